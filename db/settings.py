@@ -1,0 +1,107 @@
+"""The one frozen Settings object, read from the environment once per process."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+EngineChoice = Literal["auto", "openvino", "openvino-f32", "openvino-bf16", "openvino-int8", "keras", "fake"]
+
+
+def _home(value: object) -> Path:
+    return Path(str(value)).expanduser().absolute()
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, by `CTBATCH_<NAME>`; a secret also by `CTBATCH_<NAME>_FILE`.
+
+    `DATABASE_URL`, `CELERY_BROKER_URL` and `PORT` are honoured without the prefix, as hosting platforms set them.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore")
+
+    # Where things live
+    home: Annotated[Path, BeforeValidator(_home)] = Field(default="~/.ctbatch", validate_default=True)  # type: ignore[assignment]
+    database_url: str = Field("", validation_alias=AliasChoices("CTBATCH_DATABASE_URL", "DATABASE_URL"))
+    broker_url: str = Field("", validation_alias=AliasChoices("CTBATCH_BROKER_URL", "CELERY_BROKER_URL"))
+    storage_url: str = ""
+
+    # Web
+    host: str = "127.0.0.1"
+    port: int = Field(8000, validation_alias=AliasChoices("CTBATCH_PORT", "PORT"))
+    web_workers: int = 1
+    web_threads: int = 8
+    secret_key: SecretStr = SecretStr("")
+    sign_in_link_seconds: int = 24 * 3600
+    secure_cookies: bool = False
+
+    # What is accepted
+    max_upload_bytes: int = 64 * 1024 * MIB
+    max_entries: int = 200_000
+    max_unpacked_bytes: int = 256 * 1024 * MIB
+    max_ratio: int = 200
+    max_entry_bytes: int = 256 * MIB
+    max_pixels: int = 40_000_000
+    decode_seconds: int = 10
+    decode_memory_bytes: int = 512 * MIB
+    decoders: int = 0  # processes that decode; 0: one per core, at most 8
+
+    # Chunks and leases, seconds
+    chunk_slices: int = 128
+    first_chunk_slices: int = 16  # small, so that the first results show soon
+    lease_seconds: float = 90
+    heartbeat_seconds: float = 15
+    sweep_seconds: float = 10
+    resend_seconds: float = 60  # a ready chunk this old gets its message again
+    orphan_seconds: float = 24 * 3600  # a file that no row names is reaped after this
+
+    # Engine
+    engine: EngineChoice = "auto"
+    engine_threads: int = 0  # 0: one per core
+    crash_at: str = ""  # fault injection: the point at which this process kills itself
+
+    log_level: str = "INFO"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, values: Any) -> Any:
+        """Take `CTBATCH_SECRET_KEY` and the two URLs from files, as container secrets come."""
+        import os
+
+        for name, key in (
+            ("CTBATCH_SECRET_KEY_FILE", "secret_key"),
+            ("DATABASE_URL_FILE", "DATABASE_URL"),
+            ("CELERY_BROKER_URL_FILE", "CELERY_BROKER_URL"),
+        ):
+            if path := os.environ.get(name):
+                values[key] = Path(path).read_text().strip()
+        return values
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL; SQLite in `home` unless another is set. psycopg 3 is named as PostgreSQL's driver."""
+        if not self.database_url:
+            return f"sqlite:///{self.home / 'ctbatch.db'}"
+        for scheme in ("postgres://", "postgresql://"):
+            if self.database_url.startswith(scheme):
+                return "postgresql+psycopg://" + self.database_url.removeprefix(scheme)
+        return self.database_url
+
+    @property
+    def storage(self) -> str:
+        """The fsspec URL, or a folder, that holds all files."""
+        return self.storage_url or str(self.home / "files")
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets, process state and the local token of a running `ctbatch up`."""
+        return self.home / "run"
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """This process's settings; the environment is read at the first call only."""
+    return Settings()

@@ -1,0 +1,1 @@
+"""From a labelled dataset to a model version."""

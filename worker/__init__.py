@@ -1,0 +1,1 @@
+"""Celery workers: archives become slices, slices become predictions."""

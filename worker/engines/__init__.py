@@ -1,0 +1,1 @@
+"""What runs the network: one small interface, one module an engine."""

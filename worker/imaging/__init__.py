@@ -1,0 +1,1 @@
+"""From untrusted bytes to prepared slices: pure functions, array in, array out."""
