@@ -1,0 +1,162 @@
+"""The engine, the two kinds of transaction, the database's clock, and what every table shares."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, Engine, Float, MetaData, create_engine, event
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.functions import GenericFunction
+from sqlalchemy.types import JSON, TypeDecorator
+
+from db.settings import Settings, get_settings
+
+SQLITE_BUSY_MS = 30_000
+PG_OPTIONS = "-c statement_timeout=120000 -c lock_timeout=30000 -c idle_in_transaction_session_timeout=120000"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime on both databases; SQLite itself keeps no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of every table; the naming convention keeps migrations the same on both databases."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON}  # noqa: RUF012  (SQLAlchemy's own spelling)
+
+
+class from_now(GenericFunction[datetime]):  # noqa: N801  (a SQL function, named like one)
+    """The database's clock plus some seconds: leases never trust the clocks of workers."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        from sqlalchemy import bindparam
+
+        super().__init__(bindparam(None, float(seconds), type_=Float()))
+
+
+@compiles(from_now, "sqlite")
+def _from_now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    seconds = compiler.process(element.clauses, **kw)
+    # The same text form as SQLAlchemy stores, so that comparing strings compares times.
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
+
+
+@compiles(from_now, "postgresql")
+def _from_now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+    seconds = compiler.process(element.clauses, **kw)
+    return f"(clock_timestamp() + make_interval(secs => {seconds}))"
+
+
+def make_engine(settings: Settings) -> Engine:
+    """A new engine for the settings' database, with the options that the ledger relies on."""
+    url = settings.database
+    if not url.startswith("sqlite"):
+        return create_engine(
+            url, pool_pre_ping=True, pool_size=10, max_overflow=10, connect_args={"options": PG_OPTIONS}
+        )
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_MS / 1000})
+    event.listen(engine, "connect", _sqlite_connect)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver starts no transaction: _sqlite_begin does
+    for pragma in (
+        f"busy_timeout={SQLITE_BUSY_MS}",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "cache_size=-65536",  # 64 MiB
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    """Writers take the lock at once: a deferred BEGIN that upgrades later fails with "database is locked"."""
+    reading = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+_settings_in_use: Settings | None = None
+
+
+def use(settings: Settings) -> None:
+    """Make this process work on these settings (tests and `--home`); connections to another database are dropped."""
+    global _settings_in_use
+    if get_engine.cache_info().currsize:
+        get_engine().dispose()
+    get_engine.cache_clear()
+    _settings_in_use = settings
+
+
+def current() -> Settings:
+    """The settings this process works on."""
+    return _settings_in_use or get_settings()
+
+
+@lru_cache(maxsize=1)
+def get_engine() -> Engine:
+    """This process's engine, made at first use. After a fork call `forget_connections()` first."""
+    return make_engine(current())
+
+
+def forget_connections() -> None:
+    """Drop the connections that a parent process opened, without closing them under the parent."""
+    if get_engine.cache_info().currsize:
+        get_engine().dispose(close=False)
+    get_engine.cache_clear()
+
+
+def after_commit(session: Session, action: Callable[[], None]) -> None:
+    """Do something once this transaction has committed; it is forgotten if the transaction does not."""
+    session.info.setdefault("after_commit", []).append(action)
+
+
+@contextmanager
+def session_scope() -> Iterator[Session]:
+    """One writing transaction: committed at the end, rolled back on an exception; then the after-commit actions run."""
+    with Session(get_engine(), expire_on_commit=False) as session:
+        with session.begin():
+            yield session
+        for action in session.info.pop("after_commit", ()):
+            action()
+
+
+@contextmanager
+def read_scope() -> Iterator[Session]:
+    """One reading transaction: it takes no write lock, and nothing done in it is kept."""
+    engine = get_engine()
+    options = {"read_only": True} if engine.dialect.name == "sqlite" else {"postgresql_readonly": True}
+    with engine.connect().execution_options(**options) as connection, Session(connection) as session:
+        yield session

@@ -1,0 +1,75 @@
+"""A job is one submission; a chunk is the share of it that one task predicts."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from db.base import Base, from_now
+from db.models.accounts import User
+from db.models.lease import LeaseMixin
+from db.models.registry import ModelVersion
+
+
+class JobState(StrEnum):
+    """`queued` until a worker first takes it; the last three are ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+OPEN_JOB = (JobState.QUEUED, JobState.RUNNING)
+
+
+class Job(Base):
+    """One submission, pinned to the model version that was champion when it was created."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("owner_id", "idempotency_key"),
+        Index("ix_job_owner_created", "owner_id", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"))
+    name: Mapped[str]
+    priority: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(default=JobState.QUEUED, index=True)
+    error: Mapped[str | None]
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    recipe: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    request_hash: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=from_now())
+    started_at: Mapped[datetime | None]
+    unpacked_at: Mapped[datetime | None]
+    first_result_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    served_at: Mapped[datetime | None]
+
+    owner: Mapped[User] = relationship(lazy="joined")
+    model_version: Mapped[ModelVersion] = relationship(lazy="joined")
+
+
+class Chunk(LeaseMixin, Base):
+    """Up to a few hundred prepared slices: rows of the array file `array_sha256`, uint8[n, 224, 224] as .npy.
+
+    A chunk whose lease was lost is split; both halves go on reading the same array.
+    """
+
+    __tablename__ = "chunk"
+    __table_args__ = (Index("ix_chunk_job_state", "job_id", "state"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
+    size: Mapped[int]
+    array_sha256: Mapped[str] = mapped_column(index=True)
+    created_at: Mapped[datetime] = mapped_column(default=from_now())
+    closed_at: Mapped[datetime | None]
+
+    job: Mapped[Job] = relationship()
