@@ -1,0 +1,278 @@
+"""Draws synthetic chest CT: one seeded patient, cut at any height, in Hounsfield units.
+
+Shapes are implicit functions in millimetres, so any two cuts of one patient are coherent. Irregular things (vessels,
+the outline of lesions, texture) come from smooth random fields: small random grids, interpolated along z first and then
+by one matrix product along each axis, which keeps a slice to a few milliseconds of NumPy.
+
+x runs to the patient's left, y to the back, z from the apex of the lungs (0) to their base (1).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]
+
+FIELD_OF_VIEW_MM = 360.0
+LUNG_HEIGHT_MM = 240.0
+AIR, FAT, MUSCLE, BLOOD = -1000.0, -100.0, 50.0, 40.0
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One ellipsoid of disease: where, how large (mm), how much ground glass, and how much of it is consolidated."""
+
+    x: float
+    y: float
+    z: float
+    radius: float
+    stretch: float
+    added_hu: float
+    consolidated: float
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Everything that makes one phantom; `positive` says that it has `lesions`."""
+
+    seed: tuple[int, int]
+    positive: bool
+    half_width: float
+    half_depth: float
+    fat_mm: float
+    lung_hu: float
+    dependent_hu: float
+    vessel_mm: float
+    noise_hu: float
+    blur_px: float
+    motion_mm: float
+    effusion_mm: float
+    tilt_mm: float
+    emphysema: float
+    nodules: tuple[tuple[float, float, float, float], ...]
+    lesions: tuple[Lesion, ...]
+
+
+def make_patient(seed: int, index: int, positive: bool) -> Patient:
+    """Draw patient `index` of the population `seed`.
+
+    All that is not disease (size, lung density, noise, motion, effusion, nodules, emphysema) has the same distribution
+    in both classes, so none of it tells them apart; only the lesions do.
+    """
+    rng = np.random.default_rng([seed, index])
+    half_width, half_depth = rng.uniform(140, 168), rng.uniform(95, 122)
+    nodules = tuple(
+        (rng.choice([-1, 1]) * rng.uniform(45, 95), rng.uniform(-50, 50), rng.uniform(0.15, 0.85), rng.uniform(3, 11))
+        for _ in range(rng.integers(0, 7))
+    )
+    patient = Patient(
+        seed=(seed, index),
+        positive=positive,
+        half_width=half_width,
+        half_depth=half_depth,
+        fat_mm=rng.uniform(6, 24),
+        lung_hu=rng.uniform(-890, -740),
+        dependent_hu=rng.uniform(0, 130),
+        vessel_mm=rng.uniform(0.7, 1.3),
+        noise_hu=rng.uniform(12, 55),
+        blur_px=rng.uniform(0.3, 0.9),
+        motion_mm=rng.uniform(2, 7) if rng.random() < 0.2 else 0.0,
+        effusion_mm=rng.uniform(8, 30) if rng.random() < 0.2 else 0.0,
+        tilt_mm=rng.uniform(-8, 8),
+        emphysema=rng.uniform(0.2, 0.8) if rng.random() < 0.25 else 0.0,
+        nodules=nodules,
+        lesions=(),
+    )
+    # Lesions come last: a patient's anatomy is the same whether or not it is ill.
+    lesions = tuple(_lesion(rng, patient) for _ in range(rng.integers(5, 13))) if positive else ()
+    return Patient(**{**patient.__dict__, "lesions": lesions})
+
+
+def _lesion(rng: np.random.Generator, patient: Patient) -> Lesion:
+    """COVID-19 pneumonia is mostly peripheral, posterior and on both sides (Salehi et al., AJR 2020)."""
+    side = rng.choice([-1, 1])
+    angle = np.deg2rad(rng.normal(25, 40))  # 0: lateral, 90: posterior
+    reach = rng.uniform(0.55, 1.05)
+    return Lesion(
+        x=side * (0.47 * patient.half_width + reach * 0.30 * patient.half_width * np.cos(angle)),
+        y=reach * 0.62 * patient.half_depth * np.sin(angle),
+        z=float(np.clip(rng.normal(0.58, 0.22), 0.1, 0.95)),
+        radius=rng.uniform(14, 34),
+        stretch=rng.uniform(0.7, 1.6),
+        added_hu=rng.uniform(160, 380),
+        consolidated=rng.uniform(0, 0.6) if rng.random() < 0.4 else 0.0,
+    )
+
+
+@lru_cache(maxsize=256)
+def _interpolation(size: int, knots: int) -> Field:
+    """`[size, knots]`: takes a grid of `knots` values to `size` pixels, by smooth (cosine-eased) interpolation."""
+    at = np.linspace(0, knots - 1, size)
+    low = np.clip(np.floor(at).astype(int), 0, knots - 2)
+    part = at - low
+    part = part * part * (3 - 2 * part)
+    matrix = np.zeros((size, knots), np.float32)
+    rows = np.arange(size)
+    matrix[rows, low] = 1 - part
+    matrix[rows, low + 1] = part
+    return matrix
+
+
+@lru_cache(maxsize=256)
+def _blur(size: int, sigma: float) -> Field:
+    """`[size, size]`: a Gaussian of `sigma` pixels along one axis; rows sum to 1."""
+    offset = np.arange(size)[:, None] - np.arange(size)[None, :]
+    matrix = np.exp(-0.5 * (offset / max(sigma, 1e-3)) ** 2)
+    return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float32)
+
+
+class Slice:
+    """One axial cut of `patient` at height `z`, as it is put together."""
+
+    def __init__(self, patient: Patient, z: float, size: int) -> None:
+        self.patient, self.z, self.size = patient, z, size
+        self.pixel_mm = FIELD_OF_VIEW_MM / size
+        axis = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5) * np.float32(FIELD_OF_VIEW_MM)
+        self.x, self.y = axis[None, :], axis[:, None]
+        self.lung = self._lung()
+        self.disease = np.zeros((size, size), np.float32)
+
+    def field(self, salt: int, scale_mm: float) -> Field:
+        """A smooth random field of unit variance, about `scale_mm` fine, that is continuous along z."""
+        knots = max(3, int(FIELD_OF_VIEW_MM / scale_mm))
+        step_mm = 2 * scale_mm
+        at = self.z * LUNG_HEIGHT_MM / step_mm
+        layer, part = int(np.floor(at)), at - np.floor(at)
+        below, above = (
+            np.random.default_rng([*self.patient.seed, salt, layer + i]).standard_normal((knots, knots), np.float32)
+            for i in (0, 1)
+        )
+        grid = np.float32(np.cos(part * np.pi / 2)) * below + np.float32(np.sin(part * np.pi / 2)) * above
+        matrix = _interpolation(self.size, knots)
+        return np.asarray(matrix @ grid @ matrix.T * np.float32(1.3), np.float32)
+
+    def cover(self, inside_mm: Field) -> Field:
+        """Share of each pixel that lies within, from the distance to the edge (mm, positive inside)."""
+        return np.clip(inside_mm / np.float32(self.pixel_mm) + np.float32(0.5), 0, 1)
+
+    def ellipse(self, x: float, y: float, a: float, b: float) -> Field:
+        """Approximate distance (mm, positive inside) to the edge of an ellipse with half axes a and b."""
+        r = np.sqrt(((self.x - np.float32(x)) / np.float32(a)) ** 2 + ((self.y - np.float32(y)) / np.float32(b)) ** 2)
+        return np.asarray((1 - r) * np.float32(min(a, b)), np.float32)
+
+    def _lung(self) -> Field:
+        """Both lungs, narrow at the apex, without the mediastinum, the heart and, at the base, the diaphragm."""
+        p, z = self.patient, self.z
+        grown = float(np.sqrt(max(0.02, 1 - (1 - min(z / 0.4, 1.0)) ** 2)))
+        a, b = 0.335 * p.half_width * grown, 0.70 * p.half_depth * (0.35 + 0.65 * grown)
+        wobble = 2.5 * self.field(1, 40)
+        lungs = np.maximum(
+            self.ellipse(-0.47 * p.half_width, p.tilt_mm, a * 1.05, b),
+            self.ellipse(0.47 * p.half_width, p.tilt_mm, a, b),
+        )
+        lungs = np.minimum(lungs + wobble, -self.ellipse(0, 0, 30, 0.8 * p.half_depth))
+        heart = float(np.interp(z, [0.35, 0.6, 0.9, 1.0], [0.0, 1.0, 1.0, 0.8]))
+        if heart > 0:
+            lungs = np.minimum(lungs, -self.ellipse(22, -22, 62 * heart + 1, 46 * heart + 1))
+        dome = float(np.interp(z, [0.72, 1.0], [0.0, 1.0]))
+        if dome > 0:
+            for x, scale in ((-0.42, 1.0), (0.42, max(dome - 0.15, 0.02))):
+                lungs = np.minimum(
+                    lungs, -self.ellipse(x * p.half_width, -14, 0.42 * p.half_width * scale * dome ** 0.5 + 1,
+                                         0.72 * p.half_depth * scale * dome ** 0.5 + 1)
+                )
+        return self.cover(lungs)
+
+    def draw(self) -> Field:
+        """The slice in HU, with noise; fills `disease` (share of each pixel that is diseased lung) on the way."""
+        hu = self._body()
+        tissue = self._lung_tissue()
+        hu += self.lung * (tissue - hu)
+        return self._scan(hu)
+
+    def _body(self) -> Field:
+        p = self.patient
+        body = self.ellipse(0, 0, p.half_width, p.half_depth) + 1.5 * self.field(2, 60)
+        hu = AIR + self.cover(body) * np.float32(FAT - AIR)
+        inner = body - np.float32(p.fat_mm)
+        hu += self.cover(inner) * np.float32(MUSCLE - FAT)
+        hu += 12 * self.field(3, 12) * self.cover(inner)
+        angle = np.arctan2(self.y / np.float32(p.half_depth), self.x / np.float32(p.half_width))
+        ribs = np.cos(11 * angle + np.float32(9 * self.z)) - np.float32(0.35)
+        band = self.cover(np.float32(4.5) - np.abs(inner - 9))
+        hu += band * np.clip(4 * ribs, 0, 1) * np.float32(380)
+        spine_y = 0.72 * p.half_depth
+        vertebra = self.ellipse(0, spine_y, 17, 14)
+        hu += self.cover(vertebra) * np.float32(190) + self.cover(2.5 - np.abs(vertebra)) * np.float32(320)
+        hu -= self.cover(self.ellipse(0, spine_y + 20, 8, 7)) * np.float32(40)
+        hu += self.cover(self.ellipse(0, spine_y + 34, 3, 10)) * np.float32(400)
+        hu += self.cover(self.ellipse(0, -0.86 * p.half_depth, 16, 5)) * np.float32(300)
+        if self.z < 0.45:
+            trachea = self.cover(self.ellipse(0, 10, 8, 9))
+            hu += trachea * (np.float32(AIR) - hu)
+        table = self.cover(3 - np.abs(self.y - np.float32(p.half_depth + 14) + self.x**2 / 900))
+        return np.asarray(np.maximum(hu, table * np.float32(350) - 1000), np.float32)
+
+    def _lung_tissue(self) -> Field:
+        """What fills the lungs: air, a gradient to the back, vessels, and the patient's findings."""
+        p = self.patient
+        back = np.clip(self.y / np.float32(0.7 * p.half_depth), -1, 1)
+        tissue = np.float32(p.lung_hu) + np.float32(p.dependent_hu) * back**2 * (back > 0) + 18 * self.field(4, 16)
+        if p.emphysema:
+            tissue = np.where(self.field(5, 18) > 1.6 - p.emphysema, np.minimum(tissue, np.float32(-965)), tissue)
+        tissue = np.asarray(tissue + np.zeros_like(self.lung), np.float32)
+        vessels = self._vessels()
+        tissue += self._add_disease(tissue)
+        tissue += vessels * np.maximum(np.float32(BLOOD) - tissue, 0)
+        for x, y, z, radius in p.nodules:
+            left = radius**2 - ((z - self.z) * LUNG_HEIGHT_MM) ** 2
+            if left > 0:
+                tissue += self.cover(self.ellipse(x, y, left**0.5, left**0.5)) * np.maximum(20 - tissue, 0)
+        if p.effusion_mm and self.z > 0.55:
+            level = 0.7 * p.half_depth - p.effusion_mm * (self.z - 0.55) / 0.45
+            tissue += self.cover(self.y - np.float32(level) + np.zeros_like(tissue)) * np.maximum(15 - tissue, 0)
+        return tissue
+
+    def _vessels(self) -> Field:
+        """Where two random sheets cross lies a curve in space: a tube round it cuts like a vessel. Thinner outwards."""
+        p = self.patient
+        outward = np.sqrt((np.abs(self.x) - 30) ** 2 + self.y**2) / np.float32(90)
+        width = np.float32(0.34 * p.vessel_mm) * np.clip(1.25 - outward, 0.25, 1)
+        large = np.exp(-((self.field(6, 24) ** 2 + self.field(7, 24) ** 2) / width**2))
+        small = np.exp(-((self.field(8, 11) ** 2 + self.field(9, 11) ** 2) / (0.8 * width) ** 2))
+        return np.asarray(np.clip(1.4 * large + 1.1 * small, 0, 1), np.float32)
+
+    def _add_disease(self, tissue: Field) -> Field:
+        """HU that the lesions add, with irregular soft edges and a fine reticular texture."""
+        added = np.zeros_like(tissue)
+        near = [n for n in self.patient.lesions if abs(n.z - self.z) * LUNG_HEIGHT_MM < 1.3 * n.radius]
+        if not near:
+            return added
+        rough = 5 * self.field(10, 14) + 3 * self.field(11, 7)
+        texture = 1 + np.float32(0.22) * self.field(12, 5)
+        for lesion in near:
+            flat = max(0.0, 1 - ((lesion.z - self.z) * LUNG_HEIGHT_MM / (1.3 * lesion.radius)) ** 2) ** 0.5
+            inside = self.ellipse(lesion.x, lesion.y, lesion.radius * flat + 0.1,
+                                  lesion.radius * flat * lesion.stretch + 0.1) + rough * np.float32(flat)
+            share = np.clip(inside / np.float32(7), 0, 1)
+            added = np.maximum(added, share * texture * np.float32(lesion.added_hu))
+            if lesion.consolidated:
+                core = np.clip((inside - np.float32((1 - lesion.consolidated) * lesion.radius * flat)) / 3, 0, 1)
+                added += core * np.maximum(-20 - tissue - added, 0)
+            self.disease = np.maximum(self.disease, share * self.lung)
+        return np.asarray(added, np.float32)
+
+    def _scan(self, hu: Field) -> Field:
+        """What the scanner adds: motion as a double contour, the kernel's blur, and noise with some correlation."""
+        p, size = self.patient, self.size
+        if p.motion_mm:
+            shift = max(1, round(p.motion_mm / self.pixel_mm))
+            hu = (hu + np.roll(hu, shift, axis=0)) * np.float32(0.5)
+        kernel = _blur(size, round(p.blur_px * size / 224, 1))
+        rng = np.random.default_rng([*p.seed, 99, round(self.z * 1e6)])
+        white = rng.standard_normal((size, size), np.float32)
+        rows = rng.standard_normal((size, 1), np.float32)
+        noise = np.float32(p.noise_hu) * (white + np.float32(0.12) * rows)
+        return np.asarray(kernel @ (hu + noise) @ kernel.T, np.float32)

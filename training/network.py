@@ -1,0 +1,105 @@
+"""The classifier: a ResNet50 base with a pooled head that also gives its own heat map.
+
+Only stock Keras layers and `keras.ops` are used, so that a saved model loads without any code of ours, on any Keras
+backend, and exports to OpenVINO as it is.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+# The mean of ImageNet's blue, green and red, as ResNet50's own preprocessing subtracts ("caffe" mode of
+# keras.applications.imagenet_utils). A grey slice has three equal channels, so turning RGB into BGR is the identity.
+IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+class WeightsError(RuntimeError):
+    """The initial weights that were asked for cannot be had; the message says what to do instead."""
+
+
+def build_network(
+    size: int = 224,
+    *,
+    weights: str | Path | None = None,
+    hidden: int = 256,
+    dropout: float = 0.3,
+    seed: int | None = None,
+) -> keras.Model:
+    """Build `uint8[n,size,size,1] -> {"logit": float32[n], "cam": float32[n,c,c]}` with `c = size / 32`.
+
+    `weights` is None (random), "imagenet" (Keras downloads them), or a file: ResNet50 weights without the top
+    (`.weights.h5` or `.h5`), or a whole `.keras` model made by this function, whose head is taken too.
+
+    The weights do not depend on `size`: those of a network trained at one size fit a network of another.
+
+    Raises:
+        ValueError: `size` is not a positive multiple of 32.
+        WeightsError: the weights cannot be downloaded, read, or do not fit.
+    """
+    if size < 32 or size % 32:
+        raise ValueError(f"the side of a slice must be a positive multiple of 32, not {size}")
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    slices = keras.Input((size, size, 1), dtype="uint8", name="slices")
+    grey = layers.Concatenate(name="grey_to_rgb")([slices, slices, slices])
+    offset = [-mean for mean in IMAGENET_MEAN_BGR]
+    normalised = layers.Rescaling(1.0, offset=offset, dtype="float32", name="imagenet_mean")(grey)
+    base = _resnet50(normalised, weights)
+    logit, cam = _head(base.output, hidden, dropout)
+    model = keras.Model(slices, {"logit": logit, "cam": cam}, name="ctbatch_resnet50")
+    if _is_whole_model(weights):
+        _copy_weights(Path(str(weights)), model)
+    return model
+
+
+def _is_whole_model(weights: str | Path | None) -> bool:
+    return weights is not None and Path(weights).suffix == ".keras"
+
+
+def _resnet50(images: Any, weights: str | Path | None) -> keras.Model:
+    """ResNet50 without its top, on already normalised `float32[n,s,s,3]`."""
+    source = None if weights is None or _is_whole_model(weights) else str(weights)
+    if source not in (None, "imagenet") and not Path(source).is_file():
+        raise WeightsError(f"there is no weights file {source}")
+    try:
+        return keras.applications.ResNet50(include_top=False, weights=source, input_tensor=images)
+    except Exception as error:  # Keras raises bare Exception for a failed download, ValueError/OSError for a bad file
+        if source == "imagenet":
+            raise WeightsError(
+                "ResNet50's ImageNet weights could not be downloaded; give a weights file, or none"
+            ) from error
+        raise WeightsError(f"{source} does not hold ResNet50 weights without the top: {error}") from error
+
+
+def _head(features: Any, hidden: int, dropout: float) -> tuple[Any, Any]:
+    """Pooled head on `features[n,c,c,2048]`, and its Grad-CAM in closed form.
+
+    With `h = relu(W^T mean(A) + b)` and `logit = w_out . h + b_out`, the gradient of the logit by the mean of channel k
+    is `alpha_k = sum_j W_kj 1[h_j > 0] w_out_j`, and Grad-CAM (Selvaraju et al., 2017) is `relu(sum_k alpha_k A_k)`.
+    That sum is what the two dense layers, without their biases and with the gate of the pooled vector, make of each
+    cell, so the same layers compute it and no kernel has to be read out. The mean of the map before the relu is the
+    logit less what the biases add.
+    """
+    cells = int(features.shape[1])
+    dense = layers.Dense(hidden, name="hidden")
+    output = layers.Dense(1, name="output", dtype="float32")
+    pooled = layers.Flatten(name="flatten")(layers.AveragePooling2D(cells, name="pool")(features))
+    before = dense(pooled)
+    kept = layers.Dropout(dropout, name="dropout")(layers.ReLU(name="hidden_relu")(before))
+    logit = ops.squeeze(output(kept), axis=-1)
+
+    gate = ops.reshape(ops.cast(ops.greater(before, 0), before.dtype), (-1, 1, 1, hidden))
+    bias = ops.reshape(dense(ops.zeros_like(pooled)), (-1, 1, 1, hidden))
+    gated = ops.multiply(ops.subtract(dense(features), bias), gate)
+    evidence = ops.subtract(output(gated), output(ops.zeros_like(gated)))
+    return logit, ops.relu(ops.squeeze(evidence, axis=-1))
+
+
+def _copy_weights(path: Path, model: keras.Model) -> None:
+    """Take all weights of the saved model at `path`, which this module built, at whatever size."""
+    try:
+        model.set_weights(keras.models.load_model(path, compile=False).get_weights())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} does not hold a model of this shape: {error}") from error
