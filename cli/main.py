@@ -1,0 +1,86 @@
+"""The `ctbatch` command: a table of commands, each loaded only when it is run."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from cli.errors import EXIT_CODES
+
+# name -> (module, attribute, one line for `ctbatch --help`); the text stands here so that help imports no command
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "up": ("cli.up", "up", "Run everything on this machine: database, broker, web and workers."),
+    "demo": ("cli.demo", "demo", "Run everything, make a demo model and classify a demo archive."),
+    "submit": ("cli.submit", "submit", "Send files, archives or folders as one job."),
+    "jobs": ("cli.jobs", "jobs", "List, show, wait for, cancel and retry jobs."),
+    "results": ("cli.results", "results", "Print or save the results of a job."),
+    "models": ("cli.registry", "models", "List, show, promote and roll back model versions."),
+    "users": ("cli.accounts", "users", "Add and list user accounts; set passwords."),
+    "tokens": ("cli.accounts", "tokens", "Make, list and revoke API tokens."),
+    "worker": ("cli.worker", "worker", "Run one process: web, ingest, inference, training or sweep."),
+    "doctor": ("cli.doctor", "doctor", "Check this installation and say what is wrong."),
+    "db": ("cli.database", "db", "Upgrade the database and show its revision."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is named, and not for its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table: the daily ones first."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return the command, or None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that holds everything  [env: CTBATCH_HOME; default: ~/.ctbatch]",
+)
+@click.version_option(package_name="ctbatch", message="ctbatch %(version)s")
+def cli(home: Path | None) -> None:
+    """Classify CT scans in bulk, COVID / non-COVID, and keep every outcome. Research use only, not for diagnosis.
+
+    The commands that speak to a server find one by CTBATCH_SERVER and CTBATCH_TOKEN, else the `ctbatch up` that runs on
+    this machine. Operators' commands (users, tokens, models, db) act on the database of this machine's settings.
+    """
+    if home is not None:
+        use_home(home)
+
+
+def use_home(home: Path) -> None:
+    """Make `home` the folder of this process and of all it starts. Call it before settings are read."""
+    os.environ["CTBATCH_HOME"] = str(home.expanduser().absolute())
+
+
+def main() -> None:
+    """Run the command line and exit: errors as one line, an interruption as 130."""
+    try:
+        code = cli.main(standalone_mode=False, prog_name="ctbatch")
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `ctbatch results JOB | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,28 @@
+"""Options that several commands share, written once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.main import use_home
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def _use_home(_ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None:
+        use_home(value)
+    return value
+
+
+def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--home DIR`, which is in force before the command's body reads any setting."""
+    return click.option(
+        "--home",
+        type=click.Path(file_okay=False, path_type=Path),
+        callback=_use_home,
+        expose_value=False,
+        help="Folder that holds everything  [env: CTBATCH_HOME; default: ~/.ctbatch]",
+    )(command)

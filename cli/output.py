@@ -1,0 +1,101 @@
+"""How commands print: tables and progress bars on a terminal, plain lines elsewhere, JSON for programs."""
+
+import json
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+RESEARCH_LINE = "Research use only, not for diagnosis."
+
+
+def safe(value: object) -> str:
+    """Return `value` as one printable line: control and bidirectional characters are shown as escapes.
+
+    File names come from other people's archives; a terminal would obey what is in them.
+    """
+    text = "" if value is None else str(value)
+    return "".join(c if c.isprintable() and unicodedata.category(c) != "Cf" else ascii(c)[1:-1] for c in text)
+
+
+def say(text: str) -> None:
+    """Write one line for people to stderr, so that stdout holds data only."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Write `value` to stdout as one line of JSON."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "nothing to show") -> None:
+    """Write a table: drawn on a terminal, tab-separated lines elsewhere (with the column names as the first)."""
+    cells = [[safe(value) for value in row] for row in rows]
+    if not sys.stdout.isatty():
+        for line in [list(columns), *cells]:
+            click.echo("\t".join(line))
+        return
+    if not cells:
+        click.echo(empty)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for index, name in enumerate(columns):
+        numeric = all(row[index] == "" or isinstance(row[index], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for line in cells:
+        table.add_row(*(Text(value) for value in line))
+    Console().print(table)
+
+
+Update = Callable[[float, str], None]
+
+
+@contextmanager
+def progress_bar(title: str, total: float, *, unit: str = "", enabled: bool = True) -> Iterator[Update]:
+    """Yield `update(done, note)`, which moves a bar on a terminal and elsewhere writes a line at each tenth.
+
+    `unit="bytes"` shows sizes and speed. `enabled=False` shows nothing at all.
+    """
+    if not enabled:
+        yield lambda _done, _note: None
+    elif not sys.stderr.isatty():
+        yield _plain_progress(title, total)
+    else:
+        with _rich_progress(title, total, unit) as update:
+            yield update
+
+
+def _plain_progress(title: str, total: float) -> Update:
+    shown = -1
+
+    def update(done: float, note: str) -> None:
+        nonlocal shown
+        tenth = int(10 * done / total) if total > 0 else 0
+        if tenth > shown:
+            shown = tenth
+            say(f"{title}: {min(100, 10 * tenth)} % {safe(note)}".rstrip())
+
+    return update
+
+
+@contextmanager
+def _rich_progress(title: str, total: float, unit: str) -> Iterator[Update]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
+    if unit == "bytes":
+        columns += [DownloadColumn(), TransferSpeedColumn()]
+    columns.append(TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(escape(title), total=total, note="")
+        yield lambda done, note: progress.update(task, completed=done, note=escape(safe(note)))
