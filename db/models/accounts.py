@@ -22,13 +22,14 @@ class User(Base):
 
 
 class Token(Base):
-    """An API token; only the SHA-256 of its secret is kept."""
+    """An API token, or a signed-in browser (`kind` "session"); only the SHA-256 of its secret is kept."""
 
     __tablename__ = "token"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
     label: Mapped[str]
+    kind: Mapped[str] = mapped_column(default="api")
     secret_hash: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     expires_at: Mapped[datetime | None]

@@ -1,0 +1,161 @@
+"""Users, passwords, tokens and one-time sign-in links."""
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from db.base import current, from_now
+from db.models import SignInLink, Token, User
+
+_hasher = PasswordHasher()
+# Verified against when there is no such user, so that the answer takes as long.
+_UNKNOWN = "$argon2id$v=19$m=65536,t=3,p=4$uTvYxXCyhq45xIySoMy/ig$m7Df298xK6DcpwoIW6vMvry0nZ37n/B77zm2tQJ5v74"
+
+
+class NameTaken(Exception):
+    """There is a user of this name already."""
+
+
+def create_user(s: Session, name: str, password: str | None, is_admin: bool = False) -> User:
+    """Add a user; without a password they can sign in only by token or link. Raises NameTaken."""
+    if find_user(s, name):
+        raise NameTaken(f"there is a user named {name!r} already")
+    user = User(name=name, is_admin=is_admin, password_hash=_hasher.hash(password) if password else None)
+    s.add(user)
+    s.flush()
+    return user
+
+
+def find_user(s: Session, name: str) -> User | None:
+    """The user of this exact name."""
+    return s.scalar(select(User).where(User.name == name))
+
+
+def list_users(s: Session) -> list[User]:
+    """All users by name."""
+    return list(s.scalars(select(User).order_by(User.name)))
+
+
+def verify_password(s: Session, name: str, password: str) -> User | None:
+    """The user, if the password is theirs. An unknown name costs the same time as a wrong password."""
+    user = find_user(s, name)
+    known = user.password_hash if user and user.password_hash else _UNKNOWN
+    try:
+        _hasher.verify(known, password)
+    except (VerificationError, InvalidHashError):
+        return None
+    return user if user and user.password_hash else None
+
+
+def set_password(s: Session, user: User, password: str) -> None:
+    """Set a password; page sessions of this user end, API tokens stay."""
+    user.password_hash = _hasher.hash(password)
+    s.execute(
+        update(Token)
+        .where(Token.user_id == user.id, Token.kind == "session", Token.revoked_at.is_(None))
+        .values(revoked_at=from_now())
+    )
+
+
+def _hash(secret: str) -> str:
+    # A secret of 256 random bits needs no slow hash.
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def issue_token(
+    s: Session, user: User, label: str, expires_in: timedelta | None = None, kind: str = "api"
+) -> str:
+    """Make a token and return its secret, which is shown this once: only its hash is kept."""
+    secret = "ctb_" + secrets.token_urlsafe(32)
+    seconds = None if expires_in is None else expires_in.total_seconds()
+    s.add(
+        Token(
+            user_id=user.id,
+            label=label,
+            kind=kind,
+            secret_hash=_hash(secret),
+            expires_at=None if seconds is None else _at(s, seconds),
+        )
+    )
+    s.flush()
+    return secret
+
+
+def _at(s: Session, seconds: float) -> datetime:
+    moment = s.scalar(select(from_now(seconds)))
+    assert moment is not None  # noqa: S101  (a clock always tells)
+    return moment
+
+
+def _live_token(s: Session, secret: str) -> Token | None:
+    return s.scalar(
+        select(Token).where(
+            Token.secret_hash == _hash(secret),
+            Token.revoked_at.is_(None),
+            Token.expires_at.is_(None) | (Token.expires_at > from_now()),
+        )
+    )
+
+
+def token_user(s: Session, secret: str) -> User | None:
+    """Whose token this is; None if it is unknown, revoked or expired."""
+    token = _live_token(s, secret)
+    return token.user if token else None
+
+
+def list_tokens(s: Session, user: User) -> list[Token]:
+    """The live API tokens of a user, newest first."""
+    return list(
+        s.scalars(
+            select(Token)
+            .where(Token.user_id == user.id, Token.kind == "api", Token.revoked_at.is_(None))
+            .order_by(Token.id.desc())
+        )
+    )
+
+
+def revoke_token(s: Session, user: User, token_id: int) -> bool:
+    """End a token of this user; False if they have none of this id."""
+    token = s.get(Token, token_id)
+    if token is None or token.user_id != user.id or token.revoked_at is not None:
+        return False
+    token.revoked_at = _at(s, 0)
+    return True
+
+
+def end_session(s: Session, secret: str) -> None:
+    """End the token of this secret, if it is live (signing out)."""
+    if token := _live_token(s, secret):
+        token.revoked_at = _at(s, 0)
+
+
+def sign_in_link_secret(s: Session, user: User, next_path: str) -> str:
+    """A secret that signs this user in once, within `sign_in_link_seconds`, and leads to `next_path`."""
+    secret = secrets.token_urlsafe(32)
+    s.add(
+        SignInLink(
+            user_id=user.id,
+            secret_hash=_hash(secret),
+            next_path=next_path,
+            expires_at=_at(s, current().sign_in_link_seconds),
+        )
+    )
+    s.flush()
+    return secret
+
+
+def redeem_sign_in(s: Session, secret: str) -> tuple[User, str] | None:
+    """Use a sign-in link: its user and where it leads. None if it is unknown, used or expired."""
+    link_id = s.scalar(
+        update(SignInLink)
+        .where(SignInLink.secret_hash == _hash(secret), SignInLink.used_at.is_(None), SignInLink.expires_at > from_now())
+        .values(used_at=from_now())
+        .returning(SignInLink.id)
+    )
+    link = s.get(SignInLink, link_id) if link_id else None
+    return (link.user, link.next_path) if link else None

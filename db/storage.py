@@ -1,0 +1,240 @@
+"""Content-addressed files over fsspec: a folder, or an object store such as S3. A file's name is its SHA-256."""
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+import fsspec
+
+from db.base import current
+
+READ_BYTES = 1 << 20
+
+
+class FileMissing(Exception):
+    """Storage holds no file under this SHA-256 (lost, or reaped)."""
+
+
+class FileDamaged(Exception):
+    """A file's bytes are not those its name promises."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A file that was received whole and is durable on disk."""
+
+    sha256: str
+    size: int
+
+
+class Receiver:
+    """Takes a file's bytes as they come, hashes them on the way, and publishes the file under its hash.
+
+    `finish()` makes the bytes durable in a temporary file (`path`); `publish()` gives them their name;
+    `abort()` removes what is not published. `close()` does the first two.
+    """
+
+    def __init__(self, storage: "Storage") -> None:
+        self._storage = storage
+        self.path = storage.incoming / uuid4().hex
+        self._file: IO[bytes] | None = self.path.open("xb")
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._received: Received | None = None
+
+    def write(self, data: bytes) -> int:
+        """Append bytes. Raises OSError (ENOSPC) when the disk is full."""
+        if self._file is None:
+            raise ValueError("the receiver is finished")
+        self._file.write(data)
+        self._hash.update(data)
+        self._size += len(data)
+        return len(data)
+
+    def finish(self) -> Received:
+        """Flush and fsync; the file is still temporary."""
+        if self._received is None:
+            if self._file is None:
+                raise ValueError("the receiver was aborted")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+            self._received = Received(self._hash.hexdigest(), self._size)
+        return self._received
+
+    def publish(self) -> Received:
+        """Give the finished file its name in storage."""
+        received = self.finish()
+        if self.path.exists():
+            self._storage.adopt(self.path, received.sha256)
+        return received
+
+    def close(self) -> Received:
+        """Finish and publish."""
+        return self.publish()
+
+    def abort(self) -> None:
+        """Forget the file, unless it is published."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self.path.unlink(missing_ok=True)
+
+
+class Storage:
+    """Files by SHA-256 in a folder (`url` a path or file://) or in any other fsspec store (`s3://bucket/prefix`).
+
+    A remote store is read through `cache`, a folder of copies on this machine.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        self.fs, self.root = fsspec.core.url_to_fs(url)
+        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.folder = Path(self.root) if self.is_local else cache
+        self.incoming = self.folder / "incoming"
+        self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _place(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / sha256[2:4] / sha256
+
+    def _remote(self, sha256: str) -> str:
+        return f"{self.root}/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+
+    def receive(self) -> Receiver:
+        """A receiver for one new file."""
+        return Receiver(self)
+
+    def adopt(self, path: Path, sha256: str) -> None:
+        """Take a finished file of this machine into storage under its SHA-256, which the caller has computed."""
+        place = self._place(sha256)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.replace(place)
+        _sync_folder(place.parent)
+        if not self.is_local:
+            self.fs.put_file(str(place), self._remote(sha256))
+
+    def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
+        """Store bytes and return their SHA-256.
+
+        `durable=False` leaves out the fsync: for what can be made again from something durable.
+        """
+        sha256 = hashlib.sha256(data).hexdigest()
+        place = self._place(sha256)
+        if place.exists() and place.stat().st_size == len(data):
+            os.utime(place)  # it is young again for the reaper
+            return sha256
+        temporary = self.incoming / uuid4().hex
+        with temporary.open("xb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if durable or not self.is_local:
+            self.adopt(temporary, sha256)
+        else:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.replace(place)
+        return sha256
+
+    def local_path(self, sha256: str) -> Path:
+        """A path on this machine that holds the file; a remote one is fetched first. Raises FileMissing."""
+        place = self._place(sha256)
+        if place.exists():
+            return place
+        if self.is_local:
+            raise FileMissing(sha256)
+        temporary = self.incoming / uuid4().hex
+        try:
+            self.fs.get_file(self._remote(sha256), str(temporary))
+        except FileNotFoundError:
+            temporary.unlink(missing_ok=True)
+            raise FileMissing(sha256) from None
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.replace(place)
+        return place
+
+    def verified_path(self, sha256: str) -> Path:
+        """As `local_path`, having read the bytes through and checked their hash. Raises FileMissing, FileDamaged."""
+        path = self.local_path(sha256)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise FileDamaged(f"the file {sha256} holds other bytes: {found}")
+        return path
+
+    def open(self, sha256: str) -> IO[bytes]:
+        """Open the file for reading. Raises FileMissing."""
+        return self.local_path(sha256).open("rb")
+
+    def exists(self, sha256: str) -> bool:
+        """Whether storage holds the file."""
+        return self._place(sha256).exists() if self.is_local else bool(self.fs.exists(self._remote(sha256)))
+
+    def check_writable(self) -> None:
+        """Raise OSError unless a byte can be written and read back."""
+        probe = self.incoming / uuid4().hex
+        try:
+            probe.write_bytes(b"1")
+            if not self.is_local:
+                self.fs.exists(self.root)
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """Bytes free where files are received."""
+        return shutil.disk_usage(self.incoming).free
+
+    def names(self, older_than_seconds: float) -> Iterator[str]:
+        """The SHA-256 of every stored file that is older than this."""
+        limit = time.time() - older_than_seconds
+        if self.is_local:
+            for path in self.folder.glob("??/??/*"):
+                if path.stat().st_mtime < limit:
+                    yield path.name
+            return
+        info: dict[str, Any]
+        for name, info in self.fs.find(self.root, detail=True).items():
+            modified = info.get("LastModified") or info.get("created")
+            if modified is not None and modified.timestamp() < limit:
+                yield name.rsplit("/", 1)[-1]
+
+    def delete(self, sha256: str) -> None:
+        """Remove a file, its copy here too."""
+        self._place(sha256).unlink(missing_ok=True)
+        if not self.is_local:
+            self.fs.rm_file(self._remote(sha256))
+
+    def reap_incoming(self, older_than_seconds: float) -> int:
+        """Remove temporary files that their writers left behind; how many."""
+        limit = time.time() - older_than_seconds
+        stale = [path for path in self.incoming.iterdir() if path.stat().st_mtime < limit]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@lru_cache(maxsize=4)
+def _storage(url: str, cache: Path) -> Storage:
+    return Storage(url, cache)
+
+
+def storage() -> Storage:
+    """The storage that this process's settings name."""
+    settings = current()
+    return _storage(settings.storage, settings.home / "cache")
