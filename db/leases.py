@@ -1,0 +1,89 @@
+"""Claiming, keeping and losing leased work; the same for uploads, chunks and training runs."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import CursorResult, Select, and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from db.base import current, from_now
+from db.models import LeaseMixin, Work
+
+L = TypeVar("L", bound=LeaseMixin)
+
+
+class StaleClaim(Exception):
+    """Someone else holds this work by now: whatever was done under the old epoch must not be recorded."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on one row until the lease ends; `epoch` proves it."""
+
+    id: int
+    epoch: int
+
+
+def claimable(model: Any) -> Any:
+    """Ready, or running under a lease that has run out."""
+    return or_(model.state == Work.READY, and_(model.state == Work.RUNNING, model.lease_until < from_now()))
+
+
+def locked(query: Select[Any], session: Session, of: Any) -> Select[Any]:
+    """Skip rows that another transaction is claiming. SQLite needs nothing: its writers queue at BEGIN."""
+    if session.get_bind().dialect.name == "postgresql":
+        return query.with_for_update(skip_locked=True, of=of)
+    return query
+
+
+def take(session: Session, model: type[L], row_id: int, worker: str) -> Claim | None:
+    """Claim this row if it is claimable; None if someone was quicker."""
+    table: Any = model
+    epoch = session.scalar(
+        update(table)
+        .where(table.id == row_id, claimable(table))
+        .values(
+            state=Work.RUNNING,
+            epoch=table.epoch + 1,
+            attempts=table.attempts + 1,
+            lease_until=from_now(current().lease_seconds),
+            worker=worker,
+        )
+        .returning(table.epoch)
+    )
+    return None if epoch is None else Claim(row_id, epoch)
+
+
+def _mine(table: Any, claim: Claim) -> Any:
+    return and_(table.id == claim.id, table.epoch == claim.epoch, table.state == Work.RUNNING)
+
+
+def keep(session: Session, model: type[L], claim: Claim) -> bool:
+    """Heartbeat: move the lease on. False means it is no longer ours."""
+    table: Any = model
+    result: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+        update(table).where(_mine(table, claim)).values(lease_until=from_now(current().lease_seconds))
+    )
+    return result.rowcount == 1
+
+
+def close(session: Session, model: type[L], claim: Claim, state: Work, **values: Any) -> None:
+    """End the work under this claim, in the caller's transaction. Raises StaleClaim."""
+    table: Any = model
+    result: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+        update(table).where(_mine(table, claim)).values(state=state, lease_until=None, **values)
+    )
+    if result.rowcount != 1:
+        raise StaleClaim(f"{table.__tablename__} {claim.id}, epoch {claim.epoch}")
+
+
+def give_back(session: Session, model: type[L], claim: Claim) -> None:
+    """Put the work back untouched: what it needs is away for the moment. The sweeper sends its message again."""
+    close(session, model, claim, Work.READY, published_at=from_now())
+
+
+def expired(session: Session, model: type[L]) -> list[L]:
+    """The rows whose lease has run out, locked for repair."""
+    table: Any = model
+    query = select(model).where(table.state == Work.RUNNING, table.lease_until < from_now())
+    return list(session.scalars(locked(query, session, of=model)))
