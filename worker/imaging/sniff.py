@@ -1,0 +1,78 @@
+"""What a file is, told by its first bytes; names are never asked."""
+
+ARCHIVE_MAGIC = {
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"PK\x07\x08": "zip",
+    b"\x1f\x8b": "gz",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+
+HEAD = 1024
+"""Bytes that `archive_kind` needs to see."""
+
+_TAR_BLOCK = 512
+
+
+def archive_kind(head: bytes) -> str | None:
+    """`zip`, `tar`, `gz`, `bz2`, `xz`, one that is not read (`7z`, `rar`, `zstd`, `lz4`), or None for a loose file."""
+    for magic, kind in ARCHIVE_MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    return "tar" if is_tar(head) else None
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a TAR starts here: a header whose checksum holds, or the zero blocks of an empty TAR."""
+    if len(head) < _TAR_BLOCK:
+        return False
+    if not any(head[:_TAR_BLOCK]):
+        return len(head) >= 2 * _TAR_BLOCK and not any(head[: 2 * _TAR_BLOCK])
+    return head[0] != 0 and checksum_holds(head[:_TAR_BLOCK])
+
+
+def checksum_holds(header: bytes) -> bool:
+    """Whether a 512-byte TAR header sums to what it states (POSIX.1-2017, pax, "ustar Interchange Format").
+
+    Old tars summed signed characters; both sums are accepted, as every tar does.
+    """
+    try:
+        stated = int(header[148:156].strip(b" \x00") or b"x", 8)
+    except ValueError:
+        return False
+    rest = header[:148] + header[156:]
+    unsigned = sum(rest) + 8 * 0x20
+    return stated in (unsigned, unsigned - 256 * sum(byte >= 0x80 for byte in rest))
+
+
+def image_kind(data: bytes | memoryview) -> str | None:
+    """`PNG`, `JPEG`, `TIFF`, `BMP`, `DICOM`, or None.
+
+    A DICOM preamble may itself look like a TIFF or a program (PS3.10 7.1), so `DICM` at 128 is asked before those two.
+    """
+    head = bytes(data[:132])
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    if head.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
+        return "TIFF"
+    if head.startswith(b"BM"):
+        return "BMP"
+    return "DICOM" if _is_bare_dicom(head) else None
+
+
+def _is_bare_dicom(head: bytes) -> bool:
+    """A dataset without preamble: it opens with group 0002 or 0008, in order, with a VR or a short length."""
+    if len(head) < 16 or head[0] not in (2, 8) or head[1] or head[3]:
+        return False
+    if head[4:6] in (b"UL", b"CS", b"UI", b"OB", b"SH", b"DA", b"TM", b"LO"):
+        return True
+    return int.from_bytes(head[4:8], "little") <= 128
