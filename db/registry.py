@@ -1,0 +1,117 @@
+"""Model versions and promotions: which packages exist, and which one is the champion."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from db.base import current
+from db.models import ModelVersion, Promotion, User
+from db.storage import storage
+
+MANIFEST = "package.json"
+
+
+class NoEarlierChampion(Exception):
+    """There is no champion before this one to go back to."""
+
+
+def store_package(folder: Path) -> dict[str, str]:
+    """Put every file of a package folder into storage; file name to SHA-256, `package.json` among them."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    names = [MANIFEST, *manifest["files"]]
+    return {name: _store(folder / name) for name in names}
+
+
+def _store(path: Path) -> str:
+    receiver = storage().receive()
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, receiver, 1 << 20)  # type: ignore[misc]
+    return receiver.close().sha256
+
+
+def register_package(s: Session, folder: Path, files: dict[str, str]) -> ModelVersion:
+    """Make a model version of a package whose files are in storage (`store_package`)."""
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    name = manifest["name"]
+    number = (s.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.name == name)) or 0) + 1
+    version = ModelVersion(
+        name=name,
+        number=number,
+        note=manifest["note"],
+        recipe=manifest["recipe"],
+        threshold=manifest["threshold"],
+        temperature=manifest["temperature"],
+        files=files,
+        metrics=manifest["metrics"],
+        parity=manifest["parity"],
+        dataset_hash=manifest.get("dataset_hash"),
+    )
+    s.add(version)
+    s.flush()
+    return version
+
+
+def champion(s: Session) -> ModelVersion | None:
+    """The model version that new jobs get."""
+    promotion = s.scalar(select(Promotion).order_by(Promotion.id.desc()).limit(1))
+    return promotion.model_version if promotion else None
+
+
+def promote(s: Session, version: ModelVersion, user: User | None, reason: str) -> Promotion:
+    """Make a model version the champion; jobs that exist keep theirs."""
+    promotion = Promotion(model_version_id=version.id, user_id=user.id if user else None, reason=reason)
+    s.add(promotion)
+    s.flush()
+    return promotion
+
+
+def rollback(s: Session, user: User | None, reason: str) -> ModelVersion:
+    """Promote the champion before the current one again. Raises NoEarlierChampion."""
+    now = champion(s)
+    query = select(Promotion).order_by(Promotion.id.desc())
+    earlier = next((p for p in s.scalars(query) if now and p.model_version_id != now.id), None)
+    if earlier is None:
+        raise NoEarlierChampion("no other model version was ever champion")
+    promote(s, earlier.model_version, user, reason)
+    return earlier.model_version
+
+
+def list_versions(s: Session) -> list[ModelVersion]:
+    """All model versions, newest first."""
+    return list(s.scalars(select(ModelVersion).order_by(ModelVersion.id.desc())))
+
+
+def find_version(s: Session, label: str) -> ModelVersion | None:
+    """By `name/number`, or by id."""
+    if label.isdigit():
+        return s.get(ModelVersion, int(label))
+    name, _, number = label.rpartition("/")
+    if not number.isdigit():
+        return None
+    return s.scalar(select(ModelVersion).where(ModelVersion.name == name, ModelVersion.number == int(number)))
+
+
+def package_folder(version: ModelVersion) -> Path:
+    """A folder of this machine that holds the package, every file's hash checked while copying.
+
+    Raises storage's FileMissing and FileDamaged.
+    """
+    key = hashlib.sha256(json.dumps(version.files, sort_keys=True).encode()).hexdigest()[:24]
+    folder = current().home / "models" / key
+    if folder.exists():
+        return folder
+    temporary = folder.with_name(f"{key}.{uuid4().hex}")
+    temporary.mkdir(mode=0o700, parents=True)
+    for name, sha256 in version.files.items():
+        shutil.copyfile(storage().verified_path(sha256), temporary / Path(name).name)
+    try:
+        temporary.rename(folder)
+    except OSError:  # another process was quicker
+        shutil.rmtree(temporary)
+    return folder
