@@ -137,7 +137,7 @@ class Slice:
         axis = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5) * np.float32(FIELD_OF_VIEW_MM)
         self.x, self.y = axis[None, :], axis[:, None]
         self.lung = self._lung()
-        self.disease = np.zeros((size, size), np.float32)
+        self.outlines = self._outlines()
 
     def field(self, salt: int, scale_mm: float) -> Field:
         """A smooth random field of unit variance, about `scale_mm` fine, that is continuous along z."""
@@ -185,8 +185,15 @@ class Slice:
                 )
         return self.cover(lungs)
 
+    def diseased(self) -> float:
+        """Share of the lung in this slice that lies within a lesion, from 0 to 1."""
+        if not self.outlines:
+            return 0.0
+        share = np.max([np.clip(inside / np.float32(7), 0, 1) for _, inside in self.outlines], axis=0)
+        return float((share * self.lung).sum() / max(float(self.lung.sum()), 1.0))
+
     def draw(self) -> Field:
-        """The slice in HU, with noise; fills `disease` (share of each pixel that is diseased lung) on the way."""
+        """The slice in HU, float32[size,size], as the scanner gives it."""
         hu = self._body()
         tissue = self._lung_tissue()
         hu += self.lung * (tissue - hu)
@@ -224,7 +231,7 @@ class Slice:
             tissue = np.where(self.field(5, 18) > 1.6 - p.emphysema, np.minimum(tissue, np.float32(-965)), tissue)
         tissue = np.asarray(tissue + np.zeros_like(self.lung), np.float32)
         vessels = self._vessels()
-        tissue += self._add_disease(tissue)
+        tissue += self._disease_hu(tissue)
         tissue += vessels * np.maximum(np.float32(BLOOD) - tissue, 0)
         for x, y, z, radius in p.nodules:
             left = radius**2 - ((z - self.z) * LUNG_HEIGHT_MM) ** 2
@@ -244,24 +251,30 @@ class Slice:
         small = np.exp(-((self.field(8, 11) ** 2 + self.field(9, 11) ** 2) / (0.8 * width) ** 2))
         return np.asarray(np.clip(1.4 * large + 1.1 * small, 0, 1), np.float32)
 
-    def _add_disease(self, tissue: Field) -> Field:
-        """HU that the lesions add, with irregular soft edges and a fine reticular texture."""
-        added = np.zeros_like(tissue)
-        near = [n for n in self.patient.lesions if abs(n.z - self.z) * LUNG_HEIGHT_MM < 1.3 * n.radius]
+    def _outlines(self) -> list[tuple[Lesion, Field]]:
+        """The lesions cut here, each with the distance (mm, positive inside) to its irregular edge."""
+        cut = [(n, 1 - ((n.z - self.z) * LUNG_HEIGHT_MM / (1.3 * n.radius)) ** 2) for n in self.patient.lesions]
+        near = [(lesion, float(left**0.5)) for lesion, left in cut if left > 0.01]
         if not near:
-            return added
+            return []
         rough = 5 * self.field(10, 14) + 3 * self.field(11, 7)
+        return [
+            (n, self.ellipse(n.x, n.y, n.radius * flat, n.radius * flat * n.stretch) + rough * np.float32(flat))
+            for n, flat in near
+        ]
+
+    def _disease_hu(self, tissue: Field) -> Field:
+        """HU that the lesions add to `tissue`: ground glass with a fine reticular texture, and consolidated cores."""
+        added = np.zeros_like(tissue)
+        if not self.outlines:
+            return added
         texture = 1 + np.float32(0.22) * self.field(12, 5)
-        for lesion in near:
-            flat = max(0.0, 1 - ((lesion.z - self.z) * LUNG_HEIGHT_MM / (1.3 * lesion.radius)) ** 2) ** 0.5
-            inside = self.ellipse(lesion.x, lesion.y, lesion.radius * flat + 0.1,
-                                  lesion.radius * flat * lesion.stretch + 0.1) + rough * np.float32(flat)
+        for lesion, inside in self.outlines:
             share = np.clip(inside / np.float32(7), 0, 1)
             added = np.maximum(added, share * texture * np.float32(lesion.added_hu))
             if lesion.consolidated:
-                core = np.clip((inside - np.float32((1 - lesion.consolidated) * lesion.radius * flat)) / 3, 0, 1)
+                core = np.clip((inside - np.float32((1 - lesion.consolidated) * lesion.radius)) / 3, 0, 1)
                 added += core * np.maximum(-20 - tissue - added, 0)
-            self.disease = np.maximum(self.disease, share * self.lung)
         return np.asarray(added, np.float32)
 
     def _scan(self, hu: Field) -> Field:
