@@ -82,10 +82,11 @@ def make_engine(settings: Settings) -> Engine:
     url = settings.database
     if not url.startswith("sqlite"):
         return create_engine(
-            url, pool_pre_ping=True, pool_size=10, max_overflow=10, connect_args={"options": PG_OPTIONS}
+            url, hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=10, connect_args={"options": PG_OPTIONS}
         )
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_MS / 1000})
+    # hide_parameters: an exception in a log must not carry a file name.
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_MS / 1000})
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine

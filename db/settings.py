@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     secret_key: SecretStr = SecretStr("")
     sign_in_link_seconds: int = 24 * 3600
     secure_cookies: bool = False
+    trusted_proxies: int = 0  # how many proxies in front may set X-Forwarded-*
 
     # What is accepted
     max_upload_bytes: int = 64 * 1024 * MIB

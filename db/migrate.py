@@ -1,0 +1,45 @@
+"""Bringing a database up to the tables that this version expects."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from db.base import Base, get_engine
+from db.models import User  # noqa: F401  (loads every table into Base.metadata)
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def upgrade() -> None:
+    """Apply the migrations that are missing, each in a transaction of its own."""
+    command.upgrade(_config(), "head")
+
+
+def revision(message: str) -> None:
+    """Write a new migration from the difference between the tables and the models (for developers)."""
+    command.revision(_config(), message, autogenerate=True)
+
+
+def current() -> str | None:
+    """The revision that the database is at; None before the first."""
+    with get_engine().connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def head() -> str | None:
+    """The newest revision there is."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def differences() -> list[object]:
+    """How the database's tables differ from the models; empty when it is up to date."""
+    with get_engine().connect() as connection:
+        return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
