@@ -67,9 +67,7 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def issue_token(
-    s: Session, user: User, label: str, expires_in: timedelta | None = None, kind: str = "api"
-) -> str:
+def issue_token(s: Session, user: User, label: str, expires_in: timedelta | None = None, kind: str = "api") -> str:
     """Make a token and return its secret, which is shown this once: only its hash is kept."""
     secret = "ctb_" + secrets.token_urlsafe(32)
     seconds = None if expires_in is None else expires_in.total_seconds()
@@ -153,7 +151,9 @@ def redeem_sign_in(s: Session, secret: str) -> tuple[User, str] | None:
     """Use a sign-in link: its user and where it leads. None if it is unknown, used or expired."""
     link_id = s.scalar(
         update(SignInLink)
-        .where(SignInLink.secret_hash == _hash(secret), SignInLink.used_at.is_(None), SignInLink.expires_at > from_now())
+        .where(
+            SignInLink.secret_hash == _hash(secret), SignInLink.used_at.is_(None), SignInLink.expires_at > from_now()
+        )
         .values(used_at=from_now())
         .returning(SignInLink.id)
     )

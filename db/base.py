@@ -82,7 +82,12 @@ def make_engine(settings: Settings) -> Engine:
     url = settings.database
     if not url.startswith("sqlite"):
         return create_engine(
-            url, hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=10, connect_args={"options": PG_OPTIONS}
+            url,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=10,
+            connect_args={"options": PG_OPTIONS},
         )
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     # hide_parameters: an exception in a log must not carry a file name.

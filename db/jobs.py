@@ -206,12 +206,10 @@ def cancel_job(s: Session, job: Job) -> bool:
     if job.cancel_requested_at is None:
         s.execute(update(Job).where(Job.id == job.id).values(cancel_requested_at=from_now()))
         s.refresh(job)
-    waiting = s.scalars(
-        update(Chunk)
-        .where(Chunk.job_id == job.id, Chunk.state == Work.READY)
-        .values(state=Work.CANCELLED, closed_at=from_now())
-        .returning(Chunk.id)
-    ).all()
+    # A chunk that is being claimed at this moment is left alone: it is cancelled when it reports.
+    ready = leases.locked(select(Chunk.id).where(Chunk.job_id == job.id, Chunk.state == Work.READY), s, of=Chunk)
+    waiting = s.scalars(ready).all()
+    s.execute(update(Chunk).where(Chunk.id.in_(waiting)).values(state=Work.CANCELLED, closed_at=from_now()))
     for chunk_id in waiting:
         close_slices(s, chunk_id, Outcome.CANCELLED)
     finish_if_done(s, job)
@@ -327,5 +325,3 @@ def _end(s: Session, chunk: Chunk, state: Work, **values: Any) -> None:
     # The epoch grows: whoever still works on the chunk finds its claim stale.
     base: dict[str, Any] = {"state": state, "epoch": Chunk.epoch + 1, "lease_until": None, "closed_at": from_now()}
     s.execute(update(Chunk).where(Chunk.id == chunk.id).values(base | values))
-
-

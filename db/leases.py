@@ -82,8 +82,21 @@ def give_back(session: Session, model: type[L], claim: Claim) -> None:
     close(session, model, claim, Work.READY, published_at=from_now())
 
 
-def expired(session: Session, model: type[L]) -> list[L]:
-    """The rows whose lease has run out, locked for repair."""
+def expired(session: Session, model: type[L]) -> list[int]:
+    """The ids of the rows whose lease has run out."""
     table: Any = model
-    query = select(model).where(table.state == Work.RUNNING, table.lease_until < from_now())
-    return list(session.scalars(locked(query, session, of=model)))
+    return list(session.scalars(select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())))
+
+
+def unsent(session: Session, model: type[L]) -> list[int]:
+    """The ids of the rows that have been ready for so long that their message may be lost, oldest first."""
+    table: Any = model
+    old = from_now(-current().resend_seconds)
+    query = select(table.id).where(table.state == Work.READY, table.published_at < old)
+    return list(session.scalars(query.order_by(table.published_at)))
+
+
+def mark_sent(session: Session, model: type[L], ids: list[int]) -> None:
+    """Note that these rows' messages were sent again now."""
+    table: Any = model
+    session.execute(update(table).where(table.id.in_(ids)).values(published_at=from_now()))

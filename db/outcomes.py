@@ -85,7 +85,7 @@ def record_read(s: Session, claim: Claim, upload: Upload, rows: Sequence[ReadSli
 def _series_ids(s: Session, job_id: str, rows: Iterable[ReadSlice]) -> dict[str, int]:
     wanted = {row.series_uid: row for row in rows if row.series_uid is not None}
     query = select(Series.uid, Series.id).where(Series.job_id == job_id, Series.uid.in_(wanted))
-    found = {uid: id_ for uid, id_ in s.execute(query)}
+    found = dict(s.execute(query))
     for uid, row in wanted.items():
         if uid not in found:
             series = Series(job_id=job_id, uid=uid, study_uid=row.study_uid, label=row.series_label)
@@ -95,7 +95,9 @@ def _series_ids(s: Session, job_id: str, rows: Iterable[ReadSlice]) -> dict[str,
     return found
 
 
-def _insert_slices(s: Session, job: Job, upload: Upload, rows: Sequence[ReadSlice], series: dict[str, int]) -> list[int]:
+def _insert_slices(
+    s: Session, job: Job, upload: Upload, rows: Sequence[ReadSlice], series: dict[str, int]
+) -> list[int]:
     if not rows:
         return []
     values = [
@@ -153,7 +155,12 @@ def copy_known(s: Session, job: Job, chunk_id: int) -> int:
     if not source:
         return 0
     copies = [
-        _values(job, source[pixels].engine, source[pixels].epoch, Scored(slice_id, p.logit, p.probability, p.positive, p.cam))
+        _values(
+            job,
+            source[pixels].engine,
+            source[pixels].epoch,
+            Scored(slice_id, p.logit, p.probability, p.positive, p.cam),
+        )
         for slice_id, pixels in s.execute(
             select(Slice.id, Slice.pixels_sha256).where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN)
         )
@@ -187,10 +194,7 @@ def _insert_predictions(s: Session, job: Job, values: list[dict[str, Any]]) -> N
 def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = None) -> None:
     """The upload is read to its end, or cannot be. Raises StaleClaim."""
     job = jobs.lock_job(s, upload.job_id)
-    if error is not None:
-        state = Work.FAILED
-    else:
-        state = Work.CANCELLED if job.cancel_requested_at is not None else Work.DONE
+    state = Work.FAILED if error is not None else Work.CANCELLED if job.cancel_requested_at is not None else Work.DONE
     leases.close(s, Upload, claim, state, error=error, closed_at=from_now())
     jobs.finish_if_done(s, job)
 

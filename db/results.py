@@ -135,9 +135,7 @@ def job_view(s: Session, job: Job) -> JobView:
     counts = {
         "received": received,
         "predicted": by_state[Outcome.PREDICTED],
-        "positive": s.scalar(
-            select(func.count()).where(Prediction.job_id == job.id, Prediction.positive.is_(True))
-        )
+        "positive": s.scalar(select(func.count()).where(Prediction.job_id == job.id, Prediction.positive.is_(True)))
         or 0,
         **{o.value: by_state[o] for o in (Outcome.REJECTED, Outcome.QUARANTINED, Outcome.CANCELLED, Outcome.OPEN)},
     }
@@ -342,7 +340,11 @@ def series_summary(s: Session, job: Job) -> list[SeriesSummary]:
     positive = func.sum(case((Prediction.positive.is_(True), 1), else_=0))
     query = (
         select(
-            Series.id, Series.label, func.count(Slice.id), func.count(Prediction.id), positive,
+            Series.id,
+            Series.label,
+            func.count(Slice.id),
+            func.count(Prediction.id),
+            positive,
             func.avg(Prediction.probability),
         )
         .join(Slice, Slice.series_id == Series.id)

@@ -12,7 +12,6 @@ from db.leases import Claim
 from db.models import OPEN_WORK, TrainingRun, User, Work
 
 DEMO = "demo"
-MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)

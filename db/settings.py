@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     lease_seconds: float = 90
     heartbeat_seconds: float = 15
     sweep_seconds: float = 10
+    stall_seconds: float = 300  # a worker that makes no progress for so long kills itself
+    reap_every_seconds: float = 3600
     resend_seconds: float = 60  # a ready chunk this old gets its message again
     orphan_seconds: float = 24 * 3600  # a file that no row names is reaped after this
 

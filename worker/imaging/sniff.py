@@ -47,7 +47,7 @@ def checksum_holds(header: bytes) -> bool:
         return False
     rest = header[:148] + header[156:]
     unsigned = sum(rest) + 8 * 0x20
-    return stated in (unsigned, unsigned - 256 * sum(byte >= 0x80 for byte in rest))
+    return stated == unsigned or stated == unsigned - 256 * sum(byte >= 0x80 for byte in rest)
 
 
 def image_kind(data: bytes | memoryview) -> str | None:

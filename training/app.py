@@ -1,0 +1,12 @@
+"""The Celery app of training workers: `celery -A training.app worker -Q training`.
+
+Messages are acknowledged early: a late one would be delivered again while the run goes on, and train twice. The
+lease in the training run's row brings back a run whose worker died.
+"""
+
+from db.broker import make_celery
+from worker.process import prepare
+
+app = make_celery("training", acks_late=False)
+app.conf.include = ["training.tasks"]
+prepare("training")

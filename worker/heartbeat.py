@@ -1,0 +1,63 @@
+"""Keeps the leases of the work at hand, and ends a process that has stopped making progress."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import leases
+from db.base import current, session_scope
+from db.leases import Claim, StaleClaim
+from db.models import LeaseMixin
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """A thread that moves on the leases of some claims on rows of one table, while the work makes progress.
+
+    Work that hangs would be kept alive for ever: after `stall_seconds` without `progress()` the process kills
+    itself, the leases run out, and the sweeper repairs what is left.
+    """
+
+    def __init__(self, model: type[LeaseMixin], claims: list[Claim]) -> None:
+        self._model: Any = model
+        self._claims = claims
+        self._lost: set[int] = set()
+        self._end = threading.Event()
+        self._progress = time.monotonic()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def progress(self) -> None:
+        """Say that the work goes on. Raises StaleClaim when every claim is lost: then there is no use in it."""
+        self._progress = time.monotonic()
+        if len(self._lost) == len(self._claims):
+            raise StaleClaim(f"all {len(self._claims)} claims are lost")
+
+    def _beat(self) -> None:
+        while not self._end.wait(current().heartbeat_seconds):
+            if time.monotonic() - self._progress > current().stall_seconds:
+                log.critical("no progress, ending this process", extra={"seconds": current().stall_seconds})
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                with session_scope() as s:
+                    lost = {c.id for c in self._claims if not leases.keep(s, self._model, c)}
+            except SQLAlchemyError as error:
+                log.warning("heartbeat failed", extra={"error": type(error).__name__})
+                continue
+            self._lost |= lost
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()

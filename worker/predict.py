@@ -1,0 +1,183 @@
+"""Chunk → predictions: claim what fills a batch, run the engine, record under the claim."""
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from db import jobs, leases, outcomes, registry
+from db.base import current, session_scope
+from db.faults import crash_point
+from db.leases import Claim, StaleClaim
+from db.models import Chunk, ModelVersion, Outcome, Slice
+from db.outcomes import Scored
+from db.storage import FileDamaged, FileMissing, storage
+from worker.engines.base import Engine, load_engine
+from worker.engines.package import Package, PackageError, read_package
+from worker.heartbeat import Heartbeat
+
+log = logging.getLogger(__name__)
+
+KEPT_ENGINES = 2  # the champion, and the one before it for the jobs that are pinned to it
+
+
+class EngineError(Exception):
+    """The engine failed on these slices."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model version ready to predict."""
+
+    package: Package
+    engine: Engine
+
+
+_loaded: OrderedDict[int, Loaded] = OrderedDict()
+
+
+def load(version: ModelVersion) -> Loaded:
+    """The engine of this model version, kept in this process. Raises PackageError, FileMissing, FileDamaged."""
+    if version.id not in _loaded:
+        folder = registry.package_folder(version)
+        settings = current()
+        engine = load_engine(folder, settings.engine, threads=settings.engine_threads or None)
+        _loaded[version.id] = Loaded(read_package(folder), engine)
+        log.info("engine loaded", extra={"model_version": version.label, "engine": engine.name})
+        if len(_loaded) > KEPT_ENGINES:
+            _loaded.popitem(last=False)
+    _loaded.move_to_end(version.id)
+    return _loaded[version.id]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One claimed chunk with its slices that have no outcome yet: ids, pixel hashes, rows of its array."""
+
+    chunk: Chunk
+    claim: Claim
+    slice_ids: list[int]
+    pixels: list[str]
+    array_rows: list[int]
+
+
+def predict_next(worker: str) -> bool:
+    """Claim the chunks whose turn it is, predict and record them; False if there are none."""
+    with session_scope() as s:
+        claimed = jobs.claim_chunks(s, worker, current().chunk_slices)
+        version = claimed[0][0].job.model_version if claimed else None
+    if version is None:
+        return False
+    crash_point("after-claim-chunk")
+    claims = [claim for _, claim in claimed]
+    with Heartbeat(Chunk, claims) as heartbeat:
+        try:
+            _predict(claimed, version, heartbeat)
+        except StaleClaim:
+            log.info("chunks are someone else's now", extra={"chunks": len(claims)})
+        except EngineError:
+            log.exception("engine failed")
+            _lose(claims, "engine_error")
+        except (FileMissing, FileDamaged):
+            log.exception("a file of these chunks, or of their model, is missing or damaged")
+            _give_back(claims)
+        except (OSError, OperationalError, PackageError):
+            log.exception("predicting put off")
+            _give_back(claims)
+    return True
+
+
+def _predict(claimed: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
+    loaded = load(version)
+    shares = [_share(chunk, claim) for chunk, claim in claimed]
+    pixels = _pixels(shares)
+    heartbeat.progress()
+    scores = dict(zip(pixels, _run(loaded, list(pixels.values()), heartbeat), strict=True))
+    crash_point("mid-predict")
+    for share in shares:
+        pairs = zip(share.slice_ids, share.pixels, strict=True)
+        scored = [replace(scores[hash_], slice_id=slice_id) for slice_id, hash_ in pairs]
+        try:
+            with session_scope() as s:
+                outcomes.record_predictions(s, share.claim, share.chunk, loaded.engine.name, scored)
+        except StaleClaim:
+            log.info("chunk is someone else's now", extra={"chunk": share.chunk.id})
+        crash_point("after-record-commit")
+    log.info("predicted", extra={"chunks": len(shares), "slices": len(pixels), "engine": loaded.engine.name})
+
+
+def _share(chunk: Chunk, claim: Claim) -> Share:
+    """What is left to predict of a chunk, after copying what is known of the same pixels already."""
+    with session_scope() as s:
+        outcomes.copy_known(s, jobs.lock_job(s, chunk.job_id), chunk.id)
+        rows = s.execute(
+            select(Slice.id, Slice.pixels_sha256, Slice.array_row)
+            .where(Slice.chunk_id == chunk.id, Slice.state == Outcome.OPEN)
+            .order_by(Slice.array_row)
+        ).all()
+    return Share(chunk, claim, [r[0] for r in rows], [r[1] or "" for r in rows], [r[2] or 0 for r in rows])
+
+
+def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:
+    """Each distinct slice once, uint8[224, 224], by its pixels' hash. The array files' hashes are checked.
+
+    Raises FileMissing, FileDamaged.
+    """
+    found: dict[str, NDArray[np.uint8]] = {}
+    for share in shares:
+        path = storage().verified_path(share.chunk.array_sha256)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        for hash_, row in zip(share.pixels, share.array_rows, strict=True):
+            found.setdefault(hash_, array[row])
+    return found
+
+
+def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) -> list[Scored]:
+    """Scores of all slices, for no slice id yet, a batch of the engine at a time. Raises EngineError."""
+    scores: list[Scored] = []
+    size = loaded.engine.batch_size
+    for start in range(0, len(slices), size):
+        batch = np.stack(slices[start : start + size])
+        try:
+            found = loaded.engine.predict(batch)
+        except Exception as error:
+            raise EngineError(f"{loaded.engine.name} on {len(batch)} slices") from error
+        if not np.isfinite(found.logit).all():
+            raise EngineError(f"{loaded.engine.name} gave a score that is no number")
+        probability = loaded.package.probability(found.logit)
+        positive = probability >= loaded.package.threshold
+        scores += [
+            Scored(0, float(logit), float(p), bool(yes), outcomes.cam_bytes(cam))
+            for logit, p, yes, cam in zip(found.logit, probability, positive, found.cam, strict=True)
+        ]
+        heartbeat.progress()
+    return scores
+
+
+def _lose(claims: list[Claim], reason: str) -> None:
+    for claim in claims:
+        with session_scope() as s:
+            lose_if_held(s, claim, reason)
+
+
+def lose_if_held(s: Session, claim: Claim, reason: str) -> None:
+    """Give up one chunk as lost, unless someone else holds it by now."""
+    chunk = s.get_one(Chunk, claim.id)
+    jobs.lock_job(s, chunk.job_id)
+    s.refresh(chunk)
+    if chunk.epoch == claim.epoch:
+        jobs.lose_chunk(s, chunk, reason)
+
+
+def _give_back(claims: list[Claim]) -> None:
+    for claim in claims:
+        try:
+            with session_scope() as s:
+                leases.give_back(s, Chunk, claim)
+        except StaleClaim:
+            continue

@@ -1,0 +1,129 @@
+"""Repairs what a crash left behind, every few seconds; several copies may run at once.
+
+Run as `python -m worker.sweep`.
+"""
+
+import logging
+import signal
+import threading
+import time
+from typing import Any
+
+from sqlalchemy import exists, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import broker, jobs, leases, logs
+from db.base import current, from_now, read_scope, session_scope
+from db.broker import Queue
+from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, ModelVersion, Slice, TrainingRun, Upload, Work
+from db.storage import storage
+
+log = logging.getLogger(__name__)
+
+NAMES_A_QUERY = 500
+
+
+def sweep() -> None:
+    """One round: lost chunks are split, lost messages sent again, finished jobs ended."""
+    _free_lost_chunks()
+    _resend(Upload, Queue.INGEST, broker.unpack_hint)
+    _resend(Chunk, Queue.INFERENCE, broker.predict_hint)
+    _resend(TrainingRun, Queue.TRAINING, broker.train_hint)
+    _finish_jobs()
+
+
+def _free_lost_chunks() -> None:
+    with read_scope() as s:
+        lost = leases.expired(s, Chunk)
+    for chunk_id in lost:
+        with session_scope() as s:
+            chunk = s.get_one(Chunk, chunk_id)
+            job = jobs.lock_job(s, chunk.job_id)
+            s.refresh(chunk)
+            now = s.scalar(select(from_now()))
+            if chunk.state != Work.RUNNING or chunk.lease_until is None or now is None or chunk.lease_until >= now:
+                continue  # another sweeper was quicker, or the worker reported after all
+            log.warning("lease lost", extra={"chunk": chunk.id, "job": job.id, "slices": chunk.size})
+            jobs.lose_chunk(s, chunk, "worker_lost")
+            jobs.finish_if_done(s, job)
+
+
+def _resend(model: Any, queue: Queue, hint: Any) -> None:
+    """Send the messages of rows that have waited long, but no more than the queue is short of.
+
+    Any message makes a worker take the best row there is, so their number is what matters.
+    """
+    with read_scope() as s:
+        # A lease that ran out waits for a claim just as a ready row does; a lost chunk is put back by the split.
+        stale = leases.unsent(s, model) + (leases.expired(s, model) if model is not Chunk else [])
+    if not stale:
+        return
+    missing = len(stale) - broker.waiting(queue)
+    sent = [row_id for row_id in stale[: max(missing, 0)] if broker.send(hint(row_id))]
+    if sent:
+        with session_scope() as s:
+            leases.mark_sent(s, model, sent)
+        log.info("messages sent again", extra={"queue": queue, "messages": len(sent)})
+
+
+def _finish_jobs() -> None:
+    """End jobs of which nothing is open; the worker that closed the last piece may have died before it could."""
+
+    def none_open(model: Any) -> Any:
+        return ~exists().where(model.job_id == Job.id, model.state.in_(OPEN_WORK))
+
+    with read_scope() as s:
+        done = s.scalars(select(Job.id).where(Job.state.in_(OPEN_JOB), none_open(Upload), none_open(Chunk))).all()
+    for job_id in done:
+        with session_scope() as s:
+            jobs.finish_if_done(s, jobs.lock_job(s, job_id))
+
+
+def reap() -> int:
+    """Delete files that are old and that no row names; how many."""
+    age = current().orphan_seconds
+    reaped = storage().reap_incoming(age)
+    batch: list[str] = []
+    for name in storage().names(age):
+        batch.append(name)
+        if len(batch) == NAMES_A_QUERY:
+            reaped += _reap(batch)
+            batch = []
+    return reaped + _reap(batch)
+
+
+def _reap(names: list[str]) -> int:
+    with read_scope() as s:
+        named = {sha256 for files in s.scalars(select(ModelVersion.files)) for sha256 in files.values()}
+        for column in (Upload.sha256, Slice.sha256, Chunk.array_sha256):
+            named.update(sha256 for sha256 in s.scalars(select(column).where(column.in_(names))) if sha256)
+    orphans = [name for name in names if name not in named]
+    for name in orphans:
+        storage().delete(name)
+    return len(orphans)
+
+
+def main() -> None:
+    """Sweep until told to stop."""
+    logs.configure("sweep")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    settings = current()
+    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    reap_at = time.monotonic() + settings.sweep_seconds
+    while not stop.is_set():
+        try:
+            sweep()
+            if time.monotonic() >= reap_at:
+                log.info("orphan files reaped", extra={"files": reap()})
+                reap_at = time.monotonic() + settings.reap_every_seconds
+            (settings.run_dir / "sweep.ready").touch()
+        except (SQLAlchemyError, OSError, broker.OperationalError, broker.RedisError) as error:
+            # The database or the broker is away: the next round tries again.
+            log.warning("sweep failed", extra={"error": type(error).__name__})
+        stop.wait(settings.sweep_seconds)
+
+
+if __name__ == "__main__":
+    main()
