@@ -71,3 +71,8 @@ def environment(role: str, settings: Settings, base: Mapping[str, str] | None = 
 def ready_file(role: str, settings: Settings) -> Path:
     """The file that a worker touches when it is ready (and the sweeper after each sweep)."""
     return settings.run_dir / f"{role}.ready"
+
+
+def worker_command(role: str, *options: str) -> list[str]:
+    """Return the argv that becomes the process of this role by way of `ctbatch worker`."""
+    return [sys.executable, "-P", "-m", "cli", "worker", role, *options]

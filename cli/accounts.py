@@ -1,0 +1,131 @@
+"""`ctbatch users` and `ctbatch tokens`: who may use this server, and with what."""
+
+import sys
+from datetime import timedelta
+
+import click
+
+from cli.errors import NotFoundOrDenied, UsageError
+from cli.operator import existing_user, reading, writing
+from cli.options import json_option
+from cli.output import print_json, print_table, say
+from db import accounts
+from db.models import Token, User
+
+SHORTEST_PASSWORD = 12
+
+
+@click.group()
+def users() -> None:
+    """Add and list user accounts; set passwords. Acts on the database of this machine's settings."""
+
+
+@users.command()
+@click.argument("name")
+@click.option("--admin", is_flag=True, help="May see every job and promote models.")
+@click.option("--no-password", is_flag=True, help="For programs: the account signs in by token only.")
+@json_option
+def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:
+    """Add the user NAME. The password is asked for on a terminal, or is the first line of stdin."""
+    password = None if no_password else _new_password()
+    with writing() as session:
+        try:
+            user = accounts.create_user(session, name, password, is_admin=admin)
+        except accounts.NameTaken as error:
+            raise UsageError(str(error)) from error
+        shown = _user(user)
+    print_json(shown) if as_json else say(f"added {name}")
+
+
+@users.command("ls")
+@json_option
+def list_users(as_json: bool) -> None:
+    """List all users."""
+    with reading() as session:
+        found = [_user(user) for user in accounts.list_users(session)]
+    if as_json:
+        print_json(found)
+    else:
+        print_table(
+            ("name", "admin", "created"), [(u["name"], "yes" if u["admin"] else "", u["created_at"]) for u in found]
+        )
+
+
+@users.command()
+@click.argument("name")
+def password(name: str) -> None:
+    """Set the password of the user NAME; it is asked for on a terminal, or is the first line of stdin."""
+    with reading() as session:
+        existing_user(session, name)
+    secret = _new_password()
+    with writing() as session:
+        accounts.set_password(session, existing_user(session, name), secret)
+    say(f"the password of {name} is set; browsers that were signed in are signed out")
+
+
+def _user(user: User) -> dict[str, object]:
+    return {"id": user.id, "name": user.name, "admin": user.is_admin, "created_at": user.created_at.isoformat()}
+
+
+def _new_password() -> str:
+    if sys.stdin.isatty():
+        secret = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    else:
+        secret = sys.stdin.readline().rstrip("\n")
+    if len(secret) < SHORTEST_PASSWORD:
+        raise UsageError(f"a password has {SHORTEST_PASSWORD} characters or more")
+    return secret
+
+
+@click.group()
+def tokens() -> None:
+    """Make, list and revoke API tokens. Acts on the database of this machine's settings."""
+
+
+@tokens.command()
+@click.argument("user_name", metavar="USER")
+@click.option("--label", default="", help="What the token is for.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Ends after so many days; else never.")
+@json_option
+def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
+    """Make a token for USER and print it: it is shown this once, the database keeps its hash."""
+    with writing() as session:
+        user = existing_user(session, user_name)
+        life = timedelta(days=days) if days is not None else None
+        secret = accounts.issue_token(session, user, label or "command line", life)
+        token = accounts.list_tokens(session, user)[0]
+        shown = _token(token)
+    print_json({**shown, "token": secret}) if as_json else click.echo(secret)
+
+
+@tokens.command("ls")
+@click.argument("user_name", metavar="[USER]", required=False)
+@json_option
+def list_tokens(user_name: str | None, as_json: bool) -> None:
+    """List the live tokens of USER, or of everyone."""
+    with reading() as session:
+        owners = [existing_user(session, user_name)] if user_name else accounts.list_users(session)
+        found = [
+            {**_token(token), "user": user.name} for user in owners for token in accounts.list_tokens(session, user)
+        ]
+    if as_json:
+        print_json(found)
+    else:
+        columns = ("id", "user", "label", "created_at", "expires_at")
+        print_table(columns, [[token[name] for name in columns] for token in found], empty="no tokens")
+
+
+@tokens.command()
+@click.argument("token_id", type=int, metavar="ID")
+def revoke(token_id: int) -> None:
+    """Revoke the token ID: it is refused from now on."""
+    with writing() as session:
+        token = session.get(Token, token_id)
+        if token is None or not accounts.revoke_token(session, token.user, token_id):
+            raise NotFoundOrDenied(f"there is no live token {token_id}")
+    say(f"token {token_id} is revoked")
+
+
+def _token(token: Token) -> dict[str, object]:
+    ends = token.expires_at.isoformat() if token.expires_at else None
+    return {"id": token.id, "label": token.label, "created_at": token.created_at.isoformat(), "expires_at": ends}

@@ -1,0 +1,73 @@
+"""Waiting for a job: its progress while it runs, and the exit code that says how it ended."""
+
+from cli.client import Client, Json
+from cli.errors import JobFailed, PartialFailure
+from cli.output import print_json, print_table, progress_bar
+
+
+def follow(client: Client, job_id: str, *, as_json: bool = False) -> Json:
+    """Show the progress of a job until it ends, print what came of it and return it.
+
+    Raises:
+        JobFailed: it failed.
+        PartialFailure: some of its slices were quarantined or cancelled.
+    """
+    job = watch_progress(client, job_id)
+    if as_json:
+        print_json(job)
+    else:
+        print_table(("outcome", "slices"), summary(job))
+    raise_for_outcome(job)
+    return job
+
+
+def watch_progress(client: Client, job_id: str) -> Json:
+    """Show a bar until the job has ended and return its last view."""
+    job: Json = {}
+    with progress_bar("predicting", 1.0) as update:
+        for job in client.watch(job_id):
+            update(fraction_done(job), _note(job))
+    return job
+
+
+def done(counts: Json) -> int:
+    """Return how many slices have their outcome."""
+    return sum(int(counts[name]) for name in ("predicted", "rejected", "quarantined", "cancelled"))
+
+
+def fraction_done(job: Json) -> float:
+    """Return the done part of what is known so far, 0 to 1."""
+    if job["state"] not in ("queued", "running"):
+        return 1.0
+    total = int(job["stages"]["total"])
+    return done(job["counts"]) / total if total else 0.0
+
+
+def _note(job: Json) -> str:
+    counts = job["counts"]
+    parts = [f"{done(counts)} of {job['stages']['total']} slices"]
+    if job.get("rate"):
+        parts.append(f"{job['rate']:.0f}/s")
+    if job.get("eta_seconds"):
+        parts.append(f"about {job['eta_seconds']:.0f} s left")
+    return ", ".join(parts)
+
+
+def summary(job: Json) -> list[tuple[str, int]]:
+    """Return what came of a job's slices, a line each, the rejected ones by reason."""
+    counts = job["counts"]
+    lines = [("received", counts["received"]), ("predicted", counts["predicted"]), ("  positive", counts["positive"])]
+    lines.append(("rejected", counts["rejected"]))
+    lines += [(f"  {reason}", number) for reason, number in sorted((job.get("rejections") or {}).items())]
+    lines += [(name, counts[name]) for name in ("quarantined", "cancelled") if counts[name]]
+    return lines
+
+
+def raise_for_outcome(job: Json) -> None:
+    """Raise what the job's end means to the exit code; nothing where every slice was predicted or rejected."""
+    counts = job["counts"]
+    if job["state"] == "failed":
+        raise JobFailed(f"job {job['id']} failed: {job.get('error') or 'no reason is known'}")
+    if job["state"] == "cancelled" or counts["quarantined"] or counts["cancelled"]:
+        numbers = f"{counts['quarantined']} slices quarantined, {counts['cancelled']} cancelled"
+        raise PartialFailure(f"job {job['id']} is {job['state']}: {numbers}")

@@ -1,0 +1,97 @@
+"""`ctbatch jobs`: list, show, wait for, cancel and retry jobs."""
+
+import click
+
+from cli.client import Client, Json
+from cli.errors import CommandError
+from cli.follow import done, follow, summary
+from cli.options import json_option
+from cli.output import print_json, print_table, safe, say
+
+STATES = ("queued", "running", "finished", "cancelled", "failed")
+
+
+@click.group()
+def jobs() -> None:
+    """List, show, wait for, cancel and retry jobs."""
+
+
+@jobs.command("ls")
+@click.option("--state", type=click.Choice(STATES), help="Only jobs in this state.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, newest first.")
+@json_option
+def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    with Client() as client:
+        found = list(client.pages("/jobs", {"state": state}, limit))
+    if as_json:
+        print_json(found)
+    else:
+        columns = ("id", "name", "state", "done", "received", "positive", "rejected", "created")
+        print_table(columns, [_row(job) for job in found], empty="no jobs yet")
+
+
+def _row(job: Json) -> tuple[object, ...]:
+    counts = job["counts"]
+    numbers = (done(counts), counts["received"], counts["positive"], counts["rejected"])
+    return (job["id"], job["name"], job["state"], *numbers, job["created_at"])
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+def show(job_id: str, as_json: bool) -> None:
+    """Show one job: its state, its model version and what came of its slices."""
+    with Client() as client:
+        job = client.get(f"/jobs/{job_id}")
+    if as_json:
+        print_json(job)
+        return
+    facts = ["id", "name", "state", "error", "model_version", "model_note", "recipe", "priority"]
+    facts += ["rate", "eta_seconds", "created_at", "started_at", "first_result_at", "finished_at"]
+    print_table(("", "value"), [(name, job[name]) for name in facts if job.get(name) not in (None, "")])
+    print_table(("outcome", "slices"), summary(job))
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@json_option
+def wait(job_ids: tuple[str, ...], as_json: bool) -> None:
+    """Wait until every JOB has ended; the exit code is that of the first one that did not end well."""
+    first: CommandError | None = None
+    with Client() as client:
+        for job_id in job_ids:
+            try:
+                follow(client, job_id, as_json=as_json)
+            except CommandError as error:
+                if first is not None:
+                    first.show()
+                first = first or error
+    if first is not None:
+        raise first
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+def cancel(job_id: str, as_json: bool) -> None:
+    """Cancel a job; what is predicted by then is kept."""
+    with Client() as client:
+        job = client.post(f"/jobs/{job_id}/cancel")
+    print_json(job) if as_json else say(f"job {job['id']} is {job['state']}: {safe(job['name'])}")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@click.option("--wait", "wait_for_it", is_flag=True, help="Wait until the job has ended again.")
+@json_option
+def retry(job_id: str, wait_for_it: bool, as_json: bool) -> None:
+    """Put back what was quarantined or cancelled, or failed; what has its prediction is left as it is."""
+    with Client() as client:
+        job = client.post(f"/jobs/{job_id}/retry")
+        if wait_for_it:
+            follow(client, job_id, as_json=as_json)
+        elif as_json:
+            print_json(job)
+        else:
+            say(f"job {job['id']} is {job['state']}: {safe(job['name'])}")

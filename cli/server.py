@@ -1,0 +1,83 @@
+"""Which server the command line speaks to: one named by the environment, else the `ctbatch up` of this machine."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cli.errors import Unavailable, UsageError
+
+LOCAL_FILE = "local.json"
+
+
+@dataclass(frozen=True)
+class Server:
+    """An address and the token to show there; `local` if it is this machine's own `ctbatch up`."""
+
+    url: str
+    token: str
+    local: bool = False
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """What a running `ctbatch up` leaves for the command line, in a file that only its user can read."""
+
+    url: str
+    token: str
+    pid: int
+    broker: str  # the broker's URL, for another worker on this machine
+
+    def write(self, run_dir: Path) -> None:
+        """Replace the file in one step; its mode is 0600 before the token is in it."""
+        path = run_dir / LOCAL_FILE
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(asdict(self), file)
+        draft.rename(path)
+
+
+def read_local(run_dir: Path) -> LocalServer | None:
+    """Return what the file says, or None if there is none or the process that wrote it is gone."""
+    try:
+        found = LocalServer(**json.loads((run_dir / LOCAL_FILE).read_text()))
+        os.kill(found.pid, 0)
+    except (OSError, ValueError, TypeError):
+        return None
+    return found
+
+
+def find_server() -> Server:
+    """Return the server to speak to.
+
+    Raises:
+        Unavailable: none is named and none runs here.
+        UsageError: a server is named, but no token for it.
+    """
+    url = os.environ.get("CTBATCH_SERVER", "").rstrip("/")
+    if url:
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"CTBATCH_SERVER is no http:// or https:// address: {url}")
+        return Server(url, _token())
+    from db.settings import get_settings
+
+    settings = get_settings()
+    local = read_local(settings.run_dir)
+    if local is None:
+        raise Unavailable(
+            f"no server: no `ctbatch up` runs in {settings.home}; start one, or set CTBATCH_SERVER and CTBATCH_TOKEN"
+        )
+    return Server(local.url, local.token, local=True)
+
+
+def _token() -> str:
+    token = os.environ.get("CTBATCH_TOKEN", "").strip()
+    if not token and (path := os.environ.get("CTBATCH_TOKEN_FILE")):
+        try:
+            token = Path(path).read_text().strip()
+        except OSError as error:
+            raise UsageError(f"cannot read the CTBATCH_TOKEN_FILE {path}: {error.strerror}") from error
+    if not token:
+        raise UsageError("CTBATCH_SERVER is set, but neither CTBATCH_TOKEN nor CTBATCH_TOKEN_FILE is")
+    return token

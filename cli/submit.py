@@ -1,0 +1,57 @@
+"""`ctbatch submit`: sends files, archives and folders as one job, and waits for it if asked to."""
+
+import secrets
+from pathlib import Path
+
+import click
+
+from cli.client import Client, Json
+from cli.follow import follow
+from cli.gather import gather
+from cli.multipart import MultipartBody
+from cli.options import json_option
+from cli.output import print_json, progress_bar, safe, say
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--name", help="What to call the job; else it is named after the files.")
+@click.option("--priority", type=click.IntRange(-10, 10), default=0, show_default=True, help="Higher goes first.")
+@click.option("--wait", is_flag=True, help="Wait until the job has ended, and say how by the exit code.")
+@click.option("--idempotency-key", help="The same key with the same files gives the same job. Else one is made.")
+@json_option
+def submit(
+    paths: tuple[Path, ...], name: str | None, priority: int, wait: bool, idempotency_key: str | None, as_json: bool
+) -> None:
+    """Send PATHS as one job: files, archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) or folders.
+
+    A folder is walked and sent as a TAR that is made on the way; its files and folders whose names begin with a dot
+    are passed over, and links to folders are not followed. With --json the job is printed, as the last line: as it is
+    after the submission, or with --wait when it has ended.
+    """
+    with Client() as client:
+        job = send(client, paths, name, priority, idempotency_key or secrets.token_hex(16))
+        if not as_json:
+            say(f"job {job['id']}: {safe(job['name'])}")
+        if wait:
+            follow(client, job["id"], as_json=as_json)
+        elif as_json:
+            print_json(job)
+        else:
+            click.echo(job["id"])
+
+
+def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: int, key: str) -> Json:
+    """Send paths with a progress bar and return the job.
+
+    Raises:
+        CommandError: nothing to send, or the server cannot be reached or refuses it.
+    """
+    parts, hidden = gather(paths)
+    if hidden:
+        say(f"{hidden} hidden or unusable files were passed over")
+    client.get("/jobs", {"limit": 1})  # a wrong token is known before gigabytes are sent
+    body = MultipartBody({"name": name or "", "priority": str(priority)}, parts)
+    with progress_bar("sending", len(body), unit="bytes") as update:
+        body.sent = lambda count: update(count, "")
+        return client.submit(body, key)
