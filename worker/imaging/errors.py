@@ -48,7 +48,7 @@ class ImagingError(Exception):
         return f"{self.code}: {self.detail}"
 
 
-class ArchiveRefused(ImagingError):  # noqa: N818  named as people are told it
+class ArchiveRefused(ImagingError):
     """The archive as a whole is refused; `last_good` is the label of the last entry read in full, if any."""
 
     def __init__(self, code: str, detail: str, last_good: str | None = None) -> None:
@@ -59,9 +59,9 @@ class ArchiveRefused(ImagingError):  # noqa: N818  named as people are told it
         return super().__str__() + (f" Last good entry: {self.last_good}" if self.last_good else "")
 
 
-class SliceRejected(ImagingError):  # noqa: N818  named as people are told it
+class SliceRejected(ImagingError):
     """One file is rejected; the others of its archive go on."""
 
 
-class DecoderUnavailable(Exception):  # noqa: N818  a state, named as it is logged
+class DecoderUnavailable(Exception):
     """No decoding process could be started: a temporary fault of this machine, not of the input."""
