@@ -85,7 +85,7 @@ def issue_token(s: Session, user: User, label: str, expires_in: timedelta | None
 
 
 def _at(s: Session, seconds: float) -> datetime:
-    moment = s.scalar(select(from_now(seconds)))
+    moment: datetime | None = s.scalar(select(from_now(seconds)))
     assert moment is not None  # noqa: S101  (a clock always tells)
     return moment
 

@@ -93,6 +93,8 @@ def _sender() -> Celery:
     url = current().broker_url
     if url not in _senders:
         _senders[url] = make_celery("ctbatch")
+        # Whoever sends a hint does not wait for a broker that is away.
+        _senders[url].conf.broker_transport_options |= {"max_retries": 1, "interval_start": 0, "interval_step": 0}
     return _senders[url]
 
 

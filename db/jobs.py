@@ -97,7 +97,7 @@ def lock_job(s: Session, job_id: str) -> Job:
     return s.scalars(query.with_for_update(of=Job)).one()
 
 
-def _turn() -> tuple[ColumnElement[Any], ...]:
+def _turn() -> tuple[Any, ...]:
     """By priority, then the owner served longest ago, then their job served longest ago."""
     return (
         Job.priority.desc(),
@@ -319,6 +319,16 @@ def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
     else:
         close_slices(s, chunk.id, Outcome.QUARANTINED, reason)
         _end(s, chunk, Work.FAILED)
+
+
+def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
+    """Its holder gives a chunk up as lost; nothing happens if someone else holds it by now."""
+    chunk = s.get_one(Chunk, claim.id)
+    job = lock_job(s, chunk.job_id)
+    s.refresh(chunk)
+    if chunk.epoch == claim.epoch:
+        lose_chunk(s, chunk, reason)
+        finish_if_done(s, job)
 
 
 def _end(s: Session, chunk: Chunk, state: Work, **values: Any) -> None:

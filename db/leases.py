@@ -1,7 +1,7 @@
 """Claiming, keeping and losing leased work; the same for uploads, chunks and training runs."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from sqlalchemy import CursorResult, Select, and_, or_, select, update
 from sqlalchemy.orm import Session
@@ -10,6 +10,7 @@ from db.base import current, from_now
 from db.models import LeaseMixin, Work
 
 L = TypeVar("L", bound=LeaseMixin)
+Ts = TypeVarTuple("Ts")
 
 
 class StaleClaim(Exception):
@@ -29,7 +30,7 @@ def claimable(model: Any) -> Any:
     return or_(model.state == Work.READY, and_(model.state == Work.RUNNING, model.lease_until < from_now()))
 
 
-def locked(query: Select[Any], session: Session, of: Any) -> Select[Any]:
+def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
     """Skip rows that another transaction is claiming. SQLite needs nothing: its writers queue at BEGIN."""
     if session.get_bind().dialect.name == "postgresql":
         return query.with_for_update(skip_locked=True, of=of)

@@ -1,4 +1,4 @@
-"""One way of logging for all processes: lines to stdout, with names and values, and never a file's or patient's name."""
+"""One way of logging for all processes: lines to stdout, and never a file's or a patient's name."""
 
 import logging
 import sys

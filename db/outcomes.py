@@ -85,7 +85,7 @@ def record_read(s: Session, claim: Claim, upload: Upload, rows: Sequence[ReadSli
 def _series_ids(s: Session, job_id: str, rows: Iterable[ReadSlice]) -> dict[str, int]:
     wanted = {row.series_uid: row for row in rows if row.series_uid is not None}
     query = select(Series.uid, Series.id).where(Series.job_id == job_id, Series.uid.in_(wanted))
-    found = dict(s.execute(query))
+    found = dict(s.execute(query).all())
     for uid, row in wanted.items():
         if uid not in found:
             series = Series(job_id=job_id, uid=uid, study_uid=row.study_uid, label=row.series_label)
@@ -134,7 +134,7 @@ def _settle(s: Session, chunk: Chunk, state: Work) -> None:
 
 def copy_known(s: Session, job: Job, chunk_id: int) -> int:
     """Copy predictions that exist for the same pixels, model version and recipe to open slices; how many."""
-    open_ = {
+    open_: dict[str | None, list[int]] = {
         pixels: []
         for pixels in s.scalars(
             select(Slice.pixels_sha256).where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN).distinct()

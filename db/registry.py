@@ -31,7 +31,7 @@ def store_package(folder: Path) -> dict[str, str]:
 def _store(path: Path) -> str:
     receiver = storage().receive()
     with path.open("rb") as file:
-        shutil.copyfileobj(file, receiver, 1 << 20)  # type: ignore[misc]
+        shutil.copyfileobj(file, receiver, 1 << 20)
     return receiver.close().sha256
 
 

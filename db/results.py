@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from db.base import from_now, read_scope
@@ -120,12 +120,12 @@ def find_job(s: Session, job_id: str, user: User) -> Job | None:
 
 def count_jobs(s: Session) -> dict[str, int]:
     """All jobs by state."""
-    return dict(s.execute(select(Job.state, func.count()).group_by(Job.state)).tuples())
+    return dict(s.execute(select(Job.state, func.count()).group_by(Job.state)).all())
 
 
 def count_slices(s: Session) -> dict[str, int]:
     """All slices by outcome."""
-    return dict(s.execute(select(Slice.state, func.count()).group_by(Slice.state)).tuples())
+    return dict(s.execute(select(Slice.state, func.count()).group_by(Slice.state)).all())
 
 
 def job_view(s: Session, job: Job) -> JobView:
@@ -186,11 +186,12 @@ def _announced(s: Session, job_id: str) -> tuple[int, tuple[int, int]]:
 
 def _rate(s: Session, job: Job, predicted: int) -> float:
     """Slices per second: over the last minute while running, over the whole once ended."""
-    now = s.scalar(select(from_now()))
+    now: datetime | None = s.scalar(select(from_now()))
     if job.started_at is None or now is None:
         return 0.0
     if job.finished_at is not None:
-        return predicted / max((job.finished_at - job.started_at).total_seconds(), 0.001)
+        seconds: float = (job.finished_at - job.started_at).total_seconds()
+        return predicted / max(seconds, 0.001)
     age = (now - job.started_at).total_seconds()
     recent = s.scalar(
         select(func.sum(Chunk.size)).where(
@@ -243,7 +244,7 @@ def _decode(cursor: str, *types: type) -> list[Any]:
     return key
 
 
-def _rows(job: Job) -> Select[Any]:
+def _rows(job: Job) -> Select[*tuple[Any, ...]]:
     return (
         select(Slice, Prediction.probability, Prediction.positive, Series.label, ModelVersion)
         .outerjoin(
@@ -256,7 +257,7 @@ def _rows(job: Job) -> Select[Any]:
     )
 
 
-def _sorting(sort: str) -> tuple[ColumnElement[Any], type, bool]:
+def _sorting(sort: str) -> tuple[Any, type, bool]:
     """The sort key (never null), its Python type, and whether it falls. Slices without a score come last."""
     if sort == "position":
         return Slice.id, int, False

@@ -24,14 +24,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore")
 
     # Where things live
-    home: Annotated[Path, BeforeValidator(_home)] = Field(default="~/.ctbatch", validate_default=True)  # type: ignore[assignment]
-    database_url: str = Field("", validation_alias=AliasChoices("CTBATCH_DATABASE_URL", "DATABASE_URL"))
-    broker_url: str = Field("", validation_alias=AliasChoices("CTBATCH_BROKER_URL", "CELERY_BROKER_URL"))
+    home: Annotated[Path, BeforeValidator(_home)] = Field(default="~/.ctbatch", validate_default=True)
+    database_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_DATABASE_URL", "DATABASE_URL"))
+    broker_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_BROKER_URL", "CELERY_BROKER_URL"))
     storage_url: str = ""
 
     # Web
     host: str = "127.0.0.1"
-    port: int = Field(8000, validation_alias=AliasChoices("CTBATCH_PORT", "PORT"))
+    port: int = Field(default=8000, validation_alias=AliasChoices("CTBATCH_PORT", "PORT"))
     web_workers: int = 1
     web_threads: int = 8
     secret_key: SecretStr = SecretStr("")

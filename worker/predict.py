@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
 from db import jobs, leases, outcomes, registry
 from db.base import current, session_scope
@@ -162,16 +161,7 @@ def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) 
 def _lose(claims: list[Claim], reason: str) -> None:
     for claim in claims:
         with session_scope() as s:
-            lose_if_held(s, claim, reason)
-
-
-def lose_if_held(s: Session, claim: Claim, reason: str) -> None:
-    """Give up one chunk as lost, unless someone else holds it by now."""
-    chunk = s.get_one(Chunk, claim.id)
-    jobs.lock_job(s, chunk.job_id)
-    s.refresh(chunk)
-    if chunk.epoch == claim.epoch:
-        jobs.lose_chunk(s, chunk, reason)
+            jobs.fail_chunk(s, claim, reason)
 
 
 def _give_back(claims: list[Claim]) -> None:

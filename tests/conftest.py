@@ -1,0 +1,186 @@
+"""What all tests share: settings in a temporary folder, both databases, people, and a fake model version."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from db import base, migrate, registry
+from db.accounts import create_user
+from db.base import session_scope
+from db.models import ModelVersion, User
+from db.settings import Settings
+
+REAL_SLICES = Path(__file__).parents[2] / "shared/data/sars-cov-2-ct"
+
+
+def make_settings(home: Path, **values: object) -> Settings:
+    """Settings for a test: everything in `home`, no broker (hints are lost, which the ledger allows)."""
+    defaults = {
+        "home": home,
+        "secret_key": "a test's secret",
+        "engine": "fake",
+        "DATABASE_URL": f"sqlite:///{home / 'ctbatch.db'}",
+        "CELERY_BROKER_URL": f"redis+socket://{home / 'no-broker.sock'}",
+    }
+    return Settings(**(defaults | values))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    """A fresh, migrated SQLite database and an empty storage, in use for this test."""
+    values = make_settings(tmp_path / "home")
+    base.use(values)
+    migrate.upgrade()
+    yield values
+    base.get_engine().dispose()
+
+
+def _postgres_folder() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server of this test session; gives its URL without a database's name."""
+    binaries = _postgres_folder()
+    if binaries is None:
+        pytest.skip("PostgreSQL's server binaries are not installed (Debian: postgresql)")
+    folder = Path(tmp_path_factory.mktemp("postgres"))
+    as_user: dict[str, str] = {}
+    if os.getuid() == 0:  # the server refuses to run as root
+        as_user = {"user": "nobody", "group": "nogroup"}
+        for parent in (folder, *folder.parents[:2]):
+            parent.chmod(0o755)
+        shutil.chown(folder, "nobody", "nogroup")
+    data = folder / "data"
+    initdb = [binaries / "initdb", "-D", data, "-A", "trust", "-U", "ctbatch", "-E", "UTF8", "--no-sync", "--locale=C"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)  # type: ignore[call-overload]
+    port = free_port()
+    options = ["-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"]
+    server = subprocess.Popen(
+        [binaries / "postgres", "-D", data, *options],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **as_user,  # type: ignore[call-overload]
+    )
+    url = f"postgresql://ctbatch@127.0.0.1:{port}/"
+    _wait_for_postgres(url + "postgres")
+    yield url
+    server.terminate()
+    server.wait(30)
+
+
+def _wait_for_postgres(url: str) -> None:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    for _ in range(300):
+        try:
+            with engine.connect():
+                engine.dispose()
+                return
+        except Exception:
+            time.sleep(0.1)
+    raise RuntimeError("PostgreSQL did not start within 30 s")
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database, dropped afterwards."""
+    name = f"test_{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**9}"
+    admin = create_engine(
+        postgres_server.replace("postgresql://", "postgresql+psycopg://") + "postgres", isolation_level="AUTOCOMMIT"
+    )
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield postgres_server + name
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """The same test on both databases, migrated and empty."""
+    values: dict[str, object] = {}
+    if request.param == "postgresql":
+        values["DATABASE_URL"] = request.getfixturevalue("postgres_url")
+    settings = make_settings(tmp_path / "home", **values)
+    base.use(settings)
+    migrate.upgrade()
+    yield settings
+    base.get_engine().dispose()
+
+
+def fake_package(folder: Path, name: str = "fake") -> Path:
+    """A package without a network, for the fake engine: its scores are a function of the pixels' hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {
+        "name": name,
+        "note": "fake engine: for tests only",
+        "recipe": "lung-224-v1",
+        "threshold": 0.5,
+        "temperature": 1.0,
+        "files": {},
+        "metrics": {"accuracy": 0.5},
+        "parity": {},
+        "dataset_hash": None,
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "extra": {},
+    }
+    (folder / "package.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def add_champion(folder: Path, name: str = "fake") -> ModelVersion:
+    """Register a fake package in the database in use, and promote it."""
+    package = fake_package(folder / f"package-{name}", name)
+    files = registry.store_package(package)
+    with session_scope() as s:
+        version = registry.register_package(s, package, files)
+        registry.promote(s, version, None, "for the test")
+    return version
+
+
+@pytest.fixture
+def champion(database: Settings) -> ModelVersion:
+    """A champion in the database of this test."""
+    return add_champion(database.home)
+
+
+@pytest.fixture
+def new_champion(database: Settings) -> Callable[[str], ModelVersion]:
+    """Makes and promotes a fake model version of a name."""
+    return lambda name: add_champion(database.home, name)
+
+
+@pytest.fixture
+def ann(database: Settings) -> User:
+    """Somebody who submits jobs."""
+    with session_scope() as s:
+        return create_user(s, "ann", None)
+
+
+@pytest.fixture
+def bob(database: Settings) -> User:
+    """Somebody else who does."""
+    with session_scope() as s:
+        return create_user(s, "bob", None)

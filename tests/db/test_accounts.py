@@ -1,0 +1,68 @@
+"""Passwords, tokens and sign-in links: what is right signs in, what is wrong, used, revoked or expired does not."""
+
+from datetime import timedelta
+
+import pytest
+
+from db import accounts, base
+from db.base import session_scope
+from db.models import User
+from db.settings import Settings
+
+
+def test_password(database: Settings) -> None:
+    with session_scope() as s:
+        accounts.create_user(s, "eve", "correct horse")
+        accounts.create_user(s, "robot", None)
+    with session_scope() as s:
+        user = accounts.verify_password(s, "eve", "correct horse")
+        assert user is not None
+        assert user.name == "eve"
+        assert user.password_hash is not None
+        assert "correct horse" not in user.password_hash
+        assert accounts.verify_password(s, "eve", "wrong") is None
+        assert accounts.verify_password(s, "nobody", "correct horse") is None
+        assert accounts.verify_password(s, "robot", "") is None
+    with pytest.raises(accounts.NameTaken), session_scope() as s:
+        accounts.create_user(s, "eve", None)
+
+
+def test_token_lives_until_revoked_or_expired(ann: User, bob: User) -> None:
+    with session_scope() as s:
+        secret = accounts.issue_token(s, ann, "laptop")
+        expired = accounts.issue_token(s, ann, "old", timedelta(seconds=-1))
+    with session_scope() as s:
+        owner = accounts.token_user(s, secret)
+        assert owner is not None
+        assert owner.id == ann.id
+        assert accounts.token_user(s, expired) is None
+        assert accounts.token_user(s, secret + "x") is None
+        token = next(t for t in accounts.list_tokens(s, ann) if t.label == "laptop")
+        assert secret not in token.secret_hash
+        assert not accounts.revoke_token(s, bob, token.id)
+        assert accounts.revoke_token(s, ann, token.id)
+        assert accounts.token_user(s, secret) is None
+
+
+def test_changing_the_password_ends_page_sessions_but_no_api_token(ann: User) -> None:
+    with session_scope() as s:
+        page = accounts.issue_token(s, ann, "browser", kind="session")
+        api = accounts.issue_token(s, ann, "script")
+        accounts.set_password(s, s.get_one(User, ann.id), "new")
+    with session_scope() as s:
+        assert accounts.token_user(s, page) is None
+        assert accounts.token_user(s, api) is not None
+
+
+def test_sign_in_link_works_once_and_in_time(ann: User, database: Settings) -> None:
+    with session_scope() as s:
+        secret = accounts.sign_in_link_secret(s, ann, "/jobs/x")
+    with session_scope() as s:
+        redeemed = accounts.redeem_sign_in(s, secret)
+        assert redeemed is not None
+        assert (redeemed[0].id, redeemed[1]) == (ann.id, "/jobs/x")
+        assert accounts.redeem_sign_in(s, secret) is None
+    base.use(database.model_copy(update={"sign_in_link_seconds": -1}))
+    with session_scope() as s:
+        late = accounts.sign_in_link_secret(s, ann, "/")
+        assert accounts.redeem_sign_in(s, late) is None

@@ -1,0 +1,70 @@
+"""Storage keeps bytes under their hash: in a folder, and in a remote store through a cache on this machine."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from db.storage import FileDamaged, FileMissing, Storage
+
+
+@pytest.fixture(params=["folder", "remote"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    url = str(tmp_path / "files") if request.param == "folder" else f"memory://{tmp_path.name}"
+    return Storage(url, tmp_path / "cache")
+
+
+def test_received_bytes_are_found_under_their_hash(store: Storage) -> None:
+    receiver = store.receive()
+    receiver.write(b"abc")
+    receiver.write(b"def")
+    received = receiver.close()
+    assert received.sha256 == hashlib.sha256(b"abcdef").hexdigest()
+    assert received.size == 6
+    assert store.open(received.sha256).read() == b"abcdef"
+    assert store.exists(received.sha256)
+    assert list(store.incoming.iterdir()) == []
+
+
+def test_aborted_upload_leaves_no_file(store: Storage) -> None:
+    receiver = store.receive()
+    receiver.write(b"abc")
+    receiver.finish()
+    receiver.abort()
+    assert list(store.incoming.iterdir()) == []
+    assert not store.exists(hashlib.sha256(b"abc").hexdigest())
+
+
+def test_remote_file_is_fetched_when_the_cache_lacks_it(tmp_path: Path) -> None:
+    sha256 = Storage("memory://shared", tmp_path / "one").put(b"pixels")
+    other = Storage("memory://shared", tmp_path / "two")
+    assert other.local_path(sha256).read_bytes() == b"pixels"
+
+
+def test_missing_and_damaged_files_are_told_apart(store: Storage) -> None:
+    with pytest.raises(FileMissing):
+        store.local_path("0" * 64)
+    sha256 = store.put(b"pixels")
+    store.local_path(sha256).write_bytes(b"pixelz")
+    with pytest.raises(FileDamaged):
+        store.verified_path(sha256)
+
+
+def test_putting_the_same_bytes_again_makes_the_file_young(tmp_path: Path) -> None:
+    store = Storage(str(tmp_path / "files"), tmp_path / "cache")
+    sha256 = store.put(b"pixels")
+    old = time.time() - 1000
+    os.utime(store.local_path(sha256), (old, old))
+    assert list(store.names(500)) == [sha256]
+    assert store.put(b"pixels", durable=False) == sha256
+    assert list(store.names(500)) == []
+
+
+def test_reaping_takes_only_what_is_old(tmp_path: Path) -> None:
+    store = Storage(str(tmp_path / "files"), tmp_path / "cache")
+    store.receive().write(b"left behind")
+    assert store.reap_incoming(1000) == 0
+    time.sleep(0.02)
+    assert store.reap_incoming(0.01) == 1
