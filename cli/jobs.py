@@ -64,9 +64,10 @@ def wait(job_ids: tuple[str, ...], as_json: bool) -> None:
             try:
                 follow(client, job_id, as_json=as_json)
             except CommandError as error:
-                if first is not None:
-                    first.show()
-                first = first or error
+                if first is None:
+                    first = error
+                else:
+                    error.show()
     if first is not None:
         raise first
 

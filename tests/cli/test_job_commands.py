@@ -1,0 +1,97 @@
+"""`ctbatch jobs` and `ctbatch results`: what they print and their exit codes."""
+
+import json
+
+import pytest
+
+ROW = {
+    "slice_id": 1,
+    "name": "evil\x1b[2J\u202egnp.png",
+    "frame": 0,
+    "series": "s1",
+    "state": "predicted",
+    "reason": None,
+    "label": "COVID",
+    "probability": 0.98765,
+}
+
+
+def test_ls_follows_the_pages(ctbatch, api):
+    for number in range(5):
+        api.add_job(name=f"scan {number}")
+    listed = json.loads(ctbatch("jobs", "ls", "--json", env=api.env).stdout)
+    assert [job["name"] for job in listed] == [f"scan {number}" for number in range(5)]
+    listed = json.loads(ctbatch("jobs", "ls", "--json", "--limit", 3, env=api.env).stdout)
+    assert [job["name"] for job in listed] == ["scan 0", "scan 1", "scan 2"]
+
+
+def test_ls_is_tab_separated_off_a_terminal(ctbatch, api):
+    api.add_job("running", received=10, predicted=4, positive=1, rejected=2)
+    lines = ctbatch("jobs", "ls", env=api.env).stdout.splitlines()
+    assert lines[0].split("\t") == ["id", "name", "state", "done", "received", "positive", "rejected", "created"]
+    assert lines[1].split("\t")[:7] == ["job1", "scan.zip", "running", "6", "10", "1", "2"]
+
+
+def test_show_prints_the_outcomes_with_their_reasons(ctbatch, api):
+    api.add_job("finished", received=10, predicted=8, positive=1, rejected=2)
+    shown = ctbatch("jobs", "show", "job1", env=api.env).stdout
+    assert "model_note\tdemo: synthetic phantoms, knows nothing about patients" in shown
+    assert "rejected\t2\n  truncated\t2\n" in shown
+
+
+def test_a_job_that_is_not_there_is_exit_code_3(ctbatch, api):
+    for command in (["jobs", "show"], ["jobs", "wait"], ["results", "--format", "csv"]):
+        result = ctbatch(*command, "nosuch", env=api.env)
+        assert (result.returncode, result.stderr) == (3, "Error: It is not-found.\n")
+
+
+def test_wait_reports_the_first_that_did_not_end_well(ctbatch, api):
+    api.add_job("finished", received=1, predicted=1)
+    api.add_job("failed")
+    api.add_job("cancelled", received=1, cancelled=1)
+    result = ctbatch("jobs", "wait", "job1", "job2", "job3", env=api.env)
+    assert result.returncode == 1
+    assert "job job3 is cancelled: 0 slices quarantined, 1 cancelled" in result.stderr
+    assert "job job2 failed: the archive is unreadable" in result.stderr
+
+
+def test_cancel_and_retry(ctbatch, api):
+    api.add_job("running")
+    assert json.loads(ctbatch("jobs", "cancel", "job1", "--json", env=api.env).stdout)["state"] == "cancelled"
+    assert "job job1 is queued" in ctbatch("jobs", "retry", "job1", env=api.env).stderr
+
+
+def test_a_server_that_stays_away_is_exit_code_4(ctbatch, api):
+    api.faults = [503] * 20
+    result = ctbatch("jobs", "show", "job1", env=api.env)
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (4, "Error: It is passing.")
+
+
+def test_results_as_a_table_show_names_harmlessly(ctbatch, api):
+    api.add_job("finished", received=1, predicted=1)
+    api.rows["job1"] = [ROW]
+    result = ctbatch("results", "job1", "--state", "predicted", "--sort", "-probability", env=api.env)
+    name = result.stdout.splitlines()[1].split("\t")[1]
+    assert name == r"evil\x1b[2J\u202egnp.png"
+    assert result.stdout.splitlines()[1].split("\t")[-1] == "0.988"
+    assert api.requests[-1][1] == "/api/v1/jobs/job1/results?state=predicted&sort=-probability&limit=100"
+    assert "Research use only, not for diagnosis." in result.stderr
+
+
+@pytest.mark.parametrize("output", [None, "out.csv"])
+def test_results_as_csv_are_passed_on_byte_for_byte(ctbatch, api, tmp_path, output):
+    api.add_job("finished")
+    result = ctbatch("results", "job1", "--format", "csv", *(["-o", output] if output else []), env=api.env)
+    assert result.returncode == 0
+    expected = "slice_id,name\n1,a.png\n"
+    assert result.stdout == ("" if output else expected)
+    if output:
+        assert (tmp_path / output).read_bytes() == b"slice_id,name\r\n1,a.png\r\n"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["home", output] or not (tmp_path / "home").exists()
+
+
+def test_a_file_that_cannot_be_written_is_one_line(ctbatch, api):
+    api.add_job("finished")
+    result = ctbatch("results", "job1", "--format", "csv", "-o", "no/such/folder.csv", env=api.env)
+    assert result.returncode == 4
+    assert result.stderr == "Error: cannot write no/such/folder.csv: No such file or directory\n"

@@ -1,0 +1,189 @@
+"""`ctbatch submit`: what is sent for files, archives and folders, and what becomes of a lost answer."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    scans = tmp_path / "scans"
+    (scans / "b").mkdir(parents=True)
+    (scans / "b" / "2.png").write_bytes(b"two" * 1000)
+    (scans / "a.png").write_bytes(b"one")
+    (scans / ".hidden").write_bytes(b"not to be sent")
+    (scans / "more.zip").write_bytes(b"PK")
+    return scans
+
+
+def test_a_file_is_sent_as_it_is(ctbatch, api, tmp_path):
+    scan = tmp_path / "scan.zip"
+    scan.write_bytes(os.urandom(3_000_000))
+    result = ctbatch("submit", scan, "--name", "night scans", "--priority", 5, env=api.env)
+    assert (result.returncode, result.stdout) == (0, "job1\n")
+    assert api.uploads == [[("scan.zip", scan.read_bytes())]]
+    assert api.fields == [{"name": "night scans", "priority": "5"}]
+
+
+def test_a_folder_is_sent_as_a_tar_beside_its_archives(ctbatch, api, folder, untar):
+    result = ctbatch("submit", folder, env=api.env)
+    assert result.returncode == 0, result.stderr
+    (tar_name, tar), archive = api.uploads[0]
+    assert tar_name == "scans.tar"
+    assert list(untar(tar).items()) == [("a.png", b"one"), ("b/2.png", b"two" * 1000)]
+    assert archive == ("more.zip", b"PK")
+    assert "1 hidden or unusable files were passed over" in result.stderr
+
+
+def test_the_same_folder_gives_the_same_bytes_whenever_it_is_sent(ctbatch, api, folder):
+    ctbatch("submit", folder, env=api.env)
+    for path in folder.rglob("*"):
+        os.utime(path, (1, 1))
+    ctbatch("submit", folder, env=api.env)
+    assert api.uploads[0] == api.uploads[1]
+
+
+def test_many_loose_files_go_as_one_tar(ctbatch, api, tmp_path, untar):
+    names = [f"{number:03}.png" for number in range(70)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    assert ctbatch("submit", *(tmp_path / name for name in names), env=api.env).returncode == 0
+    [(tar_name, tar)] = api.uploads[0]
+    assert tar_name == "files.tar"
+    assert list(untar(tar)) == names
+
+
+def test_names_that_are_not_ascii_or_not_unicode_arrive(ctbatch, api, tmp_path, untar):
+    long = "ä" * 100 + ".png"
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / long).write_bytes(b"1")
+    (tmp_path / "d" / os.fsdecode(b"\xff.png")).write_bytes(b"2")
+    (tmp_path / 'quo"te.png').write_bytes(b"3")
+    assert ctbatch("submit", tmp_path / "d", tmp_path / 'quo"te.png', env=api.env).returncode == 0
+    (_, tar), (loose, _) = api.uploads[0]
+    assert list(untar(tar)) == [long, os.fsdecode(b"\xff.png")]
+    assert loose == 'quo"te.png'
+
+
+def test_a_lost_answer_makes_no_second_job(ctbatch, api, folder):
+    api.faults = ["drop"]
+    result = ctbatch("submit", folder, "--json", env=api.env)
+    assert result.returncode == 0, result.stderr
+    assert len(api.uploads) == 2
+    assert api.uploads[0] == api.uploads[1]
+    assert list(api.jobs) == ["job1"]
+    assert json.loads(result.stdout)["id"] == "job1"
+
+
+def test_each_call_has_a_key_of_its_own_unless_one_is_given(ctbatch, api, folder):
+    for options in ([], [], ["--idempotency-key", "k"], ["--idempotency-key", "k"]):
+        assert ctbatch("submit", folder, *options, env=api.env).returncode == 0
+    assert len(api.jobs) == 3
+
+
+def test_a_server_that_is_away_for_a_moment_is_asked_again(ctbatch, api, folder):
+    api.faults = [503, 502]
+    assert ctbatch("submit", folder, env=api.env).returncode == 0
+    assert [status for *_, status in api.requests] == [200, 503, 502, 202]
+
+
+def test_a_wrong_token_is_known_before_anything_is_sent(ctbatch, api, folder):
+    result = ctbatch("submit", folder, env=api.env | {"CTBATCH_TOKEN": "ctb_wrong"})
+    assert result.returncode == 3
+    assert result.stderr.splitlines()[-1] == "Error: It is not-signed-in."
+    assert api.uploads == []
+
+
+def test_a_refusal_is_one_line_and_exit_code_2(ctbatch, api, folder):
+    api.faults = [422]
+    result = ctbatch("submit", folder, env=api.env)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == "Error: It is passing."
+
+
+def test_no_server_is_exit_code_4(ctbatch, folder, tmp_path):
+    result = ctbatch("submit", folder)
+    assert result.returncode == 4
+    assert result.stderr == (
+        f"Error: no server: no `ctbatch up` runs in {tmp_path / 'home'}; start one, or set CTBATCH_SERVER and"
+        " CTBATCH_TOKEN\n"
+    )
+
+
+def test_a_server_without_a_token_is_a_usage_error(ctbatch, api, folder):
+    result = ctbatch("submit", folder, env={"CTBATCH_SERVER": api.url})
+    assert result.returncode == 2
+    assert "neither CTBATCH_TOKEN nor CTBATCH_TOKEN_FILE" in result.stderr
+
+
+def test_the_token_may_lie_in_a_file(ctbatch, api, folder, tmp_path):
+    (tmp_path / "token").write_text(api.env["CTBATCH_TOKEN"] + "\n")
+    env = {"CTBATCH_SERVER": api.url, "CTBATCH_TOKEN_FILE": str(tmp_path / "token")}
+    assert ctbatch("submit", folder, env=env).returncode == 0
+
+
+def test_a_running_up_is_found_by_its_file(ctbatch, api, folder, tmp_path):
+    run_dir = tmp_path / "home" / "run"
+    run_dir.mkdir(parents=True)
+    local = {"url": api.url, "token": api.env["CTBATCH_TOKEN"], "pid": os.getpid(), "broker": ""}
+    (run_dir / "local.json").write_text(json.dumps(local))
+    assert ctbatch("submit", folder).returncode == 0
+    (run_dir / "local.json").write_text(json.dumps(local | {"pid": 2**22 + 1}))
+    assert ctbatch("submit", folder).returncode == 4
+
+
+def test_an_empty_folder_is_a_usage_error(ctbatch, api, tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = ctbatch("submit", tmp_path / "empty", env=api.env)
+    assert result.returncode == 2
+    assert "nothing to send" in result.stderr
+
+
+def test_a_path_that_is_not_there_is_a_usage_error(ctbatch, api):
+    result = ctbatch("submit", "nowhere.zip", env=api.env)
+    assert result.returncode == 2
+    assert "nowhere.zip" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "counts", "code"),
+    [
+        ("finished", {"received": 3, "predicted": 2, "rejected": 1}, 0),
+        ("failed", {"received": 0}, 1),
+        ("finished", {"received": 3, "predicted": 2, "quarantined": 1}, 5),
+        ("cancelled", {"received": 3, "cancelled": 3}, 5),
+    ],
+)
+def test_waiting_ends_with_the_job_and_says_how(ctbatch, api, folder, state, counts, code):
+    job = api.add_job("running", received=3, predicted=1)
+    api.keys["k"] = job["id"]
+    api.views[job["id"]] = [job, dict(job, state=state, counts=job["counts"] | {"predicted": 0} | counts)]
+    result = ctbatch("submit", folder, "--wait", "--json", "--idempotency-key", "k", env=api.env)
+    assert result.returncode == code, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["state"] == state
+
+
+def test_waiting_asks_for_changes_only(ctbatch, api, folder):
+    job = api.add_job("running", received=3, predicted=1)
+    ended = dict(job, state="finished")
+    api.keys["k"] = job["id"]
+    api.views[job["id"]] = [job, dict(job), dict(job), ended]
+    assert ctbatch("submit", folder, "--wait", "--idempotency-key", "k", env=api.env).returncode == 0
+    assert [status for _, path, status in api.requests if path.endswith("/job1")] == [200, 304, 304, 200]
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_not_submitted(tmp_path: Path):
+    from cli.errors import UsageError
+    from cli.gather import gather
+
+    scan = tmp_path / "scan.png"
+    scan.write_bytes(b"x" * 5_000_000)
+    [part], _ = gather([scan])
+    pieces = iter(part.content)
+    next(pieces)
+    os.truncate(scan, 2_000_000)
+    with pytest.raises(UsageError, match="became shorter"):
+        list(pieces)
