@@ -16,7 +16,7 @@ from db.leases import Claim
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, JobState, Outcome, Slice, Upload, User, Work
 from db.registry import champion
 
-MAX_PRIORITY = 9
+PRIORITIES = range(-10, 11)
 
 
 class NoModelVersion(Exception):
@@ -49,10 +49,10 @@ def create_job(
 ) -> tuple[Job, bool]:
     """The job of this submission, and whether it is new: the same key with the same request gives the same job.
 
-    Raises NoModelVersion, IdempotencyConflict, ValueError (no files, or a priority outside 0..9).
+    Raises NoModelVersion, IdempotencyConflict, ValueError (no files, or a priority outside -10..10).
     """
-    if not files or not 0 <= priority <= MAX_PRIORITY:
-        raise ValueError("a job needs at least one file, and a priority from 0 to 9")
+    if not files or priority not in PRIORITIES:
+        raise ValueError("a job needs at least one file, and a priority from -10 to 10")
     request_hash = _request_hash(files, name, priority)
     s.execute(update(User).where(User.id == owner.id).values(name=User.name))  # one submission of an owner at a time
     if idempotency_key and (job := _job_of_key(s, owner, idempotency_key)):

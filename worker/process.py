@@ -27,17 +27,18 @@ def prepare(default_role: str) -> None:
     """Attach to Celery's signals: logging, fork hygiene, and the file that says a worker is ready."""
     role = os.environ.get("CTBATCH_ROLE", default_role)
 
-    @signals.setup_logging.connect(weak=False)
     def _logging(**_: Any) -> None:
         logs.configure(role)
 
-    @signals.worker_process_init.connect(weak=False)
     def _child(**_: Any) -> None:
         die_with_parent()
         forget_connections()
 
-    @signals.worker_ready.connect(weak=False)
     def _ready(**_: Any) -> None:
         settings = current()
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (settings.run_dir / f"{role}.ready").touch()
+
+    signals.setup_logging.connect(_logging, weak=False)
+    signals.worker_process_init.connect(_child, weak=False)
+    signals.worker_ready.connect(_ready, weak=False)
