@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tokens": ("cli.accounts", "tokens", "Make, list and revoke API tokens."),
     "worker": ("cli.worker", "worker", "Run one process: web, ingest, inference, training or sweep."),
     "doctor": ("cli.doctor", "doctor", "Check this installation and say what is wrong."),
+    "bench": ("cli.bench", "bench", "Measure how fast this machine is, each figure beside a yardstick."),
     "db": ("cli.database", "db", "Upgrade the database and show its revision."),
 }
 

@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,9 +20,10 @@ from db.outcomes import ReadSlice
 from db.storage import FileMissing, storage
 from worker.heartbeat import Heartbeat
 from worker.imaging.archive import Entry, Limits, read_entries
+from worker.imaging.decode import DecodeLimits
 from worker.imaging.errors import ArchiveRefused, DecoderUnavailable, SliceRejected
-from worker.imaging.prepared import Prepared
-from worker.imaging.sandbox import DecodeLimits, DecoderPool
+from worker.imaging.prepare import Prepared, SeriesInfo
+from worker.imaging.sandbox import DecoderPool
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +31,19 @@ MAX_ATTEMPTS = 5  # claims of an upload without any progress between them
 ROWS_A_TRANSACTION = 1_000  # where many entries are rejected, or cancelled, and no chunk fills
 
 
-@lru_cache(maxsize=1)
-def decoders() -> DecoderPool:
-    """This process's decoders: sandboxed children, started at first use and kept."""
+@lru_cache(maxsize=2)
+def decoders(nested: bool) -> DecoderPool:
+    """This process's decoders: sandboxed children, started at first use and kept.
+
+    A second set serves the small uploads that are unpacked while a large one is under way.
+    """
     settings = current()
     size = settings.decoders or min(os.cpu_count() or 1, 8)
     limits = DecodeLimits(
-        max_pixels=settings.max_pixels, seconds=settings.decode_seconds, memory_bytes=settings.decode_memory_bytes
+        max_pixels=settings.max_pixels,
+        cpu_seconds=settings.decode_seconds,
+        wall_seconds=3 * settings.decode_seconds,  # a busy machine is no fault of the file
+        memory_bytes=settings.decode_memory_bytes,
     )
     return DecoderPool(size, limits)
 
@@ -65,7 +71,7 @@ def unpack_next(worker: str, smaller_than: Upload | None = None) -> bool:
     log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "epoch": claim.epoch})
     with Heartbeat(Upload, [claim]) as heartbeat:
         try:
-            _unpack(worker, claim, upload, heartbeat, cancelled)
+            _unpack(worker, claim, upload, heartbeat, cancelled, nested=smaller_than is not None)
         except StaleClaim:
             log.info("upload is someone else's now", extra={"upload": upload.id})
         except (ArchiveRefused, FileMissing) as error:
@@ -82,14 +88,14 @@ def _fail(claim: Claim, upload: Upload, error: str) -> None:
         outcomes.close_upload(s, claim, upload, error)
 
 
-def _unpack(worker: str, claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool) -> None:
+def _unpack(worker: str, claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool, nested: bool) -> None:
     if upload.attempts > MAX_ATTEMPTS:
         _fail(claim, upload, f"unpacking was broken off {MAX_ATTEMPTS} times without getting any further")
         return
     with read_scope() as s:
         done = outcomes.read_ordinals(s, upload.id)
     if not cancelled:
-        for batch in _batches(_decoded(upload, done, heartbeat)):
+        for batch in _batches(_decoded(upload, done, heartbeat, nested)):
             array = storage().put(batch.npy()) if batch.arrays else None
             crash_point("after-array-before-record")
             with session_scope() as s:
@@ -97,7 +103,7 @@ def _unpack(worker: str, claim: Claim, upload: Upload, heartbeat: Heartbeat, can
             done.update(row.ordinal for row in batch.rows)
             if cancelled:
                 break
-            while unpack_next(worker, smaller_than=upload):
+            while not nested and unpack_next(worker, smaller_than=upload):
                 heartbeat.progress()
     if cancelled:
         _cancel_rest(claim, upload, done, heartbeat)
@@ -126,29 +132,19 @@ def _cancel_rest(claim: Claim, upload: Upload, done: set[int], heartbeat: Heartb
 Read = tuple[Entry, str | None, list[Prepared] | SliceRejected]  # an entry, its bytes' SHA-256, what became of it
 
 
-def _decoded(upload: Upload, done: set[int], heartbeat: Heartbeat) -> Iterator[Read]:
+def _decoded(upload: Upload, done: set[int], heartbeat: Heartbeat, nested: bool) -> Iterator[Read]:
     """Every entry that has no outcome yet, in the archive's order, decoded or rejected. Originals are stored."""
-    unread: deque[tuple[Entry, SliceRejected]] = deque()  # rejected by the archive's reader, waiting for their turn
 
-    def readable() -> Iterator[tuple[tuple[Entry, str], bytes]]:
+    def readable() -> Iterator[tuple[tuple[Entry, str | None], bytes | SliceRejected]]:
         path = storage().local_path(upload.sha256)
         for entry, content in read_entries(path, upload.filename, archive_limits(), done.__contains__):
-            if isinstance(content, SliceRejected):
-                unread.append((entry, content))
-                if len(unread) > ROWS_A_TRANSACTION:
-                    heartbeat.progress()
-                continue
             # Not fsynced: the upload is, and an original can be read from it again.
-            yield (entry, storage().put(content, durable=False)), content
+            kept = None if isinstance(content, SliceRejected) else storage().put(content, durable=False)
+            yield (entry, kept), content
 
-    for (entry, sha256), result in decoders().map(readable()):
-        while unread and unread[0][0].ordinal < entry.ordinal:
-            earlier, rejection = unread.popleft()
-            yield earlier, None, rejection
+    for (entry, sha256), result in decoders(nested).map(readable()):
         heartbeat.progress()
         yield entry, sha256, result
-    for entry, rejection in unread:
-        yield entry, None, rejection
 
 
 @dataclass
@@ -176,7 +172,7 @@ class Batch:
 
 
 def _row(entry: Entry, sha256: str | None, prepared: Prepared, array_row: int) -> ReadSlice:
-    series = prepared.series
+    series = prepared.series if prepared.series and prepared.series.series_uid else None
     folder = entry.name.rpartition("/")[0]
     return ReadSlice(
         ordinal=entry.ordinal,
@@ -191,7 +187,7 @@ def _row(entry: Entry, sha256: str | None, prepared: Prepared, array_row: int) -
         height=prepared.height,
         array_row=array_row,
         series_uid=series.series_uid if series else outcomes.FOLDER + folder,
-        series_label=_series_label(prepared) if series else folder or "(no folder)",
+        series_label=_series_label(series) if series else folder or "(no folder)",
         study_uid=series.study_uid if series else None,
         instance_number=series.instance_number if series else None,
         position=series.position if series else None,
@@ -199,11 +195,9 @@ def _row(entry: Entry, sha256: str | None, prepared: Prepared, array_row: int) -
     )
 
 
-def _series_label(prepared: Prepared) -> str:
-    series = prepared.series
-    assert series is not None  # noqa: S101  (for the type checker: asked by the caller)
+def _series_label(series: SeriesInfo) -> str:
     number = "" if series.series_number is None else f"{series.series_number} "
-    return f"{number}{series.description or ''}".strip() or f"series …{series.series_uid[-12:]}"
+    return f"{number}{series.description}".strip() or f"series …{series.series_uid[-12:]}"
 
 
 def _batches(read: Iterator[Read]) -> Iterator[Batch]:

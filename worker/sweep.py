@@ -24,11 +24,16 @@ NAMES_A_QUERY = 500
 
 
 def sweep() -> None:
-    """One round: lost chunks are split, lost messages sent again, finished jobs ended."""
-    _free_lost_chunks()
+    """One round: the ledger is repaired, and lost messages are sent again."""
+    sweep_ledger()
     _resend(Upload, Queue.INGEST, broker.unpack_hint)
     _resend(Chunk, Queue.INFERENCE, broker.predict_hint)
     _resend(TrainingRun, Queue.TRAINING, broker.train_hint)
+
+
+def sweep_ledger() -> None:
+    """Split chunks whose lease was lost, and end jobs of which nothing is open; needs no broker."""
+    _free_lost_chunks()
     _finish_jobs()
 
 

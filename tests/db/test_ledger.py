@@ -145,7 +145,7 @@ def test_a_stale_claim_records_nothing(ann: User) -> None:
     unpack(1)
     chunk, own = claim()
     expire(Chunk)
-    sweep._free_lost_chunks()
+    sweep.sweep_ledger()
     with pytest.raises(StaleClaim), session_scope() as s:
         outcomes.record_predictions(s, own, chunk, "fake", scores(chunk))
     assert view(job).counts["predicted"] == 0
@@ -172,7 +172,7 @@ def test_a_lost_chunk_is_halved_until_only_the_bad_slice_is_quarantined(ann: Use
                     jobs.fail_chunk(s, own, "worker_lost")
                 else:
                     outcomes.record_predictions(s, own, chunk, "fake", scores(chunk))
-    sweep._finish_jobs()
+    sweep.sweep_ledger()
     done = view(job)
     assert done.state == JobState.FINISHED
     assert (done.counts["predicted"], done.counts["quarantined"]) == (7, 1)
@@ -341,5 +341,5 @@ def test_sweep_finishes_a_job_whose_last_worker_died_before_it_could(ann: User, 
     job = submit(ann)
     with session_scope() as s:
         s.execute(update(Upload).values(state=Work.DONE))
-    sweep._finish_jobs()
+    sweep.sweep_ledger()
     assert view(job).state == JobState.FINISHED

@@ -1,0 +1,60 @@
+"""`ctbatch bench`: how fast this machine is, each figure beside what it is to be held against, in one run."""
+
+from pathlib import Path
+
+import click
+
+from cli.options import json_option
+
+PACKAGE = click.option(
+    "--package",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a model package; else the champion of CTBATCH_HOME, else a demo model is made.",
+)
+
+
+@click.group()
+def bench() -> None:
+    """Measure. Each benchmark runs a ctbatch of its own in a temporary folder; let nothing else run meanwhile."""
+
+
+@bench.command()
+@click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option("--slices", type=click.IntRange(1), default=2000, show_default=True, help="How many, at most.")
+@PACKAGE
+@json_option
+def pipeline(path: Path | None, slices: int, package: Path | None, as_json: bool) -> None:
+    """Images a second of a whole job, beside the bare engine's on the same slices.
+
+    PATH is a folder or an archive of slices; without one, synthetic phantoms are made. The whole job is what
+    `ctbatch submit --wait` does: sending, checking, unpacking, decoding, predicting, recording. The bare engine has the
+    prepared slices in memory.
+    """
+    from cli.benchmarks.pipeline import run
+
+    run(path, slices, package, as_json)
+
+
+@bench.command()
+@click.option("--jobs", type=click.IntRange(1), default=30, show_default=True, help="How many jobs of one slice.")
+@PACKAGE
+@json_option
+def latency(jobs: int, package: Path | None, as_json: bool) -> None:
+    """Seconds from submitting one slice to its prediction, with a warm worker: median and 95th percentile."""
+    from cli.benchmarks.latency import run
+
+    run(jobs, package, as_json)
+
+
+@bench.command()
+@click.option("--slices", type=click.IntRange(1), default=100_000, show_default=True, help="How many tiny slices.")
+@PACKAGE
+@json_option
+def intake(slices: int, package: Path | None, as_json: bool) -> None:
+    """Time and memory of taking in one archive of very many tiny slices: the peak of each process.
+
+    The job is cancelled once everything is unpacked; how fast slices are predicted is what `pipeline` measures.
+    """
+    from cli.benchmarks.intake import run
+
+    run(slices, package, as_json)

@@ -1,0 +1,1 @@
+"""What `ctbatch bench` measures, one module a benchmark."""

@@ -1,0 +1,47 @@
+"""The engine alone: `python -m cli.benchmarks.bare_engine PACKAGE ARCHIVE` prints its images a second."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from worker.engines.base import load_engine
+
+from db.settings import get_settings
+from worker.imaging.archive import Limits, read_entries
+from worker.imaging.decode import DecodeLimits, decode
+from worker.imaging.errors import SliceRejected
+
+WARM_UP_BATCHES = 3
+
+
+def prepared(archive: Path) -> NDArray[np.uint8]:
+    """Every slice of the archive that can be read, uint8[n, 224, 224], each distinct one once."""
+    found: dict[str, NDArray[np.uint8]] = {}
+    for _, content in read_entries(archive, archive.name, Limits(), lambda _: False):
+        if isinstance(content, SliceRejected):
+            continue
+        try:
+            for slice_ in decode(content, DecodeLimits()):
+                found.setdefault(slice_.sha256_pixels, slice_.pixels)
+        except SliceRejected:
+            continue
+    return np.stack(list(found.values()))
+
+
+def main(package: str, archive: str) -> None:
+    """Print the images a second of one pass over the archive, after a warm-up."""
+    settings = get_settings()
+    engine = load_engine(Path(package), settings.engine, threads=settings.engine_threads or None)
+    slices = prepared(Path(archive))
+    for _ in range(WARM_UP_BATCHES):
+        engine.predict(slices[: engine.batch_size])
+    started = time.perf_counter()
+    for start in range(0, len(slices), engine.batch_size):
+        engine.predict(slices[start : start + engine.batch_size])
+    print(len(slices) / (time.perf_counter() - started))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

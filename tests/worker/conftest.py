@@ -1,0 +1,68 @@
+"""Archives made for tests, and jobs of them in the database in use."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from db import jobs
+from db.base import read_scope, session_scope
+from db.models import Job, User
+from db.results import JobView, job_view
+from db.storage import storage
+from worker.imaging.archive import Limits, inspect_archive
+
+Submit = Callable[..., Job]
+
+
+def png(seed: int, size: int = 32) -> bytes:
+    """A PNG of its own pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size, size), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def zip_of(path: Path, entries: dict[str, bytes]) -> Path:
+    """A ZIP of these entries."""
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, data in entries.items():
+            packed.writestr(name, data)
+    return path
+
+
+@pytest.fixture
+def submit(tmp_path: Path) -> Submit:
+    """Receives files as the web does and creates their job."""
+
+    def act(owner: User, entries: dict[str, bytes], **values: object) -> Job:
+        path = zip_of(tmp_path / f"{len(list(tmp_path.iterdir()))}.zip", entries)
+        found = inspect_archive(path, path.name, Limits())
+        receiver = storage().receive()
+        receiver.write(path.read_bytes())
+        received = receiver.close()
+        file = jobs.ReceivedFile(path.name, received.sha256, received.size, found.kind, found.entries)
+        with session_scope() as s:
+            return jobs.create_job(s, owner=owner, files=[file], **values)[0]  # type: ignore[arg-type]
+
+    return act
+
+
+@pytest.fixture
+def view() -> Callable[[Job], JobView]:
+    """The job as it stands."""
+
+    def act(job: Job) -> JobView:
+        with read_scope() as s:
+            return job_view(s, s.get_one(Job, job.id))
+
+    return act
+
+
+@pytest.fixture
+def slices() -> Callable[..., dict[str, bytes]]:
+    """Entries of an archive: this many PNGs in a folder, each of its own pixels."""
+    return lambda count, start=0, folder="s": {f"{folder}/{n:05}.png": png(n) for n in range(start, start + count)}

@@ -1,0 +1,239 @@
+"""From an archive to predictions, with the real reader, sandbox, storage and ledger, and the fake engine."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select, update
+from worker.engines.base import Scores
+
+from db import base, jobs, results
+from db.base import from_now, read_scope, session_scope
+from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
+from db.settings import Settings
+from db.storage import storage
+from worker import ingest, predict, sweep
+
+PROJECT = Path(__file__).parents[2]
+Entries = Callable[..., dict[str, bytes]]
+View = Callable[[Job], results.JobView]
+
+pytestmark = pytest.mark.usefixtures("champion")
+
+
+def work() -> None:
+    """Do what the workers do until nothing is left."""
+    while ingest.unpack_next("w") or predict.predict_next("w"):
+        pass
+
+
+def test_every_entry_gets_exactly_one_outcome(ann: User, submit: Any, slices: Entries, view: View) -> None:
+    png = next(iter(slices(1).values()))
+    odd = {"s/cut.png": png[: len(png) // 2], "s/note.png": b"this is text", "s/empty.png": b""}
+    job = submit(ann, slices(40) | odd)
+    work()
+    done = view(job)
+    assert done.state == JobState.FINISHED
+    assert done.counts["received"] == 43
+    assert done.counts["predicted"] == 40
+    assert done.counts["rejected"] == 3
+    assert done.rejections == {"empty": 1, "format": 1, "truncated": 1}
+    assert done.stages == {"total": 43, "read": 43, "done": 43, "uploads": 1, "unpacked": 1}
+    with read_scope() as s:
+        names = s.scalars(select(Slice.name).where(Slice.job_id == job.id).order_by(Slice.id)).all()
+    assert names == [*slices(40), *odd]
+
+
+def test_scores_belong_to_their_slices(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    job = submit(ann, slices(50))
+    work()
+    loaded = predict.load(champion)
+    with read_scope() as s:
+        rows = s.execute(select(Slice.id, Prediction.logit).join(Prediction, Prediction.slice_id == Slice.id)).all()
+        assert len(rows) == 50
+        for slice_id, logit in rows:
+            image = results.slice_image(s, job, slice_id)
+            assert image is not None
+            assert float(loaded.engine.predict(image.pixels[None]).logit[0]) == pytest.approx(logit)
+            assert image.cam is not None
+            assert image.cam.shape == (7, 7)
+
+
+class CountingEngine:
+    """The fake engine, counting what it is given."""
+
+    batch_size = 8
+
+    def __init__(self, engine: Any) -> None:
+        self.name, self._engine, self.seen = engine.name, engine, 0
+
+    def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
+        self.seen += len(slices)
+        found: Scores = self._engine.predict(slices)
+        return found
+
+
+def test_the_same_pixels_are_predicted_once(
+    ann: User, bob: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    loaded = predict.load(champion)
+    engine = CountingEngine(loaded.engine)
+    predict._loaded[champion.id] = predict.Loaded(loaded.package, engine)
+    first = slices(10)
+    twins = {f"again/{n}": data for n, data in enumerate(first.values())}
+    one, two = submit(ann, first | twins), submit(bob, slices(12))
+    work()
+    del predict._loaded[champion.id]
+    assert engine.seen == 12
+    assert view(one).counts["predicted"] == 20
+    assert view(two).counts["predicted"] == 12
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["after-claim-upload", "after-array-before-record", "after-claim-chunk", "mid-predict", "before-record-commit",
+     "after-record-commit"],
+)  # fmt: skip
+def test_a_crash_at_any_point_loses_and_doubles_nothing(
+    point: str, ann: User, database: Settings, submit: Any, slices: Entries, view: View
+) -> None:
+    base.use(database.model_copy(update={"lease_seconds": 0.2, "heartbeat_seconds": 30.0}))
+    job = submit(ann, slices(60))
+    code = "from worker import ingest, predict\nwhile ingest.unpack_next('w') or predict.predict_next('w'): pass"
+    environment = os.environ | {
+        "CTBATCH_CRASH_AT": point,
+        "CTBATCH_HOME": str(database.home),
+        "CTBATCH_ENGINE": "fake",
+        "DATABASE_URL": database.database_url,
+        "CELERY_BROKER_URL": database.broker_url,
+        "PYTHONPATH": str(PROJECT),
+    }
+    crashed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert crashed.returncode == -9, crashed.stderr
+    with session_scope() as s:
+        for model in (Upload, Chunk):
+            s.execute(update(model).where(model.state == Work.RUNNING).values(lease_until=from_now(-1)))
+    sweep.sweep_ledger()
+    work()
+    done = view(job)
+    assert done.state == JobState.FINISHED
+    assert (done.counts["received"], done.counts["predicted"]) == (60, 60)
+    with read_scope() as s:
+        assert s.scalar(select(func.count()).select_from(Prediction)) == 60
+
+
+def test_cancelled_while_unpacking_every_entry_is_cancelled(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(100))
+    recorded = ingest.outcomes.record_read
+
+    def cancel_after_the_first(*arguments: Any) -> bool:
+        outcome = recorded(*arguments)
+        with_cancel = arguments[0]
+        jobs.cancel_job(with_cancel, job)
+        return outcome
+
+    monkeypatch.setattr(ingest.outcomes, "record_read", cancel_after_the_first)
+    work()
+    done = view(job)
+    assert done.state == JobState.CANCELLED
+    assert done.counts["received"] == 100
+    assert done.counts["cancelled"] == 100
+    monkeypatch.undo()
+    with session_scope() as s:
+        assert jobs.retry_job(s, job) == 100
+    work()
+    assert view(job).counts["predicted"] == 100
+
+
+def test_small_job_is_not_kept_waiting_by_a_large_one(
+    ann: User, bob: User, submit: Any, slices: Entries, view: View
+) -> None:
+    large = submit(ann, slices(200))
+    small = submit(bob, slices(3, start=1000))
+    ingest.unpack_next("w")  # the large one is claimed first; the small one goes in between
+    assert view(small).stages["unpacked"] == 1
+    assert view(large).stages["unpacked"] == 1
+    with read_scope() as s:
+        large_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == large.id))
+        small_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == small.id))
+    assert small_last is not None
+    assert large_last is not None
+    assert small_last < large_last
+
+
+def test_pages_of_one_file_are_slices_of_their_own(ann: User, submit: Any, view: View) -> None:
+    import io
+
+    from PIL import Image
+
+    pages = [Image.fromarray(np.full((40, 40), level, np.uint8)) for level in (10, 90, 200)]
+    buffer = io.BytesIO()
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    job = submit(ann, {"scan.tif": buffer.getvalue()})
+    work()
+    assert view(job).counts["predicted"] == 3
+    with read_scope() as s:
+        assert s.scalars(select(Slice.frame).order_by(Slice.id)).all() == [0, 1, 2]
+
+
+def test_missing_upload_fails_the_job_with_its_reason(ann: User, submit: Any, slices: Entries, view: View) -> None:
+    job = submit(ann, slices(3))
+    with read_scope() as s:
+        sha256 = s.scalars(select(Upload.sha256)).one()
+    storage().delete(sha256)
+    work()
+    assert (view(job).state, view(job).error) == (JobState.FAILED, "file_missing")
+
+
+def test_poisonous_slice_alone_is_quarantined(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    loaded = predict.load(champion)
+    poison: set[bytes] = set()
+
+    class Refusing(CountingEngine):
+        def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
+            if any(each.tobytes() in poison for each in slices):
+                raise RuntimeError("this slice breaks the engine")
+            return super().predict(slices)
+
+    job = submit(ann, slices(20))
+    ingest.unpack_next("w")
+    with read_scope() as s:
+        bad = s.scalars(select(Slice.id).where(Slice.name == "s/00013.png")).one()
+        image = results.slice_image(s, job, bad)
+        assert image is not None
+        poison.add(image.pixels.tobytes())
+    predict._loaded[champion.id] = predict.Loaded(loaded.package, Refusing(loaded.engine))
+    work()
+    del predict._loaded[champion.id]
+    done = view(job)
+    assert done.state == JobState.FINISHED
+    assert (done.counts["predicted"], done.counts["quarantined"]) == (19, 1)
+    with read_scope() as s:
+        assert s.scalars(select(Slice.name).where(Slice.state == Outcome.QUARANTINED)).all() == ["s/00013.png"]
+
+
+def test_reaper_takes_files_that_no_row_names(
+    ann: User, database: Settings, submit: Any, slices: Entries, view: View
+) -> None:
+    job = submit(ann, slices(5))
+    work()
+    orphan = storage().put(b"nobody's")
+    base.use(database.model_copy(update={"orphan_seconds": -1.0}))
+    assert sweep.reap() == 1
+    assert not storage().exists(orphan)
+    with read_scope() as s:
+        first = s.scalars(select(Slice.id)).first()
+        assert first is not None
+        assert results.slice_image(s, job, first) is not None
+        assert all(storage().exists(x) for x in s.scalars(select(Slice.sha256)) if x)
