@@ -1,0 +1,46 @@
+"""An engine without a network, for fault injection: every score is a function of its slice's pixels.
+
+It is used only where `CTBATCH_ENGINE=fake` asks for it, and every prediction it makes says `fake`.
+"""
+
+import hashlib
+import os
+import signal
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.engines.base import Scores
+
+KILLS = bytes(range(16))  # a slice that begins with these pixels kills the process
+HANGS = bytes(range(16, 32))  # one that begins with these hangs it
+
+
+def expected_logit(pixels: NDArray[np.uint8]) -> float:
+    """The score of one slice, uint8[224, 224]: from -4 to 4, by the SHA-256 of its pixels."""
+    digest = hashlib.sha256(np.ascontiguousarray(pixels)).digest()
+    return float(np.float32(int.from_bytes(digest[:4], "big") / 2**32 * 8 - 4))
+
+
+class FakeEngine:
+    """Scores by hash. `CTBATCH_FAKE_SECONDS` is how long it takes over a slice (0 unless set)."""
+
+    name = "fake"
+    batch_size = 32
+
+    def __init__(self) -> None:
+        self._seconds = float(os.environ.get("CTBATCH_FAKE_SECONDS", "0"))
+
+    def predict(self, slices: NDArray[np.uint8]) -> Scores:
+        """Scores of slices, uint8[n, 224, 224]."""
+        for each in slices:
+            start = each.reshape(-1)[:16].tobytes()
+            if start == KILLS:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if start == HANGS:
+                time.sleep(3600)
+        time.sleep(self._seconds * len(slices))
+        logit = np.array([expected_logit(each) for each in slices], np.float32)
+        cam = np.abs(slices[:, ::32, ::32].astype(np.float32)) / 255
+        return Scores(logit, cam)

@@ -1,0 +1,68 @@
+"""A model version as a folder: its manifest `package.json`, and the files whose SHA-256 it states."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MANIFEST = "package.json"
+
+
+class PackageError(Exception):
+    """A package is incomplete, damaged, or made for something else."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is known of a model version. `files` maps file name to SHA-256; a probability is calibrated by
+    `temperature`, and positive from `threshold` on."""
+
+    name: str
+    note: str
+    recipe: str
+    threshold: float
+    temperature: float
+    files: dict[str, str]
+    metrics: dict[str, Any]
+    parity: dict[str, Any]
+    dataset_hash: str | None
+    created_at: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def probability(self, logit: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Calibrated probabilities, float64[n] in 0..1, of logits, float32[n]."""
+        scaled = np.asarray(logit, np.float64) / self.temperature
+        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scaled)))
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into the package's folder."""
+        (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_package(folder: Path) -> Package:
+    """Read the manifest and check every file against it.
+
+    Raises PackageError if the manifest cannot be read, or a file is missing or has other bytes.
+    """
+    try:
+        package = Package(**json.loads((folder / MANIFEST).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise PackageError(f"{folder / MANIFEST} is no manifest: {error}") from error
+    for name, sha256 in package.files.items():
+        if Path(name).name != name:
+            raise PackageError(f"{name!r} is no plain file name")
+        if not (folder / name).is_file():
+            raise PackageError(f"{name} is missing")
+        if sha256_of(folder / name) != sha256:
+            raise PackageError(f"{name} holds other bytes than the package was made with")
+    return package
