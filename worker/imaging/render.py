@@ -1,0 +1,67 @@
+"""A prepared slice, and its heat map over it, as PNG for people."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_MAX_OPACITY = 0.6
+_COMPRESSION = 3  # of 9: a page asks for many small pictures, and their bytes matter less than its wait
+
+
+def slice_png(pixels: NDArray[np.uint8], size: int) -> bytes:
+    """uint8[h, w] → a grey PNG of size × size, bicubic."""
+    return _png(_scaled(pixels, size))
+
+
+def overlay_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], size: int) -> bytes:
+    """The slice with its heat map → an RGB PNG of size × size; the plain `slice_png` where nothing is warm.
+
+    `cam`, float32[7, 7], is taken relative to its own maximum; what is negative or no number counts as cold. It is
+    scaled up bilinearly, coloured by `heat_colours`, and the more opaque the warmer (`_MAX_OPACITY` at its maximum).
+    """
+    heat = _heat(cam, size)
+    if heat is None:
+        return slice_png(pixels, size)
+    grey = np.asarray(_scaled(pixels, size), np.float32)[..., None]
+    opacity = (_MAX_OPACITY * heat)[..., None]
+    blend = grey * (1 - opacity) + heat_colours(heat).astype(np.float32) * opacity
+    return _png(Image.fromarray(np.rint(blend).astype(np.uint8)))
+
+
+def heat_colours(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Heat in [0, 1], any shape → uint8[..., 3]: dark violet, red, orange, light yellow, brighter at every step.
+
+    Part of a cubehelix (Green 2011, Bull. Astr. Soc. India 39, 289), whose perceived brightness grows linearly; so it
+    keeps its order in grey print and for the colour-blind.
+    """
+    brightness = np.asarray(0.15 + 0.75 * heat, np.float64)
+    angle = 2 * np.pi * (0.1 + 0.45 * brightness)
+    amplitude = 1.6 * brightness * (1 - brightness) / 2
+    cos, sin = np.cos(angle), np.sin(angle)
+    channels = [
+        brightness + amplitude * (a * cos + b * sin)
+        for a, b in ((-0.14861, 1.78277), (-0.29227, -0.90649), (1.97294, 0.0))
+    ]
+    colours: NDArray[np.uint8] = np.rint(255 * np.clip(np.stack(channels, -1), 0, 1)).astype(np.uint8)
+    return colours
+
+
+def _heat(cam: NDArray[np.float32], size: int) -> NDArray[np.float32] | None:
+    """float32[size, size] in [0, 1], or None where nothing is above 0."""
+    warm = np.clip(np.nan_to_num(cam.astype(np.float32), nan=0, posinf=0, neginf=0), 0, None)
+    if warm.size == 0 or warm.max() <= 0:
+        return None
+    scaled = Image.fromarray(warm / warm.max()).resize((size, size), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(scaled), 0, 1)
+
+
+def _scaled(pixels: NDArray[np.uint8], size: int) -> Image.Image:
+    return Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=_COMPRESSION)
+    return file.getvalue()
