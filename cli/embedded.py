@@ -83,7 +83,7 @@ def _config_text(data: Path, socket_path: Path) -> str:
         "save": '""',
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
-        "loglevel": "notice",
+        "loglevel": "warning",
         "logfile": '""',
     }
     return "".join(f"{name} {value}\n" for name, value in lines.items())

@@ -1,0 +1,24 @@
+# Inference on an NVIDIA GPU by Keras on TensorFlow; CUDA's libraries come with the lock, the driver is the host's.
+FROM python:3.12-slim
+WORKDIR /opt/ctbatch
+COPY .lock/runtime.txt .lock/gpu.txt ./
+RUN pip install --no-cache-dir --require-hashes --no-deps -r runtime.txt \
+    && pip install --no-cache-dir --require-hashes --no-deps -r gpu.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY db db
+COPY worker worker
+COPY training training
+COPY web web
+COPY cli cli
+RUN pip install --no-deps --no-build-isolation --no-cache-dir -e .
+
+# Named volumes take the owner of the folder that they are mounted on.
+RUN useradd --uid 1000 --no-create-home --home-dir /var/lib/ctbatch ctbatch \
+    && install -d -o 1000 -g 1000 -m 0700 /var/lib/ctbatch /files
+USER 1000:1000
+VOLUME /var/lib/ctbatch
+ENV CTBATCH_HOME=/var/lib/ctbatch PYTHONUNBUFFERED=1
+WORKDIR /var/lib/ctbatch
+ENTRYPOINT ["ctbatch"]
+ENV CTBATCH_ENGINE=keras
+CMD ["worker", "inference"]
