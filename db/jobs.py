@@ -153,13 +153,13 @@ def claim_chunks(s: Session, worker: str, slices: int) -> list[tuple[Chunk, Clai
             .limit(1)
         )
         if model_version_id is not None:
-            query = query.where(Job.model_version_id == model_version_id, Chunk.size <= room)
+            query = query.where(Job.model_version_id == model_version_id, Chunk.size <= room, Chunk.suspect.is_(False))
         chunk = s.scalar(leases.locked(query, s, of=Chunk))
         if chunk is None or (claim := leases.take(s, Chunk, chunk.id, worker)) is None:
             break
         model_version_id = _served(s, chunk.job_id)
         claimed.append((chunk, claim))
-        room -= chunk.size
+        room = 0 if chunk.suspect else room - chunk.size
     return claimed
 
 
@@ -287,9 +287,9 @@ def _reread(s: Session, job: Job, upload_ids: list[int]) -> int:
     return int(gone.rowcount)
 
 
-def add_chunk(s: Session, job_id: str, array_sha256: str, slice_ids: list[int]) -> Chunk:
+def add_chunk(s: Session, job_id: str, array_sha256: str, slice_ids: list[int], *, suspect: bool = False) -> Chunk:
     """A new ready chunk of these slices, all rows of one array; its message goes out after the commit."""
-    chunk = Chunk(job_id=job_id, size=len(slice_ids), array_sha256=array_sha256)
+    chunk = Chunk(job_id=job_id, size=len(slice_ids), array_sha256=array_sha256, suspect=suspect)
     s.add(chunk)
     s.flush()
     s.execute(update(Slice).where(Slice.id.in_(slice_ids)).values(chunk_id=chunk.id))
@@ -300,7 +300,7 @@ def add_chunk(s: Session, job_id: str, array_sha256: str, slice_ids: list[int]) 
 def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
     """A chunk's lease ran out, or its engine failed: halve it, so that one bad slice cannot hold the others.
 
-    A single slice that is lost twice is quarantined. The caller has locked the job.
+    A single slice that is lost twice while it was predicted alone is quarantined. The caller has locked the job.
     """
     open_ids = list(
         s.scalars(select(Slice.id).where(Slice.chunk_id == chunk.id, Slice.state == Outcome.OPEN).order_by(Slice.id))
@@ -311,10 +311,11 @@ def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
     elif len(open_ids) > 1:
         half = len(open_ids) // 2
         _end(s, chunk, Work.SPLIT)
-        add_chunk(s, chunk.job_id, chunk.array_sha256, open_ids[:half])
-        add_chunk(s, chunk.job_id, chunk.array_sha256, open_ids[half:])
-    elif open_ids and chunk.losses == 0:
-        _end(s, chunk, Work.READY, losses=1, closed_at=None, published_at=from_now())
+        add_chunk(s, chunk.job_id, chunk.array_sha256, open_ids[:half], suspect=True)
+        add_chunk(s, chunk.job_id, chunk.array_sha256, open_ids[half:], suspect=True)
+    elif open_ids and (not chunk.suspect or chunk.losses == 0):
+        losses = 1 if chunk.suspect else 0
+        _end(s, chunk, Work.READY, suspect=True, losses=losses, closed_at=None, published_at=from_now())
         broker.send_after_commit(s, broker.predict_hint(chunk.id))
     else:
         close_slices(s, chunk.id, Outcome.QUARANTINED, reason)

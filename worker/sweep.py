@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Any
 
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 from sqlalchemy import exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -124,7 +126,7 @@ def main() -> None:
                 log.info("orphan files reaped", extra={"files": reap()})
                 reap_at = time.monotonic() + settings.reap_every_seconds
             (settings.run_dir / "sweep.ready").touch()
-        except (SQLAlchemyError, OSError, broker.OperationalError, broker.RedisError) as error:
+        except (SQLAlchemyError, OSError, OperationalError, RedisError) as error:
             # The database or the broker is away: the next round tries again.
             log.warning("sweep failed", extra={"error": type(error).__name__})
         stop.wait(settings.sweep_seconds)

@@ -59,7 +59,8 @@ class Job(Base):
 class Chunk(LeaseMixin, Base):
     """Up to a few hundred prepared slices: rows of the array file `array_sha256`, uint8[n, 224, 224] as .npy.
 
-    A chunk whose lease was lost is split; both halves go on reading the same array.
+    A chunk whose lease was lost is split; both halves go on reading the same array. What came of a loss is `suspect`:
+    it is claimed alone, so that a bad slice takes no innocent ones with it.
     """
 
     __tablename__ = "chunk"
@@ -69,6 +70,7 @@ class Chunk(LeaseMixin, Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
     size: Mapped[int]
     array_sha256: Mapped[str] = mapped_column(index=True)
+    suspect: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     closed_at: Mapped[datetime | None]
 

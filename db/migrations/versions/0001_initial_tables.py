@@ -150,6 +150,7 @@ def upgrade() -> None:
         sa.Column("job_id", sa.String(), nullable=False),
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("array_sha256", sa.String(), nullable=False),
+        sa.Column("suspect", sa.Boolean(), nullable=False),
         sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
         sa.Column("closed_at", db.base.UtcDateTime(timezone=True), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
