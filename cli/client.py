@@ -90,14 +90,14 @@ class Client:
                     return
             time.sleep(POLL_SECONDS[min(unchanged, len(POLL_SECONDS) - 1)])
 
-    def stream(self, path: str, params: Mapping[str, Any] | None = None) -> Iterator[bytes]:
+    def stream(self, path: str) -> Iterator[bytes]:
         """Yield the bytes at a path below `/api/v1` as they come.
 
         Raises:
             Unavailable: the connection ended before all was there.
         """
         try:
-            with self._http.stream("GET", API + path, params=_given(params)) as answer:
+            with self._http.stream("GET", API + path) as answer:
                 if answer.is_error:
                     answer.read()
                     raise _error(answer)

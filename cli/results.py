@@ -41,13 +41,13 @@ def results(
     form = "json" if as_json else form
     if form == "table" and output:
         raise click.UsageError("--output needs --format csv or json")
-    if form != "table" and (sort or limit):
-        raise click.UsageError("--sort and --limit are for tables; CSV and JSON hold every row, in its order")
+    if form != "table" and (sort or limit or any(filters.values())):
+        raise click.UsageError("filters, --sort and --limit are for tables; CSV and JSON hold every row, in its order")
     with Client() as client:
         if form == "table":
             _print_rows(client, job_id, {**filters, "sort": sort}, limit or TABLE_ROWS)
         else:
-            _write(client.stream(f"/jobs/{job_id}/results.{form}", filters), output)
+            _write(client.stream(f"/jobs/{job_id}/results.{form}"), output)
 
 
 def _print_rows(client: Client, job_id: str, params: dict[str, Any], limit: int) -> None:

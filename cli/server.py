@@ -48,6 +48,12 @@ def read_local(run_dir: Path) -> LocalServer | None:
     return found
 
 
+def local_url(host: str, port: int) -> str:
+    """Return the address at which this machine reaches a server that listens at `host`."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host)  # noqa: S104 compared, not bound
+    return f"http://{name or (f'[{host}]' if ':' in host else host)}:{port}"
+
+
 def find_server() -> Server:
     """Return the server to speak to.
 

@@ -18,7 +18,7 @@ from cli.local_access import USER_NAME, LocalAccess, sign_in_link
 from cli.options import home_option
 from cli.output import RESEARCH_LINE
 from cli.processes import ROLES, environment, ready_file, worker_command
-from cli.server import LOCAL_FILE, LocalServer, read_local
+from cli.server import LOCAL_FILE, LocalServer, local_url, read_local
 from cli.supervisor import Supervisor
 from db.settings import EngineChoice, Settings, get_settings
 
@@ -128,12 +128,6 @@ def run(settings: Settings, listener: socket.socket) -> None:
         supervisor.run(on_ready, on_stop)
     finally:
         access.end()
-
-
-def local_url(host: str, port: int) -> str:
-    """Return the address at which this machine reaches a server that listens at `host`."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host)  # noqa: S104 compared, not bound
-    return f"http://{name or (f'[{host}]' if ':' in host else host)}:{port}"
 
 
 def announce(url: str, access: LocalAccess) -> None:

@@ -11,7 +11,7 @@ import click
 
 from cli.errors import Unavailable
 from cli.processes import ROLES, command_line, environment, ready_file
-from cli.server import read_local
+from cli.server import local_url, read_local
 from db.settings import Settings, get_settings
 
 CHECK_SECONDS = 10.0
@@ -56,7 +56,8 @@ def _local_broker(settings: Settings) -> str:
 def _check(role: str, settings: Settings, name: str | None) -> None:
     """Raise Unavailable unless the process of this role on this machine is well."""
     if role == "web":
-        check_web(settings.port)
+        local = read_local(settings.run_dir)
+        _check_web(local.url if local else local_url(settings.host, settings.port))
     elif role == "sweep":
         _check_sweep(settings)
     else:
@@ -64,10 +65,9 @@ def _check(role: str, settings: Settings, name: str | None) -> None:
     click.echo(f"{role} is well")
 
 
-def check_web(port: int) -> None:
-    """Raise Unavailable unless the web process at this port of this machine is ready."""
+def _check_web(url: str) -> None:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=CHECK_SECONDS):
+        with urllib.request.urlopen(f"{url}/readyz", timeout=CHECK_SECONDS):  # noqa: S310 always http
             pass
     except urllib.error.HTTPError as error:
         raise Unavailable(f"web is not ready: {error.read(500).decode(errors='replace')}") from error

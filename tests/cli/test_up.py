@@ -1,0 +1,202 @@
+"""`ctbatch up` as people run it: one start, real processes, a job through all of them, kills, and an orderly end."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+PROJECT = Path(__file__).parents[2]
+ADD_CHAMPION = """
+import json, sys
+from pathlib import Path
+from db import registry
+from db.base import session_scope
+
+folder = Path(sys.argv[1])
+folder.mkdir()
+package = dict(name="fake", note="fake engine: for tests only", recipe="lung-224-v1", threshold=0.5, temperature=1.0,
+               files={}, metrics={}, parity={}, dataset_hash=None, created_at="2026-01-01T00:00:00+00:00", extra={})
+(folder / "package.json").write_text(json.dumps(package))
+files = registry.store_package(folder)
+with session_scope() as s:
+    registry.register_package(s, folder, files)
+"""
+
+
+class Up:
+    """A running `ctbatch up` with a home of its own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        foreign = ("CTBATCH_", "DATABASE_URL", "CELERY_BROKER_URL", "PORT")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        self.home = folder / "home"
+        self.env = kept | {"PYTHONPATH": str(PROJECT), "CTBATCH_HOME": str(self.home)}
+        self.log = folder / "up.log"
+        with self.log.open("wb") as log:
+            argv = [sys.executable, "-m", "cli", "up", "--port", "0", "--engine", "fake", *options]
+            self.process = subprocess.Popen(argv, env=self.env, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+
+    def wait_until_ready(self) -> None:
+        self.eventually(lambda: self.local.get("pid") == self.process.pid, "ready")
+
+    def eventually(self, condition, what: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, f"never {what}:\n{self.log.read_text()}"
+            time.sleep(0.1)
+
+    @property
+    def local(self) -> dict[str, object]:
+        path = self.home / "run/local.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "cli", *map(str, words)]
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=120)
+
+    def descendants(self) -> dict[int, str]:
+        """Every process that stands in this home (all that `up` starts do), by its command line."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if (entry / "cwd").readlink().is_relative_to(self.home):
+                        found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                except OSError:
+                    continue
+        return found
+
+    def main_process(self, words: str) -> int:
+        """The oldest process whose command line has these words."""
+        return min(pid for pid, line in self.descendants().items() if words in line)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory):
+    running = Up(tmp_path_factory.mktemp("up"))
+    running.wait_until_ready()
+    added = [sys.executable, "-c", ADD_CHAMPION, running.home / "package"]
+    subprocess.run(added, env=running.env, check=True, timeout=60)
+    assert running.run("models", "promote", "fake/1", "--reason", "test").returncode == 0
+    yield running
+    running.process.kill()
+    running.process.wait()
+
+
+@pytest.fixture
+def scans(tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number in range(6):
+        Image.new("L", (300, 280), number * 40).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes((folder / "5.png").read_bytes()[:100])
+    return folder
+
+
+def test_what_it_says(up):
+    said = up.log.read_text()
+    assert f"up        | ctbatch is ready at {up.local['url']}" in said
+    assert "up        | Research use only, not for diagnosis." in said
+
+
+def test_what_it_leaves_is_for_its_user_alone(up):
+    for name, mode in (("", 0o700), ("run", 0o700), ("run/local.json", 0o600), ("secret_key", 0o600)):
+        assert stat.S_IMODE((up.home / name).stat().st_mode) == mode, name
+
+
+def test_the_sign_in_link_works_once(up):
+    line = next(line for line in up.log.read_text().splitlines() if "/sign-in/" in line)
+    link = line.split()[-1]
+    with httpx.Client(follow_redirects=True) as browser:
+        assert browser.get(link).status_code == 200
+        assert "local" in browser.get(f"{up.local['url']}/").text
+    with httpx.Client(follow_redirects=True) as another:
+        another.get(link)
+        assert another.get(f"{up.local['url']}/", follow_redirects=False).status_code in (302, 303, 401)
+
+
+def test_a_second_up_in_the_same_home_is_refused(up):
+    second = up.run("up", "--port", "0")
+    assert second.returncode == 4
+    assert f"ctbatch runs already in {up.home} at {up.local['url']}" in second.stderr
+
+
+def test_a_taken_port_is_one_clear_line(up, tmp_path):
+    port = str(up.local["url"]).rpartition(":")[2]
+    second = up.run("up", "--port", port, "--home", tmp_path / "other")
+    assert second.returncode == 4
+    assert second.stderr == f"Error: port {port} is taken; choose another with --port, or --port 0 for any free one\n"
+
+
+@pytest.mark.parametrize("role", ["web", "ingest", "inference", "training", "sweep"])
+def test_every_process_says_that_it_is_well(up, role):
+    assert up.run("worker", role, "--check").stdout == f"{role} is well\n"
+
+
+def test_a_job_runs_through_all_of_it(up, scans):
+    submitted = up.run("submit", scans, "--wait", "--json", "--name", "the test's scans")
+    assert submitted.returncode == 0, submitted.stderr
+    job = json.loads(submitted.stdout.splitlines()[-1])
+    counts = job["counts"]
+    assert (job["state"], counts["received"], counts["predicted"], counts["rejected"]) == ("finished", 7, 6, 1)
+    assert up.run("jobs", "wait", job["id"]).returncode == 0
+    assert job["id"] in up.run("jobs", "ls").stdout
+
+    rows = json.loads(up.run("results", job["id"], "--json").stdout)["results"]
+    assert {row["name"]: row["state"] for row in rows} == {f"{n}.png": "predicted" for n in range(6)} | {
+        "broken.png": "rejected"
+    }
+    table = up.run("results", job["id"], "--state", "rejected").stdout.splitlines()
+    assert [line.split("\t")[1:6] for line in table[1:]] == [["broken.png", "0", "", "rejected", "truncated"]]
+    csv = up.run("results", job["id"], "--format", "csv").stdout
+    assert csv.count(".png") == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["gunicorn", "-Q inference", "-Q ingest", "worker.sweep", "unixsocket:"])
+def test_a_killed_process_comes_back_and_work_goes_on(up, scans, words):
+    before = up.main_process(words)
+    os.kill(before, signal.SIGKILL)
+    up.eventually(lambda: any(words in line for pid, line in up.descendants().items() if pid != before), "restarted")
+    submitted = up.run("submit", scans, "--wait", "--json")
+    assert submitted.returncode == 0, submitted.stderr
+    assert json.loads(submitted.stdout.splitlines()[-1])["counts"]["predicted"] == 6
+
+
+def test_ctrl_c_stops_everything_and_says_goodbye_to_the_token(up):
+    token = up.local["token"]
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(60) == 0
+    assert up.descendants() == {}
+    assert not (up.home / "run/local.json").exists()
+    assert up.run("jobs", "ls").returncode == 4
+    assert str(token) not in up.run("tokens", "ls", "local", "--json").stdout
+    assert json.loads(up.run("tokens", "ls", "local", "--json").stdout) == []
+
+
+@pytest.mark.slow
+def test_kill_9_of_up_leaves_nothing_behind(tmp_path):
+    running = Up(tmp_path)
+    running.wait_until_ready()
+    assert len(running.descendants()) >= 8
+    running.process.kill()
+    running.process.wait()
+    deadline = time.monotonic() + 20
+    while left := running.descendants():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert running.run("jobs", "ls").returncode == 4
+
+    again = Up(tmp_path)
+    again.wait_until_ready()
+    again.process.terminate()
+    assert again.process.wait(60) == 0
