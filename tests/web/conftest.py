@@ -1,0 +1,94 @@
+"""The web application on a real database and real storage, and fixtures for who uses it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from apiflask import APIFlask
+
+from db import accounts, base, migrate
+from db.base import session_scope
+from db.models import ModelVersion, User
+from db.settings import Settings
+from tests.conftest import make_settings
+from tests.web.play import PASSWORD, Api, Browser, WorkerPart
+from web.app import create_app
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite database, to be copied: migrating takes longer than most of these tests."""
+    values = make_settings(tmp_path_factory.mktemp("migrated"))
+    base.use(values)
+    migrate.upgrade()
+    base.get_engine().dispose()
+    return values.home / "ctbatch.db"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated: Path) -> Iterator[Settings]:
+    """A fresh SQLite database and an empty storage, in use for this test."""
+    values = make_settings(tmp_path / "home")
+    values.home.mkdir(mode=0o700)
+    shutil.copyfile(migrated, values.home / "ctbatch.db")
+    base.use(values)
+    yield values
+    base.get_engine().dispose()
+
+
+@pytest.fixture
+def database(settings: Settings) -> Settings:
+    """These tests are about the web: one database, SQLite, is enough for most of them."""
+    return settings
+
+
+@pytest.fixture
+def app(settings: Settings, champion: ModelVersion) -> APIFlask:
+    """The application as the server runs it, with a champion."""
+    return create_app(settings)
+
+
+@pytest.fixture
+def ann(settings: Settings) -> User:
+    """Somebody with a password."""
+    with session_scope() as s:
+        return accounts.create_user(s, "ann", PASSWORD)
+
+
+@pytest.fixture
+def root(settings: Settings) -> User:
+    """An admin with a password."""
+    with session_scope() as s:
+        return accounts.create_user(s, "root", PASSWORD, is_admin=True)
+
+
+@pytest.fixture
+def api(app: APIFlask, ann: User) -> Api:
+    """Ann's program."""
+    return Api(app, ann)
+
+
+@pytest.fixture
+def stranger(app: APIFlask, bob: User) -> Api:
+    """Bob's program."""
+    return Api(app, bob)
+
+
+@pytest.fixture
+def browser(app: APIFlask) -> Browser:
+    """Nobody's browser yet."""
+    return Browser(app)
+
+
+@pytest.fixture
+def anns_browser(browser: Browser, ann: User) -> Browser:
+    """A browser in which Ann has signed in."""
+    assert browser.sign_in("ann").status_code == 303
+    return browser
+
+
+@pytest.fixture
+def worker() -> WorkerPart:
+    """A worker's part, to be played by the test."""
+    return WorkerPart()

@@ -1,0 +1,216 @@
+"""The jobs of the API: taking whatever is good, refusing whatever is not, and showing only one's own."""
+
+import pytest
+from apiflask import APIFlask
+from sqlalchemy import delete, func, select
+
+from db.base import read_scope, session_scope
+from db.models import Job, Promotion, Upload, User
+from tests.web.play import Api, WorkerPart, png, tar_gz_bytes, zip_bytes
+
+
+def count_jobs() -> int:
+    with read_scope() as s:
+        return s.scalar(select(func.count()).select_from(Job)) or 0
+
+
+def test_archive_is_queued(api: Api) -> None:
+    answer = api.submit(("scan.zip", zip_bytes({"a/1.png": png(1), "a/2.png": png(2)})))
+    assert answer.status_code == 202
+    job = answer.json
+    assert answer.headers["Location"] == f"/api/v1/jobs/{job['id']}" == job["links"]["self"]
+    assert job["state"] == "queued"
+    assert job["name"] == "scan.zip"
+    assert job["stages"]["total"] == 2
+    assert job["model_note"] == "fake engine: for tests only"
+    assert "not for diagnosis" in job["notice"]
+
+
+def test_archives_and_loose_images_are_mixed(api: Api) -> None:
+    files = [("a.zip", zip_bytes({"1.png": png(1)})), ("b.tar.gz", tar_gz_bytes({"2.png": png(2), "3.png": png(3)}))]
+    job = api.submit(*files, ("series 1/4.png", png(4)), name="mixed", priority="3").json
+    assert (job["name"], job["priority"], job["stages"]["total"], job["stages"]["uploads"]) == ("mixed", 3, 4, 3)
+    with read_scope() as s:
+        uploads = s.scalars(select(Upload).order_by(Upload.position)).all()
+    assert [(u.filename, u.kind, u.entries) for u in uploads][2] == ("series 1/4.png", "file", 1)
+
+
+def test_refused_archive_refuses_the_whole_submission(api: Api) -> None:
+    answer = api.submit(("good.png", png()), ("cut.tar.gz", tar_gz_bytes({"1.png": png(1), "2.png": png(2)})[:-40]))
+    assert answer.status_code == 422
+    assert answer.mimetype == "application/problem+json"
+    assert answer.json["type"] == "urn:ctbatch:problem:archive-refused"
+    assert answer.json["code"] == "truncated_archive"
+    assert answer.json["file"] == "cut.tar.gz"
+    assert count_jobs() == 0
+
+
+def test_submission_without_files_is_refused(api: Api) -> None:
+    answer = api.post("/jobs", data={"name": "nothing"}, content_type="multipart/form-data")
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:no-files")
+
+
+def test_body_that_is_not_multipart_is_refused(api: Api) -> None:
+    assert api.post("/jobs", json={"name": "x"}).status_code == 415
+
+
+@pytest.mark.parametrize("priority", ["11", "-11", "high", "1.5"])
+def test_priority_out_of_range_is_refused(api: Api, priority: str) -> None:
+    answer = api.submit(("1.png", png()), priority=priority)
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:invalid")
+
+
+def test_same_key_and_request_give_the_same_job(api: Api) -> None:
+    first = api.submit(("1.png", png()), key="k1")
+    second = api.submit(("1.png", png()), key="k1")
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert first.json["id"] == second.json["id"]
+    assert count_jobs() == 1
+
+
+def test_same_key_with_another_body_is_refused(api: Api) -> None:
+    api.submit(("1.png", png(1)), key="k1")
+    answer = api.submit(("1.png", png(2)), key="k1")
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:idempotency-conflict")
+    assert count_jobs() == 1
+
+
+def test_key_of_another_user_is_another_key(api: Api, stranger: Api) -> None:
+    ids = {one.submit(("1.png", png(1)), key="k1").json["id"] for one in (api, stranger)}
+    assert len(ids) == 2
+
+
+def test_malformed_key_is_refused(api: Api) -> None:
+    assert api.submit(("1.png", png()), key="a b").status_code == 400
+
+
+def test_without_a_model_nothing_is_received(api: Api) -> None:
+    with session_scope() as s:
+        s.execute(delete(Promotion))
+    answer = api.submit(("1.png", png()))
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:no-model-version")
+
+
+def test_name_loses_control_and_direction_characters(api: Api) -> None:
+    job = api.submit(("1.png", png()), name=" a\tb\u202egnp.exe\x00 ").json
+    assert job["name"] == "a b\\u202egnp.exe\\x00"
+
+
+def test_jobs_are_listed_by_pages_newest_first(api: Api) -> None:
+    made = [api.submit(("1.png", png(i))).json["id"] for i in range(5)]
+    seen: list[str] = []
+    cursor = ""
+    for _ in range(3):
+        page = api.get(f"/jobs?limit=2{cursor}").json
+        seen += [job["id"] for job in page["items"]]
+        cursor = f"&cursor={page['next_cursor']}"
+    assert seen == made[::-1]
+    assert page["next_cursor"] is None
+
+
+def test_jobs_are_filtered_by_state(api: Api, worker: WorkerPart) -> None:
+    finished = api.submit(("1.png", png(1))).json["id"]
+    worker.whole_job(1)
+    api.submit(("2.png", png(2)))
+    assert [job["id"] for job in api.get("/jobs?state=finished").json["items"]] == [finished]
+
+
+FOREIGN_CURSORS = [[1, 2], [1e99, 1], ["a", "b"], [10**30, 1], ["2026-01-01\0", "x"], [True, 1], [None, None]]
+
+
+@pytest.mark.parametrize("cursor", ["x", "e30", *map(encoded, FOREIGN_CURSORS)])
+def test_foreign_cursor_is_refused(api: Api, cursor: str) -> None:
+    job_id = api.submit(("1.png", png())).json["id"]
+    assert api.get(f"/jobs?cursor={cursor}").status_code == 422
+    assert api.get(f"/jobs/{job_id}/results?cursor={cursor}").status_code == 422
+
+
+def test_unknown_filter_is_refused_with_its_name(api: Api) -> None:
+    answer = api.get("/jobs?state=nonsense")
+    assert answer.status_code == 422
+    assert "state" in answer.json["errors"]["query"]
+
+
+def test_strangers_job_is_not_found(api: Api, stranger: Api) -> None:
+    job_id = api.submit(("1.png", png())).json["id"]
+    wanted = api.get("/jobs/aaaaaaaaaaaaaaaa").json
+    for answer in (
+        stranger.get(f"/jobs/{job_id}"),
+        stranger.get(f"/jobs/{job_id}/results"),
+        stranger.get(f"/jobs/{job_id}/results.csv"),
+        stranger.get(f"/jobs/{job_id}/results.json"),
+        stranger.get(f"/jobs/{job_id}/slices/1/image.png"),
+        stranger.post(f"/jobs/{job_id}/cancel"),
+        stranger.post(f"/jobs/{job_id}/retry"),
+    ):
+        assert (answer.status_code, answer.json) == (404, wanted)
+    assert stranger.get("/jobs").json["items"] == []
+
+
+def test_admin_sees_everybodys_jobs(app: APIFlask, api: Api, root: User) -> None:
+    job_id = api.submit(("1.png", png())).json["id"]
+    admin = Api(app, root)
+    assert admin.get(f"/jobs/{job_id}").json["owner"] == "ann"
+    assert [job["id"] for job in admin.get("/jobs").json["items"]] == [job_id]
+
+
+def test_unchanged_job_is_not_sent_again(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("1.png", png())).json["id"]
+    first = api.get(f"/jobs/{job_id}")
+    tag = first.headers["ETag"]
+    assert tag.startswith('"')
+    again = api.get(f"/jobs/{job_id}", headers={"If-None-Match": tag})
+    assert (again.status_code, again.data) == (304, b"")
+    worker.whole_job(1)
+    changed = api.get(f"/jobs/{job_id}", headers={"If-None-Match": tag})
+    assert (changed.status_code, changed.json["state"]) == (200, "finished")
+
+
+def test_counts_add_up_to_what_was_received(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("1.zip", zip_bytes({f"{i}.png": png(i) for i in range(6)}))).json["id"]
+    worker.start()
+    worker.read(5)
+    worker.reject("broken.png", "truncated")
+    worker.finish_reading()
+    worker.predict([0.9, 0.1, 0.8, 0.2, 0.3])
+    job = api.get(f"/jobs/{job_id}").json
+    counts = job["counts"]
+    outcomes = ("predicted", "rejected", "quarantined", "cancelled", "open")
+    assert counts["received"] == sum(counts[name] for name in outcomes) == 6
+    assert (counts["predicted"], counts["positive"], counts["rejected"]) == (5, 2, 1)
+    assert job["rejections"] == {"truncated": 1}
+    assert job["finished_at"] is not None
+
+
+def test_cancel_stops_an_open_job_and_only_that(api: Api) -> None:
+    job_id = api.submit(("1.png", png())).json["id"]
+    answer = api.post(f"/jobs/{job_id}/cancel")
+    assert (answer.status_code, answer.json["cancelling"]) == (202, True)
+
+
+def test_ended_job_cannot_be_cancelled(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("1.png", png())).json["id"]
+    worker.whole_job(1)
+    answer = api.post(f"/jobs/{job_id}/cancel")
+    assert (answer.status_code, answer.json["type"]) == (409, "urn:ctbatch:problem:conflict")
+
+
+def test_retry_puts_back_only_what_failed(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("1.zip", zip_bytes({"1.png": png(1), "2.png": png(2)}))).json["id"]
+    worker.start()
+    worker.read(1)
+    worker.read(1)
+    worker.finish_reading()
+    assert api.post(f"/jobs/{job_id}/retry").status_code == 409
+    worker.predict()
+    worker.lose_slice()
+    assert api.get(f"/jobs/{job_id}").json["counts"]["quarantined"] == 1
+    answer = api.post(f"/jobs/{job_id}/retry")
+    assert (answer.status_code, answer.json["retried"]) == (202, 1)
+    assert answer.json["job"]["counts"]["open"] == 1
+    assert answer.json["job"]["counts"]["predicted"] == 1
+
+
+def test_models_are_listed_with_the_champion(api: Api) -> None:
+    (model,) = api.get("/models").json["items"]
+    assert (model["label"], model["champion"], model["recipe"]) == ("fake/1", True, "lung-224-v1")

@@ -1,0 +1,106 @@
+"""Jobs over the API: submit, list, show, cancel, retry."""
+
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response, request, url_for
+from flask.typing import ResponseReturnValue
+
+from db.base import read_scope
+from db.jobs import cancel_job, retry_job
+from db.models import Job
+from db.results import job_view, list_jobs
+from web.api import PREFIX
+from web.api.description import IDEMPOTENCY_HEADER, SUBMIT_BODY, problems
+from web.api.schemas import JobListQuery, JobOut, JobPage, RetryOut
+from web.auth import guard_api, require_user
+from web.errors import Problem
+from web.job_json import job_json
+from web.lookup import reading_job, writing_job
+from web.submissions import submit
+
+blueprint = APIBlueprint("api_jobs", __name__, url_prefix=f"{PREFIX}/jobs", tag="Jobs")
+guard_api(blueprint)
+
+
+@blueprint.after_request
+def revalidate(response: Response) -> Response:
+    """Give every JSON answer a strong ETag, and 304 to whoever has it already (RFC 9110, section 13)."""
+    if request.method in ("GET", "HEAD") and response.status_code == 200 and not response.is_streamed:
+        response.add_etag()
+        response.make_conditional(request)
+    return response
+
+
+@blueprint.post("")
+@blueprint.output(JobOut, status_code=202, description="Queued. `Location` is the job.")
+@blueprint.doc(
+    responses={200: "The job that this `Idempotency-Key` made before."} | problems(400, 413, 415, 422, 503, 507),
+    extensions={"x-request-body": SUBMIT_BODY, "x-parameters": [IDEMPOTENCY_HEADER]},
+)
+def submit_job() -> ResponseReturnValue:
+    """Submit files
+
+    Archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) and loose images, in any mixture, in parts named `files`.
+    A refused archive refuses the whole submission. With an `Idempotency-Key` a repeated request gives the same job.
+    """
+    view, created = submit(require_user())
+    location = url_for("api_jobs.show_job", job_id=view.id)
+    return job_json(view), 202 if created else 200, {"Location": location}
+
+
+@blueprint.get("")
+@blueprint.input(JobListQuery, location="query")
+@blueprint.output(JobPage)
+@blueprint.doc(responses=problems(422))
+def list_all(query_data: JobListQuery) -> dict[str, Any]:
+    """List jobs
+
+    Your own, newest first; an admin sees everybody's.
+    """
+    with read_scope() as s:
+        page = list_jobs(s, require_user(), state=query_data.state, cursor=query_data.cursor, limit=query_data.limit)
+    return {"items": [job_json(view) for view in page.items], "next_cursor": page.next_cursor}
+
+
+@blueprint.get("/<job_id>")
+@blueprint.output(JobOut)
+@blueprint.doc(responses={304: "Not modified since the `ETag` in `If-None-Match`."} | problems(404))
+def show_job(job_id: str) -> dict[str, Any]:
+    """Show a job
+
+    Carries a strong `ETag`; poll with `If-None-Match`.
+    """
+    with reading_job(job_id) as (s, job):
+        return job_json(job_view(s, job))
+
+
+@blueprint.post("/<job_id>/cancel")
+@blueprint.output(JobOut, status_code=202, description="It stops within one chunk.")
+@blueprint.doc(responses=problems(400, 404, 409))
+def cancel(job_id: str) -> dict[str, Any]:
+    """Cancel a job"""
+    with writing_job(job_id) as (s, job):
+        if not cancel_job(s, job):
+            raise Problem(409, "conflict", "The job has ended already.")
+    return _shown(job_id)
+
+
+@blueprint.post("/<job_id>/retry")
+@blueprint.output(RetryOut, status_code=202, description="What failed was put back; 0 if nothing had.")
+@blueprint.doc(responses=problems(400, 404, 409))
+def retry(job_id: str) -> dict[str, Any]:
+    """Retry what failed in a job
+
+    Only slices that were quarantined or cancelled, and files that could not be unpacked.
+    """
+    with writing_job(job_id) as (s, job):
+        if job.finished_at is None:
+            raise Problem(409, "conflict", "The job has not ended yet.")
+        retried = retry_job(s, job)
+    return {"retried": retried, "job": _shown(job_id)}
+
+
+def _shown(job_id: str) -> dict[str, Any]:
+    with read_scope() as s:
+        return job_json(job_view(s, s.get_one(Job, job_id)))

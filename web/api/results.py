@@ -1,0 +1,118 @@
+"""A job's results over the API: pages, whole exports, and the images of its slices."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from apiflask import APIBlueprint
+from apiflask.schemas import FileSchema
+from flask import Response, request
+
+from db.results import SliceImage, job_view, results_page, slice_image
+from db.storage import FileMissing
+from web import exports
+from web.api import PREFIX
+from web.api.description import problems
+from web.api.schemas import ImageQuery, ResultPage, ResultsQuery
+from web.auth import guard_api
+from web.errors import not_found
+from web.job_json import job_json
+from web.lookup import reading_job
+from web.notice import RESEARCH_USE_ONLY
+
+blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>", tag="Results")
+guard_api(blueprint)
+
+IMAGE_SECONDS = 3600
+"""How long a browser may show an image without asking: pixels never change, and signing out clears its cache."""
+
+
+@blueprint.get("/results")
+@blueprint.input(ResultsQuery, location="query")
+@blueprint.output(ResultPage)
+@blueprint.doc(responses=problems(404, 422))
+def list_results(job_id: str, query_data: ResultsQuery) -> dict[str, Any]:
+    """List a job's slices
+
+    By keyset: pass `next_cursor` on as `cursor`, with the same filters and order.
+    """
+    with reading_job(job_id) as (s, job):
+        page = results_page(s, job, **query_data.model_dump())
+    return {
+        "items": [row.as_dict() for row in page.items],
+        "next_cursor": page.next_cursor,
+        "notice": RESEARCH_USE_ONLY,
+    }
+
+
+@blueprint.get("/results.csv")
+@blueprint.output(FileSchema(type="string", format="binary"), content_type="text/csv", description="One row a slice.")
+@blueprint.doc(responses=problems(404))
+def results_csv(job_id: str) -> Response:
+    """Download all results as CSV
+
+    Streamed. The last column, `notice`, says that this is for research use only. A cell that a spreadsheet would
+    take for a formula begins with an apostrophe.
+    """
+    with reading_job(job_id) as (_, job):
+        pass
+    return _download(exports.csv_lines(job), f"ctbatch-{job.id}.csv", "text/csv; charset=utf-8")
+
+
+@blueprint.get("/results.json")
+@blueprint.output(FileSchema(type="string", format="binary"), content_type="application/json", description="All of it.")
+@blueprint.doc(responses=problems(404))
+def results_json(job_id: str) -> Response:
+    """Download all results as JSON
+
+    Streamed: `{"notice", "job", "results": […]}`.
+    """
+    with reading_job(job_id) as (s, job):
+        shown = job_json(job_view(s, job))
+    return _download(exports.json_pieces(job, shown), f"ctbatch-{job.id}.json", "application/json")
+
+
+@blueprint.get("/slices/<int:slice_id>/image.png")
+@blueprint.input(ImageQuery, location="query")
+@blueprint.output(FileSchema(type="string", format="binary"), content_type="image/png", description="The slice.")
+@blueprint.doc(responses=problems(404, 422))
+def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
+    """Show a slice as it was given to the model
+
+    With `heat=1` the model's heat map lies over it, if the slice was predicted.
+    """
+    from worker.imaging.render import overlay_png, slice_png
+
+    drawn = _slice(job_id, slice_id)
+    heat = query_data.heat == "1" and drawn.cam is not None
+    if heat and drawn.cam is not None:
+        png = overlay_png(drawn.pixels, drawn.cam, query_data.size)
+    else:
+        png = slice_png(drawn.pixels, query_data.size)
+    response = Response(png, mimetype="image/png")
+    # Asked for with a heat map that is not there yet, it will look different soon.
+    final = heat or query_data.heat == "0"
+    response.headers["Cache-Control"] = f"private, max-age={IMAGE_SECONDS if final else 0}"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+def _slice(job_id: str, slice_id: int) -> SliceImage:
+    if slice_id >= 2**63:
+        raise not_found()
+    with reading_job(job_id) as (s, job):
+        try:
+            found = slice_image(s, job, slice_id)
+        except FileMissing:
+            found = None
+    if found is None:
+        raise not_found()
+    return found
+
+
+def _download(pieces: Iterator[str], filename: str, content_type: str) -> Response:
+    response = Response(pieces, content_type=content_type)
+    response.headers["Content-Disposition"] = f"attachment; filename={filename}"
+    response.headers["X-Notice"] = RESEARCH_USE_ONLY
+    response.headers["Cache-Control"] = "private, no-store"
+    return response

@@ -1,0 +1,184 @@
+"""The shapes of the API: what it takes, what it gives, as the OpenAPI description states them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JobStateName = Literal["queued", "running", "finished", "cancelled", "failed"]
+SliceState = Literal["open", "predicted", "rejected", "quarantined", "cancelled"]
+Label = Literal["COVID", "non-COVID"]
+SortName = Literal["position", "name", "probability", "-probability"]
+RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0-9_-]+$")]
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class Out(BaseModel):
+    """What the API gives; a member that is not described here is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobListQuery(BaseModel):
+    """Which jobs, and which page of them."""
+
+    state: JobStateName | None = None
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
+    limit: int = Field(50, ge=1, le=200)
+
+
+class ResultsQuery(BaseModel):
+    """Which slices of a job, in which order, and which page of them."""
+
+    state: SliceState | None = None
+    label: Label | None = None
+    reason: str | None = Field(None, pattern=r"^[a-z0-9_-]{1,64}$", description="A rejection's reason code.")
+    series: RowId | None = Field(None, description="A `series_id` of the job's series.")
+    sort: SortName = "position"
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
+    limit: int = Field(100, ge=1, le=1000)
+
+
+class ImageQuery(BaseModel):
+    """How to draw a slice."""
+
+    heat: Literal["0", "1"] = Field("0", description="1: with the heat map over it.")
+    size: int = Field(224, ge=32, le=1024, description="Pixels of each side.")
+
+
+class Counts(Out):
+    """Slices by outcome: received = predicted + rejected + quarantined + cancelled + open."""
+
+    received: int
+    predicted: int
+    positive: int
+    rejected: int
+    quarantined: int
+    cancelled: int
+    open: int
+
+
+class Stages(Out):
+    """How far a job is: slices announced, read and done; files received and unpacked."""
+
+    total: int
+    read: int
+    done: int
+    uploads: int
+    unpacked: int
+
+
+class JobLinks(Out):
+    """Where to go on from a job."""
+
+    self: str
+    results: str
+    csv: str
+    json_: str = Field(alias="json")
+    page: str
+
+
+class JobOut(Out):
+    """A job: one submission."""
+
+    id: str
+    name: str
+    owner: str
+    state: JobStateName
+    cancelling: bool
+    model_version: str
+    model_note: str
+    recipe: str
+    priority: int
+    counts: Counts
+    stages: Stages
+    rejections: dict[str, int] = Field(description="Rejected slices by reason code.")
+    rate: float = Field(description="Slices per second.")
+    eta_seconds: float | None
+    created_at: Timestamp
+    started_at: Timestamp | None
+    first_result_at: Timestamp | None
+    finished_at: Timestamp | None
+    error: str | None
+    notice: str
+    links: JobLinks
+
+
+class JobPage(Out):
+    """Some jobs, newest first."""
+
+    items: list[JobOut]
+    next_cursor: str | None
+
+
+class ResultOut(Out):
+    """One slice and its one outcome."""
+
+    slice_id: int
+    name: str
+    frame: int
+    series: str | None
+    state: SliceState
+    reason: str | None
+    detail: str | None
+    label: Label | None
+    probability: float | None
+    model_version: str
+    recipe: str
+    sha256: str | None
+    format: str | None
+    width: int | None
+    height: int | None
+    has_image: bool
+    has_heat: bool
+
+
+class ResultPage(Out):
+    """Some slices of a job."""
+
+    items: list[ResultOut]
+    next_cursor: str | None
+    notice: str
+
+
+class RetryOut(Out):
+    """How many slices and files were put back, and the job as it is now."""
+
+    retried: int
+    job: JobOut
+
+
+class ModelOut(Out):
+    """A model version."""
+
+    id: int
+    name: str
+    number: int
+    label: str
+    note: str
+    recipe: str
+    threshold: float
+    temperature: float
+    metrics: dict[str, Any]
+    parity: dict[str, Any]
+    dataset_hash: str | None
+    created_at: Timestamp
+    champion: bool
+
+
+class ModelList(Out):
+    """All model versions, newest first."""
+
+    items: list[ModelOut]
+    next_cursor: None = None
+
+
+class ProblemOut(BaseModel):
+    """An error (RFC 9457). `type` is stable; other members depend on it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str

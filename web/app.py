@@ -1,0 +1,63 @@
+"""The web application: `create_app(settings)` puts its parts together."""
+
+from apiflask import APIFlask
+from flask import request
+
+import db.base
+from db.settings import Settings, get_settings
+from web import assets, display, errors, limits, observe, security
+from web.api import PREFIX, description
+from web.api import jobs as api_jobs
+from web.api import models as api_models
+from web.api import results as api_results
+from web.auth import SESSION_LIFE, current_user
+from web.guards import csrf
+from web.secret_key import secret_key
+from web.uploads import MAX_FIELD_BYTES, MAX_PARTS, Request
+from web.views import jobs, models, sign_in, submit, tokens
+
+VERSION = "1.0.0"
+
+
+def create_app(settings: Settings | None = None) -> APIFlask:
+    """An application on these settings (else the environment's); the process's database is theirs from now on."""
+    settings = settings or get_settings()
+    db.base.use(settings)
+    app = APIFlask(
+        __name__,
+        title="ctbatch",
+        version=VERSION,
+        json_errors=False,
+        docs_path=None,
+        spec_path=f"{PREFIX}/openapi.json",
+    )
+    app.request_class = Request
+    app.config.update(
+        SECRET_KEY=secret_key(settings),
+        MAX_UPLOAD_BYTES=settings.max_upload_bytes,
+        MAX_FORM_PARTS=MAX_PARTS,
+        MAX_FORM_MEMORY_SIZE=MAX_FIELD_BYTES,
+        PERMANENT_SESSION_LIFETIME=SESSION_LIFE,
+        SESSION_COOKIE_NAME="ctbatch",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=settings.secure_cookies,
+        SESSION_REFRESH_EACH_REQUEST=False,
+        WTF_CSRF_CHECK_DEFAULT=False,  # web.guards checks, once the user is known
+        WTF_CSRF_TIME_LIMIT=None,  # a token lives as long as its session: pages stay open while archives upload
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    observe.install(app)
+    errors.install(app)
+    security.install(app)
+    assets.install(app)
+    display.install(app)
+    limits.install(app, settings)
+    csrf.init_app(app)
+    description.install(app)
+    for module in (api_jobs, api_results, api_models):
+        app.register_blueprint(module.blueprint)
+    for page in (sign_in, jobs, submit, models, tokens):
+        app.register_blueprint(page.blueprint)
+    app.context_processor(lambda: {"user": None if request.endpoint == "static" else current_user()})
+    return app

@@ -1,0 +1,45 @@
+"""Finding what an address names, for the user who asks: 404 for what is not there and for what is not theirs."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.orm import Session
+
+from db import results
+from db.base import read_scope, session_scope
+from db.models import Job
+from db.results import ResultRow, find_job, results_page
+from web.auth import require_user
+from web.errors import not_found
+
+_JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes
+
+
+def own_job(s: Session, job_id: str) -> Job:
+    """The job, if this request's user may see it. Raises Problem 404."""
+    job = find_job(s, job_id, require_user()) if _JOB_ID.fullmatch(job_id) else None
+    if job is None:
+        raise not_found()
+    return job
+
+
+@contextmanager
+def reading_job(job_id: str) -> Iterator[tuple[Session, Job]]:
+    """A short reading transaction and the job in it. Raises Problem 404."""
+    with read_scope() as s:
+        yield s, own_job(s, job_id)
+
+
+@contextmanager
+def writing_job(job_id: str) -> Iterator[tuple[Session, Job]]:
+    """A short writing transaction and the job in it. Raises Problem 404."""
+    with session_scope() as s:
+        yield s, own_job(s, job_id)
+
+
+def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
+    """One slice's row."""
+    before = results._encode(slice_id - 1, slice_id - 1)
+    page = results_page(s, job, cursor=before, limit=1)
+    return page.items[0] if page.items and page.items[0].slice_id == slice_id else None

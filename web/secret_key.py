@@ -1,0 +1,27 @@
+"""The key that signs cookies: from the settings, or made once and kept beside the database."""
+
+import os
+import secrets
+from pathlib import Path
+
+from db.settings import Settings
+
+
+def secret_key(settings: Settings) -> str:
+    """The signing key. Several web processes on one machine share the file; several machines need the setting."""
+    return settings.secret_key.get_secret_value() or _kept_key(settings.home / "secret_key")
+
+
+def _kept_key(path: Path) -> str:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    try:
+        os.link(fresh, path)  # whole or not at all, and the first process to come wins
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
+    return path.read_text().strip()

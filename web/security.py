@@ -1,0 +1,39 @@
+"""What every response says to browsers about trust: CSP, framing, sniffing, caching."""
+
+from flask import Flask, Response, request
+
+CSP = "; ".join(
+    (
+        "default-src 'self'",
+        "img-src 'self' data:",  # Bootstrap's and Swagger UI's style sheets carry their icons as data: URLs
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+def install(app: Flask) -> None:
+    """Add the headers to every response of the application."""
+    app.after_request(add_headers)
+
+
+def add_headers(response: Response) -> Response:
+    """Set what is not set yet; pages and API answers may be kept by nobody but the browser, and are checked again."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    if request.endpoint != "static":
+        response.headers.setdefault("Cache-Control", "private, no-cache")
+        response.headers.add("Vary", "Cookie, Authorization")
+    return response

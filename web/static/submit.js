@@ -1,0 +1,200 @@
+// The submit page: choose or drop files, send them to the API with progress, show its answer.
+(() => {
+  "use strict";
+  const byId = (id) => document.getElementById(id);
+  const form = byId("submit-form");
+  const drop = byId("drop");
+  const MAX_FILES = Number(form.dataset.maxFiles);
+  const MAX_BYTES = Number(form.dataset.maxBytes);
+  const SHOWN = 8;
+  const IGNORED = new Set([".ds_store", "thumbs.db"]);
+
+  let files = []; // {file, name}: a file of a folder is named by its path in it
+  let key = null; // the same submission, sent again, makes the same job
+  let request = null;
+
+  // --- What was chosen --------------------------------------------------------------------------------------------
+  function add(found) {
+    const known = new Set(files.map((one) => `${one.name}/${one.file.size}`));
+    for (const one of found) {
+      if (IGNORED.has(one.file.name.toLowerCase()) || known.has(`${one.name}/${one.file.size}`)) continue;
+      files.push(one);
+    }
+    key = null;
+    hideProblem();
+    draw();
+  }
+
+  function draw() {
+    const list = byId("chosen");
+    list.replaceChildren(...files.slice(0, SHOWN).map(item));
+    list.hidden = files.length === 0;
+    const sum = byId("chosen-sum");
+    sum.hidden = files.length === 0;
+    const bytes = files.reduce((total, one) => total + one.file.size, 0);
+    const more = files.length > SHOWN ? ` (${files.length - SHOWN} not shown)` : "";
+    sum.textContent = `${files.length} ${files.length === 1 ? "file" : "files"}${more}, ${size(bytes)}`;
+    if (files.length > MAX_FILES) problem("Too many files", `Put more than ${MAX_FILES} files in a ZIP or TAR archive first.`);
+    else if (bytes > MAX_BYTES) problem("Too large", `More than ${size(MAX_BYTES)} cannot be sent at once.`);
+  }
+
+  function item(one) {
+    const line = document.createElement("li");
+    const name = document.createElement("bdi");
+    name.textContent = one.name;
+    const length = document.createElement("span");
+    length.className = "sub";
+    length.textContent = size(one.file.size);
+    const remove = document.createElement("button");
+    remove.type = "button";
+    remove.className = "icon-button small";
+    remove.setAttribute("aria-label", `Remove ${one.name}`);
+    remove.textContent = "×";
+    remove.addEventListener("click", () => {
+      files = files.filter((other) => other !== one);
+      key = null;
+      hideProblem();
+      draw();
+    });
+    line.append(name, length, remove);
+    return line;
+  }
+
+  function size(bytes) {
+    for (const unit of ["bytes", "KiB", "MiB", "GiB"]) {
+      if (bytes < 1024) return `${bytes < 10 && unit !== "bytes" ? bytes.toFixed(1) : Math.round(bytes)} ${unit}`;
+      bytes /= 1024;
+    }
+    return `${bytes.toFixed(1)} TiB`;
+  }
+
+  function fromInput(input) {
+    add([...input.files].map((file) => ({file, name: file.webkitRelativePath || file.name})));
+    input.value = "";
+  }
+
+  byId("files").addEventListener("change", (event) => fromInput(event.target));
+  byId("folder").addEventListener("change", (event) => fromInput(event.target));
+  byId("folder").disabled = false;
+  byId("folder").tabIndex = 0;
+  byId("folder-label").hidden = false;
+
+  // --- Dropping ---------------------------------------------------------------------------------------------------
+  async function walk(entry, path) {
+    if (entry.isFile) {
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+      return [{file, name: path + entry.name}];
+    }
+    const reader = entry.createReader();
+    const found = [];
+    for (;;) { // a reader gives at most 100 entries at a time
+      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (some.length === 0) return found;
+      for (const child of some) found.push(...await walk(child, `${path}${entry.name}/`));
+    }
+  }
+
+  for (const name of ["dragenter", "dragover"]) {
+    document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  }
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+  document.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    const entries = [...event.dataTransfer.items].map((one) => one.webkitGetAsEntry?.()).filter(Boolean);
+    if (entries.length === 0) return add([...event.dataTransfer.files].map((file) => ({file, name: file.name})));
+    try {
+      for (const entry of entries) add(await walk(entry, ""));
+    } catch {
+      problem("That could not be read", "The browser could not read what was dropped.");
+    }
+  });
+
+  // --- Sending ----------------------------------------------------------------------------------------------------
+  function newKey() {
+    return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (request || files.length > MAX_FILES) return;
+    if (files.length === 0) return problem("Nothing chosen", "Choose at least one archive or image.");
+    hideProblem();
+    key ??= newKey();
+    const body = new FormData();
+    body.append("name", byId("job-name").value);
+    body.append("priority", byId("priority").value);
+    for (const one of files) body.append("files", one.file, one.name);
+    send(body);
+  });
+
+  function send(body) {
+    request = new XMLHttpRequest();
+    request.open("POST", form.dataset.api);
+    request.setRequestHeader("X-CSRFToken", form.elements.csrf_token.value);
+    request.setRequestHeader("Idempotency-Key", key);
+    request.responseType = "json";
+    const started = Date.now();
+    request.upload.addEventListener("progress", (event) => progress(event, started));
+    request.upload.addEventListener("load", () => {
+      byId("upload-title").textContent = "Checking";
+      byId("upload-text").textContent = "Everything is sent; the server looks into it.";
+      byId("upload-bar").removeAttribute("value");
+    });
+    request.addEventListener("load", answered);
+    request.addEventListener("error", () => failed("The connection broke", "Nothing was queued, or it is queued once: submit again to find out."));
+    request.addEventListener("abort", () => failed("Stopped", "Nothing was queued."));
+    sending(true);
+    request.send(body);
+  }
+
+  function progress(event, started) {
+    if (!event.lengthComputable) return;
+    const done = event.loaded / event.total;
+    byId("upload-bar").value = done;
+    byId("upload-percent").textContent = `${Math.floor(done * 100)} %`;
+    const rate = event.loaded / Math.max((Date.now() - started) / 1000, 0.1);
+    byId("upload-text").textContent = `${size(event.loaded)} of ${size(event.total)}, ${size(rate)}/s`;
+  }
+
+  function answered() {
+    const answer = request.response;
+    if (request.status === 200 || request.status === 202) {
+      window.location.assign(answer.links.page);
+      return;
+    }
+    if (request.status === 401) return failed("You are signed out", "Sign in again in another tab, then submit again.");
+    failed("This submission was not accepted", answer?.detail || `The server answered ${request.status}.`,
+      answer?.file ? `${answer.file} · ${answer.code}` : "");
+  }
+
+  function failed(title, detail, more = "") {
+    request = null;
+    sending(false);
+    problem(title, detail, more);
+  }
+
+  function sending(yes) {
+    byId("upload").hidden = !yes;
+    byId("send").disabled = yes;
+    drop.inert = yes;
+    byId("upload-title").textContent = "Sending";
+    byId("upload-bar").value = 0;
+    byId("upload-percent").textContent = "0 %";
+    byId("upload-text").textContent = "";
+  }
+
+  byId("upload-stop").addEventListener("click", () => request?.abort());
+
+  function problem(title, detail, more = "") {
+    byId("problem-title").textContent = title;
+    byId("problem-detail").textContent = detail;
+    byId("problem-more").textContent = more;
+    byId("problem").hidden = false;
+    byId("problem").focus();
+  }
+
+  function hideProblem() {
+    byId("problem").hidden = true;
+  }
+})();

@@ -1,0 +1,144 @@
+"""The jobs list and a job's page: its live part, its results, one slice, and the cancel and retry buttons."""
+
+from typing import Any, TypeVar
+
+from apiflask import APIBlueprint
+from flask import Response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+from werkzeug.datastructures import MultiDict
+
+from db.base import read_scope
+from db.jobs import cancel_job, retry_job
+from db.models import Job
+from db.results import Page, ResultRow, job_view, list_jobs, results_page, series_summary
+from web.api.schemas import JobListQuery, ResultsQuery
+from web.auth import require_user
+from web.errors import not_found
+from web.guards import guard_pages
+from web.lookup import find_row, reading_job, writing_job
+
+blueprint = APIBlueprint("jobs", __name__, enable_openapi=False)
+guard_pages(blueprint)
+
+Q = TypeVar("Q", JobListQuery, ResultsQuery)
+
+PAGE_ROWS = 50
+REJECTED_SHOWN = 12
+
+
+@blueprint.get("/")
+def home() -> ResponseReturnValue:
+    """The jobs list is the first page."""
+    return redirect(url_for("jobs.index"), 303)
+
+
+@blueprint.get("/jobs")
+def index() -> str:
+    """The user's jobs, newest first."""
+    query = _query(JobListQuery, request.args)
+    with read_scope() as s:
+        page = list_jobs(s, require_user(), state=query.state, cursor=query.cursor, limit=query.limit)
+    return render_template("jobs.html", page=page, query=query)
+
+
+@blueprint.get("/jobs/<job_id>/row")
+def row(job_id: str) -> str:
+    """One row of the list; a row whose job is open asks for itself again."""
+    with reading_job(job_id) as (s, job):
+        return render_template("_job_row.html", job=job_view(s, job))
+
+
+@blueprint.get("/jobs/<job_id>")
+def show(job_id: str) -> str:
+    """A job's page."""
+    query = _query(ResultsQuery, request.args)
+    with reading_job(job_id) as (s, job):
+        return render_template("job.html", **_live(s, job), **_results(s, job, query))
+
+
+@blueprint.get("/jobs/<job_id>/live")
+def live(job_id: str) -> str:
+    """The part of a job's page that changes while it runs."""
+    with reading_job(job_id) as (s, job):
+        return render_template("_live.html", **_live(s, job))
+
+
+@blueprint.get("/jobs/<job_id>/results")
+def results(job_id: str) -> Response:
+    """The results part of a job's page; the address bar follows filters, order and page."""
+    query = _query(ResultsQuery, request.args)
+    with reading_job(job_id) as (s, job):
+        shown = _results(s, job, query)
+        page = render_template("_results.html", job=job_view(s, job), **shown)
+    response = Response(page, content_type="text/html; charset=utf-8")
+    if "poll" not in request.args:
+        response.headers["HX-Push-Url"] = url_for("jobs.show", job_id=job_id, **shown["kept"])
+    return response
+
+
+@blueprint.get("/jobs/<job_id>/slices/<int:slice_id>")
+def slice_(job_id: str, slice_id: int) -> str:
+    """One slice, large, with its heat map: a page of its own, or the inside of the job page's dialog."""
+    template = "_slice.html" if request.headers.get("HX-Request") else "slice.html"
+    with reading_job(job_id) as (s, job):
+        found = find_row(s, job, slice_id)
+        if found is None:
+            raise not_found()
+        return render_template(template, job=job_view(s, job), row=found)
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> ResponseReturnValue:
+    """Ask a job to stop."""
+    with writing_job(job_id) as (s, job):
+        cancel_job(s, job)
+    return redirect(url_for("jobs.show", job_id=job_id), 303)
+
+
+@blueprint.post("/jobs/<job_id>/retry")
+def retry(job_id: str) -> ResponseReturnValue:
+    """Put back what failed."""
+    with writing_job(job_id) as (s, job):
+        retry_job(s, job)
+    return redirect(url_for("jobs.show", job_id=job_id), 303)
+
+
+def _query(model: type[Q], args: MultiDict[str, str]) -> Q:
+    """The address's parameters; an address that makes no sense gives the plain list."""
+    try:
+        return model.model_validate({name: value for name, value in args.items() if value})
+    except ValidationError:
+        return model.model_validate({})
+
+
+def _live(s: Session, job: Job) -> dict[str, Any]:
+    view = job_view(s, job)
+    rejected = _rejected(s, job) if view.counts["rejected"] + view.counts["quarantined"] else []
+    return {"job": view, "series": series_summary(s, job), "rejected": rejected}
+
+
+def _rejected(s: Session, job: Job) -> list[ResultRow]:
+    found: list[ResultRow] = []
+    for state in ("rejected", "quarantined"):
+        found += results_page(s, job, state=state, limit=REJECTED_SHOWN - len(found)).items
+        if len(found) >= REJECTED_SHOWN:
+            break
+    return found
+
+
+def _results(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
+    filters = query.model_dump(exclude={"limit"})
+    page: Page[ResultRow] = results_page(s, job, **filters, limit=PAGE_ROWS)
+    kept = {name: value for name, value in filters.items() if value is not None and value != "position"}
+    if request.args.get("heat") == "1":
+        kept["heat"] = "1"
+    return {
+        "page": page,
+        "query": query,
+        "kept": kept,
+        "kept_first": {name: value for name, value in kept.items() if name != "cursor"},
+        "heat": "heat" in kept,
+        "all_series": series_summary(s, job),
+    }

@@ -1,0 +1,45 @@
+"""The submit page. Its script posts to the API; without scripts the form posts here."""
+
+from apiflask import APIBlueprint
+from flask import Response, redirect, render_template, url_for
+from flask.typing import ResponseReturnValue
+
+from db.base import current, read_scope
+from db.registry import champion
+from web.auth import require_user
+from web.errors import Problem, as_problem
+from web.guards import guard_pages
+from web.submissions import submit as submit_files
+from web.uploads import MAX_PARTS
+
+blueprint = APIBlueprint("submit", __name__, enable_openapi=False)
+guard_pages(blueprint)
+
+
+@blueprint.get("/submit")
+def form() -> Response:
+    """Choose or drop files."""
+    return _form(None)
+
+
+@blueprint.post("/submit")
+def submit() -> ResponseReturnValue:
+    """Receive the files of a browser that runs no scripts."""
+    try:
+        job, _ = submit_files(require_user())
+    except Exception as error:
+        problem = as_problem(error)
+        if problem.status == 500:
+            raise
+        return _form(problem)
+    return redirect(url_for("jobs.show", job_id=job.id), 303)
+
+
+def _form(problem: Problem | None) -> Response:
+    with read_scope() as s:
+        model = champion(s)
+    page = render_template(
+        "submit.html", problem=problem, model=model, max_files=MAX_PARTS - 10, max_bytes=current().max_upload_bytes
+    )
+    status = 200 if problem is None else problem.status
+    return Response(page, status, content_type="text/html; charset=utf-8")

@@ -1,0 +1,52 @@
+"""A user's own API tokens: list, make (the secret is shown once), revoke."""
+
+from datetime import timedelta
+
+from apiflask import APIBlueprint
+from flask import render_template, request
+from flask.typing import ResponseReturnValue
+
+from db import accounts
+from db.base import read_scope, session_scope
+from web.auth import require_user
+from web.errors import not_found
+from web.guards import guard_pages
+from worker.imaging.names import label as printable
+
+blueprint = APIBlueprint("tokens", __name__, url_prefix="/tokens", enable_openapi=False)
+guard_pages(blueprint)
+
+LABEL_LENGTH = 80
+LIVES = {"30": timedelta(days=30), "90": timedelta(days=90), "365": timedelta(days=365), "": None}
+"""How long a token may live, by the form's value; the empty one is for ever."""
+
+
+@blueprint.get("")
+def index() -> str:
+    """The user's live tokens."""
+    return _page()
+
+
+@blueprint.post("")
+def make() -> str:
+    """Make a token and show its secret, this once."""
+    label = printable(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
+    life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
+    with session_scope() as s:
+        secret = accounts.issue_token(s, require_user(), label, life)
+    return _page(secret=secret, label=label)
+
+
+@blueprint.post("/<int:token_id>/revoke")
+def revoke(token_id: int) -> ResponseReturnValue:
+    """End a token."""
+    with session_scope() as s:
+        if token_id >= 2**63 or not accounts.revoke_token(s, require_user(), token_id):
+            raise not_found()
+    return _page(revoked=True)
+
+
+def _page(secret: str | None = None, label: str = "", revoked: bool = False) -> str:
+    with read_scope() as s:
+        tokens = accounts.list_tokens(s, require_user())
+    return render_template("tokens.html", tokens=tokens, secret=secret, label=label, revoked=revoked)
