@@ -4,11 +4,15 @@ Pillow pads nothing, but it does not miss the end of a file whose pixels were co
 """
 
 import zlib
+from typing import Literal
 
 from worker.imaging.errors import SliceRejected
 
 _PNG_HEADER = 8
 _PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by colour type; one else
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_INFLATE = 1024 * 1024
 _JPEG_KEPT_APPS = (0xE0, 0xEE)  # JFIF, Adobe: they say how colours are coded
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
 _JPEG_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
@@ -49,6 +53,28 @@ def bare_png(data: bytes | memoryview, max_pixels: int) -> bytes:
     return b"".join(kept)
 
 
+def check_png_rows(bare: bytes) -> None:
+    """Inflate the pixels of a `bare_png` and count them: where the compressed stream ends properly but before the last
+    row, Pillow leaves the rest black. Raises SliceRejected(`truncated`)."""
+    width, height = int.from_bytes(bare[16:20], "big"), int.from_bytes(bare[20:24], "big")
+    bits = bare[24] * _PNG_CHANNELS.get(bare[25], 1)
+    passes = _ADAM7 if bare[28] else ((0, 0, 1, 1),)
+    left = 0
+    for first_column, first_row, across, down in passes:
+        columns, rows = -((first_column - width) // across), -((first_row - height) // down)
+        left += rows * (1 + (columns * bits + 7) // 8) if columns > 0 and rows > 0 else 0
+    inflater = zlib.decompressobj()
+    at = 33
+    while left > 0 and (length := int.from_bytes(bare[at : at + 4], "big")):
+        packed = bare[at + 8 : at + 8 + length] if bare[at + 4 : at + 8] == b"IDAT" else b""
+        while packed and left > 0:
+            left -= len(inflater.decompress(packed, _INFLATE))
+            packed = inflater.unconsumed_tail
+        at += 12 + length
+    if left > 0:
+        raise SliceRejected("truncated", "The PNG has fewer rows than it states.")
+
+
 def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
     """The JPEG without EXIF, profiles, comments and further pictures (APP1 to APP13, APP15, COM).
 
@@ -86,10 +112,13 @@ def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
 
 
 def check_tiff(data: bytes | memoryview) -> None:
-    """Raises SliceRejected(`truncated`) where the first directory lies behind the end, as in a file cut off."""
+    """Raises SliceRejected(`truncated`) where the first directory reaches behind the end, as in a file cut off."""
     wide = 43 in (data[2], data[3])  # BigTIFF
-    first = int.from_bytes(data[8:16] if wide else data[4:8], "little" if data[:2] == b"II" else "big")
-    if len(data) < 16 or first + (8 if wide else 2) > len(data):
+    order: Literal["little", "big"] = "little" if data[0] == 0x49 else "big"
+    first = int.from_bytes(data[8:16] if wide else data[4:8], order)
+    count, entry, following = (8, 20, 8) if wide else (2, 12, 4)
+    entries = int.from_bytes(data[first : first + count], order)
+    if len(data) < 16 or first + count + entries * entry + following > len(data):
         raise SliceRejected("truncated", "The TIFF ends before its directory.")
 
 

@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from worker.imaging.containers import bare_jpeg, bare_png, check_bmp, check_pixels, check_tiff
+from worker.imaging.containers import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
 from worker.imaging.dicom import decode_dicom
 from worker.imaging.errors import SliceRejected
 from worker.imaging.prepare import Prepared, fit
@@ -23,6 +23,7 @@ _FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _DATA_TAGS = ((273, 279), (324, 325))  # strips and tiles: offsets, byte counts
 _UNSIGNED = 1
+_INTERLACED = 28  # byte of a PNG
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,13 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
 
 
 def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: DecodeLimits) -> Iterator[Prepared]:
-    with Image.open(BytesIO(_checked(data, kind, limits.max_pixels)), formats=(kind,)) as image:
+    checked = _checked(data, kind, limits.max_pixels)
+    with Image.open(BytesIO(checked), formats=(kind,)) as image:
         if kind != "TIFF":
-            yield _prepare(image, kind, 0, limits)
+            slice_ = _prepare(image, kind, 0, limits)
+            if isinstance(checked, bytes) and kind == "PNG" and (checked[_INTERLACED] or not _reaches_last_row(image)):
+                check_png_rows(checked)
+            yield slice_
             return
         for page in range(limits.max_pages + 1):
             try:
@@ -89,6 +94,11 @@ def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: Dec
                 raise SliceRejected("pages", f"More than the {limits.max_pages} pages accepted.")
             _check_page(image, len(data))
             yield _prepare(image, kind, page, limits)
+
+
+def _reaches_last_row(image: Image.Image) -> bool:
+    """Whether anything but zeros is in the last row: then all rows before it were there (real slices pass here)."""
+    return any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
 
 
 def _checked(data: bytes | bytearray | memoryview, kind: str, max_pixels: int) -> bytes | bytearray | memoryview:

@@ -54,7 +54,8 @@ def _heat(cam: NDArray[np.float32], size: int) -> NDArray[np.float32] | None:
     if warm.size == 0 or warm.max() <= 0:
         return None
     scaled = Image.fromarray(warm / warm.max()).resize((size, size), Image.Resampling.BILINEAR)
-    return np.clip(np.asarray(scaled), 0, 1)
+    heat: NDArray[np.float32] = np.clip(np.asarray(scaled), 0, 1)
+    return heat
 
 
 def _scaled(pixels: NDArray[np.uint8], size: int) -> Image.Image:

@@ -116,7 +116,7 @@ class PackedSource:
     def _unpack_input(self) -> bytes:
         at_end = not self._input
         try:
-            part = self._unpacker.decompress(self._input, _READ)
+            part = self._unpacker.decompress(self._input, min(_READ, max(self._left, 1)))
         except lzma.LZMAError as error:
             if "limit" in str(error):
                 raise ArchiveRefused("too_large_unpacked", "It takes more memory to unpack than is allowed.") from error

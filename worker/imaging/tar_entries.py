@@ -39,6 +39,8 @@ class TarReader:
                     yield entry, content
         except ArchiveRefused as refusal:
             raise ArchiveRefused(refusal.code, refusal.detail, self._last_good) from refusal
+        if not self.files:
+            raise ArchiveRefused("no_images", "The TAR holds no file that could be an image.")
 
     @staticmethod
     def _is_file(member: Member) -> bool:
@@ -84,6 +86,4 @@ def inspect_tar(source: Source, limits: Limits, archive_bytes: int, kind: str) -
     reader = TarReader(source, limits, archive_bytes)
     for _ in reader.entries(lambda _: True):
         pass
-    if not reader.files:
-        raise ArchiveRefused("no_images", "The TAR holds no file that could be an image.")
     return Inspection(kind, reader.files, reader.unpacked)
