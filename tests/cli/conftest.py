@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from werkzeug.formparser import parse_form_data
 
+from db.settings import Settings
+
 PROJECT = Path(__file__).parents[2]
 TOKEN = "ctb_test"
 Result = subprocess.CompletedProcess[str]
@@ -44,6 +46,12 @@ def ctbatch(tmp_path: Path) -> Callable[..., Result]:
         )
 
     return run
+
+
+@pytest.fixture
+def database(settings: Settings) -> Settings:
+    """SQLite only: the database's own tests run on both, and the command line does the same on either."""
+    return settings
 
 
 class Api(ThreadingHTTPServer):

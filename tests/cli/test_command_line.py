@@ -1,0 +1,110 @@
+"""The command itself: its help, its exit codes, what it prints on a terminal and off one."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli.main import COMMANDS, cli
+from cli.output import safe
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_help_lists_every_command_with_a_line(ctbatch):
+    result = ctbatch("--help")
+    assert result.returncode == 0
+    for name in COMMANDS:
+        assert f"  {name} " in result.stdout
+    assert "Research use only, not for diagnosis." in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    cli([name, "--help"], prog_name="ctbatch", standalone_mode=False)
+    assert capsys.readouterr().out.startswith(f"Usage: ctbatch {name}")
+
+
+def test_an_unknown_command_is_a_usage_error(ctbatch):
+    result = ctbatch("frobnicate")
+    assert result.returncode == 2
+    assert "No such command 'frobnicate'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("scan 1.png", "scan 1.png"),
+        ("straße.png", "straße.png"),
+        ("a\tb\nc", r"a\tb\nc"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("abc\u202egnp", r"abc\u202egnp"),
+        (None, ""),
+        (7, "7"),
+    ],
+)
+def test_names_are_printed_harmlessly(text, shown):
+    assert safe(text) == shown
+
+
+def on_a_terminal(*words: object, env: dict[str, str]) -> str:
+    """Run the command with a pseudo-terminal as stdout and stderr, and return what it wrote there."""
+    leader, follower = pty.openpty()
+    argv = [sys.executable, "-m", "cli", *map(str, words)]
+    process = subprocess.Popen(argv, stdout=follower, stderr=follower, env=env)
+    os.close(follower)
+    written = b""
+    while True:
+        try:
+            piece = os.read(leader, 65536)
+        except OSError:  # how Linux says that no one holds the other end
+            break
+        if not piece:
+            break
+        written += piece
+    os.close(leader)
+    assert process.wait(60) == 0
+    return written.decode()
+
+
+def test_a_terminal_gets_a_table_and_a_bar(api, tmp_path):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CTBATCH_")}
+    env = kept | api.env | {"PYTHONPATH": str(PROJECT), "COLUMNS": "200", "TERM": "xterm"}
+    (tmp_path / "scan.zip").write_bytes(b"x" * 100_000)
+    written = on_a_terminal("submit", tmp_path / "scan.zip", env=env)
+    assert "sending" in written
+    assert "100%" in written
+    written = on_a_terminal("jobs", "ls", env=env)
+    assert "───" in written
+    assert "job1" in written
+
+
+def test_a_reader_that_has_enough_is_no_error(ctbatch, api):
+    api.add_job()
+    env = {**os.environ, **api.env, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "cli", "jobs", "ls"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_an_interruption_is_exit_code_130(api):
+    job = api.add_job("running", received=5)
+    env = {**os.environ, **api.env, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "cli", "jobs", "wait", job["id"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+        while not api.requests:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.decode().splitlines()[-1] == "interrupted"
+    assert b"Traceback" not in said

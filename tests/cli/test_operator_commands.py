@@ -1,0 +1,124 @@
+"""Operators' commands against a real database: accounts, tokens, model versions, migrations, and the doctor."""
+
+import json
+
+import pytest
+
+from db import accounts, registry
+from db.base import session_scope
+
+
+@pytest.fixture
+def operate(ctbatch, database):
+    """Run a command on the database of this test."""
+    env = {"CTBATCH_HOME": str(database.home), "DATABASE_URL": database.database}
+
+    def run(*words: object, stdin: str = ""):
+        return ctbatch(*words, stdin=stdin, env=env)
+
+    return run
+
+
+def test_a_user_is_added_and_can_sign_in(operate):
+    assert operate("users", "add", "ann", "--admin", stdin="correct horse battery\n").returncode == 0
+    with session_scope() as session:
+        user = accounts.verify_password(session, "ann", "correct horse battery")
+    assert user is not None
+    assert user.is_admin
+    listed = json.loads(operate("users", "ls", "--json").stdout)
+    assert [(user["name"], user["admin"]) for user in listed] == [("ann", True)]
+    assert operate("users", "add", "ann", "--no-password").returncode == 2
+
+
+def test_a_password_is_changed_and_a_short_one_refused(operate, ann):
+    assert operate("users", "password", "ann", stdin="a new long password\n").returncode == 0
+    with session_scope() as session:
+        assert accounts.verify_password(session, "ann", "a new long password")
+    short = operate("users", "password", "ann", stdin="short\n")
+    assert (short.returncode, short.stderr) == (2, "Error: a password has 12 characters or more\n")
+    assert operate("users", "password", "nobody", stdin="a new long password\n").returncode == 3
+
+
+def test_a_token_is_shown_once_works_and_can_be_revoked(operate, ann):
+    secret = operate("tokens", "new", "ann", "--label", "laptop", "--days", 1).stdout.strip()
+    with session_scope() as session:
+        assert accounts.token_user(session, secret).name == "ann"
+    [token] = json.loads(operate("tokens", "ls", "--json").stdout)
+    assert (token["user"], token["label"]) == ("ann", "laptop")
+    assert secret not in json.dumps(token)
+    assert operate("tokens", "revoke", token["id"]).returncode == 0
+    with session_scope() as session:
+        assert accounts.token_user(session, secret) is None
+    assert operate("tokens", "revoke", token["id"]).returncode == 3
+    assert operate("tokens", "new", "nobody").returncode == 3
+
+
+def test_model_versions_are_listed_promoted_and_rolled_back(operate, champion, new_champion):
+    new_champion("better")
+    listed = json.loads(operate("models", "ls", "--json").stdout)
+    assert [(version["version"], version["champion"]) for version in listed] == [("better/1", True), ("fake/1", False)]
+    shown = operate("models", "show", "fake/1").stdout
+    assert "recipe\tlung-224-v1\n" in shown
+    assert "metrics.accuracy\t0.5\n" in shown
+
+    assert operate("models", "rollback", "--reason", "worse on CT 2").returncode == 0
+    with session_scope() as session:
+        assert registry.champion(session).label == "fake/1"
+    assert operate("models", "promote", "better/1").returncode == 0
+    with session_scope() as session:
+        assert registry.champion(session).label == "better/1"
+    assert operate("models", "promote", "nosuch/1").returncode == 3
+
+
+def test_there_is_nothing_to_roll_back_to(operate, champion):
+    result = operate("models", "rollback")
+    assert (result.returncode, result.stderr) == (3, "Error: no other model version was ever champion\n")
+
+
+def test_a_database_that_was_never_made_is_one_clear_line(ctbatch):
+    for words in (["users", "ls"], ["models", "ls"], ["tokens", "ls"]):
+        result = ctbatch(*words)
+        assert result.returncode == 4
+        assert result.stderr.startswith("Error: the database is not set up")
+        assert result.stderr.endswith("run `ctbatch db upgrade`\n")
+
+
+def test_a_database_that_is_away_is_one_clear_line(ctbatch):
+    result = ctbatch("users", "ls", env={"DATABASE_URL": "postgresql://ctbatch@127.0.0.1:1/ctbatch"})
+    assert result.returncode == 4
+    assert result.stderr.startswith("Error: the database cannot be used: ")
+    assert result.stderr.count("\n") == 1
+    assert ctbatch("users", "ls", env={"DATABASE_URL": "nonsense"}).returncode == 4
+
+
+def test_the_database_is_made_and_says_its_revision(ctbatch):
+    assert ctbatch("db", "current").returncode == 4
+    assert ctbatch("db", "upgrade").returncode == 0
+    current = json.loads(ctbatch("db", "current", "--json").stdout)
+    assert current["revision"] == current["needed"]
+    assert ctbatch("users", "ls", "--json").stdout == "[]\n"
+
+
+def test_the_doctor_finds_a_fresh_home_well(ctbatch):
+    result = ctbatch("doctor", "--json")
+    assert result.returncode == 0, result.stdout
+    found = {finding["check"]: finding["state"] for finding in json.loads(result.stdout)}
+    assert found["python"] == found["home"] == found["broker"] == found["engine"] == "ok"
+    assert found["database"] == found["server"] == "warn"
+
+
+def test_the_doctor_names_what_fails(ctbatch):
+    env = {
+        "DATABASE_URL": "postgresql://ctbatch:hush@127.0.0.1:1/ctbatch",
+        "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+        "CTBATCH_SERVER": "http://127.0.0.1:1",
+        "CTBATCH_TOKEN": "ctb_x",
+    }
+    result = ctbatch("doctor", env=env)
+    assert result.returncode == 4
+    assert result.stderr.splitlines()[-1] == "Error: not well: database, broker, server"
+    assert "hush" not in result.stdout + result.stderr
+
+
+def test_the_demo_model_is_not_made_where_there_is_a_champion(operate, champion):
+    assert json.loads(operate("models", "demo", "--json").stdout) == {"version": "fake/1"}
