@@ -79,8 +79,8 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = subprocess.Popen(
         [binaries / "postgres", "-D", data, *options],
         cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=(folder / "server.log").open("wb"),
+        stderr=subprocess.STDOUT,
         **as_user,  # type: ignore[call-overload]
     )
     url = f"postgresql://ctbatch@127.0.0.1:{port}/"

@@ -1,0 +1,105 @@
+"""`kill -9` of any one process, at work: after its restart every slice has exactly one outcome, and the right score."""
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+SLICES = 1200
+
+CHECK = """
+import json, sys
+from collections import Counter
+from sqlalchemy import select
+from db.base import read_scope
+from db.models import Job, Prediction, Slice
+from db.results import slice_image
+from worker.engines.fake import expected_logit
+with read_scope() as s:
+    job = s.get_one(Job, sys.argv[1])
+    ids = s.scalars(select(Slice.id).where(Slice.job_id == job.id, Slice.state == "predicted")).all()
+    logits = dict(s.execute(select(Prediction.slice_id, Prediction.logit)).all())
+    wrong = sum(logits[i] != expected_logit(slice_image(s, job, i).pixels) for i in ids)
+    per_slice = Counter(s.scalars(select(Prediction.slice_id).where(Prediction.job_id == job.id)))
+    names = Counter(s.scalars(select(Slice.name).where(Slice.job_id == job.id)))
+    print(json.dumps({"predicted": len(ids), "wrong": wrong, "doubled": sum(n > 1 for n in per_slice.values()),
+                      "repeated": sum(n > 1 for n in names.values()), "names": len(names)}))
+"""
+
+
+def at_work(whole: Any, job_id: str) -> None:
+    """Wait until slices are being read and predicted, and neither is done."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        job = whole.job(job_id)
+        if job["counts"]["predicted"] > 0:
+            assert job["state"] == "running", "the job was over before anything could be killed"
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing was predicted")
+
+
+def check(whole: Any, job_id: str) -> None:
+    """Every entry has one row and one outcome, every score is its slice's."""
+    import json
+
+    job = whole.wait(job_id)
+    counts = job["counts"]
+    assert job["state"] == "finished", job
+    assert counts["received"] == SLICES + 1
+    assert counts["received"] == counts["predicted"] + counts["rejected"] + counts["quarantined"] + counts["cancelled"]
+    found = json.loads(whole.run_python(CHECK, job_id))
+    assert (found["wrong"], found["doubled"], found["repeated"], found["names"]) == (0, 0, 0, SLICES + 1)
+    assert counts["predicted"] == SLICES
+    assert job["rejections"] == {"format": 1}
+
+
+@pytest.mark.parametrize(
+    "victim",
+    ["broker", "web", "web child", "ingest", "ingest child", "decoder", "inference", "inference child", "training",
+     "sweep"],
+)  # fmt: skip
+def test_kill_one_process(victim: str, whole: Any, make_archive: Any) -> None:
+    job_id = whole.submit(make_archive(SLICES), "kill-" + victim.replace(" ", "-"))
+    at_work(whole, job_id)
+    found = whole.processes()
+    assert victim in found, sorted(found)
+    os.kill(found[victim][0].pid, signal.SIGKILL)
+    check(whole, job_id)
+
+
+def test_kill_the_supervisor_and_start_again(whole: Any, make_archive: Any) -> None:
+    job_id = whole.submit(make_archive(SLICES), "kill-supervisor")
+    at_work(whole, job_id)
+    others = [p for name, group in whole.processes().items() if name != "supervisor" for p in group]
+    os.kill(whole.process.pid, signal.SIGKILL)
+    whole.process.wait(10)
+    deadline = time.monotonic() + 15
+    while any(p.is_running() and p.status() != "zombie" for p in others) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [p for p in others if p.is_running() and p.status() != "zombie"] == []
+    whole.start()
+    check(whole, job_id)
+
+
+def test_stopped_in_order_and_started_again(whole: Any, make_archive: Any) -> None:
+    job_id = whole.submit(make_archive(SLICES), "stop")
+    at_work(whole, job_id)
+    whole.stop()
+    whole.start()
+    check(whole, job_id)
+
+
+def test_an_acknowledged_submission_survives_a_kill_before_its_message(whole: Any, make_archive: Any) -> None:
+    archive = make_archive(SLICES)
+    broker = whole.processes()["broker"][0]
+    os.kill(broker.pid, signal.SIGSTOP)  # messages go nowhere
+    try:
+        job_id = whole.submit(archive, "no-broker")
+    finally:
+        os.kill(broker.pid, signal.SIGKILL)
+    check(whole, job_id)
+    assert whole.submit(archive, "no-broker") == job_id
