@@ -1,0 +1,144 @@
+"""A trained network becomes a package: Keras and OpenVINO files, each held to the same answers, and a manifest."""
+
+import contextlib
+import io
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from worker.engines.package import Package, sha256_of
+from worker.imaging.prepare import RECIPE
+
+F32_TOLERANCE = 1e-3  # of a probability
+ACCURACY_TOLERANCE, AUC_TOLERANCE = 0.005, 0.005
+CALIBRATION_SLICES = 64  # that NNCF measures activations on
+
+
+class ParityError(RuntimeError):
+    """The exported network does not give the answers of the trained one."""
+
+
+def publish(
+    model: Any,
+    folder: Path,
+    *,
+    name: str,
+    note: str,
+    slices: NDArray[np.uint8],
+    labels: NDArray[np.integer[Any]],
+    threshold: float,
+    temperature: float,
+    metrics: dict[str, Any],
+    dataset_hash: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> Package:
+    """Write the package of `model` (float32, `uint8[n, 224, 224, 1]` to logit and cam) into `folder`.
+
+    `slices`, uint8[n, 224, 224], and `labels`, 0 or 1 [n], are unseen ones: parity is measured on them. An int8 file is
+    kept only where its accuracy and AUC are within half a point of float32's.
+
+    Raises ParityError if OpenVINO's float32 differs from Keras by more than 1e-3.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _nothing_calls_out()
+    model.save(folder / "model.keras")
+    model.export(str(folder / "model.xml"), format="openvino", verbose=False)
+    judge = _Judge(model, slices, labels, threshold, temperature)
+    parity = {
+        "slices": len(slices),
+        "f32": judge.float32(folder / "model.xml"),
+        "bf16": judge.half(folder / "model.xml"),
+    }
+    _quantise(folder / "model.xml", folder / "model-int8.xml", slices)
+    parity["int8"] = judge.compare(folder / "model-int8.xml", "int8")
+    if not parity["int8"]["passed"]:
+        for suffix in (".xml", ".bin"):
+            (folder / "model-int8.xml").with_suffix(suffix).unlink()
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "package.json"}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    package = Package(
+        name, note, RECIPE, threshold, temperature, files, metrics, parity, dataset_hash, created, extra or {}
+    )
+    package.write(folder)
+    return package
+
+
+def _nothing_calls_out() -> None:
+    """NNCF and OpenVINO's converter report usage to their maker where this module can be imported; now it cannot."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    os.environ["NNCF_CI"] = "1"
+
+
+def _quantise(source: Path, target: Path, slices: NDArray[np.uint8]) -> None:
+    """Post-training quantisation to int8, calibrated on some of the slices."""
+    import nncf
+    import openvino as ov
+
+    nncf.set_log_level("ERROR")
+    samples = [each[None, ..., None] for each in slices[:: max(len(slices) // CALIBRATION_SLICES, 1)]]
+    with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws a progress bar, terminal or not
+        quantised = nncf.quantize(
+            ov.Core().read_model(str(source)),
+            nncf.Dataset(samples[:CALIBRATION_SLICES]),
+            subset_size=CALIBRATION_SLICES,
+            preset=nncf.QuantizationPreset.MIXED,
+        )
+    ov.save_model(quantised, str(target), compress_to_fp16=False)
+
+
+class _Judge:
+    """Holds an engine's answers on some slices against those of the Keras model."""
+
+    def __init__(
+        self,
+        model: Any,
+        slices: NDArray[np.uint8],
+        labels: NDArray[np.integer[Any]],
+        threshold: float,
+        temperature: float,
+    ) -> None:
+        self._slices, self._labels, self._threshold, self._temperature = slices, labels, threshold, temperature
+        logit = model.predict(slices[..., None], batch_size=32, verbose=0)["logit"]
+        self._reference = self._probability(np.asarray(logit))
+
+    def _probability(self, logit: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(1 / (1 + np.exp(-logit.astype(np.float64) / self._temperature)))
+
+    def _of(self, path: Path, precision: str) -> NDArray[np.float64]:
+        from worker.engines.openvino import OpenVinoEngine
+
+        return self._probability(OpenVinoEngine(path, precision, None).predict(self._slices).logit)
+
+    def _accuracy(self, probability: NDArray[np.float64]) -> float:
+        return float(((probability >= self._threshold) == self._labels).mean())
+
+    def float32(self, path: Path) -> dict[str, Any]:
+        """The largest difference of a probability. Raises ParityError."""
+        largest = float(np.abs(self._of(path, "f32") - self._reference).max())
+        if not largest <= F32_TOLERANCE:
+            raise ParityError(f"OpenVINO in float32 differs from Keras by {largest:.2g} in a probability")
+        return {"largest_difference": largest, "passed": True}
+
+    def half(self, path: Path) -> dict[str, Any]:
+        """bfloat16, where this processor has it; elsewhere nothing is known of it, and it is not used."""
+        from worker.engines.openvino import has_bfloat16
+
+        return self.compare(path, "bf16") if has_bfloat16() else {"passed": False, "reason": "not measured here"}
+
+    def compare(self, path: Path, precision: str) -> dict[str, Any]:
+        """How far accuracy and AUC fall below float32's, and whether that is little enough."""
+        found = self._of(path, precision)
+        accuracy = self._accuracy(found) - self._accuracy(self._reference)
+        auc = float(roc_auc_score(self._labels, found) - roc_auc_score(self._labels, self._reference))
+        return {
+            "largest_difference": float(np.abs(found - self._reference).max()),
+            "accuracy_change": accuracy,
+            "auc_change": auc,
+            "passed": bool(accuracy >= -ACCURACY_TOLERANCE and auc >= -AUC_TOLERANCE),
+        }

@@ -1,0 +1,68 @@
+"""The network in Keras itself, on any of its backends (`KERAS_BACKEND`): for GPUs, and to hold the others against."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.engines.base import Scores
+from worker.engines.package import PackageError, read_package
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import keras
+
+FILE = "model.keras"
+BATCH_GPU, BATCH_CPU = 256, 32
+
+
+class KerasEngine:
+    """A package's `model.keras`. On a GPU it is compiled just in time and computes in mixed precision."""
+
+    def __init__(self, folder: Path) -> None:
+        package = read_package(folder)
+        if FILE not in package.files:
+            raise PackageError(f"the package {package.name} holds no {FILE}")
+        gpu = _on_gpu()
+        self._model: Any = keras.models.load_model(folder / FILE, compile=False, safe_mode=True)
+        if gpu:
+            self._model = _in_mixed_precision(self._model)
+        self._model.compile(jit_compile=gpu)
+        self.batch_size = BATCH_GPU if gpu else BATCH_CPU
+        precision = "bf16" if gpu else "f32"
+        self.name = f"keras-{keras.backend.backend()}-{precision}"
+
+    def predict(self, slices: NDArray[np.uint8]) -> Scores:
+        """Scores of n ≥ 1 slices, uint8[n, 224, 224]; a smaller batch is filled up, so nothing is traced again."""
+        parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
+        return Scores(np.concatenate([p.logit for p in parts]), np.concatenate([p.cam for p in parts]))
+
+    def _batch(self, slices: NDArray[np.uint8]) -> Scores:
+        count = len(slices)
+        size = self.batch_size if count > 1 else 1
+        full = np.zeros((size, *slices.shape[1:], 1), np.uint8)
+        full[:count] = slices[..., None]
+        found = self._model.predict_on_batch(full)
+        return Scores(np.asarray(found["logit"], np.float32)[:count], np.asarray(found["cam"], np.float32)[:count])
+
+
+def _on_gpu() -> bool:
+    """Whether the backend computes on a GPU."""
+    return any(name.startswith(("gpu", "cuda")) for name in map(str.lower, keras.distribution.list_devices()))
+
+
+def _in_mixed_precision(model: Any) -> Any:
+    """The same network with bfloat16 activations and float32 weights."""
+    policy = keras.DTypePolicy("mixed_bfloat16")
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        # The normalisation of pixels and the last layer stay exact.
+        if layer.name not in ("imagenet_mean", "output"):
+            config["dtype"] = policy
+        return layer.__class__.from_config(config)
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    copy.set_weights(model.get_weights())
+    return copy
