@@ -36,11 +36,11 @@ format: $(VENV)/.dev ## Rewrite the code in the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/bin/python ## Choose the newest versions anew and write .lock/
+lock: $(VENV)/bin/python ## Write .lock/ from pyproject.toml; ARGS=--upgrade takes the newest versions
 	$(PIP) install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --group dev $(LOCK) -o .lock/dev.txt
-	$(BIN)/uv pip compile pyproject.toml -c .lock/dev.txt $(LOCK) -o .lock/runtime.txt
-	echo 'tensorflow[and-cuda]' | $(BIN)/uv pip compile - -c .lock/runtime.txt $(LOCK) -o .lock/gpu.txt
+	$(BIN)/uv pip compile pyproject.toml --group dev $(LOCK) $(ARGS) -o .lock/dev.txt
+	$(BIN)/uv pip compile pyproject.toml -c .lock/dev.txt $(LOCK) $(ARGS) -o .lock/runtime.txt
+	echo 'tensorflow[and-cuda]' | $(BIN)/uv pip compile - -c .lock/runtime.txt $(LOCK) $(ARGS) -o .lock/gpu.txt
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
 secrets: ## Make the secrets that docker-compose.yml reads, in .secrets/

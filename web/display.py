@@ -14,9 +14,12 @@ from worker.imaging.names import label
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 QUARANTINE_REASONS = {
-    "lease_lost": "The worker died twice while it predicted this slice.",
-    "engine_failed": "The engine failed twice on this slice.",
+    "worker_lost": "The worker was lost each time it predicted this slice.",
+    "engine_error": "The engine failed each time on this slice.",
 }
+
+
+METRIC_NAMES = {"auc": "AUC", "f1": "F1", "n": "slices", "ece": "calibration error"}
 
 
 def install(app: Flask) -> None:
@@ -32,6 +35,7 @@ def install(app: Flask) -> None:
         reason=reason,
         name=name,
         metric=metric,
+        metric_name=metric_name,
     )
     app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon, segments=segments, milestone=milestone)
     app.jinja_env.trim_blocks = True
@@ -136,6 +140,11 @@ def metric(value: Any) -> str:
     if isinstance(value, list) and len(value) <= 4:
         return " – ".join(metric(item) for item in value)
     return str(value)
+
+
+def metric_name(key: str) -> str:
+    """A figure's name as people write it."""
+    return METRIC_NAMES.get(key, key.replace("_", " "))
 
 
 def icon(symbol: str, title: str = "") -> Markup:

@@ -66,7 +66,10 @@ class PartStream:
 
     def abort(self) -> None:
         """Remove what is not published; does nothing to what is."""
-        self._receiver.abort()
+        try:
+            self._receiver.abort()
+        except OSError:  # closing writes what was buffered, and on a full disk that fails again
+            self.path.unlink(missing_ok=True)
 
 
 class Request(FlaskRequest):

@@ -1,5 +1,8 @@
 """The jobs of the API: taking whatever is good, refusing whatever is not, and showing only one's own."""
 
+import json
+from base64 import urlsafe_b64encode
+
 import pytest
 from apiflask import APIFlask
 from sqlalchemy import delete, func, select
@@ -116,6 +119,10 @@ def test_jobs_are_filtered_by_state(api: Api, worker: WorkerPart) -> None:
 
 
 FOREIGN_CURSORS = [[1, 2], [1e99, 1], ["a", "b"], [10**30, 1], ["2026-01-01\0", "x"], [True, 1], [None, None]]
+
+
+def encoded(key: list[object]) -> str:
+    return urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
 
 
 @pytest.mark.parametrize("cursor", ["x", "e30", *map(encoded, FOREIGN_CURSORS)])

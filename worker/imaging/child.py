@@ -1,5 +1,6 @@
 """The program of a decoding process: confine itself, then answer one file after another over two pipes."""
 
+import codecs
 import importlib
 import json
 import os
@@ -91,11 +92,8 @@ def _private_stdout() -> int:
 def _warm_up() -> None:
     """Import all that is imported late, while files can still be opened: codecs, and what a first use of each format
     and conversion pulls in."""
-    for encoding in {*python_encoding.values(), "cp437", "unicode_escape"}:
-        try:
-            b"".decode(encoding)
-        except LookupError:
-            continue
+    for encoding in {*python_encoding.values(), "unicode_escape"}:
+        codecs.lookup(encoding)
     for kind in ("PNG", "JPEG", "TIFF", "BMP"):
         file = BytesIO()
         Image.new("RGB", (SIDE, SIDE)).save(file, kind, **({"compression": "tiff_lzw"} if kind == "TIFF" else {}))

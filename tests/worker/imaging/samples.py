@@ -15,7 +15,8 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from worker.imaging.archive import Content, Entry, Limits, read_entries
 
@@ -84,7 +85,8 @@ def ct_dataset(stored: NDArray[Any], **changes: Any) -> Dataset:
 def dicom(
     stored: NDArray[Any] | None = None, *, implicit: bool = False, syntax: str | None = None, **changes: Any
 ) -> bytes:
-    """`ct_dataset` as a file with preamble; `syntax` is claimed in its header whatever the encoding is."""
+    """`ct_dataset` as a file with preamble. Another `syntax` is claimed only: the encoding stays explicit, pixels in
+    fragments where they would be compressed."""
     dataset = ct_dataset((grey().astype(np.int16) * 8) if stored is None else stored, **changes)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID", CT_IMAGE)
@@ -96,7 +98,11 @@ def dicom(
     data = file.getvalue()
     if syntax is None:
         return data
-    meta.TransferSyntaxUID = syntax
+    if syntax.startswith(("1.2.840.10008.1.2.4", "1.2.840.10008.1.2.5")):
+        dataset.PixelData = encapsulate([dataset.PixelData])
+        dataset["PixelData"].is_undefined_length = True
+    del dataset.file_meta
+    meta.TransferSyntaxUID = UID(syntax)
     header = io.BytesIO()
     pydicom.filewriter.write_file_meta_info(header, meta)
     return data[:132] + header.getvalue() + dataset_bytes(dataset, implicit=implicit)

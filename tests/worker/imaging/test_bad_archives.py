@@ -228,7 +228,12 @@ def test_row_14_duplicate_and_case_colliding_names_are_rows_of_their_own(upload:
     ]
 
 
-PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
 
 
 @pytest.mark.parametrize("packer", PACKERS)
