@@ -38,8 +38,8 @@ format: $(VENV)/.dev ## Rewrite the code in the one format
 
 lock: $(VENV)/bin/python ## Write .lock/ from pyproject.toml; ARGS=--upgrade takes the newest versions
 	$(PIP) install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --group dev $(LOCK) $(ARGS) -o .lock/dev.txt
-	$(BIN)/uv pip compile pyproject.toml -c .lock/dev.txt $(LOCK) $(ARGS) -o .lock/runtime.txt
+	$(BIN)/uv pip compile pyproject.toml $(LOCK) $(ARGS) -o .lock/runtime.txt
+	$(BIN)/uv pip compile pyproject.toml --group dev -c .lock/runtime.txt $(LOCK) $(ARGS) -o .lock/dev.txt
 	echo 'tensorflow[and-cuda]' | $(BIN)/uv pip compile - -c .lock/runtime.txt $(LOCK) $(ARGS) -o .lock/gpu.txt
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
