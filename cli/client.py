@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urljoin
 
 import httpx
 
@@ -60,6 +61,10 @@ class Client:
         answer = self._request("POST", "/jobs", pauses=PATIENT_PAUSES, content=body, headers=headers, timeout=timeout)
         job: Json = answer.json()
         return job
+
+    def page(self, job: Json) -> str:
+        """Return the address of a job's page."""
+        return urljoin(self.server.url + "/", str((job.get("links") or {}).get("page") or f"/jobs/{job['id']}"))
 
     def pages(self, path: str, params: Mapping[str, Any], limit: int | None = None) -> Iterator[Json]:
         """Yield the items of a list that comes in keyset pages, at most `limit` of them."""

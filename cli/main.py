@@ -90,4 +90,19 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except (OSError, ValueError) as error:
+        if (message := _fault_of_the_machine(error)) is None:
+            raise
+        click.echo(f"Error: {message}", err=True)
+        sys.exit(4)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fault_of_the_machine(error: OSError | ValueError) -> str | None:
+    """Return one line for a full disk, a forbidden file or a setting that is wrong; None for what is our own fault."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    if getattr(error, "title", "") != "Settings":  # what pydantic calls its error for our settings
+        return None
+    faults = error.errors()  # type: ignore[attr-defined]
+    return "; ".join(f"the setting {fault['loc'][0]}: {fault['msg']}" for fault in faults)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from cli.gather import Part
 
+PIECE = 256 * 1024
+
 
 class MultipartBody:
     """The body of a submission; iterating it again sends the same bytes again."""
@@ -33,7 +35,7 @@ class MultipartBody:
     def __iter__(self) -> Iterator[bytes]:
         """Yield the body, telling `sent` of each piece."""
         done = 0
-        for piece in self._pieces():
+        for piece in _in_larger_pieces(self._pieces()):
             yield piece
             done += len(piece)
             self.sent(done)
@@ -58,6 +60,17 @@ class MultipartBody:
     def _head(self, part: Part) -> bytes:
         head = f'--{self.boundary}\r\nContent-Disposition: form-data; name="files"; filename="'.encode()
         return head + _quoted(part.filename) + b'"\r\nContent-Type: application/octet-stream\r\n\r\n'
+
+
+def _in_larger_pieces(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Join what comes to pieces of `PIECE` bytes or more: a TAR of tiny files would be sent in tiny packets."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= PIECE:
+            yield bytes(held)
+            held.clear()
+    yield bytes(held)
 
 
 def _text(value: str) -> bytes:

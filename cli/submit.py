@@ -32,7 +32,7 @@ def submit(
     with Client() as client:
         job = send(client, paths, name, priority, idempotency_key or secrets.token_hex(16))
         if not as_json:
-            say(f"job {job['id']}: {safe(job['name'])}")
+            say(f"job {job['id']}: {safe(job['name'])}; its page: {client.page(job)}")
         if wait:
             follow(client, job["id"], as_json=as_json)
         elif as_json:

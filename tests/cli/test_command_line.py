@@ -108,3 +108,19 @@ def test_an_interruption_is_exit_code_130(api):
     assert process.returncode == 130
     assert said.decode().splitlines()[-1] == "interrupted"
     assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"CTBATCH_PORT": "many"}, "the setting CTBATCH_PORT: Input should be a valid integer"),
+        ({"CTBATCH_ENGINE": "steam"}, "the setting engine: Input should be 'auto', "),
+        ({"CTBATCH_SECRET_KEY_FILE": "/nowhere/key"}, "/nowhere/key: No such file or directory"),
+        ({"CTBATCH_HOME": "/proc/nowhere"}, "cannot use /proc/nowhere as home: No such file or directory"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(ctbatch, env, said):
+    result = ctbatch("up", "--port", 0, env=env) if "CTBATCH_HOME" in env else ctbatch("jobs", "ls", env=env)
+    assert result.returncode == 4
+    assert result.stderr.startswith(f"Error: {said}")
+    assert result.stderr.count("\n") == 1
