@@ -1,0 +1,72 @@
+"""`ctbatch demo`, whole: it makes its model, classifies its archive, says what came of it, and serves on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+
+
+def environment(home: Path) -> dict[str, str]:
+    foreign = ("CTBATCH_", "DATABASE_URL", "CELERY_BROKER_URL", "PORT")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return kept | {"PYTHONPATH": str(PROJECT), "CTBATCH_HOME": str(home)}
+
+
+def standing_in(home: Path) -> list[str]:
+    """The command lines of all processes that stand in this home."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(home):
+                found.append((entry / "cmdline").read_bytes().decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_runs_to_its_summary_and_serves_on(tmp_path):
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "cli", "demo", "--port", "0"]
+    whole = subprocess.run(
+        [*command, "--exit"], env=environment(home), cwd=tmp_path, capture_output=True, text=True, timeout=700
+    )
+    assert whole.returncode == 0, whole.stderr
+    counts = dict(line.strip().split("\t")[:2] for line in whole.stdout.splitlines() if line.count("\t") == 1)
+    assert int(counts["received"]) == int(counts["predicted"]) + int(counts["rejected"]) > 0
+    assert int(counts["rejected"]) > 0
+    assert "knows nothing about patients" in whole.stderr
+    assert "Research use only, not for diagnosis." in whole.stderr
+    assert standing_in(home) == []
+
+    log = tmp_path / "demo.log"
+    with log.open("w") as output:
+        serving = subprocess.Popen(command, env=environment(home), cwd=tmp_path, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 120
+        while "serving on" not in log.read_text():
+            assert serving.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        link = re.search(r"http\S+/sign-in/\S+", log.read_text())
+        assert link is not None
+        with httpx.Client(follow_redirects=True) as browser:
+            page = browser.get(link[0])
+        assert page.status_code == 200
+        assert "/jobs/" in page.url.path
+        assert "demo archive" in page.text
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(60) == 0
+    finally:
+        serving.kill()
+        serving.wait()
+    assert standing_in(home) == []
