@@ -18,10 +18,10 @@ from worker.imaging.errors import SliceRejected
 from worker.imaging.prepare import Prepared
 from worker.imaging.wire import REPLY, REQUEST, ForgedReply, frame_length, unpack_frame, unpack_reply
 
-ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[2]
 _PIPE_BYTES = 1024 * 1024
 _READ = 256 * 1024
-_LAUNCH = "import sys; sys.path[:0] = sys.argv[1:3]; from worker.imaging.child import main; main(*sys.argv[3:])"
+_LAUNCH = "import sys; sys.path[:0] = sys.argv[1:2]; from worker.imaging.child import main; main(*sys.argv[2:])"
 _ENVIRONMENT = {
     "PATH": os.defpath,
     "LANG": "C.UTF-8",
@@ -52,12 +52,12 @@ class Task:
 class Decoder:
     """One child process and the tasks it was sent, in order. `waited`: seconds the pool has waited for the first."""
 
-    def __init__(self, limits: DecodeLimits, function: str, path: Path) -> None:
-        """Start the process; `function` is `module:name`, found on `path` or in this project."""
+    def __init__(self, limits: DecodeLimits, function: str) -> None:
+        """Start the process; `function` is `module:name`, found in this project."""
         environment = _ENVIRONMENT | {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
         fields = json.dumps(asdict(limits))
         self.process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-I", "-B", "-c", _LAUNCH, str(ROOT), str(path), str(os.getpid()), function, fields],
+            [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), function, fields],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -8,12 +8,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from worker.imaging.decode import DecodeLimits
-from worker.imaging.decoder import ROOT, Decoder, DecoderSpent, Task, describe_end
+from worker.imaging.decoder import Decoder, DecoderSpent, Task, describe_end
 from worker.imaging.errors import DecoderUnavailable, SliceRejected
 from worker.imaging.prepare import Prepared
 
@@ -44,15 +43,13 @@ class DecoderPool:
     For one thread at a time, in the process that made it; works inside a daemonic (Celery prefork) process.
     """
 
-    def __init__(
-        self, size: int, limits: DecodeLimits, *, function: str = "worker.imaging.decode:decode", path: Path = ROOT
-    ) -> None:
-        """`function`, as `module:name` importable from `path`, takes bytes and limits like `decode.decode`."""
+    def __init__(self, size: int, limits: DecodeLimits, *, function: str = "worker.imaging.decode:decode") -> None:
+        """`function`, as `module:name`, takes bytes and limits like `decode.decode`."""
         if size < 1:
             raise ValueError("a pool needs at least one decoder")
         self._size = size
         self._limits = limits
-        self._function, self._path = function, path
+        self._function = function
         self._decoders: list[Decoder] = []
         self._queue: deque[Task] = deque()
         # Children die with the thread that starts them (`confine.die_with_parent`): it has to live as long as the pool.
@@ -151,7 +148,7 @@ class DecoderPool:
 
     def _start(self) -> Decoder:
         try:
-            decoder = self._starter.submit(Decoder, self._limits, self._function, self._path).result()
+            decoder = self._starter.submit(Decoder, self._limits, self._function).result()
         except OSError as error:
             raise DecoderUnavailable(f"no decoder could be started: {error}") from error
         self._decoders.append(decoder)

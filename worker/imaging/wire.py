@@ -74,7 +74,7 @@ def unpack_reply(frame: bytes, max_slices: int) -> list[Prepared] | SliceRejecte
     header, pixels = unpack_frame(frame)
     if header.keys() == {"code", "detail"} and not pixels:
         code, detail = header["code"], _text(header["detail"], MAX_LABEL)
-        if code not in REASONS:
+        if not isinstance(code, str) or code not in REASONS:
             raise ForgedReply("a code that does not exist")
         return SliceRejected(code, detail)
     slices = header.get("slices")

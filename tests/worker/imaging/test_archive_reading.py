@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.worker.imaging.samples import RawEntry, png, raw_zip, read_all, tar_of, zip_of
+from tests.worker.imaging.samples import RawEntry, end_record, png, raw_zip, read_all, tar_of, zip_of
 from worker.imaging.archive import Entry, Inspection, Limits, inspect_archive, read_entries
 from worker.imaging.errors import ArchiveRefused, SliceRejected
 
@@ -178,13 +179,26 @@ def test_row_09_sparse_files_are_unfolded_and_their_size_checked(
         inspect_archive(upload, "x", Limits(max_unpacked_bytes=100_000))
 
 
+def long_zip(names: list[str]) -> bytes:
+    """Like `raw_zip` for names of one length, in a tenth of the time; above 65,535 entries: ZIP64."""
+    first = RawEntry(names[0].encode(), b"slice")
+    length = len(first.name)
+    local = np.empty(len(names), [("head", "V30"), ("name", f"V{length}"), ("data", "V5")])
+    central = np.empty(len(names), [("head", "V42"), ("offset", "<u4"), ("name", f"V{length}")])
+    local["head"], local["data"] = np.void(first.local()[:30]), np.void(b"slice")
+    central["head"], central["offset"] = np.void(first.central(0)[:42]), np.arange(len(names)) * local.itemsize
+    local["name"] = central["name"] = np.frombuffer("".join(names).encode(), f"V{length}")
+    counts = (len(names), len(names), central.nbytes, local.nbytes)
+    end64 = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, *counts)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, local.nbytes + central.nbytes, 1)
+    return local.tobytes() + central.tobytes() + end64 + locator + end_record(0xFFFF, central.nbytes, local.nbytes)
+
+
 @pytest.mark.parametrize(("kind", "count"), [("zip", 100_000), ("tar", 20_000)])
 def test_many_entries_take_little_memory(upload: Path, kind: str, count: int) -> None:
-    names = [f"study/series-{number // 500}/slice-{number:06}.png" for number in range(count)]
-    if kind == "zip":  # more than 65,535 entries: ZIP64
-        with zipfile.ZipFile(upload, "w") as archive:
-            for name in names:
-                archive.writestr(zipfile.ZipInfo(name), b"slice")
+    names = [f"study/series-{number // 500:03}/slice-{number:06}.png" for number in range(count)]
+    if kind == "zip":
+        upload.write_bytes(long_zip(names))
     else:
         header = bytearray(tarfile.TarInfo("x" * 100).tobuf(tarfile.USTAR_FORMAT))
         upload.write_bytes(bytes(header) * count + bytes(1024))
