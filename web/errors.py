@@ -95,9 +95,7 @@ def as_problem(error: Exception) -> Problem:
         case Problem():
             return error
         case CSRFError():
-            return Problem(
-                400, "csrf", "This form is out of date or from another site; reload the page and try again."
-            )
+            return Problem(400, "csrf", "This form is out of date or from another site; reload the page and try again.")
         case BadCursor():
             return Problem(422, "invalid", "The cursor is not one that this server gave for this list.")
         case HTTPError():

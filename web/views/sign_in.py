@@ -3,6 +3,7 @@
 from apiflask import APIBlueprint
 from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import MethodNotAllowed
 
 from db import accounts
 from db.base import read_scope, session_scope
@@ -40,7 +41,9 @@ def submit() -> ResponseReturnValue:
 
 @blueprint.get("/sign-in/<secret>")
 def by_link(secret: str) -> ResponseReturnValue:
-    """Sign in by a link that the command line printed; it works once."""
+    """Sign in by a link that the command line printed; it works once, so a HEAD must not use it up."""
+    if request.method != "GET":
+        raise MethodNotAllowed(["GET"])
     with session_scope() as s:
         redeemed = accounts.redeem_sign_in(s, secret)
     if redeemed is not None:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from apiflask import APIBlueprint
-from flask import render_template, request
+from flask import Response, render_template, request
 from flask.typing import ResponseReturnValue
 
 from db import accounts
@@ -28,13 +28,14 @@ def index() -> str:
 
 
 @blueprint.post("")
-def make() -> str:
+def make() -> Response:
     """Make a token and show its secret, this once."""
     label = printable(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
     life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
     with session_scope() as s:
         secret = accounts.issue_token(s, require_user(), label, life)
-    return _page(secret=secret, label=label)
+    page = _page(secret=secret, label=label)
+    return Response(page, content_type="text/html; charset=utf-8", headers={"Cache-Control": "no-store"})
 
 
 @blueprint.post("/<int:token_id>/revoke")

@@ -1,0 +1,217 @@
+"""Who gets in: passwords, links, tokens; what a session is worth; what a form must prove."""
+
+import re
+from datetime import timedelta
+from io import BytesIO
+
+import pytest
+from apiflask import APIFlask
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
+from pydantic import SecretStr
+
+from db import accounts
+from db.base import session_scope
+from db.models import Token, User
+from db.settings import Settings
+from tests.web.play import Api, Browser, png, token_of
+from web.auth import local_path
+from web.secret_key import secret_key
+
+
+def session_cookie(browser: Browser) -> str:
+    cookie = browser.client.get_cookie("ctbatch")
+    assert cookie is not None
+    return cookie.value
+
+
+def test_password_signs_in(anns_browser: Browser) -> None:
+    page = anns_browser.get("/jobs")
+    assert page.status_code == 200
+    assert "No jobs yet" in page.text
+
+
+def test_pages_lead_to_the_sign_in_and_back(browser: Browser, ann: User) -> None:
+    away = browser.get("/models?x=1")
+    assert (away.status_code, away.headers["Location"]) == (303, "/sign-in?next=/models?x%3D1")
+    back = browser.sign_in("ann", next="/models?x=1")
+    assert back.headers["Location"] == "/models?x=1"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["//evil.example", "https://evil.example", "/\\evil.example", "/a\\b", "javascript:1", "/\n/evil", "evil", ""],
+)
+def test_sign_in_leads_to_no_other_site(target: str) -> None:
+    assert local_path(target) == "/"
+
+
+def test_wrong_password_and_unknown_name_read_the_same(browser: Browser, ann: User) -> None:
+    wrong, unknown = browser.sign_in("ann", "no"), browser.sign_in("nobody", "no")
+    assert (wrong.status_code, unknown.status_code) == (401, 401)
+    strip = re.compile(r'(content|value)="[^"]*"')
+    assert strip.sub("", wrong.text) == strip.sub("", unknown.text)
+    assert "do not match" in wrong.text
+
+
+def test_unknown_name_costs_a_password_check() -> None:
+    """What an unknown name is checked against is a hash of the same cost as a known one's."""
+    hasher = PasswordHasher()
+    with pytest.raises(VerifyMismatchError):
+        hasher.verify(accounts._UNKNOWN, "no")
+    assert not hasher.check_needs_rehash(accounts._UNKNOWN)
+
+
+def test_fifty_wrong_passwords_are_stopped(browser: Browser, ann: User) -> None:
+    statuses = [browser.sign_in("ann", f"guess {i}").status_code for i in range(12)]
+    assert statuses[:10] == [401] * 10
+    assert statuses[10:] == [429] * 2
+    assert browser.sign_in("ann").status_code == 429
+
+
+def test_signing_in_rightly_is_not_counted(app: APIFlask, ann: User) -> None:
+    assert [Browser(app).sign_in("ann").status_code for _ in range(12)] == [303] * 12
+
+
+def test_session_changes_at_sign_in(browser: Browser, ann: User) -> None:
+    browser.get("/sign-in")
+    before, token = session_cookie(browser), browser.csrf()
+    browser.sign_in("ann")
+    assert session_cookie(browser) != before
+    refused = browser.client.post("/sign-out", data={"csrf_token": token})
+    assert refused.status_code == 400
+
+
+def test_planted_session_is_not_signed_in_by_its_victim(app: APIFlask, ann: User) -> None:
+    attacker, victim = Browser(app), Browser(app)
+    attacker.get("/sign-in")
+    planted = session_cookie(attacker)
+    victim.client.set_cookie("ctbatch", planted)
+    victim.sign_in("ann")
+    attacker.client.set_cookie("ctbatch", planted)
+    assert attacker.get("/jobs").status_code == 303
+
+
+def test_signing_out_ends_the_session_on_the_server(anns_browser: Browser) -> None:
+    kept = session_cookie(anns_browser)
+    out = anns_browser.client.post("/sign-out", data={"csrf_token": anns_browser.csrf("/jobs")})
+    assert (out.status_code, out.headers["Clear-Site-Data"]) == (303, '"cache"')
+    anns_browser.client.set_cookie("ctbatch", kept)
+    assert anns_browser.get("/jobs").status_code == 303
+
+
+def test_cookie_is_kept_from_scripts_and_other_sites(browser: Browser, ann: User) -> None:
+    cookie = browser.sign_in("ann").headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+
+
+@pytest.mark.parametrize("token", ["", "nonsense"])
+def test_form_without_its_token_is_refused(anns_browser: Browser, token: str) -> None:
+    for path in ("/sign-in", "/tokens", "/sign-out"):
+        assert anns_browser.client.post(path, data={"csrf_token": token}).status_code == 400
+
+
+def test_token_of_another_session_is_refused(app: APIFlask, anns_browser: Browser) -> None:
+    foreign = Browser(app).csrf()
+    assert anns_browser.client.post("/tokens", data={"csrf_token": foreign, "label": "x"}).status_code == 400
+
+
+def test_link_signs_in_once(browser: Browser, app: APIFlask, ann: User) -> None:
+    with session_scope() as s:
+        secret = accounts.sign_in_link_secret(s, ann, "/models")
+    assert browser.client.head(f"/sign-in/{secret}").status_code == 405
+    first = browser.get(f"/sign-in/{secret}")
+    assert (first.status_code, first.headers["Location"]) == (303, "/models")
+    assert browser.get("/models").status_code == 200
+    again = Browser(app).get(f"/sign-in/{secret}")
+    assert again.status_code == 401
+    assert "used before" in again.text
+
+
+def test_api_takes_a_token(api: Api) -> None:
+    assert api.get("/jobs").status_code == 200
+
+
+def test_unknown_revoked_and_expired_tokens_are_401(app: APIFlask, ann: User) -> None:
+    with session_scope() as s:
+        revoked = accounts.issue_token(s, ann, "r")
+        expired = accounts.issue_token(s, ann, "e", timedelta(seconds=-1))
+    with session_scope() as s:
+        (token,) = (t for t in accounts.list_tokens(s, ann) if t.label == "r")
+        accounts.revoke_token(s, ann, token.id)
+    client = app.test_client()
+    for secret in ("nonsense", revoked, expired, ""):
+        answer = client.get("/api/v1/jobs", headers={"Authorization": f"Bearer {secret}"})
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+        assert answer.json["type"] == "urn:ctbatch:problem:not-signed-in"
+
+
+def test_bad_token_is_not_made_good_by_a_cookie(anns_browser: Browser) -> None:
+    assert anns_browser.get("/api/v1/jobs").status_code == 200
+    answer = anns_browser.get("/api/v1/jobs", headers={"Authorization": "Bearer nonsense"})
+    assert answer.status_code == 401
+    assert anns_browser.get("/api/v1/jobs", headers={"Authorization": "Basic YTpi"}).status_code == 401
+
+
+def test_browser_writes_to_the_api_need_the_pages_token(anns_browser: Browser) -> None:
+    def submit(**headers: str) -> int:
+        return anns_browser.client.post(
+            "/api/v1/jobs", data={"files": (BytesIO(png()), "1.png")}, headers=headers
+        ).status_code
+
+    assert submit() == 400
+    assert submit(**{"X-CSRFToken": "nonsense"}) == 400
+    assert submit(**{"X-CSRFToken": anns_browser.csrf("/jobs")}) == 202
+
+
+def test_password_change_ends_sessions_but_not_tokens(app: APIFlask, anns_browser: Browser, ann: User) -> None:
+    api = Api(app, ann)
+    with session_scope() as s:
+        accounts.set_password(s, s.merge(ann), "another one")
+    assert anns_browser.get("/jobs").status_code == 303
+    assert api.get("/jobs").status_code == 200
+
+
+def test_tokens_are_made_shown_once_and_revoked(app: APIFlask, anns_browser: Browser) -> None:
+    made = anns_browser.client.post(
+        "/tokens", data={"csrf_token": anns_browser.csrf("/tokens"), "label": "<b>night</b>", "days": "30"}
+    )
+    assert made.headers["Cache-Control"] == "no-store"
+    secret = re.search(r'id="secret">([^<]+)<', made.text)
+    assert secret is not None
+    header = {"Authorization": f"Bearer {secret[1]}"}
+    assert app.test_client().get("/api/v1/jobs", headers=header).status_code == 200
+    listed = anns_browser.get("/tokens").text
+    assert secret[1] not in listed
+    assert "&lt;b&gt;night&lt;/b&gt;" in listed
+    token_id = re.search(r"/tokens/(\d+)/revoke", listed)
+    assert token_id is not None
+    anns_browser.client.post(token_id[0], data={"csrf_token": anns_browser.csrf("/tokens")})
+    assert app.test_client().get("/api/v1/jobs", headers=header).status_code == 401
+
+
+def test_nobody_revokes_anothers_token(app: APIFlask, anns_browser: Browser, bob: User) -> None:
+    header = token_of(bob)
+    with session_scope() as s:
+        token_id = s.query(Token).filter_by(user_id=bob.id).one().id
+    answer = anns_browser.client.post(f"/tokens/{token_id}/revoke", data={"csrf_token": anns_browser.csrf("/tokens")})
+    assert answer.status_code == 404
+    assert app.test_client().get("/api/v1/jobs", headers=header).status_code == 200
+
+
+def test_session_tokens_are_not_listed(anns_browser: Browser) -> None:
+    assert "browser" not in anns_browser.get("/tokens").text.split("<main")[1]
+
+
+def test_user_without_a_password_cannot_sign_in_with_an_empty_one(browser: Browser, bob: User) -> None:
+    assert browser.sign_in("bob", "").status_code == 401
+
+
+def test_kept_key_survives_a_restart(settings: Settings) -> None:
+    own = settings.model_copy(update={"secret_key": SecretStr("")})
+    first = secret_key(own)
+    assert len(first) == 64
+    assert secret_key(own) == first
+    assert (settings.home / "secret_key").stat().st_mode & 0o777 == 0o600

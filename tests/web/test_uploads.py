@@ -1,0 +1,221 @@
+"""Receiving: streamed to disk, bounded in memory, and nothing left behind by what was not accepted."""
+
+import hashlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apiflask import APIFlask
+
+from db.settings import Settings
+from db.storage import storage
+from tests.web.play import Api, png, zip_bytes
+
+BOUNDARY = "a-boundary"
+
+
+def stored_files(settings: Settings) -> list[Path]:
+    return [path for path in Path(settings.storage).rglob("*") if path.is_file() and path.name != "package.json"]
+
+
+def part(name: str, content: bytes = b"", filename: str | None = None) -> bytes:
+    disposition = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
+    return f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + content + b"\r\n"
+
+
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+def post_raw(api: Api, body: bytes | io.RawIOBase, **environ: Any) -> Any:
+    stream = io.BytesIO(body) if isinstance(body, bytes) else body
+    return api.post(
+        "/jobs",
+        input_stream=stream,
+        content_type=f"multipart/form-data; boundary={BOUNDARY}",
+        environ_overrides=environ,
+    )
+
+
+def test_file_is_stored_under_its_hash(api: Api, settings: Settings) -> None:
+    content = zip_bytes({"1.png": png(1)})
+    before = len(stored_files(settings))
+    api.submit(("a.zip", content))
+    assert storage().open(hashlib.sha256(content).hexdigest()).read() == content
+    assert len(stored_files(settings)) == before + 1
+
+
+def test_refused_submission_leaves_no_file(api: Api, settings: Settings) -> None:
+    before = stored_files(settings)
+    answer = api.submit(("good.png", png()), ("bad.zip", zip_bytes({"1.png": png()})[:-30]))
+    assert answer.status_code == 422
+    assert stored_files(settings) == before
+
+
+def test_client_that_goes_away_leaves_no_file(api: Api, settings: Settings) -> None:
+    before = stored_files(settings)
+    sent = part("files", png(1), "1.png") + part("files", png(2), "2.png")[:-300]
+    answer = post_raw(api, sent, CONTENT_LENGTH=str(len(sent) + 5000))
+    assert (answer.status_code, answer.json["type"]) == (400, "urn:ctbatch:problem:disconnected")
+    assert stored_files(settings) == before
+
+
+def test_malformed_body_is_refused_and_leaves_no_file(api: Api, settings: Settings) -> None:
+    before = stored_files(settings)
+    body = part("files", png(1), "1.png") + part("files", png(2), "2.png")[:-300]
+    answer = post_raw(api, body, CONTENT_LENGTH=str(len(body)))
+    assert answer.status_code == 400
+    assert stored_files(settings) == before
+
+
+def test_a_thousand_parts_are_received_and_one_more_is_not(api: Api) -> None:
+    few = b"".join(part("files", png(i, 4), f"{i}.png") for i in range(10))
+    many = few + b"".join(part(f"field-{i}", b"x") for i in range(990))
+    taken = post_raw(api, many + END, CONTENT_LENGTH=str(len(many + END)))
+    assert (taken.status_code, taken.json["stages"]["uploads"]) == (202, 10)
+    body = many + part("one-more", b"x") + END
+    assert post_raw(api, body, CONTENT_LENGTH=str(len(body))).status_code == 413
+
+
+def test_form_field_of_five_megabytes_is_refused(api: Api) -> None:
+    body = part("name", b"x" * 5_000_000) + part("files", png(), "1.png") + END
+    answer = post_raw(api, body, CONTENT_LENGTH=str(len(body)))
+    assert (answer.status_code, answer.json["type"]) == (413, "urn:ctbatch:problem:too-large")
+
+
+def test_body_over_the_cap_is_refused(settings: Settings, api: Api) -> None:
+    api.client.application.config["MAX_UPLOAD_BYTES"] = 100_000
+    assert api.submit(("big.bin", bytes(200_000))).status_code == 413
+
+
+def test_body_over_the_cap_without_a_length_is_refused_and_leaves_no_file(settings: Settings, api: Api) -> None:
+    before = stored_files(settings)
+    api.client.application.config["MAX_UPLOAD_BYTES"] = 100_000
+    body = part("files", bytes(200_000), "big.bin") + END
+    environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    assert post_raw(api, body, **environ).status_code == 413
+    assert stored_files(settings) == before
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/api/v1/jobs/aaaaaaaaaaaaaaaa/cancel"])
+def test_other_addresses_take_no_large_body(api: Api, path: str) -> None:
+    answer = api.client.post(path, data={"name": "x" * 2_000_000}, headers=api.headers)
+    assert answer.status_code in (400, 404, 413)
+    assert api.client.post("/sign-in", data={"name": "x" * 2_000_000}).status_code == 413
+
+
+def test_other_addresses_take_no_file(api: Api, settings: Settings) -> None:
+    before = stored_files(settings)
+    answer = api.client.post("/sign-in", data={"files": (io.BytesIO(png()), "1.png")})
+    assert answer.status_code == 400
+    assert stored_files(settings) == before
+
+
+def test_nobody_stores_anything_before_they_are_known(app: APIFlask, settings: Settings) -> None:
+    before = stored_files(settings)
+    answer = app.test_client().post("/api/v1/jobs", data={"files": (io.BytesIO(png()), "1.png")})
+    assert answer.status_code == 401
+    assert stored_files(settings) == before
+
+
+def test_archive_name_is_only_a_label(api: Api, settings: Settings) -> None:
+    job = api.submit(("../../etc/passwd\x00.png", png())).json
+    assert job["state"] == "queued"
+    names = {path.name for path in stored_files(settings)}
+    assert not any("passwd" in name for name in names)
+
+
+FULL_DISK = """
+import ctypes, io, pathlib, sys
+sys.path.insert(0, {project!r})
+home = pathlib.Path({home!r})
+files = home / "files"
+from tests.conftest import make_settings, add_champion
+from tests.web.play import Api, png, zip_bytes
+from db import accounts, base, migrate
+from db.base import session_scope
+settings = make_settings(home, storage_url=str(files))
+base.use(settings)
+migrate.upgrade()
+add_champion(home)
+from web.app import create_app
+with session_scope() as s:
+    ann = accounts.create_user(s, "ann", None)
+api = Api(create_app(settings), ann)
+answer = api.submit(("big.zip", zip_bytes({{"a.bin": bytes(range(256)) * 40_000}})))
+left = [p for p in (files / "incoming").iterdir()]
+print(answer.status_code, answer.json["type"], len(left), api.get("/jobs").json["items"])
+print(api.submit(("1.png", png())).status_code)
+"""
+
+
+def test_full_disk_is_507_and_queues_nothing(tmp_path: Path) -> None:
+    """On a real file system of 2 MiB, mounted in a namespace of its own."""
+    home = tmp_path / "home"
+    (home / "files").mkdir(parents=True)
+    script = tmp_path / "full_disk.py"
+    script.write_text(FULL_DISK.format(project=str(Path(__file__).parents[2]), home=str(home)))
+    mount = f"mount -t tmpfs -o size=2m none {home}/files && exec {sys.executable} {script}"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
+    if subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets no one mount a file system in a namespace of their own")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["507 urn:ctbatch:problem:disk-full 0 []", "202"], done.stderr
+
+
+STREAMED = """
+import pathlib, resource, sys
+sys.path.insert(0, {project!r})
+from tests.conftest import make_settings, add_champion
+from tests.web.play import Api
+from db import accounts, base, migrate
+from db.base import session_scope
+settings = make_settings(pathlib.Path({home!r}))
+base.use(settings)
+migrate.upgrade()
+add_champion(settings.home)
+from web.app import create_app
+with session_scope() as s:
+    ann = accounts.create_user(s, "ann", None)
+api = Api(create_app(settings), ann)
+from tests.web.play import png
+api.submit(("1.png", png()))
+
+class Body:
+    '''300 MB of a part, made as it is read.'''
+    def __init__(self):
+        self.head = b'--b\\r\\nContent-Disposition: form-data; name="files"; filename="big.bin"\\r\\n\\r\\n'
+        self.left = 300_000_000
+        self.tail = b"\\r\\n--b--\\r\\n"
+        self.length = len(self.head) + self.left + len(self.tail)
+    def read(self, size=-1):
+        if self.head:
+            head, self.head = self.head, b""
+            return head
+        if self.left:
+            size = min(self.left, size if size > 0 else 65536, 65536)
+            self.left -= size
+            return b"x" * size
+        tail, self.tail = self.tail, b""
+        return tail
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+body = Body()
+environ = {{"CONTENT_LENGTH": str(body.length), "wsgi.input": body}}
+environ["CONTENT_TYPE"] = "multipart/form-data; boundary=b"
+answer = api.post("/jobs", environ_overrides=environ)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(answer.status_code, after - before)
+"""
+
+
+def test_upload_of_300_mb_is_not_held_in_memory(tmp_path: Path) -> None:
+    script = tmp_path / "streamed.py"
+    script.write_text(STREAMED.format(project=str(Path(__file__).parents[2]), home=str(tmp_path / "home")))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    status, grown = done.stdout.split()
+    assert status == "202"
+    assert int(grown) < 30_000, "KiB of peak memory that the upload took"
