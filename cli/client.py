@@ -51,8 +51,8 @@ class Client:
         return self._request("GET", path, params=params).json()
 
     def post(self, path: str) -> Any:
-        """Post nothing to a path below `/api/v1` and return the JSON of the answer. It must be safe to repeat."""
-        return self._request("POST", path).json()
+        """Post nothing to a path below `/api/v1`, once, and return the JSON of the answer."""
+        return self._request("POST", path, pauses=()).json()
 
     def submit(self, body: MultipartBody, idempotency_key: str) -> Json:
         """Send a submission and return its job. A lost connection is tried again: the key keeps it one job."""

@@ -89,10 +89,11 @@ def cancel(job_id: str, as_json: bool) -> None:
 def retry(job_id: str, wait_for_it: bool, as_json: bool) -> None:
     """Put back what was quarantined or cancelled, or failed; what has its prediction is left as it is."""
     with Client() as client:
-        job = client.post(f"/jobs/{job_id}/retry")
+        answer = client.post(f"/jobs/{job_id}/retry")
+        job = answer["job"]
+        if not as_json:
+            say(f"{answer['retried']} put back; job {job['id']} is {job['state']}: {safe(job['name'])}")
         if wait_for_it:
             follow(client, job_id, as_json=as_json)
         elif as_json:
-            print_json(job)
-        else:
-            say(f"job {job['id']} is {job['state']}: {safe(job['name'])}")
+            print_json(answer)

@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 job = self.server.jobs[words[1]]
                 job["state"] = {"cancel": "cancelled", "retry": "queued"}[words[2]]
-                self._send(200, job)
+                self._send(202, {"retried": 3, "job": job} if words[2] == "retry" else job)
 
     def _allowed(self) -> bool:
         if self.server.faults and self.path != "/api/v1/jobs?limit=1":

@@ -58,7 +58,7 @@ def test_wait_reports_the_first_that_did_not_end_well(ctbatch, api):
 def test_cancel_and_retry(ctbatch, api):
     api.add_job("running")
     assert json.loads(ctbatch("jobs", "cancel", "job1", "--json", env=api.env).stdout)["state"] == "cancelled"
-    assert "job job1 is queued" in ctbatch("jobs", "retry", "job1", env=api.env).stderr
+    assert ctbatch("jobs", "retry", "job1", env=api.env).stderr == "3 put back; job job1 is queued: scan.zip\n"
 
 
 def test_a_server_that_stays_away_is_exit_code_4(ctbatch, api):

@@ -160,6 +160,9 @@ def test_a_job_runs_through_all_of_it(up, scans):
     csv = up.run("results", job["id"], "--format", "csv").stdout
     assert csv.count(".png") == 7
 
+    assert up.run("jobs", "cancel", job["id"]).stderr == "Error: The job has ended already.\n"
+    assert json.loads(up.run("jobs", "retry", job["id"], "--json").stdout)["retried"] == 0
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ["gunicorn", "-Q inference", "-Q ingest", "worker.sweep", "unixsocket:"])
