@@ -8,6 +8,7 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from cli.errors import Unavailable
 from db.settings import Settings
@@ -33,7 +34,7 @@ class EmbeddedBroker:
     @property
     def url(self) -> str:
         """The broker URL that Celery takes."""
-        return f"redis+socket://{self.socket}"
+        return f"redis+socket://{quote(str(self.socket))}"
 
 
 def find_binary() -> Path:

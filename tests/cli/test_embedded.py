@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import kombu
 import pytest
 import redis
 
@@ -119,8 +120,11 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_a_home_with_spaces_and_quotes_works(tmp_path: Path) -> None:
-    with running(embedded.prepare_broker(Settings(home=tmp_path / 'a "home" of\\mine'))) as (client, _):
-        assert client.ping()
+    broker = embedded.prepare_broker(Settings(home=tmp_path / 'a "home" of\\mine, 100 %41?'))
+    with running(broker), kombu.Connection(broker.url) as connection:
+        connection.default_channel.client.lpush("queue", "reached by Celery's own way")
+        with redis.Redis(unix_socket_path=str(broker.socket)) as client:
+            assert client.llen("queue") == 1
 
 
 def test_a_folder_that_the_broker_cannot_read_is_set_aside(settings: Settings) -> None:
