@@ -29,7 +29,10 @@ class EmbeddedBroker:
     @property
     def argv(self) -> list[str]:
         """The command line that starts it in the foreground."""
-        return [str(self.binary), str(self.config)]
+        config = str(self.config)
+        if set(config) & set("*?["):  # it would be taken for a pattern, match nothing, and leave all at its defaults
+            config = "".join(f"\\{c}" if c in "*?[\\" else c for c in config)
+        return [str(self.binary), config]
 
     @property
     def url(self) -> str:
