@@ -1,5 +1,7 @@
 """What imaging refuses, with the reason codes that people and programs see."""
 
+from worker.imaging.names import label
+
 REASONS: dict[str, str] = {
     # A whole archive: nothing of it is taken.
     "too_many_entries": "The archive holds more entries than are accepted in one submission.",
@@ -36,13 +38,14 @@ REASONS: dict[str, str] = {
 class ImagingError(Exception):
     """A permanent refusal: trying again gives the same answer.
 
-    `code` is a key of `REASONS`; `detail` says what was found, in one sentence.
+    `code` is a key of `REASONS`; `detail` says what was found, in one sentence, and can be shown and stored even where
+    it quotes the file (`names.label`).
     """
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(code, detail)
         self.code = code
-        self.detail = detail
+        self.detail = label(detail)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from worker.imaging.errors import REASONS, SliceRejected
-from worker.imaging.names import MAX_LABEL, label
+from worker.imaging.names import MAX_LABEL
 from worker.imaging.prepare import PIXEL_BYTES, Prepared, SeriesInfo, as_pixels
 
 REQUEST = struct.Struct("<Q")
@@ -28,7 +28,7 @@ class ForgedReply(Exception):
 def pack_reply(result: list[Prepared] | SliceRejected) -> bytes:
     """A decoder's answer as one frame."""
     if isinstance(result, SliceRejected):
-        return pack_frame({"code": result.code, "detail": label(result.detail)})
+        return pack_frame({"code": result.code, "detail": result.detail})
     slices = [
         {
             "frame": slice_.frame,

@@ -334,3 +334,10 @@ def test_a_picture_inside_dicom_bytes_is_still_told_by_its_first_bytes() -> None
     file = io.BytesIO()
     Image.fromarray(grey()).save(file, "PNG")
     assert slice_of(file.getvalue()).format == "PNG"
+
+
+def test_what_a_rejection_quotes_of_a_file_can_be_shown() -> None:
+    with pytest.raises(SliceRejected) as rejected:
+        decode(dicom(syntax="1.2.3.4").replace(b"1.2.3.4\x00", b"1.2.\x1b[31"), LIMITS)
+    assert rejected.value.code == "unsupported"
+    assert rejected.value.detail.isprintable()
