@@ -332,6 +332,14 @@ def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
         finish_if_done(s, job)
 
 
+def quarantine_chunk(s: Session, claim: Claim, reason: str) -> None:
+    """End a claimed chunk whose slices cannot be predicted. Raises StaleClaim."""
+    job = lock_job(s, s.get_one(Chunk, claim.id).job_id)
+    leases.close(s, Chunk, claim, Work.FAILED, closed_at=from_now())
+    close_slices(s, claim.id, Outcome.QUARANTINED, reason)
+    finish_if_done(s, job)
+
+
 def _end(s: Session, chunk: Chunk, state: Work, **values: Any) -> None:
     # The epoch grows: whoever still works on the chunk finds its claim stale.
     base: dict[str, Any] = {"state": state, "epoch": Chunk.epoch + 1, "lease_until": None, "closed_at": from_now()}

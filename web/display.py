@@ -16,6 +16,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 QUARANTINE_REASONS = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
     "engine_error": "The engine failed each time on this slice.",
+    "file_lost": "A file of ours that this slice needs is missing or damaged.",
 }
 
 

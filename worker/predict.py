@@ -22,6 +22,7 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
+MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read; the sweeper leaves a minute between them
 KEPT_ENGINES = 2  # the champion, and the one before it for the jobs that are pinned to it
 
 
@@ -82,12 +83,12 @@ def predict_next(worker: str) -> bool:
         except EngineError:
             log.exception("engine failed")
             _lose(claims, "engine_error")
-        except (FileMissing, FileDamaged):
+        except (FileMissing, FileDamaged, PackageError):
             log.exception("a file of these chunks, or of their model, is missing or damaged")
-            _give_back(claims)
-        except (OSError, OperationalError, PackageError):
+            _put_off(claims, MAX_ATTEMPTS)
+        except (OSError, OperationalError):
             log.exception("predicting put off")
-            _give_back(claims)
+            _put_off(claims, None)
     return True
 
 
@@ -164,10 +165,14 @@ def _lose(claims: list[Claim], reason: str) -> None:
             jobs.fail_chunk(s, claim, reason)
 
 
-def _give_back(claims: list[Claim]) -> None:
+def _put_off(claims: list[Claim], attempts: int | None) -> None:
+    """Put chunks back for later. After so many attempts, if a number is given, their slices are quarantined instead."""
     for claim in claims:
         try:
             with session_scope() as s:
-                leases.give_back(s, Chunk, claim)
+                if attempts is not None and s.get_one(Chunk, claim.id).attempts >= attempts:
+                    jobs.quarantine_chunk(s, claim, "file_lost")
+                else:
+                    leases.give_back(s, Chunk, claim)
         except StaleClaim:
             continue

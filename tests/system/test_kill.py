@@ -1,11 +1,17 @@
 """`kill -9` of any one process, at work: after its restart every slice has exactly one outcome, and the right score."""
 
+import io
 import os
 import signal
 import time
+import zipfile
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from worker.engines.fake import KILLS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 SLICES = 1200
@@ -103,3 +109,21 @@ def test_an_acknowledged_submission_survives_a_kill_before_its_message(whole: An
         os.kill(broker.pid, signal.SIGKILL)
     check(whole, job_id)
     assert whole.submit(archive, "no-broker") == job_id
+
+
+def test_a_slice_that_kills_the_engine_is_quarantined_alone(whole: Any) -> None:
+    rng = np.random.default_rng(1)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for number in range(40):
+            pixels = rng.integers(0, 255, (224, 224), dtype=np.uint8)
+            if number == 23:
+                pixels[0, :16] = np.frombuffer(KILLS, np.uint8)
+            image = io.BytesIO()
+            Image.fromarray(pixels).save(image, "PNG")
+            packed.writestr(f"{number}.png", image.getvalue())
+    job = whole.wait(whole.submit(buffer.getvalue(), "poison"), seconds=200)
+    assert job["state"] == "finished"
+    assert (job["counts"]["predicted"], job["counts"]["quarantined"]) == (39, 1)
+    rows = whole.request("GET", f"/jobs/{job['id']}/results", params={"state": "quarantined"}).json()["items"]
+    assert [(row["name"], row["reason"]) for row in rows] == [("23.png", "worker_lost")]

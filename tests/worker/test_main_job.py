@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import func, select, update
-from worker.engines.base import Scores
 
 from db import base, jobs, results
 from db.base import from_now, read_scope, session_scope
@@ -18,6 +17,7 @@ from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, S
 from db.settings import Settings
 from db.storage import storage
 from worker import ingest, predict, sweep
+from worker.engines.base import Scores
 
 PROJECT = Path(__file__).parents[2]
 Entries = Callable[..., dict[str, bytes]]
@@ -192,6 +192,28 @@ def test_missing_upload_fails_the_job_with_its_reason(ann: User, submit: Any, sl
     storage().delete(sha256)
     work()
     assert (view(job).state, view(job).error) == (JobState.FAILED, "file_missing")
+
+
+def test_chunk_whose_array_is_gone_is_put_off_and_in_the_end_quarantined(
+    ann: User, submit: Any, slices: Entries, view: View
+) -> None:
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    with read_scope() as s:
+        array = s.scalars(select(Chunk.array_sha256)).one()
+    data = storage().open(array).read()
+    storage().delete(array)
+    assert predict.predict_next("w")
+    assert view(job).counts["open"] == 4  # put off: it may come back
+    for _ in range(predict.MAX_ATTEMPTS):
+        predict.predict_next("w")
+    assert view(job).state == JobState.FINISHED
+    assert view(job).rejections == {"file_lost": 4}
+    storage().put(data)
+    with session_scope() as s:
+        assert jobs.retry_job(s, job) == 4
+    work()
+    assert view(job).counts["predicted"] == 4
 
 
 def test_poisonous_slice_alone_is_quarantined(
