@@ -13,6 +13,9 @@ from db.results import ResultRow, find_job, results_page
 from web.auth import require_user
 from web.errors import not_found
 
+ROW_IDS = range(1, 2**63)
+"""Ids that a database can hold; a larger number in an address is nobody's."""
+
 _JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes
 
 
@@ -40,6 +43,7 @@ def writing_job(job_id: str) -> Iterator[tuple[Session, Job]]:
 
 def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
     """One slice's row."""
-    before = results._encode(slice_id - 1, slice_id - 1)
-    page = results_page(s, job, cursor=before, limit=1)
+    if slice_id not in ROW_IDS:
+        return None
+    page = results_page(s, job, cursor=results._encode(slice_id - 1, slice_id - 1), limit=1)
     return page.items[0] if page.items and page.items[0].slice_id == slice_id else None

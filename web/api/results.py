@@ -12,11 +12,11 @@ from db.storage import FileMissing
 from web import exports
 from web.api import PREFIX
 from web.api.description import problems
-from web.api.schemas import ImageQuery, ResultPage, ResultsQuery
+from web.api.schemas import ExportOut, ImageQuery, ResultPage, ResultsQuery
 from web.auth import guard_api
 from web.errors import not_found
 from web.job_json import job_json
-from web.lookup import reading_job
+from web.lookup import ROW_IDS, reading_job
 from web.notice import RESEARCH_USE_ONLY
 
 blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>", tag="Results")
@@ -59,7 +59,7 @@ def results_csv(job_id: str) -> Response:
 
 
 @blueprint.get("/results.json")
-@blueprint.output(FileSchema(type="string", format="binary"), content_type="application/json", description="All of it.")
+@blueprint.output(ExportOut)
 @blueprint.doc(responses=problems(404))
 def results_json(job_id: str) -> Response:
     """Download all results as JSON
@@ -98,7 +98,7 @@ def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
 
 
 def _slice(job_id: str, slice_id: int) -> SliceImage:
-    if slice_id >= 2**63:
+    if slice_id not in ROW_IDS:
         raise not_found()
     with reading_job(job_id) as (s, job):
         try:

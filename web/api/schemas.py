@@ -111,7 +111,7 @@ class JobPage(Out):
     next_cursor: str | None
 
 
-class ResultOut(Out):
+class ExportedResult(Out):
     """One slice and its one outcome."""
 
     slice_id: int
@@ -129,6 +129,11 @@ class ResultOut(Out):
     format: str | None
     width: int | None
     height: int | None
+
+
+class ResultOut(ExportedResult):
+    """One slice and its one outcome, and whether it can be shown."""
+
     has_image: bool
     has_heat: bool
 
@@ -139,6 +144,14 @@ class ResultPage(Out):
     items: list[ResultOut]
     next_cursor: str | None
     notice: str
+
+
+class ExportOut(Out):
+    """All results of a job."""
+
+    notice: str
+    job: JobOut
+    results: list[ExportedResult]
 
 
 class RetryOut(Out):

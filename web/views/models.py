@@ -10,6 +10,7 @@ from db.registry import champion, list_versions, promote
 from web.auth import require_admin, require_user
 from web.errors import not_found
 from web.guards import guard_pages
+from web.lookup import ROW_IDS
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/models", enable_openapi=False)
 guard_pages(blueprint)
@@ -31,7 +32,7 @@ def make_champion(version_id: int) -> ResponseReturnValue:
     user = require_admin()
     reason = " ".join(request.form.get("reason", "").split())[:REASON_LENGTH]
     with session_scope() as s:
-        version = s.get(ModelVersion, version_id) if version_id < 2**63 else None
+        version = s.get(ModelVersion, version_id) if version_id in ROW_IDS else None
         if version is None:
             raise not_found()
         promote(s, version, user, reason or "no reason given")

@@ -1,0 +1,245 @@
+"""The pages in a real browser: signing in, submitting, watching a job, looking at heat maps."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apiflask import APIFlask
+from werkzeug.serving import make_server
+
+from db.models import User
+from tests.web.play import PASSWORD, Api, WorkerPart, png, zip_bytes
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = Path("/usr/bin/chromium")
+WAIT = 15_000  # ms, for what a slow machine may take
+SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu"]
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is not installed (/usr/bin/chromium)")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests of this file."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(app: APIFlask) -> Iterator[str]:
+    """The application, served over HTTP by threads of this process."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def page(chromium: Any, address: str) -> Iterator[Any]:
+    """A page of a fresh profile. At the end: no error was logged, the CSP held, and no request left the origin."""
+    context = chromium.new_context(base_url=address, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    faults: list[str] = []
+    foreign: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else foreign.append(r.url))
+    page.faults = faults
+    yield page
+    context.close()
+    assert faults == []
+    assert foreign == []
+
+
+@pytest.fixture
+def signed_in(page: Any, ann: User) -> Any:
+    """Ann, signed in by the form."""
+    page.goto("/sign-in")
+    page.get_by_label("Name").fill("ann")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/jobs")
+    return page
+
+
+@pytest.fixture
+def finished(api: Api, worker: WorkerPart) -> str:
+    """A finished job of six slices, two of them positive, and one file that was rejected."""
+    job_id: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(7)}))).json["id"]
+    worker.start()
+    worker.read(6)
+    worker.reject("notes.txt", "format")
+    worker.finish_reading()
+    worker.predict([0.9, 0.2, 0.1])
+    return job_id
+
+
+def test_sign_in_and_out(signed_in: Any) -> None:
+    assert signed_in.get_by_role("heading", name="No jobs yet").is_visible()
+    signed_in.get_by_label("Account of ann").click()
+    signed_in.get_by_role("button", name="Sign out").click()
+    signed_in.wait_for_url("**/sign-in")
+
+
+def test_submit_by_choosing_a_file(signed_in: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "scan.zip"
+    archive.write_bytes(zip_bytes({"1.png": png(1), "2.png": png(2)}))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [archive])
+    assert "1 file" in signed_in.locator("#chosen-sum").inner_text()
+    signed_in.get_by_label("Name").fill("by hand")
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+    assert signed_in.get_by_role("heading", name="by hand").is_visible()
+    assert signed_in.locator(".state").first.inner_text() == "queued"
+
+
+def test_submit_by_dropping(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    signed_in.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(30)], "dropped.png"));
+            document.getElementById("drop").dispatchEvent(
+                new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: data}));
+        }"""
+    )
+    signed_in.locator("#chosen li").wait_for()
+    assert "dropped.png" in signed_in.locator("#chosen").inner_text()
+
+
+def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "cut.zip"
+    archive.write_bytes(zip_bytes({"1.png": png(1)})[:-30])
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [archive])
+    signed_in.get_by_role("button", name="Submit").click()
+    problem = signed_in.locator("#problem")
+    problem.wait_for()
+    assert "This submission was not accepted" in problem.inner_text()
+    assert "cut.zip" in problem.inner_text()
+    assert signed_in.get_by_role("button", name="Submit").is_enabled()
+    assert all("422" in fault for fault in signed_in.faults)  # the browser itself logs the failed request
+    signed_in.faults.clear()
+
+
+def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(5)}))).json["id"]
+    signed_in.goto(f"/jobs/{job_id}")
+    heading = signed_in.get_by_role("heading", level=1).element_handle()
+    worker.start()
+    worker.read(4)
+    signed_in.locator("#results tr.slice-row").first.wait_for()
+    signed_in.locator(".state", has_text="running").wait_for()
+    worker.reject("broken.png", "truncated")
+    worker.finish_reading()
+    worker.predict()
+    signed_in.locator(".state", has_text="finished").wait_for()
+    playwright.expect(signed_in.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "5")
+    assert signed_in.get_by_text("The image ends too early.").first.is_visible()
+    playwright.expect(signed_in.locator('[role="status"]').first).to_have_text("The job is finished.")
+    assert heading.is_visible()  # the page was changed in place, not replaced
+    signed_in.locator("#results .outcome-positive").first.wait_for()
+    signed_in.wait_for_function("!document.querySelector('[hx-trigger^=every]')")
+    requests: list[str] = []
+    signed_in.on("request", lambda request: requests.append(request.url))
+    signed_in.wait_for_timeout(2500)
+    assert requests == []
+
+
+def test_jobs_list_follows_its_jobs(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_bytes({"1.png": png(1)}))).json["id"]
+    signed_in.goto("/jobs")
+    worker.whole_job(1)
+    signed_in.locator(f"#job-{job_id} .state", has_text="finished").wait_for()
+    assert signed_in.locator(f"#job-{job_id}").get_attribute("hx-trigger") is None
+
+
+def test_slice_dialog_shows_and_hides_the_heat_map(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    heat = dialog.locator(".slice-heat")
+    heat.wait_for()
+    assert heat.is_visible()
+    assert heat.evaluate("image => image.decode().then(() => image.naturalWidth)") == 672
+    dialog.get_by_label("Heat map").click()
+    assert heat.is_hidden()
+    signed_in.keyboard.press("h")
+    assert heat.is_visible()
+    title = dialog.locator("#slice-title")
+    playwright.expect(title).to_have_text("0.png")
+    signed_in.keyboard.press("ArrowRight")
+    dialog.get_by_role("heading", name="1.png").wait_for()
+    dialog.get_by_label("Strength").fill("40")
+    assert heat.evaluate("image => image.style.opacity") == "0.4"
+    signed_in.keyboard.press("Escape")
+    assert dialog.is_hidden()
+
+
+def test_filters_order_and_heat_maps_change_the_table_and_the_address(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    assert signed_in.locator("tr.slice-row").count() == 7
+    signed_in.get_by_label("Label").select_option("COVID")
+    signed_in.wait_for_url("**label=COVID**")
+    playwright.expect(signed_in.locator("tr.slice-row")).to_have_count(2)
+    signed_in.get_by_label("Heat maps").check()
+    signed_in.locator("tr.slice-row img[src*='heat=1']").first.wait_for()
+    signed_in.get_by_role("link", name="Clear all filters").click()
+    signed_in.wait_for_url(f"**/jobs/{finished}#results")
+    signed_in.get_by_label("Order").select_option("-probability")
+    signed_in.wait_for_url("**sort=-probability**")
+    playwright.expect(signed_in.locator("tr.slice-row .value").first).to_have_text("0.900")
+    signed_in.go_back()
+    signed_in.wait_for_url(f"**/jobs/{finished}#results")
+    signed_in.locator("#results").get_by_text("0.100").first.wait_for()
+
+
+def test_job_is_cancelled_after_asking(signed_in: Any, api: Api) -> None:
+    job_id = api.submit(("a.png", png(1))).json["id"]
+    signed_in.goto(f"/jobs/{job_id}")
+    signed_in.once("dialog", lambda dialog: dialog.accept())
+    signed_in.get_by_role("button", name="Cancel").click()
+    signed_in.locator(".state", has_text="cancelling").wait_for()
+
+
+def test_server_that_is_away_is_said(signed_in: Any, api: Api) -> None:
+    job_id = api.submit(("a.png", png(1))).json["id"]
+    signed_in.goto(f"/jobs/{job_id}")
+    signed_in.context.set_offline(True)
+    signed_in.get_by_role("alert").filter(has_text="does not answer").wait_for()
+    signed_in.context.set_offline(False)
+    signed_in.get_by_role("alert").filter(has_text="does not answer").wait_for(state="hidden")
+    signed_in.faults.clear()
+
+
+def test_every_page_fits_a_phone_in_both_themes(signed_in: Any, finished: str) -> None:
+    signed_in.set_viewport_size({"width": 390, "height": 844})
+    for theme in ("light", "dark"):
+        signed_in.emulate_media(color_scheme=theme)
+        for path in ("/jobs", f"/jobs/{finished}", "/submit", "/models", "/tokens"):
+            signed_in.goto(path)
+            assert signed_in.evaluate("document.documentElement.scrollWidth") <= 390, path
+            assert signed_in.evaluate("document.documentElement.dataset.bsTheme") == theme
+
+
+def test_theme_is_chosen_and_kept(signed_in: Any) -> None:
+    button = signed_in.get_by_role("button", name="Colour theme: automatic")
+    button.click()
+    signed_in.get_by_role("button", name="Colour theme: light").click()
+    signed_in.reload()
+    assert signed_in.evaluate("document.documentElement.dataset.bsTheme") == "dark"
+
+
+def test_api_page_shows_every_operation(signed_in: Any) -> None:
+    signed_in.goto("/api/v1/docs")
+    signed_in.locator(".opblock").first.wait_for()
+    playwright.expect(signed_in.locator(".opblock")).to_have_count(10)

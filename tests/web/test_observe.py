@@ -1,0 +1,123 @@
+"""What machines that watch see: alive, ready, counted, and no names; and what the web process never loads."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from apiflask import APIFlask
+
+from db import base, broker
+from db.settings import Settings
+from db.storage import storage
+from tests.web.play import Api, Browser, WorkerPart, png, zip_bytes
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_alive(app: APIFlask) -> None:
+    assert app.test_client().get("/healthz").json == {"status": "ok"}
+
+
+def test_not_ready_without_a_broker(app: APIFlask) -> None:
+    answer = app.test_client().get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json["checks"] == {"database": True, "broker": False, "storage": True}
+
+
+def test_ready_when_all_answer(app: APIFlask, valkey_url: str, settings: Settings) -> None:
+    base.use(settings.model_copy(update={"broker_url": valkey_url}))
+    answer = app.test_client().get("/readyz")
+    assert (answer.status_code, answer.json["status"]) == (200, "ready")
+
+
+def test_not_ready_without_storage(app: APIFlask, settings: Settings) -> None:
+    storage().incoming.rmdir()
+    assert app.test_client().get("/readyz").json["checks"]["storage"] is False
+
+
+def test_not_ready_without_a_database(app: APIFlask, settings: Settings, tmp_path: Path) -> None:
+    base.use(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'none' / 'x.db'}"}))
+    assert app.test_client().get("/readyz").json["checks"]["database"] is False
+
+
+def test_metrics_count_jobs_slices_and_requests(api: Api, worker: WorkerPart) -> None:
+    api.submit(("secret-name.zip", zip_bytes({"1.png": png(1), "2.png": png(2)})))
+    worker.whole_job(2)
+    text = api.client.get("/metrics").text
+    assert 'ctbatch_jobs{state="finished"} 1.0' in text
+    assert 'ctbatch_slices{outcome="predicted"} 2.0' in text
+    assert 'ctbatch_slices{outcome="rejected"} 0.0' in text
+    assert 'ctbatch_request_seconds_count{method="POST",route="/api/v1/jobs",status="202"} 1.0' in text
+    assert "secret-name" not in text
+    assert "ann" not in text
+
+
+def test_logs_hold_no_file_names(
+    api: Api, anns_browser: Browser, worker: WorkerPart, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    job_id = api.submit(("Meier-Johanna.zip", zip_bytes({"Meier/1.png": png()})), name="Meier job").json["id"]
+    api.submit(("Meier-cut.zip", zip_bytes({"1.png": png()})[:-30]))
+    worker.start()
+    worker.read(1, names="Meier{}.png", series="Meier")
+    anns_browser.get(f"/jobs/{job_id}")
+    api.get(f"/jobs/{job_id}/results.csv")
+    assert "Meier" not in caplog.text
+
+
+def test_fault_of_ours_is_a_500_that_tells_nothing(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    storage().incoming.rmdir()
+    answer = api.submit(("1.png", png()))
+    assert (answer.status_code, answer.json["type"]) == (500, "urn:ctbatch:problem:internal")
+    assert "incoming" not in answer.text
+    assert "Unhandled FileNotFoundError" in caplog.text
+
+
+def test_database_that_is_away_is_503(api: Api, settings: Settings, tmp_path: Path) -> None:
+    base.use(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'none' / 'x.db'}"}))
+    answer = api.get("/jobs")
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:unavailable")
+    assert answer.headers["Retry-After"] == "5"
+
+
+def test_web_process_loads_no_network_library(tmp_path: Path) -> None:
+    code = (
+        "import sys, web.wsgi, web.views.jobs, worker.imaging.render;"
+        "heavy = {'tensorflow', 'keras', 'openvino', 'nncf', 'sklearn', 'scipy', 'training', 's3fs', 'jax', 'torch'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    environ = {"CTBATCH_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environ, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_unknown_addresses_are_problems_in_the_api_and_pages_elsewhere(app: APIFlask) -> None:
+    client = app.test_client()
+    assert client.get("/api/v1/nothing").mimetype == "application/problem+json"
+    assert client.delete("/api/v1/jobs").status_code == 405
+    page = client.get("/nothing")
+    assert (page.status_code, page.mimetype) == (404, "text/html")
+
+
+def test_static_files_are_kept_by_their_digest(app: APIFlask) -> None:
+    with app.test_request_context():
+        address = app.url_for("static", filename="ctbatch.css")
+    answer = app.test_client().get(address)
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert "immutable" not in app.test_client().get("/static/ctbatch.css").headers["Cache-Control"]
+
+
+def test_every_bundled_package_has_its_licence() -> None:
+    folders = [path for path in (PROJECT / "web/static/vendor").iterdir() if path.is_dir()]
+    assert {path.name for path in folders} == {"bootstrap", "bootstrap-icons", "htmx", "inter", "swagger-ui"}
+    for folder in folders:
+        assert (folder / "LICENSE").read_text().strip()
+
+
+def test_broker_is_told_only_an_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    hints: list[broker.Hint] = []
+    monkeypatch.setattr(broker, "send", hints.append)
+    api.submit(("1.png", png()))
+    assert [(hint.task, type(hint.id)) for hint in hints] == [("unpack-upload", int)]

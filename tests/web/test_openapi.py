@@ -1,0 +1,101 @@
+"""The API holds to its own description, whatever it is asked; on both databases."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from hypothesis import HealthCheck
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from db import accounts, base, migrate
+from db.base import session_scope
+from db.settings import Settings
+from tests.conftest import add_champion, make_settings
+from tests.web.play import Api, WorkerPart, png, zip_bytes
+from web.app import create_app
+
+FEW = hypothesis.settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"], scope="module")
+def described(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """One database for all requests of this file."""
+    values: dict[str, object] = {}
+    if request.param == "postgresql":
+        values["DATABASE_URL"] = request.getfixturevalue("postgres_server") + "postgres"
+    settings = make_settings(tmp_path_factory.mktemp("home"), **values)
+    base.use(settings)
+    migrate.upgrade()
+    yield settings
+    base.get_engine().dispose()
+
+
+@pytest.fixture(scope="module")
+def ask(described: Settings) -> dict[str, Any]:
+    """The application, the headers of a user of it, and the ids of what they have."""
+    add_champion(described.home)
+    with session_scope() as s:
+        user = accounts.create_user(s, "ann", None)
+    app = create_app(described)
+    api = Api(app, user)
+    job_id = api.submit(("a.zip", zip_bytes({"1.png": png(1), "2.png": png(2)}))).json["id"]
+    WorkerPart().whole_job(2)
+    rows = api.get(f"/jobs/{job_id}/results").json["items"]
+    return {"app": app, "headers": api.headers, "job_id": job_id, "slice_id": rows[0]["slice_id"]}
+
+
+@pytest.fixture(scope="module")
+def description(ask: dict[str, Any]) -> Any:
+    """The API as it describes itself."""
+    return schemathesis.openapi.from_wsgi("/api/v1/openapi.json", app=ask["app"])
+
+
+OPERATIONS = [
+    ("GET", "/api/v1/jobs"),
+    ("POST", "/api/v1/jobs"),
+    ("GET", "/api/v1/jobs/{job_id}"),
+    ("POST", "/api/v1/jobs/{job_id}/cancel"),
+    ("POST", "/api/v1/jobs/{job_id}/retry"),
+    ("GET", "/api/v1/jobs/{job_id}/results"),
+    ("GET", "/api/v1/jobs/{job_id}/results.csv"),
+    ("GET", "/api/v1/jobs/{job_id}/results.json"),
+    ("GET", "/api/v1/jobs/{job_id}/slices/{slice_id}/image.png"),
+    ("GET", "/api/v1/models"),
+]
+ASKED = [(*one, there) for one in OPERATIONS for there in (False, True) if not there or "job_id" in one[1]]
+"""Each operation for a made-up job, and where it names one, for one that is there."""
+
+
+@pytest.mark.parametrize(("method", "path", "there"), ASKED)
+def test_api_keeps_to_its_description(
+    method: str, path: str, there: bool, description: Any, ask: dict[str, Any]
+) -> None:
+    """Made-up requests, for a job that is there (made-up ids would all be 404) and for made-up ones."""
+    ids = {name: ask[name] for name in ("job_id", "slice_id") if there and f"{{{name}}}" in path}
+
+    @FEW
+    @hypothesis.given(case=description[path][method].as_strategy())
+    def keeps(case: schemathesis.Case) -> None:
+        case.path_parameters |= ids
+        # What fits the schema may still be refused: a cursor that is not ours, a file that is not an archive.
+        case.call_and_validate(headers=ask["headers"], excluded_checks=[positive_data_acceptance])
+
+    keeps()
+
+
+def test_description_names_every_route_of_the_api(ask: dict[str, Any]) -> None:
+    app = ask["app"]
+    paths = app.test_client().get("/api/v1/openapi.json").json["paths"]
+    rules = {rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith(("api_jobs", "api_results"))}
+    written = {rule.replace("<int:", "{").replace("<", "{").replace(">", "}") for rule in rules}
+    assert written <= set(paths) == {path for _, path in OPERATIONS}
+    assert not [path for path in paths if not path.startswith("/api/v1/")]
+    assert paths["/api/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]

@@ -1,0 +1,219 @@
+"""The pages as the server sends them: what they say, what they escape, what they let nobody do."""
+
+import io
+import re
+
+import pytest
+from apiflask import APIFlask
+from sqlalchemy import delete
+
+from db import accounts, registry
+from db.base import current, read_scope, session_scope
+from db.models import ModelVersion, Promotion, User
+from db.settings import Settings
+from tests.conftest import add_champion
+from tests.web.play import Api, Browser, WorkerPart, png, zip_bytes
+from web import display
+
+HOSTILE = '<script>alert(1)</script>"onload=x\u202egnp.zip'
+
+
+@pytest.fixture
+def job_id(api: Api, worker: WorkerPart) -> str:
+    """A finished job with everything on its page."""
+    made: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(5)}))).json["id"]
+    worker.start()
+    worker.read(4, series="<i>left</i>", names="<img src=x>{}.png")
+    worker.reject("<b>bad</b>.png", "truncated", "It <u>ends</u>.")
+    worker.finish_reading()
+    worker.predict()
+    return made
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/jobs", "/submit", "/models", "/tokens", "/jobs/aaaaaaaaaaaaaaaa", "/jobs/x/live"]
+)
+def test_pages_are_for_users(browser: Browser, path: str) -> None:
+    away = browser.get(path)
+    assert away.status_code == 303
+    assert away.headers["Location"].startswith("/sign-in?next=/")
+
+
+def test_poll_of_an_ended_session_leads_to_the_sign_in(browser: Browser) -> None:
+    answer = browser.get("/jobs/aaaaaaaaaaaaaaaa/live", headers={"HX-Request": "true"})
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/sign-in")
+
+
+def test_every_page_says_what_it_is_for_and_trusts_only_its_own_files(anns_browser: Browser, job_id: str) -> None:
+    paths = ["/sign-in", "/jobs", "/submit", "/models", "/tokens", f"/jobs/{job_id}", "/api/v1/docs", "/nowhere"]
+    for path in paths:
+        page = anns_browser.get(path, follow_redirects=True)
+        assert "Research use only, not for diagnosis." in page.text
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' data:;")
+        assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+        assert page.headers["X-Content-Type-Options"] == "nosniff"
+        assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:|<script(?! src=)", page.text), path
+        assert not re.search(r'(src|href|action)="(https?:)?//', page.text), path
+
+
+def test_names_are_escaped_and_keep_their_direction(app: APIFlask, api: Api, anns_browser: Browser) -> None:
+    job_id = api.submit(("a.png", png()), name=HOSTILE).json["id"]
+    for path in ("/jobs", f"/jobs/{job_id}"):
+        page = anns_browser.get(path).text
+        assert "<script>alert" not in page
+        assert "\u202e" not in page
+        assert '<bdi class="name">&lt;script&gt;alert(1)&lt;/script&gt;&#34;onload=x\\u202egnp.zip</bdi>' in page
+
+
+def test_names_of_slices_and_series_are_escaped(anns_browser: Browser, job_id: str) -> None:
+    page = anns_browser.get(f"/jobs/{job_id}").text
+    assert "<img src=x>" not in page
+    assert "<i>left" not in page
+    assert "<b>bad" not in page
+    assert "<u>ends" not in page
+    assert "&lt;img src=x&gt;0.png" in page
+
+
+def test_job_page_tells_the_whole_story(anns_browser: Browser, job_id: str) -> None:
+    page = anns_browser.get(f"/jobs/{job_id}").text
+    assert "fake engine: for tests only" in page
+    assert "The image ends too early." in page
+    assert "It &lt;u&gt;ends&lt;/u&gt;." in page
+    assert re.search(r"50\.0.%<small> of 4 predicted", page)
+    assert "0.930" in page
+    assert f"/api/v1/jobs/{job_id}/results.csv" in page
+
+
+def test_open_job_polls_and_ended_job_does_not(api: Api, anns_browser: Browser, job_id: str) -> None:
+    open_id = api.submit(("b.png", png(50))).json["id"]
+    assert 'hx-trigger="every' in anns_browser.get(f"/jobs/{open_id}").text
+    assert 'hx-trigger="every' in anns_browser.get(f"/jobs/{open_id}/row").text
+    for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/live", f"/jobs/{job_id}/row"):
+        assert 'hx-trigger="every' not in anns_browser.get(path).text
+
+
+def test_results_part_keeps_filters_in_the_address(anns_browser: Browser, job_id: str) -> None:
+    answer = anns_browser.get(f"/jobs/{job_id}/results?label=COVID&state=&sort=name&heat=1")
+    assert answer.headers["HX-Push-Url"] == f"/jobs/{job_id}?label=COVID&sort=name&heat=1"
+    assert answer.text.count('class="slice-row"') == 2
+    assert "heat=1" in answer.text
+    assert "HX-Push-Url" not in anns_browser.get(f"/jobs/{job_id}/results?poll=1").headers
+
+
+@pytest.mark.parametrize("query", ["label=nonsense", "series=x", "sort=1", "limit=-1", "state=%00"])
+def test_foolish_address_shows_the_plain_list(anns_browser: Browser, job_id: str, query: str) -> None:
+    answer = anns_browser.get(f"/jobs/{job_id}?{query}")
+    assert answer.status_code == 200
+    assert answer.text.count('class="slice-row"') == 5
+
+
+def test_slice_has_a_page_and_a_dialog(api: Api, anns_browser: Browser, job_id: str) -> None:
+    row = api.get(f"/jobs/{job_id}/results").json["items"][0]
+    path = f"/jobs/{job_id}/slices/{row['slice_id']}"
+    assert "<!doctype html>" in anns_browser.get(path).text
+    inside = anns_browser.get(path, headers={"HX-Request": "true"}).text
+    assert "<!doctype html>" not in inside
+    assert "slice-heat" in inside
+    assert anns_browser.get(f"/jobs/{job_id}/slices/999999").status_code == 404
+    assert anns_browser.get(f"/jobs/{job_id}/slices/{10**30}").status_code == 404
+
+
+def test_strangers_pages_are_not_found(app: APIFlask, browser: Browser, job_id: str, settings: Settings) -> None:
+    with session_scope() as s:
+        accounts.create_user(s, "eve", "eve's password")
+    browser.sign_in("eve", "eve's password")
+    for path in ("", "/live", "/row", "/results", "/slices/1"):
+        assert browser.get(f"/jobs/{job_id}{path}").status_code == 404
+    for action in ("cancel", "retry"):
+        token = browser.csrf("/jobs")
+        assert browser.client.post(f"/jobs/{job_id}/{action}", data={"csrf_token": token}).status_code == 404
+
+
+def test_job_is_cancelled_from_its_page(api: Api, anns_browser: Browser) -> None:
+    job_id = api.submit(("b.png", png(50))).json["id"]
+    token = anns_browser.csrf("/jobs")
+    answer = anns_browser.client.post(f"/jobs/{job_id}/cancel", data={"csrf_token": token}, follow_redirects=True)
+    assert "cancelling" in answer.text
+    assert api.get(f"/jobs/{job_id}").json["cancelling"] is True
+
+
+def test_form_without_scripts_submits(api: Api, anns_browser: Browser) -> None:
+    token = anns_browser.csrf("/submit")
+    answer = anns_browser.client.post(
+        "/submit", data={"csrf_token": token, "name": "plain", "files": (io.BytesIO(png()), "1.png")}
+    )
+    assert answer.status_code == 303
+    assert api.get("/jobs").json["items"][0]["name"] == "plain"
+
+
+def test_form_without_scripts_says_what_is_wrong(api: Api, anns_browser: Browser) -> None:
+    bad = (io.BytesIO(zip_bytes({"1.png": png()})[:-30]), "<cut>.zip")
+    answer = anns_browser.client.post("/submit", data={"csrf_token": anns_browser.csrf("/submit"), "files": bad})
+    assert answer.status_code == 422
+    assert "was not accepted" in answer.text
+    assert "&lt;cut&gt;.zip" in answer.text
+
+
+def test_submit_page_says_when_there_is_no_model(anns_browser: Browser) -> None:
+    with session_scope() as s:
+        s.execute(delete(Promotion))
+    page = anns_browser.get("/submit").text
+    assert "There is no model version yet" in page
+    assert re.search(r"<button[^>]*type=\"submit\" disabled", page)
+
+
+def test_admin_promotes_and_others_do_not(app: APIFlask, browser: Browser, anns_browser: Browser, root: User) -> None:
+    older = _champion()
+    add_champion(current().home, "newer")
+    path = f"/models/{older.id}/promote"
+    assert "Make this the champion" not in anns_browser.get("/models").text
+    refused = anns_browser.client.post(path, data={"csrf_token": anns_browser.csrf("/models"), "reason": "x"})
+    assert refused.status_code == 403
+    admin = Browser(app)
+    admin.sign_in("root")
+    taken = admin.client.post(path, data={"csrf_token": admin.csrf("/models"), "reason": "it is  better"})
+    assert taken.status_code == 303
+    assert _champion().id == older.id
+    with read_scope() as s:
+        assert s.query(Promotion).order_by(Promotion.id.desc()).first().reason == "it is better"
+
+
+def _champion() -> ModelVersion:
+    with read_scope() as s:
+        found = registry.champion(s)
+    assert found is not None
+    return found
+
+
+def test_jobs_list_is_paged(api: Api, anns_browser: Browser) -> None:
+    for i in range(3):
+        api.submit((f"{i}.png", png(i)))
+    first = anns_browser.get("/jobs?limit=2").text
+    older = re.search(r'href="(/jobs\?cursor=[^"]+)"', first)
+    assert older is not None
+    assert ("2.png" in first, "0.png" in first) == (True, False)
+    assert "0.png" in anns_browser.get(older[1]).text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "–"), (0.44, "0.4 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3725, "1 h 02 min")]
+)
+def test_durations_read_naturally(seconds: float | None, text: str) -> None:
+    assert display.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [(0, 5, "0 %"), (5, 5, "100 %"), (1, 100_000, "< 0.1 %"), (99_999, 100_000, "> 99.9 %"), (1, 8, "12.5 %")],
+)
+def test_share_is_all_or_nothing_only_when_it_is(part: int, whole: int, text: str) -> None:
+    assert display.share(part, whole).replace("\u202f", " ") == text
+
+
+def test_probability_is_never_rounded_to_certainty() -> None:
+    assert [display.probability(p) for p in (None, 0.0001, 0.9999, 0.5)] == [
+        "–",
+        "<\u202f0.001",
+        ">\u202f0.999",
+        "0.500",
+    ]

@@ -1,0 +1,169 @@
+"""A job's results: pages, filters, exports that a spreadsheet cannot run, and images."""
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from db.base import read_scope
+from db.models import Job
+from db.results import series_summary
+from tests.web.play import Api, WorkerPart, png, zip_bytes
+from web import exports
+
+
+@pytest.fixture
+def job_id(api: Api, worker: WorkerPart) -> str:
+    """A finished job: six slices of two series, one rejected."""
+    made: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(7)}))).json["id"]
+    worker.start()
+    worker.read(4, series="left")
+    worker.read(2, series="right", names="r{}.png")
+    worker.reject("=HYPERLINK(1).png", "truncated", "-it ends early")
+    worker.finish_reading()
+    while worker.predict([0.9, 0.2, 0.7, 0.1]):
+        pass
+    return made
+
+
+def names(api: Api, job_id: str, query: str) -> list[str]:
+    return [row["name"] for row in api.get(f"/jobs/{job_id}/results?{query}").json["items"]]
+
+
+def test_results_come_by_pages_in_the_order_of_the_submission(api: Api, job_id: str) -> None:
+    seen: list[str] = []
+    cursor = ""
+    while True:
+        page = api.get(f"/jobs/{job_id}/results?limit=3{cursor}").json
+        seen += [row["name"] for row in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert seen == ["0.png", "1.png", "2.png", "3.png", "r4.png", "r5.png", "=HYPERLINK(1).png"]
+
+
+@pytest.mark.parametrize("sort", ["position", "name", "probability", "-probability"])
+def test_pages_of_every_order_hold_each_slice_once(api: Api, job_id: str, sort: str) -> None:
+    whole = [row["slice_id"] for row in api.get(f"/jobs/{job_id}/results?sort={sort}").json["items"]]
+    paged: list[int] = []
+    cursor = ""
+    for _ in whole:
+        page = api.get(f"/jobs/{job_id}/results?sort={sort}&limit=1{cursor}").json
+        paged += [row["slice_id"] for row in page["items"]]
+        cursor = f"&cursor={page['next_cursor']}"
+    assert paged == whole
+    assert len(set(paged)) == 7
+
+
+def test_results_are_filtered(api: Api, job_id: str) -> None:
+    with read_scope() as s:
+        right = series_summary(s, s.get_one(Job, job_id))[1]
+    assert names(api, job_id, "label=COVID") == ["0.png", "2.png", "r4.png"]
+    assert names(api, job_id, "state=rejected") == names(api, job_id, "reason=truncated") == ["=HYPERLINK(1).png"]
+    assert names(api, job_id, f"series={right.series_id}&label=non-COVID") == ["r5.png"]
+    assert names(api, job_id, "sort=-probability&limit=1") == ["0.png"]
+
+
+def test_row_says_all_that_is_known(api: Api, job_id: str) -> None:
+    first, *_, last = api.get(f"/jobs/{job_id}/results").json["items"]
+    assert (first["label"], first["probability"], first["series"]) == ("COVID", 0.9, "left")
+    assert (first["model_version"], first["recipe"], first["has_heat"]) == ("fake/1", "lung-224-v1", True)
+    assert (last["state"], last["reason"], last["label"], last["probability"]) == ("rejected", "truncated", None, None)
+
+
+def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
+    answer = api.get(f"/jobs/{job_id}/results.csv")
+    assert answer.mimetype == "text/csv"
+    assert answer.headers["Content-Disposition"] == f"attachment; filename=ctbatch-{job_id}.csv"
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert len(rows) == 7
+    assert {row["notice"] for row in rows} == {"Research use only, not for diagnosis."}
+    assert (rows[0]["label"], rows[0]["probability"]) == ("COVID", "0.9")
+
+
+def test_csv_holds_no_formula(api: Api, job_id: str) -> None:
+    rows = list(csv.reader(io.StringIO(api.get(f"/jobs/{job_id}/results.csv").text)))
+    cells = [cell for row in rows for cell in row]
+    assert "'=HYPERLINK(1).png" in cells
+    assert "'-it ends early" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\r=1"])
+def test_formula_gets_an_apostrophe_and_a_number_does_not(text: str) -> None:
+    assert exports.safe_cell(text) == "'" + text
+    assert exports.safe_cell(-0.5) == -0.5
+    assert exports.safe_cell("plain") == "plain"
+    assert exports.safe_cell(None) is None
+
+
+def test_json_has_the_job_every_slice_and_the_notice(api: Api, job_id: str) -> None:
+    answer = api.get(f"/jobs/{job_id}/results.json")
+    whole: dict[str, Any] = json.loads(answer.text)
+    assert whole["job"]["id"] == job_id
+    assert [row["state"] for row in whole["results"]] == ["predicted"] * 6 + ["rejected"]
+    assert whole["notice"] == "Research use only, not for diagnosis."
+
+
+def test_exports_of_a_job_that_holds_nothing_yet(api: Api) -> None:
+    job_id = api.submit(("1.png", png())).json["id"]
+    assert json.loads(api.get(f"/jobs/{job_id}/results.json").text)["results"] == []
+    assert len(api.get(f"/jobs/{job_id}/results.csv").text.splitlines()) == 1
+
+
+def test_exports_come_in_pieces(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_bytes({f"{i}.png": b"x" for i in range(450)}))).json["id"]
+    worker.whole_job(450)
+    with read_scope() as s:
+        job = s.get_one(Job, job_id)
+    pieces = list(exports.csv_lines(job))
+    assert [piece.count("\n") for piece in pieces] == [201, 200, 50]
+    assert len(json.loads("".join(exports.json_pieces(job, {})))["results"]) == 450
+    assert api.get(f"/jobs/{job_id}/results.csv", buffered=False).is_streamed
+
+
+def image(api: Api, job_id: str, row: int, query: str = "") -> Any:
+    rows = api.get(f"/jobs/{job_id}/results").json["items"]
+    return api.get(f"/jobs/{job_id}/slices/{rows[row]['slice_id']}/image.png{query}")
+
+
+def test_slice_is_shown_in_the_size_asked_for(api: Api, job_id: str) -> None:
+    answer = image(api, job_id, 0, "?size=96")
+    assert answer.mimetype == "image/png"
+    assert Image.open(io.BytesIO(answer.data)).size == (96, 96)
+
+
+def test_heat_map_colours_the_slice(api: Api, job_id: str) -> None:
+    plain = Image.open(io.BytesIO(image(api, job_id, 0).data))
+    heat = Image.open(io.BytesIO(image(api, job_id, 0, "?heat=1").data))
+    assert plain.mode == "L"
+    red, green, _ = heat.convert("RGB").split()
+    assert plain.size == heat.size == (224, 224)
+    assert red.tobytes() != green.tobytes()
+
+
+def test_image_is_not_sent_again(api: Api, job_id: str) -> None:
+    rows = api.get(f"/jobs/{job_id}/results").json["items"]
+    path = f"/jobs/{job_id}/slices/{rows[0]['slice_id']}/image.png"
+    tag = api.get(path).headers["ETag"]
+    assert api.get(path, headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_image_that_is_not_there_is_404(api: Api, job_id: str) -> None:
+    assert image(api, job_id, 6).status_code == 404
+    assert api.get(f"/jobs/{job_id}/slices/999999/image.png").status_code == 404
+    assert api.get(f"/jobs/{job_id}/slices/{10**30}/image.png").status_code == 404
+
+
+@pytest.mark.parametrize("query", ["size=0", "size=5000", "size=x", "heat=2"])
+def test_image_of_a_foolish_size_is_refused(api: Api, job_id: str, query: str) -> None:
+    assert image(api, job_id, 0, f"?{query}").status_code == 422
+
+
+def test_slice_of_another_job_is_404(api: Api, job_id: str) -> None:
+    other = api.submit(("1.png", png(99))).json["id"]
+    rows = api.get(f"/jobs/{job_id}/results").json["items"]
+    assert api.get(f"/jobs/{other}/slices/{rows[0]['slice_id']}/image.png").status_code == 404
