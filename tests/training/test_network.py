@@ -1,0 +1,66 @@
+"""The network's heat map is Grad-CAM: its closed form equals what autodiff gives."""
+
+import numpy as np
+import pytest
+
+
+def test_heat_map_equals_grad_cam_by_autodiff() -> None:
+    tensorflow = pytest.importorskip("tensorflow")
+    import keras
+
+    from training.network import build_network
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("autodiff here is TensorFlow's")
+    model = build_network(64, seed=1)
+    features = model.get_layer("pool").input
+    probe = keras.Model(model.input, [features, model.output["cam"]])
+    head = keras.Sequential([model.get_layer(n) for n in ("pool", "flatten", "hidden", "hidden_relu", "output")])
+    slices = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 1), dtype=np.uint8)
+    maps, cam = probe(slices, training=False)
+    with tensorflow.GradientTape() as tape:
+        tape.watch(maps)
+        logit = head(maps, training=False)
+    gradient = tape.gradient(logit, maps).numpy()
+    alpha = gradient.sum((1, 2))  # of the mean over cells, as the mean is what the head sees
+    expected = np.maximum((maps.numpy() * alpha[:, None, None, :]).sum(-1), 0)
+    assert np.abs(cam.numpy() - expected).max() <= 1e-5 * max(float(expected.max()), 1)
+    assert expected.max() > 0
+
+
+@pytest.mark.parametrize("size", [0, 33, -32])
+def test_side_that_does_not_fit_is_refused(size: int) -> None:
+    from training.network import build_network
+
+    with pytest.raises(ValueError, match="multiple of 32"):
+        build_network(size)
+
+
+def test_missing_weights_file_is_said(tmp_path: object) -> None:
+    from training.network import WeightsError, build_network
+
+    with pytest.raises(WeightsError, match="no weights file"):
+        build_network(64, weights=f"{tmp_path}/absent.h5")
+
+
+def test_weights_of_a_file_are_taken_whole(tmp_path: object) -> None:
+    from training.network import build_network
+
+    first = build_network(64, seed=1)
+    path = f"{tmp_path}/first.keras"
+    first.save(path)
+    second = build_network(96, weights=path, seed=2)
+    for one, two in zip(first.get_weights(), second.get_weights(), strict=True):
+        assert np.array_equal(one, two)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_another_architecture_is_refused(tmp_path: object) -> None:
+    import keras
+
+    from training.network import WeightsError, build_network
+
+    path = f"{tmp_path}/other.weights.h5"
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(path)
+    with pytest.raises(WeightsError):
+        build_network(64, weights=path)

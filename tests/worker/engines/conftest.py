@@ -1,0 +1,48 @@
+"""A package of a real ResNet50 with random weights, whose scores spread, published once for all tests of engines."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worker.engines.package import Package
+
+
+@pytest.fixture(scope="session")
+def slices() -> np.ndarray[Any, Any]:
+    """uint8[24, 224, 224]: coarse random patterns of different contrast."""
+    rng = np.random.default_rng(4)
+    coarse = rng.integers(0, 256, (24, 14, 14)) * np.linspace(0.1, 1, 24)[:, None, None]
+    return coarse.astype(np.uint8).repeat(16, 1).repeat(16, 2)
+
+
+@pytest.fixture(scope="session")
+def published(
+    tmp_path_factory: pytest.TempPathFactory, slices: np.ndarray[Any, Any]
+) -> tuple[Path, Package, list[tuple[Any, ...]]]:
+    """The folder, the package, and the network addresses that publishing connected to."""
+    import sys
+
+    from training.network import build_network
+    from training.publish import publish
+
+    model = build_network(224, seed=3)
+    _spread(model, slices)
+    connections: list[tuple[Any, ...]] = []
+    sys.addaudithook(lambda event, args: connections.append(args) if event == "socket.connect" else None)
+    folder = tmp_path_factory.mktemp("engines") / "package"
+    labels = np.arange(len(slices)) % 2
+    package = publish(
+        model, folder, name="random", note="random weights", slices=slices, labels=labels,
+        threshold=0.5, temperature=1.5, metrics={},
+    )  # fmt: skip
+    return folder, package, list(connections)
+
+
+def _spread(model: Any, slices: np.ndarray[Any, Any]) -> None:
+    """Scale and shift the last layer so that logits have mean 0 and deviation 2."""
+    logit = model.predict(slices[..., None], verbose=0)["logit"]
+    kernel, bias = model.get_layer("output").get_weights()
+    factor = 2 / logit.std()
+    model.get_layer("output").set_weights([kernel * factor, (bias - logit.mean()) * factor])

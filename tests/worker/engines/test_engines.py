@@ -1,0 +1,134 @@
+"""Engines give the same answers, whatever runs them and however slices are grouped; a touched package is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worker.engines.base import load_engine
+from worker.engines.fake import FakeEngine, expected_logit
+from worker.engines.openvino import has_bfloat16
+from worker.engines.package import Package, PackageError, read_package
+
+Published = tuple[Path, Package, list[Any]]
+Slices = np.ndarray[Any, Any]
+PROJECT = Path(__file__).parents[3]
+
+
+def test_openvino_and_keras_agree_in_float32(published: Published, slices: Slices) -> None:
+    folder, package, _ = published
+    one = load_engine(folder, "openvino-f32").predict(slices)
+    two = load_engine(folder, "keras").predict(slices)
+    p, q = package.probability(one.logit), package.probability(two.logit)
+    assert p.std() > 0.1, "scores that are all alike would agree by chance"
+    assert np.abs(p - q).max() <= 0.01
+    sides_differ = (p >= package.threshold) != (q >= package.threshold)
+    assert np.abs(p - package.threshold)[sides_differ].max(initial=0) <= 0.02
+    assert one.cam.shape == two.cam.shape == (len(slices), 7, 7)
+    assert np.abs(one.cam - two.cam).max() <= 1e-3 * max(float(two.cam.max()), 1)
+
+
+@pytest.mark.parametrize("choice", ["openvino-f32", "openvino", "keras"])
+def test_a_score_does_not_depend_on_its_neighbours(choice: str, published: Published, slices: Slices) -> None:
+    engine = load_engine(published[0], choice)
+    together = engine.predict(slices).logit
+    alone = np.concatenate([engine.predict(each[None]).logit for each in slices[:5]])
+    tolerance = 1e-3 if choice != "openvino" else 0.15  # int8 and bfloat16 sum in another order
+    assert np.abs(together[:5] - alone).max() <= tolerance
+    assert len(engine.predict(slices[:7]).logit) == 7
+
+
+def test_more_slices_than_a_batch(published: Published, slices: Slices) -> None:
+    engine = load_engine(published[0], "openvino-f32")
+    many = np.concatenate([slices, slices])
+    found = engine.predict(many)
+    assert len(found.logit) == len(many) > engine.batch_size
+    assert np.allclose(found.logit[: len(slices)], found.logit[len(slices) :], atol=1e-4)
+
+
+def test_auto_takes_int8_where_its_parity_passed(published: Published) -> None:
+    folder, package, _ = published
+    if package.parity["int8"]["passed"]:
+        assert "model-int8.xml" in package.files
+        expected = "openvino-int8"
+    else:
+        assert "model-int8.xml" not in package.files
+        expected = "openvino-bf16" if package.parity["bf16"]["passed"] and has_bfloat16() else "openvino-f32"
+    assert load_engine(folder, "openvino").name == expected
+
+
+def test_without_int8_the_best_that_passed_is_taken(published: Published, tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(published[0], folder)
+    manifest = json.loads((folder / "package.json").read_text())
+    manifest["files"] = {k: v for k, v in manifest["files"].items() if "int8" not in k}
+    manifest["parity"]["bf16"]["passed"] = False
+    (folder / "package.json").write_text(json.dumps(manifest))
+    assert load_engine(folder, "openvino").name == "openvino-f32"
+    with pytest.raises(PackageError):
+        load_engine(folder, "openvino-int8")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.xml", "model.bin"])
+def test_one_changed_byte_is_refused(name: str, published: Published, tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(published[0], folder)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(bytes(data))
+    with pytest.raises(PackageError, match="other bytes"):
+        load_engine(folder, "openvino-f32")
+
+
+def test_manifest_that_names_a_path_is_refused(published: Published, tmp_path: Path) -> None:
+    manifest = json.loads((published[0] / "package.json").read_text())
+    manifest["files"] = {"../model.xml": "0" * 64}
+    (tmp_path / "package.json").write_text(json.dumps(manifest))
+    with pytest.raises(PackageError, match="plain file name"):
+        read_package(tmp_path)
+
+
+def test_missing_or_broken_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PackageError):
+        read_package(tmp_path)
+    (tmp_path / "package.json").write_text("{")
+    with pytest.raises(PackageError):
+        read_package(tmp_path)
+
+
+def test_publishing_connects_to_nothing(published: Published) -> None:
+    assert published[2] == []
+
+
+def test_openvino_loads_no_tensorflow(published: Published) -> None:
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from worker.engines.base import load_engine\n"
+        "load_engine(Path(sys.argv[1]), 'openvino').predict(np.zeros((1, 224, 224), np.uint8))\n"
+        "print(sorted({'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(published[0])], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_probability_is_calibrated_and_bounded() -> None:
+    package = Package("x", "", "r", 0.5, 2.0, {}, {}, {}, None, "")
+    logit = np.array([-1000, -2, 0, 2, 1000], np.float32)
+    assert package.probability(logit) == pytest.approx([0, 1 / (1 + np.e), 0.5, np.e / (1 + np.e), 1])
+
+
+def test_fake_scores_are_a_function_of_the_pixels(slices: Slices) -> None:
+    found = FakeEngine().predict(slices)
+    assert found.logit.tolist() == [expected_logit(each) for each in slices]
+    assert len(set(found.logit.tolist())) == len(slices)
+
+
+def test_unknown_engine_is_refused(published: Published) -> None:
+    with pytest.raises(ValueError, match="no such engine"):
+        load_engine(published[0], "abacus")
