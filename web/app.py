@@ -2,6 +2,7 @@
 
 from apiflask import APIFlask
 from flask import request
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 import db.base
 from db.settings import Settings, get_settings
@@ -32,6 +33,8 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         spec_path=f"{PREFIX}/openapi.json",
     )
     app.request_class = Request
+    if proxies := settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)  # type: ignore[method-assign]
     app.config.update(
         SECRET_KEY=secret_key(settings),
         MAX_UPLOAD_BYTES=settings.max_upload_bytes,

@@ -35,5 +35,5 @@ def add_headers(response: Response) -> Response:
         response.headers.setdefault(name, value)
     if request.endpoint != "static":
         response.headers.setdefault("Cache-Control", "private, no-cache")
-        response.headers.add("Vary", "Cookie, Authorization")
+        response.vary.update(("Cookie", "Authorization", "HX-Request"))
     return response

@@ -8,13 +8,15 @@ import pytest
 from apiflask import APIFlask
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
+from flask import request
 from pydantic import SecretStr
 
 from db import accounts
 from db.base import session_scope
-from db.models import Token, User
+from db.models import ModelVersion, Token, User
 from db.settings import Settings
 from tests.web.play import Api, Browser, png, token_of
+from web.app import create_app
 from web.auth import local_path
 from web.secret_key import secret_key
 
@@ -215,3 +217,13 @@ def test_kept_key_survives_a_restart(settings: Settings) -> None:
     assert len(first) == 64
     assert secret_key(own) == first
     assert (settings.home / "secret_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_proxy_is_believed_only_when_one_is_set(settings: Settings, champion: ModelVersion, ann: User) -> None:
+    forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "ct.example"}
+    seen = []
+    for proxies in (0, 1):
+        app = create_app(settings.model_copy(update={"trusted_proxies": proxies}))
+        app.before_request(lambda: seen.append((request.remote_addr, request.scheme, request.host)))
+        app.test_client().get("/healthz", headers=forwarded)
+    assert seen == [("127.0.0.1", "http", "localhost"), ("203.0.113.9", "https", "ct.example")]
