@@ -121,3 +121,28 @@ def test_broker_is_told_only_an_id(api: Api, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(broker, "send", hints.append)
     api.submit(("1.png", png()))
     assert [(hint.task, type(hint.id)) for hint in hints] == [("unpack-upload", int)]
+
+
+SEVERAL = """
+import pathlib, sys
+from tests.conftest import add_champion, make_settings
+from db import base, migrate
+settings = make_settings(pathlib.Path(sys.argv[1]))
+base.use(settings)
+migrate.upgrade()
+from web.app import create_app
+client = create_app(settings).test_client()
+client.get("/healthz")
+print([line for line in client.get("/metrics").text.splitlines() if "_count{" in line and "healthz" in line][0])
+"""
+
+
+def test_several_web_processes_are_counted_together(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    environ = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", SEVERAL, str(tmp_path / "home")]
+    counts = [
+        subprocess.run(command, cwd=PROJECT, env=environ, capture_output=True, text=True, check=True).stdout.split()[-1]
+        for _ in range(2)
+    ]
+    assert counts == ["1.0", "2.0"]
