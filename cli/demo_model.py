@@ -5,6 +5,7 @@ import time
 from cli.errors import JobFailed, Unavailable
 from cli.operator import reading, writing
 from cli.output import progress_bar
+from cli.server import settings_with_broker
 from db import registry, runs
 from db.runs import RunView
 
@@ -17,11 +18,12 @@ def ensure_demo_model() -> str:
 
     Raises:
         JobFailed: the training run failed.
-        Unavailable: no training worker took it.
+        Unavailable: no broker is known, or no training worker took it.
     """
     with reading() as session:
         if found := registry.champion(session):
             return found.label
+    settings_with_broker()  # else the training worker hears of the run from the sweeper only, a minute later
     with writing() as session:
         run_id = runs.create_demo_run(session, None).id
     label = _follow(run_id)

@@ -4,8 +4,12 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.errors import Unavailable, UsageError
+
+if TYPE_CHECKING:  # settings take a tenth of a second to load, which a remote server does not need
+    from db.settings import Settings
 
 LOCAL_FILE = "local.json"
 
@@ -46,6 +50,23 @@ def read_local(run_dir: Path) -> LocalServer | None:
     except (OSError, ValueError, TypeError):
         return None
     return found
+
+
+def settings_with_broker() -> "Settings":
+    """Return this process's settings, their broker that of the `ctbatch up` that runs here, unless another is named.
+
+    Raises:
+        Unavailable: no broker is named, and nothing runs here.
+    """
+    from db.settings import get_settings
+
+    if not get_settings().broker_url:
+        local = read_local(get_settings().run_dir)
+        if local is None:
+            raise Unavailable("no message broker: set CELERY_BROKER_URL, or run `ctbatch up` on this machine")
+        os.environ["CELERY_BROKER_URL"] = local.broker
+        get_settings.cache_clear()
+    return get_settings()
 
 
 def local_url(host: str, port: int) -> str:

@@ -11,8 +11,8 @@ import click
 
 from cli.errors import Unavailable
 from cli.processes import ROLES, command_line, environment, ready_file
-from cli.server import local_url, read_local
-from db.settings import Settings, get_settings
+from cli.server import local_url, read_local, settings_with_broker
+from db.settings import Settings
 
 CHECK_SECONDS = 10.0
 STALE_SWEEPS = 6  # a sweeper that has not swept for so many intervals hangs
@@ -31,10 +31,7 @@ def worker(role: str, check: bool, name: str | None, listen_fd: int | None) -> N
     `ctbatch up` runs one of each; on many machines, run as many as you like of each, with DATABASE_URL,
     CELERY_BROKER_URL and CTBATCH_STORAGE_URL set.
     """
-    if not get_settings().broker_url:
-        os.environ["CELERY_BROKER_URL"] = _local_broker(get_settings())
-        get_settings.cache_clear()
-    settings = get_settings()
+    settings = settings_with_broker()
     if check:
         _check(role, settings, name)
         return
@@ -44,13 +41,6 @@ def worker(role: str, check: bool, name: str | None, listen_fd: int | None) -> N
     os.chdir(settings.home)  # gunicorn and celery import from where they stand, and read settings there
     sys.stdout.flush()
     os.execvpe(argv[0], argv, environment(role, settings))  # noqa: S606 our own command lines
-
-
-def _local_broker(settings: Settings) -> str:
-    local = read_local(settings.run_dir)
-    if local is None:
-        raise Unavailable("no message broker: set CELERY_BROKER_URL, or run `ctbatch up` on this machine")
-    return local.broker
 
 
 def _check(role: str, settings: Settings, name: str | None) -> None:

@@ -122,3 +122,11 @@ def test_the_doctor_names_what_fails(ctbatch):
 
 def test_the_demo_model_is_not_made_where_there_is_a_champion(operate, champion):
     assert json.loads(operate("models", "demo", "--json").stdout) == {"version": "fake/1"}
+
+
+def test_the_demo_model_needs_a_broker_to_tell_a_worker(operate):
+    result = operate("models", "demo")
+    assert (result.returncode, result.stderr) == (
+        4,
+        "Error: no message broker: set CELERY_BROKER_URL, or run `ctbatch up` on this machine\n",
+    )
