@@ -50,6 +50,10 @@ class Client:
         """Return the JSON at a path below `/api/v1`; parameters that are None are left out."""
         return self._request("GET", path, params=params).json()
 
+    def check(self) -> None:
+        """Ask once whether the server answers and takes the token."""
+        self._request("GET", "/jobs", params={"limit": 1}, pauses=())
+
     def post(self, path: str) -> Any:
         """Post nothing to a path below `/api/v1`, once, and return the JSON of the answer."""
         return self._request("POST", path, pauses=()).json()

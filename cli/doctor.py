@@ -149,7 +149,7 @@ def server(_settings: Settings) -> Iterator[Finding]:
         return
     try:
         with Client(found) as client:
-            client.get("/jobs", {"limit": 1})
+            client.check()
         yield Finding("server", "ok", found.url)
     except CommandError as error:
         yield Finding("server", "fail", error.message)
