@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -239,9 +240,18 @@ def _decode(cursor: str, *types: type) -> list[Any]:
         raise BadCursor("not a cursor of this server") from None
     if not isinstance(key, list) or len(key) != len(types):
         raise BadCursor("not a cursor of this server")
-    if not all(type(value) in (type_, int) for value, type_ in zip(key, types, strict=True)):
+    if not all(_fits(value, type_) for value, type_ in zip(key, types, strict=True)):
         raise BadCursor("not a cursor of this server")
     return key
+
+
+def _fits(value: Any, type_: type) -> bool:
+    """Whether a database takes this part of a cursor: no NUL in text, no integer past 64 bits, no infinity."""
+    if type(value) is str:
+        return type_ is str and "\0" not in value
+    if type(value) is int:
+        return type_ in (int, float) and abs(value) < 2**63
+    return type(value) is float and type_ is float and math.isfinite(value)
 
 
 def _rows(job: Job) -> Select[*tuple[Any, ...]]:
@@ -299,6 +309,12 @@ def results_page(
     last = rows[limit - 1] if len(rows) > limit else None
     next_cursor = _encode(last[5], last[0].id) if last is not None else None
     return Page([_result(job, *row[:5]) for row in rows[:limit]], next_cursor)
+
+
+def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
+    """One slice of a job; None if the job has none of this id."""
+    row = s.execute(_rows(job).where(Slice.id == slice_id)).first() if 0 < slice_id < 2**63 else None
+    return None if row is None else _result(job, *row)
 
 
 def _result(

@@ -44,7 +44,8 @@ class Receiver:
     def __init__(self, storage: "Storage") -> None:
         self._storage = storage
         self.path = storage.incoming / uuid4().hex
-        self._file: IO[bytes] | None = self.path.open("xb")
+        # Unbuffered: what cannot be written fails in write(), not when an abandoned file is closed on a full disk.
+        self._file: IO[bytes] | None = self.path.open("xb", buffering=0)
         self._hash = hashlib.sha256()
         self._size = 0
         self._received: Received | None = None
@@ -53,7 +54,9 @@ class Receiver:
         """Append bytes. Raises OSError (ENOSPC) when the disk is full."""
         if self._file is None:
             raise ValueError("the receiver is finished")
-        self._file.write(data)
+        view = memoryview(data)
+        while len(view):
+            view = view[self._file.write(view) :]
         self._hash.update(data)
         self._size += len(data)
         return len(data)
@@ -63,7 +66,6 @@ class Receiver:
         if self._received is None:
             if self._file is None:
                 raise ValueError("the receiver was aborted")
-            self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None

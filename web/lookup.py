@@ -6,10 +6,9 @@ from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
 
-from db import results
 from db.base import read_scope, session_scope
 from db.models import Job
-from db.results import ResultRow, find_job, results_page
+from db.results import find_job
 from web.auth import require_user
 from web.errors import not_found
 
@@ -39,11 +38,3 @@ def writing_job(job_id: str) -> Iterator[tuple[Session, Job]]:
     """A short writing transaction and the job in it. Raises Problem 404."""
     with session_scope() as s:
         yield s, own_job(s, job_id)
-
-
-def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
-    """One slice's row."""
-    if slice_id not in ROW_IDS:
-        return None
-    page = results_page(s, job, cursor=results._encode(slice_id - 1, slice_id - 1), limit=1)
-    return page.items[0] if page.items and page.items[0].slice_id == slice_id else None

@@ -134,6 +134,10 @@ def receive(settings: Settings) -> Submission:
     name, priority = _name(request.form.get("name", ""), parts), _priority(request.form.get("priority", ""))
     limits = Limits(settings.max_entries, settings.max_unpacked_bytes, settings.max_ratio, settings.max_entry_bytes)
     files = [_inspect(part, limits) for part in parts]
+    if not any(file.entries and file.size for file in files):
+        raise refused_archive(
+            files[0].filename, ArchiveRefused("no_images", "There is no file that could be an image.")
+        )
     for part in parts:
         _stream(part).publish()
     return Submission(files, name, priority)

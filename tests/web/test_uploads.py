@@ -54,6 +54,13 @@ def test_refused_submission_leaves_no_file(api: Api, settings: Settings) -> None
     assert stored_files(settings) == before
 
 
+def test_an_empty_file_among_others_is_taken_and_alone_refused(api: Api) -> None:
+    assert api.submit(("good.png", png()), ("empty.png", b"")).status_code == 202
+    answer = api.submit(("empty.png", b""), (".DS_Store", b"of the system"))
+    assert answer.status_code == 422
+    assert answer.get_json()["code"] == "no_images"
+
+
 def test_client_that_goes_away_leaves_no_file(api: Api, settings: Settings) -> None:
     before = stored_files(settings)
     sent = part("files", png(1), "1.png") + part("files", png(2), "2.png")[:-300]

@@ -12,12 +12,12 @@ from werkzeug.datastructures import MultiDict
 from db.base import read_scope
 from db.jobs import cancel_job, retry_job
 from db.models import Job
-from db.results import Page, ResultRow, job_view, list_jobs, results_page, series_summary
+from db.results import Page, ResultRow, find_row, job_view, list_jobs, results_page, series_summary
 from web.api.schemas import JobListQuery, ResultsQuery
 from web.auth import require_user
 from web.errors import not_found
 from web.guards import guard_pages
-from web.lookup import find_row, reading_job, writing_job
+from web.lookup import reading_job, writing_job
 
 blueprint = APIBlueprint("jobs", __name__, enable_openapi=False)
 guard_pages(blueprint)

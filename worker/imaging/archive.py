@@ -32,7 +32,8 @@ def inspect_archive(path: Path, filename: str, limits: Limits) -> Inspection:
 
     The kind is told by the bytes; `filename` is a label only. A ZIP costs its directory and a TAR its headers; a packed
     TAR has to be unpacked once (gzip about 300 MB a second, xz 100, bzip2 30), for only its end shows whether it is
-    whole. Memory does not grow with the entries, but for 16 bytes each in a ZIP.
+    whole. A loose file is never refused: what is wrong with it is for its row. Memory does not grow with the entries,
+    but for 16 bytes each in a ZIP.
 
     Raises ArchiveRefused. What passes may still hold single files that `read_entries` rejects.
     """
@@ -42,8 +43,7 @@ def inspect_archive(path: Path, filename: str, limits: Limits) -> Inspection:
             return inspect_zip(file, limits)
         if kind is not None:
             return inspect_tar(_source(file, kind, limits), limits, size, _full_kind(kind))
-        _check_loose(filename, size)
-        return Inspection("file", 1, size)
+        return Inspection("file", 0 if is_ignored(filename) else 1, size)
 
 
 def read_entries(path: Path, filename: str, limits: Limits, skip: Skip) -> Entries:
@@ -62,8 +62,7 @@ def read_entries(path: Path, filename: str, limits: Limits, skip: Skip) -> Entri
         elif kind is not None:
             yield from TarReader(_source(file, kind, limits), limits, size).entries(skip)
         else:
-            _check_loose(filename, size)
-            if not skip(0):
+            if not is_ignored(filename) and not skip(0):
                 content = too_large(size, limits) if size > limits.max_entry_bytes else check_content(file.read())
                 yield Entry(0, label(filename), size), content
 
@@ -89,10 +88,3 @@ def _source(file: BinaryIO, kind: str, limits: Limits) -> Source:
     if not is_tar(head):
         raise ArchiveRefused("malformed_archive", f"The {kind} file does not hold a TAR.")
     return PackedSource(file, kind, limits)
-
-
-def _check_loose(filename: str, size: int) -> None:
-    if not size:
-        raise ArchiveRefused("no_images", "The file is empty.")
-    if is_ignored(filename):
-        raise ArchiveRefused("no_images", "The file is not an image but the system's own.")

@@ -298,8 +298,13 @@ def test_row_16_nothing_but_what_systems_leave_behind_is_no_images(upload: Path,
     assert outcomes(upload, zip_of(files | {"a.png": png()})) == ["read"]
 
 
-def test_row_16_an_empty_file_is_no_images(upload: Path) -> None:
-    assert refusal(upload, b"").code == "no_images"
+def test_row_16_an_empty_loose_file_is_a_row_of_its_own(upload: Path) -> None:
+    upload.write_bytes(b"")
+    assert inspect_archive(upload, "a.png", Limits()).entries == 1
+    ((entry, content),) = read_entries(upload, "a.png", Limits(), lambda _: False)
+    assert entry.size == 0
+    assert isinstance(content, SliceRejected)
+    assert content.code == "empty"
 
 
 @pytest.mark.parametrize("packer", ["gz", "bz2", "xz"])
