@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.worker.imaging.samples import RawEntry, end_record, png, raw_zip, read_all, tar_of, zip_of
-from worker.imaging.archive import Inspection, Limits, inspect_archive
+from worker.imaging.archive import Inspection, Limits, inspect_archive, read_entries
 from worker.imaging.errors import REASONS, ArchiveRefused, SliceRejected
 
 MIB = 1024 * 1024
