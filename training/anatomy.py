@@ -73,20 +73,20 @@ def make_patient(seed: int, index: int, positive: bool) -> Patient:
         half_width=half_width,
         half_depth=half_depth,
         fat_mm=rng.uniform(6, 24),
-        lung_hu=rng.uniform(-890, -740),
-        dependent_hu=rng.uniform(0, 130),
+        lung_hu=rng.uniform(-880, -800),
+        dependent_hu=rng.uniform(0, 60),
         vessel_mm=rng.uniform(0.7, 1.3),
-        noise_hu=rng.uniform(12, 55),
+        noise_hu=rng.uniform(12, 45),
         blur_px=rng.uniform(0.3, 0.9),
-        motion_mm=rng.uniform(2, 7) if rng.random() < 0.2 else 0.0,
-        effusion_mm=rng.uniform(8, 30) if rng.random() < 0.2 else 0.0,
+        motion_mm=rng.uniform(2, 7) if rng.random() < 0.1 else 0.0,
+        effusion_mm=rng.uniform(8, 30) if rng.random() < 0.1 else 0.0,
         tilt_mm=rng.uniform(-8, 8),
-        emphysema=rng.uniform(0.2, 0.8) if rng.random() < 0.25 else 0.0,
+        emphysema=rng.uniform(0.2, 0.8) if rng.random() < 0.15 else 0.0,
         nodules=nodules,
         lesions=(),
     )
     # Lesions come last: a patient's anatomy is the same whether or not it is ill.
-    lesions = tuple(_lesion(rng, patient) for _ in range(rng.integers(5, 13))) if positive else ()
+    lesions = tuple(_lesion(rng, patient) for _ in range(rng.integers(10, 21))) if positive else ()
     return Patient(**{**patient.__dict__, "lesions": lesions})
 
 
@@ -99,9 +99,9 @@ def _lesion(rng: np.random.Generator, patient: Patient) -> Lesion:
         x=side * (0.47 * patient.half_width + reach * 0.30 * patient.half_width * np.cos(angle)),
         y=reach * 0.62 * patient.half_depth * np.sin(angle),
         z=float(np.clip(rng.normal(0.58, 0.22), 0.1, 0.95)),
-        radius=rng.uniform(14, 34),
+        radius=rng.uniform(20, 44),
         stretch=rng.uniform(0.7, 1.6),
-        added_hu=rng.uniform(160, 380),
+        added_hu=rng.uniform(300, 520),
         consolidated=rng.uniform(0, 0.6) if rng.random() < 0.4 else 0.0,
     )
 
@@ -185,12 +185,12 @@ class Slice:
                 )
         return self.cover(lungs)
 
-    def diseased(self) -> float:
-        """Share of the lung in this slice that lies within a lesion, from 0 to 1."""
+    def disease(self) -> Field:
+        """Share of each pixel that is diseased lung, float32[size,size] in [0,1]: what the label is made of."""
         if not self.outlines:
-            return 0.0
-        share = np.max([np.clip(inside / np.float32(7), 0, 1) for _, inside in self.outlines], axis=0)
-        return float((share * self.lung).sum() / max(float(self.lung.sum()), 1.0))
+            return np.zeros((self.size, self.size), np.float32)
+        inside = np.max([np.clip(edge / np.float32(7), 0, 1) for _, edge in self.outlines], axis=0)
+        return np.asarray(inside * self.lung, np.float32)
 
     def draw(self) -> Field:
         """The slice in HU, float32[size,size], as the scanner gives it."""

@@ -1,6 +1,11 @@
 """Synthetic patients as labelled slices to train on, and as an archive of mixed files to try the service with."""
 
 import io
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,17 +21,22 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 from training.anatomy import FIELD_OF_VIEW_MM, LUNG_HEIGHT_MM, Patient, Slice, make_patient
 
 LUNG_WINDOW = (-600.0, 1500.0)  # centre and width in HU, as in the recipe lung-224-v1
-DISEASED = 0.03  # share of the lung in a slice from which the slice counts as positive
+DISEASED_CM2 = 12.0  # area of diseased lung from which a slice counts as positive; the cut of one lesion is 6 to 36
 _UID_ROOT = "2.25"  # UIDs derived from a UUID need no registered root (DICOM PS3.5 B.2)
 _ZIP_TIME = (2020, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class LabelledSlices:
-    """`pixels` uint8[n,S,S], `labels` uint8[n] (1: diseased), `patients` int64[n]: split by them, never by slice."""
+    """Windowed slices with their truth; split them by patient, never by slice.
+
+    `pixels` uint8[n,S,S]; `labels` uint8[n] (1: diseased); `disease` float32[n,S/8,S/8], the diseased share of each
+    block of 8 x 8 pixels; `patients` int64[n].
+    """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    disease: NDArray[np.float32]
     patients: NDArray[np.int64]
 
 
@@ -45,29 +55,41 @@ def lung_window(hu: NDArray[np.int16]) -> NDArray[np.uint8]:
 def labelled_slices(
     seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224
 ) -> LabelledSlices:
-    """Draw `2 * pairs * per_patient` windowed slices, half of them positive.
+    """Draw `2 * pairs * per_patient` slices, half of them positive.
 
     Patients come in pairs, an ill one and a healthy one cut at the same heights, so that height does not tell the class.
-    An ill patient is cut where at least `DISEASED` of the lung shows disease: slices between that and none have no
-    label. `first_pair` makes disjoint populations of one seed.
+    An ill patient is cut where at least `DISEASED_CM2` of lung is diseased: slices with less have no label.
+    `first_pair` makes disjoint populations of one seed.
     """
-    pixels: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    patients: list[int] = []
-    for pair in range(first_pair, first_pair + pairs):
-        ill, healthy = make_patient(seed, 2 * pair, True), make_patient(seed, 2 * pair + 1, False)
-        for z in _diseased_heights(ill, per_patient):
-            for index, patient in ((2 * pair, ill), (2 * pair + 1, healthy)):
-                pixels.append(lung_window(hounsfield(patient, z, size)))
-                labels.append(int(patient.positive))
-                patients.append(index)
-    return LabelledSlices(np.stack(pixels), np.array(labels, np.uint8), np.array(patients, np.int64))
+    rows = [
+        (index, _cut(patient, z, size))
+        for pair in range(first_pair, first_pair + pairs)
+        for ill, healthy in [(make_patient(seed, 2 * pair, True), make_patient(seed, 2 * pair + 1, False))]
+        for z in _diseased_heights(ill, per_patient)
+        for index, patient in ((2 * pair, ill), (2 * pair + 1, healthy))
+    ]
+    return LabelledSlices(
+        pixels=np.stack([pixels for _, (pixels, _) in rows]),
+        labels=np.array([1 - index % 2 for index, _ in rows], np.uint8),
+        disease=np.stack([disease for _, (_, disease) in rows]),
+        patients=np.array([index for index, _ in rows], np.int64),
+    )
+
+
+def _cut(patient: Patient, z: float, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    disease = Slice(patient, z, size).disease().reshape(size // 8, 8, size // 8, 8).mean((1, 3))
+    return lung_window(hounsfield(patient, z, size)), disease
 
 
 def _diseased_heights(patient: Patient, count: int) -> list[float]:
-    """Heights at which the patient shows disease, by a coarse drawing."""
+    """Heights at which the patient shows disease, by a coarse drawing; the worst of them again where there are few."""
     rng = np.random.default_rng([*patient.seed, 17])
-    tried = [(z, Slice(patient, z, 48).diseased()) for z in map(float, rng.uniform(0.04, 0.98, 6 * count))]
-    found = [z for z, share in tried if share >= DISEASED]
+    coarse = 48
+    pixel_cm2 = (FIELD_OF_VIEW_MM / coarse / 10) ** 2
+    tried = [
+        (z, float(Slice(patient, z, coarse).disease().sum()) * pixel_cm2)
+        for z in map(float, rng.uniform(0.12, 0.82, 6 * count))
+    ]
+    found = [z for z, area in tried if area >= DISEASED_CM2]
     worst = max(tried, key=lambda one: one[1])[0]
     return (found + [worst] * count)[:count]

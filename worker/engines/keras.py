@@ -59,7 +59,7 @@ def _in_mixed_precision(model: Any) -> Any:
     def clone(layer: Any) -> Any:
         config = layer.get_config()
         # The normalisation of pixels and the last layer stay exact.
-        if layer.name not in ("imagenet_mean", "output"):
+        if isinstance(layer, keras.layers.Layer) and layer.name not in ("imagenet_mean", "output"):
             config["dtype"] = policy
         return layer.__class__.from_config(config)
 
