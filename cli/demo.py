@@ -129,7 +129,7 @@ def _serve_on(process: subprocess.Popen[bytes]) -> None:
 
 def run_job(settings: Settings, local: LocalServer) -> Json:
     """Make the demo archive, submit it, wait for its job's end and return the job."""
-    from training.phantoms import write_demo_archive
+    from training.demo_archive import write_demo_archive
 
     archive = settings.home / "demo.zip"
     say("making the demo archive")

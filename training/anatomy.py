@@ -9,6 +9,7 @@ x runs to the patient's left, y to the back, z from the apex of the lungs (0) to
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,9 +154,9 @@ class Slice:
         matrix = _interpolation(self.size, knots)
         return np.asarray(matrix @ grid @ matrix.T * np.float32(1.3), np.float32)
 
-    def cover(self, inside_mm: Field) -> Field:
+    def cover(self, inside_mm: Any) -> Field:
         """Share of each pixel that lies within, from the distance to the edge (mm, positive inside)."""
-        return np.clip(inside_mm / np.float32(self.pixel_mm) + np.float32(0.5), 0, 1)
+        return np.asarray(np.clip(inside_mm / np.float32(self.pixel_mm) + np.float32(0.5), 0, 1), np.float32)
 
     def ellipse(self, x: float, y: float, a: float, b: float) -> Field:
         """Approximate distance (mm, positive inside) to the edge of an ellipse with half axes a and b."""
@@ -180,8 +181,13 @@ class Slice:
         if dome > 0:
             for x, scale in ((-0.42, 1.0), (0.42, max(dome - 0.15, 0.02))):
                 lungs = np.minimum(
-                    lungs, -self.ellipse(x * p.half_width, -14, 0.42 * p.half_width * scale * dome ** 0.5 + 1,
-                                         0.72 * p.half_depth * scale * dome ** 0.5 + 1)
+                    lungs,
+                    -self.ellipse(
+                        x * p.half_width,
+                        -14,
+                        0.42 * p.half_width * scale * dome**0.5 + 1,
+                        0.72 * p.half_depth * scale * dome**0.5 + 1,
+                    ),
                 )
         return self.cover(lungs)
 
@@ -240,7 +246,7 @@ class Slice:
         if p.effusion_mm and self.z > 0.55:
             level = 0.7 * p.half_depth - p.effusion_mm * (self.z - 0.55) / 0.45
             tissue += self.cover(self.y - np.float32(level) + np.zeros_like(tissue)) * np.maximum(15 - tissue, 0)
-        return tissue
+        return np.asarray(tissue, np.float32)
 
     def _vessels(self) -> Field:
         """Where two random sheets cross lies a curve in space: a tube round it cuts like a vessel. Thinner outwards."""
@@ -263,11 +269,11 @@ class Slice:
             for n, flat in near
         ]
 
-    def _disease_hu(self, tissue: Field) -> Field:
+    def _disease_hu(self, tissue: Any) -> Field:
         """HU that the lesions add to `tissue`: ground glass with a fine reticular texture, and consolidated cores."""
         added = np.zeros_like(tissue)
         if not self.outlines:
-            return added
+            return np.asarray(added, np.float32)
         texture = 1 + np.float32(0.22) * self.field(12, 5)
         for lesion, inside in self.outlines:
             share = np.clip(inside / np.float32(7), 0, 1)

@@ -48,7 +48,7 @@ class Stage:
 STAGES = (Stage(64, 180, 32, 1e-3), Stage(128, 40, 16, 4e-4), Stage(SIZE, 12, 12, 2e-4))
 
 
-class FusedBatchNormalization(keras.layers.BatchNormalization):
+class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]  # keras has no types
     """Batch normalisation by TensorFlow's fused operation: Keras's own takes several times as long on a processor."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -179,7 +179,7 @@ def shrink(pixels: Pixels, size: int) -> Pixels:
     if size == pixels.shape[1]:
         return pixels.copy()
     found = tf.image.resize(pixels[..., None], (size, size), method="area").numpy()[..., 0]
-    return np.rint(found).astype(np.uint8)
+    return np.asarray(np.rint(found), np.uint8)
 
 
 def _fit_head(network: Any, data: LabelledSlices) -> None:

@@ -1,29 +1,14 @@
-"""Synthetic patients as labelled slices to train on, and as an archive of mixed files to try the service with."""
+"""Synthetic patients as labelled slices to train on."""
 
-import io
-import itertools
-import os
-import subprocess
-import sys
-import tempfile
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
-from training.anatomy import FIELD_OF_VIEW_MM, LUNG_HEIGHT_MM, Patient, Slice, make_patient
+from training.anatomy import FIELD_OF_VIEW_MM, Patient, Slice, make_patient
 
 LUNG_WINDOW = (-600.0, 1500.0)  # centre and width in HU, as in the recipe lung-224-v1
 DISEASED_CM2 = 12.0  # area of diseased lung from which a slice counts as positive; the cut of one lesion is 6 to 36
-_UID_ROOT = "2.25"  # UIDs derived from a UUID need no registered root (DICOM PS3.5 B.2)
-_ZIP_TIME = (2020, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -49,15 +34,13 @@ def lung_window(hu: NDArray[np.int16]) -> NDArray[np.uint8]:
     """Map HU to uint8 by the lung window, linearly, as the recipe does."""
     centre, width = LUNG_WINDOW
     share = (hu.astype(np.float32) - np.float32(centre - width / 2)) / np.float32(width)
-    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(share, 0, 1) * 255), np.uint8)
 
 
-def labelled_slices(
-    seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224
-) -> LabelledSlices:
+def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224) -> LabelledSlices:
     """Draw `2 * pairs * per_patient` slices, half of them positive.
 
-    Patients come in pairs, an ill one and a healthy one cut at the same heights, so that height does not tell the class.
+    Patients come in pairs, an ill one and a healthy one cut at the same heights: height does not tell the class.
     An ill patient is cut where at least `DISEASED_CM2` of lung is diseased: slices with less have no label.
     `first_pair` makes disjoint populations of one seed.
     """

@@ -50,7 +50,7 @@ def publish(
     model.save(folder / "model.keras")
     model.export(str(folder / "model.xml"), format="openvino", verbose=False)
     judge = _Judge(model, slices, labels, threshold, temperature)
-    parity = {
+    parity: dict[str, Any] = {
         "slices": len(slices),
         "f32": judge.float32(folder / "model.xml"),
         "bf16": judge.half(folder / "model.xml"),
