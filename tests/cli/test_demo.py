@@ -33,12 +33,12 @@ def standing_in(home: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_the_demo_runs_to_its_summary_and_serves_on(tmp_path):
     home = tmp_path / "home"
     command = [sys.executable, "-m", "cli", "demo", "--port", "0"]
     whole = subprocess.run(
-        [*command, "--exit"], env=environment(home), cwd=tmp_path, capture_output=True, text=True, timeout=700
+        [*command, "--exit"], env=environment(home), cwd=tmp_path, capture_output=True, text=True, timeout=1200
     )
     assert whole.returncode == 0, whole.stderr
     counts = dict(line.strip().split("\t")[:2] for line in whole.stdout.splitlines() if line.count("\t") == 1)
