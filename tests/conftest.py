@@ -95,11 +95,12 @@ def _wait_for_postgres(url: str) -> None:
     for _ in range(300):
         try:
             with engine.connect():
-                engine.dispose()
-                return
+                break
         except Exception:
             time.sleep(0.1)
-    raise RuntimeError("PostgreSQL did not start within 30 s")
+    else:
+        raise RuntimeError("PostgreSQL did not start within 30 s")
+    engine.dispose()  # after the connection is given back: an open one would hold up the server's stop
 
 
 @pytest.fixture

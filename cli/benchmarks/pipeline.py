@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 from cli.benchmarks.serving import Bench, last_view, peak_memory, serve
@@ -42,6 +43,11 @@ def run(path: Path | None, slices: int, package: Path | None, as_json: bool) -> 
         "whole_job_per_second": round(whole, 1),
         "whole_job_seconds": round(seconds, 2),
         "ratio": round(whole / bare, 3),
+        "seconds_from_submission_to": {
+            "accepted": round(seconds - _between(job, "created_at", "finished_at"), 2),
+            "first_result": round(seconds - _between(job, "first_result_at", "finished_at"), 2),
+            "finished": round(seconds, 2),
+        },
         "peak_memory_mib": memory,
     }
     if as_json:
@@ -84,6 +90,11 @@ def write_phantoms(archive: Path, slices: int, seed: int) -> None:
 
 def _job(bench: Bench, archive: Path) -> Json:
     return last_view(bench.client, send(bench.client, (archive,), archive.stem, 0, secrets.token_hex(16)))
+
+
+def _between(job: Json, start: str, end: str) -> float:
+    """Seconds between two times of a job."""
+    return (datetime.fromisoformat(job[end]) - datetime.fromisoformat(job[start])).total_seconds()
 
 
 def _bare_engine(package: Path, archive: Path) -> float:

@@ -1,5 +1,6 @@
 """`ctbatch demo`, whole: it makes its model, classifies its archive, says what came of it, and serves on."""
 
+import json
 import os
 import re
 import signal
@@ -47,6 +48,11 @@ def test_the_demo_runs_to_its_summary_and_serves_on(tmp_path):
     assert "knows nothing about patients" in whole.stderr
     assert "Research use only, not for diagnosis." in whole.stderr
     assert standing_in(home) == []
+    shown = subprocess.run(
+        [sys.executable, "-m", "cli", "models", "show", "demo/1", "--json"],
+        env=environment(home), cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(shown.stdout)["metrics"]["accuracy"] >= 0.9
 
     log = tmp_path / "demo.log"
     with log.open("w") as output:
