@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from worker.engines.base import load_engine
 
 from db.settings import get_settings
+from worker.engines.base import load_engine
 from worker.imaging.archive import Limits, read_entries
 from worker.imaging.decode import DecodeLimits, decode
 from worker.imaging.errors import SliceRejected
