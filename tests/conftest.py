@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -17,6 +18,9 @@ from db.accounts import create_user
 from db.base import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
+
+# A shell that starts the tests in the background has SIGINT ignored, and every process below would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_SLICES = Path(__file__).parents[2] / "shared/data/sars-cov-2-ct"
 
