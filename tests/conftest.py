@@ -22,8 +22,6 @@ from db.settings import Settings
 # A shell that starts the tests in the background has SIGINT ignored, and every process below would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REAL_SLICES = Path(__file__).parents[2] / "shared/data/sars-cov-2-ct"
-
 
 def make_settings(home: Path, **values: object) -> Settings:
     """Settings for a test: everything in `home`, no broker (hints are lost, which the ledger allows)."""
