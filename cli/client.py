@@ -17,7 +17,9 @@ Json = dict[str, Any]
 API = "/api/v1"
 PAUSES = (0.25, 0.5, 1, 2)  # seconds between the tries of a question that a person waits for
 PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # of one that long work hangs on: a server may be starting again
-POLL_SECONDS = (0.1, 0.1, 0.2, 0.3, 0.5, 1.0)  # a job of one slice is done at once, a long one is asked for seldom
+# A job of one slice is done at once; a long one is asked for at a twentieth of its age, for each question costs the
+# server what it could predict with.
+POLL_SECONDS, POLL_SHARE, POLL_SECONDS_MOST = 0.1, 0.05, 1.0
 PASSING = {429, 502, 503, 504}  # statuses that may be gone at the next try
 FOR_GOOD = {"no-model-version"}  # problems that no waiting mends, though their status is a passing one
 LONGEST_RETRY_AFTER = 60.0
@@ -85,19 +87,18 @@ class Client:
 
     def watch(self, job_id: str) -> Iterator[Json]:
         """Yield a job now and after each change, until it has ended (state finished, cancelled or failed)."""
-        etag, unchanged = "", 0
+        etag, started = "", time.monotonic()
         while True:
             headers = {"If-None-Match": etag} if etag else {}
             answer = self._request("GET", f"/jobs/{job_id}", pauses=PATIENT_PAUSES, headers=headers)
-            if answer.status_code == 304:
-                unchanged += 1
-            else:
-                etag, unchanged = answer.headers.get("ETag", ""), 0
+            if answer.status_code != 304:
+                etag = answer.headers.get("ETag", "")
                 job: Json = answer.json()
                 yield job
                 if job["state"] not in ("queued", "running"):
                     return
-            time.sleep(POLL_SECONDS[min(unchanged, len(POLL_SECONDS) - 1)])
+            age = time.monotonic() - started
+            time.sleep(min(max(POLL_SECONDS, POLL_SHARE * age), POLL_SECONDS_MOST))
 
     def stream(self, path: str) -> Iterator[bytes]:
         """Yield the bytes at a path below `/api/v1` as they come.
