@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from uuid import uuid4
 import fsspec
 
 from db.base import current
-
-READ_BYTES = 1 << 20
 
 
 class FileMissing(Exception):
@@ -189,10 +186,6 @@ class Storage:
                 self.fs.exists(self.root)
         finally:
             probe.unlink(missing_ok=True)
-
-    def free_bytes(self) -> int:
-        """Bytes free where files are received."""
-        return shutil.disk_usage(self.incoming).free
 
     def names(self, older_than_seconds: float) -> Iterator[str]:
         """The SHA-256 of every stored file that is older than this."""

@@ -102,6 +102,7 @@ def make_demo_package(folder: Path, *, seed: int = 7, progress: Progress = lambd
         note=NOTE,
         slices=test.pixels,
         labels=test.labels,
+        calibration=data["validation"].pixels,
         threshold=threshold,
         temperature=temperature,
         metrics=metrics,

@@ -15,13 +15,11 @@ DISEASED_CM2 = 12.0  # area of diseased lung from which a slice counts as positi
 class LabelledSlices:
     """Windowed slices with their truth; split them by patient, never by slice.
 
-    `pixels` uint8[n,S,S]; `labels` uint8[n] (1: diseased); `disease` float32[n,S/8,S/8], the diseased share of each
-    block of 8 x 8 pixels; `patients` int64[n].
+    `pixels` uint8[n,S,S]; `labels` uint8[n] (1: diseased); `patients` int64[n].
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8]
-    disease: NDArray[np.float32]
     patients: NDArray[np.int64]
 
 
@@ -45,23 +43,17 @@ def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int 
     `first_pair` makes disjoint populations of one seed.
     """
     rows = [
-        (index, _cut(patient, z, size))
+        (index, lung_window(hounsfield(patient, z, size)))
         for pair in range(first_pair, first_pair + pairs)
         for ill, healthy in [(make_patient(seed, 2 * pair, True), make_patient(seed, 2 * pair + 1, False))]
         for z in _diseased_heights(ill, per_patient)
         for index, patient in ((2 * pair, ill), (2 * pair + 1, healthy))
     ]
     return LabelledSlices(
-        pixels=np.stack([pixels for _, (pixels, _) in rows]),
+        pixels=np.stack([pixels for _, pixels in rows]),
         labels=np.array([1 - index % 2 for index, _ in rows], np.uint8),
-        disease=np.stack([disease for _, (_, disease) in rows]),
         patients=np.array([index for index, _ in rows], np.int64),
     )
-
-
-def _cut(patient: Patient, z: float, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    disease = Slice(patient, z, size).disease().reshape(size // 8, 8, size // 8, 8).mean((1, 3))
-    return lung_window(hounsfield(patient, z, size)), disease
 
 
 def _diseased_heights(patient: Patient, count: int) -> list[float]:

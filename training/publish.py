@@ -32,6 +32,7 @@ def publish(
     note: str,
     slices: NDArray[np.uint8],
     labels: NDArray[np.integer[Any]],
+    calibration: NDArray[np.uint8],
     threshold: float,
     temperature: float,
     metrics: dict[str, Any],
@@ -40,8 +41,9 @@ def publish(
 ) -> Package:
     """Write the package of `model` (float32, `uint8[n, 224, 224, 1]` to logit and cam) into `folder`.
 
-    `slices`, uint8[n, 224, 224], and `labels`, 0 or 1 [n], are unseen ones: parity is measured on them. An int8 file is
-    kept only where its accuracy and AUC are within half a point of float32's.
+    `slices`, uint8[n, 224, 224], and `labels`, 0 or 1 [n], are unseen ones: parity is measured on them. `calibration`,
+    uint8[m, 224, 224], are other slices, which int8 takes its ranges from; parity on those would flatter it. An int8
+    file is kept only where its accuracy and AUC are within half a point of float32's.
 
     Raises ParityError if OpenVINO's float32 differs from Keras by more than 1e-3.
     """
@@ -55,7 +57,7 @@ def publish(
         "f32": judge.float32(folder / "model.xml"),
         "bf16": judge.half(folder / "model.xml"),
     }
-    _quantise(folder / "model.xml", folder / "model-int8.xml", slices)
+    _quantise(folder / "model.xml", folder / "model-int8.xml", calibration)
     parity["int8"] = judge.compare(folder / "model-int8.xml", "int8")
     if not parity["int8"]["passed"]:
         for suffix in (".xml", ".bin"):

@@ -25,10 +25,10 @@ class KerasEngine:
         if FILE not in package.files:
             raise PackageError(f"the package {package.name} holds no {FILE}")
         gpu = _on_gpu()
-        self._model: Any = keras.models.load_model(folder / FILE, compile=False, safe_mode=True)
+        self.model: Any = keras.models.load_model(folder / FILE, compile=False, safe_mode=True)
         if gpu:
-            self._model = _in_mixed_precision(self._model)
-        self._model.compile(jit_compile=gpu)
+            self.model = in_mixed_precision(self.model)
+        self.model.compile(jit_compile=gpu)
         self.batch_size = BATCH_GPU if gpu else BATCH_CPU
         precision = "bf16" if gpu else "f32"
         self.name = f"keras-{keras.backend.backend()}-{precision}"
@@ -43,7 +43,7 @@ class KerasEngine:
         size = self.batch_size if count > 1 else 1
         full = np.zeros((size, *slices.shape[1:], 1), np.uint8)
         full[:count] = slices[..., None]
-        found = self._model.predict_on_batch(full)
+        found = self.model.predict_on_batch(full)
         return Scores(np.asarray(found["logit"], np.float32)[:count], np.asarray(found["cam"], np.float32)[:count])
 
 
@@ -52,7 +52,7 @@ def _on_gpu() -> bool:
     return any(name.startswith(("gpu", "cuda")) for name in map(str.lower, keras.distribution.list_devices()))
 
 
-def _in_mixed_precision(model: Any) -> Any:
+def in_mixed_precision(model: Any) -> Any:
     """The same network with bfloat16 activations and float32 weights."""
     policy = keras.DTypePolicy("mixed_bfloat16")
 

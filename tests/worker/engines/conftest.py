@@ -35,7 +35,7 @@ def published(
     labels = np.arange(len(slices)) % 2
     package = publish(
         model, folder, name="random", note="random weights", slices=slices, labels=labels,
-        threshold=0.5, temperature=1.5, metrics={},
+        calibration=slices[:, ::-1], threshold=0.5, temperature=1.5, metrics={},
     )  # fmt: skip
     return folder, package, list(connections)
 

@@ -43,6 +43,19 @@ def test_a_score_does_not_depend_on_its_neighbours(choice: str, published: Publi
     assert len(engine.predict(slices[:7]).logit) == 7
 
 
+def test_mixed_precision_as_on_a_gpu_keeps_the_answers(published: Published, slices: Slices) -> None:
+    from worker.engines.keras import KerasEngine, in_mixed_precision
+
+    engine = KerasEngine(published[0])
+    exact = published[1].probability(engine.predict(slices).logit)
+    half = in_mixed_precision(engine.model)
+    assert half.get_layer("conv2_block1_1_conv").compute_dtype == "bfloat16"
+    found = half.predict_on_batch(slices[..., None])
+    assert np.asarray(found["cam"]).shape == (len(slices), 7, 7)
+    rough = published[1].probability(np.asarray(found["logit"], np.float32))
+    assert np.abs(rough - exact).mean() <= 0.05
+
+
 def test_more_slices_than_a_batch(published: Published, slices: Slices) -> None:
     engine = load_engine(published[0], "openvino-f32")
     many = np.concatenate([slices] * (engine.batch_size // len(slices) + 2))
