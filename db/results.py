@@ -1,69 +1,24 @@
-"""Reading: a job as people see it, its results by keyset pages, its rejections, and the images of its slices."""
+"""The results of a job: its slices by keyset pages, by series, and as images."""
 
-import base64
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
-from db.base import from_now, read_scope
-from db.models import OPEN_JOB, Chunk, Job, ModelVersion, Outcome, Prediction, Series, Slice, Upload, User, Work
+from db import paging
+from db.base import read_scope
+from db.models import Chunk, Job, ModelVersion, Prediction, Series, Slice
+from db.paging import Page
 from db.storage import storage
 
-T = TypeVar("T")
 Sort = Literal["position", "name", "probability", "-probability"]
 SORTS: tuple[str, ...] = get_args(Sort)
 POSITIVE, NEGATIVE = "COVID", "non-COVID"
-RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 EXPORT_ROWS = 2_000
-
-
-class BadCursor(ValueError):
-    """A page's cursor that this server did not make."""
-
-
-@dataclass(frozen=True)
-class Page(Generic[T]):
-    """Some items, and where the next ones begin (None: there are none)."""
-
-    items: list[T]
-    next_cursor: str | None
-
-
-@dataclass(frozen=True)
-class JobView:
-    """A job as people and the API see it. `rate` is slices per second; `eta_seconds` is None when not known."""
-
-    id: str
-    name: str
-    owner: str
-    state: str
-    cancelling: bool
-    model_version: str
-    model_note: str
-    recipe: str
-    priority: int
-    counts: dict[str, int]
-    stages: dict[str, Any]
-    rejections: dict[str, int]
-    rate: float
-    eta_seconds: float | None
-    created_at: datetime
-    started_at: datetime | None
-    first_result_at: datetime | None
-    finished_at: datetime | None
-    error: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON: times in RFC 3339."""
-        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -113,147 +68,6 @@ class SliceImage:
     cam: NDArray[np.float32] | None
 
 
-def find_job(s: Session, job_id: str, user: User) -> Job | None:
-    """The job, if this user may see it: their own, or any for an admin."""
-    job = s.get(Job, job_id)
-    return job if job and (user.is_admin or job.owner_id == user.id) else None
-
-
-def count_jobs(s: Session) -> dict[str, int]:
-    """All jobs by state."""
-    return dict(s.execute(select(Job.state, func.count()).group_by(Job.state)).all())
-
-
-def count_slices(s: Session) -> dict[str, int]:
-    """All slices by outcome."""
-    return dict(s.execute(select(Slice.state, func.count()).group_by(Slice.state)).all())
-
-
-def job_view(s: Session, job: Job) -> JobView:
-    """The job with its counts, taken from the rows at this moment."""
-    by_state, rejections = _count(s, job.id)
-    received = sum(by_state.values())
-    counts = {
-        "received": received,
-        "predicted": by_state[Outcome.PREDICTED],
-        "positive": s.scalar(select(func.count()).where(Prediction.job_id == job.id, Prediction.positive.is_(True)))
-        or 0,
-        **{o.value: by_state[o] for o in (Outcome.REJECTED, Outcome.QUARANTINED, Outcome.CANCELLED, Outcome.OPEN)},
-    }
-    announced, unpacked = _announced(s, job.id)
-    total = received if job.unpacked_at or job.finished_at else max(received, announced)
-    done = received - by_state[Outcome.OPEN]
-    rate = _rate(s, job, by_state[Outcome.PREDICTED])
-    return JobView(
-        id=job.id,
-        name=job.name,
-        owner=job.owner.name,
-        state=job.state,
-        cancelling=job.cancel_requested_at is not None and job.state in OPEN_JOB,
-        model_version=job.model_version.label,
-        model_note=job.model_version.note,
-        recipe=job.recipe,
-        priority=job.priority,
-        counts=counts,
-        stages={"total": total, "read": received, "done": done, "uploads": unpacked[1], "unpacked": unpacked[0]},
-        rejections=rejections,
-        rate=round(rate, 2),
-        eta_seconds=round((total - done) / rate, 1) if job.state in OPEN_JOB and rate > 0 else None,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        first_result_at=job.first_result_at,
-        finished_at=job.finished_at,
-        error=job.error,
-    )
-
-
-def _count(s: Session, job_id: str) -> tuple[dict[str, int], dict[str, int]]:
-    by_state = {outcome.value: 0 for outcome in Outcome}
-    reasons: dict[str, int] = {}
-    query = select(Slice.state, Slice.reason, func.count()).where(Slice.job_id == job_id)
-    for state, reason, count in s.execute(query.group_by(Slice.state, Slice.reason)):
-        by_state[state] += count
-        if reason is not None and state in (Outcome.REJECTED, Outcome.QUARANTINED):
-            reasons[reason] = reasons.get(reason, 0) + count
-    return by_state, dict(sorted(reasons.items()))
-
-
-def _announced(s: Session, job_id: str) -> tuple[int, tuple[int, int]]:
-    """Entries that the uploads' listings announce, and how many uploads are unpacked, of how many."""
-    closed = func.sum(case((Upload.closed_at.is_not(None), 1), else_=0))
-    row = s.execute(select(func.sum(Upload.entries), closed, func.count()).where(Upload.job_id == job_id)).one()
-    return int(row[0] or 0), (int(row[1] or 0), int(row[2]))
-
-
-def _rate(s: Session, job: Job, predicted: int) -> float:
-    """Slices per second: over the last minute while running, over the whole once ended."""
-    now: datetime | None = s.scalar(select(from_now()))
-    if job.started_at is None or now is None:
-        return 0.0
-    if job.finished_at is not None:
-        seconds: float = (job.finished_at - job.started_at).total_seconds()
-        return predicted / max(seconds, 0.001)
-    age = (now - job.started_at).total_seconds()
-    recent = s.scalar(
-        select(func.sum(Chunk.size)).where(
-            Chunk.job_id == job.id, Chunk.state == Work.DONE, Chunk.closed_at > from_now(-RATE_SECONDS)
-        )
-    )
-    return float(recent or 0) / max(min(age, RATE_SECONDS), 0.001)
-
-
-def rejections(s: Session, job: Job) -> list[tuple[str, int]]:
-    """Reason codes of rejected and quarantined slices with their counts, most frequent first."""
-    return sorted(_count(s, job.id)[1].items(), key=lambda item: (-item[1], item[0]))
-
-
-def list_jobs(
-    s: Session, user: User, *, state: str | None = None, cursor: str | None = None, limit: int = 50
-) -> Page[JobView]:
-    """A user's jobs, an admin's view of all, newest first. Raises BadCursor."""
-    query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
-    if not user.is_admin:
-        query = query.where(Job.owner_id == user.id)
-    if state is not None:
-        query = query.where(Job.state == state)
-    if cursor is not None:
-        at, job_id = _decode(cursor, str, str)
-        try:
-            moment = datetime.fromisoformat(at)
-        except ValueError:
-            raise BadCursor("not a cursor of this server") from None
-        query = query.where(or_(Job.created_at < moment, and_(Job.created_at == moment, Job.id < job_id)))
-    jobs = list(s.scalars(query))
-    more = jobs[limit - 1 : limit] if len(jobs) > limit else []
-    next_cursor = _encode(more[0].created_at.isoformat(), more[0].id) if more else None
-    return Page([job_view(s, job) for job in jobs[:limit]], next_cursor)
-
-
-def _encode(*key: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
-
-
-def _decode(cursor: str, *types: type) -> list[Any]:
-    try:
-        key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError:
-        raise BadCursor("not a cursor of this server") from None
-    if not isinstance(key, list) or len(key) != len(types):
-        raise BadCursor("not a cursor of this server")
-    if not all(_fits(value, type_) for value, type_ in zip(key, types, strict=True)):
-        raise BadCursor("not a cursor of this server")
-    return key
-
-
-def _fits(value: Any, type_: type) -> bool:
-    """Whether a database takes this part of a cursor: no NUL in text, no integer past 64 bits, no infinity."""
-    if type(value) is str:
-        return type_ is str and "\0" not in value
-    if type(value) is int:
-        return type_ in (int, float) and abs(value) < 2**63
-    return type(value) is float and type_ is float and math.isfinite(value)
-
-
 def _rows(job: Job) -> Select[*tuple[Any, ...]]:
     return (
         select(Slice, Prediction.probability, Prediction.positive, Series.label, ModelVersion)
@@ -301,13 +115,13 @@ def results_page(
     if label is not None:
         query = query.where(Prediction.positive.is_(label == POSITIVE))
     if cursor is not None:
-        at, slice_id = _decode(cursor, key_type, int)
+        at, slice_id = paging.decode(cursor, key_type, int)
         beyond = key < at if falling else key > at
         query = query.where(or_(beyond, and_(key == at, Slice.id > slice_id)))
     query = query.add_columns(key.label("sort_key")).order_by(key.desc() if falling else key, Slice.id)
     rows = s.execute(query.limit(limit + 1)).all()
     last = rows[limit - 1] if len(rows) > limit else None
-    next_cursor = _encode(last[5], last[0].id) if last is not None else None
+    next_cursor = paging.encode(last[5], last[0].id) if last is not None else None
     return Page([_result(job, *row[:5]) for row in rows[:limit]], next_cursor)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
-from db.results import JobView
+from db.progress import JobView
 from web.notice import RESEARCH_USE_ONLY
 from worker.imaging.errors import REASONS
 from worker.imaging.names import label

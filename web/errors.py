@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from db.jobs import IdempotencyConflict, NoModelVersion
-from db.results import BadCursor
+from db.paging import BadCursor
 from worker.imaging.errors import REASONS, ArchiveRefused
 
 log = logging.getLogger(__name__)

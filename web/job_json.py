@@ -5,7 +5,7 @@ from typing import Any
 from flask import url_for
 
 from db.models import ModelVersion
-from db.results import JobView
+from db.progress import JobView
 from web.notice import RESEARCH_USE_ONLY
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from db.base import read_scope, session_scope
 from db.models import Job
-from db.results import find_job
+from db.progress import find_job
 from web.auth import require_user
 from web.errors import not_found
 

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from db import broker
 from db.base import read_scope
 from db.models import JobState, Outcome
-from db.results import count_jobs, count_slices
+from db.progress import count_jobs, count_slices
 from db.storage import storage
 
 blueprint = APIBlueprint("observe", __name__, enable_openapi=False)

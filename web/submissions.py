@@ -7,8 +7,8 @@ from flask import request
 from db.base import current, read_scope, session_scope
 from db.jobs import NoModelVersion, create_job
 from db.models import User
+from db.progress import JobView, job_view
 from db.registry import champion
-from db.results import JobView, job_view
 from web.errors import Problem
 from web.uploads import receive
 

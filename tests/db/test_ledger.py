@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select, update
 
-from db import jobs, leases, outcomes, results
+from db import jobs, leases, outcomes, paging, progress, results
 from db.base import from_now, read_scope, session_scope
 from db.leases import Claim, StaleClaim
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
@@ -73,9 +73,9 @@ def predict(slices: int = 4) -> None:
         outcomes.record_predictions(s, own, chunk, "fake", scores(chunk))
 
 
-def view(job: Job) -> results.JobView:
+def view(job: Job) -> progress.JobView:
     with read_scope() as s:
-        return results.job_view(s, s.get_one(Job, job.id))
+        return progress.job_view(s, s.get_one(Job, job.id))
 
 
 def expire(model: type[Chunk] | type[Upload]) -> None:
@@ -333,7 +333,7 @@ def test_results_come_in_pages_that_miss_nothing(ann: User) -> None:
         series = results.series_summary(s, job)
     assert {row.label for row in positives} == {"COVID"}
     assert [(x.label, x.slices, x.predicted, x.positive) for x in series] == [("s", 7, 7, len(positives))]
-    with pytest.raises(results.BadCursor), read_scope() as s:
+    with pytest.raises(paging.BadCursor), read_scope() as s:
         results.results_page(s, job, cursor="nonsense")
 
 

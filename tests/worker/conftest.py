@@ -12,7 +12,7 @@ from PIL import Image
 from db import jobs
 from db.base import read_scope, session_scope
 from db.models import Job, User
-from db.results import JobView, job_view
+from db.progress import JobView, job_view
 from db.storage import storage
 from worker.imaging.archive import Limits, inspect_archive
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
-from db import base, jobs, results
+from db import base, jobs, progress, results
 from db.base import from_now, read_scope, session_scope
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
 from db.settings import Settings
@@ -21,7 +21,7 @@ from worker.engines.base import Scores
 
 PROJECT = Path(__file__).parents[2]
 Entries = Callable[..., dict[str, bytes]]
-View = Callable[[Job], results.JobView]
+View = Callable[[Job], progress.JobView]
 
 pytestmark = pytest.mark.usefixtures("champion")
 

@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from db.base import read_scope
 from db.jobs import cancel_job, retry_job
 from db.models import Job
-from db.results import job_view, list_jobs
+from db.progress import job_view, list_jobs
 from web.api import PREFIX
 from web.api.description import IDEMPOTENCY_HEADER, SUBMIT_BODY, problems
 from web.api.schemas import JobListQuery, JobOut, JobPage, RetryOut

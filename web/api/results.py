@@ -7,7 +7,8 @@ from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, request
 
-from db.results import SliceImage, job_view, results_page, slice_image
+from db.progress import job_view
+from db.results import SliceImage, results_page, slice_image
 from db.storage import FileMissing
 from web import exports
 from web.api import PREFIX

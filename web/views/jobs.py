@@ -12,7 +12,9 @@ from werkzeug.datastructures import MultiDict
 from db.base import read_scope
 from db.jobs import cancel_job, retry_job
 from db.models import Job
-from db.results import Page, ResultRow, find_row, job_view, list_jobs, results_page, series_summary
+from db.paging import Page
+from db.progress import job_view, list_jobs
+from db.results import ResultRow, find_row, results_page, series_summary
 from web.api.schemas import JobListQuery, ResultsQuery
 from web.auth import require_user
 from web.errors import not_found
