@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.cli.versions import ADD_CHAMPION
+
 PROJECT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
@@ -190,23 +192,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-ADD_CHAMPION = """
-import json, sys
-from pathlib import Path
-from db import registry
-from db.base import session_scope
-
-folder = Path(sys.argv[1])
-folder.mkdir()
-package = dict(name="fake", note="fake engine: for tests only", recipe="lung-224-v1", threshold=0.5, temperature=1.0,
-               files={}, metrics={}, parity={}, dataset_hash=None, created_at="2026-01-01T00:00:00+00:00", extra={})
-(folder / "package.json").write_text(json.dumps(package))
-files = registry.store_package(folder)
-with session_scope() as s:
-    registry.promote(s, registry.register_package(s, folder, files), None, "for the test")
-"""
 
 
 @pytest.mark.slow

@@ -13,22 +13,9 @@ import httpx
 import pytest
 from PIL import Image
 
-PROJECT = Path(__file__).parents[2]
-ADD_CHAMPION = """
-import json, sys
-from pathlib import Path
-from db import registry
-from db.base import session_scope
+from tests.cli.versions import ADD_VERSION
 
-folder = Path(sys.argv[1])
-folder.mkdir()
-package = dict(name="fake", note="fake engine: for tests only", recipe="lung-224-v1", threshold=0.5, temperature=1.0,
-               files={}, metrics={}, parity={}, dataset_hash=None, created_at="2026-01-01T00:00:00+00:00", extra={})
-(folder / "package.json").write_text(json.dumps(package))
-files = registry.store_package(folder)
-with session_scope() as s:
-    registry.register_package(s, folder, files)
-"""
+PROJECT = Path(__file__).parents[2]
 
 
 class Up:
@@ -84,7 +71,7 @@ class Up:
 def up(tmp_path_factory):
     running = Up(tmp_path_factory.mktemp("up"))
     running.wait_until_ready()
-    added = [sys.executable, "-c", ADD_CHAMPION, running.home / "package"]
+    added = [sys.executable, "-c", ADD_VERSION, running.home / "package"]
     subprocess.run(added, env=running.env, check=True, timeout=60)
     assert running.run("models", "promote", "fake/1", "--reason", "test").returncode == 0
     yield running
