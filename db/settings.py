@@ -16,7 +16,8 @@ def _home(value: object) -> Path:
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, by `CTBATCH_<NAME>`; a secret also by `CTBATCH_<NAME>_FILE`.
+    """Everything that can be set, by `CTBATCH_<NAME>`; what is secret also from a file, named by
+    `CTBATCH_SECRET_KEY_FILE`, `DATABASE_URL_FILE` and `CELERY_BROKER_URL_FILE`.
 
     `DATABASE_URL`, `CELERY_BROKER_URL` and `PORT` are honoured without the prefix, as hosting platforms set them.
     """
