@@ -55,11 +55,12 @@ $(VENV)/bin/python:
 		"Python 3.11, 3.12 or 3.13 is needed; this is %d.%d. Name one: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 
+# The locks are complete: --no-deps, for an older pip asks for an unpinned version of what is wanted with an extra.
 $(VENV)/.runtime: .lock/runtime.txt pyproject.toml | $(VENV)/bin/python
-	$(PIP) install --quiet --require-hashes -r .lock/runtime.txt
+	$(PIP) install --quiet --no-deps --require-hashes -r .lock/runtime.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: .lock/dev.txt $(VENV)/.runtime
-	$(PIP) install --quiet --require-hashes -r .lock/dev.txt
+	$(PIP) install --quiet --no-deps --require-hashes -r .lock/dev.txt
 	@touch $@
