@@ -49,7 +49,12 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON}  # noqa: RUF012  (SQLAlchemy's own spelling)
+    type_annotation_map = {  # noqa: RUF012  (SQLAlchemy's own spelling)
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[dict[str, Any]]: JSON,
+        list[str]: JSON,
+    }
 
 
 class from_now(GenericFunction[datetime]):  # noqa: N801  (a SQL function, named like one)

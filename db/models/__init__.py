@@ -1,26 +1,34 @@
 """All tables."""
 
 from db.models.accounts import SignInLink, Token, User
+from db.models.datasets import Dataset, LabelledSlice, Review, Split
 from db.models.jobs import OPEN_JOB, Chunk, Job, JobState
 from db.models.lease import OPEN_WORK, LeaseMixin, Work
-from db.models.registry import ModelVersion, Promotion, TrainingRun
+from db.models.registry import ModelVersion, Promotion
 from db.models.scans import Outcome, Prediction, Series, Slice
+from db.models.training import Epoch, Evaluation, TrainingRun
 from db.models.uploads import Upload
 
 __all__ = [
     "OPEN_JOB",
     "OPEN_WORK",
     "Chunk",
+    "Dataset",
+    "Epoch",
+    "Evaluation",
     "Job",
     "JobState",
+    "LabelledSlice",
     "LeaseMixin",
     "ModelVersion",
     "Outcome",
     "Prediction",
     "Promotion",
+    "Review",
     "Series",
     "SignInLink",
     "Slice",
+    "Split",
     "Token",
     "TrainingRun",
     "Upload",

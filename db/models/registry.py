@@ -1,4 +1,4 @@
-"""Model versions, the promotions that make one the champion, and the training runs they come from."""
+"""Model versions, and the promotions that make one the champion."""
 
 from datetime import datetime
 from typing import Any
@@ -8,11 +8,14 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.base import Base, from_now
 from db.models.accounts import User
-from db.models.lease import LeaseMixin
 
 
 class ModelVersion(Base):
-    """A package in storage. `files` maps each of its file names to a SHA-256; nothing else is ever loaded."""
+    """A package in storage. `files` maps each of its file names to a SHA-256; nothing else is ever loaded.
+
+    `ood`: the out-of-distribution parameters, `{"threshold"}`: a slice whose distance is above it is unlike what the
+    model knows; empty where the network gives no distance. `facts`: what else the package tells of its making.
+    """
 
     __tablename__ = "model_version"
     __table_args__ = (UniqueConstraint("name", "number"),)
@@ -27,6 +30,8 @@ class ModelVersion(Base):
     files: Mapped[dict[str, Any]]
     metrics: Mapped[dict[str, Any]]
     parity: Mapped[dict[str, Any]]
+    ood: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     dataset_hash: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
@@ -37,7 +42,10 @@ class ModelVersion(Base):
 
 
 class Promotion(Base):
-    """Made one model version the champion; the newest row says which it is now."""
+    """Made one model version the champion; the newest row says which it is now.
+
+    `gate`: what the comparison with the champion of that moment came to, and whether `reason` overrode it.
+    """
 
     __tablename__ = "promotion"
 
@@ -45,26 +53,8 @@ class Promotion(Base):
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
     reason: Mapped[str]
+    gate: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
     model_version: Mapped[ModelVersion] = relationship(lazy="joined")
     user: Mapped[User | None] = relationship(lazy="joined")
-
-
-class TrainingRun(LeaseMixin, Base):
-    """One training run: its preset, seed and progress, and the model version it made."""
-
-    __tablename__ = "training_run"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
-    preset: Mapped[str]
-    seed: Mapped[int]
-    progress: Mapped[float] = mapped_column(default=0.0)
-    message: Mapped[str] = mapped_column(default="")
-    error: Mapped[str | None]
-    model_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
-    created_at: Mapped[datetime] = mapped_column(default=from_now())
-    finished_at: Mapped[datetime | None]
-
-    model_version: Mapped[ModelVersion | None] = relationship(lazy="joined")

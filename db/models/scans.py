@@ -69,7 +69,11 @@ class Slice(Base):
 
 
 class Prediction(Base):
-    """The scores of one slice by one model version under one recipe. `cam` is float16[7, 7], little-endian."""
+    """The scores of one slice by one model version under one recipe. `cam` is float16[7, 7], little-endian.
+
+    `distance`: how far the slice lies from those the model was trained on; `ood` says that it is too far. None where
+    the model version gives no distance.
+    """
 
     __tablename__ = "prediction"
     __table_args__ = (
@@ -85,6 +89,8 @@ class Prediction(Base):
     logit: Mapped[float]
     probability: Mapped[float]
     positive: Mapped[bool]
+    distance: Mapped[float | None]
+    ood: Mapped[bool | None]
     cam: Mapped[bytes] = mapped_column(LargeBinary)
     engine: Mapped[str]
     epoch: Mapped[int]

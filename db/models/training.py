@@ -1,0 +1,97 @@
+"""Training runs with their epochs, and evaluations of model versions on datasets."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from db.base import Base, from_now
+from db.models.accounts import User
+from db.models.datasets import Dataset, Split
+from db.models.lease import LeaseMixin
+from db.models.registry import ModelVersion
+
+
+class TrainingRun(LeaseMixin, Base):
+    """One training run: what it was asked for, how far it is, and the model version it made.
+
+    `config`: the preset with what was set, whole. `environment`: code and library versions, backend, device. `live`:
+    where it stands now: stage, epoch, step, steps, loss, rate (images/s), eta_seconds. `checkpoint`: files in storage
+    by name, with the stage and epoch they were written after. `allowed_leaks`: leaks that the launcher overrode by
+    name.
+    """
+
+    __tablename__ = "training_run"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
+    name: Mapped[str] = mapped_column(default="")
+    preset: Mapped[str]
+    seed: Mapped[int]
+    dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"))
+    split_id: Mapped[int | None] = mapped_column(ForeignKey("dataset_split.id"))
+    from_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    allowed_leaks: Mapped[list[str]] = mapped_column(default=list)
+    environment: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    progress: Mapped[float] = mapped_column(default=0.0)
+    message: Mapped[str] = mapped_column(default="")
+    live: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    checkpoint: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[str | None]
+    cancel_requested_at: Mapped[datetime | None]
+    stop_requested_at: Mapped[datetime | None]
+    model_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
+    created_at: Mapped[datetime] = mapped_column(default=from_now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    user: Mapped[User | None] = relationship(lazy="joined")
+    dataset: Mapped[Dataset | None] = relationship(lazy="joined")
+    split: Mapped[Split | None] = relationship(lazy="joined")
+    model_version: Mapped[ModelVersion | None] = relationship(foreign_keys=[model_version_id], lazy="joined")
+    from_version: Mapped[ModelVersion | None] = relationship(foreign_keys=[from_version_id], lazy="joined")
+
+
+class Epoch(Base):
+    """What one epoch of a run came to: loss and metrics on training and validation slices, by name."""
+
+    __tablename__ = "training_epoch"
+    __table_args__ = (UniqueConstraint("run_id", "stage", "epoch"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("training_run.id"))
+    stage: Mapped[int]
+    epoch: Mapped[int]
+    metrics: Mapped[dict[str, Any]]
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(default=from_now())
+
+
+class Evaluation(LeaseMixin, Base):
+    """A model version's scores on a dataset, or on one part of a split of it; made once, by a training worker.
+
+    `scores_sha256`: a .npy in storage, float32[n], logits in the order of the dataset's rows (of the part's, where
+    there is one). `result`: metrics with intervals; for a site check (no split) the verdict too.
+    """
+
+    __tablename__ = "evaluation"
+    __table_args__ = (UniqueConstraint("model_version_id", "dataset_id", "split_id", "part"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
+    split_id: Mapped[int | None] = mapped_column(ForeignKey("dataset_split.id"))
+    part: Mapped[str | None]
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
+    scores_sha256: Mapped[str | None]
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    progress: Mapped[float] = mapped_column(default=0.0)
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=from_now())
+    finished_at: Mapped[datetime | None]
+
+    model_version: Mapped[ModelVersion] = relationship(lazy="joined")
+    dataset: Mapped[Dataset] = relationship(lazy="joined")
+    split: Mapped[Split | None] = relationship(lazy="joined")
