@@ -15,9 +15,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, f1_score, precision_score, recall_score, roc_auc_score
 
+from training.calibrate import choose_threshold, fit_temperature, probability
 from training.drawing import draw_on_all_cores
+from training.evaluate import with_intervals
 from training.network import build_network
 from training.phantoms import LabelledSlices
 from training.publish import publish
@@ -91,9 +92,12 @@ def make_demo_package(folder: Path, *, seed: int = 7, progress: Progress = lambd
     progress(0.72, "fitting the head at full size")
     _fit_head(network, data["train"])
     progress(0.8, "measuring")
-    threshold, temperature = _calibrate(_logits(network, data["validation"].pixels), data["validation"].labels)
-    test = data["test"]
-    metrics = _metrics(_logits(network, test.pixels), test.labels, threshold, temperature)
+    validation, test = data["validation"], data["test"]
+    logit = _logits(network, validation.pixels)
+    temperature = fit_temperature(logit, validation.labels)
+    threshold = choose_threshold(probability(logit, temperature), validation.labels)
+    scores = probability(_logits(network, test.pixels), temperature)
+    figures = with_intervals(scores, test.labels, [str(each) for each in test.patients], threshold)
     progress(0.88, "exporting, and comparing the engines")
     return publish(
         network,
@@ -102,10 +106,10 @@ def make_demo_package(folder: Path, *, seed: int = 7, progress: Progress = lambd
         note=NOTE,
         slices=test.pixels,
         labels=test.labels,
-        calibration=data["validation"].pixels,
+        calibration=validation.pixels,
         threshold=threshold,
         temperature=temperature,
-        metrics=metrics,
+        metrics={"measured_on": "phantoms of unseen patients", **figures},
         dataset_hash=hashlib.sha256(data["train"].pixels.tobytes()).hexdigest(),
         extra={"seed": seed, "trained_on": "synthetic phantoms"},
     )
@@ -213,38 +217,3 @@ def _fit_head(network: Any, data: LabelledSlices) -> None:
 def _logits(network: Any, pixels: Pixels) -> NDArray[np.float64]:
     found = network.predict(pixels[..., None], batch_size=32, verbose=0)["logit"]
     return np.asarray(found, np.float64)
-
-
-def _probability(logit: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    return np.asarray(1 / (1 + np.exp(-logit / temperature)))
-
-
-def _calibrate(logit: NDArray[np.float64], labels: NDArray[np.uint8]) -> tuple[float, float]:
-    """Threshold (of a probability; Youden's J on validation) and temperature (least log loss; Guo et al., 2017)."""
-    temperatures = np.geomspace(0.25, 8, 61)
-    losses = [-np.log(np.clip(_probability(np.where(labels, logit, -logit), t), 1e-9, 1)).mean() for t in temperatures]
-    temperature = float(temperatures[int(np.argmin(losses))])
-    probability = _probability(logit, temperature)
-    cuts = np.linspace(0.05, 0.95, 91)
-    positive, negative = probability[labels == 1], probability[labels == 0]
-    youden = np.array([(positive >= cut).mean() - (negative >= cut).mean() for cut in cuts])
-    best = cuts[youden >= youden.max() - 1e-9]
-    return float(best[np.argmin(np.abs(best - best.mean()))]), temperature  # the middle of what is equally good
-
-
-def _metrics(
-    logit: NDArray[np.float64], labels: NDArray[np.uint8], threshold: float, temperature: float
-) -> dict[str, Any]:
-    """Figures on phantoms of patients that were never seen."""
-    probability = _probability(logit, temperature)
-    found = probability >= threshold
-    return {
-        "measured_on": "phantoms of unseen patients",
-        "n": len(labels),
-        "accuracy": float((found == labels).mean()),
-        "precision": float(precision_score(labels, found, zero_division=0)),
-        "recall": float(recall_score(labels, found)),
-        "f1": float(f1_score(labels, found)),
-        "auc": float(roc_auc_score(labels, probability)),
-        "confusion_matrix": confusion_matrix(labels, found).tolist(),
-    }
