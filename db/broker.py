@@ -44,9 +44,19 @@ def predict_hint(chunk_id: int) -> Hint:
     return Hint("predict-chunk", Queue.INFERENCE, chunk_id)
 
 
+def build_hint(dataset_id: int) -> Hint:
+    """There is a dataset to build."""
+    return Hint("build-dataset", Queue.INGEST, dataset_id)
+
+
 def train_hint(run_id: int) -> Hint:
     """There is a training run to carry out."""
     return Hint("train", Queue.TRAINING, run_id)
+
+
+def evaluate_hint(evaluation_id: int) -> Hint:
+    """There is an evaluation of a model version to carry out."""
+    return Hint("evaluate", Queue.TRAINING, evaluation_id)
 
 
 def make_celery(name: str, *, acks_late: bool = True) -> Celery:

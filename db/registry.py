@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.base import current
-from db.models import ModelVersion, Promotion, User
+from db.models import Job, ModelVersion, Promotion, User
 from db.storage import storage
 
 MANIFEST = "package.json"
@@ -50,6 +50,8 @@ def register_package(s: Session, folder: Path, files: dict[str, str]) -> ModelVe
         files=files,
         metrics=manifest["metrics"],
         parity=manifest["parity"],
+        ood=manifest.get("ood", {}),
+        facts=manifest.get("extra", {}),
         dataset_hash=manifest.get("dataset_hash"),
     )
     s.add(version)
@@ -63,23 +65,37 @@ def champion(s: Session) -> ModelVersion | None:
     return promotion.model_version if promotion else None
 
 
-def promote(s: Session, version: ModelVersion, user: User | None, reason: str) -> Promotion:
-    """Make a model version the champion; jobs that exist keep theirs."""
-    promotion = Promotion(model_version_id=version.id, user_id=user.id if user else None, reason=reason)
+def promote(
+    s: Session, version: ModelVersion, user: User | None, reason: str, gate: dict[str, Any] | None = None
+) -> Promotion:
+    """Make a model version the champion; jobs that exist keep theirs. `db.promotion` asks the gate first."""
+    promotion = Promotion(
+        model_version_id=version.id, user_id=user.id if user else None, reason=reason, gate=gate or {}
+    )
     s.add(promotion)
     s.flush()
     return promotion
 
 
 def rollback(s: Session, user: User | None, reason: str) -> ModelVersion:
-    """Promote the champion before the current one again. Raises NoEarlierChampion."""
+    """Promote the champion before the current one again, without the gate. Raises NoEarlierChampion."""
     now = champion(s)
     query = select(Promotion).order_by(Promotion.id.desc())
     earlier = next((p for p in s.scalars(query) if now and p.model_version_id != now.id), None)
     if earlier is None:
         raise NoEarlierChampion("no other model version was ever champion")
-    promote(s, earlier.model_version, user, reason)
+    promote(s, earlier.model_version, user, reason, {"verdict": "rollback", "champion": now.label if now else None})
     return earlier.model_version
+
+
+def promotions(s: Session) -> list[Promotion]:
+    """Every promotion, newest first."""
+    return list(s.scalars(select(Promotion).order_by(Promotion.id.desc())))
+
+
+def used_by(s: Session, version: ModelVersion) -> int:
+    """How many jobs are, or were, predicted with this version."""
+    return s.scalar(select(func.count()).select_from(Job).where(Job.model_version_id == version.id)) or 0
 
 
 def list_versions(s: Session) -> list[ModelVersion]:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import broker, jobs, leases, logs
 from db.base import current, from_now, read_scope, session_scope
 from db.broker import Queue
-from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, ModelVersion, Slice, TrainingRun, Upload, Work
+from db.models import OPEN_JOB, OPEN_WORK, Chunk, Evaluation, Job, ModelVersion, Slice, TrainingRun, Upload, Work
 from db.storage import storage
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ def sweep() -> None:
     _resend(Upload, Queue.INGEST, broker.unpack_hint)
     _resend(Chunk, Queue.INFERENCE, broker.predict_hint)
     _resend(TrainingRun, Queue.TRAINING, broker.train_hint)
+    _resend(Evaluation, Queue.TRAINING, broker.evaluate_hint)
 
 
 def sweep_ledger() -> None:
@@ -102,7 +103,7 @@ def reap() -> int:
 def _reap(names: list[str]) -> int:
     with read_scope() as s:
         named = {sha256 for files in s.scalars(select(ModelVersion.files)) for sha256 in files.values()}
-        for column in (Upload.sha256, Slice.sha256, Chunk.array_sha256):
+        for column in (Upload.sha256, Slice.sha256, Chunk.array_sha256, Evaluation.scores_sha256):
             named.update(sha256 for sha256 in s.scalars(select(column).where(column.in_(names))) if sha256)
     orphans = [name for name in names if name not in named]
     for name in orphans:

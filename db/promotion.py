@@ -1,0 +1,182 @@
+"""The promotion gate: whether a candidate may take the champion's place, and the promotion that keeps its figures.
+
+The rule. Candidate and champion are held to the same slices, the test part of the candidate's own split, which no
+training of the candidate saw. The candidate is refused
+
+- when its sensitivity there, as measured, is below its floor (`facts["floor"]`, else 0.85: of seven positive slices
+  one may be missed). It is the figure that counts and not the upper end of its interval: a small test part has an
+  interval so wide that it would let any candidate pass. A candidate that chance alone put below the floor costs an
+  admin a reason; one that misses disease costs more;
+- when it is worse than the champion beyond chance: the whole 95 % interval of the difference in AUC, accuracy or
+  sensitivity, by resampling the same groups for both, is below nought.
+
+Where there is no champion, or the candidate has no test part here (it was imported, or is the demo), there is nothing
+to compare on, and the promotion needs a reason. An admin may override a refusal with a reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from db import evaluations, registry
+from db.models import Evaluation, ModelVersion, Promotion, Split, User, Work
+
+DEFAULT_FLOOR = 0.85
+NOT_WORSE_IN = {"auc": "AUC", "accuracy": "accuracy", "recall": "sensitivity"}
+PART = "test"
+
+PASSED, REFUSED, NOTHING, PENDING = "passed", "refused", "nothing to compare on", "not compared yet"
+
+
+class GateClosed(Exception):
+    """The version may not be promoted like this; one line for people says why and what would do."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The gate's word on a candidate. `figures`: by name the two sides, their difference and its 95 % interval."""
+
+    verdict: str
+    candidate: str
+    champion: str | None
+    reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    dataset: str | None = None
+    slices: int | None = None
+    groups: int | None = None
+    floor: float = DEFAULT_FLOOR
+    sensitivity: float | None = None
+    sensitivity_interval: list[float] | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def objections(figures: Mapping[str, Mapping[str, float | None]], sensitivity: float | None, floor: float) -> list[str]:
+    """Why a candidate is refused, by the rule above; nothing where it is not. `figures` as by `training.evaluate`."""
+    found = []
+    if sensitivity is None:
+        found.append("the test part holds no COVID slice: its sensitivity is not known")
+    elif sensitivity < floor:
+        found.append(f"its sensitivity of {sensitivity:.3f} is below the floor of {floor:.3f}")
+    for name, words in NOT_WORSE_IN.items():
+        high, low = figures.get(name, {}).get("high"), figures.get(name, {}).get("low")
+        if low is not None and high is not None and high < 0:
+            found.append(f"its {words} is worse beyond chance: the difference is {low:+.3f} to {high:+.3f}")
+    return found
+
+
+def held_out(s: Session, version: ModelVersion) -> Split | None:
+    """The split whose test part the version's training never saw; None where it has none in this database."""
+    known = version.facts.get("split")
+    if not isinstance(known, dict) or not isinstance(known.get("id"), int):
+        return None
+    split = s.get(Split, known["id"])
+    return split if split is not None and split.dataset.title == known.get("dataset") else None
+
+
+def gate_of(s: Session, version: ModelVersion) -> Gate:
+    """The gate's word now, from the evaluations that are done; `not compared yet` where one is missing."""
+    champion, split = registry.champion(s), held_out(s, version)
+    known: dict[str, Any] = {
+        "candidate": version.label,
+        "champion": champion.label if champion else None,
+        "floor": float(version.facts.get("floor", DEFAULT_FLOOR)),
+    }
+    if champion is not None and champion.id == version.id:
+        return Gate(NOTHING, **known, reasons=["it is the champion already"])
+    if split is None:
+        return Gate(NOTHING, **known, reasons=["its training left no test part in this database"])
+    known["dataset"] = split.dataset.title
+    own = evaluations.find(s, version=version, dataset=split.dataset, split=split, part=PART)
+    if own is None or own.state != Work.DONE:
+        return Gate(PENDING, **known, reasons=_what_is_missing(own, version))
+    known |= _measured(own)
+    if champion is None:
+        found = objections({}, known["sensitivity"], known["floor"])
+        return Gate(REFUSED if found else NOTHING, **known, reasons=found or ["there is no champion"])
+    theirs = evaluations.find(s, version=champion, dataset=split.dataset, split=split, part=PART)
+    if theirs is None or theirs.state != Work.DONE:
+        return Gate(PENDING, **known, reasons=_what_is_missing(theirs, champion))
+    figures = own.result.get("against", {}).get(champion.label, {})
+    found = objections(figures, known["sensitivity"], known["floor"])
+    notes = _unfair(champion, split)
+    return Gate(REFUSED if found else PASSED, **known, reasons=found, notes=notes, figures=figures)
+
+
+def _measured(own: Evaluation) -> dict[str, Any]:
+    result = own.result
+    return {
+        "slices": result.get("n"),
+        "groups": result.get("groups"),
+        "sensitivity": result.get("recall"),
+        "sensitivity_interval": (result.get("intervals") or {}).get("recall"),
+    }
+
+
+def _what_is_missing(evaluation: Evaluation | None, version: ModelVersion) -> list[str]:
+    if evaluation is not None and evaluation.state == Work.FAILED:
+        return [f"the evaluation of {version.label} failed: {evaluation.error}"]
+    return [f"{version.label} is not evaluated on it yet"]
+
+
+def _unfair(champion: ModelVersion, split: Split) -> list[str]:
+    """The champion may know slices that are new to the candidate, which flatters the champion."""
+    theirs = champion.facts.get("split")
+    if not isinstance(theirs, dict) or theirs.get("id") == split.id:
+        return []
+    if str(theirs.get("dataset", "")).rpartition("/")[0] != split.dataset.name:
+        return []
+    return [f"{champion.label} was trained on another split of {split.dataset.name}: it may have seen these slices"]
+
+
+def request_gate(s: Session, version: ModelVersion, user: User | None = None) -> list[Evaluation]:
+    """Ask for the evaluations that `gate_of` needs, those that failed once more; what is not done yet of them.
+
+    Raises evaluations.EvaluationError where the dataset cannot be used.
+    """
+    champion, split = registry.champion(s), held_out(s, version)
+    if split is None or (champion is not None and champion.id == version.id):
+        return []
+    versions = [version] if champion is None else [version, champion]
+    asked = [
+        evaluations.request(s, version=each, dataset=split.dataset, split=split, part=PART, user=user)
+        for each in versions
+    ]
+    return [evaluation for evaluation in asked if evaluation.state != Work.DONE]
+
+
+def promote(
+    s: Session,
+    version: ModelVersion,
+    user: User | None,
+    reason: str,
+    gate: Gate,
+    *,
+    force: bool = False,
+    who: str = "",
+) -> Promotion:
+    """Make a version the champion; the gate's figures are kept, and whether `force` overrode them.
+
+    `user`: the admin; `who` names one whom this database does not know (somebody at the command line).
+
+    Raises GateClosed: no admin, not compared yet, refused and not forced, a reason is missing, or the champion is
+    another one than the gate compared with.
+    """
+    now = registry.champion(s)
+    if user is not None and not user.is_admin:
+        raise GateClosed("only an admin promotes a model version")
+    if gate.candidate != version.label or gate.champion != (now.label if now else None):
+        raise GateClosed("the champion changed meanwhile: look at the comparison again")
+    why = "; ".join(gate.reasons)
+    overridden = gate.verdict in (REFUSED, PENDING)
+    if overridden and not force:
+        raise GateClosed(f"{version.label} is {gate.verdict}: {why}")
+    if gate.verdict != PASSED and not reason.strip():
+        raise GateClosed(f"{version.label}: {gate.verdict} ({why}); a promotion needs a reason")
+    kept = {**gate.as_dict(), "overridden": overridden, "who": who or (user.name if user else "")}
+    return registry.promote(s, version, user, reason.strip(), kept)
