@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "submit": ("cli.submit", "submit", "Send files, archives or folders as one job."),
     "jobs": ("cli.jobs", "jobs", "List, show, wait for, cancel and retry jobs."),
     "results": ("cli.results", "results", "Print or save the results of a job."),
+    "datasets": ("cli.datasets", "datasets", "Make, list, show and split labelled datasets for training."),
     "models": ("cli.registry", "models", "List, show, promote and roll back model versions."),
     "users": ("cli.accounts", "users", "Add and list user accounts; set passwords."),
     "tokens": ("cli.accounts", "tokens", "Make, list and revoke API tokens."),

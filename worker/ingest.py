@@ -1,8 +1,6 @@
 """Archive → slices and prepared chunks: entries are read, decoded in the sandbox, recorded and published in order."""
 
-import io
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,11 +17,11 @@ from db.models import Job, Outcome, Upload
 from db.outcomes import ReadSlice
 from db.storage import FileMissing, storage
 from worker.heartbeat import Heartbeat
-from worker.imaging.archive import Entry, Limits, read_entries
-from worker.imaging.decode import DecodeLimits
+from worker.imaging.archive import Entry, read_entries
 from worker.imaging.errors import ArchiveRefused, DecoderUnavailable, SliceRejected
 from worker.imaging.prepare import Prepared, SeriesInfo
 from worker.imaging.sandbox import DecoderPool
+from worker.reading import Read, archive_limits, new_decoders, npy_bytes, read_decoded
 
 log = logging.getLogger(__name__)
 
@@ -33,30 +31,11 @@ ROWS_A_TRANSACTION = 1_000  # where many entries are rejected, or cancelled, and
 
 @lru_cache(maxsize=2)
 def decoders(nested: bool) -> DecoderPool:
-    """This process's decoders: sandboxed children, started at first use and kept.
+    """This process's decoders, kept once they are started.
 
     A second set serves the small uploads that are unpacked while a large one is under way.
     """
-    settings = current()
-    size = settings.decoders or min(os.cpu_count() or 1, 8)
-    limits = DecodeLimits(
-        max_pixels=settings.max_pixels,
-        cpu_seconds=settings.decode_seconds,
-        wall_seconds=3 * settings.decode_seconds,  # a busy machine is no fault of the file
-        memory_bytes=settings.decode_memory_bytes,
-    )
-    return DecoderPool(size, limits)
-
-
-def archive_limits() -> Limits:
-    """What a submission may hold, from the settings."""
-    settings = current()
-    return Limits(
-        max_entries=settings.max_entries,
-        max_unpacked_bytes=settings.max_unpacked_bytes,
-        max_ratio=settings.max_ratio,
-        max_entry_bytes=settings.max_entry_bytes,
-    )
+    return new_decoders()
 
 
 def unpack_next(worker: str, smaller_than: Upload | None = None) -> bool:
@@ -95,8 +74,9 @@ def _unpack(worker: str, claim: Claim, upload: Upload, heartbeat: Heartbeat, can
     with read_scope() as s:
         done = outcomes.read_ordinals(s, upload.id)
     if not cancelled:
-        for batch in _batches(_decoded(upload, done, heartbeat, nested)):
-            array = storage().put(batch.npy()) if batch.arrays else None
+        read = read_decoded(decoders(nested), upload.sha256, upload.filename, done.__contains__, heartbeat.progress)
+        for batch in _batches(read):
+            array = storage().put(npy_bytes(batch.arrays)) if batch.arrays else None
             crash_point("after-array-before-record")
             with session_scope() as s:
                 cancelled = outcomes.record_read(s, claim, upload, batch.rows, array)
@@ -129,24 +109,6 @@ def _cancel_rest(claim: Claim, upload: Upload, done: set[int], heartbeat: Heartb
     record()
 
 
-Read = tuple[Entry, str | None, list[Prepared] | SliceRejected]  # an entry, its bytes' SHA-256, what became of it
-
-
-def _decoded(upload: Upload, done: set[int], heartbeat: Heartbeat, nested: bool) -> Iterator[Read]:
-    """Every entry that has no outcome yet, in the archive's order, decoded or rejected. Originals are stored."""
-
-    def readable() -> Iterator[tuple[tuple[Entry, str | None], bytes | SliceRejected]]:
-        path = storage().local_path(upload.sha256)
-        for entry, content in read_entries(path, upload.filename, archive_limits(), done.__contains__):
-            # Not fsynced: the upload is, and an original can be read from it again.
-            kept = None if isinstance(content, SliceRejected) else storage().put(content, durable=False)
-            yield (entry, kept), content
-
-    for (entry, sha256), result in decoders(nested).map(readable()):
-        heartbeat.progress()
-        yield entry, sha256, result
-
-
 @dataclass
 class Batch:
     """What one transaction records: rows, and the arrays of those that were prepared."""
@@ -163,12 +125,6 @@ class Batch:
         for prepared in result:
             self.rows.append(_row(entry, sha256, prepared, len(self.arrays)))
             self.arrays.append(prepared.pixels)
-
-    def npy(self) -> memoryview:
-        """The arrays as the bytes of one .npy file, uint8[n, 224, 224]."""
-        buffer = io.BytesIO()
-        np.save(buffer, np.stack(self.arrays), allow_pickle=False)
-        return buffer.getbuffer()
 
 
 def _row(entry: Entry, sha256: str | None, prepared: Prepared, array_row: int) -> ReadSlice:

@@ -13,16 +13,38 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from sqlalchemy import exists, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from db import broker, jobs, leases, logs
 from db.base import current, from_now, read_scope, session_scope
 from db.broker import Queue
-from db.models import OPEN_JOB, OPEN_WORK, Chunk, Evaluation, Job, ModelVersion, Slice, TrainingRun, Upload, Work
+from db.models import (
+    OPEN_JOB,
+    OPEN_WORK,
+    Chunk,
+    Dataset,
+    Evaluation,
+    Job,
+    LabelledSlice,
+    ModelVersion,
+    Slice,
+    TrainingRun,
+    Upload,
+    Work,
+)
 from db.storage import storage
 
 log = logging.getLogger(__name__)
 
 NAMES_A_QUERY = 500
+_SHA256: tuple[Any, ...] = (
+    Upload.sha256,
+    Slice.sha256,
+    Chunk.array_sha256,
+    Dataset.labels_sha256,
+    LabelledSlice.sha256,
+    Evaluation.scores_sha256,
+)  # the columns that name a file
 
 
 def sweep() -> None:
@@ -30,6 +52,7 @@ def sweep() -> None:
     sweep_ledger()
     _resend(Upload, Queue.INGEST, broker.unpack_hint)
     _resend(Chunk, Queue.INFERENCE, broker.predict_hint)
+    _resend(Dataset, Queue.INGEST, broker.build_hint)
     _resend(TrainingRun, Queue.TRAINING, broker.train_hint)
     _resend(Evaluation, Queue.TRAINING, broker.evaluate_hint)
 
@@ -102,13 +125,23 @@ def reap() -> int:
 
 def _reap(names: list[str]) -> int:
     with read_scope() as s:
-        named = {sha256 for files in s.scalars(select(ModelVersion.files)) for sha256 in files.values()}
-        for column in (Upload.sha256, Slice.sha256, Chunk.array_sha256, Evaluation.scores_sha256):
+        named = _named_in_lists(s)
+        for column in _SHA256:
             named.update(sha256 for sha256 in s.scalars(select(column).where(column.in_(names))) if sha256)
     orphans = [name for name in names if name not in named]
     for name in orphans:
         storage().delete(name)
     return len(orphans)
+
+
+def _named_in_lists(s: Session) -> set[str]:
+    """The files that packages, datasets and checkpoints list: few rows, each with several."""
+    named = {sha256 for files in s.scalars(select(ModelVersion.files)) for sha256 in files.values()}
+    for sources, arrays in s.execute(select(Dataset.sources, Dataset.arrays)):
+        named.update(arrays, (source["sha256"] for source in sources if "sha256" in source))
+    for checkpoint in s.scalars(select(TrainingRun.checkpoint)):
+        named.update(checkpoint.get("files", {}).values())
+    return named
 
 
 def main() -> None:

@@ -12,6 +12,14 @@ def unpack_upload(id: int) -> None:
     unpack_next(worker_name())
 
 
+@app.task(name="build-dataset")
+def build_dataset(id: int) -> None:
+    """Build the dataset whose turn it is."""
+    from worker.datasets import build_next
+
+    build_next(worker_name())
+
+
 @app.task(name="predict-chunk")
 def predict_chunk(id: int) -> None:
     """Predict the chunks whose turn it is."""

@@ -51,7 +51,8 @@ class LabelledSlice(Base):
     """One slice of a dataset: its `row` among the dataset's arrays, its label (1: COVID) and its group.
 
     What could not be taken has a `reason`, no row and no part in the dataset. `group` is never empty for a slice that
-    has a row. `perceptual_hash`: 64 bits, as 16 hexadecimal digits. `split`: the part that the CSV put it in, if any.
+    has a row. `perceptual_hash`: 64 bits, as 16 hexadecimal digits. `cluster`: slices of one cluster are identical or
+    near-identical; it is the row of the first of them. `split`: the part that the CSV put it in, if any.
     """
 
     __tablename__ = "labelled_slice"
@@ -72,6 +73,7 @@ class LabelledSlice(Base):
     sha256: Mapped[str | None] = mapped_column(index=True)
     pixels_sha256: Mapped[str | None]
     perceptual_hash: Mapped[str | None]
+    cluster: Mapped[int | None]
     format: Mapped[str | None]
     mode: Mapped[str | None]
     width: Mapped[int | None]
@@ -84,8 +86,9 @@ class LabelledSlice(Base):
 class Split(Base):
     """Which groups of a dataset train, validate and test: `{group: "train" | "validation" | "test"}`.
 
-    `rule`: "groups" (drawn by group and class with `seed`) or "given" (by the CSV). `leaks`: what connects two parts,
-    by the leak's name; empty is clean.
+    `rule`: "groups" (drawn by group and class with `seed`; with other fractions than the usual they follow) or "given"
+    (by the CSV, slice by slice; a group that it tears apart has the list of its parts). `leaks`: what connects two
+    parts, `{name: {"count", "examples"}}`; empty is clean.
     """
 
     __tablename__ = "dataset_split"

@@ -69,6 +69,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(), nullable=True),
         sa.Column("pixels_sha256", sa.String(), nullable=True),
         sa.Column("perceptual_hash", sa.String(), nullable=True),
+        sa.Column("cluster", sa.Integer(), nullable=True),
         sa.Column("format", sa.String(), nullable=True),
         sa.Column("mode", sa.String(), nullable=True),
         sa.Column("width", sa.Integer(), nullable=True),

@@ -1,0 +1,74 @@
+"""The labelled slices of a dataset as its readers get them, and what can be wrong with a dataset."""
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from db.models import LabelledSlice, Split
+
+CLASSES = {1: "COVID", 0: "non-COVID"}
+PARTS = ("train", "validation", "test")
+GIVEN = "given"
+
+T = TypeVar("T", "Row", "Placed")
+
+
+class DatasetError(Exception):
+    """What was asked of a dataset cannot be done, in one line for people."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One labelled slice: `row` is its place in the dataset's arrays, `label` 1 for COVID."""
+
+    id: int
+    row: int
+    label: int
+    group: str
+    name: str
+    format: str | None
+    mode: str | None
+    width: int | None
+    height: int | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What a split and its leak check go by. `split`: the part that the CSV names."""
+
+    row: int
+    name: str
+    label: int
+    group: str
+    cluster: int
+    pixels_sha256: str
+    split: str | None
+
+
+def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str | None = None) -> list[Row]:
+    """The labelled slices of a dataset, or of one part of a split of it, in the order of `row`.
+
+    Raises DatasetError: a split without a part, a part that is none, a split of another dataset.
+    """
+    if split is None and part is None:
+        return _read(s, Row, dataset_id)
+    if split is None or part not in PARTS or split.dataset_id != dataset_id:
+        raise DatasetError(f"name a split of this dataset and one of its parts: {', '.join(PARTS)}")
+    if split.rule == GIVEN:
+        return _read(s, Row, dataset_id, LabelledSlice.split == part)
+    return [row for row in _read(s, Row, dataset_id) if split.assignment[row.group] == part]
+
+
+def placed_of(s: Session, dataset_id: int) -> list[Placed]:
+    """What a split goes by, for every labelled slice, in the order of `row`."""
+    return _read(s, Placed, dataset_id)
+
+
+def _read(s: Session, kind: type[T], dataset_id: int, *conditions: ColumnElement[bool]) -> list[T]:
+    """The slices that have a row, in its order, as `kind`, whose fields are named as the columns."""
+    columns: list[Any] = [getattr(LabelledSlice, field.name) for field in fields(kind)]
+    query = select(*columns).where(LabelledSlice.dataset_id == dataset_id, LabelledSlice.row.is_not(None), *conditions)
+    return [kind(*values) for values in s.execute(query.order_by(LabelledSlice.row))]

@@ -1,0 +1,133 @@
+"""Splits of a dataset into train, validation and test: drawn by group, stratified by class, stored with their leaks."""
+
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.labelled import CLASSES, GIVEN, PARTS, DatasetError, Placed, placed_of
+from db.leaks import find_leaks
+from db.models import Dataset, Split, Work
+
+FRACTIONS = (0.7, 0.1, 0.2)
+RULE = "groups"
+
+
+@dataclass
+class Unit:
+    """Groups that must stay together, since slices of theirs are identical or near-identical; slices by label."""
+
+    groups: list[str]
+    slices: Counter[int]
+
+
+def split_of(
+    s: Session, dataset: Dataset, *, seed: int = 7, fractions: tuple[float, float, float] = FRACTIONS
+) -> Split:
+    """The split of a dataset into train, validation and test; made at the first asking, the same for the same seed.
+
+    Where the CSV named a part for each slice that is the split, whatever the seed. Raises DatasetError: the dataset is
+    not ready, fractions that are none, or a part would lack a class.
+    """
+    if dataset.state != Work.DONE:
+        raise DatasetError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
+    if min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
+        raise DatasetError("the fractions of train, validation and test are three numbers above 0 that sum to 1")
+    s.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(of=Dataset))  # one drawing at a time
+    slices = placed_of(s, dataset.id)
+    given = any(each.split for each in slices)
+    rule = GIVEN if given else RULE if fractions == FRACTIONS else f"{RULE} {'/'.join(f'{f:g}' for f in fractions)}"
+    seed = 0 if given else seed
+    found = s.scalar(select(Split).where(Split.dataset_id == dataset.id, Split.rule == rule, Split.seed == seed))
+    return found or _make(s, dataset, slices, rule, seed, fractions)
+
+
+def _make(
+    s: Session, dataset: Dataset, slices: list[Placed], rule: str, seed: int, fractions: tuple[float, float, float]
+) -> Split:
+    if rule == GIVEN:
+        parts = {each.row: each.split or "" for each in slices}
+    else:
+        drawn = draw(joined_groups(slices), seed, fractions)
+        parts = {each.row: drawn[each.group] for each in slices}
+    _check_classes(slices, parts, rule)
+    by_group: dict[str, set[str]] = defaultdict(set)
+    for each in slices:
+        by_group[each.group].add(parts[each.row])
+    assignment = {group: min(where) if len(where) == 1 else sorted(where) for group, where in by_group.items()}
+    split = Split(dataset_id=dataset.id, rule=rule, seed=seed, assignment=assignment, leaks=find_leaks(slices, parts))
+    s.add(split)
+    s.flush()
+    return split
+
+
+def _check_classes(slices: Sequence[Placed], parts: dict[int, str], rule: str) -> None:
+    counts = Counter((parts[each.row], each.label) for each in slices)
+    lacking = [f"{part} has no {name}" for part in PARTS for label, name in CLASSES.items() if not counts[part, label]]
+    if not lacking:
+        return
+    if rule == GIVEN:
+        raise DatasetError(f"the split that the CSV gives cannot be used: {', '.join(lacking)} slices")
+    raise DatasetError(
+        f"there are too few separate groups to split this dataset: {', '.join(lacking)} slices; each class needs slices"
+        " of three groups (patients) that share no identical or near-identical slice"
+    )
+
+
+def joined_groups(slices: Sequence[Placed]) -> list[Unit]:
+    """Groups joined wherever a cluster of identical or near-identical slices connects them, in the order of rows."""
+    leader: dict[str, str] = {}
+
+    def find(group: str) -> str:
+        while (above := leader.setdefault(group, group)) != group:
+            leader[group] = leader[above]  # halves the path
+            group = leader[group]
+        return group
+
+    first_of_cluster: dict[int, str] = {}
+    for each in slices:
+        other = first_of_cluster.setdefault(each.cluster, each.group)
+        leader[find(each.group)] = find(other)
+    units: dict[str, Unit] = {}
+    for each in slices:
+        unit = units.setdefault(find(each.group), Unit([], Counter()))
+        if each.group not in unit.groups[-1:]:
+            unit.groups.append(each.group)
+        unit.slices[each.label] += 1
+    return list(units.values())
+
+
+def draw(units: Sequence[Unit], seed: int, fractions: tuple[float, float, float]) -> dict[str, str]:
+    """The part of each group. Large units go first, each to the part that it leaves least full in its classes.
+
+    Units of about one size (a power of two) are in random order. Where the units of a class run short, a part that has
+    none of it goes first.
+    """
+    order = list(units)
+    random.Random(seed).shuffle(order)  # noqa: S311  (a drawing, no secret)
+    order.sort(key=lambda unit: -unit.slices.total().bit_length())
+    totals = sum((unit.slices for unit in units), Counter[int]())
+    left = Counter(label for unit in units for label in unit.slices)
+    have: dict[str, Counter[int]] = {part: Counter() for part in PARTS}
+    share = dict(zip(PARTS, fractions, strict=True))
+    drawn: dict[str, str] = {}
+    for unit in order:
+
+        def fullness(part: str, unit: Unit = unit) -> float:
+            return sum(n * (have[part][label] + n) / (share[part] * totals[label]) for label, n in unit.slices.items())
+
+        lacking = [part for part in PARTS if any(_short(label, part, have, left) for label in unit.slices)]
+        part = min(lacking or PARTS, key=fullness)
+        have[part] += unit.slices
+        left.subtract(dict.fromkeys(unit.slices, 1))
+        drawn |= dict.fromkeys(unit.groups, part)
+    return drawn
+
+
+def _short(label: int, part: str, have: dict[str, Counter[int]], left: Counter[int]) -> bool:
+    """Whether this part has none of a class of which just enough units are left for the parts without it."""
+    return not have[part][label] and left[label] <= sum(not have[other][label] for other in PARTS)

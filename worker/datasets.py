@@ -1,0 +1,110 @@
+"""A dataset's building: claimed, its slices gathered, compared and reported on, and recorded in one transaction."""
+
+import logging
+import time
+
+from sqlalchemy.exc import OperationalError
+
+from db import datasets, leases
+from db.base import read_scope, session_scope
+from db.datasets import CLASSES
+from db.faults import crash_point
+from db.leases import Claim, StaleClaim
+from db.models import Dataset
+from db.storage import FileMissing
+from worker.dataset_report import make_report
+from worker.gathered import Gathered
+from worker.heartbeat import Heartbeat
+from worker.imaging.errors import DecoderUnavailable
+from worker.labels import BadLabels
+from worker.sources import NotBuildable, Note, label_files, list_files, read_files
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 5
+READING = 0.9  # of the whole; comparing and reporting are the rest
+NOTE_SECONDS = 1.0  # between two notes of the progress
+
+
+def build_next(worker: str) -> bool:
+    """Claim the dataset whose turn it is and build it; False if there is none."""
+    with session_scope() as s:
+        claimed = datasets.claim_dataset(s, worker)
+    if claimed is None:
+        return False
+    dataset, claim = claimed
+    log.info("building dataset", extra={"dataset": dataset.id, "epoch": claim.epoch})
+    gathered = Gathered()
+    with Heartbeat(Dataset, [claim]) as heartbeat:
+        try:
+            _build(dataset, claim, heartbeat, gathered)
+        except StaleClaim:
+            log.info("dataset is someone else's now", extra={"dataset": dataset.id})
+        except (NotBuildable, BadLabels) as error:
+            _fail(claim, str(error), gathered)
+        except FileMissing as error:
+            _fail(claim, f"a file of it is gone from storage ({error}): create it again from its sources", gathered)
+        except (OSError, OperationalError, DecoderUnavailable) as error:
+            log.warning("building put off", extra={"dataset": dataset.id, "error": type(error).__name__})
+            with session_scope() as s:
+                leases.give_back(s, Dataset, claim)
+    return True
+
+
+def _fail(claim: Claim, error: str, gathered: Gathered) -> None:
+    with session_scope() as s:
+        datasets.fail_dataset(s, claim, error, {"left_out": gathered.left_out()})
+
+
+def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathered) -> None:
+    """Nothing is recorded before all is known: an attempt that was broken off leaves no row behind."""
+    if dataset.attempts > MAX_ATTEMPTS:
+        raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times")
+    note = _notes(claim, heartbeat)
+    _gather(dataset, heartbeat, gathered, note)
+    _check(gathered)
+    similar = gathered.compare(heartbeat.progress)
+    if len({item.group for item in gathered.slices}) < 2:
+        raise NotBuildable(
+            f"all {gathered.size} slices are of one group ({gathered.slices[0].group}): a model is judged on groups"
+            " that it has not seen, so there must be several (patients, series)"
+        )
+    sha256 = gathered.sha256()
+    with read_scope() as s:
+        twin = datasets.twin_of(s, dataset, sha256)
+    report = make_report(gathered, similar, twin)
+    heartbeat.progress()
+    crash_point("before-dataset-commit")
+    with session_scope() as s:
+        datasets.finish_dataset(
+            s, claim, gathered.columns(), size=gathered.size, sha256=sha256, arrays=gathered.arrays, report=report
+        )
+
+
+def _gather(dataset: Dataset, heartbeat: Heartbeat, gathered: Gathered, note: Note) -> None:
+    files = list_files(dataset.sources, heartbeat.progress)
+    known, gathered.labels_from = label_files(files, dataset.labels_sha256)
+    read_files(dataset.sources, files, known, gathered, note)
+
+
+def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
+    """Writes how far the reading is, at most once a second; each note is a sign of life. Raises StaleClaim."""
+    noted = 0.0
+
+    def note(fraction: float) -> None:
+        nonlocal noted
+        heartbeat.progress()
+        if (now := time.monotonic()) - noted >= NOTE_SECONDS:
+            noted = now
+            with session_scope() as s:
+                datasets.report_progress(s, claim, READING * fraction)
+
+    return note
+
+
+def _check(gathered: Gathered) -> None:
+    counts = gathered.count()
+    for name in CLASSES.values():
+        if not counts[name]:
+            why = ", ".join(f"{reason}: {found['count']}" for reason, found in gathered.left_out().items())
+            raise NotBuildable(f"the class {name} is empty: none of its files could be read ({why})")

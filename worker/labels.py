@@ -1,0 +1,198 @@
+"""Labels of a dataset's files: from a CSV of file, label, group, or from the class folder on a file's path."""
+
+import csv
+import io
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from worker.imaging.names import label as shown
+
+FILES = ("groups.csv", "labels.csv")
+"""Names under which a label file is taken from among the files themselves."""
+MAX_BYTES = 64 * 1024 * 1024
+
+_COVID = {"covid", "covid19", "ctcovid", "positive"}
+_NON_COVID = {"noncovid", "noncovid19", "ctnoncovid", "normal", "negative", "healthy"}
+_NUMBERS = {"1": 1, "1.0": 1, "0": 0, "0.0": 0}
+_PARTS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_LISTED = 5
+
+
+class BadLabels(Exception):
+    """The labels cannot be used; one line that says where and why."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """One line of the CSV. `group` and `split` may be empty."""
+
+    line: int
+    file: str
+    label: int
+    group: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a file: its label, and its group and part of the split where the CSV has them."""
+
+    label: int
+    group: str = ""
+    split: str = ""
+
+
+def class_of(word: str) -> int | None:
+    """1 for a word that means COVID, 0 for one that means non-COVID (`CT_NonCOVID`, `healthy`, `0`), else None."""
+    found = _class_of_word(word)
+    return _NUMBERS.get(word.strip()) if found is None else found
+
+
+def _class_of_word(word: str) -> int | None:
+    plain = re.sub(r"[\s_-]", "", word.lower())
+    return 1 if plain in _COVID else 0 if plain in _NON_COVID else None
+
+
+def class_of_path(path: str) -> int | None:
+    """The class that the nearest class folder on a file's path names. `0` and `1` are asked last: in the folder of a
+    class they may number patients."""
+    folders = path.split("/")[-2::-1]
+    found = [*map(_class_of_word, folders), *map(_NUMBERS.get, folders)]
+    return next((label for label in found if label is not None), None)
+
+
+def is_label_file(path: str, content: bytes) -> bool:
+    """Whether this is a CSV by one of the names of `FILES` with the columns of one."""
+    if path.rpartition("/")[2].lower() not in FILES:
+        return False
+    head = content[:4096].decode("utf-8-sig", errors="replace").splitlines()
+    return bool(head) and {"file", "label"} <= {cell.strip().lower() for cell in re.split("[,;\t]", head[0])}
+
+
+def read_csv(content: bytes) -> list[Named]:
+    """The lines of a CSV with the columns file, label, and if they are there group and split.
+
+    UTF-8; comma, semicolon or tab. Raises BadLabels, which names the line.
+    """
+    if len(content) > MAX_BYTES:
+        raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise BadLabels(f"the labels file is not UTF-8 (line {line}); save it as UTF-8") from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    try:
+        found = list(_lines(reader))
+    except csv.Error as error:
+        raise BadLabels(f"line {reader.line_num} of the labels file is broken: {error}") from error
+    if not found:
+        raise BadLabels("the labels file names no file")
+    if 0 < sum(bool(named.split) for named in found) < len(found):
+        line = next(named.line for named in found if not named.split)
+        raise BadLabels(f"line {line} of the labels file has no split, others have one")
+    return found
+
+
+def _delimiter(text: str) -> str:
+    head = text.partition("\n")[0]
+    return max(",;\t", key=head.count)
+
+
+def _lines(reader: Iterator[list[str]]) -> Iterator[Named]:
+    columns: dict[str, int] | None = None
+    for line, cells in _numbered(reader):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if columns is None:
+            columns = {cell.strip().lower(): place for place, cell in enumerate(cells)}
+            if missing := {"file", "label"} - columns.keys():
+                raise BadLabels(
+                    f"the labels file has no column {' and '.join(sorted(missing))}; its first line names the columns"
+                    " file, label, group and, if wanted, split"
+                )
+            width = len(cells)
+            continue
+        if len(cells) != width:
+            raise BadLabels(f"line {line} of the labels file has {len(cells)} columns, the first line has {width}")
+        yield _named(line, {name: cells[place].strip() for name, place in columns.items()})
+
+
+def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    for cells in reader:
+        yield reader.line_num, cells  # type: ignore[attr-defined]
+
+
+def _named(line: int, cells: dict[str, str]) -> Named:
+    if not cells["file"]:
+        raise BadLabels(f"line {line} of the labels file names no file")
+    label = class_of(cells["label"])
+    if label is None:
+        raise BadLabels(
+            f"line {line} of the labels file: the label {shown(cells['label'])!r} is neither COVID (1) nor non-COVID"
+            " (0)"
+        )
+    split = cells.get("split", "").lower()
+    if split and split not in _PARTS:
+        raise BadLabels(f"line {line} of the labels file: the split {shown(split)!r} is not train, validation or test")
+    return Named(line, plain(cells["file"]), label, shown(cells.get("group", "")), _PARTS.get(split, ""))
+
+
+def plain(path: str) -> str:
+    """A path as names are compared: `/`, composed characters, as it is shown, no `./` or `/` in front."""
+    path = unicodedata.normalize("NFC", shown(path.replace("\\", "/")))
+    return re.sub(r"^(\.?/)+", "", path)
+
+
+def by_csv(named: Sequence[Named], files: Sequence[str]) -> dict[int, Known]:
+    """What a CSV says of files, by their index; a file that it does not name is not there.
+
+    A line means the file with its path, else the only one whose path ends with it, else the only one that its own path
+    ends with. Raises BadLabels: it names a file that is not there, or two, or contradicts itself.
+    """
+    ends: dict[str, list[int]] = defaultdict(list)
+    whole: dict[str, list[int]] = defaultdict(list)
+    for index, path in enumerate(map(plain, files)):
+        whole[path].append(index)
+        for end in _ends(path):
+            ends[end].append(index)
+    found: dict[int, Named] = {}
+    missing: list[Named] = []
+    for line in named:
+        indices = whole.get(line.file) or ends.get(line.file) or _ending(line.file, whole)
+        if not indices:
+            missing.append(line)
+            continue
+        if len(indices) > 1:
+            those = " and ".join(files[index] for index in indices[:2])
+            raise BadLabels(f"line {line.line} of the labels file: {line.file} may be {those}; write more of its path")
+        _agree(found.setdefault(indices[0], line), line)
+    if missing:
+        those = ", ".join(f"{line.file} (line {line.line})" for line in missing[:_LISTED])
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise BadLabels(f"the labels file names files that are not there: {those}{more}")
+    return {index: Known(line.label, line.group, line.split) for index, line in found.items()}
+
+
+def _ends(path: str) -> Iterable[str]:
+    parts = path.split("/")
+    return ("/".join(parts[start:]) for start in range(1, len(parts)))
+
+
+def _ending(file: str, whole: dict[str, list[int]]) -> list[int]:
+    return next((whole[end] for end in _ends(file) if end in whole), [])
+
+
+def _agree(first: Named, second: Named) -> None:
+    for what in ("label", "group", "split"):
+        if getattr(first, what) != getattr(second, what):
+            raise BadLabels(
+                f"lines {first.line} and {second.line} of the labels file give {second.file} another {what} each"
+            )

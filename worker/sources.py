@@ -1,0 +1,165 @@
+"""What a dataset is made of: files of archives, labelled by CSV or folder, or the reviewed slices of jobs."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from db.datasets import CLASSES
+from db.storage import storage
+from worker.gathered import Gathered, Item
+from worker.imaging.archive import read_entries
+from worker.imaging.errors import ArchiveRefused, SliceRejected
+from worker.imaging.names import label as shown
+from worker.imaging.prepare import Prepared, SeriesInfo
+from worker.labels import BadLabels, Known, by_csv, class_of_path, is_label_file, read_csv
+from worker.reading import archive_limits, new_decoders, read_decoded
+
+_SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
+
+Note = Callable[[float], None]  # told the fraction done, 0 to 1
+
+
+class NotBuildable(Exception):
+    """What was sent makes no dataset; one line that says why."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a source, by its place in the list. `path`: its name below the archive's own, where folders tell the
+    class; `name`: as people see it, with the archive's where there are several. `table`: it holds the labels."""
+
+    source: int
+    ordinal: int
+    path: str
+    name: str
+    table: bytes | None
+
+
+def list_files(sources: Sequence[dict[str, Any]], progress: Callable[[], None]) -> list[File]:
+    """The files of all sources, in order; a packed archive is unpacked once for it.
+
+    Raises NotBuildable, FileMissing.
+    """
+    files: list[File] = []
+    for number, source in enumerate(sources):
+        filename = source["filename"]
+        archive = _stem(filename)
+        try:
+            entries = read_entries(
+                storage().local_path(source["sha256"]), filename, archive_limits(), lambda ordinal: False
+            )
+            for entry, content in entries:
+                progress()
+                is_loose = entry.name == shown(filename)
+                path = entry.name if is_loose else f"{archive}/{entry.name}"
+                table = content if isinstance(content, bytes) and is_label_file(entry.name, content) else None
+                name = path if len(sources) > 1 else entry.name
+                files.append(File(number, entry.ordinal, path, name, table))
+        except ArchiveRefused as error:
+            raise NotBuildable(f"{shown(filename)} cannot be read: {error}") from error
+    return files
+
+
+def _stem(filename: str) -> str:
+    name = shown(filename)
+    suffix = next((end for end in _SUFFIXES if name.lower().endswith(end)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def label_files(files: Sequence[File], labels_sha256: str | None) -> tuple[dict[int, Known], str]:
+    """What is known of files by their place in the list, and from where, in words.
+
+    By the CSV that came; else by the one that lies among the files; else by class folders. Raises BadLabels,
+    NotBuildable (no label is known, or those of one class only), FileMissing.
+    """
+    tables = [file for file in files if file.table is not None]
+    if labels_sha256 is not None:
+        known, origin = (
+            by_csv(read_csv(storage().local_path(labels_sha256).read_bytes()), _names(files)),
+            "the CSV that was sent",
+        )
+    elif len(tables) == 1:
+        known, origin = by_csv(read_csv(tables[0].table or b""), _names(files)), f"{tables[0].name} among the files"
+    elif tables:
+        those = " and ".join(table.name for table in tables[:2])
+        raise BadLabels(f"there are {len(tables)} files of labels ({those}); send the one that counts as labels")
+    else:
+        found = ((place, class_of_path(file.path)) for place, file in enumerate(files))
+        known, origin = {place: Known(label) for place, label in found if label is not None}, "class folders"
+    _check_classes({one.label for one in known.values()}, origin, len(files))
+    return known, origin
+
+
+def _names(files: Sequence[File]) -> list[str]:
+    return [file.name for file in files]
+
+
+def _check_classes(labels: set[int], origin: str, count: int) -> None:
+    if not labels:
+        raise NotBuildable(
+            f"no label is known for any of {count} files: put them in a folder for each class (COVID, non-COVID), or"
+            " send a CSV of file, label, group"
+        )
+    for label, name in CLASSES.items():
+        if label not in labels:
+            raise NotBuildable(f"the class {name} is empty: no file is labelled so (labels from {origin})")
+
+
+def read_files(
+    sources: Sequence[dict[str, Any]], files: Sequence[File], known: dict[int, Known], gathered: Gathered, note: Note
+) -> None:
+    """Decode the labelled files in the sandbox and gather them; the others are left out as `no_label`, unread.
+
+    Raises NotBuildable, FileMissing, OSError, DecoderUnavailable, StaleClaim.
+    """
+    by_source: dict[int, dict[int, int]] = {}
+    for place, file in enumerate(files):
+        if place in known:
+            by_source.setdefault(file.source, {})[file.ordinal] = place
+        elif file.table is None:
+            gathered.leave_out(Item(place, file.name), "no_label", "Neither a CSV nor a folder tells its class.")
+    done = 0
+    with new_decoders() as pool:
+        for number, places in by_source.items():
+            source = sources[number]
+
+            def unlabelled(ordinal: int, places: dict[int, int] = places) -> bool:
+                return ordinal not in places
+
+            read = read_decoded(pool, source["sha256"], source["filename"], unlabelled, lambda: None)
+            for entry, sha256, result in read:
+                place = places[entry.ordinal]
+                _gather(gathered, Item(place, files[place].name, sha256=sha256, bytes=entry.size), known[place], result)
+                done += 1
+                note(done / len(known))
+    gathered.flush()
+
+
+def _gather(gathered: Gathered, item: Item, known: Known, result: list[Prepared] | SliceRejected) -> None:
+    item.label = known.label
+    if isinstance(result, SliceRejected):
+        gathered.leave_out(item, result.code, result.detail)
+        return
+    for prepared in result:
+        taken = Item(item.ordinal, item.name, prepared.frame, label=known.label, split=known.split or None)
+        taken.sha256, taken.bytes = item.sha256, item.bytes
+        taken.pixels_sha256 = prepared.sha256_pixels
+        taken.format, taken.mode = prepared.format, prepared.mode
+        taken.width, taken.height = prepared.width, prepared.height
+        taken.group = known.group or _dicom_group(prepared.series)
+        gathered.take(taken, prepared.pixels, "CSV" if known.group else "DICOM study or series")
+
+
+def _dicom_group(series: SeriesInfo | None) -> str:
+    if series is None:
+        return ""
+    return uid_group(series.study_uid, series.series_uid)
+
+
+def uid_group(study_uid: str | None, series_uid: str | None) -> str:
+    """A group by the study, which has one patient, else by the series; the UID itself is not kept. Empty: neither."""
+    for kind, uid in (("study", study_uid), ("series", series_uid)):
+        if uid:
+            return f"{kind}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
+    return ""
