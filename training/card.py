@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.figure_style import readable
 from training.report_content import ReportContent, duration, metric_rows, number, parity_rows, percent
 
 CARD = "MODEL_CARD.md"
@@ -43,8 +44,7 @@ def model_card(content: ReportContent) -> str:
 
 def plain(text: object) -> str:
     """Text on one line, with all that Markdown or HTML would take for markup escaped."""
-    line = " ".join(str(text).split())
-    return _MARKUP.sub(r"\\\1", html.escape(line, quote=False))
+    return _MARKUP.sub(r"\\\1", html.escape(readable(str(text)), quote=False))
 
 
 def _details(content: ReportContent) -> list[str]:

@@ -166,6 +166,7 @@ def distance_figure(distance: NDArray[np.floating[Any]], threshold: float | None
     known = distance[np.isfinite(distance)]
     if len(known) == 0:
         raise ValueError("no distance was measured")
+    threshold = threshold if threshold is not None and np.isfinite(threshold) else None
     figure = new_sheet(3.6, 3.4, style)
     axes = figure.subplots()
     highest = max(float(known.max()), threshold or 0) or 1.0
