@@ -37,7 +37,11 @@ def _store(path: Path) -> str:
 
 def register_package(s: Session, folder: Path, files: dict[str, str]) -> ModelVersion:
     """Make a model version of a package whose files are in storage (`store_package`)."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    return add_version(s, json.loads((folder / MANIFEST).read_text()), files)
+
+
+def add_version(s: Session, manifest: dict[str, Any], files: dict[str, str]) -> ModelVersion:
+    """The next version of the name that a manifest gives, of files that are in storage."""
     name = manifest["name"]
     number = (s.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.name == name)) or 0) + 1
     version = ModelVersion(

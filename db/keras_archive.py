@@ -1,0 +1,88 @@
+"""Whether a `.keras` file could run code of its maker's: read from its configuration, without loading it.
+
+Such a file names the classes that make up the network. Keras's safe mode refuses lambdas, and older versions could be
+led past it (CVE-2025-1550, CVE-2025-8747): whatever is not one of Keras's own layers, operations or settings is refused
+here before any of it is kept.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+MAX_CONFIG_BYTES = 16 << 20
+MAX_DEPTH = 100
+MODULES = (
+    "keras.layers",
+    "keras.initializers",
+    "keras.regularizers",
+    "keras.constraints",
+    "keras.src.ops",
+    "keras.dtype_policies",
+    "keras.optimizers",
+    "keras.losses",
+    "keras.metrics",
+)
+NETWORKS = {"keras.src.models.functional": "Functional", "keras.src.models.sequential": "Sequential"}
+CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")  # what is written small is a function
+REACH_OUT = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "function",
+             "StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}  # fmt: skip
+PLAIN = {"__keras_tensor__", "__tuple__", "__ellipsis__"}  # values in a configuration, made by no class
+
+
+class HarmfulModel(Exception):
+    """The file is damaged, or names what is not Keras's own; reads on from the file's name."""
+
+
+def check_keras_archive(path: Path) -> None:
+    """Raise HarmfulModel unless the file is a Keras 3 archive that is built of Keras's own parts alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist()]
+            if set(names) != MEMBERS or len(names) != len(MEMBERS):
+                raise HarmfulModel(f"is no plain Keras archive: it holds {ascii(sorted(set(names)))[:120]}")
+            if sum(info.file_size for info in archive.infolist()) > 2 * path.stat().st_size + MAX_CONFIG_BYTES:
+                raise HarmfulModel("unpacks to far more than it is")
+            config = json.loads(_read(archive, "config.json"))
+            for kind in _kinds(config):
+                _check_kind(*kind)
+    except (zipfile.BadZipFile, ValueError, RecursionError, NotImplementedError, RuntimeError, EOFError) as error:
+        raise HarmfulModel("is damaged: it is no Keras archive") from error
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    with archive.open(name) as member:
+        data = member.read(MAX_CONFIG_BYTES + 1)
+    if len(data) > MAX_CONFIG_BYTES:
+        raise HarmfulModel(f"has a {name} of more than {MAX_CONFIG_BYTES >> 20} MiB")
+    return data
+
+
+def _kinds(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any, Any]]:
+    """Module, class name and registered name of everything that loading the configuration would make."""
+    if depth > MAX_DEPTH:
+        raise HarmfulModel("has a configuration that is nested too deep")
+    if isinstance(value, dict):
+        if "class_name" in value or "module" in value or "registered_name" in value:
+            yield value.get("module"), value.get("class_name"), value.get("registered_name")
+        for each in value.values():
+            yield from _kinds(each, depth + 1)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _kinds(each, depth + 1)
+
+
+def _check_kind(module: Any, kind: Any, registered: Any) -> None:
+    if module is None and kind in PLAIN:
+        return
+    if kind in REACH_OUT:
+        raise HarmfulModel(f"holds a {kind}, which runs code or reads files of its own when it is loaded")
+    network = isinstance(module, str) and NETWORKS.get(module, "") == kind
+    policy = (module, kind) == ("keras", "DTypePolicy")
+    stock = isinstance(module, str) and any(module == each or module.startswith(f"{each}.") for each in MODULES)
+    is_class = isinstance(kind, str) and CLASS.fullmatch(kind) is not None
+    if not (network or policy or (stock and is_class)) or registered not in (None, kind):
+        raise HarmfulModel(f"holds {module!a} {kind!a}, which is not Keras's own")
