@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.evaluate import BINS as RELIABILITY_BINS
 from training.figure_style import LIGHT, SMALL, TEXT, Style, dress, legend, new_sheet
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 Probabilities = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 CLASSES = "non-COVID", "COVID"
-RELIABILITY_BINS = 15  # equal width: the bins of the ECE
 SCORE_BINS, DISTANCE_BINS = 40, 40
 
 
@@ -116,7 +116,7 @@ def reliability_figure(
 ) -> Figure:
     """Share of COVID against the mean probability in 15 equal-width bins (those of the ECE), and each bin's count."""
     edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
-    of_bin = np.clip(np.digitize(probability, edges[1:-1], right=True), 0, RELIABILITY_BINS - 1)
+    of_bin = np.minimum((probability * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
     counts = np.bincount(of_bin, minlength=RELIABILITY_BINS)
     filled = counts > 0
     mean = np.bincount(of_bin, probability, RELIABILITY_BINS)[filled] / counts[filled]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from training import captions
 from training.card import model_card, write_card
-from training.evaluate import with_intervals
+from training.evaluate import measure, with_intervals
 from training.figure_grids import GAP, TILE, Mistake, augmented_grid, mistakes_grid, pair_png
 from training.figure_style import short_name
 from training.figures import confusion_figure, distance_figure, reliability_figure, roc_figure, score_figure
@@ -222,12 +222,14 @@ def test_the_roc_curve_shows_the_intervals_of_the_auc_and_the_operating_point():
 
 
 def test_reliability_bins_are_those_of_the_ece():
-    probability, labels = np.array([0.0, 0.01, 0.95, 1.0]), np.array([0, 1, 1, 1])
-    upper, lower = reliability_figure(probability, labels, {"ece": 0.25, "intervals": {}}).axes
-    curve = next(line for line in upper.lines if line.get_label() == "ECE 0.250")
-    np.testing.assert_allclose(curve.get_xydata(), [[0.005, 0.5], [0.975, 1.0]])
-    heights = [bar.get_height() for bar in lower.patches]
-    assert (len(heights), heights[0], heights[-1]) == (15, 2, 2)
+    probability, labels = np.array([0.0, 0.01, 0.2, 0.21, 0.6, 0.59, 0.95, 1.0]), np.array([0, 1, 1, 0, 1, 0, 1, 1])
+    ece = measure(probability, labels, 0.5)["ece"]
+    upper, lower = reliability_figure(probability, labels, {"ece": ece, "intervals": {}}).axes
+    curve = next(line for line in upper.lines if line.get_label() == f"ECE {ece:.3f}")
+    counts = np.array([bar.get_height() for bar in lower.patches])
+    gaps = np.abs(np.diff(curve.get_xydata(), axis=1)[:, 0])
+    assert (len(counts), counts[0], counts[-1]) == (15, 2, 2)
+    assert (gaps * counts[counts > 0]).sum() / len(labels) == pytest.approx(ece)
 
 
 def test_each_class_has_its_own_histogram():
