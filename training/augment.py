@@ -1,0 +1,181 @@
+"""Augmentation: Keras layers that change training slices at random, each batch from a seed of its own."""
+
+import random
+import string
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from training.config import Augment
+
+STAMPS, STAMP_HEIGHT, STAMP_WIDTH = 64, 14, 64
+
+# Quantisation of luminance, ITU-T T.81 (JPEG), table K.1.
+_LUMINANCE = (
+    (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62), (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
+)  # fmt: skip
+
+
+class _Random(layers.Layer):  # type: ignore[misc]  # keras has no types
+    """A layer that draws numbers for each slice. `generator` is named as in Keras's own random layers."""
+
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.amount = amount
+        self.generator = keras.random.SeedGenerator(0)
+
+    def uniform(self, slices: Any, low: float, high: float) -> Any:
+        """One number for each slice, float32[n,1,1,1]."""
+        return keras.random.uniform((ops.shape(slices)[0], 1, 1, 1), low, high, seed=self.generator)
+
+    def chosen(self, slices: Any) -> Any:
+        """Whether each slice is one of the share `amount`, bool[n,1,1,1]."""
+        return self.uniform(slices, 0, 1) < self.amount
+
+
+class RandomGamma(_Random):
+    """The power law of a display or an export, by up to `amount` either way."""
+
+    def call(self, slices: Any, training: bool = True) -> Any:
+        """float32[n,h,w,1] in 0..255, and the same back."""
+        return 255 * ops.power(ops.clip(slices / 255, 0, 1), ops.exp(self.uniform(slices, -self.amount, self.amount)))
+
+
+class RandomNoise(_Random):
+    """Gaussian noise of a standard deviation between 0 and `amount` grey levels."""
+
+    def call(self, slices: Any, training: bool = True) -> Any:
+        """float32[n,h,w,1] in 0..255; the result may lie outside."""
+        noise = keras.random.normal(ops.shape(slices), seed=self.generator)
+        return slices + noise * self.uniform(slices, 0, self.amount)
+
+
+class RandomJpeg(_Random):
+    """What JPEG at a quality of about 15 to 75 leaves of some slices: their 8 × 8 blocks' cosine terms, rounded."""
+
+    def __init__(self, amount: float) -> None:
+        super().__init__(amount)
+        k = np.arange(8)
+        cosine = np.cos((2 * k[None] + 1) * k[:, None] * np.pi / 16) * np.where(k == 0, 0.5**0.5, 1)[:, None] / 2
+        self._cosine = cosine.astype(np.float32)
+        self._table = np.array(_LUMINANCE, np.float32)[None, None, :, None, :]
+
+    def call(self, slices: Any, training: bool = True) -> Any:
+        """float32[n,h,w,1] in 0..255, sides multiples of 8."""
+        height, width = slices.shape[1:3]
+        blocks = ops.reshape(slices - 128, (-1, height // 8, 8, width // 8, 8))
+        terms = ops.einsum("ux,nixjy,vy->niujv", self._cosine, blocks, self._cosine)
+        steps = self._table * ops.expand_dims(self.uniform(slices, 0.5, 3.3), -1)
+        terms = ops.round(terms / steps) * steps
+        blocks = ops.einsum("ux,niujv,vy->nixjy", self._cosine, terms, self._cosine)
+        return ops.where(self.chosen(slices), ops.reshape(blocks, ops.shape(slices)) + 128, slices)
+
+
+class RandomBorder(_Random):
+    """A black or white frame around some slices, up to an eighth of the side wide."""
+
+    def call(self, slices: Any, training: bool = True) -> Any:
+        """float32[n,h,w,1]."""
+        height, width = slices.shape[1:3]
+        width_of_frame = self.uniform(slices, 0, 0.125) * height
+        rows = ops.reshape(ops.minimum(ops.arange(height), ops.arange(height - 1, -1, -1)), (1, -1, 1, 1))
+        columns = ops.reshape(ops.minimum(ops.arange(width), ops.arange(width - 1, -1, -1)), (1, 1, -1, 1))
+        outside = ops.cast(ops.minimum(rows, columns), "float32") < width_of_frame
+        shade = ops.where(self.uniform(slices, 0, 1) < 0.7, 0.0, 255.0)
+        return ops.where(ops.logical_and(outside, self.chosen(slices)), shade, slices)
+
+
+class RandomText(_Random):
+    """A short line of letters and digits somewhere on some slices, as exports and screenshots carry."""
+
+    def __init__(self, amount: float) -> None:
+        super().__init__(amount)
+        self._stamps = _stamps()
+
+    def call(self, slices: Any, training: bool = True) -> Any:
+        """float32[n,h,w,1]."""
+        height, width = slices.shape[1:3]
+        which = ops.cast(self.uniform(slices, 0, STAMPS)[:, 0, 0, 0], "int32")
+        stamp = ops.take(self._stamps, which, axis=0)
+        top = ops.floor(self.uniform(slices, 0, max(height - STAMP_HEIGHT, 1))[:, :, :, 0])
+        left = ops.floor(self.uniform(slices, 0, max(width - STAMP_WIDTH, 1))[:, :, :, 0])
+        at_row = ops.reshape(ops.arange(height, dtype="float32"), (1, -1, 1)) - top
+        at_column = ops.reshape(ops.arange(width, dtype="float32"), (1, 1, -1)) - left
+        rows = ops.cast(
+            ops.equal(at_row, ops.reshape(ops.arange(STAMP_HEIGHT, dtype="float32"), (1, 1, -1))), "float32"
+        )
+        columns = ops.equal(at_column, ops.reshape(ops.arange(STAMP_WIDTH, dtype="float32"), (1, -1, 1)))
+        ink = ops.expand_dims(ops.matmul(ops.matmul(rows, stamp), ops.cast(columns, "float32")), -1)
+        return ops.where(self.chosen(slices), ops.maximum(slices, 255 * ink), slices)
+
+
+def _stamps() -> NDArray[np.float32]:
+    """Lines of letters as masks, float32[64, 14, 64] in 0..1."""
+    draw, font = random.Random(0), ImageFont.load_default(11)  # noqa: S311  (pictures, no secrets)
+    found = np.zeros((STAMPS, STAMP_HEIGHT, STAMP_WIDTH), np.float32)
+    for stamp in found:
+        text = "".join(draw.choices(string.ascii_uppercase + string.digits + " .:/", k=draw.randint(2, 9)))
+        picture = Image.new("L", (STAMP_WIDTH, STAMP_HEIGHT))
+        ImageDraw.Draw(picture).text((0, 0), text, fill=255, font=font)
+        stamp[:] = np.asarray(picture, np.float32) / 255
+    return found
+
+
+class Augmenter:
+    """Changes batches of slices as `amounts` says; the same seed always makes the same changes."""
+
+    def __init__(self, amounts: Augment) -> None:
+        self._layers = _layers(amounts)
+        self._generators = [layer.generator for layer in self._layers]
+        self._call = _compiled(self._apply)
+
+    def _apply(self, slices: Any) -> Any:
+        found = ops.cast(slices, "float32")
+        for layer in self._layers:
+            found = layer(found, training=True)
+        return ops.cast(ops.clip(ops.round(found), 0, 255), "uint8")
+
+    def __call__(self, slices: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """uint8[n,h,w] → the same shape, changed."""
+        if not self._layers:
+            return slices
+        for number, generator in enumerate(self._generators):
+            generator.state.assign(np.array([seed % 2**32, number], np.uint32))
+        return np.asarray(ops.convert_to_numpy(self._call(ops.convert_to_tensor(slices[..., None]))))[..., 0]
+
+
+def _compiled(function: Any) -> Any:
+    """The function as a graph where the backend has one; layers with state run as they are elsewhere."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
+def _layers(amounts: Augment) -> list[Any]:
+    """Geometry first, then what scanners, displays and exports add; only what is asked for."""
+    a = amounts
+    fill: dict[str, Any] = {"fill_mode": "constant", "fill_value": 0.0, "seed": 0}
+    shown: dict[str, Any] = {"value_range": (0, 255), "seed": 0}
+    wanted = [
+        (a.flip, lambda: layers.RandomFlip("horizontal", seed=0)),
+        (a.rotation, lambda: layers.RandomRotation(a.rotation / 360, **fill)),
+        (a.shift, lambda: layers.RandomTranslation(a.shift, a.shift, **fill)),
+        (a.shear, lambda: layers.RandomShear(float(np.tan(np.deg2rad(a.shear))), 0.0, **fill)),
+        (a.zoom, lambda: layers.RandomZoom((-a.zoom, a.zoom), **fill)),
+        (a.contrast, lambda: layers.RandomContrast(a.contrast, **shown)),
+        (a.gamma, lambda: RandomGamma(a.gamma)),
+        (a.blur, lambda: layers.RandomGaussianBlur(0.5, kernel_size=5, sigma=(0.1, a.blur), **shown)),
+        (a.noise, lambda: RandomNoise(a.noise)),
+        (a.jpeg, lambda: RandomJpeg(a.jpeg)),
+        (a.border, lambda: RandomBorder(a.border)),
+        (a.text, lambda: RandomText(a.text)),
+    ]
+    return [make() for amount, make in wanted if amount]

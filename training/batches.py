@@ -1,0 +1,149 @@
+"""What a stage learns from: freshly augmented slices, or augmented copies whose frozen layers were computed once."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.augment import Augmenter
+from training.config import Stage
+
+Pixels = NDArray[np.uint8]
+Batch = tuple[list[NDArray[Any]], NDArray[np.float32]]
+AUGMENTED_AT_ONCE = 32
+
+_COPIES, _ORDER, _FRESH = 1, 2, 3  # what a seed is for
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Slices with their labels (1: COVID) and groups: uint8[n,s,s], uint8[n], n strings."""
+
+    pixels: Pixels
+    labels: NDArray[np.uint8]
+    groups: list[str]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def seed_of(*parts: int) -> int:
+    """A seed below 2³² from what it is for; the same parts always give the same."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def shrink(pixels: Pixels, size: int) -> Pixels:
+    """uint8[n,s,s] → uint8[n,size,size], each pixel the mean of the area that it covers."""
+    if size == pixels.shape[1]:
+        return pixels
+    found = [Image.fromarray(each).resize((size, size), Image.Resampling.BOX) for each in pixels]
+    return np.stack([np.asarray(each) for each in found])
+
+
+def steps_of(count: int, stage: Stage) -> int:
+    """Batches in an epoch; the last one is filled up, for a batch of another size would be compiled anew."""
+    return -(-count // stage.batch)
+
+
+def order(count: int, stage: Stage, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
+    """The rows of each batch of an epoch: every row once, and some twice to fill the last batch."""
+    rows = np.random.default_rng([seed, _ORDER, epoch]).permutation(count)
+    yield from np.resize(rows, (steps_of(count, stage), stage.batch))
+
+
+class Fresh:
+    """Every slice augmented anew each time it is shown."""
+
+    def __init__(self, data: Labelled, stage: Stage, augmenter: Augmenter, seed: int) -> None:
+        self._pixels, self._labels = shrink(data.pixels, stage.size), data.labels.astype(np.float32)
+        self._stage, self._augmenter, self._seed = stage, augmenter, seed
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, the same each time it is asked for: [uint8[b,s,s,1]], float32[b]."""
+        for number, rows in enumerate(order(len(self._pixels), self._stage, self._seed, epoch)):
+            changed = self._augmenter(self._pixels[rows], seed_of(self._seed, _FRESH, epoch, number))
+            yield [changed[..., None]], self._labels[rows]
+
+
+def augmented_copy(pixels: Pixels, augmenter: Augmenter, seed: int, copy: int) -> Iterator[Pixels]:
+    """Copy number `copy` of all slices, in their order, some at a time."""
+    for start in range(0, len(pixels), AUGMENTED_AT_ONCE):
+        yield augmenter(pixels[start : start + AUGMENTED_AT_ONCE], seed_of(seed, _COPIES, copy, start))
+
+
+class Copies:
+    """Augmented copies of every slice, epoch after epoch in turn; `frozen`, if given, is computed once for each.
+
+    What it gives is kept in files, memory-mapped, in a temporary folder inside `folder` until `close()`. `progress` is
+    told the share of copies that are made.
+    """
+
+    def __init__(
+        self,
+        data: Labelled,
+        stage: Stage,
+        augmenter: Augmenter,
+        seed: int,
+        frozen: Callable[[Pixels], list[NDArray[Any]]] | None,
+        folder: Path,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        self._labels, self._stage, self._seed = data.labels.astype(np.float32), stage, seed
+        self._folder = Path(tempfile.mkdtemp(prefix="features-", dir=folder))
+        pixels = shrink(data.pixels, stage.size)
+        self._copies: list[list[NDArray[Any]]] = []
+        try:
+            for copy in range(min(stage.copies, stage.epochs)):
+                parts = augmented_copy(pixels, augmenter, seed, copy)
+                self._copies.append(self._keep(copy, len(pixels), parts, frozen))
+                progress((copy + 1) / min(stage.copies, stage.epochs))
+        except BaseException:
+            self.close()
+            raise
+
+    def _keep(
+        self,
+        copy: int,
+        count: int,
+        parts: Iterator[Pixels],
+        frozen: Callable[[Pixels], list[NDArray[Any]]] | None,
+    ) -> list[NDArray[Any]]:
+        kept: list[NDArray[Any]] = []
+        start = 0
+        for part in parts:
+            found = frozen(part[..., None]) if frozen else [part[..., None]]
+            if not kept:
+                kept = [
+                    np.lib.format.open_memmap(
+                        self._folder / f"{copy}-{i}.npy", "w+", dtype=each.dtype, shape=(count, *each.shape[1:])
+                    )
+                    for i, each in enumerate(found)
+                ]
+            for target, each in zip(kept, found, strict=True):
+                target[start : start + len(each)] = each
+            start += len(part)
+        return kept
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, the same each time it is asked for: what `frozen` gave, and float32[b]."""
+        copy = self._copies[epoch % len(self._copies)]
+        for rows in order(len(self._labels), self._stage, self._seed, epoch):
+            yield [each[rows] for each in copy], self._labels[rows]
+
+    def close(self) -> None:
+        """Remove the files."""
+        self._copies.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def half_range(found: NDArray[Any]) -> NDArray[Any]:
+    """Features as they are kept: bfloat16 as float16, which holds all that it says in the range they have."""
+    if found.dtype in (np.float32, np.float64, np.float16):
+        return found
+    return np.clip(found.astype(np.float32), -65504, 65504).astype(np.float16)

@@ -1,0 +1,212 @@
+"""What a training run does: presets, and single settings changed by name."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SIDE = 224
+ALL = -1  # `unfreeze`: the whole network learns
+
+
+class ConfigError(ValueError):
+    """A preset or a setting that does not exist, or a value that it cannot have; one line for people."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Augment(_Frozen):
+    """How far a training slice may be changed, each time it is shown; 0 leaves a change out.
+
+    `rotation`, `shear`: degrees; `shift`, `zoom`: share of the side; `flip`: left to right. `contrast`, `gamma`: share
+    of change; `blur`, `noise`: standard deviation in pixels and in grey levels; `jpeg`, `border`, `text`: share of
+    slices that get artefacts of compression, a frame, a line of letters.
+    """
+
+    rotation: float = Field(0, ge=0, le=180)
+    shift: float = Field(0, ge=0, le=0.5)
+    shear: float = Field(0, ge=0, le=45)
+    zoom: float = Field(0, ge=0, le=0.5)
+    flip: bool = False
+    contrast: float = Field(0, ge=0, le=0.9)
+    gamma: float = Field(0, ge=0, le=0.9)
+    blur: float = Field(0, ge=0, le=3)
+    noise: float = Field(0, ge=0, le=60)
+    jpeg: float = Field(0, ge=0, le=1)
+    border: float = Field(0, ge=0, le=1)
+    text: float = Field(0, ge=0, le=1)
+
+
+class Stage(_Frozen):
+    """Some epochs with the same layers learning. `unfreeze`: the last so many layers of the base; 0: the head alone;
+    -1: everything.
+
+    `size`: side of the slices, pixels. `rate`: of learning, at its peak. `warmup`: epochs until there. `patience`:
+    epochs without a better validation loss after which the stage ends; 0: never before its end. `average`: momentum of
+    the moving average of the weights, which is then what is validated and kept; 0: none. `copies`: augmented copies of
+    each slice whose frozen layers are computed once.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9-]{1,20}$")
+    unfreeze: int = Field(ge=ALL, le=175)
+    epochs: int = Field(ge=1, le=1000)
+    size: int = Field(SIDE, ge=32, le=SIDE, multiple_of=32)
+    batch: int = Field(32, ge=2, le=1024)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    rate: float = Field(1e-3, gt=0, le=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(0, ge=0)
+    weight_decay: float = Field(0, ge=0, le=1)
+    label_smoothing: float = Field(0, ge=0, lt=0.5)
+    patience: int = Field(0, ge=0)
+    average: float = Field(0, ge=0, lt=1)
+    copies: int = Field(4, ge=1, le=64)
+
+
+class Config(_Frozen):
+    """All of a training run but its data and seed.
+
+    `initial`: where the weights come from: none, imagenet (Keras downloads them), `file:SHA256` (a weights file in
+    storage), or `model:NAME/NUMBER`. `threshold`: the rule that chooses it on the validation slices. `floor`: the
+    sensitivity below which the version is not promoted.
+    """
+
+    preset: str
+    initial: str = Field("none", pattern=r"^(none|imagenet|file:[0-9a-f]{64}|model:[^\s]{1,100})$")
+    hidden: int = Field(256, ge=1, le=4096)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    augment: Augment
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    threshold: str = Field("youden", pattern=r"^(youden|sensitivity>=0?\.\d+)$")
+    floor: float = Field(0.85, ge=0, le=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+_GENTLE = Augment(rotation=20, shift=0.1, shear=10, zoom=0.1, flip=True)
+# Widens what the network knows: other scanners, windows, exports and screenshots.
+_WIDE = Augment(
+    rotation=14,
+    shift=0.08,
+    shear=5,
+    zoom=0.12,
+    flip=True,
+    contrast=0.25,
+    gamma=0.3,
+    blur=0.8,
+    noise=8,
+    jpeg=0.2,
+    border=0.1,
+    text=0.1,
+)
+
+_PRESETS = (
+    # The recipe of the notebook that this project grew from.
+    Config(
+        preset="seed",
+        initial="imagenet",
+        augment=_GENTLE,
+        stages=(
+            Stage(name="head", unfreeze=0, epochs=100, patience=10),
+            Stage(name="last-20", unfreeze=20, epochs=60, rate=1e-4, patience=10),
+            Stage(name="last-40", unfreeze=40, epochs=80, rate=1e-5, patience=10),
+        ),
+    ),
+    Config(
+        preset="default",
+        initial="imagenet",
+        augment=_WIDE,
+        stages=(
+            Stage(name="head", unfreeze=0, epochs=60, optimizer="adamw", schedule="cosine", warmup=2, weight_decay=1e-2,
+                  label_smoothing=0.05, patience=12, copies=6),
+            Stage(name="last-20", unfreeze=20, epochs=40, optimizer="adamw", rate=2e-4, schedule="cosine", warmup=2,
+                  weight_decay=1e-2, label_smoothing=0.05, patience=12, average=0.98, copies=6),
+            Stage(name="last-40", unfreeze=40, epochs=40, optimizer="adamw", rate=1e-4, schedule="cosine", warmup=2,
+                  weight_decay=1e-2, label_smoothing=0.05, patience=12, average=0.98, copies=6),
+        ),
+    ),
+    # Small pictures teach most of it at a fraction of the time; the last epochs are at the size that is predicted at.
+    Config(
+        preset="scratch",
+        augment=_WIDE,
+        stages=(
+            Stage(name="small", unfreeze=ALL, size=128, epochs=36, optimizer="adamw", schedule="cosine", warmup=2,
+                  weight_decay=0.05, label_smoothing=0.05, average=0.995),
+            Stage(name="full", unfreeze=ALL, size=SIDE, epochs=5, optimizer="adamw", rate=2e-4, schedule="cosine",
+                  warmup=0.5, weight_decay=0.05, label_smoothing=0.05, average=0.99),
+        ),
+    ),
+    Config(
+        preset="quick",
+        augment=_GENTLE,
+        stages=(
+            Stage(name="small", unfreeze=ALL, size=64, epochs=10, optimizer="adamw", schedule="cosine", warmup=1,
+                  weight_decay=0.05, label_smoothing=0.05, average=0.98),
+            Stage(name="full", unfreeze=ALL, size=SIDE, epochs=1, batch=16, optimizer="adamw", rate=2e-4,
+                  schedule="cosine", warmup=0.2, weight_decay=0.05, label_smoothing=0.05, average=0.95),
+        ),
+    ),
+)  # fmt: skip
+PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}
+
+
+def preset(name: str) -> Config:
+    """The preset of this name. Raises ConfigError."""
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def with_settings(config: Config, settings: Sequence[str]) -> Config:
+    """The config with single settings changed: `initial=none`, `augment.flip=false`, `stages.0.epochs=3`.
+
+    A stage may be named instead of numbered: `stages.head.epochs=3`. Raises ConfigError.
+    """
+    values = config.model_dump(mode="json")
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"{setting!r} is no setting; write key=value")
+        _put(values, path.strip().split("."), _value(text), setting)
+    return checked(values)
+
+
+def checked(values: dict[str, Any]) -> Config:
+    """A config from its JSON form. Raises ConfigError."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _put(values: Any, path: list[str], value: Any, setting: str) -> None:
+    *above, last = path
+    for name in above:
+        values = values[_key(values, name, setting)]
+    values[_key(values, last, setting)] = value
+
+
+def _key(values: Any, name: str, setting: str) -> Any:
+    """The key or the index that `name` stands for in `values`."""
+    if isinstance(values, list):
+        names = [stage["name"] for stage in values]
+        if name in names:
+            return names.index(name)
+        if name.isdigit() and int(name) < len(values):
+            return int(name)
+    elif isinstance(values, dict) and name in values:
+        return name
+    known = (
+        values if isinstance(values, dict) else [stage["name"] for stage in values] if isinstance(values, list) else ()
+    )
+    raise ConfigError(f"{setting!r}: there is no {name!r} here" + (f"; there are {', '.join(known)}" if known else ""))

@@ -1,0 +1,312 @@
+"""Training, from top to bottom: stage by stage, epoch by epoch; it can be watched, stopped and taken up again."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from training.augment import Augmenter
+from training.batches import Copies, Fresh, Labelled, half_range, seed_of, shrink, steps_of
+from training.calibrate import probability
+from training.config import Config, Stage
+from training.trainable import cut, on_gpu, training_copy
+
+PREDICT_BATCH = 64
+AVERAGED_EVERY = 4  # steps between two additions to the moving average of the weights
+
+Arrays = list[NDArray[Any]]
+
+
+class Diverged(RuntimeError):
+    """The loss is no number any more; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands: stage, epoch and step from 0, of how many; the epoch's loss so far, images/s."""
+
+    stage: int
+    stages: int
+    stage_name: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float | None
+    rate: float | None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch came to. `metrics`: loss, accuracy, val_loss, val_accuracy, val_auc, rate (images/s)."""
+
+    stage: int
+    epoch: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Enough to go on after an epoch as if nothing had happened. `arrays` by name; `network` as the stage began."""
+
+    stage: int
+    epoch: int
+    history: list[EpochRecord]
+    best_epoch: int
+    arrays: dict[str, Arrays]
+    network: Arrays
+
+    def facts(self) -> dict[str, Any]:
+        """All but the arrays, as JSON."""
+        history = [asdict(record) for record in self.history]
+        return {"stage": self.stage, "epoch": self.epoch, "best_epoch": self.best_epoch, "history": history}
+
+
+class Watcher:
+    """Whoever watches a run; this one looks away. Any method may raise to end the run at once."""
+
+    def step(self, at: Step) -> None:
+        """After each step."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """After each epoch."""
+
+    def checkpoint(self, make: Callable[[], Checkpoint]) -> None:
+        """After each epoch: `make()` gives its checkpoint, which costs a copy of the weights."""
+
+    def stopped(self) -> bool:
+        """Whether to end training now and keep the best that it has come to."""
+        return False
+
+
+@dataclass
+class Data:
+    """What is learned from, and what shows how well."""
+
+    train: Labelled
+    validation: Labelled
+
+
+@dataclass
+class Outcome:
+    """How training went: all epochs, in order."""
+
+    history: list[EpochRecord] = field(default_factory=list)
+
+
+def fit(
+    network: Any,
+    config: Config,
+    data: Data,
+    *,
+    seed: int,
+    folder: Path,
+    watcher: Watcher | None = None,
+    resume: Checkpoint | None = None,
+    cached: bool = True,
+) -> Outcome:
+    """Train `network` (uint8[n,224,224,1] to logit and cam) in place, and leave it with the best weights found.
+
+    `folder` takes the features of frozen layers for as long as a stage lasts. `cached=False` computes frozen layers
+    anew at each step, on the same augmented copies.
+
+    Raises Diverged, and whatever the watcher raises.
+    """
+    watcher = watcher or Watcher()
+    outcome = Outcome(list(resume.history) if resume else [])
+    for index in range(resume.stage if resume else 0, len(config.stages)):
+        at = resume if resume and resume.stage == index else None
+        if at:
+            network.set_weights(at.network)
+        with _Fitting(network, config, index, data, seed, folder, watcher, outcome.history, cached) as fitting:
+            fitting.run(at)
+        if watcher.stopped():
+            break
+    return outcome
+
+
+class _Fitting:
+    """One stage of a run."""
+
+    def __init__(
+        self,
+        network: Any,
+        config: Config,
+        index: int,
+        data: Data,
+        seed: int,
+        folder: Path,
+        watcher: Watcher,
+        history: list[EpochRecord],
+        cached: bool,
+    ) -> None:
+        self.network, self.config, self.index, self.history, self.watcher = network, config, index, history, watcher
+        self.stage: Stage = config.stages[index]
+        self.seed = seed_of(seed, index)
+        self.initial: Arrays = network.get_weights()
+        self.copy = training_copy(
+            network, self.stage.size, config.precision, hidden=config.hidden, dropout=config.dropout
+        )
+        parts = cut(self.copy, self.stage.unfreeze)
+        frozen = parts.frozen if cached else None
+        self.model = parts.learning if cached or parts.frozen is None else _whole(self.copy)
+        self.steps = steps_of(len(data.train), self.stage)
+        self.model.compile(
+            optimizer=_optimizer(self.stage, self.steps),
+            loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=self.stage.label_smoothing),
+            metrics=[keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)],  # of logits
+            jit_compile=on_gpu(),
+        )
+        self.labels = data.validation.labels
+        self.source = self._source(data.train, parts.frozen is not None, frozen, folder)
+        pixels = shrink(data.validation.pixels, self.stage.size)[..., None]
+        self.validation = _features(frozen, pixels) if frozen else [pixels]
+        self.average: Arrays = self.model.get_weights() if self.stage.average else []
+        self.best: Arrays = []
+        self.best_epoch = -1
+
+    def __enter__(self) -> "_Fitting":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self.source, Copies):
+            self.source.close()
+
+    def _source(self, train: Labelled, copies: bool, frozen: Any | None, folder: Path) -> Fresh | Copies:
+        augmenter = Augmenter(self.config.augment)
+        if not copies:
+            return Fresh(train, self.stage, augmenter, self.seed)
+
+        def progress(share: float) -> None:
+            message = f"computing the frozen layers, {share:.0%}"
+            self.watcher.step(self._at(0, 0, None, None, message))
+
+        compute = (lambda pixels: _features(frozen, pixels)) if frozen else None
+        return Copies(train, self.stage, augmenter, self.seed, compute, folder, progress)
+
+    def _at(self, epoch: int, step: int, loss: float | None, rate: float | None, message: str = "") -> Step:
+        stages = len(self.config.stages)
+        return Step(
+            self.index, stages, self.stage.name, epoch, self.stage.epochs, step, self.steps, loss, rate, message
+        )
+
+    def run(self, resume: Checkpoint | None) -> None:
+        """All epochs that are left; then the best weights go to the network."""
+        first = self._restore(resume) if resume else 0
+        for epoch in range(first, self.stage.epochs):
+            if self.watcher.stopped() or self._has_stalled(epoch):
+                break
+            self._epoch(epoch)
+        if self.best:
+            self.model.set_weights(self.best)
+        self.network.set_weights(self.copy.get_weights())
+
+    def _has_stalled(self, epoch: int) -> bool:
+        return bool(self.stage.patience) and self.best_epoch >= 0 and epoch - 1 - self.best_epoch >= self.stage.patience
+
+    def _epoch(self, epoch: int) -> None:
+        started = time.monotonic()
+        _reseed(self.model, seed_of(self.seed, epoch))
+        self.model.reset_metrics()
+        logs: dict[str, float] = {}
+        for step, (inputs, labels) in enumerate(self.source.epoch(epoch), start=1):
+            logs = self.model.train_on_batch(_fed(inputs), labels, return_dict=True)  # means over the epoch so far
+            loss = float(logs["loss"])
+            if not np.isfinite(loss):
+                raise Diverged(
+                    f"the loss is no number any more (stage {self.stage.name}, epoch {epoch + 1}, step {step}); "
+                    f"lower the rate of learning: --set stages.{self.stage.name}.rate={self.stage.rate / 10:g}"
+                )
+            if self.average and step % AVERAGED_EVERY == 0:
+                self._add_to_average()
+            rate = step * self.stage.batch / (time.monotonic() - started)
+            self.watcher.step(self._at(epoch, step, loss, rate))
+        metrics = {name: float(value) for name, value in logs.items()} | {"rate": rate} | self._validate()
+        record = EpochRecord(self.index, epoch, metrics, time.monotonic() - started)
+        self.history.append(record)
+        self.watcher.epoch(record)
+        self.watcher.checkpoint(lambda: self._checkpoint(epoch))
+
+    def _add_to_average(self) -> None:
+        share = 1 - self.stage.average**AVERAGED_EVERY
+        for mean, weight in zip(self.average, self.model.get_weights(), strict=True):
+            mean += share * (weight - mean)
+
+    def _validate(self) -> dict[str, float]:
+        """Loss, accuracy and AUC on the validation slices; the best weights so far, by that loss, are kept."""
+        weights = self.model.get_weights()
+        if self.average:
+            self.model.set_weights(self.average)
+        logit = np.asarray(self.model.predict(_fed(self.validation), PREDICT_BATCH, verbose=0), np.float64)
+        positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
+        loss = float(-np.where(self.labels == 1, np.log(positive), np.log(1 - positive)).mean())
+        earlier = [r.metrics["val_loss"] for r in self.history if r.stage == self.index]
+        if not earlier or loss < min(earlier):
+            self.best, self.best_epoch = self.model.get_weights(), len(earlier)
+        self.model.set_weights(weights)
+        accuracy = float(((positive >= 0.5) == (self.labels == 1)).mean())
+        return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(self.labels, positive))}
+
+    def _checkpoint(self, epoch: int) -> Checkpoint:
+        optimizer = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
+        arrays = {
+            "weights": self.model.get_weights(),
+            "optimizer": optimizer,
+            "average": self.average,
+            "best": self.best,
+        }
+        return Checkpoint(self.index, epoch, list(self.history), self.best_epoch, arrays, self.initial)
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
+        """Put everything back as it was after the checkpoint's epoch; the epoch to go on with."""
+        self.model.set_weights(checkpoint.arrays["weights"])
+        self.model.optimizer.build(self.model.trainable_variables)
+        for variable, value in zip(self.model.optimizer.variables, checkpoint.arrays["optimizer"], strict=True):
+            variable.assign(value)
+        self.average = [np.array(each) for each in checkpoint.arrays["average"]]
+        self.best, self.best_epoch = list(checkpoint.arrays["best"]), checkpoint.best_epoch
+        return checkpoint.epoch + 1
+
+
+def _whole(copy: Any) -> Any:
+    return keras.Model(copy.input, copy.output["logit"])
+
+
+def _fed(inputs: Arrays) -> Any:
+    """Arrays as Keras takes them: pixels as they are, features in float32; one alone, not in a list."""
+    found = [each if each.dtype == np.uint8 else each.astype(np.float32) for each in inputs]
+    return found if len(found) > 1 else found[0]
+
+
+def _features(frozen: Any, pixels: NDArray[np.uint8]) -> Arrays:
+    found = frozen.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
+    return [half_range(each) for each in (found if isinstance(found, list) else [found])]
+
+
+def _optimizer(stage: Stage, steps: int) -> Any:
+    total = stage.epochs * steps
+    rate: Any = stage.rate
+    if stage.schedule == "cosine":
+        warm = min(max(int(stage.warmup * steps), 1), total - 1)
+        rate = keras.optimizers.schedules.CosineDecay(
+            stage.rate / 20, total - warm, alpha=0.01, warmup_target=stage.rate, warmup_steps=warm
+        )
+    if stage.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=stage.weight_decay)
+    return keras.optimizers.Adam(rate)
+
+
+def _reseed(model: Any, seed: int) -> None:
+    """Let dropout draw the same in this epoch, whether or not the run was interrupted before it."""
+    for number, layer in enumerate(model.layers):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            generator.state.assign(np.array([seed, number], np.uint32))

@@ -1,0 +1,136 @@
+"""The network as it learns: at another size, in bfloat16, with quick normalisation, its first layers frozen."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+from training.config import ALL
+from training.network import build_network
+
+EXACT_LAYERS = ("imagenet_mean", "output")  # stay in float32: the pixels' normalisation and the last layer
+MOMENTUM = 0.9  # of the moving statistics: a run here has too few steps for ResNet50's own 0.99
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def has_bfloat16() -> bool:
+    """Whether bfloat16 is quicker here: on a GPU, or on a processor that computes in it (AVX512-BF16, AMX)."""
+    if on_gpu():
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def on_gpu() -> bool:
+    """Whether Keras's backend computes on a GPU."""
+    return any(name.lower().startswith(("gpu", "cuda")) for name in keras.distribution.list_devices())
+
+
+def training_copy(network: Any, size: int, precision: Precision, *, hidden: int, dropout: float) -> Any:
+    """The network at another size, with the same weights, as it trains fastest here."""
+    half = precision == "bfloat16" or (precision == "auto" and has_bfloat16())
+    policy = keras.DTypePolicy("mixed_bfloat16" if half else "float32")
+    fused = keras.backend.backend() == "tensorflow" and not on_gpu()
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.Layer) and layer.name not in EXACT_LAYERS:
+            config["dtype"] = policy
+        if isinstance(layer, keras.layers.BatchNormalization):
+            config["momentum"] = MOMENTUM
+            return (_fused_batch_normalization() if fused else keras.layers.BatchNormalization).from_config(config)
+        return layer.__class__.from_config(config)
+
+    copy = keras.models.clone_model(build_network(size, hidden=hidden, dropout=dropout), clone_function=clone)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+def _fused_batch_normalization() -> Any:
+    """Batch normalisation by TensorFlow's fused operation: Keras's own takes several times as long on a processor."""
+    import tensorflow as tf
+
+    class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]  # keras has no types
+        def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+            if not (training and self.trainable):
+                return super().call(inputs, training=training, mask=mask)
+            outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+                inputs,
+                tf.convert_to_tensor(self.gamma),
+                tf.convert_to_tensor(self.beta),
+                epsilon=self.epsilon,
+                is_training=True,
+            )
+            for moving, found in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + found * (1 - self.momentum))
+            return outputs
+
+    return FusedBatchNormalization
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network in two: `frozen`, slices to the tensors between (None where nothing is frozen), and `learning`, from
+    there to the logit. The layers of both are the network's own."""
+
+    frozen: Any | None
+    learning: Any
+
+
+def cut(network: Any, unfreeze: int) -> Cut:
+    """Let only the head and the last `unfreeze` layers of the base learn, and cut the network before them.
+
+    Normalisation stays in inference mode, its parameters unchanged, unless everything learns (`unfreeze` is -1).
+    """
+    if unfreeze == ALL:
+        network.trainable = True
+        return Cut(None, keras.Model(network.input, network.output["logit"]))
+    base = base_layers(network)
+    late = {id(layer) for layer in base[len(base) - unfreeze :]}
+    for layer in base:
+        layer.trainable = id(layer) in late and not isinstance(layer, keras.layers.BatchNormalization)
+    between = _between(network, late) if late else [network.get_layer("flatten").output]
+    return Cut(keras.Model(network.input, between), keras.Model(between, network.output["logit"]))
+
+
+def base_layers(network: Any) -> list[Any]:
+    """ResNet50's own layers, in Keras's order: all that come before the pooled head."""
+    names = [layer.name for layer in network.layers]
+    return list(network.layers[names.index("conv1_pad") : names.index("pool")])
+
+
+def _between(network: Any, late: set[int]) -> list[Any]:
+    """The outputs of early layers that late layers, or the head, read."""
+    early = {id(layer) for layer in base_layers(network)} - late
+    found: dict[int, Any] = {}
+    for layer in network.layers:
+        if id(layer) in early:
+            continue
+        for node in layer._inbound_nodes:
+            for tensor in node.input_tensors:
+                if id(tensor._keras_history.operation) in early:
+                    found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def environment() -> dict[str, str]:
+    """The versions and devices that a run's figures depend on."""
+    import numpy
+    import sklearn
+
+    backend = keras.backend.backend()
+    module = __import__({"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[backend])
+    return {
+        "backend": backend,
+        backend: str(module.__version__),
+        "keras": keras.__version__,
+        "numpy": numpy.__version__,
+        "scikit-learn": sklearn.__version__,
+        "device": ", ".join(keras.distribution.list_devices()) or "cpu",
+        "cores": str(os.cpu_count()),
+    }
