@@ -16,7 +16,7 @@ from db.base import from_now
 from db.jobs import ReceivedFile
 from db.labelled import CLASSES, PARTS, DatasetError, Row, rows_of
 from db.leases import Claim
-from db.models import Dataset, Job, LabelledSlice, Review, Slice, User, Work
+from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Series, Slice, User, Work
 from db.splits import split_of
 
 __all__ = ["CLASSES", "PARTS", "DatasetError", "DatasetView", "Row", "rows_of", "split_of"]
@@ -201,10 +201,24 @@ class ReviewedSlice:
     slice: Slice
     label: int
     array_sha256: str
-    series_uid: str | None
-    study_uid: str | None
+    series: Series | None
 
 
 def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlice]:
     """The prepared slices of jobs that an admin or the job's owner has labelled, in the order of their ids."""
-    raise NotImplementedError
+    query = (
+        select(Slice, Review.label, Chunk.array_sha256, Series)
+        .join(Review, Review.slice_id == Slice.id)
+        .join(User, User.id == Review.user_id)
+        .join(Job, Job.id == Slice.job_id)
+        .join(Chunk, Chunk.id == Slice.chunk_id)
+        .outerjoin(Series, Series.id == Slice.series_id)
+        .where(Slice.job_id.in_(job_ids), Slice.array_row.is_not(None))
+        .where(User.is_admin.is_(True) | (User.id == Job.owner_id))
+        .order_by(Slice.id, User.is_admin.desc(), Review.created_at.desc(), Review.id.desc())
+    )
+    last: int | None = None
+    for slice_, label, array_sha256, series in s.execute(query):
+        if slice_.id != last:
+            yield ReviewedSlice(slice_, label, array_sha256, series)
+        last = slice_.id

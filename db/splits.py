@@ -102,7 +102,8 @@ def joined_groups(slices: Sequence[Placed]) -> list[Unit]:
 
 
 def draw(units: Sequence[Unit], seed: int, fractions: tuple[float, float, float]) -> dict[str, str]:
-    """The part of each group. Large units go first, each to the part that it leaves least full in its classes.
+    """The part of each group. Large units go first, each to the part that is least full in its classes, the unit
+    counted by half (Sainte-Laguë's rule of seats, which favours neither large nor small parts).
 
     Units of about one size (a power of two) are in random order. Where the units of a class run short, a part that has
     none of it goes first.
@@ -118,7 +119,9 @@ def draw(units: Sequence[Unit], seed: int, fractions: tuple[float, float, float]
     for unit in order:
 
         def fullness(part: str, unit: Unit = unit) -> float:
-            return sum(n * (have[part][label] + n) / (share[part] * totals[label]) for label, n in unit.slices.items())
+            return sum(
+                n * (have[part][label] + n / 2) / (share[part] * totals[label]) for label, n in unit.slices.items()
+            )
 
         lacking = [part for part in PARTS if any(_short(label, part, have, left) for label in unit.slices)]
         part = min(lacking or PARTS, key=fullness)

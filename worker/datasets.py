@@ -16,8 +16,9 @@ from worker.dataset_report import make_report
 from worker.gathered import Gathered
 from worker.heartbeat import Heartbeat
 from worker.imaging.errors import DecoderUnavailable
+from worker.ingest import unpack_next
 from worker.labels import BadLabels
-from worker.sources import NotBuildable, Note, label_files, list_files, read_files
+from worker.sources import NotBuildable, Note, label_files, list_files, read_files, read_reviews
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def build_next(worker: str) -> bool:
     gathered = Gathered()
     with Heartbeat(Dataset, [claim]) as heartbeat:
         try:
-            _build(dataset, claim, heartbeat, gathered)
+            _build(worker, dataset, claim, heartbeat, gathered)
         except StaleClaim:
             log.info("dataset is someone else's now", extra={"dataset": dataset.id})
         except (NotBuildable, BadLabels) as error:
@@ -56,12 +57,11 @@ def _fail(claim: Claim, error: str, gathered: Gathered) -> None:
         datasets.fail_dataset(s, claim, error, {"left_out": gathered.left_out()})
 
 
-def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathered) -> None:
+def _build(worker: str, dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathered) -> None:
     """Nothing is recorded before all is known: an attempt that was broken off leaves no row behind."""
     if dataset.attempts > MAX_ATTEMPTS:
         raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times")
-    note = _notes(claim, heartbeat)
-    _gather(dataset, heartbeat, gathered, note)
+    _gather(dataset, heartbeat, gathered, _notes(worker, claim, heartbeat))
     _check(gathered)
     similar = gathered.compare(heartbeat.progress)
     if len({item.group for item in gathered.slices}) < 2:
@@ -82,13 +82,19 @@ def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathe
 
 
 def _gather(dataset: Dataset, heartbeat: Heartbeat, gathered: Gathered, note: Note) -> None:
+    if jobs := [source["job"] for source in dataset.sources if "job" in source]:
+        read_reviews(jobs, gathered, note)
+        return
     files = list_files(dataset.sources, heartbeat.progress)
     known, gathered.labels_from = label_files(files, dataset.labels_sha256)
     read_files(dataset.sources, files, known, gathered, note)
 
 
-def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
-    """Writes how far the reading is, at most once a second; each note is a sign of life. Raises StaleClaim."""
+def _notes(worker: str, claim: Claim, heartbeat: Heartbeat) -> Note:
+    """Writes how far the reading is, at most once a second, and lets the uploads that came meanwhile go first.
+
+    Each note is a sign of life. Raises StaleClaim.
+    """
     noted = 0.0
 
     def note(fraction: float) -> None:
@@ -98,6 +104,8 @@ def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
             noted = now
             with session_scope() as s:
                 datasets.report_progress(s, claim, READING * fraction)
+            while unpack_next(worker, around=heartbeat):
+                heartbeat.progress()
 
     return note
 

@@ -38,8 +38,11 @@ def decoders(nested: bool) -> DecoderPool:
     return new_decoders()
 
 
-def unpack_next(worker: str, smaller_than: Upload | None = None) -> bool:
-    """Claim the upload whose turn it is and unpack it; False if there is none."""
+def unpack_next(worker: str, smaller_than: Upload | None = None, around: Heartbeat | None = None) -> bool:
+    """Claim the upload whose turn it is and unpack it; False if there is none.
+
+    `smaller_than`: only one that may interrupt that one. `around`: the heartbeat of the work that is interrupted.
+    """
     with session_scope() as s:
         claim = jobs.claim_upload(s, worker, smaller_than=smaller_than)
         if claim is None:
@@ -48,7 +51,7 @@ def unpack_next(worker: str, smaller_than: Upload | None = None) -> bool:
         cancelled = s.get_one(Job, upload.job_id).cancel_requested_at is not None
     crash_point("after-claim-upload")
     log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "epoch": claim.epoch})
-    with Heartbeat(Upload, [claim]) as heartbeat:
+    with Heartbeat(Upload, [claim], around) as heartbeat:
         try:
             _unpack(worker, claim, upload, heartbeat, cancelled, nested=smaller_than is not None)
         except StaleClaim:
@@ -83,7 +86,7 @@ def _unpack(worker: str, claim: Claim, upload: Upload, heartbeat: Heartbeat, can
             done.update(row.ordinal for row in batch.rows)
             if cancelled:
                 break
-            while not nested and unpack_next(worker, smaller_than=upload):
+            while not nested and unpack_next(worker, smaller_than=upload, around=heartbeat):
                 heartbeat.progress()
     if cancelled:
         _cancel_rest(claim, upload, done, heartbeat)

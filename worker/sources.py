@@ -5,7 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from db import datasets
+from db.base import read_scope
 from db.datasets import CLASSES
+from db.models import Series
+from db.outcomes import FOLDER
 from db.storage import storage
 from worker.gathered import Gathered, Item
 from worker.imaging.archive import read_entries
@@ -149,6 +155,37 @@ def _gather(gathered: Gathered, item: Item, known: Known, result: list[Prepared]
         taken.width, taken.height = prepared.width, prepared.height
         taken.group = known.group or _dicom_group(prepared.series)
         gathered.take(taken, prepared.pixels, "CSV" if known.group else "DICOM study or series")
+
+
+def read_reviews(job_ids: Sequence[str], gathered: Gathered, note: Note) -> None:
+    """Gather the reviewed slices of jobs, as they were prepared for predicting; a job's series is a group.
+
+    Raises NotBuildable, FileMissing, StaleClaim.
+    """
+    gathered.labels_from = "reviews"
+    with read_scope() as s:
+        reviewed = list(datasets.reviewed_slices(s, job_ids))
+    if not reviewed:
+        raise NotBuildable("no slice that was read is labelled by its job's owner or by an admin")
+    _check_classes({each.label for each in reviewed}, "reviews", len(reviewed))
+    for ordinal, each in enumerate(reviewed):
+        found = each.slice
+        array = np.load(storage().local_path(each.array_sha256), mmap_mode="r", allow_pickle=False)
+        item = Item(ordinal, found.name, found.frame, label=each.label, sha256=found.sha256)
+        item.pixels_sha256 = found.pixels_sha256
+        item.format, item.mode, item.width, item.height = found.format, found.mode, found.width, found.height
+        item.group = _group_of_series(found.job_id, each.series)
+        gathered.take(item, np.array(array[found.array_row]), "series of jobs")
+        note((ordinal + 1) / len(reviewed))
+    gathered.flush()
+
+
+def _group_of_series(job_id: str, series: Series | None) -> str:
+    if series is None:
+        return f"job-{job_id}"
+    if series.uid.startswith(FOLDER):
+        return f"job-{job_id}: {series.label}"
+    return uid_group(series.study_uid, series.uid)
 
 
 def _dicom_group(series: SeriesInfo | None) -> str:
