@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "results": ("cli.results", "results", "Print or save the results of a job."),
     "datasets": ("cli.datasets", "datasets", "Make, list, show and split labelled datasets for training."),
     "models": ("cli.registry", "models", "List, show, promote and roll back model versions."),
+    "train": ("cli.training", "train", "Launch a training run on a dataset."),
+    "runs": ("cli.training", "runs_group", "List, show, follow and end training runs."),
     "users": ("cli.accounts", "users", "Add and list user accounts; set passwords."),
     "tokens": ("cli.accounts", "tokens", "Make, list and revoke API tokens."),
     "worker": ("cli.worker", "worker", "Run one process: web, ingest, inference, training or sweep."),

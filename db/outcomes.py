@@ -45,13 +45,15 @@ class ReadSlice:
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one slice. `cam` is float16[7, 7], little-endian, as bytes."""
+    """The scores of one slice. `cam` is float16[7, 7], little-endian, as bytes. `distance`, `ood`: see Prediction."""
 
     slice_id: int
     logit: float
     probability: float
     positive: bool
     cam: bytes
+    distance: float | None = None
+    ood: bool | None = None
 
 
 def cam_bytes(cam: NDArray[np.float32]) -> bytes:
@@ -159,7 +161,7 @@ def copy_known(s: Session, job: Job, chunk_id: int) -> int:
             job,
             source[pixels].engine,
             source[pixels].epoch,
-            Scored(slice_id, p.logit, p.probability, p.positive, p.cam),
+            Scored(slice_id, p.logit, p.probability, p.positive, p.cam, p.distance, p.ood),
         )
         for slice_id, pixels in s.execute(
             select(Slice.id, Slice.pixels_sha256).where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN)

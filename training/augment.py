@@ -164,7 +164,7 @@ def _layers(amounts: Augment) -> list[Any]:
     a = amounts
     fill: dict[str, Any] = {"fill_mode": "constant", "fill_value": 0.0, "seed": 0}
     shown: dict[str, Any] = {"value_range": (0, 255), "seed": 0}
-    wanted = [
+    wanted: list[tuple[Any, Any]] = [
         (a.flip, lambda: layers.RandomFlip("horizontal", seed=0)),
         (a.rotation, lambda: layers.RandomRotation(a.rotation / 360, **fill)),
         (a.shift, lambda: layers.RandomTranslation(a.shift, a.shift, **fill)),

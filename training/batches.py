@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,13 @@ from PIL import Image
 
 from training.augment import Augmenter
 from training.config import Stage
+from training.dataset import Labelled
 
 Pixels = NDArray[np.uint8]
 Batch = tuple[list[NDArray[Any]], NDArray[np.float32]]
 AUGMENTED_AT_ONCE = 32
 
 _COPIES, _ORDER, _FRESH = 1, 2, 3  # what a seed is for
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Slices with their labels (1: COVID) and groups: uint8[n,s,s], uint8[n], n strings."""
-
-    pixels: Pixels
-    labels: NDArray[np.uint8]
-    groups: list[str]
-
-    def __len__(self) -> int:
-        return len(self.pixels)
 
 
 def seed_of(*parts: int) -> int:

@@ -26,18 +26,18 @@ class Augment(_Frozen):
     slices that get artefacts of compression, a frame, a line of letters.
     """
 
-    rotation: float = Field(0, ge=0, le=180)
-    shift: float = Field(0, ge=0, le=0.5)
-    shear: float = Field(0, ge=0, le=45)
-    zoom: float = Field(0, ge=0, le=0.5)
+    rotation: float = Field(default=0, ge=0, le=180)
+    shift: float = Field(default=0, ge=0, le=0.5)
+    shear: float = Field(default=0, ge=0, le=45)
+    zoom: float = Field(default=0, ge=0, le=0.5)
     flip: bool = False
-    contrast: float = Field(0, ge=0, le=0.9)
-    gamma: float = Field(0, ge=0, le=0.9)
-    blur: float = Field(0, ge=0, le=3)
-    noise: float = Field(0, ge=0, le=60)
-    jpeg: float = Field(0, ge=0, le=1)
-    border: float = Field(0, ge=0, le=1)
-    text: float = Field(0, ge=0, le=1)
+    contrast: float = Field(default=0, ge=0, le=0.9)
+    gamma: float = Field(default=0, ge=0, le=0.9)
+    blur: float = Field(default=0, ge=0, le=3)
+    noise: float = Field(default=0, ge=0, le=60)
+    jpeg: float = Field(default=0, ge=0, le=1)
+    border: float = Field(default=0, ge=0, le=1)
+    text: float = Field(default=0, ge=0, le=1)
 
 
 class Stage(_Frozen):
@@ -53,17 +53,17 @@ class Stage(_Frozen):
     name: str = Field(pattern=r"^[a-z0-9-]{1,20}$")
     unfreeze: int = Field(ge=ALL, le=175)
     epochs: int = Field(ge=1, le=1000)
-    size: int = Field(SIDE, ge=32, le=SIDE, multiple_of=32)
-    batch: int = Field(32, ge=2, le=1024)
+    size: int = Field(default=SIDE, ge=32, le=SIDE, multiple_of=32)
+    batch: int = Field(default=32, ge=2, le=1024)
     optimizer: Literal["adam", "adamw"] = "adam"
-    rate: float = Field(1e-3, gt=0, le=1)
+    rate: float = Field(default=1e-3, gt=0, le=1)
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup: float = Field(0, ge=0)
-    weight_decay: float = Field(0, ge=0, le=1)
-    label_smoothing: float = Field(0, ge=0, lt=0.5)
-    patience: int = Field(0, ge=0)
-    average: float = Field(0, ge=0, lt=1)
-    copies: int = Field(4, ge=1, le=64)
+    warmup: float = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0, ge=0, le=1)
+    label_smoothing: float = Field(default=0, ge=0, lt=0.5)
+    patience: int = Field(default=0, ge=0)
+    average: float = Field(default=0, ge=0, lt=1)
+    copies: int = Field(default=4, ge=1, le=64)
 
 
 class Config(_Frozen):
@@ -75,13 +75,13 @@ class Config(_Frozen):
     """
 
     preset: str
-    initial: str = Field("none", pattern=r"^(none|imagenet|file:[0-9a-f]{64}|model:[^\s]{1,100})$")
-    hidden: int = Field(256, ge=1, le=4096)
-    dropout: float = Field(0.3, ge=0, lt=1)
+    initial: str = Field(default="none", pattern=r"^(none|imagenet|file:[0-9a-f]{64}|model:[^\s]{1,100})$")
+    hidden: int = Field(default=256, ge=1, le=4096)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
     augment: Augment
     stages: tuple[Stage, ...] = Field(min_length=1)
-    threshold: str = Field("youden", pattern=r"^(youden|sensitivity>=0?\.\d+)$")
-    floor: float = Field(0.85, ge=0, le=1)
+    threshold: str = Field(default="youden", pattern=r"^(youden|sensitivity>=0?\.\d+)$")
+    floor: float = Field(default=0.85, ge=0, le=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 

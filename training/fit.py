@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from training.augment import Augmenter
-from training.batches import Copies, Fresh, Labelled, half_range, seed_of, shrink, steps_of
+from training.batches import Copies, Fresh, half_range, seed_of, shrink, steps_of
 from training.calibrate import probability
 from training.config import Config, Stage
+from training.dataset import Labelled
 from training.trainable import cut, on_gpu, training_copy
 
 PREDICT_BATCH = 64
@@ -226,7 +227,7 @@ class _Fitting:
                     f"lower the rate of learning: --set stages.{self.stage.name}.rate={self.stage.rate / 10:g}"
                 )
             if self.average and step % AVERAGED_EVERY == 0:
-                self._add_to_average()
+                self._add_to_average(epoch * self.steps + step)
             rate = step * self.stage.batch / (time.monotonic() - started)
             self.watcher.step(self._at(epoch, step, loss, rate))
         metrics = {name: float(value) for name, value in logs.items()} | {"rate": rate} | self._validate()
@@ -235,8 +236,10 @@ class _Fitting:
         self.watcher.epoch(record)
         self.watcher.checkpoint(lambda: self._checkpoint(epoch))
 
-    def _add_to_average(self) -> None:
-        share = 1 - self.stage.average**AVERAGED_EVERY
+    def _add_to_average(self, step: int) -> None:
+        """Early in a stage the average forgets faster: it would remember the random weights for too long."""
+        momentum = min(self.stage.average, (1 + step) / (10 + step))
+        share = 1 - momentum**AVERAGED_EVERY
         for mean, weight in zip(self.average, self.model.get_weights(), strict=True):
             mean += share * (weight - mean)
 

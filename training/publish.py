@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,15 @@ def publish(
     metrics: dict[str, Any],
     dataset_hash: str | None = None,
     extra: dict[str, Any] | None = None,
+    ood: dict[str, float] | None = None,
+    accompany: Callable[[dict[str, Any]], None] = lambda parity: None,
 ) -> Package:
-    """Write the package of `model` (float32, `uint8[n, 224, 224, 1]` to logit and cam) into `folder`.
+    """Write the package of `model` (float32, `uint8[n, 224, 224, 1]` to logit, cam and distance) into `folder`.
 
     `slices`, uint8[n, 224, 224], and `labels`, 0 or 1 [n], are unseen ones: parity is measured on them. `calibration`,
     uint8[m, 224, 224], are other slices, which int8 takes its ranges from; parity on those would flatter it. An int8
-    file is kept only where its accuracy and AUC are within half a point of float32's.
+    file is kept only where its accuracy and AUC are within half a point of float32's. `accompany` is told the parity
+    and may write more files into the folder.
 
     Raises ParityError if OpenVINO's float32 differs from Keras by more than 1e-3.
     """
@@ -62,10 +66,22 @@ def publish(
     if not parity["int8"]["passed"]:
         for suffix in (".xml", ".bin"):
             (folder / "model-int8.xml").with_suffix(suffix).unlink()
+    accompany(parity)
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "package.json"}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     package = Package(
-        name, note, RECIPE, threshold, temperature, files, metrics, parity, dataset_hash, created, extra or {}
+        name,
+        note,
+        RECIPE,
+        threshold,
+        temperature,
+        files,
+        metrics,
+        parity,
+        dataset_hash,
+        created,
+        extra or {},
+        ood or {},
     )
     package.write(folder)
     return package

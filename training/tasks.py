@@ -1,10 +1,10 @@
-"""The Celery task of training: claim a run, carry it out under a heartbeat, register what it made."""
+"""The Celery tasks of training: claim a run or an evaluation and carry it out under a heartbeat."""
 
 import logging
 import tempfile
 from pathlib import Path
 
-from db import registry, runs
+from db import promotion, registry, runs
 from db.base import session_scope
 from db.leases import Claim, StaleClaim
 from db.models import TrainingRun
@@ -21,6 +21,14 @@ def train(id: int) -> None:
     train_next(worker_name())
 
 
+@app.task(name="evaluate")
+def evaluate(id: int) -> None:
+    """Carry out the evaluation whose turn it is."""
+    from training.evaluations import evaluate_next
+
+    evaluate_next(worker_name())
+
+
 def train_next(worker: str) -> bool:
     """Claim the oldest waiting run and carry it out; False if there is none."""
     with session_scope() as s:
@@ -28,20 +36,36 @@ def train_next(worker: str) -> bool:
     if claimed is None:
         return False
     run, claim = claimed
+    from training.run import Cancelled, carry_out, why  # TensorFlow: only where a run is carried out
+
     with Heartbeat(TrainingRun, [claim]) as heartbeat:
         try:
-            _carry_out(run, claim, heartbeat)
+            if run.preset == runs.DEMO:
+                _make_demo(run, claim, heartbeat)
+            else:
+                _ask_for_comparison(carry_out(run, claim, heartbeat))
         except StaleClaim:
             log.info("training run is someone else's now", extra={"run": run.id})
+        except Cancelled:
+            log.info("training run cancelled", extra={"run": run.id})
+            with session_scope() as s:
+                runs.end_cancelled(s, claim)
         except Exception as error:
             log.exception("training failed", extra={"run": run.id})
             with session_scope() as s:
-                runs.fail_run(s, claim, f"{type(error).__name__}: {error}")
+                runs.fail_run(s, claim, why(error))
     return True
 
 
-def _carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
-    from training.demo import make_demo_package  # TensorFlow: only where a run is carried out
+def _ask_for_comparison(version_id: int) -> None:
+    """Have the new version held against the champion, so that the promotion gate knows at once."""
+    with session_scope() as s:
+        if version := registry.find_version(s, str(version_id)):
+            promotion.request_gate(s, version)
+
+
+def _make_demo(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
+    from training.demo import make_demo_package
 
     def progress(fraction: float, message: str) -> None:
         heartbeat.progress()

@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from db.leases import Claim, StaleClaim
 from db.models import Chunk, ModelVersion, Outcome, Slice
 from db.outcomes import Scored
 from db.storage import FileDamaged, FileMissing, storage
-from worker.engines.base import Engine, load_engine
+from worker.engines.base import Engine, Scores, load_engine
 from worker.engines.package import Package, PackageError, read_package
 from worker.heartbeat import Heartbeat
 
@@ -149,14 +150,19 @@ def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) 
             raise EngineError(f"{loaded.engine.name} on {len(batch)} slices") from error
         if not np.isfinite(found.logit).all():
             raise EngineError(f"{loaded.engine.name} gave a score that is no number")
-        probability = loaded.package.probability(found.logit)
-        positive = probability >= loaded.package.threshold
-        scores += [
-            Scored(0, float(logit), float(p), bool(yes), outcomes.cam_bytes(cam))
-            for logit, p, yes, cam in zip(found.logit, probability, positive, found.cam, strict=True)
-        ]
+        scores += _scored(loaded.package, found)
         heartbeat.progress()
     return scores
+
+
+def _scored(package: Package, found: Scores) -> Iterator[Scored]:
+    """A batch's scores as they are recorded, for no slice id yet."""
+    probability = package.probability(found.logit)
+    limit = package.ood.get("threshold")
+    for i, (logit, p, cam) in enumerate(zip(found.logit, probability, found.cam, strict=True)):
+        distance = None if found.distance is None else float(found.distance[i])
+        ood = None if distance is None or limit is None else distance > limit
+        yield Scored(0, float(logit), float(p), bool(p >= package.threshold), outcomes.cam_bytes(cam), distance, ood)
 
 
 def _lose(claims: list[Claim], reason: str) -> None:

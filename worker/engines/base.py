@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 @dataclass(frozen=True)
 class Scores:
     """What the network says of n slices. `logit`: float32[n], before calibration; `cam`: heat maps, float32[n, 7, 7],
-    0 and above."""
+    0 and above; `distance`: float32[n], from what the network knows, or None where it tells none."""
 
     logit: NDArray[np.float32]
     cam: NDArray[np.float32]
+    distance: NDArray[np.float32] | None = None
 
 
 class Engine(Protocol):

@@ -36,7 +36,12 @@ class KerasEngine:
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
         """Scores of n ≥ 1 slices, uint8[n, 224, 224]; a smaller batch is filled up, so nothing is traced again."""
         parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
-        return Scores(np.concatenate([p.logit for p in parts]), np.concatenate([p.cam for p in parts]))
+        distances = [part.distance for part in parts if part.distance is not None]
+        return Scores(
+            np.concatenate([part.logit for part in parts]),
+            np.concatenate([part.cam for part in parts]),
+            np.concatenate(distances) if distances else None,
+        )
 
     def _batch(self, slices: NDArray[np.uint8]) -> Scores:
         count = len(slices)
@@ -44,7 +49,8 @@ class KerasEngine:
         full = np.zeros((size, *slices.shape[1:], 1), np.uint8)
         full[:count] = slices[..., None]
         found = self.model.predict_on_batch(full)
-        return Scores(np.asarray(found["logit"], np.float32)[:count], np.asarray(found["cam"], np.float32)[:count])
+        given = {name: np.asarray(values, np.float32)[:count] for name, values in found.items()}
+        return Scores(given["logit"], given["cam"], given.get("distance"))
 
 
 def _on_gpu() -> bool:

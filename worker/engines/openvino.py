@@ -32,25 +32,31 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "f32" if precision == "f32" or not has_bfloat16() else "bf16",
         }
         compiled = ov.Core().compile_model(str(model), "CPU", options)
+        self._has_distance = any("distance" in output.names for output in compiled.outputs)
         self._queue = ov.AsyncInferQueue(compiled, cores)
         self._queue.set_callback(_keep)
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
         """Scores of n ≥ 1 slices, uint8[n, 224, 224]."""
-        found = Scores(np.empty(len(slices), np.float32), np.empty((len(slices), 7, 7), np.float32))
+        count = len(slices)
+        distance = np.empty(count, np.float32) if self._has_distance else None
+        found = Scores(np.empty(count, np.float32), np.empty((count, 7, 7), np.float32), distance)
         pixels = np.ascontiguousarray(slices)[..., None]
         share = min(REQUEST, -(-len(slices) // len(self._queue)))  # a few slices too are shared out between the cores
         for start in range(0, len(slices), share):
             part = slice(start, start + share)
-            self._queue.start_async({"slices": pixels[part]}, (found.logit[part], found.cam[part]), share_inputs=True)
+            targets = {"logit": found.logit[part], "cam": found.cam[part]}
+            if distance is not None:
+                targets["distance"] = distance[part]
+            self._queue.start_async({"slices": pixels[part]}, targets, share_inputs=True)
         self._queue.wait_all()
         return found
 
 
-def _keep(request: Any, targets: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
+def _keep(request: Any, targets: dict[str, NDArray[np.float32]]) -> None:
     """Copy a finished request's answers to where they belong."""
-    targets[0][:] = request.get_tensor("logit").data
-    targets[1][:] = request.get_tensor("cam").data
+    for name, target in targets.items():
+        target[:] = request.get_tensor(name).data
 
 
 def has_bfloat16() -> bool:

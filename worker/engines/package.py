@@ -19,7 +19,8 @@ class PackageError(Exception):
 @dataclass(frozen=True)
 class Package:
     """What is known of a model version. `files` maps file name to SHA-256; a probability is calibrated by
-    `temperature`, and positive from `threshold` on."""
+    `temperature`, and positive from `threshold` on. `ood`: `{"threshold"}`, the distance above which a slice is unlike
+    what the network knows; empty where it tells no distance. `extra`: the facts of its making."""
 
     name: str
     note: str
@@ -32,6 +33,7 @@ class Package:
     dataset_hash: str | None
     created_at: str
     extra: dict[str, Any] = field(default_factory=dict)
+    ood: dict[str, float] = field(default_factory=dict)
 
     def probability(self, logit: NDArray[np.float32]) -> NDArray[np.float64]:
         """Calibrated probabilities, float64[n] in 0..1, of logits, float32[n]."""

@@ -1,0 +1,238 @@
+"""`ctbatch train`: launches a training run, follows it, and asks it to end."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.errors import JobFailed, NotFoundOrDenied, Unavailable
+from cli.operator import reading, writing
+from cli.options import json_option
+from cli.output import print_json, print_table, progress_bar, say
+from cli.server import settings_with_broker
+from db import datasets, registry, runs
+from db.runs import RunView
+from db.storage import storage
+
+POLL_SECONDS = 1.0
+UNCLAIMED_SECONDS = 120  # a run that no worker takes in this time has no worker, or waits for another run
+PRESETS = ("default", "quick", "scratch", "seed")
+
+
+@click.command()
+@click.argument("dataset", metavar="DATASET")
+@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting: stages.head.epochs=5")
+@click.option(
+    "--from", "start", metavar="MODEL", help="Start from a model version (name/number), or from a weights file."
+)
+@click.option("--name", default="", help="Of the model version that comes of it; the dataset's unless given.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Of the split, the weights and the order.")
+@click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
+@click.option("--wait/--no-wait", default=False, help="Follow it to its end.")
+@json_option
+def train(
+    dataset: str,
+    preset: str,
+    settings: Sequence[str],
+    start: str | None,
+    name: str,
+    seed: int,
+    leaks: Sequence[str],
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Launch a training run on DATASET (name, name/number or id). See `ctbatch runs` for what becomes of it.
+
+    The estimate of time and disk is printed first.
+    """
+    settings_with_broker()
+    with writing() as session:
+        run_id, told = _launch(session, dataset, preset, settings, start, name, seed, leaks)
+    if not as_json:
+        for line in told:
+            say(line)
+        say(f"training run {run_id}")
+    view = follow(run_id) if wait else _view(run_id)
+    print_json(view.as_dict()) if as_json else _print(view)
+
+
+def _launch(
+    session: Any,
+    label: str,
+    preset: str,
+    settings: Sequence[str],
+    start: str | None,
+    name: str,
+    seed: int,
+    leaks: Sequence[str],
+) -> tuple[int, list[str]]:
+    from training.config import ConfigError, with_settings
+    from training.config import preset as preset_named
+    from training.estimate import estimate
+
+    dataset = datasets.find_dataset(session, label)
+    if dataset is None:
+        raise NotFoundOrDenied(f"there is no dataset {label}; `ctbatch datasets ls` lists them")
+    version = None if start is None else registry.find_version(session, start)
+    try:
+        initial = [] if start is None else [_initial(start, version)]
+        config = with_settings(preset_named(preset), [*initial, *settings])
+        split = datasets.split_of(session, dataset, seed=seed)
+        run = runs.create_run(
+            session,
+            user=None,
+            dataset=dataset,
+            split=split,
+            preset=preset,
+            config=config.model_dump(mode="json"),
+            seed=seed,
+            name=name,
+            from_version=version,
+            allowed_leaks=leaks,
+        )
+    except (ConfigError, runs.RunError, datasets.DatasetError) as error:
+        raise click.UsageError(str(error)) from error
+    counts = {part: len(datasets.rows_of(session, dataset.id, split, part)) for part in datasets.PARTS}
+    sizes = ", ".join(f"{count} {part}" for part, count in counts.items())
+    return run.id, [f"{dataset.title}: {sizes} slices", estimate(config, counts["train"], counts["validation"]).text]
+
+
+def _initial(start: str, version: Any) -> str:
+    """The setting `initial` for `--from`. Raises NotFoundOrDenied."""
+    if version is not None:
+        return f"initial=model:{version.label}"
+    path = Path(start)
+    if not path.is_file():
+        raise NotFoundOrDenied(f"there is no model version and no file {start}")
+    receiver = storage().receive()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            receiver.write(data)
+    return f"initial=file:{receiver.close().sha256}"
+
+
+@click.group(name="runs")
+def runs_group() -> None:
+    """List, show, follow and end training runs. Acts on the database of this machine's settings."""
+
+
+@runs_group.command("ls")
+@json_option
+def list_runs(as_json: bool) -> None:
+    """List all runs, newest first."""
+    with reading() as session:
+        views = [runs.run_view(session, run) for run in runs.list_runs(session)]
+    if as_json:
+        print_json([view.as_dict() for view in views])
+        return
+    columns = ("run", "name", "preset", "dataset", "state", "message", "model version")
+    rows = [(v.id, v.name, v.preset, v.dataset, v.state, v.message, v.model_version) for v in views]
+    print_table(columns, rows, empty="no training run yet; `ctbatch train DATASET` launches one")
+
+
+@runs_group.command()
+@click.argument("run_id", metavar="RUN", type=int)
+@json_option
+def show(run_id: int, as_json: bool) -> None:
+    """Show a run: where it stands, and its epochs."""
+    view = _view(run_id)
+    with reading() as session:
+        epochs = [
+            {"stage": e.stage, "epoch": e.epoch, "seconds": e.seconds, **e.metrics}
+            for e in runs.epochs_of(session, run_id)
+        ]
+    if as_json:
+        print_json(view.as_dict() | {"epochs": epochs})
+        return
+    _print(view)
+    columns = ("stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_auc", "seconds")
+    print_table(columns, [[_rounded(epoch.get(name)) for name in columns] for epoch in epochs], empty="no epoch yet")
+
+
+@runs_group.command()
+@click.argument("run_id", metavar="RUN", type=int)
+@json_option
+def wait(run_id: int, as_json: bool) -> None:
+    """Follow a run to its end."""
+    view = follow(run_id)
+    print_json(view.as_dict()) if as_json else _print(view)
+
+
+@runs_group.command()
+@click.argument("run_id", metavar="RUN", type=int)
+def cancel(run_id: int) -> None:
+    """End a run within seconds and keep nothing of it."""
+    _ask(run_id, runs.cancel_run, "it has ended already")
+    say(f"training run {run_id} is being cancelled")
+
+
+@runs_group.command()
+@click.argument("run_id", metavar="RUN", type=int)
+def stop(run_id: int) -> None:
+    """End a run's training now and make a model version of the best so far."""
+    _ask(run_id, runs.stop_run, "it is not running")
+    say(f"training run {run_id} stops, and keeps the best")
+
+
+def _ask(run_id: int, ask: Any, otherwise: str) -> None:
+    with writing() as session:
+        run = runs.find_run(session, run_id)
+        if run is None:
+            raise NotFoundOrDenied(f"there is no training run {run_id}")
+        if not ask(session, run):
+            raise JobFailed(f"training run {run_id}: {otherwise}")
+
+
+def follow(run_id: int) -> RunView:
+    """Show a run's progress until it ends, and return its last view.
+
+    Raises:
+        JobFailed: it failed or was cancelled.
+        Unavailable: no training worker took it.
+    """
+    started = time.monotonic()
+    with progress_bar(f"training run {run_id}", 1.0) as update:
+        while True:
+            view = _view(run_id)
+            update(view.progress, _note(view))
+            if view.state == "finished":
+                return view
+            if view.state in ("failed", "cancelled"):
+                raise JobFailed(f"training run {run_id} {view.state}: {view.error or view.message}")
+            if view.state == "queued" and time.monotonic() - started > UNCLAIMED_SECONDS:
+                raise Unavailable("no training worker takes the run; does one run, or is it busy with another?")
+            time.sleep(POLL_SECONDS)
+
+
+def _note(view: RunView) -> str:
+    live = view.live
+    parts = [view.message]
+    if live.get("steps"):
+        parts.append(f"step {live['step']} of {live['steps']}")
+    if live.get("loss") is not None:
+        parts.append(f"loss {live['loss']:.3f}")
+    if live.get("rate"):
+        parts.append(f"{live['rate']:.0f} images/s")
+    if live.get("eta_seconds"):
+        parts.append(f"about {live['eta_seconds'] / 60:.0f} min left in this stage")
+    return ", ".join(parts)
+
+
+def _view(run_id: int) -> RunView:
+    with reading() as session:
+        run = runs.find_run(session, run_id)
+        if run is None:
+            raise NotFoundOrDenied(f"there is no training run {run_id}")
+        return runs.run_view(session, run)
+
+
+def _print(view: RunView) -> None:
+    facts = ("id", "name", "preset", "dataset", "seed", "state", "message", "error", "from_version", "model_version")
+    print_table(("", "value"), [(name, getattr(view, name)) for name in facts if getattr(view, name) is not None])
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value

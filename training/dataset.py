@@ -1,0 +1,45 @@
+"""The slices of a dataset as training takes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.labelled import Row
+from db.models import Dataset
+from db.storage import storage
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Slices with their labels (1: COVID), groups and rows: uint8[n,s,s], uint8[n], n strings, n rows or none."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    groups: list[str]
+    rows: Sequence[Row] = ()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def load_part(dataset: Dataset, rows: Sequence[Row]) -> Labelled:
+    """The slices of these rows, in their order; the array files' hashes are checked.
+
+    Raises storage's FileMissing and FileDamaged.
+    """
+    wanted = np.array([row.row for row in rows], np.int64)
+    pixels: NDArray[np.uint8] | None = None
+    start = 0
+    for sha256 in dataset.arrays:
+        part = np.load(storage().verified_path(sha256), mmap_mode="r", allow_pickle=False)
+        if pixels is None:
+            pixels = np.empty((len(rows), *part.shape[1:]), np.uint8)
+        here = np.flatnonzero((wanted >= start) & (wanted < start + len(part)))
+        pixels[here] = part[wanted[here] - start]
+        start += len(part)
+    if pixels is None:
+        pixels = np.empty((0, 224, 224), np.uint8)
+    labels = np.array([row.label for row in rows], np.uint8)
+    return Labelled(pixels, labels, [row.group for row in rows], tuple(rows))

@@ -1,0 +1,53 @@
+"""What a run will take, told before it starts: minutes, and gigabytes of disk while it lasts."""
+
+from dataclasses import dataclass
+
+from training.config import ALL, Config, Stage
+
+# A training step at 224², as a share of one in which all of ResNet50 learns, by the layers that learn; measured on two
+# cores by `ctbatch bench training`, which tells them for the machine at hand.
+STEP_SHARE = {0: 0.002, 20: 0.12, 40: 0.25}
+FORWARD_SHARE = 0.3
+IMAGES_A_SECOND = 9.0  # of a whole training step at 224², on two cores that compute in bfloat16
+CUT_BYTES = {0: 2 * 2048, 20: 2 * 49 * 2048, 40: 2 * 196 * (1024 + 256)}  # of a slice's features at 224²
+NETWORK_BYTES = 95 << 20
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """At most, for no early stop is foreseen. `seconds` on a machine of two cores, `disk` in bytes."""
+
+    seconds: float
+    disk: int
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        minutes = max(1, round(self.seconds / 60))
+        return f"at most about {minutes} min on two cores without a GPU, and {self.disk / 1e9:.1f} GB of disk meanwhile"
+
+
+def estimate(config: Config, train: int, validation: int) -> Estimate:
+    """What a config takes on so many slices of the training and the validation part."""
+    seconds = sum(_seconds(stage, train, validation) for stage in config.stages)
+    disk = max(_features(stage, train) for stage in config.stages) + 10 * NETWORK_BYTES
+    return Estimate(seconds, disk)
+
+
+def _nearest(table: dict[int, float] | dict[int, int], unfreeze: int) -> float:
+    return float(table[min(table, key=lambda known: (known < unfreeze, abs(known - unfreeze)))])
+
+
+def _seconds(stage: Stage, train: int, validation: int) -> float:
+    rate = IMAGES_A_SECOND * (224 / stage.size) ** 2
+    if stage.unfreeze == ALL:
+        return stage.epochs * (train + FORWARD_SHARE * validation) / rate
+    frozen = FORWARD_SHARE * (min(stage.copies, stage.epochs) * train + validation) / rate
+    return frozen + stage.epochs * _nearest(STEP_SHARE, stage.unfreeze) * train / rate
+
+
+def _features(stage: Stage, train: int) -> int:
+    if stage.unfreeze == ALL:
+        return 0
+    size = _nearest(CUT_BYTES, stage.unfreeze) * (stage.size / 224) ** 2
+    return int(min(stage.copies, stage.epochs) * train * size)

@@ -1,0 +1,70 @@
+"""How far a slice lies from those a network was trained on: a distance in the space of its pooled features.
+
+After Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples" (NeurIPS 2018): the
+Mahalanobis distance over features of several depths, here in the space of their principal components, with what the
+components leave over counted as one more. Early features tell noise and inverted greys, late ones pictures that are
+no chest. All of it is stock layers, so it exports with the network and costs no extra pass.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+DEPTHS = ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
+COMPONENTS = 64
+KNOWN_SHARE = 0.98  # of validation slices, that the threshold lets pass: at most 5 % of such slices may be flagged
+RESIDUAL_WEIGHT = 16.0  # of what no component explains, against one component
+BATCH = 32
+
+
+def pooled_features(network: Any) -> Any:
+    """The network's features, each depth's mean over the slice, side by side: uint8[n,s,s,1] → float32[n, 3840]."""
+    means = [layers.GlobalAveragePooling2D(name=f"mean_{name}")(network.get_layer(name).output) for name in DEPTHS]
+    return keras.Model(network.input, layers.Concatenate(name="features")(means))
+
+
+def with_distance(network: Any, slices: NDArray[np.uint8], *, most: int = 768) -> Any:
+    """The network with one output more: `distance`, float32[n], fitted to slices that it was trained on.
+
+    `slices`: uint8[n,s,s]; at most `most` of them are looked at, every other one mirrored. A distance of about 1 is
+    common.
+    """
+    extractor = pooled_features(network)
+    known = slices[np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)].copy()
+    known[1::2] = known[1::2, :, ::-1]
+    found = extractor.predict(known[..., None], batch_size=BATCH, verbose=0)
+    distance = _distance(extractor.output, np.asarray(found, np.float64))
+    return keras.Model(network.input, {**network.output, "distance": distance}, name=network.name)
+
+
+def _distance(features: Any, known: NDArray[np.float64]) -> Any:
+    """The distance's layers over `features`, their weights fitted to `known`, float64[n, d]."""
+    mean, deviation = known.mean(0), known.std(0) + 1e-6
+    scaled = (known - mean) / deviation
+    count = min(COMPONENTS, len(known) - 1, known.shape[1])
+    _, values, directions = np.linalg.svd(scaled, full_matrices=False)
+    variance = np.maximum(values[:count] ** 2 / len(known), 1e-9)
+    rest = max(float((scaled**2).sum(1).mean() - variance.sum()), 1e-9)
+
+    normalise = layers.Normalization(mean=mean, variance=deviation**2, name="scaled_features")
+    project = layers.Dense(count, use_bias=False, name="components")
+    scaled_features = normalise(features)
+    squares = ops.square(project(scaled_features))
+    project.set_weights([directions[:count].T.astype(np.float32)])
+    within = layers.Dense(1, use_bias=False, name="within")
+    along = layers.Dense(1, use_bias=False, name="along")
+    inside = within(squares)
+    within.set_weights([(1 / variance / (count + 1))[:, None].astype(np.float32)])
+    covered = along(squares)
+    along.set_weights([np.ones((count, 1), np.float32)])
+    left = ops.relu(ops.sum(ops.square(scaled_features), -1, keepdims=True) - covered)
+    total = (inside + left * (RESIDUAL_WEIGHT / (rest * (count + 1)))) / (1 + (RESIDUAL_WEIGHT - 1) / (count + 1))
+    return ops.squeeze(ops.sqrt(total), -1)
+
+
+def threshold_of(distance: NDArray[np.floating[Any]]) -> float:
+    """The distance above which a slice is flagged, from those of slices that were not trained on [n]."""
+    return float(np.quantile(np.asarray(distance, np.float64), KNOWN_SHARE))

@@ -1,0 +1,226 @@
+"""What a trained network comes to: calibrated, measured on slices it never saw, reported on, exported."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db import registry, runs
+from db.base import read_scope
+from db.models import TrainingRun
+from training.augment import Augmenter
+from training.calibrate import choose_threshold, fit_temperature, probability
+from training.card import write_card
+from training.config import Config
+from training.dataset import Labelled
+from training.evaluate import with_intervals
+from training.figure_grids import Mistake
+from training.fit import EpochRecord
+from training.ood import threshold_of, with_distance
+from training.publish import publish
+from training.report import write_report
+from training.report_content import PartSize, ReportContent, RunFacts, TestScores
+from worker.engines.package import Package
+
+PREDICT_BATCH = 32
+MISTAKES_SHOWN = 12
+AUGMENTED_SHOWN = 32
+PARITY_SLICES = 1000  # of the test part, at most: enough to see half a point
+MEASURED_ON = "the test part of the split: groups that training never saw"
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run whose network is trained. `parts`: train, validation, test; `seconds`: that training took."""
+
+    run: TrainingRun
+    config: Config
+    network: Any
+    parts: dict[str, Labelled]
+    history: Sequence[EpochRecord]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A network's answers on n slices: logit float32[n], cam float32[n,7,7], distance float32[n]."""
+
+    logit: NDArray[np.float32]
+    cam: NDArray[np.float32]
+    distance: NDArray[np.float32]
+
+
+def make_package(folder: Path, trained: Trained, progress: Progress) -> Package:
+    """Write the package of a trained network, with its report and model card, into `folder`.
+
+    Raises ParityError, ValueError (a class is missing from the validation slices).
+    """
+    run, config, parts = trained.run, trained.config, trained.parts
+    progress(0.0, "learning what is familiar")
+    network = with_distance(trained.network, parts["train"].pixels)
+    progress(0.2, "measuring on unseen groups")
+    validation, test = score(network, parts["validation"].pixels), score(network, parts["test"].pixels)
+    temperature = fit_temperature(validation.logit, parts["validation"].labels)
+    chances = probability(validation.logit, temperature)
+    threshold = choose_threshold(chances, parts["validation"].labels, config.threshold)
+    ood = {"threshold": threshold_of(validation.distance)}
+    metrics = measure_test(parts["test"], test, threshold, temperature, ood["threshold"])
+    progress(0.6, "exporting, comparing the engines, and reporting")
+
+    def accompany(parity: dict[str, Any]) -> None:
+        content = _report(trained, test, metrics, threshold, temperature, ood["threshold"], parity)
+        write_report(folder, content)
+        write_card(folder, content)
+
+    chosen = np.linspace(0, len(parts["test"]) - 1, min(PARITY_SLICES, len(parts["test"]))).astype(int)
+    return publish(
+        network,
+        folder,
+        name=run.name,
+        note=_note(trained),
+        slices=parts["test"].pixels[chosen],
+        labels=parts["test"].labels[chosen],
+        calibration=parts["validation"].pixels,
+        threshold=threshold,
+        temperature=temperature,
+        metrics=metrics,
+        dataset_hash=run.dataset.sha256 if run.dataset else None,
+        extra=facts_of(trained),
+        ood=ood,
+        accompany=accompany,
+    )
+
+
+def score(network: Any, pixels: NDArray[np.uint8]) -> Scores:
+    """The answers of a network with a distance on uint8[n,224,224]."""
+    found = network.predict(pixels[..., None], batch_size=PREDICT_BATCH, verbose=0)
+    return Scores(*(np.asarray(found[name], np.float32) for name in ("logit", "cam", "distance")))
+
+
+def measure_test(data: Labelled, scores: Scores, threshold: float, temperature: float, apart: float) -> dict[str, Any]:
+    """All figures with intervals, by source too, and the share of slices that would be flagged as unfamiliar."""
+    chances = probability(scores.logit, temperature)
+    found = with_intervals(chances, data.labels, data.groups, threshold)
+    found |= {"measured_on": MEASURED_ON, "flagged": float((scores.distance > apart).mean())}
+    sources = np.array([f"{row.format} {row.mode}" for row in data.rows])
+    if len(names := np.unique(sources)) > 1:
+        groups = np.array(data.groups)
+        found["by_source"] = {
+            str(name): with_intervals(chances[here], data.labels[here], list(groups[here]), threshold)
+            for name in names
+            if len(set(data.labels[here := sources == name])) == 2
+        }
+    return found
+
+
+def facts_of(trained: Trained) -> dict[str, Any]:
+    """What a model version tells of its making."""
+    run, config = trained.run, trained.config
+    return {
+        "run": run.id,
+        "seed": run.seed,
+        "preset": run.preset,
+        "config": config.model_dump(mode="json"),
+        "dataset": run.dataset.title if run.dataset else None,
+        "split": {"id": run.split.id, "dataset": run.dataset.title} if run.split and run.dataset else None,
+        "lineage": _lineage(run),
+        "floor": config.floor,
+        "threshold_rule": config.threshold,
+        "environment": run.environment,
+        "training_seconds": round(trained.seconds, 1),
+        "allowed_leaks": run.allowed_leaks,
+        "report": "report.html",
+    }
+
+
+def _lineage(run: TrainingRun) -> list[str]:
+    """The versions that this one comes from, the oldest first."""
+    if run.from_version is None:
+        return []
+    return [*run.from_version.facts.get("lineage", []), run.from_version.label]
+
+
+def _note(trained: Trained) -> str:
+    run = trained.run
+    dataset = run.dataset.title if run.dataset else "no dataset"
+    return f"trained on {dataset} by the preset {run.preset}; research use only, not for diagnosis"
+
+
+def _report(
+    trained: Trained,
+    test: Scores,
+    metrics: dict[str, Any],
+    threshold: float,
+    temperature: float,
+    apart: float,
+    parity: dict[str, Any],
+) -> ReportContent:
+    data = trained.parts["test"]
+    chances = probability(test.logit, temperature)
+    return ReportContent(
+        title=f"{trained.run.name}: training run {trained.run.id}",
+        note=_note(trained),
+        facts=_run_facts(trained),
+        metrics=metrics,
+        threshold=threshold,
+        threshold_rule=trained.config.threshold,
+        temperature=temperature,
+        test=TestScores(chances, data.labels, data.groups, test.distance),
+        history=[asdict(record) for record in trained.history],
+        champion=_champions_history(),
+        augmented=_augmented(trained),
+        mistakes=_mistakes(data, chances, test.cam, threshold),
+        by_source=metrics.get("by_source", {}),
+        parity=parity,
+        ood_threshold=apart,
+        measured_on=MEASURED_ON,
+    )
+
+
+def _run_facts(trained: Trained) -> RunFacts:
+    run = trained.run
+    sizes = [
+        PartSize(name, len(part), len(set(part.groups)), int(part.labels.sum()), int((part.labels == 0).sum()))
+        for name, part in trained.parts.items()
+    ]
+    return RunFacts(
+        preset=run.preset,
+        seed=run.seed,
+        dataset=run.dataset.title if run.dataset else "",
+        dataset_hash=(run.dataset.sha256 or "") if run.dataset else "",
+        parts=sizes,
+        config=trained.config.model_dump(mode="json"),
+        environment=run.environment,
+        lineage=_lineage(run),
+        seconds=trained.seconds,
+        allowed_leaks=run.allowed_leaks,
+    )
+
+
+def _champions_history() -> list[dict[str, Any]] | None:
+    """The champion's epochs, if a run of this database made it."""
+    with read_scope() as s:
+        champion = registry.champion(s)
+        run_id = champion.facts.get("run") if champion else None
+        epochs = runs.epochs_of(s, run_id) if isinstance(run_id, int) else []
+        return [{"stage": e.stage, "epoch": e.epoch, "metrics": e.metrics} for e in epochs] or None
+
+
+def _augmented(trained: Trained) -> NDArray[np.uint8]:
+    pixels = trained.parts["train"].pixels
+    chosen = pixels[np.linspace(0, len(pixels) - 1, min(AUGMENTED_SHOWN, len(pixels))).astype(int)]
+    return Augmenter(trained.config.augment)(chosen, trained.run.seed)
+
+
+def _mistakes(
+    data: Labelled, chances: NDArray[np.float64], cam: NDArray[np.float32], threshold: float
+) -> list[Mistake]:
+    """Slices on the wrong side of the threshold, those furthest from it first."""
+    wrong = np.flatnonzero((chances >= threshold) != (data.labels == 1))
+    worst = wrong[np.argsort(-np.abs(chances[wrong] - threshold))][:MISTAKES_SHOWN]
+    return [Mistake(data.rows[i].name, data.pixels[i], cam[i], float(chances[i]), int(data.labels[i])) for i in worst]

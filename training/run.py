@@ -1,0 +1,186 @@
+"""A training run, from the claimed row to the registered model version."""
+
+import logging
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from db import registry, runs
+from db.base import read_scope, session_scope
+from db.labelled import rows_of
+from db.leases import Claim
+from db.models import TrainingRun
+from db.storage import storage
+from training import checkpoints
+from training.config import Config, checked
+from training.dataset import Labelled, load_part
+from training.fit import Checkpoint, Data, EpochRecord, Step, Watcher, fit
+from training.network import build_network, start_residuals_at_zero
+from training.results import Trained, make_package
+from training.trainable import environment
+from worker.heartbeat import Heartbeat
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 1.0  # between two notes of a step in the database
+CHECKPOINT_SECONDS = 20.0  # epochs of a head take less than writing their checkpoint does
+FIT_SHARE = 0.9  # of a run; evaluating and exporting are the rest
+MAX_CLAIMS = 3  # without an epoch between them: then the run itself kills its workers
+
+
+class Cancelled(Exception):
+    """The run was told to end and keep nothing."""
+
+
+class RunWatcher(Watcher):
+    """Tells the database how a run goes, keeps its checkpoints, and hears what is asked of it."""
+
+    def __init__(self, run: TrainingRun, claim: Claim, heartbeat: Heartbeat, config: Config) -> None:
+        self._claim, self._heartbeat, self._config = claim, heartbeat, config
+        self.kept: dict[str, Any] = run.checkpoint
+        self._reported = self._checkpointed = 0.0
+        self._stop = False
+
+    def tell(self, progress: float, message: str, **values: Any) -> None:
+        """Note something now. Raises Cancelled, StaleClaim."""
+        self._heartbeat.progress()
+        with session_scope() as s:
+            asked = runs.report(s, self._claim, progress, message, **values)
+        self._reported = time.monotonic()
+        self._stop = asked.stop
+        if asked.cancel:
+            raise Cancelled
+
+    def step(self, at: Step) -> None:
+        """Note where training stands, once a second."""
+        self._heartbeat.progress()
+        if time.monotonic() - self._reported < REPORT_SECONDS:
+            return
+        message = at.message or f"{at.stage_name}: epoch {at.epoch + 1} of {at.epochs}"
+        self.tell(FIT_SHARE * self._share_done(at), message, live=self._live(at))
+
+    def _share_done(self, at: Step) -> float:
+        """By the pixels that are shown; a stage that ends early lets it jump."""
+        work = [stage.epochs * stage.size**2 for stage in self._config.stages]
+        epochs = at.epoch + (at.step / at.steps if at.steps else 0)
+        return float((sum(work[: at.stage]) + work[at.stage] * epochs / at.epochs) / sum(work))
+
+    def _live(self, at: Step) -> dict[str, Any]:
+        left = (at.epochs - at.epoch) * at.steps - at.step
+        seconds = left * self._config.stages[at.stage].batch / at.rate if at.rate else None
+        facts = {name: value for name, value in vars(at).items() if name != "message"}
+        return facts | {"eta_seconds": seconds}
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Keep an epoch's figures."""
+        with session_scope() as s:
+            runs.record_epoch(s, self._claim, record.stage, record.epoch, record.metrics, record.seconds)
+
+    def checkpoint(self, make: Callable[[], Checkpoint]) -> None:
+        """Write a checkpoint, unless the last one is only seconds old."""
+        if time.monotonic() - self._checkpointed < CHECKPOINT_SECONDS:
+            return
+        earlier, self.kept = self.kept, checkpoints.write(make(), self.kept)
+        with session_scope() as s:
+            runs.record_checkpoint(s, self._claim, self.kept)
+        checkpoints.drop(earlier, but=self.kept)
+        self._checkpointed = time.monotonic()
+        self._heartbeat.progress()
+
+    def stopped(self) -> bool:
+        """Whether somebody asked to stop and keep the best."""
+        return self._stop
+
+
+def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
+    """Train, evaluate, export and register; the id of the model version.
+
+    Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`why` says it to people).
+    """
+    if run.attempts > MAX_CLAIMS:
+        raise RuntimeError(
+            f"{MAX_CLAIMS} workers died of this run before an epoch was done; is there too little memory?"
+        )
+    config = checked(run.config)
+    watcher = RunWatcher(run, claim, heartbeat, config)
+    watcher.tell(0.0, "reading the dataset", environment=environment() | {"code": code_version()})
+    parts = load_parts(run)
+    keras.utils.set_random_seed(run.seed)
+    network = build_network(
+        weights=initial_weights(config), hidden=config.hidden, dropout=config.dropout, seed=run.seed
+    )
+    if config.initial == "none":
+        start_residuals_at_zero(network)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
+        data = Data(parts["train"], parts["validation"])
+        resume = checkpoints.read(run.checkpoint)
+        outcome = fit(network, config, data, seed=run.seed, folder=Path(folder), watcher=watcher, resume=resume)
+        trained = Trained(run, config, network, parts, outcome.history, time.monotonic() - started)
+        package = Path(folder) / "package"
+        make_package(package, trained, lambda share, text: watcher.tell(FIT_SHARE + (1 - FIT_SHARE) * share, text))
+        files = registry.store_package(package)
+        with session_scope() as s:
+            version = registry.register_package(s, package, files)
+            runs.finish_run(s, claim, version.id)
+    checkpoints.drop(watcher.kept, but={})
+    return version.id
+
+
+def load_parts(run: TrainingRun) -> dict[str, Labelled]:
+    """The three parts of a run's split."""
+    if run.dataset is None or run.split is None:
+        raise RuntimeError("the run names no dataset")
+    with read_scope() as s:
+        rows = {name: rows_of(s, run.dataset.id, run.split, name) for name in ("train", "validation", "test")}
+    return {name: load_part(run.dataset, found) for name, found in rows.items()}
+
+
+def initial_weights(config: Config) -> str | Path | None:
+    """What `build_network` starts from. Raises FileMissing, FileDamaged, RuntimeError."""
+    if config.initial == "none":
+        return None
+    if config.initial == "imagenet":
+        return "imagenet"
+    kind, _, name = config.initial.partition(":")
+    if kind == "file":
+        return storage().verified_path(name)
+    with read_scope() as s:
+        version = registry.find_version(s, name)
+    if version is None:
+        raise RuntimeError(f"there is no model version {name} to start from")
+    return registry.package_folder(version) / "model.keras"
+
+
+def code_version() -> str:
+    """The commit this code is of, where it is a checkout; else the version that is installed."""
+    found = subprocess.run(  # noqa: S603  (our own folder)
+        ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode == 0:
+        return found.stdout.strip()
+    from importlib.metadata import version
+
+    return version("ctbatch")
+
+
+def why(error: Exception) -> str:
+    """One line for people: what ended a run, and what to do."""
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name == "ResourceExhaustedError":
+        return "the memory was not enough; lower the batch: --set stages.NAME.batch=16"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.strerror or name}: {error.filename or 'a file of this run'}"
+    if name in ("Diverged", "WeightsError", "ConfigError", "RuntimeError", "ParityError", "DatasetError"):
+        return str(error)
+    if name in ("FileMissing", "FileDamaged"):
+        return f"a file of the dataset, the weights or the checkpoint is gone or damaged: {error}"
+    return f"{name}: {error}"
