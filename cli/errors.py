@@ -3,8 +3,9 @@
 import click
 
 EXIT_CODES = """\
-Exit codes: 0 ok, 1 job failed, 2 usage, 3 not found or denied, 4 unavailable, 5 partial failure (the job ended, but
-some of its slices were quarantined or cancelled; rejected files alone are an answer, no failure), 130 interrupted."""
+Exit codes: 0 ok, 1 job failed or promotion refused, 2 usage, 3 not found or denied, 4 unavailable, 5 partial failure
+(the job ended, but some of its slices were quarantined or cancelled; rejected files alone are an answer, no failure),
+130 interrupted."""
 
 
 class CommandError(click.ClickException):
@@ -15,6 +16,12 @@ class CommandError(click.ClickException):
 
 class JobFailed(CommandError):
     """The job, or the training run, ended in failure."""
+
+    exit_code = 1
+
+
+class Refused(CommandError):
+    """The promotion gate does not let this model version through."""
 
     exit_code = 1
 

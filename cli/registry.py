@@ -1,23 +1,38 @@
-"""`ctbatch models`: which model versions there are, and which one new jobs get."""
+"""`ctbatch models`: which model versions there are, which one new jobs get, and how that changes."""
 
+import getpass
 from typing import Any
 
 import click
+from sqlalchemy.orm import Session
 
 from cli.demo_model import ensure_demo_model
-from cli.errors import NotFoundOrDenied
+from cli.errors import JobFailed, NotFoundOrDenied, Refused, UsageError
+from cli.evaluating import carry_out
+from cli.model_checks import check, compare
+from cli.model_files import export, import_file
+from cli.model_tables import comparison_rows, find_version, flat, version_view
 from cli.operator import reading, writing
 from cli.options import json_option
 from cli.output import print_json, print_table, say
-from db import registry
+from db import promotion, registry
+from db.evaluations import EvaluationError
 from db.models import ModelVersion
+from db.promotion import Gate, GateClosed
 
 reason_option = click.option("--reason", default="", help="Why; kept with the promotion.")
 
 
 @click.group()
 def models() -> None:
-    """List, show, promote and roll back model versions. Acts on the database of this machine's settings."""
+    """List, show, compare, check, promote, roll back, export and import model versions.
+
+    Acts on the database of this machine's settings.
+    """
+
+
+for command in (compare, check, export, import_file):
+    models.add_command(command)
 
 
 @models.command("ls")
@@ -26,12 +41,12 @@ def list_models(as_json: bool) -> None:
     """List all model versions, newest first."""
     with reading() as session:
         champion = registry.champion(session)
-        found = [_view(version, champion) for version in registry.list_versions(session)]
+        found = [version_view(version, champion) for version in registry.list_versions(session)]
     if as_json:
         print_json(found)
         return
     columns = ("version", "champion", "note", "recipe", "created_at")
-    rows = [[_cell(version[name]) for name in columns] for version in found]
+    rows = [["yes" if version[name] is True else version[name] or "" for name in columns] for version in found]
     print_table(columns, rows, empty="no model version yet; `ctbatch models demo` makes one that shows how it works")
 
 
@@ -39,26 +54,109 @@ def list_models(as_json: bool) -> None:
 @click.argument("version", metavar="VERSION")
 @json_option
 def show(version: str, as_json: bool) -> None:
-    """Show the model version VERSION (name/number, or its id): recipe, threshold, metrics, parity, files."""
+    """Show the model version VERSION (name/number, or its id).
+
+    Its lineage and dataset, figures with intervals, parity, files with their SHA-256, promotions, and how many jobs
+    used it.
+    """
     with reading() as session:
-        found = _view(_find(session, version), registry.champion(session), whole=True)
-    if as_json:
-        print_json(found)
-    else:
-        print_table(("", "value"), [(name, _cell(value)) for name, value in _flat(found)])
+        found = find_version(session, version)
+        view = version_view(found, registry.champion(session))
+        view |= {
+            "used_by": registry.used_by(session, found),
+            "parity": found.parity,
+            "ood": found.ood,
+            "facts": found.facts,
+            "dataset_hash": found.dataset_hash,
+            "files": found.files,
+            "promotions": _promotions(session, found),
+        }
+    print_json(view) if as_json else print_table(("", "value"), flat(view))
+
+
+def _promotions(session: Session, version: ModelVersion) -> list[dict[str, Any]]:
+    """Return when, by whom and why the version was promoted, and what the gate said."""
+    return [
+        {
+            "at": each.created_at.isoformat(),
+            "by": each.user.name if each.user else each.gate.get("who", ""),
+            "reason": each.reason,
+            "verdict": each.gate.get("verdict", ""),
+            "overridden": each.gate.get("overridden", False),
+        }
+        for each in registry.promotions(session)
+        if each.model_version_id == version.id
+    ]
 
 
 @models.command()
 @click.argument("version", metavar="VERSION")
 @reason_option
+@click.option("--force", is_flag=True, help="Promote though the gate refuses; needs a reason.")
 @json_option
-def promote(version: str, reason: str, as_json: bool) -> None:
-    """Make VERSION the champion: new jobs get it, jobs that exist keep theirs."""
-    with writing() as session:
-        chosen = _find(session, version)
-        registry.promote(session, chosen, None, reason)
-        shown = _view(chosen, chosen)
-    print_json(shown) if as_json else say(f"{shown['version']} is the champion")
+def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
+    """Make VERSION the champion, if the gate lets it: new jobs get it, jobs that exist keep theirs.
+
+    The gate holds VERSION and the champion to the same slices, the test part of VERSION's own split. It refuses when
+    VERSION's sensitivity there, as measured, is below its floor (0.85 unless its run set another), or when VERSION is
+    worse than the champion beyond chance: the whole 95 % interval of the difference in AUC, accuracy or sensitivity,
+    paired by groups, is below nought. Where there is no champion or no test part there is nothing to compare on, and a
+    reason is needed. --force with a reason overrides a refusal; figures, reason, time and who are kept. Exit code 1
+    when VERSION was not promoted.
+    """
+    _evaluate_missing(version, quiet=as_json)
+    with reading() as session:
+        gate = promotion.gate_of(session, find_version(session, version))
+    if not as_json:
+        _print_gate(gate)
+    try:
+        with writing() as session:
+            chosen = find_version(session, version)
+            promotion.promote(session, chosen, None, reason, gate, force=force, who=_who())
+            view = version_view(chosen, chosen)
+    except GateClosed as error:
+        if as_json:
+            print_json({"promoted": False, "gate": gate.as_dict()})
+        raise Refused(str(error)) from error
+    if as_json:
+        print_json({**view, "promoted": True, "gate": gate.as_dict()})
+    else:
+        say(f"{view['version']} is the champion")
+
+
+def _evaluate_missing(version: str, *, quiet: bool) -> None:
+    """Carry out what the gate lacks; what fails the gate itself tells of."""
+    try:
+        with writing() as session:
+            missing = promotion.request_gate(session, find_version(session, version), hint=False)
+            ids = [evaluation.id for evaluation in missing]
+    except EvaluationError as error:
+        raise UsageError(str(error)) from error
+    for evaluation_id in ids:
+        try:
+            carry_out(evaluation_id, quiet=quiet)
+        except JobFailed as error:
+            say(error.message)
+
+
+def _print_gate(gate: Gate) -> None:
+    """Write what the gate saw, and what it says of it."""
+    if gate.figures:
+        say(f"on the test part of {gate.dataset}: {gate.slices} slices, {gate.groups} groups")
+        print_table(
+            ("figure", gate.candidate, gate.champion or "", "difference", "95 %", ""), comparison_rows(gate.figures)
+        )
+    for line in (*gate.reasons, *gate.notes):
+        say(f"  {line}")
+    say(f"the gate says of {gate.candidate}: {gate.verdict}")
+
+
+def _who() -> str:
+    """Who sits at the command line, as far as the machine knows."""
+    try:
+        return f"{getpass.getuser()} at the command line"
+    except (KeyError, OSError):  # a container's user may have no name
+        return "the command line"
 
 
 @models.command()
@@ -71,7 +169,7 @@ def rollback(reason: str, as_json: bool) -> None:
             chosen = registry.rollback(session, None, reason)
         except registry.NoEarlierChampion as error:
             raise NotFoundOrDenied(str(error)) from error
-        shown = _view(chosen, chosen)
+        shown = version_view(chosen, chosen)
     print_json(shown) if as_json else say(f"{shown['version']} is the champion again")
 
 
@@ -84,34 +182,3 @@ def demo(as_json: bool) -> None:
     """
     label = ensure_demo_model()
     print_json({"version": label}) if as_json else say(f"{label} is the champion")
-
-
-def _find(session: Any, label: str) -> ModelVersion:
-    version = registry.find_version(session, label)
-    if version is None:
-        raise NotFoundOrDenied(f"there is no model version {label}")
-    return version
-
-
-def _view(version: ModelVersion, champion: ModelVersion | None, *, whole: bool = False) -> dict[str, Any]:
-    names = ["recipe", "threshold", "temperature", "metrics", "note"]
-    names += ["parity", "dataset_hash", "files"] if whole else []
-    return {
-        "id": version.id,
-        "version": version.label,
-        "champion": champion is not None and champion.id == version.id,
-        "created_at": version.created_at.isoformat(),
-        **{name: getattr(version, name) for name in names},
-    }
-
-
-def _cell(value: object) -> object:
-    return {True: "yes", False: ""}.get(value, value) if isinstance(value, bool) else value
-
-
-def _flat(value: dict[str, Any], before: str = "") -> list[tuple[str, object]]:
-    """Return nested members as lines named `a.b`."""
-    lines: list[tuple[str, object]] = []
-    for name, member in value.items():
-        lines += _flat(member, f"{before}{name}.") if isinstance(member, dict) else [(before + name, member)]
-    return lines

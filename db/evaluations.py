@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from db import broker, leases
 from db.base import from_now
 from db.leases import Claim
-from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
+from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, User, Work
+from db.registry import find_version
+from db.storage import storage
 
 PARTS = ("train", "validation", "test")
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
@@ -54,8 +56,13 @@ def request(
     split: Split | None = None,
     part: str | None = None,
     user: User | None = None,
+    hint: bool = True,
 ) -> Evaluation:
-    """The evaluation of this version on these slices, the same for the same ask; one that failed is tried again.
+    """The evaluation of this version on these slices, the same for the same ask.
+
+    One that failed, or whose scores are gone from storage, is carried out again.
+
+    `hint=False` sends no message, for who carries it out at once.
 
     Raises EvaluationError: the dataset is not ready, or there is no such part.
     """
@@ -73,16 +80,18 @@ def request(
         found.user_id = user.id if user else None
         s.add(found)
         s.flush()
-    elif found.state == Work.FAILED:
+    elif found.state == Work.FAILED or (found.scores_sha256 and not storage().exists(found.scores_sha256)):
         _try_again(s, found)
     else:
         return found
-    broker.send_after_commit(s, broker.evaluate_hint(found.id))
+    if hint:
+        broker.send_after_commit(s, broker.evaluate_hint(found.id))
     return found
 
 
 def _try_again(s: Session, evaluation: Evaluation) -> None:
-    fresh = {"state": Work.READY, "attempts": 0, "error": None, "progress": 0.0, "published_at": from_now()}
+    fresh: dict[str, Any] = {"state": Work.READY, "attempts": 0, "error": None, "progress": 0.0}
+    fresh |= {"scores_sha256": None, "published_at": from_now()}
     s.execute(update(Evaluation).where(Evaluation.id == evaluation.id).values(**fresh))
     s.refresh(evaluation)
 
@@ -114,6 +123,24 @@ def of_version(s: Session, version: ModelVersion) -> list[Evaluation]:
     """All evaluations of a model version, newest first."""
     query = select(Evaluation).where(Evaluation.model_version_id == version.id)
     return list(s.scalars(query.order_by(Evaluation.id.desc())))
+
+
+def share_known(s: Session, version: ModelVersion, dataset: Dataset) -> float:
+    """The share of a dataset's slices that the version, or one it was made from, was trained on as far as is known."""
+    if version.dataset_hash is not None and version.dataset_hash == dataset.sha256:
+        return 1.0
+    labels = [each for each in version.facts.get("lineage", []) if isinstance(each, str)]
+    makers = [version, *(found for each in labels if (found := find_version(s, each)))]
+    titles = {str(each.facts["dataset"]) for each in makers if each.facts.get("dataset")}
+    ids = [each.id for each in s.scalars(select(Dataset)) if each.title in titles]
+    trained_on = select(LabelledSlice.pixels_sha256).where(
+        LabelledSlice.dataset_id.in_(ids), LabelledSlice.row.is_not(None)
+    )
+    query = select(func.count(), func.count().filter(LabelledSlice.pixels_sha256.in_(trained_on))).where(
+        LabelledSlice.dataset_id == dataset.id, LabelledSlice.row.is_not(None)
+    )
+    slices, known = s.execute(query).one()
+    return known / slices if slices else 0.0
 
 
 def evaluation_view(evaluation: Evaluation) -> EvaluationView:

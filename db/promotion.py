@@ -103,6 +103,8 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
     if theirs is None or theirs.state != Work.DONE:
         return Gate(PENDING, **known, reasons=_what_is_missing(theirs, champion))
     figures = own.result.get("against", {}).get(champion.label, {})
+    if not figures:
+        return Gate(PENDING, **known, reasons=["the scores of one of the two are gone: they could not be compared"])
     found = objections(figures, known["sensitivity"], known["floor"])
     notes = _unfair(champion, split)
     return Gate(REFUSED if found else PASSED, **known, reasons=found, notes=notes, figures=figures)
@@ -134,8 +136,10 @@ def _unfair(champion: ModelVersion, split: Split) -> list[str]:
     return [f"{champion.label} was trained on another split of {split.dataset.name}: it may have seen these slices"]
 
 
-def request_gate(s: Session, version: ModelVersion, user: User | None = None) -> list[Evaluation]:
+def request_gate(s: Session, version: ModelVersion, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:
     """Ask for the evaluations that `gate_of` needs, those that failed once more; what is not done yet of them.
+
+    `hint=False` sends no message, for who carries them out at once.
 
     Raises evaluations.EvaluationError where the dataset cannot be used.
     """
@@ -144,7 +148,7 @@ def request_gate(s: Session, version: ModelVersion, user: User | None = None) ->
         return []
     versions = [version] if champion is None else [version, champion]
     asked = [
-        evaluations.request(s, version=each, dataset=split.dataset, split=split, part=PART, user=user)
+        evaluations.request(s, version=each, dataset=split.dataset, split=split, part=PART, user=user, hint=hint)
         for each in versions
     ]
     return [evaluation for evaluation in asked if evaluation.state != Work.DONE]

@@ -64,7 +64,7 @@ def test_model_versions_are_listed_promoted_and_rolled_back(operate, champion, n
     assert operate("models", "rollback", "--reason", "worse on CT 2").returncode == 0
     with session_scope() as session:
         assert registry.champion(session).label == "fake/1"
-    assert operate("models", "promote", "better/1").returncode == 0
+    assert operate("models", "promote", "better/1", "--reason", "the rollback was a mistake").returncode == 0
     with session_scope() as session:
         assert registry.champion(session).label == "better/1"
     assert operate("models", "promote", "nosuch/1").returncode == 3

@@ -11,6 +11,7 @@ from db.base import from_now, read_scope, session_scope
 from db.evaluations import EvaluationError
 from db.leases import StaleClaim
 from db.models import Dataset, Evaluation, ModelVersion, Split, Work
+from db.storage import storage
 from worker import sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -48,7 +49,7 @@ def finish(against: dict[int, dict] | None = None, result: dict | None = None) -
         claimed = evaluations.claim(s, "w")
     assert claimed is not None
     with session_scope() as s:
-        return evaluations.finish(s, claimed[1], "0" * 64, result or {"n": 3}, against or {})
+        return evaluations.finish(s, claimed[1], storage().put(b"scores"), result or {"n": 3}, against or {})
 
 
 def test_the_same_ask_gives_the_same_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
@@ -79,7 +80,7 @@ def test_it_is_claimed_once_reported_on_and_finished(champion: ModelVersion, dat
         evaluations.report(s, claim, 0.5)
     assert (seen(evaluation).state, seen(evaluation).progress) == ("running", 0.5)
     with session_scope() as s:
-        assert evaluations.finish(s, claim, "ab" * 32, {"accuracy": 0.9}, {})
+        assert evaluations.finish(s, claim, storage().put(b"scores"), {"accuracy": 0.9}, {})
     done = seen(evaluation).as_dict()
     assert (done["state"], done["dataset"], done["model_version"]) == ("finished", "site/1", "fake/1")
     assert done["result"] == {"accuracy": 0.9, "against": {}}
@@ -97,7 +98,10 @@ def test_a_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing
     with session_scope() as s:
         again, _ = evaluations.claim(s, "v")
         assert (again.id, again.attempts) == (evaluation.id, 2)
-    for act in (lambda s: evaluations.finish(s, stale, "0" * 64, {}, {}), lambda s: evaluations.report(s, stale, 1)):
+    for act in (
+        lambda s: evaluations.finish(s, stale, storage().put(b"scores"), {}, {}),
+        lambda s: evaluations.report(s, stale, 1),
+    ):
         with pytest.raises(StaleClaim), session_scope() as s:
             act(s)
     assert seen(evaluation).result == {}
@@ -130,12 +134,14 @@ def test_a_pair_is_compared_in_both_results_whoever_ends_last(
     elsewhere = ask(champion, dataset, draw_split(dataset), "test")
     assert finish()
     with session_scope() as s:
-        _, claim = evaluations.claim(s, "w", second.id)
+        assert not evaluations.finish(s, claim, "", {}, {})  # it does not know the first one's scores yet
         assert [one.id for one in evaluations.done_beside(s, s.get_one(Evaluation, second.id))] == [first.id]
     with session_scope() as s:
-        assert not evaluations.finish(s, claim, "0" * 64, {}, {})  # it does not know the first one's scores yet
+        assert not evaluations.finish(
+            s, claim, storage().put(b"scores"), {}, {}
+        )  # it does not know the first one's scores yet
     with session_scope() as s:
-        assert evaluations.finish(s, claim, "0" * 64, {}, {first.id: BETTER})
+        assert evaluations.finish(s, claim, storage().put(b"scores"), {}, {first.id: BETTER})
     assert seen(second).result["against"] == {"fake/1": BETTER}
     assert seen(first).result == {
         "n": 3,
@@ -184,4 +190,4 @@ def test_the_sweeper_keeps_scores_and_sends_lost_hints_again(
     with read_scope() as s:
         assert leases.unsent(s, Evaluation) == []
     assert finish()
-    assert sweep._reap(["0" * 64]) == 0
+    assert sweep._reap([storage().put(b"scores")]) == 0

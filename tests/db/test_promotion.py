@@ -8,6 +8,7 @@ from db import evaluations, promotion, registry
 from db.base import read_scope, session_scope
 from db.models import Dataset, Evaluation, ModelVersion, Promotion, Split, User, Work
 from db.promotion import GateClosed, objections
+from db.storage import storage
 from tests.conftest import fake_package
 
 NewChampion = Callable[[str], ModelVersion]
@@ -77,7 +78,7 @@ class Registry:
                 others = {key: evaluations.mirrored(figures) for key in others}
             result = {"n": 40, "groups": 8, "recall": recall, "intervals": {"recall": [recall - 0.1, recall + 0.1]}}
             with session_scope() as s:
-                assert evaluations.finish(s, claimed[1], "0" * 64, result, others)
+                assert evaluations.finish(s, claimed[1], storage().put(b"scores"), result, others)
 
 
 @pytest.fixture

@@ -1,0 +1,179 @@
+"""Evaluations carried out: the scores of a model version on labelled slices, their figures, and who is better."""
+
+import io
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db import evaluations, registry
+from db.base import current, read_scope, session_scope
+from db.datasets import DatasetError, rows_of
+from db.evaluations import EvaluationError
+from db.leases import Claim, StaleClaim
+from db.models import Evaluation, ModelVersion
+from db.promotion import DEFAULT_FLOOR
+from db.storage import FileDamaged, FileMissing, storage
+from training.calibrate import probability
+from training.dataset import Labelled, load_part
+from training.evaluate import compare, with_intervals
+from training.site_check import Floors, check_site, count_groups
+from worker.engines.base import Engine, load_engine
+from worker.engines.package import PackageError
+from worker.heartbeat import Heartbeat
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 1.0  # between two notes of the progress in the database
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an engine said of n slices: `logit` float32[n]; `distance` float32[n], or None where it gives none."""
+
+    engine: str
+    logit: NDArray[np.float32]
+    distance: NDArray[np.float32] | None
+
+
+def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progress = lambda fraction: None) -> bool:
+    """Claim the oldest evaluation that waits (or the one of this id) and carry it out; False if there is none."""
+    with session_scope() as s:
+        claimed = evaluations.claim(s, worker, evaluation_id)
+    if claimed is None:
+        return False
+    evaluation, claim = claimed
+    with Heartbeat(Evaluation, [claim]) as heartbeat:
+        try:
+            _carry_out(evaluation, claim, _reporter(claim, heartbeat, progress))
+        except StaleClaim:
+            log.info("evaluation is someone else's now", extra={"evaluation": evaluation.id})
+        except KeyboardInterrupt:
+            with session_scope() as s:
+                evaluations.give_back(s, claim)
+            raise
+        except Exception as error:
+            log.info("evaluation failed", extra={"evaluation": evaluation.id}, exc_info=True)
+            with session_scope() as s:
+                evaluations.fail(s, claim, _why(error, evaluation))
+    return True
+
+
+def _why(error: Exception, evaluation: Evaluation) -> str:
+    """One line for people."""
+    if isinstance(error, FileMissing | FileDamaged):
+        what = f"a file of the dataset {evaluation.dataset.title} or of {evaluation.model_version.label}"
+        return f"{what} is gone or damaged: {error}"
+    if isinstance(error, EvaluationError | DatasetError | PackageError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _reporter(claim: Claim, heartbeat: Heartbeat, progress: Progress) -> Progress:
+    last = time.monotonic()
+
+    def told(fraction: float) -> None:
+        nonlocal last
+        heartbeat.progress()
+        progress(fraction)
+        if time.monotonic() - last > REPORT_SECONDS:
+            last = time.monotonic()
+            with session_scope() as s:
+                evaluations.report(s, claim, fraction)
+
+    return told
+
+
+def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
+    if evaluation.attempts > evaluations.MAX_CLAIMS:
+        raise EvaluationError(f"given up: {evaluations.MAX_CLAIMS} workers died of it")
+    told(0.0)
+    with read_scope() as s:
+        rows = rows_of(s, evaluation.dataset_id, evaluation.split, evaluation.part)
+        known = evaluations.share_known(s, evaluation.model_version, evaluation.dataset)
+    if not rows:
+        raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.title}")
+    data = load_part(evaluation.dataset, rows)
+    version = evaluation.model_version
+    scored = score(_engine(version), data.pixels, told)
+    result = _result(version, data, scored)
+    if evaluation.part is None:
+        floors = Floors(recall=float(version.facts.get("floor", DEFAULT_FLOOR)))
+        groups = count_groups(data.labels, data.groups)
+        result["site_check"] = check_site(result, groups, floors, known=known, apart=result["apart"]).as_dict()
+    _finish(claim, evaluation, scored.logit, data, result)
+
+
+def _engine(version: ModelVersion) -> Engine:
+    settings = current()
+    folder = registry.package_folder(version)
+    return load_engine(folder, settings.engine, threads=settings.engine_threads or None)
+
+
+def score(engine: Engine, pixels: NDArray[np.uint8], told: Progress) -> Scored:
+    """Scores of slices, uint8[n, 224, 224], a batch at a time; `told` hears the fraction done after each.
+
+    Raises EvaluationError where a score is no number.
+    """
+    logit, distance = [], []
+    for start in range(0, len(pixels), engine.batch_size):
+        found = engine.predict(pixels[start : start + engine.batch_size])
+        logit.append(found.logit)
+        if (apart := getattr(found, "distance", None)) is not None:
+            distance.append(apart)
+        told(min(1.0, (start + engine.batch_size) / len(pixels)))
+    scores = np.concatenate(logit).astype(np.float32)
+    if not np.isfinite(scores).all():
+        raise EvaluationError(f"{engine.name} gave a score that is no number")
+    return Scored(engine.name, scores, np.concatenate(distance) if distance else None)
+
+
+def _result(version: ModelVersion, data: Labelled, scored: Scored) -> dict[str, Any]:
+    """The figures at the version's own threshold and temperature, and the share of slices that lie apart."""
+    chances = probability(scored.logit, version.temperature)
+    figures = with_intervals(chances, data.labels, data.groups, version.threshold)
+    limit = version.ood.get("threshold")
+    apart = None if scored.distance is None or limit is None else float((scored.distance > limit).mean())
+    return {**figures, "engine": scored.engine, "threshold": version.threshold, "apart": apart}
+
+
+def _finish(
+    claim: Claim, evaluation: Evaluation, logit: NDArray[np.float32], data: Labelled, result: dict[str, Any]
+) -> None:
+    """Compare with all that is done on the same slices, and record both; again with what ended meanwhile."""
+    packed = io.BytesIO()
+    np.save(packed, logit, allow_pickle=False)
+    sha256 = storage().put(packed.getvalue())
+    against: dict[int, dict[str, Any]] = {}
+    while True:
+        with read_scope() as s:
+            others = evaluations.done_beside(s, evaluation)
+        for other in others:
+            if other.id not in against:
+                against[other.id] = _compared(evaluation.model_version, logit, other, data)
+        with session_scope() as s:
+            if evaluations.finish(s, claim, sha256, result, against):
+                return
+
+
+def _compared(version: ModelVersion, logit: NDArray[np.float32], other: Evaluation, data: Labelled) -> dict[str, Any]:
+    """The paired comparison with another version; nothing where its scores are gone."""
+    theirs = other.model_version
+    try:
+        scores = np.load(storage().verified_path(other.scores_sha256 or ""), allow_pickle=False)
+    except (FileMissing, FileDamaged):
+        log.warning("scores are gone", extra={"evaluation": other.id})
+        return {}
+    return compare(
+        probability(logit, version.temperature),
+        version.threshold,
+        probability(scores, theirs.temperature),
+        theirs.threshold,
+        data.labels,
+        data.groups,
+    )
