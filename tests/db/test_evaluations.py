@@ -134,12 +134,10 @@ def test_a_pair_is_compared_in_both_results_whoever_ends_last(
     elsewhere = ask(champion, dataset, draw_split(dataset), "test")
     assert finish()
     with session_scope() as s:
-        assert not evaluations.finish(s, claim, "", {}, {})  # it does not know the first one's scores yet
+        _, claim = evaluations.claim(s, "w", second.id)
         assert [one.id for one in evaluations.done_beside(s, s.get_one(Evaluation, second.id))] == [first.id]
     with session_scope() as s:
-        assert not evaluations.finish(
-            s, claim, storage().put(b"scores"), {}, {}
-        )  # it does not know the first one's scores yet
+        assert not evaluations.finish(s, claim, "", {}, {})  # it does not know the first one's scores yet
     with session_scope() as s:
         assert evaluations.finish(s, claim, storage().put(b"scores"), {}, {first.id: BETTER})
     assert seen(second).result["against"] == {"fake/1": BETTER}
