@@ -1,7 +1,8 @@
 """`ctbatch datasets`: labelled slices for training, made from folders, archives or reviewed jobs, and their splits."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,11 +108,8 @@ def split(dataset: str, seed: int, as_json: bool) -> None:
 
     The same seed gives the same split. Where its CSV has a column split, that is the split. A leak blocks training.
     """
-    with writing() as session:
-        try:
-            made = store.split_of(session, _find(session, dataset), seed=seed)
-        except DatasetError as error:
-            raise UsageError(str(error)) from error
+    with refusals(), writing() as session:
+        made = store.split_of(session, _find(session, dataset), seed=seed)
         parts = {part: store.rows_of(session, made.dataset_id, made, part) for part in PARTS}
     shown = {
         part: {name: sum(row.label == label for row in rows) for label, name in CLASSES.items()}
@@ -127,17 +125,24 @@ def split(dataset: str, seed: int, as_json: bool) -> None:
     say("no leak was found" if not made.leaks else "a leak blocks training on this split, unless it is allowed by name")
 
 
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what a dataset refuses into a usage error."""
+    try:
+        yield
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+
+
 def _create_from_jobs(name: str, jobs: Sequence[str]) -> str:
-    with writing() as session:
-        try:
-            return store.create_from_reviews(session, name=name, user=None, job_ids=jobs).title
-        except DatasetError as error:
-            raise UsageError(str(error)) from error
+    with refusals(), writing() as session:
+        return store.create_from_reviews(session, name=name, user=None, job_ids=jobs).title
 
 
 def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None) -> str:
-    with reading():
-        pass  # a database that is away is known before gigabytes are copied
+    with reading() as session, refusals():  # what would fail at the end is known before gigabytes are copied
+        store.check_name(name)
+        store.find_dataset(session, name)
     table = _store_labels(labels) if labels else None
     parts, hidden = gather(paths)
     if hidden:
@@ -147,11 +152,8 @@ def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None) ->
         for part in parts:
             files.append(_store_part(part, lambda count, done=done: update(done + count, "")))
             done += part.size
-    with writing() as session:
-        try:
-            return store.create_dataset(session, name=name, user=None, files=files, labels=table).title
-        except DatasetError as error:
-            raise UsageError(str(error)) from error
+    with refusals(), writing() as session:
+        return store.create_dataset(session, name=name, user=None, files=files, labels=table).title
 
 
 def _store_labels(path: Path) -> "ReceivedFile":

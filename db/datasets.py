@@ -48,6 +48,14 @@ class DatasetView:
         return asdict(self) | {"created_at": self.created_at.isoformat()}
 
 
+def check_name(name: str) -> None:
+    """Raise DatasetError unless a dataset may be called so."""
+    if not NAME.fullmatch(name):
+        raise DatasetError(
+            "a dataset's name has 1 to 64 letters, digits, dots, hyphens and underscores, not digits alone"
+        )
+
+
 def create_dataset(
     s: Session, *, name: str, user: User | None, files: list[ReceivedFile], labels: ReceivedFile | None = None
 ) -> Dataset:
@@ -80,10 +88,7 @@ def create_from_reviews(s: Session, *, name: str, user: User | None, job_ids: Se
 def _create(
     s: Session, name: str, user: User | None, sources: list[dict[str, Any]], labels_sha256: str | None
 ) -> Dataset:
-    if not NAME.fullmatch(name):
-        raise DatasetError(
-            "a dataset's name has 1 to 64 letters, digits, dots, hyphens and underscores, not digits alone"
-        )
+    check_name(name)
     for attempt in range(5):
         number = (s.scalar(select(func.max(Dataset.number)).where(Dataset.name == name)) or 0) + 1
         dataset = Dataset(

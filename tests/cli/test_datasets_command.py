@@ -1,0 +1,187 @@
+"""`ctbatch datasets` as an operator runs it, with a real database, storage and ingest worker's function."""
+
+import json
+import threading
+
+import pytest
+from click.testing import CliRunner
+
+from cli import datasets as command
+from cli.errors import Unavailable
+from cli.main import cli
+from db import datasets
+from db.base import read_scope, session_scope
+from db.settings import get_settings
+from tests.worker.conftest import png, zip_of
+from worker.datasets import build_next
+
+HEAD = "file,label,group\n"
+
+
+@pytest.fixture
+def environment(database) -> dict[str, str]:
+    """The database of this test; no broker answers there, so hints are lost."""
+    return {
+        "CTBATCH_HOME": str(database.home),
+        "DATABASE_URL": database.database,
+        "CELERY_BROKER_URL": database.broker_url,
+    }
+
+
+@pytest.fixture
+def operate(environment, monkeypatch, tmp_path):
+    """Run a command in this process, on the database of this test; a tenth of a second where a new one takes two."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    monkeypatch.setattr(command, "POLL_SECONDS", 0.05)
+    yield lambda *words: CliRunner().invoke(cli, list(map(str, words)))
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def ingest_worker(database):
+    """A thread that builds what is asked for until the test ends."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            build_next("w") or ended.wait(0.1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three groups of two slices in each class, in class folders."""
+    for at, name in enumerate(("COVID", "non-COVID")):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for n in range(6):
+            (tmp_path / "scans" / name / f"{n}.png").write_bytes(png(n + 10 * at))
+    return tmp_path / "scans"
+
+
+def lines(folder) -> str:
+    """The CSV of the folder: two slices a group."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
+    return HEAD + "".join(
+        f"{name},{name.partition('/')[0]},{name[0]}{int(name[-5]) // 2}\n" for name in names
+    )  # fmt: skip
+
+
+def test_a_folder_becomes_a_dataset_that_is_shown_listed_and_split(
+    ctbatch, operate, environment, ingest_worker, folder
+):
+    (folder / "groups.csv").write_text(lines(folder))
+    made = ctbatch("datasets", "create", "site", "--from", folder, "--json", env=environment)
+    assert made.returncode == 0, made.stderr
+    view = json.loads(made.stdout)
+    assert (view["name"], view["state"], view["size"], view["groups"]) == ("site/1", "ready", 12, 6)
+    assert view["report"]["labels_from"] == "groups.csv among the files"
+    assert json.loads(operate("datasets", "show", "site", "--json").stdout) == view
+    [listed] = json.loads(operate("datasets", "ls", "--json").stdout)
+    assert listed["sha256"] == view["sha256"]
+    split = json.loads(operate("datasets", "split", "site/1", "--json").stdout)
+    assert split["parts"] == {
+        part: {"COVID": 2, "non-COVID": 2, "groups": 2} for part in ("train", "validation", "test")
+    }
+    assert (split["rule"], split["seed"], split["leaks"]) == ("groups", 7, {})
+    assert json.loads(operate("datasets", "split", "site", "--seed", 7, "--json").stdout)["id"] == split["id"]
+
+
+def test_archives_and_folders_together_are_reported_with_warnings(operate, ingest_worker, folder, tmp_path):
+    archive = zip_of(tmp_path / "covid.zip", {"twin.png": png(10), "text.png": b"no picture"})
+    made = operate("datasets", "create", "site", "--from", folder, archive)
+    assert made.exit_code == 0, made.stderr
+    cells = dict(line.split("\t")[:2] for line in made.stdout.splitlines())
+    assert cells["labels from"] == "class folders"
+    assert (cells["slices"], cells["  COVID"], cells["left out: format"]) == ("13", "7", "1")
+    assert cells["identical"] == "0 slices within a class, 2 across"
+    assert "shortcut: width × height" in cells
+    assert "warning: 2 slices have the same pixels as one of the other class" in made.stderr
+
+
+def test_a_given_csv_goes_before_that_in_the_folder(operate, ingest_worker, folder, tmp_path):
+    (folder / "groups.csv").write_text("broken")
+    (tmp_path / "mine.csv").write_text(lines(folder))
+    made = operate("datasets", "create", "site", "--from", folder, "--labels", tmp_path / "mine.csv", "--json")
+    assert made.exit_code == 0, made.stderr
+    assert json.loads(made.stdout)["report"]["labels_from"] == "the CSV that was sent"
+
+
+def test_a_leak_of_a_given_split_is_told(operate, ingest_worker, folder, tmp_path):
+    parts = ["train", "train", "validation", "validation", "test", "train"]
+    rows = [f"{line},{parts[int(line.partition('.')[0][-1])]}" for line in lines(folder).splitlines()[1:]]
+    (tmp_path / "mine.csv").write_text("file,label,group,split\n" + "\n".join(rows))
+    assert operate("datasets", "create", "s", "--from", folder, "--labels", tmp_path / "mine.csv").exit_code == 0
+    split = operate("datasets", "split", "s")
+    assert split.exit_code == 0
+    assert split.stdout.splitlines()[1].split("\t") == ["train", "3", "3", "4"]
+    assert "leak shared-groups: 2, as C2: test, train" in split.stderr
+
+
+def test_what_cannot_be_built_ends_with_its_reason(operate, ingest_worker, folder):
+    made = operate("datasets", "create", "site", "--from", folder / "COVID" / "0.png")
+    assert made.exit_code == 1
+    assert "the dataset site/1 was not built: no label is known for any of 1 files" in made.stderr
+    assert "no label is known" in operate("datasets", "show", "site").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "either --from PATH or --job JOB"),
+        (["--from", "scans", "--job", "x"], "either --from PATH or --job JOB"),
+        (["--job", "x", "--labels", "bad.csv"], "--labels goes with --from"),
+        (["--from", "scans", "--labels", "bad.csv"], "line 2 of the labels file: the label 'ill' is neither"),
+        (["--from", "cut.zip"], "cut.zip is refused: "),
+        (["--from", "nowhere"], "does not exist"),
+        (["--job", "nothing"], "there is no job nothing"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_queued(operate, folder, tmp_path, words, why):
+    (tmp_path / "bad.csv").write_text(HEAD + "0.png,ill,p\n")
+    whole = zip_of(tmp_path / "cut.zip", {"a.png": png(1)})
+    whole.write_bytes(whole.read_bytes()[:-30])
+    refused = operate("datasets", "create", "site", *words)
+    assert refused.exit_code == 2, refused.stderr
+    assert why in refused.stderr
+    with read_scope() as session:
+        assert datasets.list_datasets(session) == []
+
+
+def test_a_name_that_cannot_be_is_refused(operate, folder):
+    refused = operate("datasets", "create", "a/b", "--from", folder, "--no-wait")
+    assert refused.exit_code == 2
+    assert "a dataset's name has 1 to 64" in refused.stderr
+
+
+def test_without_waiting_the_dataset_is_queued_and_cannot_be_split_yet(operate, folder):
+    made = operate("datasets", "create", "site", "--from", folder, "--no-wait")
+    assert (made.exit_code, made.stdout) == (0, "site/1\n")
+    split = operate("datasets", "split", "site")
+    assert (split.exit_code, "is not ready" in split.stderr) == (2, True)
+    assert operate("datasets", "split", "other").exit_code == 3
+    assert operate("datasets", "show", "site/2").exit_code == 3
+
+
+def test_no_worker_is_said_after_a_while(database, folder, monkeypatch):
+    monkeypatch.setattr(command, "UNCLAIMED_SECONDS", 0.1)
+    file = command._store_part(command.gather([folder])[0][0], lambda count: None)
+    with session_scope() as session:
+        title = datasets.create_dataset(session, name="site", user=None, files=[file]).title
+    with pytest.raises(Unavailable, match="no ingest worker has taken site/1; does `ctbatch worker ingest` run"):
+        command._follow(title)
+
+
+def test_the_database_is_asked_for_before_files_are_copied(ctbatch, folder, tmp_path):
+    env = {"CTBATCH_HOME": str(tmp_path / "empty"), "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+    made = ctbatch("datasets", "create", "site", "--from", folder, env=env)
+    assert made.returncode == 4
+    assert "ctbatch db upgrade" in made.stderr
+    assert not list((tmp_path / "empty").glob("files/??"))

@@ -1,0 +1,443 @@
+"""From archives and reviews to datasets, with the real reader, sandbox, storage and ledger."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import func, select, update
+
+from db import base, datasets
+from db.base import from_now, read_scope, session_scope
+from db.datasets import DatasetView
+from db.jobs import ReceivedFile
+from db.models import Dataset, Job, LabelledSlice, ModelVersion, Review, Slice, User, Work
+from db.settings import Settings
+from db.storage import storage
+from tests.worker.conftest import Submit, png, zip_of
+from tests.worker.imaging.samples import dicom
+from worker import ingest, sweep
+from worker.datasets import MAX_ATTEMPTS, build_next
+from worker.gathered import Item
+from worker.imaging.prepare import Prepared
+from worker.shortcuts import check_shortcuts
+
+PROJECT = Path(__file__).parents[2]
+SLICES = PROJECT / ".." / "shared" / "data" / "sars-cov-2-ct"
+HEAD = "file,label,group\n"
+Ask = Callable[..., Dataset]
+Make = Callable[..., DatasetView]
+
+
+def received(path: Path) -> ReceivedFile:
+    receiver = storage().receive()
+    receiver.write(path.read_bytes())
+    found = receiver.close()
+    return ReceivedFile(path.name, found.sha256, found.size, "zip", 1)
+
+
+def view(dataset: Dataset) -> DatasetView:
+    with read_scope() as s:
+        return datasets.dataset_view(s, s.get_one(Dataset, dataset.id))
+
+
+def slices_of(seen: DatasetView, **conditions: Any) -> list[LabelledSlice]:
+    query = select(LabelledSlice).where(LabelledSlice.dataset_id == seen.id).filter_by(**conditions)
+    with read_scope() as s:
+        return list(s.scalars(query.order_by(LabelledSlice.ordinal, LabelledSlice.frame)))
+
+
+@pytest.fixture(autouse=True)
+def one_decoder(settings: Settings) -> None:
+    """A dataset's decoders are started for it alone: one is quicker than several here."""
+    base.use(settings.model_copy(update={"decoders": 1}))
+
+
+@pytest.fixture
+def ask(settings: Settings, tmp_path: Path) -> Ask:
+    """Asks for a dataset of archives, given as `{archive: {name: bytes}}` or as the entries of one."""
+
+    def act(entries: dict[str, Any], labels: str | bytes | None = None, name: str = "site") -> Dataset:
+        archives = entries if any(isinstance(each, dict) for each in entries.values()) else {"set.zip": entries}
+        files = [received(zip_of(tmp_path / archive, inside)) for archive, inside in archives.items()]
+        table = None
+        if labels is not None:
+            (tmp_path / "l.csv").write_bytes(labels if isinstance(labels, bytes) else labels.encode())
+            table = received(tmp_path / "l.csv")
+        with session_scope() as s:
+            return datasets.create_dataset(s, name=name, user=None, files=files, labels=table)
+
+    return act
+
+
+@pytest.fixture
+def make(ask: Ask) -> Make:
+    """Asks for a dataset, has it built, and gives what became of it."""
+
+    def act(*arguments: Any, **values: Any) -> DatasetView:
+        dataset = ask(*arguments, **values)
+        assert build_next("w")
+        return view(dataset)
+
+    return act
+
+
+def two_classes(each: int = 3) -> dict[str, bytes]:
+    """Slices in class folders, each of its own pixels."""
+    folders = ("set/COVID", "set/non-COVID")
+    return {f"{folder}/{n}.png": png(n + 100 * at) for at, folder in enumerate(folders) for n in range(each)}
+
+
+def test_a_folder_for_each_class_makes_a_dataset(make: Make) -> None:
+    entries = two_classes() | {"set/readme.txt": b"hello", "set/COVID/cut.png": png(9)[:50]}
+    found = make(entries)
+    assert (found.state, found.size, found.groups) == ("ready", 6, 6)
+    assert found.counts == {"COVID": 3, "non-COVID": 3, "rejected": 2}
+    assert found.report["labels_from"] == "class folders"
+    assert found.report["left_out"] == {
+        "no_label": {"count": 1, "examples": ["set/readme.txt"]},
+        "truncated": {"count": 1, "examples": ["set/COVID/cut.png"]},
+    }
+    assert found.report["modes"] == {"L": {"COVID": 3, "non-COVID": 3}}
+    assert found.report["sizes"] == {"32 × 32": {"COVID": 3, "non-COVID": 3}}
+    with read_scope() as s:
+        dataset = s.get_one(Dataset, found.id)
+    array = np.load(storage().local_path(dataset.arrays[0]))
+    rows = [each for each in slices_of(found) if each.row is not None]
+    assert array.shape == (6, 224, 224)
+    for each in rows:
+        prepared = Prepared(array[each.row], 0, "PNG", "L", 32, 32)
+        assert prepared.sha256_pixels == each.pixels_sha256
+        assert storage().open(str(each.sha256)).read() == entries[each.name]
+        assert each.bytes == len(entries[each.name])
+        assert each.label == int("non" not in each.name)
+    assert [each.group for each in rows] == [f"near-{n}" for n in range(6)]
+
+
+def test_archives_named_for_their_class_need_no_folders(make: Make) -> None:
+    found = make({"COVID.zip": {"1.png": png(1), "2.png": png(2)}, "CT_NonCOVID.zip": {"1.png": png(3)}})
+    assert found.counts == {"COVID": 2, "non-COVID": 1, "rejected": 0}
+    assert [each.name for each in slices_of(found)] == ["COVID/1.png", "COVID/2.png", "CT_NonCOVID/1.png"]
+
+
+def test_a_csv_tells_label_group_and_part(make: Make) -> None:
+    lines = ["a/0.png,1,p1,train", "a/1.png,0,p2,test", "2.png,0,p3,validation"]
+    entries = {f"a/{n}.png": png(n) for n in range(4)}
+    found = make(entries, "file,label,group,split\n" + "\n".join(lines))
+    assert found.report["labels_from"] == "the CSV that was sent"
+    assert found.report["groups_from"] == {"CSV": 3}
+    rows = [(each.name, each.label, each.group, each.split) for each in slices_of(found, reason=None)]
+    assert rows == [("a/0.png", 1, "p1", "train"), ("a/1.png", 0, "p2", "test"), ("a/2.png", 0, "p3", "validation")]
+    assert found.report["left_out"]["no_label"]["examples"] == ["a/3.png"]
+
+
+def test_a_csv_among_the_files_is_used_and_is_no_slice(make: Make) -> None:
+    entries = two_classes(2) | {"set/groups.csv": (HEAD + "COVID/0.png,1,p\nnon-COVID/0.png,0,q\n").encode()}
+    found = make(entries)
+    assert found.report["labels_from"] == "set/groups.csv among the files"
+    assert found.counts == {"COVID": 1, "non-COVID": 1, "rejected": 2}
+    assert make(two_classes(2) | {"set/labels.csv": b"id,age\n1,2\n"}).report["labels_from"] == "class folders"
+
+
+def test_a_dicom_study_is_a_group_and_names_no_patient(make: Make) -> None:
+    stored = np.random.default_rng(1).integers(0, 2000, (64, 64)).astype(np.uint16)
+
+    def ct(study: str, shift: int) -> bytes:
+        return dicom(np.roll(stored, shift), StudyInstanceUID=study)
+
+    found = make({"COVID/1": ct("1.2.3", 0), "COVID/2": ct("1.2.3", 20), "normal/3": ct("1.2.4", 40)})
+    assert found.report["groups_from"] == {"DICOM study or series": 3}
+    groups = [each.group for each in slices_of(found)]
+    assert groups[0] == groups[1] != groups[2]
+    assert all(group.startswith("study-") and "1.2.3" not in group for group in groups)
+    assert "SECRET" not in repr([vars(each) for each in slices_of(found)])
+
+
+def again(data: bytes) -> bytes:
+    """The picture of a PNG, saved as JPEG."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def test_identical_and_near_identical_slices_are_counted_within_and_across_classes(make: Make) -> None:
+    entries = two_classes(4)
+    entries["set/COVID/copy.png"] = png(0)
+    entries["set/COVID/wrong.png"] = png(100)  # the same as non-COVID/0.png
+    entries["set/COVID/jpeg.jpg"] = again(png(1))
+    entries["set/COVID/other.jpg"] = again(png(101))
+    found = make(entries)
+    identical, near = found.report["identical"], found.report["near_identical"]
+    assert (identical["within"], identical["across"], near["within"], near["across"]) == (2, 2, 1, 1)
+    assert identical["examples_within"] == [["set/COVID/0.png", "set/COVID/copy.png"]]
+    assert identical["examples_across"] == [["set/non-COVID/0.png", "set/COVID/wrong.png"]]
+    assert near["examples_across"] == [["set/non-COVID/1.png", "set/COVID/other.jpg"]]
+    assert found.groups == 8
+    by_name = {each.name: each for each in slices_of(found)}
+    assert by_name["set/COVID/jpeg.jpg"].group == by_name["set/COVID/1.png"].group == "near-1"
+    warnings = " ".join(found.report["warnings"])
+    assert "2 slices have the same pixels as one of the other class" in warnings
+    assert "1 pairs of near-identical slices are of different classes" in warnings
+
+
+def test_the_same_files_make_the_same_dataset_and_other_labels_another(make: Make) -> None:
+    first, second = make(two_classes()), make(two_classes())
+    assert first.sha256 == second.sha256
+    assert second.report["identical_to"] == "site/1"
+    assert "it is the same as site/1, slice by slice" in second.report["warnings"]
+    assert make(two_classes(), name="other").report["identical_to"] is None
+    named = make(two_classes(), HEAD + "".join(f"{name},1,g{n}\n" if n else f"{name},0,x\n"
+                                               for n, name in enumerate(two_classes())))  # fmt: skip
+    assert named.sha256 != first.sha256
+
+
+def pictures(count: int, start: int = 0) -> dict[str, bytes]:
+    return {f"{n}.png": png(n) for n in range(start, start + count)}
+
+
+@pytest.mark.parametrize(
+    ("entries", "labels", "why"),
+    [
+        (pictures(2), None, "no label is known for any of 2 files: put them in a folder for each class"),
+        ({f"COVID/{n}": png(n) for n in range(2)}, None, "the class non-COVID is empty: no file is labelled so"),
+        (two_classes(1) | {"set/COVID/0.png": b"text"}, None,
+         r"the class COVID is empty: none of its files could be read \(format: 1\)"),
+        ({"COVID/1": png(1), "normal/1": png(1)}, None, r"all 2 slices are of one group \(near-0\)"),
+        (pictures(2), HEAD + "0.png,1,p\n1.png,0,p\n", r"all 2 slices are of one group \(p\)"),
+        (pictures(2), HEAD + "0.png,1,p\n7.png,0,q\n", r"names files that are not there: 7.png \(line 3\)"),
+        (pictures(2), HEAD + "0.png,1,p\n0.png,0,p\n", "lines 2 and 3 of the labels file give 0.png another label"),
+        (pictures(2), HEAD + "0.png,ill,p\n", "line 2 of the labels file: the label 'ill' is neither COVID"),
+        (pictures(2), HEAD.encode() + b"\xff.png,1,p\n", r"the labels file is not UTF-8 \(line 2\)"),
+        (two_classes(1) | {"labels.csv": HEAD.encode(), "x/groups.csv": HEAD.encode()}, None,
+         r"there are 2 files of labels \(labels.csv and x/groups.csv\)"),
+        ({"set.zip": two_classes(1), "more.zip": pictures(1)}, HEAD + "0.png,1,p\n", "write more of its path"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_dataset_fails_with_one_clear_line(
+    make: Make, entries: dict[str, Any], labels: str | bytes | None, why: str
+) -> None:
+    found = make(entries, labels)
+    assert found.state == "failed"
+    assert found.error is not None
+    assert "\n" not in found.error
+    assert re.search(why, found.error)
+    assert slices_of(found) == []
+    assert not build_next("w")
+
+
+def test_an_archive_that_is_damaged_fails_by_its_name(ask: Ask, tmp_path: Path) -> None:
+    whole = zip_of(tmp_path / "cut.zip", two_classes())
+    whole.write_bytes(whole.read_bytes()[:-40])
+    with session_scope() as s:
+        dataset = datasets.create_dataset(s, name="site", user=None, files=[received(whole)])
+    build_next("w")
+    assert view(dataset).state == "failed"
+    assert str(view(dataset).error).startswith("cut.zip cannot be read: ")
+
+
+def test_a_dataset_whose_files_are_gone_fails_and_says_so(ask: Ask) -> None:
+    dataset = ask(two_classes())
+    storage().delete(dataset.sources[0]["sha256"])
+    build_next("w")
+    assert "gone from storage" in str(view(dataset).error)
+
+
+def test_a_dataset_that_kills_its_worker_is_given_up_in_the_end(ask: Ask) -> None:
+    dataset = ask(two_classes())
+    with session_scope() as s:
+        s.execute(update(Dataset).values(attempts=MAX_ATTEMPTS))
+    build_next("w")
+    assert view(dataset).error == f"building was broken off {MAX_ATTEMPTS} times"
+
+
+def test_a_full_disk_puts_the_building_off(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage(), "put", full)
+    assert build_next("w")
+    assert view(dataset).state == "queued"
+    monkeypatch.undo()
+    assert build_next("w")
+    assert view(dataset).state == "ready"
+
+
+def test_a_worker_killed_before_the_end_leaves_a_dataset_that_another_builds(ask: Ask, settings: Settings) -> None:
+    dataset = ask(two_classes())
+    environment = os.environ | {
+        "CTBATCH_CRASH_AT": "before-dataset-commit",
+        "CTBATCH_HOME": str(settings.home),
+        "DATABASE_URL": settings.database_url,
+        "CELERY_BROKER_URL": settings.broker_url,
+        "PYTHONPATH": str(PROJECT),
+    }
+    code = "from worker.datasets import build_next; build_next('w')"
+    crashed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert crashed.returncode == -9, crashed.stderr
+    assert (view(dataset).state, slices_of(view(dataset))) == ("building", [])
+    assert not build_next("w")  # its lease still holds
+    with session_scope() as s:
+        s.execute(update(Dataset).values(lease_until=from_now(-1)))
+    assert build_next("w")
+    assert (view(dataset).state, len(slices_of(view(dataset)))) == ("ready", 6)
+
+
+def test_files_of_a_dataset_are_not_reaped(make: Make, settings: Settings) -> None:
+    make(two_classes(), HEAD + "".join(f"{name},{int('non' not in name)},{name}\n" for name in two_classes()))
+    stored = [path.name for path in storage().folder.glob("??/??/*")]
+    assert len(stored) == 9  # the archive, the CSV, six originals, one array
+    assert sweep._reap(stored) == 0
+
+
+@pytest.fixture
+def champion(settings: Settings) -> ModelVersion:
+    from tests.conftest import add_champion
+
+    return add_champion(settings.home)
+
+
+@pytest.fixture
+def owner(settings: Settings) -> User:
+    from db.accounts import create_user
+
+    with session_scope() as s:
+        return create_user(s, "ann", None)
+
+
+@pytest.mark.usefixtures("champion")
+def test_uploads_that_came_meanwhile_go_first(
+    ask: Ask, owner: User, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ask(two_classes())
+    job = submit(owner, {"a.png": png(1)})
+    finished: list[str] = []
+    monkeypatch.setattr(datasets, "finish_dataset", _noting(datasets.finish_dataset, "dataset", finished))
+    monkeypatch.setattr(ingest.outcomes, "close_upload", _noting(ingest.outcomes.close_upload, "upload", finished))
+    build_next("w")
+    assert finished == ["upload", "dataset"]
+    assert view(dataset).state == "ready"
+    with read_scope() as s:
+        assert s.get_one(Job, job.id).unpacked_at is not None
+
+
+def _noting(function: Callable[..., Any], name: str, into: list[str]) -> Callable[..., Any]:
+    def act(*arguments: Any, **values: Any) -> Any:
+        into.append(name)
+        return function(*arguments, **values)
+
+    return act
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_slices_of_jobs_make_a_dataset(owner: User, submit: Submit) -> None:
+    job = submit(owner, {f"{folder}/{n}.png": png(n + 10 * at) for at, folder in enumerate("ab") for n in range(4)})
+    ingest.unpack_next("w")
+    with session_scope() as s:
+        for slice_ in s.scalars(select(Slice)):
+            if not slice_.name.endswith("3.png"):
+                s.add(Review(slice_id=slice_.id, user_id=owner.id, label=int(slice_.name.startswith("a"))))
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id])
+    build_next("w")
+    found = view(dataset)
+    assert (found.state, found.created_by) == ("ready", "ann")
+    assert found.counts == {"COVID": 3, "non-COVID": 3, "rejected": 0}
+    assert found.report["labels_from"] == "reviews"
+    assert {each.group for each in slices_of(found)} == {f"job-{job.id}: a", f"job-{job.id}: b"}
+    with read_scope() as s:
+        array = np.load(storage().local_path(s.get_one(Dataset, found.id).arrays[0]))
+    for each in slices_of(found):
+        assert Prepared(array[each.row], 0, "PNG", "L", 32, 32).sha256_pixels == each.pixels_sha256
+
+
+def items(count: int, **facts: Callable[[int, int], Any]) -> list[Item]:
+    """Slices in 20 groups, even ones COVID; each fact a function of the slice's number and label."""
+    made = []
+    for n in range(count):
+        group = n % 20
+        item = Item(n, f"{n}.png", row=n, label=1 - group % 2, group=str(group), format="PNG", mode="L", bytes=900)
+        item.width = item.height = 100
+        for fact, value in facts.items():
+            setattr(item, fact, value(n, 1 - group % 2))
+        made.append(item)
+    return made
+
+
+def test_facts_that_say_nothing_are_no_shortcut() -> None:
+    draw = np.random.default_rng(3)
+    found = check_shortcuts(items(400, width=lambda n, label: int(draw.integers(90, 110))))
+    assert not found["found"]
+    assert found["verdict"].startswith("no shortcut")
+    assert found["facts"]["format"] == {"balanced_accuracy": 0.5, "auc": 0.5}
+    assert found["facts"]["width × height"]["auc"] == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("fact", "column", "value"),
+    [
+        ("format", "format", lambda n, label: "JPEG" if label else "PNG"),
+        ("mode", "mode", lambda n, label: "RGBA" if label and n % 7 else "L"),
+        ("width × height", "width", lambda n, label: 100 + 5 * label + n % 3),
+        ("bytes", "bytes", lambda n, label: 900 + 200 * label + n % 100),
+    ],
+)
+def test_a_fact_of_the_file_that_tells_the_class_is_called_a_shortcut(
+    fact: str, column: str, value: Callable[[int, int], Any]
+) -> None:
+    found = check_shortcuts(items(400, **{column: value}))
+    assert found["found"]
+    assert found["facts"][fact]["auc"] > 0.9
+    assert found["facts"]["all"]["auc"] > 0.9
+    assert found["verdict"].startswith(f"a shortcut: the {fact} of a file alone tells the class")
+
+
+def test_a_name_that_tells_the_class_is_told_but_no_shortcut() -> None:
+    found = check_shortcuts(items(400, name=lambda n, label: f"x/{'Covid' if label else 'Non-Covid'} ({n}).png"))
+    assert not found["found"]
+    assert found["facts"]["name pattern"]["auc"] == 1.0
+    assert found["verdict"].endswith("its name does, which a network never sees")
+
+
+def test_shortcuts_are_not_measured_on_a_class_of_one_group() -> None:
+    few = [item for item in items(40) if item.label or item.group == "1"]
+    assert check_shortcuts(few)["verdict"].startswith("not measured")
+
+
+def test_shortcuts_reach_the_report_and_its_warnings(make: Make) -> None:
+    entries = {f"COVID/{n}.png": png(n) for n in range(30)} | {f"normal/{n}.png": png(n + 50, 60) for n in range(30)}
+    found = make(entries)
+    assert found.report["shortcuts"]["facts"]["width × height"]["auc"] == 1.0
+    assert any(warning.startswith("a shortcut") for warning in found.report["warnings"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SLICES.is_dir(), reason="the shared data set is not beside the project")
+def test_the_real_slices_make_a_dataset_whose_split_is_clean(settings: Settings, tmp_path: Path) -> None:
+    entries = {f"s/{path.relative_to(SLICES)}": path.read_bytes() for path in sorted(SLICES.rglob("*.*"))}
+    archive = received(zip_of(tmp_path / "s.zip", entries))
+    with session_scope() as s:
+        dataset = datasets.create_dataset(s, name="real", user=None, files=[archive])
+    build_next("w")
+    found = view(dataset)
+    assert found.state == "ready", found.error
+    assert found.size == len(entries) - 1
+    assert found.counts["rejected"] == 0
+    assert found.report["near_identical"]["across"] == found.report["identical"]["across"] == 0
+    assert found.report["near_identical"]["within"] > 100
+    assert not found.report["shortcuts"]["found"]
+    with session_scope() as s:
+        split = datasets.split_of(s, s.get_one(Dataset, dataset.id))
+        sizes = {part: len(datasets.rows_of(s, dataset.id, split, part)) for part in datasets.PARTS}
+        assert s.scalar(select(func.count()).where(Dataset.state == Work.DONE)) == 1
+    assert split.leaks == {}
+    assert sizes["train"] / found.size == pytest.approx(0.7, abs=0.02)
+    assert sizes["test"] / found.size == pytest.approx(0.2, abs=0.02)
