@@ -1,0 +1,276 @@
+"""`ctbatch models`: shown, checked, compared, promoted through the gate, rolled back, exported and imported."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import update
+
+from cli.registry import models
+from db import base, evaluations, migrate, registry
+from db.base import read_scope, session_scope
+from db.models import Dataset, Evaluation, ModelVersion, Work
+from db.settings import Settings
+from db.storage import storage
+from tests.conftest import fake_package, make_settings
+from tests.labelled import add_dataset, add_split
+
+AddVersion = Callable[..., ModelVersion]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(settings: Settings) -> Run:
+    """Runs the command in this process, on the test's own home."""
+    return lambda *words: CliRunner().invoke(models, [str(word) for word in words], prog_name="models")
+
+
+@pytest.fixture
+def dataset(settings: Settings) -> Dataset:
+    """Sixty slices of twelve groups; the engine is wrong on one of five."""
+    return add_dataset(wrong=1)
+
+
+@pytest.fixture
+def add_version(settings: Settings, dataset: Dataset) -> AddVersion:
+    """Registers a version that was trained on the dataset's train part, with a small network's files."""
+    split = add_split(dataset)
+
+    def act(name: str, **values: object) -> ModelVersion:
+        package = fake_package(settings.home / f"package-{name}", name)
+        manifest = json.loads((package / "package.json").read_text())
+        files = {"model.xml": f"<net name='{name}'/>".encode(), "model.bin": bytes(100)}
+        for file, data in files.items():
+            (package / file).write_bytes(data)
+            manifest["files"][file] = storage().put(data)
+        (package / "package.json").write_text(json.dumps(manifest))
+        with session_scope() as s:
+            version = registry.register_package(s, package, registry.store_package(package))
+            version.facts = {"split": {"id": split.id, "dataset": "site/1"}, "dataset": "site/1", "floor": 0.7}
+            for key, value in values.items():
+                setattr(version, key, value)
+        return version
+
+    return act
+
+
+def champion_now() -> str | None:
+    with read_scope() as s:
+        found = registry.champion(s)
+        return found.label if found else None
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """A printed table by its first column."""
+    return {line.split("\t")[0]: line.split("\t")[1:] for line in text.splitlines()}
+
+
+def test_a_version_shows_its_lineage_figures_files_and_jobs(run: Run, add_version: AddVersion) -> None:
+    figures = {"auc": 0.97, "n": 30, "intervals": {"auc": [0.95, 0.99]}, "confusion_matrix": [[1, 2], [3, 4]]}
+    version = add_version("new", metrics=figures, facts={"lineage": ["first/1", "second/3"], "dataset": "site/1"})
+    shown = rows(run("show", "new/1").stdout)
+    assert shown["lineage"] == ["first/1 → second/3"]
+    assert shown["dataset"] == ["site/1"]
+    assert shown["metrics.auc"] == ["0.97 (0.950 to 0.990)"]
+    assert shown["used_by"] == ["0"]
+    assert shown["files.model.bin"] == [version.files["model.bin"]]
+    view = json.loads(run("show", version.id, "--json").stdout)
+    assert (view["used_by"], view["lineage"], view["metrics"]) == (0, ["first/1", "second/3"], figures)
+    assert run("show", "nosuch/1").exit_code == 3
+
+
+def test_promoting_evaluates_both_and_prints_what_the_gate_saw(run: Run, add_version: AddVersion) -> None:
+    add_version("old"), add_version("new")
+    first = run("promote", "old/1", "--reason", "the first")
+    assert first.exit_code == 0, first.stderr
+    assert "the gate says of old/1: nothing to compare on" in first.stderr
+    result = run("promote", "new/1")
+    assert result.exit_code == 0, result.stderr
+    assert "on the test part of site/1: 30 slices, 6 groups" in result.stderr
+    assert rows(result.stdout)["figure"] == ["new/1", "old/1", "difference", "95 %", ""]
+    assert rows(result.stdout)["sensitivity"] == ["0.800", "0.800", "+0.000", "+0.000 to +0.000", ""]
+    assert champion_now() == "new/1"
+    shown = json.loads(run("show", "new/1", "--json").stdout)
+    [promotion] = shown["promotions"]
+    assert (promotion["verdict"], promotion["overridden"]) == ("passed", False)
+    assert promotion["by"].endswith("at the command line")
+
+
+def test_a_worse_version_is_refused_with_exit_code_1_and_forced_with_a_reason(
+    run: Run, add_version: AddVersion
+) -> None:
+    add_version("old"), add_version("blind", threshold=0.99)
+    run("promote", "old/1", "--reason", "the first")
+    refused = run("promote", "blind/1", "--reason", "please")
+    assert refused.exit_code == 1
+    assert rows(refused.stdout)["sensitivity"][-1] == "worse beyond chance"
+    assert refused.stderr.splitlines()[-1].startswith("Error: blind/1 is refused: its sensitivity of ")
+    assert champion_now() == "old/1"
+    assert run("promote", "blind/1", "--force").exit_code == 1
+    as_json = run("promote", "blind/1", "--json")
+    assert as_json.exit_code == 1
+    assert json.loads(as_json.stdout)["gate"]["verdict"] == "refused"
+    forced = run("promote", "blind/1", "--force", "--reason", "for a drill", "--json")
+    assert forced.exit_code == 0
+    kept = json.loads(forced.stdout)
+    assert (kept["promoted"], kept["version"], kept["champion"]) == (True, "blind/1", True)
+    [promotion] = json.loads(run("show", "blind/1", "--json").stdout)["promotions"]
+    assert (promotion["reason"], promotion["overridden"]) == ("for a drill", True)
+
+
+def test_a_version_without_a_test_part_needs_a_reason(run: Run, add_version: AddVersion) -> None:
+    add_version("imported", facts={})
+    refused = run("promote", "imported/1")
+    assert refused.exit_code == 1
+    assert "its training left no test part in this database" in refused.stderr
+    assert refused.stderr.endswith("a promotion needs a reason\n")
+    assert run("promote", "imported/1", "--reason", "checked at this site").exit_code == 0
+
+
+def test_an_evaluation_that_fails_is_said_and_nothing_is_promoted(
+    run: Run, add_version: AddVersion, dataset: Dataset
+) -> None:
+    add_version("new")
+    storage().delete(dataset.arrays[1])
+    result = run("promote", "new/1", "--reason", "x")
+    assert result.exit_code == 1
+    assert "new/1 on site/1 (test) could not be evaluated: a file of the dataset site/1" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: new/1 is not compared yet: the evaluation of new/1 failed")
+    assert champion_now() is None
+
+
+def test_rollback_is_one_step(run: Run, add_version: AddVersion) -> None:
+    add_version("old"), add_version("new")
+    run("promote", "old/1", "--reason", "the first")
+    run("promote", "new/1")
+    assert run("rollback", "--reason", "worse on CT 2").stderr == "old/1 is the champion again\n"
+    assert champion_now() == "old/1"
+
+
+def test_a_check_says_whether_a_model_may_be_used_at_a_site(run: Run, add_version: AddVersion) -> None:
+    add_version("new")
+    add_dataset("clinic", 180, 60, seed=3)
+    good = run("check", "new/1", "--on", "clinic")
+    assert good.exit_code == 0, good.stderr
+    assert "new/1 on clinic/1, 180 slices of 60 groups: may be used" in good.stderr
+    assert rows(good.stdout)["AUC"] == ["1.000", "1.000 to 1.000"]
+    assert "Research use only" in good.stderr
+    view = json.loads(run("check", "new/1", "--on", "clinic/1", "--json").stdout)
+    assert view["result"]["site_check"]["verdict"] == "may be used"
+
+
+def test_a_check_on_what_the_model_was_trained_on_is_no_evidence(run: Run, add_version: AddVersion) -> None:
+    add_version("new")
+    found = run("check", "new/1", "--on", "site")
+    assert "not enough evidence" in found.stderr
+    assert "trained on 100% of these slices" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("check", "new/1", "--on", "nosuch"), 3, "there is no dataset nosuch"),
+        (("check", "nosuch/1", "--on", "site"), 3, "there is no model version nosuch/1"),
+        (("check", "new/1"), 2, "Missing option '--on'"),
+        (("check", "new/1", "--on", "young"), 2, "the dataset young/1 cannot be used: it is still being built"),
+        (("compare", "new/1", "new/1", "--on", "site"), 2, "are the same model version"),
+        (("compare", "bare/1", "new/1"), 2, "bare/1 has no test part in this database: name a dataset with --on"),
+        (("compare", "new/1", "nosuch/1"), 3, "there is no model version nosuch/1"),
+        (("promote", "nosuch/1"), 3, "there is no model version nosuch/1"),
+        (("export", "nosuch/1", "x.tar"), 3, "there is no model version nosuch/1"),
+        (("import", "nosuch.tar"), 2, "does not exist"),
+        (("rollback",), 3, "no other model version was ever champion"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_done_is_one_clear_line(
+    run: Run, add_version: AddVersion, words: tuple[str, ...], code: int, message: str
+) -> None:
+    add_version("new"), add_version("bare", facts={})
+    with session_scope() as s:
+        s.add(Dataset(name="young", number=1, sources=[], state=Work.RUNNING))
+    result = run(*words)
+    assert result.exit_code == code
+    assert message in result.stderr
+
+
+def test_two_versions_are_compared_on_the_firsts_test_part_or_on_a_dataset(run: Run, add_version: AddVersion) -> None:
+    add_version("a"), add_version("b", threshold=0.99)
+    part = run("compare", "a/1", "b/1")
+    assert part.exit_code == 0, part.stderr
+    assert "site/1 (test): 30 slices, 6 groups" in part.stderr
+    assert rows(part.stdout)["sensitivity"][-1] == "better beyond chance"
+    whole = json.loads(run("compare", "b/1", "a/1", "--on", "site", "--json").stdout)
+    assert (whole["a"], whole["b"], whole["dataset"], whole["part"], whole["slices"]) == (
+        "b/1", "a/1", "site/1", None, 60,
+    )  # fmt: skip
+    assert whole["figures"]["recall"]["high"] < 0
+
+
+def test_an_evaluation_that_a_worker_has_already_is_waited_for(
+    run: Run, add_version: AddVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.evaluations import evaluate_next
+
+    version = add_version("new")
+    add_dataset("clinic", 180, 60, seed=3)
+    with session_scope() as s:
+        clinic = s.query(Dataset).filter_by(name="clinic").one()
+        evaluation = evaluations.request(s, version=version, dataset=clinic)
+        evaluations.claim(s, "another worker")
+
+    def worker_ends() -> None:
+        with session_scope() as s:
+            s.execute(update(Evaluation).values(state=Work.READY))
+        evaluate_next("one more", evaluation.id)
+
+    monkeypatch.setattr("cli.evaluating.POLL_SECONDS", 0.05)
+    worker = threading.Timer(0.5, worker_ends)
+    worker.start()
+    result = run("check", "new/1", "--on", "clinic")
+    worker.join()
+    assert "a worker is at it" in result.stderr
+    assert "may be used" in result.stderr
+
+
+def test_a_version_travels_as_a_file(run: Run, add_version: AddVersion, settings: Settings, tmp_path: Path) -> None:
+    version = add_version("new")
+    file = tmp_path / "new.tar"
+    assert run("export", "new/1", file).exit_code == 0
+    again = run("export", "new/1", file)
+    assert (again.exit_code, again.stderr) == (2, f"Error: {file} exists already\n")
+    assert run("import", file).stderr == "new/1 is here already\n"
+
+    base.use(make_settings(tmp_path / "elsewhere"))
+    migrate.upgrade()
+    there = json.loads(run("import", file, "--json").stdout)
+    assert (there["version"], there["new"], there["champion"]) == ("new/1", True, False)
+    assert json.loads(run("show", "new/1", "--json").stdout)["files"] == version.files
+    assert json.loads(run("export", "new/1", tmp_path / "copy.tar", "--json").stdout)["bytes"] == file.stat().st_size
+    assert (tmp_path / "copy.tar").read_bytes() == file.read_bytes()
+    assert run("import", file).stderr == "new/1 is here already\n"
+
+
+def test_a_damaged_file_is_refused_in_one_line(run: Run, add_version: AddVersion, tmp_path: Path) -> None:
+    add_version("new")
+    file = tmp_path / "new.tar"
+    run("export", "new/1", file)
+    file.write_bytes(file.read_bytes().replace(b"<net name='new'/>", b"<net name='old'/>"))
+    result = run("import", file)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: new.tar: model.xml holds other bytes than the package was made with\n",
+    )
+    assert len(json.loads(run("ls", "--json").stdout)) == 1
+
+
+def test_a_version_whose_files_are_damaged_is_not_exported(run: Run, add_version: AddVersion, tmp_path: Path) -> None:
+    version = add_version("new")
+    storage().local_path(version.files["model.bin"]).write_bytes(b"other")
+    result = run("export", "new/1", tmp_path / "new.tar")
+    assert result.exit_code == 4
+    assert "a file of new/1 is gone or damaged" in result.stderr
+    assert not list(tmp_path.glob("*.tar*")) + list(tmp_path.glob(".*.tar*"))
