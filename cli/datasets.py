@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from db.models import Dataset
 
 POLL_SECONDS = 0.5
-UNCLAIMED_SECONDS = 60  # a dataset that no worker takes in this time has no worker that is free
+UNCLAIMED_SECONDS = 120  # a dataset that no worker takes in this time has no worker that is free
 
 path_option = click.Path(exists=True, path_type=Path)
 

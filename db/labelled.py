@@ -37,14 +37,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Placed:
-    """What a split and its leak check go by. `split`: the part that the CSV names."""
+    """What a split and its leak check go by. `split`: the part that the CSV names. A slice without cluster or hash of
+    its pixels is like no other."""
 
     row: int
     name: str
     label: int
     group: str
-    cluster: int
-    pixels_sha256: str
+    cluster: int | None
+    pixels_sha256: str | None
     split: str | None
 
 

@@ -40,10 +40,11 @@ def find_leaks(slices: Sequence[Placed], parts: Parts) -> dict[str, Any]:
 
 
 def _gather(slices: Iterable[Placed], key: Callable[[Placed], object]) -> list[list[Placed]]:
-    """The slices that share a key, where more than one does."""
+    """The slices that share a key, where more than one does; None is no key."""
     found: dict[object, list[Placed]] = defaultdict(list)
     for each in slices:
-        found[key(each)].append(each)
+        if (value := key(each)) is not None:
+            found[value].append(each)
     return [those for those in found.values() if len(those) > 1]
 
 

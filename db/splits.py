@@ -90,8 +90,9 @@ def joined_groups(slices: Sequence[Placed]) -> list[Unit]:
 
     first_of_cluster: dict[int, str] = {}
     for each in slices:
-        other = first_of_cluster.setdefault(each.cluster, each.group)
-        leader[find(each.group)] = find(other)
+        if each.cluster is not None:
+            other = first_of_cluster.setdefault(each.cluster, each.group)
+            leader[find(each.group)] = find(other)
     units: dict[str, Unit] = {}
     for each in slices:
         unit = units.setdefault(find(each.group), Unit([], Counter()))

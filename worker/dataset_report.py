@@ -41,14 +41,14 @@ def make_report(gathered: Gathered, similar: Similar, twin: str | None) -> dict[
 
 
 def _by_class(slices: Iterable[Item], key: Callable[[Item], str | None], most: int | None = None) -> dict[str, Any]:
-    """`{value: {"COVID": n, "non-COVID": n}}`, the most frequent first; what is past `most` is counted as "other"."""
+    """`{value: {"COVID": n, "non-COVID": n}}`, the most frequent first; what is past `most` is counted as "(other)"."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for item in slices:
         found[key(item) or ""][CLASSES[item.label or 0]] += 1
     order = sorted(found.items(), key=lambda pair: (-pair[1].total(), pair[0]))
     shown = order[:most]
     if rest := order[len(shown) :]:
-        shown.append(("other", sum((counts for _, counts in rest), Counter[str]())))
+        shown.append(("(other)", sum((counts for _, counts in rest), Counter[str]())))
     return {value: {name: counts[name] for name in CLASSES.values()} for value, counts in shown}
 
 

@@ -18,6 +18,7 @@ _WORDS = 30  # patterns or modes told apart; what is rarer is one more
 _LEAF = 5  # slices at least in a leaf
 
 Columns = NDArray[np.float64]
+Folds = list[tuple[NDArray[Any], NDArray[Any]]]  # places of the slices that a tree learns from, and is judged on
 Fact = Callable[[Sequence[Item]], Columns]
 
 
@@ -54,6 +55,8 @@ def check_shortcuts(slices: Sequence[Item]) -> dict[str, Any]:
     Each fact alone, all of the picture's file together (`all`), and these with the name (`all and name`), by decision
     trees cross-validated by group. `found`: one of them but the name, which no network sees, tells the class well.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     if len(slices) > MOST_SLICES:
         chosen = np.random.default_rng(0).choice(len(slices), MOST_SLICES, replace=False)
         slices = [slices[place] for place in sorted(chosen)]
@@ -63,22 +66,23 @@ def check_shortcuts(slices: Sequence[Item]) -> dict[str, Any]:
     if folds < 2:
         verdict = "not measured: each class needs two groups at least"
         return {"facts": {}, "found": False, "verdict": verdict}
+    kept_apart = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    parts = list(kept_apart.split(np.zeros((len(labels), 1)), labels, groups))
     columns = {fact: values(slices) for fact, values in FACTS.items()}
     of_picture = [values for fact, values in columns.items() if fact != NAME]
     columns["all"] = np.hstack(of_picture)
     columns["all and name"] = np.hstack([*of_picture, columns[NAME]])
-    facts = {fact: _score(values, labels, groups, folds) for fact, values in columns.items()}
+    facts = {fact: _score(values, labels, parts) for fact, values in columns.items()}
     return {"facts": facts, **_judge(facts)}
 
 
-def _score(columns: Columns, labels: NDArray[Any], groups: NDArray[Any], folds: int) -> dict[str, float]:
+def _score(columns: Columns, labels: NDArray[Any], parts: Folds) -> dict[str, float]:
     """Balanced accuracy and AUC of trees on the groups that they have not seen."""
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
-    from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.tree import DecisionTreeClassifier
 
     probability = np.full(len(labels), 0.5)
-    for seen, unseen in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(columns, labels, groups):
+    for seen, unseen in parts:
         if len(np.unique(labels[seen])) == 2:
             tree = DecisionTreeClassifier(max_depth=8, min_samples_leaf=_LEAF, class_weight="balanced", random_state=0)
             probability[unseen] = tree.fit(columns[seen], labels[seen]).predict_proba(columns[unseen])[:, 1]

@@ -325,6 +325,13 @@ def test_joining_follows_chains_of_clusters() -> None:
     assert drawn["a"] == drawn["b"] == drawn["c"]
 
 
+def test_slices_that_were_not_compared_are_like_no_other() -> None:
+    rows = [row | {"cluster": None, "pixels_sha256": None} for row in many()]
+    split = split_of(built(rows))
+    assert split.leaks == {}
+    assert set(split.assignment.values()) == set(PARTS)
+
+
 def test_files_that_datasets_and_checkpoints_name_are_not_reaped() -> None:
     from db.models import TrainingRun
 
