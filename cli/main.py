@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "jobs": ("cli.jobs", "jobs", "List, show, wait for, cancel and retry jobs."),
     "results": ("cli.results", "results", "Print or save the results of a job."),
     "datasets": ("cli.datasets", "datasets", "Make, list, show and split labelled datasets for training."),
-    "models": ("cli.registry", "models", "List, show, promote and roll back model versions."),
+    "models": ("cli.registry", "models", "Show, compare, check, promote, export and import model versions."),
     "train": ("cli.training", "train", "Launch a training run on a dataset."),
     "runs": ("cli.training", "runs_group", "List, show, follow and end training runs."),
     "users": ("cli.accounts", "users", "Add and list user accounts; set passwords."),

@@ -124,8 +124,8 @@ def score(engine: Engine, pixels: NDArray[np.uint8], told: Progress) -> Scored:
     for start in range(0, len(pixels), engine.batch_size):
         found = engine.predict(pixels[start : start + engine.batch_size])
         logit.append(found.logit)
-        if (apart := getattr(found, "distance", None)) is not None:
-            distance.append(apart)
+        if found.distance is not None:
+            distance.append(found.distance)
         told(min(1.0, (start + engine.batch_size) / len(pixels)))
     scores = np.concatenate(logit).astype(np.float32)
     if not np.isfinite(scores).all():
