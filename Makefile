@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-all check format lock secrets clean
+.PHONY: help demo up test test-slow test-all train-real check format lock secrets clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do \
@@ -25,6 +25,10 @@ test-slow: $(VENV)/.dev ## Run the tests that take minutes
 
 test-all: $(VENV)/.dev ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+train-real: $(VENV)/.runtime ## Train from scratch on labelled slices, an hour or more: DATA=FOLDER PRESET=scratch
+	$(BIN)/ctbatch bench real-training $(DATA) --preset $(PRESET) $(ARGS)
+PRESET := scratch
 
 check: $(VENV)/.dev ## Lint, check formats, types, and which package imports which
 	$(BIN)/ruff check .

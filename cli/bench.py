@@ -58,3 +58,24 @@ def intake(slices: int, package: Path | None, as_json: bool) -> None:
     from cli.benchmarks.intake import run
 
     run(slices, package, as_json)
+
+
+@bench.command(name="real-training")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--preset", default="scratch", show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting of the preset.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Of the split, the weights and the order.")
+@click.option(
+    "--home", type=click.Path(file_okay=False, path_type=Path), help="Keep everything here; else it is thrown away."
+)
+@json_option
+def real_training(
+    path: Path, preset: str, settings: tuple[str, ...], seed: int, home: Path | None, as_json: bool
+) -> None:
+    """Train on labelled slices from beginning to end, and print what comes of it on groups that it never saw.
+
+    PATH is what `ctbatch datasets create --from` takes. With the preset scratch this takes an hour or more.
+    """
+    from cli.benchmarks.real_training import run
+
+    run(path, preset, settings, seed, home, as_json)

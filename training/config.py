@@ -102,6 +102,42 @@ _WIDE = Augment(
     text=0.1,
 )
 
+
+def _whole(name: str, size: int, epochs: int, rate: float, warmup: float) -> Stage:
+    """A stage in which everything learns."""
+    return Stage(
+        name=name,
+        unfreeze=ALL,
+        size=size,
+        epochs=epochs,
+        optimizer="adamw",
+        rate=rate,
+        schedule="cosine",
+        warmup=warmup,
+        weight_decay=0.05,
+        label_smoothing=0.05,
+        average=0.98,
+    )
+
+
+def _later(name: str, unfreeze: int, epochs: int, rate: float) -> Stage:
+    """A stage of the `default` preset: some layers learn, on six copies of each slice."""
+    return Stage(
+        name=name,
+        unfreeze=unfreeze,
+        epochs=epochs,
+        optimizer="adamw",
+        rate=rate,
+        schedule="cosine",
+        warmup=2,
+        weight_decay=1e-2,
+        label_smoothing=0.05,
+        patience=12,
+        average=0.98 if unfreeze else 0,
+        copies=6,
+    )
+
+
 _PRESETS = (
     # The recipe of the notebook that this project grew from.
     Config(
@@ -119,12 +155,9 @@ _PRESETS = (
         initial="imagenet",
         augment=_WIDE,
         stages=(
-            Stage(name="head", unfreeze=0, epochs=60, optimizer="adamw", schedule="cosine", warmup=2, weight_decay=1e-2,
-                  label_smoothing=0.05, patience=12, copies=6),
-            Stage(name="last-20", unfreeze=20, epochs=40, optimizer="adamw", rate=2e-4, schedule="cosine", warmup=2,
-                  weight_decay=1e-2, label_smoothing=0.05, patience=12, average=0.98, copies=6),
-            Stage(name="last-40", unfreeze=40, epochs=40, optimizer="adamw", rate=1e-4, schedule="cosine", warmup=2,
-                  weight_decay=1e-2, label_smoothing=0.05, patience=12, average=0.98, copies=6),
+            _later("head", 0, 60, 1e-3),
+            _later("last-20", 20, 40, 2e-4),
+            _later("last-40", 40, 40, 1e-4),
         ),
     ),
     # Small pictures teach most of it at a fraction of the time; the last epochs are at the size that is predicted at.
@@ -132,23 +165,21 @@ _PRESETS = (
         preset="scratch",
         augment=_WIDE,
         stages=(
-            Stage(name="small", unfreeze=ALL, size=128, epochs=36, optimizer="adamw", schedule="cosine", warmup=2,
-                  weight_decay=0.05, label_smoothing=0.05, average=0.995),
-            Stage(name="full", unfreeze=ALL, size=SIDE, epochs=5, optimizer="adamw", rate=2e-4, schedule="cosine",
-                  warmup=0.5, weight_decay=0.05, label_smoothing=0.05, average=0.99),
+            _whole("small", 96, 40, 1e-3, 2),
+            _whole("middle", 160, 12, 4e-4, 1),
+            _whole("full", SIDE, 5, 1.5e-4, 0.5),
         ),
     ),
     Config(
         preset="quick",
         augment=_GENTLE,
         stages=(
-            Stage(name="small", unfreeze=ALL, size=64, epochs=10, optimizer="adamw", schedule="cosine", warmup=1,
-                  weight_decay=0.05, label_smoothing=0.05, average=0.98),
-            Stage(name="full", unfreeze=ALL, size=SIDE, epochs=1, batch=16, optimizer="adamw", rate=2e-4,
-                  schedule="cosine", warmup=0.2, weight_decay=0.05, label_smoothing=0.05, average=0.95),
+            _whole("small", 64, 20, 1e-3, 1),
+            _whole("middle", 128, 3, 4e-4, 0.5),
+            _whole("full", SIDE, 1, 1e-4, 0.2),
         ),
     ),
-)  # fmt: skip
+)
 PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}
 
 

@@ -216,11 +216,11 @@ class _Fitting:
     def _epoch(self, epoch: int) -> None:
         started = time.monotonic()
         _reseed(self.model, seed_of(self.seed, epoch))
-        self.model.reset_metrics()
-        logs: dict[str, float] = {}
+        totals = np.zeros(2)
         for step, (inputs, labels) in enumerate(self.source.epoch(epoch), start=1):
-            logs = self.model.train_on_batch(_fed(inputs), labels, return_dict=True)  # means over the epoch so far
-            loss = float(logs["loss"])
+            logs = self.model.train_on_batch(_fed(inputs), labels, return_dict=True)
+            totals += float(logs["loss"]), float(logs["accuracy"])
+            loss, accuracy = totals / step
             if not np.isfinite(loss):
                 raise Diverged(
                     f"the loss is no number any more (stage {self.stage.name}, epoch {epoch + 1}, step {step}); "
@@ -229,8 +229,8 @@ class _Fitting:
             if self.average and step % AVERAGED_EVERY == 0:
                 self._add_to_average(epoch * self.steps + step)
             rate = step * self.stage.batch / (time.monotonic() - started)
-            self.watcher.step(self._at(epoch, step, loss, rate))
-        metrics = {name: float(value) for name, value in logs.items()} | {"rate": rate} | self._validate()
+            self.watcher.step(self._at(epoch, step, float(loss), rate))
+        metrics = {"loss": float(loss), "accuracy": float(accuracy), "rate": rate} | self._validate()
         record = EpochRecord(self.index, epoch, metrics, time.monotonic() - started)
         self.history.append(record)
         self.watcher.epoch(record)

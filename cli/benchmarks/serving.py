@@ -35,7 +35,7 @@ def serve(package: Path | None) -> Iterator[Bench]:
     """Run a ctbatch in a temporary home, with this package (or the one at hand) as champion."""
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
         package = package or _package_at_hand() or _demo_package(Path(folder) / "package")
-        _use_home(Path(folder) / "home")
+        use_home(Path(folder) / "home")
         migrate.upgrade()
         files = registry.store_package(package)
         with session_scope() as s:
@@ -53,7 +53,8 @@ def last_view(client: Client, job: Json) -> Json:
     return last
 
 
-def _use_home(home: Path) -> None:
+def use_home(home: Path) -> None:
+    """Work in this home from now on, on SQLite and a private broker whatever the environment says."""
     for name in ("DATABASE_URL", "CTBATCH_DATABASE_URL", "CELERY_BROKER_URL", "CTBATCH_BROKER_URL"):
         os.environ.pop(name, None)
     os.environ["CTBATCH_HOME"] = str(home)
