@@ -30,7 +30,8 @@ NETWORKS = {"keras.src.models.functional": "Functional", "keras.src.models.seque
 CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")  # what is written small is a function
 REACH_OUT = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "function",
              "StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}  # fmt: skip
-PLAIN = {"__keras_tensor__", "__tuple__", "__ellipsis__"}  # values in a configuration, made by no class
+# Values in a configuration, made by no class.
+PLAIN = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__slice__", "__ellipsis__", "__tuple__"}
 
 
 class HarmfulModel(Exception):

@@ -106,7 +106,7 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
     if not figures:
         return Gate(PENDING, **known, reasons=["the scores of one of the two are gone: they could not be compared"])
     found = objections(figures, known["sensitivity"], known["floor"])
-    notes = _unfair(champion, split)
+    notes = _unfair(s, version, champion, split)
     return Gate(REFUSED if found else PASSED, **known, reasons=found, notes=notes, figures=figures)
 
 
@@ -126,14 +126,22 @@ def _what_is_missing(evaluation: Evaluation | None, version: ModelVersion) -> li
     return [f"{version.label} is not evaluated on it yet"]
 
 
-def _unfair(champion: ModelVersion, split: Split) -> list[str]:
-    """The champion may know slices that are new to the candidate, which flatters the champion."""
-    theirs = champion.facts.get("split")
-    if not isinstance(theirs, dict) or theirs.get("id") == split.id:
-        return []
-    if str(theirs.get("dataset", "")).rpartition("/")[0] != split.dataset.name:
-        return []
-    return [f"{champion.label} was trained on another split of {split.dataset.name}: it may have seen these slices"]
+def _unfair(s: Session, candidate: ModelVersion, champion: ModelVersion, split: Split) -> list[str]:
+    """Who may know slices of the test part already, which flatters them: a champion, or what a candidate came from."""
+    labels = [each for each in candidate.facts.get("lineage", []) if isinstance(each, str)]
+    parents = [parent for each in labels if (parent := registry.find_version(s, each))]
+    knowing = dict.fromkeys(each.label for each in (champion, *parents) if _other_split(each, split))
+    return [
+        f"{each} was trained on another split of {split.dataset.name}: it may have seen these slices"
+        for each in knowing
+    ]
+
+
+def _other_split(version: ModelVersion, split: Split) -> bool:
+    known = version.facts.get("split")
+    if not isinstance(known, dict) or known.get("id") == split.id:
+        return False
+    return str(known.get("dataset", "")).rpartition("/")[0] == split.dataset.name
 
 
 def request_gate(s: Session, version: ModelVersion, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from db.models import Job, ModelVersion, Promotion, User
 from db.storage import storage
 
 MANIFEST = "package.json"
+NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class NoEarlierChampion(Exception):
@@ -109,11 +111,11 @@ def list_versions(s: Session) -> list[ModelVersion]:
 
 def find_version(s: Session, label: str) -> ModelVersion | None:
     """By `name/number`, or by id."""
-    if label.isdigit():
-        return s.get(ModelVersion, int(label))
-    name, _, number = label.rpartition("/")
-    if not number.isdigit():
+    name, slash, number = label.rpartition("/")
+    if not NUMBER.fullmatch(number):
         return None
+    if not slash:
+        return s.get(ModelVersion, int(number))
     return s.scalar(select(ModelVersion).where(ModelVersion.name == name, ModelVersion.number == int(number)))
 
 

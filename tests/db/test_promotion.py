@@ -194,7 +194,7 @@ def test_an_evaluation_that_failed_is_named_and_asked_for_once_more(models: Regi
         assert (again.id, again.state) == (asked.id, Work.READY)
 
 
-def test_a_champion_that_may_have_seen_the_slices_is_pointed_out(models: Registry) -> None:
+def test_a_champion_or_a_parent_that_may_have_seen_the_slices_is_pointed_out(models: Registry) -> None:
     with session_scope() as s:
         split = Split(dataset_id=models.dataset.id, rule="groups", seed=8, assignment={}, leaks={})
         s.add(split)
@@ -203,6 +203,10 @@ def test_a_champion_that_may_have_seen_the_slices_is_pointed_out(models: Registr
     promote_first(models, old)
     models.evaluate(new, 0.92)
     assert gate(new).notes == ["old/1 was trained on another split of site: it may have seen these slices"]
+    parent = models.add("parent", split={"id": split.id, "dataset": "site/1"})
+    child = models.add("child", lineage=["gone/1", parent.label])
+    models.evaluate(child, 0.92)
+    assert [note.split()[0] for note in gate(child).notes] == ["old/1", "parent/1"]
 
 
 def test_a_champion_that_changed_meanwhile_is_not_replaced_on_old_figures(models: Registry) -> None:
