@@ -94,7 +94,7 @@ class Gathered:
             self._waiting = []
 
     def compare(self, progress: Callable[[], None]) -> Similar:
-        """Find near-identical slices, number the clusters, and name a group by its cluster where none is known.
+        """Find near-identical slices and number the clusters; a slice without a group gets that of its cluster.
 
         What is given back counts slices by their place among different pixels, which `first_of_pixels` names.
         """
@@ -102,10 +102,13 @@ class Gathered:
         labels = np.array([item.label for item in firsts], np.int64)
         means = np.array(self._means, np.uint8).reshape(len(firsts), -1)
         similar = find_similar(np.array(self._hashes, np.uint64), means, labels, progress)
+        group_of: dict[int | None, str] = {}
         for item in self.slices:
-            first = firsts[int(similar.cluster[self._unique[item.pixels_sha256 or ""]])]
-            item.cluster = first.row
-            item.group = item.group or f"near-{first.row}"
+            item.cluster = firsts[int(similar.cluster[self._unique[item.pixels_sha256 or ""]])].row
+            if item.group:
+                group_of.setdefault(item.cluster, item.group)
+        for item in self.slices:
+            item.group = item.group or group_of.get(item.cluster, f"near-{item.cluster}")
         return similar
 
     def first_of_pixels(self) -> list[Item]:

@@ -98,12 +98,13 @@ def _judge(facts: dict[str, dict[str, float]]) -> dict[str, Any]:
     visible = {fact: score for fact, score in facts.items() if fact not in (NAME, "all and name")}
     best = max(visible, key=lambda fact: visible[fact]["auc"])
     auc, accuracy = visible[best]["auc"], visible[best]["balanced_accuracy"]
-    told = "the format, mode and size of a file" if best == "all" else f"the {best} of a file"
+    told = "format, mode, size and bytes of a file together" if best == "all" else f"the {best} of a file alone"
+    tell, say = ("tell", "say") if best == "all" else ("tells", "says")
     figures = f"(AUC {auc:.2f}, balanced accuracy {accuracy:.2f}, on groups not seen)"
     if auc >= STRONG:
-        verdict = f"a shortcut: {told} alone tells the class {figures}; a network may learn that instead of disease"
+        verdict = f"a shortcut: {told} {tell} the class {figures}; a network may learn that instead of disease"
     elif auc >= WEAK:
-        verdict = f"a weak shortcut: {told} alone says something of the class {figures}"
+        verdict = f"a weak shortcut: {told} {say} something of the class {figures}"
     else:
         verdict = f"no shortcut: the facts of a file alone do not tell the class {figures}"
     if facts[NAME]["auc"] >= STRONG:

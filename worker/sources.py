@@ -76,29 +76,39 @@ def _stem(filename: str) -> str:
 def label_files(files: Sequence[File], labels_sha256: str | None) -> tuple[dict[int, Known], str]:
     """What is known of files by their place in the list, and from where, in words.
 
-    By the CSV that came; else by the one that lies among the files; else by class folders. Raises BadLabels,
-    NotBuildable (no label is known, or those of one class only), FileMissing.
+    By the CSV that came, for all; else source by source, by the CSV that lies among its files or by class folders.
+    Raises BadLabels, NotBuildable (no label is known, or those of one class only), FileMissing.
     """
-    tables = [file for file in files if file.table is not None]
     if labels_sha256 is not None:
-        known, origin = (
-            by_csv(read_csv(storage().local_path(labels_sha256).read_bytes()), _names(files)),
-            "the CSV that was sent",
-        )
-    elif len(tables) == 1:
-        known, origin = by_csv(read_csv(tables[0].table or b""), _names(files)), f"{tables[0].name} among the files"
-    elif tables:
-        those = " and ".join(table.name for table in tables[:2])
-        raise BadLabels(f"there are {len(tables)} files of labels ({those}); send the one that counts as labels")
+        lines = read_csv(storage().local_path(labels_sha256).read_bytes())
+        known, origin = by_csv(lines, [file.name for file in files]), "the CSV that was sent"
     else:
-        found = ((place, class_of_path(file.path)) for place, file in enumerate(files))
-        known, origin = {place: Known(label) for place, label in found if label is not None}, "class folders"
+        by_source: dict[int, list[int]] = {}
+        for place, file in enumerate(files):
+            by_source.setdefault(file.source, []).append(place)
+        known, origins = {}, []
+        for places in by_source.values():
+            found, origin = _label_source([files[place] for place in places])
+            known |= {places[at]: one for at, one in found.items()}
+            origins.append(origin)
+        origin = " and ".join(dict.fromkeys(origins))
     _check_classes({one.label for one in known.values()}, origin, len(files))
     return known, origin
 
 
-def _names(files: Sequence[File]) -> list[str]:
-    return [file.name for file in files]
+def _label_source(files: Sequence[File]) -> tuple[dict[int, Known], str]:
+    tables = [file for file in files if file.table is not None]
+    if len(tables) > 1:
+        those = " and ".join(table.name for table in tables[:2])
+        raise BadLabels(f"there are {len(tables)} files of labels ({those}); send the one that counts as labels")
+    if not tables:
+        found = ((place, class_of_path(file.path)) for place, file in enumerate(files))
+        return {place: Known(label) for place, label in found if label is not None}, "class folders"
+    [table] = tables
+    try:
+        return by_csv(read_csv(table.table or b""), [file.name for file in files]), f"{table.name} among the files"
+    except BadLabels as error:
+        raise BadLabels(f"{table.name}: {error}") from error
 
 
 def _check_classes(labels: set[int], origin: str, count: int) -> None:

@@ -138,12 +138,28 @@ def test_a_csv_tells_label_group_and_part(make: Make) -> None:
     assert found.report["left_out"]["no_label"]["examples"] == ["a/3.png"]
 
 
+def test_a_slice_without_a_group_joins_that_of_its_near_identical_one(make: Make) -> None:
+    entries = {"0.png": png(0), "1.png": png(1), "again.jpg": again(png(1)), "2.png": png(2)}
+    found = make(entries, HEAD + "0.png,0,p\n1.png,1,q\nagain.jpg,1,\n2.png,1,\n")
+    assert [each.group for each in slices_of(found)] == ["p", "q", "q", "near-3"]
+    assert found.report["groups_from"] == {"CSV": 2, "near-identical slices": 2}
+
+
 def test_a_csv_among_the_files_is_used_and_is_no_slice(make: Make) -> None:
     entries = two_classes(2) | {"set/groups.csv": (HEAD + "COVID/0.png,1,p\nnon-COVID/0.png,0,q\n").encode()}
     found = make(entries)
     assert found.report["labels_from"] == "set/groups.csv among the files"
     assert found.counts == {"COVID": 1, "non-COVID": 1, "rejected": 2}
     assert make(two_classes(2) | {"set/labels.csv": b"id,age\n1,2\n"}).report["labels_from"] == "class folders"
+
+
+def test_each_archive_is_labelled_by_its_own_csv_or_its_folders(make: Make) -> None:
+    one = {"x/0.png": png(1), "x/1.png": png(2), "labels.csv": b"file,label\n0.png,1\n1.png,0\n"}
+    found = make({"one.zip": one, "two.zip": {"COVID/0.png": png(3), "normal/1.png": png(4)}})
+    assert found.report["labels_from"] == "one/labels.csv among the files and class folders"
+    assert found.counts == {"COVID": 2, "non-COVID": 2, "rejected": 0}
+    broken = make({"one.zip": one | {"x/labels.csv": b"", "labels.csv": b"file,label\n9.png,1\n"}})
+    assert broken.error == "labels.csv: the labels file names files that are not there: 9.png (line 2)"
 
 
 def test_a_dicom_study_is_a_group_and_names_no_patient(make: Make) -> None:
@@ -275,6 +291,7 @@ def test_a_worker_killed_before_the_end_leaves_a_dataset_that_another_builds(ask
     dataset = ask(two_classes())
     environment = os.environ | {
         "CTBATCH_CRASH_AT": "before-dataset-commit",
+        "CTBATCH_DECODERS": "1",
         "CTBATCH_HOME": str(settings.home),
         "DATABASE_URL": settings.database_url,
         "CELERY_BROKER_URL": settings.broker_url,
