@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from db import evaluations, promotion, registry
+from db import broker, evaluations, promotion, registry
 from db.base import read_scope, session_scope
 from db.evaluations import EvaluationView
 from db.models import Dataset, Evaluation, ModelVersion, Split, Work
@@ -81,6 +81,7 @@ def test_a_version_is_measured_on_a_whole_dataset(add_version: AddVersion, datas
 def test_scores_are_in_the_order_of_the_rows_of_the_part(add_version: AddVersion, dataset: Dataset) -> None:
     version, split = add_version(), add_split(dataset)
     whole, part = ask(version, dataset), ask(version, dataset, split, "test")
+    assert evaluate.name == broker.evaluate_hint(part).task
     evaluate(id=0)  # the task: whichever waits longest
     evaluate(id=0)
     with read_scope() as s:
