@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 
 from db import datasets, jobs, leases
 from db.base import from_now, read_scope, session_scope
-from db.datasets import CLASSES, PARTS, DatasetError, Row
+from db.datasets import PARTS, DatasetError, Row
 from db.jobs import ReceivedFile
 from db.labelled import Placed
 from db.leases import Claim, StaleClaim
@@ -88,10 +88,10 @@ def test_versions_of_a_name_are_numbered_and_found() -> None:
         assert [each.title for each in datasets.list_datasets(s)] == ["other/1", "site/2", "site/1"]
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "12", "../x", "a b", "x" * 65, "ä"])
-def test_a_name_that_cannot_be_is_refused(name: str) -> None:
-    with pytest.raises(DatasetError, match="name"):
-        ask(name)
+def test_a_name_that_cannot_be_is_refused() -> None:
+    for name in ("", "a/b", "12", "../x", "a b", "x" * 65, "ä", "a\n"):
+        with pytest.raises(DatasetError, match="name"):
+            ask(name)
 
 
 def test_a_dataset_of_nothing_is_refused() -> None:
@@ -204,11 +204,11 @@ def test_two_who_ask_at_once_get_one_split() -> None:
     assert len(set(made)) == 1
 
 
-@pytest.mark.parametrize("fractions", [(0.5, 0.2, 0.2), (1.0, 0.0, 0.0), (1.2, -0.4, 0.2)])
-def test_fractions_that_are_none_are_refused(fractions: tuple[float, float, float]) -> None:
+def test_fractions_that_are_none_are_refused() -> None:
     dataset = built(many(6, 2))
-    with pytest.raises(DatasetError, match="fractions"):
-        split_of(dataset, fractions=fractions)
+    for fractions in ((0.5, 0.2, 0.2), (1.0, 0.0, 0.0), (1.2, -0.4, 0.2)):
+        with pytest.raises(DatasetError, match="fractions"):
+            split_of(dataset, fractions=fractions)
 
 
 def test_groups_that_share_a_near_identical_slice_stay_together() -> None:
@@ -396,7 +396,3 @@ def test_only_jobs_with_reviews_make_a_dataset(ann: User) -> None:
             make(*job_ids)
     review(ids[0], ann, 1)
     assert make(job.id, job.id).sources == [{"job": job.id}]
-
-
-def test_classes_are_named_once() -> None:
-    assert CLASSES == {1: "COVID", 0: "non-COVID"}
