@@ -10,8 +10,8 @@ training of the candidate saw. The candidate is refused
 - when it is worse than the champion beyond chance: the whole 95 % interval of the difference in AUC, accuracy or
   sensitivity, by resampling the same groups for both, is below nought.
 
-Where there is no champion, or the candidate has no test part here (it was imported, or is the demo), there is nothing
-to compare on, and the promotion needs a reason. An admin may override a refusal with a reason.
+Where there is no champion, or the candidate has no test part here (it was imported, or is the demo), or one of a single
+group, there is nothing to compare on, and the promotion needs a reason. An admin may override a refusal with a reason.
 """
 
 from collections.abc import Mapping
@@ -107,7 +107,10 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
         return Gate(PENDING, **known, reasons=["the scores of one of the two are gone: they could not be compared"])
     found = objections(figures, known["sensitivity"], known["floor"])
     notes = _unfair(s, version, champion, split)
-    return Gate(REFUSED if found else PASSED, **known, reasons=found, notes=notes, figures=figures)
+    verdict = REFUSED if found else PASSED
+    if not found and all(figures[name]["low"] is None for name in NOT_WORSE_IN):
+        verdict, found = NOTHING, ["the test part is one group, which tells nothing of others"]
+    return Gate(verdict, **known, reasons=found, notes=notes, figures=figures)
 
 
 def _measured(own: Evaluation) -> dict[str, Any]:

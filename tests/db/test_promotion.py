@@ -144,6 +144,15 @@ def test_a_candidate_that_is_worse_is_refused_unless_an_admin_says_why(models: R
     assert kept.created_at is not None
 
 
+def test_a_test_part_of_one_group_is_nothing_to_compare_on(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92, {name: pair(None, None) for name in EVEN})
+    assert gate(new).verdict == promotion.NOTHING
+    with pytest.raises(GateClosed, match="the test part is one group"):
+        promote(new)
+
+
 def test_a_version_has_its_own_floor(models: Registry) -> None:
     old, new = models.add("old"), models.add("new", floor=0.95)
     promote_first(models, old)
