@@ -30,8 +30,8 @@ def split_of(
 ) -> Split:
     """The split of a dataset into train, validation and test; made at the first asking, the same for the same seed.
 
-    Where the CSV named a part for each slice that is the split, whatever the seed. Raises DatasetError: the dataset is
-    not ready, fractions that are none, or a part would lack a class.
+    Where the CSV named a part for each slice that is the split, whatever the seed. Needs a writing transaction. Raises
+    DatasetError: the dataset is not ready, fractions that are none, or a part would lack a class.
     """
     if dataset.state != Work.DONE:
         raise DatasetError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
@@ -44,6 +44,11 @@ def split_of(
     seed = 0 if given else seed
     found = s.scalar(select(Split).where(Split.dataset_id == dataset.id, Split.rule == rule, Split.seed == seed))
     return found or _make(s, dataset, slices, rule, seed, fractions)
+
+
+def splits_of(s: Session, dataset: Dataset) -> list[Split]:
+    """The splits of a dataset that were made so far, the newest first."""
+    return list(s.scalars(select(Split).where(Split.dataset_id == dataset.id).order_by(Split.id.desc())))
 
 
 def _make(

@@ -27,6 +27,14 @@ READING = 0.9  # of the whole; comparing and reporting are the rest
 NOTE_SECONDS = 1.0  # between two notes of the progress
 
 
+def ingest_next(worker: str) -> bool:
+    """Unpack the upload whose turn it is; if there is none, build the dataset whose turn it is; False if neither is.
+
+    Whatever a message of the ingest queue is about, it makes a worker do the next thing there is.
+    """
+    return unpack_next(worker) or build_next(worker)
+
+
 def build_next(worker: str) -> bool:
     """Claim the dataset whose turn it is and build it; False if there is none."""
     with session_scope() as s:

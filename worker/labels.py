@@ -63,7 +63,7 @@ def _class_of_word(word: str) -> int | None:
 def class_of_path(path: str) -> int | None:
     """The class that the nearest class folder on a file's path names. `0` and `1` are asked last: in the folder of a
     class they may number patients."""
-    folders = path.split("/")[-2::-1]
+    folders = path.replace("\\", "/").split("/")[-2::-1]
     found = [*map(_class_of_word, folders), *map(_NUMBERS.get, folders)]
     return next((label for label in found if label is not None), None)
 

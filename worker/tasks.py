@@ -6,18 +6,18 @@ from worker.process import worker_name
 
 @app.task(name="unpack-upload")
 def unpack_upload(id: int) -> None:
-    """Unpack the upload whose turn it is."""
-    from worker.ingest import unpack_next
+    """Unpack the upload whose turn it is, or build a dataset."""
+    from worker.datasets import ingest_next
 
-    unpack_next(worker_name())
+    ingest_next(worker_name())
 
 
 @app.task(name="build-dataset")
 def build_dataset(id: int) -> None:
-    """Build the dataset whose turn it is."""
-    from worker.datasets import build_next
+    """Unpack the upload whose turn it is, or build a dataset."""
+    from worker.datasets import ingest_next
 
-    build_next(worker_name())
+    ingest_next(worker_name())
 
 
 @app.task(name="predict-chunk")

@@ -24,7 +24,7 @@ from db.storage import storage
 from tests.worker.conftest import Submit, png, zip_of
 from tests.worker.imaging.samples import dicom
 from worker import ingest, sweep
-from worker.datasets import MAX_ATTEMPTS, build_next
+from worker.datasets import MAX_ATTEMPTS, build_next, ingest_next
 from worker.imaging.prepare import Prepared
 
 PROJECT = Path(__file__).parents[2]
@@ -333,6 +333,10 @@ def test_uploads_that_came_meanwhile_go_first(
     ask: Ask, owner: User, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = ask(two_classes())
+    first = submit(owner, {"b.png": png(2)})
+    assert ingest_next("w")
+    with read_scope() as s:
+        assert s.get_one(Job, first.id).unpacked_at is not None
     job = submit(owner, {"a.png": png(1)})
     finished: list[str] = []
     monkeypatch.setattr(datasets, "finish_dataset", _noting(datasets.finish_dataset, "dataset", finished))
@@ -342,6 +346,10 @@ def test_uploads_that_came_meanwhile_go_first(
     assert view(dataset).state == "ready"
     with read_scope() as s:
         assert s.get_one(Job, job.id).unpacked_at is not None
+    other = ask(two_classes())
+    assert ingest_next("w")
+    assert view(other).state == "ready"
+    assert not ingest_next("w")
 
 
 def _noting(function: Callable[..., Any], name: str, into: list[str]) -> Callable[..., Any]:

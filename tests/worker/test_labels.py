@@ -23,6 +23,7 @@ HEAD = b"file,label,group\n"
         ("Healthy/a.png", 0),
         ("negative/deep/er/a.png", 0),
         ("0/a.png", 0),
+        ("set\\COVID\\a.png", 1),
         ("COVID.png", None),  # a file's own name tells nothing
         ("10/a.png", None),
         ("covidlike/a.png", None),
