@@ -17,9 +17,9 @@ from db.jobs import ReceivedFile
 from db.labelled import CLASSES, PARTS, DatasetError, Row, rows_of
 from db.leases import Claim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Series, Slice, User, Work
-from db.splits import split_of, splits_of
+from db.splits import split_of
 
-__all__ = ["CLASSES", "PARTS", "DatasetError", "DatasetView", "Row", "rows_of", "split_of", "splits_of"]
+__all__ = ["CLASSES", "PARTS", "DatasetError", "DatasetView", "Row", "rows_of", "split_of"]
 
 NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 ROWS_A_STATEMENT = 5_000

@@ -46,11 +46,6 @@ def split_of(
     return found or _make(s, dataset, slices, rule, seed, fractions)
 
 
-def splits_of(s: Session, dataset: Dataset) -> list[Split]:
-    """The splits of a dataset that were made so far, the newest first."""
-    return list(s.scalars(select(Split).where(Split.dataset_id == dataset.id).order_by(Split.id.desc())))
-
-
 def _make(
     s: Session, dataset: Dataset, slices: list[Placed], rule: str, seed: int, fractions: tuple[float, float, float]
 ) -> Split:
