@@ -226,8 +226,8 @@ class _Fitting:
                     f"the loss is no number any more (stage {self.stage.name}, epoch {epoch + 1}, step {step}); "
                     f"lower the rate of learning: --set stages.{self.stage.name}.rate={self.stage.rate / 10:g}"
                 )
-            if self.average and step % AVERAGED_EVERY == 0:
-                self._add_to_average(epoch * self.steps + step)
+            if self.average and (done := epoch * self.steps + step) % AVERAGED_EVERY == 0:
+                self._add_to_average(done)
             rate = step * self.stage.batch / (time.monotonic() - started)
             self.watcher.step(self._at(epoch, step, float(loss), rate))
         metrics = {"loss": float(loss), "accuracy": float(accuracy), "rate": rate} | self._validate()
@@ -309,7 +309,6 @@ def _optimizer(stage: Stage, steps: int) -> Any:
 
 def _reseed(model: Any, seed: int) -> None:
     """Let dropout draw the same in this epoch, whether or not the run was interrupted before it."""
-    for number, layer in enumerate(model.layers):
-        generator = getattr(layer, "seed_generator", None)
-        if generator is not None:
-            generator.state.assign(np.array([seed, number], np.uint32))
+    generators = [layer.seed_generator for layer in model.layers if getattr(layer, "seed_generator", None) is not None]
+    for number, generator in enumerate(generators):
+        generator.state.assign(np.array([seed, number], np.uint32))

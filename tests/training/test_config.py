@@ -1,0 +1,62 @@
+"""Presets are the recipes they are named for, and single settings are changed by name."""
+
+import pytest
+
+from training.config import ALL, PRESETS, ConfigError, preset, with_settings
+
+
+def test_seed_is_the_recipe_of_the_original_notebook():
+    stages = preset("seed").stages
+    assert [(s.unfreeze, s.epochs) for s in stages] == [(0, 100), (20, 60), (40, 80)]
+    assert {s.optimizer for s in stages} == {"adam"}
+    assert all(s.patience for s in stages)
+    augment = preset("seed").augment
+    assert all((augment.rotation, augment.shift, augment.shear, augment.zoom, augment.flip))
+    assert preset("seed").initial == "imagenet"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_ends_at_the_size_that_is_predicted_at(name):
+    assert PRESETS[name].stages[-1].size == 224
+
+
+@pytest.mark.parametrize("name", ["default", "scratch"])
+def test_what_widens_the_network_is_part_of_it(name):
+    augment = preset(name).augment
+    assert all((augment.gamma, augment.blur, augment.noise, augment.jpeg, augment.border, augment.text))
+
+
+def test_nothing_is_frozen_from_scratch():
+    assert preset("scratch").initial == "none"
+    assert {s.unfreeze for s in preset("scratch").stages} == {ALL}
+
+
+def test_settings_are_changed_by_name():
+    config = with_settings(
+        preset("seed"), ["stages.head.epochs=3", "augment.flip=false", "threshold=sensitivity>=0.95"]
+    )
+    assert (config.stages[0].epochs, config.augment.flip, config.threshold) == (3, False, "sensitivity>=0.95")
+    assert config.stages[1] == preset("seed").stages[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("epochs", "write key=value"),
+        ("stages.tail.epochs=3", "there is no 'tail' here; there are head, last-20, last-40"),
+        ("stages.head.colour=3", "there is no 'colour' here"),
+        ("stages.head.epochs=0", "stages.0.epochs: Input should be greater than or equal to 1"),
+        ("stages.head.size=100", "multiple of 32"),
+        ("augment.flip.more=1", "there is no 'more' here"),
+        ("initial=somewhere", "initial: "),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_in_one_line(setting, told):
+    with pytest.raises(ConfigError, match=told) as refused:
+        with_settings(preset("seed"), [setting])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_preset_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="there are seed, default, scratch, quick"):
+        preset("fast")

@@ -1,0 +1,200 @@
+"""Training can be watched, stopped and taken up again, and computes frozen layers once without changing a thing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.config import Augment, Config, Stage
+from training.dataset import Labelled
+
+SIDE = 32
+
+
+def labelled(count: int, seed: int) -> Labelled:
+    """Noise, brighter for the positive half."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) % 2).astype(np.uint8)
+    pixels = (rng.integers(0, 156, (count, SIDE, SIDE)) + 100 * labels[:, None, None]).astype(np.uint8)
+    return Labelled(pixels, labels, [f"g{i}" for i in range(count)])
+
+
+def config(*stages: Stage) -> Config:
+    return Config(
+        preset="test", augment=Augment(flip=True, shift=0.1, noise=5), stages=stages, hidden=8, precision="float32"
+    )
+
+
+def stage(unfreeze: int, **values: Any) -> Stage:
+    return Stage(
+        **(
+            {
+                "name": f"last-{max(unfreeze, 0)}",
+                "unfreeze": unfreeze,
+                "epochs": 3,
+                "batch": 8,
+                "size": SIDE,
+                "copies": 2,
+            }
+            | values
+        )
+    )
+
+
+@pytest.fixture
+def data() -> Any:
+    from training.fit import Data
+
+    return Data(labelled(24, 1), labelled(12, 2))
+
+
+@pytest.fixture
+def network() -> Any:
+    from training.network import build_network
+
+    return build_network(SIDE, hidden=8, seed=3)
+
+
+class Recorder:
+    """Watches a run; ends it after some epochs, as a dead worker would."""
+
+    def __init__(self, epochs: int = 99) -> None:
+        self.left, self.losses, self.last, self.steps = epochs, [], None, 0
+
+    def step(self, at: Any) -> None:
+        self.steps += 1
+
+    def epoch(self, record: Any) -> None:
+        self.losses.append((record.metrics["loss"], record.metrics["val_loss"]))
+
+    def checkpoint(self, make: Callable[[], Any]) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.last = make()
+            raise InterruptedError
+
+    def stopped(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("unfreeze", [0, 20, 40])
+def test_frozen_layers_computed_once_give_the_same_losses(unfreeze, data, network, tmp_path):
+    from training.fit import fit
+
+    weights = network.get_weights()
+    found = {}
+    for cached in (True, False):
+        network.set_weights(weights)
+        recorder = Recorder()
+        fit(network, config(stage(unfreeze)), data, seed=1, folder=tmp_path, watcher=recorder, cached=cached)
+        found[cached] = np.array(recorder.losses)
+    assert np.abs(found[True] - found[False]).max() < 1e-4
+    assert len(found[True]) == 3
+    assert np.ptp(found[True][:, 0]) > 1e-3, "it learned nothing, so the comparison says nothing"
+    assert list(tmp_path.iterdir()) == [], "features are left behind"
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path):
+    from training.fit import fit
+
+    weights = network.get_weights()
+    plan = config(stage(0, epochs=2), stage(20, epochs=4, optimizer="adamw", schedule="cosine", average=0.5))
+    whole = Recorder()
+    fit(network, plan, data, seed=1, folder=tmp_path, watcher=whole)
+    expected = network.get_weights()
+
+    network.set_weights(weights)
+    first = Recorder(epochs=4)  # dies after the second epoch of the second stage
+    with pytest.raises(InterruptedError):
+        fit(network, plan, data, seed=1, folder=tmp_path, watcher=first)
+    network.set_weights(weights)  # another process, with nothing but the checkpoint
+    second = Recorder()
+    outcome = fit(network, plan, data, seed=1, folder=tmp_path, watcher=second, resume=first.last)
+
+    assert len(second.losses) == 2
+    assert np.abs(np.array(first.losses + second.losses) - np.array(whole.losses)).max() < 1e-5
+    assert len(outcome.history) == 6
+    assert max(np.abs(a - b).max() for a, b in zip(network.get_weights(), expected, strict=True)) < 1e-4
+
+
+def test_a_checkpoint_comes_back_from_storage_whole(settings, data, network, tmp_path):
+    from training import checkpoints
+    from training.fit import fit
+
+    recorder = Recorder(epochs=2)
+    with pytest.raises(InterruptedError):
+        fit(network, config(stage(0, average=0.5)), data, seed=1, folder=tmp_path, watcher=recorder)
+    kept = checkpoints.write(recorder.last, {})
+    found = checkpoints.read(kept)
+    assert found.facts() == recorder.last.facts()
+    for name, arrays in recorder.last.arrays.items():
+        assert all(np.array_equal(a, b) for a, b in zip(arrays, found.arrays[name], strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(found.network, recorder.last.network, strict=True))
+    again = checkpoints.write(replace(recorder.last, epoch=2), kept)
+    assert again["files"]["network.npz"] == kept["files"]["network.npz"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_path):
+    from training.fit import Diverged, fit
+
+    wild = config(stage(20, rate=1.0, optimizer="adam", epochs=30))
+    kernel = network.get_layer("output").kernel
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+    with pytest.raises(Diverged, match=r"--set stages\.last-20\.rate=0\.1"):
+        fit(network, wild, data, seed=1, folder=tmp_path)
+
+
+def test_a_stage_ends_when_nothing_gets_better(data, network, tmp_path):
+    from training.fit import fit
+
+    recorder = Recorder()
+    still = config(stage(0, rate=1e-30, epochs=50, patience=3))
+    history = fit(network, still, data, seed=1, folder=tmp_path, watcher=recorder).history
+    assert len(history) == 4, "the first epoch is the best, and three that are no better follow it"
+
+
+def test_the_best_epoch_is_kept(data, network, tmp_path):
+    from training.fit import fit
+
+    history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path).history
+    logit = network.predict(data.validation.pixels[..., None], verbose=0)["logit"].astype(np.float64)
+    loss = np.logaddexp(0, -np.where(data.validation.labels == 1, logit, -logit)).mean()
+    assert loss == pytest.approx(min(record.metrics["val_loss"] for record in history), abs=1e-4)
+
+
+def test_stopping_keeps_what_was_learned(data, network, tmp_path):
+    from training.fit import Watcher, fit
+
+    class Stops(Watcher):
+        epochs = 0
+
+        def epoch(self, record):
+            self.epochs += 1
+
+        def stopped(self):
+            return self.epochs >= 1
+
+    watcher = Stops()
+    before = network.get_layer("hidden").get_weights()[0].copy()
+    fit(network, config(stage(0, epochs=50), stage(20, epochs=50)), data, seed=1, folder=tmp_path, watcher=watcher)
+    assert watcher.epochs == 1
+    assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
+
+
+def test_everything_learns_at_another_size(data, tmp_path: Path):
+    """The whole network, with fused normalisation, from 32² up to the network's own 64²."""
+    from training.fit import fit
+    from training.network import build_network
+
+    network = build_network(64, hidden=8, seed=3)
+    before = network.get_layer("conv1_conv").get_weights()[0].copy()
+    statistics = network.get_layer("conv1_bn").get_weights()[2].copy()
+    recorder = Recorder()
+    fit(network, config(stage(-1, epochs=2, average=0.5)), data, seed=1, folder=tmp_path, watcher=recorder)
+    assert np.isfinite(recorder.losses).all()
+    assert recorder.steps == 6
+    assert not np.array_equal(before, network.get_layer("conv1_conv").get_weights()[0])
+    assert not np.array_equal(statistics, network.get_layer("conv1_bn").get_weights()[2])
