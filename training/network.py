@@ -10,13 +10,11 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from training.weights import WeightsError, take_over
+
 # The mean of ImageNet's blue, green and red, as ResNet50's own preprocessing subtracts ("caffe" mode of
 # keras.applications.imagenet_utils). A grey slice has three equal channels, so turning RGB into BGR is the identity.
 IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
-
-
-class WeightsError(RuntimeError):
-    """The initial weights that were asked for cannot be had; the message says what to do instead."""
 
 
 def build_network(
@@ -29,8 +27,7 @@ def build_network(
 ) -> keras.Model:
     """Build `uint8[n,size,size,1] -> {"logit": float32[n], "cam": float32[n,c,c]}` with `c = size / 32`.
 
-    `weights` is None (random), "imagenet" (Keras downloads them), or a file: ResNet50 weights without the top
-    (`.weights.h5` or `.h5`), or a whole `.keras` model made by this function, whose head is taken too.
+    `weights` is None (random), "imagenet" (Keras downloads them), or a file: see `weights.take_over`.
 
     The weights do not depend on `size`: those of a network trained at one size fit a network of another.
 
@@ -46,11 +43,11 @@ def build_network(
     grey = layers.Concatenate(name="grey_to_rgb")([slices, slices, slices])
     offset = [-mean for mean in IMAGENET_MEAN_BGR]
     normalised = layers.Rescaling(1.0, offset=offset, dtype="float32", name="imagenet_mean")(grey)
-    base = _resnet50(normalised, weights)
+    base = _resnet50(normalised, weights == "imagenet")
     logit, cam = _head(base.output, hidden, dropout)
     model = keras.Model(slices, {"logit": logit, "cam": cam}, name="ctbatch_resnet50")
-    if _is_whole_model(weights):
-        _copy_weights(Path(str(weights)), model)
+    if weights is not None and weights != "imagenet":
+        take_over(model, Path(weights))
     return model
 
 
@@ -61,23 +58,20 @@ def start_residuals_at_zero(network: keras.Model) -> None:
             layer.gamma.assign(layer.gamma * 0)
 
 
-def _is_whole_model(weights: str | Path | None) -> bool:
-    return weights is not None and Path(weights).suffix == ".keras"
-
-
-def _resnet50(images: Any, weights: str | Path | None) -> keras.Model:
+def _resnet50(images: Any, pretrained: bool) -> keras.Model:
     """ResNet50 without its top, on already normalised `float32[n,s,s,3]`."""
-    source = None if weights is None or _is_whole_model(weights) else str(weights)
-    if source not in (None, "imagenet") and not Path(source).is_file():
-        raise WeightsError(f"there is no weights file {source}")
     try:
-        return keras.applications.ResNet50(include_top=False, weights=source, input_tensor=images)
-    except Exception as error:  # Keras raises bare Exception for a failed download, ValueError/OSError for a bad file
-        if source == "imagenet":
-            raise WeightsError(
-                "ResNet50's ImageNet weights could not be downloaded; give a weights file, or none"
-            ) from error
-        raise WeightsError(f"{source} does not hold ResNet50 weights without the top: {error}") from error
+        return keras.applications.ResNet50(
+            include_top=False, weights="imagenet" if pretrained else None, input_tensor=images
+        )
+    except Exception as error:  # Keras raises bare Exception for a failed download
+        if not pretrained:
+            raise
+        raise WeightsError(
+            "ResNet50's ImageNet weights could not be downloaded. On a machine with a network, fetch "
+            "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 from Keras's applications and start from that file "
+            "(--from FILE); or train without pretrained weights (--preset scratch)"
+        ) from error
 
 
 def _head(features: Any, hidden: int, dropout: float) -> tuple[Any, Any]:
@@ -102,11 +96,3 @@ def _head(features: Any, hidden: int, dropout: float) -> tuple[Any, Any]:
     gated = ops.multiply(ops.subtract(dense(features), bias), gate)
     evidence = ops.subtract(output(gated), output(ops.zeros_like(gated)))
     return logit, ops.relu(ops.squeeze(evidence, axis=-1))
-
-
-def _copy_weights(path: Path, model: keras.Model) -> None:
-    """Take all weights of the saved model at `path`, which this module built, at whatever size."""
-    try:
-        model.set_weights(keras.models.load_model(path, compile=False).get_weights())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} does not hold a model of this shape: {error}") from error

@@ -34,33 +34,3 @@ def test_side_that_does_not_fit_is_refused(size: int) -> None:
 
     with pytest.raises(ValueError, match="multiple of 32"):
         build_network(size)
-
-
-def test_missing_weights_file_is_said(tmp_path: object) -> None:
-    from training.network import WeightsError, build_network
-
-    with pytest.raises(WeightsError, match="no weights file"):
-        build_network(64, weights=f"{tmp_path}/absent.h5")
-
-
-def test_weights_of_a_file_are_taken_whole(tmp_path: object) -> None:
-    from training.network import build_network
-
-    first = build_network(64, seed=1)
-    path = f"{tmp_path}/first.keras"
-    first.save(path)
-    second = build_network(96, weights=path, seed=2)
-    for one, two in zip(first.get_weights(), second.get_weights(), strict=True):
-        assert np.array_equal(one, two)
-
-
-@pytest.mark.filterwarnings("ignore:Skipping nested container")
-def test_another_architecture_is_refused(tmp_path: object) -> None:
-    import keras
-
-    from training.network import WeightsError, build_network
-
-    path = f"{tmp_path}/other.weights.h5"
-    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(path)
-    with pytest.raises(WeightsError):
-        build_network(64, weights=path)
