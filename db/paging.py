@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 T = TypeVar("T")
 
 
@@ -46,3 +49,16 @@ def _fits(value: Any, type_: type) -> bool:
     if type(value) is int:
         return type_ in (int, float) and abs(value) < 2**63
     return type(value) is float and type_ is float and math.isfinite(value)
+
+
+def newest_first(s: Session, model: type[T], cursor: str | None, limit: int) -> Page[T]:
+    """A page of a table whose ids count up, the newest row first. Raises BadCursor."""
+    table: Any = model
+    query = select(table).order_by(table.id.desc()).limit(limit + 1)
+    if cursor is not None:
+        (before,) = decode(cursor, int)
+        if not 0 < before < 2**31:  # PostgreSQL's INTEGER
+            raise BadCursor("not a cursor of this server")
+        query = query.where(table.id < before)
+    rows = list(s.scalars(query))
+    return Page(rows[:limit], encode(rows[limit - 1].id) if len(rows) > limit else None)

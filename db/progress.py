@@ -17,7 +17,10 @@ RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
 @dataclass(frozen=True)
 class JobView:
-    """A job as people and the API see it. `rate` is slices per second; `eta_seconds` is None when not known."""
+    """A job as people and the API see it. `rate` is slices per second; `eta_seconds` is None when not known.
+
+    `ood`: predicted slices that lie apart from those the model knows; None where the model tells nothing of that.
+    """
 
     id: str
     name: str
@@ -29,6 +32,7 @@ class JobView:
     recipe: str
     priority: int
     counts: dict[str, int]
+    ood: int | None
     stages: dict[str, Any]
     rejections: dict[str, int]
     rate: float
@@ -40,8 +44,9 @@ class JobView:
     error: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON: times in RFC 3339."""
-        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
+        """As JSON: times in RFC 3339; `ood` by the name that people read, `unfamiliar`."""
+        values = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
+        return {"unfamiliar" if name == "ood" else name: value for name, value in values.items()}
 
 
 def find_job(s: Session, job_id: str, user: User) -> Job | None:
@@ -64,11 +69,11 @@ def job_view(s: Session, job: Job) -> JobView:
     """The job with its counts, taken from the rows at this moment."""
     by_state, rejections = _count(s, job.id)
     received = sum(by_state.values())
+    positive, ood = _count_predictions(s, job.id)
     counts = {
         "received": received,
         "predicted": by_state[Outcome.PREDICTED],
-        "positive": s.scalar(select(func.count()).where(Prediction.job_id == job.id, Prediction.positive.is_(True)))
-        or 0,
+        "positive": positive,
         **{o.value: by_state[o] for o in (Outcome.REJECTED, Outcome.QUARANTINED, Outcome.CANCELLED, Outcome.OPEN)},
     }
     announced, unpacked = _announced(s, job.id)
@@ -86,6 +91,7 @@ def job_view(s: Session, job: Job) -> JobView:
         recipe=job.recipe,
         priority=job.priority,
         counts=counts,
+        ood=ood,
         stages={"total": total, "read": received, "done": done, "uploads": unpacked[1], "unpacked": unpacked[0]},
         rejections=rejections,
         rate=round(rate, 2),
@@ -107,6 +113,14 @@ def _count(s: Session, job_id: str) -> tuple[dict[str, int], dict[str, int]]:
         if reason is not None and state in (Outcome.REJECTED, Outcome.QUARANTINED):
             reasons[reason] = reasons.get(reason, 0) + count
     return by_state, dict(sorted(reasons.items()))
+
+
+def _count_predictions(s: Session, job_id: str) -> tuple[int, int | None]:
+    """The positive ones, and those whose slices lie apart; None for these where no prediction tells."""
+    positive = func.count().filter(Prediction.positive.is_(True))
+    apart = func.count().filter(Prediction.ood.is_(True))
+    row = s.execute(select(positive, apart, func.count(Prediction.ood)).where(Prediction.job_id == job_id)).one()
+    return int(row[0]), int(row[1]) if row[2] else None
 
 
 def _announced(s: Session, job_id: str) -> tuple[int, tuple[int, int]]:

@@ -23,7 +23,11 @@ EXPORT_ROWS = 2_000
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One slice and its outcome. `label` and `probability` only where it was predicted."""
+    """One slice and its outcome. `label` and `probability` only where it was predicted.
+
+    `distance`: how far it lies from the slices that the model was trained on; `ood`: that is too far. None where the
+    model tells nothing of that.
+    """
 
     slice_id: int
     name: str
@@ -34,6 +38,8 @@ class ResultRow:
     detail: str | None
     label: str | None
     probability: float | None
+    distance: float | None
+    ood: bool | None
     model_version: str
     recipe: str
     sha256: str | None
@@ -70,7 +76,7 @@ class SliceImage:
 
 def _rows(job: Job) -> Select[*tuple[Any, ...]]:
     return (
-        select(Slice, Prediction.probability, Prediction.positive, Series.label, ModelVersion)
+        select(Slice, Prediction, Series.label, ModelVersion)
         .outerjoin(
             Prediction,
             (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id),
@@ -102,6 +108,7 @@ def results_page(
     label: str | None = None,
     reason: str | None = None,
     series: int | None = None,
+    ood: bool | None = None,
     sort: str = "position",
     cursor: str | None = None,
     limit: int = 100,
@@ -114,6 +121,8 @@ def results_page(
             query = query.where(column == value)
     if label is not None:
         query = query.where(Prediction.positive.is_(label == POSITIVE))
+    if ood is not None:
+        query = query.where(Prediction.ood.is_(ood))
     if cursor is not None:
         at, slice_id = paging.decode(cursor, key_type, int)
         beyond = key < at if falling else key > at
@@ -121,8 +130,8 @@ def results_page(
     query = query.add_columns(key.label("sort_key")).order_by(key.desc() if falling else key, Slice.id)
     rows = s.execute(query.limit(limit + 1)).all()
     last = rows[limit - 1] if len(rows) > limit else None
-    next_cursor = paging.encode(last[5], last[0].id) if last is not None else None
-    return Page([_result(job, *row[:5]) for row in rows[:limit]], next_cursor)
+    next_cursor = paging.encode(last.sort_key, last[0].id) if last is not None else None
+    return Page([_result(job, *row[:4]) for row in rows[:limit]], next_cursor)
 
 
 def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
@@ -132,7 +141,7 @@ def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
 
 
 def _result(
-    job: Job, slice_: Slice, probability: float | None, positive: bool | None, series: str | None, model: ModelVersion
+    job: Job, slice_: Slice, prediction: Prediction | None, series: str | None, model: ModelVersion
 ) -> ResultRow:
     return ResultRow(
         slice_id=slice_.id,
@@ -142,8 +151,10 @@ def _result(
         state=slice_.state,
         reason=slice_.reason,
         detail=slice_.detail,
-        label=None if positive is None else (POSITIVE if positive else NEGATIVE),
-        probability=probability,
+        label=None if prediction is None else (POSITIVE if prediction.positive else NEGATIVE),
+        probability=prediction.probability if prediction else None,
+        distance=prediction.distance if prediction else None,
+        ood=prediction.ood if prediction else None,
         model_version=model.label,
         recipe=job.recipe,
         sha256=slice_.sha256,
@@ -151,7 +162,7 @@ def _result(
         width=slice_.width,
         height=slice_.height,
         has_image=slice_.array_row is not None,
-        has_heat=probability is not None,
+        has_heat=prediction is not None,
     )
 
 

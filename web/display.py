@@ -7,11 +7,14 @@ from flask import Flask, url_for
 from markupsafe import Markup, escape
 
 from db.progress import JobView
+from web import figures
+from web.errors import sentence
 from web.notice import RESEARCH_USE_ONLY
 from worker.imaging.errors import REASONS
 from worker.imaging.names import label
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+UNFAMILIAR_SHARE = 0.1  # of the predicted slices; of a model's own source one in twenty may lie apart by chance
 
 QUARANTINE_REASONS = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
@@ -19,8 +22,7 @@ QUARANTINE_REASONS = {
     "file_lost": "A file of ours that this slice needs is missing or damaged.",
 }
 
-
-METRIC_NAMES = {"auc": "AUC", "f1": "F1", "n": "slices", "ece": "calibration error"}
+DATASET_REASONS = {"no_label": "Neither a folder nor the CSV tells its class."}
 
 
 def install(app: Flask) -> None:
@@ -34,11 +36,12 @@ def install(app: Flask) -> None:
         probability=probability,
         bytesize=bytesize,
         reason=reason,
+        sentence=sentence,
         name=name,
-        metric=metric,
-        metric_name=metric_name,
     )
     app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon, segments=segments, milestone=milestone)
+    app.jinja_env.globals.update(is_unfamiliar=is_unfamiliar)
+    figures.install(app)
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
 
@@ -127,25 +130,8 @@ def bytesize(size: float) -> str:
 
 def reason(code: str | None) -> str:
     """A reason code as a sentence for people."""
-    return REASONS.get(code or "", QUARANTINE_REASONS.get(code or "", (code or "").replace("_", " ")))
-
-
-def metric(value: Any) -> str:
-    """A model's figure: a number, an interval, or what it is."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
-    if isinstance(value, int):
-        return count(value)
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
-    if isinstance(value, list) and len(value) <= 4:
-        return " – ".join(metric(item) for item in value)
-    return str(value)
-
-
-def metric_name(key: str) -> str:
-    """A figure's name as people write it."""
-    return METRIC_NAMES.get(key, key.replace("_", " "))
+    known = REASONS | QUARANTINE_REASONS | DATASET_REASONS
+    return known.get(code or "", (code or "").replace("_", " "))
 
 
 def icon(symbol: str, title: str = "") -> Markup:
@@ -153,6 +139,12 @@ def icon(symbol: str, title: str = "") -> Markup:
     address = url_for("static", filename="icons.svg")
     spoken = Markup('role="img" aria-label="{}"').format(title) if title else Markup('aria-hidden="true"')
     return Markup('<svg class="icon" {}><use href="{}#{}"></use></svg>').format(spoken, address, escape(symbol))
+
+
+def is_unfamiliar(job: JobView) -> bool:
+    """Whether so many of a job's slices lie apart from those the model knows that people must be told."""
+    predicted = job.counts["predicted"]
+    return bool(job.ood and predicted and job.ood >= UNFAMILIAR_SHARE * predicted)
 
 
 def segments(job: JobView) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from db.jobs import IdempotencyConflict, NoModelVersion
 from db.paging import BadCursor
+from db.storage import FileDamaged, FileMissing
 from worker.imaging.errors import REASONS, ArchiveRefused
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,12 @@ class Problem(Exception):
         }
 
 
+def sentence(error: object) -> str:
+    """The one line of an error or a verdict of ours, as people read it."""
+    text = str(error)
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
 def not_found() -> Problem:
     """What is not there, and what is not theirs: the same answer, so that ids cannot be probed."""
     return Problem(404, "not-found", "There is nothing here, or it is not yours.")
@@ -110,6 +117,9 @@ def as_problem(error: Exception) -> Problem:
             )
         case NoModelVersion():
             return Problem(503, "no-model-version", "There is no model version to predict with yet.")
+        case FileMissing() | FileDamaged():
+            log.error("A stored file is missing or damaged: %s", error)
+            return Problem(503, "file-lost", "A file that this needs is missing from storage, or damaged.")
         case OSError() if error.errno in DISK_FULL:
             log.error("Storage is full")
             return Problem(507, "disk-full", "The server has no room left for this. Nothing was queued.")

@@ -20,6 +20,8 @@ COLUMNS = (
     "detail",
     "label",
     "probability",
+    "distance",
+    "ood",
     "model_version",
     "recipe",
     "sha256",

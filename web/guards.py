@@ -3,7 +3,7 @@
 from flask import Blueprint
 from flask_wtf.csrf import CSRFProtect
 
-from web.auth import require_user
+from web.auth import require_admin, require_user
 
 csrf = CSRFProtect()
 """Installed without checking by itself: the check reads the form, so it comes after the user is known."""
@@ -18,6 +18,16 @@ def guard_pages(blueprint: Blueprint) -> None:
     """Let only users through to a blueprint, then check the forms."""
     blueprint.before_request(_check_user)
     guard_forms(blueprint)
+
+
+def guard_admin_pages(blueprint: Blueprint) -> None:
+    """Let only admins through to a blueprint, then check the forms."""
+    blueprint.before_request(_check_admin)
+    guard_forms(blueprint)
+
+
+def _check_admin() -> None:
+    require_admin()
 
 
 def _check_user() -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -12,8 +13,13 @@ from db.progress import find_job
 from web.auth import require_user
 from web.errors import not_found
 
+T = TypeVar("T")
+
 ROW_IDS = range(1, 2**63)
-"""Ids that a database can hold; a larger number in an address is nobody's."""
+"""Ids of slices that a database can hold; a larger number in an address is nobody's."""
+
+SMALL_IDS = range(1, 2**31)
+"""The same for all other tables; PostgreSQL refuses to look for a larger one."""
 
 _JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes
 
@@ -24,6 +30,15 @@ def own_job(s: Session, job_id: str) -> Job:
     if job is None:
         raise not_found()
     return job
+
+
+def row_of(s: Session, model: type[T], row_id: int) -> T:
+    """The row of a table that every user who came this far may see. Raises Problem 404."""
+    table: Any = model
+    found: T | None = s.get(table, row_id) if row_id in SMALL_IDS else None
+    if found is None:
+        raise not_found()
+    return found
 
 
 @contextmanager

@@ -18,7 +18,16 @@ from worker.imaging.archive import Limits, inspect_archive
 from worker.imaging.errors import ArchiveRefused
 from worker.imaging.names import label
 
-UPLOAD_ENDPOINTS = frozenset({"api_jobs.submit_job", "submit.submit"})
+UPLOAD_ENDPOINTS = frozenset(
+    {
+        "api_jobs.submit_job",
+        "submit.submit",
+        "api_datasets.create",
+        "datasets.create",
+        "api_models.import_model",
+        "models.import_model",
+    }
+)
 FIELD = "files"
 MAX_PARTS = 1000
 MAX_FIELD_BYTES = 500_000
@@ -126,21 +135,54 @@ def receive(settings: Settings) -> Submission:
 
     Raises `Problem` 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
     """
-    if request.mimetype != "multipart/form-data":
-        raise Problem(415, "unsupported-media-type", "Send the files as multipart/form-data, in parts named 'files'.")
-    parts = [part for part in request.files.getlist(FIELD) if part.filename or _received(part).size]
+    check_multipart()
+    parts = file_parts(FIELD)
     if not parts:
         raise Problem(422, "no-files", "There is no file in this submission; send at least one part named 'files'.")
     name, priority = _name(request.form.get("name", ""), parts), _priority(request.form.get("priority", ""))
+    files = inspect_parts(parts, settings)
+    publish(parts)
+    return Submission(files, name, priority)
+
+
+def check_multipart() -> None:
+    """Raise Problem 415 unless the body can hold files."""
+    if request.mimetype != "multipart/form-data":
+        raise Problem(415, "unsupported-media-type", "Send the files as multipart/form-data, in parts named 'files'.")
+
+
+def file_parts(field: str) -> list[FileStorage]:
+    """The file parts of this name; a form's empty choice is none."""
+    return [part for part in request.files.getlist(field) if part.filename or _received(part).size]
+
+
+def inspect_parts(parts: list[FileStorage], settings: Settings) -> list[ReceivedFile]:
+    """Look into each archive or image. Raises Problem 422: one is refused, or none could hold an image."""
     limits = Limits(settings.max_entries, settings.max_unpacked_bytes, settings.max_ratio, settings.max_entry_bytes)
     files = [_inspect(part, limits) for part in parts]
     if not any(file.entries and file.size for file in files):
         raise refused_archive(
             files[0].filename, ArchiveRefused("no_images", "There is no file that could be an image.")
         )
+    return files
+
+
+def plain_part(part: FileStorage) -> ReceivedFile:
+    """A part that is no archive and no image, but one file of text."""
+    received = _received(part)
+    return ReceivedFile(label(part.filename or "unnamed"), received.sha256, received.size, "file", 1)
+
+
+def part_path(part: FileStorage) -> Path:
+    """The finished temporary file that holds a part; it is removed when the request ends."""
+    _received(part)
+    return _stream(part).path
+
+
+def publish(parts: list[FileStorage]) -> None:
+    """Keep the files of these parts."""
     for part in parts:
         _stream(part).publish()
-    return Submission(files, name, priority)
 
 
 def _stream(part: FileStorage) -> PartStream:

@@ -13,7 +13,7 @@ from PIL import Image
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from db import accounts, jobs, outcomes
+from db import accounts, datasets, jobs, outcomes
 from db.base import read_scope, session_scope
 from db.leases import Claim
 from db.models import Outcome, Slice, Upload, User
@@ -43,6 +43,12 @@ class Api:
     def post(self, path: str, **kwargs: Any) -> TestResponse:
         headers = self.headers | kwargs.pop("headers", {})
         return self.client.post(f"/api/v1{path}", headers=headers, **kwargs)
+
+    def put(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.client.put(f"/api/v1{path}", headers=self.headers, **kwargs)
+
+    def delete(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.client.delete(f"/api/v1{path}", headers=self.headers, **kwargs)
 
     def submit(self, *files: tuple[str, bytes], key: str | None = None, **fields: str) -> TestResponse:
         """Post a submission of (name, bytes) files."""
@@ -207,3 +213,32 @@ def _score(slice_id: int, probability: float) -> Scored:
     cam[3, 3] = 0.5
     logit = float(np.log(probability / (1 - probability)))
     return Scored(slice_id, logit, probability, probability >= 0.5, cam_bytes(cam))
+
+
+def ready_dataset(name: str, groups: int = 12, slices: int = 5, **report: Any) -> int:
+    """A dataset as an ingest worker leaves it, of groups of one class each; its id."""
+    rows = [
+        {
+            "ordinal": row,
+            "row": row,
+            "name": f"patient {row // slices}/{row}.png",
+            "label": row // slices % 2,
+            "group": f"patient {row // slices}",
+            "pixels_sha256": f"{name} {row}",
+            "cluster": row,
+        }
+        for row in range(groups * slices)
+    ]
+    half = len(rows) // 2
+    counts = {"COVID": half, "non-COVID": len(rows) - half, "rejected": 0}
+    told = {"counts": counts, "groups": {"count": groups}, "warnings": []} | report
+    with session_scope() as s:
+        file = jobs.ReceivedFile(f"{name}.zip", "5" * 64, 10, "zip", len(rows))
+        dataset_id = datasets.create_dataset(s, name=name, user=None, files=[file]).id
+    with session_scope() as s:
+        claimed = datasets.claim_dataset(s, "worker")
+        assert claimed is not None
+        datasets.finish_dataset(
+            s, claimed[1], rows, size=len(rows), sha256=f"{dataset_id:064x}", arrays=[], report=told
+        )
+    return dataset_id

@@ -17,11 +17,13 @@ Errors are problem details (RFC 9457); their `type` is stable. Lists are pages: 
 Send a token, made on the tokens page or by `ctbatch tokens`, as `Authorization: Bearer …`."""
 
 JOB_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/JobOut"}}}
+MODEL_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ModelDetail"}}}
 PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}
 
 _TEXTS = {
     400: "The request is malformed, or its CSRF token is missing.",
     401: "Not signed in, or the token is unknown, revoked or expired.",
+    403: "Only an admin may do this.",
     404: "Not there, or not yours.",
     409: "The job is not in a state for this.",
     413: "Too many parts, or too many bytes.",
@@ -52,6 +54,43 @@ SUBMIT_BODY = {
         }
     },
 }
+
+DATASET_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {
+                    "name": {"type": "string", "description": "Letters, digits, dots, hyphens; a new number is given."},
+                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                    "labels": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "A CSV of file, label, group and, if wanted, split.",
+                    },
+                    "jobs": {"type": "string", "description": "Ids of jobs with reviewed slices, instead of files."},
+                },
+            }
+        }
+    },
+}
+
+PACKAGE_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["files"],
+                "properties": {"files": {"type": "string", "format": "binary"}},
+            }
+        }
+    },
+}
+
+NOT_MODIFIED = {304: "Not modified since the `ETag` in `If-None-Match`."}
 
 IDEMPOTENCY_HEADER = {
     "name": "Idempotency-Key",
@@ -100,7 +139,8 @@ def complete(spec: Any) -> Any:
             operation["parameters"] = operation.get("parameters", []) + operation.pop("x-parameters", [])
             for parameter in operation["parameters"]:
                 parameter["schema"] = _without_null(parameter["schema"])
-    spec["paths"][f"{PREFIX}/jobs"]["post"]["responses"]["200"]["content"] = JOB_CONTENT
+    for path, content in ((f"{PREFIX}/jobs", JOB_CONTENT), (f"{PREFIX}/models/import", MODEL_CONTENT)):
+        spec["paths"][path]["post"]["responses"]["200"]["content"] = content
     return _flat_names(spec)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from apiflask import APIBlueprint
-from flask import Response, request, url_for
+from flask import url_for
 from flask.typing import ResponseReturnValue
 
 from db.base import read_scope
@@ -11,7 +11,8 @@ from db.jobs import cancel_job, retry_job
 from db.models import Job
 from db.progress import job_view, list_jobs
 from web.api import PREFIX
-from web.api.description import IDEMPOTENCY_HEADER, SUBMIT_BODY, problems
+from web.api.caching import revalidate
+from web.api.description import IDEMPOTENCY_HEADER, NOT_MODIFIED, SUBMIT_BODY, problems
 from web.api.schemas import JobListQuery, JobOut, JobPage, RetryOut
 from web.auth import guard_api, require_user
 from web.errors import Problem
@@ -21,15 +22,7 @@ from web.submissions import submit
 
 blueprint = APIBlueprint("api_jobs", __name__, url_prefix=f"{PREFIX}/jobs", tag="Jobs")
 guard_api(blueprint)
-
-
-@blueprint.after_request
-def revalidate(response: Response) -> Response:
-    """Give every JSON answer a strong ETag, and 304 to whoever has it already (RFC 9110, section 13)."""
-    if request.method in ("GET", "HEAD") and response.status_code == 200 and not response.is_streamed:
-        response.add_etag()
-        response.make_conditional(request)
-    return response
+revalidate(blueprint)
 
 
 @blueprint.post("")
@@ -65,7 +58,7 @@ def list_all(query_data: JobListQuery) -> dict[str, Any]:
 
 @blueprint.get("/<job_id>")
 @blueprint.output(JobOut)
-@blueprint.doc(responses={304: "Not modified since the `ETag` in `If-None-Match`."} | problems(404))
+@blueprint.doc(responses=NOT_MODIFIED | problems(404))
 def show_job(job_id: str) -> dict[str, Any]:
     """Show a job
 

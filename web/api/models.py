@@ -1,18 +1,27 @@
-"""Model versions over the API."""
+"""Model versions over the API: list, show, card, promote, roll back, check, export, import."""
 
 from typing import Any
 
 from apiflask import APIBlueprint
+from apiflask.schemas import FileSchema
+from flask import Response, url_for
+from flask.typing import ResponseReturnValue
 
 from db.base import read_scope
+from db.models import ModelVersion
 from db.registry import champion, list_versions
+from web import packages, promotions
 from web.api import PREFIX
-from web.api.schemas import ModelList
-from web.auth import guard_api
-from web.job_json import model_json
+from web.api.caching import revalidate
+from web.api.description import NOT_MODIFIED, PACKAGE_BODY, problems
+from web.api.training_schemas import CheckIn, CheckOut, ModelDetail, ModelList, PromoteIn, RollbackIn
+from web.auth import guard_api, require_admin
+from web.lookup import row_of
+from web.training_json import model_detail, model_json
 
 blueprint = APIBlueprint("api_models", __name__, url_prefix=f"{PREFIX}/models", tag="Models")
 guard_api(blueprint)
+revalidate(blueprint)
 
 
 @blueprint.get("")
@@ -26,3 +35,101 @@ def list_models() -> dict[str, Any]:
         now = champion(s)
         versions = list_versions(s)
     return {"items": [model_json(version, now.id if now else None) for version in versions], "next_cursor": None}
+
+
+@blueprint.get("/<int:model_id>")
+@blueprint.output(ModelDetail)
+@blueprint.doc(responses=NOT_MODIFIED | problems(404))
+def show(model_id: int) -> dict[str, Any]:
+    """Show a model version
+
+    Its making, figures with intervals, files, site checks, and how it stands beside the champion.
+    """
+    return shown(model_id)
+
+
+@blueprint.get("/<int:model_id>/card")
+@blueprint.output(FileSchema(type="string"), content_type="text/markdown", description="The model card.")
+@blueprint.doc(responses=problems(404))
+def card(model_id: int) -> Response:
+    """Read a model version's card"""
+    return packages.card_response(_version(model_id))
+
+
+@blueprint.post("/<int:model_id>/promote")
+@blueprint.input(PromoteIn)
+@blueprint.output(ModelDetail)
+@blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
+def promote(model_id: int, json_data: PromoteIn) -> dict[str, Any]:
+    """Promote a model version
+
+    New jobs get it; jobs that exist keep theirs. A refusal (409) carries the gate's figures as `gate`; where the
+    version was not compared with the champion yet, the comparison is queued. `force` with a reason overrides. For
+    admins.
+    """
+    promotions.promote(require_admin(), model_id, json_data.reason, force=json_data.force)
+    return shown(model_id)
+
+
+@blueprint.post("/rollback")
+@blueprint.input(RollbackIn)
+@blueprint.output(ModelDetail)
+@blueprint.doc(responses=problems(400, 403, 409, 415, 422))
+def rollback(json_data: RollbackIn) -> dict[str, Any]:
+    """Roll back to the champion before
+
+    In one step, without the gate. For admins.
+    """
+    return shown(promotions.roll_back(require_admin(), json_data.reason))
+
+
+@blueprint.post("/<int:model_id>/checks")
+@blueprint.input(CheckIn)
+@blueprint.output(CheckOut, status_code=202, description="Queued, or what it came to where it was asked before.")
+@blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
+def check(model_id: int, json_data: CheckIn) -> dict[str, Any]:
+    """Check a model version on a site's labelled slices
+
+    Its verdict says, with intervals, whether the version may be used there. For admins.
+    """
+    return promotions.check_site(require_admin(), model_id, json_data.dataset)
+
+
+@blueprint.get("/<int:model_id>/export")
+@blueprint.output(
+    FileSchema(type="string", format="binary"), content_type="application/x-tar", description="The version as one file."
+)
+@blueprint.doc(responses=problems(404, 503))
+def export(model_id: int) -> Response:
+    """Download a model version as one file
+
+    The same bytes each time; for `POST /models/import` or `ctbatch models import` elsewhere.
+    """
+    return packages.export_response(_version(model_id))
+
+
+@blueprint.post("/import")
+@blueprint.output(ModelDetail, status_code=201, description="Registered; it is not promoted.")
+@blueprint.doc(
+    responses={200: "This very version is here already."} | problems(400, 403, 413, 415, 422, 507),
+    extensions={"x-request-body": PACKAGE_BODY},
+)
+def import_model() -> ResponseReturnValue:
+    """Import a model version
+
+    One exported file in the part `files`; every hash is checked before anything is registered. For admins.
+    """
+    require_admin()
+    model_id, new = promotions.import_version()
+    return shown(model_id), 201 if new else 200, {"Location": url_for("api_models.show", model_id=model_id)}
+
+
+def shown(model_id: int) -> dict[str, Any]:
+    """The JSON of a model version. Raises Problem 404."""
+    with read_scope() as s:
+        return model_detail(s, row_of(s, ModelVersion, model_id))
+
+
+def _version(model_id: int) -> ModelVersion:
+    with read_scope() as s:
+        return row_of(s, ModelVersion, model_id)

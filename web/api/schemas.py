@@ -1,6 +1,6 @@
 """The shapes of the API: what it takes, what it gives, as the OpenAPI description states them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,6 +34,7 @@ class ResultsQuery(BaseModel):
     label: Label | None = None
     reason: str | None = Field(None, pattern=r"^[a-z0-9_-]{1,64}$", description="A rejection's reason code.")
     series: RowId | None = Field(None, description="A `series_id` of the job's series.")
+    ood: bool | None = Field(None, description="Only slices that lie apart from those the model knows, or only others.")
     sort: SortName = "position"
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
     limit: int = Field(100, ge=1, le=1000)
@@ -91,6 +92,9 @@ class JobOut(Out):
     recipe: str
     priority: int
     counts: Counts
+    unfamiliar: int | None = Field(
+        description="Predicted slices that lie apart from those the model knows; null where the model cannot tell."
+    )
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected slices by reason code.")
     rate: float = Field(description="Slices per second.")
@@ -123,6 +127,8 @@ class ExportedResult(Out):
     detail: str | None
     label: Label | None
     probability: float | None
+    distance: float | None = Field(description="From the slices that the model was trained on, where it tells.")
+    ood: bool | None = Field(description="Whether that is too far: the model knows no slices like it.")
     model_version: str
     recipe: str
     sha256: str | None
@@ -161,29 +167,24 @@ class RetryOut(Out):
     job: JobOut
 
 
-class ModelOut(Out):
-    """A model version."""
+class ReviewIn(BaseModel):
+    """What a reader says that a slice shows."""
 
-    id: int
-    name: str
-    number: int
-    label: str
-    note: str
-    recipe: str
-    threshold: float
-    temperature: float
-    metrics: dict[str, Any]
-    parity: dict[str, Any]
-    dataset_hash: str | None
+    label: Label
+
+
+class ReviewOut(Out):
+    """Who said what of a slice, and when."""
+
+    user: str
+    label: Label
     created_at: Timestamp
-    champion: bool
 
 
-class ModelList(Out):
-    """All model versions, newest first."""
+class ReviewList(Out):
+    """What readers say of one slice, the newest first."""
 
-    items: list[ModelOut]
-    next_cursor: None = None
+    items: list[ReviewOut]
 
 
 class ProblemOut(BaseModel):

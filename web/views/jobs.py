@@ -1,13 +1,11 @@
 """The jobs list and a job's page: its live part, its results, one slice, and the cancel and retry buttons."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 from apiflask import APIBlueprint
 from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from pydantic import ValidationError
 from sqlalchemy.orm import Session
-from werkzeug.datastructures import MultiDict
 
 from db.base import read_scope
 from db.jobs import cancel_job, retry_job
@@ -15,16 +13,16 @@ from db.models import Job
 from db.paging import Page
 from db.progress import job_view, list_jobs
 from db.results import ResultRow, find_row, results_page, series_summary
+from db.reviews import reviews_of_slice
 from web.api.schemas import JobListQuery, ResultsQuery
 from web.auth import require_user
 from web.errors import not_found
 from web.guards import guard_pages
 from web.lookup import reading_job, writing_job
+from web.views.queries import parsed
 
 blueprint = APIBlueprint("jobs", __name__, enable_openapi=False)
 guard_pages(blueprint)
-
-Q = TypeVar("Q", JobListQuery, ResultsQuery)
 
 PAGE_ROWS = 50
 REJECTED_SHOWN = 12
@@ -39,7 +37,7 @@ def home() -> ResponseReturnValue:
 @blueprint.get("/jobs")
 def index() -> str:
     """The user's jobs, newest first."""
-    query = _query(JobListQuery, request.args)
+    query = parsed(JobListQuery, request.args)
     with read_scope() as s:
         page = list_jobs(s, require_user(), state=query.state, cursor=query.cursor, limit=query.limit)
     return render_template("jobs.html", page=page, query=query)
@@ -55,7 +53,7 @@ def row(job_id: str) -> str:
 @blueprint.get("/jobs/<job_id>")
 def show(job_id: str) -> str:
     """A job's page."""
-    query = _query(ResultsQuery, request.args)
+    query = parsed(ResultsQuery, request.args)
     with reading_job(job_id) as (s, job):
         return render_template("job.html", **_live(s, job), **_results(s, job, query))
 
@@ -70,7 +68,7 @@ def live(job_id: str) -> str:
 @blueprint.get("/jobs/<job_id>/results")
 def results(job_id: str) -> Response:
     """The results part of a job's page; the address bar follows filters, order and page."""
-    query = _query(ResultsQuery, request.args)
+    query = parsed(ResultsQuery, request.args)
     with reading_job(job_id) as (s, job):
         shown = _results(s, job, query)
         page = render_template("_results.html", job=job_view(s, job), **shown)
@@ -88,7 +86,7 @@ def slice_(job_id: str, slice_id: int) -> str:
         found = find_row(s, job, slice_id)
         if found is None:
             raise not_found()
-        return render_template(template, job=job_view(s, job), row=found)
+        return render_template(template, job=job_view(s, job), row=found, reviews=reviews_of_slice(s, slice_id))
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -105,14 +103,6 @@ def retry(job_id: str) -> ResponseReturnValue:
     with writing_job(job_id) as (s, job):
         retry_job(s, job)
     return redirect(url_for("jobs.show", job_id=job_id), 303)
-
-
-def _query(model: type[Q], args: MultiDict[str, str]) -> Q:
-    """The address's parameters; an address that makes no sense gives the plain list."""
-    try:
-        return model.model_validate({name: value for name, value in args.items() if value})
-    except ValidationError:
-        return model.model_validate({})
 
 
 def _live(s: Session, job: Job) -> dict[str, Any]:
@@ -134,6 +124,8 @@ def _results(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
     filters = query.model_dump(exclude={"limit"})
     page: Page[ResultRow] = results_page(s, job, **filters, limit=PAGE_ROWS)
     kept = {name: value for name, value in filters.items() if value is not None and value != "position"}
+    if query.ood is not None:
+        kept["ood"] = int(query.ood)
     if request.args.get("heat") == "1":
         kept["heat"] = "1"
     return {

@@ -1,39 +1,180 @@
-"""The model versions, their figures, and which one is the champion."""
+"""Model versions: the list, a version's page and files, and what an admin does with them."""
+
+from typing import Any
 
 from apiflask import APIBlueprint
-from flask import redirect, render_template, request, url_for
+from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
 
-from db.base import read_scope, session_scope
-from db.models import ModelVersion
-from db.registry import champion, list_versions, promote
+from db import evaluations, promotion, registry, runs
+from db.base import read_scope
+from db.datasets import find_dataset, list_datasets
+from db.models import OPEN_WORK, Dataset, ModelVersion, Work
+from db.storage import FileDamaged, FileMissing
+from web import packages, promotions
 from web.auth import require_admin, require_user
-from web.errors import not_found
+from web.errors import Problem, as_problem
 from web.guards import guard_pages
-from web.lookup import ROW_IDS
+from web.lookup import row_of
+from worker.imaging.names import label
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/models", enable_openapi=False)
 guard_pages(blueprint)
 
-REASON_LENGTH = 500
-
 
 @blueprint.get("")
-def index() -> str:
+def index() -> Response:
     """All model versions, newest first."""
-    with read_scope() as s:
-        versions, now = list_versions(s), champion(s)
-    return render_template("models.html", versions=versions, champion=now, can_promote=require_user().is_admin)
+    return _index(None)
+
+
+@blueprint.get("/<int:version_id>")
+def show(version_id: int) -> Response:
+    """A version's page."""
+    return _page(version_id, None)
+
+
+@blueprint.get("/<int:version_id>/checks")
+def checks(version_id: int) -> str:
+    """The part of a version's page that changes while it is checked or compared."""
+    return render_template("_model_checks.html", **_checks(version_id))
+
+
+@blueprint.get("/<int:version_id>/report")
+def report(version_id: int) -> Response:
+    """The training report, a page of its own that can run nothing."""
+    return packages.report_response(_version(version_id))
+
+
+@blueprint.get("/<int:version_id>/figures/<name>")
+def figure(version_id: int, name: str) -> Response:
+    """One of the report's pictures."""
+    return packages.figure_response(_version(version_id), name)
+
+
+@blueprint.post("/<int:version_id>/compare")
+def compare(version_id: int) -> ResponseReturnValue:
+    """Have the version measured beside the champion."""
+    promotions.compare(require_admin(), version_id)
+    return redirect(url_for("models.show", version_id=version_id, _anchor="champion"), 303)
 
 
 @blueprint.post("/<int:version_id>/promote")
-def make_champion(version_id: int) -> ResponseReturnValue:
-    """Make a version the champion, with the admin's reason; jobs that exist keep theirs."""
+def promote(version_id: int) -> ResponseReturnValue:
+    """Make a version the champion, if the gate lets it or the admin overrides it."""
     user = require_admin()
-    reason = " ".join(request.form.get("reason", "").split())[:REASON_LENGTH]
-    with session_scope() as s:
-        version = s.get(ModelVersion, version_id) if version_id in ROW_IDS else None
-        if version is None:
-            raise not_found()
-        promote(s, version, user, reason or "no reason given")
-    return redirect(url_for("models.index"), 303)
+    try:
+        promotions.promote(user, version_id, request.form.get("reason", ""), force=request.form.get("force") == "1")
+    except Problem as problem:
+        if problem.status == 404:
+            raise
+        return _page(version_id, problem)
+    return redirect(url_for("models.show", version_id=version_id), 303)
+
+
+@blueprint.post("/rollback")
+def rollback() -> ResponseReturnValue:
+    """Make the champion before the present one the champion again."""
+    try:
+        version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""))
+    except Problem as problem:
+        if problem.status != 409:
+            raise
+        return _index(problem)
+    return redirect(url_for("models.show", version_id=version_id), 303)
+
+
+@blueprint.post("/<int:version_id>/check")
+def check(version_id: int) -> ResponseReturnValue:
+    """Ask for the check of a version on a labelled dataset."""
+    promotions.check_site(require_admin(), version_id, request.form.get("dataset", ""))
+    return redirect(url_for("models.show", version_id=version_id, _anchor="checks"), 303)
+
+
+@blueprint.post("/import")
+def import_model() -> ResponseReturnValue:
+    """Receive a version that was exported elsewhere."""
+    require_admin()
+    try:
+        version_id, _ = promotions.import_version()
+    except Exception as error:
+        problem = as_problem(error)
+        if problem.status == 500:
+            raise
+        return _index(problem)
+    return redirect(url_for("models.show", version_id=version_id), 303)
+
+
+def _version(version_id: int) -> ModelVersion:
+    with read_scope() as s:
+        return row_of(s, ModelVersion, version_id)
+
+
+def _index(problem: Problem | None) -> Response:
+    with read_scope() as s:
+        versions, now = registry.list_versions(s), registry.champion(s)
+        history = registry.promotions(s)
+    page = render_template(
+        "models.html",
+        versions=versions,
+        champion=now,
+        is_admin=require_user().is_admin,
+        can_roll_back=any(now and each.model_version_id != now.id for each in history),
+        problem=problem,
+    )
+    return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
+
+
+def _page(version_id: int, problem: Problem | None) -> Response:
+    with read_scope() as s:
+        version = row_of(s, ModelVersion, version_id)
+        shown: dict[str, Any] = {
+            "used_by": registry.used_by(s, version),
+            "lineage": [(one, registry.find_version(s, one)) for one in _lineage(version)],
+            "promotions": [each for each in registry.promotions(s) if each.model_version_id == version.id],
+            "ready": [dataset.title for dataset in list_datasets(s) if dataset.state == Work.DONE],
+            "dataset": _dataset(s, version),
+            "run": runs.find_run(s, run) if isinstance(run := version.facts.get("run"), int) else None,
+        }
+    shown |= _checks(version_id)
+    shown |= {"figures": packages.figures(version), "card": _card(version), "report": packages.REPORT in version.files}
+    page = render_template("model.html", problem=problem, **shown)
+    return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
+
+
+def _lineage(version: ModelVersion) -> list[str]:
+    return [label(str(one)) for one in version.facts.get("lineage", [])]
+
+
+def _dataset(s: Session, version: ModelVersion) -> Dataset | None:
+    """The dataset it was trained on, if it is here: an imported version's may be another one of the same name."""
+    found = find_dataset(s, label(str(version.facts.get("dataset") or "")))
+    return found if found is not None and found.sha256 == version.dataset_hash else None
+
+
+def _card(version: ModelVersion) -> str | None:
+    try:
+        return packages.card_text(version)
+    except (FileMissing, FileDamaged):
+        return "The model card is missing from storage, or damaged."
+
+
+def _checks(version_id: int) -> dict[str, Any]:
+    with read_scope() as s:
+        version = row_of(s, ModelVersion, version_id)
+        now = registry.champion(s)
+        found = evaluations.of_version(s, version)
+        views = [evaluations.evaluation_view(one) for one in found if one.part is None]
+        waited_for = [*found, *(evaluations.of_version(s, now) if now and now.id != version.id else [])]
+        gate = promotion.gate_of(s, version)
+    return {
+        "version": version,
+        "champion": now,
+        "is_champion": now is not None and now.id == version.id,
+        "checks": views,
+        "gate": gate,
+        "comparing": any(one.state in OPEN_WORK and one.part is not None for one in waited_for),
+        "open": any(one.state in OPEN_WORK for one in waited_for),
+        "is_admin": require_user().is_admin,
+    }

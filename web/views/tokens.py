@@ -11,7 +11,7 @@ from db.base import read_scope, session_scope
 from web.auth import require_user
 from web.errors import not_found
 from web.guards import guard_pages
-from web.lookup import ROW_IDS
+from web.lookup import SMALL_IDS
 from worker.imaging.names import label as printable
 
 blueprint = APIBlueprint("tokens", __name__, url_prefix="/tokens", enable_openapi=False)
@@ -43,7 +43,7 @@ def make() -> Response:
 def revoke(token_id: int) -> ResponseReturnValue:
     """End a token."""
     with session_scope() as s:
-        if token_id not in ROW_IDS or not accounts.revoke_token(s, require_user(), token_id):
+        if token_id not in SMALL_IDS or not accounts.revoke_token(s, require_user(), token_id):
             raise not_found()
     return _page(revoked=True)
 

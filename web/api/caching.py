@@ -1,0 +1,16 @@
+"""Strong ETags for what programs and pages ask for again and again."""
+
+from apiflask import APIBlueprint
+from flask import Response, request
+
+
+def revalidate(blueprint: APIBlueprint) -> None:
+    """Give every JSON answer of a blueprint an ETag, and 304 to whoever has it already (RFC 9110, section 13)."""
+    blueprint.after_request(_revalidate)
+
+
+def _revalidate(response: Response) -> Response:
+    if request.method in ("GET", "HEAD") and response.status_code == 200 and not response.is_streamed:
+        response.add_etag()
+        response.make_conditional(request)
+    return response

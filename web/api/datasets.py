@@ -1,0 +1,93 @@
+"""Datasets over the API: make, list, show, split. For admins."""
+
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import url_for
+from flask.typing import ResponseReturnValue
+
+from db.base import read_scope, session_scope
+from db.datasets import DatasetError
+from db.models import Dataset
+from db.paging import newest_first
+from db.splits import split_of
+from web import dataset_uploads
+from web.api import PREFIX
+from web.api.caching import revalidate
+from web.api.description import DATASET_BODY, NOT_MODIFIED, problems
+from web.api.training_schemas import DatasetOut, DatasetPage, ListQuery, SplitIn
+from web.auth import guard_admin_api, require_admin
+from web.errors import Problem, sentence
+from web.lookup import row_of
+from web.training_json import dataset_json
+
+blueprint = APIBlueprint("api_datasets", __name__, url_prefix=f"{PREFIX}/datasets", tag="Datasets")
+guard_admin_api(blueprint)
+revalidate(blueprint)
+
+
+@blueprint.post("")
+@blueprint.output(DatasetOut, status_code=202, description="Queued. `Location` is the dataset.")
+@blueprint.doc(
+    responses=problems(400, 403, 413, 415, 422, 503, 507),
+    extensions={"x-request-body": DATASET_BODY},
+)
+def create() -> ResponseReturnValue:
+    """Make a dataset
+
+    Of archives and images in parts named `files`, labelled by a CSV of file, label, group (and split) in the part
+    `labels`, or by a folder for each class; or of the reviewed slices of the `jobs`. A refused archive refuses all.
+    """
+    view = dataset_uploads.create(require_admin())
+    return shown(view.id), 202, {"Location": url_for("api_datasets.show", dataset_id=view.id)}
+
+
+@blueprint.get("")
+@blueprint.input(ListQuery, location="query")
+@blueprint.output(DatasetPage)
+@blueprint.doc(responses=problems(403, 422))
+def list_all(query_data: ListQuery) -> dict[str, Any]:
+    """List datasets
+
+    Newest first, without their reports and splits.
+    """
+    with read_scope() as s:
+        page = newest_first(s, Dataset, query_data.cursor, query_data.limit)
+        items = [dataset_json(s, dataset, whole=False) for dataset in page.items]
+    return {"items": items, "next_cursor": page.next_cursor}
+
+
+@blueprint.get("/<int:dataset_id>")
+@blueprint.output(DatasetOut)
+@blueprint.doc(responses=NOT_MODIFIED | problems(403, 404))
+def show(dataset_id: int) -> dict[str, Any]:
+    """Show a dataset
+
+    Its report: counts by class, group, size, mode and format, duplicates, files left out, the shortcut check; and its
+    splits with what leaks. Carries a strong `ETag`.
+    """
+    return shown(dataset_id)
+
+
+@blueprint.post("/<int:dataset_id>/splits")
+@blueprint.input(SplitIn)
+@blueprint.output(DatasetOut)
+@blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
+def split(dataset_id: int, json_data: SplitIn) -> dict[str, Any]:
+    """Split a dataset
+
+    Into train, validation and test by group; the same for the same seed. A run does so by itself: this is to see the
+    parts, and what leaks, before anything is trained.
+    """
+    with session_scope() as s:
+        try:
+            split_of(s, row_of(s, Dataset, dataset_id), seed=json_data.seed)
+        except DatasetError as error:
+            raise Problem(409, "conflict", sentence(error)) from error
+    return shown(dataset_id)
+
+
+def shown(dataset_id: int) -> dict[str, Any]:
+    """The JSON of a dataset. Raises Problem 404."""
+    with read_scope() as s:
+        return dataset_json(s, row_of(s, Dataset, dataset_id))

@@ -1,0 +1,105 @@
+"""Training runs over the API: launch, list, show, follow, cancel, stop. For admins."""
+
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import url_for
+from flask.typing import ResponseReturnValue
+
+from db import runs
+from db.base import read_scope, session_scope
+from db.models import TrainingRun
+from db.paging import newest_first
+from web.api import PREFIX
+from web.api.caching import revalidate
+from web.api.description import NOT_MODIFIED, problems
+from web.api.training_schemas import EpochList, ListQuery, RunIn, RunOut, RunPage
+from web.auth import guard_admin_api, require_admin
+from web.errors import Problem
+from web.launches import launch
+from web.lookup import row_of
+from web.training_json import epochs_json, run_json
+
+blueprint = APIBlueprint("api_runs", __name__, url_prefix=f"{PREFIX}/runs", tag="Training runs")
+guard_admin_api(blueprint)
+revalidate(blueprint)
+
+
+@blueprint.post("")
+@blueprint.input(RunIn)
+@blueprint.output(RunOut, status_code=202, description="Queued. `Location` is the run.")
+@blueprint.doc(responses=problems(400, 403, 409, 415, 422))
+def create(json_data: RunIn) -> ResponseReturnValue:
+    """Launch a training run
+
+    On a dataset that is ready. A split that leaks is refused unless each leak is allowed by its name. The estimate of
+    time and disk comes with `live` once a worker has the run.
+    """
+    run_id = launch(require_admin(), json_data)
+    return shown(run_id), 202, {"Location": url_for("api_runs.show", run_id=run_id)}
+
+
+@blueprint.get("")
+@blueprint.input(ListQuery, location="query")
+@blueprint.output(RunPage)
+@blueprint.doc(responses=problems(403, 422))
+def list_all(query_data: ListQuery) -> dict[str, Any]:
+    """List training runs
+
+    Newest first.
+    """
+    with read_scope() as s:
+        page = newest_first(s, TrainingRun, query_data.cursor, query_data.limit)
+        items = [run_json(s, run) for run in page.items]
+    return {"items": items, "next_cursor": page.next_cursor}
+
+
+@blueprint.get("/<int:run_id>")
+@blueprint.output(RunOut)
+@blueprint.doc(responses=NOT_MODIFIED | problems(403, 404))
+def show(run_id: int) -> dict[str, Any]:
+    """Show a training run
+
+    Carries a strong `ETag`; poll with `If-None-Match`.
+    """
+    return shown(run_id)
+
+
+@blueprint.get("/<int:run_id>/epochs")
+@blueprint.output(EpochList)
+@blueprint.doc(responses=NOT_MODIFIED | problems(403, 404))
+def list_epochs(run_id: int) -> dict[str, Any]:
+    """List a run's epochs
+
+    All of them, in order, as far as the run is. Carries a strong `ETag`; poll with `If-None-Match`.
+    """
+    with read_scope() as s:
+        return epochs_json(s, row_of(s, TrainingRun, run_id))
+
+
+@blueprint.post("/<int:run_id>/cancel")
+@blueprint.output(RunOut, status_code=202, description="It ends within seconds and keeps nothing.")
+@blueprint.doc(responses=problems(400, 403, 404, 409))
+def cancel(run_id: int) -> dict[str, Any]:
+    """Cancel a run"""
+    with session_scope() as s:
+        if not runs.cancel_run(s, row_of(s, TrainingRun, run_id)):
+            raise Problem(409, "conflict", "The run has ended already.")
+    return shown(run_id)
+
+
+@blueprint.post("/<int:run_id>/stop")
+@blueprint.output(RunOut, status_code=202, description="It ends its training and makes a model version of its best.")
+@blueprint.doc(responses=problems(400, 403, 404, 409))
+def stop(run_id: int) -> dict[str, Any]:
+    """Stop a run and keep the best"""
+    with session_scope() as s:
+        if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):
+            raise Problem(409, "conflict", "The run is not training now.")
+    return shown(run_id)
+
+
+def shown(run_id: int) -> dict[str, Any]:
+    """The JSON of a run. Raises Problem 404."""
+    with read_scope() as s:
+        return run_json(s, row_of(s, TrainingRun, run_id))

@@ -1,0 +1,204 @@
+"""The shapes of datasets, training runs and model versions in the API."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from web.api.schemas import Cursor, Out, Timestamp
+
+DatasetState = Literal["queued", "building", "ready", "failed"]
+RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
+CheckState = Literal["queued", "running", "finished", "failed"]
+Preset = Literal["default", "seed", "scratch", "quick"]
+LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels"]
+Named = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._/-]+$")]
+ModelLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,80}/[0-9]{1,9}$")]
+Setting = Annotated[
+    str, Field(max_length=200, pattern=r"^[a-z][a-z0-9_.-]*=[!-~ ]+$", examples=["stages.head.epochs=3"])
+]
+Reason = Annotated[str, Field(max_length=500, description="Kept with the promotion.")]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class ListQuery(BaseModel):
+    """Which page of a list."""
+
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
+    limit: int = Field(50, ge=1, le=200)
+
+
+class SplitOut(Out):
+    """A split into train, validation and test: slices of each class and groups by part, and what connects two parts."""
+
+    id: int
+    rule: str
+    seed: int
+    parts: dict[str, dict[str, int]]
+    leaks: dict[str, Any] = Field(description="By name: how many, and examples. Empty is clean.")
+
+
+class DatasetOut(Out):
+    """A dataset: an immutable list of labelled slices."""
+
+    id: int
+    name: str = Field(description="`name/number`.")
+    state: DatasetState
+    progress: float
+    size: int
+    counts: dict[str, int]
+    groups: int
+    sha256: str | None
+    report: dict[str, Any]
+    error: str | None
+    created_at: Timestamp
+    created_by: str | None
+    splits: list[SplitOut]
+    links: dict[str, str]
+
+
+class DatasetPage(Out):
+    """Some datasets, newest first; without their reports."""
+
+    items: list[DatasetOut]
+    next_cursor: str | None
+
+
+class SplitIn(BaseModel):
+    """How to draw a split."""
+
+    seed: Seed = 7
+
+
+class RunIn(BaseModel):
+    """What to train."""
+
+    dataset: Named = Field(description="`name/number`, a bare name (its newest), or an id.")
+    preset: Preset = "default"
+    seed: Seed = 7
+    name: str = Field("", max_length=100)
+    settings: list[Setting] = Field(default_factory=list, max_length=100, description="`key=value`, over the preset.")
+    from_model: ModelLabel | None = Field(None, description="`name/number` of the version that the run starts from.")
+    allow_leaks: list[LeakName] = Field(default_factory=list, max_length=10)
+
+
+class RunOut(Out):
+    """A training run."""
+
+    id: int
+    name: str
+    preset: str
+    state: RunState
+    stage: str
+    progress: float
+    message: str
+    live: dict[str, Any] = Field(description="Where it stands: stage, epoch, step, loss, rate, eta_seconds.")
+    dataset: str | None
+    seed: int
+    config: dict[str, Any]
+    allowed_leaks: list[str]
+    environment: dict[str, Any]
+    error: str | None
+    cancelling: bool
+    stopping: bool
+    from_version: str | None
+    model_version: str | None
+    created_by: str | None
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    links: dict[str, str]
+
+
+class RunPage(Out):
+    """Some training runs, newest first."""
+
+    items: list[RunOut]
+    next_cursor: str | None
+
+
+class EpochOut(Out):
+    """What one epoch came to; stage and epoch count from 0."""
+
+    stage: int
+    epoch: int
+    metrics: dict[str, Any] = Field(description="loss, accuracy, val_loss, val_accuracy, val_auc, rate; as measured.")
+    seconds: float
+
+
+class EpochList(Out):
+    """All epochs of a run, in order, and the names of its stages."""
+
+    items: list[EpochOut]
+    stages: list[str]
+    next_cursor: None = None
+
+
+class ModelOut(Out):
+    """A model version."""
+
+    id: int
+    name: str
+    number: int
+    label: str
+    note: str
+    recipe: str
+    threshold: float
+    temperature: float
+    metrics: dict[str, Any]
+    parity: dict[str, Any]
+    dataset_hash: str | None
+    created_at: Timestamp
+    champion: bool
+
+
+class ModelList(Out):
+    """All model versions, newest first."""
+
+    items: list[ModelOut]
+    next_cursor: None = None
+
+
+class CheckOut(Out):
+    """An evaluation of a model version on a dataset; of a whole dataset it is a site check, with its verdict."""
+
+    id: int
+    state: CheckState
+    progress: float
+    model_version: str
+    dataset: str
+    part: str | None
+    result: dict[str, Any]
+    error: str | None
+    created_at: Timestamp
+    finished_at: Timestamp | None
+
+
+class ModelDetail(ModelOut):
+    """A model version with its making, its files, and how it stands beside the champion."""
+
+    ood: dict[str, Any]
+    facts: dict[str, Any]
+    files: dict[str, str] = Field(description="SHA-256 by file name.")
+    used_by: int = Field(description="Jobs that were predicted with it.")
+    checks: list[CheckOut]
+    gate: dict[str, Any] = Field(description="The promotion gate's verdict, reasons and figures.")
+    links: dict[str, str]
+
+
+class PromoteIn(BaseModel):
+    """Why a version becomes the champion. `force`: though the gate refuses; then `reason` must not be empty."""
+
+    reason: Reason = ""
+    force: bool = False
+
+
+class RollbackIn(BaseModel):
+    """Why the champion before the present one comes back."""
+
+    reason: Reason = ""
+
+
+class CheckIn(BaseModel):
+    """The labelled slices that a model version is checked on."""
+
+    dataset: Named = Field(description="`name/number`, a bare name (its newest), or an id.")

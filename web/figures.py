@@ -1,0 +1,95 @@
+"""How a model's figures, comparisons and leaks are written on pages."""
+
+from typing import Any
+
+from flask import Flask
+
+METRIC_NAMES = {
+    "auc": "AUC",
+    "pr_auc": "PR AUC",
+    "f1": "F1",
+    "n": "slices",
+    "ece": "calibration error",
+    "recall": "sensitivity",
+    "brier": "Brier score",
+}
+
+FIGURES = ("accuracy", "recall", "specificity", "precision", "f1", "auc", "pr_auc", "brier", "ece")
+"""The figures that have an interval, in the order in which they are shown."""
+
+SMALLER_IS_BETTER = ("brier", "ece")
+
+LEAKS = {
+    "identical-slices": "The same slice lies in two parts",
+    "near-identical-slices": "Almost the same slice lies in two parts",
+    "shared-groups": "A group (a patient, a series) lies in two parts",
+    "conflicting-labels": "The same slice is labelled both ways",
+}
+
+
+def install(app: Flask) -> None:
+    """Make the functions of this module known to the templates."""
+    app.jinja_env.filters.update(metric=metric, metric_name=metric_name, leak=leak, signed=signed, plain=plain)
+    app.jinja_env.globals.update(bars=bars, meaning=meaning, FIGURES=FIGURES)
+
+
+def metric(value: Any) -> str:
+    """A model's figure: a number, an interval, or what it is."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f")
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+    if isinstance(value, list) and len(value) <= 4:
+        return " – ".join(metric(item) for item in value)
+    return str(value)
+
+
+def metric_name(key: str) -> str:
+    """A figure's name as people write it."""
+    return METRIC_NAMES.get(key, key.replace("_", " "))
+
+
+def leak(key: str) -> str:
+    """What a leak of a split is, in words."""
+    return LEAKS.get(key, key.replace("-", " "))
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign."""
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def meaning(key: str, low: float | None, high: float | None) -> str:
+    """What the 95 % interval of a difference between candidate and champion says."""
+    if low is None or high is None or low <= 0 <= high:
+        return "no difference beyond chance"
+    return "better beyond chance" if (low > 0) != (key in SMALLER_IS_BETTER) else "worse beyond chance"
+
+
+def bars(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures of a model version with their intervals, and where these lie in percent of a bar's width."""
+    intervals = metrics.get("intervals") or {}
+    found: list[dict[str, Any]] = []
+    for key in FIGURES:
+        value = metrics.get(key)
+        if isinstance(value, int | float):
+            low, high = intervals.get(key) or (None, None)
+            width = max(100 * (high - low), 0.6) if low is not None and high is not None else None
+            place = {"at": 100 * value, "start": 100 * (low or 0), "width": width}
+            found.append({"key": key, "value": float(value), **_interval(low, high), **place})
+    return found
+
+
+def _interval(low: float | None, high: float | None) -> dict[str, float | None]:
+    return {"low": None if low is None else float(low), "high": None if high is None else float(high)}
+
+
+def plain(value: Any) -> str:
+    """A setting or a fact of any shape in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{str(key).replace('_', ' ')} {plain(member)}" for key, member in value.items())
+    if isinstance(value, list):
+        return ", ".join(plain(member) for member in value)
+    return {True: "yes", False: "no", None: "–"}[value] if isinstance(value, bool) or value is None else str(value)

@@ -1,0 +1,70 @@
+"""A model version's files as responses: its report, its card, its figures, and the whole as one file."""
+
+from flask import Response, request
+
+from db.models import ModelVersion
+from db.packages import export_package, export_size
+from db.storage import storage
+from web.errors import not_found
+from web.notice import RESEARCH_USE_ONLY
+
+CARD, REPORT = "MODEL_CARD.md", "report.html"
+REPORT_CSP = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'; sandbox"
+)
+"""The report is a page of its own, with its style inside; it may come from another site, so it can run nothing."""
+
+
+def figures(version: ModelVersion) -> list[str]:
+    """The names of the version's pictures."""
+    return sorted(name for name in version.files if name.endswith(".png"))
+
+
+def card_text(version: ModelVersion) -> str | None:
+    """The model card, Markdown; None where the version has none. Raises storage's FileMissing, FileDamaged."""
+    sha256 = version.files.get(CARD)
+    return storage().verified_path(sha256).read_text("utf-8", errors="replace") if sha256 else None
+
+
+def card_response(version: ModelVersion) -> Response:
+    """The model card as a file. Raises Problem 404."""
+    text = card_text(version)
+    if text is None:
+        raise not_found()
+    return Response(text, content_type="text/markdown; charset=utf-8")
+
+
+def report_response(version: ModelVersion) -> Response:
+    """The training report, in its own sandbox. Raises Problem 404."""
+    response = _file(version, REPORT, "text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = REPORT_CSP
+    return response
+
+
+def figure_response(version: ModelVersion, name: str) -> Response:
+    """One picture. Raises Problem 404."""
+    if name not in figures(version):
+        raise not_found()
+    return _file(version, name, "image/png")
+
+
+def _file(version: ModelVersion, name: str, content_type: str) -> Response:
+    sha256 = version.files.get(name)
+    if sha256 is None:
+        raise not_found()
+    response = Response(storage().verified_path(sha256).read_bytes(), content_type=content_type)
+    response.set_etag(sha256)
+    response.make_conditional(request)
+    return response
+
+
+def export_response(version: ModelVersion) -> Response:
+    """The whole version as one file, streamed. Raises storage's FileMissing."""
+    response = Response(export_package(version), content_type="application/x-tar")
+    response.content_length = export_size(version)
+    name = f"{version.name}-{version.number}.ctbatch.tar"
+    response.headers.set("Content-Disposition", "attachment", filename=name)
+    response.headers["X-Notice"] = RESEARCH_USE_ONLY
+    response.headers["Cache-Control"] = "private, no-store"
+    return response

@@ -1,0 +1,100 @@
+"""From a request to another champion, a site check, an imported version: the same for the API and for the pages."""
+
+from typing import Any
+
+from db import datasets, evaluations, packages, promotion, registry
+from db.base import read_scope, session_scope
+from db.evaluations import EvaluationError
+from db.models import ModelVersion, User
+from db.packages import PackageRefused
+from db.promotion import PENDING, Gate, GateClosed
+from db.registry import NoEarlierChampion
+from web.errors import Problem, sentence
+from web.lookup import row_of
+from web.uploads import FIELD, check_multipart, file_parts, part_path
+from worker.imaging.names import label
+from worker.imaging.prepare import RECIPE
+
+REASON_LENGTH = 500
+
+
+def promote(user: User, version_id: int, reason: str, *, force: bool) -> None:
+    """Make a version the champion, if the gate lets it.
+
+    Where it was not compared with the champion yet, the comparison is asked for now. Raises Problem 404, and 409 with
+    the gate's figures as `gate`.
+    """
+    with read_scope() as s:
+        gate = promotion.gate_of(s, row_of(s, ModelVersion, version_id))
+    try:
+        with session_scope() as s:
+            version = row_of(s, ModelVersion, version_id)
+            promotion.promote(s, version, user, tidy(reason), gate, force=force)
+    except GateClosed as error:
+        if gate.verdict == PENDING:
+            compare(user, version_id)
+        raise Problem(409, "gate-closed", _refusal(gate, error), gate=gate.as_dict()) from error
+
+
+def _refusal(gate: Gate, error: GateClosed) -> str:
+    queued = " The comparison is queued: look again once it is done." if gate.verdict == PENDING else ""
+    return sentence(error) + queued
+
+
+def compare(user: User, version_id: int) -> None:
+    """Ask for the evaluations that the gate needs. Raises Problem 404, 409."""
+    try:
+        with session_scope() as s:
+            promotion.request_gate(s, row_of(s, ModelVersion, version_id), user)
+    except EvaluationError as error:
+        raise Problem(409, "conflict", sentence(error)) from error
+
+
+def roll_back(user: User, reason: str) -> int:
+    """Make the champion before the present one the champion again; its id. Raises Problem 409."""
+    try:
+        with session_scope() as s:
+            return registry.rollback(s, user, tidy(reason)).id
+    except NoEarlierChampion as error:
+        raise Problem(409, "conflict", sentence(error)) from error
+
+
+def check_site(user: User, version_id: int, dataset: str) -> dict[str, Any]:
+    """Ask for the check of a version on a labelled dataset; as JSON. Raises Problem 404, 409, 422."""
+    try:
+        with session_scope() as s:
+            version = row_of(s, ModelVersion, version_id)
+            found = datasets.find_dataset(s, label(dataset))
+            if found is None:
+                raise Problem(422, "invalid", f"There is no dataset {label(dataset)}.")
+            evaluation_id = evaluations.request(s, version=version, dataset=found, user=user).id
+    except EvaluationError as error:
+        raise Problem(409, "conflict", sentence(error)) from error
+    with read_scope() as s:
+        found_evaluation = evaluations.find_evaluation(s, evaluation_id)
+        return evaluations.evaluation_view(found_evaluation).as_dict() if found_evaluation else {}
+
+
+def import_version() -> tuple[int, bool]:
+    """Receive an exported version from this request; its id here, and whether it is new.
+
+    Raises Problem 413, 415, 422: there is no file, or it is no package that can be imported; then nothing is kept.
+    """
+    check_multipart()
+    parts = file_parts(FIELD)
+    if len(parts) != 1:
+        raise Problem(422, "no-files", "Send one exported model version, in a part named 'files'.")
+    try:
+        received = packages.import_package(part_path(parts[0]), RECIPE)
+    except PackageRefused as error:
+        why = error.__cause__ if isinstance(error.__cause__, Exception) else error  # without the temporary file's name
+        filename = label(parts[0].filename or "unnamed")
+        raise Problem(422, "package-refused", sentence(why), file=filename) from error
+    with session_scope() as s:
+        version, new = packages.register_received(s, received)
+        return version.id, new
+
+
+def tidy(reason: str) -> str:
+    """A reason as it is kept: one line, printable, of bounded length."""
+    return label(" ".join(reason.split()))[:REASON_LENGTH]

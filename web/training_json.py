@@ -1,0 +1,74 @@
+"""Datasets, training runs and model versions as the API gives them: what the database knows, plus addresses."""
+
+from typing import Any
+
+from flask import url_for
+from sqlalchemy.orm import Session
+
+from db.datasets import dataset_view
+from db.evaluations import evaluation_view, of_version
+from db.models import Dataset, ModelVersion, TrainingRun
+from db.promotion import gate_of
+from db.registry import champion, used_by
+from db.runs import epochs_of, run_view
+from db.split_view import splits_of
+
+
+def dataset_json(s: Session, dataset: Dataset, *, whole: bool = True) -> dict[str, Any]:
+    """The JSON of a dataset; in a list without its report and splits, which may be long."""
+    shown = dataset_view(s, dataset).as_dict()
+    links = {
+        "self": url_for("api_datasets.show", dataset_id=dataset.id),
+        "page": url_for("datasets.show", dataset_id=dataset.id),
+    }
+    splits = [split.as_dict() for split in splits_of(s, dataset)] if whole else []
+    return {**shown, "report": shown["report"] if whole else {}, "splits": splits, "links": links}
+
+
+def run_json(s: Session, run: TrainingRun) -> dict[str, Any]:
+    """The JSON of a training run."""
+    links = {
+        "self": url_for("api_runs.show", run_id=run.id),
+        "epochs": url_for("api_runs.list_epochs", run_id=run.id),
+        "page": url_for("runs.show", run_id=run.id),
+    }
+    return {**run_view(s, run).as_dict(), "links": links}
+
+
+def epochs_json(s: Session, run: TrainingRun) -> dict[str, Any]:
+    """All epochs of a run, and the names of its stages."""
+    names = ("stage", "epoch", "metrics", "seconds")
+    items = [{name: getattr(epoch, name) for name in names} for epoch in epochs_of(s, run.id)]
+    stages = [str(stage.get("name", number)) for number, stage in enumerate(run.config.get("stages", []), start=1)]
+    return {"items": items, "stages": stages, "next_cursor": None}
+
+
+def model_detail(s: Session, version: ModelVersion) -> dict[str, Any]:
+    """All that is known of a model version."""
+    now = champion(s)
+    return {
+        **model_json(version, now.id if now else None),
+        "ood": version.ood,
+        "facts": version.facts,
+        "files": version.files,
+        "used_by": used_by(s, version),
+        "checks": [evaluation_view(one).as_dict() for one in of_version(s, version)],
+        "gate": gate_of(s, version).as_dict(),
+        "links": {
+            "self": url_for("api_models.show", model_id=version.id),
+            "card": url_for("api_models.card", model_id=version.id),
+            "export": url_for("api_models.export", model_id=version.id),
+            "page": url_for("models.show", version_id=version.id),
+        },
+    }
+
+
+def model_json(version: ModelVersion, champion_id: int | None) -> dict[str, Any]:
+    """The JSON of a model version."""
+    names = ("id", "name", "number", "label", "note", "recipe", "threshold", "temperature", "metrics", "parity")
+    return {
+        **{name: getattr(version, name) for name in names},
+        "dataset_hash": version.dataset_hash,
+        "created_at": version.created_at.isoformat(),
+        "champion": version.id == champion_id,
+    }

@@ -1,0 +1,110 @@
+"""Datasets: the list with the form that makes one, and a dataset's page with its report and splits. For admins."""
+
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from db.base import current, read_scope, session_scope
+from db.datasets import DatasetError, dataset_view
+from db.models import Dataset
+from db.paging import newest_first
+from db.split_view import splits_of
+from db.splits import split_of
+from web import dataset_uploads
+from web.api.training_schemas import ListQuery, SplitIn
+from web.auth import require_admin
+from web.errors import Problem, as_problem, sentence
+from web.guards import guard_admin_pages
+from web.lookup import row_of
+from web.uploads import MAX_PARTS
+from web.views.queries import form_values, parsed
+
+blueprint = APIBlueprint("datasets", __name__, url_prefix="/datasets", enable_openapi=False)
+guard_admin_pages(blueprint)
+
+
+@blueprint.get("")
+def index() -> str:
+    """All datasets, newest first."""
+    query = parsed(ListQuery, request.args)
+    with read_scope() as s:
+        page = newest_first(s, Dataset, query.cursor, query.limit)
+        views = [dataset_view(s, dataset) for dataset in page.items]
+    return render_template("datasets.html", views=views, next_cursor=page.next_cursor, query=query)
+
+
+@blueprint.get("/<int:dataset_id>/row")
+def row(dataset_id: int) -> str:
+    """One row of the list; a row whose dataset is being built asks for itself again."""
+    with read_scope() as s:
+        return render_template("_dataset_row.html", dataset=dataset_view(s, row_of(s, Dataset, dataset_id)))
+
+
+@blueprint.get("/new")
+def form() -> Response:
+    """Choose files, or jobs whose reviewed slices make the dataset."""
+    return _form(None)
+
+
+@blueprint.post("/new")
+def create() -> ResponseReturnValue:
+    """Receive the files, and ask for the dataset."""
+    try:
+        view = dataset_uploads.create(require_admin())
+    except Exception as error:
+        problem = as_problem(error)
+        if problem.status == 500:
+            raise
+        return _form(problem)
+    return redirect(url_for("datasets.show", dataset_id=view.id), 303)
+
+
+@blueprint.get("/<int:dataset_id>")
+def show(dataset_id: int) -> str:
+    """A dataset's page."""
+    return _page("dataset.html", dataset_id)
+
+
+@blueprint.get("/<int:dataset_id>/live")
+def live(dataset_id: int) -> str:
+    """The part of a dataset's page that changes while it is built."""
+    return _page("_dataset.html", dataset_id)
+
+
+@blueprint.post("/<int:dataset_id>/splits")
+def split(dataset_id: int) -> ResponseReturnValue:
+    """Split it, to see the parts and what leaks before anything is trained."""
+    asked = form_values(SplitIn, request.form)
+    try:
+        with session_scope() as s:
+            split_of(s, row_of(s, Dataset, dataset_id), seed=asked.seed)
+    except DatasetError as error:
+        raise Problem(409, "conflict", sentence(error)) from error
+    return redirect(url_for("datasets.show", dataset_id=dataset_id, _anchor="splits"), 303)
+
+
+def _page(template: str, dataset_id: int) -> str:
+    with read_scope() as s:
+        return render_template(template, **_shown(s, row_of(s, Dataset, dataset_id)))
+
+
+def _shown(s: Session, dataset: Dataset) -> dict[str, Any]:
+    sources = [source.get("filename") or f"job {source.get('job')}" for source in dataset.sources]
+    return {"dataset": dataset_view(s, dataset), "splits": splits_of(s, dataset), "sources": sources}
+
+
+def _form(problem: Problem | None) -> Response:
+    values = {"name": request.form.get("name", ""), "jobs": request.form.get("jobs", "")} if problem else {}
+    page = render_template(
+        "dataset_new.html",
+        problem=problem,
+        values=values,
+        jobs=request.args.get("jobs", ""),
+        max_files=MAX_PARTS - 10,
+        max_bytes=current().max_upload_bytes,
+    )
+    status = 200 if problem is None else problem.status
+    return Response(page, status, content_type="text/html; charset=utf-8")

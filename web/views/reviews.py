@@ -1,0 +1,39 @@
+"""The buttons by which a reader says what a slice shows, and takes it back."""
+
+from apiflask import APIBlueprint
+from flask import redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from db.progress import job_view
+from db.results import find_row
+from db.reviews import LABELS, NotReviewable, remove_review, reviews_of_slice, set_review
+from web.auth import require_user
+from web.errors import Problem, not_found, sentence
+from web.guards import guard_pages
+from web.lookup import writing_job
+
+blueprint = APIBlueprint("reviews", __name__, enable_openapi=False)
+guard_pages(blueprint)
+
+
+@blueprint.post("/jobs/<job_id>/slices/<int:slice_id>/review")
+def review(job_id: str, slice_id: int) -> ResponseReturnValue:
+    """Keep the reader's word on a slice, or take it back where `label` is empty; the part of the page that shows it."""
+    label = request.form.get("label", "")
+    if label not in (*LABELS, ""):
+        raise Problem(422, "invalid", "A label is COVID or non-COVID.")
+    with writing_job(job_id) as (s, job):
+        row = find_row(s, job, slice_id)
+        if row is None:
+            raise not_found()
+        if not label:
+            remove_review(s, slice_id, require_user())
+        else:
+            try:
+                set_review(s, slice_id, require_user(), LABELS[label])
+            except NotReviewable as error:
+                raise Problem(409, "conflict", sentence(error)) from error
+        shown = {"job": job_view(s, job), "row": row, "reviews": reviews_of_slice(s, slice_id)}
+    if request.headers.get("HX-Request"):
+        return render_template("_reviews.html", **shown)
+    return redirect(url_for("jobs.slice_", job_id=job_id, slice_id=slice_id), 303)

@@ -1,0 +1,138 @@
+"""Training runs: the list, the launch form, and a run's live page with its curves. For admins."""
+
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from db import runs
+from db.base import read_scope, session_scope
+from db.datasets import list_datasets
+from db.leaks import LEAKS
+from db.models import TrainingRun, Work
+from db.paging import newest_first
+from db.registry import champion, list_versions
+from web.api.training_schemas import ListQuery, RunIn
+from web.auth import require_admin
+from web.errors import Problem
+from web.guards import guard_admin_pages
+from web.launches import launch
+from web.lookup import row_of
+from web.views.queries import form_values, parsed
+
+blueprint = APIBlueprint("runs", __name__, url_prefix="/runs", enable_openapi=False)
+guard_admin_pages(blueprint)
+
+PRESETS = (
+    ("default", "from ImageNet weights, widely augmented: the one to begin with"),
+    ("scratch", "from no weights at all: small slices first, full size last; hours on a CPU"),
+    ("quick", "minutes on a CPU; to see whether all works"),
+    ("seed", "the recipe of the original project, whole"),
+)
+
+
+@blueprint.get("")
+def index() -> str:
+    """All training runs, newest first."""
+    query = parsed(ListQuery, request.args)
+    with read_scope() as s:
+        page = newest_first(s, TrainingRun, query.cursor, query.limit)
+        views = [runs.run_view(s, run) for run in page.items]
+    return render_template("runs.html", views=views, next_cursor=page.next_cursor, query=query)
+
+
+@blueprint.get("/<int:run_id>/row")
+def row(run_id: int) -> str:
+    """One row of the list; a row whose run is open asks for itself again."""
+    with read_scope() as s:
+        return render_template("_run_row.html", run=runs.run_view(s, row_of(s, TrainingRun, run_id)))
+
+
+@blueprint.get("/new")
+def form() -> Response:
+    """Choose what to train, on what, from what."""
+    return _form(None)
+
+
+@blueprint.post("/new")
+def create() -> ResponseReturnValue:
+    """Launch the run."""
+    settings = [line.strip() for line in request.form.get("settings", "").splitlines() if line.strip()]
+    lists = {"settings": settings, "allow_leaks": request.form.getlist("allow_leaks")}
+    try:
+        run_id = launch(require_admin(), form_values(RunIn, request.form, **lists))
+    except Problem as problem:
+        return _form(problem)
+    return redirect(url_for("runs.show", run_id=run_id), 303)
+
+
+@blueprint.get("/<int:run_id>")
+def show(run_id: int) -> str:
+    """A run's page."""
+    with read_scope() as s:
+        run = row_of(s, TrainingRun, run_id)
+        return render_template("run.html", **_live(s, run), champion_run=_champion_run(s, run))
+
+
+@blueprint.get("/<int:run_id>/live")
+def live(run_id: int) -> str:
+    """The part of a run's page that changes while it trains."""
+    with read_scope() as s:
+        return render_template("_run.html", **_live(s, row_of(s, TrainingRun, run_id)))
+
+
+@blueprint.post("/<int:run_id>/cancel")
+def cancel(run_id: int) -> ResponseReturnValue:
+    """Ask a run to end and keep nothing."""
+    with session_scope() as s:
+        runs.cancel_run(s, row_of(s, TrainingRun, run_id))
+    return redirect(url_for("runs.show", run_id=run_id), 303)
+
+
+@blueprint.post("/<int:run_id>/stop")
+def stop(run_id: int) -> ResponseReturnValue:
+    """Ask a run to end its training and keep the best."""
+    with session_scope() as s:
+        runs.stop_run(s, row_of(s, TrainingRun, run_id))
+    return redirect(url_for("runs.show", run_id=run_id), 303)
+
+
+def _live(s: Session, run: TrainingRun) -> dict[str, Any]:
+    epochs = runs.epochs_of(s, run.id)
+    return {
+        "run": runs.run_view(s, run),
+        "dataset_id": run.dataset_id,
+        "version_id": run.model_version_id,
+        "from_id": run.from_version_id,
+        "last": epochs[-1] if epochs else None,
+    }
+
+
+def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
+    """The run that made the champion, if it is another one and its epochs are here."""
+    version = champion(s)
+    made_by = version.facts.get("run") if version else None
+    found = runs.find_run(s, made_by) if isinstance(made_by, int) and made_by != run.id else None
+    return found if found is not None and runs.epochs_of(s, found.id) else None
+
+
+def _form(problem: Problem | None) -> Response:
+    with read_scope() as s:
+        ready = [dataset.title for dataset in list_datasets(s) if dataset.state == Work.DONE]
+        models = [version.label for version in list_versions(s)]
+    shown: dict[str, Any] = dict(request.form.items()) if problem else {"dataset": request.args.get("dataset", "")}
+    allowed = request.form.getlist("allow_leaks") if problem else []
+    page = render_template(
+        "run_new.html",
+        problem=problem,
+        values=shown,
+        allowed=allowed,
+        datasets=ready,
+        models=models,
+        presets=PRESETS,
+        leaks=LEAKS,
+    )
+    status = 200 if problem is None else problem.status
+    return Response(page, status, content_type="text/html; charset=utf-8")
