@@ -60,6 +60,21 @@ def intake(slices: int, package: Path | None, as_json: bool) -> None:
     run(slices, package, as_json)
 
 
+@bench.command()
+@click.option("--slices", type=click.IntRange(64), default=192, show_default=True, help="How many, at 224 × 224.")
+@click.option("--batch", type=click.IntRange(2), default=32, show_default=True)
+@click.option("--pixels", type=click.Path(exists=True, path_type=Path), help="A .npy of slices instead of phantoms.")
+@json_option
+def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> None:
+    """Images a second of each training stage, beside plain `model.fit` of the same stage on the same slices.
+
+    An epoch's rate, and below it the one-time cost of computing the frozen layers: once for each augmented copy.
+    """
+    from cli.benchmarks.training import run
+
+    run(slices, batch, pixels, as_json)
+
+
 @bench.command(name="real-training")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--preset", default="scratch", show_default=True)

@@ -138,7 +138,11 @@ def load_parts(run: TrainingRun) -> dict[str, Labelled]:
         raise RuntimeError("the run names no dataset")
     with read_scope() as s:
         rows = {name: rows_of(s, run.dataset.id, run.split, name) for name in ("train", "validation", "test")}
-    return {name: load_part(run.dataset, found) for name, found in rows.items()}
+    parts = {name: load_part(run.dataset, found) for name, found in rows.items()}
+    for name, part in parts.items():
+        if len(set(part.labels)) < 2:
+            raise RuntimeError(f"the {name} part of the split lacks slices of a class: split by another seed")
+    return parts
 
 
 def initial_weights(config: Config) -> str | Path | None:

@@ -1,0 +1,155 @@
+"""A training run, from the claimed row to the model version; and what ends one before."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+from sqlalchemy import update
+
+from db import registry, runs, splits
+from db.base import session_scope
+from db.models import Evaluation, LabelledSlice, TrainingRun
+from db.storage import FileMissing, storage
+from tests.labelled import add_dataset, add_split
+from training.config import preset, with_settings
+
+TINY = [
+    "initial=none",
+    "hidden=8",
+    "stages.head.epochs=2",
+    "stages.head.size=32",
+    "stages.head.copies=1",
+    "stages.last-20.epochs=2",
+    "stages.last-20.size=32",
+    "stages.last-20.copies=1",
+]
+
+
+@pytest.fixture
+def dataset(settings):
+    return add_dataset("site", 48)
+
+
+def launch(dataset, *settings, **values):
+    config = with_settings(preset("seed"), [*TINY, *settings]).model_dump(mode="json")
+    config["stages"] = config["stages"][:2]
+    with session_scope() as s:
+        dataset = s.merge(dataset)
+        split = values.pop("split", None) or splits.split_of(s, dataset)
+        asked = {"user": None, "preset": "seed", "config": config, "seed": 7} | values
+        return runs.create_run(s, dataset=dataset, split=split, **asked)
+
+
+def carry_out():
+    from training.tasks import train_next
+
+    assert train_next("test")
+    with session_scope() as s:
+        run = runs.list_runs(s)[0]
+        return runs.run_view(s, run), runs.epochs_of(s, run.id)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
+    from worker.engines.base import load_engine
+    from worker.engines.package import read_package
+
+    launch(dataset, name="mine")
+    view, epochs = carry_out()
+    assert view.state == "finished", view.error
+    assert view.model_version == "mine/1"
+    assert {(e.stage, e.epoch) for e in epochs} >= {(0, 0), (1, 0)}
+    assert {"loss", "accuracy", "val_loss", "val_accuracy", "val_auc"} <= set(epochs[0].metrics)
+    assert {"code", "keras", "backend"} <= set(view.environment)
+    with session_scope() as s:
+        version = registry.find_version(s, "mine/1")
+        asked = s.query(Evaluation).filter_by(model_version_id=version.id).one()
+        test = splits.split_of(s, s.merge(dataset))
+    assert (asked.part, asked.split_id) == ("test", test.id), "the promotion gate is asked at once"
+    assert version.facts["split"] == {"id": test.id, "dataset": "site/1"}
+    assert version.dataset_hash == dataset.sha256
+    assert {"accuracy", "auc", "ece", "intervals", "confusion_matrix", "flagged"} <= set(version.metrics)
+    folder = registry.package_folder(version)
+    package = read_package(folder)
+    assert {"model.keras", "model.xml", "model.bin", "report.html", "MODEL_CARD.md"} <= set(package.files)
+    scores = load_engine(folder, "openvino-f32").predict(np.zeros((3, 224, 224), np.uint8))
+    assert scores.distance is not None
+    assert (scores.distance > package.ood["threshold"]).all(), "black squares are no chest"
+    with session_scope() as s:
+        assert s.get_one(TrainingRun, view.id).checkpoint == {}
+
+
+def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, monkeypatch):
+    run = launch(dataset, "stages.head.epochs=1000")
+    from training.run import RunWatcher
+
+    def cancelled(self, at):
+        with session_scope() as s:
+            runs.cancel_run(s, s.get_one(TrainingRun, run.id))
+        self.tell(0.5, "training")
+
+    monkeypatch.setattr(RunWatcher, "step", cancelled)
+    view, _ = carry_out()
+    assert (view.state, view.model_version) == ("cancelled", None)
+
+
+def test_a_dataset_whose_files_are_gone_ends_a_run_with_that_reason(dataset):
+    launch(dataset)
+    storage().delete(dataset.arrays[0])
+    view, _ = carry_out()
+    assert view.state == "failed"
+    assert "is gone or damaged" in view.error
+
+
+def test_weights_that_cannot_be_used_end_a_run_with_the_way_out(dataset):
+    sha256 = storage().put(b"no weights")
+    launch(dataset, f"initial=file:{sha256}")
+    view, _ = carry_out()
+    assert view.state == "failed"
+    assert "neither HDF5 (.h5) nor a .keras file" in view.error
+
+
+def test_a_run_that_kills_its_workers_is_given_up(dataset):
+    launch(dataset)
+    with session_scope() as s:
+        s.execute(update(TrainingRun).values(attempts=3))
+    view, _ = carry_out()
+    assert (view.state, "too little memory" in view.error) == ("failed", True)
+
+
+def test_a_part_without_a_class_ends_a_run(dataset):
+    with session_scope() as s:
+        s.execute(update(LabelledSlice).values(label=1))
+    launch(dataset, split=add_split(dataset))
+    view, _ = carry_out()
+    assert view.state == "failed"
+    assert "lacks slices of a class" in view.error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "lower the batch"),
+        (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"), "lower the batch"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (FileMissing("c0ffee"), "gone or damaged: c0ffee"),
+        (RuntimeError("the run names no dataset"), "the run names no dataset"),
+        (KeyError("odd"), "KeyError: 'odd'"),
+    ],
+)
+def test_what_ended_a_run_is_said_in_one_line(error, told):
+    from training.run import why
+
+    assert told in why(error)
+    assert "\n" not in why(error)
+
+
+def test_a_run_can_start_from_a_model_version(settings):
+    from training.config import Config
+    from training.run import initial_weights
+
+    config = json.loads(json.dumps(preset("seed").model_dump(mode="json")))
+    with pytest.raises(RuntimeError, match="no model version mine/4"):
+        initial_weights(Config.model_validate(config | {"initial": "model:mine/4"}))
