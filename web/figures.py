@@ -30,7 +30,7 @@ LEAKS = {
 def install(app: Flask) -> None:
     """Make the functions of this module known to the templates."""
     app.jinja_env.filters.update(metric=metric, metric_name=metric_name, leak=leak, signed=signed, plain=plain)
-    app.jinja_env.globals.update(bars=bars, meaning=meaning, FIGURES=FIGURES)
+    app.jinja_env.globals.update(bars=bars, matrix=matrix, by_source=by_source, meaning=meaning, FIGURES=FIGURES)
 
 
 def metric(value: Any) -> str:
@@ -68,22 +68,48 @@ def meaning(key: str, low: float | None, high: float | None) -> str:
     return "better beyond chance" if (low > 0) != (key in SMALLER_IS_BETTER) else "worse beyond chance"
 
 
-def bars(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """The figures of a model version with their intervals, and where these lie in percent of a bar's width."""
-    intervals = metrics.get("intervals") or {}
+def bars(metrics: Any) -> list[dict[str, Any]]:
+    """The figures of a model version with their intervals, and where these lie in percent of a bar's width.
+
+    The metrics of an imported version are another's word: what has not the shape of a figure is left out.
+    """
     found: list[dict[str, Any]] = []
     for key in FIGURES:
-        value = metrics.get(key)
-        if isinstance(value, int | float):
-            low, high = intervals.get(key) or (None, None)
-            width = max(100 * (high - low), 0.6) if low is not None and high is not None else None
-            place = {"at": 100 * value, "start": 100 * (low or 0), "width": width}
-            found.append({"key": key, "value": float(value), **_interval(low, high), **place})
+        value = metrics.get(key) if isinstance(metrics, dict) else None
+        if not _is_figure(value):
+            continue
+        low, high = _interval(metrics, key)
+        width = None if low is None or high is None else max(100 * (high - low), 0.6)
+        place = {"at": 100 * value, "start": 100 * (low or 0), "width": width}
+        found.append({"key": key, "value": float(value), "low": low, "high": high, **place})
     return found
 
 
-def _interval(low: float | None, high: float | None) -> dict[str, float | None]:
-    return {"low": None if low is None else float(low), "high": None if high is None else float(high)}
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _interval(metrics: dict[str, Any], key: str) -> tuple[float | None, float | None]:
+    intervals = metrics.get("intervals")
+    both = intervals.get(key) if isinstance(intervals, dict) else None
+    if isinstance(both, list) and len(both) == 2 and all(map(_is_figure, both)) and both[0] <= both[1]:
+        return float(both[0]), float(both[1])
+    return None, None
+
+
+def matrix(metrics: dict[str, Any]) -> list[list[int]] | None:
+    """The confusion matrix [[tn, fp], [fn, tp]]; None where there is none."""
+    rows = metrics.get("confusion_matrix")
+    if not isinstance(rows, list) or [len(row) if isinstance(row, list) else 0 for row in rows] != [2, 2]:
+        return None
+    return rows if all(isinstance(number, int) for row in rows for number in row) else None
+
+
+def by_source(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The figures on the slices of each source."""
+    found = metrics.get("by_source")
+    sources = found.items() if isinstance(found, dict) else ()
+    return {str(name): one for name, one in sources if isinstance(one, dict)}
 
 
 def plain(value: Any) -> str:

@@ -70,6 +70,12 @@ def api(app: APIFlask, ann: User) -> Api:
 
 
 @pytest.fixture
+def admin(app: APIFlask, root: User) -> Api:
+    """The admin's program."""
+    return Api(app, root)
+
+
+@pytest.fixture
 def stranger(app: APIFlask, bob: User) -> Api:
     """Bob's program."""
     return Api(app, bob)
@@ -85,6 +91,13 @@ def browser(app: APIFlask) -> Browser:
 def anns_browser(browser: Browser, ann: User) -> Browser:
     """A browser in which Ann has signed in."""
     assert browser.sign_in("ann").status_code == 303
+    return browser
+
+
+@pytest.fixture
+def roots_browser(browser: Browser, root: User) -> Browser:
+    """A browser in which the admin has signed in."""
+    assert browser.sign_in("root").status_code == 303
     return browser
 
 

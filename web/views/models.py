@@ -1,5 +1,6 @@
 """Model versions: the list, a version's page and files, and what an admin does with them."""
 
+import re
 from typing import Any
 
 from apiflask import APIBlueprint
@@ -18,6 +19,8 @@ from web.errors import Problem, as_problem
 from web.guards import guard_pages
 from web.lookup import row_of
 from worker.imaging.names import label
+
+LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}/[0-9]{1,9}")
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/models", enable_openapi=False)
 guard_pages(blueprint)
@@ -144,7 +147,9 @@ def _page(version_id: int, problem: Problem | None) -> Response:
 
 
 def _lineage(version: ModelVersion) -> list[str]:
-    return [label(str(one)) for one in version.facts.get("lineage", [])]
+    """The labels of its ancestors, as far as they are any: an imported version's are another database's word."""
+    told = version.facts.get("lineage")
+    return [one for one in map(str, told if isinstance(told, list) else ()) if LABEL.fullmatch(one)]
 
 
 def _dataset(s: Session, version: ModelVersion) -> Dataset | None:

@@ -1,0 +1,169 @@
+"""Datasets over pages and the API: received whole or refused, reported on, split; for admins only."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apiflask import APIFlask
+
+from db.base import read_scope, session_scope
+from db.datasets import claim_dataset, fail_dataset
+from db.models import Dataset, Split
+from db.settings import Settings
+from db.storage import storage
+from tests.web.play import Api, Browser, png, ready_dataset, zip_bytes
+
+CLASSES = zip_bytes({"COVID/1.png": png(1), "non-COVID/2.png": png(2)})
+REPORT: dict[str, Any] = {
+    "warnings": ["a shortcut: the mode of a file alone tells the class"],
+    "shortcuts": {
+        "facts": {"mode": {"balanced_accuracy": 0.81, "auc": 0.83}},
+        "found": True,
+        "verdict": "a shortcut: the mode of a file alone tells the class",
+    },
+    "formats": {"PNG": {"COVID": 30, "non-COVID": 0}, "<b>JPEG": {"COVID": 0, "non-COVID": 30}},
+    "left_out": {"truncated": {"count": 2, "examples": ["<i>cut.png"]}},
+    "identical": {"within": 4, "across": 2, "examples_within": [], "examples_across": [["a.png", "<u>b.png"]]},
+}
+
+
+def make(api: Api, name: str = "site", labels: bytes | None = None, **parts: bytes) -> Any:
+    files = [(io.BytesIO(content), f"{key}.zip") for key, content in parts.items()]
+    data: dict[str, Any] = {"name": name, "files": files}
+    if labels is not None:
+        data["labels"] = (io.BytesIO(labels), "groups.csv")
+    return api.post("/datasets", data=data, content_type="multipart/form-data")
+
+
+def stored(settings: Settings) -> list[Path]:
+    return [path for path in storage().folder.rglob("*") if path.is_file()]
+
+
+def test_files_and_labels_are_received_and_queued(admin: Api) -> None:
+    answer = make(admin, labels=b"file,label,group\n1.png,1,a\n2.png,0,b\n", slices=CLASSES)
+    assert answer.status_code == 202
+    assert answer.headers["Location"] == f"/api/v1/datasets/{answer.json['id']}"
+    assert (answer.json["name"], answer.json["state"], answer.json["created_by"]) == ("site/1", "queued", "root")
+    with read_scope() as s:
+        dataset = s.get_one(Dataset, answer.json["id"])
+        assert [source["filename"] for source in dataset.sources] == ["slices.zip"]
+        assert storage().exists(dataset.sources[0]["sha256"])
+        assert storage().local_path(str(dataset.labels_sha256)).read_bytes().startswith(b"file,label")
+    assert make(admin, slices=CLASSES).json["name"] == "site/2"
+
+
+def test_one_refused_archive_refuses_all_and_keeps_nothing(admin: Api, settings: Settings) -> None:
+    before = stored(settings)
+    answer = make(admin, good=CLASSES, bad=CLASSES[:-30])
+    assert (answer.status_code, answer.json["type"]) == (422, "urn:ctbatch:problem:archive-refused")
+    assert answer.json["file"] == "bad.zip"
+    assert stored(settings) == before
+    assert admin.get("/datasets").json["items"] == []
+
+
+@pytest.mark.parametrize("name", ["", "a b", "7", "../x", "a/1"])
+def test_name_that_cannot_be_is_refused_and_keeps_nothing(admin: Api, settings: Settings, name: str) -> None:
+    before = stored(settings)
+    answer = make(admin, name, slices=CLASSES)
+    assert answer.status_code == 422
+    assert answer.json["detail"].startswith("A dataset's name has 1 to 64 letters")
+    assert stored(settings) == before
+
+
+def test_neither_files_nor_jobs_is_refused(admin: Api) -> None:
+    assert make(admin).json["type"] == "urn:ctbatch:problem:no-files"
+    assert admin.post("/datasets", json={"name": "site"}).status_code == 415
+    unknown = {"name": "site", "jobs": "aaaaaaaaaaaaaaaa"}
+    answer = admin.post("/datasets", data=unknown, content_type="multipart/form-data")
+    assert answer.json["detail"] == "There is no job aaaaaaaaaaaaaaaa."
+
+
+def test_datasets_are_for_admins(api: Api, anns_browser: Browser) -> None:
+    dataset_id = ready_dataset("site")
+    for path in ("/datasets", f"/datasets/{dataset_id}"):
+        assert api.get(path).status_code == 403
+        assert anns_browser.get(path).status_code == 403
+    assert make(api, slices=CLASSES).status_code == 403
+    assert anns_browser.get("/datasets/new").status_code == 403
+    assert "Datasets" not in anns_browser.get("/jobs").text
+
+
+def test_list_comes_by_pages_without_reports(admin: Api) -> None:
+    for number in range(3):
+        ready_dataset(f"site{number}", **REPORT)
+    first = admin.get("/datasets?limit=2").json
+    assert [one["name"] for one in first["items"]] == ["site2/1", "site1/1"]
+    assert first["items"][0]["report"] == {}
+    rest = admin.get(f"/datasets?limit=2&cursor={first['next_cursor']}").json
+    assert ([one["name"] for one in rest["items"]], rest["next_cursor"]) == (["site0/1"], None)
+
+
+def test_dataset_is_polled_by_etag(admin: Api) -> None:
+    path = f"/datasets/{ready_dataset('site')}"
+    tag = admin.get(path).headers["ETag"]
+    assert admin.get(path, headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_page_reports_in_plain_words_and_escapes_names(roots_browser: Browser) -> None:
+    page = roots_browser.get(f"/datasets/{ready_dataset('site', **REPORT)}").text
+    assert "A shortcut: the mode of a file alone tells the class." in page
+    assert "The image ends too early." in page
+    assert "&lt;i&gt;cut.png" in page
+    assert "&lt;b&gt;JPEG" in page
+    assert "<u>b.png" not in page
+    assert "Slices with the same pixels as another" in page
+    assert "Not split yet" in page
+    assert 'hx-trigger="every' not in page
+
+
+def test_split_is_shown_with_what_leaks(admin: Api, roots_browser: Browser) -> None:
+    dataset_id = ready_dataset("site")
+    split = admin.post(f"/datasets/{dataset_id}/splits", json={"seed": 3}).json["splits"][0]
+    assert (split["rule"], split["seed"], split["leaks"]) == ("groups", 3, {})
+    assert sum(part["groups"] for part in split["parts"].values()) == 12
+    assert sum(part["COVID"] + part["non-COVID"] for part in split["parts"].values()) == 60
+    with session_scope() as s:
+        s.get_one(Split, split["id"]).leaks = {"shared-groups": {"count": 1, "examples": ["<s>: test, train"]}}
+    page = roots_browser.get(f"/datasets/{dataset_id}").text
+    assert "A group (a patient, a series) lies in two parts" in page
+    assert "&lt;s&gt;: test, train" in page
+    token = roots_browser.csrf("/datasets")
+    done = roots_browser.client.post(f"/datasets/{dataset_id}/splits", data={"csrf_token": token, "seed": "7"})
+    assert done.status_code == 303
+    assert "By group, seed 7" in roots_browser.get(f"/datasets/{dataset_id}").text
+
+
+def test_dataset_that_is_not_ready_is_not_split(admin: Api) -> None:
+    dataset_id = make(admin, slices=CLASSES).json["id"]
+    answer = admin.post(f"/datasets/{dataset_id}/splits", json={})
+    assert (answer.status_code, "still being built" in answer.json["detail"]) == (409, True)
+
+
+def test_open_dataset_polls_and_a_failed_one_says_why(admin: Api, roots_browser: Browser) -> None:
+    dataset_id = make(admin, slices=CLASSES).json["id"]
+    for path in ("", "/live", "/row"):
+        assert 'hx-trigger="every' in roots_browser.get(f"/datasets/{dataset_id}{path}").text
+    with session_scope() as s:
+        claimed = claim_dataset(s, "worker")
+        assert claimed is not None
+        fail_dataset(s, claimed[1], "the class COVID is empty")
+    page = roots_browser.get(f"/datasets/{dataset_id}").text
+    assert "The class COVID is empty." in page
+    assert 'hx-trigger="every' not in page
+    assert roots_browser.get("/datasets/99").status_code == 404
+    assert roots_browser.get(f"/datasets/{2**40}").status_code == 404
+
+
+def test_form_makes_a_dataset_and_says_what_is_wrong(app: APIFlask, roots_browser: Browser) -> None:
+    token = roots_browser.csrf("/datasets/new")
+    bad = {"csrf_token": token, "name": "site", "files": (io.BytesIO(CLASSES[:-30]), "<cut>.zip")}
+    answer = roots_browser.client.post("/datasets/new", data=bad)
+    assert answer.status_code == 422
+    assert "This dataset was not made" in answer.text
+    assert "&lt;cut&gt;.zip" in answer.text
+    assert 'value="site"' in answer.text
+    good = {"csrf_token": token, "name": "site", "files": (io.BytesIO(CLASSES), "slices.zip")}
+    made = roots_browser.client.post("/datasets/new", data=good, follow_redirects=True)
+    assert "site/1" in made.text
+    assert "Waiting for an ingest worker." in made.text

@@ -1,0 +1,239 @@
+"""Model versions over pages and the API: a page each, its files, the gate, site checks, export and import."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apiflask import APIFlask
+
+from db import evaluations, registry
+from db.base import read_scope, session_scope
+from db.models import Dataset, Evaluation, ModelVersion
+from db.splits import split_of
+from tests.conftest import fake_package
+from tests.web.play import Api, Browser, png, ready_dataset
+
+REPORT = b"<!doctype html><title>Report</title><style>p{color:red}</style><script>alert(1)</script><p>Report</p>"
+CARD = b"# site\n\n<script>alert(2)</script> Research use only."
+FIGURES = {"accuracy": 0.96, "recall": 0.95, "auc": 0.99, "ece": 0.02}
+METRICS: dict[str, Any] = {
+    **FIGURES,
+    "measured_on": "the test part",
+    "n": 60,
+    "groups": 12,
+    "confusion_matrix": [[28, 2], [1, 29]],
+    "intervals": {name: [value - 0.02, value + 0.01] for name, value in FIGURES.items()},
+}
+
+
+@pytest.fixture
+def split_id(app: APIFlask) -> int:
+    """A split of a dataset that versions were trained on."""
+    dataset_id = ready_dataset("site")
+    with session_scope() as s:
+        return split_of(s, s.get_one(Dataset, dataset_id)).id
+
+
+def add_version(folder: Path, split_id: int, name: str = "site") -> int:
+    """Register a version with a report, a card, a picture, figures and the split it left its test part in."""
+    package = fake_package(folder / "package", name)
+    files = {"report.html": REPORT, "MODEL_CARD.md": CARD, "roc.png": png(3), "model.xml": b"<net>", "model.bin": b"0"}
+    for file, content in files.items():
+        (package / file).write_bytes(content)
+    manifest = json.loads((package / "package.json").read_text())
+    manifest["files"] = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    manifest["metrics"] = METRICS
+    manifest["extra"] = {
+        "split": {"id": split_id, "dataset": "site/1"},
+        "dataset": "site/1",
+        "lineage": ["fake/1"],
+        "preset": "quick",
+    }
+    (package / "package.json").write_text(json.dumps(manifest))
+    stored = registry.store_package(package)
+    with session_scope() as s:
+        return registry.register_package(s, package, stored).id
+
+
+@pytest.fixture
+def version_id(app: APIFlask, split_id: int, tmp_path: Path) -> int:
+    """A candidate beside the champion fake/1."""
+    return add_version(tmp_path, split_id)
+
+
+def carry_out(difference: float = 0.0) -> None:
+    """Carry out the evaluations that wait; the candidate is this much better than the champion, ±0.01."""
+    pair = {
+        "candidate": 0.9 + difference,
+        "champion": 0.9,
+        "difference": difference,
+        "low": difference - 0.01,
+        "high": difference + 0.01,
+    }
+    while True:
+        with session_scope() as s:
+            claimed = evaluations.claim(s, "worker")
+            if claimed is None:
+                return
+            found, claim = claimed
+            figures = dict.fromkeys(FIGURES, pair)
+            if found.model_version.name == "fake":
+                figures = evaluations.mirrored(figures)
+            others = {other.id: figures for other in evaluations.done_beside(s, found)}
+        with session_scope() as s:
+            assert evaluations.finish(s, claim, "0" * 64, METRICS, others)
+
+
+def champion() -> str:
+    with read_scope() as s:
+        found = registry.champion(s)
+        return found.label if found else ""
+
+
+def test_page_shows_figures_lineage_files_and_card(api: Api, anns_browser: Browser, version_id: int) -> None:
+    page = anns_browser.get(f"/models/{version_id}").text
+    for text in (
+        "0.960",
+        "0.940 – 0.970",
+        "sensitivity",
+        "the test part",
+        "fake/1",
+        "quick",
+        "roc.png",
+        "used by 0 jobs",
+    ):
+        assert text in page
+    assert "&lt;script&gt;alert(2)&lt;/script&gt;" in page
+    assert "<script>alert" not in page
+    assert "Make this the champion" not in page  # Ann is no admin
+    assert anns_browser.get("/models/99").status_code == 404
+    shown = api.get(f"/models/{version_id}").json
+    assert (shown["label"], shown["used_by"], shown["facts"]["lineage"]) == ("site/1", 0, ["fake/1"])
+    assert shown["gate"]["verdict"] == "not compared yet"
+
+
+def test_report_runs_nothing_and_loads_nothing(anns_browser: Browser, version_id: int) -> None:
+    answer = anns_browser.get(f"/models/{version_id}/report")
+    assert answer.data == REPORT
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    assert policy.endswith("sandbox")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert anns_browser.get("/models/1/report").status_code == 404
+
+
+def test_figures_and_card_are_files(api: Api, anns_browser: Browser, version_id: int) -> None:
+    figure = anns_browser.get(f"/models/{version_id}/figures/roc.png")
+    assert (figure.mimetype, figure.data) == ("image/png", png(3))
+    assert anns_browser.get(f"/models/{version_id}/figures/package.json").status_code == 404
+    card = api.get(f"/models/{version_id}/card")
+    assert (card.mimetype, card.data) == ("text/markdown", CARD)
+    assert api.get("/models/1/card").status_code == 404
+
+
+def test_version_that_was_not_compared_is_compared_first(admin: Api, version_id: int) -> None:
+    refused = admin.post(f"/models/{version_id}/promote", json={"reason": "better"})
+    assert (refused.status_code, refused.json["type"]) == (409, "urn:ctbatch:problem:gate-closed")
+    assert refused.json["detail"].endswith("The comparison is queued: look again once it is done.")
+    carry_out()
+    promoted = admin.post(f"/models/{version_id}/promote", json={"reason": "better"})
+    assert (promoted.status_code, promoted.json["champion"]) == (200, True)
+    assert champion() == "site/1"
+
+
+def test_refusal_shows_the_figures_and_is_overridden_with_a_reason(
+    admin: Api, roots_browser: Browser, version_id: int
+) -> None:
+    token = roots_browser.csrf("/models")
+    roots_browser.client.post(f"/models/{version_id}/compare", data={"csrf_token": token})
+    carry_out(-0.05)
+    refused = roots_browser.client.post(f"/models/{version_id}/promote", data={"csrf_token": token, "reason": "new"})
+    assert refused.status_code == 409
+    for text in ("Not promoted", "worse beyond chance", "−0.050", "−0.060 to −0.040"):
+        assert text in refused.text
+    assert champion() == "fake/1"
+    form = {"csrf_token": token, "reason": "", "force": "1"}
+    assert roots_browser.client.post(f"/models/{version_id}/promote", data=form).status_code == 409
+    forced = roots_browser.client.post(f"/models/{version_id}/promote", data=form | {"reason": "we <know> why"})
+    assert forced.status_code == 303
+    assert champion() == "site/1"
+    page = roots_browser.get(f"/models/{version_id}").text
+    assert "we &lt;know&gt; why" in page
+    assert "overridden" in page
+
+
+def test_rollback_brings_the_champion_before_back(admin: Api, roots_browser: Browser, version_id: int) -> None:
+    assert admin.post("/models/rollback", json={"reason": "x"}).status_code == 409
+    admin.post(f"/models/{version_id}/promote", json={"reason": "x", "force": True})
+    assert "Roll back" in roots_browser.get("/models").text
+    back = admin.post("/models/rollback", json={"reason": "it missed some"})
+    assert (back.status_code, back.json["label"], champion()) == (200, "fake/1", "fake/1")
+    token = roots_browser.csrf("/models")
+    roots_browser.client.post("/models/rollback", data={"csrf_token": token, "reason": "again"})
+    assert champion() == "site/1"
+
+
+def test_only_admins_change_models(api: Api, anns_browser: Browser, version_id: int) -> None:
+    assert api.post(f"/models/{version_id}/promote", json={"reason": "x"}).status_code == 403
+    assert api.post("/models/rollback", json={}).status_code == 403
+    assert api.post(f"/models/{version_id}/checks", json={"dataset": "site/1"}).status_code == 403
+    assert api.post("/models/import", data={"files": (io.BytesIO(b"x"), "x.tar")}).status_code == 403
+    token = anns_browser.csrf("/models")
+    for action in ("promote", "compare", "check"):
+        answer = anns_browser.client.post(f"/models/{version_id}/{action}", data={"csrf_token": token})
+        assert answer.status_code == 403
+    assert "Import a model version" not in anns_browser.get("/models").text
+
+
+def test_site_check_is_queued_and_its_verdict_shown(admin: Api, roots_browser: Browser, version_id: int) -> None:
+    ready_dataset("other")
+    asked = admin.post(f"/models/{version_id}/checks", json={"dataset": "other"})
+    assert (asked.status_code, asked.json["state"], asked.json["dataset"]) == (202, "queued", "other/1")
+    assert 'hx-trigger="every' in roots_browser.get(f"/models/{version_id}/checks").text
+    carry_out()
+    with session_scope() as s:
+        check = s.get_one(Evaluation, asked.json["id"])
+        said = {"verdict": "may not be used", "reasons": ["specificity 0.61, floor 0.80"]}
+        check.result = {**check.result, "site_check": said}
+    page = roots_browser.get(f"/models/{version_id}").text
+    assert "may not be used" in page
+    assert "Specificity 0.61, floor 0.80." in page
+    assert 'hx-trigger="every' not in page
+    token = roots_browser.csrf("/models")
+    unknown = {"csrf_token": token, "dataset": "none\0"}
+    assert roots_browser.client.post(f"/models/{version_id}/check", data=unknown).status_code == 422
+
+
+def test_export_is_imported_again_and_a_damaged_one_is_refused(
+    admin: Api, roots_browser: Browser, version_id: int
+) -> None:
+    answer = admin.get(f"/models/{version_id}/export")
+    assert answer.headers["Content-Disposition"] == "attachment; filename=site-1.ctbatch.tar"
+    assert len(answer.data) == int(answer.headers["Content-Length"])
+    again = admin.post("/models/import", data={"files": (io.BytesIO(answer.data), "site.tar")})
+    assert (again.status_code, again.json["id"]) == (200, version_id)
+    damaged = answer.data.replace(b"<p>Report</p>", b"<p>REPORT</p>")
+    token = roots_browser.csrf("/models")
+    form = {"csrf_token": token, "files": (io.BytesIO(damaged), "<site>.tar")}
+    refused = roots_browser.client.post("/models/import", data=form)
+    assert refused.status_code == 422
+    assert "Report.html holds other bytes" in refused.text
+    assert "&lt;site&gt;.tar" in refused.text
+    with session_scope() as s:
+        s.get_one(ModelVersion, version_id).name = "elsewhere"
+    new = admin.post("/models/import", data={"files": (io.BytesIO(answer.data), "site.tar")})
+    assert (new.status_code, new.json["label"], new.json["champion"]) == (201, "site/1", False)
+
+
+def test_figures_of_an_odd_shape_leave_the_pages_whole(anns_browser: Browser, version_id: int) -> None:
+    odd = {"accuracy": 0.5, "auc": "high", "intervals": [1], "confusion_matrix": [[1]], "by_source": 7, "n": "many"}
+    with session_scope() as s:
+        version = s.get_one(ModelVersion, version_id)
+        version.metrics = odd
+        version.facts = {"lineage": "none", "dataset": ["x"], "run": "y", "training_seconds": "long"}
+    page = anns_browser.get(f"/models/{version_id}")
+    assert (page.status_code, "0.500" in page.text) == (200, True)
+    assert anns_browser.get("/models").status_code == 200

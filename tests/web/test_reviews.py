@@ -1,0 +1,111 @@
+"""What readers say of slices: kept, changed, taken back; and the warning where a job's slices are unfamiliar."""
+
+import csv
+import io
+
+import pytest
+from sqlalchemy import select
+
+from db.base import session_scope
+from db.models import Prediction, User
+from tests.web.play import Api, Browser, WorkerPart, png, zip_bytes
+
+
+@pytest.fixture
+def job_id(api: Api, worker: WorkerPart) -> str:
+    """A finished job of ten slices, and a file that was rejected."""
+    made: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(11)}))).json["id"]
+    worker.start()
+    worker.read(10)
+    worker.reject("notes.txt", "format")
+    worker.finish_reading()
+    worker.predict()
+    return made
+
+
+def slices(api: Api, job_id: str, query: str = "") -> list[int]:
+    return [row["slice_id"] for row in api.get(f"/jobs/{job_id}/results?{query}").json["items"]]
+
+
+def said(answer) -> list[tuple[str, str]]:
+    assert answer.status_code == 200
+    return [(one["user"], one["label"]) for one in answer.json["items"]]
+
+
+def flag(job_id: str, apart: int) -> None:
+    """Let the model have measured distances, and so many slices lie apart."""
+    with session_scope() as s:
+        for place, prediction in enumerate(s.scalars(select(Prediction).order_by(Prediction.id))):
+            prediction.distance, prediction.ood = 12.5 + place, place < apart
+
+
+def test_each_reader_has_one_word_and_the_newest_counts(api: Api, admin: Api, job_id: str) -> None:
+    path = f"/jobs/{job_id}/slices/{slices(api, job_id)[0]}/review"
+    assert said(api.put(path, json={"label": "COVID"})) == [("ann", "COVID")]
+    assert said(admin.put(path, json={"label": "COVID"})) == [("root", "COVID"), ("ann", "COVID")]
+    assert said(api.put(path, json={"label": "non-COVID"})) == [("ann", "non-COVID"), ("root", "COVID")]
+    assert said(api.delete(path)) == [("root", "COVID")]
+    assert said(api.delete(path)) == [("root", "COVID")]
+
+
+def test_only_who_may_see_the_job_reviews_it(api: Api, stranger: Api, job_id: str) -> None:
+    path = f"/jobs/{job_id}/slices/{slices(api, job_id)[0]}/review"
+    assert stranger.put(path, json={"label": "COVID"}).status_code == 404
+    assert stranger.delete(path).status_code == 404
+
+
+def test_what_has_no_image_or_is_no_label_is_refused(api: Api, job_id: str) -> None:
+    rejected = slices(api, job_id, "state=rejected")[0]
+    assert api.put(f"/jobs/{job_id}/slices/{rejected}/review", json={"label": "COVID"}).status_code == 409
+    assert api.put(f"/jobs/{job_id}/slices/999/review", json={"label": "COVID"}).status_code == 404
+    first = slices(api, job_id)[0]
+    assert api.put(f"/jobs/{job_id}/slices/{first}/review", json={"label": "ill"}).status_code == 422
+
+
+def test_buttons_of_the_slice_page_say_who_said_what(api: Api, anns_browser: Browser, job_id: str) -> None:
+    first = slices(api, job_id)[0]
+    page, token = f"/jobs/{job_id}/slices/{first}", anns_browser.csrf("/jobs")
+    form = {"csrf_token": token, "label": "COVID"}
+    assert "Nobody has said yet" in anns_browser.get(page).text
+    assert anns_browser.client.post(f"{page}/review", data=form).status_code == 303
+    text = anns_browser.get(page).text
+    assert 'value="COVID" aria-pressed="true"' in text
+    assert '<bdi class="name">ann</bdi>' in text.split('id="reviews"')[1]
+    part = anns_browser.client.post(f"{page}/review", data=form | {"label": ""}, headers={"HX-Request": "true"})
+    assert "Nobody has said yet" in part.text
+    assert "<!doctype" not in part.text
+    assert anns_browser.client.post(f"{page}/review", data=form | {"label": "x"}).status_code == 422
+
+
+def test_reviewed_slices_become_a_dataset(api: Api, admin: Api, job_id: str) -> None:
+    ask = {"name": "reviewed", "jobs": job_id}
+    refused = admin.post("/datasets", data=ask, content_type="multipart/form-data")
+    assert (refused.status_code, refused.json["detail"]) == (422, f"No slice of the job {job_id} was reviewed yet.")
+    api.put(f"/jobs/{job_id}/slices/{slices(api, job_id)[0]}/review", json={"label": "COVID"})
+    made = admin.post("/datasets", data=ask, content_type="multipart/form-data")
+    assert (made.status_code, made.json["name"], made.json["state"]) == (202, "reviewed/1", "queued")
+
+
+@pytest.mark.parametrize(("apart", "warned"), [(0, False), (1, True), (10, True)])
+def test_job_page_warns_from_a_tenth_on(
+    api: Api, anns_browser: Browser, job_id: str, ann: User, apart: int, warned: bool
+) -> None:
+    assert api.get(f"/jobs/{job_id}").json["unfamiliar"] is None
+    flag(job_id, apart)
+    assert api.get(f"/jobs/{job_id}").json["unfamiliar"] == apart
+    page = anns_browser.get(f"/jobs/{job_id}").text
+    assert ("unlike those the model learnt from" in page) == warned
+    assert (f"/jobs/{job_id}?ood=1#results" in page) == warned
+
+
+def test_results_tell_the_distance_and_are_filtered_by_it(api: Api, anns_browser: Browser, job_id: str) -> None:
+    flag(job_id, 3)
+    found = api.get(f"/jobs/{job_id}/results?ood=1").json["items"]
+    assert [(row["distance"], row["ood"]) for row in found] == [(12.5, True), (13.5, True), (14.5, True)]
+    assert len(slices(api, job_id, "ood=0")) == 7
+    rows = list(csv.DictReader(io.StringIO(api.get(f"/jobs/{job_id}/results.csv").text)))
+    assert [(row["distance"], row["ood"]) for row in rows[2:4]] == [("14.5", "True"), ("15.5", "False")]
+    assert (rows[-1]["distance"], rows[-1]["ood"]) == ("", "")
+    answer = anns_browser.get(f"/jobs/{job_id}/results?ood=1")
+    assert answer.headers["HX-Push-Url"] == f"/jobs/{job_id}?ood=1"
+    assert answer.text.count('class="slice-row"') == 3

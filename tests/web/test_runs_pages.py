@@ -1,0 +1,185 @@
+"""Training runs over pages and the API: launched, refused where a split leaks, followed, cancelled, stopped."""
+
+from typing import Any
+
+import pytest
+
+from db import runs
+from db.base import read_scope, session_scope
+from db.leases import Claim
+from db.models import Dataset, ModelVersion, Split, TrainingRun
+from db.splits import split_of
+from tests.web.play import Api, Browser, ready_dataset
+
+CONFIG = {"preset": "quick", "stages": [{"name": "small", "epochs": 10, "size": 64}, {"name": "full", "epochs": 1}]}
+
+
+@pytest.fixture
+def dataset_id(app: Any) -> int:
+    """A dataset that is ready to be trained on."""
+    return ready_dataset("site")
+
+
+def launch(admin: Api, **values: Any) -> Any:
+    return admin.post("/runs", json={"dataset": "site/1", "preset": "quick"} | values)
+
+
+def train(run_id: int, epochs: int = 0) -> Claim:
+    """Do what a training worker does: claim the run, note where it stands, record epochs."""
+    with session_scope() as s:
+        claimed = runs.claim_run(s, "worker")
+        assert claimed is not None
+        run, claim = claimed
+        assert run.id == run_id
+        run.config = CONFIG
+    live = {"stage": 0, "stages": 2, "stage_name": "small", "epoch": 3, "epochs": 10, "step": 5, "steps": 27}
+    live |= {"loss": 0.251, "rate": 17.3, "eta_seconds": 90.0, "estimate": {"seconds": 700, "disk": 3 << 30}}
+    with session_scope() as s:
+        runs.report(s, claim, 0.4, "small: epoch 4 of 10", live=live, environment={"keras": "3.15.0"})
+        for epoch in range(epochs):
+            runs.record_epoch(s, claim, 0, epoch, {"loss": 0.5, "val_loss": 0.6, "val_accuracy": 0.7}, 2.5)
+    return claim
+
+
+def leak(dataset_id: int) -> None:
+    with session_scope() as s:
+        split = split_of(s, s.get_one(Dataset, dataset_id))
+        split.leaks = {"identical-slices": {"count": 3, "examples": ["a.png (train); b.png (test)"]}}
+
+
+def test_run_is_launched_and_shown(admin: Api, dataset_id: int) -> None:
+    answer = launch(admin, settings=["stages.small.epochs=3"], name="first  try")
+    assert answer.status_code == 202
+    assert admin.get(f"/runs/{answer.json['id']}").json == answer.json
+    shown = answer.json
+    assert (shown["name"], shown["state"], shown["dataset"], shown["seed"]) == ("first try", "queued", "site/1", 7)
+    assert (shown["config"], shown["created_by"]) == ({"settings": ["stages.small.epochs=3"]}, "root")
+    with read_scope() as s:
+        run = s.get_one(TrainingRun, shown["id"])
+        assert run.split is not None
+        assert run.split.dataset_id == dataset_id
+
+
+def test_run_that_starts_from_a_version_says_so(admin: Api, dataset_id: int) -> None:
+    shown = launch(admin, from_model="fake/1").json
+    assert (shown["from_version"], shown["config"]) == ("fake/1", {"settings": ["initial=model:fake/1"]})
+    assert launch(admin, from_model="fake/9").json["detail"] == "There is no model version fake/9."
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"dataset": "none/1"}, {"preset": "huge"}, {"seed": -1}, {"settings": ["no equals sign"]}, {"allow_leaks": ["x"]}],
+)
+def test_what_makes_no_sense_is_refused(admin: Api, dataset_id: int, wrong: dict[str, Any]) -> None:
+    assert launch(admin, **wrong).status_code == 422
+    assert admin.get("/runs").json["items"] == []
+
+
+def test_leak_blocks_a_run_unless_it_is_allowed_by_name(admin: Api, dataset_id: int) -> None:
+    leak(dataset_id)
+    refused = launch(admin)
+    assert refused.status_code == 409
+    assert "identical-slices: 3" in refused.json["detail"]
+    allowed = launch(admin, allow_leaks=["identical-slices"])
+    assert (allowed.status_code, allowed.json["allowed_leaks"]) == (202, ["identical-slices"])
+
+
+def test_split_of_a_refused_run_is_kept_for_its_page(admin: Api, dataset_id: int) -> None:
+    with session_scope() as s:
+        assert s.query(Split).count() == 0
+    launch(admin)
+    assert len(admin.get(f"/datasets/{dataset_id}").json["splits"]) == 1
+
+
+def test_dataset_that_is_not_ready_is_not_trained_on(admin: Api) -> None:
+    with session_scope() as s:
+        s.add(Dataset(name="site", number=1, sources=[]))
+    answer = launch(admin)
+    assert (answer.status_code, "is not ready" in answer.json["detail"]) == (409, True)
+
+
+def test_runs_are_for_admins(api: Api, anns_browser: Browser, dataset_id: int) -> None:
+    assert api.get("/runs").status_code == 403
+    assert api.post("/runs", json={"dataset": "site/1"}).status_code == 403
+    for path in ("/runs", "/runs/new", "/runs/1"):
+        assert anns_browser.get(path).status_code == 403
+
+
+def test_epochs_come_in_order_with_their_stages(admin: Api, dataset_id: int) -> None:
+    run_id = launch(admin).json["id"]
+    train(run_id, epochs=2)
+    answer = admin.get(f"/runs/{run_id}/epochs")
+    assert answer.json["stages"] == ["small", "full"]
+    assert [(one["stage"], one["epoch"], one["seconds"]) for one in answer.json["items"]] == [(0, 0, 2.5), (0, 1, 2.5)]
+    assert answer.json["items"][0]["metrics"] == {"loss": 0.5, "val_loss": 0.6, "val_accuracy": 0.7}
+    tag = answer.headers["ETag"]
+    assert admin.get(f"/runs/{run_id}/epochs", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_page_tells_where_the_run_stands(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    run_id = launch(admin).json["id"]
+    assert "waiting for a worker" in roots_browser.get(f"/runs/{run_id}/row").text
+    train(run_id, epochs=1)
+    page = roots_browser.get(f"/runs/{run_id}").text
+    for text in ("Small: epoch 4 of 10.", "0.251", "17.3", "1 min 30 s", "11 min 40 s", "3 GiB of disk", "3.15.0"):
+        assert text in page
+    assert "Stop and keep the best" in page
+    assert f'data-epochs="/api/v1/runs/{run_id}/epochs"' in page
+    assert 'hx-trigger="every' in roots_browser.get(f"/runs/{run_id}/live").text
+    assert "small: epoch 4 of 10" in roots_browser.get("/runs").text
+
+
+def test_curves_of_the_champions_run_lie_beside(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    first = launch(admin).json["id"]
+    train(first, epochs=1)
+    with session_scope() as s:
+        s.get_one(ModelVersion, 1).facts = {"run": first}
+    second = launch(admin).json["id"]
+    assert f'data-champion="/api/v1/runs/{first}/epochs"' in roots_browser.get(f"/runs/{second}").text
+    assert "data-champion" not in roots_browser.get(f"/runs/{first}").text
+
+
+def test_run_is_cancelled_and_stopped(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    run_id = launch(admin).json["id"]
+    assert admin.post(f"/runs/{run_id}/stop").status_code == 409  # it does not train yet
+    train(run_id)
+    assert admin.post(f"/runs/{run_id}/stop").json["stopping"] is True
+    token = roots_browser.csrf("/runs")
+    roots_browser.client.post(f"/runs/{run_id}/cancel", data={"csrf_token": token})
+    assert admin.get(f"/runs/{run_id}").json["cancelling"] is True
+    waiting = launch(admin).json["id"]
+    assert admin.post(f"/runs/{waiting}/cancel").json["state"] == "cancelled"
+    assert admin.post(f"/runs/{waiting}/cancel").status_code == 409
+
+
+def test_failed_run_says_what_to_do(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    run_id = launch(admin).json["id"]
+    claim = train(run_id)
+    with session_scope() as s:
+        runs.fail_run(s, claim, "the loss is no number any more: lower the <rate>")
+    page = roots_browser.get(f"/runs/{run_id}").text
+    assert "The loss is no number any more: lower the &lt;rate&gt;." in page
+    assert "Launch another" in page
+    assert 'hx-trigger="every' not in page
+
+
+def test_form_launches_and_keeps_what_was_typed(roots_browser: Browser, dataset_id: int) -> None:
+    leak(dataset_id)
+    form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "scratch", "seed": "7"}
+    typed = form | {"settings": "floor=0.9\r\n\r\naugment.flip=false\r\n"}
+    refused = roots_browser.client.post("/runs/new", data=typed)
+    assert refused.status_code == 409
+    assert "This run was not launched" in refused.text
+    assert "augment.flip=false" in refused.text
+    allowed = typed | {"allow_leaks": "identical-slices"}
+    launched = roots_browser.client.post("/runs/new", data=allowed)
+    assert launched.status_code == 303
+    with read_scope() as s:
+        run = s.query(TrainingRun).one()
+        assert (run.preset, run.config) == ("scratch", {"settings": ["floor=0.9", "augment.flip=false"]})
+
+
+def test_foolish_form_is_answered_with_the_form(roots_browser: Browser, dataset_id: int) -> None:
+    form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "quick", "seed": "many"}
+    answer = roots_browser.client.post("/runs/new", data=form)
+    assert (answer.status_code, "Seed: " in answer.text) == (422, True)
