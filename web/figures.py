@@ -1,6 +1,6 @@
 """How a model's figures, comparisons and leaks are written on pages."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from flask import Flask
 
@@ -85,7 +85,7 @@ def bars(metrics: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _is_figure(value: Any) -> bool:
+def _is_figure(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
