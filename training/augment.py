@@ -39,6 +39,18 @@ class _Random(layers.Layer):  # type: ignore[misc]  # keras has no types
         return self.uniform(slices, 0, 1) < self.amount
 
 
+class Sometimes(_Random):
+    """Another layer, for the share `amount` of slices."""
+
+    def __init__(self, amount: float, layer: Any) -> None:
+        super().__init__(amount)
+        self.layer = layer
+
+    def call(self, slices: Any, training: bool = True) -> Any:
+        """float32[n,h,w,1]."""
+        return ops.where(self.chosen(slices), self.layer(slices, training=training), slices)
+
+
 class RandomGamma(_Random):
     """The power law of a display or an export, by up to `amount` either way."""
 
@@ -132,7 +144,8 @@ class Augmenter:
 
     def __init__(self, amounts: Augment) -> None:
         self._layers = _layers(amounts)
-        self._generators = [layer.generator for layer in self._layers]
+        inner = [layer.layer for layer in self._layers if isinstance(layer, Sometimes)]
+        self._generators = [layer.generator for layer in (*self._layers, *inner)]
         self._call = _compiled(self._apply)
 
     def _apply(self, slices: Any) -> Any:
@@ -170,10 +183,13 @@ def _layers(amounts: Augment) -> list[Any]:
         (a.shift, lambda: layers.RandomTranslation(a.shift, a.shift, **fill)),
         (a.shear, lambda: layers.RandomShear(float(np.tan(np.deg2rad(a.shear))), 0.0, **fill)),
         (a.zoom, lambda: layers.RandomZoom((-a.zoom, a.zoom), **fill)),
-        (a.contrast, lambda: layers.RandomContrast(a.contrast, **shown)),
-        (a.gamma, lambda: RandomGamma(a.gamma)),
-        (a.blur, lambda: layers.RandomGaussianBlur(0.5, kernel_size=5, sigma=(0.1, a.blur), **shown)),
-        (a.noise, lambda: RandomNoise(a.noise)),
+        (a.contrast, lambda: Sometimes(a.often, layers.RandomContrast(a.contrast, **shown))),
+        (a.gamma, lambda: Sometimes(a.often, RandomGamma(a.gamma))),
+        (
+            a.blur,
+            lambda: Sometimes(a.often, layers.RandomGaussianBlur(1.0, kernel_size=5, sigma=(0.1, a.blur), **shown)),
+        ),
+        (a.noise, lambda: Sometimes(a.often, RandomNoise(a.noise))),
         (a.jpeg, lambda: RandomJpeg(a.jpeg)),
         (a.border, lambda: RandomBorder(a.border)),
         (a.text, lambda: RandomText(a.text)),

@@ -66,7 +66,7 @@ def measure(data: Labelled, batch: int, told: Told) -> Iterator[Measured]:
 
 
 def _plain(network: Any, unfreeze: int, data: Labelled, batch: int) -> float:
-    """Images/s of Keras's own fit, as its guide to transfer learning writes it: frozen layers are computed each time."""
+    """Images/s of Keras's own fit, as its guide to transfer learning has it: frozen layers are computed each time."""
     layers = base_layers(network)
     for position, layer in enumerate(layers):
         late = unfreeze == ALL or position >= len(layers) - unfreeze

@@ -22,8 +22,9 @@ class Augment(_Frozen):
     """How far a training slice may be changed, each time it is shown; 0 leaves a change out.
 
     `rotation`, `shear`: degrees; `shift`, `zoom`: share of the side; `flip`: left to right. `contrast`, `gamma`: share
-    of change; `blur`, `noise`: standard deviation in pixels and in grey levels; `jpeg`, `border`, `text`: share of
-    slices that get artefacts of compression, a frame, a line of letters.
+    of change; `blur`, `noise`: standard deviation in pixels and in grey levels; each of these four is made to the share
+    `often` of slices. `jpeg`, `border`, `text`: share of slices that get artefacts of compression, a frame, a line of
+    letters.
     """
 
     rotation: float = Field(default=0, ge=0, le=180)
@@ -35,6 +36,7 @@ class Augment(_Frozen):
     gamma: float = Field(default=0, ge=0, le=0.9)
     blur: float = Field(default=0, ge=0, le=3)
     noise: float = Field(default=0, ge=0, le=60)
+    often: float = Field(default=0.3, ge=0, le=1)
     jpeg: float = Field(default=0, ge=0, le=1)
     border: float = Field(default=0, ge=0, le=1)
     text: float = Field(default=0, ge=0, le=1)
@@ -97,9 +99,9 @@ _WIDE = Augment(
     gamma=0.3,
     blur=0.8,
     noise=8,
-    jpeg=0.2,
-    border=0.1,
-    text=0.1,
+    jpeg=0.1,
+    border=0.05,
+    text=0.05,
 )
 
 
@@ -165,9 +167,8 @@ _PRESETS = (
         preset="scratch",
         augment=_WIDE,
         stages=(
-            _whole("small", 96, 40, 1e-3, 2),
-            _whole("middle", 160, 12, 4e-4, 1),
-            _whole("full", SIDE, 5, 1.5e-4, 0.5),
+            _whole("small", 128, 26, 1e-3, 1),
+            _whole("full", SIDE, 7, 3e-4, 0.5),
         ),
     ),
     Config(
