@@ -9,8 +9,11 @@ import pytest
 from apiflask import APIFlask
 from werkzeug.serving import make_server
 
+from db import runs
+from db.base import session_scope
+from db.leases import Claim
 from db.models import User
-from tests.web.play import PASSWORD, Api, WorkerPart, png, zip_bytes
+from tests.web.play import PASSWORD, Api, WorkerPart, png, ready_dataset, zip_bytes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -64,6 +67,17 @@ def signed_in(page: Any, ann: User) -> Any:
     """Ann, signed in by the form."""
     page.goto("/sign-in")
     page.get_by_label("Name").fill("ann")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/jobs")
+    return page
+
+
+@pytest.fixture
+def admin_page(page: Any, root: User) -> Any:
+    """The admin, signed in by the form."""
+    page.goto("/sign-in")
+    page.get_by_label("Name").fill("root")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/jobs")
@@ -209,6 +223,61 @@ def test_job_is_cancelled_after_asking(signed_in: Any, api: Api) -> None:
     signed_in.once("dialog", lambda dialog: dialog.accept())
     signed_in.get_by_role("button", name="Cancel").click()
     signed_in.locator(".state", has_text="cancelling").wait_for()
+
+
+def test_slice_is_reviewed_in_the_dialog(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    reviews = signed_in.get_by_role("dialog").locator("#reviews")
+    reviews.get_by_role("button", name="non-COVID").click()
+    reviews.locator(".review-list .outcome-negative").wait_for()
+    assert "ann" in reviews.locator(".review-list").inner_text()
+    reviews.get_by_role("button", name="Undo").click()
+    reviews.get_by_text("Nobody has said yet").wait_for()
+
+
+def test_run_page_follows_the_run_and_its_curves_grow(admin_page: Any, admin: Api) -> None:
+    ready_dataset("site")
+    run_id = admin.post("/runs", json={"dataset": "site/1", "preset": "quick"}).json["id"]
+    admin_page.goto(f"/runs/{run_id}")
+    admin_page.get_by_text("No epoch is done yet").wait_for()
+    with session_scope() as s:
+        claimed = runs.claim_run(s, "worker")
+        assert claimed is not None
+        claimed[0].config = {"stages": [{"name": "small", "epochs": 3}]}
+    claim = claimed[1]
+    record(claim, epochs=2)
+    admin_page.locator("[data-curve=loss] canvas").wait_for()
+    admin_page.locator("[data-curve=accuracy] .uplot").wait_for()
+    playwright.expect(admin_page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "66")
+    assert admin_page.get_by_role("button", name="Stop and keep the best").is_visible()
+    with session_scope() as s:
+        runs.fail_run(s, claim, "the loss is no number any more")
+    admin_page.get_by_text("The loss is no number any more.").wait_for()
+    admin_page.wait_for_function("!document.querySelector('[hx-trigger^=every]')")
+
+
+def record(claim: Claim, epochs: int) -> None:
+    """So many epochs of three, as a training worker records them."""
+    with session_scope() as s:
+        for epoch in range(epochs):
+            metrics = {"loss": 0.6 / (epoch + 1), "val_loss": 0.7, "accuracy": 0.8, "val_accuracy": 0.7}
+            runs.record_epoch(s, claim, 0, epoch, metrics, 1.0)
+        live = {"stage": 0, "stages": 1, "stage_name": "small", "epoch": epochs - 1, "epochs": 3}
+        runs.report(s, claim, epochs / 3, f"small: epoch {epochs} of 3", live=live)
+
+
+def test_every_admin_page_fits_a_phone_in_both_themes(admin_page: Any, admin: Api) -> None:
+    dataset_id = ready_dataset("site")
+    run_id = admin.post("/runs", json={"dataset": "site/1", "preset": "quick"}).json["id"]
+    admin_page.set_viewport_size({"width": 390, "height": 844})
+    paths = ["/datasets", f"/datasets/{dataset_id}", "/datasets/new", "/models/1"]
+    paths += ["/runs", f"/runs/{run_id}", "/runs/new"]
+    for theme in ("light", "dark"):
+        admin_page.emulate_media(color_scheme=theme)
+        for path in paths:
+            admin_page.goto(path)
+            assert admin_page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
 def test_server_that_is_away_is_said(signed_in: Any, api: Api) -> None:
