@@ -1,6 +1,7 @@
 """Datasets over pages and the API: received whole or refused, reported on, split; for admins only."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,18 @@ def test_open_dataset_polls_and_a_failed_one_says_why(admin: Api, roots_browser:
     assert 'hx-trigger="every' not in page
     assert roots_browser.get("/datasets/99").status_code == 404
     assert roots_browser.get(f"/datasets/{2**40}").status_code == 404
+
+
+def test_admin_pages_trust_only_their_own_files(admin: Api, roots_browser: Browser) -> None:
+    dataset_id = ready_dataset("site", **REPORT)
+    run_id = admin.post("/runs", json={"dataset": "site/1"}).json["id"]
+    paths = ["/datasets", "/datasets/new", f"/datasets/{dataset_id}", "/models/1"]
+    for path in [*paths, "/runs", "/runs/new", f"/runs/{run_id}"]:
+        page = roots_browser.get(path)
+        assert "Research use only, not for diagnosis." in page.text
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' data:;")
+        assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:|<script(?! src=)", page.text), path
+        assert not re.search(r'(src|href|action)="(https?:)?//', page.text), path
 
 
 def test_form_makes_a_dataset_and_says_what_is_wrong(app: APIFlask, roots_browser: Browser) -> None:
