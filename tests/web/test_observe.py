@@ -111,7 +111,7 @@ def test_static_files_are_kept_by_their_digest(app: APIFlask) -> None:
 
 def test_every_bundled_package_has_its_licence() -> None:
     folders = [path for path in (PROJECT / "web/static/vendor").iterdir() if path.is_dir()]
-    assert {path.name for path in folders} == {"bootstrap", "bootstrap-icons", "htmx", "inter", "swagger-ui"}
+    assert {path.name for path in folders} == {"bootstrap", "bootstrap-icons", "htmx", "inter", "swagger-ui", "uplot"}
     for folder in folders:
         assert (folder / "LICENSE").read_text().strip()
 
