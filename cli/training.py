@@ -81,6 +81,8 @@ def _launch(
         initial = [] if start is None else [_initial(start, version)]
         config = with_settings(preset_named(preset), [*initial, *settings])
         split = datasets.split_of(session, dataset, seed=seed)
+        counts = {part: len(datasets.rows_of(session, dataset.id, split, part)) for part in datasets.PARTS}
+        takes = estimate(config, counts["train"], counts["validation"])
         run = runs.create_run(
             session,
             user=None,
@@ -92,12 +94,12 @@ def _launch(
             name=name,
             from_version=version,
             allowed_leaks=leaks,
+            estimate=takes.as_dict(),
         )
     except (ConfigError, runs.RunError, datasets.DatasetError) as error:
         raise click.UsageError(str(error)) from error
-    counts = {part: len(datasets.rows_of(session, dataset.id, split, part)) for part in datasets.PARTS}
     sizes = ", ".join(f"{count} {part}" for part, count in counts.items())
-    return run.id, [f"{dataset.title}: {sizes} slices", estimate(config, counts["train"], counts["validation"]).text]
+    return run.id, [f"{dataset.title}: {sizes} slices", takes.text]
 
 
 def _initial(start: str, version: Any) -> str:

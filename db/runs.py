@@ -81,8 +81,9 @@ def create_run(
     name: str = "",
     from_version: ModelVersion | None = None,
     allowed_leaks: Sequence[str] = (),
+    estimate: dict[str, float] | None = None,
 ) -> TrainingRun:
-    """Launch a run on a dataset that is built.
+    """Launch a run on a dataset that is built. `estimate`: seconds and bytes of disk that it will take, for people.
 
     Raises RunError: the dataset is not ready, or its split leaks and that is not allowed by the leak's name.
     """
@@ -101,6 +102,7 @@ def create_run(
         from_version_id=from_version.id if from_version else None,
         config=config,
         allowed_leaks=sorted(set(allowed_leaks)),
+        live={"estimate": estimate} if estimate else {},
     )
     return _launch(s, run)
 

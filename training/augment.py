@@ -187,7 +187,9 @@ def _layers(amounts: Augment) -> list[Any]:
         (a.gamma, lambda: Sometimes(a.often, RandomGamma(a.gamma))),
         (
             a.blur,
-            lambda: Sometimes(a.often, layers.RandomGaussianBlur(1.0, kernel_size=5, sigma=(0.1, a.blur), **shown)),
+            lambda: Sometimes(
+                a.often, layers.RandomGaussianBlur((1.0, 1.0), kernel_size=5, sigma=(0.1, a.blur), **shown)
+            ),
         ),
         (a.noise, lambda: Sometimes(a.often, RandomNoise(a.noise))),
         (a.jpeg, lambda: RandomJpeg(a.jpeg)),

@@ -1,6 +1,6 @@
 """What a run will take, told before it starts: minutes, and gigabytes of disk while it lasts."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from training.config import ALL, Config, Stage
 
@@ -19,6 +19,10 @@ class Estimate:
 
     seconds: float
     disk: int
+
+    def as_dict(self) -> dict[str, float]:
+        """As JSON."""
+        return asdict(self)
 
     @property
     def text(self) -> str:

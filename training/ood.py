@@ -14,6 +14,8 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 DEPTHS = ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
+WIDTHS = (256, 512, 1024, 2048)  # features of each depth
+SOFTENED = 0.2  # of a depth's mean deviation, added to each feature's own
 COMPONENTS = 64
 KNOWN_SHARE = 0.98  # of validation slices, that the threshold lets pass: at most 5 % of such slices may be flagged
 RESIDUAL_WEIGHT = 16.0  # of what no component explains, against one component
@@ -42,9 +44,9 @@ def with_distance(network: Any, slices: NDArray[np.uint8], *, most: int = 768) -
 
 def _distance(features: Any, known: NDArray[np.float64]) -> Any:
     """The distance's layers over `features`, their weights fitted to `known`, float64[n, d]."""
-    mean, deviation = known.mean(0), known.std(0) + 1e-6
+    mean, deviation = known.mean(0), _deviation(known)
     scaled = (known - mean) / deviation
-    count = min(COMPONENTS, len(known) - 1, known.shape[1])
+    count = max(min(COMPONENTS, len(known) // 4), 1)  # more would leave nothing over to go by
     _, values, directions = np.linalg.svd(scaled, full_matrices=False)
     variance = np.maximum(values[:count] ** 2 / len(known), 1e-9)
     rest = max(float((scaled**2).sum(1).mean() - variance.sum()), 1e-9)
@@ -63,6 +65,14 @@ def _distance(features: Any, known: NDArray[np.float64]) -> Any:
     left = ops.relu(ops.sum(ops.square(scaled_features), -1, keepdims=True) - covered)
     total = (inside + left * (RESIDUAL_WEIGHT / (rest * (count + 1)))) / (1 + (RESIDUAL_WEIGHT - 1) / (count + 1))
     return ops.squeeze(ops.sqrt(total), -1)
+
+
+def _deviation(known: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each feature, and never far below its depth's mean: one that hardly ever fires would drown all others."""
+    found = known.std(0)
+    widths = [*WIDTHS[:-1], known.shape[1] - sum(WIDTHS[:-1])]
+    means = [part.mean() for part in np.split(found, np.cumsum(widths)[:-1])]
+    return np.asarray(found + np.repeat(means, widths) * SOFTENED + 1e-9)
 
 
 def threshold_of(distance: NDArray[np.floating[Any]]) -> float:

@@ -42,6 +42,7 @@ class RunWatcher(Watcher):
 
     def __init__(self, run: TrainingRun, claim: Claim, heartbeat: Heartbeat, config: Config) -> None:
         self._claim, self._heartbeat, self._config = claim, heartbeat, config
+        self._estimate = {name: value for name, value in run.live.items() if name == "estimate"}
         self.kept: dict[str, Any] = run.checkpoint
         self._reported = self._checkpointed = 0.0
         self._stop = False
@@ -74,7 +75,7 @@ class RunWatcher(Watcher):
         left = (at.epochs - at.epoch) * at.steps - at.step
         seconds = left * self._config.stages[at.stage].batch / at.rate if at.rate else None
         facts = {name: value for name, value in vars(at).items() if name != "message"}
-        return facts | {"eta_seconds": seconds}
+        return self._estimate | facts | {"eta_seconds": seconds}
 
     def epoch(self, record: EpochRecord) -> None:
         """Keep an epoch's figures."""

@@ -13,13 +13,13 @@ MAY_IMPORT = {
     "db": set(),
     "worker": {"db"},
     "training": {"db", "worker"},
-    "web": {"db", "worker"},
+    "web": {"db", "worker", "training"},
     "cli": {"db", "worker", "training", "web"},
 }
-# Of worker these two use the pure parts only; training also what every Celery process does at its start.
-PARTS_OF_WORKER = {
+# Of others these two use the pure parts only; training also what every Celery process does at its start.
+PARTS_OF_OTHERS = {
     "training": ("worker.imaging", "worker.engines", "worker.process", "worker.heartbeat"),
-    "web": ("worker.imaging",),
+    "web": ("worker.imaging", "training.config", "training.estimate"),  # a wrong setting is refused at launch
 }
 TENSORFLOW_IN = {"worker/engines/keras.py"}
 HEAVY = "tensorflow", "keras"
@@ -51,13 +51,13 @@ def test_packages_import_one_way(package):
     assert wrong == []
 
 
-@pytest.mark.parametrize("package", PARTS_OF_WORKER)
-def test_only_the_pure_parts_of_worker_are_used_elsewhere(package):
+@pytest.mark.parametrize("package", PARTS_OF_OTHERS)
+def test_only_the_pure_parts_of_others_are_used_elsewhere(package):
     wrong = [
         f"{path.relative_to(PROJECT)} imports {name}"
         for path in sources(package)
         for name in imports(path)
-        if name.startswith("worker.") and not name.startswith(PARTS_OF_WORKER[package])
+        if name.startswith(("worker.", "training.")) and not name.startswith((f"{package}.", *PARTS_OF_OTHERS[package]))
     ]
     assert wrong == []
 
