@@ -1,8 +1,8 @@
-# Ingest, and inference on a CPU by OpenVINO: no TensorFlow.
+# Ingest, building datasets, and inference on a CPU by OpenVINO: no TensorFlow.
 FROM python:3.12-slim
 WORKDIR /opt/ctbatch
 COPY .lock/runtime.txt .docker/lock-without ./
-RUN ./lock-without runtime.txt tensorflow keras nncf scipy scikit-learn libclang h5py grpcio > cpu.txt \
+RUN ./lock-without runtime.txt tensorflow keras nncf libclang h5py grpcio matplotlib seaborn pandas fonttools > cpu.txt \
     && pip install --no-cache-dir --require-hashes --no-deps -r cpu.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY db db
