@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     resend_seconds: float = 60  # a ready chunk this old gets its message again
     orphan_seconds: float = 24 * 3600  # a file that no row names is reaped after this
 
+    # Training
+    checkpoint_seconds: float = 20  # between two checkpoints: epochs of a head take less than writing one does
+
     # Engine
     engine: EngineChoice = "auto"
     engine_threads: int = 0  # 0: one per core

@@ -77,6 +77,9 @@ class Watcher:
     def step(self, at: Step) -> None:
         """After each step."""
 
+    def alive(self) -> None:
+        """Now and then while nothing else is told: the work goes on."""
+
     def epoch(self, record: EpochRecord) -> None:
         """After each epoch."""
 
@@ -169,7 +172,7 @@ class _Fitting:
         self.labels = data.validation.labels
         self.source = self._source(data.train, parts.frozen is not None, frozen, folder)
         pixels = shrink(data.validation.pixels, self.stage.size)[..., None]
-        self.validation = _features(frozen, pixels) if frozen else [pixels]
+        self.validation = self._features(frozen, pixels) if frozen else [pixels]
         self.average: Arrays = self.model.get_weights() if self.stage.average else []
         self.best: Arrays = []
         self.best_epoch = -1
@@ -190,8 +193,12 @@ class _Fitting:
             message = f"computing the frozen layers, {share:.0%}"
             self.watcher.step(self._at(0, 0, None, None, message))
 
-        compute = (lambda pixels: _features(frozen, pixels)) if frozen else None
+        compute = (lambda pixels: self._features(frozen, pixels)) if frozen else None
         return Copies(train, self.stage, augmenter, self.seed, compute, folder, progress)
+
+    def _features(self, frozen: Any, pixels: NDArray[np.uint8]) -> Arrays:
+        found = predict(frozen, pixels, self.watcher.alive)
+        return [half_range(each) for each in (found if isinstance(found, list) else [found])]
 
     def _at(self, epoch: int, step: int, loss: float | None, rate: float | None, message: str = "") -> Step:
         stages = len(self.config.stages)
@@ -248,7 +255,7 @@ class _Fitting:
         weights = self.model.get_weights()
         if self.average:
             self.model.set_weights(self.average)
-        logit = np.asarray(self.model.predict(_fed(self.validation), PREDICT_BATCH, verbose=0), np.float64)
+        logit = np.asarray(predict(self.model, _fed(self.validation), self.watcher.alive), np.float64)
         positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
         loss = float(-np.where(self.labels == 1, np.log(positive), np.log(1 - positive)).mean())
         earlier = [r.metrics["val_loss"] for r in self.history if r.stage == self.index]
@@ -289,9 +296,10 @@ def _fed(inputs: Arrays) -> Any:
     return found if len(found) > 1 else found[0]
 
 
-def _features(frozen: Any, pixels: NDArray[np.uint8]) -> Arrays:
-    found = frozen.predict(pixels, batch_size=PREDICT_BATCH, verbose=0)
-    return [half_range(each) for each in (found if isinstance(found, list) else [found])]
+def predict(model: Any, inputs: Any, alive: Callable[[], None]) -> Any:
+    """What Keras's own predict gives; `alive` is called after each batch."""
+    beat = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: alive())
+    return model.predict(inputs, batch_size=PREDICT_BATCH, verbose=0, callbacks=[beat])
 
 
 def _optimizer(stage: Stage, steps: int) -> Any:

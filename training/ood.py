@@ -6,6 +6,7 @@ components leave over counted as one more. Early features tell noise and inverte
 no chest. All of it is stock layers, so it exports with the network and costs no extra pass.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,13 +14,14 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from training.fit import predict
+
 DEPTHS = ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
 WIDTHS = (256, 512, 1024, 2048)  # features of each depth
 SOFTENED = 0.2  # of a depth's mean deviation, added to each feature's own
 COMPONENTS = 64
 KNOWN_SHARE = 0.98  # of validation slices, that the threshold lets pass: at most 5 % of such slices may be flagged
 RESIDUAL_WEIGHT = 16.0  # of what no component explains, against one component
-BATCH = 32
 
 
 def pooled_features(network: Any) -> Any:
@@ -28,16 +30,18 @@ def pooled_features(network: Any) -> Any:
     return keras.Model(network.input, layers.Concatenate(name="features")(means))
 
 
-def with_distance(network: Any, slices: NDArray[np.uint8], *, most: int = 768) -> Any:
+def with_distance(
+    network: Any, slices: NDArray[np.uint8], *, most: int = 768, alive: Callable[[], None] = lambda: None
+) -> Any:
     """The network with one output more: `distance`, float32[n], fitted to slices that it was trained on.
 
     `slices`: uint8[n,s,s]; at most `most` of them are looked at, every other one mirrored. A distance of about 1 is
-    common.
+    common. `alive` is called after each batch.
     """
     extractor = pooled_features(network)
     known = slices[np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)].copy()
     known[1::2] = known[1::2, :, ::-1]
-    found = extractor.predict(known[..., None], batch_size=BATCH, verbose=0)
+    found = predict(extractor, known[..., None], alive)
     distance = _distance(extractor.output, np.asarray(found, np.float64))
     return keras.Model(network.input, {**network.output, "distance": distance}, name=network.name)
 

@@ -18,14 +18,13 @@ from training.config import Config
 from training.dataset import Labelled
 from training.evaluate import with_intervals
 from training.figure_grids import Mistake
-from training.fit import EpochRecord
+from training.fit import EpochRecord, predict
 from training.ood import threshold_of, with_distance
 from training.publish import publish
 from training.report import write_report
 from training.report_content import PartSize, ReportContent, RunFacts, TestScores
 from worker.engines.package import Package
 
-PREDICT_BATCH = 32
 MISTAKES_SHOWN = 12
 AUGMENTED_SHOWN = 32
 PARITY_SLICES = 1000  # of the test part, at most: enough to see half a point
@@ -55,16 +54,18 @@ class Scores:
     distance: NDArray[np.float32]
 
 
-def make_package(folder: Path, trained: Trained, progress: Progress) -> Package:
+def make_package(folder: Path, trained: Trained, progress: Progress, alive: Callable[[], None]) -> Package:
     """Write the package of a trained network, with its report and model card, into `folder`.
+
+    `progress` is told the fraction done and what goes on; `alive` is called in between.
 
     Raises ParityError, ValueError (a class is missing from the validation slices).
     """
     run, config, parts = trained.run, trained.config, trained.parts
     progress(0.0, "learning what is familiar")
-    network = with_distance(trained.network, parts["train"].pixels)
+    network = with_distance(trained.network, parts["train"].pixels, alive=alive)
     progress(0.2, "measuring on unseen groups")
-    validation, test = score(network, parts["validation"].pixels), score(network, parts["test"].pixels)
+    validation, test = (score(network, parts[name].pixels, alive) for name in ("validation", "test"))
     temperature = fit_temperature(validation.logit, parts["validation"].labels)
     chances = probability(validation.logit, temperature)
     threshold = choose_threshold(chances, parts["validation"].labels, config.threshold)
@@ -96,9 +97,9 @@ def make_package(folder: Path, trained: Trained, progress: Progress) -> Package:
     )
 
 
-def score(network: Any, pixels: NDArray[np.uint8]) -> Scores:
+def score(network: Any, pixels: NDArray[np.uint8], alive: Callable[[], None]) -> Scores:
     """The answers of a network with a distance on uint8[n,224,224]."""
-    found = network.predict(pixels[..., None], batch_size=PREDICT_BATCH, verbose=0)
+    found = predict(network, pixels[..., None], alive)
     return Scores(*(np.asarray(found[name], np.float32) for name in ("logit", "cam", "distance")))
 
 

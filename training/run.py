@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from db import registry, runs
-from db.base import read_scope, session_scope
+from db.base import current, read_scope, session_scope
 from db.labelled import rows_of
 from db.leases import Claim
 from db.models import TrainingRun
@@ -28,7 +28,6 @@ from worker.heartbeat import Heartbeat
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0  # between two notes of a step in the database
-CHECKPOINT_SECONDS = 20.0  # epochs of a head take less than writing their checkpoint does
 FIT_SHARE = 0.9  # of a run; evaluating and exporting are the rest
 MAX_CLAIMS = 3  # without an epoch between them: then the run itself kills its workers
 
@@ -77,6 +76,14 @@ class RunWatcher(Watcher):
         facts = {name: value for name, value in vars(at).items() if name != "message"}
         return self._estimate | facts | {"eta_seconds": seconds}
 
+    def packaging(self, share: float, message: str) -> None:
+        """Note how far evaluating and exporting are, `share` from 0 to 1."""
+        self.tell(FIT_SHARE + (1 - FIT_SHARE) * share, message)
+
+    def alive(self) -> None:
+        """The work goes on."""
+        self._heartbeat.progress()
+
     def epoch(self, record: EpochRecord) -> None:
         """Keep an epoch's figures."""
         with session_scope() as s:
@@ -84,7 +91,7 @@ class RunWatcher(Watcher):
 
     def checkpoint(self, make: Callable[[], Checkpoint]) -> None:
         """Write a checkpoint, unless the last one is only seconds old."""
-        if time.monotonic() - self._checkpointed < CHECKPOINT_SECONDS:
+        if time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return
         earlier, self.kept = self.kept, checkpoints.write(make(), self.kept)
         with session_scope() as s:
@@ -124,7 +131,7 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
         outcome = fit(network, config, data, seed=run.seed, folder=Path(folder), watcher=watcher, resume=resume)
         trained = Trained(run, config, network, parts, outcome.history, time.monotonic() - started)
         package = Path(folder) / "package"
-        make_package(package, trained, lambda share, text: watcher.tell(FIT_SHARE + (1 - FIT_SHARE) * share, text))
+        make_package(package, trained, watcher.packaging, heartbeat.progress)
         files = registry.store_package(package)
         with session_scope() as s:
             version = registry.register_package(s, package, files)
