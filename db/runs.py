@@ -237,7 +237,8 @@ def finish_run(s: Session, claim: Claim, model_version_id: int) -> None:
 
 def fail_run(s: Session, claim: Claim, error: str) -> None:
     """The run cannot be done, and why. Raises StaleClaim."""
-    leases.close(s, TrainingRun, claim, Work.FAILED, error=error, message="failed", finished_at=from_now())
+    ended = {"message": "failed", "checkpoint": {}, "finished_at": from_now()}
+    leases.close(s, TrainingRun, claim, Work.FAILED, error=error, **ended)
 
 
 def end_cancelled(s: Session, claim: Claim) -> None:

@@ -16,17 +16,19 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from training.batches import shrink
 from training.calibrate import choose_threshold, fit_temperature, probability
 from training.drawing import draw_on_all_cores
 from training.evaluate import with_intervals
-from training.network import build_network
+from training.network import build_network, start_residuals_at_zero
 from training.phantoms import LabelledSlices
 from training.publish import publish
+from training.trainable import training_copy
 from worker.engines.package import Package
 
 NAME = "demo"
 NOTE = "demo: synthetic phantoms, knows nothing about patients"
-SIZE = 224
+SIZE, HIDDEN, DROPOUT = 224, 256, 0.3
 PAIRS = {"train": 480, "validation": 60, "test": 60}  # of patients, an ill and a healthy one; disjoint
 SLICES_A_PATIENT = 2
 HEAD_SLICES = 640  # of the training set, whose full-size features the head is fitted to
@@ -49,24 +51,6 @@ class Stage:
 STAGES = (Stage(64, 180, 32, 1e-3), Stage(128, 40, 16, 4e-4), Stage(SIZE, 12, 12, 2e-4))
 
 
-class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]  # keras has no types
-    """Batch normalisation by TensorFlow's fused operation: Keras's own takes several times as long on a processor."""
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if not training:
-            return super().call(inputs, training=training, mask=mask)
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs,
-            tf.convert_to_tensor(self.gamma),
-            tf.convert_to_tensor(self.beta),
-            epsilon=self.epsilon,
-            is_training=True,
-        )
-        for moving, found in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + found * (1 - self.momentum))
-        return outputs
-
-
 def make_demo_package(folder: Path, *, seed: int = 7, progress: Progress = lambda fraction, message: None) -> Package:
     """Train the demo model and write its package into `folder`.
 
@@ -81,8 +65,8 @@ def make_demo_package(folder: Path, *, seed: int = 7, progress: Progress = lambd
     progress(0.0, "drawing phantoms")
     data = _draw(seed)
     keras.utils.set_random_seed(seed)
-    network = build_network(SIZE, seed=seed)
-    _start_residuals_at_zero(network)
+    network = build_network(SIZE, hidden=HIDDEN, dropout=DROPOUT, seed=seed)
+    start_residuals_at_zero(network)
     done, total = 0, sum(stage.steps for stage in STAGES)
     for stage in STAGES:
         for step in _train(network, stage, data["train"], seed):
@@ -124,30 +108,9 @@ def _draw(seed: int) -> dict[str, LabelledSlices]:
     return found
 
 
-def _start_residuals_at_zero(network: Any) -> None:
-    """Each block begins as the identity, which deep residual networks learn from sooner (Goyal et al., 2017)."""
-    for layer in network.layers:
-        if layer.name.endswith("_3_bn"):
-            layer.gamma.assign(layer.gamma * 0)
-
-
 def _trainable(network: Any, size: int) -> Any:
-    """The network at another size, in bfloat16 and with fused normalisation, with the same weights."""
-    model = build_network(size)
-    policy = keras.DTypePolicy("mixed_bfloat16")
-
-    def clone(layer: Any) -> Any:
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.Layer) and layer.name not in ("imagenet_mean", "output"):
-            config["dtype"] = policy
-        if isinstance(layer, keras.layers.BatchNormalization):
-            config["momentum"] = 0.9
-            return FusedBatchNormalization.from_config(config)
-        return layer.__class__.from_config(config)
-
-    copy = keras.models.clone_model(model, clone_function=clone)
-    copy.set_weights(network.get_weights())
-    return copy
+    """The network at another size, as it trains fastest, with the same weights."""
+    return training_copy(network, size, "bfloat16", hidden=HIDDEN, dropout=DROPOUT)
 
 
 def _train(network: Any, stage: Stage, data: LabelledSlices, seed: int) -> Iterator[int]:
@@ -165,7 +128,7 @@ def _train(network: Any, stage: Stage, data: LabelledSlices, seed: int) -> Itera
     )
     pixels = shrink(data.pixels, stage.size)
     for step, chosen in enumerate(_batches(len(pixels), stage, seed), start=1):
-        batch = pixels[chosen]
+        batch = pixels[chosen]  # a copy
         flipped = np.random.default_rng([seed, stage.size, step]).random(len(batch)) < 0.5
         batch[flipped] = batch[flipped][:, :, ::-1]
         model.train_on_batch(batch[..., None], data.labels[chosen].astype(np.float32))
@@ -177,14 +140,6 @@ def _batches(count: int, stage: Stage, seed: int) -> Iterator[NDArray[np.int64]]
     rng = np.random.default_rng([seed, stage.size])
     order = np.concatenate([rng.permutation(count) for _ in range(stage.steps * stage.batch // count + 1)])
     yield from order[: stage.steps * stage.batch].reshape(stage.steps, stage.batch)
-
-
-def shrink(pixels: Pixels, size: int) -> Pixels:
-    """Slices uint8[n, S, S] at `size`, each pixel the mean of the area that it covers."""
-    if size == pixels.shape[1]:
-        return pixels.copy()
-    found = tf.image.resize(pixels[..., None], (size, size), method="area").numpy()[..., 0]
-    return np.asarray(np.rint(found), np.uint8)
 
 
 def _fit_head(network: Any, data: LabelledSlices) -> None:
@@ -199,7 +154,7 @@ def _fit_head(network: Any, data: LabelledSlices) -> None:
     network.set_weights(copy.get_weights())
     features = base.predict(pixels[..., None], batch_size=32, verbose=0).astype(np.float32)
     head = keras.Sequential(
-        [keras.Input((features.shape[1],)), keras.layers.Dense(256, "relu"), keras.layers.Dropout(0.3),
+        [keras.Input((features.shape[1],)), keras.layers.Dense(HIDDEN, "relu"), keras.layers.Dropout(DROPOUT),
          keras.layers.Dense(1)]
     )  # fmt: skip
     head.layers[0].set_weights(network.get_layer("hidden").get_weights())
