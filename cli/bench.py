@@ -94,3 +94,17 @@ def real_training(
     from cli.benchmarks.real_training import run
 
     run(path, preset, settings, seed, home, as_json)
+
+
+@bench.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--package", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@json_option
+def unfamiliar(path: Path, package: Path, as_json: bool) -> None:
+    """Share that a model package flags of slices, and of what is no such slice: photographs, noise, MR and others.
+
+    PATH is a folder of slices like those the model was trained on, best some that it has not seen.
+    """
+    from cli.benchmarks.unfamiliar import run
+
+    run(path, package, as_json)

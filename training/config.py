@@ -175,11 +175,7 @@ _PRESETS = (
     Config(
         preset="quick",
         augment=_GENTLE,
-        stages=(
-            _whole("small", 64, 20, 1e-3, 1),
-            _whole("middle", 128, 3, 4e-4, 0.5),
-            _whole("full", SIDE, 1, 1e-4, 0.2),
-        ),
+        stages=(_whole("small", 64, 12, 1e-3, 1), _whole("full", SIDE, 1, 2e-4, 0.2)),
     ),
 )
 PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}

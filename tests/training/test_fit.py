@@ -80,7 +80,9 @@ class Recorder:
         return False
 
 
-@pytest.mark.parametrize("unfreeze", [0, 20, 40])
+@pytest.mark.parametrize(
+    "unfreeze", [pytest.param(0, marks=pytest.mark.slow), 20, pytest.param(40, marks=pytest.mark.slow)]
+)
 def test_frozen_layers_computed_once_give_the_same_losses(unfreeze, data, network, tmp_path):
     from training.fit import fit
 
@@ -184,6 +186,7 @@ def test_stopping_keeps_what_was_learned(data, network, tmp_path):
     assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
 
 
+@pytest.mark.slow
 def test_everything_learns_at_another_size(data, tmp_path: Path):
     """The whole network, with fused normalisation, from 32² up to the network's own 64²."""
     from training.fit import fit

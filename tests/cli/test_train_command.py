@@ -1,0 +1,111 @@
+"""`ctbatch train` and `ctbatch runs`: launched with an estimate, refused in one line, followed and ended."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import update
+
+from cli.training import runs_group, train
+from db import runs, splits
+from db.base import read_scope, session_scope
+from db.models import Dataset, Split, TrainingRun, Work
+from db.settings import Settings, get_settings
+from db.storage import storage
+from tests.labelled import add_dataset
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def dataset(settings: Settings) -> Dataset:
+    return add_dataset("site", 48)
+
+
+@pytest.fixture
+def launch(dataset: Dataset, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs `ctbatch train` on this test's home; no broker answers there, so hints are lost."""
+    monkeypatch.setenv("CTBATCH_HOME", str(settings.home))
+    monkeypatch.setenv("CELERY_BROKER_URL", settings.broker_url)
+    get_settings.cache_clear()
+    yield lambda *words: CliRunner().invoke(train, [str(word) for word in words], prog_name="train")
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def ask() -> Run:
+    """Runs `ctbatch runs`."""
+    return lambda *words: CliRunner().invoke(runs_group, [str(word) for word in words], prog_name="runs")
+
+
+def only_run() -> TrainingRun:
+    with read_scope() as s:
+        (run,) = runs.list_runs(s)
+        s.expunge_all()
+        return run
+
+
+def test_a_run_is_launched_with_its_estimate(launch: Run) -> None:
+    result = launch("site", "--preset", "scratch", "--set", "stages.small.epochs=2", "--seed", 3, "--name", "mine")
+    assert result.exit_code == 0, result.output
+    assert "site/1: " in result.stderr
+    assert "min on two cores" in result.stderr
+    run = only_run()
+    assert (run.name, run.preset, run.seed, run.state) == ("mine", "scratch", 3, "ready")
+    assert run.config["stages"][0]["epochs"] == 2
+    assert run.live["estimate"]["seconds"] > 0
+
+
+def test_it_tells_programs_in_json(launch: Run) -> None:
+    view = json.loads(launch("site/1", "--preset", "quick", "--json").stdout)
+    assert (view["state"], view["dataset"], view["preset"]) == ("queued", "site/1", "quick")
+
+
+def test_a_weights_file_goes_into_storage(launch: Run, settings: Settings) -> None:
+    path = settings.home / "weights.h5"
+    path.write_bytes(b"weights")
+    assert launch("site", "--from", path).exit_code == 0
+    initial = only_run().config["initial"]
+    assert initial.startswith("file:")
+    assert storage().exists(initial.removeprefix("file:"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["other"], 3, "there is no dataset other"),
+        (["site", "--preset", "fast"], 2, "is not one of"),
+        (["site", "--set", "stages.tail.epochs=1"], 2, "there is no 'tail' here"),
+        (["site", "--set", "stages.head.epochs=none"], 2, "valid integer"),
+        (["site", "--from", "absent.h5"], 3, "no model version and no file absent.h5"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_in_one_line(launch: Run, words: list[str], code: int, told: str) -> None:
+    result = launch(*words)
+    assert result.exit_code == code, result.output
+    assert told in result.stderr
+    with read_scope() as s:
+        assert runs.list_runs(s) == []
+
+
+def test_a_leak_is_refused_unless_it_is_allowed_by_name(launch: Run, dataset: Dataset) -> None:
+    with session_scope() as s:
+        splits.split_of(s, s.merge(dataset))
+        s.execute(update(Split).values(leaks={"identical-slices": {"count": 2, "examples": ["a"]}}))
+    refused = launch("site")
+    assert (refused.exit_code, "identical-slices: 2" in refused.stderr) == (2, True)
+    assert launch("site", "--allow-leak", "identical-slices").exit_code == 0
+
+
+def test_runs_are_listed_shown_and_cancelled(launch: Run, ask: Run) -> None:
+    launch("site")
+    run = only_run()
+    assert ask("ls").stdout.splitlines()[1].split("\t")[:5] == [str(run.id), "site", "default", "site/1", "queued"]
+    assert json.loads(ask("show", run.id, "--json").stdout)["epochs"] == []
+    assert ask("stop", run.id).exit_code == 1, "it does not run yet"
+    assert ask("cancel", run.id).exit_code == 0
+    assert ask("cancel", run.id).exit_code == 1
+    assert only_run().state == Work.CANCELLED
+    assert ask("wait", run.id).exit_code == 1
+    assert ask("show", 99).exit_code == 3
