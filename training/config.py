@@ -49,7 +49,8 @@ class Stage(_Frozen):
     `size`: side of the slices, pixels. `rate`: of learning, at its peak. `warmup`: epochs until there. `patience`:
     epochs without a better validation loss after which the stage ends; 0: never before its end. `average`: momentum of
     the moving average of the weights, which is then what is validated and kept; 0: none. `copies`: augmented copies of
-    each slice whose frozen layers are computed once.
+    each slice whose frozen layers are computed once. `keep`: the epoch with the least validation loss, or the last: the
+    best of many noisy epochs on a small validation part may be an early one that knows little.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]{1,20}$")
@@ -66,6 +67,7 @@ class Stage(_Frozen):
     patience: int = Field(default=0, ge=0)
     average: float = Field(default=0, ge=0, lt=1)
     copies: int = Field(default=4, ge=1, le=64)
+    keep: Literal["best", "last"] = "best"
 
 
 class Config(_Frozen):
@@ -120,6 +122,7 @@ def _whole(name: str, size: int, epochs: int, rate: float, warmup: float) -> Sta
         weight_decay=0.05,
         label_smoothing=0.05,
         average=0.99,
+        keep="last",
     )
 
 

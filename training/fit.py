@@ -117,7 +117,7 @@ def fit(
     resume: Checkpoint | None = None,
     cached: bool = True,
 ) -> Outcome:
-    """Train `network` (uint8[n,224,224,1] to logit and cam) in place, and leave it with the best weights found.
+    """Train `network` (uint8[n,224,224,1] to logit and cam) in place; each stage leaves its best weights, or its last.
 
     `folder` takes the features of frozen layers for as long as a stage lasts. `cached=False` computes frozen layers
     anew at each step, on the same augmented copies.
@@ -207,14 +207,16 @@ class _Fitting:
         )
 
     def run(self, resume: Checkpoint | None) -> None:
-        """All epochs that are left; then the best weights go to the network."""
+        """All epochs that are left; then the weights to keep go to the network."""
         first = self._restore(resume) if resume else 0
         for epoch in range(first, self.stage.epochs):
             if self.watcher.stopped() or self._has_stalled(epoch):
                 break
             self._epoch(epoch)
-        if self.best:
+        if self.stage.keep == "best" and self.best:
             self.model.set_weights(self.best)
+        elif self.average:
+            self.model.set_weights(self.average)
         self.network.set_weights(self.copy.get_weights())
 
     def _has_stalled(self, epoch: int) -> bool:

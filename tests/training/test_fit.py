@@ -201,3 +201,20 @@ def test_everything_learns_at_another_size(data, tmp_path: Path):
     assert recorder.steps == 6
     assert not np.array_equal(before, network.get_layer("conv1_conv").get_weights()[0])
     assert not np.array_equal(statistics, network.get_layer("conv1_bn").get_weights()[2])
+
+
+def test_the_last_average_is_kept_where_that_is_asked(data, network, tmp_path):
+    from training.fit import Watcher, fit
+
+    class Keeps(Watcher):
+        last = None
+
+        def checkpoint(self, make):
+            self.last = make()
+
+    watcher = Keeps()
+    plan = config(stage(0, rate=0.5, epochs=4, average=0.5, keep="last"))
+    fit(network, plan, data, seed=1, folder=tmp_path, watcher=watcher)
+    kept = watcher.last.arrays["average"]
+    assert np.array_equal(network.get_layer("hidden").get_weights()[0], kept[0])
+    assert not np.array_equal(kept[0], watcher.last.arrays["best"][0])
