@@ -35,7 +35,7 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A run whose network is trained. `parts`: train, validation, test; `seconds`: that training took."""
+    """A run whose network is trained. `parts`: train, validation, test; `seconds`: that its epochs took."""
 
     run: TrainingRun
     config: Config

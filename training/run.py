@@ -124,12 +124,12 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
     )
     if config.initial == "none":
         start_residuals_at_zero(network)
-    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         data = Data(parts["train"], parts["validation"])
         resume = checkpoints.read(run.checkpoint)
         outcome = fit(network, config, data, seed=run.seed, folder=Path(folder), watcher=watcher, resume=resume)
-        trained = Trained(run, config, network, parts, outcome.history, time.monotonic() - started)
+        seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
+        trained = Trained(run, config, network, parts, outcome.history, seconds)
         package = Path(folder) / "package"
         make_package(package, trained, watcher.packaging, heartbeat.progress)
         files = registry.store_package(package)
