@@ -159,7 +159,8 @@ class Augmenter:
         if not self._layers:
             return slices
         for number, generator in enumerate(self._generators):
-            generator.state.assign(np.array([seed % 2**32, number], np.uint32))
+            # A generator counts up from here: closer together, a layer's second draw would be the next one's first.
+            generator.state.assign(np.array([seed % 2**32, number << 16], np.uint32))
         return np.asarray(ops.convert_to_numpy(self._call(ops.convert_to_tensor(slices[..., None]))))[..., 0]
 
 

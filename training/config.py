@@ -36,7 +36,7 @@ class Augment(_Frozen):
     gamma: float = Field(default=0, ge=0, le=0.9)
     blur: float = Field(default=0, ge=0, le=3)
     noise: float = Field(default=0, ge=0, le=60)
-    often: float = Field(default=0.3, ge=0, le=1)
+    often: float = Field(default=0.15, ge=0, le=1)
     jpeg: float = Field(default=0, ge=0, le=1)
     border: float = Field(default=0, ge=0, le=1)
     text: float = Field(default=0, ge=0, le=1)
@@ -94,7 +94,6 @@ _GENTLE = Augment(rotation=20, shift=0.1, shear=10, zoom=0.1, flip=True)
 _WIDE = Augment(
     rotation=14,
     shift=0.08,
-    shear=5,
     zoom=0.12,
     flip=True,
     contrast=0.25,
@@ -114,14 +113,13 @@ def _whole(name: str, size: int, epochs: int, rate: float, warmup: float) -> Sta
         unfreeze=ALL,
         size=size,
         epochs=epochs,
-        batch=16,  # learns as much from half as many slices as 32 does
         optimizer="adamw",
         rate=rate,
         schedule="cosine",
         warmup=warmup,
         weight_decay=0.05,
         label_smoothing=0.05,
-        average=0.99,
+        average=0.98,
         keep="last",
     )
 
@@ -171,8 +169,8 @@ _PRESETS = (
         preset="scratch",
         augment=_WIDE,
         stages=(
-            _whole("small", 128, 24, 1e-3, 1),
-            _whole("full", SIDE, 6, 3e-4, 0.5),
+            _whole("small", 128, 22, 1e-3, 1),
+            _whole("full", SIDE, 4, 3e-4, 0.5),
         ),
     ),
     Config(

@@ -20,7 +20,7 @@ from training import checkpoints
 from training.config import Config, checked
 from training.dataset import Labelled, load_part
 from training.fit import Checkpoint, Data, EpochRecord, Step, Watcher, fit
-from training.network import build_network, start_residuals_at_zero
+from training.network import build_network
 from training.results import Trained, make_package
 from training.trainable import environment
 from worker.heartbeat import Heartbeat
@@ -122,8 +122,6 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
     network = build_network(
         weights=initial_weights(config), hidden=config.hidden, dropout=config.dropout, seed=run.seed
     )
-    if config.initial == "none":
-        start_residuals_at_zero(network)
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         data = Data(parts["train"], parts["validation"])
         resume = checkpoints.read(run.checkpoint)
