@@ -29,7 +29,13 @@ PRESETS = ("default", "quick", "scratch", "seed")
     "--from", "start", metavar="MODEL", help="Start from a model version (name/number), or from a weights file."
 )
 @click.option("--name", default="", help="Of the model version that comes of it; the dataset's unless given.")
-@click.option("--seed", type=int, default=7, show_default=True, help="Of the split, the weights and the order.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=7,
+    show_default=True,
+    help="Of the split, the weights and the order.",
+)
 @click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
 @click.option("--wait/--no-wait", default=False, help="Follow it to its end.")
 @json_option

@@ -15,14 +15,16 @@ from worker.engines.package import sha256_of
 NETWORK, STATE = "network.npz", "state.npz"
 
 
-def write(checkpoint: Checkpoint, earlier: dict[str, Any]) -> dict[str, Any]:
+def write(checkpoint: Checkpoint, earlier: dict[str, Any], run_id: int) -> dict[str, Any]:
     """Put a checkpoint into storage; what names it, as TrainingRun.checkpoint keeps it.
 
-    `earlier`: the one before. The network as the stage began is written once a stage.
+    `earlier`: the one before. The network as the stage began is written once a stage. The run's id is in the files, so
+    that no two runs name the same one: what one drops, the other may need.
     """
+    mine = {"run": [np.array(run_id)]}
     same_stage = earlier.get("stage") == checkpoint.stage and NETWORK in earlier.get("files", {})
-    network = earlier["files"][NETWORK] if same_stage else _put({"network": checkpoint.network})
-    return {**checkpoint.facts(), "files": {NETWORK: network, STATE: _put(checkpoint.arrays)}}
+    network = earlier["files"][NETWORK] if same_stage else _put({"network": checkpoint.network} | mine)
+    return {**checkpoint.facts(), "files": {NETWORK: network, STATE: _put(checkpoint.arrays | mine)}}
 
 
 def _put(groups: dict[str, list[NDArray[Any]]]) -> str:
@@ -49,6 +51,7 @@ def read(kept: dict[str, Any]) -> Checkpoint | None:
     if not kept:
         return None
     arrays = _get(storage().verified_path(kept["files"][STATE]))
+    arrays.pop("run", None)
     network = _get(storage().verified_path(kept["files"][NETWORK]))["network"]
     history = [EpochRecord(**record) for record in kept["history"]]
     for name in ("weights", "optimizer", "average", "best"):

@@ -170,9 +170,9 @@ class _Fitting:
             jit_compile=on_gpu(),
         )
         self.labels = data.validation.labels
-        self.source = self._source(data.train, parts.frozen is not None, frozen, folder)
-        pixels = shrink(data.validation.pixels, self.stage.size)[..., None]
-        self.validation = self._features(frozen, pixels) if frozen else [pixels]
+        self.data, self.folder, self.frozen, self.is_partial = data, folder, frozen, parts.frozen is not None
+        self.source: Fresh | Copies | None = None
+        self.validation: Arrays = []
         self.average: Arrays = self.model.get_weights() if self.stage.average else []
         self.best: Arrays = []
         self.best_epoch = -1
@@ -184,17 +184,23 @@ class _Fitting:
         if isinstance(self.source, Copies):
             self.source.close()
 
-    def _source(self, train: Labelled, copies: bool, frozen: Any | None, folder: Path) -> Fresh | Copies:
+    def _prepare(self) -> None:
+        """What the epochs need: batches to learn from, and the validation slices."""
+        self.source = self._source(self.data.train)
+        pixels = shrink(self.data.validation.pixels, self.stage.size)[..., None]
+        self.validation = self._features(self.frozen, pixels) if self.frozen else [pixels]
+
+    def _source(self, train: Labelled) -> Fresh | Copies:
         augmenter = Augmenter(self.config.augment)
-        if not copies:
+        if not self.is_partial:
             return Fresh(train, self.stage, augmenter, self.seed)
 
         def progress(share: float) -> None:
             message = f"computing the frozen layers, {share:.0%}"
             self.watcher.step(self._at(0, 0, None, None, message))
 
-        compute = (lambda pixels: self._features(frozen, pixels)) if frozen else None
-        return Copies(train, self.stage, augmenter, self.seed, compute, folder, progress)
+        compute = (lambda pixels: self._features(self.frozen, pixels)) if self.frozen else None
+        return Copies(train, self.stage, augmenter, self.seed, compute, self.folder, progress)
 
     def _features(self, frozen: Any, pixels: NDArray[np.uint8]) -> Arrays:
         found = predict(frozen, pixels, self.watcher.alive)
@@ -210,8 +216,10 @@ class _Fitting:
         """All epochs that are left; then the weights to keep go to the network."""
         first = self._restore(resume) if resume else 0
         for epoch in range(first, self.stage.epochs):
-            if self.watcher.stopped() or self._has_stalled(epoch):
+            if (self.history and self.watcher.stopped()) or self._has_stalled(epoch):
                 break
+            if self.source is None:
+                self._prepare()
             self._epoch(epoch)
         if self.stage.keep == "best" and self.best:
             self.model.set_weights(self.best)
@@ -226,7 +234,8 @@ class _Fitting:
         started = time.monotonic()
         _reseed(self.model, seed_of(self.seed, epoch))
         totals = np.zeros(2)
-        for step, (inputs, labels) in enumerate(self.source.epoch(epoch), start=1):
+        batches = self.source.epoch(epoch) if self.source else ()
+        for step, (inputs, labels) in enumerate(batches, start=1):
             logs = self.model.train_on_batch(_fed(inputs), labels, return_dict=True)
             totals += float(logs["loss"]), float(logs["accuracy"])
             loss, accuracy = totals / step
@@ -262,7 +271,8 @@ class _Fitting:
         loss = float(-np.where(self.labels == 1, np.log(positive), np.log(1 - positive)).mean())
         earlier = [r.metrics["val_loss"] for r in self.history if r.stage == self.index]
         if not earlier or loss < min(earlier):
-            self.best, self.best_epoch = self.model.get_weights(), len(earlier)
+            self.best_epoch = len(earlier)
+            self.best = self.model.get_weights() if self.stage.keep == "best" else []
         self.model.set_weights(weights)
         accuracy = float(((positive >= 0.5) == (self.labels == 1)).mean())
         return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(self.labels, positive))}

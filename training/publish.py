@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from training.fit import predict
 from worker.engines.package import Package, sha256_of
 from worker.imaging.prepare import RECIPE
 
@@ -41,13 +42,14 @@ def publish(
     extra: dict[str, Any] | None = None,
     ood: dict[str, float] | None = None,
     accompany: Callable[[dict[str, Any]], None] = lambda parity: None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Package:
     """Write the package of `model` (float32, `uint8[n, 224, 224, 1]` to logit, cam and distance) into `folder`.
 
     `slices`, uint8[n, 224, 224], and `labels`, 0 or 1 [n], are unseen ones: parity is measured on them. `calibration`,
     uint8[m, 224, 224], are other slices, which int8 takes its ranges from; parity on those would flatter it. An int8
     file is kept only where its accuracy and AUC are within half a point of float32's. `accompany` is told the parity
-    and may write more files into the folder.
+    and may write more files into the folder; `alive` is called now and then.
 
     Raises ParityError if OpenVINO's float32 differs from Keras by more than 1e-3.
     """
@@ -55,7 +57,7 @@ def publish(
     _nothing_calls_out()
     model.save(folder / "model.keras")
     model.export(str(folder / "model.xml"), format="openvino", verbose=False)
-    judge = _Judge(model, slices, labels, threshold, temperature)
+    judge = _Judge(model, slices, labels, threshold, temperature, alive)
     parity: dict[str, Any] = {
         "slices": len(slices),
         "f32": judge.float32(folder / "model.xml"),
@@ -120,9 +122,11 @@ class _Judge:
         labels: NDArray[np.integer[Any]],
         threshold: float,
         temperature: float,
+        alive: Callable[[], None],
     ) -> None:
         self._slices, self._labels, self._threshold, self._temperature = slices, labels, threshold, temperature
-        logit = model.predict(slices[..., None], batch_size=32, verbose=0)["logit"]
+        self._alive = alive
+        logit = predict(model, slices[..., None], alive)["logit"]
         self._reference = self._probability(np.asarray(logit))
 
     def _probability(self, logit: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -131,7 +135,10 @@ class _Judge:
     def _of(self, path: Path, precision: str) -> NDArray[np.float64]:
         from worker.engines.openvino import OpenVinoEngine
 
-        return self._probability(OpenVinoEngine(path, precision, None).predict(self._slices).logit)
+        self._alive()
+        found = OpenVinoEngine(path, precision, None).predict(self._slices).logit
+        self._alive()
+        return self._probability(found)
 
     def _accuracy(self, probability: NDArray[np.float64]) -> float:
         return float(((probability >= self._threshold) == self._labels).mean())

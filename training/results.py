@@ -94,6 +94,7 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
         extra=facts_of(trained),
         ood=ood,
         accompany=accompany,
+        alive=alive,
     )
 
 

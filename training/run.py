@@ -1,10 +1,11 @@
 """A training run, from the claimed row to the registered model version."""
 
 import logging
+import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class RunWatcher(Watcher):
 
     def __init__(self, run: TrainingRun, claim: Claim, heartbeat: Heartbeat, config: Config) -> None:
         self._claim, self._heartbeat, self._config = claim, heartbeat, config
+        self._last: tuple[float, str] = (run.progress, run.message)
         self._estimate = {name: value for name, value in run.live.items() if name == "estimate"}
         self.kept: dict[str, Any] = run.checkpoint
         self._reported = self._checkpointed = 0.0
@@ -51,7 +53,7 @@ class RunWatcher(Watcher):
         self._heartbeat.progress()
         with session_scope() as s:
             asked = runs.report(s, self._claim, progress, message, **values)
-        self._reported = time.monotonic()
+        self._reported, self._last = time.monotonic(), (progress, message)
         self._stop = asked.stop
         if asked.cancel:
             raise Cancelled
@@ -81,8 +83,10 @@ class RunWatcher(Watcher):
         self.tell(FIT_SHARE + (1 - FIT_SHARE) * share, message)
 
     def alive(self) -> None:
-        """The work goes on."""
+        """The work goes on; hear what is asked of it, once a second."""
         self._heartbeat.progress()
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self.tell(*self._last)
 
     def epoch(self, record: EpochRecord) -> None:
         """Keep an epoch's figures."""
@@ -93,7 +97,7 @@ class RunWatcher(Watcher):
         """Write a checkpoint, unless the last one is only seconds old."""
         if time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return
-        earlier, self.kept = self.kept, checkpoints.write(make(), self.kept)
+        earlier, self.kept = self.kept, checkpoints.write(make(), self.kept, self._claim.id)
         with session_scope() as s:
             runs.record_checkpoint(s, self._claim, self.kept)
         checkpoints.drop(earlier, but=self.kept)
@@ -116,26 +120,45 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
         )
     config = checked(run.config)
     watcher = RunWatcher(run, claim, heartbeat, config)
-    watcher.tell(0.0, "reading the dataset", environment=environment() | {"code": code_version()})
+    run.environment = environment() | {"code": code_version()}
+    watcher.tell(0.0, "reading the dataset", environment=run.environment)
     parts = load_parts(run)
     keras.utils.set_random_seed(run.seed)
     network = build_network(
-        weights=initial_weights(config), hidden=config.hidden, dropout=config.dropout, seed=run.seed
+        # A checkpoint has the weights: a run that goes on needs neither the network nor the file again.
+        weights=None if run.checkpoint else initial_weights(config),
+        hidden=config.hidden,
+        dropout=config.dropout,
+        seed=run.seed,
     )
-    with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
+    with work_folder(run.id) as folder:
         data = Data(parts["train"], parts["validation"])
         resume = checkpoints.read(run.checkpoint)
-        outcome = fit(network, config, data, seed=run.seed, folder=Path(folder), watcher=watcher, resume=resume)
+        outcome = fit(network, config, data, seed=run.seed, folder=folder, watcher=watcher, resume=resume)
         seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
         trained = Trained(run, config, network, parts, outcome.history, seconds)
-        package = Path(folder) / "package"
-        make_package(package, trained, watcher.packaging, heartbeat.progress)
+        package = folder / "package"
+        make_package(package, trained, watcher.packaging, watcher.alive)
         files = registry.store_package(package)
         with session_scope() as s:
+            if runs.report(s, claim, 1.0, "registering").cancel:
+                raise Cancelled
             version = registry.register_package(s, package, files)
             runs.finish_run(s, claim, version.id)
     checkpoints.drop(watcher.kept, but={})
     return version.id
+
+
+@contextmanager
+def work_folder(run_id: int) -> Iterator[Path]:
+    """A run's own folder on this machine, emptied first of what a killed worker left, and removed in the end."""
+    folder = current().home / "training" / f"run-{run_id}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_parts(run: TrainingRun) -> dict[str, Labelled]:

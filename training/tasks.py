@@ -2,9 +2,12 @@
 
 import logging
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from db import promotion, registry, runs
+from sqlalchemy.exc import OperationalError
+
+from db import leases, promotion, registry, runs
 from db.base import session_scope
 from db.leases import Claim, StaleClaim
 from db.models import TrainingRun
@@ -38,22 +41,29 @@ def train_next(worker: str) -> bool:
     run, claim = claimed
     from training.run import Cancelled, carry_out, why  # TensorFlow: only where a run is carried out
 
-    with Heartbeat(TrainingRun, [claim]) as heartbeat:
+    made: int | None = None
+    with Heartbeat(TrainingRun, [claim]) as heartbeat, suppress(StaleClaim):  # then it is someone else's now
         try:
             if run.preset == runs.DEMO:
                 _make_demo(run, claim, heartbeat)
             else:
-                _ask_for_comparison(carry_out(run, claim, heartbeat))
+                made = carry_out(run, claim, heartbeat)
         except StaleClaim:
             log.info("training run is someone else's now", extra={"run": run.id})
         except Cancelled:
             log.info("training run cancelled", extra={"run": run.id})
             with session_scope() as s:
                 runs.end_cancelled(s, claim)
+        except OperationalError:
+            log.exception("training put off", extra={"run": run.id})
+            with session_scope() as s:
+                leases.give_back(s, TrainingRun, claim)
         except Exception as error:
             log.exception("training failed", extra={"run": run.id})
             with session_scope() as s:
                 runs.fail_run(s, claim, why(error))
+    if made is not None:
+        _ask_for_comparison(made)
     return True
 
 

@@ -139,8 +139,9 @@ def _named_in_lists(s: Session) -> set[str]:
     named = {sha256 for files in s.scalars(select(ModelVersion.files)) for sha256 in files.values()}
     for sources, arrays in s.execute(select(Dataset.sources, Dataset.arrays)):
         named.update(arrays, (source["sha256"] for source in sources if "sha256" in source))
-    for checkpoint in s.scalars(select(TrainingRun.checkpoint)):
+    for checkpoint, config in s.execute(select(TrainingRun.checkpoint, TrainingRun.config)):
         named.update(checkpoint.get("files", {}).values())
+        named.add(str(config.get("initial", "")).removeprefix("file:"))
     return named
 
 

@@ -129,13 +129,15 @@ def test_a_checkpoint_comes_back_from_storage_whole(settings, data, network, tmp
     recorder = Recorder(epochs=2)
     with pytest.raises(InterruptedError):
         fit(network, config(stage(0, average=0.5)), data, seed=1, folder=tmp_path, watcher=recorder)
-    kept = checkpoints.write(recorder.last, {})
+    kept = checkpoints.write(recorder.last, {}, 1)
     found = checkpoints.read(kept)
     assert found.facts() == recorder.last.facts()
     for name, arrays in recorder.last.arrays.items():
         assert all(np.array_equal(a, b) for a, b in zip(arrays, found.arrays[name], strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(found.network, recorder.last.network, strict=True))
-    again = checkpoints.write(replace(recorder.last, epoch=2), kept)
+    another_run = checkpoints.write(recorder.last, {}, 2)
+    assert set(another_run["files"].values()).isdisjoint(kept["files"].values()), "one run would drop the other's"
+    again = checkpoints.write(replace(recorder.last, epoch=2), kept, 1)
     assert again["files"]["network.npz"] == kept["files"]["network.npz"]
 
 

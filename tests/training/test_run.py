@@ -153,3 +153,44 @@ def test_a_run_can_start_from_a_model_version(settings):
     config = json.loads(json.dumps(preset("seed").model_dump(mode="json")))
     with pytest.raises(RuntimeError, match="no model version mine/4"):
         initial_weights(Config.model_validate(config | {"initial": "model:mine/4"}))
+
+
+def test_the_reaper_leaves_what_a_run_needs(dataset):
+    from worker import sweep
+
+    weights, checkpoint, other = (storage().put(name) for name in (b"weights", b"checkpoint", b"other"))
+    launch(dataset, f"initial=file:{weights}")
+    with session_scope() as s:
+        s.execute(update(TrainingRun).values(checkpoint={"files": {"state.npz": checkpoint}}))
+    assert sweep._reap([weights, checkpoint, other]) == 1
+    assert storage().exists(weights)
+    assert storage().exists(checkpoint)
+
+
+def test_a_killed_worker_s_folder_is_emptied(settings):
+    from training.run import work_folder
+
+    left = settings.home / "training" / "run-3" / "features"
+    left.mkdir(parents=True)
+    with work_folder(3) as folder:
+        assert list(folder.iterdir()) == []
+    assert not folder.exists()
+
+
+def test_a_database_that_is_away_for_a_moment_puts_a_run_off(dataset, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    import training.run
+
+    launch(dataset)
+    with session_scope() as s:
+        s.execute(update(TrainingRun).values(checkpoint={"files": {}, "epoch": 3}))
+
+    def away(*_):
+        raise OperationalError("UPDATE training_run", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(training.run, "carry_out", away)
+    view, _ = carry_out()
+    assert view.state == "queued"
+    with session_scope() as s:
+        assert s.get_one(TrainingRun, view.id).checkpoint["epoch"] == 3
