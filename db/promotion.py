@@ -70,6 +70,12 @@ def objections(figures: Mapping[str, Mapping[str, float | None]], sensitivity: f
     return found
 
 
+def floor_of(version: ModelVersion) -> float:
+    """The sensitivity below which this version is not promoted; an imported package may say anything."""
+    floor = version.facts.get("floor")
+    return float(floor) if isinstance(floor, int | float) and 0 <= floor <= 1 else DEFAULT_FLOOR
+
+
 def held_out(s: Session, version: ModelVersion) -> Split | None:
     """The split whose test part the version's training never saw; None where it has none in this database."""
     known = version.facts.get("split")
@@ -85,7 +91,7 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
     known: dict[str, Any] = {
         "candidate": version.label,
         "champion": champion.label if champion else None,
-        "floor": float(version.facts.get("floor", DEFAULT_FLOOR)),
+        "floor": floor_of(version),
     }
     if champion is not None and champion.id == version.id:
         return Gate(NOTHING, **known, reasons=["it is the champion already"])

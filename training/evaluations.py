@@ -16,7 +16,7 @@ from db.datasets import DatasetError, rows_of
 from db.evaluations import EvaluationError
 from db.leases import Claim, StaleClaim
 from db.models import Evaluation, ModelVersion
-from db.promotion import DEFAULT_FLOOR
+from db.promotion import floor_of
 from db.storage import FileDamaged, FileMissing, storage
 from training.calibrate import probability
 from training.dataset import Labelled, load_part
@@ -103,7 +103,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
     scored = score(_engine(version), data.pixels, told)
     result = _result(version, data, scored)
     if evaluation.part is None:
-        floors = Floors(recall=float(version.facts.get("floor", DEFAULT_FLOOR)))
+        floors = Floors(recall=floor_of(version))
         groups = count_groups(data.labels, data.groups)
         result["site_check"] = check_site(result, groups, floors, known=known, apart=result["apart"]).as_dict()
     _finish(claim, evaluation, scored.logit, data, result)

@@ -253,3 +253,9 @@ def test_the_champion_is_compared_with_nothing(models: Registry) -> None:
     with session_scope() as s:
         assert promotion.request_gate(s, old) == []
         assert s.query(Evaluation).count() == 1
+
+
+@pytest.mark.parametrize("floor", ["high", None, [0.9], 7, float("nan")])
+def test_a_floor_that_is_none_is_the_default(floor: object) -> None:
+    version = ModelVersion(name="odd", number=1, facts={"floor": floor})
+    assert promotion.floor_of(version) == promotion.DEFAULT_FLOOR
