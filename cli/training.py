@@ -13,11 +13,12 @@ from cli.options import json_option
 from cli.output import print_json, print_table, progress_bar, say
 from cli.server import settings_with_broker
 from db import datasets, registry, runs
+from db.models import Work
 from db.runs import RunView
 from db.storage import storage
 
 POLL_SECONDS = 1.0
-UNCLAIMED_SECONDS = 120  # a run that no worker takes in this time has no worker, or waits for another run
+UNCLAIMED_SECONDS = 120  # a run that no worker takes in this time has no worker
 PRESETS = ("default", "quick", "scratch", "seed")
 
 
@@ -194,25 +195,34 @@ def _ask(run_id: int, ask: Any, otherwise: str) -> None:
             raise JobFailed(f"training run {run_id}: {otherwise}")
 
 
-def follow(run_id: int) -> RunView:
+def follow(run_id: int, title: str = "") -> RunView:
     """Show a run's progress until it ends, and return its last view.
 
     Raises:
         JobFailed: it failed or was cancelled.
-        Unavailable: no training worker took it.
+        Unavailable: no training worker took it, and none is at work on another.
     """
-    started = time.monotonic()
-    with progress_bar(f"training run {run_id}", 1.0) as update:
+    title = title or f"training run {run_id}"
+    waiting_since = time.monotonic()
+    with progress_bar(title, 1.0) as update:
         while True:
             view = _view(run_id)
             update(view.progress, _note(view))
             if view.state == "finished":
                 return view
             if view.state in ("failed", "cancelled"):
-                raise JobFailed(f"training run {run_id} {view.state}: {view.error or view.message}")
-            if view.state == "queued" and time.monotonic() - started > UNCLAIMED_SECONDS:
-                raise Unavailable("no training worker takes the run; does one run, or is it busy with another?")
+                raise JobFailed(f"{title} {view.state}: {view.error or view.message}")
+            if view.state != "queued" or _another_runs():
+                waiting_since = time.monotonic()
+            elif time.monotonic() - waiting_since > UNCLAIMED_SECONDS:
+                raise Unavailable("no training worker takes the run; does `ctbatch worker training` run somewhere?")
             time.sleep(POLL_SECONDS)
+
+
+def _another_runs() -> bool:
+    """Whether a worker is busy with a run: then one that waits has to be patient."""
+    with reading() as session:
+        return any(run.state == Work.RUNNING for run in runs.list_runs(session))
 
 
 def _note(view: RunView) -> str:
