@@ -11,10 +11,11 @@ import keras
 import numpy as np
 
 from training.config import ALL, Augment, Config, Stage
-from training.dataset import Labelled
-from training.fit import Data, EpochRecord, Step, Watcher, fit
+from training.dataset import Data, Labelled
+from training.fit import fit
 from training.network import build_network
 from training.trainable import base_layers
+from training.watching import EpochRecord, Step, Watcher
 
 STAGES = {"head": 0, "last-20": 20, "last-40": 40, "full": ALL}
 EPOCHS = 3  # the first compiles; the quickest of the others counts, on both sides

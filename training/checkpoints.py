@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.storage import storage
-from training.fit import Checkpoint, EpochRecord
+from training.watching import Checkpoint, EpochRecord
 from worker.engines.package import sha256_of
 
 NETWORK, STATE = "network.npz", "state.npz"

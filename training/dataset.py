@@ -24,6 +24,14 @@ class Labelled:
         return len(self.pixels)
 
 
+@dataclass(frozen=True)
+class Data:
+    """What is learned from, and what shows how well."""
+
+    train: Labelled
+    validation: Labelled
+
+
 def load_part(dataset: Dataset, rows: Sequence[Row]) -> Labelled:
     """The slices of these rows, in their order; the array files' hashes are checked.
 

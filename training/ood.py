@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
-from training.fit import predict
+from training.trainable import predict
 
 DEPTHS = ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
 WIDTHS = (256, 512, 1024, 2048)  # features of each depth

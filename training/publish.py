@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from training.fit import predict
+from training.trainable import predict
 from worker.engines.package import Package, sha256_of
 from worker.imaging.prepare import RECIPE
 

@@ -18,11 +18,12 @@ from training.config import Config
 from training.dataset import Labelled
 from training.evaluate import with_intervals
 from training.figure_grids import Mistake
-from training.fit import EpochRecord, predict
 from training.ood import threshold_of, with_distance
 from training.publish import publish
 from training.report import write_report
 from training.report_content import PartSize, ReportContent, RunFacts, TestScores
+from training.trainable import predict
+from training.watching import EpochRecord
 from worker.engines.package import Package
 
 MISTAKES_SHOWN = 12

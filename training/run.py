@@ -19,11 +19,12 @@ from db.models import TrainingRun
 from db.storage import storage
 from training import checkpoints
 from training.config import Config, checked
-from training.dataset import Labelled, load_part
-from training.fit import Checkpoint, Data, EpochRecord, Step, Watcher, fit
+from training.dataset import Data, Labelled, load_part
+from training.fit import fit
 from training.network import build_network
 from training.results import Trained, make_package
 from training.trainable import environment
+from training.watching import Checkpoint, EpochRecord, Step, Watcher
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)

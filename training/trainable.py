@@ -1,6 +1,7 @@
 """The network as it learns: at another size, in bfloat16, with quick normalisation, its first layers frozen."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from training.config import ALL
 from training.network import build_network
 
 EXACT_LAYERS = ("imagenet_mean", "output")  # stay in float32: the pixels' normalisation and the last layer
+PREDICT_BATCH = 64
 MOMENTUM = 0.9  # of the moving statistics: a run here has too few steps for ResNet50's own 0.99
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -116,6 +118,12 @@ def _between(network: Any, late: set[int]) -> list[Any]:
                 if id(tensor._keras_history.operation) in early:
                     found[id(tensor)] = tensor
     return list(found.values())
+
+
+def predict(model: Any, inputs: Any, alive: Callable[[], None]) -> Any:
+    """What Keras's own predict gives; `alive` is called after each batch."""
+    beat = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: alive())
+    return model.predict(inputs, batch_size=PREDICT_BATCH, verbose=0, callbacks=[beat])
 
 
 def environment() -> dict[str, str]:

@@ -46,7 +46,7 @@ def stage(unfreeze: int, **values: Any) -> Stage:
 
 @pytest.fixture
 def data() -> Any:
-    from training.fit import Data
+    from training.dataset import Data
 
     return Data(labelled(24, 1), labelled(12, 2))
 
@@ -66,6 +66,9 @@ class Recorder:
 
     def step(self, at: Any) -> None:
         self.steps += 1
+
+    def alive(self) -> None:
+        pass
 
     def epoch(self, record: Any) -> None:
         self.losses.append((record.metrics["loss"], record.metrics["val_loss"]))
@@ -142,7 +145,8 @@ def test_a_checkpoint_comes_back_from_storage_whole(settings, data, network, tmp
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_path):
-    from training.fit import Diverged, fit
+    from training.fit import fit
+    from training.watching import Diverged
 
     wild = config(stage(20, rate=1.0, optimizer="adam", epochs=30))
     kernel = network.get_layer("output").kernel
@@ -170,7 +174,8 @@ def test_the_best_epoch_is_kept(data, network, tmp_path):
 
 
 def test_stopping_keeps_what_was_learned(data, network, tmp_path):
-    from training.fit import Watcher, fit
+    from training.fit import fit
+    from training.watching import Watcher
 
     class Stops(Watcher):
         epochs = 0
@@ -206,7 +211,8 @@ def test_everything_learns_at_another_size(data, tmp_path: Path):
 
 
 def test_the_last_average_is_kept_where_that_is_asked(data, network, tmp_path):
-    from training.fit import Watcher, fit
+    from training.fit import fit
+    from training.watching import Watcher
 
     class Keeps(Watcher):
         last = None
@@ -219,4 +225,4 @@ def test_the_last_average_is_kept_where_that_is_asked(data, network, tmp_path):
     fit(network, plan, data, seed=1, folder=tmp_path, watcher=watcher)
     kept = watcher.last.arrays["average"]
     assert np.array_equal(network.get_layer("hidden").get_weights()[0], kept[0])
-    assert not np.array_equal(kept[0], watcher.last.arrays["best"][0])
+    assert not np.array_equal(kept[0], watcher.last.arrays["weights"][0])

@@ -1,0 +1,211 @@
+"""One stage of a run: its epochs, what they come to, and the weights it leaves."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from training.augment import Augmenter
+from training.batches import Copies, Fresh, half_range, seed_of, shrink, steps_of
+from training.calibrate import probability
+from training.config import Config, Stage
+from training.dataset import Data, Labelled
+from training.trainable import cut, on_gpu, predict, training_copy
+from training.watching import Arrays, Checkpoint, Diverged, EpochRecord, Step, Watcher
+
+AVERAGED_EVERY = 4  # steps between two additions to the moving average of the weights
+
+
+class Fitting:
+    """One stage of a run."""
+
+    def __init__(
+        self,
+        network: Any,
+        config: Config,
+        index: int,
+        data: Data,
+        seed: int,
+        folder: Path,
+        watcher: Watcher,
+        history: list[EpochRecord],
+        cached: bool,
+    ) -> None:
+        self.network, self.config, self.index, self.history, self.watcher = network, config, index, history, watcher
+        self.stage: Stage = config.stages[index]
+        self.seed = seed_of(seed, index)
+        self.initial: Arrays = network.get_weights()
+        self.copy = training_copy(
+            network, self.stage.size, config.precision, hidden=config.hidden, dropout=config.dropout
+        )
+        parts = cut(self.copy, self.stage.unfreeze)
+        frozen = parts.frozen if cached else None
+        self.model = parts.learning if cached or parts.frozen is None else _whole(self.copy)
+        self.steps = steps_of(len(data.train), self.stage)
+        self.model.compile(
+            optimizer=_optimizer(self.stage, self.steps),
+            loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=self.stage.label_smoothing),
+            metrics=[keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)],  # of logits
+            jit_compile=on_gpu(),
+        )
+        self.labels = data.validation.labels
+        self.data, self.folder, self.frozen, self.is_partial = data, folder, frozen, parts.frozen is not None
+        self.source: Fresh | Copies | None = None
+        self.validation: Arrays = []
+        self.average: Arrays = self.model.get_weights() if self.stage.average else []
+        self.best: Arrays = []
+        self.best_epoch = -1
+
+    def __enter__(self) -> "Fitting":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self.source, Copies):
+            self.source.close()
+
+    def _prepare(self) -> None:
+        """What the epochs need: batches to learn from, and the validation slices."""
+        self.source = self._source(self.data.train)
+        pixels = shrink(self.data.validation.pixels, self.stage.size)[..., None]
+        self.validation = self._features(self.frozen, pixels) if self.frozen else [pixels]
+
+    def _source(self, train: Labelled) -> Fresh | Copies:
+        augmenter = Augmenter(self.config.augment)
+        if not self.is_partial:
+            return Fresh(train, self.stage, augmenter, self.seed)
+
+        def progress(share: float) -> None:
+            message = f"computing the frozen layers, {share:.0%}"
+            self.watcher.step(self._at(0, 0, None, None, message))
+
+        compute = (lambda pixels: self._features(self.frozen, pixels)) if self.frozen else None
+        return Copies(train, self.stage, augmenter, self.seed, compute, self.folder, progress)
+
+    def _features(self, frozen: Any, pixels: NDArray[np.uint8]) -> Arrays:
+        found = predict(frozen, pixels, self.watcher.alive)
+        return [half_range(each) for each in (found if isinstance(found, list) else [found])]
+
+    def _at(self, epoch: int, step: int, loss: float | None, rate: float | None, message: str = "") -> Step:
+        stages = len(self.config.stages)
+        return Step(
+            self.index, stages, self.stage.name, epoch, self.stage.epochs, step, self.steps, loss, rate, message
+        )
+
+    def run(self, resume: Checkpoint | None) -> None:
+        """All epochs that are left; then the weights to keep go to the network."""
+        first = self._restore(resume) if resume else 0
+        for epoch in range(first, self.stage.epochs):
+            if (self.history and self.watcher.stopped()) or self._has_stalled(epoch):
+                break
+            if self.source is None:
+                self._prepare()
+            self._epoch(epoch)
+        if self.stage.keep == "best" and self.best:
+            self.model.set_weights(self.best)
+        elif self.average:
+            self.model.set_weights(self.average)
+        self.network.set_weights(self.copy.get_weights())
+
+    def _has_stalled(self, epoch: int) -> bool:
+        return bool(self.stage.patience) and self.best_epoch >= 0 and epoch - 1 - self.best_epoch >= self.stage.patience
+
+    def _epoch(self, epoch: int) -> None:
+        started = time.monotonic()
+        _reseed(self.model, seed_of(self.seed, epoch))
+        totals = np.zeros(2)
+        batches = self.source.epoch(epoch) if self.source else ()
+        for step, (inputs, labels) in enumerate(batches, start=1):
+            logs = self.model.train_on_batch(_fed(inputs), labels, return_dict=True)
+            totals += float(logs["loss"]), float(logs["accuracy"])
+            loss, accuracy = totals / step
+            if not np.isfinite(loss):
+                raise Diverged(
+                    f"the loss is no number any more (stage {self.stage.name}, epoch {epoch + 1}, step {step}); "
+                    f"lower the rate of learning: --set stages.{self.stage.name}.rate={self.stage.rate / 10:g}"
+                )
+            if self.average and (done := epoch * self.steps + step) % AVERAGED_EVERY == 0:
+                self._add_to_average(done)
+            rate = step * self.stage.batch / (time.monotonic() - started)
+            self.watcher.step(self._at(epoch, step, float(loss), rate))
+        metrics = {"loss": float(loss), "accuracy": float(accuracy), "rate": rate} | self._validate()
+        record = EpochRecord(self.index, epoch, metrics, time.monotonic() - started)
+        self.history.append(record)
+        self.watcher.epoch(record)
+        self.watcher.checkpoint(lambda: self._checkpoint(epoch))
+
+    def _add_to_average(self, step: int) -> None:
+        """Early in a stage the average forgets faster: it would remember the random weights for too long."""
+        momentum = min(self.stage.average, (1 + step) / (10 + step))
+        share = 1 - momentum**AVERAGED_EVERY
+        for mean, weight in zip(self.average, self.model.get_weights(), strict=True):
+            mean += share * (weight - mean)
+
+    def _validate(self) -> dict[str, float]:
+        """Loss, accuracy and AUC on the validation slices; the best weights so far, by that loss, are kept."""
+        weights = self.model.get_weights()
+        if self.average:
+            self.model.set_weights(self.average)
+        logit = np.asarray(predict(self.model, _fed(self.validation), self.watcher.alive), np.float64)
+        positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
+        loss = float(-np.where(self.labels == 1, np.log(positive), np.log(1 - positive)).mean())
+        earlier = [r.metrics["val_loss"] for r in self.history if r.stage == self.index]
+        if not earlier or loss < min(earlier):
+            self.best_epoch = len(earlier)
+            self.best = self.model.get_weights() if self.stage.keep == "best" else []
+        self.model.set_weights(weights)
+        accuracy = float(((positive >= 0.5) == (self.labels == 1)).mean())
+        return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(self.labels, positive))}
+
+    def _checkpoint(self, epoch: int) -> Checkpoint:
+        optimizer = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
+        arrays = {
+            "weights": self.model.get_weights(),
+            "optimizer": optimizer,
+            "average": self.average,
+            "best": self.best,
+        }
+        return Checkpoint(self.index, epoch, list(self.history), self.best_epoch, arrays, self.initial)
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
+        """Put everything back as it was after the checkpoint's epoch; the epoch to go on with."""
+        self.model.set_weights(checkpoint.arrays["weights"])
+        self.model.optimizer.build(self.model.trainable_variables)
+        for variable, value in zip(self.model.optimizer.variables, checkpoint.arrays["optimizer"], strict=True):
+            variable.assign(value)
+        self.average = [np.array(each) for each in checkpoint.arrays["average"]]
+        self.best, self.best_epoch = list(checkpoint.arrays["best"]), checkpoint.best_epoch
+        return checkpoint.epoch + 1
+
+
+def _whole(copy: Any) -> Any:
+    return keras.Model(copy.input, copy.output["logit"])
+
+
+def _fed(inputs: Arrays) -> Any:
+    """Arrays as Keras takes them: pixels as they are, features in float32; one alone, not in a list."""
+    found = [each if each.dtype == np.uint8 else each.astype(np.float32) for each in inputs]
+    return found if len(found) > 1 else found[0]
+
+
+def _optimizer(stage: Stage, steps: int) -> Any:
+    total = stage.epochs * steps
+    rate: Any = stage.rate
+    if stage.schedule == "cosine":
+        warm = min(max(int(stage.warmup * steps), 1), total - 1)
+        rate = keras.optimizers.schedules.CosineDecay(
+            stage.rate / 20, total - warm, alpha=0.01, warmup_target=stage.rate, warmup_steps=warm
+        )
+    if stage.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=stage.weight_decay)
+    return keras.optimizers.Adam(rate)
+
+
+def _reseed(model: Any, seed: int) -> None:
+    """Let dropout draw the same in this epoch, whether or not the run was interrupted before it."""
+    generators = [layer.seed_generator for layer in model.layers if getattr(layer, "seed_generator", None) is not None]
+    for number, generator in enumerate(generators):
+        generator.state.assign(np.array([seed, number], np.uint32))
