@@ -50,7 +50,7 @@ NAME = "name pattern"
 
 
 def check_shortcuts(slices: Sequence[Item]) -> dict[str, Any]:
-    """`{"facts": {fact: {"balanced_accuracy", "auc"}}, "found": bool, "verdict": text}`.
+    """`{"facts": {fact: {"balanced_accuracy", "auc"}}, "found": bool, "weak": bool, "verdict": text}`.
 
     Each fact alone, all of the picture's file together (`all`), and these with the name (`all and name`), by decision
     trees cross-validated by group. `found`: one of them but the name, which no network sees, tells the class well.
@@ -65,7 +65,7 @@ def check_shortcuts(slices: Sequence[Item]) -> dict[str, Any]:
     folds = min(_FOLDS, *(len(np.unique(groups[labels == label])) for label in (0, 1)))
     if folds < 2:
         verdict = "not measured: each class needs two groups at least"
-        return {"facts": {}, "found": False, "verdict": verdict}
+        return {"facts": {}, "found": False, "weak": False, "verdict": verdict}
     kept_apart = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     parts = list(kept_apart.split(np.zeros((len(labels), 1)), labels, groups))
     columns = {fact: values(slices) for fact, values in FACTS.items()}
@@ -109,4 +109,4 @@ def _judge(facts: dict[str, dict[str, float]]) -> dict[str, Any]:
         verdict = f"no shortcut: the facts of a file alone do not tell the class {figures}"
     if facts[NAME]["auc"] >= STRONG:
         verdict += "; its name does, which a network never sees"
-    return {"found": auc >= STRONG, "verdict": verdict}
+    return {"found": auc >= STRONG, "weak": WEAK <= auc < STRONG, "verdict": verdict}
