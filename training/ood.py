@@ -20,14 +20,15 @@ DEPTHS = ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_blo
 WIDTHS = (256, 512, 1024, 2048)  # features of each depth
 SOFTENED = 0.2  # of a depth's mean deviation, added to each feature's own
 COMPONENTS = 64
-KNOWN_SHARE = 0.98  # of validation slices, that the threshold lets pass: at most 5 % of such slices may be flagged
+KNOWN_SHARE = 0.98  # of validation slices, that the threshold lets pass
+MARGIN = 1.15  # unseen groups lie further out than the few of validation; what is no slice lies twice as far and more
 RESIDUAL_WEIGHT = 16.0  # of what no component explains, against one component
 
 
 def pooled_features(network: Any) -> Any:
     """The network's features, each depth's mean over the slice, side by side: uint8[n,s,s,1] → float32[n, 3840]."""
     means = [layers.GlobalAveragePooling2D(name=f"mean_{name}")(network.get_layer(name).output) for name in DEPTHS]
-    return keras.Model(network.input, layers.Concatenate(name="features")(means))
+    return keras.Model(network.input, layers.Concatenate(name="pooled_features")(means))
 
 
 def with_distance(
@@ -81,4 +82,4 @@ def _deviation(known: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def threshold_of(distance: NDArray[np.floating[Any]]) -> float:
     """The distance above which a slice is flagged, from those of slices that were not trained on [n]."""
-    return float(np.quantile(np.asarray(distance, np.float64), KNOWN_SHARE))
+    return float(MARGIN * np.quantile(np.asarray(distance, np.float64), KNOWN_SHARE))

@@ -19,6 +19,7 @@ from worker.imaging.prepare import RECIPE
 
 F32_TOLERANCE = 1e-3  # of a probability
 ACCURACY_TOLERANCE, AUC_TOLERANCE = 0.005, 0.005
+POOLS = ("ReduceMean", "AvgPool")  # what the pooled features are made by
 CALIBRATION_SLICES = 64  # that NNCF measures activations on
 
 
@@ -102,14 +103,32 @@ def _quantise(source: Path, target: Path, slices: NDArray[np.uint8]) -> None:
 
     nncf.set_log_level("ERROR")
     samples = [each[None, ..., None] for each in slices[:: max(len(slices) // CALIBRATION_SLICES, 1)]]
+    model = ov.Core().read_model(str(source))
+    exact = nncf.IgnoredScope(names=sorted(_distance_nodes(model)), validate=False)
     with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws a progress bar, terminal or not
         quantised = nncf.quantize(
-            ov.Core().read_model(str(source)),
+            model,
             nncf.Dataset(samples[:CALIBRATION_SLICES]),
             subset_size=CALIBRATION_SLICES,
             preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=exact,
         )
     ov.save_model(quantised, str(target), compress_to_fp16=False)
+
+
+def _distance_nodes(model: Any) -> set[str]:
+    """The nodes between the pooled features and the distance: in int8 a distance could not grow past those of the
+    slices that its range was taken from, and nothing would ever be unfamiliar."""
+    found: set[str] = set()
+    waiting = [r for r in model.get_results() if "distance" in r.output(0).names | {r.get_friendly_name()}]
+    while waiting:
+        node = waiting.pop()
+        if node.get_friendly_name() in found or node.get_type_name() == "Constant":
+            continue
+        found.add(node.get_friendly_name())
+        if node.get_type_name() not in POOLS:
+            waiting += [value.get_node() for value in node.input_values()]
+    return found
 
 
 class _Judge:

@@ -53,7 +53,8 @@ def test_run_is_launched_and_shown(admin: Api, dataset_id: int) -> None:
     assert admin.get(f"/runs/{answer.json['id']}").json == answer.json
     shown = answer.json
     assert (shown["name"], shown["state"], shown["dataset"], shown["seed"]) == ("first try", "queued", "site/1", 7)
-    assert (shown["config"], shown["created_by"]) == ({"settings": ["stages.small.epochs=3"]}, "root")
+    assert (shown["config"]["stages"][0]["epochs"], shown["created_by"]) == (3, "root")
+    assert shown["live"]["estimate"]["seconds"] > 0
     with read_scope() as s:
         run = s.get_one(TrainingRun, shown["id"])
         assert run.split is not None
@@ -62,13 +63,20 @@ def test_run_is_launched_and_shown(admin: Api, dataset_id: int) -> None:
 
 def test_run_that_starts_from_a_version_says_so(admin: Api, dataset_id: int) -> None:
     shown = launch(admin, from_model="fake/1").json
-    assert (shown["from_version"], shown["config"]) == ("fake/1", {"settings": ["initial=model:fake/1"]})
+    assert (shown["from_version"], shown["config"]["initial"]) == ("fake/1", "model:fake/1")
     assert launch(admin, from_model="fake/9").json["detail"] == "There is no model version fake/9."
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"dataset": "none/1"}, {"preset": "huge"}, {"seed": -1}, {"settings": ["no equals sign"]}, {"allow_leaks": ["x"]}],
+    [
+        {"dataset": "none/1"},
+        {"preset": "huge"},
+        {"seed": -1},
+        {"settings": ["no equals sign"]},
+        {"settings": ["stages.tail.epochs=1"]},
+        {"allow_leaks": ["x"]},
+    ],
 )
 def test_what_makes_no_sense_is_refused(admin: Api, dataset_id: int, wrong: dict[str, Any]) -> None:
     assert launch(admin, **wrong).status_code == 422
@@ -176,7 +184,7 @@ def test_form_launches_and_keeps_what_was_typed(roots_browser: Browser, dataset_
     assert launched.status_code == 303
     with read_scope() as s:
         run = s.query(TrainingRun).one()
-        assert (run.preset, run.config) == ("scratch", {"settings": ["floor=0.9", "augment.flip=false"]})
+        assert (run.preset, run.config["floor"], run.config["augment"]["flip"]) == ("scratch", 0.9, False)
 
 
 def test_foolish_form_is_answered_with_the_form(roots_browser: Browser, dataset_id: int) -> None:
