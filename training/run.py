@@ -132,7 +132,7 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
         dropout=config.dropout,
         seed=run.seed,
     )
-    with work_folder(run.id) as folder:
+    with work_folder(claim) as folder:
         data = Data(parts["train"], parts["validation"])
         resume = checkpoints.read(run.checkpoint)
         outcome = fit(network, config, data, seed=run.seed, folder=folder, watcher=watcher, resume=resume)
@@ -151,10 +151,15 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
 
 
 @contextmanager
-def work_folder(run_id: int) -> Iterator[Path]:
-    """A run's own folder on this machine, emptied first of what a killed worker left, and removed in the end."""
-    folder = current().home / "training" / f"run-{run_id}"
-    shutil.rmtree(folder, ignore_errors=True)
+def work_folder(claim: Claim) -> Iterator[Path]:
+    """A claim's own folder on this machine, removed in the end; what a killed worker left of the run goes first.
+
+    By claim, not by run: a worker that lost the run and ends late must not remove the folder of the one that has it.
+    """
+    above = current().home / "training"
+    for left in above.glob(f"run-{claim.id}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = above / f"run-{claim.id}-{claim.epoch}"
     folder.mkdir(mode=0o700, parents=True)
     try:
         yield folder

@@ -9,6 +9,7 @@ from sqlalchemy import update
 
 from db import registry, runs, splits
 from db.base import session_scope
+from db.leases import Claim
 from db.models import Evaluation, LabelledSlice, TrainingRun
 from db.storage import FileMissing, storage
 from tests.labelled import add_dataset, add_split
@@ -171,11 +172,14 @@ def test_the_reaper_leaves_what_a_run_needs(dataset):
 def test_a_killed_worker_s_folder_is_emptied(settings):
     from training.run import work_folder
 
-    left = settings.home / "training" / "run-3" / "features"
+    left, other = (settings.home / "training" / name / "features" for name in ("run-3-1", "run-31-1"))
     left.mkdir(parents=True)
-    with work_folder(3) as folder:
+    other.mkdir(parents=True)
+    with work_folder(Claim(3, 2)) as folder:
         assert list(folder.iterdir()) == []
+        assert not left.exists()
     assert not folder.exists()
+    assert other.exists()
 
 
 def test_a_database_that_is_away_for_a_moment_puts_a_run_off(dataset, monkeypatch):
