@@ -16,15 +16,16 @@ from db import datasets, registry, runs
 from db.models import Work
 from db.runs import RunView
 from db.storage import storage
+from training.config import PRESETS, ConfigError
+from training.launch import FILE, MODEL, Asked, NothingNamed, launch
 
 POLL_SECONDS = 1.0
 UNCLAIMED_SECONDS = 120  # a run that no worker takes in this time has no worker
-PRESETS = ("default", "quick", "scratch", "seed")
 
 
 @click.command()
 @click.argument("dataset", metavar="DATASET")
-@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="default", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting: stages.head.epochs=5")
 @click.option(
     "--from", "start", metavar="MODEL", help="Start from a model version (name/number), or from a weights file."
@@ -56,63 +57,28 @@ def train(
     The estimate of time and disk is printed first.
     """
     settings_with_broker()
-    with writing() as session:
-        run_id, told = _launch(session, dataset, preset, settings, start, name, seed, leaks)
+    initial = [] if start is None else [_initial(start)]
+    asked = Asked(dataset, preset, [*initial, *settings], seed, name, leaks)
+    try:
+        launched = launch(asked, writing=writing)
+    except NothingNamed as error:
+        raise NotFoundOrDenied(str(error)) from error
+    except (ConfigError, runs.RunError, datasets.DatasetError) as error:
+        raise click.UsageError(str(error)) from error
+    run_id = launched.run_id
     if not as_json:
-        for line in told:
-            say(line)
+        say("{}: {} train, {} validation slices".format(launched.dataset, *launched.slices))
+        say(launched.takes.text)
         say(f"training run {run_id}")
     view = follow(run_id) if wait else _view(run_id)
     print_json(view.as_dict()) if as_json else _print(view)
 
 
-def _launch(
-    session: Any,
-    label: str,
-    preset: str,
-    settings: Sequence[str],
-    start: str | None,
-    name: str,
-    seed: int,
-    leaks: Sequence[str],
-) -> tuple[int, list[str]]:
-    from training.config import ConfigError, with_settings
-    from training.config import preset as preset_named
-    from training.estimate import estimate
-
-    dataset = datasets.find_dataset(session, label)
-    if dataset is None:
-        raise NotFoundOrDenied(f"there is no dataset {label}; `ctbatch datasets ls` lists them")
-    version = None if start is None else registry.find_version(session, start)
-    try:
-        initial = [] if start is None else [_initial(start, version)]
-        config = with_settings(preset_named(preset), [*initial, *settings])
-        split = datasets.split_of(session, dataset, seed=seed)
-        counts = {part: len(datasets.rows_of(session, dataset.id, split, part)) for part in datasets.PARTS}
-        takes = estimate(config, counts["train"], counts["validation"])
-        run = runs.create_run(
-            session,
-            user=None,
-            dataset=dataset,
-            split=split,
-            preset=preset,
-            config=config.model_dump(mode="json"),
-            seed=seed,
-            name=name,
-            from_version=version,
-            allowed_leaks=leaks,
-            estimate=takes.as_dict(),
-        )
-    except (ConfigError, runs.RunError, datasets.DatasetError) as error:
-        raise click.UsageError(str(error)) from error
-    sizes = ", ".join(f"{count} {part}" for part, count in counts.items())
-    return run.id, [f"{dataset.title}: {sizes} slices", takes.text]
-
-
-def _initial(start: str, version: Any) -> str:
-    """The setting `initial` for `--from`. Raises NotFoundOrDenied."""
-    if version is not None:
-        return f"initial=model:{version.label}"
+def _initial(start: str) -> str:
+    """The setting `initial` for `--from`; a file goes into storage. Raises NotFoundOrDenied."""
+    with reading() as session:
+        if version := registry.find_version(session, start):
+            return f"initial={MODEL}{version.label}"
     path = Path(start)
     if not path.is_file():
         raise NotFoundOrDenied(f"there is no model version and no file {start}")
@@ -120,7 +86,7 @@ def _initial(start: str, version: Any) -> str:
     with path.open("rb") as file:
         while data := file.read(1 << 20):
             receiver.write(data)
-    return f"initial=file:{receiver.close().sha256}"
+    return f"initial={FILE}{receiver.close().sha256}"
 
 
 @click.group(name="runs")

@@ -179,6 +179,12 @@ _PRESETS = (
         stages=(_whole("small", 64, 12, 1e-3, 1), _whole("full", SIDE, 1, 2e-4, 0.2)),
     ),
 )
+ABOUT = {
+    "default": "from ImageNet weights, widely augmented: the one to begin with",
+    "scratch": "from no weights at all: small slices first, full size last; an hour or more on a CPU",
+    "quick": "minutes on a CPU; to see whether all works",
+    "seed": "the recipe of the original project, whole",
+}
 PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}
 
 

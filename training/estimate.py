@@ -9,7 +9,8 @@ from training.config import ALL, Config, Stage
 STEP_SHARE = {0: 0.002, 20: 0.12, 40: 0.25}
 FORWARD_SHARE = 0.3
 IMAGES_A_SECOND = 9.0  # of a whole training step at 224², on two cores that compute in bfloat16
-CUT_BYTES = {0: 2 * 2048, 20: 2 * 49 * 2048, 40: 2 * 196 * (1024 + 256)}  # of a slice's features at 224²
+CUT_VALUES = {0: 2048, 20: 49 * 2048, 40: 196 * (1024 + 256)}  # a slice's features at 224²
+VALUE_BYTES = 4  # half as many where the run computes in bfloat16, which only its worker can tell
 NETWORK_BYTES = 95 << 20
 
 
@@ -53,5 +54,5 @@ def _seconds(stage: Stage, train: int, validation: int) -> float:
 def _features(stage: Stage, train: int) -> int:
     if stage.unfreeze == ALL:
         return 0
-    size = _nearest(CUT_BYTES, stage.unfreeze) * (stage.size / 224) ** 2
+    size = VALUE_BYTES * _nearest(CUT_VALUES, stage.unfreeze) * (stage.size / 224) ** 2
     return int(min(stage.copies, stage.epochs) * train * size)

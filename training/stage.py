@@ -96,24 +96,45 @@ class Fitting:
         )
 
     def run(self, resume: Checkpoint | None) -> None:
-        """All epochs that are left; then the weights to keep go to the network."""
+        """All epochs that are left; then the weights to keep go to the network, unless a stop came too early for this
+        stage to better those it began with."""
         first = self._restore(resume) if resume else 0
         for epoch in range(first, self.stage.epochs):
-            if (self.history and self.watcher.stopped()) or self._has_stalled(epoch):
+            if self._is_stopped() or self._has_stalled(epoch):
                 break
             if self.source is None:
                 self._prepare()
-            self._epoch(epoch)
+            if not self._epoch(epoch):
+                break
+        if self._is_stopped() and not self._is_better_than_before():
+            return
         if self.stage.keep == "best" and self.best:
             self.model.set_weights(self.best)
         elif self.average:
             self.model.set_weights(self.average)
         self.network.set_weights(self.copy.get_weights())
 
+    def _is_stopped(self) -> bool:
+        """Whether somebody asked for an end, and there is an epoch to keep."""
+        return bool(self.history) and self.watcher.stopped()
+
+    def _is_better_than_before(self) -> bool:
+        """Whether this stage came to a lower validation loss than the one before it."""
+        before, here = self._kept_loss(self.index - 1), self._kept_loss(self.index)
+        return here is not None and (before is None or here <= before)
+
+    def _kept_loss(self, index: int) -> float | None:
+        """The validation loss of the weights that a stage keeps; None if it has had no epoch."""
+        losses = [r.metrics["val_loss"] for r in self.history if r.stage == index]
+        if not losses:
+            return None
+        return min(losses) if self.config.stages[index].keep == "best" else losses[-1]
+
     def _has_stalled(self, epoch: int) -> bool:
         return bool(self.stage.patience) and self.best_epoch >= 0 and epoch - 1 - self.best_epoch >= self.stage.patience
 
-    def _epoch(self, epoch: int) -> None:
+    def _epoch(self, epoch: int) -> bool:
+        """One epoch; False if a stop came before its end, which leaves no record of it."""
         started = time.monotonic()
         _reseed(self.model, seed_of(self.seed, epoch))
         totals = np.zeros(2)
@@ -131,11 +152,14 @@ class Fitting:
                 self._add_to_average(done)
             rate = step * self.stage.batch / (time.monotonic() - started)
             self.watcher.step(self._at(epoch, step, float(loss), rate))
+            if self._is_stopped():
+                return False
         metrics = {"loss": float(loss), "accuracy": float(accuracy), "rate": rate} | self._validate()
         record = EpochRecord(self.index, epoch, metrics, time.monotonic() - started)
         self.history.append(record)
         self.watcher.epoch(record)
         self.watcher.checkpoint(lambda: self._checkpoint(epoch))
+        return True
 
     def _add_to_average(self, step: int) -> None:
         """Early in a stage the average forgets faster: it would remember the random weights for too long."""

@@ -19,7 +19,7 @@ MAY_IMPORT = {
 # Of others these two use the pure parts only; training also what every Celery process does at its start.
 PARTS_OF_OTHERS = {
     "training": ("worker.imaging", "worker.engines", "worker.process", "worker.heartbeat"),
-    "web": ("worker.imaging", "training.config", "training.estimate"),  # a wrong setting is refused at launch
+    "web": ("worker.imaging", "training.config", "training.launch"),  # a wrong setting is refused at launch
 }
 TENSORFLOW_IN = {"worker/engines/keras.py"}
 HEAVY = "tensorflow", "keras"

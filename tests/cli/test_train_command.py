@@ -10,7 +10,7 @@ from sqlalchemy import update
 from cli.training import runs_group, train
 from db import runs, splits
 from db.base import read_scope, session_scope
-from db.models import Dataset, Split, TrainingRun, Work
+from db.models import Dataset, ModelVersion, Split, TrainingRun, Work
 from db.settings import Settings, get_settings
 from db.storage import storage
 from tests.labelled import add_dataset
@@ -69,6 +69,20 @@ def test_a_weights_file_goes_into_storage(launch: Run, settings: Settings) -> No
     initial = only_run().config["initial"]
     assert initial.startswith("file:")
     assert storage().exists(initial.removeprefix("file:"))
+
+
+def test_the_lineage_is_what_the_run_starts_from_however_that_is_said(launch: Run) -> None:
+    with session_scope() as s:
+        for number in (1, 2):
+            blank = {"files": {}, "metrics": {}, "parity": {}, "dataset_hash": None}
+            known = {"note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
+            s.add(ModelVersion(name="lungs", number=number, **known, **blank))
+    assert launch("site", "--from", "lungs/1", "--set", "initial=model:lungs/2").exit_code == 0
+    with read_scope() as s:
+        (run,) = runs.list_runs(s)
+        assert run.from_version.label == "lungs/2"
+    refused = launch("site", "--set", "initial=model:lungs/3")
+    assert (refused.exit_code, "there is no model version lungs/3" in refused.stderr) == (3, True)
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,33 @@ def test_stopping_keeps_what_was_learned(data, network, tmp_path):
     assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
 
 
+@pytest.mark.parametrize("at", ["in its first epoch", "after an epoch that is worse"])
+def test_a_stop_in_a_stage_that_has_not_got_better_keeps_the_weights_before_it(at, data, network, tmp_path):
+    from training.fit import fit
+    from training.watching import Watcher
+
+    class Stops(Watcher):
+        done = begun = False
+
+        def step(self, told):
+            self.begun = self.begun or (told.stage == 1 and told.step == 1)
+
+        def epoch(self, record):
+            self.done = record.stage == 1
+
+        def stopped(self):
+            return self.begun if at == "in its first epoch" else self.done
+
+    fit(network, config(stage(0, epochs=2)), data, seed=1, folder=tmp_path)
+    before = network.get_weights()
+    ruinous = stage(20, epochs=9, optimizer="adam", rate=0.9)
+    history = fit(
+        network, config(stage(0, epochs=1, rate=1e-30), ruinous), data, seed=1, folder=tmp_path, watcher=Stops()
+    ).history
+    assert len(history) == (1 if at == "in its first epoch" else 2)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
+
+
 @pytest.mark.slow
 def test_everything_learns_at_another_size(data, tmp_path: Path):
     """The whole network, with fused normalisation, from 32² up to the network's own 64²."""

@@ -4,12 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from training.config import PRESETS
 from web.api.schemas import Cursor, Out, Timestamp
 
 DatasetState = Literal["queued", "building", "ready", "failed"]
 RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
 CheckState = Literal["queued", "running", "finished", "failed"]
-Preset = Literal["default", "seed", "scratch", "quick"]
 LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels"]
 Named = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._/-]+$")]
 ModelLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,80}/[0-9]{1,9}$")]
@@ -73,7 +73,7 @@ class RunIn(BaseModel):
     """What to train."""
 
     dataset: Named = Field(description="`name/number`, a bare name (its newest), or an id.")
-    preset: Preset = "default"
+    preset: Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)})] = "default"
     seed: Seed = 7
     name: str = Field("", max_length=100)
     settings: list[Setting] = Field(default_factory=list, max_length=100, description="`key=value`, over the preset.")

@@ -14,6 +14,7 @@ from db.leaks import LEAKS
 from db.models import TrainingRun, Work
 from db.paging import newest_first
 from db.registry import champion, list_versions
+from training.config import ABOUT
 from web.api.training_schemas import ListQuery, RunIn
 from web.auth import require_admin
 from web.errors import Problem
@@ -24,13 +25,6 @@ from web.views.queries import form_values, parsed
 
 blueprint = APIBlueprint("runs", __name__, url_prefix="/runs", enable_openapi=False)
 guard_admin_pages(blueprint)
-
-PRESETS = (
-    ("default", "from ImageNet weights, widely augmented: the one to begin with"),
-    ("scratch", "from no weights at all: small slices first, full size last; hours on a CPU"),
-    ("quick", "minutes on a CPU; to see whether all works"),
-    ("seed", "the recipe of the original project, whole"),
-)
 
 
 @blueprint.get("")
@@ -131,7 +125,7 @@ def _form(problem: Problem | None) -> Response:
         allowed=allowed,
         datasets=ready,
         models=models,
-        presets=PRESETS,
+        presets=ABOUT.items(),
         leaks=LEAKS,
     )
     status = 200 if problem is None else problem.status
