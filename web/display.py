@@ -22,7 +22,10 @@ QUARANTINE_REASONS = {
     "file_lost": "A file of ours that this slice needs is missing or damaged.",
 }
 
-DATASET_REASONS = {"no_label": "Neither a folder nor the CSV tells its class."}
+DATASET_REASONS = {
+    "no_label": "Neither a folder nor the CSV tells its class.",
+    "burned_in": "Text is burned into its pixels, by its own account: a network might learn to read it.",
+}
 
 
 def install(app: Flask) -> None:

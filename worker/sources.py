@@ -1,6 +1,7 @@
 """What a dataset is made of: files of archives, labelled by CSV or folder, or the reviewed slices of jobs."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +136,7 @@ def read_files(
             by_source.setdefault(file.source, {})[file.ordinal] = place
         elif file.table is None:
             gathered.leave_out(Item(place, file.name), "no_label", "Neither a CSV nor a folder tells its class.")
-    done = 0
+    done, groups = 0, DicomGroups()
     with new_decoders() as pool:
         for number, places in by_source.items():
             source = sources[number]
@@ -146,25 +147,36 @@ def read_files(
             read = read_decoded(pool, source["sha256"], source["filename"], unlabelled, lambda: None)
             for entry, sha256, result in read:
                 place = places[entry.ordinal]
-                _gather(gathered, Item(place, files[place].name, sha256=sha256, bytes=entry.size), known[place], result)
+                _gather(
+                    gathered,
+                    Item(place, files[place].name, sha256=sha256, bytes=entry.size),
+                    known[place],
+                    result,
+                    groups,
+                )
                 done += 1
                 note(done / len(known))
     gathered.flush()
 
 
-def _gather(gathered: Gathered, item: Item, known: Known, result: list[Prepared] | SliceRejected) -> None:
+def _gather(
+    gathered: Gathered, item: Item, known: Known, result: list[Prepared] | SliceRejected, groups: "DicomGroups"
+) -> None:
     item.label = known.label
     if isinstance(result, SliceRejected):
         gathered.leave_out(item, result.code, result.detail)
         return
     for prepared in result:
+        if prepared.series and prepared.series.burned_in:
+            gathered.leave_out(item, "burned_in", "Text is burned into its pixels, by its own account.")
+            return
         taken = Item(item.ordinal, item.name, prepared.frame, label=known.label, split=known.split or None)
         taken.sha256, taken.bytes = item.sha256, item.bytes
         taken.pixels_sha256 = prepared.sha256_pixels
         taken.format, taken.mode = prepared.format, prepared.mode
         taken.width, taken.height = prepared.width, prepared.height
-        taken.group = known.group or _dicom_group(prepared.series)
-        gathered.take(taken, prepared.pixels, "CSV" if known.group else "DICOM study or series")
+        taken.group = known.group or groups.of(prepared.series)
+        gathered.take(taken, prepared.pixels, "CSV" if known.group else "DICOM patient, study or series")
 
 
 def read_reviews(job_ids: Sequence[str], gathered: Gathered, note: Note) -> None:
@@ -198,10 +210,28 @@ def _group_of_series(job_id: str, series: Series | None) -> str:
     return uid_group(series.study_uid, series.uid)
 
 
-def _dicom_group(series: SeriesInfo | None) -> str:
-    if series is None:
-        return ""
-    return uid_group(series.study_uid, series.series_uid)
+class DicomGroups:
+    """The groups of DICOM slices: one for each patient; where the patient is not told, for each study or series.
+
+    A patient's group is named by the first study that is met, since nothing made of the patient's ID may be kept.
+    """
+
+    def __init__(self) -> None:
+        self._of_patient: dict[str, str] = {}
+        self._named: Counter[str] = Counter()
+
+    def of(self, series: SeriesInfo | None) -> str:
+        """The group of a slice; empty where its file tells none."""
+        if series is None:
+            return ""
+        group = uid_group(series.study_uid, series.series_uid)
+        if not series.patient:
+            return group
+        if series.patient not in self._of_patient:
+            name = f"patient-{group.partition('-')[2]}"
+            self._named[name] += 1  # two patients of one study are two groups
+            self._of_patient[series.patient] = name if self._named[name] == 1 else f"{name}-{self._named[name]}"
+        return self._of_patient[series.patient]
 
 
 def uid_group(study_uid: str | None, series_uid: str | None) -> str:

@@ -1,5 +1,6 @@
 """From archives and reviews to datasets, with the real reader, sandbox, storage and ledger."""
 
+import hashlib
 import io
 import os
 import re
@@ -160,18 +161,57 @@ def test_each_archive_is_labelled_by_its_own_csv_or_its_folders(make: Make) -> N
     assert broken.error == "labels.csv: the labels file names files that are not there: 9.png (line 2)"
 
 
-def test_a_dicom_study_is_a_group_and_names_no_patient(make: Make) -> None:
-    stored = np.random.default_rng(1).integers(0, 2000, (64, 64)).astype(np.uint16)
+STORED = np.random.default_rng(1).integers(0, 2000, (64, 64)).astype(np.uint16)
 
-    def ct(study: str, shift: int) -> bytes:
-        return dicom(np.roll(stored, shift), StudyInstanceUID=study)
 
-    found = make({"COVID/1": ct("1.2.3", 0), "COVID/2": ct("1.2.3", 20), "normal/3": ct("1.2.4", 40)})
-    assert found.report["groups_from"] == {"DICOM study or series": 3}
+def ct(shift: int, **changes: object) -> bytes:
+    return dicom(np.roll(STORED, shift), **changes)
+
+
+def test_the_studies_of_a_dicom_patient_are_a_group_that_does_not_name_the_patient(make: Make) -> None:
+    found = make(
+        {
+            "COVID/1": ct(0, PatientID="P1", StudyInstanceUID="1.2.3"),
+            "COVID/2": ct(20, PatientID="P1", StudyInstanceUID="1.2.4"),
+            "normal/3": ct(40, PatientID="P2", StudyInstanceUID="1.2.5"),
+            "normal/4": ct(8, PatientID="P2", IssuerOfPatientID="another hospital", StudyInstanceUID="1.2.6"),
+        }
+    )
+    assert found.report["groups_from"] == {"DICOM patient, study or series": 4}
+    groups = [each.group for each in slices_of(found)]
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 3
+    assert all(group.startswith("patient-") and "1.2.3" not in group for group in groups)
+    digest = hashlib.blake2b(b"P1\0", digest_size=16).hexdigest()
+    told = repr([vars(each) for each in slices_of(found)])
+    assert "SECRET" not in told
+    assert digest not in told
+
+
+def test_patients_without_an_id_are_told_apart_by_their_studies(make: Make) -> None:
+    found = make(
+        {
+            "COVID/1": ct(0, PatientID="", StudyInstanceUID="1.2.3"),
+            "COVID/2": ct(20, PatientID=" ", StudyInstanceUID="1.2.3"),
+            "normal/3": ct(40, PatientID=None, StudyInstanceUID="1.2.4"),
+        }
+    )
     groups = [each.group for each in slices_of(found)]
     assert groups[0] == groups[1] != groups[2]
-    assert all(group.startswith("study-") and "1.2.3" not in group for group in groups)
-    assert "SECRET" not in repr([vars(each) for each in slices_of(found)])
+    assert all(group.startswith("study-") for group in groups)
+
+
+def test_a_slice_with_text_burned_in_is_left_out(make: Make) -> None:
+    files = {
+        "COVID/1": ct(0),
+        "COVID/2": ct(20, BurnedInAnnotation="YES"),
+    }
+    files["normal/3"] = ct(40, BurnedInAnnotation="NO", PatientID="another")
+    found = make(files)
+    assert found.error is None
+    assert found.counts == {"COVID": 1, "non-COVID": 1, "rejected": 1}
+    (left_out,) = (each for each in slices_of(found) if each.row is None)
+    assert (left_out.name, left_out.reason) == ("COVID/2", "burned_in")
 
 
 def again(data: bytes) -> bytes:

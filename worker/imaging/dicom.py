@@ -1,5 +1,6 @@
 """A CT slice in DICOM → Hounsfield units → the lung window, and the series it belongs to."""
 
+import hashlib
 import math
 from functools import lru_cache
 
@@ -26,11 +27,12 @@ _MODALITY_LUT, _PADDING, _PADDING_LIMIT = 0x00283000, 0x00280120, 0x00280121
 _MAX_VALUE = 64 * 1024
 """Bytes of a value read besides the pixels."""
 _WANTED = (
-    0x00080005, 0x00080008, 0x00080016, 0x00080018, 0x00080060, 0x0008103E, 0x0020000D, 0x0020000E, 0x00200011,
-    0x00200013, 0x00200032, 0x00200037, 0x00201041, 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011,
-    0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00281052, 0x00281053, 0x00281054,
+    0x00080005, 0x00080008, 0x00080016, 0x00080018, 0x00080060, 0x0008103E, 0x00100020, 0x00100021, 0x0020000D,
+    0x0020000E, 0x00200011, 0x00200013, 0x00200032, 0x00200037, 0x00201041, 0x00280002, 0x00280004, 0x00280008,
+    0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280301, 0x00281052, 0x00281053,
+    0x00281054,
 )  # fmt: skip
-"""What is read of a slice: nothing of the patient (group 0010) is."""
+"""What is read of a slice; of the patient (group 0010) only the ID and its issuer, of which a digest is given on."""
 
 
 def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int) -> Prepared:
@@ -173,20 +175,28 @@ def _padding(view: memoryview, structure: Structure, allocated: int, signed: boo
     return range(min(ends), max(ends) + 1)
 
 
-def _series(dataset: Dataset) -> SeriesInfo | None:
-    """Where the slice belongs; None without a series UID."""
-    series_uid = _label(dataset, "SeriesInstanceUID")
-    if not series_uid:
-        return None
+def _series(dataset: Dataset) -> SeriesInfo:
+    """Where the slice belongs, as far as the file tells."""
     return SeriesInfo(
+        patient=_patient(dataset),
         study_uid=_label(dataset, "StudyInstanceUID"),
-        series_uid=series_uid,
+        series_uid=_label(dataset, "SeriesInstanceUID"),
         series_number=_integer_or_none(dataset, "SeriesNumber"),
         description=_label(dataset, "SeriesDescription"),
         instance_number=_integer_or_none(dataset, "InstanceNumber"),
         sop_uid=_label(dataset, "SOPInstanceUID"),
         position=_position(dataset),
+        burned_in=_label(dataset, "BurnedInAnnotation").upper() == "YES",
     )
+
+
+def _patient(dataset: Dataset) -> str:
+    """A digest of the patient's ID, which is unique within its issuer (PS3.3 C.2.2); empty without one."""
+    patient = _text(dataset, "PatientID").strip()
+    if not patient:
+        return ""
+    text = f"{patient}\0{_text(dataset, 'IssuerOfPatientID').strip()}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _position(dataset: Dataset) -> float | None:

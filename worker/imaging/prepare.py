@@ -20,10 +20,13 @@ PIXEL_BYTES = SIDE * SIDE
 class SeriesInfo:
     """Where a DICOM slice belongs; no name or number of the patient.
 
-    Texts are labels (`names.label`) of at most 64 characters, empty where the file has none. `position` is in mm along
-    the slice normal, comparable within one series; None where the file does not tell.
+    Texts are labels (`names.label`) of at most 64 characters, empty where the file has none. `patient`: a digest of the
+    patient's ID and its issuer, to tell one from another; it is guessed from short IDs, so nobody stores it.
+    `position` is in mm along the slice normal, comparable within one series; None where the file does not tell.
+    `burned_in`: the file says that text is burned into its pixels.
     """
 
+    patient: str
     study_uid: str
     series_uid: str
     series_number: int | None
@@ -31,6 +34,7 @@ class SeriesInfo:
     instance_number: int | None
     sop_uid: str
     position: float | None
+    burned_in: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,7 +106,10 @@ def _series(item: object) -> SeriesInfo:
     position = item["position"]
     if position is not None and (not isinstance(position, float) or not math.isfinite(position)):
         raise ForgedReply("a position that is no number")
+    if not isinstance(item["burned_in"], bool):
+        raise ForgedReply("an answer that is neither yes nor no")
     return SeriesInfo(
+        patient=_text(item["patient"], 64),
         study_uid=_text(item["study_uid"], 64),
         series_uid=_text(item["series_uid"], 64),
         series_number=_whole_or_none(item["series_number"]),
@@ -114,6 +117,7 @@ def _series(item: object) -> SeriesInfo:
         instance_number=_whole_or_none(item["instance_number"]),
         sop_uid=_text(item["sop_uid"], 64),
         position=position,
+        burned_in=item["burned_in"],
     )
 
 

@@ -1,5 +1,6 @@
 """CT slices in DICOM: known values come out as known greys, and what is damaged or no CT slice is rejected."""
 
+import hashlib
 import io
 import struct
 import zlib
@@ -124,6 +125,7 @@ def test_an_odd_number_of_bytes_is_padded() -> None:
 def test_the_series_is_told_and_nothing_of_the_patient() -> None:
     slice_ = slice_of(dicom())
     assert slice_.series == SeriesInfo(
+        patient=hashlib.blake2b(b"SECRET-ID\0", digest_size=16).hexdigest(),
         study_uid="1.2.3",
         series_uid="1.2.3.4",
         series_number=7,
@@ -161,8 +163,21 @@ def test_the_position_runs_along_the_normal(changes: dict[str, Any], position: f
     assert series.position == position
 
 
-def test_a_slice_without_a_series_belongs_to_none() -> None:
-    assert slice_of(dicom(SeriesInstanceUID=None)).series is None
+def test_a_slice_without_a_series_names_none() -> None:
+    series = slice_of(dicom(SeriesInstanceUID=None)).series
+    assert series is not None
+    assert series.series_uid == ""
+
+
+def test_one_patient_is_told_from_another_by_id_and_issuer() -> None:
+    def patient(**changes: Any) -> str:
+        series = slice_of(dicom(**changes)).series
+        assert series is not None
+        return series.patient
+
+    assert patient(PatientID="7") == patient(PatientID=" 7 ", PatientName="Other^Name")
+    assert len({patient(PatientID="7"), patient(PatientID="8"), patient(PatientID="7", IssuerOfPatientID="A")}) == 3
+    assert patient(PatientID="") == patient(PatientID=None) == ""
 
 
 def nested(depth: int, *, defined: bool) -> Dataset:

@@ -13,6 +13,7 @@ from worker.imaging.wire import REPLY, ForgedReply, frame_length, pack_frame, pa
 
 def slice_header(**changes: object) -> dict[str, object]:
     series = {
+        "patient": "5",
         "study_uid": "1",
         "series_uid": "2",
         "series_number": 3,
@@ -20,6 +21,7 @@ def slice_header(**changes: object) -> dict[str, object]:
         "instance_number": None,
         "sop_uid": "4",
         "position": 1.5,
+        "burned_in": False,
     }
     series |= {name: changes.pop(name) for name in list(changes) if name in series}
     return {"frame": 0, "format": "DICOM", "mode": "L", "width": 1, "height": 1, "series": series} | changes
@@ -72,6 +74,8 @@ def test_an_honest_header_is_accepted() -> None:
         {"description": "\u202e"},
         {"sop_uid": "1" * 65},
         {"study_uid": None},
+        {"patient": "\n"},
+        {"burned_in": 1},
         {"series_number": 1.5},
         {"position": "1"},
         {"position": float("inf")},
