@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import json_option
+from cli.options import as_given_option, json_option
 
 PACKAGE = click.option(
     "--package",
@@ -80,12 +80,21 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 @click.option("--preset", default="scratch", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting of the preset.")
 @click.option("--seed", type=int, default=7, show_default=True, help="Of the split, the weights and the order.")
+@as_given_option
+@click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Keep everything here; else it is thrown away."
 )
 @json_option
 def real_training(
-    path: Path, preset: str, settings: tuple[str, ...], seed: int, home: Path | None, as_json: bool
+    path: Path,
+    preset: str,
+    settings: tuple[str, ...],
+    seed: int,
+    as_given: bool,
+    leaks: tuple[str, ...],
+    home: Path | None,
+    as_json: bool,
 ) -> None:
     """Train on labelled slices from beginning to end, and print what comes of it on groups that it never saw.
 
@@ -93,7 +102,10 @@ def real_training(
     """
     from cli.benchmarks.real_training import run
 
-    run(path, preset, settings, seed, home, as_json)
+    words = ["--preset", preset, "--seed", str(seed)]
+    words += [word for setting in settings for word in ("--set", setting)]
+    words += [word for leak in leaks for word in ("--allow-leak", leak)]
+    run(path, [*words, *(["--groups-as-given"] if as_given else [])], home, as_json)
 
 
 @bench.command()

@@ -11,7 +11,7 @@ import click
 from cli.errors import JobFailed, NotFoundOrDenied, Unavailable, UsageError
 from cli.gather import Part, gather
 from cli.operator import reading, writing
-from cli.options import json_option
+from cli.options import as_given_option, json_option
 from cli.output import print_json, print_table, progress_bar, safe, say
 from cli.server import settings_with_broker
 from db import datasets as store
@@ -102,14 +102,15 @@ def show(dataset: str, as_json: bool) -> None:
 @datasets.command()
 @click.argument("dataset", metavar="DATASET")
 @click.option("--seed", type=int, default=7, show_default=True, help="Another seed draws other groups.")
+@as_given_option
 @json_option
-def split(dataset: str, seed: int, as_json: bool) -> None:
+def split(dataset: str, seed: int, as_given: bool, as_json: bool) -> None:
     """Split DATASET by group into train, validation and test, and check the split for leaks.
 
     The same seed gives the same split. Where its CSV has a column split, that is the split. A leak blocks training.
     """
     with refusals(), writing() as session:
-        made = store.split_of(session, _find(session, dataset), seed=seed)
+        made = store.split_of(session, _find(session, dataset), seed=seed, as_given=as_given)
         parts = {part: store.rows_of(session, made.dataset_id, made, part) for part in PARTS}
     shown = {
         part: {name: sum(row.label == label for row in rows) for label, name in CLASSES.items()}

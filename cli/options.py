@@ -10,6 +10,13 @@ from cli.main import use_home
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
+as_given_option = click.option(
+    "--groups-as-given",
+    "as_given",
+    is_flag=True,
+    help="Split by the groups as given; else groups that share near-identical slices stay in one part.",
+)
+
 
 def _use_home(_ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
     if value is not None:

@@ -9,7 +9,7 @@ import click
 
 from cli.errors import JobFailed, NotFoundOrDenied, Unavailable
 from cli.operator import reading, writing
-from cli.options import json_option
+from cli.options import as_given_option, json_option
 from cli.output import print_json, print_table, progress_bar, say
 from cli.server import settings_with_broker
 from db import datasets, registry, runs
@@ -38,6 +38,7 @@ UNCLAIMED_SECONDS = 120  # a run that no worker takes in this time has no worker
     show_default=True,
     help="Of the split, the weights and the order.",
 )
+@as_given_option
 @click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
 @click.option("--wait/--no-wait", default=False, help="Follow it to its end.")
 @json_option
@@ -48,6 +49,7 @@ def train(
     start: str | None,
     name: str,
     seed: int,
+    as_given: bool,
     leaks: Sequence[str],
     wait: bool,
     as_json: bool,
@@ -58,7 +60,7 @@ def train(
     """
     settings_with_broker()
     initial = [] if start is None else [_initial(start)]
-    asked = Asked(dataset, preset, [*initial, *settings], seed, name, leaks)
+    asked = Asked(dataset, preset, [*initial, *settings], seed, name, leaks, as_given)
     try:
         launched = launch(asked, writing=writing)
     except NothingNamed as error:

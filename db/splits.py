@@ -15,6 +15,7 @@ from db.models import Dataset, Split, Work
 
 FRACTIONS = (0.7, 0.1, 0.2)
 RULE = "groups"
+AS_GIVEN = "groups as given"
 
 
 @dataclass
@@ -26,11 +27,17 @@ class Unit:
 
 
 def split_of(
-    s: Session, dataset: Dataset, *, seed: int = 7, fractions: tuple[float, float, float] = FRACTIONS
+    s: Session,
+    dataset: Dataset,
+    *,
+    seed: int = 7,
+    as_given: bool = False,
+    fractions: tuple[float, float, float] = FRACTIONS,
 ) -> Split:
     """The split of a dataset into train, validation and test; made at the first asking, the same for the same seed.
 
-    Where the CSV named a part for each slice that is the split, whatever the seed. Needs a writing transaction. Raises
+    Groups that share identical or near-identical slices stay together, unless they are to be taken `as_given`. Where
+    the CSV named a part for each slice that is the split, whatever the seed. Needs a writing transaction. Raises
     DatasetError: the dataset is not ready, fractions that are none, or a part would lack a class.
     """
     if dataset.state != Work.DONE:
@@ -40,10 +47,15 @@ def split_of(
     s.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(of=Dataset))  # one drawing at a time
     slices = placed_of(s, dataset.id)
     given = any(each.split for each in slices)
-    rule = GIVEN if given else RULE if fractions == FRACTIONS else f"{RULE} {'/'.join(f'{f:g}' for f in fractions)}"
+    rule = GIVEN if given else _rule(as_given, fractions)
     seed = 0 if given else seed
     found = s.scalar(select(Split).where(Split.dataset_id == dataset.id, Split.rule == rule, Split.seed == seed))
     return found or _make(s, dataset, slices, rule, seed, fractions)
+
+
+def _rule(as_given: bool, fractions: tuple[float, float, float]) -> str:
+    rule = AS_GIVEN if as_given else RULE
+    return rule if fractions == FRACTIONS else f"{rule} {'/'.join(f'{f:g}' for f in fractions)}"
 
 
 def _make(
@@ -52,7 +64,8 @@ def _make(
     if rule == GIVEN:
         parts = {each.row: each.split or "" for each in slices}
     else:
-        drawn = draw(joined_groups(slices), seed, fractions)
+        units = joined_groups(slices, by_cluster=not rule.startswith(AS_GIVEN))
+        drawn = draw(units, seed, fractions)
         parts = {each.row: drawn[each.group] for each in slices}
     _check_classes(slices, parts, rule)
     by_group: dict[str, set[str]] = defaultdict(set)
@@ -78,8 +91,9 @@ def _check_classes(slices: Sequence[Placed], parts: dict[int, str], rule: str) -
     )
 
 
-def joined_groups(slices: Sequence[Placed]) -> list[Unit]:
-    """Groups joined wherever a cluster of identical or near-identical slices connects them, in the order of rows."""
+def joined_groups(slices: Sequence[Placed], by_cluster: bool = True) -> list[Unit]:
+    """Groups joined wherever a cluster of identical or near-identical slices connects them, in the order of rows; each
+    alone where not `by_cluster`."""
     leader: dict[str, str] = {}
 
     def find(group: str) -> str:
@@ -90,7 +104,7 @@ def joined_groups(slices: Sequence[Placed]) -> list[Unit]:
 
     first_of_cluster: dict[int, str] = {}
     for each in slices:
-        if each.cluster is not None:
+        if by_cluster and each.cluster is not None:
             other = first_of_cluster.setdefault(each.cluster, each.group)
             leader[find(each.group)] = find(other)
     units: dict[str, Unit] = {}

@@ -24,7 +24,8 @@ class NothingNamed(LookupError):
 
 @dataclass(frozen=True)
 class Asked:
-    """A run as people ask for it. `dataset`: name, name/number or id; `settings`: changes to the preset."""
+    """A run as people ask for it. `dataset`: name, name/number or id; `settings`: changes to the preset;
+    `as_given`: whether groups that share near-identical slices may land in different parts of the split."""
 
     dataset: str
     preset: str
@@ -32,6 +33,7 @@ class Asked:
     seed: int = 7
     name: str = ""
     allowed_leaks: Sequence[str] = ()
+    as_given: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def launch(
     config = with_settings(preset(asked.preset), asked.settings)
     with writing() as s:
         dataset = _dataset(s, asked.dataset)
-        split_id = split_of(s, dataset, seed=asked.seed).id
+        split_id = split_of(s, dataset, seed=asked.seed, as_given=asked.as_given).id
         dataset_id = dataset.id
     with writing() as s:
         dataset, split = s.get_one(Dataset, dataset_id), s.get_one(Split, split_id)

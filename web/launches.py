@@ -24,6 +24,7 @@ def launch(user: User, asked: RunIn) -> int:
         seed=asked.seed,
         name=label(" ".join(asked.name.split())),
         allowed_leaks=asked.allow_leaks,
+        as_given=asked.groups_as_given,
     )
     try:
         return launch_run(wanted, user).run_id

@@ -22,8 +22,8 @@ NAME = "real"
 FIGURES = ("accuracy", "auc", "recall", "specificity", "precision", "f1", "pr_auc", "brier", "ece")
 
 
-def run(path: Path, preset: str, settings: Sequence[str], seed: int, home: Path | None, as_json: bool) -> None:
-    """Make a dataset of `path`, train, and print the figures with their intervals."""
+def run(path: Path, words: Sequence[str], home: Path | None, as_json: bool) -> None:
+    """Make a dataset of `path`, `ctbatch train` on it with these options, print the figures with their intervals."""
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-train-")))
         use_home(folder.absolute())
@@ -31,8 +31,7 @@ def run(path: Path, preset: str, settings: Sequence[str], seed: int, home: Path 
         stack.enter_context(serving(get_settings(), "127.0.0.1", 0))
         _command("datasets", "create", NAME, "--from", str(path.absolute()))
         started = time.monotonic()
-        chosen = [word for setting in settings for word in ("--set", setting)]
-        _command("train", NAME, "--preset", preset, "--seed", str(seed), *chosen, "--wait")
+        _command("train", NAME, *words, "--wait")
         minutes = (time.monotonic() - started) / 60
         _print(minutes, as_json)
 
@@ -54,6 +53,8 @@ def _print(minutes: float, as_json: bool) -> None:
             "model_version": version.label,
             "preset": last.preset,
             "seed": last.seed,
+            "split": last.split.rule if last.split else None,
+            "leaks": last.split.leaks if last.split else {},
             "minutes": round(minutes, 1),
             "training_minutes": round(version.facts["training_seconds"] / 60, 1),
             "cores": os.cpu_count(),
@@ -66,6 +67,8 @@ def _print(minutes: float, as_json: bool) -> None:
         print_json(facts)
         return
     say(f"{facts['minutes']} minutes in all, {facts['training_minutes']} of them training, on {facts['cores']} cores")
+    leaks = ", ".join(f"{name} {found['count']}" for name, found in facts["leaks"].items())
+    say(f"split by {facts['split']}, seed {facts['seed']}; leaks: {leaks or 'none'}")
     intervals = version.metrics.get("intervals", {})
     rows = []
     for name in FIGURES:

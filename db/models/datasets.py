@@ -86,7 +86,8 @@ class LabelledSlice(Base):
 class Split(Base):
     """Which groups of a dataset train, validate and test: `{group: "train" | "validation" | "test"}`.
 
-    `rule`: "groups" (drawn by group and class with `seed`; with other fractions than the usual they follow) or "given"
+    `rule`: "groups" (drawn by group and class with `seed`, groups that share near-identical slices together), "groups
+    as given" (each alone; with other fractions than the usual they follow either), or "given"
     (by the CSV, slice by slice; a group that it tears apart has the list of its parts). `leaks`: what connects two
     parts, `{name: {"count", "examples"}}`; empty is clean.
     """

@@ -112,6 +112,13 @@ def test_a_leak_is_refused_unless_it_is_allowed_by_name(launch: Run, dataset: Da
     assert launch("site", "--allow-leak", "identical-slices").exit_code == 0
 
 
+def test_groups_are_split_as_given_where_that_is_asked(launch: Run) -> None:
+    assert launch("site", "--groups-as-given").exit_code == 0
+    with read_scope() as s:
+        (run,) = runs.list_runs(s)
+        assert run.split.rule == "groups as given"
+
+
 def test_runs_are_listed_shown_and_cancelled(launch: Run, ask: Run) -> None:
     launch("site")
     run = only_run()

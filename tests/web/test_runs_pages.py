@@ -99,6 +99,15 @@ def test_split_of_a_refused_run_is_kept_for_its_page(admin: Api, dataset_id: int
     assert len(admin.get(f"/datasets/{dataset_id}").json["splits"]) == 1
 
 
+def test_groups_are_split_as_given_where_that_is_asked(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    launch(admin, groups_as_given=True)
+    data = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "quick", "seed": "9"}
+    assert roots_browser.client.post("/runs/new", data=data | {"groups_as_given": "true"}).status_code == 303
+    splits = admin.get(f"/datasets/{dataset_id}").json["splits"]
+    assert {(split["rule"], split["seed"]) for split in splits} == {("groups as given", 7), ("groups as given", 9)}
+    assert "By group as given, seed 9" in roots_browser.get(f"/datasets/{dataset_id}").text
+
+
 def test_dataset_that_is_not_ready_is_not_trained_on(admin: Api) -> None:
     with session_scope() as s:
         s.add(Dataset(name="site", number=1, sources=[]))

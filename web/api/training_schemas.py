@@ -17,6 +17,10 @@ Setting = Annotated[
     str, Field(max_length=200, pattern=r"^[a-z][a-z0-9_.-]*=[!-~ ]+$", examples=["stages.head.epochs=3"])
 ]
 Reason = Annotated[str, Field(max_length=500, description="Kept with the promotion.")]
+AsGiven = Annotated[
+    bool,
+    Field(description="Draw each group alone; else groups that share near-identical slices stay in one part."),
+]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -67,6 +71,7 @@ class SplitIn(BaseModel):
     """How to draw a split."""
 
     seed: Seed = 7
+    groups_as_given: AsGiven = False
 
 
 class RunIn(BaseModel):
@@ -79,6 +84,7 @@ class RunIn(BaseModel):
     settings: list[Setting] = Field(default_factory=list, max_length=100, description="`key=value`, over the preset.")
     from_model: ModelLabel | None = Field(None, description="`name/number` of the version that the run starts from.")
     allow_leaks: list[LeakName] = Field(default_factory=list, max_length=10)
+    groups_as_given: AsGiven = False
 
 
 class RunOut(Out):
