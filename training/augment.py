@@ -51,6 +51,37 @@ class Sometimes(_Random):
         return ops.where(self.chosen(slices), self.layer(slices, training=training), slices)
 
 
+class RandomAffine(_Random):
+    """Flip, rotation, shift, shear, zoom and aspect at once, for each resampling blurs; what comes in at an edge is the
+    slice, mirrored."""
+
+    def __init__(self, amounts: Augment) -> None:
+        super().__init__(0)
+        self._amounts = amounts
+
+    def call(self, slices: Any, training: bool = True) -> Any:
+        """float32[n,s,s,1]."""
+        a, side = self._amounts, slices.shape[1]
+
+        def draw(most: float) -> Any:
+            return self.uniform(slices, -most, most)[:, 0, 0, 0]
+
+        angle, shear = draw(np.deg2rad(a.rotation)), draw(np.tan(np.deg2rad(a.shear)))
+        zoom, aspect = draw(np.log1p(a.zoom)), draw(np.log1p(a.aspect) / 2)
+        across, down = ops.exp(zoom + aspect), ops.exp(zoom - aspect)
+        if a.flip:
+            across = across * ops.sign(draw(1))
+        # Where each pixel comes from: rotation · shear · scale about the middle, then the shift.
+        cos, sin = ops.cos(angle), ops.sin(angle)
+        xx, xy = cos * across, (cos * shear - sin) * down
+        yx, yy = sin * across, (sin * shear + cos) * down
+        middle = (side - 1) / 2
+        x = middle - (xx + xy) * middle + draw(a.shift) * side
+        y = middle - (yx + yy) * middle + draw(a.shift) * side
+        matrix = ops.stack([xx, xy, x, yx, yy, y, ops.zeros_like(x), ops.zeros_like(x)], axis=1)
+        return ops.image.affine_transform(slices, matrix, interpolation="bilinear", fill_mode="reflect")
+
+
 class RandomGamma(_Random):
     """The power law of a display or an export, by up to `amount` either way."""
 
@@ -176,14 +207,9 @@ def _compiled(function: Any) -> Any:
 def _layers(amounts: Augment) -> list[Any]:
     """Geometry first, then what scanners, displays and exports add; only what is asked for."""
     a = amounts
-    fill: dict[str, Any] = {"fill_mode": "constant", "fill_value": 0.0, "seed": 0}
     shown: dict[str, Any] = {"value_range": (0, 255), "seed": 0}
     wanted: list[tuple[Any, Any]] = [
-        (a.flip, lambda: layers.RandomFlip("horizontal", seed=0)),
-        (a.rotation, lambda: layers.RandomRotation(a.rotation / 360, **fill)),
-        (a.shift, lambda: layers.RandomTranslation(a.shift, a.shift, **fill)),
-        (a.shear, lambda: layers.RandomShear(float(np.tan(np.deg2rad(a.shear))), 0.0, **fill)),
-        (a.zoom, lambda: layers.RandomZoom((-a.zoom, a.zoom), **fill)),
+        (a.flip or a.rotation or a.shift or a.shear or a.zoom or a.aspect, lambda: RandomAffine(a)),
         (a.contrast, lambda: Sometimes(a.often, layers.RandomContrast(a.contrast, **shown))),
         (a.gamma, lambda: Sometimes(a.often, RandomGamma(a.gamma))),
         (

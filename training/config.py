@@ -21,7 +21,8 @@ class _Frozen(BaseModel):
 class Augment(_Frozen):
     """How far a training slice may be changed, each time it is shown; 0 leaves a change out.
 
-    `rotation`, `shear`: degrees; `shift`, `zoom`: share of the side; `flip`: left to right. `contrast`, `gamma`: share
+    `rotation`, `shear`: degrees; `shift`, `zoom`: share of the side; `aspect`: share by which width and height part;
+    `flip`: left to right. `contrast`, `gamma`: share
     of change; `blur`, `noise`: standard deviation in pixels and in grey levels; each of these four is made to the share
     `often` of slices. `jpeg`, `border`, `text`: share of slices that get artefacts of compression, a frame, a line of
     letters.
@@ -31,6 +32,7 @@ class Augment(_Frozen):
     shift: float = Field(default=0, ge=0, le=0.5)
     shear: float = Field(default=0, ge=0, le=45)
     zoom: float = Field(default=0, ge=0, le=0.5)
+    aspect: float = Field(default=0, ge=0, le=0.5)
     flip: bool = False
     contrast: float = Field(default=0, ge=0, le=0.9)
     gamma: float = Field(default=0, ge=0, le=0.9)

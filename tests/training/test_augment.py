@@ -41,7 +41,26 @@ def test_a_flip_mirrors_left_and_right(slices):
     assert not np.array_equal(found, slices)
 
 
-@pytest.mark.parametrize("name", ["rotation", "shift", "shear", "zoom", "contrast", "gamma", "blur", "noise"])
+def test_a_shift_moves_a_slice_and_mirrors_it_at_the_edge(slices):
+    from training.augment import RandomAffine
+
+    layer = RandomAffine(Augment(shift=0.5))
+    layer.uniform = lambda chosen, low, high: np.full((len(chosen), 1, 1, 1), high / 4, np.float32)
+    moved = np.asarray(layer(slices[..., None].astype(np.float32)))[..., 0]
+    assert np.array_equal(moved[:, :-8, :-8], slices[:, 8:, 8:])
+    assert np.array_equal(moved[:, -8:, :-8], slices[:, :-9:-1, 8:])
+
+
+def test_a_quarter_turn_turns_about_the_middle(slices):
+    from training.augment import RandomAffine
+
+    layer = RandomAffine(Augment(rotation=90))
+    layer.uniform = lambda chosen, low, high: np.full((len(chosen), 1, 1, 1), high, np.float32)
+    turned = np.asarray(layer(slices[..., None].astype(np.float32)))[..., 0]
+    assert np.abs(turned - np.rot90(slices, axes=(1, 2))).max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["rotation", "shift", "shear", "zoom", "aspect", "contrast", "gamma", "blur", "noise"])
 def test_each_change_changes_something(name, slices):
     amount = {"rotation": 20, "shear": 10, "noise": 10, "blur": 1.0}.get(name, 0.3)
     assert not np.array_equal(augmented(slices, **{name: amount, "often": 1}), slices)
