@@ -1,5 +1,12 @@
-"""From a network's logits to probabilities that mean what they say, and to the threshold from which one is positive."""
+"""From a network's logits to probabilities that mean what they say, and to the threshold from which one is positive.
 
+Validation slices come from few groups, and one patient that is all wrong moves the best temperature and threshold far.
+Where the groups are told, a value is changed from its plain one (temperature 1, threshold 0.5) only as far as they
+agree on it: of all values that are no worse than the best within one standard error, the plainest is taken (the rule of
+Breiman et al., Classification and Regression Trees, 1984). The error is the jackknife's, over groups.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +16,8 @@ from scipy.special import expit
 
 COLDEST, HOTTEST = 0.25, 8.0  # few slices that are all told apart would have any colder temperature than the last
 FLOOR_RULE = "sensitivity>="
+STEADY_RULE = "youden-1se"
+CUTS = 256  # between the best threshold and 0.5 that are looked at
 
 
 def probability(logit: ArrayLike, temperature: float) -> NDArray[np.float64]:
@@ -16,8 +25,9 @@ def probability(logit: ArrayLike, temperature: float) -> NDArray[np.float64]:
     return np.asarray(expit(np.asarray(logit, np.float64) / temperature), np.float64)
 
 
-def fit_temperature(logit: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature, 0.25 to 8, with the least log loss on labels 0 and 1 [n] (Guo et al., 2017).
+def fit_temperature(logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] | None = None) -> float:
+    """The temperature, 0.25 to 8, with the least log loss on labels 0 and 1 [n] (Guo et al., 2017); with `groups` [n],
+    the one nearest to 1 within a standard error of it.
 
     Raises ValueError where there are no slices, or a logit is not finite.
     """
@@ -27,16 +37,26 @@ def fit_temperature(logit: ArrayLike, labels: ArrayLike) -> float:
     def log_loss(log_temperature: float) -> float:
         return float(np.logaddexp(0.0, -right / np.exp(log_temperature)).mean())
 
-    found = minimize_scalar(log_loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
-    return float(np.exp(found.x))
+    best = float(minimize_scalar(log_loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded").x)
+    if groups is None or len(set(groups)) < 2:
+        return float(np.exp(best))
+    tried = np.linspace(0, best, CUTS)  # from the plainest
+    losses = np.array([np.logaddexp(0.0, -right / np.exp(each)) for each in tried])
+    without = _without_each(groups)
+    worse = losses.mean(1) - losses[-1].mean()
+    spread = (losses - losses[-1]) @ without.T / without.sum(1)
+    return float(np.exp(tried[_plainest(worse, spread)]))
 
 
-def choose_threshold(probability: ArrayLike, labels: ArrayLike, rule: str = "youden") -> float:
+def choose_threshold(
+    probability: ArrayLike, labels: ArrayLike, rule: str = "youden", groups: Sequence[str] | None = None
+) -> float:
     """The probability from which a slice counts as positive.
 
-    `rule`: "youden" (the largest sensitivity + specificity - 1; Youden, 1950) or "sensitivity>=X", 0 < X <= 1 (the
-    highest threshold that finds at least that share). A threshold lies midway between two scores, so that a little
-    noise in them moves no slice across; of several equally good ones it is the one with the widest room.
+    `rule`: "youden" (the largest sensitivity + specificity - 1; Youden, 1950), "youden-1se" (the one nearest to 0.5
+    within a standard error of it, by `groups` [n]), or "sensitivity>=X", 0 < X <= 1 (the highest threshold that finds
+    at least that share). The first and the last lie midway between two scores, so that a little noise in them moves no
+    slice across; of several equally good ones it is the one with the widest room.
 
     Raises ValueError: an unknown rule, a class of which there is no slice, a score that is not finite.
     """
@@ -56,19 +76,45 @@ def choose_threshold(probability: ArrayLike, labels: ArrayLike, rule: str = "you
         best = np.flatnonzero(youden >= youden.max() - 1e-9)
     room = edges[best + 1] - edges[best]
     chosen = best[int(np.argmax(room))]
-    return float((edges[chosen] + edges[chosen + 1]) / 2)
+    threshold = float((edges[chosen] + edges[chosen + 1]) / 2)
+    if rule != STEADY_RULE or groups is None or len(set(groups)) < 2:
+        return threshold
+    tried = np.linspace(0.5, threshold, CUTS)  # from the plainest
+    right = (scores >= tried[:, None]) == (truth == 1)
+    without = _without_each(groups)
+    shares = [(right[:, truth == label], without[:, truth == label]) for label in (0, 1)]
+    if not all(kept.sum(1).all() for _, kept in shares):
+        return threshold  # a class has one group only
+    index = sum(hits.mean(1) for hits, _ in shares)
+    indices = sum(hits @ kept.T / kept.sum(1) for hits, kept in shares)
+    return float(tried[_plainest(index[-1] - index, indices[-1] - indices)])
+
+
+def _without_each(groups: Sequence[str]) -> NDArray[np.float64]:
+    """Weights of slices [g, n]: 0 in one group, 1 elsewhere, group by group."""
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    return np.asarray(index[None] != np.arange(index.max() + 1)[:, None], np.float64)
+
+
+def _plainest(worse: NDArray[np.float64], without: NDArray[np.float64]) -> int:
+    """The first value that is within one standard error of the last, the best: `worse` [t] says by how much it is
+    worse, `without` [t, g] says so with each group left out."""
+    error = np.sqrt((without.shape[1] - 1) * without.var(1))
+    return int(np.flatnonzero(worse <= error + 1e-12)[0])
 
 
 def _floor_of(rule: str) -> float | None:
     """The least sensitivity that a rule asks for; None for Youden's. Raises ValueError."""
-    if rule == "youden":
+    if rule in ("youden", STEADY_RULE):
         return None
     try:
         floor = float(rule.removeprefix(FLOOR_RULE)) if rule.startswith(FLOOR_RULE) else 0.0
     except ValueError:
         floor = 0.0
     if not 0 < floor <= 1:
-        raise ValueError(f'no such rule for a threshold: {rule!r}; there are "youden" and "{FLOOR_RULE}0.95"')
+        raise ValueError(
+            f'no such rule for a threshold: {rule!r}; there are "youden", "{STEADY_RULE}" and "{FLOOR_RULE}0.95"'
+        )
     return floor
 
 

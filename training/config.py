@@ -38,7 +38,7 @@ class Augment(_Frozen):
     gamma: float = Field(default=0, ge=0, le=0.9)
     blur: float = Field(default=0, ge=0, le=3)
     noise: float = Field(default=0, ge=0, le=60)
-    often: float = Field(default=0.15, ge=0, le=1)
+    often: float = Field(default=0.3, ge=0, le=1)
     jpeg: float = Field(default=0, ge=0, le=1)
     border: float = Field(default=0, ge=0, le=1)
     text: float = Field(default=0, ge=0, le=1)
@@ -76,8 +76,8 @@ class Config(_Frozen):
     """All of a training run but its data and seed.
 
     `initial`: where the weights come from: none, imagenet (Keras downloads them), `file:SHA256` (a weights file in
-    storage), or `model:NAME/NUMBER`. `threshold`: the rule that chooses it on the validation slices. `floor`: the
-    sensitivity below which the version is not promoted.
+    storage), or `model:NAME/NUMBER`. `threshold`: the rule that chooses it on the validation slices (`calibrate`).
+    `floor`: the sensitivity below which the version is not promoted.
     """
 
     preset: str
@@ -86,7 +86,7 @@ class Config(_Frozen):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     augment: Augment
     stages: tuple[Stage, ...] = Field(min_length=1)
-    threshold: str = Field(default="youden", pattern=r"^(youden|sensitivity>=0?\.\d+)$")
+    threshold: str = Field(default="youden", pattern=r"^(youden|youden-1se|sensitivity>=0?\.\d+)$")
     floor: float = Field(default=0.85, ge=0, le=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -96,7 +96,8 @@ _GENTLE = Augment(rotation=20, shift=0.1, shear=10, zoom=0.1, flip=True)
 _WIDE = Augment(
     rotation=14,
     shift=0.08,
-    zoom=0.12,
+    zoom=0.15,
+    aspect=0.1,
     flip=True,
     contrast=0.25,
     gamma=0.3,
@@ -159,6 +160,7 @@ _PRESETS = (
     Config(
         preset="default",
         initial="imagenet",
+        threshold="youden-1se",
         augment=_WIDE,
         stages=(
             _later("head", 0, 60, 1e-3),
@@ -169,14 +171,16 @@ _PRESETS = (
     # Small pictures teach most of it at a fraction of the time; the last epochs are at the size that is predicted at.
     Config(
         preset="scratch",
+        threshold="youden-1se",
         augment=_WIDE,
         stages=(
-            _whole("small", 128, 22, 1e-3, 1),
-            _whole("full", SIDE, 4, 3e-4, 0.5),
+            _whole("small", 128, 20, 1e-3, 1),
+            _whole("full", SIDE, 12, 5e-4, 0.5),
         ),
     ),
     Config(
         preset="quick",
+        threshold="youden-1se",
         augment=_GENTLE,
         stages=(_whole("small", 64, 12, 1e-3, 1), _whole("full", SIDE, 1, 2e-4, 0.2)),
     ),

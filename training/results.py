@@ -67,9 +67,10 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     network = with_distance(trained.network, parts["train"].pixels, alive=alive)
     progress(0.2, "measuring on unseen groups")
     validation, test = (score(network, parts[name].pixels, alive) for name in ("validation", "test"))
-    temperature = fit_temperature(validation.logit, parts["validation"].labels)
+    known = parts["validation"]
+    temperature = fit_temperature(validation.logit, known.labels, known.groups)
     chances = probability(validation.logit, temperature)
-    threshold = choose_threshold(chances, parts["validation"].labels, config.threshold)
+    threshold = choose_threshold(chances, known.labels, config.threshold, known.groups)
     ood = {"threshold": threshold_of(validation.distance)}
     metrics = measure_test(parts["test"], test, threshold, temperature, ood["threshold"])
     progress(0.6, "exporting, comparing the engines, and reporting")

@@ -33,6 +33,43 @@ def test_slices_that_are_all_told_apart_do_not_make_the_temperature_run_away():
     assert fit_temperature([-3.0, -2.0, 2.0, 3.0], [1, 1, 0, 0]) == pytest.approx(8, rel=1e-3)
 
 
+def groups_of(count: int, wrong: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Logits of `count` groups of 20 slices, well calibrated but for `wrong` groups that are all on the wrong side."""
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(count) % 2, 20)
+    logit = np.where(labels == 1, 2.5, -2.5) + rng.normal(0, 1.5, len(labels))
+    logit[: 20 * wrong] *= -1
+    return logit, labels, [str(n // 20) for n in range(len(labels))]
+
+
+def test_one_group_that_is_all_wrong_does_not_decide_alone():
+    logit, labels, groups = groups_of(8, wrong=1)
+    assert fit_temperature(logit, labels) > 1.4
+    assert fit_temperature(logit, labels, groups) == pytest.approx(1)
+    scores = probability(logit, 1.0)
+    assert abs(choose_threshold(scores, labels, "youden-1se", groups) - 0.5) < 0.01
+
+
+def test_what_the_groups_agree_on_is_taken():
+    logit, labels = overconfident()
+    groups = [str(n % 40) for n in range(len(labels))]
+    assert fit_temperature(logit, labels, groups) == pytest.approx(3.0, rel=0.15)
+    shifted = probability(logit - 3.0, 3.0)  # half of what is ill scores below 0.5
+    steady = choose_threshold(shifted, labels, "youden-1se", groups)
+    assert abs(steady - probability([-1.0], 1.0)[0]) < 0.12
+    assert steady < 0.4
+
+
+def test_groups_that_tell_nothing_leave_the_best_as_it_is():
+    logit, labels, _ = groups_of(8, wrong=0)
+    scores = probability(logit, 1.0)
+    one = ["all"] * len(labels)
+    assert fit_temperature(logit, labels, one) == pytest.approx(fit_temperature(logit, labels))
+    assert choose_threshold(scores, labels, "youden-1se", one) == choose_threshold(scores, labels)
+    by_class = ["ill" if label else "well" for label in labels]
+    assert choose_threshold(scores, labels, "youden-1se", by_class) == choose_threshold(scores, labels)
+
+
 def test_youden_takes_the_middle_of_the_gap_between_the_classes():
     assert choose_threshold([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1]) == pytest.approx(0.4)
 
