@@ -23,6 +23,12 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def some(self, count: int) -> "Labelled":
+        """At most `count` slices, spread over all."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)
+        rows = [self.rows[i] for i in chosen] if self.rows else ()
+        return Labelled(self.pixels[chosen], self.labels[chosen], [self.groups[i] for i in chosen], rows)
+
 
 @dataclass(frozen=True)
 class Data:

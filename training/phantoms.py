@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from training.anatomy import FIELD_OF_VIEW_MM, Patient, Slice, make_patient
 
 LUNG_WINDOW = (-600.0, 1500.0)  # centre and width in HU, as in the recipe lung-224-v1
+MATRICES = (1.0, 256 / 224, 320 / 224, 512 / 224)  # of scanners, by the side that the network takes
 DISEASED_CM2 = 12.0  # area of diseased lung from which a slice counts as positive; the cut of one lesion is 6 to 36
 
 
@@ -40,10 +42,11 @@ def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int 
 
     Patients come in pairs, an ill one and a healthy one cut at the same heights: height does not tell the class.
     An ill patient is cut where at least `DISEASED_CM2` of lung is diseased: slices with less have no label.
+    A pair is scanned at one of `MATRICES`, for noise of another grain, and brought to `size` as the recipe does.
     `first_pair` makes disjoint populations of one seed.
     """
     rows = [
-        (index, lung_window(hounsfield(patient, z, size)))
+        (index, _scanned(patient, z, size, MATRICES[pair % len(MATRICES)]))
         for pair in range(first_pair, first_pair + pairs)
         for ill, healthy in [(make_patient(seed, 2 * pair, True), make_patient(seed, 2 * pair + 1, False))]
         for z in _diseased_heights(ill, per_patient)
@@ -54,6 +57,12 @@ def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int 
         labels=np.array([1 - index % 2 for index, _ in rows], np.uint8),
         patients=np.array([index for index, _ in rows], np.int64),
     )
+
+
+def _scanned(patient: Patient, z: float, size: int, matrix: float) -> NDArray[np.uint8]:
+    """A cut as uint8[size,size], scanned at `matrix` times that side."""
+    found = Image.fromarray(lung_window(hounsfield(patient, z, round(size * matrix))))
+    return np.asarray(found.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _diseased_heights(patient: Patient, count: int) -> list[float]:

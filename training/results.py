@@ -80,14 +80,14 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
         write_report(folder, content)
         write_card(folder, content)
 
-    chosen = np.linspace(0, len(parts["test"]) - 1, min(PARITY_SLICES, len(parts["test"]))).astype(int)
+    compared = parts["test"].some(PARITY_SLICES)
     return publish(
         network,
         folder,
         name=run.name,
         note=_note(trained),
-        slices=parts["test"].pixels[chosen],
-        labels=parts["test"].labels[chosen],
+        slices=compared.pixels,
+        labels=compared.labels,
         calibration=parts["validation"].pixels,
         threshold=threshold,
         temperature=temperature,
@@ -216,9 +216,8 @@ def _champions_history() -> list[dict[str, Any]] | None:
 
 
 def _augmented(trained: Trained) -> NDArray[np.uint8]:
-    pixels = trained.parts["train"].pixels
-    chosen = pixels[np.linspace(0, len(pixels) - 1, min(AUGMENTED_SHOWN, len(pixels))).astype(int)]
-    return Augmenter(trained.config.augment)(chosen, trained.run.seed)
+    shown = trained.parts["train"].some(AUGMENTED_SHOWN)
+    return Augmenter(trained.config.augment)(shown.pixels, trained.run.seed)
 
 
 def _mistakes(

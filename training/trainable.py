@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from training.config import ALL
 from training.network import build_network
 
 EXACT_LAYERS = ("imagenet_mean", "output")  # stay in float32: the pixels' normalisation and the last layer
 PREDICT_BATCH = 64
+SETTLING_BATCH = 16
 MOMENTUM = 0.9  # of the moving statistics: a run here has too few steps for ResNet50's own 0.99
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -51,6 +54,19 @@ def training_copy(network: Any, size: int, precision: Precision, *, hidden: int,
     copy = keras.models.clone_model(build_network(size, hidden=hidden, dropout=dropout), clone_function=clone)
     copy.set_weights(network.get_weights())
     return copy
+
+
+def settle_normalisation(network: Any, pixels: NDArray[np.uint8], *, hidden: int, dropout: float) -> None:
+    """Take the moving statistics anew, from slices uint8[n,s,s], each batch counting the same: those of another size,
+    or of weights that were averaged, are not the network's own (Izmailov et al., 2018)."""
+    copy = training_copy(network, pixels.shape[1], "auto", hidden=hidden, dropout=dropout)
+    base = keras.Model(copy.input, copy.get_layer("flatten").output)
+    normal = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for number, start in enumerate(range(0, len(pixels), SETTLING_BATCH)):
+        for layer in normal:
+            layer.momentum = number / (number + 1)
+        base(pixels[start : start + SETTLING_BATCH][..., None], training=True)
+    network.set_weights(copy.get_weights())
 
 
 def _fused_batch_normalization() -> Any:

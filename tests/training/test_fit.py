@@ -253,3 +253,25 @@ def test_the_last_average_is_kept_where_that_is_asked(data, network, tmp_path):
     kept = watcher.last.arrays["average"]
     assert np.array_equal(network.get_layer("hidden").get_weights()[0], kept[0])
     assert not np.array_equal(kept[0], watcher.last.arrays["weights"][0])
+
+
+def test_settled_normalisation_has_the_statistics_of_the_slices_at_hand(network):
+    """Those of the first layer can be told: two batches of 16, each counting the same."""
+    import keras
+
+    from training.trainable import settle_normalisation
+
+    pixels = labelled(32, 5).pixels
+    first = keras.Model(network.input, network.get_layer("conv1_conv").output)
+    answers = first.predict(pixels[..., None], verbose=0).reshape(2, -1, 64)
+    settle_normalisation(network, pixels, hidden=8, dropout=0.3)
+    mean, variance = network.get_layer("conv1_bn").get_weights()[2:]
+    # Within what bfloat16 leaves, where the machine computes in it.
+    np.testing.assert_allclose(mean, answers.mean((0, 1)), atol=0.02 * float(answers.std()))
+    np.testing.assert_allclose(variance, answers.var(1).mean(0), rtol=0.1)
+
+
+def test_some_slices_are_spread_over_all():
+    some = labelled(24, 1).some(4)
+    assert some.groups == ["g0", "g7", "g15", "g23"]
+    assert len(labelled(24, 1).some(99)) == 24
