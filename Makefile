@@ -18,7 +18,7 @@ up: $(VENV)/.runtime ## Run everything on this machine; ARGS="--port 9000"
 	$(BIN)/ctbatch up $(ARGS)
 
 test: $(VENV)/.dev ## Run the fast tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

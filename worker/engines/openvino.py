@@ -12,7 +12,7 @@ from worker.engines.base import Scores
 from worker.engines.package import Package, PackageError, read_package
 
 FLOAT_FILE, INT8_FILE = "model.xml", "model-int8.xml"
-REQUEST = 16  # slices that one core computes at a time; more gains nothing at 224²
+REQUEST = 8  # slices that one core computes at a time; 16 are no quicker at 224², and take 100 MB more on two cores
 
 
 class OpenVinoEngine:
@@ -25,7 +25,7 @@ class OpenVinoEngine:
     def __init__(self, model: Path, precision: str, threads: int | None) -> None:
         self.name = f"openvino-{precision}"
         cores = threads or os.cpu_count() or 1
-        self.batch_size = 4 * REQUEST * cores
+        self.batch_size = 8 * REQUEST * cores
         options: dict[str, object] = {
             "NUM_STREAMS": str(cores),
             "INFERENCE_NUM_THREADS": cores,
