@@ -64,12 +64,13 @@ def train(
     try:
         launched = launch(asked, writing=writing)
     except NothingNamed as error:
-        raise NotFoundOrDenied(str(error)) from error
+        raise NotFoundOrDenied(f"{error}; `ctbatch datasets ls` and `ctbatch models ls` list them") from error
     except (ConfigError, runs.RunError, datasets.DatasetError) as error:
         raise click.UsageError(str(error)) from error
     run_id = launched.run_id
     if not as_json:
-        say("{}: {} train, {} validation slices".format(launched.dataset, *launched.slices))
+        sizes = ", ".join(f"{count} {part}" for part, count in launched.slices.items())
+        say(f"{launched.dataset}: {sizes} slices")
         say(launched.takes.text)
         say(f"training run {run_id}")
     view = follow(run_id) if wait else _view(run_id)

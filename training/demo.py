@@ -32,31 +32,23 @@ NOTE = "demo: synthetic phantoms, knows nothing about patients"
 PAIRS = {"train": 480, "validation": 60, "test": 60}  # of patients, an ill and a healthy one; disjoint
 SLICES_A_PATIENT = 2
 HEAD_SLICES, SETTLING_SLICES = 640, 256  # of those to train on, at full size
-EVERYTHING = Stage(
-    name="small",
-    unfreeze=ALL,
-    size=96,
-    epochs=2,
-    optimizer="adamw",
-    rate=1e-3,
-    schedule="cosine",
-    warmup=0.3,
-    weight_decay=0.02,
-    keep="last",
-)
-HEAD = Stage(
-    name="head",
-    unfreeze=0,
-    epochs=30,
-    copies=1,
-    optimizer="adamw",
-    rate=1e-3,
-    schedule="cosine",
-    warmup=1,
-    weight_decay=0.05,
-    label_smoothing=0.05,
-    keep="last",
-)
+
+
+def _stage(name: str, unfreeze: int, epochs: int, **more: Any) -> Stage:
+    return Stage(
+        name=name,
+        unfreeze=unfreeze,
+        epochs=epochs,
+        optimizer="adamw",
+        rate=1e-3,
+        schedule="cosine",
+        keep="last",
+        **more,
+    )
+
+
+EVERYTHING = _stage("small", ALL, 2, size=96, warmup=0.3, weight_decay=0.02)
+HEAD = _stage("head", 0, 30, copies=1, warmup=1, weight_decay=0.05, label_smoothing=0.05)
 CONFIG = Config(preset=NAME, augment=Augment(flip=True), stages=(EVERYTHING, HEAD))
 
 Progress = Callable[[float, str], None]

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from db import registry, runs
 from db.base import session_scope
 from db.datasets import find_dataset
-from db.labelled import rows_of
+from db.labelled import PARTS, rows_of
 from db.models import Dataset, ModelVersion, Split, User
 from db.splits import split_of
 from training.config import Config, preset, with_settings
@@ -38,11 +38,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Launched:
-    """A run that waits for a worker. `slices`: of train and validation; `takes`: time and disk, at most."""
+    """A run that waits for a worker. `slices`: how many, by part; `takes`: time and disk, at most."""
 
     run_id: int
     dataset: str
-    slices: tuple[int, int]
+    slices: dict[str, int]
     takes: Estimate
 
 
@@ -62,8 +62,8 @@ def launch(
         dataset_id = dataset.id
     with writing() as s:
         dataset, split = s.get_one(Dataset, dataset_id), s.get_one(Split, split_id)
-        train, validation = (len(rows_of(s, dataset_id, split, part)) for part in ("train", "validation"))
-        takes = estimate(config, train, validation)
+        slices = {part: len(rows_of(s, dataset_id, split, part)) for part in PARTS}
+        takes = estimate(config, slices["train"], slices["validation"])
         run = runs.create_run(
             s,
             user=user,
@@ -77,7 +77,7 @@ def launch(
             from_version=_version(s, config),
             allowed_leaks=asked.allowed_leaks,
         )
-        return Launched(run.id, dataset.title, (train, validation), takes)
+        return Launched(run.id, dataset.title, slices, takes)
 
 
 def _dataset(s: Session, label: str) -> Dataset:
