@@ -70,7 +70,7 @@ class RandomAffine(_Random):
         zoom, aspect = draw(np.log1p(a.zoom)), draw(np.log1p(a.aspect) / 2)
         across, down = ops.exp(zoom + aspect), ops.exp(zoom - aspect)
         if a.flip:
-            across = across * ops.sign(draw(1))
+            across = across * ops.where(draw(1) < 0, -1.0, 1.0)
         # Where each pixel comes from: rotation · shear · scale about the middle, then the shift.
         cos, sin = ops.cos(angle), ops.sin(angle)
         xx, xy = cos * across, (cos * shear - sin) * down

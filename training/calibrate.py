@@ -42,10 +42,8 @@ def fit_temperature(logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] |
         return float(np.exp(best))
     tried = np.linspace(0, best, CUTS)  # from the plainest
     losses = np.array([np.logaddexp(0.0, -right / np.exp(each)) for each in tried])
-    without = _without_each(groups)
-    worse = losses.mean(1) - losses[-1].mean()
-    spread = (losses - losses[-1]) @ without.T / without.sum(1)
-    return float(np.exp(tried[_plainest(worse, spread)]))
+    worse = losses - losses[-1]
+    return float(np.exp(tried[_plainest(worse.mean(1), _left_out(worse, _numbered(groups)))]))
 
 
 def choose_threshold(
@@ -80,20 +78,26 @@ def choose_threshold(
     if rule != STEADY_RULE or groups is None or len(set(groups)) < 2:
         return threshold
     tried = np.linspace(0.5, threshold, CUTS)  # from the plainest
-    right = (scores >= tried[:, None]) == (truth == 1)
-    without = _without_each(groups)
-    shares = [(right[:, truth == label], without[:, truth == label]) for label in (0, 1)]
-    if not all(kept.sum(1).all() for _, kept in shares):
-        return threshold  # a class has one group only
-    index = sum(hits.mean(1) for hits, _ in shares)
-    indices = sum(hits @ kept.T / kept.sum(1) for hits, kept in shares)
-    return float(tried[_plainest(index[-1] - index, indices[-1] - indices)])
+    right = ((scores >= tried[:, None]) == (truth == 1)).astype(np.float64)
+    numbers = _numbered(groups)
+    classes = [truth == 0, truth == 1]
+    if any(len(np.unique(numbers[here])) < 2 for here in classes):
+        return threshold
+    worse = [right[-1, here] - right[:, here] for here in classes]
+    count = int(numbers.max()) + 1
+    healthy, ill = (_left_out(each, numbers[here], count) for each, here in zip(worse, classes, strict=True))
+    return float(tried[_plainest(worse[0].mean(1) + worse[1].mean(1), healthy + ill)])
 
 
-def _without_each(groups: Sequence[str]) -> NDArray[np.float64]:
-    """Weights of slices [g, n]: 0 in one group, 1 elsewhere, group by group."""
-    _, index = np.unique(np.asarray(groups), return_inverse=True)
-    return np.asarray(index[None] != np.arange(index.max() + 1)[:, None], np.float64)
+def _numbered(groups: Sequence[str]) -> NDArray[np.int64]:
+    """Groups [n] as numbers from 0."""
+    return np.asarray(np.unique(np.asarray(groups), return_inverse=True)[1], np.int64)
+
+
+def _left_out(values: NDArray[np.float64], numbers: NDArray[np.int64], count: int = 0) -> NDArray[np.float64]:
+    """The means of `values` [t, n] with each group of `numbers` [n] left out: [t, g], at least `count` groups."""
+    sums = np.stack([np.bincount(numbers, row, minlength=count) for row in values])
+    return np.asarray((values.sum(1, keepdims=True) - sums) / (len(numbers) - np.bincount(numbers, minlength=count)))
 
 
 def _plainest(worse: NDArray[np.float64], without: NDArray[np.float64]) -> int:
