@@ -59,16 +59,7 @@ def publish(
     model.save(folder / "model.keras")
     model.export(str(folder / "model.xml"), format="openvino", verbose=False)
     judge = _Judge(model, slices, labels, threshold, temperature, alive)
-    parity: dict[str, Any] = {
-        "slices": len(slices),
-        "f32": judge.float32(folder / "model.xml"),
-        "bf16": judge.half(folder / "model.xml"),
-    }
-    _quantise(folder / "model.xml", folder / "model-int8.xml", calibration)
-    parity["int8"] = judge.compare(folder / "model-int8.xml", "int8")
-    if not parity["int8"]["passed"]:
-        for suffix in (".xml", ".bin"):
-            (folder / "model-int8.xml").with_suffix(suffix).unlink()
+    parity = {"slices": len(slices)} | _parity(folder, judge, calibration)
     accompany(parity)
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "package.json"}
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -88,6 +79,18 @@ def publish(
     )
     package.write(folder)
     return package
+
+
+def _parity(folder: Path, judge: "_Judge", calibration: NDArray[np.uint8]) -> dict[str, Any]:
+    """Hold every precision against Keras; an int8 file is made, and kept if it passes. Raises ParityError."""
+    exact, small = folder / "model.xml", folder / "model-int8.xml"
+    found = {"f32": judge.float32(exact), "bf16": judge.half(exact)}
+    _quantise(exact, small, calibration)
+    found["int8"] = judge.compare(small, "int8")
+    if not found["int8"]["passed"]:
+        for suffix in (".xml", ".bin"):
+            small.with_suffix(suffix).unlink()
+    return found
 
 
 def _nothing_calls_out() -> None:
