@@ -35,7 +35,9 @@ def datasets() -> None:
 @datasets.command()
 @click.argument("name")
 @click.argument("more", nargs=-1, type=path_option, metavar="[PATH]...")
-@click.option("--from", "paths", multiple=True, type=path_option, help="A folder, an archive or an image; repeatable.")
+@click.option(
+    "--from", "paths", multiple=True, type=path_option, help="A folder, an archive, an image, or a CSV; repeatable."
+)
 @click.option(
     "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A CSV of file, label, group."
 )
@@ -55,9 +57,10 @@ def create(
 
     The labels come from --labels, else from a groups.csv or labels.csv among the files (columns file, label, and if
     wanted group and split), else from the folders: COVID, CT_COVID, positive or 1; non-COVID, CT_NonCOVID, normal,
-    negative, healthy or 0. Prints what there is to know before anything is trained on it.
+    negative, healthy or 0. --from LABELS.csv alone takes the files beside it. Prints what there is to know before
+    anything is trained on it.
     """
-    sources = [*paths, *more]
+    sources, labels = _labels_among([*paths, *more], labels)
     if bool(sources) == bool(jobs):
         raise UsageError("say what to make it from: either --from PATH or --job JOB")
     if labels and jobs:
@@ -135,6 +138,17 @@ def refusals() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
+def _labels_among(paths: Sequence[Path], labels: Path | None) -> tuple[list[Path], Path | None]:
+    """The sources, and the labels: a CSV named as a source holds them, and its folder is the source if there is no
+    other."""
+    tables = [path for path in paths if path.suffix.lower() == ".csv"]
+    if not tables:
+        return list(paths), labels
+    if labels or len(tables) > 1:
+        raise UsageError("the labels come from one CSV; name one alone, or put them together")
+    return [path for path in paths if path not in tables] or [tables[0].absolute().parent], tables[0]
+
+
 def _create_from_jobs(name: str, jobs: Sequence[str]) -> str:
     with refusals(), writing() as session:
         return store.create_from_reviews(session, name=name, user=None, job_ids=jobs).title
@@ -145,7 +159,7 @@ def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None) ->
         store.check_name(name)
         store.find_dataset(session, name)
     table = _store_labels(labels) if labels else None
-    parts, hidden = gather(paths)
+    parts, hidden = gather(paths, but=labels)
     if hidden:
         say(f"{hidden} hidden or unusable files were passed over")
     with progress_bar("copying", sum(part.size for part in parts), unit="bytes") as update:

@@ -33,11 +33,11 @@ class _File:
         return read_exactly(self.path, self.size)
 
 
-def gather(paths: Sequence[Path]) -> tuple[list[Part], int]:
+def gather(paths: Sequence[Path], *, but: Path | None = None) -> tuple[list[Part], int]:
     """Return the parts to send, and how many hidden files were passed over.
 
-    A folder is walked, sorted by name: its archives are sent one by one, all else as one TAR. Files and folders whose
-    name begins with a dot are passed over, links to files are followed, links to folders are not.
+    A folder is walked, sorted by name: its archives are sent one by one, all else as one TAR, `but` excepted. Files and
+    folders whose name begins with a dot are passed over, links to files are followed, links to folders are not.
 
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.
@@ -48,6 +48,7 @@ def gather(paths: Sequence[Path]) -> tuple[list[Part], int]:
     for path in paths:
         if path.is_dir():
             found, passed_over = _walk(path)
+            found = [member for member in found if not but or not member.path.samefile(but)]
             hidden += passed_over
             parts += _folder_parts(path, found)
         elif _is_archive(path):

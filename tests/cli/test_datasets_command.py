@@ -114,6 +114,18 @@ def test_a_given_csv_goes_before_that_in_the_folder(operate, ingest_worker, fold
     assert json.loads(made.stdout)["report"]["labels_from"] == "the CSV that was sent"
 
 
+@pytest.mark.parametrize("sources", [["scans/mine.CSV"], ["mine.CSV", "scans"]])
+def test_a_csv_as_the_source_labels_the_files_beside_it_or_those_that_are_named(
+    operate, ingest_worker, folder, tmp_path, sources
+):
+    (tmp_path / sources[0]).write_text(lines(folder))
+    made = operate("datasets", "create", "site", *(word for path in sources for word in ("--from", path)), "--json")
+    view = json.loads(made.stdout)
+    assert view["report"]["labels_from"] == "the CSV that was sent"
+    assert view["counts"] == {"COVID": 6, "non-COVID": 6, "rejected": 0}
+    assert view["groups"] == 6
+
+
 def test_a_leak_of_a_given_split_is_told(operate, ingest_worker, folder, tmp_path):
     parts = ["train", "train", "validation", "validation", "test", "train"]
     rows = [f"{line},{parts[int(line.partition('.')[0][-1])]}" for line in lines(folder).splitlines()[1:]]
@@ -138,6 +150,7 @@ def test_what_cannot_be_built_ends_with_its_reason(operate, ingest_worker, folde
         ([], "either --from PATH or --job JOB"),
         (["--from", "scans", "--job", "x"], "either --from PATH or --job JOB"),
         (["--job", "x", "--labels", "bad.csv"], "--labels goes with --from"),
+        (["--from", "bad.csv", "--labels", "bad.csv"], "the labels come from one CSV"),
         (["--from", "scans", "--labels", "bad.csv"], "line 2 of the labels file: the label 'ill' is neither"),
         (["--from", "cut.zip"], "cut.zip is refused: "),
         (["--from", "nowhere"], "does not exist"),
