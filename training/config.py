@@ -109,7 +109,7 @@ _WIDE = Augment(
 )
 
 
-def _whole(name: str, size: int, epochs: int, rate: float, warmup: float) -> Stage:
+def _whole(name: str, size: int, epochs: int, rate: float, warmup: float, label_smoothing: float = 0.05) -> Stage:
     """A stage in which everything learns."""
     return Stage(
         name=name,
@@ -121,7 +121,7 @@ def _whole(name: str, size: int, epochs: int, rate: float, warmup: float) -> Sta
         schedule="cosine",
         warmup=warmup,
         weight_decay=0.05,
-        label_smoothing=0.05,
+        label_smoothing=label_smoothing,
         average=0.98,
         keep="last",
     )
@@ -175,7 +175,7 @@ _PRESETS = (
         augment=_WIDE,
         stages=(
             _whole("small", 128, 20, 1e-3, 1),
-            _whole("full", SIDE, 12, 5e-4, 0.5),
+            _whole("full", SIDE, 15, 5e-4, 0.5, label_smoothing=0),
         ),
     ),
     Config(

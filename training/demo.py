@@ -23,7 +23,6 @@ from training.network import build_network, start_residuals_at_zero
 from training.ood import threshold_of, with_distance
 from training.publish import publish
 from training.results import score
-from training.trainable import settle_normalisation
 from training.watching import Step, Watcher
 from worker.engines.package import Package
 
@@ -31,7 +30,7 @@ NAME = "demo"
 NOTE = "demo: synthetic phantoms, knows nothing about patients"
 PAIRS = {"train": 480, "validation": 60, "test": 60}  # of patients, an ill and a healthy one; disjoint
 SLICES_A_PATIENT = 2
-HEAD_SLICES, SETTLING_SLICES = 640, 256  # of those to train on, at full size
+HEAD_SLICES = 640  # of those to train on, at full size
 
 
 def _stage(name: str, unfreeze: int, epochs: int, **more: Any) -> Stage:
@@ -119,8 +118,6 @@ def _train(train: Labelled, validation: Labelled, seed: int, progress: Progress)
             fit(network, alone, Data(data, validation), seed=seed, folder=Path(folder), watcher=watcher)
 
         learn(EVERYTHING, train, 0.08, 0.5, f"training everything at {EVERYTHING.size} × {EVERYTHING.size}")
-        progress(0.5, "settling at full size")
-        settle_normalisation(network, train.some(SETTLING_SLICES).pixels, hidden=CONFIG.hidden, dropout=CONFIG.dropout)
         progress(0.55, "computing the features of full-size slices")
         learn(HEAD, some, 0.7, 0.75, f"training the head at {HEAD.size} × {HEAD.size}")
     return network

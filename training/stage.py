@@ -12,12 +12,13 @@ from sklearn.metrics import roc_auc_score
 from training.augment import Augmenter
 from training.batches import Copies, Fresh, half_range, seed_of, shrink, steps_of
 from training.calibrate import probability
-from training.config import Config, Stage
+from training.config import ALL, Config, Stage
 from training.dataset import Data, Labelled
-from training.trainable import cut, on_gpu, predict, training_copy
+from training.trainable import cut, on_gpu, predict, settle_normalisation, training_copy
 from training.watching import Arrays, Checkpoint, Diverged, EpochRecord, Step, Watcher
 
 AVERAGED_EVERY = 4  # steps between two additions to the moving average of the weights
+SETTLING_SLICES = 384  # of those to train on, that normalisation is settled on
 
 
 class Fitting:
@@ -96,8 +97,9 @@ class Fitting:
         )
 
     def run(self, resume: Checkpoint | None) -> None:
-        """All epochs that are left; then the weights to keep go to the network, unless a stop came too early for this
-        stage to better those it began with."""
+        """All epochs that are left; then the weights to keep go to the network, and if everything learned, its
+        normalisation settles at full size. A stop too early to better the weights that the stage began with leaves
+        those."""
         first = self._restore(resume) if resume else 0
         for epoch in range(first, self.stage.epochs):
             if self._is_stopped() or self._has_stalled(epoch):
@@ -113,6 +115,14 @@ class Fitting:
         elif self.average:
             self.model.set_weights(self.average)
         self.network.set_weights(self.copy.get_weights())
+        if self.stage.unfreeze == ALL:
+            settle_normalisation(
+                self.network,
+                self.data.train.some(SETTLING_SLICES).pixels,
+                hidden=self.config.hidden,
+                dropout=self.config.dropout,
+                alive=self.watcher.alive,
+            )
 
     def _is_stopped(self) -> bool:
         """Whether somebody asked for an end, and there is an epoch to keep."""
