@@ -1,4 +1,4 @@
-# Ingest, building datasets, and inference on a CPU by OpenVINO: no TensorFlow.
+# Ingest, building datasets, inference and evaluation on a CPU by OpenVINO: no TensorFlow.
 FROM python:3.12-slim
 WORKDIR /opt/ctbatch
 COPY .lock/runtime.txt .docker/lock-without ./

@@ -8,8 +8,13 @@ from pathlib import Path
 import cli
 from db.settings import Settings
 
-ROLES = ("web", "ingest", "inference", "training", "sweep")
-CELERY_APPS = {"ingest": "worker.app", "inference": "worker.app", "training": "training.app"}
+ROLES = ("web", "ingest", "inference", "training", "evaluation", "sweep")
+CELERY_APPS = {
+    "ingest": "worker.app",
+    "inference": "worker.app",
+    "training": "training.app",
+    "evaluation": "training.app",  # apart: an evaluation takes minutes and is waited for, a run takes hours
+}
 PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder that the top-level packages are imported from
 
 GUNICORN_LIMITS = (

@@ -23,6 +23,7 @@ class Queue(StrEnum):
     INGEST = "ingest"
     INFERENCE = "inference"
     TRAINING = "training"
+    EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def train_hint(run_id: int) -> Hint:
 
 def evaluate_hint(evaluation_id: int) -> Hint:
     """There is an evaluation of a model version to carry out."""
-    return Hint("evaluate", Queue.TRAINING, evaluation_id)
+    return Hint("evaluate", Queue.EVALUATION, evaluation_id)
 
 
 def make_celery(name: str, *, acks_late: bool = True) -> Celery:

@@ -1,7 +1,7 @@
-"""The Celery app of training workers: `celery -A training.app worker -Q training`.
+"""The Celery app of training and of evaluation workers: `celery -A training.app worker -Q training`, or `evaluation`.
 
 Messages are acknowledged early: a late one would be delivered again while the run goes on, and train twice. The
-lease in the training run's row brings back a run whose worker died.
+lease in the row of the run, or of the evaluation, brings back one whose worker died.
 """
 
 from db.broker import make_celery

@@ -54,7 +54,7 @@ def sweep() -> None:
     _resend(Chunk, Queue.INFERENCE, broker.predict_hint)
     _resend(Dataset, Queue.INGEST, broker.build_hint)
     _resend(TrainingRun, Queue.TRAINING, broker.train_hint)
-    _resend(Evaluation, Queue.TRAINING, broker.evaluate_hint)
+    _resend(Evaluation, Queue.EVALUATION, broker.evaluate_hint)
 
 
 def sweep_ledger() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cli.processes import ROLES
 from tests.cli.versions import ADD_CHAMPION
 
 PROJECT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ READY_SECONDS = 90
 
 
 def test_all_that_is_needed_is_there():
-    assert set(SERVICES) >= {"redis", "postgres", "migrate", "web", "ingest", "inference", "training", "sweep"}
+    assert set(SERVICES) >= {"redis", "postgres", "migrate", *ROLES}
     assert SERVICES["inference-gpu"]["profiles"] == ["gpu"]
     assert {"redis", "postgres", "files"} <= set(COMPOSE["volumes"])
 
@@ -82,7 +83,10 @@ def left_out(dockerfile: str) -> list[str]:
         ("web.Dockerfile", ["web.wsgi", "worker.sweep", "cli.database", "cli.up"]),
         (
             "cpu.Dockerfile",
-            ["worker.app", "worker.tasks", "worker.imaging.sandbox", "worker.engines.openvino", "openvino"],
+            [
+                *("worker.app", "worker.tasks", "worker.imaging.sandbox", "worker.engines.openvino", "openvino"),
+                *("training.app", "training.tasks", "training.evaluations"),
+            ],
         ),
     ],
 )

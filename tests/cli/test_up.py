@@ -124,7 +124,7 @@ def test_a_taken_port_is_one_clear_line(up, tmp_path):
     assert second.stderr == f"Error: port {port} is taken; choose another with --port, or --port 0 for any free one\n"
 
 
-@pytest.mark.parametrize("role", ["web", "ingest", "inference", "training", "sweep"])
+@pytest.mark.parametrize("role", ["web", "ingest", "inference", "training", "evaluation", "sweep"])
 def test_every_process_says_that_it_is_well(up, role):
     assert up.run("worker", role, "--check").stdout == f"{role} is well\n"
 

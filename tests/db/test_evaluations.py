@@ -184,7 +184,7 @@ def test_the_sweeper_keeps_scores_and_sends_lost_hints_again(
     monkeypatch.setattr(sweep.broker, "waiting", lambda queue: 0)
     monkeypatch.setattr(sweep.broker, "send", lambda hint: sent.append(hint) or True)
     sweep.sweep()
-    assert [(hint.task, hint.queue, hint.id) for hint in sent] == [("evaluate", "training", evaluation.id)]
+    assert [(hint.task, hint.queue, hint.id) for hint in sent] == [("evaluate", "evaluation", evaluation.id)]
     with read_scope() as s:
         assert leases.unsent(s, Evaluation) == []
     assert finish()

@@ -148,7 +148,8 @@ class Whole:
 
     def _name(self, command: str, parent: psutil.Process | None) -> str:
         roles = {"-Q ingest": "ingest", "-Q inference": "inference", "-Q training": "training",
-                 "worker.sweep": "sweep", "gunicorn": "web", "valkey": "broker", "redis-server": "broker"}  # fmt: skip
+                 "-Q evaluation": "evaluation", "worker.sweep": "sweep",
+                 "gunicorn": "web", "valkey": "broker", "redis-server": "broker"}  # fmt: skip
         role = next((role for mark, role in roles.items() if mark in command), "decoder")
         try:
             above = " ".join(parent.cmdline()) if parent else ""

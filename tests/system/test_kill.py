@@ -66,7 +66,7 @@ def check(whole: Any, job_id: str) -> None:
 @pytest.mark.parametrize(
     "victim",
     ["broker", "web", "web child", "ingest", "ingest child", "decoder", "inference", "inference child", "training",
-     "sweep"],
+     "evaluation", "sweep"],
 )  # fmt: skip
 def test_kill_one_process(victim: str, whole: Any, make_archive: Any) -> None:
     job_id = whole.submit(make_archive(SLICES), "kill-" + victim.replace(" ", "-"))
