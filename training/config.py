@@ -168,7 +168,8 @@ _PRESETS = (
             _later("last-40", 40, 40, 1e-4),
         ),
     ),
-    # Small pictures teach most of it at a fraction of the time; the last epochs are at the size that is predicted at.
+    # Small pictures teach most of it at a fraction of the time; the last epochs are at the size that is predicted at,
+    # without smoothing, which would leave the probabilities less sure than they are right.
     Config(
         preset="scratch",
         threshold="youden-1se",

@@ -119,6 +119,7 @@ class Fitting:
             settle_normalisation(
                 self.network,
                 self.data.train.some(SETTLING_SLICES).pixels,
+                self.config.precision,
                 hidden=self.config.hidden,
                 dropout=self.config.dropout,
                 alive=self.watcher.alive,

@@ -57,12 +57,18 @@ def training_copy(network: Any, size: int, precision: Precision, *, hidden: int,
 
 
 def settle_normalisation(
-    network: Any, slices: NDArray[np.uint8], *, hidden: int, dropout: float, alive: Callable[[], None] = lambda: None
+    network: Any,
+    slices: NDArray[np.uint8],
+    precision: Precision,
+    *,
+    hidden: int,
+    dropout: float,
+    alive: Callable[[], None] = lambda: None,
 ) -> None:
     """Take the moving statistics anew, from slices uint8[n,s,s] as they are predicted, each batch counting the same:
     those of augmented slices, of another size, or of weights that were averaged since, are not the network's own
     (Izmailov et al., 2018). `alive` is called after each batch."""
-    copy = training_copy(network, slices.shape[1], "auto", hidden=hidden, dropout=dropout)
+    copy = training_copy(network, slices.shape[1], precision, hidden=hidden, dropout=dropout)
     base = keras.Model(copy.input, copy.get_layer("flatten").output)
     normal = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for number, start in enumerate(range(0, len(slices), SETTLING_BATCH)):
