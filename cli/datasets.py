@@ -141,7 +141,7 @@ def refusals() -> Iterator[None]:
 def _labels_among(paths: Sequence[Path], labels: Path | None) -> tuple[list[Path], Path | None]:
     """The sources, and the labels: a CSV named as a source holds them, and its folder is the source if there is no
     other."""
-    tables = [path for path in paths if path.suffix.lower() == ".csv"]
+    tables = [path for path in paths if path.suffix.lower() == ".csv" and path.is_file()]
     if not tables:
         return list(paths), labels
     if labels or len(tables) > 1:
