@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from training.config import Augment
 
 STAMPS, STAMP_HEIGHT, STAMP_WIDTH = 64, 14, 64
+ERASED = (0.02, 0.15)  # least and most share of a slice that is blackened
 
 # Quantisation of luminance, ITU-T T.81 (JPEG), table K.1.
 _LUMINANCE = (
@@ -222,5 +223,6 @@ def _layers(amounts: Augment) -> list[Any]:
         (a.jpeg, lambda: RandomJpeg(a.jpeg)),
         (a.border, lambda: RandomBorder(a.border)),
         (a.text, lambda: RandomText(a.text)),
+        (a.erase, lambda: layers.RandomErasing((a.erase, a.erase), scale=ERASED, fill_value=0, **shown)),
     ]
     return [make() for amount, make in wanted if amount]

@@ -22,10 +22,10 @@ class Augment(_Frozen):
     """How far a training slice may be changed, each time it is shown; 0 leaves a change out.
 
     `rotation`, `shear`: degrees; `shift`, `zoom`: share of the side; `aspect`: share by which width and height part;
-    `flip`: left to right. `contrast`, `gamma`: share
-    of change; `blur`, `noise`: standard deviation in pixels and in grey levels; each of these four is made to the share
-    `often` of slices. `jpeg`, `border`, `text`: share of slices that get artefacts of compression, a frame, a line of
-    letters.
+    `flip`: left to right. `contrast`, `gamma`: share of change; `blur`, `noise`: standard deviation in pixels and in
+    grey levels; each of these four is made to the share `often` of slices. `jpeg`, `border`, `text`: share of slices
+    that get artefacts of compression, a frame, a line of letters. `erase`: share of slices of which a rectangle is
+    blackened, so that no one place decides (Zhong et al., Random Erasing Data Augmentation, 2020).
     """
 
     rotation: float = Field(default=0, ge=0, le=180)
@@ -42,6 +42,7 @@ class Augment(_Frozen):
     jpeg: float = Field(default=0, ge=0, le=1)
     border: float = Field(default=0, ge=0, le=1)
     text: float = Field(default=0, ge=0, le=1)
+    erase: float = Field(default=0, ge=0, le=1)
 
 
 class Stage(_Frozen):

@@ -66,11 +66,20 @@ def test_each_change_changes_something(name, slices):
     assert not np.array_equal(augmented(slices, **{name: amount, "often": 1}), slices)
 
 
-@pytest.mark.parametrize("name", ["jpeg", "border", "text"])
-def test_what_exports_add_comes_to_a_share_of_slices(name, slices):
+@pytest.mark.parametrize("name", ["jpeg", "border", "text", "erase"])
+def test_what_is_added_comes_to_a_share_of_slices(name, slices):
     many = slices[np.arange(60) % 6]
     changed = (augmented(many, **{name: 0.5}) != many).any((1, 2)).mean()
     assert 0.25 < changed < 0.75
+
+
+def test_erasing_blackens_a_rectangle_and_leaves_the_rest(slices):
+    for before, after in zip(slices, augmented(slices, erase=1), strict=True):
+        rows, columns = (np.flatnonzero((after != before).any(axis)) for axis in (1, 0))
+        inside = np.zeros(before.shape, bool)
+        inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+        assert np.array_equal(after, np.where(inside, 0, before))
+        assert 0.01 < inside.mean() < 0.17
 
 
 def test_jpeg_artefacts_are_what_a_real_encoder_leaves(slices):
