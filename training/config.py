@@ -123,7 +123,7 @@ def _whole(name: str, size: int, epochs: int, rate: float, warmup: float, label_
         warmup=warmup,
         weight_decay=0.05,
         label_smoothing=label_smoothing,
-        average=0.98,
+        average=0.997,
         keep="last",
     )
 
@@ -177,7 +177,7 @@ _PRESETS = (
         augment=_WIDE,
         stages=(
             _whole("small", 128, 20, 1e-3, 1),
-            _whole("full", SIDE, 15, 5e-4, 0.5, label_smoothing=0),
+            _whole("full", SIDE, 18, 5e-4, 0.5, label_smoothing=0),
         ),
     ),
     Config(

@@ -173,8 +173,9 @@ class Fitting:
         return True
 
     def _add_to_average(self, step: int) -> None:
-        """Early in a stage the average forgets faster: it would remember the random weights for too long."""
-        momentum = min(self.stage.average, (1 + step) / (10 + step))
+        """Early in a stage the average is of about the last half of its steps: it would remember the random weights for
+        too long."""
+        momentum = min(self.stage.average, (1 + step) / (3 + step))
         share = 1 - momentum**AVERAGED_EVERY
         for mean, weight in zip(self.average, self.model.get_weights(), strict=True):
             mean += share * (weight - mean)
