@@ -56,6 +56,9 @@ def train(
 ) -> None:
     """Launch a training run on DATASET (name, name/number or id). See `ctbatch runs` for what becomes of it.
 
+    From a model version: what that was trained on stays in train, and what it was tested on in test, whatever the seed;
+    --allow-leak seen-by-parent draws the parts anew. Other slices are drawn as ever.
+
     The estimate of time and disk is printed first.
     """
     settings_with_broker()

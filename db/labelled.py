@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from db.models import LabelledSlice, Split
 
 CLASSES = {1: "COVID", 0: "non-COVID"}
-PARTS = ("train", "validation", "test")
+TRAIN = "train"
+PARTS = (TRAIN, "validation", "test")
 GIVEN = "given"
 
 T = TypeVar("T", "Row", "Placed")
@@ -66,6 +67,11 @@ def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str |
 def placed_of(s: Session, dataset_id: int) -> list[Placed]:
     """What a split goes by, for every labelled slice, in the order of `row`."""
     return _read(s, Placed, dataset_id)
+
+
+def part_of(split: Split, each: Placed) -> str:
+    """The part of a split that a slice of its dataset lies in."""
+    return (each.split or "") if split.rule == GIVEN else str(split.assignment[each.group])
 
 
 def _read(s: Session, kind: type[T], dataset_id: int, *conditions: ColumnElement[bool]) -> list[T]:

@@ -8,7 +8,8 @@ from db.labelled import CLASSES, Placed
 
 IDENTICAL, NEAR_IDENTICAL = "identical-slices", "near-identical-slices"
 SHARED_GROUPS, CONFLICTING = "shared-groups", "conflicting-labels"
-LEAKS = (IDENTICAL, NEAR_IDENTICAL, SHARED_GROUPS, CONFLICTING)
+SEEN = "seen-by-parent"  # of a run and not of a split alone: `db.lineage` finds it
+LEAKS = (IDENTICAL, NEAR_IDENTICAL, SHARED_GROUPS, CONFLICTING, SEEN)
 EXAMPLES = 20
 
 Parts = Mapping[int, str]  # row -> part

@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 
 from db import broker, leases
 from db.base import from_now
+from db.leaks import SEEN
 from db.leases import Claim
+from db.lineage import find_seen
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
 
 DEMO = "demo"
@@ -85,12 +87,16 @@ def create_run(
 ) -> TrainingRun:
     """Launch a run on a dataset that is built. `estimate`: seconds and bytes of disk that it will take, for people.
 
-    Raises RunError: the dataset is not ready, or its split leaks and that is not allowed by the leak's name.
+    Raises RunError: the dataset is not ready, or its split leaks, or what the run would be measured on trained the
+    version that it starts from, and that is not allowed by the leak's name.
     """
     if dataset.state != Work.DONE:
         raise RunError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
-    if leaks := sorted(set(split.leaks) - set(allowed_leaks)):
-        told = "; ".join(_told(leak, split.leaks[leak]) for leak in leaks)
+    found = split.leaks | (find_seen(s, from_version, split) if from_version else {})
+    if leaks := sorted(set(found) - set(allowed_leaks)):
+        told = "; ".join(_told(leak, found[leak]) for leak in leaks)
+        if from_version and SEEN in leaks:
+            told += f", which trained {from_version.label} or one that it comes from: they belong in train"
         raise RunError(f"the split of {dataset.title} leaks ({told}); mend it, or allow it by name: {', '.join(leaks)}")
     run = TrainingRun(
         user_id=user.id if user else None,
@@ -101,7 +107,7 @@ def create_run(
         split_id=split.id,
         from_version_id=from_version.id if from_version else None,
         config=config,
-        allowed_leaks=sorted(set(allowed_leaks)),
+        allowed_leaks=sorted(found),
         live={"estimate": estimate} if estimate else {},
     )
     return _launch(s, run)
@@ -109,7 +115,7 @@ def create_run(
 
 def _told(leak: str, facts: Any) -> str:
     count = facts.get("count") if isinstance(facts, dict) else None
-    return f"{leak}: {count}" if count is not None else leak
+    return f"{leak}: {count}{' slices' if leak == SEEN else ''}" if count is not None else leak
 
 
 def _launch(s: Session, run: TrainingRun) -> TrainingRun:

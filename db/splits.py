@@ -3,27 +3,34 @@
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.labelled import CLASSES, GIVEN, PARTS, DatasetError, Placed, placed_of
-from db.leaks import find_leaks
-from db.models import Dataset, Split, Work
+from db.leaks import SEEN, find_leaks
+from db.lineage import find_seen, held_out, parts_in
+from db.models import Dataset, ModelVersion, Split, Work
 
 FRACTIONS = (0.7, 0.1, 0.2)
 RULE = "groups"
 AS_GIVEN = "groups as given"
+AFTER = " after "  # a rule, and the model version whose slices stay in the parts that they had for it
 
 
 @dataclass
 class Unit:
-    """Groups that must stay together, since slices of theirs are identical or near-identical; slices by label."""
+    """Groups that must stay together, since slices of theirs are identical or near-identical; slices by label.
+
+    `stays`: the part that it is not drawn for, since it had it before.
+    """
 
     groups: list[str]
     slices: Counter[int]
+    stays: str | None = None
 
 
 def split_of(
@@ -33,12 +40,15 @@ def split_of(
     seed: int = 7,
     as_given: bool = False,
     fractions: tuple[float, float, float] = FRACTIONS,
+    after: ModelVersion | None = None,
 ) -> Split:
     """The split of a dataset into train, validation and test; made at the first asking, the same for the same seed.
 
     Groups that share identical or near-identical slices stay together, unless they are to be taken `as_given`. Where
-    the CSV named a part for each slice that is the split, whatever the seed. Needs a writing transaction. Raises
-    DatasetError: the dataset is not ready, fractions that are none, or a part would lack a class.
+    the CSV named a part for each slice that is the split, whatever the seed. What the version `after` knows stays in
+    the parts that it had, with all that must stay with it: on the dataset of its own split that is the split again.
+    Needs a writing transaction. Raises DatasetError: the dataset is not ready, fractions that are none, or a part would
+    lack a class.
     """
     if dataset.state != Work.DONE:
         raise DatasetError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
@@ -47,24 +57,45 @@ def split_of(
     s.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(of=Dataset))  # one drawing at a time
     slices = placed_of(s, dataset.id)
     given = any(each.split for each in slices)
-    rule = GIVEN if given else _rule(as_given, fractions)
+    if after is not None and not given and (own := _own_split(s, after, dataset)) is not None:
+        return own
+    known = parts_in(s, after) if after is not None else {}
+    if after is None or not any(each.pixels_sha256 in known for each in slices):
+        after = None
+    rule = GIVEN if given else _rule(as_given, fractions, after)
     seed = 0 if given else seed
     found = s.scalar(select(Split).where(Split.dataset_id == dataset.id, Split.rule == rule, Split.seed == seed))
-    return found or _make(s, dataset, slices, rule, seed, fractions)
+    return found or _make(s, dataset, slices, rule, seed, fractions, known)
 
 
-def _rule(as_given: bool, fractions: tuple[float, float, float]) -> str:
+def _own_split(s: Session, version: ModelVersion, dataset: Dataset) -> Split | None:
+    """The split that the version was trained on, if it is of this dataset and nothing is wrong with it."""
+    own = held_out(s, version)
+    if own is None or own.dataset_id != dataset.id or own.leaks or find_seen(s, version, own):
+        return None
+    return own
+
+
+def _rule(as_given: bool, fractions: tuple[float, float, float], after: ModelVersion | None) -> str:
     rule = AS_GIVEN if as_given else RULE
-    return rule if fractions == FRACTIONS else f"{rule} {'/'.join(f'{f:g}' for f in fractions)}"
+    if fractions != FRACTIONS:
+        rule += f" {'/'.join(f'{f:g}' for f in fractions)}"
+    return rule if after is None else f"{rule}{AFTER}{after.label}"
 
 
 def _make(
-    s: Session, dataset: Dataset, slices: list[Placed], rule: str, seed: int, fractions: tuple[float, float, float]
+    s: Session,
+    dataset: Dataset,
+    slices: list[Placed],
+    rule: str,
+    seed: int,
+    fractions: tuple[float, float, float],
+    known: Mapping[str, str],
 ) -> Split:
     if rule == GIVEN:
         parts = {each.row: each.split or "" for each in slices}
     else:
-        units = joined_groups(slices, by_cluster=not rule.startswith(AS_GIVEN))
+        units = joined_groups(slices, by_cluster=not rule.startswith(AS_GIVEN), known=known)
         drawn = draw(units, seed, fractions)
         parts = {each.row: drawn[each.group] for each in slices}
     _check_classes(slices, parts, rule)
@@ -85,15 +116,23 @@ def _check_classes(slices: Sequence[Placed], parts: dict[int, str], rule: str) -
         return
     if rule == GIVEN:
         raise DatasetError(f"the split that the CSV gives cannot be used: {', '.join(lacking)} slices")
+    if AFTER in rule:
+        raise DatasetError(
+            f"what {rule.partition(AFTER)[2]} knows stays in the part that it had, and so {', '.join(lacking)} slices:"
+            f" add groups that it does not know, or allow {SEEN} to have the parts drawn anew"
+        )
     raise DatasetError(
         f"there are too few separate groups to split this dataset: {', '.join(lacking)} slices; each class needs slices"
         " of three groups (patients) that share no identical or near-identical slice"
     )
 
 
-def joined_groups(slices: Sequence[Placed], by_cluster: bool = True) -> list[Unit]:
+def joined_groups(
+    slices: Sequence[Placed], by_cluster: bool = True, known: Mapping[str, str] = MappingProxyType({})
+) -> list[Unit]:
     """Groups joined wherever a cluster of identical or near-identical slices connects them, in the order of rows; each
-    alone where not `by_cluster`."""
+    alone where not `by_cluster`. A unit stays where its slices were in `known`, part by pixels' hash: of several parts
+    in the first, so that nothing is tested on that training saw or went by."""
     leader: dict[str, str] = {}
 
     def find(group: str) -> str:
@@ -113,6 +152,8 @@ def joined_groups(slices: Sequence[Placed], by_cluster: bool = True) -> list[Uni
         if each.group not in unit.groups[-1:]:
             unit.groups.append(each.group)
         unit.slices[each.label] += 1
+        if (part := known.get(each.pixels_sha256 or "")) is not None:
+            unit.stays = min(part, unit.stays or part, key=PARTS.index)
     return list(units.values())
 
 
@@ -121,11 +162,11 @@ def draw(units: Sequence[Unit], seed: int, fractions: tuple[float, float, float]
     counted by half (Sainte-Laguë's rule of seats, which favours neither large nor small parts).
 
     Units of about one size (a power of two) are in random order. Where the units of a class run short, a part that has
-    none of it goes first.
+    none of it goes first. Units that stay where they were come before all others.
     """
     order = list(units)
     random.Random(seed).shuffle(order)  # noqa: S311  (a drawing, no secret)
-    order.sort(key=lambda unit: -unit.slices.total().bit_length())
+    order.sort(key=lambda unit: (unit.stays is None, -unit.slices.total().bit_length()))
     totals = sum((unit.slices for unit in units), Counter[int]())
     left = Counter(label for unit in units for label in unit.slices)
     have: dict[str, Counter[int]] = {part: Counter() for part in PARTS}
@@ -139,7 +180,7 @@ def draw(units: Sequence[Unit], seed: int, fractions: tuple[float, float, float]
             )
 
         lacking = [part for part in PARTS if any(_short(label, part, have, left) for label in unit.slices)]
-        part = min(lacking or PARTS, key=fullness)
+        part = unit.stays or min(lacking or PARTS, key=fullness)
         have[part] += unit.slices
         left.subtract(dict.fromkeys(unit.slices, 1))
         drawn |= dict.fromkeys(unit.groups, part)

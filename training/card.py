@@ -121,7 +121,7 @@ def _training_data(content: ReportContent) -> list[str]:
         lines += ["", *_table(("Part", "Slices", "Groups", "COVID", "non-COVID"), rows)]
     if facts.allowed_leaks:
         leaks = ", ".join(plain(each) for each in facts.allowed_leaks)
-        lines += ["", f"**Trained in spite of a leak in the split ({leaks}): the metrics may flatter the model.**"]
+        lines += ["", f"**Trained in spite of a leak ({leaks}): the metrics may flatter the model.**"]
     return lines
 
 

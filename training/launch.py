@@ -10,6 +10,7 @@ from db import registry, runs
 from db.base import session_scope
 from db.datasets import find_dataset
 from db.labelled import PARTS, rows_of
+from db.leaks import SEEN
 from db.models import Dataset, ModelVersion, Split, User
 from db.splits import split_of
 from training.config import Config, preset, with_settings
@@ -51,6 +52,7 @@ def launch(
 ) -> Launched:
     """Split the dataset, if it is not yet, and launch a run on it.
 
+    What a version that the run starts from knows stays in the parts that it had, unless `seen-by-parent` is allowed.
     `writing` opens a transaction. The split is kept even where the run is refused: its page shows what leaks.
 
     Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks).
@@ -58,7 +60,9 @@ def launch(
     config = with_settings(preset(asked.preset), asked.settings)
     with writing() as s:
         dataset = _dataset(s, asked.dataset)
-        split_id = split_of(s, dataset, seed=asked.seed, as_given=asked.as_given).id
+        start = _version(s, config)
+        after = None if SEEN in asked.allowed_leaks else start
+        split_id = split_of(s, dataset, seed=asked.seed, as_given=asked.as_given, after=after).id
         dataset_id = dataset.id
     with writing() as s:
         dataset, split = s.get_one(Dataset, dataset_id), s.get_one(Split, split_id)
@@ -74,7 +78,7 @@ def launch(
             estimate=takes.as_dict(),
             seed=asked.seed,
             name=asked.name,
-            from_version=_version(s, config),
+            from_version=start,
             allowed_leaks=asked.allowed_leaks,
         )
         return Launched(run.id, dataset.title, slices, takes)

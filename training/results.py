@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from db import registry, runs
 from db.base import read_scope
+from db.leaks import CONFLICTING
 from db.models import TrainingRun
 from training.augment import Augmenter
 from training.calibrate import choose_threshold, fit_temperature, probability
@@ -29,7 +30,6 @@ from worker.engines.package import Package
 MISTAKES_SHOWN = 12
 AUGMENTED_SHOWN = 32
 PARITY_SLICES = 1000  # of the test part, at most: enough to see half a point
-MEASURED_ON = "the test part of the split: groups that training never saw"
 
 Progress = Callable[[float, str], None]
 
@@ -73,6 +73,7 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     threshold = choose_threshold(chances, known.labels, config.threshold, known.groups)
     ood = {"threshold": threshold_of(validation.distance)}
     metrics = measure_test(parts["test"], test, threshold, temperature, ood["threshold"])
+    metrics["measured_on"] = measured_on(run.allowed_leaks)
     progress(0.6, "exporting, comparing the engines, and reporting")
 
     def accompany(parity: dict[str, Any]) -> None:
@@ -100,6 +101,14 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     )
 
 
+def measured_on(leaks: Sequence[str]) -> str:
+    """What the figures hold for, of a run whose split has these leaks."""
+    seen = [leak for leak in leaks if leak != CONFLICTING]
+    if seen:
+        return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"
+    return "the test part of the split: groups that training never saw"
+
+
 def score(network: Any, pixels: NDArray[np.uint8], alive: Callable[[], None]) -> Scores:
     """The answers of a network with a distance on uint8[n,224,224]."""
     found = predict(network, pixels[..., None], alive)
@@ -110,7 +119,7 @@ def measure_test(data: Labelled, scores: Scores, threshold: float, temperature: 
     """All figures with intervals, by source too, and the share of slices that would be flagged as unfamiliar."""
     chances = probability(scores.logit, temperature)
     found = with_intervals(chances, data.labels, data.groups, threshold)
-    found |= {"measured_on": MEASURED_ON, "flagged": float((scores.distance > apart).mean())}
+    found["flagged"] = float((scores.distance > apart).mean())
     sources = np.array([f"{row.format} {row.mode}" for row in data.rows])
     if len(names := np.unique(sources)) > 1:
         groups = np.array(data.groups)
@@ -182,7 +191,7 @@ def _report(
         by_source=metrics.get("by_source", {}),
         parity=parity,
         ood_threshold=apart,
-        measured_on=MEASURED_ON,
+        measured_on=metrics["measured_on"],
     )
 
 

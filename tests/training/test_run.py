@@ -70,6 +70,7 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
         test = splits.split_of(s, s.merge(dataset))
     assert (asked.part, asked.split_id) == ("test", test.id), "the promotion gate is asked at once"
     assert version.facts["split"] == {"id": test.id, "dataset": "site/1"}
+    assert version.metrics["measured_on"].endswith("groups that training never saw")
     assert version.dataset_hash == dataset.sha256
     assert {"accuracy", "auc", "ece", "intervals", "confusion_matrix", "flagged"} <= set(version.metrics)
     folder = registry.package_folder(version)
@@ -81,6 +82,15 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
         assert (scores.distance > package.ood["threshold"]).all(), f"{engine}: black squares are no chest"
     with session_scope() as s:
         assert s.get_one(TrainingRun, view.id).checkpoint == {}
+
+
+def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
+    from training.results import measured_on
+
+    assert "never saw" in measured_on([])
+    assert "never saw" in measured_on(["conflicting-labels"]), "wrong labels were not seen in training"
+    leaky = measured_on(["conflicting-labels", "seen-by-parent"])
+    assert leaky == "the test part of a split that leaks (seen-by-parent): training has seen some of it"
 
 
 def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, monkeypatch):

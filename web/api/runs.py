@@ -32,8 +32,9 @@ revalidate(blueprint)
 def create(json_data: RunIn) -> ResponseReturnValue:
     """Launch a training run
 
-    On a dataset that is ready. A split that leaks is refused unless each leak is allowed by its name. The estimate of
-    time and disk comes with `live` once a worker has the run.
+    On a dataset that is ready. A split that leaks is refused unless each leak is allowed by its name; so is one that
+    measures on slices which trained the version that the run starts from. The estimate of time and disk comes with
+    `live` once a worker has the run.
     """
     run_id = launch(require_admin(), json_data)
     return shown(run_id), 202, {"Location": url_for("api_runs.show", run_id=run_id)}

@@ -10,7 +10,7 @@ from web.api.schemas import Cursor, Out, Timestamp
 DatasetState = Literal["queued", "building", "ready", "failed"]
 RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
 CheckState = Literal["queued", "running", "finished", "failed"]
-LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels"]
+LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels", "seen-by-parent"]
 Named = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._/-]+$")]
 ModelLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,80}/[0-9]{1,9}$")]
 Setting = Annotated[
@@ -82,7 +82,11 @@ class RunIn(BaseModel):
     seed: Seed = 7
     name: str = Field("", max_length=100)
     settings: list[Setting] = Field(default_factory=list, max_length=100, description="`key=value`, over the preset.")
-    from_model: ModelLabel | None = Field(None, description="`name/number` of the version that the run starts from.")
+    from_model: ModelLabel | None = Field(
+        None,
+        description="`name/number` of the version that the run starts from. What that knows stays in the parts of the"
+        " split that it had, unless `seen-by-parent` is allowed.",
+    )
     allow_leaks: list[LeakName] = Field(default_factory=list, max_length=10)
     groups_as_given: AsGiven = False
 
