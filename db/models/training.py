@@ -18,8 +18,8 @@ class TrainingRun(LeaseMixin, Base):
 
     `config`: the preset with what was set, whole. `environment`: code and library versions, backend, device. `live`:
     where it stands now: stage, epoch, step, steps, loss, rate (images/s), eta_seconds. `checkpoint`: files in storage
-    by name, with the stage and epoch they were written after. `allowed_leaks`: leaks that the launcher overrode by
-    name.
+    by name, with the stage and epoch they were written after. `allowed_leaks`: the leaks that are there, each of
+    which the launcher allowed by name.
     """
 
     __tablename__ = "training_run"
@@ -70,7 +70,8 @@ class Epoch(Base):
 
 
 class Evaluation(LeaseMixin, Base):
-    """A model version's scores on a dataset, or on one part of a split of it; made once, by a training worker.
+    """A model version's scores on a dataset, or on one part of a split of it; made once, by an evaluation worker
+    or by the command line that waits for it.
 
     `scores_sha256`: a .npy in storage, float32[n], logits in the order of the dataset's rows (of the part's, where
     there is one). `result`: metrics with intervals; for a site check (no split) the verdict too.
