@@ -9,7 +9,7 @@ from cli.model_tables import FIGURES, comparison_rows, find_version, with_interv
 from cli.operator import reading, writing
 from cli.options import json_option
 from cli.output import RESEARCH_LINE, print_json, print_table, say
-from db import datasets, evaluations, promotion
+from db import datasets, evaluations, lineage, promotion
 from db.evaluations import EvaluationError
 from db.models import Dataset, Evaluation, ModelVersion, Split
 
@@ -92,7 +92,7 @@ def _ask(labels: list[str], dataset: str | None) -> list[int]:
 
 def _slices(session: Session, version: ModelVersion, label: str | None) -> tuple[Dataset, Split | None]:
     if label is None:
-        split = promotion.held_out(session, version)
+        split = lineage.held_out(session, version)
         if split is None:
             raise UsageError(f"{version.label} has no test part in this database: name a dataset with --on")
         return split.dataset, split

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from db import broker, leases
 from db.base import from_now
 from db.leases import Claim
+from db.lineage import makers_of
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, User, Work
-from db.registry import find_version
 from db.storage import storage
 
 PARTS = ("train", "validation", "test")
@@ -129,9 +129,7 @@ def share_known(s: Session, version: ModelVersion, dataset: Dataset) -> float:
     """The share of a dataset's slices that the version, or one it was made from, was trained on as far as is known."""
     if version.dataset_hash is not None and version.dataset_hash == dataset.sha256:
         return 1.0
-    labels = [each for each in version.facts.get("lineage", []) if isinstance(each, str)]
-    makers = [version, *(found for each in labels if (found := find_version(s, each)))]
-    titles = {str(each.facts["dataset"]) for each in makers if each.facts.get("dataset")}
+    titles = {str(each.facts["dataset"]) for each in makers_of(s, version) if each.facts.get("dataset")}
     ids = [each.id for each in s.scalars(select(Dataset)) if each.title in titles]
     trained_on = select(LabelledSlice.pixels_sha256).where(
         LabelledSlice.dataset_id.in_(ids), LabelledSlice.row.is_not(None)

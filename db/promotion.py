@@ -1,7 +1,7 @@
 """The promotion gate: whether a candidate may take the champion's place, and the promotion that keeps its figures.
 
-The rule. Candidate and champion are held to the same slices, the test part of the candidate's own split, which no
-training of the candidate saw. The candidate is refused
+The rule. Candidate and champion are held to the same slices, the test part of the candidate's own split. Notes say who
+was trained on some of them, and on how many. The candidate is refused
 
 - when its sensitivity there, as measured, is below its floor (`facts["floor"]`, else 0.85: of seven positive slices
   one may be missed). It is the figure that counts and not the upper end of its interval: a small test part has an
@@ -21,7 +21,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from db import evaluations, registry
-from db.models import Evaluation, ModelVersion, Promotion, Split, User, Work
+from db.lineage import flattered, held_out
+from db.models import Evaluation, ModelVersion, Promotion, User, Work
 
 DEFAULT_FLOOR = 0.85
 NOT_WORSE_IN = {"auc": "AUC", "accuracy": "accuracy", "recall": "sensitivity"}
@@ -76,15 +77,6 @@ def floor_of(version: ModelVersion) -> float:
     return float(floor) if isinstance(floor, int | float) and 0 <= floor <= 1 else DEFAULT_FLOOR
 
 
-def held_out(s: Session, version: ModelVersion) -> Split | None:
-    """The split whose test part the version's training never saw; None where it has none in this database."""
-    known = version.facts.get("split")
-    if not isinstance(known, dict) or not isinstance(known.get("id"), int):
-        return None
-    split = s.get(Split, known["id"])
-    return split if split is not None and split.dataset.title == known.get("dataset") else None
-
-
 def gate_of(s: Session, version: ModelVersion) -> Gate:
     """The gate's word now, from the evaluations that are done; `not compared yet` where one is missing."""
     champion, split = registry.champion(s), held_out(s, version)
@@ -104,7 +96,8 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
     known |= _measured(own)
     if champion is None:
         found = objections({}, known["sensitivity"], known["floor"])
-        return Gate(REFUSED if found else NOTHING, **known, reasons=found or ["there is no champion"])
+        notes = flattered(s, [version], split.dataset_id, split, PART)
+        return Gate(REFUSED if found else NOTHING, **known, reasons=found or ["there is no champion"], notes=notes)
     theirs = evaluations.find(s, version=champion, dataset=split.dataset, split=split, part=PART)
     if theirs is None or theirs.state != Work.DONE:
         return Gate(PENDING, **known, reasons=_what_is_missing(theirs, champion))
@@ -112,7 +105,7 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
     if not figures:
         return Gate(PENDING, **known, reasons=["the scores of one of the two are gone: they could not be compared"])
     found = objections(figures, known["sensitivity"], known["floor"])
-    notes = _unfair(s, version, champion, split)
+    notes = flattered(s, [version, champion], split.dataset_id, split, PART)
     verdict = REFUSED if found else PASSED
     if not found and all(figures[name]["low"] is None for name in NOT_WORSE_IN):
         verdict, found = NOTHING, ["the test part is one group, which tells nothing of others"]
@@ -133,24 +126,6 @@ def _what_is_missing(evaluation: Evaluation | None, version: ModelVersion) -> li
     if evaluation is not None and evaluation.state == Work.FAILED:
         return [f"the evaluation of {version.label} failed: {evaluation.error}"]
     return [f"{version.label} is not evaluated on it yet"]
-
-
-def _unfair(s: Session, candidate: ModelVersion, champion: ModelVersion, split: Split) -> list[str]:
-    """Who may know slices of the test part already, which flatters them: a champion, or what a candidate came from."""
-    labels = [each for each in candidate.facts.get("lineage", []) if isinstance(each, str)]
-    parents = [parent for each in labels if (parent := registry.find_version(s, each))]
-    knowing = dict.fromkeys(each.label for each in (champion, *parents) if _other_split(each, split))
-    return [
-        f"{each} was trained on another split of {split.dataset.name}: it may have seen these slices"
-        for each in knowing
-    ]
-
-
-def _other_split(version: ModelVersion, split: Split) -> bool:
-    known = version.facts.get("split")
-    if not isinstance(known, dict) or known.get("id") == split.id:
-        return False
-    return str(known.get("dataset", "")).rpartition("/")[0] == split.dataset.name
 
 
 def request_gate(s: Session, version: ModelVersion, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:

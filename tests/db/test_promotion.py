@@ -6,7 +6,7 @@ import pytest
 
 from db import evaluations, promotion, registry
 from db.base import read_scope, session_scope
-from db.models import Dataset, Evaluation, ModelVersion, Promotion, Split, User, Work
+from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, Split, User, Work
 from db.promotion import GateClosed, objections
 from db.storage import storage
 from tests.conftest import fake_package
@@ -203,19 +203,36 @@ def test_an_evaluation_that_failed_is_named_and_asked_for_once_more(models: Regi
         assert (again.id, again.state) == (asked.id, Work.READY)
 
 
-def test_a_champion_or_a_parent_that_may_have_seen_the_slices_is_pointed_out(models: Registry) -> None:
+def test_who_was_trained_on_slices_of_the_test_part_is_pointed_out_with_their_number(models: Registry) -> None:
     with session_scope() as s:
-        split = Split(dataset_id=models.dataset.id, rule="groups", seed=8, assignment={}, leaks={})
+        slices = [("a", "1"), ("b", "2"), ("b", "3"), ("c", "4")]
+        for row, (group, pixels) in enumerate(slices):
+            known = {"dataset_id": models.dataset.id, "group": group, "pixels_sha256": pixels, "label": 1}
+            s.add(LabelledSlice(ordinal=row, row=row, name=f"{row}.png", **known))
+        s.get_one(Split, models.split.id).assignment = {"a": "train", "b": "test", "c": "test"}
+        parts = {"a": "test", "b": "train", "c": "validation"}
+        split = Split(dataset_id=models.dataset.id, rule="groups", seed=8, assignment=parts, leaks={})
         s.add(split)
-    old = models.add("old", split={"id": split.id, "dataset": "site/1"})
-    new = models.add("new")
-    promote_first(models, old)
-    models.evaluate(new, 0.92)
-    assert gate(new).notes == ["old/1 was trained on another split of site: it may have seen these slices"]
-    parent = models.add("parent", split={"id": split.id, "dataset": "site/1"})
+    other = {"id": split.id, "dataset": "site/1"}
+    parent = models.add("parent", split=other)
     child = models.add("child", lineage=["gone/1", parent.label])
     models.evaluate(child, 0.92)
-    assert [note.split()[0] for note in gate(child).notes] == ["old/1", "parent/1"]
+    assert gate(child).notes == ["child/1, or a version it comes from, was trained on 2 of these slices"]
+    old, new = models.add("old", split=other), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    models.evaluate(child, 0.92)
+    assert gate(new).notes == ["old/1, or a version it comes from, was trained on 2 of these slices"]
+    assert [note.split(",")[0] for note in gate(child).notes] == ["child/1", "old/1"]
+
+
+def test_a_version_whose_slices_are_elsewhere_may_have_seen_these(models: Registry) -> None:
+    imported, new = models.add("imported", split=None, dataset="clinic/4"), models.add("new", dataset="site/1")
+    promote(imported, "the site check was good")
+    models.evaluate(new, 0.92)
+    assert gate(new).notes == [
+        "what imported/1 was trained on is not in this database: it may have seen these slices",
+    ]
 
 
 def test_a_champion_that_changed_meanwhile_is_not_replaced_on_old_figures(models: Registry) -> None:
