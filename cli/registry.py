@@ -69,24 +69,15 @@ def show(version: str, as_json: bool) -> None:
             "facts": found.facts,
             "dataset_hash": found.dataset_hash,
             "files": found.files,
-            "promotions": _promotions(session, found),
+            "promotions": _promotions(session, found, figures=as_json),
         }
     print_json(view) if as_json else print_table(("", "value"), flat(view))
 
 
-def _promotions(session: Session, version: ModelVersion) -> list[dict[str, Any]]:
-    """Return when, by whom and why the version was promoted, and what the gate said."""
-    return [
-        {
-            "at": each.created_at.isoformat(),
-            "by": each.user.name if each.user else each.gate.get("who", ""),
-            "reason": each.reason,
-            "verdict": each.gate.get("verdict", ""),
-            "overridden": each.gate.get("overridden", False),
-        }
-        for each in registry.promotions(session)
-        if each.model_version_id == version.id
-    ]
+def _promotions(session: Session, version: ModelVersion, *, figures: bool) -> list[dict[str, Any]]:
+    """Return when, by whom and why the version was promoted, and what the gate said; its figures for programs only."""
+    shown = promotion.promotions_of(session, version)
+    return shown if figures else [{key: each[key] for key in each if key != "figures"} for each in shown]
 
 
 @models.command()
@@ -163,12 +154,17 @@ def _who() -> str:
 @reason_option
 @json_option
 def rollback(reason: str, as_json: bool) -> None:
-    """Make the champion before the present one the champion again."""
+    """Make the champion before the present one the champion again; a reason is needed.
+
+    Once more goes back one further: a promotion that was rolled back no longer counts.
+    """
     with writing() as session:
         try:
-            chosen = registry.rollback(session, None, reason)
+            chosen = registry.rollback(session, None, reason, _who())
         except registry.NoEarlierChampion as error:
             raise NotFoundOrDenied(str(error)) from error
+        except registry.RollbackRefused as error:
+            raise Refused(f"{error}: --reason") from error
         shown = version_view(chosen, chosen)
     print_json(shown) if as_json else say(f"{shown['version']} is the champion again")
 

@@ -176,3 +176,20 @@ def promote(
         raise GateClosed(f"{version.label}: {gate.verdict} ({why}); a promotion needs a reason")
     kept = {**gate.as_dict(), "overridden": overridden, "who": who or (user.name if user else "")}
     return registry.promote(s, version, user, reason.strip(), kept)
+
+
+def promotions_of(s: Session, version: ModelVersion) -> list[dict[str, Any]]:
+    """When, by whom and why a version was promoted, newest first; what the gate said, and the figures it went by."""
+    return [
+        {
+            "at": each.created_at.isoformat(),
+            "by": each.user.name if each.user else each.gate.get("who", ""),
+            "reason": each.reason,
+            "verdict": each.gate.get("verdict", ""),
+            "overridden": each.gate.get("overridden", False),
+            "champion": each.gate.get("champion"),
+            "figures": each.gate.get("figures", {}),
+        }
+        for each in registry.promotions(s)
+        if each.model_version_id == version.id
+    ]

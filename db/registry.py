@@ -16,10 +16,15 @@ from db.models import Job, ModelVersion, Promotion, User
 from db.storage import storage
 
 MANIFEST = "package.json"
+ROLLBACK = "rollback"  # the gate's verdict on a promotion that took one back
 NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-class NoEarlierChampion(Exception):
+class RollbackRefused(Exception):
+    """There is no going back like this; one line for people says why."""
+
+
+class NoEarlierChampion(RollbackRefused):
     """There is no champion before this one to go back to."""
 
 
@@ -83,15 +88,34 @@ def promote(
     return promotion
 
 
-def rollback(s: Session, user: User | None, reason: str) -> ModelVersion:
-    """Promote the champion before the current one again, without the gate. Raises NoEarlierChampion."""
-    now = champion(s)
-    query = select(Promotion).order_by(Promotion.id.desc())
-    earlier = next((p for p in s.scalars(query) if now and p.model_version_id != now.id), None)
+def champion_before(s: Session) -> ModelVersion | None:
+    """The champion that a rollback brings back; promotions that a rollback undid no longer count."""
+    standing: list[ModelVersion] = []
+    for each in reversed(promotions(s)):
+        version = each.model_version
+        if each.gate.get("verdict") == ROLLBACK and version in standing:
+            while standing[-1] is not version:
+                standing.pop()
+        elif version not in standing[-1:]:
+            standing.append(version)
+    return standing[-2] if len(standing) > 1 else None
+
+
+def rollback(s: Session, user: User | None, reason: str, who: str = "") -> ModelVersion:
+    """Promote the champion before the current one again, without the gate.
+
+    `who` names one whom this database does not know. Raises RollbackRefused: a reason is missing, or NoEarlierChampion.
+    """
+    now, earlier = champion(s), champion_before(s)
+    if now is None:
+        raise NoEarlierChampion("there is no champion yet")
     if earlier is None:
-        raise NoEarlierChampion("no other model version was ever champion")
-    promote(s, earlier.model_version, user, reason, {"verdict": "rollback", "champion": now.label if now else None})
-    return earlier.model_version
+        raise NoEarlierChampion(f"there is no champion before {now.label} to go back to")
+    if not reason.strip():
+        raise RollbackRefused("a rollback needs a reason")
+    kept = {"verdict": ROLLBACK, "champion": now.label, "who": who or (user.name if user else "")}
+    promote(s, earlier, user, reason.strip(), kept)
+    return earlier
 
 
 def promotions(s: Session) -> list[Promotion]:

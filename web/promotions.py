@@ -8,7 +8,7 @@ from db.evaluations import EvaluationError
 from db.models import ModelVersion, User
 from db.packages import PackageRefused
 from db.promotion import PENDING, Gate, GateClosed
-from db.registry import NoEarlierChampion
+from db.registry import RollbackRefused
 from web.errors import Problem, sentence
 from web.lookup import row_of
 from web.uploads import FIELD, check_multipart, file_parts, part_path
@@ -51,11 +51,11 @@ def compare(user: User, version_id: int) -> None:
 
 
 def roll_back(user: User, reason: str) -> int:
-    """Make the champion before the present one the champion again; its id. Raises Problem 409."""
+    """Make the champion before the present one the champion again; its id. Raises Problem 409, without a reason too."""
     try:
         with session_scope() as s:
             return registry.rollback(s, user, tidy(reason)).id
-    except NoEarlierChampion as error:
+    except RollbackRefused as error:
         raise Problem(409, "conflict", sentence(error)) from error
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from db.datasets import dataset_view
 from db.evaluations import evaluation_view, of_version
 from db.models import Dataset, ModelVersion, TrainingRun
-from db.promotion import gate_of
+from db.promotion import gate_of, promotions_of
 from db.registry import champion, used_by
 from db.runs import epochs_of, run_view
 from db.split_view import splits_of
@@ -54,6 +54,7 @@ def model_detail(s: Session, version: ModelVersion) -> dict[str, Any]:
         "used_by": used_by(s, version),
         "checks": [evaluation_view(one).as_dict() for one in of_version(s, version)],
         "gate": gate_of(s, version).as_dict(),
+        "promotions": promotions_of(s, version),
         "links": {
             "self": url_for("api_models.show", model_id=version.id),
             "card": url_for("api_models.card", model_id=version.id),

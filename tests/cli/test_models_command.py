@@ -146,8 +146,14 @@ def test_rollback_is_one_step(run: Run, add_version: AddVersion) -> None:
     add_version("old"), add_version("new")
     run("promote", "old/1", "--reason", "the first")
     run("promote", "new/1")
+    refused = run("rollback", "--reason", " ")
+    assert (refused.exit_code, refused.stderr) == (1, "Error: a rollback needs a reason: --reason\n")
     assert run("rollback", "--reason", "worse on CT 2").stderr == "old/1 is the champion again\n"
     assert champion_now() == "old/1"
+    newest, _ = json.loads(run("show", "old/1", "--json").stdout)["promotions"]
+    assert (newest["reason"], newest["verdict"], newest["champion"]) == ("worse on CT 2", "rollback", "new/1")
+    assert newest["by"].endswith("the command line")
+    assert "promotions.1.figures" not in run("show", "old/1").stdout
 
 
 def test_a_check_says_whether_a_model_may_be_used_at_a_site(run: Run, add_version: AddVersion) -> None:
@@ -185,7 +191,7 @@ def test_a_check_on_what_the_model_was_trained_on_is_no_evidence(run: Run, add_v
         (("promote", "nosuch/1"), 3, "there is no model version nosuch/1"),
         (("export", "nosuch/1", "x.tar"), 3, "there is no model version nosuch/1"),
         (("import", "nosuch.tar"), 2, "does not exist"),
-        (("rollback",), 3, "no other model version was ever champion"),
+        (("rollback",), 3, "there is no champion yet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -72,7 +72,7 @@ def test_model_versions_are_listed_promoted_and_rolled_back(operate, champion, n
 
 def test_there_is_nothing_to_roll_back_to(operate, champion):
     result = operate("models", "rollback")
-    assert (result.returncode, result.stderr) == (3, "Error: no other model version was ever champion\n")
+    assert (result.returncode, result.stderr) == (3, "Error: there is no champion before fake/1 to go back to\n")
 
 
 def test_a_database_that_was_never_made_is_one_clear_line(ctbatch):

@@ -263,6 +263,39 @@ def test_rollback_is_one_step_and_history_stays(models: Registry) -> None:
     ]
 
 
+def test_each_rollback_goes_back_one_further_and_what_was_undone_stays_undone(models: Registry, ann: User) -> None:
+    versions = {name: models.add(name) for name in ("a", "b", "c", "d")}
+
+    def crown(name: str) -> None:
+        with session_scope() as s:
+            registry.promote(s, versions[name], None, "better")
+
+    def back() -> str:
+        with session_scope() as s:
+            return registry.rollback(s, ann, "worse").label
+
+    for name in ("a", "b", "c"):
+        crown(name)
+    assert [back(), back()] == ["b/1", "a/1"]
+    with pytest.raises(registry.NoEarlierChampion, match="no champion before a/1"):
+        back()
+    for name in ("c", "d", "c"):
+        crown(name)
+    assert [back(), back(), back()] == ["d/1", "c/1", "a/1"]
+    with read_scope() as s:
+        assert {each.gate.get("who") for each in registry.promotions(s)} == {"ann", None}
+
+
+def test_a_rollback_that_brought_back_what_was_undone_counts_as_it_happened(models: Registry) -> None:
+    versions = [models.add(name) for name in ("a", "b", "c")]
+    with session_scope() as s:
+        for version in versions:
+            registry.promote(s, version, None, "better")
+        for version in (versions[1], versions[2]):  # as earlier releases went back twice
+            registry.promote(s, version, None, "worse", {"verdict": "rollback"})
+        assert registry.rollback(s, None, "worse").label == "b/1"
+
+
 def test_the_champion_is_compared_with_nothing(models: Registry) -> None:
     old = models.add("old")
     promote_first(models, old)

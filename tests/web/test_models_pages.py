@@ -169,11 +169,34 @@ def test_rollback_brings_the_champion_before_back(admin: Api, roots_browser: Bro
     assert admin.post("/models/rollback", json={"reason": "x"}).status_code == 409
     admin.post(f"/models/{version_id}/promote", json={"reason": "x", "force": True})
     assert "Roll back" in roots_browser.get("/models").text
+    for reason in ("", " \n"):
+        refused = admin.post("/models/rollback", json={"reason": reason})
+        assert (refused.status_code, refused.json["detail"]) == (409, "A rollback needs a reason.")
     back = admin.post("/models/rollback", json={"reason": "it missed some"})
     assert (back.status_code, back.json["label"], champion()) == (200, "fake/1", "fake/1")
     token = roots_browser.csrf("/models")
-    roots_browser.client.post("/models/rollback", data={"csrf_token": token, "reason": "again"})
-    assert champion() == "site/1"
+    again = roots_browser.client.post("/models/rollback", data={"csrf_token": token, "reason": "again"})
+    assert (again.status_code, champion()) == (409, "fake/1")
+    assert "There is no champion before fake/1 to go back to." in again.text
+    assert "Roll back" not in roots_browser.get("/models").text
+
+
+def test_promotions_are_told_with_who_when_why_and_figures(admin: Api, version_id: int) -> None:
+    admin.post(f"/models/{version_id}/promote", json={"reason": "x"})
+    carry_out(0.03)
+    admin.post(f"/models/{version_id}/promote", json={"reason": "it is better"})
+    [told] = admin.get(f"/models/{version_id}").json["promotions"]
+    assert (told["by"], told["reason"], told["verdict"], told["overridden"]) == (
+        "root",
+        "it is better",
+        "passed",
+        False,
+    )
+    assert (told["champion"], told["figures"]["auc"]["difference"]) == ("fake/1", 0.03)
+    admin.post("/models/rollback", json={"reason": "it missed some"})
+    back = admin.get("/models/1").json["promotions"][0]
+    assert (back["by"], back["verdict"], back["champion"], back["figures"]) == ("root", "rollback", "site/1", {})
+    assert back["at"] >= told["at"]
 
 
 def test_only_admins_change_models(api: Api, anns_browser: Browser, version_id: int) -> None:

@@ -78,7 +78,8 @@ def promote(model_id: int, json_data: PromoteIn) -> dict[str, Any]:
 def rollback(json_data: RollbackIn) -> dict[str, Any]:
     """Roll back to the champion before
 
-    In one step, without the gate. For admins.
+    In one step, without the gate; a reason is needed. Once more goes back one further, to where there is no champion
+    before (409). For admins.
     """
     return shown(promotions.roll_back(require_admin(), json_data.reason))
 

@@ -183,6 +183,18 @@ class CheckOut(Out):
     finished_at: Timestamp | None
 
 
+class PromotionOut(Out):
+    """One time that a version became the champion. `verdict`: the gate's, or `rollback`."""
+
+    at: Timestamp
+    by: str
+    reason: str
+    verdict: str
+    overridden: bool
+    champion: str | None = Field(description="The champion whose place it took.")
+    figures: dict[str, Any] = Field(description="The gate's comparison with that champion.")
+
+
 class ModelDetail(ModelOut):
     """A model version with its making, its files, and how it stands beside the champion."""
 
@@ -191,7 +203,8 @@ class ModelDetail(ModelOut):
     files: dict[str, str] = Field(description="SHA-256 by file name.")
     used_by: int = Field(description="Jobs that were predicted with it.")
     checks: list[CheckOut]
-    gate: dict[str, Any] = Field(description="The promotion gate's verdict, reasons and figures.")
+    gate: dict[str, Any] = Field(description="The promotion gate's verdict, reasons, notes and figures.")
+    promotions: list[PromotionOut] = Field(description="Newest first.")
     links: dict[str, str]
 
 
@@ -203,7 +216,7 @@ class PromoteIn(BaseModel):
 
 
 class RollbackIn(BaseModel):
-    """Why the champion before the present one comes back."""
+    """Why the champion before the present one comes back; `reason` must not be empty."""
 
     reason: Reason = ""
 

@@ -117,13 +117,13 @@ def _version(version_id: int) -> ModelVersion:
 def _index(problem: Problem | None) -> Response:
     with read_scope() as s:
         versions, now = registry.list_versions(s), registry.champion(s)
-        history = registry.promotions(s)
+        before = registry.champion_before(s)
     page = render_template(
         "models.html",
         versions=versions,
         champion=now,
         is_admin=require_user().is_admin,
-        can_roll_back=any(now and each.model_version_id != now.id for each in history),
+        before=before,
         problem=problem,
     )
     return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
