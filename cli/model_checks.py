@@ -1,5 +1,8 @@
 """`ctbatch models check` and `compare`: a version on a new site's sample, and two versions on the same slices."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 from sqlalchemy.orm import Session
 
@@ -9,9 +12,10 @@ from cli.model_tables import FIGURES, comparison_rows, find_version, with_interv
 from cli.operator import reading, writing
 from cli.options import json_option
 from cli.output import RESEARCH_LINE, print_json, print_table, say
-from db import datasets, evaluations, lineage, promotion
+from db import comparisons, datasets, evaluations
+from db.comparisons import Pair
 from db.evaluations import EvaluationError
-from db.models import Dataset, Evaluation, ModelVersion, Split
+from db.models import Dataset
 
 
 @click.command()
@@ -26,9 +30,10 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     not where the upper end of one is below; else there is not enough evidence, and how many more groups would help is
     said. Slices that the model was trained on are no evidence.
     """
-    evaluation_id = _ask([version], dataset)[0]
-    found = carry_out(evaluation_id, quiet=as_json)
-    view = evaluations.evaluation_view(found)
+    with _asking() as session:
+        found, on = find_version(session, version), _dataset(session, dataset)
+        evaluation_id = evaluations.request(session, version=found, dataset=on, hint=False).id
+    view = evaluations.evaluation_view(carry_out(evaluation_id, quiet=as_json))
     if as_json:
         print_json(view.as_dict())
         return
@@ -53,50 +58,49 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 @click.option("--on", "dataset", metavar="DATASET", help="Compare on this whole dataset  [default: A's test part]")
 @json_option
 def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
-    """Compare the model versions A and B on the same slices, paired by resampling the same groups."""
-    ids = _ask([first, second], dataset)
-    if ids[0] == ids[1]:
-        raise UsageError(f"{first} and {second} are the same model version")
+    """Compare the model versions A and B on the same slices, paired by resampling the same groups.
+
+    Says too if one of them was trained on some of the slices.
+    """
+    with _asking() as session:
+        pair = _pair(session, first, second, dataset)
+        ids = [each.id for each in comparisons.request(session, pair, hint=False)]
     for evaluation_id in ids:
         carry_out(evaluation_id, quiet=as_json)
     with reading() as session:
-        ours, theirs = (evaluations.evaluation_view(session.get_one(Evaluation, each)) for each in ids)
-    figures = ours.result["against"].get(theirs.model_version)
-    if not figures:
-        raise NotFoundOrDenied(f"the scores of {ours.model_version} or {theirs.model_version} are gone")
+        found = comparisons.comparison_of(session, _pair(session, first, second, dataset))
+    if found is None or not found.figures:
+        raise NotFoundOrDenied(found.error if found and found.error else "the evaluations are gone from the database")
     if as_json:
-        kept = {"a": ours.model_version, "b": theirs.model_version, "dataset": ours.dataset, "part": ours.part}
-        print_json({**kept, "slices": ours.result["n"], "groups": ours.result["groups"], "figures": figures})
+        kept = {"a": found.model_version, "b": found.with_model}
+        names = ("dataset", "part", "slices", "groups", "figures", "notes")
+        print_json(kept | {name: getattr(found, name) for name in names})
         return
-    say(f"{ours.dataset}{f' ({ours.part})' if ours.part else ''}: {ours.result['n']} slices, "
-        f"{ours.result['groups']} groups")  # fmt: skip
+    say(f"{found.dataset}{f' ({found.part})' if found.part else ''}: {found.slices} slices, {found.groups} groups")
     print_table(
-        ("figure", ours.model_version, theirs.model_version, "difference", "95 %", ""), comparison_rows(figures)
+        ("figure", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
     )
+    for line in found.notes:
+        say(f"  {line}")
 
 
-def _ask(labels: list[str], dataset: str | None) -> list[int]:
-    """Return the ids of these versions' evaluations on the dataset, or on the first one's test part."""
+@contextmanager
+def _asking() -> Iterator[Session]:
+    """Yield a writing session; what cannot be evaluated is a mistake in the command's words."""
     try:
         with writing() as session:
-            versions = [find_version(session, label) for label in labels]
-            chosen, split = _slices(session, versions[0], dataset)
-            part = promotion.PART if split else None
-            return [
-                evaluations.request(session, version=each, dataset=chosen, split=split, part=part, hint=False).id
-                for each in versions
-            ]
+            yield session
     except EvaluationError as error:
         raise UsageError(str(error)) from error
 
 
-def _slices(session: Session, version: ModelVersion, label: str | None) -> tuple[Dataset, Split | None]:
-    if label is None:
-        split = lineage.held_out(session, version)
-        if split is None:
-            raise UsageError(f"{version.label} has no test part in this database: name a dataset with --on")
-        return split.dataset, split
+def _pair(session: Session, first: str, second: str, dataset: str | None) -> Pair:
+    versions = find_version(session, first), find_version(session, second)
+    return comparisons.pair_of(session, *versions, _dataset(session, dataset) if dataset else None)
+
+
+def _dataset(session: Session, label: str) -> Dataset:
     found = datasets.find_dataset(session, label)
     if found is None:
         raise NotFoundOrDenied(f"there is no dataset {label}")
-    return found, None
+    return found

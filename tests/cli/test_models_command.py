@@ -183,7 +183,11 @@ def test_a_check_on_what_the_model_was_trained_on_is_no_evidence(run: Run, add_v
         (("check", "new/1"), 2, "Missing option '--on'"),
         (("check", "new/1", "--on", "young"), 2, "the dataset young/1 cannot be used: it is still being built"),
         (("compare", "new/1", "new/1", "--on", "site"), 2, "are the same model version"),
-        (("compare", "bare/1", "new/1"), 2, "bare/1 has no test part in this database: name a dataset with --on"),
+        (
+            ("compare", "bare/1", "new/1"),
+            2,
+            "bare/1 has no test part in this database: name a dataset to compare them on",
+        ),
         (("compare", "new/1", "nosuch/1"), 3, "there is no model version nosuch/1"),
         (("show", "99999999999999999999"), 3, "there is no model version 99999999999999999999"),
         (("show", "new/99999999999999999999"), 3, "there is no model version new/99999999999999999999"),
@@ -217,6 +221,10 @@ def test_two_versions_are_compared_on_the_firsts_test_part_or_on_a_dataset(run: 
         "b/1", "a/1", "site/1", None, 60,
     )  # fmt: skip
     assert whole["figures"]["recall"]["high"] < 0
+    known = [f"{label}, or a version it comes from, was trained on 30 of these slices" for label in ("b/1", "a/1")]
+    assert whole["notes"] == known
+    assert all(f"  {line}\n" in run("compare", "b/1", "a/1", "--on", "site").stderr for line in known)
+    assert "was trained on" not in part.stderr
 
 
 def test_an_evaluation_that_a_worker_has_already_is_waited_for(

@@ -13,6 +13,7 @@ from db import evaluations, registry
 from db.base import read_scope, session_scope
 from db.models import Dataset, Evaluation, ModelVersion
 from db.splits import split_of
+from db.storage import storage
 from tests.conftest import fake_package
 from tests.web.play import Api, Browser, png, ready_dataset
 
@@ -84,7 +85,7 @@ def carry_out(difference: float = 0.0) -> None:
                 figures = evaluations.mirrored(figures)
             others = {other.id: figures for other in evaluations.done_beside(s, found)}
         with session_scope() as s:
-            assert evaluations.finish(s, claim, "0" * 64, METRICS, others)
+            assert evaluations.finish(s, claim, storage().put(b"scores"), METRICS, others)
 
 
 def champion() -> str:
@@ -203,9 +204,10 @@ def test_only_admins_change_models(api: Api, anns_browser: Browser, version_id: 
     assert api.post(f"/models/{version_id}/promote", json={"reason": "x"}).status_code == 403
     assert api.post("/models/rollback", json={}).status_code == 403
     assert api.post(f"/models/{version_id}/checks", json={"dataset": "site/1"}).status_code == 403
+    assert api.post(f"/models/{version_id}/comparisons", json={"with_model": "fake/1"}).status_code == 403
     assert api.post("/models/import", data={"files": (io.BytesIO(b"x"), "x.tar")}).status_code == 403
     token = anns_browser.csrf("/models")
-    for action in ("promote", "compare", "check"):
+    for action in ("promote", "compare", "comparisons", "check"):
         answer = anns_browser.client.post(f"/models/{version_id}/{action}", data={"csrf_token": token})
         assert answer.status_code == 403
     assert "Import a model version" not in anns_browser.get("/models").text
@@ -228,6 +230,70 @@ def test_site_check_is_queued_and_its_verdict_shown(admin: Api, roots_browser: B
     token = roots_browser.csrf("/models")
     unknown = {"csrf_token": token, "dataset": "none\0"}
     assert roots_browser.client.post(f"/models/{version_id}/check", data=unknown).status_code == 422
+
+
+def test_two_versions_are_compared_over_the_api(admin: Api, version_id: int, split_id: int, tmp_path: Path) -> None:
+    add_version(tmp_path / "third", split_id, "third")
+    url, asked = f"/models/{version_id}/comparisons", {"with_model": "third/1"}
+    queued = admin.post(url, json=asked)
+    assert (queued.status_code, queued.json["state"], queued.json["part"]) == (202, "queued", "test")
+    carry_out(0.02)
+    done = admin.post(url, json=asked).json
+    assert (done["state"], done["dataset"], done["slices"], done["groups"]) == ("finished", "site/1", 60, 12)
+    assert abs(done["figures"]["auc"]["difference"]) == 0.02
+    assert (done["model_version"], done["with_model"], done["notes"]) == ("site/1", "third/1", [])
+    whole = admin.post(url, json=asked | {"dataset": "site"}).json
+    assert (whole["state"], whole["part"]) == ("queued", None)
+    carry_out()
+    assert admin.post(url, json=asked | {"dataset": "site"}).json["notes"] == [
+        f"{label}, or a version it comes from, was trained on 40 of these slices" for label in ("site/1", "third/1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "told"),
+    [
+        ({"with_model": "none/1"}, 422, "There is no model version none/1."),
+        ({"with_model": "fake/1", "dataset": "none"}, 422, "There is no dataset none."),
+        ({"with_model": "site/1"}, 409, "Site/1 and site/1 are the same model version."),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    admin: Api, version_id: int, asked: dict[str, str], status: int, told: str
+) -> None:
+    answer = admin.post(f"/models/{version_id}/comparisons", json=asked)
+    assert (answer.status_code, answer.json["detail"]) == (status, told)
+    assert admin.get(f"/models/{version_id}").json["checks"] == []
+
+
+def test_a_version_without_a_test_part_is_compared_on_a_dataset(admin: Api, version_id: int) -> None:
+    refused = admin.post("/models/1/comparisons", json={"with_model": "site/1"})
+    assert (refused.status_code, "name a dataset to compare them on" in refused.json["detail"]) == (409, True)
+    asked = {"with_model": "site/1", "dataset": "site/1"}
+    assert admin.post("/models/1/comparisons", json=asked).json["state"] == "queued"
+
+
+def test_page_compares_with_another_version(
+    roots_browser: Browser, version_id: int, split_id: int, tmp_path: Path
+) -> None:
+    add_version(tmp_path / "third", split_id, "third")
+    page = roots_browser.get(f"/models/{version_id}").text
+    assert "Compare it with another version" in page
+    assert "Beside third/1" not in page
+    form = {"csrf_token": roots_browser.csrf("/models"), "with_model": "third/1", "dataset": "site/1"}
+    sent = roots_browser.client.post(f"/models/{version_id}/comparisons", data=form)
+    assert sent.status_code == 303
+    address = sent.location.partition("#")[0]
+    waiting = roots_browser.get(address).text
+    assert "Beside third/1" in waiting
+    assert 'hx-trigger="every' in waiting
+    assert f"/models/{version_id}/checks?with_model=third/1&amp;dataset=site/1" in waiting
+    carry_out(0.02)
+    shown = roots_browser.get(address).text
+    for text in ("60 slices of 12 groups", "beyond chance", "was trained on 40 of these slices"):
+        assert text in shown
+    assert 'hx-trigger="every' not in shown
+    assert roots_browser.get(f"/models/{version_id}?with_model=no%00ne&dataset=x").status_code == 200
 
 
 def test_export_is_imported_again_and_a_damaged_one_is_refused(

@@ -85,6 +85,7 @@ OPERATIONS = [
     ("GET", "/api/v1/models/{model_id}/export"),
     ("POST", "/api/v1/models/{model_id}/promote"),
     ("POST", "/api/v1/models/{model_id}/checks"),
+    ("POST", "/api/v1/models/{model_id}/comparisons"),
     ("POST", "/api/v1/models/rollback"),
     ("POST", "/api/v1/models/import"),
     ("GET", "/api/v1/datasets"),

@@ -1,4 +1,4 @@
-"""Model versions over the API: list, show, card, promote, roll back, check, export, import."""
+"""Model versions over the API: list, show, card, promote, roll back, check, compare, export, import."""
 
 from typing import Any
 
@@ -10,11 +10,20 @@ from flask.typing import ResponseReturnValue
 from db.base import read_scope
 from db.models import ModelVersion
 from db.registry import champion, list_versions
-from web import packages, promotions
+from web import comparisons, packages, promotions
 from web.api import PREFIX
 from web.api.caching import revalidate
 from web.api.description import NOT_MODIFIED, PACKAGE_BODY, problems
-from web.api.training_schemas import CheckIn, CheckOut, ModelDetail, ModelList, PromoteIn, RollbackIn
+from web.api.training_schemas import (
+    CheckIn,
+    CheckOut,
+    CompareIn,
+    ComparisonOut,
+    ModelDetail,
+    ModelList,
+    PromoteIn,
+    RollbackIn,
+)
 from web.auth import guard_api, require_admin
 from web.lookup import row_of
 from web.training_json import model_detail, model_json
@@ -94,6 +103,19 @@ def check(model_id: int, json_data: CheckIn) -> dict[str, Any]:
     Its verdict says, with intervals, whether the version may be used there. For admins.
     """
     return promotions.check_site(require_admin(), model_id, json_data.dataset)
+
+
+@blueprint.post("/<int:model_id>/comparisons")
+@blueprint.input(CompareIn)
+@blueprint.output(ComparisonOut, status_code=202, description="Queued, or what it came to where it was asked before.")
+@blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
+def compare(model_id: int, json_data: CompareIn) -> dict[str, Any]:
+    """Compare two model versions on the same slices
+
+    On the test part of the first one, or on a whole dataset; paired by resampling the same groups. Ask again for what
+    it came to. For admins.
+    """
+    return comparisons.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
 
 
 @blueprint.get("/<int:model_id>/export")

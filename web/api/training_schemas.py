@@ -225,3 +225,27 @@ class CheckIn(BaseModel):
     """The labelled slices that a model version is checked on."""
 
     dataset: Named = Field(description="`name/number`, a bare name (its newest), or an id.")
+
+
+class CompareIn(BaseModel):
+    """What a model version is compared with, and on what."""
+
+    with_model: ModelLabel = Field(description="`name/number` of the other version.")
+    dataset: Named | None = Field(None, description="The whole of it; else the test part of the first version's split.")
+
+
+class ComparisonOut(Out):
+    """Two model versions on the same slices; figures and notes once it is finished."""
+
+    model_version: str
+    with_model: str
+    dataset: str
+    part: str | None
+    state: CheckState
+    slices: int | None
+    groups: int | None
+    figures: dict[str, Any] = Field(
+        description="By name: `candidate` is the first version, `champion` the other; `difference`, `low`, `high`."
+    )
+    notes: list[str] = Field(description="Who was trained on some of these slices.")
+    error: str | None

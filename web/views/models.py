@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 from db import evaluations, promotion, registry, runs
 from db.base import read_scope
 from db.datasets import find_dataset, list_datasets
+from db.lineage import held_out
 from db.models import OPEN_WORK, Dataset, ModelVersion, Work
 from db.storage import FileDamaged, FileMissing
-from web import packages, promotions
+from web import comparisons, packages, promotions
 from web.auth import require_admin, require_user
 from web.errors import Problem, as_problem
 from web.guards import guard_pages
@@ -21,6 +22,8 @@ from web.lookup import row_of
 from worker.imaging.names import label
 
 LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}/[0-9]{1,9}")
+
+COMPARED = ("with_model", "dataset")  # what an address says of a comparison: the other version, and on what
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/models", enable_openapi=False)
 guard_pages(blueprint)
@@ -61,6 +64,14 @@ def compare(version_id: int) -> ResponseReturnValue:
     """Have the version measured beside the champion."""
     promotions.compare(require_admin(), version_id)
     return redirect(url_for("models.show", version_id=version_id, _anchor="champion"), 303)
+
+
+@blueprint.post("/<int:version_id>/comparisons")
+def compare_with(version_id: int) -> ResponseReturnValue:
+    """Have the version compared with another one on the same slices."""
+    asked: dict[str, Any] = {name: request.form.get(name, "") for name in COMPARED}
+    comparisons.compare_with(require_admin(), version_id, **asked)
+    return redirect(url_for("models.show", version_id=version_id, **asked, _anchor="comparison"), 303)
 
 
 @blueprint.post("/<int:version_id>/promote")
@@ -136,6 +147,8 @@ def _page(version_id: int, problem: Problem | None) -> Response:
             "used_by": registry.used_by(s, version),
             "lineage": [(one, registry.find_version(s, one)) for one in _lineage(version)],
             "promotions": [each for each in registry.promotions(s) if each.model_version_id == version.id],
+            "own_part": held_out(s, version) is not None,
+            "others": [each.label for each in registry.list_versions(s) if each.id != version.id],
             "ready": [dataset.title for dataset in list_datasets(s) if dataset.state == Work.DONE],
             "dataset": _dataset(s, version),
             "run": runs.find_run(s, run) if isinstance(run := version.facts.get("run"), int) else None,
@@ -173,6 +186,9 @@ def _checks(version_id: int) -> dict[str, Any]:
         views = [evaluations.evaluation_view(one) for one in found if one.part is None]
         waited_for = [*found, *(evaluations.of_version(s, now) if now and now.id != version.id else [])]
         gate = promotion.gate_of(s, version)
+    asked = {name: request.args.get(name, "") for name in COMPARED}
+    comparison = comparisons.compared(version_id, **asked) if asked["with_model"] else None
+    open_now = comparison is not None and comparison.state in ("queued", "running")
     return {
         "version": version,
         "champion": now,
@@ -180,6 +196,8 @@ def _checks(version_id: int) -> dict[str, Any]:
         "checks": views,
         "gate": gate,
         "comparing": any(one.state in OPEN_WORK and one.part is not None for one in waited_for),
-        "open": any(one.state in OPEN_WORK for one in waited_for),
+        "open": open_now or any(one.state in OPEN_WORK for one in waited_for),
+        "asked": {name: value for name, value in asked.items() if value},
+        "comparison": comparison,
         "is_admin": require_user().is_admin,
     }
