@@ -57,7 +57,7 @@ def train(
     """Launch a training run on DATASET (name, name/number or id). See `ctbatch runs` for what becomes of it.
 
     From a model version: what that was trained on stays in train, and what it was tested on in test, whatever the seed;
-    --allow-leak seen-by-parent draws the parts anew. Other slices are drawn as ever.
+    other slices are drawn. Where too little is left to test on, --allow-leak seen-by-parent draws all parts anew.
 
     The estimate of time and disk is printed first.
     """

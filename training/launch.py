@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from db import registry, runs
 from db.base import session_scope
 from db.datasets import find_dataset
-from db.labelled import PARTS, rows_of
+from db.labelled import PARTS, DatasetError, rows_of
 from db.leaks import SEEN
 from db.models import Dataset, ModelVersion, Split, User
 from db.splits import split_of
@@ -52,7 +52,8 @@ def launch(
 ) -> Launched:
     """Split the dataset, if it is not yet, and launch a run on it.
 
-    What a version that the run starts from knows stays in the parts that it had, unless `seen-by-parent` is allowed.
+    What a version that the run starts from knows stays in the parts that it had. Where a part would lack a class for
+    that, and `seen-by-parent` is allowed, the parts are drawn anew.
     `writing` opens a transaction. The split is kept even where the run is refused: its page shows what leaks.
 
     Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks).
@@ -61,8 +62,7 @@ def launch(
     with writing() as s:
         dataset = _dataset(s, asked.dataset)
         start = _version(s, config)
-        after = None if SEEN in asked.allowed_leaks else start
-        split_id = split_of(s, dataset, seed=asked.seed, as_given=asked.as_given, after=after).id
+        split_id = _split(s, dataset, asked, start).id
         dataset_id = dataset.id
     with writing() as s:
         dataset, split = s.get_one(Dataset, dataset_id), s.get_one(Split, split_id)
@@ -89,6 +89,15 @@ def _dataset(s: Session, label: str) -> Dataset:
     if found is None:
         raise NothingNamed(f"there is no dataset {label}")
     return found
+
+
+def _split(s: Session, dataset: Dataset, asked: Asked, start: ModelVersion | None) -> Split:
+    try:
+        return split_of(s, dataset, seed=asked.seed, as_given=asked.as_given, after=start)
+    except DatasetError:
+        if start is None or SEEN not in asked.allowed_leaks:
+            raise
+        return split_of(s, dataset, seed=asked.seed, as_given=asked.as_given)
 
 
 def _version(s: Session, config: Config) -> ModelVersion | None:

@@ -112,19 +112,34 @@ def test_a_leak_is_refused_unless_it_is_allowed_by_name(launch: Run, dataset: Da
     assert launch("site", "--allow-leak", "identical-slices").exit_code == 0
 
 
-def test_a_run_from_a_version_is_not_measured_on_what_trained_it(launch: Run, dataset: Dataset) -> None:
+def add_version(name: str, **values: object) -> None:
+    blank = {"files": {}, "metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1"}
+    with session_scope() as s:
+        s.add(ModelVersion(name=name, number=1, threshold=0.5, temperature=1.0, **blank, **values))
+
+
+def test_a_run_from_a_version_is_tested_on_what_that_was_tested_on(launch: Run, dataset: Dataset) -> None:
     with session_scope() as s:
         own = splits.split_of(s, s.merge(dataset))
-        blank = {"files": {}, "metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1"}
-        facts = {"split": {"id": own.id, "dataset": "site/1"}, "dataset": "site/1"}
-        s.add(ModelVersion(name="lungs", number=1, threshold=0.5, temperature=1.0, facts=facts, **blank))
-    assert launch("site", "--from", "lungs/1", "--seed", 8).exit_code == 0
-    kept = only_run()
-    assert (kept.split_id, kept.seed, kept.allowed_leaks) == (own.id, 8, [])
+    add_version("lungs", facts={"split": {"id": own.id, "dataset": "site/1"}})
     assert launch("site", "--from", "lungs/1", "--seed", 8, "--allow-leak", "seen-by-parent").exit_code == 0
-    with read_scope() as s:
-        anew = runs.list_runs(s)[0]
-        assert (anew.split.rule, anew.split.seed, anew.allowed_leaks) == ("groups", 8, ["seen-by-parent"])
+    run = only_run()
+    assert (run.split_id, run.seed, run.allowed_leaks) == (own.id, 8, [])
+
+
+def test_where_nothing_is_left_to_test_on_the_parts_are_drawn_anew_if_that_is_allowed(
+    launch: Run, dataset: Dataset
+) -> None:
+    with session_scope() as s:
+        s.execute(update(Dataset).values(sha256="c" * 64))
+    add_version("imported", dataset_hash="c" * 64)
+    refused = launch("site", "--from", "imported/1")
+    assert refused.exit_code == 2
+    assert "test has no COVID" in refused.stderr
+    assert "allow seen-by-parent to have the parts drawn anew" in refused.stderr
+    assert launch("site", "--from", "imported/1", "--allow-leak", "seen-by-parent").exit_code == 0
+    run = only_run()
+    assert (run.split.rule, run.allowed_leaks) == ("groups", ["seen-by-parent"])
 
 
 def test_groups_are_split_as_given_where_that_is_asked(launch: Run) -> None:

@@ -84,8 +84,8 @@ class RunIn(BaseModel):
     settings: list[Setting] = Field(default_factory=list, max_length=100, description="`key=value`, over the preset.")
     from_model: ModelLabel | None = Field(
         None,
-        description="`name/number` of the version that the run starts from. What that knows stays in the parts of the"
-        " split that it had, unless `seen-by-parent` is allowed.",
+        description="`name/number` of the version that the run starts from. What that was trained on stays in train,"
+        " and what it was tested on in test.",
     )
     allow_leaks: list[LeakName] = Field(default_factory=list, max_length=10)
     groups_as_given: AsGiven = False
