@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from db.datasets import CLASSES
-from worker.gathered import EXAMPLES, Gathered, Item
+from worker.gathered import BY_PIXELS, EXAMPLES, Gathered, Item
 from worker.imaging.similar import Similar
 from worker.shortcuts import check_shortcuts
 
@@ -103,6 +103,9 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         found.append(f"{both} groups have slices of both classes")
     if report["shortcuts"]["found"]:
         found.append(report["shortcuts"]["verdict"])
-    if not report["groups_from"].keys() - {"near-identical slices"}:
-        found.append("no patient or series is known: slices of one patient may land in different parts of a split")
+    if count := report["groups_from"].get(BY_PIXELS):
+        found.append(
+            f"no patient or series is known of {count} of {sum(report['groups_from'].values())} slices: those of one"
+            " patient may land in different parts of a split, and figures come out too good"
+        )
     return found

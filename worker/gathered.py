@@ -16,6 +16,7 @@ from worker.reading import npy_bytes
 
 PART_SLICES = 1024  # of one .npy file, 51 MB
 EXAMPLES = 20
+BY_PIXELS = "near-identical slices"  # where a group comes from that nothing but the pixels tells
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class Gathered:
         item.row, item.perceptual_hash = self.size, f"{self._hashes[place]:016x}"
         self.items.append(item)
         self.slices.append(item)
-        self.groups_from[group_from if item.group else "near-identical slices"] += 1
+        self.groups_from[group_from if item.group else BY_PIXELS] += 1
         self._waiting.append(pixels)
         if len(self._waiting) >= PART_SLICES:
             self.flush()

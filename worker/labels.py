@@ -42,11 +42,13 @@ class Named:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a file: its label, and its group and part of the split where the CSV has them."""
+    """What is known of a file: its label, its group and part of the split where the CSV has them, and the group that
+    its folders tell."""
 
     label: int
     group: str = ""
     split: str = ""
+    folder: str = ""
 
 
 def class_of(word: str) -> int | None:
@@ -61,11 +63,27 @@ def _class_of_word(word: str) -> int | None:
 
 
 def class_of_path(path: str) -> int | None:
-    """The class that the nearest class folder on a file's path names. `0` and `1` are asked last: in the folder of a
-    class they may number patients."""
-    folders = path.replace("\\", "/").split("/")[-2::-1]
-    found = [*map(_class_of_word, folders), *map(_NUMBERS.get, folders)]
-    return next((label for label in found if label is not None), None)
+    """The class that the nearest class folder on a file's path names."""
+    found = class_folder(path.replace("\\", "/").split("/")[:-1])
+    return None if found is None else found[1]
+
+
+def class_folder(folders: Sequence[str]) -> tuple[int, int] | None:
+    """The place and the label of the class folder among the folders of a path. `0` and `1` are asked last: in the
+    folder of a class they may number patients."""
+    places = range(len(folders) - 1, -1, -1)
+    found = [(at, label(folders[at])) for label in (_class_of_word, _NUMBERS.get) for at in places]
+    return next(((at, known) for at, known in found if known is not None), None)
+
+
+def names_class(folder: str) -> bool:
+    """Whether a folder's name is a word for a class; `0` and `1`, which may number patients, are none."""
+    return _class_of_word(folder) is not None
+
+
+def names_part(folder: str) -> bool:
+    """Whether a folder's name is that of a part of a split: train, validation, test."""
+    return folder.lower() in _PARTS
 
 
 def is_label_file(path: str, content: bytes) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from db.datasets import CLASSES
 from db.models import Series
 from db.outcomes import FOLDER
 from db.storage import storage
+from worker.folders import folder_groups
 from worker.gathered import Gathered, Item
 from worker.imaging.archive import read_entries
 from worker.imaging.errors import ArchiveRefused, SliceRejected
@@ -94,7 +95,8 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> tuple[dict[
             origins.append(origin)
         origin = " and ".join(dict.fromkeys(origins))
     _check_classes({one.label for one in known.values()}, origin, len(files))
-    return known, origin
+    folders = folder_groups([(files[place].source, files[place].path) for place in known])
+    return {at: replace(one, folder=folder) for (at, one), folder in zip(known.items(), folders, strict=True)}, origin
 
 
 def _label_source(files: Sequence[File]) -> tuple[dict[int, Known], str]:
@@ -175,8 +177,20 @@ def _gather(
         taken.pixels_sha256 = prepared.sha256_pixels
         taken.format, taken.mode = prepared.format, prepared.mode
         taken.width, taken.height = prepared.width, prepared.height
-        taken.group = known.group or groups.of(prepared.series)
-        gathered.take(taken, prepared.pixels, "CSV" if known.group else "DICOM patient, study or series")
+        pages = item.name if len(result) > 1 else ""
+        taken.group, origin = _group_of(known, groups.of(prepared.series), pages)
+        gathered.take(taken, prepared.pixels, origin)
+
+
+def _group_of(known: Known, dicom: str, pages: str) -> tuple[str, str]:
+    """The group that counts, and what tells it; empty where nothing does. `pages`: the name of a file of several."""
+    told = {
+        "CSV": known.group,
+        "DICOM patient, study or series": dicom,
+        "folders": known.folder,
+        "pages of a file": pages,
+    }
+    return next(((group, origin) for origin, group in told.items() if group), ("", ""))
 
 
 def read_reviews(job_ids: Sequence[str], gathered: Gathered, note: Note) -> None:

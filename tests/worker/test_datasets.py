@@ -144,6 +144,53 @@ def test_a_slice_without_a_group_joins_that_of_its_near_identical_one(make: Make
     assert found.report["groups_from"] == {"CSV": 2, "near-identical slices": 2}
 
 
+def of_patients(each: int = 8) -> dict[str, bytes]:
+    """Slices of four patients a class, each patient's in a folder of its own."""
+    folders = (f"set/{name}/{name[0]}{patient}" for name in ("COVID", "non-COVID") for patient in range(4))
+    return {f"{folder}/{n}.png": png(n + 100 * at) for at, folder in enumerate(folders) for n in range(each)}
+
+
+def test_the_folder_of_a_patient_is_a_group_that_no_split_parts(make: Make) -> None:
+    found = make(of_patients())
+    assert found.report["groups_from"] == {"folders": 64}
+    assert not any("no patient" in warning for warning in found.report["warnings"])
+    with session_scope() as s:
+        split = datasets.split_of(s, s.get_one(Dataset, found.id))
+        rows = {part: datasets.rows_of(s, found.id, split, part) for part in datasets.PARTS}
+    folders = {part: {row.name.split("/")[2] for row in those} for part, those in rows.items()}
+    assert sum(map(len, folders.values())) == len(set().union(*folders.values())) == 8
+
+
+def test_a_csv_or_a_dicom_header_tells_the_group_before_a_folder(make: Make) -> None:
+    entries = {"COVID/p1/1.png": png(1), "COVID/p2/2": ct(0, StudyInstanceUID="1.2.3"), "normal/p3/3.png": png(3)}
+    by_header = [each.group for each in slices_of(make(entries))]
+    assert by_header[0] == "p1"
+    assert by_header[1].startswith("patient-")
+    found = make(entries, HEAD + "COVID/p1/1.png,1,first\nCOVID/p2/2,1,second\nnormal/p3/3.png,0,\n")
+    assert [each.group for each in slices_of(found)] == ["first", "second", "p3"]
+    assert found.report["groups_from"] == {"CSV": 2, "folders": 1}
+
+
+def test_slices_whose_group_only_their_pixels_tell_are_warned_of_by_number(make: Make) -> None:
+    entries = of_patients(2) | {"set/COVID/loose.png": png(1000), "set/non-COVID/loose.png": png(1001)}
+    warnings = make(entries).report["warnings"]
+    assert any("no patient or series is known of 2 of 18 slices" in warning for warning in warnings)
+    assert any("known of 6 of 6 slices" in warning for warning in make(two_classes()).report["warnings"])
+
+
+def test_the_pages_of_a_file_are_one_group(make: Make) -> None:
+    found = make({"COVID/1.tif": pages(1, 2), "COVID/2.png": png(3), "normal/3.tif": pages(4, 5)})
+    assert [each.group for each in slices_of(found)] == ["COVID/1.tif"] * 2 + ["near-2"] + ["normal/3.tif"] * 2
+
+
+def pages(*seeds: int) -> bytes:
+    """A TIFF of a page for each seed."""
+    first, *rest = (Image.open(io.BytesIO(png(seed))) for seed in seeds)
+    buffer = io.BytesIO()
+    first.save(buffer, "TIFF", save_all=True, append_images=rest)
+    return buffer.getvalue()
+
+
 def test_a_csv_among_the_files_is_used_and_is_no_slice(make: Make) -> None:
     entries = two_classes(2) | {"set/groups.csv": (HEAD + "COVID/0.png,1,p\nnon-COVID/0.png,0,q\n").encode()}
     found = make(entries)
