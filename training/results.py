@@ -123,11 +123,12 @@ def measure_test(data: Labelled, scores: Scores, threshold: float, temperature: 
     sources = np.array([f"{row.format} {row.mode}" for row in data.rows])
     if len(names := np.unique(sources)) > 1:
         groups = np.array(data.groups)
-        found["by_source"] = {
-            str(name): with_intervals(chances[here], data.labels[here], list(groups[here]), threshold)
-            for name in names
-            if len(set(data.labels[here := sources == name])) == 2
-        }
+
+        def alone(name: str) -> dict[str, Any]:
+            here = sources == name
+            return with_intervals(chances[here], data.labels[here], list(groups[here]), threshold)
+
+        found["by_source"] = {str(name): alone(name) for name in names}
     return found
 
 

@@ -1,0 +1,28 @@
+"""What a trained network is measured to be: by source too, whatever classes a source has."""
+
+import numpy as np
+
+from db.labelled import Row
+from training.dataset import Labelled
+
+
+def labelled(modes):
+    """A slice a mode, groups of two; those of RGBA are COVID."""
+    rows = [
+        Row(at, at, int(mode == "RGBA"), f"g{at // 2}", f"{at}.png", "PNG", mode, 32, 32, "")
+        for at, mode in enumerate(modes)
+    ]
+    labels = np.array([row.label for row in rows], np.uint8)
+    return Labelled(np.zeros((len(rows), 224, 224), np.uint8), labels, [row.group for row in rows], rows)
+
+
+def test_a_source_of_one_class_is_measured_too():
+    from training.results import Scores, measure_test
+
+    data = labelled(["RGB"] * 6 + ["RGBA"] * 4)
+    logit = np.array([-2, -2, -2, -2, -2, 2, 2, 2, 2, -2], np.float32)
+    scores = Scores(logit, np.zeros((10, 7, 7), np.float32), np.ones(10, np.float32))
+    found = measure_test(data, scores, 0.5, 1.0, 2.0)["by_source"]
+    assert {name: one["n"] for name, one in found.items()} == {"PNG RGB": 6, "PNG RGBA": 4}
+    assert (found["PNG RGB"]["specificity"], found["PNG RGB"]["recall"], found["PNG RGB"]["auc"]) == (5 / 6, None, None)
+    assert (found["PNG RGBA"]["recall"], found["PNG RGBA"]["specificity"]) == (0.75, None)
