@@ -4,12 +4,14 @@ from dataclasses import asdict, dataclass
 
 from training.config import ALL, Config, Stage
 
+WHOLE = 175  # layers of ResNet50
 # A training step at 224², as a share of one in which all of ResNet50 learns, by the layers that learn; measured on two
-# cores by `ctbatch bench training`, which tells them for the machine at hand.
-STEP_SHARE = {0: 0.002, 20: 0.12, 40: 0.25}
+# cores by `ctbatch bench training`, which tells them for the machine at hand. Past 40 a step counts as a whole one.
+STEP_SHARE = {0: 0.002, 20: 0.12, 40: 0.25, WHOLE: 1.0}
 FORWARD_SHARE = 0.3
 IMAGES_A_SECOND = 9.0  # of a whole training step at 224², on two cores that compute in bfloat16
-CUT_VALUES = {0: 2048, 20: 49 * 2048, 40: 196 * (1024 + 256)}  # a slice's features at 224²
+# A slice's features at 224², by the layers that learn: the most values that lie between them and the frozen ones.
+CUT_VALUES = {0: 2048, 20: 49 * (2048 + 512), 40: 196 * (1024 + 256), WHOLE: 3136 * (256 + 256)}
 VALUE_BYTES = 4  # half as many where the run computes in bfloat16, which only its worker can tell
 NETWORK_BYTES = 95 << 20
 
@@ -39,20 +41,21 @@ def estimate(config: Config, train: int, validation: int) -> Estimate:
     return Estimate(seconds, disk)
 
 
-def _nearest(table: dict[int, float] | dict[int, int], unfreeze: int) -> float:
-    return float(table[min(table, key=lambda known: (known < unfreeze, abs(known - unfreeze)))])
+def _at_most(table: dict[int, float] | dict[int, int], unfreeze: int) -> float:
+    return float(table[min(known for known in table if known >= unfreeze)])
 
 
 def _seconds(stage: Stage, train: int, validation: int) -> float:
     rate = IMAGES_A_SECOND * (224 / stage.size) ** 2
+    learning = stage.epochs * (train + FORWARD_SHARE * validation) / rate
     if stage.unfreeze == ALL:
-        return stage.epochs * (train + FORWARD_SHARE * validation) / rate
+        return learning
     frozen = FORWARD_SHARE * (min(stage.copies, stage.epochs) * train + validation) / rate
-    return frozen + stage.epochs * _nearest(STEP_SHARE, stage.unfreeze) * train / rate
+    return frozen + _at_most(STEP_SHARE, stage.unfreeze) * learning
 
 
 def _features(stage: Stage, train: int) -> int:
     if stage.unfreeze == ALL:
         return 0
-    size = VALUE_BYTES * _nearest(CUT_VALUES, stage.unfreeze) * (stage.size / 224) ** 2
+    size = VALUE_BYTES * _at_most(CUT_VALUES, stage.unfreeze) * (stage.size / 224) ** 2
     return int(min(stage.copies, stage.epochs) * train * size)
