@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from cli.options import as_given_option, json_option
+from db.splits import MAX_SEED
 
 PACKAGE = click.option(
     "--package",
@@ -79,7 +80,13 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--preset", default="scratch", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting of the preset.")
-@click.option("--seed", type=int, default=7, show_default=True, help="Of the split, the weights and the order.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, MAX_SEED),
+    default=7,
+    show_default=True,
+    help="Of the split, the weights and the order.",
+)
 @as_given_option
 @click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
 @click.option(

@@ -19,6 +19,7 @@ FRACTIONS = (0.7, 0.1, 0.2)
 RULE = "groups"
 AS_GIVEN = "groups as given"
 AFTER = " after "  # a rule, and the model version whose slices stay in the parts that they had for it
+MAX_SEED = 2**31 - 1  # of an INTEGER column
 
 
 @dataclass
@@ -47,9 +48,11 @@ def split_of(
     Groups that share identical or near-identical slices stay together, unless they are to be taken `as_given`. Where
     the CSV named a part for each slice that is the split, whatever the seed. What the version `after` knows stays in
     the parts that it had, with all that must stay with it: on the dataset of its own split that is the split again.
-    Needs a writing transaction. Raises DatasetError: the dataset is not ready, fractions that are none, or a part would
-    lack a class.
+    Needs a writing transaction. Raises DatasetError: the dataset is not ready, a seed or fractions that are none, or a part
+    would lack a class.
     """
+    if not 0 <= seed <= MAX_SEED:
+        raise DatasetError(f"a seed is a whole number from 0 to {MAX_SEED}, not {seed}")
     if dataset.state != Work.DONE:
         raise DatasetError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
     if min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):

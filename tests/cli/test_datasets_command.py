@@ -180,6 +180,12 @@ def test_without_waiting_the_dataset_is_queued_and_cannot_be_split_yet(operate, 
     split = operate("datasets", "split", "site")
     assert (split.exit_code, "is not ready" in split.stderr) == (2, True)
     assert operate("datasets", "split", "other").exit_code == 3
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_that_no_column_holds_is_refused(operate, seed):
+    split = operate("datasets", "split", "site", "--seed", seed)
+    assert (split.exit_code, "is not in the range 0<=x<=2147483647" in split.stderr) == (2, True)
     assert operate("datasets", "show", "site/2").exit_code == 3
 
 

@@ -217,6 +217,14 @@ def test_two_who_ask_at_once_get_one_split() -> None:
     assert len(set(made)) == 1
 
 
+def test_a_seed_is_one_that_both_databases_hold() -> None:
+    dataset = built(many())
+    assert split_of(dataset, seed=2**31 - 1).seed == 2**31 - 1
+    for seed in (-1, 2**31):
+        with pytest.raises(DatasetError, match="a seed is a whole number from 0 to 2147483647"):
+            split_of(dataset, seed=seed)
+
+
 def test_fractions_that_are_none_are_refused() -> None:
     dataset = built(many(6, 2))
     for fractions in ((0.5, 0.2, 0.2), (1.0, 0.0, 0.0), (1.2, -0.4, 0.2)):
