@@ -1,7 +1,8 @@
 """`ctbatch train`: launches a training run, follows it, and asks it to end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from cli.server import settings_with_broker
 from db import datasets, registry, runs
 from db.models import Work
 from db.runs import RunView
+from db.splits import MAX_SEED
 from db.storage import storage
 from training.config import PRESETS, ConfigError
-from training.launch import FILE, MODEL, Asked, NothingNamed, launch
+from training.launch import FILE, MODEL, Asked, NothingNamed, Prepared, launch, prepare
 
 POLL_SECONDS = 1.0
 UNCLAIMED_SECONDS = 120  # a run that no worker takes in this time has no worker
@@ -33,13 +35,14 @@ UNCLAIMED_SECONDS = 120  # a run that no worker takes in this time has no worker
 @click.option("--name", default="", help="Of the model version that comes of it; the dataset's unless given.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=click.IntRange(0, MAX_SEED),
     default=7,
     show_default=True,
     help="Of the split, the weights and the order.",
 )
 @as_given_option
 @click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
+@click.option("--dry-run", is_flag=True, help="Only tell what the run would take; launch nothing.")
 @click.option("--wait/--no-wait", default=False, help="Follow it to its end.")
 @json_option
 def train(
@@ -51,6 +54,7 @@ def train(
     seed: int,
     as_given: bool,
     leaks: Sequence[str],
+    dry_run: bool,
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -59,25 +63,38 @@ def train(
     From a model version: what that was trained on stays in train, and what it was tested on in test, whatever the seed;
     other slices are drawn. Where too little is left to test on, --allow-leak seen-by-parent draws all parts anew.
 
-    The estimate of time and disk is printed first.
+    The estimate of time and disk is printed first, on stderr.
     """
     settings_with_broker()
     initial = [] if start is None else [_initial(start)]
     asked = Asked(dataset, preset, [*initial, *settings], seed, name, leaks, as_given)
+    with _refusals():
+        prepared = prepare(asked, writing)
+        _say_estimate(prepared)
+        if dry_run:
+            if as_json:
+                print_json(prepared.as_dict())
+            return
+        run_id = launch(prepared, writing=writing)
+    say(f"training run {run_id}")
+    view = follow(run_id) if wait else _view(run_id)
+    print_json(view.as_dict()) if as_json else _print(view)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
     try:
-        launched = launch(asked, writing=writing)
+        yield
     except NothingNamed as error:
         raise NotFoundOrDenied(f"{error}; `ctbatch datasets ls` and `ctbatch models ls` list them") from error
     except (ConfigError, runs.RunError, datasets.DatasetError) as error:
         raise click.UsageError(str(error)) from error
-    run_id = launched.run_id
-    if not as_json:
-        sizes = ", ".join(f"{count} {part}" for part, count in launched.slices.items())
-        say(f"{launched.dataset}: {sizes} slices")
-        say(launched.takes.text)
-        say(f"training run {run_id}")
-    view = follow(run_id) if wait else _view(run_id)
-    print_json(view.as_dict()) if as_json else _print(view)
+
+
+def _say_estimate(prepared: Prepared) -> None:
+    sizes = ", ".join(f"{count} {part}" for part, count in prepared.slices.items())
+    say(f"{prepared.dataset.title}: {sizes} slices")
+    say(prepared.takes.text)
 
 
 def _initial(start: str) -> str:

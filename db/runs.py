@@ -13,6 +13,7 @@ from db.base import from_now
 from db.leaks import SEEN
 from db.leases import Claim
 from db.lineage import find_seen
+from db.manifest import NAME
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
 
 DEMO = "demo"
@@ -21,6 +22,10 @@ STATES = {Work.READY: "queued", Work.DONE: "finished"}
 
 class RunError(Exception):
     """A run that cannot be launched; one line for people says why and what would do."""
+
+
+class BadName(RunError):
+    """A name that the run's model version could not have."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,34 @@ def create_demo_run(s: Session, user: User | None, seed: int = 7) -> TrainingRun
     return _launch(s, TrainingRun(preset=DEMO, name=DEMO, seed=seed, user_id=user.id if user else None))
 
 
+def check_name(name: str) -> None:
+    """Raise BadName unless a run may be called so, and with it the model version that another site imports."""
+    if not NAME.fullmatch(name):
+        raise BadName(
+            f"a run cannot be named {name[:64]!r}: a name has 1 to 64 letters, digits, dots, hyphens and underscores,"
+            " and begins with a letter or a digit"
+        )
+
+
+def check_split(
+    s: Session, dataset: Dataset, split: Split, from_version: ModelVersion | None, allowed_leaks: Sequence[str]
+) -> list[str]:
+    """The leaks that a run on the split has, all of them allowed by name.
+
+    Raises RunError: the dataset is not ready, or its split leaks, or what the run would be measured on trained the
+    version that it starts from, and that is not allowed.
+    """
+    if dataset.state != Work.DONE:
+        raise RunError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
+    found = split.leaks | (find_seen(s, from_version, split) if from_version else {})
+    if leaks := sorted(set(found) - set(allowed_leaks)):
+        told = "; ".join(_told(leak, found[leak]) for leak in leaks)
+        if from_version and SEEN in leaks:
+            told += f", which trained {from_version.label} or one that it comes from: they belong in train"
+        raise RunError(f"the split of {dataset.title} leaks ({told}); mend it, or allow it by name: {', '.join(leaks)}")
+    return sorted(found)
+
+
 def create_run(
     s: Session,
     *,
@@ -87,27 +120,21 @@ def create_run(
 ) -> TrainingRun:
     """Launch a run on a dataset that is built. `estimate`: seconds and bytes of disk that it will take, for people.
 
-    Raises RunError: the dataset is not ready, or its split leaks, or what the run would be measured on trained the
-    version that it starts from, and that is not allowed by the leak's name.
+    Raises BadName; RunError as `check_split` does.
     """
-    if dataset.state != Work.DONE:
-        raise RunError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
-    found = split.leaks | (find_seen(s, from_version, split) if from_version else {})
-    if leaks := sorted(set(found) - set(allowed_leaks)):
-        told = "; ".join(_told(leak, found[leak]) for leak in leaks)
-        if from_version and SEEN in leaks:
-            told += f", which trained {from_version.label} or one that it comes from: they belong in train"
-        raise RunError(f"the split of {dataset.title} leaks ({told}); mend it, or allow it by name: {', '.join(leaks)}")
+    name = name or dataset.name
+    check_name(name)
+    leaks = check_split(s, dataset, split, from_version, allowed_leaks)
     run = TrainingRun(
         user_id=user.id if user else None,
-        name=name or dataset.name,
+        name=name,
         preset=preset,
         seed=seed,
         dataset_id=dataset.id,
         split_id=split.id,
         from_version_id=from_version.id if from_version else None,
         config=config,
-        allowed_leaks=sorted(found),
+        allowed_leaks=leaks,
         live={"estimate": estimate} if estimate else {},
     )
     return _launch(s, run)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -15,6 +16,8 @@ from db.models import Dataset, ModelVersion, Split, User
 from db.splits import split_of
 from training.config import Config, preset, with_settings
 from training.estimate import Estimate, estimate
+
+Writing = Callable[[], AbstractContextManager[Session]]
 
 MODEL, FILE = "model:", "file:"  # what the setting `initial` begins with
 
@@ -38,50 +41,62 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Launched:
-    """A run that waits for a worker. `slices`: how many, by part; `takes`: time and disk, at most."""
+class Prepared:
+    """A run that nothing stands against. `slices`: how many, by part; `takes`: time and disk, at most."""
 
-    run_id: int
-    dataset: str
+    asked: Asked
+    config: Config
+    dataset: Dataset
+    split: Split
+    from_version: ModelVersion | None
     slices: dict[str, int]
     takes: Estimate
 
+    def as_dict(self) -> dict[str, Any]:
+        """What the run would take, as JSON."""
+        return {"dataset": self.dataset.title, "slices": self.slices, "estimate": self.takes.as_dict()}
 
-def launch(
-    asked: Asked, user: User | None = None, writing: Callable[[], AbstractContextManager[Session]] = session_scope
-) -> Launched:
-    """Split the dataset, if it is not yet, and launch a run on it.
+
+def prepare(asked: Asked, writing: Writing = session_scope) -> Prepared:
+    """Split the dataset, if it is not yet, and tell what a run on it would take; none is launched.
 
     What a version that the run starts from knows stays in the parts that it had. Where a part would lack a class for
     that, and `seen-by-parent` is allowed, the parts are drawn anew.
     `writing` opens a transaction. The split is kept even where the run is refused: its page shows what leaks.
 
-    Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks).
+    Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks), BadName.
     """
+    if asked.name:
+        runs.check_name(asked.name)
     config = with_settings(preset(asked.preset), asked.settings)
     with writing() as s:
-        dataset = _dataset(s, asked.dataset)
-        start = _version(s, config)
-        split_id = _split(s, dataset, asked, start).id
-        dataset_id = dataset.id
+        dataset, version = _dataset(s, asked.dataset), _version(s, config)
+        split = _split(s, dataset, asked, version)
+        slices = {part: len(rows_of(s, dataset.id, split, part)) for part in PARTS}
     with writing() as s:
-        dataset, split = s.get_one(Dataset, dataset_id), s.get_one(Split, split_id)
-        slices = {part: len(rows_of(s, dataset_id, split, part)) for part in PARTS}
-        takes = estimate(config, slices["train"], slices["validation"])
+        runs.check_split(s, dataset, split, version, asked.allowed_leaks)
+    takes = estimate(config, slices["train"], slices["validation"])
+    return Prepared(asked, config, dataset, split, version, slices, takes)
+
+
+def launch(prepared: Prepared, user: User | None = None, writing: Writing = session_scope) -> int:
+    """Launch the run, for a worker to take; its id."""
+    asked = prepared.asked
+    with writing() as s:
         run = runs.create_run(
             s,
             user=user,
-            dataset=dataset,
-            split=split,
+            dataset=prepared.dataset,
+            split=prepared.split,
             preset=asked.preset,
-            config=config.model_dump(mode="json"),
-            estimate=takes.as_dict(),
+            config=prepared.config.model_dump(mode="json"),
+            estimate=prepared.takes.as_dict(),
             seed=asked.seed,
             name=asked.name,
-            from_version=start,
+            from_version=prepared.from_version,
             allowed_leaks=asked.allowed_leaks,
         )
-        return Launched(run.id, dataset.title, slices, takes)
+        return run.id
 
 
 def _dataset(s: Session, label: str) -> Dataset:

@@ -57,6 +57,30 @@ def test_a_run_is_launched_with_its_estimate(launch: Run) -> None:
     assert run.live["estimate"]["seconds"] > 0
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_the_estimate_is_told_before_anything_is_launched(
+    launch: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise runs.RunError("the run is refused at the last moment")
+
+    monkeypatch.setattr(runs, "create_run", refuse)
+    result = launch("site", *more)
+    assert result.exit_code == 2
+    assert result.stderr.index("min on two cores") < result.stderr.index("refused at the last moment")
+
+
+def test_a_dry_run_tells_the_estimate_and_launches_nothing(launch: Run) -> None:
+    result = launch("site", "--preset", "quick", "--dry-run")
+    assert (result.exit_code, "min on two cores" in result.stderr, result.stdout) == (0, True, "")
+    told = json.loads(launch("site", "--preset", "quick", "--dry-run", "--json").stdout)
+    assert (told["dataset"], sum(told["slices"].values())) == ("site/1", 48)
+    assert told["estimate"]["seconds"] > 0
+    assert launch("site", "--dry-run", "--set", "stages.tail.epochs=1").exit_code == 2
+    with read_scope() as s:
+        assert runs.list_runs(s) == []
+
+
 def test_it_tells_programs_in_json(launch: Run) -> None:
     view = json.loads(launch("site/1", "--preset", "quick", "--json").stdout)
     assert (view["state"], view["dataset"], view["preset"]) == ("queued", "site/1", "quick")
@@ -92,10 +116,15 @@ def test_the_lineage_is_what_the_run_starts_from_however_that_is_said(launch: Ru
         (["site", "--preset", "fast"], 2, "is not one of"),
         (["site", "--set", "stages.tail.epochs=1"], 2, "there is no 'tail' here"),
         (["site", "--set", "stages.head.epochs=none"], 2, "valid integer"),
+        (["site", "--name", "ward 3"], 2, "cannot be named 'ward 3'"),
+        (["site", "--name", "x" * 65], 2, "1 to 64 letters"),
+        (["site", "--seed", 2**31], 2, "2147483648 is not in the range"),
         (["site", "--from", "absent.h5"], 3, "no model version and no file absent.h5"),
     ],
 )
-def test_what_cannot_be_launched_is_refused_in_one_line(launch: Run, words: list[str], code: int, told: str) -> None:
+def test_what_cannot_be_launched_is_refused_in_one_line(
+    launch: Run, words: list[str | int], code: int, told: str
+) -> None:
     result = launch(*words)
     assert result.exit_code == code, result.output
     assert told in result.stderr

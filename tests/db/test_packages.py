@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from db import base, migrate, packages, registry
+from db import base, migrate, packages, registry, runs
 from db.base import session_scope
 from db.keras_archive import HarmfulModel, check_keras_archive
 from db.manifest import KNOWN
@@ -21,6 +21,7 @@ from db.packages import PackageRefused, export_package, import_package, register
 from db.settings import Settings
 from db.storage import FileDamaged, storage
 from tests.conftest import make_settings
+from tests.labelled import add_dataset, add_split
 from worker.engines.package import Package
 
 RECIPE = "lung-224-v1"
@@ -162,6 +163,21 @@ def test_importing_twice_gives_the_same_version(receive) -> None:
 def test_importing_what_was_made_here_gives_the_version_that_is_here(version: ModelVersion, receive) -> None:
     again, new = receive(b"".join(export_package(version)))
     assert (again.id, new) == (version.id, False)
+
+
+@pytest.mark.parametrize("name", ["", "7", "1.2_b-C", "x" * 64])
+def test_a_name_that_a_run_may_have_goes_through_import_and_export(
+    receive: Callable[[bytes], tuple[ModelVersion, bool]], name: str
+) -> None:
+    dataset = add_dataset()
+    with session_scope() as s:
+        asked = {"user": None, "preset": "quick", "config": {}, "seed": 7, "name": name}
+        run = runs.create_run(s, dataset=dataset, split=add_split(dataset), **asked)
+    there, _ = receive(packed(name=run.name))
+    again, new = receive(b"".join(export_package(there)))
+    assert (again.name, new) == (name or "site", False)
+    with session_scope() as s:
+        assert registry.find_version(s, there.label).id == there.id
 
 
 def test_a_stored_file_that_was_damaged_is_not_exported(version: ModelVersion) -> None:

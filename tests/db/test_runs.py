@@ -8,7 +8,7 @@ from sqlalchemy import update
 from db import leases, runs
 from db.base import session_scope
 from db.models import Dataset, TrainingRun, Work
-from db.runs import RunError
+from db.runs import BadName, RunError
 from tests.labelled import add_dataset, add_split
 
 
@@ -126,6 +126,12 @@ def test_a_leak_blocks_unless_it_is_allowed_by_name(dataset, split):
         launch(dataset, split, allowed_leaks=["near-identical-slices"])
     run = launch(dataset, split, allowed_leaks=["identical-slices"])
     assert view(run).allowed_leaks == ["identical-slices"]
+
+
+@pytest.mark.parametrize("name", ["ward 3", ".hidden", "a/b", "x" * 65, "é", "a\n"])
+def test_a_name_that_no_package_may_have_is_refused(dataset, split, name):
+    with pytest.raises(BadName, match="1 to 64 letters"):
+        launch(dataset, split, name=name)
 
 
 def test_a_dataset_that_is_not_built_is_refused(dataset, split):

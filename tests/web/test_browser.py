@@ -267,6 +267,18 @@ def record(claim: Claim, epochs: int) -> None:
         runs.report(s, claim, epochs / 3, f"small: epoch {epochs} of 3", live=live)
 
 
+def test_form_of_a_run_shows_what_it_would_take(admin_page: Any, app: APIFlask) -> None:
+    ready_dataset("site")
+    admin_page.goto("/runs/new")
+    told = admin_page.get_by_role("status").filter(has_text="on two cores")
+    told.wait_for()
+    before = told.text_content()
+    admin_page.get_by_label("quick").check()
+    admin_page.wait_for_function("before => document.querySelector('#estimate').textContent !== before", arg=before)
+    admin_page.get_by_role("button", name="Launch").click()
+    admin_page.wait_for_url("**/runs/1")
+
+
 def test_every_admin_page_fits_a_phone_in_both_themes(admin_page: Any, admin: Api) -> None:
     dataset_id = ready_dataset("site")
     run_id = admin.post("/runs", json={"dataset": "site/1", "preset": "quick"}).json["id"]
@@ -311,4 +323,4 @@ def test_theme_is_chosen_and_kept(signed_in: Any) -> None:
 def test_api_page_shows_every_operation(signed_in: Any) -> None:
     signed_in.goto("/api/v1/docs")
     signed_in.locator(".opblock").first.wait_for()
-    playwright.expect(signed_in.locator(".opblock")).to_have_count(29)
+    playwright.expect(signed_in.locator(".opblock")).to_have_count(30)

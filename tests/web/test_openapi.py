@@ -94,6 +94,7 @@ OPERATIONS = [
     ("POST", "/api/v1/datasets/{dataset_id}/splits"),
     ("GET", "/api/v1/runs"),
     ("POST", "/api/v1/runs"),
+    ("POST", "/api/v1/runs/estimate"),
     ("GET", "/api/v1/runs/{run_id}"),
     ("GET", "/api/v1/runs/{run_id}/epochs"),
     ("POST", "/api/v1/runs/{run_id}/cancel"),

@@ -48,11 +48,11 @@ def leak(dataset_id: int) -> None:
 
 
 def test_run_is_launched_and_shown(admin: Api, dataset_id: int) -> None:
-    answer = launch(admin, settings=["stages.small.epochs=3"], name="first  try")
+    answer = launch(admin, settings=["stages.small.epochs=3"], name=" first-try ")
     assert answer.status_code == 202
     assert admin.get(f"/runs/{answer.json['id']}").json == answer.json
     shown = answer.json
-    assert (shown["name"], shown["state"], shown["dataset"], shown["seed"]) == ("first try", "queued", "site/1", 7)
+    assert (shown["name"], shown["state"], shown["dataset"], shown["seed"]) == ("first-try", "queued", "site/1", 7)
     assert (shown["config"]["stages"][0]["epochs"], shown["created_by"]) == (3, "root")
     assert shown["live"]["estimate"]["seconds"] > 0
     with read_scope() as s:
@@ -73,6 +73,9 @@ def test_run_that_starts_from_a_version_says_so(admin: Api, dataset_id: int) -> 
         {"dataset": "none/1"},
         {"preset": "huge"},
         {"seed": -1},
+        {"seed": 2**31},
+        {"name": "ward 3"},
+        {"name": "x" * 65},
         {"settings": ["no equals sign"]},
         {"settings": ["stages.tail.epochs=1"]},
         {"allow_leaks": ["x"]},
@@ -81,6 +84,39 @@ def test_run_that_starts_from_a_version_says_so(admin: Api, dataset_id: int) -> 
 def test_what_makes_no_sense_is_refused(admin: Api, dataset_id: int, wrong: dict[str, Any]) -> None:
     assert launch(admin, **wrong).status_code == 422
     assert admin.get("/runs").json["items"] == []
+
+
+def test_name_that_no_model_may_have_is_said_clearly(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    told = "cannot be named &#39;ward 3&#39;: a name has 1 to 64 letters"
+    assert "cannot be named 'ward 3': a name has 1 to 64 letters" in launch(admin, name="ward 3").json["detail"]
+    form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "quick", "name": "ward 3"}
+    answer = roots_browser.client.post("/runs/new", data=form)
+    assert (answer.status_code, told in answer.text) == (422, True)
+
+
+def test_estimate_is_told_before_a_launch(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    asked = {"dataset": "site/1", "preset": "scratch"}
+    told = admin.post("/runs/estimate", json=asked)
+    assert (told.status_code, told.json["dataset"], sum(told.json["slices"].values())) == (200, "site/1", 60)
+    fewer = admin.post("/runs/estimate", json=asked | {"settings": ["stages.full.epochs=1"]}).json
+    assert 0 < fewer["estimate"]["seconds"] < told.json["estimate"]["seconds"]
+    assert told.json["estimate"]["disk"] > 0
+    form = asked | {"csrf_token": roots_browser.csrf("/runs/new")}
+    page = roots_browser.client.post("/runs/new/estimate", data=form)
+    assert "on two cores without a GPU" in page.text
+    assert "slices of site/1" in page.text
+    assert admin.get("/runs").json["items"] == []
+    launched = launch(admin, preset="scratch").json
+    assert launched["live"]["estimate"] == told.json["estimate"]
+
+
+def test_estimate_refuses_what_a_launch_would(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    leak(dataset_id)
+    assert admin.post("/runs/estimate", json={"dataset": "site/1"}).status_code == 409
+    assert admin.post("/runs/estimate", json={"dataset": "site/1", "name": "ward 3"}).status_code == 422
+    form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "quick"}
+    page = roots_browser.client.post("/runs/new/estimate", data=form)
+    assert (page.status_code, "identical-slices: 3" in page.text) == (200, True)
 
 
 def test_leak_blocks_a_run_unless_it_is_allowed_by_name(admin: Api, dataset_id: int) -> None:
@@ -118,6 +154,7 @@ def test_dataset_that_is_not_ready_is_not_trained_on(admin: Api) -> None:
 def test_runs_are_for_admins(api: Api, anns_browser: Browser, dataset_id: int) -> None:
     assert api.get("/runs").status_code == 403
     assert api.post("/runs", json={"dataset": "site/1"}).status_code == 403
+    assert api.post("/runs/estimate", json={"dataset": "site/1"}).status_code == 403
     for path in ("/runs", "/runs/new", "/runs/1"):
         assert anns_browser.get(path).status_code == 403
 

@@ -13,10 +13,10 @@ from db.paging import newest_first
 from web.api import PREFIX
 from web.api.caching import revalidate
 from web.api.description import NOT_MODIFIED, problems
-from web.api.training_schemas import EpochList, ListQuery, RunIn, RunOut, RunPage
+from web.api.training_schemas import EpochList, EstimateOut, ListQuery, RunIn, RunOut, RunPage
 from web.auth import guard_admin_api, require_admin
 from web.errors import Problem
-from web.launches import launch
+from web.launches import launch, prepare
 from web.lookup import row_of
 from web.training_json import epochs_json, run_json
 
@@ -34,10 +34,22 @@ def create(json_data: RunIn) -> ResponseReturnValue:
 
     On a dataset that is ready. A split that leaks is refused unless each leak is allowed by its name; so is one that
     measures on slices which trained the version that the run starts from. The estimate of time and disk comes with
-    `live` once a worker has the run.
+    `live`; `POST /runs/estimate` tells it before.
     """
     run_id = launch(require_admin(), json_data)
     return shown(run_id), 202, {"Location": url_for("api_runs.show", run_id=run_id)}
+
+
+@blueprint.post("/estimate")
+@blueprint.input(RunIn)
+@blueprint.output(EstimateOut)
+@blueprint.doc(responses=problems(400, 403, 409, 415, 422))
+def estimate(json_data: RunIn) -> dict[str, Any]:
+    """Estimate a training run
+
+    What the same request would launch: refused alike, but nothing is launched. The dataset's split is drawn and kept.
+    """
+    return prepare(json_data).as_dict()
 
 
 @blueprint.get("")

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from db.manifest import NAME
+from db.splits import MAX_SEED
 from training.config import PRESETS
 from web.api.schemas import Cursor, Out, Timestamp
 
@@ -12,7 +14,7 @@ RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
 CheckState = Literal["queued", "running", "finished", "failed"]
 LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels", "seen-by-parent"]
 Named = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._/-]+$")]
-ModelLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,80}/[0-9]{1,9}$")]
+ModelLabel = Annotated[str, Field(pattern=rf"^{NAME.pattern}/[0-9]{{1,9}}$")]
 Setting = Annotated[
     str, Field(max_length=200, pattern=r"^[a-z][a-z0-9_.-]*=[!-~ ]+$", examples=["stages.head.epochs=3"])
 ]
@@ -21,7 +23,7 @@ AsGiven = Annotated[
     bool,
     Field(description="Draw each group alone; else groups that share near-identical slices stay in one part."),
 ]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class ListQuery(BaseModel):
@@ -80,7 +82,11 @@ class RunIn(BaseModel):
     dataset: Named = Field(description="`name/number`, a bare name (its newest), or an id.")
     preset: Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)})] = "default"
     seed: Seed = 7
-    name: str = Field("", max_length=100)
+    name: str = Field(
+        "",
+        json_schema_extra={"pattern": rf"^({NAME.pattern})?$"},
+        description="Of the model version that comes of it; the dataset's unless given.",
+    )
     settings: list[Setting] = Field(default_factory=list, max_length=100, description="`key=value`, over the preset.")
     from_model: ModelLabel | None = Field(
         None,
@@ -89,6 +95,14 @@ class RunIn(BaseModel):
     )
     allow_leaks: list[LeakName] = Field(default_factory=list, max_length=10)
     groups_as_given: AsGiven = False
+
+
+class EstimateOut(Out):
+    """What a run would take, at most: no early stop is foreseen."""
+
+    dataset: str
+    slices: dict[str, int] = Field(description="By part of the split.")
+    estimate: dict[str, float] = Field(description="`seconds` on two cores without a GPU, `disk` in bytes meanwhile.")
 
 
 class RunOut(Out):

@@ -19,7 +19,7 @@ from web.api.training_schemas import ListQuery, RunIn
 from web.auth import require_admin
 from web.errors import Problem
 from web.guards import guard_admin_pages
-from web.launches import launch
+from web.launches import launch, prepare
 from web.lookup import row_of
 from web.views.queries import form_values, parsed
 
@@ -53,13 +53,27 @@ def form() -> Response:
 @blueprint.post("/new")
 def create() -> ResponseReturnValue:
     """Launch the run."""
-    settings = [line.strip() for line in request.form.get("settings", "").splitlines() if line.strip()]
-    lists = {"settings": settings, "allow_leaks": request.form.getlist("allow_leaks")}
     try:
-        run_id = launch(require_admin(), form_values(RunIn, request.form, **lists))
+        run_id = launch(require_admin(), _asked())
     except Problem as problem:
         return _form(problem)
     return redirect(url_for("runs.show", run_id=run_id), 303)
+
+
+@blueprint.post("/new/estimate")
+def estimate() -> str:
+    """The part of the form that says what the run would take, or why it would be refused."""
+    try:
+        return render_template("_run_estimate.html", prepared=prepare(_asked()))
+    except Problem as problem:
+        return render_template("_run_estimate.html", problem=problem)
+
+
+def _asked() -> RunIn:
+    """What the form asks for. Raises Problem 422."""
+    settings = [line.strip() for line in request.form.get("settings", "").splitlines() if line.strip()]
+    lists = {"settings": settings, "allow_leaks": request.form.getlist("allow_leaks")}
+    return form_values(RunIn, request.form, **lists)
 
 
 @blueprint.get("/<int:run_id>")
