@@ -162,7 +162,7 @@ def report_progress(s: Session, claim: Claim, progress: float) -> None:
     """Note how far the building is; this is its heartbeat too. Raises StaleClaim."""
     if not leases.keep(s, Dataset, claim):
         raise leases.StaleClaim(f"dataset {claim.id}")
-    s.execute(update(Dataset).where(Dataset.id == claim.id).values(progress=progress))
+    s.execute(update(Dataset).where(Dataset.id == claim.id).values(progress=progress, error=None))
 
 
 def finish_dataset(

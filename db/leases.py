@@ -78,9 +78,9 @@ def close(session: Session, model: type[L], claim: Claim, state: Work, **values:
         raise StaleClaim(f"{table.__tablename__} {claim.id}, epoch {claim.epoch}")
 
 
-def give_back(session: Session, model: type[L], claim: Claim) -> None:
+def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
     """Put the work back untouched: what it needs is away for the moment. The sweeper sends its message again."""
-    close(session, model, claim, Work.READY, published_at=from_now())
+    close(session, model, claim, Work.READY, published_at=from_now(), **values)
 
 
 def expired(session: Session, model: type[L]) -> list[int]:

@@ -56,8 +56,14 @@ def build_next(worker: str) -> bool:
         except (OSError, OperationalError, DecoderUnavailable) as error:
             log.warning("building put off", extra={"dataset": dataset.id, "error": type(error).__name__})
             with session_scope() as s:
-                leases.give_back(s, Dataset, claim)
+                leases.give_back(s, Dataset, claim, error=_why(error))
     return True
+
+
+def _why(error: OSError | OperationalError | DecoderUnavailable) -> str:
+    """What put the building off, in one line for people."""
+    told = error.strerror if isinstance(error, OSError) else error.orig if isinstance(error, OperationalError) else None
+    return (str(told or error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _fail(claim: Claim, error: str, gathered: Gathered) -> None:
@@ -68,7 +74,8 @@ def _fail(claim: Claim, error: str, gathered: Gathered) -> None:
 def _build(worker: str, dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathered) -> None:
     """Nothing is recorded before all is known: an attempt that was broken off leaves no row behind."""
     if dataset.attempts > MAX_ATTEMPTS:
-        raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times")
+        last = f"; the last error was: {dataset.error}" if dataset.error else ""
+        raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times{last}")
     _gather(dataset, heartbeat, gathered, _notes(worker, claim, heartbeat))
     _check(gathered)
     similar = gathered.compare(heartbeat.progress)

@@ -366,10 +366,25 @@ def test_a_full_disk_puts_the_building_off(ask: Ask, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(storage(), "put", full)
     assert build_next("w")
-    assert view(dataset).state == "queued"
+    assert (view(dataset).state, view(dataset).error) == ("queued", "No space left on device")
     monkeypatch.undo()
     assert build_next("w")
-    assert view(dataset).state == "ready"
+    assert (view(dataset).state, view(dataset).error) == ("ready", None)
+
+
+def test_a_disk_that_stays_full_is_named_in_the_end(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage(), "put", full)
+    with session_scope() as s:
+        s.execute(update(Dataset).values(attempts=MAX_ATTEMPTS - 1))
+    assert build_next("w")
+    assert build_next("w")
+    told = f"building was broken off {MAX_ATTEMPTS} times; the last error was: No space left on device"
+    assert (view(dataset).state, view(dataset).error) == ("failed", told)
 
 
 def test_a_worker_killed_before_the_end_leaves_a_dataset_that_another_builds(ask: Ask, settings: Settings) -> None:
