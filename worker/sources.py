@@ -1,7 +1,5 @@
 """What a dataset is made of: files of archives, labelled by CSV or folder, or the reviewed slices of jobs."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,11 +9,10 @@ import numpy as np
 from db import datasets
 from db.base import read_scope
 from db.datasets import CLASSES
-from db.models import Series
-from db.outcomes import FOLDER
+from db.models import Series, Slice
 from db.storage import storage
-from worker.folders import folder_groups
 from worker.gathered import Gathered, Item
+from worker.groups import DicomGroups, folder_groups
 from worker.imaging.archive import read_entries
 from worker.imaging.errors import ArchiveRefused, SliceRejected
 from worker.imaging.names import label as shown
@@ -24,6 +21,9 @@ from worker.labels import BadLabels, Known, by_csv, class_of_path, is_label_file
 from worker.reading import archive_limits, new_decoders, read_decoded
 
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
+
+BURNED_IN = ("burned_in", "Text is burned into its pixels, by its own account.")
+BY_HEADER = "DICOM patient, study or series"  # where a group comes from
 
 Note = Callable[[float], None]  # told the fraction done, 0 to 1
 
@@ -162,7 +162,7 @@ def read_files(
 
 
 def _gather(
-    gathered: Gathered, item: Item, known: Known, result: list[Prepared] | SliceRejected, groups: "DicomGroups"
+    gathered: Gathered, item: Item, known: Known, result: list[Prepared] | SliceRejected, groups: DicomGroups
 ) -> None:
     item.label = known.label
     if isinstance(result, SliceRejected):
@@ -170,7 +170,7 @@ def _gather(
         return
     for prepared in result:
         if prepared.series and prepared.series.burned_in:
-            gathered.leave_out(item, "burned_in", "Text is burned into its pixels, by its own account.")
+            gathered.leave_out(item, *BURNED_IN)
             return
         taken = Item(item.ordinal, item.name, prepared.frame, label=known.label, split=known.split or None)
         taken.sha256, taken.bytes = item.sha256, item.bytes
@@ -186,7 +186,7 @@ def _group_of(known: Known, dicom: str, pages: str) -> tuple[str, str]:
     """The group that counts, and what tells it; empty where nothing does. `pages`: the name of a file of several."""
     told = {
         "CSV": known.group,
-        "DICOM patient, study or series": dicom,
+        BY_HEADER: dicom,
         "folders": known.folder,
         "pages of a file": pages,
     }
@@ -194,9 +194,10 @@ def _group_of(known: Known, dicom: str, pages: str) -> tuple[str, str]:
 
 
 def read_reviews(job_ids: Sequence[str], gathered: Gathered, note: Note) -> None:
-    """Gather the reviewed slices of jobs, as they were prepared for predicting; a job's series is a group.
+    """Gather the reviewed slices of jobs, as they were prepared for predicting. Those of DICOM have the groups of any
+    dataset; of others a job's series, its folder, is a group.
 
-    Raises NotBuildable, FileMissing, StaleClaim.
+    Raises NotBuildable, FileMissing, OSError, DecoderUnavailable, StaleClaim.
     """
     gathered.labels_from = "reviews"
     with read_scope() as s:
@@ -204,53 +205,37 @@ def read_reviews(job_ids: Sequence[str], gathered: Gathered, note: Note) -> None
     if not reviewed:
         raise NotBuildable("no slice that was read is labelled by its job's owner or by an admin")
     _check_classes({each.label for each in reviewed}, "reviews", len(reviewed))
+    headers, groups = _read_headers([each.slice for each in reviewed], note), DicomGroups()
     for ordinal, each in enumerate(reviewed):
-        found = each.slice
+        found, header = each.slice, headers.get(each.slice.id)
         array = np.load(storage().local_path(each.array_sha256), mmap_mode="r", allow_pickle=False)
         item = Item(ordinal, found.name, found.frame, label=each.label, sha256=found.sha256)
         item.pixels_sha256 = found.pixels_sha256
         item.format, item.mode, item.width, item.height = found.format, found.mode, found.width, found.height
-        item.group = _group_of_series(found.job_id, each.series)
-        gathered.take(item, np.array(array[found.array_row]), "series of jobs")
-        note((ordinal + 1) / len(reviewed))
+        told = groups.of(header if isinstance(header, SeriesInfo) else None)
+        item.group = told or _group_of_series(found.job_id, each.series)
+        if isinstance(header, SliceRejected):
+            gathered.leave_out(item, header.code, header.detail)
+        elif header and header.burned_in:
+            gathered.leave_out(item, *BURNED_IN)
+        else:
+            gathered.take(item, np.array(array[found.array_row]), BY_HEADER if told else "series of jobs")
+        note(0.5 + (ordinal + 1) / len(reviewed) / 2)
     gathered.flush()
 
 
+def _read_headers(slices: Sequence[Slice], note: Note) -> dict[int, SeriesInfo | SliceRejected | None]:
+    """What the headers of the DICOM slices say, by the slice's id, read again in the sandbox: a job keeps neither the
+    patient nor whether text is burned in."""
+    originals = [(slice_.id, slice_.sha256) for slice_ in slices if slice_.format == "DICOM" and slice_.sha256]
+    found: dict[int, SeriesInfo | SliceRejected | None] = {}
+    with new_decoders() as pool:
+        for id_, result in pool.map((id_, storage().open(sha256).read()) for id_, sha256 in originals):
+            found[id_] = result if isinstance(result, SliceRejected) else result[0].series
+            note(len(found) / len(originals) / 2)
+    return found
+
+
 def _group_of_series(job_id: str, series: Series | None) -> str:
-    if series is None:
-        return f"job-{job_id}"
-    if series.uid.startswith(FOLDER):
-        return f"job-{job_id}: {series.label}"
-    return uid_group(series.study_uid, series.uid)
-
-
-class DicomGroups:
-    """The groups of DICOM slices: one for each patient; where the patient is not told, for each study or series.
-
-    A patient's group is named by the first study that is met, since nothing made of the patient's ID may be kept.
-    """
-
-    def __init__(self) -> None:
-        self._of_patient: dict[str, str] = {}
-        self._named: Counter[str] = Counter()
-
-    def of(self, series: SeriesInfo | None) -> str:
-        """The group of a slice; empty where its file tells none."""
-        if series is None:
-            return ""
-        group = uid_group(series.study_uid, series.series_uid)
-        if not series.patient:
-            return group
-        if series.patient not in self._of_patient:
-            name = f"patient-{group.partition('-')[2]}"
-            self._named[name] += 1  # two patients of one study are two groups
-            self._of_patient[series.patient] = name if self._named[name] == 1 else f"{name}-{self._named[name]}"
-        return self._of_patient[series.patient]
-
-
-def uid_group(study_uid: str | None, series_uid: str | None) -> str:
-    """A group by the study, which has one patient, else by the series; the UID itself is not kept. Empty: neither."""
-    for kind, uid in (("study", study_uid), ("series", series_uid)):
-        if uid:
-            return f"{kind}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
-    return ""
+    """The group of a slice whose header tells none."""
+    return f"job-{job_id}" if series is None else f"job-{job_id}: {series.label}"

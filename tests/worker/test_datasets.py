@@ -484,6 +484,27 @@ def test_reviewed_slices_of_jobs_make_a_dataset(owner: User, submit: Submit) -> 
         assert Prepared(array[each.row], 0, "PNG", "L", 32, 32).sha256_pixels == each.pixels_sha256
 
 
+@pytest.mark.usefixtures("champion")
+def test_reviewed_dicom_is_read_again_for_its_patient_and_for_burned_in_text(owner: User, submit: Submit) -> None:
+    first = {"1": ct(0, StudyInstanceUID="1.2.3"), "2": ct(8, BurnedInAnnotation="YES", PatientID="P3")}
+    second = {"3": ct(20, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.4.1"), "4": ct(40, PatientID="P2")}
+    jobs = [submit(owner, files) for files in (first, second)]
+    for _ in jobs:
+        ingest.unpack_next("w")
+    with session_scope() as s:
+        for slice_ in s.scalars(select(Slice)):
+            s.add(Review(slice_id=slice_.id, user_id=owner.id, label=int(slice_.name != "4")))
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id for job in jobs])
+    build_next("w")
+    found = view(dataset)
+    assert found.error is None
+    assert found.report["left_out"] == {"burned_in": {"count": 1, "examples": ["2"]}}
+    group = {each.name: each.group for each in slices_of(found, reason=None)}
+    assert group["1"] == group["3"] != group["4"]
+    assert found.report["groups_from"] == {"DICOM patient, study or series": 3}
+
+
 def test_shortcuts_reach_the_report_and_its_warnings(make: Make) -> None:
     entries = {f"COVID/{n}.png": png(n) for n in range(30)} | {f"normal/{n}.png": png(n + 50, 60) for n in range(30)}
     found = make(entries)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.folders import folder_groups
+from worker.groups import folder_groups
 
 
 @pytest.mark.parametrize(

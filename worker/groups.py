@@ -1,12 +1,46 @@
-"""The groups of plain images by the folders they lie in, where no CSV and no DICOM header tells one."""
+"""The groups of slices, which a split keeps together: told by DICOM headers, or by the folders of plain images."""
 
-from collections import defaultdict
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
+from worker.imaging.prepare import SeriesInfo
 from worker.labels import class_folder, names_class, names_part, plain
 
 Folders = list[str]
+
+
+class DicomGroups:
+    """The groups of DICOM slices: one for each patient; where the patient is not told, for each study or series.
+
+    A patient's group is named by the first study that is met, since nothing made of the patient's ID may be kept.
+    """
+
+    def __init__(self) -> None:
+        self._of_patient: dict[str, str] = {}
+        self._named: Counter[str] = Counter()
+
+    def of(self, series: SeriesInfo | None) -> str:
+        """The group of a slice; empty where its file tells none."""
+        if series is None:
+            return ""
+        group = _uid_group(series.study_uid, series.series_uid)
+        if not series.patient:
+            return group
+        if series.patient not in self._of_patient:
+            name = f"patient-{group.partition('-')[2]}"
+            self._named[name] += 1  # two patients of one study are two groups
+            self._of_patient[series.patient] = name if self._named[name] == 1 else f"{name}-{self._named[name]}"
+        return self._of_patient[series.patient]
+
+
+def _uid_group(study_uid: str | None, series_uid: str | None) -> str:
+    """A group by the study, which has one patient, else by the series; the UID itself is not kept. Empty: neither."""
+    for kind, uid in (("study", study_uid), ("series", series_uid)):
+        if uid:
+            return f"{kind}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
+    return ""
 
 
 def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
