@@ -48,8 +48,8 @@ def split_of(
     Groups that share identical or near-identical slices stay together, unless they are to be taken `as_given`. Where
     the CSV named a part for each slice that is the split, whatever the seed. What the version `after` knows stays in
     the parts that it had, with all that must stay with it: on the dataset of its own split that is the split again.
-    Needs a writing transaction. Raises DatasetError: the dataset is not ready, a seed or fractions that are none, or a part
-    would lack a class.
+    Needs a writing transaction. Raises DatasetError: the dataset is not ready, a seed or fractions that are none, or a
+    part would lack a class.
     """
     if not 0 <= seed <= MAX_SEED:
         raise DatasetError(f"a seed is a whole number from 0 to {MAX_SEED}, not {seed}")
