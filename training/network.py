@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from training.weights import WeightsError, take_over
+from training.weights import take_over
 
 # The mean of ImageNet's blue, green and red, as ResNet50's own preprocessing subtracts ("caffe" mode of
 # keras.applications.imagenet_utils). A grey slice has three equal channels, so turning RGB into BGR is the identity.
@@ -20,20 +20,20 @@ IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 def build_network(
     size: int = 224,
     *,
-    weights: str | Path | None = None,
+    weights: Path | None = None,
     hidden: int = 256,
     dropout: float = 0.3,
     seed: int | None = None,
 ) -> keras.Model:
     """Build `uint8[n,size,size,1] -> {"logit": float32[n], "cam": float32[n,c,c]}` with `c = size / 32`.
 
-    `weights` is None (random), "imagenet" (Keras downloads them), or a file: see `weights.take_over`.
+    `weights` is None (random), or a file: see `weights.take_over`.
 
     The weights do not depend on `size`: those of a network trained at one size fit a network of another.
 
     Raises:
         ValueError: `size` is not a positive multiple of 32.
-        WeightsError: the weights cannot be downloaded, read, or do not fit.
+        WeightsError: the weights cannot be read, or do not fit.
     """
     if size < 32 or size % 32:
         raise ValueError(f"the side of a slice must be a positive multiple of 32, not {size}")
@@ -43,11 +43,11 @@ def build_network(
     grey = layers.Concatenate(name="grey_to_rgb")([slices, slices, slices])
     offset = [-mean for mean in IMAGENET_MEAN_BGR]
     normalised = layers.Rescaling(1.0, offset=offset, dtype="float32", name="imagenet_mean")(grey)
-    base = _resnet50(normalised, weights == "imagenet")
+    base = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=normalised)
     logit, cam = _head(base.output, hidden, dropout)
     model = keras.Model(slices, {"logit": logit, "cam": cam}, name="ctbatch_resnet50")
-    if weights is not None and weights != "imagenet":
-        take_over(model, Path(weights))
+    if weights is not None:
+        take_over(model, weights)
     return model
 
 
@@ -56,22 +56,6 @@ def start_residuals_at_zero(network: keras.Model) -> None:
     for layer in network.layers:
         if layer.name.endswith("_3_bn"):
             layer.gamma.assign(layer.gamma * 0)
-
-
-def _resnet50(images: Any, pretrained: bool) -> keras.Model:
-    """ResNet50 without its top, on already normalised `float32[n,s,s,3]`."""
-    try:
-        return keras.applications.ResNet50(
-            include_top=False, weights="imagenet" if pretrained else None, input_tensor=images
-        )
-    except Exception as error:  # Keras raises bare Exception for a failed download
-        if not pretrained:
-            raise
-        raise WeightsError(
-            "ResNet50's ImageNet weights could not be downloaded. On a machine with a network, fetch "
-            "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 from Keras's applications and start from that file "
-            "(--from FILE); or train without pretrained weights (--preset scratch)"
-        ) from error
 
 
 def _head(features: Any, hidden: int, dropout: float) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """A training run, from the claimed row to the registered model version."""
 
+import errno
 import logging
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from training import checkpoints
 from training.config import Config, checked
 from training.dataset import Data, Labelled, load_part
 from training.fit import fit
+from training.imagenet import imagenet_weights
 from training.network import build_network
 from training.results import Trained, make_package
 from training.trainable import environment
@@ -115,38 +117,48 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
 
     Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`why` says it to people).
     """
-    if run.attempts > MAX_CLAIMS:
-        raise RuntimeError(
-            f"{MAX_CLAIMS} workers died of this run before an epoch was done; is there too little memory?"
-        )
-    config = checked(run.config)
-    watcher = RunWatcher(run, claim, heartbeat, config)
+    with work_folder(claim) as folder:  # first of all, for it removes what killed workers left of the run
+        if run.attempts > MAX_CLAIMS:
+            raise RuntimeError(
+                f"{MAX_CLAIMS} workers died of this run before an epoch was done; is there too little memory?"
+            )
+        config = checked(run.config)
+        watcher = RunWatcher(run, claim, heartbeat, config)
+        trained = _train(run, config, watcher, folder)
+        version_id = _register(trained, claim, watcher, folder / "package")
+    checkpoints.drop(watcher.kept, but={})
+    return version_id
+
+
+def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) -> Trained:
     run.environment = environment() | {"code": code_version()}
     watcher.tell(0.0, "reading the dataset", environment=run.environment)
     parts = load_parts(run)
+    watcher.tell(0.0, "fetching the weights to start from")
     keras.utils.set_random_seed(run.seed)
     network = build_network(
         # A checkpoint has the weights: a run that goes on needs neither the network nor the file again.
-        weights=None if run.checkpoint else initial_weights(config),
+        weights=None if run.checkpoint else initial_weights(config, watcher.alive),
         hidden=config.hidden,
         dropout=config.dropout,
         seed=run.seed,
     )
-    with work_folder(claim) as folder:
-        data = Data(parts["train"], parts["validation"])
-        resume = checkpoints.read(run.checkpoint)
-        outcome = fit(network, config, data, seed=run.seed, folder=folder, watcher=watcher, resume=resume)
-        seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
-        trained = Trained(run, config, network, parts, outcome.history, seconds)
-        package = folder / "package"
-        make_package(package, trained, watcher.packaging, watcher.alive)
-        files = registry.store_package(package)
-        with session_scope() as s:
-            if runs.report(s, claim, 1.0, "registering").cancel:
-                raise Cancelled
-            version = registry.register_package(s, package, files)
-            runs.finish_run(s, claim, version.id)
-    checkpoints.drop(watcher.kept, but={})
+    data = Data(parts["train"], parts["validation"])
+    resume = checkpoints.read(run.checkpoint)
+    outcome = fit(network, config, data, seed=run.seed, folder=folder, watcher=watcher, resume=resume)
+    seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
+    return Trained(run, config, network, parts, outcome.history, seconds)
+
+
+def _register(trained: Trained, claim: Claim, watcher: RunWatcher, package: Path) -> int:
+    """Evaluate and export into the folder `package`, and finish the run with the model version; its id."""
+    make_package(package, trained, watcher.packaging, watcher.alive)
+    files = registry.store_package(package)
+    with session_scope() as s:
+        if runs.report(s, claim, 1.0, "registering").cancel:
+            raise Cancelled
+        version = registry.register_package(s, package, files)
+        runs.finish_run(s, claim, version.id)
     return version.id
 
 
@@ -180,12 +192,15 @@ def load_parts(run: TrainingRun) -> dict[str, Labelled]:
     return parts
 
 
-def initial_weights(config: Config) -> str | Path | None:
-    """What `build_network` starts from. Raises FileMissing, FileDamaged, RuntimeError."""
+def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
+    """What `build_network` starts from; `alive` is called while ImageNet's weights are downloaded.
+
+    Raises FileMissing, FileDamaged, WeightsError, RuntimeError, and what `alive` raises.
+    """
     if config.initial == "none":
         return None
     if config.initial == "imagenet":
-        return "imagenet"
+        return imagenet_weights(alive)
     kind, _, name = config.initial.partition(":")
     if kind == "file":
         return storage().verified_path(name)
@@ -216,9 +231,14 @@ def why(error: Exception) -> str:
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "ResourceExhaustedError":
         return "the memory was not enough; lower the batch: --set stages.NAME.batch=16"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            "the disk is full: make room on it, keep fewer augmented copies (--set stages.NAME.copies=1), or set "
+            "CTBATCH_HOME to a folder on a larger disk"
+        )
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.strerror or name}: {error.filename or 'a file of this run'}"
-    if name in ("Diverged", "WeightsError", "ConfigError", "RuntimeError", "ParityError", "DatasetError"):
+    if name in ("Diverged", "NoRoom", "WeightsError", "ConfigError", "RuntimeError", "ParityError", "DatasetError"):
         return str(error)
     if name in ("FileMissing", "FileDamaged"):
         return f"a file of the dataset, the weights or the checkpoint is gone or damaged: {error}"

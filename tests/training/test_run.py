@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from db import registry, runs, splits
-from db.base import session_scope
+from db.base import from_now, session_scope
 from db.leases import Claim
 from db.models import Evaluation, LabelledSlice, TrainingRun
 from db.storage import FileMissing, storage
@@ -131,6 +131,23 @@ def test_a_run_that_kills_its_workers_is_given_up(dataset):
     assert (view.state, "too little memory" in view.error) == ("failed", True)
 
 
+@pytest.mark.parametrize("end", ["given up", "cancelled", "without its dataset"])
+def test_what_killed_workers_left_goes_however_the_run_ends(end, dataset, settings):
+    run = launch(dataset)
+    left = settings.home / "training" / f"run-{run.id}-0" / "features"
+    left.mkdir(parents=True)
+    with session_scope() as s:
+        if end == "given up":
+            s.execute(update(TrainingRun).values(attempts=3))
+        elif end == "cancelled":
+            s.execute(update(TrainingRun).values(cancel_requested_at=from_now()))
+        else:
+            s.execute(update(TrainingRun).values(dataset_id=None))
+    view, _ = carry_out()
+    assert view.state == ("cancelled" if end == "cancelled" else "failed")
+    assert list((settings.home / "training").iterdir()) == []
+
+
 def test_a_part_without_a_class_ends_a_run(dataset):
     with session_scope() as s:
         s.execute(update(LabelledSlice).values(label=1))
@@ -145,7 +162,8 @@ def test_a_part_without_a_class_ends_a_run(dataset):
     [
         (MemoryError(), "lower the batch"),
         (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"), "lower the batch"),
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "--set stages.NAME.copies=1"),
+        (PermissionError(errno.EACCES, "Permission denied", "/home/x"), "Permission denied: /home/x"),
         (FileMissing("c0ffee"), "gone or damaged: c0ffee"),
         (RuntimeError("the run names no dataset"), "the run names no dataset"),
         (KeyError("odd"), "KeyError: 'odd'"),
@@ -164,7 +182,7 @@ def test_a_run_can_start_from_a_model_version(settings):
 
     config = json.loads(json.dumps(preset("seed").model_dump(mode="json")))
     with pytest.raises(RuntimeError, match="no model version mine/4"):
-        initial_weights(Config.model_validate(config | {"initial": "model:mine/4"}))
+        initial_weights(Config.model_validate(config | {"initial": "model:mine/4"}), lambda: None)
 
 
 def test_the_reaper_leaves_what_a_run_needs(dataset):

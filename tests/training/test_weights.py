@@ -122,18 +122,3 @@ def test_other_files_are_refused(data, target, tmp_path: Path):
     path.write_bytes(data)
     with pytest.raises(WeightsError, match=str(path)):
         take_over(target, path)
-
-
-def test_without_a_network_imagenet_weights_are_refused_with_the_way_out(monkeypatch, tmp_path):
-    import keras
-
-    from training.network import build_network
-    from training.weights import WeightsError
-
-    monkeypatch.setattr(
-        "keras.src.applications.resnet.file_utils.get_file",
-        lambda *_a, **_k: (_ for _ in ()).throw(Exception("no net")),
-    )
-    assert keras.applications
-    with pytest.raises(WeightsError, match="--from FILE"):
-        build_network(64, weights="imagenet")
