@@ -1,5 +1,6 @@
 """What a stage learns from: freshly augmented slices, or augmented copies whose frozen layers were computed once."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -59,6 +60,10 @@ class Fresh:
             yield [changed[..., None]], self._labels[rows]
 
 
+class NoRoom(RuntimeError):
+    """The disk is too small for the features of a stage; the message says what to do."""
+
+
 def augmented_copy(pixels: Pixels, augmenter: Augmenter, seed: int, copy: int) -> Iterator[Pixels]:
     """Copy number `copy` of all slices, in their order, some at a time."""
     for start in range(0, len(pixels), AUGMENTED_AT_ONCE):
@@ -70,6 +75,8 @@ class Copies:
 
     What it gives is kept in files, memory-mapped, in a temporary folder inside `folder` until `close()`. `progress` is
     told the share of copies that are made.
+
+    Raises NoRoom before the bulk is computed, and OSError where the disk fills up all the same.
     """
 
     def __init__(
@@ -87,10 +94,11 @@ class Copies:
         pixels = shrink(data.pixels, stage.size)
         self._copies: list[list[NDArray[Any]]] = []
         try:
-            for copy in range(min(stage.copies, stage.epochs)):
+            count = min(stage.copies, stage.epochs)
+            for copy in range(count):
                 parts = augmented_copy(pixels, augmenter, seed, copy)
-                self._copies.append(self._keep(copy, len(pixels), parts, frozen))
-                progress((copy + 1) / min(stage.copies, stage.epochs))
+                self._copies.append(self._keep(copy, count, len(pixels), parts, frozen))
+                progress((copy + 1) / count)
         except BaseException:
             self.close()
             raise
@@ -98,6 +106,7 @@ class Copies:
     def _keep(
         self,
         copy: int,
+        copies: int,
         count: int,
         parts: Iterator[Pixels],
         frozen: Callable[[Pixels], list[NDArray[Any]]] | None,
@@ -107,16 +116,27 @@ class Copies:
         for part in parts:
             found = frozen(part[..., None]) if frozen else [part[..., None]]
             if not kept:
+                self._check_room(count * sum(each[0].nbytes for each in found), copies - copy)
                 kept = [
-                    np.lib.format.open_memmap(
-                        self._folder / f"{copy}-{i}.npy", "w+", dtype=each.dtype, shape=(count, *each.shape[1:])
-                    )
+                    _allocated(self._folder / f"{copy}-{i}.npy", each.dtype, (count, *each.shape[1:]))
                     for i, each in enumerate(found)
                 ]
             for target, each in zip(kept, found, strict=True):
                 target[start : start + len(each)] = each
             start += len(part)
         return kept
+
+    def _check_room(self, size: int, copies: int) -> None:
+        """Raises NoRoom where the copies that are still to be made, of `size` bytes each, do not fit on the disk."""
+        free = shutil.disk_usage(self._folder).free
+        if copies * size <= free:
+            return
+        name, whole = self._stage.name, len(self._copies) + free // size
+        fewer = f"keep fewer copies (--set stages.{name}.copies={whole}), or " if whole else ""
+        raise NoRoom(
+            f"the frozen layers of stage {name} need {copies * size / 1e9:.1f} GB in {self._folder.parent}, where "
+            f"{free / 1e9:.1f} GB are free; {fewer}make room there, or set CTBATCH_HOME to a folder on a larger disk"
+        )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, the same each time it is asked for: what `frozen` gave, and float32[b]."""
@@ -128,6 +148,16 @@ class Copies:
         """Remove the files."""
         self._copies.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _allocated(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A new .npy file, memory-mapped, that has its room on the disk: writing to a mapped file that the disk cannot take
+    ends the process with SIGBUS. Raises OSError (ENOSPC)."""
+    kept = np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return kept
 
 
 def half_range(found: NDArray[Any]) -> NDArray[Any]:
