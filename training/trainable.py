@@ -119,9 +119,11 @@ def cut(network: Any, unfreeze: int) -> Cut:
         network.trainable = True
         return Cut(None, keras.Model(network.input, network.output["logit"]))
     base = base_layers(network)
-    late = {id(layer) for layer in base[len(base) - unfreeze :]}
+    late = {id(layer) for layer in base[max(len(base) - unfreeze, 0) :]}
     for layer in base:
         layer.trainable = id(layer) in late and not isinstance(layer, keras.layers.BatchNormalization)
+    if len(late) == len(base):
+        return Cut(None, keras.Model(network.input, network.output["logit"]))
     between = _between(network, late) if late else [network.get_layer("flatten").output]
     return Cut(keras.Model(network.input, between), keras.Model(between, network.output["logit"]))
 
