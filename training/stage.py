@@ -21,6 +21,10 @@ AVERAGED_EVERY = 4  # steps between two additions to the moving average of the w
 SETTLING_SLICES = 384  # of those to train on, that normalisation is settled on
 
 
+class _Stopped(Exception):
+    """A stop was asked for while frozen layers were computed."""
+
+
 class Fitting:
     """One stage of a run."""
 
@@ -68,11 +72,15 @@ class Fitting:
         if isinstance(self.source, Copies):
             self.source.close()
 
-    def _prepare(self) -> None:
-        """What the epochs need: batches to learn from, and the validation slices."""
-        self.source = self._source(self.data.train)
+    def _prepare(self) -> bool:
+        """What the epochs need: batches to learn from, and the validation slices; False if a stop came meanwhile."""
+        try:
+            self.source = self._source(self.data.train)
+        except _Stopped:
+            return False
         pixels = shrink(self.data.validation.pixels, self.stage.size)[..., None]
         self.validation = self._features(self.frozen, pixels) if self.frozen else [pixels]
+        return True
 
     def _source(self, train: Labelled) -> Fresh | Copies:
         augmenter = Augmenter(self.config.augment)
@@ -83,8 +91,13 @@ class Fitting:
             message = f"computing the frozen layers, {share:.0%}"
             self.watcher.step(self._at(0, 0, None, None, message))
 
-        compute = (lambda pixels: self._features(self.frozen, pixels)) if self.frozen else None
-        return Copies(train, self.stage, augmenter, self.seed, compute, self.folder, progress)
+        def compute(pixels: NDArray[np.uint8]) -> Arrays:
+            if self._is_stopped():
+                raise _Stopped
+            return self._features(self.frozen, pixels)
+
+        frozen = compute if self.frozen else None
+        return Copies(train, self.stage, augmenter, self.seed, frozen, self.folder, progress)
 
     def _features(self, frozen: Any, pixels: NDArray[np.uint8]) -> Arrays:
         found = predict(frozen, pixels, self.watcher.alive)
@@ -104,8 +117,8 @@ class Fitting:
         for epoch in range(first, self.stage.epochs):
             if self._is_stopped() or self._has_stalled(epoch):
                 break
-            if self.source is None:
-                self._prepare()
+            if self.source is None and not self._prepare():
+                break
             if not self._epoch(epoch):
                 break
         if self._is_stopped() and not self._is_better_than_before():
@@ -155,17 +168,14 @@ class Fitting:
             totals += float(logs["loss"]), float(logs["accuracy"])
             loss, accuracy = totals / step
             if not np.isfinite(loss):
-                raise Diverged(
-                    f"the loss is no number any more (stage {self.stage.name}, epoch {epoch + 1}, step {step}); "
-                    f"lower the rate of learning: --set stages.{self.stage.name}.rate={self.stage.rate / 10:g}"
-                )
+                raise self._diverged(f"epoch {epoch + 1}, step {step}")
             if self.average and (done := epoch * self.steps + step) % AVERAGED_EVERY == 0:
                 self._add_to_average(done)
             rate = step * self.stage.batch / (time.monotonic() - started)
             self.watcher.step(self._at(epoch, step, float(loss), rate))
             if self._is_stopped():
                 return False
-        metrics = {"loss": float(loss), "accuracy": float(accuracy), "rate": rate} | self._validate()
+        metrics = {"loss": float(loss), "accuracy": float(accuracy), "rate": rate} | self._validate(epoch)
         record = EpochRecord(self.index, epoch, metrics, time.monotonic() - started)
         self.history.append(record)
         self.watcher.epoch(record)
@@ -180,12 +190,21 @@ class Fitting:
         for mean, weight in zip(self.average, self.model.get_weights(), strict=True):
             mean += share * (weight - mean)
 
-    def _validate(self) -> dict[str, float]:
+    def _diverged(self, when: str) -> Diverged:
+        return Diverged(
+            f"the loss or a weight is no number any more (stage {self.stage.name}, {when}); "
+            f"lower the rate of learning: --set stages.{self.stage.name}.rate={self.stage.rate / 10:g}"
+        )
+
+    def _validate(self, epoch: int) -> dict[str, float]:
         """Loss, accuracy and AUC on the validation slices; the best weights so far, by that loss, are kept."""
         weights = self.model.get_weights()
         if self.average:
             self.model.set_weights(self.average)
         logit = np.asarray(predict(self.model, _fed(self.validation), self.watcher.alive), np.float64)
+        # The last step's harm is in no training loss, and a ReLU may hide weights that are no numbers from the logits.
+        if not all(np.isfinite(each).all() for each in (logit, *weights)):
+            raise self._diverged(f"epoch {epoch + 1}, validation")
         positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
         loss = float(-np.where(self.labels == 1, np.log(positive), np.log(1 - positive)).mean())
         earlier = [r.metrics["val_loss"] for r in self.history if r.stage == self.index]

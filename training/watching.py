@@ -10,7 +10,7 @@ Arrays = list[NDArray[Any]]
 
 
 class Diverged(RuntimeError):
-    """The loss is no number any more; the message says what to change."""
+    """The loss or a weight is no number any more; the message says what to change."""
 
 
 @dataclass(frozen=True)

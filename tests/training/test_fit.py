@@ -155,6 +155,19 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_pa
         fit(network, wild, data, seed=1, folder=tmp_path)
 
 
+def test_an_epoch_s_last_step_that_ruins_the_weights_ends_the_run_with_the_same_advice(data, network, tmp_path):
+    from training.fit import fit
+    from training.watching import Diverged
+
+    network.get_layer("conv5_block3_3_bn").gamma.assign(np.full(2048, 1e12, np.float32))
+    hidden, output = network.get_layer("hidden"), network.get_layer("output")
+    hidden.set_weights([np.zeros((2048, 8), np.float32), np.full(8, 1e-29, np.float32)])
+    output.kernel.assign(np.full((8, 1), 1e30, np.float32))  # logits are about 80, and gradients infinite
+    ruinous = config(stage(0, batch=24, rate=1.0))  # one step an epoch
+    with pytest.raises(Diverged, match=r"validation.*--set stages\.last-0\.rate=0\.1"):
+        fit(network, ruinous, data, seed=1, folder=tmp_path)
+
+
 def test_a_stage_ends_when_nothing_gets_better(data, network, tmp_path):
     from training.fit import fit
 
@@ -218,6 +231,44 @@ def test_a_stop_in_a_stage_that_has_not_got_better_keeps_the_weights_before_it(a
     ).history
     assert len(history) == (1 if at == "in its first epoch" else 2)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
+
+
+def test_a_stop_while_frozen_layers_are_computed_is_heard_before_all_copies_are_made(data, network, tmp_path):
+    from training.fit import fit
+    from training.watching import Watcher
+
+    class Stops(Watcher):
+        copies = 0
+
+        def step(self, told):
+            self.copies += told.stage == 1
+
+        def stopped(self):
+            return self.copies > 0
+
+    before = network.get_weights()
+    plan = config(stage(0, epochs=1, copies=1, rate=1e-30), stage(20, epochs=9, copies=9))
+    watcher = Stops()
+    history = fit(network, plan, data, seed=1, folder=tmp_path, watcher=watcher).history
+    assert (watcher.copies, len(history)) == (1, 1)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("unfreeze", [173, 174, 175])
+def test_as_many_layers_as_the_base_has_are_let_learn(unfreeze, data, network):
+    """Of its 174 layers the first has no weights."""
+    from training.trainable import cut
+
+    pixels = data.validation.pixels[..., None]
+    expected = network.predict(pixels, verbose=0)["logit"]
+    parts = cut(network, unfreeze)
+    kernels = {layer.name for layer in parts.learning.layers if layer.trainable_weights}
+    assert kernels >= {"conv1_conv", "conv3_block2_2_conv", "conv5_block3_3_conv", "output"}
+    assert not any(name.endswith("_bn") for name in kernels)
+    assert (parts.frozen is None) == (unfreeze > 173)
+    given = pixels if parts.frozen is None else parts.frozen.predict(pixels, verbose=0)
+    np.testing.assert_allclose(parts.learning.predict(given, verbose=0), expected, atol=1e-4)
 
 
 @pytest.mark.slow
