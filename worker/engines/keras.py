@@ -8,29 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.engines.base import Scores
-from worker.engines.package import PackageError, read_package
+from worker.engines.package import Package, PackageError, read_package
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
 FILE = "model.keras"
+# Stay in float32: the normalisation of pixels, the last layer, and the distance, whose threshold was found in float32.
+EXACT_LAYERS = ("imagenet_mean", "output", "pooled_features", "scaled_features", "components", "within", "along")
 BATCH_GPU, BATCH_CPU = 256, 32
 
 
 class KerasEngine:
-    """A package's `model.keras`. On a GPU it is compiled just in time and computes in mixed precision."""
+    """A package's `model.keras`. On a GPU it is compiled just in time and computes in mixed precision, unless bfloat16
+    was measured for this package and did not pass."""
 
     def __init__(self, folder: Path) -> None:
         package = read_package(folder)
         if FILE not in package.files:
             raise PackageError(f"the package {package.name} holds no {FILE}")
         gpu = _on_gpu()
+        half = gpu and not _fails_in_bfloat16(package)
         self.model: Any = keras.models.load_model(folder / FILE, compile=False, safe_mode=True)
-        if gpu:
+        if half:
             self.model = in_mixed_precision(self.model)
         self.model.compile(jit_compile=gpu)
         self.batch_size = BATCH_GPU if gpu else BATCH_CPU
-        precision = "bf16" if gpu else "f32"
+        precision = "bf16" if half else "f32"
         self.name = f"keras-{keras.backend.backend()}-{precision}"
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
@@ -58,14 +62,20 @@ def _on_gpu() -> bool:
     return any(name.startswith(("gpu", "cuda")) for name in map(str.lower, keras.distribution.list_devices()))
 
 
+def _fails_in_bfloat16(package: Package) -> bool:
+    """Whether it was measured, and lost too much; where it was not, only the machine that published lacks bfloat16."""
+    found = package.parity.get("bf16", {})
+    return "accuracy_change" in found and not found["passed"]
+
+
 def in_mixed_precision(model: Any) -> Any:
-    """The same network with bfloat16 activations and float32 weights."""
+    """The same network with bfloat16 activations and float32 weights; its distance is computed in float32."""
     policy = keras.DTypePolicy("mixed_bfloat16")
 
     def clone(layer: Any) -> Any:
         config = layer.get_config()
-        # The normalisation of pixels and the last layer stay exact.
-        if isinstance(layer, keras.layers.Layer) and layer.name not in ("imagenet_mean", "output"):
+        exact = layer.name in EXACT_LAYERS or layer.name.startswith("mean_")  # of the pooled features
+        if isinstance(layer, keras.layers.Layer) and not exact:
             config["dtype"] = policy
         return layer.__class__.from_config(config)
 

@@ -56,6 +56,48 @@ def test_mixed_precision_as_on_a_gpu_keeps_the_answers(published: Published, sli
     assert np.abs(rough - exact).mean() <= 0.05
 
 
+def test_the_distance_stays_in_float32_in_mixed_precision(slices: Slices) -> None:
+    """It is what the layers of the exact network say of the same activations."""
+    import keras
+
+    from training.network import build_network
+    from training.ood import DEPTHS, with_distance
+    from worker.engines.keras import in_mixed_precision
+
+    small = slices[:, :64, :64]
+    exact = with_distance(build_network(64, hidden=8, seed=3), small)
+    half = in_mixed_precision(exact)
+    depths = [half.get_layer(name).output for name in DEPTHS]
+    *activations, found = keras.Model(half.input, [*depths, half.output["distance"]]).predict_on_batch(small[..., None])
+    tail = keras.Model([exact.get_layer(name).output for name in DEPTHS], exact.output["distance"])
+    expected = tail.predict_on_batch([np.asarray(each, np.float32) for each in activations])
+    np.testing.assert_allclose(np.asarray(found, np.float32), expected, rtol=1e-4)
+    assert half.get_layer("conv2_block1_1_conv").compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("parity", "precision"),
+    [
+        ({"bf16": {"accuracy_change": -0.02, "auc_change": 0.0, "passed": False}}, "f32"),
+        ({"bf16": {"accuracy_change": 0.0, "auc_change": 0.0, "passed": True}}, "bf16"),
+        ({"bf16": {"passed": False, "reason": "not measured here"}}, "bf16"),
+        ({}, "bf16"),
+    ],
+)
+def test_a_gpu_computes_in_bfloat16_unless_that_was_measured_and_failed(
+    parity: dict[str, Any], precision: str, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import worker.engines.keras as engine
+
+    shutil.copytree(published[0], tmp_path, dirs_exist_ok=True)
+    manifest = json.loads((tmp_path / "package.json").read_text())
+    (tmp_path / "package.json").write_text(json.dumps(manifest | {"parity": parity}))
+    monkeypatch.setattr(engine, "_on_gpu", lambda: True)
+    loaded = engine.KerasEngine(tmp_path)
+    assert loaded.name.endswith(f"-{precision}")
+    assert loaded.model.get_layer("conv1_conv").compute_dtype == {"f32": "float32", "bf16": "bfloat16"}[precision]
+
+
 def test_more_slices_than_a_batch(published: Published, slices: Slices) -> None:
     engine = load_engine(published[0], "openvino-f32")
     many = np.concatenate([slices] * (engine.batch_size // len(slices) + 2))
