@@ -98,13 +98,22 @@ def _say_estimate(prepared: Prepared) -> None:
 
 
 def _initial(start: str) -> str:
-    """The setting `initial` for `--from`; a file goes into storage. Raises NotFoundOrDenied."""
+    """The setting `initial` for `--from`; a file that holds a ResNet50 goes into storage.
+
+    Raises NotFoundOrDenied, UsageError.
+    """
     with reading() as session:
         if version := registry.find_version(session, start):
             return f"initial={MODEL}{version.label}"
     path = Path(start)
     if not path.is_file():
         raise NotFoundOrDenied(f"there is no model version and no file {start}")
+    from training.weights_file import WeightsError, check_weights_file  # h5py: only where a file is given
+
+    try:
+        check_weights_file(path)
+    except WeightsError as error:
+        raise click.UsageError(str(error)) from error
     receiver = storage().receive()
     with path.open("rb") as file:
         while data := file.read(1 << 20):
@@ -170,9 +179,12 @@ def cancel(run_id: int) -> None:
 @runs_group.command()
 @click.argument("run_id", metavar="RUN", type=int)
 def stop(run_id: int) -> None:
-    """End a run's training now and make a model version of the best so far."""
+    """End a run's training now and make a model version of the best epoch so far.
+
+    A stage that keeps its last epoch (as in scratch and quick) gives its weights as they are now.
+    """
     _ask(run_id, runs.stop_run, "it is not running")
-    say(f"training run {run_id} stops, and keeps the best")
+    say(f"training run {run_id} stops, and keeps what it has learned")
 
 
 def _ask(run_id: int, ask: Any, otherwise: str) -> None:

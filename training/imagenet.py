@@ -8,7 +8,7 @@ from threading import Thread
 
 import keras
 
-from training.weights import WeightsError
+from training.weights_file import WeightsError
 
 FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 ORIGIN = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{FILE}"

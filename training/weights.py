@@ -12,14 +12,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from training.weights_file import WeightsError
+
 Layers = dict[str, list[NDArray[Any]]]
 """Arrays by layer name, in Keras's order: kernel, bias; or gamma, beta, mean, variance."""
 
 HEAD = ("hidden", "output")
-
-
-class WeightsError(RuntimeError):
-    """The initial weights that were asked for cannot be had; the message says what to do instead."""
 
 
 def take_over(model: Any, path: Path) -> None:

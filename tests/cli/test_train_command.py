@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable, Iterator
 
+import h5py
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import update
@@ -14,6 +16,7 @@ from db.models import Dataset, ModelVersion, Split, TrainingRun, Work
 from db.settings import Settings, get_settings
 from db.storage import storage
 from tests.labelled import add_dataset
+from training.weights_file import base_shapes
 
 Run = Callable[..., Result]
 
@@ -88,11 +91,32 @@ def test_it_tells_programs_in_json(launch: Run) -> None:
 
 def test_a_weights_file_goes_into_storage(launch: Run, settings: Settings) -> None:
     path = settings.home / "weights.h5"
-    path.write_bytes(b"weights")
+    with h5py.File(path, "w") as file:
+        for number, shape in enumerate(base_shapes().elements()):
+            file.create_dataset(str(number), shape, chunks=True)  # without a byte of its zeros
     assert launch("site", "--from", path).exit_code == 0
     initial = only_run().config["initial"]
     assert initial.startswith("file:")
     assert storage().exists(initial.removeprefix("file:"))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [(b"weights", "is neither HDF5 (.h5) nor a .keras file"), (None, "holds no ResNet50 of Keras's making")],
+)
+def test_a_file_without_a_resnet50_is_refused_by_its_own_name(
+    data: bytes | None, told: str, launch: Run, settings: Settings
+) -> None:
+    path = settings.home / "weights.h5"
+    if data is None:
+        with h5py.File(path, "w") as file:
+            file["conv1_conv"] = np.zeros((3, 3, 3, 64), np.float32)
+    else:
+        path.write_bytes(data)
+    result = launch("site", "--from", path)
+    assert (result.exit_code, f"{path} {told}" in result.stderr) == (2, True), result.output
+    with read_scope() as s:
+        assert runs.list_runs(s) == []
 
 
 def test_the_lineage_is_what_the_run_starts_from_however_that_is_said(launch: Run) -> None:

@@ -28,7 +28,7 @@ def silent_server() -> Iterator[str]:
 
 def test_a_server_that_never_answers_is_given_up_with_the_way_out(silent_server: str, cache: Path) -> None:
     from training.imagenet import imagenet_weights
-    from training.weights import WeightsError
+    from training.weights_file import WeightsError
 
     told: list[bool] = []
     with pytest.raises(WeightsError, match="--from FILE"):

@@ -48,6 +48,7 @@ def is_taken(target: Any, source: Any) -> bool:
 @pytest.mark.parametrize("form", ["with-top.h5", "no-top.h5", "no-top.weights.h5", "with-top.keras", "no-top.keras"])
 def test_every_form_is_taken(form, source, bare, target, tmp_path):
     from training.weights import take_over
+    from training.weights_file import check_weights_file
 
     model, path = (source if form.startswith("with") else bare), tmp_path / form
     model.save_weights(path) if ".weights." in form else model.save(path)
@@ -56,6 +57,7 @@ def test_every_form_is_taken(form, source, bare, target, tmp_path):
     target.get_layer("conv1_conv").set_weights([w * 0 for w in target.get_layer("conv1_conv").get_weights()])
     take_over(target, nameless)
     assert is_taken(target, source)
+    check_weights_file(nameless)
 
 
 def test_keras_2_weights_with_names_are_taken(bare, target, tmp_path):
@@ -63,6 +65,7 @@ def test_keras_2_weights_with_names_are_taken(bare, target, tmp_path):
     import h5py
 
     from training.weights import take_over
+    from training.weights_file import check_weights_file
 
     path = tmp_path / "notop.h5"
     with h5py.File(path, "w") as file:
@@ -76,20 +79,23 @@ def test_keras_2_weights_with_names_are_taken(bare, target, tmp_path):
                 group.create_dataset(name.decode(), data=array)
     take_over(target, path)
     assert is_taken(target, bare)
+    check_weights_file(path)
 
 
 def test_our_own_models_bring_their_head_too(target, tmp_path):
     from training.network import build_network
+    from training.weights_file import check_weights_file
 
     path = tmp_path / "own.keras"
     target.save(path)
+    check_weights_file(path)
     again = build_network(96, weights=path, seed=2)
     assert all(np.array_equal(a, b) for a, b in zip(target.get_weights(), again.get_weights(), strict=True))
 
 
 def test_a_missing_file_is_said(tmp_path):
     from training.network import build_network
-    from training.weights import WeightsError
+    from training.weights_file import WeightsError
 
     with pytest.raises(WeightsError, match="no weights file"):
         build_network(64, weights=tmp_path / "absent.h5")
@@ -99,10 +105,13 @@ def test_another_architecture_is_refused(target, tmp_path):
     import h5py
     import keras
 
-    from training.weights import WeightsError, take_over
+    from training.weights import take_over
+    from training.weights_file import WeightsError, check_weights_file
 
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="conv1_conv")])
     other.save(tmp_path / "other.keras")
+    with pytest.raises(WeightsError, match=r"other\.keras holds no ResNet50"):
+        check_weights_file(tmp_path / "other.keras")
     with pytest.raises(WeightsError, match="another architecture"):
         take_over(target, tmp_path / "other.keras")
     other.save_weights(tmp_path / "other.weights.h5")
@@ -116,9 +125,12 @@ def test_another_architecture_is_refused(target, tmp_path):
 
 @pytest.mark.parametrize("data", [b"", b"no weights", b"PK\x03\x04 broken", b"\x89HDF\r\n\x1a\n broken"])
 def test_other_files_are_refused(data, target, tmp_path: Path):
-    from training.weights import WeightsError, take_over
+    from training.weights import take_over
+    from training.weights_file import WeightsError, check_weights_file
 
     path = tmp_path / "file.h5"
     path.write_bytes(data)
     with pytest.raises(WeightsError, match=str(path)):
         take_over(target, path)
+    with pytest.raises(WeightsError, match=str(path)):
+        check_weights_file(path)
