@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+from training.config import STEADY_RULE, floor_of
+
 COLDEST, HOTTEST = 0.25, 8.0  # few slices that are all told apart would have any colder temperature than the last
-FLOOR_RULE = "sensitivity>="
-STEADY_RULE = "youden-1se"
 CUTS = 256  # between the best threshold and 0.5 that are looked at
 
 
@@ -58,7 +58,7 @@ def choose_threshold(
 
     Raises ValueError: an unknown rule, a class of which there is no slice, a score that is not finite.
     """
-    floor = _floor_of(rule)
+    floor = floor_of(rule)
     scores, truth = _paired(probability, labels)
     if not (truth == 1).any() or not (truth == 0).any():
         raise ValueError("a threshold needs slices of both classes")
@@ -105,21 +105,6 @@ def _plainest(worse: NDArray[np.float64], without: NDArray[np.float64]) -> int:
     worse, `without` [t, g] says so with each group left out."""
     error = np.sqrt((without.shape[1] - 1) * without.var(1))
     return int(np.flatnonzero(worse <= error + 1e-12)[0])
-
-
-def _floor_of(rule: str) -> float | None:
-    """The least sensitivity that a rule asks for; None for Youden's. Raises ValueError."""
-    if rule in ("youden", STEADY_RULE):
-        return None
-    try:
-        floor = float(rule.removeprefix(FLOOR_RULE)) if rule.startswith(FLOOR_RULE) else 0.0
-    except ValueError:
-        floor = 0.0
-    if not 0 < floor <= 1:
-        raise ValueError(
-            f'no such rule for a threshold: {rule!r}; there are "youden", "{STEADY_RULE}" and "{FLOOR_RULE}0.95"'
-        )
-    return floor
 
 
 def _paired(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any]]:

@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 SIDE = 224
+FLOOR_RULE = "sensitivity>="
+STEADY_RULE = "youden-1se"
 ALL = -1  # `unfreeze`: the whole network learns
 
 
@@ -87,9 +89,30 @@ class Config(_Frozen):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     augment: Augment
     stages: tuple[Stage, ...] = Field(min_length=1)
-    threshold: str = Field(default="youden", pattern=r"^(youden|youden-1se|sensitivity>=0?\.\d+)$")
+    threshold: str = "youden"
     floor: float = Field(default=0.85, ge=0, le=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @field_validator("threshold")
+    @classmethod
+    def _is_rule(cls, rule: str) -> str:
+        floor_of(rule)
+        return rule
+
+
+def floor_of(rule: str) -> float | None:
+    """The least sensitivity that a rule for the threshold asks for; None for Youden's. Raises ValueError."""
+    if rule in ("youden", STEADY_RULE):
+        return None
+    try:
+        floor = float(rule.removeprefix(FLOOR_RULE)) if rule.startswith(FLOOR_RULE) else 0.0
+    except ValueError:
+        floor = 0.0
+    if not 0 < floor <= 1:
+        raise ValueError(
+            f'no such rule for a threshold: {rule!r}; there are "youden", "{STEADY_RULE}" and "{FLOOR_RULE}0.95"'
+        )
+    return floor
 
 
 _GENTLE = Augment(rotation=20, shift=0.1, shear=10, zoom=0.1, flip=True)
@@ -223,7 +246,8 @@ def checked(values: dict[str, Any]) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        told = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {told}") from error
 
 
 def _value(text: str) -> Any:

@@ -39,6 +39,14 @@ def test_settings_are_changed_by_name():
     assert config.stages[1] == preset("seed").stages[1]
 
 
+@pytest.mark.parametrize("rule", ["youden", "youden-1se", "sensitivity>=.9", "sensitivity>=0.95", "sensitivity>=1"])
+def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
+    from training.calibrate import choose_threshold
+
+    taken = with_settings(preset("seed"), [f"threshold={rule}"]).threshold
+    assert 0 < choose_threshold([0.1, 0.4, 0.6, 0.9], [0, 0, 1, 1], taken) < 1
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
@@ -49,6 +57,10 @@ def test_settings_are_changed_by_name():
         ("stages.head.size=100", "multiple of 32"),
         ("augment.flip.more=1", "there is no 'more' here"),
         ("initial=somewhere", "initial: "),
+        ("threshold=sensitivity>=0.0", "threshold: .*no such rule"),
+        ("threshold=sensitivity>=1.01", "threshold: .*no such rule"),
+        ("threshold=sensitivity>=nan", "threshold: .*no such rule"),
+        ("threshold=youden-2se", 'threshold: .*there are "youden", "youden-1se" and "sensitivity>=0.95"'),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_in_one_line(setting, told):
