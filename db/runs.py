@@ -206,7 +206,7 @@ def cancel_run(s: Session, run: TrainingRun) -> bool:
 
 
 def stop_run(s: Session, run: TrainingRun) -> bool:
-    """Ask a run to end its training now and make a model version of the best so far; False if it is not running."""
+    """Ask a run to end its training now and make a model version of what it has come to; False if it is not running."""
     return _ask(s, run, "stop_requested_at")
 
 

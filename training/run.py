@@ -108,7 +108,7 @@ class RunWatcher(Watcher):
         self._heartbeat.progress()
 
     def stopped(self) -> bool:
-        """Whether somebody asked to stop and keep the best."""
+        """Whether somebody asked to stop and keep what was learned."""
         return self._stop
 
 

@@ -72,5 +72,5 @@ class Watcher:
         """After each epoch: `make()` gives its checkpoint, which costs a copy of the weights."""
 
     def stopped(self) -> bool:
-        """Whether to end training now and keep the best that it has come to."""
+        """Whether to end training now and keep what it has come to: see `config.Stage.keep`."""
         return False

@@ -250,7 +250,7 @@ def test_run_page_follows_the_run_and_its_curves_grow(admin_page: Any, admin: Ap
     admin_page.locator("[data-curve=loss] canvas").wait_for()
     admin_page.locator("[data-curve=accuracy] .uplot").wait_for()
     playwright.expect(admin_page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "66")
-    assert admin_page.get_by_role("button", name="Stop and keep the best").is_visible()
+    assert admin_page.get_by_role("button", name="Stop and keep what it learned").is_visible()
     with session_scope() as s:
         runs.fail_run(s, claim, "the loss is no number any more")
     admin_page.get_by_text("The loss is no number any more.").wait_for()

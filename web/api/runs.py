@@ -102,10 +102,13 @@ def cancel(run_id: int) -> dict[str, Any]:
 
 
 @blueprint.post("/<int:run_id>/stop")
-@blueprint.output(RunOut, status_code=202, description="It ends its training and makes a model version of its best.")
+@blueprint.output(RunOut, status_code=202, description="It ends its training and makes a model version.")
 @blueprint.doc(responses=problems(400, 403, 404, 409))
 def stop(run_id: int) -> dict[str, Any]:
-    """Stop a run and keep the best"""
+    """Stop a run and keep what it has learned
+
+    That is its best epoch so far; a stage with `keep: last` (as in scratch and quick) gives its weights as they are.
+    """
     with session_scope() as s:
         if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):
             raise Problem(409, "conflict", "The run is not training now.")

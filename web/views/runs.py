@@ -101,7 +101,7 @@ def cancel(run_id: int) -> ResponseReturnValue:
 
 @blueprint.post("/<int:run_id>/stop")
 def stop(run_id: int) -> ResponseReturnValue:
-    """Ask a run to end its training and keep the best."""
+    """Ask a run to end its training and keep what was learned."""
     with session_scope() as s:
         runs.stop_run(s, row_of(s, TrainingRun, run_id))
     return redirect(url_for("runs.show", run_id=run_id), 303)
