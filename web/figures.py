@@ -119,4 +119,6 @@ def plain(value: Any) -> str:
         return ", ".join(f"{str(key).replace('_', ' ')} {plain(member)}" for key, member in value.items())
     if isinstance(value, list):
         return ", ".join(plain(member) for member in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return {True: "yes", False: "no", None: "–"}[value] if isinstance(value, bool) or value is None else str(value)

@@ -16,6 +16,7 @@ from db.splits import split_of
 from db.storage import storage
 from tests.conftest import fake_package
 from tests.web.play import Api, Browser, png, ready_dataset
+from web.figures import plain
 
 REPORT = b"<!doctype html><title>Report</title><style>p{color:red}</style><script>alert(1)</script><p>Report</p>"
 CARD = b"# site\n\n<script>alert(2)</script> Research use only."
@@ -326,3 +327,9 @@ def test_figures_of_an_odd_shape_leave_the_pages_whole(anns_browser: Browser, ve
     page = anns_browser.get(f"/models/{version_id}")
     assert (page.status_code, "0.500" in page.text) == (200, True)
     assert anns_browser.get("/models").status_code == 200
+
+
+def test_a_fact_of_any_shape_is_said_in_one_line_that_people_can_read() -> None:
+    parity = {"auc_change": 8.793969849252292e-05, "accuracy_change": -0.0025062656641, "passed": True, "slices": 399}
+    assert plain(parity) == "auc change 8.794e-05, accuracy change -0.002506, passed yes, slices 399"
+    assert plain([0.5, None, ["a", False]]) == "0.5, –, a, no"
