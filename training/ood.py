@@ -21,7 +21,7 @@ WIDTHS = (256, 512, 1024, 2048)  # features of each depth
 SOFTENED = 0.2  # of a depth's mean deviation, added to each feature's own
 COMPONENTS = 64
 KNOWN_SHARE = 0.98  # of validation slices, that the threshold lets pass
-MARGIN = 1.15  # unseen groups lie further out than the few of validation; what is no slice lies twice as far and more
+MARGIN = 1.25  # unseen groups lie further out than the few of validation; what is no slice lies twice as far and more
 RESIDUAL_WEIGHT = 16.0  # of what no component explains, against one component
 
 
