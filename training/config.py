@@ -197,7 +197,7 @@ _PRESETS = (
     Config(
         preset="scratch",
         threshold="youden-1se",
-        augment=_WIDE,
+        augment=_WIDE.model_copy(update={"erase": 0.5}),
         stages=(
             _whole("small", 128, 20, 1e-3, 1),
             _whole("full", SIDE, 18, 5e-4, 0.5, label_smoothing=0),
