@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import as_given_option, json_option
-from db.splits import MAX_SEED
+from cli.options import as_given_option, json_option, seed_option
 
 PACKAGE = click.option(
     "--package",
@@ -80,13 +79,7 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--preset", default="scratch", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting of the preset.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, MAX_SEED),
-    default=7,
-    show_default=True,
-    help="Of the split, the weights and the order.",
-)
+@seed_option("Of the split, the weights and the order.")
 @as_given_option
 @click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
 @click.option(

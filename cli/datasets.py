@@ -11,12 +11,11 @@ import click
 from cli.errors import JobFailed, NotFoundOrDenied, Unavailable, UsageError
 from cli.gather import Part, gather
 from cli.operator import reading, writing
-from cli.options import as_given_option, json_option
+from cli.options import as_given_option, json_option, seed_option
 from cli.output import print_json, print_table, progress_bar, safe, say
 from cli.server import settings_with_broker
 from db import datasets as store
 from db.datasets import CLASSES, PARTS, DatasetError, DatasetView
-from db.splits import MAX_SEED
 
 if TYPE_CHECKING:
     from db.jobs import ReceivedFile
@@ -106,13 +105,7 @@ def show(dataset: str, as_json: bool) -> None:
 
 @datasets.command()
 @click.argument("dataset", metavar="DATASET")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, MAX_SEED),
-    default=7,
-    show_default=True,
-    help="Another seed draws other groups.",
-)
+@seed_option("Another seed draws other groups.")
 @as_given_option
 @json_option
 def split(dataset: str, seed: int, as_given: bool, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli.main import use_home
+from db.splits import MAX_SEED
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -16,6 +17,11 @@ as_given_option = click.option(
     is_flag=True,
     help="Split by the groups as given; else groups that share near-identical slices stay in one part.",
 )
+
+
+def seed_option(told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add `--seed`; `told`: what it is of."""
+    return click.option("--seed", type=click.IntRange(0, MAX_SEED), default=7, show_default=True, help=told)
 
 
 def _use_home(_ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:

@@ -10,13 +10,12 @@ import click
 
 from cli.errors import JobFailed, NotFoundOrDenied, Unavailable
 from cli.operator import reading, writing
-from cli.options import as_given_option, json_option
+from cli.options import as_given_option, json_option, seed_option
 from cli.output import print_json, print_table, progress_bar, say
 from cli.server import settings_with_broker
 from db import datasets, registry, runs
 from db.models import Work
 from db.runs import RunView
-from db.splits import MAX_SEED
 from db.storage import storage
 from training.config import PRESETS, ConfigError
 from training.launch import FILE, MODEL, Asked, NothingNamed, Prepared, launch, prepare
@@ -33,13 +32,7 @@ UNCLAIMED_SECONDS = 120  # a run that no worker takes in this time has no worker
     "--from", "start", metavar="MODEL", help="Start from a model version (name/number), or from a weights file."
 )
 @click.option("--name", default="", help="Of the model version that comes of it; the dataset's unless given.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, MAX_SEED),
-    default=7,
-    show_default=True,
-    help="Of the split, the weights and the order.",
-)
+@seed_option("Of the split, the weights and the order.")
 @as_given_option
 @click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
 @click.option("--dry-run", is_flag=True, help="Only tell what the run would take; launch nothing.")

@@ -87,10 +87,9 @@ class Split(Base):
     """Which groups of a dataset train, validate and test: `{group: "train" | "validation" | "test"}`.
 
     `rule`: "groups" (drawn by group and class with `seed`, groups that share near-identical slices together), "groups
-    as given" (each alone; with other fractions than the usual they follow either; "after" a model version what that
-    knows stays in its part), or "given" (by the CSV, slice by slice; a group that it tears apart has the list of its
-    parts). `leaks`: what connects two
-    parts, `{name: {"count", "examples"}}`; empty is clean.
+    as given" (each alone), or "given" (by the CSV, slice by slice; a group that it tears apart has the list of its
+    parts). After the first two follow other fractions than the usual, and "after" a model version whose slices stay in
+    the parts that they had. `leaks`: what connects two parts, `{name: {"count", "examples"}}`; empty is clean.
     """
 
     __tablename__ = "dataset_split"
