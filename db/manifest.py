@@ -56,10 +56,10 @@ def read_manifest(data: bytes, recipe: str, max_files: int) -> Manifest:
     _check_texts(values)
     if values["recipe"] != recipe:
         raise BadManifest(f"it was made for slices prepared by {values['recipe']!a}; here they are by {recipe}")
-    _check_numbers(values)
     for name in OBJECTS:
         if not isinstance(values.get(name, {}), dict):
             raise BadManifest(f"package.json is damaged: {name} is no object")
+    _check_numbers(values)
     _check_files(values["files"], max_files)
     return Manifest(values, data)
 
@@ -83,6 +83,8 @@ def _check_numbers(values: dict[str, Any]) -> None:
         raise BadManifest("package.json is damaged: threshold is no probability")
     if not _is_number(temperature) or temperature <= 0:
         raise BadManifest("package.json is damaged: temperature is no positive number")
+    if not all(_is_number(limit) and limit > 0 for limit in values.get("ood", {}).values()):
+        raise BadManifest("package.json is damaged: ood holds what is no positive number")
 
 
 def _is_number(value: Any) -> bool:

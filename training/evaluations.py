@@ -23,7 +23,7 @@ from training.dataset import Labelled, load_part
 from training.evaluate import compare, with_intervals
 from training.site_check import Floors, check_site, count_groups
 from worker.engines.base import Engine, load_engine
-from worker.engines.package import PackageError
+from worker.engines.package import PackageError, limit_of
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def _result(version: ModelVersion, data: Labelled, scored: Scored) -> dict[str, 
     """The figures at the version's own threshold and temperature, and the share of slices that lie apart."""
     chances = probability(scored.logit, version.temperature)
     figures = with_intervals(chances, data.labels, data.groups, version.threshold)
-    limit = version.ood.get("threshold")
+    limit = limit_of(version.ood, scored.engine)
     apart = None if scored.distance is None or limit is None else float((scored.distance > limit).mean())
     return {**figures, "engine": scored.engine, "threshold": version.threshold, "apart": apart}
 

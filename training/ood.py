@@ -82,4 +82,9 @@ def _deviation(known: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def threshold_of(distance: NDArray[np.floating[Any]]) -> float:
     """The distance above which a slice is flagged, from those of slices that were not trained on [n]."""
-    return float(MARGIN * np.quantile(np.asarray(distance, np.float64), KNOWN_SHARE))
+    return MARGIN * far_end(distance)
+
+
+def far_end(distance: NDArray[np.floating[Any]]) -> float:
+    """The distance that nearly all of these [n] lie within."""
+    return float(np.quantile(np.asarray(distance, np.float64), KNOWN_SHARE))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from training.ood import far_end
 from training.trainable import predict
 from worker.engines.package import Package, sha256_of
 from worker.imaging.prepare import RECIPE
@@ -49,8 +50,9 @@ def publish(
 
     `slices`, uint8[n, 224, 224], and `labels`, 0 or 1 [n], are unseen ones: parity is measured on them. `calibration`,
     uint8[m, 224, 224], are other slices, which int8 takes its ranges from; parity on those would flatter it. An int8
-    file is kept only where its accuracy and AUC are within half a point of float32's. `accompany` is told the parity
-    and may write more files into the folder; `alive` is called now and then.
+    file is kept only where its accuracy and AUC are within half a point of float32's. `ood` is what float32 says of
+    the distance; the other engines' own thresholds are found on `calibration`. `accompany` is told the parity and may
+    write more files into the folder; `alive` is called now and then.
 
     Raises ParityError if OpenVINO's float32 differs from Keras by more than 1e-3.
     """
@@ -60,6 +62,7 @@ def publish(
     model.export(str(folder / "model.xml"), format="openvino", verbose=False)
     judge = _Judge(model, slices, labels, threshold, temperature, alive)
     parity = {"slices": len(slices)} | _parity(folder, judge, calibration)
+    limits = _limits(folder, parity, calibration, ood["threshold"], alive) if ood else {}
     accompany(parity)
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "package.json"}
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -75,7 +78,7 @@ def publish(
         dataset_hash,
         created,
         extra or {},
-        ood or {},
+        (ood or {}) | limits,
     )
     package.write(folder)
     return package
@@ -132,6 +135,26 @@ def _distance_nodes(model: Any) -> set[str]:
         if node.get_type_name() not in POOLS:
             waiting += [value.get_node() for value in node.input_values()]
     return found
+
+
+def _limits(
+    folder: Path, parity: dict[str, Any], slices: NDArray[np.uint8], limit: float, alive: Callable[[], None]
+) -> dict[str, float]:
+    """By engine, the distance above which it flags a slice: float32's `limit`, moved by as much as its distances of
+    `slices` reach further. Rounding scatters distances, and the large ones most."""
+    from worker.engines.openvino import FLOAT_FILE, INT8_FILE, OpenVinoEngine
+
+    def reach(engine: OpenVinoEngine) -> float:
+        alive()
+        distance = engine.predict(slices).distance
+        if distance is None:
+            raise ParityError(f"{engine.name} tells no distance")
+        return far_end(distance)
+
+    exact = reach(OpenVinoEngine(folder / FLOAT_FILE, "f32", None))
+    halves = (("bf16", FLOAT_FILE), ("int8", INT8_FILE))
+    engines = [OpenVinoEngine(folder / file, name, None) for name, file in halves if parity[name]["passed"]]
+    return {engine.name: limit * reach(engine) / exact for engine in engines}
 
 
 class _Judge:

@@ -18,7 +18,7 @@ from db.models import Chunk, ModelVersion, Outcome, Slice
 from db.outcomes import Scored
 from db.storage import FileDamaged, FileMissing, storage
 from worker.engines.base import Engine, Scores, load_engine
-from worker.engines.package import Package, PackageError, read_package
+from worker.engines.package import Package, PackageError, limit_of, read_package
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -150,15 +150,16 @@ def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) 
             raise EngineError(f"{loaded.engine.name} on {len(batch)} slices") from error
         if not np.isfinite(found.logit).all():
             raise EngineError(f"{loaded.engine.name} gave a score that is no number")
-        scores += _scored(loaded.package, found)
+        scores += _scored(loaded, found)
         heartbeat.progress()
     return scores
 
 
-def _scored(package: Package, found: Scores) -> Iterator[Scored]:
+def _scored(loaded: Loaded, found: Scores) -> Iterator[Scored]:
     """A batch's scores as they are recorded, for no slice id yet."""
+    package = loaded.package
     probability = package.probability(found.logit)
-    limit = package.ood.get("threshold")
+    limit = limit_of(package.ood, loaded.engine.name)
     for i, (logit, p, cam) in enumerate(zip(found.logit, probability, found.cam, strict=True)):
         distance = None if found.distance is None else float(found.distance[i])
         ood = None if distance is None or limit is None else distance > limit

@@ -10,7 +10,7 @@ from PIL import Image
 from cli.errors import UsageError
 from cli.output import print_json, print_table
 from worker.engines.base import load_engine
-from worker.engines.package import read_package
+from worker.engines.package import limit_of, read_package
 from worker.imaging.decode import DecodeLimits, decode
 from worker.imaging.prepare import SIDE, fit
 
@@ -21,8 +21,8 @@ Pixels = NDArray[np.uint8]
 
 def run(path: Path, package: Path, as_json: bool) -> None:
     """Score each kind and print the share beyond the package's threshold."""
-    limit = read_package(package).ood.get("threshold")
     engine = load_engine(package, "openvino")
+    limit = limit_of(read_package(package).ood, engine.name)
     if limit is None:
         raise UsageError(f"the package {package} tells no distance")
     slices = _slices(path)

@@ -243,6 +243,8 @@ UNUSABLE = [
     ({"temperature": 0}, "temperature is no positive number"),
     ({"temperature": "hot"}, "temperature is no positive number"),
     ({"metrics": []}, "metrics is no object"),
+    ({"ood": []}, "ood is no object"),
+    ({"ood": {"threshold": 1.5, "openvino-int8": "far"}}, "ood holds what is no positive number"),
     ({"plugin": "x"}, r"what this version does not know: \['plugin'\]"),
 ]
 

@@ -182,11 +182,13 @@ def test_the_share_of_slices_that_lie_apart_is_told(
 ) -> None:
     monkeypatch.setattr(carried, "load_engine", lambda *_, **__: FarEngine())
     known, unknown = ask(add_version("a", ood={"threshold": 0.5}), dataset), ask(add_version("b"), dataset)
+    own = ask(add_version("c", ood={"threshold": 0.5, "fake": 1.5, "keras": 0.1}), dataset)
     while evaluate_next("w"):
         pass
     assert seen(known).result["apart"] == pytest.approx(0.25, abs=0.02)
     assert "lie apart" in seen(known).result["site_check"]["reasons"][-1]
     assert seen(unknown).result["apart"] is None
+    assert seen(own).result["apart"] == 0, "this engine has a threshold of its own"
 
 
 def failure(evaluation_id: int) -> str:

@@ -55,7 +55,7 @@ def carry_out():
 @pytest.mark.timeout(900)
 def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     from worker.engines.base import load_engine
-    from worker.engines.package import read_package
+    from worker.engines.package import limit_of, read_package
 
     launch(dataset, name="mine")
     view, epochs = carry_out()
@@ -77,9 +77,12 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     package = read_package(folder)
     assert {"model.keras", "model.xml", "model.bin", "report.html", "MODEL_CARD.md"} <= set(package.files)
     for engine in ("openvino", "openvino-f32", "keras"):  # int8 too, where its parity passed
-        scores = load_engine(folder, engine).predict(np.zeros((3, 224, 224), np.uint8))
+        loaded = load_engine(folder, engine)
+        scores = loaded.predict(np.zeros((3, 224, 224), np.uint8))
         assert scores.distance is not None
-        assert (scores.distance > package.ood["threshold"]).all(), f"{engine}: black squares are no chest"
+        assert (scores.distance > limit_of(package.ood, loaded.name)).all(), f"{engine}: black squares are no chest"
+    measured = {f"openvino-{name}" for name in ("bf16", "int8") if package.parity[name]["passed"]}
+    assert set(package.ood) == {"threshold"} | measured
     with session_scope() as s:
         assert s.get_one(TrainingRun, view.id).checkpoint == {}
 

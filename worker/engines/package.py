@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ class PackageError(Exception):
 @dataclass(frozen=True)
 class Package:
     """What is known of a model version. `files` maps file name to SHA-256; a probability is calibrated by
-    `temperature`, and positive from `threshold` on. `ood`: `{"threshold"}`, the distance above which a slice is unlike
-    what the network knows; empty where it tells no distance. `extra`: the facts of its making."""
+    `temperature`, and positive from `threshold` on. `ood`: the distance above which a slice is unlike what
+    the network knows, `threshold` in float32 and by the name of each engine that has its own; empty where it tells no
+    distance. `extra`: the facts of its making."""
 
     name: str
     note: str
@@ -43,6 +45,11 @@ class Package:
     def write(self, folder: Path) -> None:
         """Write the manifest into the package's folder."""
         (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+
+
+def limit_of(ood: Mapping[str, float], engine: str) -> float | None:
+    """The distance above which the engine of this name flags a slice, of a manifest's `ood`; None if it tells none."""
+    return ood.get(engine, ood.get("threshold"))
 
 
 def sha256_of(path: Path) -> str:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from worker.engines.base import load_engine
 from worker.engines.fake import FakeEngine, expected_logit
 from worker.engines.openvino import has_bfloat16
 from worker.engines.package import Package, PackageError, read_package
+from worker.predict import Loaded, _scored
 
 Published = tuple[Path, Package, list[Any]]
 Slices = np.ndarray[Any, Any]
@@ -177,6 +179,22 @@ def test_probability_is_calibrated_and_bounded() -> None:
     package = Package("x", "", "r", 0.5, 2.0, {}, {}, {}, None, "")
     logit = np.array([-1000, -2, 0, 2, 1000], np.float32)
     assert package.probability(logit) == pytest.approx([0, 1 / (1 + np.e), 0.5, np.e / (1 + np.e), 1])
+
+
+@pytest.mark.parametrize(
+    ("ood", "flagged"),
+    [
+        ({"threshold": 1.0, "fake": 2.0}, [False, False, True]),
+        ({"threshold": 1.0, "keras": 2.0}, [False, True, True]),
+        ({}, [None, None, None]),
+    ],
+)
+def test_each_engine_flags_slices_by_its_own_threshold(
+    ood: dict[str, float], flagged: list[bool | None], published: Published, slices: Slices
+) -> None:
+    loaded = Loaded(replace(published[1], ood=ood), FakeEngine())
+    found = replace(loaded.engine.predict(slices[:3]), distance=np.array([0.5, 1.5, 2.5], np.float32))
+    assert [scored.ood for scored in _scored(loaded, found)] == flagged
 
 
 def test_fake_scores_are_a_function_of_the_pixels(slices: Slices) -> None:
