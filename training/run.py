@@ -27,6 +27,7 @@ from training.network import build_network
 from training.results import Trained, make_package
 from training.trainable import environment
 from training.watching import Checkpoint, EpochRecord, Step, Watcher
+from training.weights_file import WeightsError
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -135,19 +136,23 @@ def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) 
     watcher.tell(0.0, "reading the dataset", environment=run.environment)
     parts = load_parts(run)
     watcher.tell(0.0, "fetching the weights to start from")
-    keras.utils.set_random_seed(run.seed)
-    network = build_network(
-        # A checkpoint has the weights: a run that goes on needs neither the network nor the file again.
-        weights=None if run.checkpoint else initial_weights(config, watcher.alive),
-        hidden=config.hidden,
-        dropout=config.dropout,
-        seed=run.seed,
-    )
+    network = _network(run, config, watcher.alive)
     data = Data(parts["train"], parts["validation"])
     resume = checkpoints.read(run.checkpoint)
     outcome = fit(network, config, data, seed=run.seed, folder=folder, watcher=watcher, resume=resume)
     seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
     return Trained(run, config, network, parts, outcome.history, seconds)
+
+
+def _network(run: TrainingRun, config: Config, alive: Callable[[], None]) -> Any:
+    """The network that training begins with. Raises WeightsError, and what `initial_weights` raises."""
+    keras.utils.set_random_seed(run.seed)
+    # A checkpoint has the weights: a run that goes on needs neither the network nor the file again.
+    weights = None if run.checkpoint else initial_weights(config, alive)
+    try:
+        return build_network(weights=weights, hidden=config.hidden, dropout=config.dropout, seed=run.seed)
+    except WeightsError as error:  # people know the file by another name than storage does
+        raise WeightsError(str(error).replace(str(weights), "the weights file")) from error
 
 
 def _register(trained: Trained, claim: Claim, watcher: RunWatcher, package: Path) -> int:

@@ -123,7 +123,7 @@ def test_weights_that_cannot_be_used_end_a_run_with_the_way_out(dataset):
     launch(dataset, f"initial=file:{sha256}")
     view, _ = carry_out()
     assert view.state == "failed"
-    assert "neither HDF5 (.h5) nor a .keras file" in view.error
+    assert view.error == "the weights file is neither HDF5 (.h5) nor a .keras file"
 
 
 def test_a_run_that_kills_its_workers_is_given_up(dataset):
