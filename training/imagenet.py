@@ -2,19 +2,17 @@
 
 import socket
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from pathlib import Path
-from threading import Thread
 
 import keras
 
+from training.beside import beside
 from training.weights_file import WeightsError
 
 FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 ORIGIN = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{FILE}"
 MD5 = "4d473c1dd8becc155b73f8504c6f6626"  # as `keras.applications` states it
 SILENT_SECONDS = 30.0  # after which a server that says nothing is given up
-TOLD_EVERY = 1.0  # seconds
 
 
 def imagenet_weights(
@@ -24,26 +22,20 @@ def imagenet_weights(
 
     Raises WeightsError, with what to do instead; and whatever `alive` raises, which leaves the download to its thread.
     """
-    download: Future[Path] = Future()
     earlier = socket.getdefaulttimeout()
     socket.setdefaulttimeout(silent_seconds)  # Keras downloads by urlretrieve, which by itself waits for ever
     try:
-        Thread(target=_download, args=(origin, download), name="download", daemon=True).start()
-        while not wait([download], TOLD_EVERY).done:
-            alive()
+        return beside(lambda: _download(origin), alive)
     finally:
         socket.setdefaulttimeout(earlier)
-    if error := download.exception():
+
+
+def _download(origin: str) -> Path:
+    try:
+        return Path(keras.utils.get_file(FILE, origin, cache_subdir="models", file_hash=MD5))
+    except Exception as error:  # Keras raises bare Exception for a failed download
         raise WeightsError(
             f"ResNet50's ImageNet weights could not be downloaded ({error}). On a machine with a network, fetch "
             f"{FILE} from Keras's applications and start from that file (--from FILE); or train without pretrained "
             "weights (--preset scratch)"
         ) from error
-    return download.result()
-
-
-def _download(origin: str, download: Future[Path]) -> None:
-    try:
-        download.set_result(Path(keras.utils.get_file(FILE, origin, cache_subdir="models", file_hash=MD5)))
-    except Exception as error:  # Keras raises bare Exception for a failed download
-        download.set_exception(error)
