@@ -48,6 +48,7 @@ def add_version(folder: Path, split_id: int, name: str = "site") -> int:
     manifest = json.loads((package / "package.json").read_text())
     manifest["files"] = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
     manifest["metrics"] = METRICS
+    manifest["ood"] = {"threshold": 1.6, "openvino-int8": 1.75}
     manifest["extra"] = {
         "split": {"id": split_id, "dataset": "site/1"},
         "dataset": "site/1",
@@ -106,6 +107,7 @@ def test_page_shows_figures_lineage_files_and_card(api: Api, anns_browser: Brows
         "quick",
         "roc.png",
         "used by 0 jobs",
+        "a distance of 1.600; 1.750 by openvino-int8",
     ):
         assert text in page
     assert "&lt;script&gt;alert(2)&lt;/script&gt;" in page
