@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from training.beside import beside
 from training.ood import far_end
 from training.trainable import predict
-from worker.engines.package import Package, sha256_of
+from worker.engines.package import FLOAT_FILE, INT8_FILE, MANIFEST, Package, sha256_of
 from worker.imaging.prepare import RECIPE
 
 F32_TOLERANCE = 1e-3  # of a probability
@@ -60,12 +60,12 @@ def publish(
     folder.mkdir(parents=True, exist_ok=True)
     _nothing_calls_out()
     model.save(folder / "model.keras")
-    model.export(str(folder / "model.xml"), format="openvino", verbose=False)
+    model.export(str(folder / FLOAT_FILE), format="openvino", verbose=False)
     judge = _Judge(model, slices, labels, threshold, temperature, alive)
     parity = {"slices": len(slices)} | _parity(folder, judge, calibration, alive)
     limits = _limits(folder, parity, calibration, ood["threshold"], alive) if ood else {}
     accompany(parity)
-    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "package.json"}
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     package = Package(
         name,
@@ -87,7 +87,7 @@ def publish(
 
 def _parity(folder: Path, judge: "_Judge", calibration: NDArray[np.uint8], alive: Callable[[], None]) -> dict[str, Any]:
     """Hold every precision against Keras; an int8 file is made, and kept if it passes. Raises ParityError."""
-    exact, small = folder / "model.xml", folder / "model-int8.xml"
+    exact, small = folder / FLOAT_FILE, folder / INT8_FILE
     found = {"f32": judge.float32(exact), "bf16": judge.half(exact)}
     _quantise(exact, small, calibration, alive)
     found["int8"] = judge.compare(small, "int8")
@@ -148,7 +148,7 @@ def _limits(
 ) -> dict[str, float]:
     """By engine, the distance above which it flags a slice: float32's `limit`, moved by as much as its distances of
     `slices` reach further. Rounding scatters distances, and the large ones most."""
-    from worker.engines.openvino import FLOAT_FILE, INT8_FILE, OpenVinoEngine
+    from worker.engines.openvino import OpenVinoEngine
 
     def reach(engine: OpenVinoEngine) -> float:
         alive()
@@ -158,8 +158,8 @@ def _limits(
         return far_end(distance)
 
     exact = reach(OpenVinoEngine(folder / FLOAT_FILE, "f32", None))
-    halves = (("bf16", FLOAT_FILE), ("int8", INT8_FILE))
-    engines = [OpenVinoEngine(folder / file, name, None) for name, file in halves if parity[name]["passed"]]
+    others = (("bf16", FLOAT_FILE), ("int8", INT8_FILE))
+    engines = [OpenVinoEngine(folder / file, name, None) for name, file in others if parity[name]["passed"]]
     return {engine.name: limit * reach(engine) / exact for engine in engines}
 
 

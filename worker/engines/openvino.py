@@ -9,9 +9,8 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from worker.engines.base import Scores
-from worker.engines.package import Package, PackageError, read_package
+from worker.engines.package import FLOAT_FILE, INT8_FILE, Package, PackageError, read_package
 
-FLOAT_FILE, INT8_FILE = "model.xml", "model-int8.xml"
 REQUEST = 8  # slices that one core computes at a time; 16 are no quicker at 224², and take 100 MB more on two cores
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MANIFEST = "package.json"
+FLOAT_FILE, INT8_FILE = "model.xml", "model-int8.xml"  # OpenVINO's
 
 
 class PackageError(Exception):
@@ -20,8 +21,8 @@ class PackageError(Exception):
 @dataclass(frozen=True)
 class Package:
     """What is known of a model version. `files` maps file name to SHA-256; a probability is calibrated by
-    `temperature`, and positive from `threshold` on. `ood`: the distance above which a slice is unlike what
-    the network knows, `threshold` in float32 and by the name of each engine that has its own; empty where it tells no
+    `temperature`, and positive from `threshold` on. `ood`: the distance above which a slice is unlike what the
+    network knows, `threshold` in float32, and by its name each engine's that has its own; empty where it tells no
     distance. `extra`: the facts of its making."""
 
     name: str
