@@ -1,10 +1,12 @@
 """`ctbatch bench`: how fast this machine is, each figure beside what it is to be held against, in one run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from cli.options import as_given_option, json_option, seed_option
+from training.config import PRESETS
 
 PACKAGE = click.option(
     "--package",
@@ -75,13 +77,46 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
     run(slices, batch, pixels, as_json)
 
 
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `ctbatch train` that a measured run takes."""
+    for option in reversed((
+        click.option("--preset", type=click.Choice(sorted(PRESETS)), default="scratch", show_default=True),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting of the preset."),
+        seed_option("Of the split, the weights and the order."),
+        as_given_option,
+        click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by name."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@bench.command()
+@click.argument("dataset", metavar="DATASET")
+@run_options
+@json_option
+def fitting(
+    dataset: str,
+    preset: str,
+    settings: tuple[str, ...],
+    seed: int,
+    as_given: bool,
+    leaks: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train on a DATASET of CTBATCH_HOME in this process: images a second, time, and the figures on unseen groups.
+
+    What `ctbatch train` does up to the package, on the device and by the backend that Keras finds: to see what a GPU
+    gives. Nothing is kept.
+    """
+    from cli.benchmarks.fitting import run
+    from training.launch import Asked
+
+    run(Asked(dataset, preset, settings, seed, "", leaks, as_given), as_json)
+
+
 @bench.command(name="real-training")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--preset", default="scratch", show_default=True)
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting of the preset.")
-@seed_option("Of the split, the weights and the order.")
-@as_given_option
-@click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
+@run_options
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Keep everything here; else it is thrown away."
 )

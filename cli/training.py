@@ -61,7 +61,7 @@ def train(
     settings_with_broker()
     initial = [] if start is None else [_initial(start)]
     asked = Asked(dataset, preset, [*initial, *settings], seed, name, leaks, as_given)
-    with _refusals():
+    with refusals():
         prepared = prepare(asked, writing)
         _say_estimate(prepared)
         if dry_run:
@@ -75,7 +75,8 @@ def train(
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
+    """Turn what stands against a run into a usage error."""
     try:
         yield
     except NothingNamed as error:

@@ -171,6 +171,22 @@ def _stamps() -> NDArray[np.float32]:
     return found
 
 
+class _Changes(keras.Model):  # type: ignore[misc]  # keras has no types
+    """Layers one after another: uint8[n,h,w,1] → the same. A model, for each backend compiles that as it does best."""
+
+    def __init__(self, changes: list[Any]) -> None:
+        super().__init__(name="augmentation")
+        self.changes = changes
+        self.compile(jit_compile=keras.backend.backend() != "tensorflow")  # XLA takes no affine_transform of TensorFlow
+
+    def call(self, slices: Any) -> Any:
+        """Changed, though it is asked to predict."""
+        found = ops.cast(slices, "float32")
+        for layer in self.changes:
+            found = layer(found, training=True)
+        return ops.cast(ops.clip(ops.round(found), 0, 255), "uint8")
+
+
 class Augmenter:
     """Changes batches of slices as `amounts` says; the same seed always makes the same changes."""
 
@@ -178,31 +194,18 @@ class Augmenter:
         self._layers = _layers(amounts)
         inner = [layer.layer for layer in self._layers if isinstance(layer, Sometimes)]
         self._generators = [layer.generator for layer in (*self._layers, *inner)]
-        self._call = _compiled(self._apply)
-
-    def _apply(self, slices: Any) -> Any:
-        found = ops.cast(slices, "float32")
-        for layer in self._layers:
-            found = layer(found, training=True)
-        return ops.cast(ops.clip(ops.round(found), 0, 255), "uint8")
+        self._models: dict[tuple[int, ...], _Changes] = {}  # by the size of slices, which the layers know beforehand
 
     def __call__(self, slices: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """uint8[n,h,w] → the same shape, changed."""
         if not self._layers:
             return slices
+        if (size := slices.shape[1:]) not in self._models:
+            self._models[size] = _Changes(self._layers)
         for number, generator in enumerate(self._generators):
             # A generator counts up from here: closer together, a layer's second draw would be the next one's first.
             generator.state.assign(np.array([seed % 2**32, number << 16], np.uint32))
-        return np.asarray(ops.convert_to_numpy(self._call(ops.convert_to_tensor(slices[..., None]))))[..., 0]
-
-
-def _compiled(function: Any) -> Any:
-    """The function as a graph where the backend has one; layers with state run as they are elsewhere."""
-    if keras.backend.backend() != "tensorflow":
-        return function
-    import tensorflow as tf
-
-    return tf.function(function)
+        return np.asarray(self._models[size].predict_on_batch(slices[..., None]))[..., 0]
 
 
 def _layers(amounts: Augment) -> list[Any]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from db.labelled import Row
-from db.models import Dataset
+from db.base import read_scope
+from db.labelled import PARTS, Row, rows_of
+from db.models import Dataset, Split
 from db.storage import storage
 
 
@@ -36,6 +37,20 @@ class Data:
 
     train: Labelled
     validation: Labelled
+
+
+def load_parts(dataset: Dataset, split: Split) -> dict[str, Labelled]:
+    """The three parts of a split: train, validation, test.
+
+    Raises RuntimeError where one lacks slices of a class, and storage's FileMissing and FileDamaged.
+    """
+    with read_scope() as s:
+        rows = {name: rows_of(s, dataset.id, split, name) for name in PARTS}
+    parts = {name: load_part(dataset, found) for name, found in rows.items()}
+    for name, part in parts.items():
+        if len(set(part.labels)) < 2:
+            raise RuntimeError(f"the {name} part of the split lacks slices of a class: split by another seed")
+    return parts
 
 
 def load_part(dataset: Dataset, rows: Sequence[Row]) -> Labelled:

@@ -10,24 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from db import registry, runs
-from db.base import current, read_scope, session_scope
-from db.labelled import rows_of
+from db.base import current, session_scope
 from db.leases import Claim
 from db.models import TrainingRun
-from db.storage import storage
 from training import checkpoints
 from training.config import Config, checked
-from training.dataset import Data, Labelled, load_part
+from training.dataset import Data, load_parts
 from training.fit import fit
-from training.imagenet import imagenet_weights
-from training.network import build_network
+from training.initial import initial_network
 from training.results import Trained, make_package
 from training.trainable import environment
 from training.watching import Checkpoint, EpochRecord, Step, Watcher
-from training.weights_file import WeightsError
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -134,25 +128,17 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
 def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) -> Trained:
     run.environment = environment() | {"code": code_version()}
     watcher.tell(0.0, "reading the dataset", environment=run.environment)
-    parts = load_parts(run)
+    if run.dataset is None or run.split is None:
+        raise RuntimeError("the run names no dataset")
+    parts = load_parts(run.dataset, run.split)
     watcher.tell(0.0, "fetching the weights to start from")
-    network = _network(run, config, watcher.alive)
+    # A checkpoint has the weights: a run that goes on needs neither what they came from nor its file again.
+    network = initial_network(config, run.seed, watcher.alive, from_file=not run.checkpoint)
     data = Data(parts["train"], parts["validation"])
     resume = checkpoints.read(run.checkpoint)
     outcome = fit(network, config, data, seed=run.seed, folder=folder, watcher=watcher, resume=resume)
     seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
     return Trained(run, config, network, parts, outcome.history, seconds)
-
-
-def _network(run: TrainingRun, config: Config, alive: Callable[[], None]) -> Any:
-    """The network that training begins with. Raises WeightsError, and what `initial_weights` raises."""
-    keras.utils.set_random_seed(run.seed)
-    # A checkpoint has the weights: a run that goes on needs neither the network nor the file again.
-    weights = None if run.checkpoint else initial_weights(config, alive)
-    try:
-        return build_network(weights=weights, hidden=config.hidden, dropout=config.dropout, seed=run.seed)
-    except WeightsError as error:  # people know the file by another name than storage does
-        raise WeightsError(str(error).replace(str(weights), "the weights file")) from error
 
 
 def _register(trained: Trained, claim: Claim, watcher: RunWatcher, package: Path) -> int:
@@ -182,38 +168,6 @@ def work_folder(claim: Claim) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def load_parts(run: TrainingRun) -> dict[str, Labelled]:
-    """The three parts of a run's split."""
-    if run.dataset is None or run.split is None:
-        raise RuntimeError("the run names no dataset")
-    with read_scope() as s:
-        rows = {name: rows_of(s, run.dataset.id, run.split, name) for name in ("train", "validation", "test")}
-    parts = {name: load_part(run.dataset, found) for name, found in rows.items()}
-    for name, part in parts.items():
-        if len(set(part.labels)) < 2:
-            raise RuntimeError(f"the {name} part of the split lacks slices of a class: split by another seed")
-    return parts
-
-
-def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
-    """What `build_network` starts from; `alive` is called while ImageNet's weights are downloaded.
-
-    Raises FileMissing, FileDamaged, WeightsError, RuntimeError, and what `alive` raises.
-    """
-    if config.initial == "none":
-        return None
-    if config.initial == "imagenet":
-        return imagenet_weights(alive)
-    kind, _, name = config.initial.partition(":")
-    if kind == "file":
-        return storage().verified_path(name)
-    with read_scope() as s:
-        version = registry.find_version(s, name)
-    if version is None:
-        raise RuntimeError(f"there is no model version {name} to start from")
-    return registry.package_folder(version) / "model.keras"
 
 
 def code_version() -> str:

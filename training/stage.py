@@ -61,7 +61,7 @@ class Fitting:
         self.data, self.folder, self.frozen, self.is_partial = data, folder, frozen, parts.frozen is not None
         self.source: Fresh | Copies | None = None
         self.validation: Arrays = []
-        self.average: Arrays = self.model.get_weights() if self.stage.average else []
+        self.average: list[Any] = self.model.get_weights() if self.stage.average else []  # tensors, once it learns
         self.best: Arrays = []
         self.best_epoch = -1
 
@@ -126,7 +126,7 @@ class Fitting:
         if self.stage.keep == "best" and self.best:
             self.model.set_weights(self.best)
         elif self.average:
-            self.model.set_weights(self.average)
+            self.model.set_weights(self._averaged())
         self.network.set_weights(self.copy.get_weights())
         if self.stage.unfreeze == ALL:
             settle_normalisation(
@@ -187,8 +187,12 @@ class Fitting:
         too long."""
         momentum = min(self.stage.average, (1 + step) / (3 + step))
         share = 1 - momentum**AVERAGED_EVERY
-        for mean, weight in zip(self.average, self.model.get_weights(), strict=True):
-            mean += share * (weight - mean)
+        pairs = zip(self.average, self.model.weights, strict=True)
+        self.average = [mean + share * (weight - mean) for mean, weight in pairs]
+
+    def _averaged(self) -> Arrays:
+        """The average, for others to keep: a backend may give away the memory of what its variables were set to."""
+        return [np.array(keras.ops.convert_to_numpy(each)) for each in self.average]
 
     def _diverged(self, when: str) -> Diverged:
         return Diverged(
@@ -200,7 +204,7 @@ class Fitting:
         """Loss, accuracy and AUC on the validation slices; the best weights so far, by that loss, are kept."""
         weights = self.model.get_weights()
         if self.average:
-            self.model.set_weights(self.average)
+            self.model.set_weights(self._averaged())
         logit = np.asarray(predict(self.model, _fed(self.validation), self.watcher.alive), np.float64)
         # The last step's harm is in no training loss, and a ReLU may hide weights that are no numbers from the logits.
         if not all(np.isfinite(each).all() for each in (logit, *weights)):
@@ -220,7 +224,7 @@ class Fitting:
         arrays = {
             "weights": self.model.get_weights(),
             "optimizer": optimizer,
-            "average": self.average,
+            "average": self._averaged(),
             "best": self.best,
         }
         return Checkpoint(self.index, epoch, list(self.history), self.best_epoch, arrays, self.initial)

@@ -181,7 +181,7 @@ def test_what_ended_a_run_is_said_in_one_line(error, told):
 
 def test_a_run_can_start_from_a_model_version(settings):
     from training.config import Config
-    from training.run import initial_weights
+    from training.initial import initial_weights
 
     config = json.loads(json.dumps(preset("seed").model_dump(mode="json")))
     with pytest.raises(RuntimeError, match="no model version mine/4"):

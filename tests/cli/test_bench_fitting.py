@@ -1,0 +1,54 @@
+"""`ctbatch bench fitting`: trains on a dataset of this home, says how fast and how well, and keeps nothing."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.bench import bench
+from db import registry, runs
+from db.base import read_scope
+from db.settings import Settings, get_settings
+from tests.labelled import add_dataset
+
+STAGES = ("head", "last-20", "last-40")
+TINY = [
+    f"stages.{name}.{key}={value}" for name in STAGES for key, value in (("epochs", 1), ("size", 32), ("copies", 1))
+]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def fitting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs the command on this test's home, which holds the dataset `site`."""
+    add_dataset("site", 48)
+    monkeypatch.setenv("CTBATCH_HOME", str(settings.home))
+    get_settings.cache_clear()
+    yield lambda *words: CliRunner().invoke(bench, ["fitting", *(str(word) for word in words)])
+    get_settings.cache_clear()
+
+
+@pytest.mark.timeout(300)
+def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(fitting: Run, settings: Settings) -> None:
+    changed = [word for setting in ("initial=none", "hidden=8", *TINY) for word in ("--set", setting)]
+    result = fitting("site", "--preset", "seed", *changed, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [(stage["name"], stage["size"], stage["epochs"]) for stage in found["stages"]] == [
+        (n, 32, 1) for n in STAGES
+    ]
+    assert all(stage["rate"] > 0 for stage in found["stages"])
+    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]), abs=0.2)
+    assert 0 <= found["metrics"]["accuracy"] <= 1
+    assert found["environment"]["backend"] == "tensorflow"
+    assert "last-40: epoch 1 of 1" in result.stderr
+    with read_scope() as s:
+        assert not runs.list_runs(s)
+        assert not registry.list_versions(s)
+    assert not list(settings.home.glob("training/*"))
+
+
+def test_what_does_not_exist_and_what_cannot_be_are_refused(fitting: Run) -> None:
+    assert "there is no dataset other" in fitting("other").output
+    assert "there is no 'ages' here" in fitting("site", "--set", "ages.0=1").output
