@@ -1,6 +1,5 @@
 """A training run, from the claimed row to the registered model version."""
 
-import errno
 import logging
 import shutil
 import subprocess
@@ -110,7 +109,7 @@ class RunWatcher(Watcher):
 def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
     """Train, evaluate, export and register; the id of the model version.
 
-    Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`why` says it to people).
+    Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`faults.why` says it to people).
     """
     with work_folder(claim) as folder:  # first of all, for it removes what killed workers left of the run
         if run.attempts > MAX_CLAIMS:
@@ -183,22 +182,3 @@ def code_version() -> str:
     from importlib.metadata import version
 
     return version("ctbatch")
-
-
-def why(error: Exception) -> str:
-    """One line for people: what ended a run, and what to do."""
-    name = type(error).__name__
-    if isinstance(error, MemoryError) or name == "ResourceExhaustedError":
-        return "the memory was not enough; lower the batch: --set stages.NAME.batch=16"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            "the disk is full: make room on it, keep fewer augmented copies (--set stages.NAME.copies=1), or set "
-            "CTBATCH_HOME to a folder on a larger disk"
-        )
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.strerror or name}: {error.filename or 'a file of this run'}"
-    if name in ("Diverged", "NoRoom", "WeightsError", "ConfigError", "RuntimeError", "ParityError", "DatasetError"):
-        return str(error)
-    if name in ("FileMissing", "FileDamaged"):
-        return f"a file of the dataset, the weights or the checkpoint is gone or damaged: {error}"
-    return f"{name}: {error}"

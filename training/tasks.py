@@ -12,6 +12,7 @@ from db.base import session_scope
 from db.leases import Claim, StaleClaim
 from db.models import TrainingRun
 from training.app import app
+from training.faults import why
 from worker.heartbeat import Heartbeat
 from worker.process import worker_name
 
@@ -39,7 +40,7 @@ def train_next(worker: str) -> bool:
     if claimed is None:
         return False
     run, claim = claimed
-    from training.run import Cancelled, carry_out, why  # TensorFlow: only where a run is carried out
+    from training.run import Cancelled, carry_out  # TensorFlow: only where a run is carried out
 
     made: int | None = None
     with Heartbeat(TrainingRun, [claim]) as heartbeat, suppress(StaleClaim):  # then it is someone else's now

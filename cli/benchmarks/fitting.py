@@ -1,12 +1,21 @@
 """Training alone, on a dataset that is there: images/s, time, and what the network then says of unseen groups."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
+from cli.errors import JobFailed
 from cli.operator import writing
 from cli.output import print_json, print_table, say
 from cli.training import refusals
-from training.launch import Asked, prepare
+from db.base import current
+from training.config import Stage
+from training.launch import Asked, Prepared, prepare
+
+if TYPE_CHECKING:
+    from training.watching import EpochRecord
 
 FIGURES = ("accuracy", "auc", "recall", "specificity", "ece")
 
@@ -16,11 +25,30 @@ def run(asked: Asked, as_json: bool) -> None:
 
     Nothing is kept: there is no worker, no evaluation with intervals, no package. Probabilities are as the network
     gives them, positive from 0.5 on.
+
+    Raises JobFailed: what would end a run.
     """
     with refusals():
         prepared = prepare(asked, writing)
-    import numpy as np
+    from training.faults import why
 
+    try:
+        facts = _fitted(prepared)
+    except Exception as error:
+        raise JobFailed(why(error)) from error
+    if as_json:
+        print_json(facts)
+        return
+    say(", ".join(f"{name} {value}" for name, value in facts["environment"].items()))
+    columns = ("stage", "side", "epochs", "images/s (median)", "seconds")
+    print_table(columns, [list(stage.values()) for stage in facts["stages"]])
+    say(f"{facts['seconds']} s of epochs in all")
+    rows = [(name, f"{value:.4f}") for name, value in facts["metrics"].items()]
+    print_table((f"on {facts['n']} unseen slices", "figure"), rows)
+
+
+def _fitted(prepared: Prepared) -> dict[str, Any]:
+    """Train, and measure on the test part."""
     from training.calibrate import probability
     from training.dataset import Data, load_parts
     from training.evaluate import measure
@@ -29,43 +57,49 @@ def run(asked: Asked, as_json: bool) -> None:
     from training.trainable import environment, predict
     from training.watching import EpochRecord, Watcher
 
-    stages = prepared.config.stages
-    with refusals():
-        parts = load_parts(prepared.dataset, prepared.split)
+    asked, config = prepared.asked, prepared.config
 
     class Told(Watcher):
         def epoch(self, record: EpochRecord) -> None:
-            stage, m = stages[record.stage], record.metrics
+            stage, m = config.stages[record.stage], record.metrics
             told = f"{stage.name}: epoch {record.epoch + 1} of {stage.epochs}, {m['rate']:.0f} images/s"
             say(f"{told}, loss {m['loss']:.3f}, validation {m['val_loss']:.3f}, AUC {m['val_auc']:.3f}")
 
-    network = initial_network(prepared.config, asked.seed, lambda: None)
-    data = Data(parts["train"], parts["validation"])
-    with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
-        history = fit(network, prepared.config, data, seed=asked.seed, folder=Path(folder), watcher=Told()).history
-    logit = predict(network, parts["test"].pixels[..., None], lambda: None)["logit"]
-    figures = measure(probability(logit, 1.0), parts["test"].labels, 0.5)
-    timed = []
-    for index, stage in enumerate(stages):
-        records = [record for record in history if record.stage == index]
-        rate = float(np.median([record.metrics["rate"] for record in records]))
-        timed.append((stage.name, stage.size, len(records), round(rate, 1), round(sum(r.seconds for r in records), 1)))
-    device = environment()
-    facts = {
+    parts = load_parts(prepared.dataset, prepared.split)
+    network = initial_network(config, asked.seed, lambda: None)
+    above = current().home / "training"
+    above.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=above) as folder:
+        data = Data(parts["train"], parts["validation"])
+        history = fit(network, config, data, seed=asked.seed, folder=Path(folder), watcher=Told()).history
+    unseen = parts["test"]
+    logit = predict(network, unseen.pixels[..., None], lambda: None)["logit"]
+    figures = measure(probability(logit, 1.0), unseen.labels, 0.5)
+    return {
         "dataset": prepared.dataset.title,
         "preset": asked.preset,
         "seed": asked.seed,
         "split": prepared.split.rule,
-        "environment": device,
-        "stages": [dict(zip(("name", "size", "epochs", "rate", "seconds"), each, strict=True)) for each in timed],
+        "environment": environment(),
+        "stages": _stages(config.stages, history),
         "seconds": round(sum(record.seconds for record in history), 1),
-        "n": len(parts["test"]),
+        "n": len(unseen),
         "metrics": {name: figures[name] for name in FIGURES},
     }
-    if as_json:
-        print_json(facts)
-        return
-    say(", ".join(f"{name} {value}" for name, value in device.items()))
-    print_table(("stage", "side", "epochs", "images/s (median)", "seconds"), timed)
-    say(f"{facts['seconds']} s of epochs in all")
-    print_table((f"on {facts['n']} unseen slices", "figure"), [(name, f"{figures[name]:.4f}") for name in FIGURES])
+
+
+def _stages(stages: Sequence[Stage], history: Sequence["EpochRecord"]) -> list[dict[str, Any]]:
+    """What each stage took."""
+    found = []
+    for index, stage in enumerate(stages):
+        records = [record for record in history if record.stage == index]
+        found.append(
+            {
+                "name": stage.name,
+                "size": stage.size,
+                "epochs": len(records),
+                "rate": round(median(record.metrics["rate"] for record in records), 1),
+                "seconds": round(sum(record.seconds for record in records), 1),
+            }
+        )
+    return found

@@ -52,3 +52,13 @@ def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(fitting: Run, se
 def test_what_does_not_exist_and_what_cannot_be_are_refused(fitting: Run) -> None:
     assert "there is no dataset other" in fitting("other").output
     assert "there is no 'ages' here" in fitting("site", "--set", "ages.0=1").output
+
+
+def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, settings: Settings) -> None:
+    for file in (settings.home / "files").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    result = fitting("site", "--preset", "quick")
+    assert result.exit_code == 1
+    assert "is gone or damaged" in result.output
+    assert not list(settings.home.glob("training/*"))

@@ -173,7 +173,7 @@ def test_a_part_without_a_class_ends_a_run(dataset):
     ],
 )
 def test_what_ended_a_run_is_said_in_one_line(error, told):
-    from training.run import why
+    from training.faults import why
 
     assert told in why(error)
     assert "\n" not in why(error)
