@@ -1,12 +1,12 @@
 """`ctbatch bench`: how fast this machine is, each figure beside what it is to be held against, in one run."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from cli.options import as_given_option, json_option, seed_option
-from training.config import PRESETS
+from cli.options import json_option, run_options
+from training.launch import Asked
 
 PACKAGE = click.option(
     "--package",
@@ -17,7 +17,7 @@ PACKAGE = click.option(
 
 @click.group()
 def bench() -> None:
-    """Measure. Each benchmark runs a ctbatch of its own in a temporary folder; let nothing else run meanwhile."""
+    """Measure. What takes a running ctbatch runs one in a temporary folder; let nothing else run meanwhile."""
 
 
 @bench.command()
@@ -77,70 +77,36 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
     run(slices, batch, pixels, as_json)
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `ctbatch train` that a measured run takes."""
-    for option in reversed((
-        click.option("--preset", type=click.Choice(sorted(PRESETS)), default="scratch", show_default=True),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting of the preset."),
-        seed_option("Of the split, the weights and the order."),
-        as_given_option,
-        click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by name."),
-    )):  # fmt: skip
-        command = option(command)
-    return command
-
-
 @bench.command()
 @click.argument("dataset", metavar="DATASET")
-@run_options
+@run_options("scratch")
 @json_option
-def fitting(
-    dataset: str,
-    preset: str,
-    settings: tuple[str, ...],
-    seed: int,
-    as_given: bool,
-    leaks: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def fitting(dataset: str, as_json: bool, **asked: Any) -> None:
     """Train on a DATASET of CTBATCH_HOME in this process: images a second, time, and the figures on unseen groups.
 
     What `ctbatch train` does up to the package, on the device and by the backend that Keras finds: to see what a GPU
-    gives. Nothing is kept.
+    gives. Nothing is kept but the split.
     """
     from cli.benchmarks.fitting import run
-    from training.launch import Asked
 
-    run(Asked(dataset, preset, settings, seed, "", leaks, as_given), as_json)
+    run(Asked(dataset, **asked), as_json)
 
 
 @bench.command(name="real-training")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@run_options
+@run_options("scratch")
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Keep everything here; else it is thrown away."
 )
 @json_option
-def real_training(
-    path: Path,
-    preset: str,
-    settings: tuple[str, ...],
-    seed: int,
-    as_given: bool,
-    leaks: tuple[str, ...],
-    home: Path | None,
-    as_json: bool,
-) -> None:
+def real_training(path: Path, home: Path | None, as_json: bool, **asked: Any) -> None:
     """Train on labelled slices from beginning to end, and print what comes of it on groups that it never saw.
 
     PATH is what `ctbatch datasets create --from` takes. With the preset scratch this takes an hour or more.
     """
-    from cli.benchmarks.real_training import run
+    from cli.benchmarks.real_training import NAME, run
 
-    words = ["--preset", preset, "--seed", str(seed)]
-    words += [word for setting in settings for word in ("--set", setting)]
-    words += [word for leak in leaks for word in ("--allow-leak", leak)]
-    run(path, [*words, *(["--groups-as-given"] if as_given else [])], home, as_json)
+    run(path, Asked(NAME, **asked), home, as_json)
 
 
 @bench.command()

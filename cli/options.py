@@ -8,6 +8,7 @@ import click
 
 from cli.main import use_home
 from db.splits import MAX_SEED
+from training.config import PRESETS
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -22,6 +23,36 @@ as_given_option = click.option(
 def seed_option(told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add `--seed`; `told`: what it is of."""
     return click.option("--seed", type=click.IntRange(0, MAX_SEED), default=7, show_default=True, help=told)
+
+
+def run_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add what a training run is asked for by, named as in `training.launch.Asked`; `default`: the preset."""
+    options = (
+        click.option("--preset", type=click.Choice(sorted(PRESETS)), default=default, show_default=True),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change one setting of the preset: stages.head.epochs=5",
+        ),
+        seed_option("Of the split, the weights and the order."),
+        as_given_option,
+        click.option(
+            "--allow-leak",
+            "allowed_leaks",
+            multiple=True,
+            metavar="LEAK",
+            help="Train all the same, by the leak's name.",
+        ),
+    )
+
+    def added(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return added
 
 
 def _use_home(_ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:

@@ -10,14 +10,14 @@ import click
 
 from cli.errors import JobFailed, NotFoundOrDenied, Unavailable
 from cli.operator import reading, writing
-from cli.options import as_given_option, json_option, seed_option
+from cli.options import json_option, run_options
 from cli.output import print_json, print_table, progress_bar, say
 from cli.server import settings_with_broker
 from db import datasets, registry, runs
 from db.models import Work
 from db.runs import RunView
 from db.storage import storage
-from training.config import PRESETS, ConfigError
+from training.config import ConfigError
 from training.launch import FILE, MODEL, Asked, NothingNamed, Prepared, launch, prepare
 
 POLL_SECONDS = 1.0
@@ -26,30 +26,23 @@ UNCLAIMED_SECONDS = 120  # a run that no worker takes in this time has no worker
 
 @click.command()
 @click.argument("dataset", metavar="DATASET")
-@click.option("--preset", type=click.Choice(sorted(PRESETS)), default="default", show_default=True)
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting: stages.head.epochs=5")
+@run_options("default")
 @click.option(
     "--from", "start", metavar="MODEL", help="Start from a model version (name/number), or from a weights file."
 )
 @click.option("--name", default="", help="Of the model version that comes of it; the dataset's unless given.")
-@seed_option("Of the split, the weights and the order.")
-@as_given_option
-@click.option("--allow-leak", "leaks", multiple=True, metavar="LEAK", help="Train all the same, by the leak's name.")
 @click.option("--dry-run", is_flag=True, help="Only tell what the run would take; launch nothing.")
 @click.option("--wait/--no-wait", default=False, help="Follow it to its end.")
 @json_option
 def train(
     dataset: str,
-    preset: str,
-    settings: Sequence[str],
     start: str | None,
     name: str,
-    seed: int,
-    as_given: bool,
-    leaks: Sequence[str],
+    settings: Sequence[str],
     dry_run: bool,
     wait: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Launch a training run on DATASET (name, name/number or id). See `ctbatch runs` for what becomes of it.
 
@@ -60,7 +53,7 @@ def train(
     """
     settings_with_broker()
     initial = [] if start is None else [_initial(start)]
-    asked = Asked(dataset, preset, [*initial, *settings], seed, name, leaks, as_given)
+    asked = Asked(dataset, settings=[*initial, *settings], name=name, **options)
     with refusals():
         prepared = prepare(asked, writing)
         _say_estimate(prepared)

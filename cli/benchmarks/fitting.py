@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cli.errors import JobFailed
 from cli.operator import writing
@@ -12,26 +12,36 @@ from cli.output import print_json, print_table, say
 from cli.training import refusals
 from db.base import current
 from training.config import Stage
+from training.faults import why
 from training.launch import Asked, Prepared, prepare
-
-if TYPE_CHECKING:
-    from training.watching import EpochRecord
+from training.watching import EpochRecord, Watcher
 
 FIGURES = ("accuracy", "auc", "recall", "specificity", "ece")
+
+
+class Told(Watcher):
+    """Says what each epoch came to."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._stages = stages
+
+    def epoch(self, record: EpochRecord) -> None:
+        """A line on stderr."""
+        stage, m = self._stages[record.stage], record.metrics
+        told = f"{stage.name}: epoch {record.epoch + 1} of {stage.epochs}, {m['rate']:.0f} images/s"
+        say(f"{told}, loss {m['loss']:.3f}, validation {m['val_loss']:.3f}, AUC {m['val_auc']:.3f}")
 
 
 def run(asked: Asked, as_json: bool) -> None:
     """Train as a run does, in this process, on whatever Keras computes with; print each stage, the time, the figures.
 
-    Nothing is kept: there is no worker, no evaluation with intervals, no package. Probabilities are as the network
-    gives them, positive from 0.5 on.
+    Nothing is kept but the split: there is no worker, no evaluation with intervals, no package. Probabilities are as
+    the network gives them, positive from 0.5 on.
 
     Raises JobFailed: what would end a run.
     """
     with refusals():
         prepared = prepare(asked, writing)
-    from training.faults import why
-
     try:
         facts = _fitted(prepared)
     except Exception as error:
@@ -48,22 +58,15 @@ def run(asked: Asked, as_json: bool) -> None:
 
 
 def _fitted(prepared: Prepared) -> dict[str, Any]:
-    """Train, and measure on the test part."""
+    """Train, and measure on the test part. Here TensorFlow is loaded: what is refused is refused before."""
     from training.calibrate import probability
     from training.dataset import Data, load_parts
     from training.evaluate import measure
     from training.fit import fit
     from training.initial import initial_network
     from training.trainable import environment, predict
-    from training.watching import EpochRecord, Watcher
 
     asked, config = prepared.asked, prepared.config
-
-    class Told(Watcher):
-        def epoch(self, record: EpochRecord) -> None:
-            stage, m = config.stages[record.stage], record.metrics
-            told = f"{stage.name}: epoch {record.epoch + 1} of {stage.epochs}, {m['rate']:.0f} images/s"
-            say(f"{told}, loss {m['loss']:.3f}, validation {m['val_loss']:.3f}, AUC {m['val_auc']:.3f}")
 
     parts = load_parts(prepared.dataset, prepared.split)
     network = initial_network(config, asked.seed, lambda: None)
@@ -71,7 +74,7 @@ def _fitted(prepared: Prepared) -> dict[str, Any]:
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=above) as folder:
         data = Data(parts["train"], parts["validation"])
-        history = fit(network, config, data, seed=asked.seed, folder=Path(folder), watcher=Told()).history
+        history = fit(network, config, data, seed=asked.seed, folder=Path(folder), watcher=Told(config.stages)).history
     unseen = parts["test"]
     logit = predict(network, unseen.pixels[..., None], lambda: None)["logit"]
     figures = measure(probability(logit, 1.0), unseen.labels, 0.5)
@@ -88,7 +91,7 @@ def _fitted(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _stages(stages: Sequence[Stage], history: Sequence["EpochRecord"]) -> list[dict[str, Any]]:
+def _stages(stages: Sequence[Stage], history: Sequence[EpochRecord]) -> list[dict[str, Any]]:
     """What each stage took."""
     found = []
     for index, stage in enumerate(stages):

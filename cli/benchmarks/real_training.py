@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,24 +15,33 @@ from cli.processes import PROJECT
 from db import migrate, registry, runs
 from db.base import read_scope
 from db.settings import get_settings
+from training.launch import Asked
 from worker.engines.openvino import has_bfloat16
 
 NAME = "real"
 FIGURES = ("accuracy", "auc", "recall", "specificity", "precision", "f1", "pr_auc", "brier", "ece")
 
 
-def run(path: Path, words: Sequence[str], home: Path | None, as_json: bool) -> None:
-    """Make a dataset of `path`, `ctbatch train` on it with these options, print the figures with their intervals."""
+def run(path: Path, asked: Asked, home: Path | None, as_json: bool) -> None:
+    """Make the dataset of `path`, `ctbatch train` on it as asked, print the figures with their intervals."""
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-train-")))
         use_home(folder.absolute())
         migrate.upgrade()
         stack.enter_context(serving(get_settings(), "127.0.0.1", 0))
-        _command("datasets", "create", NAME, "--from", str(path.absolute()))
+        _command("datasets", "create", asked.dataset, "--from", str(path.absolute()))
         started = time.monotonic()
-        _command("train", NAME, *words, "--wait")
+        _command("train", *_words(asked), "--wait")
         minutes = (time.monotonic() - started) / 60
         _print(minutes, as_json)
+
+
+def _words(asked: Asked) -> list[str]:
+    """What is asked for, as `ctbatch train` takes it."""
+    words = [asked.dataset, "--preset", asked.preset, "--seed", str(asked.seed)]
+    words += [word for setting in asked.settings for word in ("--set", setting)]
+    words += [word for leak in asked.allowed_leaks for word in ("--allow-leak", leak)]
+    return [*words, *(["--groups-as-given"] if asked.as_given else [])]
 
 
 def _command(*words: str) -> None:

@@ -1,16 +1,20 @@
-"""`ctbatch bench fitting`: trains on a dataset of this home, says how fast and how well, and keeps nothing."""
+"""`ctbatch bench fitting` trains in its own process and keeps nothing; `real-training` launches a run as asked."""
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 
 import pytest
 from click.testing import CliRunner, Result
 
 from cli.bench import bench
+from cli.benchmarks.real_training import _words
+from cli.training import train
 from db import registry, runs
 from db.base import read_scope
 from db.settings import Settings, get_settings
 from tests.labelled import add_dataset
+from training.launch import Asked
 
 STAGES = ("head", "last-20", "last-40")
 TINY = [
@@ -50,8 +54,10 @@ def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(fitting: Run, se
 
 
 def test_what_does_not_exist_and_what_cannot_be_are_refused(fitting: Run) -> None:
-    assert "there is no dataset other" in fitting("other").output
-    assert "there is no 'ages' here" in fitting("site", "--set", "ages.0=1").output
+    unknown, odd = fitting("other"), fitting("site", "--set", "ages.0=1")
+    assert (unknown.exit_code, odd.exit_code) == (3, 2)
+    assert "there is no dataset other" in unknown.output
+    assert "there is no 'ages' here" in odd.output
 
 
 def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, settings: Settings) -> None:
@@ -62,3 +68,9 @@ def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, sett
     assert result.exit_code == 1
     assert "is gone or damaged" in result.output
     assert not list(settings.home.glob("training/*"))
+
+
+def test_real_training_launches_what_it_was_asked_for() -> None:
+    asked = Asked("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
+    found = train.make_context("train", _words(asked)).params
+    assert Asked(**{field.name: found[field.name] for field in fields(Asked)}) == asked
