@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,36 +62,58 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """A real PostgreSQL server of this test session; gives its URL without a database's name."""
     binaries = _postgres_folder()
     if binaries is None:
         pytest.skip("PostgreSQL's server binaries are not installed (Debian: postgresql)")
-    folder = Path(tmp_path_factory.mktemp("postgres"))
-    as_user: dict[str, str] = {}
-    if os.getuid() == 0:  # the server refuses to run as root
-        as_user = {"user": "nobody", "group": "nogroup"}
-        own = 3 if "PYTEST_XDIST_WORKER" in os.environ else 2  # folders of pytest above it
-        for parent in (folder, *folder.parents[:own]):
-            parent.chmod(0o755)
-        shutil.chown(folder, "nobody", "nogroup")
-    data = folder / "data"
-    initdb = [binaries / "initdb", "-D", data, "-A", "trust", "-U", "ctbatch", "-E", "UTF8", "--no-sync", "--locale=C"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)  # type: ignore[call-overload]
-    port = free_port()
-    options = ["-p", str(port), "-k", str(folder), "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"]
-    server = subprocess.Popen(
-        [binaries / "postgres", "-D", data, *options],
-        cwd=folder,
-        stdout=(folder / "server.log").open("wb"),
-        stderr=subprocess.STDOUT,
-        **as_user,  # type: ignore[call-overload]
-    )
-    url = f"postgresql://ctbatch@127.0.0.1:{port}/"
-    _wait_for_postgres(url + "postgres")
-    yield url
-    server.terminate()
-    server.wait(30)
+    # Not in pytest's own folder: each session of pytest that starts closes that to all users but its own.
+    with tempfile.TemporaryDirectory(prefix="ctbatch-postgres-") as name:
+        folder = Path(name)
+        as_user: dict[str, str] = {}
+        if os.getuid() == 0:  # the server refuses to run as root
+            as_user = {"user": "nobody", "group": "nogroup"}
+            shutil.chown(folder, "nobody", "nogroup")
+        data = folder / "data"
+        initdb = [
+            binaries / "initdb",
+            "-D",
+            data,
+            "-A",
+            "trust",
+            "-U",
+            "ctbatch",
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "--locale=C",
+        ]
+        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)  # type: ignore[call-overload]
+        port = free_port()
+        options = [
+            "-p",
+            str(port),
+            "-k",
+            str(folder),
+            "-h",
+            "127.0.0.1",
+            "-c",
+            "fsync=off",
+            "-c",
+            "max_connections=200",
+        ]
+        server = subprocess.Popen(
+            [binaries / "postgres", "-D", data, *options],
+            cwd=folder,
+            stdout=(folder / "server.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            **as_user,  # type: ignore[call-overload]
+        )
+        url = f"postgresql://ctbatch@127.0.0.1:{port}/"
+        _wait_for_postgres(url + "postgres")
+        yield url
+        server.terminate()
+        server.wait(30)
 
 
 def _wait_for_postgres(url: str) -> None:
