@@ -127,12 +127,13 @@ def of_version(s: Session, version: ModelVersion) -> list[Evaluation]:
 
 def share_known(s: Session, version: ModelVersion, dataset: Dataset) -> float:
     """The share of a dataset's slices that the version, or one it was made from, was trained on as far as is known."""
-    if version.dataset_hash is not None and version.dataset_hash == dataset.sha256:
+    hashes = {each.dataset_hash for each in makers_of(s, version)} - {None}
+    if dataset.sha256 in hashes:
         return 1.0
-    titles = {str(each.facts["dataset"]) for each in makers_of(s, version) if each.facts.get("dataset")}
-    ids = [each.id for each in s.scalars(select(Dataset)) if each.title in titles]
-    trained_on = select(LabelledSlice.pixels_sha256).where(
-        LabelledSlice.dataset_id.in_(ids), LabelledSlice.row.is_not(None)
+    trained_on = (
+        select(LabelledSlice.pixels_sha256)
+        .join(Dataset, Dataset.id == LabelledSlice.dataset_id)
+        .where(Dataset.sha256.in_(hashes), LabelledSlice.row.is_not(None))
     )
     query = select(func.count(), func.count().filter(LabelledSlice.pixels_sha256.in_(trained_on))).where(
         LabelledSlice.dataset_id == dataset.id, LabelledSlice.row.is_not(None)

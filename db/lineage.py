@@ -14,9 +14,19 @@ from db.registry import find_version
 
 def makers_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
     """The versions that this one comes from, as far as they are in this database, the oldest first, and itself."""
-    told = version.facts.get("lineage")
-    labels = [each for each in told if isinstance(each, str)] if isinstance(told, list) else []
+    labels = _labels(version.facts.get("lineage"))
     return [*(found for each in labels if (found := find_version(s, each))), version]
+
+
+def makers_elsewhere(version: ModelVersion) -> list[str]:
+    """What an imported version comes from, the oldest first, by the labels of the database that it was made in: here
+    they mean nothing, or another version."""
+    imported = version.facts.get("imported")
+    return _labels(imported.get("lineage")) if isinstance(imported, dict) else []
+
+
+def _labels(told: Any) -> list[str]:
+    return [each for each in told if isinstance(each, str)] if isinstance(told, list) else []
 
 
 def held_out(s: Session, version: ModelVersion) -> Split | None:
@@ -96,5 +106,10 @@ def flattered(
             f"what {maker.label} was trained on is not in this database: it may have seen these slices"
             for maker in makers_of(s, version)
             if maker.facts.get("dataset") and held_out(s, maker) is None and _same_slices(s, maker) is None
+        ]
+        notes += [
+            f"what {maker.label} was made from elsewhere ({', '.join(before)}) may have seen these slices"
+            for maker in makers_of(s, version)
+            if (before := makers_elsewhere(maker))
         ]
     return list(dict.fromkeys(notes))

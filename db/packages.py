@@ -89,7 +89,8 @@ def import_package(path: Path, recipe: str) -> Received:
 def register_received(s: Session, received: Received) -> tuple[ModelVersion, bool]:
     """The version of a received package, and whether it is new: a package that is here already gives the same version.
 
-    What its maker's database knew (run, split) is kept under `facts["imported"]`: those ids mean nothing here.
+    What its maker's database knew (run, split, lineage) is kept under `facts["imported"]`: those ids and names mean
+    nothing here, or something else.
     """
     query = select(ModelVersion).where(ModelVersion.name == received.manifest.name).order_by(ModelVersion.id)
     for version in s.scalars(query):
@@ -97,7 +98,7 @@ def register_received(s: Session, received: Received) -> tuple[ModelVersion, boo
             return version, False
     values = dict(received.manifest.values)
     extra: dict[str, Any] = values.get("extra", {})
-    foreign = {key: extra[key] for key in ("run", "split") if key in extra}
+    foreign = {key: extra[key] for key in ("run", "split", "lineage") if key in extra}
     values["extra"] = {**{k: v for k, v in extra.items() if k not in foreign}, "imported": foreign}
     return add_version(s, values, received.files), True
 

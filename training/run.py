@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -170,15 +171,16 @@ def work_folder(claim: Claim) -> Iterator[Path]:
 
 
 def code_version() -> str:
-    """The commit this code is of, where it is a checkout; else the version that is installed."""
-    found = subprocess.run(  # noqa: S603  (our own folder)
-        ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if found.returncode == 0:
-        return found.stdout.strip()
-    from importlib.metadata import version
-
+    """The commit this code is of, where it is a checkout and there is a git to ask; else the version installed."""
+    root = Path(__file__).parents[1]
+    if (root / ".git").exists():  # a folder, or a worktree's file; a checkout of other code around it is not asked
+        with suppress(OSError):
+            found = subprocess.run(  # noqa: S603  (our own folder)
+                ["git", "-C", root, "describe", "--always", "--dirty"],  # noqa: S607
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if found.returncode == 0:
+                return found.stdout.strip()
     return version("ctbatch")

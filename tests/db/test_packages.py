@@ -144,8 +144,7 @@ def test_another_site_has_every_file_and_figure_but_not_what_only_the_first_one_
     assert (there.threshold, there.temperature, there.ood) == (0.4, 1.5, {"threshold": 3.0})
     assert there.facts == {
         "floor": 0.9,
-        "lineage": ["lung/1"],
-        "imported": {"run": 4, "split": {"id": 1, "dataset": "site/1"}},
+        "imported": {"lineage": ["lung/1"], "run": 4, "split": {"id": 1, "dataset": "site/1"}},
     }
     folder = registry.package_folder(there)
     assert {name: (folder / name).read_bytes() for name in FILES} == FILES

@@ -6,6 +6,7 @@ import pytest
 
 from db import evaluations, promotion, registry
 from db.base import read_scope, session_scope
+from db.lineage import makers_of
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, Split, User, Work
 from db.promotion import GateClosed, objections
 from db.storage import storage
@@ -233,6 +234,17 @@ def test_a_version_whose_slices_are_elsewhere_may_have_seen_these(models: Regist
     assert gate(new).notes == [
         "what imported/1 was trained on is not in this database: it may have seen these slices",
     ]
+
+
+def test_what_an_imported_version_comes_from_is_no_version_of_that_name_here(models: Registry) -> None:
+    models.add("base", dataset="site/1")
+    elsewhere = {"lineage": ["base/1"]}
+    imported, new = models.add("imported", split=None, imported=elsewhere), models.add("new", dataset="site/1")
+    promote(imported, "the site check was good")
+    models.evaluate(new, 0.92)
+    assert gate(new).notes == ["what imported/1 was made from elsewhere (base/1) may have seen these slices"]
+    with read_scope() as s:
+        assert [each.label for each in makers_of(s, s.merge(imported))] == ["imported/1"]
 
 
 def test_a_champion_that_changed_meanwhile_is_not_replaced_on_old_figures(models: Registry) -> None:

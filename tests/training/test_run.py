@@ -2,6 +2,7 @@
 
 import errno
 import json
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -85,6 +86,13 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     assert set(package.ood) == {"threshold"} | measured
     with session_scope() as s:
         assert s.get_one(TrainingRun, view.id).checkpoint == {}
+
+
+def test_a_run_tells_its_code_s_version_where_there_is_no_git(monkeypatch):
+    from training.run import code_version
+
+    monkeypatch.setenv("PATH", "")
+    assert code_version() == metadata.version("ctbatch")
 
 
 def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():

@@ -318,6 +318,8 @@ def test_export_is_imported_again_and_a_damaged_one_is_refused(
         s.get_one(ModelVersion, version_id).name = "elsewhere"
     new = admin.post("/models/import", data={"files": (io.BytesIO(answer.data), "site.tar")})
     assert (new.status_code, new.json["label"], new.json["champion"]) == (201, "site/1", False)
+    page = roots_browser.get(f"/models/{new.json['id']}").text
+    assert '<dt>Made elsewhere from</dt><dd><bdi class="name">fake/1</bdi></dd>' in page, "no link: here fake/1 is another version"
 
 
 def test_figures_of_an_odd_shape_leave_the_pages_whole(anns_browser: Browser, version_id: int) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from db import evaluations, promotion, registry, runs
 from db.base import read_scope
 from db.datasets import find_dataset, list_datasets
-from db.lineage import held_out
+from db.lineage import held_out, makers_elsewhere
 from db.models import OPEN_WORK, Dataset, ModelVersion, Work
 from db.storage import FileDamaged, FileMissing
 from web import comparisons, packages, promotions
@@ -146,6 +146,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
         shown: dict[str, Any] = {
             "used_by": registry.used_by(s, version),
             "lineage": [(one, registry.find_version(s, one)) for one in _lineage(version)],
+            "elsewhere": makers_elsewhere(version),
             "promotions": [each for each in registry.promotions(s) if each.model_version_id == version.id],
             "own_part": held_out(s, version) is not None,
             "others": [each.label for each in registry.list_versions(s) if each.id != version.id],
@@ -160,7 +161,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
 
 
 def _lineage(version: ModelVersion) -> list[str]:
-    """The labels of its ancestors, as far as they are any: an imported version's are another database's word."""
+    """The labels of its ancestors, as far as they are any."""
     told = version.facts.get("lineage")
     return [one for one in map(str, told if isinstance(told, list) else ()) if LABEL.fullmatch(one)]
 
