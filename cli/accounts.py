@@ -1,5 +1,6 @@
 """`ctbatch users` and `ctbatch tokens`: who may use this server, and with what."""
 
+import math
 import sys
 from datetime import timedelta
 
@@ -7,12 +8,13 @@ import click
 
 from cli.errors import NotFoundOrDenied, UsageError
 from cli.operator import existing_user, reading, writing
-from cli.options import json_option
+from cli.options import ROW_ID, json_option
 from cli.output import print_json, print_table, say
 from db import accounts
 from db.models import Token, User
 
 SHORTEST_PASSWORD = 12
+LONGEST_LIFE = 36_500  # days of a token
 
 
 @click.group()
@@ -85,10 +87,12 @@ def tokens() -> None:
 @tokens.command()
 @click.argument("user_name", metavar="USER")
 @click.option("--label", default="", help="What the token is for.")
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Ends after so many days; else never.")
+@click.option("--days", type=click.FloatRange(0, LONGEST_LIFE, min_open=True), help="Ends after so many days.")
 @json_option
 def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
     """Make a token for USER and print it: it is shown this once, the database keeps its hash."""
+    if days is not None and math.isnan(days):
+        raise UsageError("--days is no number")
     with writing() as session:
         user = existing_user(session, user_name)
         life = timedelta(days=days) if days is not None else None
@@ -116,7 +120,7 @@ def list_tokens(user_name: str | None, as_json: bool) -> None:
 
 
 @tokens.command()
-@click.argument("token_id", type=int, metavar="ID")
+@click.argument("token_id", type=ROW_ID, metavar="ID")
 def revoke(token_id: int) -> None:
     """Revoke the token ID: it is refused from now on."""
     with writing() as session:

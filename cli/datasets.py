@@ -105,6 +105,21 @@ def show(dataset: str, as_json: bool) -> None:
 
 @datasets.command()
 @click.argument("dataset", metavar="DATASET")
+@json_option
+def slices(dataset: str, as_json: bool) -> None:
+    """List the slices of DATASET: row, label, group and name, as a report's numbers mean them."""
+    with refusals(), reading() as session:
+        rows = store.rows_of(session, _find(session, dataset).id)
+    columns = ("row", "label", "group", "name")
+    found = [(row.row, CLASSES[row.label], row.group, row.name) for row in rows]
+    if as_json:
+        print_json([dict(zip(columns, values, strict=True)) for values in found])
+    else:
+        print_table(columns, found, empty="no slice")
+
+
+@datasets.command()
+@click.argument("dataset", metavar="DATASET")
 @seed_option("Another seed draws other groups.")
 @as_given_option
 @json_option

@@ -97,14 +97,17 @@ def main() -> None:
         if (message := _fault_of_the_machine(error)) is None:
             raise
         click.echo(f"Error: {message}", err=True)
-        sys.exit(4)
+        sys.exit(2 if isinstance(error, UnicodeError) else 4)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fault_of_the_machine(error: OSError | ValueError) -> str | None:
-    """Return one line for a full disk, a forbidden file or a setting that is wrong; None for what is our own fault."""
+    """Return one line for a full disk, a forbidden file, an argument that is no text or a setting that is wrong; None
+    for what is our own fault."""
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{ascii(error.object)[:100]} is not UTF-8"
     if getattr(error, "title", "") != "Settings":  # what pydantic calls its error for our settings
         return None
     faults = error.errors()  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, Unavailable
@@ -23,7 +23,9 @@ def database_errors() -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise Unavailable(f"DATABASE_URL is no database URL: {error}") from error
-    except (OperationalError, ProgrammingError) as error:
+    except IntegrityError:
+        raise
+    except DatabaseError as error:
         why = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
         if "no such table" in why or "does not exist" in why or "unable to open database file" in why:
             raise Unavailable(f"the database is not set up ({why}); run `ctbatch db upgrade`") from error

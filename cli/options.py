@@ -10,6 +10,7 @@ from cli.main import use_home
 from db.splits import MAX_SEED
 from training.config import PRESETS
 
+ROW_ID = click.IntRange(0, 2**31 - 1)  # an INTEGER of any database
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 as_given_option = click.option(

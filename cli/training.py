@@ -10,7 +10,7 @@ import click
 
 from cli.errors import JobFailed, NotFoundOrDenied, Unavailable
 from cli.operator import reading, writing
-from cli.options import json_option, run_options
+from cli.options import ROW_ID, json_option, run_options
 from cli.output import print_json, print_table, progress_bar, say
 from cli.server import settings_with_broker
 from db import datasets, registry, runs
@@ -128,7 +128,7 @@ def list_runs(as_json: bool) -> None:
 
 
 @runs_group.command()
-@click.argument("run_id", metavar="RUN", type=int)
+@click.argument("run_id", metavar="RUN", type=ROW_ID)
 @json_option
 def show(run_id: int, as_json: bool) -> None:
     """Show a run: where it stands, and its epochs."""
@@ -147,7 +147,7 @@ def show(run_id: int, as_json: bool) -> None:
 
 
 @runs_group.command()
-@click.argument("run_id", metavar="RUN", type=int)
+@click.argument("run_id", metavar="RUN", type=ROW_ID)
 @json_option
 def wait(run_id: int, as_json: bool) -> None:
     """Follow a run to its end."""
@@ -156,7 +156,7 @@ def wait(run_id: int, as_json: bool) -> None:
 
 
 @runs_group.command()
-@click.argument("run_id", metavar="RUN", type=int)
+@click.argument("run_id", metavar="RUN", type=ROW_ID)
 def cancel(run_id: int) -> None:
     """End a run within seconds and keep nothing of it."""
     _ask(run_id, runs.cancel_run, "it has ended already")
@@ -164,7 +164,7 @@ def cancel(run_id: int) -> None:
 
 
 @runs_group.command()
-@click.argument("run_id", metavar="RUN", type=int)
+@click.argument("run_id", metavar="RUN", type=ROW_ID)
 def stop(run_id: int) -> None:
     """End a run's training now and make a model version of the best epoch so far.
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Engine, Float, MetaData, create_engine, event
+from sqlalchemy import DateTime, Dialect, Engine, Float, MetaData, create_engine, event, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -152,6 +152,13 @@ def forget_connections() -> None:
 def after_commit(session: Session, action: Callable[[], None]) -> None:
     """Do something once this transaction has committed; it is forgotten if the transaction does not."""
     session.info.setdefault("after_commit", []).append(action)
+
+
+def one_at_a_time(session: Session, table: str) -> None:
+    """Have all that call this for a table do so one after the other, until the transaction ends: for what is decided by
+    its newest rows. SQLite needs nothing: its writers queue at BEGIN."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f'LOCK TABLE "{table}" IN SHARE ROW EXCLUSIVE MODE'))
 
 
 @contextmanager

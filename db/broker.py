@@ -121,13 +121,20 @@ def send(hint: Hint) -> bool:
 
 def send_after_commit(session: Session, hint: Hint) -> None:
     """Send the message once the session's transaction has committed; not at all if it does not."""
+    if "hints" not in session.info:
+        session.info["hints"] = []
+        after_commit(session, lambda: _send_all(session.info.pop("hints")))
+    session.info["hints"].append(hint)
+
+
+def _send_all(hints: list[Hint]) -> None:
+    """Send a transaction's messages, up to the first that fails: each would wait for the same broker."""
     from db.faults import crash_point
 
-    def act() -> None:
+    for hint in hints:
         crash_point("after-commit-before-publish")
-        send(hint)
-
-    after_commit(session, act)
+        if not send(hint):
+            break
 
 
 def waiting(queue: Queue) -> int:

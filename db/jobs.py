@@ -148,7 +148,7 @@ def claim_chunks(s: Session, worker: str, slices: int) -> list[tuple[Chunk, Clai
             select(Chunk)
             .join(Job, Job.id == Chunk.job_id)
             .join(User, User.id == Job.owner_id)
-            .where(Chunk.state == Work.READY)
+            .where(leases.due(Chunk))
             .order_by(*_turn(), Chunk.id)
             .limit(1)
         )

@@ -25,9 +25,15 @@ class Claim:
     epoch: int
 
 
+def due(model: Any) -> Any:
+    """Ready, and not put off until later."""
+    later = model.lease_until
+    return and_(model.state == Work.READY, or_(later.is_(None), later <= from_now()))
+
+
 def claimable(model: Any) -> Any:
-    """Ready, or running under a lease that has run out."""
-    return or_(model.state == Work.READY, and_(model.state == Work.RUNNING, model.lease_until < from_now()))
+    """Due, or running under a lease that has run out."""
+    return or_(due(model), and_(model.state == Work.RUNNING, model.lease_until < from_now()))
 
 
 def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
@@ -72,15 +78,21 @@ def close(session: Session, model: type[L], claim: Claim, state: Work, **values:
     """End the work under this claim, in the caller's transaction. Raises StaleClaim."""
     table: Any = model
     result: CursorResult[Any] = session.execute(  # type: ignore[assignment]
-        update(table).where(_mine(table, claim)).values(state=state, lease_until=None, **values)
+        update(table).where(_mine(table, claim)).values({"state": state, "lease_until": None} | values)
     )
     if result.rowcount != 1:
         raise StaleClaim(f"{table.__tablename__} {claim.id}, epoch {claim.epoch}")
 
 
 def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
-    """Put the work back untouched: what it needs is away for the moment. The sweeper sends its message again."""
+    """Put the work back untouched. The sweeper sends its message again."""
     close(session, model, claim, Work.READY, published_at=from_now(), **values)
+
+
+def put_off(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
+    """Put the work back until the sweeper sends its message again: what it needs is away for the moment. Whoever asks
+    for work before does not get it, or a fault of seconds would use up all of its attempts."""
+    give_back(session, model, claim, lease_until=from_now(current().resend_seconds), **values)
 
 
 def expired(session: Session, model: type[L]) -> list[int]:

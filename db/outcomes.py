@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from db import broker, jobs, leases
 from db.base import from_now
@@ -136,26 +136,28 @@ def _settle(s: Session, chunk: Chunk, state: Work) -> None:
 
 def copy_known(s: Session, job: Job, chunk_id: int) -> int:
     """Copy predictions that exist for the same pixels, model version and recipe to open slices; how many."""
-    open_: dict[str | None, list[int]] = {
-        pixels: []
-        for pixels in s.scalars(
-            select(Slice.pixels_sha256).where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN).distinct()
-        )
-    }
-    source: dict[Any, Prediction] = {}
-    query = (
-        select(Slice.pixels_sha256, Prediction)
-        .join(Prediction, Prediction.slice_id == Slice.id)
+    twin = aliased(Slice)
+    any_of_them = (
+        select(Prediction.id)
+        .join(twin, twin.id == Prediction.slice_id)
         .where(
-            Slice.pixels_sha256.in_(open_),
+            twin.pixels_sha256 == Slice.pixels_sha256,
             Prediction.model_version_id == job.model_version_id,
             Prediction.recipe == job.recipe,
         )
+        .limit(1)  # of a picture that came a hundred thousand times, one is enough
+        .scalar_subquery()
     )
-    for pixels, prediction in s.execute(query):
-        source.setdefault(pixels, prediction)
-    if not source:
+    known = (
+        select(Slice.pixels_sha256, any_of_them)
+        .where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN)
+        .group_by(Slice.pixels_sha256)
+    )
+    pixels_of = {prediction: pixels for pixels, prediction in s.execute(known) if prediction is not None}
+    if not pixels_of:
         return 0
+    query = select(Prediction).where(Prediction.id.in_(pixels_of))
+    source = {pixels_of[prediction.id]: prediction for prediction in s.scalars(query)}
     copies = [
         _values(
             job,

@@ -33,7 +33,7 @@ def decode(cursor: str, *types: type) -> list[Any]:
     """The key of a cursor, its parts of these types. Raises BadCursor."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadCursor("not a cursor of this server") from None
     if not isinstance(key, list) or len(key) != len(types):
         raise BadCursor("not a cursor of this server")

@@ -1,7 +1,7 @@
 """A job as people see it: its counts, stages, rate and remaining time, taken from the rows at the moment of asking."""
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import and_, case, func, or_, select
@@ -159,8 +159,8 @@ def list_jobs(
     if cursor is not None:
         at, job_id = paging.decode(cursor, str, str)
         try:
-            moment = datetime.fromisoformat(at)
-        except ValueError:
+            moment = datetime.fromisoformat(at).astimezone(UTC)
+        except (ValueError, OverflowError):
             raise BadCursor("not a cursor of this server") from None
         query = query.where(or_(Job.created_at < moment, and_(Job.created_at == moment, Job.id < job_id)))
     jobs = list(s.scalars(query))

@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from db import evaluations, registry
+from db.base import one_at_a_time
 from db.lineage import flattered, held_out
 from db.models import Evaluation, ModelVersion, Promotion, User, Work
 
@@ -163,6 +164,7 @@ def promote(
     Raises GateClosed: no admin, not compared yet, refused and not forced, a reason is missing, or the champion is
     another one than the gate compared with.
     """
+    one_at_a_time(s, Promotion.__tablename__)
     now = registry.champion(s)
     if user is not None and not user.is_admin:
         raise GateClosed("only an admin promotes a model version")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,7 @@ from uuid import uuid4
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.base import current
+from db.base import current, one_at_a_time
 from db.models import Job, ModelVersion, Promotion, User
 from db.storage import storage
 
@@ -50,6 +51,7 @@ def register_package(s: Session, folder: Path, files: dict[str, str]) -> ModelVe
 def add_version(s: Session, manifest: dict[str, Any], files: dict[str, str]) -> ModelVersion:
     """The next version of the name that a manifest gives, of files that are in storage."""
     name = manifest["name"]
+    one_at_a_time(s, ModelVersion.__tablename__)
     number = (s.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.name == name)) or 0) + 1
     version = ModelVersion(
         name=name,
@@ -101,12 +103,20 @@ def champion_before(s: Session) -> ModelVersion | None:
     return standing[-2] if len(standing) > 1 else None
 
 
-def rollback(s: Session, user: User | None, reason: str, who: str = "") -> ModelVersion:
+def rollback(
+    s: Session, user: User | None, reason: str, who: str = "", champion_seen: str | None = None
+) -> ModelVersion:
     """Promote the champion before the current one again, without the gate.
 
-    `who` names one whom this database does not know. Raises RollbackRefused: a reason is missing, or NoEarlierChampion.
+    `who` names one whom this database does not know; `champion_seen` is the label of the champion that is rolled back,
+    where whoever asks was shown one: two who ask at once go back one step and not two.
+
+    Raises RollbackRefused: a reason is missing, the champion is another one by now, or NoEarlierChampion.
     """
+    one_at_a_time(s, Promotion.__tablename__)
     now, earlier = champion(s), champion_before(s)
+    if champion_seen and now is not None and now.label != champion_seen:
+        raise RollbackRefused(f"the champion changed meanwhile: it is {now.label} by now")
     if now is None:
         raise NoEarlierChampion("there is no champion yet")
     if earlier is None:
@@ -148,16 +158,26 @@ def package_folder(version: ModelVersion) -> Path:
 
     Raises storage's FileMissing and FileDamaged.
     """
-    key = hashlib.sha256(json.dumps(version.files, sort_keys=True).encode()).hexdigest()[:24]
-    folder = current().home / "models" / key
+    folder = _copy_of(version)
     if folder.exists():
         return folder
-    temporary = folder.with_name(f"{key}.{uuid4().hex}")
+    temporary = folder.with_name(f"{folder.name}.{uuid4().hex}")
     temporary.mkdir(mode=0o700, parents=True)
-    for name, sha256 in version.files.items():
-        shutil.copyfile(storage().verified_path(sha256), temporary / Path(name).name)
     try:
-        temporary.rename(folder)
-    except OSError:  # another process was quicker
-        shutil.rmtree(temporary)
+        for name, sha256 in version.files.items():
+            shutil.copyfile(storage().verified_path(sha256), temporary / Path(name).name)
+        with suppress(OSError):  # another process was quicker
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def drop_package_folder(version: ModelVersion) -> None:
+    """Remove this machine's copy of the package, which is damaged, so that it is copied again."""
+    shutil.rmtree(_copy_of(version), ignore_errors=True)
+
+
+def _copy_of(version: ModelVersion) -> Path:
+    key = hashlib.sha256(json.dumps(version.files, sort_keys=True).encode()).hexdigest()[:24]
+    return current().home / "models" / key

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.exc import OperationalError
 
-from db import evaluations, registry
+from db import evaluations, leases, registry
 from db.base import current, read_scope, session_scope
 from db.datasets import DatasetError, rows_of
 from db.evaluations import EvaluationError
@@ -57,6 +58,10 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
             with session_scope() as s:
                 evaluations.give_back(s, claim)
             raise
+        except OperationalError:
+            log.exception("evaluation put off", extra={"evaluation": evaluation.id})
+            with session_scope() as s:
+                leases.put_off(s, Evaluation, claim)
         except Exception as error:
             log.info("evaluation failed", extra={"evaluation": evaluation.id}, exc_info=True)
             with session_scope() as s:
@@ -65,13 +70,15 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
 
 
 def _why(error: Exception, evaluation: Evaluation) -> str:
-    """One line for people."""
+    """One line for people; every user may read it, so it names no path and no server."""
     if isinstance(error, FileMissing | FileDamaged):
         what = f"a file of the dataset {evaluation.dataset.title} or of {evaluation.model_version.label}"
         return f"{what} is gone or damaged: {error}"
     if isinstance(error, EvaluationError | DatasetError | PackageError):
         return str(error)
-    return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}; the evaluation worker's log tells more"
 
 
 def _reporter(claim: Claim, heartbeat: Heartbeat, progress: Progress) -> Progress:

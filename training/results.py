@@ -233,7 +233,11 @@ def _augmented(trained: Trained) -> NDArray[np.uint8]:
 def _mistakes(
     data: Labelled, chances: NDArray[np.float64], cam: NDArray[np.float32], threshold: float
 ) -> list[Mistake]:
-    """Slices on the wrong side of the threshold, those furthest from it first."""
+    """Slices on the wrong side of the threshold, those furthest from it first; told by their row of the dataset, for
+    the name of a file may be a patient's, and a package goes to other sites."""
     wrong = np.flatnonzero((chances >= threshold) != (data.labels == 1))
     worst = wrong[np.argsort(-np.abs(chances[wrong] - threshold))][:MISTAKES_SHOWN]
-    return [Mistake(data.rows[i].name, data.pixels[i], cam[i], float(chances[i]), int(data.labels[i])) for i in worst]
+    return [
+        Mistake(f"slice {data.rows[i].row}", data.pixels[i], cam[i], float(chances[i]), int(data.labels[i]))
+        for i in worst
+    ]

@@ -21,7 +21,7 @@ from training.fit import fit
 from training.initial import initial_network
 from training.results import Trained, make_package
 from training.trainable import environment
-from training.watching import Checkpoint, EpochRecord, Step, Watcher
+from training.watching import Cancelled, Checkpoint, EpochRecord, Step, Watcher
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,6 @@ log = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0  # between two notes of a step in the database
 FIT_SHARE = 0.9  # of a run; evaluating and exporting are the rest
 MAX_CLAIMS = 3  # without an epoch between them: then the run itself kills its workers
-
-
-class Cancelled(Exception):
-    """The run was told to end and keep nothing."""
 
 
 class RunWatcher(Watcher):
@@ -91,9 +87,10 @@ class RunWatcher(Watcher):
         with session_scope() as s:
             runs.record_epoch(s, self._claim, record.stage, record.epoch, record.metrics, record.seconds)
 
-    def checkpoint(self, make: Callable[[], Checkpoint]) -> None:
-        """Write a checkpoint, unless the last one is only seconds old."""
-        if time.monotonic() - self._checkpointed < current().checkpoint_seconds:
+    def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
+        """Write a checkpoint, unless the last one is only seconds old and the stage goes on. A stage that ended is
+        never gone through again, or a next one that kills its workers would seem to get on each time."""
+        if not ends_stage and time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return
         earlier, self.kept = self.kept, checkpoints.write(make(), self.kept, self._claim.id)
         with session_scope() as s:

@@ -179,7 +179,8 @@ class Fitting:
         record = EpochRecord(self.index, epoch, metrics, time.monotonic() - started)
         self.history.append(record)
         self.watcher.epoch(record)
-        self.watcher.checkpoint(lambda: self._checkpoint(epoch))
+        is_last = epoch + 1 == self.stage.epochs or self._has_stalled(epoch + 1)
+        self.watcher.checkpoint(lambda: self._checkpoint(epoch), ends_stage=is_last)
         return True
 
     def _add_to_average(self, step: int) -> None:

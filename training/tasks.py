@@ -13,6 +13,7 @@ from db.leases import Claim, StaleClaim
 from db.models import TrainingRun
 from training.app import app
 from training.faults import why
+from training.watching import Cancelled
 from worker.heartbeat import Heartbeat
 from worker.process import worker_name
 
@@ -40,7 +41,7 @@ def train_next(worker: str) -> bool:
     if claimed is None:
         return False
     run, claim = claimed
-    from training.run import Cancelled, carry_out  # TensorFlow: only where a run is carried out
+    from training.run import carry_out  # TensorFlow: only where a run is carried out
 
     made: int | None = None
     with Heartbeat(TrainingRun, [claim]) as heartbeat, suppress(StaleClaim):  # then it is someone else's now
@@ -58,7 +59,7 @@ def train_next(worker: str) -> bool:
         except OperationalError:
             log.exception("training put off", extra={"run": run.id})
             with session_scope() as s:
-                leases.give_back(s, TrainingRun, claim)
+                leases.put_off(s, TrainingRun, claim)
         except Exception as error:
             log.exception("training failed", extra={"run": run.id})
             with session_scope() as s:
@@ -81,12 +82,15 @@ def _make_demo(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
     def progress(fraction: float, message: str) -> None:
         heartbeat.progress()
         with session_scope() as s:
-            runs.report(s, claim, fraction, message)
+            if runs.report(s, claim, fraction, message).cancel:
+                raise Cancelled
 
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         make_demo_package(Path(folder), seed=run.seed, progress=progress)
         files = registry.store_package(Path(folder))
         with session_scope() as s:
+            if runs.report(s, claim, 1.0, "registering").cancel:
+                raise Cancelled
             version = registry.register_package(s, Path(folder), files)
             if registry.champion(s) is None:
                 registry.promote(s, version, None, "the first model version")

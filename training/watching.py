@@ -13,6 +13,10 @@ class Diverged(RuntimeError):
     """The loss or a weight is no number any more; the message says what to change."""
 
 
+class Cancelled(Exception):
+    """The run was told to end and keep nothing."""
+
+
 @dataclass(frozen=True)
 class Step:
     """Where training stands: stage, epoch and step from 0, of how many; the epoch's loss so far, images/s."""
@@ -68,7 +72,7 @@ class Watcher:
     def epoch(self, record: EpochRecord) -> None:
         """After each epoch."""
 
-    def checkpoint(self, make: Callable[[], Checkpoint]) -> None:
+    def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
         """After each epoch: `make()` gives its checkpoint, which costs a copy of the weights."""
 
     def stopped(self) -> bool:

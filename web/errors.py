@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from apiflask.exceptions import HTTPError
-from flask import Flask, Response, jsonify, redirect, render_template, request, url_for
+from flask import Flask, Response, g, jsonify, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
@@ -123,6 +123,9 @@ def as_problem(error: Exception) -> Problem:
         case OSError() if error.errno in DISK_FULL:
             log.error("Storage is full")
             return Problem(507, "disk-full", "The server has no room left for this. Nothing was queued.")
+        case RecursionError():
+            log.error("Nested too deeply", exc_info=error)
+            return Problem(400, "bad-request", "What was sent is nested too deeply.")
         case OperationalError():
             log.error("Database not available: %s", type(error.orig).__name__)
             return Problem(503, "unavailable", "The database cannot be reached right now.", {"Retry-After": "5"})
@@ -178,5 +181,7 @@ def _as_page(problem: Problem) -> ResponseReturnValue:
         if request.headers.get("HX-Request"):  # a poll of a page whose session has ended
             return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form")})
         return redirect(target, 303)
+    if problem.status >= 500:
+        g.setdefault("user", None)  # who it is may be what cannot be looked up
     page = render_template("error.html", problem=problem)
     return Response(page, problem.status, problem.headers, content_type="text/html; charset=utf-8")

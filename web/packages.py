@@ -2,13 +2,15 @@
 
 from flask import Response, request
 
-from db.models import ModelVersion
+from db.models import ModelVersion, User
 from db.packages import export_package, export_size
 from db.storage import storage
 from web.errors import not_found
 from web.notice import RESEARCH_USE_ONLY
 
 CARD, REPORT = "MODEL_CARD.md", "report.html"
+OF_SLICES = {"augmented.png", "mistakes.png"}
+"""Pictures that show slices; like the report and the whole package, they are for admins, as datasets are."""
 REPORT_CSP = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'; sandbox"
@@ -16,9 +18,10 @@ REPORT_CSP = (
 """The report is a page of its own, with its style inside; it may come from another site, so it can run nothing."""
 
 
-def figures(version: ModelVersion) -> list[str]:
-    """The names of the version's pictures."""
-    return sorted(name for name in version.files if name.endswith(".png"))
+def figures(version: ModelVersion, user: User) -> list[str]:
+    """The names of the version's pictures that the user may see."""
+    hidden = () if user.is_admin else OF_SLICES
+    return sorted(name for name in version.files if name.endswith(".png") and name not in hidden)
 
 
 def card_text(version: ModelVersion) -> str | None:
@@ -42,9 +45,9 @@ def report_response(version: ModelVersion) -> Response:
     return response
 
 
-def figure_response(version: ModelVersion, name: str) -> Response:
+def figure_response(version: ModelVersion, name: str, user: User) -> Response:
     """One picture. Raises Problem 404."""
-    if name not in figures(version):
+    if name not in figures(version, user):
         raise not_found()
     return _file(version, name, "image/png")
 

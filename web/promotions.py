@@ -50,11 +50,12 @@ def compare(user: User, version_id: int) -> None:
         raise Problem(409, "conflict", sentence(error)) from error
 
 
-def roll_back(user: User, reason: str) -> int:
-    """Make the champion before the present one the champion again; its id. Raises Problem 409, without a reason too."""
+def roll_back(user: User, reason: str, champion: str | None = None) -> int:
+    """Make the champion before the present one the champion again; its id. `champion`: the label of the present one, as
+    far as the user was shown it. Raises Problem 409, without a reason too."""
     try:
         with session_scope() as s:
-            return registry.rollback(s, user, tidy(reason)).id
+            return registry.rollback(s, user, tidy(reason), champion_seen=champion).id
     except RollbackRefused as error:
         raise Problem(409, "conflict", sentence(error)) from error
 

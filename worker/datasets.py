@@ -56,7 +56,7 @@ def build_next(worker: str) -> bool:
         except (OSError, OperationalError, DecoderUnavailable) as error:
             log.warning("building put off", extra={"dataset": dataset.id, "error": type(error).__name__})
             with session_scope() as s:
-                leases.give_back(s, Dataset, claim, error=_why(error))
+                leases.put_off(s, Dataset, claim, error=_why(error))
     return True
 
 

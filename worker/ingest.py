@@ -61,7 +61,7 @@ def unpack_next(worker: str, smaller_than: Upload | None = None, around: Heartbe
         except (OSError, OperationalError, DecoderUnavailable) as error:
             log.warning("unpacking put off", extra={"upload": upload.id, "error": type(error).__name__})
             with session_scope() as s:
-                leases.give_back(s, Upload, claim)
+                leases.put_off(s, Upload, claim)
     return True
 
 

@@ -1,6 +1,7 @@
 """Chunk → predictions: claim what fills a batch, run the engine, record under the claim."""
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,15 +21,21 @@ from db.storage import FileDamaged, FileMissing, storage
 from worker.engines.base import Engine, Scores, load_engine
 from worker.engines.package import Package, PackageError, limit_of, read_package
 from worker.heartbeat import Heartbeat
+from worker.imaging.prepare import SIDE
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read; the sweeper leaves a minute between them
+MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read, a minute apart
+REST_SECONDS = 10.0  # for which a worker without an engine takes nothing: it fails quicker than others predict
 KEPT_ENGINES = 2  # the champion, and the one before it for the jobs that are pinned to it
 
 
 class EngineError(Exception):
     """The engine failed on these slices."""
+
+
+class EngineUnavailable(Exception):
+    """The engine cannot be loaded here, or fails on any slice: those that it was to predict are not to blame."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,24 @@ _loaded: OrderedDict[int, Loaded] = OrderedDict()
 
 
 def load(version: ModelVersion) -> Loaded:
-    """The engine of this model version, kept in this process. Raises PackageError, FileMissing, FileDamaged."""
+    """The engine of this model version, kept in this process.
+
+    Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnavailable.
+    """
     if version.id not in _loaded:
         folder = registry.package_folder(version)
         settings = current()
-        engine = load_engine(folder, settings.engine, threads=settings.engine_threads or None)
-        _loaded[version.id] = Loaded(read_package(folder), engine)
+        try:
+            package = read_package(folder)
+            engine = load_engine(folder, settings.engine, threads=settings.engine_threads or None)
+        except PackageError:
+            registry.drop_package_folder(version)
+            raise
+        except OSError:
+            raise
+        except Exception as error:
+            raise EngineUnavailable(f"the engine of {version.label} cannot be loaded") from error
+        _loaded[version.id] = Loaded(package, engine)
         log.info("engine loaded", extra={"model_version": version.label, "engine": engine.name})
         if len(_loaded) > KEPT_ENGINES:
             _loaded.popitem(last=False)
@@ -86,10 +105,15 @@ def predict_next(worker: str) -> bool:
             _lose(claims, "engine_error")
         except (FileMissing, FileDamaged, PackageError):
             log.exception("a file of these chunks, or of their model, is missing or damaged")
-            _put_off(claims, MAX_ATTEMPTS)
+            _put_off(claims, "file_lost")
+        except EngineUnavailable:
+            log.exception("no engine; resting")
+            _loaded.pop(version.id, None)
+            _put_off(claims, "engine_error")
+            time.sleep(REST_SECONDS)
         except (OSError, OperationalError):
             log.exception("predicting put off")
-            _put_off(claims, None)
+            _put_off(claims)
     return True
 
 
@@ -139,7 +163,10 @@ def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:
 
 
 def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) -> list[Scored]:
-    """Scores of all slices, for no slice id yet, a batch of the engine at a time. Raises EngineError."""
+    """Scores of all slices, for no slice id yet, a batch of the engine at a time.
+
+    Raises EngineError, EngineUnavailable.
+    """
     scores: list[Scored] = []
     size = loaded.engine.batch_size
     for start in range(0, len(slices), size):
@@ -147,12 +174,21 @@ def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) 
         try:
             found = loaded.engine.predict(batch)
         except Exception as error:
+            _check(loaded.engine)
             raise EngineError(f"{loaded.engine.name} on {len(batch)} slices") from error
         if not np.isfinite(found.logit).all():
             raise EngineError(f"{loaded.engine.name} gave a score that is no number")
         scores += _scored(loaded, found)
         heartbeat.progress()
     return scores
+
+
+def _check(engine: Engine) -> None:
+    """Whether an engine that failed can still predict. Raises EngineUnavailable."""
+    try:
+        engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
+    except Exception as error:
+        raise EngineUnavailable(f"{engine.name} fails on a black slice too") from error
 
 
 def _scored(loaded: Loaded, found: Scores) -> Iterator[Scored]:
@@ -172,14 +208,14 @@ def _lose(claims: list[Claim], reason: str) -> None:
             jobs.fail_chunk(s, claim, reason)
 
 
-def _put_off(claims: list[Claim], attempts: int | None) -> None:
-    """Put chunks back for later. After so many attempts, if a number is given, their slices are quarantined instead."""
+def _put_off(claims: list[Claim], in_the_end: str | None = None) -> None:
+    """Put chunks off. After so many attempts their slices are quarantined instead, if a reason is given."""
     for claim in claims:
         try:
             with session_scope() as s:
-                if attempts is not None and s.get_one(Chunk, claim.id).attempts >= attempts:
-                    jobs.quarantine_chunk(s, claim, "file_lost")
+                if in_the_end and s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
+                    jobs.quarantine_chunk(s, claim, in_the_end)
                 else:
-                    leases.give_back(s, Chunk, claim)
+                    leases.put_off(s, Chunk, claim)
         except StaleClaim:
             continue

@@ -86,6 +86,9 @@ def test_a_folder_becomes_a_dataset_that_is_shown_listed_and_split(
     assert json.loads(operate("datasets", "show", "site", "--json").stdout) == view
     [listed] = json.loads(operate("datasets", "ls", "--json").stdout)
     assert listed["sha256"] == view["sha256"]
+    rows = json.loads(operate("datasets", "slices", "site/1", "--json").stdout)
+    assert [row["row"] for row in rows] == list(range(12))
+    assert set(rows[0]) == {"row", "label", "group", "name"}
     split = json.loads(operate("datasets", "split", "site/1", "--json").stdout)
     assert split["parts"] == {
         part: {"COVID": 2, "non-COVID": 2, "groups": 2} for part in ("train", "validation", "test")

@@ -53,6 +53,27 @@ def test_a_token_is_shown_once_works_and_can_be_revoked(operate, ann):
     assert operate("tokens", "new", "nobody").returncode == 3
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tokens", "revoke", 10**20),
+        ("runs", "show", 10**20),
+        ("tokens", "new", "ann", "--days", "nan"),
+        ("tokens", "new", "ann", "--days", 1e10),
+        ("users", "password", "\udcff"),
+    ],
+)
+def test_arguments_that_no_database_takes_are_wrong_usage(operate, words):
+    refused = operate(*words, stdin="a new long password\n")
+    assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+
+
+def test_a_damaged_database_is_one_line(tmp_path, ctbatch):
+    (tmp_path / "ctbatch.db").write_text("no database")
+    refused = ctbatch("users", "ls", env={"CTBATCH_HOME": str(tmp_path)})
+    assert (refused.returncode, refused.stderr) == (4, "Error: the database cannot be used: file is not a database\n")
+
+
 def test_model_versions_are_listed_promoted_and_rolled_back(operate, champion, new_champion):
     new_champion("better")
     listed = json.loads(operate("models", "ls", "--json").stdout)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select, update
 
-from db import jobs, leases, outcomes, paging, progress, results
+from db import broker, jobs, leases, outcomes, paging, progress, results
 from db.base import from_now, read_scope, session_scope
 from db.leases import Claim, StaleClaim
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
@@ -102,6 +102,18 @@ def test_job_is_predicted_and_finishes(ann: User) -> None:
     }
     assert done.finished_at is not None
     assert done.eta_seconds is None
+
+
+@pytest.mark.parametrize(("answers", "tried"), [(True, 3), (False, 1)])
+def test_messages_to_a_broker_that_is_away_are_not_each_waited_for(
+    ann: User, answers: bool, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[broker.Hint] = []
+    monkeypatch.setattr(broker, "send", lambda hint: sent.append(hint) or answers)
+    with session_scope() as s:
+        files = [jobs.ReceivedFile(f"{n}.png", str(n) * 64, 1, "loose", 1) for n in range(3)]
+        jobs.create_job(s, owner=ann, files=files)
+    assert len(sent) == tried
 
 
 def test_same_key_gives_the_same_job_and_another_body_is_refused(ann: User, bob: User) -> None:

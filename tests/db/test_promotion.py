@@ -1,5 +1,6 @@
 """The promotion gate on both databases: what is refused, what needs a reason, what is kept, and the way back."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,7 @@ from db import evaluations, promotion, registry
 from db.base import read_scope, session_scope
 from db.lineage import makers_of
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, Split, User, Work
-from db.promotion import GateClosed, objections
+from db.promotion import Gate, GateClosed, objections
 from db.storage import storage
 from tests.conftest import fake_package
 
@@ -256,6 +257,71 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced_on_old_figures(models
     promote(other)
     with pytest.raises(GateClosed, match="the champion changed meanwhile"), session_scope() as s:
         promotion.promote(s, new, None, "", before)
+
+
+def at_once(*acts: Callable[[], object]) -> list[Exception]:
+    """What these raise, each in a thread of its own."""
+    raised: list[Exception] = []
+
+    def act_of(act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=act_of, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def test_of_two_that_are_promoted_at_once_one_was_compared_with_the_other(models: Registry) -> None:
+    old, *new = (models.add(name) for name in ("old", "a", "b", "c", "d"))
+    promote_first(models, old)
+    gates = []
+    for each in new:
+        models.evaluate(each, 0.92)
+        gates.append(gate(each))
+
+    def act_of(version: ModelVersion, seen: Gate) -> Callable[[], None]:
+        def act() -> None:
+            with session_scope() as s:
+                promotion.promote(s, s.merge(version), None, "", seen)
+
+        return act
+
+    raised = at_once(*(act_of(*pair) for pair in zip(new, gates, strict=True)))
+    assert [type(error) for error in raised] == [GateClosed] * 3
+    with read_scope() as s:
+        assert [each.model_version.label for each in registry.promotions(s)] == [champion_now(), "old/1"]
+
+
+def test_two_who_roll_back_the_same_champion_go_back_one_step(models: Registry) -> None:
+    for name in ("a", "b", "c"):
+        promote(models.add(name), "why")
+
+    def act() -> None:
+        with session_scope() as s:
+            registry.rollback(s, None, "worse", champion_seen="c/1")
+
+    [error] = at_once(act, act)
+    assert str(error) == "the champion changed meanwhile: it is b/1 by now"
+    assert champion_now() == "b/1"
+
+
+def test_versions_of_one_name_that_are_made_at_once_get_numbers_of_their_own(models: Registry) -> None:
+    package = fake_package(models.home / "package", "same")
+    files = registry.store_package(package)
+
+    def act() -> None:
+        with session_scope() as s:
+            registry.register_package(s, package, files)
+
+    assert at_once(act, act, act, act) == []
+    with read_scope() as s:
+        assert sorted(each.number for each in registry.list_versions(s)) == [1, 2, 3, 4]
 
 
 def test_rollback_is_one_step_and_history_stays(models: Registry) -> None:

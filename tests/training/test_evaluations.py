@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from db import broker, evaluations, promotion, registry
-from db.base import read_scope, session_scope
+from db.base import from_now, read_scope, session_scope
 from db.evaluations import EvaluationView
 from db.models import Dataset, Evaluation, ModelVersion, Split, Work
 from db.settings import Settings
@@ -221,6 +222,40 @@ def test_scores_that_are_no_numbers_are_one_clear_line(
 ) -> None:
     monkeypatch.setattr("worker.engines.fake.expected_logit", lambda pixels: float("nan"))
     assert failure(ask(add_version(), dataset)) == "fake gave a score that is no number"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/var/lib/ctbatch/models/3f"), "No such file or directory"),
+        (RuntimeError("at /opt/engine.cpp"), "RuntimeError; the evaluation worker's log tells more"),
+    ],
+)
+def test_what_nobody_foresaw_is_told_without_paths(
+    error: Exception, told: str, add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(carried, "load_engine", fails)
+    assert failure(ask(add_version(), dataset)) == told
+
+
+def test_a_database_that_is_away_for_a_moment_puts_an_evaluation_off(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("UPDATE evaluation", {}, Exception("database is locked"))
+
+    evaluation_id = ask(add_version(), dataset)
+    monkeypatch.setattr(carried, "_carry_out", away)
+    assert evaluate_next("w")
+    monkeypatch.undo()
+    assert not evaluate_next("w"), "not before the sweeper asks again"
+    with session_scope() as s:
+        s.execute(update(Evaluation).values(lease_until=from_now(-1)))
+    assert evaluate_next("w")
+    assert seen(evaluation_id).state == "finished"
 
 
 def test_an_evaluation_that_kills_its_workers_is_given_up(add_version: AddVersion, dataset: Dataset) -> None:

@@ -63,6 +63,7 @@ class Recorder:
 
     def __init__(self, epochs: int = 99) -> None:
         self.left, self.losses, self.last, self.steps = epochs, [], None, 0
+        self.ended: list[bool] = []
 
     def step(self, at: Any) -> None:
         self.steps += 1
@@ -73,8 +74,9 @@ class Recorder:
     def epoch(self, record: Any) -> None:
         self.losses.append((record.metrics["loss"], record.metrics["val_loss"]))
 
-    def checkpoint(self, make: Callable[[], Any]) -> None:
+    def checkpoint(self, make: Callable[[], Any], *, ends_stage: bool = False) -> None:
         self.left -= 1
+        self.ended.append(ends_stage)
         if self.left == 0:
             self.last = make()
             raise InterruptedError
@@ -122,6 +124,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_pa
     assert len(second.losses) == 2
     assert np.abs(np.array(first.losses + second.losses) - np.array(whole.losses)).max() < 1e-5
     assert len(outcome.history) == 6
+    assert whole.ended == [False, True, False, False, False, True], "each stage's end is kept whatever its pace"
     assert max(np.abs(a - b).max() for a, b in zip(network.get_weights(), expected, strict=True)) < 1e-4
 
 
@@ -297,7 +300,7 @@ def test_the_last_average_is_kept_where_that_is_asked(data, network, tmp_path):
     class Keeps(Watcher):
         last = None
 
-        def checkpoint(self, make):
+        def checkpoint(self, make, *, ends_stage=False):
             self.last = make()
 
     watcher = Keeps()

@@ -16,6 +16,13 @@ def labelled(modes):
     return Labelled(np.zeros((len(rows), 224, 224), np.uint8), labels, [row.group for row in rows], rows)
 
 
+def test_a_mistake_is_told_by_its_row_for_a_file_s_name_may_be_a_patient_s():
+    from training.results import _mistakes
+
+    [found] = _mistakes(labelled(["RGBA", "RGB"]), np.array([0.1, 0.2]), np.zeros((2, 7, 7), np.float32), 0.5)
+    assert (found.name, found.verdict) == ("slice 0", "COVID missed")
+
+
 def test_a_source_of_one_class_is_measured_too():
     from training.results import Scores, measure_test
 

@@ -118,6 +118,22 @@ def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, monkeypa
     assert (view.state, view.model_version) == ("cancelled", None)
 
 
+def test_cancelling_the_demo_run_keeps_nothing_either(settings, monkeypatch):
+    import training.demo
+
+    with session_scope() as s:
+        run = runs.create_demo_run(s, None)
+
+    def cancelled(folder, *, seed, progress):
+        with session_scope() as s:
+            runs.cancel_run(s, s.get_one(TrainingRun, run.id))
+        progress(0.5, "learning")
+
+    monkeypatch.setattr(training.demo, "make_demo_package", cancelled)
+    view, _ = carry_out()
+    assert (view.state, view.model_version) == ("cancelled", None)
+
+
 def test_a_dataset_whose_files_are_gone_ends_a_run_with_that_reason(dataset):
     launch(dataset)
     storage().delete(dataset.arrays[0])

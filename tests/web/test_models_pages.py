@@ -11,7 +11,7 @@ from apiflask import APIFlask
 
 from db import evaluations, registry
 from db.base import read_scope, session_scope
-from db.models import Dataset, Evaluation, ModelVersion
+from db.models import Dataset, Evaluation, ModelVersion, User
 from db.splits import split_of
 from db.storage import storage
 from tests.conftest import fake_package
@@ -119,14 +119,33 @@ def test_page_shows_figures_lineage_files_and_card(api: Api, anns_browser: Brows
     assert shown["gate"]["verdict"] == "not compared yet"
 
 
-def test_report_runs_nothing_and_loads_nothing(anns_browser: Browser, version_id: int) -> None:
-    answer = anns_browser.get(f"/models/{version_id}/report")
+def test_what_shows_slices_is_for_admins(
+    api: Api, anns_browser: Browser, admin: Api, version_id: int, app: APIFlask, root: User
+) -> None:
+    with session_scope() as s:
+        version = s.get_one(ModelVersion, version_id)
+        version.files = version.files | {"mistakes.png": version.files["roc.png"]}
+    roots = Browser(app)
+    roots.sign_in("root")
+    for path in ("report", "figures/mistakes.png"):
+        assert anns_browser.get(f"/models/{version_id}/{path}").status_code in (403, 404)
+        assert roots.get(f"/models/{version_id}/{path}").status_code == 200
+    page = anns_browser.get(f"/models/{version_id}").text
+    assert [word in page for word in ("roc.png", "mistakes.png", "Training report", "Export")] == [True, *[False] * 3]
+    page = roots.get(f"/models/{version_id}").text
+    assert all(word in page for word in ("roc.png", "mistakes.png", "Training report", "Export"))
+    assert api.get(f"/models/{version_id}/export").status_code == 403
+    assert admin.get(f"/models/{version_id}/export").status_code == 200
+
+
+def test_report_runs_nothing_and_loads_nothing(roots_browser: Browser, version_id: int) -> None:
+    answer = roots_browser.get(f"/models/{version_id}/report")
     assert answer.data == REPORT
     policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
     assert policy.endswith("sandbox")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert anns_browser.get("/models/1/report").status_code == 404
+    assert roots_browser.get("/models/1/report").status_code == 404
 
 
 def test_figures_and_card_are_files(api: Api, anns_browser: Browser, version_id: int) -> None:
@@ -176,7 +195,11 @@ def test_rollback_brings_the_champion_before_back(admin: Api, roots_browser: Bro
     for reason in ("", " \n"):
         refused = admin.post("/models/rollback", json={"reason": reason})
         assert (refused.status_code, refused.json["detail"]) == (409, "A rollback needs a reason.")
-    back = admin.post("/models/rollback", json={"reason": "it missed some"})
+    shown = '<input type="hidden" name="champion" value="site/1">'
+    assert shown in roots_browser.get("/models").text
+    late = admin.post("/models/rollback", json={"reason": "it missed some", "champion": "fake/1"})
+    assert (late.status_code, late.json["detail"]) == (409, "The champion changed meanwhile: it is site/1 by now.")
+    back = admin.post("/models/rollback", json={"reason": "it missed some", "champion": "site/1"})
     assert (back.status_code, back.json["label"], champion()) == (200, "fake/1", "fake/1")
     token = roots_browser.csrf("/models")
     again = roots_browser.client.post("/models/rollback", data={"csrf_token": token, "reason": "again"})
@@ -319,7 +342,8 @@ def test_export_is_imported_again_and_a_damaged_one_is_refused(
     new = admin.post("/models/import", data={"files": (io.BytesIO(answer.data), "site.tar")})
     assert (new.status_code, new.json["label"], new.json["champion"]) == (201, "site/1", False)
     page = roots_browser.get(f"/models/{new.json['id']}").text
-    assert '<dt>Made elsewhere from</dt><dd><bdi class="name">fake/1</bdi></dd>' in page, "no link: here fake/1 is another version"
+    told = '<dt>Made elsewhere from</dt><dd><bdi class="name">fake/1</bdi></dd>'
+    assert told in page, "without a link: here fake/1 is another version"
 
 
 def test_figures_of_an_odd_shape_leave_the_pages_whole(anns_browser: Browser, version_id: int) -> None:

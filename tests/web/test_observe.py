@@ -1,5 +1,6 @@
 """What machines that watch see: alive, ready, counted, and no names; and what the web process never loads."""
 
+import base64
 import logging
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from apiflask import APIFlask
 
-from db import base, broker
+from db import base, broker, paging
 from db.settings import Settings
 from db.storage import storage
 from tests.web.play import Api, Browser, WorkerPart, png, zip_bytes
@@ -80,6 +81,27 @@ def test_database_that_is_away_is_503(api: Api, settings: Settings, tmp_path: Pa
     answer = api.get("/jobs")
     assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:unavailable")
     assert answer.headers["Retry-After"] == "5"
+
+
+def test_database_that_is_away_is_a_page_in_a_browser(
+    anns_browser: Browser, settings: Settings, tmp_path: Path
+) -> None:
+    base.use(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'none' / 'x.db'}"}))
+    page = anns_browser.get("/jobs")
+    assert (page.status_code, page.mimetype, page.headers["Retry-After"]) == (503, "text/html", "5")
+    assert "The database cannot be reached right now." in page.text
+
+
+def test_json_that_is_nested_too_deeply_is_a_bad_request(admin: Api) -> None:
+    answer = admin.post("/models/rollback", data=b"[" * 200_000, content_type="application/json")
+    assert answer.status_code == 400
+    cursor = base64.urlsafe_b64encode(b"[" * 1_400).decode()
+    assert admin.get(f"/jobs?cursor={cursor}").status_code == 422
+
+
+def test_a_cursor_of_no_moment_that_there_is_is_refused(api: Api) -> None:
+    cursor = paging.encode("0001-01-01T00:00:00+14:00", "x")
+    assert api.get(f"/jobs?cursor={cursor}").status_code == 422
 
 
 def test_web_process_loads_no_network_library(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From an archive to predictions, with the real reader, sandbox, storage and ledger, and the fake engine."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
-from db import base, jobs, progress, results
+from db import base, jobs, progress, registry, results
 from db.base import from_now, read_scope, session_scope
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
 from db.settings import Settings
@@ -30,6 +31,12 @@ def work() -> None:
     """Do what the workers do until nothing is left."""
     while ingest.unpack_next("w") or predict.predict_next("w"):
         pass
+
+
+def let_time_pass(model: Any) -> None:
+    """As if the minute were over for which work was put off."""
+    with session_scope() as s:
+        s.execute(update(model).where(model.state == Work.READY).values(lease_until=from_now(-1)))
 
 
 def test_every_entry_gets_exactly_one_outcome(ann: User, submit: Any, slices: Entries, view: View) -> None:
@@ -205,7 +212,9 @@ def test_chunk_whose_array_is_gone_is_put_off_and_in_the_end_quarantined(
     storage().delete(array)
     assert predict.predict_next("w")
     assert view(job).counts["open"] == 4  # put off: it may come back
+    assert not predict.predict_next("w"), "not before the sweeper asks again"
     for _ in range(predict.MAX_ATTEMPTS):
+        let_time_pass(Chunk)
         predict.predict_next("w")
     assert view(job).state == JobState.FINISHED
     assert view(job).rejections == {"file_lost": 4}
@@ -243,6 +252,78 @@ def test_poisonous_slice_alone_is_quarantined(
     assert (done.counts["predicted"], done.counts["quarantined"]) == (19, 1)
     with read_scope() as s:
         assert s.scalars(select(Slice.name).where(Slice.state == Outcome.QUARANTINED)).all() == ["s/00013.png"]
+
+
+class BrokenEngine(CountingEngine):
+    """Fails on anything, as after a fault of the GPU."""
+
+    def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
+        raise RuntimeError("an illegal memory access was encountered")
+
+
+def test_an_engine_that_broke_is_loaded_anew_and_no_slice_is_blamed(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(predict.time, "sleep", rests.append)
+    job = submit(ann, slices(20))
+    ingest.unpack_next("w")
+    loaded = predict.load(champion)
+    predict._loaded[champion.id] = predict.Loaded(loaded.package, BrokenEngine(loaded.engine))
+    assert predict.predict_next("w")
+    assert champion.id not in predict._loaded
+    assert (view(job).counts["open"], len(rests)) == (20, 1)
+    let_time_pass(Chunk)
+    work()
+    assert view(job).counts["predicted"] == 20
+
+
+def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(predict.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(predict, "load_engine", fails)
+    predict._loaded.clear()
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    for _ in range(predict.MAX_ATTEMPTS - 1):
+        assert predict.predict_next("w")
+        let_time_pass(Chunk)
+    assert view(job).counts["open"] == 4
+    predict.predict_next("w")
+    assert view(job).rejections == {"engine_error": 4}
+    monkeypatch.undo()
+    with session_scope() as s:
+        assert jobs.retry_job(s, job) == 4
+    work()
+    assert view(job).counts["predicted"] == 4
+
+
+def test_a_damaged_copy_of_a_model_is_made_anew_and_a_failed_one_leaves_nothing(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    predict._loaded.clear()
+    models = base.current().home / "models"
+    shutil.rmtree(models, ignore_errors=True)
+    manifest = champion.files["package.json"]
+    data = storage().open(manifest).read()
+    storage().delete(manifest)
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    assert predict.predict_next("w")
+    assert list(models.iterdir()) == []
+    storage().put(data)
+    copy = registry.package_folder(champion)
+    (copy / "package.json").write_text("damaged")
+    let_time_pass(Chunk)
+    assert predict.predict_next("w")
+    assert view(job).counts["open"] == 4
+    let_time_pass(Chunk)
+    work()
+    assert view(job).counts["predicted"] == 4
 
 
 def test_reaper_takes_files_that_no_row_names(

@@ -88,9 +88,9 @@ def rollback(json_data: RollbackIn) -> dict[str, Any]:
     """Roll back to the champion before
 
     In one step, without the gate; a reason is needed. Once more goes back one further, to where there is no champion
-    before (409). For admins.
+    before (409). With `champion`, only that one is rolled back (409 where it is another one by now). For admins.
     """
-    return shown(promotions.roll_back(require_admin(), json_data.reason))
+    return shown(promotions.roll_back(require_admin(), json_data.reason, json_data.champion))
 
 
 @blueprint.post("/<int:model_id>/checks")
@@ -122,12 +122,14 @@ def compare(model_id: int, json_data: CompareIn) -> dict[str, Any]:
 @blueprint.output(
     FileSchema(type="string", format="binary"), content_type="application/x-tar", description="The version as one file."
 )
-@blueprint.doc(responses=problems(404, 503))
+@blueprint.doc(responses=problems(403, 404, 503))
 def export(model_id: int) -> Response:
     """Download a model version as one file
 
-    The same bytes each time; for `POST /models/import` or `ctbatch models import` elsewhere.
+    The same bytes each time; for `POST /models/import` or `ctbatch models import` elsewhere. Its report shows slices of
+    the dataset. For admins.
     """
+    require_admin()
     return packages.export_response(_version(model_id))
 
 

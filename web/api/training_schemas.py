@@ -233,6 +233,7 @@ class RollbackIn(BaseModel):
     """Why the champion before the present one comes back; `reason` must not be empty."""
 
     reason: Reason = ""
+    champion: ModelLabel | None = Field(default=None, description="`name/number` of the champion that is rolled back.")
 
 
 class CheckIn(BaseModel):

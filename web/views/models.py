@@ -49,14 +49,15 @@ def checks(version_id: int) -> str:
 
 @blueprint.get("/<int:version_id>/report")
 def report(version_id: int) -> Response:
-    """The training report, a page of its own that can run nothing."""
+    """The training report, a page of its own that can run nothing; it shows slices, so it is for admins."""
+    require_admin()
     return packages.report_response(_version(version_id))
 
 
 @blueprint.get("/<int:version_id>/figures/<name>")
 def figure(version_id: int, name: str) -> Response:
     """One of the report's pictures."""
-    return packages.figure_response(_version(version_id), name)
+    return packages.figure_response(_version(version_id), name, require_user())
 
 
 @blueprint.post("/<int:version_id>/compare")
@@ -91,7 +92,7 @@ def promote(version_id: int) -> ResponseReturnValue:
 def rollback() -> ResponseReturnValue:
     """Make the champion before the present one the champion again."""
     try:
-        version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""))
+        version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
     except Problem as problem:
         if problem.status != 409:
             raise
@@ -155,7 +156,8 @@ def _page(version_id: int, problem: Problem | None) -> Response:
             "run": runs.find_run(s, run) if isinstance(run := version.facts.get("run"), int) else None,
         }
     shown |= _checks(version_id)
-    shown |= {"figures": packages.figures(version), "card": _card(version), "report": packages.REPORT in version.files}
+    shown |= {"figures": packages.figures(version, require_user()), "card": _card(version)}
+    shown["report"] = packages.REPORT in version.files
     page = render_template("model.html", problem=problem, **shown)
     return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
 

@@ -66,8 +66,10 @@ def read_package(folder: Path) -> Package:
     """
     try:
         package = Package(**json.loads((folder / MANIFEST).read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise PackageError(f"{folder / MANIFEST} is no manifest: {error}") from error
+    except OSError as error:
+        raise PackageError(f"{MANIFEST} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise PackageError(f"{MANIFEST} is no manifest: {error}") from error
     for name, sha256 in package.files.items():
         if Path(name).name != name:
             raise PackageError(f"{name!r} is no plain file name")
