@@ -2,7 +2,7 @@
 FROM python:3.12-slim
 WORKDIR /opt/ctbatch
 COPY .lock/runtime.txt .docker/lock-without ./
-RUN ./lock-without runtime.txt tensorflow keras nncf openvino openvino-telemetry scipy scikit-learn libclang h5py grpcio \
+RUN ./lock-without runtime.txt tensorflow keras nncf openvino openvino-telemetry scipy scikit-learn libclang grpcio \
         matplotlib seaborn pandas fonttools \
         > web.txt \
     && pip install --no-cache-dir --require-hashes --no-deps -r web.txt

@@ -56,10 +56,10 @@ def create(
     """Make the next version of the dataset NAME.
 
     The labels come from --labels, else from a groups.csv or labels.csv among the files (columns file, label, and if
-    wanted group and split), else from the folders: COVID, CT_COVID, positive or 1; non-COVID, CT_NonCOVID, normal,
-    negative, healthy or 0. --from LABELS.csv alone takes the files beside it. Patients are told by the CSV, by DICOM
-    headers, else by folders: COVID/patient1 or patient1/COVID. Prints what there is to know before anything is trained
-    on it.
+    wanted group, split and source), else from the folders: COVID, CT_COVID, positive or 1; non-COVID, CT_NonCOVID,
+    normal, negative, healthy or 0. --from LABELS.csv alone takes the files beside it. Patients are told by the CSV, by
+    DICOM headers, else by folders: COVID/patient1 or patient1/COVID. A source is a hospital or a scanner: a model's
+    figures are told for each. Prints what there is to know before anything is trained on it.
     """
     sources, labels = _labels_among([*paths, *more], labels)
     if bool(sources) == bool(jobs):

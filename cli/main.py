@@ -93,6 +93,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:  # an image that is left without what its process never imports
+        click.echo(f"Error: {error.name} is not installed here; run this where training workers run", err=True)
+        sys.exit(4)
     except (OSError, ValueError) as error:
         if (message := _fault_of_the_machine(error)) is None:
             raise

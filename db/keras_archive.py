@@ -26,7 +26,11 @@ MODULES = (
     "keras.losses",
     "keras.metrics",
 )
-NETWORKS = {"keras.src.models.functional": "Functional", "keras.src.models.sequential": "Sequential"}
+NETWORKS = {
+    ("keras.src.models.functional", "Functional"),
+    ("keras.src.models.sequential", "Sequential"),
+    *(("keras", kind) for kind in ("Functional", "Model", "Sequential")),
+}
 CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")  # what is written small is a function
 REACH_OUT = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "function",
              "StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}  # fmt: skip
@@ -81,7 +85,7 @@ def _check_kind(module: Any, kind: Any, registered: Any) -> None:
         return
     if kind in REACH_OUT:
         raise HarmfulModel(f"holds a {kind}, which runs code or reads files of its own when it is loaded")
-    network = isinstance(module, str) and NETWORKS.get(module, "") == kind
+    network = isinstance(module, str) and isinstance(kind, str) and (module, kind) in NETWORKS
     policy = (module, kind) == ("keras", "DTypePolicy")
     stock = isinstance(module, str) and any(module == each or module.startswith(f"{each}.") for each in MODULES)
     is_class = isinstance(kind, str) and CLASS.fullmatch(kind) is not None

@@ -34,6 +34,7 @@ class Row:
     width: int | None
     height: int | None
     sha256: str | None
+    source: str | None = None
 
 
 @dataclass(frozen=True)

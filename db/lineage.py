@@ -78,7 +78,7 @@ def seen_in(
 ) -> list[Placed]:
     """The slices of a dataset, or of parts of a split of it, that trained the version or one that it comes from.
 
-    Those that are near-identical to one that did are among them.
+    Those that are near-identical to one of the dataset that did are among them.
     """
     if split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split):
         return []  # nothing connects its parts, so there is no need to read its slices

@@ -126,7 +126,8 @@ def results_page(
     if cursor is not None:
         at, slice_id = paging.decode(cursor, key_type, int)
         beyond = key < at if falling else key > at
-        query = query.where(or_(beyond, and_(key == at, Slice.id > slice_id)))
+        after = Slice.id > slice_id
+        query = query.where(after if sort == "position" else or_(beyond, and_(key == at, after)))
     query = query.add_columns(key.label("sort_key")).order_by(key.desc() if falling else key, Slice.id)
     rows = s.execute(query.limit(limit + 1)).all()
     last = rows[limit - 1] if len(rows) > limit else None

@@ -112,7 +112,8 @@ def _evaluation_data(content: ReportContent) -> list[str]:
 
 def _training_data(content: ReportContent) -> list[str]:
     facts = content.facts
-    lines = [f"Dataset {plain(facts.dataset)}, SHA-256 {plain(facts.dataset_hash or 'unknown')}, split by group."]
+    sha256 = plain(facts.dataset_hash or "unknown")
+    lines = [f"Dataset {plain(facts.dataset)}, SHA-256 {sha256}; split {plain(facts.split)}."]
     if facts.parts:
         rows = [
             [plain(each.part), *(f"{n:,}" for n in (each.slices, each.groups, each.covid, each.non_covid))]

@@ -1,5 +1,6 @@
 """What a run will take, told before it starts: minutes, and gigabytes of disk while it lasts."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from training.config import ALL, Config, Stage
@@ -14,6 +15,9 @@ IMAGES_A_SECOND = 9.0  # of a whole training step at 224², on two cores that co
 CUT_VALUES = {0: 2048, 20: 49 * (2048 + 512), 40: 196 * (1024 + 256), WHOLE: 3136 * (256 + 256)}
 VALUE_BYTES = 4  # half as many where the run computes in bfloat16, which only its worker can tell
 NETWORK_BYTES = 95 << 20
+STAGE_SECONDS = 30  # until a stage's first step: its network is built and compiled
+PACKAGE_SECONDS = 150  # exporting, int8, holding the engines to each other, reporting
+FAMILIAR_SLICES = 768  # at most, of those to train on, that what is familiar is learned from
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,12 @@ class Estimate:
         return f"at most about {minutes} min on two cores without a GPU, and {self.disk / 1e9:.1f} GB of disk meanwhile"
 
 
-def estimate(config: Config, train: int, validation: int) -> Estimate:
-    """What a config takes on so many slices of the training and the validation part."""
-    seconds = sum(_seconds(stage, train, validation) for stage in config.stages)
+def estimate(config: Config, slices: Mapping[str, int]) -> Estimate:
+    """What a config takes on so many slices of each part, its evaluation and package included."""
+    train, validation = slices["train"], slices["validation"]
+    seconds = sum(STAGE_SECONDS + _seconds(stage, train, validation) for stage in config.stages)
+    scored = min(train, FAMILIAR_SLICES) + validation + slices["test"]
+    seconds += PACKAGE_SECONDS + FORWARD_SHARE * scored / IMAGES_A_SECOND
     disk = max(_features(stage, train) for stage in config.stages) + 10 * NETWORK_BYTES
     return Estimate(seconds, disk)
 

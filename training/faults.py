@@ -15,7 +15,7 @@ def why(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.strerror or name}: {error.filename or 'a file of this run'}"
-    if name in ("Diverged", "NoRoom", "WeightsError", "ConfigError", "RuntimeError", "ParityError", "DatasetError"):
+    if name in ("Diverged", "NoRoom", "WeightsError", "ConfigError", "RuntimeError", "DatasetError"):
         return str(error)
     if name in ("FileMissing", "FileDamaged"):
         return f"a file of the dataset, the weights or the checkpoint is gone or damaged: {error}"

@@ -75,7 +75,7 @@ def prepare(asked: Asked, writing: Writing = session_scope) -> Prepared:
         slices = {part: len(rows_of(s, dataset.id, split, part)) for part in PARTS}
     with writing() as s:
         runs.check_split(s, dataset, split, version, asked.allowed_leaks)
-    takes = estimate(config, slices["train"], slices["validation"])
+    takes = estimate(config, slices)
     return Prepared(asked, config, dataset, split, version, slices, takes)
 
 

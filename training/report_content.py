@@ -39,12 +39,14 @@ class PartSize:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What was asked of the run, and where it ran. `dataset`: `name/number`; `lineage`: oldest ancestor first."""
+    """What was asked of the run, and where it ran. `dataset`: `name/number`; `split`: the rule by which it is in parts;
+    `lineage`: oldest ancestor first."""
 
     preset: str
     seed: int
     dataset: str
     dataset_hash: str
+    split: str = "by group"
     parts: Sequence[PartSize] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from db import registry, runs
 from db.base import read_scope
+from db.labelled import GIVEN, Row
 from db.leaks import CONFLICTING
 from db.models import TrainingRun
 from training.augment import Augmenter
@@ -23,7 +24,7 @@ from training.ood import threshold_of, with_distance
 from training.publish import publish
 from training.report import write_report
 from training.report_content import PartSize, ReportContent, RunFacts, TestScores
-from training.trainable import predict
+from training.trainable import exactly, predict
 from training.watching import EpochRecord
 from worker.engines.package import Package
 
@@ -60,8 +61,9 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
 
     `progress` is told the fraction done and what goes on; `alive` is called in between.
 
-    Raises ParityError, ValueError (a class is missing from the validation slices).
+    Raises ValueError (a class is missing from the validation slices).
     """
+    exactly()
     run, config, parts = trained.run, trained.config, trained.parts
     progress(0.0, "learning what is familiar")
     network = with_distance(trained.network, parts["train"].pixels, alive=alive)
@@ -120,7 +122,7 @@ def measure_test(data: Labelled, scores: Scores, threshold: float, temperature: 
     chances = probability(scores.logit, temperature)
     found = with_intervals(chances, data.labels, data.groups, threshold)
     found["flagged"] = float((scores.distance > apart).mean())
-    sources = np.array([f"{row.format} {row.mode}" for row in data.rows])
+    sources = np.array(_sources(data.rows))
     if len(names := np.unique(sources)) > 1:
         groups = np.array(data.groups)
 
@@ -130,6 +132,13 @@ def measure_test(data: Labelled, scores: Scores, threshold: float, temperature: 
 
         found["by_source"] = {str(name): alone(name) for name in names}
     return found
+
+
+def _sources(rows: Sequence[Row]) -> list[str]:
+    """Where slices come from, as the CSV told; where it told nothing of any, by what kinds of files they were."""
+    if any(row.source for row in rows):
+        return [row.source or "not told" for row in rows]
+    return [f"{row.format} {row.mode}" for row in rows]
 
 
 def facts_of(trained: Trained) -> dict[str, Any]:
@@ -207,6 +216,7 @@ def _run_facts(trained: Trained) -> RunFacts:
         seed=run.seed,
         dataset=run.dataset.title if run.dataset else "",
         dataset_hash=(run.dataset.sha256 or "") if run.dataset else "",
+        split="given by the CSV" if run.split and run.split.rule == GIVEN else "by group",
         parts=sizes,
         config=trained.config.model_dump(mode="json"),
         environment=run.environment,

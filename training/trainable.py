@@ -154,6 +154,14 @@ def predict(model: Any, inputs: Any, alive: Callable[[], None]) -> Any:
     return model.predict(inputs, batch_size=PREDICT_BATCH, verbose=0, callbacks=[beat])
 
 
+def exactly() -> None:
+    """Have float32 computed as such from now on: TensorFlow rounds it to TF32 (10 bits) on GPUs that can."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
 def environment() -> dict[str, str]:
     """The versions and devices that a run's figures depend on."""
     import numpy

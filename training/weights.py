@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.weights_file import WeightsError
+from training.weights_file import WeightsError, check_archive
 
 Layers = dict[str, list[NDArray[Any]]]
 """Arrays by layer name, in Keras's order: kernel, bias; or gamma, beta, mean, variance."""
@@ -71,6 +71,7 @@ def _read(path: Path, model: Any) -> Layers:
 
 def _of_archive(path: Path) -> Layers:
     """A `.keras` file; Keras knows one by its name only, and files in storage have none."""
+    check_archive(path)
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         named = Path(folder) / "model.keras"
         shutil.copyfile(path, named)

@@ -8,6 +8,8 @@ from typing import IO, Any
 
 import h5py
 
+from db.keras_archive import HarmfulModel, check_keras_archive
+
 BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # ResNet50's: channels inside, how many
 IN_ARCHIVE = "model.weights.h5"  # of a `.keras` file
 Shapes = Counter[tuple[int, ...]]
@@ -18,7 +20,8 @@ class WeightsError(RuntimeError):
 
 
 def check_weights_file(path: Path) -> None:
-    """Raises WeightsError where a file lacks an array of the shape of one in ResNet50's base, or cannot be read.
+    """Raises WeightsError where a file lacks an array of the shape of one in ResNet50's base, cannot be read, or is a
+    `.keras` file that names more than Keras's own parts.
 
     What `weights.take_over` takes is let pass; what it refuses by the names of layers is not seen here.
     """
@@ -36,8 +39,17 @@ def check_weights_file(path: Path) -> None:
         )
 
 
+def check_archive(path: Path) -> None:
+    """Raises WeightsError where a `.keras` file names more than Keras's own parts: it could run code of its maker's."""
+    try:
+        check_keras_archive(path)
+    except HarmfulModel as error:
+        raise WeightsError(f"{path} {error}") from error
+
+
 def _hdf5(file: IO[bytes], path: Path) -> IO[bytes]:
     if zipfile.is_zipfile(file):
+        check_archive(path)
         with zipfile.ZipFile(file) as archive:
             return io.BytesIO(archive.read(IN_ARCHIVE))
     if not h5py.is_hdf5(path):

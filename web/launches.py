@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from db.datasets import DatasetError
 from db.models import User
 from db.runs import BadName, RunError
+from db.storage import storage
 from training.config import ConfigError
-from training.launch import MODEL, Asked, NothingNamed, Prepared
+from training.launch import FILE, MODEL, Asked, NothingNamed, Prepared
 from training.launch import launch as launch_run
 from training.launch import prepare as prepare_run
 from web.api.training_schemas import RunIn
 from web.errors import Problem, sentence
+from web.uploads import FIELD, check_multipart, file_parts, part_path, plain_part, publish
 
 
 def launch(user: User, asked: RunIn) -> int:
@@ -26,11 +28,10 @@ def prepare(asked: RunIn) -> Prepared:
 
     Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, preset or setting; a name that cannot be).
     """
-    initial = [f"initial={MODEL}{asked.from_model}"] if asked.from_model else []
     wanted = Asked(
         dataset=asked.dataset,
         preset=asked.preset,
-        settings=[*initial, *asked.settings],
+        settings=[*_initial(asked), *asked.settings],
         seed=asked.seed,
         name=asked.name.strip(),
         allowed_leaks=asked.allow_leaks,
@@ -38,6 +39,40 @@ def prepare(asked: RunIn) -> Prepared:
     )
     with _refusals():
         return prepare_run(wanted)
+
+
+def _initial(asked: RunIn) -> list[str]:
+    """The setting that says what the run starts from, where that is not the preset's own."""
+    if asked.from_model and asked.from_weights:
+        raise Problem(422, "invalid", "A run starts from a model version or from a file of weights, not from both.")
+    if asked.from_model:
+        return [f"initial={MODEL}{asked.from_model}"]
+    if not asked.from_weights:
+        return []
+    if not storage().exists(asked.from_weights):
+        raise Problem(422, "invalid", "This file of weights is not here, or not any more: send it again.")
+    return [f"initial={FILE}{asked.from_weights}"]
+
+
+def receive_weights() -> str:
+    """Receive a file of initial weights from this request; its SHA-256, by which a run names it.
+
+    It is kept for a day, or for as long as a run that names it. Raises Problem 413, 415, 422: there is no file, or it
+    holds no ResNet50; then nothing is kept.
+    """
+    check_multipart()
+    parts = file_parts(FIELD)
+    if len(parts) != 1:
+        raise Problem(422, "no-files", "Send one file of weights, in a part named 'files'.")
+    from training.weights_file import WeightsError, check_weights_file  # h5py: only where a file came
+
+    path = part_path(parts[0])
+    try:
+        check_weights_file(path)
+    except WeightsError as error:
+        raise Problem(422, "invalid", sentence(str(error).replace(str(path), "the file"))) from error
+    publish(parts)
+    return plain_part(parts[0]).sha256
 
 
 @contextmanager

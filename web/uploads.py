@@ -26,6 +26,8 @@ UPLOAD_ENDPOINTS = frozenset(
         "datasets.create",
         "api_models.import_model",
         "models.import_model",
+        "api_runs.send_weights",
+        "runs.send_weights",
     }
 )
 FIELD = "files"

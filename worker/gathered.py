@@ -30,6 +30,7 @@ class Item:
     label: int | None = None
     group: str = ""
     split: str | None = None
+    source: str | None = None
     sha256: str | None = None
     pixels_sha256: str | None = None
     perceptual_hash: str | None = None

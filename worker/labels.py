@@ -31,23 +31,25 @@ class BadLabels(Exception):
 
 @dataclass(frozen=True)
 class Named:
-    """One line of the CSV. `group` and `split` may be empty."""
+    """One line of the CSV. `group`, `split` and `source` may be empty."""
 
     line: int
     file: str
     label: int
     group: str
     split: str
+    source: str
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a file: its label, its group and part of the split where the CSV has them, and the group that
-    its folders tell."""
+    """What is known of a file: its label, its group, part of the split and source where the CSV has them, and the group
+    that its folders tell."""
 
     label: int
     group: str = ""
     split: str = ""
+    source: str = ""
     folder: str = ""
 
 
@@ -95,7 +97,8 @@ def is_label_file(path: str, content: bytes) -> bool:
 
 
 def read_csv(content: bytes) -> list[Named]:
-    """The lines of a CSV with the columns file, label, and if they are there group and split.
+    """The lines of a CSV with the columns file, label, and if they are there group, split and source (the hospital or
+    the scanner).
 
     UTF-8; comma, semicolon or tab. Raises BadLabels, which names the line.
     """
@@ -134,7 +137,7 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[Named]:
             if missing := {"file", "label"} - columns.keys():
                 raise BadLabels(
                     f"the labels file has no column {' and '.join(sorted(missing))}; its first line names the columns"
-                    " file, label, group and, if wanted, split"
+                    " file, label, group and, if wanted, split and source"
                 )
             width = len(cells)
             continue
@@ -160,7 +163,8 @@ def _named(line: int, cells: dict[str, str]) -> Named:
     split = cells.get("split", "").lower()
     if split and split not in _PARTS:
         raise BadLabels(f"line {line} of the labels file: the split {shown(split)!r} is not train, validation or test")
-    return Named(line, plain(cells["file"]), label, shown(cells.get("group", "")), _PARTS.get(split, ""))
+    group, source = (shown(cells.get(name, "")) for name in ("group", "source"))
+    return Named(line, plain(cells["file"]), label, group, _PARTS.get(split, ""), source)
 
 
 def plain(path: str) -> str:
@@ -196,7 +200,7 @@ def by_csv(named: Sequence[Named], files: Sequence[str]) -> dict[int, Known]:
         those = ", ".join(f"{line.file} (line {line.line})" for line in missing[:_LISTED])
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise BadLabels(f"the labels file names files that are not there: {those}{more}")
-    return {index: Known(line.label, line.group, line.split) for index, line in found.items()}
+    return {index: Known(line.label, line.group, line.split, line.source) for index, line in found.items()}
 
 
 def _ends(path: str) -> Iterable[str]:
@@ -209,7 +213,7 @@ def _ending(file: str, whole: dict[str, list[int]]) -> list[int]:
 
 
 def _agree(first: Named, second: Named) -> None:
-    for what in ("label", "group", "split"):
+    for what in ("label", "group", "split", "source"):
         if getattr(first, what) != getattr(second, what):
             raise BadLabels(
                 f"lines {first.line} and {second.line} of the labels file give {second.file} another {what} each"

@@ -173,7 +173,7 @@ def _gather(
             gathered.leave_out(item, *BURNED_IN)
             return
         taken = Item(item.ordinal, item.name, prepared.frame, label=known.label, split=known.split or None)
-        taken.sha256, taken.bytes = item.sha256, item.bytes
+        taken.sha256, taken.bytes, taken.source = item.sha256, item.bytes, known.source or None
         taken.pixels_sha256 = prepared.sha256_pixels
         taken.format, taken.mode = prepared.format, prepared.mode
         taken.width, taken.height = prepared.width, prepared.height

@@ -52,7 +52,8 @@ class LabelledSlice(Base):
 
     What could not be taken has a `reason`, no row and no part in the dataset. `group` is never empty for a slice that
     has a row. `perceptual_hash`: 64 bits, as 16 hexadecimal digits. `cluster`: slices of one cluster are identical or
-    near-identical; it is the row of the first of them. `split`: the part that the CSV put it in, if any.
+    near-identical; it is the row of the first of them. `split`: the part that the CSV put it in, `source`: the hospital
+    or scanner that it names, if any.
     """
 
     __tablename__ = "labelled_slice"
@@ -70,6 +71,7 @@ class LabelledSlice(Base):
     label: Mapped[int | None]
     group: Mapped[str] = mapped_column("slice_group", default="")
     split: Mapped[str | None]
+    source: Mapped[str | None]
     sha256: Mapped[str | None] = mapped_column(index=True)
     pixels_sha256: Mapped[str | None]
     perceptual_hash: Mapped[str | None]

@@ -40,6 +40,7 @@ class Slice(Base):
     __tablename__ = "slice"
     __table_args__ = (
         UniqueConstraint("upload_id", "ordinal", "frame"),
+        Index("ix_slice_job", "job_id", "id"),
         Index("ix_slice_job_state", "job_id", "state", "reason"),
         Index("ix_slice_job_name", "job_id", "name", "id"),
         Index("ix_slice_series", "series_id"),
@@ -78,7 +79,7 @@ class Prediction(Base):
     __tablename__ = "prediction"
     __table_args__ = (
         UniqueConstraint("slice_id", "model_version_id", "recipe"),
-        Index("ix_prediction_job_positive", "job_id", "positive"),
+        Index("ix_prediction_job_positive", "job_id", "positive", "ood"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

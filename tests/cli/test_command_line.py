@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import COMMANDS, cli
+from cli.main import COMMANDS, cli, main
 from cli.output import safe
 
 PROJECT = Path(__file__).parents[2]
@@ -34,6 +34,17 @@ def test_an_unknown_command_is_a_usage_error(ctbatch):
     result = ctbatch("frobnicate")
     assert result.returncode == 2
     assert "No such command 'frobnicate'" in result.stderr
+
+
+def test_what_an_image_is_left_without_is_named(monkeypatch, capsys):
+    def lacks(**_):
+        raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
+
+    monkeypatch.setattr(cli, "main", lacks)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 4
+    assert capsys.readouterr().err == "Error: scipy is not installed here; run this where training workers run\n"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ MAY_IMPORT = {
 # Of others these two use the pure parts only; training also what every Celery process does at its start.
 PARTS_OF_OTHERS = {
     "training": ("worker.imaging", "worker.engines", "worker.process", "worker.heartbeat"),
-    "web": ("worker.imaging", "training.config", "training.launch"),  # a wrong setting is refused at launch
+    # A wrong setting, and a file of weights that is none, are refused at launch.
+    "web": ("worker.imaging", "training.config", "training.launch", "training.weights_file"),
 }
 TENSORFLOW_IN = {"worker/engines/keras.py"}
 HEAVY = "tensorflow", "keras"

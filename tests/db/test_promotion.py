@@ -300,7 +300,7 @@ def test_of_two_that_are_promoted_at_once_one_was_compared_with_the_other(models
 
 def test_two_who_roll_back_the_same_champion_go_back_one_step(models: Registry) -> None:
     for name in ("a", "b", "c"):
-        promote(models.add(name), "why")
+        promote(models.add(name), "why", force=True)
 
     def act() -> None:
         with session_scope() as s:

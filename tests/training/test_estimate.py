@@ -6,6 +6,8 @@ import pytest
 from training.config import ALL, PRESETS, Config, Stage
 from training.estimate import NETWORK_BYTES, VALUE_BYTES, estimate
 
+SLICES = {"train": 100, "validation": 20, "test": 20}
+
 
 def config(unfreeze: int) -> Config:
     """A run of one stage."""
@@ -15,7 +17,13 @@ def config(unfreeze: int) -> Config:
 
 @pytest.mark.parametrize("unfreeze", [41, 60, 100, 172])
 def test_more_layers_than_were_measured_take_no_less_than_all(unfreeze: int) -> None:
-    assert estimate(config(unfreeze), 100, 20).seconds >= estimate(config(ALL), 100, 20).seconds
+    assert estimate(config(unfreeze), SLICES).seconds >= estimate(config(ALL), SLICES).seconds
+
+
+def test_what_comes_after_training_is_in_it() -> None:
+    """The quick preset on 1,981 real slices took ten minutes on two cores, six of them training."""
+    minutes = estimate(PRESETS["quick"], {"train": 1382, "validation": 200, "test": 399}).seconds / 60
+    assert 9.5 < minutes < 12
 
 
 def test_the_disk_suffices_for_the_features_of_any_cut() -> None:
@@ -26,5 +34,5 @@ def test_the_disk_suffices_for_the_features_of_any_cut() -> None:
     for unfreeze in (0, 5, 20, 30, 40, 45, 100, 150, 160, 172):
         frozen = cut(network, unfreeze).frozen
         values = sum(int(np.prod(tensor.shape[1:])) for tensor in frozen.outputs)
-        told = estimate(config(unfreeze), 100, 20).disk - 10 * NETWORK_BYTES
+        told = estimate(config(unfreeze), SLICES).disk - 10 * NETWORK_BYTES
         assert told >= 100 * VALUE_BYTES * values, unfreeze

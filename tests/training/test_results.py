@@ -1,5 +1,7 @@
 """What a trained network is measured to be: by source too, whatever classes a source has."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from db.labelled import Row
@@ -14,6 +16,16 @@ def labelled(modes):
     ]
     labels = np.array([row.label for row in rows], np.uint8)
     return Labelled(np.zeros((len(rows), 224, 224), np.uint8), labels, [row.group for row in rows], rows)
+
+
+def test_the_source_that_the_csv_told_counts_before_the_kind_of_file():
+    from training.results import Scores, measure_test
+
+    data = labelled(["RGB", "RGBA"] * 4)
+    data.rows[:] = [replace(row, source="CT 2" if row.row < 6 else None) for row in data.rows]
+    scores = Scores(np.ones(8, np.float32), np.zeros((8, 7, 7), np.float32), np.ones(8, np.float32))
+    found = measure_test(data, scores, 0.5, 1.0, 2.0)["by_source"]
+    assert {name: one["n"] for name, one in found.items()} == {"CT 2": 6, "not told": 2}
 
 
 def test_a_mistake_is_told_by_its_row_for_a_file_s_name_may_be_a_patient_s():

@@ -123,6 +123,19 @@ def test_another_architecture_is_refused(target, tmp_path):
         take_over(target, tmp_path / "empty.h5")
 
 
+def test_a_network_that_could_run_code_is_not_loaded(target, tmp_path):
+    import keras
+
+    from training.weights import take_over
+    from training.weights_file import WeightsError, check_weights_file
+
+    path = tmp_path / "lambda.keras"
+    keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x, name="conv1_conv")]).save(path)
+    for read in (check_weights_file, lambda path: take_over(target, path)):
+        with pytest.raises(WeightsError, match="holds a Lambda, which runs code"):
+            read(path)
+
+
 @pytest.mark.parametrize("data", [b"", b"no weights", b"PK\x03\x04 broken", b"\x89HDF\r\n\x1a\n broken"])
 def test_other_files_are_refused(data, target, tmp_path: Path):
     from training.weights import take_over

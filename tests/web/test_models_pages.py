@@ -131,9 +131,12 @@ def test_what_shows_slices_is_for_admins(
         assert anns_browser.get(f"/models/{version_id}/{path}").status_code in (403, 404)
         assert roots.get(f"/models/{version_id}/{path}").status_code == 200
     page = anns_browser.get(f"/models/{version_id}").text
-    assert [word in page for word in ("roc.png", "mistakes.png", "Training report", "Export")] == [True, *[False] * 3]
+    assert [word in page for word in ("figures/roc.png", "figures/mistakes.png", "Training report", "Export")] == [
+        True,
+        *[False] * 3,
+    ]
     page = roots.get(f"/models/{version_id}").text
-    assert all(word in page for word in ("roc.png", "mistakes.png", "Training report", "Export"))
+    assert all(word in page for word in ("figures/roc.png", "figures/mistakes.png", "Training report", "Export"))
     assert api.get(f"/models/{version_id}/export").status_code == 403
     assert admin.get(f"/models/{version_id}/export").status_code == 200
 

@@ -95,6 +95,7 @@ OPERATIONS = [
     ("GET", "/api/v1/runs"),
     ("POST", "/api/v1/runs"),
     ("POST", "/api/v1/runs/estimate"),
+    ("POST", "/api/v1/runs/weights"),
     ("GET", "/api/v1/runs/{run_id}"),
     ("GET", "/api/v1/runs/{run_id}/epochs"),
     ("POST", "/api/v1/runs/{run_id}/cancel"),

@@ -1,7 +1,11 @@
 """Training runs over pages and the API: launched, refused where a split leaks, followed, cancelled, stopped."""
 
+import hashlib
+import io
+from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 from db import runs
@@ -9,7 +13,9 @@ from db.base import read_scope, session_scope
 from db.leases import Claim
 from db.models import Dataset, ModelVersion, Split, TrainingRun
 from db.splits import split_of
+from db.storage import storage
 from tests.web.play import Api, Browser, ready_dataset
+from training.weights_file import base_shapes
 
 CONFIG = {"preset": "quick", "stages": [{"name": "small", "epochs": 10, "size": 64}, {"name": "full", "epochs": 1}]}
 
@@ -65,6 +71,43 @@ def test_run_that_starts_from_a_version_says_so(admin: Api, dataset_id: int) -> 
     shown = launch(admin, from_model="fake/1").json
     assert (shown["from_version"], shown["config"]["initial"]) == ("fake/1", "model:fake/1")
     assert launch(admin, from_model="fake/9").json["detail"] == "There is no model version fake/9."
+
+
+def resnet50(path: Path) -> Path:
+    """A file with arrays of the shapes of Keras's ResNet50, as far as it is looked into where a run is launched."""
+    with h5py.File(path, "w") as file:
+        for shape, count in base_shapes().items():
+            for number in range(count):
+                file.create_dataset(f"{shape}-{number}", shape, "f4")
+    return path
+
+
+def test_run_starts_from_a_file_of_weights_that_was_sent(
+    admin: Api, roots_browser: Browser, dataset_id: int, tmp_path: Path
+) -> None:
+    data = resnet50(tmp_path / "w.h5").read_bytes()
+    sent = admin.post("/runs/weights", data={"files": (io.BytesIO(data), "w.h5")})
+    assert (sent.status_code, sent.json["sha256"]) == (201, hashlib.sha256(data).hexdigest())
+    shown = launch(admin, from_weights=sent.json["sha256"]).json
+    assert shown["config"]["initial"] == f"file:{sent.json['sha256']}"
+    assert launch(admin, from_weights="0" * 64).status_code == 422
+    assert launch(admin, from_weights=sent.json["sha256"], from_model="fake/1").status_code == 422
+    form = {"csrf_token": roots_browser.csrf("/runs/new"), "files": (io.BytesIO(data), "w.h5"), "dataset": "site/1"}
+    page = roots_browser.client.post("/runs/new/weights", data=form, follow_redirects=True)
+    assert f'value="{sent.json["sha256"]}" readonly' in page.text
+    values = {"dataset": "site/1", "preset": "quick", "from_weights": sent.json["sha256"]}
+    assert roots_browser.post("/runs/new", values).status_code == 303
+
+
+def test_a_file_that_is_no_network_is_refused_and_not_kept(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    refused = admin.post("/runs/weights", data={"files": (io.BytesIO(b"no weights"), "w.h5")})
+    assert refused.status_code == 422
+    assert refused.json["detail"] == "The file is neither HDF5 (.h5) nor a .keras file."
+    assert not storage().exists(hashlib.sha256(b"no weights").hexdigest())
+    assert admin.post("/runs/weights", data={"x": "y"}, content_type="multipart/form-data").status_code == 422
+    form = {"csrf_token": roots_browser.csrf("/runs/new"), "files": (io.BytesIO(b"no weights"), "w.h5")}
+    page = roots_browser.client.post("/runs/new/weights", data=form)
+    assert (page.status_code, "The file is neither HDF5" in page.text) == (422, True)
 
 
 @pytest.mark.parametrize(

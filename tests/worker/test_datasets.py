@@ -132,10 +132,11 @@ def test_archives_named_for_their_class_need_no_folders(make: Make) -> None:
     assert [each.name for each in slices_of(found)] == ["COVID/1.png", "COVID/2.png", "CT_NonCOVID/1.png"]
 
 
-def test_a_csv_tells_label_group_and_part(make: Make) -> None:
-    lines = ["a/0.png,1,p1,train", "a/1.png,0,p2,test", "2.png,0,p3,validation"]
+def test_a_csv_tells_label_group_part_and_source(make: Make) -> None:
+    lines = ["a/0.png,1,p1,train,north", "a/1.png,0,p2,test,", "2.png,0,p3,validation,CT 2"]
     entries = {f"a/{n}.png": png(n) for n in range(4)}
-    found = make(entries, "file,label,group,split\n" + "\n".join(lines))
+    found = make(entries, "file,label,group,split,source\n" + "\n".join(lines))
+    assert [each.source for each in slices_of(found, reason=None)] == ["north", None, "CT 2"]
     assert found.report["labels_from"] == "the CSV that was sent"
     assert found.report["groups_from"] == {"CSV": 3}
     rows = [(each.name, each.label, each.group, each.split) for each in slices_of(found, reason=None)]

@@ -87,6 +87,18 @@ class CountingEngine:
         return found
 
 
+def test_a_picture_that_comes_often_is_copied_to_each(ann: User, submit: Any, slices: Entries, view: View) -> None:
+    [one] = slices(1).values()
+    job = submit(ann, {f"s/{n}.png": one for n in range(12)} | slices(2, start=50))
+    work()
+    again = submit(ann, {f"t/{n}.png": one for n in range(5)})
+    work()
+    assert (view(job).counts["predicted"], view(again).counts["predicted"]) == (14, 5)
+    with read_scope() as s:
+        of_picture = select(func.count(Prediction.logit.distinct())).join(Slice, Slice.id == Prediction.slice_id)
+        assert s.scalar(of_picture.where(Slice.name.not_like("s/0005%"))) == 1
+
+
 def test_the_same_pixels_are_predicted_once(
     ann: User, bob: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
 ) -> None:

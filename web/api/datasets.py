@@ -35,7 +35,7 @@ revalidate(blueprint)
 def create() -> ResponseReturnValue:
     """Make a dataset
 
-    Of archives and images in parts named `files`, labelled by a CSV of file, label, group (and split) in the part
+    Of archives and images in parts named `files`, labelled by a CSV of file, label, group (split, source) in the part
     `labels`, or by a folder for each class; or of the reviewed slices of the `jobs`. A refused archive refuses all.
     """
     view = dataset_uploads.create(require_admin())

@@ -68,7 +68,7 @@ DATASET_BODY = {
                     "labels": {
                         "type": "string",
                         "format": "binary",
-                        "description": "A CSV of file, label, group and, if wanted, split.",
+                        "description": "A CSV of file, label, group and, if wanted, split and source.",
                     },
                     "jobs": {"type": "string", "description": "Ids of jobs with reviewed slices, instead of files."},
                 },
@@ -77,7 +77,7 @@ DATASET_BODY = {
     },
 }
 
-PACKAGE_BODY = {
+FILE_BODY = {
     "required": True,
     "content": {
         "multipart/form-data": {

@@ -13,7 +13,7 @@ from db.registry import champion, list_versions
 from web import comparisons, packages, promotions
 from web.api import PREFIX
 from web.api.caching import revalidate
-from web.api.description import NOT_MODIFIED, PACKAGE_BODY, problems
+from web.api.description import FILE_BODY, NOT_MODIFIED, problems
 from web.api.training_schemas import (
     CheckIn,
     CheckOut,
@@ -137,7 +137,7 @@ def export(model_id: int) -> Response:
 @blueprint.output(ModelDetail, status_code=201, description="Registered; it is not promoted.")
 @blueprint.doc(
     responses={200: "This very version is here already."} | problems(400, 403, 413, 415, 422, 507),
-    extensions={"x-request-body": PACKAGE_BODY},
+    extensions={"x-request-body": FILE_BODY},
 )
 def import_model() -> ResponseReturnValue:
     """Import a model version

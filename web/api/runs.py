@@ -12,11 +12,11 @@ from db.models import TrainingRun
 from db.paging import newest_first
 from web.api import PREFIX
 from web.api.caching import revalidate
-from web.api.description import NOT_MODIFIED, problems
-from web.api.training_schemas import EpochList, EstimateOut, ListQuery, RunIn, RunOut, RunPage
+from web.api.description import FILE_BODY, NOT_MODIFIED, problems
+from web.api.training_schemas import EpochList, EstimateOut, ListQuery, RunIn, RunOut, RunPage, WeightsOut
 from web.auth import guard_admin_api, require_admin
 from web.errors import Problem
-from web.launches import launch, prepare
+from web.launches import launch, prepare, receive_weights
 from web.lookup import row_of
 from web.training_json import epochs_json, run_json
 
@@ -50,6 +50,18 @@ def estimate(json_data: RunIn) -> dict[str, Any]:
     What the same request would launch: refused alike, but nothing is launched. The dataset's split is drawn and kept.
     """
     return prepare(json_data).as_dict()
+
+
+@blueprint.post("/weights")
+@blueprint.output(WeightsOut, status_code=201, description="Kept for a day, or for as long as a run names it.")
+@blueprint.doc(responses=problems(400, 403, 413, 415, 422, 507), extensions={"x-request-body": FILE_BODY})
+def send_weights() -> ResponseReturnValue:
+    """Send a file of initial weights
+
+    For `from_weights` of a run, where ImageNet's cannot be downloaded: Keras's ResNet50 as HDF5 or `.keras`, in the
+    part `files`.
+    """
+    return {"sha256": receive_weights()}, 201
 
 
 @blueprint.get("")

@@ -18,6 +18,7 @@ ModelLabel = Annotated[str, Field(pattern=rf"^{NAME.pattern}/[0-9]{{1,9}}$")]
 Setting = Annotated[
     str, Field(max_length=200, pattern=r"^[a-z][a-z0-9_.-]*=[!-~ ]+$", examples=["stages.head.epochs=3"])
 ]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Reason = Annotated[str, Field(max_length=500, description="Kept with the promotion.")]
 AsGiven = Annotated[
     bool,
@@ -93,8 +94,17 @@ class RunIn(BaseModel):
         description="`name/number` of the version that the run starts from. What that was trained on stays in train,"
         " and what it was tested on in test.",
     )
+    from_weights: Sha256 | None = Field(
+        None, description="The file of weights that the run starts from, by what `POST /runs/weights` gave."
+    )
     allow_leaks: list[LeakName] = Field(default_factory=list, max_length=10)
     groups_as_given: AsGiven = False
+
+
+class WeightsOut(Out):
+    """A file of initial weights that was received."""
+
+    sha256: Sha256
 
 
 class EstimateOut(Out):

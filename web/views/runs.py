@@ -17,9 +17,9 @@ from db.registry import champion, list_versions
 from training.config import ABOUT
 from web.api.training_schemas import ListQuery, RunIn
 from web.auth import require_admin
-from web.errors import Problem
+from web.errors import Problem, as_problem
 from web.guards import guard_admin_pages
-from web.launches import launch, prepare
+from web.launches import launch, prepare, receive_weights
 from web.lookup import row_of
 from web.views.queries import form_values, parsed
 
@@ -58,6 +58,19 @@ def create() -> ResponseReturnValue:
     except Problem as problem:
         return _form(problem)
     return redirect(url_for("runs.show", run_id=run_id), 303)
+
+
+@blueprint.post("/new/weights")
+def send_weights() -> ResponseReturnValue:
+    """Receive a file of weights that the run to be launched starts from."""
+    try:
+        weights = receive_weights()
+    except Exception as error:
+        problem = as_problem(error)
+        if problem.status == 500:
+            raise
+        return _form(problem)
+    return redirect(url_for("runs.form", weights=weights, dataset=request.form.get("dataset") or None), 303)
 
 
 @blueprint.post("/new/estimate")
@@ -130,7 +143,8 @@ def _form(problem: Problem | None) -> Response:
     with read_scope() as s:
         ready = [dataset.title for dataset in list_datasets(s) if dataset.state == Work.DONE]
         models = [version.label for version in list_versions(s)]
-    shown: dict[str, Any] = dict(request.form.items()) if problem else {"dataset": request.args.get("dataset", "")}
+    asked = {"dataset": request.args.get("dataset", ""), "from_weights": request.args.get("weights", "")}
+    shown: dict[str, Any] = dict(request.form.items()) if problem else asked
     allowed = request.form.getlist("allow_leaks") if problem else []
     page = render_template(
         "run_new.html",

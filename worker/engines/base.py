@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.engines.package import FLOAT_FILE
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -37,9 +39,9 @@ def has_gpu() -> bool:
 def load_engine(folder: Path, choice: str = "auto", *, threads: int | None = None) -> Engine:
     """The engine of a package.
 
-    `choice`: auto (keras where there is a GPU, else openvino), openvino (int8 if the package has it, else bfloat16
-    where the processor has it, else float32), openvino-f32, openvino-bf16, openvino-int8, keras, or fake. `threads`:
-    of the processor; None for one per core.
+    `choice`: auto (keras where there is a GPU, or no file for OpenVINO; else openvino), openvino (int8 if the package
+    has it, else bfloat16 where the processor has it, else float32), openvino-f32, openvino-bf16, openvino-int8, keras,
+    or fake. `threads`: of the processor; None for one per core.
 
     Raises PackageError, ValueError (an unknown choice).
     """
@@ -47,7 +49,7 @@ def load_engine(folder: Path, choice: str = "auto", *, threads: int | None = Non
         from worker.engines.fake import FakeEngine
 
         return FakeEngine()
-    if choice == "keras" or (choice == "auto" and has_gpu()):
+    if choice == "keras" or (choice == "auto" and (has_gpu() or not (folder / FLOAT_FILE).exists())):
         from worker.engines.keras import KerasEngine
 
         return KerasEngine(folder)

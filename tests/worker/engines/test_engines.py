@@ -120,6 +120,24 @@ def test_auto_takes_int8_where_its_parity_passed(published: Published) -> None:
     assert load_engine(folder, "openvino").name == expected
 
 
+def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
+    slices: Slices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import publish
+    from training.network import build_network
+
+    monkeypatch.setattr(publish, "F32_TOLERANCE", -1.0)
+    package = publish.publish(
+        build_network(224, seed=3), tmp_path / "package", name="odd", note="random weights", slices=slices[:4],
+        labels=np.array([0, 1, 0, 1]), calibration=slices[4:], threshold=0.5, temperature=1.0, metrics={},
+        ood={"threshold": 2.0},
+    )  # fmt: skip
+    assert set(package.files) == {"model.keras"}
+    assert not any(package.parity[name]["passed"] for name in ("f32", "bf16", "int8"))
+    assert package.ood == {"threshold": 2.0}
+    assert load_engine(tmp_path / "package").name.startswith("keras-")
+
+
 def test_without_int8_the_best_that_passed_is_taken(published: Published, tmp_path: Path) -> None:
     folder = tmp_path / "package"
     shutil.copytree(published[0], folder)
