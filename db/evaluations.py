@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import broker, leases
 from db.base import from_now
 from db.leases import Claim
 from db.lineage import makers_of
-from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, User, Work
+from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.storage import storage
 
 PARTS = ("train", "validation", "test")
@@ -125,21 +125,10 @@ def of_version(s: Session, version: ModelVersion) -> list[Evaluation]:
     return list(s.scalars(query.order_by(Evaluation.id.desc())))
 
 
-def share_known(s: Session, version: ModelVersion, dataset: Dataset) -> float:
-    """The share of a dataset's slices that the version, or one it was made from, was trained on as far as is known."""
+def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
+    """The datasets of this database that the version, or one it was made from, was trained on."""
     hashes = {each.dataset_hash for each in makers_of(s, version)} - {None}
-    if dataset.sha256 in hashes:
-        return 1.0
-    trained_on = (
-        select(LabelledSlice.pixels_sha256)
-        .join(Dataset, Dataset.id == LabelledSlice.dataset_id)
-        .where(Dataset.sha256.in_(hashes), LabelledSlice.row.is_not(None))
-    )
-    query = select(func.count(), func.count().filter(LabelledSlice.pixels_sha256.in_(trained_on))).where(
-        LabelledSlice.dataset_id == dataset.id, LabelledSlice.row.is_not(None)
-    )
-    slices, known = s.execute(query).one()
-    return known / slices if slices else 0.0
+    return list(s.scalars(select(Dataset).where(Dataset.sha256.in_(hashes)).order_by(Dataset.id)))
 
 
 def evaluation_view(evaluation: Evaluation) -> EvaluationView:

@@ -22,6 +22,7 @@ from db.storage import FileDamaged, FileMissing, storage
 from training.calibrate import probability
 from training.dataset import Labelled, load_part
 from training.evaluate import compare, with_intervals
+from training.known_slices import share_known
 from training.site_check import Floors, check_site, count_groups
 from worker.engines.base import Engine, load_engine
 from worker.engines.package import PackageError, limit_of
@@ -102,7 +103,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
     told(0.0)
     with read_scope() as s:
         rows = rows_of(s, evaluation.dataset_id, evaluation.split, evaluation.part)
-        known = evaluations.share_known(s, evaluation.model_version, evaluation.dataset)
+        trained_on = evaluations.trained_on(s, evaluation.model_version)
     if not rows:
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.title}")
     data = load_part(evaluation.dataset, rows)
@@ -112,6 +113,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
     if evaluation.part is None:
         floors = Floors(recall=floor_of(version))
         groups = count_groups(data.labels, data.groups)
+        known = share_known(data.pixels, trained_on, lambda: told(1.0))
         result["site_check"] = check_site(result, groups, floors, known=known, apart=result["apart"]).as_dict()
     _finish(claim, evaluation, scored.logit, data, result)
 

@@ -9,7 +9,8 @@ The rule. Sensitivity, specificity and AUC each have a floor. The model
 - else there is not enough evidence. An interval narrows with the root of the number of groups; from that follows how
   many more would settle it, if they are like those that are there.
 
-Slices that the model was trained on are no evidence: where more than one in a hundred is known to it, there is none.
+Slices that the model was trained on, or near-identical ones, are no evidence: where more than one in a hundred is known
+to it, there is none.
 """
 
 import math
@@ -87,7 +88,8 @@ def check_site(
     few = [f"only {n} groups of {c}, {LEAST_GROUPS} are needed" for c, n in groups.items() if n < LEAST_GROUPS]
     more = None
     if known > MOST_KNOWN:
-        verdict, reasons = UNKNOWN, [f"the model was trained on {known:.0%} of these slices: they are no evidence"]
+        seen = f"the model was trained on {known:.0%} of these slices, or near-identical ones"
+        verdict, reasons = UNKNOWN, [f"{seen}: they are no evidence"]
     elif below:
         verdict, reasons = MAY_NOT, [_line(n, bounds[n], asked[n]) for n in below]
     elif short or few:

@@ -1,0 +1,74 @@
+"""How many of a site's slices a model was trained on: the very pixels, or near-identical ones, of a file saved anew."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.models import Dataset
+from db.storage import FileDamaged, FileMissing, storage
+from worker.imaging.similar import block_means, find_similar, perceptual_hash
+
+log = logging.getLogger(__name__)
+
+ALIVE_EVERY = 256  # slices
+
+
+@dataclass
+class _Pictures:
+    """Different pictures, each by the place at which it came first: what they are compared by."""
+
+    places: dict[bytes, int] = field(default_factory=dict)
+    hashes: list[int] = field(default_factory=list)
+    means: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def place(self, pixels: NDArray[np.uint8]) -> int:
+        digest = hashlib.sha256(pixels.tobytes()).digest()
+        place = self.places.setdefault(digest, len(self.places))
+        if place == len(self.hashes):
+            self.hashes.append(perceptual_hash(pixels))
+            self.means.append(block_means(pixels))
+        return place
+
+
+def share_known(
+    pixels: NDArray[np.uint8], trained_on: Sequence[Dataset], alive: Callable[[], None] = lambda: None
+) -> float:
+    """The share of slices, uint8[n, 224, 224], that these datasets hold, as far as their files are there.
+
+    `alive` is called now and then: 100,000 slices take minutes.
+    """
+    if not trained_on or not len(pixels):
+        return 0.0
+    pictures = _Pictures()
+    for each in _beating(_slices_of(trained_on), alive):
+        pictures.place(each)
+    theirs = len(pictures.places)
+    ours = np.array([pictures.place(each) for each in _beating(pixels, alive)])
+    similar = find_similar(
+        np.array(pictures.hashes, np.uint64),
+        np.array(pictures.means, np.uint8).reshape(len(pictures.means), -1),
+        np.zeros(len(pictures.hashes), np.int64),
+        alive,
+    )
+    known = set(similar.cluster[:theirs])
+    return float(np.mean([similar.cluster[place] in known for place in ours]))
+
+
+def _slices_of(datasets: Sequence[Dataset]) -> Iterator[NDArray[np.uint8]]:
+    for dataset in datasets:
+        for sha256 in dataset.arrays:
+            try:
+                yield from np.load(storage().verified_path(sha256), mmap_mode="r", allow_pickle=False)
+            except (FileMissing, FileDamaged):
+                log.warning("slices of a dataset are gone", extra={"dataset": dataset.id})
+
+
+def _beating(slices: Iterable[NDArray[np.uint8]], alive: Callable[[], None]) -> Iterator[NDArray[np.uint8]]:
+    for number, each in enumerate(slices):
+        if number % ALIVE_EVERY == 0:
+            alive()
+        yield each
