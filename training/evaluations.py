@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import OperationalError
 
-from db import evaluations, leases, registry
-from db.base import current, read_scope, session_scope
+from db import evaluations, leases
+from db.base import read_scope, session_scope
 from db.datasets import DatasetError, rows_of
 from db.evaluations import EvaluationError
 from db.leases import Claim, StaleClaim
@@ -24,8 +24,9 @@ from training.dataset import Labelled, load_part
 from training.evaluate import compare, with_intervals
 from training.known_slices import share_known
 from training.site_check import Floors, check_site, count_groups
-from worker.engines.base import Engine, load_engine
+from worker.engines.base import Engine
 from worker.engines.package import PackageError, limit_of
+from worker.engines.stored import engine_of
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.title}")
     data = load_part(evaluation.dataset, rows)
     version = evaluation.model_version
-    scored = score(_engine(version), data.pixels, told)
+    scored = score(engine_of(version)[1], data.pixels, told)
     result = _result(version, data, scored)
     if evaluation.part is None:
         floors = Floors(recall=floor_of(version))
@@ -116,12 +117,6 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
         known = share_known(data.pixels, trained_on, lambda: told(1.0))
         result["site_check"] = check_site(result, groups, floors, known=known, apart=result["apart"]).as_dict()
     _finish(claim, evaluation, scored.logit, data, result)
-
-
-def _engine(version: ModelVersion) -> Engine:
-    settings = current()
-    folder = registry.package_folder(version)
-    return load_engine(folder, settings.engine, threads=settings.engine_threads or None)
 
 
 def score(engine: Engine, pixels: NDArray[np.uint8], told: Progress) -> Scored:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from db.models import Dataset
 from db.storage import FileDamaged, FileMissing, storage
-from worker.imaging.similar import block_means, find_similar, perceptual_hash
+from worker.imaging.similar import block_means, near_pairs, perceptual_hash
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,10 @@ def share_known(
         pictures.place(each)
     theirs = len(pictures.places)
     ours = np.array([pictures.place(each) for each in _beating(pixels, alive)])
-    similar = find_similar(
-        np.array(pictures.hashes, np.uint64),
-        np.array(pictures.means, np.uint8).reshape(len(pictures.means), -1),
-        np.zeros(len(pictures.hashes), np.int64),
-        alive,
-    )
-    known = set(similar.cluster[:theirs])
-    return float(np.mean([similar.cluster[place] in known for place in ours]))
+    known = np.arange(len(pictures.places)) < theirs
+    for left, right in near_pairs(np.array(pictures.hashes, np.uint64), np.array(pictures.means, np.uint8), alive):
+        known[right[left < theirs]] = True  # one of theirs is always the left of a pair with one of ours
+    return float(known[ours].mean())
 
 
 def _slices_of(datasets: Sequence[Dataset]) -> Iterator[NDArray[np.uint8]]:

@@ -56,6 +56,7 @@ class Scores:
     distance: NDArray[np.float32]
 
 
+@exactly()
 def make_package(folder: Path, trained: Trained, progress: Progress, alive: Callable[[], None]) -> Package:
     """Write the package of a trained network, with its report and model card, into `folder`.
 
@@ -63,7 +64,6 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
 
     Raises ValueError (a class is missing from the validation slices).
     """
-    exactly()
     run, config, parts = trained.run, trained.config, trained.parts
     progress(0.0, "learning what is familiar")
     network = with_distance(trained.network, parts["train"].pixels, alive=alive)
@@ -111,6 +111,7 @@ def measured_on(leaks: Sequence[str]) -> str:
     return "the test part of the split: groups that training never saw"
 
 
+@exactly()
 def score(network: Any, pixels: NDArray[np.uint8], alive: Callable[[], None]) -> Scores:
     """The answers of a network with a distance on uint8[n,224,224]."""
     found = predict(network, pixels[..., None], alive)

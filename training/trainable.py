@@ -1,7 +1,8 @@
 """The network as it learns: at another size, in bfloat16, with quick normalisation, its first layers frozen."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -154,12 +155,20 @@ def predict(model: Any, inputs: Any, alive: Callable[[], None]) -> Any:
     return model.predict(inputs, batch_size=PREDICT_BATCH, verbose=0, callbacks=[beat])
 
 
-def exactly() -> None:
-    """Have float32 computed as such from now on: TensorFlow rounds it to TF32 (10 bits) on GPUs that can."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Have float32 computed as such meanwhile: TensorFlow rounds it to TF32 (10 bits) on GPUs that can."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    from tensorflow.config import experimental as precision
 
-        tf.config.experimental.enable_tensor_float_32_execution(False)
+    before = precision.tensor_float_32_execution_enabled()
+    precision.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        precision.enable_tensor_float_32_execution(before)
 
 
 def environment() -> dict[str, str]:

@@ -15,6 +15,8 @@ from web.api.training_schemas import RunIn
 from web.errors import Problem, sentence
 from web.uploads import FIELD, check_multipart, file_parts, part_path, plain_part, publish
 
+MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's take 100 MB, with an optimiser's memory three times as much
+
 
 def launch(user: User, asked: RunIn) -> int:
     """Launch a training run; its id. Raises Problem as `prepare` does."""
@@ -67,6 +69,8 @@ def receive_weights() -> str:
     from training.weights_file import WeightsError, check_weights_file  # h5py: only where a file came
 
     path = part_path(parts[0])
+    if path.stat().st_size > MAX_WEIGHTS_BYTES:  # they are read into memory
+        raise Problem(413, "too-large", f"A file of weights has at most {MAX_WEIGHTS_BYTES >> 20} MiB.")
     try:
         check_weights_file(path)
     except WeightsError as error:

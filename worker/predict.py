@@ -1,6 +1,8 @@
 """Chunk → predictions: claim what fills a batch, run the engine, record under the claim."""
 
 import logging
+import os
+import signal
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -11,15 +13,16 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from db import jobs, leases, outcomes, registry
+from db import jobs, leases, outcomes
 from db.base import current, session_scope
 from db.faults import crash_point
 from db.leases import Claim, StaleClaim
 from db.models import Chunk, ModelVersion, Outcome, Slice
 from db.outcomes import Scored
 from db.storage import FileDamaged, FileMissing, storage
-from worker.engines.base import Engine, Scores, load_engine
-from worker.engines.package import Package, PackageError, limit_of, read_package
+from worker.engines.base import Engine, Scores
+from worker.engines.package import Package, PackageError, limit_of
+from worker.engines.stored import engine_of
 from worker.heartbeat import Heartbeat
 from worker.imaging.prepare import SIDE
 
@@ -55,15 +58,9 @@ def load(version: ModelVersion) -> Loaded:
     Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnavailable.
     """
     if version.id not in _loaded:
-        folder = registry.package_folder(version)
-        settings = current()
         try:
-            package = read_package(folder)
-            engine = load_engine(folder, settings.engine, threads=settings.engine_threads or None)
-        except PackageError:
-            registry.drop_package_folder(version)
-            raise
-        except OSError:
+            package, engine = engine_of(version)
+        except (PackageError, FileMissing, FileDamaged, OSError):
             raise
         except Exception as error:
             raise EngineUnavailable(f"the engine of {version.label} cannot be loaded") from error
@@ -108,9 +105,8 @@ def predict_next(worker: str) -> bool:
             _put_off(claims, "file_lost")
         except EngineUnavailable:
             log.exception("no engine; resting")
-            _loaded.pop(version.id, None)
             _put_off(claims, "engine_error")
-            time.sleep(REST_SECONDS)
+            rest_and_end()
         except (OSError, OperationalError):
             log.exception("predicting put off")
             _put_off(claims)
@@ -177,6 +173,7 @@ def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) 
             _check(loaded.engine)
             raise EngineError(f"{loaded.engine.name} on {len(batch)} slices") from error
         if not np.isfinite(found.logit).all():
+            _check(loaded.engine)
             raise EngineError(f"{loaded.engine.name} gave a score that is no number")
         scores += _scored(loaded, found)
         heartbeat.progress()
@@ -186,9 +183,17 @@ def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) 
 def _check(engine: Engine) -> None:
     """Whether an engine that failed can still predict. Raises EngineUnavailable."""
     try:
-        engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
+        found = engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
     except Exception as error:
         raise EngineUnavailable(f"{engine.name} fails on a black slice too") from error
+    if not np.isfinite(found.logit).all():
+        raise EngineUnavailable(f"{engine.name} gives no number for a black slice either")
+
+
+def rest_and_end() -> None:
+    """End this process after a while, for its parent to start another: what broke a GPU stays with a process."""
+    time.sleep(REST_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _scored(loaded: Loaded, found: Scores) -> Iterator[Scored]:

@@ -37,6 +37,14 @@ def dataset(*parts: Pixels) -> Dataset:
 
 
 @pytest.mark.usefixtures("settings")
+def test_what_only_a_chain_of_others_connects_is_not_known() -> None:
+    """As the neighbours in a series of thin slices, of which the model knows one."""
+    first, last = pictures(2, 3).astype(float)
+    series = np.stack([(first + (last - first) * step / 20).astype(np.uint8) for step in range(21)])
+    assert 0 < share_known(series[1:], [dataset(series[:1])]) < 0.6
+
+
+@pytest.mark.usefixtures("settings")
 def test_slices_that_were_saved_anew_are_known() -> None:
     taught, others = pictures(8, 1), pictures(6, 2)
     trained_on = [dataset(taught[:5], taught[5:])]

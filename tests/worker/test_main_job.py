@@ -18,6 +18,7 @@ from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, S
 from db.settings import Settings
 from db.storage import storage
 from worker import ingest, predict, sweep
+from worker.engines import stored
 from worker.engines.base import Scores
 
 PROJECT = Path(__file__).parents[2]
@@ -87,12 +88,20 @@ class CountingEngine:
         return found
 
 
-def test_a_picture_that_comes_often_is_copied_to_each(ann: User, submit: Any, slices: Entries, view: View) -> None:
+def test_a_picture_that_comes_often_is_copied_to_each(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    loaded = predict.load(champion)
+    engine = CountingEngine(loaded.engine)
+    predict._loaded[champion.id] = predict.Loaded(loaded.package, engine)
     [one] = slices(1).values()
     job = submit(ann, {f"s/{n}.png": one for n in range(12)} | slices(2, start=50))
     work()
+    seen = engine.seen
     again = submit(ann, {f"t/{n}.png": one for n in range(5)})
     work()
+    del predict._loaded[champion.id]
+    assert engine.seen == seen, "nothing new was predicted"
     assert (view(job).counts["predicted"], view(again).counts["predicted"]) == (14, 5)
     with read_scope() as s:
         of_picture = select(func.count(Prediction.logit.distinct())).join(Slice, Slice.id == Prediction.slice_id)
@@ -273,18 +282,33 @@ class BrokenEngine(CountingEngine):
         raise RuntimeError("an illegal memory access was encountered")
 
 
-def test_an_engine_that_broke_is_loaded_anew_and_no_slice_is_blamed(
-    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+class SenselessEngine(CountingEngine):
+    """Gives no number for anything."""
+
+    def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
+        found = super().predict(slices)
+        return Scores(found.logit * np.nan, found.cam)
+
+
+@pytest.mark.parametrize("broken", [BrokenEngine, SenselessEngine])
+def test_a_process_whose_engine_broke_ends_and_no_slice_is_blamed(
+    broken: type[CountingEngine],
+    ann: User,
+    champion: ModelVersion,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rests: list[float] = []
-    monkeypatch.setattr(predict.time, "sleep", rests.append)
+    ended: list[int] = []
+    monkeypatch.setattr(predict, "rest_and_end", lambda: ended.append(1))
     job = submit(ann, slices(20))
     ingest.unpack_next("w")
     loaded = predict.load(champion)
-    predict._loaded[champion.id] = predict.Loaded(loaded.package, BrokenEngine(loaded.engine))
+    predict._loaded[champion.id] = predict.Loaded(loaded.package, broken(loaded.engine))
     assert predict.predict_next("w")
-    assert champion.id not in predict._loaded
-    assert (view(job).counts["open"], len(rests)) == (20, 1)
+    assert (view(job).counts["open"], len(ended)) == (20, 1)
+    predict._loaded.clear()  # as in the process that comes next
     let_time_pass(Chunk)
     work()
     assert view(job).counts["predicted"] == 20
@@ -296,8 +320,8 @@ def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(predict.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(predict, "load_engine", fails)
+    monkeypatch.setattr(predict, "rest_and_end", lambda: None)
+    monkeypatch.setattr(stored, "load_engine", fails)
     predict._loaded.clear()
     job = submit(ann, slices(4))
     ingest.unpack_next("w")

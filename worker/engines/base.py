@@ -1,13 +1,14 @@
 """The interface that all engines have, and the choice of one."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.engines.package import FLOAT_FILE
+from worker.engines.package import FLOAT_FILE, PackageError
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ def load_engine(folder: Path, choice: str = "auto", *, threads: int | None = Non
         from worker.engines.fake import FakeEngine
 
         return FakeEngine()
-    if choice == "keras" or (choice == "auto" and (has_gpu() or not (folder / FLOAT_FILE).exists())):
+    without_openvino = choice == "auto" and not (folder / FLOAT_FILE).exists()
+    if without_openvino and find_spec("keras") is None:
+        raise PackageError(f"the package holds no {FLOAT_FILE}, and Keras is not installed here")
+    if choice == "keras" or without_openvino or (choice == "auto" and has_gpu()):
         from worker.engines.keras import KerasEngine
 
         return KerasEngine(folder)

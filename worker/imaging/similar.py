@@ -101,8 +101,17 @@ def find_similar(
         progress: called after each block.
     """
     found = Similar(np.arange(len(hashes)))
+    for left, right in near_pairs(hashes, means, progress):
+        found._add(left, right, labels)
+    return found
+
+
+def near_pairs(
+    hashes: NDArray[np.uint64], means: NDArray[np.uint8], progress: Callable[[], None] = lambda: None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The pairs of `find_similar`, left < right, some thousand at a time."""
     if len(hashes) == 0:
-        return found
+        return
     mean = means.mean(1, dtype=np.float32)
     spread = means.std(1, dtype=np.float32) * np.float32(BLOCKS)
     for left, right in _candidates(hashes, progress):
@@ -110,8 +119,7 @@ def find_similar(
         covariance = together - means.shape[1] * mean[left] * mean[right]
         floor = np.maximum(spread[left] * spread[right], 1)  # a blank slice is like nothing
         near = covariance >= MIN_CORRELATION * floor
-        found._add(left[near], right[near], labels)
-    return found
+        yield left[near], right[near]
 
 
 def _candidates(
