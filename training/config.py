@@ -51,11 +51,13 @@ class Stage(_Frozen):
     """Some epochs with the same layers learning. `unfreeze`: the last so many layers of the base; 0: the head alone;
     -1: everything.
 
-    `size`: side of the slices, pixels. `rate`: of learning, at its peak. `warmup`: epochs until there. `patience`:
-    epochs without a better validation loss after which the stage ends; 0: never before its end. `average`: momentum of
-    the moving average of the weights, which is then what is validated and kept; 0: none. `copies`: augmented copies of
-    each slice whose frozen layers are computed once. `keep`: the epoch with the least validation loss, or the last: the
-    best of many noisy epochs on a small validation part may be an early one that knows little.
+    `size`: side of the slices, pixels. `rate`: of learning, at its peak. `warmup`: epochs until there. `q`: of the
+    generalised cross-entropy: the larger, the less count labels that the network does not believe (`training.loss`); 0:
+    plain cross-entropy. `patience`: epochs without a better validation loss after which the stage ends; 0: never before
+    its end. `average`: momentum of the moving average of the weights, which is then what is validated and kept; 0:
+    none. `copies`: augmented copies of each slice whose frozen layers are computed once. `keep`: the epoch with the
+    least validation loss, or the last: the best of many noisy epochs on a small validation part may be an early one
+    that knows little.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]{1,20}$")
@@ -69,6 +71,7 @@ class Stage(_Frozen):
     warmup: float = Field(default=0, ge=0)
     weight_decay: float = Field(default=0, ge=0, le=1)
     label_smoothing: float = Field(default=0, ge=0, lt=0.5)
+    q: float = Field(default=0, ge=0, le=1)
     patience: int = Field(default=0, ge=0)
     average: float = Field(default=0, ge=0, lt=1)
     copies: int = Field(default=4, ge=1, le=64)
@@ -133,7 +136,9 @@ _WIDE = Augment(
 )
 
 
-def _whole(name: str, size: int, epochs: int, rate: float, warmup: float, label_smoothing: float = 0.05) -> Stage:
+def _whole(
+    name: str, size: int, epochs: int, rate: float, warmup: float, label_smoothing: float = 0.05, q: float = 0
+) -> Stage:
     """A stage in which everything learns."""
     return Stage(
         name=name,
@@ -146,6 +151,7 @@ def _whole(name: str, size: int, epochs: int, rate: float, warmup: float, label_
         warmup=warmup,
         weight_decay=0.05,
         label_smoothing=label_smoothing,
+        q=q,
         average=0.997,
         keep="last",
     )
@@ -193,14 +199,15 @@ _PRESETS = (
         ),
     ),
     # Small pictures teach most of it at a fraction of the time; the last epochs are at the size that is predicted at,
-    # without smoothing, which would leave the probabilities less sure than they are right.
+    # without smoothing, which would leave the probabilities less sure than they are right. Labels are by patient: those
+    # that the network does not believe by then count a little less.
     Config(
         preset="scratch",
         threshold="youden-1se",
         augment=_WIDE.model_copy(update={"erase": 0.5}),
         stages=(
             _whole("small", 128, 20, 1e-3, 1),
-            _whole("full", SIDE, 18, 5e-4, 0.5, label_smoothing=0),
+            _whole("full", SIDE, 18, 5e-4, 0.5, label_smoothing=0, q=0.2),
         ),
     ),
     Config(

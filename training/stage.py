@@ -14,6 +14,7 @@ from training.batches import Copies, Fresh, half_range, seed_of, shrink, steps_o
 from training.calibrate import probability
 from training.config import ALL, Config, Stage
 from training.dataset import Data, Labelled
+from training.loss import loss_of
 from training.trainable import cut, on_gpu, predict, settle_normalisation, training_copy
 from training.watching import Arrays, Checkpoint, Diverged, EpochRecord, Step, Watcher
 
@@ -53,7 +54,7 @@ class Fitting:
         self.steps = steps_of(len(data.train), self.stage)
         self.model.compile(
             optimizer=_optimizer(self.stage, self.steps),
-            loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=self.stage.label_smoothing),
+            loss=loss_of(self.stage.q, self.stage.label_smoothing),
             metrics=[keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)],  # of logits
             jit_compile=on_gpu(),
         )
