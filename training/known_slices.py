@@ -3,35 +3,17 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db.models import Dataset
 from db.storage import FileDamaged, FileMissing, storage
-from worker.imaging.similar import block_means, near_pairs, perceptual_hash
+from worker.imaging.similar import Pictures, near_pairs
 
 log = logging.getLogger(__name__)
 
 ALIVE_EVERY = 256  # slices
-
-
-@dataclass
-class _Pictures:
-    """Different pictures, each by the place at which it came first: what they are compared by."""
-
-    places: dict[bytes, int] = field(default_factory=dict)
-    hashes: list[int] = field(default_factory=list)
-    means: list[NDArray[np.uint8]] = field(default_factory=list)
-
-    def place(self, pixels: NDArray[np.uint8]) -> int:
-        digest = hashlib.sha256(pixels.tobytes()).digest()
-        place = self.places.setdefault(digest, len(self.places))
-        if place == len(self.hashes):
-            self.hashes.append(perceptual_hash(pixels))
-            self.means.append(block_means(pixels))
-        return place
 
 
 def share_known(
@@ -43,15 +25,19 @@ def share_known(
     """
     if not trained_on or not len(pixels):
         return 0.0
-    pictures = _Pictures()
+    pictures = Pictures()
     for each in _beating(_slices_of(trained_on), alive):
-        pictures.place(each)
+        pictures.place(_key(each), each)
     theirs = len(pictures.places)
-    ours = np.array([pictures.place(each) for each in _beating(pixels, alive)])
+    ours = np.array([pictures.place(_key(each), each) for each in _beating(pixels, alive)])
     known = np.arange(len(pictures.places)) < theirs
-    for left, right in near_pairs(np.array(pictures.hashes, np.uint64), np.array(pictures.means, np.uint8), alive):
+    for left, right in near_pairs(*pictures.arrays(), alive):
         known[right[left < theirs]] = True  # one of theirs is always the left of a pair with one of ours
     return float(known[ours].mean())
+
+
+def _key(pixels: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def _slices_of(datasets: Sequence[Dataset]) -> Iterator[NDArray[np.uint8]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from db.datasets import CLASSES
 from db.storage import storage
-from worker.imaging.similar import Similar, block_means, find_similar, perceptual_hash
+from worker.imaging.similar import Pictures, Similar, find_similar
 from worker.reading import npy_bytes
 
 PART_SLICES = 1024  # of one .npy file, 51 MB
@@ -61,9 +61,7 @@ class Gathered:
         self.groups_from: Counter[str] = Counter()
         self.labels_from = ""
         self._waiting: list[NDArray[np.uint8]] = []
-        self._unique: dict[str, int] = {}  # SHA-256 of pixels -> its place among different ones
-        self._hashes: list[int] = []
-        self._means: list[NDArray[np.uint8]] = []
+        self._pictures = Pictures()  # by the SHA-256 of their pixels
 
     @property
     def size(self) -> int:
@@ -77,11 +75,8 @@ class Gathered:
 
     def take(self, item: Item, pixels: NDArray[np.uint8], group_from: str) -> None:
         """Give a labelled slice its row. `pixels`: uint8[224, 224]; `item` carries their SHA-256."""
-        place = self._unique.setdefault(item.pixels_sha256 or "", len(self._unique))
-        if place == len(self._hashes):
-            self._hashes.append(perceptual_hash(pixels))
-            self._means.append(block_means(pixels))
-        item.row, item.perceptual_hash = self.size, f"{self._hashes[place]:016x}"
+        place = self._pictures.place(item.pixels_sha256 or "", pixels)
+        item.row, item.perceptual_hash = self.size, f"{self._pictures.hashes[place]:016x}"
         self.items.append(item)
         self.slices.append(item)
         self.groups_from[group_from if item.group else BY_PIXELS] += 1
@@ -102,11 +97,10 @@ class Gathered:
         """
         firsts = self.first_of_pixels()
         labels = np.array([item.label for item in firsts], np.int64)
-        means = np.array(self._means, np.uint8).reshape(len(firsts), -1)
-        similar = find_similar(np.array(self._hashes, np.uint64), means, labels, progress)
+        similar = find_similar(*self._pictures.arrays(), labels, progress)
         group_of: dict[int | None, str] = {}
         for item in self.slices:
-            item.cluster = firsts[int(similar.cluster[self._unique[item.pixels_sha256 or ""]])].row
+            item.cluster = firsts[int(similar.cluster[self._pictures.places[item.pixels_sha256 or ""]])].row
             if item.group:
                 group_of.setdefault(item.cluster, item.group)
         for item in self.slices:

@@ -26,7 +26,8 @@ class LeaseMixin:
     """A `ready` row is its own outbox: its message may be lost, and the sweeper sends it again.
 
     `epoch` grows with each claim and fences off whoever held an earlier one; `attempts` counts claims since the
-    last progress; `losses` counts leases that ran out.
+    last progress; `losses` counts leases that ran out. `lease_until`: until when it is held; of a ready row, until when
+    it was put off.
     """
 
     state: Mapped[str] = mapped_column(default=Work.READY, index=True)

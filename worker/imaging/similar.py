@@ -59,6 +59,31 @@ def block_means(pixels: Pixels) -> Pixels:
 
 
 @dataclass
+class Pictures:
+    """Different pictures, each by the place at which it came first, and what they are compared by.
+
+    `places`: by the key of their pixels; `hashes` and `means`: of each, in that order.
+    """
+
+    places: dict[str, int] = field(default_factory=dict)
+    hashes: list[int] = field(default_factory=list)
+    means: list[Pixels] = field(default_factory=list)
+
+    def place(self, key: str, pixels: Pixels) -> int:
+        """The place of a picture, uint8[224, 224], which is taken in if it is new."""
+        place = self.places.setdefault(key, len(self.places))
+        if place == len(self.hashes):
+            self.hashes.append(perceptual_hash(pixels))
+            self.means.append(block_means(pixels))
+        return place
+
+    def arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+        """Hashes, uint64[n], and block means, uint8[n, 784], as `near_pairs` takes them."""
+        means = np.array(self.means, np.uint8).reshape(len(self.means), BLOCKS * BLOCKS)
+        return np.array(self.hashes, np.uint64), means
+
+
+@dataclass
 class Similar:
     """What was found among n slices.
 
