@@ -34,6 +34,14 @@ def work() -> None:
         pass
 
 
+def retry(job: Job) -> int:
+    """Put back what failed in a job, and do it; how much that was."""
+    with session_scope() as s:
+        count = jobs.retry_job(s, job)
+    work()
+    return count
+
+
 def let_time_pass(model: Any) -> None:
     """As if the minute were over for which work was put off."""
     with session_scope() as s:
@@ -176,9 +184,7 @@ def test_cancelled_while_unpacking_every_entry_is_cancelled(
     assert done.counts["received"] == 100
     assert done.counts["cancelled"] == 100
     monkeypatch.undo()
-    with session_scope() as s:
-        assert jobs.retry_job(s, job) == 100
-    work()
+    assert retry(job) == 100
     assert view(job).counts["predicted"] == 100
 
 
@@ -240,9 +246,7 @@ def test_chunk_whose_array_is_gone_is_put_off_and_in_the_end_quarantined(
     assert view(job).state == JobState.FINISHED
     assert view(job).rejections == {"file_lost": 4}
     storage().put(data)
-    with session_scope() as s:
-        assert jobs.retry_job(s, job) == 4
-    work()
+    assert retry(job) == 4
     assert view(job).counts["predicted"] == 4
 
 
@@ -332,9 +336,7 @@ def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
     predict.predict_next("w")
     assert view(job).rejections == {"engine_error": 4}
     monkeypatch.undo()
-    with session_scope() as s:
-        assert jobs.retry_job(s, job) == 4
-    work()
+    assert retry(job) == 4
     assert view(job).counts["predicted"] == 4
 
 
