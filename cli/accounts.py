@@ -87,7 +87,9 @@ def tokens() -> None:
 @tokens.command()
 @click.argument("user_name", metavar="USER")
 @click.option("--label", default="", help="What the token is for.")
-@click.option("--days", type=click.FloatRange(0, LONGEST_LIFE, min_open=True), help="Ends after so many days.")
+@click.option(
+    "--days", type=click.FloatRange(0, LONGEST_LIFE, min_open=True), help="Ends after so many days; else never."
+)
 @json_option
 def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
     """Make a token for USER and print it: it is shown this once, the database keeps its hash."""
