@@ -101,8 +101,8 @@ def mistakes(content: ReportContent) -> str:
     shown = min(len(content.mistakes), MOST_MISTAKES)
     return (
         f"The {_count(shown, 'slice')} that the model was surest of and wrong about, each beside itself with its heat "
-        "map: the brighter and warmer, the more that place spoke for COVID. Numbers are rows of the dataset, which "
-        "`ctbatch datasets slices` lists."
+        "map: the brighter and warmer, the more that place spoke for COVID. Numbers are rows of the dataset: "
+        "ctbatch datasets slices lists them."
     )
 
 
