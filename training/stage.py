@@ -58,6 +58,7 @@ class Fitting:
             metrics=[keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)],  # of logits
             jit_compile=on_gpu(),
         )
+        _make_variables(self.model)
         self.labels = data.validation.labels
         self.data, self.folder, self.frozen, self.is_partial = data, folder, frozen, parts.frozen is not None
         self.source: Fresh | Copies | None = None
@@ -263,6 +264,14 @@ def _optimizer(stage: Stage, steps: int) -> Any:
     if stage.optimizer == "adamw":
         return keras.optimizers.AdamW(rate, weight_decay=stage.weight_decay)
     return keras.optimizers.Adam(rate)
+
+
+def _make_variables(model: Any) -> None:
+    """Make those of the optimiser and the metrics now: TensorFlow traces a step twice if its first trace makes any."""
+    model.optimizer.build(model.trainable_variables)
+    nothing = np.zeros(1, np.float32)
+    model.compute_metrics(None, nothing, nothing)
+    model.reset_metrics()
 
 
 def _reseed(model: Any, seed: int) -> None:

@@ -104,6 +104,22 @@ def test_frozen_layers_computed_once_give_the_same_losses(unfreeze, data, networ
     assert list(tmp_path.iterdir()) == [], "features are left behind"
 
 
+def test_a_step_is_traced_once(data, network, tmp_path, monkeypatch):
+    import training.stage
+    from training.fit import fit
+    from training.loss import loss_of
+
+    traced = []
+
+    def counted(*args: Any) -> Callable[..., Any]:
+        loss = loss_of(*args)
+        return lambda label, logit: traced.append(1) or loss(label, logit)
+
+    monkeypatch.setattr(training.stage, "loss_of", counted)
+    fit(network, config(stage(20)), data, seed=1, folder=tmp_path)
+    assert len(traced) == 1, "tracing a step of the whole network takes many seconds"
+
+
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path):
     from training.fit import fit
 
