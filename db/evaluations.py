@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import broker, leases
 from db.base import from_now
 from db.leases import Claim
-from db.lineage import held_out, makers_of
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.storage import storage
 
@@ -123,15 +122,6 @@ def of_version(s: Session, version: ModelVersion) -> list[Evaluation]:
     """All evaluations of a model version, newest first."""
     query = select(Evaluation).where(Evaluation.model_version_id == version.id)
     return list(s.scalars(query.order_by(Evaluation.id.desc())))
-
-
-def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
-    """The datasets of this database that the version, or one it was made from, was trained on."""
-    makers = makers_of(s, version)
-    hashes = {each.dataset_hash for each in makers} - {None}
-    own = {split.dataset_id for each in makers if (split := held_out(s, each))}
-    query = select(Dataset).where(or_(Dataset.sha256.in_(hashes), Dataset.id.in_(own)))
-    return list(s.scalars(query.order_by(Dataset.id)))
 
 
 def evaluation_view(evaluation: Evaluation) -> EvaluationView:

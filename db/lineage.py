@@ -53,11 +53,32 @@ def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
 
 
 def _parts_of(s: Session, maker: ModelVersion) -> Iterator[tuple[str, str]]:
-    split = held_out(s, maker)
-    dataset_id = split.dataset_id if split else _same_slices(s, maker)
+    split, dataset_id = _material(s, maker)
     for each in placed_of(s, dataset_id) if dataset_id else []:
         if each.pixels_sha256:
             yield each.pixels_sha256, part_of(split, each) if split else TRAIN
+
+
+def _material(s: Session, maker: ModelVersion) -> tuple[Split | None, int | None]:
+    """The split that a version was trained on and its dataset, as far as they are here."""
+    split = held_out(s, maker)
+    return split, split.dataset_id if split else _same_slices(s, maker)
+
+
+def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
+    """The datasets of this database that the version, or one that it comes from, was trained on."""
+    known = {_material(s, maker)[1] for maker in makers_of(s, version)} - {None}
+    return list(s.scalars(select(Dataset).where(Dataset.id.in_(known)).order_by(Dataset.id)))
+
+
+def rows_that_trained(s: Session, version: ModelVersion, dataset: Dataset) -> set[int]:
+    """Which slices of a dataset trained the version or one that it comes from."""
+    rows: set[int] = set()
+    for maker in makers_of(s, version):
+        split, dataset_id = _material(s, maker)
+        if dataset_id == dataset.id:
+            rows |= {x.row for x in placed_of(s, dataset.id) if split is None or part_of(split, x) == TRAIN}
+    return rows
 
 
 def _same_slices(s: Session, version: ModelVersion) -> int | None:

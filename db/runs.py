@@ -12,7 +12,7 @@ from db import broker, leases
 from db.base import from_now
 from db.leaks import SEEN
 from db.leases import Claim
-from db.lineage import find_seen
+from db.lineage import find_seen, trained_on
 from db.manifest import NAME
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
 
@@ -125,6 +125,8 @@ def create_run(
     name = name or dataset.name
     check_name(name)
     leaks = check_split(s, dataset, split, from_version, allowed_leaks)
+    if from_version and SEEN in allowed_leaks and any(each.id != dataset.id for each in trained_on(s, from_version)):
+        leaks = sorted({*leaks, SEEN})  # the worker looks for near-identical slices, and drops it if there are none
     run = TrainingRun(
         user_id=user.id if user else None,
         name=name,
@@ -228,9 +230,9 @@ def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
 
 
 def report(s: Session, claim: Claim, progress: float, message: str, **values: Any) -> Asked:
-    """Note how far a run is (`values`: `live`, `environment`), and hear what was asked of it; its heartbeat too.
+    """Note how far a run is, and hear what was asked of it; its heartbeat too.
 
-    Raises StaleClaim.
+    `values`: `live`, `environment`, `allowed_leaks`. Raises StaleClaim.
     """
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")

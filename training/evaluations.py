@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import OperationalError
 
-from db import evaluations, leases
+from db import evaluations, leases, lineage
 from db.base import read_scope, session_scope
 from db.datasets import DatasetError, rows_of
 from db.evaluations import EvaluationError
@@ -104,7 +104,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
     told(0.0)
     with read_scope() as s:
         rows = rows_of(s, evaluation.dataset_id, evaluation.split, evaluation.part)
-        trained_on = evaluations.trained_on(s, evaluation.model_version)
+        trained_on = lineage.trained_on(s, evaluation.model_version)
     if not rows:
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.title}")
     data = load_part(evaluation.dataset, rows)

@@ -7,18 +7,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from db import registry, runs
-from db.base import current, session_scope
+from db.base import current, read_scope, session_scope
+from db.labelled import PARTS
+from db.leaks import EXAMPLES, SEEN
 from db.leases import Claim
+from db.lineage import find_seen, rows_that_trained, trained_on
 from db.models import TrainingRun
 from training import checkpoints
 from training.config import Config, checked
-from training.dataset import Data, load_parts
+from training.dataset import Data, Labelled, load_parts
 from training.fit import fit
 from training.initial import initial_network
+from training.known_slices import find_known, slices_of
 from training.results import Trained, make_package
 from training.trainable import environment
 from training.watching import Cancelled, Checkpoint, EpochRecord, Step, Watcher
@@ -128,6 +135,8 @@ def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) 
     if run.dataset is None or run.split is None:
         raise RuntimeError("the run names no dataset")
     parts = load_parts(run.dataset, run.split)
+    if not run.checkpoint:
+        _look_for_known(run, parts, watcher)
     watcher.tell(0.0, "fetching the weights to start from")
     # A checkpoint has the weights: a run that goes on needs neither what they came from nor its file again.
     network = initial_network(config, run.seed, watcher.alive, from_file=not run.checkpoint)
@@ -136,6 +145,37 @@ def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) 
     outcome = fit(network, config, data, seed=run.seed, folder=folder, watcher=watcher, resume=resume)
     seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
     return Trained(run, config, network, parts, outcome.history, seconds)
+
+
+def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWatcher) -> None:
+    """Hold what is measured on against the slices of other datasets that taught the version the run starts from. The
+    launch went by hashes, and by the clusters of this dataset alone: files that were saved anew are found only here.
+
+    Raises RuntimeError: there are such slices, and that is not allowed.
+    """
+    start, split = run.from_version, run.split
+    if start is None or split is None:
+        return
+    with read_scope() as s:
+        others = [each for each in trained_on(s, start) if each.id != run.dataset_id]
+        taught = [slices_of(each, rows_that_trained(s, start, each)) for each in others]
+        by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
+    if not taught:
+        return
+    watcher.tell(0.0, f"looking for slices that {start.label} knows")
+    measured_on = np.concatenate([parts[name].pixels for name in PARTS[1:]])
+    known = np.flatnonzero(find_known(measured_on, chain.from_iterable(taught), watcher.alive))
+    if len(known) and SEEN not in run.allowed_leaks:
+        rows = [row.row for name in PARTS[1:] for row in parts[name].rows]
+        told = ", ".join(str(rows[index]) for index in known[:EXAMPLES]) + (" ..." if len(known) > EXAMPLES else "")
+        raise RuntimeError(
+            f"the split of {split.dataset.title} leaks ({SEEN}: {len(known)} slices of validation and test are"
+            f" near-identical to some that trained {start.label} or one that it comes from: rows {told}); leave them"
+            f" out of the dataset, have the column split of a CSV put them into train, or allow it by name: {SEEN}"
+        )
+    if not len(known) and not by_hash and SEEN in run.allowed_leaks:
+        run.allowed_leaks = [each for each in run.allowed_leaks if each != SEEN]
+        watcher.tell(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
 def _register(trained: Trained, claim: Claim, watcher: RunWatcher, package: Path) -> int:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.datasets import CLASSES
+from db.models.datasets import ARRAY_SLICES
 from db.storage import storage
 from worker.imaging.similar import Pictures, Similar, find_similar
 from worker.reading import npy_bytes
 
-PART_SLICES = 1024  # of one .npy file, 51 MB
 EXAMPLES = 20
 BY_PIXELS = "near-identical slices"  # where a group comes from that nothing but the pixels tells
 
@@ -48,7 +48,7 @@ _COLUMNS = tuple(field.name for field in fields(Item))
 
 
 class Gathered:
-    """Items in the order they come; the prepared pixels go to storage in files of PART_SLICES as they fill.
+    """Items in the order they come; the prepared pixels go to storage in files of ARRAY_SLICES as they fill.
 
     `slices`: the items that have a row, in its order. `arrays`: SHA-256 of the files. `groups_from`: how many slices
     have their group from where.
@@ -81,7 +81,7 @@ class Gathered:
         self.slices.append(item)
         self.groups_from[group_from if item.group else BY_PIXELS] += 1
         self._waiting.append(pixels)
-        if len(self._waiting) >= PART_SLICES:
+        if len(self._waiting) >= ARRAY_SLICES:
             self.flush()
 
     def flush(self) -> None:

@@ -11,14 +11,16 @@ from db.models.accounts import User
 from db.models.lease import LeaseMixin
 from db.models.scans import BigId
 
+ARRAY_SLICES = 1024  # in each array file of a dataset but the last, 51 MB
+
 
 class Dataset(LeaseMixin, Base):
     """An immutable list of labelled slices. An ingest worker builds it from `sources`; a new list is a new number.
 
     `sources`: what it was made from: `{"filename", "sha256", "size"}` for each file received, in order, or `{"job"}`
     for the reviewed slices of a job. `labels_sha256`: the CSV of file, label, group, if one came. `sha256`: of its
-    slices, labels and groups, in order, once it is built. `arrays`: the .npy files, uint8[≤ 1024, 224, 224], that hold
-    its prepared slices, row after row.
+    slices, labels and groups, in order, once it is built. `arrays`: the .npy files, uint8[ARRAY_SLICES, 224, 224], the
+    last may be shorter, that hold its prepared slices, row after row.
     """
 
     __tablename__ = "dataset"

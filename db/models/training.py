@@ -19,7 +19,7 @@ class TrainingRun(LeaseMixin, Base):
     `config`: the preset with what was set, whole. `environment`: code and library versions, backend, device. `live`:
     where it stands now: stage, epoch, step, steps, loss, rate (images/s), eta_seconds. `checkpoint`: files in storage
     by name, with the stage and epoch they were written after. `allowed_leaks`: the leaks that are there, each of
-    which the launcher allowed by name.
+    which the launcher allowed by name; `seen-by-parent` may be among them until the worker has compared the slices.
     """
 
     __tablename__ = "training_run"

@@ -11,10 +11,11 @@ from sqlalchemy import update
 from db import registry, runs, splits
 from db.base import from_now, session_scope
 from db.leases import Claim
-from db.models import Evaluation, LabelledSlice, TrainingRun
+from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, TrainingRun
 from db.storage import FileMissing, storage
 from tests.labelled import add_dataset, add_split
 from training.config import preset, with_settings
+from worker.reading import npy_bytes
 
 TINY = [
     "initial=none",
@@ -210,6 +211,62 @@ def test_a_run_can_start_from_a_model_version(settings):
     config = json.loads(json.dumps(preset("seed").model_dump(mode="json")))
     with pytest.raises(RuntimeError, match="no model version mine/4"):
         initial_weights(Config.model_validate(config | {"initial": "model:mine/4"}), lambda: None)
+
+
+def save_anew(dataset, name):
+    """A dataset of the same slices at half the contrast: other pixels, and no hash that tells."""
+    again = add_dataset(name, 48)
+    arrays = [np.load(storage().verified_path(sha256)) for sha256 in dataset.arrays]
+    with session_scope() as s:
+        rows = LabelledSlice.dataset_id == again.id
+        s.execute(update(LabelledSlice).where(rows).values(pixels_sha256="b" + LabelledSlice.pixels_sha256))
+        s.get_one(Dataset, again.id).arrays = [storage().put(npy_bytes(each // 2 + 9)) for each in arrays]
+    return again
+
+
+@pytest.fixture
+def parent(dataset):
+    """A model version that was trained on the train part of the dataset."""
+    with session_scope() as s:
+        split = splits.split_of(s, s.merge(dataset))
+        blank = {"files": {}, "metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1"}
+        known = {"split": {"id": split.id, "dataset": "site/1"}, "dataset": "site/1"}
+        version = ModelVersion(name="lungs", number=1, threshold=0.5, temperature=1.0, facts=known, **blank)
+        s.add(version)
+    return version
+
+
+@pytest.fixture
+def run_from(parent, monkeypatch):
+    """Carries out a run from that version up to its first weights; what ended it, and the leaks that are left."""
+    monkeypatch.setattr("training.run.initial_network", end_here)
+
+    def run(dataset, *allowed):
+        with session_scope() as s:
+            split = splits.split_of(s, s.merge(dataset), seed=8)
+        launch(dataset, split=split, from_version=parent, allowed_leaks=allowed)
+        view, _ = carry_out()
+        return view.error, view.allowed_leaks
+
+    return run
+
+
+def end_here(*args, **values):
+    raise RuntimeError("it got as far as the weights")
+
+
+def test_slices_saved_anew_that_trained_the_version_are_not_measured_on_unless_that_is_allowed(dataset, run_from):
+    again = save_anew(dataset, "again")
+    error, _ = run_from(again)
+    assert error.startswith("the split of again/1 leaks (seen-by-parent: ")
+    assert "near-identical to some that trained lungs/1 or one that it comes from: rows " in error
+    assert run_from(again, "seen-by-parent") == ("it got as far as the weights", ["seen-by-parent"])
+
+
+def test_a_leak_that_was_allowed_and_is_not_there_is_not_held_against_a_run(run_from):
+    other = add_dataset("other", 48, seed=1)
+    assert run_from(other, "seen-by-parent") == ("it got as far as the weights", [])
+    assert run_from(other) == ("it got as far as the weights", [])
 
 
 def test_the_reaper_leaves_what_a_run_needs(dataset):
