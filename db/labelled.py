@@ -6,12 +6,13 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from db.models import LabelledSlice, Split
+from db.models import Dataset, LabelledSlice, Split
 
 CLASSES = {1: "COVID", 0: "non-COVID"}
 TRAIN = "train"
 PARTS = (TRAIN, "validation", "test")
 GIVEN = "given"
+BY_PIXELS = "near-identical slices"  # where a group comes from that nothing but the pixels tells
 
 T = TypeVar("T", "Row", "Placed")
 
@@ -63,6 +64,11 @@ def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str |
     if split.rule == GIVEN:
         return _read(s, Row, dataset_id, LabelledSlice.split == part)
     return [row for row in _read(s, Row, dataset_id) if split.assignment[row.group] == part]
+
+
+def without_patient(dataset: Dataset) -> int:
+    """Of how many slices no patient, series or folder is known: each is a group, and several may be of one patient."""
+    return int(dataset.report.get("groups_from", {}).get(BY_PIXELS, 0))
 
 
 def placed_of(s: Session, dataset_id: int) -> list[Placed]:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.labelled import PARTS, TRAIN, Placed, part_of, placed_of
+from db.labelled import PARTS, TRAIN, Placed, part_of, placed_of, without_patient
 from db.leaks import EXAMPLES, SEEN
 from db.models import Dataset, ModelVersion, Split
 from db.registry import find_version
@@ -55,8 +55,9 @@ def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
 def _parts_of(s: Session, maker: ModelVersion) -> Iterator[tuple[str, str]]:
     split, dataset_id = _material(s, maker)
     for each in placed_of(s, dataset_id) if dataset_id else []:
-        if each.pixels_sha256:
-            yield each.pixels_sha256, part_of(split, each) if split else TRAIN
+        part = part_of(split, each) if split else TRAIN
+        if each.pixels_sha256 and part in PARTS:
+            yield each.pixels_sha256, part
 
 
 def _material(s: Session, maker: ModelVersion) -> tuple[Split | None, int | None]:
@@ -71,13 +72,16 @@ def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
     return list(s.scalars(select(Dataset).where(Dataset.id.in_(known)).order_by(Dataset.id)))
 
 
-def rows_that_trained(s: Session, version: ModelVersion, dataset: Dataset) -> set[int]:
-    """Which slices of a dataset trained the version or one that it comes from."""
+def rows_in(s: Session, version: ModelVersion, dataset: Dataset, parts: Sequence[str]) -> set[int]:
+    """Which slices of a dataset lay in these parts for the version or for one that it comes from.
+
+    All do where the split is not here: it was imported.
+    """
     rows: set[int] = set()
     for maker in makers_of(s, version):
         split, dataset_id = _material(s, maker)
         if dataset_id == dataset.id:
-            rows |= {x.row for x in placed_of(s, dataset.id) if split is None or part_of(split, x) == TRAIN}
+            rows |= {x.row for x in placed_of(s, dataset.id) if split is None or part_of(split, x) in parts}
     return rows
 
 
@@ -118,7 +122,8 @@ def _only_split(s: Session, version: ModelVersion, split: Split) -> bool:
 def flattered(
     s: Session, versions: Sequence[ModelVersion], dataset_id: int, split: Split | None = None, part: str | None = None
 ) -> list[str]:
-    """Which of the versions know slices that they are measured on, which flatters them; a line each for people."""
+    """Why the versions' figures may come out too good, a line each for people: slices that they know, or of which no
+    patient is known."""
     notes = []
     for version in versions:
         if seen := len(seen_in(s, version, dataset_id, split, PARTS if part is None else (part,))):
@@ -133,4 +138,8 @@ def flattered(
             for maker in makers_of(s, version)
             if (before := makers_elsewhere(maker))
         ]
+    dataset = s.get_one(Dataset, dataset_id)
+    if count := without_patient(dataset):
+        told = f"no patient is known of {count:,} of {dataset.size:,} slices of {dataset.title}"
+        notes.append(f"{told}: figures may come out too good, and chance looks smaller than it is")
     return list(dict.fromkeys(notes))

@@ -107,10 +107,18 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
         return Gate(PENDING, **known, reasons=["the scores of one of the two are gone: they could not be compared"])
     found = objections(figures, known["sensitivity"], known["floor"])
     notes = flattered(s, [version, champion], split.dataset_id, split, PART)
+    notes += _not_compared(figures)
     verdict = REFUSED if found else PASSED
     if not found and all(figures[name]["low"] is None for name in NOT_WORSE_IN):
         verdict, found = NOTHING, ["the test part is one group, which tells nothing of others"]
     return Gate(verdict, **known, reasons=found, notes=notes, figures=figures)
+
+
+def _not_compared(figures: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """A line for people where chance cannot be told; objections leave such figures out."""
+    names = [words for name, words in NOT_WORSE_IN.items() if figures.get(name, {}).get("low") is None]
+    some = 0 < len(names) < len(NOT_WORSE_IN)
+    return [f"too few groups (patients) of a class to tell chance in: {', '.join(names)}"] if some else []
 
 
 def _measured(own: Evaluation) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
 def cancel_run(s: Session, run: TrainingRun) -> bool:
     """Ask a run to end and keep nothing; False if it has ended already. One that waits ends at once."""
     waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
-    ended = {"state": Work.CANCELLED, "message": "cancelled", "finished_at": from_now()}
+    ended = {"state": Work.CANCELLED, "message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     if s.scalar(update(TrainingRun).where(*waiting).values(**ended).returning(TrainingRun.id)):
         return True
     return _ask(s, run, "cancel_requested_at")

@@ -96,6 +96,8 @@ def _make(
     known: Mapping[str, str],
 ) -> Split:
     if rule == GIVEN:
+        if lost := sum(not each.split for each in slices):
+            raise DatasetError(f"the split that the CSV gives cannot be used: {lost} slices are in none of its parts")
         parts = {each.row: each.split or "" for each in slices}
     else:
         units = joined_groups(slices, by_cluster=not rule.startswith(AS_GIVEN), known=known)

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,31 @@ def augmented_copy(pixels: Pixels, augmenter: Augmenter, seed: int, copy: int) -
         yield augmenter(pixels[start : start + AUGMENTED_AT_ONCE], seed_of(seed, _COPIES, copy, start))
 
 
+def keep_features(
+    parts: Iterator[Pixels],
+    count: int,
+    frozen: Callable[[Pixels], list[NDArray[Any]]] | None,
+    path: Path,
+    check_room: Callable[[int], None] = lambda size: None,
+) -> list[NDArray[Any]]:
+    """What `frozen` gives for `count` slices that come as parts uint8[n,s,s], or the slices: memory-mapped files whose
+    names begin as `path`. `check_room` is told the bytes before they are taken. Raises OSError (the disk is full)."""
+    kept: list[NDArray[Any]] = []
+    start = 0
+    for part in parts:
+        found = frozen(part[..., None]) if frozen else [part[..., None]]
+        if not kept:
+            check_room(count * sum(each[0].nbytes for each in found))
+            kept = [
+                _allocated(path.with_name(f"{path.name}-{i}.npy"), each.dtype, (count, *each.shape[1:]))
+                for i, each in enumerate(found)
+            ]
+        for target, each in zip(kept, found, strict=True):
+            target[start : start + len(each)] = each
+        start += len(part)
+    return kept
+
+
 class Copies:
     """Augmented copies of every slice, epoch after epoch in turn; `frozen`, if given, is computed once for each.
 
@@ -97,36 +123,14 @@ class Copies:
             count = min(stage.copies, stage.epochs)
             for copy in range(count):
                 parts = augmented_copy(pixels, augmenter, seed, copy)
-                self._copies.append(self._keep(copy, count, len(pixels), parts, frozen))
+                check = partial(self._check_room, count - copy)
+                self._copies.append(keep_features(parts, len(pixels), frozen, self._folder / str(copy), check))
                 progress((copy + 1) / count)
         except BaseException:
             self.close()
             raise
 
-    def _keep(
-        self,
-        copy: int,
-        copies: int,
-        count: int,
-        parts: Iterator[Pixels],
-        frozen: Callable[[Pixels], list[NDArray[Any]]] | None,
-    ) -> list[NDArray[Any]]:
-        kept: list[NDArray[Any]] = []
-        start = 0
-        for part in parts:
-            found = frozen(part[..., None]) if frozen else [part[..., None]]
-            if not kept:
-                self._check_room(count * sum(each[0].nbytes for each in found), copies - copy)
-                kept = [
-                    _allocated(self._folder / f"{copy}-{i}.npy", each.dtype, (count, *each.shape[1:]))
-                    for i, each in enumerate(found)
-                ]
-            for target, each in zip(kept, found, strict=True):
-                target[start : start + len(each)] = each
-            start += len(part)
-        return kept
-
-    def _check_room(self, size: int, copies: int) -> None:
+    def _check_room(self, copies: int, size: int) -> None:
         """Raises NoRoom where the copies that are still to be made, of `size` bytes each, do not fit on the disk."""
         free = shutil.disk_usage(self._folder).free
         if copies * size <= free:

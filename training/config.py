@@ -17,7 +17,7 @@ class ConfigError(ValueError):
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Augment(_Frozen):
@@ -273,15 +273,16 @@ def _put(values: Any, path: list[str], value: Any, setting: str) -> None:
 
 def _key(values: Any, name: str, setting: str) -> Any:
     """The key or the index that `name` stands for in `values`."""
+    known: list[Any] = []
     if isinstance(values, list):
-        names = [stage["name"] for stage in values]
-        if name in names:
-            return names.index(name)
-        if name.isdigit() and int(name) < len(values):
+        known = [stage.get("name") if isinstance(stage, dict) else None for stage in values]
+        if name in known:
+            return known.index(name)
+        if name.isdecimal() and int(name) < len(values):
             return int(name)
-    elif isinstance(values, dict) and name in values:
-        return name
-    known = (
-        values if isinstance(values, dict) else [stage["name"] for stage in values] if isinstance(values, list) else ()
-    )
-    raise ConfigError(f"{setting!r}: there is no {name!r} here" + (f"; there are {', '.join(known)}" if known else ""))
+    elif isinstance(values, dict):
+        known = list(values)
+        if name in known:
+            return name
+    others = f"; there are {', '.join(map(str, known))}" if known else ""
+    raise ConfigError(f"{setting!r}: there is no {name!r} here{others}")

@@ -1,6 +1,6 @@
 """The slices of a dataset as training takes them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,22 +39,22 @@ class Data:
     validation: Labelled
 
 
-def load_parts(dataset: Dataset, split: Split) -> dict[str, Labelled]:
-    """The three parts of a split: train, validation, test.
+def load_parts(dataset: Dataset, split: Split, alive: Callable[[], None] = lambda: None) -> dict[str, Labelled]:
+    """The three parts of a split: train, validation, test. `alive` is called after each array file.
 
     Raises RuntimeError where one lacks slices of a class, and storage's FileMissing and FileDamaged.
     """
     with read_scope() as s:
         rows = {name: rows_of(s, dataset.id, split, name) for name in PARTS}
-    parts = {name: load_part(dataset, found) for name, found in rows.items()}
+    parts = {name: load_part(dataset, found, alive) for name, found in rows.items()}
     for name, part in parts.items():
         if len(set(part.labels)) < 2:
             raise RuntimeError(f"the {name} part of the split lacks slices of a class: split by another seed")
     return parts
 
 
-def load_part(dataset: Dataset, rows: Sequence[Row]) -> Labelled:
-    """The slices of these rows, in their order; the array files' hashes are checked.
+def load_part(dataset: Dataset, rows: Sequence[Row], alive: Callable[[], None] = lambda: None) -> Labelled:
+    """The slices of these rows, in their order; the array files' hashes are checked, and `alive` is called after each.
 
     Raises storage's FileMissing and FileDamaged.
     """
@@ -68,6 +68,7 @@ def load_part(dataset: Dataset, rows: Sequence[Row]) -> Labelled:
         here = np.flatnonzero((wanted >= start) & (wanted < start + len(part)))
         pixels[here] = part[wanted[here] - start]
         start += len(part)
+        alive()
     if pixels is None:
         pixels = np.empty((0, 224, 224), np.uint8)
     labels = np.array([row.label for row in rows], np.uint8)

@@ -44,7 +44,7 @@ def estimate(config: Config, slices: Mapping[str, int]) -> Estimate:
     seconds = sum(STAGE_SECONDS + _seconds(stage, train, validation) for stage in config.stages)
     scored = min(train, FAMILIAR_SLICES) + validation + slices["test"]
     seconds += PACKAGE_SECONDS + FORWARD_SHARE * scored / IMAGES_A_SECOND
-    disk = max(_features(stage, train) for stage in config.stages) + 10 * NETWORK_BYTES
+    disk = max(_features(stage, train, validation) for stage in config.stages) + 10 * NETWORK_BYTES
     return Estimate(seconds, disk)
 
 
@@ -61,8 +61,8 @@ def _seconds(stage: Stage, train: int, validation: int) -> float:
     return frozen + _at_most(STEP_SHARE, stage.unfreeze) * learning
 
 
-def _features(stage: Stage, train: int) -> int:
+def _features(stage: Stage, train: int, validation: int) -> int:
     if stage.unfreeze == ALL:
         return 0
     size = VALUE_BYTES * _at_most(CUT_VALUES, stage.unfreeze) * (stage.size / 224) ** 2
-    return int(min(stage.copies, stage.epochs) * train * size)
+    return int((min(stage.copies, stage.epochs) * train + validation) * size)

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 FIGURES = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "pr_auc", "brier", "ece")
+RESTS_ON = {"precision": (1,), "recall": (1,), "specificity": (0,), "f1": (1,), "auc": (0, 1), "pr_auc": (0, 1)}
+"""The classes without which a figure is undefined: where only one group has one, chance cannot be told."""
 BINS = 15  # of probability, equally wide, for the expected calibration error
 BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which stays in a cache of the processor
 CENTRAL = (2.5, 97.5)  # percentiles: 95 %
@@ -44,16 +46,17 @@ def with_intervals(
 ) -> dict[str, Any]:
     """What `measure` gives, and `n`, `groups`, `confusion_matrix` [[tn, fp], [fn, tp]] and `intervals`.
 
-    `intervals` maps each figure to [low, high], 95 %, by resampling groups; to None where there is one group only, or
-    where most resamples leave the figure undefined.
+    `intervals` maps each figure to [low, high], 95 %, by resampling groups; to None where only one group has a class
+    that the figure rests on, or where most resamples leave it undefined.
 
     Raises ValueError as `measure` does, and where `groups` is of another length.
     """
     scored = _Scored.of(probability, labels, threshold)
     index, count = _grouped(groups, scored.size)
     found = [scored.figures(weights) for weights in _resampled(index, count, seed, resamples)]
+    several = _on_several_groups(scored, index, count)
     intervals = {
-        name: _interval(np.concatenate([one[name] for one in found])) if count > 1 else None for name in FIGURES
+        name: _interval(np.concatenate([one[name] for one in found])) if name in several else None for name in FIGURES
     }
     return {
         **_plain(scored.figures(np.ones((1, scored.size)))),
@@ -90,12 +93,16 @@ def compare(
             drawn[name].append(ours[name] - theirs[name])
     one = np.ones((1, candidate.size))
     ours_now, theirs_now = _plain(candidate.figures(one)), _plain(champion.figures(one))
-    return {name: _difference(ours_now[name], theirs_now[name], np.concatenate(drawn[name]), count) for name in FIGURES}
+    several = _on_several_groups(candidate, index, count)
+    return {
+        name: _difference(ours_now[name], theirs_now[name], np.concatenate(drawn[name]) if name in several else None)
+        for name in FIGURES
+    }
 
 
-def _difference(candidate: float | None, champion: float | None, drawn: Array, groups: int) -> dict[str, float | None]:
+def _difference(candidate: float | None, champion: float | None, drawn: Array | None) -> dict[str, float | None]:
     known = candidate is not None and champion is not None
-    interval = _interval(drawn) if known and groups > 1 else None
+    interval = _interval(drawn) if known and drawn is not None else None
     return {
         "candidate": candidate,
         "champion": champion,
@@ -187,6 +194,12 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
         raise ValueError(f"there are {len(groups)} groups for {size} slices; each slice needs its own")
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     return index, len(names)
+
+
+def _on_several_groups(scored: _Scored, index: NDArray[np.intp], groups: int) -> set[str]:
+    """The figures that rest on more than one group; of one alone, every resample that has it gives the same."""
+    behind = [len(np.unique(index[scored.positive == label])) for label in (0, 1)]
+    return {n for n in FIGURES if groups > 1 and all(behind[label] > 1 for label in RESTS_ON.get(n, ()))}
 
 
 def _resampled(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:

@@ -13,6 +13,7 @@ from training.config import Config
 from training.imagenet import imagenet_weights
 from training.network import build_network
 from training.weights_file import WeightsError
+from worker.engines.package import KERAS_FILE
 
 
 def initial_network(config: Config, seed: int, alive: Callable[[], None], *, from_file: bool = True) -> Any:
@@ -44,4 +45,4 @@ def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
         version = registry.find_version(s, name)
     if version is None:
         raise RuntimeError(f"there is no model version {name} to start from")
-    return registry.package_folder(version) / "model.keras"
+    return registry.package_folder(version) / KERAS_FILE

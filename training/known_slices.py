@@ -2,8 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Container, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +17,6 @@ log = logging.getLogger(__name__)
 ALIVE_EVERY = 256  # slices
 
 
-def share_known(
-    pixels: NDArray[np.uint8], trained_on: Sequence[Dataset], alive: Callable[[], None] = lambda: None
-) -> float:
-    """The share of slices, uint8[n, 224, 224], that these datasets hold, as far as their files are there."""
-    if not trained_on or not len(pixels):
-        return 0.0
-    return float(find_known(pixels, chain.from_iterable(map(slices_of, trained_on)), alive).mean())
-
-
 def find_known(
     pixels: NDArray[np.uint8], taught: Iterable[NDArray[np.uint8]], alive: Callable[[], None] = lambda: None
 ) -> NDArray[np.bool_]:
@@ -38,6 +28,8 @@ def find_known(
     for each in _beating(taught, alive):
         pictures.place(_key(each), each)
     theirs = len(pictures.places)
+    if not theirs:
+        return np.zeros(len(pixels), np.bool_)
     ours = np.array([pictures.place(_key(each), each) for each in _beating(pixels, alive)], np.int64)
     known = np.arange(len(pictures.places)) < theirs
     for left, right in near_pairs(*pictures.arrays(), alive):

@@ -14,8 +14,9 @@ from db.labelled import PARTS, DatasetError, rows_of
 from db.leaks import SEEN
 from db.models import Dataset, ModelVersion, Split, User
 from db.splits import split_of
-from training.config import Config, preset, with_settings
+from training.config import Config, ConfigError, preset, with_settings
 from training.estimate import Estimate, estimate
+from worker.engines.package import KERAS_FILE
 
 Writing = Callable[[], AbstractContextManager[Session]]
 
@@ -99,6 +100,11 @@ def launch(prepared: Prepared, user: User | None = None, writing: Writing = sess
         return run.id
 
 
+def can_start_from(version: ModelVersion) -> bool:
+    """Whether a run can start from it: an imported one may hold other engines' files only."""
+    return KERAS_FILE in version.files
+
+
 def _dataset(s: Session, label: str) -> Dataset:
     found = find_dataset(s, label)
     if found is None:
@@ -123,4 +129,6 @@ def _version(s: Session, config: Config) -> ModelVersion | None:
     found = registry.find_version(s, label)
     if found is None:
         raise NothingNamed(f"there is no model version {label}")
+    if not can_start_from(found):
+        raise ConfigError(f"the model version {label} holds no {KERAS_FILE}, so no run can start from it")
     return found

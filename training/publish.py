@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from training.beside import beside
 from training.ood import far_end
-from training.trainable import exactly, predict
-from worker.engines.package import FLOAT_FILE, INT8_FILE, MANIFEST, Package, sha256_of
+from training.trainable import PREDICT_BATCH, exactly, predict
+from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, sha256_of
 from worker.imaging.prepare import RECIPE
 
 F32_TOLERANCE = 1e-3  # of a probability
@@ -55,7 +55,7 @@ def publish(
     """
     folder.mkdir(parents=True, exist_ok=True)
     _nothing_calls_out()
-    model.save(folder / "model.keras")
+    model.save(folder / KERAS_FILE)
     model.export(str(folder / FLOAT_FILE), format="openvino", verbose=False)
     judge = _Judge(model, slices, labels, threshold, temperature, alive)
     parity = {"slices": len(slices)} | _parity(folder, judge, calibration, alive)
@@ -155,11 +155,14 @@ def _limits(
     from worker.engines.openvino import OpenVinoEngine
 
     def reach(engine: OpenVinoEngine) -> float:
-        alive()
-        distance = engine.predict(slices).distance
-        if distance is None:
-            raise RuntimeError(f"{engine.name} tells no distance")
-        return far_end(distance)
+        found = []
+        for start in range(0, len(slices), PREDICT_BATCH):
+            distance = engine.predict(slices[start : start + PREDICT_BATCH]).distance
+            if distance is None:
+                raise RuntimeError(f"{engine.name} tells no distance")
+            found.append(distance)
+            alive()
+        return far_end(np.concatenate(found))
 
     exact = reach(OpenVinoEngine(folder / FLOAT_FILE, "f32", None))
     others = (("bf16", FLOAT_FILE), ("int8", INT8_FILE))

@@ -18,7 +18,7 @@ from db.base import current, read_scope, session_scope
 from db.labelled import PARTS
 from db.leaks import EXAMPLES, SEEN
 from db.leases import Claim
-from db.lineage import find_seen, rows_that_trained, trained_on
+from db.lineage import find_seen, rows_in, trained_on
 from db.models import TrainingRun
 from training import checkpoints
 from training.config import Config, checked
@@ -134,7 +134,7 @@ def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) 
     watcher.tell(0.0, "reading the dataset", environment=run.environment)
     if run.dataset is None or run.split is None:
         raise RuntimeError("the run names no dataset")
-    parts = load_parts(run.dataset, run.split)
+    parts = load_parts(run.dataset, run.split, watcher.alive)
     if not run.checkpoint:
         _look_for_known(run, parts, watcher)
     watcher.tell(0.0, "fetching the weights to start from")
@@ -158,7 +158,7 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
         return
     with read_scope() as s:
         others = [each for each in trained_on(s, start) if each.id != run.dataset_id]
-        taught = [slices_of(each, rows_that_trained(s, start, each)) for each in others]
+        taught = [slices_of(each, rows_in(s, start, each, PARTS[:1])) for each in others]
         by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
     if not taught:
         return

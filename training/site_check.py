@@ -9,8 +9,9 @@ The rule. Sensitivity, specificity and AUC each have a floor. The model
 - else there is not enough evidence. An interval narrows with the root of the number of groups; from that follows how
   many more would settle it, if they are like those that are there.
 
-Slices that the model was trained on, or near-identical ones, are no evidence: where more than one in a hundred is known
-to it, there is none.
+Slices that the model was trained on, or its threshold chosen, are no evidence, nor are those near-identical to one;
+neither are slices of which no patient is known, for several may be of one. Where they are more than one in a hundred,
+there is no evidence.
 """
 
 import math
@@ -23,7 +24,7 @@ from numpy.typing import ArrayLike
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", "not enough evidence"
 LEAST_GROUPS = 20  # of each class
-MOST_KNOWN = 0.01  # share of slices that the model may know already
+TOLERATED = 0.01  # share of slices that the model may know already, or of which no patient is known
 MUCH_APART = 0.05  # share of slices unlike the model's own that is worth a word; training allows itself as much
 HOPELESS = 20  # so many times the groups there are, and more of them is no advice
 
@@ -70,6 +71,7 @@ def check_site(
     floors: Floors,
     *,
     known: float = 0.0,
+    nameless: float = 0.0,
     apart: float | None = None,
 ) -> SiteCheck:
     """The verdict by the rule above.
@@ -78,7 +80,8 @@ def check_site(
         result: figures with their intervals, as `evaluate.with_intervals` gives them.
         groups: by class, as `count_groups` gives them.
         floors: of this model version.
-        known: share of the slices that the model was trained on.
+        known: share of the slices that the model was trained on, or its threshold chosen.
+        nameless: share of the slices of which no patient, series or folder is known.
         apart: share of the slices that are unlike those the model knows.
     """
     bounds = {name: (result[name], *(result["intervals"][name] or (None, None))) for name in NAMES}
@@ -87,9 +90,8 @@ def check_site(
     short = [n for n, (_, low, _) in bounds.items() if low is None or low < asked[n]]
     few = [f"only {n} groups of {c}, {LEAST_GROUPS} are needed" for c, n in groups.items() if n < LEAST_GROUPS]
     more = None
-    if known > MOST_KNOWN:
-        seen = f"the model was trained on {known:.0%} of these slices, or near-identical ones"
-        verdict, reasons = UNKNOWN, [f"{seen}: they are no evidence"]
+    if known > TOLERATED or nameless > TOLERATED:
+        verdict, reasons = UNKNOWN, _no_evidence(known, nameless)
     elif below:
         verdict, reasons = MAY_NOT, [_line(n, bounds[n], asked[n]) for n in below]
     elif short or few:
@@ -101,6 +103,19 @@ def check_site(
     if apart is not None and apart > MUCH_APART:
         reasons.append(f"{apart:.0%} of the slices lie apart from those the model knows")
     return SiteCheck(verdict, reasons, asked, dict(groups), more, apart)
+
+
+def _no_evidence(known: float, nameless: float) -> list[str]:
+    found = []
+    if known > TOLERATED:
+        seen = f"the model was trained or tuned on {known:.0%} of these slices, or near-identical ones"
+        found.append(f"{seen}: they are no evidence")
+    if nameless > TOLERATED:
+        found.append(
+            f"no patient is known of {nameless:.0%} of these slices, and many slices of one are not many patients: name"
+            " them in a CSV (file, label, group)"
+        )
+    return found
 
 
 def _line(name: str, bounds: tuple[float | None, float | None, float | None], floor: float) -> str:

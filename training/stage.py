@@ -1,5 +1,7 @@
 """One stage of a run: its epochs, what they come to, and the weights it leaves."""
 
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,16 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from training.augment import Augmenter
-from training.batches import Copies, Fresh, half_range, seed_of, shrink, steps_of
+from training.batches import Copies, Fresh, half_range, keep_features, seed_of, shrink, steps_of
 from training.calibrate import probability
 from training.config import ALL, Config, Stage
 from training.dataset import Data, Labelled
 from training.loss import loss_of
-from training.trainable import cut, on_gpu, predict, settle_normalisation, training_copy
+from training.trainable import PREDICT_BATCH, cut, on_gpu, predict, settle_normalisation, training_copy
 from training.watching import Arrays, Checkpoint, Diverged, EpochRecord, Step, Watcher
 
 AVERAGED_EVERY = 4  # steps between two additions to the moving average of the weights
+AT_ONCE = 16 * PREDICT_BATCH  # validation slices
 SETTLING_SLICES = 384  # of those to train on, that normalisation is settled on
 
 
@@ -63,6 +66,7 @@ class Fitting:
         self.data, self.folder, self.frozen, self.is_partial = data, folder, frozen, parts.frozen is not None
         self.source: Fresh | Copies | None = None
         self.validation: Arrays = []
+        self.unchanged: Path | None = None  # the folder of those, where they are kept on the disk
         self.average: list[Any] = self.model.get_weights() if self.stage.average else []  # tensors, once it learns
         self.best: Arrays = []
         self.best_epoch = -1
@@ -73,6 +77,9 @@ class Fitting:
     def __exit__(self, *_: object) -> None:
         if isinstance(self.source, Copies):
             self.source.close()
+        if self.unchanged:
+            self.validation = []
+            shutil.rmtree(self.unchanged, ignore_errors=True)
 
     def _prepare(self) -> bool:
         """What the epochs need: batches to learn from, and the validation slices; False if a stop came meanwhile."""
@@ -80,9 +87,15 @@ class Fitting:
             self.source = self._source(self.data.train)
         except _Stopped:
             return False
-        pixels = shrink(self.data.validation.pixels, self.stage.size)[..., None]
-        self.validation = self._features(self.frozen, pixels) if self.frozen else [pixels]
+        pixels = shrink(self.data.validation.pixels, self.stage.size)
+        self.validation = self._kept(pixels) if self.frozen else [pixels[..., None]]
         return True
+
+    def _kept(self, pixels: NDArray[np.uint8]) -> Arrays:
+        """The features of validation slices, on the disk as those of the others are."""
+        self.unchanged = Path(tempfile.mkdtemp(prefix="features-", dir=self.folder))
+        parts = (pixels[start : start + AT_ONCE] for start in range(0, len(pixels), AT_ONCE))
+        return keep_features(parts, len(pixels), lambda part: self._features(self.frozen, part), self.unchanged / "0")
 
     def _source(self, train: Labelled) -> Fresh | Copies:
         augmenter = Augmenter(self.config.augment)
@@ -171,8 +184,8 @@ class Fitting:
             loss, accuracy = totals / step
             if not np.isfinite(loss):
                 raise self._diverged(f"epoch {epoch + 1}, step {step}")
-            if self.average and (done := epoch * self.steps + step) % AVERAGED_EVERY == 0:
-                self._add_to_average(done)
+            if self.average:
+                self._average(epoch, step)
             rate = step * self.stage.batch / (time.monotonic() - started)
             self.watcher.step(self._at(epoch, step, float(loss), rate))
             if self._is_stopped():
@@ -185,11 +198,17 @@ class Fitting:
         self.watcher.checkpoint(lambda: self._checkpoint(epoch), ends_stage=is_last)
         return True
 
-    def _add_to_average(self, step: int) -> None:
-        """Early in a stage the average is of about the last half of its steps: it would remember the random weights for
-        too long."""
-        momentum = min(self.stage.average, (1 + step) / (3 + step))
-        share = 1 - momentum**AVERAGED_EVERY
+    def _average(self, epoch: int, step: int) -> None:
+        """Add the weights to the average every few steps, and at the end of an epoch, which is validated by it.
+
+        Early in a stage it is of about the last half of its steps: it would remember the random weights for too long.
+        """
+        done = epoch * self.steps + step
+        if done % AVERAGED_EVERY and step < self.steps:
+            return
+        since = min(done % AVERAGED_EVERY or AVERAGED_EVERY, step)
+        momentum = min(self.stage.average, (1 + done) / (3 + done))
+        share = 1 - momentum**since
         pairs = zip(self.average, self.model.weights, strict=True)
         self.average = [mean + share * (weight - mean) for mean, weight in pairs]
 
@@ -208,7 +227,7 @@ class Fitting:
         weights = self.model.get_weights()
         if self.average:
             self.model.set_weights(self._averaged())
-        logit = np.asarray(predict(self.model, _fed(self.validation), self.watcher.alive), np.float64)
+        logit = self._logit()
         # The last step's harm is in no training loss, and a ReLU may hide weights that are no numbers from the logits.
         if not all(np.isfinite(each).all() for each in (logit, *weights)):
             raise self._diverged(f"epoch {epoch + 1}, validation")
@@ -221,6 +240,12 @@ class Fitting:
         self.model.set_weights(weights)
         accuracy = float(((positive >= 0.5) == (self.labels == 1)).mean())
         return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(self.labels, positive))}
+
+    def _logit(self) -> NDArray[np.float64]:
+        """Of the validation slices, some at a time: Keras copies all that it is given."""
+        starts = range(0, len(self.labels), AT_ONCE)
+        parts = (_fed([each[start : start + AT_ONCE] for each in self.validation]) for start in starts)
+        return np.concatenate([np.asarray(predict(self.model, part, self.watcher.alive), np.float64) for part in parts])
 
     def _checkpoint(self, epoch: int) -> Checkpoint:
         optimizer = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
@@ -249,7 +274,7 @@ def _whole(copy: Any) -> Any:
 
 def _fed(inputs: Arrays) -> Any:
     """Arrays as Keras takes them: pixels as they are, features in float32; one alone, not in a list."""
-    found = [each if each.dtype == np.uint8 else each.astype(np.float32) for each in inputs]
+    found = [each if each.dtype == np.uint8 else each.astype(np.float32, copy=False) for each in inputs]
     return found if len(found) > 1 else found[0]
 
 

@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from db.datasets import CLASSES
-from worker.gathered import BY_PIXELS, EXAMPLES, Gathered, Item
+from db.labelled import BY_PIXELS, CLASSES
+from worker.gathered import EXAMPLES, Gathered, Item
 from worker.imaging.similar import Similar
 from worker.shortcuts import check_shortcuts
 

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from db.datasets import CLASSES
+from db.labelled import BY_PIXELS, CLASSES
 from db.models.datasets import ARRAY_SLICES
 from db.storage import storage
 from worker.imaging.similar import Pictures, Similar, find_similar
 from worker.reading import npy_bytes
 
 EXAMPLES = 20
-BY_PIXELS = "near-identical slices"  # where a group comes from that nothing but the pixels tells
 
 
 @dataclass(slots=True)

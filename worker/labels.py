@@ -92,8 +92,10 @@ def is_label_file(path: str, content: bytes) -> bool:
     """Whether this is a CSV by one of the names of `FILES` with the columns of one."""
     if path.rpartition("/")[2].lower() not in FILES:
         return False
-    head = content[:4096].decode("utf-8-sig", errors="replace").splitlines()
-    return bool(head) and {"file", "label"} <= {cell.strip().lower() for cell in re.split("[,;\t]", head[0])}
+    text = content[:4096].decode("utf-8-sig", errors="replace").lstrip()
+    # Not strict: a broken line is for read_csv to name.
+    head = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
+    return {"file", "label"} <= {cell.strip().lower() for cell in head}
 
 
 def read_csv(content: bytes) -> list[Named]:
@@ -123,7 +125,7 @@ def read_csv(content: bytes) -> list[Named]:
 
 
 def _delimiter(text: str) -> str:
-    head = text.partition("\n")[0]
+    head = text.lstrip().partition("\n")[0]
     return max(",;\t", key=head.count)
 
 

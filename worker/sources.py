@@ -95,6 +95,10 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> tuple[dict[
             origins.append(origin)
         origin = " and ".join(dict.fromkeys(origins))
     _check_classes({one.label for one in known.values()}, origin, len(files))
+    if 0 < (split := sum(bool(one.split) for one in known.values())) < len(known):
+        raise BadLabels(
+            f"{split} of {len(known)} slices have a split, the others none ({origin}): give all of them one, or none"
+        )
     folders = folder_groups([(files[place].source, files[place].path) for place in known])
     return {at: replace(one, folder=folder) for (at, one), folder in zip(known.items(), folders, strict=True)}, origin
 

@@ -172,7 +172,7 @@ def test_a_check_on_what_the_model_was_trained_on_is_no_evidence(run: Run, add_v
     add_version("new")
     found = run("check", "new/1", "--on", "site")
     assert "not enough evidence" in found.stderr
-    assert "trained on 100% of these slices" in found.stderr
+    assert "trained or tuned on 50% of these slices" in found.stderr
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_file_without_a_resnet50_is_refused_by_its_own_name(
 def test_the_lineage_is_what_the_run_starts_from_however_that_is_said(launch: Run) -> None:
     with session_scope() as s:
         for number in (1, 2):
-            blank = {"files": {}, "metrics": {}, "parity": {}, "dataset_hash": None}
+            blank = {"files": {"model.keras": "0" * 64}, "metrics": {}, "parity": {}, "dataset_hash": None}
             known = {"note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
             s.add(ModelVersion(name="lungs", number=number, **known, **blank))
     assert launch("site", "--from", "lungs/1", "--set", "initial=model:lungs/2").exit_code == 0
@@ -166,9 +166,9 @@ def test_a_leak_is_refused_unless_it_is_allowed_by_name(launch: Run, dataset: Da
 
 
 def add_version(name: str, **values: object) -> None:
-    blank = {"files": {}, "metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1"}
+    blank = {"files": {"model.keras": "0" * 64}, "metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1"}
     with session_scope() as s:
-        s.add(ModelVersion(name=name, number=1, threshold=0.5, temperature=1.0, **blank, **values))
+        s.add(ModelVersion(name=name, number=1, threshold=0.5, temperature=1.0, **(blank | values)))
 
 
 def test_a_run_from_a_version_is_tested_on_what_that_was_tested_on(launch: Run, dataset: Dataset) -> None:
@@ -178,6 +178,13 @@ def test_a_run_from_a_version_is_tested_on_what_that_was_tested_on(launch: Run, 
     assert launch("site", "--from", "lungs/1", "--seed", 8, "--allow-leak", "seen-by-parent").exit_code == 0
     run = only_run()
     assert (run.split_id, run.seed, run.allowed_leaks) == (own.id, 8, [])
+
+
+def test_a_version_without_its_keras_file_is_none_to_start_from(launch: Run) -> None:
+    add_version("lungs", files={"model.xml": "0" * 64})
+    refused = launch("site", "--from", "lungs/1")
+    assert refused.exit_code == 2
+    assert "lungs/1 holds no model.keras, so no run can start from it" in refused.stderr
 
 
 def test_where_nothing_is_left_to_test_on_the_parts_are_drawn_anew_if_that_is_allowed(

@@ -150,6 +150,38 @@ def test_a_version_that_knows_none_of_the_slices_changes_no_split() -> None:
     assert split_of(second, after=version).id == split_of(second).id
 
 
+def test_slices_without_a_part_in_a_given_split_are_not_lost_without_a_word() -> None:
+    holes = add_dataset(1, split=lambda row: ("test", "validation", "train", None)[row // SLICES % 8 // 2])
+    with pytest.raises(datasets.DatasetError, match="cannot be used: 12 slices are in none of its parts"):
+        split_of(holes)
+
+
+def test_a_part_that_is_none_is_passed_over() -> None:
+    first = add_dataset(1)
+    with session_scope() as s:
+        split = Split(dataset_id=first.id, rule="given", seed=0, assignment={}, leaks={})  # as of an older release
+        s.add(split)
+    version = add_version(1, split)
+    with read_scope() as s:
+        assert lineage.parts_in(s, version) == {}
+    assert split_of(add_dataset(2), after=version).rule == "groups"
+
+
+def test_rows_are_told_by_the_part_that_they_had_for_any_that_a_version_comes_from() -> None:
+    dataset = add_dataset()
+    own, other = split_of(dataset), split_of(dataset, seed=8)
+    parent = add_version(1, other)
+    version = add_version(2, own, parent.label)
+    stranger = add_version(3, None, dataset_hash=dataset.sha256)
+    with read_scope() as s:
+        trained = {
+            each.row for each in placed_of(s, dataset.id) if "train" in (part_of(own, each), part_of(other, each))
+        }
+        assert lineage.rows_in(s, version, dataset, PARTS[:1]) == trained
+        assert len(lineage.rows_in(s, stranger, dataset, PARTS[:1])) == GROUPS * SLICES
+        assert [each.id for each in lineage.trained_on(s, version)] == [dataset.id]
+
+
 def test_a_split_that_the_csv_gives_is_held_against_the_lineage() -> None:
     first = add_dataset(1)
     version = add_version(1, split_of(first))

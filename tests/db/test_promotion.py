@@ -228,6 +228,17 @@ def test_who_was_trained_on_slices_of_the_test_part_is_pointed_out_with_their_nu
     assert [note.split(",")[0] for note in gate(child).notes] == ["child/1", "old/1"]
 
 
+def test_slices_of_no_known_patient_are_pointed_out(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    assert gate(new).notes == []
+    with session_scope() as s:
+        s.get_one(Dataset, models.dataset.id).report = {"groups_from": {"folders": 8, "near-identical slices": 1200}}
+    [note] = gate(new).notes
+    assert note.startswith("no patient is known of 1,200 of ")
+
+
 def test_a_version_whose_slices_are_elsewhere_may_have_seen_these(models: Registry) -> None:
     imported, new = models.add("imported", split=None, dataset="clinic/4"), models.add("new", dataset="site/1")
     promote(imported, "the site check was good")

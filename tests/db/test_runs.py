@@ -87,6 +87,18 @@ def test_a_waiting_run_is_cancelled_at_once(dataset, split):
         assert not runs.cancel_run(s, run)
 
 
+def test_one_that_was_put_off_leaves_no_checkpoint_when_it_is_cancelled(dataset, split):
+    run = launch(dataset, split)
+    _, held = claim()
+    with session_scope() as s:
+        runs.record_checkpoint(s, held, {"files": {"state.npz": "0" * 64}})
+    with session_scope() as s:
+        leases.put_off(s, TrainingRun, held)
+    with session_scope() as s:
+        assert runs.cancel_run(s, run)
+        assert s.get_one(TrainingRun, run.id).checkpoint == {}
+
+
 def test_a_running_one_hears_of_it_with_its_next_report(dataset, split):
     run = launch(dataset, split)
     _, held = claim()

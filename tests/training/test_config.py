@@ -56,6 +56,7 @@ def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
         ("stages.head.epochs=0", "stages.0.epochs: Input should be greater than or equal to 1"),
         ("stages.head.size=100", "multiple of 32"),
         ("augment.flip.more=1", "there is no 'more' here"),
+        ("stages.head.warmup=Infinity", "stages.0.warmup: Input should be a finite number"),
         ("initial=somewhere", "initial: "),
         ("threshold=sensitivity>=0.0", "threshold: .*no such rule"),
         ("threshold=sensitivity>=1.01", "threshold: .*no such rule"),
@@ -67,6 +68,11 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(setting, told):
     with pytest.raises(ConfigError, match=told) as refused:
         with_settings(preset("seed"), [setting])
     assert "\n" not in str(refused.value)
+
+
+def test_stages_that_are_none_are_refused():
+    with pytest.raises(ConfigError, match="there is no 'head' here; there are None"):
+        with_settings(preset("seed"), ["stages=[1]", "stages.head.epochs=3"])
 
 
 def test_a_preset_that_is_not_there_is_refused():

@@ -121,6 +121,18 @@ def test_one_group_tells_nothing_of_others():
     }  # fmt: skip
 
 
+def test_a_class_that_one_group_has_tells_nothing_of_others():
+    labels, groups = [1] * 50 + [0] * 50, ["ill"] * 50 + [f"p{n % 5}" for n in range(50)]
+    probability = np.array([0.2] * 3 + [0.9] * 47 + [0.1] * 49 + [0.8])
+    found = with_intervals(probability, labels, groups, 0.5)
+    none = {name for name, interval in found["intervals"].items() if interval is None}
+    assert none == {"precision", "recall", "f1", "auc", "pr_auc"}
+    better = np.where(np.arange(100) == 0, 0.9, probability)
+    difference = compare(probability, 0.5, better, 0.5, labels, groups)
+    assert {name for name, one in difference.items() if one["high"] is None} == none
+    assert difference["recall"]["difference"] == pytest.approx(-0.02)
+
+
 def test_a_model_is_no_better_than_itself():
     probability, labels, groups = scored()
     for one in compare(probability, THRESHOLD, probability, THRESHOLD, labels, groups).values():

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from db import broker, evaluations, promotion, registry
 from db.base import from_now, read_scope, session_scope
 from db.evaluations import EvaluationView
-from db.models import Dataset, Evaluation, ModelVersion, Split, Work
+from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, Work
 from db.settings import Settings
 from db.storage import storage
 from tests.conftest import fake_package
@@ -119,8 +119,22 @@ def test_two_versions_on_the_same_part_are_compared_and_the_gate_judges(
     assert mirrored.result["against"]["new/1"]["recall"]["difference"] == -gate.figures["recall"]["difference"]
 
 
+def gone(old: ModelVersion) -> None:
+    with session_scope() as s:
+        s.execute(update(Evaluation).values(scores_sha256="0" * 64))
+
+
+def damaged(old: ModelVersion) -> None:
+    with read_scope() as s:
+        [sha256] = s.scalars(select(Evaluation.scores_sha256).where(Evaluation.model_version_id == old.id))
+    path = storage().local_path(str(sha256))
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize("harm", [gone, damaged])
 def test_scores_that_are_gone_are_no_comparison_until_they_are_made_again(
-    add_version: AddVersion, dataset: Dataset
+    add_version: AddVersion, dataset: Dataset, harm: Callable[[ModelVersion], None]
 ) -> None:
     split = add_split(dataset)
     facts = {"split": {"id": split.id, "dataset": "site/1"}, "floor": 0.7}
@@ -129,16 +143,17 @@ def test_scores_that_are_gone_are_no_comparison_until_they_are_made_again(
     evaluate_next("w")
     with session_scope() as s:
         registry.promote(s, old, None, "the first")
-        s.execute(update(Evaluation).values(scores_sha256="0" * 64))
+    harm(old)
     ask(new, dataset, split, "test")
     evaluate_next("w")
     with read_scope() as s:
         gate = promotion.gate_of(s, new)
     assert (gate.verdict, gate.figures) == (promotion.PENDING, {})
     with session_scope() as s:
-        [again] = promotion.request_gate(s, new)
-    assert again.model_version_id == old.id
-    evaluate_next("w")
+        asked = promotion.request_gate(s, new)
+    assert asked[-1].model_version_id == old.id
+    for _ in asked:
+        assert evaluate_next("w")
     with read_scope() as s:
         assert promotion.gate_of(s, new).verdict == promotion.PASSED
 
@@ -171,6 +186,31 @@ def test_slices_that_the_version_or_its_parent_was_trained_on_are_no_evidence(
         pass
     verdicts = [seen(each).result["site_check"]["verdict"] for each in ids]
     assert verdicts == ["not enough evidence", "not enough evidence", "may be used"]
+
+
+def verdict(version: ModelVersion, dataset: Dataset) -> str:
+    evaluation = ask(version, dataset)
+    assert evaluate_next("w")
+    return str(seen(evaluation).result["site_check"]["verdict"])
+
+
+def test_slices_that_were_held_out_are_evidence(add_version: AddVersion, settings: Settings) -> None:
+    known, anew = add_dataset("known", 240, 80), add_dataset("anew", 240, 80)
+    split = add_split(known, 80)  # the second half of the groups, and so of the rows, was held out
+    version = add_version(facts={"split": {"id": split.id, "dataset": "known/1"}, "dataset": "known/1"})
+    with session_scope() as s:
+        for each in s.scalars(select(LabelledSlice).where(LabelledSlice.dataset_id == anew.id)):
+            if each.row is not None and each.row < 120:
+                s.delete(each)
+    assert verdict(version, anew) == "may be used"
+    assert verdict(version, known) == "not enough evidence"
+
+
+def test_slices_of_no_known_patient_are_no_evidence(add_version: AddVersion, settings: Settings) -> None:
+    dataset = add_dataset("site", 180, 60)
+    with session_scope() as s:
+        s.get_one(Dataset, dataset.id).report = {"groups_from": {"folders": 170, "near-identical slices": 10}}
+    assert verdict(add_version(), dataset) == "not enough evidence"
 
 
 class FarEngine(FakeEngine):

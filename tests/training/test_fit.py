@@ -88,9 +88,10 @@ class Recorder:
 @pytest.mark.parametrize(
     "unfreeze", [pytest.param(0, marks=pytest.mark.slow), 20, pytest.param(40, marks=pytest.mark.slow)]
 )
-def test_frozen_layers_computed_once_give_the_same_losses(unfreeze, data, network, tmp_path):
+def test_frozen_layers_computed_once_give_the_same_losses(unfreeze, data, network, tmp_path, monkeypatch):
     from training.fit import fit
 
+    monkeypatch.setattr("training.stage.AT_ONCE", 5)
     weights = network.get_weights()
     found = {}
     for cached in (True, False):
@@ -118,6 +119,14 @@ def test_a_step_is_traced_once(data, network, tmp_path, monkeypatch):
     monkeypatch.setattr(training.stage, "loss_of", counted)
     fit(network, config(stage(20)), data, seed=1, folder=tmp_path)
     assert len(traced) == 1, "tracing a step of the whole network takes many seconds"
+
+
+def test_a_stage_of_few_steps_keeps_what_they_taught(data, network, tmp_path):
+    from training.fit import fit
+
+    before = network.get_layer("output").get_weights()[0]
+    fit(network, config(stage(0, epochs=1, average=0.9)), data, seed=1, folder=tmp_path)
+    assert np.abs(network.get_layer("output").get_weights()[0] - before).max() > 0
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path):

@@ -1,6 +1,7 @@
 """What a model was trained on is found among a site's slices, though its files were saved anew."""
 
 import io
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from db.models import Dataset
 from db.settings import Settings
 from db.storage import storage
-from training.known_slices import share_known
+from training.known_slices import find_known, slices_of
 
 Pixels = NDArray[np.uint8]
 
@@ -36,6 +37,10 @@ def dataset(*parts: Pixels) -> Dataset:
     return Dataset(id=1, arrays=arrays)
 
 
+def share_known(pixels: Pixels, datasets: list[Dataset], rows: set[int] | None = None) -> float:
+    return float(find_known(pixels, chain.from_iterable(slices_of(each, rows) for each in datasets)).mean())
+
+
 @pytest.mark.usefixtures("settings")
 def test_what_only_a_chain_of_others_connects_is_not_known() -> None:
     """As the neighbours in a series of thin slices, of which the model knows one."""
@@ -56,6 +61,12 @@ def test_slices_that_were_saved_anew_are_known() -> None:
     assert share_known(others, []) == 0
 
 
+@pytest.mark.usefixtures("settings")
+def test_only_the_rows_that_are_named_count() -> None:
+    taught = pictures(6, 1)
+    assert share_known(taught, [dataset(taught[:4], taught[4:])], {3, 4}) == pytest.approx(2 / 6)
+
+
 def test_a_dataset_whose_files_are_gone_tells_what_is_left(settings: Settings) -> None:
     taught = pictures(4, 1)
     found = dataset(taught[:2], taught[2:])
@@ -65,5 +76,5 @@ def test_a_dataset_whose_files_are_gone_tells_what_is_left(settings: Settings) -
 
 def test_it_is_told_that_the_work_goes_on(settings: Settings) -> None:
     beats: list[None] = []
-    share_known(pictures(2, 1), [dataset(pictures(2, 2))], lambda: beats.append(None))
+    find_known(pictures(2, 1), slices_of(dataset(pictures(2, 2))), lambda: beats.append(None))
     assert len(beats) >= 2

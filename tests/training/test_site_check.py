@@ -84,8 +84,16 @@ def test_slices_that_the_model_was_trained_on_are_no_evidence():
     found = check_site(result(), MANY, Floors(), known=1.0)
     assert (found.verdict, found.reasons) == (
         UNKNOWN,
-        ["the model was trained on 100% of these slices, or near-identical ones: they are no evidence"],
+        ["the model was trained or tuned on 100% of these slices, or near-identical ones: they are no evidence"],
     )
+
+
+def test_slices_of_no_known_patient_are_no_evidence():
+    assert check_site(result(), MANY, Floors(), nameless=0.01).verdict == MAY
+    found = check_site(result(recall=(0.5, 0.4, 0.6)), MANY, Floors(), nameless=0.5)
+    assert found.verdict == UNKNOWN
+    assert found.reasons[0].startswith("no patient is known of 50% of these slices")
+    assert found.reasons[0].endswith("name them in a CSV (file, label, group)")
 
 
 def test_slices_that_lie_apart_are_told_of():

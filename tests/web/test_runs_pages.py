@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 import pytest
+from sqlalchemy import update
 
 from db import runs
 from db.base import read_scope, session_scope
@@ -68,6 +69,10 @@ def test_run_is_launched_and_shown(admin: Api, dataset_id: int) -> None:
 
 
 def test_run_that_starts_from_a_version_says_so(admin: Api, dataset_id: int) -> None:
+    refused = launch(admin, from_model="fake/1").json["detail"]
+    assert refused == "The model version fake/1 holds no model.keras, so no run can start from it."
+    with session_scope() as s:
+        s.execute(update(ModelVersion).values(files={"model.keras": "0" * 64}))
     shown = launch(admin, from_model="fake/1").json
     assert (shown["from_version"], shown["config"]["initial"]) == ("fake/1", "model:fake/1")
     assert launch(admin, from_model="fake/9").json["detail"] == "There is no model version fake/9."

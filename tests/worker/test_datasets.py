@@ -168,6 +168,14 @@ def test_the_folder_of_a_patient_is_a_group_that_no_split_parts(make: Make) -> N
     assert sum(map(len, folders.values())) == len(set().union(*folders.values())) == 8
 
 
+def test_a_split_that_only_some_archives_tell_is_refused(make: Make) -> None:
+    table = "file,label,split\n1.png,1,train\n2.png,0,test\n"
+    told = {"1.png": png(1), "2.png": png(2), "labels.csv": table.encode()}
+    found = make({"a.zip": told, "b.zip": two_classes()})
+    assert found.state == "failed"
+    assert found.error.startswith("2 of 8 slices have a split, the others none (a/labels.csv among the files and")
+
+
 def test_a_csv_or_a_dicom_header_tells_the_group_before_a_folder(make: Make) -> None:
     entries = {"COVID/p1/1.png": png(1), "COVID/p2/2": ct(0, StudyInstanceUID="1.2.3"), "normal/p3/3.png": png(3)}
     by_header = [each.group for each in slices_of(make(entries))]

@@ -107,6 +107,7 @@ def test_the_same_line_twice_is_no_fault() -> None:
 def test_a_label_file_is_known_by_name_and_columns() -> None:
     assert is_label_file("set/Groups.csv", HEAD)
     assert is_label_file("labels.csv", b"\xef\xbb\xbfLabel;File\n")
+    assert is_label_file("labels.csv", b'\n"file","label","group"\r\n"a.png","1","p"\r\n')
     assert not is_label_file("labels.csv", b"id,age\n")
     assert not is_label_file("other.csv", HEAD)
     assert not is_label_file("labels.csv", b"")

@@ -272,5 +272,5 @@ class ComparisonOut(Out):
     figures: dict[str, Any] = Field(
         description="By name: `candidate` is the first version, `champion` the other; `difference`, `low`, `high`."
     )
-    notes: list[str] = Field(description="Who was trained on some of these slices.")
+    notes: list[str] = Field(description="Why figures may come out too good: who was trained on some of these slices.")
     error: str | None

@@ -15,6 +15,7 @@ from db.models import TrainingRun, Work
 from db.paging import newest_first
 from db.registry import champion, list_versions
 from training.config import ABOUT
+from training.launch import can_start_from
 from web.api.training_schemas import ListQuery, RunIn
 from web.auth import require_admin
 from web.errors import Problem, as_problem
@@ -142,7 +143,7 @@ def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
 def _form(problem: Problem | None) -> Response:
     with read_scope() as s:
         ready = [dataset.title for dataset in list_datasets(s) if dataset.state == Work.DONE]
-        models = [version.label for version in list_versions(s)]
+        models = [version.label for version in list_versions(s) if can_start_from(version)]
     asked = {"dataset": request.args.get("dataset", ""), "from_weights": request.args.get("weights", "")}
     shown: dict[str, Any] = dict(request.form.items()) if problem else asked
     allowed = request.form.getlist("allow_leaks") if problem else []

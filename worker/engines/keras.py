@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.engines.base import Scores
-from worker.engines.package import Package, PackageError, read_package
+from worker.engines.package import KERAS_FILE, Package, PackageError, read_package
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
-FILE = "model.keras"
 # Stay in float32: the normalisation of pixels, the last layer, and the distance, whose threshold was found in float32.
 EXACT_LAYERS = ("imagenet_mean", "output", "pooled_features", "scaled_features", "components", "within", "along")
 BATCH_GPU, BATCH_CPU = 256, 32
@@ -25,11 +24,11 @@ class KerasEngine:
 
     def __init__(self, folder: Path) -> None:
         package = read_package(folder)
-        if FILE not in package.files:
-            raise PackageError(f"the package {package.name} holds no {FILE}")
+        if KERAS_FILE not in package.files:
+            raise PackageError(f"the package {package.name} holds no {KERAS_FILE}")
         gpu = _on_gpu()
         half = gpu and not _fails_in_bfloat16(package)
-        self.model: Any = keras.models.load_model(folder / FILE, compile=False, safe_mode=True)
+        self.model: Any = keras.models.load_model(folder / KERAS_FILE, compile=False, safe_mode=True)
         if half:
             self.model = in_mixed_precision(self.model)
         self.model.compile(jit_compile=gpu)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MANIFEST = "package.json"
+KERAS_FILE = "model.keras"
 FLOAT_FILE, INT8_FILE = "model.xml", "model-int8.xml"  # OpenVINO's
 
 

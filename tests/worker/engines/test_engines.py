@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.engines.base import load_engine
+from worker.engines.base import Scores, load_engine
 from worker.engines.fake import FakeEngine, expected_logit
 from worker.engines.openvino import has_bfloat16
 from worker.engines.package import Package, PackageError, read_package
@@ -136,6 +136,30 @@ def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
     assert not any(package.parity[name]["passed"] for name in ("f32", "bf16", "int8"))
     assert package.ood == {"threshold": 2.0}
     assert load_engine(tmp_path / "package").name.startswith("keras-")
+
+
+def test_limits_are_found_some_slices_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All at once may take longer than a worker may be silent."""
+    from training import publish
+
+    class Counted(FakeEngine):
+        def __init__(self, file: Path, name: str, _: None) -> None:
+            super().__init__()
+            self.name = name
+
+        def predict(self, slices: Slices) -> Scores:
+            sizes.append(len(slices))
+            return replace(super().predict(slices), distance=np.ones(len(slices), np.float32))
+
+    sizes: list[int] = []
+    beats: list[int] = []
+    monkeypatch.setattr("worker.engines.openvino.OpenVinoEngine", Counted)
+    parity = {"bf16": {"passed": False}, "int8": {"passed": True}}
+    pixels = np.zeros((130, 224, 224), np.uint8)
+    found = publish._limits(tmp_path, parity, pixels, 3.0, lambda: beats.append(1))
+    assert found == {"int8": 3.0}
+    assert sizes == [64, 64, 2] * 2
+    assert len(beats) == 6
 
 
 def test_without_int8_the_best_that_passed_is_taken(published: Published, tmp_path: Path) -> None:
