@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from sqlalchemy import select
 
 from cli.errors import JobFailed, NotFoundOrDenied, Unavailable, UsageError
 from cli.gather import Part, gather
@@ -15,11 +16,12 @@ from cli.options import as_given_option, json_option, seed_option
 from cli.output import print_json, print_table, progress_bar, safe, say
 from cli.server import settings_with_broker
 from db import datasets as store
+from db.base import from_now
 from db.datasets import CLASSES, PARTS, DatasetError, DatasetView
+from db.models import Dataset, Upload, Work
 
 if TYPE_CHECKING:
     from db.jobs import ReceivedFile
-    from db.models import Dataset
 
 POLL_SECONDS = 0.5
 UNCLAIMED_SECONDS = 120  # a dataset that no worker takes in this time has no worker that is free
@@ -222,7 +224,7 @@ def _store_part(part: Part, sent: Any) -> "ReceivedFile":
     return ReceivedFile(part.filename, received.sha256, received.size, found.kind, found.entries)
 
 
-def _find(session: Any, label: str) -> "Dataset":
+def _find(session: Any, label: str) -> Dataset:
     found = store.find_dataset(session, label)
     if found is None:
         raise NotFoundOrDenied(f"there is no dataset {label}; `ctbatch datasets ls` lists them")
@@ -241,7 +243,7 @@ def _follow(title: str) -> DatasetView:
         JobFailed: it cannot be built.
         Unavailable: no ingest worker took it.
     """
-    started = time.monotonic()
+    waiting_since = time.monotonic()
     with progress_bar(f"building {title}", 1.0) as update:
         while True:
             view = _view(title)
@@ -250,11 +252,21 @@ def _follow(title: str) -> DatasetView:
                 return view
             if view.state == "failed":
                 raise JobFailed(f"the dataset {title} was not built: {view.error}")
-            if view.state == "queued" and time.monotonic() - started > UNCLAIMED_SECONDS:
+            if view.state != "queued" or _ingest_is_busy():
+                waiting_since = time.monotonic()
+            elif time.monotonic() - waiting_since > UNCLAIMED_SECONDS:
                 raise Unavailable(
                     f"no ingest worker has taken {title}; does `ctbatch worker ingest` run somewhere? It stays queued"
                 )
             time.sleep(POLL_SECONDS)
+
+
+def _ingest_is_busy() -> bool:
+    """Whether a worker reads something: then what waits has to be patient; so has what was put off for a while."""
+    with reading() as session:
+        busy = [select(each.id).where(each.state == Work.RUNNING) for each in (Upload, Dataset)]
+        put_off = select(Dataset.id).where(Dataset.state == Work.READY, Dataset.lease_until > from_now())
+        return any(session.scalar(query.limit(1)) is not None for query in (*busy, put_off))
 
 
 def _counts(view: DatasetView) -> list[int]:

@@ -55,7 +55,7 @@ def train(
     initial = [] if start is None else [_initial(start)]
     asked = Asked(dataset, settings=[*initial, *settings], name=name, **options)
     with refusals():
-        prepared = prepare(asked, writing)
+        prepared = prepare(asked, writing, reading)
         _say_estimate(prepared)
         if dry_run:
             if as_json:

@@ -149,6 +149,7 @@ def claim(s: Session, worker: str, evaluation_id: int | None = None) -> tuple[Ev
     if found is None or (taken := leases.take(s, Evaluation, found.id, worker)) is None:
         return None
     s.refresh(found)
+    s.refresh(found, ["split"])  # for where no session is open
     return found, taken
 
 
@@ -220,5 +221,10 @@ def fail(s: Session, claim: Claim, error: str) -> None:
 
 
 def give_back(s: Session, claim: Claim) -> None:
-    """Put it back for another worker: what it needs is away for the moment. Raises StaleClaim."""
-    leases.give_back(s, Evaluation, claim)
+    """Put it back for another worker: whoever carries it out was told to stop. That is no try. Raises StaleClaim."""
+    leases.give_back(s, Evaluation, claim, attempts=Evaluation.attempts - 1)
+
+
+def put_off(s: Session, claim: Claim) -> None:
+    """Put it back for a while: the database was away. That is no try of it. Raises StaleClaim."""
+    leases.put_off(s, Evaluation, claim, attempts=Evaluation.attempts - 1)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from db.models import Dataset, LabelledSlice, Split
@@ -74,6 +74,23 @@ def without_patient(dataset: Dataset) -> int:
 def placed_of(s: Session, dataset_id: int) -> list[Placed]:
     """What a split goes by, for every labelled slice, in the order of `row`."""
     return _read(s, Placed, dataset_id)
+
+
+def has_given_parts(s: Session, dataset_id: int) -> bool:
+    """Whether the CSV named a part for slices of a dataset."""
+    told = (LabelledSlice.dataset_id == dataset_id, LabelledSlice.row.is_not(None), LabelledSlice.split.is_not(None))
+    return bool(s.scalar(select(exists().where(*told))))
+
+
+def count_parts(s: Session, split: Split) -> dict[str, int]:
+    """How many slices each part of a split has."""
+    by: Any = LabelledSlice.split if split.rule == GIVEN else LabelledSlice.group
+    rows = (LabelledSlice.dataset_id == split.dataset_id, LabelledSlice.row.is_not(None))
+    found = dict.fromkeys(PARTS, 0)
+    for key, count in s.execute(select(by, func.count()).where(*rows).group_by(by)):
+        if (part := key if split.rule == GIVEN else split.assignment[key]) in found:
+            found[part] += count
+    return found
 
 
 def part_of(split: Split, each: Placed) -> str:

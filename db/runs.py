@@ -226,6 +226,7 @@ def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
     first = (TrainingRun.id == run.id, TrainingRun.started_at.is_(None))
     s.execute(update(TrainingRun).where(*first).values(started_at=from_now()))
     s.refresh(run)
+    s.refresh(run, ["split"])  # for where no session is open
     return run, claim
 
 
@@ -244,6 +245,17 @@ def report(s: Session, claim: Claim, progress: float, message: str, **values: An
         .returning(TrainingRun.cancel_requested_at, TrainingRun.stop_requested_at)
     ).one()
     return Asked(cancel is not None, stop is not None)
+
+
+def running(s: Session) -> list[tuple[int, int]]:
+    """Id and epoch of the runs that some worker has now."""
+    query = select(TrainingRun.id, TrainingRun.epoch).where(TrainingRun.state == Work.RUNNING)
+    return [(id_, epoch) for id_, epoch in s.execute(query)]
+
+
+def put_off(s: Session, claim: Claim) -> None:
+    """Put a run back for a while: the database was away. That is no try of it. Raises StaleClaim."""
+    leases.put_off(s, TrainingRun, claim, attempts=TrainingRun.attempts - 1, message="put off: the database was away")
 
 
 def record_epoch(s: Session, claim: Claim, stage: int, epoch: int, metrics: dict[str, float], seconds: float) -> None:

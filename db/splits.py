@@ -10,7 +10,7 @@ from types import MappingProxyType
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.labelled import CLASSES, GIVEN, PARTS, DatasetError, Placed, placed_of
+from db.labelled import CLASSES, GIVEN, PARTS, DatasetError, Placed, has_given_parts, placed_of
 from db.leaks import SEEN, find_leaks
 from db.lineage import find_seen, held_out, parts_in
 from db.models import Dataset, ModelVersion, Split, Work
@@ -34,6 +34,17 @@ class Unit:
     stays: str | None = None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """How a split is drawn. `known`: parts that slices had before, by pixels' hash; `own`: it is this one."""
+
+    rule: str
+    seed: int
+    fractions: tuple[float, float, float]
+    known: Mapping[str, str]
+    own: Split | None = None
+
+
 def split_of(
     s: Session,
     dataset: Dataset,
@@ -51,24 +62,44 @@ def split_of(
     Needs a writing transaction. Raises DatasetError: the dataset is not ready, a seed or fractions that are none, or a
     part would lack a class.
     """
+    s.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(of=Dataset))  # one drawing at a time
+    wanted = _wanted(s, dataset, seed, as_given, fractions, after)
+    return _made(s, dataset, wanted) or _make(s, dataset, wanted)
+
+
+def find_split(
+    s: Session, dataset: Dataset, *, seed: int = 7, as_given: bool = False, after: ModelVersion | None = None
+) -> Split | None:
+    """The split that `split_of` gives, if it is made already; it only reads. Raises DatasetError as that does."""
+    return _made(s, dataset, _wanted(s, dataset, seed, as_given, FRACTIONS, after))
+
+
+def _wanted(
+    s: Session,
+    dataset: Dataset,
+    seed: int,
+    as_given: bool,
+    fractions: tuple[float, float, float],
+    after: ModelVersion | None,
+) -> _Wanted:
     if not 0 <= seed <= MAX_SEED:
         raise DatasetError(f"a seed is a whole number from 0 to {MAX_SEED}, not {seed}")
     if dataset.state != Work.DONE:
         raise DatasetError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
     if min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         raise DatasetError("the fractions of train, validation and test are three numbers above 0 that sum to 1")
-    s.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(of=Dataset))  # one drawing at a time
-    slices = placed_of(s, dataset.id)
-    given = any(each.split for each in slices)
-    if after is not None and not given and (own := _own_split(s, after, dataset)) is not None:
-        return own
-    known = parts_in(s, after) if after is not None else {}
-    if after is None or not any(each.pixels_sha256 in known for each in slices):
-        after = None
-    rule = GIVEN if given else _rule(as_given, fractions, after)
-    seed = 0 if given else seed
-    found = s.scalar(select(Split).where(Split.dataset_id == dataset.id, Split.rule == rule, Split.seed == seed))
-    return found or _make(s, dataset, slices, rule, seed, fractions, known)
+    if has_given_parts(s, dataset.id):
+        return _Wanted(GIVEN, 0, fractions, {})
+    own = _own_split(s, after, dataset) if after is not None else None
+    known = parts_in(s, after) if after is not None and own is None else {}
+    if not known or not any(each.pixels_sha256 in known for each in placed_of(s, dataset.id)):
+        after, known = None, {}
+    return _Wanted(_rule(as_given, fractions, after), seed, fractions, known, own)
+
+
+def _made(s: Session, dataset: Dataset, wanted: _Wanted) -> Split | None:
+    same = (Split.dataset_id == dataset.id, Split.rule == wanted.rule, Split.seed == wanted.seed)
+    return wanted.own or s.scalar(select(Split).where(*same))
 
 
 def _own_split(s: Session, version: ModelVersion, dataset: Dataset) -> Split | None:
@@ -86,22 +117,15 @@ def _rule(as_given: bool, fractions: tuple[float, float, float], after: ModelVer
     return rule if after is None else f"{rule}{AFTER}{after.label}"
 
 
-def _make(
-    s: Session,
-    dataset: Dataset,
-    slices: list[Placed],
-    rule: str,
-    seed: int,
-    fractions: tuple[float, float, float],
-    known: Mapping[str, str],
-) -> Split:
+def _make(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
+    slices, rule, seed = placed_of(s, dataset.id), wanted.rule, wanted.seed
     if rule == GIVEN:
         if lost := sum(not each.split for each in slices):
             raise DatasetError(f"the split that the CSV gives cannot be used: {lost} slices are in none of its parts")
         parts = {each.row: each.split or "" for each in slices}
     else:
-        units = joined_groups(slices, by_cluster=not rule.startswith(AS_GIVEN), known=known)
-        drawn = draw(units, seed, fractions)
+        units = joined_groups(slices, by_cluster=not rule.startswith(AS_GIVEN), known=wanted.known)
+        drawn = draw(units, seed, wanted.fractions)
         parts = {each.row: drawn[each.group] for each in slices}
     _check_classes(slices, parts, rule)
     by_group: dict[str, set[str]] = defaultdict(set)

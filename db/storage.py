@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from uuid import uuid4
 import fsspec
 
 from db.base import current
+from db.beside import beside
 
 
 class FileMissing(Exception):
@@ -143,8 +144,11 @@ class Storage:
             temporary.replace(place)
         return sha256
 
-    def local_path(self, sha256: str) -> Path:
-        """A path on this machine that holds the file; a remote one is fetched first. Raises FileMissing."""
+    def local_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
+        """A path on this machine that holds the file; a remote one is fetched first, and `alive` called meanwhile.
+
+        Raises FileMissing, OSError, and what `alive` raises.
+        """
         place = self._place(sha256)
         if place.exists():
             return place
@@ -152,17 +156,20 @@ class Storage:
             raise FileMissing(sha256)
         temporary = self.incoming / uuid4().hex
         try:
-            self.fs.get_file(self._remote(sha256), str(temporary))
+            beside(lambda: self.fs.get_file(self._remote(sha256), str(temporary)), alive)
         except FileNotFoundError:
             temporary.unlink(missing_ok=True)
             raise FileMissing(sha256) from None
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary.replace(place)
         return place
 
-    def verified_path(self, sha256: str) -> Path:
+    def verified_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
         """As `local_path`, having read the bytes through and checked their hash. Raises FileMissing, FileDamaged."""
-        path = self.local_path(sha256)
+        path = self.local_path(sha256, alive)
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:

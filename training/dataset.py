@@ -62,7 +62,7 @@ def load_part(dataset: Dataset, rows: Sequence[Row], alive: Callable[[], None] =
     pixels: NDArray[np.uint8] | None = None
     start = 0
     for sha256 in dataset.arrays:
-        part = np.load(storage().verified_path(sha256), mmap_mode="r", allow_pickle=False)
+        part = np.load(storage().verified_path(sha256, alive), mmap_mode="r", allow_pickle=False)
         if pixels is None:
             pixels = np.empty((len(rows), *part.shape[1:]), np.uint8)
         here = np.flatnonzero((wanted >= start) & (wanted < start + len(part)))

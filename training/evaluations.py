@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from db import evaluations, leases, lineage
+from db import evaluations, lineage
 from db.base import read_scope, session_scope
 from db.datasets import DatasetError, rows_of
 from db.evaluations import EvaluationError
@@ -66,7 +66,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
         except OperationalError:
             log.exception("evaluation put off", extra={"evaluation": evaluation.id})
             with session_scope() as s:
-                leases.put_off(s, Evaluation, claim)
+                evaluations.put_off(s, claim)
         except Exception as error:
             log.info("evaluation failed", extra={"evaluation": evaluation.id}, exc_info=True)
             with session_scope() as s:
@@ -95,8 +95,11 @@ def _reporter(claim: Claim, heartbeat: Heartbeat, progress: Progress) -> Progres
         progress(fraction)
         if time.monotonic() - last > REPORT_SECONDS:
             last = time.monotonic()
-            with session_scope() as s:
-                evaluations.report(s, claim, fraction)
+            try:
+                with session_scope() as s:
+                    evaluations.report(s, claim, fraction)
+            except OperationalError as error:  # it costs no more than this note: the heartbeat keeps the lease
+                log.warning("progress not noted", extra={"evaluation": claim.id, "error": type(error).__name__})
 
     return told
 
@@ -121,7 +124,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
         nameless = without_patient(evaluation.dataset) / len(rows)
         check = check_site(result, groups, floors, known=known, nameless=nameless, apart=result["apart"])
         result["site_check"] = check.as_dict()
-    _finish(claim, evaluation, scored.logit, data, result)
+    _finish(claim, evaluation, scored.logit, data, result, told)
 
 
 def _taught(s: Session, version: ModelVersion) -> Iterator[NDArray[np.uint8]]:
@@ -158,7 +161,12 @@ def _result(version: ModelVersion, data: Labelled, scored: Scored) -> dict[str, 
 
 
 def _finish(
-    claim: Claim, evaluation: Evaluation, logit: NDArray[np.float32], data: Labelled, result: dict[str, Any]
+    claim: Claim,
+    evaluation: Evaluation,
+    logit: NDArray[np.float32],
+    data: Labelled,
+    result: dict[str, Any],
+    told: Progress,
 ) -> None:
     """Compare with all that is done on the same slices, and record both; again with what ended meanwhile."""
     packed = io.BytesIO()
@@ -170,6 +178,7 @@ def _finish(
             others = evaluations.done_beside(s, evaluation)
         for other in others:
             if other.id not in against:
+                told(1.0)  # half a minute each for 100,000 slices
                 against[other.id] = _compared(evaluation.model_version, logit, other, data)
         with session_scope() as s:
             if evaluations.finish(s, claim, sha256, result, against):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from training.beside import beside
+from db.beside import beside
 from training.weights_file import WeightsError
 
 FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"

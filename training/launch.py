@@ -3,22 +3,24 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
 from db import registry, runs
-from db.base import session_scope
+from db.base import read_scope, session_scope
 from db.datasets import find_dataset
-from db.labelled import PARTS, DatasetError, rows_of
+from db.labelled import DatasetError, count_parts
 from db.leaks import SEEN
 from db.models import Dataset, ModelVersion, Split, User
-from db.splits import split_of
+from db.splits import find_split, split_of
 from training.config import Config, ConfigError, preset, with_settings
 from training.estimate import Estimate, estimate
 from worker.engines.package import KERAS_FILE
 
-Writing = Callable[[], AbstractContextManager[Session]]
+T = TypeVar("T")
+Opening = Callable[[], AbstractContextManager[Session]]
 
 MODEL, FILE = "model:", "file:"  # what the setting `initial` begins with
 
@@ -58,29 +60,32 @@ class Prepared:
         return {"dataset": self.dataset.title, "slices": self.slices, "estimate": self.takes.as_dict()}
 
 
-def prepare(asked: Asked, writing: Writing = session_scope) -> Prepared:
+def prepare(asked: Asked, writing: Opening = session_scope, reading: Opening = read_scope) -> Prepared:
     """Split the dataset, if it is not yet, and tell what a run on it would take; none is launched.
 
     What a version that the run starts from knows stays in the parts that it had. Where a part would lack a class for
-    that, and `seen-by-parent` is allowed, the parts are drawn anew.
-    `writing` opens a transaction. The split is kept even where the run is refused: its page shows what leaks.
+    that, and `seen-by-parent` is allowed, the parts are drawn anew. The split is kept even where the run is refused:
+    its page shows what leaks. `writing` and `reading` open transactions.
 
     Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks), BadName.
     """
     if asked.name:
         runs.check_name(asked.name)
     config = with_settings(preset(asked.preset), asked.settings)
-    with writing() as s:
+    with reading() as s:
         dataset, version = _dataset(s, asked.dataset), _version(s, config)
-        split = _split(s, dataset, asked, version)
-        slices = {part: len(rows_of(s, dataset.id, split, part)) for part in PARTS}
-    with writing() as s:
+        split = _split(partial(find_split, s), dataset, asked, version)
+    if split is None:  # only now, for drawing holds up all who write
+        with writing() as s:
+            split = _split(partial(split_of, s), s.merge(dataset), asked, version)
+    with reading() as s:
+        slices = count_parts(s, split)
         runs.check_split(s, dataset, split, version, asked.allowed_leaks)
     takes = estimate(config, slices)
     return Prepared(asked, config, dataset, split, version, slices, takes)
 
 
-def launch(prepared: Prepared, user: User | None = None, writing: Writing = session_scope) -> int:
+def launch(prepared: Prepared, user: User | None = None, writing: Opening = session_scope) -> int:
     """Launch the run, for a worker to take; its id."""
     asked = prepared.asked
     with writing() as s:
@@ -112,13 +117,14 @@ def _dataset(s: Session, label: str) -> Dataset:
     return found
 
 
-def _split(s: Session, dataset: Dataset, asked: Asked, start: ModelVersion | None) -> Split:
+def _split(of: Callable[..., T], dataset: Dataset, asked: Asked, start: ModelVersion | None) -> T:
+    """`of`: split_of or find_split."""
     try:
-        return split_of(s, dataset, seed=asked.seed, as_given=asked.as_given, after=start)
+        return of(dataset, seed=asked.seed, as_given=asked.as_given, after=start)
     except DatasetError:
         if start is None or SEEN not in asked.allowed_leaks:
             raise
-        return split_of(s, dataset, seed=asked.seed, as_given=asked.as_given)
+        return of(dataset, seed=asked.seed, as_given=asked.as_given)
 
 
 def _version(s: Session, config: Config) -> ModelVersion | None:

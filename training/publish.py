@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from training.beside import beside
+from db.beside import beside
 from training.ood import far_end
 from training.trainable import PREDICT_BATCH, exactly, predict
 from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, sha256_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from db import registry, runs
 from db.base import read_scope
-from db.labelled import GIVEN, Row
+from db.labelled import GIVEN, Row, without_patient
 from db.leaks import CONFLICTING
 from db.models import TrainingRun
 from training.augment import Augmenter
@@ -75,7 +75,7 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     threshold = choose_threshold(chances, known.labels, config.threshold, known.groups)
     ood = {"threshold": threshold_of(validation.distance)}
     metrics = measure_test(parts["test"], test, threshold, temperature, ood["threshold"])
-    metrics["measured_on"] = measured_on(run.allowed_leaks)
+    metrics["measured_on"] = measured_on(run.allowed_leaks, without_patient(run.dataset) if run.dataset else 0)
     progress(0.6, "exporting, comparing the engines, and reporting")
 
     def accompany(parity: dict[str, Any]) -> None:
@@ -103,11 +103,14 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     )
 
 
-def measured_on(leaks: Sequence[str]) -> str:
-    """What the figures hold for, of a run whose split has these leaks."""
+def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
+    """What the figures hold for, of a run whose split has these leaks; of `nameless` slices no patient is known."""
     seen = [leak for leak in leaks if leak != CONFLICTING]
     if seen:
         return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"
+    if nameless:
+        told = f"no patient is known of {nameless:,} slices of the dataset, and training may have seen others of theirs"
+        return f"the test part of the split: groups that training never saw, but {told}"
     return "the test part of the split: groups that training never saw"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sqlalchemy.exc import OperationalError
 
 from db import registry, runs
 from db.base import current, read_scope, session_scope
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0  # between two notes of a step in the database
 FIT_SHARE = 0.9  # of a run; evaluating and exporting are the rest
+PAUSES = (1.0, 4.0, 15.0, 40.0)  # seconds, between tries to record an epoch
 MAX_CLAIMS = 3  # without an epoch between them: then the run itself kills its workers
 
 
@@ -59,13 +61,21 @@ class RunWatcher(Watcher):
         if asked.cancel:
             raise Cancelled
 
+    def _note(self, progress: float, message: str, **values: Any) -> None:
+        """As `tell`; a database that is away costs no more than this note, for the heartbeat keeps the lease."""
+        try:
+            self.tell(progress, message, **values)
+        except OperationalError as error:
+            log.warning("progress not noted", extra={"run": self._claim.id, "error": type(error).__name__})
+            self._reported = time.monotonic()
+
     def step(self, at: Step) -> None:
         """Note where training stands, once a second."""
         self._heartbeat.progress()
         if time.monotonic() - self._reported < REPORT_SECONDS:
             return
         message = at.message or f"{at.stage_name}: epoch {at.epoch + 1} of {at.epochs}"
-        self.tell(FIT_SHARE * self._share_done(at), message, live=self._live(at))
+        self._note(FIT_SHARE * self._share_done(at), message, live=self._live(at))
 
     def _share_done(self, at: Step) -> float:
         """By the pixels that are shown; a stage that ends early lets it jump."""
@@ -81,18 +91,33 @@ class RunWatcher(Watcher):
 
     def packaging(self, share: float, message: str) -> None:
         """Note how far evaluating and exporting are, `share` from 0 to 1."""
-        self.tell(FIT_SHARE + (1 - FIT_SHARE) * share, message)
+        self._note(FIT_SHARE + (1 - FIT_SHARE) * share, message)
 
     def alive(self) -> None:
         """The work goes on; hear what is asked of it, once a second."""
         self._heartbeat.progress()
         if time.monotonic() - self._reported >= REPORT_SECONDS:
-            self.tell(*self._last)
+            self._note(*self._last)
 
     def epoch(self, record: EpochRecord) -> None:
         """Keep an epoch's figures."""
-        with session_scope() as s:
-            runs.record_epoch(s, self._claim, record.stage, record.epoch, record.metrics, record.seconds)
+
+        def keep() -> None:
+            with session_scope() as s:
+                runs.record_epoch(s, self._claim, record.stage, record.epoch, record.metrics, record.seconds)
+
+        self._patiently(keep)
+
+    def _patiently(self, keep: Callable[[], None]) -> None:
+        """Do it again while the database is away, for a minute or two: a long epoch would be lost with it."""
+        for pause in PAUSES:
+            try:
+                return keep()
+            except OperationalError as error:
+                log.warning("not recorded yet", extra={"run": self._claim.id, "error": type(error).__name__})
+                self._heartbeat.progress()
+                time.sleep(pause)
+        return keep()
 
     def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
         """Write a checkpoint, unless the last one is only seconds old and the stage goes on. A stage that ended is
@@ -100,11 +125,14 @@ class RunWatcher(Watcher):
         if not ends_stage and time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return
         earlier, self.kept = self.kept, checkpoints.write(make(), self.kept, self._claim.id)
-        with session_scope() as s:
-            runs.record_checkpoint(s, self._claim, self.kept)
+        self._patiently(self._record_checkpoint)
         checkpoints.drop(earlier, but=self.kept)
         self._checkpointed = time.monotonic()
         self._heartbeat.progress()
+
+    def _record_checkpoint(self) -> None:
+        with session_scope() as s:
+            runs.record_checkpoint(s, self._claim, self.kept)
 
     def stopped(self) -> bool:
         """Whether somebody asked to stop and keep what was learned."""
@@ -192,14 +220,17 @@ def _register(trained: Trained, claim: Claim, watcher: RunWatcher, package: Path
 
 @contextmanager
 def work_folder(claim: Claim) -> Iterator[Path]:
-    """A claim's own folder on this machine, removed in the end; what a killed worker left of the run goes first.
+    """A claim's own folder on this machine, removed in the end; what killed workers left of any run goes first.
 
     By claim, not by run: a worker that lost the run and ends late must not remove the folder of the one that has it.
     """
     above = current().home / "training"
-    for left in above.glob(f"run-{claim.id}-*"):
-        shutil.rmtree(left, ignore_errors=True)
     folder = above / f"run-{claim.id}-{claim.epoch}"
+    with read_scope() as s:
+        going_on = {f"run-{id_}-{epoch}" for id_, epoch in runs.running(s)}
+    for left in above.glob("run-*"):
+        if left == folder or left.name not in going_on:
+            shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     try:
         yield folder

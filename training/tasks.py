@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
-from db import leases, promotion, registry, runs
+from db import promotion, registry, runs
 from db.base import one_at_a_time, session_scope
 from db.leases import Claim, StaleClaim
 from db.models import Promotion, TrainingRun
@@ -59,7 +59,7 @@ def train_next(worker: str) -> bool:
         except OperationalError:
             log.exception("training put off", extra={"run": run.id})
             with session_scope() as s:
-                leases.put_off(s, TrainingRun, claim)
+                runs.put_off(s, claim)
         except Exception as error:
             log.exception("training failed", extra={"run": run.id})
             with session_scope() as s:

@@ -24,7 +24,9 @@ def create(user: User) -> DatasetView:
     """
     check_multipart()
     name = request.form.get("name", "").strip()
-    jobs = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))[:MAX_JOBS]
+    jobs = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))
+    if len(jobs) > MAX_JOBS:
+        raise Problem(422, "invalid", f"A dataset is made of at most {MAX_JOBS:,} jobs; {len(jobs):,} are named.")
     parts = file_parts(FIELD)
     if bool(parts) == bool(jobs):
         raise Problem(422, "no-files", "Send either files, or the jobs whose reviewed slices the dataset is made of.")

@@ -64,7 +64,9 @@ def signed(value: float | None) -> str:
 
 def meaning(key: str, low: float | None, high: float | None) -> str:
     """What the 95 % interval of a difference between candidate and champion says."""
-    if low is None or high is None or low <= 0 <= high:
+    if low is None or high is None:
+        return "too few groups to tell chance"
+    if low <= 0 <= high:
         return "no difference beyond chance"
     return "better beyond chance" if (low > 0) != (key in SMALLER_IS_BETTER) else "worse beyond chance"
 

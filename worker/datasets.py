@@ -57,6 +57,9 @@ def build_next(worker: str) -> bool:
             log.warning("building put off", extra={"dataset": dataset.id, "error": type(error).__name__})
             with session_scope() as s:
                 leases.put_off(s, Dataset, claim, error=_why(error))
+        except Exception as error:
+            log.exception("building failed", extra={"dataset": dataset.id})
+            _fail(claim, f"{type(error).__name__}; the ingest worker's log tells more", gathered)
     return True
 
 
@@ -76,9 +79,10 @@ def _build(worker: str, dataset: Dataset, claim: Claim, heartbeat: Heartbeat, ga
     if dataset.attempts > MAX_ATTEMPTS:
         last = f"; the last error was: {dataset.error}" if dataset.error else ""
         raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times{last}")
-    _gather(dataset, heartbeat, gathered, _notes(worker, claim, heartbeat))
+    note = _notes(worker, claim, heartbeat)
+    _gather(dataset, gathered, note)
     _check(gathered)
-    similar = gathered.compare(heartbeat.progress)
+    similar = gathered.compare(lambda: note(1.0))
     if len({item.group for item in gathered.slices}) < 2:
         raise NotBuildable(
             f"all {gathered.size} slices are of one group ({gathered.slices[0].group}): a model is judged on groups"
@@ -96,11 +100,11 @@ def _build(worker: str, dataset: Dataset, claim: Claim, heartbeat: Heartbeat, ga
         )
 
 
-def _gather(dataset: Dataset, heartbeat: Heartbeat, gathered: Gathered, note: Note) -> None:
+def _gather(dataset: Dataset, gathered: Gathered, note: Note) -> None:
     if jobs := [source["job"] for source in dataset.sources if "job" in source]:
         read_reviews(jobs, gathered, note)
         return
-    files = list_files(dataset.sources, heartbeat.progress)
+    files = list_files(dataset.sources, lambda: note(0.0))
     known, gathered.labels_from = label_files(files, dataset.labels_sha256)
     read_files(dataset.sources, files, known, gathered, note)
 
@@ -117,12 +121,24 @@ def _notes(worker: str, claim: Claim, heartbeat: Heartbeat) -> Note:
         heartbeat.progress()
         if (now := time.monotonic()) - noted >= NOTE_SECONDS:
             noted = now
-            with session_scope() as s:
-                datasets.report_progress(s, claim, READING * fraction)
-            while unpack_next(worker, around=heartbeat):
+            try:
+                with session_scope() as s:
+                    datasets.report_progress(s, claim, READING * fraction)
+            except OperationalError as error:  # it costs no more than this note: the heartbeat keeps the lease
+                log.warning("progress not noted", extra={"dataset": claim.id, "error": type(error).__name__})
+            while _unpack(worker, heartbeat):
                 heartbeat.progress()
 
     return note
+
+
+def _unpack(worker: str, heartbeat: Heartbeat) -> bool:
+    """Unpack an upload that came meanwhile; False if there is none, or it cannot be done: this dataset is no worse."""
+    try:
+        return unpack_next(worker, around=heartbeat)
+    except Exception:
+        log.exception("unpacking broke off")
+        return False
 
 
 def _check(gathered: Gathered) -> None:

@@ -104,7 +104,7 @@ def _cancel_rest(claim: Claim, upload: Upload, done: set[int], heartbeat: Heartb
         rows.clear()
         heartbeat.progress()
 
-    path = storage().local_path(upload.sha256)
+    path = storage().local_path(upload.sha256, heartbeat.progress)
     for entry, _ in read_entries(path, upload.filename, archive_limits(), done.__contains__):
         rows.append(ReadSlice(entry.ordinal, 0, entry.name, Outcome.CANCELLED))
         if len(rows) >= ROWS_A_TRANSACTION:

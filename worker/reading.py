@@ -48,12 +48,12 @@ def read_decoded(
 ) -> Iterator[Read]:
     """Every entry of a stored file that is not skipped, in the archive's order, decoded or rejected.
 
-    Originals are stored. `progress` is called for each entry. Raises ArchiveRefused, FileMissing, OSError,
-    DecoderUnavailable.
+    Originals are stored. `progress` is called for each entry, and while the file is fetched. Raises ArchiveRefused,
+    FileMissing, OSError, DecoderUnavailable.
     """
 
     def readable() -> Iterator[tuple[tuple[Entry, str | None], bytes | SliceRejected]]:
-        path = storage().local_path(sha256)
+        path = storage().local_path(sha256, progress)
         for entry, content in read_entries(path, filename, archive_limits(), skip):
             # Not fsynced: the file received is, and an original can be read from it again.
             kept = None if isinstance(content, SliceRejected) else storage().put(content, durable=False)

@@ -55,7 +55,7 @@ def list_files(sources: Sequence[dict[str, Any]], progress: Callable[[], None]) 
         archive = _stem(filename)
         try:
             entries = read_entries(
-                storage().local_path(source["sha256"]), filename, archive_limits(), lambda ordinal: False
+                storage().local_path(source["sha256"], progress), filename, archive_limits(), lambda ordinal: False
             )
             for entry, content in entries:
                 progress()
@@ -143,6 +143,10 @@ def read_files(
         elif file.table is None:
             gathered.leave_out(Item(place, file.name), "no_label", "Neither a CSV nor a folder tells its class.")
     done, groups = 0, DicomGroups()
+
+    def alive() -> None:
+        note(done / len(known))
+
     with new_decoders() as pool:
         for number, places in by_source.items():
             source = sources[number]
@@ -150,7 +154,7 @@ def read_files(
             def unlabelled(ordinal: int, places: dict[int, int] = places) -> bool:
                 return ordinal not in places
 
-            read = read_decoded(pool, source["sha256"], source["filename"], unlabelled, lambda: None)
+            read = read_decoded(pool, source["sha256"], source["filename"], unlabelled, alive)
             for entry, sha256, result in read:
                 place = places[entry.ordinal]
                 _gather(

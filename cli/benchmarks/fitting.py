@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from cli.errors import JobFailed
-from cli.operator import writing
+from cli.operator import reading, writing
 from cli.output import print_json, print_table, say
 from cli.training import refusals
 from db.base import current
@@ -41,7 +41,7 @@ def run(asked: Asked, as_json: bool) -> None:
     Raises JobFailed: what would end a run.
     """
     with refusals():
-        prepared = prepare(asked, writing)
+        prepared = prepare(asked, writing, reading)
     try:
         facts = _fitted(prepared)
     except Exception as error:

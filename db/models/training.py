@@ -49,7 +49,7 @@ class TrainingRun(LeaseMixin, Base):
 
     user: Mapped[User | None] = relationship(lazy="joined")
     dataset: Mapped[Dataset | None] = relationship(lazy="joined")
-    split: Mapped[Split | None] = relationship(lazy="joined")
+    split: Mapped[Split | None] = relationship()  # large: 100,000 groups may be in it
     model_version: Mapped[ModelVersion | None] = relationship(foreign_keys=[model_version_id], lazy="joined")
     from_version: Mapped[ModelVersion | None] = relationship(foreign_keys=[from_version_id], lazy="joined")
 
@@ -95,4 +95,4 @@ class Evaluation(LeaseMixin, Base):
 
     model_version: Mapped[ModelVersion] = relationship(lazy="joined")
     dataset: Mapped[Dataset] = relationship(lazy="joined")
-    split: Mapped[Split | None] = relationship(lazy="joined")
+    split: Mapped[Split | None] = relationship()  # large: 100,000 groups may be in it

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -9,8 +10,9 @@ from click.testing import CliRunner
 from cli import datasets as command
 from cli.errors import Unavailable
 from cli.main import cli
-from db import datasets
+from db import datasets, leases
 from db.base import read_scope, session_scope
+from db.models import Dataset
 from db.settings import get_settings
 from tests.worker.conftest import png, zip_of
 from worker.datasets import build_next
@@ -199,6 +201,28 @@ def test_no_worker_is_said_after_a_while(database, folder, monkeypatch):
         title = datasets.create_dataset(session, name="site", user=None, files=[file]).title
     with pytest.raises(Unavailable, match="no ingest worker has taken site/1; does `ctbatch worker ingest` run"):
         command._follow(title)
+
+
+@pytest.mark.parametrize("how", ["another is read", "it was put off"])
+def test_a_dataset_that_has_to_wait_is_waited_for(database, folder, monkeypatch, how):
+    monkeypatch.setattr(command, "UNCLAIMED_SECONDS", 0.0)
+    monkeypatch.setattr(command, "POLL_SECONDS", 0.0)
+    file = command._store_part(command.gather([folder])[0][0], lambda count: None)
+    with session_scope() as session:
+        first, second = (datasets.create_dataset(session, name="site", user=None, files=[file]) for _ in range(2))
+    with session_scope() as session:
+        _, claim = datasets.claim_dataset(session, "w")
+        if how == "it was put off":
+            leases.put_off(session, Dataset, claim)
+    looked, waited = command._view, []
+
+    def view(title):
+        waited.append(title)
+        found = looked(title)
+        return replace(found, state="ready") if len(waited) > 5 else found
+
+    monkeypatch.setattr(command, "_view", view)
+    assert command._follow((second if how == "another is read" else first).title).state == "ready"
 
 
 def test_the_database_is_asked_for_before_files_are_copied(ctbatch, folder, tmp_path):

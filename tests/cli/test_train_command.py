@@ -45,6 +45,7 @@ def ask() -> Run:
 def only_run() -> TrainingRun:
     with read_scope() as s:
         (run,) = runs.list_runs(s)
+        s.refresh(run, ["split"])
         s.expunge_all()
         return run
 
@@ -200,6 +201,18 @@ def test_where_nothing_is_left_to_test_on_the_parts_are_drawn_anew_if_that_is_al
     assert launch("site", "--from", "imported/1", "--allow-leak", "seen-by-parent").exit_code == 0
     run = only_run()
     assert (run.split.rule, run.allowed_leaks) == ("groups", ["seen-by-parent"])
+
+
+def test_an_estimate_writes_nothing_once_the_split_is_there(launch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch("site", "--dry-run").exit_code == 0
+
+    def held() -> None:
+        raise AssertionError("it would hold up all who write")
+
+    monkeypatch.setattr("cli.training.writing", held)
+    again = launch("site", "--dry-run", "--json")
+    assert again.exit_code == 0
+    assert json.loads(again.stdout)["slices"]["train"] > 0
 
 
 def test_groups_are_split_as_given_where_that_is_asked(launch: Run) -> None:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import inspect, update
 
 from db import leases, runs
 from db.base import session_scope
@@ -126,6 +126,16 @@ def test_a_failed_run_says_why(dataset, split):
     with session_scope() as s:
         runs.fail_run(s, held, "the memory was not enough")
     assert (view(run).state, view(run).error) == ("failed", "the memory was not enough")
+
+
+def test_a_list_of_runs_does_not_read_their_splits(dataset, split):
+    """A split of 100,000 groups takes megabytes."""
+    launch(dataset, split)
+    with session_scope() as s:
+        [listed] = runs.list_runs(s)
+        assert "split" in inspect(listed).unloaded
+    claimed, _ = claim()
+    assert claimed.split.id == split.id
 
 
 def test_a_leak_blocks_unless_it_is_allowed_by_name(dataset, split):

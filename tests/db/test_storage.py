@@ -4,9 +4,11 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from db import beside
 from db.storage import FileDamaged, FileMissing, Storage
 
 
@@ -41,6 +43,34 @@ def test_remote_file_is_fetched_when_the_cache_lacks_it(tmp_path: Path) -> None:
     sha256 = Storage("memory://shared", tmp_path / "one").put(b"pixels")
     other = Storage("memory://shared", tmp_path / "two")
     assert other.local_path(sha256).read_bytes() == b"pixels"
+
+
+def test_who_waits_for_a_remote_file_is_told_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = Storage("memory://slow", tmp_path / "one").put(b"pixels")
+    other = Storage("memory://slow", tmp_path / "two")
+    fetch, told = other.fs.get_file, Event()
+
+    def slow(*where: str) -> None:
+        assert told.wait(30)
+        fetch(*where)
+
+    monkeypatch.setattr(beside, "TOLD_EVERY", 0.01)
+    monkeypatch.setattr(other.fs, "get_file", slow)
+    assert other.local_path(sha256, told.set).read_bytes() == b"pixels"
+
+
+def test_a_fetch_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = Storage("memory://broken", tmp_path / "one").put(b"pixels")
+    other = Storage("memory://broken", tmp_path / "two")
+
+    def breaks(remote: str, local: str) -> None:
+        Path(local).write_bytes(b"pix")
+        raise ConnectionResetError
+
+    monkeypatch.setattr(other.fs, "get_file", breaks)
+    with pytest.raises(ConnectionResetError):
+        other.local_path(sha256)
+    assert list(other.incoming.iterdir()) == []
 
 
 def test_missing_and_damaged_files_are_told_apart(store: Storage) -> None:

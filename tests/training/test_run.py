@@ -15,6 +15,7 @@ from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Training
 from db.storage import FileMissing, storage
 from tests.labelled import add_dataset, add_split
 from training.config import preset, with_settings
+from worker.heartbeat import Heartbeat
 from worker.reading import npy_bytes
 
 TINY = [
@@ -101,6 +102,8 @@ def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
 
     assert "never saw" in measured_on([])
     assert "never saw" in measured_on(["conflicting-labels"]), "wrong labels were not seen in training"
+    nameless = measured_on([], 1200)
+    assert "no patient is known of 1,200 slices" in nameless
     leaky = measured_on(["conflicting-labels", "seen-by-parent"])
     assert leaky == "the test part of a split that leaks (seen-by-parent): training has seen some of it"
 
@@ -281,17 +284,23 @@ def test_the_reaper_leaves_what_a_run_needs(dataset):
     assert storage().exists(checkpoint)
 
 
-def test_a_killed_worker_s_folder_is_emptied(settings):
+def test_what_killed_workers_left_goes_and_what_others_work_in_stays(dataset, settings):
     from training.run import work_folder
 
-    left, other = (settings.home / "training" / name / "features" for name in ("run-3-1", "run-31-1"))
-    left.mkdir(parents=True)
-    other.mkdir(parents=True)
+    with session_scope() as s:
+        split = splits.split_of(s, s.merge(dataset))
+    goes_on = launch(dataset, split=split)
+    with session_scope() as s:
+        assert runs.claim_run(s, "another")
+    names = ("run-3-1", f"run-{goes_on.id}-0", f"run-{goes_on.id}-1")
+    left, before, other = (settings.home / "training" / name / "features" for name in names)
+    for each in (left, before, other):
+        each.mkdir(parents=True)
     with work_folder(Claim(3, 2)) as folder:
         assert list(folder.iterdir()) == []
-        assert not left.exists()
+        assert not left.parent.exists()
     assert not folder.exists()
-    assert other.exists()
+    assert [before.exists(), other.exists()] == [False, True]
 
 
 def test_a_database_that_is_away_for_a_moment_puts_a_run_off(dataset, monkeypatch):
@@ -310,4 +319,37 @@ def test_a_database_that_is_away_for_a_moment_puts_a_run_off(dataset, monkeypatc
     view, _ = carry_out()
     assert view.state == "queued"
     with session_scope() as s:
-        assert s.get_one(TrainingRun, view.id).checkpoint["epoch"] == 3
+        run = s.get_one(TrainingRun, view.id)
+        assert (run.checkpoint["epoch"], run.attempts) == (3, 0)
+
+
+def test_a_database_that_is_away_for_a_moment_costs_a_note_and_no_epoch(dataset, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    import training.run
+    from training.watching import EpochRecord
+
+    monkeypatch.setattr(training.run, "PAUSES", (0.0,))
+    monkeypatch.setattr(training.run, "REPORT_SECONDS", 0.0)
+    run = launch(dataset)
+    with session_scope() as s:
+        run, claim = runs.claim_run(s, "w")
+    watcher = training.run.RunWatcher(run, claim, Heartbeat(TrainingRun, [claim]), training.run.checked(run.config))
+    once = iter([True])
+
+    def away(call):
+        def act(*values, **named):
+            if next(once, False):
+                raise OperationalError("UPDATE training_run", {}, Exception("database is locked"))
+            return call(*values, **named)
+
+        return act
+
+    monkeypatch.setattr(runs, "report", away(runs.report))
+    watcher.alive()
+    assert next(once, True), "it was away"
+    once = iter([True])
+    monkeypatch.setattr(runs, "record_epoch", away(runs.record_epoch))
+    watcher.epoch(EpochRecord(0, 0, {"loss": 1.0}, 2.0))
+    with session_scope() as s:
+        assert [each.metrics for each in runs.epochs_of(s, run.id)] == [{"loss": 1.0}]

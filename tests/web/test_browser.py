@@ -13,7 +13,7 @@ from db import runs
 from db.base import session_scope
 from db.leases import Claim
 from db.models import User
-from tests.web.play import PASSWORD, Api, WorkerPart, png, ready_dataset, zip_bytes
+from tests.web.play import PASSWORD, Api, WorkerPart, png, ready_dataset, resnet50, zip_bytes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -324,3 +324,25 @@ def test_api_page_shows_every_operation(signed_in: Any) -> None:
     signed_in.goto("/api/v1/docs")
     signed_in.locator(".opblock").first.wait_for()
     playwright.expect(signed_in.locator(".opblock")).to_have_count(32)
+
+
+def test_sending_a_file_of_weights_keeps_what_was_typed(admin_page: Any, tmp_path: Path) -> None:
+    ready_dataset("site")
+    admin_page.goto("/runs/new?dataset=site/1")
+    admin_page.get_by_role("radio", name="quick").check()
+    admin_page.get_by_label("Name").fill("mine")
+    admin_page.get_by_role("spinbutton", name="Seed").fill("9")
+    admin_page.locator("#estimate").get_by_text("At most").wait_for()
+    admin_page.get_by_label("Keras's ResNet50").set_input_files(resnet50(tmp_path / "w.h5"))
+    with admin_page.expect_response("**/runs/new/estimate") as answered:
+        admin_page.get_by_role("spinbutton", name="Seed").fill("10")
+        admin_page.get_by_role("spinbutton", name="Seed").press("Tab")
+    assert "At most" in answered.value.text(), "a file that waits to be sent is no fault yet"
+    admin_page.get_by_role("button", name="Send").click()
+    admin_page.get_by_text("The file of weights with this SHA-256").wait_for()
+    assert admin_page.get_by_label("Name").input_value() == "mine"
+    assert admin_page.get_by_role("spinbutton", name="Seed").input_value() == "10"
+    assert admin_page.get_by_role("radio", name="quick").is_checked()
+    admin_page.locator("#estimate").get_by_text("At most").wait_for()
+    admin_page.get_by_role("button", name="Launch").click()
+    admin_page.wait_for_url("**/runs/1")

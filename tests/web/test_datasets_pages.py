@@ -78,6 +78,9 @@ def test_neither_files_nor_jobs_is_refused(admin: Api) -> None:
     unknown = {"name": "site", "jobs": "aaaaaaaaaaaaaaaa"}
     answer = admin.post("/datasets", data=unknown, content_type="multipart/form-data")
     assert answer.json["detail"] == "There is no job aaaaaaaaaaaaaaaa."
+    many = {"name": "site", "jobs": " ".join(f"j{number}" for number in range(1001))}
+    answer = admin.post("/datasets", data=many, content_type="multipart/form-data")
+    assert answer.json["detail"] == "A dataset is made of at most 1,000 jobs; 1,001 are named."
 
 
 def test_datasets_are_for_admins(api: Api, anns_browser: Browser) -> None:

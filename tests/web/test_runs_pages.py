@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import h5py
 import pytest
 from sqlalchemy import update
 
@@ -15,8 +14,7 @@ from db.leases import Claim
 from db.models import Dataset, ModelVersion, Split, TrainingRun
 from db.splits import split_of
 from db.storage import storage
-from tests.web.play import Api, Browser, ready_dataset
-from training.weights_file import base_shapes
+from tests.web.play import Api, Browser, ready_dataset, resnet50
 
 CONFIG = {"preset": "quick", "stages": [{"name": "small", "epochs": 10, "size": 64}, {"name": "full", "epochs": 1}]}
 
@@ -78,15 +76,6 @@ def test_run_that_starts_from_a_version_says_so(admin: Api, dataset_id: int) -> 
     assert launch(admin, from_model="fake/9").json["detail"] == "There is no model version fake/9."
 
 
-def resnet50(path: Path) -> Path:
-    """A file with arrays of the shapes of Keras's ResNet50, as far as it is looked into where a run is launched."""
-    with h5py.File(path, "w") as file:
-        for shape, count in base_shapes().items():
-            for number in range(count):
-                file.create_dataset(f"{shape}-{number}", shape, "f4")
-    return path
-
-
 def test_run_starts_from_a_file_of_weights_that_was_sent(
     admin: Api, roots_browser: Browser, dataset_id: int, tmp_path: Path
 ) -> None:
@@ -97,9 +86,20 @@ def test_run_starts_from_a_file_of_weights_that_was_sent(
     assert shown["config"]["initial"] == f"file:{sent.json['sha256']}"
     assert launch(admin, from_weights="0" * 64).status_code == 422
     assert launch(admin, from_weights=sent.json["sha256"], from_model="fake/1").status_code == 422
-    form = {"csrf_token": roots_browser.csrf("/runs/new"), "files": (io.BytesIO(data), "w.h5"), "dataset": "site/1"}
-    page = roots_browser.client.post("/runs/new/weights", data=form, follow_redirects=True)
-    assert f'value="{sent.json["sha256"]}" readonly' in page.text
+    typed = {"dataset": "site/1", "preset": "seed", "name": "mine", "settings": "augment.flip=false", "seed": "9"}
+    form = {"csrf_token": roots_browser.csrf("/runs/new"), "files": (io.BytesIO(data), "w.h5"), **typed}
+    page = roots_browser.client.post("/runs/new/weights", data=form)
+    for kept in (
+        f'{sent.json["sha256"]}" readonly',
+        'value="mine"',
+        ">augment.flip=false<",
+        'value="9"',
+        'value="seed" checked',
+    ):
+        assert kept in page.text
+    assert roots_browser.client.get("/runs/new/weights").status_code == 302
+    refused = roots_browser.post("/runs/new", {"dataset": "site/1", "files": "w.h5"})
+    assert "A file of weights is chosen, but not sent" in refused.text
     values = {"dataset": "site/1", "preset": "quick", "from_weights": sent.json["sha256"]}
     assert roots_browser.post("/runs/new", values).status_code == 303
 
@@ -269,7 +269,7 @@ def test_failed_run_says_what_to_do(admin: Api, roots_browser: Browser, dataset_
 def test_form_launches_and_keeps_what_was_typed(roots_browser: Browser, dataset_id: int) -> None:
     leak(dataset_id)
     form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "scratch", "seed": "7"}
-    typed = form | {"settings": "floor=0.9\r\n\r\naugment.flip=false\r\n"}
+    typed = form | {"settings": "floor = 0.9\r\n\r\naugment.flip=false\r\n"}
     refused = roots_browser.client.post("/runs/new", data=typed)
     assert refused.status_code == 409
     assert "This run was not launched" in refused.text

@@ -389,6 +389,30 @@ def test_a_full_disk_puts_the_building_off(ask: Ask, monkeypatch: pytest.MonkeyP
     assert (view(dataset).state, view(dataset).error) == ("ready", None)
 
 
+def test_what_nobody_foresaw_ends_the_building_with_a_reason(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+
+    def odd(*_: Any) -> None:
+        raise ValueError("mmap length is greater than file size")
+
+    monkeypatch.setattr("worker.datasets.make_report", odd)
+    assert build_next("w")
+    found = view(dataset)
+    assert (found.state, found.error) == ("failed", "ValueError; the ingest worker's log tells more")
+
+
+def test_an_upload_that_breaks_off_meanwhile_does_no_harm(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+
+    def odd(*_: Any, **__: Any) -> None:
+        raise ValueError("of the upload")
+
+    monkeypatch.setattr("worker.datasets.unpack_next", odd)
+    monkeypatch.setattr("worker.datasets.NOTE_SECONDS", 0.0)
+    assert build_next("w")
+    assert view(dataset).state == "ready"
+
+
 def test_a_disk_that_stays_full_is_named_in_the_end(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = ask(two_classes())
 

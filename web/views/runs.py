@@ -54,6 +54,8 @@ def form() -> Response:
 @blueprint.post("/new")
 def create() -> ResponseReturnValue:
     """Launch the run."""
+    if request.form.get("files"):
+        return _form(Problem(422, "invalid", "A file of weights is chosen, but not sent: send it first."))
     try:
         run_id = launch(require_admin(), _asked())
     except Problem as problem:
@@ -61,9 +63,15 @@ def create() -> ResponseReturnValue:
     return redirect(url_for("runs.show", run_id=run_id), 303)
 
 
+@blueprint.get("/new/weights")
+def sent_weights() -> ResponseReturnValue:
+    """The address of the form once weights were sent, asked for anew."""
+    return redirect(url_for("runs.form"))
+
+
 @blueprint.post("/new/weights")
 def send_weights() -> ResponseReturnValue:
-    """Receive a file of weights that the run to be launched starts from."""
+    """Receive a file of weights that the run to be launched starts from; the form comes back as it was filled in."""
     try:
         weights = receive_weights()
     except Exception as error:
@@ -71,7 +79,7 @@ def send_weights() -> ResponseReturnValue:
         if problem.status == 500:
             raise
         return _form(problem)
-    return redirect(url_for("runs.form", weights=weights, dataset=request.form.get("dataset") or None), 303)
+    return _form(None, weights)
 
 
 @blueprint.post("/new/estimate")
@@ -85,7 +93,8 @@ def estimate() -> str:
 
 def _asked() -> RunIn:
     """What the form asks for. Raises Problem 422."""
-    settings = [line.strip() for line in request.form.get("settings", "").splitlines() if line.strip()]
+    lines = [line.partition("=") for line in request.form.get("settings", "").splitlines() if line.strip()]
+    settings = [f"{key.strip()}{equals}{value.strip()}" for key, equals, value in lines]
     lists = {"settings": settings, "allow_leaks": request.form.getlist("allow_leaks")}
     return form_values(RunIn, request.form, **lists)
 
@@ -140,13 +149,13 @@ def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
     return found if found is not None and runs.epochs_of(s, found.id) else None
 
 
-def _form(problem: Problem | None) -> Response:
+def _form(problem: Problem | None, weights: str = "") -> Response:
     with read_scope() as s:
         ready = [dataset.title for dataset in list_datasets(s) if dataset.state == Work.DONE]
         models = [version.label for version in list_versions(s) if can_start_from(version)]
-    asked = {"dataset": request.args.get("dataset", ""), "from_weights": request.args.get("weights", "")}
-    shown: dict[str, Any] = dict(request.form.items()) if problem else asked
-    allowed = request.form.getlist("allow_leaks") if problem else []
+    shown: dict[str, Any] = {"dataset": request.args.get("dataset", "")} | dict(request.form.items())
+    shown |= {"from_weights": weights} if weights else {}
+    allowed = request.form.getlist("allow_leaks")
     page = render_template(
         "run_new.html",
         problem=problem,

@@ -4,8 +4,8 @@ from threading import Event
 
 import pytest
 
-from training import beside as module
-from training.beside import beside
+from db import beside as module
+from db.beside import beside
 
 
 @pytest.fixture(autouse=True)
