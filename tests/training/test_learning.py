@@ -16,11 +16,9 @@ SMALL = Stage(
     size=SIDE,
     epochs=9,
     batch=16,
-    optimizer="adamw",
     rate=1e-3,
     schedule="cosine",
     warmup=0.5,
-    weight_decay=0.02,
     average=0.9,
     keep="last",
 )
