@@ -3,7 +3,7 @@
 import io
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
-from db import evaluations, lineage
+from db import evaluations
 from db.base import read_scope, session_scope
 from db.datasets import DatasetError, rows_of
 from db.evaluations import EvaluationError
-from db.labelled import PARTS, without_patient
+from db.labelled import TRAIN, without_patient
 from db.leases import Claim, StaleClaim
 from db.models import Evaluation, ModelVersion
 from db.promotion import floor_of
@@ -25,7 +24,7 @@ from db.storage import FileDamaged, FileMissing, storage
 from training.calibrate import probability
 from training.dataset import Labelled, load_part
 from training.evaluate import compare, with_intervals
-from training.known_slices import find_known, slices_of
+from training.known_slices import find_known, taught_slices
 from training.site_check import Floors, check_site, count_groups
 from worker.engines.base import Engine
 from worker.engines.package import PackageError, limit_of
@@ -34,6 +33,7 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
+LEARNED_FROM = (TRAIN, "validation")  # the parts that train a version, and that its threshold is chosen on
 REPORT_SECONDS = 1.0  # between two notes of the progress in the database
 Progress = Callable[[float], None]
 
@@ -110,7 +110,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
     told(0.0)
     with read_scope() as s:
         rows = rows_of(s, evaluation.dataset_id, evaluation.split, evaluation.part)
-        taught = _taught(s, evaluation.model_version)
+        taught = taught_slices(s, evaluation.model_version, LEARNED_FROM)
     if not rows:
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.title}")
     data = load_part(evaluation.dataset, rows, lambda: told(0.0))
@@ -120,17 +120,11 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
     if evaluation.part is None:
         floors = Floors(recall=floor_of(version))
         groups = count_groups(data.labels, data.groups)
-        known = float(find_known(data.pixels, taught, lambda: told(1.0)).mean())
+        known = float(find_known(data.pixels, chain.from_iterable(taught), lambda: told(1.0)).mean())
         nameless = without_patient(evaluation.dataset) / len(rows)
         check = check_site(result, groups, floors, known=known, nameless=nameless, apart=result["apart"])
         result["site_check"] = check.as_dict()
     _finish(claim, evaluation, scored.logit, data, result, told)
-
-
-def _taught(s: Session, version: ModelVersion) -> Iterator[NDArray[np.uint8]]:
-    """The slices that the version, or one that it comes from, was trained on, or its threshold chosen."""
-    rows = [(each, lineage.rows_in(s, version, each, PARTS[:2])) for each in lineage.trained_on(s, version)]
-    return chain.from_iterable(slices_of(*each) for each in rows)
 
 
 def score(engine: Engine, pixels: NDArray[np.uint8], told: Progress) -> Scored:
@@ -190,11 +184,10 @@ def _compared(version: ModelVersion, logit: NDArray[np.float32], other: Evaluati
     theirs = other.model_version
     try:
         scores = np.load(storage().verified_path(other.scores_sha256 or ""), allow_pickle=False)
-    except FileDamaged:
-        storage().delete(other.scores_sha256 or "")  # so that the next asking makes them anew
-        return {}
-    except FileMissing:
-        log.warning("scores are gone", extra={"evaluation": other.id})
+    except (FileMissing, FileDamaged) as error:
+        log.warning("scores are gone or damaged", extra={"evaluation": other.id})
+        if isinstance(error, FileDamaged):
+            storage().delete(other.scores_sha256 or "")  # so that the next asking makes them anew
         return {}
     return compare(
         probability(logit, version.temperature),

@@ -2,12 +2,14 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
-from db.models import Dataset
+from db.lineage import rows_in, trained_on
+from db.models import Dataset, ModelVersion
 from db.models.datasets import ARRAY_SLICES
 from db.storage import FileDamaged, FileMissing, storage
 from worker.imaging.similar import Pictures, near_pairs
@@ -55,6 +57,15 @@ def slices_of(dataset: Dataset, rows: Container[int] | None = None) -> Iterator[
             if rows is None or row in rows:
                 yield each
         start += len(array)
+
+
+def taught_slices(
+    s: Session, version: ModelVersion, parts: Sequence[str], *, but: int | None = None
+) -> list[Iterator[NDArray[np.uint8]]]:
+    """By dataset, the slices that lay in these parts for the version or one that it comes from; not those of the
+    dataset `but`. They are read once they are asked for, when `s` may be closed."""
+    datasets = [each for each in trained_on(s, version) if each.id != but]
+    return [slices_of(each, rows_in(s, version, each, parts)) for each in datasets]
 
 
 def _beating(slices: Iterable[NDArray[np.uint8]], alive: Callable[[], None]) -> Iterator[NDArray[np.uint8]]:

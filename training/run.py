@@ -16,17 +16,17 @@ from sqlalchemy.exc import OperationalError
 
 from db import registry, runs
 from db.base import current, read_scope, session_scope
-from db.labelled import PARTS
+from db.labelled import PARTS, TRAIN
 from db.leaks import EXAMPLES, SEEN
 from db.leases import Claim
-from db.lineage import find_seen, rows_in, trained_on
+from db.lineage import find_seen
 from db.models import TrainingRun
 from training import checkpoints
 from training.config import Config, checked
 from training.dataset import Data, Labelled, load_parts
 from training.fit import fit
 from training.initial import initial_network
-from training.known_slices import find_known, slices_of
+from training.known_slices import find_known, taught_slices
 from training.results import Trained, make_package
 from training.trainable import environment
 from training.watching import Cancelled, Checkpoint, EpochRecord, Step, Watcher
@@ -185,8 +185,7 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
     if start is None or split is None:
         return
     with read_scope() as s:
-        others = [each for each in trained_on(s, start) if each.id != run.dataset_id]
-        taught = [slices_of(each, rows_in(s, start, each, PARTS[:1])) for each in others]
+        taught = taught_slices(s, start, [TRAIN], but=run.dataset_id)
         by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
     if not taught:
         return
