@@ -39,7 +39,7 @@ class Unhealthy(CommandError):
 @home_option
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check this installation: Python, home, disk, memory, database, broker, engine, model version, server.
+    """Check this installation: Python, home, disk, memory, processor, database, broker, engine, model version, server.
 
     Changes nothing. Exit code 4 if a check fails.
     """
@@ -79,6 +79,14 @@ def memory(_settings: Settings) -> Iterator[Finding]:
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = len(os.sched_getaffinity(0))
     yield Finding("memory", "ok" if size > LOW_MEMORY_BYTES else "warn", f"{size / 1024**3:.1f} GiB, {cores} cores")
+
+
+def processor(_settings: Settings) -> Iterator[Finding]:
+    """Name the processor, what it has that makes it quick, and what to expect of it; slow is not a fault."""
+    from worker.engines.processor import expectation, read_processor
+
+    found = read_processor()
+    yield Finding("processor", "ok", f"{found.line}; {expectation(found)}")
 
 
 def database(settings: Settings) -> Iterator[Finding]:
@@ -155,4 +163,13 @@ def server(_settings: Settings) -> Iterator[Finding]:
         yield Finding("server", "fail", error.message)
 
 
-CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (python, home, memory, database, broker, engine, server)
+CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    python,
+    home,
+    memory,
+    processor,
+    database,
+    broker,
+    engine,
+    server,
+)

@@ -6,6 +6,7 @@ import pytest
 
 from db import accounts, registry
 from db.base import session_scope
+from worker.engines.processor import read_processor
 
 
 @pytest.fixture
@@ -123,8 +124,11 @@ def test_the_database_is_made_and_says_its_revision(ctbatch):
 def test_the_doctor_finds_a_fresh_home_well(ctbatch):
     result = ctbatch("doctor", "--json")
     assert result.returncode == 0, result.stdout
-    found = {finding["check"]: finding["state"] for finding in json.loads(result.stdout)}
-    assert found["python"] == found["home"] == found["broker"] == found["engine"] == "ok"
+    findings = json.loads(result.stdout)
+    found = {finding["check"]: finding["state"] for finding in findings}
+    assert found["python"] == found["home"] == found["processor"] == found["broker"] == found["engine"] == "ok"
+    [detail] = [finding["detail"] for finding in findings if finding["check"] == "processor"]
+    assert detail.startswith(read_processor().line)
     assert found["database"] == found["server"] == "warn"
 
 
