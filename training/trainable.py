@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from training.config import ALL
 from training.network import build_network
+from worker.engines.processor import read_processor
 
 EXACT_LAYERS = ("imagenet_mean", "output")  # stay in float32: the pixels' normalisation and the last layer
 PREDICT_BATCH = 64
@@ -23,13 +23,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 def has_bfloat16() -> bool:
     """Whether bfloat16 is quicker here: on a GPU, or on a processor that computes in it (AVX512-BF16, AMX)."""
-    if on_gpu():
-        return True
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return on_gpu() or "bfloat16" in read_processor().features
 
 
 def on_gpu() -> bool:
