@@ -6,14 +6,19 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from db.proof_file import PROOF_FILE
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.(keras|xml|bin|html|md|txt|json|csv|png|svg|npy)")
+FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.(keras|xml|bin|html|md|txt|json|csv|png|svg|npy|npz)")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 TEXTS = ("name", "note", "recipe", "dataset_hash", "created_at")
-OBJECTS = ("metrics", "parity", "ood", "extra")
+OBJECTS = ("metrics", "parity", "ood", "calibration", "proof", "extra")
+PRECISIONS = {"f32", "bf16", "int8"}
+DIFFERENCES = {"logit", "distance", "cam"}  # that a proof's tolerance bounds
 REQUIRED = {"name", "note", "recipe", "threshold", "temperature", "files", "metrics", "parity"}
 KNOWN = {*TEXTS, *OBJECTS, "threshold", "temperature", "files"}
 MAX_TEXT = 2_000
+NETWORKS = ({"model.keras"}, {"model.xml", "model.bin"}, {"model-int8.xml", "model-int8.bin"})
 
 
 class BadManifest(Exception):
@@ -61,6 +66,8 @@ def read_manifest(data: bytes, recipe: str, max_files: int) -> Manifest:
             raise BadManifest(f"package.json is damaged: {name} is no object")
     _check_numbers(values)
     _check_files(values["files"], max_files)
+    _check_calibration(values.get("calibration", {}))
+    _check_proof(values)
     return Manifest(values, data)
 
 
@@ -78,13 +85,44 @@ def _check_texts(values: dict[str, Any]) -> None:
 
 
 def _check_numbers(values: dict[str, Any]) -> None:
-    threshold, temperature = values["threshold"], values["temperature"]
-    if not _is_number(threshold) or not 0 <= threshold <= 1:
-        raise BadManifest("package.json is damaged: threshold is no probability")
-    if not _is_number(temperature) or temperature <= 0:
-        raise BadManifest("package.json is damaged: temperature is no positive number")
+    _check_pair(values, "package.json is damaged: ")
     if not all(_is_number(limit) and limit > 0 for limit in values.get("ood", {}).values()):
         raise BadManifest("package.json is damaged: ood holds what is no positive number")
+
+
+def _check_pair(values: dict[str, Any], where: str) -> None:
+    threshold: Any = values.get("threshold")
+    temperature: Any = values.get("temperature")
+    if not _is_number(threshold) or not 0 <= threshold <= 1:
+        raise BadManifest(f"{where}threshold is not a probability")
+    if not _is_number(temperature) or temperature <= 0:
+        raise BadManifest(f"{where}temperature is not a positive number")
+
+
+def _check_calibration(calibration: dict[str, Any]) -> None:
+    for engine, own in calibration.items():
+        if not isinstance(own, dict) or own.keys() != {"temperature", "threshold"}:
+            raise BadManifest(
+                f"package.json is damaged: calibration of {engine[:64]!a} is not a temperature and threshold"
+            )
+        _check_pair(own, f"package.json is damaged: calibration of {engine[:64]!a}: ")
+
+
+def _check_proof(values: dict[str, Any]) -> None:
+    """A network in int8 alone needs a proof, since there is no float32 file to hold it to."""
+    proof, files = values.get("proof", {}), values["files"]
+    if (PROOF_FILE in files and not proof) or (proof and PROOF_FILE not in files):
+        raise BadManifest(f"package.json is damaged: proof and {PROOF_FILE} belong together")
+    if not proof and files.keys().isdisjoint({"model.keras", "model.xml"}):
+        raise BadManifest("it holds an int8 network alone, and no proof to hold it to")
+    tolerance = proof.get("tolerance", {})
+    if not isinstance(tolerance, dict) or not tolerance.keys() <= PRECISIONS:
+        raise BadManifest("package.json is damaged: the proof's tolerance names an unknown precision")
+    for precision, limits in tolerance.items():
+        if not isinstance(limits, dict) or limits.keys() != DIFFERENCES:
+            raise BadManifest(f"package.json is damaged: the proof's tolerance of {precision} is not whole")
+        if not all(_is_number(limit) and limit >= 0 for limit in limits.values()):
+            raise BadManifest(f"package.json is damaged: the proof's tolerance of {precision} is not a number")
 
 
 def _is_number(value: Any) -> bool:
@@ -101,5 +139,5 @@ def _check_files(files: Any, limit: int) -> None:
             raise BadManifest(f"{name[:64]!a} is no file name that a package may hold")
         if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
             raise BadManifest(f"{name} has no SHA-256")
-    if "model.keras" not in files and not {"model.xml", "model.bin"} <= files.keys():
-        raise BadManifest("it holds no network: neither model.keras nor model.xml with model.bin")
+    if not any(network <= files.keys() for network in NETWORKS):
+        raise BadManifest("it holds no network: neither model.keras, nor model.xml or model-int8.xml with its .bin")

@@ -1,17 +1,20 @@
 """A model version as one file, for sites without a network: a TAR with `package.json` first, then the files it names.
 
 The TAR is plain (POSIX.1-1988 ustar): regular files, plain names, no owner and no time, so that the same version always
-gives the same bytes. An import believes nothing of it: names, sizes and numbers are bounded before anything is read,
-every file is hashed while it is received, and only when all hashes are those of `package.json` do the files get their
-place in storage and the version its row. Nothing is unpickled, no network is loaded.
+gives the same bytes. It may be compressed by gzip. An import believes nothing of it: names, sizes and numbers are
+bounded before anything is read, every file is hashed while it is received, and only when all hashes are those of
+`package.json` do the files get their place in storage and the version its row. Nothing is unpickled, no network is
+loaded.
 """
 
+import gzip
 import tarfile
+import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,10 +22,12 @@ from sqlalchemy.orm import Session
 from db.keras_archive import HarmfulModel, check_keras_archive
 from db.manifest import BadManifest, Manifest, read_manifest
 from db.models import ModelVersion
+from db.proof_file import PROOF_FILE, BadProof, read_proof_file
 from db.registry import MANIFEST, add_version
 from db.storage import Receiver, storage
 
 BLOCK = tarfile.BLOCKSIZE
+GZIP = b"\x1f\x8b"
 PIECE = 1 << 20
 MAX_FILES = 64
 MAX_MANIFEST_BYTES = 4 << 20
@@ -74,15 +79,17 @@ def import_package(path: Path, recipe: str) -> Received:
     Raises PackageRefused, naming the file; OSError.
     """
     try:
-        with path.open("rb") as file, ExitStack() as stack:
+        with _opened(path) as file, ExitStack() as stack:
             manifest = _manifest(file, recipe)
             receivers = _receive_files(file, manifest, stack)
             _check_hashes(manifest, receivers)
-            _check_networks(receivers)
+            _check_contents(receivers)
             for receiver in receivers.values():
                 receiver.publish()
-    except (PackageRefused, BadManifest, HarmfulModel) as error:
+    except (PackageRefused, BadManifest, HarmfulModel, BadProof) as error:
         raise PackageRefused(f"{path.name}: {error}") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise PackageRefused(f"{path.name}: the file is damaged or cut off") from error
     return Received(manifest, {**manifest.files, MANIFEST: storage().put(manifest.source)})
 
 
@@ -101,6 +108,19 @@ def register_received(s: Session, received: Received) -> tuple[ModelVersion, boo
     foreign = {key: extra[key] for key in ("run", "split", "lineage") if key in extra}
     values["extra"] = {**{k: v for k, v in extra.items() if k not in foreign}, "imported": foreign}
     return add_version(s, values, received.files), True
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open the TAR, which may be compressed by gzip; no more of it is inflated than the caps on its members allow."""
+    with path.open("rb") as file:
+        is_gzip = file.read(len(GZIP)) == GZIP
+        file.seek(0)
+        if not is_gzip:
+            yield file
+            return
+        with gzip.open(file) as inflated:
+            yield cast(IO[bytes], inflated)
 
 
 def _manifest(file: IO[bytes], recipe: str) -> Manifest:
@@ -165,13 +185,15 @@ def _check_hashes(manifest: Manifest, receivers: dict[str, Receiver]) -> None:
             raise PackageRefused(f"{name} holds other bytes than the package was made with")
 
 
-def _check_networks(receivers: dict[str, Receiver]) -> None:
+def _check_contents(receivers: dict[str, Receiver]) -> None:
     for name, receiver in receivers.items():
         if name.endswith(".keras"):
             try:
                 check_keras_archive(receiver.path)
             except HarmfulModel as error:
                 raise PackageRefused(f"{name} {error}") from error
+        if name == PROOF_FILE:
+            read_proof_file(receiver.path)
 
 
 def _shown(name: str) -> str:

@@ -64,6 +64,7 @@ def add_version(s: Session, manifest: dict[str, Any], files: dict[str, str]) -> 
         metrics=manifest["metrics"],
         parity=manifest["parity"],
         ood=manifest.get("ood", {}),
+        calibration=manifest.get("calibration", {}),
         facts=manifest.get("extra", {}),
         dataset_hash=manifest.get("dataset_hash"),
     )

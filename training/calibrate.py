@@ -12,17 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import expit
 
 from training.config import STEADY_RULE, floor_of
 
 COLDEST, HOTTEST = 0.25, 8.0  # few slices that are all told apart would have any colder temperature than the last
 CUTS = 256  # between the best threshold and 0.5 that are looked at
-
-
-def probability(logit: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    """Probabilities of COVID, float64[n] in 0..1, of logits [n]."""
-    return np.asarray(expit(np.asarray(logit, np.float64) / temperature), np.float64)
 
 
 def fit_temperature(logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] | None = None) -> float:
@@ -87,6 +81,24 @@ def choose_threshold(
     count = int(numbers.max()) + 1
     healthy, ill = (_left_out(each, numbers[here], count) for each, here in zip(worse, classes, strict=True))
     return float(tried[_plainest(worse[0].mean(1) + worse[1].mean(1), healthy + ill)])
+
+
+def meets_rule(probability: ArrayLike, labels: ArrayLike, rule: str, threshold: float, best: float) -> bool:
+    """Return whether a threshold does as well by the rule as `best`, the one that `choose_threshold` gave.
+
+    For a floor of sensitivity: it keeps the floor, and its specificity is not lower. For Youden's rules: its
+    sensitivity + specificity is not lower.
+    """
+    scores, truth = _paired(probability, labels)
+
+    def rates(cut: float) -> tuple[float, float]:
+        called = scores >= cut
+        return float(called[truth == 1].mean()), float(1 - called[truth == 0].mean())
+
+    (sensitivity, specificity), (best_sensitivity, best_specificity) = rates(threshold), rates(best)
+    if (floor := floor_of(rule)) is not None:
+        return sensitivity >= floor - 1e-9 and specificity >= best_specificity - 1e-9
+    return sensitivity + specificity >= best_sensitivity + best_specificity - 1e-9
 
 
 def _numbered(groups: Sequence[str]) -> NDArray[np.int64]:

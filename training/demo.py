@@ -1,60 +1,93 @@
-"""The demo model: a real ResNet50, trained in minutes on synthetic phantoms. It knows nothing about patients.
+"""The demo model: a real ResNet50, trained on synthetic phantoms. It knows nothing about patients.
 
-It learns by the same parts as any run: the whole network on small pictures, then, its normalisation settled at full
-size, the head on full-size ones. What it scores is measured on phantoms of patients that it never saw.
+It learns by the same parts as any run. What it scores is measured on phantoms of patients that it never saw.
 """
 
 import hashlib
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from training.calibrate import choose_threshold, fit_temperature, probability
+from training.card import CARD
 from training.config import ALL, Augment, Config, Stage
 from training.dataset import Data, Labelled
 from training.drawing import draw_on_all_cores
-from training.evaluate import with_intervals
+from training.export import Exported, export, write_manifest
 from training.fit import fit
 from training.network import build_network, start_residuals_at_zero
-from training.ood import threshold_of, with_distance
-from training.publish import publish
-from training.results import score
+from training.ood import with_distance
+from training.parity import Calibration, score
+from training.results import measure_test
 from training.watching import Step, Watcher
-from worker.engines.package import Package
+from worker.engines.openvino import OpenVinoEngine
+from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package
+from worker.phantoms.slices import lesion_masks
 
+SEED = 7
 NAME = "demo"
 NOTE = "demo: synthetic phantoms, knows nothing about patients"
-PAIRS = {"train": 480, "validation": 60, "test": 60}  # of patients, an ill and a healthy one; disjoint
 SLICES_A_PATIENT = 2
-HEAD_SLICES = 640  # of those to train on, at full size
-
-
-def _stage(name: str, unfreeze: int, epochs: int, **more: Any) -> Stage:
-    return Stage(
-        name=name,
-        unfreeze=unfreeze,
-        epochs=epochs,
-        optimizer="adamw",
-        rate=1e-3,
-        schedule="cosine",
-        keep="last",
-        **more,
-    )
-
-
-EVERYTHING = _stage("small", ALL, 2, size=96, warmup=0.3, weight_decay=0.02)
-HEAD = _stage("head", 0, 30, copies=1, warmup=1, weight_decay=0.05, label_smoothing=0.05)
-CONFIG = Config(preset=NAME, augment=Augment(flip=True), stages=(EVERYTHING, HEAD))
+KNOWN_SLICES = 512  # of the training part, that the distance is fitted to
 
 Progress = Callable[[float, str], None]
 
 
-class _Teller(Watcher):
-    """Tells the share done, from `first` to `last`, and what is trained."""
+def _stage(name: str, unfreeze: int, epochs: int, **more: Any) -> Stage:
+    settings = {"rate": 1e-3, "optimizer": "adamw", "schedule": "cosine", "keep": "last", "weight_decay": 0.02}
+    return Stage.model_validate({"name": name, "unfreeze": unfreeze, "epochs": epochs, **settings, **more})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a demo model is made. `pairs`: how many pairs of patients, an ill and a healthy one, by part; the parts are
+    disjoint. `last_stage_slices`: how many of the training slices the last stage learns from. `int8_alone`: the package
+    holds no other network."""
+
+    config: Config
+    pairs: dict[str, int]
+    last_stage_slices: int
+    int8_alone: bool = False
+
+
+ON_THE_SPOT = Plan(
+    Config(
+        preset=NAME,
+        augment=Augment(flip=True),
+        stages=(
+            _stage("small", ALL, 2, size=96, warmup=0.3),
+            _stage("head", 0, 30, copies=1, warmup=1, weight_decay=0.05, label_smoothing=0.05),
+        ),
+    ),
+    {"train": 480, "validation": 60, "test": 60},
+    640,
+)
+"""Minutes on a processor: everything learns on small slices, then the head on full-size ones."""
+
+SHIPPED = Plan(
+    Config(
+        preset=NAME,
+        augment=Augment(flip=True, rotation=8, shift=0.05, zoom=0.08),
+        stages=(
+            _stage("small", ALL, 5, size=128, warmup=0.3, average=0.98),
+            _stage("full", ALL, 2, rate=3e-4, warmup=0.1, average=0.98),
+        ),
+    ),
+    {"train": 1000, "validation": 100, "test": 150},
+    4000,
+    int8_alone=True,
+)
+"""Half an hour on a processor: everything learns, at full size too, so that heat maps lie on the lesions."""
+
+
+class _Reporter(Watcher):
+    """Reports the share done, from `first` to `last`, and what is trained."""
 
     def __init__(self, progress: Progress, first: float, last: float, what: str) -> None:
         self._progress, self._first, self._last, self._what = progress, first, last, what
@@ -64,69 +97,182 @@ class _Teller(Watcher):
         self._progress(self._first + (self._last - self._first) * share, self._what)
 
 
-def make_demo_package(folder: Path, *, seed: int = 7, progress: Progress = lambda fraction, message: None) -> Package:
-    """Train the demo model and write its package into `folder`.
+def make_demo_package(
+    folder: Path,
+    *,
+    plan: Plan = ON_THE_SPOT,
+    seed: int = SEED,
+    progress: Progress = lambda fraction, message: None,
+    network_file: Path | None = None,
+) -> Package:
+    """Train the demo model and write its package into `folder`, which is made if it is not there.
 
-    Args:
-        folder: is made if it is not there.
-        seed: of the phantoms, the weights and the order of training.
-        progress: told the fraction done, 0 to 1, and what goes on.
+    `seed` is of the phantoms, the weights and the order of training. `progress` gets the fraction done, 0 to 1, and
+    what goes on. `network_file` keeps the trained network: where it exists already, nothing is trained.
 
-    Returns:
-        The package, with its figures on unseen phantoms.
+    Returns the package, with its metrics on unseen phantoms. Raises RuntimeError: `plan` ships int8 alone, and int8
+    strays too far from float32.
     """
     progress(0.0, "drawing phantoms")
-    data = _draw(seed)
-    train, validation, test = data["train"], data["validation"], data["test"]
-    network = _train(train, validation, seed, progress)
-    progress(0.75, "learning what is familiar")
-    network = with_distance(network, train.pixels, most=256)
-    progress(0.8, "measuring")
-    seen, unseen = (score(network, part.pixels, lambda: None) for part in (validation, test))
-    temperature = fit_temperature(seen.logit, validation.labels, validation.groups)
-    threshold = choose_threshold(probability(seen.logit, temperature), validation.labels)
-    figures = with_intervals(probability(unseen.logit, temperature), test.labels, test.groups, threshold)
-    progress(0.88, "exporting, and comparing the engines")
-    return publish(
-        network,
-        folder,
+    parts = draw_parts(plan, seed)
+    if network_file is not None and network_file.exists():
+        network = keras.models.load_model(network_file, compile=False)
+    else:
+        network = train_network(
+            plan, Data(parts["train"], parts["validation"]), seed, lambda f, message: progress(0.05 + 0.75 * f, message)
+        )
+        if network_file is not None:
+            network.save(network_file)
+    progress(0.8, "learning what is familiar")
+    network = with_distance(network, parts["train"].pixels, most=KNOWN_SLICES)
+    progress(0.85, "exporting, and comparing the engines")
+    exported = export(network, folder, parts, plan.config.threshold, seed)
+    progress(0.95, "measuring")
+    engine, calibration = _served(exported)
+    if plan.int8_alone:
+        _keep_int8_alone(exported)
+    scores = score(engine, parts["test"].pixels, lambda: None) if engine else exported.exact["test"]
+    metrics = measure_test(parts["test"], scores, calibration) | {
+        "measured_on": "phantoms of unseen patients",
+        "measured_with": engine.name if engine else "keras-f32",
+        "heat": heat_in_lesions(scores.cam, _lesions(plan, seed)),
+    }
+    write_demo_card(folder, metrics, exported, seed)
+    return write_manifest(
+        exported,
         name=NAME,
         note=NOTE,
-        slices=test.pixels,
-        labels=test.labels,
-        calibration=validation.pixels,
-        threshold=threshold,
-        temperature=temperature,
-        metrics={"measured_on": "phantoms of unseen patients", **figures},
-        dataset_hash=hashlib.sha256(train.pixels.tobytes()).hexdigest(),
-        extra={"seed": seed, "trained_on": "synthetic phantoms", "config": CONFIG.model_dump(mode="json")},
-        ood={"threshold": threshold_of(np.concatenate([seen.distance, unseen.distance]))},
+        metrics=metrics,
+        dataset_hash=hashlib.sha256(parts["train"].pixels.tobytes()).hexdigest(),
+        extra={"seed": seed, "trained_on": "synthetic phantoms", "config": plan.config.model_dump(mode="json")},
     )
 
 
-def _train(train: Labelled, validation: Labelled, seed: int, progress: Progress) -> Any:
-    """A network that learned on small pictures, and whose head learned on full-size ones."""
+def _served(exported: Exported) -> tuple[OpenVinoEngine | None, Calibration]:
+    """Return the engine that most machines will serve the model with, or None for Keras in float32."""
+    if not exported.parity["int8"]["passed"]:
+        return None, exported.calibration
+    engine = OpenVinoEngine(exported.folder / INT8_FILE, "int8", None)
+    return engine, exported.engines[engine.name]
+
+
+def _keep_int8_alone(exported: Exported) -> None:
+    """Remove the network's other files: int8 is a quarter of float32's size, and a fifth of Keras's and that together.
+
+    Raises RuntimeError.
+    """
+    if not exported.parity["int8"]["passed"]:
+        raise RuntimeError(f"int8 strays too far from float32: {exported.parity['int8']}")
+    for name in (KERAS_FILE, FLOAT_FILE, FLOAT_FILE.replace(".xml", ".bin")):
+        (exported.folder / name).unlink()
+    for engine in [name for name in exported.engines if not name.endswith("int8")]:
+        del exported.engines[engine]
+    exported.parity["bf16"] = {"passed": False, "reason": "not shipped"}
+
+
+def _lesions(plan: Plan, seed: int) -> NDArray[np.bool_]:
+    """Draw where the lesions lie in the test slices, bool[n, 224, 224]."""
+    first = plan.pairs["train"] + plan.pairs["validation"]
+    return lesion_masks(seed, plan.pairs["test"], SLICES_A_PATIENT, first_pair=first)
+
+
+def heat_in_lesions(cam: NDArray[np.float32], lesions: NDArray[np.bool_]) -> dict[str, float]:
+    """Measure how heat maps, float32[n, 7, 7], lie on drawn lesions, bool[n, 224, 224], over the slices with lesions.
+
+    `share`: of the heat, how much lies inside the lesions, the map enlarged smoothly as the pages show it. `at_best`:
+    what a map of 7 × 7 cells that is the lesions' own would reach. `area`: what heat spread evenly would reach.
+    `peak_inside`: share of slices whose hottest pixel lies inside a lesion.
+    """
+    ill = lesions.any((1, 2))
+    cam, lesions = cam[ill], lesions[ill]
+    own = lesions.reshape(-1, 7, 32, 7, 32).mean((2, 4)).astype(np.float32)
+    found, best = np.stack([_enlarged(each) for each in cam]), np.stack([_enlarged(each) for each in own])
+    peaks = found.reshape(len(found), -1).argmax(1)
+    return {
+        "share": float(_share_inside(found, lesions).mean()),
+        "at_best": float(_share_inside(best, lesions).mean()),
+        "area": float(lesions.mean()),
+        "peak_inside": float(lesions.reshape(len(lesions), -1)[np.arange(len(peaks)), peaks].mean()),
+    }
+
+
+def _enlarged(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(Image.fromarray(cells).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
+
+
+def _share_inside(heat: NDArray[np.float32], lesions: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the share of each slice's heat that lies inside its lesions; 0 for a slice without any heat."""
+    total = heat.sum((1, 2), dtype=np.float64)
+    inside = (heat * lesions).sum((1, 2), dtype=np.float64)
+    return np.asarray(np.divide(inside, total, out=np.zeros_like(total), where=total > 0))
+
+
+def write_demo_card(folder: Path, metrics: dict[str, Any], exported: Exported, seed: int) -> None:
+    """Write the demo model's card, MODEL_CARD.md."""
+    heat, int8 = metrics["heat"], exported.parity["int8"]
+    (folder / CARD).write_text(
+        f"""# The demo model
+
+**Research use only. Not for diagnosis.** It learned from synthetic phantoms and knows nothing about patients.
+
+## What it is
+
+- A ResNet50 that gives an axial chest CT slice (8 bits, 224 × 224) a probability of COVID and a heat map.
+- It shows how ctbatch works. Its answers on slices of patients mean nothing.
+- Made by `make demo-model`, seed {seed}, on {exported.parity["processor"]}.
+
+## How it does on phantoms it never saw
+
+Measured with the engine {metrics["measured_with"]}, on {metrics["n"]} slices of {metrics["groups"]} synthetic patients.
+
+| metric | value |
+|---|---|
+| accuracy | {metrics["accuracy"]:.4f} |
+| AUC | {metrics["auc"]:.4f} |
+| sensitivity | {metrics["recall"]:.4f} |
+| specificity | {metrics["specificity"]:.4f} |
+| expected calibration error | {metrics["ece"]:.4f} |
+| heat inside the drawn lesions | {heat["share"]:.1%} |
+| the same for a perfect map of 7 × 7 cells | {heat["at_best"]:.1%} |
+| area of the lesions | {heat["area"]:.1%} |
+| slices whose hottest point lies in a lesion | {heat["peak_inside"]:.1%} |
+
+## int8 beside float32, on the same slices
+
+| difference | value |
+|---|---|
+| verdicts that became COVID | {int8.get("to_covid", "not measured")} |
+| verdicts that became non-COVID | {int8.get("to_non_covid", "not measured")} |
+| 99th percentile of the differences | {int8.get("p99_difference", "not measured")} |
+| largest difference | {int8.get("largest_difference", "not measured")} |
+
+Differences are of a calibrated probability. Chosen of the candidates: {int8.get("chosen", "none")}.
+""",
+        encoding="utf-8",
+    )
+
+
+def train_network(plan: Plan, data: Data, seed: int, progress: Progress) -> Any:
+    """Return a network that learned by the plan."""
     keras.utils.set_random_seed(seed)
-    network = build_network(hidden=CONFIG.hidden, dropout=CONFIG.dropout, seed=seed)
+    network = build_network(hidden=plan.config.hidden, dropout=plan.config.dropout, seed=seed)
     start_residuals_at_zero(network)
-    some = train.some(HEAD_SLICES)
+    shares = np.cumsum([0.0, *(stage.epochs * stage.size**2 for stage in plan.config.stages)])
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
-
-        def learn(stage: Stage, data: Labelled, *told: Any) -> None:
-            alone = CONFIG.model_copy(update={"stages": (stage,)})
-            watcher = _Teller(progress, *told)
-            fit(network, alone, Data(data, validation), seed=seed, folder=Path(folder), watcher=watcher)
-
-        learn(EVERYTHING, train, 0.08, 0.5, f"training everything at {EVERYTHING.size} × {EVERYTHING.size}")
-        progress(0.55, "computing the features of full-size slices")
-        learn(HEAD, some, 0.7, 0.75, f"training the head at {HEAD.size} × {HEAD.size}")
+        for index, stage in enumerate(plan.config.stages):
+            is_last = index == len(plan.config.stages) - 1
+            train = data.train.some(plan.last_stage_slices) if is_last else data.train
+            alone = plan.config.model_copy(update={"stages": (stage,)})
+            first, last = shares[index : index + 2] / shares[-1]
+            watcher = _Reporter(progress, first, last, f"training {stage.name} at {stage.size} × {stage.size}")
+            fit(network, alone, Data(train, data.validation), seed=seed, folder=Path(folder), watcher=watcher)
     return network
 
 
-def _draw(seed: int) -> dict[str, Labelled]:
-    """The three disjoint sets of phantoms, drawn on all cores; a patient is a group."""
+def draw_parts(plan: Plan, seed: int) -> dict[str, Labelled]:
+    """Draw the disjoint parts of phantoms on all cores; a patient is a group."""
     found, first = {}, 0
-    for name, pairs in PAIRS.items():
+    for name, pairs in plan.pairs.items():
         drawn = draw_on_all_cores(seed, pairs, SLICES_A_PATIENT, first_pair=first, size=224)
         found[name] = Labelled(drawn.pixels, drawn.labels, [str(patient) for patient in drawn.patients])
         first += pairs

@@ -14,8 +14,9 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
-from training.anatomy import FIELD_OF_VIEW_MM, LUNG_HEIGHT_MM, Patient, make_patient
-from training.phantoms import hounsfield, lung_window
+from worker.imaging.prepare import lung_window
+from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, LUNG_HEIGHT_MM, Patient, make_patient
+from worker.phantoms.slices import hounsfield
 
 SLICES_A_SERIES = 40
 # What each patient comes as: format, side in pixels, and whether it is ill.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from training.phantoms import LabelledSlices
+from worker.phantoms.slices import LabelledSlices
 
 _CODE = """
 import sys, numpy
-from training.phantoms import labelled_slices
+from worker.phantoms.slices import labelled_slices
 seed, pairs, per_patient, first, size = map(int, sys.argv[1:6])
 found = labelled_slices(seed, pairs, per_patient, first_pair=first, size=size)
 numpy.savez(sys.argv[6], **vars(found))

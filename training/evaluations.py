@@ -21,14 +21,13 @@ from db.leases import Claim, StaleClaim
 from db.models import Evaluation, ModelVersion
 from db.promotion import floor_of
 from db.storage import FileDamaged, FileMissing, storage
-from training.calibrate import probability
 from training.dataset import Labelled, load_part
 from training.evaluate import compare, with_intervals
 from training.known_slices import find_known, taught_slices
 from training.site_check import Floors, check_site, count_groups
-from worker.engines.base import Engine
-from worker.engines.package import PackageError, limit_of
-from worker.engines.stored import engine_of
+from worker.engines.interface import Engine
+from worker.engines.load import EngineUnproven, engine_of
+from worker.engines.package import PackageError, calibration_of, limit_of, probability
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def _why(error: Exception, evaluation: Evaluation) -> str:
     if isinstance(error, FileMissing | FileDamaged):
         what = f"a file of the dataset {evaluation.dataset.title} or of {evaluation.model_version.label}"
         return f"{what} is gone or damaged: {error}"
-    if isinstance(error, EvaluationError | DatasetError | PackageError):
+    if isinstance(error, EvaluationError | DatasetError | PackageError | EngineUnproven):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -146,12 +145,12 @@ def score(engine: Engine, pixels: NDArray[np.uint8], told: Progress) -> Scored:
 
 
 def _result(version: ModelVersion, data: Labelled, scored: Scored) -> dict[str, Any]:
-    """The figures at the version's own threshold and temperature, and the share of slices that lie apart."""
-    chances = probability(scored.logit, version.temperature)
-    figures = with_intervals(chances, data.labels, data.groups, version.threshold)
+    """The figures at the engine's own threshold and temperature, and the share of slices that lie apart."""
+    temperature, threshold = calibration_of(version, scored.engine)
+    figures = with_intervals(probability(scored.logit, temperature), data.labels, data.groups, threshold)
     limit = limit_of(version.ood, scored.engine)
     apart = None if scored.distance is None or limit is None else float((scored.distance > limit).mean())
-    return {**figures, "engine": scored.engine, "threshold": version.threshold, "apart": apart}
+    return {**figures, "engine": scored.engine, "threshold": threshold, "apart": apart}
 
 
 def _finish(
@@ -173,15 +172,17 @@ def _finish(
         for other in others:
             if other.id not in against:
                 told(1.0)  # half a minute each for 100,000 slices
-                against[other.id] = _compared(evaluation.model_version, logit, other, data)
+                ours = calibration_of(evaluation.model_version, result["engine"])
+                against[other.id] = _compared(ours, logit, other, data)
         with session_scope() as s:
             if evaluations.finish(s, claim, sha256, result, against):
                 return
 
 
-def _compared(version: ModelVersion, logit: NDArray[np.float32], other: Evaluation, data: Labelled) -> dict[str, Any]:
+def _compared(
+    calibration: tuple[float, float], logit: NDArray[np.float32], other: Evaluation, data: Labelled
+) -> dict[str, Any]:
     """The paired comparison with another version; nothing where its scores are gone."""
-    theirs = other.model_version
     try:
         scores = np.load(storage().verified_path(other.scores_sha256 or ""), allow_pickle=False)
     except (FileMissing, FileDamaged) as error:
@@ -189,11 +190,13 @@ def _compared(version: ModelVersion, logit: NDArray[np.float32], other: Evaluati
         if isinstance(error, FileDamaged):
             storage().delete(other.scores_sha256 or "")  # so that the next asking makes them anew
         return {}
+    temperature, threshold = calibration
+    their_temperature, their_threshold = calibration_of(other.model_version, other.result.get("engine", ""))
     return compare(
-        probability(logit, version.temperature),
-        version.threshold,
-        probability(scores, theirs.temperature),
-        theirs.threshold,
+        probability(logit, temperature),
+        threshold,
+        probability(scores, their_temperature),
+        their_threshold,
         data.labels,
         data.groups,
     )

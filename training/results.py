@@ -14,23 +14,23 @@ from db.labelled import GIVEN, Row, without_patient
 from db.leaks import CONFLICTING
 from db.models import TrainingRun
 from training.augment import Augmenter
-from training.calibrate import choose_threshold, fit_temperature, probability
 from training.card import write_card
 from training.config import Config
 from training.dataset import Labelled
 from training.evaluate import with_intervals
+from training.export import Exported, export, write_manifest
 from training.figure_grids import Mistake
-from training.ood import threshold_of, with_distance
-from training.publish import publish
+from training.ood import with_distance
+from training.parity import Calibration
 from training.report import write_report
 from training.report_content import PartSize, ReportContent, RunFacts, TestScores
-from training.trainable import exactly, predict
+from training.trainable import exactly
 from training.watching import EpochRecord
+from worker.engines.interface import Scores
 from worker.engines.package import Package
 
 MISTAKES_SHOWN = 12
 AUGMENTED_SHOWN = 32
-PARITY_SLICES = 1000  # of the test part, at most: enough to see half a point
 
 Progress = Callable[[float, str], None]
 
@@ -47,15 +47,6 @@ class Trained:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Scores:
-    """A network's answers on n slices: logit float32[n], cam float32[n,7,7], distance float32[n]."""
-
-    logit: NDArray[np.float32]
-    cam: NDArray[np.float32]
-    distance: NDArray[np.float32]
-
-
 @exactly()
 def make_package(folder: Path, trained: Trained, progress: Progress, alive: Callable[[], None]) -> Package:
     """Write the package of a trained network, with its report and model card, into `folder`.
@@ -67,39 +58,21 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     run, config, parts = trained.run, trained.config, trained.parts
     progress(0.0, "learning what is familiar")
     network = with_distance(trained.network, parts["train"].pixels, alive=alive)
-    progress(0.2, "measuring on unseen groups")
-    validation, test = (score(network, parts[name].pixels, alive) for name in ("validation", "test"))
-    known = parts["validation"]
-    temperature = fit_temperature(validation.logit, known.labels, known.groups)
-    chances = probability(validation.logit, temperature)
-    threshold = choose_threshold(chances, known.labels, config.threshold, known.groups)
-    ood = {"threshold": threshold_of(validation.distance)}
-    metrics = measure_test(parts["test"], test, threshold, temperature, ood["threshold"])
+    progress(0.2, "measuring on unseen groups, exporting, and comparing the engines")
+    exported = export(network, folder, parts, config.threshold, run.seed, alive)
+    metrics = measure_test(parts["test"], exported.exact["test"], exported.calibration)
     metrics["measured_on"] = measured_on(run.allowed_leaks, without_patient(run.dataset) if run.dataset else 0)
-    progress(0.6, "exporting, comparing the engines, and reporting")
-
-    def accompany(parity: dict[str, Any]) -> None:
-        content = _report(trained, test, metrics, threshold, temperature, ood["threshold"], parity)
-        write_report(folder, content)
-        write_card(folder, content)
-
-    compared = parts["test"].some(PARITY_SLICES)
-    return publish(
-        network,
-        folder,
+    progress(0.9, "reporting")
+    content = _report(trained, exported, metrics)
+    write_report(folder, content)
+    write_card(folder, content)
+    return write_manifest(
+        exported,
         name=run.name,
         note=_note(trained),
-        slices=compared.pixels,
-        labels=compared.labels,
-        calibration=parts["validation"].pixels,
-        threshold=threshold,
-        temperature=temperature,
         metrics=metrics,
         dataset_hash=run.dataset.sha256 if run.dataset else None,
         extra=facts_of(trained),
-        ood=ood,
-        accompany=accompany,
-        alive=alive,
     )
 
 
@@ -114,18 +87,12 @@ def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
     return "the test part of the split: groups that training never saw"
 
 
-@exactly()
-def score(network: Any, pixels: NDArray[np.uint8], alive: Callable[[], None]) -> Scores:
-    """The answers of a network with a distance on uint8[n,224,224]."""
-    found = predict(network, pixels[..., None], alive)
-    return Scores(*(np.asarray(found[name], np.float32) for name in ("logit", "cam", "distance")))
-
-
-def measure_test(data: Labelled, scores: Scores, threshold: float, temperature: float, apart: float) -> dict[str, Any]:
-    """All figures with intervals, by source too, and the share of slices that would be flagged as unfamiliar."""
-    chances = probability(scores.logit, temperature)
+def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> dict[str, Any]:
+    """Return all metrics with intervals, by source too, and the share of slices that are out of distribution."""
+    chances, threshold = calibration.probability(scores), calibration.threshold
     found = with_intervals(chances, data.labels, data.groups, threshold)
-    found["flagged"] = float((scores.distance > apart).mean())
+    if scores.distance is not None and calibration.ood is not None:
+        found["flagged"] = float((scores.distance > calibration.ood).mean())
     sources = np.array(_sources(data.rows))
     if len(names := np.unique(sources)) > 1:
         groups = np.array(data.groups)
@@ -178,33 +145,25 @@ def _note(trained: Trained) -> str:
     return f"trained on {dataset} by the preset {run.preset}; research use only, not for diagnosis"
 
 
-def _report(
-    trained: Trained,
-    test: Scores,
-    metrics: dict[str, Any],
-    threshold: float,
-    temperature: float,
-    apart: float,
-    parity: dict[str, Any],
-) -> ReportContent:
-    data = trained.parts["test"]
-    chances = probability(test.logit, temperature)
+def _report(trained: Trained, exported: Exported, metrics: dict[str, Any]) -> ReportContent:
+    data, test, calibration = trained.parts["test"], exported.exact["test"], exported.calibration
+    chances = calibration.probability(test)
     return ReportContent(
         title=f"{trained.run.name}: training run {trained.run.id}",
         note=_note(trained),
         facts=_run_facts(trained),
         metrics=metrics,
-        threshold=threshold,
+        threshold=calibration.threshold,
         threshold_rule=trained.config.threshold,
-        temperature=temperature,
+        temperature=calibration.temperature,
         test=TestScores(chances, data.labels, data.groups, test.distance),
         history=[asdict(record) for record in trained.history],
         champion=_champions_history(),
         augmented=_augmented(trained),
-        mistakes=_mistakes(data, chances, test.cam, threshold),
+        mistakes=_mistakes(data, chances, test.cam, calibration.threshold),
         by_source=metrics.get("by_source", {}),
-        parity=parity,
-        ood_threshold=apart,
+        parity=exported.parity,
+        ood_threshold=calibration.ood,
         measured_on=metrics["measured_on"],
     )
 

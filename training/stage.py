@@ -13,12 +13,12 @@ from sklearn.metrics import roc_auc_score
 
 from training.augment import Augmenter
 from training.batches import Copies, Fresh, half_range, keep_features, seed_of, shrink, steps_of
-from training.calibrate import probability
 from training.config import ALL, Config, Stage
 from training.dataset import Data, Labelled
 from training.loss import loss_of
 from training.trainable import PREDICT_BATCH, cut, on_gpu, predict, settle_normalisation, training_copy
 from training.watching import Arrays, Checkpoint, Diverged, EpochRecord, Step, Watcher
+from worker.engines.package import probability
 
 AVERAGED_EVERY = 4  # steps between two additions to the moving average of the weights
 AT_ONCE = 16 * PREDICT_BATCH  # validation slices

@@ -20,9 +20,9 @@ from db.leases import Claim, StaleClaim
 from db.models import Chunk, ModelVersion, Outcome, Slice
 from db.outcomes import Scored
 from db.storage import FileDamaged, FileMissing, storage
-from worker.engines.base import Engine, Scores
-from worker.engines.package import Package, PackageError, limit_of
-from worker.engines.stored import engine_of
+from worker.engines.interface import Engine, Scores
+from worker.engines.load import EngineUnproven, engine_of
+from worker.engines.package import Package, PackageError, calibration_of, limit_of, probability
 from worker.heartbeat import Heartbeat
 from worker.imaging.prepare import SIDE
 
@@ -55,12 +55,12 @@ _loaded: OrderedDict[int, Loaded] = OrderedDict()
 def load(version: ModelVersion) -> Loaded:
     """The engine of this model version, kept in this process.
 
-    Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnavailable.
+    Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable.
     """
     if version.id not in _loaded:
         try:
             package, engine = engine_of(version)
-        except (PackageError, FileMissing, FileDamaged, OSError):
+        except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
             raise
         except Exception as error:
             raise EngineUnavailable(f"the engine of {version.label} cannot be loaded") from error
@@ -103,6 +103,10 @@ def predict_next(worker: str) -> bool:
         except (FileMissing, FileDamaged, PackageError):
             log.exception("a file of these chunks, or of their model, is missing or damaged")
             _put_off(claims, "file_lost")
+        except EngineUnproven:
+            log.exception("no engine gives the right answers on this machine; its slices wait for another worker")
+            _put_off(claims)
+            rest_and_end()
         except EngineUnavailable:
             log.exception("no engine; resting")
             _put_off(claims, "engine_error")
@@ -199,12 +203,13 @@ def rest_and_end() -> None:
 def _scored(loaded: Loaded, found: Scores) -> Iterator[Scored]:
     """A batch's scores as they are recorded, for no slice id yet."""
     package = loaded.package
-    probability = package.probability(found.logit)
+    temperature, threshold = calibration_of(package, loaded.engine.name)
+    chances = probability(found.logit, temperature)
     limit = limit_of(package.ood, loaded.engine.name)
-    for i, (logit, p, cam) in enumerate(zip(found.logit, probability, found.cam, strict=True)):
+    for i, (logit, p, cam) in enumerate(zip(found.logit, chances, found.cam, strict=True)):
         distance = None if found.distance is None else float(found.distance[i])
         ood = None if distance is None or limit is None else distance > limit
-        yield Scored(0, float(logit), float(p), bool(p >= package.threshold), outcomes.cam_bytes(cam), distance, ood)
+        yield Scored(0, float(logit), float(p), bool(p >= threshold), outcomes.cam_bytes(cam), distance, ood)
 
 
 def _lose(claims: list[Claim], reason: str) -> None:

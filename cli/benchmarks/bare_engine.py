@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.settings import get_settings
-from worker.engines.base import load_engine
+from worker.engines.load import load_engine
 from worker.imaging.archive import Limits, read_entries
 from worker.imaging.decode import DecodeLimits, decode
 from worker.imaging.errors import SliceRejected
@@ -33,7 +33,7 @@ def prepared(archive: Path) -> NDArray[np.uint8]:
 def main(package: str, archive: str) -> None:
     """Print the images a second of one pass over the archive, after a warm-up."""
     settings = get_settings()
-    engine = load_engine(Path(package), settings.engine, threads=settings.engine_threads or None)
+    engine = load_engine(Path(package), settings.engine, threads=settings.engine_threads or None).engine
     slices = prepared(Path(archive))
     for _ in range(WARM_UP_BATCHES):
         engine.predict(slices[: engine.batch_size])

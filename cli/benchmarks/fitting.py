@@ -59,12 +59,12 @@ def run(asked: Asked, as_json: bool) -> None:
 
 def _fitted(prepared: Prepared) -> dict[str, Any]:
     """Train, and measure on the test part. Here TensorFlow is loaded: what is refused is refused before."""
-    from training.calibrate import probability
     from training.dataset import Data, load_parts
     from training.evaluate import measure
     from training.fit import fit
     from training.initial import initial_network
     from training.trainable import environment, predict
+    from worker.engines.package import probability
 
     asked, config = prepared.asked, prepared.config
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cli.errors import UsageError
 from cli.output import print_json, print_table
-from worker.engines.base import load_engine
+from worker.engines.load import load_engine
 from worker.engines.package import limit_of, read_package
 from worker.imaging.decode import DecodeLimits, decode
 from worker.imaging.prepare import SIDE, fit
@@ -21,7 +21,7 @@ Pixels = NDArray[np.uint8]
 
 def run(path: Path, package: Path, as_json: bool) -> None:
     """Score each kind and print the share beyond the package's threshold."""
-    engine = load_engine(package, "openvino")
+    engine = load_engine(package, "openvino").engine
     limit = limit_of(read_package(package).ood, engine.name)
     if limit is None:
         raise UsageError(f"the package {package} tells no distance")

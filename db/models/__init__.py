@@ -4,7 +4,7 @@ from db.models.accounts import SignInLink, Token, User
 from db.models.datasets import Dataset, LabelledSlice, Review, Split
 from db.models.jobs import OPEN_JOB, Chunk, Job, JobState
 from db.models.lease import OPEN_WORK, LeaseMixin, Work
-from db.models.registry import ModelVersion, Promotion
+from db.models.registry import EngineProof, ModelVersion, Promotion
 from db.models.scans import Outcome, Prediction, Series, Slice
 from db.models.training import Epoch, Evaluation, TrainingRun
 from db.models.uploads import Upload
@@ -14,6 +14,7 @@ __all__ = [
     "OPEN_WORK",
     "Chunk",
     "Dataset",
+    "EngineProof",
     "Epoch",
     "Evaluation",
     "Job",

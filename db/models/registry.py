@@ -14,7 +14,8 @@ class ModelVersion(Base):
     """A package in storage. `files` maps each of its file names to a SHA-256; nothing else is ever loaded.
 
     `ood`: the out-of-distribution parameters, `{"threshold"}`: a slice whose distance is above it is unlike what the
-    model knows; empty where the network gives no distance. `facts`: what else the package tells of its making.
+    model knows; empty where the network gives no distance. `calibration`: temperature and threshold of engines that
+    have their own, by the engine's name. `facts`: what else the package tells of its making.
     """
 
     __tablename__ = "model_version"
@@ -31,6 +32,7 @@ class ModelVersion(Base):
     metrics: Mapped[dict[str, Any]]
     parity: Mapped[dict[str, Any]]
     ood: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    calibration: Mapped[dict[str, Any]] = mapped_column(default=dict)
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     dataset_hash: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
@@ -58,3 +60,28 @@ class Promotion(Base):
 
     model_version: Mapped[ModelVersion] = relationship(lazy="joined")
     user: Mapped[User | None] = relationship(lazy="joined")
+
+
+class EngineProof(Base):
+    """What the proof of a model version's engine found on one machine, the last time it was loaded there.
+
+    `passed` is False for an engine that gave other answers than where the package was made: the worker then took the
+    next precision, or none. `largest_difference`: of a calibrated probability. `text` says it to people.
+    """
+
+    __tablename__ = "engine_proof"
+    __table_args__ = (UniqueConstraint("host", "model_version_id", "engine"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    engine: Mapped[str]
+    precision: Mapped[str]
+    processor: Mapped[str]
+    passed: Mapped[bool]
+    largest_difference: Mapped[float | None]
+    seconds: Mapped[float]
+    text: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(default=from_now())
+
+    model_version: Mapped[ModelVersion] = relationship(lazy="joined")

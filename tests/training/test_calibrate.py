@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from training.calibrate import choose_threshold, fit_temperature, probability
+from training.calibrate import choose_threshold, fit_temperature
+from worker.engines.package import probability
 
 
 def overconfident(n: int = 4000, factor: float = 3.0) -> tuple[np.ndarray, np.ndarray]:

@@ -17,13 +17,13 @@ from db.storage import storage
 from tests.conftest import fake_package
 from tests.labelled import add_dataset, add_split
 from training import evaluations as carried
-from training.calibrate import probability
 from training.evaluate import measure
 from training.evaluations import evaluate_next
 from training.tasks import evaluate
 from worker.engines import stored
 from worker.engines.base import Scores
 from worker.engines.fake import FakeEngine
+from worker.engines.package import probability
 
 AddVersion = Callable[..., ModelVersion]
 

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from training.config import ALL, Augment, Config, Stage
 from training.dataset import Data, Labelled
-from training.phantoms import labelled_slices
+from worker.phantoms.slices import labelled_slices
 
 SIDE = 64
 SEED = 7

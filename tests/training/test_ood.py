@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.phantoms import labelled_slices
+from worker.phantoms.slices import labelled_slices
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.engines.base import Scores
+from worker.engines.interface import Scores
 
 KILLS = bytes(range(16))  # a slice that begins with these pixels kills the process
 HANGS = bytes(range(16, 32))  # one that begins with these hangs it
@@ -26,8 +26,9 @@ def expected_logit(pixels: NDArray[np.uint8]) -> float:
 class FakeEngine:
     """Scores by hash. `CTBATCH_FAKE_SECONDS` is how long it takes over a slice (0 unless set)."""
 
-    name = "fake"
+    name = precision = "fake"
     batch_size = 32
+    proof_sizes: tuple[int, ...] = ()
 
     def __init__(self) -> None:
         self._seconds = float(os.environ.get("CTBATCH_FAKE_SECONDS", "0"))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.engines.base import Scores
-from worker.engines.package import KERAS_FILE, Package, PackageError, read_package
+from worker.engines.interface import Scores
+from worker.engines.package import KERAS_FILE
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
@@ -19,22 +19,19 @@ BATCH_GPU, BATCH_CPU = 256, 32
 
 
 class KerasEngine:
-    """A package's `model.keras`. On a GPU it is compiled just in time and computes in mixed precision, unless bfloat16
-    was measured for this package and did not pass."""
+    """A package's `model.keras`, in float32 or, with `half`, in mixed precision. On a GPU it is compiled just in
+    time."""
 
-    def __init__(self, folder: Path) -> None:
-        package = read_package(folder)
-        if KERAS_FILE not in package.files:
-            raise PackageError(f"the package {package.name} holds no {KERAS_FILE}")
-        gpu = _on_gpu()
-        half = gpu and not _fails_in_bfloat16(package)
+    def __init__(self, folder: Path, *, half: bool = False) -> None:
+        gpu = on_gpu()
         self.model: Any = keras.models.load_model(folder / KERAS_FILE, compile=False, safe_mode=True)
         if half:
             self.model = in_mixed_precision(self.model)
         self.model.compile(jit_compile=gpu)
         self.batch_size = BATCH_GPU if gpu else BATCH_CPU
-        precision = "bf16" if half else "f32"
-        self.name = f"keras-{keras.backend.backend()}-{precision}"
+        self.proof_sizes: tuple[int, ...] = (BATCH_CPU,)  # any other number but one is filled up to a whole batch
+        self.precision = "bf16" if half else "f32"
+        self.name = f"keras-{keras.backend.backend()}-{self.precision}"
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
         """Scores of n ≥ 1 slices, uint8[n, 224, 224]; a smaller batch is filled up, so nothing is traced again."""
@@ -56,15 +53,9 @@ class KerasEngine:
         return Scores(given["logit"], given["cam"], given.get("distance"))
 
 
-def _on_gpu() -> bool:
-    """Whether the backend computes on a GPU."""
+def on_gpu() -> bool:
+    """Return whether the backend computes on a GPU."""
     return any(name.startswith(("gpu", "cuda")) for name in map(str.lower, keras.distribution.list_devices()))
-
-
-def _fails_in_bfloat16(package: Package) -> bool:
-    """Whether it was measured, and lost too much; where it was not, only the machine that published lacks bfloat16."""
-    found = package.parity.get("bf16", {})
-    return "accuracy_change" in found and not found["passed"]
 
 
 def in_mixed_precision(model: Any) -> Any:

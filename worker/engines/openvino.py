@@ -8,8 +8,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from worker.engines.base import Scores
-from worker.engines.package import FLOAT_FILE, INT8_FILE, Package, PackageError, read_package
+from worker.engines.interface import Scores
 
 REQUEST = 8  # slices that one core computes at a time; 16 are no quicker at 224², and take 100 MB more on two cores
 
@@ -22,9 +21,10 @@ class OpenVinoEngine:
     """
 
     def __init__(self, model: Path, precision: str, threads: int | None) -> None:
-        self.name = f"openvino-{precision}"
+        self.name, self.precision = f"openvino-{precision}", precision
         cores = threads or os.cpu_count() or 1
         self.batch_size = 8 * REQUEST * cores
+        self.proof_sizes: tuple[int, ...] = (max(REQUEST * cores, 32), 1)  # full requests on all cores; one slice
         options: dict[str, object] = {
             "NUM_STREAMS": str(cores),
             "INFERENCE_NUM_THREADS": cores,
@@ -61,25 +61,3 @@ def _keep(request: Any, targets: dict[str, NDArray[np.float32]]) -> None:
 def has_bfloat16() -> bool:
     """Whether this processor computes in bfloat16 itself (AMX or AVX512-BF16)."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def load_openvino(folder: Path, choice: str, threads: int | None) -> OpenVinoEngine:
-    """The engine for `choice` (see `base.load_engine`) from a package's folder, its hashes checked.
-
-    Raises PackageError, where the package lacks what is asked for too.
-    """
-    package = read_package(folder)
-    precision = _best(package) if choice in ("auto", "openvino") else choice.removeprefix("openvino-")
-    file = INT8_FILE if precision == "int8" else FLOAT_FILE
-    if file not in package.files:
-        raise PackageError(f"the package {package.name} holds no {file}")
-    return OpenVinoEngine(folder / file, precision, threads)
-
-
-def _best(package: Package) -> str:
-    """The quickest precision whose parity with float32 passed."""
-    if INT8_FILE in package.files:
-        return "int8"
-    if package.parity.get("bf16", {}).get("passed") and has_bfloat16():
-        return "bf16"
-    return "f32"

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,14 @@ class PackageError(Exception):
 
 @dataclass(frozen=True)
 class Package:
-    """What is known of a model version. `files` maps file name to SHA-256; a probability is calibrated by
-    `temperature`, and positive from `threshold` on. `ood`: the distance above which a slice is unlike what the
-    network knows, `threshold` in float32, and by its name each engine's that has its own; empty where it tells no
-    distance. `extra`: the facts of its making."""
+    """A model version as its manifest describes it.
+
+    `files` maps file name to SHA-256. A probability is calibrated by `temperature`, and positive from `threshold` on;
+    both are float32's. `calibration` gives an engine's own two by its name. `ood`: the distance above which a slice is
+    out of distribution, `threshold` in float32, and by its name each engine's own; empty if the network has no
+    distance. `proof`: what the proof's slices are, and the tolerance of each precision. `extra`: the facts of its
+    making.
+    """
 
     name: str
     note: str
@@ -38,15 +42,35 @@ class Package:
     created_at: str
     extra: dict[str, Any] = field(default_factory=dict)
     ood: dict[str, float] = field(default_factory=dict)
-
-    def probability(self, logit: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Calibrated probabilities, float64[n] in 0..1, of logits, float32[n]."""
-        scaled = np.asarray(logit, np.float64) / self.temperature
-        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scaled)))
+    calibration: dict[str, dict[str, float]] = field(default_factory=dict)
+    proof: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the manifest into the package's folder."""
         (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+
+
+class Calibrated(Protocol):
+    """What has a calibration: a package, or a model version's row."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def calibration(self) -> Mapping[str, Mapping[str, float]]: ...
+
+
+def calibration_of(version: Calibrated, engine: str) -> tuple[float, float]:
+    """Return the temperature and the threshold of the engine of this name."""
+    own = version.calibration.get(engine, {})
+    return own.get("temperature", version.temperature), own.get("threshold", version.threshold)
+
+
+def probability(logit: NDArray[np.floating[Any]], temperature: float) -> NDArray[np.float64]:
+    """Return calibrated probabilities, float64[n] in 0..1, of logits [n]."""
+    scaled = np.asarray(logit, np.float64) / temperature
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scaled)))
 
 
 def limit_of(ood: Mapping[str, float], engine: str) -> float | None:

@@ -16,10 +16,7 @@ from worker.imaging.containers import check_pixels
 from worker.imaging.dicom_structure import EXPLICIT, IMPLICIT, PIXEL_DATA, Structure, read_structure
 from worker.imaging.errors import SliceRejected
 from worker.imaging.names import label
-from worker.imaging.prepare import Prepared, SeriesInfo, fit
-
-WINDOW_CENTRE, WINDOW_WIDTH = -600.0, 1500.0
-"""The lung window, HU."""
+from worker.imaging.prepare import Prepared, SeriesInfo, fit, lung_window
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _ENHANCED_CT = (_CT_IMAGE + ".1", _CT_IMAGE + ".2")
@@ -56,16 +53,6 @@ def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int) -> Prepa
     grey = Image.fromarray(np.take(_grey_of(view, structure, dataset, raw.dtype.itemsize * 8), raw))
     mode = _text(dataset, "PhotometricInterpretation")
     return Prepared(fit(grey), 0, "DICOM", mode, grey.width, grey.height, _series(dataset))
-
-
-def lung_window(hu: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """HU of any shape → uint8 by the linear function of PS3.3 C.11.2.1.2.1, rounded to the nearest (halves upwards).
-
-    -1350 HU and less → 0, more than 149 HU → 255.
-    """
-    grey = ((hu - (WINDOW_CENTRE - 0.5)) / (WINDOW_WIDTH - 1) + 0.5) * 255
-    rounded: NDArray[np.uint8] = np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
-    return rounded
 
 
 @lru_cache(maxsize=16)

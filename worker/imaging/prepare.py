@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ RECIPE = "lung-224-v1"
 """PNG, JPEG, TIFF, BMP: alpha dropped, luminance; DICOM: lung window; then `fit`. Whoever changes a bit of it changes
 this name."""
 
+WINDOW_CENTRE, WINDOW_WIDTH = -600.0, 1500.0  # of the lung window, HU
 SIDE = 224
 PIXEL_BYTES = SIDE * SIDE
 
@@ -57,6 +59,16 @@ class Prepared:
     def sha256_pixels(self) -> str:
         """SHA-256 of the 50,176 pixel bytes, in hex; computed where it is asked for, so a decoder cannot forge it."""
         return hashlib.sha256(self.pixels.data).hexdigest()
+
+
+def lung_window(hu: NDArray[np.number[Any]]) -> NDArray[np.uint8]:
+    """Map HU of any shape to uint8 by the linear function of DICOM PS3.3 C.11.2.1.2.1.
+
+    -1350 HU and less become 0, more than 149 HU become 255. Halves are rounded upwards.
+    """
+    grey = ((hu - (WINDOW_CENTRE - 0.5)) / (WINDOW_WIDTH - 1) + 0.5) * 255
+    rounded: NDArray[np.uint8] = np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
+    return rounded
 
 
 def fit(grey: Image.Image) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training.dataset import Labelled
 from worker.engines.package import Package
 
 
@@ -24,20 +25,25 @@ def published(
     """The folder, the package, and the network addresses that publishing connected to."""
     import sys
 
+    from training.export import export, write_manifest
     from training.network import build_network
-    from training.publish import publish
 
     model = build_network(224, seed=3)
     _spread(model, slices)
     connections: list[tuple[Any, ...]] = []
     sys.addaudithook(lambda event, args: connections.append(args) if event == "socket.connect" else None)
     folder = tmp_path_factory.mktemp("engines") / "package"
-    labels = np.arange(len(slices)) % 2
-    package = publish(
-        model, folder, name="random", note="random weights", slices=slices, labels=labels,
-        calibration=slices[:, ::-1], threshold=0.5, temperature=1.5, metrics={},
-    )  # fmt: skip
+    exported = export(model, folder, labelled_parts(slices), "youden", seed=3)
+    package = write_manifest(exported, name="random", note="random weights", metrics={})
     return folder, package, list(connections)
+
+
+def labelled_parts(slices: np.ndarray[Any, Any]) -> dict[str, Labelled]:
+    """The three parts that an export needs; every other slice is COVID, and each is a group of its own."""
+    labels = (np.arange(len(slices)) % 2).astype(np.uint8)
+    groups = [str(number) for number in range(len(slices))]
+    turned = {"train": slices[:, ::-1], "validation": slices[:, :, ::-1], "test": slices}
+    return {name: Labelled(pixels, labels, groups) for name, pixels in turned.items()}
 
 
 def _spread(model: Any, slices: np.ndarray[Any, Any]) -> None:

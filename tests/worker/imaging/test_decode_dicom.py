@@ -15,9 +15,8 @@ from pydicom.sequence import Sequence
 
 from tests.worker.imaging.samples import ct_dataset, dataset_bytes, dicom, grey
 from worker.imaging.decode import DecodeLimits, decode
-from worker.imaging.dicom import lung_window
 from worker.imaging.errors import SliceRejected
-from worker.imaging.prepare import Prepared, SeriesInfo, fit
+from worker.imaging.prepare import Prepared, SeriesInfo, fit, lung_window
 from worker.imaging.sandbox import DecoderPool
 
 LIMITS = DecodeLimits()

@@ -1,14 +1,15 @@
 """Synthetic patients as labelled slices to train on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.anatomy import FIELD_OF_VIEW_MM, Patient, Slice, make_patient
+from worker.imaging.prepare import lung_window
+from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, Patient, Slice, make_patient
 
-LUNG_WINDOW = (-600.0, 1500.0)  # centre and width in HU, as in the recipe lung-224-v1
 MATRICES = (1.0, 256 / 224, 320 / 224, 512 / 224)  # of scanners, by the side that the network takes
 DISEASED_CM2 = 12.0  # area of diseased lung from which a slice counts as positive; the cut of one lesion is 6 to 36
 
@@ -30,13 +31,6 @@ def hounsfield(patient: Patient, z: float, size: int) -> NDArray[np.int16]:
     return np.rint(np.clip(Slice(patient, z, size).draw(), -1024, 3071)).astype(np.int16)
 
 
-def lung_window(hu: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """Map HU to uint8 by the lung window, linearly, as the recipe does."""
-    centre, width = LUNG_WINDOW
-    share = (hu.astype(np.float32) - np.float32(centre - width / 2)) / np.float32(width)
-    return np.asarray(np.rint(np.clip(share, 0, 1) * 255), np.uint8)
-
-
 def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224) -> LabelledSlices:
     """Draw `2 * pairs * per_patient` slices, half of them positive.
 
@@ -45,18 +39,29 @@ def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int 
     A pair is scanned at one of `MATRICES`, for noise of another grain, and brought to `size` as the recipe does.
     `first_pair` makes disjoint populations of one seed.
     """
-    rows = [
-        (index, _scanned(patient, z, size, MATRICES[pair % len(MATRICES)]))
-        for pair in range(first_pair, first_pair + pairs)
-        for ill, healthy in [(make_patient(seed, 2 * pair, True), make_patient(seed, 2 * pair + 1, False))]
-        for z in _diseased_heights(ill, per_patient)
-        for index, patient in ((2 * pair, ill), (2 * pair + 1, healthy))
-    ]
+    cuts = list(_cuts(seed, pairs, per_patient, first_pair))
+    matrices = [MATRICES[index // 2 % len(MATRICES)] for index, _, _ in cuts]
+    pixels = [_scanned(patient, z, size, matrix) for (_, patient, z), matrix in zip(cuts, matrices, strict=True)]
     return LabelledSlices(
-        pixels=np.stack([pixels for _, pixels in rows]),
-        labels=np.array([1 - index % 2 for index, _ in rows], np.uint8),
-        patients=np.array([index for index, _ in rows], np.int64),
+        pixels=np.stack(pixels),
+        labels=np.array([1 - index % 2 for index, _, _ in cuts], np.uint8),
+        patients=np.array([index for index, _, _ in cuts], np.int64),
     )
+
+
+def lesion_masks(seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224) -> NDArray[np.bool_]:
+    """Draw where the lesions lie in the slices that `labelled_slices` draws: bool[n,S,S], all False in healthy ones."""
+    cuts = _cuts(seed, pairs, per_patient, first_pair)
+    return np.stack([Slice(patient, z, size).disease() >= 0.5 for _, patient, z in cuts])
+
+
+def _cuts(seed: int, pairs: int, per_patient: int, first_pair: int) -> Iterator[tuple[int, Patient, float]]:
+    """Yield index, patient and height of each slice."""
+    for pair in range(first_pair, first_pair + pairs):
+        ill, healthy = make_patient(seed, 2 * pair, True), make_patient(seed, 2 * pair + 1, False)
+        for z in _diseased_heights(ill, per_patient):
+            yield 2 * pair, ill, z
+            yield 2 * pair + 1, healthy, z
 
 
 def _scanned(patient: Patient, z: float, size: int, matrix: float) -> NDArray[np.uint8]:

@@ -1,0 +1,69 @@
+"""The file `proof.npz` of a model package: slices and the float32 answers on them, as numbers.
+
+It may come from anybody, so sizes, types and shapes are checked before anything is read into memory.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROOF_FILE = "proof.npz"
+MAX_SLICES = 256
+SHAPES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "slices": (np.uint8, (224, 224)),
+    "logit": (np.float32, ()),
+    "cam": (np.float32, (7, 7)),
+    "distance": (np.float32, ()),
+}
+"""By name of the array: its type, and its shape after the number of slices."""
+OPTIONAL = {"distance"}
+MAX_BYTES = MAX_SLICES * 224 * 224 + 4096  # of the largest array, its header included
+
+
+class BadProof(Exception):
+    """The file is not a proof that can be used; the message says why."""
+
+
+def write_proof_file(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write slices uint8[n,224,224], logit float32[n], cam float32[n,7,7] and, if there is one, distance float32[n]."""
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def read_proof_file(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a proof by their names.
+
+    Raises BadProof: it is damaged, or an array has another name, type or shape, or a value that is not finite.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
+        _check_names(names)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in names}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise BadProof(f"{PROOF_FILE} is damaged") from error
+    _check_arrays(arrays)
+    return arrays
+
+
+def _check_names(sizes: dict[str, int]) -> None:
+    if not SHAPES.keys() - OPTIONAL <= sizes.keys() <= SHAPES.keys():
+        raise BadProof(f"{PROOF_FILE} holds other arrays than {', '.join(SHAPES)}")
+    if any(size > MAX_BYTES for size in sizes.values()):
+        raise BadProof(f"{PROOF_FILE} holds more than the {MAX_SLICES} slices that are accepted")
+
+
+def _check_arrays(arrays: dict[str, NDArray[Any]]) -> None:
+    count = len(arrays["slices"]) if arrays["slices"].ndim else 0
+    if not 1 <= count <= MAX_SLICES:
+        raise BadProof(f"{PROOF_FILE} must hold 1 to {MAX_SLICES} slices")
+    for name, array in arrays.items():
+        kind, shape = SHAPES[name]
+        if array.dtype != kind or array.shape != (count, *shape):
+            expected = f"{np.dtype(kind).name}{[count, *shape]}"
+            raise BadProof(f"{name} in {PROOF_FILE} must be {expected}; it is {array.dtype.name}{list(array.shape)}")
+        if not np.isfinite(array).all():
+            raise BadProof(f"{name} in {PROOF_FILE} has a value that is not finite")

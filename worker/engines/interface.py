@@ -1,0 +1,37 @@
+"""The interface that all engines have."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The network's answers on n slices.
+
+    `logit`: float32[n], before calibration. `cam`: heat maps, float32[n, 7, 7], 0 and above. `distance`: float32[n],
+    how far a slice lies from those that the network knows, or None if the network has no such output.
+    """
+
+    logit: NDArray[np.float32]
+    cam: NDArray[np.float32]
+    distance: NDArray[np.float32] | None = None
+
+
+class Engine(Protocol):
+    """Runs a network on prepared slices.
+
+    `name` says library and precision, `precision` is f32, bf16, int8 or fake. `batch_size`: slices a call that it runs
+    at its best with. `proof_sizes`: the numbers of slices a call with which it takes each way that it has to compute.
+    """
+
+    name: str
+    precision: str
+    batch_size: int
+    proof_sizes: tuple[int, ...]
+
+    def predict(self, slices: NDArray[np.uint8]) -> Scores:
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]; no slice's score depends on its neighbours."""
+        ...

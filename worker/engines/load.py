@@ -1,0 +1,170 @@
+"""The choice of an engine: the quickest precision that proves itself on this machine."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from db import engine_proofs, registry
+from db.base import current, session_scope
+from db.models import ModelVersion
+from worker.engines.interface import Engine
+from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package, PackageError, read_package
+from worker.engines.proof import ProofResult, exact_by_itself, failed, own_proof, prove, read_proof
+
+log = logging.getLogger(__name__)
+
+Build = Callable[[], Engine]
+
+
+class EngineUnproven(Exception):
+    """No engine of this package gives the answers here that it gave where it was made."""
+
+    def __init__(self, results: list[ProofResult]) -> None:
+        super().__init__("; ".join(result.text for result in results))
+        self.results = results
+
+
+@dataclass(frozen=True)
+class Proven:
+    """An engine with what its proof found, after those of quicker engines that failed."""
+
+    engine: Engine
+    results: list[ProofResult]
+
+
+def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
+    """Load the version's package and the engine of it that the settings choose, proven on this machine.
+
+    What the proof found is kept in the database, for people to see.
+
+    Raises PackageError (the next call makes the copy anew), storage's FileMissing and FileDamaged, EngineUnproven, and
+    whatever keeps an engine from being loaded.
+    """
+    folder, settings = registry.package_folder(version), current()
+    try:
+        package = read_package(folder)
+    except PackageError:
+        registry.drop_package_folder(version)
+        raise
+    try:
+        proven = load_engine(folder, settings.engine, threads=settings.engine_threads or None, package=package)
+    except EngineUnproven as error:
+        _keep(version, error.results)
+        raise
+    _keep(version, proven.results)
+    return package, proven.engine
+
+
+def _keep(version: ModelVersion, results: list[ProofResult]) -> None:
+    """Log and store what the proofs found; a database that is away does not keep an engine from predicting."""
+    for result in results:
+        facts = {"model_version": version.label, "engine": result.engine, "difference": result.largest_difference}
+        log.log(logging.INFO if result.passed else logging.WARNING, result.text, extra=facts)
+    try:
+        with session_scope() as s:
+            for result in results:
+                engine_proofs.record(s, version.id, result.as_dict())
+    except Exception:
+        log.warning("proofs of engines are not stored", exc_info=True)
+
+
+def load_engine(
+    folder: Path, choice: str = "auto", *, threads: int | None = None, package: Package | None = None
+) -> Proven:
+    """Load the quickest engine of a package that proves itself on this machine.
+
+    `choice` (`db.settings.EngineChoice`): auto is Keras where there is a GPU or no file for OpenVINO, else OpenVINO.
+    openvino is int8, else bfloat16 where the processor has it, else float32: whichever the package holds and the proof
+    shows to be right here. openvino-int8, -bf16 and -f32 leave no choice. `threads`: of the processor; None for one a
+    core. `package`: as read from the folder already.
+
+    Raises PackageError, EngineUnproven, ValueError (an unknown choice), and what kept the only engine from loading.
+    """
+    if choice == "fake":
+        from worker.engines.fake import FakeEngine
+
+        return Proven(FakeEngine(), [])
+    package = package or read_package(folder)
+    builds = list(_builds(folder, package, choice, threads))
+    proof = read_proof(folder, package)
+    if proof is None and any(not name.endswith("f32") for name, _ in builds):
+        proof = own_proof(_exact(folder, package, threads))
+    results: list[ProofResult] = []
+    for name, build in builds:
+        try:
+            engine = build()
+            result = prove(engine, proof, package) if proof else exact_by_itself(engine)
+        except Exception as error:
+            if len(builds) == 1:
+                raise
+            log.exception("an engine cannot be used", extra={"engine": name})
+            result = failed(name, f"it cannot be run: {type(error).__name__}")
+        results.append(result)
+        if result.passed:
+            return Proven(engine, results)
+    raise EngineUnproven(results)
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has an NVIDIA GPU, without loading any framework."""
+    return Path("/dev/nvidia0").exists()
+
+
+def _builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:
+    """Yield name and constructor of each engine that may serve, the quickest first. Raises PackageError, ValueError."""
+    with_openvino = not package.files.keys().isdisjoint({FLOAT_FILE, INT8_FILE})
+    if choice == "keras" or (choice == "auto" and (has_gpu() or not with_openvino) and KERAS_FILE in package.files):
+        yield from _keras_builds(folder, package)
+    elif choice == "auto" or choice.startswith("openvino"):
+        yield from _openvino_builds(folder, package, choice, threads)
+    else:
+        raise ValueError(f"no such engine: {choice}")
+
+
+def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]:
+    if KERAS_FILE not in package.files:
+        raise PackageError(f"the package {package.name} holds no {KERAS_FILE}")
+    if find_spec("keras") is None:
+        raise PackageError(f"the package {package.name} needs Keras, which is not installed here")
+    from worker.engines.keras import KerasEngine, on_gpu
+
+    if on_gpu() and not _fails_in_bfloat16(package):
+        yield "keras-bf16", lambda: KerasEngine(folder, half=True)
+    yield "keras-f32", lambda: KerasEngine(folder)
+
+
+def _fails_in_bfloat16(package: Package) -> bool:
+    """Whether it was measured, and lost too much; where it was not, only the machine that published lacks bfloat16."""
+    found = package.parity.get("bf16", {})
+    return "auc_change" in found and not found["passed"]
+
+
+def _openvino_builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:
+    from worker.engines.openvino import OpenVinoEngine, has_bfloat16
+
+    files = {"int8": INT8_FILE, "bf16": FLOAT_FILE, "f32": FLOAT_FILE}
+    if choice in ("auto", "openvino"):
+        half = bool(package.parity.get("bf16", {}).get("passed")) and has_bfloat16()
+        wanted = [name for name in files if files[name] in package.files and (name != "bf16" or half)]
+    else:
+        wanted = [choice.removeprefix("openvino-")]
+    missing = [files[name] for name in wanted if files[name] not in package.files]
+    if missing or not wanted:
+        raise PackageError(f"the package {package.name} holds no {(missing or [FLOAT_FILE])[0]}")
+    for name in wanted:
+        yield f"openvino-{name}", lambda name=name: OpenVinoEngine(folder / files[name], name, threads)  # type: ignore[misc]
+
+
+def _exact(folder: Path, package: Package, threads: int | None) -> Engine:
+    """The float32 engine of a package without a proof, which then proves the quicker ones."""
+    if FLOAT_FILE in package.files:
+        from worker.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(folder / FLOAT_FILE, "f32", threads)
+    if KERAS_FILE in package.files and find_spec("keras"):
+        from worker.engines.keras import KerasEngine
+
+        return KerasEngine(folder)
+    raise PackageError(f"the package {package.name} holds neither a proof nor a float32 file to make one with")

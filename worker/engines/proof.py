@@ -1,0 +1,165 @@
+"""The proof of an engine: slices whose float32 answers are known, run through it before it predicts anything.
+
+A package carries 32 phantoms with the answers that Keras gave in float32 where the package was made (`proof.npz`), and
+states how far each precision may differ from them. What an engine gets wrong (a processor whose int8 saturates, a
+damaged scale, a driver's fault) shows there and not in patients' slices.
+"""
+
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.proof_file import PROOF_FILE, read_proof_file
+from worker.engines.interface import Engine, Scores
+from worker.engines.package import Package, calibration_of, probability
+from worker.engines.processor import read_processor
+from worker.phantoms.slices import labelled_slices
+
+SEED, PAIRS = 11, 8  # of the phantoms: 8 pairs of patients, two slices each
+FIRST_PAIR = 2_000_000  # far from those that any model was trained on
+NOT_STATED = {"f32": 0.05, "bf16": 0.15, "int8": 0.3}
+"""Of the spread of the float32 answers: how far a precision may differ where the package does not state it."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """n slices, uint8[n, 224, 224], and the float32 answers on them. `source`: where those come from, for people."""
+
+    slices: NDArray[np.uint8]
+    answers: Scores
+    source: str
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The largest difference from the float32 answers.
+
+    `logit`, `distance` and `cam` count in units of what float32 gives: the standard deviation of its logits, its median
+    distance, and the largest value of its heat maps. `probability` is calibrated, and not in such units.
+    """
+
+    logit: float
+    distance: float
+    cam: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class ProofResult:
+    """What a proof found of one engine on this machine.
+
+    `largest_difference`: of a calibrated probability, or None if the engine gave none. `seconds`: that the proof took.
+    `text` says all of it to people.
+    """
+
+    host: str
+    processor: str
+    engine: str
+    precision: str
+    passed: bool
+    largest_difference: float | None
+    seconds: float
+    text: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as they are stored."""
+        return asdict(self)
+
+
+def draw_slices() -> NDArray[np.uint8]:
+    """Draw the 32 phantoms of a proof, uint8[32, 224, 224]; half of them show lesions."""
+    return labelled_slices(SEED, PAIRS, 2, first_pair=FIRST_PAIR).pixels
+
+
+def read_proof(folder: Path, package: Package) -> Proof | None:
+    """Read the package's proof, or return None if it carries none. Raises db.proof_file.BadProof."""
+    if PROOF_FILE not in package.files:
+        return None
+    arrays = read_proof_file(folder / PROOF_FILE)
+    answers = Scores(arrays["logit"], arrays["cam"], arrays.get("distance"))
+    return Proof(arrays["slices"], answers, "the package's proof")
+
+
+def own_proof(exact: Engine) -> Proof:
+    """Make a proof for a package that carries none, of the answers of its own float32 file on this machine."""
+    slices = draw_slices()
+    return Proof(slices, exact.predict(slices), "the package's own float32 file, since it carries no proof")
+
+
+def prove(engine: Engine, proof: Proof, package: Package) -> ProofResult:
+    """Run the proof through an engine, with the numbers of slices that it will get, and compare."""
+    started = time.monotonic()
+    temperature, _ = calibration_of(package, engine.name)
+    scores = [_run(engine, proof.slices, size) for size in engine.proof_sizes]
+    found = [differences(each, proof.answers, temperature, package.temperature) for each in scores]
+    seconds = time.monotonic() - started
+    worst = Differences(*(max(getattr(each, name) for each in found) for name in Differences.__dataclass_fields__))
+    tolerance = tolerance_of(package, engine.precision)
+    beyond = [name for name, limit in tolerance.items() if not getattr(worst, name) <= limit]
+    largest = worst.probability if np.isfinite(worst.probability) else None
+    if beyond:
+        told = ", ".join(f"{name} by {getattr(worst, name):.3g} (at most {tolerance[name]:.3g})" for name in beyond)
+        return failed(engine.name, f"it differs from {proof.source}: {told}", largest, seconds)
+    text = f"{engine.name} holds to {proof.source}: a probability differs by at most {worst.probability:.4f}"
+    return _result(engine.name, True, largest, seconds, text)
+
+
+def exact_by_itself(engine: Engine) -> ProofResult:
+    """The result for a float32 engine of a package without a proof: there is nothing to hold it to."""
+    return _result(engine.name, True, None, 0.0, f"{engine.name} is used unproven: the package carries no proof")
+
+
+def failed(engine: str, why: str, largest: float | None = None, seconds: float = 0.0) -> ProofResult:
+    """The result for an engine that may not predict here."""
+    return _result(engine, False, largest, seconds, f"{engine} is not used on this machine: {why}")
+
+
+def _result(engine: str, passed: bool, largest: float | None, seconds: float, text: str) -> ProofResult:
+    host, processor = socket.gethostname(), read_processor().line
+    return ProofResult(host, processor, engine, engine.rsplit("-")[-1], passed, largest, round(seconds, 3), text)
+
+
+def _run(engine: Engine, slices: NDArray[np.uint8], size: int) -> Scores:
+    """Score all the slices in calls of `size` at most, or in one call of `size` that repeats them."""
+    repeated = slices if size <= len(slices) else np.resize(slices, (size, *slices.shape[1:]))
+    starts = range(0, len(repeated), size) if size > 1 else range(1)  # one slice alone shows what one alone takes
+    parts = [engine.predict(repeated[start : start + size]) for start in starts]
+    distances = [part.distance for part in parts if part.distance is not None]
+    return Scores(
+        np.concatenate([part.logit for part in parts]),
+        np.concatenate([part.cam for part in parts]),
+        np.concatenate(distances) if distances else None,
+    )
+
+
+def differences(found: Scores, exact: Scores, temperature: float, exact_temperature: float) -> Differences:
+    """Compare an engine's scores with the float32 answers, which are repeated or cut short to as many."""
+    n = len(found.logit)
+    logit, cam = np.resize(exact.logit, n), np.resize(exact.cam, (n, *exact.cam.shape[1:]))
+    distance = 0.0
+    if exact.distance is not None:
+        scale = max(float(np.median(exact.distance)), 1e-6)
+        distance = np.inf if found.distance is None else _largest(found.distance, np.resize(exact.distance, n)) / scale
+    return Differences(
+        logit=_largest(found.logit, logit) / max(float(exact.logit.std()), 1e-3),
+        distance=distance,
+        cam=_largest(found.cam, cam) / max(float(exact.cam.max()), 1e-3),
+        probability=_largest(probability(found.logit, temperature), probability(logit, exact_temperature)),
+    )
+
+
+def _largest(found: NDArray[Any], exact: NDArray[Any]) -> float:
+    """The largest absolute difference; infinite where a value is not finite."""
+    largest = np.abs(np.asarray(found, np.float64) - exact).max()
+    return float(largest) if np.isfinite(largest) else np.inf
+
+
+def tolerance_of(package: Package, precision: str) -> dict[str, float]:
+    """How far a precision may differ, by the names of `Differences`: as the package states it, else `NOT_STATED`."""
+    stated = package.proof.get("tolerance", {}).get(precision)
+    return dict(stated) if stated else dict.fromkeys(("logit", "distance", "cam"), NOT_STATED[precision])
