@@ -141,7 +141,7 @@ def run_job(settings: Settings, local: LocalServer) -> Json:
 
 def print_summary(job: Json) -> None:
     """Print what came of the slices, and the share of positive ones by series."""
-    say(f"job {job['id']} is {job['state']}; model: {job['model_note']}")
+    say(f"job {job['id']} is {job['state_text']}; model: {job['model_note']}")
     print_table(("outcome", "slices"), summary(job))
     with reading() as session:
         row = session.get(Job, job["id"])

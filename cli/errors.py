@@ -3,9 +3,9 @@
 import click
 
 EXIT_CODES = """\
-Exit codes: 0 ok, 1 job failed or promotion refused, 2 usage, 3 not found or denied, 4 unavailable, 5 partial failure
-(the job ended, but some of its slices were quarantined or cancelled; rejected files alone are an answer, no failure),
-130 interrupted."""
+Exit codes: 0 ok, 1 job failed or promotion refused, 2 usage, 3 not found or denied, 4 unavailable, 5 partial failure,
+130 interrupted. A partial failure is a job that ended with nothing predicted, or with slices quarantined or cancelled;
+with --strict also one with anything rejected."""
 
 
 class CommandError(click.ClickException):
@@ -45,6 +45,6 @@ class Unavailable(CommandError):
 
 
 class PartialFailure(CommandError):
-    """The job ended, yet some slices were quarantined or cancelled."""
+    """The job ended, but it predicted nothing, or too many of its slices ended without a prediction."""
 
     exit_code = 5

@@ -4,20 +4,22 @@ from cli.client import Client, Json
 from cli.errors import JobFailed, PartialFailure
 from cli.output import print_json, print_table, progress_bar
 
+REFUSED = ("rejected", "quarantined", "cancelled")  # the outcomes of a slice without a prediction
 
-def follow(client: Client, job_id: str, *, as_json: bool = False) -> Json:
+
+def follow(client: Client, job_id: str, *, strict: bool = False, as_json: bool = False) -> Json:
     """Show the progress of a job until it ends, print what came of it and return it.
 
     Raises:
         JobFailed: it failed.
-        PartialFailure: some of its slices were quarantined or cancelled.
+        PartialFailure: it predicted nothing, or some slices were quarantined or cancelled; with `strict` rejected too.
     """
     job = watch_progress(client, job_id)
     if as_json:
         print_json(job)
     else:
         print_table(("outcome", "slices"), summary(job))
-    raise_for_outcome(job)
+    raise_for_outcome(job, strict=strict)
     return job
 
 
@@ -32,7 +34,7 @@ def watch_progress(client: Client, job_id: str) -> Json:
 
 def done(counts: Json) -> int:
     """Return how many slices have their outcome."""
-    return sum(int(counts[name]) for name in ("predicted", "rejected", "quarantined", "cancelled"))
+    return sum(int(counts[name]) for name in ("predicted", *REFUSED))
 
 
 def fraction_done(job: Json) -> float:
@@ -63,11 +65,28 @@ def summary(job: Json) -> list[tuple[str, int]]:
     return lines
 
 
-def raise_for_outcome(job: Json) -> None:
-    """Raise what the job's end means to the exit code; nothing where every slice was predicted or rejected."""
+def raise_for_outcome(job: Json, *, strict: bool = False) -> None:
+    """Raise the error whose exit code says how the job ended.
+
+    Nothing is raised where something was predicted and the rest was rejected, unless `strict`.
+
+    Raises:
+        JobFailed, PartialFailure: as for `follow`.
+    """
     counts = job["counts"]
     if job["state"] == "failed":
         raise JobFailed(f"job {job['id']} failed: {job.get('error') or 'no reason is known'}")
-    if job["state"] == "cancelled" or counts["quarantined"] or counts["cancelled"]:
-        numbers = f"{counts['quarantined']} slices quarantined, {counts['cancelled']} cancelled"
-        raise PartialFailure(f"job {job['id']} is {job['state']}: {numbers}")
+    unpredicted = counts["quarantined"] or counts["cancelled"] or (strict and counts["rejected"])
+    if job["nothing_predicted"] or job["state"] == "cancelled" or unpredicted:
+        raise PartialFailure(f"job {job['id']} is {job['state_text']}: {_account(job)}")
+
+
+def _account(job: Json) -> str:
+    """Return what came of the slices, and what to do about those without a prediction."""
+    counts = job["counts"]
+    numbers = ", ".join(f"{counts[name]} {name}" for name in ("predicted", *REFUSED) if counts[name])
+    if counts["quarantined"] or counts["cancelled"]:
+        return f"{numbers}. `ctbatch jobs retry {job['id']}` puts back what was quarantined or cancelled"
+    if counts["rejected"]:
+        return f"{numbers}. `ctbatch results {job['id']} --state rejected` lists the reasons"
+    return numbers or "it holds no slices. Check what was sent"

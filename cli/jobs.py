@@ -5,7 +5,7 @@ import click
 from cli.client import Client, Json
 from cli.errors import CommandError
 from cli.follow import done, follow, summary
-from cli.options import json_option
+from cli.options import json_option, need_wait, strict_option
 from cli.output import print_json, print_table, safe, say
 
 STATES = ("queued", "running", "finished", "cancelled", "failed")
@@ -34,7 +34,7 @@ def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
 def _row(job: Json) -> tuple[object, ...]:
     counts = job["counts"]
     numbers = (done(counts), counts["received"], counts["positive"], counts["rejected"])
-    return (job["id"], job["name"], job["state"], *numbers, job["created_at"])
+    return (job["id"], job["name"], job["state_text"], *numbers, job["created_at"])
 
 
 @jobs.command()
@@ -49,20 +49,25 @@ def show(job_id: str, as_json: bool) -> None:
         return
     facts = ["id", "name", "state", "error", "model_version", "model_note", "recipe", "priority"]
     facts += ["rate", "eta_seconds", "created_at", "started_at", "first_result_at", "finished_at"]
-    print_table(("", "value"), [(name, job[name]) for name in facts if job.get(name) not in (None, "")])
+    shown = {**job, "state": job["state_text"]}
+    print_table(("", "value"), [(name, shown[name]) for name in facts if shown.get(name) not in (None, "")])
     print_table(("outcome", "slices"), summary(job))
 
 
 @jobs.command()
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@strict_option
 @json_option
-def wait(job_ids: tuple[str, ...], as_json: bool) -> None:
-    """Wait until every JOB has ended; the exit code is that of the first one that did not end well."""
+def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
+    """Wait until every JOB has ended; the exit code is that of the first one that did not end well.
+
+    A job that predicted nothing did not end well: exit code 5. --strict says the same of any rejected file.
+    """
     first: CommandError | None = None
     with Client() as client:
         for job_id in job_ids:
             try:
-                follow(client, job_id, as_json=as_json)
+                follow(client, job_id, strict=strict, as_json=as_json)
             except CommandError as error:
                 if first is None:
                     first = error
@@ -79,21 +84,23 @@ def cancel(job_id: str, as_json: bool) -> None:
     """Cancel a job; what is predicted by then is kept."""
     with Client() as client:
         job = client.post(f"/jobs/{job_id}/cancel")
-    print_json(job) if as_json else say(f"job {job['id']} is {job['state']}: {safe(job['name'])}")
+    print_json(job) if as_json else say(f"job {job['id']} is {job['state_text']}: {safe(job['name'])}")
 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait until the job has ended again.")
+@strict_option
 @json_option
-def retry(job_id: str, wait_for_it: bool, as_json: bool) -> None:
+def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
     """Put back what was quarantined or cancelled, or failed; what has its prediction is left as it is."""
+    need_wait(strict, wait_for_it)
     with Client() as client:
         answer = client.post(f"/jobs/{job_id}/retry")
         job = answer["job"]
         if not as_json:
-            say(f"{answer['retried']} put back; job {job['id']} is {job['state']}: {safe(job['name'])}")
+            say(f"{answer['retried']} put back; job {job['id']} is {job['state_text']}: {safe(job['name'])}")
         if wait_for_it:
-            follow(client, job_id, as_json=as_json)
+            follow(client, job_id, strict=strict, as_json=as_json)
         elif as_json:
             print_json(answer)

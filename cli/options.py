@@ -12,6 +12,20 @@ from training.config import PRESETS
 
 ROW_ID = click.IntRange(0, 2**31 - 1)  # an INTEGER of any database
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+strict_option = click.option(
+    "--strict", is_flag=True, help="Exit with 5 if anything was rejected too, not only if it was quarantined."
+)
+
+
+def need_wait(strict: bool, wait: bool) -> None:
+    """Refuse `--strict` where nobody waits for the job's end: it would promise a check that is never made.
+
+    Raises:
+        click.UsageError: it is so.
+    """
+    if strict and not wait:
+        raise click.UsageError("--strict is about how the job ends; add --wait")
+
 
 as_given_option = click.option(
     "--groups-as-given",

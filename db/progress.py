@@ -19,6 +19,8 @@ RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 class JobView:
     """A job as people and the API see it. `rate` is slices per second; `eta_seconds` is None when not known.
 
+    `state` alone does not say that anything was predicted: a job of rejected files finishes too.
+
     `ood`: predicted slices that lie apart from those the model knows; None where the model tells nothing of that.
     """
 
@@ -43,9 +45,22 @@ class JobView:
     finished_at: datetime | None
     error: str | None
 
+    @property
+    def nothing_predicted(self) -> bool:
+        """Whether the job has ended and none of its slices has a prediction. That is not a success."""
+        return self.state not in OPEN_JOB and not self.counts["predicted"]
+
+    @property
+    def state_text(self) -> str:
+        """The state in words, the same on the page, in the API and on the command line."""
+        if self.cancelling:
+            return "cancelling"
+        return f"{self.state}, nothing predicted" if self.nothing_predicted else self.state
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON: times in RFC 3339; `ood` by the name that people read, `unfamiliar`."""
         values = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
+        values |= {"state_text": self.state_text, "nothing_predicted": self.nothing_predicted}
         return {"unfamiliar" if name == "ood" else name: value for name, value in values.items()}
 
 

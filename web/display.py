@@ -174,7 +174,7 @@ def segments(job: JobView) -> list[dict[str, Any]]:
 def milestone(job: JobView) -> str:
     """The progress in words, for screen readers: it changes at each tenth, so that it is not spoken all the time."""
     if job.state not in ("queued", "running"):
-        return f"The job is {job.state}."
+        return f"The job is {job.state_text}."
     total = job.stages["total"]
     tenth = 10 * (10 * job.stages["done"] // total) if total else 0
-    return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state}."
+    return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."

@@ -87,11 +87,14 @@ class Api(ThreadingHTTPServer):
 
 def job_view(job_id: str, state: str, name: str, **counts: int) -> dict[str, Any]:
     """A job as the API shows it."""
+    empty = state in ("finished", "cancelled", "failed") and not counts.get("predicted")
     names = ("received", "predicted", "positive", "rejected", "quarantined", "cancelled", "open")
     return {
         "id": job_id,
         "name": name,
         "state": state,
+        "state_text": f"{state}, nothing predicted" if empty else state,
+        "nothing_predicted": empty,
         "model_version": "demo/1",
         "model_note": "demo: synthetic phantoms, knows nothing about patients",
         "recipe": "lung-224-v1",
@@ -127,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._submit(body)
             else:
                 job = self.server.jobs[words[1]]
-                job["state"] = {"cancel": "cancelled", "retry": "queued"}[words[2]]
+                job["state"] = job["state_text"] = {"cancel": "cancelled", "retry": "queued"}[words[2]]
                 self._send(202, {"retried": 3, "job": job} if words[2] == "retry" else job)
 
     def _allowed(self) -> bool:

@@ -51,8 +51,29 @@ def test_wait_reports_the_first_that_did_not_end_well(ctbatch, api):
     api.add_job("cancelled", received=1, cancelled=1)
     result = ctbatch("jobs", "wait", "job1", "job2", "job3", env=api.env)
     assert result.returncode == 1
-    assert "job job3 is cancelled: 0 slices quarantined, 1 cancelled" in result.stderr
+    assert "job job3 is cancelled, nothing predicted: 1 cancelled" in result.stderr
     assert "job job2 failed: the archive is unreadable" in result.stderr
+
+
+def test_list_and_details_say_that_nothing_was_predicted(ctbatch, api):
+    api.add_job("finished", received=1, rejected=1)
+    assert "\tfinished, nothing predicted\t" in ctbatch("jobs", "ls", env=api.env).stdout
+    assert "state\tfinished, nothing predicted\n" in ctbatch("jobs", "show", "job1", env=api.env).stdout
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--strict"], 5)])
+def test_strict_takes_a_rejected_file_for_a_failure(ctbatch, api, options, code):
+    api.add_job("finished", received=2, predicted=1, rejected=1)
+    assert ctbatch("jobs", "wait", "job1", *options, env=api.env).returncode == code
+
+
+def test_retry_waits_strictly_or_not(ctbatch, api):
+    api.add_job("finished", received=2, predicted=1, rejected=1)
+    ended = dict(api.jobs["job1"])
+    for options, code in (([], 0), (["--strict"], 5)):
+        api.views["job1"] = [dict(ended)]
+        assert ctbatch("jobs", "retry", "job1", "--wait", *options, env=api.env).returncode == code
+    assert ctbatch("jobs", "retry", "job1", "--strict", env=api.env).returncode == 2
 
 
 def test_cancel_and_retry(ctbatch, api):

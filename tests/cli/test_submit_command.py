@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import job_view
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -148,27 +150,47 @@ def test_a_path_that_is_not_there_is_a_usage_error(ctbatch, api):
     assert "Traceback" not in result.stderr
 
 
+PARTLY = {"received": 3, "predicted": 2, "rejected": 1}
+
+
 @pytest.mark.parametrize(
-    ("state", "counts", "code"),
+    ("state", "counts", "options", "code"),
     [
-        ("finished", {"received": 3, "predicted": 2, "rejected": 1}, 0),
-        ("failed", {"received": 0}, 1),
-        ("finished", {"received": 3, "predicted": 2, "quarantined": 1}, 5),
-        ("cancelled", {"received": 3, "cancelled": 3}, 5),
+        ("finished", PARTLY, [], 0),
+        ("finished", PARTLY, ["--strict"], 5),
+        ("finished", {"received": 2, "predicted": 2}, ["--strict"], 0),
+        ("finished", {"received": 1, "rejected": 1}, [], 5),
+        ("finished", {}, [], 5),
+        ("finished", {"received": 3, "predicted": 2, "quarantined": 1}, [], 5),
+        ("cancelled", {"received": 3, "cancelled": 3}, [], 5),
+        ("cancelled", {"received": 3, "predicted": 3}, [], 5),
+        ("failed", {}, ["--strict"], 1),
+        ("failed", PARTLY, [], 1),
     ],
 )
-def test_waiting_ends_with_the_job_and_says_how(ctbatch, api, folder, state, counts, code):
+def test_waiting_ends_with_the_job_and_says_how(ctbatch, api, folder, state, counts, options, code):
     job = api.add_job("running", received=3, predicted=1)
     api.keys["k"] = job["id"]
-    api.views[job["id"]] = [job, dict(job, state=state, counts=job["counts"] | {"predicted": 0} | counts)]
-    result = ctbatch("submit", folder, "--wait", "--json", "--idempotency-key", "k", env=api.env)
+    api.views[job["id"]] = [job, job_view(job["id"], state, "scan.zip", **counts)]
+    result = ctbatch("submit", folder, "--wait", *options, "--json", "--idempotency-key", "k", env=api.env)
     assert result.returncode == code, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["state"] == state
 
 
+def test_job_that_predicted_nothing_says_so_in_words(ctbatch, api, folder):
+    api.keys["k"] = api.add_job("finished", received=2, rejected=2)["id"]
+    result = ctbatch("submit", folder, "--wait", "--idempotency-key", "k", env=api.env)
+    assert "job job1 is finished, nothing predicted: 2 rejected" in result.stderr
+
+
+def test_strict_is_refused_where_nobody_waits(ctbatch, api, folder):
+    assert ctbatch("submit", folder, "--strict", env=api.env).returncode == 2
+    assert api.uploads == []
+
+
 def test_waiting_asks_for_changes_only(ctbatch, api, folder):
     job = api.add_job("running", received=3, predicted=1)
-    ended = dict(job, state="finished")
+    ended = dict(job, state="finished", state_text="finished")
     api.keys["k"] = job["id"]
     api.views[job["id"]] = [job, dict(job), dict(job), ended]
     assert ctbatch("submit", folder, "--wait", "--idempotency-key", "k", env=api.env).returncode == 0

@@ -3,6 +3,7 @@
 import json
 from base64 import urlsafe_b64encode
 
+import numpy as np
 import pytest
 from apiflask import APIFlask
 from sqlalchemy import delete, func, select
@@ -221,3 +222,74 @@ def test_retry_puts_back_only_what_failed(api: Api, worker: WorkerPart) -> None:
 def test_models_are_listed_with_the_champion(api: Api) -> None:
     (model,) = api.get("/models").json["items"]
     assert (model["label"], model["champion"], model["recipe"]) == ("fake/1", True, "lung-224-v1")
+
+
+def state_of(api: Api, job_id: str) -> tuple[str, str, bool]:
+    """The job's state, its state in words, and whether nothing was predicted."""
+    job = api.get(f"/jobs/{job_id}").json
+    return job["state"], job["state_text"], job["nothing_predicted"]
+
+
+def test_job_of_rejected_files_only_says_that_nothing_was_predicted(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    assert state_of(api, job_id) == ("queued", "queued", False)
+    worker.start()
+    assert state_of(api, job_id) == ("running", "running", False)
+    worker.reject("a.png", "format")
+    worker.finish_reading()
+    assert state_of(api, job_id) == ("finished", "finished, nothing predicted", True)
+
+
+def test_empty_job_says_that_nothing_was_predicted(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    worker.start()
+    worker.finish_reading()
+    assert state_of(api, job_id) == ("finished", "finished, nothing predicted", True)
+
+
+def test_one_prediction_is_enough_for_finished(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    worker.start()
+    worker.read(1)
+    worker.reject("b.png", "format")
+    worker.finish_reading()
+    worker.predict()
+    assert state_of(api, job_id) == ("finished", "finished", False)
+
+
+def test_copied_predictions_count_as_predictions(api: Api, worker: WorkerPart) -> None:
+    worker.pixels = np.zeros((1, 224, 224), np.uint8)
+    for copied in (False, True):
+        job_id = api.submit(("a.png", png())).json["id"]
+        worker.start()
+        worker.read(1)
+        worker.finish_reading()
+        assert worker.predict() == (0 if copied else 1)
+        assert state_of(api, job_id) == ("finished", "finished", False)
+
+
+def test_cancelled_job_says_whether_anything_was_predicted(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    worker.start()
+    worker.read(1)
+    worker.finish_reading()
+    api.post(f"/jobs/{job_id}/cancel")
+    assert state_of(api, job_id) == ("cancelled", "cancelled, nothing predicted", True)
+    api.post(f"/jobs/{job_id}/retry")
+    assert state_of(api, job_id) == ("running", "running", False)
+    worker.predict()
+    assert state_of(api, job_id) == ("finished", "finished", False)
+
+
+def test_job_that_is_being_cancelled_says_so(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    worker.start()
+    api.post(f"/jobs/{job_id}/cancel")
+    assert state_of(api, job_id) == ("running", "cancelling", False)
+
+
+def test_failed_job_says_that_nothing_was_predicted(api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    worker.start()
+    worker.finish_reading("worker_lost")
+    assert state_of(api, job_id) == ("failed", "failed, nothing predicted", True)

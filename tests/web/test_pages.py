@@ -137,6 +137,18 @@ def test_job_is_cancelled_from_its_page(api: Api, anns_browser: Browser) -> None
     assert api.get(f"/jobs/{job_id}").json["cancelling"] is True
 
 
+def test_page_of_a_job_that_predicted_nothing_says_so(api: Api, anns_browser: Browser, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    worker.start()
+    worker.reject("a.png", "format")
+    worker.finish_reading()
+    for path in ("/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/live", f"/jobs/{job_id}/row"):
+        page = anns_browser.get(path).text
+        assert "state-failed" in page, path
+        assert "finished, nothing predicted" in page, path
+    assert 'role="alert"' in anns_browser.get(f"/jobs/{job_id}").text
+
+
 def test_form_without_scripts_submits(api: Api, anns_browser: Browser) -> None:
     token = anns_browser.csrf("/submit")
     answer = anns_browser.client.post(

@@ -85,7 +85,17 @@ class JobOut(Out):
     id: str
     name: str
     owner: str
-    state: JobStateName
+    state: JobStateName = Field(
+        description="`finished`, `cancelled` and `failed` are ends. `finished` says that every slice has its outcome, "
+        "not that any was predicted."
+    )
+    state_text: str = Field(
+        description="The state in words for people: `cancelling`, `finished, nothing predicted`, else as `state`."
+    )
+    nothing_predicted: bool = Field(
+        description="The job has ended and none of its slices has a prediction, say because every file was rejected. "
+        "Do not take such a job for a success."
+    )
     cancelling: bool
     model_version: str
     model_note: str
