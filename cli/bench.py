@@ -11,7 +11,7 @@ from training.launch import Asked
 PACKAGE = click.option(
     "--package",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of a model package; else the champion of CTBATCH_HOME, else a demo model is made.",
+    help="Folder of a model package; else the champion of CTBATCH_HOME, else the demo model.",
 )
 
 

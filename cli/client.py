@@ -10,7 +10,7 @@ import httpx
 
 from cli.errors import CommandError, NotFoundOrDenied, Unavailable, UsageError
 from cli.multipart import MultipartBody
-from cli.output import safe, say
+from cli.output import NO_MODEL, safe, say
 from cli.server import Server, find_server
 
 Json = dict[str, Any]
@@ -182,7 +182,7 @@ def _error(answer: httpx.Response) -> CommandError:
     if answer.status_code in (401, 403, 404):
         return NotFoundOrDenied(message)
     if _slug(problem) == "no-model-version":
-        return Unavailable(f"{message} `ctbatch models demo` makes one that shows how it works.")
+        return Unavailable(f"{message} {NO_MODEL}.")
     if answer.status_code >= 500 or answer.status_code == 429:
         return Unavailable(message)
     return UsageError(message)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -38,21 +39,31 @@ POLL_SECONDS = 0.1
 
 @click.command()
 @click.option("--exit", "exit_after", is_flag=True, help="Stop after the summary, instead of serving on.")
+@click.option("--train", is_flag=True, help="Train a demo model here (minutes), instead of taking the one that ships.")
 @click.option("--host", help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one.")
 @home_option
-def demo(exit_after: bool, host: str | None, port: int | None) -> None:
-    """Show the main job on this machine: start everything, make a demo model, classify a demo archive.
+def demo(exit_after: bool, train: bool, host: str | None, port: int | None) -> None:
+    """Show the main job on this machine: start everything, take the demo model, classify a demo archive.
 
-    The model is trained, in some minutes, on synthetic phantoms: it knows nothing about patients. Exit code 0 only if
-    every slice of the archive has its outcome.
+    The model learned from synthetic phantoms: it knows nothing about patients. A champion that is there already is used
+    instead. Exit code 0 only if every slice of the archive has its outcome.
     """
     signal.signal(signal.SIGTERM, _stop)
     settings = get_settings()
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ThreadPoolExecutor(1) as background:
+        archive = background.submit(make_archive, settings)  # while everything starts
+        _show(settings, host, port, archive, train=train, exit_after=exit_after)
+
+
+def _show(
+    settings: Settings, host: str | None, port: int | None, archive: Future[Path], *, train: bool, exit_after: bool
+) -> None:
     with serving(settings, host, port) as (local, process):
-        label = ensure_demo_model()
+        label = ensure_demo_model(train=train)
         say(f"model version: {label}")
-        job = run_job(settings, local)
+        job = run_job(local, archive.result())
         print_summary(job)
         say(f"job page, signed in once: {sign_in_link(local.url, job_page(job))}")
         say(RESEARCH_LINE)
@@ -127,13 +138,17 @@ def _serve_on(process: subprocess.Popen[bytes]) -> None:
     raise Unavailable(f"ctbatch stopped by itself with code {code}")
 
 
-def run_job(settings: Settings, local: LocalServer) -> Json:
-    """Make the demo archive, submit it, wait for its job's end and return the job."""
+def make_archive(settings: Settings) -> Path:
+    """Make the demo archive and return its file."""
     from training.demo_archive import write_demo_archive
 
     archive = settings.home / "demo.zip"
-    say("making the demo archive")
     write_demo_archive(archive, seed=SEED)
+    return archive
+
+
+def run_job(local: LocalServer, archive: Path) -> Json:
+    """Submit the archive, wait for its job's end and return the job."""
     with Client(Server(local.url, local.token, local=True)) as client:
         job = send(client, (archive,), "demo archive", 0, secrets.token_hex(16))
         return watch_progress(client, job["id"])

@@ -1,22 +1,49 @@
-"""The demo model: made by a training worker where the registry has no champion yet."""
+"""The demo model: the one that ships with ctbatch, or one that a training worker makes on the spot."""
 
-from cli.errors import JobFailed
-from cli.operator import reading, writing
+from collections.abc import Callable
+
+from cli.errors import JobFailed, Unavailable
+from cli.operator import database_errors, reading, writing
 from cli.server import settings_with_broker
 from cli.training import follow
 from db import registry, runs
+from db.demo_model import DemoModelDamaged, import_demo_model, promote_demo_model
 
 
-def ensure_demo_model() -> str:
-    """Return the champion's label; where there is none, have the demo model made, show how far it is, and promote it.
+def ensure_demo_model(*, train: bool = False) -> str:
+    """Return the champion's label. If there is none, the demo model is promoted; with `train` it is trained first.
 
     Raises:
         JobFailed: the training run failed.
-        Unavailable: no broker is known, or no training worker took it.
+        Unavailable: the demo model's file is damaged, no broker is known, or no training worker took the run.
     """
     with reading() as session:
         if found := registry.champion(session):
             return found.label
+    return _trained() if train else _shipped()
+
+
+def imported_demo_model() -> str:
+    """Register the demo model that ships, if it is not here yet, and return its label. Raises Unavailable."""
+    return _imported(import_demo_model)
+
+
+def _shipped() -> str:
+    return _imported(promote_demo_model)
+
+
+def _imported(how: Callable[[str], str]) -> str:
+    from worker.imaging.prepare import RECIPE
+
+    try:
+        with database_errors():
+            return how(RECIPE)
+    except DemoModelDamaged as error:
+        raise Unavailable(str(error)) from error
+
+
+def _trained() -> str:
+    """Have a training worker make the demo model, show how far it is, and promote it."""
     settings_with_broker()  # else the training worker hears of the run from the sweeper only, a minute later
     with writing() as session:
         run_id = runs.create_demo_run(session, None).id
@@ -25,6 +52,4 @@ def ensure_demo_model() -> str:
         version = registry.find_version(session, label)
         if version is None:
             raise JobFailed(f"the training run ended, but its model version {label} is not there")
-        if registry.champion(session) is None:
-            registry.promote(session, version, None, "the first model version")
-    return label
+        return registry.promote_first(session, version, "the first model version").label

@@ -12,7 +12,7 @@ import click
 
 from cli.errors import CommandError, Unavailable
 from cli.options import home_option, json_option
-from cli.output import print_json, print_table
+from cli.output import NO_MODEL, print_json, print_table
 from db.settings import Settings, get_settings
 
 LOW_DISK_BYTES = 5 * 1024**3
@@ -109,7 +109,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "ok", f"{where} at {revision}")
         with reading() as session:
             champion = registry.champion(session)
-        detail = champion.label if champion else "none yet; `ctbatch models demo` makes one that shows how it works"
+        detail = champion.label if champion else f"none yet; {NO_MODEL}"
         yield Finding("model version", "ok" if champion else "warn", detail)
     except CommandError as error:
         yield Finding("database", "fail", error.message)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+NO_MODEL = "`ctbatch models promote demo` takes the demo model, which shows how everything works"
 RESEARCH_LINE = "Research use only, not for diagnosis."
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 from sqlalchemy.orm import Session
 
-from cli.demo_model import ensure_demo_model
+from cli.demo_model import ensure_demo_model, imported_demo_model
 from cli.errors import JobFailed, NotFoundOrDenied, Refused, UsageError
 from cli.evaluating import carry_out
 from cli.model_checks import check, compare
@@ -14,8 +14,9 @@ from cli.model_files import export, import_file
 from cli.model_tables import comparison_rows, find_version, flat, version_view
 from cli.operator import reading, writing
 from cli.options import json_option
-from cli.output import print_json, print_table, say
+from cli.output import NO_MODEL, print_json, print_table, say
 from db import promotion, registry
+from db.demo_model import NAME as DEMO
 from db.evaluations import EvaluationError
 from db.models import ModelVersion
 from db.promotion import Gate, GateClosed
@@ -47,7 +48,7 @@ def list_models(as_json: bool) -> None:
         return
     columns = ("version", "champion", "note", "recipe", "created_at")
     rows = [["yes" if version[name] is True else version[name] or "" for name in columns] for version in found]
-    print_table(columns, rows, empty="no model version yet; `ctbatch models demo` makes one that shows how it works")
+    print_table(columns, rows, empty=f"no model version yet; {NO_MODEL}")
 
 
 @models.command()
@@ -94,7 +95,13 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     paired by groups, is below nought. Where there is no champion or no test part there is nothing to compare on, and a
     reason is needed. --force with a reason overrides a refusal; figures, reason, time and who are kept. Exit code 1
     when VERSION was not promoted.
+
+    `demo` is the demo model that ships with ctbatch. Where there is no champion, it needs no reason.
     """
+    if version == DEMO:
+        version = _demo_version(as_json)
+        if not version:
+            return
     _evaluate_missing(version, quiet=as_json)
     with reading() as session:
         gate = promotion.gate_of(session, find_version(session, version))
@@ -113,6 +120,18 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
         print_json({**view, "promoted": True, "gate": gate.as_dict()})
     else:
         say(f"{view['version']} is the champion")
+
+
+def _demo_version(as_json: bool) -> str:
+    """Promote the demo model if there is no champion and return ""; else return its label, for the gate to decide."""
+    label = imported_demo_model()
+    if ensure_demo_model() != label:
+        return label
+    with reading() as session:
+        found = find_version(session, label)
+        view = version_view(found, found)
+    print_json({**view, "promoted": True}) if as_json else say(f"{label} is the champion; {found.note}")
+    return ""
 
 
 def _evaluate_missing(version: str, *, quiet: bool) -> None:
@@ -167,14 +186,3 @@ def rollback(reason: str, as_json: bool) -> None:
             raise Refused(f"{error}: --reason") from error
         shown = version_view(chosen, chosen)
     print_json(shown) if as_json else say(f"{shown['version']} is the champion again")
-
-
-@models.command()
-@json_option
-def demo(as_json: bool) -> None:
-    """Have the demo model made, if there is no champion yet.
-
-    A training worker trains it on synthetic phantoms: it shows how ctbatch works, and knows nothing about patients.
-    """
-    label = ensure_demo_model()
-    print_json({"version": label}) if as_json else say(f"{label} is the champion")

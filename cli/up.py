@@ -16,7 +16,7 @@ from cli.embedded import EmbeddedBroker, answers, prepare_broker, set_aside
 from cli.errors import Unavailable, UsageError
 from cli.local_access import USER_NAME, LocalAccess, sign_in_link
 from cli.options import home_option
-from cli.output import RESEARCH_LINE
+from cli.output import NO_MODEL, RESEARCH_LINE
 from cli.processes import ROLES, environment, ready_file, worker_command
 from cli.server import LOCAL_FILE, LocalServer, local_url, read_local
 from cli.supervisor import Supervisor
@@ -135,7 +135,7 @@ def announce(url: str, access: LocalAccess) -> None:
     emit("up", f"ctbatch is ready at {url}")
     emit("up", f"sign in once, as {USER_NAME}: {sign_in_link(url, '/')}")
     if not access.has_champion():
-        emit("up", "there is no model version yet: `ctbatch models demo` makes one that shows how it works")
+        emit("up", f"there is no model version yet: {NO_MODEL}")
     emit("up", RESEARCH_LINE)
 
 

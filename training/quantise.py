@@ -63,14 +63,17 @@ def candidates(
         yield name, target
 
 
-def draw_calibration(data: Labelled, seed: int, count: int = CALIBRATION_SLICES) -> NDArray[np.uint8]:
-    """Draw slices at random, each class as likely as the other, and each group of a class as likely as the others."""
+def draw_calibration(data: Labelled, seed: int) -> NDArray[np.uint8]:
+    """Draw `CALIBRATION_SLICES` at random.
+
+    Both classes are equally likely, and so are the groups of a class.
+    """
     cells = list(zip(data.labels.tolist(), data.groups, strict=True))
     sizes = Counter(cells)
     groups = Counter(label for label, _ in sizes)
     weight = np.array([1 / (sizes[cell] * groups[cell[0]]) for cell in cells])
     chosen = np.random.default_rng(seed).choice(
-        len(cells), min(count, len(cells)), replace=False, p=weight / weight.sum()
+        len(cells), min(CALIBRATION_SLICES, len(cells)), replace=False, p=weight / weight.sum()
     )
     return data.pixels[chosen]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 
 from db import promotion, registry, runs
-from db.base import one_at_a_time, session_scope
+from db.base import session_scope
 from db.leases import Claim, StaleClaim
-from db.models import Promotion, TrainingRun
+from db.models import TrainingRun
 from training.app import app
 from training.faults import why
 from training.watching import Cancelled
@@ -92,7 +92,5 @@ def _make_demo(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
             if runs.report(s, claim, 1.0, "registering").cancel:
                 raise Cancelled
             version = registry.register_package(s, Path(folder), files)
-            one_at_a_time(s, Promotion.__tablename__)  # an admin may promote another at this moment
-            if registry.champion(s) is None:
-                registry.promote(s, version, None, "the first model version")
+            registry.promote_first(s, version, "the first model version")
             runs.finish_run(s, claim, version.id)

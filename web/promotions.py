@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from db import datasets, evaluations, packages, promotion, registry
+from db import datasets, demo_model, evaluations, packages, promotion, registry
 from db.base import read_scope, session_scope
+from db.demo_model import DemoModelDamaged
 from db.evaluations import EvaluationError
 from db.models import ModelVersion, User
 from db.packages import PackageRefused
@@ -48,6 +49,19 @@ def compare(user: User, version_id: int) -> None:
             promotion.request_gate(s, row_of(s, ModelVersion, version_id), user)
     except EvaluationError as error:
         raise Problem(409, "conflict", sentence(error)) from error
+
+
+def promote_demo(user: User) -> int:
+    """Make the demo model the champion where there is none; the champion's id. Raises Problem 503."""
+    try:
+        label = demo_model.promote_demo_model(RECIPE, user)
+    except DemoModelDamaged as error:
+        raise Problem(503, "demo-model-damaged", sentence(error)) from error
+    with read_scope() as s:
+        version = registry.find_version(s, label)
+    if version is None:
+        raise Problem(404, "not-found", f"There is no model version {label}.")
+    return version.id
 
 
 def roll_back(user: User, reason: str, champion: str | None = None) -> int:

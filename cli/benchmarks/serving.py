@@ -1,8 +1,7 @@
 """A ctbatch of its own for a benchmark: a temporary home, a champion, the peak memory of each of its processes."""
 
 import os
-import subprocess
-import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from pathlib import Path
 
 from cli.client import Client, Json
 from cli.demo import serving
-from cli.output import progress_bar, say
-from cli.processes import PROJECT
+from cli.output import say
 from cli.server import Server
 from db import base, migrate, registry
 from db.base import read_scope, session_scope
+from db.demo_model import DEMO_FILE
 from db.settings import get_settings
 
 MIB = 1024 * 1024
@@ -72,16 +71,10 @@ def _package_at_hand() -> Path | None:
 
 
 def _demo_package(folder: Path) -> Path:
-    """Make the demo model in a process of its own: TensorFlow keeps memory and threads that would disturb."""
-    say("there is no model version at hand: making the demo model (minutes)")
-    code = (
-        "import sys; from pathlib import Path; from training.demo import make_demo_package; "
-        "make_demo_package(Path(sys.argv[1]), progress=lambda fraction, message: None)"
-    )
-    with progress_bar("making the demo model", 1.0):
-        subprocess.run(  # noqa: S603  (our own code)
-            [sys.executable, "-P", "-c", code, str(folder)], check=True, env=os.environ | {"PYTHONPATH": str(PROJECT)}
-        )
+    """Unpack the demo model that ships."""
+    say("there is no model version at hand: taking the demo model")
+    with tarfile.open(DEMO_FILE) as archive:
+        archive.extractall(folder, filter="data")
     return folder
 
 

@@ -100,6 +100,18 @@ def rollback() -> ResponseReturnValue:
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
+@blueprint.post("/demo")
+def promote_demo() -> ResponseReturnValue:
+    """Make the demo model the champion where there is none."""
+    try:
+        version_id = promotions.promote_demo(require_admin())
+    except Problem as problem:
+        if problem.status != 503:
+            raise
+        return _index(problem)
+    return redirect(url_for("models.show", version_id=version_id), 303)
+
+
 @blueprint.post("/<int:version_id>/check")
 def check(version_id: int) -> ResponseReturnValue:
     """Ask for the check of a version on a labelled dataset."""

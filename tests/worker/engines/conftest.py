@@ -33,17 +33,23 @@ def published(
     connections: list[tuple[Any, ...]] = []
     sys.addaudithook(lambda event, args: connections.append(args) if event == "socket.connect" else None)
     folder = tmp_path_factory.mktemp("engines") / "package"
-    exported = export(model, folder, labelled_parts(slices), "youden", seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.quantise.CALIBRATION_SLICES", 8)
+        exported = export(model, folder, labelled_parts(model, slices), "youden", seed=3)
     package = write_manifest(exported, name="random", note="random weights", metrics={})
     return folder, package, list(connections)
 
 
-def labelled_parts(slices: np.ndarray[Any, Any]) -> dict[str, Labelled]:
-    """The three parts that an export needs; every other slice is COVID, and each is a group of its own."""
-    labels = (np.arange(len(slices)) % 2).astype(np.uint8)
-    groups = [str(number) for number in range(len(slices))]
+def labelled_parts(model: Any, slices: np.ndarray[Any, Any]) -> dict[str, Labelled]:
+    """The three parts that an export needs, labelled by the model's own verdicts; each slice is a group of its own."""
     turned = {"train": slices[:, ::-1], "validation": slices[:, :, ::-1], "test": slices}
-    return {name: Labelled(pixels, labels, groups) for name, pixels in turned.items()}
+    groups = [str(number) for number in range(len(slices))]
+
+    def labelled(pixels: np.ndarray[Any, Any]) -> Labelled:
+        logit = np.asarray(model.predict(pixels[..., None], verbose=0)["logit"])
+        return Labelled(np.ascontiguousarray(pixels), (logit > np.median(logit)).astype(np.uint8), groups)
+
+    return {name: labelled(pixels) for name, pixels in turned.items()}
 
 
 def _spread(model: Any, slices: np.ndarray[Any, Any]) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.engines.base import Scores, load_engine
+from tests.worker.engines.conftest import labelled_parts
 from worker.engines.fake import FakeEngine, expected_logit
+from worker.engines.interface import Engine, Scores
+from worker.engines.load import load_engine
 from worker.engines.openvino import has_bfloat16
-from worker.engines.package import Package, PackageError, read_package
+from worker.engines.package import Package, PackageError, calibration_of, probability, read_package
 from worker.predict import Loaded, _scored
 
 Published = tuple[Path, Package, list[Any]]
@@ -22,11 +24,15 @@ Slices = np.ndarray[Any, Any]
 PROJECT = Path(__file__).parents[3]
 
 
+def engine_of(folder: Path, choice: str = "auto") -> Engine:
+    return load_engine(folder, choice).engine
+
+
 def test_openvino_and_keras_agree_in_float32(published: Published, slices: Slices) -> None:
     folder, package, _ = published
-    one = load_engine(folder, "openvino-f32").predict(slices)
-    two = load_engine(folder, "keras").predict(slices)
-    p, q = package.probability(one.logit), package.probability(two.logit)
+    one = engine_of(folder, "openvino-f32").predict(slices)
+    two = engine_of(folder, "keras").predict(slices)
+    p, q = probability(one.logit, package.temperature), probability(two.logit, package.temperature)
     assert p.std() > 0.1, "scores that are all alike would agree by chance"
     assert np.abs(p - q).max() <= 0.01
     sides_differ = (p >= package.threshold) != (q >= package.threshold)
@@ -37,7 +43,7 @@ def test_openvino_and_keras_agree_in_float32(published: Published, slices: Slice
 
 @pytest.mark.parametrize("choice", ["openvino-f32", "openvino", "keras"])
 def test_a_score_does_not_depend_on_its_neighbours(choice: str, published: Published, slices: Slices) -> None:
-    engine = load_engine(published[0], choice)
+    engine = engine_of(published[0], choice)
     together = engine.predict(slices).logit
     alone = np.concatenate([engine.predict(each[None]).logit for each in slices[:5]])
     tolerance = 1e-3 if choice != "openvino" else 0.15  # int8 and bfloat16 sum in another order
@@ -49,12 +55,12 @@ def test_mixed_precision_as_on_a_gpu_keeps_the_answers(published: Published, sli
     from worker.engines.keras import KerasEngine, in_mixed_precision
 
     engine = KerasEngine(published[0])
-    exact = published[1].probability(engine.predict(slices).logit)
+    exact = probability(engine.predict(slices).logit, 1.5)
     half = in_mixed_precision(engine.model)
     assert half.get_layer("conv2_block1_1_conv").compute_dtype == "bfloat16"
     found = half.predict_on_batch(slices[..., None])
     assert np.asarray(found["cam"]).shape == (len(slices), 7, 7)
-    rough = published[1].probability(np.asarray(found["logit"], np.float32))
+    rough = probability(np.asarray(found["logit"], np.float32), 1.5)
     assert np.abs(rough - exact).mean() <= 0.05
 
 
@@ -87,21 +93,18 @@ def test_the_distance_stays_in_float32_in_mixed_precision(slices: Slices) -> Non
     ],
 )
 def test_a_gpu_computes_in_bfloat16_unless_that_was_measured_and_failed(
-    parity: dict[str, Any], precision: str, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parity: dict[str, Any], precision: str, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import worker.engines.keras as engine
+    from worker.engines.load import _keras_builds
 
-    shutil.copytree(published[0], tmp_path, dirs_exist_ok=True)
-    manifest = json.loads((tmp_path / "package.json").read_text())
-    (tmp_path / "package.json").write_text(json.dumps(manifest | {"parity": parity}))
-    monkeypatch.setattr(engine, "_on_gpu", lambda: True)
-    loaded = engine.KerasEngine(tmp_path)
-    assert loaded.name.endswith(f"-{precision}")
-    assert loaded.model.get_layer("conv1_conv").compute_dtype == {"f32": "float32", "bf16": "bfloat16"}[precision]
+    monkeypatch.setattr(engine, "on_gpu", lambda: True)
+    names = [name for name, _ in _keras_builds(published[0], replace(published[1], parity=parity))]
+    assert names == (["keras-bf16", "keras-f32"] if precision == "bf16" else ["keras-f32"])
 
 
 def test_more_slices_than_a_batch(published: Published, slices: Slices) -> None:
-    engine = load_engine(published[0], "openvino-f32")
+    engine = engine_of(published[0], "openvino-f32")
     many = np.concatenate([slices] * (engine.batch_size // len(slices) + 2))
     found = engine.predict(many)
     assert len(found.logit) == len(many) > engine.batch_size
@@ -117,49 +120,61 @@ def test_auto_takes_int8_where_its_parity_passed(published: Published) -> None:
     else:
         assert "model-int8.xml" not in package.files
         expected = "openvino-bf16" if package.parity["bf16"]["passed"] and has_bfloat16() else "openvino-f32"
-    assert load_engine(folder, "openvino").name == expected
+    assert engine_of(folder, "openvino").name == expected
 
 
 def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
     slices: Slices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training import publish
+    from training import export
     from training.network import build_network
 
-    monkeypatch.setattr(publish, "F32_TOLERANCE", -1.0)
-    package = publish.publish(
-        build_network(224, seed=3), tmp_path / "package", name="odd", note="random weights", slices=slices[:4],
-        labels=np.array([0, 1, 0, 1]), calibration=slices[4:], threshold=0.5, temperature=1.0, metrics={},
-        ood={"threshold": 2.0},
-    )  # fmt: skip
-    assert set(package.files) == {"model.keras"}
+    monkeypatch.setattr(export, "F32_TOLERANCE", -1.0)
+    model = build_network(224, seed=3)
+    exported = export.export(model, tmp_path / "package", labelled_parts(model, slices[:8]), "youden", seed=1)
+    package = export.write_manifest(exported, name="odd", note="random weights", metrics={})
+    assert set(package.files) == {"model.keras", "proof.npz"}
     assert not any(package.parity[name]["passed"] for name in ("f32", "bf16", "int8"))
-    assert package.ood == {"threshold": 2.0}
-    assert load_engine(tmp_path / "package").name.startswith("keras-")
+    assert package.calibration == {}
+    assert engine_of(tmp_path / "package").name.startswith("keras-")
 
 
-def test_limits_are_found_some_slices_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_slices_are_scored_some_at_a_time_while_engines_are_compared() -> None:
     """All at once may take longer than a worker may be silent."""
-    from training import publish
+    from training.parity import score
 
     class Counted(FakeEngine):
-        def __init__(self, file: Path, name: str, _: None) -> None:
-            super().__init__()
-            self.name = name
-
         def predict(self, slices: Slices) -> Scores:
             sizes.append(len(slices))
-            return replace(super().predict(slices), distance=np.ones(len(slices), np.float32))
+            return super().predict(slices)
 
     sizes: list[int] = []
     beats: list[int] = []
-    monkeypatch.setattr("worker.engines.openvino.OpenVinoEngine", Counted)
-    parity = {"bf16": {"passed": False}, "int8": {"passed": True}}
-    pixels = np.zeros((130, 224, 224), np.uint8)
-    found = publish._limits(tmp_path, parity, pixels, 3.0, lambda: beats.append(1))
-    assert found == {"int8": 3.0}
-    assert sizes == [64, 64, 2] * 2
-    assert len(beats) == 6
+    found = score(Counted(), np.zeros((130, 224, 224), np.uint8), lambda: beats.append(1))
+    assert sizes == [64, 64, 2]
+    assert len(beats) == 3
+    assert found.logit.shape == (130,)
+
+
+def test_every_precision_that_serves_has_its_own_calibration(published: Published) -> None:
+    package = published[1]
+    kept = {f"openvino-{name}" for name in ("bf16", "int8") if package.parity[name]["passed"]}
+    assert "openvino-int8" in kept
+    assert package.calibration.keys() == kept
+    temperature, threshold = calibration_of(package, "openvino-int8")
+    assert (temperature, threshold) == tuple(package.calibration["openvino-int8"].values())
+    assert calibration_of(package, "keras-jax-f32") == (package.temperature, package.threshold)
+
+
+def test_parity_states_both_candidates_of_int8_and_the_processor(published: Published) -> None:
+    parity = published[1].parity
+    assert parity["processor"]
+    candidates = parity["int8"]["candidates"]
+    assert candidates.keys() == {"fast bias correction", "accurate bias correction"}
+    order = ("flipped", "p99_difference")
+    chosen = candidates[parity["int8"]["chosen"]]
+    assert all([chosen[name] for name in order] <= [other[name] for name in order] for other in candidates.values())
+    assert not list(published[0].glob("candidate*"))
 
 
 def test_without_int8_the_best_that_passed_is_taken(published: Published, tmp_path: Path) -> None:
@@ -169,7 +184,7 @@ def test_without_int8_the_best_that_passed_is_taken(published: Published, tmp_pa
     manifest["files"] = {k: v for k, v in manifest["files"].items() if "int8" not in k}
     manifest["parity"]["bf16"]["passed"] = False
     (folder / "package.json").write_text(json.dumps(manifest))
-    assert load_engine(folder, "openvino").name == "openvino-f32"
+    assert engine_of(folder, "openvino").name == "openvino-f32"
     with pytest.raises(PackageError):
         load_engine(folder, "openvino-int8")
 
@@ -207,8 +222,8 @@ def test_publishing_connects_to_nothing(published: Published) -> None:
 
 def test_openvino_loads_no_tensorflow(published: Published) -> None:
     code = (
-        "import sys, numpy as np; from pathlib import Path; from worker.engines.base import load_engine\n"
-        "load_engine(Path(sys.argv[1]), 'openvino').predict(np.zeros((1, 224, 224), np.uint8))\n"
+        "import sys, numpy as np; from pathlib import Path; from worker.engines.load import load_engine\n"
+        "load_engine(Path(sys.argv[1]), 'openvino').engine.predict(np.zeros((1, 224, 224), np.uint8))\n"
         "print(sorted({'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -218,9 +233,8 @@ def test_openvino_loads_no_tensorflow(published: Published) -> None:
 
 
 def test_probability_is_calibrated_and_bounded() -> None:
-    package = Package("x", "", "r", 0.5, 2.0, {}, {}, {}, None, "")
     logit = np.array([-1000, -2, 0, 2, 1000], np.float32)
-    assert package.probability(logit) == pytest.approx([0, 1 / (1 + np.e), 0.5, np.e / (1 + np.e), 1])
+    assert probability(logit, 2.0) == pytest.approx([0, 1 / (1 + np.e), 0.5, np.e / (1 + np.e), 1])
 
 
 @pytest.mark.parametrize(
