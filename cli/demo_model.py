@@ -5,6 +5,7 @@ from cli.operator import reading, writing
 from cli.server import settings_with_broker
 from cli.training import follow
 from db import registry, runs
+from training.installed import check_launch
 
 
 def ensure_demo_model() -> str:
@@ -12,12 +13,14 @@ def ensure_demo_model() -> str:
 
     Raises:
         JobFailed: the training run failed.
+        TrainingNotInstalled: no worker could make it.
         Unavailable: no broker is known, or no training worker took it.
     """
     with reading() as session:
         if found := registry.champion(session):
             return found.label
-    settings_with_broker()  # else the training worker hears of the run from the sweeper only, a minute later
+    settings = settings_with_broker()  # else the training worker hears of the run from the sweeper, a minute later
+    check_launch(settings.broker_url)
     with writing() as session:
         run_id = runs.create_demo_run(session, None).id
     label = follow(run_id, "making the demo model").model_version or ""

@@ -17,6 +17,7 @@ from cli.server import Server
 from db import base, migrate, registry
 from db.base import read_scope, session_scope
 from db.settings import get_settings
+from training.installed import check_installed
 
 MIB = 1024 * 1024
 
@@ -73,6 +74,7 @@ def _package_at_hand() -> Path | None:
 
 def _demo_package(folder: Path) -> Path:
     """Make the demo model in a process of its own: TensorFlow keeps memory and threads that would disturb."""
+    check_installed()
     say("there is no model version at hand: making the demo model (minutes)")
     code = (
         "import sys; from pathlib import Path; from training.demo import make_demo_package; "

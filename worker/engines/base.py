@@ -40,9 +40,9 @@ def has_gpu() -> bool:
 def load_engine(folder: Path, choice: str = "auto", *, threads: int | None = None) -> Engine:
     """The engine of a package.
 
-    `choice`: auto (keras where there is a GPU, or no file for OpenVINO; else openvino), openvino (int8 if the package
-    has it, else bfloat16 where the processor has it, else float32), openvino-f32, openvino-bf16, openvino-int8, keras,
-    or fake. `threads`: of the processor; None for one per core.
+    `choice`: auto (keras where there is no file for OpenVINO, or a GPU and Keras; else openvino), openvino (int8 if the
+    package has it, else bfloat16 where the processor has it, else float32), openvino-f32, openvino-bf16, openvino-int8,
+    keras, or fake. `threads`: of the processor; None for one per core.
 
     Raises PackageError, ValueError (an unknown choice).
     """
@@ -51,9 +51,12 @@ def load_engine(folder: Path, choice: str = "auto", *, threads: int | None = Non
 
         return FakeEngine()
     without_openvino = choice == "auto" and not (folder / FLOAT_FILE).exists()
-    if without_openvino and find_spec("keras") is None:
-        raise PackageError(f"the package holds no {FLOAT_FILE}, and Keras is not installed here")
-    if choice == "keras" or without_openvino or (choice == "auto" and has_gpu()):
+    has_keras = find_spec("keras") is not None
+    if without_openvino and not has_keras:
+        raise PackageError(
+            f"the package holds no {FLOAT_FILE}, and Keras is not installed here: it comes with training"
+        )
+    if choice == "keras" or without_openvino or (choice == "auto" and has_gpu() and has_keras):
         from worker.engines.keras import KerasEngine
 
         return KerasEngine(folder)
