@@ -20,7 +20,7 @@ demo: $(SERVING) ## Run everything with a demo model and a demo archive; ARGS=--
 up: $(SERVING) ## Run everything on this machine; ARGS="--port 9000"
 	$(BIN)/ctbatch up $(ARGS)
 
-training: $(VENV)/.training ## Install what training needs on top: TensorFlow, Keras, NNCF; then start ctbatch again
+training: $(VENV)/.training ## Install what training needs (TensorFlow, ...): demo and up install what serving needs only
 
 test: $(VENV)/.dev ## Run the fast tests
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(ARGS)
