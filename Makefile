@@ -2,20 +2,25 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := sh .lock/install $(BIN)/python
+# What serving needs; and what else was installed once is kept in step with it.
+SERVING := $(VENV)/.serving $(wildcard $(VENV)/.training $(VENV)/.dev)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-slow test-all train-real check format lock secrets clean
+.DELETE_ON_ERROR:
+.PHONY: help demo up training test test-slow test-all train-real check format lock secrets clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do \
 		printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-demo: $(VENV)/.runtime ## Run everything with a demo model and a demo archive; ARGS=--exit stops after the summary
+demo: $(SERVING) ## Run everything with a demo model and a demo archive; ARGS=--exit stops after the summary
 	$(BIN)/ctbatch demo $(ARGS)
 
-up: $(VENV)/.runtime ## Run everything on this machine; ARGS="--port 9000"
+up: $(SERVING) ## Run everything on this machine; ARGS="--port 9000"
 	$(BIN)/ctbatch up $(ARGS)
+
+training: $(VENV)/.training ## Install what training needs (TensorFlow, ...): demo and up install what serving needs only
 
 test: $(VENV)/.dev ## Run the fast tests
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(ARGS)
@@ -26,7 +31,7 @@ test-slow: $(VENV)/.dev ## Run the tests that take minutes
 test-all: $(VENV)/.dev ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-train-real: $(VENV)/.runtime ## Train from scratch on labelled slices, an hour or more: DATA=FOLDER PRESET=scratch
+train-real: $(VENV)/.training ## Train from scratch on labelled slices, an hour or more: DATA=FOLDER PRESET=scratch
 	$(BIN)/ctbatch bench real-training $(DATA) --preset $(PRESET) $(ARGS)
 PRESET := scratch
 
@@ -40,12 +45,14 @@ format: $(VENV)/.dev ## Rewrite the code in the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/bin/python ## Write .lock/ from pyproject.toml; ARGS=--upgrade takes the newest versions
-	$(PIP) install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml $(LOCK) $(ARGS) -o .lock/runtime.txt
-	$(BIN)/uv pip compile pyproject.toml --group dev -c .lock/runtime.txt $(LOCK) $(ARGS) -o .lock/dev.txt
-	echo 'tensorflow[and-cuda]' | $(BIN)/uv pip compile - -c .lock/runtime.txt $(LOCK) $(ARGS) -o .lock/gpu.txt
-LOCK := --universal --python-version 3.11 --generate-hashes --no-header --quiet
+lock: $(BIN)/uv ## Write .lock/ from pyproject.toml; ARGS=--upgrade takes the newest versions
+	echo uv | $(COMPILE) - -o .lock/uv.txt
+	printf 'setuptools>=77\nwheel\n' | $(COMPILE) - -o .lock/build.txt
+	$(COMPILE) pyproject.toml --extra training -c .lock/build.txt -o .lock/training.txt
+	$(COMPILE) pyproject.toml -c .lock/training.txt -o .lock/serving.txt
+	$(COMPILE) pyproject.toml --extra training --group dev -c .lock/training.txt -o .lock/dev.txt
+	echo 'tensorflow[and-cuda]' | $(COMPILE) - -c .lock/training.txt -o .lock/gpu.txt
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet $(ARGS)
 
 secrets: ## Make the secrets that docker-compose.yml reads, in .secrets/
 	@sh .docker/make-secrets
@@ -53,18 +60,25 @@ secrets: ## Make the secrets that docker-compose.yml reads, in .secrets/
 clean: ## Remove what make made
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# Stamps: a second call installs nothing.
-$(VENV)/bin/python:
+# Stamps: a second call installs nothing. Each is the last thing its recipe makes, so what failed is done again.
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 		"Python 3.11, 3.12 or 3.13 is needed; this is %d.%d. Name one: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 
-# The locks are complete: --no-deps, for an older pip asks for an unpinned version of what is wanted with an extra.
-$(VENV)/.runtime: .lock/runtime.txt pyproject.toml | $(VENV)/bin/python
-	$(PIP) install --quiet --no-deps --require-hashes -r .lock/runtime.txt
-	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+$(BIN)/uv: .lock/uv.txt | $(BIN)/python
+	$(INSTALL) --require-hashes -r .lock/uv.txt
 	@touch $@
 
-$(VENV)/.dev: .lock/dev.txt $(VENV)/.runtime
-	$(PIP) install --quiet --no-deps --require-hashes -r .lock/dev.txt
+$(VENV)/.serving: .lock/build.txt .lock/serving.txt pyproject.toml | $(BIN)/python
+	$(INSTALL) --require-hashes -r .lock/build.txt -r .lock/serving.txt
+	$(INSTALL) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.training: .lock/training.txt $(VENV)/.serving
+	$(INSTALL) --require-hashes -r .lock/training.txt
+	@touch $@
+
+$(VENV)/.dev: .lock/dev.txt $(VENV)/.training
+	$(INSTALL) --require-hashes -r .lock/dev.txt
 	@touch $@

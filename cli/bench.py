@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cli.options import json_option, run_options
+from training.installed import check_installed
 from training.launch import Asked
 
 PACKAGE = click.option(
@@ -72,6 +73,7 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 
     An epoch's rate, and below it the one-time cost of computing the frozen layers: once for each augmented copy.
     """
+    check_installed()
     from cli.benchmarks.training import run
 
     run(slices, batch, pixels, as_json)
@@ -87,6 +89,7 @@ def fitting(dataset: str, as_json: bool, **asked: Any) -> None:
     What `ctbatch train` does up to the package, on the device and by the backend that Keras finds: to see what a GPU
     gives. Nothing is kept but the split.
     """
+    check_installed()
     from cli.benchmarks.fitting import run
 
     run(Asked(dataset, **asked), as_json)
@@ -104,6 +107,7 @@ def real_training(path: Path, home: Path | None, as_json: bool, **asked: Any) ->
 
     PATH is what `ctbatch datasets create --from` takes. With the preset scratch this takes an hour or more.
     """
+    check_installed()
     from cli.benchmarks.real_training import NAME, run
 
     run(path, Asked(NAME, **asked), home, as_json)

@@ -8,6 +8,7 @@ from cli.server import settings_with_broker
 from cli.training import follow
 from db import registry, runs
 from db.demo_model import DemoModelDamaged, import_demo_model, promote_demo_model
+from training.installed import check_launch
 
 
 def ensure_demo_model(*, train: bool = False) -> str:
@@ -15,6 +16,7 @@ def ensure_demo_model(*, train: bool = False) -> str:
 
     Raises:
         JobFailed: the training run failed.
+        TrainingNotInstalled: no worker could train it.
         Unavailable: the demo model's file is damaged, no broker is known, or no training worker took the run.
     """
     with reading() as session:
@@ -44,7 +46,8 @@ def _imported(how: Callable[[str], str]) -> str:
 
 def _trained() -> str:
     """Have a training worker make the demo model, show how far it is, and promote it."""
-    settings_with_broker()  # else the training worker hears of the run from the sweeper only, a minute later
+    settings = settings_with_broker()  # else the training worker hears of the run from the sweeper, a minute later
+    check_launch(settings.broker_url)
     with writing() as session:
         run_id = runs.create_demo_run(session, None).id
     label = follow(run_id, "making the demo model").model_version or ""

@@ -39,7 +39,7 @@ class Unhealthy(CommandError):
 @home_option
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check this installation: Python, home, disk, memory, processor, database, broker, engine, model version, server.
+    """Check this installation: Python, home, disk, memory, processor, database, broker, engine, training, model version, server.
 
     Changes nothing. Exit code 4 if a check fails.
     """
@@ -145,6 +145,18 @@ def engine(settings: Settings) -> Iterator[Finding]:
     yield Finding("engine", "ok", f"{settings.engine}; OpenVINO {openvino.__version__.split('-')[0]} on {devices}")
 
 
+def training(_settings: Settings) -> Iterator[Finding]:
+    """Check that what training needs is installed; serving does without."""
+    from importlib.metadata import version
+
+    from training.installed import TrainingNotInstalled, is_installed
+
+    if is_installed():
+        yield Finding("training", "ok", f"TensorFlow {version('tensorflow')}, Keras {version('keras')}")
+    else:
+        yield Finding("training", "warn", str(TrainingNotInstalled()))
+
+
 def server(_settings: Settings) -> Iterator[Finding]:
     """Check whether the server that the command line would speak to answers and takes the token."""
     from cli.client import Client
@@ -171,5 +183,6 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     database,
     broker,
     engine,
+    training,
     server,
 )

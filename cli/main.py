@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cli.errors import EXIT_CODES
+from training.installed import LIBRARIES, TrainingNotInstalled
 
 # name -> (module, attribute, one line for `ctbatch --help`); the text stands here so that help imports no command
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -93,8 +94,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:  # an image that is left without what its process never imports
-        click.echo(f"Error: {error.name} is not installed here; run this where training workers run", err=True)
+    except (TrainingNotInstalled, ModuleNotFoundError) as error:
+        click.echo(f"Error: {_what_is_missing(error)}", err=True)
         sys.exit(4)
     except (OSError, ValueError) as error:
         if (message := _fault_of_the_machine(error)) is None:
@@ -102,6 +103,13 @@ def main() -> None:
         click.echo(f"Error: {message}", err=True)
         sys.exit(2 if isinstance(error, UnicodeError) else 4)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _what_is_missing(error: TrainingNotInstalled | ModuleNotFoundError) -> str:
+    """Return one line that says what is not installed here, and what to do."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in LIBRARIES:
+        return f"{error.name} is not installed here. Install ctbatch again with all that it depends on."
+    return str(error if isinstance(error, TrainingNotInstalled) else TrainingNotInstalled())
 
 
 def _fault_of_the_machine(error: OSError | ValueError) -> str | None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import cli
+from cli.errors import Unavailable
 from db.settings import Settings
+from training.installed import TrainingNotInstalled, check_installed, is_installed
 
 ROLES = ("web", "ingest", "inference", "training", "evaluation", "sweep")
 CELERY_APPS = {
@@ -15,6 +17,7 @@ CELERY_APPS = {
     "training": "training.app",
     "evaluation": "training.app",  # apart: an evaluation takes minutes and is waited for, a run takes hours
 }
+ENGINE_ROLES = ("inference", "evaluation")  # these load the engine
 PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder that the top-level packages are imported from
 
 GUNICORN_LIMITS = (
@@ -71,6 +74,19 @@ def environment(role: str, settings: Settings, base: Mapping[str, str] | None = 
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def check_role(role: str, settings: Settings) -> None:
+    """Raise unless what a process of this role loads is installed here.
+
+    Raises:
+        TrainingNotInstalled: it trains.
+        Unavailable: it predicts by Keras, which comes with training.
+    """
+    if role == "training":
+        check_installed()
+    elif role in ENGINE_ROLES and settings.engine == "keras" and not is_installed():
+        raise Unavailable(f"the engine keras comes with training. {TrainingNotInstalled()}")
 
 
 def ready_file(role: str, settings: Settings) -> Path:

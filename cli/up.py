@@ -17,10 +17,11 @@ from cli.errors import Unavailable, UsageError
 from cli.local_access import USER_NAME, LocalAccess, sign_in_link
 from cli.options import home_option
 from cli.output import NO_MODEL, RESEARCH_LINE
-from cli.processes import ROLES, environment, ready_file, worker_command
+from cli.processes import ROLES, check_role, environment, ready_file, worker_command
 from cli.server import LOCAL_FILE, LocalServer, local_url, read_local
 from cli.supervisor import Supervisor
 from db.settings import EngineChoice, Settings, get_settings
+from training.installed import TrainingNotInstalled, is_installed
 
 WEB_FIRST, WORKERS, BROKER_LAST = 0, 1, 2  # the order of stopping
 WEB_GRACE_SECONDS = 15
@@ -38,12 +39,14 @@ def up(host: str | None, port: int | None, engine: str | None) -> None:
     """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training and sweep.
 
     The database is made or upgraded first. What dies is started again. The address, and a link that signs you in once,
-    are printed when all is ready. A second Ctrl-C stops everything at once.
+    are printed when all is ready. A second Ctrl-C stops everything at once. Where training is not installed, all else
+    runs.
     """
     for name, value in (("CTBATCH_HOST", host), ("CTBATCH_PORT", port), ("CTBATCH_ENGINE", engine)):
         if value is not None:
             os.environ[name] = str(value)
     settings = get_settings()
+    check_role("inference", settings)
     make_home(settings)
     with only_one(settings), listening(settings.host, settings.port) as listener:
         run(settings, listener)
@@ -108,6 +111,8 @@ def run(settings: Settings, listener: socket.socket) -> None:
     """Prepare the database and the local account, then run all processes until told to stop."""
     (settings.run_dir / LOCAL_FILE).unlink(missing_ok=True)
     url = local_url(settings.host, listener.getsockname()[1])
+    if not is_installed():
+        emit("up", str(TrainingNotInstalled()))
     broker = None if settings.broker_url else prepare_broker(settings)
     if broker is not None:
         os.environ["CELERY_BROKER_URL"] = broker.url
@@ -140,12 +145,13 @@ def announce(url: str, access: LocalAccess) -> None:
 
 
 def processes(settings: Settings, listener: socket.socket, broker: EmbeddedBroker | None) -> list[Process]:
-    """Return everything that `up` runs, the broker (if it is ours) before the rest."""
+    """Return everything that `up` runs, the broker (if it is ours) before the rest; training only where installed."""
     first = [_broker_process(broker)] if broker is not None else []
+    without = {"web"} if is_installed() else {"web", "training"}
     return [
         *first,
         _web_process(settings, listener),
-        *(_worker_process(role, settings) for role in ROLES if role != "web"),
+        *(_worker_process(role, settings) for role in ROLES if role not in without),
     ]
 
 

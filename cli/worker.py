@@ -10,7 +10,7 @@ import urllib.request
 import click
 
 from cli.errors import Unavailable
-from cli.processes import ROLES, command_line, environment, ready_file
+from cli.processes import ROLES, check_role, command_line, environment, ready_file
 from cli.server import local_url, read_local, settings_with_broker
 from db.settings import Settings
 
@@ -35,6 +35,7 @@ def worker(role: str, check: bool, name: str | None, listen_fd: int | None) -> N
     if check:
         _check(role, settings, name)
         return
+    check_role(role, settings)
     argv = command_line(role, settings, listen_fd=listen_fd, name=name)
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ready_file(role, settings).unlink(missing_ok=True)

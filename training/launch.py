@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 
 from db import registry, runs
-from db.base import read_scope, session_scope
+from db.base import current, read_scope, session_scope
 from db.datasets import find_dataset
 from db.labelled import DatasetError, count_parts
 from db.leaks import SEEN
@@ -17,6 +17,7 @@ from db.models import Dataset, ModelVersion, Split, User
 from db.splits import find_split, split_of
 from training.config import Config, ConfigError, preset, with_settings
 from training.estimate import Estimate, estimate
+from training.installed import check_launch
 from worker.engines.package import KERAS_FILE
 
 T = TypeVar("T")
@@ -67,8 +68,10 @@ def prepare(asked: Asked, writing: Opening = session_scope, reading: Opening = r
     that, and `seen-by-parent` is allowed, the parts are drawn anew. The split is kept even where the run is refused:
     its page shows what leaks. `writing` and `reading` open transactions.
 
-    Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks), BadName.
+    Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks), BadName,
+    TrainingNotInstalled (no worker could take it).
     """
+    check_launch(current().broker_url)
     if asked.name:
         runs.check_name(asked.name)
     config = with_settings(preset(asked.preset), asked.settings)

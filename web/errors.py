@@ -15,6 +15,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException
 from db.jobs import IdempotencyConflict, NoModelVersion
 from db.paging import BadCursor
 from db.storage import FileDamaged, FileMissing
+from training.installed import TrainingNotInstalled
 from worker.imaging.errors import REASONS, ArchiveRefused
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,8 @@ def as_problem(error: Exception) -> Problem:
             )
         case NoModelVersion():
             return Problem(503, "no-model-version", "There is no model version to predict with yet.")
+        case TrainingNotInstalled():
+            return Problem(503, "training-not-installed", str(error))
         case FileMissing() | FileDamaged():
             log.error("A stored file is missing or damaged: %s", error)
             return Problem(503, "file-lost", "A file that this needs is missing from storage, or damaged.")

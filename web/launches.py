@@ -8,11 +8,12 @@ from db.models import User
 from db.runs import BadName, RunError
 from db.storage import storage
 from training.config import ConfigError
+from training.installed import TrainingNotInstalled
 from training.launch import FILE, MODEL, Asked, NothingNamed, Prepared
 from training.launch import launch as launch_run
 from training.launch import prepare as prepare_run
 from web.api.training_schemas import RunIn
-from web.errors import Problem, sentence
+from web.errors import Problem, as_problem, sentence
 from web.uploads import FIELD, check_multipart, file_parts, part_path, plain_part, publish
 
 MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's take 100 MB, with an optimiser's memory three times as much
@@ -28,7 +29,8 @@ def launch(user: User, asked: RunIn) -> int:
 def prepare(asked: RunIn) -> Prepared:
     """Tell what a training run would take, without launching it.
 
-    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, preset or setting; a name that cannot be).
+    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, preset or setting; a name that cannot be), 503
+    (training is not installed here).
     """
     wanted = Asked(
         dataset=asked.dataset,
@@ -87,3 +89,5 @@ def _refusals() -> Iterator[None]:
         raise Problem(422, "invalid", sentence(error)) from error
     except (RunError, DatasetError) as error:
         raise Problem(409, "conflict", sentence(error)) from error
+    except TrainingNotInstalled as error:
+        raise as_problem(error) from error

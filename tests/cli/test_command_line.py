@@ -12,6 +12,7 @@ import pytest
 
 from cli.main import COMMANDS, cli, main
 from cli.output import safe
+from training.installed import TrainingNotInstalled
 
 PROJECT = Path(__file__).parents[2]
 
@@ -36,15 +37,22 @@ def test_an_unknown_command_is_a_usage_error(ctbatch):
     assert "No such command 'frobnicate'" in result.stderr
 
 
-def test_what_an_image_is_left_without_is_named(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("scipy", "scipy is not installed here. Install ctbatch again with all that it depends on."),
+        ("keras.layers", str(TrainingNotInstalled())),
+    ],
+)
+def test_library_that_is_not_there_is_one_line(monkeypatch, capsys, module, said):
     def lacks(**_):
-        raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr(cli, "main", lacks)
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 4
-    assert capsys.readouterr().err == "Error: scipy is not installed here; run this where training workers run\n"
+    assert capsys.readouterr().err == f"Error: {said}\n"
 
 
 @pytest.mark.parametrize(

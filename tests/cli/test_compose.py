@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from cli.processes import ROLES
 from tests.cli.versions import ADD_CHAMPION
 
 PROJECT = Path(__file__).parents[2]
+DOCKERFILE = PROJECT / ".docker/Dockerfile"
 COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if service["image"].startswith("ctbatch/")]
@@ -41,7 +44,9 @@ def test_a_service_has_a_health_check_and_names_that_exist(name):
         wanted = condition["condition"]
         assert wanted == ("service_completed_successfully" if other == "migrate" else "service_healthy")
     if "build" in service:
-        assert (PROJECT / service["build"]["dockerfile"]).is_file()
+        assert PROJECT / service["build"]["dockerfile"] == DOCKERFILE
+        assert service["image"] == f"ctbatch/{service['build']['target']}"
+        assert service["build"]["target"] in stages()
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -70,46 +75,88 @@ def test_make_secrets_writes_every_secret_once(tmp_path):
     assert make() == made
 
 
-def left_out(dockerfile: str) -> list[str]:
-    """The packages that a Dockerfile leaves out of the lock."""
-    text = (PROJECT / ".docker" / dockerfile).read_text().replace("\\\n", " ")
-    line = next(line for line in text.splitlines() if line.startswith("RUN ./lock-without"))
-    return line.split(">")[0].split()[3:]
+def stages() -> dict[str, list[str]]:
+    """Each stage of the Dockerfile with its instructions, those of the stage that it continues first."""
+    text = DOCKERFILE.read_text().replace("\\\n", " ")
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("FROM"):
+            _, base, _, name = line.split()
+            found[name] = list(found.get(base, []))
+        elif line and not line.startswith("#"):
+            found[name].append(line)
+    return found
+
+
+def locks_of(target: str) -> list[str]:
+    """The locks that an image installs, in order."""
+    return [
+        lock for line in stages()[target] if line.startswith("RUN") for lock in re.findall(r"-r \.lock/(\S+)", line)
+    ]
 
 
 @pytest.mark.parametrize(
-    ("dockerfile", "modules"),
+    ("target", "locks"),
     [
-        ("web.Dockerfile", ["web.wsgi", "worker.sweep", "cli.database", "cli.up"]),
-        (
-            "cpu.Dockerfile",
-            [
-                *("worker.app", "worker.tasks", "worker.imaging.sandbox", "worker.engines.openvino", "openvino"),
-                *("training.app", "training.tasks", "training.evaluations"),
-            ],
-        ),
+        ("web", ["serving.txt"]),
+        ("cpu", ["serving.txt"]),
+        ("training", ["serving.txt", "training.txt"]),
+        ("gpu", ["serving.txt", "training.txt", "gpu.txt"]),
     ],
 )
-def test_an_image_lacks_only_what_it_does_not_import(dockerfile, modules, tmp_path):
-    names = left_out(dockerfile)
-    assert "tensorflow" in names
-    absent = [{"scikit-learn": "sklearn"}.get(name, name.replace("-", "_")) for name in names]
+def test_image_installs_what_its_processes_need_and_no_more(target, locks):
+    assert locks_of(target) == ["uv.txt", "build.txt", *locks]
+
+
+def test_image_installs_nothing_without_hashes():
+    for line in {line for lines in stages().values() for line in lines if "pip install" in line}:
+        parts = [part for part in line.split("&&") if "pip install" in part]
+        assert all(
+            "--require-hashes" in part or part.endswith("--no-build-isolation --prefix /ctbatch .") for part in parts
+        )
+
+
+def test_image_copies_only_what_docker_is_given():
+    given = (PROJECT / ".dockerignore").read_text()
+    for line in {line for lines in stages().values() for line in lines if line.startswith("COPY .lock")}:
+        assert all((PROJECT / name).is_file() for name in line.split()[1:-1])
+    assert all(f"!{name}\n" in given for name in (".lock", "db", "worker", "training", "web", "cli", "pyproject.toml"))
+
+
+def only_for_training() -> list[str]:
+    """The modules of every package that the lock of training has and that of serving lacks."""
+    names = pinned("training.txt") - pinned("serving.txt")
+    distributions = packages_distributions().items()
+    return [module for module, of in distributions if {re.sub(r"[-_.]+", "-", name).lower() for name in of} <= names]
+
+
+def pinned(lock: str) -> set[str]:
+    """The names of the packages in a lock."""
+    return set(re.findall(r"^([a-z0-9.-]+)(?:\[.*\])?==", (PROJECT / ".lock" / lock).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["web.wsgi", "worker.sweep", "cli.database", "cli.up"],
+        [
+            "worker.app",
+            "worker.tasks",
+            "worker.datasets",
+            "worker.imaging.sandbox",
+            "worker.engines.openvino",
+            "openvino",
+        ],
+        ["training.app", "training.tasks", "training.evaluations", "training.demo_archive", "training.weights_file"],
+    ],
+)
+def test_what_serves_starts_without_what_only_training_needs(modules, tmp_path):
+    absent = only_for_training()
+    assert {"tensorflow", "keras", "nncf", "matplotlib", "seaborn", "pandas"} <= set(absent)
     code = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import {', '.join(modules)}"
     env = {"CTBATCH_HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-
-
-def test_lock_without_takes_whole_blocks_out():
-    lock = PROJECT / ".lock/runtime.txt"
-    script = PROJECT / ".docker/lock-without"
-    kept = subprocess.run(
-        ["sh", script, lock, "tensorflow", "keras"], capture_output=True, text=True, check=True
-    ).stdout
-    names = {line.split("==")[0] for line in kept.splitlines() if line[:1].isalpha()}
-    every = {line.split("==")[0] for line in lock.read_text().splitlines() if line[:1].isalpha()}
-    assert every - names == {"tensorflow", "keras"}
-    assert subprocess.run(["sh", script, lock], capture_output=True, text=True, check=True).stdout == lock.read_text()
 
 
 class Composed:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 PARTS_OF_OTHERS = {
     "training": ("worker.imaging", "worker.engines", "worker.process", "worker.heartbeat"),
     # A wrong setting, and a file of weights that is none, are refused at launch.
-    "web": ("worker.imaging", "training.config", "training.launch", "training.weights_file"),
+    "web": ("worker.imaging", "training.config", "training.installed", "training.launch", "training.weights_file"),
 }
 TENSORFLOW_IN = {"worker/engines/keras.py"}
 HEAVY = "tensorflow", "keras"

@@ -21,11 +21,11 @@ PROJECT = Path(__file__).parents[2]
 class Up:
     """A running `ctbatch up` with a home of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, **env: str) -> None:
         foreign = ("CTBATCH_", "DATABASE_URL", "CELERY_BROKER_URL", "PORT")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         self.home = folder / "home"
-        self.env = kept | {"PYTHONPATH": str(PROJECT), "CTBATCH_HOME": str(self.home)}
+        self.env = kept | {"PYTHONPATH": str(PROJECT), "CTBATCH_HOME": str(self.home)} | env
         self.log = folder / "up.log"
         with self.log.open("wb") as log:
             argv = [sys.executable, "-m", "cli", "up", "--port", "0", "--engine", "fake", *options]

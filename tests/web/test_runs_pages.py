@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from db import runs
+from db import base, runs
 from db.base import read_scope, session_scope
 from db.leases import Claim
-from db.models import Dataset, ModelVersion, Split, TrainingRun
+from db.models import Dataset, ModelVersion, Split, TrainingRun, User
+from db.settings import Settings
 from db.splits import split_of
 from db.storage import storage
+from tests.conftest import make_settings
 from tests.web.play import Api, Browser, ready_dataset, resnet50
+from training import installed
+from training.installed import TrainingNotInstalled
+from web.app import create_app
 
 CONFIG = {"preset": "quick", "stages": [{"name": "small", "epochs": 10, "size": 64}, {"name": "full", "epochs": 1}]}
 
@@ -286,3 +291,34 @@ def test_foolish_form_is_answered_with_the_form(roots_browser: Browser, dataset_
     form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "quick", "seed": "many"}
     answer = roots_browser.client.post("/runs/new", data=form)
     assert (answer.status_code, "Seed: " in answer.text) == (422, True)
+
+
+@pytest.fixture
+def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that training needs is installed here."""
+    monkeypatch.setattr(installed, "find_spec", lambda name: None)
+
+
+def test_run_is_refused_where_training_is_not_installed(admin: Api, dataset_id: int, without_training: None) -> None:
+    for answer in (launch(admin), admin.post("/runs/estimate", json={"dataset": "site/1", "preset": "quick"})):
+        assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:training-not-installed")
+        assert answer.json["detail"] == str(TrainingNotInstalled())
+    assert admin.get("/runs").json["items"] == []
+
+
+def test_form_says_that_training_is_not_installed(
+    roots_browser: Browser, dataset_id: int, without_training: None
+) -> None:
+    asked = {"dataset": "site/1", "preset": "quick"}
+    launched = roots_browser.post("/runs/new", asked)
+    assert (launched.status_code, "Training is not installed here." in launched.text) == (503, True)
+    assert "Training is not installed here." in roots_browser.post("/runs/new/estimate", asked).text
+
+
+def test_run_is_launched_for_another_machine_where_training_is_not_installed(
+    settings: Settings, root: User, champion: ModelVersion, without_training: None
+) -> None:
+    shared = make_settings(settings.home, CELERY_BROKER_URL="redis://127.0.0.1:1/0")
+    base.use(shared)
+    ready_dataset("site")
+    assert launch(Api(create_app(shared), root)).status_code == 202

@@ -29,7 +29,7 @@ _TEXTS = {
     413: "Too many parts, or too many bytes.",
     415: "Not multipart/form-data.",
     422: "Understood, and refused: `code` or `errors` say why.",
-    503: "The database cannot be reached, or there is no model version yet.",
+    503: "The database cannot be reached, there is no model version yet, or training is not installed here.",
     507: "The disk is full.",
 }
 

@@ -28,7 +28,7 @@ revalidate(blueprint)
 @blueprint.post("")
 @blueprint.input(RunIn)
 @blueprint.output(RunOut, status_code=202, description="Queued. `Location` is the run.")
-@blueprint.doc(responses=problems(400, 403, 409, 415, 422))
+@blueprint.doc(responses=problems(400, 403, 409, 415, 422, 503))
 def create(json_data: RunIn) -> ResponseReturnValue:
     """Launch a training run
 
@@ -43,7 +43,7 @@ def create(json_data: RunIn) -> ResponseReturnValue:
 @blueprint.post("/estimate")
 @blueprint.input(RunIn)
 @blueprint.output(EstimateOut)
-@blueprint.doc(responses=problems(400, 403, 409, 415, 422))
+@blueprint.doc(responses=problems(400, 403, 409, 415, 422, 503))
 def estimate(json_data: RunIn) -> dict[str, Any]:
     """Estimate a training run
 

@@ -75,7 +75,8 @@ def load_engine(
 ) -> Proven:
     """Load the quickest engine of a package that proves itself on this machine.
 
-    `choice` (`db.settings.EngineChoice`): auto is Keras where there is a GPU or no file for OpenVINO, else OpenVINO.
+    `choice` (`db.settings.EngineChoice`): auto is Keras where there is no file for OpenVINO, or a GPU and Keras, else
+    OpenVINO.
     openvino is int8, else bfloat16 where the processor has it, else float32: whichever the package holds and the proof
     shows to be right here. openvino-int8, -bf16 and -f32 leave no choice. `threads`: of the processor; None for one a
     core. `package`: as read from the folder already.
@@ -115,7 +116,8 @@ def has_gpu() -> bool:
 def _builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:
     """Yield name and constructor of each engine that may serve, the quickest first. Raises PackageError, ValueError."""
     with_openvino = not package.files.keys().isdisjoint({FLOAT_FILE, INT8_FILE})
-    if choice == "keras" or (choice == "auto" and (has_gpu() or not with_openvino) and KERAS_FILE in package.files):
+    with_gpu = has_gpu() and KERAS_FILE in package.files and find_spec("keras") is not None
+    if choice == "keras" or (choice == "auto" and (with_gpu or not with_openvino)):
         yield from _keras_builds(folder, package)
     elif choice == "auto" or choice.startswith("openvino"):
         yield from _openvino_builds(folder, package, choice, threads)
@@ -127,7 +129,9 @@ def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]
     if KERAS_FILE not in package.files:
         raise PackageError(f"the package {package.name} holds no {KERAS_FILE}")
     if find_spec("keras") is None:
-        raise PackageError(f"the package {package.name} needs Keras, which is not installed here")
+        raise PackageError(
+            f"the package {package.name} needs Keras, which is not installed here: it comes with training"
+        )
     from worker.engines.keras import KerasEngine, on_gpu
 
     if on_gpu() and not _fails_in_bfloat16(package):
