@@ -3,10 +3,11 @@
 import os
 import platform
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -15,9 +16,13 @@ from cli.options import home_option, json_option
 from cli.output import NO_MODEL, print_json, print_table
 from db.settings import Settings, get_settings
 
+if TYPE_CHECKING:
+    from db.engine_proofs import Serving
+
 LOW_DISK_BYTES = 5 * 1024**3
 LOW_MEMORY_BYTES = 4 * 1024**3
 State = Literal["ok", "warn", "fail"]
+PROOF_STATES: dict[str, State] = {"used": "ok", "fallen back": "warn", "refused": "fail"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Unhealthy(CommandError):
 @home_option
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check this installation: Python, home, disk, memory, processor, database, broker, engine, training, model version, server.
+    """Check this installation, from Python and the home to the server, and say what is wrong and what to do.
 
     Changes nothing. Exit code 4 if a check fails.
     """
@@ -157,6 +162,39 @@ def training(_settings: Settings) -> Iterator[Finding]:
         yield Finding("training", "warn", str(TrainingNotInstalled()))
 
 
+def engine_proof(settings: Settings) -> Iterator[Finding]:
+    """Check what the proof of the champion's engine found, the last time that a worker loaded it on this machine."""
+    from cli.operator import reading
+    from db import engine_proofs, registry
+
+    host = socket.gethostname()
+    if not settings.database_url and not (settings.home / "ctbatch.db").exists():
+        return
+    try:
+        with reading() as session:
+            champion = registry.champion(session)
+            version_id = champion.id if champion else None
+            servings = engine_proofs.list_servings(session, host=host, version_id=version_id) if champion else []
+    except CommandError:  # `database` names it
+        return
+    if champion is None:
+        return
+    if not servings:
+        yield Finding("engine proof", "ok", f"not loaded yet: no worker on {host} has loaded {champion.label}")
+        return
+    [serving] = servings
+    yield Finding("engine proof", PROOF_STATES[serving.state], _proof_detail(serving))
+
+
+def _proof_detail(serving: "Serving") -> str:
+    """The engine that serves and how it differs from float32, else what failed and what to do."""
+    if serving.state != "used":
+        return " ".join([serving.message, *(f"{reason}." for reason in serving.reasons), serving.advice])
+    largest = serving.proofs[-1].largest_difference
+    measured = "unproven" if largest is None else f"a probability differs by at most {largest:.4f}"
+    return f"{serving.engine} predicts with {serving.version.label}; {measured}"
+
+
 def server(_settings: Settings) -> Iterator[Finding]:
     """Check whether the server that the command line would speak to answers and takes the token."""
     from cli.client import Client
@@ -184,5 +222,6 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     broker,
     engine,
     training,
+    engine_proof,
     server,
 )

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db.base import current, one_at_a_time
-from db.models import Job, ModelVersion, Promotion, User
+from db.models import OPEN_JOB, Job, ModelVersion, Promotion, User
 from db.storage import storage
 
 MANIFEST = "package.json"
@@ -146,6 +146,13 @@ def promotions(s: Session) -> list[Promotion]:
 def used_by(s: Session, version: ModelVersion) -> int:
     """How many jobs are, or were, predicted with this version."""
     return s.scalar(select(func.count()).select_from(Job).where(Job.model_version_id == version.id)) or 0
+
+
+def versions_in_use(s: Session) -> set[int]:
+    """Return the ids of the champion and of the versions that open jobs are predicted with."""
+    now = champion(s)
+    used = s.scalars(select(Job.model_version_id).where(Job.state.in_(OPEN_JOB)).distinct())
+    return {*used, *([now.id] if now else [])}
 
 
 def list_versions(s: Session) -> list[ModelVersion]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from db.parity import parity_rows
 from training.figure_style import readable
-from training.report_content import ReportContent, duration, metric_rows, number, parity_rows, percent
+from training.report_content import ReportContent, duration, metric_rows, number, percent
 
 CARD = "MODEL_CARD.md"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~])")
@@ -57,7 +58,7 @@ def _details(content: ReportContent) -> list[str]:
     ]
     if facts.lineage:
         lines.append(f"- Lineage: {' → '.join(plain(each) for each in facts.lineage)}.")
-    exported = [f"{plain(row['engine'])} ({plain(row['verdict'])})" for row in parity_rows(content.parity)]
+    exported = [f"{plain(row.engine)} ({plain(row.verdict)})" for row in parity_rows(content.parity)]
     if exported:
         lines.append(f"- Exported files, held to the trained network's answers: {', '.join(exported)}.")
     return lines

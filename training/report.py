@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from db.parity import parity_rows
 from training import captions
 from training.figure_grids import MOST_MISTAKES, Mistake, augmented_grid, mistakes_grid, pair_png
 from training.figure_style import DARK, LIGHT, Style, readable, to_png
@@ -21,7 +22,7 @@ from training.figures import (
     score_figure,
 )
 from training.figures_of_training import learning_figure, source_figure
-from training.report_content import ReportContent, duration, metric_rows, number, parity_rows, settings_tables
+from training.report_content import ReportContent, count, duration, metric_rows, number, settings_tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,6 +108,7 @@ def _html(content: ReportContent, groups: dict[str, list[Picture]]) -> str:
         parity=parity_rows(content.parity),
         duration=duration,
         number=number,
+        count=count,
     )
 
 

@@ -136,6 +136,11 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "−") if is_number(value) else "–"
 
 
+def count(value: float | None) -> str:
+    """`1,234`; a dash for what is not stated."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
 def percent(part: float, whole: float) -> str:
     """`3.8 %`, with a narrow no-break space; a dash of nothing."""
     return f"{100 * part / whole:.1f}\u202f%" if whole else "–"
@@ -194,22 +199,3 @@ def _setting(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "–" if value is None else str(value)
-
-
-def parity_rows(parity: Mapping[str, Any]) -> list[dict[str, str]]:
-    """One row an engine file: what is known of its differences, and whether it was kept."""
-    rows = []
-    for name, found in parity.items():
-        if not isinstance(found, Mapping):
-            continue
-        passed = bool(found.get("passed"))
-        rows.append(
-            {
-                "engine": name,
-                "difference": number(found.get("largest_difference"), 5),
-                "accuracy": number(found.get("accuracy_change"), 4),
-                "auc": number(found.get("auc_change"), 4),
-                "verdict": "kept" if passed else str(found.get("reason") or "left out"),
-            }
-        )
-    return rows

@@ -14,11 +14,12 @@ from web.api import models as api_models
 from web.api import results as api_results
 from web.api import reviews as api_reviews
 from web.api import runs as api_runs
+from web.api import workers as api_workers
 from web.auth import SESSION_LIFE, current_user
 from web.guards import csrf
 from web.secret_key import secret_key
 from web.uploads import MAX_FIELD_BYTES, MAX_PARTS, Request
-from web.views import datasets, jobs, models, reviews, runs, sign_in, submit, tokens
+from web.views import datasets, jobs, models, reviews, runs, sign_in, submit, tokens, workers
 
 VERSION = "1.0.0"
 
@@ -61,9 +62,9 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     limits.install(app, settings)
     csrf.init_app(app)
     description.install(app)
-    for module in (api_jobs, api_results, api_reviews, api_models, api_datasets, api_runs):
+    for module in (api_jobs, api_results, api_reviews, api_models, api_datasets, api_runs, api_workers):
         app.register_blueprint(module.blueprint)
-    for page in (sign_in, jobs, reviews, submit, models, datasets, runs, tokens):
+    for page in (sign_in, jobs, reviews, submit, models, datasets, runs, workers, tokens):
         app.register_blueprint(page.blueprint)
     app.context_processor(lambda: {"user": None if request.endpoint == "static" else current_user()})
     return app

@@ -4,6 +4,8 @@ from typing import Any, TypeGuard
 
 from flask import Flask
 
+from db.parity import parity_rows
+
 METRIC_NAMES = {
     "auc": "AUC",
     "pr_auc": "PR AUC",
@@ -32,6 +34,7 @@ def install(app: Flask) -> None:
     """Make the functions of this module known to the templates."""
     app.jinja_env.filters.update(metric=metric, metric_name=metric_name, leak=leak, signed=signed, plain=plain)
     app.jinja_env.globals.update(bars=bars, matrix=matrix, by_source=by_source, meaning=meaning, FIGURES=FIGURES)
+    app.jinja_env.globals.update(parity_rows=parity_rows)
 
 
 def metric(value: Any) -> str:

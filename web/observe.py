@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from db import broker
 from db.base import read_scope
+from db.engine_proofs import list_servings
 from db.models import JobState, Outcome
 from db.progress import count_jobs, count_slices
 from db.storage import storage
@@ -77,6 +78,28 @@ class LedgerCollector(Collector):
         yield _family("ctbatch_slices", "Slices by outcome.", "outcome", [o.value for o in Outcome], slices)
 
 
+class ProofCollector(Collector):
+    """What the proofs of engines found by the newest load on each host, read from the database when asked."""
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """The two families; an engine that gave no number has no difference."""
+        with read_scope() as s:
+            servings = list_servings(s)
+        labels = ["host", "engine", "model_version"]
+        passed = GaugeMetricFamily("ctbatch_engine_proof_passed", "1 if the engine passed its proof.", labels=labels)
+        largest = GaugeMetricFamily(
+            "ctbatch_engine_proof_largest_difference",
+            "The largest difference of a calibrated probability from float32's.",
+            labels=labels,
+        )
+        for proof in (proof for serving in servings for proof in serving.proofs):
+            values = [proof.host, proof.engine, proof.model_version.label]
+            passed.add_metric(values, float(proof.passed))
+            if proof.largest_difference is not None:
+                largest.add_metric(values, proof.largest_difference)
+        yield from (passed, largest)
+
+
 def _family(name: str, text_: str, label: str, values: list[str], counts: dict[str, int]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, text_, labels=[label])
     for value in values:
@@ -91,6 +114,7 @@ def install(app: Flask) -> None:
     """
     registry = CollectorRegistry()
     registry.register(LedgerCollector())
+    registry.register(ProofCollector())
     many = "PROMETHEUS_MULTIPROC_DIR" in os.environ
     latency = Histogram(
         "ctbatch_request_seconds",

@@ -6,6 +6,7 @@ from flask import url_for
 from sqlalchemy.orm import Session
 
 from db.datasets import dataset_view
+from db.engine_proofs import Serving
 from db.evaluations import evaluation_view, of_version
 from db.models import Dataset, ModelVersion, TrainingRun
 from db.promotion import gate_of, promotions_of
@@ -64,11 +65,20 @@ def model_detail(s: Session, version: ModelVersion) -> dict[str, Any]:
     }
 
 
+def serving_json(serving: Serving, in_use: set[int]) -> dict[str, Any]:
+    """The JSON of what serves on a host; `in_use`: the ids of the versions that the champion and open jobs are."""
+    links = {
+        "model": url_for("api_models.show", model_id=serving.version.id),
+        "page": url_for("workers.index"),
+    }
+    return {**serving.as_dict(), "in_use": serving.version.id in in_use, "links": links}
+
+
 def model_json(version: ModelVersion, champion_id: int | None) -> dict[str, Any]:
     """The JSON of a model version."""
-    names = ("id", "name", "number", "label", "note", "recipe", "threshold", "temperature", "metrics", "parity")
+    names = ("id", "name", "number", "label", "note", "recipe", "threshold", "temperature")
     return {
-        **{name: getattr(version, name) for name in names},
+        **{name: getattr(version, name) for name in (*names, "calibration", "metrics", "parity")},
         "dataset_hash": version.dataset_hash,
         "created_at": version.created_at.isoformat(),
         "champion": version.id == champion_id,

@@ -1,11 +1,13 @@
 """Operators' commands against a real database: accounts, tokens, model versions, migrations, and the doctor."""
 
 import json
+import socket
 
 import pytest
 
 from db import accounts, registry
 from db.base import session_scope
+from tests.web.play import load_engines
 from worker.engines.processor import read_processor
 
 
@@ -143,6 +145,32 @@ def test_the_doctor_names_what_fails(ctbatch):
     assert result.returncode == 4
     assert result.stderr.splitlines()[-1] == "Error: not well: database, broker, server"
     assert "hush" not in result.stdout + result.stderr
+
+
+def proof_finding(operate) -> tuple[str, str]:
+    """What the doctor finds of the engine's proof: state and detail."""
+    findings = json.loads(operate("doctor", "--json").stdout)
+    [(state, detail)] = [(one["state"], one["detail"]) for one in findings if one["check"] == "engine proof"]
+    return state, detail
+
+
+def test_the_doctor_says_which_engine_serves_here(operate, champion):
+    host = socket.gethostname()
+    load_engines(champion.id, "another", int8=False)
+    assert proof_finding(operate) == ("ok", f"not loaded yet: no worker on {host} has loaded fake/1")
+    load_engines(champion.id, host, int8=True)
+    assert proof_finding(operate) == (
+        "ok",
+        "openvino-int8 predicts with fake/1; a probability differs by at most 0.0041",
+    )
+    load_engines(champion.id, host, int8=False, bf16=True)
+    state, detail = proof_finding(operate)
+    assert state == "warn"
+    assert detail.startswith(f"int8 is not used on {host} for fake/1; bfloat16 serves instead. openvino-int8")
+    load_engines(champion.id, host, int8=False, f32=False)
+    state, detail = proof_finding(operate)
+    assert (state, f"{host} refuses to predict with fake/1" in detail) == ("fail", True)
+    assert operate("doctor").returncode == 4
 
 
 def test_the_demo_model_is_not_made_where_there_is_a_champion(operate, champion):

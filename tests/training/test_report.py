@@ -21,6 +21,7 @@ from training.figures_of_training import MOST_SOURCES, learning_figure, source_f
 from training.report import write_report
 from training.report_content import PartSize, ReportContent, RunFacts, TestScores, metric_rows, settings_tables
 
+LARGEST = {"largest_difference": 0.0345}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $\\frac{1}{$ \u202egnp.|`evil`\n# [x](javascript:1)"
 THRESHOLD = 0.47
 DATA_URI = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
@@ -96,7 +97,12 @@ def hostile() -> ReportContent:
         augmented=np.full((3, 60, 50), 90, np.uint8),
         mistakes=[mistake(HOSTILE), mistake("b" * 300, label=0)],
         by_source={HOSTILE: plain.metrics, "b": plain.metrics},
-        parity={"slices": 200, "int8": {"passed": False, "reason": HOSTILE, "accuracy_change": -0.01}},
+        parity={
+            "slices": 200,
+            "processor": HOSTILE,
+            "bf16": {"passed": True, "to_covid": 2, "to_non_covid": 1, "p99_difference": 0.0123, **LARGEST},
+            "int8": {"passed": False, "reason": HOSTILE},
+        },
         ood_threshold=1.3,
         measured_on=HOSTILE,
         threshold_rule=HOSTILE,
@@ -188,6 +194,14 @@ def test_the_page_says_what_must_be_said(page):
     assert "1 h 23 min" in words
     for row in metric_rows(content().metrics).values():
         assert f"{row.word} {row.value} {row.interval}" in words
+
+
+def test_exported_files_are_held_to_the_trained_network_in_a_table(page):
+    words = " ".join(page.words.split())
+    heads = "File Verdicts to COVID Verdicts to non-COVID 99th percentile of differences Largest difference Verdict"
+    assert heads in words
+    assert "bf16 2 1 0.01230 0.03450 kept" in words
+    assert "int8 – – – – <script>" in words
 
 
 def test_a_run_with_nothing_to_show_still_has_a_report(tmp_path):

@@ -13,7 +13,7 @@ from db import runs
 from db.base import session_scope
 from db.leases import Claim
 from db.models import User
-from tests.web.play import PASSWORD, Api, WorkerPart, png, ready_dataset, resnet50, zip_bytes
+from tests.web.play import PASSWORD, Api, WorkerPart, load_engines, png, ready_dataset, resnet50, zip_bytes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -283,7 +283,9 @@ def test_every_admin_page_fits_a_phone_in_both_themes(admin_page: Any, admin: Ap
     dataset_id = ready_dataset("site")
     run_id = admin.post("/runs", json={"dataset": "site/1", "preset": "quick"}).json["id"]
     admin_page.set_viewport_size({"width": 390, "height": 844})
-    paths = ["/datasets", f"/datasets/{dataset_id}", "/datasets/new", "/models/1"]
+    load_engines(1, "ct-1", int8=False, bf16=True)
+    load_engines(1, "a-host-with-a-name-that-is-longer-than-a-phone-is-wide", int8=False, bf16=False, f32=False)
+    paths = ["/workers", "/datasets", f"/datasets/{dataset_id}", "/datasets/new", "/models/1"]
     paths += ["/runs", f"/runs/{run_id}", "/runs/new"]
     for theme in ("light", "dark"):
         admin_page.emulate_media(color_scheme=theme)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from db.models import Dataset, Evaluation, ModelVersion, User
 from db.splits import split_of
 from db.storage import storage
 from tests.conftest import fake_package
-from tests.web.play import Api, Browser, png, ready_dataset
+from tests.web.play import Api, Browser, load_engines, png, ready_dataset
 from web.figures import meaning, plain
 
 REPORT = b"<!doctype html><title>Report</title><style>p{color:red}</style><script>alert(1)</script><p>Report</p>"
 CARD = b"# site\n\n<script>alert(2)</script> Research use only."
 FIGURES = {"accuracy": 0.96, "recall": 0.95, "auc": 0.99, "ece": 0.02}
+LARGEST = {"largest_difference": 0.0342}
 METRICS: dict[str, Any] = {
     **FIGURES,
     "measured_on": "the test part",
@@ -117,6 +119,61 @@ def test_page_shows_figures_lineage_files_and_card(api: Api, anns_browser: Brows
     shown = api.get(f"/models/{version_id}").json
     assert (shown["label"], shown["used_by"], shown["facts"]["lineage"]) == ("site/1", 0, ["fake/1"])
     assert shown["gate"]["verdict"] == "not compared yet"
+
+
+def test_page_shows_calibration_and_parity_as_a_table(api: Api, anns_browser: Browser, version_id: int) -> None:
+    with session_scope() as s:
+        version = s.get_one(ModelVersion, version_id)
+        version.calibration = {"openvino-int8": {"temperature": 1.375, "threshold": 0.475}}
+        version.parity = {
+            "slices": 399,
+            "processor": "Xeon <AVX2>",
+            "bf16": {"passed": False, "reason": "not <measured> here"},
+            "int8": {"passed": True, "to_covid": 2, "to_non_covid": 0, "p99_difference": 0.0124, **LARGEST},
+        }
+    page = anns_browser.get(f"/models/{version_id}").text
+    assert "<dt>Threshold</dt><dd>0.500; 0.475 by openvino-int8</dd>" in page
+    assert "<dt>Temperature</dt><dd>1.000; 1.375 by openvino-int8</dd>" in page
+    table = cells(page, "parity")
+    assert [row[0] for row in table] == ["File", "bf16", "int8"]
+    assert table[0][1:4] == ["Verdicts to COVID", "Verdicts to non-COVID", "99th percentile"]
+    assert table[1:] == [
+        ["bf16", "–", "–", "–", "–", "not &lt;measured&gt; here"],
+        ["int8", "2", "0", "0.012", "0.034", "kept"],
+    ]
+    assert "on 399 slices of the test part" in page
+    assert "Xeon &lt;AVX2&gt;" in page
+    assert "Parity: int8" not in page
+    for shown in (api.get(f"/models/{version_id}").json, api.get("/models").json["items"][0]):
+        assert shown["calibration"] == {"openvino-int8": {"temperature": 1.375, "threshold": 0.475}}
+
+
+def cells(page: str, section: str) -> list[list[str]]:
+    """The words of each cell of the table in a section, by rows."""
+    table = page.split(f'id="{section}"')[1].split("</table>")[0].split("<table")[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    return [
+        [" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.DOTALL)]
+        for row in rows
+    ]
+
+
+def test_page_says_where_a_version_runs(api: Api, roots_browser: Browser, version_id: int) -> None:
+    assert "No worker has loaded it yet." in roots_browser.get(f"/models/{version_id}").text
+    load_engines(version_id, "ct-1", int8=False, bf16=True)
+    load_engines(1, "ct-2", int8=True)
+    page = roots_browser.get(f"/models/{version_id}").text
+    table = cells(page, "workers")
+    assert [row[2] for row in table] == ["Engine", "openvino-int8", "openvino-bf16"]
+    assert table[1][1].startswith("not used openvino-int8 is not used on this machine: it differs")
+    assert table[2][1] == "used, fallen back"
+    assert "ct-2" not in page
+
+
+def test_where_a_version_runs_is_for_admins(anns_browser: Browser, version_id: int) -> None:
+    load_engines(version_id, "ct-1", int8=True)
+    page = anns_browser.get(f"/models/{version_id}").text
+    assert [word in page for word in ("Where it runs", "ct-1", "/workers")] == [False] * 3
 
 
 def test_what_shows_slices_is_for_admins(
@@ -360,6 +417,7 @@ def test_figures_of_an_odd_shape_leave_the_pages_whole(anns_browser: Browser, ve
     with session_scope() as s:
         version = s.get_one(ModelVersion, version_id)
         version.metrics = odd
+        version.parity = {"int8": [1], "f32": {"largest_difference": "much"}, "slices": "many", "processor": {}}
         version.facts = {"lineage": "none", "dataset": ["x"], "run": "y", "training_seconds": "long"}
     page = anns_browser.get(f"/models/{version_id}")
     assert (page.status_code, "0.500" in page.text) == (200, True)

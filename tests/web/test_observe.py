@@ -10,9 +10,10 @@ import pytest
 from apiflask import APIFlask
 
 from db import base, broker, paging
+from db.models import ModelVersion
 from db.settings import Settings
 from db.storage import storage
-from tests.web.play import Api, Browser, WorkerPart, png, zip_bytes
+from tests.web.play import Api, Browser, WorkerPart, load_engines, png, zip_bytes
 
 PROJECT = Path(__file__).parents[2]
 
@@ -53,6 +54,18 @@ def test_metrics_count_jobs_slices_and_requests(api: Api, worker: WorkerPart) ->
     assert 'ctbatch_request_seconds_count{method="POST",route="/api/v1/jobs",status="202"} 1.0' in text
     assert "secret-name" not in text
     assert "ann" not in text
+
+
+def test_metrics_tell_what_proofs_found(app: APIFlask, champion: ModelVersion) -> None:
+    load_engines(champion.id, "ct-1", int8=False, bf16=True)
+    load_engines(champion.id, "ct-2", int8=True)
+    lines = app.test_client().get("/metrics").text.splitlines()
+    labels = '{engine="openvino-%s",host="ct-%s",model_version="fake/1"}'
+    expected = {("int8", 1): (0.0, 0.31), ("bf16", 1): (1.0, 0.0041), ("int8", 2): (1.0, 0.0041)}
+    for which, (passed, largest) in expected.items():
+        assert f"ctbatch_engine_proof_passed{labels % which} {passed}" in lines
+        assert f"ctbatch_engine_proof_largest_difference{labels % which} {largest}" in lines
+    assert len([line for line in lines if line.startswith("ctbatch_engine_proof")]) == 6
 
 
 def test_logs_hold_no_file_names(

@@ -13,7 +13,7 @@ from db import accounts, base, migrate
 from db.base import session_scope
 from db.settings import Settings
 from tests.conftest import add_champion, make_settings
-from tests.web.play import Api, WorkerPart, png, ready_dataset, zip_bytes
+from tests.web.play import Api, WorkerPart, load_engines, png, ready_dataset, zip_bytes
 from web.app import create_app
 
 FEW = hypothesis.settings(
@@ -50,6 +50,8 @@ def ask(described: Settings) -> dict[str, Any]:
     rows = api.get(f"/jobs/{job_id}/results").json["items"]
     dataset_id = ready_dataset("described")
     run_id = api.post("/runs", json={"dataset": "described/1"}).json["id"]
+    model_id = api.get("/models").json["items"][0]["id"]
+    load_engines(model_id, "ct-1", int8=False, bf16=True)
     return {
         "app": app,
         "headers": api.headers,
@@ -57,7 +59,7 @@ def ask(described: Settings) -> dict[str, Any]:
         "slice_id": rows[0]["slice_id"],
         "dataset_id": dataset_id,
         "run_id": run_id,
-        "model_id": api.get("/models").json["items"][0]["id"],
+        "model_id": model_id,
     }
 
 
@@ -88,6 +90,7 @@ OPERATIONS = [
     ("POST", "/api/v1/models/{model_id}/comparisons"),
     ("POST", "/api/v1/models/rollback"),
     ("POST", "/api/v1/models/import"),
+    ("GET", "/api/v1/workers"),
     ("GET", "/api/v1/datasets"),
     ("POST", "/api/v1/datasets"),
     ("GET", "/api/v1/datasets/{dataset_id}"),

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from db.engine_proofs import State as ServingState
 from db.manifest import NAME
 from db.splits import MAX_SEED
 from training.config import PRESETS
@@ -167,6 +168,13 @@ class EpochList(Out):
     next_cursor: None = None
 
 
+class CalibrationOut(Out):
+    """What turns an engine's scores into answers."""
+
+    temperature: float
+    threshold: float
+
+
 class ModelOut(Out):
     """A model version."""
 
@@ -178,6 +186,7 @@ class ModelOut(Out):
     recipe: str
     threshold: float
     temperature: float
+    calibration: dict[str, CalibrationOut] = Field(description="Of the engines that have their own, by name.")
     metrics: dict[str, Any]
     parity: dict[str, Any]
     dataset_hash: str | None
@@ -274,3 +283,40 @@ class ComparisonOut(Out):
     )
     notes: list[str] = Field(description="Why figures may come out too good: who was trained on some of these slices.")
     error: str | None
+
+
+class ProofOut(Out):
+    """What the proof of an engine found on one machine. `largest_difference`: of a calibrated probability."""
+
+    engine: str
+    precision: str
+    passed: bool
+    largest_difference: float | None
+    seconds: float
+    text: str
+
+
+class WorkerOut(Out):
+    """Which engine serves a model version on one machine, by the newest load there."""
+
+    host: str
+    processor: str
+    model_version: str
+    in_use: bool = Field(description="Whether the version is the champion, or open jobs are predicted with it.")
+    state: ServingState = Field(
+        description="`used`: the quickest engine serves. `fallen back`: a slower one does. `refused`: none does, and"
+        " slices wait for another worker."
+    )
+    engine: str | None = Field(description="The engine that serves.")
+    message: str
+    advice: str = Field(description="What to do about it; empty if the quickest engine serves.")
+    checked_at: Timestamp
+    proofs: list[ProofOut] = Field(description="The quickest engine first.")
+    links: dict[str, str]
+
+
+class WorkerList(Out):
+    """What serves on every machine, by host."""
+
+    items: list[WorkerOut]
+    next_cursor: None = None

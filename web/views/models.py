@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from db import evaluations, promotion, registry, runs
 from db.base import read_scope
 from db.datasets import find_dataset, list_datasets
+from db.engine_proofs import list_servings
 from db.lineage import held_out, makers_elsewhere
 from db.models import OPEN_WORK, Dataset, ModelVersion, Work
 from db.storage import FileDamaged, FileMissing
@@ -160,6 +161,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
             "used_by": registry.used_by(s, version),
             "lineage": [(one, registry.find_version(s, one)) for one in _lineage(version)],
             "elsewhere": makers_elsewhere(version),
+            "servings": list_servings(s, version_id=version.id) if require_user().is_admin else [],
             "promotions": [each for each in registry.promotions(s) if each.model_version_id == version.id],
             "own_part": held_out(s, version) is not None,
             "others": [each.label for each in registry.list_versions(s) if each.id != version.id],

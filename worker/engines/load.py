@@ -64,8 +64,7 @@ def _keep(version: ModelVersion, results: list[ProofResult]) -> None:
         log.log(logging.INFO if result.passed else logging.WARNING, result.text, extra=facts)
     try:
         with session_scope() as s:
-            for result in results:
-                engine_proofs.record(s, version.id, result.as_dict())
+            engine_proofs.record_load(s, version.id, [result.as_dict() for result in results])
     except Exception:
         log.warning("proofs of engines are not stored", exc_info=True)
 

@@ -1,0 +1,34 @@
+"""Workers over the API: which engine predicts on which machine. For admins."""
+
+from typing import Any
+
+from apiflask import APIBlueprint
+
+from db.base import read_scope
+from db.engine_proofs import list_servings
+from db.registry import versions_in_use
+from web.api import PREFIX
+from web.api.caching import revalidate
+from web.api.description import NOT_MODIFIED, problems
+from web.api.training_schemas import WorkerList
+from web.auth import guard_admin_api
+from web.training_json import serving_json
+
+blueprint = APIBlueprint("api_workers", __name__, url_prefix=f"{PREFIX}/workers", tag="Workers")
+guard_admin_api(blueprint)
+revalidate(blueprint)
+
+
+@blueprint.get("")
+@blueprint.output(WorkerList)
+@blueprint.doc(responses=NOT_MODIFIED | problems(403))
+def list_workers() -> dict[str, Any]:
+    """List what serves on each worker's machine
+
+    By host, the newest model version first. Each worker proves an engine before it predicts with it; what the newest
+    load found is kept. Carries a strong `ETag`. For admins.
+    """
+    with read_scope() as s:
+        in_use = versions_in_use(s)
+        items = [serving_json(serving, in_use) for serving in list_servings(s)]
+    return {"items": items, "next_cursor": None}

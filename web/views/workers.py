@@ -1,0 +1,20 @@
+"""Workers: which engine predicts on which machine, and what its proof found. For admins."""
+
+from apiflask import APIBlueprint
+from flask import render_template
+
+from db.base import read_scope
+from db.engine_proofs import list_concerns, list_servings
+from web.guards import guard_admin_pages
+
+blueprint = APIBlueprint("workers", __name__, url_prefix="/workers", enable_openapi=False)
+guard_admin_pages(blueprint)
+
+
+@blueprint.get("")
+def index() -> str:
+    """The newest proofs by host, after what an operator should look at."""
+    with read_scope() as s:
+        servings = list_servings(s)
+        concerns = list_concerns(s, servings)
+    return render_template("workers.html", servings=servings, concerns=concerns)
