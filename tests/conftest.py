@@ -9,7 +9,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -19,6 +21,7 @@ from db.accounts import create_user
 from db.base import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
+from tests.networks import small_resnet
 
 # A shell that starts the tests in the background has SIGINT ignored, and every process below would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,12 +39,23 @@ def make_settings(home: Path, **values: object) -> Settings:
     return Settings(**(defaults | values))  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    """A fresh, migrated SQLite database and an empty storage, in use for this test."""
-    values = make_settings(tmp_path / "home")
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite database, to be copied: migrating takes longer than most tests."""
+    values = make_settings(tmp_path_factory.mktemp("migrated"))
     base.use(values)
     migrate.upgrade()
+    base.get_engine().dispose()
+    return values.home / "ctbatch.db"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated: Path) -> Iterator[Settings]:
+    """A fresh, migrated SQLite database and an empty storage, in use for this test."""
+    values = make_settings(tmp_path / "home")
+    values.home.mkdir(mode=0o700)
+    shutil.copyfile(migrated, values.home / "ctbatch.db")
+    base.use(values)
     yield values
     base.get_engine().dispose()
 
@@ -129,32 +143,50 @@ def _wait_for_postgres(url: str) -> None:
     engine.dispose()  # after the connection is given back: an open one would hold up the server's stop
 
 
-@pytest.fixture
-def postgres_url(postgres_server: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a new, empty PostgreSQL database, dropped afterwards."""
-    name = f"test_{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**9}"
+@contextmanager
+def _new_postgres(server: str, *, template: str = "template1") -> Iterator[str]:
+    """The URL of a new PostgreSQL database, a copy of another; it is dropped afterwards."""
+    name = f"test_{uuid4().hex}"
     admin = create_engine(
-        postgres_server.replace("postgresql://", "postgresql+psycopg://") + "postgres", isolation_level="AUTOCOMMIT"
+        server.replace("postgresql://", "postgresql+psycopg://") + "postgres", isolation_level="AUTOCOMMIT"
     )
     with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield postgres_server + name
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield server + name
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
 
 
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database, dropped afterwards."""
+    with _new_postgres(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a migrated, empty PostgreSQL database, to be copied. Nobody may be connected to it."""
+    with _new_postgres(postgres_server) as url:
+        base.use(make_settings(tmp_path_factory.mktemp("migrated-postgres"), DATABASE_URL=url))
+        migrate.upgrade()
+        base.get_engine().dispose()
+        yield url.rpartition("/")[2]
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """The same test on both databases, migrated and empty."""
-    values: dict[str, object] = {}
-    if request.param == "postgresql":
-        values["DATABASE_URL"] = request.getfixturevalue("postgres_url")
-    settings = make_settings(tmp_path / "home", **values)
-    base.use(settings)
-    migrate.upgrade()
-    yield settings
-    base.get_engine().dispose()
+    if request.param == "sqlite":
+        yield request.getfixturevalue("settings")
+        return
+    server, template = (request.getfixturevalue(name) for name in ("postgres_server", "migrated_postgres"))
+    with _new_postgres(server, template=template) as url:
+        settings = make_settings(tmp_path / "home", DATABASE_URL=url)
+        base.use(settings)
+        yield settings
+        base.get_engine().dispose()
 
 
 def fake_package(folder: Path, name: str = "fake") -> Path:
@@ -211,3 +243,11 @@ def bob(database: Settings) -> User:
     """Somebody else who does."""
     with session_scope() as s:
         return create_user(s, "bob", None)
+
+
+@pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are built on a small ResNet in this test; see `tests.networks`."""
+    import keras
+
+    monkeypatch.setattr(keras.applications, "ResNet50", small_resnet)

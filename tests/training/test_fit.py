@@ -52,7 +52,14 @@ def data() -> Any:
 
 
 @pytest.fixture
-def network() -> Any:
+def network(small_network: None) -> Any:
+    from training.network import build_network
+
+    return build_network(SIDE, hidden=8, seed=3)
+
+
+@pytest.fixture
+def resnet50() -> Any:
     from training.network import build_network
 
     return build_network(SIDE, hidden=8, seed=3)
@@ -85,23 +92,31 @@ class Recorder:
         return False
 
 
-@pytest.mark.parametrize(
-    "unfreeze", [pytest.param(0, marks=pytest.mark.slow), 20, pytest.param(40, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("unfreeze", [0, 20, 40])
 def test_frozen_layers_computed_once_give_the_same_losses(unfreeze, data, network, tmp_path, monkeypatch):
+    compare_losses(unfreeze, data, network, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unfreeze", [0, 20, 40])
+def test_frozen_layers_of_resnet50_computed_once_give_the_same_losses(unfreeze, data, resnet50, tmp_path, monkeypatch):
+    compare_losses(unfreeze, data, resnet50, tmp_path, monkeypatch)
+
+
+def compare_losses(unfreeze, data, network, tmp_path, monkeypatch):
     from training.fit import fit
 
     monkeypatch.setattr("training.stage.AT_ONCE", 5)
     weights = network.get_weights()
-    found = {}
+    losses = {}
     for cached in (True, False):
         network.set_weights(weights)
         recorder = Recorder()
         fit(network, config(stage(unfreeze)), data, seed=1, folder=tmp_path, watcher=recorder, cached=cached)
-        found[cached] = np.array(recorder.losses)
-    assert np.abs(found[True] - found[False]).max() < 1e-4
-    assert len(found[True]) == 3
-    assert np.ptp(found[True][:, 0]) > 1e-3, "it learned nothing, so the comparison says nothing"
+        losses[cached] = np.array(recorder.losses)
+    assert np.abs(losses[True] - losses[False]).max() < 1e-4
+    assert len(losses[True]) == 3
+    assert np.ptp(losses[True][:, 0]) > 1e-3, "it learned nothing, so the comparison says nothing"
     assert list(tmp_path.iterdir()) == [], "features are left behind"
 
 
@@ -187,9 +202,10 @@ def test_an_epoch_s_last_step_that_ruins_the_weights_ends_the_run_with_the_same_
     from training.fit import fit
     from training.watching import Diverged
 
-    network.get_layer("conv5_block3_3_bn").gamma.assign(np.full(2048, 1e12, np.float32))
+    gamma = network.get_layer("conv5_block1_3_bn").gamma
+    gamma.assign(np.full(gamma.shape, 1e12, np.float32))
     hidden, output = network.get_layer("hidden"), network.get_layer("output")
-    hidden.set_weights([np.zeros((2048, 8), np.float32), np.full(8, 1e-29, np.float32)])
+    hidden.set_weights([np.zeros(hidden.kernel.shape, np.float32), np.full(8, 1e-29, np.float32)])
     output.kernel.assign(np.full((8, 1), 1e30, np.float32))  # logits are about 80, and gradients infinite
     ruinous = config(stage(0, batch=24, rate=1.0))  # one step an epoch
     with pytest.raises(Diverged, match=r"validation.*--set stages\.last-0\.rate=0\.1"):
@@ -284,9 +300,11 @@ def test_a_stop_while_frozen_layers_are_computed_is_heard_before_all_copies_are_
 
 
 @pytest.mark.parametrize("unfreeze", [173, 174, 175])
-def test_as_many_layers_as_the_base_has_are_let_learn(unfreeze, data, network):
+def test_as_many_layers_as_the_base_has_are_let_learn(unfreeze, data, resnet50):
     """Of its 174 layers the first has no weights."""
     from training.trainable import cut
+
+    network = resnet50
 
     pixels = data.validation.pixels[..., None]
     expected = network.predict(pixels, verbose=0)["logit"]
@@ -299,8 +317,7 @@ def test_as_many_layers_as_the_base_has_are_let_learn(unfreeze, data, network):
     np.testing.assert_allclose(parts.learning.predict(given, verbose=0), expected, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_everything_learns_at_another_size(data, tmp_path: Path):
+def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
     """The whole network, with fused normalisation, from 32² up to its own 64²; it settles at the size of the data."""
     from training.fit import fit
     from training.network import build_network
