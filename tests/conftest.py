@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -50,14 +50,10 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Iterator[Settings]:
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """A fresh, migrated SQLite database and an empty storage, in use for this test."""
-    values = make_settings(tmp_path / "home")
-    values.home.mkdir(mode=0o700)
-    shutil.copyfile(migrated, values.home / "ctbatch.db")
-    base.use(values)
-    yield values
-    base.get_engine().dispose()
+    with fresh_database(request, "sqlite", tmp_path / "home") as values:
+        yield values
 
 
 def _postgres_folder() -> Path | None:
@@ -178,12 +174,22 @@ def migrated_postgres(postgres_server: str, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """The same test on both databases, migrated and empty."""
-    if request.param == "sqlite":
-        yield request.getfixturevalue("settings")
-        return
-    server, template = (request.getfixturevalue(name) for name in ("postgres_server", "migrated_postgres"))
-    with _new_postgres(server, template=template) as url:
-        settings = make_settings(tmp_path / "home", DATABASE_URL=url)
+    with fresh_database(request, request.param, tmp_path / "home") as settings:
+        yield settings
+
+
+@contextmanager
+def fresh_database(request: pytest.FixtureRequest, kind: str, home: Path) -> Iterator[Settings]:
+    """A migrated, empty database of a kind (sqlite, postgresql) and an empty storage, in use meanwhile."""
+    with ExitStack() as stack:
+        if kind == "sqlite":
+            migrated: Path = request.getfixturevalue("migrated")
+            home.mkdir(mode=0o700)
+            shutil.copyfile(migrated, home / "ctbatch.db")
+            settings = make_settings(home)
+        else:
+            server, template = (request.getfixturevalue(name) for name in ("postgres_server", "migrated_postgres"))
+            settings = make_settings(home, DATABASE_URL=stack.enter_context(_new_postgres(server, template=template)))
         base.use(settings)
         yield settings
         base.get_engine().dispose()
