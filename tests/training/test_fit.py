@@ -225,7 +225,7 @@ def test_the_best_epoch_is_kept(data, network, tmp_path):
     from training.fit import fit
 
     history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path).history
-    logit = network.predict(data.validation.pixels[..., None], verbose=0)["logit"].astype(np.float64)
+    logit = np.asarray(network(data.validation.pixels[..., None])["logit"], np.float64)
     loss = np.logaddexp(0, -np.where(data.validation.labels == 1, logit, -logit)).mean()
     assert loss == pytest.approx(min(record.metrics["val_loss"] for record in history), abs=1e-4)
 
@@ -307,14 +307,14 @@ def test_as_many_layers_as_the_base_has_are_let_learn(unfreeze, data, resnet50):
     network = resnet50
 
     pixels = data.validation.pixels[..., None]
-    expected = network.predict(pixels, verbose=0)["logit"]
+    expected = network(pixels)["logit"]  # at once: `predict` would trace all layers first
     parts = cut(network, unfreeze)
     kernels = {layer.name for layer in parts.learning.layers if layer.trainable_weights}
     assert kernels >= {"conv1_conv", "conv3_block2_2_conv", "conv5_block3_3_conv", "output"}
     assert not any(name.endswith("_bn") for name in kernels)
     assert (parts.frozen is None) == (unfreeze > 173)
-    given = pixels if parts.frozen is None else parts.frozen.predict(pixels, verbose=0)
-    np.testing.assert_allclose(parts.learning.predict(given, verbose=0), expected, atol=1e-4)
+    given = pixels if parts.frozen is None else parts.frozen(pixels)
+    np.testing.assert_allclose(parts.learning(given), expected, atol=1e-4)
 
 
 def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
@@ -361,7 +361,7 @@ def test_settled_normalisation_has_the_statistics_of_the_slices_at_hand(network)
 
     pixels = labelled(32, 5).pixels
     first = keras.Model(network.input, network.get_layer("conv1_conv").output)
-    answers = first.predict(pixels[..., None], verbose=0).reshape(2, -1, 64)
+    answers = np.asarray(first(pixels[..., None])).reshape(2, -1, 64)
     settle_normalisation(network, pixels, "float32", hidden=8, dropout=0.3)
     mean, variance = network.get_layer("conv1_bn").get_weights()[2:]
     np.testing.assert_allclose(mean, answers.mean((0, 1)), atol=0.001 * float(answers.std()))
