@@ -9,7 +9,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -19,6 +21,7 @@ from db.accounts import create_user
 from db.base import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
+from tests.networks import small_resnet
 
 # A shell that starts the tests in the background has SIGINT ignored, and every process below would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,14 +39,21 @@ def make_settings(home: Path, **values: object) -> Settings:
     return Settings(**(defaults | values))  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    """A fresh, migrated SQLite database and an empty storage, in use for this test."""
-    values = make_settings(tmp_path / "home")
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite database, to be copied: migrating takes longer than most tests."""
+    values = make_settings(tmp_path_factory.mktemp("migrated"))
     base.use(values)
     migrate.upgrade()
-    yield values
     base.get_engine().dispose()
+    return values.home / "ctbatch.db"
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """A fresh, migrated SQLite database and an empty storage, in use for this test."""
+    with fresh_database(request, "sqlite", tmp_path / "home") as values:
+        yield values
 
 
 def _postgres_folder() -> Path | None:
@@ -129,32 +139,60 @@ def _wait_for_postgres(url: str) -> None:
     engine.dispose()  # after the connection is given back: an open one would hold up the server's stop
 
 
-@pytest.fixture
-def postgres_url(postgres_server: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a new, empty PostgreSQL database, dropped afterwards."""
-    name = f"test_{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**9}"
+@contextmanager
+def _new_postgres(server: str, *, template: str = "template1") -> Iterator[str]:
+    """The URL of a new PostgreSQL database, a copy of another; it is dropped afterwards."""
+    name = f"test_{uuid4().hex}"
     admin = create_engine(
-        postgres_server.replace("postgresql://", "postgresql+psycopg://") + "postgres", isolation_level="AUTOCOMMIT"
+        server.replace("postgresql://", "postgresql+psycopg://") + "postgres", isolation_level="AUTOCOMMIT"
     )
     with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield postgres_server + name
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield server + name
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
 
 
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database, dropped afterwards."""
+    with _new_postgres(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a migrated, empty PostgreSQL database, to be copied. Nobody may be connected to it."""
+    with _new_postgres(postgres_server) as url:
+        base.use(make_settings(tmp_path_factory.mktemp("migrated-postgres"), DATABASE_URL=url))
+        migrate.upgrade()
+        base.get_engine().dispose()
+        yield url.rpartition("/")[2]
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """The same test on both databases, migrated and empty."""
-    values: dict[str, object] = {}
-    if request.param == "postgresql":
-        values["DATABASE_URL"] = request.getfixturevalue("postgres_url")
-    settings = make_settings(tmp_path / "home", **values)
-    base.use(settings)
-    migrate.upgrade()
-    yield settings
-    base.get_engine().dispose()
+    with fresh_database(request, request.param, tmp_path / "home") as settings:
+        yield settings
+
+
+@contextmanager
+def fresh_database(request: pytest.FixtureRequest, kind: str, home: Path) -> Iterator[Settings]:
+    """A migrated, empty database of a kind (sqlite, postgresql) and an empty storage, in use meanwhile."""
+    with ExitStack() as stack:
+        if kind == "sqlite":
+            migrated: Path = request.getfixturevalue("migrated")
+            home.mkdir(mode=0o700)
+            shutil.copyfile(migrated, home / "ctbatch.db")
+            settings = make_settings(home)
+        else:
+            server, template = (request.getfixturevalue(name) for name in ("postgres_server", "migrated_postgres"))
+            settings = make_settings(home, DATABASE_URL=stack.enter_context(_new_postgres(server, template=template)))
+        base.use(settings)
+        yield settings
+        base.get_engine().dispose()
 
 
 def fake_package(folder: Path, name: str = "fake") -> Path:
@@ -211,3 +249,11 @@ def bob(database: Settings) -> User:
     """Somebody else who does."""
     with session_scope() as s:
         return create_user(s, "bob", None)
+
+
+@pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are built on a small ResNet in this test; see `tests.networks`."""
+    import keras
+
+    monkeypatch.setattr(keras.applications, "ResNet50", small_resnet)

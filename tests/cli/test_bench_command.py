@@ -33,8 +33,9 @@ def fitting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run
     get_settings.cache_clear()
 
 
-@pytest.mark.timeout(300)
-def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(fitting: Run, settings: Settings) -> None:
+def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(
+    fitting: Run, settings: Settings, small_network: None
+) -> None:
     changed = [word for setting in ("initial=none", "hidden=8", *TINY) for word in ("--set", setting)]
     result = fitting("site", "--preset", "seed", *changed, "--json")
     assert result.exit_code == 0, result.output

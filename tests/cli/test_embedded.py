@@ -82,7 +82,10 @@ def test_messages_outlive_a_kill(
         assert client.config_get("save")["save"] == ""
         assert client.config_get("appendfsync")["appendfsync"] == "everysec"
         client.lpush("inference", "a chunk")
-        time.sleep(1.5)  # everysec: on disk by then
+        deadline = time.monotonic() + 20
+        while not any(b"a chunk" in file.read_bytes() for file in broker.data.rglob("*.aof")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
     with running(embedded.prepare_broker(settings)) as (client, _):

@@ -5,12 +5,15 @@ import os
 import signal
 import time
 import zipfile
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.system.conftest import Whole
 from worker.engines.fake import KILLS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -36,7 +39,30 @@ with read_scope() as s:
 """
 
 
-def at_work(whole: Any, job_id: str) -> None:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """One ctbatch for all tests of this file: each leaves it as whole as it found it, or something is wrong."""
+    system = Whole(tmp_path_factory.mktemp("kill") / "home")
+    system.prepare()
+    yield system
+    system.stop()
+
+
+@pytest.fixture
+def whole(running: Whole) -> Whole:
+    """That ctbatch, started again where a test that failed left it down."""
+    if running.process is None or running.process.poll() is not None:
+        running.start()
+    return running
+
+
+@pytest.fixture
+def archive(request: pytest.FixtureRequest, make_archive: Any) -> bytes:
+    """Slices of this test's own pixels: predictions that are there already would be copied."""
+    return bytes(make_archive(SLICES, seed=zlib.crc32(request.node.name.encode())))
+
+
+def at_work(whole: Whole, job_id: str) -> None:
     """Wait until slices are being read and predicted, and neither is done."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -48,7 +74,7 @@ def at_work(whole: Any, job_id: str) -> None:
     raise AssertionError("nothing was predicted")
 
 
-def check(whole: Any, job_id: str) -> None:
+def check(whole: Whole, job_id: str) -> None:
     """Every entry has one row and one outcome, every score is its slice's."""
     import json
 
@@ -68,8 +94,8 @@ def check(whole: Any, job_id: str) -> None:
     ["broker", "web", "web child", "ingest", "ingest child", "decoder", "inference", "inference child", "training",
      "evaluation", "sweep"],
 )  # fmt: skip
-def test_kill_one_process(victim: str, whole: Any, make_archive: Any) -> None:
-    job_id = whole.submit(make_archive(SLICES), "kill-" + victim.replace(" ", "-"))
+def test_kill_one_process(victim: str, whole: Whole, archive: bytes) -> None:
+    job_id = whole.submit(archive, "kill-" + victim.replace(" ", "-"))
     at_work(whole, job_id)
     found = whole.processes()
     assert victim in found, sorted(found)
@@ -77,8 +103,8 @@ def test_kill_one_process(victim: str, whole: Any, make_archive: Any) -> None:
     check(whole, job_id)
 
 
-def test_kill_the_supervisor_and_start_again(whole: Any, make_archive: Any) -> None:
-    job_id = whole.submit(make_archive(SLICES), "kill-supervisor")
+def test_kill_the_supervisor_and_start_again(whole: Whole, archive: bytes) -> None:
+    job_id = whole.submit(archive, "kill-supervisor")
     at_work(whole, job_id)
     others = [p for name, group in whole.processes().items() if name != "supervisor" for p in group]
     os.kill(whole.process.pid, signal.SIGKILL)
@@ -91,16 +117,15 @@ def test_kill_the_supervisor_and_start_again(whole: Any, make_archive: Any) -> N
     check(whole, job_id)
 
 
-def test_stopped_in_order_and_started_again(whole: Any, make_archive: Any) -> None:
-    job_id = whole.submit(make_archive(SLICES), "stop")
+def test_stopped_in_order_and_started_again(whole: Whole, archive: bytes) -> None:
+    job_id = whole.submit(archive, "stop")
     at_work(whole, job_id)
     whole.stop()
     whole.start()
     check(whole, job_id)
 
 
-def test_an_acknowledged_submission_survives_a_kill_before_its_message(whole: Any, make_archive: Any) -> None:
-    archive = make_archive(SLICES)
+def test_an_acknowledged_submission_survives_a_kill_before_its_message(whole: Whole, archive: bytes) -> None:
     broker = whole.processes()["broker"][0]
     os.kill(broker.pid, signal.SIGSTOP)  # messages go nowhere
     try:
@@ -111,7 +136,7 @@ def test_an_acknowledged_submission_survives_a_kill_before_its_message(whole: An
     assert whole.submit(archive, "no-broker") == job_id
 
 
-def test_a_slice_that_kills_the_engine_is_quarantined_alone(whole: Any) -> None:
+def test_a_slice_that_kills_the_engine_is_quarantined_alone(whole: Whole) -> None:
     rng = np.random.default_rng(1)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as packed:

@@ -16,6 +16,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import keras
 
     monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(tmp_path))
+    monkeypatch.setattr("db.beside.TOLD_EVERY", 0.05)
     return tmp_path
 
 
@@ -32,7 +33,7 @@ def test_a_server_that_never_answers_is_given_up_with_the_way_out(silent_server:
 
     told: list[bool] = []
     with pytest.raises(WeightsError, match="--from FILE"):
-        imagenet_weights(lambda: told.append(True), origin=silent_server, silent_seconds=2.5)
+        imagenet_weights(lambda: told.append(True), origin=silent_server, silent_seconds=0.5)
     assert told, "nobody heard that the run is alive"
     assert socket.getdefaulttimeout() is None
 

@@ -1,7 +1,6 @@
 """A training run, from the claimed row to the model version; and what ends one before."""
 
 import errno
-import json
 from importlib import metadata
 
 import numpy as np
@@ -108,7 +107,7 @@ def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
     assert leaky == "the test part of a split that leaks (seen-by-parent): training has seen some of it"
 
 
-def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, monkeypatch):
+def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, small_network, monkeypatch):
     run = launch(dataset, "stages.head.epochs=1000")
     from training.run import RunWatcher
 
@@ -146,7 +145,7 @@ def test_a_dataset_whose_files_are_gone_ends_a_run_with_that_reason(dataset):
     assert "is gone or damaged" in view.error
 
 
-def test_weights_that_cannot_be_used_end_a_run_with_the_way_out(dataset):
+def test_weights_that_cannot_be_used_end_a_run_with_the_way_out(dataset, small_network):
     sha256 = storage().put(b"no weights")
     launch(dataset, f"initial=file:{sha256}")
     view, _ = carry_out()
@@ -207,13 +206,28 @@ def test_what_ended_a_run_is_said_in_one_line(error, told):
     assert "\n" not in why(error)
 
 
-def test_a_run_can_start_from_a_model_version(settings):
-    from training.config import Config
+def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path):
+    from training.initial import initial_network
+    from training.network import build_network
+
+    trained = build_network(64, hidden=8, seed=5)
+    trained.save(tmp_path / "model.keras")
+    sha256 = storage().put((tmp_path / "model.keras").read_bytes())
+    blank = {"metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
+    with session_scope() as s:
+        s.add(ModelVersion(name="mine", number=4, files={"model.keras": sha256}, **blank))
+    config = preset("seed").model_copy(update={"initial": "model:mine/4", "hidden": 8})
+    network = initial_network(config, 7, lambda: None)
+    assert network.input.shape == (None, 224, 224, 1)
+    assert all(map(np.array_equal, network.get_weights(), trained.get_weights()))
+
+
+def test_a_run_cannot_start_from_a_version_that_is_not_there(settings):
     from training.initial import initial_weights
 
-    config = json.loads(json.dumps(preset("seed").model_dump(mode="json")))
+    config = preset("seed").model_copy(update={"initial": "model:mine/4"})
     with pytest.raises(RuntimeError, match="no model version mine/4"):
-        initial_weights(Config.model_validate(config | {"initial": "model:mine/4"}), lambda: None)
+        initial_weights(config, lambda: None)
 
 
 def save_anew(dataset, name):

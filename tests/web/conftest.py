@@ -1,40 +1,14 @@
 """The web application on a real database and real storage, and fixtures for who uses it."""
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from apiflask import APIFlask
 
-from db import accounts, base, migrate
+from db import accounts
 from db.base import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
-from tests.conftest import make_settings
 from tests.web.play import PASSWORD, Api, Browser, WorkerPart
 from web.app import create_app
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty SQLite database, to be copied: migrating takes longer than most of these tests."""
-    values = make_settings(tmp_path_factory.mktemp("migrated"))
-    base.use(values)
-    migrate.upgrade()
-    base.get_engine().dispose()
-    return values.home / "ctbatch.db"
-
-
-@pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Iterator[Settings]:
-    """A fresh SQLite database and an empty storage, in use for this test."""
-    values = make_settings(tmp_path / "home")
-    values.home.mkdir(mode=0o700)
-    shutil.copyfile(migrated, values.home / "ctbatch.db")
-    base.use(values)
-    yield values
-    base.get_engine().dispose()
 
 
 @pytest.fixture

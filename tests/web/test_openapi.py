@@ -9,14 +9,14 @@ import schemathesis
 from hypothesis import HealthCheck
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from db import accounts, base, migrate
+from db import accounts
 from db.base import session_scope
 from db.settings import Settings
-from tests.conftest import add_champion, make_settings
+from tests.conftest import add_champion, fresh_database
 from tests.web.play import Api, WorkerPart, load_engines, png, ready_dataset, zip_bytes
 from web.app import create_app
 
-FEW = hypothesis.settings(
+REPEATABLE = hypothesis.settings(
     deadline=None,
     derandomize=True,
     database=None,
@@ -27,19 +27,13 @@ FEW = hypothesis.settings(
 @pytest.fixture(params=["sqlite", "postgresql"], scope="module")
 def described(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """One database for all requests of this file."""
-    values: dict[str, object] = {}
-    if request.param == "postgresql":
-        values["DATABASE_URL"] = request.getfixturevalue("postgres_server") + "postgres"
-    settings = make_settings(tmp_path_factory.mktemp("home"), **values)
-    base.use(settings)
-    migrate.upgrade()
-    yield settings
-    base.get_engine().dispose()
+    with fresh_database(request, request.param, tmp_path_factory.mktemp("described") / "home") as settings:
+        yield settings
 
 
 @pytest.fixture(scope="module")
 def ask(described: Settings) -> dict[str, Any]:
-    """The application, the headers of a user of it, and the ids of what they have."""
+    """The application, the headers of a user of it, the ids of what they have, and the names of those."""
     add_champion(described.home)
     with session_scope() as s:
         user = accounts.create_user(s, "ann", None, is_admin=True)
@@ -60,6 +54,7 @@ def ask(described: Settings) -> dict[str, Any]:
         "dataset_id": dataset_id,
         "run_id": run_id,
         "model_id": model_id,
+        "ids": ("job_id", "slice_id", "dataset_id", "run_id", "model_id"),
     }
 
 
@@ -104,18 +99,33 @@ OPERATIONS = [
     ("POST", "/api/v1/runs/{run_id}/cancel"),
     ("POST", "/api/v1/runs/{run_id}/stop"),
 ]
-ASKED = [(*one, there) for one in OPERATIONS for there in (False, True) if not there or "_id}" in one[1]]
-"""Each operation for made-up ids, and where it names some, for those that are there."""
+EXAMPLES = 5
+"""Made-up requests of each operation that the fast pass makes, on each database."""
+
+MORE_EXAMPLES = 50
+"""The same for the slow pass, which asks for ids that are not there too."""
 
 
-@pytest.mark.parametrize(("method", "path", "there"), ASKED)
-def test_api_keeps_to_its_description(
-    method: str, path: str, there: bool, description: Any, ask: dict[str, Any]
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_api_keeps_to_its_description(method: str, path: str, description: Any, ask: dict[str, Any]) -> None:
+    """For ids that are there: made-up ones would all be 404."""
+    keep_asking(method, path, description, ask, EXAMPLES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_api_keeps_to_its_description_asked_at_length(
+    method: str, path: str, description: Any, ask: dict[str, Any]
 ) -> None:
-    """Made-up requests, for ids that are there (made-up ones would all be 404) and for made-up ones."""
-    ids = {name: ask[name] for name in ask if there and f"{{{name}}}" in path}
+    keep_asking(method, path, description, ask, MORE_EXAMPLES)
+    keep_asking(method, path, description, ask | {"ids": ()}, EXAMPLES)  # 404 is soon told
 
-    @hypothesis.settings(FEW, max_examples=10 if there or "_id}" not in path else 4)  # 404 is soon told
+
+def keep_asking(method: str, path: str, description: Any, ask: dict[str, Any], examples: int) -> None:
+    """Make requests up, hold the answers against the description."""
+    ids = {name: ask[name] for name in ask["ids"] if f"{{{name}}}" in path}
+
+    @hypothesis.settings(REPEATABLE, max_examples=examples)
     @hypothesis.given(case=description[path][method].as_strategy())
     def keeps(case: schemathesis.Case) -> None:
         case.path_parameters |= ids
