@@ -8,7 +8,7 @@ SERVING := $(VENV)/.serving $(wildcard $(VENV)/.training $(VENV)/.dev)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up training test test-slow test-all train-real check format lock secrets clean
+.PHONY: help demo up training test test-slow test-all train-real demo-model check format lock secrets clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do \
@@ -35,6 +35,9 @@ train-real: $(VENV)/.training ## Train from scratch on labelled slices, an hour 
 	$(BIN)/ctbatch bench real-training $(DATA) --preset $(PRESET) $(ARGS)
 PRESET := scratch
 
+demo-model: $(VENV)/.training ## Make the demo model that ships anew, half an hour or more; the trained network is kept in .build/
+	$(BIN)/python -m training.make_demo_model
+
 check: $(VENV)/.dev ## Lint, check formats, types, and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,7 +61,7 @@ secrets: ## Make the secrets that docker-compose.yml reads, in .secrets/
 	@sh .docker/make-secrets
 
 clean: ## Remove what make made
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Stamps: a second call installs nothing. Each is the last thing its recipe makes, so what failed is done again.
 $(BIN)/python:

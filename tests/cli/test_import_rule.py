@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 # Of others these two use the pure parts only; training also what every Celery process does at its start.
 PARTS_OF_OTHERS = {
-    "training": ("worker.imaging", "worker.engines", "worker.process", "worker.heartbeat"),
+    "training": ("worker.imaging", "worker.engines", "worker.phantoms", "worker.process", "worker.heartbeat"),
     # A wrong setting, and a file of weights that is none, are refused at launch.
     "web": ("worker.imaging", "training.config", "training.installed", "training.launch", "training.weights_file"),
 }

@@ -1,6 +1,7 @@
 """Export and import of a model version as one file: the same bytes, every hash, and nothing kept of a bad one."""
 
 import dataclasses
+import gzip
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from db import base, migrate, packages, registry, runs
@@ -236,11 +238,11 @@ UNUSABLE = [
     ({"note": "x" * 2001}, "note is no text"),
     ({"note": None}, "note is no text"),
     ({"dataset_hash": 7}, "dataset_hash is no text"),
-    ({"threshold": 1.5}, "threshold is no probability"),
-    ({"threshold": True}, "threshold is no probability"),
+    ({"threshold": 1.5}, "threshold is not a probability"),
+    ({"threshold": True}, "threshold is not a probability"),
     ({"threshold": float("nan")}, "it holds no JSON"),
-    ({"temperature": 0}, "temperature is no positive number"),
-    ({"temperature": "hot"}, "temperature is no positive number"),
+    ({"temperature": 0}, "temperature is not a positive number"),
+    ({"temperature": "hot"}, "temperature is not a positive number"),
     ({"metrics": []}, "metrics is no object"),
     ({"ood": []}, "ood is no object"),
     ({"ood": {"threshold": 1.5, "openvino-int8": "far"}}, "ood holds what is no positive number"),
@@ -300,3 +302,53 @@ def test_a_network_that_swells_is_refused(tmp_path: Path) -> None:
         archive.writestr("model.weights.h5", bytes(20 << 20))
     with pytest.raises(HarmfulModel, match="unpacks to far more than it is"):
         check_keras_archive(tmp_path / "model.keras")
+
+
+INT8 = {"model-int8.xml": b"<net/>", "model-int8.bin": bytes(700)}
+TOLERANCE = {"int8": {"logit": 0.2, "distance": 0.1, "cam": 0.1}}
+
+
+def proof_file(side: int = 224) -> bytes:
+    """A proof of two slices."""
+    packed = io.BytesIO()
+    np.savez_compressed(
+        packed, slices=slices, logit=np.zeros(2, np.float32), cam=np.zeros((2, 7, 7), np.float32), **arrays
+    )
+    return packed.getvalue()
+
+
+def proven(files: dict[str, bytes], proof: bytes, **values: object) -> bytes:
+    """A package of these files with a proof."""
+    return packed(files | {"proof.npz": proof}, proof={"slices": 2, "seed": 1, "tolerance": TOLERANCE}, **values)
+
+
+def test_compressed_int8_package_with_a_proof_is_imported(receive) -> None:
+    own = {"openvino-int8": {"temperature": 1.2, "threshold": 0.45}}
+    version, new = receive(gzip.compress(proven(INT8, proof_file(), calibration=own)))
+    assert new
+    assert version.calibration == own
+    assert version.files.keys() == {*INT8, "proof.npz", "package.json"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (packed(INT8), "no proof"),
+        (proven(FILES, proof_file(side=100)), "must be uint8"),
+        (proven(FILES, b"PK nothing"), "proof.npz is damaged"),
+        (packed(FILES | {"proof.npz": proof_file()}), "belong together"),
+        (packed(FILES, proof={"tolerance": TOLERANCE}), "belong together"),
+        (proven(FILES, proof_file()).replace(b'"logit": 0.2', b'"logit": "x"'), "tolerance"),
+        (proven(FILES, proof_file()).replace(b'"int8": {', b'"int7": {'), "unknown precision"),
+        (packed(FILES, calibration={"openvino-int8": {"temperature": 0, "threshold": 0.5}}), "temperature"),
+        (packed(FILES, calibration={"openvino-int8": {"threshold": 0.5}}), "not whole"),
+        (gzip.compress(proven(INT8, proof_file()))[:-900], "cut off"),
+    ],
+)
+def test_bad_proof_or_calibration_is_refused(refuse, data: bytes, message: str) -> None:
+    refuse(data, message)
+
+
+def test_bytes_that_inflate_to_more_than_is_accepted_are_refused(refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "MAX_BYTES", 1000)
+    refuse(gzip.compress(packed(FILES | {"model.bin": bytes(1_000_000)})), "more than")
