@@ -1,0 +1,40 @@
+"""A worker that loads an engine keeps what the proofs found, whether one passed or none."""
+
+import pytest
+
+from db.base import read_scope
+from db.engine_proofs import list_servings
+from db.models import ModelVersion
+from worker.engines import load
+from worker.engines.fake import FakeEngine
+from worker.engines.proof import ProofResult
+
+
+def result(precision: str, passed: bool) -> ProofResult:
+    """What a proof found on a machine."""
+    return ProofResult("ct-1", "Xeon", f"openvino-{precision}", precision, passed, 0.01, 1.0, "as it was found")
+
+
+def test_proofs_of_a_load_are_kept(champion: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "read_package", lambda folder: None)
+    results = [result("int8", False), result("bf16", True)]
+    monkeypatch.setattr(load, "load_engine", lambda *args, **kwargs: load.Proven(FakeEngine(), results))
+    load.engine_of(champion)
+    assert kept() == [("ct-1", "fallen back", "openvino-bf16")]
+
+
+def test_proofs_of_a_refusal_are_kept(champion: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> load.Proven:
+        raise load.EngineUnproven([result("int8", False), result("f32", False)])
+
+    monkeypatch.setattr(load, "read_package", lambda folder: None)
+    monkeypatch.setattr(load, "load_engine", refuse)
+    with pytest.raises(load.EngineUnproven):
+        load.engine_of(champion)
+    assert kept() == [("ct-1", "refused", None)]
+
+
+def kept() -> list[tuple[str, str, str | None]]:
+    """Host, state and engine of what serves."""
+    with read_scope() as s:
+        return [(one.host, one.state, one.engine) for one in list_servings(s)]
