@@ -311,9 +311,8 @@ TOLERANCE = {"int8": {"logit": 0.2, "distance": 0.1, "cam": 0.1}}
 def proof_file(side: int = 224) -> bytes:
     """A proof of two slices."""
     packed = io.BytesIO()
-    np.savez_compressed(
-        packed, slices=slices, logit=np.zeros(2, np.float32), cam=np.zeros((2, 7, 7), np.float32), **arrays
-    )
+    answers = {"logit": np.zeros(2, np.float32), "cam": np.zeros((2, 7, 7), np.float32)}
+    np.savez_compressed(packed, slices=np.zeros((2, side, side), np.uint8), **answers)
     return packed.getvalue()
 
 
@@ -341,7 +340,7 @@ def test_compressed_int8_package_with_a_proof_is_imported(receive) -> None:
         (proven(FILES, proof_file()).replace(b'"logit": 0.2', b'"logit": "x"'), "tolerance"),
         (proven(FILES, proof_file()).replace(b'"int8": {', b'"int7": {'), "unknown precision"),
         (packed(FILES, calibration={"openvino-int8": {"temperature": 0, "threshold": 0.5}}), "temperature"),
-        (packed(FILES, calibration={"openvino-int8": {"threshold": 0.5}}), "not whole"),
+        (packed(FILES, calibration={"openvino-int8": {"threshold": 0.5}}), "temperature and threshold"),
         (gzip.compress(proven(INT8, proof_file()))[:-900], "cut off"),
     ],
 )

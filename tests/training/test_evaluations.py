@@ -20,9 +20,10 @@ from training import evaluations as carried
 from training.evaluate import measure
 from training.evaluations import evaluate_next
 from training.tasks import evaluate
-from worker.engines import stored
-from worker.engines.base import Scores
+from worker.engines import load
 from worker.engines.fake import FakeEngine
+from worker.engines.interface import Scores
+from worker.engines.load import Proven
 from worker.engines.package import probability
 
 AddVersion = Callable[..., ModelVersion]
@@ -223,7 +224,7 @@ class FarEngine(FakeEngine):
 def test_the_share_of_slices_that_lie_apart_is_told(
     add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "load_engine", lambda *_, **__: FarEngine())
+    monkeypatch.setattr(load, "load_engine", lambda *_, **__: Proven(FarEngine(), []))
     known, unknown = ask(add_version("a", ood={"threshold": 0.5}), dataset), ask(add_version("b"), dataset)
     own = ask(add_version("c", ood={"threshold": 0.5, "fake": 1.5, "keras": 0.1}), dataset)
     while evaluate_next("w"):
@@ -278,7 +279,7 @@ def test_what_nobody_foresaw_is_told_without_paths(
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(stored, "load_engine", fails)
+    monkeypatch.setattr(load, "load_engine", fails)
     assert failure(ask(add_version(), dataset)) == told
 
 

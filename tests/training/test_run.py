@@ -56,7 +56,7 @@ def carry_out():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
-    from worker.engines.base import load_engine
+    from worker.engines.load import load_engine
     from worker.engines.package import limit_of, read_package
 
     launch(dataset, name="mine")
@@ -79,12 +79,13 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     package = read_package(folder)
     assert {"model.keras", "model.xml", "model.bin", "report.html", "MODEL_CARD.md"} <= set(package.files)
     for engine in ("openvino", "openvino-f32", "keras"):  # int8 too, where its parity passed
-        loaded = load_engine(folder, engine)
+        loaded = load_engine(folder, engine).engine
         scores = loaded.predict(np.zeros((3, 224, 224), np.uint8))
         assert scores.distance is not None
         assert (scores.distance > limit_of(package.ood, loaded.name)).all(), f"{engine}: black squares are no chest"
     measured = {f"openvino-{name}" for name in ("bf16", "int8") if package.parity[name]["passed"]}
     assert set(package.ood) == {"threshold"} | measured
+    assert set(package.calibration) == measured
     with session_scope() as s:
         assert s.get_one(TrainingRun, view.id).checkpoint == {}
 

@@ -18,8 +18,10 @@ from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, S
 from db.settings import Settings
 from db.storage import storage
 from worker import ingest, predict, sweep
-from worker.engines import stored
-from worker.engines.base import Scores
+from worker.engines import load
+from worker.engines.interface import Scores
+from worker.engines.load import EngineUnproven
+from worker.engines.proof import failed
 
 PROJECT = Path(__file__).parents[2]
 Entries = Callable[..., dict[str, bytes]]
@@ -325,7 +327,7 @@ def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(predict, "rest_and_end", lambda: None)
-    monkeypatch.setattr(stored, "load_engine", fails)
+    monkeypatch.setattr(load, "load_engine", fails)
     predict._loaded.clear()
     job = submit(ann, slices(4))
     ingest.unpack_next("w")
@@ -337,6 +339,28 @@ def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
     assert view(job).rejections == {"engine_error": 4}
     monkeypatch.undo()
     assert retry(job) == 4
+    assert view(job).counts["predicted"] == 4
+
+
+def test_slices_wait_where_no_engine_proves_itself(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unproven(*_: Any, **__: Any) -> None:
+        raise EngineUnproven([failed("openvino-int8", "it differs")])
+
+    ended: list[int] = []
+    monkeypatch.setattr(predict, "rest_and_end", lambda: ended.append(1))
+    monkeypatch.setattr(load, "load_engine", unproven)
+    predict._loaded.clear()
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    for _ in range(predict.MAX_ATTEMPTS + 3):
+        assert predict.predict_next("w")
+        let_time_pass(Chunk)
+    assert view(job).counts["open"] == 4, "however often it was tried, no slice is given up"
+    assert len(ended) == predict.MAX_ATTEMPTS + 3
+    monkeypatch.undo()
+    work()
     assert view(job).counts["predicted"] == 4
 
 
