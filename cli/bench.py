@@ -114,6 +114,20 @@ def real_training(path: Path, home: Path | None, as_json: bool, **asked: Any) ->
 
 
 @bench.command()
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--package", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@json_option
+def precision(path: Path, package: Path, as_json: bool) -> None:
+    """Compare a package's int8 network with its float32 one: verdicts that differ, and by how much a probability does.
+
+    PATH is a folder of slices that the package was not made with.
+    """
+    from cli.benchmarks.precision import run
+
+    run(path, package, as_json)
+
+
+@bench.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--package", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @json_option

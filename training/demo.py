@@ -27,7 +27,7 @@ from training.parity import Calibration, score
 from training.results import measure_test
 from training.watching import Step, Watcher
 from worker.engines.openvino import OpenVinoEngine
-from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package
+from worker.engines.package import INT8_FILE, Package
 from worker.phantoms.slices import lesion_masks
 
 SEED = 7
@@ -47,13 +47,11 @@ def _stage(name: str, unfreeze: int, epochs: int, **more: Any) -> Stage:
 @dataclass(frozen=True)
 class Plan:
     """How a demo model is made. `pairs`: how many pairs of patients, an ill and a healthy one, by part; the parts are
-    disjoint. `last_stage_slices`: how many of the training slices the last stage learns from. `int8_alone`: the package
-    holds no other network."""
+    disjoint. `last_stage_slices`: how many of the training slices the last stage learns from."""
 
     config: Config
     pairs: dict[str, int]
     last_stage_slices: int
-    int8_alone: bool = False
 
 
 ON_THE_SPOT = Plan(
@@ -81,7 +79,6 @@ SHIPPED = Plan(
     ),
     {"train": 1000, "validation": 100, "test": 150},
     4000,
-    int8_alone=True,
 )
 """Half an hour on a processor: everything learns, at full size too, so that heat maps lie on the lesions."""
 
@@ -110,8 +107,7 @@ def make_demo_package(
     `seed` is of the phantoms, the weights and the order of training. `progress` gets the fraction done, 0 to 1, and
     what goes on. `network_file` keeps the trained network: where it exists already, nothing is trained.
 
-    Returns the package, with its metrics on unseen phantoms. Raises RuntimeError: `plan` ships int8 alone, and int8
-    strays too far from float32.
+    Returns the package, with its metrics on unseen phantoms by the engine that most machines will serve it with.
     """
     progress(0.0, "drawing phantoms")
     parts = draw_parts(plan, seed)
@@ -129,8 +125,6 @@ def make_demo_package(
     exported = export(network, folder, parts, plan.config.threshold, seed)
     progress(0.95, "measuring")
     engine, calibration = _served(exported)
-    if plan.int8_alone:
-        _keep_int8_alone(exported)
     scores = score(engine, parts["test"].pixels, lambda: None) if engine else exported.exact["test"]
     metrics = measure_test(parts["test"], scores, calibration) | {
         "measured_on": "phantoms of unseen patients",
@@ -154,20 +148,6 @@ def _served(exported: Exported) -> tuple[OpenVinoEngine | None, Calibration]:
         return None, exported.calibration
     engine = OpenVinoEngine(exported.folder / INT8_FILE, "int8", None)
     return engine, exported.engines[engine.name]
-
-
-def _keep_int8_alone(exported: Exported) -> None:
-    """Remove the network's other files: int8 is a quarter of float32's size, and a fifth of Keras's and that together.
-
-    Raises RuntimeError.
-    """
-    if not exported.parity["int8"]["passed"]:
-        raise RuntimeError(f"int8 strays too far from float32: {exported.parity['int8']}")
-    for name in (KERAS_FILE, FLOAT_FILE, FLOAT_FILE.replace(".xml", ".bin")):
-        (exported.folder / name).unlink()
-    for engine in [name for name in exported.engines if not name.endswith("int8")]:
-        del exported.engines[engine]
-    exported.parity["bf16"] = {"passed": False, "reason": "not shipped"}
 
 
 def _lesions(plan: Plan, seed: int) -> NDArray[np.bool_]:

@@ -25,7 +25,7 @@ def run(path: Path, package: Path, as_json: bool) -> None:
     limit = limit_of(read_package(package).ood, engine.name)
     if limit is None:
         raise UsageError(f"the package {package} tells no distance")
-    slices = _slices(path)
+    slices = read_slices(path)
     found = {}
     for kind, pictures in {"the slices themselves": slices, **_strange(slices)}.items():
         distance = engine.predict(pictures).distance
@@ -43,12 +43,15 @@ def run(path: Path, package: Path, as_json: bool) -> None:
     print_table(("what", "pictures", "flagged", f"median distance (threshold {limit:.2f})"), rows)
 
 
-def _slices(path: Path) -> Pixels:
-    """At most 400 slices of a folder, spread over it, as the recipe prepares them."""
+def read_slices(path: Path, most: int = MOST) -> Pixels:
+    """Read at most `most` slices of a folder, spread over it, as the recipe prepares them: uint8[n, 224, 224].
+
+    Raises UsageError: the folder holds none.
+    """
     files = sorted(each for each in path.rglob("*") if each.suffix.lower() in ENDINGS)
     if not files:
         raise UsageError(f"there is no slice in {path}")
-    chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(MOST, len(files))).astype(int)]
+    chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(most, len(files))).astype(int)]
     return np.stack([decode(each.read_bytes(), DecodeLimits())[0].pixels for each in chosen])
 
 

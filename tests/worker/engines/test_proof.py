@@ -14,7 +14,7 @@ from db.proof_file import BadProof, read_proof_file, write_proof_file
 from worker.engines import load
 from worker.engines.interface import Scores
 from worker.engines.load import EngineUnproven, load_engine
-from worker.engines.package import INT8_FILE, MANIFEST, sha256_of
+from worker.engines.package import INT8_FILE, MANIFEST, PackageError, sha256_of
 from worker.engines.proof import Proof, draw_slices, prove, read_proof
 
 Published = tuple[Path, Any, list[Any]]
@@ -219,3 +219,16 @@ def test_gpu_machine_falls_back_to_openvino_for_a_package_without_keras(
     rewrite(folder, lambda manifest: manifest["files"].pop("model.keras"))
     monkeypatch.setattr(load, "has_gpu", lambda: True)
     assert load_engine(folder).engine.name == "openvino-int8"
+
+
+def test_gpu_machine_without_keras_takes_openvino(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "find_spec", lambda name: None)
+    monkeypatch.setattr(load, "has_gpu", lambda: True)
+    assert load_engine(folder).engine.name == "openvino-int8"
+
+
+def test_package_for_keras_alone_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "find_spec", lambda name: None)
+    rewrite(folder, lambda manifest: manifest.update(files={"model.keras": ""}, proof={}))
+    with pytest.raises(PackageError, match="Keras"):
+        load_engine(folder)

@@ -1,0 +1,52 @@
+"""How far a package's int8 file strays from its float32 one on slices that neither was made with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cli.benchmarks.unfamiliar import read_slices
+from cli.errors import UsageError
+from cli.output import print_json, print_table
+from worker.engines.openvino import OpenVinoEngine
+from worker.engines.package import FLOAT_FILE, INT8_FILE, calibration_of, probability, read_package
+from worker.engines.processor import read_processor
+
+MOST = 5000  # slices
+
+
+def run(path: Path, package: Path, as_json: bool) -> None:
+    """Score every slice below `path` with both and print how many verdicts differ, and by how much."""
+    found = compare(read_slices(path, MOST), package)
+    if as_json:
+        print_json(found)
+    else:
+        print_table(("", "value"), list(found.items()))
+
+
+def compare(slices: NDArray[np.uint8], folder: Path) -> dict[str, Any]:
+    """Compare int8 with float32 on slices, uint8[n, 224, 224], each at its own temperature and threshold.
+
+    Raises UsageError: the package lacks one of the files.
+    """
+    package = read_package(folder)
+    if missing := {FLOAT_FILE, INT8_FILE} - package.files.keys():
+        raise UsageError(f"the package {folder} holds no {', '.join(sorted(missing))}")
+    chances, verdicts = [], []
+    for file, precision in ((FLOAT_FILE, "f32"), (INT8_FILE, "int8")):
+        engine = OpenVinoEngine(folder / file, precision, None)
+        temperature, threshold = calibration_of(package, engine.name)
+        chances.append(probability(engine.predict(slices).logit, temperature))
+        verdicts.append(chances[-1] >= threshold)
+    differences = np.abs(chances[1] - chances[0])
+    return {
+        "processor": read_processor().line,
+        "slices": len(slices),
+        "to_covid": int((verdicts[1] & ~verdicts[0]).sum()),
+        "to_non_covid": int((verdicts[0] & ~verdicts[1]).sum()),
+        "flipped_share": float((verdicts[0] != verdicts[1]).mean()),
+        "mean_difference": float(differences.mean()),
+        "p99_difference": float(np.percentile(differences, 99)),
+        "largest_difference": float(differences.max()),
+    }
