@@ -100,25 +100,26 @@ def make_demo_package(
     plan: Plan = ON_THE_SPOT,
     seed: int = SEED,
     progress: Progress = lambda fraction, message: None,
-    network_file: Path | None = None,
+    weights_file: Path | None = None,
 ) -> Package:
     """Train the demo model and write its package into `folder`, which is made if it is not there.
 
     `seed` is of the phantoms, the weights and the order of training. `progress` gets the fraction done, 0 to 1, and
-    what goes on. `network_file` keeps the trained network: where it exists already, nothing is trained.
+    what goes on. `weights_file` keeps the trained weights: where it exists already, nothing is trained.
 
     Returns the package, with its metrics on unseen phantoms by the engine that most machines will serve it with.
     """
     progress(0.0, "drawing phantoms")
     parts = draw_parts(plan, seed)
-    if network_file is not None and network_file.exists():
-        network = keras.models.load_model(network_file, compile=False)
+    if weights_file is not None and weights_file.exists():
+        network = build_network(hidden=plan.config.hidden, dropout=plan.config.dropout)
+        network.load_weights(weights_file)
     else:
         network = train_network(
             plan, Data(parts["train"], parts["validation"]), seed, lambda f, message: progress(0.05 + 0.75 * f, message)
         )
-        if network_file is not None:
-            network.save(network_file)
+        if weights_file is not None:
+            network.save_weights(weights_file)
     progress(0.8, "learning what is familiar")
     network = with_distance(network, parts["train"].pixels, most=KNOWN_SLICES)
     progress(0.85, "exporting, and comparing the engines")

@@ -21,13 +21,13 @@ NOTED_EVERY = 20.0  # seconds
 
 
 def main() -> None:
-    """Train, package and pack; the trained network and the whole package are kept in `.build`, and not trained again."""
+    """Train, package and pack. The trained weights and the whole package are kept in `.build`."""
     BUILD.mkdir(exist_ok=True)
     whole, shipped, packed = BUILD / "demo-package", BUILD / "demo-shipped", BUILD / DEMO_FILE.name
     for folder in (whole, shipped):
         shutil.rmtree(folder, ignore_errors=True)
-    network = BUILD / "demo-network.keras"
-    package = make_demo_package(whole, plan=SHIPPED, progress=_printer(), network_file=network)
+    weights = BUILD / "demo.weights.h5"
+    package = make_demo_package(whole, plan=SHIPPED, progress=_printer(), weights_file=weights)
     package = int8_alone(package, whole, shipped)
     pack(shipped, list(package.files), packed)
     print(json.dumps({"metrics": package.metrics, "parity": package.parity}, indent=2))

@@ -291,3 +291,28 @@ def test_a_version_whose_files_are_damaged_is_not_exported(run: Run, add_version
     assert result.exit_code == 4
     assert "a file of new/1 is gone or damaged" in result.stderr
     assert not list(tmp_path.glob("*.tar*")) + list(tmp_path.glob(".*.tar*"))
+
+
+def test_demo_model_becomes_the_first_champion(run: Run) -> None:
+    assert "models promote demo" in run("ls").output
+    first = run("promote", "demo", "--json")
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout)["version"] == champion_now() == "demo/1"
+
+
+def test_demo_model_goes_through_the_gate_where_there_is_a_champion(run: Run, add_version: AddVersion) -> None:
+    with session_scope() as s:
+        registry.promote(s, s.merge(add_version("first")), None, "for a test")
+    assert run("promote", "demo").exit_code == 1
+    assert champion_now() == "first/1"
+    assert run("promote", "demo", "--reason", "to show it").exit_code == 0
+    assert champion_now() == "demo/1"
+
+
+def test_damaged_demo_model_says_which_command_makes_it_anew(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.demo_model.DEMO_FILE", tmp_path / "gone.tar.gz")
+    result = run("promote", "demo")
+    assert result.exit_code == 4
+    assert "make demo-model" in result.output

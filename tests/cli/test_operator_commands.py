@@ -171,15 +171,3 @@ def test_the_doctor_says_which_engine_serves_here(operate, champion):
     state, detail = proof_finding(operate)
     assert (state, f"{host} refuses to predict with fake/1" in detail) == ("fail", True)
     assert operate("doctor").returncode == 4
-
-
-def test_the_demo_model_is_not_made_where_there_is_a_champion(operate, champion):
-    assert json.loads(operate("models", "demo", "--json").stdout) == {"version": "fake/1"}
-
-
-def test_the_demo_model_needs_a_broker_to_tell_a_worker(operate):
-    result = operate("models", "demo")
-    assert (result.returncode, result.stderr) == (
-        4,
-        "Error: no message broker: set CELERY_BROKER_URL, or run `ctbatch up` on this machine\n",
-    )
