@@ -22,11 +22,15 @@ up: $(SERVING) ## Run everything on this machine; ARGS="--port 9000"
 
 training: $(VENV)/.training ## Install what training needs (TensorFlow, ...): demo and up install what serving needs only
 
-test: $(VENV)/.dev ## Run the fast tests
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(ARGS)
+test: $(VENV)/.dev ## Run the fast tests, a process a core
+	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
+SIDE_BY_SIDE := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-test-slow: $(VENV)/.dev ## Run the tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+test-slow: $(VENV)/.dev ## Run the tests that take minutes; those that start and kill a whole ctbatch one by one
+	@failed=0; set -x; \
+	$(BIN)/python -m pytest -m "slow and not alone" $(SIDE_BY_SIDE) $(ARGS) || [ $$? = 5 ] || failed=1; \
+	$(BIN)/python -m pytest -m "slow and alone" $(ARGS) || [ $$? = 5 ] || failed=1; \
+	exit $$failed
 
 test-all: $(VENV)/.dev ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)

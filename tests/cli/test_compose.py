@@ -246,6 +246,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_every_command_becomes_healthy_and_a_job_runs_through(composed, tmp_path):
     assert composed.run("migrate", *SERVICES["migrate"]["command"]).returncode == 0
@@ -276,6 +277,7 @@ def test_every_command_becomes_healthy_and_a_job_runs_through(composed, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_service_that_is_not_there_is_not_healthy(composed):
     assert composed.run("migrate", *SERVICES["migrate"]["command"]).returncode == 0
     for name in ("web", "sweep"):

@@ -34,6 +34,7 @@ def standing_in(home: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1500)
 def test_the_demo_runs_to_its_summary_and_serves_on(tmp_path):
     home = tmp_path / "home"

@@ -152,6 +152,7 @@ def test_a_job_runs_through_all_of_it(up, scans):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("words", ["gunicorn", "-Q inference", "-Q ingest", "worker.sweep", "unixsocket:"])
 def test_a_killed_process_comes_back_and_work_goes_on(up, scans, words):
     before = up.main_process(words)
@@ -174,6 +175,7 @@ def test_ctrl_c_stops_everything_and_says_goodbye_to_the_token(up):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_kill_9_of_up_leaves_nothing_behind(tmp_path):
     running = Up(tmp_path)
     running.wait_until_ready()

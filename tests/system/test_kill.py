@@ -16,7 +16,7 @@ from PIL import Image
 from tests.system.conftest import Whole
 from worker.engines.fake import KILLS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(240)]
 SLICES = 1200
 
 CHECK = """

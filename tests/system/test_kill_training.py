@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.conftest import Whole
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 LAUNCH = """
 from db import runs, splits

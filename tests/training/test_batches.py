@@ -18,7 +18,9 @@ FILLS_UP = """
 import shutil, sys
 from pathlib import Path
 from collections import namedtuple
+from types import SimpleNamespace
 import numpy as np
+sys.modules["training.augment"] = SimpleNamespace(Augmenter=None)  # it would load TensorFlow, which is not needed here
 from training.batches import Copies
 from training.config import Stage
 from training.dataset import Labelled

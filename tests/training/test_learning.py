@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 
 from training.config import ALL, Augment, Config, Stage
@@ -30,18 +31,38 @@ def draw(first_pair: int, pairs: int) -> Labelled:
     return Labelled(drawn.pixels, drawn.labels, [str(patient) for patient in drawn.patients])
 
 
+def dotted(count: int, seed: int) -> Labelled:
+    """Noise, with a bright square at a place of its own in the positive half."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 160, (count, SIDE, SIDE), dtype=np.uint8)
+    labels = (np.arange(count) % 2).astype(np.uint8)
+    for at in np.flatnonzero(labels):
+        row, column = rng.integers(0, SIDE - 24, 2)
+        pixels[at, row : row + 24, column : column + 24] += 90
+    return Labelled(pixels, labels, [str(number) for number in range(count)])
+
+
+def test_a_small_network_learns_what_holds_for_unseen_slices_too(small_network: None, tmp_path: Path) -> None:
+    learn(dotted(96, 1), dotted(32, 2), dotted(80, 3), tmp_path)
+
+
+@pytest.mark.slow
 def test_phantoms_of_unseen_patients_are_told_apart(tmp_path: Path) -> None:
+    learn(draw(0, 12), draw(12, 4), draw(16, 10), tmp_path)
+
+
+def learn(train: Labelled, validation: Labelled, unseen: Labelled, folder: Path) -> None:
+    """Train from nothing, and hold the network against slices that it never saw."""
     import keras
 
     from training.fit import fit
     from training.network import build_network, start_residuals_at_zero
 
-    train, validation, unseen = draw(0, 12), draw(12, 4), draw(16, 10)
     keras.utils.set_random_seed(SEED)
     network = build_network(SIDE, hidden=16, seed=SEED)
     start_residuals_at_zero(network)
     config = Config(preset="test", augment=Augment(flip=True), stages=(SMALL,), hidden=16)
-    outcome = fit(network, config, Data(train, validation), seed=SEED, folder=tmp_path)
+    outcome = fit(network, config, Data(train, validation), seed=SEED, folder=folder)
     logit = np.ravel(network(unseen.pixels[..., None])["logit"])
     assert roc_auc_score(unseen.labels, logit) > 0.85
     assert outcome.history[-1].metrics["loss"] < outcome.history[0].metrics["loss"]

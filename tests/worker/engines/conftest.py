@@ -1,4 +1,4 @@
-"""A package of a real ResNet50 with random weights, whose scores spread, published once for all tests of engines."""
+"""A package of a network with random weights, whose scores spread, published once for all tests of engines."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.networks import small_resnet
 from training.dataset import Labelled
 from worker.engines.package import Package
 
@@ -18,17 +19,25 @@ def slices() -> np.ndarray[Any, Any]:
     return coarse.astype(np.uint8).repeat(16, 1).repeat(16, 2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", params=["small", pytest.param("ResNet50", marks=pytest.mark.slow)])
 def published(
-    tmp_path_factory: pytest.TempPathFactory, slices: np.ndarray[Any, Any]
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, slices: np.ndarray[Any, Any]
 ) -> tuple[Path, Package, list[tuple[Any, ...]]]:
-    """The folder, the package, and the network addresses that publishing connected to."""
+    """The folder, the package, and the network addresses that publishing connected to.
+
+    The small network is made of the same layers as the real one, and is published in a fraction of the time.
+    """
     import sys
+
+    import keras
 
     from training.export import export, write_manifest
     from training.network import build_network
 
-    model = build_network(224, seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "small":
+            patch.setattr(keras.applications, "ResNet50", small_resnet)
+        model = build_network(224, seed=3)
     _spread(model, slices)
     connections: list[tuple[Any, ...]] = []
     sys.addaudithook(lambda event, args: connections.append(args) if event == "socket.connect" else None)

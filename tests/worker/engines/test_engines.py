@@ -124,7 +124,7 @@ def test_auto_takes_int8_where_its_parity_passed(published: Published) -> None:
 
 
 def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
-    slices: Slices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slices: Slices, small_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from training import export
     from training.network import build_network
