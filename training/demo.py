@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.card import CARD
-from training.config import ALL, Augment, Config, Stage
+from training.config import ALL, STEADY_RULE, Augment, Config, Stage
 from training.dataset import Data, Labelled
 from training.drawing import draw_on_all_cores
 from training.export import Exported, export, write_manifest
@@ -34,7 +34,9 @@ SEED = 7
 NAME = "demo"
 NOTE = "demo: synthetic phantoms, knows nothing about patients"
 SLICES_A_PATIENT = 2
-KNOWN_SLICES = 512  # of the training part, that the distance is fitted to
+KNOWN_SLICES = (
+    128  # of the training part, that the distance is fitted to: a quarter as many components keep the file small
+)
 
 Progress = Callable[[float, str], None]
 
@@ -57,6 +59,7 @@ class Plan:
 ON_THE_SPOT = Plan(
     Config(
         preset=NAME,
+        threshold=STEADY_RULE,
         augment=Augment(flip=True),
         stages=(
             _stage("small", ALL, 2, size=96, warmup=0.3),
@@ -71,6 +74,7 @@ ON_THE_SPOT = Plan(
 SHIPPED = Plan(
     Config(
         preset=NAME,
+        threshold=STEADY_RULE,
         augment=Augment(flip=True, rotation=8, shift=0.05, zoom=0.08),
         stages=(
             _stage("small", ALL, 5, size=128, warmup=0.3, average=0.98),
