@@ -62,6 +62,7 @@ def wait_for(whole: Whole, run_id: str, what: Any, seconds: float) -> dict[str, 
         assert found["state"] != "failed", found["error"]
         if what(found):
             return found
+        time.sleep(0.5)  # each look takes a process, which takes time from the training
     raise AssertionError(found)
 
 

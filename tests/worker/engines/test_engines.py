@@ -76,9 +76,9 @@ def test_the_distance_stays_in_float32_in_mixed_precision(slices: Slices) -> Non
     exact = with_distance(build_network(64, hidden=8, seed=3), small)
     half = in_mixed_precision(exact)
     depths = [half.get_layer(name).output for name in DEPTHS]
-    *activations, found = keras.Model(half.input, [*depths, half.output["distance"]]).predict_on_batch(small[..., None])
+    *activations, found = keras.Model(half.input, [*depths, half.output["distance"]])(small[..., None])
     tail = keras.Model([exact.get_layer(name).output for name in DEPTHS], exact.output["distance"])
-    expected = tail.predict_on_batch([np.asarray(each, np.float32) for each in activations])
+    expected = tail([np.asarray(each, np.float32) for each in activations])
     np.testing.assert_allclose(np.asarray(found, np.float32), expected, rtol=1e-4)
     assert half.get_layer("conv2_block1_1_conv").compute_dtype == "bfloat16"
 
