@@ -1,5 +1,6 @@
 """People who use the web application, what they send it, and a worker's part played through db."""
 
+import hashlib
 import io
 import tarfile
 import zipfile
@@ -201,7 +202,9 @@ class WorkerPart:
             names.format(ordinal),
             Outcome.OPEN,
             sha256=f"{ordinal:064x}",
-            pixels_sha256=f"{self._now()[0].id}-{ordinal}",
+            pixels_sha256=f"{self._now()[0].id}-{ordinal}"
+            if self.pixels is None
+            else hashlib.sha256(pixels.tobytes()).hexdigest(),
             format="PNG",
             mode="L",
             width=512,
