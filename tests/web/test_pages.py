@@ -232,26 +232,32 @@ def test_probability_is_never_rounded_to_certainty() -> None:
     ]
 
 
-def test_admin_starts_with_the_demo_model_and_others_do_not(browser: Browser, anns_browser: Browser) -> None:
+def test_admin_starts_with_the_demo_model_and_others_do_not(app: APIFlask, anns_browser: Browser, root: User) -> None:
+    browser = Browser(app)
+    browser.sign_in("root")
     assert "Use the demo model" not in browser.get("/models").text, "there is a champion already"
     with session_scope() as s:
         s.execute(delete(Promotion))
     assert "Use the demo model" not in anns_browser.get("/models").text
-    assert anns_browser.post("/models/demo").status_code == 403
+    assert (
+        anns_browser.client.post("/models/demo", data={"csrf_token": anns_browser.csrf("/models")}).status_code == 403
+    )
     assert "Use the demo model" in browser.get("/submit").text
     assert "Use the demo model" in browser.get("/models").text
-    answer = browser.post("/models/demo")
+    answer = browser.client.post("/models/demo", data={"csrf_token": browser.csrf("/models")})
     assert answer.status_code == 303
     assert _champion().label == "demo/1"
     assert "knows nothing about patients" in browser.get(answer.headers["Location"]).text
 
 
 def test_damaged_demo_model_is_said_on_the_page(
-    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: APIFlask, root: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    browser = Browser(app)
+    browser.sign_in("root")
     with session_scope() as s:
         s.execute(delete(Promotion))
     monkeypatch.setattr("db.demo_model.DEMO_FILE", tmp_path / "gone.tar.gz")
-    answer = browser.post("/models/demo")
+    answer = browser.client.post("/models/demo", data={"csrf_token": browser.csrf("/models")})
     assert answer.status_code == 503
     assert "make demo-model" in answer.text
