@@ -5,15 +5,15 @@
 # these names starts at 0 in each process, and loading a model does not move it. The first `ops.subtract` on a loaded
 # model is called "subtract" again, and building the larger model raises:
 #   ValueError: The name "subtract" is used 2 times in the model. All operation names should be unique.
-# In the process that built the model the same lines work. Seen with the numpy backend, and with TensorFlow 2.21.
+# In the process that built the model the same lines work. Seen with JAX 0.10.2 and with TensorFlow 2.21.
 #
 # What follows for whoever extends trained networks: rebuild the network from code and load its weights alone.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" --quiet --disable-pip-version-check install keras==3.15.1 numpy==2.4.6 h5py==3.14.0
-export KERAS_BACKEND=numpy
+"$folder/venv/bin/pip" --quiet --disable-pip-version-check install keras==3.15.1 jax==0.10.2 h5py==3.14.0
+export KERAS_BACKEND=jax
 
 cat >"$folder/build.py" <<'PYTHON'
 import sys
