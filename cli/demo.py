@@ -1,4 +1,4 @@
-"""`ctbatch demo`: the main job on this machine, end to end, with a model and an archive made for it."""
+"""`ctbatch demo`: the main job on this machine, end to end, with the demo model and an archive of phantoms."""
 
 import json
 import os
@@ -151,7 +151,7 @@ def run_job(local: LocalServer, archive: Path) -> Json:
     """Submit the archive, wait for its job's end and return the job."""
     with Client(Server(local.url, local.token, local=True)) as client:
         job = send(client, (archive,), "demo archive", 0, secrets.token_hex(16))
-        return watch_progress(client, job["id"])
+        return watch_progress(client, job["id"], patient=False)
 
 
 def print_summary(job: Json) -> None:

@@ -1,7 +1,7 @@
 """Waiting for a job: its progress while it runs, and the exit code that says how it ended."""
 
 from cli.client import Client, Json
-from cli.errors import JobFailed, PartialFailure
+from cli.errors import JobFailed, PartialFailure, Unavailable
 from cli.output import print_json, print_table, progress_bar
 
 REFUSED = ("rejected", "quarantined", "cancelled")  # the outcomes of a slice without a prediction
@@ -23,12 +23,18 @@ def follow(client: Client, job_id: str, *, strict: bool = False, as_json: bool =
     return job
 
 
-def watch_progress(client: Client, job_id: str) -> Json:
-    """Show a bar until the job has ended and return its last view."""
+def watch_progress(client: Client, job_id: str, *, patient: bool = True) -> Json:
+    """Show a bar until the job has ended and return its last view.
+
+    Raises:
+        Unavailable: not `patient`, and no worker has an engine that may predict.
+    """
     job: Json = {}
     with progress_bar("predicting", 1.0) as update:
         for job in client.watch(job_id):
             update(fraction_done(job), _note(job))
+            if not patient and job.get("warning"):
+                raise Unavailable(job["warning"])
     return job
 
 
@@ -52,6 +58,8 @@ def _note(job: Json) -> str:
         parts.append(f"{job['rate']:.0f}/s")
     if job.get("eta_seconds"):
         parts.append(f"about {job['eta_seconds']:.0f} s left")
+    if job.get("warning"):
+        parts.append(job["warning"])
     return ", ".join(parts)
 
 
@@ -77,7 +85,7 @@ def raise_for_outcome(job: Json, *, strict: bool = False) -> None:
     if job["state"] == "failed":
         raise JobFailed(f"job {job['id']} failed: {job.get('error') or 'no reason is known'}")
     unpredicted = counts["quarantined"] or counts["cancelled"] or (strict and counts["rejected"])
-    if job["nothing_predicted"] or job["state"] == "cancelled" or unpredicted:
+    if job.get("nothing_predicted") or job["state"] == "cancelled" or unpredicted:
         raise PartialFailure(f"job {job['id']} is {job['state_text']}: {_account(job)}")
 
 

@@ -14,7 +14,7 @@ from training.installed import LIBRARIES, TrainingNotInstalled
 # name -> (module, attribute, one line for `ctbatch --help`); the text stands here so that help imports no command
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("cli.up", "up", "Run everything on this machine: database, broker, web and workers."),
-    "demo": ("cli.demo", "demo", "Run everything, make a demo model and classify a demo archive."),
+    "demo": ("cli.demo", "demo", "Run everything and classify a demo archive with the demo model."),
     "submit": ("cli.submit", "submit", "Send files, archives or folders as one job."),
     "jobs": ("cli.jobs", "jobs", "List, show, wait for, cancel and retry jobs."),
     "results": ("cli.results", "results", "Print or save the results of a job."),

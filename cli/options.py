@@ -12,9 +12,7 @@ from training.config import PRESETS
 
 ROW_ID = click.IntRange(0, 2**31 - 1)  # an INTEGER of any database
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-strict_option = click.option(
-    "--strict", is_flag=True, help="Exit with 5 if anything was rejected too, not only if it was quarantined."
-)
+strict_option = click.option("--strict", is_flag=True, help="Exit with 5 if anything was rejected, too.")
 
 
 def need_wait(strict: bool, wait: bool) -> None:

@@ -65,6 +65,7 @@ def show(version: str, as_json: bool) -> None:
         view = version_view(found, registry.champion(session))
         view |= {
             "used_by": registry.used_by(session, found),
+            "calibration": found.calibration,
             "parity": found.parity,
             "ood": found.ood,
             "facts": found.facts,

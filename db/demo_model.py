@@ -23,7 +23,7 @@ def import_demo_model(recipe: str) -> str:
     """
     try:
         received = import_package(DEMO_FILE, recipe)
-    except (PackageRefused, OSError) as error:
+    except (PackageRefused, FileNotFoundError) as error:  # a full disk is no fault of the file
         why = error.strerror if isinstance(error, OSError) else error
         raise DemoModelDamaged(
             f"the demo model cannot be used: {why}; `make demo-model` makes {DEMO_FILE.name} anew"

@@ -135,6 +135,14 @@ def list_servings(s: Session, *, host: str | None = None, version_id: int | None
     return [Serving(name, proofs[0].model_version, proofs) for name, proofs in grouped]
 
 
+def refusal(s: Session, version_id: int) -> str | None:
+    """Say that slices wait, if every host that loaded the version refuses to predict with it; else return None."""
+    servings = list_servings(s, version_id=version_id)
+    if not servings or any(serving.state != "refused" for serving in servings):
+        return None
+    return f"No worker has an engine that may predict with {servings[0].version.label}. {servings[0].advice}"
+
+
 def list_concerns(s: Session, servings: Sequence[Serving]) -> list[Serving]:
     """List the servings that an operator should look at: refused or fallen back, of a version that is in use.
 

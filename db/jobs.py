@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,10 +136,11 @@ def claim_upload(s: Session, worker: str, *, smaller_than: Upload | None = None)
     return claim
 
 
-def claim_chunks(s: Session, worker: str, slices: int) -> list[tuple[Chunk, Claim]]:
+def claim_chunks(s: Session, worker: str, slices: int, without: Collection[int] = ()) -> list[tuple[Chunk, Claim]]:
     """Claim the chunk whose turn it is, and more of the same model version until they hold `slices`.
 
-    So a hundred jobs of one slice cost the engine what one job of a hundred does.
+    So a hundred jobs of one slice cost the engine what one job of a hundred does. Chunks of the model
+    versions `without` are left to other workers.
     """
     claimed: list[tuple[Chunk, Claim]] = []
     model_version_id: int | None = None
@@ -154,6 +156,8 @@ def claim_chunks(s: Session, worker: str, slices: int) -> list[tuple[Chunk, Clai
         )
         if model_version_id is not None:
             query = query.where(Job.model_version_id == model_version_id, Chunk.size <= room, Chunk.suspect.is_(False))
+        if without:
+            query = query.where(Job.model_version_id.not_in(without))
         chunk = s.scalar(leases.locked(query, s, of=Chunk))
         if chunk is None or (claim := leases.take(s, Chunk, chunk.id, worker)) is None:
             break

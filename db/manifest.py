@@ -67,6 +67,7 @@ def read_manifest(data: bytes, recipe: str, max_files: int) -> Manifest:
     _check_numbers(values)
     _check_files(values["files"], max_files)
     _check_calibration(values.get("calibration", {}))
+    _check_parity(values["parity"])
     _check_proof(values)
     return Manifest(values, data)
 
@@ -108,6 +109,20 @@ def _check_calibration(calibration: dict[str, Any]) -> None:
         _check_pair(own, f"package.json is damaged: calibration of {engine[:64]!a}: ")
 
 
+def _check_parity(parity: dict[str, Any]) -> None:
+    for precision in PRECISIONS & parity.keys():
+        found = parity[precision]
+        if not isinstance(found, dict) or not all(_is_plain(value) for value in found.values()):
+            raise BadManifest(f"package.json is damaged: the parity of {precision} is not whole")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is text, a truth value, a number that a float can hold, nothing, or made of such."""
+    if isinstance(value, dict):
+        return all(_is_plain(each) for each in value.values())
+    return value is None or isinstance(value, str | bool) or _is_number(value)
+
+
 def _check_proof(values: dict[str, Any]) -> None:
     """A network in int8 alone needs a proof, since there is no float32 file to hold it to."""
     proof, files = values.get("proof", {}), values["files"]
@@ -126,7 +141,10 @@ def _check_proof(values: dict[str, Any]) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def _check_files(files: Any, limit: int) -> None:

@@ -19,6 +19,7 @@ from typing import IO, Any, cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.base import one_at_a_time
 from db.keras_archive import HarmfulModel, check_keras_archive
 from db.manifest import BadManifest, Manifest, read_manifest
 from db.models import ModelVersion
@@ -99,6 +100,7 @@ def register_received(s: Session, received: Received) -> tuple[ModelVersion, boo
     What its maker's database knew (run, split, lineage) is kept under `facts["imported"]`: those ids and names mean
     nothing here, or something else.
     """
+    one_at_a_time(s, ModelVersion.__tablename__)
     query = select(ModelVersion).where(ModelVersion.name == received.manifest.name).order_by(ModelVersion.id)
     for version in s.scalars(query):
         if version.files == received.files:

@@ -43,6 +43,9 @@ def _row(name: str, found: Mapping[str, Any]) -> ParityRow:
 
 def _number(value: Any) -> float | None:
     """Return a finite number as it is, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float can hold
+        return None

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from db import paging
 from db.base import from_now
+from db.engine_proofs import refusal
 from db.models import OPEN_JOB, Chunk, Job, Outcome, Prediction, Slice, Upload, User, Work
 from db.paging import BadCursor, Page
 
@@ -21,7 +22,8 @@ class JobView:
 
     `state` alone does not say that anything was predicted: a job of rejected files finishes too.
 
-    `ood`: predicted slices that lie apart from those the model knows; None where the model tells nothing of that.
+    `warning` says why an open job waits: no worker has an engine that proved itself. `ood`: predicted slices that lie
+    apart from those the model knows; None where the model tells nothing of that.
     """
 
     id: str
@@ -44,6 +46,7 @@ class JobView:
     first_result_at: datetime | None
     finished_at: datetime | None
     error: str | None
+    warning: str | None
 
     @property
     def nothing_predicted(self) -> bool:
@@ -116,6 +119,7 @@ def job_view(s: Session, job: Job) -> JobView:
         first_result_at=job.first_result_at,
         finished_at=job.finished_at,
         error=job.error,
+        warning=refusal(s, job.model_version_id) if job.state in OPEN_JOB else None,
     )
 
 

@@ -3,7 +3,9 @@
 It may come from anybody, so sizes, types and shapes are checked before anything is read into memory.
 """
 
+import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +41,31 @@ def read_proof_file(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
-        _check_names(names)
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in names}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+            infos = archive.infolist()
+            _check_members(infos)
+            arrays = {info.filename.removesuffix(".npy"): _read_member(archive, info) for info in infos}
+    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise BadProof(f"{PROOF_FILE} is damaged") from error
     _check_arrays(arrays)
     return arrays
 
 
-def _check_names(sizes: dict[str, int]) -> None:
-    if not SHAPES.keys() - OPTIONAL <= sizes.keys() <= SHAPES.keys():
+def _check_members(infos: list[zipfile.ZipInfo]) -> None:
+    names = [info.filename for info in infos]
+    needed, possible = ({f"{name}.npy" for name in each} for each in (SHAPES.keys() - OPTIONAL, SHAPES.keys()))
+    if len(names) != len(set(names)) or not needed <= set(names) <= possible:
         raise BadProof(f"{PROOF_FILE} holds other arrays than {', '.join(SHAPES)}")
-    if any(size > MAX_BYTES for size in sizes.values()):
+    if any(info.file_size > MAX_BYTES for info in infos):
         raise BadProof(f"{PROOF_FILE} holds more than the {MAX_SLICES} slices that are accepted")
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """Read one array from at most as many bytes as the largest may have."""
+    with archive.open(info) as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise BadProof(f"{PROOF_FILE} holds more than it states")
+    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
 
 
 def _check_arrays(arrays: dict[str, NDArray[Any]]) -> None:

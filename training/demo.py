@@ -123,7 +123,9 @@ def make_demo_package(
             plan, Data(parts["train"], parts["validation"]), seed, lambda f, message: progress(0.05 + 0.75 * f, message)
         )
         if weights_file is not None:
-            network.save_weights(weights_file)
+            half_written = weights_file.with_name(f"new-{weights_file.name}")
+            network.save_weights(half_written)
+            half_written.replace(weights_file)
     progress(0.8, "learning what is familiar")
     network = with_distance(network, parts["train"].pixels, most=KNOWN_SLICES)
     progress(0.85, "exporting, and comparing the engines")

@@ -1,4 +1,7 @@
-"""For machines that watch: is it alive, is it ready, and what has it done. No names, no patient data."""
+"""For machines that watch: is it alive, is it ready, and what has it done.
+
+It names hosts, engines and model versions, and no person, file or patient.
+"""
 
 import os
 import time

@@ -29,6 +29,7 @@ from worker.imaging.prepare import SIDE
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read, a minute apart
+REFUSED_SECONDS = 300.0  # for which a worker leaves a model version, of which no engine proves itself here, to others
 REST_SECONDS = 10.0  # for which a worker without an engine takes nothing: it fails quicker than others predict
 KEPT_ENGINES = 2  # the champion, and the one before it for the jobs that are pinned to it
 
@@ -50,6 +51,7 @@ class Loaded:
 
 
 _loaded: OrderedDict[int, Loaded] = OrderedDict()
+_refused: dict[int, float] = {}  # by id of a model version: until when, by the monotonic clock
 
 
 def load(version: ModelVersion) -> Loaded:
@@ -86,7 +88,7 @@ class Share:
 def predict_next(worker: str) -> bool:
     """Claim the chunks whose turn it is, predict and record them; False if there are none."""
     with session_scope() as s:
-        claimed = jobs.claim_chunks(s, worker, current().chunk_slices)
+        claimed = jobs.claim_chunks(s, worker, current().chunk_slices, _left_to_others())
         version = claimed[0][0].job.model_version if claimed else None
     if version is None:
         return False
@@ -105,8 +107,8 @@ def predict_next(worker: str) -> bool:
             _put_off(claims, "file_lost")
         except EngineUnproven:
             log.exception("no engine gives the right answers on this machine; its slices wait for another worker")
+            _refused[version.id] = time.monotonic() + REFUSED_SECONDS
             _put_off(claims)
-            rest_and_end()
         except EngineUnavailable:
             log.exception("no engine; resting")
             _put_off(claims, "engine_error")
@@ -115,6 +117,11 @@ def predict_next(worker: str) -> bool:
             log.exception("predicting put off")
             _put_off(claims)
     return True
+
+
+def _left_to_others() -> list[int]:
+    """Return the model versions of which no engine proved itself here a while ago."""
+    return [version_id for version_id, until in _refused.items() if time.monotonic() < until]
 
 
 def _predict(claimed: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
@@ -219,11 +226,13 @@ def _lose(claims: list[Claim], reason: str) -> None:
 
 
 def _put_off(claims: list[Claim], in_the_end: str | None = None) -> None:
-    """Put chunks off. After so many attempts their slices are quarantined instead, if a reason is given."""
+    """Put chunks off. With a reason that is an attempt, and after `MAX_ATTEMPTS` of them the slices are quarantined."""
     for claim in claims:
         try:
             with session_scope() as s:
-                if in_the_end and s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
+                if in_the_end is None:
+                    leases.put_off(s, Chunk, claim, attempts=Chunk.attempts - 1)
+                elif s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
                     jobs.quarantine_chunk(s, claim, in_the_end)
                 else:
                     leases.put_off(s, Chunk, claim)

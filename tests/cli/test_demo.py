@@ -1,4 +1,4 @@
-"""`ctbatch demo`, whole: it makes its model, classifies its archive, says what came of it, and serves on."""
+"""`ctbatch demo`, whole: it classifies its archive with the demo model, says what came of it, and serves on."""
 
 import json
 import os

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from db.base import from_now, read_scope, session_scope
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
 from db.settings import Settings
 from db.storage import storage
+from tests.conftest import add_champion
 from worker import ingest, predict, sweep
 from worker.engines import load
 from worker.engines.interface import Scores
-from worker.engines.load import EngineUnproven
+from worker.engines.load import EngineAbsent, EngineUnproven
 from worker.engines.proof import failed
 
 PROJECT = Path(__file__).parents[2]
@@ -342,26 +344,49 @@ def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
     assert view(job).counts["predicted"] == 4
 
 
+@pytest.mark.parametrize("error", [EngineUnproven([failed("openvino-int8", "it differs")]), EngineAbsent("no Keras")])
 def test_slices_wait_where_no_engine_proves_itself(
-    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    ann: User,
+    champion: ModelVersion,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def unproven(*_: Any, **__: Any) -> None:
-        raise EngineUnproven([failed("openvino-int8", "it differs")])
+    def refuses(*_: Any, **__: Any) -> None:
+        raise error
 
-    ended: list[int] = []
-    monkeypatch.setattr(predict, "rest_and_end", lambda: ended.append(1))
-    monkeypatch.setattr(load, "load_engine", unproven)
+    monkeypatch.setattr(predict, "REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr(load, "load_engine", refuses)
     predict._loaded.clear()
     job = submit(ann, slices(4))
     ingest.unpack_next("w")
     for _ in range(predict.MAX_ATTEMPTS + 3):
         assert predict.predict_next("w")
         let_time_pass(Chunk)
-    assert view(job).counts["open"] == 4, "however often it was tried, no slice is given up"
-    assert len(ended) == predict.MAX_ATTEMPTS + 3
+    found = view(job)
+    assert found.counts["open"] == 4, "however often it was tried, no slice is given up"
+    assert champion.label in (found.warning or "")
+    with session_scope() as s:
+        assert s.query(Chunk).one().attempts == 0, "a refusal is not an attempt"
     monkeypatch.undo()
+    predict._refused.clear()
     work()
     assert view(job).counts["predicted"] == 4
+    assert view(job).warning is None
+
+
+def test_a_refused_version_is_left_to_other_workers_and_others_go_on(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(predict._refused, champion.id, time.monotonic() + 60)
+    refused = submit(ann, slices(2))
+    newer = add_champion(base.current().home, "newer")
+    other = submit(ann, slices(2, start=10))
+    work()
+    assert newer.id != champion.id
+    assert (view(refused).counts["open"], view(other).counts["predicted"]) == (2, 2)
 
 
 def test_a_damaged_copy_of_a_model_is_made_anew_and_a_failed_one_leaves_nothing(

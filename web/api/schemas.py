@@ -97,6 +97,10 @@ class JobOut(Out):
         "Do not take such a job for a success."
     )
     cancelling: bool
+    warning: str | None = Field(
+        description="Why an open job waits: no worker has an engine that proved itself for its model version. An admin "
+        "finds more on the page of workers."
+    )
     model_version: str
     model_note: str
     recipe: str

@@ -29,9 +29,9 @@ class KerasEngine:
             self.model = in_mixed_precision(self.model)
         self.model.compile(jit_compile=gpu)
         self.batch_size = BATCH_GPU if gpu else BATCH_CPU
-        self.proof_sizes: tuple[int, ...] = (BATCH_CPU,)  # any other number but one is filled up to a whole batch
+        self.proof_sizes: tuple[int, ...] = (BATCH_CPU, 1)  # other numbers are filled up to a whole batch
         self.precision = "bf16" if half else "f32"
-        self.name = f"keras-{keras.backend.backend()}-{self.precision}"
+        self.name = f"keras-{backend()}-{self.precision}"
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
         """Scores of n ≥ 1 slices, uint8[n, 224, 224]; a smaller batch is filled up, so nothing is traced again."""
@@ -51,6 +51,11 @@ class KerasEngine:
         found = self.model.predict_on_batch(full)
         given = {name: np.asarray(values, np.float32)[:count] for name, values in found.items()}
         return Scores(given["logit"], given["cam"], given.get("distance"))
+
+
+def backend() -> str:
+    """Return the name of Keras's backend."""
+    return str(keras.backend.backend())
 
 
 def on_gpu() -> bool:

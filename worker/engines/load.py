@@ -9,13 +9,18 @@ from pathlib import Path
 from db import engine_proofs, registry
 from db.base import current, session_scope
 from db.models import ModelVersion
+from db.proof_file import PROOF_FILE, BadProof
 from worker.engines.interface import Engine
 from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package, PackageError, read_package
-from worker.engines.proof import ProofResult, exact_by_itself, failed, own_proof, prove, read_proof
+from worker.engines.proof import Proof, ProofResult, exact_by_itself, failed, own_proof, prove, read_proof
 
 log = logging.getLogger(__name__)
 
 Build = Callable[[], Engine]
+
+
+class EngineAbsent(PackageError):
+    """The package does not hold what the chosen engine needs, or this machine lacks the library for it."""
 
 
 class EngineUnproven(Exception):
@@ -28,7 +33,7 @@ class EngineUnproven(Exception):
 
 @dataclass(frozen=True)
 class Proven:
-    """An engine with what its proof found, after those of quicker engines that failed."""
+    """An engine that may predict. `results`: of each engine that was tried, the one that passed last."""
 
     engine: Engine
     results: list[ProofResult]
@@ -50,6 +55,10 @@ def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
         raise
     try:
         proven = load_engine(folder, settings.engine, threads=settings.engine_threads or None, package=package)
+    except EngineAbsent as error:
+        results = [failed(settings.engine, str(error))]
+        _keep(version, results)
+        raise EngineUnproven(results) from error
     except EngineUnproven as error:
         _keep(version, error.results)
         raise
@@ -74,13 +83,12 @@ def load_engine(
 ) -> Proven:
     """Load the quickest engine of a package that proves itself on this machine.
 
-    `choice` (`db.settings.EngineChoice`): auto is Keras where there is no file for OpenVINO, or a GPU and Keras, else
-    OpenVINO.
-    openvino is int8, else bfloat16 where the processor has it, else float32: whichever the package holds and the proof
-    shows to be right here. openvino-int8, -bf16 and -f32 leave no choice. `threads`: of the processor; None for one a
+    `choice` (`db.settings.EngineChoice`): auto tries Keras first where there is a GPU and Keras, or no file for
+    OpenVINO. Otherwise it tries OpenVINO, as openvino does: int8, then bfloat16 where the processor has it, then
+    float32. openvino-int8, openvino-bf16 and openvino-f32 leave no choice. `threads`: of the processor; None for one a
     core. `package`: as read from the folder already.
 
-    Raises PackageError, EngineUnproven, ValueError (an unknown choice), and what kept the only engine from loading.
+    Raises PackageError (EngineAbsent among them), EngineUnproven, ValueError (an unknown choice).
     """
     if choice == "fake":
         from worker.engines.fake import FakeEngine
@@ -88,23 +96,40 @@ def load_engine(
         return Proven(FakeEngine(), [])
     package = package or read_package(folder)
     builds = list(_builds(folder, package, choice, threads))
-    proof = read_proof(folder, package)
-    if proof is None and any(not name.endswith("f32") for name, _ in builds):
-        proof = own_proof(_exact(folder, package, threads))
     results: list[ProofResult] = []
+    proof = _proof(folder, package, [name for name, _ in builds], threads)
     for name, build in builds:
         try:
             engine = build()
-            result = prove(engine, proof, package) if proof else exact_by_itself(engine)
+            is_own_source = PROOF_FILE not in package.files and engine.precision == "f32"
+            result = exact_by_itself(engine) if proof is None or is_own_source else prove(engine, proof, package)
         except Exception as error:
-            if len(builds) == 1:
-                raise
             log.exception("an engine cannot be used", extra={"engine": name})
             result = failed(name, f"it cannot be run: {type(error).__name__}")
         results.append(result)
         if result.passed:
             return Proven(engine, results)
     raise EngineUnproven(results)
+
+
+def _proof(folder: Path, package: Package, names: list[str], threads: int | None) -> Proof | None:
+    """Return the package's proof, or one by its own float32 file; None where only float32 is to be proven by itself.
+
+    Raises PackageError, EngineUnproven.
+    """
+    try:
+        proof = read_proof(folder, package)
+    except BadProof as error:
+        raise PackageError(str(error)) from error
+    if proof is not None or all(name.endswith("f32") for name in names):
+        return proof
+    exact = _exact(folder, package, threads)
+    try:
+        return own_proof(exact())
+    except Exception as error:
+        log.exception("the float32 file that a package without a proof is held to cannot be run")
+        why = f"its float32 file cannot be run: {type(error).__name__}"
+        raise EngineUnproven([failed(name, why) for name in names]) from error
 
 
 def has_gpu() -> bool:
@@ -118,6 +143,8 @@ def _builds(folder: Path, package: Package, choice: str, threads: int | None) ->
     with_gpu = has_gpu() and KERAS_FILE in package.files and find_spec("keras") is not None
     if choice == "keras" or (choice == "auto" and (with_gpu or not with_openvino)):
         yield from _keras_builds(folder, package)
+        if choice == "auto" and with_openvino:  # a GPU whose driver is broken
+            yield from _openvino_builds(folder, package, choice, threads)
     elif choice == "auto" or choice.startswith("openvino"):
         yield from _openvino_builds(folder, package, choice, threads)
     else:
@@ -126,16 +153,14 @@ def _builds(folder: Path, package: Package, choice: str, threads: int | None) ->
 
 def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]:
     if KERAS_FILE not in package.files:
-        raise PackageError(f"the package {package.name} holds no {KERAS_FILE}")
+        raise EngineAbsent(f"the package {package.name} holds no {KERAS_FILE}")
     if find_spec("keras") is None:
-        raise PackageError(
-            f"the package {package.name} needs Keras, which is not installed here: it comes with training"
-        )
-    from worker.engines.keras import KerasEngine, on_gpu
+        raise EngineAbsent(f"the package {package.name} needs Keras, which comes with training and is not installed")
+    from worker.engines.keras import KerasEngine, backend, on_gpu
 
     if on_gpu() and not _fails_in_bfloat16(package):
-        yield "keras-bf16", lambda: KerasEngine(folder, half=True)
-    yield "keras-f32", lambda: KerasEngine(folder)
+        yield f"keras-{backend()}-bf16", lambda: KerasEngine(folder, half=True)
+    yield f"keras-{backend()}-f32", lambda: KerasEngine(folder)
 
 
 def _fails_in_bfloat16(package: Package) -> bool:
@@ -153,21 +178,23 @@ def _openvino_builds(folder: Path, package: Package, choice: str, threads: int |
         wanted = [name for name in files if files[name] in package.files and (name != "bf16" or half)]
     else:
         wanted = [choice.removeprefix("openvino-")]
+        if wanted == ["bf16"] and not has_bfloat16():
+            raise EngineAbsent("this processor does not compute in bfloat16")
     missing = [files[name] for name in wanted if files[name] not in package.files]
     if missing or not wanted:
-        raise PackageError(f"the package {package.name} holds no {(missing or [FLOAT_FILE])[0]}")
+        raise EngineAbsent(f"the package {package.name} holds no {(missing or [FLOAT_FILE])[0]}")
     for name in wanted:
         yield f"openvino-{name}", lambda name=name: OpenVinoEngine(folder / files[name], name, threads)  # type: ignore[misc]
 
 
-def _exact(folder: Path, package: Package, threads: int | None) -> Engine:
-    """The float32 engine of a package without a proof, which then proves the quicker ones."""
+def _exact(folder: Path, package: Package, threads: int | None) -> Build:
+    """Return how to build the float32 engine of a package without a proof, which then proves the quicker ones."""
     if FLOAT_FILE in package.files:
         from worker.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(folder / FLOAT_FILE, "f32", threads)
+        return lambda: OpenVinoEngine(folder / FLOAT_FILE, "f32", threads)
     if KERAS_FILE in package.files and find_spec("keras"):
         from worker.engines.keras import KerasEngine
 
-        return KerasEngine(folder)
-    raise PackageError(f"the package {package.name} holds neither a proof nor a float32 file to make one with")
+        return lambda: KerasEngine(folder)
+    raise EngineAbsent(f"the package {package.name} holds neither a proof nor a float32 file to make one with")

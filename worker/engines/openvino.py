@@ -1,6 +1,5 @@
 """OpenVINO on the processor: int8, bfloat16 or float32, whichever the package and the machine allow."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,9 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from worker.engines.interface import Scores
+from worker.engines.processor import usable_cores
 
+MOST_PROVEN = 256  # slices of a proof: on many cores it would take longer than it tells
 REQUEST = 8  # slices that one core computes at a time; 16 are no quicker at 224², and take 100 MB more on two cores
 
 
@@ -22,9 +23,9 @@ class OpenVinoEngine:
 
     def __init__(self, model: Path, precision: str, threads: int | None) -> None:
         self.name, self.precision = f"openvino-{precision}", precision
-        cores = threads or os.cpu_count() or 1
+        cores = threads or usable_cores()
         self.batch_size = 8 * REQUEST * cores
-        self.proof_sizes: tuple[int, ...] = (max(REQUEST * cores, 32), 1)  # full requests on all cores; one slice
+        self.proof_sizes: tuple[int, ...] = (min(max(REQUEST * cores, 32), MOST_PROVEN), 1)
         options: dict[str, object] = {
             "NUM_STREAMS": str(cores),
             "INFERENCE_NUM_THREADS": cores,

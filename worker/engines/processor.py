@@ -87,7 +87,7 @@ def read_processor(cpuinfo: str | None = None) -> Processor:
         text = CPUINFO.read_text(errors="replace")
     except OSError:
         text = ""
-    return _parse(text, _usable_cores())
+    return _parse(text, usable_cores())
 
 
 def expectation(processor: Processor) -> str:
@@ -102,7 +102,7 @@ def expectation(processor: Processor) -> str:
     return line
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Return how many cores this process may use; fewer than the machine has where they are shared out."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -35,5 +35,3 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("model_version", schema=None) as batch_op:
         batch_op.add_column(sa.Column("calibration", sa.JSON(), server_default="{}", nullable=False))
-    with op.batch_alter_table("model_version", schema=None) as batch_op:
-        batch_op.alter_column("calibration", server_default=None)

@@ -100,7 +100,8 @@ def test_a_gpu_computes_in_bfloat16_unless_that_was_measured_and_failed(
 
     monkeypatch.setattr(engine, "on_gpu", lambda: True)
     names = [name for name, _ in _keras_builds(published[0], replace(published[1], parity=parity))]
-    assert names == (["keras-bf16", "keras-f32"] if precision == "bf16" else ["keras-f32"])
+    half = ["keras-tensorflow-bf16"] if precision == "bf16" else []
+    assert names == [*half, "keras-tensorflow-f32"]
 
 
 def test_more_slices_than_a_batch(published: Published, slices: Slices) -> None:

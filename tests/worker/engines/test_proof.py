@@ -1,7 +1,9 @@
 """An engine proves itself by slices whose answers are known, before it predicts anything."""
 
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -233,3 +235,36 @@ def test_package_for_keras_alone_says_what_is_missing(folder: Path, monkeypatch:
     rewrite(folder, lambda manifest: manifest.update(files={"model.keras": ""}, proof={}))
     with pytest.raises(PackageError, match="Keras"):
         load_engine(folder)
+
+
+def npz(members: list[tuple[str, bytes]]) -> bytes:
+    """A ZIP of these members, whatever their names."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return packed.getvalue()
+
+
+def npy(array: np.ndarray[Any, Any]) -> bytes:
+    packed = io.BytesIO()
+    np.save(packed, array)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        ("slices", npy(np.zeros((2, 224, 224), np.uint8))),  # beside slices.npy
+        ("slices.npy", b"no array"),
+        ("other.npy", npy(np.zeros(2))),
+    ],
+)
+def test_members_that_are_not_what_they_are_named_are_refused(added: tuple[str, bytes], tmp_path: Path) -> None:
+    members = {f"{name}.npy": npy(array) for name, array in arrays().items()}
+    file = tmp_path / "proof.npz"
+    file.write_bytes(npz(list(members.items())))
+    assert read_proof_file(file).keys() == arrays().keys()
+    file.write_bytes(npz(list((members | dict([added])).items())))
+    with pytest.raises(BadProof):
+        read_proof_file(file)
