@@ -40,13 +40,13 @@ train-real: $(VENV)/.training ## Train from scratch on labelled slices, an hour 
 PRESET := scratch
 
 demo-model: $(VENV)/.training ## Make the demo model that ships anew, half an hour or more; the trained network is kept in .build/
-	$(BIN)/python -m training.make_demo_model
+	$(BIN)/python -m training.demo.ship
 
 check: $(VENV)/.dev ## Lint, check formats, types, and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/cli/test_import_rule.py
+	$(BIN)/python -m pytest -q tests/architecture/test_import_rules.py
 
 format: $(VENV)/.dev ## Rewrite the code in the one format
 	$(BIN)/ruff check --fix .

@@ -9,25 +9,30 @@ from typing import Any
 import click
 
 from cli.errors import EXIT_CODES
-from training.installed import LIBRARIES, TrainingNotInstalled
+from cli.home import use_home
+from training.launch.installed import LIBRARIES, TrainingNotInstalled
 
 # name -> (module, attribute, one line for `ctbatch --help`); the text stands here so that help imports no command
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "up": ("cli.up", "up", "Run everything on this machine: database, broker, web and workers."),
-    "demo": ("cli.demo", "demo", "Run everything and classify a demo archive with the demo model."),
-    "submit": ("cli.submit", "submit", "Send files, archives or folders as one job."),
-    "jobs": ("cli.jobs", "jobs", "List, show, wait for, cancel and retry jobs."),
-    "results": ("cli.results", "results", "Print or save the results of a job."),
-    "datasets": ("cli.datasets", "datasets", "Make, list, show and split labelled datasets for training."),
-    "models": ("cli.registry", "models", "Show, compare, check, promote, export and import model versions."),
-    "train": ("cli.training", "train", "Launch a training run on a dataset."),
-    "runs": ("cli.training", "runs_group", "List, show, follow and end training runs."),
-    "users": ("cli.accounts", "users", "Add and list user accounts; set passwords."),
-    "tokens": ("cli.accounts", "tokens", "Make, list and revoke API tokens."),
-    "worker": ("cli.worker", "worker", "Run one process: web, ingest, inference, training or sweep."),
-    "doctor": ("cli.doctor", "doctor", "Check this installation and say what is wrong."),
-    "bench": ("cli.bench", "bench", "Measure how fast this machine is, each figure beside a yardstick."),
-    "db": ("cli.database", "db", "Upgrade the database and show its revision."),
+    "up": ("cli.commands.up", "up", "Run everything on this machine: database, broker, web and workers."),
+    "demo": ("cli.commands.demo", "demo", "Run everything and classify a demo archive with the demo model."),
+    "submit": ("cli.commands.submit", "submit", "Send files, archives or folders as one job."),
+    "jobs": ("cli.commands.jobs", "jobs", "List, show, wait for, cancel and retry jobs."),
+    "results": ("cli.commands.results", "results", "Print or save the results of a job."),
+    "datasets": ("cli.commands.datasets", "datasets", "Make, list, show and split labelled datasets for training."),
+    "models": (
+        "cli.commands.models.models",
+        "models",
+        "Show, compare, check, promote, export and import model versions.",
+    ),
+    "train": ("cli.commands.train", "train", "Launch a training run on a dataset."),
+    "runs": ("cli.commands.runs", "runs_group", "List, show, follow and end training runs."),
+    "users": ("cli.commands.accounts.users", "users", "Add and list user accounts; set passwords."),
+    "tokens": ("cli.commands.accounts.tokens", "tokens", "Make, list and revoke API tokens."),
+    "worker": ("cli.commands.worker", "worker", "Run one process: web, ingest, inference, training or sweep."),
+    "doctor": ("cli.commands.doctor", "doctor", "Check this installation and say what is wrong."),
+    "bench": ("cli.commands.bench", "bench", "Measure how fast this machine is, each figure beside a yardstick."),
+    "db": ("cli.commands.db", "db", "Upgrade the database and show its revision."),
 }
 
 
@@ -75,11 +80,6 @@ def cli(home: Path | None) -> None:
     """
     if home is not None:
         use_home(home)
-
-
-def use_home(home: Path) -> None:
-    """Make `home` the folder of this process and of all it starts. Call it before settings are read."""
-    os.environ["CTBATCH_HOME"] = str(home.expanduser().absolute())
 
 
 def main() -> None:

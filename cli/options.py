@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from cli.main import use_home
-from db.splits import MAX_SEED
+from cli.home import use_home
+from db.training.splits import MAX_SEED
 from training.config import PRESETS
 
 ROW_ID = click.IntRange(0, 2**31 - 1)  # an INTEGER of any database
@@ -39,7 +39,7 @@ def seed_option(told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def run_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add what a training run is asked for by, named as in `training.launch.Asked`; `default`: the preset."""
+    """Add what a training run is asked for by, named as in `training.launch.launch.Asked`; `default`: the preset."""
     options = (
         click.option("--preset", type=click.Choice(sorted(PRESETS)), default=default, show_default=True),
         click.option(

@@ -9,7 +9,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from db.base import current, from_now
+from db.clock import from_now
+from db.database import current
 from db.models import SignInLink, Token, User
 
 _hasher = PasswordHasher()

@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from sqlalchemy.orm import Session
 
-from db.base import after_commit, current
+from db.database import after_commit, current
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def send_after_commit(session: Session, hint: Hint) -> None:
 
 def _send_all(hints: list[Hint]) -> None:
     """Send a transaction's messages, up to the first that fails: each would wait for the same broker."""
-    from db.faults import crash_point
+    from db.crash_points import crash_point
 
     for hint in hints:
         crash_point("after-commit-before-publish")

@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from db.base import current
+from db.database import current
 
 
 def configure(role: str) -> None:

@@ -8,8 +8,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db.base import Base, get_engine
+from db.database import get_engine
 from db.models import User  # noqa: F401  (loads every table into Base.metadata)
+from db.models.base import Base
 
 
 def _config() -> Config:

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import fsspec
 
-from db.base import current
-from db.beside import beside
+from db.background import run_with_heartbeat
+from db.database import current
 
 
 class FileMissing(Exception):
@@ -156,7 +156,7 @@ class Storage:
             raise FileMissing(sha256)
         temporary = self.incoming / uuid4().hex
         try:
-            beside(lambda: self.fs.get_file(self._remote(sha256), str(temporary)), alive)
+            run_with_heartbeat(lambda: self.fs.get_file(self._remote(sha256), str(temporary)), alive)
         except FileNotFoundError:
             temporary.unlink(missing_ok=True)
             raise FileMissing(sha256) from None

@@ -16,12 +16,14 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine, text
 
-from db import base, migrate, registry
+from db import database as base
+from db import migrate
 from db.accounts import create_user
-from db.base import session_scope
+from db.database import session_scope
 from db.models import ModelVersion, User
+from db.registry import champions, versions
 from db.settings import Settings
-from tests.networks import small_resnet
+from tests.builders.networks import small_resnet
 
 # A shell that starts the tests in the background has SIGINT ignored, and every process below would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -218,10 +220,10 @@ def fake_package(folder: Path, name: str = "fake") -> Path:
 def add_champion(folder: Path, name: str = "fake") -> ModelVersion:
     """Register a fake package in the database in use, and promote it."""
     package = fake_package(folder / f"package-{name}", name)
-    files = registry.store_package(package)
+    files = versions.store_package(package)
     with session_scope() as s:
-        version = registry.register_package(s, package, files)
-        registry.promote(s, version, None, "for the test")
+        version = versions.register_package(s, package, files)
+        champions.promote(s, version, None, "for the test")
     return version
 
 
@@ -253,7 +255,7 @@ def bob(database: Settings) -> User:
 
 @pytest.fixture
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks are built on a small ResNet in this test; see `tests.networks`."""
+    """Networks are built on a small ResNet in this test; see `tests.builders.networks`."""
     import keras
 
     monkeypatch.setattr(keras.applications, "ResNet50", small_resnet)

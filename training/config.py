@@ -52,12 +52,12 @@ class Stage(_Frozen):
     -1: everything.
 
     `size`: side of the slices, pixels. `rate`: of learning, at its peak. `warmup`: epochs until there. `q`: of the
-    generalised cross-entropy: the larger, the less count labels that the network does not believe (`training.loss`); 0:
-    plain cross-entropy. `patience`: epochs without a better validation loss after which the stage ends; 0: never before
-    its end. `average`: momentum of the moving average of the weights, which is then what is validated and kept; 0:
-    none. `copies`: augmented copies of each slice whose frozen layers are computed once. `keep`: the epoch with the
-    least validation loss, or the last: the best of many noisy epochs on a small validation part may be an early one
-    that knows little.
+    generalised cross-entropy: the larger, the less count labels that the network does not believe
+    (`training.network.loss`); 0: plain cross-entropy. `patience`: epochs without a better validation loss after which
+    the stage ends; 0: never before its end. `average`: momentum of the moving average of the weights, which is then
+    what is validated and kept; 0: none. `copies`: augmented copies of each slice whose frozen layers are computed once.
+    `keep`: the epoch with the least validation loss, or the last: the best of many noisy epochs on a small validation
+    part may be an early one that knows little.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]{1,20}$")

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
-from db import promotion, registry, runs
-from db.base import session_scope
-from db.leases import Claim, StaleClaim
+from db.database import session_scope
+from db.evaluation import gate
+from db.ledger.leases import Claim, StaleClaim
 from db.models import TrainingRun
+from db.registry import champions, versions
+from db.training import runs
 from training.app import app
-from training.faults import why
-from training.watching import Cancelled
+from training.errors import why
+from training.loop.watcher import Cancelled
 from worker.heartbeat import Heartbeat
 from worker.process import worker_name
 
@@ -29,7 +31,7 @@ def train(id: int) -> None:
 @app.task(name="evaluate")
 def evaluate(id: int) -> None:
     """Carry out the evaluation whose turn it is."""
-    from training.evaluations import evaluate_next
+    from training.evaluation.evaluate_version import evaluate_next
 
     evaluate_next(worker_name())
 
@@ -72,12 +74,12 @@ def train_next(worker: str) -> bool:
 def _ask_for_comparison(version_id: int) -> None:
     """Have the new version held against the champion, so that the promotion gate knows at once."""
     with session_scope() as s:
-        if version := registry.find_version(s, str(version_id)):
-            promotion.request_gate(s, version)
+        if version := versions.find_version(s, str(version_id)):
+            gate.request_gate(s, version)
 
 
 def _make_demo(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
-    from training.demo import make_demo_package
+    from training.demo.model import make_demo_package
 
     def progress(fraction: float, message: str) -> None:
         heartbeat.progress()
@@ -87,10 +89,10 @@ def _make_demo(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
 
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         make_demo_package(Path(folder), seed=run.seed, progress=progress)
-        files = registry.store_package(Path(folder))
+        files = versions.store_package(Path(folder))
         with session_scope() as s:
             if runs.report(s, claim, 1.0, "registering").cancel:
                 raise Cancelled
-            version = registry.register_package(s, Path(folder), files)
-            registry.promote_first(s, version, "the first model version")
+            version = versions.register_package(s, Path(folder), files)
+            champions.promote_first(s, version, "the first model version")
             runs.finish_run(s, claim, version.id)

@@ -4,10 +4,12 @@ from apiflask import APIFlask
 from flask import request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-import db.base
+import db.database
 from db.settings import Settings, get_settings
-from web import assets, display, errors, limits, observe, security
-from web.api import PREFIX, description
+from web import errors, monitoring, static_versions
+from web.actions.request import Request
+from web.actions.uploads import MAX_FIELD_BYTES, MAX_PARTS
+from web.api import PREFIX, openapi
 from web.api import datasets as api_datasets
 from web.api import jobs as api_jobs
 from web.api import models as api_models
@@ -15,11 +17,11 @@ from web.api import results as api_results
 from web.api import reviews as api_reviews
 from web.api import runs as api_runs
 from web.api import workers as api_workers
-from web.auth import SESSION_LIFE, current_user
-from web.guards import csrf
-from web.secret_key import secret_key
-from web.uploads import MAX_FIELD_BYTES, MAX_PARTS, Request
-from web.views import datasets, jobs, models, reviews, runs, sign_in, submit, tokens, workers
+from web.security import headers, sign_in_limits
+from web.security.auth import SESSION_LIFE, current_user
+from web.security.guards import csrf
+from web.security.secret_key import secret_key
+from web.views import datasets, filters, jobs, models, reviews, runs, sign_in, submit, tokens, workers
 
 VERSION = "1.0.0"
 
@@ -27,7 +29,7 @@ VERSION = "1.0.0"
 def create_app(settings: Settings | None = None) -> APIFlask:
     """An application on these settings (else the environment's); the process's database is theirs from now on."""
     settings = settings or get_settings()
-    db.base.use(settings)
+    db.database.use(settings)
     app = APIFlask(
         __name__,
         title="ctbatch",
@@ -50,18 +52,18 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=settings.secure_cookies,
         SESSION_REFRESH_EACH_REQUEST=False,
-        WTF_CSRF_CHECK_DEFAULT=False,  # web.guards checks, once the user is known
+        WTF_CSRF_CHECK_DEFAULT=False,  # web.security.guards checks, once the user is known
         WTF_CSRF_TIME_LIMIT=None,  # a token lives as long as its session: pages stay open while archives upload
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    observe.install(app)
+    monitoring.install(app)
     errors.install(app)
-    security.install(app)
-    assets.install(app)
-    display.install(app)
-    limits.install(app, settings)
+    headers.install(app)
+    static_versions.install(app)
+    filters.install(app)
+    sign_in_limits.install(app, settings)
     csrf.init_app(app)
-    description.install(app)
+    openapi.install(app)
     for module in (api_jobs, api_results, api_reviews, api_models, api_datasets, api_runs, api_workers):
         app.register_blueprint(module.blueprint)
     for page in (sign_in, jobs, reviews, submit, models, datasets, runs, workers, tokens):

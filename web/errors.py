@@ -12,11 +12,11 @@ from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
-from db.jobs import IdempotencyConflict, NoModelVersion
+from db.ledger.jobs import IdempotencyConflict, NoModelVersion
 from db.paging import BadCursor
 from db.storage import FileDamaged, FileMissing
-from training.installed import TrainingNotInstalled
-from worker.imaging.errors import REASONS, ArchiveRefused
+from training.launch.installed import TrainingNotInstalled
+from worker.imaging.rejections import REASONS, ArchiveRefused
 
 log = logging.getLogger(__name__)
 

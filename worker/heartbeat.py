@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import leases
-from db.base import current, session_scope
-from db.leases import Claim, StaleClaim
+from db.database import current, session_scope
+from db.ledger import leases
+from db.ledger.leases import Claim, StaleClaim
 from db.models import LeaseMixin
 
 log = logging.getLogger(__name__)

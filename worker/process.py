@@ -8,7 +8,7 @@ from typing import Any
 from celery import signals
 
 from db import logs
-from db.base import current, forget_connections
+from db.database import current, forget_connections
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -13,11 +13,12 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from sqlalchemy import exists, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
-from db import broker, jobs, leases, logs
-from db.base import current, from_now, read_scope, session_scope
+from db import broker, logs
 from db.broker import Queue
+from db.clock import from_now
+from db.database import current, read_scope, session_scope
+from db.ledger import chunks, completion, leases
 from db.models import (
     OPEN_JOB,
     OPEN_WORK,
@@ -25,26 +26,13 @@ from db.models import (
     Dataset,
     Evaluation,
     Job,
-    LabelledSlice,
-    ModelVersion,
-    Slice,
     TrainingRun,
     Upload,
     Work,
 )
-from db.storage import storage
+from worker.reap import reap
 
 log = logging.getLogger(__name__)
-
-NAMES_A_QUERY = 500
-_SHA256: tuple[Any, ...] = (
-    Upload.sha256,
-    Slice.sha256,
-    Chunk.array_sha256,
-    Dataset.labels_sha256,
-    LabelledSlice.sha256,
-    Evaluation.scores_sha256,
-)  # the columns that name a file
 
 
 def sweep() -> None:
@@ -69,14 +57,14 @@ def _free_lost_chunks() -> None:
     for chunk_id in lost:
         with session_scope() as s:
             chunk = s.get_one(Chunk, chunk_id)
-            job = jobs.lock_job(s, chunk.job_id)
+            job = completion.lock_job(s, chunk.job_id)
             s.refresh(chunk)
             now = s.scalar(select(from_now()))
             if chunk.state != Work.RUNNING or chunk.lease_until is None or now is None or chunk.lease_until >= now:
                 continue  # another sweeper was quicker, or the worker reported after all
             log.warning("lease lost", extra={"chunk": chunk.id, "job": job.id, "slices": chunk.size})
-            jobs.lose_chunk(s, chunk, "worker_lost")
-            jobs.finish_if_done(s, job)
+            chunks.lose_chunk(s, chunk, "worker_lost")
+            completion.finish_if_done(s, job)
 
 
 def _resend(model: Any, queue: Queue, hint: Any) -> None:
@@ -107,42 +95,7 @@ def _finish_jobs() -> None:
         done = s.scalars(select(Job.id).where(Job.state.in_(OPEN_JOB), none_open(Upload), none_open(Chunk))).all()
     for job_id in done:
         with session_scope() as s:
-            jobs.finish_if_done(s, jobs.lock_job(s, job_id))
-
-
-def reap() -> int:
-    """Delete files that are old and that no row names; how many."""
-    age = current().orphan_seconds
-    reaped = storage().reap_incoming(age)
-    batch: list[str] = []
-    for name in storage().names(age):
-        batch.append(name)
-        if len(batch) == NAMES_A_QUERY:
-            reaped += _reap(batch)
-            batch = []
-    return reaped + _reap(batch)
-
-
-def _reap(names: list[str]) -> int:
-    with read_scope() as s:
-        named = _named_in_lists(s)
-        for column in _SHA256:
-            named.update(sha256 for sha256 in s.scalars(select(column).where(column.in_(names))) if sha256)
-    orphans = [name for name in names if name not in named]
-    for name in orphans:
-        storage().delete(name)
-    return len(orphans)
-
-
-def _named_in_lists(s: Session) -> set[str]:
-    """The files that packages, datasets and checkpoints list: few rows, each with several."""
-    named = {sha256 for files in s.scalars(select(ModelVersion.files)) for sha256 in files.values()}
-    for sources, arrays in s.execute(select(Dataset.sources, Dataset.arrays)):
-        named.update(arrays, (source["sha256"] for source in sources if "sha256" in source))
-    for checkpoint, config in s.execute(select(TrainingRun.checkpoint, TrainingRun.config)):
-        named.update(checkpoint.get("files", {}).values())
-        named.add(str(config.get("initial", "")).removeprefix("file:"))
-    return named
+            completion.finish_if_done(s, completion.lock_job(s, job_id))
 
 
 def main() -> None:

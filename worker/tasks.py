@@ -7,7 +7,7 @@ from worker.process import worker_name
 @app.task(name="unpack-upload")
 def unpack_upload(id: int) -> None:
     """Unpack the upload whose turn it is, or build a dataset."""
-    from worker.datasets import ingest_next
+    from worker.datasets.build import ingest_next
 
     ingest_next(worker_name())
 
@@ -15,7 +15,7 @@ def unpack_upload(id: int) -> None:
 @app.task(name="build-dataset")
 def build_dataset(id: int) -> None:
     """Unpack the upload whose turn it is, or build a dataset."""
-    from worker.datasets import ingest_next
+    from worker.datasets.build import ingest_next
 
     ingest_next(worker_name())
 
@@ -23,6 +23,6 @@ def build_dataset(id: int) -> None:
 @app.task(name="predict-chunk")
 def predict_chunk(id: int) -> None:
     """Predict the chunks whose turn it is."""
-    from worker.predict import predict_next
+    from worker.jobs.predict import predict_next
 
     predict_next(worker_name())

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from db.settings import get_settings
 from worker.engines.load import load_engine
-from worker.imaging.archive import Limits, read_entries
-from worker.imaging.decode import DecodeLimits, decode
-from worker.imaging.errors import SliceRejected
+from worker.imaging.archives.archive import Limits, read_entries
+from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.rejections import SliceRejected
 
 WARM_UP_BATCHES = 3
 

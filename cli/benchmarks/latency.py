@@ -7,10 +7,10 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from cli.benchmarks.pipeline import write_phantoms
-from cli.benchmarks.serving import last_view, serve
+from cli.benchmarks.job_throughput import write_phantoms
+from cli.benchmarks.server import last_view, serve
 from cli.output import print_json, print_table
-from cli.submit import send
+from cli.remote.submit import send
 
 WARM_UP = 3
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.benchmarks.unfamiliar import read_slices
+from cli.benchmarks.ood import read_slices
 from cli.errors import UsageError
 from cli.output import print_json, print_table
 from worker.engines.openvino import OpenVinoEngine

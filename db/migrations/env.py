@@ -2,7 +2,8 @@
 
 from alembic import context
 
-from db.base import Base, get_engine
+from db.database import get_engine
+from db.models.base import Base
 
 engine = get_engine()
 with engine.connect() as connection:

@@ -2,12 +2,11 @@
 
 from db.models.accounts import SignInLink, Token, User
 from db.models.datasets import Dataset, LabelledSlice, Review, Split
-from db.models.jobs import OPEN_JOB, Chunk, Job, JobState
-from db.models.lease import OPEN_WORK, LeaseMixin, Work
+from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload
 from db.models.registry import EngineProof, ModelVersion, Promotion
-from db.models.scans import Outcome, Prediction, Series, Slice
+from db.models.slices import Outcome, Prediction, Series, Slice
 from db.models.training import Epoch, Evaluation, TrainingRun
-from db.models.uploads import Upload
+from db.models.work import OPEN_WORK, LeaseMixin, Work
 
 __all__ = [
     "OPEN_JOB",

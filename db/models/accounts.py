@@ -5,7 +5,8 @@ from datetime import datetime
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from db.base import Base, from_now
+from db.clock import from_now
+from db.models.base import Base
 
 
 class User(Base):

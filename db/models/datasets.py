@@ -6,10 +6,11 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from db.base import Base, from_now
+from db.clock import from_now
 from db.models.accounts import User
-from db.models.lease import LeaseMixin
-from db.models.scans import BigId
+from db.models.base import Base
+from db.models.slices import BigId
+from db.models.work import LeaseMixin
 
 ARRAY_SLICES = 1024  # in each array file of a dataset but the last, 51 MB
 

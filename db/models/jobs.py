@@ -1,15 +1,16 @@
-"""A job is one submission; a chunk is the share of it that one task predicts."""
+"""A job is one submission, an upload a file of it, a chunk the share of it that one task predicts."""
 
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from db.base import Base, from_now
+from db.clock import from_now
 from db.models.accounts import User
-from db.models.lease import LeaseMixin
+from db.models.base import Base
 from db.models.registry import ModelVersion
+from db.models.work import LeaseMixin
 
 
 class JobState(StrEnum):
@@ -75,3 +76,22 @@ class Chunk(LeaseMixin, Base):
     closed_at: Mapped[datetime | None]
 
     job: Mapped[Job] = relationship()
+
+
+class Upload(LeaseMixin, Base):
+    """An archive or a loose image, stored whole under its SHA-256. `entries` is what its listing announces."""
+
+    __tablename__ = "upload"
+    __table_args__ = (UniqueConstraint("job_id", "position"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
+    position: Mapped[int]
+    filename: Mapped[str]
+    sha256: Mapped[str] = mapped_column(index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    kind: Mapped[str]
+    entries: Mapped[int]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=from_now())
+    closed_at: Mapped[datetime | None]

@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from db.base import Base, from_now
+from db.clock import from_now
 from db.models.accounts import User
+from db.models.base import Base
 
 
 class ModelVersion(Base):
@@ -65,9 +66,9 @@ class Promotion(Base):
 class EngineProof(Base):
     """What the proof of a model version's engine found on one machine, the last time the version was loaded there.
 
-    All rows of a host and a version are of one load (`db.engine_proofs.record_load`), by id in the order of its tries.
-    `passed` is False for an engine that gave other answers than where the package was made: the worker then took the
-    next precision, or none. `largest_difference`: of a calibrated probability. `text` says it to people.
+    All rows of a host and a version are of one load (`db.registry.engine_proofs.record_load`), by id in the order of
+    its tries. `passed` is False for an engine that gave other answers than where the package was made: the worker then
+    took the next precision, or none. `largest_difference`: of a calibrated probability. `text` says it to people.
     """
 
     __tablename__ = "engine_proof"

@@ -6,11 +6,12 @@ from typing import Any
 from sqlalchemy import ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from db.base import Base, from_now
+from db.clock import from_now
 from db.models.accounts import User
+from db.models.base import Base
 from db.models.datasets import Dataset, Split
-from db.models.lease import LeaseMixin
 from db.models.registry import ModelVersion
+from db.models.work import LeaseMixin
 
 
 class TrainingRun(LeaseMixin, Base):

@@ -7,14 +7,15 @@ from dataclasses import fields
 import pytest
 from click.testing import CliRunner, Result
 
-from cli.bench import bench
-from cli.benchmarks.real_training import _words
-from cli.training import train
-from db import registry, runs
-from db.base import read_scope
+from cli.benchmarks.train_end_to_end import _words
+from cli.commands.bench import bench
+from cli.commands.train import train
+from db.database import read_scope
+from db.registry import versions
 from db.settings import Settings, get_settings
-from tests.labelled import add_dataset
-from training.launch import Asked
+from db.training import runs
+from tests.builders.datasets import add_dataset
+from training.launch.launch import Asked
 
 STAGES = ("head", "last-20", "last-40")
 TINY = [
@@ -50,7 +51,7 @@ def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(
     assert "last-40: epoch 1 of 1" in result.stderr
     with read_scope() as s:
         assert not runs.list_runs(s)
-        assert not registry.list_versions(s)
+        assert not versions.list_versions(s)
     assert not list(settings.home.glob("training/*"))
 
 

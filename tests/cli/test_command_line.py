@@ -12,7 +12,7 @@ import pytest
 
 from cli.main import COMMANDS, cli, main
 from cli.output import safe
-from training.installed import TrainingNotInstalled
+from training.launch.installed import TrainingNotInstalled
 
 PROJECT = Path(__file__).parents[2]
 

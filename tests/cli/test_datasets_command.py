@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from cli import datasets as command
+from cli.commands import datasets as command
 from cli.errors import Unavailable
 from cli.main import cli
-from db import datasets, leases
-from db.base import read_scope, session_scope
+from db.database import read_scope, session_scope
+from db.datasets import datasets
+from db.ledger import leases
 from db.models import Dataset
 from db.settings import get_settings
 from tests.worker.conftest import png, zip_of
-from worker.datasets import build_next
+from worker.datasets.build import build_next
 
 HEAD = "file,label,group\n"
 

@@ -9,14 +9,16 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import update
 
-from cli.registry import models
-from db import base, evaluations, migrate, registry
-from db.base import read_scope, session_scope
+from cli.commands.models.models import models
+from db import database, migrate
+from db.database import read_scope, session_scope
+from db.evaluation import evaluations
 from db.models import Dataset, Evaluation, ModelVersion, Work
+from db.registry import champions, versions
 from db.settings import Settings
 from db.storage import storage
+from tests.builders.datasets import add_dataset, add_split
 from tests.conftest import fake_package, make_settings
-from tests.labelled import add_dataset, add_split
 
 AddVersion = Callable[..., ModelVersion]
 Run = Callable[..., Result]
@@ -48,7 +50,7 @@ def add_version(settings: Settings, dataset: Dataset) -> AddVersion:
             manifest["files"][file] = storage().put(data)
         (package / "package.json").write_text(json.dumps(manifest))
         with session_scope() as s:
-            version = registry.register_package(s, package, registry.store_package(package))
+            version = versions.register_package(s, package, versions.store_package(package))
             version.facts = {"split": {"id": split.id, "dataset": "site/1"}, "dataset": "site/1", "floor": 0.7}
             for key, value in values.items():
                 setattr(version, key, value)
@@ -59,7 +61,7 @@ def add_version(settings: Settings, dataset: Dataset) -> AddVersion:
 
 def champion_now() -> str | None:
     with read_scope() as s:
-        found = registry.champion(s)
+        found = champions.champion(s)
         return found.label if found else None
 
 
@@ -230,7 +232,7 @@ def test_two_versions_are_compared_on_the_firsts_test_part_or_on_a_dataset(run: 
 def test_an_evaluation_that_a_worker_has_already_is_waited_for(
     run: Run, add_version: AddVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.evaluations import evaluate_next
+    from training.evaluation.evaluate_version import evaluate_next
 
     version = add_version("new")
     add_dataset("clinic", 180, 60, seed=3)
@@ -244,7 +246,7 @@ def test_an_evaluation_that_a_worker_has_already_is_waited_for(
             s.execute(update(Evaluation).values(state=Work.READY, lease_until=None))
         evaluate_next("one more", evaluation.id)
 
-    monkeypatch.setattr("cli.evaluating.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("cli.local.evaluate.POLL_SECONDS", 0.05)
     worker = threading.Timer(0.5, worker_ends)
     worker.start()
     result = run("check", "new/1", "--on", "clinic")
@@ -261,7 +263,7 @@ def test_a_version_travels_as_a_file(run: Run, add_version: AddVersion, settings
     assert (again.exit_code, again.stderr) == (2, f"Error: {file} exists already\n")
     assert run("import", file).stderr == "new/1 is here already\n"
 
-    base.use(make_settings(tmp_path / "elsewhere"))
+    database.use(make_settings(tmp_path / "elsewhere"))
     migrate.upgrade()
     there = json.loads(run("import", file, "--json").stdout)
     assert (there["version"], there["new"], there["champion"]) == ("new/1", True, False)
@@ -301,7 +303,7 @@ def test_demo_model_becomes_the_first_champion(run: Run) -> None:
 
 def test_demo_model_goes_through_the_gate_where_there_is_a_champion(run: Run, add_version: AddVersion) -> None:
     with session_scope() as s:
-        registry.promote(s, s.merge(add_version("first")), None, "for a test")
+        champions.promote(s, s.merge(add_version("first")), None, "for a test")
     assert run("promote", "demo").exit_code == 1
     assert champion_now() == "first/1"
     assert run("promote", "demo", "--reason", "to show it").exit_code == 0
@@ -311,7 +313,7 @@ def test_demo_model_goes_through_the_gate_where_there_is_a_champion(run: Run, ad
 def test_damaged_demo_model_says_which_command_makes_it_anew(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.demo_model.DEMO_FILE", tmp_path / "gone.tar.gz")
+    monkeypatch.setattr("db.registry.demo_model.DEMO_FILE", tmp_path / "gone.tar.gz")
     result = run("promote", "demo")
     assert result.exit_code == 4
     assert "make demo-model" in result.output

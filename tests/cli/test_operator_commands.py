@@ -5,9 +5,10 @@ import socket
 
 import pytest
 
-from db import accounts, registry
-from db.base import session_scope
-from tests.web.play import load_engines
+from db import accounts
+from db.database import session_scope
+from db.registry import champions
+from tests.web.actors import load_engines
 from worker.engines.processor import read_processor
 
 
@@ -87,10 +88,10 @@ def test_model_versions_are_listed_promoted_and_rolled_back(operate, champion, n
 
     assert operate("models", "rollback", "--reason", "worse on CT 2").returncode == 0
     with session_scope() as session:
-        assert registry.champion(session).label == "fake/1"
+        assert champions.champion(session).label == "fake/1"
     assert operate("models", "promote", "better/1", "--reason", "the rollback was a mistake").returncode == 0
     with session_scope() as session:
-        assert registry.champion(session).label == "better/1"
+        assert champions.champion(session).label == "better/1"
     assert operate("models", "promote", "nosuch/1").returncode == 3
 
 

@@ -199,7 +199,7 @@ def test_waiting_asks_for_changes_only(ctbatch, api, folder):
 
 def test_a_file_that_shrinks_while_it_is_sent_is_not_submitted(tmp_path: Path):
     from cli.errors import UsageError
-    from cli.gather import gather
+    from cli.files.parts import gather
 
     scan = tmp_path / "scan.png"
     scan.write_bytes(b"x" * 5_000_000)

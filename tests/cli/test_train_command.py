@@ -9,14 +9,15 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import update
 
-from cli.training import runs_group, train
-from db import runs, splits
-from db.base import read_scope, session_scope
+from cli.commands.runs import runs_group
+from cli.commands.train import train
+from db.database import read_scope, session_scope
 from db.models import Dataset, ModelVersion, Split, TrainingRun, Work
 from db.settings import Settings, get_settings
 from db.storage import storage
-from tests.labelled import add_dataset
-from training.weights_file import base_shapes
+from db.training import runs, splits
+from tests.builders.datasets import add_dataset
+from training.launch.weights_file import base_shapes
 
 Run = Callable[..., Result]
 
@@ -209,7 +210,7 @@ def test_an_estimate_writes_nothing_once_the_split_is_there(launch: Run, monkeyp
     def held() -> None:
         raise AssertionError("it would hold up all who write")
 
-    monkeypatch.setattr("cli.training.writing", held)
+    monkeypatch.setattr("cli.commands.train.writing", held)
     again = launch("site", "--dry-run", "--json")
     assert again.exit_code == 0
     assert json.loads(again.stdout)["slices"]["train"] > 0

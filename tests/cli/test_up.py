@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.cli.versions import ADD_VERSION
+from tests.builders.versions import ADD_VERSION
 
 PROJECT = Path(__file__).parents[2]
 

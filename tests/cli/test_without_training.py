@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cli.embedded import EmbeddedBroker
-from cli.up import processes
+from cli.commands.up import processes
+from cli.supervisor.private_broker import EmbeddedBroker
 from db.settings import Settings
 from tests.cli.test_up import PROJECT, Up
-from training import installed
-from training.installed import LIBRARIES
+from training.launch import installed
+from training.launch.installed import LIBRARIES
 
 SENTENCE = "Training is not installed here. Run `make training`, then start ctbatch again."
 SHARED_BROKER = {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from db import accounts, base
-from db.base import session_scope
+from db import accounts
+from db import database as base
+from db.database import session_scope
 from db.models import User
 from db.settings import Settings
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from alembic import command
 from sqlalchemy import text
 
-from db import base, migrate, registry
+from db import database as base
+from db import migrate
+from db.registry import champions
 from db.settings import Settings
 from tests.conftest import make_settings
 
@@ -35,6 +37,6 @@ def test_upgrade_keeps_versions_and_their_promotions(tmp_path: Path) -> None:
         s.execute(text(promoted), {"at": "2026-01-01 00:00:00"})
     migrate.upgrade()
     with base.read_scope() as s:
-        champion = registry.champion(s)
+        champion = champions.champion(s)
         assert champion is not None
         assert (champion.label, champion.calibration) == ("lung/1", {})

@@ -34,13 +34,14 @@ PACKAGE = {  # a package without a network
 PREPARE = """
 import sys
 from pathlib import Path
-from db import migrate, registry
-from db.base import session_scope
+from db import migrate
+from db.registry import champions, versions
+from db.database import session_scope
 migrate.upgrade()
 folder = Path(sys.argv[1])
-files = registry.store_package(folder)
+files = versions.store_package(folder)
 with session_scope() as s:
-    registry.promote(s, registry.register_package(s, folder, files), None, "for the test")
+    champions.promote(s, versions.register_package(s, folder, files), None, "for the test")
 """
 
 

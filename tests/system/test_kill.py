@@ -23,9 +23,9 @@ CHECK = """
 import json, sys
 from collections import Counter
 from sqlalchemy import select
-from db.base import read_scope
+from db.database import read_scope
 from db.models import Job, Prediction, Slice
-from db.results import slice_image
+from db.ledger.results import slice_image
 from worker.engines.fake import expected_logit
 with read_scope() as s:
     job = s.get_one(Job, sys.argv[1])

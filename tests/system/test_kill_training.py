@@ -14,9 +14,9 @@ from tests.system.conftest import Whole
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 LAUNCH = """
-from db import runs, splits
-from db.base import session_scope
-from tests.labelled import add_dataset
+from db.training import runs, splits
+from db.database import session_scope
+from tests.builders.datasets import add_dataset
 from training.config import preset, with_settings
 
 tiny = ["initial=none", "hidden=8"]
@@ -33,8 +33,8 @@ print(run.id)
 """
 SHOW = """
 import json, sys
-from db import runs
-from db.base import read_scope
+from db.training import runs
+from db.database import read_scope
 from db.models import TrainingRun
 with read_scope() as s:
     run = s.get_one(TrainingRun, int(sys.argv[1]))

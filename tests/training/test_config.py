@@ -41,7 +41,7 @@ def test_settings_are_changed_by_name():
 
 @pytest.mark.parametrize("rule", ["youden", "youden-1se", "sensitivity>=.9", "sensitivity>=0.95", "sensitivity>=1"])
 def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
-    from training.calibrate import choose_threshold
+    from training.evaluation.calibrate import choose_threshold
 
     taken = with_settings(preset("seed"), [f"threshold={rule}"]).threshold
     assert 0 < choose_threshold([0.1, 0.4, 0.6, 0.9], [0, 0, 1, 1], taken) < 1

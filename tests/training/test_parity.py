@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.calibrate import meets_rule
-from training.dataset import Labelled
-from training.demo import heat_in_lesions
-from training.parity import Calibration, Comparison, calibrate, compare
-from training.quantise import draw_calibration
+from training.data.slices import Labelled
+from training.demo.model import heat_in_lesions
+from training.evaluation.calibrate import meets_rule
+from training.export.parity import Calibration, Comparison, calibrate, compare
+from training.export.quantise import draw_calibration
 from worker.engines.interface import Scores
 
 CALIBRATION = Calibration(1.0, 0.5, None)
@@ -42,7 +42,7 @@ def test_quantisation_takes_extremes_and_prevents_overflow(tmp_path: Path, monke
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     from openvino import opset13 as ops
 
-    from training.quantise import candidates
+    from training.export.quantise import candidates
 
     slices = ops.parameter([1, 8, 8, 1], np.uint8, name="slices")
     ov.save_model(ov.Model([ops.convert(slices, "f32")], [slices]), str(tmp_path / "model.xml"))

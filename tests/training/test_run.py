@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from db import registry, runs, splits
-from db.base import from_now, session_scope
-from db.leases import Claim
+from db.clock import from_now
+from db.database import session_scope
+from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, TrainingRun
+from db.registry import versions
 from db.storage import FileMissing, storage
-from tests.labelled import add_dataset, add_split
+from db.training import runs, splits
+from tests.builders.datasets import add_dataset, add_split
 from training.config import preset, with_settings
+from worker.decoding import npy_bytes
 from worker.heartbeat import Heartbeat
-from worker.reading import npy_bytes
 
 TINY = [
     "initial=none",
@@ -67,7 +69,7 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "val_auc"} <= set(epochs[0].metrics)
     assert {"code", "keras", "backend"} <= set(view.environment)
     with session_scope() as s:
-        version = registry.find_version(s, "mine/1")
+        version = versions.find_version(s, "mine/1")
         asked = s.query(Evaluation).filter_by(model_version_id=version.id).one()
         test = splits.split_of(s, s.merge(dataset))
     assert (asked.part, asked.split_id) == ("test", test.id), "the promotion gate is asked at once"
@@ -75,7 +77,7 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     assert version.metrics["measured_on"].endswith("groups that training never saw")
     assert version.dataset_hash == dataset.sha256
     assert {"accuracy", "auc", "ece", "intervals", "confusion_matrix", "flagged"} <= set(version.metrics)
-    folder = registry.package_folder(version)
+    folder = versions.package_folder(version)
     package = read_package(folder)
     assert {"model.keras", "model.xml", "model.bin", "report.html", "MODEL_CARD.md"} <= set(package.files)
     for engine in ("openvino", "openvino-f32", "keras"):  # int8 too, where its parity passed
@@ -98,7 +100,7 @@ def test_a_run_tells_its_code_s_version_where_there_is_no_git(monkeypatch):
 
 
 def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
-    from training.results import measured_on
+    from training.export.package import measured_on
 
     assert "never saw" in measured_on([])
     assert "never saw" in measured_on(["conflicting-labels"]), "wrong labels were not seen in training"
@@ -110,7 +112,7 @@ def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
 
 def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, small_network, monkeypatch):
     run = launch(dataset, "stages.head.epochs=1000")
-    from training.run import RunWatcher
+    from training.run_observer import RunWatcher
 
     def cancelled(self, at):
         with session_scope() as s:
@@ -123,7 +125,7 @@ def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, small_ne
 
 
 def test_cancelling_the_demo_run_keeps_nothing_either(settings, monkeypatch):
-    import training.demo
+    import training.demo.model
 
     with session_scope() as s:
         run = runs.create_demo_run(s, None)
@@ -133,7 +135,7 @@ def test_cancelling_the_demo_run_keeps_nothing_either(settings, monkeypatch):
             runs.cancel_run(s, s.get_one(TrainingRun, run.id))
         progress(0.5, "learning")
 
-    monkeypatch.setattr(training.demo, "make_demo_package", cancelled)
+    monkeypatch.setattr(training.demo.model, "make_demo_package", cancelled)
     view, _ = carry_out()
     assert (view.state, view.model_version) == ("cancelled", None)
 
@@ -201,15 +203,15 @@ def test_a_part_without_a_class_ends_a_run(dataset):
     ],
 )
 def test_what_ended_a_run_is_said_in_one_line(error, told):
-    from training.faults import why
+    from training.errors import why
 
     assert told in why(error)
     assert "\n" not in why(error)
 
 
 def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path):
-    from training.initial import initial_network
-    from training.network import build_network
+    from training.network.initial_weights import initial_network
+    from training.network.resnet50 import build_network
 
     trained = build_network(64, hidden=8, seed=5)
     trained.save(tmp_path / "model.keras")
@@ -224,7 +226,7 @@ def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path)
 
 
 def test_a_run_cannot_start_from_a_version_that_is_not_there(settings):
-    from training.initial import initial_weights
+    from training.network.initial_weights import initial_weights
 
     config = preset("seed").model_copy(update={"initial": "model:mine/4"})
     with pytest.raises(RuntimeError, match="no model version mine/4"):
@@ -288,13 +290,13 @@ def test_a_leak_that_was_allowed_and_is_not_there_is_not_held_against_a_run(run_
 
 
 def test_the_reaper_leaves_what_a_run_needs(dataset):
-    from worker import sweep
+    from worker import reap
 
     weights, checkpoint, other = (storage().put(name) for name in (b"weights", b"checkpoint", b"other"))
     launch(dataset, f"initial=file:{weights}")
     with session_scope() as s:
         s.execute(update(TrainingRun).values(checkpoint={"files": {"state.npz": checkpoint}}))
-    assert sweep._reap([weights, checkpoint, other]) == 1
+    assert reap._reap([weights, checkpoint, other]) == 1
     assert storage().exists(weights)
     assert storage().exists(checkpoint)
 
@@ -322,6 +324,7 @@ def test_a_database_that_is_away_for_a_moment_puts_a_run_off(dataset, monkeypatc
     from sqlalchemy.exc import OperationalError
 
     import training.run
+    import training.run_observer
 
     launch(dataset)
     with session_scope() as s:
@@ -342,14 +345,17 @@ def test_a_database_that_is_away_for_a_moment_costs_a_note_and_no_epoch(dataset,
     from sqlalchemy.exc import OperationalError
 
     import training.run
-    from training.watching import EpochRecord
+    import training.run_observer
+    from training.loop.watcher import EpochRecord
 
-    monkeypatch.setattr(training.run, "PAUSES", (0.0,))
-    monkeypatch.setattr(training.run, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(training.run_observer, "PAUSES", (0.0,))
+    monkeypatch.setattr(training.run_observer, "REPORT_SECONDS", 0.0)
     run = launch(dataset)
     with session_scope() as s:
         run, claim = runs.claim_run(s, "w")
-    watcher = training.run.RunWatcher(run, claim, Heartbeat(TrainingRun, [claim]), training.run.checked(run.config))
+    watcher = training.run_observer.RunWatcher(
+        run, claim, Heartbeat(TrainingRun, [claim]), training.run.checked(run.config)
+    )
     once = iter([True])
 
     def away(call):

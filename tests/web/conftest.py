@@ -4,10 +4,10 @@ import pytest
 from apiflask import APIFlask
 
 from db import accounts
-from db.base import session_scope
+from db.database import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
-from tests.web.play import PASSWORD, Api, Browser, WorkerPart
+from tests.web.actors import PASSWORD, Api, Browser, WorkerPart
 from web.app import create_app
 
 

@@ -8,9 +8,9 @@ import pytest
 from apiflask import APIFlask
 from sqlalchemy import delete, func, select
 
-from db.base import read_scope, session_scope
+from db.database import read_scope, session_scope
 from db.models import Job, Promotion, Upload, User
-from tests.web.play import Api, WorkerPart, png, tar_gz_bytes, zip_bytes
+from tests.web.actors import Api, WorkerPart, png, tar_gz_bytes, zip_bytes
 
 
 def count_jobs() -> int:

@@ -9,11 +9,11 @@ import pytest
 from apiflask import APIFlask
 from werkzeug.serving import make_server
 
-from db import runs
-from db.base import session_scope
-from db.leases import Claim
+from db.database import session_scope
+from db.ledger.leases import Claim
 from db.models import User
-from tests.web.play import PASSWORD, Api, WorkerPart, load_engines, png, ready_dataset, resnet50, zip_bytes
+from db.training import runs
+from tests.web.actors import PASSWORD, Api, WorkerPart, load_engines, png, ready_dataset, resnet50, zip_bytes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

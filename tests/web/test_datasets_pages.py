@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from apiflask import APIFlask
 
-from db.base import read_scope, session_scope
-from db.datasets import claim_dataset, fail_dataset
+from db.database import read_scope, session_scope
+from db.datasets.datasets import claim_dataset, fail_dataset
 from db.models import Dataset, Split
 from db.settings import Settings
 from db.storage import storage
-from tests.web.play import Api, Browser, png, ready_dataset, zip_bytes
+from tests.web.actors import Api, Browser, png, ready_dataset, zip_bytes
 
 CLASSES = zip_bytes({"COVID/1.png": png(1), "non-COVID/2.png": png(2)})
 REPORT: dict[str, Any] = {

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from apiflask import APIFlask
 
-from db import evaluations, registry
-from db.base import read_scope, session_scope
+from db.database import read_scope, session_scope
+from db.evaluation import evaluations
 from db.models import Dataset, Evaluation, ModelVersion, User
-from db.splits import split_of
+from db.registry import champions, versions
 from db.storage import storage
+from db.training.splits import split_of
 from tests.conftest import fake_package
-from tests.web.play import Api, Browser, load_engines, png, ready_dataset
-from web.figures import meaning, plain
+from tests.web.actors import Api, Browser, load_engines, png, ready_dataset
+from web.views.metric_filters import meaning, plain
 
 REPORT = b"<!doctype html><title>Report</title><style>p{color:red}</style><script>alert(1)</script><p>Report</p>"
 CARD = b"# site\n\n<script>alert(2)</script> Research use only."
@@ -58,9 +59,9 @@ def add_version(folder: Path, split_id: int, name: str = "site") -> int:
         "preset": "quick",
     }
     (package / "package.json").write_text(json.dumps(manifest))
-    stored = registry.store_package(package)
+    stored = versions.store_package(package)
     with session_scope() as s:
-        return registry.register_package(s, package, stored).id
+        return versions.register_package(s, package, stored).id
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def carry_out(difference: float = 0.0) -> None:
 
 def champion() -> str:
     with read_scope() as s:
-        found = registry.champion(s)
+        found = champions.champion(s)
         return found.label if found else ""
 
 

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from db import accounts
-from db.base import session_scope
+from db.database import session_scope
 from db.settings import Settings
 from tests.conftest import add_champion, fresh_database
-from tests.web.play import Api, WorkerPart, load_engines, png, ready_dataset, zip_bytes
+from tests.web.actors import Api, WorkerPart, load_engines, png, ready_dataset, zip_bytes
 from web.app import create_app
 
 REPEATABLE = hypothesis.settings(

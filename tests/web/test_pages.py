@@ -8,13 +8,14 @@ import pytest
 from apiflask import APIFlask
 from sqlalchemy import delete
 
-from db import accounts, registry
-from db.base import current, read_scope, session_scope
+from db import accounts
+from db.database import current, read_scope, session_scope
 from db.models import ModelVersion, Promotion, User
+from db.registry import champions
 from db.settings import Settings
 from tests.conftest import add_champion
-from tests.web.play import Api, Browser, WorkerPart, png, zip_bytes
-from web import display
+from tests.web.actors import Api, Browser, WorkerPart, png, zip_bytes
+from web.views import filters
 
 HOSTILE = '<script>alert(1)</script>"onload=x\u202egnp.zip'
 
@@ -193,7 +194,7 @@ def test_admin_promotes_and_others_do_not(app: APIFlask, browser: Browser, anns_
 
 def _champion() -> ModelVersion:
     with read_scope() as s:
-        found = registry.champion(s)
+        found = champions.champion(s)
     assert found is not None
     return found
 
@@ -212,7 +213,7 @@ def test_jobs_list_is_paged(api: Api, anns_browser: Browser) -> None:
     ("seconds", "text"), [(None, "–"), (0.44, "0.4 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3725, "1 h 02 min")]
 )
 def test_durations_read_naturally(seconds: float | None, text: str) -> None:
-    assert display.duration(seconds) == text
+    assert filters.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -220,11 +221,11 @@ def test_durations_read_naturally(seconds: float | None, text: str) -> None:
     [(0, 5, "0 %"), (5, 5, "100 %"), (1, 100_000, "< 0.1 %"), (99_999, 100_000, "> 99.9 %"), (1, 8, "12.5 %")],
 )
 def test_share_is_all_or_nothing_only_when_it_is(part: int, whole: int, text: str) -> None:
-    assert display.share(part, whole).replace("\u202f", " ") == text
+    assert filters.share(part, whole).replace("\u202f", " ") == text
 
 
 def test_probability_is_never_rounded_to_certainty() -> None:
-    assert [display.probability(p) for p in (None, 0.0001, 0.9999, 0.5)] == [
+    assert [filters.probability(p) for p in (None, 0.0001, 0.9999, 0.5)] == [
         "–",
         "<\u202f0.001",
         ">\u202f0.999",
@@ -257,7 +258,7 @@ def test_damaged_demo_model_is_said_on_the_page(
     browser.sign_in("root")
     with session_scope() as s:
         s.execute(delete(Promotion))
-    monkeypatch.setattr("db.demo_model.DEMO_FILE", tmp_path / "gone.tar.gz")
+    monkeypatch.setattr("db.registry.demo_model.DEMO_FILE", tmp_path / "gone.tar.gz")
     answer = browser.client.post("/models/demo", data={"csrf_token": browser.csrf("/models")})
     assert answer.status_code == 503
     assert "make demo-model" in answer.text

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from db.base import read_scope
+from db.database import read_scope
+from db.ledger.results import series_summary
 from db.models import Job
-from db.results import series_summary
-from tests.web.play import Api, WorkerPart, png, zip_bytes
-from web import exports
+from tests.web.actors import Api, WorkerPart, png, zip_bytes
+from web.downloads import job_results
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_csv_holds_no_formula(api: Api, job_id: str) -> None:
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\r=1"])
 def test_formula_gets_an_apostrophe_and_a_number_does_not(text: str) -> None:
-    assert exports.safe_cell(text) == "'" + text
-    assert exports.safe_cell(-0.5) == -0.5
-    assert exports.safe_cell("plain") == "plain"
-    assert exports.safe_cell(None) is None
+    assert job_results.safe_cell(text) == "'" + text
+    assert job_results.safe_cell(-0.5) == -0.5
+    assert job_results.safe_cell("plain") == "plain"
+    assert job_results.safe_cell(None) is None
 
 
 def test_json_has_the_job_every_slice_and_the_notice(api: Api, job_id: str) -> None:
@@ -119,9 +119,9 @@ def test_exports_come_in_pieces(api: Api, worker: WorkerPart) -> None:
     worker.whole_job(450)
     with read_scope() as s:
         job = s.get_one(Job, job_id)
-    pieces = list(exports.csv_lines(job))
+    pieces = list(job_results.csv_lines(job))
     assert [piece.count("\n") for piece in pieces] == [201, 200, 50]
-    assert len(json.loads("".join(exports.json_pieces(job, {})))["results"]) == 450
+    assert len(json.loads("".join(job_results.json_pieces(job, {})))["results"]) == 450
     assert api.get(f"/jobs/{job_id}/results.csv", buffered=False).is_streamed
 
 

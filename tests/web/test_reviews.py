@@ -6,9 +6,9 @@ import io
 import pytest
 from sqlalchemy import select
 
-from db.base import session_scope
+from db.database import session_scope
 from db.models import Prediction, User
-from tests.web.play import Api, Browser, WorkerPart, png, zip_bytes
+from tests.web.actors import Api, Browser, WorkerPart, png, zip_bytes
 
 
 @pytest.fixture

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from db import base, runs
-from db.base import read_scope, session_scope
-from db.leases import Claim
+from db import database
+from db.database import read_scope, session_scope
+from db.ledger.leases import Claim
 from db.models import Dataset, ModelVersion, Split, TrainingRun, User
 from db.settings import Settings
-from db.splits import split_of
 from db.storage import storage
+from db.training import runs
+from db.training.splits import split_of
 from tests.conftest import make_settings
-from tests.web.play import Api, Browser, ready_dataset, resnet50
-from training import installed
-from training.installed import TrainingNotInstalled
+from tests.web.actors import Api, Browser, ready_dataset, resnet50
+from training.launch import installed
+from training.launch.installed import TrainingNotInstalled
 from web.app import create_app
 
 CONFIG = {"preset": "quick", "stages": [{"name": "small", "epochs": 10, "size": 64}, {"name": "full", "epochs": 1}]}
@@ -319,6 +320,6 @@ def test_run_is_launched_for_another_machine_where_training_is_not_installed(
     settings: Settings, root: User, champion: ModelVersion, without_training: None
 ) -> None:
     shared = make_settings(settings.home, CELERY_BROKER_URL="redis://127.0.0.1:1/0")
-    base.use(shared)
+    database.use(shared)
     ready_dataset("site")
     assert launch(Api(create_app(shared), root)).status_code == 202

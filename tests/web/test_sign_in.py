@@ -12,13 +12,13 @@ from flask import request
 from pydantic import SecretStr
 
 from db import accounts
-from db.base import session_scope
+from db.database import session_scope
 from db.models import ModelVersion, Token, User
 from db.settings import Settings
-from tests.web.play import Api, Browser, png, token_of
+from tests.web.actors import Api, Browser, png, token_of
 from web.app import create_app
-from web.auth import local_path
-from web.secret_key import secret_key
+from web.security.auth import local_path
+from web.security.secret_key import secret_key
 
 
 def session_cookie(browser: Browser) -> str:

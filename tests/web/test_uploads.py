@@ -12,7 +12,7 @@ from apiflask import APIFlask
 
 from db.settings import Settings
 from db.storage import storage
-from tests.web.play import Api, png, zip_bytes
+from tests.web.actors import Api, png, zip_bytes
 
 BOUNDARY = "a-boundary"
 
@@ -139,12 +139,12 @@ import ctypes, io, pathlib, sys
 sys.path.insert(0, {project!r})
 home = pathlib.Path({home!r})
 files = home / "files"
-from tests.conftest import make_settings, add_champion
-from tests.web.play import Api, png, zip_bytes
-from db import accounts, base, migrate
-from db.base import session_scope
+from tests.conftest import add_champion, make_settings
+from tests.web.actors import Api, png, zip_bytes
+from db import accounts, database, migrate
+from db.database import session_scope
 settings = make_settings(home, storage_url=str(files))
-base.use(settings)
+database.use(settings)
 migrate.upgrade()
 add_champion(home)
 from web.app import create_app
@@ -175,19 +175,19 @@ def test_full_disk_is_507_and_queues_nothing(tmp_path: Path) -> None:
 STREAMED = """
 import pathlib, resource, sys
 sys.path.insert(0, {project!r})
-from tests.conftest import make_settings, add_champion
-from tests.web.play import Api
-from db import accounts, base, migrate
-from db.base import session_scope
+from tests.conftest import add_champion, make_settings
+from tests.web.actors import Api
+from db import accounts, database, migrate
+from db.database import session_scope
 settings = make_settings(pathlib.Path({home!r}))
-base.use(settings)
+database.use(settings)
 migrate.upgrade()
 add_champion(settings.home)
 from web.app import create_app
 with session_scope() as s:
     ann = accounts.create_user(s, "ann", None)
 api = Api(create_app(settings), ann)
-from tests.web.play import png
+from tests.web.actors import png
 api.submit(("1.png", png()))
 
 class Body:

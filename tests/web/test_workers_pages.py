@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from db.models import ModelVersion
-from tests.web.play import Api, Browser, load_engines
+from tests.web.actors import Api, Browser, load_engines
 
 NewChampion = Callable[[str], ModelVersion]
 

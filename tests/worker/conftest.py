@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from db import jobs
-from db.base import read_scope, session_scope
+from db.database import read_scope, session_scope
+from db.ledger import jobs
+from db.ledger.job_view import JobView, job_view
 from db.models import Job, User
-from db.progress import JobView, job_view
 from db.storage import storage
-from worker.imaging.archive import Limits, inspect_archive
+from worker.imaging.archives.archive import Limits, inspect_archive
 
 Submit = Callable[..., Job]
 

@@ -6,20 +6,21 @@ from apiflask import APIBlueprint
 from flask import url_for
 from flask.typing import ResponseReturnValue
 
-from db.base import read_scope, session_scope
-from db.datasets import DatasetError
+from db.database import read_scope, session_scope
+from db.datasets.slices import DatasetError
 from db.models import Dataset
 from db.paging import newest_first
-from db.splits import split_of
-from web import dataset_uploads
+from db.training.splits import split_of
+from web.actions import datasets
+from web.actions.lookup import row_of
 from web.api import PREFIX
-from web.api.caching import revalidate
-from web.api.description import DATASET_BODY, NOT_MODIFIED, problems
-from web.api.training_schemas import DatasetOut, DatasetPage, ListQuery, SplitIn
-from web.auth import guard_admin_api, require_admin
+from web.api.etags import revalidate
+from web.api.openapi import DATASET_BODY, NOT_MODIFIED, problems
+from web.api.serializers import dataset_json
 from web.errors import Problem, sentence
-from web.lookup import row_of
-from web.training_json import dataset_json
+from web.schemas.common import ListQuery
+from web.schemas.datasets import DatasetOut, DatasetPage, SplitIn
+from web.security.auth import guard_admin_api, require_admin
 
 blueprint = APIBlueprint("api_datasets", __name__, url_prefix=f"{PREFIX}/datasets", tag="Datasets")
 guard_admin_api(blueprint)
@@ -38,7 +39,7 @@ def create() -> ResponseReturnValue:
     Of archives and images in parts named `files`, labelled by a CSV of file, label, group (split, source) in the part
     `labels`, or by a folder for each class; or of the reviewed slices of the `jobs`. A refused archive refuses all.
     """
-    view = dataset_uploads.create(require_admin())
+    view = datasets.create(require_admin())
     return shown(view.id), 202, {"Location": url_for("api_datasets.show", dataset_id=view.id)}
 
 

@@ -6,19 +6,19 @@ from apiflask import APIBlueprint
 from flask import url_for
 from flask.typing import ResponseReturnValue
 
-from db.base import read_scope
-from db.jobs import cancel_job, retry_job
+from db.database import read_scope
+from db.ledger.job_view import job_view, list_jobs
+from db.ledger.jobs import cancel_job, retry_job
 from db.models import Job
-from db.progress import job_view, list_jobs
+from web.actions.jobs import submit
+from web.actions.lookup import reading_job, writing_job
 from web.api import PREFIX
-from web.api.caching import revalidate
-from web.api.description import IDEMPOTENCY_HEADER, NOT_MODIFIED, SUBMIT_BODY, problems
-from web.api.schemas import JobListQuery, JobOut, JobPage, RetryOut
-from web.auth import guard_api, require_user
+from web.api.etags import revalidate
+from web.api.openapi import IDEMPOTENCY_HEADER, NOT_MODIFIED, SUBMIT_BODY, problems
+from web.api.serializers import job_json
 from web.errors import Problem
-from web.job_json import job_json
-from web.lookup import reading_job, writing_job
-from web.submissions import submit
+from web.schemas.jobs import JobListQuery, JobOut, JobPage, RetryOut
+from web.security.auth import guard_api, require_user
 
 blueprint = APIBlueprint("api_jobs", __name__, url_prefix=f"{PREFIX}/jobs", tag="Jobs")
 guard_api(blueprint)

@@ -7,14 +7,19 @@ from apiflask.schemas import FileSchema
 from flask import Response, url_for
 from flask.typing import ResponseReturnValue
 
-from db.base import read_scope
+from db.database import read_scope
 from db.models import ModelVersion
-from db.registry import champion, list_versions
-from web import comparisons, packages, promotions
+from db.registry.champions import champion
+from db.registry.versions import list_versions
+from web.actions import models
+from web.actions import models as promotions
+from web.actions.lookup import row_of
 from web.api import PREFIX
-from web.api.caching import revalidate
-from web.api.description import FILE_BODY, NOT_MODIFIED, problems
-from web.api.training_schemas import (
+from web.api.etags import revalidate
+from web.api.openapi import FILE_BODY, NOT_MODIFIED, problems
+from web.api.serializers import model_detail, model_json
+from web.downloads import model_files
+from web.schemas.models import (
     CheckIn,
     CheckOut,
     CompareIn,
@@ -24,9 +29,7 @@ from web.api.training_schemas import (
     PromoteIn,
     RollbackIn,
 )
-from web.auth import guard_api, require_admin
-from web.lookup import row_of
-from web.training_json import model_detail, model_json
+from web.security.auth import guard_api, require_admin
 
 blueprint = APIBlueprint("api_models", __name__, url_prefix=f"{PREFIX}/models", tag="Models")
 guard_api(blueprint)
@@ -62,7 +65,7 @@ def show(model_id: int) -> dict[str, Any]:
 @blueprint.doc(responses=problems(404))
 def card(model_id: int) -> Response:
     """Read a model version's card"""
-    return packages.card_response(_version(model_id))
+    return model_files.card_response(_version(model_id))
 
 
 @blueprint.post("/<int:model_id>/promote")
@@ -115,7 +118,7 @@ def compare(model_id: int, json_data: CompareIn) -> dict[str, Any]:
     On the test part of the first one, or on a whole dataset; paired by resampling the same groups. Ask again for what
     it came to. For admins.
     """
-    return comparisons.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
+    return models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
 
 
 @blueprint.get("/<int:model_id>/export")
@@ -130,7 +133,7 @@ def export(model_id: int) -> Response:
     the dataset. For admins.
     """
     require_admin()
-    return packages.export_response(_version(model_id))
+    return model_files.export_response(_version(model_id))
 
 
 @blueprint.post("/import")

@@ -7,18 +7,18 @@ from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, request
 
-from db.progress import job_view
-from db.results import SliceImage, results_page, slice_image
+from db.ledger.job_view import job_view
+from db.ledger.results import SliceImage, results_page, slice_image
+from db.notice import RESEARCH_USE_ONLY
 from db.storage import FileMissing
-from web import exports
+from web.actions.lookup import ROW_IDS, reading_job
 from web.api import PREFIX
-from web.api.description import problems
-from web.api.schemas import ExportOut, ImageQuery, ResultPage, ResultsQuery
-from web.auth import guard_api
+from web.api.openapi import problems
+from web.api.serializers import job_json
+from web.downloads import job_results
 from web.errors import not_found
-from web.job_json import job_json
-from web.lookup import ROW_IDS, reading_job
-from web.notice import RESEARCH_USE_ONLY
+from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, ResultsQuery
+from web.security.auth import guard_api
 
 blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>", tag="Results")
 guard_api(blueprint)
@@ -56,7 +56,7 @@ def results_csv(job_id: str) -> Response:
     """
     with reading_job(job_id) as (_, job):
         pass
-    return _download(exports.csv_lines(job), f"ctbatch-{job.id}.csv", "text/csv; charset=utf-8")
+    return _download(job_results.csv_lines(job), f"ctbatch-{job.id}.csv", "text/csv; charset=utf-8")
 
 
 @blueprint.get("/results.json")
@@ -69,7 +69,7 @@ def results_json(job_id: str) -> Response:
     """
     with reading_job(job_id) as (s, job):
         shown = job_json(job_view(s, job))
-    return _download(exports.json_pieces(job, shown), f"ctbatch-{job.id}.json", "application/json")
+    return _download(job_results.json_pieces(job, shown), f"ctbatch-{job.id}.json", "application/json")
 
 
 @blueprint.get("/slices/<int:slice_id>/image.png")

@@ -5,15 +5,15 @@ from typing import Any
 from apiflask import APIBlueprint
 from sqlalchemy.orm import Session
 
+from db.datasets.reviews import LABELS, NotReviewable, remove_review, reviews_of_slice, set_review
+from db.ledger.results import find_row
 from db.models import Job
-from db.results import find_row
-from db.reviews import LABELS, NotReviewable, remove_review, reviews_of_slice, set_review
+from web.actions.lookup import writing_job
 from web.api import PREFIX
-from web.api.description import problems
-from web.api.schemas import ReviewIn, ReviewList
-from web.auth import guard_api, require_user
+from web.api.openapi import problems
 from web.errors import Problem, not_found, sentence
-from web.lookup import writing_job
+from web.schemas.jobs import ReviewIn, ReviewList
+from web.security.auth import guard_api, require_user
 
 blueprint = APIBlueprint("api_reviews", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>/slices", tag="Reviews")
 guard_api(blueprint)

@@ -6,19 +6,20 @@ from apiflask import APIBlueprint
 from flask import url_for
 from flask.typing import ResponseReturnValue
 
-from db import runs
-from db.base import read_scope, session_scope
+from db.database import read_scope, session_scope
 from db.models import TrainingRun
 from db.paging import newest_first
+from db.training import runs
+from web.actions.lookup import row_of
+from web.actions.runs import launch, prepare, receive_weights
 from web.api import PREFIX
-from web.api.caching import revalidate
-from web.api.description import FILE_BODY, NOT_MODIFIED, problems
-from web.api.training_schemas import EpochList, EstimateOut, ListQuery, RunIn, RunOut, RunPage, WeightsOut
-from web.auth import guard_admin_api, require_admin
+from web.api.etags import revalidate
+from web.api.openapi import FILE_BODY, NOT_MODIFIED, problems
+from web.api.serializers import epochs_json, run_json
 from web.errors import Problem
-from web.launches import launch, prepare, receive_weights
-from web.lookup import row_of
-from web.training_json import epochs_json, run_json
+from web.schemas.common import ListQuery
+from web.schemas.runs import EpochList, EstimateOut, RunIn, RunOut, RunPage, WeightsOut
+from web.security.auth import guard_admin_api, require_admin
 
 blueprint = APIBlueprint("api_runs", __name__, url_prefix=f"{PREFIX}/runs", tag="Training runs")
 guard_admin_api(blueprint)

@@ -4,15 +4,15 @@ from typing import Any
 
 from apiflask import APIBlueprint
 
-from db.base import read_scope
-from db.engine_proofs import list_servings
-from db.registry import versions_in_use
+from db.database import read_scope
+from db.registry.champions import versions_in_use
+from db.registry.engine_proofs import list_servings
 from web.api import PREFIX
-from web.api.caching import revalidate
-from web.api.description import NOT_MODIFIED, problems
-from web.api.training_schemas import WorkerList
-from web.auth import guard_admin_api
-from web.training_json import serving_json
+from web.api.etags import revalidate
+from web.api.openapi import NOT_MODIFIED, problems
+from web.api.serializers import serving_json
+from web.schemas.workers import WorkerList
+from web.security.auth import guard_admin_api
 
 blueprint = APIBlueprint("api_workers", __name__, url_prefix=f"{PREFIX}/workers", tag="Workers")
 guard_admin_api(blueprint)

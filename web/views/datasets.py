@@ -7,20 +7,22 @@ from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from db.base import current, read_scope, session_scope
-from db.datasets import DatasetError, dataset_view
+from db.database import current, read_scope, session_scope
+from db.datasets.datasets import dataset_view
+from db.datasets.slices import DatasetError
 from db.models import Dataset
 from db.paging import newest_first
-from db.split_view import splits_of
-from db.splits import split_of
-from web import dataset_uploads
-from web.api.training_schemas import ListQuery, SplitIn
-from web.auth import require_admin
+from db.training.split_view import splits_of
+from db.training.splits import split_of
+from web.actions import datasets
+from web.actions.lookup import row_of
+from web.actions.uploads import MAX_PARTS
 from web.errors import Problem, as_problem, sentence
-from web.guards import guard_admin_pages
-from web.lookup import row_of
-from web.uploads import MAX_PARTS
-from web.views.queries import form_values, parsed
+from web.schemas.common import ListQuery
+from web.schemas.datasets import SplitIn
+from web.security.auth import require_admin
+from web.security.guards import guard_admin_pages
+from web.views.forms import form_values, parsed
 
 blueprint = APIBlueprint("datasets", __name__, url_prefix="/datasets", enable_openapi=False)
 guard_admin_pages(blueprint)
@@ -33,14 +35,14 @@ def index() -> str:
     with read_scope() as s:
         page = newest_first(s, Dataset, query.cursor, query.limit)
         views = [dataset_view(s, dataset) for dataset in page.items]
-    return render_template("datasets.html", views=views, next_cursor=page.next_cursor, query=query)
+    return render_template("datasets/datasets.html", views=views, next_cursor=page.next_cursor, query=query)
 
 
 @blueprint.get("/<int:dataset_id>/row")
 def row(dataset_id: int) -> str:
     """One row of the list; a row whose dataset is being built asks for itself again."""
     with read_scope() as s:
-        return render_template("_dataset_row.html", dataset=dataset_view(s, row_of(s, Dataset, dataset_id)))
+        return render_template("datasets/_dataset_row.html", dataset=dataset_view(s, row_of(s, Dataset, dataset_id)))
 
 
 @blueprint.get("/new")
@@ -53,7 +55,7 @@ def form() -> Response:
 def create() -> ResponseReturnValue:
     """Receive the files, and ask for the dataset."""
     try:
-        view = dataset_uploads.create(require_admin())
+        view = datasets.create(require_admin())
     except Exception as error:
         problem = as_problem(error)
         if problem.status == 500:
@@ -65,13 +67,13 @@ def create() -> ResponseReturnValue:
 @blueprint.get("/<int:dataset_id>")
 def show(dataset_id: int) -> str:
     """A dataset's page."""
-    return _page("dataset.html", dataset_id)
+    return _page("datasets/dataset.html", dataset_id)
 
 
 @blueprint.get("/<int:dataset_id>/live")
 def live(dataset_id: int) -> str:
     """The part of a dataset's page that changes while it is built."""
-    return _page("_dataset.html", dataset_id)
+    return _page("datasets/_dataset.html", dataset_id)
 
 
 @blueprint.post("/<int:dataset_id>/splits")
@@ -99,7 +101,7 @@ def _shown(s: Session, dataset: Dataset) -> dict[str, Any]:
 def _form(problem: Problem | None) -> Response:
     values = {"name": request.form.get("name", ""), "jobs": request.form.get("jobs", "")} if problem else {}
     page = render_template(
-        "dataset_new.html",
+        "datasets/dataset_new.html",
         problem=problem,
         values=values,
         jobs=request.args.get("jobs", ""),

@@ -7,19 +7,19 @@ from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from db.base import read_scope
-from db.jobs import cancel_job, retry_job
+from db.database import read_scope
+from db.datasets.reviews import reviews_of_slice
+from db.ledger.job_view import job_view, list_jobs
+from db.ledger.jobs import cancel_job, retry_job
+from db.ledger.results import ResultRow, find_row, results_page, series_summary
 from db.models import Job
 from db.paging import Page
-from db.progress import job_view, list_jobs
-from db.results import ResultRow, find_row, results_page, series_summary
-from db.reviews import reviews_of_slice
-from web.api.schemas import JobListQuery, ResultsQuery
-from web.auth import require_user
+from web.actions.lookup import reading_job, writing_job
 from web.errors import not_found
-from web.guards import guard_pages
-from web.lookup import reading_job, writing_job
-from web.views.queries import parsed
+from web.schemas.jobs import JobListQuery, ResultsQuery
+from web.security.auth import require_user
+from web.security.guards import guard_pages
+from web.views.forms import parsed
 
 blueprint = APIBlueprint("jobs", __name__, enable_openapi=False)
 guard_pages(blueprint)
@@ -40,14 +40,14 @@ def index() -> str:
     query = parsed(JobListQuery, request.args)
     with read_scope() as s:
         page = list_jobs(s, require_user(), state=query.state, cursor=query.cursor, limit=query.limit)
-    return render_template("jobs.html", page=page, query=query)
+    return render_template("jobs/jobs.html", page=page, query=query)
 
 
 @blueprint.get("/jobs/<job_id>/row")
 def row(job_id: str) -> str:
     """One row of the list; a row whose job is open asks for itself again."""
     with reading_job(job_id) as (s, job):
-        return render_template("_job_row.html", job=job_view(s, job))
+        return render_template("jobs/_job_row.html", job=job_view(s, job))
 
 
 @blueprint.get("/jobs/<job_id>")
@@ -55,14 +55,14 @@ def show(job_id: str) -> str:
     """A job's page."""
     query = parsed(ResultsQuery, request.args)
     with reading_job(job_id) as (s, job):
-        return render_template("job.html", **_live(s, job), **_results(s, job, query))
+        return render_template("jobs/job.html", **_live(s, job), **_results(s, job, query))
 
 
 @blueprint.get("/jobs/<job_id>/live")
 def live(job_id: str) -> str:
     """The part of a job's page that changes while it runs."""
     with reading_job(job_id) as (s, job):
-        return render_template("_live.html", **_live(s, job))
+        return render_template("jobs/_live.html", **_live(s, job))
 
 
 @blueprint.get("/jobs/<job_id>/results")
@@ -71,7 +71,7 @@ def results(job_id: str) -> Response:
     query = parsed(ResultsQuery, request.args)
     with reading_job(job_id) as (s, job):
         shown = _results(s, job, query)
-        page = render_template("_results.html", job=job_view(s, job), **shown)
+        page = render_template("jobs/_results.html", job=job_view(s, job), **shown)
     response = Response(page, content_type="text/html; charset=utf-8")
     if "poll" not in request.args:
         response.headers["HX-Push-Url"] = url_for("jobs.show", job_id=job_id, **shown["kept"])
@@ -81,7 +81,7 @@ def results(job_id: str) -> Response:
 @blueprint.get("/jobs/<job_id>/slices/<int:slice_id>")
 def slice_(job_id: str, slice_id: int) -> str:
     """One slice, large, with its heat map: a page of its own, or the inside of the job page's dialog."""
-    template = "_slice.html" if request.headers.get("HX-Request") else "slice.html"
+    template = "jobs/_slice.html" if request.headers.get("HX-Request") else "jobs/slice.html"
     with reading_job(job_id) as (s, job):
         found = find_row(s, job, slice_id)
         if found is None:

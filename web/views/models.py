@@ -8,19 +8,25 @@ from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from db import evaluations, promotion, registry, runs
-from db.base import read_scope
-from db.datasets import find_dataset, list_datasets
-from db.engine_proofs import list_servings
-from db.lineage import held_out, makers_elsewhere
+from db.database import read_scope
+from db.datasets.datasets import find_dataset, list_datasets
+from db.evaluation import evaluations
+from db.evaluation.gate import gate_of
 from db.models import OPEN_WORK, Dataset, ModelVersion, Work
+from db.registry import champions
+from db.registry import versions as registry
+from db.registry.engine_proofs import list_servings
 from db.storage import FileDamaged, FileMissing
-from web import comparisons, packages, promotions
-from web.auth import require_admin, require_user
+from db.training import runs
+from db.training.lineage import held_out, makers_elsewhere
+from web.actions import models
+from web.actions import models as promotions
+from web.actions.lookup import row_of
+from web.downloads import model_files
 from web.errors import Problem, as_problem
-from web.guards import guard_pages
-from web.lookup import row_of
-from worker.imaging.names import label
+from web.security.auth import require_admin, require_user
+from web.security.guards import guard_pages
+from worker.imaging.display_names import label
 
 LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}/[0-9]{1,9}")
 
@@ -45,20 +51,20 @@ def show(version_id: int) -> Response:
 @blueprint.get("/<int:version_id>/checks")
 def checks(version_id: int) -> str:
     """The part of a version's page that changes while it is checked or compared."""
-    return render_template("_model_checks.html", **_checks(version_id))
+    return render_template("models/_model_checks.html", **_checks(version_id))
 
 
 @blueprint.get("/<int:version_id>/report")
 def report(version_id: int) -> Response:
     """The training report, a page of its own that can run nothing; it shows slices, so it is for admins."""
     require_admin()
-    return packages.report_response(_version(version_id))
+    return model_files.report_response(_version(version_id))
 
 
 @blueprint.get("/<int:version_id>/figures/<name>")
 def figure(version_id: int, name: str) -> Response:
     """One of the report's pictures."""
-    return packages.figure_response(_version(version_id), name, require_user())
+    return model_files.figure_response(_version(version_id), name, require_user())
 
 
 @blueprint.post("/<int:version_id>/compare")
@@ -72,7 +78,7 @@ def compare(version_id: int) -> ResponseReturnValue:
 def compare_with(version_id: int) -> ResponseReturnValue:
     """Have the version compared with another one on the same slices."""
     asked: dict[str, Any] = {name: request.form.get(name, "") for name in COMPARED}
-    comparisons.compare_with(require_admin(), version_id, **asked)
+    models.compare_with(require_admin(), version_id, **asked)
     return redirect(url_for("models.show", version_id=version_id, **asked, _anchor="comparison"), 303)
 
 
@@ -141,10 +147,10 @@ def _version(version_id: int) -> ModelVersion:
 
 def _index(problem: Problem | None) -> Response:
     with read_scope() as s:
-        versions, now = registry.list_versions(s), registry.champion(s)
-        before = registry.champion_before(s)
+        versions, now = registry.list_versions(s), champions.champion(s)
+        before = champions.champion_before(s)
     page = render_template(
-        "models.html",
+        "models/models.html",
         versions=versions,
         champion=now,
         is_admin=require_user().is_admin,
@@ -162,7 +168,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
             "lineage": [(one, registry.find_version(s, one)) for one in _lineage(version)],
             "elsewhere": makers_elsewhere(version),
             "servings": list_servings(s, version_id=version.id) if require_user().is_admin else [],
-            "promotions": [each for each in registry.promotions(s) if each.model_version_id == version.id],
+            "promotions": [each for each in champions.promotions(s) if each.model_version_id == version.id],
             "own_part": held_out(s, version) is not None,
             "others": [each.label for each in registry.list_versions(s) if each.id != version.id],
             "ready": [dataset.title for dataset in list_datasets(s) if dataset.state == Work.DONE],
@@ -170,9 +176,9 @@ def _page(version_id: int, problem: Problem | None) -> Response:
             "run": runs.find_run(s, run) if isinstance(run := version.facts.get("run"), int) else None,
         }
     shown |= _checks(version_id)
-    shown |= {"figures": packages.figures(version, require_user()), "card": _card(version)}
-    shown["report"] = packages.REPORT in version.files
-    page = render_template("model.html", problem=problem, **shown)
+    shown |= {"figures": model_files.figures(version, require_user()), "card": _card(version)}
+    shown["report"] = model_files.REPORT in version.files
+    page = render_template("models/model.html", problem=problem, **shown)
     return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
 
 
@@ -190,7 +196,7 @@ def _dataset(s: Session, version: ModelVersion) -> Dataset | None:
 
 def _card(version: ModelVersion) -> str | None:
     try:
-        return packages.card_text(version)
+        return model_files.card_text(version)
     except (FileMissing, FileDamaged):
         return "The model card is missing from storage, or damaged."
 
@@ -198,13 +204,13 @@ def _card(version: ModelVersion) -> str | None:
 def _checks(version_id: int) -> dict[str, Any]:
     with read_scope() as s:
         version = row_of(s, ModelVersion, version_id)
-        now = registry.champion(s)
+        now = champions.champion(s)
         found = evaluations.of_version(s, version)
         views = [evaluations.evaluation_view(one) for one in found if one.part is None]
         waited_for = [*found, *(evaluations.of_version(s, now) if now and now.id != version.id else [])]
-        gate = promotion.gate_of(s, version)
+        gate = gate_of(s, version)
     asked = {name: request.args.get(name, "") for name in COMPARED}
-    comparison = comparisons.compared(version_id, **asked) if asked["with_model"] else None
+    comparison = models.compared(version_id, **asked) if asked["with_model"] else None
     open_now = comparison is not None and comparison.state in ("queued", "running")
     return {
         "version": version,

@@ -4,13 +4,13 @@ from apiflask import APIBlueprint
 from flask import redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from db.progress import job_view
-from db.results import find_row
-from db.reviews import LABELS, NotReviewable, remove_review, reviews_of_slice, set_review
-from web.auth import require_user
+from db.datasets.reviews import LABELS, NotReviewable, remove_review, reviews_of_slice, set_review
+from db.ledger.job_view import job_view
+from db.ledger.results import find_row
+from web.actions.lookup import writing_job
 from web.errors import Problem, not_found, sentence
-from web.guards import guard_pages
-from web.lookup import writing_job
+from web.security.auth import require_user
+from web.security.guards import guard_pages
 
 blueprint = APIBlueprint("reviews", __name__, enable_openapi=False)
 guard_pages(blueprint)
@@ -35,5 +35,5 @@ def review(job_id: str, slice_id: int) -> ResponseReturnValue:
                 raise Problem(409, "conflict", sentence(error)) from error
         shown = {"job": job_view(s, job), "row": row, "reviews": reviews_of_slice(s, slice_id)}
     if request.headers.get("HX-Request"):
-        return render_template("_reviews.html", **shown)
+        return render_template("jobs/_reviews.html", **shown)
     return redirect(url_for("jobs.slice_", job_id=job_id, slice_id=slice_id), 303)

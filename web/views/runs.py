@@ -7,22 +7,24 @@ from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from db import runs
-from db.base import read_scope, session_scope
-from db.datasets import list_datasets
-from db.leaks import LEAKS
+from db.database import read_scope, session_scope
+from db.datasets.datasets import list_datasets
 from db.models import TrainingRun, Work
 from db.paging import newest_first
-from db.registry import champion, list_versions
+from db.registry.champions import champion
+from db.registry.versions import list_versions
+from db.training import runs
+from db.training.leaks import LEAKS
 from training.config import ABOUT
-from training.launch import can_start_from
-from web.api.training_schemas import ListQuery, RunIn
-from web.auth import require_admin
+from training.launch.launch import can_start_from
+from web.actions.lookup import row_of
+from web.actions.runs import launch, prepare, receive_weights
 from web.errors import Problem, as_problem
-from web.guards import guard_admin_pages
-from web.launches import launch, prepare, receive_weights
-from web.lookup import row_of
-from web.views.queries import form_values, parsed
+from web.schemas.common import ListQuery
+from web.schemas.runs import RunIn
+from web.security.auth import require_admin
+from web.security.guards import guard_admin_pages
+from web.views.forms import form_values, parsed
 
 blueprint = APIBlueprint("runs", __name__, url_prefix="/runs", enable_openapi=False)
 guard_admin_pages(blueprint)
@@ -35,14 +37,14 @@ def index() -> str:
     with read_scope() as s:
         page = newest_first(s, TrainingRun, query.cursor, query.limit)
         views = [runs.run_view(s, run) for run in page.items]
-    return render_template("runs.html", views=views, next_cursor=page.next_cursor, query=query)
+    return render_template("runs/runs.html", views=views, next_cursor=page.next_cursor, query=query)
 
 
 @blueprint.get("/<int:run_id>/row")
 def row(run_id: int) -> str:
     """One row of the list; a row whose run is open asks for itself again."""
     with read_scope() as s:
-        return render_template("_run_row.html", run=runs.run_view(s, row_of(s, TrainingRun, run_id)))
+        return render_template("runs/_run_row.html", run=runs.run_view(s, row_of(s, TrainingRun, run_id)))
 
 
 @blueprint.get("/new")
@@ -86,9 +88,9 @@ def send_weights() -> ResponseReturnValue:
 def estimate() -> str:
     """The part of the form that says what the run would take, or why it would be refused."""
     try:
-        return render_template("_run_estimate.html", prepared=prepare(_asked()))
+        return render_template("runs/_run_estimate.html", prepared=prepare(_asked()))
     except Problem as problem:
-        return render_template("_run_estimate.html", problem=problem)
+        return render_template("runs/_run_estimate.html", problem=problem)
 
 
 def _asked() -> RunIn:
@@ -104,14 +106,14 @@ def show(run_id: int) -> str:
     """A run's page."""
     with read_scope() as s:
         run = row_of(s, TrainingRun, run_id)
-        return render_template("run.html", **_live(s, run), champion_run=_champion_run(s, run))
+        return render_template("runs/run.html", **_live(s, run), champion_run=_champion_run(s, run))
 
 
 @blueprint.get("/<int:run_id>/live")
 def live(run_id: int) -> str:
     """The part of a run's page that changes while it trains."""
     with read_scope() as s:
-        return render_template("_run.html", **_live(s, row_of(s, TrainingRun, run_id)))
+        return render_template("runs/_run.html", **_live(s, row_of(s, TrainingRun, run_id)))
 
 
 @blueprint.post("/<int:run_id>/cancel")
@@ -157,7 +159,7 @@ def _form(problem: Problem | None, weights: str = "") -> Response:
     shown |= {"from_weights": weights} if weights else {}
     allowed = request.form.getlist("allow_leaks")
     page = render_template(
-        "run_new.html",
+        "runs/run_new.html",
         problem=problem,
         values=shown,
         allowed=allowed,

@@ -6,11 +6,11 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import MethodNotAllowed
 
 from db import accounts
-from db.base import read_scope, session_scope
+from db.database import read_scope, session_scope
 from db.models import User
-from web.auth import current_user, local_path, sign_in, sign_out
-from web.guards import guard_forms
-from web.limits import SIGN_IN_LIMIT, limiter
+from web.security.auth import current_user, local_path, sign_in, sign_out
+from web.security.guards import guard_forms
+from web.security.sign_in_limits import SIGN_IN_LIMIT, limiter
 
 blueprint = APIBlueprint("sign_in", __name__, enable_openapi=False)
 guard_forms(blueprint)
@@ -70,5 +70,5 @@ def _verified(name: str, password: str) -> User | None:
 
 def _form(problem: str | None, status: int) -> Response:
     target = local_path(request.values.get("next"))
-    page = render_template("sign_in.html", problem=problem, name=request.form.get("name", ""), next=target)
+    page = render_template("account/sign_in.html", problem=problem, name=request.form.get("name", ""), next=target)
     return Response(page, status, content_type="text/html; charset=utf-8")

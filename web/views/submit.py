@@ -4,13 +4,13 @@ from apiflask import APIBlueprint
 from flask import Response, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 
-from db.base import current, read_scope
-from db.registry import champion
-from web.auth import require_user
+from db.database import current, read_scope
+from db.registry.champions import champion
+from web.actions.jobs import submit as submit_files
+from web.actions.uploads import MAX_PARTS
 from web.errors import Problem, as_problem
-from web.guards import guard_pages
-from web.submissions import submit as submit_files
-from web.uploads import MAX_PARTS
+from web.security.auth import require_user
+from web.security.guards import guard_pages
 
 blueprint = APIBlueprint("submit", __name__, enable_openapi=False)
 guard_pages(blueprint)
@@ -39,7 +39,7 @@ def _form(problem: Problem | None) -> Response:
     with read_scope() as s:
         model = champion(s)
     page = render_template(
-        "submit.html", problem=problem, model=model, max_files=MAX_PARTS - 10, max_bytes=current().max_upload_bytes
+        "jobs/submit.html", problem=problem, model=model, max_files=MAX_PARTS - 10, max_bytes=current().max_upload_bytes
     )
     status = 200 if problem is None else problem.status
     return Response(page, status, content_type="text/html; charset=utf-8")

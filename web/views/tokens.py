@@ -7,12 +7,12 @@ from flask import Response, render_template, request
 from flask.typing import ResponseReturnValue
 
 from db import accounts
-from db.base import read_scope, session_scope
-from web.auth import require_user
+from db.database import read_scope, session_scope
+from web.actions.lookup import SMALL_IDS
 from web.errors import not_found
-from web.guards import guard_pages
-from web.lookup import SMALL_IDS
-from worker.imaging.names import label as printable
+from web.security.auth import require_user
+from web.security.guards import guard_pages
+from worker.imaging.display_names import label as printable
 
 blueprint = APIBlueprint("tokens", __name__, url_prefix="/tokens", enable_openapi=False)
 guard_pages(blueprint)
@@ -51,4 +51,4 @@ def revoke(token_id: int) -> ResponseReturnValue:
 def _page(secret: str | None = None, label: str = "", revoked: bool = False) -> str:
     with read_scope() as s:
         tokens = accounts.list_tokens(s, require_user())
-    return render_template("tokens.html", tokens=tokens, secret=secret, label=label, revoked=revoked)
+    return render_template("account/tokens.html", tokens=tokens, secret=secret, label=label, revoked=revoked)

@@ -3,9 +3,9 @@
 from apiflask import APIBlueprint
 from flask import render_template
 
-from db.base import read_scope
-from db.engine_proofs import list_concerns, list_servings
-from web.guards import guard_admin_pages
+from db.database import read_scope
+from db.registry.engine_proofs import list_concerns, list_servings
+from web.security.guards import guard_admin_pages
 
 blueprint = APIBlueprint("workers", __name__, url_prefix="/workers", enable_openapi=False)
 guard_admin_pages(blueprint)
@@ -17,4 +17,4 @@ def index() -> str:
     with read_scope() as s:
         servings = list_servings(s)
         concerns = list_concerns(s, servings)
-    return render_template("workers.html", servings=servings, concerns=concerns)
+    return render_template("models/workers.html", servings=servings, concerns=concerns)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from db import engine_proofs, registry
-from db.base import current, session_scope
+from db.database import current, session_scope
 from db.models import ModelVersion
-from db.proof_file import PROOF_FILE, BadProof
+from db.registry import engine_proofs, versions
+from db.registry.proof_file import PROOF_FILE, BadProof
 from worker.engines.interface import Engine
 from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package, PackageError, read_package
 from worker.engines.proof import Proof, ProofResult, exact_by_itself, failed, own_proof, prove, read_proof
@@ -47,11 +47,11 @@ def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
     Raises PackageError (the next call makes the copy anew), storage's FileMissing and FileDamaged, EngineUnproven, and
     whatever keeps an engine from being loaded.
     """
-    folder, settings = registry.package_folder(version), current()
+    folder, settings = versions.package_folder(version), current()
     try:
         package = read_package(folder)
     except PackageError:
-        registry.drop_package_folder(version)
+        versions.drop_package_folder(version)
         raise
     try:
         proven = load_engine(folder, settings.engine, threads=settings.engine_threads or None, package=package)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from db.proof_file import PROOF_FILE, read_proof_file
+from db.registry.proof_file import PROOF_FILE, read_proof_file
 from worker.engines.interface import Engine, Scores
 from worker.engines.package import Package, calibration_of, probability
 from worker.engines.processor import read_processor
@@ -83,7 +83,7 @@ def draw_slices() -> NDArray[np.uint8]:
 
 
 def read_proof(folder: Path, package: Package) -> Proof | None:
-    """Read the package's proof, or return None if it carries none. Raises db.proof_file.BadProof."""
+    """Read the package's proof, or return None if it carries none. Raises db.registry.proof_file.BadProof."""
     if PROOF_FILE not in package.files:
         return None
     arrays = read_proof_file(folder / PROOF_FILE)

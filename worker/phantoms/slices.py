@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.imaging.prepare import lung_window
+from worker.imaging.recipe import lung_window
 from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, Patient, Slice, make_patient
 
 MATRICES = (1.0, 256 / 224, 320 / 224, 512 / 224)  # of scanners, by the side that the network takes

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import db.base
+import db.clock
 
 revision = "0001"
 down_revision = None
@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("metrics", sa.JSON(), nullable=False),
         sa.Column("parity", sa.JSON(), nullable=False),
         sa.Column("dataset_hash", sa.String(), nullable=True),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_model_version")),
         sa.UniqueConstraint("name", "number", name=op.f("uq_model_version_name_number")),
     )
@@ -36,8 +36,8 @@ def upgrade() -> None:
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("password_hash", sa.String(), nullable=True),
         sa.Column("is_admin", sa.Boolean(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("served_at", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("served_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_user_account")),
         sa.UniqueConstraint("name", name=op.f("uq_user_account_name")),
     )
@@ -53,13 +53,13 @@ def upgrade() -> None:
         sa.Column("recipe", sa.String(), nullable=False),
         sa.Column("idempotency_key", sa.String(), nullable=True),
         sa.Column("request_hash", sa.String(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("started_at", db.base.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("unpacked_at", db.base.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("first_result_at", db.base.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("finished_at", db.base.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("cancel_requested_at", db.base.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("served_at", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("started_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("unpacked_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("first_result_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("finished_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("cancel_requested_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("served_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_job_model_version_id_model_version")
         ),
@@ -77,7 +77,7 @@ def upgrade() -> None:
         sa.Column("model_version_id", sa.Integer(), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=True),
         sa.Column("reason", sa.String(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_promotion_model_version_id_model_version")
         ),
@@ -90,8 +90,8 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Integer(), nullable=False),
         sa.Column("secret_hash", sa.String(), nullable=False),
         sa.Column("next_path", sa.String(), nullable=False),
-        sa.Column("expires_at", db.base.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("used_at", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("expires_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("used_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["user_id"], ["user_account.id"], name=op.f("fk_sign_in_link_user_id_user_account")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sign_in_link")),
         sa.UniqueConstraint("secret_hash", name=op.f("uq_sign_in_link_secret_hash")),
@@ -106,9 +106,9 @@ def upgrade() -> None:
         sa.Column("label", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("secret_hash", sa.String(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("expires_at", db.base.UtcDateTime(timezone=True), nullable=True),
-        sa.Column("revoked_at", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("revoked_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["user_id"], ["user_account.id"], name=op.f("fk_token_user_id_user_account")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_token")),
         sa.UniqueConstraint("secret_hash", name=op.f("uq_token_secret_hash")),
@@ -126,15 +126,15 @@ def upgrade() -> None:
         sa.Column("message", sa.String(), nullable=False),
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("model_version_id", sa.Integer(), nullable=True),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("finished_at", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("finished_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
-        sa.Column("lease_until", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("lease_until", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("worker", sa.String(), nullable=True),
-        sa.Column("published_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("published_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_training_run_model_version_id_model_version")
         ),
@@ -151,15 +151,15 @@ def upgrade() -> None:
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("array_sha256", sa.String(), nullable=False),
         sa.Column("suspect", sa.Boolean(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("closed_at", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("closed_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
-        sa.Column("lease_until", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("lease_until", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("worker", sa.String(), nullable=True),
-        sa.Column("published_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("published_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_chunk_job_id_job")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_chunk")),
     )
@@ -190,15 +190,15 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("entries", sa.Integer(), nullable=False),
         sa.Column("error", sa.String(), nullable=True),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("closed_at", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("closed_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
-        sa.Column("lease_until", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("lease_until", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("worker", sa.String(), nullable=True),
-        sa.Column("published_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("published_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_upload_job_id_job")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_upload")),
         sa.UniqueConstraint("job_id", "position", name=op.f("uq_upload_job_id_position")),
@@ -259,7 +259,7 @@ def upgrade() -> None:
         sa.Column("cam", sa.LargeBinary(), nullable=False),
         sa.Column("engine", sa.String(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_prediction_job_id_job")),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_prediction_model_version_id_model_version")

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import db.base
+import db.clock
 
 revision = "0002"
 down_revision = "0001"
@@ -26,15 +26,15 @@ def upgrade() -> None:
         sa.Column("report", sa.JSON(), nullable=False),
         sa.Column("progress", sa.Double(), nullable=False),
         sa.Column("error", sa.String(), nullable=True),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("closed_at", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("closed_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
-        sa.Column("lease_until", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("lease_until", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("worker", sa.String(), nullable=True),
-        sa.Column("published_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("published_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["user_id"], ["user_account.id"], name=op.f("fk_dataset_user_id_user_account")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dataset")),
         sa.UniqueConstraint("name", "number", name=op.f("uq_dataset_name_number")),
@@ -50,7 +50,7 @@ def upgrade() -> None:
         sa.Column("seed", sa.Integer(), nullable=False),
         sa.Column("assignment", sa.JSON(), nullable=False),
         sa.Column("leaks", sa.JSON(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["dataset.id"], name=op.f("fk_dataset_split_dataset_id_dataset")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dataset_split")),
         sa.UniqueConstraint("dataset_id", "rule", "seed", name=op.f("uq_dataset_split_dataset_id_rule_seed")),
@@ -97,15 +97,15 @@ def upgrade() -> None:
         sa.Column("result", sa.JSON(), nullable=False),
         sa.Column("progress", sa.Double(), nullable=False),
         sa.Column("error", sa.String(), nullable=True),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("finished_at", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("finished_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
-        sa.Column("lease_until", db.base.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("lease_until", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("worker", sa.String(), nullable=True),
-        sa.Column("published_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("published_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["dataset.id"], name=op.f("fk_evaluation_dataset_id_dataset")),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_evaluation_model_version_id_model_version")
@@ -130,7 +130,7 @@ def upgrade() -> None:
         sa.Column("slice_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=False),
         sa.Column("label", sa.Integer(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["slice_id"], ["slice.id"], name=op.f("fk_review_slice_id_slice")),
         sa.ForeignKeyConstraint(["user_id"], ["user_account.id"], name=op.f("fk_review_user_id_user_account")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_review")),
@@ -147,7 +147,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("metrics", sa.JSON(), nullable=False),
         sa.Column("seconds", sa.Double(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["training_run.id"], name=op.f("fk_training_epoch_run_id_training_run")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_training_epoch")),
         sa.UniqueConstraint("run_id", "stage", "epoch", name=op.f("uq_training_epoch_run_id_stage_epoch")),
@@ -173,9 +173,9 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("environment", sa.JSON(), nullable=False, server_default=sa.text("'{}'")))
         batch_op.add_column(sa.Column("live", sa.JSON(), nullable=False, server_default=sa.text("'{}'")))
         batch_op.add_column(sa.Column("checkpoint", sa.JSON(), nullable=False, server_default=sa.text("'{}'")))
-        batch_op.add_column(sa.Column("cancel_requested_at", db.base.UtcDateTime(timezone=True), nullable=True))
-        batch_op.add_column(sa.Column("stop_requested_at", db.base.UtcDateTime(timezone=True), nullable=True))
-        batch_op.add_column(sa.Column("started_at", db.base.UtcDateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("cancel_requested_at", db.clock.UtcDateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("stop_requested_at", db.clock.UtcDateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("started_at", db.clock.UtcDateTime(timezone=True), nullable=True))
         batch_op.create_foreign_key(
             batch_op.f("fk_training_run_split_id_dataset_split"), "dataset_split", ["split_id"], ["id"]
         )

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import db.base
+import db.clock
 
 revision = "0004"
 down_revision = "0003"
@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("largest_difference", sa.Double(), nullable=True),
         sa.Column("seconds", sa.Double(), nullable=False),
         sa.Column("text", sa.String(), nullable=False),
-        sa.Column("created_at", db.base.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_engine_proof_model_version_id_model_version")
         ),

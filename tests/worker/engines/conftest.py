@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.networks import small_resnet
-from training.dataset import Labelled
+from tests.builders.networks import small_resnet
+from training.data.slices import Labelled
 from worker.engines.package import Package
 
 
@@ -31,8 +31,8 @@ def published(
 
     import keras
 
-    from training.export import export, write_manifest
-    from training.network import build_network
+    from training.export.openvino import export, write_manifest
+    from training.network.resnet50 import build_network
 
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "small":
@@ -43,7 +43,7 @@ def published(
     sys.addaudithook(lambda event, args: connections.append(args) if event == "socket.connect" else None)
     folder = tmp_path_factory.mktemp("engines") / "package"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.quantise.CALIBRATION_SLICES", 8)
+        patch.setattr("training.export.quantise.CALIBRATION_SLICES", 8)
         exported = export(model, folder, labelled_parts(model, slices), "youden", seed=3)
     package = write_manifest(exported, name="random", note="random weights", metrics={})
     return folder, package, list(connections)

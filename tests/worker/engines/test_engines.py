@@ -17,7 +17,8 @@ from worker.engines.interface import Engine, Scores
 from worker.engines.load import load_engine
 from worker.engines.openvino import has_bfloat16
 from worker.engines.package import Package, PackageError, calibration_of, probability, read_package
-from worker.predict import Loaded, _scored
+from worker.jobs.loaded_engines import Loaded
+from worker.jobs.predict import _scored
 
 Published = tuple[Path, Package, list[Any]]
 Slices = np.ndarray[Any, Any]
@@ -68,8 +69,8 @@ def test_the_distance_stays_in_float32_in_mixed_precision(slices: Slices) -> Non
     """It is what the layers of the exact network say of the same activations."""
     import keras
 
-    from training.network import build_network
-    from training.ood import DEPTHS, with_distance
+    from training.network.ood_distance import DEPTHS, with_distance
+    from training.network.resnet50 import build_network
     from worker.engines.keras import in_mixed_precision
 
     small = slices[:, :64, :64]
@@ -127,13 +128,13 @@ def test_auto_takes_int8_where_its_parity_passed(published: Published) -> None:
 def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
     slices: Slices, small_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training import export
-    from training.network import build_network
+    from training.export import openvino
+    from training.network.resnet50 import build_network
 
-    monkeypatch.setattr(export, "F32_TOLERANCE", -1.0)
+    monkeypatch.setattr(openvino, "F32_TOLERANCE", -1.0)
     model = build_network(224, seed=3)
-    exported = export.export(model, tmp_path / "package", labelled_parts(model, slices[:8]), "youden", seed=1)
-    package = export.write_manifest(exported, name="odd", note="random weights", metrics={})
+    exported = openvino.export(model, tmp_path / "package", labelled_parts(model, slices[:8]), "youden", seed=1)
+    package = openvino.write_manifest(exported, name="odd", note="random weights", metrics={})
     assert set(package.files) == {"model.keras", "proof.npz"}
     assert not any(package.parity[name]["passed"] for name in ("f32", "bf16", "int8"))
     assert package.calibration == {}
@@ -142,7 +143,7 @@ def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
 
 def test_slices_are_scored_some_at_a_time_while_engines_are_compared() -> None:
     """All at once may take longer than a worker may be silent."""
-    from training.parity import score
+    from training.export.parity import score
 
     class Counted(FakeEngine):
         def predict(self, slices: Slices) -> Scores:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from db.base import read_scope
-from db.engine_proofs import list_servings
+from db.database import read_scope
 from db.models import ModelVersion
+from db.registry.engine_proofs import list_servings
 from worker.engines import load
 from worker.engines.fake import FakeEngine
 from worker.engines.proof import ProofResult

@@ -8,25 +8,26 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from db import base, registry
+from db import database as base
 from db.accounts import create_user
-from db.base import read_scope, session_scope
-from db.engine_proofs import list_servings
+from db.database import read_scope, session_scope
 from db.models import Prediction
+from db.registry import champions, versions
+from db.registry.engine_proofs import list_servings
 from db.settings import Settings
 from tests.worker.conftest import Submit, png
 from tests.worker.engines.test_proof import damage_one_scale, rewrite
-from worker import ingest, predict
 from worker.engines.package import INT8_FILE
+from worker.jobs import ingest, loaded_engines, predict
 
 Published = tuple[Path, Any, list[Any]]
 
 
 def promote(folder: Path) -> int:
     """Register a package and make it the champion; its id."""
-    files = registry.store_package(folder)
+    files = versions.store_package(folder)
     with session_scope() as s:
-        return registry.promote_first(s, registry.register_package(s, folder, files), "for a test").id
+        return champions.promote_first(s, versions.register_package(s, folder, files), "for a test").id
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -44,7 +45,7 @@ def test_predictions_say_which_precision_made_them(
     submit(ann, {"a.png": png(1), "b.png": png(2)})
     ingest.unpack_next("w")
     assert predict.predict_next("w")
-    predict._loaded.clear()
+    loaded_engines._loaded.clear()
     with read_scope() as s:
         engines = set(s.scalars(select(Prediction.engine)))
         [serving] = list_servings(s, version_id=version_id)

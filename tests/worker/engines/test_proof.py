@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from db.proof_file import BadProof, read_proof_file, write_proof_file
+from db.registry.proof_file import BadProof, read_proof_file, write_proof_file
 from worker.engines import load
 from worker.engines.interface import Scores
 from worker.engines.load import EngineUnproven, load_engine

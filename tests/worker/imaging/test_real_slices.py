@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.worker.imaging.samples import read_all
-from worker.imaging.archive import inspect_archive
-from worker.imaging.decode import DecodeLimits, decode
-from worker.imaging.entries import Limits
-from worker.imaging.sandbox import DecoderPool
+from tests.worker.imaging.builders import read_all
+from worker.imaging.archives.archive import inspect_archive
+from worker.imaging.archives.entries import Limits
+from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.sandbox.pool import DecoderPool
 
 DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
 SLICES = DATA / "sars-cov-2-ct"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worker.imaging.prepare import SIDE
+from worker.imaging.recipe import SIDE
 from worker.imaging.render import heat_colours, overlay_png, slice_png
 
 PIXELS = np.arange(SIDE * SIDE, dtype=np.uint32).astype(np.uint8).reshape(SIDE, SIDE)

@@ -1,0 +1,33 @@
+"""The stages of training, each beside plain `model.fit`."""
+
+from pathlib import Path
+
+from cli.output import print_json, print_table, say
+
+
+def run(slices: int, batch: int, path: Path | None, as_json: bool) -> None:
+    """Measure on phantoms, or on a .npy of uint8[n, 224, 224] whose labels do not matter to speed."""
+    import numpy as np
+
+    from training.data.slices import Labelled
+    from training.demo.draw_in_parallel import draw_on_all_cores
+    from training.loop.speed import measure
+
+    if path:
+        pixels = np.load(path, allow_pickle=False)[:slices]
+    else:
+        say(f"drawing {slices} phantoms")
+        pixels = draw_on_all_cores(7, -(-slices // 2), 1, first_pair=0, size=224).pixels[:slices]
+    labels = (np.arange(len(pixels)) % 2).astype(np.uint8)
+    data = Labelled(pixels, labels, [str(i) for i in range(len(pixels))])
+    found = list(measure(data, batch, say))
+    if as_json:
+        print_json([vars(one) | {"ratio": one.ratio} for one in found])
+        return
+    columns = ("stage", "ours, images/s", "plain model.fit, images/s", "ratio", "preparing once, s", "with preparing")
+    rows = [
+        (o.stage, f"{o.ours:.1f}", f"{o.plain:.1f}", f"{o.ratio:.1f}", f"{o.prepare_seconds:.1f}",
+         f"{o.with_preparing:.1f}")
+        for o in found
+    ]  # fmt: skip
+    print_table(columns, rows)

@@ -1,0 +1,1 @@
+"""The commands, a module each, named as in the table of `cli.main`."""

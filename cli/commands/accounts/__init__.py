@@ -1,0 +1,1 @@
+"""`ctbatch users` and `ctbatch tokens`."""

@@ -1,0 +1,76 @@
+"""`ctbatch users`: who may use this server."""
+
+import sys
+
+import click
+
+from cli.errors import UsageError
+from cli.local.session import existing_user, reading, writing
+from cli.options import json_option
+from cli.output import print_json, print_table, say
+from db import accounts
+from db.models import User
+
+SHORTEST_PASSWORD = 12
+
+
+@click.group()
+def users() -> None:
+    """Add and list user accounts; set passwords. Acts on the database of this machine's settings."""
+
+
+@users.command()
+@click.argument("name")
+@click.option("--admin", is_flag=True, help="May see every job and promote models.")
+@click.option("--no-password", is_flag=True, help="For programs: the account signs in by token only.")
+@json_option
+def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:
+    """Add the user NAME. The password is asked for on a terminal, or is the first line of stdin."""
+    password = None if no_password else _new_password()
+    with writing() as session:
+        try:
+            user = accounts.create_user(session, name, password, is_admin=admin)
+        except accounts.NameTaken as error:
+            raise UsageError(str(error)) from error
+        shown = _user(user)
+    print_json(shown) if as_json else say(f"added {name}")
+
+
+@users.command("ls")
+@json_option
+def list_users(as_json: bool) -> None:
+    """List all users."""
+    with reading() as session:
+        found = [_user(user) for user in accounts.list_users(session)]
+    if as_json:
+        print_json(found)
+    else:
+        print_table(
+            ("name", "admin", "created"), [(u["name"], "yes" if u["admin"] else "", u["created_at"]) for u in found]
+        )
+
+
+@users.command()
+@click.argument("name")
+def password(name: str) -> None:
+    """Set the password of the user NAME; it is asked for on a terminal, or is the first line of stdin."""
+    with reading() as session:
+        existing_user(session, name)
+    secret = _new_password()
+    with writing() as session:
+        accounts.set_password(session, existing_user(session, name), secret)
+    say(f"the password of {name} is set; browsers that were signed in are signed out")
+
+
+def _user(user: User) -> dict[str, object]:
+    return {"id": user.id, "name": user.name, "admin": user.is_admin, "created_at": user.created_at.isoformat()}
+
+
+def _new_password() -> str:
+    if sys.stdin.isatty():
+        secret = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    else:
+        secret = sys.stdin.readline().rstrip("\n")
+    if len(secret) < SHORTEST_PASSWORD:
+        raise UsageError(f"a password has {SHORTEST_PASSWORD} characters or more")
+    return secret

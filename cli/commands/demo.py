@@ -1,0 +1,131 @@
+"""`ctbatch demo`: the main job on this machine, end to end, with the demo model and an archive of phantoms."""
+
+import json
+import secrets
+import signal
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+import click
+
+from cli.errors import PartialFailure, Unavailable
+from cli.local.access import sign_in_link
+from cli.local.demo_model import ensure_demo_model
+from cli.local.session import reading
+from cli.options import home_option
+from cli.output import RESEARCH_LINE, print_table, say
+from cli.remote.client import Client, Json
+from cli.remote.find_server import LocalServer, Server
+from cli.remote.follow_job import done, raise_for_outcome, summary, watch_progress
+from cli.remote.submit import send
+from cli.supervisor.background_up import serving
+from db.ledger.results import series_summary
+from db.models import Job
+from db.settings import Settings, get_settings
+
+SEED = 7
+
+
+@click.command()
+@click.option("--exit", "exit_after", is_flag=True, help="Stop after the summary, instead of serving on.")
+@click.option("--train", is_flag=True, help="Train a demo model here (minutes), instead of taking the one that ships.")
+@click.option("--host", help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one.")
+@home_option
+def demo(exit_after: bool, train: bool, host: str | None, port: int | None) -> None:
+    """Show the main job on this machine: start everything, take the demo model, classify a demo archive.
+
+    The model learned from synthetic phantoms: it knows nothing about patients. A champion that is there already is used
+    instead. Exit code 0 only if every slice of the archive has its outcome.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    settings = get_settings()
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ThreadPoolExecutor(1) as background:
+        archive = background.submit(make_archive, settings)  # while everything starts
+        _show(settings, host, port, archive, train=train, exit_after=exit_after)
+
+
+def _show(
+    settings: Settings, host: str | None, port: int | None, archive: Future[Path], *, train: bool, exit_after: bool
+) -> None:
+    with serving(settings, host, port) as (local, process):
+        label = ensure_demo_model(train=train)
+        say(f"model version: {label}")
+        job = run_job(local, archive.result())
+        print_summary(job)
+        say(f"job page, signed in once: {sign_in_link(local.url, job_page(job))}")
+        say(RESEARCH_LINE)
+        check_complete(job)
+        if not exit_after and process is not None:
+            say("serving on; Ctrl-C stops")
+            _serve_on(process)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _serve_on(process: subprocess.Popen[bytes]) -> None:
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        return
+    raise Unavailable(f"ctbatch stopped by itself with code {code}")
+
+
+def make_archive(settings: Settings) -> Path:
+    """Make the demo archive and return its file."""
+    from training.demo.archive import write_demo_archive
+
+    archive = settings.home / "demo.zip"
+    write_demo_archive(archive, seed=SEED)
+    return archive
+
+
+def run_job(local: LocalServer, archive: Path) -> Json:
+    """Submit the archive, wait for its job's end and return the job."""
+    with Client(Server(local.url, local.token, local=True)) as client:
+        job = send(client, (archive,), "demo archive", 0, secrets.token_hex(16))
+        return watch_progress(client, job["id"], patient=False)
+
+
+def print_summary(job: Json) -> None:
+    """Print what came of the slices, and the share of positive ones by series."""
+    say(f"job {job['id']} is {job['state_text']}; model: {job['model_note']}")
+    print_table(("outcome", "slices"), summary(job))
+    with reading() as session:
+        row = session.get(Job, job["id"])
+        series = series_summary(session, row) if row is not None else []
+    if series:
+        shares = [
+            (each.label, each.slices, each.predicted, each.positive, _share(each.positive, each.predicted))
+            for each in series
+        ]
+        print_table(("series", "slices", "predicted", "positive", "share"), shares)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else ""
+
+
+def job_page(job: Json) -> str:
+    """Return the path of a job's page."""
+    return urlsplit(str((job.get("links") or {}).get("page") or f"/jobs/{job['id']}")).path
+
+
+def check_complete(job: Json) -> None:
+    """Raise unless the job finished and every slice has its outcome.
+
+    Raises:
+        PartialFailure: a slice has none, or was quarantined or cancelled.
+        JobFailed: the job failed.
+    """
+    raise_for_outcome(job)
+    counts = job["counts"]
+    if not counts["received"] or done(counts) != counts["received"]:
+        raise PartialFailure(f"not every slice has its outcome: {json.dumps(counts)}")

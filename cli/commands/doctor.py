@@ -1,0 +1,228 @@
+"""`ctbatch doctor`: looks at everything an installation needs, and says what is wrong and what to do."""
+
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from cli.errors import CommandError, Unavailable
+from cli.options import home_option, json_option
+from cli.output import NO_MODEL, print_json, print_table
+from db.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from db.registry.engine_proofs import Serving
+
+LOW_DISK_BYTES = 5 * 1024**3
+LOW_MEMORY_BYTES = 4 * 1024**3
+State = Literal["ok", "warn", "fail"]
+PROOF_STATES: dict[str, State] = {"used": "ok", "fallen back": "warn", "refused": "fail"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; `warn` is what one can live with."""
+
+    check: str
+    state: State
+    detail: str
+
+
+class Unhealthy(CommandError):
+    """A check failed."""
+
+    exit_code = 4
+
+
+@click.command()
+@home_option
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check this installation, from Python and the home to the server, and say what is wrong and what to do.
+
+    Changes nothing. Exit code 4 if a check fails.
+    """
+    settings = get_settings()
+    found = [finding for check in CHECKS for finding in check(settings)]
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        print_table(("check", "state", "detail"), [(f.check, f.state, f.detail) for f in found])
+    failed = [finding.check for finding in found if finding.state == "fail"]
+    if failed:
+        raise Unhealthy(f"not well: {', '.join(failed)}")
+
+
+def python(_settings: Settings) -> Iterator[Finding]:
+    """Check the interpreter's version."""
+    good = (3, 11) <= sys.version_info[:2] < (3, 14)
+    state: State = "ok" if good else "fail"
+    yield Finding("python", state, platform.python_version() + ("" if good else ": 3.11 to 3.13 are supported"))
+
+
+def home(settings: Settings) -> Iterator[Finding]:
+    """Check that the home can be written, and has room."""
+    folder = settings.home
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding("home", "fail", f"{settings.home} cannot be written")
+        return
+    free = shutil.disk_usage(folder).free
+    yield Finding("home", "ok", str(settings.home))
+    yield Finding("disk", "ok" if free > LOW_DISK_BYTES else "warn", f"{free / 1024**3:.1f} GiB free")
+
+
+def memory(_settings: Settings) -> Iterator[Finding]:
+    """Check how much memory and how many cores there are."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores = len(os.sched_getaffinity(0))
+    yield Finding("memory", "ok" if size > LOW_MEMORY_BYTES else "warn", f"{size / 1024**3:.1f} GiB, {cores} cores")
+
+
+def processor(_settings: Settings) -> Iterator[Finding]:
+    """Name the processor, what it has that makes it quick, and what to expect of it; slow is not a fault."""
+    from worker.engines.processor import expectation, read_processor
+
+    found = read_processor()
+    yield Finding("processor", "ok", f"{found.line}; {expectation(found)}")
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    """Check that the database answers and is at this program's revision, and that there is a champion."""
+    from sqlalchemy.engine import make_url
+
+    from cli.local.session import database_errors, reading
+    from db import migrate
+    from db.registry import champions
+
+    if not settings.database_url and not (settings.home / "ctbatch.db").exists():
+        yield Finding("database", "warn", "not made yet; `ctbatch up` or `ctbatch db upgrade` makes it")
+        return
+    try:
+        with database_errors():
+            revision, needed = migrate.current(), migrate.head()
+        where = make_url(settings.database).render_as_string(hide_password=True)
+        if revision != needed:
+            yield Finding("database", "fail", f"{where} is at {revision}, not {needed}; run `ctbatch db upgrade`")
+            return
+        yield Finding("database", "ok", f"{where} at {revision}")
+        with reading() as session:
+            champion = champions.champion(session)
+        detail = champion.label if champion else f"none yet; {NO_MODEL}"
+        yield Finding("model version", "ok" if champion else "warn", detail)
+    except CommandError as error:
+        yield Finding("database", "fail", error.message)
+
+
+def broker(settings: Settings) -> Iterator[Finding]:
+    """Check that the named broker answers, or that there is a program for a private one."""
+    from cli.supervisor.private_broker import find_binary
+    from db import broker as broker_
+
+    if not settings.broker_url:
+        try:
+            yield Finding("broker", "ok", f"private, by {find_binary()}")
+        except Unavailable as error:
+            yield Finding("broker", "fail", error.message)
+        return
+    try:
+        broker_.ping()
+        yield Finding("broker", "ok", "CELERY_BROKER_URL answers")
+    except (ConnectionError, ValueError) as error:
+        yield Finding("broker", "fail", str(error))
+
+
+def engine(settings: Settings) -> Iterator[Finding]:
+    """Check that the CPU engine's library loads, and what devices it sees."""
+    try:
+        import openvino
+    except ImportError as error:
+        state: State = "fail" if settings.engine.startswith("openvino") else "warn"
+        yield Finding("engine", state, f"OpenVINO cannot be loaded: {error}")
+        return
+    devices = ", ".join(openvino.Core().available_devices)
+    yield Finding("engine", "ok", f"{settings.engine}; OpenVINO {openvino.__version__.split('-')[0]} on {devices}")
+
+
+def training(_settings: Settings) -> Iterator[Finding]:
+    """Check that what training needs is installed; serving does without."""
+    from importlib.metadata import version
+
+    from training.launch.installed import TrainingNotInstalled, is_installed
+
+    if is_installed():
+        yield Finding("training", "ok", f"TensorFlow {version('tensorflow')}, Keras {version('keras')}")
+    else:
+        yield Finding("training", "warn", str(TrainingNotInstalled()))
+
+
+def engine_proof(settings: Settings) -> Iterator[Finding]:
+    """Check what the proof of the champion's engine found, the last time that a worker loaded it on this machine."""
+    from cli.local.session import reading
+    from db.registry import champions, engine_proofs
+
+    host = socket.gethostname()
+    if not settings.database_url and not (settings.home / "ctbatch.db").exists():
+        return
+    try:
+        with reading() as session:
+            champion = champions.champion(session)
+            version_id = champion.id if champion else None
+            servings = engine_proofs.list_servings(session, host=host, version_id=version_id) if champion else []
+    except CommandError:  # `database` names it
+        return
+    if champion is None:
+        return
+    if not servings:
+        yield Finding("engine proof", "ok", f"not loaded yet: no worker on {host} has loaded {champion.label}")
+        return
+    [serving] = servings
+    yield Finding("engine proof", PROOF_STATES[serving.state], _proof_detail(serving))
+
+
+def _proof_detail(serving: "Serving") -> str:
+    """The engine that serves and how it differs from float32, else what failed and what to do."""
+    if serving.state != "used":
+        return " ".join([serving.message, *(f"{reason}." for reason in serving.reasons), serving.advice])
+    largest = serving.proofs[-1].largest_difference
+    measured = "unproven" if largest is None else f"a probability differs by at most {largest:.4f}"
+    return f"{serving.engine} predicts with {serving.version.label}; {measured}"
+
+
+def server(_settings: Settings) -> Iterator[Finding]:
+    """Check whether the server that the command line would speak to answers and takes the token."""
+    from cli.remote.client import Client
+    from cli.remote.find_server import find_server
+
+    try:
+        found = find_server()
+    except CommandError as error:
+        yield Finding("server", "warn", error.message)
+        return
+    try:
+        with Client(found) as client:
+            client.check()
+        yield Finding("server", "ok", found.url)
+    except CommandError as error:
+        yield Finding("server", "fail", error.message)
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    python,
+    home,
+    memory,
+    processor,
+    database,
+    broker,
+    engine,
+    training,
+    engine_proof,
+    server,
+)

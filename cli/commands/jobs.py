@@ -1,0 +1,106 @@
+"""`ctbatch jobs`: list, show, wait for, cancel and retry jobs."""
+
+import click
+
+from cli.errors import CommandError
+from cli.options import json_option, need_wait, strict_option
+from cli.output import print_json, print_table, safe, say
+from cli.remote.client import Client, Json
+from cli.remote.follow_job import done, follow, summary
+
+STATES = ("queued", "running", "finished", "cancelled", "failed")
+
+
+@click.group()
+def jobs() -> None:
+    """List, show, wait for, cancel and retry jobs."""
+
+
+@jobs.command("ls")
+@click.option("--state", type=click.Choice(STATES), help="Only jobs in this state.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, newest first.")
+@json_option
+def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    with Client() as client:
+        found = list(client.pages("/jobs", {"state": state}, limit))
+    if as_json:
+        print_json(found)
+    else:
+        columns = ("id", "name", "state", "done", "received", "positive", "rejected", "created")
+        print_table(columns, [_row(job) for job in found], empty="no jobs yet")
+
+
+def _row(job: Json) -> tuple[object, ...]:
+    counts = job["counts"]
+    numbers = (done(counts), counts["received"], counts["positive"], counts["rejected"])
+    return (job["id"], job["name"], job["state_text"], *numbers, job["created_at"])
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+def show(job_id: str, as_json: bool) -> None:
+    """Show one job: its state, its model version and what came of its slices."""
+    with Client() as client:
+        job = client.get(f"/jobs/{job_id}")
+    if as_json:
+        print_json(job)
+        return
+    facts = ["id", "name", "state", "error", "model_version", "model_note", "recipe", "priority"]
+    facts += ["rate", "eta_seconds", "created_at", "started_at", "first_result_at", "finished_at"]
+    shown = {**job, "state": job["state_text"]}
+    print_table(("", "value"), [(name, shown[name]) for name in facts if shown.get(name) not in (None, "")])
+    print_table(("outcome", "slices"), summary(job))
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@strict_option
+@json_option
+def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
+    """Wait until every JOB has ended; the exit code is that of the first one that did not end well.
+
+    A job that predicted nothing did not end well: exit code 5. --strict says the same of any rejected file.
+    """
+    first: CommandError | None = None
+    with Client() as client:
+        for job_id in job_ids:
+            try:
+                follow(client, job_id, strict=strict, as_json=as_json)
+            except CommandError as error:
+                if first is None:
+                    first = error
+                else:
+                    error.show()
+    if first is not None:
+        raise first
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@json_option
+def cancel(job_id: str, as_json: bool) -> None:
+    """Cancel a job; what is predicted by then is kept."""
+    with Client() as client:
+        job = client.post(f"/jobs/{job_id}/cancel")
+    print_json(job) if as_json else say(f"job {job['id']} is {job['state_text']}: {safe(job['name'])}")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@click.option("--wait", "wait_for_it", is_flag=True, help="Wait until the job has ended again.")
+@strict_option
+@json_option
+def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
+    """Put back what was quarantined or cancelled, or failed; what has its prediction is left as it is."""
+    need_wait(strict, wait_for_it)
+    with Client() as client:
+        answer = client.post(f"/jobs/{job_id}/retry")
+        job = answer["job"]
+        if not as_json:
+            say(f"{answer['retried']} put back; job {job['id']} is {job['state_text']}: {safe(job['name'])}")
+        if wait_for_it:
+            follow(client, job_id, strict=strict, as_json=as_json)
+        elif as_json:
+            print_json(answer)

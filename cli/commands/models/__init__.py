@@ -1,0 +1,1 @@
+"""`ctbatch models` and what belongs to it."""

@@ -1,0 +1,107 @@
+"""`ctbatch models check` and `compare`: a version on a new site's sample, and two versions on the same slices."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from sqlalchemy.orm import Session
+
+from cli.errors import NotFoundOrDenied, UsageError
+from cli.local.evaluate import carry_out
+from cli.local.model_tables import FIGURES, comparison_rows, find_version, with_interval
+from cli.local.session import reading, writing
+from cli.options import json_option
+from cli.output import RESEARCH_LINE, print_json, print_table, say
+from db.datasets import datasets
+from db.evaluation import comparisons, evaluations
+from db.evaluation.comparisons import Pair
+from db.evaluation.evaluations import EvaluationError
+from db.models import Dataset
+
+
+@click.command()
+@click.argument("version", metavar="MODEL")
+@click.option("--on", "dataset", required=True, metavar="DATASET", help="The site's labelled slices, name/number.")
+@json_option
+def check(version: str, dataset: str, as_json: bool) -> None:
+    """Say whether MODEL may be used at a new site, by a labelled DATASET of that site's slices.
+
+    Sensitivity must reach 0.85 (or the model's own floor), specificity 0.80 and AUC 0.90. It may be used where the
+    lower ends of all three 95 % intervals, by resampling groups, reach them on at least 20 groups of each class; it may
+    not where the upper end of one is below; else there is not enough evidence, and how many more groups would help is
+    said. Slices that the model was trained on are no evidence.
+    """
+    with _asking() as session:
+        found, on = find_version(session, version), _dataset(session, dataset)
+        evaluation_id = evaluations.request(session, version=found, dataset=on, hint=False).id
+    view = evaluations.evaluation_view(carry_out(evaluation_id, quiet=as_json))
+    if as_json:
+        print_json(view.as_dict())
+        return
+    result = view.result
+    print_table(
+        ("figure", "value", "95 %"),
+        [(words, "–" if result[name] is None else f"{result[name]:.3f}", with_interval(result["intervals"][name])[2:-1])
+         for name, words in FIGURES.items()],
+    )  # fmt: skip
+    said = result["site_check"]
+    say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {result['groups']} groups: {said['verdict']}")
+    for reason in said["reasons"]:
+        say(f"  {reason}")
+    if said["apart"] is not None:
+        say(f"  {said['apart']:.1%} of the slices lie apart from those the model knows")
+    say(RESEARCH_LINE)
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--on", "dataset", metavar="DATASET", help="Compare on this whole dataset  [default: A's test part]")
+@json_option
+def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
+    """Compare the model versions A and B on the same slices, paired by resampling the same groups.
+
+    Says too if one of them was trained on some of the slices.
+    """
+    with _asking() as session:
+        pair = _pair(session, first, second, dataset)
+        ids = [each.id for each in comparisons.request(session, pair, hint=False)]
+    for evaluation_id in ids:
+        carry_out(evaluation_id, quiet=as_json)
+    with reading() as session:
+        found = comparisons.comparison_of(session, _pair(session, first, second, dataset))
+    if found is None or not found.figures:
+        raise NotFoundOrDenied(found.error if found and found.error else "the evaluations are gone from the database")
+    if as_json:
+        kept = {"a": found.model_version, "b": found.with_model}
+        names = ("dataset", "part", "slices", "groups", "figures", "notes")
+        print_json(kept | {name: getattr(found, name) for name in names})
+        return
+    say(f"{found.dataset}{f' ({found.part})' if found.part else ''}: {found.slices} slices, {found.groups} groups")
+    print_table(
+        ("figure", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
+    )
+    for line in found.notes:
+        say(f"  {line}")
+
+
+@contextmanager
+def _asking() -> Iterator[Session]:
+    """Yield a writing session; what cannot be evaluated is a mistake in the command's words."""
+    try:
+        with writing() as session:
+            yield session
+    except EvaluationError as error:
+        raise UsageError(str(error)) from error
+
+
+def _pair(session: Session, first: str, second: str, dataset: str | None) -> Pair:
+    versions = find_version(session, first), find_version(session, second)
+    return comparisons.pair_of(session, *versions, _dataset(session, dataset) if dataset else None)
+
+
+def _dataset(session: Session, label: str) -> Dataset:
+    found = datasets.find_dataset(session, label)
+    if found is None:
+        raise NotFoundOrDenied(f"there is no dataset {label}")
+    return found

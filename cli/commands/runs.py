@@ -1,0 +1,91 @@
+"""`ctbatch runs`: lists, shows, follows and ends training runs."""
+
+from typing import Any
+
+import click
+
+from cli.errors import JobFailed, NotFoundOrDenied
+from cli.local.session import reading, writing
+from cli.local.training_runs import find_view, follow, print_view
+from cli.options import ROW_ID, json_option
+from cli.output import print_json, print_table, say
+from db.training import runs
+
+
+@click.group(name="runs")
+def runs_group() -> None:
+    """List, show, follow and end training runs. Acts on the database of this machine's settings."""
+
+
+@runs_group.command("ls")
+@json_option
+def list_runs(as_json: bool) -> None:
+    """List all runs, newest first."""
+    with reading() as session:
+        views = [runs.run_view(session, run) for run in runs.list_runs(session)]
+    if as_json:
+        print_json([view.as_dict() for view in views])
+        return
+    columns = ("run", "name", "preset", "dataset", "state", "message", "model version")
+    rows = [(v.id, v.name, v.preset, v.dataset, v.state, v.message, v.model_version) for v in views]
+    print_table(columns, rows, empty="no training run yet; `ctbatch train DATASET` launches one")
+
+
+@runs_group.command()
+@click.argument("run_id", metavar="RUN", type=ROW_ID)
+@json_option
+def show(run_id: int, as_json: bool) -> None:
+    """Show a run: where it stands, and its epochs."""
+    view = find_view(run_id)
+    with reading() as session:
+        epochs = [
+            {"stage": e.stage, "epoch": e.epoch, "seconds": e.seconds, **e.metrics}
+            for e in runs.epochs_of(session, run_id)
+        ]
+    if as_json:
+        print_json(view.as_dict() | {"epochs": epochs})
+        return
+    print_view(view)
+    columns = ("stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_auc", "seconds")
+    print_table(columns, [[_rounded(epoch.get(name)) for name in columns] for epoch in epochs], empty="no epoch yet")
+
+
+@runs_group.command()
+@click.argument("run_id", metavar="RUN", type=ROW_ID)
+@json_option
+def wait(run_id: int, as_json: bool) -> None:
+    """Follow a run to its end."""
+    view = follow(run_id)
+    print_json(view.as_dict()) if as_json else print_view(view)
+
+
+@runs_group.command()
+@click.argument("run_id", metavar="RUN", type=ROW_ID)
+def cancel(run_id: int) -> None:
+    """End a run within seconds and keep nothing of it."""
+    _ask(run_id, runs.cancel_run, "it has ended already")
+    say(f"training run {run_id} is being cancelled")
+
+
+@runs_group.command()
+@click.argument("run_id", metavar="RUN", type=ROW_ID)
+def stop(run_id: int) -> None:
+    """End a run's training now and make a model version of the best epoch so far.
+
+    A stage that keeps its last epoch (as in scratch and quick) gives its weights as they are now.
+    """
+    _ask(run_id, runs.stop_run, "it is not running")
+    say(f"training run {run_id} stops, and keeps what it has learned")
+
+
+def _ask(run_id: int, ask: Any, otherwise: str) -> None:
+    with writing() as session:
+        run = runs.find_run(session, run_id)
+        if run is None:
+            raise NotFoundOrDenied(f"there is no training run {run_id}")
+        if not ask(session, run):
+            raise JobFailed(f"training run {run_id}: {otherwise}")
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value

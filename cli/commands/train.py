@@ -1,0 +1,90 @@
+"""`ctbatch train`: launches a training run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.errors import NotFoundOrDenied
+from cli.local.session import reading, writing
+from cli.local.training_runs import find_view, follow, print_view, refusals
+from cli.options import json_option, run_options
+from cli.output import print_json, say
+from cli.remote.find_server import settings_with_broker
+from db.registry import versions
+from db.storage import storage
+from training.launch.launch import FILE, MODEL, Asked, Prepared, launch, prepare
+
+
+@click.command()
+@click.argument("dataset", metavar="DATASET")
+@run_options("default")
+@click.option(
+    "--from", "start", metavar="MODEL", help="Start from a model version (name/number), or from a weights file."
+)
+@click.option("--name", default="", help="Of the model version that comes of it; the dataset's unless given.")
+@click.option("--dry-run", is_flag=True, help="Only tell what the run would take; launch nothing.")
+@click.option("--wait/--no-wait", default=False, help="Follow it to its end.")
+@json_option
+def train(
+    dataset: str,
+    start: str | None,
+    name: str,
+    settings: Sequence[str],
+    dry_run: bool,
+    wait: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Launch a training run on DATASET (name, name/number or id). See `ctbatch runs` for what becomes of it.
+
+    From a model version: what that was trained on stays in train, and what it was tested on in test, whatever the seed;
+    other slices are drawn. Where too little is left to test on, --allow-leak seen-by-parent draws all parts anew.
+
+    The estimate of time and disk is printed first, on stderr.
+    """
+    settings_with_broker()
+    initial = [] if start is None else [_initial(start)]
+    asked = Asked(dataset, settings=[*initial, *settings], name=name, **options)
+    with refusals():
+        prepared = prepare(asked, writing, reading)
+        _say_estimate(prepared)
+        if dry_run:
+            if as_json:
+                print_json(prepared.as_dict())
+            return
+        run_id = launch(prepared, writing=writing)
+    say(f"training run {run_id}")
+    view = follow(run_id) if wait else find_view(run_id)
+    print_json(view.as_dict()) if as_json else print_view(view)
+
+
+def _say_estimate(prepared: Prepared) -> None:
+    sizes = ", ".join(f"{count} {part}" for part, count in prepared.slices.items())
+    say(f"{prepared.dataset.title}: {sizes} slices")
+    say(prepared.takes.text)
+
+
+def _initial(start: str) -> str:
+    """The setting `initial` for `--from`; a file that holds a ResNet50 goes into storage.
+
+    Raises NotFoundOrDenied, UsageError.
+    """
+    with reading() as session:
+        if version := versions.find_version(session, start):
+            return f"initial={MODEL}{version.label}"
+    path = Path(start)
+    if not path.is_file():
+        raise NotFoundOrDenied(f"there is no model version and no file {start}")
+    from training.launch.weights_file import WeightsError, check_weights_file  # h5py: only where a file is given
+
+    try:
+        check_weights_file(path)
+    except WeightsError as error:
+        raise click.UsageError(str(error)) from error
+    receiver = storage().receive()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            receiver.write(data)
+    return f"initial={FILE}{receiver.close().sha256}"

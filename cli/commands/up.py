@@ -1,0 +1,217 @@
+"""`ctbatch up`: everything on this machine, from one command, until Ctrl-C."""
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from cli.errors import Unavailable, UsageError
+from cli.local.access import USER_NAME, LocalAccess, sign_in_link
+from cli.options import home_option
+from cli.output import NO_MODEL, RESEARCH_LINE
+from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, read_local
+from cli.supervisor.child import Process
+from cli.supervisor.private_broker import EmbeddedBroker, answers, prepare_broker, set_aside
+from cli.supervisor.roles import ROLES, check_role, environment, ready_file, worker_command
+from cli.supervisor.supervisor import Supervisor
+from db.settings import EngineChoice, Settings, get_settings
+from training.launch.installed import TrainingNotInstalled, is_installed
+
+WEB_FIRST, WORKERS, BROKER_LAST = 0, 1, 2  # the order of stopping
+WEB_GRACE_SECONDS = 15
+WORKER_GRACE_SECONDS = 30  # a chunk ends in less; what does not is taken up again under a new lease
+READY_CHECK_SECONDS = 0.5
+ENGINES = EngineChoice.__args__  # type: ignore[attr-defined]
+
+
+@click.command()
+@click.option("--host", help="Address to listen at  [env: CTBATCH_HOST; default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one  [env: PORT; default: 8000]")
+@click.option("--engine", type=click.Choice(ENGINES), help="What predicts  [env: CTBATCH_ENGINE; default: auto]")
+@home_option
+def up(host: str | None, port: int | None, engine: str | None) -> None:
+    """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training and sweep.
+
+    The database is made or upgraded first. What dies is started again. The address, and a link that signs you in once,
+    are printed when all is ready. A second Ctrl-C stops everything at once. Where training is not installed, all else
+    runs.
+    """
+    for name, value in (("CTBATCH_HOST", host), ("CTBATCH_PORT", port), ("CTBATCH_ENGINE", engine)):
+        if value is not None:
+            os.environ[name] = str(value)
+    settings = get_settings()
+    check_role("inference", settings)
+    make_home(settings)
+    with only_one(settings), listening(settings.host, settings.port) as listener:
+        run(settings, listener)
+
+
+def make_home(settings: Settings) -> None:
+    """Make the home and run folders, for this user alone.
+
+    Raises:
+        Unavailable: they cannot be made there.
+    """
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.run_dir.mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise Unavailable(f"cannot use {settings.home} as home: {error.strerror}") from error
+
+
+@contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Hold the home's lock; the kernel drops it when this process ends, however it ends.
+
+    Raises:
+        Unavailable: another `ctbatch up` holds it.
+    """
+    with (settings.run_dir / "up.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            local = read_local(settings.run_dir)
+            where = f" at {local.url} (process {local.pid})" if local else ""
+            raise Unavailable(
+                f"ctbatch runs already in {settings.home}{where}; one home has one `ctbatch up`"
+            ) from error
+        yield
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Yield a listening socket. The supervisor keeps it, so that a restart of the web process refuses no one.
+
+    Raises:
+        Unavailable: the port is taken.
+        UsageError: the address is not one of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except PermissionError as error:
+        raise Unavailable(f"this user may not listen at port {port}; choose one above 1023") from error
+    except OSError as error:
+        if error.errno == 98:  # EADDRINUSE
+            raise Unavailable(
+                f"port {port} is taken; choose another with --port, or --port 0 for any free one"
+            ) from error
+        raise UsageError(f"cannot listen at {host}: {error.strerror}") from error
+    with listener:
+        yield listener
+
+
+def run(settings: Settings, listener: socket.socket) -> None:
+    """Prepare the database and the local account, then run all processes until told to stop."""
+    (settings.run_dir / LOCAL_FILE).unlink(missing_ok=True)
+    url = local_url(settings.host, listener.getsockname()[1])
+    if not is_installed():
+        emit("up", str(TrainingNotInstalled()))
+    broker = None if settings.broker_url else prepare_broker(settings)
+    if broker is not None:
+        os.environ["CELERY_BROKER_URL"] = broker.url
+        get_settings.cache_clear()
+        settings = get_settings()
+    access = LocalAccess.prepare()
+    supervisor = Supervisor(processes(settings, listener, broker), emit, settings.home)
+
+    def on_ready() -> None:
+        LocalServer(url, access.token, os.getpid(), settings.broker_url).write(settings.run_dir)
+        announce(url, access)
+
+    def on_stop() -> None:
+        (settings.run_dir / LOCAL_FILE).unlink(missing_ok=True)
+        listener.close()  # from now on connections are refused, not kept waiting
+
+    try:
+        supervisor.run(on_ready, on_stop)
+    finally:
+        access.end()
+
+
+def announce(url: str, access: LocalAccess) -> None:
+    """Print where it is, how to get in, and what it is not."""
+    emit("up", f"ctbatch is ready at {url}")
+    emit("up", f"sign in once, as {USER_NAME}: {sign_in_link(url, '/')}")
+    if not access.has_champion():
+        emit("up", f"there is no model version yet: {NO_MODEL}")
+    emit("up", RESEARCH_LINE)
+
+
+def processes(settings: Settings, listener: socket.socket, broker: EmbeddedBroker | None) -> list[Process]:
+    """Return everything that `up` runs, the broker (if it is ours) before the rest; training only where installed."""
+    first = [_broker_process(broker)] if broker is not None else []
+    without = {"web"} if is_installed() else {"web", "training"}
+    return [
+        *first,
+        _web_process(settings, listener),
+        *(_worker_process(role, settings) for role in ROLES if role not in without),
+    ]
+
+
+def _broker_process(broker: EmbeddedBroker) -> Process:
+    def before_start(failed_starts: int) -> None:
+        broker.socket.unlink(missing_ok=True)
+        if failed_starts == 2:  # once may be chance
+            emit("up", f"the broker cannot read its files; they are kept as {set_aside(broker.data)}")
+
+    return Process(
+        role="broker",
+        argv=broker.argv,
+        env=os.environ,
+        ready=lambda: answers(broker.socket),
+        starts=0,
+        stops=BROKER_LAST,
+        death_signal=signal.SIGTERM,  # so that it writes what it holds
+        before_start=before_start,
+    )
+
+
+def _web_process(settings: Settings, listener: socket.socket) -> Process:
+    port = str(listener.getsockname()[1])
+    return Process(
+        role="web",
+        argv=worker_command("web", "--listen-fd", str(listener.fileno())),
+        env=environment("web", settings) | {"CTBATCH_PORT": port},
+        ready=lambda: _answers_ready(local_url(settings.host, int(port))),
+        stops=WEB_FIRST,
+        grace_seconds=WEB_GRACE_SECONDS,
+        pass_fds=(listener.fileno(),),
+    )
+
+
+def _worker_process(role: str, settings: Settings) -> Process:
+    ready = ready_file(role, settings)
+    return Process(
+        role=role,
+        argv=worker_command(role),
+        env=environment(role, settings),
+        ready=ready.exists,
+        stops=WORKERS,
+        grace_seconds=WORKER_GRACE_SECONDS,
+        before_start=lambda _failed_starts: ready.unlink(missing_ok=True),
+    )
+
+
+def _answers_ready(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{url}/readyz", timeout=READY_CHECK_SECONDS, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def emit(role: str, line: str) -> None:
+    """Write one line of output under its role; a reader that has gone is no reason to stop."""
+    try:
+        sys.stdout.write(f"{role:<9} | {line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 for the rest of the process

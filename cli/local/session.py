@@ -1,0 +1,58 @@
+"""What operators' commands share: the database of this machine's settings, its faults as one line each."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
+from sqlalchemy.orm import Session
+
+from cli.errors import NotFoundOrDenied, Unavailable
+from db.accounts import find_user
+from db.database import read_scope, session_scope
+from db.models import User
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn a database that is away, or not upgraded, into one clear line.
+
+    Raises:
+        Unavailable: instead of the driver's own errors.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise Unavailable(f"DATABASE_URL is no database URL: {error}") from error
+    except IntegrityError:
+        raise
+    except DatabaseError as error:
+        why = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
+        if "no such table" in why or "does not exist" in why or "unable to open database file" in why:
+            raise Unavailable(f"the database is not set up ({why}); run `ctbatch db upgrade`") from error
+        raise Unavailable(f"the database cannot be used: {why}") from error
+
+
+@contextmanager
+def writing() -> Iterator[Session]:
+    """Open a transaction that commits at the end; database faults and our own errors end it."""
+    with database_errors(), session_scope() as session:
+        yield session
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """Open a read-only view of the database."""
+    with database_errors(), read_scope() as session:
+        yield session
+
+
+def existing_user(session: Session, name: str) -> User:
+    """Return the user of this name.
+
+    Raises:
+        NotFoundOrDenied: there is none.
+    """
+    user = find_user(session, name)
+    if user is None:
+        raise NotFoundOrDenied(f"there is no user named {name}")
+    return user

@@ -1,0 +1,161 @@
+"""Starts processes, starts those that die again, and stops all in order: one thread, no process left behind."""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from cli.errors import Unavailable
+from cli.supervisor.child import Child, Emit, Process
+
+BACKOFF_SECONDS = (0.5, 1, 2, 4, 8, 15, 30)
+STEADY_SECONDS = 60  # alive this long: the next death counts as the first
+FAILED_STARTS = 3  # a process that dies so often before it was ever ready stops the start
+FORCED_SECONDS = 3  # what a process with a gentle death signal has to end after a second interruption
+
+
+class Supervisor:
+    """Runs processes until told to stop. For the main thread only: it takes the signals and the children's deaths."""
+
+    def __init__(self, processes: Sequence[Process], emit: Emit, cwd: Path) -> None:
+        """Keep what to run; `emit(role, line)` is given every line of output, `cwd` is where the processes stand."""
+        self._selector = selectors.DefaultSelector()
+        self._children = [Child(process, emit, self._selector) for process in processes]
+        self._emit = emit
+        self._cwd = cwd
+        self._stops_asked = 0
+
+    def run(self, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
+        """Start everything, call `on_ready` once when all is ready, keep it running until SIGTERM or SIGINT, stop it.
+
+        `on_stop` is called before the first process is stopped. A second signal stops everything at once.
+
+        Raises:
+            Unavailable: a process ended again and again before it was ready; the others were stopped.
+        """
+        with self._signals():
+            try:
+                self._start_all()
+                if not self._stops_asked:
+                    on_ready()
+                while not self._stops_asked:
+                    self._turn(1.0)
+            finally:
+                on_stop()
+                self._stop_all()
+        self._selector.close()
+
+    def pids(self) -> dict[str, int]:
+        """Return the process id of each role that runs now."""
+        return {child.process.role: child.running.pid for child in self._children if child.running}
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Count requests to stop, and wake the loop for them and for a child's death."""
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        self._selector.register(reader, selectors.EVENT_READ)
+        kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
+        kept_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            signal.signal(signal.SIGTERM, self._asked_to_stop)
+            signal.signal(signal.SIGINT, self._asked_to_stop)
+            signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+            yield
+        finally:
+            signal.set_wakeup_fd(kept_fd)
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+            self._selector.unregister(reader)
+            reader.close()
+            writer.close()
+
+    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stops_asked += 1
+
+    def _start_all(self) -> None:
+        for stage in sorted({child.process.starts for child in self._children}):
+            members = [child for child in self._children if child.process.starts == stage]
+            for child in members:
+                child.start(self._cwd)
+            while not self._stops_asked and not all(child.ready for child in members):
+                self._turn(0.05)
+
+    def _turn(self, seconds: float) -> None:
+        """Pass output on, notice deaths and readiness, start what is due; wait `seconds` at most."""
+        waiting = any(child.running and not child.ready for child in self._children)
+        due = [child.start_at for child in self._children if child.start_at is not None]
+        self._pump(min([0.1 if waiting else seconds, *(max(0.0, at - time.monotonic()) for at in due)]))
+        for child in self._children:
+            if child.has_ended():
+                self._bury(child)
+            elif child.running and not child.ready and child.process.ready():
+                child.ready = child.ever_ready = True
+                child.failed_starts = 0
+            elif child.start_at is not None and time.monotonic() >= child.start_at and not self._stops_asked:
+                child.start(self._cwd)
+
+    def _pump(self, wait: float) -> None:
+        for key, _events in self._selector.select(wait):
+            if isinstance(key.data, Child):
+                key.data.read()
+            else:  # a signal's wake-up bytes say nothing more
+                with contextlib.suppress(BlockingIOError):
+                    os.read(key.fd, 4096)
+
+    def _bury(self, child: Child) -> None:
+        """Take note of a death and say when the process is started again.
+
+        Raises:
+            Unavailable: it was never ready and has died too often.
+        """
+        code = child.reap()
+        if time.monotonic() - child.started_at > STEADY_SECONDS:
+            child.deaths = 0
+        pause = BACKOFF_SECONDS[min(child.deaths, len(BACKOFF_SECONDS) - 1)]
+        child.deaths += 1
+        child.failed_starts += 0 if child.ready else 1
+        how = f"by signal {-code}" if code < 0 else f"with code {code}"
+        if not child.ever_ready and child.failed_starts >= FAILED_STARTS:
+            raise Unavailable(f"{child.process.role} ended {how} each time it was started; its output is above")
+        child.start_at = time.monotonic() + pause
+        self._emit("up", f"{child.process.role} ended {how}; starting it again in {pause:g} s")
+
+    def _stop_all(self) -> None:
+        if any(child.running for child in self._children):
+            self._emit("up", "stopping; one more Ctrl-C stops everything at once")
+        for number in sorted({child.process.stops for child in self._children}):
+            group = [child for child in self._children if child.process.stops == number and child.running]
+            for child in group:
+                child.signal(signal.SIGTERM)
+            self._wait_for_end(group)
+
+    def _wait_for_end(self, group: list[Child]) -> None:
+        started = time.monotonic()
+        forced_at: float | None = None
+        while group:
+            self._pump(0.1)
+            if self._stops_asked > 1 and forced_at is None:
+                forced_at = time.monotonic()
+            for child in list(group):
+                limit = started + child.process.grace_seconds
+                if forced_at is not None:
+                    limit = min(limit, forced_at + _forced_grace(child.process))
+                if not child.has_ended() and time.monotonic() < limit:
+                    continue
+                if not child.has_ended():
+                    self._emit("up", f"{child.process.role} did not end in time and is killed")
+                    child.signal(signal.SIGKILL)
+                child.reap()
+                group.remove(child)
+
+
+def _forced_grace(process: Process) -> float:
+    """A process with a gentle death signal (the broker, which flushes) gets moments even when forced; others none."""
+    return 0 if process.death_signal == signal.SIGKILL else FORCED_SECONDS

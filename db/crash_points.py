@@ -1,0 +1,12 @@
+"""Named points at which a process kills itself when told to, so that tests can crash it exactly there."""
+
+import os
+import signal
+
+from db.database import current
+
+
+def crash_point(name: str) -> None:
+    """Die by SIGKILL if `CTBATCH_CRASH_AT` names this point; do nothing otherwise."""
+    if current().crash_at == name:
+        os.kill(os.getpid(), signal.SIGKILL)

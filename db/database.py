@@ -1,0 +1,113 @@
+"""The database engine, and the two kinds of transaction."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Session
+
+from db.settings import Settings, get_settings
+
+SQLITE_BUSY_MS = 30_000
+PG_OPTIONS = "-c statement_timeout=120000 -c lock_timeout=30000 -c idle_in_transaction_session_timeout=120000"
+
+
+def make_engine(settings: Settings) -> Engine:
+    """A new engine for the settings' database, with the options that the ledger relies on."""
+    url = settings.database
+    if not url.startswith("sqlite"):
+        return create_engine(
+            url,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=10,
+            connect_args={"options": PG_OPTIONS},
+        )
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # hide_parameters: an exception in a log must not carry a file name.
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_MS / 1000})
+    event.listen(engine, "connect", _sqlite_connect)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver starts no transaction: _sqlite_begin does
+    for pragma in (
+        f"busy_timeout={SQLITE_BUSY_MS}",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "cache_size=-65536",  # 64 MiB
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    """Writers take the lock at once: a deferred BEGIN that upgrades later fails with "database is locked"."""
+    reading = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+_settings_in_use: Settings | None = None
+
+
+def use(settings: Settings) -> None:
+    """Make this process work on these settings (tests and `--home`); connections to another database are dropped."""
+    global _settings_in_use
+    if get_engine.cache_info().currsize:
+        get_engine().dispose()
+    get_engine.cache_clear()
+    _settings_in_use = settings
+
+
+def current() -> Settings:
+    """The settings this process works on."""
+    return _settings_in_use or get_settings()
+
+
+@lru_cache(maxsize=1)
+def get_engine() -> Engine:
+    """This process's engine, made at first use. After a fork call `forget_connections()` first."""
+    return make_engine(current())
+
+
+def forget_connections() -> None:
+    """Drop the connections that a parent process opened, without closing them under the parent."""
+    if get_engine.cache_info().currsize:
+        get_engine().dispose(close=False)
+    get_engine.cache_clear()
+
+
+def after_commit(session: Session, action: Callable[[], None]) -> None:
+    """Do something once this transaction has committed; it is forgotten if the transaction does not."""
+    session.info.setdefault("after_commit", []).append(action)
+
+
+def one_at_a_time(session: Session, table: str) -> None:
+    """Have all that call this for a table do so one after the other, until the transaction ends: for what is decided by
+    its newest rows. SQLite needs nothing: its writers queue at BEGIN."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text(f'LOCK TABLE "{table}" IN SHARE ROW EXCLUSIVE MODE'))
+
+
+@contextmanager
+def session_scope() -> Iterator[Session]:
+    """One writing transaction: committed at the end, rolled back on an exception; then the after-commit actions run."""
+    with Session(get_engine(), expire_on_commit=False) as session:
+        with session.begin():
+            yield session
+        for action in session.info.pop("after_commit", ()):
+            action()
+
+
+@contextmanager
+def read_scope() -> Iterator[Session]:
+    """One reading transaction: it takes no write lock, and nothing done in it is kept."""
+    engine = get_engine()
+    options = {"read_only": True} if engine.dialect.name == "sqlite" else {"postgresql_readonly": True}
+    with engine.connect().execution_options(**options) as connection, Session(connection) as session:
+        yield session

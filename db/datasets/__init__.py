@@ -1,0 +1,1 @@
+"""Datasets: labelled slices, and the reviews they may come from."""

@@ -1,0 +1,227 @@
+"""Datasets: asked for, claimed by an ingest worker, closed with their slices and report; found and shown."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from db import broker
+from db.clock import from_now
+from db.datasets.slices import CLASSES, DatasetError
+from db.ledger import leases
+from db.ledger.jobs import ReceivedFile
+from db.ledger.leases import Claim
+from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Series, Slice, User, Work
+
+NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ROWS_A_STATEMENT = 5_000
+STATES = {Work.READY: "queued", Work.RUNNING: "building", Work.DONE: "ready"}
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """A dataset as people and the API see it; `name` is `name/number`, `progress` from 0 to 1."""
+
+    id: int
+    name: str
+    state: str
+    progress: float
+    size: int
+    counts: dict[str, int]
+    groups: int
+    sha256: str | None
+    report: dict[str, Any]
+    error: str | None
+    created_at: datetime
+    created_by: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON: times in RFC 3339."""
+        return asdict(self) | {"created_at": self.created_at.isoformat()}
+
+
+def check_name(name: str) -> None:
+    """Raise DatasetError unless a dataset may be called so."""
+    if not NAME.fullmatch(name):
+        raise DatasetError(
+            "a dataset's name has 1 to 64 letters, digits, dots, hyphens and underscores, not digits alone"
+        )
+
+
+def create_dataset(
+    s: Session, *, name: str, user: User | None, files: list[ReceivedFile], labels: ReceivedFile | None = None
+) -> Dataset:
+    """Ask for a dataset of files that are in storage; `labels` is the CSV of file, label, group.
+
+    Raises DatasetError: a name that cannot be, or no file.
+    """
+    if not files:
+        raise DatasetError("a dataset needs at least one archive or image")
+    sources = [{"filename": file.filename, "sha256": file.sha256, "size": file.size} for file in files]
+    return _create(s, name, user, sources, labels.sha256 if labels else None)
+
+
+def create_from_reviews(s: Session, *, name: str, user: User | None, job_ids: Sequence[str]) -> Dataset:
+    """Ask for a dataset of the slices of jobs that readers have labelled.
+
+    Raises DatasetError: no job, one that is not there, or one without a reviewed slice.
+    """
+    if not job_ids:
+        raise DatasetError("name at least one job whose slices were reviewed")
+    for job_id in job_ids:
+        if s.get(Job, job_id) is None:
+            raise DatasetError(f"there is no job {job_id}")
+        reviewed = select(Review.id).join(Slice, Slice.id == Review.slice_id).where(Slice.job_id == job_id).limit(1)
+        if s.scalar(reviewed) is None:
+            raise DatasetError(f"no slice of the job {job_id} was reviewed yet")
+    return _create(s, name, user, [{"job": job_id} for job_id in dict.fromkeys(job_ids)], None)
+
+
+def _create(
+    s: Session, name: str, user: User | None, sources: list[dict[str, Any]], labels_sha256: str | None
+) -> Dataset:
+    check_name(name)
+    for attempt in range(5):
+        number = (s.scalar(select(func.max(Dataset.number)).where(Dataset.name == name)) or 0) + 1
+        dataset = Dataset(
+            name=name,
+            number=number,
+            user_id=user.id if user else None,
+            sources=sources,
+            labels_sha256=labels_sha256,
+        )
+        try:
+            with s.begin_nested():
+                s.add(dataset)
+                s.flush()
+        except IntegrityError:  # another asked for the same name at the same moment and has this number
+            if attempt == 4:
+                raise
+            continue
+        break
+    broker.send_after_commit(s, broker.build_hint(dataset.id))
+    return dataset
+
+
+def find_dataset(s: Session, label: str) -> Dataset | None:
+    """By `name/number`, by a bare name (its newest), or by id."""
+    if re.fullmatch(r"[0-9]{1,9}", label):
+        return s.get(Dataset, int(label))
+    name, slash, number = label.partition("/")
+    query = select(Dataset).where(Dataset.name == name).order_by(Dataset.number.desc()).limit(1)
+    if slash:
+        if not re.fullmatch(r"[0-9]{1,9}", number):
+            return None
+        query = query.where(Dataset.number == int(number))
+    return s.scalar(query)
+
+
+def list_datasets(s: Session) -> list[Dataset]:
+    """All datasets, newest first."""
+    return list(s.scalars(select(Dataset).order_by(Dataset.id.desc())))
+
+
+def dataset_view(s: Session, dataset: Dataset) -> DatasetView:
+    """The dataset as people see it."""
+    report = dataset.report
+    return DatasetView(
+        id=dataset.id,
+        name=dataset.title,
+        state=STATES.get(Work(dataset.state), dataset.state),
+        progress=dataset.progress,
+        size=dataset.size,
+        counts=dict.fromkeys((*CLASSES.values(), "rejected"), 0) | report.get("counts", {}),
+        groups=report.get("groups", {}).get("count", 0),
+        sha256=dataset.sha256,
+        report=report,
+        error=dataset.error,
+        created_at=dataset.created_at,
+        created_by=dataset.user.name if dataset.user else None,
+    )
+
+
+def claim_dataset(s: Session, worker: str) -> tuple[Dataset, Claim] | None:
+    """Claim the oldest dataset that waits, or whose worker is gone."""
+    query = select(Dataset).where(leases.claimable(Dataset)).order_by(Dataset.id).limit(1)
+    dataset = s.scalar(leases.locked(query, s, of=Dataset))
+    if dataset is None or (claim := leases.take(s, Dataset, dataset.id, worker)) is None:
+        return None
+    s.refresh(dataset)
+    return dataset, claim
+
+
+def report_progress(s: Session, claim: Claim, progress: float) -> None:
+    """Note how far the building is; this is its heartbeat too. Raises StaleClaim."""
+    if not leases.keep(s, Dataset, claim):
+        raise leases.StaleClaim(f"dataset {claim.id}")
+    s.execute(update(Dataset).where(Dataset.id == claim.id).values(progress=progress, error=None))
+
+
+def finish_dataset(
+    s: Session,
+    claim: Claim,
+    slices: Iterable[dict[str, Any]],
+    *,
+    size: int,
+    sha256: str,
+    arrays: list[str],
+    report: dict[str, Any],
+) -> None:
+    """The dataset is built: its slices (columns of LabelledSlice) and all that is known of it, in one transaction.
+
+    Whatever an earlier attempt left is replaced. Raises StaleClaim.
+    """
+    built = {"size": size, "sha256": sha256, "arrays": arrays, "report": report, "progress": 1.0, "error": None}
+    leases.close(s, Dataset, claim, Work.DONE, closed_at=from_now(), **built)
+    s.execute(delete(LabelledSlice).where(LabelledSlice.dataset_id == claim.id))
+    rest = iter(slices)
+    while batch := [{**row, "dataset_id": claim.id} for row in islice(rest, ROWS_A_STATEMENT)]:
+        s.execute(insert(LabelledSlice), batch)
+
+
+def fail_dataset(s: Session, claim: Claim, error: str, report: dict[str, Any] | None = None) -> None:
+    """The dataset cannot be built, and why; `report`: what was found out before. Raises StaleClaim."""
+    leases.close(s, Dataset, claim, Work.FAILED, error=error, report=report or {}, closed_at=from_now())
+
+
+def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
+    """The newest earlier version of the same name with the same slices, labels and groups."""
+    query = select(Dataset).where(Dataset.name == dataset.name, Dataset.id != dataset.id, Dataset.sha256 == sha256)
+    twin = s.scalar(query.order_by(Dataset.number.desc()).limit(1))
+    return twin.title if twin else None
+
+
+@dataclass(frozen=True)
+class ReviewedSlice:
+    """A slice of a job with the label that counts: the newest word of an admin, else its owner's."""
+
+    slice: Slice
+    label: int
+    array_sha256: str
+    series: Series | None
+
+
+def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlice]:
+    """The prepared slices of jobs that an admin or the job's owner has labelled, in the order of their ids."""
+    query = (
+        select(Slice, Review.label, Chunk.array_sha256, Series)
+        .join(Review, Review.slice_id == Slice.id)
+        .join(User, User.id == Review.user_id)
+        .join(Job, Job.id == Slice.job_id)
+        .join(Chunk, Chunk.id == Slice.chunk_id)
+        .outerjoin(Series, Series.id == Slice.series_id)
+        .where(Slice.job_id.in_(job_ids), Slice.array_row.is_not(None))
+        .where(User.is_admin.is_(True) | (User.id == Job.owner_id))
+        .order_by(Slice.id, User.is_admin.desc(), Review.created_at.desc(), Review.id.desc())
+    )
+    last: int | None = None
+    for slice_, label, array_sha256, series in s.execute(query):
+        if slice_.id != last:
+            yield ReviewedSlice(slice_, label, array_sha256, series)
+        last = slice_.id

@@ -1,0 +1,1 @@
+"""Evaluations of model versions, comparisons, and the gate before a promotion."""

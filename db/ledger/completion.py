@@ -1,0 +1,37 @@
+"""The end of a job: its row is locked, and it ends when nothing of it is open."""
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from db.clock import from_now
+from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, JobState, Upload, Work
+
+
+def lock_job(s: Session, job_id: str) -> Job:
+    """The job, locked until the transaction ends: whatever may finish it does so one after the other."""
+    query = select(Job).where(Job.id == job_id).execution_options(populate_existing=True)
+    return s.scalars(query.with_for_update(of=Job)).one()
+
+
+def finish_if_done(s: Session, job: Job) -> None:
+    """End the job if nothing of it is open. Asked of the rows each time: there is no counter to drift.
+
+    The caller holds the job's lock.
+    """
+    if job.state not in OPEN_JOB:
+        return
+    open_uploads = select(Upload.id).where(Upload.job_id == job.id, Upload.state.in_(OPEN_WORK)).limit(1)
+    if s.scalar(open_uploads) is not None:
+        return
+    if job.unpacked_at is None:
+        s.execute(update(Job).where(Job.id == job.id).values(unpacked_at=from_now()))
+    open_chunks = select(Chunk.id).where(Chunk.job_id == job.id, Chunk.state.in_(OPEN_WORK)).limit(1)
+    if s.scalar(open_chunks) is not None:
+        return
+    error = s.scalar(select(Upload.error).where(Upload.job_id == job.id, Upload.state == Work.FAILED).limit(1))
+    if job.cancel_requested_at is not None:
+        state = JobState.CANCELLED
+    else:
+        state = JobState.FAILED if error else JobState.FINISHED
+    s.execute(update(Job).where(Job.id == job.id).values(state=state, error=error, finished_at=from_now()))
+    s.refresh(job)

@@ -1,0 +1,173 @@
+"""What a user does with a job: create, cancel, retry."""
+
+import base64
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy.orm import Session
+
+from db import broker
+from db.clock import from_now
+from db.ledger import leases
+from db.ledger.chunks import add_chunk, close_slices
+from db.ledger.completion import finish_if_done, lock_job
+from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, Upload, User, Work
+from db.registry.champions import champion
+
+PRIORITIES = range(-10, 11)
+
+
+class NoModelVersion(Exception):
+    """No model version is champion yet, so there is nothing to predict with."""
+
+
+class IdempotencyConflict(Exception):
+    """This Idempotency-Key was used before, with another request."""
+
+
+@dataclass(frozen=True)
+class ReceivedFile:
+    """A file of a submission, already durable in storage. `kind` and `entries` come from its inspection."""
+
+    filename: str
+    sha256: str
+    size: int
+    kind: str
+    entries: int
+
+
+def create_job(
+    s: Session,
+    *,
+    owner: User,
+    files: list[ReceivedFile],
+    name: str = "",
+    priority: int = 0,
+    idempotency_key: str | None = None,
+) -> tuple[Job, bool]:
+    """The job of this submission, and whether it is new: the same key with the same request gives the same job.
+
+    Raises NoModelVersion, IdempotencyConflict, ValueError (no files, or a priority outside -10..10).
+    """
+    if not files or priority not in PRIORITIES:
+        raise ValueError("a job needs at least one file, and a priority from -10 to 10")
+    request_hash = _request_hash(files, name, priority)
+    s.execute(update(User).where(User.id == owner.id).values(name=User.name))  # one submission of an owner at a time
+    if idempotency_key and (job := _job_of_key(s, owner, idempotency_key)):
+        if job.request_hash != request_hash:
+            raise IdempotencyConflict("this Idempotency-Key came before with another request")
+        return job, False
+    model_version = champion(s)
+    if model_version is None:
+        raise NoModelVersion("there is no model yet: train or import one, then promote it")
+    job = Job(
+        id=base64.b32encode(secrets.token_bytes(10)).decode().lower(),
+        owner_id=owner.id,
+        name=name or files[0].filename,
+        priority=priority,
+        model_version_id=model_version.id,
+        recipe=model_version.recipe,
+        idempotency_key=idempotency_key,
+        request_hash=request_hash,
+    )
+    s.add(job)
+    s.flush()
+    uploads = [Upload(job_id=job.id, position=i, **vars(file)) for i, file in enumerate(files)]
+    s.add_all(uploads)
+    s.flush()
+    for upload in uploads:
+        broker.send_after_commit(s, broker.unpack_hint(upload.id))
+    return job, True
+
+
+def _request_hash(files: list[ReceivedFile], name: str, priority: int) -> str:
+    request = [name, priority, [[f.filename, f.sha256] for f in files]]
+    return hashlib.sha256(json.dumps(request).encode()).hexdigest()
+
+
+def _job_of_key(s: Session, owner: User, key: str) -> Job | None:
+    return s.scalar(select(Job).where(Job.owner_id == owner.id, Job.idempotency_key == key))
+
+
+def cancel_job(s: Session, job: Job) -> bool:
+    """Ask an open job to stop; False if it has ended. Chunks that wait are cancelled now, running ones when they
+    report; what is not unpacked yet is listed, and every entry of it cancelled, by an ingest worker."""
+    job = lock_job(s, job.id)
+    if job.state not in OPEN_JOB:
+        return False
+    if job.cancel_requested_at is None:
+        s.execute(update(Job).where(Job.id == job.id).values(cancel_requested_at=from_now()))
+        s.refresh(job)
+    # A chunk that is being claimed at this moment is left alone: it is cancelled when it reports.
+    ready = leases.locked(select(Chunk.id).where(Chunk.job_id == job.id, Chunk.state == Work.READY), s, of=Chunk)
+    waiting = s.scalars(ready).all()
+    s.execute(update(Chunk).where(Chunk.id.in_(waiting)).values(state=Work.CANCELLED, closed_at=from_now()))
+    for chunk_id in waiting:
+        close_slices(s, chunk_id, Outcome.CANCELLED)
+    finish_if_done(s, job)
+    return True
+
+
+def retry_job(s: Session, job: Job) -> int:
+    """Open an ended job again for what failed in it, and only that: slices quarantined or cancelled, and uploads
+    that could not be unpacked. How many slices and uploads were put back; 0 if there is nothing to retry."""
+    job = lock_job(s, job.id)
+    if job.state in OPEN_JOB:
+        return 0
+    uploads = s.scalars(
+        update(Upload)
+        .where(Upload.job_id == job.id, Upload.state == Work.FAILED)
+        .values(state=Work.READY, attempts=0, error=None, published_at=from_now())
+        .returning(Upload.id)
+    ).all()
+    again = Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED))
+    unread = s.scalars(
+        select(Slice.upload_id).where(Slice.job_id == job.id, again, Slice.chunk_id.is_(None)).distinct()
+    ).all()
+    count = len(uploads) + _reopen_chunks(s, job, again) + _reread(s, job, list(unread))
+    if count:
+        s.execute(
+            update(Job)
+            .where(Job.id == job.id)
+            .values(state=JobState.RUNNING, error=None, finished_at=None, cancel_requested_at=None, unpacked_at=None)
+        )
+        for upload_id in {*uploads, *unread}:
+            broker.send_after_commit(s, broker.unpack_hint(upload_id))
+        s.refresh(job)
+    return count
+
+
+def _reopen_chunks(s: Session, job: Job, again: ColumnElement[bool]) -> int:
+    """Put the slices that are prepared already into new chunks over the same arrays."""
+    rows = s.execute(
+        select(Chunk.array_sha256, Slice.id)
+        .join(Chunk, Chunk.id == Slice.chunk_id)
+        .where(Slice.job_id == job.id, again)
+        .order_by(Slice.id)
+    ).all()
+    by_array: dict[str, list[int]] = {}
+    for array_sha256, slice_id in rows:
+        by_array.setdefault(array_sha256, []).append(slice_id)
+    for array_sha256, slice_ids in by_array.items():
+        s.execute(update(Slice).where(Slice.id.in_(slice_ids)).values(state=Outcome.OPEN, reason=None, detail=None))
+        add_chunk(s, job.id, array_sha256, slice_ids)
+    return len(rows)
+
+
+def _reread(s: Session, job: Job, upload_ids: list[int]) -> int:
+    """Forget the entries that were cancelled before they were read, so that their uploads are unpacked on."""
+    if not upload_ids:
+        return 0
+    gone: Any = s.execute(
+        delete(Slice).where(Slice.job_id == job.id, Slice.state == Outcome.CANCELLED, Slice.chunk_id.is_(None))
+    )
+    s.execute(
+        update(Upload)
+        .where(Upload.id.in_(upload_ids))
+        .values(state=Work.READY, attempts=0, error=None, published_at=from_now())
+    )
+    return int(gone.rowcount)

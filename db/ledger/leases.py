@@ -1,0 +1,116 @@
+"""Claiming, keeping and losing leased work; the same for uploads, chunks and training runs."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar, TypeVarTuple
+
+from sqlalchemy import CursorResult, Select, and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from db.clock import from_now
+from db.database import current
+from db.models import LeaseMixin, Work
+
+L = TypeVar("L", bound=LeaseMixin)
+Ts = TypeVarTuple("Ts")
+
+
+class StaleClaim(Exception):
+    """Someone else holds this work by now: whatever was done under the old epoch must not be recorded."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on one row until the lease ends; `epoch` proves it."""
+
+    id: int
+    epoch: int
+
+
+def due(model: Any) -> Any:
+    """Ready, and not put off until later."""
+    later = model.lease_until
+    return and_(model.state == Work.READY, or_(later.is_(None), later <= from_now()))
+
+
+def claimable(model: Any) -> Any:
+    """Due, or running under a lease that has run out."""
+    return or_(due(model), and_(model.state == Work.RUNNING, model.lease_until < from_now()))
+
+
+def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
+    """Skip rows that another transaction is claiming. SQLite needs nothing: its writers queue at BEGIN."""
+    if session.get_bind().dialect.name == "postgresql":
+        return query.with_for_update(skip_locked=True, of=of)
+    return query
+
+
+def take(session: Session, model: type[L], row_id: int, worker: str) -> Claim | None:
+    """Claim this row if it is claimable; None if someone was quicker."""
+    table: Any = model
+    epoch = session.scalar(
+        update(table)
+        .where(table.id == row_id, claimable(table))
+        .values(
+            state=Work.RUNNING,
+            epoch=table.epoch + 1,
+            attempts=table.attempts + 1,
+            lease_until=from_now(current().lease_seconds),
+            worker=worker,
+        )
+        .returning(table.epoch)
+    )
+    return None if epoch is None else Claim(row_id, epoch)
+
+
+def _mine(table: Any, claim: Claim) -> Any:
+    return and_(table.id == claim.id, table.epoch == claim.epoch, table.state == Work.RUNNING)
+
+
+def keep(session: Session, model: type[L], claim: Claim) -> bool:
+    """Heartbeat: move the lease on. False means it is no longer ours."""
+    table: Any = model
+    result: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+        update(table).where(_mine(table, claim)).values(lease_until=from_now(current().lease_seconds))
+    )
+    return result.rowcount == 1
+
+
+def close(session: Session, model: type[L], claim: Claim, state: Work, **values: Any) -> None:
+    """End the work under this claim, in the caller's transaction. Raises StaleClaim."""
+    table: Any = model
+    result: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+        update(table).where(_mine(table, claim)).values({"state": state, "lease_until": None} | values)
+    )
+    if result.rowcount != 1:
+        raise StaleClaim(f"{table.__tablename__} {claim.id}, epoch {claim.epoch}")
+
+
+def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
+    """Put the work back untouched. The sweeper sends its message again."""
+    close(session, model, claim, Work.READY, published_at=from_now(), **values)
+
+
+def put_off(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
+    """Put the work back until the sweeper sends its message again: what it needs is away for the moment. Whoever asks
+    for work before does not get it, or a fault of seconds would use up all of its attempts."""
+    give_back(session, model, claim, lease_until=from_now(current().resend_seconds), **values)
+
+
+def expired(session: Session, model: type[L]) -> list[int]:
+    """The ids of the rows whose lease has run out."""
+    table: Any = model
+    return list(session.scalars(select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())))
+
+
+def unsent(session: Session, model: type[L]) -> list[int]:
+    """The ids of the rows that have been ready for so long that their message may be lost, oldest first."""
+    table: Any = model
+    old = from_now(-current().resend_seconds)
+    query = select(table.id).where(table.state == Work.READY, table.published_at < old)
+    return list(session.scalars(query.order_by(table.published_at)))
+
+
+def mark_sent(session: Session, model: type[L], ids: list[int]) -> None:
+    """Note that these rows' messages were sent again now."""
+    table: Any = model
+    session.execute(update(table).where(table.id.in_(ids)).values(published_at=from_now()))

@@ -1,0 +1,99 @@
+"""Series and slices as they were received, and the predictions made of them."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.clock import from_now
+from db.models.base import Base
+
+BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER keys
+
+
+class Outcome(StrEnum):
+    """What became of a slice: `open` until it has exactly one of the other four."""
+
+    OPEN = "open"
+    PREDICTED = "predicted"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+    CANCELLED = "cancelled"
+
+
+class Series(Base):
+    """The slices of one DICOM series, or of one folder of an archive. `uid` tells them apart within a job."""
+
+    __tablename__ = "series"
+    __table_args__ = (UniqueConstraint("job_id", "uid"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
+    uid: Mapped[str]
+    study_uid: Mapped[str | None]
+    label: Mapped[str]
+
+
+class Slice(Base):
+    """One image that was received. `name` is a label that the submitter chose: never a path, never in a log."""
+
+    __tablename__ = "slice"
+    __table_args__ = (
+        UniqueConstraint("upload_id", "ordinal", "frame"),
+        Index("ix_slice_job", "job_id", "id"),
+        Index("ix_slice_job_state", "job_id", "state", "reason"),
+        Index("ix_slice_job_name", "job_id", "name", "id"),
+        Index("ix_slice_series", "series_id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
+    upload_id: Mapped[int] = mapped_column(ForeignKey("upload.id"))
+    ordinal: Mapped[int]
+    frame: Mapped[int] = mapped_column(default=0)
+    name: Mapped[str]
+    series_id: Mapped[int | None] = mapped_column(ForeignKey("series.id"))
+    state: Mapped[str] = mapped_column(default=Outcome.OPEN)
+    reason: Mapped[str | None]
+    detail: Mapped[str | None]
+    sha256: Mapped[str | None] = mapped_column(index=True)
+    pixels_sha256: Mapped[str | None] = mapped_column(index=True)
+    format: Mapped[str | None]
+    mode: Mapped[str | None]
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    instance_number: Mapped[int | None]
+    position: Mapped[float | None]
+    sop_uid: Mapped[str | None]
+    chunk_id: Mapped[int | None] = mapped_column(ForeignKey("chunk.id"), index=True)
+    array_row: Mapped[int | None]
+
+
+class Prediction(Base):
+    """The scores of one slice by one model version under one recipe. `cam` is float16[7, 7], little-endian.
+
+    `distance`: how far the slice lies from those the model was trained on; `ood` says that it is too far. None where
+    the model version gives no distance.
+    """
+
+    __tablename__ = "prediction"
+    __table_args__ = (
+        UniqueConstraint("slice_id", "model_version_id", "recipe"),
+        Index("ix_prediction_job_positive", "job_id", "positive", "ood"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    slice_id: Mapped[int] = mapped_column(ForeignKey("slice.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
+    recipe: Mapped[str]
+    logit: Mapped[float]
+    probability: Mapped[float]
+    positive: Mapped[bool]
+    distance: Mapped[float | None]
+    ood: Mapped[bool | None]
+    cam: Mapped[bytes] = mapped_column(LargeBinary)
+    engine: Mapped[str]
+    epoch: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=from_now())

@@ -1,0 +1,39 @@
+"""The lease that all shared work carries: who works on it, until when, and under which epoch."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.clock import from_now
+
+
+class Work(StrEnum):
+    """The state of a piece of leased work (an upload to unpack, a chunk to predict, a training run)."""
+
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SPLIT = "split"
+
+
+OPEN_WORK = (Work.READY, Work.RUNNING)
+
+
+class LeaseMixin:
+    """A `ready` row is its own outbox: its message may be lost, and the sweeper sends it again.
+
+    `epoch` grows with each claim and fences off whoever held an earlier one; `attempts` counts claims since the
+    last progress; `losses` counts leases that ran out. `lease_until`: until when it is held; of a ready row, until when
+    it was put off.
+    """
+
+    state: Mapped[str] = mapped_column(default=Work.READY, index=True)
+    epoch: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[datetime | None]
+    worker: Mapped[str | None]
+    published_at: Mapped[datetime] = mapped_column(default=from_now())

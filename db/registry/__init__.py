@@ -1,0 +1,1 @@
+"""The registry: model versions, their packages, and which one is champion."""

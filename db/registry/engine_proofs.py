@@ -1,0 +1,153 @@
+"""What the proofs of engines found, machine by machine, and which engine serves there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any, Literal
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from db.database import one_at_a_time
+from db.models import EngineProof, ModelVersion
+from db.registry.champions import versions_in_use
+
+State = Literal["used", "fallen back", "refused"]
+
+PRECISIONS = {"int8": "int8", "bf16": "bfloat16", "f32": "float32"}
+LIBRARIES = {"openvino": "OpenVINO", "keras": "Keras"}
+RESULTS = ("engine", "precision", "passed", "largest_difference", "seconds", "text")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Which engine serves a model version on one host.
+
+    `proofs`: those of the newest load there, at least one, in the order in which they were tried: the quickest engine
+    first. A load ends with the first engine that passes.
+    """
+
+    host: str
+    version: ModelVersion
+    proofs: tuple[EngineProof, ...]
+
+    @property
+    def engine(self) -> str | None:
+        """The engine that predicts there, or None if the host refuses to predict."""
+        return self.proofs[-1].engine if self.proofs[-1].passed else None
+
+    @property
+    def failed(self) -> tuple[EngineProof, ...]:
+        """The proofs of engines that are not used there."""
+        return tuple(proof for proof in self.proofs if not proof.passed)
+
+    @property
+    def state(self) -> State:
+        """Whether the quickest engine serves, a slower one, or none."""
+        if self.engine is None:
+            return "refused"
+        return "fallen back" if self.failed else "used"
+
+    @property
+    def processor(self) -> str:
+        """The host's processor, for people."""
+        return self.proofs[-1].processor
+
+    @property
+    def checked_at(self) -> datetime:
+        """When the newest load ended."""
+        return self.proofs[-1].created_at
+
+    @property
+    def message(self) -> str:
+        """State what serves on this host, as one sentence for people."""
+        host, label = self.host, self.version.label
+        if self.state == "refused":
+            return f"{host} refuses to predict with {label}; its slices wait for another worker."
+        if self.state == "used":
+            return f"{self.engine} predicts with {label} on {host}."
+        left = [_precision(proof) for proof in self.failed]
+        verb = "is" if len(left) == 1 else "are"
+        instead = _precision(self.proofs[-1])
+        return f"{' and '.join(left)} {verb} not used on {host} for {label}; {instead} serves instead."
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why each engine that is not used failed."""
+        return [proof.text for proof in self.failed]
+
+    @property
+    def advice(self) -> str:
+        """What an operator can do about it; empty if the quickest engine serves."""
+        library = LIBRARIES.get(self.proofs[0].engine.partition("-")[0], "engine")
+        if self.state == "refused":
+            return f"Import or train a version that passes, or update the machine's {library}."
+        if self.state == "used":
+            return ""
+        return (
+            f"Its answers pass, but come more slowly. To use {_precision(self.proofs[0])} here, update the machine's"
+            f" {library} and restart its worker, or import or train a version that passes."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the facts as the API gives them."""
+        return {
+            "host": self.host,
+            "processor": self.processor,
+            "model_version": self.version.label,
+            "state": self.state,
+            "engine": self.engine,
+            "message": self.message,
+            "advice": self.advice,
+            "checked_at": self.checked_at.isoformat(),
+            "proofs": [{name: getattr(proof, name) for name in RESULTS} for proof in self.proofs],
+        }
+
+
+def _precision(proof: EngineProof) -> str:
+    return PRECISIONS.get(proof.precision, proof.engine)
+
+
+def record_load(s: Session, version_id: int, results: Sequence[dict[str, Any]]) -> None:
+    """Keep the results of one load, in the order in which its engines were tried.
+
+    They take the place of all earlier ones of the same host and model version: what an earlier load found of an engine
+    that this one did not try says nothing of what serves now.
+    """
+    one_at_a_time(s, EngineProof.__tablename__)
+    for host in {result["host"] for result in results}:
+        s.execute(delete(EngineProof).where(EngineProof.host == host, EngineProof.model_version_id == version_id))
+    for result in results:
+        s.add(EngineProof(model_version_id=version_id, **result))
+        s.flush()  # one after the other: ids keep the order
+
+
+def list_servings(s: Session, *, host: str | None = None, version_id: int | None = None) -> list[Serving]:
+    """List what serves, by host; the newest model version of a host first."""
+    query = select(EngineProof).order_by(EngineProof.host, EngineProof.model_version_id.desc(), EngineProof.id)
+    if host is not None:
+        query = query.where(EngineProof.host == host)
+    if version_id is not None:
+        query = query.where(EngineProof.model_version_id == version_id)
+    loads = groupby(s.scalars(query), key=lambda proof: (proof.host, proof.model_version_id))
+    grouped = [(name, tuple(proofs)) for (name, _), proofs in loads]
+    return [Serving(name, proofs[0].model_version, proofs) for name, proofs in grouped]
+
+
+def refusal(s: Session, version_id: int) -> str | None:
+    """Say that slices wait, if every host that loaded the version refuses to predict with it; else return None."""
+    servings = list_servings(s, version_id=version_id)
+    if not servings or any(serving.state != "refused" for serving in servings):
+        return None
+    return f"No worker has an engine that may predict with {servings[0].version.label}. {servings[0].advice}"
+
+
+def list_concerns(s: Session, servings: Sequence[Serving]) -> list[Serving]:
+    """List the servings that an operator should look at: refused or fallen back, of a version that is in use.
+
+    Refusals come first.
+    """
+    in_use = versions_in_use(s)
+    concerns = [each for each in servings if each.state != "used" and each.version.id in in_use]
+    return sorted(concerns, key=lambda each: each.state != "refused")

@@ -1,0 +1,1 @@
+"""Training as the database knows it: runs, splits, leaks and lineage."""

@@ -1,0 +1,53 @@
+"""The splits of a dataset as people see them: what each part holds, and what connects two of them."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from db.datasets.slices import CLASSES, GIVEN, PARTS
+from db.models import Dataset, LabelledSlice, Split
+
+GROUPS = "groups"
+
+
+@dataclass(frozen=True)
+class SplitView:
+    """A split; `parts`: `{"train": {"COVID", "non-COVID", "groups"}, …}`."""
+
+    id: int
+    rule: str
+    seed: int
+    parts: dict[str, dict[str, int]]
+    leaks: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def splits_of(s: Session, dataset: Dataset) -> list[SplitView]:
+    """The splits that were drawn of a dataset, the newest first."""
+    splits = list(s.scalars(select(Split).where(Split.dataset_id == dataset.id).order_by(Split.id.desc())))
+    if not splits:
+        return []
+    columns = (LabelledSlice.group, LabelledSlice.label, LabelledSlice.split)
+    query = select(*columns, func.count()).where(LabelledSlice.dataset_id == dataset.id, LabelledSlice.row.is_not(None))
+    counts = [(group, label, part, n) for group, label, part, n in s.execute(query.group_by(*columns))]
+    return [_view(split, counts) for split in splits]
+
+
+def _view(split: Split, counts: list[tuple[str, int | None, str | None, int]]) -> SplitView:
+    slices: Counter[tuple[str, str]] = Counter()
+    groups: dict[str, set[str]] = {part: set() for part in PARTS}
+    for group, label, given, number in counts:
+        part = given if split.rule == GIVEN else split.assignment.get(group)
+        if part in groups and label is not None:
+            slices[part, CLASSES[label]] += number
+            groups[part].add(group)
+    parts = {
+        part: {name: slices[part, name] for name in CLASSES.values()} | {GROUPS: len(groups[part])} for part in PARTS
+    }
+    return SplitView(split.id, split.rule, split.seed, parts, split.leaks)

@@ -1,0 +1,21 @@
+"""Code that makes a model version for the fake engine in the home of the process that runs it."""
+
+ADD_VERSION = """
+import json, sys
+from pathlib import Path
+from db.registry import versions
+from db.database import session_scope
+
+folder = Path(sys.argv[1])
+folder.mkdir()
+package = dict(name="fake", note="fake engine: for tests only", recipe="lung-224-v1", threshold=0.5, temperature=1.0,
+               files={}, metrics={}, parity={}, dataset_hash=None, created_at="2026-01-01T00:00:00+00:00", extra={})
+(folder / "package.json").write_text(json.dumps(package))
+files = versions.store_package(folder)
+with session_scope() as s:
+    versions.register_package(s, folder, files)
+"""
+ADD_CHAMPION = ADD_VERSION.replace(
+    "registry.register_package(s, folder, files)",
+    "registry.promote(s, registry.register_package(s, folder, files), None, 'for the test')",
+)

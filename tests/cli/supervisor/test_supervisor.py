@@ -1,0 +1,167 @@
+"""The supervisor, over real processes: it restarts the dead, stops in order and leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[3]
+
+# Two children: `first` has a child of its own, `second` starts when `first` is ready and takes SIGTERM calmly.
+DRIVER = """
+import os, sys
+from pathlib import Path
+from cli.supervisor.child import Process
+from cli.supervisor.supervisor import Supervisor
+
+folder = Path(sys.argv[1])
+first = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);" \\
+        "print('hello', flush=True); open('first.ready', 'w'); time.sleep(600)"
+second = "import signal, sys, time;" \\
+         "signal.signal(signal.SIGTERM, lambda *_: (print('goodbye', flush=True), sys.exit(0)));" \\
+         "open('second.ready', 'w'); time.sleep(600)"
+stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);" \\
+           "open('third.ready', 'w'); time.sleep(600)"
+
+def process(role, code, **options):
+    ready = folder / f"{role}.ready"
+    return Process(role, [sys.executable, "-c", code], os.environ, ready.exists,
+                   before_start=lambda _failed: ready.unlink(missing_ok=True), **options)
+
+processes = [process("first", first, starts=0, stops=1), process("second", second, stops=0)]
+if "stubborn" in sys.argv:
+    processes.append(process("third", stubborn, stops=0, grace_seconds=600))
+if "broken" in sys.argv:
+    processes.append(process("broken", "import sys; sys.exit(7)"))
+supervisor = Supervisor(processes, lambda role, line: print(f"{role}: {line}", flush=True), folder)
+
+def ready():
+    print("READY", supervisor.pids(), flush=True)
+
+supervisor.run(ready, lambda: print("on_stop", flush=True))
+"""
+
+
+class Run:
+    """One supervisor process, its output as it comes, and the processes that it started."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        script = folder / "driver.py"
+        script.write_text(textwrap.dedent(DRIVER))
+        self.log = folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, script, folder, *words],
+                env=os.environ | {"PYTHONPATH": str(PROJECT), "CTBATCH_TEST_RUN": str(folder)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.mark = f"CTBATCH_TEST_RUN={folder}".encode()
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def descendants(self) -> set[int]:
+        """Every process that carries this run's mark, but the supervisor and the dead."""
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != self.process.pid:
+                try:
+                    if self.mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found.add(int(entry.name))
+                except OSError:
+                    continue
+        return found
+
+    def pid(self, role: str) -> int:
+        line = next(line for line in self.output().splitlines() if line.startswith("READY"))
+        return int(eval(line.removeprefix("READY "))[role])
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def begin(*words: str) -> Run:
+        run = Run(tmp_path, *words)
+        runs.append(run)
+        return run
+
+    yield begin
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+        for pid in run.descendants():
+            os.kill(pid, signal.SIGKILL)
+
+
+def ready(run: Run) -> Run:
+    eventually(lambda: "READY" in run.output(), "all processes ready")
+    return run
+
+
+def test_output_carries_the_role(start: Callable[..., Run]) -> None:
+    run = ready(start())
+    assert "first: hello" in run.output().splitlines()
+
+
+def test_kill_9_of_the_supervisor_ends_what_it_started(start: Callable[..., Run]) -> None:
+    run = ready(start())
+    children = {run.pid("first"), run.pid("second")}
+    run.process.kill()
+    run.process.wait()
+    eventually(lambda: not children & run.descendants(), "the children end with the supervisor")
+
+
+def test_a_killed_child_is_started_again_without_what_it_left(start: Callable[..., Run]) -> None:
+    run = ready(start())
+    before = run.descendants()
+    grandchild = (before - {run.pid("first"), run.pid("second")}).pop()
+    os.kill(run.pid("first"), signal.SIGKILL)
+    eventually(lambda: run.output().count("first: hello") == 2, "the child runs again")
+    assert "up: first ended by signal 9; starting it again in 0.5 s" in run.output()
+    assert grandchild not in run.descendants()
+    assert run.pid("second") in run.descendants()
+    eventually(lambda: len(run.descendants()) == len(before), "as many processes as before")
+
+
+def test_sigterm_stops_in_order_and_exits_0(start: Callable[..., Run]) -> None:
+    run = ready(start())
+    run.process.terminate()
+    assert run.process.wait(20) == 0
+    assert not run.descendants()
+    lines = run.output().splitlines()
+    assert lines.index("on_stop") < lines.index("second: goodbye")
+
+
+def test_a_second_interruption_stops_a_stubborn_child(start: Callable[..., Run]) -> None:
+    run = ready(start("stubborn"))
+    run.process.send_signal(signal.SIGINT)
+    eventually(lambda: "stopping" in run.output(), "it stops")
+    assert run.process.poll() is None
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait(20) == 0
+    assert "third did not end in time and is killed" in run.output()
+    assert not run.descendants()
+
+
+def test_a_child_that_cannot_start_stops_the_rest(start: Callable[..., Run]) -> None:
+    run = start("broken")
+    assert run.process.wait(20) != 0
+    assert "broken ended with code 7 each time it was started" in run.output()
+    assert "READY" not in run.output()
+    assert not run.descendants()

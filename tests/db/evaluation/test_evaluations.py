@@ -1,0 +1,193 @@
+"""Evaluations on both databases: asked for once, claimed by one, tried again, compared with all done beside them."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import func, select, update
+
+from db.clock import from_now
+from db.database import read_scope, session_scope
+from db.evaluation import evaluations
+from db.evaluation.evaluations import EvaluationError
+from db.ledger import leases
+from db.ledger.leases import StaleClaim
+from db.models import Dataset, Evaluation, ModelVersion, Split, Work
+from db.storage import storage
+from worker import reap, sweep
+
+pytestmark = pytest.mark.usefixtures("champion")
+NewChampion = Callable[[str], ModelVersion]
+BETTER = {"auc": {"candidate": 0.9, "champion": 0.8, "difference": 0.1, "low": 0.05, "high": 0.2}}
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    with session_scope() as s:
+        found = Dataset(name="site", number=1, sources=[], state=Work.DONE)
+        s.add(found)
+    return found
+
+
+def draw_split(dataset: Dataset, seed: int = 7) -> Split:
+    with session_scope() as s:
+        split = Split(dataset_id=dataset.id, rule="groups", seed=seed, assignment={}, leaks={})
+        s.add(split)
+    return split
+
+
+def ask(version: ModelVersion, dataset: Dataset, split: Split | None = None, part: str | None = None) -> Evaluation:
+    with session_scope() as s:
+        return evaluations.request(s, version=version, dataset=dataset, split=split, part=part)
+
+
+def seen(evaluation: Evaluation) -> evaluations.EvaluationView:
+    with read_scope() as s:
+        return evaluations.evaluation_view(s.get_one(Evaluation, evaluation.id))
+
+
+def finish(against: dict[int, dict] | None = None, result: dict | None = None) -> bool:
+    with session_scope() as s:
+        claimed = evaluations.claim(s, "w")
+    assert claimed is not None
+    with session_scope() as s:
+        return evaluations.finish(s, claimed[1], storage().put(b"scores"), result or {"n": 3}, against or {})
+
+
+def test_the_same_ask_gives_the_same_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
+    split = draw_split(dataset)
+    whole, part = ask(champion, dataset), ask(champion, dataset, split, "test")
+    assert ask(champion, dataset).id == whole.id
+    assert ask(champion, dataset, split, "test").id == part.id
+    assert len({whole.id, part.id, ask(champion, dataset, split, "validation").id}) == 3
+
+
+def test_two_that_ask_at_once_get_one_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
+    threads = [threading.Thread(target=lambda: ask(champion, dataset)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with read_scope() as s:
+        assert s.scalar(select(func.count()).select_from(Evaluation)) == 1
+
+
+def test_it_is_claimed_once_reported_on_and_finished(champion: ModelVersion, dataset: Dataset) -> None:
+    evaluation = ask(champion, dataset)
+    assert seen(evaluation).state == "queued"
+    with session_scope() as s:
+        _, claim = evaluations.claim(s, "w")
+        assert evaluations.claim(s, "v") is None
+    with session_scope() as s:
+        evaluations.report(s, claim, 0.5)
+    assert (seen(evaluation).state, seen(evaluation).progress) == ("running", 0.5)
+    with session_scope() as s:
+        assert evaluations.finish(s, claim, storage().put(b"scores"), {"accuracy": 0.9}, {})
+    done = seen(evaluation).as_dict()
+    assert (done["state"], done["dataset"], done["model_version"]) == ("finished", "site/1", "fake/1")
+    assert done["result"] == {"accuracy": 0.9, "against": {}}
+    assert ask(champion, dataset).state == Work.DONE
+
+
+def test_a_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing(
+    champion: ModelVersion, dataset: Dataset
+) -> None:
+    evaluation = ask(champion, dataset)
+    with session_scope() as s:
+        _, stale = evaluations.claim(s, "w")
+    with session_scope() as s:
+        s.execute(update(Evaluation).values(lease_until=from_now(-1)))
+    with session_scope() as s:
+        again, _ = evaluations.claim(s, "v")
+        assert (again.id, again.attempts) == (evaluation.id, 2)
+    for act in (
+        lambda s: evaluations.finish(s, stale, storage().put(b"scores"), {}, {}),
+        lambda s: evaluations.report(s, stale, 1),
+    ):
+        with pytest.raises(StaleClaim), session_scope() as s:
+            act(s)
+    assert seen(evaluation).result == {}
+
+
+def test_one_evaluation_can_be_claimed_out_of_its_turn(champion: ModelVersion, dataset: Dataset) -> None:
+    ask(champion, dataset)
+    second = ask(champion, dataset, draw_split(dataset), "test")
+    with session_scope() as s:
+        assert evaluations.claim(s, "w", second.id)[0].id == second.id
+        assert evaluations.claim(s, "w", second.id) is None
+
+
+def test_one_that_failed_says_why_and_is_tried_again_when_asked_for(champion: ModelVersion, dataset: Dataset) -> None:
+    evaluation = ask(champion, dataset)
+    with session_scope() as s:
+        evaluations.fail(s, evaluations.claim(s, "w")[1], "a file is gone")
+    assert (seen(evaluation).state, seen(evaluation).error) == ("failed", "a file is gone")
+    again = ask(champion, dataset)
+    assert (again.id, again.state, again.attempts) == (evaluation.id, Work.READY, 0)
+    assert finish()
+    assert seen(evaluation).error is None
+
+
+def test_a_pair_is_compared_in_both_results_whoever_ends_last(
+    champion: ModelVersion, new_champion: NewChampion, dataset: Dataset
+) -> None:
+    first = ask(champion, dataset)
+    second = ask(new_champion("newer"), dataset)
+    elsewhere = ask(champion, dataset, draw_split(dataset), "test")
+    assert finish()
+    with session_scope() as s:
+        _, claim = evaluations.claim(s, "w", second.id)
+        assert [one.id for one in evaluations.done_beside(s, s.get_one(Evaluation, second.id))] == [first.id]
+    with session_scope() as s:
+        assert not evaluations.finish(s, claim, "", {}, {})  # it does not know the first one's scores yet
+    with session_scope() as s:
+        assert evaluations.finish(s, claim, storage().put(b"scores"), {}, {first.id: BETTER})
+    assert seen(second).result["against"] == {"fake/1": BETTER}
+    assert seen(first).result == {
+        "n": 3,
+        "against": {
+            "newer/1": {"auc": {"candidate": 0.8, "champion": 0.9, "difference": -0.1, "low": -0.2, "high": -0.05}}
+        },
+    }
+    assert seen(elsewhere).state == "queued"
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [(Work.RUNNING, None, "site/1 cannot be used: it is still being built"), (Work.FAILED, "no slices", "no slices")],
+)
+def test_a_dataset_that_is_not_ready_is_refused(
+    champion: ModelVersion, dataset: Dataset, state: Work, error: str | None, message: str
+) -> None:
+    dataset.state, dataset.error = state, error
+    with pytest.raises(EvaluationError, match=message):
+        ask(champion, dataset)
+
+
+def test_a_part_that_does_not_exist_is_refused(champion: ModelVersion, dataset: Dataset) -> None:
+    split = draw_split(dataset)
+    for part in ("rest", None):
+        with pytest.raises(EvaluationError, match="a part of a split is train, validation, test"):
+            ask(champion, dataset, split, part)
+    with session_scope() as s:
+        other = Dataset(name="other", number=1, sources=[], state=Work.DONE)
+        s.add(other)
+    with pytest.raises(EvaluationError, match="of another dataset"):
+        ask(champion, other, split, "test")
+
+
+def test_the_sweeper_keeps_scores_and_sends_lost_hints_again(
+    champion: ModelVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = ask(champion, dataset)
+    with session_scope() as s:
+        s.execute(update(Evaluation).values(published_at=from_now(-3600)))
+    sent = []
+    monkeypatch.setattr(sweep.broker, "waiting", lambda queue: 0)
+    monkeypatch.setattr(sweep.broker, "send", lambda hint: sent.append(hint) or True)
+    sweep.sweep()
+    assert [(hint.task, hint.queue, hint.id) for hint in sent] == [("evaluate", "evaluation", evaluation.id)]
+    with read_scope() as s:
+        assert leases.unsent(s, Evaluation) == []
+    assert finish()
+    assert reap._reap([storage().put(b"scores")]) == 0

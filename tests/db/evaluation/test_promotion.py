@@ -1,0 +1,414 @@
+"""The promotion gate on both databases: what is refused, what needs a reason, what is kept, and the way back."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from db.database import read_scope, session_scope
+from db.evaluation import evaluations, promotion
+from db.evaluation.gate import (
+    DEFAULT_FLOOR,
+    NOT_WORSE_IN,
+    NOTHING,
+    PENDING,
+    REFUSED,
+    Gate,
+    floor_of,
+    gate_of,
+    objections,
+    request_gate,
+)
+from db.evaluation.promotion import GateClosed
+from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, Split, User, Work
+from db.registry import champions
+from db.registry import versions as registry
+from db.storage import storage
+from db.training.lineage import makers_of
+from tests.conftest import fake_package
+
+NewChampion = Callable[[str], ModelVersion]
+Pairs = dict[str, dict[str, float | None]]
+
+
+def pair(low: float | None, high: float | None) -> dict[str, float | None]:
+    middle = None if low is None or high is None else (low + high) / 2
+    return {"candidate": 0.9, "champion": 0.9, "difference": middle, "low": low, "high": high}
+
+
+EVEN: Pairs = {name: pair(-0.01, 0.02) for name in ("auc", "accuracy", "recall", "brier")}
+
+
+def test_a_candidate_that_is_about_as_good_passes() -> None:
+    assert objections(EVEN, 0.9, 0.85) == []
+
+
+@pytest.mark.parametrize("name", ["auc", "accuracy", "recall"])
+def test_worse_beyond_chance_in_any_of_three_figures_is_refused(name: str) -> None:
+    [why] = objections({**EVEN, name: pair(-0.2, -0.01)}, 0.9, 0.85)
+    assert why == f"its {NOT_WORSE_IN[name]} is worse beyond chance: the difference is -0.200 to -0.010"
+
+
+def test_worse_within_chance_or_in_another_figure_is_not_refused() -> None:
+    assert objections({**EVEN, "auc": pair(-0.2, 0.0), "brier": pair(-0.2, -0.1)}, 0.9, 0.85) == []
+    assert objections({**EVEN, "auc": pair(None, None)}, 0.9, 0.85) == []
+
+
+def test_a_sensitivity_below_the_floor_is_refused_as_measured() -> None:
+    assert objections(EVEN, 0.85, 0.85) == []
+    assert objections(EVEN, 0.8499, 0.85) == ["its sensitivity of 0.850 is below the floor of 0.850"]
+    assert objections(EVEN, None, 0.85) == ["the test part holds no COVID slice: its sensitivity is not known"]
+
+
+class Registry:
+    """A split, versions trained on it, and evaluations whose figures the test names."""
+
+    def __init__(self, home) -> None:
+        self.home = home
+        with session_scope() as s:
+            self.dataset = Dataset(name="site", number=1, sources=[], state=Work.DONE)
+            s.add(self.dataset)
+            s.flush()
+            self.split = Split(dataset_id=self.dataset.id, rule="groups", seed=7, assignment={}, leaks={})
+            s.add(self.split)
+
+    def add(self, name: str, **facts: object) -> ModelVersion:
+        package = fake_package(self.home / f"package-{name}", name)
+        files = registry.store_package(package)
+        with session_scope() as s:
+            version = registry.register_package(s, package, files)
+            version.facts = {"split": {"id": self.split.id, "dataset": "site/1"}, **facts}
+        return version
+
+    def evaluate(self, version: ModelVersion, recall: float, figures: Pairs = EVEN) -> None:
+        """Carry out all that is asked for on the test part, with these figures against whatever was there before."""
+        with session_scope() as s:
+            request_gate(s, version)
+        while True:
+            with session_scope() as s:
+                claimed = evaluations.claim(s, "w")
+                if claimed is None:
+                    return
+                others = {other.id: figures for other in evaluations.done_beside(s, claimed[0])}
+            if claimed[0].model_version_id != version.id:
+                others = {key: evaluations.mirrored(figures) for key in others}
+            result = {"n": 40, "groups": 8, "recall": recall, "intervals": {"recall": [recall - 0.1, recall + 0.1]}}
+            with session_scope() as s:
+                assert evaluations.finish(s, claimed[1], storage().put(b"scores"), result, others)
+
+
+@pytest.fixture
+def models(database) -> Registry:
+    return Registry(database.home)
+
+
+def gate(version: ModelVersion) -> Gate:
+    with read_scope() as s:
+        return gate_of(s, s.get_one(ModelVersion, version.id))
+
+
+def promote(version: ModelVersion, reason: str = "", user: User | None = None, **how: object) -> Promotion:
+    now = gate(version)
+    with session_scope() as s:
+        return promotion.promote(s, version, user, reason, now, **how)  # type: ignore[arg-type]
+
+
+def champion_now() -> str | None:
+    with read_scope() as s:
+        found = champions.champion(s)
+        return found.label if found else None
+
+
+def test_a_candidate_that_holds_up_is_promoted_and_the_figures_are_kept(models: Registry, ann: User) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    assert gate(new).verdict == PENDING
+    with pytest.raises(GateClosed, match="new/1 is not evaluated on it yet"):
+        promote(new)
+    models.evaluate(new, 0.92)
+    ann.is_admin = True
+    kept = promote(new, user=ann)
+    assert champion_now() == "new/1"
+    assert (kept.user_id, kept.gate["who"], kept.gate["verdict"]) == (ann.id, "ann", "passed")
+    assert (kept.gate["candidate"], kept.gate["champion"], kept.gate["dataset"]) == ("new/1", "old/1", "site/1")
+    assert (kept.gate["slices"], kept.gate["groups"], kept.gate["sensitivity"]) == (40, 8, 0.92)
+    assert kept.gate["figures"] == EVEN
+    assert not kept.gate["overridden"]
+
+
+def promote_first(models: Registry, version: ModelVersion) -> None:
+    models.evaluate(version, 0.9)
+    promote(version, "the first")
+
+
+def test_a_candidate_that_is_worse_is_refused_unless_an_admin_says_why(models: Registry, ann: User) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92, {**EVEN, "auc": pair(-0.3, -0.1)})
+    with pytest.raises(GateClosed, match="new/1 is refused: its AUC is worse beyond chance"):
+        promote(new, "I like it")
+    with pytest.raises(GateClosed, match="needs a reason"):
+        promote(new, "  ", force=True)
+    with pytest.raises(GateClosed, match="only an admin"):
+        promote(new, "I like it", ann, force=True)
+    ann.is_admin = True
+    kept = promote(new, "the old one fails on the new scanner", ann, force=True)
+    assert champion_now() == "new/1"
+    assert kept.gate["overridden"]
+    assert kept.reason == "the old one fails on the new scanner"
+    assert kept.gate["figures"]["auc"]["high"] == -0.1
+    assert kept.created_at is not None
+
+
+def test_a_test_part_of_one_group_is_nothing_to_compare_on(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92, {name: pair(None, None) for name in EVEN})
+    assert gate(new).verdict == NOTHING
+    with pytest.raises(GateClosed, match="the test part is one group"):
+        promote(new)
+
+
+def test_a_version_has_its_own_floor(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new", floor=0.95)
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    assert gate(new).reasons == ["its sensitivity of 0.920 is below the floor of 0.950"]
+
+
+def test_the_first_version_needs_a_reason_and_its_floor_holds(models: Registry) -> None:
+    first, blind = models.add("first"), models.add("blind")
+    models.evaluate(first, 0.9)
+    models.evaluate(blind, 0.4)
+    assert (gate(first).verdict, gate(first).reasons) == (NOTHING, ["there is no champion"])
+    assert gate(blind).verdict == REFUSED
+    with pytest.raises(GateClosed, match="needs a reason"):
+        promote(first)
+    promote(first, "the first")
+    assert champion_now() == "first/1"
+
+
+@pytest.mark.parametrize(
+    "split", [None, "7", {"id": 99, "dataset": "site/1"}, {"id": "1", "dataset": "site/1"}, {"dataset": "site/1"}]
+)
+def test_a_version_without_a_test_part_here_needs_a_reason(models: Registry, split: object) -> None:
+    imported = models.add("imported", split=split)
+    assert gate(imported).verdict == NOTHING
+    with session_scope() as s:
+        assert request_gate(s, imported) == []
+    with pytest.raises(GateClosed, match=r"nothing to compare on .*needs a reason"):
+        promote(imported)
+    promote(imported, "the site check was good")
+    assert champion_now() == "imported/1"
+
+
+def test_a_split_of_another_dataset_under_the_same_id_is_not_taken_for_the_versions_own(models: Registry) -> None:
+    foreign = models.add("foreign", split={"id": models.split.id, "dataset": "elsewhere/3"})
+    assert gate(foreign).verdict == NOTHING
+
+
+def test_an_evaluation_that_failed_is_named_and_asked_for_once_more(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    with session_scope() as s:
+        [asked] = request_gate(s, new)
+        evaluations.fail(s, evaluations.claim(s, "w")[1], "a file is gone")
+    assert gate(new).reasons == ["the evaluation of new/1 failed: a file is gone"]
+    with session_scope() as s:
+        [again] = request_gate(s, new)
+        assert (again.id, again.state) == (asked.id, Work.READY)
+
+
+def test_who_was_trained_on_slices_of_the_test_part_is_pointed_out_with_their_number(models: Registry) -> None:
+    with session_scope() as s:
+        slices = [("a", "1"), ("b", "2"), ("b", "3"), ("c", "4")]
+        for row, (group, pixels) in enumerate(slices):
+            known = {"dataset_id": models.dataset.id, "group": group, "pixels_sha256": pixels, "label": 1}
+            s.add(LabelledSlice(ordinal=row, row=row, name=f"{row}.png", **known))
+        s.get_one(Split, models.split.id).assignment = {"a": "train", "b": "test", "c": "test"}
+        parts = {"a": "test", "b": "train", "c": "validation"}
+        split = Split(dataset_id=models.dataset.id, rule="groups", seed=8, assignment=parts, leaks={})
+        s.add(split)
+    other = {"id": split.id, "dataset": "site/1"}
+    parent = models.add("parent", split=other)
+    child = models.add("child", lineage=["gone/1", parent.label])
+    models.evaluate(child, 0.92)
+    assert gate(child).notes == ["child/1, or a version it comes from, was trained on 2 of these slices"]
+    old, new = models.add("old", split=other), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    models.evaluate(child, 0.92)
+    assert gate(new).notes == ["old/1, or a version it comes from, was trained on 2 of these slices"]
+    assert [note.split(",")[0] for note in gate(child).notes] == ["child/1", "old/1"]
+
+
+def test_slices_of_no_known_patient_are_pointed_out(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    assert gate(new).notes == []
+    with session_scope() as s:
+        s.get_one(Dataset, models.dataset.id).report = {"groups_from": {"folders": 8, "near-identical slices": 1200}}
+    [note] = gate(new).notes
+    assert note.startswith("no patient is known of 1,200 of ")
+
+
+def test_a_version_whose_slices_are_elsewhere_may_have_seen_these(models: Registry) -> None:
+    imported, new = models.add("imported", split=None, dataset="clinic/4"), models.add("new", dataset="site/1")
+    promote(imported, "the site check was good")
+    models.evaluate(new, 0.92)
+    assert gate(new).notes == [
+        "what imported/1 was trained on is not in this database: it may have seen these slices",
+    ]
+
+
+def test_what_an_imported_version_comes_from_is_no_version_of_that_name_here(models: Registry) -> None:
+    models.add("base", dataset="site/1")
+    elsewhere = {"lineage": ["base/1"]}
+    imported, new = models.add("imported", split=None, imported=elsewhere), models.add("new", dataset="site/1")
+    promote(imported, "the site check was good")
+    models.evaluate(new, 0.92)
+    assert gate(new).notes == ["what imported/1 was made from elsewhere (base/1) may have seen these slices"]
+    with read_scope() as s:
+        assert [each.label for each in makers_of(s, s.merge(imported))] == ["imported/1"]
+
+
+def test_a_champion_that_changed_meanwhile_is_not_replaced_on_old_figures(models: Registry) -> None:
+    old, new, other = models.add("old"), models.add("new"), models.add("other")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    before = gate(new)
+    models.evaluate(other, 0.92)
+    promote(other)
+    with pytest.raises(GateClosed, match="the champion changed meanwhile"), session_scope() as s:
+        promotion.promote(s, new, None, "", before)
+
+
+def at_once(*acts: Callable[[], object]) -> list[Exception]:
+    """What these raise, each in a thread of its own."""
+    raised: list[Exception] = []
+
+    def act_of(act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=act_of, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def test_of_two_that_are_promoted_at_once_one_was_compared_with_the_other(models: Registry) -> None:
+    old, *new = (models.add(name) for name in ("old", "a", "b", "c", "d"))
+    promote_first(models, old)
+    gates = []
+    for each in new:
+        models.evaluate(each, 0.92)
+        gates.append(gate(each))
+
+    def act_of(version: ModelVersion, seen: Gate) -> Callable[[], None]:
+        def act() -> None:
+            with session_scope() as s:
+                promotion.promote(s, s.merge(version), None, "", seen)
+
+        return act
+
+    raised = at_once(*(act_of(*pair) for pair in zip(new, gates, strict=True)))
+    assert [type(error) for error in raised] == [GateClosed] * 3
+    with read_scope() as s:
+        assert [each.model_version.label for each in champions.promotions(s)] == [champion_now(), "old/1"]
+
+
+def test_two_who_roll_back_the_same_champion_go_back_one_step(models: Registry) -> None:
+    for name in ("a", "b", "c"):
+        promote(models.add(name), "why", force=True)
+
+    def act() -> None:
+        with session_scope() as s:
+            champions.rollback(s, None, "worse", champion_seen="c/1")
+
+    [error] = at_once(act, act)
+    assert str(error) == "the champion changed meanwhile: it is b/1 by now"
+    assert champion_now() == "b/1"
+
+
+def test_versions_of_one_name_that_are_made_at_once_get_numbers_of_their_own(models: Registry) -> None:
+    package = fake_package(models.home / "package", "same")
+    files = registry.store_package(package)
+
+    def act() -> None:
+        with session_scope() as s:
+            registry.register_package(s, package, files)
+
+    assert at_once(act, act, act, act) == []
+    with read_scope() as s:
+        assert sorted(each.number for each in registry.list_versions(s)) == [1, 2, 3, 4]
+
+
+def test_rollback_is_one_step_and_history_stays(models: Registry) -> None:
+    old, new = models.add("old"), models.add("new")
+    promote_first(models, old)
+    models.evaluate(new, 0.92)
+    promote(new)
+    with session_scope() as s:
+        assert champions.rollback(s, None, "worse on CT 2").label == "old/1"
+    assert champion_now() == "old/1"
+    with read_scope() as s:
+        history = [(p.model_version.label, p.reason, p.gate["verdict"]) for p in champions.promotions(s)]
+    assert history == [
+        ("old/1", "worse on CT 2", "rollback"),
+        ("new/1", "", "passed"),
+        ("old/1", "the first", "nothing to compare on"),
+    ]
+
+
+def test_each_rollback_goes_back_one_further_and_what_was_undone_stays_undone(models: Registry, ann: User) -> None:
+    versions = {name: models.add(name) for name in ("a", "b", "c", "d")}
+
+    def crown(name: str) -> None:
+        with session_scope() as s:
+            champions.promote(s, versions[name], None, "better")
+
+    def back() -> str:
+        with session_scope() as s:
+            return champions.rollback(s, ann, "worse").label
+
+    for name in ("a", "b", "c"):
+        crown(name)
+    assert [back(), back()] == ["b/1", "a/1"]
+    with pytest.raises(champions.NoEarlierChampion, match="no champion before a/1"):
+        back()
+    for name in ("c", "d", "c"):
+        crown(name)
+    assert [back(), back(), back()] == ["d/1", "c/1", "a/1"]
+    with read_scope() as s:
+        assert {each.gate.get("who") for each in champions.promotions(s)} == {"ann", None}
+
+
+def test_a_rollback_that_brought_back_what_was_undone_counts_as_it_happened(models: Registry) -> None:
+    versions = [models.add(name) for name in ("a", "b", "c")]
+    with session_scope() as s:
+        for version in versions:
+            champions.promote(s, version, None, "better")
+        for version in (versions[1], versions[2]):  # as earlier releases went back twice
+            champions.promote(s, version, None, "worse", {"verdict": "rollback"})
+        assert champions.rollback(s, None, "worse").label == "b/1"
+
+
+def test_the_champion_is_compared_with_nothing(models: Registry) -> None:
+    old = models.add("old")
+    promote_first(models, old)
+    assert gate(old).reasons == ["it is the champion already"]
+    with session_scope() as s:
+        assert request_gate(s, old) == []
+        assert s.query(Evaluation).count() == 1
+
+
+@pytest.mark.parametrize("floor", ["high", None, [0.9], 7, float("nan")])
+def test_a_floor_that_is_none_is_the_default(floor: object) -> None:
+    version = ModelVersion(name="odd", number=1, facts={"floor": floor})
+    assert floor_of(version) == DEFAULT_FLOOR

@@ -1,0 +1,194 @@
+"""What a version was made from, on both databases: slices that it knows stay in their parts, or are named as a leak."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from db.database import read_scope, session_scope
+from db.datasets import slices
+from db.datasets.slices import PARTS, part_of, placed_of
+from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
+from db.training import lineage, runs, splits
+from db.training.runs import RunError
+
+pytestmark = pytest.mark.usefixtures("database")
+GROUPS = 20
+SLICES = 3  # of each group
+
+
+def add_dataset(number: int = 1, groups: range = range(GROUPS), **columns: Callable[[int], Any]) -> Dataset:
+    """A dataset of groups of one class each; a group has the same pixels in every dataset. `columns`: by row."""
+    with session_scope() as s:
+        dataset = Dataset(name="site", number=number, sources=[], state=Work.DONE, sha256=f"{number}" * 64)
+        s.add(dataset)
+        s.flush()
+        for row in range(len(groups) * SLICES):
+            group = groups[row // SLICES]
+            own = {name: value(row) for name, value in columns.items()}
+            values = {"label": group % 2, "group": f"g{group}", "pixels_sha256": f"{group}-{row % SLICES}", **own}
+            s.add(LabelledSlice(dataset_id=dataset.id, ordinal=row, row=row, name=f"{row}.png", **values))
+    return dataset
+
+
+def split_of(dataset: Dataset, **how: Any) -> Split:
+    with session_scope() as s:
+        return splits.split_of(s, dataset, **how)
+
+
+def add_version(number: int, split: Split | None, *before: str, **columns: Any) -> ModelVersion:
+    blank: dict[str, Any] = {"files": {}, "metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1"}
+    with session_scope() as s:
+        known = {"id": split.id, "dataset": s.get_one(Split, split.id).dataset.title} if split else None
+        version = ModelVersion(name="lungs", number=number, threshold=0.5, temperature=1.0, **blank, **columns)
+        version.facts = {"split": known, "lineage": list(before), "dataset": "site/1"}
+        s.add(version)
+    return version
+
+
+def launch(dataset: Dataset, split: Split, version: ModelVersion, *allowed: str) -> list[str]:
+    """The leaks that the launched run has."""
+    asked = {"user": None, "preset": "seed", "config": {}, "seed": 7, "allowed_leaks": allowed}
+    with session_scope() as s:
+        return runs.create_run(s, dataset=dataset, split=split, from_version=version, **asked).allowed_leaks
+
+
+def parts_of(dataset: Dataset, split: Split) -> dict[str, set[str | None]]:
+    """The pixels of each part."""
+    with read_scope() as s:
+        return {
+            part: {each.pixels_sha256 for each in placed_of(s, dataset.id) if part_of(split, each) == part}
+            for part in PARTS
+        }
+
+
+def test_slices_that_trained_the_version_are_not_measured_on_unless_that_is_allowed_by_name() -> None:
+    dataset = add_dataset()
+    own, other = split_of(dataset), split_of(dataset, seed=8)
+    version = add_version(1, own)
+    before, now = parts_of(dataset, own), parts_of(dataset, other)
+    seen = len(before["train"] & (now["validation"] | now["test"]))
+    assert seen
+    with pytest.raises(RunError) as refused:
+        launch(dataset, other, version, "identical-slices")
+    told = f"seen-by-parent: {seen} slices, which trained lungs/1 or one that it comes from: they belong in train"
+    assert told in str(refused.value)
+    assert launch(dataset, other, version, "seen-by-parent", "identical-slices") == ["seen-by-parent"]
+    assert launch(dataset, own, version, "seen-by-parent") == []
+
+
+def test_what_trained_an_older_ancestor_on_an_earlier_dataset_is_found_too() -> None:
+    early, late, now = add_dataset(1, range(10)), add_dataset(2, range(10, 20)), add_dataset(3)
+    grandparent = add_version(1, split_of(early))
+    parent = add_version(2, split_of(late), "gone/4", grandparent.label)
+    split = split_of(now, seed=9)
+    trained = parts_of(early, split_of(early))["train"] | parts_of(late, split_of(late))["train"]
+    with read_scope() as s:
+        seen = lineage.find_seen(s, parent, split)["seen-by-parent"]["count"]
+    parts = parts_of(now, split)
+    assert seen == len(trained & (parts["validation"] | parts["test"]))
+    assert trained - parts_of(late, split_of(late))["train"]
+
+
+def test_a_slice_that_is_near_identical_to_one_that_trained_the_version_counts() -> None:
+    first = add_dataset(1, range(10))
+    version = add_version(1, split_of(first))
+    taught = next(iter(parts_of(first, split_of(first))["train"]))
+    row = [f"{group}-{n}" for group in range(GROUPS) for n in range(SLICES)].index(str(taught))
+    last = GROUPS * SLICES - 1  # of a group that is new
+    second = add_dataset(2, cluster=lambda each: row if each == last else each)
+    with read_scope() as s:
+        seen = {each.row for each in lineage.seen_in(s, version, second.id)}
+    assert {row, last} <= seen
+    assert last - 1 not in seen
+
+
+def test_an_imported_version_may_know_all_of_the_dataset_that_it_names_by_hash() -> None:
+    dataset = add_dataset()
+    version = add_version(1, None, dataset_hash=dataset.sha256)
+    with pytest.raises(RunError, match="seen-by-parent: 1"):
+        launch(dataset, split_of(dataset), version)
+    with pytest.raises(slices.DatasetError, match="allow seen-by-parent to have the parts drawn anew"):
+        split_of(dataset, after=version)
+
+
+def test_old_slices_stay_in_their_parts_when_new_ones_join_them() -> None:
+    first, second = add_dataset(1, range(20)), add_dataset(2, range(40))
+    own = split_of(first)
+    version = add_version(1, own)
+    split = split_of(second, seed=8, after=version)
+    before, now = parts_of(first, own), parts_of(second, split)
+    assert all(before[part] < now[part] for part in PARTS), "new slices join each part"
+    assert not split.leaks
+    assert launch(second, split, version) == []
+    child = add_version(2, split, version.label)
+    third = add_dataset(3, range(60))
+    later = parts_of(third, split_of(third, seed=9, after=child))
+    assert all(now[part] < later[part] for part in PARTS)
+
+
+def test_groups_that_near_identical_slices_connect_with_trained_ones_join_them_in_train() -> None:
+    first = add_dataset(1, range(20))
+    own = split_of(first)
+    trained = next(iter(parts_of(first, own)["train"]))
+    row = [f"{group}-{n}" for group in range(40) for n in range(SLICES)].index(str(trained))
+    last = 40 * SLICES - 1
+    second = add_dataset(2, range(40), cluster=lambda each: row if each == last else each)
+    for seed in range(5):
+        split = split_of(second, seed=seed, after=add_version(seed + 1, own))
+        assert split.assignment["g39"] == "train"
+
+
+def test_on_the_same_dataset_the_split_is_the_versions_own_whatever_the_seed() -> None:
+    dataset = add_dataset()
+    own = split_of(dataset)
+    assert split_of(dataset, seed=8, after=add_version(1, own)).id == own.id
+
+
+def test_a_version_that_knows_none_of_the_slices_changes_no_split() -> None:
+    first, second = add_dataset(1, range(20)), add_dataset(2, range(20, 40))
+    version = add_version(1, split_of(first))
+    assert split_of(second, after=version).id == split_of(second).id
+
+
+def test_slices_without_a_part_in_a_given_split_are_not_lost_without_a_word() -> None:
+    holes = add_dataset(1, split=lambda row: ("test", "validation", "train", None)[row // SLICES % 8 // 2])
+    with pytest.raises(slices.DatasetError, match="cannot be used: 12 slices are in none of its parts"):
+        split_of(holes)
+
+
+def test_a_part_that_is_none_is_passed_over() -> None:
+    first = add_dataset(1)
+    with session_scope() as s:
+        split = Split(dataset_id=first.id, rule="given", seed=0, assignment={}, leaks={})  # as of an older release
+        s.add(split)
+    version = add_version(1, split)
+    with read_scope() as s:
+        assert lineage.parts_in(s, version) == {}
+    assert split_of(add_dataset(2), after=version).rule == "groups"
+
+
+def test_rows_are_told_by_the_part_that_they_had_for_any_that_a_version_comes_from() -> None:
+    dataset = add_dataset()
+    own, other = split_of(dataset), split_of(dataset, seed=8)
+    parent = add_version(1, other)
+    version = add_version(2, own, parent.label)
+    stranger = add_version(3, None, dataset_hash=dataset.sha256)
+    with read_scope() as s:
+        trained = {
+            each.row for each in placed_of(s, dataset.id) if "train" in (part_of(own, each), part_of(other, each))
+        }
+        assert lineage.rows_in(s, version, dataset, PARTS[:1]) == trained
+        assert len(lineage.rows_in(s, stranger, dataset, PARTS[:1])) == GROUPS * SLICES
+        assert [each.id for each in lineage.trained_on(s, version)] == [dataset.id]
+
+
+def test_a_split_that_the_csv_gives_is_held_against_the_lineage() -> None:
+    first = add_dataset(1)
+    version = add_version(1, split_of(first))
+    second = add_dataset(2, split=lambda row: ("test", "validation", "train", "train")[row // SLICES % 8 // 2])
+    split = split_of(second, after=version)
+    assert split.rule == "given"
+    with pytest.raises(RunError, match="seen-by-parent"):
+        launch(second, split, version)
+    assert launch(second, split, version, "seen-by-parent") == ["seen-by-parent"]

@@ -1,0 +1,166 @@
+"""Training runs: launched once the split is clean, claimed by one worker, asked to end, and shown."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import inspect, update
+
+from db.database import session_scope
+from db.ledger import leases
+from db.models import Dataset, TrainingRun, Work
+from db.training import runs
+from db.training.runs import BadName, RunError
+from tests.builders.datasets import add_dataset, add_split
+
+
+@pytest.fixture
+def dataset(database):
+    return add_dataset()
+
+
+@pytest.fixture
+def split(dataset):
+    return add_split(dataset)
+
+
+def launch(dataset, split, **values):
+    with session_scope() as s:
+        asked = {"user": None, "preset": "seed", "config": {"stages": []}, "seed": 7} | values
+        return runs.create_run(s, dataset=dataset, split=split, **asked)
+
+
+def claim(worker="w"):
+    with session_scope() as s:
+        return runs.claim_run(s, worker)
+
+
+def view(run):
+    with session_scope() as s:
+        return runs.run_view(s, s.get_one(TrainingRun, run.id))
+
+
+def test_one_worker_gets_a_run(dataset, split):
+    run = launch(dataset, split)
+    claimed, _ = claim()
+    assert claimed.id == run.id
+    assert claimed.started_at is not None
+    assert claim("other") is None
+    assert (view(run).state, view(run).dataset, view(run).preset) == ("running", "site/1", "seed")
+
+
+def test_another_goes_on_from_the_checkpoint_when_a_worker_is_gone(dataset, split):
+    launch(dataset, split)
+    run, first = claim()
+    with session_scope() as s:
+        runs.record_epoch(s, first, 0, 0, {"loss": 0.5}, 1.0)
+        runs.record_epoch(s, first, 0, 1, {"loss": 0.4}, 1.0)
+        runs.record_checkpoint(s, first, {"stage": 0, "epoch": 0})
+    with session_scope() as s:
+        gone = s.get_one(TrainingRun, run.id).lease_until - timedelta(hours=1)
+        s.execute(update(TrainingRun).values(lease_until=gone))
+    again, second = claim("other")
+    assert again.checkpoint == {"stage": 0, "epoch": 0}
+    with session_scope() as s, pytest.raises(leases.StaleClaim):
+        runs.record_epoch(s, first, 0, 2, {"loss": 0.3}, 1.0)
+    with session_scope() as s:
+        runs.record_epoch(s, second, 0, 1, {"loss": 0.41}, 1.0)
+    with session_scope() as s:
+        assert [(e.epoch, e.metrics["loss"]) for e in runs.epochs_of(s, run.id)] == [(0, 0.5), (1, 0.41)]
+
+
+def test_progress_forgives_earlier_claims(dataset, split):
+    launch(dataset, split)
+    run, held = claim()
+    with session_scope() as s:
+        s.execute(update(TrainingRun).values(attempts=3))
+        runs.record_checkpoint(s, held, {"stage": 0})
+    with session_scope() as s:
+        assert s.get_one(TrainingRun, run.id).attempts == 1
+
+
+def test_a_waiting_run_is_cancelled_at_once(dataset, split):
+    run = launch(dataset, split)
+    with session_scope() as s:
+        assert runs.cancel_run(s, run)
+    assert view(run).state == "cancelled"
+    assert claim() is None
+    with session_scope() as s:
+        assert not runs.cancel_run(s, run)
+
+
+def test_one_that_was_put_off_leaves_no_checkpoint_when_it_is_cancelled(dataset, split):
+    run = launch(dataset, split)
+    _, held = claim()
+    with session_scope() as s:
+        runs.record_checkpoint(s, held, {"files": {"state.npz": "0" * 64}})
+    with session_scope() as s:
+        leases.put_off(s, TrainingRun, held)
+    with session_scope() as s:
+        assert runs.cancel_run(s, run)
+        assert s.get_one(TrainingRun, run.id).checkpoint == {}
+
+
+def test_a_running_one_hears_of_it_with_its_next_report(dataset, split):
+    run = launch(dataset, split)
+    _, held = claim()
+    with session_scope() as s:
+        assert not any(vars(runs.report(s, held, 0.1, "training")).values())
+        assert runs.stop_run(s, run)
+        assert runs.report(s, held, 0.2, "training").stop
+        assert runs.cancel_run(s, run)
+        assert runs.report(s, held, 0.3, "training").cancel
+    assert (view(run).stopping, view(run).cancelling, view(run).progress) == (True, True, 0.3)
+    with session_scope() as s:
+        runs.end_cancelled(s, held)
+    assert (view(run).state, view(run).cancelling) == ("cancelled", False)
+
+
+def test_only_a_running_run_can_stop_and_keep_the_best(dataset, split):
+    run = launch(dataset, split)
+    with session_scope() as s:
+        assert not runs.stop_run(s, run)
+
+
+def test_a_failed_run_says_why(dataset, split):
+    run = launch(dataset, split)
+    _, held = claim()
+    with session_scope() as s:
+        runs.fail_run(s, held, "the memory was not enough")
+    assert (view(run).state, view(run).error) == ("failed", "the memory was not enough")
+
+
+def test_a_list_of_runs_does_not_read_their_splits(dataset, split):
+    """A split of 100,000 groups takes megabytes."""
+    launch(dataset, split)
+    with session_scope() as s:
+        [listed] = runs.list_runs(s)
+        assert "split" in inspect(listed).unloaded
+    claimed, _ = claim()
+    assert claimed.split.id == split.id
+
+
+def test_a_leak_blocks_unless_it_is_allowed_by_name(dataset, split):
+    with session_scope() as s:
+        split = s.merge(split)
+        split.leaks = {"identical-slices": {"count": 4, "examples": []}}
+    with pytest.raises(RunError, match="identical-slices: 4"):
+        launch(dataset, split)
+    with pytest.raises(RunError, match="identical-slices"):
+        launch(dataset, split, allowed_leaks=["near-identical-slices"])
+    run = launch(dataset, split, allowed_leaks=["identical-slices"])
+    assert view(run).allowed_leaks == ["identical-slices"]
+
+
+@pytest.mark.parametrize("name", ["ward 3", ".hidden", "a/b", "x" * 65, "é", "a\n"])
+def test_a_name_that_no_package_may_have_is_refused(dataset, split, name):
+    with pytest.raises(BadName, match="1 to 64 letters"):
+        launch(dataset, split, name=name)
+
+
+def test_a_dataset_that_is_not_built_is_refused(dataset, split):
+    with session_scope() as s:
+        s.execute(update(Dataset).values(state=Work.FAILED, error="an empty class"))
+    with session_scope() as s:
+        dataset = s.get_one(Dataset, dataset.id)
+    with pytest.raises(RunError, match="an empty class"):
+        launch(dataset, split)

@@ -1,0 +1,291 @@
+"""docker-compose.yml: every service's very command, started here against a real Redis and a real PostgreSQL."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.supervisor.roles import ROLES
+from tests.builders.versions import ADD_CHAMPION
+
+PROJECT = Path(__file__).parents[2]
+DOCKERFILE = PROJECT / ".docker/Dockerfile"
+COMPOSE = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
+SERVICES = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if service["image"].startswith("ctbatch/")]
+LONG_RUNNING = [name for name in OURS if name != "migrate"]
+READY_SECONDS = 90
+
+
+def test_all_that_is_needed_is_there():
+    assert set(SERVICES) >= {"redis", "postgres", "migrate", *ROLES}
+    assert SERVICES["inference-gpu"]["profiles"] == ["gpu"]
+    assert {"redis", "postgres", "files"} <= set(COMPOSE["volumes"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_a_health_check_and_names_that_exist(name):
+    service = SERVICES[name]
+    if name != "migrate":
+        assert service["healthcheck"]["test"][0] == "CMD"
+    assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+    assert set(service["networks"]) <= set(COMPOSE["networks"])
+    assert {volume.split(":")[0] for volume in service["volumes"]} <= set(COMPOSE["volumes"]) if name in OURS else True
+    for other, condition in service.get("depends_on", {}).items():
+        wanted = condition["condition"]
+        assert wanted == ("service_completed_successfully" if other == "migrate" else "service_healthy")
+    if "build" in service:
+        assert PROJECT / service["build"]["dockerfile"] == DOCKERFILE
+        assert service["image"] == f"ctbatch/{service['build']['target']}"
+        assert service["build"]["target"] in stages()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_secret_stands_in_the_file(name):
+    for key, value in SERVICES[name].get("environment", {}).items():
+        if any(word in key for word in ("PASSWORD", "SECRET", "TOKEN", "DATABASE_URL")):
+            assert key.endswith("_FILE")
+            assert str(value).removeprefix("/run/secrets/") in SERVICES[name]["secrets"]
+
+
+def test_the_broker_keeps_what_it_is_told():
+    options = " ".join(SERVICES["redis"]["command"])
+    assert "--appendonly yes --appendfsync everysec" in options
+    assert "--maxmemory-policy noeviction" in options
+
+
+def test_make_secrets_writes_every_secret_once(tmp_path):
+    def make() -> dict[str, str]:
+        subprocess.run(["sh", PROJECT / ".docker/make-secrets"], env={"CTBATCH_SECRETS": str(tmp_path)}, check=True)
+        return {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    made = make()
+    assert set(made) == set(COMPOSE["secrets"])
+    assert len(made["secret_key"]) == 64
+    assert f":{made['postgres_password']}@postgres:5432/" in made["database_url"]
+    assert make() == made
+
+
+def stages() -> dict[str, list[str]]:
+    """Each stage of the Dockerfile with its instructions, those of the stage that it continues first."""
+    text = DOCKERFILE.read_text().replace("\\\n", " ")
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("FROM"):
+            _, base, _, name = line.split()
+            found[name] = list(found.get(base, []))
+        elif line and not line.startswith("#"):
+            found[name].append(line)
+    return found
+
+
+def locks_of(target: str) -> list[str]:
+    """The locks that an image installs, in order."""
+    return [
+        lock for line in stages()[target] if line.startswith("RUN") for lock in re.findall(r"-r \.lock/(\S+)", line)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "locks"),
+    [
+        ("web", ["serving.txt"]),
+        ("cpu", ["serving.txt"]),
+        ("training", ["serving.txt", "training.txt"]),
+        ("gpu", ["serving.txt", "training.txt", "gpu.txt"]),
+    ],
+)
+def test_image_installs_what_its_processes_need_and_no_more(target, locks):
+    assert locks_of(target) == ["uv.txt", "build.txt", *locks]
+
+
+def test_image_installs_nothing_without_hashes():
+    for line in {line for lines in stages().values() for line in lines if "pip install" in line}:
+        parts = [part for part in line.split("&&") if "pip install" in part]
+        assert all(
+            "--require-hashes" in part or part.endswith("--no-build-isolation --prefix /ctbatch .") for part in parts
+        )
+
+
+def test_image_copies_only_what_docker_is_given():
+    given = (PROJECT / ".dockerignore").read_text()
+    for line in {line for lines in stages().values() for line in lines if line.startswith("COPY .lock")}:
+        assert all((PROJECT / name).is_file() for name in line.split()[1:-1])
+    assert all(f"!{name}\n" in given for name in (".lock", "db", "worker", "training", "web", "cli", "pyproject.toml"))
+
+
+def only_for_training() -> list[str]:
+    """The modules of every package that the lock of training has and that of serving lacks."""
+    names = pinned("training.txt") - pinned("serving.txt")
+    distributions = packages_distributions().items()
+    return [module for module, of in distributions if {re.sub(r"[-_.]+", "-", name).lower() for name in of} <= names]
+
+
+def pinned(lock: str) -> set[str]:
+    """The names of the packages in a lock."""
+    return set(re.findall(r"^([a-z0-9.-]+)(?:\[.*\])?==", (PROJECT / ".lock" / lock).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["web.wsgi", "worker.sweep", "cli.commands.db", "cli.commands.up"],
+        [
+            "worker.app",
+            "worker.tasks",
+            "worker.datasets.build",
+            "worker.imaging.sandbox.pool",
+            "worker.engines.openvino",
+            "openvino",
+        ],
+        [
+            "training.app",
+            "training.tasks",
+            "training.evaluation.evaluate_version",
+            "training.demo.archive",
+            "training.launch.weights_file",
+        ],
+    ],
+)
+def test_what_serves_starts_without_what_only_training_needs(modules, tmp_path):
+    absent = only_for_training()
+    assert {"tensorflow", "keras", "nncf", "matplotlib", "seaborn", "pandas"} <= set(absent)
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import {', '.join(modules)}"
+    env = {"CTBATCH_HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+class Composed:
+    """The services on this machine: their commands as they are, their names and folders mapped to the loopback."""
+
+    def __init__(self, folder: Path, database_url: str, redis_port: int, web_port: int) -> None:
+        self.folder = folder
+        self.web_port = web_port
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.replace = {
+            "redis://redis:6379/": f"redis://127.0.0.1:{redis_port}/",
+            "/run/secrets/": f"{folder}/secrets/",
+            "/files": f"{folder}/files",
+        }
+        (folder / "secrets").mkdir()
+        (folder / "secrets/database_url").write_text(database_url)
+        (folder / "secrets/secret_key").write_text("a test's secret key, of some length")
+
+    def env(self, name: str) -> dict[str, str]:
+        found = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
+        for key, value in SERVICES[name]["environment"].items():
+            for before, after in self.replace.items():
+                value = value.replace(before, after)
+            found[key] = value
+        found["CTBATCH_HOME"] = f"{self.folder}/{name}"
+        if name == "web":
+            found |= {"CTBATCH_HOST": "127.0.0.1", "CTBATCH_PORT": str(self.web_port)}
+        return found | {"CTBATCH_ENGINE": "fake"}
+
+    def run(self, name: str, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "cli", *words]
+        return subprocess.run(argv, env=self.env(name), capture_output=True, text=True, timeout=timeout)
+
+    def start(self, name: str) -> None:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "cli", *SERVICES[name]["command"]],
+                env=self.env(name),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def check(self, name: str) -> subprocess.CompletedProcess[str]:
+        kind, program, *words = SERVICES[name]["healthcheck"]["test"]
+        assert (kind, program) == ("CMD", "ctbatch")
+        return self.run(name, *words)
+
+    def wait_until_healthy(self, name: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while (checked := self.check(name)).returncode != 0:
+            log = (self.folder / f"{name}.log").read_text()
+            assert self.processes[name].poll() is None, f"{name} ended:\n{log}"
+            assert time.monotonic() < deadline, f"{name}: {checked.stderr}\n{log}"
+            time.sleep(0.5)
+
+    def stop(self) -> dict[str, int]:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        return {name: process.wait(60) for name, process in self.processes.items()}
+
+
+@pytest.fixture
+def composed(tmp_path, postgres_url):
+    """The composed services, not started yet, their Redis running with the file's own command."""
+    program, *options = SERVICES["redis"]["command"]
+    if shutil.which(program) is None:
+        pytest.skip("redis-server is not installed (Debian: redis-server)")
+    redis_port, web_port = free_port(), free_port()
+    (tmp_path / "redis").mkdir()
+    here = ["--port", str(redis_port), "--bind", "127.0.0.1", "--dir", str(tmp_path / "redis")]
+    redis = subprocess.Popen([program, *options, *here], stdout=subprocess.DEVNULL)
+    services = Composed(tmp_path, postgres_url, redis_port, web_port)
+    yield services
+    for process in services.processes.values():
+        process.kill()
+        process.wait()
+    redis.terminate()
+    redis.wait(30)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.timeout(400)
+def test_every_command_becomes_healthy_and_a_job_runs_through(composed, tmp_path):
+    assert composed.run("migrate", *SERVICES["migrate"]["command"]).returncode == 0
+    for name in LONG_RUNNING:
+        composed.start(name)
+    for name in LONG_RUNNING:
+        composed.wait_until_healthy(name)
+
+    champion = [sys.executable, "-c", ADD_CHAMPION, tmp_path / "package"]
+    subprocess.run(champion, env=composed.env("migrate"), check=True, timeout=60)
+    added = composed.run("migrate", "users", "add", "ann", "--no-password")
+    assert added.returncode == 0, added.stderr
+    token = composed.run("migrate", "tokens", "new", "ann").stdout.strip()
+
+    from PIL import Image
+
+    (tmp_path / "scans").mkdir()
+    for number in range(5):
+        Image.new("L", (300, 300), number * 40).save(tmp_path / "scans" / f"{number}.png")
+    env = composed.env("web") | {"CTBATCH_SERVER": f"http://127.0.0.1:{composed.web_port}", "CTBATCH_TOKEN": token}
+    submit = [sys.executable, "-m", "cli", "submit", tmp_path / "scans", "--wait", "--json"]
+    submitted = subprocess.run(submit, env=env, capture_output=True, text=True, timeout=120)
+    assert submitted.returncode == 0, submitted.stderr
+    counts = json.loads(submitted.stdout.splitlines()[-1])["counts"]
+    assert (counts["received"], counts["predicted"], counts["open"]) == (5, 5, 0)
+
+    assert composed.stop() == dict.fromkeys(LONG_RUNNING, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_service_that_is_not_there_is_not_healthy(composed):
+    assert composed.run("migrate", *SERVICES["migrate"]["command"]).returncode == 0
+    for name in ("web", "sweep"):
+        assert composed.check(name).returncode == 4
+    assert "does not answer" in composed.check("ingest").stderr

@@ -1,0 +1,75 @@
+"""A disk that is too small for a stage's features is told of: before they are computed, or when it fills up."""
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.config import Stage
+from training.data.slices import Labelled
+
+PROJECT = Path(__file__).parents[3]
+MOUNT = "mount -t tmpfs -o size=1m none"
+FILLS_UP = """
+import shutil, sys
+from pathlib import Path
+from collections import namedtuple
+from types import SimpleNamespace
+import numpy as np
+sys.modules["training.data.augment"] = SimpleNamespace(Augmenter=None)  # it would load TensorFlow
+from training.data.batches import Copies
+from training.config import Stage
+from training.data.slices import Labelled
+
+shutil.disk_usage = lambda folder: namedtuple("Usage", "free")(1 << 30)  # as it was before somebody else filled it
+folder, count = Path(sys.argv[1]), 64
+data = Labelled(np.ones((count, 224, 224), np.uint8), np.zeros(count, np.uint8), ["g"] * count)
+try:
+    Copies(data, Stage(name="head", unfreeze=0, epochs=2), lambda pixels, seed: pixels, 1, None, folder)
+except OSError as error:
+    print(error.errno, *folder.iterdir())
+"""
+
+
+def can_mount(folder: Path) -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "-Urm", "sh", "-c", f"{MOUNT} {folder}"], capture_output=True).returncode == 0
+
+
+def test_a_disk_that_fills_up_is_an_error_and_not_the_end_of_the_process(tmp_path):
+    import errno
+
+    if not can_mount(tmp_path):
+        pytest.skip("no small disk can be mounted here")
+    inside = f'{MOUNT} "$1" && exec "$2" -c "$3" "$1"'
+    words = ["unshare", "-Urm", "sh", "-c", inside, "sh", tmp_path, sys.executable, FILLS_UP]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, [str(errno.ENOSPC)]), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("free", "told"),
+    [(250_000, r"--set stages\.head\.copies=2"), (30_000, "need 0.0 GB in .* make room there, or set CTBATCH_HOME")],
+)
+def test_a_disk_that_is_too_small_is_told_before_features_are_computed(free, told, tmp_path, monkeypatch):
+    from training.data.batches import Copies, NoRoom
+
+    count = 100  # 102,400 bytes a copy as float32[1, 256]
+    data = Labelled(np.ones((count, 32, 32), np.uint8), np.zeros(count, np.uint8), ["g"] * count)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(free))
+    computed = []
+
+    def frozen(pixels):
+        computed.append(len(pixels))
+        return [np.zeros((len(pixels), 256), np.float32)]
+
+    stage = Stage(name="head", unfreeze=0, epochs=8, size=32, copies=4)
+    with pytest.raises(NoRoom, match=told):
+        Copies(data, stage, lambda pixels, seed: pixels, 1, frozen, tmp_path)
+    assert len(computed) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,338 @@
+"""Evaluations carried out for real with the fake engine: scores, figures, comparisons, site checks, and what fails."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
+
+from db import broker
+from db.clock import from_now
+from db.database import read_scope, session_scope
+from db.evaluation import evaluations
+from db.evaluation.evaluations import EvaluationView
+from db.evaluation.gate import PASSED, PENDING, REFUSED, gate_of, request_gate
+from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, Work
+from db.registry import champions, versions
+from db.settings import Settings
+from db.storage import storage
+from tests.builders.datasets import add_dataset, add_split
+from tests.conftest import fake_package
+from training.evaluation import evaluate_version as carried
+from training.evaluation.evaluate_version import evaluate_next
+from training.evaluation.metrics import measure
+from training.tasks import evaluate
+from worker.engines import load
+from worker.engines.fake import FakeEngine
+from worker.engines.interface import Scores
+from worker.engines.load import Proven
+from worker.engines.package import probability
+
+AddVersion = Callable[..., ModelVersion]
+
+
+@pytest.fixture
+def add_version(settings: Settings) -> AddVersion:
+    """Registers a version of the fake engine, with values of the test's choice."""
+
+    def act(name: str = "fake", **values: object) -> ModelVersion:
+        package = fake_package(settings.home / f"package-{name}", name)
+        files = versions.store_package(package)
+        with session_scope() as s:
+            version = versions.register_package(s, package, files)
+            for key, value in values.items():
+                setattr(version, key, value)
+        return version
+
+    return act
+
+
+@pytest.fixture
+def dataset(settings: Settings) -> Dataset:
+    """Twelve groups of five slices; the engine is wrong on one slice of each."""
+    return add_dataset(wrong=1)
+
+
+def ask(version: ModelVersion, dataset: Dataset, split: Split | None = None, part: str | None = None) -> int:
+    with session_scope() as s:
+        return evaluations.request(s, version=version, dataset=dataset, split=split, part=part).id
+
+
+def seen(evaluation_id: int) -> EvaluationView:
+    with read_scope() as s:
+        return evaluations.evaluation_view(s.get_one(Evaluation, evaluation_id))
+
+
+def test_a_version_is_measured_on_a_whole_dataset(add_version: AddVersion, dataset: Dataset) -> None:
+    version = add_version(threshold=0.4, temperature=2.0)
+    evaluation_id = ask(version, dataset)
+    heard: list[float] = []
+    assert evaluate_next("w", progress=heard.append)
+    done = seen(evaluation_id)
+    assert (done.state, done.progress, done.error) == ("finished", 1.0, None)
+    with read_scope() as s:
+        logit = np.load(storage().local_path(s.get_one(Evaluation, evaluation_id).scores_sha256))
+    labels = np.repeat(np.arange(12) % 2, 5)
+    expected = measure(probability(logit, 2.0), labels, 0.4)
+    assert {name: done.result[name] for name in expected} == pytest.approx(expected)
+    assert expected["auc"] is not None
+    assert expected["auc"] < 1
+    assert (done.result["n"], done.result["groups"], done.result["engine"]) == (60, 12, "fake")
+    assert heard == sorted(heard)
+    assert heard[-1] == 1.0
+    assert not evaluate_next("w")
+
+
+def test_scores_are_in_the_order_of_the_rows_of_the_part(add_version: AddVersion, dataset: Dataset) -> None:
+    version, split = add_version(), add_split(dataset)
+    whole, part = ask(version, dataset), ask(version, dataset, split, "test")
+    assert evaluate.name == broker.evaluate_hint(part).task
+    evaluate(id=0)  # the task: whichever waits longest
+    evaluate(id=0)
+    with read_scope() as s:
+        scores = [np.load(storage().local_path(s.get_one(Evaluation, i).scores_sha256)) for i in (whole, part)]
+    assert scores[0].dtype == np.float32
+    assert scores[1].tolist() == scores[0][30:].tolist()
+    assert (seen(part).result["n"], seen(part).result["groups"]) == (30, 6)
+    assert "site_check" not in seen(part).result
+
+
+def test_two_versions_on_the_same_part_are_compared_and_the_gate_judges(
+    add_version: AddVersion, dataset: Dataset
+) -> None:
+    split = add_split(dataset)
+    facts = {"split": {"id": split.id, "dataset": "site/1"}, "floor": 0.7}
+    old = add_version("old", facts=facts)
+    new = add_version("new", facts=facts, threshold=0.97)  # it calls hardly any slice positive
+    with session_scope() as s:
+        champions.promote(s, old, None, "the first")
+        asked = request_gate(s, new)
+    assert len(asked) == 2
+    while evaluate_next("w"):
+        pass
+    with read_scope() as s:
+        gate = gate_of(s, s.get_one(ModelVersion, new.id))
+        mirrored = evaluations.find(s, version=old, dataset=dataset, split=split, part="test")
+    assert gate.verdict == REFUSED
+    assert gate.figures["recall"]["champion"] == pytest.approx(0.8)
+    assert gate.figures["auc"]["difference"] == 0.0
+    assert gate.figures["recall"]["high"] < 0
+    assert "below the floor of 0.700" in gate.reasons[0]
+    assert "its sensitivity is worse beyond chance" in gate.reasons[-1]
+    assert mirrored.result["against"]["new/1"]["recall"]["difference"] == -gate.figures["recall"]["difference"]
+
+
+def gone(old: ModelVersion) -> None:
+    with session_scope() as s:
+        s.execute(update(Evaluation).values(scores_sha256="0" * 64))
+
+
+def damaged(old: ModelVersion) -> None:
+    with read_scope() as s:
+        [sha256] = s.scalars(select(Evaluation.scores_sha256).where(Evaluation.model_version_id == old.id))
+    path = storage().local_path(str(sha256))
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize("harm", [gone, damaged])
+def test_scores_that_are_gone_are_no_comparison_until_they_are_made_again(
+    add_version: AddVersion, dataset: Dataset, harm: Callable[[ModelVersion], None]
+) -> None:
+    split = add_split(dataset)
+    facts = {"split": {"id": split.id, "dataset": "site/1"}, "floor": 0.7}
+    old, new = add_version("old", facts=facts), add_version("new", facts=facts)
+    ask(old, dataset, split, "test")
+    evaluate_next("w")
+    with session_scope() as s:
+        champions.promote(s, old, None, "the first")
+    harm(old)
+    ask(new, dataset, split, "test")
+    evaluate_next("w")
+    with read_scope() as s:
+        gate = gate_of(s, new)
+    assert (gate.verdict, gate.figures) == (PENDING, {})
+    with session_scope() as s:
+        asked = request_gate(s, new)
+    assert asked[-1].model_version_id == old.id
+    for _ in asked:
+        assert evaluate_next("w")
+    with read_scope() as s:
+        assert gate_of(s, new).verdict == PASSED
+
+
+def test_a_site_check_says_whether_a_version_may_be_used(add_version: AddVersion, settings: Settings) -> None:
+    version = add_version()
+    good = ask(version, add_dataset("good", 180, 60))
+    few = ask(version, add_dataset("few", 24, 12))
+    bad = ask(version, add_dataset("bad", 120, 24, wrong=3))
+    while evaluate_next("w"):
+        pass
+    assert seen(good).result["site_check"]["verdict"] == "may be used"
+    assert seen(few).result["site_check"]["verdict"] == "not enough evidence"
+    assert seen(few).result["site_check"]["more_groups"] == 28
+    assert seen(bad).result["site_check"]["verdict"] == "may not be used"
+
+
+def test_slices_that_the_version_or_its_parent_was_trained_on_are_no_evidence(
+    add_version: AddVersion, settings: Settings
+) -> None:
+    dataset = add_dataset("site", 180, 60)
+    add_version("parent", dataset_hash="abc")
+    child = add_version("child", facts={"dataset": "other/1", "lineage": ["parent/1", "gone/4"]})
+    imported = add_version("imported", dataset_hash="abc")
+    with session_scope() as s:
+        s.get_one(Dataset, dataset.id).sha256 = "abc"
+    made_on_another_site_1 = add_version("stranger", facts={"dataset": "site/1"}, dataset_hash="else")
+    ids = [ask(version, dataset) for version in (child, imported, made_on_another_site_1)]
+    while evaluate_next("w"):
+        pass
+    verdicts = [seen(each).result["site_check"]["verdict"] for each in ids]
+    assert verdicts == ["not enough evidence", "not enough evidence", "may be used"]
+
+
+def verdict(version: ModelVersion, dataset: Dataset) -> str:
+    evaluation = ask(version, dataset)
+    assert evaluate_next("w")
+    return str(seen(evaluation).result["site_check"]["verdict"])
+
+
+def test_slices_that_were_held_out_are_evidence(add_version: AddVersion, settings: Settings) -> None:
+    known, anew = add_dataset("known", 240, 80), add_dataset("anew", 240, 80)
+    split = add_split(known, 80)  # the second half of the groups, and so of the rows, was held out
+    version = add_version(facts={"split": {"id": split.id, "dataset": "known/1"}, "dataset": "known/1"})
+    with session_scope() as s:
+        for each in s.scalars(select(LabelledSlice).where(LabelledSlice.dataset_id == anew.id)):
+            if each.row is not None and each.row < 120:
+                s.delete(each)
+    assert verdict(version, anew) == "may be used"
+    assert verdict(version, known) == "not enough evidence"
+
+
+def test_slices_of_no_known_patient_are_no_evidence(add_version: AddVersion, settings: Settings) -> None:
+    dataset = add_dataset("site", 180, 60)
+    with session_scope() as s:
+        s.get_one(Dataset, dataset.id).report = {"groups_from": {"folders": 170, "near-identical slices": 10}}
+    assert verdict(add_version(), dataset) == "not enough evidence"
+
+
+class FarEngine(FakeEngine):
+    """Says how far each slice lies from what it knows: a quarter of them far."""
+
+    def predict(self, slices: np.ndarray) -> Scores:
+        return replace(super().predict(slices), distance=(np.arange(len(slices)) % 4 == 0).astype(np.float32))
+
+
+def test_the_share_of_slices_that_lie_apart_is_told(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "load_engine", lambda *_, **__: Proven(FarEngine(), []))
+    known, unknown = ask(add_version("a", ood={"threshold": 0.5}), dataset), ask(add_version("b"), dataset)
+    own = ask(add_version("c", ood={"threshold": 0.5, "fake": 1.5, "keras": 0.1}), dataset)
+    while evaluate_next("w"):
+        pass
+    assert seen(known).result["apart"] == pytest.approx(0.25, abs=0.02)
+    assert "lie apart" in seen(known).result["site_check"]["reasons"][-1]
+    assert seen(unknown).result["apart"] is None
+    assert seen(own).result["apart"] == 0, "this engine has a threshold of its own"
+
+
+def failure(evaluation_id: int) -> str:
+    assert evaluate_next("w")
+    assert seen(evaluation_id).state == "failed"
+    return seen(evaluation_id).error or ""
+
+
+def test_a_dataset_whose_files_are_gone_is_one_clear_line(add_version: AddVersion, dataset: Dataset) -> None:
+    storage().delete(dataset.arrays[1])
+    assert failure(ask(add_version(), dataset)).startswith(
+        f"a file of the dataset site/1 or of fake/1 is gone or damaged: {dataset.arrays[1]}"
+    )
+
+
+def test_a_model_whose_files_are_gone_is_one_clear_line(add_version: AddVersion, dataset: Dataset) -> None:
+    version = add_version()
+    storage().delete(version.files["package.json"])
+    assert "is gone or damaged" in failure(ask(version, dataset))
+
+
+def test_a_part_without_slices_is_one_clear_line(add_version: AddVersion, dataset: Dataset) -> None:
+    evaluation_id = ask(add_version(), dataset, add_split(dataset), "validation")
+    assert failure(evaluation_id) == "there are no slices in validation of site/1"
+
+
+def test_scores_that_are_no_numbers_are_one_clear_line(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engines.fake.expected_logit", lambda pixels: float("nan"))
+    assert failure(ask(add_version(), dataset)) == "fake gave a score that is no number"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/var/lib/ctbatch/models/3f"), "No such file or directory"),
+        (RuntimeError("at /opt/engine.cpp"), "RuntimeError; the evaluation worker's log tells more"),
+    ],
+)
+def test_what_nobody_foresaw_is_told_without_paths(
+    error: Exception, told: str, add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(load, "load_engine", fails)
+    assert failure(ask(add_version(), dataset)) == told
+
+
+def test_a_database_that_is_away_for_a_moment_puts_an_evaluation_off(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("UPDATE evaluation", {}, Exception("database is locked"))
+
+    evaluation_id = ask(add_version(), dataset)
+    monkeypatch.setattr(carried, "_carry_out", away)
+    assert evaluate_next("w")
+    monkeypatch.undo()
+    assert not evaluate_next("w"), "not before the sweeper asks again"
+    with session_scope() as s:
+        s.execute(update(Evaluation).values(lease_until=from_now(-1)))
+    assert evaluate_next("w")
+    assert seen(evaluation_id).state == "finished"
+
+
+def test_an_evaluation_that_kills_its_workers_is_given_up(add_version: AddVersion, dataset: Dataset) -> None:
+    evaluation_id = ask(add_version(), dataset)
+    with session_scope() as s:
+        s.execute(update(Evaluation).values(attempts=evaluations.MAX_CLAIMS))
+    assert failure(evaluation_id) == "given up: 3 workers died of it"
+
+
+def test_one_that_is_interrupted_is_put_back_at_once(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(fraction: float) -> None:
+        raise KeyboardInterrupt
+
+    evaluation_id = ask(add_version(), dataset)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_next("w", progress=interrupt)
+    with read_scope() as s:
+        assert s.get_one(Evaluation, evaluation_id).state == Work.READY
+    assert evaluate_next("w")
+
+
+def test_a_worker_that_lost_its_claim_records_nothing(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation_id = ask(add_version(), dataset)
+
+    def steal(fraction: float) -> None:
+        with session_scope() as s:
+            s.execute(update(Evaluation).values(epoch=Evaluation.epoch + 1))
+
+    assert evaluate_next("w", progress=steal)
+    assert (seen(evaluation_id).state, seen(evaluation_id).result) == ("running", {})

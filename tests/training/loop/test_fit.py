@@ -1,0 +1,373 @@
+"""Training can be watched, stopped and taken up again, and computes frozen layers once without changing a thing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.config import Augment, Config, Stage
+from training.data.slices import Labelled
+
+SIDE = 32
+
+
+def labelled(count: int, seed: int) -> Labelled:
+    """Noise, brighter for the positive half."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) % 2).astype(np.uint8)
+    pixels = (rng.integers(0, 156, (count, SIDE, SIDE)) + 100 * labels[:, None, None]).astype(np.uint8)
+    return Labelled(pixels, labels, [f"g{i}" for i in range(count)])
+
+
+def config(*stages: Stage) -> Config:
+    return Config(
+        preset="test", augment=Augment(flip=True, shift=0.1, noise=5), stages=stages, hidden=8, precision="float32"
+    )
+
+
+def stage(unfreeze: int, **values: Any) -> Stage:
+    return Stage(
+        **(
+            {
+                "name": f"last-{max(unfreeze, 0)}",
+                "unfreeze": unfreeze,
+                "epochs": 3,
+                "batch": 8,
+                "size": SIDE,
+                "copies": 2,
+            }
+            | values
+        )
+    )
+
+
+@pytest.fixture
+def data() -> Any:
+    from training.data.slices import Data
+
+    return Data(labelled(24, 1), labelled(12, 2))
+
+
+@pytest.fixture
+def network(small_network: None) -> Any:
+    from training.network.resnet50 import build_network
+
+    return build_network(SIDE, hidden=8, seed=3)
+
+
+@pytest.fixture
+def resnet50() -> Any:
+    from training.network.resnet50 import build_network
+
+    return build_network(SIDE, hidden=8, seed=3)
+
+
+class Recorder:
+    """Watches a run; ends it after some epochs, as a dead worker would."""
+
+    def __init__(self, epochs: int = 99) -> None:
+        self.left, self.losses, self.last, self.steps = epochs, [], None, 0
+        self.ended: list[bool] = []
+
+    def step(self, at: Any) -> None:
+        self.steps += 1
+
+    def alive(self) -> None:
+        pass
+
+    def epoch(self, record: Any) -> None:
+        self.losses.append((record.metrics["loss"], record.metrics["val_loss"]))
+
+    def checkpoint(self, make: Callable[[], Any], *, ends_stage: bool = False) -> None:
+        self.left -= 1
+        self.ended.append(ends_stage)
+        if self.left == 0:
+            self.last = make()
+            raise InterruptedError
+
+    def stopped(self) -> bool:
+        return False
+
+
+class Keeps(Recorder):
+    """Keeps one checkpoint, and lets the run go on."""
+
+    def checkpoint(self, make: Callable[[], Any], *, ends_stage: bool = False) -> None:
+        self.left -= 1
+        self.ended.append(ends_stage)
+        if self.left == 0:
+            self.last = make()
+
+
+@pytest.mark.parametrize("unfreeze", [0, 10])
+def test_frozen_layers_computed_once_give_the_same_losses(unfreeze, data, network, tmp_path, monkeypatch):
+    compare_losses(unfreeze, data, network, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unfreeze", [0, 20, 40])
+def test_frozen_layers_of_resnet50_computed_once_give_the_same_losses(unfreeze, data, resnet50, tmp_path, monkeypatch):
+    compare_losses(unfreeze, data, resnet50, tmp_path, monkeypatch)
+
+
+def compare_losses(unfreeze, data, network, tmp_path, monkeypatch):
+    from training.loop.fit import fit
+
+    monkeypatch.setattr("training.loop.stage.AT_ONCE", 5)
+    weights = network.get_weights()
+    losses = {}
+    for cached in (True, False):
+        network.set_weights(weights)
+        recorder = Recorder()
+        fit(network, config(stage(unfreeze)), data, seed=1, folder=tmp_path, watcher=recorder, cached=cached)
+        losses[cached] = np.array(recorder.losses)
+    assert np.abs(losses[True] - losses[False]).max() < 1e-4
+    assert len(losses[True]) == 3
+    assert np.ptp(losses[True][:, 0]) > 1e-3, "it learned nothing, so the comparison says nothing"
+    assert list(tmp_path.iterdir()) == [], "features are left behind"
+
+
+def test_a_step_is_traced_once(data, network, tmp_path, monkeypatch):
+    import training.loop.stage
+    from training.loop.fit import fit
+    from training.network.loss import loss_of
+
+    traced = []
+
+    def counted(*args: Any) -> Callable[..., Any]:
+        loss = loss_of(*args)
+        return lambda label, logit: traced.append(1) or loss(label, logit)
+
+    monkeypatch.setattr(training.loop.stage, "loss_of", counted)
+    fit(network, config(stage(20)), data, seed=1, folder=tmp_path)
+    assert len(traced) == 1, "tracing a step of the whole network takes many seconds"
+
+
+def test_a_stage_of_few_steps_keeps_what_they_taught(data, network, tmp_path):
+    from training.loop.fit import fit
+
+    before = network.get_layer("output").get_weights()[0]
+    fit(network, config(stage(0, epochs=1, average=0.9)), data, seed=1, folder=tmp_path)
+    assert np.abs(network.get_layer("output").get_weights()[0] - before).max() > 0
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path):
+    from training.loop.fit import fit
+
+    weights = network.get_weights()
+    plan = config(stage(0, epochs=2), stage(20, epochs=4, optimizer="adamw", schedule="cosine", average=0.5))
+    whole = Keeps(4)  # what a worker that dies after the second epoch of the second stage leaves
+    fit(network, plan, data, seed=1, folder=tmp_path, watcher=whole)
+    expected = network.get_weights()
+
+    network.set_weights(weights)  # another process, with nothing but the checkpoint
+    second = Recorder()
+    outcome = fit(network, plan, data, seed=1, folder=tmp_path, watcher=second, resume=whole.last)
+
+    assert len(second.losses) == 2
+    assert np.abs(np.array(second.losses) - np.array(whole.losses[4:])).max() < 1e-5
+    assert len(outcome.history) == 6
+    assert whole.ended == [False, True, False, False, False, True], "each stage's end is kept whatever its pace"
+    assert max(np.abs(a - b).max() for a, b in zip(network.get_weights(), expected, strict=True)) < 1e-4
+
+
+def test_a_checkpoint_comes_back_from_storage_whole(settings, data, network, tmp_path):
+    from training.loop import checkpoints
+    from training.loop.fit import fit
+
+    recorder = Recorder(epochs=2)
+    with pytest.raises(InterruptedError):
+        fit(network, config(stage(0, average=0.5)), data, seed=1, folder=tmp_path, watcher=recorder)
+    kept = checkpoints.write(recorder.last, {}, 1)
+    found = checkpoints.read(kept)
+    assert found.facts() == recorder.last.facts()
+    for name, arrays in recorder.last.arrays.items():
+        assert all(np.array_equal(a, b) for a, b in zip(arrays, found.arrays[name], strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(found.network, recorder.last.network, strict=True))
+    another_run = checkpoints.write(recorder.last, {}, 2)
+    assert set(another_run["files"].values()).isdisjoint(kept["files"].values()), "one run would drop the other's"
+    again = checkpoints.write(replace(recorder.last, epoch=2), kept, 1)
+    assert again["files"]["network.npz"] == kept["files"]["network.npz"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_path):
+    from training.loop.fit import fit
+    from training.loop.watcher import Diverged
+
+    wild = config(stage(20, rate=1.0, optimizer="adam", epochs=30))
+    kernel = network.get_layer("output").kernel
+    kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+    with pytest.raises(Diverged, match=r"--set stages\.last-20\.rate=0\.1"):
+        fit(network, wild, data, seed=1, folder=tmp_path)
+
+
+def test_an_epoch_s_last_step_that_ruins_the_weights_ends_the_run_with_the_same_advice(data, network, tmp_path):
+    from training.loop.fit import fit
+    from training.loop.watcher import Diverged
+
+    gamma = network.get_layer("conv5_block1_3_bn").gamma
+    gamma.assign(np.full(gamma.shape, 1e12, np.float32))
+    hidden, output = network.get_layer("hidden"), network.get_layer("output")
+    hidden.set_weights([np.zeros(hidden.kernel.shape, np.float32), np.full(8, 1e-29, np.float32)])
+    output.kernel.assign(np.full((8, 1), 1e30, np.float32))  # logits are about 80, and gradients infinite
+    ruinous = config(stage(0, batch=24, rate=1.0))  # one step an epoch
+    with pytest.raises(Diverged, match=r"validation.*--set stages\.last-0\.rate=0\.1"):
+        fit(network, ruinous, data, seed=1, folder=tmp_path)
+
+
+def test_a_stage_ends_when_nothing_gets_better(data, network, tmp_path):
+    from training.loop.fit import fit
+
+    recorder = Recorder()
+    still = config(stage(0, rate=1e-30, epochs=50, patience=3))
+    history = fit(network, still, data, seed=1, folder=tmp_path, watcher=recorder).history
+    assert len(history) == 4, "the first epoch is the best, and three that are no better follow it"
+
+
+def test_the_best_epoch_is_kept(data, network, tmp_path):
+    from training.loop.fit import fit
+
+    history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path).history
+    logit = np.asarray(network(data.validation.pixels[..., None])["logit"], np.float64)
+    loss = np.logaddexp(0, -np.where(data.validation.labels == 1, logit, -logit)).mean()
+    assert loss == pytest.approx(min(record.metrics["val_loss"] for record in history), abs=1e-4)
+
+
+def test_stopping_keeps_what_was_learned(data, network, tmp_path):
+    from training.loop.fit import fit
+    from training.loop.watcher import Watcher
+
+    class Stops(Watcher):
+        epochs = 0
+
+        def epoch(self, record):
+            self.epochs += 1
+
+        def stopped(self):
+            return self.epochs >= 1
+
+    watcher = Stops()
+    before = network.get_layer("hidden").get_weights()[0].copy()
+    fit(network, config(stage(0, epochs=50), stage(20, epochs=50)), data, seed=1, folder=tmp_path, watcher=watcher)
+    assert watcher.epochs == 1
+    assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
+
+
+@pytest.mark.parametrize("at", ["in its first epoch", "after an epoch that is worse"])
+def test_a_stop_in_a_stage_that_has_not_got_better_keeps_the_weights_before_it(at, data, network, tmp_path):
+    from training.loop.fit import fit
+    from training.loop.watcher import Watcher
+
+    class Stops(Watcher):
+        done = begun = False
+
+        def step(self, told):
+            self.begun = self.begun or (told.stage == 1 and told.step == 1)
+
+        def epoch(self, record):
+            self.done = record.stage == 1
+
+        def stopped(self):
+            return self.begun if at == "in its first epoch" else self.done
+
+    fit(network, config(stage(0, epochs=2)), data, seed=1, folder=tmp_path)
+    before = network.get_weights()
+    ruinous = stage(20, epochs=9, optimizer="adam", rate=0.9)
+    history = fit(
+        network, config(stage(0, epochs=1, rate=1e-30), ruinous), data, seed=1, folder=tmp_path, watcher=Stops()
+    ).history
+    assert len(history) == (1 if at == "in its first epoch" else 2)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
+
+
+def test_a_stop_while_frozen_layers_are_computed_is_heard_before_all_copies_are_made(data, network, tmp_path):
+    from training.loop.fit import fit
+    from training.loop.watcher import Watcher
+
+    class Stops(Watcher):
+        copies = 0
+
+        def step(self, told):
+            self.copies += told.stage == 1
+
+        def stopped(self):
+            return self.copies > 0
+
+    before = network.get_weights()
+    plan = config(stage(0, epochs=1, copies=1, rate=1e-30), stage(20, epochs=9, copies=9))
+    watcher = Stops()
+    history = fit(network, plan, data, seed=1, folder=tmp_path, watcher=watcher).history
+    assert (watcher.copies, len(history)) == (1, 1)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("unfreeze", [173, 174, 175])
+def test_as_many_layers_as_the_base_has_are_let_learn(unfreeze, data, resnet50):
+    """Of its 174 layers the first has no weights."""
+    from training.network.training_copy import cut
+
+    network = resnet50
+
+    pixels = data.validation.pixels[..., None]
+    expected = network(pixels)["logit"]  # at once: `predict` would trace all layers first
+    parts = cut(network, unfreeze)
+    kernels = {layer.name for layer in parts.learning.layers if layer.trainable_weights}
+    assert kernels >= {"conv1_conv", "conv3_block2_2_conv", "conv5_block3_3_conv", "output"}
+    assert not any(name.endswith("_bn") for name in kernels)
+    assert (parts.frozen is None) == (unfreeze > 173)
+    given = pixels if parts.frozen is None else parts.frozen(pixels)
+    np.testing.assert_allclose(parts.learning(given), expected, atol=1e-4)
+
+
+def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
+    """The whole network, with fused normalisation, from 32² up to its own 64²; it settles at the size of the data."""
+    from training.loop.fit import fit
+    from training.network.resnet50 import build_network
+    from training.network.training_copy import settle_normalisation
+
+    network = build_network(64, hidden=8, seed=3)
+    before = network.get_layer("conv1_conv").get_weights()[0].copy()
+    recorder = Recorder()
+    fit(network, config(stage(-1, epochs=2, average=0.5)), data, seed=1, folder=tmp_path, watcher=recorder)
+    assert np.isfinite(recorder.losses).all()
+    assert recorder.steps == 6
+    assert not np.array_equal(before, network.get_layer("conv1_conv").get_weights()[0])
+    left = network.get_weights()
+    settle_normalisation(network, data.train.pixels, "float32", hidden=8, dropout=0.3)
+    assert all(map(np.array_equal, left, network.get_weights()))
+
+
+def test_the_last_average_is_kept_where_that_is_asked(data, network, tmp_path):
+    from training.loop.fit import fit
+
+    watcher = Keeps(4)
+    plan = config(stage(0, rate=0.5, epochs=4, average=0.5, keep="last"))
+    fit(network, plan, data, seed=1, folder=tmp_path, watcher=watcher)
+    kept = watcher.last.arrays["average"]
+    assert np.array_equal(network.get_layer("hidden").get_weights()[0], kept[0])
+    assert not np.array_equal(kept[0], watcher.last.arrays["weights"][0])
+
+
+def test_settled_normalisation_has_the_statistics_of_the_slices_at_hand(network):
+    """Those of the first layer can be told: two batches of 16, each counting the same."""
+    import keras
+
+    from training.network.training_copy import settle_normalisation
+
+    pixels = labelled(32, 5).pixels
+    first = keras.Model(network.input, network.get_layer("conv1_conv").output)
+    answers = np.asarray(first(pixels[..., None])).reshape(2, -1, 64)
+    settle_normalisation(network, pixels, "float32", hidden=8, dropout=0.3)
+    mean, variance = network.get_layer("conv1_bn").get_weights()[2:]
+    np.testing.assert_allclose(mean, answers.mean((0, 1)), atol=0.001 * float(answers.std()))
+    np.testing.assert_allclose(variance, answers.var(1).mean(0), rtol=0.01)
+
+
+def test_some_slices_are_spread_over_all():
+    some = labelled(24, 1).some(4)
+    assert some.groups == ["g0", "g7", "g15", "g23"]
+    assert len(labelled(24, 1).some(99)) == 24

@@ -1,0 +1,183 @@
+"""What machines that watch see: alive, ready, counted, and no names; and what the web process never loads."""
+
+import base64
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from apiflask import APIFlask
+
+from db import broker, database, paging
+from db.models import ModelVersion
+from db.settings import Settings
+from db.storage import storage
+from tests.web.actors import Api, Browser, WorkerPart, load_engines, png, zip_bytes
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_alive(app: APIFlask) -> None:
+    assert app.test_client().get("/healthz").json == {"status": "ok"}
+
+
+def test_not_ready_without_a_broker(app: APIFlask) -> None:
+    answer = app.test_client().get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json["checks"] == {"database": True, "broker": False, "storage": True}
+
+
+def test_ready_when_all_answer(app: APIFlask, valkey_url: str, settings: Settings) -> None:
+    database.use(settings.model_copy(update={"broker_url": valkey_url}))
+    answer = app.test_client().get("/readyz")
+    assert (answer.status_code, answer.json["status"]) == (200, "ready")
+
+
+def test_not_ready_without_storage(app: APIFlask, settings: Settings) -> None:
+    storage().incoming.rmdir()
+    assert app.test_client().get("/readyz").json["checks"]["storage"] is False
+
+
+def test_not_ready_without_a_database(app: APIFlask, settings: Settings, tmp_path: Path) -> None:
+    database.use(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'none' / 'x.db'}"}))
+    assert app.test_client().get("/readyz").json["checks"]["database"] is False
+
+
+def test_metrics_count_jobs_slices_and_requests(api: Api, worker: WorkerPart) -> None:
+    api.submit(("secret-name.zip", zip_bytes({"1.png": png(1), "2.png": png(2)})))
+    worker.whole_job(2)
+    text = api.client.get("/metrics").text
+    assert 'ctbatch_jobs{state="finished"} 1.0' in text
+    assert 'ctbatch_slices{outcome="predicted"} 2.0' in text
+    assert 'ctbatch_slices{outcome="rejected"} 0.0' in text
+    assert 'ctbatch_request_seconds_count{method="POST",route="/api/v1/jobs",status="202"} 1.0' in text
+    assert "secret-name" not in text
+    assert "ann" not in text
+
+
+def test_metrics_tell_what_proofs_found(app: APIFlask, champion: ModelVersion) -> None:
+    load_engines(champion.id, "ct-1", int8=False, bf16=True)
+    load_engines(champion.id, "ct-2", int8=True)
+    lines = app.test_client().get("/metrics").text.splitlines()
+    labels = '{engine="openvino-%s",host="ct-%s",model_version="fake/1"}'
+    expected = {("int8", 1): (0.0, 0.31), ("bf16", 1): (1.0, 0.0041), ("int8", 2): (1.0, 0.0041)}
+    for which, (passed, largest) in expected.items():
+        assert f"ctbatch_engine_proof_passed{labels % which} {passed}" in lines
+        assert f"ctbatch_engine_proof_largest_difference{labels % which} {largest}" in lines
+    assert len([line for line in lines if line.startswith("ctbatch_engine_proof")]) == 6
+
+
+def test_logs_hold_no_file_names(
+    api: Api, anns_browser: Browser, worker: WorkerPart, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    job_id = api.submit(("Meier-Johanna.zip", zip_bytes({"Meier/1.png": png()})), name="Meier job").json["id"]
+    api.submit(("Meier-cut.zip", zip_bytes({"1.png": png()})[:-30]))
+    worker.start()
+    worker.read(1, names="Meier{}.png", series="Meier")
+    anns_browser.get(f"/jobs/{job_id}")
+    api.get(f"/jobs/{job_id}/results.csv")
+    assert "Meier" not in caplog.text
+
+
+def test_fault_of_ours_is_a_500_that_tells_nothing(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    storage().incoming.rmdir()
+    answer = api.submit(("1.png", png()))
+    assert (answer.status_code, answer.json["type"]) == (500, "urn:ctbatch:problem:internal")
+    assert "incoming" not in answer.text
+    assert "Unhandled FileNotFoundError" in caplog.text
+
+
+def test_database_that_is_away_is_503(api: Api, settings: Settings, tmp_path: Path) -> None:
+    database.use(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'none' / 'x.db'}"}))
+    answer = api.get("/jobs")
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:unavailable")
+    assert answer.headers["Retry-After"] == "5"
+
+
+def test_database_that_is_away_is_a_page_in_a_browser(
+    anns_browser: Browser, settings: Settings, tmp_path: Path
+) -> None:
+    database.use(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'none' / 'x.db'}"}))
+    page = anns_browser.get("/jobs")
+    assert (page.status_code, page.mimetype, page.headers["Retry-After"]) == (503, "text/html", "5")
+    assert "The database cannot be reached right now." in page.text
+
+
+def test_json_that_is_nested_too_deeply_is_a_bad_request(admin: Api) -> None:
+    answer = admin.post("/models/rollback", data=b"[" * 200_000, content_type="application/json")
+    assert answer.status_code == 400
+    cursor = base64.urlsafe_b64encode(b"[" * 1_400).decode()
+    assert admin.get(f"/jobs?cursor={cursor}").status_code == 422
+
+
+def test_a_cursor_of_no_moment_that_there_is_is_refused(api: Api) -> None:
+    cursor = paging.encode("0001-01-01T00:00:00+14:00", "x")
+    assert api.get(f"/jobs?cursor={cursor}").status_code == 422
+
+
+def test_web_process_loads_no_network_library(tmp_path: Path) -> None:
+    code = (
+        "import sys, web.wsgi, web.views.jobs, worker.imaging.render;"
+        "heavy = {'tensorflow', 'keras', 'openvino', 'nncf', 'sklearn', 'scipy', 's3fs', 'jax', 'torch'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    environ = {"CTBATCH_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environ, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_unknown_addresses_are_problems_in_the_api_and_pages_elsewhere(app: APIFlask) -> None:
+    client = app.test_client()
+    assert client.get("/api/v1/nothing").mimetype == "application/problem+json"
+    assert client.delete("/api/v1/jobs").status_code == 405
+    page = client.get("/nothing")
+    assert (page.status_code, page.mimetype) == (404, "text/html")
+
+
+def test_static_files_are_kept_by_their_digest(app: APIFlask) -> None:
+    with app.test_request_context():
+        address = app.url_for("static", filename="ctbatch.css")
+    answer = app.test_client().get(address)
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert "immutable" not in app.test_client().get("/static/ctbatch.css").headers["Cache-Control"]
+
+
+def test_every_bundled_package_has_its_licence() -> None:
+    folders = [path for path in (PROJECT / "web/static/vendor").iterdir() if path.is_dir()]
+    assert {path.name for path in folders} == {"bootstrap", "bootstrap-icons", "htmx", "inter", "swagger-ui", "uplot"}
+    for folder in folders:
+        assert (folder / "LICENSE").read_text().strip()
+
+
+def test_broker_is_told_only_an_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    hints: list[broker.Hint] = []
+    monkeypatch.setattr(broker, "send", hints.append)
+    api.submit(("1.png", png()))
+    assert [(hint.task, type(hint.id)) for hint in hints] == [("unpack-upload", int)]
+
+
+SEVERAL = """
+import pathlib, sys
+from tests.conftest import add_champion, make_settings
+from db import database, migrate
+settings = make_settings(pathlib.Path(sys.argv[1]))
+database.use(settings)
+migrate.upgrade()
+from web.app import create_app
+client = create_app(settings).test_client()
+client.get("/healthz")
+print([line for line in client.get("/metrics").text.splitlines() if "_count{" in line and "healthz" in line][0])
+"""
+
+
+def test_several_web_processes_are_counted_together(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    environ = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", SEVERAL, str(tmp_path / "home")]
+    counts = [
+        subprocess.run(command, cwd=PROJECT, env=environ, capture_output=True, text=True, check=True).stdout.split()[-1]
+        for _ in range(2)
+    ]
+    assert counts == ["1.0", "2.0"]

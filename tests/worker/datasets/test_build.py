@@ -1,0 +1,582 @@
+"""From archives and reviews to datasets, with the real reader, sandbox, storage and ledger."""
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import func, select, update
+
+from db import database
+from db.clock import from_now
+from db.database import read_scope, session_scope
+from db.datasets import datasets, slices
+from db.datasets.datasets import DatasetView
+from db.ledger.jobs import ReceivedFile
+from db.models import Dataset, Job, LabelledSlice, ModelVersion, Review, Slice, User, Work
+from db.settings import Settings
+from db.storage import storage
+from db.training import splits
+from tests.worker.conftest import Submit, png, zip_of
+from tests.worker.imaging.builders import dicom
+from worker import reap
+from worker.datasets.build import MAX_ATTEMPTS, build_next, ingest_next
+from worker.imaging.recipe import Prepared
+from worker.jobs import ingest
+
+PROJECT = Path(__file__).parents[3]
+SLICES = PROJECT / ".." / "shared" / "data" / "sars-cov-2-ct"
+HEAD = "file,label,group\n"
+Ask = Callable[..., Dataset]
+Make = Callable[..., DatasetView]
+
+
+def received(path: Path) -> ReceivedFile:
+    receiver = storage().receive()
+    receiver.write(path.read_bytes())
+    found = receiver.close()
+    return ReceivedFile(path.name, found.sha256, found.size, "zip", 1)
+
+
+def view(dataset: Dataset) -> DatasetView:
+    with read_scope() as s:
+        return datasets.dataset_view(s, s.get_one(Dataset, dataset.id))
+
+
+def slices_of(seen: DatasetView, **conditions: Any) -> list[LabelledSlice]:
+    query = select(LabelledSlice).where(LabelledSlice.dataset_id == seen.id).filter_by(**conditions)
+    with read_scope() as s:
+        return list(s.scalars(query.order_by(LabelledSlice.ordinal, LabelledSlice.frame)))
+
+
+@pytest.fixture(autouse=True)
+def one_decoder(settings: Settings) -> None:
+    """A dataset's decoders are started for it alone: one is quicker than several here."""
+    database.use(settings.model_copy(update={"decoders": 1}))
+
+
+@pytest.fixture
+def ask(settings: Settings, tmp_path: Path) -> Ask:
+    """Asks for a dataset of archives, given as `{archive: {name: bytes}}` or as the entries of one."""
+
+    def act(entries: dict[str, Any], labels: str | bytes | None = None, name: str = "site") -> Dataset:
+        archives = entries if any(isinstance(each, dict) for each in entries.values()) else {"set.zip": entries}
+        files = [received(zip_of(tmp_path / archive, inside)) for archive, inside in archives.items()]
+        table = None
+        if labels is not None:
+            (tmp_path / "l.csv").write_bytes(labels if isinstance(labels, bytes) else labels.encode())
+            table = received(tmp_path / "l.csv")
+        with session_scope() as s:
+            return datasets.create_dataset(s, name=name, user=None, files=files, labels=table)
+
+    return act
+
+
+@pytest.fixture
+def make(ask: Ask) -> Make:
+    """Asks for a dataset, has it built, and gives what became of it."""
+
+    def act(*arguments: Any, **values: Any) -> DatasetView:
+        dataset = ask(*arguments, **values)
+        assert build_next("w")
+        return view(dataset)
+
+    return act
+
+
+def let_time_pass() -> None:
+    """As if the minute were over for which building was put off."""
+    with session_scope() as s:
+        s.execute(update(Dataset).values(lease_until=from_now(-1)))
+
+
+def two_classes(each: int = 3) -> dict[str, bytes]:
+    """Slices in class folders, each of its own pixels."""
+    folders = ("set/COVID", "set/non-COVID")
+    return {f"{folder}/{n}.png": png(n + 100 * at) for at, folder in enumerate(folders) for n in range(each)}
+
+
+def test_a_folder_for_each_class_makes_a_dataset(make: Make) -> None:
+    entries = two_classes() | {"set/readme.txt": b"hello", "set/COVID/cut.png": png(9)[:50]}
+    found = make(entries)
+    assert (found.state, found.size, found.groups) == ("ready", 6, 6)
+    assert found.counts == {"COVID": 3, "non-COVID": 3, "rejected": 2}
+    assert found.report["labels_from"] == "class folders"
+    assert found.report["left_out"] == {
+        "no_label": {"count": 1, "examples": ["set/readme.txt"]},
+        "truncated": {"count": 1, "examples": ["set/COVID/cut.png"]},
+    }
+    assert found.report["modes"] == {"L": {"COVID": 3, "non-COVID": 3}}
+    assert found.report["sizes"] == {"32 × 32": {"COVID": 3, "non-COVID": 3}}
+    with read_scope() as s:
+        dataset = s.get_one(Dataset, found.id)
+    array = np.load(storage().local_path(dataset.arrays[0]))
+    rows = [each for each in slices_of(found) if each.row is not None]
+    assert array.shape == (6, 224, 224)
+    for each in rows:
+        prepared = Prepared(array[each.row], 0, "PNG", "L", 32, 32)
+        assert prepared.sha256_pixels == each.pixels_sha256
+        assert storage().open(str(each.sha256)).read() == entries[each.name]
+        assert each.bytes == len(entries[each.name])
+        assert each.label == int("non" not in each.name)
+    assert [each.group for each in rows] == [f"near-{n}" for n in range(6)]
+
+
+def test_archives_named_for_their_class_need_no_folders(make: Make) -> None:
+    found = make({"COVID.zip": {"1.png": png(1), "2.png": png(2)}, "CT_NonCOVID.zip": {"1.png": png(3)}})
+    assert found.counts == {"COVID": 2, "non-COVID": 1, "rejected": 0}
+    assert [each.name for each in slices_of(found)] == ["COVID/1.png", "COVID/2.png", "CT_NonCOVID/1.png"]
+
+
+def test_a_csv_tells_label_group_part_and_source(make: Make) -> None:
+    lines = ["a/0.png,1,p1,train,north", "a/1.png,0,p2,test,", "2.png,0,p3,validation,CT 2"]
+    entries = {f"a/{n}.png": png(n) for n in range(4)}
+    found = make(entries, "file,label,group,split,source\n" + "\n".join(lines))
+    assert [each.source for each in slices_of(found, reason=None)] == ["north", None, "CT 2"]
+    assert found.report["labels_from"] == "the CSV that was sent"
+    assert found.report["groups_from"] == {"CSV": 3}
+    rows = [(each.name, each.label, each.group, each.split) for each in slices_of(found, reason=None)]
+    assert rows == [("a/0.png", 1, "p1", "train"), ("a/1.png", 0, "p2", "test"), ("a/2.png", 0, "p3", "validation")]
+    assert found.report["left_out"]["no_label"]["examples"] == ["a/3.png"]
+
+
+def test_a_slice_without_a_group_joins_that_of_its_near_identical_one(make: Make) -> None:
+    entries = {"0.png": png(0), "1.png": png(1), "again.jpg": again(png(1)), "2.png": png(2)}
+    found = make(entries, HEAD + "0.png,0,p\n1.png,1,q\nagain.jpg,1,\n2.png,1,\n")
+    assert [each.group for each in slices_of(found)] == ["p", "q", "q", "near-3"]
+    assert found.report["groups_from"] == {"CSV": 2, "near-identical slices": 2}
+
+
+def of_patients(each: int = 8) -> dict[str, bytes]:
+    """Slices of four patients a class, each patient's in a folder of its own."""
+    folders = (f"set/{name}/{name[0]}{patient}" for name in ("COVID", "non-COVID") for patient in range(4))
+    return {f"{folder}/{n}.png": png(n + 100 * at) for at, folder in enumerate(folders) for n in range(each)}
+
+
+def test_the_folder_of_a_patient_is_a_group_that_no_split_parts(make: Make) -> None:
+    found = make(of_patients())
+    assert found.report["groups_from"] == {"folders": 64}
+    assert not any("no patient" in warning for warning in found.report["warnings"])
+    with session_scope() as s:
+        split = splits.split_of(s, s.get_one(Dataset, found.id))
+        rows = {part: slices.rows_of(s, found.id, split, part) for part in slices.PARTS}
+    folders = {part: {row.name.split("/")[2] for row in those} for part, those in rows.items()}
+    assert sum(map(len, folders.values())) == len(set().union(*folders.values())) == 8
+
+
+def test_a_split_that_only_some_archives_tell_is_refused(make: Make) -> None:
+    table = "file,label,split\n1.png,1,train\n2.png,0,test\n"
+    told = {"1.png": png(1), "2.png": png(2), "labels.csv": table.encode()}
+    found = make({"a.zip": told, "b.zip": two_classes()})
+    assert found.state == "failed"
+    assert found.error.startswith("2 of 8 slices have a split, the others none (a/labels.csv among the files and")
+
+
+def test_a_csv_or_a_dicom_header_tells_the_group_before_a_folder(make: Make) -> None:
+    entries = {"COVID/p1/1.png": png(1), "COVID/p2/2": ct(0, StudyInstanceUID="1.2.3"), "normal/p3/3.png": png(3)}
+    by_header = [each.group for each in slices_of(make(entries))]
+    assert by_header[0] == "p1"
+    assert by_header[1].startswith("patient-")
+    found = make(entries, HEAD + "COVID/p1/1.png,1,first\nCOVID/p2/2,1,second\nnormal/p3/3.png,0,\n")
+    assert [each.group for each in slices_of(found)] == ["first", "second", "p3"]
+    assert found.report["groups_from"] == {"CSV": 2, "folders": 1}
+
+
+def test_slices_whose_group_only_their_pixels_tell_are_warned_of_by_number(make: Make) -> None:
+    entries = of_patients(2) | {"set/COVID/loose.png": png(1000), "set/non-COVID/loose.png": png(1001)}
+    warnings = make(entries).report["warnings"]
+    assert any("no patient or series is known of 2 of 18 slices" in warning for warning in warnings)
+    assert any("known of 6 of 6 slices" in warning for warning in make(two_classes()).report["warnings"])
+
+
+def test_the_pages_of_a_file_are_one_group(make: Make) -> None:
+    found = make({"COVID/1.tif": pages(1, 2), "COVID/2.png": png(3), "normal/3.tif": pages(4, 5)})
+    assert [each.group for each in slices_of(found)] == ["COVID/1.tif"] * 2 + ["near-2"] + ["normal/3.tif"] * 2
+
+
+def pages(*seeds: int) -> bytes:
+    """A TIFF of a page for each seed."""
+    first, *rest = (Image.open(io.BytesIO(png(seed))) for seed in seeds)
+    buffer = io.BytesIO()
+    first.save(buffer, "TIFF", save_all=True, append_images=rest)
+    return buffer.getvalue()
+
+
+def test_a_csv_among_the_files_is_used_and_is_no_slice(make: Make) -> None:
+    entries = two_classes(2) | {"set/groups.csv": (HEAD + "COVID/0.png,1,p\nnon-COVID/0.png,0,q\n").encode()}
+    found = make(entries)
+    assert found.report["labels_from"] == "set/groups.csv among the files"
+    assert found.counts == {"COVID": 1, "non-COVID": 1, "rejected": 2}
+    assert make(two_classes(2) | {"set/labels.csv": b"id,age\n1,2\n"}).report["labels_from"] == "class folders"
+
+
+def test_each_archive_is_labelled_by_its_own_csv_or_its_folders(make: Make) -> None:
+    one = {"x/0.png": png(1), "x/1.png": png(2), "labels.csv": b"file,label\n0.png,1\n1.png,0\n"}
+    found = make({"one.zip": one, "two.zip": {"COVID/0.png": png(3), "normal/1.png": png(4)}})
+    assert found.report["labels_from"] == "one/labels.csv among the files and class folders"
+    assert found.counts == {"COVID": 2, "non-COVID": 2, "rejected": 0}
+    broken = make({"one.zip": one | {"x/labels.csv": b"", "labels.csv": b"file,label\n9.png,1\n"}})
+    assert broken.error == "labels.csv: the labels file names files that are not there: 9.png (line 2)"
+
+
+STORED = np.random.default_rng(1).integers(0, 2000, (64, 64)).astype(np.uint16)
+
+
+def ct(shift: int, **changes: object) -> bytes:
+    return dicom(np.roll(STORED, shift), **changes)
+
+
+def test_the_studies_of_a_dicom_patient_are_a_group_that_does_not_name_the_patient(make: Make) -> None:
+    found = make(
+        {
+            "COVID/1": ct(0, PatientID="P1", StudyInstanceUID="1.2.3"),
+            "COVID/2": ct(20, PatientID="P1", StudyInstanceUID="1.2.4"),
+            "normal/3": ct(40, PatientID="P2", StudyInstanceUID="1.2.5"),
+            "normal/4": ct(8, PatientID="P2", IssuerOfPatientID="another hospital", StudyInstanceUID="1.2.6"),
+        }
+    )
+    assert found.report["groups_from"] == {"DICOM patient, study or series": 4}
+    groups = [each.group for each in slices_of(found)]
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 3
+    assert all(group.startswith("patient-") and "1.2.3" not in group for group in groups)
+    digest = hashlib.blake2b(b"P1\0", digest_size=16).hexdigest()
+    told = repr([vars(each) for each in slices_of(found)])
+    assert "SECRET" not in told
+    assert digest not in told
+
+
+def test_patients_without_an_id_are_told_apart_by_their_studies(make: Make) -> None:
+    found = make(
+        {
+            "COVID/1": ct(0, PatientID="", StudyInstanceUID="1.2.3"),
+            "COVID/2": ct(20, PatientID=" ", StudyInstanceUID="1.2.3"),
+            "normal/3": ct(40, PatientID=None, StudyInstanceUID="1.2.4"),
+        }
+    )
+    groups = [each.group for each in slices_of(found)]
+    assert groups[0] == groups[1] != groups[2]
+    assert all(group.startswith("study-") for group in groups)
+
+
+def test_a_slice_with_text_burned_in_is_left_out(make: Make) -> None:
+    files = {
+        "COVID/1": ct(0),
+        "COVID/2": ct(20, BurnedInAnnotation="YES"),
+    }
+    files["normal/3"] = ct(40, BurnedInAnnotation="NO", PatientID="another")
+    found = make(files)
+    assert found.error is None
+    assert found.counts == {"COVID": 1, "non-COVID": 1, "rejected": 1}
+    (left_out,) = (each for each in slices_of(found) if each.row is None)
+    assert (left_out.name, left_out.reason) == ("COVID/2", "burned_in")
+
+
+def again(data: bytes) -> bytes:
+    """The picture of a PNG, saved as JPEG."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def test_identical_and_near_identical_slices_are_counted_within_and_across_classes(make: Make) -> None:
+    entries = two_classes(4)
+    entries["set/COVID/copy.png"] = png(0)
+    entries["set/COVID/wrong.png"] = png(100)  # the same as non-COVID/0.png
+    entries["set/COVID/jpeg.jpg"] = again(png(1))
+    entries["set/COVID/other.jpg"] = again(png(101))
+    found = make(entries)
+    identical, near = found.report["identical"], found.report["near_identical"]
+    assert (identical["within"], identical["across"], near["within"], near["across"]) == (2, 2, 1, 1)
+    assert identical["examples_within"] == [["set/COVID/0.png", "set/COVID/copy.png"]]
+    assert identical["examples_across"] == [["set/non-COVID/0.png", "set/COVID/wrong.png"]]
+    assert near["examples_across"] == [["set/non-COVID/1.png", "set/COVID/other.jpg"]]
+    assert found.groups == 8
+    by_name = {each.name: each for each in slices_of(found)}
+    assert by_name["set/COVID/jpeg.jpg"].group == by_name["set/COVID/1.png"].group == "near-1"
+    warnings = " ".join(found.report["warnings"])
+    assert "2 slices have the same pixels as one of the other class" in warnings
+    assert "1 pairs of near-identical slices are of different classes" in warnings
+
+
+def test_the_same_files_make_the_same_dataset_and_other_labels_another(make: Make) -> None:
+    first, second = make(two_classes()), make(two_classes())
+    assert first.sha256 == second.sha256
+    assert second.report["identical_to"] == "site/1"
+    assert "it is the same as site/1, slice by slice" in second.report["warnings"]
+    assert make(two_classes(), name="other").report["identical_to"] is None
+    named = make(two_classes(), HEAD + "".join(f"{name},1,g{n}\n" if n else f"{name},0,x\n"
+                                               for n, name in enumerate(two_classes())))  # fmt: skip
+    assert named.sha256 != first.sha256
+
+
+def pictures(count: int, start: int = 0) -> dict[str, bytes]:
+    return {f"{n}.png": png(n) for n in range(start, start + count)}
+
+
+@pytest.mark.parametrize(
+    ("entries", "labels", "why"),
+    [
+        (pictures(2), None, "no label is known for any of 2 files: put them in a folder for each class"),
+        ({f"COVID/{n}": png(n) for n in range(2)}, None, "the class non-COVID is empty: no file is labelled so"),
+        (two_classes(1) | {"set/COVID/0.png": b"text"}, None,
+         r"the class COVID is empty: none of its files could be read \(format: 1\)"),
+        ({"COVID/1": png(1), "normal/1": png(1)}, None, r"all 2 slices are of one group \(near-0\)"),
+        (pictures(2), HEAD + "0.png,1,p\n1.png,0,p\n", r"all 2 slices are of one group \(p\)"),
+        (pictures(2), HEAD + "0.png,1,p\n7.png,0,q\n", r"names files that are not there: 7.png \(line 3\)"),
+        (pictures(2), HEAD + "0.png,1,p\n0.png,0,p\n", "lines 2 and 3 of the labels file give 0.png another label"),
+        (pictures(2), HEAD + "0.png,ill,p\n", "line 2 of the labels file: the label 'ill' is neither COVID"),
+        (pictures(2), HEAD.encode() + b"\xff.png,1,p\n", r"the labels file is not UTF-8 \(line 2\)"),
+        (two_classes(1) | {"labels.csv": HEAD.encode(), "x/groups.csv": HEAD.encode()}, None,
+         r"there are 2 files of labels \(labels.csv and x/groups.csv\)"),
+        ({"set.zip": two_classes(1), "more.zip": pictures(1)}, HEAD + "0.png,1,p\n", "write more of its path"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_dataset_fails_with_one_clear_line(
+    make: Make, entries: dict[str, Any], labels: str | bytes | None, why: str
+) -> None:
+    found = make(entries, labels)
+    assert found.state == "failed"
+    assert found.error is not None
+    assert "\n" not in found.error
+    assert re.search(why, found.error)
+    assert slices_of(found) == []
+    assert not build_next("w")
+
+
+def test_an_archive_that_is_damaged_fails_by_its_name(ask: Ask, tmp_path: Path) -> None:
+    whole = zip_of(tmp_path / "cut.zip", two_classes())
+    whole.write_bytes(whole.read_bytes()[:-40])
+    with session_scope() as s:
+        dataset = datasets.create_dataset(s, name="site", user=None, files=[received(whole)])
+    build_next("w")
+    assert view(dataset).state == "failed"
+    assert str(view(dataset).error).startswith("cut.zip cannot be read: ")
+
+
+def test_a_dataset_whose_files_are_gone_fails_and_says_so(ask: Ask) -> None:
+    dataset = ask(two_classes())
+    storage().delete(dataset.sources[0]["sha256"])
+    build_next("w")
+    assert "gone from storage" in str(view(dataset).error)
+
+
+def test_a_dataset_that_kills_its_worker_is_given_up_in_the_end(ask: Ask) -> None:
+    dataset = ask(two_classes())
+    with session_scope() as s:
+        s.execute(update(Dataset).values(attempts=MAX_ATTEMPTS))
+    build_next("w")
+    assert view(dataset).error == f"building was broken off {MAX_ATTEMPTS} times"
+
+
+def test_a_full_disk_puts_the_building_off(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage(), "put", full)
+    assert build_next("w")
+    assert (view(dataset).state, view(dataset).error) == ("queued", "No space left on device")
+    monkeypatch.undo()
+    assert not build_next("w"), "not before the sweeper asks again"
+    let_time_pass()
+    assert build_next("w")
+    assert (view(dataset).state, view(dataset).error) == ("ready", None)
+
+
+def test_what_nobody_foresaw_ends_the_building_with_a_reason(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+
+    def odd(*_: Any) -> None:
+        raise ValueError("mmap length is greater than file size")
+
+    monkeypatch.setattr("worker.datasets.build.make_report", odd)
+    assert build_next("w")
+    found = view(dataset)
+    assert (found.state, found.error) == ("failed", "ValueError; the ingest worker's log tells more")
+
+
+def test_an_upload_that_breaks_off_meanwhile_does_no_harm(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+
+    def odd(*_: Any, **__: Any) -> None:
+        raise ValueError("of the upload")
+
+    monkeypatch.setattr("worker.datasets.build.unpack_next", odd)
+    monkeypatch.setattr("worker.datasets.build.NOTE_SECONDS", 0.0)
+    assert build_next("w")
+    assert view(dataset).state == "ready"
+
+
+def test_a_disk_that_stays_full_is_named_in_the_end(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ask(two_classes())
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage(), "put", full)
+    with session_scope() as s:
+        s.execute(update(Dataset).values(attempts=MAX_ATTEMPTS - 1))
+    assert build_next("w")
+    let_time_pass()
+    assert build_next("w")
+    told = f"building was broken off {MAX_ATTEMPTS} times; the last error was: No space left on device"
+    assert (view(dataset).state, view(dataset).error) == ("failed", told)
+
+
+def test_a_worker_killed_before_the_end_leaves_a_dataset_that_another_builds(ask: Ask, settings: Settings) -> None:
+    dataset = ask(two_classes())
+    environment = os.environ | {
+        "CTBATCH_CRASH_AT": "before-dataset-commit",
+        "CTBATCH_DECODERS": "1",
+        "CTBATCH_HOME": str(settings.home),
+        "DATABASE_URL": settings.database_url,
+        "CELERY_BROKER_URL": settings.broker_url,
+        "PYTHONPATH": str(PROJECT),
+    }
+    code = "from worker.datasets.build import build_next; build_next('w')"
+    crashed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert crashed.returncode == -9, crashed.stderr
+    assert (view(dataset).state, slices_of(view(dataset))) == ("building", [])
+    assert not build_next("w")  # its lease still holds
+    with session_scope() as s:
+        s.execute(update(Dataset).values(lease_until=from_now(-1)))
+    assert build_next("w")
+    assert (view(dataset).state, len(slices_of(view(dataset)))) == ("ready", 6)
+
+
+def test_files_of_a_dataset_are_not_reaped(make: Make, settings: Settings) -> None:
+    make(two_classes(), HEAD + "".join(f"{name},{int('non' not in name)},{name}\n" for name in two_classes()))
+    stored = [path.name for path in storage().folder.glob("??/??/*")]
+    assert len(stored) == 9  # the archive, the CSV, six originals, one array
+    assert reap._reap(stored) == 0
+
+
+@pytest.fixture
+def champion(settings: Settings) -> ModelVersion:
+    from tests.conftest import add_champion
+
+    return add_champion(settings.home)
+
+
+@pytest.fixture
+def owner(settings: Settings) -> User:
+    from db.accounts import create_user
+
+    with session_scope() as s:
+        return create_user(s, "ann", None)
+
+
+@pytest.mark.usefixtures("champion")
+def test_uploads_that_came_meanwhile_go_first(
+    ask: Ask, owner: User, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ask(two_classes())
+    first = submit(owner, {"b.png": png(2)})
+    assert ingest_next("w")
+    with read_scope() as s:
+        assert s.get_one(Job, first.id).unpacked_at is not None
+    job = submit(owner, {"a.png": png(1)})
+    finished: list[str] = []
+    monkeypatch.setattr(datasets, "finish_dataset", _noting(datasets.finish_dataset, "dataset", finished))
+    monkeypatch.setattr(ingest.recording, "close_upload", _noting(ingest.recording.close_upload, "upload", finished))
+    build_next("w")
+    assert finished == ["upload", "dataset"]
+    assert view(dataset).state == "ready"
+    with read_scope() as s:
+        assert s.get_one(Job, job.id).unpacked_at is not None
+    other = ask(two_classes())
+    assert ingest_next("w")
+    assert view(other).state == "ready"
+    assert not ingest_next("w")
+
+
+def _noting(function: Callable[..., Any], name: str, into: list[str]) -> Callable[..., Any]:
+    def act(*arguments: Any, **values: Any) -> Any:
+        into.append(name)
+        return function(*arguments, **values)
+
+    return act
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_slices_of_jobs_make_a_dataset(owner: User, submit: Submit) -> None:
+    job = submit(owner, {f"{folder}/{n}.png": png(n + 10 * at) for at, folder in enumerate("ab") for n in range(4)})
+    ingest.unpack_next("w")
+    with session_scope() as s:
+        for slice_ in s.scalars(select(Slice)):
+            if not slice_.name.endswith("3.png"):
+                s.add(Review(slice_id=slice_.id, user_id=owner.id, label=int(slice_.name.startswith("a"))))
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id])
+    build_next("w")
+    found = view(dataset)
+    assert (found.state, found.created_by) == ("ready", "ann")
+    assert found.counts == {"COVID": 3, "non-COVID": 3, "rejected": 0}
+    assert found.report["labels_from"] == "reviews"
+    assert {each.group for each in slices_of(found)} == {f"job-{job.id}: a", f"job-{job.id}: b"}
+    with read_scope() as s:
+        array = np.load(storage().local_path(s.get_one(Dataset, found.id).arrays[0]))
+    for each in slices_of(found):
+        assert Prepared(array[each.row], 0, "PNG", "L", 32, 32).sha256_pixels == each.pixels_sha256
+
+
+@pytest.mark.usefixtures("champion")
+def test_reviewed_dicom_is_read_again_for_its_patient_and_for_burned_in_text(owner: User, submit: Submit) -> None:
+    first = {"1": ct(0, StudyInstanceUID="1.2.3"), "2": ct(8, BurnedInAnnotation="YES", PatientID="P3")}
+    second = {"3": ct(20, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.4.1"), "4": ct(40, PatientID="P2")}
+    jobs = [submit(owner, files) for files in (first, second)]
+    for _ in jobs:
+        ingest.unpack_next("w")
+    with session_scope() as s:
+        for slice_ in s.scalars(select(Slice)):
+            s.add(Review(slice_id=slice_.id, user_id=owner.id, label=int(slice_.name != "4")))
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id for job in jobs])
+    build_next("w")
+    found = view(dataset)
+    assert found.error is None
+    assert found.report["left_out"] == {"burned_in": {"count": 1, "examples": ["2"]}}
+    group = {each.name: each.group for each in slices_of(found, reason=None)}
+    assert group["1"] == group["3"] != group["4"]
+    assert found.report["groups_from"] == {"DICOM patient, study or series": 3}
+
+
+def test_shortcuts_reach_the_report_and_its_warnings(make: Make) -> None:
+    entries = {f"COVID/{n}.png": png(n) for n in range(30)} | {f"normal/{n}.png": png(n + 50, 60) for n in range(30)}
+    found = make(entries)
+    assert found.report["shortcuts"]["facts"]["width × height"]["auc"] == 1.0
+    assert any(warning.startswith("a shortcut") for warning in found.report["warnings"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SLICES.is_dir(), reason="the shared data set is not beside the project")
+def test_the_real_slices_make_a_dataset_whose_split_is_clean(settings: Settings, tmp_path: Path) -> None:
+    entries = {f"s/{path.relative_to(SLICES)}": path.read_bytes() for path in sorted(SLICES.rglob("*.*"))}
+    archive = received(zip_of(tmp_path / "s.zip", entries))
+    with session_scope() as s:
+        dataset = datasets.create_dataset(s, name="real", user=None, files=[archive])
+    build_next("w")
+    found = view(dataset)
+    assert found.state == "ready", found.error
+    assert found.size == len(entries) - 1
+    assert found.counts["rejected"] == 0
+    assert found.report["near_identical"]["across"] == found.report["identical"]["across"] == 0
+    assert found.report["near_identical"]["within"] > 100
+    assert not found.report["shortcuts"]["found"]
+    with session_scope() as s:
+        split = splits.split_of(s, s.get_one(Dataset, dataset.id))
+        sizes = {part: len(slices.rows_of(s, dataset.id, split, part)) for part in slices.PARTS}
+        assert s.scalar(select(func.count()).where(Dataset.state == Work.DONE)) == 1
+    assert split.leaks == {}
+    assert sizes["train"] / found.size == pytest.approx(0.7, abs=0.02)
+    assert sizes["test"] / found.size == pytest.approx(0.2, abs=0.02)

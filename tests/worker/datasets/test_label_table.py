@@ -1,0 +1,114 @@
+"""Labels as people write them: class folders, and CSVs, each fault of which is named with its line."""
+
+import pytest
+
+from worker.datasets.class_folders import class_of_path
+from worker.datasets.label_table import BadLabels, Known, by_csv, is_label_file, read_csv
+
+HEAD = b"file,label,group\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("COVID/a.png", 1),
+        ("set/covid19/1/a.png", 1),
+        ("CT_COVID/a.png", 1),
+        ("x/Positive/p/a.png", 1),
+        ("1/a.png", 1),
+        ("non-COVID/a.png", 0),
+        ("CT_NonCOVID/a.png", 0),
+        ("NonCOVID/1/a.png", 0),  # 1 is a patient here
+        ("COVID/0/a.png", 1),
+        ("COVID/normal/a.png", 0),  # the nearest folder counts
+        ("Healthy/a.png", 0),
+        ("negative/deep/er/a.png", 0),
+        ("0/a.png", 0),
+        ("set\\COVID\\a.png", 1),
+        ("COVID.png", None),  # a file's own name tells nothing
+        ("10/a.png", None),
+        ("covidlike/a.png", None),
+        ("a.png", None),
+    ],
+)
+def test_the_class_is_that_of_the_nearest_class_folder(path: str, label: int | None) -> None:
+    assert class_of_path(path) == label
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("mark", [b",", b";", b"\t"])
+def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes) -> None:
+    text = b'File, Label,Group,split\r\n"a ""b"".png",COVID-19,p1,Train\r\n\r\nx\\c.png,0,,val\r\n'
+    first, second = read_csv(start + text.replace(b",", mark))
+    assert (first.line, first.file, first.label, first.group, first.split) == (2, 'a "b".png', 1, "p1", "train")
+    assert (second.line, second.file, second.label, second.group, second.split) == (4, "x/c.png", 0, "", "validation")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "names no file"),
+        (HEAD, "names no file"),
+        (b"name,class\na.png,1\n", "no column file and label"),
+        (b"file,group\na.png,1\n", "no column label"),
+        (HEAD + b"a.png,1,g\nb.png,maybe,g\n", r"line 3 .* the label 'maybe' is neither"),
+        (HEAD + b"a.png,,g\n", "line 2 .* the label '' is neither"),
+        (HEAD + b",1,g\n", "line 2 of the labels file names no file"),
+        (HEAD + b"a.png,1\n", "line 2 of the labels file has 2 columns, the first line has 3"),
+        (HEAD + b"a.png,1,g\nb,\xe4.png,1,g\n", "not UTF-8 .line 3."),
+        (HEAD + b'a.png,1,"g\nb.png,1,g\n', "line 3 of the labels file is broken"),
+        (b"file,label,split\na.png,1,exam\n", "line 2 .* the split 'exam' is not train"),
+        (b"file,label,split\na.png,1,test\nb.png,0,\n", "line 3 of the labels file has no split, others have"),
+        (HEAD + b"a.png,\x1b[2J,g\n", r"the label '\\\\x1b\[2J' is neither"),
+    ],
+)
+def test_a_broken_csv_is_refused_with_the_line_and_the_reason(content: bytes, why: str) -> None:
+    with pytest.raises(BadLabels, match=why):
+        read_csv(content)
+
+
+def test_files_are_found_by_their_path_or_by_an_end_that_is_theirs_alone() -> None:
+    files = ["set/COVID/1.png", "set/non-COVID/1.png", "set/COVID/2.png", "3.png", "unnamed.png"]
+    lines = b"COVID/1.png,1,a\n./set/non-COVID/1.png,0,b\n2.png,1,a\n/home/me/3.png,0,c\n"
+    assert by_csv(read_csv(HEAD + lines), files) == {
+        0: Known(1, "a"),
+        1: Known(0, "b"),
+        2: Known(1, "a"),
+        3: Known(0, "c"),
+    }
+
+
+def test_a_whole_path_goes_before_an_end() -> None:
+    assert by_csv(read_csv(HEAD + b"1.png,1,a\n"), ["x/1.png", "1.png"]) == {1: Known(1, "a")}
+
+
+def test_composed_and_decomposed_names_are_the_same() -> None:
+    line = "ra\u0301ntgen.png,1,a\n".encode()
+    assert by_csv(read_csv(HEAD + line), ["r\u00e1ntgen.png"]) == {0: Known(1, "a")}
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (b"1.png,1,a\n", "line 2 .*: 1.png may be COVID/1.png and non-COVID/1.png; write more of its path"),
+        (b"COVID/1.png,1,a\nCOVID/1.png,0,a\n", "lines 2 and 3 .* give COVID/1.png another label each"),
+        (b"COVID/1.png,1,a\nset/COVID/1.png,1,b\n", "lines 2 and 3 .* another group each"),
+        (b"n1,1,a\nn2,1,a\nn3,1,a\nn4,1,a\nn5,1,a\nn6,1,a\nn7,1,a\n", r"n1 \(line 2\), .*, n5 \(line 6\) and 2 more"),
+    ],
+)
+def test_a_csv_that_does_not_fit_the_files_is_refused(lines: bytes, why: str) -> None:
+    with pytest.raises(BadLabels, match=why):
+        by_csv(read_csv(HEAD + lines), ["COVID/1.png", "non-COVID/1.png"])
+
+
+def test_the_same_line_twice_is_no_fault() -> None:
+    assert by_csv(read_csv(HEAD + b"a.png,1,g\na.png,1,g\n"), ["a.png"]) == {0: Known(1, "g")}
+
+
+def test_a_label_file_is_known_by_name_and_columns() -> None:
+    assert is_label_file("set/Groups.csv", HEAD)
+    assert is_label_file("labels.csv", b"\xef\xbb\xbfLabel;File\n")
+    assert is_label_file("labels.csv", b'\n"file","label","group"\r\n"a.png","1","p"\r\n')
+    assert not is_label_file("labels.csv", b"id,age\n")
+    assert not is_label_file("other.csv", HEAD)
+    assert not is_label_file("labels.csv", b"")

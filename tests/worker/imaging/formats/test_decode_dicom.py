@@ -1,0 +1,357 @@
+"""CT slices in DICOM: known values come out as known greys, and what is damaged or no CT slice is rejected."""
+
+import hashlib
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from tests.worker.imaging.builders import ct_dataset, dataset_bytes, dicom, grey
+from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.recipe import Prepared, SeriesInfo, fit, lung_window
+from worker.imaging.rejections import SliceRejected
+from worker.imaging.sandbox.pool import DecoderPool
+
+LIMITS = DecodeLimits()
+
+
+def slice_of(data: bytes) -> Prepared:
+    (slice_,) = decode(data, LIMITS)
+    return slice_
+
+
+def code(data: bytes) -> str:
+    with pytest.raises(SliceRejected) as rejected:
+        decode(data, LIMITS)
+    return rejected.value.code
+
+
+def flat(value: int, kind: type = np.int16) -> Any:
+    return np.full((4, 6), value, kind)
+
+
+def greys(stored: Any, **changes: Any) -> list[int]:
+    """The greys of a slice of one stored value, as they come out."""
+    return sorted(set(slice_of(dicom(stored, **changes)).pixels.ravel().tolist()))
+
+
+@pytest.mark.parametrize(
+    ("hu", "expected"),
+    [(-3000, 0), (-1350, 0), (-1349, 0), (-1347, 1), (-600, 128), (-601, 127), (149, 255), (150, 255), (3000, 255)],
+)
+def test_known_hu_come_out_as_known_greys(hu: int, expected: int) -> None:
+    assert lung_window(np.array([float(hu)])).tolist() == [expected]
+    assert greys(flat(hu + 1024)) == [expected]
+    assert greys(flat(hu), RescaleIntercept=0) == [expected]
+    assert greys(flat(hu * 2), RescaleSlope="0.5", RescaleIntercept=0) == [expected]
+
+
+def test_the_window_is_the_standards_formula_for_every_value() -> None:
+    """PS3.3 C.11.2.1.2.1, written out case by case."""
+    for hu in range(-1500, 300):
+        if hu <= -600 - 0.5 - 1499 / 2:
+            exact = 0.0
+        elif hu > -600 - 0.5 + 1499 / 2:
+            exact = 255.0
+        else:
+            exact = ((hu - (-600 - 0.5)) / 1499 + 0.5) * 255
+        assert lung_window(np.array([float(hu)]))[0] == int(exact + 0.5)
+
+
+def test_unsigned_signed_and_eight_bit_values() -> None:
+    assert greys(flat(424, np.uint16)) == [128]
+    assert greys(flat(424, np.int16)) == [128]
+    assert greys(flat(-600, np.int16), RescaleIntercept=0) == [128]
+    assert greys(flat(200, np.uint8), RescaleIntercept=-800) == [128]
+    assert greys(flat(-100, np.int8), RescaleIntercept=-500) == [128]
+
+
+def test_bits_above_bits_stored_are_masked_and_the_sign_is_where_they_end() -> None:
+    twelve: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
+    assert greys(flat(0xF000 | 424, np.uint16), **twelve) == [128]
+    assert greys(flat(-600 & 0x0FFF, np.int16), RescaleIntercept=0, **twelve) == [128]
+    assert greys(flat(-600, np.int16), RescaleIntercept=0, **twelve) == [128]
+
+
+def test_monochrome1_is_inverted() -> None:
+    for hu, expected in ((-1350, 255), (150, 0), (-600, 127)):
+        assert greys(flat(hu + 1024), PhotometricInterpretation="MONOCHROME1") == [expected]
+    inverted = slice_of(dicom(PhotometricInterpretation="MONOCHROME1"))
+    assert inverted.mode == "MONOCHROME1"
+
+
+def test_padding_is_black_whatever_its_value() -> None:
+    assert greys(flat(-600), RescaleIntercept=0, PixelPaddingValue=-600) == [0]
+    assert greys(flat(424, np.uint16), PixelPaddingValue=424) == [0]
+    assert greys(flat(424, np.uint16), PixelPaddingValue=425) == [128]
+    assert greys(flat(424, np.uint16), PixelPaddingValue=500, PixelPaddingRangeLimit=400) == [0]
+    assert greys(flat(-600), RescaleIntercept=0, PixelPaddingValue=-600, PhotometricInterpretation="MONOCHROME1") == [0]
+
+
+def test_padding_outside_of_the_stored_bits_is_still_padding() -> None:
+    assert greys(flat(0xF830, np.uint16), BitsStored=12, HighBit=11, PixelPaddingValue=0xF830) == [0]
+    assert greys(flat(0x0830, np.uint16), BitsStored=12, HighBit=11, PixelPaddingValue=0xF830) == [255]
+
+
+def test_a_slice_is_windowed_then_fitted() -> None:
+    stored = grey(70, 50).astype(np.int16) * 6
+    slice_ = slice_of(dicom(stored))
+    assert (slice_.pixels == fit(Image.fromarray(lung_window(stored - 1024.0)))).all()
+    assert (slice_.width, slice_.height, slice_.format, slice_.mode) == (70, 50, "DICOM", "MONOCHROME2")
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("form", ["file", "no preamble", "dataset alone"])
+def test_every_uncompressed_form_is_read_alike(implicit: bool, form: str) -> None:
+    whole = dicom(implicit=implicit)
+    bare = dataset_bytes(ct_dataset(grey().astype(np.int16) * 8), implicit=implicit)
+    data = {"file": whole, "no preamble": whole[132:], "dataset alone": bare}[form]
+    assert slice_of(data).sha256_pixels == slice_of(dicom()).sha256_pixels
+    assert slice_of(data).series == slice_of(dicom()).series
+
+
+def test_an_odd_number_of_bytes_is_padded() -> None:
+    assert greys(np.full((3, 5), 200, np.uint8), RescaleIntercept=-800, PixelData=b"\xc8" * 15) == [128]
+
+
+def test_the_series_is_told_and_nothing_of_the_patient() -> None:
+    slice_ = slice_of(dicom())
+    assert slice_.series == SeriesInfo(
+        patient=hashlib.blake2b(b"SECRET-ID\0", digest_size=16).hexdigest(),
+        study_uid="1.2.3",
+        series_uid="1.2.3.4",
+        series_number=7,
+        description="Thorax 1.0 Lunge",
+        instance_number=12,
+        sop_uid=slice_.series.sop_uid if slice_.series else "",
+        position=55.5,
+    )
+    assert "SECRET" not in repr(slice_).upper()
+
+
+def test_text_is_read_in_its_character_set_and_kept_harmless() -> None:
+    series = slice_of(dicom(SpecificCharacterSet="ISO_IR 144", SeriesDescription="Лёгкие")).series
+    assert series is not None
+    assert series.description == "Лёгкие"
+    series = slice_of(
+        dicom(SpecificCharacterSet="ISO_IR 192", SeriesDescription="Brust\u202eX", SeriesNumber=None)
+    ).series
+    assert series is not None
+    assert (series.description, series.series_number) == ("Brust\\u202eX", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "position"),
+    [
+        ({"ImageOrientationPatient": [0.0, 1.0, 0.0, 0.0, 0.0, 1.0], "ImagePositionPatient": [3.5, 1.0, 2.0]}, 3.5),
+        ({"ImageOrientationPatient": None, "SliceLocation": "-7.25"}, -7.25),
+        ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]}, None),
+        ({"ImageOrientationPatient": None}, None),
+    ],
+)
+def test_the_position_runs_along_the_normal(changes: dict[str, Any], position: float | None) -> None:
+    series = slice_of(dicom(**changes)).series
+    assert series is not None
+    assert series.position == position
+
+
+def test_a_slice_without_a_series_names_none() -> None:
+    series = slice_of(dicom(SeriesInstanceUID=None)).series
+    assert series is not None
+    assert series.series_uid == ""
+
+
+def test_one_patient_is_told_from_another_by_id_and_issuer() -> None:
+    def patient(**changes: Any) -> str:
+        series = slice_of(dicom(**changes)).series
+        assert series is not None
+        return series.patient
+
+    assert patient(PatientID="7") == patient(PatientID=" 7 ", PatientName="Other^Name")
+    assert len({patient(PatientID="7"), patient(PatientID="8"), patient(PatientID="7", IssuerOfPatientID="A")}) == 3
+    assert patient(PatientID="") == patient(PatientID=None) == ""
+
+
+def nested(depth: int, *, defined: bool) -> Dataset:
+    inner = Dataset()
+    inner.CodeMeaning = "end"
+    for _ in range(depth):
+        outer = Dataset()
+        outer.ConceptNameCodeSequence = Sequence([inner])
+        outer["ConceptNameCodeSequence"].is_undefined_length = not defined
+        inner.is_undefined_length_sequence_item = not defined
+        inner = outer
+    return inner
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("defined", [False, True])
+def test_row_26_sequences_nested_300_deep_are_malformed(implicit: bool, defined: bool) -> None:
+    for depth, outcome in ((10, ""), (300, "malformed")):
+        dataset = ct_dataset(grey().astype(np.int16) * 8)
+        pixels = nested(depth, defined=defined)
+        element = dataset_bytes(pixels, implicit=implicit) if depth < 50 else deep(depth, implicit, defined)
+        head = dataset_bytes(dataset, implicit=implicit)
+        at = head.index(struct.pack("<2H", 0x7FE0, 0x0010))
+        data = head[:at] + element + head[at:]
+        assert (code(data) if outcome else "") == outcome
+        if not outcome:
+            assert slice_of(data).format == "DICOM"
+
+
+def deep(depth: int, implicit: bool, defined: bool) -> bytes:
+    """Sequences in sequences, (0040,A043), written inside out: pydicom itself would recurse too far."""
+    tag, body = struct.pack("<2H", 0x0040, 0xA043), b""
+    item, end, close = (struct.pack("<2H", 0xFFFE, e) for e in (0xE000, 0xE00D, 0xE0DD))
+    for _ in range(depth):
+        header = tag if implicit else tag + b"SQ\x00\x00"
+        if defined:
+            body = item + struct.pack("<I", len(body)) + body
+            body = header + struct.pack("<I", len(body)) + body
+        else:
+            body = header + b"\xff" * 4 + item + b"\xff" * 4 + body + end + bytes(4) + close + bytes(4)
+    return body
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_row_26_an_element_longer_than_the_file_is_malformed(implicit: bool) -> None:
+    whole = dicom(implicit=implicit)
+    for length in range(200, len(whole) - 1, 61):
+        assert code(whole[:length]) == "malformed", length
+    at = whole.index(struct.pack("<2H", 0x0028, 0x1052))
+    bad = bytearray(whole)
+    bad[at + (4 if implicit else 6) : at + 8] = b"\xfe\xff\xff\x0f" if implicit else b"\xfe\xff"
+    assert code(bytes(bad)) == "malformed"
+
+
+def test_row_27_rows_by_columns_unlike_the_pixel_data_is_pixels() -> None:
+    stored = flat(100)
+    for changes in ({"Rows": 5}, {"Columns": 5}, {"PixelData": b""}, {"PixelData": bytes(46)}, {"PixelData": None}):
+        assert code(dicom(stored, **changes)) == "pixels"
+    assert code(dicom(stored, Rows=60_000, Columns=60_000)) == "pixels"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"},
+        {"Modality": "PT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.128"},
+        {"Modality": "SR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"},
+        {"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},  # secondary capture
+        {"Modality": "MR"},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+    ],
+    ids=["MR", "PET", "SR", "secondary capture", "MR by modality", "localiser"],
+)
+def test_row_33_what_is_no_ct_slice_is_not_ct(changes: dict[str, Any]) -> None:
+    assert code(dicom(**changes)) == "not_ct"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"},
+        {"NumberOfFrames": 2},
+        {"syntax": "1.2.840.10008.1.2.4.90"},
+        {"syntax": "1.2.840.10008.1.2.5"},
+        {"syntax": "1.2.840.10008.1.2.1.99"},
+        {"syntax": "1.2.840.10008.1.2.2"},
+        {"syntax": "1.2.3.4"},
+        {"RescaleType": "US"},
+        {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},
+        {"PhotometricInterpretation": "PALETTE COLOR"},
+        {"BitsStored": 12, "HighBit": 15},
+        {"BitsAllocated": 32},
+    ],
+    ids=str,
+)
+def test_what_is_not_read_yet_says_so(changes: dict[str, Any]) -> None:
+    assert code(dicom(**changes)) == "unsupported"
+
+
+def test_row_25_a_deflated_bomb_is_not_inflated() -> None:
+    whole = dicom(syntax="1.2.840.10008.1.2.1.99")
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
+    start = whole.index(b"1.2.840.10008.1.2.1.99") + 22
+    bomb = whole[:start] + deflater.compress(bytes(30_000_000)) + deflater.flush()
+    assert code(bomb) == "unsupported"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Rows": None},
+        {"Columns": 0},
+        {"RescaleSlope": None},
+        {"RescaleIntercept": None},
+        {"RescaleSlope": 0},
+        {"Modality": None},
+        {"BitsStored": 0},
+        {"BitsStored": 17},
+        {"PixelRepresentation": 2},
+        {"PixelRepresentation": None},
+    ],
+    ids=str,
+)
+def test_a_slice_that_does_not_say_what_it_must_is_malformed(changes: dict[str, Any]) -> None:
+    assert code(dicom(**changes)) == "malformed"
+
+
+def test_a_rescale_that_is_no_number_is_malformed() -> None:
+    for text in (b"abcd", b"1e999 ", b"nan ", b"1\\2 "):
+        whole = dicom(RescaleSlope="12345678"[: len(text)])
+        assert code(whole.replace(b"12345678"[: len(text)], text)) == "malformed"
+
+
+def test_row_28_an_executable_or_tiff_preamble_is_accepted() -> None:
+    whole = dicom()
+    for preamble in (b"MZ\x90\x00", b"II*\x00\x08\x00\x00\x00", b"\x7fELF"):
+        assert slice_of(preamble.ljust(128, b"\x00") + whole[128:]).format == "DICOM"
+
+
+def test_zeros_behind_the_last_element_are_padding() -> None:
+    assert slice_of(dicom() + bytes(300)).format == "DICOM"
+    assert code(dicom() + bytes(300) + b"x") == "malformed"
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecoderPool]:
+    with DecoderPool(1, LIMITS) as pool:
+        yield pool
+
+
+def test_the_sandbox_reads_dicom_as_this_process_does(pool: DecoderPool) -> None:
+    files = [
+        dicom(),
+        dicom(implicit=True),
+        dicom(SpecificCharacterSet=["", "ISO 2022 IR 87"], SeriesDescription="胸部"),
+        dicom(SpecificCharacterSet="GB18030", SeriesDescription="胸部", PixelPaddingValue=-5),
+        dicom(SpecificCharacterSet="ISO_IR 6", SeriesDescription="x", SeriesInstanceUID=None),
+    ]
+    for (_, confined), data in zip(pool.map(enumerate(files)), files, strict=True):
+        assert isinstance(confined, list)
+        assert confined[0].series == slice_of(data).series
+        assert confined[0].sha256_pixels == slice_of(data).sha256_pixels
+    ((_, rejected),) = pool.map([(0, dicom(Modality="MR"))])
+    assert isinstance(rejected, SliceRejected)
+    assert rejected.code == "not_ct"
+
+
+def test_a_picture_inside_dicom_bytes_is_still_told_by_its_first_bytes() -> None:
+    file = io.BytesIO()
+    Image.fromarray(grey()).save(file, "PNG")
+    assert slice_of(file.getvalue()).format == "PNG"
+
+
+def test_what_a_rejection_quotes_of_a_file_can_be_shown() -> None:
+    with pytest.raises(SliceRejected) as rejected:
+        decode(dicom(syntax="1.2.3.4").replace(b"1.2.3.4\x00", b"1.2.\x1b[31"), LIMITS)
+    assert rejected.value.code == "unsupported"
+    assert rejected.value.detail.isprintable()

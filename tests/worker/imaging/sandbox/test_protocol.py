@@ -1,0 +1,121 @@
+"""Frames between the pool and its decoders: what is written is read back, what is forged is refused."""
+
+import json
+
+import pytest
+
+from tests.worker.imaging.builders import dicom, png
+from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.recipe import PIXEL_BYTES, Prepared
+from worker.imaging.rejections import SliceRejected
+from worker.imaging.sandbox.protocol import REPLY, ForgedReply, frame_length, pack_frame, pack_reply, unpack_reply
+
+
+def slice_header(**changes: object) -> dict[str, object]:
+    series = {
+        "patient": "5",
+        "study_uid": "1",
+        "series_uid": "2",
+        "series_number": 3,
+        "description": "d",
+        "instance_number": None,
+        "sop_uid": "4",
+        "position": 1.5,
+        "burned_in": False,
+    }
+    series |= {name: changes.pop(name) for name in list(changes) if name in series}
+    return {"frame": 0, "format": "DICOM", "mode": "L", "width": 1, "height": 1, "series": series} | changes
+
+
+def answer(frame: bytes) -> list[Prepared]:
+    slices = unpack_reply(frame, 1)
+    assert isinstance(slices, list)
+    return slices
+
+
+def test_slices_and_rejections_are_read_back() -> None:
+    for data in (png(), dicom()):
+        slices = decode(data, DecodeLimits())
+        (before,), (after,) = slices, answer(pack_reply(slices))
+        assert (after.pixels == before.pixels).all()
+        assert after.sha256_pixels == before.sha256_pixels
+        assert (after.format, after.mode, after.width, after.height, after.series) == (
+            before.format,
+            before.mode,
+            before.width,
+            before.height,
+            before.series,
+        )
+    rejection = unpack_reply(pack_reply(SliceRejected("corrupt", "line\nbreak")), 1)
+    assert isinstance(rejection, SliceRejected)
+    assert (rejection.code, rejection.detail) == ("corrupt", "line\\nbreak")
+
+
+def test_an_honest_header_is_accepted() -> None:
+    (slice_,) = answer(pack_frame({"slices": [slice_header()]}, b"\x05" * PIXEL_BYTES))
+    assert slice_.series is not None
+    assert slice_.series.position == 1.5
+    assert (slice_.pixels == 5).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frame": 1},
+        {"format": "SVG"},
+        {"mode": "L\x00"},
+        {"mode": "x" * 17},
+        {"width": 0},
+        {"width": True},
+        {"height": 1 << 31},
+        {"height": "1"},
+        {"series": []},
+        {"series": {"patient_name": "x"}},
+        {"description": "\u202e"},
+        {"sop_uid": "1" * 65},
+        {"study_uid": None},
+        {"patient": "\n"},
+        {"burned_in": 1},
+        {"series_number": 1.5},
+        {"position": "1"},
+        {"position": float("inf")},
+        {"extra": 1},
+    ],
+    ids=str,
+)
+def test_a_forged_slice_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ForgedReply):
+        unpack_reply(pack_frame({"slices": [slice_header(**changes)]}, bytes(PIXEL_BYTES)), 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "pixels"),
+    [
+        ({"code": "invented", "detail": "a"}, b""),
+        ({"code": ["corrupt"], "detail": "a"}, b""),
+        ({"code": "corrupt", "detail": "a\nb"}, b""),
+        ({"code": "corrupt", "detail": "a"}, b"x"),
+        ({"code": "corrupt"}, b""),
+        ({"slices": []}, b""),
+        ({"slices": [slice_header()]}, bytes(PIXEL_BYTES - 1)),
+        ({"slices": [slice_header(), slice_header(frame=1)]}, bytes(2 * PIXEL_BYTES)),
+        ({"slices": [1]}, bytes(PIXEL_BYTES)),
+        ({}, b""),
+    ],
+)
+def test_a_forged_frame_is_refused(header: dict[str, object], pixels: bytes) -> None:
+    with pytest.raises(ForgedReply):
+        unpack_reply(pack_frame(header, pixels), 1)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"nonsense", b"[" * 100_000, b"\xff\xfe", json.dumps({"a": 1}).encode()])
+def test_a_header_that_is_no_answer_is_refused(text: bytes) -> None:
+    with pytest.raises(ForgedReply):
+        unpack_reply(REPLY.pack(len(text), 0) + text, 1)
+
+
+def test_a_frame_longer_than_any_answer_is_refused_by_its_first_bytes() -> None:
+    assert frame_length(REPLY.pack(100, 2 * PIXEL_BYTES), 2) == 108 + 2 * PIXEL_BYTES
+    for lengths in ((1 << 31, 0), (100, 2 * PIXEL_BYTES + 1)):
+        with pytest.raises(ForgedReply):
+            frame_length(REPLY.pack(*lengths), 2)

@@ -1,0 +1,433 @@
+"""From an archive to predictions, with the real reader, sandbox, storage and ledger, and the fake engine."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select, update
+
+from db import database as base
+from db.clock import from_now
+from db.database import read_scope, session_scope
+from db.ledger import job_view, jobs, results
+from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
+from db.registry import versions
+from db.settings import Settings
+from db.storage import storage
+from tests.conftest import add_champion
+from worker import reap, sweep
+from worker.engines import load
+from worker.engines.interface import Scores
+from worker.engines.load import EngineAbsent, EngineUnproven
+from worker.engines.proof import failed
+from worker.jobs import ingest, loaded_engines, predict
+
+PROJECT = Path(__file__).parents[3]
+Entries = Callable[..., dict[str, bytes]]
+View = Callable[[Job], job_view.JobView]
+
+pytestmark = pytest.mark.usefixtures("champion")
+
+
+def work() -> None:
+    """Do what the workers do until nothing is left."""
+    while ingest.unpack_next("w") or predict.predict_next("w"):
+        pass
+
+
+def retry(job: Job) -> int:
+    """Put back what failed in a job, and do it; how much that was."""
+    with session_scope() as s:
+        count = jobs.retry_job(s, job)
+    work()
+    return count
+
+
+def let_time_pass(model: Any) -> None:
+    """As if the minute were over for which work was put off."""
+    with session_scope() as s:
+        s.execute(update(model).where(model.state == Work.READY).values(lease_until=from_now(-1)))
+
+
+def test_every_entry_gets_exactly_one_outcome(ann: User, submit: Any, slices: Entries, view: View) -> None:
+    png = next(iter(slices(1).values()))
+    odd = {"s/cut.png": png[: len(png) // 2], "s/note.png": b"this is text", "s/empty.png": b""}
+    job = submit(ann, slices(40) | odd)
+    work()
+    done = view(job)
+    assert done.state == JobState.FINISHED
+    assert done.counts["received"] == 43
+    assert done.counts["predicted"] == 40
+    assert done.counts["rejected"] == 3
+    assert done.rejections == {"empty": 1, "format": 1, "truncated": 1}
+    assert done.stages == {"total": 43, "read": 43, "done": 43, "uploads": 1, "unpacked": 1}
+    with read_scope() as s:
+        names = s.scalars(select(Slice.name).where(Slice.job_id == job.id).order_by(Slice.id)).all()
+    assert names == [*slices(40), *odd]
+
+
+def test_scores_belong_to_their_slices(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    job = submit(ann, slices(50))
+    work()
+    loaded = loaded_engines.load(champion)
+    with read_scope() as s:
+        rows = s.execute(select(Slice.id, Prediction.logit).join(Prediction, Prediction.slice_id == Slice.id)).all()
+        assert len(rows) == 50
+        for slice_id, logit in rows:
+            image = results.slice_image(s, job, slice_id)
+            assert image is not None
+            assert float(loaded.engine.predict(image.pixels[None]).logit[0]) == pytest.approx(logit)
+            assert image.cam is not None
+            assert image.cam.shape == (7, 7)
+
+
+class CountingEngine:
+    """The fake engine, counting what it is given."""
+
+    batch_size = 8
+
+    def __init__(self, engine: Any) -> None:
+        self.name, self._engine, self.seen = engine.name, engine, 0
+
+    def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
+        self.seen += len(slices)
+        found: Scores = self._engine.predict(slices)
+        return found
+
+
+def test_a_picture_that_comes_often_is_copied_to_each(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    loaded = loaded_engines.load(champion)
+    engine = CountingEngine(loaded.engine)
+    loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, engine)
+    [one] = slices(1).values()
+    job = submit(ann, {f"s/{n}.png": one for n in range(12)} | slices(2, start=50))
+    work()
+    seen = engine.seen
+    again = submit(ann, {f"t/{n}.png": one for n in range(5)})
+    work()
+    del loaded_engines._loaded[champion.id]
+    assert engine.seen == seen, "nothing new was predicted"
+    assert (view(job).counts["predicted"], view(again).counts["predicted"]) == (14, 5)
+    with read_scope() as s:
+        of_picture = select(func.count(Prediction.logit.distinct())).join(Slice, Slice.id == Prediction.slice_id)
+        assert s.scalar(of_picture.where(Slice.name.not_like("s/0005%"))) == 1
+
+
+def test_the_same_pixels_are_predicted_once(
+    ann: User, bob: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    loaded = loaded_engines.load(champion)
+    engine = CountingEngine(loaded.engine)
+    loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, engine)
+    first = slices(10)
+    twins = {f"again/{n}": data for n, data in enumerate(first.values())}
+    one, two = submit(ann, first | twins), submit(bob, slices(12))
+    work()
+    del loaded_engines._loaded[champion.id]
+    assert engine.seen == 12
+    assert view(one).counts["predicted"] == 20
+    assert view(two).counts["predicted"] == 12
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["after-claim-upload", "after-array-before-record", "after-claim-chunk", "mid-predict", "before-record-commit",
+     "after-record-commit"],
+)  # fmt: skip
+def test_a_crash_at_any_point_loses_and_doubles_nothing(
+    point: str, ann: User, database: Settings, submit: Any, slices: Entries, view: View
+) -> None:
+    base.use(database.model_copy(update={"lease_seconds": 0.2, "heartbeat_seconds": 30.0}))
+    job = submit(ann, slices(60))
+    code = "from worker.jobs import ingest, predict\nwhile ingest.unpack_next('w') or predict.predict_next('w'): pass"
+    environment = os.environ | {
+        "CTBATCH_CRASH_AT": point,
+        "CTBATCH_HOME": str(database.home),
+        "CTBATCH_ENGINE": "fake",
+        "DATABASE_URL": database.database_url,
+        "CELERY_BROKER_URL": database.broker_url,
+        "PYTHONPATH": str(PROJECT),
+    }
+    crashed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert crashed.returncode == -9, crashed.stderr
+    with session_scope() as s:
+        for model in (Upload, Chunk):
+            s.execute(update(model).where(model.state == Work.RUNNING).values(lease_until=from_now(-1)))
+    sweep.sweep_ledger()
+    work()
+    done = view(job)
+    assert done.state == JobState.FINISHED
+    assert (done.counts["received"], done.counts["predicted"]) == (60, 60)
+    with read_scope() as s:
+        assert s.scalar(select(func.count()).select_from(Prediction)) == 60
+
+
+def test_cancelled_while_unpacking_every_entry_is_cancelled(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(100))
+    recorded = ingest.recording.record_read
+
+    def cancel_after_the_first(*arguments: Any) -> bool:
+        outcome = recorded(*arguments)
+        with_cancel = arguments[0]
+        jobs.cancel_job(with_cancel, job)
+        return outcome
+
+    monkeypatch.setattr(ingest.recording, "record_read", cancel_after_the_first)
+    work()
+    done = view(job)
+    assert done.state == JobState.CANCELLED
+    assert done.counts["received"] == 100
+    assert done.counts["cancelled"] == 100
+    monkeypatch.undo()
+    assert retry(job) == 100
+    assert view(job).counts["predicted"] == 100
+
+
+def test_small_job_is_not_kept_waiting_by_a_large_one(
+    ann: User, bob: User, submit: Any, slices: Entries, view: View
+) -> None:
+    large = submit(ann, slices(200))
+    small = submit(bob, slices(3, start=1000))
+    ingest.unpack_next("w")  # the large one is claimed first; the small one goes in between
+    assert view(small).stages["unpacked"] == 1
+    assert view(large).stages["unpacked"] == 1
+    with read_scope() as s:
+        large_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == large.id))
+        small_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == small.id))
+    assert small_last is not None
+    assert large_last is not None
+    assert small_last < large_last
+
+
+def test_pages_of_one_file_are_slices_of_their_own(ann: User, submit: Any, view: View) -> None:
+    import io
+
+    from PIL import Image
+
+    pages = [Image.fromarray(np.full((40, 40), level, np.uint8)) for level in (10, 90, 200)]
+    buffer = io.BytesIO()
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    job = submit(ann, {"scan.tif": buffer.getvalue()})
+    work()
+    assert view(job).counts["predicted"] == 3
+    with read_scope() as s:
+        assert s.scalars(select(Slice.frame).order_by(Slice.id)).all() == [0, 1, 2]
+
+
+def test_missing_upload_fails_the_job_with_its_reason(ann: User, submit: Any, slices: Entries, view: View) -> None:
+    job = submit(ann, slices(3))
+    with read_scope() as s:
+        sha256 = s.scalars(select(Upload.sha256)).one()
+    storage().delete(sha256)
+    work()
+    assert (view(job).state, view(job).error) == (JobState.FAILED, "file_missing")
+
+
+def test_chunk_whose_array_is_gone_is_put_off_and_in_the_end_quarantined(
+    ann: User, submit: Any, slices: Entries, view: View
+) -> None:
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    with read_scope() as s:
+        array = s.scalars(select(Chunk.array_sha256)).one()
+    data = storage().open(array).read()
+    storage().delete(array)
+    assert predict.predict_next("w")
+    assert view(job).counts["open"] == 4  # put off: it may come back
+    assert not predict.predict_next("w"), "not before the sweeper asks again"
+    for _ in range(predict.MAX_ATTEMPTS):
+        let_time_pass(Chunk)
+        predict.predict_next("w")
+    assert view(job).state == JobState.FINISHED
+    assert view(job).rejections == {"file_lost": 4}
+    storage().put(data)
+    assert retry(job) == 4
+    assert view(job).counts["predicted"] == 4
+
+
+def test_poisonous_slice_alone_is_quarantined(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    loaded = loaded_engines.load(champion)
+    poison: set[bytes] = set()
+
+    class Refusing(CountingEngine):
+        def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
+            if any(each.tobytes() in poison for each in slices):
+                raise RuntimeError("this slice breaks the engine")
+            return super().predict(slices)
+
+    job = submit(ann, slices(20))
+    ingest.unpack_next("w")
+    with read_scope() as s:
+        bad = s.scalars(select(Slice.id).where(Slice.name == "s/00013.png")).one()
+        image = results.slice_image(s, job, bad)
+        assert image is not None
+        poison.add(image.pixels.tobytes())
+    loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, Refusing(loaded.engine))
+    work()
+    del loaded_engines._loaded[champion.id]
+    done = view(job)
+    assert done.state == JobState.FINISHED
+    assert (done.counts["predicted"], done.counts["quarantined"]) == (19, 1)
+    with read_scope() as s:
+        assert s.scalars(select(Slice.name).where(Slice.state == Outcome.QUARANTINED)).all() == ["s/00013.png"]
+
+
+class BrokenEngine(CountingEngine):
+    """Fails on anything, as after a fault of the GPU."""
+
+    def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
+        raise RuntimeError("an illegal memory access was encountered")
+
+
+class SenselessEngine(CountingEngine):
+    """Gives no number for anything."""
+
+    def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
+        found = super().predict(slices)
+        return Scores(found.logit * np.nan, found.cam)
+
+
+@pytest.mark.parametrize("broken", [BrokenEngine, SenselessEngine])
+def test_a_process_whose_engine_broke_ends_and_no_slice_is_blamed(
+    broken: type[CountingEngine],
+    ann: User,
+    champion: ModelVersion,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(predict, "rest_and_end", lambda: ended.append(1))
+    job = submit(ann, slices(20))
+    ingest.unpack_next("w")
+    loaded = loaded_engines.load(champion)
+    loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, broken(loaded.engine))
+    assert predict.predict_next("w")
+    assert (view(job).counts["open"], len(ended)) == (20, 1)
+    loaded_engines._loaded.clear()  # as in the process that comes next
+    let_time_pass(Chunk)
+    work()
+    assert view(job).counts["predicted"] == 20
+
+
+def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(predict, "rest_and_end", lambda: None)
+    monkeypatch.setattr(load, "load_engine", fails)
+    loaded_engines._loaded.clear()
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    for _ in range(predict.MAX_ATTEMPTS - 1):
+        assert predict.predict_next("w")
+        let_time_pass(Chunk)
+    assert view(job).counts["open"] == 4
+    predict.predict_next("w")
+    assert view(job).rejections == {"engine_error": 4}
+    monkeypatch.undo()
+    assert retry(job) == 4
+    assert view(job).counts["predicted"] == 4
+
+
+@pytest.mark.parametrize("error", [EngineUnproven([failed("openvino-int8", "it differs")]), EngineAbsent("no Keras")])
+def test_slices_wait_where_no_engine_proves_itself(
+    error: Exception,
+    ann: User,
+    champion: ModelVersion,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(predict, "REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr(load, "load_engine", refuses)
+    loaded_engines._loaded.clear()
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    for _ in range(predict.MAX_ATTEMPTS + 3):
+        assert predict.predict_next("w")
+        let_time_pass(Chunk)
+    found = view(job)
+    assert found.counts["open"] == 4, "however often it was tried, no slice is given up"
+    assert champion.label in (found.warning or "")
+    with session_scope() as s:
+        assert s.query(Chunk).one().attempts == 0, "a refusal is not an attempt"
+    monkeypatch.undo()
+    predict._refused.clear()
+    work()
+    assert view(job).counts["predicted"] == 4
+    assert view(job).warning is None
+
+
+def test_a_refused_version_is_left_to_other_workers_and_others_go_on(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(predict._refused, champion.id, time.monotonic() + 60)
+    refused = submit(ann, slices(2))
+    newer = add_champion(base.current().home, "newer")
+    other = submit(ann, slices(2, start=10))
+    work()
+    assert newer.id != champion.id
+    assert (view(refused).counts["open"], view(other).counts["predicted"]) == (2, 2)
+
+
+def test_a_damaged_copy_of_a_model_is_made_anew_and_a_failed_one_leaves_nothing(
+    ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
+) -> None:
+    loaded_engines._loaded.clear()
+    models = base.current().home / "models"
+    shutil.rmtree(models, ignore_errors=True)
+    manifest = champion.files["package.json"]
+    data = storage().open(manifest).read()
+    storage().delete(manifest)
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    assert predict.predict_next("w")
+    assert list(models.iterdir()) == []
+    storage().put(data)
+    copy = versions.package_folder(champion)
+    (copy / "package.json").write_text("damaged")
+    let_time_pass(Chunk)
+    assert predict.predict_next("w")
+    assert view(job).counts["open"] == 4
+    let_time_pass(Chunk)
+    work()
+    assert view(job).counts["predicted"] == 4
+
+
+def test_reaper_takes_files_that_no_row_names(
+    ann: User, database: Settings, submit: Any, slices: Entries, view: View
+) -> None:
+    job = submit(ann, slices(5))
+    work()
+    orphan = storage().put(b"nobody's")
+    base.use(database.model_copy(update={"orphan_seconds": -1.0}))
+    assert reap.reap() == 1
+    assert not storage().exists(orphan)
+    with read_scope() as s:
+        first = s.scalars(select(Slice.id)).first()
+        assert first is not None
+        assert results.slice_image(s, job, first) is not None
+        assert all(storage().exists(x) for x in s.scalars(select(Slice.sha256)) if x)

@@ -1,0 +1,1 @@
+"""From a dataset's slices to batches."""

@@ -1,0 +1,47 @@
+"""Drawing many phantoms at once, in a process for each core."""
+
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from worker.phantoms.slices import LabelledSlices
+
+_CODE = """
+import sys, numpy
+from worker.phantoms.slices import labelled_slices
+seed, pairs, per_patient, first, size = map(int, sys.argv[1:6])
+found = labelled_slices(seed, pairs, per_patient, first_pair=first, size=size)
+numpy.savez(sys.argv[6], **vars(found))
+"""
+
+
+def draw_on_all_cores(seed: int, pairs: int, per_patient: int, *, first_pair: int, size: int) -> LabelledSlices:
+    """As `phantoms.labelled_slices`, the pairs of patients shared out between processes.
+
+    The processes are plain commands: a worker's own process is a daemon and may have no children of multiprocessing,
+    and a fork of one that runs TensorFlow can hang.
+    """
+    cores = os.cpu_count() or 1
+    shares = list(itertools.pairwise(first_pair + pairs * n // cores for n in range(cores + 1)))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
+        files = [f"{folder}/{start}.npz" for start, end in shares if end > start]
+        started = [
+            subprocess.Popen(  # noqa: S603  (our own code)
+                [sys.executable, "-P", "-c", _CODE, *map(str, (seed, end - start, per_patient, start, size)), file],
+                env=environment,
+            )
+            for (start, end), file in zip([s for s in shares if s[1] > s[0]], files, strict=True)
+        ]
+        codes = [process.wait() for process in started]
+        if any(codes):
+            raise RuntimeError("a process that draws phantoms failed; what it said is in the log")
+        parts = [np.load(file) for file in files]
+        names = [field.name for field in fields(LabelledSlices)]
+        return LabelledSlices(**{name: np.concatenate([part[name] for part in parts]) for name in names})

@@ -1,0 +1,217 @@
+"""What a trained network comes to: calibrated, measured on slices it never saw, reported on, exported."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.database import read_scope
+from db.datasets.slices import GIVEN, Row, without_patient
+from db.models import TrainingRun
+from db.registry import champions
+from db.training import runs
+from db.training.leaks import CONFLICTING
+from training.config import Config
+from training.data.augment import Augmenter
+from training.data.slices import Labelled
+from training.evaluation.metrics import with_intervals
+from training.export.openvino import Exported, export, write_manifest
+from training.export.parity import Calibration
+from training.loop.watcher import EpochRecord
+from training.network.ood_distance import with_distance
+from training.network.training_copy import exactly
+from training.report.content import PartSize, ReportContent, RunFacts, TestScores
+from training.report.figures.slice_grids import Mistake
+from training.report.html import write_report
+from training.report.model_card import write_card
+from worker.engines.interface import Scores
+from worker.engines.package import Package
+
+MISTAKES_SHOWN = 12
+AUGMENTED_SHOWN = 32
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run whose network is trained. `parts`: train, validation, test; `seconds`: that its epochs took."""
+
+    run: TrainingRun
+    config: Config
+    network: Any
+    parts: dict[str, Labelled]
+    history: Sequence[EpochRecord]
+    seconds: float
+
+
+@exactly()
+def make_package(folder: Path, trained: Trained, progress: Progress, alive: Callable[[], None]) -> Package:
+    """Write the package of a trained network, with its report and model card, into `folder`.
+
+    `progress` is told the fraction done and what goes on; `alive` is called in between.
+
+    Raises ValueError (a class is missing from the validation slices).
+    """
+    run, config, parts = trained.run, trained.config, trained.parts
+    progress(0.0, "learning what is familiar")
+    network = with_distance(trained.network, parts["train"].pixels, alive=alive)
+    progress(0.2, "measuring on unseen groups, exporting, and comparing the engines")
+    exported = export(network, folder, parts, config.threshold, run.seed, alive)
+    metrics = measure_test(parts["test"], exported.exact["test"], exported.calibration)
+    metrics["measured_on"] = measured_on(run.allowed_leaks, without_patient(run.dataset) if run.dataset else 0)
+    progress(0.9, "reporting")
+    content = _report(trained, exported, metrics)
+    write_report(folder, content)
+    write_card(folder, content)
+    return write_manifest(
+        exported,
+        name=run.name,
+        note=_note(trained),
+        metrics=metrics,
+        dataset_hash=run.dataset.sha256 if run.dataset else None,
+        extra=facts_of(trained),
+    )
+
+
+def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
+    """What the figures hold for, of a run whose split has these leaks; of `nameless` slices no patient is known."""
+    seen = [leak for leak in leaks if leak != CONFLICTING]
+    if seen:
+        return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"
+    if nameless:
+        told = f"no patient is known of {nameless:,} slices of the dataset, and training may have seen others of theirs"
+        return f"the test part of the split: groups that training never saw, but {told}"
+    return "the test part of the split: groups that training never saw"
+
+
+def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> dict[str, Any]:
+    """Return all metrics with intervals, by source too, and the share of slices that are out of distribution."""
+    chances, threshold = calibration.probability(scores), calibration.threshold
+    found = with_intervals(chances, data.labels, data.groups, threshold)
+    if scores.distance is not None and calibration.ood is not None:
+        found["flagged"] = float((scores.distance > calibration.ood).mean())
+    sources = np.array(_sources(data.rows))
+    if len(names := np.unique(sources)) > 1:
+        groups = np.array(data.groups)
+
+        def alone(name: str) -> dict[str, Any]:
+            here = sources == name
+            return with_intervals(chances[here], data.labels[here], list(groups[here]), threshold)
+
+        found["by_source"] = {str(name): alone(name) for name in names}
+    return found
+
+
+def _sources(rows: Sequence[Row]) -> list[str]:
+    """Where slices come from, as the CSV told; where it told nothing of any, by what kinds of files they were."""
+    if any(row.source for row in rows):
+        return [row.source or "not told" for row in rows]
+    return [f"{row.format} {row.mode}" for row in rows]
+
+
+def facts_of(trained: Trained) -> dict[str, Any]:
+    """What a model version tells of its making."""
+    run, config = trained.run, trained.config
+    return {
+        "run": run.id,
+        "seed": run.seed,
+        "preset": run.preset,
+        "config": config.model_dump(mode="json"),
+        "dataset": run.dataset.title if run.dataset else None,
+        "split": {"id": run.split.id, "dataset": run.dataset.title} if run.split and run.dataset else None,
+        "lineage": _lineage(run),
+        "floor": config.floor,
+        "threshold_rule": config.threshold,
+        "environment": run.environment,
+        "training_seconds": round(trained.seconds, 1),
+        "allowed_leaks": run.allowed_leaks,
+        "report": "report.html",
+    }
+
+
+def _lineage(run: TrainingRun) -> list[str]:
+    """The versions that this one comes from, the oldest first."""
+    if run.from_version is None:
+        return []
+    return [*run.from_version.facts.get("lineage", []), run.from_version.label]
+
+
+def _note(trained: Trained) -> str:
+    run = trained.run
+    dataset = run.dataset.title if run.dataset else "no dataset"
+    return f"trained on {dataset} by the preset {run.preset}; research use only, not for diagnosis"
+
+
+def _report(trained: Trained, exported: Exported, metrics: dict[str, Any]) -> ReportContent:
+    data, test, calibration = trained.parts["test"], exported.exact["test"], exported.calibration
+    chances = calibration.probability(test)
+    return ReportContent(
+        title=f"{trained.run.name}: training run {trained.run.id}",
+        note=_note(trained),
+        facts=_run_facts(trained),
+        metrics=metrics,
+        threshold=calibration.threshold,
+        threshold_rule=trained.config.threshold,
+        temperature=calibration.temperature,
+        test=TestScores(chances, data.labels, data.groups, test.distance),
+        history=[asdict(record) for record in trained.history],
+        champion=_champions_history(),
+        augmented=_augmented(trained),
+        mistakes=_mistakes(data, chances, test.cam, calibration.threshold),
+        by_source=metrics.get("by_source", {}),
+        parity=exported.parity,
+        ood_threshold=calibration.ood,
+        measured_on=metrics["measured_on"],
+    )
+
+
+def _run_facts(trained: Trained) -> RunFacts:
+    run = trained.run
+    sizes = [
+        PartSize(name, len(part), len(set(part.groups)), int(part.labels.sum()), int((part.labels == 0).sum()))
+        for name, part in trained.parts.items()
+    ]
+    return RunFacts(
+        preset=run.preset,
+        seed=run.seed,
+        dataset=run.dataset.title if run.dataset else "",
+        dataset_hash=(run.dataset.sha256 or "") if run.dataset else "",
+        split="given by the CSV" if run.split and run.split.rule == GIVEN else "by group",
+        parts=sizes,
+        config=trained.config.model_dump(mode="json"),
+        environment=run.environment,
+        lineage=_lineage(run),
+        seconds=trained.seconds,
+        allowed_leaks=run.allowed_leaks,
+    )
+
+
+def _champions_history() -> list[dict[str, Any]] | None:
+    """The champion's epochs, if a run of this database made it."""
+    with read_scope() as s:
+        champion = champions.champion(s)
+        run_id = champion.facts.get("run") if champion else None
+        epochs = runs.epochs_of(s, run_id) if isinstance(run_id, int) else []
+        return [{"stage": e.stage, "epoch": e.epoch, "metrics": e.metrics} for e in epochs] or None
+
+
+def _augmented(trained: Trained) -> NDArray[np.uint8]:
+    shown = trained.parts["train"].some(AUGMENTED_SHOWN)
+    return Augmenter(trained.config.augment)(shown.pixels, trained.run.seed)
+
+
+def _mistakes(
+    data: Labelled, chances: NDArray[np.float64], cam: NDArray[np.float32], threshold: float
+) -> list[Mistake]:
+    """Slices on the wrong side of the threshold, those furthest from it first; told by their row of the dataset, for
+    the name of a file may be a patient's, and a package goes to other sites."""
+    wrong = np.flatnonzero((chances >= threshold) != (data.labels == 1))
+    worst = wrong[np.argsort(-np.abs(chances[wrong] - threshold))][:MISTAKES_SHOWN]
+    return [
+        Mistake(f"slice {data.rows[i].row}", data.pixels[i], cam[i], float(chances[i]), int(data.labels[i]))
+        for i in worst
+    ]

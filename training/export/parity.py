@@ -1,0 +1,123 @@
+"""How near an exported file's answers are to those of the trained network in float32."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from training.data.slices import Labelled
+from training.evaluation.calibrate import choose_threshold, fit_temperature, meets_rule
+from training.network.ood_distance import threshold_of
+from training.network.training_copy import PREDICT_BATCH
+from worker.engines.interface import Engine, Scores
+from worker.engines.package import probability
+
+F32_TOLERANCE = 1e-3  # of a probability
+FLIPPED = 0.005  # share of slices whose verdict may change, in each direction; one slice may always
+AUC_TOLERANCE = 0.005  # up or down
+FAR = 99  # percentile of the differences of a probability
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns an engine's scores into answers: temperature, threshold, and the distance above which a slice is out
+    of distribution (None if the network has no distance)."""
+
+    temperature: float
+    threshold: float
+    ood: float | None
+
+    def probability(self, scores: Scores) -> NDArray[np.float64]:
+        """Return calibrated probabilities, float64[n]."""
+        return probability(scores.logit, self.temperature)
+
+
+def calibrate(scores: Scores, data: Labelled, rule: str, like: Calibration | None = None) -> Calibration:
+    """Calibrate an engine by its own scores of the validation slices.
+
+    The threshold of `like`, float32's calibration, is kept where it meets the rule as well as the best one does: two
+    engines then differ by their arithmetic alone.
+
+    Raises ValueError: a class is missing, or a score is not finite.
+    """
+    temperature = fit_temperature(scores.logit, data.labels, data.groups)
+    chances = probability(scores.logit, temperature)
+    threshold = choose_threshold(chances, data.labels, rule, data.groups)
+    if like is not None and meets_rule(chances, data.labels, rule, like.threshold, threshold):
+        threshold = like.threshold
+    return Calibration(temperature, threshold, None if scores.distance is None else threshold_of(scores.distance))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two engines on the same n slices: `to_covid` and `to_non_covid` count verdicts that changed from float32's;
+    `p99_difference` and `largest_difference` are of a calibrated probability; `slope` is of the logit on float32's."""
+
+    slices: int
+    to_covid: int
+    to_non_covid: int
+    p99_difference: float
+    largest_difference: float
+    slope: float
+    accuracy_change: float
+    auc_change: float
+
+    @property
+    def flipped(self) -> int:
+        """How many verdicts changed."""
+        return self.to_covid + self.to_non_covid
+
+    @property
+    def order(self) -> tuple[int, float, float]:
+        """What candidates are sorted by, the nearest to float32 first."""
+        return self.flipped, self.p99_difference, abs(1 - self.slope)
+
+    @property
+    def passes(self) -> bool:
+        """Whether few enough verdicts changed in each direction, and the AUC moved little."""
+        allowed = max(1, int(FLIPPED * self.slices))
+        return max(self.to_covid, self.to_non_covid) <= allowed and abs(self.auc_change) <= AUC_TOLERANCE
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as the manifest states them."""
+        return asdict(self) | {"flipped": self.flipped}
+
+
+def compare(
+    found: Scores, exact: Scores, labels: NDArray[np.integer[Any]], ours: Calibration, theirs: Calibration
+) -> Comparison | None:
+    """Compare an engine's scores with float32's on n slices; None where a score is not finite."""
+    if not np.isfinite(found.logit).all():
+        return None
+    p, q = ours.probability(found), theirs.probability(exact)
+    positive, expected = p >= ours.threshold, q >= theirs.threshold
+    differences = np.abs(p - q)
+    spread = float(np.var(exact.logit))
+    covariance = float(np.mean((found.logit - found.logit.mean()) * (exact.logit - exact.logit.mean())))
+    return Comparison(
+        slices=len(p),
+        to_covid=int((positive & ~expected).sum()),
+        to_non_covid=int((~positive & expected).sum()),
+        p99_difference=float(np.percentile(differences, FAR)),
+        largest_difference=float(differences.max()),
+        slope=covariance / spread if spread else 1.0,
+        accuracy_change=float((positive == labels).mean() - (expected == labels).mean()),
+        auc_change=float(roc_auc_score(labels, p) - roc_auc_score(labels, q)),
+    )
+
+
+def score(engine: Engine, pixels: NDArray[np.uint8], alive: Callable[[], None]) -> Scores:
+    """Score slices, uint8[n, 224, 224], some at a time; `alive` is called after each."""
+    parts = []
+    for start in range(0, len(pixels), PREDICT_BATCH):
+        parts.append(engine.predict(pixels[start : start + PREDICT_BATCH]))
+        alive()
+    distances = [part.distance for part in parts if part.distance is not None]
+    return Scores(
+        np.concatenate([part.logit for part in parts]),
+        np.concatenate([part.cam for part in parts]),
+        np.concatenate(distances) if distances else None,
+    )

@@ -1,0 +1,100 @@
+"""How fast the stages train here, each beside plain `model.fit` of the same stage on the same slices."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from training.config import ALL, Augment, Config, Stage
+from training.data.slices import Data, Labelled
+from training.loop.fit import fit
+from training.loop.watcher import EpochRecord, Step, Watcher
+from training.network.resnet50 import build_network
+from training.network.training_copy import base_layers
+
+STAGES = {"head": 0, "last-20": 20, "last-40": 40, "full": ALL}
+EPOCHS = 3  # the first compiles; the quickest of the others counts, on both sides
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Images/s of one stage: an epoch of ours, an epoch of plain fit; and ours with the one-time cost of the frozen
+    layers (`prepare_seconds`, compiling included) spread over the epochs of the preset `seed`."""
+
+    stage: str
+    ours: float
+    plain: float
+    prepare_seconds: float
+    with_preparing: float
+
+    @property
+    def ratio(self) -> float:
+        """Ours over plain."""
+        return self.ours / self.plain
+
+
+class _Timer(Watcher):
+    """Notes how long epochs take, and when the first began."""
+
+    def __init__(self) -> None:
+        self.records: list[EpochRecord] = []
+        self.began: float | None = None
+
+    def step(self, at: Step) -> None:
+        if at.step and self.began is None:
+            self.began = time.monotonic()
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.records.append(record)
+
+
+def measure(data: Labelled, batch: int, told: Told) -> Iterator[Measured]:
+    """Each stage in turn, on slices uint8[n,224,224]; nothing else may run meanwhile."""
+    few = Labelled(data.pixels[:batch], data.labels[:batch], data.groups[:batch])
+    for name, unfreeze in STAGES.items():
+        network = build_network(data.pixels.shape[1], seed=1)
+        told(f"{name}: plain model.fit")
+        plain = _plain(network, unfreeze, data, batch)
+        told(f"{name}: ours")
+        stage = Stage(name=name, unfreeze=unfreeze, epochs=EPOCHS, batch=batch, copies=1)
+        yield _ours(network, stage, data, few, plain)
+
+
+def _plain(network: Any, unfreeze: int, data: Labelled, batch: int) -> float:
+    """Images/s of Keras's own fit, as its guide to transfer learning has it: frozen layers are computed each time."""
+    layers = base_layers(network)
+    for position, layer in enumerate(layers):
+        late = unfreeze == ALL or position >= len(layers) - unfreeze
+        layer.trainable = late and (unfreeze == ALL or not isinstance(layer, keras.layers.BatchNormalization))
+    model = keras.Model(network.input, network.output["logit"])
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    seconds = []
+    for _ in range(EPOCHS):
+        started = time.monotonic()
+        model.fit(data.pixels[..., None], data.labels.astype(np.float32), batch_size=batch, verbose=0)
+        seconds.append(time.monotonic() - started)
+    return len(data) / min(seconds[1:])
+
+
+def _ours(network: Any, stage: Stage, data: Labelled, few: Labelled, plain: float) -> Measured:
+    config = Config(preset="bench", augment=Augment(), stages=(stage,))
+    timer, started = _Timer(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
+        fit(network, config, Data(data, few), seed=1, folder=Path(folder), watcher=timer)
+    rate = max(record.metrics["rate"] for record in timer.records[1:])
+    preparing = (timer.began or started) - started - len(data) / rate / max(1, len(data) // stage.batch)
+    whole = _epochs_of_seed(stage)
+    spread = whole * len(data) / (whole * len(data) / rate + preparing) if stage.unfreeze != ALL else rate
+    return Measured(stage.name, rate, plain, preparing, spread)
+
+
+def _epochs_of_seed(stage: Stage) -> int:
+    from training.config import PRESETS
+
+    return next((s.epochs for s in PRESETS["seed"].stages if s.unfreeze == stage.unfreeze), 1)

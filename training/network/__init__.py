@@ -1,0 +1,1 @@
+"""The network, the weights it starts from, and what is trained of it."""

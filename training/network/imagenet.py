@@ -1,0 +1,41 @@
+"""ImageNet's weights for ResNet50: Keras's own file, from its cache, or from where Keras has it."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+
+from db.background import run_with_heartbeat
+from training.launch.weights_file import WeightsError
+
+FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
+ORIGIN = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{FILE}"
+MD5 = "4d473c1dd8becc155b73f8504c6f6626"  # as `keras.applications` states it
+SILENT_SECONDS = 30.0  # after which a server that says nothing is given up
+
+
+def imagenet_weights(
+    alive: Callable[[], None], *, origin: str = ORIGIN, silent_seconds: float = SILENT_SECONDS
+) -> Path:
+    """The file, downloaded from `origin` unless Keras's cache has it. `alive` is called each second meanwhile.
+
+    Raises WeightsError, with what to do instead; and whatever `alive` raises, which leaves the download to its thread.
+    """
+    earlier = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(silent_seconds)  # Keras downloads by urlretrieve, which by itself waits for ever
+    try:
+        return run_with_heartbeat(lambda: _download(origin), alive)
+    finally:
+        socket.setdefaulttimeout(earlier)
+
+
+def _download(origin: str) -> Path:
+    try:
+        return Path(keras.utils.get_file(FILE, origin, cache_subdir="models", file_hash=MD5))
+    except Exception as error:  # Keras raises bare Exception for a failed download
+        raise WeightsError(
+            f"ResNet50's ImageNet weights could not be downloaded ({error}). On a machine with a network, fetch "
+            f"{FILE} from Keras's applications and start from that file (--from FILE); or train without pretrained "
+            "weights (--preset scratch)"
+        ) from error

@@ -1,0 +1,121 @@
+"""Initial weights from a file, whatever form of ResNet50 it holds: told by its bytes, taken over layer by layer."""
+
+import shutil
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from training.launch.weights_file import WeightsError, check_archive
+
+Layers = dict[str, list[NDArray[Any]]]
+"""Arrays by layer name, in Keras's order: kernel, bias; or gamma, beta, mean, variance."""
+
+HEAD = ("hidden", "output")
+
+
+def take_over(model: Any, path: Path) -> None:
+    """Put the weights of a file into the base of `model`, and into its head where the file has one of the same shape.
+
+    A file is HDF5 (Keras's ResNet50 with or without its top, as `keras.applications` and RadImageNet publish it; a
+    whole model or weights alone; Keras 2 or 3) or a `.keras` archive of such a model or of one of ours. Layers are
+    found by Keras's own names (conv1_conv … conv5_block3_3_bn).
+
+    Raises WeightsError: no such file, another format, or another architecture.
+    """
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {path}")
+    try:
+        found = _read(path, model)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} cannot be read as Keras weights: {error}") from error
+    base = [layer for layer in model.layers if layer.weights and layer.name not in HEAD]
+    for layer in base:
+        _set(layer, found.get(layer.name), path)
+    for name in HEAD:
+        layer = model.get_layer(name)
+        if _fits(layer, found.get(name)):
+            layer.set_weights(found[name])
+
+
+def _set(layer: Any, arrays: list[NDArray[Any]] | None, path: Path) -> None:
+    if not arrays:
+        raise WeightsError(f"{path} holds no layer {layer.name}: it is not a ResNet50 of Keras's making")
+    if not _fits(layer, arrays):
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise WeightsError(f"{path} holds another architecture: its {layer.name} has the shapes {shapes}")
+    layer.set_weights(arrays)
+
+
+def _fits(layer: Any, arrays: list[NDArray[Any]] | None) -> bool:
+    return arrays is not None and [tuple(w.shape) for w in layer.weights] == [tuple(a.shape) for a in arrays]
+
+
+def _read(path: Path, model: Any) -> Layers:
+    if zipfile.is_zipfile(path):
+        return _of_archive(path)
+    if not h5py.is_hdf5(path):
+        raise WeightsError(f"{path} is neither HDF5 (.h5) nor a .keras file")
+    with h5py.File(path, "r") as file:
+        group = file.get("model_weights", file)
+        if "layer_names" in group.attrs:
+            return _of_hdf5(group)
+    return _of_keras3_weights(path, model)
+
+
+def _of_archive(path: Path) -> Layers:
+    """A `.keras` file; Keras knows one by its name only, and files in storage have none."""
+    check_archive(path)
+    with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
+        named = Path(folder) / "model.keras"
+        shutil.copyfile(path, named)
+        loaded = keras.models.load_model(named, compile=False, safe_mode=True)
+    return {layer.name: layer.get_weights() for layer in _all_layers(loaded) if layer.weights}
+
+
+def _all_layers(model: Any) -> list[Any]:
+    """The layers of a model and of the models in it."""
+    found = []
+    for layer in model.layers:
+        found += _all_layers(layer) if hasattr(layer, "layers") else [layer]
+    return found
+
+
+def _of_hdf5(group: Any) -> Layers:
+    """The format of Keras 2, which `keras.applications` publishes its weights in to this day."""
+    found: Layers = {}
+    for name in map(_text, group.attrs["layer_names"]):
+        part = group[name]
+        names = [_text(each) for each in part.attrs["weight_names"]]
+        by_layer: Layers = {}
+        for each in names:  # a model in the model has the weights of all its layers under one name
+            layer = each.split("/")[-2] if "/" in each else name
+            by_layer.setdefault(layer, []).append(np.asarray(part[each]))
+        found |= by_layer if len(by_layer) > 1 else {name: [np.asarray(part[each]) for each in names]}
+    return found
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _of_keras3_weights(path: Path, model: Any) -> Layers:
+    """`.weights.h5` of Keras 3, which numbers layers instead of naming them: only a network of the same making fits."""
+    base = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(224, 224, 3))
+    with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
+        named = Path(folder) / "file.weights.h5"
+        shutil.copyfile(path, named)
+        for whole in (base, model):
+            try:
+                with warnings.catch_warnings(action="error"):  # Keras only warns where it leaves layers as they were
+                    whole.load_weights(named)
+            except (ValueError, KeyError, OSError, Warning):
+                continue
+            return {layer.name: layer.get_weights() for layer in whole.layers if layer.weights}
+    raise WeightsError(f"{path} holds weights of another architecture")

@@ -1,0 +1,82 @@
+"""The classifier: a ResNet50 base with a pooled head that also gives its own heat map.
+
+Only stock Keras layers and `keras.ops` are used, so that a saved model loads without any code of ours, on any Keras
+backend, and exports to OpenVINO as it is.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from training.network.load_weights import take_over
+
+# The mean of ImageNet's blue, green and red, as ResNet50's own preprocessing subtracts ("caffe" mode of
+# keras.applications.imagenet_utils). A grey slice has three equal channels, so turning RGB into BGR is the identity.
+IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+def build_network(
+    size: int = 224,
+    *,
+    weights: Path | None = None,
+    hidden: int = 256,
+    dropout: float = 0.3,
+    seed: int | None = None,
+) -> keras.Model:
+    """Build `uint8[n,size,size,1] -> {"logit": float32[n], "cam": float32[n,c,c]}` with `c = size / 32`.
+
+    `weights` is None (random), or a file: see `load_weights.take_over`.
+
+    The weights do not depend on `size`: those of a network trained at one size fit a network of another.
+
+    Raises:
+        ValueError: `size` is not a positive multiple of 32.
+        WeightsError: the weights cannot be read, or do not fit.
+    """
+    if size < 32 or size % 32:
+        raise ValueError(f"the side of a slice must be a positive multiple of 32, not {size}")
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    slices = keras.Input((size, size, 1), dtype="uint8", name="slices")
+    grey = layers.Concatenate(name="grey_to_rgb")([slices, slices, slices])
+    offset = [-mean for mean in IMAGENET_MEAN_BGR]
+    normalised = layers.Rescaling(1.0, offset=offset, dtype="float32", name="imagenet_mean")(grey)
+    base = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=normalised)
+    logit, cam = _head(base.output, hidden, dropout)
+    model = keras.Model(slices, {"logit": logit, "cam": cam}, name="ctbatch_resnet50")
+    if weights is not None:
+        take_over(model, weights)
+    return model
+
+
+def start_residuals_at_zero(network: keras.Model) -> None:
+    """Let each residual block start as the identity (Goyal et al., 2017): random weights learn faster so."""
+    for layer in network.layers:
+        if layer.name.endswith("_3_bn"):
+            layer.gamma.assign(layer.gamma * 0)
+
+
+def _head(features: Any, hidden: int, dropout: float) -> tuple[Any, Any]:
+    """Pooled head on `features[n,c,c,2048]`, and its Grad-CAM in closed form.
+
+    With `h = relu(W^T mean(A) + b)` and `logit = w_out . h + b_out`, the gradient of the logit by the mean of channel k
+    is `alpha_k = sum_j W_kj 1[h_j > 0] w_out_j`, and Grad-CAM (Selvaraju et al., 2017) is `relu(sum_k alpha_k A_k)`.
+    That sum is what the two dense layers, without their biases and with the gate of the pooled vector, make of each
+    cell, so the same layers compute it and no kernel has to be read out. The mean of the map before the relu is the
+    logit less what the biases add.
+    """
+    cells = int(features.shape[1])
+    dense = layers.Dense(hidden, name="hidden")
+    output = layers.Dense(1, name="output", dtype="float32")
+    pooled = layers.Flatten(name="flatten")(layers.AveragePooling2D(cells, name="pool")(features))
+    before = dense(pooled)
+    kept = layers.Dropout(dropout, name="dropout")(layers.ReLU(name="hidden_relu")(before))
+    logit = ops.squeeze(output(kept), axis=-1)
+
+    gate = ops.reshape(ops.cast(ops.greater(before, 0), before.dtype), (-1, 1, 1, hidden))
+    bias = ops.reshape(dense(ops.zeros_like(pooled)), (-1, 1, 1, hidden))
+    gated = ops.multiply(ops.subtract(dense(features), bias), gate)
+    evidence = ops.subtract(output(gated), output(ops.zeros_like(gated)))
+    return logit, ops.relu(ops.squeeze(evidence, axis=-1))

@@ -1,0 +1,231 @@
+"""Figures of a trained model's scores and of its training: data in, matplotlib figure out.
+
+Labels are 1 for COVID, 0 for non-COVID; a slice counts as positive from the threshold on. What cannot be drawn for want
+of a class raises ValueError; `training.report.html` leaves such a figure out and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evaluation.metrics import BINS as RELIABILITY_BINS
+from training.report.figures.style import LIGHT, SMALL, TEXT, Style, dress, legend, new_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Probabilities = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
+CLASSES = "non-COVID", "COVID"
+SCORE_BINS, DISTANCE_BINS = 40, 40
+
+
+def confusion_figure(matrix: Sequence[Sequence[int]], style: Style = LIGHT) -> Figure:
+    """Confusion matrix [[tn, fp], [fn, tp]]: counts, shaded by the share of their true class."""
+    import seaborn
+    from matplotlib.colors import LinearSegmentedColormap
+
+    counts = np.asarray(matrix, np.int64)
+    totals = counts.sum(axis=1, keepdims=True)
+    share = counts / np.maximum(totals, 1)
+    words = [f"{count:,}\n{100 * part:.1f}\u202f%" for count, part in zip(counts.flat, share.flat, strict=True)]
+    figure = new_sheet(3.6, 3.4, style)
+    axes = figure.subplots()
+    seaborn.heatmap(
+        share,
+        annot=np.reshape(words, share.shape),
+        fmt="",
+        vmin=0,
+        vmax=1,
+        cmap=LinearSegmentedColormap.from_list("share", [style.sunken, style.accent]),
+        annot_kws={"fontsize": 12, "linespacing": 1.5},
+        cbar=False,
+        square=True,
+        linewidths=3,
+        linecolor=style.paper,
+        xticklabels=CLASSES,
+        yticklabels=CLASSES,
+        ax=axes,
+    )
+    for text, part in zip(axes.texts, share.flat, strict=True):
+        text.set_color(style.on_accent if part > 0.5 else style.ink)
+    dress(axes, style, x="predicted", y="true", grid="none")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0, labelsize=TEXT)
+    axes.tick_params(axis="y", rotation=90)
+    return figure
+
+
+def roc_figure(
+    probability: Probabilities, labels: Labels, threshold: float, metrics: Mapping[str, Any], style: Style = LIGHT
+) -> Figure:
+    """ROC curve with the operating point; the legend gives the AUC of `metrics` with its interval.
+
+    Raises ValueError where a class is missing.
+    """
+    from sklearn.metrics import roc_curve
+
+    _both_classes(labels)
+    false, true, _ = roc_curve(labels, probability)
+    found = probability >= threshold
+    figure = new_sheet(3.6, 3.4, style)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=style.muted, linewidth=1, linestyle=":", label="chance")
+    axes.plot(false, true, color=style.accent, linewidth=2, label=_with_interval("AUC", "auc", metrics))
+    axes.fill_between(false, true, color=style.accent, alpha=0.10, linewidth=0)
+    point = float(found[labels == 0].mean()), float(found[labels == 1].mean())
+    _operating_point(axes, *point, threshold, style)
+    dress(axes, style, x="1 − specificity", y="sensitivity")
+    _unit_square(axes)
+    legend(axes, style, "lower right")
+    return figure
+
+
+def precision_recall_figure(
+    probability: Probabilities, labels: Labels, threshold: float, metrics: Mapping[str, Any], style: Style = LIGHT
+) -> Figure:
+    """Precision-recall curve with the operating point and what guessing gives. ValueError where a class is missing."""
+    from sklearn.metrics import precision_recall_curve
+
+    _both_classes(labels)
+    precision, recall, _ = precision_recall_curve(labels, probability)
+    found = probability >= threshold
+    share = float(labels.mean())
+    figure = new_sheet(3.6, 3.4, style)
+    axes = figure.subplots()
+    axes.axhline(share, color=style.muted, linewidth=1, linestyle=":", label=f"chance ({share:.2f})")
+    label = _with_interval("PR AUC", "pr_auc", metrics)
+    axes.step(recall, precision, where="post", color=style.accent, linewidth=2, label=label)
+    if found.any():
+        point = float(found[labels == 1].mean()), float(labels[found].mean())
+        _operating_point(axes, *point, threshold, style)
+    dress(axes, style, x="recall (sensitivity)", y="precision")
+    _unit_square(axes)
+    legend(axes, style, "lower left")
+    return figure
+
+
+def reliability_figure(
+    probability: Probabilities, labels: Labels, metrics: Mapping[str, Any], style: Style = LIGHT
+) -> Figure:
+    """Share of COVID against the mean probability in 15 equal-width bins (those of the ECE), and each bin's count."""
+    edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
+    of_bin = np.minimum((probability * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    counts = np.bincount(of_bin, minlength=RELIABILITY_BINS)
+    filled = counts > 0
+    mean = np.bincount(of_bin, probability, RELIABILITY_BINS)[filled] / counts[filled]
+    observed = np.bincount(of_bin, labels, RELIABILITY_BINS)[filled] / counts[filled]
+    figure = new_sheet(3.6, 4.0, style)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color=style.muted, linewidth=1, linestyle=":", label="perfect")
+    upper.vlines(mean, mean, observed, color=style.accent, alpha=0.35, linewidth=3)
+    label = _with_interval("ECE", "ece", metrics)
+    upper.plot(mean, observed, color=style.accent, linewidth=1, marker=".", label=label)
+    upper.scatter(mean, observed, 12 + 90 * np.sqrt(counts[filled] / counts.max()), color=style.accent, zorder=3)
+    dress(upper, style, y="share that is COVID")
+    _unit_square(upper)
+    legend(upper, style, "upper left")
+    bars = lower.bar(edges[:-1], counts, 1 / RELIABILITY_BINS * 0.9, align="edge", color=style.accent, alpha=0.75)
+    words = [f"{n:,}" if n else "" for n in counts]
+    lower.bar_label(bars, words, fontsize=6.5, color=style.muted, padding=2)
+    lower.margins(y=0.3)
+    dress(lower, style, x="predicted probability of COVID", y="slices", grid="none")
+    return figure
+
+
+def score_figure(probability: Probabilities, labels: Labels, threshold: float, style: Style = LIGHT) -> Figure:
+    """Histogram of the probability for each class, counts on a logarithmic scale so that single slices show."""
+    figure = new_sheet(3.6, 3.4, style)
+    panels = figure.subplots(2, 1, sharex=True, sharey=True)
+    bins = np.linspace(0, 1, SCORE_BINS + 1)
+    for axes, label, colour in zip(panels, (1, 0), (style.positive, style.negative), strict=True):
+        scores = probability[labels == label]
+        axes.hist(scores, bins=bins, color=colour, alpha=0.85)
+        axes.axvline(threshold, color=style.ink, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.2f}")
+        axes.set_yscale("log")
+        dress(axes, style, y="slices", title=f"{CLASSES[label]} ({len(scores):,} slices)", grid="y")
+        axes.set_ylim(bottom=0.7)
+        axes.set_xlim(0, 1)
+    _whole_counts(panels[1])
+    panels[1].set_xlabel("predicted probability of COVID", color=style.ink, fontsize=TEXT)
+    legend(panels[0], style, "upper center")
+    return figure
+
+
+def distance_figure(distance: NDArray[np.floating[Any]], threshold: float | None, style: Style = LIGHT) -> Figure:
+    """Histogram of the distance from what the model knows; beyond the threshold a slice is flagged.
+
+    Raises ValueError where no distance is a number.
+    """
+    known = distance[np.isfinite(distance)]
+    if len(known) == 0:
+        raise ValueError("no distance was measured")
+    threshold = threshold if threshold is not None and np.isfinite(threshold) else None
+    figure = new_sheet(3.6, 3.4, style)
+    axes = figure.subplots()
+    highest = max(float(known.max()), threshold or 0) or 1.0
+    bins = np.linspace(min(float(known.min()), 0), highest * 1.02, DISTANCE_BINS + 1)
+    beyond = known > threshold if threshold is not None else np.zeros(len(known), bool)
+    axes.hist(
+        [known[~beyond], known[beyond]],
+        bins=bins.tolist(),
+        stacked=True,
+        color=[style.negative, style.positive],
+        label=[f"known ({(~beyond).sum():,})", f"flagged ({beyond.sum():,})"],
+    )
+    if threshold is not None:
+        axes.axvline(threshold, color=style.ink, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.3g}")
+    dress(axes, style, x="distance from the training slices", y="slices", grid="y")
+    legend(axes, style, "best")
+    return figure
+
+
+def _both_classes(labels: Labels) -> None:
+    if len(np.unique(labels)) < 2:
+        raise ValueError("only one class is present")
+
+
+def _with_interval(word: str, name: str, metrics: Mapping[str, Any]) -> str:
+    """`AUC 0.991 (95 %: 0.984–0.996)`."""
+    value, interval = metrics.get(name), (metrics.get("intervals") or {}).get(name)
+    if value is None:
+        return word
+    if interval is None or any(end is None for end in interval):
+        return f"{word} {value:.3f}"
+    return f"{word} {value:.3f} (95 %: {interval[0]:.3f}–{interval[1]:.3f})"
+
+
+def _operating_point(axes: Axes, x: float, y: float, threshold: float, style: Style) -> None:
+    axes.plot(
+        [x],
+        [y],
+        linestyle="none",
+        marker="o",
+        markersize=8,
+        color=style.positive,
+        markeredgecolor=style.paper,
+        markeredgewidth=1.5,
+        label=f"threshold {threshold:.2f}",
+        clip_on=False,
+        zorder=5,
+    )
+
+
+def _unit_square(axes: Axes) -> None:
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+
+
+def _whole_counts(axes: Axes) -> None:
+    """Ticks of a logarithmic count read 1, 10, 100, not 10⁰."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="y", labelsize=SMALL)

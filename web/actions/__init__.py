@@ -1,0 +1,1 @@
+"""What a user does, the same for the API and the pages."""

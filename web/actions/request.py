@@ -1,0 +1,111 @@
+"""A request whose file parts stream to storage while they arrive."""
+
+from pathlib import Path
+from typing import IO, Any, cast
+
+from flask import Request as FlaskRequest
+from flask import current_app
+from werkzeug.exceptions import BadRequest
+from werkzeug.formparser import FormDataParser
+
+from db.storage import Received, Receiver, storage
+
+UPLOAD_ENDPOINTS = frozenset(
+    {
+        "api_jobs.submit_job",
+        "submit.submit",
+        "api_datasets.create",
+        "datasets.create",
+        "api_models.import_model",
+        "models.import_model",
+        "api_runs.send_weights",
+        "runs.send_weights",
+    }
+)
+MAX_OTHER_BODY_BYTES = 1024 * 1024
+
+
+class PartStream:
+    """What Werkzeug's parser writes one file part into; `seek(0)` is how it says that the part has ended."""
+
+    def __init__(self) -> None:
+        self._receiver: Receiver = storage().receive()
+        self.received: Received | None = None
+
+    @property
+    def path(self) -> Path:
+        """The temporary file that holds the part, on this machine."""
+        return self._receiver.path
+
+    def write(self, data: bytes) -> int:
+        """Hash and write. Raises OSError (ENOSPC) when the disk is full."""
+        return self._receiver.write(data)
+
+    def seek(self, offset: int) -> int:
+        """Make the part durable and close its descriptor: a thousand parts must not hold a thousand of them."""
+        if self.received is None:
+            self.received = self._receiver.finish()
+        return offset
+
+    def publish(self) -> None:
+        """Keep the file: from now on it is found by its SHA-256."""
+        self._receiver.publish()
+
+    def close(self) -> None:
+        """Nothing: the request decides at its end whether the file stays."""
+
+    def abort(self) -> None:
+        """Remove what is not published; does nothing to what is."""
+        try:
+            self._receiver.abort()
+        except OSError:  # closing writes what was buffered, and on a full disk that fails again
+            self.path.unlink(missing_ok=True)
+
+
+class Request(FlaskRequest):
+    """A request whose file parts go to storage, at the addresses that take files, and are refused at all others."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parts: list[PartStream] = []
+
+    def _get_file_stream(
+        self,
+        total_content_length: int | None,
+        content_type: str | None,
+        filename: str | None = None,
+        content_length: int | None = None,
+    ) -> IO[bytes]:
+        if self.endpoint not in UPLOAD_ENDPOINTS:
+            raise BadRequest("This address takes no files.")
+        part = PartStream()
+        self.parts.append(part)
+        return cast(IO[bytes], part)  # the parser writes and seeks; nobody reads
+
+    @property
+    def max_content_length(self) -> int | None:
+        """Bytes of a body: the upload cap where files are taken, a small one elsewhere."""
+        if self.endpoint in UPLOAD_ENDPOINTS:
+            return int(current_app.config["MAX_UPLOAD_BYTES"])
+        return MAX_OTHER_BODY_BYTES
+
+    @max_content_length.setter
+    def max_content_length(self, value: int | None) -> None:
+        raise AttributeError("the body cap follows from the address")
+
+    def make_form_data_parser(self) -> FormDataParser:
+        parser = super().make_form_data_parser()
+        parser.silent = False  # a malformed body must not look like an empty form
+        return parser
+
+    def _load_form_data(self) -> None:
+        try:
+            super()._load_form_data()
+        except ValueError as error:
+            raise BadRequest("The body is not a well-formed multipart/form-data body.") from error
+
+    def close(self) -> None:
+        """At the end of the request, whichever way it ended: remove what was not published."""
+        for part in self.parts:
+            part.abort()
+        super().close()

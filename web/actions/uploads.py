@@ -1,0 +1,129 @@
+"""Receiving a submission: parts stream to storage while they arrive, and none stays unless all are good."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+from flask import request
+from werkzeug.datastructures import FileStorage
+
+from db.ledger.jobs import PRIORITIES, ReceivedFile
+from db.settings import Settings
+from db.storage import Received
+from web.actions.request import PartStream
+from web.errors import Problem, refused_archive
+from worker.imaging.archives.archive import Limits, inspect_archive
+from worker.imaging.display_names import label
+from worker.imaging.rejections import ArchiveRefused
+
+FIELD = "files"
+MAX_PARTS = 1000
+MAX_FIELD_BYTES = 500_000
+NAME_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission that was received whole: every file is in storage and none of them is refused."""
+
+    files: list[ReceivedFile]
+    name: str
+    priority: int
+
+
+def receive(settings: Settings) -> Submission:
+    """Read the request's body into storage, look into each file, and keep all of them or none.
+
+    Raises `Problem` 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
+    """
+    check_multipart()
+    parts = file_parts(FIELD)
+    if not parts:
+        raise Problem(422, "no-files", "There is no file in this submission; send at least one part named 'files'.")
+    name, priority = _name(request.form.get("name", ""), parts), _priority(request.form.get("priority", ""))
+    files = inspect_parts(parts, settings)
+    publish(parts)
+    return Submission(files, name, priority)
+
+
+def check_multipart() -> None:
+    """Raise Problem 415 unless the body can hold files."""
+    if request.mimetype != "multipart/form-data":
+        raise Problem(415, "unsupported-media-type", "Send the files as multipart/form-data, in parts named 'files'.")
+
+
+def file_parts(field: str) -> list[FileStorage]:
+    """The file parts of this name; a form's empty choice is none."""
+    return [part for part in request.files.getlist(field) if part.filename or _received(part).size]
+
+
+def inspect_parts(parts: list[FileStorage], settings: Settings) -> list[ReceivedFile]:
+    """Look into each archive or image. Raises Problem 422: one is refused, or none could hold an image."""
+    limits = Limits(settings.max_entries, settings.max_unpacked_bytes, settings.max_ratio, settings.max_entry_bytes)
+    files = [_inspect(part, limits) for part in parts]
+    if not any(file.entries and file.size for file in files):
+        raise refused_archive(
+            files[0].filename, ArchiveRefused("no_images", "There is no file that could be an image.")
+        )
+    return files
+
+
+def plain_part(part: FileStorage) -> ReceivedFile:
+    """A part that is no archive and no image, but one file of text."""
+    received = _received(part)
+    return ReceivedFile(label(part.filename or "unnamed"), received.sha256, received.size, "file", 1)
+
+
+def part_path(part: FileStorage) -> Path:
+    """The finished temporary file that holds a part; it is removed when the request ends."""
+    _received(part)
+    return _stream(part).path
+
+
+def publish(parts: list[FileStorage]) -> None:
+    """Keep the files of these parts."""
+    for part in parts:
+        _stream(part).publish()
+
+
+def _stream(part: FileStorage) -> PartStream:
+    return cast(PartStream, part.stream)
+
+
+def _received(part: FileStorage) -> Received:
+    received = _stream(part).received
+    if received is None:
+        raise TypeError("a file part that did not end")
+    return received
+
+
+def _inspect(part: FileStorage, limits: Limits) -> ReceivedFile:
+    received, filename = _received(part), label(part.filename or "unnamed")
+    try:
+        inspection = inspect_archive(_stream(part).path, filename, limits)
+    except ArchiveRefused as refused:
+        raise refused_archive(filename, refused) from refused
+    return ReceivedFile(filename, received.sha256, received.size, inspection.kind, inspection.entries)
+
+
+def _name(given: str, parts: list[FileStorage]) -> str:
+    name = label(" ".join(given.split()))
+    if not name:
+        first = PurePosixPath(label(parts[0].filename or "unnamed")).name
+        name = first if len(parts) == 1 else f"{first} and {len(parts) - 1} more"
+    return name[:NAME_LENGTH]
+
+
+def _priority(given: str) -> int:
+    try:
+        priority = int(given or 0)
+    except ValueError:
+        priority = PRIORITIES.stop
+    if priority not in PRIORITIES:
+        raise Problem(
+            422,
+            "invalid",
+            f"priority is a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}.",
+            errors={"form": {"priority": [f"Not a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}."]}},
+        )
+    return priority

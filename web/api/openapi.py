@@ -1,0 +1,161 @@
+"""The OpenAPI description's fixed parts: errors, the multipart body, security; and the page that shows it."""
+
+import json
+import re
+from typing import Any
+
+from apiflask import APIBlueprint, APIFlask
+from flask import render_template
+
+from db.ledger.jobs import PRIORITIES
+from web.api import PREFIX
+from web.schemas.common import ProblemOut
+
+DESCRIPTION = """Bulk classification of CT slices. **Research use only, not for diagnosis.**
+
+Errors are problem details (RFC 9457); their `type` is stable. Lists are pages: pass `next_cursor` on as `cursor`.
+Send a token, made on the tokens page or by `ctbatch tokens`, as `Authorization: Bearer …`."""
+
+JOB_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/JobOut"}}}
+MODEL_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ModelDetail"}}}
+PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}
+
+_TEXTS = {
+    400: "The request is malformed, or its CSRF token is missing.",
+    401: "Not signed in, or the token is unknown, revoked or expired.",
+    403: "Only an admin may do this.",
+    404: "Not there, or not yours.",
+    409: "The job is not in a state for this.",
+    413: "Too many parts, or too many bytes.",
+    415: "Not multipart/form-data.",
+    422: "Understood, and refused: `code` or `errors` say why.",
+    503: "The database cannot be reached, there is no model version yet, or training is not installed here.",
+    507: "The disk is full.",
+}
+
+SUBMIT_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["files"],
+                "properties": {
+                    "files": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                        "description": "Archives and loose images.",
+                    },
+                    "name": {"type": "string", "description": "What the job is called; else the first file's name."},
+                    "priority": {"type": "integer", "minimum": PRIORITIES[0], "maximum": PRIORITIES[-1], "default": 0},
+                },
+            }
+        }
+    },
+}
+
+DATASET_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {
+                    "name": {"type": "string", "description": "Letters, digits, dots, hyphens; a new number is given."},
+                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                    "labels": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "A CSV of file, label, group and, if wanted, split and source.",
+                    },
+                    "jobs": {"type": "string", "description": "Ids of jobs with reviewed slices, instead of files."},
+                },
+            }
+        }
+    },
+}
+
+FILE_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["files"],
+                "properties": {"files": {"type": "string", "format": "binary"}},
+            }
+        }
+    },
+}
+
+NOT_MODIFIED = {304: "Not modified since the `ETag` in `If-None-Match`."}
+
+IDEMPOTENCY_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+
+blueprint = APIBlueprint("api_docs", __name__, url_prefix=PREFIX, enable_openapi=False)
+
+
+def problems(*statuses: int) -> dict[int, Any]:
+    """The error responses of an operation, 401 among them."""
+    return {status: {"description": _TEXTS[status], "content": PROBLEM_CONTENT} for status in (401, *statuses)}
+
+
+@blueprint.get("/docs")
+def docs() -> str:
+    """The API's description as a page; everything it loads is bundled."""
+    return render_template("api_docs.html")
+
+
+def install(app: APIFlask) -> None:
+    """Configure and complete the description that APIFlask derives from the routes."""
+    app.config.update(
+        INFO={"description": DESCRIPTION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
+        SECURITY_SCHEMES={"token": {"type": "http", "scheme": "bearer"}},
+        AUTO_404_RESPONSE=False,
+        AUTO_VALIDATION_ERROR_RESPONSE=False,
+        AUTO_AUTH_ERROR_RESPONSE=False,
+        AUTO_OPERATION_ID=True,
+        AUTO_SERVERS=False,
+    )
+    app.spec_processor(complete)
+    app.register_blueprint(blueprint)
+
+
+def complete(spec: Any) -> Any:
+    """Add what decorators cannot say: the problem schema, security, the streamed body that no decorator may parse."""
+    spec.setdefault("components", {}).setdefault("schemas", {})["ProblemOut"] = ProblemOut.model_json_schema()
+    spec["security"] = [{"token": []}]
+    for path in spec["paths"].values():
+        for operation in path.values():
+            if body := operation.pop("x-request-body", None):
+                operation["requestBody"] = body
+            operation["parameters"] = operation.get("parameters", []) + operation.pop("x-parameters", [])
+            for parameter in operation["parameters"]:
+                parameter["schema"] = _without_null(parameter["schema"])
+    for path, content in ((f"{PREFIX}/jobs", JOB_CONTENT), (f"{PREFIX}/models/import", MODEL_CONTENT)):
+        spec["paths"][path]["post"]["responses"]["200"]["content"] = content
+    return _flat_names(spec)
+
+
+def _without_null(schema: Any) -> Any:
+    """A parameter that is left out, as an address does it, instead of one that is null."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if len(choices) != 1:
+        return schema
+    kept = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
+    return kept | choices[0]
+
+
+def _flat_names(spec: dict[str, Any]) -> dict[str, Any]:
+    """`JobPage.JobOut` is `JobOut`: APIFlask names the parts of a model after each model that holds them."""
+    schemas = {name.rpartition(".")[2]: schema for name, schema in spec["components"]["schemas"].items()}
+    spec["components"]["schemas"] = schemas
+    flat: dict[str, Any] = json.loads(re.sub(r"(#/components/schemas/)\w+\.(\w+)", r"\1\2", json.dumps(spec)))
+    return flat

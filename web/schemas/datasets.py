@@ -1,0 +1,52 @@
+"""The shapes of datasets and splits in the API."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from web.schemas.common import AsGiven, Out, Seed, Timestamp
+
+DatasetState = Literal["queued", "building", "ready", "failed"]
+
+
+class SplitOut(Out):
+    """A split into train, validation and test: slices of each class and groups by part, and what connects two parts."""
+
+    id: int
+    rule: str
+    seed: int
+    parts: dict[str, dict[str, int]]
+    leaks: dict[str, Any] = Field(description="By name: how many, and examples. Empty is clean.")
+
+
+class DatasetOut(Out):
+    """A dataset: an immutable list of labelled slices."""
+
+    id: int
+    name: str = Field(description="`name/number`.")
+    state: DatasetState
+    progress: float
+    size: int
+    counts: dict[str, int]
+    groups: int
+    sha256: str | None
+    report: dict[str, Any]
+    error: str | None
+    created_at: Timestamp
+    created_by: str | None
+    splits: list[SplitOut]
+    links: dict[str, str]
+
+
+class DatasetPage(Out):
+    """Some datasets, newest first; without their reports."""
+
+    items: list[DatasetOut]
+    next_cursor: str | None
+
+
+class SplitIn(BaseModel):
+    """How to draw a split."""
+
+    seed: Seed = 7
+    groups_as_given: AsGiven = False

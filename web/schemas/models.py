@@ -1,0 +1,127 @@
+"""The shapes of model versions, checks and promotions in the API."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from web.schemas.common import ModelLabel, Named, Out, Timestamp
+
+CheckState = Literal["queued", "running", "finished", "failed"]
+Reason = Annotated[str, Field(max_length=500, description="Kept with the promotion.")]
+
+
+class CalibrationOut(Out):
+    """What turns an engine's scores into answers."""
+
+    temperature: float
+    threshold: float
+
+
+class ModelOut(Out):
+    """A model version."""
+
+    id: int
+    name: str
+    number: int
+    label: str
+    note: str
+    recipe: str
+    threshold: float
+    temperature: float
+    calibration: dict[str, CalibrationOut] = Field(description="Of the engines that have their own, by name.")
+    metrics: dict[str, Any]
+    parity: dict[str, Any]
+    dataset_hash: str | None
+    created_at: Timestamp
+    champion: bool
+
+
+class ModelList(Out):
+    """All model versions, newest first."""
+
+    items: list[ModelOut]
+    next_cursor: None = None
+
+
+class CheckOut(Out):
+    """An evaluation of a model version on a dataset; of a whole dataset it is a site check, with its verdict."""
+
+    id: int
+    state: CheckState
+    progress: float
+    model_version: str
+    dataset: str
+    part: str | None
+    result: dict[str, Any]
+    error: str | None
+    created_at: Timestamp
+    finished_at: Timestamp | None
+
+
+class PromotionOut(Out):
+    """One time that a version became the champion. `verdict`: the gate's, or `rollback`."""
+
+    at: Timestamp
+    by: str
+    reason: str
+    verdict: str
+    overridden: bool
+    champion: str | None = Field(description="The champion whose place it took.")
+    figures: dict[str, Any] = Field(description="The gate's comparison with that champion.")
+
+
+class ModelDetail(ModelOut):
+    """A model version with its making, its files, and how it stands beside the champion."""
+
+    ood: dict[str, Any]
+    facts: dict[str, Any]
+    files: dict[str, str] = Field(description="SHA-256 by file name.")
+    used_by: int = Field(description="Jobs that were predicted with it.")
+    checks: list[CheckOut]
+    gate: dict[str, Any] = Field(description="The promotion gate's verdict, reasons, notes and figures.")
+    promotions: list[PromotionOut] = Field(description="Newest first.")
+    links: dict[str, str]
+
+
+class PromoteIn(BaseModel):
+    """Why a version becomes the champion. `force`: though the gate refuses; then `reason` must not be empty."""
+
+    reason: Reason = ""
+    force: bool = False
+
+
+class RollbackIn(BaseModel):
+    """Why the champion before the present one comes back; `reason` must not be empty."""
+
+    reason: Reason = ""
+    champion: ModelLabel | None = Field(default=None, description="`name/number` of the champion that is rolled back.")
+
+
+class CheckIn(BaseModel):
+    """The labelled slices that a model version is checked on."""
+
+    dataset: Named = Field(description="`name/number`, a bare name (its newest), or an id.")
+
+
+class CompareIn(BaseModel):
+    """What a model version is compared with, and on what."""
+
+    with_model: ModelLabel = Field(description="`name/number` of the other version.")
+    dataset: Named | None = Field(None, description="The whole of it; else the test part of the first version's split.")
+
+
+class ComparisonOut(Out):
+    """Two model versions on the same slices; figures and notes once it is finished."""
+
+    model_version: str
+    with_model: str
+    dataset: str
+    part: str | None
+    state: CheckState
+    slices: int | None
+    groups: int | None
+    figures: dict[str, Any] = Field(
+        description="By name: `candidate` is the first version, `champion` the other; `difference`, `low`, `high`."
+    )
+    notes: list[str] = Field(description="Why figures may come out too good: who was trained on some of these slices.")
+    error: str | None

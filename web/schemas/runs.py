@@ -1,0 +1,105 @@
+"""The shapes of training runs in the API."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from db.registry.manifest import NAME
+from training.config import PRESETS
+from web.schemas.common import AsGiven, ModelLabel, Named, Out, Seed, Sha256, Timestamp
+
+RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
+LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels", "seen-by-parent"]
+Setting = Annotated[
+    str, Field(max_length=200, pattern=r"^[a-z][a-z0-9_.-]*=[!-~ ]+$", examples=["stages.head.epochs=3"])
+]
+
+
+class RunIn(BaseModel):
+    """What to train."""
+
+    dataset: Named = Field(description="`name/number`, a bare name (its newest), or an id.")
+    preset: Annotated[str, Field(json_schema_extra={"enum": list(PRESETS)})] = "default"
+    seed: Seed = 7
+    name: str = Field(
+        "",
+        json_schema_extra={"pattern": rf"^({NAME.pattern})?$"},
+        description="Of the model version that comes of it; the dataset's unless given.",
+    )
+    settings: list[Setting] = Field(default_factory=list, max_length=100, description="`key=value`, over the preset.")
+    from_model: ModelLabel | None = Field(
+        None,
+        description="`name/number` of the version that the run starts from. What that was trained on stays in train,"
+        " and what it was tested on in test.",
+    )
+    from_weights: Sha256 | None = Field(
+        None, description="The file of weights that the run starts from, by what `POST /runs/weights` gave."
+    )
+    allow_leaks: list[LeakName] = Field(default_factory=list, max_length=10)
+    groups_as_given: AsGiven = False
+
+
+class WeightsOut(Out):
+    """A file of initial weights that was received."""
+
+    sha256: Sha256
+
+
+class EstimateOut(Out):
+    """What a run would take, at most: no early stop is foreseen."""
+
+    dataset: str
+    slices: dict[str, int] = Field(description="By part of the split.")
+    estimate: dict[str, float] = Field(description="`seconds` on two cores without a GPU, `disk` in bytes meanwhile.")
+
+
+class RunOut(Out):
+    """A training run."""
+
+    id: int
+    name: str
+    preset: str
+    state: RunState
+    stage: str
+    progress: float
+    message: str
+    live: dict[str, Any] = Field(description="Where it stands: stage, epoch, step, loss, rate, eta_seconds.")
+    dataset: str | None
+    seed: int
+    config: dict[str, Any]
+    allowed_leaks: list[str]
+    environment: dict[str, Any]
+    error: str | None
+    cancelling: bool
+    stopping: bool
+    from_version: str | None
+    model_version: str | None
+    created_by: str | None
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    links: dict[str, str]
+
+
+class RunPage(Out):
+    """Some training runs, newest first."""
+
+    items: list[RunOut]
+    next_cursor: str | None
+
+
+class EpochOut(Out):
+    """What one epoch came to; stage and epoch count from 0."""
+
+    stage: int
+    epoch: int
+    metrics: dict[str, Any] = Field(description="loss, accuracy, val_loss, val_accuracy, val_auc, rate; as measured.")
+    seconds: float
+
+
+class EpochList(Out):
+    """All epochs of a run, in order, and the names of its stages."""
+
+    items: list[EpochOut]
+    stages: list[str]
+    next_cursor: None = None

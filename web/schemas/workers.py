@@ -1,0 +1,43 @@
+"""The shapes of inference workers and their proofs in the API."""
+
+from pydantic import Field
+
+from db.registry.engine_proofs import State as ServingState
+from web.schemas.common import Out, Timestamp
+
+
+class ProofOut(Out):
+    """What the proof of an engine found on one machine. `largest_difference`: of a calibrated probability."""
+
+    engine: str
+    precision: str
+    passed: bool
+    largest_difference: float | None
+    seconds: float
+    text: str
+
+
+class WorkerOut(Out):
+    """Which engine serves a model version on one machine, by the newest load there."""
+
+    host: str
+    processor: str
+    model_version: str
+    in_use: bool = Field(description="Whether the version is the champion, or open jobs are predicted with it.")
+    state: ServingState = Field(
+        description="`used`: the quickest engine serves. `fallen back`: a slower one does. `refused`: none does, and"
+        " slices wait for another worker."
+    )
+    engine: str | None = Field(description="The engine that serves.")
+    message: str
+    advice: str = Field(description="What to do about it; empty if the quickest engine serves.")
+    checked_at: Timestamp
+    proofs: list[ProofOut] = Field(description="The quickest engine first.")
+    links: dict[str, str]
+
+
+class WorkerList(Out):
+    """What serves on every machine, by host."""
+
+    items: list[WorkerOut]
+    next_cursor: None = None

@@ -1,0 +1,116 @@
+"""Who is asking: a bearer token, or a signed-in browser whose session is a token row that signing out ends."""
+
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from apiflask import APIBlueprint
+from flask import g, request, session
+from flask_wtf.csrf import validate_csrf
+from wtforms.validators import ValidationError
+
+from db import accounts
+from db.database import read_scope, session_scope
+from db.models import User
+from web.errors import Problem, not_signed_in
+
+SESSION_LIFE = timedelta(hours=12)
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SESSION_KEY = "token"
+
+
+def current_user() -> User | None:
+    """The user of this request, looked up once; None if nobody is signed in.
+
+    An `Authorization` header that is there decides alone: a bad token is never made good by a cookie.
+    """
+    if "user" not in g:
+        g.user = _find_user()
+    user: User | None = g.user
+    return user
+
+
+def _find_user() -> User | None:
+    secret = bearer_token() if "Authorization" in request.headers else session.get(_SESSION_KEY)
+    if not secret:
+        return None
+    with read_scope() as s:
+        return accounts.token_user(s, secret)
+
+
+def bearer_token() -> str | None:
+    """The token of an `Authorization: Bearer …` header (RFC 6750, section 2.1)."""
+    authorization = request.authorization
+    if authorization is None or authorization.type != "bearer":
+        return None
+    return authorization.token
+
+
+def require_user() -> User:
+    """The user of this request. Raises Problem 401."""
+    user = current_user()
+    if user is None:
+        raise not_signed_in()
+    return user
+
+
+def require_admin() -> User:
+    """The user of this request, an admin. Raises Problem 401 or 403."""
+    user = require_user()
+    if not user.is_admin:
+        raise Problem(403, "forbidden", "Only an admin may do this.")
+    return user
+
+
+def guard_api(blueprint: APIBlueprint) -> None:
+    """Let only users through to a blueprint of the API; a browser's write also shows its CSRF token, in a header.
+
+    The header, not a form field: reading the form would receive a whole upload before it is refused.
+    """
+    blueprint.before_request(_check_api_request)
+
+
+def guard_admin_api(blueprint: APIBlueprint) -> None:
+    """Let only admins through to a blueprint of the API, before anything of a request's body is read."""
+    blueprint.before_request(_check_admin)
+    guard_api(blueprint)
+
+
+def _check_admin() -> None:
+    require_admin()
+
+
+def _check_api_request() -> None:
+    require_user()
+    if request.method in SAFE_METHODS or "Authorization" in request.headers:
+        return
+    try:
+        validate_csrf(request.headers.get("X-CSRFToken"))
+    except ValidationError as error:
+        raise Problem(400, "csrf", "A browser's request needs the page's token in the header X-CSRFToken.") from error
+
+
+def sign_in(user: User) -> None:
+    """Start a session for the browser of this request; whatever it held before is dropped, its id too."""
+    sign_out()
+    with session_scope() as s:
+        secret = accounts.issue_token(s, user, "browser", SESSION_LIFE, kind="session")
+    session[_SESSION_KEY] = secret
+    session.permanent = True
+
+
+def sign_out() -> None:
+    """End this browser's session on the server, and empty the cookie."""
+    secret = session.get(_SESSION_KEY)
+    if secret:
+        with session_scope() as s:
+            accounts.end_session(s, secret)
+    session.clear()
+    g.pop("user", None)
+
+
+def local_path(target: str | None, default: str = "/") -> str:
+    """A path of this site to go on to; anything that could lead elsewhere becomes `default`."""
+    if not target or not target.startswith("/") or target.startswith(("//", "/\\")) or not target.isprintable():
+        return default
+    parts = urlsplit(target)
+    return default if parts.scheme or parts.netloc or "\\" in target else target

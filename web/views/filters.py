@@ -1,0 +1,180 @@
+"""How values are written on pages: times, durations, counts, shares, sizes, reasons."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Flask, url_for
+from markupsafe import Markup, escape
+
+from db.ledger.job_view import JobView
+from db.notice import RESEARCH_USE_ONLY
+from web.errors import sentence
+from web.views import metric_filters
+from worker.imaging.display_names import label
+from worker.imaging.rejections import REASONS
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+UNFAMILIAR_SHARE = 0.1  # of the predicted slices; of a model's own source one in twenty may lie apart by chance
+
+QUARANTINE_REASONS = {
+    "worker_lost": "The worker was lost each time it predicted this slice.",
+    "engine_error": "The engine failed each time on this slice.",
+    "file_lost": "A file of ours that this slice needs is missing or damaged.",
+}
+
+DATASET_REASONS = {
+    "no_label": "Neither a folder nor the CSV tells its class.",
+    "burned_in": "Text is burned into its pixels, by its own account: a network might learn to read it.",
+}
+
+
+def install(app: Flask) -> None:
+    """Make the functions of this module known to the templates."""
+    app.jinja_env.filters.update(
+        ago=ago,
+        age=age,
+        duration=duration,
+        count=count,
+        share=share,
+        probability=probability,
+        bytesize=bytesize,
+        reason=reason,
+        sentence=sentence,
+        name=name,
+    )
+    app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon, segments=segments, milestone=milestone)
+    app.jinja_env.globals.update(is_unfamiliar=is_unfamiliar)
+    metric_filters.install(app)
+    app.jinja_env.trim_blocks = True
+    app.jinja_env.lstrip_blocks = True
+
+
+def name(text: str | None) -> Markup:
+    """A name that a submitter chose: escaped, its invisible characters made visible, its direction kept to itself."""
+    return Markup('<bdi class="name">{}</bdi>').format(label(text or ""))
+
+
+def ago(moment: datetime | None) -> Markup:
+    """A moment as "3 min ago", with the full time in UTC as its title."""
+    if moment is None:
+        return Markup("–")
+    utc = moment.astimezone(UTC)
+    stamp = utc.isoformat(timespec="seconds")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(stamp, f"{utc:%Y-%m-%d %H:%M:%S} UTC", age(moment))
+
+
+def age(moment: datetime) -> str:
+    """How long ago, in one unit; from a week on the date."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    if seconds < 10:
+        return "just now"
+    if seconds < MINUTE:
+        return f"{seconds:.0f} s ago"
+    if seconds < HOUR:
+        return f"{seconds // MINUTE:.0f} min ago"
+    if seconds < DAY:
+        return f"{seconds // HOUR:.0f} h ago"
+    if seconds < 7 * DAY:
+        days = int(seconds // DAY)
+        return "yesterday" if days == 1 else f"{days} days ago"
+    return f"{moment:%Y-%m-%d}"
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in at most two units."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < MINUTE:
+        return f"{whole} s"
+    if whole < HOUR:
+        return f"{whole // MINUTE} min {whole % MINUTE:02d} s"
+    return f"{whole // HOUR} h {whole % HOUR // MINUTE:02d} min"
+
+
+def count(number: float) -> str:
+    """A whole number with narrow no-break spaces between thousands."""
+    return f"{number:,.0f}".replace(",", "\u202f")
+
+
+def share(part: float, whole: float) -> str:
+    """A percentage that says 0 and 100 only where it is so."""
+    if not whole:
+        return "–"
+    percent = 100 * part / whole
+    if 0 < percent < 0.1:
+        return "<\u202f0.1\u202f%"
+    if 99.9 < percent < 100:
+        return ">\u202f99.9\u202f%"
+    return f"{percent:.1f}\u202f%" if percent % 100 else f"{percent:.0f}\u202f%"
+
+
+def probability(value: float | None) -> str:
+    """A probability with three decimals, never rounded to certainty."""
+    if value is None:
+        return "–"
+    if value < 0.001:
+        return "<\u202f0.001"
+    if value > 0.999:
+        return ">\u202f0.999"
+    return f"{value:.3f}"
+
+
+def bytesize(size: float) -> str:
+    """A size in binary units."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.0f} TiB"
+
+
+def reason(code: str | None) -> str:
+    """A reason code as a sentence for people."""
+    known = REASONS | QUARANTINE_REASONS | DATASET_REASONS
+    return known.get(code or "", (code or "").replace("_", " "))
+
+
+def icon(symbol: str, title: str = "") -> Markup:
+    """A drawing of `static/icons.svg`; hidden from screen readers unless it has a title."""
+    address = url_for("static", filename="icons.svg")
+    spoken = Markup('role="img" aria-label="{}"').format(title) if title else Markup('aria-hidden="true"')
+    return Markup('<svg class="icon" {}><use href="{}#{}"></use></svg>').format(spoken, address, escape(symbol))
+
+
+def is_unfamiliar(job: JobView) -> bool:
+    """Whether so many of a job's slices lie apart from those the model knows that people must be told."""
+    predicted = job.counts["predicted"]
+    return bool(job.ood and predicted and job.ood >= UNFAMILIAR_SHARE * predicted)
+
+
+def segments(job: JobView) -> list[dict[str, Any]]:
+    """The progress bar of a job: its outcomes in order, with start and width in percent of all slices."""
+    counts, total = job.counts, max(job.stages["total"], 1)
+    amounts = [
+        ("positive", "Positive", counts["positive"]),
+        ("negative", "Negative", counts["predicted"] - counts["positive"]),
+        ("rejected", "Rejected", counts["rejected"]),
+        ("quarantined", "Quarantined", counts["quarantined"]),
+        ("cancelled", "Cancelled", counts["cancelled"]),
+    ]
+    found: list[dict[str, Any]] = []
+    start = 0.0
+    for kind, title, amount in amounts:
+        width = 100 * amount / total
+        if amount:
+            place = {"start": round(start, 3), "width": round(width, 3)}
+            found.append({"kind": kind, "title": title, "amount": amount, **place})
+        start += width
+    return found
+
+
+def milestone(job: JobView) -> str:
+    """The progress in words, for screen readers: it changes at each tenth, so that it is not spoken all the time."""
+    if job.state not in ("queued", "running"):
+        return f"The job is {job.state_text}."
+    total = job.stages["total"]
+    tenth = 10 * (10 * job.stages["done"] // total) if total else 0
+    return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."

@@ -1,0 +1,129 @@
+"""How a model's figures, comparisons and leaks are written on pages."""
+
+from typing import Any, TypeGuard
+
+from flask import Flask
+
+from db.registry.parity import parity_rows
+
+METRIC_NAMES = {
+    "auc": "AUC",
+    "pr_auc": "PR AUC",
+    "f1": "F1",
+    "n": "slices",
+    "ece": "calibration error",
+    "recall": "sensitivity",
+    "brier": "Brier score",
+}
+
+FIGURES = ("accuracy", "recall", "specificity", "precision", "f1", "auc", "pr_auc", "brier", "ece")
+"""The figures that have an interval, in the order in which they are shown."""
+
+SMALLER_IS_BETTER = ("brier", "ece")
+
+LEAKS = {
+    "identical-slices": "The same slice lies in two parts",
+    "near-identical-slices": "Almost the same slice lies in two parts",
+    "shared-groups": "A group (a patient, a series) lies in two parts",
+    "conflicting-labels": "The same slice is labelled both ways",
+    "seen-by-parent": "The version that the run starts from was trained on slices that it is measured on",
+}
+
+
+def install(app: Flask) -> None:
+    """Make the functions of this module known to the templates."""
+    app.jinja_env.filters.update(metric=metric, metric_name=metric_name, leak=leak, signed=signed, plain=plain)
+    app.jinja_env.globals.update(bars=bars, matrix=matrix, by_source=by_source, meaning=meaning, FIGURES=FIGURES)
+    app.jinja_env.globals.update(parity_rows=parity_rows)
+
+
+def metric(value: Any) -> str:
+    """A model's figure: a number, an interval, or what it is."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f")
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+    if isinstance(value, list) and len(value) <= 4:
+        return " – ".join(metric(item) for item in value)
+    return str(value)
+
+
+def metric_name(key: str) -> str:
+    """A figure's name as people write it."""
+    return METRIC_NAMES.get(key, key.replace("_", " "))
+
+
+def leak(key: str) -> str:
+    """What a leak of a split is, in words."""
+    return LEAKS.get(key, key.replace("-", " "))
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign."""
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def meaning(key: str, low: float | None, high: float | None) -> str:
+    """What the 95 % interval of a difference between candidate and champion says."""
+    if low is None or high is None:
+        return "too few groups to tell chance"
+    if low <= 0 <= high:
+        return "no difference beyond chance"
+    return "better beyond chance" if (low > 0) != (key in SMALLER_IS_BETTER) else "worse beyond chance"
+
+
+def bars(metrics: Any) -> list[dict[str, Any]]:
+    """The figures of a model version with their intervals, and where these lie in percent of a bar's width.
+
+    The metrics of an imported version are another's word: what has not the shape of a figure is left out.
+    """
+    found: list[dict[str, Any]] = []
+    for key in FIGURES:
+        value = metrics.get(key) if isinstance(metrics, dict) else None
+        if not _is_figure(value):
+            continue
+        low, high = _interval(metrics, key)
+        width = None if low is None or high is None else max(100 * (high - low), 0.6)
+        place = {"at": 100 * value, "start": 100 * (low or 0), "width": width}
+        found.append({"key": key, "value": float(value), "low": low, "high": high, **place})
+    return found
+
+
+def _is_figure(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _interval(metrics: dict[str, Any], key: str) -> tuple[float | None, float | None]:
+    intervals = metrics.get("intervals")
+    both = intervals.get(key) if isinstance(intervals, dict) else None
+    if isinstance(both, list) and len(both) == 2 and all(map(_is_figure, both)) and both[0] <= both[1]:
+        return float(both[0]), float(both[1])
+    return None, None
+
+
+def matrix(metrics: dict[str, Any]) -> list[list[int]] | None:
+    """The confusion matrix [[tn, fp], [fn, tp]]; None where there is none."""
+    rows = metrics.get("confusion_matrix")
+    if not isinstance(rows, list) or [len(row) if isinstance(row, list) else 0 for row in rows] != [2, 2]:
+        return None
+    return rows if all(isinstance(number, int) for row in rows for number in row) else None
+
+
+def by_source(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The figures on the slices of each source."""
+    found = metrics.get("by_source")
+    sources = found.items() if isinstance(found, dict) else ()
+    return {str(name): one for name, one in sources if isinstance(one, dict)}
+
+
+def plain(value: Any) -> str:
+    """A setting or a fact of any shape in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{str(key).replace('_', ' ')} {plain(member)}" for key, member in value.items())
+    if isinstance(value, list):
+        return ", ".join(plain(member) for member in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return {True: "yes", False: "no", None: "–"}[value] if isinstance(value, bool) or value is None else str(value)

@@ -1,0 +1,1 @@
+"""The second journey's start: from files or reviews to a labelled dataset."""

@@ -1,0 +1,143 @@
+"""The slices that a dataset is being built of: gathered one by one, compared, grouped, and turned into rows."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.datasets.slices import BY_PIXELS, CLASSES
+from db.models.datasets import ARRAY_SLICES
+from db.storage import storage
+from worker.decoding import npy_bytes
+from worker.imaging.near_duplicates import Pictures, Similar, find_similar
+
+EXAMPLES = 20
+
+
+@dataclass(slots=True)
+class Item:
+    """A slice of the dataset, or a file that is left out (`reason`): the columns of a LabelledSlice."""
+
+    ordinal: int
+    name: str
+    frame: int = 0
+    row: int | None = None
+    label: int | None = None
+    group: str = ""
+    split: str | None = None
+    source: str | None = None
+    sha256: str | None = None
+    pixels_sha256: str | None = None
+    perceptual_hash: str | None = None
+    cluster: int | None = None
+    format: str | None = None
+    mode: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+_COLUMNS = tuple(field.name for field in fields(Item))
+
+
+class Gathered:
+    """Items in the order they come; the prepared pixels go to storage in files of ARRAY_SLICES as they fill.
+
+    `slices`: the items that have a row, in its order. `arrays`: SHA-256 of the files. `groups_from`: how many slices
+    have their group from where.
+    """
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.slices: list[Item] = []
+        self.arrays: list[str] = []
+        self.groups_from: Counter[str] = Counter()
+        self.labels_from = ""
+        self._waiting: list[NDArray[np.uint8]] = []
+        self._pictures = Pictures()  # by the SHA-256 of their pixels
+
+    @property
+    def size(self) -> int:
+        """How many slices it has."""
+        return len(self.slices)
+
+    def leave_out(self, item: Item, reason: str, detail: str) -> None:
+        """Note a file that cannot be taken, and why."""
+        item.reason, item.detail = reason, detail
+        self.items.append(item)
+
+    def take(self, item: Item, pixels: NDArray[np.uint8], group_from: str) -> None:
+        """Give a labelled slice its row. `pixels`: uint8[224, 224]; `item` carries their SHA-256."""
+        place = self._pictures.place(item.pixels_sha256 or "", pixels)
+        item.row, item.perceptual_hash = self.size, f"{self._pictures.hashes[place]:016x}"
+        self.items.append(item)
+        self.slices.append(item)
+        self.groups_from[group_from if item.group else BY_PIXELS] += 1
+        self._waiting.append(pixels)
+        if len(self._waiting) >= ARRAY_SLICES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store the slices that wait for their file to fill."""
+        if self._waiting:
+            self.arrays.append(storage().put(npy_bytes(self._waiting)))
+            self._waiting = []
+
+    def compare(self, progress: Callable[[], None]) -> Similar:
+        """Find near-identical slices and number the clusters; a slice without a group gets that of its cluster.
+
+        What is given back counts slices by their place among different pixels, which `first_of_pixels` names.
+        """
+        firsts = self.first_of_pixels()
+        labels = np.array([item.label for item in firsts], np.int64)
+        similar = find_similar(*self._pictures.arrays(), labels, progress)
+        group_of: dict[int | None, str] = {}
+        for item in self.slices:
+            item.cluster = firsts[int(similar.cluster[self._pictures.places[item.pixels_sha256 or ""]])].row
+            if item.group:
+                group_of.setdefault(item.cluster, item.group)
+        for item in self.slices:
+            item.group = item.group or group_of.get(item.cluster, f"near-{item.cluster}")
+        return similar
+
+    def first_of_pixels(self) -> list[Item]:
+        """The first slice of each different picture."""
+        found: dict[str | None, Item] = {}
+        for item in self.slices:
+            found.setdefault(item.pixels_sha256, item)
+        return list(found.values())
+
+    def sha256(self) -> str:
+        """Of the slices, labels, groups and given parts, in order."""
+        whole = hashlib.sha256()
+        for item in self.slices:
+            line = [item.sha256, str(item.frame), str(item.label), item.split or "", item.group]
+            whole.update("\t".join(map(str, line)).encode("utf-8", "surrogateescape") + b"\n")
+        return whole.hexdigest()
+
+    def left_out(self) -> dict[str, Any]:
+        """`{reason: {"count", "examples"}}` of the files that have no row."""
+        found: dict[str, Any] = {}
+        for item in self.items:
+            if item.reason is not None:
+                entry = found.setdefault(item.reason, {"count": 0, "examples": []})
+                entry["count"] += 1
+                if len(entry["examples"]) < EXAMPLES:
+                    entry["examples"].append(item.name)
+        return dict(sorted(found.items()))
+
+    def count(self) -> dict[str, int]:
+        """Slices by class, and files left out."""
+        labels = Counter(item.label for item in self.slices)
+        return {name: labels[label] for label, name in CLASSES.items()} | {"rejected": len(self.items) - self.size}
+
+    def columns(self) -> Iterator[dict[str, Any]]:
+        """The rows of LabelledSlice, the dataset's id excepted."""
+        for item in self.items:
+            yield {name: getattr(item, name) for name in _COLUMNS}

@@ -1,0 +1,172 @@
+"""Labels of a dataset's files from a CSV of file, label, group."""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from worker.datasets.class_folders import PART_WORDS, class_of, plain
+from worker.imaging.display_names import label as shown
+
+FILES = ("groups.csv", "labels.csv")
+"""Names under which a label file is taken from among the files themselves."""
+MAX_BYTES = 64 * 1024 * 1024
+
+_LISTED = 5
+
+
+class BadLabels(Exception):
+    """The labels cannot be used; one line that says where and why."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """One line of the CSV. `group`, `split` and `source` may be empty."""
+
+    line: int
+    file: str
+    label: int
+    group: str
+    split: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a file: its label, its group, part of the split and source where the CSV has them, and the group
+    that its folders tell."""
+
+    label: int
+    group: str = ""
+    split: str = ""
+    source: str = ""
+    folder: str = ""
+
+
+def is_label_file(path: str, content: bytes) -> bool:
+    """Whether this is a CSV by one of the names of `FILES` with the columns of one."""
+    if path.rpartition("/")[2].lower() not in FILES:
+        return False
+    text = content[:4096].decode("utf-8-sig", errors="replace").lstrip()
+    # Not strict: a broken line is for read_csv to name.
+    head = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
+    return {"file", "label"} <= {cell.strip().lower() for cell in head}
+
+
+def read_csv(content: bytes) -> list[Named]:
+    """The lines of a CSV with the columns file, label, and if they are there group, split and source (the hospital or
+    the scanner).
+
+    UTF-8; comma, semicolon or tab. Raises BadLabels, which names the line.
+    """
+    if len(content) > MAX_BYTES:
+        raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise BadLabels(f"the labels file is not UTF-8 (line {line}); save it as UTF-8") from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    try:
+        found = list(_lines(reader))
+    except csv.Error as error:
+        raise BadLabels(f"line {reader.line_num} of the labels file is broken: {error}") from error
+    if not found:
+        raise BadLabels("the labels file names no file")
+    if 0 < sum(bool(named.split) for named in found) < len(found):
+        line = next(named.line for named in found if not named.split)
+        raise BadLabels(f"line {line} of the labels file has no split, others have one")
+    return found
+
+
+def _delimiter(text: str) -> str:
+    head = text.lstrip().partition("\n")[0]
+    return max(",;\t", key=head.count)
+
+
+def _lines(reader: Iterator[list[str]]) -> Iterator[Named]:
+    columns: dict[str, int] | None = None
+    for line, cells in _numbered(reader):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if columns is None:
+            columns = {cell.strip().lower(): place for place, cell in enumerate(cells)}
+            if missing := {"file", "label"} - columns.keys():
+                raise BadLabels(
+                    f"the labels file has no column {' and '.join(sorted(missing))}; its first line names the columns"
+                    " file, label, group and, if wanted, split and source"
+                )
+            width = len(cells)
+            continue
+        if len(cells) != width:
+            raise BadLabels(f"line {line} of the labels file has {len(cells)} columns, the first line has {width}")
+        yield _named(line, {name: cells[place].strip() for name, place in columns.items()})
+
+
+def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    for cells in reader:
+        yield reader.line_num, cells  # type: ignore[attr-defined]
+
+
+def _named(line: int, cells: dict[str, str]) -> Named:
+    if not cells["file"]:
+        raise BadLabels(f"line {line} of the labels file names no file")
+    label = class_of(cells["label"])
+    if label is None:
+        raise BadLabels(
+            f"line {line} of the labels file: the label {shown(cells['label'])!r} is neither COVID (1) nor non-COVID"
+            " (0)"
+        )
+    split = cells.get("split", "").lower()
+    if split and split not in PART_WORDS:
+        raise BadLabels(f"line {line} of the labels file: the split {shown(split)!r} is not train, validation or test")
+    group, source = (shown(cells.get(name, "")) for name in ("group", "source"))
+    return Named(line, plain(cells["file"]), label, group, PART_WORDS.get(split, ""), source)
+
+
+def by_csv(named: Sequence[Named], files: Sequence[str]) -> dict[int, Known]:
+    """What a CSV says of files, by their index; a file that it does not name is not there.
+
+    A line means the file with its path, else the only one whose path ends with it, else the only one that its own path
+    ends with. Raises BadLabels: it names a file that is not there, or two, or contradicts itself.
+    """
+    ends: dict[str, list[int]] = defaultdict(list)
+    whole: dict[str, list[int]] = defaultdict(list)
+    for index, path in enumerate(map(plain, files)):
+        whole[path].append(index)
+        for end in _ends(path):
+            ends[end].append(index)
+    found: dict[int, Named] = {}
+    missing: list[Named] = []
+    for line in named:
+        indices = whole.get(line.file) or ends.get(line.file) or _ending(line.file, whole)
+        if not indices:
+            missing.append(line)
+            continue
+        if len(indices) > 1:
+            those = " and ".join(files[index] for index in indices[:2])
+            raise BadLabels(f"line {line.line} of the labels file: {line.file} may be {those}; write more of its path")
+        _agree(found.setdefault(indices[0], line), line)
+    if missing:
+        those = ", ".join(f"{line.file} (line {line.line})" for line in missing[:_LISTED])
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise BadLabels(f"the labels file names files that are not there: {those}{more}")
+    return {index: Known(line.label, line.group, line.split, line.source) for index, line in found.items()}
+
+
+def _ends(path: str) -> Iterable[str]:
+    parts = path.split("/")
+    return ("/".join(parts[start:]) for start in range(1, len(parts)))
+
+
+def _ending(file: str, whole: dict[str, list[int]]) -> list[int]:
+    return next((whole[end] for end in _ends(file) if end in whole), [])
+
+
+def _agree(first: Named, second: Named) -> None:
+    for what in ("label", "group", "split", "source"):
+        if getattr(first, what) != getattr(second, what):
+            raise BadLabels(
+                f"lines {first.line} and {second.line} of the labels file give {second.file} another {what} each"
+            )

@@ -1,0 +1,1 @@
+"""From an archive's bytes to its entries, streamed and within limits."""

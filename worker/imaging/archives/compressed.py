@@ -1,0 +1,143 @@
+"""A TAR's bytes from front to back, packed or not, never more of them than allowed."""
+
+import bz2
+import lzma
+import os
+import zlib
+from collections.abc import Callable
+from typing import BinaryIO, Protocol
+
+from worker.imaging.archives.entries import MIB, Limits
+from worker.imaging.rejections import ArchiveRefused
+
+_READ = 256 * 1024
+_XZ_MEMORY = 128 * MIB
+"""What unpacking xz may use; `xz -9` needs 65 MiB."""
+
+
+class Source(Protocol):
+    """Bytes read forwards. Both methods raise ArchiveRefused: `truncated_archive`, `malformed_archive`,
+    `too_large_unpacked`, `trailing_data`."""
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes; fewer only at the end."""
+
+    def skip(self, count: int) -> int:
+        """Pass over `count` bytes; returns how many there were."""
+
+
+class PlainSource:
+    """An unpacked TAR."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        file.seek(0)
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(count)
+
+    def skip(self, count: int) -> int:
+        at = self._file.tell()
+        there = min(count, self._size - at)
+        self._file.seek(there, os.SEEK_CUR)
+        return there
+
+
+class _Unpacker(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+_UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
+    "gz": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
+    "bz2": bz2.BZ2Decompressor,
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
+}
+
+
+class PackedSource:
+    """A TAR inside gzip, bzip2 or xz, of one or several streams, unpacked a quarter of a megabyte at a time.
+
+    Stops at the byte cap: `limits.max_unpacked_bytes`, or `limits.max_ratio` times the file's size (a megabyte at
+    least, for an empty TAR is ten kilobytes that pack to a hundred).
+    """
+
+    def __init__(self, file: BinaryIO, kind: str, limits: Limits) -> None:
+        self._file = file
+        self._new = _UNPACKERS[kind]
+        self._unpacker = self._new()
+        size = os.fstat(file.fileno()).st_size
+        self._left = min(limits.max_unpacked_bytes, max(limits.max_ratio * size, MIB))
+        self._input = b""
+        self._part = b""  # unpacked and not yet read, from _at on
+        self._at = 0
+        self._ended = False
+        file.seek(0)
+
+    def read(self, count: int) -> bytes:
+        parts = []
+        while count and (part := self._take(count)):
+            parts.append(part)
+            count -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def skip(self, count: int) -> int:
+        left = count
+        while left and (there := len(self._take(left))):
+            left -= there
+        return count - left
+
+    def _take(self, count: int) -> bytes:
+        if self._at == len(self._part):
+            self._part, self._at = self._unpack(), 0
+        taken = self._part[self._at : self._at + count]
+        self._at += len(taken)
+        return taken
+
+    def _unpack(self) -> bytes:
+        """The next bytes; none at the end of the last stream."""
+        part = b""
+        while not part and not self._ended:
+            if self._unpacker.eof:
+                self._next_stream()
+                continue
+            if not self._input:
+                self._input = self._file.read(_READ)
+            part = self._unpack_input()
+        self._left -= len(part)
+        if self._left < 0:
+            raise ArchiveRefused("too_large_unpacked", "It unpacks to more than is accepted.")
+        return part
+
+    def _unpack_input(self) -> bytes:
+        at_end = not self._input
+        try:
+            part = self._unpacker.decompress(self._input, min(_READ, max(self._left, 1)))
+        except lzma.LZMAError as error:
+            if "limit" in str(error):
+                raise ArchiveRefused("too_large_unpacked", "It takes more memory to unpack than is allowed.") from error
+            raise ArchiveRefused("malformed_archive", f"The compressed data is damaged ({error}).") from error
+        except (zlib.error, OSError, EOFError, ValueError) as error:
+            raise ArchiveRefused("malformed_archive", f"The compressed data is damaged ({error}).") from error
+        self._input = getattr(self._unpacker, "unconsumed_tail", b"")
+        if at_end and not part and not self._unpacker.eof:
+            raise ArchiveRefused("truncated_archive", "The compressed data ends too early.")
+        return part
+
+    def _next_stream(self) -> None:
+        """After one stream: another, the end (zero bytes may pad it), or bytes that do not belong."""
+        rest = self._unpacker.unused_data or self._input
+        while not rest.strip(b"\x00"):
+            rest = self._file.read(_READ)
+            if not rest:
+                self._ended = True
+                return
+        rest = rest.lstrip(b"\x00")
+        rest += self._file.read(max(0, 6 - len(rest)))
+        if not rest.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")):
+            raise ArchiveRefused("trailing_data", "Bytes follow the end of the compressed data.")
+        self._unpacker, self._input = self._new(), rest

@@ -1,0 +1,161 @@
+"""A file's bytes → prepared slices, by the format the bytes show."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from worker.imaging.file_types import image_kind
+from worker.imaging.formats.dicom import decode_dicom
+from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
+from worker.imaging.recipe import Prepared, fit
+from worker.imaging.rejections import SliceRejected
+
+# Imported for what they register with Pillow: asked for an unknown format, it would load every plugin it has.
+_PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)
+
+_LUMINANCE = ("LA", "RGB", "RGBA", "RGBX", "P", "PA", "1")
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
+_FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
+
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_DATA_TAGS = ((273, 279), (324, 325))  # strips and tiles: offsets, byte counts
+_UNSIGNED = 1
+_INTERLACED = 28  # byte of a PNG
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What one file may take. `max_pixels` and `max_pages` hold everywhere; seconds and memory in the sandbox only.
+
+    `cpu_seconds`: processor time; `wall_seconds`: time on the clock; `memory_bytes`: of the whole decoding process.
+    """
+
+    max_pixels: int = 40_000_000
+    max_pages: int = 512
+    cpu_seconds: int = 10
+    wall_seconds: float = 30
+    memory_bytes: int = 512 * 1024 * 1024
+
+
+def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[Prepared]:
+    """Decode one file: one slice, or one for each page of a TIFF (at most `limits.max_pages`; every page counts).
+
+    | stored as | becomes |
+    |---|---|
+    | L (8-bit grey; 2 and 4 bits widened) | itself |
+    | LA, RGBA, PA, RGBX | alpha dropped, not blended with a background; then as L, RGB, P |
+    | RGB | luminance, ITU-R 601-2: (19595 R + 38470 G + 7471 B + 32768) >> 16 |
+    | P | its palette's colours, then as RGB |
+    | 1 | 0 and 255 |
+    | I;16 (unsigned 16-bit grey, PNG or TIFF) | the full range: round(v / 257) |
+    | RGB of 16 bits | the high byte of each, then as RGB |
+    | DICOM CT, single frame, uncompressed | lung window: see `dicom.decode_dicom` |
+    | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
+
+    Of an APNG the default picture counts. Metadata is cut away unread: text, profiles, EXIF and with it the EXIF
+    orientation, so that no remark in a file can turn a score. TIFF's own Orientation, a baseline tag, is applied.
+    Nothing truncated is padded.
+
+    Raises SliceRejected: `format`, `truncated`, `corrupt`, `pixels`, `pages`, `unsupported`, `malformed`, `not_ct`,
+    `decoder_memory`.
+    """
+    kind = image_kind(memoryview(data)[:132])
+    if kind is None:
+        raise SliceRejected("format", "The bytes are not those of a PNG, JPEG, TIFF, BMP or DICOM file.")
+    try:
+        if kind == "DICOM":
+            return [decode_dicom(data, limits.max_pixels)]
+        return list(_decode_picture(data, kind, limits))
+    except SliceRejected:
+        raise
+    except Exception as error:
+        # Whatever a decoder raises over hostile bytes is a verdict on these bytes.
+        raise _rejection(error, kind) from error
+
+
+def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: DecodeLimits) -> Iterator[Prepared]:
+    checked = _checked(data, kind, limits.max_pixels)
+    with Image.open(BytesIO(checked), formats=(kind,)) as image:
+        if kind != "TIFF":
+            slice_ = _prepare(image, kind, 0, limits)
+            if isinstance(checked, bytes) and kind == "PNG" and (checked[_INTERLACED] or not _reaches_last_row(image)):
+                check_png_rows(checked)
+            yield slice_
+            return
+        for page in range(limits.max_pages + 1):
+            try:
+                image.seek(page)
+            except EOFError:
+                return
+            if page == limits.max_pages:
+                raise SliceRejected("pages", f"More than the {limits.max_pages} pages accepted.")
+            _check_page(image, len(data))
+            yield _prepare(image, kind, page, limits)
+
+
+def _reaches_last_row(image: Image.Image) -> bool:
+    """Whether anything but zeros is in the last row: then all rows before it were there (real slices pass here)."""
+    return any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
+
+
+def _checked(data: bytes | bytearray | memoryview, kind: str, max_pixels: int) -> bytes | bytearray | memoryview:
+    view = memoryview(data)
+    if kind == "PNG":
+        return bare_png(view, max_pixels)
+    if kind == "JPEG":
+        return bare_jpeg(view, max_pixels)
+    if kind == "TIFF":
+        check_tiff(view)
+    else:
+        check_bmp(view, max_pixels)
+    return data
+
+
+def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) -> Prepared:
+    check_pixels(image.width, image.height, limits.max_pixels)
+    mode = image.mode
+    grey = _luminance(image)
+    return Prepared(fit(grey), frame, kind, mode, grey.width, grey.height)
+
+
+def _luminance(image: Image.Image) -> Image.Image:
+    """The picture in mode L, by the table of `decode`."""
+    image.load()
+    if image.mode == "L":
+        return image
+    if image.mode in _LUMINANCE:
+        image.info.clear()  # a transparent colour, else, makes Pillow look for it
+        return image.convert("L")
+    if image.mode in _SIXTEEN_BITS:
+        return Image.fromarray(_FROM_16_BITS[np.asarray(image)])
+    raise SliceRejected("unsupported", f"Pictures of mode {image.mode} are not read.")
+
+
+def _check_page(image: Image.Image, size: int) -> None:
+    """Refuse a TIFF page whose data lies behind the end, or whose samples Pillow would take for something else."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    for offsets, counts in _DATA_TAGS:
+        if any(at + count > size for at, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)):
+            raise SliceRejected("truncated", "The TIFF ends before its pixels.")
+    bits, signs = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)))
+    if signs != {_UNSIGNED} or bits & {12, 32} or (bits == {16} and tags.get(_PHOTOMETRIC) == 0):
+        raise SliceRejected("unsupported", "TIFF with signed, floating, 12- or 32-bit or inverted 16-bit samples.")
+
+
+def _rejection(error: Exception, kind: str) -> SliceRejected:
+    """What an exception of Pillow, NumPy or pydicom says about the file."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        return SliceRejected("decoder_memory", "Decoding takes more memory than is allowed.")
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return SliceRejected("pixels", "The picture has more pixels than are accepted.")
+    if kind == "DICOM":
+        return SliceRejected("malformed", f"The DICOM file cannot be read ({type(error).__name__}).")
+    if isinstance(error, EOFError) or "truncated" in text.lower():
+        return SliceRejected("truncated", f"The {kind} ends before its pixels.")
+    if text.startswith("Unsupported") or (kind == "TIFF" and isinstance(error, UnidentifiedImageError)):
+        return SliceRejected("unsupported", f"This variant of {kind} is not read.")
+    return SliceRejected("corrupt", f"The {kind} cannot be decoded ({type(error).__name__}).")

@@ -1,0 +1,144 @@
+"""PNG, JPEG, TIFF and BMP taken at their own word: size and completeness checked, metadata cut away, before Pillow.
+
+Pillow pads nothing, but it does not miss the end of a file whose pixels were complete, and it inflates text chunks.
+"""
+
+import zlib
+from typing import Literal
+
+from worker.imaging.rejections import SliceRejected
+
+_PNG_HEADER = 8
+_PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by colour type; one else
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_INFLATE = 1024 * 1024
+_JPEG_KEPT_APPS = (0xE0, 0xEE)  # JFIF, Adobe: they say how colours are coded
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
+_JPEG_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raises SliceRejected: `pixels` above the cap, `corrupt` for a picture without pixels."""
+    if width * height > max_pixels:
+        raise SliceRejected("pixels", f"{width} × {height} pixels; {max_pixels} are accepted.")
+    if width <= 0 or height <= 0:
+        raise SliceRejected("corrupt", "The picture states no size.")
+
+
+def bare_png(data: bytes | memoryview, max_pixels: int) -> bytes:
+    """The PNG with nothing but IHDR, PLTE, IDAT and IEND: no text, profile, EXIF, transparency or further APNG frames.
+
+    Raises SliceRejected: `truncated` without its end, `corrupt` where a CRC fails, `pixels`.
+    """
+    view = memoryview(data)
+    kept: list[bytes | memoryview] = [b"\x89PNG\r\n\x1a\n"]
+    at = _PNG_HEADER
+    kind = b""
+    while kind != b"IEND":
+        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
+        kind = bytes(view[at + 4 : at + 8])
+        if end > len(view):
+            raise SliceRejected("truncated", "The PNG ends before its end mark.")
+        if kind in _PNG_KEPT:
+            if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+                raise SliceRejected("corrupt", f"The CRC of a PNG chunk ({kind.decode()}) fails.")
+            kept.append(view[at:end])
+        if at == _PNG_HEADER:
+            if kind != b"IHDR" or end - at != 25:
+                raise SliceRejected("corrupt", "The PNG does not begin with its header.")
+            width, height = (int.from_bytes(view[side : side + 4], "big") for side in (16, 20))
+            check_pixels(width, height, max_pixels)
+        at = end
+    return b"".join(kept)
+
+
+def check_png_rows(bare: bytes) -> None:
+    """Inflate the pixels of a `bare_png` and count them: where the compressed stream ends properly but before the last
+    row, Pillow leaves the rest black. Raises SliceRejected(`truncated`)."""
+    width, height = int.from_bytes(bare[16:20], "big"), int.from_bytes(bare[20:24], "big")
+    bits = bare[24] * _PNG_CHANNELS.get(bare[25], 1)
+    passes = _ADAM7 if bare[28] else ((0, 0, 1, 1),)
+    left = 0
+    for first_column, first_row, across, down in passes:
+        columns, rows = -((first_column - width) // across), -((first_row - height) // down)
+        left += rows * (1 + (columns * bits + 7) // 8) if columns > 0 and rows > 0 else 0
+    inflater = zlib.decompressobj()
+    at = 33
+    while left > 0 and (length := int.from_bytes(bare[at : at + 4], "big")):
+        packed = bare[at + 8 : at + 8 + length] if bare[at + 4 : at + 8] == b"IDAT" else b""
+        while packed and left > 0:
+            left -= len(inflater.decompress(packed, _INFLATE))
+            packed = inflater.unconsumed_tail
+        at += 12 + length
+    if left > 0:
+        raise SliceRejected("truncated", "The PNG has fewer rows than it states.")
+
+
+def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
+    """The JPEG without EXIF, profiles, comments and further pictures (APP1 to APP13, APP15, COM).
+
+    Raises SliceRejected: `truncated` without its end mark, `unsupported` for CMYK, 12 bits, lossless and arithmetic
+    coding, `corrupt`, `pixels`.
+    """
+    view = memoryview(data)
+    kept: list[bytes | memoryview] = [b"\xff\xd8"]
+    at = 2
+    framed = False
+    while True:
+        while at + 1 < len(view) and view[at] == view[at + 1] == 0xFF:
+            at += 1
+        if at + 4 > len(view):
+            raise SliceRejected("truncated", "The JPEG ends within its headers.")
+        marker, end = view[at + 1], at + 2 + int.from_bytes(view[at + 2 : at + 4], "big")
+        if view[at] != 0xFF or marker < 0xC0 or 0xD0 <= marker <= 0xD9 or end < at + 4:
+            raise SliceRejected("corrupt", "The JPEG's headers are damaged.")
+        if end > len(view):
+            raise SliceRejected("truncated", "The JPEG ends within its headers.")
+        if marker == 0xDA:
+            break
+        if marker in _JPEG_FRAMES or marker in _JPEG_OTHER_FRAMES:
+            _check_frame(marker, bytes(view[at + 4 : end]), max_pixels)
+            framed = True
+        if marker in _JPEG_KEPT_APPS or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(view[at:end])
+        at = end
+    rest = bytes(view[at:])
+    if not framed:
+        raise SliceRejected("corrupt", "The JPEG's pixels come before its size.")
+    if b"\xff\xd9" not in rest:
+        raise SliceRejected("truncated", "The JPEG ends before its end mark.")
+    return b"".join([*kept, rest])
+
+
+def check_tiff(data: bytes | memoryview) -> None:
+    """Raises SliceRejected(`truncated`) where the first directory reaches behind the end, as in a file cut off."""
+    wide = 43 in (data[2], data[3])  # BigTIFF
+    order: Literal["little", "big"] = "little" if data[0] == 0x49 else "big"
+    first = int.from_bytes(data[8:16] if wide else data[4:8], order)
+    count, entry, following = (8, 20, 8) if wide else (2, 12, 4)
+    entries = int.from_bytes(data[first : first + count], order)
+    if len(data) < 16 or first + count + entries * entry + following > len(data):
+        raise SliceRejected("truncated", "The TIFF ends before its directory.")
+
+
+def check_bmp(data: bytes | memoryview, max_pixels: int) -> None:
+    """Raises SliceRejected: `unsupported` for run-length coding, which Pillow pads silently; `pixels`; `truncated`."""
+    if len(data) < 54:
+        raise SliceRejected("truncated", "The BMP ends within its header.")
+    if int.from_bytes(data[14:18], "little") < 40:  # OS/2 1.x: two 16-bit numbers
+        return
+    if int.from_bytes(data[30:34], "little") in (1, 2):
+        raise SliceRejected("unsupported", "Run-length coded BMP is not read.")
+    width, height = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (18, 22))
+    check_pixels(abs(width), abs(height), max_pixels)
+
+
+def _check_frame(marker: int, frame: bytes, max_pixels: int) -> None:
+    if len(frame) < 6:
+        raise SliceRejected("corrupt", "The JPEG's headers are damaged.")
+    if marker not in _JPEG_FRAMES or frame[0] != 8:
+        raise SliceRejected("unsupported", "Lossless, arithmetic and 12-bit JPEG are not read.")
+    if frame[5] not in (1, 3):
+        raise SliceRejected("unsupported", "CMYK JPEG is not read; no CT is stored so.")
+    check_pixels(int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big"), max_pixels)

@@ -1,0 +1,82 @@
+"""The recipe every picture goes through before the model sees it, in training and in use alike."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+RECIPE = "lung-224-v1"
+"""PNG, JPEG, TIFF, BMP: alpha dropped, luminance; DICOM: lung window; then `fit`. Whoever changes a bit of it changes
+this name."""
+
+WINDOW_CENTRE, WINDOW_WIDTH = -600.0, 1500.0  # of the lung window, HU
+SIDE = 224
+PIXEL_BYTES = SIDE * SIDE
+
+
+@dataclass(frozen=True)
+class SeriesInfo:
+    """Where a DICOM slice belongs; no name or number of the patient.
+
+    Texts are labels (`display_names.label`) of at most 64 characters, empty where the file has none. `patient`: a
+    digest of the patient's ID and its issuer, to tell one from another; it is guessed from short IDs, so nobody stores
+    it. `position` is in mm along the slice normal, comparable within one series; None where the file does not tell.
+    `burned_in`: the file says that text is burned into its pixels.
+    """
+
+    patient: str
+    study_uid: str
+    series_uid: str
+    series_number: int | None
+    description: str
+    instance_number: int | None
+    sop_uid: str
+    position: float | None
+    burned_in: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One slice as the model takes it.
+
+    `pixels`: uint8[224, 224], read-only. `frame`: page of its file, from 0. `format`: PNG, JPEG, TIFF, BMP or DICOM;
+    `mode`: Pillow's mode, or DICOM's photometric interpretation; `width`, `height`: before fitting, in pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    frame: int
+    format: str
+    mode: str
+    width: int
+    height: int
+    series: SeriesInfo | None = None
+
+    @cached_property
+    def sha256_pixels(self) -> str:
+        """SHA-256 of the 50,176 pixel bytes, in hex; computed where it is asked for, so a decoder cannot forge it."""
+        return hashlib.sha256(self.pixels.data).hexdigest()
+
+
+def lung_window(hu: NDArray[np.number[Any]]) -> NDArray[np.uint8]:
+    """Map HU of any shape to uint8 by the linear function of DICOM PS3.3 C.11.2.1.2.1.
+
+    -1350 HU and less become 0, more than 149 HU become 255. Halves are rounded upwards.
+    """
+    grey = ((hu - (WINDOW_CENTRE - 0.5)) / (WINDOW_WIDTH - 1) + 0.5) * 255
+    rounded: NDArray[np.uint8] = np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
+    return rounded
+
+
+def fit(grey: Image.Image) -> NDArray[np.uint8]:
+    """A picture in mode L of any size → uint8[224, 224], read-only: both sides scaled apart, bilinear and antialiased
+    (Pillow widens the triangle to the scale when shrinking)."""
+    return as_pixels(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes())
+
+
+def as_pixels(raw: bytes | memoryview) -> NDArray[np.uint8]:
+    """50,176 bytes, by rows → uint8[224, 224] over the same memory."""
+    return np.frombuffer(raw, np.uint8).reshape(SIDE, SIDE)

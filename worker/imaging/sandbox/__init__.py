@@ -1,0 +1,1 @@
+"""Decoding in child processes that can do nothing else."""

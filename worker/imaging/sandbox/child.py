@@ -1,0 +1,105 @@
+"""The program of a decoding process: confine itself, then answer one file after another over two pipes."""
+
+import codecs
+import importlib
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from io import BytesIO, FileIO
+from typing import NoReturn
+
+from PIL import Image
+from pydicom.charset import python_encoding
+
+from worker.imaging.formats.decode import DecodeLimits
+from worker.imaging.recipe import SIDE, Prepared
+from worker.imaging.rejections import SliceRejected
+from worker.imaging.sandbox.protocol import REQUEST, pack_frame, pack_reply
+from worker.imaging.sandbox.seccomp import die_with_parent, drop_system_calls, grant_cpu, limit_resources
+
+_DISCARD = 1024 * 1024
+
+Decode = Callable[[bytearray, DecodeLimits], list[Prepared]]
+
+
+def main(parent: str, decoder: str, limits: str) -> None:
+    """Run until the requests end. `decoder` is `module:function`, `limits` the fields of DecodeLimits in JSON."""
+    die_with_parent(int(parent))
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)  # meant for the parent, which decides when this process ends
+    warnings.simplefilter("ignore")
+    module, _, function = decoder.partition(":")
+    decode: Decode = getattr(importlib.import_module(module), function)
+    bounds = DecodeLimits(**json.loads(limits))
+    _warm_up()
+    replies = _private_stdout()
+    limit_resources(bounds.memory_bytes)
+    unfiltered = drop_system_calls()
+    _send(replies, pack_frame({"ready": True, "unfiltered": unfiltered}))
+    serve(FileIO(0, closefd=False), replies, decode, bounds)
+
+
+def serve(requests: FileIO, replies: int, decode: Decode, limits: DecodeLimits) -> NoReturn:
+    """Answer every request in turn, until the parent closes the pipe."""
+    while True:
+        (length,) = REQUEST.unpack(_read(requests, bytearray(REQUEST.size)))
+        grant_cpu(limits.cpu_seconds)
+        _send(replies, _answer(requests, length, decode, limits))
+
+
+def _answer(requests: FileIO, length: int, decode: Decode, limits: DecodeLimits) -> bytes:
+    try:
+        data = bytearray(length)
+    except MemoryError:
+        for at in range(0, length, _DISCARD):
+            _read(requests, bytearray(min(_DISCARD, length - at)))
+        return pack_reply(SliceRejected("decoder_memory", f"{length} bytes do not fit into the decoder's memory."))
+    try:
+        return pack_reply(decode(_read(requests, data), limits))
+    except SliceRejected as rejection:
+        return pack_reply(rejection)
+
+
+def _read(requests: FileIO, data: bytearray) -> bytearray:
+    """Fill `data`; where the parent has closed the pipe, this process ends."""
+    view, at = memoryview(data), 0
+    while at < len(data):
+        count = requests.readinto(view[at:])
+        if not count:
+            os._exit(0)
+        at += count
+    return data
+
+
+def _send(replies: int, frame: bytes) -> None:
+    view = memoryview(frame)
+    while view:
+        view = view[os.write(replies, view) :]
+
+
+def _private_stdout() -> int:
+    """The reply pipe under another number: what a library prints must not get between two frames."""
+    replies = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return replies
+
+
+def _warm_up() -> None:
+    """Import all that is imported late, while files can still be opened: codecs, and what a first use of each format
+    and conversion pulls in."""
+    for encoding in {*python_encoding.values(), "unicode_escape"}:
+        codecs.lookup(encoding)
+    for kind in ("PNG", "JPEG", "TIFF", "BMP"):
+        file = BytesIO()
+        Image.new("RGB", (SIDE, SIDE)).save(file, kind, **({"compression": "tiff_lzw"} if kind == "TIFF" else {}))
+        with Image.open(file, formats=(kind,)) as image:
+            image.convert("L").resize((1, 1), Image.Resampling.BILINEAR)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,176 @@
+"""The pool's end of one decoding process: started, fed, listened to, and put down."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from worker.imaging.formats.decode import DecodeLimits
+from worker.imaging.recipe import Prepared
+from worker.imaging.rejections import SliceRejected
+from worker.imaging.sandbox.protocol import REPLY, REQUEST, ForgedReply, frame_length, unpack_frame, unpack_reply
+
+_ROOT = Path(__file__).parents[3]
+_PIPE_BYTES = 1024 * 1024
+_READ = 256 * 1024
+_LAUNCH = "import sys; sys.path[:0] = sys.argv[1:2]; from worker.imaging.sandbox.child import main; main(*sys.argv[2:])"
+_ENVIRONMENT = {
+    "PATH": os.defpath,
+    "LANG": "C.UTF-8",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+"""All that a decoder is told of its surroundings, with LD_LIBRARY_PATH where Python itself needs it."""
+
+
+class DecoderSpent(Exception):
+    """A decoder must not be asked again; the message says why."""
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """One file on its way; `data` is dropped when there is a `result`. `is_retry`: its decoder died once before."""
+
+    data: bytes
+    result: list[Prepared] | SliceRejected | None = None
+    is_retry: bool = False
+
+    def finish(self, result: list[Prepared] | SliceRejected) -> None:
+        self.result = result
+        self.data = b""
+
+
+class Decoder:
+    """One child process and the tasks it was sent, in order. `waited`: seconds the pool has waited for the first."""
+
+    def __init__(self, limits: DecodeLimits, function: str) -> None:
+        """Start the process; `function` is `module:name`, found in this project."""
+        environment = _ENVIRONMENT | {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
+        fields = json.dumps(asdict(limits))
+        self.process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+            [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), function, fields],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=environment,
+            bufsize=0,
+            start_new_session=True,  # a Ctrl-C or a SIGTERM to the group is for the parent
+        )
+        self.requests, self.replies = (_prepared(pipe) for pipe in (self.process.stdin, self.process.stdout))
+        self._max_slices = limits.max_pages
+        self._outbox: deque[memoryview] = deque()
+        self._inbox = bytearray()
+        self.tasks: deque[Task] = deque()
+        self.waited = 0.0
+        self.answered = 0
+        self.is_ready = False
+        self.unfiltered: str | None = None
+
+    @property
+    def has_to_write(self) -> bool:
+        return bool(self._outbox)
+
+    def send(self, task: Task) -> None:
+        """Queue one file and write as much as the pipe takes."""
+        self.tasks.append(task)
+        self._outbox += (memoryview(REQUEST.pack(len(task.data))), memoryview(task.data))
+        self.write()
+
+    def write(self) -> None:
+        """Write what the pipe takes; a dead reader shows at the other pipe."""
+        try:
+            while self._outbox:
+                written = os.writev(self.requests, [self._outbox[i] for i in range(min(2, len(self._outbox)))])
+                while self._outbox and written >= len(self._outbox[0]):
+                    written -= len(self._outbox.popleft())
+                if self._outbox:
+                    self._outbox[0] = self._outbox[0][written:]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._outbox.clear()
+
+    def read(self) -> bool:
+        """Take in what has come and finish the tasks it answers; False at the end of the pipe. Raises DecoderSpent."""
+        try:
+            part = os.read(self.replies, _READ)
+        except BlockingIOError:
+            return True
+        self._inbox += part
+        try:
+            for frame in self._frames():
+                (self._finish if self.is_ready else self._greet)(frame)
+        except ForgedReply as error:
+            raise DecoderSpent(f"it answered with {error}") from error
+        return bool(part)
+
+    def put_down(self) -> int:
+        """Kill the process if it still runs, close its pipes, and return how it ended (negative: a signal)."""
+        self.process.kill()
+        code = self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                pipe.close()
+        return code
+
+    def _frames(self) -> Iterator[bytes]:
+        while len(self._inbox) >= REPLY.size:
+            length = frame_length(self._inbox, self._max_slices)
+            if len(self._inbox) < length:
+                return
+            frame = bytes(self._inbox[:length])
+            del self._inbox[:length]
+            yield frame
+
+    def _greet(self, frame: bytes) -> None:
+        header, _ = unpack_frame(frame)
+        unfiltered = header.get("unfiltered")
+        if header.get("ready") is not True or not isinstance(unfiltered, str | None):
+            raise ForgedReply("no greeting")
+        self.is_ready, self.unfiltered, self.waited = True, unfiltered, 0.0
+
+    def _finish(self, frame: bytes) -> None:
+        if not self.tasks:
+            raise ForgedReply("an answer that nobody asked for")
+        result = unpack_reply(frame, self._max_slices)
+        if self.answered and not self.tasks[0].is_retry and _is_short_of_memory(result):
+            raise DecoderSpent("memory ran out, which earlier files may have cost")
+        self.tasks.popleft().finish(result)
+        self.answered += 1
+        self.waited = 0.0
+
+
+def _is_short_of_memory(result: list[Prepared] | SliceRejected) -> bool:
+    return isinstance(result, SliceRejected) and result.code == "decoder_memory"
+
+
+def describe_end(code: int) -> str:
+    """How a process ended, for people."""
+    if code >= 0:
+        return f"The decoder ended with code {code}."
+    try:
+        return f"The decoder ended by {signal.Signals(-code).name}."
+    except ValueError:
+        return f"The decoder ended by signal {-code}."
+
+
+def _prepared(pipe: IO[bytes] | None) -> int:
+    """The pipe's number, set not to block and wide enough for whole slices (64 KiB by default), so that neither side
+    waits for the other."""
+    if pipe is None:
+        raise TypeError("not a pipe")
+    number = pipe.fileno()
+    os.set_blocking(number, False)
+    with suppress(OSError):  # the user's share of pipe memory is spent: slower, not wrong
+        fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return number

@@ -1,0 +1,225 @@
+"""A pool of confined decoding processes: a file that kills its decoder costs one row, never a job or the worker."""
+
+import logging
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, TypeVar
+
+from worker.imaging.formats.decode import DecodeLimits
+from worker.imaging.recipe import Prepared
+from worker.imaging.rejections import DecoderUnavailable, SliceRejected
+from worker.imaging.sandbox.decoder_process import Decoder, DecoderSpent, Task, describe_end
+
+__all__ = ["DecodeLimits", "DecoderPool"]
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar("K")
+Result = list[Prepared] | SliceRejected
+
+_PIPELINE = 2
+"""Files a decoder holds: the one it decodes and the next, so that it need not wait for the pool."""
+_AHEAD = 4
+"""Files taken from the source per decoder before the oldest is given out."""
+_AHEAD_BYTES = 64 * 1024 * 1024
+_START_SECONDS = 60.0
+_START_ATTEMPTS = 3
+
+
+class DecoderPool:
+    """`size` decoders at most, started when needed, kept between files and between calls of `map`.
+
+    Each is a process of its own with no environment, no network, no files, bounded memory and time (`confine`). One
+    that dies is replaced. Its file is tried once more on a fresh one, so that a file is never blamed for what another
+    left behind, or for a kill from outside; a second death rejects it as `decoder_crash`. Processor or clock time
+    over the limit rejects it at once as `decoder_timeout`; the clock runs only while the pool itself waits.
+
+    For one thread at a time, in the process that made it; works inside a daemonic (Celery prefork) process.
+    """
+
+    def __init__(
+        self, size: int, limits: DecodeLimits, *, function: str = "worker.imaging.formats.decode:decode"
+    ) -> None:
+        """`function`, as `module:name`, takes bytes and limits like `decode.decode`."""
+        if size < 1:
+            raise ValueError("a pool needs at least one decoder")
+        self._size = size
+        self._limits = limits
+        self._function = function
+        self._decoders: list[Decoder] = []
+        self._queue: deque[Task] = deque()
+        # Children die with the thread that starts them (`seccomp.die_with_parent`): it has to live as long as the pool.
+        self._starter = ThreadPoolExecutor(1, "decoder-starter")
+        self._owner = os.getpid()
+        self._is_mapping = False
+        self._failed_starts = 0
+        self._has_warned = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill all decoders."""
+        while self._decoders:
+            self._decoders.pop().put_down()
+        self._starter.shutdown()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the decoders that run now."""
+        return [decoder.process.pid for decoder in self._decoders]
+
+    def map(self, items: Iterable[tuple[K, bytes | SliceRejected]]) -> Iterator[tuple[K, Result]]:
+        """Decode files, in order: each key with its slices or the reason it is rejected.
+
+        A SliceRejected instead of bytes passes through in its place. At most `_AHEAD` files a decoder, or 64 MB and one
+        file, are taken ahead. What `items` raises is raised after all that came before it has been given out.
+
+        Raises DecoderUnavailable when decoders cannot be started.
+        """
+        if self._is_mapping or os.getpid() != self._owner:
+            raise RuntimeError("a pool decodes for one caller at a time, in the process that made it")
+        self._is_mapping = True
+        pending: deque[tuple[K, Task]] = deque()
+        source: Iterator[tuple[K, bytes | SliceRejected]] | None = iter(items)
+        failure: Exception | None = None
+        try:
+            while True:
+                self._turn(block=False)
+                if source is not None:
+                    source, failure = self._fill(source, pending)
+                if not pending:
+                    break
+                while pending[0][1].result is None:
+                    self._turn(block=True)
+                key, task = pending.popleft()
+                if task.result is not None:
+                    yield key, task.result
+        finally:
+            self._abandon()
+            self._is_mapping = False
+        if failure is not None:
+            raise failure
+
+    def _fill(
+        self, source: Iterator[tuple[K, bytes | SliceRejected]], pending: deque[tuple[K, Task]]
+    ) -> tuple[Iterator[tuple[K, bytes | SliceRejected]] | None, Exception | None]:
+        """Take from the source while there is room. Returns it, or None at its end with what it raised."""
+        held = sum(len(task.data) for _, task in pending)
+        while len(pending) < _AHEAD * self._size and held < _AHEAD_BYTES:
+            try:
+                key, content = next(source)
+            except StopIteration:
+                return None, None
+            except Exception as error:  # raised again by `map`, after what came before
+                return None, error
+            task = Task(b"" if isinstance(content, SliceRejected) else content)
+            pending.append((key, task))
+            if isinstance(content, SliceRejected):
+                task.finish(content)
+                continue
+            held += len(content)
+            self._queue.append(task)
+            self._dispatch()
+        return source, None
+
+    def _dispatch(self) -> None:
+        """Send queued files to idle decoders, then to new ones, then behind the files that decoders hold."""
+        while self._queue:
+            decoder = self._pick(self._queue[0])
+            if decoder is None:
+                return
+            decoder.send(self._queue.popleft())
+
+    def _pick(self, task: Task) -> Decoder | None:
+        least = min(self._decoders, key=lambda decoder: len(decoder.tasks), default=None)
+        if len(self._decoders) < self._size and (task.is_retry or least is None or least.tasks):
+            return self._start()
+        return least if least is not None and len(least.tasks) < _PIPELINE else None
+
+    def _start(self) -> Decoder:
+        try:
+            decoder = self._starter.submit(Decoder, self._limits, self._function).result()
+        except OSError as error:
+            raise DecoderUnavailable(f"no decoder could be started: {error}") from error
+        self._decoders.append(decoder)
+        return decoder
+
+    def _turn(self, *, block: bool) -> None:
+        """One round: hand out, wait for an answer, take it in, see who died or takes too long."""
+        self._dispatch()
+        busy = [decoder for decoder in self._decoders if decoder.tasks]
+        if not busy:
+            return
+        poll = select.poll()
+        for decoder in busy:
+            poll.register(decoder.replies, select.POLLIN)
+            if decoder.has_to_write:
+                poll.register(decoder.requests, select.POLLOUT)
+        allowed = min(self._allowed(decoder) - decoder.waited for decoder in busy)
+        began = time.monotonic()
+        ready = {handle for handle, _ in poll.poll(max(0, allowed) * 1000 if block else 0)}
+        waited = time.monotonic() - began
+        for decoder in busy:
+            decoder.waited += waited
+            self._attend(decoder, ready)
+
+    def _allowed(self, decoder: Decoder) -> float:
+        return self._limits.wall_seconds if decoder.is_ready else _START_SECONDS
+
+    def _attend(self, decoder: Decoder, ready: set[int]) -> None:
+        was_ready = decoder.is_ready
+        if decoder.requests in ready:
+            decoder.write()
+        try:
+            is_open = decoder.replies not in ready or decoder.read()
+        except DecoderSpent as reason:
+            logger.warning("decoder %d is replaced: %s", decoder.process.pid, reason)
+            is_open = False
+        if decoder.is_ready and not was_ready:
+            self._welcome(decoder)
+        if not is_open:
+            self._replace(decoder)
+        elif decoder.waited >= self._allowed(decoder):
+            self._replace(decoder, timed_out=True)
+
+    def _welcome(self, decoder: Decoder) -> None:
+        self._failed_starts = 0
+        if decoder.unfiltered and not self._has_warned:
+            self._has_warned = True
+            logger.warning("decoders run without a system call filter: %s; only their limits hold", decoder.unfiltered)
+
+    def _replace(self, decoder: Decoder, *, timed_out: bool = False) -> None:
+        """Put a decoder down; its first file has an outcome or another try, the others go back in front."""
+        self._decoders.remove(decoder)
+        code = decoder.put_down()
+        if not decoder.is_ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _START_ATTEMPTS:
+                raise DecoderUnavailable(f"decoders do not start. {describe_end(code)}")
+        elif decoder.tasks:
+            head = decoder.tasks[0]
+            if timed_out or code == -signal.SIGXCPU:
+                head.finish(SliceRejected("decoder_timeout", "Decoding was stopped at its time limit."))
+            elif head.is_retry:
+                head.finish(SliceRejected("decoder_crash", describe_end(code)))
+            head.is_retry = True
+        self._queue.extendleft(task for task in reversed(decoder.tasks) if task.result is None)
+
+    def _abandon(self) -> None:
+        """Forget what nobody waits for; a decoder that still works on it is put down."""
+        self._queue.clear()
+        for decoder in [decoder for decoder in self._decoders if decoder.tasks]:
+            self._decoders.remove(decoder)
+            decoder.put_down()

@@ -1,0 +1,1 @@
+"""The first journey: from an upload to a prediction of every slice."""

@@ -1,0 +1,50 @@
+"""The engines that this process keeps loaded, one for each of the last model versions."""
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from db.models import ModelVersion
+from db.storage import FileDamaged, FileMissing
+from worker.engines.interface import Engine
+from worker.engines.load import EngineUnproven, engine_of
+from worker.engines.package import Package, PackageError
+
+log = logging.getLogger(__name__)
+
+KEPT_ENGINES = 2  # the champion, and the one before it for the jobs that are pinned to it
+
+
+class EngineUnavailable(Exception):
+    """The engine cannot be loaded here, or fails on any slice: those that it was to predict are not to blame."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model version ready to predict."""
+
+    package: Package
+    engine: Engine
+
+
+_loaded: OrderedDict[int, Loaded] = OrderedDict()
+
+
+def load(version: ModelVersion) -> Loaded:
+    """The engine of this model version, kept in this process.
+
+    Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable.
+    """
+    if version.id not in _loaded:
+        try:
+            package, engine = engine_of(version)
+        except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
+            raise
+        except Exception as error:
+            raise EngineUnavailable(f"the engine of {version.label} cannot be loaded") from error
+        _loaded[version.id] = Loaded(package, engine)
+        log.info("engine loaded", extra={"model_version": version.label, "engine": engine.name})
+        if len(_loaded) > KEPT_ENGINES:
+            _loaded.popitem(last=False)
+    _loaded.move_to_end(version.id)
+    return _loaded[version.id]
