@@ -203,7 +203,7 @@ def test_many_entries_take_little_memory(upload: Path, kind: str, count: int) ->
         header = bytearray(tarfile.TarInfo("x" * 100).tobuf(tarfile.USTAR_FORMAT))
         upload.write_bytes(bytes(header) * count + bytes(1024))
     program = (
-        "import sys; from pathlib import Path; from worker.imaging.archive import *;"
+        "import sys; from pathlib import Path; from worker.imaging.archives.archive import *;"
         "path = Path(sys.argv[1]); print(inspect_archive(path, 'x', Limits()).entries,"
         "sum(1 for _ in read_entries(path, 'x', Limits(), lambda _: False)),"
         "next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
