@@ -3,7 +3,7 @@
 ADD_VERSION = """
 import json, sys
 from pathlib import Path
-from db.registry import versions
+from db.registry import champions, versions
 from db.database import session_scope
 
 folder = Path(sys.argv[1])
@@ -16,6 +16,6 @@ with session_scope() as s:
     versions.register_package(s, folder, files)
 """
 ADD_CHAMPION = ADD_VERSION.replace(
-    "registry.register_package(s, folder, files)",
-    "registry.promote(s, registry.register_package(s, folder, files), None, 'for the test')",
+    "    versions.register_package(s, folder, files)",
+    "    champions.promote(s, versions.register_package(s, folder, files), None, 'for the test')",
 )
