@@ -29,6 +29,14 @@ from tests.builders.networks import small_resnet
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fit.py", "test_up.py", "test_browser.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files that take longest first, so that at the end no process waits long for another."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 def make_settings(home: Path, **values: object) -> Settings:
     """Settings for a test: everything in `home`, no broker (hints are lost, which the ledger allows)."""
     defaults = {
