@@ -6,6 +6,9 @@ INSTALL := sh .lock/install $(BIN)/python
 # What serving needs; and what else was installed once is kept in step with it.
 SERVING := $(VENV)/.serving $(wildcard $(VENV)/.training $(VENV)/.dev)
 
+# Many short processes start here. Without bytecode on disk each compiles everything it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo up training test test-slow test-all train-real demo-model check format lock secrets clean

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from cli.home import use_home
-from db.training.splits import MAX_SEED
+from db import MAX_INTEGER
 from training.config import PRESETS
 
-ROW_ID = click.IntRange(0, 2**31 - 1)  # an INTEGER of any database
+ROW_ID = click.IntRange(0, MAX_INTEGER)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 strict_option = click.option("--strict", is_flag=True, help="Exit with 5 if anything was rejected, too.")
 
@@ -35,7 +35,7 @@ as_given_option = click.option(
 
 def seed_option(told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add `--seed`; `told`: what it is of."""
-    return click.option("--seed", type=click.IntRange(0, MAX_SEED), default=7, show_default=True, help=told)
+    return click.option("--seed", type=click.IntRange(0, MAX_INTEGER), default=7, show_default=True, help=told)
 
 
 def run_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

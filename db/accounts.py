@@ -13,7 +13,7 @@ from db.clock import from_now
 from db.database import current
 from db.models import SignInLink, Token, User
 
-_hasher = PasswordHasher()
+password_hasher = PasswordHasher()
 # Verified against when there is no such user, so that the answer takes as long.
 _UNKNOWN = "$argon2id$v=19$m=65536,t=3,p=4$uTvYxXCyhq45xIySoMy/ig$m7Df298xK6DcpwoIW6vMvry0nZ37n/B77zm2tQJ5v74"
 
@@ -26,7 +26,7 @@ def create_user(s: Session, name: str, password: str | None, is_admin: bool = Fa
     """Add a user; without a password they can sign in only by token or link. Raises NameTaken."""
     if find_user(s, name):
         raise NameTaken(f"there is a user named {name!r} already")
-    user = User(name=name, is_admin=is_admin, password_hash=_hasher.hash(password) if password else None)
+    user = User(name=name, is_admin=is_admin, password_hash=password_hasher.hash(password) if password else None)
     s.add(user)
     s.flush()
     return user
@@ -47,7 +47,7 @@ def verify_password(s: Session, name: str, password: str) -> User | None:
     user = find_user(s, name)
     known = user.password_hash if user and user.password_hash else _UNKNOWN
     try:
-        _hasher.verify(known, password)
+        password_hasher.verify(known, password)
     except (VerificationError, InvalidHashError):
         return None
     return user if user and user.password_hash else None
@@ -55,7 +55,7 @@ def verify_password(s: Session, name: str, password: str) -> User | None:
 
 def set_password(s: Session, user: User, password: str) -> None:
     """Set a password; page sessions of this user end, API tokens stay."""
-    user.password_hash = _hasher.hash(password)
+    user.password_hash = password_hasher.hash(password)
     s.execute(
         update(Token)
         .where(Token.user_id == user.id, Token.kind == "session", Token.revoked_at.is_(None))

@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db import MAX_INTEGER
+
 T = TypeVar("T")
 
 
@@ -57,7 +59,7 @@ def newest_first(s: Session, model: type[T], cursor: str | None, limit: int) -> 
     query = select(table).order_by(table.id.desc()).limit(limit + 1)
     if cursor is not None:
         (before,) = decode(cursor, int)
-        if not 0 < before < 2**31:  # PostgreSQL's INTEGER
+        if not 0 < before <= MAX_INTEGER:
             raise BadCursor("not a cursor of this server")
         query = query.where(table.id < before)
     rows = list(s.scalars(query))

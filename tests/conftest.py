@@ -14,10 +14,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import create_engine, text
 
+from db import accounts, migrate
 from db import database as base
-from db import migrate
 from db.accounts import create_user
 from db.database import session_scope
 from db.models import ModelVersion, User
@@ -35,6 +36,32 @@ LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fi
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files that take longest first, so that at the end no process waits long for another."""
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give a file's tests to one process, and so the files of the engines, which share a package that takes long to
+    build. pytest-xdist 3.8.0 ignores its own marks for this with pytest 9.2.0."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "engines" if path.startswith("tests/worker/engines/") else path
+
+    return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_password_hasher() -> Iterator[PasswordHasher]:
+    """Hash passwords with little memory and time: at full strength this took a quarter of the web tests' time.
+
+    Yields the hasher that the product uses.
+    """
+    real = accounts.password_hasher
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "password_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield real
 
 
 def make_settings(home: Path, **values: object) -> Settings:

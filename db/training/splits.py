@@ -10,6 +10,7 @@ from types import MappingProxyType
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db import MAX_INTEGER
 from db.datasets.slices import CLASSES, GIVEN, PARTS, DatasetError, Placed, has_given_parts, placed_of
 from db.models import Dataset, ModelVersion, Split, Work
 from db.training.leaks import SEEN, find_leaks
@@ -19,7 +20,6 @@ FRACTIONS = (0.7, 0.1, 0.2)
 RULE = "groups"
 AS_GIVEN = "groups as given"
 AFTER = " after "  # a rule, and the model version whose slices stay in the parts that they had for it
-MAX_SEED = 2**31 - 1  # of an INTEGER column
 
 
 @dataclass
@@ -82,8 +82,8 @@ def _wanted(
     fractions: tuple[float, float, float],
     after: ModelVersion | None,
 ) -> _Wanted:
-    if not 0 <= seed <= MAX_SEED:
-        raise DatasetError(f"a seed is a whole number from 0 to {MAX_SEED}, not {seed}")
+    if not 0 <= seed <= MAX_INTEGER:
+        raise DatasetError(f"a seed is a whole number from 0 to {MAX_INTEGER}, not {seed}")
     if dataset.state != Work.DONE:
         raise DatasetError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
     if min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):

@@ -2,6 +2,7 @@
 
 import pytest
 from apiflask import APIFlask
+from jinja2 import FileSystemBytecodeCache
 
 from db import accounts
 from db.database import session_scope
@@ -17,10 +18,18 @@ def database(settings: Settings) -> Settings:
     return settings
 
 
+@pytest.fixture(scope="session")
+def compiled_templates(tmp_path_factory: pytest.TempPathFactory) -> FileSystemBytecodeCache:
+    """Templates that were compiled for an earlier test: each test has an application of its own."""
+    return FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+
+
 @pytest.fixture
-def app(settings: Settings, champion: ModelVersion) -> APIFlask:
+def app(settings: Settings, champion: ModelVersion, compiled_templates: FileSystemBytecodeCache) -> APIFlask:
     """The application as the server runs it, with a champion."""
-    return create_app(settings)
+    app = create_app(settings)
+    app.jinja_env.bytecode_cache = compiled_templates
+    return app
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from db.database import session_scope
 from db.ledger.leases import Claim
 from db.models import User
 from db.training import runs
-from tests.web.actors import PASSWORD, Api, WorkerPart, load_engines, png, ready_dataset, resnet50, zip_bytes
+from tests.web.actors import PASSWORD, Api, Browser, WorkerPart, load_engines, png, ready_dataset, resnet50, zip_bytes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -62,26 +62,25 @@ def page(chromium: Any, address: str) -> Iterator[Any]:
     assert foreign == []
 
 
-@pytest.fixture
-def signed_in(page: Any, ann: User) -> Any:
-    """Ann, signed in by the form."""
-    page.goto("/sign-in")
-    page.get_by_label("Name").fill("ann")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url("**/jobs")
+def with_session(page: Any, app: APIFlask, address: str, name: str) -> Any:
+    """The page, with the cookie of somebody who signed in: by the form it takes a second."""
+    browser = Browser(app)
+    assert browser.sign_in(name).status_code == 303
+    cookie = browser.client.get_cookie("ctbatch")
+    page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": address}])
     return page
 
 
 @pytest.fixture
-def admin_page(page: Any, root: User) -> Any:
-    """The admin, signed in by the form."""
-    page.goto("/sign-in")
-    page.get_by_label("Name").fill("root")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url("**/jobs")
-    return page
+def signed_in(page: Any, app: APIFlask, address: str, ann: User) -> Any:
+    """A page on which Ann has signed in."""
+    return with_session(page, app, address, "ann")
+
+
+@pytest.fixture
+def admin_page(page: Any, app: APIFlask, address: str, root: User) -> Any:
+    """A page on which the admin has signed in."""
+    return with_session(page, app, address, "root")
 
 
 @pytest.fixture
@@ -96,11 +95,16 @@ def finished(api: Api, worker: WorkerPart) -> str:
     return job_id
 
 
-def test_sign_in_and_out(signed_in: Any) -> None:
-    assert signed_in.get_by_role("heading", name="No jobs yet").is_visible()
-    signed_in.get_by_label("Account of ann").click()
-    signed_in.get_by_role("button", name="Sign out").click()
-    signed_in.wait_for_url("**/sign-in")
+def test_sign_in_and_out(page: Any, ann: User) -> None:
+    page.goto("/sign-in")
+    page.get_by_label("Name").fill("ann")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/jobs")
+    assert page.get_by_role("heading", name="No jobs yet").is_visible()
+    page.get_by_label("Account of ann").click()
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in")
 
 
 def test_submit_by_choosing_a_file(signed_in: Any, tmp_path: Path) -> None:
@@ -315,6 +319,7 @@ def test_every_page_fits_a_phone_in_both_themes(signed_in: Any, finished: str) -
 
 
 def test_theme_is_chosen_and_kept(signed_in: Any) -> None:
+    signed_in.goto("/jobs")
     button = signed_in.get_by_role("button", name="Colour theme: automatic")
     button.click()
     signed_in.get_by_role("button", name="Colour theme: light").click()

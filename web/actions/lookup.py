@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
+from db import MAX_INTEGER
 from db.database import read_scope, session_scope
 from db.ledger.job_view import find_job
 from db.models import Job
@@ -18,7 +19,7 @@ T = TypeVar("T")
 ROW_IDS = range(1, 2**63)
 """Ids of slices that a database can hold; a larger number in an address is nobody's."""
 
-SMALL_IDS = range(1, 2**31)
+SMALL_IDS = range(1, MAX_INTEGER + 1)
 """The same for all other tables; PostgreSQL refuses to look for a larger one."""
 
 _JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from db.registry.manifest import NAME
-from db.training.splits import MAX_SEED
+from db import MAX_INTEGER
 
 RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0-9_-]+$")]
@@ -36,7 +36,7 @@ AsGiven = Annotated[
     bool,
     Field(description="Draw each group alone; else groups that share near-identical slices stay in one part."),
 ]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class ListQuery(BaseModel):

@@ -102,7 +102,7 @@ class Keeps(Recorder):
             self.last = make()
 
 
-@pytest.mark.parametrize("unfreeze", [0, 10])
+@pytest.mark.parametrize("unfreeze", [pytest.param(0, marks=pytest.mark.slow), 10])
 def test_frozen_layers_computed_once_give_the_same_losses(unfreeze, data, network, tmp_path, monkeypatch):
     compare_losses(unfreeze, data, network, tmp_path, monkeypatch)
 
@@ -273,7 +273,6 @@ def test_a_stop_in_a_stage_that_has_not_got_better_keeps_the_weights_before_it(a
         def stopped(self):
             return self.begun if at == "in its first epoch" else self.done
 
-    fit(network, config(stage(0, epochs=2)), data, seed=1, folder=tmp_path)
     before = network.get_weights()
     ruinous = stage(20, epochs=9, optimizer="adam", rate=0.9)
     history = fit(
