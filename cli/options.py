@@ -39,7 +39,7 @@ def seed_option(told: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def run_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add what a training run is asked for by, named as in `training.launch.launch.Asked`; `default`: the preset."""
+    """Add the options of a training run, named as the fields of `RunRequest`; `default`: the preset."""
     options = (
         click.option("--preset", type=click.Choice(sorted(PRESETS)), default=default, show_default=True),
         click.option(

@@ -15,6 +15,10 @@ SQLITE_BUSY_MS = 30_000
 PG_OPTIONS = "-c statement_timeout=120000 -c lock_timeout=30000 -c idle_in_transaction_session_timeout=120000"
 
 
+class OldDatabase(Exception):
+    """The database was made by a development version before 0.1.0, which had other tables."""
+
+
 def make_engine(settings: Settings) -> Engine:
     """A new engine for the settings' database, with the options that the ledger relies on."""
     url = settings.database

@@ -8,9 +8,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db.database import get_engine
+from db.database import OldDatabase, get_engine
 from db.models import User  # noqa: F401  (loads every table into Base.metadata)
 from db.models.base import Base
+
+BEFORE_0_1_0 = ("0001", "0002", "0003", "0004")
+"""Revisions of development versions, of which the first release knows nothing."""
 
 
 def _config() -> Config:
@@ -20,7 +23,16 @@ def _config() -> Config:
 
 
 def upgrade() -> None:
-    """Apply the migrations that are missing, each in a transaction of its own."""
+    """Apply the migrations that are missing, each in a transaction of its own.
+
+    Raises:
+        OldDatabase: the database is older than 0.1.0, and no migration leads from it.
+    """
+    if current() in BEFORE_0_1_0:
+        raise OldDatabase(
+            "this database is older than release 0.1.0 and cannot be upgraded; start with an empty one: set"
+            " CTBATCH_HOME or DATABASE_URL to another place"
+        )
     command.upgrade(_config(), "head")
 
 

@@ -25,7 +25,7 @@ class FileDamaged(Exception):
 
 
 @dataclass(frozen=True)
-class Received:
+class StoredFile:
     """A file that was received whole and is durable on disk."""
 
     sha256: str
@@ -46,7 +46,7 @@ class Receiver:
         self._file: IO[bytes] | None = self.path.open("xb", buffering=0)
         self._hash = hashlib.sha256()
         self._size = 0
-        self._received: Received | None = None
+        self._received: StoredFile | None = None
 
     def write(self, data: bytes) -> int:
         """Append bytes. Raises OSError (ENOSPC) when the disk is full."""
@@ -59,7 +59,7 @@ class Receiver:
         self._size += len(data)
         return len(data)
 
-    def finish(self) -> Received:
+    def finish(self) -> StoredFile:
         """Flush and fsync; the file is still temporary."""
         if self._received is None:
             if self._file is None:
@@ -67,17 +67,17 @@ class Receiver:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
-            self._received = Received(self._hash.hexdigest(), self._size)
+            self._received = StoredFile(self._hash.hexdigest(), self._size)
         return self._received
 
-    def publish(self) -> Received:
+    def publish(self) -> StoredFile:
         """Give the finished file its name in storage."""
         received = self.finish()
         if self.path.exists():
             self._storage.adopt(self.path, received.sha256)
         return received
 
-    def close(self) -> Received:
+    def close(self) -> StoredFile:
         """Finish and publish."""
         return self.publish()
 

@@ -93,7 +93,7 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
         rows = [row.row for name in PARTS[1:] for row in parts[name].rows]
         told = ", ".join(str(rows[index]) for index in known[:EXAMPLES]) + (" ..." if len(known) > EXAMPLES else "")
         raise RuntimeError(
-            f"the split of {split.dataset.title} leaks ({SEEN}: {len(known)} slices of validation and test are"
+            f"the split of {split.dataset.label} leaks ({SEEN}: {len(known)} slices of validation and test are"
             f" near-identical to some that trained {start.label} or one that it comes from: rows {told}); leave them"
             f" out of the dataset, have the column split of a CSV put them into train, or allow it by name: {SEEN}"
         )
@@ -121,9 +121,9 @@ def work_folder(claim: Claim) -> Iterator[Path]:
     By claim, not by run: a worker that lost the run and ends late must not remove the folder of the one that has it.
     """
     above = current().home / "training"
-    folder = above / f"run-{claim.id}-{claim.epoch}"
+    folder = above / f"run-{claim.id}-{claim.fence}"
     with read_scope() as s:
-        going_on = {f"run-{id_}-{epoch}" for id_, epoch in runs.running(s)}
+        going_on = {f"run-{run_id}-{fence}" for run_id, fence in runs.running(s)}
     for left in above.glob("run-*"):
         if left == folder or left.name not in going_on:
             shutil.rmtree(left, ignore_errors=True)

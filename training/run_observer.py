@@ -29,7 +29,6 @@ class RunWatcher(Watcher):
     def __init__(self, run: TrainingRun, claim: Claim, heartbeat: Heartbeat, config: Config) -> None:
         self._claim, self._heartbeat, self._config = claim, heartbeat, config
         self._last: tuple[float, str] = (run.progress, run.message)
-        self._estimate = {name: value for name, value in run.live.items() if name == "estimate"}
         self.kept: dict[str, Any] = run.checkpoint
         self._reported = self._checkpointed = 0.0
         self._stop = False
@@ -70,7 +69,7 @@ class RunWatcher(Watcher):
         left = (at.epochs - at.epoch) * at.steps - at.step
         seconds = left * self._config.stages[at.stage].batch / at.rate if at.rate else None
         facts = {name: value for name, value in vars(at).items() if name != "message"}
-        return self._estimate | facts | {"eta_seconds": seconds}
+        return facts | {"eta_seconds": seconds}
 
     def packaging(self, share: float, message: str) -> None:
         """Note how far evaluating and exporting are, `share` from 0 to 1."""

@@ -48,7 +48,7 @@ def train_next(worker: str) -> bool:
     made: int | None = None
     with Heartbeat(TrainingRun, [claim]) as heartbeat, suppress(StaleClaim):  # then it is someone else's now
         try:
-            if run.preset == runs.DEMO:
+            if run.demo:
                 _make_demo(run, claim, heartbeat)
             else:
                 made = carry_out(run, claim, heartbeat)

@@ -11,11 +11,11 @@ from db.database import current
 from db.storage import storage
 from worker.imaging.archives.archive import Entry, Limits, read_entries
 from worker.imaging.formats.decode import DecodeLimits
-from worker.imaging.recipe import Prepared
+from worker.imaging.recipe import PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
-Read = tuple[Entry, str | None, list[Prepared] | SliceRejected]
+Read = tuple[Entry, str | None, list[PreparedSlice] | SliceRejected]
 """An entry, its bytes' SHA-256, what became of it."""
 
 

@@ -17,14 +17,14 @@ from db.database import read_scope
 from db.registry import champions
 from db.settings import get_settings
 from db.training import runs
-from training.launch.launch import Asked
+from training.launch.launch import RunRequest
 from worker.engines.openvino import has_bfloat16
 
 NAME = "real"
 FIGURES = ("accuracy", "auc", "recall", "specificity", "precision", "f1", "pr_auc", "brier", "ece")
 
 
-def run(path: Path, asked: Asked, home: Path | None, as_json: bool) -> None:
+def run(path: Path, asked: RunRequest, home: Path | None, as_json: bool) -> None:
     """Make the dataset of `path`, `ctbatch train` on it as asked, print the figures with their intervals."""
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-train-")))
@@ -38,7 +38,7 @@ def run(path: Path, asked: Asked, home: Path | None, as_json: bool) -> None:
         _print(minutes, as_json)
 
 
-def _words(asked: Asked) -> list[str]:
+def _words(asked: RunRequest) -> list[str]:
     """What is asked for, as `ctbatch train` takes it."""
     words = [asked.dataset, "--preset", asked.preset, "--seed", str(asked.seed)]
     words += [word for setting in asked.settings for word in ("--set", setting)]
@@ -63,7 +63,7 @@ def _print(minutes: float, as_json: bool) -> None:
             "model_version": version.label,
             "preset": last.preset,
             "seed": last.seed,
-            "split": last.split.rule if last.split else None,
+            "split": last.split.description if last.split else None,
             "leaks": last.split.leaks if last.split else {},
             "minutes": round(minutes, 1),
             "training_minutes": round(version.facts["training_seconds"] / 60, 1),
@@ -84,5 +84,5 @@ def _print(minutes: float, as_json: bool) -> None:
     for name in FIGURES:
         low, high = intervals.get(name) or (float("nan"), float("nan"))
         rows.append([name, f"{version.metrics[name]:.4f}", f"{low:.4f} to {high:.4f}"])
-    rows.append(["flagged as unfamiliar", f"{version.metrics['flagged']:.4f}", ""])
+    rows.append(["out of distribution", f"{version.metrics['flagged']:.4f}", ""])
     print_table((f"on {version.metrics['n']} unseen slices", "figure", "95 % interval"), rows)

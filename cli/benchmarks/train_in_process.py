@@ -13,7 +13,7 @@ from cli.output import print_json, print_table, say
 from db.database import current
 from training.config import Stage
 from training.errors import why
-from training.launch.launch import Asked, Prepared, prepare
+from training.launch.launch import LaunchPlan, RunRequest, prepare
 from training.loop.watcher import EpochRecord, Watcher
 
 FIGURES = ("accuracy", "auc", "recall", "specificity", "ece")
@@ -32,7 +32,7 @@ class Told(Watcher):
         say(f"{told}, loss {m['loss']:.3f}, validation {m['val_loss']:.3f}, AUC {m['val_auc']:.3f}")
 
 
-def run(asked: Asked, as_json: bool) -> None:
+def run(asked: RunRequest, as_json: bool) -> None:
     """Train as a run does, in this process, on whatever Keras computes with; print each stage, the time, the figures.
 
     Nothing is kept but the split: there is no worker, no evaluation with intervals, no package. Probabilities are as
@@ -57,7 +57,7 @@ def run(asked: Asked, as_json: bool) -> None:
     print_table((f"on {facts['n']} unseen slices", "figure"), rows)
 
 
-def _fitted(prepared: Prepared) -> dict[str, Any]:
+def _fitted(prepared: LaunchPlan) -> dict[str, Any]:
     """Train, and measure on the test part. Here TensorFlow is loaded: what is refused is refused before."""
     from training.data.slices import Data, load_parts
     from training.evaluation.metrics import measure
@@ -79,10 +79,10 @@ def _fitted(prepared: Prepared) -> dict[str, Any]:
     logit = predict(network, unseen.pixels[..., None], lambda: None)["logit"]
     figures = measure(probability(logit, 1.0), unseen.labels, 0.5)
     return {
-        "dataset": prepared.dataset.title,
+        "dataset": prepared.dataset.label,
         "preset": asked.preset,
         "seed": asked.seed,
-        "split": prepared.split.rule,
+        "split": prepared.split.description,
         "environment": environment(),
         "stages": _stages(config.stages, history),
         "seconds": round(sum(record.seconds for record in history), 1),

@@ -7,7 +7,7 @@ import click
 
 from cli.options import json_option, run_options
 from training.launch.installed import check_installed
-from training.launch.launch import Asked
+from training.launch.launch import RunRequest
 
 PACKAGE = click.option(
     "--package",
@@ -92,7 +92,7 @@ def fitting(dataset: str, as_json: bool, **asked: Any) -> None:
     check_installed()
     from cli.benchmarks.train_in_process import run
 
-    run(Asked(dataset, **asked), as_json)
+    run(RunRequest(dataset, **asked), as_json)
 
 
 @bench.command(name="real-training")
@@ -110,7 +110,7 @@ def real_training(path: Path, home: Path | None, as_json: bool, **asked: Any) ->
     check_installed()
     from cli.benchmarks.train_end_to_end import NAME, run
 
-    run(path, Asked(NAME, **asked), home, as_json)
+    run(path, RunRequest(NAME, **asked), home, as_json)
 
 
 @bench.command()
@@ -131,7 +131,7 @@ def precision(path: Path, package: Path, as_json: bool) -> None:
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--package", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @json_option
-def unfamiliar(path: Path, package: Path, as_json: bool) -> None:
+def ood(path: Path, package: Path, as_json: bool) -> None:
     """Share that a model package flags of slices, and of what is no such slice: photographs, noise, MR and others.
 
     PATH is a folder of slices like those the model was trained on, best some that it has not seen.

@@ -141,7 +141,7 @@ def split(dataset: str, seed: int, as_given: bool, as_json: bool) -> None:
         for part, rows in parts.items()
     }
     if as_json:
-        print_json({"id": made.id, "rule": made.rule, "seed": made.seed, "parts": shown, "leaks": made.leaks})
+        print_json({"id": made.id, "rule": made.description, "seed": made.seed, "parts": shown, "leaks": made.leaks})
         return
     print_table(("part", *CLASSES.values(), "groups"), [[part, *found.values()] for part, found in shown.items()])
     for leak, found in made.leaks.items():
@@ -171,7 +171,7 @@ def _labels_among(paths: Sequence[Path], labels: Path | None) -> tuple[list[Path
 
 def _create_from_jobs(name: str, jobs: Sequence[str]) -> str:
     with refusals(), writing() as session:
-        return store.create_from_reviews(session, name=name, user=None, job_ids=jobs).title
+        return store.create_from_reviews(session, name=name, user=None, job_ids=jobs).label
 
 
 def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None) -> str:
@@ -188,7 +188,7 @@ def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None) ->
             files.append(_store_part(part, lambda count, done=done: update(done + count, "")))
             done += part.size
     with refusals(), writing() as session:
-        return store.create_dataset(session, name=name, user=None, files=files, labels=table).title
+        return store.create_dataset(session, name=name, user=None, files=files, labels=table).label
 
 
 def _store_labels(path: Path) -> "ReceivedFile":

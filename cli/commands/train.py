@@ -14,7 +14,7 @@ from cli.output import print_json, say
 from cli.remote.find_server import settings_with_broker
 from db.registry import versions
 from db.storage import storage
-from training.launch.launch import FILE, MODEL, Asked, Prepared, launch, prepare
+from training.launch.launch import FILE, MODEL, LaunchPlan, RunRequest, launch, prepare
 
 
 @click.command()
@@ -46,7 +46,7 @@ def train(
     """
     settings_with_broker()
     initial = [] if start is None else [_initial(start)]
-    asked = Asked(dataset, settings=[*initial, *settings], name=name, **options)
+    asked = RunRequest(dataset, settings=[*initial, *settings], name=name, **options)
     with refusals():
         prepared = prepare(asked, writing, reading)
         _say_estimate(prepared)
@@ -60,9 +60,9 @@ def train(
     print_json(view.as_dict()) if as_json else print_view(view)
 
 
-def _say_estimate(prepared: Prepared) -> None:
+def _say_estimate(prepared: LaunchPlan) -> None:
     sizes = ", ".join(f"{count} {part}" for part, count in prepared.slices.items())
-    say(f"{prepared.dataset.title}: {sizes} slices")
+    say(f"{prepared.dataset.label}: {sizes} slices")
     say(prepared.takes.text)
 
 

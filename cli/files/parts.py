@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.files.tar_stream import Member, TarStream, read_exactly
+from cli.files.tar_stream import PackedFile, TarStream, read_exactly
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 MOST_LOOSE_FILES = 64  # more than these go as one TAR: a request has a limited number of parts
@@ -43,7 +43,7 @@ def gather(paths: Sequence[Path], *, but: Path | None = None) -> tuple[list[Part
         UsageError: a path cannot be read, or there is nothing to send.
     """
     parts: list[Part] = []
-    loose: list[Member] = []
+    loose: list[PackedFile] = []
     hidden = 0
     for path in paths:
         if path.is_dir():
@@ -63,16 +63,16 @@ def gather(paths: Sequence[Path], *, but: Path | None = None) -> tuple[list[Part
     return parts, hidden
 
 
-def _folder_parts(folder: Path, members: list[Member]) -> list[Part]:
+def _folder_parts(folder: Path, members: list[PackedFile]) -> list[Part]:
     archives = [member for member in members if _is_archive(member.path)]
     others = [member for member in members if not _is_archive(member.path)]
     tar = [_tar_part(f"{folder.resolve().name or 'files'}.tar", others)] if others else []
     return [*tar, *map(_file_part, archives)]
 
 
-def _walk(folder: Path) -> tuple[list[Member], int]:
+def _walk(folder: Path) -> tuple[list[PackedFile], int]:
     """Return the files below `folder`, in an order that depends on their names alone, and the number passed over."""
-    found: list[Member] = []
+    found: list[PackedFile] = []
     passed_over = 0
     for here, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not _is_junk(name))
@@ -97,18 +97,18 @@ def _is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
-def _member(path: Path, name: str) -> Member:
+def _member(path: Path, name: str) -> PackedFile:
     try:
         with path.open("rb") as file:  # a file that cannot be read is found before anything is sent
-            return Member(path, name, os.fstat(file.fileno()).st_size)
+            return PackedFile(path, name, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _file_part(member: Member) -> Part:
+def _file_part(member: PackedFile) -> Part:
     return Part(member.name, member.size, _File(member.path, member.size), 1)
 
 
-def _tar_part(filename: str, members: list[Member]) -> Part:
+def _tar_part(filename: str, members: list[PackedFile]) -> Part:
     stream = TarStream(members)
     return Part(filename, len(stream), stream, len(members))

@@ -13,7 +13,7 @@ END = b"\0" * (2 * BLOCK)
 
 
 @dataclass(frozen=True)
-class Member:
+class PackedFile:
     """A file to send: where it lies, the name it gets, and its size when it was looked at."""
 
     path: Path
@@ -24,7 +24,7 @@ class Member:
 class TarStream:
     """Yields a TAR of regular files, in the order given, with nothing in it that differs between two sendings."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[PackedFile]) -> None:
         """Keep the members; their sizes are taken as they are."""
         self.members = list(members)
 
@@ -45,7 +45,7 @@ class TarStream:
         yield END
 
 
-def _header(member: Member) -> bytes:
+def _header(member: PackedFile) -> bytes:
     info = tarfile.TarInfo(member.name)  # its defaults are constants: no owner, time 0, mode 0644
     info.size = member.size
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")

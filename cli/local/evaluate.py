@@ -23,7 +23,7 @@ def carry_out(evaluation_id: int, *, quiet: bool = False) -> Evaluation:
     from worker.process import worker_name
 
     found = _look(evaluation_id)
-    title = f"{found.model_version.label} on {found.dataset.title}" + (f" ({found.part})" if found.part else "")
+    title = f"{found.model_version.label} on {found.dataset.label}" + (f" ({found.part})" if found.part else "")
     with progress_bar(title, 1.0, enabled=not quiet) as update:
         while True:
             view = evaluations.evaluation_view(found)

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, Unavailable
 from db.accounts import find_user
-from db.database import read_scope, session_scope
+from db.database import OldDatabase, read_scope, session_scope
 from db.models import User
 
 
@@ -23,6 +23,8 @@ def database_errors() -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise Unavailable(f"DATABASE_URL is no database URL: {error}") from error
+    except OldDatabase as error:
+        raise Unavailable(str(error)) from error
     except IntegrityError:
         raise
     except DatabaseError as error:

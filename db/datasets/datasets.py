@@ -132,7 +132,7 @@ def dataset_view(s: Session, dataset: Dataset) -> DatasetView:
     report = dataset.report
     return DatasetView(
         id=dataset.id,
-        name=dataset.title,
+        name=dataset.label,
         state=STATES.get(Work(dataset.state), dataset.state),
         progress=dataset.progress,
         size=dataset.size,
@@ -194,7 +194,7 @@ def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
     """The newest earlier version of the same name with the same slices, labels and groups."""
     query = select(Dataset).where(Dataset.name == dataset.name, Dataset.id != dataset.id, Dataset.sha256 == sha256)
     twin = s.scalar(query.order_by(Dataset.number.desc()).limit(1))
-    return twin.title if twin else None
+    return twin.label if twin else None
 
 
 @dataclass(frozen=True)

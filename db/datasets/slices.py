@@ -6,12 +6,11 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
-from db.models import Dataset, LabelledSlice, Split
+from db.models import Dataset, LabelledSlice, Split, SplitRule
 
 CLASSES = {1: "COVID", 0: "non-COVID"}
 TRAIN = "train"
 PARTS = (TRAIN, "validation", "test")
-GIVEN = "given"
 BY_PIXELS = "near-identical slices"  # where a group comes from that nothing but the pixels tells
 
 T = TypeVar("T", "Row", "Placed")
@@ -40,8 +39,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Placed:
-    """What a split and its leak check go by. `split`: the part that the CSV names. A slice without cluster or hash of
-    its pixels is like no other."""
+    """The columns of a labelled slice that a split and its leak check need. `given_part`: the part that the CSV names.
+    A slice without a cluster or a hash of its pixels has no duplicates."""
 
     row: int
     name: str
@@ -49,7 +48,7 @@ class Placed:
     group: str
     cluster: int | None
     pixels_sha256: str | None
-    split: str | None
+    given_part: str | None
 
 
 def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str | None = None) -> list[Row]:
@@ -61,8 +60,8 @@ def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str |
         return _read(s, Row, dataset_id)
     if split is None or part not in PARTS or split.dataset_id != dataset_id:
         raise DatasetError(f"name a split of this dataset and one of its parts: {', '.join(PARTS)}")
-    if split.rule == GIVEN:
-        return _read(s, Row, dataset_id, LabelledSlice.split == part)
+    if split.rule == SplitRule.GIVEN:
+        return _read(s, Row, dataset_id, LabelledSlice.given_part == part)
     return [row for row in _read(s, Row, dataset_id) if split.assignment[row.group] == part]
 
 
@@ -77,25 +76,25 @@ def placed_of(s: Session, dataset_id: int) -> list[Placed]:
 
 
 def has_given_parts(s: Session, dataset_id: int) -> bool:
-    """Whether the CSV named a part for slices of a dataset."""
-    told = (LabelledSlice.dataset_id == dataset_id, LabelledSlice.row.is_not(None), LabelledSlice.split.is_not(None))
-    return bool(s.scalar(select(exists().where(*told))))
+    """Return whether the CSV named a part for slices of a dataset."""
+    slices = (LabelledSlice.dataset_id == dataset_id, LabelledSlice.row.is_not(None))
+    return bool(s.scalar(select(exists().where(*slices, LabelledSlice.given_part.is_not(None)))))
 
 
 def count_parts(s: Session, split: Split) -> dict[str, int]:
     """How many slices each part of a split has."""
-    by: Any = LabelledSlice.split if split.rule == GIVEN else LabelledSlice.group
+    by: Any = LabelledSlice.given_part if split.rule == SplitRule.GIVEN else LabelledSlice.group
     rows = (LabelledSlice.dataset_id == split.dataset_id, LabelledSlice.row.is_not(None))
     found = dict.fromkeys(PARTS, 0)
     for key, count in s.execute(select(by, func.count()).where(*rows).group_by(by)):
-        if (part := key if split.rule == GIVEN else split.assignment[key]) in found:
+        if (part := key if split.rule == SplitRule.GIVEN else split.assignment[key]) in found:
             found[part] += count
     return found
 
 
 def part_of(split: Split, each: Placed) -> str:
     """The part of a split that a slice of its dataset lies in."""
-    return (each.split or "") if split.rule == GIVEN else str(split.assignment[each.group])
+    return (each.given_part or "") if split.rule == SplitRule.GIVEN else str(split.assignment[each.group])
 
 
 def _read(s: Session, kind: type[T], dataset_id: int, *conditions: ColumnElement[bool]) -> list[T]:

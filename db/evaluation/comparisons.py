@@ -80,7 +80,7 @@ def comparison_of(s: Session, pair: Pair) -> Comparison | None:
     if own is None or theirs is None:
         return None
     known: dict[str, Any] = {"model_version": pair.version.label, "with_model": pair.other.label}
-    known |= {"dataset": pair.dataset.title, "part": pair.part}
+    known |= {"dataset": pair.dataset.label, "part": pair.part}
     for each in (own, theirs):
         if each.state == Work.FAILED:
             return Comparison(**known, state="failed", error=f"{each.model_version.label}: {each.error}")

@@ -68,11 +68,11 @@ def request(
     """
     if dataset.state != Work.DONE:
         why = dataset.error or "it is still being built"
-        raise EvaluationError(f"the dataset {dataset.title} cannot be used: {why}")
+        raise EvaluationError(f"the dataset {dataset.label} cannot be used: {why}")
     if (split is None) != (part is None) or (part is not None and part not in PARTS):
         raise EvaluationError(f"a part of a split is {', '.join(PARTS)}; not {part}")
     if split is not None and split.dataset_id != dataset.id:
-        raise EvaluationError(f"the split {split.id} is of another dataset than {dataset.title}")
+        raise EvaluationError(f"the split {split.id} is of another dataset than {dataset.label}")
     lock_slices(s, dataset.id)  # two that ask at once get one row; NULL is no duplicate of NULL to a unique key
     if (found := find(s, version=version, dataset=dataset, split=split, part=part)) is None:
         found = Evaluation(model_version_id=version.id, dataset_id=dataset.id, part=part)
@@ -132,7 +132,7 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
         state=STATES.get(Work(evaluation.state), evaluation.state),
         progress=evaluation.progress,
         model_version=evaluation.model_version.label,
-        dataset=evaluation.dataset.title,
+        dataset=evaluation.dataset.label,
         part=evaluation.part,
         result=evaluation.result,
         error=evaluation.error,

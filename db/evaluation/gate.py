@@ -87,7 +87,7 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
         return Gate(NOTHING, **known, reasons=["it is the champion already"])
     if split is None:
         return Gate(NOTHING, **known, reasons=["its training left no test part in this database"])
-    known["dataset"] = split.dataset.title
+    known["dataset"] = split.dataset.label
     own = evaluations.find(s, version=version, dataset=split.dataset, split=split, part=PART)
     if own is None or own.state != Work.DONE:
         return Gate(PENDING, **known, reasons=_what_is_missing(own, version))

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from db.database import one_at_a_time
 from db.evaluation.gate import PASSED, PENDING, REFUSED, Gate
-from db.models import ModelVersion, Promotion, User
+from db.models import ModelVersion, Promotion, PromotionKind, User
 from db.registry import champions
 
 
@@ -54,7 +54,7 @@ def promotions_of(s: Session, version: ModelVersion) -> list[dict[str, Any]]:
             "at": each.created_at.isoformat(),
             "by": each.user.name if each.user else each.gate.get("who", ""),
             "reason": each.reason,
-            "verdict": each.gate.get("verdict", ""),
+            "verdict": each.kind if each.kind == PromotionKind.ROLLBACK else each.gate.get("verdict", ""),
             "overridden": each.gate.get("overridden", False),
             "champion": each.gate.get("champion"),
             "figures": each.gate.get("figures", {}),

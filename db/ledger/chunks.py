@@ -63,7 +63,7 @@ def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
     chunk = s.get_one(Chunk, claim.id)
     job = lock_job(s, chunk.job_id)
     s.refresh(chunk)
-    if chunk.epoch == claim.epoch:
+    if chunk.fence == claim.fence:
         lose_chunk(s, chunk, reason)
         finish_if_done(s, job)
 
@@ -77,6 +77,6 @@ def quarantine_chunk(s: Session, claim: Claim, reason: str) -> None:
 
 
 def _end(s: Session, chunk: Chunk, state: Work, **values: Any) -> None:
-    # The epoch grows: whoever still works on the chunk finds its claim stale.
-    base: dict[str, Any] = {"state": state, "epoch": Chunk.epoch + 1, "lease_until": None, "closed_at": from_now()}
+    # The fence grows: whoever still works on the chunk finds its claim stale.
+    base: dict[str, Any] = {"state": state, "fence": Chunk.fence + 1, "lease_until": None, "closed_at": from_now()}
     s.execute(update(Chunk).where(Chunk.id == chunk.id).values(base | values))

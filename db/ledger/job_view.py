@@ -61,10 +61,9 @@ class JobView:
         return f"{self.state}, nothing predicted" if self.nothing_predicted else self.state
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON: times in RFC 3339; `ood` by the name that people read, `unfamiliar`."""
+        """Return the view as JSON, with times in RFC 3339."""
         values = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
-        values |= {"state_text": self.state_text, "nothing_predicted": self.nothing_predicted}
-        return {"unfamiliar" if name == "ood" else name: value for name, value in values.items()}
+        return values | {"state_text": self.state_text, "nothing_predicted": self.nothing_predicted}
 
 
 def find_job(s: Session, job_id: str, user: User) -> Job | None:

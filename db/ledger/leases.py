@@ -15,15 +15,15 @@ Ts = TypeVarTuple("Ts")
 
 
 class StaleClaim(Exception):
-    """Someone else holds this work by now: whatever was done under the old epoch must not be recorded."""
+    """Someone else holds this work by now. Nothing done under the old fence may be recorded."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on one row until the lease ends; `epoch` proves it."""
+    """The right to work on one row until the lease ends; `fence` proves it."""
 
     id: int
-    epoch: int
+    fence: int
 
 
 def due(model: Any) -> Any:
@@ -47,23 +47,23 @@ def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
 def take(session: Session, model: type[L], row_id: int, worker: str) -> Claim | None:
     """Claim this row if it is claimable; None if someone was quicker."""
     table: Any = model
-    epoch = session.scalar(
+    fence = session.scalar(
         update(table)
         .where(table.id == row_id, claimable(table))
         .values(
             state=Work.RUNNING,
-            epoch=table.epoch + 1,
+            fence=table.fence + 1,
             attempts=table.attempts + 1,
             lease_until=from_now(current().lease_seconds),
             worker=worker,
         )
-        .returning(table.epoch)
+        .returning(table.fence)
     )
-    return None if epoch is None else Claim(row_id, epoch)
+    return None if fence is None else Claim(row_id, fence)
 
 
 def _mine(table: Any, claim: Claim) -> Any:
-    return and_(table.id == claim.id, table.epoch == claim.epoch, table.state == Work.RUNNING)
+    return and_(table.id == claim.id, table.fence == claim.fence, table.state == Work.RUNNING)
 
 
 def keep(session: Session, model: type[L], claim: Claim) -> bool:
@@ -82,7 +82,7 @@ def close(session: Session, model: type[L], claim: Claim, state: Work, **values:
         update(table).where(_mine(table, claim)).values({"state": state, "lease_until": None} | values)
     )
     if result.rowcount != 1:
-        raise StaleClaim(f"{table.__tablename__} {claim.id}, epoch {claim.epoch}")
+        raise StaleClaim(f"{table.__tablename__} {claim.id}, fence {claim.fence}")
 
 
 def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> None:

@@ -45,7 +45,7 @@ class ReadSlice:
 
 
 @dataclass(frozen=True)
-class Scored:
+class PredictedSlice:
     """The scores of one slice. `cam` is float16[7, 7], little-endian, as bytes. `distance`, `ood`: see Prediction."""
 
     slice_id: int
@@ -75,7 +75,7 @@ def record_read(s: Session, claim: Claim, upload: Upload, rows: Sequence[ReadSli
     """
     job = completion.lock_job(s, upload.job_id)
     if not leases.keep(s, Upload, claim):
-        raise StaleClaim(f"upload {claim.id}, epoch {claim.epoch}")
+        raise StaleClaim(f"upload {claim.id}, fence {claim.fence}")
     s.execute(update(Upload).where(Upload.id == upload.id).values(attempts=1))  # progress was made
     series = _series_ids(s, job.id, rows)
     ids = _insert_slices(s, job, upload, rows, series)
@@ -163,8 +163,8 @@ def copy_known(s: Session, job: Job, chunk_id: int) -> int:
         _values(
             job,
             source[pixels].engine,
-            source[pixels].epoch,
-            Scored(slice_id, p.logit, p.probability, p.positive, p.cam, p.distance, p.ood),
+            source[pixels].fence,
+            PredictedSlice(slice_id, p.logit, p.probability, p.positive, p.cam, p.distance, p.ood),
         )
         for slice_id, pixels in s.execute(
             select(Slice.id, Slice.pixels_sha256).where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN)
@@ -175,13 +175,13 @@ def copy_known(s: Session, job: Job, chunk_id: int) -> int:
     return len(copies)
 
 
-def _values(job: Job, engine: str, epoch: int, scored: Scored) -> dict[str, Any]:
+def _values(job: Job, engine: str, fence: int, scored: PredictedSlice) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "model_version_id": job.model_version_id,
         "recipe": job.recipe,
         "engine": engine,
-        "epoch": epoch,
+        "fence": fence,
         **vars(scored),
     }
 
@@ -204,7 +204,7 @@ def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = N
     completion.finish_if_done(s, job)
 
 
-def record_predictions(s: Session, claim: Claim, chunk: Chunk, engine: str, scored: Sequence[Scored]) -> None:
+def record_predictions(s: Session, claim: Claim, chunk: Chunk, engine: str, scored: Sequence[PredictedSlice]) -> None:
     """Record a chunk's predictions and close it, in one transaction, if the claim still holds.
 
     A job that was cancelled meanwhile gains nothing: its slices are cancelled. Raises StaleClaim, and then
@@ -217,6 +217,6 @@ def record_predictions(s: Session, claim: Claim, chunk: Chunk, engine: str, scor
         chunks.close_slices(s, chunk.id, Outcome.CANCELLED)
     else:
         open_ids = set(s.scalars(select(Slice.id).where(Slice.chunk_id == chunk.id, Slice.state == Outcome.OPEN)))
-        _insert_predictions(s, job, [_values(job, engine, claim.epoch, x) for x in scored if x.slice_id in open_ids])
+        _insert_predictions(s, job, [_values(job, engine, claim.fence, x) for x in scored if x.slice_id in open_ids])
     completion.finish_if_done(s, job)
     crash_point("before-record-commit")

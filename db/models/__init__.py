@@ -1,9 +1,9 @@
 """All tables."""
 
 from db.models.accounts import SignInLink, Token, User
-from db.models.datasets import Dataset, LabelledSlice, Review, Split
+from db.models.datasets import Dataset, LabelledSlice, Review, Split, SplitRule
 from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload
-from db.models.registry import EngineProof, ModelVersion, Promotion
+from db.models.registry import EngineProof, ModelVersion, Promotion, PromotionKind
 from db.models.slices import Outcome, Prediction, Series, Slice
 from db.models.training import Epoch, Evaluation, TrainingRun
 from db.models.work import OPEN_WORK, LeaseMixin, Work
@@ -24,11 +24,13 @@ __all__ = [
     "Outcome",
     "Prediction",
     "Promotion",
+    "PromotionKind",
     "Review",
     "Series",
     "SignInLink",
     "Slice",
     "Split",
+    "SplitRule",
     "Token",
     "TrainingRun",
     "Upload",

@@ -6,7 +6,7 @@ from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.clock import from_now
-from db.models.base import Base
+from db.models.base import NO_FILE, Base
 
 
 class User(Base):
@@ -16,7 +16,7 @@ class User(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
-    password_hash: Mapped[str | None]
+    password_hash: Mapped[str | None] = mapped_column(info=NO_FILE)
     is_admin: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     served_at: Mapped[datetime | None]
@@ -31,7 +31,7 @@ class Token(Base):
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
     label: Mapped[str]
     kind: Mapped[str] = mapped_column(default="api")
-    secret_hash: Mapped[str] = mapped_column(unique=True)
+    secret_hash: Mapped[str] = mapped_column(unique=True, info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
@@ -46,7 +46,7 @@ class SignInLink(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
-    secret_hash: Mapped[str] = mapped_column(unique=True)
+    secret_hash: Mapped[str] = mapped_column(unique=True, info=NO_FILE)
     next_path: Mapped[str]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]

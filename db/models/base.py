@@ -9,6 +9,12 @@ from sqlalchemy.types import JSON
 
 from db.clock import UtcDateTime
 
+FILE = {"file": True}
+"""`info` of a column that names files in storage by SHA-256: one, or several within JSON. The reaper keeps them."""
+
+NO_FILE = {"file": False}
+"""`info` of a column that holds another hash, or JSON, and names no file."""
+
 
 class Base(DeclarativeBase):
     """Base of every table; the naming convention keeps migrations the same on both databases."""

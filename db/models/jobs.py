@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.clock import from_now
 from db.models.accounts import User
-from db.models.base import Base
+from db.models.base import FILE, NO_FILE, Base
 from db.models.registry import ModelVersion
 from db.models.work import LeaseMixin
 
@@ -44,7 +44,7 @@ class Job(Base):
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     recipe: Mapped[str]
     idempotency_key: Mapped[str | None]
-    request_hash: Mapped[str]
+    request_hash: Mapped[str] = mapped_column(info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     started_at: Mapped[datetime | None]
     unpacked_at: Mapped[datetime | None]
@@ -60,8 +60,8 @@ class Job(Base):
 class Chunk(LeaseMixin, Base):
     """Up to a few hundred prepared slices: rows of the array file `array_sha256`, uint8[n, 224, 224] as .npy.
 
-    A chunk whose lease was lost is split; both halves go on reading the same array. What came of a loss is `suspect`:
-    it is claimed alone, so that a bad slice takes no innocent ones with it.
+    A chunk whose lease was lost is split; both halves go on reading the same array. Such a half is `suspect`: it is
+    claimed alone, so that a bad slice takes no innocent ones with it. `losses`: leases that ran out.
     """
 
     __tablename__ = "chunk"
@@ -70,8 +70,9 @@ class Chunk(LeaseMixin, Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
     size: Mapped[int]
-    array_sha256: Mapped[str] = mapped_column(index=True)
+    array_sha256: Mapped[str] = mapped_column(index=True, info=FILE)
     suspect: Mapped[bool] = mapped_column(default=False)
+    losses: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     closed_at: Mapped[datetime | None]
 
@@ -88,7 +89,7 @@ class Upload(LeaseMixin, Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), index=True)
     position: Mapped[int]
     filename: Mapped[str]
-    sha256: Mapped[str] = mapped_column(index=True)
+    sha256: Mapped[str] = mapped_column(index=True, info=FILE)
     size: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str]
     entries: Mapped[int]

@@ -1,6 +1,7 @@
 """Model versions, and the promotions that make one the champion."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ForeignKey, UniqueConstraint
@@ -8,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.clock import from_now
 from db.models.accounts import User
-from db.models.base import Base
+from db.models.base import FILE, NO_FILE, Base
 
 
 class ModelVersion(Base):
@@ -29,13 +30,13 @@ class ModelVersion(Base):
     recipe: Mapped[str]
     threshold: Mapped[float]
     temperature: Mapped[float]
-    files: Mapped[dict[str, Any]]
-    metrics: Mapped[dict[str, Any]]
-    parity: Mapped[dict[str, Any]]
-    ood: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    calibration: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    dataset_hash: Mapped[str | None]
+    files: Mapped[dict[str, Any]] = mapped_column(info=FILE)
+    metrics: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
+    parity: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
+    ood: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    calibration: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    dataset_hash: Mapped[str | None] = mapped_column(info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
     @property
@@ -44,10 +45,18 @@ class ModelVersion(Base):
         return f"{self.name}/{self.number}"
 
 
+class PromotionKind(StrEnum):
+    """Whether a version was promoted, or brought back."""
+
+    PROMOTION = "promotion"
+    ROLLBACK = "rollback"
+
+
 class Promotion(Base):
     """Made one model version the champion; the newest row says which it is now.
 
-    `gate`: what the comparison with the champion of that moment came to, and whether `reason` overrode it.
+    `kind`: a rollback undoes the promotions after the one that it returns to. `gate`: the result of the comparison with
+    the champion of that moment, and whether `reason` overrode it.
     """
 
     __tablename__ = "promotion"
@@ -55,8 +64,9 @@ class Promotion(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
+    kind: Mapped[str] = mapped_column(default=PromotionKind.PROMOTION)
     reason: Mapped[str]
-    gate: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    gate: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
     model_version: Mapped[ModelVersion] = relationship(lazy="joined")

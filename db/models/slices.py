@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, Uniq
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.clock import from_now
-from db.models.base import Base
+from db.models.base import FILE, NO_FILE, Base
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER keys
 
@@ -57,8 +57,8 @@ class Slice(Base):
     state: Mapped[str] = mapped_column(default=Outcome.OPEN)
     reason: Mapped[str | None]
     detail: Mapped[str | None]
-    sha256: Mapped[str | None] = mapped_column(index=True)
-    pixels_sha256: Mapped[str | None] = mapped_column(index=True)
+    sha256: Mapped[str | None] = mapped_column(index=True, info=FILE)
+    pixels_sha256: Mapped[str | None] = mapped_column(index=True, info=NO_FILE)
     format: Mapped[str | None]
     mode: Mapped[str | None]
     width: Mapped[int | None]
@@ -95,5 +95,5 @@ class Prediction(Base):
     ood: Mapped[bool | None]
     cam: Mapped[bytes] = mapped_column(LargeBinary)
     engine: Mapped[str]
-    epoch: Mapped[int]
+    fence: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(default=from_now())

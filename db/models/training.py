@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.clock import from_now
 from db.models.accounts import User
-from db.models.base import Base
+from db.models.base import FILE, NO_FILE, Base
 from db.models.datasets import Dataset, Split
 from db.models.registry import ModelVersion
 from db.models.work import LeaseMixin
@@ -17,9 +17,10 @@ from db.models.work import LeaseMixin
 class TrainingRun(LeaseMixin, Base):
     """One training run: what it was asked for, how far it is, and the model version it made.
 
-    `config`: the preset with what was set, whole. `environment`: code and library versions, backend, device. `live`:
-    where it stands now: stage, epoch, step, steps, loss, rate (images/s), eta_seconds. `checkpoint`: files in storage
-    by name, with the stage and epoch they were written after. `allowed_leaks`: the leaks that are there, each of
+    `demo`: makes the demo model; it has no dataset. `config`: the preset with all settings, whole. `estimate`: seconds
+    and bytes of disk that the run was expected to take. `environment`: code and library versions, backend, device.
+    `live`: where it stands now: stage, epoch, step, steps, loss, rate (images/s), eta_seconds. `checkpoint`: files in
+    storage by name, with the stage and epoch they were written after. `allowed_leaks`: the leaks of the split, each of
     which the launcher allowed by name; `seen-by-parent` may be among them until the worker has compared the slices.
     """
 
@@ -28,18 +29,20 @@ class TrainingRun(LeaseMixin, Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
     name: Mapped[str] = mapped_column(default="")
+    demo: Mapped[bool] = mapped_column(default=False)
     preset: Mapped[str]
     seed: Mapped[int]
     dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"))
     split_id: Mapped[int | None] = mapped_column(ForeignKey("dataset_split.id"))
     from_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    allowed_leaks: Mapped[list[str]] = mapped_column(default=list)
-    environment: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict, info=FILE)
+    allowed_leaks: Mapped[list[str]] = mapped_column(default=list, info=NO_FILE)
+    estimate: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    environment: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
     progress: Mapped[float] = mapped_column(default=0.0)
     message: Mapped[str] = mapped_column(default="")
-    live: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    checkpoint: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    live: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    checkpoint: Mapped[dict[str, Any]] = mapped_column(default=dict, info=FILE)
     error: Mapped[str | None]
     cancel_requested_at: Mapped[datetime | None]
     stop_requested_at: Mapped[datetime | None]
@@ -65,7 +68,7 @@ class Epoch(Base):
     run_id: Mapped[int] = mapped_column(ForeignKey("training_run.id"))
     stage: Mapped[int]
     epoch: Mapped[int]
-    metrics: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
     seconds: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
@@ -87,8 +90,8 @@ class Evaluation(LeaseMixin, Base):
     split_id: Mapped[int | None] = mapped_column(ForeignKey("dataset_split.id"))
     part: Mapped[str | None]
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
-    scores_sha256: Mapped[str | None]
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    scores_sha256: Mapped[str | None] = mapped_column(info=FILE)
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
     progress: Mapped[float] = mapped_column(default=0.0)
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())

@@ -1,4 +1,4 @@
-"""The lease that all shared work carries: who works on it, until when, and under which epoch."""
+"""The lease that all shared work carries: its holder, its end and its fence."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -25,15 +25,13 @@ OPEN_WORK = (Work.READY, Work.RUNNING)
 class LeaseMixin:
     """A `ready` row is its own outbox: its message may be lost, and the sweeper sends it again.
 
-    `epoch` grows with each claim and fences off whoever held an earlier one; `attempts` counts claims since the
-    last progress; `losses` counts leases that ran out. `lease_until`: until when it is held; of a ready row, until when
-    it was put off.
+    `fence`: a number that grows with each claim; records under an older one are refused. `attempts`: claims since the
+    last progress. `lease_until`: the end of the lease; of a ready row, the time until which it was put off.
     """
 
     state: Mapped[str] = mapped_column(default=Work.READY, index=True)
-    epoch: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
-    losses: Mapped[int] = mapped_column(default=0)
     lease_until: Mapped[datetime | None]
     worker: Mapped[str | None]
     published_at: Mapped[datetime] = mapped_column(default=from_now())

@@ -6,9 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.database import one_at_a_time
-from db.models import OPEN_JOB, Job, ModelVersion, Promotion, User
-
-ROLLBACK = "rollback"  # the gate's verdict on a promotion that took one back
+from db.models import OPEN_JOB, Job, ModelVersion, Promotion, PromotionKind, User
 
 
 class RollbackRefused(Exception):
@@ -26,11 +24,16 @@ def champion(s: Session) -> ModelVersion | None:
 
 
 def promote(
-    s: Session, version: ModelVersion, user: User | None, reason: str, gate: dict[str, Any] | None = None
+    s: Session,
+    version: ModelVersion,
+    user: User | None,
+    reason: str,
+    gate: dict[str, Any] | None = None,
+    kind: PromotionKind = PromotionKind.PROMOTION,
 ) -> Promotion:
     """Make a model version the champion; jobs that exist keep theirs. `db.evaluation.promotion` asks the gate first."""
     promotion = Promotion(
-        model_version_id=version.id, user_id=user.id if user else None, reason=reason, gate=gate or {}
+        model_version_id=version.id, user_id=user.id if user else None, reason=reason, gate=gate or {}, kind=kind
     )
     s.add(promotion)
     s.flush()
@@ -51,7 +54,7 @@ def champion_before(s: Session) -> ModelVersion | None:
     standing: list[ModelVersion] = []
     for each in reversed(promotions(s)):
         version = each.model_version
-        if each.gate.get("verdict") == ROLLBACK and version in standing:
+        if each.kind == PromotionKind.ROLLBACK and version in standing:
             while standing[-1] is not version:
                 standing.pop()
         elif version not in standing[-1:]:
@@ -79,8 +82,8 @@ def rollback(
         raise NoEarlierChampion(f"there is no champion before {now.label} to go back to")
     if not reason.strip():
         raise RollbackRefused("a rollback needs a reason")
-    kept = {"verdict": ROLLBACK, "champion": now.label, "who": who or (user.name if user else "")}
-    promote(s, earlier, user, reason.strip(), kept)
+    kept = {"champion": now.label, "who": who or (user.name if user else "")}
+    promote(s, earlier, user, reason.strip(), kept, PromotionKind.ROLLBACK)
     return earlier
 
 

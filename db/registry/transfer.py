@@ -67,14 +67,14 @@ def export_size(version: ModelVersion) -> int:
 
 
 @dataclass(frozen=True)
-class Received:
+class ReceivedPackage:
     """A package whose files are verified and in storage."""
 
     manifest: Manifest
     files: dict[str, str]
 
 
-def import_package(path: Path, recipe: str) -> Received:
+def import_package(path: Path, recipe: str) -> ReceivedPackage:
     """Receive a file that `export_package` made, for `register_received`; `recipe` is the one slices are prepared by.
 
     Raises PackageRefused, naming the file; OSError.
@@ -91,10 +91,10 @@ def import_package(path: Path, recipe: str) -> Received:
         raise PackageRefused(f"{path.name}: {error}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise PackageRefused(f"{path.name}: the file is damaged or cut off") from error
-    return Received(manifest, {**manifest.files, MANIFEST: storage().put(manifest.source)})
+    return ReceivedPackage(manifest, {**manifest.files, MANIFEST: storage().put(manifest.source)})
 
 
-def register_received(s: Session, received: Received) -> tuple[ModelVersion, bool]:
+def register_received(s: Session, received: ReceivedPackage) -> tuple[ModelVersion, bool]:
     """The version of a received package, and whether it is new: a package that is here already gives the same version.
 
     What its maker's database knew (run, split, lineage) is kept under `facts["imported"]`: those ids and names mean

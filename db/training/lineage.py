@@ -35,7 +35,7 @@ def held_out(s: Session, version: ModelVersion) -> Split | None:
     if not isinstance(known, dict) or not isinstance(known.get("id"), int):
         return None
     split = s.get(Split, known["id"])
-    return split if split is not None and split.dataset.title == known.get("dataset") else None
+    return split if split is not None and split.dataset.label == known.get("dataset") else None
 
 
 def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
@@ -140,6 +140,6 @@ def flattered(
         ]
     dataset = s.get_one(Dataset, dataset_id)
     if count := without_patient(dataset):
-        told = f"no patient is known of {count:,} of {dataset.size:,} slices of {dataset.title}"
+        told = f"no patient is known of {count:,} of {dataset.size:,} slices of {dataset.label}"
         notes.append(f"{told}: figures may come out too good, and chance looks smaller than it is")
     return list(dict.fromkeys(notes))

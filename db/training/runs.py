@@ -62,7 +62,7 @@ class RunView:
 
 
 @dataclass(frozen=True)
-class Asked:
+class EndRequests:
     """What the owner of a run asked of it while it runs."""
 
     cancel: bool
@@ -71,10 +71,10 @@ class Asked:
 
 def create_demo_run(s: Session, user: User | None, seed: int = 7) -> TrainingRun:
     """Launch the making of the demo model, or give the run that is making it already."""
-    query = select(TrainingRun).where(TrainingRun.preset == DEMO, TrainingRun.state.in_(OPEN_WORK)).limit(1)
+    query = select(TrainingRun).where(TrainingRun.demo, TrainingRun.state.in_(OPEN_WORK)).limit(1)
     if run := s.scalar(query):
         return run
-    return _launch(s, TrainingRun(preset=DEMO, name=DEMO, seed=seed, user_id=user.id if user else None))
+    return _launch(s, TrainingRun(demo=True, preset=DEMO, name=DEMO, seed=seed, user_id=user.id if user else None))
 
 
 def check_name(name: str) -> None:
@@ -95,13 +95,13 @@ def check_split(
     version that it starts from, and that is not allowed.
     """
     if dataset.state != Work.DONE:
-        raise RunError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
+        raise RunError(f"the dataset {dataset.label} is not ready: {dataset.error or 'it is still being built'}")
     found = split.leaks | (find_seen(s, from_version, split) if from_version else {})
     if leaks := sorted(set(found) - set(allowed_leaks)):
         told = "; ".join(_told(leak, found[leak]) for leak in leaks)
         if from_version and SEEN in leaks:
             told += f", which trained {from_version.label} or one that it comes from: they belong in train"
-        raise RunError(f"the split of {dataset.title} leaks ({told}); mend it, or allow it by name: {', '.join(leaks)}")
+        raise RunError(f"the split of {dataset.label} leaks ({told}); mend it, or allow it by name: {', '.join(leaks)}")
     return sorted(found)
 
 
@@ -138,7 +138,7 @@ def create_run(
         from_version_id=from_version.id if from_version else None,
         config=config,
         allowed_leaks=leaks,
-        live={"estimate": estimate} if estimate else {},
+        estimate=estimate or {},
     )
     return _launch(s, run)
 
@@ -181,8 +181,8 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
         stage=str(run.live.get("stage_name", "")),
         progress=run.progress,
         message=run.message,
-        live=run.live,
-        dataset=run.dataset.title if run.dataset else None,
+        live=run.live | ({"estimate": run.estimate} if run.estimate else {}),
+        dataset=run.dataset.label if run.dataset else None,
         seed=run.seed,
         config=run.config,
         allowed_leaks=run.allowed_leaks,
@@ -231,7 +231,7 @@ def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
     return run, claim
 
 
-def report(s: Session, claim: Claim, progress: float, message: str, **values: Any) -> Asked:
+def report(s: Session, claim: Claim, progress: float, message: str, **values: Any) -> EndRequests:
     """Note how far a run is, and hear what was asked of it; its heartbeat too.
 
     `values`: `live`, `environment`, `allowed_leaks`. Raises StaleClaim.
@@ -245,13 +245,13 @@ def report(s: Session, claim: Claim, progress: float, message: str, **values: An
         .values(**noted)
         .returning(TrainingRun.cancel_requested_at, TrainingRun.stop_requested_at)
     ).one()
-    return Asked(cancel is not None, stop is not None)
+    return EndRequests(cancel is not None, stop is not None)
 
 
 def running(s: Session) -> list[tuple[int, int]]:
-    """Id and epoch of the runs that some worker has now."""
-    query = select(TrainingRun.id, TrainingRun.epoch).where(TrainingRun.state == Work.RUNNING)
-    return [(id_, epoch) for id_, epoch in s.execute(query)]
+    """Return the id and the fence of each run that a worker holds now."""
+    query = select(TrainingRun.id, TrainingRun.fence).where(TrainingRun.state == Work.RUNNING)
+    return [(run_id, fence) for run_id, fence in s.execute(query)]
 
 
 def put_off(s: Session, claim: Claim) -> None:

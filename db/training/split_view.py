@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.datasets.slices import CLASSES, GIVEN, PARTS
-from db.models import Dataset, LabelledSlice, Split
+from db.datasets.slices import CLASSES, PARTS
+from db.models import Dataset, LabelledSlice, Split, SplitRule
 
 GROUPS = "groups"
 
@@ -33,7 +33,7 @@ def splits_of(s: Session, dataset: Dataset) -> list[SplitView]:
     splits = list(s.scalars(select(Split).where(Split.dataset_id == dataset.id).order_by(Split.id.desc())))
     if not splits:
         return []
-    columns = (LabelledSlice.group, LabelledSlice.label, LabelledSlice.split)
+    columns = (LabelledSlice.group, LabelledSlice.label, LabelledSlice.given_part)
     query = select(*columns, func.count()).where(LabelledSlice.dataset_id == dataset.id, LabelledSlice.row.is_not(None))
     counts = [(group, label, part, n) for group, label, part, n in s.execute(query.group_by(*columns))]
     return [_view(split, counts) for split in splits]
@@ -43,11 +43,11 @@ def _view(split: Split, counts: list[tuple[str, int | None, str | None, int]]) -
     slices: Counter[tuple[str, str]] = Counter()
     groups: dict[str, set[str]] = {part: set() for part in PARTS}
     for group, label, given, number in counts:
-        part = given if split.rule == GIVEN else split.assignment.get(group)
+        part = given if split.rule == SplitRule.GIVEN else split.assignment.get(group)
         if part in groups and label is not None:
             slices[part, CLASSES[label]] += number
             groups[part].add(group)
     parts = {
         part: {name: slices[part, name] for name in CLASSES.values()} | {GROUPS: len(groups[part])} for part in PARTS
     }
-    return SplitView(split.id, split.rule, split.seed, parts, split.leaks)
+    return SplitView(split.id, split.description, split.seed, parts, split.leaks)

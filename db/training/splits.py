@@ -4,22 +4,22 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
-from db.datasets.slices import CLASSES, GIVEN, PARTS, DatasetError, Placed, has_given_parts, placed_of
-from db.models import Dataset, ModelVersion, Split, Work
+from db.datasets.slices import CLASSES, PARTS, DatasetError, Placed, has_given_parts, placed_of
+from db.models import Dataset, ModelVersion, Split, SplitRule, Work
+from db.models.datasets import FRACTIONS
 from db.training.leaks import SEEN, find_leaks
 from db.training.lineage import find_seen, held_out, parts_in
 
-FRACTIONS = (0.7, 0.1, 0.2)
-RULE = "groups"
-AS_GIVEN = "groups as given"
-AFTER = " after "  # a rule, and the model version whose slices stay in the parts that they had for it
+Fractions = tuple[float, float, float]
+"""The shares of train, validation and test."""
 
 
 @dataclass
@@ -36,12 +36,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """How a split is drawn. `known`: parts that slices had before, by pixels' hash; `own`: it is this one."""
+    """How to draw a split. `after`: slices of this version's split stay in the parts that they had, `known` by the hash
+    of their pixels. `own`: an existing split to use again."""
 
-    rule: str
+    rule: SplitRule
     seed: int
-    fractions: tuple[float, float, float]
-    known: Mapping[str, str]
+    fractions: Fractions
+    after: ModelVersion | None = None
+    known: Mapping[str, str] = field(default_factory=dict)
     own: Split | None = None
 
 
@@ -51,7 +53,7 @@ def split_of(
     *,
     seed: int = 7,
     as_given: bool = False,
-    fractions: tuple[float, float, float] = FRACTIONS,
+    fractions: Fractions = FRACTIONS,
     after: ModelVersion | None = None,
 ) -> Split:
     """The split of a dataset into train, validation and test; made at the first asking, the same for the same seed.
@@ -79,27 +81,27 @@ def _wanted(
     dataset: Dataset,
     seed: int,
     as_given: bool,
-    fractions: tuple[float, float, float],
+    fractions: Fractions,
     after: ModelVersion | None,
 ) -> _Wanted:
     if not 0 <= seed <= MAX_INTEGER:
         raise DatasetError(f"a seed is a whole number from 0 to {MAX_INTEGER}, not {seed}")
     if dataset.state != Work.DONE:
-        raise DatasetError(f"the dataset {dataset.title} is not ready: {dataset.error or 'it is still being built'}")
+        raise DatasetError(f"the dataset {dataset.label} is not ready: {dataset.error or 'it is still being built'}")
     if min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         raise DatasetError("the fractions of train, validation and test are three numbers above 0 that sum to 1")
     if has_given_parts(s, dataset.id):
-        return _Wanted(GIVEN, 0, fractions, {})
+        return _Wanted(SplitRule.GIVEN, 0, FRACTIONS)
     own = _own_split(s, after, dataset) if after is not None else None
     known = parts_in(s, after) if after is not None and own is None else {}
     if not known or not any(each.pixels_sha256 in known for each in placed_of(s, dataset.id)):
         after, known = None, {}
-    return _Wanted(_rule(as_given, fractions, after), seed, fractions, known, own)
+    rule = SplitRule.AS_GIVEN if as_given else SplitRule.GROUPS
+    return _Wanted(rule, seed, fractions, after, known, own)
 
 
 def _made(s: Session, dataset: Dataset, wanted: _Wanted) -> Split | None:
-    same = (Split.dataset_id == dataset.id, Split.rule == wanted.rule, Split.seed == wanted.seed)
-    return wanted.own or s.scalar(select(Split).where(*same))
+    return wanted.own or s.scalar(select(Split).filter_by(dataset_id=dataset.id, **_columns(wanted)))
 
 
 def _own_split(s: Session, version: ModelVersion, dataset: Dataset) -> Split | None:
@@ -110,45 +112,47 @@ def _own_split(s: Session, version: ModelVersion, dataset: Dataset) -> Split | N
     return own
 
 
-def _rule(as_given: bool, fractions: tuple[float, float, float], after: ModelVersion | None) -> str:
-    rule = AS_GIVEN if as_given else RULE
-    if fractions != FRACTIONS:
-        rule += f" {'/'.join(f'{f:g}' for f in fractions)}"
-    return rule if after is None else f"{rule}{AFTER}{after.label}"
+def _columns(wanted: _Wanted) -> dict[str, Any]:
+    train, validation, test = wanted.fractions
+    shares = {"train_share": train, "validation_share": validation, "test_share": test}
+    after = wanted.after.id if wanted.after else None
+    return {"rule": wanted.rule, "seed": wanted.seed, "after_version_id": after, **shares}
 
 
 def _make(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
-    slices, rule, seed = placed_of(s, dataset.id), wanted.rule, wanted.seed
-    if rule == GIVEN:
-        if lost := sum(not each.split for each in slices):
+    slices = placed_of(s, dataset.id)
+    if wanted.rule == SplitRule.GIVEN:
+        if lost := sum(not each.given_part for each in slices):
             raise DatasetError(f"the split that the CSV gives cannot be used: {lost} slices are in none of its parts")
-        parts = {each.row: each.split or "" for each in slices}
+        parts = {each.row: each.given_part or "" for each in slices}
     else:
-        units = joined_groups(slices, by_cluster=not rule.startswith(AS_GIVEN), known=wanted.known)
-        drawn = draw(units, seed, wanted.fractions)
+        by_cluster = wanted.rule == SplitRule.GROUPS
+        drawn = draw(joined_groups(slices, by_cluster, wanted.known), wanted.seed, wanted.fractions)
         parts = {each.row: drawn[each.group] for each in slices}
-    _check_classes(slices, parts, rule)
+    _check_classes(slices, parts, wanted)
     by_group: dict[str, set[str]] = defaultdict(set)
     for each in slices:
         by_group[each.group].add(parts[each.row])
     assignment = {group: min(where) if len(where) == 1 else sorted(where) for group, where in by_group.items()}
-    split = Split(dataset_id=dataset.id, rule=rule, seed=seed, assignment=assignment, leaks=find_leaks(slices, parts))
+    leaks = find_leaks(slices, parts)
+    split = Split(dataset_id=dataset.id, assignment=assignment, leaks=leaks, **_columns(wanted))
     s.add(split)
     s.flush()
+    s.refresh(split, ["after"])  # for where no session is open
     return split
 
 
-def _check_classes(slices: Sequence[Placed], parts: dict[int, str], rule: str) -> None:
+def _check_classes(slices: Sequence[Placed], parts: dict[int, str], wanted: _Wanted) -> None:
     counts = Counter((parts[each.row], each.label) for each in slices)
     lacking = [f"{part} has no {name}" for part in PARTS for label, name in CLASSES.items() if not counts[part, label]]
     if not lacking:
         return
-    if rule == GIVEN:
+    if wanted.rule == SplitRule.GIVEN:
         raise DatasetError(f"the split that the CSV gives cannot be used: {', '.join(lacking)} slices")
-    if AFTER in rule:
+    if wanted.after:
         raise DatasetError(
-            f"what {rule.partition(AFTER)[2]} knows stays in the part that it had, and so {', '.join(lacking)} slices:"
-            f" add groups that it does not know, or allow {SEEN} to have the parts drawn anew"
+            f"slices that {wanted.after.label} was trained or measured on keep their part, and so {', '.join(lacking)}"
+            f" slices. Add new groups (patients), or allow {SEEN} to draw all parts anew"
         )
     raise DatasetError(
         f"there are too few separate groups to split this dataset: {', '.join(lacking)} slices; each class needs slices"
@@ -186,7 +190,7 @@ def joined_groups(
     return list(units.values())
 
 
-def draw(units: Sequence[Unit], seed: int, fractions: tuple[float, float, float]) -> dict[str, str]:
+def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, str]:
     """The part of each group. Large units go first, each to the part that is least full in its classes, the unit
     counted by half (Sainte-Laguë's rule of seats, which favours neither large nor small parts).
 

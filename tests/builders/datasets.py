@@ -6,7 +6,8 @@ import io
 import numpy as np
 
 from db.database import session_scope
-from db.models import Dataset, LabelledSlice, Split, Work
+from db.models import Dataset, LabelledSlice, Split, SplitRule, Work
+from db.models.datasets import FRACTIONS
 from db.storage import storage
 from worker.engines.fake import expected_logit
 
@@ -49,11 +50,18 @@ def add_dataset(name: str = "site", count: int = 60, groups: int = 12, *, wrong:
     return dataset
 
 
+def new_split(dataset_id: int, assignment: dict[str, str], *, rule: str = SplitRule.GROUPS, seed: int = 7) -> Split:
+    """A split that is not in the database yet, with the usual shares and no leaks."""
+    train, validation, test = FRACTIONS
+    shares = {"train_share": train, "validation_share": validation, "test_share": test}
+    return Split(dataset_id=dataset_id, rule=rule, seed=seed, assignment=assignment, leaks={}, **shares)
+
+
 def add_split(dataset: Dataset, groups: int = 12, *, seed: int = 7) -> Split:
     """A split that puts the second half of the groups into the test part; validation is empty."""
     parts = {f"{dataset.name}-{group}": "test" if group >= groups // 2 else "train" for group in range(groups)}
     with session_scope() as s:
-        split = Split(dataset_id=dataset.id, rule="groups", seed=seed, assignment=parts, leaks={})
+        split = new_split(dataset.id, parts, seed=seed)
         s.add(split)
     return split
 

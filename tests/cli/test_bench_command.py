@@ -15,7 +15,7 @@ from db.registry import versions
 from db.settings import Settings, get_settings
 from db.training import runs
 from tests.builders.datasets import add_dataset
-from training.launch.launch import Asked
+from training.launch.launch import RunRequest
 
 STAGES = ("head", "last-20", "last-40")
 TINY = [
@@ -73,6 +73,6 @@ def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, sett
 
 
 def test_real_training_launches_what_it_was_asked_for() -> None:
-    asked = Asked("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
+    asked = RunRequest("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
     found = train.make_context("train", _words(asked)).params
-    assert Asked(**{field.name: found[field.name] for field in fields(Asked)}) == asked
+    assert RunRequest(**{field.name: found[field.name] for field in fields(RunRequest)}) == asked

@@ -199,9 +199,9 @@ def test_no_worker_is_said_after_a_while(database, folder, monkeypatch):
     monkeypatch.setattr(command, "UNCLAIMED_SECONDS", 0.1)
     file = command._store_part(command.gather([folder])[0][0], lambda count: None)
     with session_scope() as session:
-        title = datasets.create_dataset(session, name="site", user=None, files=[file]).title
+        label = datasets.create_dataset(session, name="site", user=None, files=[file]).label
     with pytest.raises(Unavailable, match="no ingest worker has taken site/1; does `ctbatch worker ingest` run"):
-        command._follow(title)
+        command._follow(label)
 
 
 @pytest.mark.parametrize("how", ["another is read", "it was put off"])
@@ -223,7 +223,7 @@ def test_a_dataset_that_has_to_wait_is_waited_for(database, folder, monkeypatch,
         return replace(found, state="ready") if len(waited) > 5 else found
 
     monkeypatch.setattr(command, "_view", view)
-    assert command._follow((second if how == "another is read" else first).title).state == "ready"
+    assert command._follow((second if how == "another is read" else first).label).state == "ready"
 
 
 def test_the_database_is_asked_for_before_files_are_copied(ctbatch, folder, tmp_path):

@@ -59,7 +59,7 @@ def test_a_run_is_launched_with_its_estimate(launch: Run) -> None:
     run = only_run()
     assert (run.name, run.preset, run.seed, run.state) == ("mine", "scratch", 3, "ready")
     assert run.config["stages"][0]["epochs"] == 2
-    assert run.live["estimate"]["seconds"] > 0
+    assert run.estimate["seconds"] > 0
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
@@ -198,7 +198,7 @@ def test_where_nothing_is_left_to_test_on_the_parts_are_drawn_anew_if_that_is_al
     refused = launch("site", "--from", "imported/1")
     assert refused.exit_code == 2
     assert "test has no COVID" in refused.stderr
-    assert "allow seen-by-parent to have the parts drawn anew" in refused.stderr
+    assert "allow seen-by-parent to draw all parts anew" in refused.stderr
     assert launch("site", "--from", "imported/1", "--allow-leak", "seen-by-parent").exit_code == 0
     run = only_run()
     assert (run.split.rule, run.allowed_leaks) == ("groups", ["seen-by-parent"])

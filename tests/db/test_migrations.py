@@ -1,15 +1,12 @@
 """Migrations make exactly the tables that the models describe, on both databases."""
 
-from pathlib import Path
-
-from alembic import command
-from sqlalchemy import text
+import pytest
+from sqlalchemy import JSON, text
 
 from db import database as base
 from db import migrate
-from db.registry import champions
+from db.models.base import FILE, NO_FILE, Base
 from db.settings import Settings
-from tests.conftest import make_settings
 
 
 def test_migrations_and_models_agree(database: Settings) -> None:
@@ -22,21 +19,22 @@ def test_upgrading_twice_changes_nothing(database: Settings) -> None:
     assert migrate.differences() == []
 
 
-def test_upgrade_keeps_versions_and_their_promotions(tmp_path: Path) -> None:
-    """On SQLite a table that is made anew must not lose, or trip over, the rows that point to it."""
-    base.use(make_settings(tmp_path / "home"))
-    command.upgrade(migrate._config(), "0003")
-    row = dict.fromkeys(("note", "recipe"), "") | {"name": "lung", "number": 1, "threshold": 0.5, "temperature": 1}
-    objects = dict.fromkeys(("files", "metrics", "parity", "ood", "facts"), "{}")
-    values = {**row, **objects, "id": 1, "created_at": "2026-01-01 00:00:00"}
+@pytest.mark.parametrize("revision", ["0001", "0004"])
+def test_database_of_a_development_version_is_refused_and_left_alone(database: Settings, revision: str) -> None:
     with base.session_scope() as s:
-        names = ", ".join(values)
-        marks = ", ".join(f":{name}" for name in values)
-        s.execute(text(f"INSERT INTO model_version ({names}) VALUES ({marks})"), values)
-        promoted = "INSERT INTO promotion (id, model_version_id, reason, gate, created_at) VALUES (1, 1, '', '{}', :at)"
-        s.execute(text(promoted), {"at": "2026-01-01 00:00:00"})
-    migrate.upgrade()
-    with base.read_scope() as s:
-        champion = champions.champion(s)
-        assert champion is not None
-        assert (champion.label, champion.calibration) == ("lung/1", {})
+        s.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    with pytest.raises(base.OldDatabase, match=r"older than release 0\.1\.0"):
+        migrate.upgrade()
+    assert migrate.current() == revision
+
+
+def test_every_column_of_a_hash_or_of_json_says_whether_it_names_files() -> None:
+    """The reaper deletes what no marked column names."""
+    unmarked = [
+        f"{table.name}.{column.name}"
+        for table in Base.metadata.tables.values()
+        for column in table.columns
+        if isinstance(column.type, JSON) or column.name.endswith(("sha256", "hash"))
+        if column.info not in (FILE, NO_FILE)
+    ]
+    assert unmarked == []

@@ -10,7 +10,7 @@ import pytest
 from training.data.slices import Labelled
 from training.demo.model import heat_in_lesions
 from training.evaluation.calibrate import meets_rule
-from training.export.parity import Calibration, Comparison, calibrate, compare
+from training.export.parity import Calibration, EngineComparison, calibrate, compare
 from training.export.quantise import draw_calibration
 from worker.engines.interface import Scores
 
@@ -79,9 +79,9 @@ def test_verdicts_that_change_are_counted_in_each_direction(logit: list[int], ex
     assert (found.to_covid, found.to_non_covid) == expected
 
 
-def comparison(**changed: Any) -> Comparison:
+def comparison(**changed: Any) -> EngineComparison:
     exact = {"slices": 1000, "to_covid": 0, "to_non_covid": 0, "p99_difference": 0.0, "largest_difference": 0.0}
-    return Comparison(**{**exact, "slope": 1.0, "accuracy_change": 0.0, "auc_change": 0.0, **changed})
+    return EngineComparison(**{**exact, "slope": 1.0, "accuracy_change": 0.0, "auc_change": 0.0, **changed})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import chunks, jobs, queue, recording
 from db.ledger.leases import Claim
-from db.ledger.recording import ReadSlice, Scored, cam_bytes
+from db.ledger.recording import PredictedSlice, ReadSlice, cam_bytes
 from db.models import Outcome, Slice, Upload, User
 from db.registry import engine_proofs
 from db.storage import storage
@@ -224,12 +224,12 @@ class WorkerPart:
         )
 
 
-def _score(slice_id: int, probability: float) -> Scored:
+def _score(slice_id: int, probability: float) -> PredictedSlice:
     cam = np.zeros((7, 7), np.float32)
     cam[2 + slice_id % 3, 2 + slice_id % 4] = 1
     cam[3, 3] = 0.5
     logit = float(np.log(probability / (1 - probability)))
-    return Scored(slice_id, logit, probability, probability >= 0.5, cam_bytes(cam))
+    return PredictedSlice(slice_id, logit, probability, probability >= 0.5, cam_bytes(cam))
 
 
 def ready_dataset(name: str, groups: int = 12, slices: int = 5, **report: Any) -> int:

@@ -135,7 +135,7 @@ def test_split_is_shown_with_what_leaks(admin: Api, roots_browser: Browser) -> N
     token = roots_browser.csrf("/datasets")
     done = roots_browser.client.post(f"/datasets/{dataset_id}/splits", data={"csrf_token": token, "seed": "7"})
     assert done.status_code == 303
-    assert "By group, seed 7" in roots_browser.get(f"/datasets/{dataset_id}").text
+    assert "Rule: groups, seed 7" in roots_browser.get(f"/datasets/{dataset_id}").text
 
 
 def test_dataset_that_is_not_ready_is_not_split(admin: Api) -> None:

@@ -1,4 +1,4 @@
-"""What readers say of slices: kept, changed, taken back; and the warning where a job's slices are unfamiliar."""
+"""Labels that readers give to slices: kept, changed, taken back; and the warning of a job with much ood."""
 
 import csv
 import io
@@ -90,11 +90,11 @@ def test_reviewed_slices_become_a_dataset(api: Api, admin: Api, job_id: str) -> 
 def test_job_page_warns_from_a_tenth_on(
     api: Api, anns_browser: Browser, job_id: str, ann: User, apart: int, warned: bool
 ) -> None:
-    assert api.get(f"/jobs/{job_id}").json["unfamiliar"] is None
+    assert api.get(f"/jobs/{job_id}").json["ood"] is None
     flag(job_id, apart)
-    assert api.get(f"/jobs/{job_id}").json["unfamiliar"] == apart
+    assert api.get(f"/jobs/{job_id}").json["ood"] == apart
     page = anns_browser.get(f"/jobs/{job_id}").text
-    assert ("unlike those the model learnt from" in page) == warned
+    assert ("Many of these slices are out of distribution" in page) == warned
     assert (f"/jobs/{job_id}?ood=1#results" in page) == warned
 
 

@@ -43,8 +43,9 @@ def train(run_id: int, epochs: int = 0) -> Claim:
         run, claim = claimed
         assert run.id == run_id
         run.config = CONFIG
+        run.estimate = {"seconds": 700, "disk": 3 << 30}
     live = {"stage": 0, "stages": 2, "stage_name": "small", "epoch": 3, "epochs": 10, "step": 5, "steps": 27}
-    live |= {"loss": 0.251, "rate": 17.3, "eta_seconds": 90.0, "estimate": {"seconds": 700, "disk": 3 << 30}}
+    live |= {"loss": 0.251, "rate": 17.3, "eta_seconds": 90.0}
     with session_scope() as s:
         runs.report(s, claim, 0.4, "small: epoch 4 of 10", live=live, environment={"keras": "3.15.0"})
         for epoch in range(epochs):
@@ -195,7 +196,7 @@ def test_groups_are_split_as_given_where_that_is_asked(admin: Api, roots_browser
     assert roots_browser.client.post("/runs/new", data=data | {"groups_as_given": "true"}).status_code == 303
     splits = admin.get(f"/datasets/{dataset_id}").json["splits"]
     assert {(split["rule"], split["seed"]) for split in splits} == {("groups as given", 7), ("groups as given", 9)}
-    assert "By group as given, seed 9" in roots_browser.get(f"/datasets/{dataset_id}").text
+    assert "Rule: groups as given, seed 9" in roots_browser.get(f"/datasets/{dataset_id}").text
 
 
 def test_dataset_that_is_not_ready_is_not_trained_on(admin: Api) -> None:

@@ -37,7 +37,7 @@ Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredPart:
     """What an engine said of n slices: `logit` float32[n]; `distance` float32[n], or None where it gives none."""
 
     engine: str
@@ -75,7 +75,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
 def _why(error: Exception, evaluation: Evaluation) -> str:
     """One line for people; every user may read it, so it names no path and no server."""
     if isinstance(error, FileMissing | FileDamaged):
-        what = f"a file of the dataset {evaluation.dataset.title} or of {evaluation.model_version.label}"
+        what = f"a file of the dataset {evaluation.dataset.label} or of {evaluation.model_version.label}"
         return f"{what} is gone or damaged: {error}"
     if isinstance(error, EvaluationError | DatasetError | PackageError | EngineUnproven):
         return str(error)
@@ -110,7 +110,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
         rows = rows_of(s, evaluation.dataset_id, evaluation.split, evaluation.part)
         taught = taught_slices(s, evaluation.model_version, LEARNED_FROM)
     if not rows:
-        raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.title}")
+        raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.label}")
     data = load_part(evaluation.dataset, rows, lambda: told(0.0))
     version = evaluation.model_version
     scored = score(engine_of(version)[1], data.pixels, told)
@@ -125,7 +125,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, told: Progress) -> None:
     _finish(claim, evaluation, scored.logit, data, result, told)
 
 
-def score(engine: Engine, pixels: NDArray[np.uint8], told: Progress) -> Scored:
+def score(engine: Engine, pixels: NDArray[np.uint8], told: Progress) -> ScoredPart:
     """Scores of slices, uint8[n, 224, 224], a batch at a time; `told` hears the fraction done after each.
 
     Raises EvaluationError where a score is no number.
@@ -140,10 +140,10 @@ def score(engine: Engine, pixels: NDArray[np.uint8], told: Progress) -> Scored:
     scores = np.concatenate(logit).astype(np.float32)
     if not np.isfinite(scores).all():
         raise EvaluationError(f"{engine.name} gave a score that is no number")
-    return Scored(engine.name, scores, np.concatenate(distance) if distance else None)
+    return ScoredPart(engine.name, scores, np.concatenate(distance) if distance else None)
 
 
-def _result(version: ModelVersion, data: Labelled, scored: Scored) -> dict[str, Any]:
+def _result(version: ModelVersion, data: Labelled, scored: ScoredPart) -> dict[str, Any]:
     """The figures at the engine's own threshold and temperature, and the share of slices that lie apart."""
     temperature, threshold = calibration_of(version, scored.engine)
     figures = with_intervals(probability(scored.logit, temperature), data.labels, data.groups, threshold)

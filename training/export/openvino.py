@@ -10,7 +10,7 @@ import numpy as np
 
 from db.registry.proof_file import PROOF_FILE, write_proof_file
 from training.data.slices import Labelled
-from training.export.parity import F32_TOLERANCE, Calibration, Comparison, calibrate, compare, score
+from training.export.parity import F32_TOLERANCE, Calibration, EngineComparison, calibrate, compare, score
 from training.export.quantise import candidates, draw_calibration, prevent_telemetry
 from training.network.training_copy import exactly, predict
 from worker.engines import proof
@@ -159,7 +159,7 @@ class _Judge:
     def _int8(self, seed: int) -> dict[str, Any]:
         """Make the candidates, keep the one that lies nearest to float32 on the validation slices, and judge it."""
         slices = draw_calibration(self._parts["train"], seed)
-        tried: dict[str, tuple[Path, Comparison | None]] = {}
+        tried: dict[str, tuple[Path, EngineComparison | None]] = {}
         for name, file in candidates(self._folder / FLOAT_FILE, self._folder, slices, self._alive):
             scores = score(OpenVinoEngine(file, "int8", None), self._parts["validation"].pixels, self._alive)
             tried[name] = file, self._compared(scores, "validation", self._exported.calibration)
@@ -197,7 +197,7 @@ class _Judge:
         found = self._compared(score(engine, test.pixels[self.compared], self._alive), "test", ours)
         return found.as_dict() if found else {}
 
-    def _compared(self, scores: Scores, part: str, ours: Calibration) -> Comparison | None:
+    def _compared(self, scores: Scores, part: str, ours: Calibration) -> EngineComparison | None:
         exact, labels = self._exported.exact[part], self._parts[part].labels
         if part == "test":
             exact = Scores(exact.logit[self.compared], exact.cam[self.compared])

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.database import read_scope
-from db.datasets.slices import GIVEN, Row, without_patient
-from db.models import TrainingRun
+from db.datasets.slices import Row, without_patient
+from db.models import SplitRule, TrainingRun
 from db.registry import champions
 from db.training import runs
 from db.training.leaks import CONFLICTING
@@ -121,8 +121,8 @@ def facts_of(trained: Trained) -> dict[str, Any]:
         "seed": run.seed,
         "preset": run.preset,
         "config": config.model_dump(mode="json"),
-        "dataset": run.dataset.title if run.dataset else None,
-        "split": {"id": run.split.id, "dataset": run.dataset.title} if run.split and run.dataset else None,
+        "dataset": run.dataset.label if run.dataset else None,
+        "split": {"id": run.split.id, "dataset": run.dataset.label} if run.split and run.dataset else None,
         "lineage": _lineage(run),
         "floor": config.floor,
         "threshold_rule": config.threshold,
@@ -142,7 +142,7 @@ def _lineage(run: TrainingRun) -> list[str]:
 
 def _note(trained: Trained) -> str:
     run = trained.run
-    dataset = run.dataset.title if run.dataset else "no dataset"
+    dataset = run.dataset.label if run.dataset else "no dataset"
     return f"trained on {dataset} by the preset {run.preset}; research use only, not for diagnosis"
 
 
@@ -178,9 +178,9 @@ def _run_facts(trained: Trained) -> RunFacts:
     return RunFacts(
         preset=run.preset,
         seed=run.seed,
-        dataset=run.dataset.title if run.dataset else "",
+        dataset=run.dataset.label if run.dataset else "",
         dataset_hash=(run.dataset.sha256 or "") if run.dataset else "",
-        split="given by the CSV" if run.split and run.split.rule == GIVEN else "by group",
+        split="given by the CSV" if run.split and run.split.rule == SplitRule.GIVEN else "by group",
         parts=sizes,
         config=trained.config.model_dump(mode="json"),
         environment=run.environment,

@@ -52,7 +52,7 @@ def calibrate(scores: Scores, data: Labelled, rule: str, like: Calibration | Non
 
 
 @dataclass(frozen=True)
-class Comparison:
+class EngineComparison:
     """Two engines on the same n slices: `to_covid` and `to_non_covid` count verdicts that changed from float32's;
     `p99_difference` and `largest_difference` are of a calibrated probability; `slope` is of the logit on float32's."""
 
@@ -88,7 +88,7 @@ class Comparison:
 
 def compare(
     found: Scores, exact: Scores, labels: NDArray[np.integer[Any]], ours: Calibration, theirs: Calibration
-) -> Comparison | None:
+) -> EngineComparison | None:
     """Compare an engine's scores with float32's on n slices; None where a score is not finite."""
     if not np.isfinite(found.logit).all():
         return None
@@ -97,7 +97,7 @@ def compare(
     differences = np.abs(p - q)
     spread = float(np.var(exact.logit))
     covariance = float(np.mean((found.logit - found.logit.mean()) * (exact.logit - exact.logit.mean())))
-    return Comparison(
+    return EngineComparison(
         slices=len(p),
         to_covid=int((positive & ~expected).sum()),
         to_non_covid=int((~positive & expected).sum()),

@@ -32,7 +32,7 @@ class NothingNamed(LookupError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunRequest:
     """A run as people ask for it. `dataset`: name, name/number or id; `settings`: changes to the preset;
     `as_given`: whether groups that share near-identical slices may land in different parts of the split."""
 
@@ -46,10 +46,10 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class LaunchPlan:
     """A run that nothing stands against. `slices`: how many, by part; `takes`: time and disk, at most."""
 
-    asked: Asked
+    asked: RunRequest
     config: Config
     dataset: Dataset
     split: Split
@@ -59,10 +59,10 @@ class Prepared:
 
     def as_dict(self) -> dict[str, Any]:
         """What the run would take, as JSON."""
-        return {"dataset": self.dataset.title, "slices": self.slices, "estimate": self.takes.as_dict()}
+        return {"dataset": self.dataset.label, "slices": self.slices, "estimate": self.takes.as_dict()}
 
 
-def prepare(asked: Asked, writing: Opening = session_scope, reading: Opening = read_scope) -> Prepared:
+def prepare(asked: RunRequest, writing: Opening = session_scope, reading: Opening = read_scope) -> LaunchPlan:
     """Split the dataset, if it is not yet, and tell what a run on it would take; none is launched.
 
     What a version that the run starts from knows stays in the parts that it had. Where a part would lack a class for
@@ -86,10 +86,10 @@ def prepare(asked: Asked, writing: Opening = session_scope, reading: Opening = r
         slices = count_parts(s, split)
         runs.check_split(s, dataset, split, version, asked.allowed_leaks)
     takes = estimate(config, slices)
-    return Prepared(asked, config, dataset, split, version, slices, takes)
+    return LaunchPlan(asked, config, dataset, split, version, slices, takes)
 
 
-def launch(prepared: Prepared, user: User | None = None, writing: Opening = session_scope) -> int:
+def launch(prepared: LaunchPlan, user: User | None = None, writing: Opening = session_scope) -> int:
     """Launch the run, for a worker to take; its id."""
     asked = prepared.asked
     with writing() as s:
@@ -121,7 +121,7 @@ def _dataset(s: Session, label: str) -> Dataset:
     return found
 
 
-def _split(of: Callable[..., T], dataset: Dataset, asked: Asked, start: ModelVersion | None) -> T:
+def _split(of: Callable[..., T], dataset: Dataset, asked: RunRequest, start: ModelVersion | None) -> T:
     """`of`: split_of or find_split."""
     try:
         return of(dataset, seed=asked.seed, as_given=asked.as_given, after=start)

@@ -11,7 +11,7 @@ from training.loop.watcher import Checkpoint, EpochRecord, Watcher
 
 
 @dataclass
-class Outcome:
+class FitResult:
     """How training went: all epochs, in order."""
 
     history: list[EpochRecord] = field(default_factory=list)
@@ -27,7 +27,7 @@ def fit(
     watcher: Watcher | None = None,
     resume: Checkpoint | None = None,
     cached: bool = True,
-) -> Outcome:
+) -> FitResult:
     """Train `network` (uint8[n,224,224,1] to logit and cam) in place; each stage leaves its best weights, or its last.
 
     `folder` takes the features of frozen layers for as long as a stage lasts. `cached=False` computes frozen layers
@@ -36,7 +36,7 @@ def fit(
     Raises Diverged, and whatever the watcher raises.
     """
     watcher = watcher or Watcher()
-    outcome = Outcome(list(resume.history) if resume else [])
+    outcome = FitResult(list(resume.history) if resume else [])
     for index in range(resume.stage if resume else 0, len(config.stages)):
         at = resume if resume and resume.stage == index else None
         if at:

@@ -8,7 +8,7 @@ from flask import current_app
 from werkzeug.exceptions import BadRequest
 from werkzeug.formparser import FormDataParser
 
-from db.storage import Received, Receiver, storage
+from db.storage import Receiver, StoredFile, storage
 
 UPLOAD_ENDPOINTS = frozenset(
     {
@@ -30,7 +30,7 @@ class PartStream:
 
     def __init__(self) -> None:
         self._receiver: Receiver = storage().receive()
-        self.received: Received | None = None
+        self.received: StoredFile | None = None
 
     @property
     def path(self) -> Path:

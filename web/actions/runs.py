@@ -9,7 +9,7 @@ from db.storage import storage
 from db.training.runs import BadName, RunError
 from training.config import ConfigError
 from training.launch.installed import TrainingNotInstalled
-from training.launch.launch import FILE, MODEL, Asked, NothingNamed, Prepared
+from training.launch.launch import FILE, MODEL, LaunchPlan, NothingNamed, RunRequest
 from training.launch.launch import launch as launch_run
 from training.launch.launch import prepare as prepare_run
 from web.actions.uploads import FIELD, check_multipart, file_parts, part_path, plain_part, publish
@@ -26,13 +26,13 @@ def launch(user: User, asked: RunIn) -> int:
         return launch_run(prepared, user)
 
 
-def prepare(asked: RunIn) -> Prepared:
+def prepare(asked: RunIn) -> LaunchPlan:
     """Tell what a training run would take, without launching it.
 
     Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, preset or setting; a name that cannot be), 503
     (training is not installed here).
     """
-    wanted = Asked(
+    wanted = RunRequest(
         dataset=asked.dataset,
         preset=asked.preset,
         settings=[*_initial(asked), *asked.settings],

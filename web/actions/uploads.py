@@ -9,7 +9,7 @@ from werkzeug.datastructures import FileStorage
 
 from db.ledger.jobs import PRIORITIES, ReceivedFile
 from db.settings import Settings
-from db.storage import Received
+from db.storage import StoredFile
 from web.actions.request import PartStream
 from web.errors import Problem, refused_archive
 from worker.imaging.archives.archive import Limits, inspect_archive
@@ -90,7 +90,7 @@ def _stream(part: FileStorage) -> PartStream:
     return cast(PartStream, part.stream)
 
 
-def _received(part: FileStorage) -> Received:
+def _received(part: FileStorage) -> StoredFile:
     received = _stream(part).received
     if received is None:
         raise TypeError("a file part that did not end")

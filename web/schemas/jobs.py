@@ -27,7 +27,7 @@ class ResultsQuery(BaseModel):
     label: Label | None = None
     reason: str | None = Field(None, pattern=r"^[a-z0-9_-]{1,64}$", description="A rejection's reason code.")
     series: RowId | None = Field(None, description="A `series_id` of the job's series.")
-    ood: bool | None = Field(None, description="Only slices that lie apart from those the model knows, or only others.")
+    ood: bool | None = Field(None, description="Only slices that are out of distribution, or only those that are not.")
     sort: SortName = "position"
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
     limit: int = Field(100, ge=1, le=1000)
@@ -99,8 +99,8 @@ class JobOut(Out):
     recipe: str
     priority: int
     counts: Counts
-    unfamiliar: int | None = Field(
-        description="Predicted slices that lie apart from those the model knows; null where the model cannot tell."
+    ood: int | None = Field(
+        description="Predicted slices that are out of distribution; null if the model does not measure it."
     )
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected slices by reason code.")

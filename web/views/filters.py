@@ -14,7 +14,7 @@ from worker.imaging.display_names import label
 from worker.imaging.rejections import REASONS
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
-UNFAMILIAR_SHARE = 0.1  # of the predicted slices; of a model's own source one in twenty may lie apart by chance
+MUCH_OOD = 0.1  # share of the predicted slices; of a model's own source one in twenty is out of distribution by chance
 
 QUARANTINE_REASONS = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
@@ -43,7 +43,7 @@ def install(app: Flask) -> None:
         name=name,
     )
     app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon, segments=segments, milestone=milestone)
-    app.jinja_env.globals.update(is_unfamiliar=is_unfamiliar)
+    app.jinja_env.globals.update(has_much_ood=has_much_ood)
     metric_filters.install(app)
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
@@ -144,10 +144,10 @@ def icon(symbol: str, title: str = "") -> Markup:
     return Markup('<svg class="icon" {}><use href="{}#{}"></use></svg>').format(spoken, address, escape(symbol))
 
 
-def is_unfamiliar(job: JobView) -> bool:
-    """Whether so many of a job's slices lie apart from those the model knows that people must be told."""
+def has_much_ood(job: JobView) -> bool:
+    """Return whether so many slices of a job are out of distribution that its page must say so."""
     predicted = job.counts["predicted"]
-    return bool(job.ood and predicted and job.ood >= UNFAMILIAR_SHARE * predicted)
+    return bool(job.ood and predicted and job.ood >= MUCH_OOD * predicted)
 
 
 def segments(job: JobView) -> list[dict[str, Any]]:

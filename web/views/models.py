@@ -171,7 +171,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
             "promotions": [each for each in champions.promotions(s) if each.model_version_id == version.id],
             "own_part": held_out(s, version) is not None,
             "others": [each.label for each in registry.list_versions(s) if each.id != version.id],
-            "ready": [dataset.title for dataset in list_datasets(s) if dataset.state == Work.DONE],
+            "ready": [dataset.label for dataset in list_datasets(s) if dataset.state == Work.DONE],
             "dataset": _dataset(s, version),
             "run": runs.find_run(s, run) if isinstance(run := version.facts.get("run"), int) else None,
         }

@@ -153,7 +153,7 @@ def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
 
 def _form(problem: Problem | None, weights: str = "") -> Response:
     with read_scope() as s:
-        ready = [dataset.title for dataset in list_datasets(s) if dataset.state == Work.DONE]
+        ready = [dataset.label for dataset in list_datasets(s) if dataset.state == Work.DONE]
         models = [version.label for version in list_versions(s) if can_start_from(version)]
     shown: dict[str, Any] = {"dataset": request.args.get("dataset", "")} | dict(request.form.items())
     shown |= {"from_weights": weights} if weights else {}

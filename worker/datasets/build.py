@@ -43,7 +43,7 @@ def build_next(worker: str) -> bool:
     if claimed is None:
         return False
     dataset, claim = claimed
-    log.info("building dataset", extra={"dataset": dataset.id, "epoch": claim.epoch})
+    log.info("building dataset", extra={"dataset": dataset.id, "fence": claim.fence})
     gathered = Gathered()
     with Heartbeat(Dataset, [claim]) as heartbeat:
         try:

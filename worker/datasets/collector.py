@@ -28,7 +28,7 @@ class Item:
     row: int | None = None
     label: int | None = None
     group: str = ""
-    split: str | None = None
+    given_part: str | None = None
     source: str | None = None
     sha256: str | None = None
     pixels_sha256: str | None = None
@@ -117,7 +117,7 @@ class Gathered:
         """Of the slices, labels, groups and given parts, in order."""
         whole = hashlib.sha256()
         for item in self.slices:
-            line = [item.sha256, str(item.frame), str(item.label), item.split or "", item.group]
+            line = [item.sha256, str(item.frame), str(item.label), item.given_part or "", item.group]
             whole.update("\t".join(map(str, line)).encode("utf-8", "surrogateescape") + b"\n")
         return whole.hexdigest()
 

@@ -30,7 +30,7 @@ def make_report(gathered: Gathered, similar: Similar, twin: str | None) -> dict[
         "sizes": _by_class(slices, lambda item: f"{item.width} × {item.height}", SIZES_SHOWN),
         "modes": _by_class(slices, lambda item: item.mode or "unknown"),
         "formats": _by_class(slices, lambda item: item.format or "unknown"),
-        "splits": _by_class(slices, lambda item: item.split) if any(item.split for item in slices) else {},
+        "splits": _by_class(slices, lambda item: item.given_part) if any(item.given_part for item in slices) else {},
         "identical": _identical(slices),
         "near_identical": _near_identical(similar, gathered.first_of_pixels()),
         "left_out": gathered.left_out(),

@@ -18,7 +18,7 @@ from worker.datasets.patient_groups import DicomGroups, folder_groups
 from worker.decoding import archive_limits, new_decoders, read_decoded
 from worker.imaging.archives.archive import read_entries
 from worker.imaging.display_names import label as shown
-from worker.imaging.recipe import Prepared, SeriesInfo
+from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
@@ -171,7 +171,7 @@ def read_files(
 
 
 def _gather(
-    gathered: Gathered, item: Item, known: Known, result: list[Prepared] | SliceRejected, groups: DicomGroups
+    gathered: Gathered, item: Item, known: Known, result: list[PreparedSlice] | SliceRejected, groups: DicomGroups
 ) -> None:
     item.label = known.label
     if isinstance(result, SliceRejected):
@@ -181,7 +181,7 @@ def _gather(
         if prepared.series and prepared.series.burned_in:
             gathered.leave_out(item, *BURNED_IN)
             return
-        taken = Item(item.ordinal, item.name, prepared.frame, label=known.label, split=known.split or None)
+        taken = Item(item.ordinal, item.name, prepared.frame, label=known.label, given_part=known.split or None)
         taken.sha256, taken.bytes, taken.source = item.sha256, item.bytes, known.source or None
         taken.pixels_sha256 = prepared.sha256_pixels
         taken.format, taken.mode = prepared.format, prepared.mode

@@ -40,7 +40,7 @@ class SeriesInfo:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedSlice:
     """One slice as the model takes it.
 
     `pixels`: uint8[224, 224], read-only. `frame`: page of its file, from 0. `format`: PNG, JPEG, TIFF, BMP or DICOM;

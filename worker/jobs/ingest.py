@@ -19,7 +19,7 @@ from db.storage import FileMissing, storage
 from worker.decoding import Read, archive_limits, new_decoders, npy_bytes, read_decoded
 from worker.heartbeat import Heartbeat
 from worker.imaging.archives.archive import Entry, read_entries
-from worker.imaging.recipe import Prepared, SeriesInfo
+from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import ArchiveRefused, DecoderUnavailable, SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
@@ -50,7 +50,7 @@ def unpack_next(worker: str, smaller_than: Upload | None = None, around: Heartbe
         upload = s.get_one(Upload, claim.id, populate_existing=True)
         cancelled = s.get_one(Job, upload.job_id).cancel_requested_at is not None
     crash_point("after-claim-upload")
-    log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "epoch": claim.epoch})
+    log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "fence": claim.fence})
     with Heartbeat(Upload, [claim], around) as heartbeat:
         try:
             _unpack(worker, claim, upload, heartbeat, cancelled, nested=smaller_than is not None)
@@ -119,7 +119,7 @@ class Batch:
     rows: list[ReadSlice] = field(default_factory=list)
     arrays: list[NDArray[np.uint8]] = field(default_factory=list)
 
-    def add(self, entry: Entry, sha256: str | None, result: list[Prepared] | SliceRejected) -> None:
+    def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
         """Take an entry: a row for a rejection, a row and an array for each prepared frame."""
         if isinstance(result, SliceRejected):
             rejected = Outcome.REJECTED
@@ -130,7 +130,7 @@ class Batch:
             self.arrays.append(prepared.pixels)
 
 
-def _row(entry: Entry, sha256: str | None, prepared: Prepared, array_row: int) -> ReadSlice:
+def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int) -> ReadSlice:
     series = prepared.series if prepared.series and prepared.series.series_uid else None
     folder = entry.name.rpartition("/")[0]
     return ReadSlice(

@@ -16,7 +16,7 @@ from db.crash_points import crash_point
 from db.database import current, session_scope
 from db.ledger import chunks, completion, leases, queue, recording
 from db.ledger.leases import Claim, StaleClaim
-from db.ledger.recording import Scored
+from db.ledger.recording import PredictedSlice
 from db.models import Chunk, ModelVersion, Outcome, Slice
 from db.storage import FileDamaged, FileMissing, storage
 from worker.engines.interface import Engine, Scores
@@ -135,12 +135,12 @@ def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:
     return found
 
 
-def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) -> list[Scored]:
+def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) -> list[PredictedSlice]:
     """Scores of all slices, for no slice id yet, a batch of the engine at a time.
 
     Raises EngineError, EngineUnavailable.
     """
-    scores: list[Scored] = []
+    scores: list[PredictedSlice] = []
     size = loaded.engine.batch_size
     for start in range(0, len(slices), size):
         batch = np.stack(slices[start : start + size])
@@ -173,7 +173,7 @@ def rest_and_end() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _scored(loaded: Loaded, found: Scores) -> Iterator[Scored]:
+def _scored(loaded: Loaded, found: Scores) -> Iterator[PredictedSlice]:
     """A batch's scores as they are recorded, for no slice id yet."""
     package = loaded.package
     temperature, threshold = calibration_of(package, loaded.engine.name)
@@ -182,7 +182,7 @@ def _scored(loaded: Loaded, found: Scores) -> Iterator[Scored]:
     for i, (logit, p, cam) in enumerate(zip(found.logit, chances, found.cam, strict=True)):
         distance = None if found.distance is None else float(found.distance[i])
         ood = None if distance is None or limit is None else distance > limit
-        yield Scored(0, float(logit), float(p), bool(p >= threshold), recording.cam_bytes(cam), distance, ood)
+        yield PredictedSlice(0, float(logit), float(p), bool(p >= threshold), recording.cam_bytes(cam), distance, ood)
 
 
 def _lose(claims: list[Claim], reason: str) -> None:

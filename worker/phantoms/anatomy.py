@@ -129,7 +129,7 @@ def _blur(size: int, sigma: float) -> Field:
     return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float32)
 
 
-class Slice:
+class PhantomSlice:
     """One axial cut of `patient` at height `z`, as it is put together."""
 
     def __init__(self, patient: Patient, z: float, size: int) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worker.imaging.recipe import lung_window
-from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, Patient, Slice, make_patient
+from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, Patient, PhantomSlice, make_patient
 
 MATRICES = (1.0, 256 / 224, 320 / 224, 512 / 224)  # of scanners, by the side that the network takes
 DISEASED_CM2 = 12.0  # area of diseased lung from which a slice counts as positive; the cut of one lesion is 6 to 36
@@ -28,7 +28,7 @@ class LabelledSlices:
 
 def hounsfield(patient: Patient, z: float, size: int) -> NDArray[np.int16]:
     """Cut `patient` at height z in [0,1] and scan it: HU as int16[size,size]."""
-    return np.rint(np.clip(Slice(patient, z, size).draw(), -1024, 3071)).astype(np.int16)
+    return np.rint(np.clip(PhantomSlice(patient, z, size).draw(), -1024, 3071)).astype(np.int16)
 
 
 def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224) -> LabelledSlices:
@@ -52,7 +52,7 @@ def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int 
 def lesion_masks(seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224) -> NDArray[np.bool_]:
     """Draw where the lesions lie in the slices that `labelled_slices` draws: bool[n,S,S], all False in healthy ones."""
     cuts = _cuts(seed, pairs, per_patient, first_pair)
-    return np.stack([Slice(patient, z, size).disease() >= 0.5 for _, patient, z in cuts])
+    return np.stack([PhantomSlice(patient, z, size).disease() >= 0.5 for _, patient, z in cuts])
 
 
 def _cuts(seed: int, pairs: int, per_patient: int, first_pair: int) -> Iterator[tuple[int, Patient, float]]:
@@ -76,7 +76,7 @@ def _diseased_heights(patient: Patient, count: int) -> list[float]:
     coarse = 48
     pixel_cm2 = (FIELD_OF_VIEW_MM / coarse / 10) ** 2
     tried = [
-        (z, float(Slice(patient, z, coarse).disease().sum()) * pixel_cm2)
+        (z, float(PhantomSlice(patient, z, coarse).disease().sum()) * pixel_cm2)
         for z in map(float, rng.uniform(0.12, 0.82, 6 * count))
     ]
     found = [z for z, area in tried if area >= DISEASED_CM2]

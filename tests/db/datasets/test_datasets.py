@@ -44,7 +44,7 @@ def finish(own: Claim, slices: Iterable[dict[str, Any]], sha256: str = "d" * 64)
 
 def slice_of(row: int, label: int, group: str, **values: Any) -> dict[str, Any]:
     """The columns of one slice of its own pixels; the same columns for all rows, as one statement needs."""
-    own = {"pixels_sha256": f"p{row}", "cluster": row, "split": None, "reason": None}
+    own = {"pixels_sha256": f"p{row}", "cluster": row, "given_part": None, "reason": None}
     return {"ordinal": row, "row": row, "name": f"{row}.png", "label": label, "group": group} | own | values
 
 
@@ -79,7 +79,7 @@ def parts_of(dataset: Dataset, split: Split) -> dict[str, list[Row]]:
 
 def test_versions_of_a_name_are_numbered_and_found() -> None:
     first, second, other = ask(), ask(), ask("other")
-    assert [first.title, second.title, other.title] == ["site/1", "site/2", "other/1"]
+    assert [first.label, second.label, other.label] == ["site/1", "site/2", "other/1"]
     with read_scope() as s:
         for label, expected in (("site/1", first), ("site", second), (str(other.id), other)):
             found = datasets.find_dataset(s, label)
@@ -87,7 +87,7 @@ def test_versions_of_a_name_are_numbered_and_found() -> None:
             assert found.id == expected.id
         for label in ("none", "site/3", "site/x", "site/", "", "99999", "9" * 40):
             assert datasets.find_dataset(s, label) is None
-        assert [each.title for each in datasets.list_datasets(s)] == ["other/1", "site/2", "site/1"]
+        assert [each.label for each in datasets.list_datasets(s)] == ["other/1", "site/2", "site/1"]
 
 
 def test_a_name_that_cannot_be_is_refused() -> None:
@@ -160,7 +160,7 @@ def test_the_same_slices_again_are_known_as_the_same() -> None:
     first = built(many())
     second = ask()
     with read_scope() as s:
-        assert datasets.twin_of(s, second, "d" * 64) == first.title
+        assert datasets.twin_of(s, second, "d" * 64) == first.label
         assert datasets.twin_of(s, second, "e" * 64) is None
 
 
@@ -274,7 +274,7 @@ def given(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A part for every slice, by its group: the first 14 train, then 2 validate, then 4 test."""
     for row in rows:
         number = int(row["group"][1:])
-        row["split"] = "train" if number < 14 else "validation" if number < 16 else "test"
+        row["given_part"] = "train" if number < 14 else "validation" if number < 16 else "test"
     return rows
 
 
@@ -292,7 +292,7 @@ def test_a_split_that_came_with_the_labels_is_taken_as_it_is() -> None:
 
 def test_every_leak_of_a_given_split_is_found_and_named() -> None:
     rows = given(many())
-    rows[5]["split"] = "test"  # a slice of the group g00, which trains
+    rows[5]["given_part"] = "test"  # a slice of the group g00, which trains
     rows[10] |= {"pixels_sha256": "same", "cluster": 10}
     rows[195] |= {"pixels_sha256": "same", "cluster": 10}  # g01 trains, g19 tests
     rows[20]["cluster"] = rows[165]["cluster"] = 20  # g02 trains, g16 tests
@@ -312,7 +312,7 @@ def test_every_leak_of_a_given_split_is_found_and_named() -> None:
 
 def test_a_group_that_a_given_split_tears_apart_has_all_its_parts() -> None:
     rows = given(many())
-    rows[0]["split"] = "test"
+    rows[0]["given_part"] = "test"
     dataset = built(rows)
     split = split_of(dataset)
     assert split.assignment["g00"] == ["test", "train"]
@@ -324,7 +324,7 @@ def test_a_group_that_a_given_split_tears_apart_has_all_its_parts() -> None:
 def test_a_given_split_whose_part_lacks_a_class_is_refused() -> None:
     rows = given(many())
     for row in rows:
-        row["split"] = row["split"] if row["split"] != "validation" else "train"
+        row["given_part"] = row["given_part"] if row["given_part"] != "validation" else "train"
     dataset = built(rows)
     with pytest.raises(DatasetError, match="the CSV gives cannot be used: validation has no COVID, validation has no"):
         split_of(dataset)
@@ -365,9 +365,9 @@ def test_files_that_datasets_and_checkpoints_name_are_not_reaped() -> None:
         s.add(TrainingRun(preset="quick", seed=1, checkpoint={"stage": 1, "files": {"weights.h5": "7" * 64}}))
     finish(claim(), [slice_of(0, 1, "g", sha256="8" * 64)])
     named = [FILE.sha256, "6" * 64, "7" * 64, "8" * 64, "a" * 64]
-    assert reap._reap(named) == 0
+    assert reap.reap_unnamed(named) == 0
     assert dataset.labels_sha256 == "6" * 64
-    assert reap._reap([*named, "9" * 64]) == 1
+    assert reap.reap_unnamed([*named, "9" * 64]) == 1
 
 
 def reviewed_job(owner: User, slices: int = 4) -> tuple[Job, list[int]]:

@@ -14,6 +14,7 @@ from db.ledger import leases
 from db.ledger.leases import StaleClaim
 from db.models import Dataset, Evaluation, ModelVersion, Split, Work
 from db.storage import storage
+from tests.builders.datasets import new_split
 from worker import reap, sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -31,7 +32,7 @@ def dataset() -> Dataset:
 
 def draw_split(dataset: Dataset, seed: int = 7) -> Split:
     with session_scope() as s:
-        split = Split(dataset_id=dataset.id, rule="groups", seed=seed, assignment={}, leaks={})
+        split = new_split(dataset.id, {}, seed=seed)
         s.add(split)
     return split
 
@@ -190,4 +191,4 @@ def test_the_sweeper_keeps_scores_and_sends_lost_hints_again(
     with read_scope() as s:
         assert leases.unsent(s, Evaluation) == []
     assert finish()
-    assert reap._reap([storage().put(b"scores")]) == 0
+    assert reap.reap_unnamed([storage().put(b"scores")]) == 0

@@ -20,11 +20,12 @@ from db.evaluation.gate import (
     request_gate,
 )
 from db.evaluation.promotion import GateClosed
-from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, Split, User, Work
+from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, PromotionKind, Split, User, Work
 from db.registry import champions
 from db.registry import versions as registry
 from db.storage import storage
 from db.training.lineage import makers_of
+from tests.builders.datasets import new_split
 from tests.conftest import fake_package
 
 NewChampion = Callable[[str], ModelVersion]
@@ -69,7 +70,7 @@ class Registry:
             self.dataset = Dataset(name="site", number=1, sources=[], state=Work.DONE)
             s.add(self.dataset)
             s.flush()
-            self.split = Split(dataset_id=self.dataset.id, rule="groups", seed=7, assignment={}, leaks={})
+            self.split = new_split(self.dataset.id, {})
             s.add(self.split)
 
     def add(self, name: str, **facts: object) -> ModelVersion:
@@ -227,7 +228,7 @@ def test_who_was_trained_on_slices_of_the_test_part_is_pointed_out_with_their_nu
             s.add(LabelledSlice(ordinal=row, row=row, name=f"{row}.png", **known))
         s.get_one(Split, models.split.id).assignment = {"a": "train", "b": "test", "c": "test"}
         parts = {"a": "test", "b": "train", "c": "validation"}
-        split = Split(dataset_id=models.dataset.id, rule="groups", seed=8, assignment=parts, leaks={})
+        split = new_split(models.dataset.id, parts, seed=8)
         s.add(split)
     other = {"id": split.id, "dataset": "site/1"}
     parent = models.add("parent", split=other)
@@ -358,11 +359,11 @@ def test_rollback_is_one_step_and_history_stays(models: Registry) -> None:
         assert champions.rollback(s, None, "worse on CT 2").label == "old/1"
     assert champion_now() == "old/1"
     with read_scope() as s:
-        history = [(p.model_version.label, p.reason, p.gate["verdict"]) for p in champions.promotions(s)]
+        history = [(p.model_version.label, p.reason, p.kind, p.gate.get("verdict")) for p in champions.promotions(s)]
     assert history == [
-        ("old/1", "worse on CT 2", "rollback"),
-        ("new/1", "", "passed"),
-        ("old/1", "the first", "nothing to compare on"),
+        ("old/1", "worse on CT 2", "rollback", None),
+        ("new/1", "", "promotion", "passed"),
+        ("old/1", "the first", "promotion", "nothing to compare on"),
     ]
 
 
@@ -395,7 +396,7 @@ def test_a_rollback_that_brought_back_what_was_undone_counts_as_it_happened(mode
         for version in versions:
             champions.promote(s, version, None, "better")
         for version in (versions[1], versions[2]):  # as earlier releases went back twice
-            champions.promote(s, version, None, "worse", {"verdict": "rollback"})
+            champions.promote(s, version, None, "worse", kind=PromotionKind.ROLLBACK)
         assert champions.rollback(s, None, "worse").label == "b/1"
 
 

@@ -11,7 +11,7 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.ledger import chunks, completion, job_view, jobs, leases, queue, recording, results
 from db.ledger.leases import Claim, StaleClaim
-from db.ledger.recording import ReadSlice, Scored
+from db.ledger.recording import PredictedSlice, ReadSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
 from worker import sweep
 
@@ -63,10 +63,10 @@ def claim(slices: int = 4) -> tuple[Chunk, Claim]:
         return queue.claim_chunks(s, "w", slices)[0]
 
 
-def scores(chunk: Chunk) -> list[Scored]:
+def scores(chunk: Chunk) -> list[PredictedSlice]:
     with read_scope() as s:
         ids = s.scalars(select(Slice.id).where(Slice.chunk_id == chunk.id)).all()
-    return [Scored(i, 1.0, 0.7, True, CAM) for i in ids]
+    return [PredictedSlice(i, 1.0, 0.7, True, CAM) for i in ids]
 
 
 def predict(slices: int = 4) -> None:
@@ -167,7 +167,7 @@ def test_a_stale_claim_records_nothing(ann: User) -> None:
         assert not leases.keep(s, Chunk, own)
     predict()
     with read_scope() as s:
-        assert s.scalars(select(Prediction.epoch)).all() == [3]  # claimed, lost, claimed again
+        assert s.scalars(select(Prediction.fence)).all() == [3]  # claimed, lost, claimed again
 
 
 def test_a_lost_chunk_is_halved_until_only_the_bad_slice_is_quarantined(ann: User) -> None:
@@ -328,9 +328,8 @@ def test_results_come_in_pages_that_miss_nothing(ann: User) -> None:
     chunk, own = claim(7)
     by_id = scores(chunk)
     with session_scope() as s:
-        recording.record_predictions(
-            s, own, chunk, "fake", [Scored(x.slice_id, 0.0, (n % 3) / 3, n % 3 == 2, CAM) for n, x in enumerate(by_id)]
-        )
+        scored = [PredictedSlice(x.slice_id, 0.0, (n % 3) / 3, n % 3 == 2, CAM) for n, x in enumerate(by_id)]
+        recording.record_predictions(s, own, chunk, "fake", scored)
     for sort in results.SORTS:
         seen, cursor = [], None
         while True:

@@ -11,6 +11,7 @@ from db.datasets.slices import PARTS, part_of, placed_of
 from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
 from db.training import lineage, runs, splits
 from db.training.runs import RunError
+from tests.builders.datasets import new_split
 
 pytestmark = pytest.mark.usefixtures("database")
 GROUPS = 20
@@ -39,7 +40,7 @@ def split_of(dataset: Dataset, **how: Any) -> Split:
 def add_version(number: int, split: Split | None, *before: str, **columns: Any) -> ModelVersion:
     blank: dict[str, Any] = {"files": {}, "metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1"}
     with session_scope() as s:
-        known = {"id": split.id, "dataset": s.get_one(Split, split.id).dataset.title} if split else None
+        known = {"id": split.id, "dataset": s.get_one(Split, split.id).dataset.label} if split else None
         version = ModelVersion(name="lungs", number=number, threshold=0.5, temperature=1.0, **blank, **columns)
         version.facts = {"split": known, "lineage": list(before), "dataset": "site/1"}
         s.add(version)
@@ -108,7 +109,7 @@ def test_an_imported_version_may_know_all_of_the_dataset_that_it_names_by_hash()
     version = add_version(1, None, dataset_hash=dataset.sha256)
     with pytest.raises(RunError, match="seen-by-parent: 1"):
         launch(dataset, split_of(dataset), version)
-    with pytest.raises(slices.DatasetError, match="allow seen-by-parent to have the parts drawn anew"):
+    with pytest.raises(slices.DatasetError, match="allow seen-by-parent to draw all parts anew"):
         split_of(dataset, after=version)
 
 
@@ -152,7 +153,7 @@ def test_a_version_that_knows_none_of_the_slices_changes_no_split() -> None:
 
 
 def test_slices_without_a_part_in_a_given_split_are_not_lost_without_a_word() -> None:
-    holes = add_dataset(1, split=lambda row: ("test", "validation", "train", None)[row // SLICES % 8 // 2])
+    holes = add_dataset(1, given_part=lambda row: ("test", "validation", "train", None)[row // SLICES % 8 // 2])
     with pytest.raises(slices.DatasetError, match="cannot be used: 12 slices are in none of its parts"):
         split_of(holes)
 
@@ -160,7 +161,7 @@ def test_slices_without_a_part_in_a_given_split_are_not_lost_without_a_word() ->
 def test_a_part_that_is_none_is_passed_over() -> None:
     first = add_dataset(1)
     with session_scope() as s:
-        split = Split(dataset_id=first.id, rule="given", seed=0, assignment={}, leaks={})  # as of an older release
+        split = new_split(first.id, {}, rule="given", seed=0)  # as of an older release
         s.add(split)
     version = add_version(1, split)
     with read_scope() as s:
@@ -186,7 +187,7 @@ def test_rows_are_told_by_the_part_that_they_had_for_any_that_a_version_comes_fr
 def test_a_split_that_the_csv_gives_is_held_against_the_lineage() -> None:
     first = add_dataset(1)
     version = add_version(1, split_of(first))
-    second = add_dataset(2, split=lambda row: ("test", "validation", "train", "train")[row // SLICES % 8 // 2])
+    second = add_dataset(2, given_part=lambda row: ("test", "validation", "train", "train")[row // SLICES % 8 // 2])
     split = split_of(second, after=version)
     assert split.rule == "given"
     with pytest.raises(RunError, match="seen-by-parent"):

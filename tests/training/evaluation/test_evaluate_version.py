@@ -332,7 +332,7 @@ def test_a_worker_that_lost_its_claim_records_nothing(
 
     def steal(fraction: float) -> None:
         with session_scope() as s:
-            s.execute(update(Evaluation).values(epoch=Evaluation.epoch + 1))
+            s.execute(update(Evaluation).values(fence=Evaluation.fence + 1))
 
     assert evaluate_next("w", progress=steal)
     assert (seen(evaluation_id).state, seen(evaluation_id).result) == ("running", {})

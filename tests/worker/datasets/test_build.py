@@ -29,7 +29,7 @@ from tests.worker.conftest import Submit, png, zip_of
 from tests.worker.imaging.builders import dicom
 from worker import reap
 from worker.datasets.build import MAX_ATTEMPTS, build_next, ingest_next
-from worker.imaging.recipe import Prepared
+from worker.imaging.recipe import PreparedSlice
 from worker.jobs import ingest
 
 PROJECT = Path(__file__).parents[3]
@@ -122,7 +122,7 @@ def test_a_folder_for_each_class_makes_a_dataset(make: Make) -> None:
     rows = [each for each in slices_of(found) if each.row is not None]
     assert array.shape == (6, 224, 224)
     for each in rows:
-        prepared = Prepared(array[each.row], 0, "PNG", "L", 32, 32)
+        prepared = PreparedSlice(array[each.row], 0, "PNG", "L", 32, 32)
         assert prepared.sha256_pixels == each.pixels_sha256
         assert storage().open(str(each.sha256)).read() == entries[each.name]
         assert each.bytes == len(entries[each.name])
@@ -143,7 +143,7 @@ def test_a_csv_tells_label_group_part_and_source(make: Make) -> None:
     assert [each.source for each in slices_of(found, reason=None)] == ["north", None, "CT 2"]
     assert found.report["labels_from"] == "the CSV that was sent"
     assert found.report["groups_from"] == {"CSV": 3}
-    rows = [(each.name, each.label, each.group, each.split) for each in slices_of(found, reason=None)]
+    rows = [(each.name, each.label, each.group, each.given_part) for each in slices_of(found, reason=None)]
     assert rows == [("a/0.png", 1, "p1", "train"), ("a/1.png", 0, "p2", "test"), ("a/2.png", 0, "p3", "validation")]
     assert found.report["left_out"]["no_label"]["examples"] == ["a/3.png"]
 
@@ -458,7 +458,7 @@ def test_files_of_a_dataset_are_not_reaped(make: Make, settings: Settings) -> No
     make(two_classes(), HEAD + "".join(f"{name},{int('non' not in name)},{name}\n" for name in two_classes()))
     stored = [path.name for path in storage().folder.glob("??/??/*")]
     assert len(stored) == 9  # the archive, the CSV, six originals, one array
-    assert reap._reap(stored) == 0
+    assert reap.reap_unnamed(stored) == 0
 
 
 @pytest.fixture
@@ -527,7 +527,7 @@ def test_reviewed_slices_of_jobs_make_a_dataset(owner: User, submit: Submit) -> 
     with read_scope() as s:
         array = np.load(storage().local_path(s.get_one(Dataset, found.id).arrays[0]))
     for each in slices_of(found):
-        assert Prepared(array[each.row], 0, "PNG", "L", 32, 32).sha256_pixels == each.pixels_sha256
+        assert PreparedSlice(array[each.row], 0, "PNG", "L", 32, 32).sha256_pixels == each.pixels_sha256
 
 
 @pytest.mark.usefixtures("champion")

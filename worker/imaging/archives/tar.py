@@ -12,7 +12,7 @@ from worker.imaging.archives.entries import (
     check_content,
     too_large,
 )
-from worker.imaging.archives.tar_headers import Member, next_member, padding
+from worker.imaging.archives.tar_headers import TarMember, next_member, padding
 from worker.imaging.archives.tar_sparse import SparseMap, is_sparse, read_map, unfold
 from worker.imaging.display_names import is_ignored, label
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
@@ -53,7 +53,7 @@ class TarReader:
             raise ArchiveRefused("no_images", "The TAR holds no file that could be an image.")
 
     @staticmethod
-    def _is_file(member: Member) -> bool:
+    def _is_file(member: TarMember) -> bool:
         return not member.is_folder and not is_ignored(member.name)
 
     def _count(self) -> None:
@@ -61,7 +61,7 @@ class TarReader:
         if self._members > self._limits.max_entries:
             raise ArchiveRefused("too_many_entries", f"More than the {self._limits.max_entries} entries accepted.")
 
-    def _read(self, member: Member, wanted: bool) -> tuple[int, Content]:
+    def _read(self, member: TarMember, wanted: bool) -> tuple[int, Content]:
         """Size and content of a member, the source moved behind it; content that is not wanted is passed over."""
         sparse = read_map(self._source, member) if member.is_regular and is_sparse(member) else None
         size, stored = (sparse.size, sparse.stored) if sparse else (member.stored, member.stored)

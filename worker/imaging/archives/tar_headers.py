@@ -21,7 +21,7 @@ _EXTENSIONS = b"xgLK"
 
 
 @dataclass(frozen=True)
-class Member:
+class TarMember:
     """One header with the extensions before it. `stored`: bytes that follow it, without padding; `kind`: its type
     flag; `pax`: what a pax header said of it; `header`: the 512 bytes."""
 
@@ -45,7 +45,7 @@ class Member:
         return self.kind in (b"0", b"\x00", b"7", b"S")
 
 
-def next_member(source: Source) -> Member | None:
+def next_member(source: Source) -> TarMember | None:
     """The next member, or None where the TAR ends, its zero blocks and the padding behind them read.
 
     Raises ArchiveRefused: `truncated_archive`, `malformed_archive`, `trailing_data`.
@@ -73,7 +73,7 @@ def next_member(source: Source) -> Member | None:
     stored = decimal(pax["size"]) if "size" in pax else size
     if kind in _LINKS_AND_DEVICES:
         stored = 0
-    return Member(pax.get("path") or long_name or _plain_name(header), stored, kind, header, pax, pairs)
+    return TarMember(pax.get("path") or long_name or _plain_name(header), stored, kind, header, pax, pairs)
 
 
 def padding(size: int) -> int:

@@ -6,7 +6,7 @@ Formats: GNU tar manual, "Storing Sparse Files".
 from dataclasses import dataclass
 
 from worker.imaging.archives.compressed import Source
-from worker.imaging.archives.tar_headers import BLOCK, Member, decimal, number
+from worker.imaging.archives.tar_headers import BLOCK, TarMember, decimal, number
 from worker.imaging.rejections import ArchiveRefused
 
 _MAX_PIECES = 65_536
@@ -21,12 +21,12 @@ class SparseMap:
     stored: int
 
 
-def is_sparse(member: Member) -> bool:
+def is_sparse(member: TarMember) -> bool:
     """Whether the member's bytes are only the pieces between its holes."""
     return member.kind == b"S" or any(key.startswith("GNU.sparse.") for key in member.pax)
 
 
-def read_map(source: Source, member: Member) -> SparseMap:
+def read_map(source: Source, member: TarMember) -> SparseMap:
     """The member's map, read from the header, from the blocks behind it, or from the front of its data.
 
     Raises ArchiveRefused(`malformed_archive`) unless the pieces lie in order within the size and fill what is stored.

@@ -10,7 +10,7 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImag
 from worker.imaging.file_types import image_kind
 from worker.imaging.formats.dicom import decode_dicom
 from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
-from worker.imaging.recipe import Prepared, fit
+from worker.imaging.recipe import PreparedSlice, fit
 from worker.imaging.rejections import SliceRejected
 
 # Imported for what they register with Pillow: asked for an unknown format, it would load every plugin it has.
@@ -40,7 +40,7 @@ class DecodeLimits:
     memory_bytes: int = 512 * 1024 * 1024
 
 
-def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[Prepared]:
+def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[PreparedSlice]:
     """Decode one file: one slice, or one for each page of a TIFF (at most `limits.max_pages`; every page counts).
 
     | stored as | becomes |
@@ -76,7 +76,7 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
         raise _rejection(error, kind) from error
 
 
-def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: DecodeLimits) -> Iterator[Prepared]:
+def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: DecodeLimits) -> Iterator[PreparedSlice]:
     checked = _checked(data, kind, limits.max_pixels)
     with Image.open(BytesIO(checked), formats=(kind,)) as image:
         if kind != "TIFF":
@@ -114,11 +114,11 @@ def _checked(data: bytes | bytearray | memoryview, kind: str, max_pixels: int) -
     return data
 
 
-def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) -> Prepared:
+def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) -> PreparedSlice:
     check_pixels(image.width, image.height, limits.max_pixels)
     mode = image.mode
     grey = _luminance(image)
-    return Prepared(fit(grey), frame, kind, mode, grey.width, grey.height)
+    return PreparedSlice(fit(grey), frame, kind, mode, grey.width, grey.height)
 
 
 def _luminance(image: Image.Image) -> Image.Image:

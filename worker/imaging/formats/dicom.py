@@ -15,7 +15,7 @@ from pydicom.tag import Tag
 from worker.imaging.display_names import label
 from worker.imaging.formats.dicom_structure import EXPLICIT, IMPLICIT, PIXEL_DATA, Structure, read_structure
 from worker.imaging.formats.pictures import check_pixels
-from worker.imaging.recipe import Prepared, SeriesInfo, fit, lung_window
+from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
 from worker.imaging.rejections import SliceRejected
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -32,7 +32,7 @@ _WANTED = (
 """What is read of a slice; of the patient (group 0010) only the ID and its issuer, of which a digest is given on."""
 
 
-def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int) -> Prepared:
+def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int) -> PreparedSlice:
     """One CT Image Storage slice, single frame, Explicit or Implicit VR Little Endian, not compressed.
 
     Stored values of 8 or 16 bits, signed or not, are masked to BitsStored, rescaled to HU (PS3.3 C.11.1.1), windowed
@@ -52,7 +52,7 @@ def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int) -> Prepa
     raw = _stored_values(view, structure, dataset, max_pixels)
     grey = Image.fromarray(np.take(_grey_of(view, structure, dataset, raw.dtype.itemsize * 8), raw))
     mode = _text(dataset, "PhotometricInterpretation")
-    return Prepared(fit(grey), 0, "DICOM", mode, grey.width, grey.height, _series(dataset))
+    return PreparedSlice(fit(grey), 0, "DICOM", mode, grey.width, grey.height, _series(dataset))
 
 
 @lru_cache(maxsize=16)

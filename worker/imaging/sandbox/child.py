@@ -15,14 +15,14 @@ from PIL import Image
 from pydicom.charset import python_encoding
 
 from worker.imaging.formats.decode import DecodeLimits
-from worker.imaging.recipe import SIDE, Prepared
+from worker.imaging.recipe import SIDE, PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import REQUEST, pack_frame, pack_reply
 from worker.imaging.sandbox.seccomp import die_with_parent, drop_system_calls, grant_cpu, limit_resources
 
 _DISCARD = 1024 * 1024
 
-Decode = Callable[[bytearray, DecodeLimits], list[Prepared]]
+Decode = Callable[[bytearray, DecodeLimits], list[PreparedSlice]]
 
 
 def main(parent: str, decoder: str, limits: str) -> None:

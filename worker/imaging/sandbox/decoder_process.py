@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from worker.imaging.formats.decode import DecodeLimits
-from worker.imaging.recipe import Prepared
+from worker.imaging.recipe import PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import REPLY, REQUEST, ForgedReply, frame_length, unpack_frame, unpack_reply
 
@@ -41,10 +41,10 @@ class Task:
     """One file on its way; `data` is dropped when there is a `result`. `is_retry`: its decoder died once before."""
 
     data: bytes
-    result: list[Prepared] | SliceRejected | None = None
+    result: list[PreparedSlice] | SliceRejected | None = None
     is_retry: bool = False
 
-    def finish(self, result: list[Prepared] | SliceRejected) -> None:
+    def finish(self, result: list[PreparedSlice] | SliceRejected) -> None:
         self.result = result
         self.data = b""
 
@@ -150,7 +150,7 @@ class Decoder:
         self.waited = 0.0
 
 
-def _is_short_of_memory(result: list[Prepared] | SliceRejected) -> bool:
+def _is_short_of_memory(result: list[PreparedSlice] | SliceRejected) -> bool:
     return isinstance(result, SliceRejected) and result.code == "decoder_memory"
 
 

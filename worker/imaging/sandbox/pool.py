@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from worker.imaging.formats.decode import DecodeLimits
-from worker.imaging.recipe import Prepared
+from worker.imaging.recipe import PreparedSlice
 from worker.imaging.rejections import DecoderUnavailable, SliceRejected
 from worker.imaging.sandbox.decoder_process import Decoder, DecoderSpent, Task, describe_end
 
@@ -21,7 +21,7 @@ __all__ = ["DecodeLimits", "DecoderPool"]
 logger = logging.getLogger(__name__)
 
 K = TypeVar("K")
-Result = list[Prepared] | SliceRejected
+Result = list[PreparedSlice] | SliceRejected
 
 _PIPELINE = 2
 """Files a decoder holds: the one it decodes and the next, so that it need not wait for the pool."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from worker.imaging.display_names import MAX_LABEL
-from worker.imaging.recipe import PIXEL_BYTES, Prepared, SeriesInfo, as_pixels
+from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, SeriesInfo, as_pixels
 from worker.imaging.rejections import REASONS, SliceRejected
 
 REQUEST = struct.Struct("<Q")
@@ -25,7 +25,7 @@ class ForgedReply(Exception):
     """A decoder wrote what no decoder writes: it has crashed, or has been taken over."""
 
 
-def pack_reply(result: list[Prepared] | SliceRejected) -> bytes:
+def pack_reply(result: list[PreparedSlice] | SliceRejected) -> bytes:
     """A decoder's answer as one frame."""
     if isinstance(result, SliceRejected):
         return pack_frame({"code": result.code, "detail": result.detail})
@@ -69,7 +69,7 @@ def unpack_frame(frame: bytes) -> tuple[dict[str, Any], memoryview]:
     return header, memoryview(frame)[REPLY.size + length :]
 
 
-def unpack_reply(frame: bytes, max_slices: int) -> list[Prepared] | SliceRejected:
+def unpack_reply(frame: bytes, max_slices: int) -> list[PreparedSlice] | SliceRejected:
     """The answer in a frame. Raises ForgedReply unless every part of it is what `pack_reply` writes."""
     header, pixels = unpack_frame(frame)
     if header.keys() == {"code", "detail"} and not pixels:
@@ -88,7 +88,7 @@ def unpack_reply(frame: bytes, max_slices: int) -> list[Prepared] | SliceRejecte
     ]
 
 
-def _slice(item: object, frame: int, pixels: memoryview) -> Prepared:
+def _slice(item: object, frame: int, pixels: memoryview) -> PreparedSlice:
     if not isinstance(item, dict) or item.keys() != {"frame", "format", "mode", "width", "height", "series"}:
         raise ForgedReply("a slice of no known form")
     if item["frame"] != frame or item["format"] not in _FORMATS:
@@ -97,7 +97,7 @@ def _slice(item: object, frame: int, pixels: memoryview) -> Prepared:
     if width < 1 or height < 1:
         raise ForgedReply("a size that cannot be")
     series = None if item["series"] is None else _series(item["series"])
-    return Prepared(as_pixels(pixels), frame, item["format"], _text(item["mode"], 16), width, height, series)
+    return PreparedSlice(as_pixels(pixels), frame, item["format"], _text(item["mode"], 16), width, height, series)
 
 
 def _series(item: object) -> SeriesInfo:

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from tests.worker.imaging.builders import grey, image, png, png_chunk
 from worker.imaging.formats.decode import DecodeLimits, decode
-from worker.imaging.recipe import Prepared, fit
+from worker.imaging.recipe import PreparedSlice, fit
 from worker.imaging.rejections import REASONS, SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
@@ -41,14 +41,14 @@ def verdict(pool: DecoderPool) -> Verdict:
     return ask
 
 
-def in_process(data: bytes) -> list[Prepared] | SliceRejected:
+def in_process(data: bytes) -> list[PreparedSlice] | SliceRejected:
     try:
         return decode(data, LIMITS)
     except SliceRejected as rejection:
         return rejection
 
 
-def described(result: list[Prepared] | SliceRejected) -> list[object]:
+def described(result: list[PreparedSlice] | SliceRejected) -> list[object]:
     if isinstance(result, SliceRejected):
         assert result.code in REASONS
         return [result.code, result.detail]

@@ -15,14 +15,14 @@ from pydicom.sequence import Sequence
 
 from tests.worker.imaging.builders import ct_dataset, dataset_bytes, dicom, grey
 from worker.imaging.formats.decode import DecodeLimits, decode
-from worker.imaging.recipe import Prepared, SeriesInfo, fit, lung_window
+from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
 LIMITS = DecodeLimits()
 
 
-def slice_of(data: bytes) -> Prepared:
+def slice_of(data: bytes) -> PreparedSlice:
     (slice_,) = decode(data, LIMITS)
     return slice_
 

@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from worker.imaging.formats.decode import DecodeLimits
-from worker.imaging.recipe import PIXEL_BYTES, Prepared, as_pixels
+from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, as_pixels
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import pack_frame
 
@@ -18,13 +18,13 @@ _NEVER_READY, _ = os.pipe()
 _SEEN: list[bool] = []
 
 
-def decode(data: bytearray, limits: DecodeLimits) -> list[Prepared]:
+def decode(data: bytearray, limits: DecodeLimits) -> list[PreparedSlice]:
     """`ok <n>` gives a slice of grey n; `<command>` is carried out; what it found comes back as a rejection."""
     command, _, argument = bytes(data).decode().partition(" ")
     if command == "ok":
-        return [Prepared(as_pixels(bytes([int(argument)]) * PIXEL_BYTES), 0, "PNG", "L", 224, 224)]
+        return [PreparedSlice(as_pixels(bytes([int(argument)]) * PIXEL_BYTES), 0, "PNG", "L", 224, 224)]
     if command == "large":
-        return [Prepared(as_pixels(bytes(PIXEL_BYTES)), n, "TIFF", "L", 9, 9) for n in range(int(argument))]
+        return [PreparedSlice(as_pixels(bytes(PIXEL_BYTES)), n, "TIFF", "L", 9, 9) for n in range(int(argument))]
     _report(_COMMANDS[command], argument)
 
 

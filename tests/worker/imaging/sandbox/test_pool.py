@@ -16,7 +16,7 @@ import pytest
 
 from tests.worker.imaging.builders import dicom, image, png
 from worker.imaging.formats.decode import DecodeLimits, decode
-from worker.imaging.recipe import PIXEL_BYTES, Prepared
+from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice
 from worker.imaging.rejections import ArchiveRefused, DecoderUnavailable, SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
@@ -260,7 +260,7 @@ def test_what_the_source_raises_comes_after_what_it_gave(shared: DecoderPool) ->
         yield 2, b"ok 2"
         raise ArchiveRefused("truncated_archive", "cut off", "b.png")
 
-    results: list[tuple[int, list[Prepared] | SliceRejected]] = []
+    results: list[tuple[int, list[PreparedSlice] | SliceRejected]] = []
     with pytest.raises(ArchiveRefused, match=r"b\.png"):
         results.extend(shared.map(source()))
     assert [key for key, _ in results] == [1, 2]

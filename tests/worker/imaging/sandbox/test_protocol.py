@@ -6,7 +6,7 @@ import pytest
 
 from tests.worker.imaging.builders import dicom, png
 from worker.imaging.formats.decode import DecodeLimits, decode
-from worker.imaging.recipe import PIXEL_BYTES, Prepared
+from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import REPLY, ForgedReply, frame_length, pack_frame, pack_reply, unpack_reply
 
@@ -27,7 +27,7 @@ def slice_header(**changes: object) -> dict[str, object]:
     return {"frame": 0, "format": "DICOM", "mode": "L", "width": 1, "height": 1, "series": series} | changes
 
 
-def answer(frame: bytes) -> list[Prepared]:
+def answer(frame: bytes) -> list[PreparedSlice]:
     slices = unpack_reply(frame, 1)
     assert isinstance(slices, list)
     return slices
