@@ -1,17 +1,19 @@
 """A job as people see it: its counts, stages, rate and remaining time, taken from the rows at the moment of asking."""
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from db import paging
 from db.clock import from_now
 from db.models import OPEN_JOB, Chunk, Job, Outcome, Prediction, Slice, Upload, User, Work
 from db.paging import BadCursor, Page
-from db.registry.engine_proofs import refusal
+from db.registry.engine_proofs import refusals
 
 RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
@@ -66,12 +68,6 @@ class JobView:
         return values | {"state_text": self.state_text, "nothing_predicted": self.nothing_predicted}
 
 
-def find_job(s: Session, job_id: str, user: User) -> Job | None:
-    """The job, if this user may see it: their own, or any for an admin."""
-    job = s.get(Job, job_id)
-    return job if job and (user.is_admin or job.owner_id == user.id) else None
-
-
 def count_jobs(s: Session) -> dict[str, int]:
     """All jobs by state."""
     return dict(s.execute(select(Job.state, func.count()).group_by(Job.state)).all())
@@ -82,87 +78,126 @@ def count_slices(s: Session) -> dict[str, int]:
     return dict(s.execute(select(Slice.state, func.count()).group_by(Slice.state)).all())
 
 
+@dataclass
+class _Tally:
+    """The sums over the rows of one job."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    positive: int = 0
+    ood: int | None = None
+    announced: int = 0
+    uploads: int = 0
+    unpacked: int = 0
+    recent: int = 0
+
+
 def job_view(s: Session, job: Job) -> JobView:
-    """The job with its counts, taken from the rows at this moment."""
-    by_state, rejections = _count(s, job.id)
-    received = sum(by_state.values())
-    positive, ood = _count_predictions(s, job.id)
-    counts = {
-        "received": received,
-        "predicted": by_state[Outcome.PREDICTED],
-        "positive": positive,
-        **{o.value: by_state[o] for o in (Outcome.REJECTED, Outcome.QUARANTINED, Outcome.CANCELLED, Outcome.OPEN)},
-    }
-    announced, unpacked = _announced(s, job.id)
-    total = received if job.unpacked_at or job.finished_at else max(received, announced)
-    done = received - by_state[Outcome.OPEN]
-    rate = _rate(s, job, by_state[Outcome.PREDICTED])
+    """View one job as its rows are at this moment."""
+    return job_views(s, [job])[0]
+
+
+def job_views(s: Session, jobs: Sequence[Job]) -> list[JobView]:
+    """View jobs as their rows are at this moment; the number of statements does not grow with that of the jobs."""
+    tallies = {job.id: _Tally() for job in jobs}
+    _add_slices(s, tallies)
+    _add_predictions(s, tallies)
+    _add_uploads(s, tallies)
+    if running := [job.id for job in jobs if job.started_at and not job.finished_at]:
+        _add_recent(s, tallies, running)
+    now = s.scalar(select(from_now())) if running else None
+    warnings = refusals(s, {job.model_version_id for job in jobs if job.state in OPEN_JOB})
+    return [_view(job, tallies[job.id], now, warnings.get(job.model_version_id)) for job in jobs]
+
+
+def _add_slices(s: Session, tallies: Mapping[str, _Tally]) -> None:
+    columns = (Slice.job_id, Slice.state, Slice.reason)
+    for job_id, state, reason, count in s.execute(
+        select(*columns, func.count()).where(Slice.job_id.in_(tallies)).group_by(*columns)
+    ):
+        tallies[job_id].outcomes[state] += count
+        if reason is not None and state in (Outcome.REJECTED, Outcome.QUARANTINED):
+            tallies[job_id].reasons[reason] += count
+
+
+def _add_predictions(s: Session, tallies: Mapping[str, _Tally]) -> None:
+    """Count those that are positive or out of distribution; no prediction of some models says the latter."""
+    positive = func.count().filter(Prediction.positive.is_(True))
+    ood = func.count().filter(Prediction.ood.is_(True))
+    query = select(Prediction.job_id, positive, ood, func.count(Prediction.ood))
+    for job_id, positives, outside, measured in s.execute(
+        query.where(Prediction.job_id.in_(tallies)).group_by(Prediction.job_id)
+    ):
+        tallies[job_id].positive = positives
+        tallies[job_id].ood = outside if measured else None
+
+
+def _add_uploads(s: Session, tallies: Mapping[str, _Tally]) -> None:
+    """Count uploads, those that are unpacked, and the entries that their listings announce."""
+    query = select(Upload.job_id, func.sum(Upload.entries), func.count(), func.count(Upload.closed_at))
+    for job_id, entries, uploads, unpacked in s.execute(
+        query.where(Upload.job_id.in_(tallies)).group_by(Upload.job_id)
+    ):
+        tally = tallies[job_id]
+        tally.announced, tally.uploads, tally.unpacked = int(entries), uploads, unpacked
+
+
+def _add_recent(s: Session, tallies: Mapping[str, _Tally], running: Sequence[str]) -> None:
+    """Count the slices of running jobs that were predicted within the last minute."""
+    query = select(Chunk.job_id, func.sum(Chunk.size)).group_by(Chunk.job_id)
+    recent = Chunk.closed_at > from_now(-RATE_SECONDS)
+    for job_id, size in s.execute(query.where(Chunk.job_id.in_(running), Chunk.state == Work.DONE, recent)):
+        tallies[job_id].recent = int(size)
+
+
+def _view(job: Job, tally: _Tally, now: datetime | None, warning: str | None) -> JobView:
+    received = tally.outcomes.total()
+    predicted, waiting = tally.outcomes[Outcome.PREDICTED], tally.outcomes[Outcome.OPEN]
+    total = received if job.unpacked_at or job.finished_at else max(received, tally.announced)
+    done = received - waiting
+    rate = _rate(job, tally, now)
+    is_open = job.state in OPEN_JOB
     return JobView(
         id=job.id,
         name=job.name,
         owner=job.owner.name,
         state=job.state,
-        cancelling=job.cancel_requested_at is not None and job.state in OPEN_JOB,
+        cancelling=job.cancel_requested_at is not None and is_open,
         model_version=job.model_version.label,
         model_note=job.model_version.note,
         recipe=job.recipe,
         priority=job.priority,
-        counts=counts,
-        ood=ood,
-        stages={"total": total, "read": received, "done": done, "uploads": unpacked[1], "unpacked": unpacked[0]},
-        rejections=rejections,
+        counts={
+            "received": received,
+            "predicted": predicted,
+            "positive": tally.positive,
+            "rejected": tally.outcomes[Outcome.REJECTED],
+            "quarantined": tally.outcomes[Outcome.QUARANTINED],
+            "cancelled": tally.outcomes[Outcome.CANCELLED],
+            "open": waiting,
+        },
+        ood=tally.ood,
+        stages={"total": total, "read": received, "done": done, "uploads": tally.uploads, "unpacked": tally.unpacked},
+        rejections=dict(sorted(tally.reasons.items())),
         rate=round(rate, 2),
-        eta_seconds=round((total - done) / rate, 1) if job.state in OPEN_JOB and rate > 0 else None,
+        eta_seconds=round((total - done) / rate, 1) if is_open and rate > 0 else None,
         created_at=job.created_at,
         started_at=job.started_at,
         first_result_at=job.first_result_at,
         finished_at=job.finished_at,
         error=job.error,
-        warning=refusal(s, job.model_version_id) if job.state in OPEN_JOB else None,
+        warning=warning if is_open else None,
     )
 
 
-def _count(s: Session, job_id: str) -> tuple[dict[str, int], dict[str, int]]:
-    by_state = {outcome.value: 0 for outcome in Outcome}
-    reasons: dict[str, int] = {}
-    query = select(Slice.state, Slice.reason, func.count()).where(Slice.job_id == job_id)
-    for state, reason, count in s.execute(query.group_by(Slice.state, Slice.reason)):
-        by_state[state] += count
-        if reason is not None and state in (Outcome.REJECTED, Outcome.QUARANTINED):
-            reasons[reason] = reasons.get(reason, 0) + count
-    return by_state, dict(sorted(reasons.items()))
-
-
-def _count_predictions(s: Session, job_id: str) -> tuple[int, int | None]:
-    """The positive ones, and those whose slices lie apart; None for these where no prediction tells."""
-    positive = func.count().filter(Prediction.positive.is_(True))
-    apart = func.count().filter(Prediction.ood.is_(True))
-    row = s.execute(select(positive, apart, func.count(Prediction.ood)).where(Prediction.job_id == job_id)).one()
-    return int(row[0]), int(row[1]) if row[2] else None
-
-
-def _announced(s: Session, job_id: str) -> tuple[int, tuple[int, int]]:
-    """Entries that the uploads' listings announce, and how many uploads are unpacked, of how many."""
-    closed = func.sum(case((Upload.closed_at.is_not(None), 1), else_=0))
-    row = s.execute(select(func.sum(Upload.entries), closed, func.count()).where(Upload.job_id == job_id)).one()
-    return int(row[0] or 0), (int(row[1] or 0), int(row[2]))
-
-
-def _rate(s: Session, job: Job, predicted: int) -> float:
-    """Slices per second: over the last minute while running, over the whole once ended."""
-    now: datetime | None = s.scalar(select(from_now()))
-    if job.started_at is None or now is None:
+def _rate(job: Job, tally: _Tally, now: datetime | None) -> float:
+    """Return slices per second: over the last minute while the job runs, over its whole time once it has ended."""
+    if job.started_at is None:
         return 0.0
     if job.finished_at is not None:
-        seconds: float = (job.finished_at - job.started_at).total_seconds()
-        return predicted / max(seconds, 0.001)
-    age = (now - job.started_at).total_seconds()
-    recent = s.scalar(
-        select(func.sum(Chunk.size)).where(
-            Chunk.job_id == job.id, Chunk.state == Work.DONE, Chunk.closed_at > from_now(-RATE_SECONDS)
-        )
-    )
-    return float(recent or 0) / max(min(age, RATE_SECONDS), 0.001)
+        return tally.outcomes[Outcome.PREDICTED] / max((job.finished_at - job.started_at).total_seconds(), 0.001)
+    age = (now - job.started_at).total_seconds() if now else RATE_SECONDS
+    return tally.recent / max(min(age, RATE_SECONDS), 0.001)
 
 
 def list_jobs(
@@ -184,4 +219,4 @@ def list_jobs(
     jobs = list(s.scalars(query))
     more = jobs[limit - 1 : limit] if len(jobs) > limit else []
     next_cursor = paging.encode(more[0].created_at.isoformat(), more[0].id) if more else None
-    return Page([job_view(s, job) for job in jobs[:limit]], next_cursor)
+    return Page(job_views(s, jobs[:limit]), next_cursor)

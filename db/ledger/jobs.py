@@ -93,6 +93,12 @@ def _job_of_key(s: Session, owner: User, key: str) -> Job | None:
     return s.scalar(select(Job).where(Job.owner_id == owner.id, Job.idempotency_key == key))
 
 
+def visible_job(s: Session, job_id: str, user: User) -> Job | None:
+    """Return the job if this user may see it (their own, or any for an admin), or None."""
+    job = s.get(Job, job_id)
+    return job if job and (user.is_admin or job.owner_id == user.id) else None
+
+
 def cancel_job(s: Session, job: Job) -> bool:
     """Ask an open job to stop; False if it has ended. Chunks that wait are cancelled now, running ones when they
     report; what is not unpacked yet is listed, and every entry of it cancelled, by an ingest worker."""

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
 from db.database import read_scope, session_scope
-from db.ledger.job_view import find_job
+from db.ledger.jobs import visible_job
 from db.models import Job
 from web.errors import not_found
 from web.security.auth import require_user
@@ -27,7 +27,7 @@ _JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes
 
 def own_job(s: Session, job_id: str) -> Job:
     """The job, if this request's user may see it. Raises Problem 404."""
-    job = find_job(s, job_id, require_user()) if _JOB_ID.fullmatch(job_id) else None
+    job = visible_job(s, job_id, require_user()) if _JOB_ID.fullmatch(job_id) else None
     if job is None:
         raise not_found()
     return job

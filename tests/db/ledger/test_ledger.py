@@ -13,6 +13,8 @@ from db.ledger import chunks, completion, job_view, jobs, leases, queue, recordi
 from db.ledger.leases import Claim, StaleClaim
 from db.ledger.recording import PredictedSlice, ReadSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
+from tests.builders.statements import recorded_statements
+from tests.web.actors import load_engines
 from worker import sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -348,6 +350,23 @@ def test_results_come_in_pages_that_miss_nothing(ann: User) -> None:
     assert [(x.label, x.slices, x.predicted, x.positive) for x in series] == [("s", 7, 7, len(positives))]
     with pytest.raises(paging.BadCursor), read_scope() as s:
         results.results_page(s, job, cursor="nonsense")
+
+
+def test_page_of_fifty_jobs_takes_at_most_ten_statements(ann: User, new_champion: NewChampion) -> None:
+    jobs_of_two_versions = [submit(ann) for _ in range(25)]
+    unpack()
+    predict()
+    unpack(3, pixels="q")
+    new_champion("second")
+    jobs_of_two_versions += [submit(ann) for _ in range(25)]
+    for version_id in {job.model_version_id for job in jobs_of_two_versions}:
+        load_engines(version_id, "ct-1", int8=False)
+    with recorded_statements() as statements, read_scope() as s:
+        page = job_view.list_jobs(s, ann, limit=50)
+    assert len(statements) <= 10
+    assert sorted(job.state for job in page.items) == ["finished", *["queued"] * 48, "running"]
+    assert sum(job.warning is not None for job in page.items) == 49
+    assert {job.id: job for job in page.items} == {job.id: view(job) for job in jobs_of_two_versions}
 
 
 def test_sweep_finishes_a_job_whose_last_worker_died_before_it_could(ann: User, champion: ModelVersion) -> None:
