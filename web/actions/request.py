@@ -1,7 +1,8 @@
 """A request whose file parts stream to storage while they arrive."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from flask import Request as FlaskRequest
 from flask import current_app
@@ -10,19 +11,16 @@ from werkzeug.formparser import FormDataParser
 
 from db.storage import Receiver, StoredFile, storage
 
-UPLOAD_ENDPOINTS = frozenset(
-    {
-        "api_jobs.submit_job",
-        "submit.submit",
-        "api_datasets.create",
-        "datasets.create",
-        "api_models.import_model",
-        "models.import_model",
-        "api_runs.send_weights",
-        "runs.send_weights",
-    }
-)
 MAX_OTHER_BODY_BYTES = 1024 * 1024
+_TAKES_FILES = "_takes_files"
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def takes_files(view: View) -> View:
+    """Let the requests of a view carry files; those of all other views may not."""
+    setattr(view, _TAKES_FILES, True)
+    return view
 
 
 class PartStream:
@@ -69,6 +67,10 @@ class Request(FlaskRequest):
         super().__init__(*args, **kwargs)
         self.parts: list[PartStream] = []
 
+    @property
+    def _takes_files(self) -> bool:
+        return hasattr(current_app.view_functions.get(self.endpoint or ""), _TAKES_FILES)
+
     def _get_file_stream(
         self,
         total_content_length: int | None,
@@ -76,8 +78,8 @@ class Request(FlaskRequest):
         filename: str | None = None,
         content_length: int | None = None,
     ) -> IO[bytes]:
-        if self.endpoint not in UPLOAD_ENDPOINTS:
-            raise BadRequest("This address takes no files.")
+        if not self._takes_files:
+            raise BadRequest("This address does not take files. Send the request without them.")
         part = PartStream()
         self.parts.append(part)
         return cast(IO[bytes], part)  # the parser writes and seeks; nobody reads
@@ -85,7 +87,7 @@ class Request(FlaskRequest):
     @property
     def max_content_length(self) -> int | None:
         """Bytes of a body: the upload cap where files are taken, a small one elsewhere."""
-        if self.endpoint in UPLOAD_ENDPOINTS:
+        if self._takes_files:
             return int(current_app.config["MAX_UPLOAD_BYTES"])
         return MAX_OTHER_BODY_BYTES
 

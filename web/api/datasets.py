@@ -13,6 +13,7 @@ from db.paging import newest_first
 from db.training.splits import split_of
 from web.actions import datasets
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.api import PREFIX
 from web.api.etags import revalidate
 from web.api.openapi import DATASET_BODY, NOT_MODIFIED, problems
@@ -28,6 +29,7 @@ revalidate(blueprint)
 
 
 @blueprint.post("")
+@takes_files
 @blueprint.output(DatasetOut, status_code=202, description="Queued. `Location` is the dataset.")
 @blueprint.doc(
     responses=problems(400, 403, 413, 415, 422, 503, 507),

@@ -12,6 +12,7 @@ from db.ledger.jobs import cancel_job, retry_job
 from db.models import Job
 from web.actions.jobs import submit
 from web.actions.lookup import reading_job, writing_job
+from web.actions.request import takes_files
 from web.api import PREFIX
 from web.api.etags import revalidate
 from web.api.openapi import IDEMPOTENCY_HEADER, NOT_MODIFIED, SUBMIT_BODY, problems
@@ -26,6 +27,7 @@ revalidate(blueprint)
 
 
 @blueprint.post("")
+@takes_files
 @blueprint.output(JobOut, status_code=202, description="Queued. `Location` is the job.")
 @blueprint.doc(
     responses={200: "The job that this `Idempotency-Key` made before."} | problems(400, 413, 415, 422, 503, 507),

@@ -14,6 +14,7 @@ from db.registry.versions import list_versions
 from web.actions import models
 from web.actions import models as promotions
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.api import PREFIX
 from web.api.etags import revalidate
 from web.api.openapi import FILE_BODY, NOT_MODIFIED, problems
@@ -137,6 +138,7 @@ def export(model_id: int) -> Response:
 
 
 @blueprint.post("/import")
+@takes_files
 @blueprint.output(ModelDetail, status_code=201, description="Registered; it is not promoted.")
 @blueprint.doc(
     responses={200: "This very version is here already."} | problems(400, 403, 413, 415, 422, 507),

@@ -11,6 +11,7 @@ from db.models import TrainingRun
 from db.paging import newest_first
 from db.training import runs
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.actions.runs import launch, prepare, receive_weights
 from web.api import PREFIX
 from web.api.etags import revalidate
@@ -54,6 +55,7 @@ def estimate(json_data: RunIn) -> dict[str, Any]:
 
 
 @blueprint.post("/weights")
+@takes_files
 @blueprint.output(WeightsOut, status_code=201, description="Kept for a day, or for as long as a run names it.")
 @blueprint.doc(responses=problems(400, 403, 413, 415, 422, 507), extensions={"x-request-body": FILE_BODY})
 def send_weights() -> ResponseReturnValue:

@@ -16,6 +16,7 @@ from db.training.split_view import splits_of
 from db.training.splits import split_of
 from web.actions import datasets
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.actions.uploads import MAX_PARTS
 from web.errors import Problem, as_problem, sentence
 from web.schemas.common import ListQuery
@@ -52,6 +53,7 @@ def form() -> Response:
 
 
 @blueprint.post("/new")
+@takes_files
 def create() -> ResponseReturnValue:
     """Receive the files, and ask for the dataset."""
     try:

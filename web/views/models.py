@@ -22,6 +22,7 @@ from db.training.lineage import held_out, makers_elsewhere
 from web.actions import models
 from web.actions import models as promotions
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.downloads import model_files
 from web.errors import Problem, as_problem
 from web.security.auth import require_admin, require_user
@@ -127,6 +128,7 @@ def check(version_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post("/import")
+@takes_files
 def import_model() -> ResponseReturnValue:
     """Receive a version that was exported elsewhere."""
     require_admin()

@@ -18,6 +18,7 @@ from db.training.leaks import LEAKS
 from training.config import ABOUT
 from training.launch.launch import can_start_from
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.actions.runs import launch, prepare, receive_weights
 from web.errors import Problem, as_problem
 from web.schemas.common import ListQuery
@@ -72,6 +73,7 @@ def sent_weights() -> ResponseReturnValue:
 
 
 @blueprint.post("/new/weights")
+@takes_files
 def send_weights() -> ResponseReturnValue:
     """Receive a file of weights that the run to be launched starts from; the form comes back as it was filled in."""
     try:

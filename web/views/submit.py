@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 from db.database import current, read_scope
 from db.registry.champions import champion
 from web.actions.jobs import submit as submit_files
+from web.actions.request import takes_files
 from web.actions.uploads import MAX_PARTS
 from web.errors import Problem, as_problem
 from web.security.auth import require_user
@@ -23,6 +24,7 @@ def form() -> Response:
 
 
 @blueprint.post("/submit")
+@takes_files
 def submit() -> ResponseReturnValue:
     """Receive the files of a browser that runs no scripts."""
     try:
