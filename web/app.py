@@ -21,7 +21,7 @@ from web.security import headers, sign_in_limits
 from web.security.auth import SESSION_LIFE, current_user
 from web.security.guards import csrf
 from web.security.secret_key import secret_key
-from web.views import datasets, filters, jobs, models, reviews, runs, sign_in, submit, tokens, workers
+from web.views import datasets, filters, jobs, models, progress, reviews, runs, sign_in, submit, tokens, workers
 
 VERSION = "1.0.0"
 
@@ -61,6 +61,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     headers.install(app)
     static_versions.install(app)
     filters.install(app)
+    progress.install(app)
     sign_in_limits.install(app, settings)
     csrf.init_app(app)
     openapi.install(app)

@@ -186,5 +186,4 @@ def _as_page(problem: Problem) -> ResponseReturnValue:
         return redirect(target, 303)
     if problem.status >= 500:
         g.setdefault("user", None)  # who it is may be what cannot be looked up
-    page = render_template("error.html", problem=problem)
-    return Response(page, problem.status, problem.headers, content_type="text/html; charset=utf-8")
+    return render_template("error.html", problem=problem), problem.status, problem.headers

@@ -51,9 +51,14 @@ class JobView:
     warning: str | None
 
     @property
+    def is_open(self) -> bool:
+        """Whether the job has not ended."""
+        return self.state in OPEN_JOB
+
+    @property
     def nothing_predicted(self) -> bool:
         """Whether the job has ended and none of its slices has a prediction. That is not a success."""
-        return self.state not in OPEN_JOB and not self.counts["predicted"]
+        return not self.is_open and not self.counts["predicted"]
 
     @property
     def state_text(self) -> str:

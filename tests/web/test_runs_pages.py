@@ -106,7 +106,8 @@ def test_run_starts_from_a_file_of_weights_that_was_sent(
         assert kept in page.text
     assert roots_browser.client.get("/runs/new/weights").status_code == 302
     refused = roots_browser.post("/runs/new", {"dataset": "site/1", "files": "w.h5"})
-    assert "A file of weights is chosen, but not sent" in refused.text
+    assert refused.status_code == 422
+    assert "Send it first." in refused.text
     values = {"dataset": "site/1", "preset": "quick", "from_weights": sent.json["sha256"]}
     assert roots_browser.post("/runs/new", values).status_code == 303
 

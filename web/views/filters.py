@@ -1,12 +1,10 @@
 """How values are written on pages: times, durations, counts, shares, sizes, reasons."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
-from db.ledger.job_view import JobView
 from db.notice import RESEARCH_USE_ONLY
 from web.errors import sentence
 from web.views import metric_filters
@@ -14,7 +12,6 @@ from worker.imaging.display_names import label
 from worker.imaging.rejections import REASONS
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
-MUCH_OOD = 0.1  # share of the predicted slices; of a model's own source one in twenty is out of distribution by chance
 
 QUARANTINE_REASONS = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
@@ -42,8 +39,7 @@ def install(app: Flask) -> None:
         sentence=sentence,
         name=name,
     )
-    app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon, segments=segments, milestone=milestone)
-    app.jinja_env.globals.update(has_much_ood=has_much_ood)
+    app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon)
     metric_filters.install(app)
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
@@ -142,39 +138,3 @@ def icon(symbol: str, title: str = "") -> Markup:
     address = url_for("static", filename="icons.svg")
     spoken = Markup('role="img" aria-label="{}"').format(title) if title else Markup('aria-hidden="true"')
     return Markup('<svg class="icon" {}><use href="{}#{}"></use></svg>').format(spoken, address, escape(symbol))
-
-
-def has_much_ood(job: JobView) -> bool:
-    """Return whether so many slices of a job are out of distribution that its page must say so."""
-    predicted = job.counts["predicted"]
-    return bool(job.ood and predicted and job.ood >= MUCH_OOD * predicted)
-
-
-def segments(job: JobView) -> list[dict[str, Any]]:
-    """The progress bar of a job: its outcomes in order, with start and width in percent of all slices."""
-    counts, total = job.counts, max(job.stages["total"], 1)
-    amounts = [
-        ("positive", "Positive", counts["positive"]),
-        ("negative", "Negative", counts["predicted"] - counts["positive"]),
-        ("rejected", "Rejected", counts["rejected"]),
-        ("quarantined", "Quarantined", counts["quarantined"]),
-        ("cancelled", "Cancelled", counts["cancelled"]),
-    ]
-    found: list[dict[str, Any]] = []
-    start = 0.0
-    for kind, title, amount in amounts:
-        width = 100 * amount / total
-        if amount:
-            place = {"start": round(start, 3), "width": round(width, 3)}
-            found.append({"kind": kind, "title": title, "amount": amount, **place})
-        start += width
-    return found
-
-
-def milestone(job: JobView) -> str:
-    """The progress in words, for screen readers: it changes at each tenth, so that it is not spoken all the time."""
-    if job.state not in ("queued", "running"):
-        return f"The job is {job.state_text}."
-    total = job.stages["total"]
-    tenth = 10 * (10 * job.stages["done"] // total) if total else 0
-    return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."

@@ -1,13 +1,50 @@
-"""What an address or a form says, as the same shapes that the API takes."""
+"""Addresses and forms as the shapes that the API takes, and the pages that answer them."""
 
-from typing import TypeVar
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from flask import Response, make_response, render_template
+from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
 
-from web.errors import Problem
+from web.errors import Problem, as_problem
 
+P = ParamSpec("P")
 Q = TypeVar("Q", bound=BaseModel)
+
+NOT_ON_A_FORM = frozenset({401, 403, 404, 500})
+"""The statuses that are not shown on a form: they lead to the sign-in page or to a page of their own."""
+
+
+def page_response(template: str, problem: Problem | None = None, **values: Any) -> Response:
+    """Return a page. With a problem, which the page shows, it has the problem's status."""
+    response = make_response(render_template(template, problem=problem, **values))
+    if problem is not None:
+        response.status_code = problem.status
+    return response
+
+
+def form_errors(
+    form: Callable[Concatenate[Problem, P], ResponseReturnValue],
+) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
+    """Answer an error of a view by its form, as `form(problem, …)` returns it for the view's own arguments."""
+
+    def decorate(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
+        @wraps(view)
+        def answer(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+            try:
+                return view(*args, **kwargs)
+            except Exception as error:
+                problem = as_problem(error)
+                if problem.status in NOT_ON_A_FORM:
+                    raise problem from error
+                return form(problem, *args, **kwargs)
+
+        return answer
+
+    return decorate
 
 
 def parsed(model: type[Q], args: MultiDict[str, str]) -> Q:

@@ -19,7 +19,7 @@ from web.errors import not_found
 from web.schemas.jobs import JobListQuery, ResultsQuery
 from web.security.auth import require_user
 from web.security.guards import guard_pages
-from web.views.forms import parsed
+from web.views.forms import page_response, parsed
 
 blueprint = APIBlueprint("jobs", __name__, enable_openapi=False)
 guard_pages(blueprint)
@@ -71,8 +71,7 @@ def results(job_id: str) -> Response:
     query = parsed(ResultsQuery, request.args)
     with reading_job(job_id) as (s, job):
         shown = _results(s, job, query)
-        page = render_template("jobs/_results.html", job=job_view(s, job), **shown)
-    response = Response(page, content_type="text/html; charset=utf-8")
+        response = page_response("jobs/_results.html", job=job_view(s, job), **shown)
     if "poll" not in request.args:
         response.headers["HX-Push-Url"] = url_for("jobs.show", job_id=job_id, **shown["kept"])
     return response

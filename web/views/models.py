@@ -24,9 +24,10 @@ from web.actions import models as promotions
 from web.actions.lookup import row_of
 from web.actions.request import takes_files
 from web.downloads import model_files
-from web.errors import Problem, as_problem
+from web.errors import Problem
 from web.security.auth import require_admin, require_user
 from web.security.guards import guard_pages
+from web.views.forms import form_errors, page_response
 from worker.imaging.display_names import label
 
 LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}/[0-9]{1,9}")
@@ -38,9 +39,13 @@ guard_pages(blueprint)
 
 
 @blueprint.get("")
-def index() -> Response:
-    """All model versions, newest first."""
-    return _index(None)
+def index(problem: Problem | None = None) -> Response:
+    """List all model versions, newest first."""
+    with read_scope() as s:
+        versions, now = registry.list_versions(s), champions.champion(s)
+        before = champions.champion_before(s)
+    shown = {"versions": versions, "champion": now, "before": before, "is_admin": require_user().is_admin}
+    return page_response("models/models.html", problem, **shown)
 
 
 @blueprint.get("/<int:version_id>")
@@ -84,39 +89,27 @@ def compare_with(version_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post("/<int:version_id>/promote")
+@form_errors(lambda problem, version_id: _page(version_id, problem))
 def promote(version_id: int) -> ResponseReturnValue:
     """Make a version the champion, if the gate lets it or the admin overrides it."""
-    user = require_admin()
-    try:
-        promotions.promote(user, version_id, request.form.get("reason", ""), force=request.form.get("force") == "1")
-    except Problem as problem:
-        if problem.status == 404:
-            raise
-        return _page(version_id, problem)
+    reason, force = request.form.get("reason", ""), request.form.get("force") == "1"
+    promotions.promote(require_admin(), version_id, reason, force=force)
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
 @blueprint.post("/rollback")
+@form_errors(index)
 def rollback() -> ResponseReturnValue:
     """Make the champion before the present one the champion again."""
-    try:
-        version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
-    except Problem as problem:
-        if problem.status != 409:
-            raise
-        return _index(problem)
+    version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
 @blueprint.post("/demo")
+@form_errors(index)
 def promote_demo() -> ResponseReturnValue:
     """Make the demo model the champion where there is none."""
-    try:
-        version_id = promotions.promote_demo(require_admin())
-    except Problem as problem:
-        if problem.status != 503:
-            raise
-        return _index(problem)
+    version_id = promotions.promote_demo(require_admin())
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
@@ -129,37 +122,17 @@ def check(version_id: int) -> ResponseReturnValue:
 
 @blueprint.post("/import")
 @takes_files
+@form_errors(index)
 def import_model() -> ResponseReturnValue:
     """Receive a version that was exported elsewhere."""
     require_admin()
-    try:
-        version_id, _ = promotions.import_version()
-    except Exception as error:
-        problem = as_problem(error)
-        if problem.status == 500:
-            raise
-        return _index(problem)
+    version_id, _ = promotions.import_version()
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
 def _version(version_id: int) -> ModelVersion:
     with read_scope() as s:
         return row_of(s, ModelVersion, version_id)
-
-
-def _index(problem: Problem | None) -> Response:
-    with read_scope() as s:
-        versions, now = registry.list_versions(s), champions.champion(s)
-        before = champions.champion_before(s)
-    page = render_template(
-        "models/models.html",
-        versions=versions,
-        champion=now,
-        is_admin=require_user().is_admin,
-        before=before,
-        problem=problem,
-    )
-    return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
 
 
 def _page(version_id: int, problem: Problem | None) -> Response:

@@ -20,12 +20,12 @@ from training.launch.launch import can_start_from
 from web.actions.lookup import row_of
 from web.actions.request import takes_files
 from web.actions.runs import launch, prepare, receive_weights
-from web.errors import Problem, as_problem
+from web.errors import Problem
 from web.schemas.common import ListQuery
 from web.schemas.runs import RunIn
 from web.security.auth import require_admin
 from web.security.guards import guard_admin_pages
-from web.views.forms import form_values, parsed
+from web.views.forms import form_errors, form_values, page_response, parsed
 
 blueprint = APIBlueprint("runs", __name__, url_prefix="/runs", enable_openapi=False)
 guard_admin_pages(blueprint)
@@ -49,20 +49,18 @@ def row(run_id: int) -> str:
 
 
 @blueprint.get("/new")
-def form() -> Response:
+def form(problem: Problem | None = None) -> Response:
     """Choose what to train, on what, from what."""
-    return _form(None)
+    return _form(problem)
 
 
 @blueprint.post("/new")
+@form_errors(form)
 def create() -> ResponseReturnValue:
     """Launch the run."""
     if request.form.get("files"):
-        return _form(Problem(422, "invalid", "A file of weights is chosen, but not sent: send it first."))
-    try:
-        run_id = launch(require_admin(), _asked())
-    except Problem as problem:
-        return _form(problem)
+        raise Problem(422, "invalid", "A file of weights is chosen, but it was not sent. Send it first.")
+    run_id = launch(require_admin(), _request())
     return redirect(url_for("runs.show", run_id=run_id), 303)
 
 
@@ -74,28 +72,22 @@ def sent_weights() -> ResponseReturnValue:
 
 @blueprint.post("/new/weights")
 @takes_files
+@form_errors(form)
 def send_weights() -> ResponseReturnValue:
     """Receive a file of weights that the run to be launched starts from; the form comes back as it was filled in."""
-    try:
-        weights = receive_weights()
-    except Exception as error:
-        problem = as_problem(error)
-        if problem.status == 500:
-            raise
-        return _form(problem)
-    return _form(None, weights)
+    return _form(weights=receive_weights())
 
 
 @blueprint.post("/new/estimate")
 def estimate() -> str:
     """The part of the form that says what the run would take, or why it would be refused."""
     try:
-        return render_template("runs/_run_estimate.html", prepared=prepare(_asked()))
+        return render_template("runs/_run_estimate.html", prepared=prepare(_request()))
     except Problem as problem:
         return render_template("runs/_run_estimate.html", problem=problem)
 
 
-def _asked() -> RunIn:
+def _request() -> RunIn:
     """What the form asks for. Raises Problem 422."""
     lines = [line.partition("=") for line in request.form.get("settings", "").splitlines() if line.strip()]
     settings = [f"{key.strip()}{equals}{value.strip()}" for key, equals, value in lines]
@@ -153,22 +145,20 @@ def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
     return found if found is not None and runs.epochs_of(s, found.id) else None
 
 
-def _form(problem: Problem | None, weights: str = "") -> Response:
+def _form(problem: Problem | None = None, weights: str = "") -> Response:
     with read_scope() as s:
         ready = [dataset.label for dataset in list_datasets(s) if dataset.state == Work.DONE]
         models = [version.label for version in list_versions(s) if can_start_from(version)]
-    shown: dict[str, Any] = {"dataset": request.args.get("dataset", "")} | dict(request.form.items())
-    shown |= {"from_weights": weights} if weights else {}
-    allowed = request.form.getlist("allow_leaks")
-    page = render_template(
+    values = {"dataset": request.args.get("dataset", "")} | dict(request.form.items())
+    if weights:
+        values["from_weights"] = weights
+    return page_response(
         "runs/run_new.html",
-        problem=problem,
-        values=shown,
-        allowed=allowed,
+        problem,
+        values=values,
+        allowed=request.form.getlist("allow_leaks"),
         datasets=ready,
         models=models,
         presets=ABOUT.items(),
         leaks=LEAKS,
     )
-    status = 200 if problem is None else problem.status
-    return Response(page, status, content_type="text/html; charset=utf-8")

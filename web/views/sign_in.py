@@ -1,16 +1,18 @@
 """Signing in by password or by a one-time link, and signing out."""
 
 from apiflask import APIBlueprint
-from flask import Response, redirect, render_template, request, url_for
+from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import MethodNotAllowed
 
 from db import accounts
 from db.database import read_scope, session_scope
 from db.models import User
+from web.errors import Problem, not_signed_in
 from web.security.auth import current_user, local_path, sign_in, sign_out
 from web.security.guards import guard_forms
 from web.security.sign_in_limits import SIGN_IN_LIMIT, limiter
+from web.views.forms import page_response
 
 blueprint = APIBlueprint("sign_in", __name__, enable_openapi=False)
 guard_forms(blueprint)
@@ -25,7 +27,7 @@ def form() -> ResponseReturnValue:
     """The sign-in form; who is signed in already goes on."""
     if current_user() is not None:
         return redirect(local_path(request.args.get("next")), 303)
-    return _form(None, 200)
+    return _form()
 
 
 @blueprint.post("/sign-in")
@@ -34,7 +36,7 @@ def submit() -> ResponseReturnValue:
     """Sign in; a wrong password and an unknown name get the same answer after the same time."""
     user = _verified(request.form.get("name", ""), request.form.get("password", ""))
     if user is None:
-        return _form(WRONG, 401)
+        return _form(not_signed_in(WRONG))
     sign_in(user)
     return redirect(local_path(request.form.get("next")), 303)
 
@@ -50,7 +52,7 @@ def by_link(secret: str) -> ResponseReturnValue:
         user, next_path = redeemed
         sign_in(user)
         return redirect(local_path(next_path), 303)
-    return redirect("/", 303) if current_user() is not None else _form(USED_LINK, 401)
+    return redirect("/", 303) if current_user() is not None else _form(not_signed_in(USED_LINK))
 
 
 @blueprint.post("/sign-out")
@@ -68,7 +70,6 @@ def _verified(name: str, password: str) -> User | None:
         return accounts.verify_password(s, name.replace("\0", "\ufffd"), password)  # PostgreSQL takes no NUL
 
 
-def _form(problem: str | None, status: int) -> Response:
+def _form(problem: Problem | None = None) -> Response:
     target = local_path(request.values.get("next"))
-    page = render_template("account/sign_in.html", problem=problem, name=request.form.get("name", ""), next=target)
-    return Response(page, status, content_type="text/html; charset=utf-8")
+    return page_response("account/sign_in.html", problem, name=request.form.get("name", ""), next=target)
