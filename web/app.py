@@ -1,5 +1,7 @@
 """The web application: `create_app(settings)` puts its parts together."""
 
+from importlib.metadata import version
+
 from apiflask import APIFlask
 from flask import request
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -23,8 +25,6 @@ from web.security.guards import csrf
 from web.security.secret_key import secret_key
 from web.views import datasets, filters, jobs, models, progress, reviews, runs, sign_in, submit, tokens, workers
 
-VERSION = "1.0.0"
-
 
 def create_app(settings: Settings | None = None) -> APIFlask:
     """An application on these settings (else the environment's); the process's database is theirs from now on."""
@@ -33,7 +33,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     app = APIFlask(
         __name__,
         title="ctbatch",
-        version=VERSION,
+        version=version("ctbatch"),
         json_errors=False,
         docs_path=None,
         spec_path=f"{PREFIX}/openapi.json",

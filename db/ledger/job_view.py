@@ -2,75 +2,89 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
+from pydantic import Field
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from db import paging
 from db.clock import from_now
-from db.models import OPEN_JOB, Chunk, Job, Outcome, Prediction, Slice, Upload, User, Work
+from db.ledger.views import JobStateName, Moment, View
+from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Prediction, Slice, Upload, User, Work
 from db.paging import BadCursor, Page
 from db.registry.engine_proofs import refusals
 
 RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
 
-@dataclass(frozen=True)
-class JobView:
-    """A job as people and the API see it. `rate` is slices per second; `eta_seconds` is None when not known.
+class Counts(View):
+    """Slices by outcome: received = predicted + rejected + quarantined + cancelled + open."""
 
-    `state` alone does not say that anything was predicted: a job of rejected files finishes too.
+    received: int
+    predicted: int
+    positive: int
+    rejected: int
+    quarantined: int
+    cancelled: int
+    open: int
 
-    `warning` says why an open job waits: no worker has an engine that proved itself. `ood`: predicted slices that lie
-    apart from those the model knows; None where the model tells nothing of that.
-    """
+
+class Stages(View):
+    """How far a job is: slices announced, read and done; files received and unpacked."""
+
+    total: int
+    read: int
+    done: int
+    uploads: int
+    unpacked: int
+
+
+class JobView(View):
+    """A job as people and the API see it."""
 
     id: str
     name: str
     owner: str
-    state: str
+    state: JobStateName = Field(
+        description="`finished`, `cancelled` and `failed` are ends. `finished` says that every slice has its outcome, "
+        "not that any was predicted."
+    )
+    state_text: str = Field(
+        description="The state in words for people: `cancelling`, `finished, nothing predicted`, else as `state`."
+    )
+    nothing_predicted: bool = Field(
+        description="The job has ended and none of its slices has a prediction, for example because every file was "
+        "rejected. Do not take such a job for a success."
+    )
     cancelling: bool
+    warning: str | None = Field(
+        description="Why an open job waits: no worker has an engine that passed the proof of its model version. "
+        "The page of workers tells an admin more."
+    )
     model_version: str
     model_note: str
     recipe: str
     priority: int
-    counts: dict[str, int]
-    ood: int | None
-    stages: dict[str, Any]
-    rejections: dict[str, int]
-    rate: float
-    eta_seconds: float | None
-    created_at: datetime
-    started_at: datetime | None
-    first_result_at: datetime | None
-    finished_at: datetime | None
+    counts: Counts
+    ood: int | None = Field(
+        description="Predicted slices that are out of distribution; null if the model does not measure it."
+    )
+    stages: Stages
+    rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")
+    rate: float = Field(description="Slices per second.")
+    eta_seconds: float | None = Field(description="Null if it is not known.")
+    created_at: Moment
+    started_at: Moment | None
+    first_result_at: Moment | None
+    finished_at: Moment | None
     error: str | None
-    warning: str | None
 
     @property
     def is_open(self) -> bool:
         """Whether the job has not ended."""
         return self.state in OPEN_JOB
-
-    @property
-    def nothing_predicted(self) -> bool:
-        """Whether the job has ended and none of its slices has a prediction. That is not a success."""
-        return not self.is_open and not self.counts["predicted"]
-
-    @property
-    def state_text(self) -> str:
-        """The state in words, the same on the page, in the API and on the command line."""
-        if self.cancelling:
-            return "cancelling"
-        return f"{self.state}, nothing predicted" if self.nothing_predicted else self.state
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the view as JSON, with times in RFC 3339."""
-        values = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
-        return values | {"state_text": self.state_text, "nothing_predicted": self.nothing_predicted}
 
 
 def count_jobs(s: Session) -> dict[str, int]:
@@ -157,32 +171,33 @@ def _add_recent(s: Session, tallies: Mapping[str, _Tally], running: Sequence[str
 
 def _view(job: Job, tally: _Tally, now: datetime | None, warning: str | None) -> JobView:
     received = tally.outcomes.total()
-    predicted, waiting = tally.outcomes[Outcome.PREDICTED], tally.outcomes[Outcome.OPEN]
     total = received if job.unpacked_at or job.finished_at else max(received, tally.announced)
-    done = received - waiting
+    done = received - tally.outcomes[Outcome.OPEN]
     rate = _rate(job, tally, now)
     is_open = job.state in OPEN_JOB
+    cancelling = is_open and job.cancel_requested_at is not None
+    nothing_predicted = not is_open and not tally.outcomes[Outcome.PREDICTED]
+    state_text = f"{job.state}, nothing predicted" if nothing_predicted else job.state
     return JobView(
         id=job.id,
         name=job.name,
         owner=job.owner.name,
-        state=job.state,
-        cancelling=job.cancel_requested_at is not None and is_open,
+        state=JobState(job.state),
+        state_text="cancelling" if cancelling else state_text,
+        nothing_predicted=nothing_predicted,
+        cancelling=cancelling,
+        warning=warning if is_open else None,
         model_version=job.model_version.label,
         model_note=job.model_version.note,
         recipe=job.recipe,
         priority=job.priority,
-        counts={
-            "received": received,
-            "predicted": predicted,
-            "positive": tally.positive,
-            "rejected": tally.outcomes[Outcome.REJECTED],
-            "quarantined": tally.outcomes[Outcome.QUARANTINED],
-            "cancelled": tally.outcomes[Outcome.CANCELLED],
-            "open": waiting,
-        },
+        counts=Counts(
+            received=received,
+            positive=tally.positive,
+            **{outcome.value: tally.outcomes[outcome] for outcome in Outcome},
+        ),
         ood=tally.ood,
-        stages={"total": total, "read": received, "done": done, "uploads": tally.uploads, "unpacked": tally.unpacked},
+        stages=Stages(total=total, read=received, done=done, uploads=tally.uploads, unpacked=tally.unpacked),
         rejections=dict(sorted(tally.reasons.items())),
         rate=round(rate, 2),
         eta_seconds=round((total - done) / rate, 1) if is_open and rate > 0 else None,
@@ -191,7 +206,6 @@ def _view(job: Job, tally: _Tally, now: datetime | None, warning: str | None) ->
         first_result_at=job.first_result_at,
         finished_at=job.finished_at,
         error=job.error,
-        warning=warning if is_open else None,
     )
 
 

@@ -22,6 +22,7 @@ def job(state: str = "queued", *, unpacked: int = 0, total: int = 4, **values: A
     counts["received"] = sum(counts[name] for name in COUNTS if name not in ("received", "positive"))
     done = counts["received"] - counts["open"]
     ended = state not in ("queued", "running")
+    nothing_predicted = ended and not counts["predicted"]
     facts: dict[str, Any] = {
         "id": "a" * 16,
         "name": "a.zip",
@@ -35,6 +36,8 @@ def job(state: str = "queued", *, unpacked: int = 0, total: int = 4, **values: A
         "counts": counts,
         "ood": None,
         "stages": {"total": total, "read": counts["received"], "done": done, "uploads": 1, "unpacked": unpacked},
+        "state_text": f"{state}, nothing predicted" if nothing_predicted else state,
+        "nothing_predicted": nothing_predicted,
         "rejections": {},
         "rate": 0.0,
         "eta_seconds": None,

@@ -1,17 +1,15 @@
 """From a request to another champion, a site check, an imported version: the same for the API and for the pages."""
 
-from typing import Any
-
 from sqlalchemy.orm import Session
 
 from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.evaluation import comparisons, evaluations, promotion
 from db.evaluation.comparisons import Comparison, Pair
-from db.evaluation.evaluations import EvaluationError
+from db.evaluation.evaluations import EvaluationError, EvaluationView
 from db.evaluation.gate import PENDING, Gate, gate_of, request_gate
 from db.evaluation.promotion import GateClosed
-from db.models import ModelVersion, User
+from db.models import Dataset, ModelVersion, User
 from db.registry import champions, demo_model, transfer, versions
 from db.registry.champions import RollbackRefused
 from db.registry.demo_model import DemoModelDamaged
@@ -80,20 +78,15 @@ def roll_back(user: User, reason: str, champion: str | None = None) -> int:
         raise Problem(409, "conflict", sentence(error)) from error
 
 
-def check_site(user: User, version_id: int, dataset: str) -> dict[str, Any]:
-    """Ask for the check of a version on a labelled dataset; as JSON. Raises Problem 404, 409, 422."""
+def check_site(user: User, version_id: int, dataset: str) -> EvaluationView:
+    """Ask for the check of a version on a labelled dataset. Raises Problem 404, 409, 422."""
     try:
         with session_scope() as s:
             version = row_of(s, ModelVersion, version_id)
-            found = datasets.find_dataset(s, label(dataset))
-            if found is None:
-                raise Problem(422, "invalid", f"There is no dataset {label(dataset)}.")
-            evaluation_id = evaluations.request(s, version=version, dataset=found, user=user).id
+            evaluation = evaluations.request(s, version=version, dataset=_dataset(s, dataset), user=user)
+            return evaluations.evaluation_view(evaluation)
     except EvaluationError as error:
         raise Problem(409, "conflict", sentence(error)) from error
-    with read_scope() as s:
-        found_evaluation = evaluations.find_evaluation(s, evaluation_id)
-        return evaluations.evaluation_view(found_evaluation).as_dict() if found_evaluation else {}
 
 
 def import_version() -> tuple[int, bool]:
@@ -121,8 +114,8 @@ def tidy(reason: str) -> str:
     return label(" ".join(reason.split()))[:REASON_LENGTH]
 
 
-def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> dict[str, Any]:
-    """Have a version compared with another one; as JSON. An empty `dataset`: on the first one's test part.
+def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> Comparison | None:
+    """Have a version compared with another one. An empty `dataset`: on the first one's test part.
 
     Raises Problem 404, 409, 422 (no such version or dataset).
     """
@@ -130,10 +123,9 @@ def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> 
         with session_scope() as s:
             pair = _pair(s, version_id, with_model, dataset)
             comparisons.request(s, pair, user)
-            found = comparisons.comparison_of(s, pair)
+            return comparisons.comparison_of(s, pair)
     except EvaluationError as error:
         raise Problem(409, "conflict", sentence(error)) from error
-    return found.as_dict() if found else {}
 
 
 def compared(version_id: int, with_model: str, dataset: str) -> Comparison | None:
@@ -146,10 +138,14 @@ def compared(version_id: int, with_model: str, dataset: str) -> Comparison | Non
 
 
 def _pair(s: Session, version_id: int, other: str, dataset: str) -> Pair:
-    version, found = row_of(s, ModelVersion, version_id), versions.find_version(s, label(other))
-    if found is None:
-        raise Problem(422, "invalid", f"There is no model version {label(other)}.")
-    on = datasets.find_dataset(s, label(dataset)) if dataset else None
-    if dataset and on is None:
-        raise Problem(422, "invalid", f"There is no dataset {label(dataset)}.")
-    return comparisons.pair_of(s, version, found, on)
+    version, other_version = row_of(s, ModelVersion, version_id), versions.find_version(s, label(other))
+    if other_version is None:
+        raise Problem(422, "invalid", f"There is no model version {label(other)}. Choose one of the list of models.")
+    return comparisons.pair_of(s, version, other_version, _dataset(s, dataset) if dataset else None)
+
+
+def _dataset(s: Session, name: str) -> Dataset:
+    dataset = datasets.find_dataset(s, label(name))
+    if dataset is None:
+        raise Problem(422, "invalid", f"There is no dataset {label(name)}. Choose one of the list of datasets.")
+    return dataset

@@ -1,10 +1,7 @@
 """Datasets over the API: make, list, show, split. For admins."""
 
-from typing import Any
-
 from apiflask import APIBlueprint
 from flask import url_for
-from flask.typing import ResponseReturnValue
 
 from db.database import read_scope, session_scope
 from db.datasets.slices import DatasetError
@@ -35,7 +32,7 @@ revalidate(blueprint)
     responses=problems(400, 403, 413, 415, 422, 503, 507),
     extensions={"x-request-body": DATASET_BODY},
 )
-def create() -> ResponseReturnValue:
+def create() -> tuple[DatasetOut, int, dict[str, str]]:
     """Make a dataset
 
     Of archives and images in parts named `files`, labelled by a CSV of file, label, group (split, source) in the part
@@ -49,7 +46,7 @@ def create() -> ResponseReturnValue:
 @blueprint.input(ListQuery, location="query")
 @blueprint.output(DatasetPage)
 @blueprint.doc(responses=problems(403, 422))
-def list_all(query_data: ListQuery) -> dict[str, Any]:
+def list_all(query_data: ListQuery) -> DatasetPage:
     """List datasets
 
     Newest first, without their reports and splits.
@@ -57,13 +54,13 @@ def list_all(query_data: ListQuery) -> dict[str, Any]:
     with read_scope() as s:
         page = newest_first(s, Dataset, query_data.cursor, query_data.limit)
         items = [dataset_json(s, dataset, whole=False) for dataset in page.items]
-    return {"items": items, "next_cursor": page.next_cursor}
+    return DatasetPage(items=items, next_cursor=page.next_cursor)
 
 
 @blueprint.get("/<int:dataset_id>")
 @blueprint.output(DatasetOut)
 @blueprint.doc(responses=NOT_MODIFIED | problems(403, 404))
-def show(dataset_id: int) -> dict[str, Any]:
+def show(dataset_id: int) -> DatasetOut:
     """Show a dataset
 
     Its report: counts by class, group, size, mode and format, duplicates, files left out, the shortcut check; and its
@@ -76,7 +73,7 @@ def show(dataset_id: int) -> dict[str, Any]:
 @blueprint.input(SplitIn)
 @blueprint.output(DatasetOut)
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
-def split(dataset_id: int, json_data: SplitIn) -> dict[str, Any]:
+def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
     """Split a dataset
 
     Into train, validation and test by group; the same for the same seed. A run does so by itself: this is to see the
@@ -90,7 +87,7 @@ def split(dataset_id: int, json_data: SplitIn) -> dict[str, Any]:
     return shown(dataset_id)
 
 
-def shown(dataset_id: int) -> dict[str, Any]:
+def shown(dataset_id: int) -> DatasetOut:
     """The JSON of a dataset. Raises Problem 404."""
     with read_scope() as s:
         return dataset_json(s, row_of(s, Dataset, dataset_id))

@@ -1,18 +1,14 @@
 """Model versions over the API: list, show, card, promote, roll back, check, compare, export, import."""
 
-from typing import Any
-
 from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, url_for
-from flask.typing import ResponseReturnValue
 
 from db.database import read_scope
 from db.models import ModelVersion
 from db.registry.champions import champion
 from db.registry.versions import list_versions
 from web.actions import models
-from web.actions import models as promotions
 from web.actions.lookup import row_of
 from web.actions.request import takes_files
 from web.api import PREFIX
@@ -39,7 +35,7 @@ revalidate(blueprint)
 
 @blueprint.get("")
 @blueprint.output(ModelList)
-def list_models() -> dict[str, Any]:
+def list_models() -> ModelList:
     """List model versions
 
     Newest first. New jobs get the champion; a job keeps the version it was created with.
@@ -47,13 +43,13 @@ def list_models() -> dict[str, Any]:
     with read_scope() as s:
         now = champion(s)
         versions = list_versions(s)
-    return {"items": [model_json(version, now.id if now else None) for version in versions], "next_cursor": None}
+    return ModelList(items=[model_json(version, now.id if now else None) for version in versions])
 
 
 @blueprint.get("/<int:model_id>")
 @blueprint.output(ModelDetail)
 @blueprint.doc(responses=NOT_MODIFIED | problems(404))
-def show(model_id: int) -> dict[str, Any]:
+def show(model_id: int) -> ModelDetail:
     """Show a model version
 
     Its making, figures with intervals, files, site checks, and how it stands beside the champion.
@@ -73,14 +69,14 @@ def card(model_id: int) -> Response:
 @blueprint.input(PromoteIn)
 @blueprint.output(ModelDetail)
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
-def promote(model_id: int, json_data: PromoteIn) -> dict[str, Any]:
+def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
     """Promote a model version
 
     New jobs get it; jobs that exist keep theirs. A refusal (409) carries the gate's figures as `gate`; where the
     version was not compared with the champion yet, the comparison is queued. `force` with a reason overrides. For
     admins.
     """
-    promotions.promote(require_admin(), model_id, json_data.reason, force=json_data.force)
+    models.promote(require_admin(), model_id, json_data.reason, force=json_data.force)
     return shown(model_id)
 
 
@@ -88,38 +84,39 @@ def promote(model_id: int, json_data: PromoteIn) -> dict[str, Any]:
 @blueprint.input(RollbackIn)
 @blueprint.output(ModelDetail)
 @blueprint.doc(responses=problems(400, 403, 409, 415, 422))
-def rollback(json_data: RollbackIn) -> dict[str, Any]:
+def rollback(json_data: RollbackIn) -> ModelDetail:
     """Roll back to the champion before
 
     In one step, without the gate; a reason is needed. Once more goes back one further, to where there is no champion
     before (409). With `champion`, only that one is rolled back (409 where it is another one by now). For admins.
     """
-    return shown(promotions.roll_back(require_admin(), json_data.reason, json_data.champion))
+    return shown(models.roll_back(require_admin(), json_data.reason, json_data.champion))
 
 
 @blueprint.post("/<int:model_id>/checks")
 @blueprint.input(CheckIn)
 @blueprint.output(CheckOut, status_code=202, description="Queued, or what it came to where it was asked before.")
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
-def check(model_id: int, json_data: CheckIn) -> dict[str, Any]:
+def check(model_id: int, json_data: CheckIn) -> CheckOut:
     """Check a model version on a site's labelled slices
 
     Its verdict says, with intervals, whether the version may be used there. For admins.
     """
-    return promotions.check_site(require_admin(), model_id, json_data.dataset)
+    return CheckOut.model_validate(models.check_site(require_admin(), model_id, json_data.dataset))
 
 
 @blueprint.post("/<int:model_id>/comparisons")
 @blueprint.input(CompareIn)
 @blueprint.output(ComparisonOut, status_code=202, description="Queued, or what it came to where it was asked before.")
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
-def compare(model_id: int, json_data: CompareIn) -> dict[str, Any]:
+def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
     """Compare two model versions on the same slices
 
     On the test part of the first one, or on a whole dataset; paired by resampling the same groups. Ask again for what
     it came to. For admins.
     """
-    return models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
+    comparison = models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
+    return ComparisonOut.model_validate(comparison)
 
 
 @blueprint.get("/<int:model_id>/export")
@@ -144,17 +141,17 @@ def export(model_id: int) -> Response:
     responses={200: "This very version is here already."} | problems(400, 403, 413, 415, 422, 507),
     extensions={"x-request-body": FILE_BODY},
 )
-def import_model() -> ResponseReturnValue:
+def import_model() -> tuple[ModelDetail, int, dict[str, str]]:
     """Import a model version
 
     One exported file in the part `files`; every hash is checked before anything is registered. For admins.
     """
     require_admin()
-    model_id, new = promotions.import_version()
+    model_id, new = models.import_version()
     return shown(model_id), 201 if new else 200, {"Location": url_for("api_models.show", model_id=model_id)}
 
 
-def shown(model_id: int) -> dict[str, Any]:
+def shown(model_id: int) -> ModelDetail:
     """The JSON of a model version. Raises Problem 404."""
     with read_scope() as s:
         return model_detail(s, row_of(s, ModelVersion, model_id))

@@ -1,14 +1,13 @@
 """A job's results over the API: pages, whole exports, and the images of its slices."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, request
 
 from db.ledger.job_view import job_view
-from db.ledger.results import SliceImage, results_page, slice_image
+from db.ledger.results import ResultsQuery, SliceImage, results_page, slice_image
 from db.notice import RESEARCH_USE_ONLY
 from db.storage import FileMissing
 from web.actions.lookup import ROW_IDS, reading_job
@@ -17,7 +16,7 @@ from web.api.openapi import problems
 from web.api.serializers import job_json
 from web.downloads import job_results
 from web.errors import not_found
-from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, ResultsQuery
+from web.schemas.jobs import ExportOut, ImageQuery, ResultPage
 from web.security.auth import guard_api
 
 blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>", tag="Results")
@@ -31,18 +30,14 @@ IMAGE_SECONDS = 3600
 @blueprint.input(ResultsQuery, location="query")
 @blueprint.output(ResultPage)
 @blueprint.doc(responses=problems(404, 422))
-def list_results(job_id: str, query_data: ResultsQuery) -> dict[str, Any]:
+def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
     """List a job's slices
 
     By keyset: pass `next_cursor` on as `cursor`, with the same filters and order.
     """
     with reading_job(job_id) as (s, job):
-        page = results_page(s, job, **query_data.model_dump())
-    return {
-        "items": [row.as_dict() for row in page.items],
-        "next_cursor": page.next_cursor,
-        "notice": RESEARCH_USE_ONLY,
-    }
+        page = results_page(s, job, query_data)
+    return ResultPage(items=page.items, next_cursor=page.next_cursor, notice=RESEARCH_USE_ONLY)
 
 
 @blueprint.get("/results.csv")

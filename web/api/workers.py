@@ -1,7 +1,5 @@
 """Workers over the API: which engine predicts on which machine. For admins."""
 
-from typing import Any
-
 from apiflask import APIBlueprint
 
 from db.database import read_scope
@@ -22,7 +20,7 @@ revalidate(blueprint)
 @blueprint.get("")
 @blueprint.output(WorkerList)
 @blueprint.doc(responses=NOT_MODIFIED | problems(403))
-def list_workers() -> dict[str, Any]:
+def list_workers() -> WorkerList:
     """List what serves on each worker's machine
 
     By host, the newest model version first. Each worker proves an engine before it predicts with it; what the newest
@@ -30,5 +28,4 @@ def list_workers() -> dict[str, Any]:
     """
     with read_scope() as s:
         in_use = versions_in_use(s)
-        items = [serving_json(serving, in_use) for serving in list_servings(s)]
-    return {"items": items, "next_cursor": None}
+        return WorkerList(items=[serving_json(serving, in_use) for serving in list_servings(s)])

@@ -4,32 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from typing import Any
 
-from db.ledger.results import ResultRow, iter_results
+from db.ledger.results import Result, iter_results
 from db.models import Job
 from db.notice import RESEARCH_USE_ONLY
+from web.schemas.jobs import JobOut
 
-COLUMNS = (
-    "slice_id",
-    "name",
-    "frame",
-    "series",
-    "state",
-    "reason",
-    "detail",
-    "label",
-    "probability",
-    "distance",
-    "ood",
-    "model_version",
-    "recipe",
-    "sha256",
-    "format",
-    "width",
-    "height",
-    "notice",
-)
+RESULT = set(Result.model_fields)
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 ROWS_A_PIECE = 200
 
@@ -47,10 +28,10 @@ def csv_lines(job: Job) -> Iterator[str]:
     """
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    writer.writerow([*Result.model_fields, "notice"])
     for number, row in enumerate(iter_results(job), start=1):
-        values = {**row.as_dict(), "notice": RESEARCH_USE_ONLY}
-        writer.writerow([safe_cell(values[column]) for column in COLUMNS])
+        values = [safe_cell(getattr(row, column)) for column in Result.model_fields]
+        writer.writerow([*values, RESEARCH_USE_ONLY])
         if number % ROWS_A_PIECE == 0:
             yield _drain(text)
     yield _drain(text)
@@ -63,20 +44,17 @@ def _drain(text: io.StringIO) -> str:
     return piece
 
 
-def json_pieces(job: Job, shown: dict[str, Any]) -> Iterator[str]:
+def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
     """One JSON object, `{"notice", "job", "results": […]}`, with a line for each slice."""
-    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {json.dumps(shown)},\n"results": [\n'
+    job_json = shown.model_dump_json(by_alias=True)
+    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"results": [\n'
     pending: list[str] = []
     separator = ""
     for row in iter_results(job):
-        pending.append(json.dumps(_result(row)))
+        pending.append(row.model_dump_json(include=RESULT))
         if len(pending) == ROWS_A_PIECE:
             yield separator + ",\n".join(pending)
             pending, separator = [], ",\n"
     if pending:
         yield separator + ",\n".join(pending)
     yield "\n]}\n"
-
-
-def _result(row: ResultRow) -> dict[str, Any]:
-    return {name: value for name, value in row.as_dict().items() if name in COLUMNS}

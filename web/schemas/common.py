@@ -5,17 +5,15 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from db import MAX_INTEGER
+from db.ledger.views import View
+from db.paging import Cursor
 from db.registry.manifest import NAME
 
-RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
-Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0-9_-]+$")]
-Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
+class Out(View):
+    """What the API gives. It can be read from the attributes of what the database gives."""
 
-class Out(BaseModel):
-    """What the API gives; a member that is not described here is a mistake."""
-
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(from_attributes=True)
 
 
 class ProblemOut(BaseModel):

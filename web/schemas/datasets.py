@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from web.schemas.common import AsGiven, Out, Seed, Timestamp
+from db.ledger.views import Moment
+from web.schemas.common import AsGiven, Out, Seed
 
 DatasetState = Literal["queued", "building", "ready", "failed"]
 
@@ -32,7 +33,7 @@ class DatasetOut(Out):
     sha256: str | None
     report: dict[str, Any]
     error: str | None
-    created_at: Timestamp
+    created_at: Moment
     created_by: str | None
     splits: list[SplitOut]
     links: dict[str, str]

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from web.schemas.common import ModelLabel, Named, Out, Timestamp
+from db.ledger.views import Moment
+from web.schemas.common import ModelLabel, Named, Out
 
 CheckState = Literal["queued", "running", "finished", "failed"]
 Reason = Annotated[str, Field(max_length=500, description="Kept with the promotion.")]
@@ -32,7 +33,7 @@ class ModelOut(Out):
     metrics: dict[str, Any]
     parity: dict[str, Any]
     dataset_hash: str | None
-    created_at: Timestamp
+    created_at: Moment
     champion: bool
 
 
@@ -54,14 +55,14 @@ class CheckOut(Out):
     part: str | None
     result: dict[str, Any]
     error: str | None
-    created_at: Timestamp
-    finished_at: Timestamp | None
+    created_at: Moment
+    finished_at: Moment | None
 
 
 class PromotionOut(Out):
     """One time that a version became the champion. `verdict`: the gate's, or `rollback`."""
 
-    at: Timestamp
+    at: Moment
     by: str
     reason: str
     verdict: str

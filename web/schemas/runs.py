@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from db.ledger.views import Moment
 from db.registry.manifest import NAME
 from training.config import PRESETS
-from web.schemas.common import AsGiven, ModelLabel, Named, Out, Seed, Sha256, Timestamp
+from web.schemas.common import AsGiven, ModelLabel, Named, Out, Seed, Sha256
 
 RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
 LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels", "seen-by-parent"]
@@ -75,9 +76,9 @@ class RunOut(Out):
     from_version: str | None
     model_version: str | None
     created_by: str | None
-    created_at: Timestamp
-    started_at: Timestamp | None
-    finished_at: Timestamp | None
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
     links: dict[str, str]
 
 

@@ -2,8 +2,9 @@
 
 from pydantic import Field
 
+from db.ledger.views import Moment
 from db.registry.engine_proofs import State as ServingState
-from web.schemas.common import Out, Timestamp
+from web.schemas.common import Out
 
 
 class ProofOut(Out):
@@ -31,7 +32,7 @@ class WorkerOut(Out):
     engine: str | None = Field(description="The engine that serves.")
     message: str
     advice: str = Field(description="What to do about it; empty if the quickest engine serves.")
-    checked_at: Timestamp
+    checked_at: Moment
     proofs: list[ProofOut] = Field(description="The quickest engine first.")
     links: dict[str, str]
 

@@ -11,12 +11,11 @@ from db.database import read_scope
 from db.datasets.reviews import reviews_of_slice
 from db.ledger.job_view import job_view, list_jobs
 from db.ledger.jobs import cancel_job, retry_job
-from db.ledger.results import ResultRow, find_row, results_page, series_summary
-from db.models import Job
-from db.paging import Page
+from db.ledger.results import ResultRow, ResultsQuery, find_row, results_page, series_summary
+from db.models import Job, Outcome
 from web.actions.lookup import reading_job, writing_job
 from web.errors import not_found
-from web.schemas.jobs import JobListQuery, ResultsQuery
+from web.schemas.jobs import JobListQuery
 from web.security.auth import require_user
 from web.security.guards import guard_pages
 from web.views.forms import page_response, parsed
@@ -82,10 +81,10 @@ def slice_(job_id: str, slice_id: int) -> str:
     """One slice, large, with its heat map: a page of its own, or the inside of the job page's dialog."""
     template = "jobs/_slice.html" if request.headers.get("HX-Request") else "jobs/slice.html"
     with reading_job(job_id) as (s, job):
-        found = find_row(s, job, slice_id)
-        if found is None:
+        row = find_row(s, job, slice_id)
+        if row is None:
             raise not_found()
-        return render_template(template, job=job_view(s, job), row=found, reviews=reviews_of_slice(s, slice_id))
+        return render_template(template, job=job_view(s, job), row=row, reviews=reviews_of_slice(s, slice_id))
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -106,23 +105,21 @@ def retry(job_id: str) -> ResponseReturnValue:
 
 def _live(s: Session, job: Job) -> dict[str, Any]:
     view = job_view(s, job)
-    rejected = _rejected(s, job) if view.counts["rejected"] + view.counts["quarantined"] else []
+    rejected = _rejected(s, job) if view.counts.rejected + view.counts.quarantined else []
     return {"job": view, "series": series_summary(s, job), "rejected": rejected}
 
 
 def _rejected(s: Session, job: Job) -> list[ResultRow]:
-    found: list[ResultRow] = []
-    for state in ("rejected", "quarantined"):
-        found += results_page(s, job, state=state, limit=REJECTED_SHOWN - len(found)).items
-        if len(found) >= REJECTED_SHOWN:
-            break
-    return found
+    rows: list[ResultRow] = []
+    for state in (Outcome.REJECTED, Outcome.QUARANTINED):
+        missing = REJECTED_SHOWN - len(rows)
+        rows += results_page(s, job, ResultsQuery(state=state, limit=missing)).items if missing else []
+    return rows
 
 
 def _results(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
-    filters = query.model_dump(exclude={"limit"})
-    page: Page[ResultRow] = results_page(s, job, **filters, limit=PAGE_ROWS)
-    kept = {name: value for name, value in filters.items() if value is not None and value != "position"}
+    page = results_page(s, job, query.model_copy(update={"limit": PAGE_ROWS}))
+    kept = query.model_dump(mode="json", exclude={"limit"}, exclude_defaults=True)
     if query.ood is not None:
         kept["ood"] = int(query.ood)
     if request.args.get("heat") == "1":

@@ -45,20 +45,20 @@ def install(app: Flask) -> None:
 def job_stages(job: JobView) -> list[Stage]:
     """Return the four stages of a job: received, unpacked, predicted, ended."""
     stages, counts = job.stages, job.counts
-    unpacked = 0 < stages["uploads"] == stages["unpacked"]
+    unpacked = 0 < stages.uploads == stages.unpacked
     unpacking = job.is_open and job.started_at is not None
-    predicting = job.is_open and counts["predicted"] > 0
-    predicted = not job.is_open and unpacked and not counts["open"] and counts["predicted"] > 0
+    predicting = job.is_open and counts.predicted > 0
+    predicted = not job.is_open and unpacked and not counts.open and counts.predicted > 0
     return [
-        Stage("Received", f"{stages['uploads']} {'file' if stages['uploads'] == 1 else 'files'}", "done"),
+        Stage("Received", f"{stages.uploads} {'file' if stages.uploads == 1 else 'files'}", "done"),
         Stage(
             "Unpacking" if unpacking and not unpacked else "Unpacked",
-            f"{count(stages['read'])} of {count(stages['total'])} read",
+            f"{count(stages.read)} of {count(stages.total)} read",
             _state(job, done=unpacked, active=unpacking),
         ),
         Stage(
             "Predicting" if predicting else "Predicted",
-            f"{count(counts['predicted'])} slices",
+            f"{count(counts.predicted)} slices",
             _state(job, done=predicted, active=predicting),
         ),
         _end(job),
@@ -103,7 +103,7 @@ def run_stages(run: RunView) -> list[Stage]:
 
 def has_much_ood(job: JobView) -> bool:
     """Return whether so many slices of a job are out of distribution that its page must say so."""
-    predicted = job.counts["predicted"]
+    predicted = job.counts.predicted
     return bool(job.ood and predicted and job.ood >= MUCH_OOD * predicted)
 
 
@@ -113,13 +113,13 @@ def segments(job: JobView) -> list[Segment]:
 
 
 def _segments(job: JobView) -> Iterator[Segment]:
-    counts, total = job.counts, max(job.stages["total"], 1)
+    counts, total = job.counts, max(job.stages.total, 1)
     amounts = {
-        "positive": counts["positive"],
-        "negative": counts["predicted"] - counts["positive"],
-        "rejected": counts["rejected"],
-        "quarantined": counts["quarantined"],
-        "cancelled": counts["cancelled"],
+        "positive": counts.positive,
+        "negative": counts.predicted - counts.positive,
+        "rejected": counts.rejected,
+        "quarantined": counts.quarantined,
+        "cancelled": counts.cancelled,
     }
     start = 0.0
     for kind, amount in amounts.items():
@@ -131,6 +131,6 @@ def _segments(job: JobView) -> Iterator[Segment]:
 
 def milestone(job: JobView) -> str:
     """Return the progress in words, for screen readers: it changes at each tenth, so that it is not spoken often."""
-    total = job.stages["total"]
-    tenth = 10 * (10 * job.stages["done"] // total) if job.is_open and total else 0
+    total = job.stages.total
+    tenth = 10 * (10 * job.stages.done // total) if job.is_open and total else 0
     return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 from sqlalchemy import select, update
@@ -12,6 +13,7 @@ from db.database import read_scope, session_scope
 from db.ledger import chunks, completion, job_view, jobs, leases, queue, recording, results
 from db.ledger.leases import Claim, StaleClaim
 from db.ledger.recording import PredictedSlice, ReadSlice
+from db.ledger.results import ResultsQuery
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
 from tests.builders.statements import recorded_statements
 from tests.web.actors import load_engines
@@ -91,11 +93,11 @@ def test_job_is_predicted_and_finishes(ann: User) -> None:
     job = submit(ann)
     assert view(job).state == JobState.QUEUED
     unpack()
-    assert view(job).counts["open"] == 4
+    assert view(job).counts.open == 4
     predict()
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert done.counts == {
+    assert done.counts.model_dump() == {
         "received": 4,
         "predicted": 4,
         "positive": 4,
@@ -164,7 +166,7 @@ def test_a_stale_claim_records_nothing(ann: User) -> None:
     sweep.sweep_ledger()
     with pytest.raises(StaleClaim), session_scope() as s:
         recording.record_predictions(s, own, chunk, "fake", scores(chunk))
-    assert view(job).counts["predicted"] == 0
+    assert view(job).counts.predicted == 0
     with session_scope() as s:
         assert not leases.keep(s, Chunk, own)
     predict()
@@ -191,7 +193,7 @@ def test_a_lost_chunk_is_halved_until_only_the_bad_slice_is_quarantined(ann: Use
     sweep.sweep_ledger()
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert (done.counts["predicted"], done.counts["quarantined"]) == (7, 1)
+    assert (done.counts.predicted, done.counts.quarantined) == (7, 1)
     assert done.rejections == {"worker_lost": 1}
     with read_scope() as s:
         assert s.scalars(select(Slice.name).where(Slice.state == Outcome.QUARANTINED)).all() == ["s/5.png"]
@@ -214,7 +216,7 @@ def test_cancel_ends_what_waits_and_what_reports_later(ann: User) -> None:
         recording.close_upload(s, own_upload, upload)
     done = view(job)
     assert done.state == JobState.CANCELLED
-    assert (done.counts["cancelled"], done.counts["predicted"], done.counts["open"]) == (4, 0, 0)
+    assert (done.counts.cancelled, done.counts.predicted, done.counts.open) == (4, 0, 0)
     with session_scope() as s:
         assert not jobs.cancel_job(s, job)
 
@@ -231,9 +233,9 @@ def test_retry_takes_only_what_failed(ann: User) -> None:
         completion.finish_if_done(s, completion.lock_job(s, job.id))
     with session_scope() as s:
         assert jobs.retry_job(s, job) == 1
-    assert view(job).counts["open"] == 1
+    assert view(job).counts.open == 1
     predict()
-    assert view(job).counts["predicted"] == 2
+    assert view(job).counts.predicted == 2
     with session_scope() as s:
         assert jobs.retry_job(s, job) == 0
 
@@ -245,7 +247,7 @@ def test_known_pixels_are_not_predicted_again(ann: User, bob: User) -> None:
     again = submit(bob)
     unpack()
     assert view(again).state == JobState.FINISHED
-    assert view(again).counts["predicted"] == 4
+    assert view(again).counts.predicted == 4
     with session_scope() as s:
         assert queue.claim_chunks(s, "w", 4) == []
 
@@ -332,11 +334,11 @@ def test_results_come_in_pages_that_miss_nothing(ann: User) -> None:
     with session_scope() as s:
         scored = [PredictedSlice(x.slice_id, 0.0, (n % 3) / 3, n % 3 == 2, CAM) for n, x in enumerate(by_id)]
         recording.record_predictions(s, own, chunk, "fake", scored)
-    for sort in results.SORTS:
+    for sort in get_args(results.Sort):
         seen, cursor = [], None
         while True:
             with read_scope() as s:
-                page = results.results_page(s, job, sort=sort, cursor=cursor, limit=2)
+                page = results.results_page(s, job, ResultsQuery(sort=sort, cursor=cursor, limit=2))
             seen += page.items
             if (cursor := page.next_cursor) is None:
                 break
@@ -344,12 +346,12 @@ def test_results_come_in_pages_that_miss_nothing(ann: User) -> None:
         if sort == "-probability":
             assert [row.probability for row in seen] == sorted((r.probability for r in seen), reverse=True)
     with read_scope() as s:
-        positives = results.results_page(s, job, label="COVID").items
+        positives = results.results_page(s, job, ResultsQuery(label="COVID")).items
         series = results.series_summary(s, job)
     assert {row.label for row in positives} == {"COVID"}
     assert [(x.label, x.slices, x.predicted, x.positive) for x in series] == [("s", 7, 7, len(positives))]
     with pytest.raises(paging.BadCursor), read_scope() as s:
-        results.results_page(s, job, cursor="nonsense")
+        results.results_page(s, job, ResultsQuery(cursor="nonsense"))
 
 
 def test_page_of_fifty_jobs_takes_at_most_ten_statements(ann: User, new_champion: NewChampion) -> None:

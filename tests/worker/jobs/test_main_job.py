@@ -63,11 +63,11 @@ def test_every_entry_gets_exactly_one_outcome(ann: User, submit: Any, slices: En
     work()
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert done.counts["received"] == 43
-    assert done.counts["predicted"] == 40
-    assert done.counts["rejected"] == 3
+    assert done.counts.received == 43
+    assert done.counts.predicted == 40
+    assert done.counts.rejected == 3
     assert done.rejections == {"empty": 1, "format": 1, "truncated": 1}
-    assert done.stages == {"total": 43, "read": 43, "done": 43, "uploads": 1, "unpacked": 1}
+    assert done.stages.model_dump() == {"total": 43, "read": 43, "done": 43, "uploads": 1, "unpacked": 1}
     with read_scope() as s:
         names = s.scalars(select(Slice.name).where(Slice.job_id == job.id).order_by(Slice.id)).all()
     assert names == [*slices(40), *odd]
@@ -118,7 +118,7 @@ def test_a_picture_that_comes_often_is_copied_to_each(
     work()
     del loaded_engines._loaded[champion.id]
     assert engine.seen == seen, "nothing new was predicted"
-    assert (view(job).counts["predicted"], view(again).counts["predicted"]) == (14, 5)
+    assert (view(job).counts.predicted, view(again).counts.predicted) == (14, 5)
     with read_scope() as s:
         of_picture = select(func.count(Prediction.logit.distinct())).join(Slice, Slice.id == Prediction.slice_id)
         assert s.scalar(of_picture.where(Slice.name.not_like("s/0005%"))) == 1
@@ -136,8 +136,8 @@ def test_the_same_pixels_are_predicted_once(
     work()
     del loaded_engines._loaded[champion.id]
     assert engine.seen == 12
-    assert view(one).counts["predicted"] == 20
-    assert view(two).counts["predicted"] == 12
+    assert view(one).counts.predicted == 20
+    assert view(two).counts.predicted == 12
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_crash_at_any_point_loses_and_doubles_nothing(
     work()
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert (done.counts["received"], done.counts["predicted"]) == (60, 60)
+    assert (done.counts.received, done.counts.predicted) == (60, 60)
     with read_scope() as s:
         assert s.scalar(select(func.count()).select_from(Prediction)) == 60
 
@@ -189,11 +189,11 @@ def test_cancelled_while_unpacking_every_entry_is_cancelled(
     work()
     done = view(job)
     assert done.state == JobState.CANCELLED
-    assert done.counts["received"] == 100
-    assert done.counts["cancelled"] == 100
+    assert done.counts.received == 100
+    assert done.counts.cancelled == 100
     monkeypatch.undo()
     assert retry(job) == 100
-    assert view(job).counts["predicted"] == 100
+    assert view(job).counts.predicted == 100
 
 
 def test_small_job_is_not_kept_waiting_by_a_large_one(
@@ -202,8 +202,8 @@ def test_small_job_is_not_kept_waiting_by_a_large_one(
     large = submit(ann, slices(200))
     small = submit(bob, slices(3, start=1000))
     ingest.unpack_next("w")  # the large one is claimed first; the small one goes in between
-    assert view(small).stages["unpacked"] == 1
-    assert view(large).stages["unpacked"] == 1
+    assert view(small).stages.unpacked == 1
+    assert view(large).stages.unpacked == 1
     with read_scope() as s:
         large_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == large.id))
         small_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == small.id))
@@ -222,7 +222,7 @@ def test_pages_of_one_file_are_slices_of_their_own(ann: User, submit: Any, view:
     pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
     job = submit(ann, {"scan.tif": buffer.getvalue()})
     work()
-    assert view(job).counts["predicted"] == 3
+    assert view(job).counts.predicted == 3
     with read_scope() as s:
         assert s.scalars(select(Slice.frame).order_by(Slice.id)).all() == [0, 1, 2]
 
@@ -246,7 +246,7 @@ def test_chunk_whose_array_is_gone_is_put_off_and_in_the_end_quarantined(
     data = storage().open(array).read()
     storage().delete(array)
     assert predict.predict_next("w")
-    assert view(job).counts["open"] == 4  # put off: it may come back
+    assert view(job).counts.open == 4  # put off: it may come back
     assert not predict.predict_next("w"), "not before the sweeper asks again"
     for _ in range(predict.MAX_ATTEMPTS):
         let_time_pass(Chunk)
@@ -255,7 +255,7 @@ def test_chunk_whose_array_is_gone_is_put_off_and_in_the_end_quarantined(
     assert view(job).rejections == {"file_lost": 4}
     storage().put(data)
     assert retry(job) == 4
-    assert view(job).counts["predicted"] == 4
+    assert view(job).counts.predicted == 4
 
 
 def test_poisonous_slice_alone_is_quarantined(
@@ -282,7 +282,7 @@ def test_poisonous_slice_alone_is_quarantined(
     del loaded_engines._loaded[champion.id]
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert (done.counts["predicted"], done.counts["quarantined"]) == (19, 1)
+    assert (done.counts.predicted, done.counts.quarantined) == (19, 1)
     with read_scope() as s:
         assert s.scalars(select(Slice.name).where(Slice.state == Outcome.QUARANTINED)).all() == ["s/00013.png"]
 
@@ -319,11 +319,11 @@ def test_a_process_whose_engine_broke_ends_and_no_slice_is_blamed(
     loaded = loaded_engines.load(champion)
     loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, broken(loaded.engine))
     assert predict.predict_next("w")
-    assert (view(job).counts["open"], len(ended)) == (20, 1)
+    assert (view(job).counts.open, len(ended)) == (20, 1)
     loaded_engines._loaded.clear()  # as in the process that comes next
     let_time_pass(Chunk)
     work()
-    assert view(job).counts["predicted"] == 20
+    assert view(job).counts.predicted == 20
 
 
 def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
@@ -340,12 +340,12 @@ def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
     for _ in range(predict.MAX_ATTEMPTS - 1):
         assert predict.predict_next("w")
         let_time_pass(Chunk)
-    assert view(job).counts["open"] == 4
+    assert view(job).counts.open == 4
     predict.predict_next("w")
     assert view(job).rejections == {"engine_error": 4}
     monkeypatch.undo()
     assert retry(job) == 4
-    assert view(job).counts["predicted"] == 4
+    assert view(job).counts.predicted == 4
 
 
 @pytest.mark.parametrize("error", [EngineUnproven([failed("openvino-int8", "it differs")]), EngineAbsent("no Keras")])
@@ -370,14 +370,14 @@ def test_slices_wait_where_no_engine_proves_itself(
         assert predict.predict_next("w")
         let_time_pass(Chunk)
     found = view(job)
-    assert found.counts["open"] == 4, "however often it was tried, no slice is given up"
+    assert found.counts.open == 4, "however often it was tried, no slice is given up"
     assert champion.label in (found.warning or "")
     with session_scope() as s:
         assert s.query(Chunk).one().attempts == 0, "a refusal is not an attempt"
     monkeypatch.undo()
     predict._refused.clear()
     work()
-    assert view(job).counts["predicted"] == 4
+    assert view(job).counts.predicted == 4
     assert view(job).warning is None
 
 
@@ -390,7 +390,7 @@ def test_a_refused_version_is_left_to_other_workers_and_others_go_on(
     other = submit(ann, slices(2, start=10))
     work()
     assert newer.id != champion.id
-    assert (view(refused).counts["open"], view(other).counts["predicted"]) == (2, 2)
+    assert (view(refused).counts.open, view(other).counts.predicted) == (2, 2)
 
 
 def test_a_damaged_copy_of_a_model_is_made_anew_and_a_failed_one_leaves_nothing(
@@ -411,10 +411,10 @@ def test_a_damaged_copy_of_a_model_is_made_anew_and_a_failed_one_leaves_nothing(
     (copy / "package.json").write_text("damaged")
     let_time_pass(Chunk)
     assert predict.predict_next("w")
-    assert view(job).counts["open"] == 4
+    assert view(job).counts.open == 4
     let_time_pass(Chunk)
     work()
-    assert view(job).counts["predicted"] == 4
+    assert view(job).counts.predicted == 4
 
 
 def test_reaper_takes_files_that_no_row_names(
