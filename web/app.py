@@ -27,7 +27,7 @@ from web.views import datasets, filters, jobs, models, progress, reviews, runs, 
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:
-    """An application on these settings (else the environment's); the process's database is theirs from now on."""
+    """Return an application on these settings, or the environment's. This process then uses their database."""
     settings = settings or get_settings()
     db.database.use(settings)
     app = APIFlask(

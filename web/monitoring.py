@@ -31,13 +31,13 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120, 600
 
 @blueprint.get("/healthz")
 def alive() -> ResponseReturnValue:
-    """This process answers."""
+    """Answer that this process is alive."""
     return jsonify(status="ok")
 
 
 @blueprint.get("/readyz")
 def ready() -> ResponseReturnValue:
-    """The database and the broker answer, and storage can be written; 503 and which one otherwise."""
+    """Report whether the database, the broker and storage can be used; 503 if one cannot."""
     checks = {name: _passes(check) for name, check in CHECKS.items()}
     if all(checks.values()):
         return jsonify(status="ready", checks=checks)
@@ -46,7 +46,7 @@ def ready() -> ResponseReturnValue:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Prometheus' text format."""
+    """Return the metrics in Prometheus's text format."""
     return Response(generate_latest(current_app.extensions["metrics_registry"]), content_type=CONTENT_TYPE_LATEST)
 
 

@@ -88,12 +88,12 @@ class JobView(View):
 
 
 def count_jobs(s: Session) -> dict[str, int]:
-    """All jobs by state."""
+    """Count all jobs by state."""
     return dict(s.execute(select(Job.state, func.count()).group_by(Job.state)).all())
 
 
 def count_slices(s: Session) -> dict[str, int]:
-    """All slices by outcome."""
+    """Count all slices by outcome."""
     return dict(s.execute(select(Slice.state, func.count()).group_by(Slice.state)).all())
 
 
@@ -112,12 +112,12 @@ class _Tally:
 
 
 def job_view(s: Session, job: Job) -> JobView:
-    """View one job as its rows are at this moment."""
+    """Return one job as its rows are at this moment."""
     return job_views(s, [job])[0]
 
 
 def job_views(s: Session, jobs: Sequence[Job]) -> list[JobView]:
-    """View jobs as their rows are at this moment; the number of statements does not grow with that of the jobs."""
+    """Return jobs as their rows are at this moment. The number of statements does not grow with the number of jobs."""
     tallies = {job.id: _Tally() for job in jobs}
     _add_slices(s, tallies)
     _add_predictions(s, tallies)
@@ -140,7 +140,7 @@ def _add_slices(s: Session, tallies: Mapping[str, _Tally]) -> None:
 
 
 def _add_predictions(s: Session, tallies: Mapping[str, _Tally]) -> None:
-    """Count those that are positive or out of distribution; no prediction of some models says the latter."""
+    """Count the positive ones and those out of distribution. Some models do not measure the latter."""
     positive = func.count().filter(Prediction.positive.is_(True))
     ood = func.count().filter(Prediction.ood.is_(True))
     query = select(Prediction.job_id, positive, ood, func.count(Prediction.ood))
@@ -222,7 +222,7 @@ def _rate(job: Job, tally: _Tally, now: datetime | None) -> float:
 def list_jobs(
     s: Session, user: User, *, state: str | None = None, cursor: str | None = None, limit: int = 50
 ) -> Page[JobView]:
-    """A user's jobs, an admin's view of all, newest first. Raises BadCursor."""
+    """List a user's jobs, for an admin all jobs, newest first. Raises BadCursor."""
     query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     if not user.is_admin:
         query = query.where(Job.owner_id == user.id)

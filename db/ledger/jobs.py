@@ -49,7 +49,7 @@ def create_job(
     priority: int = 0,
     idempotency_key: str | None = None,
 ) -> tuple[Job, bool]:
-    """The job of this submission, and whether it is new: the same key with the same request gives the same job.
+    """Return the job of this submission, and whether it is new. The same key with the same request gives the same job.
 
     Raises NoModelVersion, IdempotencyConflict, ValueError (no files, or a priority outside -10..10).
     """
@@ -94,14 +94,17 @@ def _job_of_key(s: Session, owner: User, key: str) -> Job | None:
 
 
 def visible_job(s: Session, job_id: str, user: User) -> Job | None:
-    """Return the job if this user may see it (their own, or any for an admin), or None."""
+    """Return the job if this user may see it, or None. An admin may see any, others their own."""
     job = s.get(Job, job_id)
     return job if job and (user.is_admin or job.owner_id == user.id) else None
 
 
 def cancel_job(s: Session, job: Job) -> bool:
-    """Ask an open job to stop; False if it has ended. Chunks that wait are cancelled now, running ones when they
-    report; what is not unpacked yet is listed, and every entry of it cancelled, by an ingest worker."""
+    """Ask an open job to stop. Return False if it has ended.
+
+    Chunks that wait are cancelled now, running ones when they report. Of what is not unpacked yet, an ingest worker
+    lists every entry as cancelled.
+    """
     job = lock_job(s, job.id)
     if job.state not in OPEN_JOB:
         return False
@@ -119,8 +122,10 @@ def cancel_job(s: Session, job: Job) -> bool:
 
 
 def retry_job(s: Session, job: Job) -> int:
-    """Open an ended job again for what failed in it, and only that: slices quarantined or cancelled, and uploads
-    that could not be unpacked. How many slices and uploads were put back; 0 if there is nothing to retry."""
+    """Open an ended job again for what failed in it: slices quarantined or cancelled, and uploads not unpacked.
+
+    Return how many slices and uploads were put back; 0 if there is nothing to retry.
+    """
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:
         return 0
@@ -148,7 +153,7 @@ def retry_job(s: Session, job: Job) -> int:
 
 
 def _reopen_chunks(s: Session, job: Job, again: ColumnElement[bool]) -> int:
-    """Put the slices that are prepared already into new chunks over the same arrays."""
+    """Put slices that were prepared already into new chunks over the same arrays."""
     rows = s.execute(
         select(Chunk.array_sha256, Slice.id)
         .join(Chunk, Chunk.id == Slice.chunk_id)
@@ -165,7 +170,7 @@ def _reopen_chunks(s: Session, job: Job, again: ColumnElement[bool]) -> int:
 
 
 def _reread(s: Session, job: Job, upload_ids: list[int]) -> int:
-    """Forget the entries that were cancelled before they were read, so that their uploads are unpacked on."""
+    """Delete the entries that were cancelled before they were read, so that their uploads are unpacked further."""
     if not upload_ids:
         return 0
     gone: Any = s.execute(

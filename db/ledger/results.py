@@ -144,7 +144,7 @@ def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
 
 
 def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
-    """One slice of a job; None if the job has none of this id."""
+    """Return one slice of a job, or None if the job has none of this id."""
     row = s.execute(_rows(job).where(Slice.id == slice_id)).first() if 0 < slice_id < 2**63 else None
     return None if row is None else _result(job, *row)
 
@@ -186,7 +186,7 @@ def iter_results(job: Job) -> Iterator[ResultRow]:
 
 
 def series_summary(s: Session, job: Job) -> list[SeriesSummary]:
-    """The job's series with their counts, in the order in which they came."""
+    """Return the job's series with their counts, in the order in which they came."""
     positive = func.sum(case((Prediction.positive.is_(True), 1), else_=0))
     query = (
         select(
@@ -209,7 +209,7 @@ def series_summary(s: Session, job: Job) -> list[SeriesSummary]:
 
 
 def slice_image(s: Session, job: Job, slice_id: int) -> SliceImage | None:
-    """A slice's prepared pixels and heat map; None if the job has no such slice, or it was never prepared.
+    """Return a slice's prepared pixels and heat map, or None if the job has no such slice or it was never prepared.
 
     Raises storage's FileMissing.
     """

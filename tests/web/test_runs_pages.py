@@ -234,7 +234,6 @@ def test_page_tells_where_the_run_stands(admin: Api, roots_browser: Browser, dat
     for text in ("Small: epoch 4 of 10.", "0.251", "17.3", "1 min 30 s", "11 min 40 s", "3 GiB of disk", "3.15.0"):
         assert text in page
     assert "Stop and keep what it learned" in page
-    assert "A stage that keeps its last epoch (as in scratch and quick) gives its weights as they are now." in page
     assert f'data-epochs="/api/v1/runs/{run_id}/epochs"' in page
     assert 'hx-trigger="every' in roots_browser.get(f"/runs/{run_id}/live").text
     assert "small: epoch 4 of 10" in roots_browser.get("/runs").text

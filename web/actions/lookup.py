@@ -26,7 +26,7 @@ _JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes
 
 
 def own_job(s: Session, job_id: str) -> Job:
-    """The job, if this request's user may see it. Raises Problem 404."""
+    """Return the job if this request's user may see it. Raises Problem 404."""
     job = visible_job(s, job_id, require_user()) if _JOB_ID.fullmatch(job_id) else None
     if job is None:
         raise not_found()
@@ -34,7 +34,7 @@ def own_job(s: Session, job_id: str) -> Job:
 
 
 def row_of(s: Session, model: type[T], row_id: int) -> T:
-    """The row of a table that every user who came this far may see. Raises Problem 404."""
+    """Return a row of a table that every user who came this far may see. Raises Problem 404."""
     table: Any = model
     found: T | None = s.get(table, row_id) if row_id in SMALL_IDS else None
     if found is None:
@@ -44,13 +44,13 @@ def row_of(s: Session, model: type[T], row_id: int) -> T:
 
 @contextmanager
 def reading_job(job_id: str) -> Iterator[tuple[Session, Job]]:
-    """A short reading transaction and the job in it. Raises Problem 404."""
+    """Open a short reading transaction with the job in it. Raises Problem 404."""
     with read_scope() as s:
         yield s, own_job(s, job_id)
 
 
 @contextmanager
 def writing_job(job_id: str) -> Iterator[tuple[Session, Job]]:
-    """A short writing transaction and the job in it. Raises Problem 404."""
+    """Open a short writing transaction with the job in it. Raises Problem 404."""
     with session_scope() as s:
         yield s, own_job(s, job_id)

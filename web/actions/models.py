@@ -24,10 +24,10 @@ REASON_LENGTH = 500
 
 
 def promote(user: User, version_id: int, reason: str, *, force: bool) -> None:
-    """Make a version the champion, if the gate lets it.
+    """Make a version the champion, if the gate allows it.
 
-    Where it was not compared with the champion yet, the comparison is asked for now. Raises Problem 404, and 409 with
-    the gate's figures as `gate`.
+    If it was not compared with the champion yet, ask for the comparison. Raises Problem 404, and 409 with the gate's
+    metrics as `gate`.
     """
     with read_scope() as s:
         gate = gate_of(s, row_of(s, ModelVersion, version_id))
@@ -42,7 +42,7 @@ def promote(user: User, version_id: int, reason: str, *, force: bool) -> None:
 
 
 def _refusal(gate: Gate, error: GateClosed) -> str:
-    queued = " The comparison is queued: look again once it is done." if gate.verdict == PENDING else ""
+    queued = " The comparison is queued. Look again once it is done." if gate.verdict == PENDING else ""
     return sentence(error) + queued
 
 
@@ -56,7 +56,7 @@ def compare(user: User, version_id: int) -> None:
 
 
 def promote_demo(user: User) -> int:
-    """Make the demo model the champion where there is none; the champion's id. Raises Problem 503."""
+    """Make the demo model the champion if there is none. Return the champion's id. Raises Problem 503."""
     try:
         label = demo_model.promote_demo_model(RECIPE, user)
     except DemoModelDamaged as error:
@@ -69,8 +69,11 @@ def promote_demo(user: User) -> int:
 
 
 def roll_back(user: User, reason: str, champion: str | None = None) -> int:
-    """Make the champion before the present one the champion again; its id. `champion`: the label of the present one, as
-    far as the user was shown it. Raises Problem 409, without a reason too."""
+    """Make the champion before the present one the champion again, and return its id.
+
+    `champion`: the label of the present one as the user was shown it, or None. Raises Problem 409, also without a
+    reason.
+    """
     try:
         with session_scope() as s:
             return champions.rollback(s, user, tidy(reason), champion_seen=champion).id
@@ -90,14 +93,16 @@ def check_site(user: User, version_id: int, dataset: str) -> EvaluationView:
 
 
 def import_version() -> tuple[int, bool]:
-    """Receive an exported version from this request; its id here, and whether it is new.
+    """Receive an exported version from this request. Return its id here, and whether it is new.
 
-    Raises Problem 413, 415, 422: there is no file, or it is no package that can be imported; then nothing is kept.
+    Raises Problem 413, 415, 422: there is no file, or it is not a package that can be imported. Then nothing is kept.
     """
     check_multipart()
     parts = file_parts(FIELD)
     if len(parts) != 1:
-        raise Problem(422, "no-files", "Send one exported model version, in a part named 'files'.")
+        raise Problem(
+            422, "no-files", "There is not exactly one file. Send one exported model version, in a part named 'files'."
+        )
     try:
         received = transfer.import_package(part_path(parts[0]), RECIPE)
     except PackageRefused as error:
@@ -110,14 +115,15 @@ def import_version() -> tuple[int, bool]:
 
 
 def tidy(reason: str) -> str:
-    """A reason as it is kept: one line, printable, of bounded length."""
+    """Return a reason as it is kept: one printable line of limited length."""
     return label(" ".join(reason.split()))[:REASON_LENGTH]
 
 
 def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> Comparison | None:
-    """Have a version compared with another one. An empty `dataset`: on the first one's test part.
+    """Ask for the comparison of a version with another one.
 
-    Raises Problem 404, 409, 422 (no such version or dataset).
+    Without a `dataset` they are compared on the first one's test part. Raises Problem 404, 409, 422 (no such version or
+    dataset).
     """
     try:
         with session_scope() as s:
@@ -129,7 +135,7 @@ def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> 
 
 
 def compared(version_id: int, with_model: str, dataset: str) -> Comparison | None:
-    """What a comparison came to so far; None where it was never asked for or cannot be."""
+    """Return the results of a comparison so far, or None if it was never asked for or is not possible."""
     try:
         with read_scope() as s:
             return comparisons.comparison_of(s, _pair(s, version_id, with_model, dataset))

@@ -32,7 +32,7 @@ class PartStream:
 
     @property
     def path(self) -> Path:
-        """The temporary file that holds the part, on this machine."""
+        """Return the temporary file on this machine that holds the part."""
         return self._receiver.path
 
     def write(self, data: bytes) -> int:
@@ -53,7 +53,7 @@ class PartStream:
         """Nothing: the request decides at its end whether the file stays."""
 
     def abort(self) -> None:
-        """Remove what is not published; does nothing to what is."""
+        """Remove the part unless it was published."""
         try:
             self._receiver.abort()
         except OSError:  # closing writes what was buffered, and on a full disk that fails again
@@ -86,7 +86,7 @@ class Request(FlaskRequest):
 
     @property
     def max_content_length(self) -> int | None:
-        """Bytes of a body: the upload cap where files are taken, a small one elsewhere."""
+        """Return the most bytes that a body may have: the upload cap where files are taken, a small one elsewhere."""
         if self._takes_files:
             return int(current_app.config["MAX_UPLOAD_BYTES"])
         return MAX_OTHER_BODY_BYTES

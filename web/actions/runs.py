@@ -20,17 +20,17 @@ MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's take 100 MB, with an optimiser's memor
 
 
 def launch(user: User, asked: RunIn) -> int:
-    """Launch a training run; its id. Raises Problem as `prepare` does."""
+    """Launch a training run and return its id. Raises Problem as `prepare` does."""
     prepared = prepare(asked)
     with _refusals():
         return launch_run(prepared, user)
 
 
 def prepare(asked: RunIn) -> LaunchPlan:
-    """Tell what a training run would take, without launching it.
+    """Estimate what a training run would take, without launching it.
 
-    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, preset or setting; a name that cannot be), 503
-    (training is not installed here).
+    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, preset or setting; a name that is not allowed),
+    503 (training is not installed here).
     """
     wanted = RunRequest(
         dataset=asked.dataset,
@@ -46,33 +46,39 @@ def prepare(asked: RunIn) -> LaunchPlan:
 
 
 def _initial(asked: RunIn) -> list[str]:
-    """The setting that says what the run starts from, where that is not the preset's own."""
+    """Return the setting that says what the run starts from, if it is not the preset's own weights."""
     if asked.from_model and asked.from_weights:
-        raise Problem(422, "invalid", "A run starts from a model version or from a file of weights, not from both.")
+        raise Problem(
+            422, "invalid", "A run starts from a model version or from a file of weights, not from both. Choose one."
+        )
     if asked.from_model:
         return [f"initial={MODEL}{asked.from_model}"]
     if not asked.from_weights:
         return []
     if not storage().exists(asked.from_weights):
-        raise Problem(422, "invalid", "This file of weights is not here, or not any more: send it again.")
+        raise Problem(422, "invalid", "The server does not have this file of weights, or not any more. Send it again.")
     return [f"initial={FILE}{asked.from_weights}"]
 
 
 def receive_weights() -> str:
-    """Receive a file of initial weights from this request; its SHA-256, by which a run names it.
+    """Receive a file of initial weights from this request. Return its SHA-256, by which a run names it.
 
     It is kept for a day, or for as long as a run that names it. Raises Problem 413, 415, 422: there is no file, or it
-    holds no ResNet50; then nothing is kept.
+    does not hold a ResNet50. Then nothing is kept.
     """
     check_multipart()
     parts = file_parts(FIELD)
     if len(parts) != 1:
-        raise Problem(422, "no-files", "Send one file of weights, in a part named 'files'.")
+        raise Problem(
+            422, "no-files", "There is not exactly one file. Send one file of weights, in a part named 'files'."
+        )
     from training.launch.weights_file import WeightsError, check_weights_file  # h5py: only where a file came
 
     path = part_path(parts[0])
     if path.stat().st_size > MAX_WEIGHTS_BYTES:  # they are read into memory
-        raise Problem(413, "too-large", f"A file of weights has at most {MAX_WEIGHTS_BYTES >> 20} MiB.")
+        raise Problem(
+            413, "too-large", f"The file of weights is too large. Send one of at most {MAX_WEIGHTS_BYTES >> 20} MiB."
+        )
     try:
         check_weights_file(path)
     except WeightsError as error:

@@ -32,14 +32,14 @@ class Submission:
 
 
 def receive(settings: Settings) -> Submission:
-    """Read the request's body into storage, look into each file, and keep all of them or none.
+    """Read the request's body into storage, inspect each file, and keep all of them or none.
 
-    Raises `Problem` 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
+    Raises Problem 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
     """
     check_multipart()
     parts = file_parts(FIELD)
     if not parts:
-        raise Problem(422, "no-files", "There is no file in this submission; send at least one part named 'files'.")
+        raise Problem(422, "no-files", "There is no file in this submission. Send at least one part named 'files'.")
     name, priority = _name(request.form.get("name", ""), parts), _priority(request.form.get("priority", ""))
     files = inspect_parts(parts, settings)
     publish(parts)
@@ -49,33 +49,38 @@ def receive(settings: Settings) -> Submission:
 def check_multipart() -> None:
     """Raise Problem 415 unless the body can hold files."""
     if request.mimetype != "multipart/form-data":
-        raise Problem(415, "unsupported-media-type", "Send the files as multipart/form-data, in parts named 'files'.")
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            "This is not multipart/form-data. Send the files as multipart/form-data, in parts named 'files'.",
+        )
 
 
 def file_parts(field: str) -> list[FileStorage]:
-    """The file parts of this name; a form's empty choice is none."""
+    """Return the file parts of this name, without a form's empty choice."""
     return [part for part in request.files.getlist(field) if part.filename or _received(part).size]
 
 
 def inspect_parts(parts: list[FileStorage], settings: Settings) -> list[ReceivedFile]:
-    """Look into each archive or image. Raises Problem 422: one is refused, or none could hold an image."""
+    """Inspect each archive or image. Raises Problem 422: one is refused, or none could hold an image."""
     limits = Limits(settings.max_entries, settings.max_unpacked_bytes, settings.max_ratio, settings.max_entry_bytes)
     files = [_inspect(part, limits) for part in parts]
     if not any(file.entries and file.size for file in files):
         raise refused_archive(
-            files[0].filename, ArchiveRefused("no_images", "There is no file that could be an image.")
+            files[0].filename,
+            ArchiveRefused("no_images", "There is no file that could be an image. Send at least one image."),
         )
     return files
 
 
 def plain_part(part: FileStorage) -> ReceivedFile:
-    """A part that is no archive and no image, but one file of text."""
+    """Return a part that is one file of text, not an archive or an image."""
     received = _received(part)
     return ReceivedFile(label(part.filename or "unnamed"), received.sha256, received.size, "file", 1)
 
 
 def part_path(part: FileStorage) -> Path:
-    """The finished temporary file that holds a part; it is removed when the request ends."""
+    """Return the finished temporary file that holds a part. It is removed when the request ends."""
     _received(part)
     return _stream(part).path
 
@@ -123,7 +128,7 @@ def _priority(given: str) -> int:
         raise Problem(
             422,
             "invalid",
-            f"priority is a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}.",
+            f"The priority is not valid. Use a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}.",
             errors={"form": {"priority": [f"Not a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}."]}},
         )
     return priority

@@ -35,8 +35,9 @@ revalidate(blueprint)
 def create() -> tuple[DatasetOut, int, dict[str, str]]:
     """Make a dataset
 
-    Of archives and images in parts named `files`, labelled by a CSV of file, label, group (split, source) in the part
-    `labels`, or by a folder for each class; or of the reviewed slices of the `jobs`. A refused archive refuses all.
+    Send archives and images in parts named `files`. Label them by a CSV of file, label, group (split, source) in the
+    part `labels`, or by a folder for each class. Or name `jobs`: the dataset is then made of their reviewed slices. One
+    refused archive refuses the whole request.
     """
     view = datasets.create(require_admin())
     return shown(view.id), 202, {"Location": url_for("api_datasets.show", dataset_id=view.id)}
@@ -63,8 +64,8 @@ def list_all(query_data: ListQuery) -> DatasetPage:
 def show(dataset_id: int) -> DatasetOut:
     """Show a dataset
 
-    Its report: counts by class, group, size, mode and format, duplicates, files left out, the shortcut check; and its
-    splits with what leaks. Carries a strong `ETag`.
+    The report counts classes, groups, sizes, modes, formats, duplicates and files left out, and holds the shortcut
+    check. The splits come with their leaks. Carries a strong `ETag`.
     """
     return shown(dataset_id)
 
@@ -76,8 +77,8 @@ def show(dataset_id: int) -> DatasetOut:
 def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
     """Split a dataset
 
-    Into train, validation and test by group; the same for the same seed. A run does so by itself: this is to see the
-    parts, and what leaks, before anything is trained.
+    Split it into train, validation and test by group. The same seed gives the same split. A run splits by itself: use
+    this to see the parts and the leaks before anything is trained.
     """
     with session_scope() as s:
         try:
@@ -88,6 +89,6 @@ def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
 
 
 def shown(dataset_id: int) -> DatasetOut:
-    """The JSON of a dataset. Raises Problem 404."""
+    """Return a dataset for the API. Raises Problem 404."""
     with read_scope() as s:
         return dataset_json(s, row_of(s, Dataset, dataset_id))

@@ -33,8 +33,8 @@ revalidate(blueprint)
 def submit_job() -> tuple[JobOut, int, dict[str, str]]:
     """Submit files
 
-    Archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) and loose images, in any mixture, in parts named `files`.
-    A refused archive refuses the whole submission. With an `Idempotency-Key` a repeated request gives the same job.
+    Send archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) and loose images, in any mixture, in parts named `files`. One
+    refused archive refuses the whole submission. With an `Idempotency-Key` a repeated request gives the same job.
     """
     view, created = submit(require_user())
     location = url_for("api_jobs.show_job", job_id=view.id)
@@ -48,7 +48,7 @@ def submit_job() -> tuple[JobOut, int, dict[str, str]]:
 def list_all(query_data: JobListQuery) -> JobPage:
     """List jobs
 
-    Your own, newest first; an admin sees everybody's.
+    Lists your own jobs, newest first. An admin sees those of all users.
     """
     with read_scope() as s:
         page = list_jobs(s, require_user(), state=query_data.state, cursor=query_data.cursor, limit=query_data.limit)
@@ -68,27 +68,27 @@ def show_job(job_id: str) -> JobOut:
 
 
 @blueprint.post("/<job_id>/cancel")
-@blueprint.output(JobOut, status_code=202, description="It stops within one chunk.")
+@blueprint.output(JobOut, status_code=202, description="The job stops within one chunk.")
 @blueprint.doc(responses=problems(400, 404, 409))
 def cancel(job_id: str) -> JobOut:
     """Cancel a job"""
     with writing_job(job_id) as (s, job):
         if not cancel_job(s, job):
-            raise Problem(409, "conflict", "The job has ended already.")
+            raise Problem(409, "conflict", "The job has already ended. Only an open job can be cancelled.")
     return _shown(job_id)
 
 
 @blueprint.post("/<job_id>/retry")
-@blueprint.output(RetryOut, status_code=202, description="What failed was put back; 0 if nothing had.")
+@blueprint.output(RetryOut, status_code=202, description="The failed slices and files were put back.")
 @blueprint.doc(responses=problems(400, 404, 409))
 def retry(job_id: str) -> RetryOut:
     """Retry what failed in a job
 
-    Only slices that were quarantined or cancelled, and files that could not be unpacked.
+    Puts back slices that were quarantined or cancelled, and files that could not be unpacked.
     """
     with writing_job(job_id) as (s, job):
         if job.finished_at is None:
-            raise Problem(409, "conflict", "The job has not ended yet.")
+            raise Problem(409, "conflict", "The job has not ended yet. Wait until it has ended, or cancel it.")
         retried = retry_job(s, job)
     return RetryOut(retried=retried, job=_shown(job_id))
 

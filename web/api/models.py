@@ -38,7 +38,7 @@ revalidate(blueprint)
 def list_models() -> ModelList:
     """List model versions
 
-    Newest first. New jobs get the champion; a job keeps the version it was created with.
+    Newest first. New jobs get the champion. A job keeps the version it was created with.
     """
     with read_scope() as s:
         now = champion(s)
@@ -52,7 +52,7 @@ def list_models() -> ModelList:
 def show(model_id: int) -> ModelDetail:
     """Show a model version
 
-    Its making, figures with intervals, files, site checks, and how it stands beside the champion.
+    Shows how it was made, its metrics with intervals, its files and site checks, and its comparison with the champion.
     """
     return shown(model_id)
 
@@ -72,7 +72,7 @@ def card(model_id: int) -> Response:
 def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
     """Promote a model version
 
-    New jobs get it; jobs that exist keep theirs. A refusal (409) carries the gate's figures as `gate`; where the
+    New jobs get it. Existing jobs keep their version. A refusal (409) carries the gate's metrics as `gate`. If the
     version was not compared with the champion yet, the comparison is queued. `force` with a reason overrides. For
     admins.
     """
@@ -85,35 +85,36 @@ def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
 @blueprint.output(ModelDetail)
 @blueprint.doc(responses=problems(400, 403, 409, 415, 422))
 def rollback(json_data: RollbackIn) -> ModelDetail:
-    """Roll back to the champion before
+    """Roll back to the previous champion
 
-    In one step, without the gate; a reason is needed. Once more goes back one further, to where there is no champion
-    before (409). With `champion`, only that one is rolled back (409 where it is another one by now). For admins.
+    In one step, without the gate. A reason is needed. Each further rollback goes one champion further back, until none
+    is left (409). With `champion`, only that one is rolled back (409 if another one is the champion by now). For
+    admins.
     """
     return shown(models.roll_back(require_admin(), json_data.reason, json_data.champion))
 
 
 @blueprint.post("/<int:model_id>/checks")
 @blueprint.input(CheckIn)
-@blueprint.output(CheckOut, status_code=202, description="Queued, or what it came to where it was asked before.")
+@blueprint.output(CheckOut, status_code=202, description="Queued, or its result if it was asked for before.")
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
 def check(model_id: int, json_data: CheckIn) -> CheckOut:
     """Check a model version on a site's labelled slices
 
-    Its verdict says, with intervals, whether the version may be used there. For admins.
+    The verdict says, with intervals, whether the version may be used there. For admins.
     """
     return CheckOut.model_validate(models.check_site(require_admin(), model_id, json_data.dataset))
 
 
 @blueprint.post("/<int:model_id>/comparisons")
 @blueprint.input(CompareIn)
-@blueprint.output(ComparisonOut, status_code=202, description="Queued, or what it came to where it was asked before.")
+@blueprint.output(ComparisonOut, status_code=202, description="Queued, or its result if it was asked for before.")
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
 def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
     """Compare two model versions on the same slices
 
-    On the test part of the first one, or on a whole dataset; paired by resampling the same groups. Ask again for what
-    it came to. For admins.
+    On the test part of the first one, or on a whole dataset. The same groups are resampled for both. Repeat the request
+    to get the result. For admins.
     """
     comparison = models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
     return ComparisonOut.model_validate(comparison)
@@ -127,7 +128,7 @@ def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
 def export(model_id: int) -> Response:
     """Download a model version as one file
 
-    The same bytes each time; for `POST /models/import` or `ctbatch models import` elsewhere. Its report shows slices of
+    The same bytes each time, for `POST /models/import` or `ctbatch models import` elsewhere. Its report shows slices of
     the dataset. For admins.
     """
     require_admin()
@@ -138,13 +139,13 @@ def export(model_id: int) -> Response:
 @takes_files
 @blueprint.output(ModelDetail, status_code=201, description="Registered; it is not promoted.")
 @blueprint.doc(
-    responses={200: "This very version is here already."} | problems(400, 403, 413, 415, 422, 507),
+    responses={200: "The same version was here already."} | problems(400, 403, 413, 415, 422, 507),
     extensions={"x-request-body": FILE_BODY},
 )
 def import_model() -> tuple[ModelDetail, int, dict[str, str]]:
     """Import a model version
 
-    One exported file in the part `files`; every hash is checked before anything is registered. For admins.
+    Send one exported file in the part `files`. Every hash is checked before anything is registered. For admins.
     """
     require_admin()
     model_id, new = models.import_version()
@@ -152,7 +153,7 @@ def import_model() -> tuple[ModelDetail, int, dict[str, str]]:
 
 
 def shown(model_id: int) -> ModelDetail:
-    """The JSON of a model version. Raises Problem 404."""
+    """Return a model version for the API. Raises Problem 404."""
     with read_scope() as s:
         return model_detail(s, row_of(s, ModelVersion, model_id))
 

@@ -33,7 +33,7 @@ IMAGE_SECONDS = 3600
 def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
     """List a job's slices
 
-    By keyset: pass `next_cursor` on as `cursor`, with the same filters and order.
+    Pass `next_cursor` on as `cursor`, with the same filters and order.
     """
     with reading_job(job_id) as (s, job):
         page = results_page(s, job, query_data)
@@ -74,7 +74,7 @@ def results_json(job_id: str) -> Response:
 def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
     """Show a slice as it was given to the model
 
-    With `heat=1` the model's heat map lies over it, if the slice was predicted.
+    With `heat=1` the model's heat map is drawn over it, if the slice was predicted.
     """
     from worker.imaging.render import overlay_png, slice_png
 

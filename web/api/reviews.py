@@ -22,9 +22,9 @@ guard_api(blueprint)
 @blueprint.output(ReviewList)
 @blueprint.doc(responses=problems(400, 404, 409, 415, 422))
 def put_review(job_id: str, slice_id: int, json_data: ReviewIn) -> ReviewList:
-    """Say what a slice shows
+    """Label a slice
 
-    In place of what you said before. Datasets are made of the slices that an admin or the job's owner labelled.
+    Replaces your earlier label. Datasets are made of the slices that an admin or the job's owner labelled.
     """
     with writing_job(job_id) as (s, job):
         _check_slice(s, job, slice_id)
@@ -39,7 +39,7 @@ def put_review(job_id: str, slice_id: int, json_data: ReviewIn) -> ReviewList:
 @blueprint.output(ReviewList)
 @blueprint.doc(responses=problems(400, 404))
 def delete_review(job_id: str, slice_id: int) -> ReviewList:
-    """Take back what you said of a slice"""
+    """Remove your label of a slice"""
     with writing_job(job_id) as (s, job):
         _check_slice(s, job, slice_id)
         remove_review(s, slice_id, require_user())

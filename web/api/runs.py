@@ -31,9 +31,9 @@ revalidate(blueprint)
 def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
     """Launch a training run
 
-    On a dataset that is ready. A split that leaks is refused unless each leak is allowed by its name; so is one that
-    measures on slices which trained the version that the run starts from. The estimate of time and disk comes with
-    `live`; `POST /runs/estimate` tells it before.
+    The dataset must be ready. A split that leaks is refused unless each leak is allowed by its name. So is a split
+    whose test part trained the version that the run starts from. `live` holds the estimate of time and disk; `POST
+    /runs/estimate` gives it beforehand.
     """
     run_id = launch(require_admin(), json_data)
     return shown(run_id), 202, {"Location": url_for("api_runs.show", run_id=run_id)}
@@ -46,7 +46,8 @@ def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
 def estimate(json_data: RunIn) -> EstimateOut:
     """Estimate a training run
 
-    What the same request would launch: refused alike, but nothing is launched. The dataset's split is drawn and kept.
+    Takes the same request as launching, and refuses the same, but launches nothing. The dataset's split is drawn and
+    kept.
     """
     return EstimateOut(**prepare(json_data).as_dict())
 
@@ -58,8 +59,8 @@ def estimate(json_data: RunIn) -> EstimateOut:
 def send_weights() -> WeightsOut:
     """Send a file of initial weights
 
-    For `from_weights` of a run, where ImageNet's cannot be downloaded: Keras's ResNet50 as HDF5 or `.keras`, in the
-    part `files`.
+    For `from_weights` of a run, if ImageNet's weights cannot be downloaded. Send Keras's ResNet50 as HDF5 or `.keras`
+    in the part `files`.
     """
     return WeightsOut(sha256=receive_weights())
 
@@ -96,38 +97,38 @@ def show(run_id: int) -> RunOut:
 def list_epochs(run_id: int) -> EpochList:
     """List a run's epochs
 
-    All of them, in order, as far as the run is. Carries a strong `ETag`; poll with `If-None-Match`.
+    All epochs so far, in order. Carries a strong `ETag`; poll with `If-None-Match`.
     """
     with read_scope() as s:
         return epochs_json(s, row_of(s, TrainingRun, run_id))
 
 
 @blueprint.post("/<int:run_id>/cancel")
-@blueprint.output(RunOut, status_code=202, description="It ends within seconds and keeps nothing.")
+@blueprint.output(RunOut, status_code=202, description="The run ends within seconds and keeps nothing.")
 @blueprint.doc(responses=problems(400, 403, 404, 409))
 def cancel(run_id: int) -> RunOut:
     """Cancel a run"""
     with session_scope() as s:
         if not runs.cancel_run(s, row_of(s, TrainingRun, run_id)):
-            raise Problem(409, "conflict", "The run has ended already.")
+            raise Problem(409, "conflict", "The run has already ended. Only an open run can be cancelled.")
     return shown(run_id)
 
 
 @blueprint.post("/<int:run_id>/stop")
-@blueprint.output(RunOut, status_code=202, description="It ends its training and makes a model version.")
+@blueprint.output(RunOut, status_code=202, description="The run ends its training and makes a model version.")
 @blueprint.doc(responses=problems(400, 403, 404, 409))
 def stop(run_id: int) -> RunOut:
     """Stop a run and keep what it has learned
 
-    That is its best epoch so far; a stage with `keep: last` (as in scratch and quick) gives its weights as they are.
+    Keeps the best epoch so far. A stage with `keep: last` (as in scratch and quick) gives its present weights.
     """
     with session_scope() as s:
         if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):
-            raise Problem(409, "conflict", "The run is not training now.")
+            raise Problem(409, "conflict", "The run is not training now. Only a running run can be stopped.")
     return shown(run_id)
 
 
 def shown(run_id: int) -> RunOut:
-    """The JSON of a run. Raises Problem 404."""
+    """Return a run for the API. Raises Problem 404."""
     with read_scope() as s:
         return run_json(s, row_of(s, TrainingRun, run_id))

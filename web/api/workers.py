@@ -21,10 +21,10 @@ revalidate(blueprint)
 @blueprint.output(WorkerList)
 @blueprint.doc(responses=NOT_MODIFIED | problems(403))
 def list_workers() -> WorkerList:
-    """List what serves on each worker's machine
+    """List the engines on each worker's machine
 
-    By host, the newest model version first. Each worker proves an engine before it predicts with it; what the newest
-    load found is kept. Carries a strong `ETag`. For admins.
+    By host, the newest model version first. Each worker proves an engine before it predicts with it, and the result of
+    the newest load is kept. Carries a strong `ETag`. For admins.
     """
     with read_scope() as s:
         in_use = versions_in_use(s)

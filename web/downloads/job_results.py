@@ -16,15 +16,15 @@ ROWS_A_PIECE = 200
 
 
 def safe_cell(value: object) -> object:
-    """Text that a spreadsheet would run as a formula gets an apostrophe before it (OWASP, CSV injection)."""
+    """Put an apostrophe before text that a spreadsheet would run (OWASP, CSV injection)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def csv_lines(job: Job) -> Iterator[str]:
-    """The CSV (RFC 4180): a header, then one row a slice in the order of the submission.
+    """Yield the CSV (RFC 4180): a header, then a row for each slice in the order of the submission.
 
-    The notice is the last column of each row, so that it stays when rows are copied out, and so that every reader
-    of CSV reads the file; a comment line would break most.
+    The notice is the last column of each row, so that it stays when rows are copied out. A comment line would break
+    most readers of CSV.
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -45,7 +45,7 @@ def _drain(text: io.StringIO) -> str:
 
 
 def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
-    """One JSON object, `{"notice", "job", "results": […]}`, with a line for each slice."""
+    """Yield one JSON object, `{"notice", "job", "results": […]}`, with a line for each slice."""
     job_json = shown.model_dump_json(by_alias=True)
     yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"results": [\n'
     pending: list[str] = []

@@ -32,7 +32,10 @@ ModelLabel = Annotated[str, Field(pattern=rf"^{NAME.pattern}/[0-9]{{1,9}}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AsGiven = Annotated[
     bool,
-    Field(description="Draw each group alone; else groups that share near-identical slices stay in one part."),
+    Field(
+        description="Put each group in a part by itself. "
+        "By default groups that share near-identical slices stay in one part."
+    ),
 ]
 Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 

@@ -11,13 +11,13 @@ DatasetState = Literal["queued", "building", "ready", "failed"]
 
 
 class SplitOut(Out):
-    """A split into train, validation and test: slices of each class and groups by part, and what connects two parts."""
+    """A split into train, validation and test: the classes and groups of each part, and what leaks between parts."""
 
     id: int
     rule: str
     seed: int
     parts: dict[str, dict[str, int]]
-    leaks: dict[str, Any] = Field(description="By name: how many, and examples. Empty is clean.")
+    leaks: dict[str, Any] = Field(description="Count and examples by leak name; empty if nothing leaks.")
 
 
 class DatasetOut(Out):

@@ -19,12 +19,12 @@ class JobListQuery(ListQuery):
 class ImageQuery(BaseModel):
     """How to draw a slice."""
 
-    heat: Literal["0", "1"] = Field("0", description="1: with the heat map over it.")
+    heat: Literal["0", "1"] = Field("0", description="1: draw the heat map over it.")
     size: int = Field(224, ge=32, le=1024, description="Pixels of each side.")
 
 
 class JobLinks(Out):
-    """Where to go on from a job."""
+    """Addresses of a job and its results."""
 
     self: str
     results: str
@@ -71,13 +71,13 @@ class RetryOut(Out):
 
 
 class ReviewIn(BaseModel):
-    """What a reader says that a slice shows."""
+    """The label that a reader gives a slice."""
 
     label: Label
 
 
 class ReviewOut(Out):
-    """Who said what of a slice, and when."""
+    """A reader's label of a slice, and when it was given."""
 
     user: str
     label: Label
@@ -85,6 +85,6 @@ class ReviewOut(Out):
 
 
 class ReviewList(Out):
-    """What readers say of one slice, the newest first."""
+    """The readers' labels of one slice, the newest first."""
 
     items: list[ReviewOut]

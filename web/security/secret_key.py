@@ -8,7 +8,7 @@ from db.settings import Settings
 
 
 def secret_key(settings: Settings) -> str:
-    """The signing key. Several web processes on one machine share the file; several machines need the setting."""
+    """Return the signing key. Web processes on one machine share the file. Several machines need the setting."""
     return settings.secret_key.get_secret_value() or _kept_key(settings.home / "secret_key")
 
 

@@ -28,7 +28,7 @@ guard_admin_pages(blueprint)
 
 @blueprint.get("")
 def index() -> str:
-    """All datasets, newest first."""
+    """List all datasets, newest first."""
     query = parsed(ListQuery, request.args)
     with read_scope() as s:
         page = newest_first(s, Dataset, query.cursor, query.limit)
@@ -38,7 +38,7 @@ def index() -> str:
 
 @blueprint.get("/<int:dataset_id>/row")
 def row(dataset_id: int) -> str:
-    """One row of the list; a row whose dataset is being built asks for itself again."""
+    """Return one row of the list. A row whose dataset is being built asks for itself again."""
     with read_scope() as s:
         return render_template("datasets/_dataset_row.html", dataset=dataset_view(s, row_of(s, Dataset, dataset_id)))
 
@@ -68,19 +68,19 @@ def create() -> ResponseReturnValue:
 
 @blueprint.get("/<int:dataset_id>")
 def show(dataset_id: int) -> str:
-    """A dataset's page."""
+    """Show a dataset."""
     return _page("datasets/dataset.html", dataset_id)
 
 
 @blueprint.get("/<int:dataset_id>/live")
 def live(dataset_id: int) -> str:
-    """The part of a dataset's page that changes while it is built."""
+    """Return the part of a dataset's page that changes while it is built."""
     return _page("datasets/_dataset.html", dataset_id)
 
 
 @blueprint.post("/<int:dataset_id>/splits")
 def split(dataset_id: int) -> ResponseReturnValue:
-    """Split it, to see the parts and what leaks before anything is trained."""
+    """Split a dataset, to show the parts and the leaks before anything is trained."""
     options = form_values(SplitIn, request.form)
     try:
         with session_scope() as s:

@@ -46,12 +46,12 @@ def install(app: Flask) -> None:
 
 
 def name(text: str | None) -> Markup:
-    """A name that a submitter chose: escaped, its invisible characters made visible, its direction kept to itself."""
+    """Escape a name that a submitter chose, make invisible characters visible, and keep its direction to itself."""
     return Markup('<bdi class="name">{}</bdi>').format(label(text or ""))
 
 
 def ago(moment: datetime | None) -> Markup:
-    """A moment as "3 min ago", with the full time in UTC as its title."""
+    """Write a moment as "3 min ago", with the full time in UTC as its title."""
     if moment is None:
         return Markup("–")
     utc = moment.astimezone(UTC)
@@ -60,7 +60,7 @@ def ago(moment: datetime | None) -> Markup:
 
 
 def age(moment: datetime) -> str:
-    """How long ago, in one unit; from a week on the date."""
+    """Write how long ago a moment was, in one unit; from a week on as a date."""
     seconds = (datetime.now(UTC) - moment).total_seconds()
     if seconds < 10:
         return "just now"
@@ -77,7 +77,7 @@ def age(moment: datetime) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time in at most two units."""
+    """Write a length of time in at most two units."""
     if seconds is None:
         return "–"
     if seconds < 10:
@@ -91,12 +91,12 @@ def duration(seconds: float | None) -> str:
 
 
 def count(number: float) -> str:
-    """A whole number with narrow no-break spaces between thousands."""
+    """Write a whole number with narrow no-break spaces between thousands."""
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
 def share(part: float, whole: float) -> str:
-    """A percentage that says 0 and 100 only where it is so."""
+    """Write a percentage that says 0 and 100 only if it is exactly that."""
     if not whole:
         return "–"
     percent = 100 * part / whole
@@ -108,7 +108,7 @@ def share(part: float, whole: float) -> str:
 
 
 def probability(value: float | None) -> str:
-    """A probability with three decimals, never rounded to certainty."""
+    """Write a probability with three decimals, never rounded to certainty."""
     if value is None:
         return "–"
     if value < 0.001:
@@ -119,7 +119,7 @@ def probability(value: float | None) -> str:
 
 
 def bytesize(size: float) -> str:
-    """A size in binary units."""
+    """Write a size in binary units."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}"
@@ -128,13 +128,13 @@ def bytesize(size: float) -> str:
 
 
 def reason(code: str | None) -> str:
-    """A reason code as a sentence for people."""
+    """Write a reason code as a sentence for people."""
     known = REASONS | QUARANTINE_REASONS | DATASET_REASONS
     return known.get(code or "", (code or "").replace("_", " "))
 
 
 def icon(symbol: str, title: str = "") -> Markup:
-    """A drawing of `static/icons.svg`; hidden from screen readers unless it has a title."""
+    """Draw a symbol of `static/icons.svg`. It is hidden from screen readers unless it has a title."""
     address = url_for("static", filename="icons.svg")
     spoken = Markup('role="img" aria-label="{}"').format(title) if title else Markup('aria-hidden="true"')
     return Markup('<svg class="icon" {}><use href="{}#{}"></use></svg>').format(spoken, address, escape(symbol))

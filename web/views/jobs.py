@@ -29,13 +29,13 @@ REJECTED_SHOWN = 12
 
 @blueprint.get("/")
 def home() -> ResponseReturnValue:
-    """The jobs list is the first page."""
+    """Go on to the jobs list, the first page."""
     return redirect(url_for("jobs.index"), 303)
 
 
 @blueprint.get("/jobs")
 def index() -> str:
-    """The user's jobs, newest first."""
+    """List the user's jobs, newest first."""
     query = parsed(JobListQuery, request.args)
     with read_scope() as s:
         page = list_jobs(s, require_user(), state=query.state, cursor=query.cursor, limit=query.limit)
@@ -44,14 +44,14 @@ def index() -> str:
 
 @blueprint.get("/jobs/<job_id>/row")
 def row(job_id: str) -> str:
-    """One row of the list; a row whose job is open asks for itself again."""
+    """Return one row of the list. A row whose job is open asks for itself again."""
     with reading_job(job_id) as (s, job):
         return render_template("jobs/_job_row.html", job=job_view(s, job))
 
 
 @blueprint.get("/jobs/<job_id>")
 def show(job_id: str) -> str:
-    """A job's page."""
+    """Show a job."""
     query = parsed(ResultsQuery, request.args)
     with reading_job(job_id) as (s, job):
         return render_template("jobs/job.html", **_live(s, job), **_results(s, job, query))
@@ -59,14 +59,14 @@ def show(job_id: str) -> str:
 
 @blueprint.get("/jobs/<job_id>/live")
 def live(job_id: str) -> str:
-    """The part of a job's page that changes while it runs."""
+    """Return the part of a job's page that changes while it runs."""
     with reading_job(job_id) as (s, job):
         return render_template("jobs/_live.html", **_live(s, job))
 
 
 @blueprint.get("/jobs/<job_id>/results")
 def results(job_id: str) -> Response:
-    """The results part of a job's page; the address bar follows filters, order and page."""
+    """Return the results part of a job's page. The address bar follows filters, order and page."""
     query = parsed(ResultsQuery, request.args)
     with reading_job(job_id) as (s, job):
         shown = _results(s, job, query)
@@ -78,7 +78,7 @@ def results(job_id: str) -> Response:
 
 @blueprint.get("/jobs/<job_id>/slices/<int:slice_id>")
 def slice_(job_id: str, slice_id: int) -> str:
-    """One slice, large, with its heat map: a page of its own, or the inside of the job page's dialog."""
+    """Show one slice large, with its heat map: as a page, or as the inside of the job page's dialog."""
     template = "jobs/_slice.html" if request.headers.get("HX-Request") else "jobs/slice.html"
     with reading_job(job_id) as (s, job):
         row = find_row(s, job, slice_id)

@@ -50,39 +50,39 @@ def index(problem: Problem | None = None) -> Response:
 
 @blueprint.get("/<int:version_id>")
 def show(version_id: int) -> Response:
-    """A version's page."""
+    """Show a model version."""
     return _page(version_id, None)
 
 
 @blueprint.get("/<int:version_id>/checks")
 def checks(version_id: int) -> str:
-    """The part of a version's page that changes while it is checked or compared."""
+    """Return the part of a version's page that changes while it is checked or compared."""
     return render_template("models/_model_checks.html", **_checks(version_id))
 
 
 @blueprint.get("/<int:version_id>/report")
 def report(version_id: int) -> Response:
-    """The training report, a page of its own that can run nothing; it shows slices, so it is for admins."""
+    """Show the training report, a page of its own that cannot run scripts. It shows slices, so it is for admins."""
     require_admin()
     return model_files.report_response(_version(version_id))
 
 
 @blueprint.get("/<int:version_id>/figures/<name>")
 def figure(version_id: int, name: str) -> Response:
-    """One of the report's pictures."""
+    """Return one of the report's figures."""
     return model_files.figure_response(_version(version_id), name, require_user())
 
 
 @blueprint.post("/<int:version_id>/compare")
 def compare(version_id: int) -> ResponseReturnValue:
-    """Have the version measured beside the champion."""
+    """Ask for the comparison of the version with the champion."""
     promotions.compare(require_admin(), version_id)
     return redirect(url_for("models.show", version_id=version_id, _anchor="champion"), 303)
 
 
 @blueprint.post("/<int:version_id>/comparisons")
 def compare_with(version_id: int) -> ResponseReturnValue:
-    """Have the version compared with another one on the same slices."""
+    """Ask for the comparison of the version with another one on the same slices."""
     asked: dict[str, Any] = {name: request.form.get(name, "") for name in COMPARED}
     models.compare_with(require_admin(), version_id, **asked)
     return redirect(url_for("models.show", version_id=version_id, **asked, _anchor="comparison"), 303)
@@ -91,7 +91,7 @@ def compare_with(version_id: int) -> ResponseReturnValue:
 @blueprint.post("/<int:version_id>/promote")
 @form_errors(lambda problem, version_id: _page(version_id, problem))
 def promote(version_id: int) -> ResponseReturnValue:
-    """Make a version the champion, if the gate lets it or the admin overrides it."""
+    """Make a version the champion, if the gate allows it or the admin overrides it."""
     reason, force = request.form.get("reason", ""), request.form.get("force") == "1"
     promotions.promote(require_admin(), version_id, reason, force=force)
     return redirect(url_for("models.show", version_id=version_id), 303)
@@ -108,7 +108,7 @@ def rollback() -> ResponseReturnValue:
 @blueprint.post("/demo")
 @form_errors(index)
 def promote_demo() -> ResponseReturnValue:
-    """Make the demo model the champion where there is none."""
+    """Make the demo model the champion if there is none."""
     version_id = promotions.promote_demo(require_admin())
     return redirect(url_for("models.show", version_id=version_id), 303)
 

@@ -33,7 +33,7 @@ guard_admin_pages(blueprint)
 
 @blueprint.get("")
 def index() -> str:
-    """All training runs, newest first."""
+    """List all training runs, newest first."""
     query = parsed(ListQuery, request.args)
     with read_scope() as s:
         page = newest_first(s, TrainingRun, query.cursor, query.limit)
@@ -43,14 +43,14 @@ def index() -> str:
 
 @blueprint.get("/<int:run_id>/row")
 def row(run_id: int) -> str:
-    """One row of the list; a row whose run is open asks for itself again."""
+    """Return one row of the list. A row whose run is open asks for itself again."""
     with read_scope() as s:
         return render_template("runs/_run_row.html", run=runs.run_view(s, row_of(s, TrainingRun, run_id)))
 
 
 @blueprint.get("/new")
 def form(problem: Problem | None = None) -> Response:
-    """Choose what to train, on what, from what."""
+    """Choose the dataset, the preset and the initial weights of a run."""
     return _form(problem)
 
 
@@ -66,7 +66,7 @@ def create() -> ResponseReturnValue:
 
 @blueprint.get("/new/weights")
 def sent_weights() -> ResponseReturnValue:
-    """The address of the form once weights were sent, asked for anew."""
+    """Go on to the form if the address to which weights were sent is reloaded."""
     return redirect(url_for("runs.form"))
 
 
@@ -74,13 +74,13 @@ def sent_weights() -> ResponseReturnValue:
 @takes_files
 @form_errors(form)
 def send_weights() -> ResponseReturnValue:
-    """Receive a file of weights that the run to be launched starts from; the form comes back as it was filled in."""
+    """Receive a file of weights that the run to be launched starts from. The form comes back as it was filled in."""
     return _form(weights=receive_weights())
 
 
 @blueprint.post("/new/estimate")
 def estimate() -> str:
-    """The part of the form that says what the run would take, or why it would be refused."""
+    """Return the part of the form that says what the run would take, or why it would be refused."""
     try:
         return render_template("runs/_run_estimate.html", prepared=prepare(_request()))
     except Problem as problem:
@@ -88,7 +88,7 @@ def estimate() -> str:
 
 
 def _request() -> RunIn:
-    """What the form asks for. Raises Problem 422."""
+    """Return what the form asks for. Raises Problem 422."""
     lines = [line.partition("=") for line in request.form.get("settings", "").splitlines() if line.strip()]
     settings = [f"{key.strip()}{equals}{value.strip()}" for key, equals, value in lines]
     lists = {"settings": settings, "allow_leaks": request.form.getlist("allow_leaks")}
@@ -97,7 +97,7 @@ def _request() -> RunIn:
 
 @blueprint.get("/<int:run_id>")
 def show(run_id: int) -> str:
-    """A run's page."""
+    """Show a training run."""
     with read_scope() as s:
         run = row_of(s, TrainingRun, run_id)
         return render_template("runs/run.html", **_live(s, run), champion_run=_champion_run(s, run))
@@ -105,7 +105,7 @@ def show(run_id: int) -> str:
 
 @blueprint.get("/<int:run_id>/live")
 def live(run_id: int) -> str:
-    """The part of a run's page that changes while it trains."""
+    """Return the part of a run's page that changes while it trains."""
     with read_scope() as s:
         return render_template("runs/_run.html", **_live(s, row_of(s, TrainingRun, run_id)))
 
@@ -120,7 +120,7 @@ def cancel(run_id: int) -> ResponseReturnValue:
 
 @blueprint.post("/<int:run_id>/stop")
 def stop(run_id: int) -> ResponseReturnValue:
-    """Ask a run to end its training and keep what was learned."""
+    """Ask a run to end its training and keep what it learned."""
     with session_scope() as s:
         runs.stop_run(s, row_of(s, TrainingRun, run_id))
     return redirect(url_for("runs.show", run_id=run_id), 303)
@@ -138,7 +138,7 @@ def _live(s: Session, run: TrainingRun) -> dict[str, Any]:
 
 
 def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
-    """The run that made the champion, if it is another one and its epochs are here."""
+    """Return the run that made the champion, if it is another run and its epochs are here."""
     version = champion(s)
     made_by = version.facts.get("run") if version else None
     found = runs.find_run(s, made_by) if isinstance(made_by, int) and made_by != run.id else None

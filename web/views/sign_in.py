@@ -17,14 +17,14 @@ from web.views.forms import page_response
 blueprint = APIBlueprint("sign_in", __name__, enable_openapi=False)
 guard_forms(blueprint)
 
-WRONG = "That name and password do not match."
-USED_LINK = "That sign-in link was used before, or it is too old. Sign in with your password, or make a new link."
+WRONG = "That name and password do not match. Try again."
+USED_LINK = "That sign-in link was used before or is too old. Sign in with your password, or make a new link."
 LONGEST = 1000
 
 
 @blueprint.get("/sign-in")
 def form() -> ResponseReturnValue:
-    """The sign-in form; who is signed in already goes on."""
+    """Show the sign-in form. A user who is signed in already goes on."""
     if current_user() is not None:
         return redirect(local_path(request.args.get("next")), 303)
     return _form()
@@ -33,7 +33,7 @@ def form() -> ResponseReturnValue:
 @blueprint.post("/sign-in")
 @limiter.limit(SIGN_IN_LIMIT, deduct_when=lambda response: response.status_code == 401)
 def submit() -> ResponseReturnValue:
-    """Sign in; a wrong password and an unknown name get the same answer after the same time."""
+    """Sign in. A wrong password and an unknown name get the same answer after the same time."""
     user = _verified(request.form.get("name", ""), request.form.get("password", ""))
     if user is None:
         return _form(not_signed_in(WRONG))
@@ -43,7 +43,7 @@ def submit() -> ResponseReturnValue:
 
 @blueprint.get("/sign-in/<secret>")
 def by_link(secret: str) -> ResponseReturnValue:
-    """Sign in by a link that the command line printed; it works once, so a HEAD must not use it up."""
+    """Sign in by a link that the command line printed. It works once, so a HEAD must not use it up."""
     if request.method != "GET":
         raise MethodNotAllowed(["GET"])
     with session_scope() as s:
@@ -57,7 +57,7 @@ def by_link(secret: str) -> ResponseReturnValue:
 
 @blueprint.post("/sign-out")
 def out() -> ResponseReturnValue:
-    """End the session here and on the server, and clear what the browser kept of the pages."""
+    """End the session in the browser and on the server, and clear the pages that the browser kept."""
     sign_out()
     response = redirect(url_for("sign_in.form"), 303)
     response.headers["Clear-Site-Data"] = '"cache"'

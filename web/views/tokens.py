@@ -31,7 +31,7 @@ def index() -> Response:
 
 @blueprint.post("")
 def make() -> Response:
-    """Make a token and show its secret, this once."""
+    """Make a token and show its secret once."""
     label = printable(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
     life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
     with session_scope() as s:
@@ -43,7 +43,7 @@ def make() -> Response:
 
 @blueprint.post("/<int:token_id>/revoke")
 def revoke(token_id: int) -> ResponseReturnValue:
-    """End a token."""
+    """Revoke a token."""
     with session_scope() as s:
         if token_id not in SMALL_IDS or not accounts.revoke_token(s, require_user(), token_id):
             raise not_found()
