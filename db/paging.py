@@ -17,12 +17,12 @@ Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0
 
 
 class BadCursor(ValueError):
-    """A page's cursor that this server did not make."""
+    """A cursor that this server did not make."""
 
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some items, and where the next ones begin (None: there are none)."""
+    """Some items, and a cursor to the next ones, or None."""
 
     items: list[T]
     next_cursor: str | None

@@ -52,8 +52,8 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=settings.secure_cookies,
         SESSION_REFRESH_EACH_REQUEST=False,
-        WTF_CSRF_CHECK_DEFAULT=False,  # web.security.guards checks, once the user is known
-        WTF_CSRF_TIME_LIMIT=None,  # a token lives as long as its session: pages stay open while archives upload
+        WTF_CSRF_CHECK_DEFAULT=False,  # web.security.guards checks it once the user is known
+        WTF_CSRF_TIME_LIMIT=None,  # a token lasts as long as its session: pages stay open while archives upload
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     monitoring.install(app)

@@ -1,4 +1,4 @@
-"""Every error and what people get for it: problem+json (RFC 9457) from the API, a page for a browser."""
+"""Errors as answers: problem+json (RFC 9457) from the API, a page for a browser."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ from worker.imaging.rejections import REASONS, ArchiveRefused
 log = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:ctbatch:problem:"
-"""A problem's `type` is this and its slug: programs tell problems apart by it, and it does not change."""
+"""A problem's `type` is this and its slug. Programs distinguish problems by it, and it does not change."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -204,5 +204,5 @@ def _as_page(problem: Problem) -> ResponseReturnValue:
             return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form")})
         return redirect(target, 303)
     if problem.status >= 500:
-        g.setdefault("user", None)  # who it is may be what cannot be looked up
+        g.setdefault("user", None)  # the user may be what cannot be looked up
     return render_template("error.html", problem=problem), problem.status, problem.headers

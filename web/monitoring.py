@@ -1,7 +1,4 @@
-"""For machines that watch: is it alive, is it ready, and what has it done.
-
-It names hosts, engines and model versions, and no person, file or patient.
-"""
+"""Health, readiness and metrics for monitoring. They name hosts, engines and model versions, never people or files."""
 
 import os
 import time
@@ -65,16 +62,16 @@ CHECKS: dict[str, Callable[[], None]] = {
 def _passes(check: Callable[[], None]) -> bool:
     try:
         check()
-    except Exception:  # whatever it is, this is what "not ready" means
+    except Exception:  # any failure means "not ready"
         return False
     return True
 
 
 class LedgerCollector(Collector):
-    """Jobs by state and slices by outcome, counted in the database when asked."""
+    """Jobs by state and slices by outcome, counted in the database at each scrape."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The two families; a state that no row has is 0."""
+        """Yield the two families. A state without rows is 0."""
         with read_scope() as s:
             jobs, slices = count_jobs(s), count_slices(s)
         yield _family("ctbatch_jobs", "Jobs by state.", "state", [state.value for state in JobState], jobs)
@@ -82,10 +79,10 @@ class LedgerCollector(Collector):
 
 
 class ProofCollector(Collector):
-    """What the proofs of engines found by the newest load on each host, read from the database when asked."""
+    """Results of the newest proofs on each host, read from the database at each scrape."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The two families; an engine that gave no number has no difference."""
+        """Yield the two families. An engine without a number has no difference."""
         with read_scope() as s:
             servings = list_servings(s)
         labels = ["host", "engine", "model_version"]

@@ -1,4 +1,4 @@
-"""Addresses of static files that change with their contents, so that browsers may keep them for a year."""
+"""Static files whose addresses change with their contents, so that browsers may keep them for a year."""
 
 import hashlib
 from functools import lru_cache

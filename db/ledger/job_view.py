@@ -1,4 +1,4 @@
-"""A job as people see it: its counts, stages, rate and remaining time, taken from the rows at the moment of asking."""
+"""Jobs as people see them: counts, stages, rate and remaining time, taken from the rows at that moment."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

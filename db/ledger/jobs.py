@@ -1,4 +1,4 @@
-"""What a user does with a job: create, cancel, retry."""
+"""A user's actions on jobs: create, find, cancel, retry."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""The base of what people and the API see of a job and its slices; each field is written here in `db.ledger` once."""
+"""The base and the types of what people and the API see of jobs and slices."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -14,6 +14,6 @@ OutcomeName = Annotated[Outcome, WithJsonSchema({"type": "string", "enum": list(
 
 
 class View(BaseModel):
-    """Facts that do not change once they were read; a member that is not described is a mistake."""
+    """Facts that were read once. A member that is not declared is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -80,7 +80,7 @@ def test_same_key_with_another_body_is_refused(api: Api) -> None:
     assert count_jobs() == 1
 
 
-def test_key_of_another_user_is_another_key(api: Api, stranger: Api) -> None:
+def test_idempotency_keys_are_of_one_user(api: Api, stranger: Api) -> None:
     ids = {one.submit(("1.png", png(1)), key="k1").json["id"] for one in (api, stranger)}
     assert len(ids) == 2
 

@@ -64,7 +64,7 @@ def test_one_refused_archive_refuses_all_and_keeps_nothing(admin: Api, settings:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "7", "../x", "a/1"])
-def test_name_that_cannot_be_is_refused_and_keeps_nothing(admin: Api, settings: Settings, name: str) -> None:
+def test_invalid_name_is_refused_and_keeps_nothing(admin: Api, settings: Settings, name: str) -> None:
     before = stored(settings)
     answer = make(admin, name, slices=CLASSES)
     assert answer.status_code == 422

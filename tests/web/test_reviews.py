@@ -39,7 +39,7 @@ def mark_ood(job_id: str, ood: int) -> None:
             prediction.distance, prediction.ood = 12.5 + place, place < ood
 
 
-def test_each_reader_has_one_word_and_the_newest_counts(api: Api, admin: Api, job_id: str) -> None:
+def test_each_reader_has_one_label_and_the_newest_counts(api: Api, admin: Api, job_id: str) -> None:
     path = f"/jobs/{job_id}/slices/{slices(api, job_id)[0]}/review"
     assert said(api.put(path, json={"label": "COVID"})) == [("ann", "COVID")]
     assert said(admin.put(path, json={"label": "COVID"})) == [("root", "COVID"), ("ann", "COVID")]
@@ -54,7 +54,7 @@ def test_only_who_may_see_the_job_reviews_it(api: Api, stranger: Api, job_id: st
     assert stranger.delete(path).status_code == 404
 
 
-def test_what_has_no_image_or_is_no_label_is_refused(api: Api, job_id: str) -> None:
+def test_slice_without_image_and_unknown_label_are_refused(api: Api, job_id: str) -> None:
     rejected = slices(api, job_id, "state=rejected")[0]
     assert api.put(f"/jobs/{job_id}/slices/{rejected}/review", json={"label": "COVID"}).status_code == 409
     assert api.put(f"/jobs/{job_id}/slices/999/review", json={"label": "COVID"}).status_code == 404
@@ -62,7 +62,7 @@ def test_what_has_no_image_or_is_no_label_is_refused(api: Api, job_id: str) -> N
     assert api.put(f"/jobs/{job_id}/slices/{first}/review", json={"label": "ill"}).status_code == 422
 
 
-def test_buttons_of_the_slice_page_say_who_said_what(api: Api, anns_browser: Browser, job_id: str) -> None:
+def test_slice_page_shows_who_gave_which_label(api: Api, anns_browser: Browser, job_id: str) -> None:
     first = slices(api, job_id)[0]
     page, token = f"/jobs/{job_id}/slices/{first}", anns_browser.csrf("/jobs")
     form = {"csrf_token": token, "label": "COVID"}

@@ -1,4 +1,4 @@
-"""From a request to a dataset: the same steps for the API and for the page."""
+"""Making datasets from requests, for the API and the page."""
 
 import re
 
@@ -56,7 +56,7 @@ def _of_files(name: str, user: User) -> Dataset:
         raise Problem(422, "invalid", "There is more than one CSV of labels. Send one at most.")
     files = inspect_parts(parts, current())
     labels = _labels(plain_part(tables[0])) if tables else None
-    if NAME.fullmatch(name):  # else nothing is kept, and the next lines say why
+    if NAME.fullmatch(name):  # otherwise nothing is kept, and create_dataset says why
         publish([*parts, *tables])
     with session_scope() as s:
         return create_dataset(s, name=name, user=user, files=files, labels=labels)

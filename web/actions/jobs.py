@@ -1,4 +1,4 @@
-"""From a request to a job: the same steps for the API and for the submit page."""
+"""Making jobs from requests, for the API and the submit page."""
 
 import re
 

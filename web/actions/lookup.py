@@ -1,4 +1,4 @@
-"""Finding what an address names, for the user who asks: 404 for what is not there and for what is not theirs."""
+"""Finding the rows that an address names: 404 if a row does not exist, or is not the user's."""
 
 import re
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from web.security.auth import require_user
 T = TypeVar("T")
 
 ROW_IDS = range(1, 2**63)
-"""Ids of slices that a database can hold; a larger number in an address is nobody's."""
+"""Ids of slices that a database can hold. A larger number in an address is not found."""
 
 SMALL_IDS = range(1, MAX_INTEGER + 1)
-"""The same for all other tables; PostgreSQL refuses to look for a larger one."""
+"""Ids of all other tables. PostgreSQL refuses to look for a larger one."""
 
 _JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes
 
@@ -36,10 +36,10 @@ def own_job(s: Session, job_id: str) -> Job:
 def row_of(s: Session, model: type[T], row_id: int) -> T:
     """Return a row of a table that every user who came this far may see. Raises Problem 404."""
     table: Any = model
-    found: T | None = s.get(table, row_id) if row_id in SMALL_IDS else None
-    if found is None:
+    row: T | None = s.get(table, row_id) if row_id in SMALL_IDS else None
+    if row is None:
         raise not_found()
-    return found
+    return row
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From a request to another champion, a site check, an imported version: the same for the API and for the pages."""
+"""Promoting, comparing, checking and importing model versions, for the API and the pages."""
 
 from sqlalchemy.orm import Session
 
@@ -106,9 +106,9 @@ def import_version() -> tuple[int, bool]:
     try:
         received = transfer.import_package(part_path(parts[0]), RECIPE)
     except PackageRefused as error:
-        why = error.__cause__ if isinstance(error.__cause__, Exception) else error  # without the temporary file's name
+        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # has no temporary file's name
         filename = label(parts[0].filename or "unnamed")
-        raise Problem(422, "package-refused", sentence(why), file=filename) from error
+        raise Problem(422, "package-refused", sentence(reason), file=filename) from error
     with session_scope() as s:
         version, new = transfer.register_received(s, received)
         return version.id, new

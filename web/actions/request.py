@@ -24,7 +24,7 @@ def takes_files(view: View) -> View:
 
 
 class PartStream:
-    """What Werkzeug's parser writes one file part into; `seek(0)` is how it says that the part has ended."""
+    """The stream that Werkzeug's parser writes a file part into. The parser calls `seek(0)` when the part has ended."""
 
     def __init__(self) -> None:
         self._receiver: Receiver = storage().receive()
@@ -50,18 +50,18 @@ class PartStream:
         self._receiver.publish()
 
     def close(self) -> None:
-        """Nothing: the request decides at its end whether the file stays."""
+        """Do nothing: the request decides at its end whether the file stays."""
 
     def abort(self) -> None:
         """Remove the part unless it was published."""
         try:
             self._receiver.abort()
-        except OSError:  # closing writes what was buffered, and on a full disk that fails again
+        except OSError:  # closing flushes the buffer, which fails again on a full disk
             self.path.unlink(missing_ok=True)
 
 
 class Request(FlaskRequest):
-    """A request whose file parts go to storage, at the addresses that take files, and are refused at all others."""
+    """A request whose file parts stream to storage if its view takes files, and are refused otherwise."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -107,7 +107,7 @@ class Request(FlaskRequest):
             raise BadRequest("The body is not a well-formed multipart/form-data body.") from error
 
     def close(self) -> None:
-        """At the end of the request, whichever way it ended: remove what was not published."""
+        """Remove the parts that were not published, however the request ended."""
         for part in self.parts:
             part.abort()
         super().close()

@@ -1,4 +1,4 @@
-"""From a request to a training run, for the API and the page; what cannot be launched becomes a Problem."""
+"""Launching training runs from requests, for the API and the page. A refused launch becomes a Problem."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,48 +16,48 @@ from web.actions.uploads import FIELD, check_multipart, file_parts, part_path, p
 from web.errors import Problem, as_problem, sentence
 from web.schemas.runs import RunIn
 
-MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's take 100 MB, with an optimiser's memory three times as much
+MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's weights take 100 MB, three times as much with the optimiser's state
 
 
-def launch(user: User, asked: RunIn) -> int:
+def launch(user: User, run: RunIn) -> int:
     """Launch a training run and return its id. Raises Problem as `prepare` does."""
-    prepared = prepare(asked)
+    prepared = prepare(run)
     with _refusals():
         return launch_run(prepared, user)
 
 
-def prepare(asked: RunIn) -> LaunchPlan:
+def prepare(run: RunIn) -> LaunchPlan:
     """Estimate what a training run would take, without launching it.
 
     Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, preset or setting; a name that is not allowed),
     503 (training is not installed here).
     """
-    wanted = RunRequest(
-        dataset=asked.dataset,
-        preset=asked.preset,
-        settings=[*_initial(asked), *asked.settings],
-        seed=asked.seed,
-        name=asked.name.strip(),
-        allowed_leaks=asked.allow_leaks,
-        as_given=asked.groups_as_given,
+    request = RunRequest(
+        dataset=run.dataset,
+        preset=run.preset,
+        settings=[*_initial(run), *run.settings],
+        seed=run.seed,
+        name=run.name.strip(),
+        allowed_leaks=run.allow_leaks,
+        as_given=run.groups_as_given,
     )
     with _refusals():
-        return prepare_run(wanted)
+        return prepare_run(request)
 
 
-def _initial(asked: RunIn) -> list[str]:
+def _initial(run: RunIn) -> list[str]:
     """Return the setting that says what the run starts from, if it is not the preset's own weights."""
-    if asked.from_model and asked.from_weights:
+    if run.from_model and run.from_weights:
         raise Problem(
             422, "invalid", "A run starts from a model version or from a file of weights, not from both. Choose one."
         )
-    if asked.from_model:
-        return [f"initial={MODEL}{asked.from_model}"]
-    if not asked.from_weights:
+    if run.from_model:
+        return [f"initial={MODEL}{run.from_model}"]
+    if not run.from_weights:
         return []
-    if not storage().exists(asked.from_weights):
+    if not storage().exists(run.from_weights):
         raise Problem(422, "invalid", "The server does not have this file of weights, or not any more. Send it again.")
-    return [f"initial={FILE}{asked.from_weights}"]
+    return [f"initial={FILE}{run.from_weights}"]
 
 
 def receive_weights() -> str:
@@ -72,7 +72,7 @@ def receive_weights() -> str:
         raise Problem(
             422, "no-files", "There is not exactly one file. Send one file of weights, in a part named 'files'."
         )
-    from training.launch.weights_file import WeightsError, check_weights_file  # h5py: only where a file came
+    from training.launch.weights_file import WeightsError, check_weights_file  # loads h5py
 
     path = part_path(parts[0])
     if path.stat().st_size > MAX_WEIGHTS_BYTES:  # they are read into memory

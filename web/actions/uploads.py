@@ -1,4 +1,4 @@
-"""Receiving a submission: parts stream to storage while they arrive, and none stays unless all are good."""
+"""Receiving a submission: parts stream to storage, and are kept only if all of them are good."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath

@@ -1,4 +1,4 @@
-"""Strong ETags for what programs and pages ask for again and again."""
+"""Strong ETags for answers that programs and pages poll."""
 
 from apiflask import APIBlueprint
 from flask import Response, request

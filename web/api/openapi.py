@@ -1,4 +1,4 @@
-"""The OpenAPI description's fixed parts: errors, the multipart body, security; and the page that shows it."""
+"""The fixed parts of the OpenAPI description (errors, multipart bodies, security), and its page."""
 
 import json
 import re

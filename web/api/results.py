@@ -23,7 +23,7 @@ blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<jo
 guard_api(blueprint)
 
 IMAGE_SECONDS = 3600
-"""How long a browser may show an image without asking: pixels never change, and signing out clears its cache."""
+"""How long a browser may keep an image. Pixels never change, and signing out clears the cache."""
 
 
 @blueprint.get("/results")
@@ -85,7 +85,7 @@ def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
     else:
         png = slice_png(drawn.pixels, query_data.size)
     response = Response(png, mimetype="image/png")
-    # Asked for with a heat map that is not there yet, it will look different soon.
+    # An image whose heat map is not there yet will look different soon.
     final = heat or query_data.heat == "0"
     response.headers["Cache-Control"] = f"private, max-age={IMAGE_SECONDS if final else 0}"
     response.add_etag()
@@ -98,12 +98,12 @@ def _slice(job_id: str, slice_id: int) -> SliceImage:
         raise not_found()
     with reading_job(job_id) as (s, job):
         try:
-            found = slice_image(s, job, slice_id)
+            image_of_slice = slice_image(s, job, slice_id)
         except FileMissing:
-            found = None
-    if found is None:
+            image_of_slice = None
+    if image_of_slice is None:
         raise not_found()
-    return found
+    return image_of_slice
 
 
 def _download(pieces: Iterator[str], filename: str, content_type: str) -> Response:

@@ -1,4 +1,4 @@
-"""What readers say of slices over the API: say it, take it back."""
+"""Readers' labels of slices over the API: set, remove."""
 
 from apiflask import APIBlueprint
 from sqlalchemy.orm import Session

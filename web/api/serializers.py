@@ -1,4 +1,4 @@
-"""What the API gives: what the database knows, plus addresses."""
+"""Rows and views of the database as the API gives them, with addresses."""
 
 from flask import url_for
 from sqlalchemy.orm import Session

@@ -1,4 +1,4 @@
-"""A job's whole results as CSV and as JSON, a piece at a time: memory does not grow with the job."""
+"""All results of a job as CSV and as JSON, in pieces, so that memory does not grow with the job."""
 
 import csv
 import io

@@ -10,12 +10,12 @@ from web.errors import not_found
 
 CARD, REPORT = "MODEL_CARD.md", "report.html"
 OF_SLICES = {"augmented.png", "mistakes.png"}
-"""Pictures that show slices; like the report and the whole package, they are for admins, as datasets are."""
+"""Figures that show slices. Like datasets, the report and the whole package, they are for admins."""
 REPORT_CSP = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'; sandbox"
 )
-"""The report is a page of its own, with its style inside; it may come from another site, so it can run nothing."""
+"""The report is a page of its own, with its style inside. It may come from another site, so it may not run scripts."""
 
 
 def figures(version: ModelVersion, user: User) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the shapes of the API share."""
+"""Types that the schemas of the API share."""
 
 from typing import Annotated
 

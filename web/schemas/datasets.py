@@ -1,4 +1,4 @@
-"""The shapes of datasets and splits in the API."""
+"""Datasets and splits as the API takes and gives them."""
 
 from typing import Any, Literal
 

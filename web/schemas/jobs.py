@@ -1,4 +1,4 @@
-"""The shapes of jobs, results and reviews in the API."""
+"""Jobs, results and reviews as the API takes and gives them."""
 
 from typing import Literal
 

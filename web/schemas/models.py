@@ -1,4 +1,4 @@
-"""The shapes of model versions, checks and promotions in the API."""
+"""Model versions, checks and promotions as the API takes and gives them."""
 
 from typing import Annotated, Any, Literal
 

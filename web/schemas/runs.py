@@ -1,4 +1,4 @@
-"""The shapes of training runs in the API."""
+"""Training runs as the API takes and gives them."""
 
 from typing import Annotated, Any, Literal
 

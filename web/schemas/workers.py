@@ -1,4 +1,4 @@
-"""The shapes of inference workers and their proofs in the API."""
+"""Inference workers and their proofs as the API takes and gives them."""
 
 from pydantic import Field
 

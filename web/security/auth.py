@@ -1,4 +1,4 @@
-"""Who is asking: a bearer token, or a signed-in browser whose session is a token row that signing out ends."""
+"""The user of a request, known by a bearer token or by the session of a browser."""
 
 from datetime import timedelta
 from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""What runs before a page: its user, and the CSRF token of its forms."""
+"""Checks before a page: its user, and the CSRF token of its forms."""
 
 from flask import Blueprint
 from flask_wtf.csrf import CSRFProtect
@@ -6,7 +6,7 @@ from flask_wtf.csrf import CSRFProtect
 from web.security.auth import require_admin, require_user
 
 csrf = CSRFProtect()
-"""Installed without checking by itself: the check reads the form, so it comes after the user is known."""
+"""It does not check by itself: the check reads the form, so it comes after the user is known."""
 
 
 def guard_forms(blueprint: Blueprint) -> None:

@@ -1,4 +1,4 @@
-"""What every response says to browsers about trust: CSP, framing, sniffing, caching."""
+"""The security headers of every response: CSP, framing, sniffing, caching."""
 
 from flask import Flask, Response, request
 

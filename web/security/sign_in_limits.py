@@ -1,4 +1,4 @@
-"""How often one address may try to sign in."""
+"""The limit on sign-in attempts from one address."""
 
 from flask import Flask
 from flask_limiter import Limiter

@@ -1,4 +1,4 @@
-"""How values are written on pages: times, durations, counts, shares, sizes, reasons."""
+"""Filters that write values on pages: times, durations, counts, shares, sizes, reasons."""
 
 from datetime import UTC, datetime
 

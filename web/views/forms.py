@@ -1,4 +1,4 @@
-"""Addresses and forms as the shapes that the API takes, and the pages that answer them."""
+"""Addresses and forms, checked by the schemas of the API, and the pages that answer them."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -15,7 +15,7 @@ P = ParamSpec("P")
 Q = TypeVar("Q", bound=BaseModel)
 
 NOT_ON_A_FORM = frozenset({401, 403, 404, 500})
-"""The statuses that are not shown on a form: they lead to the sign-in page or to a page of their own."""
+"""Statuses that lead to the sign-in page or to a page of their own."""
 
 
 def page_response(template: str, problem: Problem | None = None, **values: Any) -> Response:

@@ -1,4 +1,4 @@
-"""The jobs list and a job's page: its live part, its results, one slice, and the cancel and retry buttons."""
+"""The jobs list, and a job's page with its live part, results, slices, and cancel and retry buttons."""
 
 from typing import Any
 

@@ -32,7 +32,7 @@ from worker.imaging.display_names import label
 
 LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}/[0-9]{1,9}")
 
-COMPARED = ("with_model", "dataset")  # what an address says of a comparison: the other version, and on what
+COMPARED = ("with_model", "dataset")  # parameters of a comparison in an address
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/models", enable_openapi=False)
 guard_pages(blueprint)
@@ -83,9 +83,10 @@ def compare(version_id: int) -> ResponseReturnValue:
 @blueprint.post("/<int:version_id>/comparisons")
 def compare_with(version_id: int) -> ResponseReturnValue:
     """Ask for the comparison of the version with another one on the same slices."""
-    asked: dict[str, Any] = {name: request.form.get(name, "") for name in COMPARED}
-    models.compare_with(require_admin(), version_id, **asked)
-    return redirect(url_for("models.show", version_id=version_id, **asked, _anchor="comparison"), 303)
+    with_model, dataset = (request.form.get(name, "") for name in COMPARED)
+    models.compare_with(require_admin(), version_id, with_model, dataset)
+    shown = url_for("models.show", version_id=version_id, with_model=with_model, dataset=dataset, _anchor="comparison")
+    return redirect(shown, 303)
 
 
 @blueprint.post("/<int:version_id>/promote")

@@ -1,4 +1,4 @@
-"""How far a job or a training run is: its stages, the parts of its bar, and the same in words."""
+"""The progress of jobs and training runs: stages, the segments of the bar, and sentences."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from db.models import JobState
 from db.training.runs import RunView
 from web.views.filters import count, duration
 
-MUCH_OOD = 0.1  # share of the predicted slices; of a model's own source one in twenty is out of distribution by chance
+MUCH_OOD = 0.1  # a share of the predicted slices; even of a model's own source 1 in 20 is out of distribution by chance
 
 StageState = Literal["done", "active", "stopped", "waiting"]
 

@@ -1,4 +1,4 @@
-"""The buttons by which a reader says what a slice shows, and takes it back."""
+"""The buttons that set and remove a reader's label of a slice."""
 
 from apiflask import APIBlueprint
 from flask import redirect, render_template, request, url_for

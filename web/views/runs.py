@@ -141,8 +141,8 @@ def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
     """Return the run that made the champion, if it is another run and its epochs are here."""
     version = champion(s)
     made_by = version.facts.get("run") if version else None
-    found = runs.find_run(s, made_by) if isinstance(made_by, int) and made_by != run.id else None
-    return found if found is not None and runs.epochs_of(s, found.id) else None
+    champion_run = runs.find_run(s, made_by) if isinstance(made_by, int) and made_by != run.id else None
+    return champion_run if champion_run is not None and runs.epochs_of(s, champion_run.id) else None
 
 
 def _form(problem: Problem | None = None, weights: str = "") -> Response:

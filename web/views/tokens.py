@@ -20,7 +20,7 @@ guard_pages(blueprint)
 
 LABEL_LENGTH = 80
 LIVES = {"30": timedelta(days=30), "90": timedelta(days=90), "365": timedelta(days=365), "": None}
-"""How long a token may live, by the form's value; the empty one is for ever."""
+"""How long a token is valid, by the form's value. An empty value sets no limit."""
 
 
 @blueprint.get("")

@@ -1,4 +1,4 @@
-"""Workers: which engine predicts on which machine, and what its proof found. For admins."""
+"""Workers: which engine predicts on which machine, and the result of its proof. For admins."""
 
 from apiflask import APIBlueprint
 from flask import render_template
