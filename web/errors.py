@@ -115,17 +115,9 @@ def as_problem(error: Exception) -> Problem:
         case HTTPException():
             return _from_werkzeug(error)
         case IdempotencyConflict():
-            return Problem(
-                422,
-                "idempotency-conflict",
-                "This Idempotency-Key was used before with other files or settings. Use a new key.",
-            )
+            return Problem(422, "idempotency-conflict", "This key was used before with another request. Use a new key.")
         case NoModelVersion():
-            return Problem(
-                503,
-                "no-model-version",
-                "There is no model version to predict with yet. An admin must promote one first.",
-            )
+            return Problem(503, "no-model-version", "There is no model version yet. An admin must promote one.")
         case TrainingNotInstalled():
             return Problem(503, "training-not-installed", str(error))
         case FileMissing() | FileDamaged():
@@ -133,26 +125,17 @@ def as_problem(error: Exception) -> Problem:
             return Problem(503, "file-lost", "A stored file is missing or damaged. Tell the operator of this server.")
         case OSError() if error.errno in DISK_FULL:
             log.error("Storage is full")
-            return Problem(
-                507, "disk-full", "The server's disk is full. Nothing was queued. Tell the operator of this server."
-            )
+            return Problem(507, "disk-full", "The server's disk is full. Nothing was queued. Tell its operator.")
         case RecursionError():
             log.error("Nested too deeply", exc_info=error)
             return Problem(400, "bad-request", "The request is nested too deeply. Send a simpler one.")
         case OperationalError():
             log.error("Database not available: %s", type(error.orig).__name__)
             return Problem(
-                503,
-                "unavailable",
-                "The database cannot be reached right now. Try again in a few seconds.",
-                {"Retry-After": "5"},
+                503, "unavailable", "The database cannot be reached right now. Try again soon.", {"Retry-After": "5"}
             )
     log.error("Unhandled %s", type(error).__name__, exc_info=error)
-    return Problem(
-        500,
-        "internal",
-        "The server made an error, which was logged. Try again, and tell the operator if it happens again.",
-    )
+    return Problem(500, "internal", "The server made an error and logged it. Try again, or tell the operator.")
 
 
 def _from_apiflask(error: HTTPError) -> Problem:

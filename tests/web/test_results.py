@@ -13,6 +13,7 @@ from db.ledger.results import series_summary
 from db.models import Job
 from tests.web.actors import Api, WorkerPart, png, zip_bytes
 from web.downloads import job_results
+from web.schemas.jobs import JobOut
 
 
 @pytest.fixture
@@ -121,7 +122,8 @@ def test_exports_come_in_pieces(api: Api, worker: WorkerPart) -> None:
         job = s.get_one(Job, job_id)
     pieces = list(job_results.csv_lines(job))
     assert [piece.count("\n") for piece in pieces] == [201, 200, 50]
-    assert len(json.loads("".join(job_results.json_pieces(job, {})))["results"]) == 450
+    shown = JobOut.model_validate(api.get(f"/jobs/{job_id}").json)
+    assert len(json.loads("".join(job_results.json_pieces(job, shown)))["results"]) == 450
     assert api.get(f"/jobs/{job_id}/results.csv", buffered=False).is_streamed
 
 

@@ -27,14 +27,10 @@ def create(user: User) -> DatasetView:
     name = request.form.get("name", "").strip()
     jobs = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))
     if len(jobs) > MAX_JOBS:
-        raise Problem(
-            422, "invalid", f"A dataset is made of at most {MAX_JOBS:,} jobs, but {len(jobs):,} are named. Name fewer."
-        )
+        raise Problem(422, "invalid", f"{len(jobs):,} jobs are too many for a dataset. Name at most {MAX_JOBS:,}.")
     parts = file_parts(FIELD)
     if bool(parts) == bool(jobs):
-        raise Problem(
-            422, "no-files", "A dataset is made either of files or of the reviewed slices of jobs. Send one of the two."
-        )
+        raise Problem(422, "no-files", "A dataset is made of files or of reviewed jobs. Send one of the two.")
     try:
         dataset = _of_jobs(name, user, jobs) if jobs else _of_files(name, user)
     except DatasetError as error:
@@ -64,7 +60,5 @@ def _of_files(name: str, user: User) -> Dataset:
 
 def _labels(table: ReceivedFile) -> ReceivedFile:
     if table.size > MAX_LABEL_BYTES:
-        raise Problem(
-            413, "too-large", f"The CSV of labels is too large. Send one of at most {MAX_LABEL_BYTES >> 20} MiB."
-        )
+        raise Problem(413, "too-large", f"The CSV is too large. Send one of at most {MAX_LABEL_BYTES >> 20} MiB.")
     return table

@@ -15,7 +15,7 @@ from db.registry.champions import RollbackRefused
 from db.registry.demo_model import DemoModelDamaged
 from db.registry.transfer import PackageRefused
 from web.actions.lookup import row_of
-from web.actions.uploads import FIELD, check_multipart, file_parts, part_path
+from web.actions.uploads import only_part, part_path
 from web.errors import Problem, sentence
 from worker.imaging.display_names import label
 from worker.imaging.recipe import RECIPE
@@ -97,17 +97,12 @@ def import_version() -> tuple[int, bool]:
 
     Raises Problem 413, 415, 422: there is no file, or it is not a package that can be imported. Then nothing is kept.
     """
-    check_multipart()
-    parts = file_parts(FIELD)
-    if len(parts) != 1:
-        raise Problem(
-            422, "no-files", "There is not exactly one file. Send one exported model version, in a part named 'files'."
-        )
+    part = only_part("one exported model version")
     try:
-        received = transfer.import_package(part_path(parts[0]), RECIPE)
+        received = transfer.import_package(part_path(part), RECIPE)
     except PackageRefused as error:
         reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # has no temporary file's name
-        filename = label(parts[0].filename or "unnamed")
+        filename = label(part.filename or "unnamed")
         raise Problem(422, "package-refused", sentence(reason), file=filename) from error
     with session_scope() as s:
         version, new = transfer.register_received(s, received)

@@ -12,7 +12,7 @@ from training.launch.installed import TrainingNotInstalled
 from training.launch.launch import FILE, MODEL, LaunchPlan, NothingNamed, RunRequest
 from training.launch.launch import launch as launch_run
 from training.launch.launch import prepare as prepare_run
-from web.actions.uploads import FIELD, check_multipart, file_parts, part_path, plain_part, publish
+from web.actions.uploads import only_part, part_path, plain_part, publish
 from web.errors import Problem, as_problem, sentence
 from web.schemas.runs import RunIn
 
@@ -48,9 +48,7 @@ def prepare(run: RunIn) -> LaunchPlan:
 def _initial(run: RunIn) -> list[str]:
     """Return the setting that says what the run starts from, if it is not the preset's own weights."""
     if run.from_model and run.from_weights:
-        raise Problem(
-            422, "invalid", "A run starts from a model version or from a file of weights, not from both. Choose one."
-        )
+        raise Problem(422, "invalid", "A run starts from a model version or a file of weights, not both. Choose one.")
     if run.from_model:
         return [f"initial={MODEL}{run.from_model}"]
     if not run.from_weights:
@@ -66,25 +64,18 @@ def receive_weights() -> str:
     It is kept for a day, or for as long as a run that names it. Raises Problem 413, 415, 422: there is no file, or it
     does not hold a ResNet50. Then nothing is kept.
     """
-    check_multipart()
-    parts = file_parts(FIELD)
-    if len(parts) != 1:
-        raise Problem(
-            422, "no-files", "There is not exactly one file. Send one file of weights, in a part named 'files'."
-        )
+    part = only_part("one file of weights")
     from training.launch.weights_file import WeightsError, check_weights_file  # loads h5py
 
-    path = part_path(parts[0])
+    path = part_path(part)
     if path.stat().st_size > MAX_WEIGHTS_BYTES:  # they are read into memory
-        raise Problem(
-            413, "too-large", f"The file of weights is too large. Send one of at most {MAX_WEIGHTS_BYTES >> 20} MiB."
-        )
+        raise Problem(413, "too-large", f"The file is too large. Send one of at most {MAX_WEIGHTS_BYTES >> 20} MiB.")
     try:
         check_weights_file(path)
     except WeightsError as error:
         raise Problem(422, "invalid", sentence(str(error).replace(str(path), "the file"))) from error
-    publish(parts)
-    return plain_part(parts[0]).sha256
+    publish([part])
+    return plain_part(part).sha256
 
 
 @contextmanager

@@ -49,16 +49,21 @@ def receive(settings: Settings) -> Submission:
 def check_multipart() -> None:
     """Raise Problem 415 unless the body can hold files."""
     if request.mimetype != "multipart/form-data":
-        raise Problem(
-            415,
-            "unsupported-media-type",
-            "This is not multipart/form-data. Send the files as multipart/form-data, in parts named 'files'.",
-        )
+        raise Problem(415, "unsupported-media-type", "The body must be multipart/form-data with parts named 'files'.")
 
 
 def file_parts(field: str) -> list[FileStorage]:
     """Return the file parts of this name, without a form's empty choice."""
     return [part for part in request.files.getlist(field) if part.filename or _received(part).size]
+
+
+def only_part(what: str) -> FileStorage:
+    """Return the only file part. Raises Problem 415, and 422 if there is none, or more than one."""
+    check_multipart()
+    parts = file_parts(FIELD)
+    if len(parts) != 1:
+        raise Problem(422, "no-files", f"There is not exactly one file. Send {what}, in a part named 'files'.")
+    return parts[0]
 
 
 def inspect_parts(parts: list[FileStorage], settings: Settings) -> list[ReceivedFile]:
@@ -125,10 +130,6 @@ def _priority(given: str) -> int:
     except ValueError:
         priority = PRIORITIES.stop
     if priority not in PRIORITIES:
-        raise Problem(
-            422,
-            "invalid",
-            f"The priority is not valid. Use a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}.",
-            errors={"form": {"priority": [f"Not a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}."]}},
-        )
+        advice = f"Use a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}."
+        raise Problem(422, "invalid", f"The priority is not valid. {advice}", errors={"form": {"priority": [advice]}})
     return priority

@@ -33,66 +33,30 @@ _TEXTS = {
     507: "The disk is full.",
 }
 
-SUBMIT_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["files"],
-                "properties": {
-                    "files": {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "format": "binary"},
-                        "description": "Archives and loose images.",
-                    },
-                    "name": {"type": "string", "description": "The name of the job. Default: the first file's name."},
-                    "priority": {"type": "integer", "minimum": PRIORITIES[0], "maximum": PRIORITIES[-1], "default": 0},
-                },
-            }
-        }
-    },
-}
+FILE = {"type": "string", "format": "binary"}
+TEXT = {"type": "string"}
 
-DATASET_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["name"],
-                "properties": {
-                    "name": {
-                        "type": "string",
-                        "description": "Letters, digits, dots, hyphens and underscores. A new number is added.",
-                    },
-                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                    "labels": {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "A CSV with the columns file, label, group, and optionally split and source.",
-                    },
-                    "jobs": {"type": "string", "description": "Ids of jobs with reviewed slices, instead of files."},
-                },
-            }
-        }
-    },
-}
 
-FILE_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["files"],
-                "properties": {"files": {"type": "string", "format": "binary"}},
-            }
-        }
-    },
-}
+def _multipart(required: str, **properties: Any) -> Any:
+    """Return the description of a body with form fields and file parts."""
+    schema = {"type": "object", "required": [required], "properties": properties}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
+
+SUBMIT_BODY = _multipart(
+    "files",
+    files={"type": "array", "minItems": 1, "items": FILE, "description": "Archives and loose images."},
+    name=TEXT | {"description": "The name of the job. Default: the first file's name."},
+    priority={"type": "integer", "minimum": PRIORITIES[0], "maximum": PRIORITIES[-1], "default": 0},
+)
+DATASET_BODY = _multipart(
+    "name",
+    name=TEXT | {"description": "Letters, digits, dots, hyphens and underscores. A new number is added."},
+    files={"type": "array", "items": FILE},
+    labels=FILE | {"description": "A CSV with the columns file, label, group, and optionally split and source."},
+    jobs=TEXT | {"description": "Ids of jobs with reviewed slices, instead of files."},
+)
+FILE_BODY = _multipart("files", files=FILE)
 NOT_MODIFIED = {304: "Not modified since the `ETag` in `If-None-Match`."}
 
 IDEMPOTENCY_HEADER = {
@@ -156,9 +120,8 @@ def _without_null(schema: Any) -> Any:
     return kept | choices[0]
 
 
-def _flat_names(spec: dict[str, Any]) -> dict[str, Any]:
+def _flat_names(spec: Any) -> Any:
     """Rename `JobPage.JobOut` to `JobOut`: APIFlask names the parts of a model after each model that holds them."""
     schemas = {name.rpartition(".")[2]: schema for name, schema in spec["components"]["schemas"].items()}
     spec["components"]["schemas"] = schemas
-    flat: dict[str, Any] = json.loads(re.sub(r"(#/components/schemas/)\w+\.(\w+)", r"\1\2", json.dumps(spec)))
-    return flat
+    return json.loads(re.sub(r"(#/components/schemas/)\w+\.(\w+)", r"\1\2", json.dumps(spec)))

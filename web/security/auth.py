@@ -71,11 +71,17 @@ def guard_api(blueprint: APIBlueprint) -> None:
 
 def guard_admin_api(blueprint: APIBlueprint) -> None:
     """Let only admins through to a blueprint of the API, before a request's body is read."""
-    blueprint.before_request(_check_admin)
+    blueprint.before_request(check_admin)
     guard_api(blueprint)
 
 
-def _check_admin() -> None:
+def check_user() -> None:
+    """Raise Problem 401 unless the request is a user's."""
+    require_user()
+
+
+def check_admin() -> None:
+    """Raise Problem 401 or 403 unless the request is an admin's."""
     require_admin()
 
 
@@ -86,11 +92,7 @@ def _check_api_request() -> None:
     try:
         validate_csrf(request.headers.get("X-CSRFToken"))
     except ValidationError as error:
-        raise Problem(
-            400,
-            "csrf",
-            "The CSRF token is missing or out of date. Reload the page, and send its token in the header X-CSRFToken.",
-        ) from error
+        raise Problem(400, "csrf", "The header X-CSRFToken has no valid token. Reload the page.") from error
 
 
 def sign_in(user: User) -> None:
