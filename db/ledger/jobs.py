@@ -129,12 +129,7 @@ def retry_job(s: Session, job: Job) -> int:
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:
         return 0
-    uploads = s.scalars(
-        update(Upload)
-        .where(Upload.job_id == job.id, Upload.state == Work.FAILED)
-        .values(state=Work.READY, attempts=0, error=None, published_at=from_now())
-        .returning(Upload.id)
-    ).all()
+    uploads = _unpack_again(s, Upload.job_id == job.id, Upload.state == Work.FAILED)
     again = Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED))
     unread = s.scalars(
         select(Slice.upload_id).where(Slice.job_id == job.id, again, Slice.chunk_id.is_(None)).distinct()
@@ -176,9 +171,11 @@ def _reread(s: Session, job: Job, upload_ids: list[int]) -> int:
     gone: Any = s.execute(
         delete(Slice).where(Slice.job_id == job.id, Slice.state == Outcome.CANCELLED, Slice.chunk_id.is_(None))
     )
-    s.execute(
-        update(Upload)
-        .where(Upload.id.in_(upload_ids))
-        .values(state=Work.READY, attempts=0, error=None, published_at=from_now())
-    )
+    _unpack_again(s, Upload.id.in_(upload_ids))
     return int(gone.rowcount)
+
+
+def _unpack_again(s: Session, *conditions: ColumnElement[bool]) -> list[int]:
+    """Put uploads back to be unpacked. Return their ids."""
+    again = update(Upload).values(state=Work.READY, attempts=0, error=None, published_at=from_now())
+    return list(s.scalars(again.where(*conditions).returning(Upload.id)))
