@@ -19,7 +19,8 @@ WARM_UP_BATCHES = 3
 def prepared(archive: Path) -> NDArray[np.uint8]:
     """Every slice of the archive that can be read, uint8[n, 224, 224], each distinct one once."""
     found: dict[str, NDArray[np.uint8]] = {}
-    for _, content in read_entries(archive, archive.name, Limits(), lambda _: False):
+    for entry in read_entries(archive, archive.name, Limits()):
+        content = entry.read()
         if isinstance(content, SliceRejected):
             continue
         try:

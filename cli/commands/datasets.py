@@ -204,10 +204,10 @@ def _store_labels(path: Path) -> "ReceivedFile":
 
 def _store_part(part: Part, sent: Any) -> "ReceivedFile":
     """Stream one file into storage, refuse it where a submission of it would be, and say what it is."""
+    from db.database import current
     from db.ledger.jobs import ReceivedFile
     from db.storage import storage
-    from worker.decoding import archive_limits
-    from worker.imaging.archives.archive import inspect_archive
+    from worker.imaging.archives.archive import Limits, inspect_archive
     from worker.imaging.rejections import ArchiveRefused
 
     receiver = storage().receive()
@@ -217,7 +217,7 @@ def _store_part(part: Part, sent: Any) -> "ReceivedFile":
             done += receiver.write(piece)
             sent(done)
         receiver.finish()
-        found = inspect_archive(receiver.path, part.filename, archive_limits())
+        found = inspect_archive(receiver.path, part.filename, Limits.of(current()))
         received = receiver.publish()
     except ArchiveRefused as error:
         raise UsageError(f"{part.filename} is refused: {error}") from error

@@ -59,7 +59,7 @@ def file_parts(field: str) -> list[FileStorage]:
 
 def inspect_parts(parts: list[FileStorage], settings: Settings) -> list[ReceivedFile]:
     """Look into each archive or image. Raises Problem 422: one is refused, or none could hold an image."""
-    limits = Limits(settings.max_entries, settings.max_unpacked_bytes, settings.max_ratio, settings.max_entry_bytes)
+    limits = Limits.of(settings)
     files = [_inspect(part, limits) for part in parts]
     if not any(file.entries and file.size for file in files):
         raise refused_archive(

@@ -44,10 +44,13 @@ class Known:
     folder: str = ""
 
 
-def is_label_file(path: str, content: bytes) -> bool:
-    """Whether this is a CSV by one of the names of `FILES` with the columns of one."""
-    if path.rpartition("/")[2].lower() not in FILES:
-        return False
+def is_label_name(path: str) -> bool:
+    """Return whether a file of this path may hold labels: it has one of the names of `FILES`."""
+    return path.rpartition("/")[2].lower() in FILES
+
+
+def has_label_columns(content: bytes) -> bool:
+    """Return whether this is a CSV with the columns of a label file."""
     text = content[:4096].decode("utf-8-sig", errors="replace").lstrip()
     # Not strict: a broken line is for read_csv to name.
     head = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])

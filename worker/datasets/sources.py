@@ -13,10 +13,10 @@ from db.models import Series, Slice
 from db.storage import storage
 from worker.datasets.class_folders import class_of_path
 from worker.datasets.collector import Gathered, Item
-from worker.datasets.label_table import BadLabels, Known, by_csv, is_label_file, read_csv
+from worker.datasets.label_table import BadLabels, Known, by_csv, has_label_columns, is_label_name, read_csv
 from worker.datasets.patient_groups import DicomGroups, folder_groups
-from worker.decoding import archive_limits, new_decoders, read_decoded
-from worker.imaging.archives.archive import read_entries
+from worker.decoding import new_decoders, read_decoded, stored_entries
+from worker.imaging.archives.archive import Entry
 from worker.imaging.display_names import label as shown
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
@@ -46,7 +46,7 @@ class File:
 
 
 def list_files(sources: Sequence[dict[str, Any]], progress: Callable[[], None]) -> list[File]:
-    """The files of all sources, in order; a packed archive is unpacked once for it.
+    """Return the files of all sources, in order; only label files are read.
 
     Raises NotBuildable, FileMissing.
     """
@@ -55,19 +55,22 @@ def list_files(sources: Sequence[dict[str, Any]], progress: Callable[[], None]) 
         filename = source["filename"]
         archive = _stem(filename)
         try:
-            entries = read_entries(
-                storage().local_path(source["sha256"], progress), filename, archive_limits(), lambda ordinal: False
-            )
-            for entry, content in entries:
+            for entry in stored_entries(source["sha256"], filename, progress):
                 progress()
                 is_loose = entry.name == shown(filename)
                 path = entry.name if is_loose else f"{archive}/{entry.name}"
-                table = content if isinstance(content, bytes) and is_label_file(entry.name, content) else None
+                table = _label_table(entry)
                 name = path if len(sources) > 1 else entry.name
                 files.append(File(number, entry.ordinal, path, name, table))
         except ArchiveRefused as error:
             raise NotBuildable(f"{shown(filename)} cannot be read: {error}") from error
     return files
+
+
+def _label_table(entry: Entry) -> bytes | None:
+    """Return the bytes of a label file, or None for any other file, which is not read."""
+    content = entry.read() if is_label_name(entry.name) else None
+    return content if isinstance(content, bytes) and has_label_columns(content) else None
 
 
 def _stem(filename: str) -> str:
@@ -150,13 +153,9 @@ def read_files(
 
     with new_decoders() as pool:
         for number, places in by_source.items():
-            source = sources[number]
-
-            def unlabelled(ordinal: int, places: dict[int, int] = places) -> bool:
-                return ordinal not in places
-
-            read = read_decoded(pool, source["sha256"], source["filename"], unlabelled, alive)
-            for entry, sha256, result in read:
+            entries = stored_entries(sources[number]["sha256"], sources[number]["filename"], alive)
+            labelled = filter(lambda entry: entry.ordinal in places, entries)
+            for entry, sha256, result in read_decoded(pool, labelled, alive):
                 place = places[entry.ordinal]
                 _gather(
                     gathered,

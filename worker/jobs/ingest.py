@@ -1,9 +1,11 @@
 """Archive → slices and prepared chunks: entries are read, decoded in the sandbox, recorded and published in order."""
 
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,9 @@ from db.ledger.leases import Claim, StaleClaim
 from db.ledger.recording import ReadSlice
 from db.models import Job, Outcome, Upload
 from db.storage import FileMissing, storage
-from worker.decoding import Read, archive_limits, new_decoders, npy_bytes, read_decoded
+from worker.decoding import Read, new_decoders, npy_bytes, read_decoded, stored_entries
 from worker.heartbeat import Heartbeat
-from worker.imaging.archives.archive import Entry, read_entries
+from worker.imaging.archives.archive import Entry
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import ArchiveRefused, DecoderUnavailable, SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
@@ -76,26 +78,48 @@ def _unpack(worker: str, claim: Claim, upload: Upload, heartbeat: Heartbeat, can
         return
     with read_scope() as s:
         done = recording.read_ordinals(s, upload.id)
+    stored = stored_entries(upload.sha256, upload.filename, heartbeat.progress)
+    entries = (entry for entry in stored if entry.ordinal not in done)
+    taken = Taken()
     if not cancelled:
-        read = read_decoded(decoders(nested), upload.sha256, upload.filename, done.__contains__, heartbeat.progress)
+        read = read_decoded(decoders(nested), taken.track(entries), heartbeat.progress)
         for batch in _batches(read):
             array = storage().put(npy_bytes(batch.arrays)) if batch.arrays else None
             crash_point("after-array-before-record")
             with session_scope() as s:
                 cancelled = recording.record_read(s, claim, upload, batch.rows, array)
-            done.update(row.ordinal for row in batch.rows)
+            taken.forget(batch.rows[-1].ordinal)
             if cancelled:
+                read.close()
                 break
             while not nested and unpack_next(worker, smaller_than=upload, around=heartbeat):
                 heartbeat.progress()
     if cancelled:
-        _cancel_rest(claim, upload, done, heartbeat)
+        _cancel_rest(claim, upload, chain(taken.entries, entries), heartbeat)
     with session_scope() as s:
         recording.close_upload(s, claim, upload)
 
 
-def _cancel_rest(claim: Claim, upload: Upload, done: set[int], heartbeat: Heartbeat) -> None:
-    """List what was not read before the job was cancelled: each entry was received, and gets its outcome."""
+class Taken:
+    """The entries that were taken from the archive for decoding, and whose outcome is not recorded yet."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+
+    def track(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries and remember each."""
+        for entry in entries:
+            self.entries.append(entry)
+            yield entry
+
+    def forget(self, ordinal: int) -> None:
+        """Drop the entries up to this one, whose outcomes are recorded."""
+        while self.entries and self.entries[0].ordinal <= ordinal:
+            self.entries.popleft()
+
+
+def _cancel_rest(claim: Claim, upload: Upload, entries: Iterable[Entry], heartbeat: Heartbeat) -> None:
+    """Record the entries as cancelled without reading them: each was received, and gets its outcome."""
     rows: list[ReadSlice] = []
 
     def record() -> None:
@@ -104,8 +128,7 @@ def _cancel_rest(claim: Claim, upload: Upload, done: set[int], heartbeat: Heartb
         rows.clear()
         heartbeat.progress()
 
-    path = storage().local_path(upload.sha256, heartbeat.progress)
-    for entry, _ in read_entries(path, upload.filename, archive_limits(), done.__contains__):
+    for entry in entries:
         rows.append(ReadSlice(entry.ordinal, 0, entry.name, Outcome.CANCELLED))
         if len(rows) >= ROWS_A_TRANSACTION:
             record()

@@ -29,6 +29,8 @@ from tests.worker.conftest import Submit, png, zip_of
 from tests.worker.imaging.builders import dicom
 from worker import reap
 from worker.datasets.build import MAX_ATTEMPTS, build_next, ingest_next
+from worker.datasets.sources import list_files
+from worker.imaging.archives import zip as zip_module
 from worker.imaging.recipe import PreparedSlice
 from worker.jobs import ingest
 
@@ -350,6 +352,16 @@ def test_what_makes_no_dataset_fails_with_one_clear_line(
     assert re.search(why, found.error)
     assert slices_of(found) == []
     assert not build_next("w")
+
+
+def test_looking_for_labels_reads_only_the_label_file(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = HEAD + "".join(f"{name},{int('non' not in name)},{name}\n" for name in two_classes())
+    dataset = ask(two_classes() | {"labels.csv": table.encode()})
+    read: list[bytes] = []
+    monkeypatch.setattr(zip_module, "check_content", lambda data: read.append(data) or data)
+    files = list_files(dataset.sources, lambda: None)
+    assert [file.name for file in files if file.table] == ["labels.csv"]
+    assert read == [table.encode()]
 
 
 def test_an_archive_that_is_damaged_fails_by_its_name(ask: Ask, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from worker.datasets.class_folders import class_of_path
-from worker.datasets.label_table import BadLabels, Known, by_csv, is_label_file, read_csv
+from worker.datasets.label_table import BadLabels, Known, by_csv, has_label_columns, is_label_name, read_csv
 
 HEAD = b"file,label,group\n"
 
@@ -106,9 +106,9 @@ def test_the_same_line_twice_is_no_fault() -> None:
 
 
 def test_a_label_file_is_known_by_name_and_columns() -> None:
-    assert is_label_file("set/Groups.csv", HEAD)
-    assert is_label_file("labels.csv", b"\xef\xbb\xbfLabel;File\n")
-    assert is_label_file("labels.csv", b'\n"file","label","group"\r\n"a.png","1","p"\r\n')
-    assert not is_label_file("labels.csv", b"id,age\n")
-    assert not is_label_file("other.csv", HEAD)
-    assert not is_label_file("labels.csv", b"")
+    assert is_label_name("set/Groups.csv")
+    assert not is_label_name("other.csv")
+    assert has_label_columns(b"\xef\xbb\xbfLabel;File\n")
+    assert has_label_columns(b'\n"file","label","group"\r\n"a.png","1","p"\r\n')
+    assert not has_label_columns(b"id,age\n")
+    assert not has_label_columns(b"")

@@ -27,6 +27,9 @@ from worker.engines import load
 from worker.engines.interface import Scores
 from worker.engines.load import EngineAbsent, EngineUnproven
 from worker.engines.proof import failed
+from worker.imaging.archives import tar
+from worker.imaging.archives import zip as zip_module
+from worker.imaging.archives.archive import read_entries
 from worker.jobs import ingest, loaded_engines, predict
 
 PROJECT = Path(__file__).parents[3]
@@ -173,11 +176,20 @@ def test_a_crash_at_any_point_loses_and_doubles_nothing(
         assert s.scalar(select(func.count()).select_from(Prediction)) == 60
 
 
-def test_cancelled_while_unpacking_every_entry_is_cancelled(
-    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_cancelled_while_unpacking_every_entry_is_cancelled_and_the_rest_is_not_read(
+    kind: str, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = submit(ann, slices(100))
+    job = submit(ann, slices(200), kind=kind)
     recorded = ingest.recording.record_read
+    read: list[bytes] = []
+    passes: list[Path] = []
+    for module in (tar, zip_module):
+        monkeypatch.setattr(module, "check_content", lambda data: read.append(data) or data)
+    monkeypatch.setattr("worker.decoding.read_entries", lambda *given: passes.append(given[0]) or read_entries(*given))
+    taken = (
+        3 * base.current().first_chunk_slices + 4 * ingest.decoders(False)._size
+    )  # two chunks, and what is decoded ahead
 
     def cancel_after_the_first(*arguments: Any) -> bool:
         outcome = recorded(*arguments)
@@ -189,11 +201,24 @@ def test_cancelled_while_unpacking_every_entry_is_cancelled(
     work()
     done = view(job)
     assert done.state == JobState.CANCELLED
-    assert done.counts["received"] == 100
-    assert done.counts["cancelled"] == 100
+    assert done.counts["received"] == 200
+    assert done.counts["cancelled"] == 200
+    assert len(read) <= taken, "what was decoded ahead, and nothing more"
+    assert len(passes) == 1
     monkeypatch.undo()
-    assert retry(job) == 100
-    assert view(job).counts["predicted"] == 100
+    assert retry(job) == 200
+    assert view(job).counts["predicted"] == 200
+
+
+def test_job_that_was_cancelled_before_it_was_unpacked_is_listed_unread(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(20))
+    with session_scope() as s:
+        jobs.cancel_job(s, job)
+    monkeypatch.setattr(zip_module, "_read", None)
+    work()
+    assert (view(job).state, view(job).counts["cancelled"]) == (JobState.CANCELLED, 20)
 
 
 def test_small_job_is_not_kept_waiting_by_a_large_one(

@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
-from worker.imaging.archives.entries import MIB, Limits
+from db.settings import MIB
+from worker.imaging.archives.entries import Limits
 from worker.imaging.rejections import ArchiveRefused
 
 _READ = 256 * 1024

@@ -110,8 +110,8 @@ def records(file: BinaryIO, directory: Directory) -> Iterator[Record]:
         raise ArchiveRefused("malformed_archive", "The ZIP's directory holds more than the entries it states.")
 
 
-def inspect_zip(file: BinaryIO, limits: Limits) -> Inspection:
-    """Check the whole directory before a byte is inflated.
+def inspect_zip(file: BinaryIO, limits: Limits) -> tuple[Inspection, Directory]:
+    """Check the whole directory before a byte is inflated, and return where it lies.
 
     Memory: 16 bytes an entry. Raises ArchiveRefused: `too_many_entries`, `password_protected`, `too_large_unpacked`,
     `overlap`, `no_images`, and what `find_directory` and `records` raise.
@@ -133,7 +133,7 @@ def inspect_zip(file: BinaryIO, limits: Limits) -> Inspection:
     _check_overlap(starts, ends, directory.start)
     if not files:
         raise ArchiveRefused("no_images", "The ZIP holds no file that could be an image.")
-    return Inspection("zip", files, unpacked)
+    return Inspection("zip", files, unpacked), directory
 
 
 def last_whole_entry(file: BinaryIO) -> str | None:
