@@ -1,4 +1,4 @@
-"""The Celery tasks of training: claim a run or an evaluation and carry it out under a heartbeat."""
+"""The Celery tasks of training and evaluation workers; the second kind also builds datasets."""
 
 import logging
 import tempfile
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
+from db.broker import Queue
 from db.database import session_scope
 from db.evaluation import gate
 from db.ledger.leases import Claim, StaleClaim
@@ -22,18 +23,26 @@ from worker.process import worker_name
 log = logging.getLogger(__name__)
 
 
-@app.task(name="train")
-def train(id: int) -> None:
+@app.task(name=Queue.TRAINING)
+def train() -> None:
     """Carry out the training run whose turn it is."""
     train_next(worker_name())
 
 
-@app.task(name="evaluate")
-def evaluate(id: int) -> None:
+@app.task(name=Queue.EVALUATION)
+def evaluate() -> None:
     """Carry out the evaluation whose turn it is."""
     from training.evaluation.evaluate_version import evaluate_next
 
     evaluate_next(worker_name())
+
+
+@app.task(name=Queue.DATASETS)
+def build_dataset() -> None:
+    """Build the dataset whose turn it is."""
+    from worker.datasets.build import build_next
+
+    build_next(worker_name())
 
 
 def train_next(worker: str) -> bool:

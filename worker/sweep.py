@@ -26,6 +26,7 @@ from db.models import (
     Dataset,
     Evaluation,
     Job,
+    LeaseMixin,
     TrainingRun,
     Upload,
     Work,
@@ -38,11 +39,11 @@ log = logging.getLogger(__name__)
 def sweep() -> None:
     """One round: the ledger is repaired, and lost messages are sent again."""
     sweep_ledger()
-    _resend(Upload, Queue.INGEST, broker.unpack_hint)
-    _resend(Chunk, Queue.INFERENCE, broker.predict_hint)
-    _resend(Dataset, Queue.INGEST, broker.build_hint)
-    _resend(TrainingRun, Queue.TRAINING, broker.train_hint)
-    _resend(Evaluation, Queue.EVALUATION, broker.evaluate_hint)
+    _resend(Upload, Queue.INGEST)
+    _resend(Chunk, Queue.INFERENCE)
+    _resend(Dataset, Queue.DATASETS)
+    _resend(TrainingRun, Queue.TRAINING)
+    _resend(Evaluation, Queue.EVALUATION)
 
 
 def sweep_ledger() -> None:
@@ -67,10 +68,10 @@ def _free_lost_chunks() -> None:
             completion.finish_if_done(s, job)
 
 
-def _resend(model: Any, queue: Queue, hint: Any) -> None:
+def _resend(model: type[LeaseMixin], queue: Queue) -> None:
     """Send the messages of rows that have waited long, but no more than the queue is short of.
 
-    Any message makes a worker take the best row there is, so their number is what matters.
+    Any message makes a worker take the row whose turn it is, so only their number matters.
     """
     with read_scope() as s:
         # A lease that ran out waits for a claim just as a ready row does; a lost chunk is put back by the split.
@@ -78,7 +79,7 @@ def _resend(model: Any, queue: Queue, hint: Any) -> None:
     if not stale:
         return
     missing = len(stale) - broker.waiting(queue)
-    sent = [row_id for row_id in stale[: max(missing, 0)] if broker.send(hint(row_id))]
+    sent = [row_id for row_id in stale[: max(missing, 0)] if broker.wake(queue)]
     if sent:
         with session_scope() as s:
             leases.mark_sent(s, model, sent)

@@ -19,7 +19,7 @@ from db.clock import from_now
 from db.datasets import datasets as store
 from db.datasets.datasets import DatasetView
 from db.datasets.slices import CLASSES, PARTS, DatasetError, rows_of
-from db.models import Dataset, Upload, Work
+from db.models import Dataset, Evaluation, Work
 from db.training import splits
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def datasets() -> None:
     "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A CSV of file, label, group."
 )
 @click.option("--job", "jobs", multiple=True, help="Take the reviewed slices of this job; repeatable.")
-@click.option("--no-wait", is_flag=True, help="Do not wait until an ingest worker has built it.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until an evaluation worker has built it.")
 @json_option
 def create(
     name: str,
@@ -70,7 +70,7 @@ def create(
         raise UsageError("say what to make it from: either --from PATH or --job JOB")
     if labels and jobs:
         raise UsageError("--labels goes with --from: reviewed slices have their labels")
-    settings_with_broker()  # else the ingest worker hears of it from the sweeper only, a minute later
+    settings_with_broker()  # else only the sweeper wakes the evaluation worker, a minute later
     title = _create_from_jobs(name, jobs) if jobs else _create_from_files(name, sources, labels)
     view = _view(title) if no_wait else _follow(title)
     if as_json:
@@ -243,7 +243,7 @@ def _follow(title: str) -> DatasetView:
 
     Raises:
         JobFailed: it cannot be built.
-        Unavailable: no ingest worker took it.
+        Unavailable: no evaluation worker took it.
     """
     waiting_since = time.monotonic()
     with progress_bar(f"building {title}", 1.0) as update:
@@ -254,19 +254,20 @@ def _follow(title: str) -> DatasetView:
                 return view
             if view.state == "failed":
                 raise JobFailed(f"the dataset {title} was not built: {view.error}")
-            if view.state != "queued" or _ingest_is_busy():
+            if view.state != "queued" or _builder_is_busy():
                 waiting_since = time.monotonic()
             elif time.monotonic() - waiting_since > UNCLAIMED_SECONDS:
                 raise Unavailable(
-                    f"no ingest worker has taken {title}; does `ctbatch worker ingest` run somewhere? It stays queued"
+                    f"no evaluation worker has taken {title}. Start one with `ctbatch worker evaluation`;"
+                    " until then the dataset stays queued"
                 )
             time.sleep(POLL_SECONDS)
 
 
-def _ingest_is_busy() -> bool:
-    """Whether a worker reads something: then what waits has to be patient; so has what was put off for a while."""
+def _builder_is_busy() -> bool:
+    """Return whether an evaluation worker has other work, or the dataset was put off for a while."""
     with reading() as session:
-        busy = [select(each.id).where(each.state == Work.RUNNING) for each in (Upload, Dataset)]
+        busy = [select(each.id).where(each.state == Work.RUNNING) for each in (Dataset, Evaluation)]
         put_off = select(Dataset.id).where(Dataset.state == Work.READY, Dataset.lease_until > from_now())
         return any(session.scalar(query.limit(1)) is not None for query in (*busy, put_off))
 

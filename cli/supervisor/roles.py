@@ -11,11 +11,12 @@ from db.settings import Settings
 from training.launch.installed import TrainingNotInstalled, check_installed, is_installed
 
 ROLES = ("web", "ingest", "inference", "training", "evaluation", "sweep")
-CELERY_APPS = {
-    "ingest": "worker.app",
-    "inference": "worker.app",
-    "training": "training.app",
-    "evaluation": "training.app",  # apart: an evaluation takes minutes and is waited for, a run takes hours
+CELERY = {  # app, queues, processes
+    "ingest": ("worker.app", "ingest", 2),  # two, so that a large archive does not hold up a small one
+    "inference": ("worker.app", "inference", 1),
+    "training": ("training.app", "training", 1),
+    # Apart from training: an evaluation or a dataset takes minutes and is waited for, a run takes hours.
+    "evaluation": ("training.app", "evaluation,datasets", 1),
 }
 ENGINE_ROLES = ("inference", "evaluation")  # these load the engine
 PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder that the top-level packages are imported from
@@ -48,8 +49,9 @@ def command_line(role: str, settings: Settings, *, listen_fd: int | None = None,
         return [*python, "-m", "gunicorn", *_gunicorn_options(settings, listen_fd), "web.wsgi:app"]
     if role == "sweep":
         return [*python, "-m", "worker.sweep"]
-    app = CELERY_APPS[role]
-    options = ["-Q", role, "-P", "prefork", "-c", "1", "-n", f"{name or role}@%h", "-l", settings.log_level]
+    app, queues, processes = CELERY[role]
+    options = ["-Q", queues, "-P", "prefork", "-c", str(processes), "-n", f"{name or role}@%h"]
+    options += ["-l", settings.log_level]
     return [*python, "-m", "celery", "-A", app, "worker", *options, "--without-gossip", "--without-mingle"]
 
 

@@ -6,6 +6,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import broker
+from db.broker import Queue
 from db.clock import from_now
 from db.ledger import leases
 from db.ledger.completion import finish_if_done, lock_job
@@ -29,7 +30,7 @@ def add_chunk(s: Session, job_id: str, array_sha256: str, slice_ids: list[int], 
     s.add(chunk)
     s.flush()
     s.execute(update(Slice).where(Slice.id.in_(slice_ids)).values(chunk_id=chunk.id))
-    broker.send_after_commit(s, broker.predict_hint(chunk.id))
+    broker.wake_after_commit(s, Queue.INFERENCE)
     return chunk
 
 
@@ -52,7 +53,7 @@ def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
     elif open_ids and (not chunk.suspect or chunk.losses == 0):
         losses = 1 if chunk.suspect else 0
         _end(s, chunk, Work.READY, suspect=True, losses=losses, closed_at=None, published_at=from_now())
-        broker.send_after_commit(s, broker.predict_hint(chunk.id))
+        broker.wake_after_commit(s, Queue.INFERENCE)
     else:
         close_slices(s, chunk.id, Outcome.QUARANTINED, reason)
         _end(s, chunk, Work.FAILED)

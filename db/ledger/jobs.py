@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
 from db import broker
+from db.broker import Queue
 from db.clock import from_now
 from db.ledger import leases
 from db.ledger.chunks import add_chunk, close_slices
@@ -79,8 +80,8 @@ def create_job(
     uploads = [Upload(job_id=job.id, position=i, **vars(file)) for i, file in enumerate(files)]
     s.add_all(uploads)
     s.flush()
-    for upload in uploads:
-        broker.send_after_commit(s, broker.unpack_hint(upload.id))
+    for _ in uploads:
+        broker.wake_after_commit(s, Queue.INGEST)
     return job, True
 
 
@@ -135,8 +136,8 @@ def retry_job(s: Session, job: Job) -> int:
             .where(Job.id == job.id)
             .values(state=JobState.RUNNING, error=None, finished_at=None, cancel_requested_at=None, unpacked_at=None)
         )
-        for upload_id in {*uploads, *unread}:
-            broker.send_after_commit(s, broker.unpack_hint(upload_id))
+        for _ in {*uploads, *unread}:
+            broker.wake_after_commit(s, Queue.INGEST)
         s.refresh(job)
     return count
 

@@ -22,12 +22,8 @@ def _turn() -> tuple[Any, ...]:
     )
 
 
-def claim_upload(s: Session, worker: str, *, smaller_than: Upload | None = None) -> Claim | None:
-    """Claim the upload whose turn it is; with `smaller_than`, only one that may go before that one.
-
-    A smaller upload (under half the entries, or of higher priority) goes first, so that a large archive does not
-    keep a small one waiting.
-    """
+def claim_upload(s: Session, worker: str) -> Claim | None:
+    """Claim the upload whose turn it is, or return None."""
     query = (
         select(Upload.id, Job.id.label("job"))
         .join(Job, Job.id == Upload.job_id)
@@ -36,13 +32,6 @@ def claim_upload(s: Session, worker: str, *, smaller_than: Upload | None = None)
         .order_by(*_turn(), Upload.position)
         .limit(1)
     )
-    if smaller_than is not None:
-        own_priority = s.scalars(select(Job.priority).where(Job.id == smaller_than.job_id)).one()
-        query = query.where(
-            Job.id != smaller_than.job_id,
-            (Job.priority > own_priority)
-            | ((Job.priority == own_priority) & (Upload.entries * 2 < smaller_than.entries)),
-        )
     row = s.execute(leases.locked(query, s, of=Upload)).first()
     if row is None or (claim := leases.take(s, Upload, row.id, worker)) is None:
         return None

@@ -10,6 +10,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session, aliased
 
 from db import broker
+from db.broker import Queue
 from db.clock import from_now
 from db.crash_points import crash_point
 from db.ledger import chunks, completion, leases
@@ -128,7 +129,7 @@ def _publish(s: Session, job: Job, array_sha256: str, slice_ids: list[int]) -> N
     elif copy_known(s, job, chunk.id) == len(slice_ids):
         _settle(s, chunk, Work.DONE)
     else:
-        broker.send_after_commit(s, broker.predict_hint(chunk.id))
+        broker.wake_after_commit(s, Queue.INFERENCE)
 
 
 def _settle(s: Session, chunk: Chunk, state: Work) -> None:

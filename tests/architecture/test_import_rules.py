@@ -14,11 +14,20 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 
 # What a package may import of the others. Where parts are named, these are the pure ones; training also does what
-# every Celery process does at its start, and web refuses at launch what cannot be trained.
+# every Celery process does at its start, its evaluation workers build datasets, and web refuses at launch what cannot
+# be trained.
 MAY_IMPORT = {
     "db": (),
     "worker": ("db",),
-    "training": ("db", "worker.imaging", "worker.engines", "worker.phantoms", "worker.process", "worker.heartbeat"),
+    "training": (
+        "db",
+        "worker.imaging",
+        "worker.engines",
+        "worker.phantoms",
+        "worker.datasets",
+        "worker.process",
+        "worker.heartbeat",
+    ),
     "web": ("db", "worker.imaging", "training.config", "training.launch"),
     "cli": ("db", "worker", "training", "web"),
 }

@@ -1,4 +1,4 @@
-"""`ctbatch datasets` as an operator runs it, with a real database, storage and ingest worker's function."""
+"""`ctbatch datasets` as an operator runs it, with a real database, storage and the worker's function."""
 
 import json
 import threading
@@ -200,7 +200,7 @@ def test_no_worker_is_said_after_a_while(database, folder, monkeypatch):
     file = command._store_part(command.gather([folder])[0][0], lambda count: None)
     with session_scope() as session:
         label = datasets.create_dataset(session, name="site", user=None, files=[file]).label
-    with pytest.raises(Unavailable, match="no ingest worker has taken site/1; does `ctbatch worker ingest` run"):
+    with pytest.raises(Unavailable, match="no evaluation worker has taken site/1"):
         command._follow(label)
 
 

@@ -233,7 +233,7 @@ def _score(slice_id: int, probability: float) -> PredictedSlice:
 
 
 def ready_dataset(name: str, groups: int = 12, slices: int = 5, **report: Any) -> int:
-    """A dataset as an ingest worker leaves it, of groups of one class each; its id."""
+    """A dataset as a worker leaves it, of groups of one class each; its id."""
     rows = [
         {
             "ordinal": row,

@@ -19,21 +19,12 @@ from worker.datasets.report import make_report
 from worker.datasets.sources import NotBuildable, Note, label_files, list_files, read_files, read_reviews
 from worker.heartbeat import Heartbeat
 from worker.imaging.rejections import DecoderUnavailable
-from worker.jobs.ingest import unpack_next
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
 READING = 0.9  # of the whole; comparing and reporting are the rest
 NOTE_SECONDS = 1.0  # between two notes of the progress
-
-
-def ingest_next(worker: str) -> bool:
-    """Unpack the upload whose turn it is; if there is none, build the dataset whose turn it is; False if neither is.
-
-    Whatever a message of the ingest queue is about, it makes a worker do the next thing there is.
-    """
-    return unpack_next(worker) or build_next(worker)
 
 
 def build_next(worker: str) -> bool:
@@ -47,7 +38,7 @@ def build_next(worker: str) -> bool:
     gathered = Gathered()
     with Heartbeat(Dataset, [claim]) as heartbeat:
         try:
-            _build(worker, dataset, claim, heartbeat, gathered)
+            _build(dataset, claim, heartbeat, gathered)
         except StaleClaim:
             log.info("dataset is someone else's now", extra={"dataset": dataset.id})
         except (NotBuildable, BadLabels) as error:
@@ -60,7 +51,7 @@ def build_next(worker: str) -> bool:
                 leases.put_off(s, Dataset, claim, error=_why(error))
         except Exception as error:
             log.exception("building failed", extra={"dataset": dataset.id})
-            _fail(claim, f"{type(error).__name__}; the ingest worker's log tells more", gathered)
+            _fail(claim, f"{type(error).__name__}; the evaluation worker's log tells more", gathered)
     return True
 
 
@@ -75,12 +66,12 @@ def _fail(claim: Claim, error: str, gathered: Gathered) -> None:
         datasets.fail_dataset(s, claim, error, {"left_out": gathered.left_out()})
 
 
-def _build(worker: str, dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathered) -> None:
+def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathered) -> None:
     """Nothing is recorded before all is known: an attempt that was broken off leaves no row behind."""
     if dataset.attempts > MAX_ATTEMPTS:
         last = f"; the last error was: {dataset.error}" if dataset.error else ""
         raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times{last}")
-    note = _notes(worker, claim, heartbeat)
+    note = _notes(claim, heartbeat)
     _gather(dataset, gathered, note)
     _check(gathered)
     similar = gathered.compare(lambda: note(1.0))
@@ -110,11 +101,8 @@ def _gather(dataset: Dataset, gathered: Gathered, note: Note) -> None:
     read_files(dataset.sources, files, known, gathered, note)
 
 
-def _notes(worker: str, claim: Claim, heartbeat: Heartbeat) -> Note:
-    """Writes how far the reading is, at most once a second, and lets the uploads that came meanwhile go first.
-
-    Each note is a sign of life. Raises StaleClaim.
-    """
+def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
+    """Writes how far the reading is, at most once a second; each note is a sign of life. Raises StaleClaim."""
     noted = 0.0
 
     def note(fraction: float) -> None:
@@ -127,19 +115,8 @@ def _notes(worker: str, claim: Claim, heartbeat: Heartbeat) -> Note:
                     datasets.report_progress(s, claim, READING * fraction)
             except OperationalError as error:  # it costs no more than this note: the heartbeat keeps the lease
                 log.warning("progress not noted", extra={"dataset": claim.id, "error": type(error).__name__})
-            while _unpack(worker, heartbeat):
-                heartbeat.progress()
 
     return note
-
-
-def _unpack(worker: str, heartbeat: Heartbeat) -> bool:
-    """Unpack an upload that came meanwhile; False if there is none, or it cannot be done: this dataset is no worse."""
-    try:
-        return unpack_next(worker, around=heartbeat)
-    except Exception:
-        log.exception("unpacking broke off")
-        return False
 
 
 def _check(gathered: Gathered) -> None:

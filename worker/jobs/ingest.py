@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -31,31 +31,25 @@ MAX_ATTEMPTS = 5  # claims of an upload without any progress between them
 ROWS_A_TRANSACTION = 1_000  # where many entries are rejected, or cancelled, and no chunk fills
 
 
-@lru_cache(maxsize=2)
-def decoders(nested: bool) -> DecoderPool:
-    """This process's decoders, kept once they are started.
-
-    A second set serves the small uploads that are unpacked while a large one is under way.
-    """
+@cache
+def decoders() -> DecoderPool:
+    """Return this process's decoders, which are kept once they are started."""
     return new_decoders()
 
 
-def unpack_next(worker: str, smaller_than: Upload | None = None, around: Heartbeat | None = None) -> bool:
-    """Claim the upload whose turn it is and unpack it; False if there is none.
-
-    `smaller_than`: only one that may interrupt that one. `around`: the heartbeat of the work that is interrupted.
-    """
+def unpack_next(worker: str) -> bool:
+    """Claim the upload whose turn it is and unpack it. Return False if there is none."""
     with session_scope() as s:
-        claim = queue.claim_upload(s, worker, smaller_than=smaller_than)
+        claim = queue.claim_upload(s, worker)
         if claim is None:
             return False
         upload = s.get_one(Upload, claim.id, populate_existing=True)
         cancelled = s.get_one(Job, upload.job_id).cancel_requested_at is not None
     crash_point("after-claim-upload")
     log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "fence": claim.fence})
-    with Heartbeat(Upload, [claim], around) as heartbeat:
+    with Heartbeat(Upload, [claim]) as heartbeat:
         try:
-            _unpack(worker, claim, upload, heartbeat, cancelled, nested=smaller_than is not None)
+            _unpack(claim, upload, heartbeat, cancelled)
         except StaleClaim:
             log.info("upload is someone else's now", extra={"upload": upload.id})
         except (ArchiveRefused, FileMissing) as error:
@@ -72,7 +66,7 @@ def _fail(claim: Claim, upload: Upload, error: str) -> None:
         recording.close_upload(s, claim, upload, error)
 
 
-def _unpack(worker: str, claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool, nested: bool) -> None:
+def _unpack(claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool) -> None:
     if upload.attempts > MAX_ATTEMPTS:
         _fail(claim, upload, f"unpacking was broken off {MAX_ATTEMPTS} times without getting any further")
         return
@@ -82,7 +76,7 @@ def _unpack(worker: str, claim: Claim, upload: Upload, heartbeat: Heartbeat, can
     entries = (entry for entry in stored if entry.ordinal not in done)
     taken = Taken()
     if not cancelled:
-        read = read_decoded(decoders(nested), taken.track(entries), heartbeat.progress)
+        read = read_decoded(decoders(), taken.track(entries), heartbeat.progress)
         for batch in _batches(read):
             array = storage().put(npy_bytes(batch.arrays)) if batch.arrays else None
             crash_point("after-array-before-record")
@@ -92,8 +86,6 @@ def _unpack(worker: str, claim: Claim, upload: Upload, heartbeat: Heartbeat, can
             if cancelled:
                 read.close()
                 break
-            while not nested and unpack_next(worker, smaller_than=upload, around=heartbeat):
-                heartbeat.progress()
     if cancelled:
         _cancel_rest(claim, upload, chain(taken.entries, entries), heartbeat)
     with session_scope() as s:

@@ -33,7 +33,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     """
     with _asking() as session:
         found, on = find_version(session, version), _dataset(session, dataset)
-        evaluation_id = evaluations.request(session, version=found, dataset=on, hint=False).id
+        evaluation_id = evaluations.request(session, version=found, dataset=on, notify=False).id
     view = evaluations.evaluation_view(carry_out(evaluation_id, quiet=as_json))
     if as_json:
         print_json(view.as_dict())
@@ -65,7 +65,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
     """
     with _asking() as session:
         pair = _pair(session, first, second, dataset)
-        ids = [each.id for each in comparisons.request(session, pair, hint=False)]
+        ids = [each.id for each in comparisons.request(session, pair, notify=False)]
     for evaluation_id in ids:
         carry_out(evaluation_id, quiet=as_json)
     with reading() as session:

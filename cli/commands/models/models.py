@@ -141,7 +141,7 @@ def _evaluate_missing(version: str, *, quiet: bool) -> None:
     """Carry out what the gate lacks; what fails the gate itself tells of."""
     try:
         with writing() as session:
-            missing = request_gate(session, find_version(session, version), hint=False)
+            missing = request_gate(session, find_version(session, version), notify=False)
             ids = [evaluation.id for evaluation in missing]
     except EvaluationError as error:
         raise UsageError(str(error)) from error

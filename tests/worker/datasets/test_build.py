@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from db.training import splits
 from tests.worker.conftest import Submit, png, zip_of
 from tests.worker.imaging.builders import dicom
 from worker import reap
-from worker.datasets.build import MAX_ATTEMPTS, build_next, ingest_next
+from worker.datasets import build
+from worker.datasets.build import MAX_ATTEMPTS, build_next
+from worker.datasets.report import make_report
 from worker.datasets.sources import list_files
 from worker.imaging.archives import zip as zip_module
 from worker.imaging.recipe import PreparedSlice
@@ -414,19 +417,7 @@ def test_what_nobody_foresaw_ends_the_building_with_a_reason(ask: Ask, monkeypat
     monkeypatch.setattr("worker.datasets.build.make_report", odd)
     assert build_next("w")
     found = view(dataset)
-    assert (found.state, found.error) == ("failed", "ValueError; the ingest worker's log tells more")
-
-
-def test_an_upload_that_breaks_off_meanwhile_does_no_harm(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = ask(two_classes())
-
-    def odd(*_: Any, **__: Any) -> None:
-        raise ValueError("of the upload")
-
-    monkeypatch.setattr("worker.datasets.build.unpack_next", odd)
-    monkeypatch.setattr("worker.datasets.build.NOTE_SECONDS", 0.0)
-    assert build_next("w")
-    assert view(dataset).state == "ready"
+    assert (found.state, found.error) == ("failed", "ValueError; the evaluation worker's log tells more")
 
 
 def test_a_disk_that_stays_full_is_named_in_the_end(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,35 +480,29 @@ def owner(settings: Settings) -> User:
 
 
 @pytest.mark.usefixtures("champion")
-def test_uploads_that_came_meanwhile_go_first(
+def test_long_build_does_not_delay_a_job(
     ask: Ask, owner: User, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = ask(two_classes())
-    first = submit(owner, {"b.png": png(2)})
-    assert ingest_next("w")
-    with read_scope() as s:
-        assert s.get_one(Job, first.id).unpacked_at is not None
+    is_building, may_end = threading.Event(), threading.Event()
+
+    def long_report(*given: Any) -> dict[str, Any]:
+        is_building.set()
+        assert may_end.wait(60)
+        return make_report(*given)
+
+    monkeypatch.setattr(build, "make_report", long_report)
+    builder = threading.Thread(target=build_next, args=("builder",))
+    builder.start()
+    assert is_building.wait(60)
     job = submit(owner, {"a.png": png(1)})
-    finished: list[str] = []
-    monkeypatch.setattr(datasets, "finish_dataset", _noting(datasets.finish_dataset, "dataset", finished))
-    monkeypatch.setattr(ingest.recording, "close_upload", _noting(ingest.recording.close_upload, "upload", finished))
-    build_next("w")
-    assert finished == ["upload", "dataset"]
-    assert view(dataset).state == "ready"
+    assert ingest.unpack_next("w")
     with read_scope() as s:
         assert s.get_one(Job, job.id).unpacked_at is not None
-    other = ask(two_classes())
-    assert ingest_next("w")
-    assert view(other).state == "ready"
-    assert not ingest_next("w")
-
-
-def _noting(function: Callable[..., Any], name: str, into: list[str]) -> Callable[..., Any]:
-    def act(*arguments: Any, **values: Any) -> Any:
-        into.append(name)
-        return function(*arguments, **values)
-
-    return act
+    assert view(dataset).state == "building"
+    may_end.set()
+    builder.join(60)
+    assert view(dataset).state == "ready"
 
 
 @pytest.mark.usefixtures("champion")

@@ -23,6 +23,7 @@ from db.settings import Settings
 from db.storage import storage
 from tests.conftest import add_champion
 from worker import reap, sweep
+from worker.decoding import npy_bytes
 from worker.engines import load
 from worker.engines.interface import Scores
 from worker.engines.load import EngineAbsent, EngineUnproven
@@ -154,15 +155,7 @@ def test_a_crash_at_any_point_loses_and_doubles_nothing(
     base.use(database.model_copy(update={"lease_seconds": 0.2, "heartbeat_seconds": 30.0}))
     job = submit(ann, slices(60))
     code = "from worker.jobs import ingest, predict\nwhile ingest.unpack_next('w') or predict.predict_next('w'): pass"
-    environment = os.environ | {
-        "CTBATCH_CRASH_AT": point,
-        "CTBATCH_HOME": str(database.home),
-        "CTBATCH_ENGINE": "fake",
-        "DATABASE_URL": database.database_url,
-        "CELERY_BROKER_URL": database.broker_url,
-        "PYTHONPATH": str(PROJECT),
-    }
-    crashed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    crashed = run_apart(code, database, CTBATCH_CRASH_AT=point)
     assert crashed.returncode == -9, crashed.stderr
     with session_scope() as s:
         for model in (Upload, Chunk):
@@ -187,9 +180,7 @@ def test_cancelled_while_unpacking_every_entry_is_cancelled_and_the_rest_is_not_
     for module in (tar, zip_module):
         monkeypatch.setattr(module, "check_content", lambda data: read.append(data) or data)
     monkeypatch.setattr("worker.decoding.read_entries", lambda *given: passes.append(given[0]) or read_entries(*given))
-    taken = (
-        3 * base.current().first_chunk_slices + 4 * ingest.decoders(False)._size
-    )  # two chunks, and what is decoded ahead
+    taken = 3 * base.current().first_chunk_slices + 4 * ingest.decoders()._size  # two chunks, and what is decoded ahead
 
     def cancel_after_the_first(*arguments: Any) -> bool:
         outcome = recorded(*arguments)
@@ -221,20 +212,42 @@ def test_job_that_was_cancelled_before_it_was_unpacked_is_listed_unread(
     assert (view(job).state, view(job).counts["cancelled"]) == (JobState.CANCELLED, 20)
 
 
-def test_small_job_is_not_kept_waiting_by_a_large_one(
-    ann: User, bob: User, submit: Any, slices: Entries, view: View
+def run_apart(code: str, settings: Settings, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in another process on the same database and storage."""
+    environment = {
+        "CTBATCH_HOME": str(settings.home),
+        "CTBATCH_ENGINE": "fake",
+        "DATABASE_URL": settings.database_url,
+        "CELERY_BROKER_URL": settings.broker_url,
+        "PYTHONPATH": str(PROJECT),
+    }
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | environment | variables, capture_output=True, text=True)
+
+
+def test_second_ingest_process_unpacks_a_small_job_while_a_large_one_is_read(
+    ann: User,
+    bob: User,
+    database: Settings,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    large = submit(ann, slices(200))
-    small = submit(bob, slices(3, start=1000))
-    ingest.unpack_next("w")  # the large one is claimed first; the small one goes in between
-    assert view(small).stages["unpacked"] == 1
+    large, small = submit(ann, slices(60)), submit(bob, slices(3, start=1000))
+    unpacked: list[int] = []
+
+    def in_between(arrays: Any) -> memoryview:
+        if not unpacked:
+            other = run_apart("from worker.jobs import ingest; ingest.unpack_next('other')", database)
+            assert other.returncode == 0, other.stderr
+            unpacked.extend(view(job).stages["unpacked"] for job in (large, small))
+        return npy_bytes(arrays)
+
+    monkeypatch.setattr(ingest, "npy_bytes", in_between)
+    ingest.unpack_next("w")
+    assert unpacked == [0, 1]
     assert view(large).stages["unpacked"] == 1
-    with read_scope() as s:
-        large_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == large.id))
-        small_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == small.id))
-    assert small_last is not None
-    assert large_last is not None
-    assert small_last < large_last
 
 
 def test_pages_of_one_file_are_slices_of_their_own(ann: User, submit: Any, view: View) -> None:
