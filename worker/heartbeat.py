@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +26,7 @@ class Heartbeat:
     itself, the leases run out, and the sweeper repairs what is left.
     """
 
-    def __init__(self, model: type[LeaseMixin], claims: list[Claim]) -> None:
+    def __init__(self, model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
         self._model: Any = model
         self._claims = claims
         self._lost: set[int] = set()

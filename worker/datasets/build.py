@@ -1,73 +1,64 @@
 """A dataset's building: claimed, its slices gathered, compared and reported on, and recorded in one transaction."""
 
 import logging
-import time
-
-from sqlalchemy.exc import OperationalError
 
 from db.crash_points import crash_point
 from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.datasets.slices import CLASSES
 from db.ledger import leases
-from db.ledger.leases import Claim, StaleClaim
+from db.ledger.leases import Claim
 from db.models import Dataset
 from db.storage import FileMissing
+from worker import claimed
 from worker.datasets.collector import Gathered
 from worker.datasets.label_table import BadLabels
 from worker.datasets.report import make_report
 from worker.datasets.sources import NotBuildable, Note, label_files, list_files, read_files, read_reviews
 from worker.heartbeat import Heartbeat
-from worker.imaging.rejections import DecoderUnavailable
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
 READING = 0.9  # of the whole; comparing and reporting are the rest
-NOTE_SECONDS = 1.0  # between two notes of the progress
 
 
 def build_next(worker: str) -> bool:
-    """Claim the dataset whose turn it is and build it; False if there is none."""
+    """Claim the dataset whose turn it is and build it. Return False if there is none."""
     with session_scope() as s:
-        claimed = datasets.claim_dataset(s, worker)
-    if claimed is None:
+        taken = datasets.claim_dataset(s, worker)
+    if taken is None:
         return False
-    dataset, claim = claimed
+    dataset, claim = taken
     log.info("building dataset", extra={"dataset": dataset.id, "fence": claim.fence})
     gathered = Gathered()
-    with Heartbeat(Dataset, [claim]) as heartbeat:
-        try:
-            _build(dataset, claim, heartbeat, gathered)
-        except StaleClaim:
-            log.info("dataset is someone else's now", extra={"dataset": dataset.id})
-        except (NotBuildable, BadLabels) as error:
-            _fail(claim, str(error), gathered)
-        except FileMissing as error:
-            _fail(claim, f"a file of it is gone from storage ({error}): create it again from its sources", gathered)
-        except (OSError, OperationalError, DecoderUnavailable) as error:
-            log.warning("building put off", extra={"dataset": dataset.id, "error": type(error).__name__})
-            with session_scope() as s:
-                leases.put_off(s, Dataset, claim, error=_why(error))
-        except Exception as error:
-            log.exception("building failed", extra={"dataset": dataset.id})
-            _fail(claim, f"{type(error).__name__}; the evaluation worker's log tells more", gathered)
+
+    def fail(error: Exception) -> None:
+        with session_scope() as s:
+            datasets.fail_dataset(s, claim, _message_for(error, dataset), {"left_out": gathered.left_out()})
+
+    def put_off(error: Exception) -> None:
+        with session_scope() as s:
+            leases.put_off(s, Dataset, claim, error=claimed.reason_of(error))
+
+    claimed.carry_out(
+        Dataset, [claim], lambda heartbeat: _build(dataset, claim, heartbeat, gathered), fail=fail, put_off=put_off
+    )
     return True
 
 
-def _why(error: OSError | OperationalError | DecoderUnavailable) -> str:
-    """What put the building off, in one line for people."""
-    told = error.strerror if isinstance(error, OSError) else error.orig if isinstance(error, OperationalError) else None
-    return (str(told or error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _fail(claim: Claim, error: str, gathered: Gathered) -> None:
-    with session_scope() as s:
-        datasets.fail_dataset(s, claim, error, {"left_out": gathered.left_out()})
+def _message_for(error: Exception, dataset: Dataset) -> str:
+    """Return one line for people: why the dataset cannot be built."""
+    if isinstance(error, NotBuildable | BadLabels):
+        return str(error)
+    if isinstance(error, FileMissing):
+        return f"a file of it is gone from storage ({error}): create it again from its sources"
+    log.error("building failed", extra={"dataset": dataset.id}, exc_info=error)
+    return f"{type(error).__name__}; the evaluation worker's log tells more"
 
 
 def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathered) -> None:
-    """Nothing is recorded before all is known: an attempt that was broken off leaves no row behind."""
+    """Gather, compare and record. An attempt that breaks off leaves no row: all is recorded in one transaction."""
     if dataset.attempts > MAX_ATTEMPTS:
         last = f"; the last error was: {dataset.error}" if dataset.error else ""
         raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times{last}")
@@ -102,19 +93,15 @@ def _gather(dataset: Dataset, gathered: Gathered, note: Note) -> None:
 
 
 def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
-    """Writes how far the reading is, at most once a second; each note is a sign of life. Raises StaleClaim."""
-    noted = 0.0
+    """Return a function that notes the fraction of reading that is done."""
+    notes = claimed.ProgressNotes(heartbeat)
 
     def note(fraction: float) -> None:
-        nonlocal noted
-        heartbeat.progress()
-        if (now := time.monotonic()) - noted >= NOTE_SECONDS:
-            noted = now
-            try:
-                with session_scope() as s:
-                    datasets.report_progress(s, claim, READING * fraction)
-            except OperationalError as error:  # it costs no more than this note: the heartbeat keeps the lease
-                log.warning("progress not noted", extra={"dataset": claim.id, "error": type(error).__name__})
+        def write() -> None:
+            with session_scope() as s:
+                datasets.report_progress(s, claim, READING * fraction)
+
+        notes.alive(write)
 
     return note
 

@@ -9,20 +9,20 @@ from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy.exc import OperationalError
 
 from db.crash_points import crash_point
 from db.database import current, read_scope, session_scope
 from db.ledger import leases, queue, recording
-from db.ledger.leases import Claim, StaleClaim
+from db.ledger.leases import Claim
 from db.ledger.recording import ReadSlice
 from db.models import Job, Outcome, Upload
 from db.storage import FileMissing, storage
+from worker import claimed
 from worker.decoding import Read, new_decoders, npy_bytes, read_decoded, stored_entries
 from worker.heartbeat import Heartbeat
 from worker.imaging.archives.archive import Entry
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
-from worker.imaging.rejections import ArchiveRefused, DecoderUnavailable, SliceRejected
+from worker.imaging.rejections import ArchiveRefused, SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
 log = logging.getLogger(__name__)
@@ -47,17 +47,22 @@ def unpack_next(worker: str) -> bool:
         cancelled = s.get_one(Job, upload.job_id).cancel_requested_at is not None
     crash_point("after-claim-upload")
     log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "fence": claim.fence})
-    with Heartbeat(Upload, [claim]) as heartbeat:
-        try:
-            _unpack(claim, upload, heartbeat, cancelled)
-        except StaleClaim:
-            log.info("upload is someone else's now", extra={"upload": upload.id})
-        except (ArchiveRefused, FileMissing) as error:
-            _fail(claim, upload, str(error) if isinstance(error, ArchiveRefused) else "file_missing")
-        except (OSError, OperationalError, DecoderUnavailable) as error:
-            log.warning("unpacking put off", extra={"upload": upload.id, "error": type(error).__name__})
-            with session_scope() as s:
-                leases.put_off(s, Upload, claim)
+
+    def fail(error: Exception) -> None:
+        if isinstance(error, FileMissing):
+            _fail(claim, upload, "file_missing")
+        elif isinstance(error, ArchiveRefused):
+            _fail(claim, upload, str(error))
+        else:
+            raise error
+
+    def put_off(_: Exception) -> None:
+        with session_scope() as s:
+            leases.put_off(s, Upload, claim)
+
+    claimed.carry_out(
+        Upload, [claim], lambda heartbeat: _unpack(claim, upload, heartbeat, cancelled), fail=fail, put_off=put_off
+    )
     return True
 
 

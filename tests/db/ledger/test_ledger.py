@@ -11,7 +11,8 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.ledger import chunks, completion, job_view, jobs, leases, queue, recording, results
 from db.ledger.leases import Claim, StaleClaim
-from db.ledger.recording import PredictedSlice, ReadSlice
+from db.ledger.predictions import PredictedSlice
+from db.ledger.recording import ReadSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
 from worker import sweep
 
