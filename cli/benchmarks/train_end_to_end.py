@@ -18,7 +18,7 @@ from db.registry import champions
 from db.settings import get_settings
 from db.training import runs
 from training.launch.launch import RunRequest
-from worker.engines.openvino import has_bfloat16
+from worker.engines.devices import has_bfloat16
 
 NAME = "real"
 FIGURES = ("accuracy", "auc", "recall", "specificity", "precision", "f1", "pr_auc", "brier", "ece")

@@ -7,14 +7,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from cli.errors import Unavailable
 from cli.output import progress_bar, say
 from cli.remote.find_server import LocalServer, read_local
-from cli.supervisor.child import die_with_parent
 from cli.supervisor.roles import PROJECT
 from db.settings import Settings
+from worker.parent_death import die_with_parent
 
 LOG_LINES = 20  # of the log, shown where the start fails
 POLL_SECONDS = 0.1
@@ -41,7 +42,7 @@ def serving(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the demo, which then stops this in order
-            preexec_fn=die_with_parent(signal.SIGTERM),
+            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),
         )
     try:
         yield _wait_until_ready(settings, process, log), process

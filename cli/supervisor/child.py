@@ -1,7 +1,6 @@
 """One child process of the supervisor: started so that it dies with its parent, read without blocking, ended whole."""
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
@@ -9,9 +8,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
+from worker.parent_death import die_with_parent
+
 LONGEST_LINE = 65536  # bytes; a longer line of output is cut in pieces
 Emit = Callable[[str, str], None]
 
@@ -73,7 +74,7 @@ class Child:
                 stderr=writer,
                 pass_fds=self.process.pass_fds,
                 start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor only; the group dies as one
-                preexec_fn=die_with_parent(self.process.death_signal),
+                preexec_fn=partial(die_with_parent, os.getpid(), self.process.death_signal),
             )
         finally:
             os.close(writer)
@@ -133,21 +134,3 @@ class Child:
         if self._unfinished:
             self._emit(self.process.role, self._unfinished.decode(errors="replace"))
             self._unfinished = b""
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """Return what a child runs before exec so that the kernel sends it `number` when its parent dies (prctl(2)).
-
-    The parent is the thread that forks: call this from one that lives as long as the process.
-    """
-    parent = os.getpid()
-
-    def prepare() -> None:
-        _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
-
-    return prepare

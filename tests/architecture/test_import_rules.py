@@ -48,7 +48,7 @@ ROOMS = {
         "migrations",
     ),
     "worker": (
-        "process heartbeat app",
+        "parent_death process heartbeat app",
         "imaging",
         "imaging.archives",
         "imaging.formats",

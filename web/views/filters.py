@@ -19,6 +19,7 @@ MUCH_OOD = 0.1  # share of the predicted slices; of a model's own source one in 
 QUARANTINE_REASONS = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
     "engine_error": "The engine failed each time on this slice.",
+    "file_missing": "The stored file of an upload is lost; submit it again.",
     "file_lost": "A file of ours that this slice needs is missing or damaged.",
 }
 

@@ -63,16 +63,21 @@ def on_gpu() -> bool:
     return any(name.startswith(("gpu", "cuda")) for name in map(str.lower, keras.distribution.list_devices()))
 
 
+def config_in(policy: Any, layer: Any) -> Any:
+    """Return the configuration of a layer for a copy under another dtype policy; exact layers keep float32."""
+    config = layer.get_config()
+    is_exact = layer.name in EXACT_LAYERS or layer.name.startswith("mean_")  # of the pooled features
+    if isinstance(layer, keras.layers.Layer) and not is_exact:
+        config["dtype"] = policy
+    return config
+
+
 def in_mixed_precision(model: Any) -> Any:
-    """The same network with bfloat16 activations and float32 weights; its distance is computed in float32."""
+    """Return the same network with bfloat16 activations and float32 weights; its distance stays in float32."""
     policy = keras.DTypePolicy("mixed_bfloat16")
 
     def clone(layer: Any) -> Any:
-        config = layer.get_config()
-        exact = layer.name in EXACT_LAYERS or layer.name.startswith("mean_")  # of the pooled features
-        if isinstance(layer, keras.layers.Layer) and not exact:
-            config["dtype"] = policy
-        return layer.__class__.from_config(config)
+        return layer.__class__.from_config(config_in(policy, layer))
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())

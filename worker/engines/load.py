@@ -10,6 +10,7 @@ from db.database import current, session_scope
 from db.models import ModelVersion
 from db.registry import engine_proofs, versions
 from db.registry.proof_file import PROOF_FILE, BadProof
+from worker.engines.devices import has_bfloat16, has_gpu
 from worker.engines.interface import Engine
 from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package, PackageError, read_package
 from worker.engines.proof import Proof, ProofResult, exact_by_itself, failed, own_proof, prove, read_proof
@@ -132,11 +133,6 @@ def _proof(folder: Path, package: Package, names: list[str], threads: int | None
         raise EngineUnproven([failed(name, why) for name in names]) from error
 
 
-def has_gpu() -> bool:
-    """Return whether this machine has an NVIDIA GPU, without loading any framework."""
-    return Path("/dev/nvidia0").exists()
-
-
 def _builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:
     """Yield name and constructor of each engine that may serve, the quickest first. Raises PackageError, ValueError."""
     with_openvino = not package.files.keys().isdisjoint({FLOAT_FILE, INT8_FILE})
@@ -170,7 +166,7 @@ def _fails_in_bfloat16(package: Package) -> bool:
 
 
 def _openvino_builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:
-    from worker.engines.openvino import OpenVinoEngine, has_bfloat16
+    from worker.engines.openvino import OpenVinoEngine
 
     files = {"int8": INT8_FILE, "bf16": FLOAT_FILE, "f32": FLOAT_FILE}
     if choice in ("auto", "openvino"):

@@ -7,6 +7,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Scores
 from worker.engines.processor import usable_cores
 
@@ -57,8 +58,3 @@ def _keep(request: Any, targets: dict[str, NDArray[np.float32]]) -> None:
     """Copy a finished request's answers to where they belong."""
     for name, target in targets.items():
         target[:] = request.get_tensor(name).data
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16 itself (AMX or AVX512-BF16)."""
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tests.worker.engines.conftest import labelled_parts
+from worker.engines.devices import has_bfloat16
 from worker.engines.fake import FakeEngine, expected_logit
 from worker.engines.interface import Engine, Scores
 from worker.engines.load import load_engine
-from worker.engines.openvino import has_bfloat16
 from worker.engines.package import Package, PackageError, calibration_of, probability, read_package
 from worker.jobs.loaded_engines import Loaded
 from worker.jobs.predict import _scored

@@ -1,7 +1,7 @@
 """The structure of a DICOM file, walked once without recursion before a value is believed (PS3.5 7, PS3.10 7.1).
 
-pydicom reads an element that is longer than the file as far as it goes, inflates a deflated dataset without a bound and
-recurses into sequences; so it is given single values only, cut out here.
+pydicom alone is not enough. It reads an element that is longer than the file as far as it goes, inflates a deflated
+dataset without a bound, and recurses into sequences. So it gets single values only, which are cut out here.
 """
 
 import struct

@@ -18,7 +18,8 @@ from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import SIDE, PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import REQUEST, pack_frame, pack_reply
-from worker.imaging.sandbox.seccomp import die_with_parent, drop_system_calls, grant_cpu, limit_resources
+from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, limit_resources
+from worker.parent_death import die_with_parent
 
 _DISCARD = 1024 * 1024
 

@@ -16,7 +16,8 @@ from typing import IO
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
 from worker.imaging.rejections import SliceRejected
-from worker.imaging.sandbox.protocol import REPLY, REQUEST, ForgedReply, frame_length, unpack_frame, unpack_reply
+from worker.imaging.sandbox.protocol import REPLY, REQUEST
+from worker.imaging.sandbox.reply import ForgedReply, frame_length, read_greeting, read_reply
 
 _ROOT = Path(__file__).parents[3]
 _PIPE_BYTES = 1024 * 1024
@@ -133,16 +134,13 @@ class Decoder:
             yield frame
 
     def _greet(self, frame: bytes) -> None:
-        header, _ = unpack_frame(frame)
-        unfiltered = header.get("unfiltered")
-        if header.get("ready") is not True or not isinstance(unfiltered, str | None):
-            raise ForgedReply("no greeting")
-        self.is_ready, self.unfiltered, self.waited = True, unfiltered, 0.0
+        self.unfiltered = read_greeting(frame).unfiltered
+        self.is_ready, self.waited = True, 0.0
 
     def _finish(self, frame: bytes) -> None:
         if not self.tasks:
             raise ForgedReply("an answer that nobody asked for")
-        result = unpack_reply(frame, self._max_slices)
+        result = read_reply(frame, self._max_slices)
         if self.answered and not self.tasks[0].is_retry and _is_short_of_memory(result):
             raise DecoderSpent("memory ran out, which earlier files may have cost")
         self.tasks.popleft().finish(result)

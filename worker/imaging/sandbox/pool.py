@@ -1,4 +1,8 @@
-"""A pool of confined decoding processes: a file that kills its decoder costs one row, never a job or the worker."""
+"""A pool of confined decoding processes: a file that kills its decoder costs one row, never a job or the worker.
+
+No library does this. `concurrent.futures` breaks as a whole when one process dies. `pebble` restarts processes, but it
+unpickles what they send, and a decoder that was taken over must not reach the parent by a pickle.
+"""
 
 import logging
 import os
@@ -35,7 +39,7 @@ _START_ATTEMPTS = 3
 class DecoderPool:
     """`size` decoders at most, started when needed, kept between files and between calls of `map`.
 
-    Each is a process of its own with no environment, no network, no files, bounded memory and time (`confine`). One
+    Each is a process of its own with no environment, no network, no files, bounded memory and time (`seccomp`). One
     that dies is replaced. Its file is tried once more on a fresh one, so that a file is never blamed for what another
     left behind, or for a kill from outside; a second death rejects it as `decoder_crash`. Processor or clock time
     over the limit rejects it at once as `decoder_timeout`; the clock runs only while the pool itself waits.
@@ -54,7 +58,7 @@ class DecoderPool:
         self._function = function
         self._decoders: list[Decoder] = []
         self._queue: deque[Task] = deque()
-        # Children die with the thread that starts them (`seccomp.die_with_parent`): it has to live as long as the pool.
+        # Children die with the thread that starts them (`parent_death`): it has to live as long as the pool.
         self._starter = ThreadPoolExecutor(1, "decoder-starter")
         self._owner = os.getpid()
         self._is_mapping = False
