@@ -1,4 +1,4 @@
-"""Keeps the leases of the work at hand, and ends a process that has stopped making progress."""
+"""Keeps the leases of claimed work, and ends a process that has stopped making progress."""
 
 import logging
 import os
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """A thread that moves on the leases of some claims on rows of one table, while the work makes progress.
+    """A thread that extends the leases of claims on rows of one table, while the work makes progress.
 
-    Work that hangs would be kept alive for ever: after `stall_seconds` without `progress()` the process kills
-    itself, the leases run out, and the sweeper repairs what is left.
+    Work that hangs must not be kept alive for ever: after `stall_seconds` without `progress()` the process kills
+    itself, the leases run out, and the sweeper repairs the rows.
     """
 
     def __init__(self, model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
@@ -35,7 +35,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def progress(self) -> None:
-        """Say that the work goes on. Raises StaleClaim when every claim is lost: then there is no use in it."""
+        """Report that the work goes on. Raises StaleClaim when every claim is lost and the work is useless."""
         self._progress = time.monotonic()
         if len(self._lost) == len(self._claims):
             raise StaleClaim(f"all {len(self._claims)} claims are lost")

@@ -1,4 +1,4 @@
-"""Repairs what a crash left behind, every few seconds; several copies may run at once.
+"""Repairs after crashes, every few seconds; several copies may run at once.
 
 Run as `python -m worker.sweep`.
 """
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def sweep() -> None:
-    """One round: the ledger is repaired, and lost messages are sent again."""
+    """Do one round: repair the ledger, and send lost messages again."""
     sweep_ledger()
     _resend(Upload, Queue.INGEST)
     _resend(Chunk, Queue.INFERENCE)
@@ -47,7 +47,7 @@ def sweep() -> None:
 
 
 def sweep_ledger() -> None:
-    """Split chunks whose lease was lost, and end jobs of which nothing is open; needs no broker."""
+    """Split chunks whose lease was lost, and end jobs that have nothing open. Works without a broker."""
     _free_lost_chunks()
     _finish_jobs()
 
@@ -87,7 +87,7 @@ def _resend(model: type[LeaseMixin], queue: Queue) -> None:
 
 
 def _finish_jobs() -> None:
-    """End jobs of which nothing is open; the worker that closed the last piece may have died before it could."""
+    """End jobs that have nothing open: the worker that closed the last piece may have died before it did so."""
 
     def none_open(model: Any) -> Any:
         return ~exists().where(model.job_id == Job.id, model.state.in_(OPEN_WORK))
@@ -100,7 +100,7 @@ def _finish_jobs() -> None:
 
 
 def main() -> None:
-    """Sweep until told to stop."""
+    """Sweep until a signal stops this process."""
     logs.configure("sweep")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -146,8 +146,8 @@ def test_a_leak_of_a_given_split_is_told(operate, ingest_worker, folder, tmp_pat
 def test_what_cannot_be_built_ends_with_its_reason(operate, ingest_worker, folder):
     made = operate("datasets", "create", "site", "--from", folder / "COVID" / "0.png")
     assert made.exit_code == 1
-    assert "the dataset site/1 was not built: no label is known for any of 1 files" in made.stderr
-    assert "no label is known" in operate("datasets", "show", "site").stdout
+    assert "the dataset site/1 was not built: none of 1 files has a label" in made.stderr
+    assert "none of 1 files has a label" in operate("datasets", "show", "site").stdout
 
 
 @pytest.mark.parametrize(

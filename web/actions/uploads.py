@@ -13,7 +13,7 @@ from db.storage import StoredFile
 from web.actions.request import PartStream
 from web.errors import Problem, refused_archive
 from worker.imaging.archives.archive import Limits, inspect_archive
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 from worker.imaging.rejections import ArchiveRefused
 
 FIELD = "files"
@@ -71,7 +71,7 @@ def inspect_parts(parts: list[FileStorage], settings: Settings) -> list[Received
 def plain_part(part: FileStorage) -> ReceivedFile:
     """A part that is no archive and no image, but one file of text."""
     received = _received(part)
-    return ReceivedFile(label(part.filename or "unnamed"), received.sha256, received.size, "file", 1)
+    return ReceivedFile(display_name(part.filename or "unnamed"), received.sha256, received.size, "file", 1)
 
 
 def part_path(part: FileStorage) -> Path:
@@ -98,7 +98,7 @@ def _received(part: FileStorage) -> StoredFile:
 
 
 def _inspect(part: FileStorage, limits: Limits) -> ReceivedFile:
-    received, filename = _received(part), label(part.filename or "unnamed")
+    received, filename = _received(part), display_name(part.filename or "unnamed")
     try:
         inspection = inspect_archive(_stream(part).path, filename, limits)
     except ArchiveRefused as refused:
@@ -107,9 +107,9 @@ def _inspect(part: FileStorage, limits: Limits) -> ReceivedFile:
 
 
 def _name(given: str, parts: list[FileStorage]) -> str:
-    name = label(" ".join(given.split()))
+    name = display_name(" ".join(given.split()))
     if not name:
-        first = PurePosixPath(label(parts[0].filename or "unnamed")).name
+        first = PurePosixPath(display_name(parts[0].filename or "unnamed")).name
         name = first if len(parts) == 1 else f"{first} and {len(parts) - 1} more"
     return name[:NAME_LENGTH]
 

@@ -1,4 +1,4 @@
-"""A dataset's building: claimed, its slices gathered, compared and reported on, and recorded in one transaction."""
+"""Builds a dataset: its slices are collected, compared and reported on, and recorded in one transaction."""
 
 import logging
 
@@ -11,16 +11,16 @@ from db.ledger.leases import Claim
 from db.models import Dataset
 from db.storage import FileMissing
 from worker import claimed
-from worker.datasets.collector import Gathered
+from worker.datasets.collector import Collector
 from worker.datasets.label_table import BadLabels
 from worker.datasets.report import make_report
-from worker.datasets.sources import NotBuildable, Note, label_files, list_files, read_files, read_reviews
+from worker.datasets.sources import NotBuildable, Note, Source, label_files, list_files, read_files, read_reviews
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
-READING = 0.9  # of the whole; comparing and reporting are the rest
+READING = 0.9  # share of the progress; comparing and reporting are the rest
 
 
 def build_next(worker: str) -> bool:
@@ -31,18 +31,18 @@ def build_next(worker: str) -> bool:
         return False
     dataset, claim = taken
     log.info("building dataset", extra={"dataset": dataset.id, "fence": claim.fence})
-    gathered = Gathered()
+    collector = Collector()
 
     def fail(error: Exception) -> None:
         with session_scope() as s:
-            datasets.fail_dataset(s, claim, _message_for(error, dataset), {"left_out": gathered.left_out()})
+            datasets.fail_dataset(s, claim, _message_for(error, dataset), {"left_out": collector.left_out()})
 
     def put_off(error: Exception) -> None:
         with session_scope() as s:
             leases.put_off(s, Dataset, claim, error=claimed.reason_of(error))
 
     claimed.carry_out(
-        Dataset, [claim], lambda heartbeat: _build(dataset, claim, heartbeat, gathered), fail=fail, put_off=put_off
+        Dataset, [claim], lambda heartbeat: _build(dataset, claim, heartbeat, collector), fail=fail, put_off=put_off
     )
     return True
 
@@ -57,39 +57,46 @@ def _message_for(error: Exception, dataset: Dataset) -> str:
     return f"{type(error).__name__}; the evaluation worker's log tells more"
 
 
-def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathered) -> None:
-    """Gather, compare and record. An attempt that breaks off leaves no row: all is recorded in one transaction."""
+def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Collector) -> None:
+    """Collect, compare and record. An attempt that breaks off leaves no row: all is recorded in one transaction."""
     if dataset.attempts > MAX_ATTEMPTS:
         last = f"; the last error was: {dataset.error}" if dataset.error else ""
         raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times{last}")
     note = _notes(claim, heartbeat)
-    _gather(dataset, gathered, note)
-    _check(gathered)
-    similar = gathered.compare(lambda: note(1.0))
-    if len({item.group for item in gathered.slices}) < 2:
+    _collect(dataset, collector, note)
+    _check(collector)
+    similar = collector.compare(lambda: note(1.0))
+    if len({item.group for item in collector.slices}) < 2:
         raise NotBuildable(
-            f"all {gathered.size} slices are of one group ({gathered.slices[0].group}): a model is judged on groups"
+            f"all {collector.size} slices are of one group ({collector.slices[0].group}): a model is measured on groups"
             " that it has not seen, so there must be several (patients, series)"
         )
-    sha256 = gathered.sha256()
+    sha256 = collector.sha256()
     with read_scope() as s:
         twin = datasets.twin_of(s, dataset, sha256)
-    report = make_report(gathered, similar, twin)
+    report = make_report(collector, similar, twin)
     heartbeat.progress()
     crash_point("before-dataset-commit")
     with session_scope() as s:
         datasets.finish_dataset(
-            s, claim, gathered.columns(), size=gathered.size, sha256=sha256, arrays=gathered.arrays, report=report
+            s,
+            claim,
+            collector.columns(),
+            size=collector.size,
+            sha256=sha256,
+            arrays=collector.arrays,
+            report={**report},
         )
 
 
-def _gather(dataset: Dataset, gathered: Gathered, note: Note) -> None:
+def _collect(dataset: Dataset, collector: Collector, note: Note) -> None:
     if jobs := [source["job"] for source in dataset.sources if "job" in source]:
-        read_reviews(jobs, gathered, note)
+        read_reviews(jobs, collector, note)
         return
-    files = list_files(dataset.sources, lambda: note(0.0))
-    known, gathered.labels_from = label_files(files, dataset.labels_sha256)
-    read_files(dataset.sources, files, known, gathered, note)
+    sources = [Source(source["sha256"], source["filename"]) for source in dataset.sources]
+    files = list_files(sources, lambda: note(0.0))
+    labels, collector.labels_from = label_files(files, dataset.labels_sha256)
+    read_files(sources, files, labels, collector, note)
 
 
 def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
@@ -106,9 +113,9 @@ def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
     return note
 
 
-def _check(gathered: Gathered) -> None:
-    counts = gathered.count()
+def _check(collector: Collector) -> None:
+    counts = collector.count()
     for name in CLASSES.values():
         if not counts[name]:
-            why = ", ".join(f"{reason}: {found['count']}" for reason, found in gathered.left_out().items())
+            why = ", ".join(f"{reason}: {files['count']}" for reason, files in collector.left_out().items())
             raise NotBuildable(f"the class {name} is empty: none of its files could be read ({why})")

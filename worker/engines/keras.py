@@ -1,4 +1,4 @@
-"""The network in Keras itself, on any of its backends (`KERAS_BACKEND`): for GPUs, and to hold the others against."""
+"""The network in Keras itself, on any of its backends (`KERAS_BACKEND`): for GPUs, and as a yardstick for others."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from worker.engines.package import KERAS_FILE
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
-# Stay in float32: the normalisation of pixels, the last layer, and the distance, whose threshold was found in float32.
+# These stay in float32: normalisation of pixels, last layer, and distance, whose threshold was set in float32.
 EXACT_LAYERS = ("imagenet_mean", "output", "pooled_features", "scaled_features", "components", "within", "along")
 BATCH_GPU, BATCH_CPU = 256, 32
 
@@ -34,7 +34,7 @@ class KerasEngine:
         self.name = f"keras-{backend()}-{self.precision}"
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Scores of n ≥ 1 slices, uint8[n, 224, 224]; a smaller batch is filled up, so nothing is traced again."""
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. A small batch is filled up, to be traced once."""
         parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
         distances = [part.distance for part in parts if part.distance is not None]
         return Scores(
@@ -48,9 +48,9 @@ class KerasEngine:
         size = self.batch_size if count > 1 else 1
         full = np.zeros((size, *slices.shape[1:], 1), np.uint8)
         full[:count] = slices[..., None]
-        found = self.model.predict_on_batch(full)
-        given = {name: np.asarray(values, np.float32)[:count] for name, values in found.items()}
-        return Scores(given["logit"], given["cam"], given.get("distance"))
+        outputs = self.model.predict_on_batch(full)
+        scores = {name: np.asarray(values, np.float32)[:count] for name, values in outputs.items()}
+        return Scores(scores["logit"], scores["cam"], scores.get("distance"))
 
 
 def backend() -> str:

@@ -43,10 +43,10 @@ class Proven:
 def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
     """Load the version's package and the engine of it that the settings choose, proven on this machine.
 
-    What the proof found is kept in the database, for people to see.
+    The results of the proof are kept in the database, for people to see.
 
-    Raises PackageError (the next call makes the copy anew), storage's FileMissing and FileDamaged, EngineUnproven, and
-    whatever keeps an engine from being loaded.
+    Raises PackageError (the next call copies the package again), storage's FileMissing and FileDamaged, EngineUnproven,
+    and any error that keeps an engine from being loaded.
     """
     folder, settings = versions.package_folder(version), current()
     try:
@@ -68,7 +68,7 @@ def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
 
 
 def _keep(version: ModelVersion, results: list[ProofResult]) -> None:
-    """Log and store what the proofs found; a database that is away does not keep an engine from predicting."""
+    """Log and store the results of the proofs. An engine may predict even if the database is away."""
     for result in results:
         facts = {"model_version": version.label, "engine": result.engine, "difference": result.largest_difference}
         log.log(logging.INFO if result.passed else logging.WARNING, result.text, extra=facts)
@@ -114,7 +114,7 @@ def load_engine(
 
 
 def _proof(folder: Path, package: Package, names: list[str], threads: int | None) -> Proof | None:
-    """Return the package's proof, or one by its own float32 file; None where only float32 is to be proven by itself.
+    """Return the package's proof, or one by its own float32 file, or None if only float32 engines may serve.
 
     Raises PackageError, EngineUnproven.
     """
@@ -128,7 +128,7 @@ def _proof(folder: Path, package: Package, names: list[str], threads: int | None
     try:
         return own_proof(exact())
     except Exception as error:
-        log.exception("the float32 file that a package without a proof is held to cannot be run")
+        log.exception("the float32 file of a package without a proof cannot be run")
         why = f"its float32 file cannot be run: {type(error).__name__}"
         raise EngineUnproven([failed(name, why) for name in names]) from error
 
@@ -144,7 +144,7 @@ def _builds(folder: Path, package: Package, choice: str, threads: int | None) ->
     elif choice == "auto" or choice.startswith("openvino"):
         yield from _openvino_builds(folder, package, choice, threads)
     else:
-        raise ValueError(f"no such engine: {choice}")
+        raise ValueError(f"there is no engine {choice}")
 
 
 def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]:
@@ -160,9 +160,9 @@ def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]
 
 
 def _fails_in_bfloat16(package: Package) -> bool:
-    """Whether it was measured, and lost too much; where it was not, only the machine that published lacks bfloat16."""
-    found = package.parity.get("bf16", {})
-    return "auc_change" in found and not found["passed"]
+    """Return whether bfloat16 was measured and lost too much. It is not measured where the exporter lacks bfloat16."""
+    parity = package.parity.get("bf16", {})
+    return "auc_change" in parity and not parity["passed"]
 
 
 def _openvino_builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:

@@ -49,7 +49,7 @@ MICROARCHITECTURES = {  # (vendor, family): (models, name); as the Linux kernel 
         (range(0xAD, 0xAF), "Granite Rapids"),
     ),
 }
-SKYLAKE_SP = ("GenuineIntel", 6, 0x55)  # one model number, three generations that the stepping tells apart
+SKYLAKE_SP = ("GenuineIntel", 6, 0x55)  # one model number for three generations with different steppings
 SKYLAKE_SP_STEPPINGS = ((range(0, 5), "Skylake-SP"), (range(5, 8), "Cascade Lake"), (range(10, 12), "Cooper Lake"))
 NEOVERSE = {0xD0C: "Neoverse N1", 0xD40: "Neoverse V1", 0xD49: "Neoverse N2", 0xD4F: "Neoverse V2"}  # part of Arm, 0x41
 

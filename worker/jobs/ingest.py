@@ -1,4 +1,4 @@
-"""Archive → slices and prepared chunks: entries are read, decoded in the sandbox, recorded and published in order."""
+"""Unpacks uploads: entries are read, decoded in the sandbox, and recorded in order as slices and prepared chunks."""
 
 import logging
 from collections import deque
@@ -27,7 +27,7 @@ from worker.imaging.sandbox.pool import DecoderPool
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims of an upload without any progress between them
+MAX_ATTEMPTS = 5  # claims of an upload without progress between them
 ROWS_A_TRANSACTION = 1_000  # where many entries are rejected, or cancelled, and no chunk fills
 
 
@@ -73,7 +73,7 @@ def _fail(claim: Claim, upload: Upload, error: str) -> None:
 
 def _unpack(claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool) -> None:
     if upload.attempts > MAX_ATTEMPTS:
-        _fail(claim, upload, f"unpacking was broken off {MAX_ATTEMPTS} times without getting any further")
+        _fail(claim, upload, f"unpacking broke off {MAX_ATTEMPTS} times without progress")
         return
     with read_scope() as s:
         done = recording.read_ordinals(s, upload.id)
@@ -134,13 +134,13 @@ def _cancel_rest(claim: Claim, upload: Upload, entries: Iterable[Entry], heartbe
 
 @dataclass
 class Batch:
-    """What one transaction records: rows, and the arrays of those that were prepared."""
+    """The rows that one transaction records, and the arrays of those that were prepared."""
 
     rows: list[ReadSlice] = field(default_factory=list)
     arrays: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
-        """Take an entry: a row for a rejection, a row and an array for each prepared frame."""
+        """Add an entry: a row for a rejection, or a row and an array for each prepared frame."""
         if isinstance(result, SliceRejected):
             rejected = Outcome.REJECTED
             self.rows.append(ReadSlice(entry.ordinal, 0, entry.name, rejected, result.code, result.detail, sha256))
@@ -180,7 +180,7 @@ def _series_label(series: SeriesInfo) -> str:
 
 
 def _batches(read: Iterator[Read]) -> Iterator[Batch]:
-    """Entries gathered into chunks: a small first one, so that predicting starts soon, each next one twice as large."""
+    """Yield the entries as chunks: a small first one, so that predicting starts soon, then each twice as large."""
     settings = current()
     full = settings.first_chunk_slices
     batch = Batch()

@@ -1,4 +1,4 @@
-"""Chunk → predictions: claim what fills a batch, run the engine, record under the claim."""
+"""Predicts chunks: claim enough to fill a batch, run the engine, record under the claim."""
 
 import logging
 import os
@@ -29,8 +29,8 @@ from worker.jobs.loaded_engines import EngineUnavailable, Loaded, load
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read, a minute apart
-REFUSED_SECONDS = 300.0  # for which a worker leaves a model version, of which no engine proves itself here, to others
-REST_SECONDS = 10.0  # for which a worker without an engine takes nothing: it fails quicker than others predict
+REFUSED_SECONDS = 300.0  # how long a worker leaves a model version to others after no engine proved itself here
+REST_SECONDS = 10.0  # how long a worker without an engine rests: it would fail quicker than others predict
 
 
 class EngineError(Exception):
@@ -127,21 +127,21 @@ def _share(chunk: Chunk, claim: Claim) -> Share:
 
 
 def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:
-    """Each distinct slice once, uint8[224, 224], by its pixels' hash. The array files' hashes are checked.
+    """Return each distinct slice once, uint8[224, 224], by its pixels' hash, after checking the array files' hashes.
 
     Raises FileMissing, FileDamaged.
     """
-    found: dict[str, NDArray[np.uint8]] = {}
+    pixels: dict[str, NDArray[np.uint8]] = {}
     for share in shares:
         path = storage().verified_path(share.chunk.array_sha256)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         for hash_, row in zip(share.pixels, share.array_rows, strict=True):
-            found.setdefault(hash_, array[row])
-    return found
+            pixels.setdefault(hash_, array[row])
+    return pixels
 
 
 def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) -> list[PredictedSlice]:
-    """Scores of all slices, for no slice id yet, a batch of the engine at a time.
+    """Return the scores of all slices, without slice ids yet, a batch of the engine at a time.
 
     Raises EngineError, EngineUnavailable.
     """
@@ -150,42 +150,42 @@ def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) 
     for start in range(0, len(slices), size):
         batch = np.stack(slices[start : start + size])
         try:
-            found = loaded.engine.predict(batch)
+            batch_scores = loaded.engine.predict(batch)
         except Exception as error:
             _check(loaded.engine)
             raise EngineError(f"{loaded.engine.name} on {len(batch)} slices") from error
-        if not np.isfinite(found.logit).all():
+        if not np.isfinite(batch_scores.logit).all():
             _check(loaded.engine)
-            raise EngineError(f"{loaded.engine.name} gave a score that is no number")
-        scores += _scored(loaded, found)
+            raise EngineError(f"{loaded.engine.name} gave a score that is not a number")
+        scores += _scored(loaded, batch_scores)
         heartbeat.progress()
     return scores
 
 
 def _check(engine: Engine) -> None:
-    """Whether an engine that failed can still predict. Raises EngineUnavailable."""
+    """Raise EngineUnavailable if an engine that failed cannot predict a black slice either."""
     try:
-        found = engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
+        black = engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
     except Exception as error:
         raise EngineUnavailable(f"{engine.name} fails on a black slice too") from error
-    if not np.isfinite(found.logit).all():
-        raise EngineUnavailable(f"{engine.name} gives no number for a black slice either")
+    if not np.isfinite(black.logit).all():
+        raise EngineUnavailable(f"{engine.name} does not give a number for a black slice either")
 
 
 def rest_and_end() -> None:
-    """End this process after a while, for its parent to start another: what broke a GPU stays with a process."""
+    """End this process after a while, so that its parent starts another: a broken GPU stays broken for a process."""
     time.sleep(REST_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _scored(loaded: Loaded, found: Scores) -> Iterator[PredictedSlice]:
-    """A batch's scores as they are recorded, for no slice id yet."""
+def _scored(loaded: Loaded, scores: Scores) -> Iterator[PredictedSlice]:
+    """Yield the scores of a batch as they are recorded, without slice ids yet."""
     package = loaded.package
     temperature, threshold = calibration_of(package, loaded.engine.name)
-    chances = probability(found.logit, temperature)
+    chances = probability(scores.logit, temperature)
     limit = limit_of(package.ood, loaded.engine.name)
-    for i, (logit, p, cam) in enumerate(zip(found.logit, chances, found.cam, strict=True)):
-        distance = None if found.distance is None else float(found.distance[i])
+    for i, (logit, p, cam) in enumerate(zip(scores.logit, chances, scores.cam, strict=True)):
+        distance = None if scores.distance is None else float(scores.distance[i])
         ood = None if distance is None or limit is None else distance > limit
         yield PredictedSlice(0, float(logit), float(p), bool(p >= threshold), cam_bytes(cam), distance, ood)
 

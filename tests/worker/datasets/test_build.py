@@ -32,7 +32,7 @@ from worker import reap
 from worker.datasets import build
 from worker.datasets.build import MAX_ATTEMPTS, build_next
 from worker.datasets.report import make_report
-from worker.datasets.sources import list_files
+from worker.datasets.sources import Source, list_files
 from worker.imaging.archives import zip as zip_module
 from worker.imaging.recipe import PreparedSlice
 from worker.jobs import ingest
@@ -198,7 +198,7 @@ def test_a_csv_or_a_dicom_header_tells_the_group_before_a_folder(make: Make) -> 
 def test_slices_whose_group_only_their_pixels_tell_are_warned_of_by_number(make: Make) -> None:
     entries = of_patients(2) | {"set/COVID/loose.png": png(1000), "set/non-COVID/loose.png": png(1001)}
     warnings = make(entries).report["warnings"]
-    assert any("no patient or series is known of 2 of 18 slices" in warning for warning in warnings)
+    assert any("2 of 18 slices have no known patient or series" in warning for warning in warnings)
     assert any("known of 6 of 6 slices" in warning for warning in make(two_classes()).report["warnings"])
 
 
@@ -330,8 +330,8 @@ def pictures(count: int, start: int = 0) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("entries", "labels", "why"),
     [
-        (pictures(2), None, "no label is known for any of 2 files: put them in a folder for each class"),
-        ({f"COVID/{n}": png(n) for n in range(2)}, None, "the class non-COVID is empty: no file is labelled so"),
+        (pictures(2), None, "none of 2 files has a label: put them in a folder for each class"),
+        ({f"COVID/{n}": png(n) for n in range(2)}, None, "the class non-COVID is empty: no file has this label"),
         (two_classes(1) | {"set/COVID/0.png": b"text"}, None,
          r"the class COVID is empty: none of its files could be read \(format: 1\)"),
         ({"COVID/1": png(1), "normal/1": png(1)}, None, r"all 2 slices are of one group \(near-0\)"),
@@ -362,7 +362,7 @@ def test_looking_for_labels_reads_only_the_label_file(ask: Ask, monkeypatch: pyt
     dataset = ask(two_classes() | {"labels.csv": table.encode()})
     read: list[bytes] = []
     monkeypatch.setattr(zip_module, "check_content", lambda data: read.append(data) or data)
-    files = list_files(dataset.sources, lambda: None)
+    files = list_files([Source(source["sha256"], source["filename"]) for source in dataset.sources], lambda: None)
     assert [file.name for file in files if file.table] == ["labels.csv"]
     assert read == [table.encode()]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from worker.datasets.class_folders import class_of_path
-from worker.datasets.label_table import BadLabels, Known, by_csv, has_label_columns, is_label_name, read_csv
+from worker.datasets.label_table import BadLabels, FileLabels, has_label_columns, is_label_name, match_files, read_csv
 
 HEAD = b"file,label,group\n"
 
@@ -70,21 +70,21 @@ def test_a_broken_csv_is_refused_with_the_line_and_the_reason(content: bytes, wh
 def test_files_are_found_by_their_path_or_by_an_end_that_is_theirs_alone() -> None:
     files = ["set/COVID/1.png", "set/non-COVID/1.png", "set/COVID/2.png", "3.png", "unnamed.png"]
     lines = b"COVID/1.png,1,a\n./set/non-COVID/1.png,0,b\n2.png,1,a\n/home/me/3.png,0,c\n"
-    assert by_csv(read_csv(HEAD + lines), files) == {
-        0: Known(1, "a"),
-        1: Known(0, "b"),
-        2: Known(1, "a"),
-        3: Known(0, "c"),
+    assert match_files(read_csv(HEAD + lines), files) == {
+        0: FileLabels(1, "a"),
+        1: FileLabels(0, "b"),
+        2: FileLabels(1, "a"),
+        3: FileLabels(0, "c"),
     }
 
 
 def test_a_whole_path_goes_before_an_end() -> None:
-    assert by_csv(read_csv(HEAD + b"1.png,1,a\n"), ["x/1.png", "1.png"]) == {1: Known(1, "a")}
+    assert match_files(read_csv(HEAD + b"1.png,1,a\n"), ["x/1.png", "1.png"]) == {1: FileLabels(1, "a")}
 
 
 def test_composed_and_decomposed_names_are_the_same() -> None:
     line = "ra\u0301ntgen.png,1,a\n".encode()
-    assert by_csv(read_csv(HEAD + line), ["r\u00e1ntgen.png"]) == {0: Known(1, "a")}
+    assert match_files(read_csv(HEAD + line), ["r\u00e1ntgen.png"]) == {0: FileLabels(1, "a")}
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_composed_and_decomposed_names_are_the_same() -> None:
 )
 def test_a_csv_that_does_not_fit_the_files_is_refused(lines: bytes, why: str) -> None:
     with pytest.raises(BadLabels, match=why):
-        by_csv(read_csv(HEAD + lines), ["COVID/1.png", "non-COVID/1.png"])
+        match_files(read_csv(HEAD + lines), ["COVID/1.png", "non-COVID/1.png"])
 
 
 def test_the_same_line_twice_is_no_fault() -> None:
-    assert by_csv(read_csv(HEAD + b"a.png,1,g\na.png,1,g\n"), ["a.png"]) == {0: Known(1, "g")}
+    assert match_files(read_csv(HEAD + b"a.png,1,g\na.png,1,g\n"), ["a.png"]) == {0: FileLabels(1, "g")}
 
 
 def test_a_label_file_is_known_by_name_and_columns() -> None:

@@ -48,14 +48,14 @@ def test_a_fact_of_the_file_that_tells_the_class_is_called_a_shortcut(
     assert found["found"]
     assert found["facts"][fact]["auc"] > 0.9
     assert found["facts"]["all"]["auc"] > 0.9
-    assert found["verdict"].startswith(f"a shortcut: the {fact} of a file alone tells the class")
+    assert found["verdict"].startswith(f"a shortcut: the {fact} of a file alone predicts the class")
 
 
 def test_a_name_that_tells_the_class_is_told_but_no_shortcut() -> None:
     found = check_shortcuts(items(400, name=lambda n, label: f"x/{'Covid' if label else 'Non-Covid'} ({n}).png"))
     assert not found["found"]
     assert found["facts"]["name pattern"]["auc"] == 1.0
-    assert found["verdict"].endswith("its name does, which a network never sees")
+    assert found["verdict"].endswith("its name does, but a network never sees it")
 
 
 def test_shortcuts_are_not_measured_on_a_class_of_one_group() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.worker.imaging.builders import RawEntry, dicom, image, png, raw_zip, tar_of, zip_of
 from worker.imaging.archives.archive import Limits, inspect_archive, read_entries
-from worker.imaging.display_names import MAX_LABEL, label
+from worker.imaging.display_names import MAX_NAME, display_name
 from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.rejections import REASONS, ArchiveRefused, SliceRejected
 
@@ -134,8 +134,8 @@ def test_mutated_archives_are_read_or_refused(data: bytes) -> None:
 @quick
 @given(st.text(max_size=700))
 def test_every_name_becomes_a_label_that_can_be_shown(name: str) -> None:
-    shown = label(name)
+    shown = display_name(name)
     assert shown.isprintable()
-    assert len(shown) <= MAX_LABEL
+    assert len(shown) <= MAX_NAME
     assert shown.encode().decode() == shown
-    assert label(shown) == shown
+    assert display_name(shown) == shown

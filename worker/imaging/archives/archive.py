@@ -10,7 +10,7 @@ from worker.imaging.archives.entries import Content, Entries, Entry, Inspection,
 from worker.imaging.archives.tar import TarReader, inspect_tar
 from worker.imaging.archives.zip import read_zip
 from worker.imaging.archives.zip_directory import inspect_zip
-from worker.imaging.display_names import is_ignored, label
+from worker.imaging.display_names import display_name, is_ignored
 from worker.imaging.file_types import HEAD, archive_kind, is_tar
 from worker.imaging.rejections import ArchiveRefused
 
@@ -54,7 +54,7 @@ def read_entries(path: Path, filename: str, limits: Limits) -> Entries:
         elif kind is not None:
             yield from TarReader(_source(file, kind, limits), limits, size).entries()
         elif not is_ignored(filename):
-            yield Entry(0, label(filename), size, partial(_read_loose, file, size, limits))
+            yield Entry(0, display_name(filename), size, partial(_read_loose, file, size, limits))
 
 
 def _read_loose(file: BinaryIO, size: int, limits: Limits) -> Content:

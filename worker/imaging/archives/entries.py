@@ -40,7 +40,7 @@ class Entry:
     """One file of an archive, whose bytes are unpacked only by `read()`.
 
     `ordinal` counts from 0 over the files that get a row, in the archive's order. `name` can be shown and stored
-    (`display_names.label`). `size` is in bytes, as the archive states it.
+    (`display_names.display_name`). `size` is in bytes, as the archive states it.
 
     `read()` returns the bytes, or the reason why the file is rejected. It works once, and only until the next entry is
     asked for. Raises ArchiveRefused where it meets damage of the archive itself.

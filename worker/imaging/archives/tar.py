@@ -6,7 +6,7 @@ from db.settings import MIB
 from worker.imaging.archives.compressed import Source
 from worker.imaging.archives.entries import Content, Entries, Entry, Inspection, Limits, check_content, too_large
 from worker.imaging.archives.tar_headers import TarMember, next_member, padding
-from worker.imaging.display_names import is_ignored, label
+from worker.imaging.display_names import display_name, is_ignored
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 
@@ -34,7 +34,7 @@ class TarReader:
                 self._count()
                 self._current = member
                 if not member.is_folder and not is_ignored(member.name):
-                    entry = Entry(self.files, label(member.name), member.stored, partial(self._read, member))
+                    entry = Entry(self.files, display_name(member.name), member.stored, partial(self._read, member))
                     self.files += 1
                     yield entry
                     self._pass(member)

@@ -8,7 +8,7 @@ from typing import BinaryIO, Protocol
 
 from worker.imaging.archives.entries import Content, Entries, Entry, Limits, check_content, too_large
 from worker.imaging.archives.zip_directory import LOCAL, LOCAL_MAGIC, Record, inspect_zip, records
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 from worker.imaging.rejections import SliceRejected
 
 _READ = 1024 * 1024
@@ -33,7 +33,7 @@ def read_zip(file: BinaryIO, limits: Limits) -> Entries:
     # Records are parsed again, one by one: to hold 200,000 of them would take 60 MB.
     files = (record for record in records(file, directory) if record.is_file)
     for ordinal, record in enumerate(files):
-        yield Entry(ordinal, label(record.name), record.size, partial(_content, file, record, limits))
+        yield Entry(ordinal, display_name(record.name), record.size, partial(_content, file, record, limits))
 
 
 def _content(file: BinaryIO, record: Record, limits: Limits) -> Content:

@@ -50,7 +50,7 @@ class DecoderPool:
     def __init__(
         self, size: int, limits: DecodeLimits, *, function: str = "worker.imaging.formats.decode:decode"
     ) -> None:
-        """`function`, as `module:name`, takes bytes and limits like `decode.decode`."""
+        """Keep the settings. `function`, as `module:name`, takes bytes and limits like `decode.decode`."""
         if size < 1:
             raise ValueError("a pool needs at least one decoder")
         self._size = size
@@ -81,7 +81,7 @@ class DecoderPool:
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the decoders that run now."""
+        """The process ids of the decoders that run now."""
         return [decoder.process.pid for decoder in self._decoders]
 
     def map(self, items: Iterable[tuple[K, bytes | SliceRejected]]) -> Iterator[tuple[K, Result]]:
@@ -161,7 +161,7 @@ class DecoderPool:
         return decoder
 
     def _turn(self, *, block: bool) -> None:
-        """One round: hand out, wait for an answer, take it in, see who died or takes too long."""
+        """Do one round: hand out files, wait for an answer, take it in, replace decoders that died or take too long."""
         self._dispatch()
         busy = [decoder for decoder in self._decoders if decoder.tasks]
         if not busy:
@@ -205,7 +205,7 @@ class DecoderPool:
             logger.warning("decoders run without a system call filter: %s; only their limits hold", decoder.unfiltered)
 
     def _replace(self, decoder: Decoder, *, timed_out: bool = False) -> None:
-        """Put a decoder down; its first file has an outcome or another try, the others go back in front."""
+        """Put a decoder down. Its first file gets an outcome or another try, and the others go back in front."""
         self._decoders.remove(decoder)
         code = decoder.put_down()
         if not decoder.is_ready:
@@ -222,7 +222,7 @@ class DecoderPool:
         self._queue.extendleft(task for task in reversed(decoder.tasks) if task.result is None)
 
     def _abandon(self) -> None:
-        """Forget what nobody waits for; a decoder that still works on it is put down."""
+        """Forget all files on their way, and put down the decoders that work on them."""
         self._queue.clear()
         for decoder in [decoder for decoder in self._decoders if decoder.tasks]:
             self._decoders.remove(decoder)

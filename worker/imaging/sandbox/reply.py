@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from worker.imaging.display_names import MAX_LABEL
+from worker.imaging.display_names import MAX_NAME
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, SeriesInfo, as_pixels
 from worker.imaging.rejections import REASONS, SliceRejected
 from worker.imaging.sandbox.protocol import REPLY
@@ -42,13 +42,13 @@ class _Strict(BaseModel):
 class Greeting(_Strict):
     """The first frame of a decoder. `unfiltered`: why it runs without a system call filter, or None."""
 
-    ready: Literal[True]
+    ready: bool
     unfiltered: str | None
 
 
 class _Rejection(_Strict):
     code: Annotated[str, AfterValidator(_reason)]
-    detail: Annotated[Text, Field(max_length=MAX_LABEL)]
+    detail: Annotated[Text, Field(max_length=MAX_NAME)]
 
 
 class _Series(_Strict):
@@ -91,6 +91,8 @@ def frame_length(start: bytes | bytearray, max_slices: int) -> int:
 def read_greeting(frame: bytes) -> Greeting:
     """Return the greeting in a frame. Raises ForgedReply."""
     greeting, _ = _read(_GREETING, frame)
+    if not greeting.ready:
+        raise ForgedReply("no greeting")
     return greeting
 
 

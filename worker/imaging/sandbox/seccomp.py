@@ -99,7 +99,7 @@ class _Program(ctypes.Structure):
 
 
 def _filter(machine: str) -> list[tuple[int, int, int, int]]:
-    """The BPF program: (code, jump if true, jump if false, operand) each; jumps count instructions to pass over."""
+    """Return the BPF program as (code, jump if true, jump if false, operand); jumps count instructions to skip."""
     column = list(_MACHINES).index(machine)
     deny = (_RETURN, 0, 0, _RET_ERRNO | errno.EPERM)
     allow = (_RETURN, 0, 0, _RET_ALLOW)
