@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import OperationalError
 
+from db.database import session_scope
+from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import LeaseMixin
 from worker.heartbeat import Heartbeat
@@ -33,10 +35,13 @@ def carry_out(
     work: Callable[[Heartbeat], None],
     *,
     fail: OnError,
-    put_off: OnError,
+    put_off: OnError | None = None,
     away: tuple[type[Exception], ...] = AWAY,
 ) -> None:
-    """Do claimed work by the policy above. `away`: the errors that put it off; the others are for `fail`."""
+    """Do claimed work by the policy above. `away`: the errors that put it off; the others are for `fail`.
+
+    `put_off` replaces the plain putting off of the rows.
+    """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
     with Heartbeat(model, claims) as heartbeat:
         try:
@@ -46,11 +51,20 @@ def carry_out(
                 raise
             except away as error:
                 log.warning("work put off", extra=rows | {"error": type(error).__name__})
-                put_off(error)
+                (put_off or _put_off(model, claims))(error)
             except Exception as error:
                 fail(error)
         except StaleClaim:
             log.info("work is someone else's now", extra=rows)
+
+
+def _put_off(model: type[LeaseMixin], claims: Sequence[Claim]) -> OnError:
+    def act(_: Exception) -> None:
+        for claim in claims:
+            with session_scope() as s:
+                leases.put_off(s, model, claim)
+
+    return act
 
 
 def reason_of(error: Exception) -> str:

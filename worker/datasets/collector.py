@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -51,9 +51,6 @@ class Item:
     bytes: int | None = None
     reason: str | None = None
     detail: str | None = None
-
-
-_COLUMNS = tuple(field.name for field in fields(Item))
 
 
 class Collector:
@@ -146,5 +143,4 @@ class Collector:
 
     def columns(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of LabelledSlice, without the dataset's id."""
-        for item in self.items:
-            yield {name: getattr(item, name) for name in _COLUMNS}
+        yield from map(asdict, self.items)

@@ -21,18 +21,6 @@ class BadLabels(Exception):
 
 
 @dataclass(frozen=True)
-class LabelLine:
-    """One line of the CSV. `group`, `split` and `source` may be empty."""
-
-    number: int
-    file: str
-    label: int
-    group: str
-    split: str
-    source: str
-
-
-@dataclass(frozen=True)
 class FileLabels:
     """A file's label. `group`, `split` and `source` are from the CSV and may be empty; `folder` is the group by the
     file's folders."""
@@ -42,6 +30,15 @@ class FileLabels:
     split: str = ""
     source: str = ""
     folder: str = ""
+
+
+@dataclass(frozen=True)
+class LabelLine:
+    """One line of the CSV."""
+
+    number: int
+    file: str
+    labels: FileLabels
 
 
 def is_label_name(path: str) -> bool:
@@ -77,8 +74,8 @@ def read_csv(content: bytes) -> list[LabelLine]:
         raise BadLabels(f"line {reader.line_num} of the labels file is broken: {error}") from error
     if not lines:
         raise BadLabels("the labels file names no file")
-    if 0 < sum(bool(line.split) for line in lines) < len(lines):
-        number = next(line.number for line in lines if not line.split)
+    if 0 < sum(bool(line.labels.split) for line in lines) < len(lines):
+        number = next(line.number for line in lines if not line.labels.split)
         raise BadLabels(f"line {number} of the labels file has no split, others have one")
     return lines
 
@@ -127,7 +124,7 @@ def _label_line(line: int, cells: dict[str, str]) -> LabelLine:
             f"line {line} of the labels file: the split {display_name(split)!r} is not train, validation or test"
         )
     group, source = (display_name(cells.get(name, "")) for name in ("group", "source"))
-    return LabelLine(line, plain(cells["file"]), label, group, PART_WORDS.get(split, ""), source)
+    return LabelLine(line, plain(cells["file"]), FileLabels(label, group, PART_WORDS.get(split, ""), source))
 
 
 def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, FileLabels]:
@@ -160,7 +157,7 @@ def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, F
         names = ", ".join(f"{line.file} (line {line.number})" for line in missing[:_LISTED])
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise BadLabels(f"the labels file names files that are not there: {names}{more}")
-    return {index: FileLabels(line.label, line.group, line.split, line.source) for index, line in line_of.items()}
+    return {index: line.labels for index, line in line_of.items()}
 
 
 def _ends(path: str) -> Iterable[str]:
@@ -174,7 +171,7 @@ def _ending(file: str, whole: dict[str, list[int]]) -> list[int]:
 
 def _check_agree(first: LabelLine, second: LabelLine) -> None:
     for column in ("label", "group", "split", "source"):
-        if getattr(first, column) != getattr(second, column):
+        if getattr(first.labels, column) != getattr(second.labels, column):
             raise BadLabels(
                 f"lines {first.number} and {second.number} of the labels file give {second.file} another {column} each"
             )

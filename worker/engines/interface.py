@@ -1,7 +1,8 @@
 """The interface that all engines have."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,16 @@ class Scores:
     logit: NDArray[np.float32]
     cam: NDArray[np.float32]
     distance: NDArray[np.float32] | None = None
+
+    @classmethod
+    def join(cls, parts: "Sequence[Self]") -> Self:
+        """Return the scores of several calls of one engine as those of one call."""
+        distances = [part.distance for part in parts if part.distance is not None]
+        return cls(
+            np.concatenate([part.logit for part in parts]),
+            np.concatenate([part.cam for part in parts]),
+            np.concatenate(distances) if distances else None,
+        )
 
 
 class Engine(Protocol):

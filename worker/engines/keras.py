@@ -36,12 +36,7 @@ class KerasEngine:
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
         """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. A small batch is filled up, to be traced once."""
         parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
-        distances = [part.distance for part in parts if part.distance is not None]
-        return Scores(
-            np.concatenate([part.logit for part in parts]),
-            np.concatenate([part.cam for part in parts]),
-            np.concatenate(distances) if distances else None,
-        )
+        return Scores.join(parts)
 
     def _batch(self, slices: NDArray[np.uint8]) -> Scores:
         count = len(slices)

@@ -137,12 +137,7 @@ def _run(engine: Engine, slices: NDArray[np.uint8], size: int) -> Scores:
         range(0, len(repeated), size) if size > 1 else range(1)
     )  # one slice alone shows the way that a single slice takes
     parts = [engine.predict(repeated[start : start + size]) for start in starts]
-    distances = [part.distance for part in parts if part.distance is not None]
-    return Scores(
-        np.concatenate([part.logit for part in parts]),
-        np.concatenate([part.cam for part in parts]),
-        np.concatenate(distances) if distances else None,
-    )
+    return Scores.join(parts)
 
 
 def differences(scores: Scores, exact: Scores, temperature: float, exact_temperature: float) -> Differences:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from db.crash_points import crash_point
 from db.database import current, read_scope, session_scope
-from db.ledger import leases, queue, recording
+from db.ledger import queue, recording
 from db.ledger.leases import Claim
 from db.ledger.recording import ReadSlice
 from db.models import Job, Outcome, Upload
@@ -49,20 +49,11 @@ def unpack_next(worker: str) -> bool:
     log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "fence": claim.fence})
 
     def fail(error: Exception) -> None:
-        if isinstance(error, FileMissing):
-            _fail(claim, upload, "file_missing")
-        elif isinstance(error, ArchiveRefused):
-            _fail(claim, upload, str(error))
-        else:
+        if not isinstance(error, ArchiveRefused | FileMissing):
             raise error
+        _fail(claim, upload, "file_missing" if isinstance(error, FileMissing) else str(error))
 
-    def put_off(_: Exception) -> None:
-        with session_scope() as s:
-            leases.put_off(s, Upload, claim)
-
-    claimed.carry_out(
-        Upload, [claim], lambda heartbeat: _unpack(claim, upload, heartbeat, cancelled), fail=fail, put_off=put_off
-    )
+    claimed.carry_out(Upload, [claim], lambda heartbeat: _unpack(claim, upload, heartbeat, cancelled), fail=fail)
     return True
 
 
@@ -79,40 +70,29 @@ def _unpack(claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool)
         done = recording.read_ordinals(s, upload.id)
     stored = stored_entries(upload.sha256, upload.filename, heartbeat.progress)
     entries = (entry for entry in stored if entry.ordinal not in done)
-    taken = Taken()
+    ahead: deque[Entry] = deque()  # taken for decoding, and not recorded yet
     if not cancelled:
-        read = read_decoded(decoders(), taken.track(entries), heartbeat.progress)
+        read = read_decoded(decoders(), _noting(ahead, entries), heartbeat.progress)
         for batch in _batches(read):
             array = storage().put(npy_bytes(batch.arrays)) if batch.arrays else None
             crash_point("after-array-before-record")
             with session_scope() as s:
                 cancelled = recording.record_read(s, claim, upload, batch.rows, array)
-            taken.forget(batch.rows[-1].ordinal)
+            while ahead and ahead[0].ordinal <= batch.rows[-1].ordinal:
+                ahead.popleft()
             if cancelled:
                 read.close()
                 break
     if cancelled:
-        _cancel_rest(claim, upload, chain(taken.entries, entries), heartbeat)
+        _cancel_rest(claim, upload, chain(ahead, entries), heartbeat)
     with session_scope() as s:
         recording.close_upload(s, claim, upload)
 
 
-class Taken:
-    """The entries that were taken from the archive for decoding, and whose outcome is not recorded yet."""
-
-    def __init__(self) -> None:
-        self.entries: deque[Entry] = deque()
-
-    def track(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield the entries and remember each."""
-        for entry in entries:
-            self.entries.append(entry)
-            yield entry
-
-    def forget(self, ordinal: int) -> None:
-        """Drop the entries up to this one, whose outcomes are recorded."""
-        while self.entries and self.entries[0].ordinal <= ordinal:
-            self.entries.popleft()
+def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:
+    for entry in entries:
+        taken.append(entry)
+        yield entry
 
 
 def _cancel_rest(claim: Claim, upload: Upload, entries: Iterable[Entry], heartbeat: Heartbeat) -> None:

@@ -108,7 +108,7 @@ def test_job_is_predicted_and_finishes(ann: User) -> None:
 
 
 @pytest.mark.parametrize(("answers", "tried"), [(True, 3), (False, 1)])
-def test_messages_to_a_broker_that_is_away_are_not_each_waited_for(
+def test_sending_stops_at_the_first_message_that_fails(
     ann: User, answers: bool, tried: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     woken: list[broker.Queue] = []
@@ -196,7 +196,7 @@ def test_a_lost_chunk_is_halved_until_only_the_bad_slice_is_quarantined(ann: Use
         assert s.scalars(select(Slice.name).where(Slice.state == Outcome.QUARANTINED)).all() == ["s/5.png"]
 
 
-def test_cancel_ends_what_waits_and_what_reports_later(ann: User) -> None:
+def test_cancel_ends_waiting_chunks_now_and_running_ones_when_they_report(ann: User) -> None:
     job = submit(ann, entries=6)
     upload, own_upload = claim_upload()
     with session_scope() as s:

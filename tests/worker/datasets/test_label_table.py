@@ -67,7 +67,7 @@ def test_a_broken_csv_is_refused_with_the_line_and_the_reason(content: bytes, wh
         read_csv(content)
 
 
-def test_files_are_found_by_their_path_or_by_an_end_that_is_theirs_alone() -> None:
+def test_files_match_by_path_or_by_a_unique_path_end() -> None:
     files = ["set/COVID/1.png", "set/non-COVID/1.png", "set/COVID/2.png", "3.png", "unnamed.png"]
     lines = b"COVID/1.png,1,a\n./set/non-COVID/1.png,0,b\n2.png,1,a\n/home/me/3.png,0,c\n"
     assert match_files(read_csv(HEAD + lines), files) == {
@@ -78,7 +78,7 @@ def test_files_are_found_by_their_path_or_by_an_end_that_is_theirs_alone() -> No
     }
 
 
-def test_a_whole_path_goes_before_an_end() -> None:
+def test_whole_path_goes_before_a_path_end() -> None:
     assert match_files(read_csv(HEAD + b"1.png,1,a\n"), ["x/1.png", "1.png"]) == {1: FileLabels(1, "a")}
 
 
@@ -101,7 +101,7 @@ def test_a_csv_that_does_not_fit_the_files_is_refused(lines: bytes, why: str) ->
         match_files(read_csv(HEAD + lines), ["COVID/1.png", "non-COVID/1.png"])
 
 
-def test_the_same_line_twice_is_no_fault() -> None:
+def test_repeated_line_is_accepted() -> None:
     assert match_files(read_csv(HEAD + b"a.png,1,g\na.png,1,g\n"), ["a.png"]) == {0: FileLabels(1, "g")}
 
 

@@ -218,7 +218,7 @@ def test_missing_or_broken_manifest_is_refused(tmp_path: Path) -> None:
         read_package(tmp_path)
 
 
-def test_publishing_connects_to_nothing(published: Published) -> None:
+def test_export_opens_no_connection(published: Published) -> None:
     assert published[2] == []
 
 

@@ -133,7 +133,7 @@ def test_mutated_archives_are_read_or_refused(data: bytes) -> None:
 
 @quick
 @given(st.text(max_size=700))
-def test_every_name_becomes_a_label_that_can_be_shown(name: str) -> None:
+def test_every_name_becomes_printable(name: str) -> None:
     shown = display_name(name)
     assert shown.isprintable()
     assert len(shown) <= MAX_NAME

@@ -108,7 +108,7 @@ class CountingEngine:
         return found
 
 
-def test_a_picture_that_comes_often_is_copied_to_each(
+def test_repeated_picture_is_predicted_once_and_copied(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
 ) -> None:
     loaded = loaded_engines.load(champion)
@@ -274,7 +274,7 @@ def test_missing_upload_fails_the_job_with_its_reason(ann: User, submit: Any, sl
     assert (view(job).state, view(job).error) == (JobState.FAILED, "file_missing")
 
 
-def test_chunk_whose_array_is_gone_is_put_off_and_in_the_end_quarantined(
+def test_chunk_with_a_missing_array_is_put_off_and_finally_quarantined(
     ann: User, submit: Any, slices: Entries, view: View
 ) -> None:
     job = submit(ann, slices(4))
@@ -364,7 +364,7 @@ def test_a_process_whose_engine_broke_ends_and_no_slice_is_blamed(
     assert view(job).counts["predicted"] == 20
 
 
-def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
+def test_model_that_cannot_be_loaded_quarantines_slices_after_all_attempts(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
@@ -419,7 +419,7 @@ def test_slices_wait_where_no_engine_proves_itself(
     assert view(job).warning is None
 
 
-def test_a_refused_version_is_left_to_other_workers_and_others_go_on(
+def test_worker_leaves_a_refused_version_to_others_and_predicts_the_rest(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(predict._refused, champion.id, time.monotonic() + 60)
@@ -431,7 +431,7 @@ def test_a_refused_version_is_left_to_other_workers_and_others_go_on(
     assert (view(refused).counts["open"], view(other).counts["predicted"]) == (2, 2)
 
 
-def test_a_damaged_copy_of_a_model_is_made_anew_and_a_failed_one_leaves_nothing(
+def test_damaged_model_copy_is_replaced_and_a_failed_copy_is_removed(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
 ) -> None:
     loaded_engines._loaded.clear()
@@ -455,7 +455,7 @@ def test_a_damaged_copy_of_a_model_is_made_anew_and_a_failed_one_leaves_nothing(
     assert view(job).counts["predicted"] == 4
 
 
-def test_reaper_takes_files_that_no_row_names(
+def test_reaper_deletes_files_that_no_row_names(
     ann: User, database: Settings, submit: Any, slices: Entries, view: View
 ) -> None:
     job = submit(ann, slices(5))

@@ -34,7 +34,7 @@ def inspect_archive(path: Path, filename: str, limits: Limits) -> Inspection:
         if kind == "zip":
             return inspect_zip(file, limits)[0]
         if kind is not None:
-            return inspect_tar(_source(file, kind, limits), limits, size, _full_kind(kind))
+            return inspect_tar(_source(file, kind, limits), limits, size, f"tar.{kind}" if kind in _PACKED else kind)
         return Inspection("file", 0 if is_ignored(filename) else 1, size)
 
 
@@ -68,10 +68,6 @@ def _kind(file: BinaryIO) -> str | None:
     if kind not in (None, "zip", "tar", *_PACKED):
         raise ArchiveRefused("unsupported_archive", f"A {kind} archive; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.")
     return kind
-
-
-def _full_kind(kind: str) -> str:
-    return f"tar.{kind}" if kind in _PACKED else kind
 
 
 def _source(file: BinaryIO, kind: str, limits: Limits) -> Source:

@@ -49,7 +49,9 @@ class PlainSource:
         return there
 
 
-class _Unpacker(Protocol):
+class Unpacker(Protocol):
+    """A decompressor of zlib, bz2 or lzma."""
+
     @property
     def eof(self) -> bool: ...
     @property
@@ -57,7 +59,7 @@ class _Unpacker(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-_UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
+_UNPACKERS: dict[str, Callable[[], Unpacker]] = {
     "gz": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
     "bz2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),

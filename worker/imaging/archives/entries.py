@@ -27,12 +27,7 @@ class Limits:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Return the limits that the settings state."""
-        return cls(
-            max_entries=settings.max_entries,
-            max_unpacked_bytes=settings.max_unpacked_bytes,
-            max_ratio=settings.max_ratio,
-            max_entry_bytes=settings.max_entry_bytes,
-        )
+        return cls(settings.max_entries, settings.max_unpacked_bytes, settings.max_ratio, settings.max_entry_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ import bz2
 import os
 import zlib
 from functools import partial
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
+from worker.imaging.archives.compressed import Unpacker
 from worker.imaging.archives.entries import Content, Entries, Entry, Limits, check_content, too_large
 from worker.imaging.archives.zip_directory import LOCAL, LOCAL_MAGIC, Record, inspect_zip, records
 from worker.imaging.display_names import display_name
@@ -13,14 +14,6 @@ from worker.imaging.rejections import SliceRejected
 
 _READ = 1024 * 1024
 _STORED, _DEFLATED, _BZIP2 = 0, 8, 12
-
-
-class _Inflater(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
 def read_zip(file: BinaryIO, limits: Limits) -> Entries:
@@ -75,7 +68,7 @@ def _data_offset(handle: int, record: Record) -> int:
     return record.offset + LOCAL.size + int(name_length) + int(extra_length)
 
 
-def _inflate(handle: int, record: Record, at: int, inflater: _Inflater) -> bytes:
+def _inflate(handle: int, record: Record, at: int, inflater: Unpacker) -> bytes:
     """Inflate to the stated size and no further: one byte more is a mismatch, however many would have followed."""
     parts: list[bytes] = []
     room, end = record.size + 1, at + record.packed

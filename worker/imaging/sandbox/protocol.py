@@ -13,6 +13,7 @@ from worker.imaging.rejections import SliceRejected
 
 REQUEST = struct.Struct("<Q")
 REPLY = struct.Struct("<II")
+_FIELDS = ("frame", "format", "mode", "width", "height")
 
 
 def pack_reply(result: list[PreparedSlice] | SliceRejected) -> bytes:
@@ -20,14 +21,7 @@ def pack_reply(result: list[PreparedSlice] | SliceRejected) -> bytes:
     if isinstance(result, SliceRejected):
         return pack_frame({"code": result.code, "detail": result.detail})
     slices = [
-        {
-            "frame": slice_.frame,
-            "format": slice_.format,
-            "mode": slice_.mode,
-            "width": slice_.width,
-            "height": slice_.height,
-            "series": slice_.series and asdict(slice_.series),
-        }
+        {name: getattr(slice_, name) for name in _FIELDS} | {"series": slice_.series and asdict(slice_.series)}
         for slice_ in result
     ]
     return pack_frame({"slices": slices}, b"".join(slice_.pixels.tobytes() for slice_ in result))

@@ -37,7 +37,7 @@ def upload(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_told_by_its_bytes_and_read_in_order(upload: Path, kind: str) -> None:
+def test_every_kind_is_recognised_by_its_bytes_and_read_in_order(upload: Path, kind: str) -> None:
     upload.write_bytes(KINDS[kind])
     size = sum(len(data) for data in FILES.values())
     assert inspect_archive(upload, "misleading.jpg", Limits()) == Inspection(kind, 3, size)
@@ -70,7 +70,7 @@ def test_entry_of_a_tar_cannot_be_read_after_the_next_one_is_asked_for(upload: P
         entries[0].read()
 
 
-def test_what_is_passed_over_has_no_ordinal(upload: Path) -> None:
+def test_ignored_files_have_no_ordinal(upload: Path) -> None:
     upload.write_bytes(zip_of({"d/": b"", "__MACOSX/._a": b"x", "d/a": b"1", "d/dicomdir": b"x", "b": b"2"}))
     assert inspect_archive(upload, "x", Limits()).entries == 2
     assert [(entry.ordinal, entry.name) for entry, _ in read_all(upload)] == [(0, "d/a"), (1, "b")]

@@ -110,7 +110,7 @@ def test_a_forged_frame_is_refused(header: dict[str, object], pixels: bytes) -> 
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"nonsense", b"[" * 100_000, b"\xff\xfe", json.dumps({"a": 1}).encode()])
-def test_a_header_that_is_no_answer_is_refused(text: bytes) -> None:
+def test_header_that_is_not_an_answer_is_refused(text: bytes) -> None:
     with pytest.raises(ForgedReply):
         read_reply(REPLY.pack(len(text), 0) + text, 1)
 
