@@ -51,20 +51,17 @@ def carry_out(
                 raise
             except away as error:
                 log.warning("work put off", extra=rows | {"error": type(error).__name__})
-                (put_off or _put_off(model, claims))(error)
+                put_off(error) if put_off else _put_off(model, claims)
             except Exception as error:
                 fail(error)
         except StaleClaim:
             log.info("work is someone else's now", extra=rows)
 
 
-def _put_off(model: type[LeaseMixin], claims: Sequence[Claim]) -> OnError:
-    def act(_: Exception) -> None:
-        for claim in claims:
-            with session_scope() as s:
-                leases.put_off(s, model, claim)
-
-    return act
+def _put_off(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
+    for claim in claims:
+        with session_scope() as s:
+            leases.put_off(s, model, claim)
 
 
 def reason_of(error: Exception) -> str:

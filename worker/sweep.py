@@ -19,18 +19,7 @@ from db.broker import Queue
 from db.clock import from_now
 from db.database import current, read_scope, session_scope
 from db.ledger import chunks, completion, leases
-from db.models import (
-    OPEN_JOB,
-    OPEN_WORK,
-    Chunk,
-    Dataset,
-    Evaluation,
-    Job,
-    LeaseMixin,
-    TrainingRun,
-    Upload,
-    Work,
-)
+from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload, Work
 from worker.reap import reap
 
 log = logging.getLogger(__name__)

@@ -85,7 +85,7 @@ def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Coll
             size=collector.size,
             sha256=sha256,
             arrays=collector.arrays,
-            report={**report},
+            report=report,
         )
 
 

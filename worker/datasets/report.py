@@ -2,11 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from db.datasets.slices import BY_PIXELS, CLASSES
-from worker.datasets.collector import EXAMPLES, Collector, Item, LeftOut
-from worker.datasets.shortcuts import Shortcuts, check_shortcuts
+from worker.datasets.collector import EXAMPLES, Collector, Item
+from worker.datasets.shortcuts import check_shortcuts
 from worker.imaging.near_duplicates import Similar
 
 SIZES_SHOWN = 20
@@ -28,49 +28,30 @@ class Duplicates(TypedDict):
 Groups = TypedDict("Groups", {"count": int, "COVID": int, "non-COVID": int, "both": int, "slices": ByClass})
 
 
-class Report(TypedDict):
-    """The report. `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: slices by class. `identical`: slices whose
-    pixels another slice has; `near_identical`: pairs of different pixels. `left_out`: files by reason.
-    `identical_to`: the earlier version that is the same. `warnings`: what a person should read first.
+def make_report(collector: Collector, similar: Similar, twin: str | None) -> dict[str, Any]:
+    """Return the report of a dataset whose slices are compared.
+
+    `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: slices by class. `identical`: slices whose pixels another
+    slice has; `near_identical`: pairs of different pixels. `left_out`: files by reason. `identical_to`: the earlier
+    version that is the same. `warnings`: what a person should read first.
     """
-
-    labels_from: str
-    groups_from: dict[str, int]
-    counts: dict[str, int]
-    groups: Groups
-    sizes: ByClass
-    modes: ByClass
-    formats: ByClass
-    splits: ByClass
-    identical: Duplicates
-    near_identical: Duplicates
-    left_out: dict[str, LeftOut]
-    shortcuts: Shortcuts
-    identical_to: str | None
-    warnings: list[str]
-
-
-def make_report(collector: Collector, similar: Similar, twin: str | None) -> Report:
-    """Return the report of a dataset whose slices are compared."""
     slices = collector.slices
-    report = Report(
-        labels_from=collector.labels_from,
-        groups_from=dict(collector.groups_from),
-        counts=collector.count(),
-        groups=_groups(slices),
-        sizes=_by_class(slices, lambda item: f"{item.width} × {item.height}", SIZES_SHOWN),
-        modes=_by_class(slices, lambda item: item.mode or "unknown"),
-        formats=_by_class(slices, lambda item: item.format or "unknown"),
-        splits=_by_class(slices, lambda item: item.given_part) if any(item.given_part for item in slices) else {},
-        identical=_identical(slices),
-        near_identical=_near_identical(similar, collector.first_of_pixels()),
-        left_out=collector.left_out(),
-        shortcuts=check_shortcuts(slices),
-        identical_to=twin,
-        warnings=[],
-    )
-    report["warnings"] = _warnings(report)
-    return report
+    report = {
+        "labels_from": collector.labels_from,
+        "groups_from": dict(collector.groups_from),
+        "counts": collector.count(),
+        "groups": _groups(slices),
+        "sizes": _by_class(slices, lambda item: f"{item.width} × {item.height}", SIZES_SHOWN),
+        "modes": _by_class(slices, lambda item: item.mode or "unknown"),
+        "formats": _by_class(slices, lambda item: item.format or "unknown"),
+        "splits": _by_class(slices, lambda item: item.given_part) if any(item.given_part for item in slices) else {},
+        "identical": _identical(slices),
+        "near_identical": _near_identical(similar, collector.first_of_pixels()),
+        "left_out": collector.left_out(),
+        "shortcuts": check_shortcuts(slices),
+        "identical_to": twin,
+    }
+    return report | {"warnings": _warnings(report)}
 
 
 def _by_class(slices: Iterable[Item], key: Callable[[Item], str | None], most: int | None = None) -> ByClass:
@@ -125,7 +106,7 @@ def _near_identical(similar: Similar, firsts: Sequence[Item]) -> Duplicates:
     )
 
 
-def _warnings(report: Report) -> list[str]:
+def _warnings(report: dict[str, Any]) -> list[str]:
     warnings: list[str] = []
     if report["identical_to"]:
         warnings.append(f"it is the same as {report['identical_to']}, slice by slice")

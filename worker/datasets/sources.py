@@ -23,6 +23,7 @@ from worker.imaging.rejections import ArchiveRefused, SliceRejected
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
 
 BURNED_IN = ("burned_in", "Text is burned into its pixels, by its own account.")
+PICTURE = ("format", "mode", "width", "height")  # what a slice and an item state of the picture
 BY_HEADER = "DICOM patient, study or series"  # where a group comes from
 
 Note = Callable[[float], None]  # takes the fraction done, 0 to 1
@@ -194,14 +195,11 @@ def _collect(
             item = replace(
                 file_item,
                 frame=prepared.frame,
+                group=group,
                 given_part=labels.split or None,
                 source=labels.source or None,
                 pixels_sha256=prepared.sha256_pixels,
-                format=prepared.format,
-                mode=prepared.mode,
-                width=prepared.width,
-                height=prepared.height,
-                group=group,
+                **{name: getattr(prepared, name) for name in PICTURE},
             )
             collector.take(item, prepared.pixels, origin)
 
@@ -253,10 +251,7 @@ def _reviewed_item(ordinal: int, review: ReviewedSlice, dicom_group: str) -> Ite
         group=dicom_group or job_group,
         sha256=slice_.sha256,
         pixels_sha256=slice_.pixels_sha256,
-        format=slice_.format,
-        mode=slice_.mode,
-        width=slice_.width,
-        height=slice_.height,
+        **{name: getattr(slice_, name) for name in PICTURE},
     )
 
 

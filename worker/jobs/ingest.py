@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,24 +134,18 @@ class Batch:
 def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int) -> ReadSlice:
     series = prepared.series if prepared.series and prepared.series.series_uid else None
     folder = entry.name.rpartition("/")[0]
+    place: Any = {name: getattr(series, name, None) for name in ("study_uid", "instance_number", "position", "sop_uid")}
     return ReadSlice(
         ordinal=entry.ordinal,
-        frame=prepared.frame,
         name=entry.name,
         state=Outcome.OPEN,
         sha256=sha256,
         pixels_sha256=prepared.sha256_pixels,
-        format=prepared.format,
-        mode=prepared.mode,
-        width=prepared.width,
-        height=prepared.height,
         array_row=array_row,
         series_uid=series.series_uid if series else recording.FOLDER + folder,
         series_label=_series_label(series) if series else folder or "(no folder)",
-        study_uid=series.study_uid if series else None,
-        instance_number=series.instance_number if series else None,
-        position=series.position if series else None,
-        sop_uid=series.sop_uid if series else None,
+        **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height")},
+        **place,
     )
 
 

@@ -33,14 +33,13 @@ class TarReader:
             while member := next_member(self._source):
                 self._count()
                 self._current = member
-                if not member.is_folder and not is_ignored(member.name):
-                    entry = Entry(self.files, display_name(member.name), member.stored, partial(self._read, member))
+                is_file = not member.is_folder and not is_ignored(member.name)
+                name = display_name(member.name)
+                if is_file:
+                    yield Entry(self.files, name, member.stored, partial(self._read, member))
                     self.files += 1
-                    yield entry
-                    self._pass(member)
-                    self._last_good = entry.name
-                else:
-                    self._pass(member)
+                self._pass(member)
+                self._last_good = name if is_file else self._last_good
         except ArchiveRefused as refusal:
             raise self._with_last_good(refusal) from refusal
         if not self.files:

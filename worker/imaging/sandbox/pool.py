@@ -12,8 +12,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
@@ -36,7 +37,7 @@ _START_SECONDS = 60.0
 _START_ATTEMPTS = 3
 
 
-class DecoderPool:
+class DecoderPool(AbstractContextManager["DecoderPool"]):
     """`size` decoders at most, started when needed, kept between files and between calls of `map`.
 
     Each is a process of its own with no environment, no network, no files, bounded memory and time (`seccomp`). One
@@ -64,9 +65,6 @@ class DecoderPool:
         self._is_mapping = False
         self._failed_starts = 0
         self._has_warned = False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,8 +1,9 @@
 """The answers of decoders, checked as if a stranger had written them."""
 
-from typing import Annotated, Literal, TypeVar
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from worker.imaging.display_names import MAX_NAME
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, SeriesInfo, as_pixels
@@ -23,16 +24,11 @@ def _printable(text: str) -> str:
     return text
 
 
-def _reason(code: str) -> str:
-    if code not in REASONS:
-        raise ValueError("not a reason code")
-    return code
-
-
 Text = Annotated[str, AfterValidator(_printable)]
 Word = Annotated[Text, Field(max_length=64)]
 Whole = Annotated[int, Field(gt=-(1 << 31), lt=1 << 31)]
 Side = Annotated[int, Field(ge=1, lt=1 << 31)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -47,20 +43,13 @@ class Greeting(_Strict):
 
 
 class _Rejection(_Strict):
-    code: Annotated[str, AfterValidator(_reason)]
+    code: str
     detail: Annotated[Text, Field(max_length=MAX_NAME)]
 
 
-class _Series(_Strict):
-    patient: Word
-    study_uid: Word
-    series_uid: Word
-    series_number: Whole | None
-    description: Word
-    instance_number: Whole | None
-    sop_uid: Word
-    position: Annotated[float, Field(allow_inf_nan=False)] | None
-    burned_in: bool
+_CHECKED: Any = {str: Word, int | None: Whole | None, float | None: Finite | None, bool: bool}
+_SERIES: Any = {field.name: (_CHECKED[field.type], ...) for field in fields(SeriesInfo)}
+_Series: Any = create_model("_Series", __base__=_Strict, **_SERIES)
 
 
 class _Slice(_Strict):
@@ -100,8 +89,8 @@ def read_reply(frame: bytes, max_slices: int) -> list[PreparedSlice] | SliceReje
     """Return the answer in a frame. Raises ForgedReply unless every part of it is what `pack_reply` writes."""
     answer, pixels = _read(_ANSWER, frame)
     if isinstance(answer, _Rejection):
-        if pixels:
-            raise ForgedReply("a rejection with pixels")
+        if pixels or answer.code not in REASONS:
+            raise ForgedReply("a rejection with pixels, or with a code that does not exist")
         return SliceRejected(answer.code, answer.detail)
     count = len(answer.slices)
     if not 1 <= count <= max_slices or len(pixels) != count * PIXEL_BYTES:
