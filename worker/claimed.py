@@ -1,4 +1,4 @@
-"""How claimed work is carried out: the policy of ingest, predicting, datasets, training and evaluation.
+"""Carries out claimed work, by one policy for ingest, predicting, datasets, training and evaluation.
 
 * A heartbeat keeps the lease while the work makes progress.
 * `StaleClaim`: the lease was lost and somebody else has the work. It is logged, and nothing is recorded.

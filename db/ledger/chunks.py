@@ -1,4 +1,4 @@
-"""What can happen to a chunk: added, split when its worker is lost, failed, quarantined."""
+"""Changes of a chunk: added, split when its worker is lost, failed, quarantined."""
 
 from collections.abc import Sequence
 from typing import Any

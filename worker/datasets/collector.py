@@ -19,7 +19,7 @@ EXAMPLES = 20
 
 
 class LeftOut(TypedDict):
-    """How many files were left out for a reason, and the names of some."""
+    """The number of files that were left out for a reason, and the names of some."""
 
     count: int
     examples: list[str]

@@ -50,7 +50,7 @@ NAME = "name pattern"
 
 
 class FactScore(TypedDict):
-    """How well facts predict the class, on groups that were not seen."""
+    """The metrics of predicting the class from facts, on groups that were not seen."""
 
     balanced_accuracy: float
     auc: float

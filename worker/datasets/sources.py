@@ -1,4 +1,4 @@
-"""What a dataset is made of: files of archives, labelled by CSV or folder, or the reviewed slices of jobs."""
+"""The sources of a dataset: files of archives, labelled by CSV or folder, or the reviewed slices of jobs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ Header = SeriesInfo | SliceRejected | None
 
 
 class NotBuildable(Exception):
-    """What was sent does not make a dataset; one line that says why."""
+    """A dataset cannot be built of its sources; one line that says why."""
 
 
 @dataclass(frozen=True)

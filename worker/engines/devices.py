@@ -1,4 +1,4 @@
-"""What this machine computes with, found out without loading a framework (`keras.on_gpu` asks Keras itself)."""
+"""The devices of this machine, found without loading a framework. `keras.on_gpu` is Keras's own answer."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ class EngineAbsent(PackageError):
 
 
 class EngineUnproven(Exception):
-    """No engine of this package gives the answers here that it gave where it was made."""
+    """No engine of this package gives the answers here that it gave on the machine that made it."""
 
     def __init__(self, results: list[ProofResult]) -> None:
         super().__init__("; ".join(result.text for result in results))
@@ -84,8 +84,8 @@ def load_engine(
 ) -> Proven:
     """Load the quickest engine of a package that proves itself on this machine.
 
-    `choice` (`db.settings.EngineChoice`): auto tries Keras first where there is a GPU and Keras, or no file for
-    OpenVINO. Otherwise it tries OpenVINO, as openvino does: int8, then bfloat16 where the processor has it, then
+    `choice` (`db.settings.EngineChoice`): auto tries Keras first if there are a GPU and Keras, or no file for
+    OpenVINO. Otherwise it tries OpenVINO, as openvino does: int8, then bfloat16 if the processor has it, then
     float32. openvino-int8, openvino-bf16 and openvino-f32 leave no choice. `threads`: of the processor; None for one a
     core. `package`: as read from the folder already.
 

@@ -51,7 +51,7 @@ class Package:
 
 
 class Calibrated(Protocol):
-    """What has a calibration: a package, or a model version's row."""
+    """Something with a calibration: a package, or a model version's row."""
 
     @property
     def temperature(self) -> float: ...

@@ -57,10 +57,10 @@ class Differences:
 
 @dataclass(frozen=True)
 class ProofResult:
-    """What a proof found of one engine on this machine.
+    """The result of a proof of one engine on this machine.
 
-    `largest_difference`: of a calibrated probability, or None if the engine gave none. `seconds`: that the proof took.
-    `text` says all of it to people.
+    `largest_difference`: of a calibrated probability, or None if the engine gave none. `seconds`: the proof's time.
+    `text`: all of it, for people.
     """
 
     host: str

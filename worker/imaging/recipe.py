@@ -19,7 +19,7 @@ PIXEL_BYTES = SIDE * SIDE
 
 @dataclass(frozen=True)
 class SeriesInfo:
-    """Where a DICOM slice belongs, without name or number of the patient.
+    """The series that a DICOM slice belongs to, without name or number of the patient.
 
     Texts are display names of at most 64 characters, or empty. `patient` is a digest of the patient's ID and its
     issuer, to distinguish patients; short IDs can be guessed from it, so it is never stored. `position` is in mm along

@@ -17,7 +17,7 @@ from worker.imaging.rejections import ArchiveRefused
 
 _READ = 256 * 1024
 _XZ_MEMORY = 128 * MIB
-"""What unpacking xz may use; `xz -9` needs 65 MiB."""
+"""Memory for unpacking xz; `xz -9` needs 65 MiB."""
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""What all kinds of archives have in common: the limits, and an entry."""
+"""The limits of a submission and an entry of an archive, common to all kinds of archives."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Content = bytes | SliceRejected
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may hold.
+    """The limits of one submission.
 
     `max_entries` counts every record of the archive, folders too. `max_ratio` is bytes unpacked over bytes of the
     archive, as a whole. `max_entry_bytes` is for one file: a larger one is rejected alone.
@@ -38,7 +38,7 @@ class Entry:
     (`display_names.display_name`). `size` is in bytes, as the archive states it.
 
     `read()` returns the bytes, or the reason why the file is rejected. It works once, and only until the next entry is
-    asked for. Raises ArchiveRefused where it meets damage of the archive itself.
+    asked for. Raises ArchiveRefused if the archive itself is damaged there.
     """
 
     ordinal: int
@@ -52,7 +52,7 @@ Entries = Iterator[Entry]
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checked archive holds. `kind`: zip, tar, tar.gz, tar.bz2, tar.xz or file; `entries`: files that get a
+    """The contents of a checked archive. `kind`: zip, tar, tar.gz, tar.bz2, tar.xz or file; `entries`: files that get a
     row; `unpacked_bytes`: their sizes and those of passed-over files."""
 
     kind: str

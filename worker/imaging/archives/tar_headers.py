@@ -45,7 +45,7 @@ class TarMember:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether its bytes are only the pieces between its holes (GNU tar manual, "Storing Sparse Files")."""
+        """Return whether its bytes are only the pieces between its holes (GNU tar manual, "Storing Sparse Files")."""
         return self.kind == b"S" or any(key.startswith("GNU.sparse.") for key in self.pax)
 
 

@@ -63,7 +63,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Directory:
-    """Where the central directory lies: `start` and `size` in bytes, `count` records."""
+    """The place of the central directory: `start` and `size` in bytes, `count` records."""
 
     start: int
     size: int

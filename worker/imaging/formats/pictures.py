@@ -35,7 +35,7 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 def bare_png(data: bytes | memoryview, max_pixels: int) -> bytes:
     """Return the PNG with IHDR, PLTE, IDAT and IEND alone: no text, profile, EXIF, transparency or further APNG frames.
 
-    Raises SliceRejected: `truncated` without its end, `corrupt` where a CRC fails, `pixels`.
+    Raises SliceRejected: `truncated` without its end, `corrupt` if a CRC fails, `pixels`.
     """
     view = memoryview(data)
     kept: list[bytes | memoryview] = [b"\x89PNG\r\n\x1a\n"]

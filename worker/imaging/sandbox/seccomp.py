@@ -1,4 +1,4 @@
-"""What a decoding process gives up before it sees a submitted byte: memory, time, files, the network, new processes.
+"""Takes from a decoding process, before it sees a submitted byte: memory, time, files, the network, new processes.
 
 Linux, through `prctl` and a seccomp filter of our own (seccomp(2), Documentation/userspace-api/seccomp_filter.rst).
 Libraries are not used: `pyseccomp` needs a libseccomp of the system, and bubblewrap and nsjail are programs that need
