@@ -182,7 +182,7 @@ def test_split_in_some_archives_only_is_refused(make: Make) -> None:
     told = {"1.png": png(1), "2.png": png(2), "labels.csv": table.encode()}
     found = make({"a.zip": told, "b.zip": two_classes()})
     assert found.state == "failed"
-    assert found.error.startswith("2 of 8 slices have a split, the others none (a/labels.csv among the files and")
+    assert found.error.startswith("2 of 8 slices have a split, the others have none (a/labels.csv among the files and")
 
 
 def test_group_of_csv_or_dicom_goes_before_folder(make: Make) -> None:
@@ -199,7 +199,7 @@ def test_slices_without_a_known_patient_are_counted_in_a_warning(make: Make) -> 
     entries = of_patients(2) | {"set/COVID/loose.png": png(1000), "set/non-COVID/loose.png": png(1001)}
     warnings = make(entries).report["warnings"]
     assert any("2 of 18 slices have no known patient or series" in warning for warning in warnings)
-    assert any("known of 6 of 6 slices" in warning for warning in make(two_classes()).report["warnings"])
+    assert any(warning.startswith("6 of 6 slices") for warning in make(two_classes()).report["warnings"])
 
 
 def test_the_pages_of_a_file_are_one_group(make: Make) -> None:

@@ -40,8 +40,8 @@ def test_the_class_is_that_of_the_nearest_class_folder(path: str, label: int | N
 def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes) -> None:
     text = b'File, Label,Group,split\r\n"a ""b"".png",COVID-19,p1,Train\r\n\r\nx\\c.png,0,,val\r\n'
     first, second = read_csv(start + text.replace(b",", mark))
-    assert (first.line, first.file, first.label, first.group, first.split) == (2, 'a "b".png', 1, "p1", "train")
-    assert (second.line, second.file, second.label, second.group, second.split) == (4, "x/c.png", 0, "", "validation")
+    assert (first.number, first.file, first.labels) == (2, 'a "b".png', FileLabels(1, "p1", "train"))
+    assert (second.number, second.file, second.labels) == (4, "x/c.png", FileLabels(0, "", "validation"))
 
 
 @pytest.mark.parametrize(

@@ -262,5 +262,5 @@ def test_fake_scores_are_a_function_of_the_pixels(slices: Slices) -> None:
 
 
 def test_unknown_engine_is_refused(published: Published) -> None:
-    with pytest.raises(ValueError, match="no such engine"):
+    with pytest.raises(ValueError, match="there is no engine"):
         load_engine(published[0], "abacus")
