@@ -16,9 +16,10 @@ from cli.local.access import USER_NAME, LocalAccess, sign_in_link
 from cli.options import home_option
 from cli.output import NO_MODEL, RESEARCH_LINE
 from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, read_local
+from cli.remote.readiness import why_not_ready
 from cli.supervisor.child import Process
 from cli.supervisor.private_broker import EmbeddedBroker, answers, prepare_broker, set_aside
-from cli.supervisor.roles import ROLES, check_role, environment, ready_file, worker_command
+from cli.supervisor.roles import ROLES, check_role, command_line, environment, ready_file
 from cli.supervisor.supervisor import Supervisor
 from db.settings import EngineChoice, Settings, get_settings
 from training.launch.installed import TrainingNotInstalled, is_installed
@@ -177,9 +178,9 @@ def _web_process(settings: Settings, listener: socket.socket) -> Process:
     port = str(listener.getsockname()[1])
     return Process(
         role="web",
-        argv=worker_command("web", "--listen-fd", str(listener.fileno())),
+        argv=command_line("web", settings, listen_fd=listener.fileno()),
         env=environment("web", settings) | {"CTBATCH_PORT": port},
-        ready=lambda: _answers_ready(local_url(settings.host, int(port))),
+        ready=lambda: why_not_ready(local_url(settings.host, int(port)), READY_CHECK_SECONDS) is None,
         stops=WEB_FIRST,
         grace_seconds=WEB_GRACE_SECONDS,
         pass_fds=(listener.fileno(),),
@@ -190,22 +191,13 @@ def _worker_process(role: str, settings: Settings) -> Process:
     ready = ready_file(role, settings)
     return Process(
         role=role,
-        argv=worker_command(role),
+        argv=command_line(role, settings),
         env=environment(role, settings),
         ready=ready.exists,
         stops=WORKERS,
         grace_seconds=WORKER_GRACE_SECONDS,
         before_start=lambda _failed_starts: ready.unlink(missing_ok=True),
     )
-
-
-def _answers_ready(url: str) -> bool:
-    import httpx
-
-    try:
-        return httpx.get(f"{url}/readyz", timeout=READY_CHECK_SECONDS, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 def emit(role: str, line: str) -> None:

@@ -4,13 +4,12 @@ import os
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 
 import click
 
 from cli.errors import Unavailable
 from cli.remote.find_server import local_url, read_local, settings_with_broker
+from cli.remote.readiness import why_not_ready
 from cli.supervisor.roles import ROLES, check_role, command_line, environment, ready_file
 from db.settings import Settings
 
@@ -24,8 +23,7 @@ STALE_SWEEPS = 6  # a sweeper that has not swept for so many intervals hangs
     "--check", is_flag=True, help="Ask the one that runs on this machine whether it is well; exit code 4 if not."
 )
 @click.option("--name", help="Name of this worker's node where several of one role run on one machine.")
-@click.option("--listen-fd", type=int, hidden=True, help="web: a listening socket that was inherited.")
-def worker(role: str, check: bool, name: str | None, listen_fd: int | None) -> None:
+def worker(role: str, check: bool, name: str | None) -> None:
     """Run one process in the foreground: web, ingest, inference, training or sweep.
 
     `ctbatch up` runs one of each; on many machines, run as many as you like of each, with DATABASE_URL,
@@ -36,7 +34,7 @@ def worker(role: str, check: bool, name: str | None, listen_fd: int | None) -> N
         _check(role, settings, name)
         return
     check_role(role, settings)
-    argv = command_line(role, settings, listen_fd=listen_fd, name=name)
+    argv = command_line(role, settings, name=name)
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ready_file(role, settings).unlink(missing_ok=True)
     os.chdir(settings.home)  # gunicorn and celery import from where they stand, and read settings there
@@ -48,22 +46,13 @@ def _check(role: str, settings: Settings, name: str | None) -> None:
     """Raise Unavailable unless the process of this role on this machine is well."""
     if role == "web":
         local = read_local(settings.run_dir)
-        _check_web(local.url if local else local_url(settings.host, settings.port))
+        if why := why_not_ready(local.url if local else local_url(settings.host, settings.port), CHECK_SECONDS):
+            raise Unavailable(why)
     elif role == "sweep":
         _check_sweep(settings)
     else:
         _check_celery(f"{name or role}@{socket.gethostname()}", settings)
     click.echo(f"{role} is well")
-
-
-def _check_web(url: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=CHECK_SECONDS):  # noqa: S310 always http
-            pass
-    except urllib.error.HTTPError as error:
-        raise Unavailable(f"web is not ready: {error.read(500).decode(errors='replace')}") from error
-    except OSError as error:
-        raise Unavailable(f"web does not answer: {error}") from error
 
 
 def _check_sweep(settings: Settings) -> None:

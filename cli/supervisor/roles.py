@@ -92,8 +92,3 @@ def check_role(role: str, settings: Settings) -> None:
 def ready_file(role: str, settings: Settings) -> Path:
     """The file that a worker touches when it is ready (and the sweeper after each sweep)."""
     return settings.run_dir / f"{role}.ready"
-
-
-def worker_command(role: str, *options: str) -> list[str]:
-    """Return the argv that becomes the process of this role by way of `ctbatch worker`."""
-    return [sys.executable, "-P", "-m", "cli", "worker", role, *options]

@@ -1,4 +1,8 @@
-"""Starts processes, starts those that die again, and stops all in order: one thread, no process left behind."""
+"""Starts processes, restarts those that die, and stops all in order: one thread, no process left behind.
+
+Not supervisord, honcho or circus: none of them starts a stage when the stage before is ready, ends the children when
+the supervisor itself is killed, and hands a listening socket to a process that is restarted.
+"""
 
 import contextlib
 import os
@@ -49,10 +53,6 @@ class Supervisor:
                 on_stop()
                 self._stop_all()
         self._selector.close()
-
-    def pids(self) -> dict[str, int]:
-        """Return the process id of each role that runs now."""
-        return {child.process.role: child.running.pid for child in self._children if child.running}
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

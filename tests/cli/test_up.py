@@ -46,9 +46,9 @@ class Up:
         path = self.home / "run/local.json"
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
-    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: object, **env: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "cli", *map(str, words)]
-        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(argv, env=self.env | env, capture_output=True, text=True, timeout=120)
 
     def descendants(self) -> dict[int, str]:
         """Every process that stands in this home (all that `up` starts do), by its command line."""
@@ -127,6 +127,10 @@ def test_a_taken_port_is_one_clear_line(up, tmp_path):
 @pytest.mark.parametrize("role", ["web", "ingest", "inference", "training", "evaluation", "sweep"])
 def test_every_process_says_that_it_is_well(up, role):
     assert up.run("worker", role, "--check").stdout == f"{role} is well\n"
+
+
+def test_check_of_web_goes_past_a_proxy(up):
+    assert up.run("worker", "web", "--check", http_proxy="http://127.0.0.1:1").returncode == 0
 
 
 def test_a_job_runs_through_all_of_it(up, scans):

@@ -74,9 +74,11 @@ def test_up_starts_a_training_worker_only_where_it_could_train(
     broker: EmbeddedBroker | None = None
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        started = {process.role for process in processes(settings, listener, broker)}
-    assert started & {"training", "evaluation"} == roles
-    assert started >= {"web", "ingest", "inference", "sweep"}
+        started = {process.role: process.argv for process in processes(settings, listener, broker)}
+    assert started.keys() & {"training", "evaluation"} == roles
+    assert started.keys() >= {"web", "ingest", "inference", "sweep"}
+    modules = {argv[argv.index("-m") + 1] for argv in started.values()}
+    assert modules == {"gunicorn", "celery", "worker.sweep"}, "none starts a second time on the way"
 
 
 @pytest.mark.slow

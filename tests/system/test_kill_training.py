@@ -40,7 +40,7 @@ with read_scope() as s:
     run = s.get_one(TrainingRun, int(sys.argv[1]))
     epochs = [(e.stage, e.epoch) for e in runs.epochs_of(s, run.id)]
     version = run.model_version.label if run.model_version else None
-    print(json.dumps({"state": run.state, "claims": run.epoch, "error": run.error, "epochs": epochs, "version": version,
+    print(json.dumps({"state": run.state, "claims": run.fence, "error": run.error, "epochs": epochs, "version": version,
                       "checkpoint": run.checkpoint.get("epoch")}))
 """
 
