@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 from uuid import uuid4
 
 import fsspec
@@ -36,7 +36,7 @@ class Receiver:
     """Takes a file's bytes as they come, hashes them on the way, and publishes the file under its hash.
 
     `finish()` makes the bytes durable in a temporary file (`path`); `publish()` gives them their name;
-    `abort()` removes what is not published. `close()` does the first two.
+    `abort()` removes what is not published, and so does the end of a `with` block. `close()` does the first two.
     """
 
     def __init__(self, storage: "Storage") -> None:
@@ -47,6 +47,12 @@ class Receiver:
         self._hash = hashlib.sha256()
         self._size = 0
         self._received: StoredFile | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
 
     def write(self, data: bytes) -> int:
         """Append bytes. Raises OSError (ENOSPC) when the disk is full."""

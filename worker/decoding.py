@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from db.database import current
 from db.storage import storage
-from worker.imaging.archives.archive import Entry, Limits, read_entries
+from worker.imaging.archives.archive import Entry, read_entries
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
+from worker.received_files import archive_limits
 
 Read = tuple[Entry, str | None, list[PreparedSlice] | SliceRejected]
 """An entry, its bytes' SHA-256, what became of it."""
@@ -30,17 +31,6 @@ def new_decoders() -> DecoderPool:
         memory_bytes=settings.decode_memory_bytes,
     )
     return DecoderPool(size, limits)
-
-
-def archive_limits() -> Limits:
-    """What a submission may hold, from the settings."""
-    settings = current()
-    return Limits(
-        max_entries=settings.max_entries,
-        max_unpacked_bytes=settings.max_unpacked_bytes,
-        max_ratio=settings.max_ratio,
-        max_entry_bytes=settings.max_entry_bytes,
-    )
 
 
 def read_decoded(

@@ -1,7 +1,7 @@
 """`ctbatch datasets`: labelled slices for training, made from folders, archives or reviewed jobs, and their splits."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from cli.errors import JobFailed, NotFoundOrDenied, Unavailable, UsageError
 from cli.files.parts import Part, gather
 from cli.local.session import reading, writing
 from cli.options import as_given_option, json_option, seed_option
-from cli.output import print_json, print_table, progress_bar, safe, say
+from cli.output import Update, print_json, print_table, progress_bar, safe, say
 from cli.remote.find_server import settings_with_broker
 from db.clock import from_now
 from db.datasets import datasets as store
@@ -183,15 +183,14 @@ def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None) ->
     if hidden:
         say(f"{hidden} hidden or unusable files were passed over")
     with progress_bar("copying", sum(part.size for part in parts), unit="bytes") as update:
-        files, done = [], 0
-        for part in parts:
-            files.append(_store_part(part, lambda count, done=done: update(done + count, "")))
-            done += part.size
+        files = _receive(parts, update)
     with refusals(), writing() as session:
         return store.create_dataset(session, name=name, user=None, files=files, labels=table).label
 
 
 def _store_labels(path: Path) -> "ReceivedFile":
+    from db.ledger.jobs import ReceivedFile
+    from db.storage import storage
     from worker.datasets.label_table import BadLabels, read_csv
 
     content = path.read_bytes()
@@ -199,31 +198,32 @@ def _store_labels(path: Path) -> "ReceivedFile":
         read_csv(content)
     except BadLabels as error:
         raise UsageError(f"{path}: {error}") from error
-    return _store_part(Part(path.name, len(content), [content], 1), lambda count: None)
+    return ReceivedFile(path.name, storage().put(content), len(content), "file", 1)
 
 
-def _store_part(part: Part, sent: Any) -> "ReceivedFile":
-    """Stream one file into storage, refuse it where a submission of it would be, and say what it is."""
-    from db.ledger.jobs import ReceivedFile
-    from db.storage import storage
-    from worker.decoding import archive_limits
-    from worker.imaging.archives.archive import inspect_archive
+def _receive(parts: Sequence[Part], update: Update) -> "list[ReceivedFile]":
+    """Copy files into storage; one that a submission could not hold is refused."""
     from worker.imaging.rejections import ArchiveRefused
+    from worker.received_files import check_for_images, receive_file
 
-    receiver = storage().receive()
+    done = 0
+
+    def counted(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        nonlocal done
+        for piece in pieces:
+            yield piece
+            done += len(piece)
+            update(done, "")
+
+    part = parts[0]
     try:
-        done = 0
-        for piece in part.content:
-            done += receiver.write(piece)
-            sent(done)
-        receiver.finish()
-        found = inspect_archive(receiver.path, part.filename, archive_limits())
-        received = receiver.publish()
+        files = []
+        for part in parts:
+            files.append(receive_file(part.filename, counted(part.content)))
+        check_for_images(files)
     except ArchiveRefused as error:
         raise UsageError(f"{part.filename} is refused: {error}") from error
-    finally:
-        receiver.abort()
-    return ReceivedFile(part.filename, received.sha256, received.size, found.kind, found.entries)
+    return files
 
 
 def _find(session: Any, label: str) -> Dataset:

@@ -1,5 +1,6 @@
 """`ctbatch train`: launches a training run."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from cli.remote.find_server import settings_with_broker
 from db.registry import versions
 from db.storage import storage
 from training.launch.launch import FILE, MODEL, LaunchPlan, RunRequest, launch, prepare
+
+PIECE = 1 << 20  # bytes of a file that are copied at a time
 
 
 @click.command()
@@ -77,14 +80,15 @@ def _initial(start: str) -> str:
     path = Path(start)
     if not path.is_file():
         raise NotFoundOrDenied(f"there is no model version and no file {start}")
-    from training.launch.weights_file import WeightsError, check_weights_file  # h5py: only where a file is given
+    # h5py is loaded only where a file is given.
+    from training.launch.weights_file import WeightsError, check_size, check_weights_file
 
     try:
-        check_weights_file(path)
+        check_size(path.stat().st_size, str(path))
+        with storage().receive() as receiver, path.open("rb") as file:
+            shutil.copyfileobj(file, receiver, PIECE)
+            receiver.finish()
+            check_weights_file(receiver.path, str(path))
+            return f"initial={FILE}{receiver.publish().sha256}"
     except WeightsError as error:
         raise click.UsageError(str(error)) from error
-    receiver = storage().receive()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            receiver.write(data)
-    return f"initial={FILE}{receiver.close().sha256}"

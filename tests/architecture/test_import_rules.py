@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "db": (),
     "worker": ("db",),
     "training": ("db", "worker.imaging", "worker.engines", "worker.phantoms", "worker.process", "worker.heartbeat"),
-    "web": ("db", "worker.imaging", "training.config", "training.launch"),
+    "web": ("db", "worker.imaging", "worker.received_files", "training.config", "training.launch"),
     "cli": ("db", "worker", "training", "web"),
 }
 
@@ -43,6 +43,7 @@ ROOMS = {
         "imaging.archives",
         "imaging.formats",
         "imaging.sandbox",
+        "received_files",
         "phantoms",
         "engines",
         "decoding",

@@ -17,6 +17,7 @@ from db.models import Dataset
 from db.settings import get_settings
 from tests.worker.conftest import png, zip_of
 from worker.datasets.build import build_next
+from worker.received_files import receive_file
 
 HEAD = "file,label,group\n"
 
@@ -159,12 +160,14 @@ def test_what_cannot_be_built_ends_with_its_reason(operate, ingest_worker, folde
         (["--from", "bad.csv", "--labels", "bad.csv"], "the labels come from one CSV"),
         (["--from", "scans", "--labels", "bad.csv"], "line 2 of the labels file: the label 'ill' is neither"),
         (["--from", "cut.zip"], "cut.zip is refused: "),
+        (["--from", "empty.png"], "no file that could be an image"),
         (["--from", "nowhere"], "does not exist"),
         (["--job", "nothing"], "there is no job nothing"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_queued(operate, folder, tmp_path, words, why):
     (tmp_path / "bad.csv").write_text(HEAD + "0.png,ill,p\n")
+    (tmp_path / "empty.png").touch()
     whole = zip_of(tmp_path / "cut.zip", {"a.png": png(1)})
     whole.write_bytes(whole.read_bytes()[:-30])
     refused = operate("datasets", "create", "site", *words)
@@ -197,7 +200,7 @@ def test_a_seed_that_no_column_holds_is_refused(operate, seed):
 
 def test_no_worker_is_said_after_a_while(database, folder, monkeypatch):
     monkeypatch.setattr(command, "UNCLAIMED_SECONDS", 0.1)
-    file = command._store_part(command.gather([folder])[0][0], lambda count: None)
+    file = receive_file("scan.png", [png(1)])
     with session_scope() as session:
         label = datasets.create_dataset(session, name="site", user=None, files=[file]).label
     with pytest.raises(Unavailable, match="no ingest worker has taken site/1; does `ctbatch worker ingest` run"):
@@ -208,7 +211,7 @@ def test_no_worker_is_said_after_a_while(database, folder, monkeypatch):
 def test_a_dataset_that_has_to_wait_is_waited_for(database, folder, monkeypatch, how):
     monkeypatch.setattr(command, "UNCLAIMED_SECONDS", 0.0)
     monkeypatch.setattr(command, "POLL_SECONDS", 0.0)
-    file = command._store_part(command.gather([folder])[0][0], lambda count: None)
+    file = receive_file("scan.png", [png(1)])
     with session_scope() as session:
         first, second = (datasets.create_dataset(session, name="site", user=None, files=[file]) for _ in range(2))
     with session_scope() as session:

@@ -1,5 +1,6 @@
 """`ctbatch train` and `ctbatch runs`: launched with an estimate, refused in one line, followed and ended."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 
@@ -100,6 +101,25 @@ def test_a_weights_file_goes_into_storage(launch: Run, settings: Settings) -> No
     initial = only_run().config["initial"]
     assert initial.startswith("file:")
     assert storage().exists(initial.removeprefix("file:"))
+
+
+def test_weights_file_that_is_too_large_is_refused_and_not_kept(
+    launch: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.launch.weights_file.MAX_BYTES", 999_999)
+    path = settings.home / "weights.h5"
+    path.write_bytes(bytes(1_000_000))
+    refused = launch("site", "--from", path)
+    assert (refused.exit_code, f"{path} is too large" in refused.stderr) == (2, True), refused.output
+    assert not storage().exists(hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_refused_weights_file_is_not_kept(launch: Run, settings: Settings) -> None:
+    path = settings.home / "weights.h5"
+    path.write_bytes(b"weights")
+    assert launch("site", "--from", path).exit_code == 2
+    assert not storage().exists(hashlib.sha256(b"weights").hexdigest())
+    assert list(storage().incoming.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from worker.datasets.class_folders import class_of_path
 from worker.datasets.collector import Gathered, Item
 from worker.datasets.label_table import BadLabels, Known, by_csv, is_label_file, read_csv
 from worker.datasets.patient_groups import DicomGroups, folder_groups
-from worker.decoding import archive_limits, new_decoders, read_decoded
+from worker.decoding import new_decoders, read_decoded
 from worker.imaging.archives.archive import read_entries
 from worker.imaging.display_names import label as shown
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
+from worker.received_files import archive_limits
 
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
 

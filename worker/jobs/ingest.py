@@ -16,12 +16,13 @@ from db.ledger.leases import Claim, StaleClaim
 from db.ledger.recording import ReadSlice
 from db.models import Job, Outcome, Upload
 from db.storage import FileMissing, storage
-from worker.decoding import Read, archive_limits, new_decoders, npy_bytes, read_decoded
+from worker.decoding import Read, new_decoders, npy_bytes, read_decoded
 from worker.heartbeat import Heartbeat
 from worker.imaging.archives.archive import Entry, read_entries
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import ArchiveRefused, DecoderUnavailable, SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
+from worker.received_files import archive_limits
 
 log = logging.getLogger(__name__)
 

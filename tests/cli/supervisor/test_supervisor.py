@@ -107,7 +107,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 
 def ready(run: Run) -> Run:
-    eventually(lambda: "READY" in run.output(), "all processes ready")
+    eventually(lambda: "READY" in run.output().splitlines(), "all processes ready")
     return run
 
 
@@ -160,5 +160,5 @@ def test_a_child_that_cannot_start_stops_the_rest(start: Callable[..., Run]) -> 
     run = start("broken")
     assert run.process.wait(20) != 0
     assert "broken ended with code 7 each time it was started" in run.output()
-    assert "READY" not in run.output()
+    assert "READY" not in run.output().splitlines()
     assert not run.descendants()
