@@ -179,7 +179,7 @@ def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None) ->
         store.check_name(name)
         store.find_dataset(session, name)
     table = _store_labels(labels) if labels else None
-    parts, hidden = gather(paths, but=labels)
+    parts, hidden = gather(paths, leave_out=labels)
     if hidden:
         say(f"{hidden} hidden or unusable files were passed over")
     with progress_bar("copying", sum(part.size for part in parts), unit="bytes") as update:
@@ -219,7 +219,7 @@ def _receive(parts: Sequence[Part], update: Update) -> "list[ReceivedFile]":
     try:
         files = []
         for part in parts:
-            files.append(receive_file(part.filename, counted(part.content)))
+            files.append(receive_file(part.filename, counted(part)))
         check_for_images(files)
     except ArchiveRefused as error:
         raise UsageError(f"{part.filename} is refused: {error}") from error

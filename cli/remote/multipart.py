@@ -1,4 +1,8 @@
-"""A multipart/form-data body (RFC 7578) of known length that is read from disk as it is sent, and can be sent again."""
+"""A multipart/form-data body (RFC 7578) of known length that is read from disk as it is sent, and can be sent again.
+
+Not httpx's own `files=`: httpx 0.28.1 encodes file names strictly, so that it fails on a name that is not UTF-8
+(`b"\\xff.png"`, on a Linux disk), and it doubles the backslashes in a name.
+"""
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +49,7 @@ class MultipartBody:
             yield self._field(name, value)
         for part in self._parts:
             yield self._head(part)
-            yield from part.content
+            yield from part
             yield b"\r\n"
         yield self._end
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 # the modules that lie in the package itself. CONTRIBUTING.md has the same rooms in the same order.
 ROOMS = {
     "db": (
-        "settings clock database background crash_points logs paging notice storage broker",
+        "settings clock database background crash_points logs paging notice storage broker tar_stream",
         "models",
         "accounts migrate",
         "registry",

@@ -62,11 +62,13 @@ def test_names_that_are_not_ascii_or_not_unicode_arrive(ctbatch, api, tmp_path, 
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / long).write_bytes(b"1")
     (tmp_path / "d" / os.fsdecode(b"\xff.png")).write_bytes(b"2")
-    (tmp_path / 'quo"te.png').write_bytes(b"3")
-    assert ctbatch("submit", tmp_path / "d", tmp_path / 'quo"te.png', env=api.env).returncode == 0
-    (_, tar), (loose, _) = api.uploads[0]
+    loose = ['quo"te.png', "back\\slash.png", os.fsdecode(b"\xfe.png")]
+    for name in loose:
+        (tmp_path / name).write_bytes(b"3")
+    assert ctbatch("submit", tmp_path / "d", *(tmp_path / name for name in loose), env=api.env).returncode == 0
+    (_, tar), *others = api.uploads[0]
     assert list(untar(tar)) == [long, os.fsdecode(b"\xff.png")]
-    assert loose == 'quo"te.png'
+    assert [name for name, _ in others] == ['quo"te.png', "back\\slash.png", "\ufffd.png"]
 
 
 def test_a_lost_answer_makes_no_second_job(ctbatch, api, folder):
@@ -204,7 +206,7 @@ def test_a_file_that_shrinks_while_it_is_sent_is_not_submitted(tmp_path: Path):
     scan = tmp_path / "scan.png"
     scan.write_bytes(b"x" * 5_000_000)
     [part], _ = gather([scan])
-    pieces = iter(part.content)
+    pieces = iter(part)
     next(pieces)
     os.truncate(scan, 2_000_000)
     with pytest.raises(UsageError, match="became shorter"):
