@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "runs": ("cli.commands.runs", "runs_group", "List, show, follow and end training runs."),
     "users": ("cli.commands.accounts.users", "users", "Add and list user accounts; set passwords."),
     "tokens": ("cli.commands.accounts.tokens", "tokens", "Make, list and revoke API tokens."),
-    "worker": ("cli.commands.worker", "worker", "Run one process: web, ingest, inference, training or sweep."),
+    "worker": ("cli.commands.worker", "worker", "Run one role: web, ingest, inference, training, evaluation or sweep."),
     "doctor": ("cli.commands.doctor", "doctor", "Check this installation and say what is wrong."),
     "bench": ("cli.commands.bench", "bench", "Measure how fast this machine is, each figure beside a yardstick."),
     "db": ("cli.commands.db", "db", "Upgrade the database and show its revision."),

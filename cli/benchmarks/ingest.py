@@ -5,10 +5,12 @@ import secrets
 import tempfile
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 from cli.benchmarks.server import last_view, peak_memory, serve
 from cli.output import print_json, print_table, progress_bar, say
+from cli.polling import poll
 from cli.remote.submit import send
 
 
@@ -21,11 +23,12 @@ def run(slices: int, package: Path | None, as_json: bool) -> None:
         started = time.monotonic()
         job = send(bench.client, (archive,), "tiny", 0, secrets.token_hex(16))
         accepted = time.monotonic() - started
+        look = partial(bench.client.get, f"/jobs/{job['id']}")
         with progress_bar("unpacking", 1.0) as update:
-            while job["stages"]["unpacked"] < job["stages"]["uploads"]:
-                time.sleep(1)
-                job = bench.client.get(f"/jobs/{job['id']}")
+            for job in poll(look, 1.0):
                 update(job["stages"]["read"] / slices, f"{job['stages']['read']} of {slices} slices")
+                if job["stages"]["unpacked"] >= job["stages"]["uploads"]:
+                    break
         unpacked = time.monotonic() - started
         bench.client.post(f"/jobs/{job['id']}/cancel")
         job = last_view(bench.client, job)

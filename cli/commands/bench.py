@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from cli.options import json_option, run_options
+from cli.options import json_option
+from cli.training_options import run_options
 from training.launch.installed import check_installed
 from training.launch.launch import RunRequest
 

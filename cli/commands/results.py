@@ -24,7 +24,7 @@ TABLE_ROWS = 100  # of a table, unless --limit says another number
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--state", type=click.Choice(STATES), help="Only slices in this state.")
 @click.option("--label", type=click.Choice(LABELS), help="Only slices with this label.")
-@click.option("--reason", help="Only slices rejected for this reason, as `missing`.")
+@click.option("--reason", help="Only slices rejected for this reason, for example format.")
 @click.option("--sort", type=click.Choice(SORTS), help="Order of a table; - for falling.")
 @click.option("--limit", type=click.IntRange(1), help=f"Rows of a table; {TABLE_ROWS} unless said.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write CSV or JSON to this file.")

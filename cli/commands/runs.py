@@ -6,7 +6,7 @@ import click
 
 from cli.errors import JobFailed, NotFoundOrDenied
 from cli.local.session import reading, writing
-from cli.local.training_runs import find_view, follow, print_view
+from cli.local.training_runs import find_view, follow_run, print_view
 from cli.options import ROW_ID, json_option
 from cli.output import print_json, print_table, say
 from db.training import runs
@@ -55,7 +55,7 @@ def show(run_id: int, as_json: bool) -> None:
 @json_option
 def wait(run_id: int, as_json: bool) -> None:
     """Follow a run to its end."""
-    view = follow(run_id)
+    view = follow_run(run_id)
     print_json(view.as_dict()) if as_json else print_view(view)
 
 

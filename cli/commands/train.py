@@ -9,10 +9,11 @@ import click
 
 from cli.errors import NotFoundOrDenied
 from cli.local.session import reading, writing
-from cli.local.training_runs import find_view, follow, print_view, refusals
-from cli.options import json_option, run_options
+from cli.local.training_runs import find_view, follow_run, print_view, refusals
+from cli.options import json_option
 from cli.output import print_json, say
 from cli.remote.find_server import settings_with_broker
+from cli.training_options import run_options
 from db.registry import versions
 from db.storage import storage
 from training.launch.launch import FILE, MODEL, LaunchPlan, RunRequest, launch, prepare
@@ -59,7 +60,7 @@ def train(
             return
         run_id = launch(prepared, writing=writing)
     say(f"training run {run_id}")
-    view = follow(run_id) if wait else find_view(run_id)
+    view = follow_run(run_id) if wait else find_view(run_id)
     print_json(view.as_dict()) if as_json else print_view(view)
 
 

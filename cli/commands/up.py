@@ -37,7 +37,7 @@ ENGINES = EngineChoice.__args__  # type: ignore[attr-defined]
 @click.option("--engine", type=click.Choice(ENGINES), help="What predicts  [env: CTBATCH_ENGINE; default: auto]")
 @home_option
 def up(host: str | None, port: int | None, engine: str | None) -> None:
-    """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training and sweep.
+    """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training, evaluation and sweep.
 
     The database is made or upgraded first. What dies is started again. The address, and a link that signs you in once,
     are printed when all is ready. A second Ctrl-C stops everything at once. Where training is not installed, all else

@@ -24,7 +24,7 @@ STALE_SWEEPS = 6  # a sweeper that has not swept for so many intervals hangs
 )
 @click.option("--name", help="Name of this worker's node where several of one role run on one machine.")
 def worker(role: str, check: bool, name: str | None) -> None:
-    """Run one process in the foreground: web, ingest, inference, training or sweep.
+    """Run one process in the foreground: web, ingest, inference, training, evaluation or sweep.
 
     `ctbatch up` runs one of each; on many machines, run as many as you like of each, with DATABASE_URL,
     CELERY_BROKER_URL and CTBATCH_STORAGE_URL set.

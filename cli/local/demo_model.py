@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from cli.errors import JobFailed, Unavailable
 from cli.local.session import database_errors, reading, writing
-from cli.local.training_runs import follow
+from cli.local.training_runs import follow_run
 from cli.remote.find_server import settings_with_broker
 from db.registry import champions, versions
 from db.registry.demo_model import DemoModelDamaged, import_demo_model, promote_demo_model
@@ -51,7 +51,7 @@ def _trained() -> str:
     check_launch(settings.broker_url)
     with writing() as session:
         run_id = runs.create_demo_run(session, None).id
-    label = follow(run_id, "making the demo model").model_version or ""
+    label = follow_run(run_id, "training of the demo model").model_version or ""
     with writing() as session:
         version = versions.find_version(session, label)
         if version is None:

@@ -10,6 +10,7 @@ import httpx
 
 from cli.errors import CommandError, NotFoundOrDenied, Unavailable, UsageError
 from cli.output import NO_MODEL, safe, say
+from cli.polling import poll
 from cli.remote.find_server import Server, find_server
 from cli.remote.multipart import MultipartBody
 
@@ -87,18 +88,19 @@ class Client:
 
     def watch(self, job_id: str) -> Iterator[Json]:
         """Yield a job now and after each change, until it has ended (state finished, cancelled or failed)."""
-        etag, started = "", time.monotonic()
-        while True:
+        etag = ""
+
+        def look() -> httpx.Response:
             headers = {"If-None-Match": etag} if etag else {}
-            answer = self._request("GET", f"/jobs/{job_id}", pauses=PATIENT_PAUSES, headers=headers)
+            return self._request("GET", f"/jobs/{job_id}", pauses=PATIENT_PAUSES, headers=headers)
+
+        for answer in poll(look, lambda age: min(max(POLL_SECONDS, POLL_SHARE * age), POLL_SECONDS_MOST)):
             if answer.status_code != 304:
                 etag = answer.headers.get("ETag", "")
                 job: Json = answer.json()
                 yield job
                 if job["state"] not in ("queued", "running"):
                     return
-            age = time.monotonic() - started
-            time.sleep(min(max(POLL_SECONDS, POLL_SHARE * age), POLL_SECONDS_MOST))
 
     def stream(self, path: str) -> Iterator[bytes]:
         """Yield the bytes at a path below `/api/v1` as they come.

@@ -16,7 +16,7 @@ def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: in
     """
     parts, hidden = gather(paths)
     if hidden:
-        say(f"{hidden} hidden or unusable files were passed over")
+        say(f"left out {hidden} hidden or unusable files")
     client.get("/jobs", {"limit": 1})  # a wrong token is known before gigabytes are sent
     body = MultipartBody({"name": name or "", "priority": str(priority)}, parts)
     with progress_bar("sending", len(body), unit="bytes") as update:

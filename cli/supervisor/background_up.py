@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cli.errors import Unavailable
 from cli.output import progress_bar, say
+from cli.polling import poll
 from cli.remote.find_server import LocalServer, read_local
 from cli.supervisor.child import die_with_parent
 from cli.supervisor.roles import PROJECT
@@ -52,15 +52,14 @@ def serving(
 
 def _wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> LocalServer:
     with progress_bar("starting", 1.0) as update:
-        while True:
-            local = read_local(settings.run_dir)
+        for local in poll(lambda: read_local(settings.run_dir), POLL_SECONDS):
             if local is not None and local.pid == process.pid:
                 update(1.0, f"ready at {local.url}")
                 return local
             if process.poll() is not None:
                 tail = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
                 raise Unavailable("ctbatch did not start; it said:\n" + "\n".join(tail))
-            time.sleep(POLL_SECONDS)
+    raise AssertionError("poll goes on for ever")
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:

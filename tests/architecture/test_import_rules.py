@@ -76,7 +76,7 @@ ROOMS = {
         "app wsgi",
     ),
     "cli": (
-        "errors output home options",
+        "errors output home options training_options polling",
         "files",
         "remote",
         "local",

@@ -143,3 +143,15 @@ def test_a_wrong_setting_is_one_clear_line(ctbatch, env, said):
     assert result.returncode == 4
     assert result.stderr.startswith(f"Error: {said}")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["jobs", "ls"], ["submit", "--help"]], ids=" ".join)
+def test_client_commands_load_no_database_and_no_presets(api, tmp_path, words):
+    code = "import sys; from cli.main import main\ntry: main()\nfinally: print(*sys.modules)"
+    env = {"PYTHONPATH": str(PROJECT), **api.env}
+    command = [sys.executable, "-c", code, *words]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.splitlines()[-1].split())
+    assert "httpx" in loaded
+    assert {"sqlalchemy", "pydantic", "numpy", "celery"}.isdisjoint(loaded)

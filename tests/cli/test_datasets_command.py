@@ -2,18 +2,17 @@
 
 import json
 import threading
-from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
-from cli.commands import datasets as command
-from cli.errors import Unavailable
+from cli.errors import JobFailed, Unavailable
+from cli.local.datasets import follow_dataset
 from cli.main import cli
 from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import leases
-from db.models import Dataset
+from db.models import Dataset, Work
 from db.settings import get_settings
 from tests.worker.conftest import png, zip_of
 from worker.datasets.build import build_next
@@ -39,7 +38,7 @@ def operate(environment, monkeypatch, tmp_path):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()
-    monkeypatch.setattr(command, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr("cli.local.follow.POLL_SECONDS", 0.05)
     yield lambda *words: CliRunner().invoke(cli, list(map(str, words)))
     get_settings.cache_clear()
 
@@ -141,13 +140,13 @@ def test_a_leak_of_a_given_split_is_told(operate, ingest_worker, folder, tmp_pat
     split = operate("datasets", "split", "s")
     assert split.exit_code == 0
     assert split.stdout.splitlines()[1].split("\t") == ["train", "3", "3", "4"]
-    assert "leak shared-groups: 2, as C2: test, train" in split.stderr
+    assert "leak shared-groups: 2, for example C2: test, train" in split.stderr
 
 
 def test_what_cannot_be_built_ends_with_its_reason(operate, ingest_worker, folder):
     made = operate("datasets", "create", "site", "--from", folder / "COVID" / "0.png")
     assert made.exit_code == 1
-    assert "the dataset site/1 was not built: no label is known for any of 1 files" in made.stderr
+    assert "dataset site/1 failed: no label is known for any of 1 files" in made.stderr
     assert "no label is known" in operate("datasets", "show", "site").stdout
 
 
@@ -198,19 +197,19 @@ def test_a_seed_that_no_column_holds_is_refused(operate, seed):
     assert operate("datasets", "show", "site/2").exit_code == 3
 
 
-def test_no_worker_is_said_after_a_while(database, folder, monkeypatch):
-    monkeypatch.setattr(command, "UNCLAIMED_SECONDS", 0.1)
+def test_dataset_that_no_worker_takes_ends_the_wait(database, monkeypatch):
+    monkeypatch.setattr("cli.local.follow.UNCLAIMED_SECONDS", 0.1)
+    monkeypatch.setattr("cli.local.follow.POLL_SECONDS", 0.05)
     file = receive_file("scan.png", [png(1)])
     with session_scope() as session:
         label = datasets.create_dataset(session, name="site", user=None, files=[file]).label
-    with pytest.raises(Unavailable, match="no ingest worker has taken site/1; does `ctbatch worker ingest` run"):
-        command._follow(label)
+    with pytest.raises(Unavailable, match="start one: `ctbatch worker ingest`"):
+        follow_dataset(label)
 
 
 @pytest.mark.parametrize("how", ["another is read", "it was put off"])
-def test_a_dataset_that_has_to_wait_is_waited_for(database, folder, monkeypatch, how):
-    monkeypatch.setattr(command, "UNCLAIMED_SECONDS", 0.0)
-    monkeypatch.setattr(command, "POLL_SECONDS", 0.0)
+def test_dataset_that_has_to_wait_is_waited_for(database, monkeypatch, how):
+    monkeypatch.setattr("cli.local.follow.UNCLAIMED_SECONDS", 0.0)
     file = receive_file("scan.png", [png(1)])
     with session_scope() as session:
         first, second = (datasets.create_dataset(session, name="site", user=None, files=[file]) for _ in range(2))
@@ -218,15 +217,20 @@ def test_a_dataset_that_has_to_wait_is_waited_for(database, folder, monkeypatch,
         _, claim = datasets.claim_dataset(session, "w")
         if how == "it was put off":
             leases.put_off(session, Dataset, claim)
-    looked, waited = command._view, []
+    waiting = second if how == "another is read" else first
+    pauses = []
 
-    def view(title):
-        waited.append(title)
-        found = looked(title)
-        return replace(found, state="ready") if len(waited) > 5 else found
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            with session_scope() as session:
+                session.get_one(Dataset, waiting.id).state = Work.FAILED
+                session.get_one(Dataset, waiting.id).error = "long enough"
 
-    monkeypatch.setattr(command, "_view", view)
-    assert command._follow((second if how == "another is read" else first).label).state == "ready"
+    monkeypatch.setattr("cli.polling.sleep", pause)
+    with pytest.raises(JobFailed, match="long enough"):
+        follow_dataset(waiting.label)
+    assert len(pauses) == 5
 
 
 def test_the_database_is_asked_for_before_files_are_copied(ctbatch, folder, tmp_path):

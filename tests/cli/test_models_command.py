@@ -2,11 +2,15 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 from sqlalchemy import update
 
 from cli.commands.models.models import models
@@ -19,6 +23,8 @@ from db.settings import Settings
 from db.storage import storage
 from tests.builders.datasets import add_dataset, add_split
 from tests.conftest import fake_package, make_settings
+from worker.engines.fake import FakeEngine
+from worker.engines.interface import Scores
 
 AddVersion = Callable[..., ModelVersion]
 Run = Callable[..., Result]
@@ -139,7 +145,7 @@ def test_an_evaluation_that_fails_is_said_and_nothing_is_promoted(
     storage().delete(dataset.arrays[1])
     result = run("promote", "new/1", "--reason", "x")
     assert result.exit_code == 1
-    assert "new/1 on site/1 (test) could not be evaluated: a file of the dataset site/1" in result.stderr
+    assert "evaluation of new/1 on site/1 (test) failed: a file of the dataset site/1" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("Error: new/1 is not compared yet: the evaluation of new/1 failed")
     assert champion_now() is None
 
@@ -229,7 +235,7 @@ def test_two_versions_are_compared_on_the_firsts_test_part_or_on_a_dataset(run: 
     assert "was trained on" not in part.stderr
 
 
-def test_an_evaluation_that_a_worker_has_already_is_waited_for(
+def test_evaluation_that_a_worker_has_claimed_is_waited_for(
     run: Run, add_version: AddVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from training.evaluation.evaluate_version import evaluate_next
@@ -241,13 +247,20 @@ def test_an_evaluation_that_a_worker_has_already_is_waited_for(
         evaluation = evaluations.request(s, version=version, dataset=clinic)
         evaluations.claim(s, "another worker")
 
+    looked = threading.Event()
+
     def worker_ends() -> None:
+        looked.wait()
         with session_scope() as s:
             s.execute(update(Evaluation).values(state=Work.READY, lease_until=None))
         evaluate_next("one more", evaluation.id)
 
-    monkeypatch.setattr("cli.local.evaluate.POLL_SECONDS", 0.05)
-    worker = threading.Timer(0.5, worker_ends)
+    def pause(_seconds: float) -> None:
+        looked.set()
+        time.sleep(0.05)
+
+    monkeypatch.setattr("cli.polling.sleep", pause)
+    worker = threading.Thread(target=worker_ends)
     worker.start()
     result = run("check", "new/1", "--on", "clinic")
     worker.join()
@@ -317,3 +330,20 @@ def test_damaged_demo_model_says_which_command_makes_it_anew(
     result = run("promote", "demo")
     assert result.exit_code == 4
     assert "make demo-model" in result.output
+
+
+def test_check_states_the_share_out_of_distribution_once(
+    run: Run, add_version: AddVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = FakeEngine.predict
+
+    def with_distance(self: FakeEngine, slices: NDArray[np.uint8]) -> Scores:
+        return replace(predict(self, slices), distance=np.full(len(slices), 2.0, np.float32))
+
+    monkeypatch.setattr(FakeEngine, "predict", with_distance)
+    add_version("far", ood={"threshold": 1.0})
+    add_version("near", ood={"threshold": 3.0})
+    add_dataset("clinic", 180, 60, seed=3)
+    for name, share in (("far", "100%"), ("near", "0.0%")):
+        said = run("check", f"{name}/1", "--on", "clinic").stderr
+        assert [line.split()[0] for line in said.splitlines() if "of the slices" in line] == [share], said

@@ -36,7 +36,7 @@ def test_a_folder_is_sent_as_a_tar_beside_its_archives(ctbatch, api, folder, unt
     assert tar_name == "scans.tar"
     assert list(untar(tar).items()) == [("a.png", b"one"), ("b/2.png", b"two" * 1000)]
     assert archive == ("more.zip", b"PK")
-    assert "1 hidden or unusable files were passed over" in result.stderr
+    assert "left out 1 hidden or unusable files" in result.stderr
 
 
 def test_the_same_folder_gives_the_same_bytes_whenever_it_is_sent(ctbatch, api, folder):

@@ -7,16 +7,15 @@ import click
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, UsageError
+from cli.local.datasets import find_dataset
 from cli.local.evaluate import carry_out
 from cli.local.model_tables import FIGURES, comparison_rows, find_version, with_interval
 from cli.local.session import reading, writing
 from cli.options import json_option
 from cli.output import RESEARCH_LINE, print_json, print_table, say
-from db.datasets import datasets
 from db.evaluation import comparisons, evaluations
 from db.evaluation.comparisons import Pair
 from db.evaluation.evaluations import EvaluationError
-from db.models import Dataset
 
 
 @click.command()
@@ -31,10 +30,12 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     not where the upper end of one is below; else there is not enough evidence, and how many more groups would help is
     said. Slices that the model was trained on are no evidence.
     """
+    from training.evaluation.site_check import MUCH_APART
+
     with _asking() as session:
-        found, on = find_version(session, version), _dataset(session, dataset)
+        found, on = find_version(session, version), find_dataset(session, dataset)
         evaluation_id = evaluations.request(session, version=found, dataset=on, hint=False).id
-    view = evaluations.evaluation_view(carry_out(evaluation_id, quiet=as_json))
+    view = carry_out(evaluation_id, quiet=as_json)
     if as_json:
         print_json(view.as_dict())
         return
@@ -48,7 +49,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {result['groups']} groups: {said['verdict']}")
     for reason in said["reasons"]:
         say(f"  {reason}")
-    if said["apart"] is not None:
+    if said["apart"] is not None and said["apart"] <= MUCH_APART:  # a larger share is one of the reasons
         say(f"  {said['apart']:.1%} of the slices lie apart from those the model knows")
     say(RESEARCH_LINE)
 
@@ -97,11 +98,4 @@ def _asking() -> Iterator[Session]:
 
 def _pair(session: Session, first: str, second: str, dataset: str | None) -> Pair:
     versions = find_version(session, first), find_version(session, second)
-    return comparisons.pair_of(session, *versions, _dataset(session, dataset) if dataset else None)
-
-
-def _dataset(session: Session, label: str) -> Dataset:
-    found = datasets.find_dataset(session, label)
-    if found is None:
-        raise NotFoundOrDenied(f"there is no dataset {label}")
-    return found
+    return comparisons.pair_of(session, *versions, find_dataset(session, dataset) if dataset else None)
