@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.errors import Unavailable, UsageError
 from cli.output import say
 from cli.remote.client import Client, Json
 from cli.remote.find_server import Server
@@ -17,6 +18,8 @@ from db.database import read_scope, session_scope
 from db.registry import champions, versions
 from db.registry.demo_model import DEMO_FILE
 from db.settings import get_settings
+from worker.engines.load import check_engine
+from worker.engines.package import PackageError
 
 MIB = 1024 * 1024
 
@@ -35,6 +38,7 @@ def serve(package: Path | None) -> Iterator[Bench]:
     """Run a ctbatch in a temporary home, with this package (or the one at hand) as champion."""
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
         package = package or _package_at_hand() or _demo_package(Path(folder) / "package")
+        _check_engine(package)
         use_home(Path(folder) / "home")
         migrate.upgrade()
         files = versions.store_package(package)
@@ -47,10 +51,28 @@ def serve(package: Path | None) -> Iterator[Bench]:
                 yield Bench(client, package, process.pid)
 
 
+def _check_engine(package: Path) -> None:
+    """Raise UsageError unless the engine that the settings choose can use the package: its job would never end."""
+    choice = get_settings().engine
+    try:
+        check_engine(package, choice)
+    except PackageError as error:
+        raise UsageError(
+            f"CTBATCH_ENGINE is {choice}, but {error}; set another engine, or name another package with --package"
+        ) from error
+
+
 def last_view(client: Client, job: Json) -> Json:
-    """Wait for a job's end; the job as it is then."""
-    *_, last = client.watch(str(job["id"]))
-    return last
+    """Wait for a job's end, and return its last view.
+
+    Raises:
+        Unavailable: no worker has an engine that may predict.
+    """
+    for view in client.watch(str(job["id"])):
+        job = view
+        if job.get("warning"):
+            raise Unavailable(job["warning"])
+    return job
 
 
 def use_home(home: Path) -> None:

@@ -1,5 +1,6 @@
 """What operators' commands share: the database of this machine's settings, its faults as one line each."""
 
+import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,3 +59,11 @@ def existing_user(session: Session, name: str) -> User:
     if user is None:
         raise NotFoundOrDenied(f"there is no user named {name}")
     return user
+
+
+def operator_name() -> str:
+    """Return who sits at the command line, as far as the machine knows."""
+    try:
+        return f"{getpass.getuser()} at the command line"
+    except (KeyError, OSError):  # a container's user may have no name
+        return "the command line"

@@ -76,3 +76,9 @@ def test_real_training_launches_what_it_was_asked_for() -> None:
     asked = RunRequest("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
     found = train.make_context("train", _words(asked)).params
     assert RunRequest(**{field.name: found[field.name] for field in fields(RunRequest)}) == asked
+
+
+def test_engine_that_the_package_has_no_file_for_is_refused_at_once(ctbatch: Callable[..., object]) -> None:
+    refused = ctbatch("bench", "pipeline", "--slices", 1, env={"CTBATCH_ENGINE": "openvino-f32"})
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.splitlines()[-1].startswith("Error: CTBATCH_ENGINE is openvino-f32, but the package demo")

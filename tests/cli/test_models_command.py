@@ -308,10 +308,16 @@ def test_a_version_whose_files_are_damaged_is_not_exported(run: Run, add_version
     assert not list(tmp_path.glob("*.tar*")) + list(tmp_path.glob(".*.tar*"))
 
 
-def test_demo_model_becomes_the_first_champion(run: Run) -> None:
-    first = run("promote", "demo", "--json")
+@pytest.mark.parametrize(
+    ("words", "reason"), [([], "the demo model, which ships with ctbatch"), (["--reason", "to try it"], "to try it")]
+)
+def test_demo_model_becomes_the_first_champion_with_reason_and_user(run: Run, words: list[str], reason: str) -> None:
+    first = run("promote", "demo", "--json", *words)
     assert first.exit_code == 0, first.output
     assert json.loads(first.stdout)["version"] == champion_now() == "demo/1"
+    [promotion] = json.loads(run("show", "demo/1", "--json").stdout)["promotions"]
+    assert promotion["reason"] == reason
+    assert promotion["by"].endswith("at the command line")
 
 
 def test_demo_model_goes_through_the_gate_where_there_is_a_champion(run: Run, add_version: AddVersion) -> None:
