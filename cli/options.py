@@ -9,6 +9,7 @@ import click
 from cli.home import use_home
 from db import MAX_INTEGER
 
+PORT_HELP = "Listen at this port, 0 for any free one  [env: PORT; default: 8000]"
 ROW_ID = click.IntRange(0, MAX_INTEGER)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 strict_option = click.option("--strict", is_flag=True, help="Exit with 5 if a file was rejected, too.")

@@ -25,11 +25,14 @@ PIECE = 1 << 20  # bytes of a file that are copied at a time
 @click.argument("dataset", metavar="DATASET")
 @run_options("default")
 @click.option(
-    "--from", "start", metavar="MODEL", help="Start from a model version (name/number), or from a weights file."
+    "--from",
+    "start",
+    metavar="MODEL",
+    help="Start from this model version (name/number) or weights file  [default: the preset's]",
 )
-@click.option("--name", default="", help="Of the model version that comes of it; the dataset's unless given.")
-@click.option("--dry-run", is_flag=True, help="Only tell what the run would take; launch nothing.")
-@click.option("--wait/--no-wait", default=False, help="Follow it to its end.")
+@click.option("--name", default="", help="Name the resulting model version  [default: the dataset's name]")
+@click.option("--dry-run", is_flag=True, help="Print the estimate of time and disk, and launch nothing.")
+@click.option("--wait/--no-wait", default=False, help="Wait until the run has ended  [default: --no-wait]")
 @json_option
 def train(
     dataset: str,
@@ -41,12 +44,12 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Launch a training run on DATASET (name, name/number or id). See `ctbatch runs` for what becomes of it.
+    """Launch a training run on DATASET (name, name/number or id). `ctbatch runs` shows its progress.
 
-    From a model version: what that was trained on stays in train, and what it was tested on in test, whatever the seed;
-    other slices are drawn. Where too little is left to test on, --allow-leak seen-by-parent draws all parts anew.
+    With --from MODEL, slices that trained MODEL stay in train and slices that tested it stay in test, whatever the
+    seed. The other slices are drawn. If too little is left to test on, --allow-leak seen-by-parent draws all anew.
 
-    The estimate of time and disk is printed first, on stderr.
+    Prints an estimate of time and disk first, on stderr.
     """
     settings_with_broker()
     initial = [] if start is None else [_initial(start)]
@@ -71,9 +74,11 @@ def _say_estimate(prepared: LaunchPlan) -> None:
 
 
 def _initial(start: str) -> str:
-    """The setting `initial` for `--from`; a file that holds a ResNet50 goes into storage.
+    """Return the setting `initial` for `--from`. Copy a weights file into storage.
 
-    Raises NotFoundOrDenied, UsageError.
+    Raises:
+        NotFoundOrDenied: there is neither such a model version nor such a file.
+        UsageError: the file is too large, or holds no ResNet50.
     """
     with reading() as session:
         if version := versions.find_version(session, start):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cli.errors import UsageError
@@ -48,7 +49,7 @@ class TarPart:
     filename: str
     members: Sequence[FilePart]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The length of the TAR in bytes."""
         return tar_size((member.filename, member.size) for member in self.members)

@@ -3,11 +3,11 @@
 import urllib.error
 import urllib.request
 
-_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy lies before this machine
+_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is not behind a proxy
 
 
 def why_not_ready(url: str, timeout: float) -> str | None:
-    """Ask `/readyz` of the server at `url`, for `timeout` seconds at most; return None if it is ready, else why not."""
+    """Return why the server at `url` is not ready, by its `/readyz`, or None if it is. `timeout` is in seconds."""
     try:
         with _no_proxy.open(f"{url}/readyz", timeout=timeout):
             return None

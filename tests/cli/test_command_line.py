@@ -40,7 +40,7 @@ def test_an_unknown_command_is_a_usage_error(ctbatch):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        ("scipy", "scipy is not installed here. Install ctbatch again with all that it depends on."),
+        ("scipy", "scipy is not installed here. Install ctbatch again with all its dependencies."),
         ("keras.layers", str(TrainingNotInstalled())),
     ],
 )

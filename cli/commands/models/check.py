@@ -1,4 +1,4 @@
-"""`ctbatch models check` and `compare`: a version on a new site's sample, and two versions on the same slices."""
+"""`ctbatch models check` and `compare`: evaluate a version at a new site, and two versions on the same slices."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,21 +20,29 @@ from db.evaluation.evaluations import EvaluationError
 
 @click.command()
 @click.argument("version", metavar="MODEL")
-@click.option("--on", "dataset", required=True, metavar="DATASET", help="The site's labelled slices, name/number.")
+@click.option(
+    "--on", "dataset", required=True, metavar="DATASET", help="Check on this dataset of the site's labelled slices."
+)
 @json_option
 def check(version: str, dataset: str, as_json: bool) -> None:
     """Say whether MODEL may be used at a new site, by a labelled DATASET of that site's slices.
 
-    Sensitivity must reach 0.85 (or the model's own floor), specificity 0.80 and AUC 0.90. It may be used where the
-    lower ends of all three 95 % intervals, by resampling groups, reach them on at least 20 groups of each class; it may
-    not where the upper end of one is below; else there is not enough evidence, and how many more groups would help is
-    said. Slices that the model was trained on are no evidence.
+    The floors are 0.85 for sensitivity (or the model's own floor), 0.80 for specificity and 0.90 for AUC. The 95 %
+    intervals come from resampling groups.
+
+    
+    may be used: the lower ends of all three intervals reach their floors,
+      with at least 20 groups of each class
+    may not be used: the upper end of one interval is below its floor
+    not enough evidence: all else; says how many more groups would help
+
+    Slices that the model was trained on are not evidence.
     """
     from training.evaluation.site_check import MUCH_APART
 
     with _asking() as session:
-        found, on = find_version(session, version), find_dataset(session, dataset)
-        evaluation_id = evaluations.request(session, version=found, dataset=on, hint=False).id
+        model, sample = find_version(session, version), find_dataset(session, dataset)
+        evaluation_id = evaluations.request(session, version=model, dataset=sample, hint=False).id
     view = carry_out(evaluation_id, quiet=as_json)
     if as_json:
         print_json(view.as_dict())
@@ -62,7 +70,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
     """Compare the model versions A and B on the same slices, paired by resampling the same groups.
 
-    Says too if one of them was trained on some of the slices.
+    Warns if one of them was trained on some of the slices.
     """
     with _asking() as session:
         pair = _pair(session, first, second, dataset)
@@ -88,7 +96,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
 
 @contextmanager
 def _asking() -> Iterator[Session]:
-    """Yield a writing session; what cannot be evaluated is a mistake in the command's words."""
+    """Yield a writing session. Raise UsageError for an evaluation that is not possible."""
     try:
         with writing() as session:
             yield session
