@@ -53,24 +53,24 @@ def train(
     """
     settings_with_broker()
     initial = [] if start is None else [_initial(start)]
-    asked = RunRequest(dataset, settings=[*initial, *settings], name=name, **options)
+    request = RunRequest(dataset, settings=[*initial, *settings], name=name, **options)
     with refusals():
-        prepared = prepare(asked, writing, reading)
-        _say_estimate(prepared)
+        plan = prepare(request, writing, reading)
+        _say_estimate(plan)
         if dry_run:
             if as_json:
-                print_json(prepared.as_dict())
+                print_json(plan.as_dict())
             return
-        run_id = launch(prepared, writing=writing)
+        run_id = launch(plan, writing=writing)
     say(f"training run {run_id}")
     view = follow_run(run_id) if wait else find_view(run_id)
     print_json(view.as_dict()) if as_json else print_view(view)
 
 
-def _say_estimate(prepared: LaunchPlan) -> None:
-    sizes = ", ".join(f"{count} {part}" for part, count in prepared.slices.items())
-    say(f"{prepared.dataset.label}: {sizes} slices")
-    say(prepared.takes.text)
+def _say_estimate(plan: LaunchPlan) -> None:
+    sizes = ", ".join(f"{count} {part}" for part, count in plan.slices.items())
+    say(f"{plan.dataset.label}: {sizes} slices")
+    say(plan.takes.text)
 
 
 def _initial(start: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 from click.testing import CliRunner, Result
 
-from cli.benchmarks.train_end_to_end import _words
+from cli.benchmarks.train_end_to_end import train_words
 from cli.commands.bench import bench
 from cli.commands.train import train
 from db.database import read_scope
@@ -74,7 +74,7 @@ def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, sett
 
 def test_real_training_launches_what_it_was_asked_for() -> None:
     asked = RunRequest("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
-    found = train.make_context("train", _words(asked)).params
+    found = train.make_context("train", train_words(asked)).params
     assert RunRequest(**{field.name: found[field.name] for field in fields(RunRequest)}) == asked
 
 
