@@ -34,7 +34,7 @@ def fitting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run
     get_settings.cache_clear()
 
 
-def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(
+def test_fitting_reports_speed_and_metrics_and_keeps_nothing(
     fitting: Run, settings: Settings, small_network: None
 ) -> None:
     changed = [word for setting in ("initial=none", "hidden=8", *TINY) for word in ("--set", setting)]
@@ -55,14 +55,14 @@ def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(
     assert not list(settings.home.glob("training/*"))
 
 
-def test_what_does_not_exist_and_what_cannot_be_are_refused(fitting: Run) -> None:
+def test_unknown_dataset_and_setting_are_refused(fitting: Run) -> None:
     unknown, odd = fitting("other"), fitting("site", "--set", "ages.0=1")
     assert (unknown.exit_code, odd.exit_code) == (3, 2)
     assert "there is no dataset other" in unknown.output
     assert "there is no 'ages' here" in odd.output
 
 
-def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, settings: Settings) -> None:
+def test_fitting_fails_with_a_reason_when_files_are_gone(fitting: Run, settings: Settings) -> None:
     for file in (settings.home / "files").rglob("*"):
         if file.is_file():
             file.unlink()
@@ -72,7 +72,7 @@ def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, sett
     assert not list(settings.home.glob("training/*"))
 
 
-def test_real_training_launches_what_it_was_asked_for() -> None:
+def test_real_training_passes_every_option_to_train() -> None:
     asked = RunRequest("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
     found = train.make_context("train", train_words(asked)).params
     assert RunRequest(**{field.name: found[field.name] for field in fields(RunRequest)}) == asked

@@ -44,7 +44,7 @@ def test_an_unknown_command_is_a_usage_error(ctbatch):
         ("keras.layers", str(TrainingNotInstalled())),
     ],
 )
-def test_library_that_is_not_there_is_one_line(monkeypatch, capsys, module, said):
+def test_missing_library_is_reported_in_one_line(monkeypatch, capsys, module, said):
     def lacks(**_):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
@@ -67,7 +67,7 @@ def test_library_that_is_not_there_is_one_line(monkeypatch, capsys, module, said
         (7, "7"),
     ],
 )
-def test_names_are_printed_harmlessly(text, shown):
+def test_control_characters_in_names_are_escaped(text, shown):
     assert safe(text) == shown
 
 
@@ -103,7 +103,7 @@ def test_a_terminal_gets_a_table_and_a_bar(api, tmp_path):
     assert "job1" in written
 
 
-def test_a_reader_that_has_enough_is_no_error(ctbatch, api):
+def test_closed_pipe_is_not_an_error(ctbatch, api):
     api.add_job()
     env = {**os.environ, **api.env, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "cli", "jobs", "ls"]
@@ -138,7 +138,7 @@ def test_an_interruption_is_exit_code_130(api):
         ({"CTBATCH_HOME": "/proc/nowhere"}, "cannot use /proc/nowhere as home: No such file or directory"),
     ],
 )
-def test_a_wrong_setting_is_one_clear_line(ctbatch, env, said):
+def test_wrong_setting_is_reported_in_one_line(ctbatch, env, said):
     result = ctbatch("up", "--port", 0, env=env) if "CTBATCH_HOME" in env else ctbatch("jobs", "ls", env=env)
     assert result.returncode == 4
     assert result.stderr.startswith(f"Error: {said}")

@@ -77,9 +77,7 @@ def lines(folder) -> str:
     )  # fmt: skip
 
 
-def test_a_folder_becomes_a_dataset_that_is_shown_listed_and_split(
-    ctbatch, operate, environment, ingest_worker, folder
-):
+def test_dataset_of_a_folder_is_shown_listed_and_split(ctbatch, operate, environment, ingest_worker, folder):
     (folder / "groups.csv").write_text(lines(folder))
     made = ctbatch("datasets", "create", "site", "--from", folder, "--json", env=environment)
     assert made.returncode == 0, made.stderr
@@ -100,7 +98,7 @@ def test_a_folder_becomes_a_dataset_that_is_shown_listed_and_split(
     assert json.loads(operate("datasets", "split", "site", "--seed", 7, "--json").stdout)["id"] == split["id"]
 
 
-def test_archives_and_folders_together_are_reported_with_warnings(operate, ingest_worker, folder, tmp_path):
+def test_report_of_a_dataset_warns_of_identical_slices(operate, ingest_worker, folder, tmp_path):
     archive = zip_of(tmp_path / "covid.zip", {"twin.png": png(10), "text.png": b"no picture"})
     made = operate("datasets", "create", "site", "--from", folder, archive)
     assert made.exit_code == 0, made.stderr
@@ -112,7 +110,7 @@ def test_archives_and_folders_together_are_reported_with_warnings(operate, inges
     assert "warning: 2 slices have the same pixels as one of the other class" in made.stderr
 
 
-def test_a_given_csv_goes_before_that_in_the_folder(operate, ingest_worker, folder, tmp_path):
+def test_labels_option_takes_precedence_over_a_csv_in_the_folder(operate, ingest_worker, folder, tmp_path):
     (folder / "groups.csv").write_text("broken")
     (tmp_path / "mine.csv").write_text(lines(folder))
     made = operate("datasets", "create", "site", "--from", folder, "--labels", tmp_path / "mine.csv", "--json")
@@ -121,7 +119,7 @@ def test_a_given_csv_goes_before_that_in_the_folder(operate, ingest_worker, fold
 
 
 @pytest.mark.parametrize("sources", [["scans/mine.CSV"], ["mine.CSV", "scans"]])
-def test_a_csv_as_the_source_labels_the_files_beside_it_or_those_that_are_named(
+def test_csv_among_the_sources_labels_the_other_sources_or_its_own_folder(
     operate, ingest_worker, folder, tmp_path, sources
 ):
     (tmp_path / sources[0]).write_text(lines(folder))
@@ -132,7 +130,7 @@ def test_a_csv_as_the_source_labels_the_files_beside_it_or_those_that_are_named(
     assert view["groups"] == 6
 
 
-def test_a_leak_of_a_given_split_is_told(operate, ingest_worker, folder, tmp_path):
+def test_leak_of_a_given_split_is_reported(operate, ingest_worker, folder, tmp_path):
     parts = ["train", "train", "validation", "validation", "test", "train"]
     rows = [f"{line},{parts[int(line.partition('.')[0][-1])]}" for line in lines(folder).splitlines()[1:]]
     (tmp_path / "mine.csv").write_text("file,label,group,split\n" + "\n".join(rows))
@@ -143,7 +141,7 @@ def test_a_leak_of_a_given_split_is_told(operate, ingest_worker, folder, tmp_pat
     assert "leak shared-groups: 2, for example C2: test, train" in split.stderr
 
 
-def test_what_cannot_be_built_ends_with_its_reason(operate, ingest_worker, folder):
+def test_dataset_that_cannot_be_built_fails_with_a_reason(operate, ingest_worker, folder):
     made = operate("datasets", "create", "site", "--from", folder / "COVID" / "0.png")
     assert made.exit_code == 1
     assert "dataset site/1 failed: no label is known for any of 1 files" in made.stderr
@@ -164,7 +162,7 @@ def test_what_cannot_be_built_ends_with_its_reason(operate, ingest_worker, folde
         (["--job", "nothing"], "there is no job nothing"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_queued(operate, folder, tmp_path, words, why):
+def test_wrong_sources_are_refused_and_nothing_is_queued(operate, folder, tmp_path, words, why):
     (tmp_path / "bad.csv").write_text(HEAD + "0.png,ill,p\n")
     (tmp_path / "empty.png").touch()
     whole = zip_of(tmp_path / "cut.zip", {"a.png": png(1)})
@@ -176,13 +174,13 @@ def test_what_makes_no_sense_is_refused_before_anything_is_queued(operate, folde
         assert datasets.list_datasets(session) == []
 
 
-def test_a_name_that_cannot_be_is_refused(operate, folder):
+def test_invalid_name_is_refused(operate, folder):
     refused = operate("datasets", "create", "a/b", "--from", folder, "--no-wait")
     assert refused.exit_code == 2
     assert "a dataset's name has 1 to 64" in refused.stderr
 
 
-def test_without_waiting_the_dataset_is_queued_and_cannot_be_split_yet(operate, folder):
+def test_queued_dataset_cannot_be_split(operate, folder):
     made = operate("datasets", "create", "site", "--from", folder, "--no-wait")
     assert (made.exit_code, made.stdout) == (0, "site/1\n")
     split = operate("datasets", "split", "site")
@@ -191,7 +189,7 @@ def test_without_waiting_the_dataset_is_queued_and_cannot_be_split_yet(operate, 
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])
-def test_a_seed_that_no_column_holds_is_refused(operate, seed):
+def test_seed_out_of_range_is_refused(operate, seed):
     split = operate("datasets", "split", "site", "--seed", seed)
     assert (split.exit_code, "is not in the range 0<=x<=2147483647" in split.stderr) == (2, True)
     assert operate("datasets", "show", "site/2").exit_code == 3
@@ -233,7 +231,7 @@ def test_dataset_that_has_to_wait_is_waited_for(database, monkeypatch, how):
     assert len(pauses) == 5
 
 
-def test_the_database_is_asked_for_before_files_are_copied(ctbatch, folder, tmp_path):
+def test_missing_database_is_reported_before_files_are_copied(ctbatch, folder, tmp_path):
     env = {"CTBATCH_HOME": str(tmp_path / "empty"), "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
     made = ctbatch("datasets", "create", "site", "--from", folder, env=env)
     assert made.returncode == 4

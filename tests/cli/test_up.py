@@ -89,13 +89,13 @@ def scans(tmp_path):
     return folder
 
 
-def test_what_it_says(up):
+def test_up_prints_its_address_and_the_notice(up):
     said = up.log.read_text()
     assert f"up        | ctbatch is ready at {up.local['url']}" in said
     assert "up        | Research use only, not for diagnosis." in said
 
 
-def test_what_it_leaves_is_for_its_user_alone(up):
+def test_files_of_the_home_are_private(up):
     for name, mode in (("", 0o700), ("run", 0o700), ("run/local.json", 0o600), ("secret_key", 0o600)):
         assert stat.S_IMODE((up.home / name).stat().st_mode) == mode, name
 
@@ -117,7 +117,7 @@ def test_a_second_up_in_the_same_home_is_refused(up):
     assert f"ctbatch runs already in {up.home} at {up.local['url']}" in second.stderr
 
 
-def test_a_taken_port_is_one_clear_line(up, tmp_path):
+def test_taken_port_is_reported_in_one_line(up, tmp_path):
     port = str(up.local["url"]).rpartition(":")[2]
     second = up.run("up", "--port", port, "--home", tmp_path / "other")
     assert second.returncode == 4
@@ -125,7 +125,7 @@ def test_a_taken_port_is_one_clear_line(up, tmp_path):
 
 
 @pytest.mark.parametrize("role", ["web", "ingest", "inference", "training", "evaluation", "sweep"])
-def test_every_process_says_that_it_is_well(up, role):
+def test_check_of_every_role_succeeds(up, role):
     assert up.run("worker", role, "--check").stdout == f"{role} is well\n"
 
 
@@ -167,7 +167,7 @@ def test_a_killed_process_comes_back_and_work_goes_on(up, scans, words):
     assert json.loads(submitted.stdout.splitlines()[-1])["counts"]["predicted"] == 6
 
 
-def test_ctrl_c_stops_everything_and_says_goodbye_to_the_token(up):
+def test_ctrl_c_stops_everything_and_revokes_the_token(up):
     token = up.local["token"]
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(60) == 0

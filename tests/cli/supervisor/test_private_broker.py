@@ -60,7 +60,7 @@ def test_the_path_comes_before_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert private_broker.find_binary() == server
 
 
-def test_without_any_server_the_error_says_what_to_do(
+def test_missing_broker_program_is_reported_with_advice(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     only_the_wheel(monkeypatch, tmp_path)

@@ -124,7 +124,7 @@ def test_kill_9_of_the_supervisor_ends_what_it_started(start: Callable[..., Run]
     eventually(lambda: not children & run.descendants(), "the children end with the supervisor")
 
 
-def test_a_killed_child_is_started_again_without_what_it_left(start: Callable[..., Run]) -> None:
+def test_killed_child_is_restarted_and_its_own_children_are_killed(start: Callable[..., Run]) -> None:
     run = ready(start())
     before = run.descendants()
     grandchild = (before - {run.pid("first"), run.pid("second")}).pop()
