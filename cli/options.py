@@ -10,6 +10,11 @@ from cli.home import use_home
 from db import MAX_INTEGER
 
 PORT_HELP = "Listen at this port, 0 for any free one  [env: PORT; default: 8000]"
+PATH = click.Path(exists=True, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 ROW_ID = click.IntRange(0, MAX_INTEGER)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 strict_option = click.option("--strict", is_flag=True, help="Exit with 5 if a file was rejected, too.")
@@ -35,7 +40,7 @@ def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--home DIR`, which holds before the command's body reads any setting."""
     return click.option(
         "--home",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=NEW_FOLDER,
         callback=_use_home,
         expose_value=False,
         help="Folder that holds everything  [env: CTBATCH_HOME; default: ~/.ctbatch]",

@@ -8,6 +8,8 @@ import click
 from db import MAX_INTEGER
 from training.config import PRESETS
 
+PRESET = click.Choice(sorted(PRESETS))
+
 as_given_option = click.option(
     "--groups-as-given",
     "as_given",
@@ -25,11 +27,7 @@ def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     """Add the options of a training run, named as the fields of `RunRequest`; `preset` is the default preset."""
     options = (
         click.option(
-            "--preset",
-            type=click.Choice(sorted(PRESETS)),
-            default=preset,
-            show_default=True,
-            help="Take the settings of this preset.",
+            "--preset", type=PRESET, default=preset, show_default=True, help="Use the settings of this preset."
         ),
         click.option(
             "--set",

@@ -6,13 +6,11 @@ from typing import Any
 
 import click
 
-from cli.options import json_option
+from cli.options import FOLDER, NEW_FOLDER, PATH, json_option
 from cli.training_options import run_options
 from training.launch.installed import check_installed
 from training.launch.launch import RunRequest
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE_OR_FOLDER = click.Path(exists=True, path_type=Path)
 SERVER_PACKAGE = click.option(
     "--package", type=FOLDER, help="Serve this model package  [default: the champion of CTBATCH_HOME, else the demo]"
 )
@@ -33,7 +31,7 @@ def bench() -> None:
 
 
 @bench.command()
-@click.argument("path", required=False, type=FILE_OR_FOLDER)
+@click.argument("path", required=False, type=PATH)
 @count_option("--slices", 2000, "Classify at most this many slices.")
 @SERVER_PACKAGE
 @json_option
@@ -80,7 +78,7 @@ def intake(slices: int, package: Path | None, as_json: bool) -> None:
 @bench.command()
 @count_option("--slices", 192, "Train on this many slices, at 224 × 224 pixels.", least=64)
 @count_option("--batch", 32, "Use batches of this many slices.", least=2)
-@click.option("--pixels", type=FILE_OR_FOLDER, help="Train on this .npy of uint8[n, 224, 224]  [default: phantoms]")
+@click.option("--pixels", type=PATH, help="Train on this .npy of uint8[n, 224, 224]  [default: phantoms]")
 @json_option
 def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> None:
     """Measure the images/s of each training stage.
@@ -111,13 +109,9 @@ def fitting(dataset: str, as_json: bool, **options: Any) -> None:
 
 
 @bench.command(name="real-training")
-@click.argument("path", type=FILE_OR_FOLDER)
+@click.argument("path", type=PATH)
 @run_options("scratch")
-@click.option(
-    "--home",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Keep everything in this folder  [default: a temporary one]",
-)
+@click.option("--home", type=NEW_FOLDER, help="Keep everything in this folder  [default: a temporary one]")
 @json_option
 def real_training(path: Path, home: Path | None, as_json: bool, **options: Any) -> None:
     """Train on labelled slices from beginning to end.

@@ -8,15 +8,13 @@ import click
 from cli.errors import UsageError
 from cli.local.datasets import find_dataset, find_view, follow_dataset, print_view, refusals
 from cli.local.session import reading, writing
-from cli.options import json_option
+from cli.options import FILE, PATH, json_option
 from cli.output import print_json, print_table, safe, say
 from cli.remote.find_server import settings_with_broker
 from cli.training_options import as_given_option, seed_option
 from db.datasets import datasets as store
 from db.datasets.slices import CLASSES, PARTS, rows_of
 from db.training import splits
-
-path_option = click.Path(exists=True, path_type=Path)
 
 
 @click.group()
@@ -26,19 +24,9 @@ def datasets() -> None:
 
 @datasets.command()
 @click.argument("name")
-@click.argument("more", nargs=-1, type=path_option, metavar="[PATH]...")
-@click.option(
-    "--from",
-    "paths",
-    multiple=True,
-    type=path_option,
-    help="Take the slices of this folder, archive, image or CSV. Repeat it for more.",
-)
-@click.option(
-    "--labels",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Take the labels of this CSV  [default: see above]",
-)
+@click.argument("more", nargs=-1, type=PATH, metavar="[PATH]...")
+@click.option("--from", "paths", multiple=True, type=PATH, help="Take the slices of this path. Repeat it for more.")
+@click.option("--labels", type=FILE, help="Take the labels of this CSV  [default: see above]")
 @click.option("--job", "jobs", multiple=True, help="Take the reviewed slices of this job. Repeat it for more.")
 @click.option("--no-wait", is_flag=True, help="Return at once  [default: wait until the dataset is built]")
 @json_option
@@ -51,7 +39,7 @@ def create(
     no_wait: bool,
     as_json: bool,
 ) -> None:
-    """Make the next version of the dataset NAME, and print a report of it.
+    """Make the next version of the dataset NAME, and print a report of it. PATH is a folder, an archive or an image.
 
     \b
     Labels come from the first of these that there is:
@@ -93,15 +81,7 @@ def list_datasets(as_json: bool) -> None:
         return
     columns = ("dataset", "state", *CLASSES.values(), "left out", "groups", "created at", "by")
     rows = [
-        [
-            view.name,
-            view.state,
-            *(view.counts[name] for name in (*CLASSES.values(), "rejected")),
-            view.groups,
-            f"{view.created_at:%Y-%m-%d %H:%M}",
-            view.created_by or "",
-        ]
-        for view in views
+        [v.name, v.state, *v.counts.values(), v.groups, f"{v.created_at:%Y-%m-%d %H:%M}", v.created_by] for v in views
     ]
     print_table(columns, rows, empty="no dataset yet; `ctbatch datasets create NAME --from PATH` makes one")
 

@@ -205,14 +205,5 @@ def server(_settings: Settings) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    python,
-    home,
-    memory,
-    processor,
-    database,
-    broker,
-    engine,
-    training,
-    engine_proof,
-    server,
-)
+    python, home, memory, processor, database, broker, engine, training, engine_proof, server,
+)  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cli.errors import Unavailable
+from cli.options import NEW_FILE
 from cli.output import RESEARCH_LINE, print_table, say
 from cli.remote.client import Client, Json
 
@@ -14,26 +15,20 @@ STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
 LABELS = ("COVID", "non-COVID")
 SORTS = ("position", "name", "probability", "-probability")
 COLUMNS = ("slice_id", "name", "frame", "series", "state", "reason", "label", "probability")
+FORMATS = ("table", "csv", "json")
 TABLE_ROWS = 100
 
 
 @click.command()
 @click.argument("job_id", metavar="JOB")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "csv", "json")),
-    default="table",
-    show_default=True,
-    help="Print a table of the first rows, or all rows as CSV or JSON.",
-)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as --format json does.")
 @click.option("--state", type=click.Choice(STATES), help="Show only slices in this state.")
 @click.option("--label", type=click.Choice(LABELS), help="Show only slices with this label.")
 @click.option("--reason", help="Show only slices rejected for this reason, for example format.")
 @click.option("--sort", type=click.Choice(SORTS), help="Order the table; - is descending  [default: position]")
 @click.option("--limit", type=click.IntRange(1), help=f"Show at most this many rows  [default: {TABLE_ROWS}]")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write CSV or JSON to this file.")
+@click.option("-o", "--output", type=NEW_FILE, help="Write CSV or JSON to this file.")
 def results(
     job_id: str,
     form: str,
@@ -43,7 +38,7 @@ def results(
     output: Path | None,
     **filters: str | None,
 ) -> None:
-    """Print the results of JOB, one row a slice.
+    """Print the results of JOB: a table of the first rows, or all rows as CSV or JSON.
 
     --state, --label, --reason, --sort and --limit are for tables.
     """

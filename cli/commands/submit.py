@@ -5,19 +5,19 @@ from pathlib import Path
 
 import click
 
-from cli.options import json_option, need_wait, strict_option
+from cli.options import PATH, json_option, need_wait, strict_option
 from cli.output import print_json, safe, say
 from cli.remote.client import Client
 from cli.remote.follow_job import follow
 from cli.remote.submit import send
 
+PRIORITY = click.IntRange(-10, 10)
+
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=PATH)
 @click.option("--name", help="Name the job  [default: after its files]")
-@click.option(
-    "--priority", type=click.IntRange(-10, 10), default=0, show_default=True, help="Jobs of higher priority go first."
-)
+@click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Jobs of higher priority go first.")
 @click.option("--wait", is_flag=True, help="Wait until the job has ended, and exit with its code.")
 @strict_option
 @click.option("--idempotency-key", help="The same key with the same files gives the same job  [default: a new key]")

@@ -24,12 +24,7 @@ PIECE = 1 << 20  # bytes of a file that are copied at a time
 @click.command()
 @click.argument("dataset", metavar="DATASET")
 @run_options("default")
-@click.option(
-    "--from",
-    "start",
-    metavar="MODEL",
-    help="Start from this model version (name/number) or weights file  [default: the preset's]",
-)
+@click.option("--from", "start", metavar="MODEL", help="Start from this model version (name/number) or weights file.")
 @click.option("--name", default="", help="Name the resulting model version  [default: the dataset's name]")
 @click.option("--dry-run", is_flag=True, help="Print the estimate of time and disk, and launch nothing.")
 @click.option("--wait/--no-wait", default=False, help="Wait until the run has ended  [default: --no-wait]")

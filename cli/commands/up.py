@@ -34,9 +34,7 @@ ENGINES = EngineChoice.__args__  # type: ignore[attr-defined]
 @click.command()
 @click.option("--host", help="Listen at this address  [env: CTBATCH_HOST; default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help=PORT_HELP)
-@click.option(
-    "--engine", type=click.Choice(ENGINES), help="Predict by this engine  [env: CTBATCH_ENGINE; default: auto]"
-)
+@click.option("--engine", type=click.Choice(ENGINES), help="Use this engine  [env: CTBATCH_ENGINE; default: auto]")
 @home_option
 def up(host: str | None, port: int | None, engine: str | None) -> None:
     """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training, evaluation and sweep.

@@ -12,7 +12,7 @@ from cli.output import print_json, print_rows, say
 from db import accounts
 from db.models import Token
 
-LONGEST_LIFE = 36_500  # days of a token
+LIFE = click.FloatRange(0, 36_500, min_open=True)  # days
 
 
 @click.group()
@@ -23,11 +23,7 @@ def tokens() -> None:
 @tokens.command()
 @click.argument("user_name", metavar="USER")
 @click.option("--label", default="", help="Say what the token is for  [default: command line]")
-@click.option(
-    "--days",
-    type=click.FloatRange(0, LONGEST_LIFE, min_open=True),
-    help="End the token after this number of days  [default: never]",
-)
+@click.option("--days", type=LIFE, help="End the token after this number of days  [default: never]")
 @json_option
 def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
     """Make a token for USER and print it. It is shown this once: the database keeps only its hash."""

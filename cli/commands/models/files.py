@@ -8,7 +8,7 @@ import click
 from cli.errors import Unavailable, UsageError
 from cli.local.model_tables import find_version, version_view
 from cli.local.session import reading, writing
-from cli.options import json_option
+from cli.options import FILE, NEW_FILE, json_option
 from cli.output import print_json, progress_bar, say
 from db.registry import champions, transfer
 from db.registry.transfer import PackageRefused
@@ -17,7 +17,7 @@ from db.storage import FileDamaged, FileMissing
 
 @click.command()
 @click.argument("version", metavar="VERSION")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=NEW_FILE)
 @json_option
 def export(version: str, file: Path, as_json: bool) -> None:
     """Write VERSION to FILE, a TAR of package.json and all other files. Each export gives the same bytes."""
@@ -43,7 +43,7 @@ def export(version: str, file: Path, as_json: bool) -> None:
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @json_option
 def import_file(file: Path, as_json: bool) -> None:
     """Register the model version in FILE, which `ctbatch models export` wrote.
