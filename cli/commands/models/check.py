@@ -25,10 +25,10 @@ from db.evaluation.evaluations import EvaluationError
 )
 @json_option
 def check(version: str, dataset: str, as_json: bool) -> None:
-    """Say whether MODEL may be used at a new site, by a labelled DATASET of that site's slices.
+    """Say whether MODEL may be used at a new site.
 
-    The floors are 0.85 for sensitivity (or the model's own floor), 0.80 for specificity and 0.90 for AUC. The 95 %
-    intervals come from resampling groups.
+    DATASET has labelled slices of that site. The floors are 0.85 for sensitivity (or the model's own floor), 0.80 for
+    specificity and 0.90 for AUC. The 95 % intervals come from resampling groups.
 
     
     may be used: the lower ends of all three intervals reach their floors,
@@ -68,9 +68,10 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 @click.option("--on", "dataset", metavar="DATASET", help="Compare on this whole dataset  [default: A's test part]")
 @json_option
 def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
-    """Compare the model versions A and B on the same slices, paired by resampling the same groups.
+    """Compare the model versions A and B on the same slices.
 
-    Warns if one of them was trained on some of the slices.
+    The 95 % intervals of the differences come from resampling the same groups for both. Warns if one of them was
+    trained on some of the slices.
     """
     with _asking() as session:
         pair = _pair(session, first, second, dataset)
