@@ -30,7 +30,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     DATASET has labelled slices of that site. The floors are 0.85 for sensitivity (or the model's own floor), 0.80 for
     specificity and 0.90 for AUC. The 95 % intervals come from resampling groups.
 
-    
+    \b
     may be used: the lower ends of all three intervals reach their floors,
       with at least 20 groups of each class
     may not be used: the upper end of one interval is below its floor
