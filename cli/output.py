@@ -5,6 +5,9 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
 import click
 
@@ -74,6 +77,18 @@ def print_report(report: Mapping[str, object], as_json: bool) -> None:
         print_json(report)
     else:
         print_table(("measured", "value"), [(name, str(value)) for name, value in report.items()])
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path` at the end of the block, or is removed if the block fails."""
+    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    try:
+        with draft.open("xb") as file:
+            yield file
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 Update = Callable[[float, str], None]

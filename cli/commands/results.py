@@ -8,7 +8,7 @@ import click
 
 from cli.errors import Unavailable
 from cli.options import NEW_FILE
-from cli.output import RESEARCH_LINE, print_table, say
+from cli.output import RESEARCH_LINE, complete_file, print_table, say
 from cli.remote.client import Client, Json
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
@@ -74,12 +74,8 @@ def _write(pieces: Iterable[bytes], output: Path | None) -> None:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
-    draft = output.with_name(output.name + ".part")
     try:
-        with draft.open("wb") as file:
+        with complete_file(output) as file:
             file.writelines(pieces)
-        draft.replace(output)
     except OSError as error:
         raise Unavailable(f"cannot write {output}: {error.strerror}") from error
-    finally:
-        draft.unlink(missing_ok=True)

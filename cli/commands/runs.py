@@ -5,9 +5,9 @@ from collections.abc import Callable
 import click
 from sqlalchemy.orm import Session
 
-from cli.errors import JobFailed, NotFoundOrDenied
+from cli.errors import JobFailed
 from cli.local.session import reading, writing
-from cli.local.training_runs import find_view, follow_run, print_view
+from cli.local.training_runs import find_run, find_view, follow_run, print_view
 from cli.options import ROW_ID, json_option
 from cli.output import print_json, print_table, say
 from db.models import TrainingRun
@@ -88,8 +88,5 @@ def stop(run_id: int) -> None:
 
 def _ask(run_id: int, request: Callable[[Session, TrainingRun], bool], refusal: str) -> None:
     with writing() as session:
-        run = runs.find_run(session, run_id)
-        if run is None:
-            raise NotFoundOrDenied(f"there is no training run {run_id}; `ctbatch runs ls` lists them")
-        if not request(session, run):
+        if not request(session, find_run(session, run_id)):
             raise JobFailed(f"training run {run_id}: {refusal}")

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied
 from cli.local.follow import follow
 from cli.local.session import reading
 from cli.output import print_table
 from db.datasets import slices
-from db.models import Work
+from db.models import TrainingRun, Work
 from db.training import runs
 from db.training.runs import RunView
 from training.config import ConfigError
@@ -63,17 +64,22 @@ def _note(view: RunView) -> str:
     return ", ".join(notes)
 
 
-def find_view(run_id: int) -> RunView:
-    """Return what there is to see of a run.
+def find_run(session: Session, run_id: int) -> TrainingRun:
+    """Return the run of this id.
 
     Raises:
-        NotFoundOrDenied: there is none of this id.
+        NotFoundOrDenied: there is none.
     """
+    run = runs.find_run(session, run_id)
+    if run is None:
+        raise NotFoundOrDenied(f"there is no training run {run_id}; `ctbatch runs ls` lists them")
+    return run
+
+
+def find_view(run_id: int) -> RunView:
+    """Return what there is to see of a run. Raises NotFoundOrDenied."""
     with reading() as session:
-        run = runs.find_run(session, run_id)
-        if run is None:
-            raise NotFoundOrDenied(f"there is no training run {run_id}; `ctbatch runs ls` lists them")
-        return runs.run_view(session, run)
+        return runs.run_view(session, find_run(session, run_id))
 
 
 def print_view(view: RunView) -> None:

@@ -10,7 +10,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -24,7 +24,7 @@ FORCED_SECONDS = 3  # time for a process with a gentle death signal to end after
 
 
 class Supervisor:
-    """Runs processes until a signal stops it. For the main thread only: it handles signals and children's deaths."""
+    """Runs processes until a signal stops it. It takes over the signals of its own process, for good."""
 
     def __init__(self, processes: Sequence[Process], emit: Emit, cwd: Path) -> None:
         """Keep the processes. Each line of their output goes to `emit(role, line)`; their folder is `cwd`."""
@@ -42,39 +42,27 @@ class Supervisor:
         Raises:
             Unavailable: a process ended again and again before it was ready; the others are stopped.
         """
-        with self._signals():
-            try:
-                self._start_all()
-                if not self._stops_asked:
-                    on_ready()
-                while not self._stops_asked:
-                    self._turn(1.0)
-            finally:
-                on_stop()
-                self._stop_all()
-        self._selector.close()
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Count requests to stop, and wake the loop for them and for the death of a child."""
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        self._selector.register(reader, selectors.EVENT_READ)
-        kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
-        kept_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._take_signals()
         try:
-            signal.signal(signal.SIGTERM, self._asked_to_stop)
-            signal.signal(signal.SIGINT, self._asked_to_stop)
-            signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-            yield
+            self._start_all()
+            if not self._stops_asked:
+                on_ready()
+            while not self._stops_asked:
+                self._turn(1.0)
         finally:
-            signal.set_wakeup_fd(kept_fd)
-            for number, handler in kept.items():
-                signal.signal(number, handler)
-            self._selector.unregister(reader)
-            reader.close()
-            writer.close()
+            on_stop()
+            self._stop_all()
+
+    def _take_signals(self) -> None:
+        """Count requests to stop, and wake the loop for them and for the death of a child."""
+        reader, self._waker = socket.socketpair()
+        reader.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(reader, selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._asked_to_stop)
+        signal.signal(signal.SIGINT, self._asked_to_stop)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stops_asked += 1

@@ -1,7 +1,6 @@
 """`ctbatch models export` and `import`: carry a model version as one file to sites without a network."""
 
 from pathlib import Path
-from uuid import uuid4
 
 import click
 
@@ -9,7 +8,7 @@ from cli.errors import Unavailable, UsageError
 from cli.local.model_tables import find_version, version_view
 from cli.local.session import reading, writing
 from cli.options import FILE, NEW_FILE, json_option
-from cli.output import print_json, progress_bar, say
+from cli.output import complete_file, print_json, progress_bar, say
 from db.registry import champions, transfer
 from db.registry.transfer import PackageRefused
 from db.storage import FileDamaged, FileMissing
@@ -25,20 +24,16 @@ def export(version: str, file: Path, as_json: bool) -> None:
         raise UsageError(f"{file} exists already; name another file")
     with reading() as session:
         row = find_version(session, version)
-    temporary = file.with_name(f".{file.name}.{uuid4().hex[:8]}")
     done = 0
     try:
         bar = progress_bar(row.label, transfer.export_size(row), unit="bytes", enabled=not as_json)
-        with bar as update, temporary.open("xb") as target:
+        with bar as update, complete_file(file) as target:
             for piece in transfer.export_package(row):
                 target.write(piece)
                 done += len(piece)
                 update(done, "")
-        temporary.rename(file)
     except (FileMissing, FileDamaged) as error:
         raise Unavailable(f"a file of {row.label} is gone or damaged: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     print_json({"version": row.label, "file": str(file), "bytes": done}) if as_json else say(f"{row.label}: {file}")
 
 
