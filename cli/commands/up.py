@@ -18,7 +18,7 @@ from cli.output import NO_MODEL, RESEARCH_LINE
 from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, read_local
 from cli.remote.readiness import why_not_ready
 from cli.supervisor.child import Process
-from cli.supervisor.private_broker import EmbeddedBroker, answers, prepare_broker, set_aside
+from cli.supervisor.private_broker import PrivateBroker, answers, prepare_broker, set_aside
 from cli.supervisor.roles import ROLES, check_role, command_line, environment, ready_file
 from cli.supervisor.supervisor import Supervisor
 from db.settings import EngineChoice, Settings, get_settings
@@ -145,7 +145,7 @@ def announce(url: str, access: LocalAccess) -> None:
     emit("up", RESEARCH_LINE)
 
 
-def processes(settings: Settings, listener: socket.socket, broker: EmbeddedBroker | None) -> list[Process]:
+def processes(settings: Settings, listener: socket.socket, broker: PrivateBroker | None) -> list[Process]:
     """Return all processes of `up`: a private broker if given, and training only if it is installed."""
     first = [_broker_process(broker)] if broker is not None else []
     without = {"web"} if is_installed() else {"web", "training"}
@@ -156,7 +156,7 @@ def processes(settings: Settings, listener: socket.socket, broker: EmbeddedBroke
     ]
 
 
-def _broker_process(broker: EmbeddedBroker) -> Process:
+def _broker_process(broker: PrivateBroker) -> Process:
     def before_start(failed_starts: int) -> None:
         broker.socket.unlink(missing_ok=True)
         if failed_starts == 2:  # one failure may be chance

@@ -18,7 +18,7 @@ BINARIES = ("redis-server", "valkey-server")
 
 
 @dataclass(frozen=True)
-class EmbeddedBroker:
+class PrivateBroker:
     """How to start the broker: its program, its configuration file, its data folder and its socket."""
 
     binary: Path
@@ -60,7 +60,7 @@ def find_binary() -> Path:
         ) from error
 
 
-def prepare_broker(settings: Settings) -> EmbeddedBroker:
+def prepare_broker(settings: Settings) -> PrivateBroker:
     """Write the configuration of a private broker under `settings.home`, and return how to start it.
 
     Raises:
@@ -72,7 +72,7 @@ def prepare_broker(settings: Settings) -> EmbeddedBroker:
     socket_path = socket_folder(settings) / "broker.sock"
     config = data.parent / "broker.conf"
     config.write_text(_config_text(data, socket_path))
-    return EmbeddedBroker(binary, config, data, socket_path)
+    return PrivateBroker(binary, config, data, socket_path)
 
 
 def _config_text(data: Path, socket_path: Path) -> str:

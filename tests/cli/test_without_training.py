@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.commands.up import processes
-from cli.supervisor.private_broker import EmbeddedBroker
+from cli.supervisor.private_broker import PrivateBroker
 from db.settings import Settings
 from tests.cli.test_up import PROJECT, Up
 from training.launch import installed
@@ -71,7 +71,7 @@ def test_up_starts_a_training_worker_only_where_it_could_train(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, there: bool, roles: set[str]
 ) -> None:
     monkeypatch.setattr(installed, "find_spec", lambda name: object() if there else None)
-    broker: EmbeddedBroker | None = None
+    broker: PrivateBroker | None = None
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         started = {process.role: process.argv for process in processes(settings, listener, broker)}

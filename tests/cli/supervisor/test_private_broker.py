@@ -1,4 +1,4 @@
-"""The embedded broker: a real Redis or Valkey, started with our configuration and found again after a kill."""
+"""The private broker: a real Redis or Valkey, started with our configuration and found again after a kill."""
 
 import signal
 import stat
@@ -23,7 +23,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def running(broker: private_broker.EmbeddedBroker) -> Iterator[tuple[redis.Redis, subprocess.Popen[bytes]]]:
+def running(broker: private_broker.PrivateBroker) -> Iterator[tuple[redis.Redis, subprocess.Popen[bytes]]]:
     process = subprocess.Popen(broker.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 20
