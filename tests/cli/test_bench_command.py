@@ -40,14 +40,14 @@ def test_fitting_reports_speed_and_metrics_and_keeps_nothing(
     changed = [word for setting in ("initial=none", "hidden=8", *TINY) for word in ("--set", setting)]
     result = fitting("site", "--preset", "seed", *changed, "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert [(stage["name"], stage["size"], stage["epochs"]) for stage in found["stages"]] == [
+    report = json.loads(result.stdout)
+    assert [(stage["name"], stage["size"], stage["epochs"]) for stage in report["stages"]] == [
         (n, 32, 1) for n in STAGES
     ]
-    assert all(stage["rate"] > 0 for stage in found["stages"])
-    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]), abs=0.2)
-    assert 0 <= found["metrics"]["accuracy"] <= 1
-    assert found["environment"]["backend"] == "tensorflow"
+    assert all(stage["rate"] > 0 for stage in report["stages"])
+    assert report["seconds"] == pytest.approx(sum(stage["seconds"] for stage in report["stages"]), abs=0.2)
+    assert 0 <= report["metrics"]["accuracy"] <= 1
+    assert report["environment"]["backend"] == "tensorflow"
     assert "last-40: epoch 1 of 1" in result.stderr
     with read_scope() as s:
         assert not runs.list_runs(s)
@@ -73,9 +73,9 @@ def test_fitting_fails_with_a_reason_when_files_are_gone(fitting: Run, settings:
 
 
 def test_real_training_passes_every_option_to_train() -> None:
-    asked = RunRequest("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
-    found = train.make_context("train", train_words(asked)).params
-    assert RunRequest(**{field.name: found[field.name] for field in fields(RunRequest)}) == asked
+    request = RunRequest("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
+    parameters = train.make_context("train", train_words(request)).params
+    assert RunRequest(**{field.name: parameters[field.name] for field in fields(RunRequest)}) == request
 
 
 def test_engine_that_the_package_has_no_file_for_is_refused_at_once(ctbatch: Callable[..., object]) -> None:

@@ -38,13 +38,13 @@ def test_an_unknown_command_is_a_usage_error(ctbatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "message"),
     [
         ("scipy", "scipy is not installed here. Install ctbatch again with all its dependencies."),
         ("keras.layers", str(TrainingNotInstalled())),
     ],
 )
-def test_missing_library_is_reported_in_one_line(monkeypatch, capsys, module, said):
+def test_missing_library_is_reported_in_one_line(monkeypatch, capsys, module, message):
     def lacks(**_):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
@@ -52,11 +52,11 @@ def test_missing_library_is_reported_in_one_line(monkeypatch, capsys, module, sa
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 4
-    assert capsys.readouterr().err == f"Error: {said}\n"
+    assert capsys.readouterr().err == f"Error: {message}\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "printed"),
     [
         ("scan 1.png", "scan 1.png"),
         ("straße.png", "straße.png"),
@@ -67,8 +67,8 @@ def test_missing_library_is_reported_in_one_line(monkeypatch, capsys, module, sa
         (7, "7"),
     ],
 )
-def test_control_characters_in_names_are_escaped(text, shown):
-    assert safe(text) == shown
+def test_control_characters_in_names_are_escaped(text, printed):
+    assert safe(text) == printed
 
 
 def on_a_terminal(*words: object, env: dict[str, str]) -> str:
@@ -123,14 +123,14 @@ def test_an_interruption_is_exit_code_130(api):
         while not api.requests:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said.decode().splitlines()[-1] == "interrupted"
-    assert b"Traceback" not in said
+    assert errors.decode().splitlines()[-1] == "interrupted"
+    assert b"Traceback" not in errors
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "message"),
     [
         ({"CTBATCH_PORT": "many"}, "the setting CTBATCH_PORT: Input should be a valid integer"),
         ({"CTBATCH_ENGINE": "steam"}, "the setting engine: Input should be 'auto', "),
@@ -138,10 +138,10 @@ def test_an_interruption_is_exit_code_130(api):
         ({"CTBATCH_HOME": "/proc/nowhere"}, "cannot use /proc/nowhere as home: No such file or directory"),
     ],
 )
-def test_wrong_setting_is_reported_in_one_line(ctbatch, env, said):
+def test_wrong_setting_is_reported_in_one_line(ctbatch, env, message):
     result = ctbatch("up", "--port", 0, env=env) if "CTBATCH_HOME" in env else ctbatch("jobs", "ls", env=env)
     assert result.returncode == 4
-    assert result.stderr.startswith(f"Error: {said}")
+    assert result.stderr.startswith(f"Error: {message}")
     assert result.stderr.count("\n") == 1
 
 

@@ -67,8 +67,8 @@ def add_version(settings: Settings, dataset: Dataset) -> AddVersion:
 
 def champion_now() -> str | None:
     with read_scope() as s:
-        found = champions.champion(s)
-        return found.label if found else None
+        champion = champions.champion(s)
+        return champion.label if champion else None
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -101,8 +101,8 @@ def test_promote_evaluates_both_versions_and_prints_the_comparison(run: Run, add
     assert rows(result.stdout)["figure"] == ["new/1", "old/1", "difference", "95 %", ""]
     assert rows(result.stdout)["sensitivity"] == ["0.800", "0.800", "+0.000", "+0.000 to +0.000", ""]
     assert champion_now() == "new/1"
-    shown = json.loads(run("show", "new/1", "--json").stdout)
-    [promotion] = shown["promotions"]
+    view = json.loads(run("show", "new/1", "--json").stdout)
+    [promotion] = view["promotions"]
     assert (promotion["verdict"], promotion["overridden"]) == ("passed", False)
     assert promotion["by"].endswith("at the command line")
 
@@ -178,9 +178,9 @@ def test_a_check_says_whether_a_model_may_be_used_at_a_site(run: Run, add_versio
 
 def test_check_on_training_slices_is_not_evidence(run: Run, add_version: AddVersion) -> None:
     add_version("new")
-    found = run("check", "new/1", "--on", "site")
-    assert "not enough evidence" in found.stderr
-    assert "trained or tuned on 50% of these slices" in found.stderr
+    checked = run("check", "new/1", "--on", "site")
+    assert "not enough evidence" in checked.stderr
+    assert "trained or tuned on 50% of these slices" in checked.stderr
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_two_versions_are_compared_on_the_firsts_test_part_or_on_a_dataset(run: 
         "b/1", "a/1", "site/1", None, 60,
     )  # fmt: skip
     assert whole["figures"]["recall"]["high"] < 0
-    known = [f"{label}, or a version it comes from, was trained on 30 of these slices" for label in ("b/1", "a/1")]
-    assert whole["notes"] == known
-    assert all(f"  {line}\n" in run("compare", "b/1", "a/1", "--on", "site").stderr for line in known)
+    warnings = [f"{label}, or a version it comes from, was trained on 30 of these slices" for label in ("b/1", "a/1")]
+    assert whole["notes"] == warnings
+    assert all(f"  {line}\n" in run("compare", "b/1", "a/1", "--on", "site").stderr for line in warnings)
     assert "was trained on" not in part.stderr
 
 
@@ -353,5 +353,5 @@ def test_check_states_the_share_out_of_distribution_once(
     add_version("near", ood={"threshold": 3.0})
     add_dataset("clinic", 180, 60, seed=3)
     for name, share in (("far", "100%"), ("near", "0.0%")):
-        said = run("check", f"{name}/1", "--on", "clinic").stderr
-        assert [line.split()[0] for line in said.splitlines() if "of the slices" in line] == [share], said
+        printed = run("check", f"{name}/1", "--on", "clinic").stderr
+        assert [line.split()[0] for line in printed.splitlines() if "of the slices" in line] == [share], printed

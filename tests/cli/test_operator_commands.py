@@ -128,11 +128,11 @@ def test_the_doctor_finds_a_fresh_home_well(ctbatch):
     result = ctbatch("doctor", "--json")
     assert result.returncode == 0, result.stdout
     findings = json.loads(result.stdout)
-    found = {finding["check"]: finding["state"] for finding in findings}
-    assert found["python"] == found["home"] == found["processor"] == found["broker"] == found["engine"] == "ok"
+    states = {finding["check"]: finding["state"] for finding in findings}
+    assert states["python"] == states["home"] == states["processor"] == states["broker"] == states["engine"] == "ok"
     [detail] = [finding["detail"] for finding in findings if finding["check"] == "processor"]
     assert detail.startswith(read_processor().line)
-    assert found["database"] == found["server"] == "warn"
+    assert states["database"] == states["server"] == "warn"
 
 
 def test_doctor_names_failed_checks_without_passwords(ctbatch):

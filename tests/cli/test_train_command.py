@@ -77,9 +77,9 @@ def test_estimate_is_printed_before_the_launch(launch: Run, monkeypatch: pytest.
 def test_dry_run_prints_the_estimate_and_launches_nothing(launch: Run) -> None:
     result = launch("site", "--preset", "quick", "--dry-run")
     assert (result.exit_code, "min on two cores" in result.stderr, result.stdout) == (0, True, "")
-    told = json.loads(launch("site", "--preset", "quick", "--dry-run", "--json").stdout)
-    assert (told["dataset"], sum(told["slices"].values())) == ("site/1", 48)
-    assert told["estimate"]["seconds"] > 0
+    plan = json.loads(launch("site", "--preset", "quick", "--dry-run", "--json").stdout)
+    assert (plan["dataset"], sum(plan["slices"].values())) == ("site/1", 48)
+    assert plan["estimate"]["seconds"] > 0
     assert launch("site", "--dry-run", "--set", "stages.tail.epochs=1").exit_code == 2
     with read_scope() as s:
         assert runs.list_runs(s) == []
@@ -121,10 +121,10 @@ def test_refused_weights_file_is_not_kept(launch: Run, settings: Settings) -> No
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [(b"weights", "is neither HDF5 (.h5) nor a .keras file"), (None, "holds no ResNet50 of Keras's making")],
 )
-def test_file_without_a_resnet50_is_refused(data: bytes | None, told: str, launch: Run, settings: Settings) -> None:
+def test_file_without_a_resnet50_is_refused(data: bytes | None, message: str, launch: Run, settings: Settings) -> None:
     path = settings.home / "weights.h5"
     if data is None:
         with h5py.File(path, "w") as file:
@@ -132,7 +132,7 @@ def test_file_without_a_resnet50_is_refused(data: bytes | None, told: str, launc
     else:
         path.write_bytes(data)
     result = launch("site", "--from", path)
-    assert (result.exit_code, f"{path} {told}" in result.stderr) == (2, True), result.output
+    assert (result.exit_code, f"{path} {message}" in result.stderr) == (2, True), result.output
     with read_scope() as s:
         assert runs.list_runs(s) == []
 
@@ -141,8 +141,8 @@ def test_setting_initial_overrides_from_in_the_lineage(launch: Run) -> None:
     with session_scope() as s:
         for number in (1, 2):
             blank = {"files": {"model.keras": "0" * 64}, "metrics": {}, "parity": {}, "dataset_hash": None}
-            known = {"note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
-            s.add(ModelVersion(name="lungs", number=number, **known, **blank))
+            recipe = {"note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
+            s.add(ModelVersion(name="lungs", number=number, **recipe, **blank))
     assert launch("site", "--from", "lungs/1", "--set", "initial=model:lungs/2").exit_code == 0
     with read_scope() as s:
         (run,) = runs.list_runs(s)
@@ -152,7 +152,7 @@ def test_setting_initial_overrides_from_in_the_lineage(launch: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (["other"], 3, "there is no dataset other"),
         (["site", "--preset", "fast"], 2, "is not one of"),
@@ -164,10 +164,10 @@ def test_setting_initial_overrides_from_in_the_lineage(launch: Run) -> None:
         (["site", "--from", "absent.h5"], 3, "no model version and no file absent.h5"),
     ],
 )
-def test_wrong_requests_are_refused_in_one_line(launch: Run, words: list[str | int], code: int, told: str) -> None:
+def test_wrong_requests_are_refused_in_one_line(launch: Run, words: list[str | int], code: int, message: str) -> None:
     result = launch(*words)
     assert result.exit_code == code, result.output
-    assert told in result.stderr
+    assert message in result.stderr
     with read_scope() as s:
         assert runs.list_runs(s) == []
 

@@ -52,15 +52,15 @@ class Up:
 
     def descendants(self) -> dict[int, str]:
         """Every process that stands in this home (all that `up` starts do), by its command line."""
-        found = {}
+        commands = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
                     if (entry / "cwd").readlink().is_relative_to(self.home):
-                        found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                        commands[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 except OSError:
                     continue
-        return found
+        return commands
 
     def main_process(self, words: str) -> int:
         """The oldest process whose command line has these words."""
@@ -90,9 +90,9 @@ def scans(tmp_path):
 
 
 def test_up_prints_its_address_and_the_notice(up):
-    said = up.log.read_text()
-    assert f"up        | ctbatch is ready at {up.local['url']}" in said
-    assert "up        | Research use only, not for diagnosis." in said
+    printed = up.log.read_text()
+    assert f"up        | ctbatch is ready at {up.local['url']}" in printed
+    assert "up        | Research use only, not for diagnosis." in printed
 
 
 def test_files_of_the_home_are_private(up):

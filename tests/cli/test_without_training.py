@@ -86,8 +86,8 @@ def test_everything_but_training_runs(tmp_path, paths):
     up = Up(tmp_path, PYTHONPATH=paths)
     try:
         up.wait_until_ready()
-        said = up.log.read_text().splitlines()
-        assert said[0] == f"up        | {SENTENCE}"
+        printed = up.log.read_text().splitlines()
+        assert printed[0] == f"up        | {SENTENCE}"
         assert up.run("worker", "evaluation", "--check").stdout == "evaluation is well\n"
         assert not any("-Q training" in line for line in up.descendants().values())
         refused = up.run("train", "site")

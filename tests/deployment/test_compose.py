@@ -78,14 +78,14 @@ def test_make_secrets_writes_every_secret_once(tmp_path):
 def stages() -> dict[str, list[str]]:
     """Each stage of the Dockerfile with its instructions, those of the stage that it continues first."""
     text = DOCKERFILE.read_text().replace("\\\n", " ")
-    found: dict[str, list[str]] = {}
+    stages: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith("FROM"):
             _, base, _, name = line.split()
-            found[name] = list(found.get(base, []))
+            stages[name] = list(stages.get(base, []))
         elif line and not line.startswith("#"):
-            found[name].append(line)
-    return found
+            stages[name].append(line)
+    return stages
 
 
 def locks_of(target: str) -> list[str]:
@@ -182,15 +182,15 @@ class Composed:
         (folder / "secrets/secret_key").write_text("a test's secret key, of some length")
 
     def env(self, name: str) -> dict[str, str]:
-        found = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
         for key, value in SERVICES[name]["environment"].items():
             for before, after in self.replace.items():
                 value = value.replace(before, after)
-            found[key] = value
-        found["CTBATCH_HOME"] = f"{self.folder}/{name}"
+            environment[key] = value
+        environment["CTBATCH_HOME"] = f"{self.folder}/{name}"
         if name == "web":
-            found |= {"CTBATCH_HOST": "127.0.0.1", "CTBATCH_PORT": str(self.web_port)}
-        return found | {"CTBATCH_ENGINE": "fake"}
+            environment |= {"CTBATCH_HOST": "127.0.0.1", "CTBATCH_PORT": str(self.web_port)}
+        return environment | {"CTBATCH_ENGINE": "fake"}
 
     def run(self, name: str, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "cli", *words]

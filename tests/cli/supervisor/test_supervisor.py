@@ -67,15 +67,15 @@ class Run:
 
     def descendants(self) -> set[int]:
         """Every process that carries this run's mark, but the supervisor and the dead."""
-        found = set()
+        pids = set()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != self.process.pid:
                 try:
                     if self.mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.add(int(entry.name))
+                        pids.add(int(entry.name))
                 except OSError:
                     continue
-        return found
+        return pids
 
     def pid(self, role: str) -> int:
         """The id that the process of this role wrote when it was ready."""
