@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "worker": ("cli.commands.worker", "worker", "Run one role: web, ingest, inference, training, evaluation or sweep."),
     "doctor": ("cli.commands.doctor", "doctor", "Check this installation, and say what is wrong."),
     "bench": ("cli.commands.bench", "bench", "Measure the speed of this machine, and the quality of models."),
+    "files": ("cli.commands.files", "files", "Move unused stored files to the trash, and restore them."),
     "db": ("cli.commands.db", "db", "Upgrade the database and show its revision."),
 }
 
@@ -76,8 +77,8 @@ def cli(home: Path | None) -> None:
     """Classify CT scans in bulk, COVID / non-COVID, and keep every outcome. Research use only, not for diagnosis.
 
     submit, jobs and results speak to a server: that of CTBATCH_SERVER and CTBATCH_TOKEN, else the `ctbatch up` that
-    runs on this machine. datasets, models, train, runs, users, tokens and db act on the database of this machine's
-    settings.
+    runs on this machine. datasets, models, train, runs, users, tokens, files and db act on the database of this
+    machine's settings.
     """
     if home is not None:
         use_home(home)

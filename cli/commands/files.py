@@ -1,0 +1,63 @@
+"""`ctbatch files`: moves stored files that nothing uses to the trash, and restores them."""
+
+import click
+
+from cli.errors import Refused
+from cli.local.session import database_errors, writing
+from cli.options import json_option
+from cli.output import print_json, say
+
+
+@click.group()
+def files() -> None:
+    """Move stored files that nothing uses to the trash, and restore them. Acts on this machine's settings."""
+
+
+@files.command()
+@click.option(
+    "--yes", is_flag=True, help="Move the files however many there are  [default: stop if there are very many]"
+)
+@json_option
+def reap(yes: bool, as_json: bool) -> None:
+    """Move files that no row of the database names to the trash, and delete old files of the trash.
+
+    The sweeper does the same every hour. Very many unused files may mean a wrong database: check it before --yes.
+    """
+    from dataclasses import asdict
+
+    from db.installation import ForeignStorage
+    from worker.reap import TooManyOrphans
+    from worker.reap import reap as reap_files
+
+    try:
+        with database_errors():
+            reaped = reap_files(confirmed=yes)
+    except (ForeignStorage, TooManyOrphans) as error:
+        raise Refused(str(error)) from error
+    summary = (
+        f"moved {reaped.trashed} files to the trash, restored {reaped.restored}, deleted {reaped.deleted} old ones"
+    )
+    print_json(asdict(reaped)) if as_json else say(summary)
+
+
+@files.command()
+@json_option
+def restore(as_json: bool) -> None:
+    """Restore every file of the trash."""
+    from worker.reap import restore_all
+
+    count = restore_all()
+    print_json({"restored": count}) if as_json else say(f"restored {count} files")
+
+
+@files.command()
+def adopt() -> None:
+    """Mark the storage as this database's.
+
+    Needed once after another database has replaced the old one. Until then no file is removed.
+    """
+    from db.installation import adopt_storage
+
+    with writing() as session:
+        adopt_storage(session)
+    say("the storage belongs to this database")
