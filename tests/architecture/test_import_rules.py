@@ -29,7 +29,7 @@ MAY_IMPORT = {
         "worker.heartbeat",
         "worker.claimed",
     ),
-    "web": ("db", "worker.imaging", "training.config", "training.launch"),
+    "web": ("db", "worker.imaging", "worker.received_files", "training.config", "training.launch"),
     "cli": ("db", "worker", "training", "web"),
 }
 
@@ -37,7 +37,7 @@ MAY_IMPORT = {
 # the modules that lie in the package itself. CONTRIBUTING.md has the same rooms in the same order.
 ROOMS = {
     "db": (
-        "settings clock database background crash_points logs paging notice storage broker",
+        "settings clock database background crash_points logs paging notice storage broker tar_stream",
         "models",
         "accounts migrate installation",
         "registry",
@@ -53,6 +53,7 @@ ROOMS = {
         "imaging.archives",
         "imaging.formats",
         "imaging.sandbox",
+        "received_files",
         "phantoms",
         "engines",
         "decoding claimed",
@@ -85,7 +86,7 @@ ROOMS = {
         "app wsgi",
     ),
     "cli": (
-        "errors output home options",
+        "errors output home options training_options polling",
         "files",
         "remote",
         "local",

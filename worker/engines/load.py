@@ -113,6 +113,15 @@ def load_engine(
     raise EngineUnproven(results)
 
 
+def check_engine(folder: Path, choice: str) -> None:
+    """Check that a package holds what the chosen engine needs, and this machine the library; nothing is loaded.
+
+    Raises PackageError (EngineAbsent among them), ValueError (an unknown choice).
+    """
+    if choice != "fake":
+        list(_builds(folder, read_package(folder), choice, None))
+
+
 def _proof(folder: Path, package: Package, names: list[str], threads: int | None) -> Proof | None:
     """Return the package's proof, or one by its own float32 file, or None if only float32 engines may serve.
 
