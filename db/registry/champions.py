@@ -40,12 +40,17 @@ def promote(
     return promotion
 
 
-def promote_first(s: Session, version: ModelVersion, reason: str, user: User | None = None) -> ModelVersion:
-    """Make a version the champion where there is none, without the gate; return the champion."""
+def promote_first(
+    s: Session, version: ModelVersion, reason: str, user: User | None = None, who: str = ""
+) -> ModelVersion:
+    """Make a version the champion where there is none, without the gate; return the champion.
+
+    `who` names one whom this database does not know.
+    """
     one_at_a_time(s, Promotion.__tablename__)  # an admin may promote another at this moment
     if (found := champion(s)) is not None:
         return found
-    promote(s, version, user, reason)
+    promote(s, version, user, reason, {"who": who} if who else None)
     return version
 
 

@@ -17,7 +17,7 @@ from db.registry.transfer import PackageRefused
 from web.actions.lookup import row_of
 from web.actions.uploads import only_part, part_path
 from web.errors import Problem, sentence
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 from worker.imaging.recipe import RECIPE
 
 REASON_LENGTH = 500
@@ -102,7 +102,7 @@ def import_version() -> tuple[int, bool]:
         received = transfer.import_package(part_path(part), RECIPE)
     except PackageRefused as error:
         reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # has no temporary file's name
-        filename = label(part.filename or "unnamed")
+        filename = display_name(part.filename or "unnamed")
         raise Problem(422, "package-refused", sentence(reason), file=filename) from error
     with session_scope() as s:
         version, new = transfer.register_received(s, received)
@@ -111,7 +111,7 @@ def import_version() -> tuple[int, bool]:
 
 def tidy(reason: str) -> str:
     """Return a reason as it is kept: one printable line of limited length."""
-    return label(" ".join(reason.split()))[:REASON_LENGTH]
+    return display_name(" ".join(reason.split()))[:REASON_LENGTH]
 
 
 def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> Comparison | None:
@@ -139,14 +139,14 @@ def compared(version_id: int, with_model: str, dataset: str) -> Comparison | Non
 
 
 def _pair(s: Session, version_id: int, other: str, dataset: str) -> Pair:
-    version, other_version = row_of(s, ModelVersion, version_id), versions.find_version(s, label(other))
+    version, other_version = row_of(s, ModelVersion, version_id), versions.find_version(s, display_name(other))
     if other_version is None:
-        raise Problem(422, "invalid", f"There is no model version {label(other)}. Choose one of the list of models.")
+        raise Problem(422, "invalid", f"There is no model version {display_name(other)}. Choose one of the list.")
     return comparisons.pair_of(s, version, other_version, _dataset(s, dataset) if dataset else None)
 
 
 def _dataset(s: Session, name: str) -> Dataset:
-    dataset = datasets.find_dataset(s, label(name))
+    dataset = datasets.find_dataset(s, display_name(name))
     if dataset is None:
-        raise Problem(422, "invalid", f"There is no dataset {label(name)}. Choose one of the list of datasets.")
+        raise Problem(422, "invalid", f"There is no dataset {display_name(name)}. Choose one of the list.")
     return dataset

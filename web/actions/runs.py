@@ -16,8 +16,6 @@ from web.actions.uploads import only_part, part_path, plain_part, publish
 from web.errors import Problem, as_problem, sentence
 from web.schemas.runs import RunIn
 
-MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's weights take 100 MB, three times as much with the optimiser's state
-
 
 def launch(user: User, run: RunIn) -> int:
     """Launch a training run and return its id. Raises Problem as `prepare` does."""
@@ -65,15 +63,14 @@ def receive_weights() -> str:
     does not hold a ResNet50. Then nothing is kept.
     """
     part = only_part("one file of weights")
-    from training.launch.weights_file import WeightsError, check_weights_file  # loads h5py
+    from training.launch.weights_file import WeightsError, WeightsTooLarge, check_weights_file  # loads h5py
 
-    path = part_path(part)
-    if path.stat().st_size > MAX_WEIGHTS_BYTES:  # they are read into memory
-        raise Problem(413, "too-large", f"The file is too large. Send one of at most {MAX_WEIGHTS_BYTES >> 20} MiB.")
     try:
-        check_weights_file(path)
+        check_weights_file(part_path(part), "the file")
+    except WeightsTooLarge as error:
+        raise Problem(413, "too-large", sentence(error)) from error
     except WeightsError as error:
-        raise Problem(422, "invalid", sentence(str(error).replace(str(path), "the file"))) from error
+        raise Problem(422, "invalid", sentence(error)) from error
     publish([part])
     return plain_part(part).sha256
 

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 from db.notice import RESEARCH_USE_ONLY
 from web.errors import sentence
 from web.views import metric_filters
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 from worker.imaging.rejections import REASONS
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -16,11 +16,12 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 QUARANTINE_REASONS = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
     "engine_error": "The engine failed each time on this slice.",
+    "file_missing": "The stored file of an upload is lost; submit it again.",
     "file_lost": "A file of ours that this slice needs is missing or damaged.",
 }
 
 DATASET_REASONS = {
-    "no_label": "Neither a folder nor the CSV tells its class.",
+    "no_label": "Neither a folder nor the CSV states its class.",
     "burned_in": "Text is burned into its pixels, by its own account: a network might learn to read it.",
 }
 
@@ -47,7 +48,7 @@ def install(app: Flask) -> None:
 
 def name(text: str | None) -> Markup:
     """Escape a name that a submitter chose, make invisible characters visible, and keep its direction to itself."""
-    return Markup('<bdi class="name">{}</bdi>').format(label(text or ""))
+    return Markup('<bdi class="name">{}</bdi>').format(display_name(text or ""))
 
 
 def ago(moment: datetime | None) -> Markup:

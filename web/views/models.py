@@ -28,7 +28,7 @@ from web.errors import Problem
 from web.security.auth import require_admin, require_user
 from web.security.guards import guard_pages
 from web.views.forms import form_errors, page_response
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 
 LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}/[0-9]{1,9}")
 
@@ -166,7 +166,7 @@ def _lineage(version: ModelVersion) -> list[str]:
 
 def _dataset(s: Session, version: ModelVersion) -> Dataset | None:
     """The dataset it was trained on, if it is here: an imported version's may be another one of the same name."""
-    found = find_dataset(s, label(str(version.facts.get("dataset") or "")))
+    found = find_dataset(s, display_name(str(version.facts.get("dataset") or "")))
     return found if found is not None and found.sha256 == version.dataset_hash else None
 
 

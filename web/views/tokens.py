@@ -13,7 +13,7 @@ from web.errors import not_found
 from web.security.auth import require_user
 from web.security.guards import guard_pages
 from web.views.forms import page_response
-from worker.imaging.display_names import label as printable
+from worker.imaging.display_names import display_name
 
 blueprint = APIBlueprint("tokens", __name__, url_prefix="/tokens", enable_openapi=False)
 guard_pages(blueprint)
@@ -32,7 +32,7 @@ def index() -> Response:
 @blueprint.post("")
 def make() -> Response:
     """Make a token and show its secret once."""
-    label = printable(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
+    label = display_name(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
     life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
     with session_scope() as s:
         secret = accounts.issue_token(s, require_user(), label, life)
