@@ -22,12 +22,12 @@ from db.training.lineage import find_seen
 from training.config import Config, checked
 from training.data.seen_slices import find_known, taught_slices
 from training.data.slices import Data, Labelled, load_parts
+from training.errors import Cancelled, RunFailed
 from training.export.package import Trained, make_package
 from training.loop import checkpoints
 from training.loop.fit import fit
-from training.loop.watcher import Cancelled
+from training.network.backend import environment
 from training.network.initial_weights import initial_network
-from training.network.training_copy import environment
 from training.run_observer import RunWatcher
 from worker.heartbeat import Heartbeat
 
@@ -39,11 +39,11 @@ MAX_CLAIMS = 3  # without an epoch between them: then the run itself kills its w
 def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
     """Train, evaluate, export and register; the id of the model version.
 
-    Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`errors.why` says it to people).
+    Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`errors.message_for` words it for people).
     """
     with work_folder(claim) as folder:  # first of all, for it removes what killed workers left of the run
         if run.attempts > MAX_CLAIMS:
-            raise RuntimeError(
+            raise RunFailed(
                 f"{MAX_CLAIMS} workers died of this run before an epoch was done; is there too little memory?"
             )
         config = checked(run.config)
@@ -58,7 +58,7 @@ def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) 
     run.environment = environment() | {"code": code_version()}
     watcher.tell(0.0, "reading the dataset", environment=run.environment)
     if run.dataset is None or run.split is None:
-        raise RuntimeError("the run names no dataset")
+        raise RunFailed("the run names no dataset; launch another one on a dataset")
     parts = load_parts(run.dataset, run.split, watcher.alive)
     if not run.checkpoint:
         _look_for_known(run, parts, watcher)
@@ -76,7 +76,7 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
     """Hold what is measured on against the slices of other datasets that taught the version the run starts from. The
     launch went by hashes, and by the clusters of this dataset alone: files that were saved anew are found only here.
 
-    Raises RuntimeError: there are such slices, and that is not allowed.
+    Raises RunFailed: there are such slices, and that is not allowed.
     """
     start, split = run.from_version, run.split
     if start is None or split is None:
@@ -92,7 +92,7 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
     if len(known) and SEEN not in run.allowed_leaks:
         rows = [row.row for name in PARTS[1:] for row in parts[name].rows]
         told = ", ".join(str(rows[index]) for index in known[:EXAMPLES]) + (" ..." if len(known) > EXAMPLES else "")
-        raise RuntimeError(
+        raise RunFailed(
             f"the split of {split.dataset.label} leaks ({SEEN}: {len(known)} slices of validation and test are"
             f" near-identical to some that trained {start.label} or one that it comes from: rows {told}); leave them"
             f" out of the dataset, have the column split of a CSV put them into train, or allow it by name: {SEEN}"

@@ -12,8 +12,9 @@ from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.training import runs
 from training.config import Config
+from training.errors import Cancelled
 from training.loop import checkpoints
-from training.loop.watcher import Cancelled, Checkpoint, EpochRecord, Step, Watcher
+from training.loop.watcher import Checkpoint, EpochRecord, Step, Watcher
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)

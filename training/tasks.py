@@ -14,8 +14,7 @@ from db.models import TrainingRun
 from db.registry import champions, versions
 from db.training import runs
 from training.app import app
-from training.errors import why
-from training.loop.watcher import Cancelled
+from training.errors import Cancelled, message_for
 from worker.heartbeat import Heartbeat
 from worker.process import worker_name
 
@@ -65,7 +64,7 @@ def train_next(worker: str) -> bool:
         except Exception as error:
             log.exception("training failed", extra={"run": run.id})
             with session_scope() as s:
-                runs.fail_run(s, claim, why(error))
+                runs.fail_run(s, claim, message_for(error))
     if made is not None:
         _ask_for_comparison(made)
     return True

@@ -12,7 +12,7 @@ from cli.local.training_runs import refusals
 from cli.output import print_json, print_table, say
 from db.database import current
 from training.config import Stage
-from training.errors import why
+from training.errors import message_for
 from training.launch.launch import LaunchPlan, RunRequest, prepare
 from training.loop.watcher import EpochRecord, Watcher
 
@@ -45,7 +45,7 @@ def run(asked: RunRequest, as_json: bool) -> None:
     try:
         facts = _fitted(prepared)
     except Exception as error:
-        raise JobFailed(why(error)) from error
+        raise JobFailed(message_for(error)) from error
     if as_json:
         print_json(facts)
         return
@@ -62,8 +62,9 @@ def _fitted(prepared: LaunchPlan) -> dict[str, Any]:
     from training.data.slices import Data, load_parts
     from training.evaluation.metrics import measure
     from training.loop.fit import fit
+    from training.network.backend import environment
     from training.network.initial_weights import initial_network
-    from training.network.training_copy import environment, predict
+    from training.network.training_copy import predict
     from worker.engines.package import probability
 
     asked, config = prepared.asked, prepared.config

@@ -14,6 +14,7 @@ from cli.output import print_json, say
 from cli.remote.find_server import settings_with_broker
 from db.registry import versions
 from db.storage import storage
+from training.errors import WeightsError
 from training.launch.launch import FILE, MODEL, LaunchPlan, RunRequest, launch, prepare
 
 
@@ -77,7 +78,7 @@ def _initial(start: str) -> str:
     path = Path(start)
     if not path.is_file():
         raise NotFoundOrDenied(f"there is no model version and no file {start}")
-    from training.launch.weights_file import WeightsError, check_weights_file  # h5py: only where a file is given
+    from training.launch.weights_file import check_weights_file  # h5py: only where a file is given
 
     try:
         check_weights_file(path)

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "db": (),
     "worker": ("db",),
     "training": ("db", "worker.imaging", "worker.engines", "worker.phantoms", "worker.process", "worker.heartbeat"),
-    "web": ("db", "worker.imaging", "training.config", "training.launch"),
+    "web": ("db", "worker.imaging", "training.config", "training.errors", "training.launch"),
     "cli": ("db", "worker", "training", "web"),
 }
 

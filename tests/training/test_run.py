@@ -2,6 +2,7 @@
 
 import errno
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from db.storage import FileMissing, storage
 from db.training import runs, splits
 from tests.builders.datasets import add_dataset, add_split
 from training.config import preset, with_settings
+from training.errors import RunFailed, WeightsError, message_for
 from worker.decoding import npy_bytes
 from worker.heartbeat import Heartbeat
 
@@ -191,22 +193,29 @@ def test_a_part_without_a_class_ends_a_run(dataset):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (MemoryError(), "lower the batch"),
-        (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"), "lower the batch"),
         (OSError(errno.ENOSPC, "No space left on device"), "--set stages.NAME.copies=1"),
         (PermissionError(errno.EACCES, "Permission denied", "/home/x"), "Permission denied: /home/x"),
         (FileMissing("c0ffee"), "gone or damaged: c0ffee"),
-        (RuntimeError("the run names no dataset"), "the run names no dataset"),
+        (RunFailed("the run names no dataset"), "the run names no dataset"),
+        (WeightsError(Path("/files/c0ffee"), "is not a .keras file"), "the weights file is not a .keras file"),
         (KeyError("odd"), "KeyError: 'odd'"),
     ],
 )
-def test_what_ended_a_run_is_said_in_one_line(error, told):
-    from training.errors import why
+def test_message_for_an_error_is_one_line_with_advice(error, message):
+    assert message in message_for(error)
+    assert "\n" not in message_for(error)
 
-    assert told in why(error)
-    assert "\n" not in why(error)
+
+def test_memory_that_tensorflow_lacks_is_a_memory_error():
+    from tensorflow.errors import ResourceExhaustedError
+
+    from training.network.backend import memory_errors
+
+    with pytest.raises(MemoryError), memory_errors():
+        raise ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
 
 def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path):
@@ -229,7 +238,7 @@ def test_a_run_cannot_start_from_a_version_that_is_not_there(settings):
     from training.network.initial_weights import initial_weights
 
     config = preset("seed").model_copy(update={"initial": "model:mine/4"})
-    with pytest.raises(RuntimeError, match="no model version mine/4"):
+    with pytest.raises(RunFailed, match="mine/4"):
         initial_weights(config, lambda: None)
 
 
@@ -272,7 +281,7 @@ def run_from(parent, monkeypatch):
 
 
 def end_here(*args, **values):
-    raise RuntimeError("it got as far as the weights")
+    raise RunFailed("it got as far as the weights")
 
 
 def test_slices_saved_anew_that_trained_the_version_are_not_measured_on_unless_that_is_allowed(dataset, run_from):

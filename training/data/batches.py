@@ -15,6 +15,7 @@ from PIL import Image
 from training.config import Stage
 from training.data.augment import Augmenter
 from training.data.slices import Labelled
+from training.errors import NoRoom
 
 Pixels = NDArray[np.uint8]
 Batch = tuple[list[NDArray[Any]], NDArray[np.float32]]
@@ -59,10 +60,6 @@ class Fresh:
         for number, rows in enumerate(order(len(self._pixels), self._stage, self._seed, epoch)):
             changed = self._augmenter(self._pixels[rows], seed_of(self._seed, _FRESH, epoch, number))
             yield [changed[..., None]], self._labels[rows]
-
-
-class NoRoom(RuntimeError):
-    """The disk is too small for the features of a stage; the message says what to do."""
 
 
 def augmented_copy(pixels: Pixels, augmenter: Augmenter, seed: int, copy: int) -> Iterator[Pixels]:
@@ -135,12 +132,8 @@ class Copies:
         free = shutil.disk_usage(self._folder).free
         if copies * size <= free:
             return
-        name, whole = self._stage.name, len(self._copies) + free // size
-        fewer = f"keep fewer copies (--set stages.{name}.copies={whole}), or " if whole else ""
-        raise NoRoom(
-            f"the frozen layers of stage {name} need {copies * size / 1e9:.1f} GB in {self._folder.parent}, where "
-            f"{free / 1e9:.1f} GB are free; {fewer}make room there, or set CTBATCH_HOME to a folder on a larger disk"
-        )
+        fit = len(self._copies) + free // size
+        raise NoRoom(self._stage.name, self._folder.parent, needed=copies * size, free=free, copies=fit)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, the same each time it is asked for: what `frozen` gave, and float32[b]."""

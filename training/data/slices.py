@@ -10,6 +10,7 @@ from db.database import read_scope
 from db.datasets.slices import PARTS, Row, rows_of
 from db.models import Dataset, Split
 from db.storage import storage
+from training.errors import RunFailed
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,14 @@ class Data:
 def load_parts(dataset: Dataset, split: Split, alive: Callable[[], None] = lambda: None) -> dict[str, Labelled]:
     """The three parts of a split: train, validation, test. `alive` is called after each array file.
 
-    Raises RuntimeError where one lacks slices of a class, and storage's FileMissing and FileDamaged.
+    Raises RunFailed where one lacks slices of a class, and storage's FileMissing and FileDamaged.
     """
     with read_scope() as s:
         rows = {name: rows_of(s, dataset.id, split, name) for name in PARTS}
     parts = {name: load_part(dataset, found, alive) for name, found in rows.items()}
     for name, part in parts.items():
         if len(set(part.labels)) < 2:
-            raise RuntimeError(f"the {name} part of the split lacks slices of a class: split by another seed")
+            raise RunFailed(f"the {name} part of the split lacks slices of a class: split by another seed")
     return parts
 
 

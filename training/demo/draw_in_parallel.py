@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.errors import RunFailed
 from worker.phantoms.slices import LabelledSlices
 
 _CODE = """
@@ -41,7 +42,7 @@ def draw_on_all_cores(seed: int, pairs: int, per_patient: int, *, first_pair: in
         ]
         codes = [process.wait() for process in started]
         if any(codes):
-            raise RuntimeError("a process that draws phantoms failed; what it said is in the log")
+            raise RunFailed("a process that draws phantoms failed; the log of the training worker says why")
         parts = [np.load(file) for file in files]
         names = [field.name for field in fields(LabelledSlices)]
         return LabelledSlices(**{name: np.concatenate([part[name] for part in parts]) for name in names})

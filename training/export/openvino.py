@@ -12,7 +12,8 @@ from db.registry.proof_file import PROOF_FILE, write_proof_file
 from training.data.slices import Labelled
 from training.export.parity import F32_TOLERANCE, Calibration, EngineComparison, calibrate, compare, score
 from training.export.quantise import candidates, draw_calibration, prevent_telemetry
-from training.network.training_copy import exactly, predict
+from training.network.backend import exact_float32
+from training.network.training_copy import predict
 from worker.engines import proof
 from worker.engines.interface import Engine, Scores
 from worker.engines.openvino import OpenVinoEngine, has_bfloat16
@@ -60,7 +61,7 @@ class _Reference:
         return Scores(values["logit"], values["cam"], values.get("distance"))
 
 
-@exactly()
+@exact_float32()
 def export(
     network: Any, folder: Path, parts: Mapping[str, Labelled], rule: str, seed: int, alive: Alive = lambda: None
 ) -> Exported:

@@ -21,8 +21,8 @@ from training.evaluation.metrics import with_intervals
 from training.export.openvino import Exported, export, write_manifest
 from training.export.parity import Calibration
 from training.loop.watcher import EpochRecord
+from training.network.backend import exact_float32, memory_errors
 from training.network.ood_distance import with_distance
-from training.network.training_copy import exactly
 from training.report.content import PartSize, ReportContent, RunFacts, TestScores
 from training.report.figures.slice_grids import Mistake
 from training.report.html import write_report
@@ -48,7 +48,8 @@ class Trained:
     seconds: float
 
 
-@exactly()
+@memory_errors()
+@exact_float32()
 def make_package(folder: Path, trained: Trained, progress: Progress, alive: Callable[[], None]) -> Package:
     """Write the package of a trained network, with its report and model card, into `folder`.
 

@@ -8,7 +8,7 @@ PRIVATE_BROKER = "redis+socket"  # what the URL of a broker on a Unix socket beg
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-class TrainingNotInstalled(RuntimeError):
+class TrainingNotInstalled(Exception):
     """A library that training needs is not installed here. The message says which command installs it."""
 
     def __init__(self) -> None:

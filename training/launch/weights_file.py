@@ -9,14 +9,11 @@ from typing import IO, Any
 import h5py
 
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
+from training.errors import WeightsError
 
 BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # ResNet50's: channels inside, how many
 IN_ARCHIVE = "model.weights.h5"  # of a `.keras` file
 Shapes = Counter[tuple[int, ...]]
-
-
-class WeightsError(RuntimeError):
-    """The initial weights that were asked for cannot be had; the message says what to do instead."""
 
 
 def check_weights_file(path: Path) -> None:
@@ -28,14 +25,12 @@ def check_weights_file(path: Path) -> None:
     try:
         with path.open("rb") as file:
             found = _shapes_in(_hdf5(file, path))
-    except WeightsError:
-        raise
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} cannot be read as Keras weights: {error}") from error
+        raise WeightsError(path, f"cannot be read as Keras weights: {error}") from error
     if missing := base_shapes() - found:
         shape = next(iter(missing))
         raise WeightsError(
-            f"{path} holds no ResNet50 of Keras's making: it lacks {missing.total()} arrays, one of the shape {shape}"
+            path, f"holds no ResNet50 of Keras's making: it lacks {missing.total()} arrays, one of the shape {shape}"
         )
 
 
@@ -44,7 +39,7 @@ def check_archive(path: Path) -> None:
     try:
         check_keras_archive(path)
     except HarmfulModel as error:
-        raise WeightsError(f"{path} {error}") from error
+        raise WeightsError(path, str(error)) from error
 
 
 def _hdf5(file: IO[bytes], path: Path) -> IO[bytes]:
@@ -53,7 +48,7 @@ def _hdf5(file: IO[bytes], path: Path) -> IO[bytes]:
         with zipfile.ZipFile(file) as archive:
             return io.BytesIO(archive.read(IN_ARCHIVE))
     if not h5py.is_hdf5(path):
-        raise WeightsError(f"{path} is neither HDF5 (.h5) nor a .keras file")
+        raise WeightsError(path, "is neither HDF5 (.h5) nor a .keras file")
     return file
 
 

@@ -8,6 +8,7 @@ from training.config import Config
 from training.data.slices import Data
 from training.loop.stage import Fitting
 from training.loop.watcher import Checkpoint, EpochRecord, Watcher
+from training.network.backend import memory_errors
 
 
 @dataclass
@@ -17,6 +18,7 @@ class FitResult:
     history: list[EpochRecord] = field(default_factory=list)
 
 
+@memory_errors()
 def fit(
     network: Any,
     config: Config,
@@ -33,7 +35,7 @@ def fit(
     `folder` takes the features of frozen layers for as long as a stage lasts. `cached=False` computes frozen layers
     anew at each step, on the same augmented copies.
 
-    Raises Diverged, and whatever the watcher raises.
+    Raises Diverged, NoRoom, MemoryError, and whatever the watcher raises.
     """
     watcher = watcher or Watcher()
     outcome = FitResult(list(resume.history) if resume else [])

@@ -15,7 +15,8 @@ from training.config import ALL, Config, Stage
 from training.data.augment import Augmenter
 from training.data.batches import Copies, Fresh, half_range, keep_features, seed_of, shrink, steps_of
 from training.data.slices import Data, Labelled
-from training.loop.watcher import Arrays, Checkpoint, Diverged, EpochRecord, Step, Watcher
+from training.errors import Diverged
+from training.loop.watcher import Arrays, Checkpoint, EpochRecord, Step, Watcher
 from training.network.loss import loss_of
 from training.network.training_copy import PREDICT_BATCH, cut, on_gpu, predict, settle_normalisation, training_copy
 from worker.engines.package import probability
@@ -217,10 +218,7 @@ class Fitting:
         return [np.array(keras.ops.convert_to_numpy(each)) for each in self.average]
 
     def _diverged(self, when: str) -> Diverged:
-        return Diverged(
-            f"the loss or a weight is no number any more (stage {self.stage.name}, {when}); "
-            f"lower the rate of learning: --set stages.{self.stage.name}.rate={self.stage.rate / 10:g}"
-        )
+        return Diverged(self.stage.name, when, self.stage.rate)
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """Loss, accuracy and AUC on the validation slices; the best weights so far, by that loss, are kept."""

@@ -9,14 +9,6 @@ from numpy.typing import NDArray
 Arrays = list[NDArray[Any]]
 
 
-class Diverged(RuntimeError):
-    """The loss or a weight is no number any more; the message says what to change."""
-
-
-class Cancelled(Exception):
-    """The run was told to end and keep nothing."""
-
-
 @dataclass(frozen=True)
 class Step:
     """Where training stands: stage, epoch and step from 0, of how many; the epoch's loss so far, images/s."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 from db.background import run_with_heartbeat
-from training.launch.weights_file import WeightsError
+from training.errors import RunFailed
 
 FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 ORIGIN = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{FILE}"
@@ -20,7 +20,7 @@ def imagenet_weights(
 ) -> Path:
     """The file, downloaded from `origin` unless Keras's cache has it. `alive` is called each second meanwhile.
 
-    Raises WeightsError, with what to do instead; and whatever `alive` raises, which leaves the download to its thread.
+    Raises RunFailed, with what to do instead, and whatever `alive` raises, which leaves the download to its thread.
     """
     earlier = socket.getdefaulttimeout()
     socket.setdefaulttimeout(silent_seconds)  # Keras downloads by urlretrieve, which by itself waits for ever
@@ -34,7 +34,7 @@ def _download(origin: str) -> Path:
     try:
         return Path(keras.utils.get_file(FILE, origin, cache_subdir="models", file_hash=MD5))
     except Exception as error:  # Keras raises bare Exception for a failed download
-        raise WeightsError(
+        raise RunFailed(
             f"ResNet50's ImageNet weights could not be downloaded ({error}). On a machine with a network, fetch "
             f"{FILE} from Keras's applications and start from that file (--from FILE); or train without pretrained "
             "weights (--preset scratch)"

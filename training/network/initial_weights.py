@@ -10,7 +10,7 @@ from db.database import read_scope
 from db.registry import versions
 from db.storage import storage
 from training.config import Config
-from training.launch.weights_file import WeightsError
+from training.errors import RunFailed
 from training.network.imagenet import imagenet_weights
 from training.network.resnet50 import build_network
 from worker.engines.package import KERAS_FILE
@@ -23,16 +23,13 @@ def initial_network(config: Config, seed: int, alive: Callable[[], None], *, fro
     """
     keras.utils.set_random_seed(seed)
     weights = initial_weights(config, alive) if from_file else None
-    try:
-        return build_network(weights=weights, hidden=config.hidden, dropout=config.dropout, seed=seed)
-    except WeightsError as error:  # people know the file by another name than storage does
-        raise WeightsError(str(error).replace(str(weights), "the weights file")) from error
+    return build_network(weights=weights, hidden=config.hidden, dropout=config.dropout, seed=seed)
 
 
 def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
     """What `build_network` starts from; `alive` is called while ImageNet's weights are downloaded.
 
-    Raises FileMissing, FileDamaged, WeightsError, RuntimeError, and what `alive` raises.
+    Raises FileMissing, FileDamaged, RunFailed, and what `alive` raises.
     """
     if config.initial == "none":
         return None
@@ -44,5 +41,5 @@ def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
     with read_scope() as s:
         version = versions.find_version(s, name)
     if version is None:
-        raise RuntimeError(f"there is no model version {name} to start from")
+        raise RunFailed(f"the model version {name} that the run starts from is not here any more")
     return versions.package_folder(version) / KERAS_FILE

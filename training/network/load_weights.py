@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.launch.weights_file import WeightsError, check_archive
+from training.errors import WeightsError
+from training.launch.weights_file import check_archive
 
 Layers = dict[str, list[NDArray[Any]]]
 """Arrays by layer name, in Keras's order: kernel, bias; or gamma, beta, mean, variance."""
@@ -30,11 +31,11 @@ def take_over(model: Any, path: Path) -> None:
     Raises WeightsError: no such file, another format, or another architecture.
     """
     if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}")
+        raise WeightsError(path, "does not exist")
     try:
         found = _read(path, model)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} cannot be read as Keras weights: {error}") from error
+        raise WeightsError(path, f"cannot be read as Keras weights: {error}") from error
     base = [layer for layer in model.layers if layer.weights and layer.name not in HEAD]
     for layer in base:
         _set(layer, found.get(layer.name), path)
@@ -46,10 +47,10 @@ def take_over(model: Any, path: Path) -> None:
 
 def _set(layer: Any, arrays: list[NDArray[Any]] | None, path: Path) -> None:
     if not arrays:
-        raise WeightsError(f"{path} holds no layer {layer.name}: it is not a ResNet50 of Keras's making")
+        raise WeightsError(path, f"holds no layer {layer.name}: it is not a ResNet50 of Keras's making")
     if not _fits(layer, arrays):
         shapes = ", ".join(str(array.shape) for array in arrays)
-        raise WeightsError(f"{path} holds another architecture: its {layer.name} has the shapes {shapes}")
+        raise WeightsError(path, f"holds another architecture: its {layer.name} has the shapes {shapes}")
     layer.set_weights(arrays)
 
 
@@ -61,7 +62,7 @@ def _read(path: Path, model: Any) -> Layers:
     if zipfile.is_zipfile(path):
         return _of_archive(path)
     if not h5py.is_hdf5(path):
-        raise WeightsError(f"{path} is neither HDF5 (.h5) nor a .keras file")
+        raise WeightsError(path, "is neither HDF5 (.h5) nor a .keras file")
     with h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
         if "layer_names" in group.attrs:
@@ -118,4 +119,4 @@ def _of_keras3_weights(path: Path, model: Any) -> Layers:
             except (ValueError, KeyError, OSError, Warning):
                 continue
             return {layer.name: layer.get_weights() for layer in whole.layers if layer.weights}
-    raise WeightsError(f"{path} holds weights of another architecture")
+    raise WeightsError(path, "holds weights of another architecture")

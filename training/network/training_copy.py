@@ -1,8 +1,6 @@
 """The network as it learns: at another size, in bfloat16, with quick normalisation, its first layers frozen."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -147,37 +145,3 @@ def predict(model: Any, inputs: Any, alive: Callable[[], None]) -> Any:
     """What Keras's own predict gives; `alive` is called after each batch."""
     beat = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: alive())
     return model.predict(inputs, batch_size=PREDICT_BATCH, verbose=0, callbacks=[beat])
-
-
-@contextmanager
-def exactly() -> Iterator[None]:
-    """Have float32 computed as such meanwhile: TensorFlow rounds it to TF32 (10 bits) on GPUs that can."""
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    from tensorflow.config import experimental as precision
-
-    before = precision.tensor_float_32_execution_enabled()
-    precision.enable_tensor_float_32_execution(False)
-    try:
-        yield
-    finally:
-        precision.enable_tensor_float_32_execution(before)
-
-
-def environment() -> dict[str, str]:
-    """The versions and devices that a run's figures depend on."""
-    import numpy
-    import sklearn
-
-    backend = keras.backend.backend()
-    module = __import__({"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[backend])
-    return {
-        "backend": backend,
-        backend: str(module.__version__),
-        "keras": keras.__version__,
-        "numpy": numpy.__version__,
-        "scikit-learn": sklearn.__version__,
-        "device": ", ".join(keras.distribution.list_devices()) or "cpu",
-        "cores": str(os.cpu_count()),
-    }

@@ -8,6 +8,7 @@ from db.models import User
 from db.storage import storage
 from db.training.runs import BadName, RunError
 from training.config import ConfigError
+from training.errors import WeightsError
 from training.launch.installed import TrainingNotInstalled
 from training.launch.launch import FILE, MODEL, LaunchPlan, NothingNamed, RunRequest
 from training.launch.launch import launch as launch_run
@@ -68,7 +69,7 @@ def receive_weights() -> str:
     parts = file_parts(FIELD)
     if len(parts) != 1:
         raise Problem(422, "no-files", "Send one file of weights, in a part named 'files'.")
-    from training.launch.weights_file import WeightsError, check_weights_file  # h5py: only where a file came
+    from training.launch.weights_file import check_weights_file  # h5py: only where a file came
 
     path = part_path(parts[0])
     if path.stat().st_size > MAX_WEIGHTS_BYTES:  # they are read into memory
@@ -76,7 +77,7 @@ def receive_weights() -> str:
     try:
         check_weights_file(path)
     except WeightsError as error:
-        raise Problem(422, "invalid", sentence(str(error).replace(str(path), "the file"))) from error
+        raise Problem(422, "invalid", sentence(f"the file {error.problem}")) from error
     publish(parts)
     return plain_part(parts[0]).sha256
 

@@ -57,7 +57,8 @@ def test_a_disk_that_fills_up_is_an_error_and_not_the_end_of_the_process(tmp_pat
     [(250_000, r"--set stages\.head\.copies=2"), (30_000, "need 0.0 GB in .* make room there, or set CTBATCH_HOME")],
 )
 def test_a_disk_that_is_too_small_is_told_before_features_are_computed(free, told, tmp_path, monkeypatch):
-    from training.data.batches import Copies, NoRoom
+    from training.data.batches import Copies
+    from training.errors import NoRoom
 
     count = 100  # 102,400 bytes a copy as float32[1, 256]
     data = Labelled(np.ones((count, 32, 32), np.uint8), np.zeros(count, np.uint8), ["g"] * count)

@@ -194,8 +194,8 @@ def test_a_checkpoint_comes_back_from_storage_whole(settings, data, network, tmp
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_path):
+    from training.errors import Diverged
     from training.loop.fit import fit
-    from training.loop.watcher import Diverged
 
     wild = config(stage(20, rate=1.0, optimizer="adam", epochs=30))
     kernel = network.get_layer("output").kernel
@@ -205,8 +205,8 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_pa
 
 
 def test_an_epoch_s_last_step_that_ruins_the_weights_ends_the_run_with_the_same_advice(data, network, tmp_path):
+    from training.errors import Diverged
     from training.loop.fit import fit
-    from training.loop.watcher import Diverged
 
     gamma = network.get_layer("conv5_block1_3_bn").gamma
     gamma.assign(np.full(gamma.shape, 1e12, np.float32))

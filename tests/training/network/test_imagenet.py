@@ -28,11 +28,11 @@ def silent_server() -> Iterator[str]:
 
 
 def test_a_server_that_never_answers_is_given_up_with_the_way_out(silent_server: str, cache: Path) -> None:
-    from training.launch.weights_file import WeightsError
+    from training.errors import RunFailed
     from training.network.imagenet import imagenet_weights
 
     told: list[bool] = []
-    with pytest.raises(WeightsError, match="--from FILE"):
+    with pytest.raises(RunFailed, match="--from FILE"):
         imagenet_weights(lambda: told.append(True), origin=silent_server, silent_seconds=0.5)
     assert told, "nobody heard that the run is alive"
     assert socket.getdefaulttimeout() is None

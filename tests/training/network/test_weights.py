@@ -94,10 +94,10 @@ def test_our_own_models_bring_their_head_too(target, tmp_path):
 
 
 def test_a_missing_file_is_said(tmp_path):
-    from training.launch.weights_file import WeightsError
+    from training.errors import WeightsError
     from training.network.resnet50 import build_network
 
-    with pytest.raises(WeightsError, match="no weights file"):
+    with pytest.raises(WeightsError, match="does not exist"):
         build_network(64, weights=tmp_path / "absent.h5")
 
 
@@ -105,7 +105,8 @@ def test_another_architecture_is_refused(target, tmp_path):
     import h5py
     import keras
 
-    from training.launch.weights_file import WeightsError, check_weights_file
+    from training.errors import WeightsError
+    from training.launch.weights_file import check_weights_file
     from training.network.load_weights import take_over
 
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="conv1_conv")])
@@ -126,7 +127,8 @@ def test_another_architecture_is_refused(target, tmp_path):
 def test_a_network_that_could_run_code_is_not_loaded(target, tmp_path):
     import keras
 
-    from training.launch.weights_file import WeightsError, check_weights_file
+    from training.errors import WeightsError
+    from training.launch.weights_file import check_weights_file
     from training.network.load_weights import take_over
 
     path = tmp_path / "lambda.keras"
@@ -138,7 +140,8 @@ def test_a_network_that_could_run_code_is_not_loaded(target, tmp_path):
 
 @pytest.mark.parametrize("data", [b"", b"no weights", b"PK\x03\x04 broken", b"\x89HDF\r\n\x1a\n broken"])
 def test_other_files_are_refused(data, target, tmp_path: Path):
-    from training.launch.weights_file import WeightsError, check_weights_file
+    from training.errors import WeightsError
+    from training.launch.weights_file import check_weights_file
     from training.network.load_weights import take_over
 
     path = tmp_path / "file.h5"
