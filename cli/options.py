@@ -27,7 +27,6 @@ def need_wait(strict: bool, wait: bool) -> None:
 
 as_given_option = click.option(
     "--groups-as-given",
-    "as_given",
     is_flag=True,
     help="Split by the groups as given; else groups that share near-identical slices stay in one part.",
 )
@@ -53,7 +52,7 @@ def run_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., An
         as_given_option,
         click.option(
             "--allow-leak",
-            "allowed_leaks",
+            "allow_leaks",
             multiple=True,
             metavar="LEAK",
             help="Train all the same, by the leak's name.",

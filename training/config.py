@@ -1,10 +1,19 @@
 """What a training run does: presets, and single settings changed by name."""
 
 import json
+import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 SIDE = 224
 FLOOR_RULE = "sensitivity>="
@@ -18,6 +27,39 @@ class ConfigError(ValueError):
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Origin(_Frozen):
+    """What a run starts from: random weights (`none`), ImageNet's (Keras downloads them), a weights file in storage, or
+    a model version. `value`: the file's SHA-256, or the version's `name/number`.
+
+    Its text form is what `--set initial=` takes and what a run keeps: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
+    """
+
+    kind: Literal["none", "imagenet", "file", "model"] = "none"
+    value: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse_text(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        kind, _, value = given.partition(":")
+        return {"kind": kind, "value": value}
+
+    @model_validator(mode="after")
+    def _check_value(self) -> Self:
+        pattern, example = _ORIGIN_VALUES.get(self.kind, ("", self.kind))
+        if not re.fullmatch(pattern, self.value):
+            raise ValueError(f"{str(self)!r} is not something to start from; write {example}")
+        return self
+
+    @model_serializer
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.value}" if self.value else self.kind
+
+
+_ORIGIN_VALUES = {"file": ("[0-9a-f]{64}", "file:SHA256"), "model": (r"\S{1,100}", "model:NAME/NUMBER")}
 
 
 class Augment(_Frozen):
@@ -81,13 +123,12 @@ class Stage(_Frozen):
 class Config(_Frozen):
     """All of a training run but its data and seed.
 
-    `initial`: where the weights come from: none, imagenet (Keras downloads them), `file:SHA256` (a weights file in
-    storage), or `model:NAME/NUMBER`. `threshold`: the rule that chooses it on the validation slices (`calibrate`).
+    `initial`: what it starts from. `threshold`: the rule that chooses it on the validation slices (`calibrate`).
     `floor`: the sensitivity below which the version is not promoted.
     """
 
     preset: str
-    initial: str = Field(default="none", pattern=r"^(none|imagenet|file:[0-9a-f]{64}|model:[^\s]{1,100})$")
+    initial: Origin = Origin()
     hidden: int = Field(default=256, ge=1, le=4096)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     augment: Augment
@@ -179,7 +220,7 @@ _PRESETS = (
     # The recipe of the notebook that this project grew from.
     Config(
         preset="seed",
-        initial="imagenet",
+        initial=Origin(kind="imagenet"),
         augment=_GENTLE,
         stages=(
             Stage(name="head", unfreeze=0, epochs=100, patience=10),
@@ -189,7 +230,7 @@ _PRESETS = (
     ),
     Config(
         preset="default",
-        initial="imagenet",
+        initial=Origin(kind="imagenet"),
         threshold="youden-1se",
         augment=_WIDE,
         stages=(

@@ -42,8 +42,8 @@ def _words(asked: RunRequest) -> list[str]:
     """What is asked for, as `ctbatch train` takes it."""
     words = [asked.dataset, "--preset", asked.preset, "--seed", str(asked.seed)]
     words += [word for setting in asked.settings for word in ("--set", setting)]
-    words += [word for leak in asked.allowed_leaks for word in ("--allow-leak", leak)]
-    return [*words, *(["--groups-as-given"] if asked.as_given else [])]
+    words += [word for leak in asked.allow_leaks for word in ("--allow-leak", leak)]
+    return [*words, *(["--groups-as-given"] if asked.groups_as_given else [])]
 
 
 def _command(*words: str) -> None:

@@ -67,8 +67,7 @@ def _fitted(prepared: LaunchPlan) -> dict[str, Any]:
     from training.network.training_copy import predict
     from worker.engines.package import probability
 
-    asked, config = prepared.asked, prepared.config
-
+    asked, config = prepared.request, prepared.config
     parts = load_parts(prepared.dataset, prepared.split)
     network = initial_network(config, asked.seed, lambda: None)
     above = current().home / "training"

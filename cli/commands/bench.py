@@ -92,7 +92,7 @@ def fitting(dataset: str, as_json: bool, **asked: Any) -> None:
     check_installed()
     from cli.benchmarks.train_in_process import run
 
-    run(RunRequest(dataset, **asked), as_json)
+    run(RunRequest(dataset=dataset, **asked), as_json)
 
 
 @bench.command(name="real-training")
@@ -110,7 +110,7 @@ def real_training(path: Path, home: Path | None, as_json: bool, **asked: Any) ->
     check_installed()
     from cli.benchmarks.train_end_to_end import NAME, run
 
-    run(path, RunRequest(NAME, **asked), home, as_json)
+    run(path, RunRequest(dataset=NAME, **asked), home, as_json)
 
 
 @bench.command()

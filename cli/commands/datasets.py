@@ -127,13 +127,13 @@ def slices(dataset: str, as_json: bool) -> None:
 @seed_option("Another seed draws other groups.")
 @as_given_option
 @json_option
-def split(dataset: str, seed: int, as_given: bool, as_json: bool) -> None:
+def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None:
     """Split DATASET by group into train, validation and test, and check the split for leaks.
 
     The same seed gives the same split. Where its CSV has a column split, that is the split. A leak blocks training.
     """
     with refusals(), writing() as session:
-        made = splits.split_of(session, _find(session, dataset), seed=seed, as_given=as_given)
+        made = splits.split_of(session, _find(session, dataset), seed=seed, groups_as_given=groups_as_given)
         parts = {part: rows_of(session, made.dataset_id, made, part) for part in PARTS}
     shown = {
         part: {name: sum(row.label == label for row in rows) for label, name in CLASSES.items()}

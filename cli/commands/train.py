@@ -1,6 +1,5 @@
 """`ctbatch train`: launches a training run."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from cli.remote.find_server import settings_with_broker
 from db.registry import versions
 from db.storage import storage
 from training.errors import WeightsError
-from training.launch.launch import FILE, MODEL, LaunchPlan, RunRequest, launch, prepare
+from training.launch.launch import LaunchPlan, RunRequest, launch, prepare
 
 
 @click.command()
@@ -32,7 +31,6 @@ def train(
     dataset: str,
     start: str | None,
     name: str,
-    settings: Sequence[str],
     dry_run: bool,
     wait: bool,
     as_json: bool,
@@ -46,10 +44,10 @@ def train(
     The estimate of time and disk is printed first, on stderr.
     """
     settings_with_broker()
-    initial = [] if start is None else [_initial(start)]
-    asked = RunRequest(dataset, settings=[*initial, *settings], name=name, **options)
+    origin: dict[str, Any] = {} if start is None else _origin(start)
+    request = RunRequest(dataset=dataset, name=name, **options, **origin)
     with refusals():
-        prepared = prepare(asked, writing, reading)
+        prepared = prepare(request, writing, reading)
         _say_estimate(prepared)
         if dry_run:
             if as_json:
@@ -67,14 +65,14 @@ def _say_estimate(prepared: LaunchPlan) -> None:
     say(prepared.takes.text)
 
 
-def _initial(start: str) -> str:
-    """The setting `initial` for `--from`; a file that holds a ResNet50 goes into storage.
+def _origin(start: str) -> dict[str, str]:
+    """Return the field of RunRequest that `--from` fills; a file that holds a ResNet50 goes into storage.
 
     Raises NotFoundOrDenied, UsageError.
     """
     with reading() as session:
         if version := versions.find_version(session, start):
-            return f"initial={MODEL}{version.label}"
+            return {"from_model": version.label}
     path = Path(start)
     if not path.is_file():
         raise NotFoundOrDenied(f"there is no model version and no file {start}")
@@ -88,4 +86,4 @@ def _initial(start: str) -> str:
     with path.open("rb") as file:
         while data := file.read(1 << 20):
             receiver.write(data)
-    return f"initial={FILE}{receiver.close().sha256}"
+    return {"from_weights": receiver.close().sha256}

@@ -1,7 +1,7 @@
 """Training runs: launched, claimed under a lease, reported on, asked to end, ended; found and shown."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -62,6 +62,22 @@ class RunView:
 
 
 @dataclass(frozen=True)
+class NewRun:
+    """A run to launch. `config`: the preset with all settings; `leaks`: as `check_split` gives them; `estimate`:
+    seconds and bytes of disk that it will take, for people."""
+
+    dataset: Dataset
+    split: Split
+    preset: str
+    config: dict[str, Any]
+    seed: int
+    name: str = ""
+    from_version: ModelVersion | None = None
+    leaks: Sequence[str] = ()
+    estimate: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class EndRequests:
     """What the owner of a run asked of it while it runs."""
 
@@ -89,61 +105,48 @@ def check_name(name: str) -> None:
 def check_split(
     s: Session, dataset: Dataset, split: Split, from_version: ModelVersion | None, allowed_leaks: Sequence[str]
 ) -> list[str]:
-    """The leaks that a run on the split has, all of them allowed by name.
+    """Return the leaks that a run on the split has, each of them allowed by name.
 
-    Raises RunError: the dataset is not ready, or its split leaks, or what the run would be measured on trained the
-    version that it starts from, and that is not allowed.
+    `seen-by-parent` stays among them where slices of other datasets trained the version: the worker compares the
+    pixels, and drops the leak if it finds none.
+
+    Raises RunError: the dataset is not ready; or the split leaks, or would measure on slices that trained the version
+    that the run starts from, and that is not allowed.
     """
     if dataset.state != Work.DONE:
         raise RunError(f"the dataset {dataset.label} is not ready: {dataset.error or 'it is still being built'}")
-    found = split.leaks | (find_seen(s, from_version, split) if from_version else {})
-    if leaks := sorted(set(found) - set(allowed_leaks)):
-        told = "; ".join(_told(leak, found[leak]) for leak in leaks)
-        if from_version and SEEN in leaks:
-            told += f", which trained {from_version.label} or one that it comes from: they belong in train"
-        raise RunError(f"the split of {dataset.label} leaks ({told}); mend it, or allow it by name: {', '.join(leaks)}")
-    return sorted(found)
-
-
-def create_run(
-    s: Session,
-    *,
-    user: User | None,
-    dataset: Dataset,
-    split: Split,
-    preset: str,
-    config: dict[str, Any],
-    seed: int,
-    name: str = "",
-    from_version: ModelVersion | None = None,
-    allowed_leaks: Sequence[str] = (),
-    estimate: dict[str, float] | None = None,
-) -> TrainingRun:
-    """Launch a run on a dataset that is built. `estimate`: seconds and bytes of disk that it will take, for people.
-
-    Raises BadName; RunError as `check_split` does.
-    """
-    name = name or dataset.name
-    check_name(name)
-    leaks = check_split(s, dataset, split, from_version, allowed_leaks)
+    leaks = split.leaks | (find_seen(s, from_version, split) if from_version else {})
+    if refused := sorted(set(leaks) - set(allowed_leaks)):
+        counts = "; ".join(_with_count(leak, leaks[leak]) for leak in refused)
+        if from_version and SEEN in refused:
+            counts += f", which trained {from_version.label} or one that it comes from: they belong in train"
+        raise RunError(
+            f"the split of {dataset.label} leaks ({counts}); mend it, or allow it by name: {', '.join(refused)}"
+        )
+    names = set(leaks)
     if from_version and SEEN in allowed_leaks and any(each.id != dataset.id for each in trained_on(s, from_version)):
-        leaks = sorted({*leaks, SEEN})  # the worker looks for near-identical slices, and drops it if there are none
+        names.add(SEEN)
+    return sorted(names)
+
+
+def create_run(s: Session, new: NewRun, user: User | None = None) -> TrainingRun:
+    """Launch a run. Its name is the dataset's unless it has one."""
     run = TrainingRun(
         user_id=user.id if user else None,
-        name=name,
-        preset=preset,
-        seed=seed,
-        dataset_id=dataset.id,
-        split_id=split.id,
-        from_version_id=from_version.id if from_version else None,
-        config=config,
-        allowed_leaks=leaks,
-        estimate=estimate or {},
+        name=new.name or new.dataset.name,
+        preset=new.preset,
+        seed=new.seed,
+        dataset_id=new.dataset.id,
+        split_id=new.split.id,
+        from_version_id=new.from_version.id if new.from_version else None,
+        config=new.config,
+        allowed_leaks=list(new.leaks),
+        estimate=dict(new.estimate),
     )
     return _launch(s, run)
 
 
-def _told(leak: str, facts: Any) -> str:
+def _with_count(leak: str, facts: Any) -> str:
     count = facts.get("count") if isinstance(facts, dict) else None
     return f"{leak}: {count}{' slices' if leak == SEEN else ''}" if count is not None else leak
 

@@ -52,35 +52,36 @@ def split_of(
     dataset: Dataset,
     *,
     seed: int = 7,
-    as_given: bool = False,
+    groups_as_given: bool = False,
     fractions: Fractions = FRACTIONS,
     after: ModelVersion | None = None,
 ) -> Split:
-    """The split of a dataset into train, validation and test; made at the first asking, the same for the same seed.
+    """Return the split of a dataset into train, validation and test. The first call draws it; a seed gives one split.
 
-    Groups that share identical or near-identical slices stay together, unless they are to be taken `as_given`. Where
-    the CSV named a part for each slice that is the split, whatever the seed. What the version `after` knows stays in
-    the parts that it had, with all that must stay with it: on the dataset of its own split that is the split again.
-    Needs a writing transaction. Raises DatasetError: the dataset is not ready, a seed or fractions that are none, or a
-    part would lack a class.
+    Groups that share identical or near-identical slices stay together, unless `groups_as_given`. If the CSV named a
+    part for each slice, that is the split, whatever the seed. Slices that the version `after` has seen stay in the parts
+    that they had, with all that must stay with them; on the dataset of its own split, that is the split again.
+
+    Needs a writing transaction. Raises DatasetError: the dataset is not ready, the seed or the fractions are invalid,
+    or a part would lack a class.
     """
     s.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(of=Dataset))  # one drawing at a time
-    wanted = _wanted(s, dataset, seed, as_given, fractions, after)
+    wanted = _wanted(s, dataset, seed, groups_as_given, fractions, after)
     return _made(s, dataset, wanted) or _make(s, dataset, wanted)
 
 
 def find_split(
-    s: Session, dataset: Dataset, *, seed: int = 7, as_given: bool = False, after: ModelVersion | None = None
+    s: Session, dataset: Dataset, *, seed: int = 7, groups_as_given: bool = False, after: ModelVersion | None = None
 ) -> Split | None:
     """The split that `split_of` gives, if it is made already; it only reads. Raises DatasetError as that does."""
-    return _made(s, dataset, _wanted(s, dataset, seed, as_given, FRACTIONS, after))
+    return _made(s, dataset, _wanted(s, dataset, seed, groups_as_given, FRACTIONS, after))
 
 
 def _wanted(
     s: Session,
     dataset: Dataset,
     seed: int,
-    as_given: bool,
+    groups_as_given: bool,
     fractions: Fractions,
     after: ModelVersion | None,
 ) -> _Wanted:
@@ -96,7 +97,7 @@ def _wanted(
     known = parts_in(s, after) if after is not None and own is None else {}
     if not known or not any(each.pixels_sha256 in known for each in placed_of(s, dataset.id)):
         after, known = None, {}
-    rule = SplitRule.AS_GIVEN if as_given else SplitRule.GROUPS
+    rule = SplitRule.AS_GIVEN if groups_as_given else SplitRule.GROUPS
     return _Wanted(rule, seed, fractions, after, known, own)
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 
 import pytest
 from click.testing import CliRunner, Result
@@ -73,6 +72,13 @@ def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, sett
 
 
 def test_real_training_launches_what_it_was_asked_for() -> None:
-    asked = RunRequest("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
-    found = train.make_context("train", _words(asked)).params
-    assert RunRequest(**{field.name: found[field.name] for field in fields(RunRequest)}) == asked
+    asked = RunRequest(
+        dataset="real",
+        preset="quick",
+        settings=("augment.flip=false", "hidden=8"),
+        seed=3,
+        allow_leaks=("conflicting-labels",),
+        groups_as_given=True,
+    )
+    options = train.make_context("train", _words(asked)).params
+    assert RunRequest(**{name: options[name] for name in RunRequest.model_fields if name in options}) == asked

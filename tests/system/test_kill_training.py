@@ -28,7 +28,7 @@ dataset = add_dataset("site", 48)
 with session_scope() as s:
     dataset = s.merge(dataset)
     split = splits.split_of(s, dataset)
-    run = runs.create_run(s, user=None, dataset=dataset, split=split, preset="seed", config=config, seed=7)
+    run = runs.create_run(s, runs.NewRun(dataset, split, "seed", config, seed=7))
 print(run.id)
 """
 SHOW = """
@@ -40,7 +40,7 @@ with read_scope() as s:
     run = s.get_one(TrainingRun, int(sys.argv[1]))
     epochs = [(e.stage, e.epoch) for e in runs.epochs_of(s, run.id)]
     version = run.model_version.label if run.model_version else None
-    print(json.dumps({"state": run.state, "claims": run.epoch, "error": run.error, "epochs": epochs, "version": version,
+    print(json.dumps({"state": run.state, "claims": run.fence, "error": run.error, "epochs": epochs, "version": version,
                       "checkpoint": run.checkpoint.get("epoch")}))
 """
 

@@ -12,7 +12,7 @@ def test_seed_is_the_recipe_of_the_original_notebook():
     assert all(s.patience for s in stages)
     augment = preset("seed").augment
     assert all((augment.rotation, augment.shift, augment.shear, augment.zoom, augment.flip))
-    assert preset("seed").initial == "imagenet"
+    assert preset("seed").initial.kind == "imagenet"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -27,7 +27,7 @@ def test_what_widens_the_network_is_part_of_it(name):
 
 
 def test_nothing_is_frozen_from_scratch():
-    assert preset("scratch").initial == "none"
+    assert preset("scratch").initial.kind == "none"
     assert {s.unfreeze for s in preset("scratch").stages} == {ALL}
 
 
@@ -57,7 +57,9 @@ def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
         ("stages.head.size=100", "multiple of 32"),
         ("augment.flip.more=1", "there is no 'more' here"),
         ("stages.head.warmup=Infinity", "stages.0.warmup: Input should be a finite number"),
-        ("initial=somewhere", "initial: "),
+        ("initial=somewhere", "initial.kind: "),
+        ("initial=model:", "initial: .*write model:NAME/NUMBER"),
+        ("initial=file:c0ffee", "initial: .*write file:SHA256"),
         ("threshold=sensitivity>=0.0", "threshold: .*no such rule"),
         ("threshold=sensitivity>=1.01", "threshold: .*no such rule"),
         ("threshold=sensitivity>=nan", "threshold: .*no such rule"),

@@ -15,8 +15,9 @@ from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Training
 from db.registry import versions
 from db.storage import FileMissing, storage
 from db.training import runs, splits
+from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split
-from training.config import preset, with_settings
+from training.config import Origin, preset, with_settings
 from training.errors import RunFailed, WeightsError, message_for
 from worker.decoding import npy_bytes
 from worker.heartbeat import Heartbeat
@@ -44,8 +45,9 @@ def launch(dataset, *settings, **values):
     with session_scope() as s:
         dataset = s.merge(dataset)
         split = values.pop("split", None) or splits.split_of(s, dataset)
-        asked = {"user": None, "preset": "seed", "config": config, "seed": 7} | values
-        return runs.create_run(s, dataset=dataset, split=split, **asked)
+        allowed = values.pop("allow_leaks", ())
+        leaks = runs.check_split(s, dataset, split, values.get("from_version"), allowed)
+        return runs.create_run(s, NewRun(dataset, split, "seed", config, seed=7, leaks=leaks, **values))
 
 
 def carry_out():
@@ -228,7 +230,7 @@ def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path)
     blank = {"metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
     with session_scope() as s:
         s.add(ModelVersion(name="mine", number=4, files={"model.keras": sha256}, **blank))
-    config = preset("seed").model_copy(update={"initial": "model:mine/4", "hidden": 8})
+    config = preset("seed").model_copy(update={"initial": Origin(kind="model", value="mine/4"), "hidden": 8})
     network = initial_network(config, 7, lambda: None)
     assert network.input.shape == (None, 224, 224, 1)
     assert all(map(np.array_equal, network.get_weights(), trained.get_weights()))
@@ -237,7 +239,7 @@ def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path)
 def test_a_run_cannot_start_from_a_version_that_is_not_there(settings):
     from training.network.initial_weights import initial_weights
 
-    config = preset("seed").model_copy(update={"initial": "model:mine/4"})
+    config = preset("seed").model_copy(update={"initial": Origin(kind="model", value="mine/4")})
     with pytest.raises(RunFailed, match="mine/4"):
         initial_weights(config, lambda: None)
 
@@ -273,7 +275,7 @@ def run_from(parent, monkeypatch):
     def run(dataset, *allowed):
         with session_scope() as s:
             split = splits.split_of(s, s.merge(dataset), seed=8)
-        launch(dataset, split=split, from_version=parent, allowed_leaks=allowed)
+        launch(dataset, split=split, from_version=parent, allow_leaks=allowed)
         view, _ = carry_out()
         return view.error, view.allowed_leaks
 

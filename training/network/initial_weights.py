@@ -31,15 +31,15 @@ def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
 
     Raises FileMissing, FileDamaged, RunFailed, and what `alive` raises.
     """
-    if config.initial == "none":
+    origin = config.initial
+    if origin.kind == "none":
         return None
-    if config.initial == "imagenet":
+    if origin.kind == "imagenet":
         return imagenet_weights(alive)
-    kind, _, name = config.initial.partition(":")
-    if kind == "file":
-        return storage().verified_path(name)
+    if origin.kind == "file":
+        return storage().verified_path(origin.value)
     with read_scope() as s:
-        version = versions.find_version(s, name)
+        version = versions.find_version(s, origin.value)
     if version is None:
-        raise RunFailed(f"the model version {name} that the run starts from is not here any more")
+        raise RunFailed(f"the model version {origin.value} that the run starts from is not here any more")
     return versions.package_folder(version) / KERAS_FILE

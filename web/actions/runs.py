@@ -5,12 +5,11 @@ from contextlib import contextmanager
 
 from db.datasets.slices import DatasetError
 from db.models import User
-from db.storage import storage
 from db.training.runs import BadName, RunError
 from training.config import ConfigError
 from training.errors import WeightsError
 from training.launch.installed import TrainingNotInstalled
-from training.launch.launch import FILE, MODEL, LaunchPlan, NothingNamed, RunRequest
+from training.launch.launch import LaunchPlan, NothingNamed, RunRequest
 from training.launch.launch import launch as launch_run
 from training.launch.launch import prepare as prepare_run
 from web.actions.uploads import FIELD, check_multipart, file_parts, part_path, plain_part, publish
@@ -21,42 +20,20 @@ MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's take 100 MB, with an optimiser's memor
 
 
 def launch(user: User, asked: RunIn) -> int:
-    """Launch a training run; its id. Raises Problem as `prepare` does."""
-    prepared = prepare(asked)
+    """Launch a training run and return its id. Raises Problem as `prepare` does."""
+    plan = prepare(asked)
     with _refusals():
-        return launch_run(prepared, user)
+        return launch_run(plan, user)
 
 
 def prepare(asked: RunIn) -> LaunchPlan:
-    """Tell what a training run would take, without launching it.
+    """Estimate a training run without launching it.
 
-    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, preset or setting; a name that cannot be), 503
-    (training is not installed here).
+    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, file, preset or setting; a name that cannot be),
+    503 (training is not installed here).
     """
-    wanted = RunRequest(
-        dataset=asked.dataset,
-        preset=asked.preset,
-        settings=[*_initial(asked), *asked.settings],
-        seed=asked.seed,
-        name=asked.name.strip(),
-        allowed_leaks=asked.allow_leaks,
-        as_given=asked.groups_as_given,
-    )
     with _refusals():
-        return prepare_run(wanted)
-
-
-def _initial(asked: RunIn) -> list[str]:
-    """The setting that says what the run starts from, where that is not the preset's own."""
-    if asked.from_model and asked.from_weights:
-        raise Problem(422, "invalid", "A run starts from a model version or from a file of weights, not from both.")
-    if asked.from_model:
-        return [f"initial={MODEL}{asked.from_model}"]
-    if not asked.from_weights:
-        return []
-    if not storage().exists(asked.from_weights):
-        raise Problem(422, "invalid", "This file of weights is not here, or not any more: send it again.")
-    return [f"initial={FILE}{asked.from_weights}"]
+        return prepare_run(RunRequest(**asked.model_dump() | {"name": asked.name.strip()}))
 
 
 def receive_weights() -> str:

@@ -82,7 +82,7 @@ def split(dataset_id: int) -> ResponseReturnValue:
     asked = form_values(SplitIn, request.form)
     try:
         with session_scope() as s:
-            split_of(s, row_of(s, Dataset, dataset_id), seed=asked.seed, as_given=asked.groups_as_given)
+            split_of(s, row_of(s, Dataset, dataset_id), seed=asked.seed, groups_as_given=asked.groups_as_given)
     except DatasetError as error:
         raise Problem(409, "conflict", sentence(error)) from error
     return redirect(url_for("datasets.show", dataset_id=dataset_id, _anchor="splits"), 303)

@@ -199,12 +199,12 @@ def test_groups_are_joined_by_near_identical_slices_unless_they_are_taken_as_giv
     for first in range(0, 200, 20):  # each group shares a slice with the next
         rows[first + 9]["cluster"] = rows[first + 10]["cluster"] = first + 9
     dataset = built(rows)
-    joined, as_given = split_of(dataset), split_of(dataset, as_given=True)
+    joined, as_given = split_of(dataset), split_of(dataset, groups_as_given=True)
     assert (joined.rule, as_given.rule) == ("groups", "groups as given")
     assert joined.leaks == {}
     assert all(joined.assignment[f"g{n:02d}"] == joined.assignment[f"g{n + 1:02d}"] for n in range(0, 20, 2))
     assert as_given.leaks.keys() == {"near-identical-slices"}
-    assert split_of(dataset, as_given=True).id == as_given.id
+    assert split_of(dataset, groups_as_given=True).id == as_given.id
 
 
 def test_two_who_ask_at_once_get_one_split() -> None:

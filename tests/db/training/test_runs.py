@@ -9,7 +9,7 @@ from db.database import session_scope
 from db.ledger import leases
 from db.models import Dataset, TrainingRun, Work
 from db.training import runs
-from db.training.runs import BadName, RunError
+from db.training.runs import BadName, NewRun, RunError
 from tests.builders.datasets import add_dataset, add_split
 
 
@@ -25,8 +25,7 @@ def split(dataset):
 
 def launch(dataset, split, **values):
     with session_scope() as s:
-        asked = {"user": None, "preset": "seed", "config": {"stages": []}, "seed": 7} | values
-        return runs.create_run(s, dataset=dataset, split=split, **asked)
+        return runs.create_run(s, NewRun(dataset, split, "seed", {"stages": []}, seed=7, **values))
 
 
 def claim(worker="w"):
@@ -143,18 +142,20 @@ def test_a_leak_blocks_unless_it_is_allowed_by_name(dataset, split):
     with session_scope() as s:
         split = s.merge(split)
         split.leaks = {"identical-slices": {"count": 4, "examples": []}}
-    with pytest.raises(RunError, match="identical-slices: 4"):
-        launch(dataset, split)
-    with pytest.raises(RunError, match="identical-slices"):
-        launch(dataset, split, allowed_leaks=["near-identical-slices"])
-    run = launch(dataset, split, allowed_leaks=["identical-slices"])
-    assert view(run).allowed_leaks == ["identical-slices"]
+    with session_scope() as s:
+        with pytest.raises(RunError, match="identical-slices: 4"):
+            runs.check_split(s, dataset, split, None, [])
+        with pytest.raises(RunError, match="identical-slices"):
+            runs.check_split(s, dataset, split, None, ["near-identical-slices"])
+        leaks = runs.check_split(s, dataset, split, None, ["identical-slices", "shared-groups"])
+    assert leaks == ["identical-slices"]
+    assert view(launch(dataset, split, leaks=leaks)).allowed_leaks == ["identical-slices"]
 
 
 @pytest.mark.parametrize("name", ["ward 3", ".hidden", "a/b", "x" * 65, "é", "a\n"])
-def test_a_name_that_no_package_may_have_is_refused(dataset, split, name):
+def test_name_that_no_package_may_have_is_refused(name):
     with pytest.raises(BadName, match="1 to 64 letters"):
-        launch(dataset, split, name=name)
+        runs.check_name(name)
 
 
 def test_a_dataset_that_is_not_built_is_refused(dataset, split):
@@ -162,5 +163,5 @@ def test_a_dataset_that_is_not_built_is_refused(dataset, split):
         s.execute(update(Dataset).values(state=Work.FAILED, error="an empty class"))
     with session_scope() as s:
         dataset = s.get_one(Dataset, dataset.id)
-    with pytest.raises(RunError, match="an empty class"):
-        launch(dataset, split)
+        with pytest.raises(RunError, match="an empty class"):
+            runs.check_split(s, dataset, split, None, [])
