@@ -5,15 +5,19 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from sqlalchemy.exc import OperationalError
 
 from db.database import current, read_scope, session_scope
 from db.datasets.slices import PARTS, TRAIN
-from db.ledger.leases import Claim
+from db.evaluation.gate import request_gate
+from db.evaluation.promotion import promote_first
+from db.ledger.leases import Claim, StaleClaim
 from db.models import TrainingRun
 from db.registry import versions
 from db.training import runs
@@ -22,13 +26,15 @@ from db.training.lineage import find_seen
 from training.config import Config, checked
 from training.data.seen_slices import find_known, taught_slices
 from training.data.slices import Data, Labelled, load_parts
-from training.errors import Cancelled, RunFailed
+from training.demo import model as demo
+from training.errors import Cancelled, RunFailed, message_for
 from training.export.package import Trained, make_package
 from training.loop import checkpoints
 from training.loop.fit import fit
 from training.network.backend import environment
 from training.network.initial_weights import initial_network
 from training.run_observer import RunWatcher
+from worker.engines.package import Package
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -36,22 +42,52 @@ log = logging.getLogger(__name__)
 MAX_CLAIMS = 3  # without an epoch between them: then the run itself kills its workers
 
 
-def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
-    """Train, evaluate, export and register; the id of the model version.
+def train_next(worker: str) -> bool:
+    """Claim the oldest waiting run and carry it out; return False if there is none."""
+    with session_scope() as s:
+        claimed = runs.claim_run(s, worker)
+    if claimed is None:
+        return False
+    run, claim = claimed
+    with Heartbeat(TrainingRun, [claim]) as heartbeat, suppress(StaleClaim):  # then it is someone else's now
+        try:
+            carry_out(run, claim, heartbeat)
+        except StaleClaim:
+            log.info("training run is someone else's now", extra={"run": run.id})
+        except Cancelled:
+            log.info("training run cancelled", extra={"run": run.id})
+            with session_scope() as s:
+                runs.end_cancelled(s, claim)
+        except OperationalError:
+            log.exception("training put off", extra={"run": run.id})
+            with session_scope() as s:
+                runs.put_off(s, claim)
+        except Exception as error:
+            log.exception("training failed", extra={"run": run.id})
+            with session_scope() as s:
+                runs.fail_run(s, claim, message_for(error))
+    return True
+
+
+def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
+    """Train, evaluate, export and register.
 
     Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`errors.message_for` words it for people).
     """
-    with work_folder(claim) as folder:  # first of all, for it removes what killed workers left of the run
+    with work_folder(claim) as folder:  # before anything else, because it removes what killed workers left
         if run.attempts > MAX_CLAIMS:
             raise RunFailed(
                 f"{MAX_CLAIMS} workers died of this run before an epoch was done; is there too little memory?"
             )
-        config = checked(run.config)
-        watcher = RunWatcher(run, claim, heartbeat, config)
-        trained = _train(run, config, watcher, folder)
-        version_id = _register(trained, claim, watcher, folder / "package")
+        config = None if run.demo else checked(run.config)
+        watcher = RunWatcher(run, claim, heartbeat, config.stages if config else ())
+        if config is None:
+            package = demo.make_demo_package(folder / "package", seed=run.seed, progress=watcher.tell)
+        else:
+            trained = _train(run, config, watcher, folder)
+            package = make_package(folder / "package", trained, watcher.packaging, watcher.alive)
+        register(package, folder / "package", run, claim)
     checkpoints.drop(watcher.kept, but={})
-    return version_id
 
 
 def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) -> Trained:
@@ -102,16 +138,22 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
         watcher.tell(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
-def _register(trained: Trained, claim: Claim, watcher: RunWatcher, package: Path) -> int:
-    """Evaluate and export into the folder `package`, and finish the run with the model version; its id."""
-    make_package(package, trained, watcher.packaging, watcher.alive)
-    files = versions.store_package(package)
+def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> None:
+    """Make a model version of a package and finish its run, and have the version compared with the champion.
+
+    All in one transaction: a worker that dies after it leaves nothing undone. The first demo model is promoted too.
+
+    Raises Cancelled, StaleClaim.
+    """
+    files = versions.store_files(folder, package.files)
     with session_scope() as s:
         if runs.report(s, claim, 1.0, "registering").cancel:
             raise Cancelled
-        version = versions.register_package(s, package, files)
+        version = versions.add_version(s, asdict(package), files)
         runs.finish_run(s, claim, version.id)
-    return version.id
+        if run.demo:
+            promote_first(s, version)
+        request_gate(s, version)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
@@ -11,7 +11,7 @@ from db.database import current, session_scope
 from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.training import runs
-from training.config import Config
+from training.config import Stage
 from training.errors import Cancelled
 from training.loop import checkpoints
 from training.loop.watcher import Checkpoint, EpochRecord, Step, Watcher
@@ -27,8 +27,8 @@ PAUSES = (1.0, 4.0, 15.0, 40.0)  # seconds, between tries to record an epoch
 class RunWatcher(Watcher):
     """Tells the database how a run goes, keeps its checkpoints, and hears what is asked of it."""
 
-    def __init__(self, run: TrainingRun, claim: Claim, heartbeat: Heartbeat, config: Config) -> None:
-        self._claim, self._heartbeat, self._config = claim, heartbeat, config
+    def __init__(self, run: TrainingRun, claim: Claim, heartbeat: Heartbeat, stages: Sequence[Stage]) -> None:
+        self._claim, self._heartbeat, self._stages = claim, heartbeat, stages
         self._last: tuple[float, str] = (run.progress, run.message)
         self.kept: dict[str, Any] = run.checkpoint
         self._reported = self._checkpointed = 0.0
@@ -62,13 +62,13 @@ class RunWatcher(Watcher):
 
     def _share_done(self, at: Step) -> float:
         """By the pixels that are shown; a stage that ends early lets it jump."""
-        work = [stage.epochs * stage.size**2 for stage in self._config.stages]
+        work = [stage.epochs * stage.size**2 for stage in self._stages]
         epochs = at.epoch + (at.step / at.steps if at.steps else 0)
         return float((sum(work[: at.stage]) + work[at.stage] * epochs / at.epochs) / sum(work))
 
     def _live(self, at: Step) -> dict[str, Any]:
         left = (at.epochs - at.epoch) * at.steps - at.step
-        seconds = left * self._config.stages[at.stage].batch / at.rate if at.rate else None
+        seconds = left * self._stages[at.stage].batch / at.rate if at.rate else None
         facts = {name: value for name, value in vars(at).items() if name != "message"}
         return facts | {"eta_seconds": seconds}
 

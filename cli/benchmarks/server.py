@@ -14,6 +14,7 @@ from cli.remote.find_server import Server
 from cli.supervisor.background_up import serving
 from db import database, migrate
 from db.database import read_scope, session_scope
+from db.evaluation.promotion import promote_first
 from db.registry import champions, versions
 from db.registry.demo_model import DEMO_FILE
 from db.settings import get_settings
@@ -39,7 +40,7 @@ def serve(package: Path | None) -> Iterator[Bench]:
         migrate.upgrade()
         files = versions.store_package(package)
         with session_scope() as s:
-            champions.promote(s, versions.register_package(s, package, files), None, "benchmark")
+            promote_first(s, versions.register_package(s, package, files), "benchmark")
         with serving(get_settings(), "127.0.0.1", 0) as (local, process):
             if process is None:
                 raise RuntimeError("a fresh home has no server yet")

@@ -1,17 +1,29 @@
-"""A promotion through the gate: the version becomes the champion, and the figures it went by are kept."""
+"""The ways to another champion: through the gate, back to the champion before, and as the first one."""
 
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from db.database import one_at_a_time
+from db.database import one_at_a_time, session_scope
 from db.evaluation.gate import PASSED, PENDING, REFUSED, Gate
 from db.models import ModelVersion, Promotion, PromotionKind, User
-from db.registry import champions
+from db.registry import champions, versions
+from db.registry.demo_model import DemoModelDamaged, import_demo_model
+
+FIRST = "the first model version"
+DEMO = "the demo model, which ships with ctbatch"
 
 
 class GateClosed(Exception):
     """The version may not be promoted like this; one line for people says why and what would do."""
+
+
+class RollbackRefused(Exception):
+    """The rollback cannot be done like this; one line for people says why."""
+
+
+class NoEarlierChampion(RollbackRefused):
+    """There is no earlier champion to go back to."""
 
 
 def promote(
@@ -44,7 +56,54 @@ def promote(
     if gate.verdict != PASSED and not reason.strip():
         raise GateClosed(f"{version.label}: {gate.verdict} ({why}); a promotion needs a reason")
     kept = {**gate.as_dict(), "overridden": overridden, "who": who or (user.name if user else "")}
-    return champions.promote(s, version, user, reason.strip(), kept)
+    return champions.record_promotion(s, version, user, reason.strip(), kept)
+
+
+def promote_first(s: Session, version: ModelVersion, reason: str = FIRST, user: User | None = None) -> ModelVersion:
+    """Make a version the champion if there is none, without the gate, and return the champion."""
+    one_at_a_time(s, Promotion.__tablename__)  # an admin may promote another at this moment
+    if (now := champions.champion(s)) is not None:
+        return now
+    champions.record_promotion(s, version, user, reason)
+    return version
+
+
+def promote_demo_model(recipe: str, user: User | None = None) -> str:
+    """Make the demo model that ships the champion if there is none, and return the champion's label.
+
+    Raises DemoModelDamaged.
+    """
+    label = import_demo_model(recipe)
+    with session_scope() as s:
+        version = versions.find_version(s, label)
+        if version is None:
+            raise DemoModelDamaged(f"{label} is gone again; try once more")
+        return promote_first(s, version, DEMO, user).label
+
+
+def rollback(
+    s: Session, user: User | None, reason: str, who: str = "", champion_seen: str | None = None
+) -> ModelVersion:
+    """Make the champion before the current one the champion again, without the gate, and return it.
+
+    `who` names a person whom this database does not know. `champion_seen`: the label of the champion that the person
+    was shown, if any. Two people who ask at once so go back one step, not two.
+
+    Raises RollbackRefused: a reason is missing, or the champion is another one by now. Raises NoEarlierChampion.
+    """
+    one_at_a_time(s, Promotion.__tablename__)
+    now, earlier = champions.champion(s), champions.champion_before(s)
+    if champion_seen and now is not None and now.label != champion_seen:
+        raise RollbackRefused(f"the champion changed meanwhile: it is {now.label} by now")
+    if now is None:
+        raise NoEarlierChampion("there is no champion yet")
+    if earlier is None:
+        raise NoEarlierChampion(f"there is no champion before {now.label} to go back to")
+    if not reason.strip():
+        raise RollbackRefused("a rollback needs a reason")
+    kept = {"champion": now.label, "who": who or (user.name if user else "")}
+    champions.record_promotion(s, earlier, user, reason.strip(), kept, PromotionKind.ROLLBACK)
+    return earlier
 
 
 def promotions_of(s: Session, version: ModelVersion) -> list[dict[str, Any]]:

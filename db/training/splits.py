@@ -59,8 +59,8 @@ def split_of(
     """Return the split of a dataset into train, validation and test. The first call draws it; a seed gives one split.
 
     Groups that share identical or near-identical slices stay together, unless `groups_as_given`. If the CSV named a
-    part for each slice, that is the split, whatever the seed. Slices that the version `after` has seen stay in the parts
-    that they had, with all that must stay with them; on the dataset of its own split, that is the split again.
+    part for each slice, that is the split, whatever the seed. Slices that the version `after` has seen stay in the
+    parts that they had, with all that must stay with them. On the dataset of its own split, that is the split again.
 
     Needs a writing transaction. Raises DatasetError: the dataset is not ready, the seed or the fractions are invalid,
     or a part would lack a class.

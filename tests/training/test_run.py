@@ -1,6 +1,7 @@
 """A training run, from the claimed row to the model version; and what ends one before."""
 
 import errno
+import json
 from importlib import metadata
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from db.storage import FileMissing, storage
 from db.training import runs, splits
 from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split
+from tests.conftest import fake_package
 from training.config import Origin, preset, with_settings
 from training.errors import RunFailed, WeightsError, message_for
 from worker.decoding import npy_bytes
+from worker.engines.package import Package
 from worker.heartbeat import Heartbeat
 
 TINY = [
@@ -51,7 +54,7 @@ def launch(dataset, *settings, **values):
 
 
 def carry_out():
-    from training.tasks import train_next
+    from training.run import train_next
 
     assert train_next("test")
     with session_scope() as s:
@@ -94,6 +97,35 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     assert set(package.calibration) == measured
     with session_scope() as s:
         assert s.get_one(TrainingRun, view.id).checkpoint == {}
+
+
+class WorkerDied(BaseException):
+    """What no handler of errors sees, as `kill -9`."""
+
+
+def test_worker_that_dies_after_registering_leaves_the_comparison_requested(dataset, settings, monkeypatch):
+    import training.run
+    from training.loop.fit import FitResult
+
+    def package(folder, trained, *_):
+        known = {"split": {"id": trained.run.split_id, "dataset": "site/1"}}
+        made = json.loads((fake_package(folder) / "package.json").read_text()) | {"extra": known}
+        return Package(**made)
+
+    def die(*_, **__):
+        raise WorkerDied
+
+    monkeypatch.setattr(training.run, "initial_network", lambda *_, **__: None)
+    monkeypatch.setattr(training.run, "fit", lambda *_, **__: FitResult([]))
+    monkeypatch.setattr(training.run, "make_package", package)
+    monkeypatch.setattr(training.run.checkpoints, "drop", die)
+    run = launch(dataset)
+    with pytest.raises(WorkerDied):
+        training.run.train_next("test")
+    with session_scope() as s:
+        version = s.get_one(TrainingRun, run.id).model_version
+        requested = s.query(Evaluation).filter_by(model_version_id=version.id).one()
+    assert (requested.part, requested.split_id, requested.state) == ("test", run.split_id, "ready")
 
 
 def test_a_run_tells_its_code_s_version_where_there_is_no_git(monkeypatch):
@@ -365,7 +397,7 @@ def test_a_database_that_is_away_for_a_moment_costs_a_note_and_no_epoch(dataset,
     with session_scope() as s:
         run, claim = runs.claim_run(s, "w")
     watcher = training.run_observer.RunWatcher(
-        run, claim, Heartbeat(TrainingRun, [claim]), training.run.checked(run.config)
+        run, claim, Heartbeat(TrainingRun, [claim]), training.run.checked(run.config).stages
     )
     once = iter([True])
 

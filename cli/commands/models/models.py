@@ -182,10 +182,10 @@ def rollback(reason: str, as_json: bool) -> None:
     """
     with writing() as session:
         try:
-            chosen = champions.rollback(session, None, reason, _who())
-        except champions.NoEarlierChampion as error:
+            chosen = promotion.rollback(session, None, reason, _who())
+        except promotion.NoEarlierChampion as error:
             raise NotFoundOrDenied(str(error)) from error
-        except champions.RollbackRefused as error:
+        except promotion.RollbackRefused as error:
             raise Refused(f"{error}: --reason") from error
         shown = version_view(chosen, chosen)
     print_json(shown) if as_json else say(f"{shown['version']} is the champion again")

@@ -330,7 +330,7 @@ def test_two_who_roll_back_the_same_champion_go_back_one_step(models: Registry) 
 
     def act() -> None:
         with session_scope() as s:
-            champions.rollback(s, None, "worse", champion_seen="c/1")
+            promotion.rollback(s, None, "worse", champion_seen="c/1")
 
     [error] = at_once(act, act)
     assert str(error) == "the champion changed meanwhile: it is b/1 by now"
@@ -356,7 +356,7 @@ def test_rollback_is_one_step_and_history_stays(models: Registry) -> None:
     models.evaluate(new, 0.92)
     promote(new)
     with session_scope() as s:
-        assert champions.rollback(s, None, "worse on CT 2").label == "old/1"
+        assert promotion.rollback(s, None, "worse on CT 2").label == "old/1"
     assert champion_now() == "old/1"
     with read_scope() as s:
         history = [(p.model_version.label, p.reason, p.kind, p.gate.get("verdict")) for p in champions.promotions(s)]
@@ -372,16 +372,16 @@ def test_each_rollback_goes_back_one_further_and_what_was_undone_stays_undone(mo
 
     def crown(name: str) -> None:
         with session_scope() as s:
-            champions.promote(s, versions[name], None, "better")
+            champions.record_promotion(s, versions[name], None, "better")
 
     def back() -> str:
         with session_scope() as s:
-            return champions.rollback(s, ann, "worse").label
+            return promotion.rollback(s, ann, "worse").label
 
     for name in ("a", "b", "c"):
         crown(name)
     assert [back(), back()] == ["b/1", "a/1"]
-    with pytest.raises(champions.NoEarlierChampion, match="no champion before a/1"):
+    with pytest.raises(promotion.NoEarlierChampion, match="no champion before a/1"):
         back()
     for name in ("c", "d", "c"):
         crown(name)
@@ -394,10 +394,10 @@ def test_a_rollback_that_brought_back_what_was_undone_counts_as_it_happened(mode
     versions = [models.add(name) for name in ("a", "b", "c")]
     with session_scope() as s:
         for version in versions:
-            champions.promote(s, version, None, "better")
+            champions.record_promotion(s, version, None, "better")
         for version in (versions[1], versions[2]):  # as earlier releases went back twice
-            champions.promote(s, version, None, "worse", kind=PromotionKind.ROLLBACK)
-        assert champions.rollback(s, None, "worse").label == "b/1"
+            champions.record_promotion(s, version, None, "worse", kind=PromotionKind.ROLLBACK)
+        assert promotion.rollback(s, None, "worse").label == "b/1"
 
 
 def test_the_champion_is_compared_with_nothing(models: Registry) -> None:

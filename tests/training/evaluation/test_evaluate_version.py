@@ -107,7 +107,7 @@ def test_two_versions_on_the_same_part_are_compared_and_the_gate_judges(
     old = add_version("old", facts=facts)
     new = add_version("new", facts=facts, threshold=0.97)  # it calls hardly any slice positive
     with session_scope() as s:
-        champions.promote(s, old, None, "the first")
+        champions.record_promotion(s, old, None, "the first")
         asked = request_gate(s, new)
     assert len(asked) == 2
     while evaluate_next("w"):
@@ -147,7 +147,7 @@ def test_scores_that_are_gone_are_no_comparison_until_they_are_made_again(
     ask(old, dataset, split, "test")
     evaluate_next("w")
     with session_scope() as s:
-        champions.promote(s, old, None, "the first")
+        champions.record_promotion(s, old, None, "the first")
     harm(old)
     ask(new, dataset, split, "test")
     evaluate_next("w")
