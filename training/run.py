@@ -24,7 +24,7 @@ from db.training import runs
 from db.training.leaks import EXAMPLES, SEEN
 from db.training.lineage import find_seen
 from training.config import Config, checked
-from training.data.seen_slices import find_known, taught_slices
+from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Data, Labelled, load_parts
 from training.demo import model as demo
 from training.errors import Cancelled, RunFailed, message_for
@@ -118,13 +118,13 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
     if start is None or split is None:
         return
     with read_scope() as s:
-        taught = taught_slices(s, start, [TRAIN], but=run.dataset_id)
+        taught = training_slices_of(s, start, [TRAIN], but=run.dataset_id)
         by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
     if not taught:
         return
     watcher.tell(0.0, f"looking for slices that {start.label} knows")
     measured_on = np.concatenate([parts[name].pixels for name in PARTS[1:]])
-    known = np.flatnonzero(find_known(measured_on, chain.from_iterable(taught), watcher.alive))
+    known = np.flatnonzero(find_seen_in_training(measured_on, chain.from_iterable(taught), watcher.alive))
     if len(known) and SEEN not in run.allowed_leaks:
         rows = [row.row for name in PARTS[1:] for row in parts[name].rows]
         told = ", ".join(str(rows[index]) for index in known[:EXAMPLES]) + (" ..." if len(known) > EXAMPLES else "")

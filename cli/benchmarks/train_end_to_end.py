@@ -84,5 +84,5 @@ def _print(minutes: float, as_json: bool) -> None:
     for name in FIGURES:
         low, high = intervals.get(name) or (float("nan"), float("nan"))
         rows.append([name, f"{version.metrics[name]:.4f}", f"{low:.4f} to {high:.4f}"])
-    rows.append(["out of distribution", f"{version.metrics['flagged']:.4f}", ""])
+    rows.append(["out of distribution", f"{version.metrics['ood_share']:.4f}", ""])
     print_table((f"on {version.metrics['n']} unseen slices", "figure", "95 % interval"), rows)

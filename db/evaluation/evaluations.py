@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from db import broker
 from db.clock import from_now
+from db.evaluation.result import EvaluationResult, PairedMetric, PairedMetrics
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
@@ -174,46 +175,35 @@ def done_beside(s: Session, evaluation: Evaluation) -> list[Evaluation]:
 
 
 def finish(
-    s: Session,
-    claim: Claim,
-    scores_sha256: str,
-    result: Mapping[str, Any],
-    against: Mapping[int, Mapping[str, Any]],
+    s: Session, claim: Claim, scores_sha256: str, result: EvaluationResult, against: Mapping[int, PairedMetrics]
 ) -> bool:
-    """Record scores and result, and the comparisons with `done_beside`, by that evaluation's id, in both results.
+    """Record scores and result, and the comparison with each evaluation of `done_beside`, by its id, in both results.
 
-    False, with nothing done, where one of those is missing from `against`: it ended meanwhile. Raises StaleClaim.
+    Return False and record nothing if one of those is missing from `against`: it ended meanwhile. Raises StaleClaim.
     """
     own = s.get_one(Evaluation, claim.id)
     lock_slices(s, own.dataset_id)
     others = done_beside(s, own)
     if any(other.id not in against for other in others):
         return False
-    pairs = {other.model_version.label: against[other.id] for other in others}
-    values = {"result": {**result, "against": pairs}, "scores_sha256": scores_sha256, "progress": 1.0}
+    pairs = {other.model_version.label: dict(against[other.id]) for other in others}
+    values = {"result": _with_pairs(result, pairs), "scores_sha256": scores_sha256, "progress": 1.0}
     leases.close(s, Evaluation, claim, Work.DONE, **values, error=None, finished_at=from_now())
     for other in others:
-        theirs = {**other.result.get("against", {}), own.model_version.label: mirrored(against[other.id])}
-        other.result = {**other.result, "against": theirs}
+        mirrored = {name: metric.swapped() for name, metric in against[other.id].items()}
+        other.result = _with_pairs(EvaluationResult(**other.result), {own.model_version.label: mirrored})
     return True
 
 
-def mirrored(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """A comparison seen from the other side: whose figure was the champion's is the candidate now."""
-    return {
-        name: {
-            "candidate": one["champion"],
-            "champion": one["candidate"],
-            "difference": _negated(one["difference"]),
-            "low": _negated(one["high"]),
-            "high": _negated(one["low"]),
-        }
-        for name, one in comparison.items()
-    }
+def _with_pairs(result: EvaluationResult, pairs: dict[str, dict[str, PairedMetric]]) -> dict[str, Any]:
+    return result.model_copy(update={"against": {**result.against, **pairs}}).as_json()
 
 
-def _negated(value: float | None) -> float | None:
-    return None if value is None else 0.0 - value
+def result_of(evaluation: Evaluation | None) -> EvaluationResult | None:
+    """Return the result of an evaluation that is done, or None."""
+    if evaluation is None or evaluation.state != Work.DONE:
+        return None
+    return EvaluationResult(**evaluation.result)
 
 
 def fail(s: Session, claim: Claim, error: str) -> None:

@@ -1,17 +1,40 @@
 """The ways to another champion: through the gate, back to the champion before, and as the first one."""
 
-from typing import Any
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from db.database import one_at_a_time, session_scope
 from db.evaluation.gate import PASSED, PENDING, REFUSED, Gate
+from db.evaluation.result import Kept, PairedMetric
 from db.models import ModelVersion, Promotion, PromotionKind, User
 from db.registry import champions, versions
 from db.registry.demo_model import DemoModelDamaged, import_demo_model
 
 FIRST = "the first model version"
 DEMO = "the demo model, which ships with ctbatch"
+
+
+class GateRecord(Gate):
+    """What a promotion keeps: the gate, whether a reason overrode it, and who promoted, if this database does not know
+    that person. A rollback keeps the champion that it undid and who did it."""
+
+    verdict: str = ""
+    candidate: str = ""
+    overridden: bool = False
+    who: str = ""
+
+
+class PromotionView(Kept):
+    """One time that a version became the champion, as people see it. `verdict`: the gate's, or `rollback`."""
+
+    at: datetime
+    by: str
+    reason: str
+    verdict: str
+    overridden: bool
+    champion: str | None
+    figures: dict[str, PairedMetric]
 
 
 class GateClosed(Exception):
@@ -55,8 +78,8 @@ def promote(
         raise GateClosed(f"{version.label} is {gate.verdict}: {why}")
     if gate.verdict != PASSED and not reason.strip():
         raise GateClosed(f"{version.label}: {gate.verdict} ({why}); a promotion needs a reason")
-    kept = {**gate.as_dict(), "overridden": overridden, "who": who or (user.name if user else "")}
-    return champions.record_promotion(s, version, user, reason.strip(), kept)
+    record = GateRecord(**dict(gate), overridden=overridden, who=who or (user.name if user else ""))
+    return champions.record_promotion(s, version, user, reason.strip(), record.as_json())
 
 
 def promote_first(s: Session, version: ModelVersion, reason: str = FIRST, user: User | None = None) -> ModelVersion:
@@ -101,23 +124,24 @@ def rollback(
         raise NoEarlierChampion(f"there is no champion before {now.label} to go back to")
     if not reason.strip():
         raise RollbackRefused("a rollback needs a reason")
-    kept = {"champion": now.label, "who": who or (user.name if user else "")}
-    champions.record_promotion(s, earlier, user, reason.strip(), kept, PromotionKind.ROLLBACK)
+    record = GateRecord(champion=now.label, who=who or (user.name if user else ""))
+    champions.record_promotion(s, earlier, user, reason.strip(), record.as_json(), PromotionKind.ROLLBACK)
     return earlier
 
 
-def promotions_of(s: Session, version: ModelVersion) -> list[dict[str, Any]]:
-    """When, by whom and why a version was promoted, newest first; what the gate said, and the figures it went by."""
-    return [
-        {
-            "at": each.created_at.isoformat(),
-            "by": each.user.name if each.user else each.gate.get("who", ""),
-            "reason": each.reason,
-            "verdict": each.kind if each.kind == PromotionKind.ROLLBACK else each.gate.get("verdict", ""),
-            "overridden": each.gate.get("overridden", False),
-            "champion": each.gate.get("champion"),
-            "figures": each.gate.get("figures", {}),
-        }
-        for each in champions.promotions(s)
-        if each.model_version_id == version.id
-    ]
+def promotions_of(s: Session, version: ModelVersion) -> list[PromotionView]:
+    """Return each time that a version was promoted, newest first."""
+    return [_view(one) for one in champions.promotions(s) if one.model_version_id == version.id]
+
+
+def _view(promotion: Promotion) -> PromotionView:
+    record = GateRecord(**promotion.gate)
+    return PromotionView(
+        at=promotion.created_at,
+        by=promotion.user.name if promotion.user else record.who,
+        reason=promotion.reason,
+        verdict=promotion.kind if promotion.kind == PromotionKind.ROLLBACK else record.verdict,
+        overridden=record.overridden,
+        champion=record.champion,
+        figures=record.figures,
+    )

@@ -12,13 +12,13 @@ from db.registry.versions import find_version
 from db.training.leaks import EXAMPLES, SEEN
 
 
-def makers_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
+def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
     """The versions that this one comes from, as far as they are in this database, the oldest first, and itself."""
     labels = _labels(version.facts.get("lineage"))
     return [*(found for each in labels if (found := find_version(s, each))), version]
 
 
-def makers_elsewhere(version: ModelVersion) -> list[str]:
+def ancestors_elsewhere(version: ModelVersion) -> list[str]:
     """What an imported version comes from, the oldest first, by the labels of the database that it was made in: here
     they mean nothing, or another version."""
     imported = version.facts.get("imported")
@@ -29,7 +29,7 @@ def _labels(told: Any) -> list[str]:
     return [each for each in told if isinstance(each, str)] if isinstance(told, list) else []
 
 
-def held_out(s: Session, version: ModelVersion) -> Split | None:
+def training_split_of(s: Session, version: ModelVersion) -> Split | None:
     """The split that the version was trained on, whose test part was left for measuring; None where it is not here."""
     known = version.facts.get("split")
     if not isinstance(known, dict) or not isinstance(known.get("id"), int):
@@ -45,7 +45,7 @@ def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
     all of that dataset may have trained it.
     """
     parts: dict[str, str] = {}
-    for maker in makers_of(s, version):
+    for maker in ancestors_of(s, version):
         for pixels, part in _parts_of(s, maker):
             if parts.get(pixels) != TRAIN:
                 parts[pixels] = part
@@ -53,22 +53,22 @@ def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
 
 
 def _parts_of(s: Session, maker: ModelVersion) -> Iterator[tuple[str, str]]:
-    split, dataset_id = _material(s, maker)
+    split, dataset_id = _training_source_of(s, maker)
     for each in placed_of(s, dataset_id) if dataset_id else []:
         part = part_of(split, each) if split else TRAIN
         if each.pixels_sha256 and part in PARTS:
             yield each.pixels_sha256, part
 
 
-def _material(s: Session, maker: ModelVersion) -> tuple[Split | None, int | None]:
+def _training_source_of(s: Session, maker: ModelVersion) -> tuple[Split | None, int | None]:
     """The split that a version was trained on and its dataset, as far as they are here."""
-    split = held_out(s, maker)
+    split = training_split_of(s, maker)
     return split, split.dataset_id if split else _same_slices(s, maker)
 
 
 def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
     """The datasets of this database that the version, or one that it comes from, was trained on."""
-    known = {_material(s, maker)[1] for maker in makers_of(s, version)} - {None}
+    known = {_training_source_of(s, maker)[1] for maker in ancestors_of(s, version)} - {None}
     return list(s.scalars(select(Dataset).where(Dataset.id.in_(known)).order_by(Dataset.id)))
 
 
@@ -78,8 +78,8 @@ def rows_in(s: Session, version: ModelVersion, dataset: Dataset, parts: Sequence
     All do where the split is not here: it was imported.
     """
     rows: set[int] = set()
-    for maker in makers_of(s, version):
-        split, dataset_id = _material(s, maker)
+    for maker in ancestors_of(s, version):
+        split, dataset_id = _training_source_of(s, maker)
         if dataset_id == dataset.id:
             rows |= {x.row for x in placed_of(s, dataset.id) if split is None or part_of(split, x) in parts}
     return rows
@@ -115,11 +115,11 @@ def seen_in(
 
 
 def _only_split(s: Session, version: ModelVersion, split: Split) -> bool:
-    splits = [held_out(s, maker) for maker in makers_of(s, version)]
+    splits = [training_split_of(s, maker) for maker in ancestors_of(s, version)]
     return all(each is not None and each.id == split.id for each in splits)
 
 
-def flattered(
+def optimism_notes(
     s: Session, versions: Sequence[ModelVersion], dataset_id: int, split: Split | None = None, part: str | None = None
 ) -> list[str]:
     """Why the versions' figures may come out too good, a line each for people: slices that they know, or of which no
@@ -130,13 +130,13 @@ def flattered(
             notes.append(f"{version.label}, or a version it comes from, was trained on {seen} of these slices")
         notes += [
             f"what {maker.label} was trained on is not in this database: it may have seen these slices"
-            for maker in makers_of(s, version)
-            if maker.facts.get("dataset") and held_out(s, maker) is None and _same_slices(s, maker) is None
+            for maker in ancestors_of(s, version)
+            if maker.facts.get("dataset") and training_split_of(s, maker) is None and _same_slices(s, maker) is None
         ]
         notes += [
             f"what {maker.label} was made from elsewhere ({', '.join(before)}) may have seen these slices"
-            for maker in makers_of(s, version)
-            if (before := makers_elsewhere(maker))
+            for maker in ancestors_of(s, version)
+            if (before := ancestors_elsewhere(maker))
         ]
     dataset = s.get_one(Dataset, dataset_id)
     if count := without_patient(dataset):

@@ -16,7 +16,7 @@ from db.datasets.slices import CLASSES, PARTS, DatasetError, Placed, has_given_p
 from db.models import Dataset, ModelVersion, Split, SplitRule, Work
 from db.models.datasets import FRACTIONS
 from db.training.leaks import SEEN, find_leaks
-from db.training.lineage import find_seen, held_out, parts_in
+from db.training.lineage import find_seen, parts_in, training_split_of
 
 Fractions = tuple[float, float, float]
 """The shares of train, validation and test."""
@@ -107,7 +107,7 @@ def _made(s: Session, dataset: Dataset, wanted: _Wanted) -> Split | None:
 
 def _own_split(s: Session, version: ModelVersion, dataset: Dataset) -> Split | None:
     """The split that the version was trained on, if it is of this dataset and nothing is wrong with it."""
-    own = held_out(s, version)
+    own = training_split_of(s, version)
     if own is None or own.dataset_id != dataset.id or own.leaks or find_seen(s, version, own):
         return None
     return own

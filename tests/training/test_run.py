@@ -83,7 +83,7 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     assert version.facts["split"] == {"id": test.id, "dataset": "site/1"}
     assert version.metrics["measured_on"].endswith("groups that training never saw")
     assert version.dataset_hash == dataset.sha256
-    assert {"accuracy", "auc", "ece", "intervals", "confusion_matrix", "flagged"} <= set(version.metrics)
+    assert {"accuracy", "auc", "ece", "intervals", "confusion_matrix", "ood_share"} <= set(version.metrics)
     folder = versions.package_folder(version)
     package = read_package(folder)
     assert {"model.keras", "model.xml", "model.bin", "report.html", "MODEL_CARD.md"} <= set(package.files)

@@ -18,9 +18,10 @@ from PIL import Image
 from training.config import ALL, STEADY_RULE, Augment, Config, Stage
 from training.data.slices import Data, Labelled
 from training.demo.draw_in_parallel import draw_on_all_cores
+from training.evaluation.scoring import score
 from training.export.openvino import Exported, export, write_manifest
 from training.export.package import measure_test
-from training.export.parity import Calibration, score
+from training.export.parity import Calibration
 from training.loop.fit import fit
 from training.loop.watcher import Step, Watcher
 from training.network.ood_distance import with_distance
@@ -132,7 +133,7 @@ def make_demo_package(
     exported = export(network, folder, parts, plan.config.threshold, seed)
     progress(0.95, "measuring")
     engine, calibration = _served(exported)
-    scores = score(engine, parts["test"].pixels, lambda: None) if engine else exported.exact["test"]
+    scores = score(engine, parts["test"].pixels, lambda share: None) if engine else exported.exact["test"]
     metrics = measure_test(parts["test"], scores, calibration) | {
         "measured_on": "phantoms of unseen patients",
         "measured_with": engine.name if engine else "keras-f32",

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from db.registry.proof_file import PROOF_FILE, write_proof_file
 from training.data.slices import Labelled
-from training.export.parity import F32_TOLERANCE, Calibration, EngineComparison, calibrate, compare, score
+from training.evaluation.scoring import score
+from training.export.parity import F32_TOLERANCE, Calibration, EngineComparison, calibrate, compare
 from training.export.quantise import candidates, draw_calibration, prevent_telemetry
 from training.network.backend import exact_float32
-from training.network.training_copy import predict
+from training.network.training_copy import PREDICT_BATCH
 from worker.engines import proof
 from worker.engines.interface import Engine, Scores
 from worker.engines.openvino import OpenVinoEngine, has_bfloat16
@@ -45,19 +47,20 @@ class Exported:
 
 
 class _Reference:
-    """The trained network, as an engine in float32."""
+    """The trained network itself, as an engine in float32."""
 
     name = "keras-f32"
     precision = "f32"
-    batch_size = 32
+    batch_size = PREDICT_BATCH
     proof_sizes: tuple[int, ...] = ()
 
-    def __init__(self, network: Any, alive: Alive) -> None:
-        self._network, self._alive = network, alive
+    def __init__(self, network: Any) -> None:
+        self._network = network
 
-    def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
-        found = predict(self._network, slices[..., None], self._alive)
-        values = {name: np.asarray(found[name], np.float32) for name in found}
+    def predict(self, slices: NDArray[np.uint8]) -> Scores:
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]."""
+        answers = self._network.predict(slices[..., None], batch_size=PREDICT_BATCH, verbose=0)
+        values = {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
         return Scores(values["logit"], values["cam"], values.get("distance"))
 
 
@@ -76,8 +79,8 @@ def export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     prevent_telemetry()
-    reference = _Reference(network, alive)
-    exact = {name: score(reference, parts[name].pixels, alive) for name in ("validation", "test")}
+    reference = _Reference(network)
+    exact = {name: score(reference, parts[name].pixels, lambda share: alive()) for name in ("validation", "test")}
     network.save(folder / KERAS_FILE)
     network.export(str(folder / FLOAT_FILE), format="openvino", verbose=False)
     exported = Exported(folder, exact, calibrate(exact["validation"], parts["validation"], rule))
@@ -132,6 +135,9 @@ class _Judge:
         count = len(parts["test"])
         self.compared = np.linspace(0, count - 1, min(PARITY_SLICES, count)).astype(int)
 
+    def _progress(self, share: float) -> None:
+        self._alive()
+
     def all_precisions(self, seed: int) -> dict[str, Any]:
         """Return the parity of f32, bf16 and int8."""
         found = {"f32": self._float32()}
@@ -144,7 +150,7 @@ class _Judge:
 
     def _float32(self) -> dict[str, Any]:
         engine = OpenVinoEngine(self._folder / FLOAT_FILE, "f32", None)
-        scores = score(engine, self._parts["validation"].pixels, self._alive)
+        scores = score(engine, self._parts["validation"].pixels, self._progress)
         ours = self._exported.calibration
         differences = np.abs(ours.probability(scores) - ours.probability(self._exported.exact["validation"]))
         passed = bool(differences.max() <= F32_TOLERANCE)
@@ -162,7 +168,7 @@ class _Judge:
         slices = draw_calibration(self._parts["train"], seed)
         tried: dict[str, tuple[Path, EngineComparison | None]] = {}
         for name, file in candidates(self._folder / FLOAT_FILE, self._folder, slices, self._alive):
-            scores = score(OpenVinoEngine(file, "int8", None), self._parts["validation"].pixels, self._alive)
+            scores = score(OpenVinoEngine(file, "int8", None), self._parts["validation"].pixels, self._progress)
             tried[name] = file, self._compared(scores, "validation", self._exported.calibration)
         best = min(tried, key=lambda name: tried[name][1].order if tried[name][1] else (np.inf,))  # type: ignore[union-attr]
         target = self._folder / INT8_FILE
@@ -180,7 +186,7 @@ class _Judge:
     def _judged(self, engine: OpenVinoEngine) -> dict[str, Any]:
         """Calibrate an engine on the validation slices, and keep it if it changes few verdicts there."""
         validation = self._parts["validation"]
-        scores = score(engine, validation.pixels, self._alive)
+        scores = score(engine, validation.pixels, self._progress)
         if not np.isfinite(scores.logit).all():
             return _left_out("it gives scores that are not finite")
         ours = calibrate(scores, validation, self._rule, like=self._exported.calibration)
@@ -195,7 +201,7 @@ class _Judge:
     def _on_test(self, engine: Engine, ours: Calibration) -> dict[str, Any]:
         """State how an engine differs on the test slices."""
         test = self._parts["test"]
-        found = self._compared(score(engine, test.pixels[self.compared], self._alive), "test", ours)
+        found = self._compared(score(engine, test.pixels[self.compared], self._progress), "test", ours)
         return found.as_dict() if found else {}
 
     def _compared(self, scores: Scores, part: str, ours: Calibration) -> EngineComparison | None:

@@ -92,16 +92,16 @@ def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
 def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> dict[str, Any]:
     """Return all metrics with intervals, by source too, and the share of slices that are out of distribution."""
     chances, threshold = calibration.probability(scores), calibration.threshold
-    found = with_intervals(chances, data.labels, data.groups, threshold)
+    found = with_intervals(chances, data.labels, data.groups, threshold).as_dict()
     if scores.distance is not None and calibration.ood is not None:
-        found["flagged"] = float((scores.distance > calibration.ood).mean())
+        found["ood_share"] = float((scores.distance > calibration.ood).mean())
     sources = np.array(_sources(data.rows))
     if len(names := np.unique(sources)) > 1:
         groups = np.array(data.groups)
 
         def alone(name: str) -> dict[str, Any]:
             here = sources == name
-            return with_intervals(chances[here], data.labels[here], list(groups[here]), threshold)
+            return with_intervals(chances[here], data.labels[here], list(groups[here]), threshold).as_dict()
 
         found["by_source"] = {str(name): alone(name) for name in names}
     return found

@@ -1,6 +1,5 @@
 """How near an exported file's answers are to those of the trained network in float32."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +10,7 @@ from sklearn.metrics import roc_auc_score
 from training.data.slices import Labelled
 from training.evaluation.calibrate import choose_threshold, fit_temperature, meets_rule
 from training.network.ood_distance import threshold_of
-from training.network.training_copy import PREDICT_BATCH
-from worker.engines.interface import Engine, Scores
+from worker.engines.interface import Scores
 from worker.engines.package import probability
 
 F32_TOLERANCE = 1e-3  # of a probability
@@ -106,18 +104,4 @@ def compare(
         slope=covariance / spread if spread else 1.0,
         accuracy_change=float((positive == labels).mean() - (expected == labels).mean()),
         auc_change=float(roc_auc_score(labels, p) - roc_auc_score(labels, q)),
-    )
-
-
-def score(engine: Engine, pixels: NDArray[np.uint8], alive: Callable[[], None]) -> Scores:
-    """Score slices, uint8[n, 224, 224], some at a time; `alive` is called after each."""
-    parts = []
-    for start in range(0, len(pixels), PREDICT_BATCH):
-        parts.append(engine.predict(pixels[start : start + PREDICT_BATCH]))
-        alive()
-    distances = [part.distance for part in parts if part.distance is not None]
-    return Scores(
-        np.concatenate([part.logit for part in parts]),
-        np.concatenate([part.cam for part in parts]),
-        np.concatenate(distances) if distances else None,
     )

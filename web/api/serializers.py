@@ -59,7 +59,7 @@ def model_detail(s: Session, version: ModelVersion) -> dict[str, Any]:
         "used_by": used_by(s, version),
         "checks": [evaluation_view(one).as_dict() for one in of_version(s, version)],
         "gate": gate_of(s, version).as_dict(),
-        "promotions": promotions_of(s, version),
+        "promotions": [promotion.as_dict() for promotion in promotions_of(s, version)],
         "links": {
             "self": url_for("api_models.show", model_id=version.id),
             "card": url_for("api_models.card", model_id=version.id),

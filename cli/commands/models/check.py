@@ -48,8 +48,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {result['groups']} groups: {said['verdict']}")
     for reason in said["reasons"]:
         say(f"  {reason}")
-    if said["apart"] is not None:
-        say(f"  {said['apart']:.1%} of the slices lie apart from those the model knows")
+    if said["ood_share"] is not None:
+        say(f"  {said['ood_share']:.1%} of the slices are out of distribution")
     say(RESEARCH_LINE)
 
 
@@ -73,9 +73,9 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
     if found is None or not found.figures:
         raise NotFoundOrDenied(found.error if found and found.error else "the evaluations are gone from the database")
     if as_json:
-        kept = {"a": found.model_version, "b": found.with_model}
-        names = ("dataset", "part", "slices", "groups", "figures", "notes")
-        print_json(kept | {name: getattr(found, name) for name in names})
+        names = {"dataset", "part", "slices", "groups", "figures", "notes"}
+        sides = {"a": found.model_version, "b": found.with_model}
+        print_json(sides | found.model_dump(mode="json", include=names))
         return
     say(f"{found.dataset}{f' ({found.part})' if found.part else ''}: {found.slices} slices, {found.groups} groups")
     print_table(

@@ -80,8 +80,8 @@ def show(version: str, as_json: bool) -> None:
 
 def _promotions(session: Session, version: ModelVersion, *, figures: bool) -> list[dict[str, Any]]:
     """Return when, by whom and why the version was promoted, and what the gate said; its figures for programs only."""
-    shown = promotion.promotions_of(session, version)
-    return shown if figures else [{key: each[key] for key in each if key != "figures"} for each in shown]
+    hidden = None if figures else {"figures"}
+    return [view.model_dump(mode="json", exclude=hidden) for view in promotion.promotions_of(session, version)]
 
 
 @models.command()

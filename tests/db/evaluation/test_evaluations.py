@@ -10,6 +10,7 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
+from db.evaluation.result import EvaluationResult, PairedMetric
 from db.ledger import leases
 from db.ledger.leases import StaleClaim
 from db.models import Dataset, Evaluation, ModelVersion, Split, Work
@@ -19,7 +20,7 @@ from worker import reap, sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
 NewChampion = Callable[[str], ModelVersion]
-BETTER = {"auc": {"candidate": 0.9, "champion": 0.8, "difference": 0.1, "low": 0.05, "high": 0.2}}
+BETTER = {"auc": PairedMetric(first=0.9, second=0.8, difference=0.1, low=0.05, high=0.2)}
 
 
 @pytest.fixture
@@ -47,12 +48,12 @@ def seen(evaluation: Evaluation) -> evaluations.EvaluationView:
         return evaluations.evaluation_view(s.get_one(Evaluation, evaluation.id))
 
 
-def finish(against: dict[int, dict] | None = None, result: dict | None = None) -> bool:
+def finish() -> bool:
     with session_scope() as s:
         claimed = evaluations.claim(s, "w")
     assert claimed is not None
     with session_scope() as s:
-        return evaluations.finish(s, claimed[1], storage().put(b"scores"), result or {"n": 3}, against or {})
+        return evaluations.finish(s, claimed[1], storage().put(b"scores"), EvaluationResult(n=3), {})
 
 
 def test_the_same_ask_gives_the_same_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
@@ -83,7 +84,7 @@ def test_it_is_claimed_once_reported_on_and_finished(champion: ModelVersion, dat
         evaluations.report(s, claim, 0.5)
     assert (seen(evaluation).state, seen(evaluation).progress) == ("running", 0.5)
     with session_scope() as s:
-        assert evaluations.finish(s, claim, storage().put(b"scores"), {"accuracy": 0.9}, {})
+        assert evaluations.finish(s, claim, storage().put(b"scores"), EvaluationResult(accuracy=0.9), {})
     done = seen(evaluation).as_dict()
     assert (done["state"], done["dataset"], done["model_version"]) == ("finished", "site/1", "fake/1")
     assert done["result"] == {"accuracy": 0.9, "against": {}}
@@ -102,7 +103,7 @@ def test_a_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing
         again, _ = evaluations.claim(s, "v")
         assert (again.id, again.attempts) == (evaluation.id, 2)
     for act in (
-        lambda s: evaluations.finish(s, stale, storage().put(b"scores"), {}, {}),
+        lambda s: evaluations.finish(s, stale, storage().put(b"scores"), EvaluationResult(), {}),
         lambda s: evaluations.report(s, stale, 1),
     ):
         with pytest.raises(StaleClaim), session_scope() as s:
@@ -140,10 +141,12 @@ def test_a_pair_is_compared_in_both_results_whoever_ends_last(
         _, claim = evaluations.claim(s, "w", second.id)
         assert [one.id for one in evaluations.done_beside(s, s.get_one(Evaluation, second.id))] == [first.id]
     with session_scope() as s:
-        assert not evaluations.finish(s, claim, "", {}, {})  # it does not know the first one's scores yet
+        assert not evaluations.finish(
+            s, claim, "", EvaluationResult(), {}
+        )  # it does not know the first one's scores yet
     with session_scope() as s:
-        assert evaluations.finish(s, claim, storage().put(b"scores"), {}, {first.id: BETTER})
-    assert seen(second).result["against"] == {"fake/1": BETTER}
+        assert evaluations.finish(s, claim, storage().put(b"scores"), EvaluationResult(), {first.id: BETTER})
+    assert seen(second).result["against"] == {"fake/1": {"auc": BETTER["auc"].as_json()}}
     assert seen(first).result == {
         "n": 3,
         "against": {

@@ -20,21 +20,22 @@ from db.evaluation.gate import (
     request_gate,
 )
 from db.evaluation.promotion import GateClosed
+from db.evaluation.result import EvaluationResult, PairedMetric
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, PromotionKind, Split, User, Work
 from db.registry import champions
 from db.registry import versions as registry
 from db.storage import storage
-from db.training.lineage import makers_of
+from db.training.lineage import ancestors_of
 from tests.builders.datasets import new_split
 from tests.conftest import fake_package
 
 NewChampion = Callable[[str], ModelVersion]
-Pairs = dict[str, dict[str, float | None]]
+Pairs = dict[str, PairedMetric]
 
 
-def pair(low: float | None, high: float | None) -> dict[str, float | None]:
+def pair(low: float | None, high: float | None) -> PairedMetric:
     middle = None if low is None or high is None else (low + high) / 2
-    return {"candidate": 0.9, "champion": 0.9, "difference": middle, "low": low, "high": high}
+    return PairedMetric(first=0.9, second=0.9, difference=middle, low=low, high=high)
 
 
 EVEN: Pairs = {name: pair(-0.01, 0.02) for name in ("auc", "accuracy", "recall", "brier")}
@@ -92,8 +93,10 @@ class Registry:
                     return
                 others = {other.id: figures for other in evaluations.done_beside(s, claimed[0])}
             if claimed[0].model_version_id != version.id:
-                others = {key: evaluations.mirrored(figures) for key in others}
-            result = {"n": 40, "groups": 8, "recall": recall, "intervals": {"recall": [recall - 0.1, recall + 0.1]}}
+                mirrored = {name: metric.swapped() for name, metric in figures.items()}
+                others = dict.fromkeys(others, mirrored)
+            interval = {"recall": (recall - 0.1, recall + 0.1)}
+            result = EvaluationResult(n=40, groups=8, recall=recall, intervals=interval)
             with session_scope() as s:
                 assert evaluations.finish(s, claimed[1], storage().put(b"scores"), result, others)
 
@@ -133,7 +136,7 @@ def test_a_candidate_that_holds_up_is_promoted_and_the_figures_are_kept(models: 
     assert (kept.user_id, kept.gate["who"], kept.gate["verdict"]) == (ann.id, "ann", "passed")
     assert (kept.gate["candidate"], kept.gate["champion"], kept.gate["dataset"]) == ("new/1", "old/1", "site/1")
     assert (kept.gate["slices"], kept.gate["groups"], kept.gate["sensitivity"]) == (40, 8, 0.92)
-    assert kept.gate["figures"] == EVEN
+    assert kept.gate["figures"] == {name: metric.as_json() for name, metric in EVEN.items()}
     assert not kept.gate["overridden"]
 
 
@@ -271,7 +274,7 @@ def test_what_an_imported_version_comes_from_is_no_version_of_that_name_here(mod
     models.evaluate(new, 0.92)
     assert gate(new).notes == ["what imported/1 was made from elsewhere (base/1) may have seen these slices"]
     with read_scope() as s:
-        assert [each.label for each in makers_of(s, s.merge(imported))] == ["imported/1"]
+        assert [each.label for each in ancestors_of(s, s.merge(imported))] == ["imported/1"]
 
 
 def test_a_champion_that_changed_meanwhile_is_not_replaced_on_old_figures(models: Registry) -> None:

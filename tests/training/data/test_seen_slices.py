@@ -11,7 +11,7 @@ from PIL import Image
 from db.models import Dataset
 from db.settings import Settings
 from db.storage import storage
-from training.data.seen_slices import find_known, slices_of
+from training.data.seen_slices import find_seen_in_training, slices_of
 
 Pixels = NDArray[np.uint8]
 
@@ -38,7 +38,7 @@ def dataset(*parts: Pixels) -> Dataset:
 
 
 def share_known(pixels: Pixels, datasets: list[Dataset], rows: set[int] | None = None) -> float:
-    return float(find_known(pixels, chain.from_iterable(slices_of(each, rows) for each in datasets)).mean())
+    return float(find_seen_in_training(pixels, chain.from_iterable(slices_of(each, rows) for each in datasets)).mean())
 
 
 @pytest.mark.usefixtures("settings")
@@ -76,5 +76,5 @@ def test_a_dataset_whose_files_are_gone_tells_what_is_left(settings: Settings) -
 
 def test_it_is_told_that_the_work_goes_on(settings: Settings) -> None:
     beats: list[None] = []
-    find_known(pictures(2, 1), slices_of(dataset(pictures(2, 2))), lambda: beats.append(None))
+    find_seen_in_training(pictures(2, 1), slices_of(dataset(pictures(2, 2))), lambda: beats.append(None))
     assert len(beats) >= 2

@@ -12,7 +12,7 @@ from db import broker
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
-from db.evaluation.evaluations import EvaluationView
+from db.evaluation.evaluations import EvaluationView, result_of
 from db.evaluation.gate import PASSED, PENDING, REFUSED, gate_of, request_gate
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, Work
 from db.registry import champions, versions
@@ -116,12 +116,12 @@ def test_two_versions_on_the_same_part_are_compared_and_the_gate_judges(
         gate = gate_of(s, s.get_one(ModelVersion, new.id))
         mirrored = evaluations.find(s, version=old, dataset=dataset, split=split, part="test")
     assert gate.verdict == REFUSED
-    assert gate.figures["recall"]["champion"] == pytest.approx(0.8)
-    assert gate.figures["auc"]["difference"] == 0.0
-    assert gate.figures["recall"]["high"] < 0
+    assert gate.figures["recall"].second == pytest.approx(0.8)
+    assert gate.figures["auc"].difference == 0.0
+    assert gate.figures["recall"].high < 0
     assert "below the floor of 0.700" in gate.reasons[0]
     assert "its sensitivity is worse beyond chance" in gate.reasons[-1]
-    assert mirrored.result["against"]["new/1"]["recall"]["difference"] == -gate.figures["recall"]["difference"]
+    assert result_of(mirrored).against["new/1"]["recall"].difference == -gate.figures["recall"].difference
 
 
 def gone(old: ModelVersion) -> None:
@@ -225,7 +225,7 @@ class FarEngine(FakeEngine):
         return replace(super().predict(slices), distance=(np.arange(len(slices)) % 4 == 0).astype(np.float32))
 
 
-def test_the_share_of_slices_that_lie_apart_is_told(
+def test_share_of_slices_out_of_distribution_is_stated(
     add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "load_engine", lambda *_, **__: Proven(FarEngine(), []))
@@ -233,10 +233,10 @@ def test_the_share_of_slices_that_lie_apart_is_told(
     own = ask(add_version("c", ood={"threshold": 0.5, "fake": 1.5, "keras": 0.1}), dataset)
     while evaluate_next("w"):
         pass
-    assert seen(known).result["apart"] == pytest.approx(0.25, abs=0.02)
-    assert "lie apart" in seen(known).result["site_check"]["reasons"][-1]
-    assert seen(unknown).result["apart"] is None
-    assert seen(own).result["apart"] == 0, "this engine has a threshold of its own"
+    assert seen(known).result["ood_share"] == pytest.approx(0.25, abs=0.02)
+    assert "out of distribution" in seen(known).result["site_check"]["reasons"][-1]
+    assert seen(unknown).result["ood_share"] is None
+    assert seen(own).result["ood_share"] == 0, "this engine has a threshold of its own"
 
 
 def failure(evaluation_id: int) -> str:
@@ -267,14 +267,14 @@ def test_scores_that_are_no_numbers_are_one_clear_line(
     add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.engines.fake.expected_logit", lambda pixels: float("nan"))
-    assert failure(ask(add_version(), dataset)) == "fake gave a score that is no number"
+    assert failure(ask(add_version(), dataset)) == "fake gave a score that is not a number"
 
 
 @pytest.mark.parametrize(
     ("error", "told"),
     [
         (FileNotFoundError(2, "No such file or directory", "/var/lib/ctbatch/models/3f"), "No such file or directory"),
-        (RuntimeError("at /opt/engine.cpp"), "RuntimeError; the evaluation worker's log tells more"),
+        (RuntimeError("at /opt/engine.cpp"), "RuntimeError; the evaluation worker's log says more"),
     ],
 )
 def test_what_nobody_foresaw_is_told_without_paths(

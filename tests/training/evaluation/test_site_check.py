@@ -4,20 +4,21 @@ from typing import Any
 
 import pytest
 
-from training.evaluation.site_check import MAY, MAY_NOT, UNKNOWN, Floors, check_site, count_groups
+from db.evaluation.result import Metrics
+from training.evaluation.site_check import MAY, MAY_NOT, UNKNOWN, Evidence, Floors, check_site, count_groups
 
 MANY = {"COVID": 40, "non-COVID": 60}
 GOOD = {"recall": (0.95, 0.90, 0.98), "specificity": (0.9, 0.86, 0.94), "auc": (0.97, 0.95, 0.99)}
 
 
-def result(**figures: tuple[float | None, float | None, float | None]) -> dict[str, Any]:
+def result(**figures: tuple[float | None, float | None, float | None]) -> Metrics:
     chosen = GOOD | figures
-    intervals = {name: None if low is None else [low, high] for name, (_, low, high) in chosen.items()}
-    return {name: value for name, (value, _, _) in chosen.items()} | {"intervals": intervals}
+    intervals = {name: None if low is None else (low, high) for name, (_, low, high) in chosen.items()}
+    return Metrics(**{name: value for name, (value, _, _) in chosen.items()}, intervals=intervals)
 
 
 def check(groups: dict[str, int] = MANY, **figures: Any):
-    return check_site(result(**figures), groups, Floors())
+    return check_site(result(**figures), groups, Floors(), Evidence())
 
 
 def test_a_model_whose_intervals_lie_above_the_floors_may_be_used():
@@ -80,31 +81,31 @@ def test_one_group_has_no_interval():
 
 
 def test_slices_that_the_model_was_trained_on_are_no_evidence():
-    assert check_site(result(), MANY, Floors(), known=0.01).verdict == MAY
-    found = check_site(result(), MANY, Floors(), known=1.0)
+    assert check_site(result(), MANY, Floors(), Evidence(seen=0.01)).verdict == MAY
+    found = check_site(result(), MANY, Floors(), Evidence(seen=1.0))
     assert (found.verdict, found.reasons) == (
         UNKNOWN,
-        ["the model was trained or tuned on 100% of these slices, or near-identical ones: they are no evidence"],
+        ["the model was trained or tuned on 100% of these slices, or near-identical ones: they are not evidence"],
     )
 
 
 def test_slices_of_no_known_patient_are_no_evidence():
-    assert check_site(result(), MANY, Floors(), nameless=0.01).verdict == MAY
-    found = check_site(result(recall=(0.5, 0.4, 0.6)), MANY, Floors(), nameless=0.5)
+    assert check_site(result(), MANY, Floors(), Evidence(without_patient=0.01)).verdict == MAY
+    found = check_site(result(recall=(0.5, 0.4, 0.6)), MANY, Floors(), Evidence(without_patient=0.5))
     assert found.verdict == UNKNOWN
-    assert found.reasons[0].startswith("no patient is known of 50% of these slices")
-    assert found.reasons[0].endswith("name them in a CSV (file, label, group)")
+    assert found.reasons[0].startswith("50% of these slices have no known patient")
+    assert found.reasons[0].endswith("name the patients in a CSV (file, label, group)")
 
 
-def test_slices_that_lie_apart_are_told_of():
-    assert len(check_site(result(), MANY, Floors(), apart=0.05).reasons) == 3
-    found = check_site(result(), MANY, Floors(), apart=0.4)
-    assert found.reasons[-1] == "40% of the slices lie apart from those the model knows"
-    assert found.as_dict()["apart"] == 0.4
+def test_many_slices_out_of_distribution_are_mentioned():
+    assert len(check_site(result(), MANY, Floors(), Evidence(ood=0.05)).reasons) == 3
+    found = check_site(result(), MANY, Floors(), Evidence(ood=0.4))
+    assert found.reasons[-1].startswith("40% of the slices are out of distribution")
+    assert found.ood_share == 0.4
 
 
 def test_a_version_may_ask_for_more():
-    assert check_site(result(), MANY, Floors(recall=0.95)).verdict == UNKNOWN
+    assert check_site(result(), MANY, Floors(recall=0.95), Evidence()).verdict == UNKNOWN
 
 
 def test_a_group_with_both_classes_counts_for_both():
