@@ -33,7 +33,7 @@ from training.loop import checkpoints
 from training.loop.fit import fit
 from training.network.backend import environment
 from training.network.initial_weights import initial_network
-from training.run_observer import RunWatcher
+from training.run_observer import RunObserver
 from worker.engines.package import Package
 from worker.heartbeat import Heartbeat
 
@@ -80,35 +80,35 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
                 f"{MAX_CLAIMS} workers died of this run before an epoch was done; is there too little memory?"
             )
         config = None if run.demo else checked(run.config)
-        watcher = RunWatcher(run, claim, heartbeat, config.stages if config else ())
+        observer = RunObserver(run, claim, heartbeat, config.stages if config else ())
         if config is None:
-            package = demo.make_demo_package(folder / "package", seed=run.seed, progress=watcher.tell)
+            package = demo.make_demo_package(folder / "package", seed=run.seed, progress=observer.report)
         else:
-            trained = _train(run, config, watcher, folder)
-            package = make_package(folder / "package", trained, watcher.packaging, watcher.alive)
+            trained = _train(run, config, observer, folder)
+            package = make_package(folder / "package", trained, observer.packaging, observer.alive)
         register(package, folder / "package", run, claim)
-    checkpoints.drop(watcher.kept, but={})
+    checkpoints.drop(observer.stored)
 
 
-def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) -> Trained:
+def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path) -> Trained:
     run.environment = environment() | {"code": code_version()}
-    watcher.tell(0.0, "reading the dataset", environment=run.environment)
+    observer.report(0.0, "reading the dataset", environment=run.environment)
     if run.dataset is None or run.split is None:
         raise RunFailed("the run names no dataset; launch another one on a dataset")
-    parts = load_parts(run.dataset, run.split, watcher.alive)
-    if not run.checkpoint:
-        _look_for_known(run, parts, watcher)
-    watcher.tell(0.0, "fetching the weights to start from")
+    parts = load_parts(run.dataset, run.split, observer.alive)
+    resume = checkpoints.read(observer.stored)
+    if resume is None:
+        _look_for_known(run, parts, observer)
+    observer.report(0.0, "fetching the weights to start from")
     # A checkpoint has the weights: a run that goes on needs neither what they came from nor its file again.
-    network = initial_network(config, run.seed, watcher.alive, from_file=not run.checkpoint)
+    network = initial_network(config, run.seed, observer.alive, from_file=resume is None)
     data = Data(parts["train"], parts["validation"])
-    resume = checkpoints.read(run.checkpoint)
-    outcome = fit(network, config, data, seed=run.seed, folder=folder, watcher=watcher, resume=resume)
+    outcome = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
     seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
     return Trained(run, config, network, parts, outcome.history, seconds)
 
 
-def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWatcher) -> None:
+def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], observer: RunObserver) -> None:
     """Hold what is measured on against the slices of other datasets that taught the version the run starts from. The
     launch went by hashes, and by the clusters of this dataset alone: files that were saved anew are found only here.
 
@@ -122,9 +122,9 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
         by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
     if not taught:
         return
-    watcher.tell(0.0, f"looking for slices that {start.label} knows")
+    observer.report(0.0, f"looking for slices that {start.label} knows")
     measured_on = np.concatenate([parts[name].pixels for name in PARTS[1:]])
-    known = np.flatnonzero(find_seen_in_training(measured_on, chain.from_iterable(taught), watcher.alive))
+    known = np.flatnonzero(find_seen_in_training(measured_on, chain.from_iterable(taught), observer.alive))
     if len(known) and SEEN not in run.allowed_leaks:
         rows = [row.row for name in PARTS[1:] for row in parts[name].rows]
         told = ", ".join(str(rows[index]) for index in known[:EXAMPLES]) + (" ..." if len(known) > EXAMPLES else "")
@@ -135,7 +135,7 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
         )
     if not len(known) and not by_hash and SEEN in run.allowed_leaks:
         run.allowed_leaks = [each for each in run.allowed_leaks if each != SEEN]
-        watcher.tell(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
+        observer.report(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
 def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> None:

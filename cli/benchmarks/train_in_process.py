@@ -11,15 +11,16 @@ from cli.local.session import reading, writing
 from cli.local.training_runs import refusals
 from cli.output import print_json, print_table, say
 from db.database import current
+from db.training.progress import EpochRecord
 from training.config import Stage
 from training.errors import message_for
 from training.launch.launch import LaunchPlan, RunRequest, prepare
-from training.loop.watcher import EpochRecord, Watcher
+from training.loop.observer import TrainingObserver
 
 FIGURES = ("accuracy", "auc", "recall", "specificity", "ece")
 
 
-class Told(Watcher):
+class Told(TrainingObserver):
     """Says what each epoch came to."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -74,7 +75,7 @@ def _fitted(prepared: LaunchPlan) -> dict[str, Any]:
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=above) as folder:
         data = Data(parts["train"], parts["validation"])
-        history = fit(network, config, data, seed=asked.seed, folder=Path(folder), watcher=Told(config.stages)).history
+        history = fit(network, config, data, seed=asked.seed, folder=Path(folder), observer=Told(config.stages)).history
     unseen = parts["test"]
     logit = predict(network, unseen.pixels[..., None], lambda: None)["logit"]
     figures = measure(probability(logit, 1.0), unseen.labels, 0.5)

@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import PART
-from db.evaluation.result import Kept, PairedMetric
+from db.evaluation.result import PairedMetric
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
+from db.models.kept import Kept
 from db.training.lineage import optimism_notes, training_split_of
 
 

@@ -22,8 +22,9 @@ from sqlalchemy.orm import Session
 
 from db.evaluation import evaluations
 from db.evaluation.evaluations import result_of
-from db.evaluation.result import Interval, Kept, PairedMetric, PairedMetrics
+from db.evaluation.result import Interval, PairedMetric, PairedMetrics
 from db.models import Evaluation, ModelVersion, Split, User, Work
+from db.models.kept import Kept
 from db.registry import champions
 from db.training.lineage import optimism_notes, training_split_of
 

@@ -6,8 +6,9 @@ from sqlalchemy.orm import Session
 
 from db.database import one_at_a_time, session_scope
 from db.evaluation.gate import PASSED, PENDING, REFUSED, Gate
-from db.evaluation.result import Kept, PairedMetric
+from db.evaluation.result import PairedMetric
 from db.models import ModelVersion, Promotion, PromotionKind, User
+from db.models.kept import Kept
 from db.registry import champions, versions
 from db.registry.demo_model import DemoModelDamaged, import_demo_model
 

@@ -1,26 +1,13 @@
 """The shapes of the JSON that evaluations and promotions keep."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from db.models.kept import Kept
 
 Interval = tuple[float, float] | None
 """The ends of a 95 % interval, or None where chance cannot be estimated."""
-
-
-class Kept(BaseModel):
-    """What a JSON column keeps: checked once, when it is read or made."""
-
-    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields that were given, as the column keeps them."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON, for people and programs."""
-        return self.model_dump(mode="json")
 
 
 class PairedMetric(Kept):

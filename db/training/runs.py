@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import broker
@@ -16,6 +16,7 @@ from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRu
 from db.registry.manifest import NAME
 from db.training.leaks import SEEN
 from db.training.lineage import find_seen, trained_on
+from db.training.progress import EpochRecord, StoredCheckpoint
 
 DEMO = "demo"
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
@@ -262,22 +263,27 @@ def put_off(s: Session, claim: Claim) -> None:
     leases.put_off(s, TrainingRun, claim, attempts=TrainingRun.attempts - 1, message="put off: the database was away")
 
 
-def record_epoch(s: Session, claim: Claim, stage: int, epoch: int, metrics: dict[str, float], seconds: float) -> None:
-    """Keep what an epoch came to, in place of what a worker that died after it said. Raises StaleClaim."""
+def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:
+    """Record an epoch, in place of it and later ones by a worker that died. Raises StaleClaim."""
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
-    s.execute(delete(Epoch).where(Epoch.run_id == claim.id, Epoch.stage == stage, Epoch.epoch >= epoch))
-    s.execute(delete(Epoch).where(Epoch.run_id == claim.id, Epoch.stage > stage))
-    s.add(Epoch(run_id=claim.id, stage=stage, epoch=epoch, metrics=metrics, seconds=seconds))
+    place = tuple_(Epoch.stage, Epoch.epoch)
+    s.execute(delete(Epoch).where(Epoch.run_id == claim.id, place >= (record.stage, record.epoch)))
+    s.add(Epoch(run_id=claim.id, **vars(record)))
     s.flush()
 
 
-def record_checkpoint(s: Session, claim: Claim, checkpoint: dict[str, Any]) -> None:
-    """Name the newest checkpoint: what the run goes on from if its worker dies. Raises StaleClaim."""
+def checkpoint_of(run: TrainingRun) -> StoredCheckpoint | None:
+    """Return the checkpoint that a run goes on from, if it has one."""
+    return StoredCheckpoint(**run.checkpoint) if run.checkpoint else None
+
+
+def record_checkpoint(s: Session, claim: Claim, checkpoint: StoredCheckpoint) -> None:
+    """Record the newest checkpoint: what the run goes on from if its worker dies. Raises StaleClaim."""
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
     # Progress was made, so the claims before it no longer count against the run.
-    s.execute(update(TrainingRun).where(TrainingRun.id == claim.id).values(checkpoint=checkpoint, attempts=1))
+    s.execute(update(TrainingRun).where(TrainingRun.id == claim.id).values(checkpoint=checkpoint.as_json(), attempts=1))
 
 
 def finish_run(s: Session, claim: Claim, model_version_id: int) -> None:

@@ -148,14 +148,14 @@ def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
 
 def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, small_network, monkeypatch):
     run = launch(dataset, "stages.head.epochs=1000")
-    from training.run_observer import RunWatcher
+    from training.run_observer import RunObserver
 
     def cancelled(self, at):
         with session_scope() as s:
             runs.cancel_run(s, s.get_one(TrainingRun, run.id))
-        self.tell(0.5, "training")
+        self.report(0.5, "training")
 
-    monkeypatch.setattr(RunWatcher, "step", cancelled)
+    monkeypatch.setattr(RunObserver, "step", cancelled)
     view, _ = carry_out()
     assert (view.state, view.model_version) == ("cancelled", None)
 
@@ -389,14 +389,14 @@ def test_a_database_that_is_away_for_a_moment_costs_a_note_and_no_epoch(dataset,
 
     import training.run
     import training.run_observer
-    from training.loop.watcher import EpochRecord
+    from db.training.progress import EpochRecord
 
     monkeypatch.setattr(training.run_observer, "PAUSES", (0.0,))
     monkeypatch.setattr(training.run_observer, "REPORT_SECONDS", 0.0)
     run = launch(dataset)
     with session_scope() as s:
         run, claim = runs.claim_run(s, "w")
-    watcher = training.run_observer.RunWatcher(
+    observer = training.run_observer.RunObserver(
         run, claim, Heartbeat(TrainingRun, [claim]), training.run.checked(run.config).stages
     )
     once = iter([True])
@@ -410,10 +410,10 @@ def test_a_database_that_is_away_for_a_moment_costs_a_note_and_no_epoch(dataset,
         return act
 
     monkeypatch.setattr(runs, "report", away(runs.report))
-    watcher.alive()
+    observer.alive()
     assert next(once, True), "it was away"
     once = iter([True])
     monkeypatch.setattr(runs, "record_epoch", away(runs.record_epoch))
-    watcher.epoch(EpochRecord(0, 0, {"loss": 1.0}, 2.0))
+    observer.epoch(EpochRecord(0, 0, {"loss": 1.0}, 2.0))
     with session_scope() as s:
         assert [each.metrics for each in runs.epochs_of(s, run.id)] == [{"loss": 1.0}]

@@ -23,7 +23,7 @@ from training.export.openvino import Exported, export, write_manifest
 from training.export.package import measure_test
 from training.export.parity import Calibration
 from training.loop.fit import fit
-from training.loop.watcher import Step, Watcher
+from training.loop.observer import Step, TrainingObserver
 from training.network.ood_distance import with_distance
 from training.network.resnet50 import build_network, start_residuals_at_zero
 from training.report.model_card import CARD
@@ -88,7 +88,7 @@ SHIPPED = Plan(
 """Half an hour on a processor: everything learns, at full size too, so that heat maps lie on the lesions."""
 
 
-class _Reporter(Watcher):
+class _Reporter(TrainingObserver):
     """Reports the share done, from `first` to `last`, and what is trained."""
 
     def __init__(self, progress: Progress, first: float, last: float, what: str) -> None:
@@ -252,8 +252,8 @@ def train_network(plan: Plan, data: Data, seed: int, progress: Progress) -> Any:
             train = data.train.some(plan.last_stage_slices) if is_last else data.train
             alone = plan.config.model_copy(update={"stages": (stage,)})
             first, last = shares[index : index + 2] / shares[-1]
-            watcher = _Reporter(progress, first, last, f"training {stage.name} at {stage.size} × {stage.size}")
-            fit(network, alone, Data(train, data.validation), seed=seed, folder=Path(folder), watcher=watcher)
+            reporter = _Reporter(progress, first, last, f"training {stage.name} at {stage.size} × {stage.size}")
+            fit(network, alone, Data(train, data.validation), seed=seed, folder=Path(folder), observer=reporter)
     return network
 
 

@@ -14,13 +14,13 @@ from db.models import SplitRule, TrainingRun
 from db.registry import champions
 from db.training import runs
 from db.training.leaks import CONFLICTING
+from db.training.progress import EpochRecord
 from training.config import Config
 from training.data.augment import Augmenter
 from training.data.slices import Labelled
 from training.evaluation.metrics import with_intervals
 from training.export.openvino import Exported, export, write_manifest
 from training.export.parity import Calibration
-from training.loop.watcher import EpochRecord
 from training.network.backend import exact_float32, memory_errors
 from training.network.ood_distance import with_distance
 from training.report.content import PartSize, ReportContent, RunFacts, TestScores

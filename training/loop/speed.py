@@ -10,10 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from db.training.progress import EpochRecord
 from training.config import ALL, Augment, Config, Stage
 from training.data.slices import Data, Labelled
 from training.loop.fit import fit
-from training.loop.watcher import EpochRecord, Step, Watcher
+from training.loop.observer import Step, TrainingObserver
 from training.network.resnet50 import build_network
 from training.network.training_copy import base_layers
 
@@ -39,7 +40,7 @@ class Measured:
         return self.ours / self.plain
 
 
-class _Timer(Watcher):
+class _Timer(TrainingObserver):
     """Notes how long epochs take, and when the first began."""
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ def _ours(network: Any, stage: Stage, data: Labelled, few: Labelled, plain: floa
     config = Config(preset="bench", augment=Augment(), stages=(stage,))
     timer, started = _Timer(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
-        fit(network, config, Data(data, few), seed=1, folder=Path(folder), watcher=timer)
+        fit(network, config, Data(data, few), seed=1, folder=Path(folder), observer=timer)
     rate = max(record.metrics["rate"] for record in timer.records[1:])
     preparing = (timer.began or started) - started - len(data) / rate / max(1, len(data) // stage.batch)
     whole = _epochs_of_seed(stage)

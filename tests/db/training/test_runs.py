@@ -9,6 +9,7 @@ from db.database import session_scope
 from db.ledger import leases
 from db.models import Dataset, TrainingRun, Work
 from db.training import runs
+from db.training.progress import EpochRecord, StoredCheckpoint
 from db.training.runs import BadName, NewRun, RunError
 from tests.builders.datasets import add_dataset, add_split
 
@@ -51,18 +52,18 @@ def test_another_goes_on_from_the_checkpoint_when_a_worker_is_gone(dataset, spli
     launch(dataset, split)
     run, first = claim()
     with session_scope() as s:
-        runs.record_epoch(s, first, 0, 0, {"loss": 0.5}, 1.0)
-        runs.record_epoch(s, first, 0, 1, {"loss": 0.4}, 1.0)
-        runs.record_checkpoint(s, first, {"stage": 0, "epoch": 0})
+        runs.record_epoch(s, first, EpochRecord(0, 0, {"loss": 0.5}, 1.0))
+        runs.record_epoch(s, first, EpochRecord(0, 1, {"loss": 0.4}, 1.0))
+        runs.record_checkpoint(s, first, StoredCheckpoint(stage=0, epoch=0))
     with session_scope() as s:
         gone = s.get_one(TrainingRun, run.id).lease_until - timedelta(hours=1)
         s.execute(update(TrainingRun).values(lease_until=gone))
     again, second = claim("other")
     assert again.checkpoint == {"stage": 0, "epoch": 0}
     with session_scope() as s, pytest.raises(leases.StaleClaim):
-        runs.record_epoch(s, first, 0, 2, {"loss": 0.3}, 1.0)
+        runs.record_epoch(s, first, EpochRecord(0, 2, {"loss": 0.3}, 1.0))
     with session_scope() as s:
-        runs.record_epoch(s, second, 0, 1, {"loss": 0.41}, 1.0)
+        runs.record_epoch(s, second, EpochRecord(0, 1, {"loss": 0.41}, 1.0))
     with session_scope() as s:
         assert [(e.epoch, e.metrics["loss"]) for e in runs.epochs_of(s, run.id)] == [(0, 0.5), (1, 0.41)]
 
@@ -72,7 +73,7 @@ def test_progress_forgives_earlier_claims(dataset, split):
     run, held = claim()
     with session_scope() as s:
         s.execute(update(TrainingRun).values(attempts=3))
-        runs.record_checkpoint(s, held, {"stage": 0})
+        runs.record_checkpoint(s, held, StoredCheckpoint(stage=0, epoch=0))
     with session_scope() as s:
         assert s.get_one(TrainingRun, run.id).attempts == 1
 
@@ -91,7 +92,7 @@ def test_one_that_was_put_off_leaves_no_checkpoint_when_it_is_cancelled(dataset,
     run = launch(dataset, split)
     _, held = claim()
     with session_scope() as s:
-        runs.record_checkpoint(s, held, {"files": {"state.npz": "0" * 64}})
+        runs.record_checkpoint(s, held, StoredCheckpoint(stage=0, epoch=0, files={"state.npz": "0" * 64}))
     with session_scope() as s:
         leases.put_off(s, TrainingRun, held)
     with session_scope() as s:
