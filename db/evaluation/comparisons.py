@@ -1,7 +1,6 @@
 """Two model versions on the same slices: which slices, asked for, and what it came to."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 from sqlalchemy.orm import Session
@@ -64,15 +63,20 @@ def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dat
 
 def request(s: Session, pair: Pair, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:
     """The evaluations of both, the same for the same ask (see `evaluations.request`). Raises EvaluationError."""
-    where: dict[str, Any] = {"dataset": pair.dataset, "split": pair.split, "part": pair.part}
-    both = (pair.version, pair.other)
-    return [evaluations.request(s, version=each, **where, user=user, hint=hint) for each in both]
+    return [
+        evaluations.request(
+            s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part, user=user, hint=hint
+        )
+        for version in (pair.version, pair.other)
+    ]
 
 
 def comparison_of(s: Session, pair: Pair) -> Comparison | None:
     """Return the comparison as far as it is, or None if it was never asked for."""
-    where: dict[str, Any] = {"dataset": pair.dataset, "split": pair.split, "part": pair.part}
-    own, theirs = (evaluations.find(s, version=version, **where) for version in (pair.version, pair.other))
+    own, theirs = (
+        evaluations.find(s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part)
+        for version in (pair.version, pair.other)
+    )
     if own is None or theirs is None:
         return None
     queued = own.state == theirs.state == Work.READY

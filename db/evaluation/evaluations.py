@@ -91,9 +91,11 @@ def request(
 
 
 def _try_again(s: Session, evaluation: Evaluation) -> None:
-    fresh: dict[str, Any] = {"state": Work.READY, "attempts": 0, "error": None, "progress": 0.0}
-    fresh |= {"scores_sha256": None, "published_at": from_now()}
-    s.execute(update(Evaluation).where(Evaluation.id == evaluation.id).values(**fresh))
+    s.execute(
+        update(Evaluation)
+        .where(Evaluation.id == evaluation.id)
+        .values(state=Work.READY, attempts=0, error=None, progress=0.0, scores_sha256=None, published_at=from_now())
+    )
     s.refresh(evaluation)
 
 

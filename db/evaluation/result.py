@@ -70,6 +70,17 @@ class Metrics(Kept):
     intervals: dict[str, Interval] = Field(default_factory=dict)
 
 
+class VersionMetrics(Metrics):
+    """The metrics that a model version carries. `measured_on` and `measured_with` say on which slices and by which
+    engine. `heat`: how heat maps lie on drawn lesions, of the demo model only."""
+
+    ood_share: float | None = None
+    by_source: dict[str, Metrics] = Field(default_factory=dict)
+    measured_on: str = ""
+    measured_with: str = ""
+    heat: dict[str, float] = Field(default_factory=dict)
+
+
 class EvaluationResult(Metrics):
     """What an evaluation found. `engine` gave the scores, positive from `threshold` on. `against`: the comparison with
     each version that was evaluated on the same slices, by its label. `site_check`: of a whole dataset only."""

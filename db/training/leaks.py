@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from db.datasets.slices import CLASSES, Placed
 
@@ -15,7 +15,14 @@ EXAMPLES = 20
 Parts = Mapping[int, str]  # row -> part
 
 
-def find_leaks(slices: Sequence[Placed], parts: Parts) -> dict[str, Any]:
+class Leak(TypedDict):
+    """How often a leak occurs, and at most `EXAMPLES` of it."""
+
+    count: int
+    examples: list[str]
+
+
+def find_leaks(slices: Sequence[Placed], parts: Parts) -> dict[str, Leak]:
     """`{name: {"count", "examples"}}` of what connects two parts; empty where nothing does.
 
     `identical-slices`: the same pixels in two parts. `near-identical-slices`: a cluster of different pixels that lies

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from db.datasets.slices import PARTS, TRAIN, Placed, part_of, placed_of, without_patient
 from db.models import Dataset, ModelVersion, Split
 from db.registry.versions import find_version
-from db.training.leaks import EXAMPLES, SEEN
+from db.training.leaks import EXAMPLES, SEEN, Leak
 
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
@@ -91,7 +91,7 @@ def _same_slices(s: Session, version: ModelVersion) -> int | None:
     return s.scalar(select(Dataset.id).where(Dataset.sha256 == version.dataset_hash).limit(1))
 
 
-def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Any]:
+def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Leak]:
     """`seen-by-parent`, as a leak of a split for a run that starts from the version; empty where nothing was seen."""
     seen = seen_in(s, version, split.dataset_id, split, PARTS[1:])
     examples = [f"{each.name} ({part_of(split, each)})" for each in seen[:EXAMPLES]]

@@ -14,7 +14,7 @@ from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
 from db.registry.manifest import NAME
-from db.training.leaks import SEEN
+from db.training.leaks import SEEN, Leak
 from db.training.lineage import find_seen, trained_on
 from db.training.progress import EpochRecord, StoredCheckpoint
 
@@ -147,9 +147,8 @@ def create_run(s: Session, new: NewRun, user: User | None = None) -> TrainingRun
     return _launch(s, run)
 
 
-def _with_count(leak: str, facts: Any) -> str:
-    count = facts.get("count") if isinstance(facts, dict) else None
-    return f"{leak}: {count}{' slices' if leak == SEEN else ''}" if count is not None else leak
+def _with_count(leak: str, found: Leak) -> str:
+    return f"{leak}: {found['count']}{' slices' if leak == SEEN else ''}"
 
 
 def _launch(s: Session, run: TrainingRun) -> TrainingRun:

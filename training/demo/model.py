@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from db.evaluation.result import VersionMetrics
 from training.config import ALL, STEADY_RULE, Augment, Config, Stage
 from training.data.slices import Data, Labelled
 from training.demo.draw_in_parallel import draw_on_all_cores
@@ -134,11 +135,13 @@ def make_demo_package(
     progress(0.95, "measuring")
     engine, calibration = _served(exported)
     scores = score(engine, parts["test"].pixels, lambda share: None) if engine else exported.exact["test"]
-    metrics = measure_test(parts["test"], scores, calibration) | {
-        "measured_on": "phantoms of unseen patients",
-        "measured_with": engine.name if engine else "keras-f32",
-        "heat": heat_in_lesions(scores.cam, _lesions(plan, seed)),
-    }
+    metrics = measure_test(parts["test"], scores, calibration).model_copy(
+        update={
+            "measured_on": "phantoms of unseen patients",
+            "measured_with": engine.name if engine else "keras-f32",
+            "heat": heat_in_lesions(scores.cam, _lesions(plan, seed)),
+        }
+    )
     write_demo_card(folder, metrics, exported, seed)
     return write_manifest(
         exported,
@@ -152,7 +155,7 @@ def make_demo_package(
 
 def _served(exported: Exported) -> tuple[OpenVinoEngine | None, Calibration]:
     """Return the engine that most machines will serve the model with, or None for Keras in float32."""
-    if not exported.parity["int8"]["passed"]:
+    if not exported.parity["int8"].passed:
         return None, exported.calibration
     engine = OpenVinoEngine(exported.folder / INT8_FILE, "int8", None)
     return engine, exported.engines[engine.name]
@@ -195,9 +198,10 @@ def _share_inside(heat: NDArray[np.float32], lesions: NDArray[np.bool_]) -> NDAr
     return np.asarray(np.divide(inside, total, out=np.zeros_like(total), where=total > 0))
 
 
-def write_demo_card(folder: Path, metrics: dict[str, Any], exported: Exported, seed: int) -> None:
+def write_demo_card(folder: Path, metrics: VersionMetrics, exported: Exported, seed: int) -> None:
     """Write the demo model's card, MODEL_CARD.md."""
-    heat, int8 = metrics["heat"], exported.parity["int8"]
+    parity = exported.parity_as_dict
+    heat, int8 = metrics.heat, parity["int8"]
     (folder / CARD).write_text(
         f"""# The demo model
 
@@ -207,19 +211,19 @@ def write_demo_card(folder: Path, metrics: dict[str, Any], exported: Exported, s
 
 - A ResNet50 that gives an axial chest CT slice (8 bits, 224 × 224) a probability of COVID and a heat map.
 - It shows how ctbatch works. Its answers on slices of patients mean nothing.
-- Made by `make demo-model`, seed {seed}, on {exported.parity["processor"]}.
+- Made by `make demo-model`, seed {seed}, on {parity["processor"]}.
 
 ## How it does on phantoms it never saw
 
-Measured with the engine {metrics["measured_with"]}, on {metrics["n"]} slices of {metrics["groups"]} synthetic patients.
+Measured with the engine {metrics.measured_with}, on {metrics.n} slices of {metrics.groups} synthetic patients.
 
 | metric | value |
 |---|---|
-| accuracy | {metrics["accuracy"]:.4f} |
-| AUC | {metrics["auc"]:.4f} |
-| sensitivity | {metrics["recall"]:.4f} |
-| specificity | {metrics["specificity"]:.4f} |
-| expected calibration error | {metrics["ece"]:.4f} |
+| accuracy | {metrics.accuracy:.4f} |
+| AUC | {metrics.auc:.4f} |
+| sensitivity | {metrics.recall:.4f} |
+| specificity | {metrics.specificity:.4f} |
+| expected calibration error | {metrics.ece:.4f} |
 | heat inside the drawn lesions | {heat["share"]:.1%} |
 | the same for a perfect map of 7 × 7 cells | {heat["at_best"]:.1%} |
 | area of the lesions | {heat["area"]:.1%} |

@@ -1,7 +1,7 @@
 """What a trained network comes to: calibrated, measured on slices it never saw, reported on, exported."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from db.database import read_scope
 from db.datasets.slices import Row, without_patient
+from db.evaluation.result import Metrics, VersionMetrics
 from db.models import SplitRule, TrainingRun
 from db.registry import champions
 from db.training import runs
@@ -63,7 +64,8 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     progress(0.2, "measuring on unseen groups, exporting, and comparing the engines")
     exported = export(network, folder, parts, config.threshold, run.seed, alive)
     metrics = measure_test(parts["test"], exported.exact["test"], exported.calibration)
-    metrics["measured_on"] = measured_on(run.allowed_leaks, without_patient(run.dataset) if run.dataset else 0)
+    nameless = without_patient(run.dataset) if run.dataset else 0
+    metrics = metrics.model_copy(update={"measured_on": measured_on(run.allowed_leaks, nameless)})
     progress(0.9, "reporting")
     content = _report(trained, exported, metrics)
     write_report(folder, content)
@@ -89,22 +91,22 @@ def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
     return "the test part of the split: groups that training never saw"
 
 
-def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> dict[str, Any]:
+def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> VersionMetrics:
     """Return all metrics with intervals, by source too, and the share of slices that are out of distribution."""
     chances, threshold = calibration.probability(scores), calibration.threshold
-    found = with_intervals(chances, data.labels, data.groups, threshold).as_dict()
+    fields = dict(with_intervals(chances, data.labels, data.groups, threshold))
     if scores.distance is not None and calibration.ood is not None:
-        found["ood_share"] = float((scores.distance > calibration.ood).mean())
+        fields["ood_share"] = float((scores.distance > calibration.ood).mean())
     sources = np.array(_sources(data.rows))
     if len(names := np.unique(sources)) > 1:
         groups = np.array(data.groups)
 
-        def alone(name: str) -> dict[str, Any]:
+        def alone(name: str) -> Metrics:
             here = sources == name
-            return with_intervals(chances[here], data.labels[here], list(groups[here]), threshold).as_dict()
+            return with_intervals(chances[here], data.labels[here], list(groups[here]), threshold)
 
-        found["by_source"] = {str(name): alone(name) for name in names}
-    return found
+        fields["by_source"] = {str(name): alone(name) for name in names}
+    return VersionMetrics(**fields)
 
 
 def _sources(rows: Sequence[Row]) -> list[str]:
@@ -147,7 +149,7 @@ def _note(trained: Trained) -> str:
     return f"trained on {dataset} by the preset {run.preset}; research use only, not for diagnosis"
 
 
-def _report(trained: Trained, exported: Exported, metrics: dict[str, Any]) -> ReportContent:
+def _report(trained: Trained, exported: Exported, metrics: VersionMetrics) -> ReportContent:
     data, test, calibration = trained.parts["test"], exported.exact["test"], exported.calibration
     chances = calibration.probability(test)
     return ReportContent(
@@ -159,14 +161,14 @@ def _report(trained: Trained, exported: Exported, metrics: dict[str, Any]) -> Re
         threshold_rule=trained.config.threshold,
         temperature=calibration.temperature,
         test=TestScores(chances, data.labels, data.groups, test.distance),
-        history=[asdict(record) for record in trained.history],
+        history=trained.history,
         champion=_champions_history(),
         augmented=_augmented(trained),
-        mistakes=_mistakes(data, chances, test.cam, calibration.threshold),
-        by_source=metrics.get("by_source", {}),
-        parity=exported.parity,
+        mistakes=worst_mistakes(data, chances, test.cam, calibration.threshold),
+        by_source=metrics.by_source,
+        parity=exported.parity_as_dict,
         ood_threshold=calibration.ood,
-        measured_on=metrics["measured_on"],
+        measured_on=metrics.measured_on,
     )
 
 
@@ -191,13 +193,13 @@ def _run_facts(trained: Trained) -> RunFacts:
     )
 
 
-def _champions_history() -> list[dict[str, Any]] | None:
-    """The champion's epochs, if a run of this database made it."""
+def _champions_history() -> list[EpochRecord] | None:
+    """Return the champion's epochs, if a run of this database made it."""
     with read_scope() as s:
         champion = champions.champion(s)
         run_id = champion.facts.get("run") if champion else None
         epochs = runs.epochs_of(s, run_id) if isinstance(run_id, int) else []
-        return [{"stage": e.stage, "epoch": e.epoch, "metrics": e.metrics} for e in epochs] or None
+        return [EpochRecord(e.stage, e.epoch, e.metrics, e.seconds) for e in epochs] or None
 
 
 def _augmented(trained: Trained) -> NDArray[np.uint8]:
@@ -205,11 +207,13 @@ def _augmented(trained: Trained) -> NDArray[np.uint8]:
     return Augmenter(trained.config.augment)(shown.pixels, trained.run.seed)
 
 
-def _mistakes(
+def worst_mistakes(
     data: Labelled, chances: NDArray[np.float64], cam: NDArray[np.float32], threshold: float
 ) -> list[Mistake]:
-    """Slices on the wrong side of the threshold, those furthest from it first; told by their row of the dataset, for
-    the name of a file may be a patient's, and a package goes to other sites."""
+    """Return slices on the wrong side of the threshold, those furthest from it first.
+
+    They are named by their row of the dataset: a file's name may be a patient's, and a package goes to other sites.
+    """
     wrong = np.flatnonzero((chances >= threshold) != (data.labels == 1))
     worst = wrong[np.argsort(-np.abs(chances[wrong] - threshold))][:MISTAKES_SHOWN]
     return [

@@ -1,6 +1,7 @@
-"""How near an exported file's answers are to those of the trained network in float32."""
+"""How close an exported file's answers are to those of the trained network in float32."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,17 +85,46 @@ class EngineComparison:
         return asdict(self) | {"flipped": self.flipped}
 
 
+@dataclass(frozen=True)
+class PrecisionParity:
+    """How one precision compares with float32. `passed`: its file is kept; `reason`: why it was not measured.
+
+    The file was chosen by `on_validation`; `on_test` is only stated. `chosen`: the candidate that int8 was made by.
+    """
+
+    passed: bool
+    reason: str = ""
+    on_test: EngineComparison | None = None
+    on_validation: EngineComparison | None = None
+    chosen: str = ""
+    candidates: Mapping[str, EngineComparison | None] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the manifest states of it."""
+        stated: dict[str, Any] = {"passed": self.passed}
+        if self.reason:
+            stated["reason"] = self.reason
+        if self.on_test:
+            stated |= self.on_test.as_dict()
+        if self.on_validation:
+            stated["validation"] = self.on_validation.as_dict()
+        if self.chosen:
+            by_name = {name: one.as_dict() if one else {} for name, one in self.candidates.items()}
+            stated |= {"chosen": self.chosen, "candidates": by_name}
+        return stated
+
+
 def compare(
-    found: Scores, exact: Scores, labels: NDArray[np.integer[Any]], ours: Calibration, theirs: Calibration
+    scores: Scores, exact: Scores, labels: NDArray[np.integer[Any]], ours: Calibration, theirs: Calibration
 ) -> EngineComparison | None:
-    """Compare an engine's scores with float32's on n slices; None where a score is not finite."""
-    if not np.isfinite(found.logit).all():
+    """Compare an engine's scores with float32's on n slices. Return None if a score is not finite."""
+    if not np.isfinite(scores.logit).all():
         return None
-    p, q = ours.probability(found), theirs.probability(exact)
+    p, q = ours.probability(scores), theirs.probability(exact)
     positive, expected = p >= ours.threshold, q >= theirs.threshold
     differences = np.abs(p - q)
     spread = float(np.var(exact.logit))
-    covariance = float(np.mean((found.logit - found.logit.mean()) * (exact.logit - exact.logit.mean())))
+    covariance = float(np.mean((scores.logit - scores.logit.mean()) * (exact.logit - exact.logit.mean())))
     return EngineComparison(
         slices=len(p),
         to_covid=int((positive & ~expected).sum()),

@@ -1,11 +1,11 @@
 """The sentence or two under each figure of a training report: what it shows, and what it comes to."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from db.training.progress import EpochRecord
 from training.report.content import ReportContent, number, percent
 from training.report.figures.slice_grids import MOST_AUGMENTED, MOST_MISTAKES
 from training.report.figures.training import MOST_SOURCES
@@ -13,7 +13,7 @@ from training.report.figures.training import MOST_SOURCES
 
 def confusion(content: ReportContent) -> str:
     """Found and missed, cleared and false alarms."""
-    (tn, fp), (fn, tp) = content.metrics["confusion_matrix"]
+    (tn, fp), (fn, tp) = content.metrics.confusion_matrix
     return (
         f"Of {_slices(tp + fn, 'COVID')}, {tp:,} are found and {fn:,} missed; of {_slices(tn + fp, 'non-COVID')}, "
         f"{tn:,} are cleared and {fp:,} raise a false alarm. The stronger the colour, the larger the share of its row."
@@ -22,7 +22,7 @@ def confusion(content: ReportContent) -> str:
 
 def roc(content: ReportContent) -> str:
     """What the curve is, and the AUC as a share of pairs."""
-    auc = content.metrics.get("auc")
+    auc = content.metrics.auc
     pairs = f" A COVID slice scores above a non-COVID one in {percent(auc, 1)} of all pairs." if auc is not None else ""
     return (
         "How many COVID slices are found as the threshold falls, against the false alarms that this costs."
@@ -40,7 +40,7 @@ def precision_recall(content: ReportContent) -> str:
 
 def reliability(content: ReportContent) -> str:
     """How to read it, and the ECE."""
-    ece = content.metrics.get("ece")
+    ece = content.metrics.ece
     gap = f" On average the two lie {100 * ece:.1f} points apart." if ece is not None else ""
     return (
         "Slices are binned by their probability. Below the dotted line COVID is rarer than the model says, above it "
@@ -73,7 +73,7 @@ def distance(content: ReportContent) -> str:
 
 def learning(content: ReportContent) -> str:
     """How long training went on, and its best epoch."""
-    epochs, stages = len(content.history), len({each["stage"] for each in content.history})
+    epochs, stages = len(content.history), len({record.stage for record in content.history})
     text = f"{_count(epochs, 'epoch')} in {_count(stages, 'stage')}."
     best = _best(content.history)
     if best is not None:
@@ -106,10 +106,10 @@ def mistakes(content: ReportContent) -> str:
     )
 
 
-def _best(history: Sequence[Mapping[str, Any]]) -> tuple[int, float] | None:
+def _best(history: Sequence[EpochRecord]) -> tuple[int, float] | None:
     """The epoch, counted through all stages from 1, of the lowest validation loss that is a number, and that loss."""
-    epochs = sorted(history, key=lambda each: (each["stage"], each["epoch"]))
-    losses = [(at, each["metrics"].get("val_loss")) for at, each in enumerate(epochs, start=1)]
+    epochs = sorted(history, key=lambda record: (record.stage, record.epoch))
+    losses = [(at, record.metrics.get("val_loss")) for at, record in enumerate(epochs, start=1)]
     known = [(at, loss) for at, loss in losses if loss is not None and math.isfinite(loss)]
     return min(known, key=lambda pair: pair[1]) if known else None
 

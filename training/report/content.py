@@ -1,4 +1,4 @@
-"""All that a training report and a model card tell, and the words for its figures."""
+"""All that a training report and a model card say, and how their numbers are written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db.evaluation.result import Metrics
+from db.training.progress import EpochRecord
 from training.report.figures.slice_grids import Mistake
 
 MINUTE, HOUR = 60, 3600  # seconds
@@ -73,27 +75,25 @@ class TestScores:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """`metrics`: the dict of `training.evaluation.metrics.with_intervals`; `by_source`: the same for each source's
-    name.
+    """All that a report shows. `by_source`: the metrics on each source's slices, by its name.
 
-    `history`: `{"stage", "epoch", "metrics"}` an epoch, as stored; `champion`: the champion's, or None. `augmented`:
-    uint8[n, h, w] or None. `mistakes`: the most confident first. `parity`: as in the package. `ood_threshold`: the
-    distance beyond which a slice is flagged.
+    `champion`: the champion's epochs, or None. `augmented`: uint8[n, h, w] or None. `mistakes`: the most confident
+    first. `parity`: as in the package. `ood_threshold`: the distance beyond which a slice is out of distribution.
     """
 
     title: str
     note: str
     facts: RunFacts
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     threshold: float
     threshold_rule: str
     temperature: float
     test: TestScores
-    history: Sequence[Mapping[str, Any]] = ()
-    champion: Sequence[Mapping[str, Any]] | None = None
+    history: Sequence[EpochRecord] = ()
+    champion: Sequence[EpochRecord] | None = None
     augmented: NDArray[np.uint8] | None = None
     mistakes: Sequence[Mistake] = ()
-    by_source: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    by_source: Mapping[str, Metrics] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     ood_threshold: float | None = None
     measured_on: str = "the test part of the split: groups that training never saw"
@@ -115,15 +115,14 @@ class MetricRow:
         return f"{self.low}–{self.high}" if self.low else ""
 
 
-def metric_rows(metrics: Mapping[str, Any]) -> dict[str, MetricRow]:
-    """A row for each metric by its name, all nine, in the order they are read."""
-    intervals = metrics.get("intervals") or {}
+def metric_rows(metrics: Metrics) -> dict[str, MetricRow]:
+    """Return a row for each of the nine metrics by its name, in reading order."""
     rows = {}
     for name, word, meaning in METRICS:
-        low, high = intervals.get(name) or (None, None)
+        low, high = metrics.intervals.get(name) or (None, None)
         known = is_number(low) and is_number(high)
         ends = (number(low), number(high)) if known else ("", "")
-        rows[name] = MetricRow(word, number(metrics.get(name)), *ends, meaning)
+        rows[name] = MetricRow(word, number(getattr(metrics, name)), *ends, meaning)
     return rows
 
 

@@ -130,7 +130,7 @@ def _test_pictures(content: ReportContent) -> list[Picture]:
     test, metrics, threshold = content.test, content.metrics, content.threshold
     scored = partial(_drawn, content)
     pictures = [
-        scored("confusion-matrix", captions.confusion, partial(confusion_figure, metrics["confusion_matrix"])),
+        scored("confusion-matrix", captions.confusion, partial(confusion_figure, metrics.confusion_matrix)),
         scored("roc", captions.roc, partial(roc_figure, test.probability, test.labels, threshold, metrics)),
         scored(
             "precision-recall",

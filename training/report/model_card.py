@@ -84,13 +84,13 @@ def _factors(content: ReportContent) -> list[str]:
     for name, metrics in content.by_source.items():
         rows = metric_rows(metrics)
         shown = [_value(rows[each].value, rows[each].interval) for each in ("accuracy", "recall", "specificity")]
-        table.append([plain(name), f"{metrics.get('n') or 0:,}", *shown])
+        table.append([plain(name), f"{metrics.n or 0:,}", *shown])
     return [*lines, "", *_table(("Source", "Slices", "Accuracy", "Sensitivity", "Specificity"), table)]
 
 
 def _metrics(content: ReportContent) -> list[str]:
     rows = [[row.word, row.value, row.interval or "–", row.meaning] for row in metric_rows(content.metrics).values()]
-    (tn, fp), (fn, tp) = content.metrics["confusion_matrix"]
+    (tn, fp), (fn, tp) = content.metrics.confusion_matrix
     confusion = [["non-COVID", f"{tn:,}", f"{fp:,}"], ["COVID", f"{fn:,}", f"{tp:,}"]]
     return [
         "Intervals are 95 %, by resampling whole groups.",
@@ -103,7 +103,7 @@ def _metrics(content: ReportContent) -> list[str]:
 
 def _evaluation_data(content: ReportContent) -> list[str]:
     labels = content.test.labels
-    slices, groups = content.metrics.get("n") or len(labels), content.metrics.get("groups") or 0
+    slices, groups = content.metrics.n or len(labels), content.metrics.groups or 0
     covid = int(labels.sum())
     return [
         f"{slices:,} slices of {groups:,} groups ({covid:,} COVID, {len(labels) - covid:,} non-COVID): "

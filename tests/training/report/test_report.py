@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from db.evaluation.result import Metrics
+from db.training.progress import EpochRecord
 from training.evaluation.metrics import measure, with_intervals
 from training.report import captions
 from training.report.content import PartSize, ReportContent, RunFacts, TestScores, metric_rows, settings_tables
@@ -51,20 +53,16 @@ def scores(slices: int = 200) -> TestScores:
     return TestScores(probability, labels, [f"g{at // 10}" for at in range(slices)], random.normal(1, 0.2, slices))
 
 
-def history(*epochs: int) -> list[dict]:
+def history(*epochs: int) -> list[EpochRecord]:
     """So many epochs a stage; the loss falls by 0.1 with each, the accuracy rises by 0.01."""
     places = [(stage, epoch) for stage, count in enumerate(epochs) for epoch in range(count)]
     return [
-        {
-            "stage": stage,
-            "epoch": epoch,
-            "metrics": {
-                "loss": 1 - at / 10,
-                "val_loss": 1.2 - at / 10,
-                "accuracy": 0.8 + at / 100,
-                "val_accuracy": 0.7,
-            },
-        }
+        EpochRecord(
+            stage,
+            epoch,
+            {"loss": 1 - at / 10, "val_loss": 1.2 - at / 10, "accuracy": 0.8 + at / 100, "val_accuracy": 0.7},
+            1.0,
+        )
         for at, (stage, epoch) in enumerate(places)
     ]
 
@@ -233,7 +231,7 @@ def test_the_confusion_matrix_shows_counts_and_shares_of_the_true_class():
 
 def test_the_roc_curve_shows_the_intervals_of_the_auc_and_the_operating_point():
     test = TestScores(np.array([0.1, 0.6, 0.4, 0.9]), np.array([0, 0, 1, 1]), list("abcd"))
-    metrics = {"auc": 0.75, "intervals": {"auc": [0.5, 1.0]}}
+    metrics = Metrics(auc=0.75, intervals={"auc": (0.5, 1.0)})
     (axes,) = roc_figure(test.probability, test.labels, 0.5, metrics).axes
     handles, labels = axes.get_legend_handles_labels()
     assert "AUC 0.750 (95 %: 0.500–1.000)" in labels
@@ -244,7 +242,7 @@ def test_the_roc_curve_shows_the_intervals_of_the_auc_and_the_operating_point():
 def test_reliability_bins_are_those_of_the_ece():
     probability, labels = np.array([0.0, 0.01, 0.2, 0.21, 0.6, 0.59, 0.95, 1.0]), np.array([0, 1, 1, 0, 1, 0, 1, 1])
     ece = measure(probability, labels, 0.5)["ece"]
-    upper, lower = reliability_figure(probability, labels, {"ece": ece, "intervals": {}}).axes
+    upper, lower = reliability_figure(probability, labels, Metrics(ece=ece)).axes
     curve = next(line for line in upper.lines if line.get_label() == f"ECE {ece:.3f}")
     counts = np.array([bar.get_height() for bar in lower.patches])
     gaps = np.abs(np.diff(curve.get_xydata(), axis=1)[:, 0])
@@ -277,8 +275,8 @@ def test_learning_curves_run_through_all_stages_with_the_champion_dashed():
 
 def test_epochs_without_a_number_leave_a_gap_and_are_never_the_best():
     epochs = history(4)
-    epochs[3]["metrics"]["val_loss"] = float("nan")
-    del epochs[1]["metrics"]["val_loss"]
+    epochs[3].metrics["val_loss"] = float("nan")
+    del epochs[1].metrics["val_loss"]
     loss, _ = learning_figure(epochs).axes
     validation = next(line for line in loss.lines if line.get_label() == "validation")
     assert list(validation.get_xdata()) == [1, 3]
@@ -286,8 +284,9 @@ def test_epochs_without_a_number_leave_a_gap_and_are_never_the_best():
 
 
 def test_sources_have_bars_where_a_metric_is_defined():
-    one = {"n": 5, "accuracy": 0.8, "recall": None, "specificity": 0.5, "intervals": {"accuracy": [0.6, 0.9]}}
-    accuracy, sensitivity, specificity = source_figure({"a": one, "$x": {**one, "n": 9}}).axes
+    one = Metrics(n=5, accuracy=0.8, recall=None, specificity=0.5, intervals={"accuracy": (0.6, 0.9)})
+    larger = one.model_copy(update={"n": 9})
+    accuracy, sensitivity, specificity = source_figure({"a": one, "$x": larger}).axes
     assert [label.get_text() for label in accuracy.get_yticklabels()] == ["$x (9)", "a (5)"]
     assert [len(axes.patches) for axes in (accuracy, sensitivity, specificity)] == [2, 0, 2]
     assert len(source_figure({str(at): one for at in range(40)}).axes[0].patches) == MOST_SOURCES

@@ -6,12 +6,13 @@ of a class raises ValueError; `training.report.html` leaves such a figure out an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from db.evaluation.result import Metrics
 from training.evaluation.metrics import BINS as RELIABILITY_BINS
 from training.report.figures.style import LIGHT, SMALL, TEXT, Style, dress, legend, new_sheet
 
@@ -63,7 +64,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], style: Style = LIGHT) -> F
 
 
 def roc_figure(
-    probability: Probabilities, labels: Labels, threshold: float, metrics: Mapping[str, Any], style: Style = LIGHT
+    probability: Probabilities, labels: Labels, threshold: float, metrics: Metrics, style: Style = LIGHT
 ) -> Figure:
     """ROC curve with the operating point; the legend gives the AUC of `metrics` with its interval.
 
@@ -88,7 +89,7 @@ def roc_figure(
 
 
 def precision_recall_figure(
-    probability: Probabilities, labels: Labels, threshold: float, metrics: Mapping[str, Any], style: Style = LIGHT
+    probability: Probabilities, labels: Labels, threshold: float, metrics: Metrics, style: Style = LIGHT
 ) -> Figure:
     """Precision-recall curve with the operating point and what guessing gives. ValueError where a class is missing."""
     from sklearn.metrics import precision_recall_curve
@@ -111,9 +112,7 @@ def precision_recall_figure(
     return figure
 
 
-def reliability_figure(
-    probability: Probabilities, labels: Labels, metrics: Mapping[str, Any], style: Style = LIGHT
-) -> Figure:
+def reliability_figure(probability: Probabilities, labels: Labels, metrics: Metrics, style: Style = LIGHT) -> Figure:
     """Share of COVID against the mean probability in 15 equal-width bins (those of the ECE), and each bin's count."""
     edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
     of_bin = np.minimum((probability * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
@@ -191,12 +190,12 @@ def _both_classes(labels: Labels) -> None:
         raise ValueError("only one class is present")
 
 
-def _with_interval(word: str, name: str, metrics: Mapping[str, Any]) -> str:
+def _with_interval(word: str, name: str, metrics: Metrics) -> str:
     """`AUC 0.991 (95 %: 0.984–0.996)`."""
-    value, interval = metrics.get(name), (metrics.get("intervals") or {}).get(name)
+    value, interval = getattr(metrics, name), metrics.intervals.get(name)
     if value is None:
         return word
-    if interval is None or any(end is None for end in interval):
+    if interval is None:
         return f"{word} {value:.3f}"
     return f"{word} {value:.3f} (95 %: {interval[0]:.3f}–{interval[1]:.3f})"
 
