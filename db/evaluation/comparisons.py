@@ -1,4 +1,4 @@
-"""Two model versions on the same slices: which slices, asked for, and what it came to."""
+"""Comparisons of two model versions on the same slices."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from db.training.lineage import optimism_notes, training_split_of
 
 @dataclass(frozen=True)
 class Pair:
-    """Two versions and the slices to compare them on: the test part of `split`, or without one the whole dataset."""
+    """Two versions and the slices to compare them on: the test part of `split`, or the whole dataset without one."""
 
     version: ModelVersion
     other: ModelVersion
@@ -25,7 +25,7 @@ class Pair:
 
     @property
     def part(self) -> str | None:
-        """The part of the split, where there is one."""
+        """The part of the split, or None without a split."""
         return PART if self.split else None
 
 
@@ -48,7 +48,7 @@ class Comparison(Kept):
 
 
 def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dataset | None = None) -> Pair:
-    """The two on a whole dataset, or where none is named on the first one's test part.
+    """Pair two versions on a whole dataset; without one, on the test part of the first.
 
     Raises EvaluationError: they are the same, or the first has no test part here.
     """
@@ -62,7 +62,7 @@ def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dat
 
 
 def request(s: Session, pair: Pair, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:
-    """The evaluations of both, the same for the same ask (see `evaluations.request`). Raises EvaluationError."""
+    """Return the evaluations of both, as `evaluations.request` does. Raises EvaluationError."""
     return [
         evaluations.request(
             s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part, user=user, hint=hint
@@ -72,7 +72,7 @@ def request(s: Session, pair: Pair, user: User | None = None, *, hint: bool = Tr
 
 
 def comparison_of(s: Session, pair: Pair) -> Comparison | None:
-    """Return the comparison as far as it is, or None if it was never asked for."""
+    """Return the comparison as far as it is, or None if it was never requested."""
     own, theirs = (
         evaluations.find(s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part)
         for version in (pair.version, pair.other)

@@ -1,17 +1,17 @@
 """The promotion gate: whether a candidate may take the champion's place.
 
-The rule. Candidate and champion are held to the same slices, the test part of the candidate's own split. Notes say who
-was trained on some of them, and on how many. The candidate is refused
+The rule. Candidate and champion are measured on the same slices, the test part of the candidate's own split. Notes say
+which of them was trained on some of these slices, and on how many. The candidate is refused
 
-- when its sensitivity there, as measured, is below its floor (`facts["floor"]`, else 0.85: of seven positive slices
-  one may be missed). It is the figure that counts and not the upper end of its interval: a small test part has an
-  interval so wide that it would let any candidate pass. A candidate that chance alone put below the floor costs an
-  admin a reason; one that misses disease costs more;
-- when it is worse than the champion beyond chance: the whole 95 % interval of the difference in AUC, accuracy or
-  sensitivity, by resampling the same groups for both, is below nought.
+- if its sensitivity there, as measured, is below its floor (`facts["floor"]`, by default 0.85: of seven positive slices
+  one may be missed). The measured value counts, not the upper end of its interval: on a small test part the interval is
+  so wide that any candidate would pass. A candidate that chance alone put below the floor costs an admin a reason; one
+  that misses disease costs more;
+- if it is worse than the champion beyond chance: the whole 95 % interval of the difference in AUC, accuracy or
+  sensitivity, by resampling the same groups for both, is below zero.
 
-Where there is no champion, or the candidate has no test part here (it was imported, or is the demo), or one of a single
-group, there is nothing to compare on, and the promotion needs a reason. An admin may override a refusal with a reason.
+There is nothing to compare on without a champion, without a test part of the candidate here (it was imported, or is the
+demo), or with a test part of one group. Then the promotion needs a reason. An admin may override a refusal with one.
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ def objections(metrics: PairedMetrics, sensitivity: float | None, floor: float) 
 
 
 def floor_of(version: ModelVersion) -> float:
-    """The sensitivity below which this version is not promoted; an imported package may say anything."""
+    """Return the sensitivity below which a version is not promoted; an imported package may hold any value."""
     floor = version.facts.get("floor")
     return float(floor) if isinstance(floor, int | float) and 0 <= floor <= 1 else DEFAULT_FLOOR
 
@@ -134,18 +134,18 @@ def _what_is_missing(evaluation: Evaluation | None, version: ModelVersion) -> li
 
 
 def request_gate(s: Session, version: ModelVersion, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:
-    """Ask for the evaluations that `gate_of` needs, those that failed once more; what is not done yet of them.
+    """Request the evaluations that `gate_of` needs, those that failed once more, and return what is not done yet.
 
-    `hint=False` sends no message, for who carries them out at once.
+    `hint=False` sends no message, for callers that carry them out at once.
 
-    Raises evaluations.EvaluationError where the dataset cannot be used.
+    Raises evaluations.EvaluationError if the dataset cannot be used.
     """
     champion, split = champions.champion(s), training_split_of(s, version)
     if split is None or (champion is not None and champion.id == version.id):
         return []
     versions = [version] if champion is None else [version, champion]
-    asked = [
-        evaluations.request(s, version=each, dataset=split.dataset, split=split, part=PART, user=user, hint=hint)
-        for each in versions
+    requested = [
+        evaluations.request(s, version=one, dataset=split.dataset, split=split, part=PART, user=user, hint=hint)
+        for one in versions
     ]
-    return [evaluation for evaluation in asked if evaluation.state != Work.DONE]
+    return [evaluation for evaluation in requested if evaluation.state != Work.DONE]

@@ -39,11 +39,11 @@ class PromotionView(Kept):
 
 
 class GateClosed(Exception):
-    """The version may not be promoted like this; one line for people says why and what would do."""
+    """The version may not be promoted like this. The message says why, and what to do."""
 
 
 class RollbackRefused(Exception):
-    """The rollback cannot be done like this; one line for people says why."""
+    """The rollback cannot be done like this. The message says why."""
 
 
 class NoEarlierChampion(RollbackRefused):
@@ -60,12 +60,12 @@ def promote(
     force: bool = False,
     who: str = "",
 ) -> Promotion:
-    """Make a version the champion; the gate's figures are kept, and whether `force` overrode them.
+    """Make a version the champion. The gate is kept, and whether `force` overrode it.
 
-    `user`: the admin; `who` names one whom this database does not know (somebody at the command line).
+    `user`: the admin; `who` names a person whom this database does not know, at the command line.
 
-    Raises GateClosed: no admin, not compared yet, refused and not forced, a reason is missing, or the champion is
-    another one than the gate compared with.
+    Raises GateClosed: the user is not an admin; the version is not compared yet, or refused, and not forced; a reason
+    is missing; or the champion is not the one that the gate compared with.
     """
     one_at_a_time(s, Promotion.__tablename__)
     now = champions.champion(s)

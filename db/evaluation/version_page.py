@@ -104,12 +104,12 @@ def _lineage(s: Session, version: ModelVersion) -> list[Ancestor]:
     """Return the ancestors by the labels that the package names; what is not a label is left out."""
     named = version.facts.get("lineage")
     labels = [label for label in map(str, named if isinstance(named, list) else ()) if LABEL.fullmatch(label)]
-    found = [(label, versions.find_version(s, label)) for label in labels]
-    return [Ancestor(label, ancestor.id if ancestor else None) for label, ancestor in found]
+    ancestors = [(label, versions.find_version(s, label)) for label in labels]
+    return [Ancestor(label, ancestor.id if ancestor else None) for label, ancestor in ancestors]
 
 
 def _dataset_of(version: ModelVersion, datasets: Sequence[Dataset]) -> Dataset | None:
     """Return the dataset that the version was trained on; another one may have its name where it was imported."""
     label = version.facts.get("dataset")
-    found = (dataset for dataset in datasets if dataset.label == label and dataset.sha256 == version.dataset_hash)
-    return next(found, None)
+    same = (dataset for dataset in datasets if dataset.label == label and dataset.sha256 == version.dataset_hash)
+    return next(same, None)

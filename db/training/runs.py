@@ -1,4 +1,4 @@
-"""Training runs: launched, claimed under a lease, reported on, asked to end, ended; found and shown."""
+"""Training runs: launched, claimed under a lease, reported on, asked to end, ended, found and shown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,11 +23,11 @@ STATES = {Work.READY: "queued", Work.DONE: "finished"}
 
 
 class RunError(Exception):
-    """A run that cannot be launched; one line for people says why and what would do."""
+    """A run cannot be launched. The message says why, and what to do."""
 
 
 class BadName(RunError):
-    """A name that the run's model version could not have."""
+    """The run's model version could not have this name."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RunView:
     finished_at: datetime | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON: times in RFC 3339."""
+        """Return the fields as JSON, times in RFC 3339."""
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
 
 
@@ -80,14 +80,14 @@ class NewRun:
 
 @dataclass(frozen=True)
 class EndRequests:
-    """What the owner of a run asked of it while it runs."""
+    """What was asked of a run while it runs."""
 
     cancel: bool
     stop: bool
 
 
 def create_demo_run(s: Session, user: User | None, seed: int = 7) -> TrainingRun:
-    """Launch the making of the demo model, or give the run that is making it already."""
+    """Launch a run that makes the demo model, or return the one that is open already."""
     query = select(TrainingRun).where(TrainingRun.demo, TrainingRun.state.in_(OPEN_WORK)).limit(1)
     if run := s.scalar(query):
         return run
@@ -125,7 +125,7 @@ def check_split(
             f"the split of {dataset.label} leaks ({counts}); mend it, or allow it by name: {', '.join(refused)}"
         )
     names = set(leaks)
-    if from_version and SEEN in allowed_leaks and any(each.id != dataset.id for each in trained_on(s, from_version)):
+    if from_version and SEEN in allowed_leaks and any(other.id != dataset.id for other in trained_on(s, from_version)):
         names.add(SEEN)
     return sorted(names)
 
@@ -147,8 +147,8 @@ def create_run(s: Session, new: NewRun, user: User | None = None) -> TrainingRun
     return _launch(s, run)
 
 
-def _with_count(leak: str, found: Leak) -> str:
-    return f"{leak}: {found['count']}{' slices' if leak == SEEN else ''}"
+def _with_count(name: str, leak: Leak) -> str:
+    return f"{name}: {leak['count']}{' slices' if name == SEEN else ''}"
 
 
 def _launch(s: Session, run: TrainingRun) -> TrainingRun:
@@ -160,22 +160,22 @@ def _launch(s: Session, run: TrainingRun) -> TrainingRun:
 
 
 def find_run(s: Session, run_id: int) -> TrainingRun | None:
-    """The run of this id."""
+    """Return the run of this id, or None."""
     return s.get(TrainingRun, run_id)
 
 
 def list_runs(s: Session) -> list[TrainingRun]:
-    """All runs, newest first."""
+    """Return all runs, newest first."""
     return list(s.scalars(select(TrainingRun).order_by(TrainingRun.id.desc())))
 
 
 def epochs_of(s: Session, run_id: int) -> list[Epoch]:
-    """A run's epochs, in order."""
+    """Return a run's epochs, in order."""
     return list(s.scalars(select(Epoch).where(Epoch.run_id == run_id).order_by(Epoch.stage, Epoch.epoch)))
 
 
 def run_view(s: Session, run: TrainingRun) -> RunView:
-    """The run as people see it."""
+    """Return a run as people see it."""
     return RunView(
         id=run.id,
         name=run.name,
@@ -203,7 +203,7 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
 
 
 def cancel_run(s: Session, run: TrainingRun) -> bool:
-    """Ask a run to end and keep nothing; False if it has ended already. One that waits ends at once."""
+    """Ask a run to end and keep nothing; return False if it has ended already. A waiting run ends at once."""
     waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
     ended = {"state": Work.CANCELLED, "message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     if s.scalar(update(TrainingRun).where(*waiting).values(**ended).returning(TrainingRun.id)):
@@ -212,7 +212,7 @@ def cancel_run(s: Session, run: TrainingRun) -> bool:
 
 
 def stop_run(s: Session, run: TrainingRun) -> bool:
-    """Ask a run to end its training now and make a model version of what it has come to; False if it is not running."""
+    """Ask a run to end its training now and make a model version; return False if it is not running."""
     return _ask(s, run, "stop_requested_at")
 
 
@@ -222,7 +222,7 @@ def _ask(s: Session, run: TrainingRun, column: str) -> bool:
 
 
 def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
-    """Claim the oldest run that waits, or whose worker is gone."""
+    """Claim the oldest run that waits, or whose worker is gone; return None if there is none."""
     query = select(TrainingRun).where(leases.claimable(TrainingRun)).order_by(TrainingRun.id).limit(1)
     run = s.scalar(leases.locked(query, s, of=TrainingRun))
     if run is None or (claim := leases.take(s, TrainingRun, run.id, worker)) is None:
@@ -234,18 +234,17 @@ def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
     return run, claim
 
 
-def report(s: Session, claim: Claim, progress: float, message: str, **values: Any) -> EndRequests:
-    """Note how far a run is, and hear what was asked of it; its heartbeat too.
+def report(s: Session, claim: Claim, progress: float, message: str, **columns: Any) -> EndRequests:
+    """Report how far a run is, keep its lease, and return what was asked of it. Raises StaleClaim.
 
-    `values`: `live`, `environment`, `allowed_leaks`. Raises StaleClaim.
+    `columns`: `live`, `environment`, `allowed_leaks`.
     """
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
-    noted = {"progress": progress, "message": message, **values}
     cancel, stop = s.execute(
         update(TrainingRun)
         .where(TrainingRun.id == claim.id)
-        .values(**noted)
+        .values(progress=progress, message=message, **columns)
         .returning(TrainingRun.cancel_requested_at, TrainingRun.stop_requested_at)
     ).one()
     return EndRequests(cancel is not None, stop is not None)
@@ -258,8 +257,10 @@ def running(s: Session) -> list[tuple[int, int]]:
 
 
 def put_off(s: Session, claim: Claim) -> None:
-    """Put a run back for a while: the database was away. That is no try of it. Raises StaleClaim."""
-    leases.put_off(s, TrainingRun, claim, attempts=TrainingRun.attempts - 1, message="put off: the database was away")
+    """Put a run back for a while because the database was unreachable, which is not an attempt. Raises StaleClaim."""
+    leases.put_off(
+        s, TrainingRun, claim, attempts=TrainingRun.attempts - 1, message="put off: the database was unreachable"
+    )
 
 
 def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:
@@ -286,18 +287,18 @@ def record_checkpoint(s: Session, claim: Claim, checkpoint: StoredCheckpoint) ->
 
 
 def finish_run(s: Session, claim: Claim, model_version_id: int) -> None:
-    """The run made this model version. Raises StaleClaim."""
+    """End a run that made this model version. Raises StaleClaim."""
     done = {"progress": 1.0, "message": "done", "model_version_id": model_version_id, "finished_at": from_now()}
     leases.close(s, TrainingRun, claim, Work.DONE, checkpoint={}, **done)
 
 
 def fail_run(s: Session, claim: Claim, error: str) -> None:
-    """The run cannot be done, and why. Raises StaleClaim."""
+    """End a run that failed, with the reason. Raises StaleClaim."""
     ended = {"message": "failed", "checkpoint": {}, "finished_at": from_now()}
     leases.close(s, TrainingRun, claim, Work.FAILED, error=error, **ended)
 
 
 def end_cancelled(s: Session, claim: Claim) -> None:
-    """The run stopped because it was told to, and keeps nothing. Raises StaleClaim."""
+    """End a run that was cancelled and keeps nothing. Raises StaleClaim."""
     ended = {"message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     leases.close(s, TrainingRun, claim, Work.CANCELLED, **ended)

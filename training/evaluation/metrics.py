@@ -1,8 +1,8 @@
-"""What probabilities come to against the truth: figures, their intervals over groups, and two models side by side.
+"""Metrics of probabilities against the truth, with their intervals over groups, and comparisons of two models.
 
 Slices of one patient or series are alike, so chance is a matter of groups: whole groups are drawn again with
-replacement, and a slice counts as often as its group was drawn. Every figure is computed from such weights, for all
-resamples at once; the plain figures are those of one draw that takes each group once.
+replacement, and a slice counts as often as its group was drawn. Each metric is computed from such weights, for all
+resamples at once. The plain metrics are those of one draw that takes each group once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,18 +17,18 @@ Array = NDArray[np.float64]
 
 FIGURES = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "pr_auc", "brier", "ece")
 RESTS_ON = {"precision": (1,), "recall": (1,), "specificity": (0,), "f1": (1,), "auc": (0, 1), "pr_auc": (0, 1)}
-"""The classes without which a figure is undefined: where only one group has one, chance cannot be told."""
+"""The classes that a metric needs. If only one group has such a class, chance cannot be estimated."""
 BINS = 15  # of probability, equally wide, for the expected calibration error
-BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which stays in a cache of the processor
+BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which fits a processor's cache
 CENTRAL = (2.5, 97.5)  # percentiles: 95 %
 
 
 def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float | None]:
-    """The figures of `FIGURES` on probabilities [n] and labels 0 or 1 [n]; positive from `threshold` on.
+    """Return the metrics of `FIGURES` on probabilities [n] and labels 0 or 1 [n]; positive from `threshold` on.
 
     `recall` is the sensitivity; `pr_auc` the average precision; `ece` the mean gap, over 15 equally wide bins, between
-    the probability of COVID and its share (Naeini et al., 2015). None is what a missing class leaves undefined;
-    precision is 0 where nothing is called positive.
+    the probability of COVID and its share (Naeini et al., 2015). A metric is None if a missing class leaves it
+    undefined. Precision is 0 if nothing is called positive.
 
     Raises ValueError: no slices, lengths that differ, probabilities outside 0..1, labels other than 0 and 1.
     """
@@ -137,12 +137,12 @@ class ScoredSlices:
         return len(self.probability)
 
     def confusion_matrix(self) -> list[list[int]]:
-        """[[tn, fp], [fn, tp]]."""
+        """Return [[tn, fp], [fn, tp]]."""
         counts = np.bincount((2 * self.positive + self.called).astype(int), minlength=4)
         return [[int(n) for n in row] for row in counts.reshape(2, 2)]
 
     def metrics(self, weights: Array) -> dict[str, Array]:
-        """Every figure, float64[B], of slices that weigh `weights`, float64[B, n]; NaN where it is undefined."""
+        """Return each metric, float64[B], of slices with `weights`, float64[B, n]; NaN if it is undefined."""
         total = weights.sum(axis=1)
         positives, called, true = (weights @ c for c in (self.positive, self.called, self.positive * self.called))
         negatives = total - positives
@@ -161,23 +161,23 @@ class ScoredSlices:
         }
 
     def _gaps(self) -> Array:
-        """Probability less truth of each slice, in the column of its bin: float64[n, 15]."""
+        """Return probability less truth of each slice, in the column of its bin: float64[n, 15]."""
         bins = np.minimum((self.probability * BINS).astype(int), BINS - 1)
         gaps = np.zeros((self.size, BINS))
         gaps[np.arange(self.size), bins] = self.probability - self.positive
         return gaps
 
     def _ranked(self, weights: Array, positives: Array, negatives: Array) -> tuple[Array, Array]:
-        """Area under the ROC curve, equal scores counting half, and average precision; both need both classes."""
+        """Return the area under the ROC curve, equal scores counting half, and the average precision; both need both classes."""
         sorted_weights = weights[:, self.order]
         truth = self.positive[self.order]
         ill = np.add.reduceat(sorted_weights * truth, self.ties, axis=1)
         well = np.add.reduceat(sorted_weights * (1 - truth), self.ties, axis=1)
         below = np.cumsum(well, axis=1) - well / 2
         auc = _share((ill * below).sum(axis=1), positives * negatives)
-        found = np.cumsum(ill[:, ::-1], axis=1)
+        hits = np.cumsum(ill[:, ::-1], axis=1)
         alarms = np.cumsum(well[:, ::-1], axis=1)
-        precision = _share(found, found + alarms, otherwise=0.0)
+        precision = _share(hits, hits + alarms, otherwise=0.0)
         average = _share((ill[:, ::-1] * precision).sum(axis=1), positives)
         return auc, np.where(negatives > 0, average, np.nan)
 
@@ -194,13 +194,13 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
 
 
 def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> set[str]:
-    """The figures that rest on more than one group; of one alone, every resample that has it gives the same."""
+    """Return the metrics that rest on more than one group; on one group, all resamples with it give the same."""
     behind = [len(np.unique(index[scored.positive == label])) for label in (0, 1)]
     return {n for n in FIGURES if groups > 1 and all(behind[label] > 1 for label in RESTS_ON.get(n, ()))}
 
 
 def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:
-    """Weights of slices, float64[b, n], of all resamples in blocks: how often each slice's group was drawn."""
+    """Yield weights of slices, float64[b, n], of all resamples in blocks: how often each slice's group was drawn."""
     rng = np.random.default_rng(seed)
     block = max(BLOCK // len(index), 1)
     for start in range(0, resamples, block):
@@ -217,4 +217,4 @@ def _interval(drawn: Array) -> tuple[float, float] | None:
 
 
 def _plain(metrics: dict[str, Array]) -> dict[str, float | None]:
-    return {name: None if np.isnan(found[0]) else float(found[0]) for name, found in metrics.items()}
+    return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in metrics.items()}

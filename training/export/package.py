@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.database import read_scope
-from db.datasets.slices import Row, without_patient
+from db.datasets.slices import LabelledRow, without_patient
 from db.evaluation.result import Metrics, VersionMetrics
 from db.models import SplitRule, TrainingRun
 from db.registry import champions
@@ -109,7 +109,7 @@ def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> Ve
     return VersionMetrics(**fields)
 
 
-def _sources(rows: Sequence[Row]) -> list[str]:
+def _sources(rows: Sequence[LabelledRow]) -> list[str]:
     """Where slices come from, as the CSV told; where it told nothing of any, by what kinds of files they were."""
     if any(row.source for row in rows):
         return [row.source or "not told" for row in rows]

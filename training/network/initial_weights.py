@@ -1,4 +1,4 @@
-"""The network that training begins with: random weights, a file's, ImageNet's, or a model version's."""
+"""Builds the network that training begins with, on random weights, a file's, ImageNet's or a model version's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from worker.engines.package import KERAS_FILE
 
 
 def initial_network(config: Config, seed: int, alive: Callable[[], None], *, from_file: bool = True) -> Any:
-    """The network, at full size; `from_file=False` leaves it random whatever the config says. Seeds Keras too.
+    """Build the network at full size, and seed Keras. With `from_file=False` it stays random whatever the config says.
 
     Raises WeightsError, and what `initial_weights` raises.
     """
@@ -27,7 +27,7 @@ def initial_network(config: Config, seed: int, alive: Callable[[], None], *, fro
 
 
 def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
-    """What `build_network` starts from; `alive` is called while ImageNet's weights are downloaded.
+    """Return the file that `build_network` starts from, or None. `alive` is called while ImageNet's are downloaded.
 
     Raises FileMissing, FileDamaged, RunFailed, and what `alive` raises.
     """

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets
-from db.datasets.slices import PARTS, DatasetError, Placed, Row, rows_of
+from db.datasets.slices import PARTS, DatasetError, LabelledRow, SplitCandidate, rows_of
 from db.ledger import jobs, leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim, StaleClaim
@@ -72,7 +72,7 @@ def split_of(dataset: Dataset, **values: Any) -> Split:
         return splits.split_of(s, dataset, **values)
 
 
-def parts_of(dataset: Dataset, split: Split) -> dict[str, list[Row]]:
+def parts_of(dataset: Dataset, split: Split) -> dict[str, list[LabelledRow]]:
     with read_scope() as s:
         return {part: rows_of(s, dataset.id, split, part) for part in PARTS}
 
@@ -341,7 +341,7 @@ def test_the_rows_of_a_part_that_is_none_are_refused() -> None:
 
 
 def test_joining_follows_chains_of_clusters() -> None:
-    chain = [Placed(n, f"{n}.png", 1, group, cluster, f"p{n}", None)
+    chain = [SplitCandidate(n, f"{n}.png", 1, group, cluster, f"p{n}", None)
              for n, (group, cluster) in enumerate([("a", 0), ("b", 0), ("b", 2), ("c", 2), ("d", 4)])]  # fmt: skip
     assert [unit.groups for unit in joined_groups(chain)] == [["a", "b", "c"], ["d"]]
     drawn = draw(joined_groups(chain), 1, (0.7, 0.1, 0.2))

@@ -7,7 +7,7 @@ import pytest
 
 from db.database import read_scope, session_scope
 from db.datasets import slices
-from db.datasets.slices import PARTS, part_of, placed_of
+from db.datasets.slices import PARTS, part_of, split_candidates
 from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
 from db.training import lineage, runs, splits
 from db.training.runs import RunError
@@ -57,7 +57,7 @@ def parts_of(dataset: Dataset, split: Split) -> dict[str, set[str | None]]:
     """The pixels of each part."""
     with read_scope() as s:
         return {
-            part: {each.pixels_sha256 for each in placed_of(s, dataset.id) if part_of(split, each) == part}
+            part: {each.pixels_sha256 for each in split_candidates(s, dataset.id) if part_of(split, each) == part}
             for part in PARTS
         }
 
@@ -176,7 +176,9 @@ def test_rows_are_told_by_the_part_that_they_had_for_any_that_a_version_comes_fr
     stranger = add_version(3, None, dataset_hash=dataset.sha256)
     with read_scope() as s:
         trained = {
-            each.row for each in placed_of(s, dataset.id) if "train" in (part_of(own, each), part_of(other, each))
+            each.row
+            for each in split_candidates(s, dataset.id)
+            if "train" in (part_of(own, each), part_of(other, each))
         }
         assert lineage.rows_in(s, version, dataset, PARTS[:1]) == trained
         assert len(lineage.rows_in(s, stranger, dataset, PARTS[:1])) == GROUPS * SLICES

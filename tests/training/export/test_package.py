@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from db.datasets.slices import Row
+from db.datasets.slices import LabelledRow
 from training.data.slices import Labelled
 
 
 def labelled(modes):
     """A slice a mode, groups of two; those of RGBA are COVID."""
     rows = [
-        Row(at, at, int(mode == "RGBA"), f"g{at // 2}", f"{at}.png", "PNG", mode, 32, 32, "")
+        LabelledRow(at, at, int(mode == "RGBA"), f"g{at // 2}", f"{at}.png", "PNG", mode, 32, 32, "")
         for at, mode in enumerate(modes)
     ]
     labels = np.array([row.label for row in rows], np.uint8)
