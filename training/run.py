@@ -39,7 +39,7 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-MAX_CLAIMS = 3  # without an epoch between them: then the run itself kills its workers
+MAX_CLAIMS = 3  # without an epoch between them; beyond that, the run itself seems to kill its workers
 
 
 def train_next(worker: str) -> bool:
@@ -98,19 +98,20 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     parts = load_parts(run.dataset, run.split, observer.alive)
     resume = checkpoints.read(observer.stored)
     if resume is None:
-        _look_for_known(run, parts, observer)
+        _check_seen_slices(run, parts, observer)
     observer.report(0.0, "fetching the weights to start from")
-    # A checkpoint has the weights: a run that goes on needs neither what they came from nor its file again.
+    # A checkpoint holds the weights, so a resumed run does not need the file that they came from.
     network = initial_network(config, run.seed, observer.alive, from_file=resume is None)
     data = Data(parts["train"], parts["validation"])
-    outcome = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
-    seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
-    return Trained(run, config, network, parts, outcome.history, seconds)
+    history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume).history
+    seconds = sum(record.seconds for record in history)  # those before an interruption too
+    return Trained(run, config, network, parts, history, seconds)
 
 
-def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], observer: RunObserver) -> None:
-    """Hold what is measured on against the slices of other datasets that taught the version the run starts from. The
-    launch went by hashes, and by the clusters of this dataset alone: files that were saved anew are found only here.
+def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: RunObserver) -> None:
+    """Compare validation and test with the slices of other datasets that trained the version the run starts from.
+
+    The launch compared hashes, and clusters of this dataset alone. Files that were saved anew are found only here.
 
     Raises RunFailed: there are such slices, and that is not allowed.
     """
@@ -118,23 +119,23 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], observer: RunO
     if start is None or split is None:
         return
     with read_scope() as s:
-        taught = training_slices_of(s, start, [TRAIN], but=run.dataset_id)
-        by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
-    if not taught:
+        trained = training_slices_of(s, start, [TRAIN], but=run.dataset_id)
+        seen_by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
+    if not trained:
         return
-    observer.report(0.0, f"looking for slices that {start.label} knows")
+    observer.report(0.0, f"looking for slices that trained {start.label}")
     measured_on = np.concatenate([parts[name].pixels for name in PARTS[1:]])
-    known = np.flatnonzero(find_seen_in_training(measured_on, chain.from_iterable(taught), observer.alive))
-    if len(known) and SEEN not in run.allowed_leaks:
+    seen = np.flatnonzero(find_seen_in_training(measured_on, chain.from_iterable(trained), observer.alive))
+    if len(seen) and SEEN not in run.allowed_leaks:
         rows = [row.row for name in PARTS[1:] for row in parts[name].rows]
-        told = ", ".join(str(rows[index]) for index in known[:EXAMPLES]) + (" ..." if len(known) > EXAMPLES else "")
+        examples = ", ".join(str(rows[index]) for index in seen[:EXAMPLES]) + (" ..." if len(seen) > EXAMPLES else "")
         raise RunFailed(
-            f"the split of {split.dataset.label} leaks ({SEEN}: {len(known)} slices of validation and test are"
-            f" near-identical to some that trained {start.label} or one that it comes from: rows {told}); leave them"
-            f" out of the dataset, have the column split of a CSV put them into train, or allow it by name: {SEEN}"
+            f"the split of {split.dataset.label} leaks ({SEEN}: {len(seen)} slices of validation and test are"
+            f" near-identical to some that trained {start.label} or one that it comes from: rows {examples}); leave"
+            f" them out of the dataset, put them into train by the column split of a CSV, or allow it by name: {SEEN}"
         )
-    if not len(known) and not by_hash and SEEN in run.allowed_leaks:
-        run.allowed_leaks = [each for each in run.allowed_leaks if each != SEEN]
+    if not len(seen) and not seen_by_hash and SEEN in run.allowed_leaks:
+        run.allowed_leaks = [leak for leak in run.allowed_leaks if leak != SEEN]
         observer.report(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
@@ -158,17 +159,18 @@ def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> 
 
 @contextmanager
 def work_folder(claim: Claim) -> Iterator[Path]:
-    """A claim's own folder on this machine, removed in the end; what killed workers left of any run goes first.
+    """Make a folder of a claim on this machine, and remove it in the end. What killed workers left is removed first.
 
-    By claim, not by run: a worker that lost the run and ends late must not remove the folder of the one that has it.
+    It is named by the claim, not by the run: a worker that lost the run and ends late must not remove the folder of the
+    worker that has it.
     """
-    above = current().home / "training"
-    folder = above / f"run-{claim.id}-{claim.fence}"
+    parent = current().home / "training"
+    folder = parent / f"run-{claim.id}-{claim.fence}"
     with read_scope() as s:
-        going_on = {f"run-{run_id}-{fence}" for run_id, fence in runs.running(s)}
-    for left in above.glob("run-*"):
-        if left == folder or left.name not in going_on:
-            shutil.rmtree(left, ignore_errors=True)
+        running = {f"run-{run_id}-{fence}" for run_id, fence in runs.running(s)}
+    for leftover in parent.glob("run-*"):
+        if leftover == folder or leftover.name not in running:
+            shutil.rmtree(leftover, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     try:
         yield folder
@@ -177,16 +179,16 @@ def work_folder(claim: Claim) -> Iterator[Path]:
 
 
 def code_version() -> str:
-    """The commit this code is of, where it is a checkout and there is a git to ask; else the version installed."""
+    """Return the commit of this code, if it is a checkout and git is installed; else the installed version."""
     root = Path(__file__).parents[1]
-    if (root / ".git").exists():  # a folder, or a worktree's file; a checkout of other code around it is not asked
+    if (root / ".git").exists():  # a folder, or a worktree's file; never a checkout of other code around it
         with suppress(OSError):
-            found = subprocess.run(  # noqa: S603  (our own folder)
+            described = subprocess.run(  # noqa: S603  (our own folder)
                 ["git", "-C", root, "describe", "--always", "--dirty"],  # noqa: S607
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            if found.returncode == 0:
-                return found.stdout.strip()
+            if described.returncode == 0:
+                return described.stdout.strip()
     return version("ctbatch")

@@ -60,9 +60,9 @@ def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
         ("initial=somewhere", "initial.kind: "),
         ("initial=model:", "initial: .*write model:NAME/NUMBER"),
         ("initial=file:c0ffee", "initial: .*write file:SHA256"),
-        ("threshold=sensitivity>=0.0", "threshold: .*no such rule"),
-        ("threshold=sensitivity>=1.01", "threshold: .*no such rule"),
-        ("threshold=sensitivity>=nan", "threshold: .*no such rule"),
+        ("threshold=sensitivity>=0.0", "threshold: .*there is no threshold rule"),
+        ("threshold=sensitivity>=1.01", "threshold: .*there is no threshold rule"),
+        ("threshold=sensitivity>=nan", "threshold: .*there is no threshold rule"),
         ("threshold=youden-2se", 'threshold: .*there are "youden", "youden-1se" and "sensitivity>=0.95"'),
     ],
 )

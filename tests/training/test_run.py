@@ -141,7 +141,7 @@ def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
     assert "never saw" in measured_on([])
     assert "never saw" in measured_on(["conflicting-labels"]), "wrong labels were not seen in training"
     nameless = measured_on([], 1200)
-    assert "no patient is known of 1,200 slices" in nameless
+    assert "1,200 slices of the dataset have no known patient" in nameless
     leaky = measured_on(["conflicting-labels", "seen-by-parent"])
     assert leaky == "the test part of a split that leaks (seen-by-parent): training has seen some of it"
 

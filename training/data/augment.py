@@ -53,8 +53,10 @@ class Sometimes(_Random):
 
 
 class RandomAffine(_Random):
-    """Flips, rotates, shifts, shears, zooms and stretches at once, because each resampling blurs. Beyond an edge the slice
-    is mirrored."""
+    """Flips, rotates, shifts, shears, zooms and stretches at once, because each resampling blurs.
+
+    Beyond an edge the slice is mirrored.
+    """
 
     def __init__(self, amounts: Augment) -> None:
         super().__init__(0)

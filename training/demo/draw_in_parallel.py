@@ -1,4 +1,4 @@
-"""Drawing many phantoms at once, in a process for each core."""
+"""Draws many phantoms at once, in a process for each core."""
 
 import itertools
 import os
@@ -17,16 +17,16 @@ _CODE = """
 import sys, numpy
 from worker.phantoms.slices import labelled_slices
 seed, pairs, per_patient, first, size = map(int, sys.argv[1:6])
-found = labelled_slices(seed, pairs, per_patient, first_pair=first, size=size)
-numpy.savez(sys.argv[6], **vars(found))
+drawn = labelled_slices(seed, pairs, per_patient, first_pair=first, size=size)
+numpy.savez(sys.argv[6], **vars(drawn))
 """
 
 
 def draw_on_all_cores(seed: int, pairs: int, per_patient: int, *, first_pair: int, size: int) -> LabelledSlices:
-    """As `phantoms.labelled_slices`, the pairs of patients shared out between processes.
+    """Draw as `labelled_slices` does, with the pairs of patients shared out between processes.
 
-    The processes are plain commands: a worker's own process is a daemon and may have no children of multiprocessing,
-    and a fork of one that runs TensorFlow can hang.
+    The processes are plain commands: a worker's process is a daemon, which may not have children of multiprocessing,
+    and a fork of a process that runs TensorFlow can hang.
     """
     cores = os.cpu_count() or 1
     shares = list(itertools.pairwise(first_pair + pairs * n // cores for n in range(cores + 1)))

@@ -1,6 +1,6 @@
-"""The demo model: a real ResNet50, trained on synthetic phantoms. It knows nothing about patients.
+"""Makes the demo model: a real ResNet50, trained on synthetic phantoms. It knows nothing about patients.
 
-It learns by the same parts as any run. What it scores is measured on phantoms of patients that it never saw.
+It is trained by the same parts as any run, and measured on phantoms of patients that it never saw.
 """
 
 import hashlib
@@ -36,9 +36,7 @@ SEED = 7
 NAME = "demo"
 NOTE = "demo: synthetic phantoms, knows nothing about patients"
 SLICES_A_PATIENT = 2
-KNOWN_SLICES = (
-    128  # of the training part, that the distance is fitted to: a quarter as many components keep the file small
-)
+KNOWN_SLICES = 128  # training slices that the distance is fitted to; a quarter as many components keep the file small
 
 Progress = Callable[[float, str], None]
 
@@ -128,7 +126,7 @@ def make_demo_package(
             half_written = weights_file.with_name(f"new-{weights_file.name}")
             network.save_weights(half_written)
             half_written.replace(weights_file)
-    progress(0.8, "learning what is familiar")
+    progress(0.8, "fitting the out-of-distribution distance")
     network = with_distance(network, parts["train"].pixels, most=KNOWN_SLICES)
     progress(0.85, "exporting, and comparing the engines")
     exported = export(network, folder, parts, plan.config.threshold, seed)
@@ -177,10 +175,10 @@ def heat_in_lesions(cam: NDArray[np.float32], lesions: NDArray[np.bool_]) -> dic
     ill = lesions.any((1, 2))
     cam, lesions = cam[ill], lesions[ill]
     own = lesions.reshape(-1, 7, 32, 7, 32).mean((2, 4)).astype(np.float32)
-    found, best = np.stack([_enlarged(each) for each in cam]), np.stack([_enlarged(each) for each in own])
-    peaks = found.reshape(len(found), -1).argmax(1)
+    heat, best = np.stack([_enlarged(cells) for cells in cam]), np.stack([_enlarged(cells) for cells in own])
+    peaks = heat.reshape(len(heat), -1).argmax(1)
     return {
-        "share": float(_share_inside(found, lesions).mean()),
+        "share": float(_share_inside(heat, lesions).mean()),
         "at_best": float(_share_inside(best, lesions).mean()),
         "area": float(lesions.mean()),
         "peak_inside": float(lesions.reshape(len(lesions), -1)[np.arange(len(peaks)), peaks].mean()),
@@ -213,7 +211,7 @@ def write_demo_card(folder: Path, metrics: VersionMetrics, exported: Exported, s
 - It shows how ctbatch works. Its answers on slices of patients mean nothing.
 - Made by `make demo-model`, seed {seed}, on {parity["processor"]}.
 
-## How it does on phantoms it never saw
+## How it does on unseen phantoms
 
 Measured with the engine {metrics.measured_with}, on {metrics.n} slices of {metrics.groups} synthetic patients.
 
@@ -263,9 +261,9 @@ def train_network(plan: Plan, data: Data, seed: int, progress: Progress) -> Any:
 
 def draw_parts(plan: Plan, seed: int) -> dict[str, Labelled]:
     """Draw the disjoint parts of phantoms on all cores; a patient is a group."""
-    found, first = {}, 0
+    parts, first = {}, 0
     for name, pairs in plan.pairs.items():
         drawn = draw_on_all_cores(seed, pairs, SLICES_A_PATIENT, first_pair=first, size=224)
-        found[name] = Labelled(drawn.pixels, drawn.labels, [str(patient) for patient in drawn.patients])
+        parts[name] = Labelled(drawn.pixels, drawn.labels, [str(patient) for patient in drawn.patients])
         first += pairs
-    return found
+    return parts

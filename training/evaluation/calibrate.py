@@ -1,8 +1,8 @@
 """Calibration: the temperature that makes probabilities of logits, and the threshold from which one is positive.
 
 Validation slices come from few groups, and one patient that is wholly wrong moves the best temperature and threshold
-far. If the groups are given, a value leaves its plain one (temperature 1, threshold 0.5) only as far as the groups agree:
-of all values that are within one standard error of the best, the plainest is taken (the rule of Breiman et al.,
+far. If the groups are given, a value leaves its plain one (temperature 1, threshold 0.5) only as far as the groups
+agree: of all values that are within one standard error of the best, the plainest is taken (the rule of Breiman et al.,
 Classification and Regression Trees, 1984). The error is that of the jackknife over groups.
 """
 
@@ -47,9 +47,9 @@ def choose_threshold(
     """Return the probability from which a slice counts as positive.
 
     `rule`: "youden" (the largest sensitivity + specificity - 1; Youden, 1950), "youden-1se" (the threshold closest to
-    0.5 within a standard error of that, by `groups` [n]), or "sensitivity>=X", 0 < X <= 1 (the highest threshold with at
-    least that sensitivity). The first and the last lie midway between two scores, so that a little noise moves no slice
-    across. Of several equally good ones it is the one with the widest room.
+    0.5 within a standard error of that, by `groups` [n]), or "sensitivity>=X", 0 < X <= 1 (the highest threshold with
+    at least that sensitivity). The first and the last lie midway between two scores, so that a little noise moves no
+    slice across. Of several equally good ones it is the one with the widest room.
 
     Raises ValueError: an unknown rule, a class without slices, a score that is not finite.
     """
@@ -108,7 +108,7 @@ def _numbered(groups: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _left_out(values: NDArray[np.float64], numbers: NDArray[np.int64], count: int = 0) -> NDArray[np.float64]:
-    """Return the means of `values` [t, n] with each group of `numbers` [n] left out: [t, g], at least `count` groups."""
+    """Return the means of `values` [t, n] with each group of `numbers` [n] left out: [t, g], g at least `count`."""
     sums = np.stack([np.bincount(numbers, row, minlength=count) for row in values])
     return np.asarray((values.sum(1, keepdims=True) - sums) / (len(numbers) - np.bincount(numbers, minlength=count)))
 

@@ -168,7 +168,10 @@ class ScoredSlices:
         return gaps
 
     def _ranked(self, weights: Array, positives: Array, negatives: Array) -> tuple[Array, Array]:
-        """Return the area under the ROC curve, equal scores counting half, and the average precision; both need both classes."""
+        """Return the area under the ROC curve, equal scores counting half, and the average precision.
+
+        Both need both classes.
+        """
         sorted_weights = weights[:, self.order]
         truth = self.positive[self.order]
         ill = np.add.reduceat(sorted_weights * truth, self.ties, axis=1)

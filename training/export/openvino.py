@@ -32,7 +32,7 @@ from worker.engines.processor import read_processor
 from worker.imaging.recipe import RECIPE
 
 PARITY_SLICES = 1000  # of the test part, at most
-ROOM = 1.5  # an engine may differ from the proof by so many times what it differs here …
+ROOM = 1.5  # an engine may differ from the proof by this factor of what it differs here …
 FLOORS = {"f32": 0.03, "bf16": 0.1, "int8": 0.05}  # … and this, in the units of `worker.engines.proof.Differences`
 
 Alive = Callable[[], None]
@@ -94,10 +94,9 @@ def export(
 ) -> Exported:
     """Write the files of `network` (float32, `uint8[n, 224, 224, 1]` to logit, cam and distance) into `folder`.
 
-    `parts`: train gives int8 its ranges. By validation each engine is calibrated, and it decides which files are kept:
-    OpenVINO's only where its float32 is within 1e-3 of Keras, bfloat16 and int8 only where they change few verdicts.
-    On test the differences are stated, and nothing is chosen. `rule` chooses thresholds. `alive` is called now and
-    then.
+    `parts`: train gives int8 its ranges. Validation calibrates each engine and decides which files are kept: OpenVINO's
+    only if its float32 is within 1e-3 of Keras, bfloat16 and int8 only if they change few verdicts. On test the
+    differences are stated, and nothing is chosen. `rule` chooses thresholds. `alive` is called now and then.
 
     Raises ValueError (a class is missing from the validation slices).
     """
@@ -129,7 +128,7 @@ def write_manifest(
     dataset_hash: str | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Package:
-    """Write `package.json` for all the files that lie in the folder by now, and return what it says."""
+    """Write `package.json` for all files that are in the folder, and return it."""
     folder, ours = exported.folder, exported.calibration
     limits = {engine: own.ood for engine, own in exported.engines.items() if own.ood is not None}
     package = Package(

@@ -1,4 +1,4 @@
-"""What a trained network comes to: calibrated, measured on slices it never saw, reported on, exported."""
+"""Makes the package of a trained network: calibrated, measured on unseen slices, exported, with its report and card."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A run whose network is trained. `parts`: train, validation, test; `seconds`: that its epochs took."""
+    """A run whose network is trained. `parts`: train, validation, test; `seconds`: how long its epochs took."""
 
     run: TrainingRun
     config: Config
@@ -54,12 +54,12 @@ class Trained:
 def make_package(folder: Path, trained: Trained, progress: Progress, alive: Callable[[], None]) -> Package:
     """Write the package of a trained network, with its report and model card, into `folder`.
 
-    `progress` is told the fraction done and what goes on; `alive` is called in between.
+    `progress` gets the fraction done and what goes on; `alive` is called in between.
 
     Raises ValueError (a class is missing from the validation slices).
     """
     run, config, parts = trained.run, trained.config, trained.parts
-    progress(0.0, "learning what is familiar")
+    progress(0.0, "fitting the out-of-distribution distance")
     network = with_distance(trained.network, parts["train"].pixels, alive=alive)
     progress(0.2, "measuring on unseen groups, exporting, and comparing the engines")
     exported = export(network, folder, parts, config.threshold, run.seed, alive)
@@ -81,13 +81,15 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
 
 
 def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
-    """What the figures hold for, of a run whose split has these leaks; of `nameless` slices no patient is known."""
+    """Return what metrics hold for, if the split has these leaks and `nameless` slices have no known patient."""
     seen = [leak for leak in leaks if leak != CONFLICTING]
     if seen:
         return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"
     if nameless:
-        told = f"no patient is known of {nameless:,} slices of the dataset, and training may have seen others of theirs"
-        return f"the test part of the split: groups that training never saw, but {told}"
+        return (
+            f"the test part of the split: groups that training never saw, but {nameless:,} slices of the dataset have"
+            " no known patient, and training may have seen other slices of the same patients"
+        )
     return "the test part of the split: groups that training never saw"
 
 
@@ -110,14 +112,14 @@ def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> Ve
 
 
 def _sources(rows: Sequence[LabelledRow]) -> list[str]:
-    """Where slices come from, as the CSV told; where it told nothing of any, by what kinds of files they were."""
+    """Return where each slice comes from by the CSV; if the CSV names no source, the kind of its file."""
     if any(row.source for row in rows):
-        return [row.source or "not told" for row in rows]
+        return [row.source or "not stated" for row in rows]
     return [f"{row.format} {row.mode}" for row in rows]
 
 
 def facts_of(trained: Trained) -> dict[str, Any]:
-    """What a model version tells of its making."""
+    """Return what a model version states of its making."""
     run, config = trained.run, trained.config
     return {
         "run": run.id,
@@ -137,7 +139,7 @@ def facts_of(trained: Trained) -> dict[str, Any]:
 
 
 def _lineage(run: TrainingRun) -> list[str]:
-    """The versions that this one comes from, the oldest first."""
+    """Return the versions that this one comes from, the oldest first."""
     if run.from_version is None:
         return []
     return [*run.from_version.facts.get("lineage", []), run.from_version.label]

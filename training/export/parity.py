@@ -22,8 +22,8 @@ FAR = 99  # percentile of the differences of a probability
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns an engine's scores into answers: temperature, threshold, and the distance above which a slice is out
-    of distribution (None if the network has no distance)."""
+    """Turns an engine's scores into answers: temperature, threshold, and the distance above which a slice is out of
+    distribution (None if the network has no distance)."""
 
     temperature: float
     threshold: float
@@ -37,8 +37,8 @@ class Calibration:
 def calibrate(scores: Scores, data: Labelled, rule: str, like: Calibration | None = None) -> Calibration:
     """Calibrate an engine by its own scores of the validation slices.
 
-    The threshold of `like`, float32's calibration, is kept where it meets the rule as well as the best one does: two
-    engines then differ by their arithmetic alone.
+    The threshold of `like`, float32's calibration, is kept if it meets the rule as well as the best one: the engines
+    then differ by their arithmetic alone.
 
     Raises ValueError: a class is missing, or a score is not finite.
     """
@@ -71,7 +71,7 @@ class EngineComparison:
 
     @property
     def order(self) -> tuple[int, float, float]:
-        """What candidates are sorted by, the nearest to float32 first."""
+        """The key to sort candidates by, the closest to float32 first."""
         return self.flipped, self.p99_difference, abs(1 - self.slope)
 
     @property

@@ -1,4 +1,4 @@
-"""Whether training is installed here. Asks without loading TensorFlow, so that every process can ask."""
+"""Finds out if training is installed here, without loading TensorFlow, so that every process can ask."""
 
 from importlib.util import find_spec
 from pathlib import Path

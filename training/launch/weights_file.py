@@ -1,4 +1,4 @@
-"""Whether a file can be initial weights, told without Keras: where a run is launched there is none."""
+"""Checks a file of initial weights without Keras, which is not installed wherever runs are launched."""
 
 import io
 import zipfile
@@ -11,23 +11,23 @@ import h5py
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
 from training.errors import WeightsError
 
-BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # ResNet50's: channels inside, how many
+BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # of ResNet50: channels inside, how many
 IN_ARCHIVE = "model.weights.h5"  # of a `.keras` file
 Shapes = Counter[tuple[int, ...]]
 
 
 def check_weights_file(path: Path) -> None:
-    """Raises WeightsError where a file lacks an array of the shape of one in ResNet50's base, cannot be read, or is a
-    `.keras` file that names more than Keras's own parts.
+    """Raise WeightsError if a file cannot be read, or lacks an array of the shape of one in ResNet50's base.
 
-    What `load_weights.take_over` takes is let pass; what it refuses by the names of layers is not seen here.
+    Raise it too for a `.keras` file that names more than Keras's own parts. Whatever `load_weights.take_over` accepts
+    passes; what it refuses by the names of layers passes too.
     """
     try:
         with path.open("rb") as file:
-            found = _shapes_in(_hdf5(file, path))
+            shapes = _shapes_in(_hdf5(file, path))
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise WeightsError(path, f"cannot be read as Keras weights: {error}") from error
-    if missing := base_shapes() - found:
+    if missing := base_shapes() - shapes:
         shape = next(iter(missing))
         raise WeightsError(
             path, f"holds no ResNet50 of Keras's making: it lacks {missing.total()} arrays, one of the shape {shape}"
@@ -35,7 +35,7 @@ def check_weights_file(path: Path) -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Raises WeightsError where a `.keras` file names more than Keras's own parts: it could run code of its maker's."""
+    """Raise WeightsError if a `.keras` file names more than Keras's own parts: it could run its maker's code."""
     try:
         check_keras_archive(path)
     except HarmfulModel as error:
@@ -53,19 +53,19 @@ def _hdf5(file: IO[bytes], path: Path) -> IO[bytes]:
 
 
 def _shapes_in(source: IO[bytes]) -> Shapes:
-    found: Shapes = Counter()
+    shapes: Shapes = Counter()
 
-    def note(_: str, each: Any) -> None:
-        if isinstance(each, h5py.Dataset):
-            found[each.shape] += 1
+    def count(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            shapes[item.shape] += 1
 
     with h5py.File(source, "r") as file:
-        file.visititems(note)
-    return found
+        file.visititems(count)
+    return shapes
 
 
 def base_shapes() -> Shapes:
-    """Of the arrays of ResNet50 without its top: each convolution's kernel and bias, and four of its normalisation."""
+    """Return the shapes of ResNet50 without its top: kernel and bias of each convolution, four of its normalisation."""
     convolutions = [(7, 3, 64)]  # side, channels in, channels out
     channels = 64
     for width, blocks in BLOCKS:
@@ -73,8 +73,8 @@ def base_shapes() -> Shapes:
         for _ in range(blocks):
             convolutions += [(1, channels, width), (3, width, width), (1, width, 4 * width)]
             channels = 4 * width
-    found: Shapes = Counter()
+    shapes: Shapes = Counter()
     for side, entering, leaving in convolutions:
-        found[side, side, entering, leaving] += 1
-        found[(leaving,)] += 5
-    return found
+        shapes[side, side, entering, leaving] += 1
+        shapes[(leaving,)] += 5
+    return shapes

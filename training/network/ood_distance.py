@@ -73,8 +73,10 @@ def _distance(features: Any, known: NDArray[np.float64]) -> Any:
 
 
 def _deviation(known: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the deviation of each feature, never far below the mean of its depth: a feature that hardly ever fires would
-    outweigh all others."""
+    """Return the deviation of each feature, never far below the mean of its depth.
+
+    Otherwise a feature that hardly ever fires would outweigh all others.
+    """
     deviation = known.std(0)
     widths = [*WIDTHS[:-1], known.shape[1] - sum(WIDTHS[:-1])]
     means = [part.mean() for part in np.split(deviation, np.cumsum(widths)[:-1])]

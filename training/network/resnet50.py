@@ -52,7 +52,7 @@ def build_network(
 
 
 def start_residuals_at_zero(network: keras.Model) -> None:
-    """Let each residual block start as the identity (Goyal et al., 2017), which helps random weights to learn faster."""
+    """Let each residual block start as the identity (Goyal et al., 2017), so that random weights learn faster."""
     for layer in network.layers:
         if layer.name.endswith("_3_bn"):
             layer.gamma.assign(layer.gamma * 0)

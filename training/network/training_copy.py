@@ -1,4 +1,4 @@
-"""A copy of the network for training: at another size, in bfloat16, with fast normalisation, its first layers frozen."""
+"""A copy of the network for training: another size, bfloat16, fast normalisation, its first layers frozen."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

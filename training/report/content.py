@@ -41,8 +41,8 @@ class PartSize:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What was asked of the run, and where it ran. `dataset`: `name/number`; `split`: the rule by which it is in parts;
-    `lineage`: oldest ancestor first."""
+    """What the run was asked for, and where it ran. `dataset`: `name/number`; `split`: its rule; `lineage`: the oldest
+    ancestor first."""
 
     preset: str
     seed: int
@@ -61,11 +61,11 @@ class RunFacts:
 class TestScores:
     """The model's answers on the slices it was measured on.
 
-    `probability`: float[n], calibrated; `labels`: 0 or 1 [n]; `groups`: n names; `distance`: float[n], from what the
-    model knows, or None where the network gives none.
+    `probability`: float[n], calibrated; `labels`: 0 or 1 [n]; `groups`: n names; `distance`: float[n], from the
+    training slices, or None if the network has no such output.
     """
 
-    __test__ = False  # the name is the field's; pytest need not look here
+    __test__ = False  # a class of the report, not of pytest
 
     probability: NDArray[np.floating[Any]]
     labels: NDArray[np.integer[Any]]
@@ -101,7 +101,7 @@ class ReportContent:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric for people. `low`, `high`: its 95 % interval as text; empty where there is none."""
+    """A metric for people. `low`, `high`: its 95 % interval as text; empty if it has none."""
 
     word: str
     value: str
@@ -127,27 +127,27 @@ def metric_rows(metrics: Metrics) -> dict[str, MetricRow]:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number."""
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float | np.number) and math.isfinite(value)
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """`0.968`; a dash for what is undefined."""
+    """Write a number as `0.968`; an undefined one as a dash."""
     return f"{value:.{digits}f}".replace("-", "−") if is_number(value) else "–"
 
 
 def count(value: float | None) -> str:
-    """`1,234`; a dash for what is not stated."""
+    """Write a count as `1,234`; None as a dash."""
     return "–" if value is None else f"{value:,.0f}"
 
 
 def percent(part: float, whole: float) -> str:
-    """`3.8 %`, with a narrow no-break space; a dash of nothing."""
+    """Write a share as `3.8 %`, with a narrow no-break space; a share of nothing as a dash."""
     return f"{100 * part / whole:.1f}\u202f%" if whole else "–"
 
 
 def duration(seconds: float | None) -> str:
-    """`1 h 07 min`, `4 min 09 s`, `38 s`."""
+    """Write a duration as `1 h 07 min`, `4 min 09 s` or `38 s`."""
     if not is_number(seconds) or seconds is None:
         return "–"
     whole = round(seconds)
@@ -168,7 +168,7 @@ class SettingsTable:
 
 
 def settings_tables(title: str, settings: Mapping[str, Any]) -> list[SettingsTable]:
-    """`settings` as tables: the single values first, then each nested group, then each list with a column an item."""
+    """Return settings as tables: single values first, then each nested group, then each list with a column an item."""
     single = {name: value for name, value in settings.items() if not (_is_group(value) or _is_list(value))}
     tables = [_table_of(title, [single])] if single else []
     for name, value in settings.items():
@@ -184,7 +184,7 @@ def _is_group(value: object) -> bool:
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(each, Mapping) for each in value)
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)
 
 
 def _table_of(title: str, items: Sequence[Mapping[str, Any]]) -> SettingsTable:

@@ -27,7 +27,7 @@ def test_the_source_that_the_csv_told_counts_before_the_kind_of_file():
     data.rows[:] = [replace(row, source="CT 2" if row.row < 6 else None) for row in data.rows]
     scores = Scores(np.ones(8, np.float32), np.zeros((8, 7, 7), np.float32), np.ones(8, np.float32))
     found = measure_test(data, scores, Calibration(1.0, 0.5, 2.0)).by_source
-    assert {name: one.n for name, one in found.items()} == {"CT 2": 6, "not told": 2}
+    assert {name: one.n for name, one in found.items()} == {"CT 2": 6, "not stated": 2}
 
 
 def test_a_mistake_is_told_by_its_row_for_a_file_s_name_may_be_a_patient_s():

@@ -1,4 +1,4 @@
-"""Figures of a run and of its groups: learning curves over all stages, and metrics by source."""
+"""Figures of a run: learning curves over all stages, and metrics by source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_SOURCES = 24
 
 
 def learning_figure(history: History, champion: History | None = None, style: Style = LIGHT) -> Figure:
-    """Loss and accuracy on training and validation slices, epoch after epoch through all stages.
+    """Draw loss and accuracy on training and validation slices, epoch by epoch through all stages.
 
     What an epoch did not measure is left out. The champion's validation curve, if given, is dashed, by its own epochs.
 
@@ -47,7 +47,7 @@ def learning_figure(history: History, champion: History | None = None, style: St
 
 
 def source_figure(by_source: Mapping[str, Metrics], style: Style = LIGHT) -> Figure:
-    """Accuracy, sensitivity and specificity of each source as horizontal bars, with their intervals as whiskers.
+    """Draw accuracy, sensitivity and specificity of each source as bars, with their intervals as whiskers.
 
     A metric that is None has no bar. Only the 24 largest sources are drawn. Raises ValueError if there is none.
     """
@@ -84,7 +84,7 @@ def _curve(axes: Axes, epochs: History, name: str, label: str, **looks: Any) -> 
 
 
 def _stage_borders(axes: Axes, epochs: History, style: Style) -> None:
-    """A line between two stages, and each stage's number at its start, above the curves."""
+    """Draw a line between two stages, and each stage's number at its start, above the curves."""
     stages = [record.stage for record in epochs]
     starts = [at for at in range(len(stages)) if at == 0 or stages[at] != stages[at - 1]]
     if len(starts) < 2:
