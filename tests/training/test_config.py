@@ -16,12 +16,12 @@ def test_seed_is_the_recipe_of_the_original_notebook():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_ends_at_the_size_that_is_predicted_at(name):
+def test_every_preset_ends_at_the_size_of_prediction(name):
     assert PRESETS[name].stages[-1].size == 224
 
 
 @pytest.mark.parametrize("name", ["default", "scratch"])
-def test_what_widens_the_network_is_part_of_it(name):
+def test_wide_presets_use_all_artefact_augmentations(name):
     augment = preset(name).augment
     assert all((augment.gamma, augment.blur, augment.noise, augment.jpeg, augment.border, augment.text))
 
@@ -40,7 +40,7 @@ def test_settings_are_changed_by_name():
 
 
 @pytest.mark.parametrize("rule", ["youden", "youden-1se", "sensitivity>=.9", "sensitivity>=0.95", "sensitivity>=1"])
-def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
+def test_accepted_threshold_rules_can_be_applied(rule):
     from training.evaluation.calibrate import choose_threshold
 
     taken = with_settings(preset("seed"), [f"threshold={rule}"]).threshold
@@ -48,7 +48,7 @@ def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("epochs", "write key=value"),
         ("stages.tail.epochs=3", "there is no 'tail' here; there are head, last-20, last-40"),
@@ -66,17 +66,17 @@ def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
         ("threshold=youden-2se", 'threshold: .*there are "youden", "youden-1se" and "sensitivity>=0.95"'),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_in_one_line(setting, told):
-    with pytest.raises(ConfigError, match=told) as refused:
+def test_invalid_setting_is_refused_in_one_line(setting, message):
+    with pytest.raises(ConfigError, match=message) as refused:
         with_settings(preset("seed"), [setting])
     assert "\n" not in str(refused.value)
 
 
-def test_stages_that_are_none_are_refused():
+def test_stages_of_the_wrong_type_are_refused():
     with pytest.raises(ConfigError, match="there is no 'head' here; there are None"):
         with_settings(preset("seed"), ["stages=[1]", "stages.head.epochs=3"])
 
 
-def test_a_preset_that_is_not_there_is_refused():
+def test_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match="there are seed, default, scratch, quick"):
         preset("fast")

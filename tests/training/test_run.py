@@ -64,7 +64,7 @@ def carry_out():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
+def test_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     from worker.engines.load import load_engine
     from worker.engines.package import limit_of, read_package
 
@@ -77,9 +77,9 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     assert {"code", "keras", "backend"} <= set(view.environment)
     with session_scope() as s:
         version = versions.find_version(s, "mine/1")
-        asked = s.query(Evaluation).filter_by(model_version_id=version.id).one()
+        requested = s.query(Evaluation).filter_by(model_version_id=version.id).one()
         test = splits.split_of(s, s.merge(dataset))
-    assert (asked.part, asked.split_id) == ("test", test.id), "the promotion gate is asked at once"
+    assert (requested.part, requested.split_id) == ("test", test.id), "the comparison is requested at once"
     assert version.facts["split"] == {"id": test.id, "dataset": "site/1"}
     assert version.metrics["measured_on"].endswith("groups that training never saw")
     assert version.dataset_hash == dataset.sha256
@@ -100,7 +100,7 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
 
 
 class WorkerDied(BaseException):
-    """What no handler of errors sees, as `kill -9`."""
+    """No handler of errors catches this, as with `kill -9`."""
 
 
 def test_worker_that_dies_after_registering_leaves_the_comparison_requested(dataset, settings, monkeypatch):
@@ -128,14 +128,14 @@ def test_worker_that_dies_after_registering_leaves_the_comparison_requested(data
     assert (requested.part, requested.split_id, requested.state) == ("test", run.split_id, "ready")
 
 
-def test_a_run_tells_its_code_s_version_where_there_is_no_git(monkeypatch):
+def test_code_version_is_the_installed_one_without_git(monkeypatch):
     from training.run import code_version
 
     monkeypatch.setenv("PATH", "")
     assert code_version() == metadata.version("ctbatch")
 
 
-def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
+def test_metrics_of_a_leaking_split_are_not_called_unseen():
     from training.export.package import measured_on
 
     assert "never saw" in measured_on([])
@@ -146,7 +146,7 @@ def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
     assert leaky == "the test part of a split that leaks (seen-by-parent): training has seen some of it"
 
 
-def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, small_network, monkeypatch):
+def test_cancelled_run_ends_within_a_step_and_keeps_nothing(dataset, small_network, monkeypatch):
     run = launch(dataset, "stages.head.epochs=1000")
     from training.run_observer import RunObserver
 
@@ -160,7 +160,7 @@ def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, small_ne
     assert (view.state, view.model_version) == ("cancelled", None)
 
 
-def test_cancelling_the_demo_run_keeps_nothing_either(settings, monkeypatch):
+def test_cancelled_demo_run_keeps_nothing(settings, monkeypatch):
     import training.demo.model
 
     with session_scope() as s:
@@ -176,7 +176,7 @@ def test_cancelling_the_demo_run_keeps_nothing_either(settings, monkeypatch):
     assert (view.state, view.model_version) == ("cancelled", None)
 
 
-def test_a_dataset_whose_files_are_gone_ends_a_run_with_that_reason(dataset):
+def test_lost_dataset_files_fail_a_run_with_the_reason(dataset):
     launch(dataset)
     storage().delete(dataset.arrays[0])
     view, _ = carry_out()
@@ -184,7 +184,7 @@ def test_a_dataset_whose_files_are_gone_ends_a_run_with_that_reason(dataset):
     assert "is gone or damaged" in view.error
 
 
-def test_weights_that_cannot_be_used_end_a_run_with_the_way_out(dataset, small_network):
+def test_unusable_weights_fail_a_run_with_the_reason(dataset, small_network):
     sha256 = storage().put(b"no weights")
     launch(dataset, f"initial=file:{sha256}")
     view, _ = carry_out()
@@ -192,7 +192,7 @@ def test_weights_that_cannot_be_used_end_a_run_with_the_way_out(dataset, small_n
     assert view.error == "the weights file is neither HDF5 (.h5) nor a .keras file"
 
 
-def test_a_run_that_kills_its_workers_is_given_up(dataset):
+def test_run_that_kills_its_workers_is_given_up(dataset):
     launch(dataset)
     with session_scope() as s:
         s.execute(update(TrainingRun).values(attempts=3))
@@ -201,7 +201,7 @@ def test_a_run_that_kills_its_workers_is_given_up(dataset):
 
 
 @pytest.mark.parametrize("end", ["given up", "cancelled", "without its dataset"])
-def test_what_killed_workers_left_goes_however_the_run_ends(end, dataset, settings):
+def test_leftovers_of_killed_workers_are_removed_however_the_run_ends(end, dataset, settings):
     run = launch(dataset)
     left = settings.home / "training" / f"run-{run.id}-0" / "features"
     left.mkdir(parents=True)
@@ -217,7 +217,7 @@ def test_what_killed_workers_left_goes_however_the_run_ends(end, dataset, settin
     assert list((settings.home / "training").iterdir()) == []
 
 
-def test_a_part_without_a_class_ends_a_run(dataset):
+def test_part_without_a_class_fails_a_run(dataset):
     with session_scope() as s:
         s.execute(update(LabelledSlice).values(label=1))
     launch(dataset, split=add_split(dataset))
@@ -252,7 +252,7 @@ def test_memory_that_tensorflow_lacks_is_a_memory_error():
         raise ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
 
-def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path):
+def test_run_can_start_from_a_model_version(settings, small_network, tmp_path):
     from training.network.initial_weights import initial_network
     from training.network.resnet50 import build_network
 
@@ -268,7 +268,7 @@ def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path)
     assert all(map(np.array_equal, network.get_weights(), trained.get_weights()))
 
 
-def test_a_run_cannot_start_from_a_version_that_is_not_there(settings):
+def test_run_cannot_start_from_a_missing_version(settings):
     from training.network.initial_weights import initial_weights
 
     config = preset("seed").model_copy(update={"initial": Origin(kind="model", value="mine/4")})
@@ -277,7 +277,7 @@ def test_a_run_cannot_start_from_a_version_that_is_not_there(settings):
 
 
 def save_anew(dataset, name):
-    """A dataset of the same slices at half the contrast: other pixels, and no hash that tells."""
+    """Add a dataset of the same slices at half the contrast: other pixels, and other hashes."""
     again = add_dataset(name, 48)
     arrays = [np.load(storage().verified_path(sha256)) for sha256 in dataset.arrays]
     with session_scope() as s:
@@ -301,7 +301,7 @@ def parent(dataset):
 
 @pytest.fixture
 def run_from(parent, monkeypatch):
-    """Carries out a run from that version up to its first weights; what ended it, and the leaks that are left."""
+    """Carries out a run from that version up to its first weights; returns its error and the leaks that are left."""
     monkeypatch.setattr("training.run.initial_network", end_here)
 
     def run(dataset, *allowed):
@@ -318,7 +318,7 @@ def end_here(*args, **values):
     raise RunFailed("it got as far as the weights")
 
 
-def test_slices_saved_anew_that_trained_the_version_are_not_measured_on_unless_that_is_allowed(dataset, run_from):
+def test_resaved_training_slices_are_a_leak_unless_allowed(dataset, run_from):
     again = save_anew(dataset, "again")
     error, _ = run_from(again)
     assert error.startswith("the split of again/1 leaks (seen-by-parent: ")
@@ -326,13 +326,13 @@ def test_slices_saved_anew_that_trained_the_version_are_not_measured_on_unless_t
     assert run_from(again, "seen-by-parent") == ("it got as far as the weights", ["seen-by-parent"])
 
 
-def test_a_leak_that_was_allowed_and_is_not_there_is_not_held_against_a_run(run_from):
+def test_allowed_leak_that_does_not_occur_is_dropped(run_from):
     other = add_dataset("other", 48, seed=1)
     assert run_from(other, "seen-by-parent") == ("it got as far as the weights", [])
     assert run_from(other) == ("it got as far as the weights", [])
 
 
-def test_the_reaper_leaves_what_a_run_needs(dataset):
+def test_reaper_keeps_weights_and_checkpoint_of_a_run(dataset):
     from worker import reap
 
     weights, checkpoint, other = (storage().put(name) for name in (b"weights", b"checkpoint", b"other"))
@@ -344,7 +344,7 @@ def test_the_reaper_leaves_what_a_run_needs(dataset):
     assert storage().exists(checkpoint)
 
 
-def test_what_killed_workers_left_goes_and_what_others_work_in_stays(dataset, settings):
+def test_leftovers_are_removed_but_not_folders_in_use(dataset, settings):
     from training.run import work_folder
 
     with session_scope() as s:
@@ -354,8 +354,8 @@ def test_what_killed_workers_left_goes_and_what_others_work_in_stays(dataset, se
         assert runs.claim_run(s, "another")
     names = ("run-3-1", f"run-{goes_on.id}-0", f"run-{goes_on.id}-1")
     left, before, other = (settings.home / "training" / name / "features" for name in names)
-    for each in (left, before, other):
-        each.mkdir(parents=True)
+    for folder in (left, before, other):
+        folder.mkdir(parents=True)
     with work_folder(Claim(3, 2)) as folder:
         assert list(folder.iterdir()) == []
         assert not left.parent.exists()
@@ -363,7 +363,7 @@ def test_what_killed_workers_left_goes_and_what_others_work_in_stays(dataset, se
     assert [before.exists(), other.exists()] == [False, True]
 
 
-def test_a_database_that_is_away_for_a_moment_puts_a_run_off(dataset, monkeypatch):
+def test_unreachable_database_puts_a_run_off(dataset, monkeypatch):
     from sqlalchemy.exc import OperationalError
 
     import training.run
@@ -384,7 +384,7 @@ def test_a_database_that_is_away_for_a_moment_puts_a_run_off(dataset, monkeypatc
         assert (run.checkpoint["epoch"], run.attempts) == (3, 0)
 
 
-def test_a_database_that_is_away_for_a_moment_costs_a_note_and_no_epoch(dataset, monkeypatch):
+def test_unreachable_database_costs_a_progress_report_but_no_epoch(dataset, monkeypatch):
     from sqlalchemy.exc import OperationalError
 
     import training.run

@@ -1,4 +1,4 @@
-"""Evaluations on both databases: asked for once, claimed by one, tried again, compared with all done beside them."""
+"""Evaluations on both databases: requested once, claimed by one worker, repeated, compared with those beside them."""
 
 import threading
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def finish() -> bool:
         return evaluations.finish(s, claimed[1], storage().put(b"scores"), EvaluationResult(n=3), {})
 
 
-def test_the_same_ask_gives_the_same_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
+def test_same_request_gives_the_same_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
     split = draw_split(dataset)
     whole, part = ask(champion, dataset), ask(champion, dataset, split, "test")
     assert ask(champion, dataset).id == whole.id
@@ -64,7 +64,7 @@ def test_the_same_ask_gives_the_same_evaluation(champion: ModelVersion, dataset:
     assert len({whole.id, part.id, ask(champion, dataset, split, "validation").id}) == 3
 
 
-def test_two_that_ask_at_once_get_one_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
+def test_simultaneous_requests_give_one_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
     threads = [threading.Thread(target=lambda: ask(champion, dataset)) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -74,7 +74,7 @@ def test_two_that_ask_at_once_get_one_evaluation(champion: ModelVersion, dataset
         assert s.scalar(select(func.count()).select_from(Evaluation)) == 1
 
 
-def test_it_is_claimed_once_reported_on_and_finished(champion: ModelVersion, dataset: Dataset) -> None:
+def test_evaluation_is_claimed_once_reported_on_and_finished(champion: ModelVersion, dataset: Dataset) -> None:
     evaluation = ask(champion, dataset)
     assert seen(evaluation).state == "queued"
     with session_scope() as s:
@@ -91,7 +91,7 @@ def test_it_is_claimed_once_reported_on_and_finished(champion: ModelVersion, dat
     assert ask(champion, dataset).state == Work.DONE
 
 
-def test_a_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing(
+def test_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing(
     champion: ModelVersion, dataset: Dataset
 ) -> None:
     evaluation = ask(champion, dataset)
@@ -111,7 +111,7 @@ def test_a_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing
     assert seen(evaluation).result == {}
 
 
-def test_one_evaluation_can_be_claimed_out_of_its_turn(champion: ModelVersion, dataset: Dataset) -> None:
+def test_evaluation_can_be_claimed_out_of_turn(champion: ModelVersion, dataset: Dataset) -> None:
     ask(champion, dataset)
     second = ask(champion, dataset, draw_split(dataset), "test")
     with session_scope() as s:
@@ -119,7 +119,7 @@ def test_one_evaluation_can_be_claimed_out_of_its_turn(champion: ModelVersion, d
         assert evaluations.claim(s, "w", second.id) is None
 
 
-def test_one_that_failed_says_why_and_is_tried_again_when_asked_for(champion: ModelVersion, dataset: Dataset) -> None:
+def test_failed_evaluation_is_repeated_on_request(champion: ModelVersion, dataset: Dataset) -> None:
     evaluation = ask(champion, dataset)
     with session_scope() as s:
         evaluations.fail(s, evaluations.claim(s, "w")[1], "a file is gone")
@@ -130,7 +130,7 @@ def test_one_that_failed_says_why_and_is_tried_again_when_asked_for(champion: Mo
     assert seen(evaluation).error is None
 
 
-def test_a_pair_is_compared_in_both_results_whoever_ends_last(
+def test_comparison_is_in_both_results_whoever_ends_last(
     champion: ModelVersion, new_champion: NewChampion, dataset: Dataset
 ) -> None:
     first = ask(champion, dataset)
@@ -160,7 +160,7 @@ def test_a_pair_is_compared_in_both_results_whoever_ends_last(
     ("state", "error", "message"),
     [(Work.RUNNING, None, "site/1 cannot be used: it is still being built"), (Work.FAILED, "no slices", "no slices")],
 )
-def test_a_dataset_that_is_not_ready_is_refused(
+def test_dataset_that_is_not_ready_is_refused(
     champion: ModelVersion, dataset: Dataset, state: Work, error: str | None, message: str
 ) -> None:
     dataset.state, dataset.error = state, error
@@ -168,7 +168,7 @@ def test_a_dataset_that_is_not_ready_is_refused(
         ask(champion, dataset)
 
 
-def test_a_part_that_does_not_exist_is_refused(champion: ModelVersion, dataset: Dataset) -> None:
+def test_part_that_does_not_exist_is_refused(champion: ModelVersion, dataset: Dataset) -> None:
     split = draw_split(dataset)
     for part in ("rest", None):
         with pytest.raises(EvaluationError, match="a part of a split is train, validation, test"):
@@ -180,7 +180,7 @@ def test_a_part_that_does_not_exist_is_refused(champion: ModelVersion, dataset: 
         ask(champion, other, split, "test")
 
 
-def test_the_sweeper_keeps_scores_and_sends_lost_hints_again(
+def test_sweeper_keeps_scores_and_sends_lost_hints_again(
     champion: ModelVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation = ask(champion, dataset)

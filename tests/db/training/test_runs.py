@@ -48,7 +48,7 @@ def test_one_worker_gets_a_run(dataset, split):
     assert (view(run).state, view(run).dataset, view(run).preset) == ("running", "site/1", "seed")
 
 
-def test_another_goes_on_from_the_checkpoint_when_a_worker_is_gone(dataset, split):
+def test_another_worker_resumes_from_the_checkpoint(dataset, split):
     launch(dataset, split)
     run, first = claim()
     with session_scope() as s:
@@ -68,7 +68,7 @@ def test_another_goes_on_from_the_checkpoint_when_a_worker_is_gone(dataset, spli
         assert [(e.epoch, e.metrics["loss"]) for e in runs.epochs_of(s, run.id)] == [(0, 0.5), (1, 0.41)]
 
 
-def test_progress_forgives_earlier_claims(dataset, split):
+def test_checkpoint_resets_the_attempts(dataset, split):
     launch(dataset, split)
     run, held = claim()
     with session_scope() as s:
@@ -78,7 +78,7 @@ def test_progress_forgives_earlier_claims(dataset, split):
         assert s.get_one(TrainingRun, run.id).attempts == 1
 
 
-def test_a_waiting_run_is_cancelled_at_once(dataset, split):
+def test_waiting_run_is_cancelled_at_once(dataset, split):
     run = launch(dataset, split)
     with session_scope() as s:
         assert runs.cancel_run(s, run)
@@ -88,7 +88,7 @@ def test_a_waiting_run_is_cancelled_at_once(dataset, split):
         assert not runs.cancel_run(s, run)
 
 
-def test_one_that_was_put_off_leaves_no_checkpoint_when_it_is_cancelled(dataset, split):
+def test_cancelled_run_that_was_put_off_loses_its_checkpoint(dataset, split):
     run = launch(dataset, split)
     _, held = claim()
     with session_scope() as s:
@@ -100,7 +100,7 @@ def test_one_that_was_put_off_leaves_no_checkpoint_when_it_is_cancelled(dataset,
         assert s.get_one(TrainingRun, run.id).checkpoint == {}
 
 
-def test_a_running_one_hears_of_it_with_its_next_report(dataset, split):
+def test_cancel_reaches_a_running_run_with_its_next_report(dataset, split):
     run = launch(dataset, split)
     _, held = claim()
     with session_scope() as s:
@@ -115,13 +115,13 @@ def test_a_running_one_hears_of_it_with_its_next_report(dataset, split):
     assert (view(run).state, view(run).cancelling) == ("cancelled", False)
 
 
-def test_only_a_running_run_can_stop_and_keep_the_best(dataset, split):
+def test_waiting_run_cannot_be_stopped(dataset, split):
     run = launch(dataset, split)
     with session_scope() as s:
         assert not runs.stop_run(s, run)
 
 
-def test_a_failed_run_says_why(dataset, split):
+def test_failed_run_states_its_error(dataset, split):
     run = launch(dataset, split)
     _, held = claim()
     with session_scope() as s:
@@ -129,7 +129,7 @@ def test_a_failed_run_says_why(dataset, split):
     assert (view(run).state, view(run).error) == ("failed", "the memory was not enough")
 
 
-def test_a_list_of_runs_does_not_read_their_splits(dataset, split):
+def test_list_of_runs_does_not_read_their_splits(dataset, split):
     """A split of 100,000 groups takes megabytes."""
     launch(dataset, split)
     with session_scope() as s:
@@ -139,7 +139,7 @@ def test_a_list_of_runs_does_not_read_their_splits(dataset, split):
     assert claimed.split.id == split.id
 
 
-def test_a_leak_blocks_unless_it_is_allowed_by_name(dataset, split):
+def test_leak_blocks_unless_it_is_allowed_by_name(dataset, split):
     with session_scope() as s:
         split = s.merge(split)
         split.leaks = {"identical-slices": {"count": 4, "examples": []}}
@@ -159,7 +159,7 @@ def test_name_that_no_package_may_have_is_refused(name):
         runs.check_name(name)
 
 
-def test_a_dataset_that_is_not_built_is_refused(dataset, split):
+def test_dataset_that_is_not_built_is_refused(dataset, split):
     with session_scope() as s:
         s.execute(update(Dataset).values(state=Work.FAILED, error="an empty class"))
     with session_scope() as s:

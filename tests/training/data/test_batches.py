@@ -43,7 +43,7 @@ def can_mount(folder: Path) -> bool:
     return subprocess.run(["unshare", "-Urm", "sh", "-c", f"{MOUNT} {folder}"], capture_output=True).returncode == 0
 
 
-def test_a_disk_that_fills_up_is_an_error_and_not_the_end_of_the_process(tmp_path):
+def test_full_disk_raises_instead_of_killing_the_process(tmp_path):
     import errno
 
     if not can_mount(tmp_path):

@@ -42,7 +42,7 @@ def share_known(pixels: Pixels, datasets: list[Dataset], rows: set[int] | None =
 
 
 @pytest.mark.usefixtures("settings")
-def test_what_only_a_chain_of_others_connects_is_not_known() -> None:
+def test_slices_connected_only_by_a_chain_are_not_seen() -> None:
     """As the neighbours in a series of thin slices, of which the model knows one."""
     first, last = pictures(2, 3).astype(float)
     series = np.stack([(first + (last - first) * step / 20).astype(np.uint8) for step in range(21)])
@@ -50,7 +50,7 @@ def test_what_only_a_chain_of_others_connects_is_not_known() -> None:
 
 
 @pytest.mark.usefixtures("settings")
-def test_slices_that_were_saved_anew_are_known() -> None:
+def test_slices_that_were_saved_anew_are_seen() -> None:
     taught, others = pictures(8, 1), pictures(6, 2)
     trained_on = [dataset(taught[:5], taught[5:])]
     again = np.stack([saved_as_jpeg(each) for each in taught[4:]])
@@ -67,14 +67,14 @@ def test_only_the_rows_that_are_named_count() -> None:
     assert share_known(taught, [dataset(taught[:4], taught[4:])], {3, 4}) == pytest.approx(2 / 6)
 
 
-def test_a_dataset_whose_files_are_gone_tells_what_is_left(settings: Settings) -> None:
+def test_lost_files_leave_the_other_slices_comparable(settings: Settings) -> None:
     taught = pictures(4, 1)
     found = dataset(taught[:2], taught[2:])
     storage().delete(found.arrays[0])
     assert share_known(taught, [found]) == 0.5
 
 
-def test_it_is_told_that_the_work_goes_on(settings: Settings) -> None:
+def test_heartbeat_is_called_while_comparing(settings: Settings) -> None:
     beats: list[None] = []
     find_seen_in_training(pictures(2, 1), slices_of(dataset(pictures(2, 2))), lambda: beats.append(None))
     assert len(beats) >= 2

@@ -18,7 +18,7 @@ def labelled(modes):
     return Labelled(np.zeros((len(rows), 224, 224), np.uint8), labels, [row.group for row in rows], rows)
 
 
-def test_the_source_that_the_csv_told_counts_before_the_kind_of_file():
+def test_source_named_by_the_csv_takes_precedence_over_the_kind_of_file():
     from training.export.package import measure_test
     from training.export.parity import Calibration
     from worker.engines.interface import Scores
@@ -30,14 +30,14 @@ def test_the_source_that_the_csv_told_counts_before_the_kind_of_file():
     assert {name: one.n for name, one in found.items()} == {"CT 2": 6, "not stated": 2}
 
 
-def test_a_mistake_is_told_by_its_row_for_a_file_s_name_may_be_a_patient_s():
+def test_mistake_is_named_by_its_row_not_its_file():
     from training.export.package import worst_mistakes
 
     [found] = worst_mistakes(labelled(["RGBA", "RGB"]), np.array([0.1, 0.2]), np.zeros((2, 7, 7), np.float32), 0.5)
     assert (found.name, found.verdict) == ("slice 0", "COVID missed")
 
 
-def test_a_source_of_one_class_is_measured_too():
+def test_source_of_one_class_is_measured_too():
     from training.export.package import measure_test
     from training.export.parity import Calibration
     from worker.engines.interface import Scores

@@ -135,7 +135,7 @@ def compare_losses(unfreeze, data, network, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [], "features are left behind"
 
 
-def test_a_step_is_traced_once(data, network, tmp_path, monkeypatch):
+def test_step_is_traced_once(data, network, tmp_path, monkeypatch):
     import training.loop.stage
     from training.loop.fit import fit
     from training.network.loss import loss_of
@@ -151,7 +151,7 @@ def test_a_step_is_traced_once(data, network, tmp_path, monkeypatch):
     assert len(traced) == 1, "tracing a step of the whole network takes many seconds"
 
 
-def test_a_stage_of_few_steps_keeps_what_they_taught(data, network, tmp_path):
+def test_stage_of_few_steps_changes_the_weights(data, network, tmp_path):
     from training.loop.fit import fit
 
     before = network.get_layer("output").get_weights()[0]
@@ -159,7 +159,7 @@ def test_a_stage_of_few_steps_keeps_what_they_taught(data, network, tmp_path):
     assert np.abs(network.get_layer("output").get_weights()[0] - before).max() > 0
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path):
+def test_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path):
     from training.loop.fit import fit
 
     weights = network.get_weights()
@@ -179,7 +179,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_pa
     assert max(np.abs(a - b).max() for a, b in zip(network.get_weights(), expected, strict=True)) < 1e-4
 
 
-def test_a_checkpoint_comes_back_from_storage_whole(settings, data, network, tmp_path):
+def test_checkpoint_round_trips_through_storage(settings, data, network, tmp_path):
     from training.loop import checkpoints
     from training.loop.fit import fit
 
@@ -200,7 +200,7 @@ def test_a_checkpoint_comes_back_from_storage_whole(settings, data, network, tmp
     assert again.files["network.npz"] == kept.files["network.npz"]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_path):
+def test_nan_loss_raises_diverged_with_advice(data, network, tmp_path):
     from training.errors import Diverged
     from training.loop.fit import fit
 
@@ -211,7 +211,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_pa
         fit(network, wild, data, seed=1, folder=tmp_path)
 
 
-def test_an_epoch_s_last_step_that_ruins_the_weights_ends_the_run_with_the_same_advice(data, network, tmp_path):
+def test_nan_weights_after_the_last_step_raise_diverged(data, network, tmp_path):
     from training.errors import Diverged
     from training.loop.fit import fit
 
@@ -225,7 +225,7 @@ def test_an_epoch_s_last_step_that_ruins_the_weights_ends_the_run_with_the_same_
         fit(network, ruinous, data, seed=1, folder=tmp_path)
 
 
-def test_a_stage_ends_when_nothing_gets_better(data, network, tmp_path):
+def test_stage_ends_after_patience_without_improvement(data, network, tmp_path):
     from training.loop.fit import fit
 
     recorder = Recorder()
@@ -234,7 +234,7 @@ def test_a_stage_ends_when_nothing_gets_better(data, network, tmp_path):
     assert len(history) == 4, "the first epoch is the best, and three that are no better follow it"
 
 
-def test_the_best_epoch_is_kept(data, network, tmp_path):
+def test_best_epoch_is_kept(data, network, tmp_path):
     from training.loop.fit import fit
 
     history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path).history
@@ -263,7 +263,7 @@ def test_stopping_keeps_what_was_learned(data, network, tmp_path):
 
 
 @pytest.mark.parametrize("at", ["in its first epoch", "after an epoch that is worse"])
-def test_a_stop_in_a_stage_that_has_not_got_better_keeps_the_weights_before_it(at, data, network, tmp_path):
+def test_stop_before_improvement_keeps_the_weights_before_the_stage(at, data, network, tmp_path):
     from training.loop.fit import fit
 
     class Stops(TrainingObserver):
@@ -287,7 +287,7 @@ def test_a_stop_in_a_stage_that_has_not_got_better_keeps_the_weights_before_it(a
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
 
 
-def test_a_stop_while_frozen_layers_are_computed_is_heard_before_all_copies_are_made(data, network, tmp_path):
+def test_stop_takes_effect_while_frozen_layers_are_computed(data, network, tmp_path):
     from training.loop.fit import fit
 
     class Stops(TrainingObserver):
@@ -309,7 +309,7 @@ def test_a_stop_while_frozen_layers_are_computed_is_heard_before_all_copies_are_
 
 
 @pytest.mark.parametrize("unfreeze", [173, 174, 175])
-def test_as_many_layers_as_the_base_has_are_let_learn(unfreeze, data, resnet50):
+def test_unfreezing_can_reach_the_first_layer_of_the_base(unfreeze, data, resnet50):
     """Of its 174 layers the first has no weights."""
     from training.network.training_copy import cut
 
@@ -344,7 +344,7 @@ def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
     assert all(map(np.array_equal, left, network.get_weights()))
 
 
-def test_the_last_average_is_kept_where_that_is_asked(data, network, tmp_path):
+def test_keep_last_keeps_the_last_average(data, network, tmp_path):
     from training.loop.fit import fit
 
     watcher = Recorder(4, dies=False)
@@ -355,8 +355,8 @@ def test_the_last_average_is_kept_where_that_is_asked(data, network, tmp_path):
     assert not np.array_equal(kept[0], watcher.last.arrays["weights"][0])
 
 
-def test_settled_normalisation_has_the_statistics_of_the_slices_at_hand(network):
-    """Those of the first layer can be told: two batches of 16, each counting the same."""
+def test_settled_normalisation_has_the_statistics_of_the_slices(network):
+    """The statistics of the first layer can be computed here: two batches of 16, each with equal weight."""
     import keras
 
     from training.network.training_copy import settle_normalisation
