@@ -103,7 +103,7 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     # A checkpoint holds the weights, so a resumed run does not need the file that they came from.
     network = initial_network(config, run.seed, observer.alive, from_file=resume is None)
     data = Data(parts["train"], parts["validation"])
-    history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume).history
+    history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
     seconds = sum(record.seconds for record in history)  # those before an interruption too
     return Trained(run, config, network, parts, history, seconds)
 

@@ -59,7 +59,7 @@ class RunObserver(TrainingObserver):
         if time.monotonic() - self._reported < REPORT_SECONDS:
             return
         message = at.message or f"{at.stage_name}: epoch {at.epoch + 1} of {at.epochs}"
-        self._report_if_possible(FIT_SHARE * self._share_done(at), message, live=self._live(at).as_json())
+        self._report_if_possible(FIT_SHARE * self._share_done(at), message, live=self._live(at))
 
     def _share_done(self, at: Step) -> float:
         """Return the share of pixels that were shown; it jumps if a stage ends early."""

@@ -75,7 +75,7 @@ def _fitted(prepared: LaunchPlan) -> dict[str, Any]:
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=above) as folder:
         data = Data(parts["train"], parts["validation"])
-        history = fit(network, config, data, seed=asked.seed, folder=Path(folder), observer=Told(config.stages)).history
+        history = fit(network, config, data, seed=asked.seed, folder=Path(folder), observer=Told(config.stages))
     unseen = parts["test"]
     logit = predict(network, unseen.pixels[..., None], lambda: None)["logit"]
     figures = measure(probability(logit, 1.0), unseen.labels, 0.5)

@@ -16,7 +16,7 @@ from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRu
 from db.registry.manifest import NAME
 from db.training.leaks import SEEN, Leak
 from db.training.lineage import find_seen, trained_on
-from db.training.progress import EpochRecord, StoredCheckpoint
+from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint
 
 DEMO = "demo"
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
@@ -181,7 +181,7 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
         name=run.name,
         preset=run.preset,
         state=STATES.get(Work(run.state), run.state),
-        stage=str(run.live.get("stage_name", "")),
+        stage=LiveProgress(**run.live).stage_name if run.live else "",
         progress=run.progress,
         message=run.message,
         live=run.live | ({"estimate": run.estimate} if run.estimate else {}),
@@ -234,11 +234,15 @@ def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
     return run, claim
 
 
-def report(s: Session, claim: Claim, progress: float, message: str, **columns: Any) -> EndRequests:
+def report(
+    s: Session, claim: Claim, progress: float, message: str, live: LiveProgress | None = None, **columns: Any
+) -> EndRequests:
     """Report how far a run is, keep its lease, and return what was asked of it. Raises StaleClaim.
 
-    `columns`: `live`, `environment`, `allowed_leaks`.
+    `columns`: `environment`, `allowed_leaks`.
     """
+    if live:
+        columns["live"] = live.as_json()
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
     cancel, stop = s.execute(

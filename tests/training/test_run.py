@@ -105,7 +105,6 @@ class WorkerDied(BaseException):
 
 def test_worker_that_dies_after_registering_leaves_the_comparison_requested(dataset, settings, monkeypatch):
     import training.run
-    from training.loop.fit import FitResult
 
     def package(folder, trained, *_):
         known = {"split": {"id": trained.run.split_id, "dataset": "site/1"}}
@@ -116,7 +115,7 @@ def test_worker_that_dies_after_registering_leaves_the_comparison_requested(data
         raise WorkerDied
 
     monkeypatch.setattr(training.run, "initial_network", lambda *_, **__: None)
-    monkeypatch.setattr(training.run, "fit", lambda *_, **__: FitResult([]))
+    monkeypatch.setattr(training.run, "fit", lambda *_, **__: [])
     monkeypatch.setattr(training.run, "make_package", package)
     monkeypatch.setattr(training.run.checkpoints, "drop", die)
     run = launch(dataset)

@@ -1,6 +1,5 @@
 """Training from top to bottom, stage by stage. It can be observed, stopped and resumed."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,6 @@ from training.data.slices import Data
 from training.loop.observer import Checkpoint, TrainingObserver
 from training.loop.stage import Fitting
 from training.network.backend import memory_errors
-
-
-@dataclass
-class FitResult:
-    """How training went: all epochs, in order."""
-
-    history: list[EpochRecord] = field(default_factory=list)
 
 
 @memory_errors()
@@ -29,20 +21,20 @@ def fit(
     folder: Path,
     observer: TrainingObserver | None = None,
     resume: Checkpoint | None = None,
-) -> FitResult:
-    """Train `network` (uint8[n,224,224,1] to logit and cam) in place; each stage leaves its best weights, or its last.
+) -> list[EpochRecord]:
+    """Train `network` (uint8[n,224,224,1] to logit and cam) in place, and return all epochs in order.
 
-    `folder` takes the features of frozen layers for as long as a stage lasts.
+    Each stage leaves its best weights, or its last. `folder` takes the features of frozen layers while a stage lasts.
 
     Raises Diverged, NoRoom, MemoryError, and whatever the observer raises.
     """
     observer = observer or TrainingObserver()
-    result = FitResult(list(resume.history) if resume else [])
+    history = list(resume.history) if resume else []
     for index in range(resume.stage if resume else 0, len(config.stages)):
         at = resume if resume and resume.stage == index else None
         if at:
             network.set_weights(at.network)
-        Fitting(network, config, index, data, seed, folder, observer, result.history).run(at)
+        Fitting(network, config, index, data, seed, folder, observer, history).run(at)
         if observer.stopped():
             break
-    return result
+    return history

@@ -174,7 +174,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path)
 
     assert len(second.losses) == 2
     assert np.abs(np.array(second.losses) - np.array(whole.losses[4:])).max() < 1e-5
-    assert len(outcome.history) == 6
+    assert len(outcome) == 6
     assert whole.ends_of_stages == [False, True, False, False, False, True], "a stage's end is always kept"
     assert max(np.abs(a - b).max() for a, b in zip(network.get_weights(), expected, strict=True)) < 1e-4
 
@@ -230,14 +230,14 @@ def test_stage_ends_after_patience_without_improvement(data, network, tmp_path):
 
     recorder = Recorder()
     still = config(stage(0, rate=1e-30, epochs=50, patience=3))
-    history = fit(network, still, data, seed=1, folder=tmp_path, observer=recorder).history
+    history = fit(network, still, data, seed=1, folder=tmp_path, observer=recorder)
     assert len(history) == 4, "the first epoch is the best, and three that are no better follow it"
 
 
 def test_best_epoch_is_kept(data, network, tmp_path):
     from training.loop.fit import fit
 
-    history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path).history
+    history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path)
     logit = np.asarray(network(data.validation.pixels[..., None])["logit"], np.float64)
     loss = np.logaddexp(0, -np.where(data.validation.labels == 1, logit, -logit)).mean()
     assert loss == pytest.approx(min(record.metrics["val_loss"] for record in history), abs=1e-4)
@@ -282,7 +282,7 @@ def test_stop_before_improvement_keeps_the_weights_before_the_stage(at, data, ne
     ruinous = stage(20, epochs=9, optimizer="adam", rate=0.9)
     history = fit(
         network, config(stage(0, epochs=1, rate=1e-30), ruinous), data, seed=1, folder=tmp_path, observer=Stops()
-    ).history
+    )
     assert len(history) == (1 if at == "in its first epoch" else 2)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
 
@@ -302,7 +302,7 @@ def test_stop_takes_effect_while_frozen_layers_are_computed(data, network, tmp_p
     before = network.get_weights()
     plan = config(stage(0, epochs=1, copies=1, rate=1e-30), stage(20, epochs=9, copies=9))
     watcher = Stops()
-    history = fit(network, plan, data, seed=1, folder=tmp_path, observer=watcher).history
+    history = fit(network, plan, data, seed=1, folder=tmp_path, observer=watcher)
     assert (watcher.copies, len(history)) == (1, 1)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
     assert list(tmp_path.iterdir()) == []
