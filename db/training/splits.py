@@ -36,14 +36,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """How to draw a split. `after`: the version whose slices keep their parts. `known`: those parts, by the hash of the
-    pixels. `own`: an existing split to use again."""
+    """How to draw a split. `after`: the version whose slices keep their parts. `earlier_parts`: these, by the hash of
+    the pixels. `own`: an existing split to use again."""
 
     rule: SplitRule
     seed: int
     fractions: Fractions
     after: ModelVersion | None = None
-    known: Mapping[str, str] = field(default_factory=dict)
+    earlier_parts: Mapping[str, str] = field(default_factory=dict)
     own: Split | None = None
 
 
@@ -94,11 +94,11 @@ def _wanted(
     if has_given_parts(s, dataset.id):
         return _Wanted(SplitRule.GIVEN, 0, FRACTIONS)
     own = _own_split(s, after, dataset) if after is not None else None
-    known = parts_in(s, after) if after is not None and own is None else {}
-    if not known or not any(one.pixels_sha256 in known for one in split_candidates(s, dataset.id)):
-        after, known = None, {}
+    earlier_parts = parts_in(s, after) if after is not None and own is None else {}
+    if not earlier_parts or not any(one.pixels_sha256 in earlier_parts for one in split_candidates(s, dataset.id)):
+        after, earlier_parts = None, {}
     rule = SplitRule.AS_GIVEN if groups_as_given else SplitRule.GROUPS
-    return _Wanted(rule, seed, fractions, after, known, own)
+    return _Wanted(rule, seed, fractions, after, earlier_parts, own)
 
 
 def _made(s: Session, dataset: Dataset, wanted: _Wanted) -> Split | None:
@@ -128,7 +128,7 @@ def _make(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
         parts = {one.row: one.given_part or "" for one in slices}
     else:
         by_cluster = wanted.rule == SplitRule.GROUPS
-        drawn = draw(joined_groups(slices, by_cluster, wanted.known), wanted.seed, wanted.fractions)
+        drawn = draw(joined_groups(slices, by_cluster, wanted.earlier_parts), wanted.seed, wanted.fractions)
         parts = {one.row: drawn[one.group] for one in slices}
     _check_classes(slices, parts, wanted)
     by_group: dict[str, set[str]] = defaultdict(set)
@@ -162,11 +162,11 @@ def _check_classes(slices: Sequence[SplitCandidate], parts: dict[int, str], want
 
 
 def joined_groups(
-    slices: Sequence[SplitCandidate], by_cluster: bool = True, known: Mapping[str, str] = MappingProxyType({})
+    slices: Sequence[SplitCandidate], by_cluster: bool = True, earlier_parts: Mapping[str, str] = MappingProxyType({})
 ) -> list[Unit]:
     """Join groups that a cluster of identical or near-identical slices connects, in the order of rows.
 
-    Without `by_cluster` each group is alone. A unit stays in the part that its slices have in `known`, which is by the
+    Without `by_cluster` each group is alone. A unit stays in the part that its slices have in `earlier_parts`, by the
     hash of the pixels. Of several parts it takes the first, so that nothing is tested on that training used.
     """
     leader: dict[str, str] = {}
@@ -188,7 +188,7 @@ def joined_groups(
         if one.group not in unit.groups[-1:]:
             unit.groups.append(one.group)
         unit.slices[one.label] += 1
-        if (part := known.get(one.pixels_sha256 or "")) is not None:
+        if (part := earlier_parts.get(one.pixels_sha256 or "")) is not None:
             unit.stays = min(part, unit.stays or part, key=PARTS.index)
     return list(units.values())
 

@@ -277,7 +277,7 @@ def record(claim: Claim, epochs: int) -> None:
             "step": 9,
             "steps": 9,
         }
-        live = LiveProgress(**where, loss=0.6, rate=20.0, eta_seconds=None)
+        live = LiveProgress(**where, steps=9, loss=0.6, rate=20.0, eta_seconds=None)
         runs.report(s, claim, epochs / 3, f"small: epoch {epochs} of 3", live=live)
 
 

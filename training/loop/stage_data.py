@@ -64,8 +64,8 @@ class StageData:
         return keep_features(parts, len(pixels), self._features, self._folder / "validation")
 
     def _features(self, pixels: NDArray[np.uint8]) -> Arrays:
-        found: Any = predict(self._frozen, pixels, self._alive)
-        return [half_range(array) for array in (found if isinstance(found, list) else [found])]
+        features: Any = predict(self._frozen, pixels, self._alive)
+        return [half_range(array) for array in (features if isinstance(features, list) else [features])]
 
     def close(self) -> None:
         """Remove the files."""

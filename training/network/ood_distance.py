@@ -47,13 +47,13 @@ def with_distance(
     return keras.Model(network.input, {**network.output, "distance": distance}, name=network.name)
 
 
-def _distance(features: Any, known: NDArray[np.float64]) -> Any:
-    """Build the layers of the distance over `features`, their weights fitted to `known`, float64[n, d]."""
-    mean, deviation = known.mean(0), _deviation(known)
-    scaled = (known - mean) / deviation
-    count = max(min(COMPONENTS, len(known) // 4), 1)  # more would leave no remainder to measure
+def _distance(features: Any, trained: NDArray[np.float64]) -> Any:
+    """Build the layers of the distance over `features`, their weights fitted to `trained`, float64[n, d]."""
+    mean, deviation = trained.mean(0), _deviation(trained)
+    scaled = (trained - mean) / deviation
+    count = max(min(COMPONENTS, len(trained) // 4), 1)  # more would leave no remainder to measure
     _, values, directions = np.linalg.svd(scaled, full_matrices=False)
-    variance = np.maximum(values[:count] ** 2 / len(known), 1e-9)
+    variance = np.maximum(values[:count] ** 2 / len(trained), 1e-9)
     rest = max(float((scaled**2).sum(1).mean() - variance.sum()), 1e-9)
 
     normalise = layers.Normalization(mean=mean, variance=deviation**2, name="scaled_features")
@@ -72,13 +72,13 @@ def _distance(features: Any, known: NDArray[np.float64]) -> Any:
     return ops.squeeze(ops.sqrt(total), -1)
 
 
-def _deviation(known: NDArray[np.float64]) -> NDArray[np.float64]:
+def _deviation(trained: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the deviation of each feature, never far below the mean of its depth.
 
     Otherwise a feature that hardly ever fires would outweigh all others.
     """
-    deviation = known.std(0)
-    widths = [*WIDTHS[:-1], known.shape[1] - sum(WIDTHS[:-1])]
+    deviation = trained.std(0)
+    widths = [*WIDTHS[:-1], trained.shape[1] - sum(WIDTHS[:-1])]
     means = [part.mean() for part in np.split(deviation, np.cumsum(widths)[:-1])]
     return np.asarray(deviation + np.repeat(means, widths) * SOFTENED + 1e-9)
 

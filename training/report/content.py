@@ -120,8 +120,8 @@ def metric_rows(metrics: Metrics) -> dict[str, MetricRow]:
     rows = {}
     for name, word, meaning in METRICS:
         low, high = metrics.intervals.get(name) or (None, None)
-        known = is_number(low) and is_number(high)
-        ends = (number(low), number(high)) if known else ("", "")
+        has_interval = is_number(low) and is_number(high)
+        ends = (number(low), number(high)) if has_interval else ("", "")
         rows[name] = MetricRow(word, number(getattr(metrics, name)), *ends, meaning)
     return rows
 

@@ -82,7 +82,7 @@ def _factors(content: ReportContent) -> list[str]:
     table = []
     for name, metrics in content.by_source.items():
         rows = metric_rows(metrics)
-        shown = [_value(rows[each].value, rows[each].interval) for each in ("accuracy", "recall", "specificity")]
+        shown = [_value(rows[key].value, rows[key].interval) for key in ("accuracy", "recall", "specificity")]
         table.append([plain(name), f"{metrics.n or 0:,}", *shown])
     return [*lines, "", *_table(("Source", "Slices", "Accuracy", "Sensitivity", "Specificity"), table)]
 
@@ -116,8 +116,8 @@ def _training_data(content: ReportContent) -> list[str]:
     lines = [f"Dataset {plain(facts.dataset)}, SHA-256 {sha256}; split {plain(facts.split)}."]
     if facts.parts:
         rows = [
-            [plain(each.part), *(f"{n:,}" for n in (each.slices, each.groups, each.covid, each.non_covid))]
-            for each in facts.parts
+            [plain(part.part), *(f"{n:,}" for n in (part.slices, part.groups, part.covid, part.non_covid))]
+            for part in facts.parts
         ]
         lines += ["", *_table(("Part", "Slices", "Groups", "COVID", "non-COVID"), rows)]
     if facts.allowed_leaks:
