@@ -233,7 +233,7 @@ def test_refusal_shows_the_figures_and_is_overridden_with_a_reason(
     carry_out(-0.05)
     refused = roots_browser.client.post(f"/models/{version_id}/promote", data={"csrf_token": token, "reason": "new"})
     assert refused.status_code == 409
-    for text in ("Not promoted", "worse beyond chance", "−0.050", "−0.060 to −0.040"):
+    for text in ("Not promoted", "it is 0.950 (0.930 – 0.960)", "worse beyond chance", "−0.050", "−0.060 to −0.040"):
         assert text in refused.text
     assert champion() == "fake/1"
     form = {"csrf_token": token, "reason": "", "force": "1"}
