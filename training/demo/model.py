@@ -106,26 +106,16 @@ def make_demo_package(
     progress: Progress = lambda fraction, message: None,
     weights_file: Path | None = None,
 ) -> Package:
-    """Train the demo model and write its package into `folder`, which is made if it is not there.
+    """Train the demo model, write its package into `folder`, and return it.
 
-    `seed` is of the phantoms, the weights and the order of training. `progress` gets the fraction done, 0 to 1, and
-    what goes on. `weights_file` keeps the trained weights: where it exists already, nothing is trained.
-
-    Returns the package, with its metrics on unseen phantoms by the engine that most machines will serve it with.
+    Its metrics are on unseen phantoms, by the engine that most machines will serve it with. `seed`: of the phantoms,
+    the weights and the order of training. `progress` gets the fraction done, 0 to 1, and what goes on. `weights_file`
+    keeps the trained weights: if it exists already, nothing is trained.
     """
     progress(0.0, "drawing phantoms")
     parts = draw_parts(plan, seed)
-    if weights_file is not None and weights_file.exists():
-        network = build_network(hidden=plan.config.hidden, dropout=plan.config.dropout)
-        network.load_weights(weights_file)
-    else:
-        network = train_network(
-            plan, Data(parts["train"], parts["validation"]), seed, lambda f, message: progress(0.05 + 0.75 * f, message)
-        )
-        if weights_file is not None:
-            half_written = weights_file.with_name(f"new-{weights_file.name}")
-            network.save_weights(half_written)
-            half_written.replace(weights_file)
+    data = Data(parts["train"], parts["validation"])
+    network = _trained(plan, data, seed, lambda share, what: progress(0.05 + 0.75 * share, what), weights_file)
     progress(0.8, "fitting the out-of-distribution distance")
     network = with_distance(network, parts["train"].pixels, most=KNOWN_SLICES)
     progress(0.85, "exporting, and comparing the engines")
@@ -149,6 +139,20 @@ def make_demo_package(
         dataset_hash=hashlib.sha256(parts["train"].pixels.tobytes()).hexdigest(),
         extra={"seed": seed, "trained_on": "synthetic phantoms", "config": plan.config.model_dump(mode="json")},
     )
+
+
+def _trained(plan: Plan, data: Data, seed: int, progress: Progress, weights_file: Path | None) -> Any:
+    """Return a trained network, by the weights file if it exists; otherwise train, and keep the weights there."""
+    if weights_file is not None and weights_file.exists():
+        network = build_network(hidden=plan.config.hidden, dropout=plan.config.dropout)
+        network.load_weights(weights_file)
+        return network
+    network = train_network(plan, data, seed, progress)
+    if weights_file is not None:
+        half_written = weights_file.with_name(f"new-{weights_file.name}")
+        network.save_weights(half_written)
+        half_written.replace(weights_file)
+    return network
 
 
 def _served(exported: Exported) -> tuple[OpenVinoEngine | None, Calibration]:
