@@ -29,7 +29,7 @@ ROOMS = {
     "db": (
         "settings clock database background crash_points logs paging notice storage broker",
         "models",
-        "accounts migrate",
+        "accounts migrate installation",
         "registry",
         "ledger",
         "datasets",
