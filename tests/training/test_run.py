@@ -1,4 +1,4 @@
-"""A training run, from the claimed row to the model version; and what ends one before."""
+"""A training run, from the claimed row to the model version, and what ends it earlier."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The promotion gate on both databases: what is refused, what needs a reason, what is kept, and the way back."""
+"""The promotion gate on both databases: refusals, reasons, records, and rollback."""
 
 import threading
 from collections.abc import Callable
@@ -289,7 +289,7 @@ def test_changed_champion_is_not_replaced_by_an_old_gate(models: Registry) -> No
 
 
 def at_once(*acts: Callable[[], object]) -> list[Exception]:
-    """What these raise, each in a thread of its own."""
+    """Run each in a thread of its own, and return what they raise."""
     raised: list[Exception] = []
 
     def act_of(act: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""What a version was made from, on both databases: slices that it knows stay in their parts, or are named as a leak."""
+"""The lineage of a version, on both databases: slices that trained it stay in train, or are a leak."""
 
 from collections.abc import Callable
 from typing import Any
@@ -93,8 +93,8 @@ def test_slices_that_trained_an_older_ancestor_are_found() -> None:
 def test_slice_that_is_near_identical_to_one_that_trained_the_version_counts() -> None:
     first = add_dataset(1, range(10))
     version = add_version(1, split_of(first))
-    taught = next(iter(parts_of(first, split_of(first))["train"]))
-    row = [f"{group}-{n}" for group in range(GROUPS) for n in range(SLICES)].index(str(taught))
+    trained = next(iter(parts_of(first, split_of(first))["train"]))
+    row = [f"{group}-{n}" for group in range(GROUPS) for n in range(SLICES)].index(str(trained))
     last = GROUPS * SLICES - 1  # of a group that is new
     second = add_dataset(2, cluster=lambda each: row if each == last else each)
     with read_scope() as s:

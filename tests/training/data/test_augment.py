@@ -1,4 +1,4 @@
-"""Augmentation is made by a seed, changes what it is asked to, and keeps slices slices."""
+"""Augmentation follows its seed, makes the wanted changes, and keeps the shape and type of slices."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Evaluations carried out for real with the fake engine: scores, figures, comparisons, site checks, and what fails."""
+"""Evaluations carried out for real with the fake engine: scores, metrics, comparisons, site checks, failures."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -219,7 +219,7 @@ def test_slices_without_a_known_patient_are_not_evidence(add_version: AddVersion
 
 
 class FarEngine(FakeEngine):
-    """Says how far each slice lies from what it knows: a quarter of them far."""
+    """Gives every fourth slice a large distance."""
 
     def predict(self, slices: np.ndarray) -> Scores:
         return replace(super().predict(slices), distance=(np.arange(len(slices)) % 4 == 0).astype(np.float32))

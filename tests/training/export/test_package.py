@@ -1,4 +1,4 @@
-"""What a trained network is measured to be: by source too, whatever classes a source has."""
+"""Metrics of a trained network, by source too, whatever classes a source has."""
 
 from dataclasses import replace
 

@@ -68,11 +68,11 @@ def resnet50() -> Any:
 
 
 class Died(Exception):
-    """What ends training as a worker's death would."""
+    """Ends training as a worker's death would."""
 
 
 class Recorder(TrainingObserver):
-    """Records losses and checkpoints; keeps the checkpoint of epoch number `at`, and dies there if told so."""
+    """Records losses and checkpoints; keeps the checkpoint of epoch number `at`, and raises Died there if `dies`."""
 
     def __init__(self, at: int = 99, *, dies: bool = True) -> None:
         self.left, self.dies, self.steps = at, dies, 0
@@ -255,10 +255,10 @@ def test_stopping_keeps_what_was_learned(data, network, tmp_path):
         def stopped(self):
             return self.epochs >= 1
 
-    watcher = Stops()
+    observer = Stops()
     before = network.get_layer("hidden").get_weights()[0].copy()
-    fit(network, config(stage(0, epochs=50), stage(20, epochs=50)), data, seed=1, folder=tmp_path, observer=watcher)
-    assert watcher.epochs == 1
+    fit(network, config(stage(0, epochs=50), stage(20, epochs=50)), data, seed=1, folder=tmp_path, observer=observer)
+    assert observer.epochs == 1
     assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
 
 
@@ -301,9 +301,9 @@ def test_stop_takes_effect_while_frozen_layers_are_computed(data, network, tmp_p
 
     before = network.get_weights()
     plan = config(stage(0, epochs=1, copies=1, rate=1e-30), stage(20, epochs=9, copies=9))
-    watcher = Stops()
-    history = fit(network, plan, data, seed=1, folder=tmp_path, observer=watcher)
-    assert (watcher.copies, len(history)) == (1, 1)
+    observer = Stops()
+    history = fit(network, plan, data, seed=1, folder=tmp_path, observer=observer)
+    assert (observer.copies, len(history)) == (1, 1)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
     assert list(tmp_path.iterdir()) == []
 
@@ -347,12 +347,12 @@ def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
 def test_keep_last_keeps_the_last_average(data, network, tmp_path):
     from training.loop.fit import fit
 
-    watcher = Recorder(4, dies=False)
+    observer = Recorder(4, dies=False)
     plan = config(stage(0, rate=0.5, epochs=4, average=0.5, keep="last"))
-    fit(network, plan, data, seed=1, folder=tmp_path, observer=watcher)
-    kept = watcher.last.arrays["average"]
+    fit(network, plan, data, seed=1, folder=tmp_path, observer=observer)
+    kept = observer.last.arrays["average"]
     assert np.array_equal(network.get_layer("hidden").get_weights()[0], kept[0])
-    assert not np.array_equal(kept[0], watcher.last.arrays["weights"][0])
+    assert not np.array_equal(kept[0], observer.last.arrays["weights"][0])
 
 
 def test_settled_normalisation_has_the_statistics_of_the_slices(network):

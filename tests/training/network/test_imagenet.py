@@ -1,4 +1,4 @@
-"""ImageNet's weights are downloaded where that can be; a silent server is given up, and a cancel is heard meanwhile."""
+"""ImageNet's weights are downloaded and cached; a silent server fails, and a cancel takes effect meanwhile."""
 
 import hashlib
 import socket

@@ -1,4 +1,4 @@
-"""The distance from what is known: the layers compute the formula, and what is no chest lies far away."""
+"""The out-of-distribution distance: its layers compute the formula, and images without a chest are far away."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def distances(model, slices):
 
 
 def answers(model, slices):
-    """What the model gives, computed at once: `predict` would trace its 174 layers first."""
+    """Call the model directly: `predict` would trace its 174 layers first."""
     return {name: np.asarray(output) for name, output in model(slices[..., None]).items()}
 
 
