@@ -62,7 +62,7 @@ def learn(train: Labelled, validation: Labelled, unseen: Labelled, folder: Path)
     network = build_network(SIDE, hidden=16, seed=SEED)
     start_residuals_at_zero(network)
     config = Config(preset="test", augment=Augment(flip=True), stages=(SMALL,), hidden=16)
-    outcome = fit(network, config, Data(train, validation), seed=SEED, folder=folder)
+    history = fit(network, config, Data(train, validation), seed=SEED, folder=folder)
     logit = np.ravel(network(unseen.pixels[..., None])["logit"])
     assert roc_auc_score(unseen.labels, logit) > 0.85
-    assert outcome.history[-1].metrics["loss"] < outcome.history[0].metrics["loss"]
+    assert history[-1].metrics["loss"] < history[0].metrics["loss"]
