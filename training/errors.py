@@ -40,9 +40,13 @@ class NoRoom(RunFailed):
 class WeightsError(RunFailed):
     """A file cannot be initial weights. `problem` is the rest of a sentence that begins with the file's name."""
 
-    def __init__(self, file: Path, problem: str) -> None:
+    def __init__(self, file: Path | str, problem: str) -> None:
         super().__init__(f"{file} {problem}")
         self.problem = problem
+
+
+class WeightsTooLarge(WeightsError):
+    """The file has more bytes than initial weights can have."""
 
 
 def message_for(error: Exception) -> str:

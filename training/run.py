@@ -17,7 +17,7 @@ from db.database import current, read_scope, session_scope
 from db.datasets.slices import PARTS, TRAIN
 from db.evaluation.gate import request_gate
 from db.evaluation.promotion import promote_first
-from db.ledger.leases import Claim, StaleClaim
+from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.registry import versions
 from db.training import runs
@@ -34,6 +34,7 @@ from training.loop.fit import fit
 from training.network.backend import environment
 from training.network.initial_weights import initial_network
 from training.run_observer import RunObserver
+from worker import claimed
 from worker.engines.package import Package
 from worker.heartbeat import Heartbeat
 
@@ -45,27 +46,28 @@ MAX_CLAIMS = 3  # without an epoch between them; beyond that, the run itself see
 def train_next(worker: str) -> bool:
     """Claim the oldest waiting run and carry it out; return False if there is none."""
     with session_scope() as s:
-        claimed = runs.claim_run(s, worker)
-    if claimed is None:
+        taken = runs.claim_run(s, worker)
+    if taken is None:
         return False
-    run, claim = claimed
-    with Heartbeat(TrainingRun, [claim]) as heartbeat, suppress(StaleClaim):  # then it is someone else's now
-        try:
-            carry_out(run, claim, heartbeat)
-        except StaleClaim:
-            log.info("training run is someone else's now", extra={"run": run.id})
-        except Cancelled:
-            log.info("training run cancelled", extra={"run": run.id})
-            with session_scope() as s:
+    run, claim = taken
+
+    def fail(error: Exception) -> None:
+        with session_scope() as s:
+            if isinstance(error, Cancelled):
+                log.info("training run cancelled", extra={"run": run.id})
                 runs.end_cancelled(s, claim)
-        except OperationalError:
-            log.exception("training put off", extra={"run": run.id})
-            with session_scope() as s:
-                runs.put_off(s, claim)
-        except Exception as error:
-            log.exception("training failed", extra={"run": run.id})
-            with session_scope() as s:
+            else:
+                log.error("training failed", extra={"run": run.id}, exc_info=error)
                 runs.fail_run(s, claim, message_for(error))
+
+    def put_off(_: Exception) -> None:
+        with session_scope() as s:
+            runs.put_off(s, claim)
+
+    def work(heartbeat: Heartbeat) -> None:
+        carry_out(run, claim, heartbeat)
+
+    claimed.carry_out(TrainingRun, [claim], work, fail=fail, put_off=put_off, away=(OperationalError,))
     return True
 
 

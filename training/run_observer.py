@@ -16,11 +16,11 @@ from training.config import Stage
 from training.errors import Cancelled
 from training.loop import checkpoints
 from training.loop.observer import Checkpoint, Step, TrainingObserver
+from worker.claimed import ProgressNotes
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-REPORT_SECONDS = 1.0  # between two reports to the database
 FIT_SHARE = 0.9  # of a run's progress; evaluating and exporting are the rest
 PAUSES = (1.0, 4.0, 15.0, 40.0)  # seconds, between attempts to record an epoch
 
@@ -32,7 +32,8 @@ class RunObserver(TrainingObserver):
         self._claim, self._heartbeat, self._stages = claim, heartbeat, stages
         self._last: tuple[float, str] = (run.progress, run.message)
         self.stored = runs.checkpoint_of(run)
-        self._reported = self._checkpointed = 0.0
+        self._notes = ProgressNotes(heartbeat)
+        self._checkpointed = 0.0
         self._stop = False
 
     def report(self, progress: float, message: str, **columns: Any) -> None:
@@ -40,26 +41,15 @@ class RunObserver(TrainingObserver):
         self._heartbeat.progress()
         with session_scope() as s:
             requests = runs.report(s, self._claim, progress, message, **columns)
-        self._reported, self._last = time.monotonic(), (progress, message)
+        self._last = progress, message
         self._stop = requests.stop
         if requests.cancel:
             raise Cancelled
 
-    def _report_if_possible(self, progress: float, message: str, **columns: Any) -> None:
-        """Report as `report` does. An unreachable database costs no more than this: the heartbeat keeps the lease."""
-        try:
-            self.report(progress, message, **columns)
-        except OperationalError as error:
-            log.warning("progress not reported", extra={"run": self._claim.id, "error": type(error).__name__})
-            self._reported = time.monotonic()
-
     def step(self, at: Step) -> None:
         """Report where training stands, once a second."""
-        self._heartbeat.progress()
-        if time.monotonic() - self._reported < REPORT_SECONDS:
-            return
         message = at.message or f"{at.stage_name}: epoch {at.epoch + 1} of {at.epochs}"
-        self._report_if_possible(FIT_SHARE * self._share_done(at), message, live=self._live(at))
+        self._notes.alive(lambda: self.report(FIT_SHARE * self._share_done(at), message, live=self._live(at)))
 
     def _share_done(self, at: Step) -> float:
         """Return the share of pixels that were shown; it jumps if a stage ends early."""
@@ -74,13 +64,11 @@ class RunObserver(TrainingObserver):
 
     def packaging(self, share: float, message: str) -> None:
         """Report how far evaluating and exporting are, `share` from 0 to 1."""
-        self._report_if_possible(FIT_SHARE + (1 - FIT_SHARE) * share, message)
+        self._notes.now(lambda: self.report(FIT_SHARE + (1 - FIT_SHARE) * share, message))
 
     def alive(self) -> None:
         """Hear of requests once a second while there is nothing to report."""
-        self._heartbeat.progress()
-        if time.monotonic() - self._reported >= REPORT_SECONDS:
-            self._report_if_possible(*self._last)
+        self._notes.alive(lambda: self.report(*self._last))
 
     def epoch(self, record: EpochRecord) -> None:
         """Record an epoch."""

@@ -1,4 +1,4 @@
-"""Datasets: asked for, claimed by an ingest worker, closed with their slices and report; found and shown."""
+"""Datasets: asked for, claimed by a worker, closed with their slices and report; found and shown."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db import broker
+from db.broker import Queue
 from db.clock import from_now
 from db.datasets.slices import CLASSES, DatasetError
 from db.ledger import leases
@@ -105,7 +106,7 @@ def _create(
                 raise
             continue
         break
-    broker.send_after_commit(s, broker.build_hint(dataset.id))
+    broker.wake_after_commit(s, Queue.DATASETS)
     return dataset
 
 

@@ -61,11 +61,11 @@ def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dat
     return Pair(version, other, split.dataset, split)
 
 
-def request(s: Session, pair: Pair, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:
+def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = True) -> list[Evaluation]:
     """Return the evaluations of both, as `evaluations.request` does. Raises EvaluationError."""
     return [
         evaluations.request(
-            s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part, user=user, hint=hint
+            s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part, user=user, notify=notify
         )
         for version in (pair.version, pair.other)
     ]

@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import broker
+from db.broker import Queue
 from db.clock import from_now
 from db.evaluation.result import EvaluationResult, PairedMetric, PairedMetrics
 from db.ledger import leases
@@ -57,11 +58,11 @@ def request(
     split: Split | None = None,
     part: str | None = None,
     user: User | None = None,
-    hint: bool = True,
+    notify: bool = True,
 ) -> Evaluation:
     """Return the evaluation of a version on these slices; there is one for the same request.
 
-    An evaluation that failed, or whose scores are gone from storage, is carried out again. `hint=False` sends no
+    An evaluation that failed, or whose scores are gone from storage, is carried out again. `notify=False` sends no
     message, for callers that carry it out at once.
 
     Raises EvaluationError: the dataset is not ready, or there is no such part.
@@ -85,8 +86,8 @@ def request(
         _try_again(s, evaluation)
     else:
         return evaluation
-    if hint:
-        broker.send_after_commit(s, broker.evaluate_hint(evaluation.id))
+    if notify:
+        broker.wake_after_commit(s, Queue.EVALUATION)
     return evaluation
 
 

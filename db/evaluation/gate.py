@@ -133,10 +133,12 @@ def _what_is_missing(evaluation: Evaluation | None, version: ModelVersion) -> li
     return [f"{version.label} is not evaluated on it yet"]
 
 
-def request_gate(s: Session, version: ModelVersion, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:
+def request_gate(
+    s: Session, version: ModelVersion, user: User | None = None, *, notify: bool = True
+) -> list[Evaluation]:
     """Request the evaluations that `gate_of` needs, those that failed once more, and return what is not done yet.
 
-    `hint=False` sends no message, for callers that carry them out at once.
+    `notify=False` sends no message, for callers that carry them out at once.
 
     Raises evaluations.EvaluationError if the dataset cannot be used.
     """
@@ -145,7 +147,7 @@ def request_gate(s: Session, version: ModelVersion, user: User | None = None, *,
         return []
     versions = [version] if champion is None else [version, champion]
     requested = [
-        evaluations.request(s, version=one, dataset=split.dataset, split=split, part=PART, user=user, hint=hint)
+        evaluations.request(s, version=one, dataset=split.dataset, split=split, part=PART, user=user, notify=notify)
         for one in versions
     ]
     return [evaluation for evaluation in requested if evaluation.state != Work.DONE]

@@ -83,26 +83,32 @@ def promote(
     return champions.record_promotion(s, version, user, reason.strip(), record.as_json())
 
 
-def promote_first(s: Session, version: ModelVersion, reason: str = FIRST, user: User | None = None) -> ModelVersion:
-    """Make a version the champion if there is none, without the gate, and return the champion."""
+def promote_first(
+    s: Session, version: ModelVersion, reason: str = FIRST, user: User | None = None, who: str = ""
+) -> ModelVersion:
+    """Make a version the champion if there is none, without the gate, and return the champion.
+
+    `who` names a person whom this database does not know.
+    """
     one_at_a_time(s, Promotion.__tablename__)  # an admin may promote another at this moment
     if (now := champions.champion(s)) is not None:
         return now
-    champions.record_promotion(s, version, user, reason)
+    record = GateRecord(who=who).as_json() if who else None
+    champions.record_promotion(s, version, user, reason, record)
     return version
 
 
-def promote_demo_model(recipe: str, user: User | None = None) -> str:
+def promote_demo_model(recipe: str, user: User | None = None, *, reason: str = "", who: str = "") -> str:
     """Make the demo model that ships the champion if there is none, and return the champion's label.
 
-    Raises DemoModelDamaged.
+    `reason` and `who` are kept with the promotion. Raises DemoModelDamaged.
     """
     label = import_demo_model(recipe)
     with session_scope() as s:
         version = versions.find_version(s, label)
         if version is None:
             raise DemoModelDamaged(f"{label} is gone again; try once more")
-        return promote_first(s, version, DEMO, user).label
+        return promote_first(s, version, reason.strip() or DEMO, user, who).label
 
 
 def rollback(

@@ -33,7 +33,7 @@ class SplitRule(StrEnum):
 
 
 class Dataset(LeaseMixin, Base):
-    """An immutable list of labelled slices. An ingest worker builds it from `sources`; a new list is a new number.
+    """An immutable list of labelled slices. An evaluation worker builds it from `sources`; a new list is a new number.
 
     `sources`: what it was made from: `{"filename", "sha256", "size"}` for each file received, in order, or `{"job"}`
     for the reviewed slices of a job. `labels_sha256`: the CSV of file, label, group, if one came. `sha256`: of its

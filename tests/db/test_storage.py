@@ -56,7 +56,7 @@ def test_who_waits_for_a_remote_file_is_told_that_it_goes_on(tmp_path: Path, mon
         assert told.wait(30)
         fetch(*where)
 
-    monkeypatch.setattr(background, "TOLD_EVERY", 0.01)
+    monkeypatch.setattr(background, "HEARTBEAT_SECONDS", 0.01)
     monkeypatch.setattr(other.fs, "get_file", slow)
     assert other.local_path(sha256, told.set).read_bytes() == b"pixels"
 

@@ -389,7 +389,7 @@ def test_unreachable_database_costs_a_progress_report_but_no_epoch(dataset, monk
     from db.training.progress import EpochRecord
 
     monkeypatch.setattr(training.run_observer, "PAUSES", (0.0,))
-    monkeypatch.setattr(training.run_observer, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("worker.claimed.NOTE_SECONDS", 0.0)
     run = launch(dataset)
     with session_scope() as s:
         run, claim = runs.claim_run(s, "w")

@@ -25,8 +25,9 @@ from training.export.quantise import candidates, draw_calibration, prevent_telem
 from training.network.backend import exact_float32
 from training.network.training_copy import PREDICT_BATCH
 from worker.engines import proof
+from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Engine, Scores
-from worker.engines.openvino import OpenVinoEngine, has_bfloat16
+from worker.engines.openvino import OpenVinoEngine
 from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, sha256_of
 from worker.engines.processor import read_processor
 from worker.imaging.recipe import RECIPE

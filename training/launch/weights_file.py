@@ -1,55 +1,73 @@
 """Checks a file of initial weights without Keras, which is not installed wherever runs are launched."""
 
-import io
+import shutil
+import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import h5py
 
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
-from training.errors import WeightsError
+from training.errors import WeightsError, WeightsTooLarge
 
-BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # of ResNet50: channels inside, how many
+MAX_BYTES = 1 << 30  # ResNet50's weights take 100 MB, with an optimiser's state three times as much
+BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # ResNet50's: channels inside, how many
 IN_ARCHIVE = "model.weights.h5"  # of a `.keras` file
 Shapes = Counter[tuple[int, ...]]
 
 
-def check_weights_file(path: Path) -> None:
-    """Raise WeightsError if a file cannot be read, or lacks an array of the shape of one in ResNet50's base.
+def check_size(size: int, name: str) -> None:
+    """Raise WeightsTooLarge if a file of `size` bytes, which messages call `name`, is too large."""
+    if size > MAX_BYTES:
+        raise WeightsTooLarge(name, f"is too large: a file of weights has at most {MAX_BYTES >> 20} MiB")
 
-    Raise it too for a `.keras` file that names more than Keras's own parts. Whatever `load_weights.take_over` accepts
-    passes; what it refuses by the names of layers passes too.
+
+def check_weights_file(path: Path, name: str = "") -> None:
+    """Raise WeightsError if a file is too large, cannot be read, or lacks an array of a shape in ResNet50's base.
+
+    Raise it too for a `.keras` file that names more than Keras's own parts. Messages call the file `name`, by default
+    its path. Whatever `load_weights.take_over` accepts passes; what it refuses by the names of layers passes too.
     """
+    name = name or str(path)
     try:
-        with path.open("rb") as file:
-            shapes = _shapes_in(_hdf5(file, path))
+        check_size(path.stat().st_size, name)
+        with _hdf5(path, name) as file:
+            shapes = _shapes_in(file)
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise WeightsError(path, f"cannot be read as Keras weights: {error}") from error
+        raise WeightsError(name, f"cannot be read as Keras weights: {error}") from error
     if missing := base_shapes() - shapes:
         shape = next(iter(missing))
         raise WeightsError(
-            path, f"holds no ResNet50 of Keras's making: it lacks {missing.total()} arrays, one of the shape {shape}"
+            name, f"holds no ResNet50 of Keras's making: it lacks {missing.total()} arrays, one of the shape {shape}"
         )
 
 
-def check_archive(path: Path) -> None:
+def check_archive(path: Path, name: str = "") -> None:
     """Raise WeightsError if a `.keras` file names more than Keras's own parts: it could run its maker's code."""
     try:
         check_keras_archive(path)
     except HarmfulModel as error:
-        raise WeightsError(path, str(error)) from error
+        raise WeightsError(name or path, str(error)) from error
 
 
-def _hdf5(file: IO[bytes], path: Path) -> IO[bytes]:
-    if zipfile.is_zipfile(file):
-        check_archive(path)
-        with zipfile.ZipFile(file) as archive:
-            return io.BytesIO(archive.read(IN_ARCHIVE))
-    if not h5py.is_hdf5(path):
-        raise WeightsError(path, "is neither HDF5 (.h5) nor a .keras file")
-    return file
+@contextmanager
+def _hdf5(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open the HDF5 file; one in an archive is copied out, beside it, as HDF5 is read from many places."""
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            check_archive(path, name)
+            with zipfile.ZipFile(file) as archive, tempfile.TemporaryFile(dir=path.parent) as copy:
+                with archive.open(IN_ARCHIVE) as member:
+                    shutil.copyfileobj(member, copy)
+                yield copy
+        elif h5py.is_hdf5(path):
+            yield file
+        else:
+            raise WeightsError(name, "is neither HDF5 (.h5) nor a .keras file")
 
 
 def _shapes_in(source: IO[bytes]) -> Shapes:

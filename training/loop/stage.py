@@ -32,7 +32,8 @@ from training.loop.observer import Arrays, Checkpoint, Step, TrainingObserver
 from training.loop.stage_data import AT_ONCE, StageData
 from training.loop.weight_average import WeightAverage
 from training.network.loss import loss_of
-from training.network.training_copy import cut, on_gpu, predict, settle_normalisation, training_copy
+from training.network.training_copy import cut, predict, settle_normalisation, training_copy
+from worker.engines.keras import on_gpu
 from worker.engines.package import probability
 
 SETTLING_SLICES = 384  # training slices that normalisation is settled on

@@ -10,7 +10,7 @@ from db.ledger.job_view import JobView
 from db.notice import RESEARCH_USE_ONLY
 from web.errors import sentence
 from web.views import metric_filters
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 from worker.imaging.rejections import REASONS
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -19,11 +19,12 @@ MUCH_OOD = 0.1  # share of the predicted slices; of a model's own source one in 
 QUARANTINE_REASONS = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
     "engine_error": "The engine failed each time on this slice.",
+    "file_missing": "The stored file of an upload is lost; submit it again.",
     "file_lost": "A file of ours that this slice needs is missing or damaged.",
 }
 
 DATASET_REASONS = {
-    "no_label": "Neither a folder nor the CSV tells its class.",
+    "no_label": "Neither a folder nor the CSV states its class.",
     "burned_in": "Text is burned into its pixels, by its own account: a network might learn to read it.",
 }
 
@@ -51,7 +52,7 @@ def install(app: Flask) -> None:
 
 def name(text: str | None) -> Markup:
     """A name that a submitter chose: escaped, its invisible characters made visible, its direction kept to itself."""
-    return Markup('<bdi class="name">{}</bdi>').format(label(text or ""))
+    return Markup('<bdi class="name">{}</bdi>').format(display_name(text or ""))
 
 
 def ago(moment: datetime | None) -> Markup:

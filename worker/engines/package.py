@@ -51,7 +51,7 @@ class Package:
 
 
 class Calibrated(Protocol):
-    """What has a calibration: a package, or a model version's row."""
+    """Something with a calibration: a package, or a model version's row."""
 
     @property
     def temperature(self) -> float: ...
@@ -74,12 +74,12 @@ def probability(logit: NDArray[np.floating[Any]], temperature: float) -> NDArray
 
 
 def limit_of(ood: Mapping[str, float], engine: str) -> float | None:
-    """The distance above which the engine of this name flags a slice, of a manifest's `ood`; None if it tells none."""
+    """Return the distance above which the engine of this name flags a slice, by a manifest's `ood`, or None."""
     return ood.get(engine, ood.get("threshold"))
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -94,10 +94,10 @@ def read_package(folder: Path) -> Package:
     except OSError as error:
         raise PackageError(f"{MANIFEST} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError) as error:
-        raise PackageError(f"{MANIFEST} is no manifest: {error}") from error
+        raise PackageError(f"{MANIFEST} is not a manifest: {error}") from error
     for name, sha256 in package.files.items():
         if Path(name).name != name:
-            raise PackageError(f"{name!r} is no plain file name")
+            raise PackageError(f"{name!r} is not a plain file name")
         if not (folder / name).is_file():
             raise PackageError(f"{name} is missing")
         if sha256_of(folder / name) != sha256:

@@ -13,10 +13,10 @@ import pytest
 
 from db.evaluation.result import VersionMetrics
 from tests.worker.engines.conftest import labelled_parts
+from worker.engines.devices import has_bfloat16
 from worker.engines.fake import FakeEngine, expected_logit
 from worker.engines.interface import Engine, Scores
 from worker.engines.load import load_engine
-from worker.engines.openvino import has_bfloat16
 from worker.engines.package import Package, PackageError, calibration_of, probability, read_package
 from worker.jobs.loaded_engines import Loaded
 from worker.jobs.predict import _scored
@@ -221,7 +221,7 @@ def test_missing_or_broken_manifest_is_refused(tmp_path: Path) -> None:
         read_package(tmp_path)
 
 
-def test_publishing_connects_to_nothing(published: Published) -> None:
+def test_export_opens_no_connection(published: Published) -> None:
     assert published[2] == []
 
 
@@ -265,5 +265,5 @@ def test_fake_scores_are_a_function_of_the_pixels(slices: Slices) -> None:
 
 
 def test_unknown_engine_is_refused(published: Published) -> None:
-    with pytest.raises(ValueError, match="no such engine"):
+    with pytest.raises(ValueError, match="there is no engine"):
         load_engine(published[0], "abacus")
