@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied
+from db.evaluation.result import PairedMetrics
 from db.models import ModelVersion
 from db.registry import versions
 
@@ -80,15 +81,16 @@ def with_interval(interval: object) -> str:
     return f" ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def comparison_rows(figures: Mapping[str, Mapping[str, float | None]]) -> list[tuple[str, ...]]:
+def comparison_rows(figures: PairedMetrics) -> list[tuple[str, ...]]:
     """Return a paired comparison as rows: figure, candidate, other, difference, its interval, what that means."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, words in FIGURES.items():
-        one = figures.get(name, {})
-        low, high = one.get("low"), one.get("high")
+        if (one := figures.get(name)) is None:
+            continue
+        low, high = one.low, one.high
         interval = f"{low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
-        rows.append((words, *(_figure(one.get(key)) for key in ("candidate", "champion")),
-                     _figure(one.get("difference"), "+"), interval, _meaning(name, low, high)))  # fmt: skip
+        rows.append((words, _figure(one.first), _figure(one.second),
+                     _figure(one.difference, "+"), interval, _meaning(name, low, high)))  # fmt: skip
     return rows
 
 

@@ -13,7 +13,7 @@ TRAIN = "train"
 PARTS = (TRAIN, "validation", "test")
 BY_PIXELS = "near-identical slices"  # where a group comes from that nothing but the pixels tells
 
-T = TypeVar("T", "Row", "Placed")
+T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
 
 class DatasetError(Exception):
@@ -21,7 +21,7 @@ class DatasetError(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelledRow:
     """One labelled slice: `row` is its place in the dataset's arrays, `label` 1 for COVID."""
 
     id: int
@@ -38,7 +38,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Placed:
+class SplitCandidate:
     """The columns of a labelled slice that a split and its leak check need. `given_part`: the part that the CSV names.
     A slice without a cluster or a hash of its pixels has no duplicates."""
 
@@ -51,18 +51,18 @@ class Placed:
     given_part: str | None
 
 
-def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str | None = None) -> list[Row]:
+def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str | None = None) -> list[LabelledRow]:
     """The labelled slices of a dataset, or of one part of a split of it, in the order of `row`.
 
     Raises DatasetError: a split without a part, a part that is none, a split of another dataset.
     """
     if split is None and part is None:
-        return _read(s, Row, dataset_id)
+        return _read(s, LabelledRow, dataset_id)
     if split is None or part not in PARTS or split.dataset_id != dataset_id:
         raise DatasetError(f"name a split of this dataset and one of its parts: {', '.join(PARTS)}")
     if split.rule == SplitRule.GIVEN:
-        return _read(s, Row, dataset_id, LabelledSlice.given_part == part)
-    return [row for row in _read(s, Row, dataset_id) if split.assignment[row.group] == part]
+        return _read(s, LabelledRow, dataset_id, LabelledSlice.given_part == part)
+    return [row for row in _read(s, LabelledRow, dataset_id) if split.assignment[row.group] == part]
 
 
 def without_patient(dataset: Dataset) -> int:
@@ -70,9 +70,9 @@ def without_patient(dataset: Dataset) -> int:
     return int(dataset.report.get("groups_from", {}).get(BY_PIXELS, 0))
 
 
-def placed_of(s: Session, dataset_id: int) -> list[Placed]:
-    """What a split goes by, for every labelled slice, in the order of `row`."""
-    return _read(s, Placed, dataset_id)
+def split_candidates(s: Session, dataset_id: int) -> list[SplitCandidate]:
+    """Return what a split and its leak check need of every labelled slice, in the order of `row`."""
+    return _read(s, SplitCandidate, dataset_id)
 
 
 def has_given_parts(s: Session, dataset_id: int) -> bool:
@@ -92,7 +92,7 @@ def count_parts(s: Session, split: Split) -> dict[str, int]:
     return found
 
 
-def part_of(split: Split, each: Placed) -> str:
+def part_of(split: Split, each: SplitCandidate) -> str:
     """The part of a split that a slice of its dataset lies in."""
     return (each.given_part or "") if split.rule == SplitRule.GIVEN else str(split.assignment[each.group])
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def store_package(folder: Path) -> dict[str, str]:
-    """Put every file of a package folder into storage; file name to SHA-256, `package.json` among them."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    names = [MANIFEST, *manifest["files"]]
-    return {name: _store(folder / name) for name in names}
+    """Put every file that the manifest in `folder` names into storage, as `store_files` does."""
+    return store_files(folder, json.loads((folder / MANIFEST).read_text())["files"])
+
+
+def store_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Put `package.json` and the files of these names into storage; return the SHA-256 of each by its name."""
+    return {name: _store(folder / name) for name in (MANIFEST, *names)}
 
 
 def _store(path: Path) -> str:

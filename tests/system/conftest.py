@@ -41,7 +41,7 @@ migrate.upgrade()
 folder = Path(sys.argv[1])
 files = versions.store_package(folder)
 with session_scope() as s:
-    champions.promote(s, versions.register_package(s, folder, files), None, "for the test")
+    champions.record_promotion(s, versions.register_package(s, folder, files), None, "for the test")
 """
 
 
