@@ -14,6 +14,7 @@ from cli.supervisor.background_up import serving
 from cli.supervisor.roles import PROJECT
 from db import migrate
 from db.database import read_scope
+from db.metrics import METRICS
 from db.registry import champions
 from db.settings import get_settings
 from db.training import runs
@@ -21,7 +22,6 @@ from training.launch.launch import RunRequest
 from worker.engines.openvino import has_bfloat16
 
 NAME = "real"
-FIGURES = ("accuracy", "auc", "recall", "specificity", "precision", "f1", "pr_auc", "brier", "ece")
 
 
 def run(path: Path, asked: RunRequest, home: Path | None, as_json: bool) -> None:
@@ -81,7 +81,7 @@ def _print(minutes: float, as_json: bool) -> None:
     say(f"split by {facts['split']}, seed {facts['seed']}; leaks: {leaks or 'none'}")
     intervals = version.metrics.get("intervals", {})
     rows = []
-    for name in FIGURES:
+    for name in METRICS:
         low, high = intervals.get(name) or (float("nan"), float("nan"))
         rows.append([name, f"{version.metrics[name]:.4f}", f"{low:.4f} to {high:.4f}"])
     rows.append(["out of distribution", f"{version.metrics['flagged']:.4f}", ""])

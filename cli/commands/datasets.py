@@ -18,8 +18,9 @@ from cli.remote.find_server import settings_with_broker
 from db.clock import from_now
 from db.datasets import datasets as store
 from db.datasets.datasets import DatasetView
-from db.datasets.slices import CLASSES, PARTS, DatasetError, rows_of
+from db.datasets.slices import DatasetError, rows_of
 from db.models import Dataset, Upload, Work
+from db.terms import CLASSES, PARTS
 from db.training import splits
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import click
 from cli.errors import Unavailable
 from cli.output import RESEARCH_LINE, print_table, say
 from cli.remote.client import Client, Json
+from db.terms import LABELS
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
-LABELS = ("COVID", "non-COVID")
 SORTS = ("position", "name", "probability", "-probability")
 COLUMNS = ("slice_id", "name", "frame", "series", "state", "reason", "label", "probability")
 TABLE_ROWS = 100  # of a table, unless --limit says another number
@@ -23,7 +23,7 @@ TABLE_ROWS = 100  # of a table, unless --limit says another number
 @click.option("--format", "form", type=click.Choice(("table", "csv", "json")), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--state", type=click.Choice(STATES), help="Only slices in this state.")
-@click.option("--label", type=click.Choice(LABELS), help="Only slices with this label.")
+@click.option("--label", type=click.Choice(list(LABELS)), help="Only slices with this label.")
 @click.option("--reason", help="Only slices rejected for this reason, as `missing`.")
 @click.option("--sort", type=click.Choice(SORTS), help="Order of a table; - for falling.")
 @click.option("--limit", type=click.IntRange(1), help=f"Rows of a table; {TABLE_ROWS} unless said.")

@@ -6,14 +6,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied
+from db.metrics import METRICS, difference_of, written, written_interval
 from db.models import ModelVersion
 from db.registry import versions
-
-FIGURES = {
-    "accuracy": "accuracy", "precision": "precision", "recall": "sensitivity", "specificity": "specificity",
-    "f1": "F1", "auc": "AUC", "pr_auc": "PR AUC", "brier": "Brier score", "ece": "ECE",
-}  # fmt: skip
-SMALLER_IS_BETTER = {"brier", "ece"}
 
 
 def find_version(session: Session, label: str) -> ModelVersion:
@@ -74,30 +69,18 @@ def _cell(value: object) -> str:
 
 
 def with_interval(interval: object) -> str:
-    """Return a 95 % interval as it follows its figure; nothing where there is none."""
+    """Return a 95 % interval as it follows its metric, or an empty text."""
     if not isinstance(interval, list) or len(interval) != 2:
         return ""
-    return f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return f" ({written_interval(*interval)})"
 
 
-def comparison_rows(figures: Mapping[str, Mapping[str, float | None]]) -> list[tuple[str, ...]]:
-    """Return a paired comparison as rows: figure, candidate, other, difference, its interval, what that means."""
-    rows = []
-    for name, words in FIGURES.items():
-        one = figures.get(name, {})
+def comparison_rows(differences: Mapping[str, Mapping[str, float | None]]) -> list[tuple[str, ...]]:
+    """Return a paired comparison as rows: metric, candidate, other, difference, its interval, what that means."""
+    rows: list[tuple[str, ...]] = []
+    for key, metric in METRICS.items():
+        one = differences.get(key, {})
         low, high = one.get("low"), one.get("high")
-        interval = f"{low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
-        rows.append((words, *(_figure(one.get(key)) for key in ("candidate", "champion")),
-                     _figure(one.get("difference"), "+"), interval, _meaning(name, low, high)))  # fmt: skip
+        sides = (written(one.get("candidate")), written(one.get("champion")), written(one.get("difference"), "+"))
+        rows.append((metric.name, *sides, written_interval(low, high, "+"), difference_of(key, low, high)))
     return rows
-
-
-def _figure(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.3f}"
-
-
-def _meaning(name: str, low: float | None, high: float | None) -> str:
-    if low is None or high is None or low <= 0 <= high:
-        return ""
-    better = (low > 0) != (name in SMALLER_IS_BETTER)
-    return "better beyond chance" if better else "worse beyond chance"

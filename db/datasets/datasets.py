@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 
 from db import broker
 from db.clock import from_now
-from db.datasets.slices import CLASSES, DatasetError
+from db.datasets.slices import DatasetError
 from db.ledger import leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Series, Slice, User, Work
+from db.terms import CLASSES, NAME
 
-NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 ROWS_A_STATEMENT = 5_000
 STATES = {Work.READY: "queued", Work.RUNNING: "building", Work.DONE: "ready"}
 
@@ -46,9 +46,14 @@ class DatasetView:
         return asdict(self) | {"created_at": self.created_at.isoformat()}
 
 
+def is_name(name: str) -> bool:
+    """Return whether a dataset may have this name."""
+    return NAME.fullmatch(name) is not None and not name.isdigit()
+
+
 def check_name(name: str) -> None:
-    """Raise DatasetError unless a dataset may be called so."""
-    if not NAME.fullmatch(name):
+    """Raise DatasetError unless a dataset may have this name."""
+    if not is_name(name):
         raise DatasetError(
             "a dataset's name has 1 to 64 letters, digits, dots, hyphens and underscores, not digits alone"
         )

@@ -11,10 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
-from db.datasets.slices import CLASSES
 from db.models import Review, Slice, User
-
-LABELS = {name: label for label, name in CLASSES.items()}
+from db.terms import CLASSES
 
 
 class NotReviewable(Exception):

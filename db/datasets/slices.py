@@ -7,10 +7,8 @@ from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from db.models import Dataset, LabelledSlice, Split, SplitRule
+from db.terms import PARTS
 
-CLASSES = {1: "COVID", 0: "non-COVID"}
-TRAIN = "train"
-PARTS = (TRAIN, "validation", "test")
 BY_PIXELS = "near-identical slices"  # where a group comes from that nothing but the pixels tells
 
 T = TypeVar("T", "Row", "Placed")

@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
-from db.evaluation.gate import PART
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
+from db.terms import TEST
 from db.training.lineage import flattered, held_out
 
 
@@ -24,7 +24,7 @@ class Pair:
     @property
     def part(self) -> str | None:
         """The part of the split, where there is one."""
-        return PART if self.split else None
+        return TEST if self.split else None
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.storage import storage
+from db.terms import PARTS
 
-PARTS = ("train", "validation", "test")
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
 MAX_CLAIMS = 3  # an evaluation whose worker died so often is given up
 

@@ -21,13 +21,14 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from db.evaluation import evaluations
+from db.metrics import METRICS, Difference, difference_of, written_interval
 from db.models import Evaluation, ModelVersion, User, Work
 from db.registry import champions
+from db.terms import TEST
 from db.training.lineage import flattered, held_out
 
 DEFAULT_FLOOR = 0.85
-NOT_WORSE_IN = {"auc": "AUC", "accuracy": "accuracy", "recall": "sensitivity"}
-PART = "test"
+NOT_WORSE_IN = ("auc", "accuracy", "recall")
 PASSED, REFUSED, NOTHING, PENDING = "passed", "refused", "nothing to compare on", "not compared yet"
 
 
@@ -62,10 +63,11 @@ def objections(figures: Mapping[str, Mapping[str, float | None]], sensitivity: f
         found.append("the test part holds no COVID slice: its sensitivity is not known")
     elif sensitivity < floor:
         found.append(f"its sensitivity of {sensitivity:.3f} is below the floor of {floor:.3f}")
-    for name, words in NOT_WORSE_IN.items():
-        high, low = figures.get(name, {}).get("high"), figures.get(name, {}).get("low")
-        if low is not None and high is not None and high < 0:
-            found.append(f"its {words} is worse beyond chance: the difference is {low:+.3f} to {high:+.3f}")
+    for key in NOT_WORSE_IN:
+        interval = figures.get(key, {}).get("low"), figures.get(key, {}).get("high")
+        if (difference := difference_of(key, *interval)) == Difference.WORSE:
+            limits = written_interval(*interval, "+")
+            found.append(f"its {METRICS[key].name} is {difference}: the difference is {limits}")
     return found
 
 
@@ -88,22 +90,22 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
     if split is None:
         return Gate(NOTHING, **known, reasons=["its training left no test part in this database"])
     known["dataset"] = split.dataset.label
-    own = evaluations.find(s, version=version, dataset=split.dataset, split=split, part=PART)
+    own = evaluations.find(s, version=version, dataset=split.dataset, split=split, part=TEST)
     if own is None or own.state != Work.DONE:
         return Gate(PENDING, **known, reasons=_what_is_missing(own, version))
     known |= _measured(own)
     if champion is None:
         found = objections({}, known["sensitivity"], known["floor"])
-        notes = flattered(s, [version], split.dataset_id, split, PART)
+        notes = flattered(s, [version], split.dataset_id, split, TEST)
         return Gate(REFUSED if found else NOTHING, **known, reasons=found or ["there is no champion"], notes=notes)
-    theirs = evaluations.find(s, version=champion, dataset=split.dataset, split=split, part=PART)
+    theirs = evaluations.find(s, version=champion, dataset=split.dataset, split=split, part=TEST)
     if theirs is None or theirs.state != Work.DONE:
         return Gate(PENDING, **known, reasons=_what_is_missing(theirs, champion))
     figures = own.result.get("against", {}).get(champion.label, {})
     if not figures:
         return Gate(PENDING, **known, reasons=["the scores of one of the two are gone: they could not be compared"])
     found = objections(figures, known["sensitivity"], known["floor"])
-    notes = flattered(s, [version, champion], split.dataset_id, split, PART)
+    notes = flattered(s, [version, champion], split.dataset_id, split, TEST)
     notes += _not_compared(figures)
     verdict = REFUSED if found else PASSED
     if not found and all(figures[name]["low"] is None for name in NOT_WORSE_IN):
@@ -113,7 +115,7 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
 
 def _not_compared(figures: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """A line for people where chance cannot be told; objections leave such figures out."""
-    names = [words for name, words in NOT_WORSE_IN.items() if figures.get(name, {}).get("low") is None]
+    names = [METRICS[key].name for key in NOT_WORSE_IN if figures.get(key, {}).get("low") is None]
     some = 0 < len(names) < len(NOT_WORSE_IN)
     return [f"too few groups (patients) of a class to tell chance in: {', '.join(names)}"] if some else []
 
@@ -146,7 +148,7 @@ def request_gate(s: Session, version: ModelVersion, user: User | None = None, *,
         return []
     versions = [version] if champion is None else [version, champion]
     asked = [
-        evaluations.request(s, version=each, dataset=split.dataset, split=split, part=PART, user=user, hint=hint)
+        evaluations.request(s, version=each, dataset=split.dataset, split=split, part=TEST, user=user, hint=hint)
         for each in versions
     ]
     return [evaluation for evaluation in asked if evaluation.state != Work.DONE]

@@ -14,10 +14,10 @@ from db.database import read_scope
 from db.models import Chunk, Job, ModelVersion, Prediction, Series, Slice
 from db.paging import Page
 from db.storage import storage
+from db.terms import CLASSES, COVID
 
 Sort = Literal["position", "name", "probability", "-probability"]
 SORTS: tuple[str, ...] = get_args(Sort)
-POSITIVE, NEGATIVE = "COVID", "non-COVID"
 EXPORT_ROWS = 2_000
 
 
@@ -120,7 +120,7 @@ def results_page(
         if value is not None:
             query = query.where(column == value)
     if label is not None:
-        query = query.where(Prediction.positive.is_(label == POSITIVE))
+        query = query.where(Prediction.positive.is_(label == COVID))
     if ood is not None:
         query = query.where(Prediction.ood.is_(ood))
     if cursor is not None:
@@ -152,7 +152,7 @@ def _result(
         state=slice_.state,
         reason=slice_.reason,
         detail=slice_.detail,
-        label=None if prediction is None else (POSITIVE if prediction.positive else NEGATIVE),
+        label=None if prediction is None else CLASSES[prediction.positive],
         probability=prediction.probability if prediction else None,
         distance=prediction.distance if prediction else None,
         ood=prediction.ood if prediction else None,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from db.registry.proof_file import PROOF_FILE
+from db.terms import NAME
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.(keras|xml|bin|html|md|txt|json|csv|png|svg|npy|npz)")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 TEXTS = ("name", "note", "recipe", "dataset_hash", "created_at")

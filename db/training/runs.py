@@ -13,7 +13,7 @@ from db.clock import from_now
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
-from db.registry.manifest import NAME
+from db.terms import NAME
 from db.training.leaks import SEEN
 from db.training.lineage import find_seen, trained_on
 

@@ -18,7 +18,7 @@ from db.storage import storage
 from db.training.splits import split_of
 from tests.conftest import fake_package
 from tests.web.actors import Api, Browser, load_engines, png, ready_dataset
-from web.views.metric_filters import meaning, plain
+from web.views.metric_filters import plain
 
 REPORT = b"<!doctype html><title>Report</title><style>p{color:red}</style><script>alert(1)</script><p>Report</p>"
 CARD = b"# site\n\n<script>alert(2)</script> Research use only."
@@ -405,12 +405,6 @@ def test_export_is_imported_again_and_a_damaged_one_is_refused(
     page = roots_browser.get(f"/models/{new.json['id']}").text
     told = '<dt>Made elsewhere from</dt><dd><bdi class="name">fake/1</bdi></dd>'
     assert told in page, "without a link: here fake/1 is another version"
-
-
-def test_what_an_interval_says_of_a_difference() -> None:
-    assert meaning("recall", 0.01, 0.2) == meaning("ece", -0.2, -0.01) == "better beyond chance"
-    assert meaning("recall", -0.2, 0.0) == "no difference beyond chance"
-    assert meaning("recall", None, None) == "too few groups to tell chance"
 
 
 def test_figures_of_an_odd_shape_leave_the_pages_whole(anns_browser: Browser, version_id: int) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.database import read_scope
-from db.datasets.slices import PARTS, Row, rows_of
+from db.datasets.slices import Row, rows_of
 from db.models import Dataset, Split
 from db.storage import storage
+from db.terms import PARTS
 
 
 @dataclass(frozen=True)

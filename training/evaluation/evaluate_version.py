@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from sqlalchemy.exc import OperationalError
 
 from db.database import read_scope, session_scope
-from db.datasets.slices import TRAIN, DatasetError, rows_of, without_patient
+from db.datasets.slices import DatasetError, rows_of, without_patient
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import floor_of
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Evaluation, ModelVersion
 from db.storage import FileDamaged, FileMissing, storage
+from db.terms import TRAIN, VALIDATION
 from training.data.seen_slices import find_known, taught_slices
 from training.data.slices import Labelled, load_part
 from training.evaluation.metrics import compare, with_intervals
@@ -31,7 +32,7 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-LEARNED_FROM = (TRAIN, "validation")  # the parts that train a version, and that its threshold is chosen on
+LEARNED_FROM = (TRAIN, VALIDATION)  # the parts that train a version, and that its threshold is chosen on
 REPORT_SECONDS = 1.0  # between two notes of the progress in the database
 Progress = Callable[[float], None]
 

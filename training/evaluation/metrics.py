@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from db.metrics import METRICS
+
 Array = NDArray[np.float64]
 
-FIGURES = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "pr_auc", "brier", "ece")
-RESTS_ON = {"precision": (1,), "recall": (1,), "specificity": (0,), "f1": (1,), "auc": (0, 1), "pr_auc": (0, 1)}
-"""The classes without which a figure is undefined: where only one group has one, chance cannot be told."""
 BINS = 15  # of probability, equally wide, for the expected calibration error
 BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which stays in a cache of the processor
 CENTRAL = (2.5, 97.5)  # percentiles: 95 %
 
 
 def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float | None]:
-    """The figures of `FIGURES` on probabilities [n] and labels 0 or 1 [n]; positive from `threshold` on.
+    """The figures of `METRICS` on probabilities [n] and labels 0 or 1 [n]; positive from `threshold` on.
 
     `recall` is the sensitivity; `pr_auc` the average precision; `ece` the mean gap, over 15 equally wide bins, between
     the probability of COVID and its share (Naeini et al., 2015). None is what a missing class leaves undefined;
@@ -56,7 +55,7 @@ def with_intervals(
     found = [scored.figures(weights) for weights in _resampled(index, count, seed, resamples)]
     several = _on_several_groups(scored, index, count)
     intervals = {
-        name: _interval(np.concatenate([one[name] for one in found])) if name in several else None for name in FIGURES
+        name: _interval(np.concatenate([one[name] for one in found])) if name in several else None for name in METRICS
     }
     return {
         **_plain(scored.figures(np.ones((1, scored.size)))),
@@ -86,17 +85,17 @@ def compare(
     candidate = _Scored.of(candidate_probability, labels, candidate_threshold)
     champion = _Scored.of(champion_probability, labels, champion_threshold)
     index, count = _grouped(groups, candidate.size)
-    drawn: dict[str, list[Array]] = {name: [] for name in FIGURES}
+    drawn: dict[str, list[Array]] = {name: [] for name in METRICS}
     for weights in _resampled(index, count, seed, resamples):
         ours, theirs = candidate.figures(weights), champion.figures(weights)
-        for name in FIGURES:
+        for name in METRICS:
             drawn[name].append(ours[name] - theirs[name])
     one = np.ones((1, candidate.size))
     ours_now, theirs_now = _plain(candidate.figures(one)), _plain(champion.figures(one))
     several = _on_several_groups(candidate, index, count)
     return {
         name: _difference(ours_now[name], theirs_now[name], np.concatenate(drawn[name]) if name in several else None)
-        for name in FIGURES
+        for name in METRICS
     }
 
 
@@ -153,9 +152,9 @@ class _Scored:
         absent = _share(np.zeros_like(total), positives)  # NaN where there is no positive slice, else 0
         return {
             "accuracy": _share(total - positives - called + 2 * true, total),
-            "precision": _share(true, called, otherwise=0.0) + absent,
             "recall": _share(true, positives),
             "specificity": _share(negatives - called + true, negatives),
+            "precision": _share(true, called, otherwise=0.0) + absent,
             "f1": _share(2 * true, positives + called) + absent,
             "auc": auc,
             "pr_auc": average,
@@ -199,7 +198,7 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
 def _on_several_groups(scored: _Scored, index: NDArray[np.intp], groups: int) -> set[str]:
     """The figures that rest on more than one group; of one alone, every resample that has it gives the same."""
     behind = [len(np.unique(index[scored.positive == label])) for label in (0, 1)]
-    return {n for n in FIGURES if groups > 1 and all(behind[label] > 1 for label in RESTS_ON.get(n, ()))}
+    return {n for n in METRICS if groups > 1 and all(behind[label] > 1 for label in METRICS[n].classes)}
 
 
 def _resampled(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:

@@ -22,6 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from db.metrics import METRICS
+from db.terms import CLASSES
+
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", "not enough evidence"
 LEAST_GROUPS = 20  # of each class
 TOLERATED = 0.01  # share of slices that the model may know already, or of which no patient is known
@@ -38,8 +41,7 @@ class Floors:
     auc: float = 0.90
 
 
-NAMES = {"recall": "sensitivity", "specificity": "specificity", "auc": "AUC"}
-CLASSES = {"recall": ("COVID",), "specificity": ("non-COVID",), "auc": ("COVID", "non-COVID")}
+CHECKED = ("recall", "specificity", "auc")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class SiteCheck:
 def count_groups(labels: ArrayLike, groups: Sequence[str]) -> dict[str, int]:
     """How many groups have a slice of each class; one with both counts for both."""
     truth, names = np.asarray(labels), np.asarray(groups)
-    return {"COVID": len(np.unique(names[truth == 1])), "non-COVID": len(np.unique(names[truth == 0]))}
+    return {name: len(np.unique(names[truth == label])) for label, name in CLASSES.items()}
 
 
 def check_site(
@@ -84,8 +86,8 @@ def check_site(
         nameless: share of the slices of which no patient, series or folder is known.
         apart: share of the slices that are unlike those the model knows.
     """
-    bounds = {name: (result[name], *(result["intervals"][name] or (None, None))) for name in NAMES}
-    asked = {name: getattr(floors, name) for name in NAMES}
+    bounds = {name: (result[name], *(result["intervals"][name] or (None, None))) for name in CHECKED}
+    asked = {name: getattr(floors, name) for name in CHECKED}
     below = [n for n, (_, _, high) in bounds.items() if high is not None and high < asked[n]]
     short = [n for n, (_, low, _) in bounds.items() if low is None or low < asked[n]]
     few = [f"only {n} groups of {c}, {LEAST_GROUPS} are needed" for c, n in groups.items() if n < LEAST_GROUPS]
@@ -99,7 +101,7 @@ def check_site(
         more = _more_groups(bounds, asked, groups, short)
         reasons += _advice(more)
     else:
-        verdict, reasons = MAY, [_line(n, bounds[n], asked[n]) for n in NAMES]
+        verdict, reasons = MAY, [_line(n, bounds[n], asked[n]) for n in CHECKED]
     if apart is not None and apart > MUCH_APART:
         reasons.append(f"{apart:.0%} of the slices lie apart from those the model knows")
     return SiteCheck(verdict, reasons, asked, dict(groups), more, apart)
@@ -120,11 +122,12 @@ def _no_evidence(known: float, nameless: float) -> list[str]:
 
 def _line(name: str, bounds: tuple[float | None, float | None, float | None], floor: float) -> str:
     value, low, high = bounds
+    metric = METRICS[name]
     if value is None:
-        missing = " or no ".join(CLASSES[name])
-        return f"{NAMES[name]} is not known: there is no {missing} slice"
+        missing = " or no ".join(CLASSES[label] for label in metric.classes)
+        return f"{metric.name} is not known: there is no {missing} slice"
     interval = f" ({low:.3f} to {high:.3f})" if low is not None else " (one group: no interval)"
-    return f"{NAMES[name]} {value:.3f}{interval}, floor {floor:.2f}"
+    return f"{metric.name} {value:.3f}{interval}, floor {floor:.2f}"
 
 
 def _more_groups(
@@ -144,7 +147,7 @@ def _more_groups(
         times = ((value - near) / gap) ** 2 if gap else math.inf
         if times > HOPELESS:
             return None
-        for each in CLASSES[name]:
+        for each in (CLASSES[label] for label in METRICS[name].classes):
             needed[each] = max(needed[each], math.ceil(times * groups[each] - 1e-6))
     return sum(needed[each] - groups[each] for each in groups)
 

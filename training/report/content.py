@@ -10,20 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db.metrics import METRICS, written
 from training.report.figures.slice_grids import Mistake
 
 MINUTE, HOUR = 60, 3600  # seconds
-METRICS = (
-    ("accuracy", "Accuracy", "of all slices, the share that is right"),
-    ("recall", "Sensitivity (recall)", "of COVID slices, the share that is found"),
-    ("specificity", "Specificity", "of non-COVID slices, the share that is cleared"),
-    ("precision", "Precision", "of slices called COVID, the share that is"),
-    ("f1", "F1", "harmonic mean of precision and sensitivity"),
-    ("auc", "ROC AUC", "how often a COVID slice scores above a non-COVID one; 0.5 is chance"),
-    ("pr_auc", "PR AUC", "mean precision over all sensitivities"),
-    ("brier", "Brier score", "mean squared error of the probability; 0 is best"),
-    ("ece", "ECE", "mean gap between probability and outcome in 15 bins; 0 is best"),
-)
 
 
 @dataclass(frozen=True)
@@ -119,11 +109,11 @@ def metric_rows(metrics: Mapping[str, Any]) -> dict[str, MetricRow]:
     """A row for each metric by its name, all nine, in the order they are read."""
     intervals = metrics.get("intervals") or {}
     rows = {}
-    for name, word, meaning in METRICS:
+    for name, metric in METRICS.items():
         low, high = intervals.get(name) or (None, None)
         known = is_number(low) and is_number(high)
         ends = (number(low), number(high)) if known else ("", "")
-        rows[name] = MetricRow(word, number(metrics.get(name)), *ends, meaning)
+        rows[name] = MetricRow(metric.title, number(metrics.get(name)), *ends, metric.meaning)
     return rows
 
 
@@ -134,7 +124,7 @@ def is_number(value: object) -> bool:
 
 def number(value: Any, digits: int = 3) -> str:
     """`0.968`; a dash for what is undefined."""
-    return f"{value:.{digits}f}".replace("-", "−") if is_number(value) else "–"
+    return written(value if is_number(value) else None, digits=digits)
 
 
 def count(value: float | None) -> str:

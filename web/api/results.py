@@ -9,8 +9,8 @@ from flask import Response, request
 
 from db.ledger.job_view import job_view
 from db.ledger.results import SliceImage, results_page, slice_image
-from db.notice import RESEARCH_USE_ONLY
 from db.storage import FileMissing
+from db.terms import RESEARCH_USE_ONLY
 from web.actions.lookup import ROW_IDS, reading_job
 from web.api import PREFIX
 from web.api.openapi import problems

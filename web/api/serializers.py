@@ -11,10 +11,10 @@ from db.evaluation.gate import gate_of
 from db.evaluation.promotion import promotions_of
 from db.ledger.job_view import JobView
 from db.models import Dataset, ModelVersion, TrainingRun
-from db.notice import RESEARCH_USE_ONLY
 from db.registry.champions import champion
 from db.registry.engine_proofs import Serving
 from db.registry.versions import used_by
+from db.terms import RESEARCH_USE_ONLY
 from db.training.runs import epochs_of, run_view
 from db.training.split_view import splits_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from db.ledger.results import ResultRow, iter_results
 from db.models import Job
-from db.notice import RESEARCH_USE_ONLY
+from db.terms import RESEARCH_USE_ONLY
 
 COLUMNS = (
     "slice_id",

@@ -3,9 +3,9 @@
 from flask import Response, request
 
 from db.models import ModelVersion, User
-from db.notice import RESEARCH_USE_ONLY
 from db.registry.transfer import export_package, export_size
 from db.storage import storage
+from db.terms import RESEARCH_USE_ONLY
 from web.errors import not_found
 
 CARD, REPORT = "MODEL_CARD.md", "report.html"

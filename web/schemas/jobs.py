@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from db.terms import ClassName
 from web.schemas.common import Cursor, Out, RowId, Timestamp
 
 JobStateName = Literal["queued", "running", "finished", "cancelled", "failed"]
 SliceState = Literal["open", "predicted", "rejected", "quarantined", "cancelled"]
-Label = Literal["COVID", "non-COVID"]
 SortName = Literal["position", "name", "probability", "-probability"]
 
 
@@ -24,7 +24,7 @@ class ResultsQuery(BaseModel):
     """Which slices of a job, in which order, and which page of them."""
 
     state: SliceState | None = None
-    label: Label | None = None
+    label: ClassName | None = None
     reason: str | None = Field(None, pattern=r"^[a-z0-9_-]{1,64}$", description="A rejection's reason code.")
     series: RowId | None = Field(None, description="A `series_id` of the job's series.")
     ood: bool | None = Field(None, description="Only slices that are out of distribution, or only those that are not.")
@@ -132,7 +132,7 @@ class ExportedResult(Out):
     state: SliceState
     reason: str | None
     detail: str | None
-    label: Label | None
+    label: ClassName | None
     probability: float | None
     distance: float | None = Field(description="From the slices that the model was trained on, where it tells.")
     ood: bool | None = Field(description="Whether that is too far: the model knows no slices like it.")
@@ -177,14 +177,14 @@ class RetryOut(Out):
 class ReviewIn(BaseModel):
     """What a reader says that a slice shows."""
 
-    label: Label
+    label: ClassName
 
 
 class ReviewOut(Out):
     """Who said what of a slice, and when."""
 
     user: str
-    label: Label
+    label: ClassName
     created_at: Timestamp
 
 

@@ -7,7 +7,7 @@ from flask import Flask, url_for
 from markupsafe import Markup, escape
 
 from db.ledger.job_view import JobView
-from db.notice import RESEARCH_USE_ONLY
+from db.terms import RESEARCH_USE_ONLY
 from web.errors import sentence
 from web.views import metric_filters
 from worker.imaging.display_names import label

@@ -1,6 +1,5 @@
 """Model versions: the list, a version's page and files, and what an admin does with them."""
 
-import re
 from typing import Any
 
 from apiflask import APIBlueprint
@@ -17,6 +16,7 @@ from db.registry import champions
 from db.registry import versions as registry
 from db.registry.engine_proofs import list_servings
 from db.storage import FileDamaged, FileMissing
+from db.terms import LABEL
 from db.training import runs
 from db.training.lineage import held_out, makers_elsewhere
 from web.actions import models
@@ -27,8 +27,6 @@ from web.errors import Problem, as_problem
 from web.security.auth import require_admin, require_user
 from web.security.guards import guard_pages
 from worker.imaging.display_names import label
-
-LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}/[0-9]{1,9}")
 
 COMPARED = ("with_model", "dataset")  # what an address says of a comparison: the other version, and on what
 

@@ -8,11 +8,11 @@ from sqlalchemy.exc import OperationalError
 from db.crash_points import crash_point
 from db.database import read_scope, session_scope
 from db.datasets import datasets
-from db.datasets.slices import CLASSES
 from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Dataset
 from db.storage import FileMissing
+from db.terms import CLASSES
 from worker.datasets.collector import Gathered
 from worker.datasets.label_table import BadLabels
 from worker.datasets.report import make_report

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db.terms import SHORTCUT_AUC
 from worker.datasets.collector import Item
 
 MOST_SLICES = 20_000  # more change nothing in the figures
-STRONG, WEAK = 0.75, 0.65
-"""Areas under the ROC curve. In a public set of CT slices the file type alone tells the class 74 % of the time; chance
+WEAK_AUC = 0.65
+"""As SHORTCUT_AUC. In a public set of CT slices the file type alone tells the class 74 % of the time; chance
 reaches 0.6 with a few dozen groups."""
 _FOLDS = 5
 _WORDS = 30  # patterns or modes told apart; what is rarer is one more
@@ -101,12 +102,12 @@ def _judge(facts: dict[str, dict[str, float]]) -> dict[str, Any]:
     told = "format, mode, size and bytes of a file together" if best == "all" else f"the {best} of a file alone"
     tell, say = ("tell", "say") if best == "all" else ("tells", "says")
     figures = f"(AUC {auc:.2f}, balanced accuracy {accuracy:.2f}, on groups not seen)"
-    if auc >= STRONG:
+    if auc >= SHORTCUT_AUC:
         verdict = f"a shortcut: {told} {tell} the class {figures}; a network may learn that instead of disease"
-    elif auc >= WEAK:
+    elif auc >= WEAK_AUC:
         verdict = f"a weak shortcut: {told} {say} something of the class {figures}"
     else:
         verdict = f"no shortcut: the facts of a file alone do not tell the class {figures}"
-    if facts[NAME]["auc"] >= STRONG:
+    if facts[NAME]["auc"] >= SHORTCUT_AUC:
         verdict += "; its name does, which a network never sees"
-    return {"found": auc >= STRONG, "weak": WEAK <= auc < STRONG, "verdict": verdict}
+    return {"found": auc >= SHORTCUT_AUC, "weak": WEAK_AUC <= auc < SHORTCUT_AUC, "verdict": verdict}

@@ -11,11 +11,12 @@ from sqlalchemy import func, select, update
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets
-from db.datasets.slices import PARTS, DatasetError, Placed, Row, rows_of
+from db.datasets.slices import DatasetError, Placed, Row, rows_of
 from db.ledger import jobs, leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Slice, Split, Upload, User, Work
+from db.terms import PARTS
 from db.training import splits
 from db.training.splits import draw, joined_groups
 from worker import reap

@@ -20,6 +20,7 @@ from db.evaluation.gate import (
     request_gate,
 )
 from db.evaluation.promotion import GateClosed
+from db.metrics import METRICS, Difference
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, PromotionKind, Split, User, Work
 from db.registry import champions
 from db.registry import versions as registry
@@ -44,10 +45,10 @@ def test_a_candidate_that_is_about_as_good_passes() -> None:
     assert objections(EVEN, 0.9, 0.85) == []
 
 
-@pytest.mark.parametrize("name", ["auc", "accuracy", "recall"])
+@pytest.mark.parametrize("name", NOT_WORSE_IN)
 def test_worse_beyond_chance_in_any_of_three_figures_is_refused(name: str) -> None:
     [why] = objections({**EVEN, name: pair(-0.2, -0.01)}, 0.9, 0.85)
-    assert why == f"its {NOT_WORSE_IN[name]} is worse beyond chance: the difference is -0.200 to -0.010"
+    assert why == f"its {METRICS[name].name} is {Difference.WORSE}: the difference is −0.200 to −0.010"
 
 
 def test_worse_within_chance_or_in_another_figure_is_not_refused() -> None:

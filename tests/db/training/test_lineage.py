@@ -7,8 +7,9 @@ import pytest
 
 from db.database import read_scope, session_scope
 from db.datasets import slices
-from db.datasets.slices import PARTS, part_of, placed_of
+from db.datasets.slices import part_of, placed_of
 from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
+from db.terms import PARTS
 from db.training import lineage, runs, splits
 from db.training.runs import RunError
 from tests.builders.datasets import new_split

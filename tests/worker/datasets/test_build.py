@@ -24,6 +24,7 @@ from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, Job, LabelledSlice, ModelVersion, Review, Slice, User, Work
 from db.settings import Settings
 from db.storage import storage
+from db.terms import PARTS
 from db.training import splits
 from tests.worker.conftest import Submit, png, zip_of
 from tests.worker.imaging.builders import dicom
@@ -167,7 +168,7 @@ def test_the_folder_of_a_patient_is_a_group_that_no_split_parts(make: Make) -> N
     assert not any("no patient" in warning for warning in found.report["warnings"])
     with session_scope() as s:
         split = splits.split_of(s, s.get_one(Dataset, found.id))
-        rows = {part: slices.rows_of(s, found.id, split, part) for part in slices.PARTS}
+        rows = {part: slices.rows_of(s, found.id, split, part) for part in PARTS}
     folders = {part: {row.name.split("/")[2] for row in those} for part, those in rows.items()}
     assert sum(map(len, folders.values())) == len(set().union(*folders.values())) == 8
 
@@ -575,7 +576,7 @@ def test_the_real_slices_make_a_dataset_whose_split_is_clean(settings: Settings,
     assert not found.report["shortcuts"]["found"]
     with session_scope() as s:
         split = splits.split_of(s, s.get_one(Dataset, dataset.id))
-        sizes = {part: len(slices.rows_of(s, dataset.id, split, part)) for part in slices.PARTS}
+        sizes = {part: len(slices.rows_of(s, dataset.id, split, part)) for part in PARTS}
         assert s.scalar(select(func.count()).where(Dataset.state == Work.DONE)) == 1
     assert split.leaks == {}
     assert sizes["train"] / found.size == pytest.approx(0.7, abs=0.02)
