@@ -7,25 +7,14 @@ from flask import Flask, url_for
 from markupsafe import Markup, escape
 
 from db.ledger.job_view import JobView
+from db.reasons import explain
 from db.terms import RESEARCH_USE_ONLY
 from web.errors import sentence
 from web.views import metric_filters
 from worker.imaging.display_names import label
-from worker.imaging.rejections import REASONS
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 MUCH_OOD = 0.1  # share of the predicted slices; of a model's own source one in twenty is out of distribution by chance
-
-QUARANTINE_REASONS = {
-    "worker_lost": "The worker was lost each time it predicted this slice.",
-    "engine_error": "The engine failed each time on this slice.",
-    "file_lost": "A file of ours that this slice needs is missing or damaged.",
-}
-
-DATASET_REASONS = {
-    "no_label": "Neither a folder nor the CSV tells its class.",
-    "burned_in": "Text is burned into its pixels, by its own account: a network might learn to read it.",
-}
 
 
 def install(app: Flask) -> None:
@@ -38,7 +27,7 @@ def install(app: Flask) -> None:
         share=share,
         probability=probability,
         bytesize=bytesize,
-        reason=reason,
+        reason=explain,
         sentence=sentence,
         name=name,
     )
@@ -129,12 +118,6 @@ def bytesize(size: float) -> str:
             return f"{size:.0f} {unit}"
         size /= 1024
     return f"{size:.0f} TiB"
-
-
-def reason(code: str | None) -> str:
-    """A reason code as a sentence for people."""
-    known = REASONS | QUARANTINE_REASONS | DATASET_REASONS
-    return known.get(code or "", (code or "").replace("_", " "))
 
 
 def icon(symbol: str, title: str = "") -> Markup:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from db.datasets.slices import BY_PIXELS
 from db.models.datasets import ARRAY_SLICES
+from db.reasons import REASONS
 from db.storage import storage
 from db.terms import CLASSES
 from worker.decoding import npy_bytes
@@ -68,9 +69,9 @@ class Gathered:
         """How many slices it has."""
         return len(self.slices)
 
-    def leave_out(self, item: Item, reason: str, detail: str) -> None:
-        """Note a file that cannot be taken, and why."""
-        item.reason, item.detail = reason, detail
+    def leave_out(self, item: Item, reason: str, detail: str = "") -> None:
+        """Note a file that cannot be taken, its reason code and, if there is more to say, a sentence about it."""
+        item.reason, item.detail = reason, detail or REASONS[reason]
         self.items.append(item)
 
     def take(self, item: Item, pixels: NDArray[np.uint8], group_from: str) -> None:

@@ -23,7 +23,6 @@ from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
 
-BURNED_IN = ("burned_in", "Text is burned into its pixels, by its own account.")
 BY_HEADER = "DICOM patient, study or series"  # where a group comes from
 
 Note = Callable[[float], None]  # told the fraction done, 0 to 1
@@ -142,7 +141,7 @@ def read_files(
         if place in known:
             by_source.setdefault(file.source, {})[file.ordinal] = place
         elif file.table is None:
-            gathered.leave_out(Item(place, file.name), "no_label", "Neither a CSV nor a folder tells its class.")
+            gathered.leave_out(Item(place, file.name), "no_label")
     done, groups = 0, DicomGroups()
 
     def alive() -> None:
@@ -179,7 +178,7 @@ def _gather(
         return
     for prepared in result:
         if prepared.series and prepared.series.burned_in:
-            gathered.leave_out(item, *BURNED_IN)
+            gathered.leave_out(item, "burned_in")
             return
         taken = Item(item.ordinal, item.name, prepared.frame, label=known.label, given_part=known.split or None)
         taken.sha256, taken.bytes, taken.source = item.sha256, item.bytes, known.source or None
@@ -226,7 +225,7 @@ def read_reviews(job_ids: Sequence[str], gathered: Gathered, note: Note) -> None
         if isinstance(header, SliceRejected):
             gathered.leave_out(item, header.code, header.detail)
         elif header and header.burned_in:
-            gathered.leave_out(item, *BURNED_IN)
+            gathered.leave_out(item, "burned_in")
         else:
             gathered.take(item, np.array(array[found.array_row]), BY_HEADER if told else "series of jobs")
         note(0.5 + (ordinal + 1) / len(reviewed) / 2)

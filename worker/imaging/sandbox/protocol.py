@@ -10,9 +10,10 @@ import struct
 from dataclasses import asdict, fields
 from typing import Any
 
+from db.reasons import OF_FILES
 from worker.imaging.display_names import MAX_LABEL
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, SeriesInfo, as_pixels
-from worker.imaging.rejections import REASONS, SliceRejected
+from worker.imaging.rejections import SliceRejected
 
 REQUEST = struct.Struct("<Q")
 REPLY = struct.Struct("<II")
@@ -74,7 +75,7 @@ def unpack_reply(frame: bytes, max_slices: int) -> list[PreparedSlice] | SliceRe
     header, pixels = unpack_frame(frame)
     if header.keys() == {"code", "detail"} and not pixels:
         code, detail = header["code"], _text(header["detail"], MAX_LABEL)
-        if not isinstance(code, str) or code not in REASONS:
+        if not isinstance(code, str) or code not in OF_FILES:
             raise ForgedReply("a code that does not exist")
         return SliceRejected(code, detail)
     slices = header.get("slices")
