@@ -1,4 +1,4 @@
-"""What all processes share: settings, rows, files and messages."""
+"""What all processes share: settings, the database, stored files and messages."""
 
 MAX_INTEGER = 2**31 - 1
 """The largest value of an INTEGER column in PostgreSQL."""

@@ -105,11 +105,11 @@ def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWa
 def _register(trained: Trained, claim: Claim, watcher: RunWatcher, package: Path) -> int:
     """Evaluate and export into the folder `package`, and finish the run with the model version; its id."""
     make_package(package, trained, watcher.packaging, watcher.alive)
-    files = versions.store_package(package)
+    stored = versions.store_package(package)
     with session_scope() as s:
         if runs.report(s, claim, 1.0, "registering").cancel:
             raise Cancelled
-        version = versions.register_package(s, package, files)
+        version = versions.register_package(s, stored)
         runs.finish_run(s, claim, version.id)
     return version.id
 

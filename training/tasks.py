@@ -89,10 +89,10 @@ def _make_demo(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
 
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         make_demo_package(Path(folder), seed=run.seed, progress=progress)
-        files = versions.store_package(Path(folder))
+        stored = versions.store_package(Path(folder))
         with session_scope() as s:
             if runs.report(s, claim, 1.0, "registering").cancel:
                 raise Cancelled
-            version = versions.register_package(s, Path(folder), files)
+            version = versions.register_package(s, stored)
             champions.promote_first(s, version, "the first model version")
             runs.finish_run(s, claim, version.id)

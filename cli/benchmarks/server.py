@@ -37,9 +37,9 @@ def serve(package: Path | None) -> Iterator[Bench]:
         package = package or _package_at_hand() or _demo_package(Path(folder) / "package")
         use_home(Path(folder) / "home")
         migrate.upgrade()
-        files = versions.store_package(package)
+        stored = versions.store_package(package)
         with session_scope() as s:
-            champions.promote(s, versions.register_package(s, package, files), None, "benchmark")
+            champions.promote(s, versions.register_package(s, stored), None, "benchmark")
         with serving(get_settings(), "127.0.0.1", 0) as (local, process):
             if process is None:
                 raise RuntimeError("a fresh home has no server yet")

@@ -7,6 +7,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from cli.benchmarks.server import use_home
 from cli.output import print_json, print_table, say
@@ -59,14 +60,14 @@ def _print(minutes: float, as_json: bool) -> None:
         version = last.model_version
         if version is None:
             raise RuntimeError(f"training run {last.id} made no model version: {last.error}")
-        facts = {
+        facts: dict[str, Any] = {
             "model_version": version.label,
             "preset": last.preset,
             "seed": last.seed,
             "split": last.split.description if last.split else None,
             "leaks": last.split.leaks if last.split else {},
             "minutes": round(minutes, 1),
-            "training_minutes": round(version.facts["training_seconds"] / 60, 1),
+            "training_minutes": round((version.facts.training_seconds or 0) / 60, 1),
             "cores": os.cpu_count(),
             "bfloat16": has_bfloat16(),
             "metrics": version.metrics,

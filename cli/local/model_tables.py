@@ -34,8 +34,8 @@ def version_view(version: ModelVersion, champion: ModelVersion | None) -> dict[s
         "threshold": version.threshold,
         "temperature": version.temperature,
         "note": version.note,
-        "dataset": version.facts.get("dataset"),
-        "lineage": version.facts.get("lineage", []),
+        "dataset": version.facts.dataset,
+        "lineage": version.facts.lineage,
         "metrics": version.metrics,
     }
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from db import broker
 from db.clock import from_now
+from db.database import lock_row
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
@@ -97,8 +98,8 @@ def _try_again(s: Session, evaluation: Evaluation) -> None:
 
 
 def lock_slices(s: Session, dataset_id: int) -> None:
-    """Have all that ask for, or end, an evaluation on this dataset do so one after the other."""
-    s.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update(of=Dataset))
+    """Let only one transaction at a time ask for, or end, an evaluation on this dataset."""
+    lock_row(s, Dataset, dataset_id)
 
 
 def find(

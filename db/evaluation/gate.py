@@ -3,7 +3,7 @@
 The rule. Candidate and champion are held to the same slices, the test part of the candidate's own split. Notes say who
 was trained on some of them, and on how many. The candidate is refused
 
-- when its sensitivity there, as measured, is below its floor (`facts["floor"]`, else 0.85: of seven positive slices
+- when its sensitivity there, as measured, is below its floor (`facts.floor`, else 0.85: of seven positive slices
   one may be missed). It is the figure that counts and not the upper end of its interval: a small test part has an
   interval so wide that it would let any candidate pass. A candidate that chance alone put below the floor costs an
   admin a reason; one that misses disease costs more;
@@ -72,9 +72,8 @@ def objections(figures: Mapping[str, Mapping[str, float | None]], sensitivity: f
 
 
 def floor_of(version: ModelVersion) -> float:
-    """The sensitivity below which this version is not promoted; an imported package may say anything."""
-    floor = version.facts.get("floor")
-    return float(floor) if isinstance(floor, int | float) and 0 <= floor <= 1 else DEFAULT_FLOOR
+    """Return the sensitivity below which this version is not promoted."""
+    return DEFAULT_FLOOR if version.facts.floor is None else version.facts.floor
 
 
 def gate_of(s: Session, version: ModelVersion) -> Gate:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from db.database import one_at_a_time
+from db.database import lock_table
 from db.evaluation.gate import PASSED, PENDING, REFUSED, Gate
 from db.models import ModelVersion, Promotion, PromotionKind, User
 from db.registry import champions
@@ -31,7 +31,7 @@ def promote(
     Raises GateClosed: no admin, not compared yet, refused and not forced, a reason is missing, or the champion is
     another one than the gate compared with.
     """
-    one_at_a_time(s, Promotion.__tablename__)
+    lock_table(s, Promotion)
     now = champions.champion(s)
     if user is not None and not user.is_admin:
         raise GateClosed("only an admin promotes a model version")

@@ -17,7 +17,7 @@ NO_FILE = {"file": False}
 
 
 class Base(DeclarativeBase):
-    """Base of every table; the naming convention keeps migrations the same on both databases."""
+    """Base of every table. The naming convention gives constraints the same names on both databases."""
 
     metadata = MetaData(
         naming_convention={
@@ -31,6 +31,11 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012  (SQLAlchemy's own spelling)
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
+        dict[str, str]: JSON,
+        dict[str, float]: JSON,
+        dict[str, float | None]: JSON,
+        dict[str, str | list[str]]: JSON,
+        dict[str, dict[str, float]]: JSON,
         list[dict[str, Any]]: JSON,
         list[str]: JSON,
     }

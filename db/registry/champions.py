@@ -1,24 +1,24 @@
-"""The champion: which model version new jobs get, which came before it, and what is in use."""
+"""The champion (the model version that new jobs get), promotions and rollbacks."""
 
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.database import one_at_a_time
+from db.database import lock_table
 from db.models import OPEN_JOB, Job, ModelVersion, Promotion, PromotionKind, User
 
 
 class RollbackRefused(Exception):
-    """There is no going back like this; one line for people says why."""
+    """The champion cannot be rolled back; the message says why, in one line."""
 
 
 class NoEarlierChampion(RollbackRefused):
-    """There is no champion before this one to go back to."""
+    """There is no earlier champion to return to."""
 
 
 def champion(s: Session) -> ModelVersion | None:
-    """The model version that new jobs get."""
+    """Return the model version that new jobs get, or None."""
     promotion = s.scalar(select(Promotion).order_by(Promotion.id.desc()).limit(1))
     return promotion.model_version if promotion else None
 
@@ -31,7 +31,7 @@ def promote(
     gate: dict[str, Any] | None = None,
     kind: PromotionKind = PromotionKind.PROMOTION,
 ) -> Promotion:
-    """Make a model version the champion; jobs that exist keep theirs. `db.evaluation.promotion` asks the gate first."""
+    """Make a model version the champion, without the gate; existing jobs keep their version."""
     promotion = Promotion(
         model_version_id=version.id, user_id=user.id if user else None, reason=reason, gate=gate or {}, kind=kind
     )
@@ -41,20 +41,20 @@ def promote(
 
 
 def promote_first(s: Session, version: ModelVersion, reason: str, user: User | None = None) -> ModelVersion:
-    """Make a version the champion where there is none, without the gate; return the champion."""
-    one_at_a_time(s, Promotion.__tablename__)  # an admin may promote another at this moment
-    if (found := champion(s)) is not None:
-        return found
+    """Make a version the champion if there is no champion yet; return the champion."""
+    lock_table(s, Promotion)  # an admin may promote another at this moment
+    if (now := champion(s)) is not None:
+        return now
     promote(s, version, user, reason)
     return version
 
 
 def champion_before(s: Session) -> ModelVersion | None:
-    """The champion that a rollback brings back; promotions that a rollback undid no longer count."""
+    """Return the champion that a rollback returns to, or None. Promotions that a rollback undid do not count."""
     standing: list[ModelVersion] = []
-    for each in reversed(promotions(s)):
-        version = each.model_version
-        if each.kind == PromotionKind.ROLLBACK and version in standing:
+    for promotion in reversed(promotions(s)):
+        version = promotion.model_version
+        if promotion.kind == PromotionKind.ROLLBACK and version in standing:
             while standing[-1] is not version:
                 standing.pop()
         elif version not in standing[-1:]:
@@ -65,17 +65,17 @@ def champion_before(s: Session) -> ModelVersion | None:
 def rollback(
     s: Session, user: User | None, reason: str, who: str = "", champion_seen: str | None = None
 ) -> ModelVersion:
-    """Promote the champion before the current one again, without the gate.
+    """Make the previous champion the champion again, without the gate.
 
-    `who` names one whom this database does not know; `champion_seen` is the label of the champion that is rolled back,
-    where whoever asks was shown one: two who ask at once go back one step and not two.
+    `who`: the name of somebody who is not a user of this database. `champion_seen`: the label of the champion that was
+    shown to the person who asks; so two people who ask at once go back one step, not two.
 
-    Raises RollbackRefused: a reason is missing, the champion is another one by now, or NoEarlierChampion.
+    Raises RollbackRefused: a reason is missing, or the champion has changed; NoEarlierChampion.
     """
-    one_at_a_time(s, Promotion.__tablename__)
+    lock_table(s, Promotion)
     now, earlier = champion(s), champion_before(s)
     if champion_seen and now is not None and now.label != champion_seen:
-        raise RollbackRefused(f"the champion changed meanwhile: it is {now.label} by now")
+        raise RollbackRefused(f"the champion has changed: it is {now.label} now; look at it again")
     if now is None:
         raise NoEarlierChampion("there is no champion yet")
     if earlier is None:
@@ -88,7 +88,7 @@ def rollback(
 
 
 def promotions(s: Session) -> list[Promotion]:
-    """Every promotion, newest first."""
+    """Return every promotion, newest first."""
     return list(s.scalars(select(Promotion).order_by(Promotion.id.desc())))
 
 

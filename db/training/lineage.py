@@ -15,28 +15,21 @@ from db.training.leaks import EXAMPLES, SEEN
 
 def makers_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
     """The versions that this one comes from, as far as they are in this database, the oldest first, and itself."""
-    labels = _labels(version.facts.get("lineage"))
-    return [*(found for each in labels if (found := find_version(s, each))), version]
+    return [*(found for each in version.facts.lineage if (found := find_version(s, each))), version]
 
 
 def makers_elsewhere(version: ModelVersion) -> list[str]:
     """What an imported version comes from, the oldest first, by the labels of the database that it was made in: here
     they mean nothing, or another version."""
-    imported = version.facts.get("imported")
-    return _labels(imported.get("lineage")) if isinstance(imported, dict) else []
-
-
-def _labels(told: Any) -> list[str]:
-    return [each for each in told if isinstance(each, str)] if isinstance(told, list) else []
+    return version.facts.imported.lineage if version.facts.imported else []
 
 
 def held_out(s: Session, version: ModelVersion) -> Split | None:
     """The split that the version was trained on, whose test part was left for measuring; None where it is not here."""
-    known = version.facts.get("split")
-    if not isinstance(known, dict) or not isinstance(known.get("id"), int):
+    if (named := version.facts.split) is None:
         return None
-    split = s.get(Split, known["id"])
-    return split if split is not None and split.dataset.label == known.get("dataset") else None
+    split = s.get(Split, named.id)
+    return split if split is not None and split.dataset.label == named.dataset else None
 
 
 def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
@@ -132,7 +125,7 @@ def flattered(
         notes += [
             f"what {maker.label} was trained on is not in this database: it may have seen these slices"
             for maker in makers_of(s, version)
-            if maker.facts.get("dataset") and held_out(s, maker) is None and _same_slices(s, maker) is None
+            if maker.facts.dataset and held_out(s, maker) is None and _same_slices(s, maker) is None
         ]
         notes += [
             f"what {maker.label} was made from elsewhere ({', '.join(before)}) may have seen these slices"

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
+from db.database import lock_row
 from db.datasets.slices import DatasetError, Placed, has_given_parts, placed_of
 from db.models import Dataset, ModelVersion, Split, SplitRule, Work
 from db.models.datasets import FRACTIONS
@@ -65,7 +66,7 @@ def split_of(
     Needs a writing transaction. Raises DatasetError: the dataset is not ready, a seed or fractions that are none, or a
     part would lack a class.
     """
-    s.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(of=Dataset))  # one drawing at a time
+    lock_row(s, Dataset, dataset.id)
     wanted = _wanted(s, dataset, seed, as_given, fractions, after)
     return _made(s, dataset, wanted) or _make(s, dataset, wanted)
 

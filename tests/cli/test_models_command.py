@@ -51,7 +51,7 @@ def add_version(settings: Settings, dataset: Dataset) -> AddVersion:
             manifest["files"][file] = storage().put(data)
         (package / "package.json").write_text(json.dumps(manifest))
         with session_scope() as s:
-            version = versions.register_package(s, package, versions.store_package(package))
+            version = versions.register_package(s, versions.store_package(package))
             version.facts = {"split": {"id": split.id, "dataset": "site/1"}, "dataset": "site/1", "floor": 0.7}
             for key, value in values.items():
                 setattr(version, key, value)

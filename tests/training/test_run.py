@@ -11,6 +11,7 @@ from db.clock import from_now
 from db.database import session_scope
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, TrainingRun
+from db.models.documents import SplitName
 from db.registry import versions
 from db.storage import FileMissing, storage
 from db.training import runs, splits
@@ -73,7 +74,7 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
         asked = s.query(Evaluation).filter_by(model_version_id=version.id).one()
         test = splits.split_of(s, s.merge(dataset))
     assert (asked.part, asked.split_id) == ("test", test.id), "the promotion gate is asked at once"
-    assert version.facts["split"] == {"id": test.id, "dataset": "site/1"}
+    assert version.facts.split == SplitName(id=test.id, dataset="site/1")
     assert version.metrics["measured_on"].endswith("groups that training never saw")
     assert version.dataset_hash == dataset.sha256
     assert {"accuracy", "auc", "ece", "intervals", "confusion_matrix", "flagged"} <= set(version.metrics)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from db.models.documents import Facts
+from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, ProofFacts
 from db.registry.proof_file import PROOF_FILE, write_proof_file
 from training.data.slices import Labelled
 from training.export.parity import F32_TOLERANCE, Calibration, EngineComparison, calibrate, compare, score
@@ -16,7 +18,7 @@ from training.network.training_copy import exactly, predict
 from worker.engines import proof
 from worker.engines.interface import Engine, Scores
 from worker.engines.openvino import OpenVinoEngine, has_bfloat16
-from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, sha256_of
+from worker.engines.package import sha256_of
 from worker.engines.processor import read_processor
 from worker.imaging.recipe import RECIPE
 
@@ -109,13 +111,13 @@ def write_manifest(
         parity=exported.parity,
         dataset_hash=dataset_hash,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        extra=extra or {},
+        extra=Facts.of(extra or {}),
         ood={} if ours.ood is None else {"threshold": ours.ood} | limits,
         calibration={
             engine: {"temperature": own.temperature, "threshold": own.threshold}
             for engine, own in exported.engines.items()
         },
-        proof=exported.proof,
+        proof=ProofFacts.of(exported.proof),
     )
     package.write(folder)
     return package

@@ -12,6 +12,7 @@ from db.database import read_scope
 from db.datasets.slices import Row, without_patient
 from db.models import SplitRule, TrainingRun
 from db.registry import champions
+from db.registry.manifest import Package
 from db.training import runs
 from db.training.leaks import CONFLICTING
 from training.config import Config
@@ -28,7 +29,6 @@ from training.report.figures.slice_grids import Mistake
 from training.report.html import write_report
 from training.report.model_card import write_card
 from worker.engines.interface import Scores
-from worker.engines.package import Package
 
 MISTAKES_SHOWN = 12
 AUGMENTED_SHOWN = 32
@@ -137,7 +137,7 @@ def _lineage(run: TrainingRun) -> list[str]:
     """The versions that this one comes from, the oldest first."""
     if run.from_version is None:
         return []
-    return [*run.from_version.facts.get("lineage", []), run.from_version.label]
+    return [*run.from_version.facts.lineage, run.from_version.label]
 
 
 def _note(trained: Trained) -> str:
@@ -194,8 +194,8 @@ def _champions_history() -> list[dict[str, Any]] | None:
     """The champion's epochs, if a run of this database made it."""
     with read_scope() as s:
         champion = champions.champion(s)
-        run_id = champion.facts.get("run") if champion else None
-        epochs = runs.epochs_of(s, run_id) if isinstance(run_id, int) else []
+        run_id = champion.facts.run if champion else None
+        epochs = [] if run_id is None else runs.epochs_of(s, run_id)
         return [{"stage": e.stage, "epoch": e.epoch, "metrics": e.metrics} for e in epochs] or None
 
 

@@ -54,7 +54,7 @@ def model_detail(s: Session, version: ModelVersion) -> dict[str, Any]:
     return {
         **model_json(version, now.id if now else None),
         "ood": version.ood,
-        "facts": version.facts,
+        "facts": version.facts.as_json(),
         "files": version.files,
         "used_by": used_by(s, version),
         "checks": [evaluation_view(one).as_dict() for one in of_version(s, version)],

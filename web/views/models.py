@@ -16,7 +16,6 @@ from db.registry import champions
 from db.registry import versions as registry
 from db.registry.engine_proofs import list_servings
 from db.storage import FileDamaged, FileMissing
-from db.terms import LABEL
 from db.training import runs
 from db.training.lineage import held_out, makers_elsewhere
 from web.actions import models
@@ -163,7 +162,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
         version = row_of(s, ModelVersion, version_id)
         shown: dict[str, Any] = {
             "used_by": registry.used_by(s, version),
-            "lineage": [(one, registry.find_version(s, one)) for one in _lineage(version)],
+            "lineage": [(one, registry.find_version(s, one)) for one in version.facts.lineage],
             "elsewhere": makers_elsewhere(version),
             "servings": list_servings(s, version_id=version.id) if require_user().is_admin else [],
             "promotions": [each for each in champions.promotions(s) if each.model_version_id == version.id],
@@ -171,7 +170,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
             "others": [each.label for each in registry.list_versions(s) if each.id != version.id],
             "ready": [dataset.label for dataset in list_datasets(s) if dataset.state == Work.DONE],
             "dataset": _dataset(s, version),
-            "run": runs.find_run(s, run) if isinstance(run := version.facts.get("run"), int) else None,
+            "run": None if version.facts.run is None else runs.find_run(s, version.facts.run),
         }
     shown |= _checks(version_id)
     shown |= {"figures": model_files.figures(version, require_user()), "card": _card(version)}
@@ -180,15 +179,9 @@ def _page(version_id: int, problem: Problem | None) -> Response:
     return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
 
 
-def _lineage(version: ModelVersion) -> list[str]:
-    """The labels of its ancestors, as far as they are any."""
-    told = version.facts.get("lineage")
-    return [one for one in map(str, told if isinstance(told, list) else ()) if LABEL.fullmatch(one)]
-
-
 def _dataset(s: Session, version: ModelVersion) -> Dataset | None:
     """The dataset it was trained on, if it is here: an imported version's may be another one of the same name."""
-    found = find_dataset(s, label(str(version.facts.get("dataset") or "")))
+    found = find_dataset(s, label(version.facts.dataset or ""))
     return found if found is not None and found.sha256 == version.dataset_hash else None
 
 

@@ -146,8 +146,8 @@ def _live(s: Session, run: TrainingRun) -> dict[str, Any]:
 def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
     """The run that made the champion, if it is another one and its epochs are here."""
     version = champion(s)
-    made_by = version.facts.get("run") if version else None
-    found = runs.find_run(s, made_by) if isinstance(made_by, int) and made_by != run.id else None
+    made_by = version.facts.run if version else None
+    found = runs.find_run(s, made_by) if made_by is not None and made_by != run.id else None
     return found if found is not None and runs.epochs_of(s, found.id) else None
 
 

@@ -70,7 +70,7 @@ def show(version: str, as_json: bool) -> None:
             "calibration": found.calibration,
             "parity": found.parity,
             "ood": found.ood,
-            "facts": found.facts,
+            "facts": found.facts.as_json(),
             "dataset_hash": found.dataset_hash,
             "files": found.files,
             "promotions": _promotions(session, found, figures=as_json),

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from db.registry.manifest import Package
 from tests.builders.networks import small_resnet
 from training.data.slices import Labelled
-from worker.engines.package import Package
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,84 @@
+"""JSON documents in columns: frozen models, checked when they are written, and read by attribute."""
+
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Dialect
+from sqlalchemy.types import JSON, TypeDecorator
+
+D = TypeVar("D", bound="Document")
+
+
+class Document(BaseModel):
+    """A document that is stored as JSON.
+
+    No value is converted, no member is unknown, and no number is infinite. Members that it was not given have their
+    defaults, and are not stored.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the members that were given, as JSON."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    @classmethod
+    def of(cls, value: Self | dict[str, Any]) -> Self:
+        """Return the document itself, or the one that JSON describes. Raises pydantic's ValidationError."""
+        return cls.model_validate(value)
+
+
+class DocumentType(TypeDecorator[D], Generic[D]):
+    """A JSON column that holds one kind of document."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, document: type[D]) -> None:
+        super().__init__()
+        self.document = document
+
+    def process_bind_param(self, value: D | dict[str, Any] | None, dialect: Dialect) -> dict[str, Any] | None:
+        return None if value is None else self.document.of(value).as_json()
+
+    def process_result_value(self, value: dict[str, Any] | None, dialect: Dialect) -> D | None:
+        return None if value is None else self.document.of(value)
+
+
+class SplitName(Document):
+    """The split that a version was trained on: its id, and the label of its dataset."""
+
+    id: int
+    dataset: str
+
+
+class Origin(Document):
+    """What only the database in which a version was made can resolve: its run, its split and its ancestors.
+
+    `lineage`: the labels of the versions that it comes from, the oldest first.
+    """
+
+    run: int | None = None
+    split: SplitName | None = None
+    lineage: list[str] = []
+
+
+class Facts(Origin):
+    """How a model version was made. A package may state more than is listed here; it is kept as it is.
+
+    `imported`: the origin of a version that was made elsewhere. Its ids and labels mean nothing in this database, or
+    another thing. `floor`: the sensitivity that the version must reach to be promoted.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    imported: Origin | None = None
+    dataset: str | None = None
+    preset: str | None = None
+    seed: int | None = None
+    config: dict[str, Any] = {}
+    floor: Annotated[float, Field(ge=0, le=1)] | None = None
+    threshold_rule: str | None = None
+    allowed_leaks: list[str] = []
+    environment: dict[str, Any] = {}
+    training_seconds: float | None = None
