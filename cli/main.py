@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "worker": ("cli.commands.worker", "worker", "Run one process: web, ingest, inference, training or sweep."),
     "doctor": ("cli.commands.doctor", "doctor", "Check this installation and say what is wrong."),
     "bench": ("cli.commands.bench", "bench", "Measure how fast this machine is, each figure beside a yardstick."),
+    "files": ("cli.commands.files", "files", "Reap unused files, restore them, adopt a storage."),
     "db": ("cli.commands.db", "db", "Upgrade the database and show its revision."),
 }
 

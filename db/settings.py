@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_DATABASE_URL", "DATABASE_URL"))
     broker_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_BROKER_URL", "CELERY_BROKER_URL"))
     storage_url: str = ""
+    cache_bytes: int = 20 * 1024 * MIB  # of copies that a machine keeps of files in an object store
 
     # Web
     host: str = "127.0.0.1"
@@ -61,7 +62,8 @@ class Settings(BaseSettings):
     stall_seconds: float = 300  # a worker without progress for this long kills itself
     reap_every_seconds: float = 3600
     resend_seconds: float = 60  # a ready row this old gets its message again
-    orphan_seconds: float = 24 * 3600  # a stored file that no row names is removed after this
+    orphan_seconds: float = 24 * 3600  # a file that no row names goes to the trash after this
+    trash_days: int = 14  # after which the trash is emptied
 
     # Training
     checkpoint_seconds: float = 20  # least time between checkpoints: an epoch of the head is shorter than writing one

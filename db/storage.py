@@ -3,8 +3,10 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +16,10 @@ import fsspec
 
 from db.background import run_with_heartbeat
 from db.database import current
+
+TRASH = "trash"
+MARKER = "installation"
+EVICT_SECONDS = 60.0
 
 
 class FileMissing(Exception):
@@ -101,6 +107,7 @@ class Storage:
         self.folder = Path(self.root) if self.is_local else cache
         self.incoming = self.folder / "incoming"
         self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._evict_at = 0.0
 
     def _place(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256[2:4] / sha256
@@ -114,12 +121,15 @@ class Storage:
 
     def adopt(self, path: Path, sha256: str) -> None:
         """Move a finished file of this machine into storage. The caller has computed its SHA-256."""
+        if not self.is_local:
+            self.fs.put_file(str(path), self._remote(sha256))  # before the copy has its name: that says it is there
         place = self._place(sha256)
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.replace(place)
-        _sync_folder(place.parent)
-        if not self.is_local:
-            self.fs.put_file(str(place), self._remote(sha256))
+        if self.is_local:
+            _sync_folder(place.parent)
+        else:
+            self._evict()
 
     def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
         """Store bytes and return their SHA-256.
@@ -151,21 +161,30 @@ class Storage:
         """
         place = self._place(sha256)
         if place.exists():
+            if not self.is_local:
+                os.utime(place)  # it is young for the eviction
             return place
         if self.is_local:
-            raise FileMissing(sha256)
+            if not self.restore(sha256):
+                raise FileMissing(sha256)
+            return place
         temporary = self.incoming / uuid4().hex
         try:
-            run_with_heartbeat(lambda: self.fs.get_file(self._remote(sha256), str(temporary)), alive)
-        except FileNotFoundError:
+            run_with_heartbeat(lambda: self._fetch(sha256, temporary), alive)
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.replace(place)
+        finally:
             temporary.unlink(missing_ok=True)
-            raise FileMissing(sha256) from None
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.replace(place)
+        self._evict()
         return place
+
+    def _fetch(self, sha256: str, target: Path) -> None:
+        try:
+            self.fs.get_file(self._remote(sha256), str(target))
+        except FileNotFoundError:
+            if not self.restore(sha256):
+                raise FileMissing(sha256) from None
+            self.fs.get_file(self._remote(sha256), str(target))
 
     def verified_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
         """Return the path as `local_path` does, after checking the hash. Raises FileMissing, FileDamaged."""
@@ -194,25 +213,69 @@ class Storage:
         finally:
             probe.unlink(missing_ok=True)
 
-    def names(self, older_than_seconds: float) -> Iterator[str]:
-        """Yield the SHA-256 of every stored file that is older than this."""
-        limit = time.time() - older_than_seconds
-        if self.is_local:
-            for path in self.folder.glob("??/??/*"):
-                if path.stat().st_mtime < limit:
-                    yield path.name
-            return
-        info: dict[str, Any]
-        for name, info in self.fs.find(self.root, detail=True).items():
-            modified = info.get("LastModified") or info.get("created")
-            if modified is not None and modified.timestamp() < limit:
-                yield name.rsplit("/", 1)[-1]
+    def names(self, since: float, until: float) -> Iterator[str]:
+        """Yield the SHA-256 of every file that was stored in [since, until), in seconds since 1970."""
+        for start in (f"{number:02x}" for number in range(256)):  # a part at a time: a bucket's listing is large
+            for path, info in self.fs.find(f"{self.root}/{start}", detail=True).items():
+                if since <= _stored_at(info) < until:
+                    yield path.rsplit("/", 1)[-1]
 
     def delete(self, sha256: str) -> None:
-        """Remove a file, and this machine's copy of a remote one."""
+        """Remove a file for good, its copy here too."""
         self._place(sha256).unlink(missing_ok=True)
         if not self.is_local:
             self.fs.rm_file(self._remote(sha256))
+
+    def trash(self, sha256: str) -> None:
+        """Move a file to today's trash, from where it comes back when it is read."""
+        self._move(self._remote(sha256), f"{self.root}/{TRASH}/{datetime.now(UTC).date()}/{sha256}")
+        if not self.is_local:
+            self._place(sha256).unlink(missing_ok=True)
+
+    def trashed(self) -> Iterator[tuple[str, date]]:
+        """Yield the SHA-256 of each file in the trash, and the day it was put there."""
+        for path in self.fs.find(f"{self.root}/{TRASH}"):
+            day, sha256 = path.split("/")[-2:]
+            yield sha256, date.fromisoformat(day)
+
+    def restore(self, sha256: str) -> bool:
+        """Take a file out of the trash; return False if it is not there."""
+        for path in self.fs.glob(f"{self.root}/{TRASH}/*/{sha256}"):
+            self._move(path, self._remote(sha256))
+            return True
+        return False
+
+    def purge(self, sha256: str, day: date) -> None:
+        """Delete a file that was put into the trash on a day."""
+        self.fs.rm_file(f"{self.root}/{TRASH}/{day}/{sha256}")
+
+    def owner(self) -> str | None:
+        """Return the id of the installation that the storage is marked with, or None. Raises OSError."""
+        try:
+            return bytes(self.fs.cat_file(f"{self.root}/{MARKER}")).decode()
+        except FileNotFoundError:
+            return None
+
+    def mark(self, owner: str) -> None:
+        """Mark the storage with the id of an installation."""
+        self.fs.pipe_file(f"{self.root}/{MARKER}", owner.encode())
+
+    def _move(self, source: str, target: str) -> None:
+        self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+        self.fs.mv(source, target)
+
+    def _evict(self) -> None:
+        """Remove the copies that were used longest ago while all of them take too much room; once a minute."""
+        if time.monotonic() < self._evict_at:
+            return
+        self._evict_at = time.monotonic() + EVICT_SECONDS
+        copies = sorted((info.st_atime, info.st_size, path) for path, info in _files(self.folder.glob("??/??/*")))
+        size = sum(bytes_ for _, bytes_, _ in copies)
+        for _, bytes_, path in copies:
+            if size <= current().cache_bytes:
+                break
+            path.unlink(missing_ok=True)
+            size -= bytes_
 
     def reap_incoming(self, older_than_seconds: float) -> int:
         """Remove temporary files that their writers left behind; return how many."""
@@ -221,6 +284,19 @@ class Storage:
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)
+
+
+def _stored_at(info: dict[str, Any]) -> float:
+    """Return when a file was stored, in seconds since 1970. Each kind of store names it otherwise."""
+    time_ = info.get("mtime") or info.get("LastModified") or info["created"]
+    return float(time_.timestamp() if isinstance(time_, datetime) else time_)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield each file with its status; another process may remove some meanwhile."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            yield path, path.stat()
 
 
 def _sync_folder(folder: Path) -> None:

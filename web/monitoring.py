@@ -19,6 +19,7 @@ from sqlalchemy import text
 
 from db import broker
 from db.database import read_scope
+from db.installation import check_storage
 from db.ledger.job_view import count_jobs, count_slices
 from db.models import JobState, Outcome
 from db.registry.engine_proofs import list_servings
@@ -55,10 +56,16 @@ def _check_database() -> None:
         s.execute(text("SELECT 1 FROM user_account LIMIT 1"))
 
 
+def _check_storage() -> None:
+    storage().check_writable()
+    with read_scope() as s:
+        check_storage(s)
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     "database": _check_database,
     "broker": lambda: broker.ping(timeout=1.0),
-    "storage": lambda: storage().check_writable(),
+    "storage": _check_storage,
 }
 
 

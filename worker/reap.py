@@ -1,32 +1,82 @@
-"""Removes stored files that no row names, a day after they were stored."""
+"""Moves stored files that no row names to the trash, and empties the trash later.
+
+Deleting is the one thing here that cannot be taken back, so four rules guard it:
+1. Nothing is touched in a storage that is not marked as this database's, nor a file that is older than the database.
+2. A file first lies in the trash for days. One that a row names by then, or that is read, comes back.
+3. A round that finds many such files moves none: a wrong or restored database looks like that.
+4. The columns that name files are marked in the models; a test fails for a column of hashes without a mark.
+"""
 
 import json
+import logging
 import re
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import JSON, Column, select
 from sqlalchemy.orm import Session
 
 from db.database import current, read_scope
+from db.installation import claim_storage, this_installation
 from db.models.base import FILE, Base
 from db.storage import storage
 
+log = logging.getLogger(__name__)
+
 NAMES_A_QUERY = 500
+MANY, MANY_SHARE, FEW = 1000, 0.05, 100
+"""A round stops above MANY files, and above this share of all files unless they are FEW."""
 _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 
 
-def reap() -> int:
-    """Delete files that are old and that no row names, and return how many."""
+class TooManyOrphans(Exception):
+    """So many files are named by no row that the database is more likely to be wrong than the files."""
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """How many files went to the trash, came back from it, and were deleted."""
+
+    trashed: int
+    restored: int
+    deleted: int
+
+
+def reap(*, confirmed: bool = False) -> Reaped:
+    """Carry out one round. `confirmed`: somebody looked, and any number of files may go to the trash.
+
+    Raises:
+        ForeignStorage: the storage may belong to another database.
+        TooManyOrphans: nothing was moved to the trash.
+    """
+    with read_scope() as s:
+        claim_storage(s)
+        since = this_installation(s).created_at.timestamp()
     age = current().orphan_seconds
-    reaped = storage().reap_incoming(age)
-    batch: list[str] = []
-    for name in storage().names(age):
-        batch.append(name)
-        if len(batch) == NAMES_A_QUERY:
-            reaped += reap_unnamed(batch)
-            batch = []
-    return reaped + reap_unnamed(batch)
+    storage().reap_incoming(age)
+    restored, deleted = _empty_trash()
+    count, orphans = 0, []
+    for names in _batches(storage().names(since, time.time() - age)):
+        count += len(names)
+        orphans += unnamed(names)
+    if not confirmed and (len(orphans) > MANY or len(orphans) > max(FEW, MANY_SHARE * count)):
+        raise TooManyOrphans(
+            f"no row names {len(orphans)} of {count} stored files. If the database was replaced or restored, mend that"
+            " first; if these files may go, run `ctbatch files reap --yes`"
+        )
+    for sha256 in orphans:
+        storage().trash(sha256)
+    return Reaped(len(orphans), restored, deleted)
+
+
+def restore_all() -> int:
+    """Take every file out of the trash, and return how many."""
+    names = [sha256 for sha256, _ in storage().trashed()]
+    return sum(storage().restore(sha256) for sha256 in names)
 
 
 def file_columns() -> list[Column[Any]]:
@@ -35,14 +85,11 @@ def file_columns() -> list[Column[Any]]:
     return [column for table in tables for column in table.columns if column.info == FILE]
 
 
-def reap_unnamed(names: list[str]) -> int:
-    """Delete the files of `names` that no row names, and return how many."""
+def unnamed(names: Sequence[str]) -> list[str]:
+    """Return the files of `names` that no row names."""
     with read_scope() as s:
         named = set(_named(s, names))
-    orphans = [name for name in names if name not in named]
-    for name in orphans:
-        storage().delete(name)
-    return len(orphans)
+    return [sha256 for sha256 in names if sha256 not in named]
 
 
 def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
@@ -53,3 +100,23 @@ def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
                 yield from _SHA256.findall(json.dumps(value))
         else:
             yield from s.scalars(select(column).where(column.in_(names)))
+
+
+def _empty_trash() -> tuple[int, int]:
+    """Restore what a row names by now and delete what lay there long enough; return how many of each."""
+    last_day = (datetime.now(UTC) - timedelta(days=current().trash_days)).date()
+    days = dict(storage().trashed())
+    restored = deleted = 0
+    for names in _batches(iter(days)):
+        lost = set(unnamed(names))
+        restored += sum(storage().restore(sha256) for sha256 in names if sha256 not in lost)
+        for sha256 in lost:
+            if days[sha256] < last_day:
+                storage().purge(sha256, days[sha256])
+                deleted += 1
+    return restored, deleted
+
+
+def _batches(names: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(islice(names, NAMES_A_QUERY)):
+        yield batch

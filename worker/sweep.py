@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -18,6 +19,7 @@ from db import broker, logs
 from db.broker import Queue
 from db.clock import from_now
 from db.database import current, read_scope, session_scope
+from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
 from db.models import (
     OPEN_JOB,
@@ -30,7 +32,7 @@ from db.models import (
     Upload,
     Work,
 )
-from worker.reap import reap
+from worker.reap import TooManyOrphans, reap
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,14 @@ def _finish_jobs() -> None:
             completion.finish_if_done(s, completion.lock_job(s, job_id))
 
 
+def reap_and_log() -> None:
+    """Carry out one round of the reaper, or log why none may be."""
+    try:
+        log.info("files were reaped", extra=asdict(reap()))
+    except (ForeignStorage, TooManyOrphans) as error:
+        log.warning("no file is reaped: %s", error)
+
+
 def main() -> None:
     """Sweep until told to stop."""
     logs.configure("sweep")
@@ -111,7 +121,7 @@ def main() -> None:
         try:
             sweep()
             if time.monotonic() >= reap_at:
-                log.info("orphan files reaped", extra={"files": reap()})
+                reap_and_log()
                 reap_at = time.monotonic() + settings.reap_every_seconds
             (settings.run_dir / "sweep.ready").touch()
         except (SQLAlchemyError, OSError, OperationalError, RedisError) as error:

@@ -17,6 +17,8 @@ from cli.output import NO_MODEL, print_json, print_table
 from db.settings import Settings, get_settings
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from db.registry.engine_proofs import Serving
 
 LOW_DISK_BYTES = 5 * 1024**3
@@ -115,10 +117,21 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "ok", f"{where} at {revision}")
         with reading() as session:
             champion = champions.champion(session)
+            yield _storage_owner(session)
         detail = champion.label if champion else f"none yet; {NO_MODEL}"
         yield Finding("model version", "ok" if champion else "warn", detail)
     except CommandError as error:
         yield Finding("database", "fail", error.message)
+
+
+def _storage_owner(session: "Session") -> Finding:
+    from db.installation import ForeignStorage, check_storage
+
+    try:
+        check_storage(session)
+    except ForeignStorage as error:
+        return Finding("storage's owner", "fail", str(error))
+    return Finding("storage's owner", "ok", "this database")
 
 
 def broker(settings: Settings) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from db.models.accounts import SignInLink, Token, User
 from db.models.datasets import Dataset, LabelledSlice, Review, Split, SplitRule
+from db.models.installation import Installation
 from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload
 from db.models.registry import EngineProof, ModelVersion, Promotion, PromotionKind
 from db.models.slices import Outcome, Prediction, Series, Slice
@@ -16,6 +17,7 @@ __all__ = [
     "EngineProof",
     "Epoch",
     "Evaluation",
+    "Installation",
     "Job",
     "JobState",
     "LabelledSlice",

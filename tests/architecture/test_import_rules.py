@@ -29,7 +29,7 @@ ROOMS = {
     "db": (
         "terms metrics reasons settings clock database background crash_points logs paging storage broker",
         "models",
-        "accounts migrate",
+        "accounts migrate installation",
         "registry",
         "ledger",
         "datasets",

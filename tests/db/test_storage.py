@@ -9,6 +9,8 @@ from threading import Event
 import pytest
 
 from db import background
+from db import database as base
+from db.settings import Settings
 from db.storage import FileDamaged, FileMissing, Storage
 
 
@@ -87,9 +89,9 @@ def test_putting_the_same_bytes_again_keeps_the_file_from_the_reaper(tmp_path: P
     sha256 = store.put(b"pixels")
     old = time.time() - 1000
     os.utime(store.local_path(sha256), (old, old))
-    assert list(store.names(500)) == [sha256]
+    assert list(store.names(0, time.time() - 500)) == [sha256]
     assert store.put(b"pixels", durable=False) == sha256
-    assert list(store.names(500)) == []
+    assert list(store.names(0, time.time() - 500)) == []
 
 
 def test_only_old_files_are_reaped(tmp_path: Path) -> None:
@@ -98,3 +100,51 @@ def test_only_old_files_are_reaped(tmp_path: Path) -> None:
     assert store.reap_incoming(1000) == 0
     time.sleep(0.02)
     assert store.reap_incoming(0.01) == 1
+
+
+def test_upload_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local copy says that the file is in the bucket, so it may not be there before."""
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+
+    def fails(*_: str) -> None:
+        raise OSError("503 Slow Down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.fs, "put_file", fails)
+        with pytest.raises(OSError, match="503"):
+            store.put(b"pixels")
+    sha256 = store.put(b"pixels")
+    assert store.exists(sha256)
+    assert Storage(f"memory://{tmp_path.name}", tmp_path / "other").open(sha256).read() == b"pixels"
+
+
+def test_copies_used_longest_ago_make_room(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.storage.EVICT_SECONDS", 0.0)
+    base.use(settings.model_copy(update={"cache_bytes": 25}))
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+    first, second = store.put(b"first 10 b"), store.put(b"second10 b")
+    for age, sha256 in ((200, second), (100, first)):
+        os.utime(store.folder / sha256[:2] / sha256[2:4] / sha256, (time.time() - age,) * 2)
+    store.put(b"third 10 b")
+    copies = {path.name for path in store.folder.glob("??/??/*")}
+    assert second not in copies
+    assert first in copies
+    assert store.open(second).read() == b"second10 b"
+
+
+def test_trashed_file_comes_back_when_it_is_read(store: Storage) -> None:
+    sha256 = store.put(b"pixels")
+    store.trash(sha256)
+    assert not store.exists(sha256)
+    assert [name for name, _ in store.trashed()] == [sha256]
+    assert store.open(sha256).read() == b"pixels"
+    assert list(store.trashed()) == []
+
+
+def test_purged_file_is_gone(store: Storage) -> None:
+    sha256 = store.put(b"pixels")
+    store.trash(sha256)
+    [(_, day)] = store.trashed()
+    store.purge(sha256, day)
+    with pytest.raises(FileMissing):
+        store.local_path(sha256)

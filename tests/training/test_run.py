@@ -297,9 +297,7 @@ def test_the_reaper_leaves_what_a_run_needs(dataset):
     launch(dataset, f"initial=file:{weights}")
     with session_scope() as s:
         s.execute(update(TrainingRun).values(checkpoint={"files": {"state.npz": checkpoint}}))
-    assert reap.reap_unnamed([weights, checkpoint, other]) == 1
-    assert storage().exists(weights)
-    assert storage().exists(checkpoint)
+    assert reap.unnamed([weights, checkpoint, other]) == [other]
 
 
 def test_what_killed_workers_left_goes_and_what_others_work_in_stays(dataset, settings):

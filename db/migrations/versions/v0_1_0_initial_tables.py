@@ -1,5 +1,8 @@
 """The tables of release 0.1.0."""
 
+from datetime import UTC, datetime
+from uuid import uuid4
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,6 +15,13 @@ depends_on = None
 
 
 def upgrade() -> None:
+    installation = op.create_table(
+        "installation",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_installation")),
+    )
+    op.bulk_insert(installation, [{"id": uuid4().hex, "created_at": datetime.now(UTC)}])
     op.create_table(
         "model_version",
         sa.Column("id", sa.Integer(), nullable=False),

@@ -366,9 +366,8 @@ def test_files_that_datasets_and_checkpoints_name_are_not_reaped() -> None:
         s.add(TrainingRun(preset="quick", seed=1, checkpoint={"stage": 1, "files": {"weights.h5": "7" * 64}}))
     finish(claim(), [slice_of(0, 1, "g", sha256="8" * 64)])
     named = [FILE.sha256, "6" * 64, "7" * 64, "8" * 64, "a" * 64]
-    assert reap.reap_unnamed(named) == 0
     assert dataset.labels_sha256 == "6" * 64
-    assert reap.reap_unnamed([*named, "9" * 64]) == 1
+    assert reap.unnamed([*named, "9" * 64]) == ["9" * 64]
 
 
 def reviewed_job(owner: User, slices: int = 4) -> tuple[Job, list[int]]:

@@ -191,4 +191,4 @@ def test_the_sweeper_keeps_scores_and_sends_lost_hints_again(
     with read_scope() as s:
         assert leases.unsent(s, Evaluation) == []
     assert finish()
-    assert reap.reap_unnamed([storage().put(b"scores")]) == 0
+    assert reap.unnamed([storage().put(b"scores")]) == []

@@ -459,7 +459,7 @@ def test_files_of_a_dataset_are_not_reaped(make: Make, settings: Settings) -> No
     make(two_classes(), HEAD + "".join(f"{name},{int('non' not in name)},{name}\n" for name in two_classes()))
     stored = [path.name for path in storage().folder.glob("??/??/*")]
     assert len(stored) == 9  # the archive, the CSV, six originals, one array
-    assert reap.reap_unnamed(stored) == 0
+    assert reap.unnamed(stored) == []
 
 
 @pytest.fixture

@@ -1,0 +1,52 @@
+"""Whether the storage in use belongs to the database in use.
+
+Files are deleted when no row names them, so a storage beside the wrong database, or beside an empty one, would lose all
+of them. A marker in storage holds the id of its database.
+"""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.models import Installation
+from db.storage import storage
+
+
+class ForeignStorage(Exception):
+    """The storage belongs to another database, or it may; the message says what to do."""
+
+
+def this_installation(s: Session) -> Installation:
+    """Return the identity of the database."""
+    return s.scalars(select(Installation)).one()
+
+
+def check_storage(s: Session) -> None:
+    """Check that the storage is not marked as another database's. Raises ForeignStorage, OSError."""
+    owner = storage().owner()
+    if owner not in (None, this_installation(s).id):
+        raise ForeignStorage(
+            "the storage belongs to another database; check DATABASE_URL and CTBATCH_STORAGE_URL, or run"
+            " `ctbatch files adopt` if this database replaces the other"
+        )
+
+
+def claim_storage(s: Session) -> None:
+    """Mark a new storage as this database's, or check the mark.
+
+    Raises ForeignStorage: it is another's, or it has no mark and holds files from before this database; OSError.
+    """
+    check_storage(s)
+    if storage().owner() is not None:
+        return
+    installation = this_installation(s)
+    before = installation.created_at.timestamp()
+    if next(storage().names(0.0, before), None) is not None:
+        raise ForeignStorage(
+            "the storage holds files that are older than this database; run `ctbatch files adopt` if they are its own"
+        )
+    storage().mark(installation.id)
+
+
+def adopt_storage(s: Session) -> None:
+    """Mark the storage as this database's, whatever the mark was."""
+    storage().mark(this_installation(s).id)

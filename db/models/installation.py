@@ -1,0 +1,17 @@
+"""The identity of this database, which its storage carries too."""
+
+from datetime import datetime
+
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.clock import from_now
+from db.models.base import Base
+
+
+class Installation(Base):
+    """The one row that the first migration writes. Storage that carries another `id` belongs to another database."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(default=from_now())

@@ -1,0 +1,25 @@
+"""`ctbatch files`: unused files to the trash and back, and a storage taken over by another database."""
+
+import json
+import os
+import time
+
+from db.storage import storage
+
+
+def test_unused_files_go_to_the_trash_and_come_back(ctbatch, database):
+    env = {"CTBATCH_HOME": str(database.home), "CTBATCH_ORPHAN_SECONDS": "-1"}
+    sha256 = storage().put(b"nobody's")
+    assert json.loads(ctbatch("files", "reap", "--json", env=env).stdout)["trashed"] == 1
+    assert not storage().exists(sha256)
+    assert json.loads(ctbatch("files", "restore", "--json", env=env).stdout) == {"restored": 1}
+    assert storage().exists(sha256)
+
+
+def test_storage_with_older_files_is_refused_until_it_is_adopted(ctbatch, database):
+    env = {"CTBATCH_HOME": str(database.home)}
+    then = time.time() - 3 * 24 * 3600
+    os.utime(storage().local_path(storage().put(b"somebody's")), (then, then))
+    assert ctbatch("files", "reap", env=env).returncode == 1
+    assert ctbatch("files", "adopt", env=env).returncode == 0
+    assert ctbatch("files", "reap", env=env).returncode == 0

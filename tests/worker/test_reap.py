@@ -1,0 +1,128 @@
+"""The reaper removes what no row names, and nothing where the database may be the wrong one."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from db import database as base
+from db.clock import from_now
+from db.database import session_scope
+from db.installation import ForeignStorage, adopt_storage, check_storage
+from db.models import Installation, ModelVersion
+from db.settings import Settings
+from db.storage import FileMissing, storage
+from worker import reap, sweep
+
+DAY = 24 * 3600.0
+Store = Callable[..., str]
+
+
+@pytest.fixture
+def database(database: Settings) -> Settings:
+    """A database that was made ten days ago."""
+    made(10)
+    return database
+
+
+def made(days_ago: float) -> None:
+    """Say that the database was made so long ago."""
+    with session_scope() as s:
+        s.execute(update(Installation).values(created_at=from_now(-days_ago * DAY)))
+
+
+@pytest.fixture
+def store(database: Settings) -> Store:
+    """Stores bytes as if some days ago."""
+
+    def act(data: bytes, days_ago: float = 2) -> str:
+        sha256 = storage().put(data)
+        then = time.time() - days_ago * DAY
+        os.utime(storage().local_path(sha256), (then, then))
+        return sha256
+
+    return act
+
+
+def test_old_file_without_a_row_goes_to_the_trash_and_comes_back(store: Store) -> None:
+    old, young = store(b"old"), store(b"young", 0.5)
+    assert reap.reap() == reap.Reaped(trashed=1, restored=0, deleted=0)
+    assert (storage().exists(old), storage().exists(young)) == (False, True)
+    assert reap.restore_all() == 1
+    assert storage().exists(old)
+
+
+def test_file_that_is_named_after_all_leaves_the_trash(store: Store, champion: ModelVersion) -> None:
+    sha256 = store(b"weights")
+    reap.reap()
+    with session_scope() as s:
+        s.get_one(ModelVersion, champion.id).files = {**champion.files, "weights.h5": sha256}
+    assert reap.reap() == reap.Reaped(trashed=0, restored=1, deleted=0)
+    assert storage().exists(sha256)
+
+
+def test_trash_is_deleted_after_its_days(store: Store, database: Settings) -> None:
+    sha256 = store(b"old")
+    reap.reap()
+    assert reap.reap().deleted == 0
+    base.use(database.model_copy(update={"trash_days": -1}))
+    assert reap.reap().deleted == 1
+    with pytest.raises(FileMissing):
+        storage().local_path(sha256)
+
+
+def test_empty_database_beside_an_old_storage_reaps_nothing(store: Store) -> None:
+    made(0)
+    sha256 = store(b"somebody's", 3)
+    with pytest.raises(ForeignStorage, match="older than this database"):
+        reap.reap()
+    assert storage().exists(sha256)
+    assert storage().owner() is None
+
+
+def test_storage_of_another_database_is_left_alone_until_adopted(store: Store) -> None:
+    sha256 = store(b"somebody's")
+    storage().mark("another")
+    with pytest.raises(ForeignStorage, match="another database"):
+        reap.reap()
+    with session_scope() as s, pytest.raises(ForeignStorage):
+        check_storage(s)
+    assert storage().exists(sha256)
+    with session_scope() as s:
+        adopt_storage(s)
+    assert reap.reap().trashed == 1
+
+
+def test_file_that_is_older_than_the_database_is_left_alone(store: Store) -> None:
+    reap.reap()  # the storage is this database's from now on
+    sha256 = store(b"old", 11)
+    assert reap.reap().trashed == 0
+    assert storage().exists(sha256)
+
+
+def test_round_that_finds_very_many_files_moves_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reap, "FEW", 3)
+    stored = [store(bytes([number])) for number in range(5)]
+    with pytest.raises(reap.TooManyOrphans, match="5 of 5"):
+        reap.reap()
+    assert all(storage().exists(sha256) for sha256 in stored)
+    assert reap.reap(confirmed=True).trashed == 5
+
+
+def test_sweeper_goes_on_beside_the_wrong_storage(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    storage().mark("another")
+    with caplog.at_level(logging.WARNING):
+        sweep.reap_and_log()
+    assert "no file is reaped" in caplog.text
+
+
+def test_files_in_a_bucket_go_to_its_trash(database: Settings, tmp_path: Path) -> None:
+    base.use(database.model_copy(update={"storage_url": f"memory://{tmp_path.name}", "orphan_seconds": -1.0}))
+    sha256 = storage().put(b"nobody's")
+    assert reap.reap().trashed == 1
+    assert not storage().exists(sha256)
+    assert storage().open(sha256).read() == b"nobody's"
