@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from db import PARTS, TRAIN
 from db.database import current, read_scope, session_scope
 from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.registry import versions
-from db.terms import PARTS, TRAIN
 from db.training import runs
 from db.training.leaks import EXAMPLES, SEEN
 from db.training.lineage import find_seen

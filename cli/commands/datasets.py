@@ -15,12 +15,12 @@ from cli.local.session import reading, writing
 from cli.options import as_given_option, json_option, seed_option
 from cli.output import print_json, print_table, progress_bar, safe, say
 from cli.remote.find_server import settings_with_broker
+from db import CLASSES, PARTS
 from db.clock import from_now
 from db.datasets import datasets as store
 from db.datasets.datasets import DatasetView
 from db.datasets.slices import DatasetError, rows_of
 from db.models import Dataset, Upload, Work
-from db.terms import CLASSES, PARTS
 from db.training import splits
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 from cli.errors import Unavailable
 from cli.output import RESEARCH_LINE, print_table, say
 from cli.remote.client import Client, Json
-from db.terms import LABELS
+from db import LABELS
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
 SORTS = ("position", "name", "probability", "-probability")

@@ -11,14 +11,13 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import broker
+from db import CLASSES, NAME, broker
 from db.clock import from_now
 from db.datasets.slices import DatasetError
 from db.ledger import leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Series, Slice, User, Work
-from db.terms import CLASSES, NAME
 
 ROWS_A_STATEMENT = 5_000
 STATES = {Work.READY: "queued", Work.RUNNING: "building", Work.DONE: "ready"}

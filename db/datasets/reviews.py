@@ -10,9 +10,9 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from db import CLASSES
 from db.clock import from_now
 from db.models import Review, Slice, User
-from db.terms import CLASSES
 
 
 class NotReviewable(Exception):

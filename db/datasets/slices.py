@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
+from db import PARTS
 from db.models import Dataset, LabelledSlice, Split, SplitRule
-from db.terms import PARTS
 
 BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels give
 

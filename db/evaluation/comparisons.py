@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from db import TEST
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
-from db.terms import TEST
 from db.training.lineage import flattered, held_out
 
 

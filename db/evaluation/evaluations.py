@@ -12,14 +12,13 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from db import broker
+from db import PARTS, broker
 from db.clock import from_now
 from db.database import lock_row
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.storage import storage
-from db.terms import PARTS
 
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
 MAX_CLAIMS = 3  # an evaluation whose worker died so often is given up

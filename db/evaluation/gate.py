@@ -20,11 +20,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from db import TEST
 from db.evaluation import evaluations
 from db.metrics import METRICS, Difference, difference_of, written_interval
 from db.models import Evaluation, ModelVersion, User, Work
 from db.registry import champions
-from db.terms import TEST
 from db.training.lineage import flattered, held_out
 
 DEFAULT_FLOOR = 0.85

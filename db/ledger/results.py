@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
-from db import paging
+from db import CLASSES, COVID, paging
 from db.database import read_scope
 from db.models import Chunk, Job, ModelVersion, Prediction, Series, Slice
 from db.paging import Page
 from db.storage import storage
-from db.terms import CLASSES, COVID
 
 Sort = Literal["position", "name", "probability", "-probability"]
 SORTS: tuple[str, ...] = get_args(Sort)

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
+from db import NAME
 from db.models.documents import Document, Facts
 from db.registry.proof_file import PROOF_FILE
-from db.terms import NAME
 
 MANIFEST = "package.json"
 KERAS_FILE = "model.keras"

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from db import CLASSES
 from db.datasets.slices import Placed
-from db.terms import CLASSES
 
 IDENTICAL, NEAR_IDENTICAL = "identical-slices", "near-identical-slices"
 SHARED_GROUPS, CONFLICTING = "shared-groups", "conflicting-labels"

@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db import PARTS, TRAIN
 from db.datasets.slices import Placed, part_of, placed_of, without_patient
 from db.models import Dataset, ModelVersion, Split
 from db.registry.versions import find_version
-from db.terms import PARTS, TRAIN
 from db.training.leaks import EXAMPLES, SEEN
 
 

@@ -8,12 +8,11 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from db import broker
+from db import NAME, broker
 from db.clock import from_now
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
-from db.terms import NAME
 from db.training.leaks import SEEN
 from db.training.lineage import find_seen, trained_on
 

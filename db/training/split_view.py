@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from db import CLASSES, PARTS
 from db.models import Dataset, LabelledSlice, Split, SplitRule
-from db.terms import CLASSES, PARTS
 
 GROUPS = "groups"
 

@@ -11,12 +11,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import MAX_INTEGER
+from db import CLASSES, MAX_INTEGER, PARTS
 from db.database import lock_row
 from db.datasets.slices import DatasetError, Placed, has_given_parts, placed_of
 from db.models import Dataset, ModelVersion, Split, SplitRule, Work
 from db.models.datasets import FRACTIONS
-from db.terms import CLASSES, PARTS
 from db.training.leaks import SEEN, find_leaks
 from db.training.lineage import find_seen, held_out, parts_in
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 # the modules that lie in the package itself. CONTRIBUTING.md has the same rooms in the same order.
 ROOMS = {
     "db": (
-        "terms metrics reasons settings clock database background crash_points logs paging storage broker",
+        "metrics reasons settings clock database background crash_points logs paging storage broker",
         "models",
         "accounts migrate installation",
         "registry",

@@ -6,8 +6,8 @@ import pytest
 from jinja2 import Environment, FileSystemLoader
 
 from cli.local.model_tables import comparison_rows
+from db import CLASSES
 from db.metrics import METRICS, Difference, difference_of, name_of, written, written_interval
-from db.terms import CLASSES
 
 TEMPLATES = Path(__file__).parents[2] / "web" / "templates"
 INTERVALS = [

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from db import PARTS
 from db.database import read_scope
 from db.datasets.slices import Row, rows_of
 from db.models import Dataset, Split
 from db.storage import storage
-from db.terms import PARTS
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import OperationalError
 
+from db import TRAIN, VALIDATION
 from db.database import read_scope, session_scope
 from db.datasets.slices import DatasetError, rows_of, without_patient
 from db.evaluation import evaluations
@@ -20,7 +21,6 @@ from db.evaluation.gate import floor_of
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Evaluation, ModelVersion
 from db.storage import FileDamaged, FileMissing, storage
-from db.terms import TRAIN, VALIDATION
 from training.data.seen_slices import find_known, taught_slices
 from training.data.slices import Labelled, load_part
 from training.evaluation.metrics import compare, with_intervals

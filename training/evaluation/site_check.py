@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from db import CLASSES
 from db.metrics import METRICS
-from db.terms import CLASSES
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", "not enough evidence"
 LEAST_GROUPS = 20  # of each class

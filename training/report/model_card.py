@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from db import COVID, NON_COVID
 from db.metrics import METRICS
 from db.registry.parity import parity_rows
-from db.terms import COVID, NON_COVID
 from training.report.content import ReportContent, duration, metric_rows, number, percent
 from training.report.figures.style import readable
 from training.report.figures.training import SOURCE_METRICS

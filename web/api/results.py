@@ -7,10 +7,10 @@ from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, request
 
+from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
 from db.ledger.results import SliceImage, results_page, slice_image
 from db.storage import FileMissing
-from db.terms import RESEARCH_USE_ONLY
 from web.actions.lookup import ROW_IDS, reading_job
 from web.api import PREFIX
 from web.api.openapi import problems

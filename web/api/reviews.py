@@ -5,10 +5,10 @@ from typing import Any
 from apiflask import APIBlueprint
 from sqlalchemy.orm import Session
 
+from db import LABELS
 from db.datasets.reviews import NotReviewable, remove_review, reviews_of_slice, set_review
 from db.ledger.results import find_row
 from db.models import Job
-from db.terms import LABELS
 from web.actions.lookup import writing_job
 from web.api import PREFIX
 from web.api.openapi import problems

@@ -5,6 +5,7 @@ from typing import Any
 from flask import url_for
 from sqlalchemy.orm import Session
 
+from db import RESEARCH_USE_ONLY
 from db.datasets.datasets import dataset_view
 from db.evaluation.evaluations import evaluation_view, of_version
 from db.evaluation.gate import gate_of
@@ -14,7 +15,6 @@ from db.models import Dataset, ModelVersion, TrainingRun
 from db.registry.champions import champion
 from db.registry.engine_proofs import Serving
 from db.registry.versions import used_by
-from db.terms import RESEARCH_USE_ONLY
 from db.training.runs import epochs_of, run_view
 from db.training.split_view import splits_of
 

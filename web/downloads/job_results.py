@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from db import RESEARCH_USE_ONLY
 from db.ledger.results import ResultRow, iter_results
 from db.models import Job
-from db.terms import RESEARCH_USE_ONLY
 
 COLUMNS = (
     "slice_id",

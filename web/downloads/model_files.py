@@ -2,10 +2,10 @@
 
 from flask import Response, request
 
+from db import RESEARCH_USE_ONLY
 from db.models import ModelVersion, User
 from db.registry.transfer import export_package, export_size
 from db.storage import storage
-from db.terms import RESEARCH_USE_ONLY
 from web.errors import not_found
 
 CARD, REPORT = "MODEL_CARD.md", "report.html"

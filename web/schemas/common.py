@@ -4,8 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from db import MAX_INTEGER
-from db.terms import NAME
+from db import MAX_INTEGER, NAME
 
 RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0-9_-]+$")]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from db.terms import ClassName
+from db import ClassName
 from web.schemas.common import Cursor, Out, RowId, Timestamp
 
 JobStateName = Literal["queued", "running", "finished", "cancelled", "failed"]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from db.terms import NAME
+from db import NAME
 from training.config import PRESETS
 from web.schemas.common import AsGiven, ModelLabel, Named, Out, Seed, Sha256, Timestamp
 

@@ -6,9 +6,9 @@ from typing import Any
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
+from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import JobView
 from db.reasons import explain
-from db.terms import RESEARCH_USE_ONLY
 from web.errors import sentence
 from web.views import metric_filters
 from worker.imaging.display_names import label

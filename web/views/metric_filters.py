@@ -4,9 +4,9 @@ from typing import Any, TypeGuard
 
 from flask import Flask
 
+from db import SHORTCUT_AUC
 from db.metrics import METRICS, difference_of, name_of, written, written_interval
 from db.registry.parity import parity_rows
-from db.terms import SHORTCUT_AUC
 
 LEAKS = {
     "identical-slices": "The same slice lies in two parts",

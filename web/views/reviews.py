@@ -4,10 +4,10 @@ from apiflask import APIBlueprint
 from flask import redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from db import LABELS
 from db.datasets.reviews import NotReviewable, remove_review, reviews_of_slice, set_review
 from db.ledger.job_view import job_view
 from db.ledger.results import find_row
-from db.terms import LABELS
 from web.actions.lookup import writing_job
 from web.errors import Problem, not_found, sentence
 from web.security.auth import require_user

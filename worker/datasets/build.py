@@ -5,6 +5,7 @@ import time
 
 from sqlalchemy.exc import OperationalError
 
+from db import CLASSES
 from db.crash_points import crash_point
 from db.database import read_scope, session_scope
 from db.datasets import datasets
@@ -12,7 +13,6 @@ from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Dataset
 from db.storage import FileMissing
-from db.terms import CLASSES
 from worker.datasets.collector import Gathered
 from worker.datasets.label_table import BadLabels
 from worker.datasets.report import make_report

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db import CLASSES
 from db.datasets.slices import BY_PIXELS
 from db.models.datasets import ARRAY_SLICES
 from db.reasons import REASONS
 from db.storage import storage
-from db.terms import CLASSES
 from worker.decoding import npy_bytes
 from worker.imaging.near_duplicates import Pictures, Similar, find_similar
 

@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from db import CLASSES
 from db.datasets.slices import BY_PIXELS
-from db.terms import CLASSES
 from worker.datasets.collector import EXAMPLES, Gathered, Item
 from worker.datasets.shortcuts import check_shortcuts
 from worker.imaging.near_duplicates import Similar

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from db.terms import SHORTCUT_AUC
+from db import SHORTCUT_AUC
 from worker.datasets.collector import Item
 
 MOST_SLICES = 20_000  # more change nothing in the figures

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from db import CLASSES
 from db.database import read_scope
 from db.datasets import datasets
 from db.models import Series, Slice
 from db.storage import storage
-from db.terms import CLASSES
 from worker.datasets.class_folders import class_of_path
 from worker.datasets.collector import Gathered, Item
 from worker.datasets.label_table import BadLabels, Known, by_csv, is_label_file, read_csv

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from db import PARTS
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets
@@ -16,7 +17,6 @@ from db.ledger import jobs, leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Slice, Split, Upload, User, Work
-from db.terms import PARTS
 from db.training import splits
 from db.training.splits import draw, joined_groups
 from worker import reap

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from db import PARTS
 from db.database import read_scope, session_scope
 from db.datasets import slices
 from db.datasets.slices import part_of, placed_of
 from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
-from db.terms import PARTS
 from db.training import lineage, runs, splits
 from db.training.runs import RunError
 from tests.builders.datasets import new_split

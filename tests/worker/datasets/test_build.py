@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import func, select, update
 
-from db import database
+from db import PARTS, database
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets, slices
@@ -24,7 +24,6 @@ from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, Job, LabelledSlice, ModelVersion, Review, Slice, User, Work
 from db.settings import Settings
 from db.storage import storage
-from db.terms import PARTS
 from db.training import splits
 from tests.worker.conftest import Submit, png, zip_of
 from tests.worker.imaging.builders import dicom

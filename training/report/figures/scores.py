@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from db.terms import CLASSES
+from db import CLASSES
 from training.evaluation.metrics import BINS as RELIABILITY_BINS
 from training.report.figures.style import LIGHT, SMALL, TEXT, Style, dress, legend, new_sheet
 
