@@ -130,7 +130,7 @@ def parse_manifest(data: bytes) -> Package:
         return Package.of(json.loads(data, parse_constant=_refuse_constant))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ascii(".".join(map(str, first["loc"])))[: 2 * SHOWN]
+        where = ascii(".".join(map(str, first["loc"])) or "all")[: 2 * SHOWN]
         raise BadManifest(f"{MANIFEST} is damaged: {where}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise BadManifest(f"{MANIFEST} is damaged: it is not JSON") from error
