@@ -15,7 +15,7 @@ from cli.local.session import reading, writing
 from cli.options import as_given_option, json_option, seed_option
 from cli.output import print_json, print_table, progress_bar, safe, say
 from cli.remote.find_server import settings_with_broker
-from db import CLASSES, PARTS
+from db import CLASSES, COVID, NON_COVID, PARTS
 from db.clock import from_now
 from db.datasets import datasets as store
 from db.datasets.datasets import DatasetView
@@ -279,7 +279,7 @@ def _counts(view: DatasetView) -> list[int]:
 def _print_view(view: DatasetView) -> None:
     """Print the main points, with what to know first on stderr."""
     print_table(("", view.name), _points(view))
-    for warning in view.report.get("warnings", ()):
+    for warning in view.report.warnings:
         say(f"warning: {safe(warning)}")
 
 
@@ -290,21 +290,24 @@ def _points(view: DatasetView) -> list[tuple[str, object]]:
         lines.append(("error", view.error))
     if view.state == "ready":
         lines += [("slices", view.size), *((f"  {name}", view.counts[name]) for name in CLASSES.values())]
-        lines += [("labels from", report["labels_from"]), ("groups", view.groups)]
-        lines += [(f"  from {origin}", f"{count} slices") for origin, count in report["groups_from"].items()]
-        lines += [(f"  of {name} alone", report["groups"][name]) for name in CLASSES.values()]
+        lines += [("labels from", report.labels_from), ("groups", view.groups)]
+        lines += [(f"  from {origin}", f"{count} slices") for origin, count in report.groups_from.items()]
+        groups = report.groups
+        lines += [(f"  of {COVID} alone", groups.covid), (f"  of {NON_COVID} alone", groups.non_covid)]
         for what, unit in (("format", ""), ("mode", ""), ("size", "")):
-            lines += [(f"{what} {value}{unit}", _classes(found)) for value, found in _most(report[f"{what}s"])]
-        for kind, unit in (("identical", "slices"), ("near_identical", "pairs")):
-            found = report[kind]
-            words = f"{found['within']} {unit} within a class, {found['across']} across"
-            lines.append((kind.replace("_", "-"), words))
+            lines += [(f"{what} {value}{unit}", _classes(found)) for value, found in _most(getattr(report, f"{what}s"))]
+        for kind, unit, found in (
+            ("identical", "slices", report.identical),
+            ("near-identical", "pairs", report.near_identical),
+        ):
+            lines.append((kind, f"{found.within} {unit} within a class, {found.across} across"))
+    if report.shortcuts:
         lines += [
-            (f"shortcut: {fact}", f"AUC {score['auc']:.3f}, balanced accuracy {score['balanced_accuracy']:.3f}")
-            for fact, score in report["shortcuts"]["facts"].items()
+            (f"shortcut: {fact}", f"AUC {score.auc:.3f}, balanced accuracy {score.balanced_accuracy:.3f}")
+            for fact, score in report.shortcuts.facts.items()
         ]
-        lines.append(("shortcuts", report["shortcuts"]["verdict"]))
-    lines += [(f"left out: {reason}", found["count"]) for reason, found in report.get("left_out", {}).items()]
+        lines.append(("shortcuts", report.shortcuts.verdict))
+    lines += [(f"left out: {reason}", left.count) for reason, left in report.left_out.items()]
     return [*lines, ("sha256", view.sha256 or "")]
 
 

@@ -18,6 +18,7 @@ from db.ledger import leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Series, Slice, User, Work
+from db.models.documents import DatasetReport
 
 ROWS_A_STATEMENT = 5_000
 STATES = {Work.READY: "queued", Work.RUNNING: "building", Work.DONE: "ready"}
@@ -35,14 +36,14 @@ class DatasetView:
     counts: dict[str, int]
     groups: int
     sha256: str | None
-    report: dict[str, Any]
+    report: DatasetReport
     error: str | None
     created_at: datetime
     created_by: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON, with times as RFC 3339."""
-        return asdict(self) | {"created_at": self.created_at.isoformat()}
+        return asdict(self) | {"report": self.report.as_json(), "created_at": self.created_at.isoformat()}
 
 
 def is_name(name: str) -> bool:
@@ -140,8 +141,8 @@ def dataset_view(s: Session, dataset: Dataset) -> DatasetView:
         state=STATES.get(Work(dataset.state), dataset.state),
         progress=dataset.progress,
         size=dataset.size,
-        counts=dict.fromkeys((*CLASSES.values(), "rejected"), 0) | report.get("counts", {}),
-        groups=report.get("groups", {}).get("count", 0),
+        counts=dict.fromkeys((*CLASSES.values(), "rejected"), 0) | report.counts,
+        groups=report.groups.count,
         sha256=dataset.sha256,
         report=report,
         error=dataset.error,

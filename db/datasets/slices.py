@@ -64,7 +64,7 @@ def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str |
 
 def without_patient(dataset: Dataset) -> int:
     """Return how many slices have no known patient, series or folder; several of their groups may be one patient."""
-    return int(dataset.report.get("groups_from", {}).get(BY_PIXELS, 0))
+    return dataset.report.groups_from.get(BY_PIXELS, 0)
 
 
 def placed_of(s: Session, dataset_id: int) -> list[Placed]:

@@ -5,11 +5,12 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 
 from db.clock import from_now
 from db.models.accounts import User
 from db.models.base import FILE, NO_FILE, Base
+from db.models.documents import DatasetReport, DocumentType
 from db.models.registry import ModelVersion
 from db.models.slices import BigId
 from db.models.work import LeaseMixin
@@ -52,13 +53,19 @@ class Dataset(LeaseMixin, Base):
     sha256: Mapped[str | None] = mapped_column(info=NO_FILE)
     size: Mapped[int] = mapped_column(default=0)
     arrays: Mapped[list[str]] = mapped_column(default=list, info=FILE)
-    report: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    report: Mapped[DatasetReport] = mapped_column(
+        DocumentType(DatasetReport), default=lambda: DatasetReport(), info=NO_FILE
+    )
     progress: Mapped[float] = mapped_column(default=0.0)
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     closed_at: Mapped[datetime | None]
 
     user: Mapped[User | None] = relationship(lazy="joined")
+
+    @validates("report")
+    def _check_report(self, _column: str, value: DatasetReport | dict[str, Any]) -> DatasetReport:
+        return DatasetReport.of(value)
 
     @property
     def label(self) -> str:

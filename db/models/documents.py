@@ -82,3 +82,69 @@ class Facts(Origin):
     allowed_leaks: list[str] = []
     environment: dict[str, Any] = {}
     training_seconds: float | None = None
+
+
+class GroupCounts(Document):
+    """The groups of a dataset: how many have slices of one class alone, and of both; and the slices of the largest."""
+
+    count: int = 0
+    covid: int = Field(default=0, alias="COVID")
+    non_covid: int = Field(default=0, alias="non-COVID")
+    both: int = 0
+    slices: dict[str, dict[str, int]] = {}
+
+
+class Duplicates(Document):
+    """Identical slices, or pairs of near-identical ones, within a class and across, with examples by name."""
+
+    within: int = 0
+    across: int = 0
+    examples_within: list[list[str]] = []
+    examples_across: list[list[str]] = []
+
+
+class LeftOut(Document):
+    """Files that were left out for one reason."""
+
+    count: int
+    examples: list[str] = []
+
+
+class ShortcutScore(Document):
+    """How well one fact of a file alone predicts its class."""
+
+    balanced_accuracy: float
+    auc: float
+
+
+class Shortcuts(Document):
+    """The shortcut check: whether facts of the files, without their pictures, predict the class."""
+
+    facts: dict[str, ShortcutScore] = {}
+    found: bool = False
+    weak: bool = False
+    verdict: str = ""
+
+
+class DatasetReport(Document):
+    """What a build found out about a dataset.
+
+    `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group. `sizes`,
+    `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code. `identical_to`: the
+    earlier dataset with the same slices. `warnings`: what a person should read first.
+    """
+
+    labels_from: str = ""
+    groups_from: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    groups: GroupCounts = GroupCounts()
+    sizes: dict[str, dict[str, int]] = {}
+    modes: dict[str, dict[str, int]] = {}
+    formats: dict[str, dict[str, int]] = {}
+    splits: dict[str, dict[str, int]] = {}
+    identical: Duplicates = Duplicates()
+    near_identical: Duplicates = Duplicates()
+    left_out: dict[str, LeftOut] = {}
+    shortcuts: Shortcuts | None = None
+    identical_to: str | None = None
+    warnings: list[str] = []
