@@ -2,14 +2,13 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 
 from db.clock import from_now
 from db.models.accounts import User
-from db.models.base import FILE, NO_FILE, Base
+from db.models.base import FILE, NO_FILE, Base, Json
 from db.models.documents import DatasetReport, DocumentType
 from db.models.registry import ModelVersion
 from db.models.slices import BigId
@@ -48,7 +47,7 @@ class Dataset(LeaseMixin, Base):
     name: Mapped[str]
     number: Mapped[int]
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
-    sources: Mapped[list[dict[str, Any]]] = mapped_column(info=FILE)
+    sources: Mapped[list[Json]] = mapped_column(info=FILE)
     labels_sha256: Mapped[str | None] = mapped_column(info=FILE)
     sha256: Mapped[str | None] = mapped_column(info=NO_FILE)
     size: Mapped[int] = mapped_column(default=0)
@@ -64,7 +63,7 @@ class Dataset(LeaseMixin, Base):
     user: Mapped[User | None] = relationship(lazy="joined")
 
     @validates("report")
-    def _check_report(self, _column: str, value: DatasetReport | dict[str, Any]) -> DatasetReport:
+    def _check_report(self, _column: str, value: DatasetReport | Json) -> DatasetReport:
         return DatasetReport.of(value)
 
     @property
@@ -132,7 +131,7 @@ class Split(Base):
     test_share: Mapped[float]
     after_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
     assignment: Mapped[dict[str, str | list[str]]] = mapped_column(info=NO_FILE)
-    leaks: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
+    leaks: Mapped[Json] = mapped_column(info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
     dataset: Mapped[Dataset] = relationship(lazy="joined")

@@ -2,14 +2,13 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 
 from db.clock import from_now
 from db.models.accounts import User
-from db.models.base import FILE, NO_FILE, Base
+from db.models.base import FILE, NO_FILE, Base, Json
 from db.models.documents import DocumentType, Facts
 
 
@@ -33,8 +32,8 @@ class ModelVersion(Base):
     threshold: Mapped[float]
     temperature: Mapped[float]
     files: Mapped[dict[str, str]] = mapped_column(info=FILE)
-    metrics: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
-    parity: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
+    metrics: Mapped[Json] = mapped_column(info=NO_FILE)
+    parity: Mapped[Json] = mapped_column(info=NO_FILE)
     ood: Mapped[dict[str, float]] = mapped_column(default=dict, info=NO_FILE)
     calibration: Mapped[dict[str, dict[str, float]]] = mapped_column(default=dict, info=NO_FILE)
     facts: Mapped[Facts] = mapped_column(DocumentType(Facts), default=lambda: Facts(), info=NO_FILE)
@@ -42,7 +41,7 @@ class ModelVersion(Base):
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
     @validates("facts")
-    def _check_facts(self, _column: str, value: Facts | dict[str, Any]) -> Facts:
+    def _check_facts(self, _column: str, value: Facts | Json) -> Facts:
         return Facts.of(value)
 
     @property
@@ -72,7 +71,7 @@ class Promotion(Base):
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
     kind: Mapped[str] = mapped_column(default=PromotionKind.PROMOTION)
     reason: Mapped[str]
-    gate: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    gate: Mapped[Json] = mapped_column(default=dict, info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
     model_version: Mapped[ModelVersion] = relationship(lazy="joined")

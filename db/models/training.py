@@ -1,14 +1,13 @@
 """Training runs with their epochs, and evaluations of model versions on datasets."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.clock import from_now
 from db.models.accounts import User
-from db.models.base import FILE, NO_FILE, Base
+from db.models.base import FILE, NO_FILE, Base, Json
 from db.models.datasets import Dataset, Split
 from db.models.registry import ModelVersion
 from db.models.work import LeaseMixin
@@ -35,14 +34,14 @@ class TrainingRun(LeaseMixin, Base):
     dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"))
     split_id: Mapped[int | None] = mapped_column(ForeignKey("dataset_split.id"))
     from_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict, info=FILE)
+    config: Mapped[Json] = mapped_column(default=dict, info=FILE)
     allowed_leaks: Mapped[list[str]] = mapped_column(default=list, info=NO_FILE)
     estimate: Mapped[dict[str, float]] = mapped_column(default=dict, info=NO_FILE)
-    environment: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    environment: Mapped[Json] = mapped_column(default=dict, info=NO_FILE)
     progress: Mapped[float] = mapped_column(default=0.0)
     message: Mapped[str] = mapped_column(default="")
-    live: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
-    checkpoint: Mapped[dict[str, Any]] = mapped_column(default=dict, info=FILE)
+    live: Mapped[Json] = mapped_column(default=dict, info=NO_FILE)
+    checkpoint: Mapped[Json] = mapped_column(default=dict, info=FILE)
     error: Mapped[str | None]
     cancel_requested_at: Mapped[datetime | None]
     stop_requested_at: Mapped[datetime | None]
@@ -91,7 +90,7 @@ class Evaluation(LeaseMixin, Base):
     part: Mapped[str | None]
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
     scores_sha256: Mapped[str | None] = mapped_column(info=FILE)
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    result: Mapped[Json] = mapped_column(default=dict, info=NO_FILE)
     progress: Mapped[float] = mapped_column(default=0.0)
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
