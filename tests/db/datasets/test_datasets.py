@@ -414,7 +414,7 @@ def test_only_jobs_with_reviews_make_a_dataset(ann: User) -> None:
         with session_scope() as s:
             return datasets.create_from_reviews(s, name="reviewed", user=ann, job_ids=job_ids)
 
-    for job_ids, why in (((), "at least one job"), (("nothing",), "no job nothing"), ((job.id,), "was reviewed yet")):
+    for job_ids, why in (((), "at least one job"), (("nothing",), "no job nothing"), ((job.id,), "is labelled yet")):
         with pytest.raises(DatasetError, match=why):
             make(*job_ids)
     review(ids[0], ann, 1)
