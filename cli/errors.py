@@ -1,50 +1,48 @@
-"""What can go wrong in a command, each with its exit code and one clear line for people."""
+"""The errors of commands, each with its exit code and one line for people."""
 
 import click
 
 EXIT_CODES = """\
 Exit codes: 0 ok, 1 job failed or promotion refused, 2 usage, 3 not found or denied, 4 unavailable, 5 partial failure,
-130 interrupted. A partial failure is a job that ended with nothing predicted, or with slices quarantined or cancelled;
-with --strict also one with anything rejected."""
+130 interrupted. Partial failure: a job ended with nothing predicted, or with slices quarantined or cancelled, or (with
+--strict) with a file rejected."""
 
 
 class CommandError(click.ClickException):
-    """A command could not do what was asked; shown as one line on stderr."""
+    """A command failed; shown as one line on stderr."""
 
     exit_code = 4
 
 
 class JobFailed(CommandError):
-    """The job, or the training run, ended in failure."""
+    """The job, the training run or the evaluation failed."""
 
     exit_code = 1
 
 
 class Refused(CommandError):
-    """The promotion gate does not let this model version through."""
+    """The promotion gate refuses this model version."""
 
     exit_code = 1
 
 
 class UsageError(CommandError):
-    """What was asked makes no sense, or the server refused the input."""
+    """The command's words do not fit together, or the server refused the input."""
 
     exit_code = 2
 
 
 class NotFoundOrDenied(CommandError):
-    """There is no such thing for this user, or the user may not do this."""
+    """The thing does not exist for this user, or the user may not do this."""
 
     exit_code = 3
 
 
 class Unavailable(CommandError):
-    """The server, the database or a part of the installation cannot be reached or used now."""
-
-    exit_code = 4
+    """The server, the database or a part of the installation cannot be used now."""
 
 
 class PartialFailure(CommandError):
-    """The job ended, but it predicted nothing, or too many of its slices ended without a prediction."""
+    """The job ended, but it predicted nothing, or too many of its slices have no prediction."""
 
     exit_code = 5

@@ -1,4 +1,4 @@
-"""The `ctbatch` command: a table of commands, each loaded only when it is run."""
+"""The `ctbatch` command: a table of commands, each of which is loaded only when it is run."""
 
 import importlib
 import os
@@ -12,7 +12,7 @@ from cli.errors import EXIT_CODES
 from cli.home import use_home
 from training.launch.installed import LIBRARIES, TrainingNotInstalled
 
-# name -> (module, attribute, one line for `ctbatch --help`); the text stands here so that help imports no command
+# name -> (module, attribute, line of `ctbatch --help`); the line stands here so that help imports no command
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("cli.commands.up", "up", "Run everything on this machine: database, broker, web and workers."),
     "demo": ("cli.commands.demo", "demo", "Run everything and classify a demo archive with the demo model."),
@@ -29,23 +29,23 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "runs": ("cli.commands.runs", "runs_group", "List, show, follow and end training runs."),
     "users": ("cli.commands.accounts.users", "users", "Add and list user accounts; set passwords."),
     "tokens": ("cli.commands.accounts.tokens", "tokens", "Make, list and revoke API tokens."),
-    "worker": ("cli.commands.worker", "worker", "Run one process: web, ingest, inference, training or sweep."),
-    "doctor": ("cli.commands.doctor", "doctor", "Check this installation and say what is wrong."),
-    "bench": ("cli.commands.bench", "bench", "Measure how fast this machine is, each figure beside a yardstick."),
-    "files": ("cli.commands.files", "files", "Reap unused files, restore them, adopt a storage."),
+    "worker": ("cli.commands.worker", "worker", "Run one role: web, ingest, inference, training, evaluation or sweep."),
+    "doctor": ("cli.commands.doctor", "doctor", "Check this installation, and say what is wrong."),
+    "bench": ("cli.commands.bench", "bench", "Measure the speed of this machine, and the quality of models."),
+    "files": ("cli.commands.files", "files", "Move unused stored files to the trash, and restore them."),
     "db": ("cli.commands.db", "db", "Upgrade the database and show its revision."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is named, and not for its own help."""
+    """A group that imports a command's module only when that command is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the table: the daily ones first."""
+        """Return the names in the order of the table: daily commands first."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return the command, or None where there is none of that name."""
+        """Import and return the command of this name, or None."""
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
@@ -53,11 +53,11 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a reader that has had enough (`ctbatch results JOB | head`) is no error."""
+        """Run the command. A reader that closes the pipe (`ctbatch results JOB | head`) is not an error."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left must go somewhere at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes its buffer at exit
             raise click.exceptions.Exit(0) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -76,15 +76,16 @@ class LazyGroup(click.Group):
 def cli(home: Path | None) -> None:
     """Classify CT scans in bulk, COVID / non-COVID, and keep every outcome. Research use only, not for diagnosis.
 
-    The commands that speak to a server find one by CTBATCH_SERVER and CTBATCH_TOKEN, else the `ctbatch up` that runs on
-    this machine. Operators' commands (users, tokens, models, db) act on the database of this machine's settings.
+    submit, jobs and results speak to a server: that of CTBATCH_SERVER and CTBATCH_TOKEN, else the `ctbatch up` that
+    runs on this machine. datasets, models, train, runs, users, tokens, files and db act on the database of this
+    machine's settings.
     """
     if home is not None:
         use_home(home)
 
 
 def main() -> None:
-    """Run the command line and exit: errors as one line, an interruption as 130."""
+    """Run the command line and exit. Errors are shown as one line; an interruption exits with 130."""
     try:
         code = cli.main(standalone_mode=False, prog_name="ctbatch")
     except click.exceptions.Abort:
@@ -96,31 +97,31 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (TrainingNotInstalled, ModuleNotFoundError) as error:
-        click.echo(f"Error: {_what_is_missing(error)}", err=True)
+        click.echo(f"Error: {_not_installed(error)}", err=True)
         sys.exit(4)
     except (OSError, ValueError) as error:
-        if (message := _fault_of_the_machine(error)) is None:
+        if (message := _problem_of_the_machine(error)) is None:
             raise
         click.echo(f"Error: {message}", err=True)
         sys.exit(2 if isinstance(error, UnicodeError) else 4)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _what_is_missing(error: TrainingNotInstalled | ModuleNotFoundError) -> str:
-    """Return one line that says what is not installed here, and what to do."""
+def _not_installed(error: TrainingNotInstalled | ModuleNotFoundError) -> str:
+    """Return one line that names what is not installed here, and what to do."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in LIBRARIES:
-        return f"{error.name} is not installed here. Install ctbatch again with all that it depends on."
+        return f"{error.name} is not installed here. Install ctbatch again with all its dependencies."
     return str(error if isinstance(error, TrainingNotInstalled) else TrainingNotInstalled())
 
 
-def _fault_of_the_machine(error: OSError | ValueError) -> str | None:
-    """Return one line for a full disk, a forbidden file, an argument that is no text or a setting that is wrong; None
-    for what is our own fault."""
+def _problem_of_the_machine(error: OSError | ValueError) -> str | None:
+    """Return one line for a full disk, a forbidden file, an argument that is not text or a wrong setting, or None for
+    a defect of ctbatch."""
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{ascii(error.object)[:100]} is not UTF-8"
-    if getattr(error, "title", "") != "Settings":  # what pydantic calls its error for our settings
+    if getattr(error, "title", "") != "Settings":  # pydantic names its error for the class that it checked
         return None
-    faults = error.errors()  # type: ignore[attr-defined]
-    return "; ".join(f"the setting {fault['loc'][0]}: {fault['msg']}" for fault in faults)
+    details = error.errors()  # type: ignore[attr-defined]
+    return "; ".join(f"the setting {detail['loc'][0]}: {detail['msg']}" for detail in details)

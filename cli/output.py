@@ -1,11 +1,13 @@
-"""How commands print: tables and progress bars on a terminal, plain lines elsewhere, JSON for programs."""
+"""Prints for people and programs: tables and progress bars on a terminal, plain lines elsewhere, JSON on demand."""
 
 import json
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
 import click
 
@@ -14,9 +16,9 @@ RESEARCH_LINE = "Research use only, not for diagnosis."
 
 
 def safe(value: object) -> str:
-    """Return `value` as one printable line: control and bidirectional characters are shown as escapes.
+    """Return `value` as one printable line: control and bidirectional characters are escaped.
 
-    File names come from other people's archives; a terminal would obey what is in them.
+    File names come from other people's archives, and a terminal would obey the characters in them.
     """
     text = "" if value is None else str(value)
     return "".join(c if c.isprintable() and unicodedata.category(c) != "Cf" else ascii(c)[1:-1] for c in text)
@@ -27,14 +29,17 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Write `value` to stdout as one line of JSON."""
     click.echo(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "nothing to show") -> None:
-    """Write a table: drawn on a terminal, tab-separated lines elsewhere (with the column names as the first)."""
-    cells = [[safe(value) for value in row] for row in rows]
+    """Write a table: drawn on a terminal, elsewhere as tab-separated lines, of which the first has the column names.
+
+    True is shown as "yes", False and None are left blank; `empty` replaces a table without rows on a terminal.
+    """
+    cells = [[safe({True: "yes", False: ""}[v] if isinstance(v, bool) else v) for v in row] for row in rows]
     if not sys.stdout.isatty():
         for line in [list(columns), *cells]:
             click.echo("\t".join(line))
@@ -56,6 +61,36 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     Console().print(table)
 
 
+def print_rows(
+    rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_json: bool, empty: str = "nothing to show"
+) -> None:
+    """Write all of the rows as JSON, or these columns of them as a table."""
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(columns, [[row[name] for name in columns] for row in rows], empty)
+
+
+def print_report(report: Mapping[str, object], as_json: bool) -> None:
+    """Write the result of a benchmark as JSON, or as a table with a line for each member."""
+    if as_json:
+        print_json(report)
+    else:
+        print_table(("measured", "value"), [(name, str(value)) for name, value in report.items()])
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path` at the end of the block, or is removed if the block fails."""
+    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    try:
+        with draft.open("xb") as file:
+            yield file
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 Update = Callable[[float, str], None]
 
 
@@ -75,13 +110,13 @@ def progress_bar(title: str, total: float, *, unit: str = "", enabled: bool = Tr
 
 
 def _plain_progress(title: str, total: float) -> Update:
-    shown = -1
+    last_tenth = -1
 
     def update(done: float, note: str) -> None:
-        nonlocal shown
+        nonlocal last_tenth
         tenth = int(10 * done / total) if total > 0 else 0
-        if tenth > shown:
-            shown = tenth
+        if tenth > last_tenth:
+            last_tenth = tenth
             say(f"{title}: {min(100, 10 * tenth)} % {safe(note)}".rstrip())
 
     return update

@@ -1,4 +1,4 @@
-"""Long work that says nothing until it is done, in a thread of its own, while somebody is told that it goes on."""
+"""Run a blocking call in a thread, and call a heartbeat once a second until it returns."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -6,17 +6,17 @@ from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
-TOLD_EVERY = 1.0  # seconds
+HEARTBEAT_SECONDS = 1.0
 
 
 def run_with_heartbeat(work: Callable[[], T], alive: Callable[[], None]) -> T:
-    """What `work()` gives; `alive` is called each second until then.
+    """Return what `work()` returns; `alive` is called each second until then.
 
-    Raises what `work` raises, and what `alive` raises, which leaves the work to its thread.
+    Raises what `work` raises. Raises what `alive` raises, and then the work goes on in its thread.
     """
     done: Future[T] = Future()
-    Thread(target=_carry_out, args=(work, done), name="beside", daemon=True).start()
-    while not wait([done], TOLD_EVERY).done:
+    Thread(target=_carry_out, args=(work, done), name="background", daemon=True).start()
+    while not wait([done], HEARTBEAT_SECONDS).done:
         alive()
     return done.result()
 

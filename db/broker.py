@@ -1,15 +1,16 @@
-"""Celery's side: the apps, the names of queues and tasks, and sending a hint once its transaction has committed."""
+"""The broker: the Celery apps, the queues, and messages that are sent once a transaction has committed."""
 
 import logging
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from sqlalchemy.orm import Session
 
+from db.crash_points import crash_point
 from db.database import after_commit, current
 
 log = logging.getLogger(__name__)
@@ -18,50 +19,17 @@ HOUR = 3600
 
 
 class Queue(StrEnum):
-    """One queue for each kind of worker."""
+    """One queue for each kind of work; the task that serves a queue bears its name."""
 
     INGEST = "ingest"
     INFERENCE = "inference"
+    DATASETS = "datasets"
     TRAINING = "training"
     EVALUATION = "evaluation"
 
 
-@dataclass(frozen=True)
-class Hint:
-    """A message that says where there may be work; it carries one id and may be lost, late or doubled."""
-
-    task: str
-    queue: Queue
-    id: int
-
-
-def unpack_hint(upload_id: int) -> Hint:
-    """There is an upload to unpack."""
-    return Hint("unpack-upload", Queue.INGEST, upload_id)
-
-
-def predict_hint(chunk_id: int) -> Hint:
-    """There is a chunk to predict."""
-    return Hint("predict-chunk", Queue.INFERENCE, chunk_id)
-
-
-def build_hint(dataset_id: int) -> Hint:
-    """There is a dataset to build."""
-    return Hint("build-dataset", Queue.INGEST, dataset_id)
-
-
-def train_hint(run_id: int) -> Hint:
-    """There is a training run to carry out."""
-    return Hint("train", Queue.TRAINING, run_id)
-
-
-def evaluate_hint(evaluation_id: int) -> Hint:
-    """There is an evaluation of a model version to carry out."""
-    return Hint("evaluate", Queue.EVALUATION, evaluation_id)
-
-
 def make_celery(name: str, *, acks_late: bool = True) -> Celery:
-    """A Celery app on the settings' broker. It keeps no results: SQL has them.
+    """Return a Celery app on the settings' broker. It keeps no results: SQL has them.
 
     The ledger, not the broker, guarantees that work is done; these settings make a lost message rare and a
     restart quick.
@@ -104,41 +72,42 @@ def _sender() -> Celery:
     url = current().broker_url
     if url not in _senders:
         _senders[url] = make_celery("ctbatch")
-        # Whoever sends a hint does not wait for a broker that is away.
+        # A sender does not wait for a broker that is away.
         _senders[url].conf.broker_transport_options |= {"max_retries": 1, "interval_start": 0, "interval_step": 0}
     return _senders[url]
 
 
-def send(hint: Hint) -> bool:
-    """Send one message now. A broker that is away is no error: the row is there and the sweeper sends it again."""
+def wake(queue: Queue) -> bool:
+    """Send a message that there is work for this queue, and return whether the broker took it.
+
+    The message carries nothing. It may be lost, late or doubled: the row is the truth, and the sweeper sends again.
+    """
     try:
-        _sender().send_task(hint.task, kwargs={"id": hint.id}, queue=hint.queue, retry=False, ignore_result=True)
+        _sender().send_task(queue, queue=queue, retry=False, ignore_result=True)
     except (OperationalError, RedisError, OSError) as error:
-        log.warning("broker away, hint not sent", extra={"task": hint.task, "error": type(error).__name__})
+        log.warning("broker away, message not sent", extra={"queue": queue, "error": type(error).__name__})
         return False
     return True
 
 
-def send_after_commit(session: Session, hint: Hint) -> None:
-    """Send the message once the session's transaction has committed; not at all if it does not."""
-    if "hints" not in session.info:
-        session.info["hints"] = []
-        after_commit(session, lambda: _send_all(session.info.pop("hints")))
-    session.info["hints"].append(hint)
+def wake_after_commit(session: Session, queue: Queue) -> None:
+    """Send a message once the session's transaction has committed, and none if it does not commit."""
+    if "wake" not in session.info:
+        session.info["wake"] = []
+        after_commit(session, lambda: _wake_all(session.info.pop("wake")))
+    session.info["wake"].append(queue)
 
 
-def _send_all(hints: list[Hint]) -> None:
+def _wake_all(queues: list[Queue]) -> None:
     """Send a transaction's messages, up to the first that fails: each would wait for the same broker."""
-    from db.crash_points import crash_point
-
-    for hint in hints:
+    for queue in queues:
         crash_point("after-commit-before-publish")
-        if not send(hint):
+        if not wake(queue):
             break
 
 
 def waiting(queue: Queue) -> int:
-    """How many messages wait in a queue. Raises kombu's OperationalError when the broker is away."""
+    """Return how many messages wait in a queue. Raises kombu's OperationalError when the broker is away."""
     with _sender().connection_for_read() as connection:
         channel: Any = connection.default_channel
         return int(channel.client.llen(queue))
@@ -146,10 +115,7 @@ def waiting(queue: Queue) -> int:
 
 def ping(timeout: float = 1.0) -> None:
     """Raise ConnectionError unless the broker answers."""
-    import redis
-
-    url = current().broker_url
-    url = url.replace("redis+socket://", "unix://")
+    url = current().broker_url.replace("redis+socket://", "unix://")
     try:
         client = redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
         client.ping()

@@ -35,5 +35,5 @@ def configure(role: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(current().log_level)
-    for chatty in ("celery.worker.strategy", "celery.app.trace"):  # two lines for each hint; the work logs itself
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):  # two lines for each message; the work logs itself
         logging.getLogger(chatty).setLevel(logging.WARNING)

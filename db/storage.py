@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 from uuid import uuid4
 
 import fsspec
@@ -41,8 +41,8 @@ class StoredFile:
 class Receiver:
     """Receives the bytes of one file, hashes them, and publishes the file under its hash.
 
-    `finish()` makes the bytes durable in a temporary file (`path`). `publish()` finishes it
-    and gives it its name. `abort()` removes a file that is not published.
+    `finish()` makes the bytes durable in a temporary file (`path`). `publish()` finishes it and gives it its name.
+    `abort()`, or the end of a `with` block, removes a file that is not published.
     """
 
     def __init__(self, storage: "Storage") -> None:
@@ -53,6 +53,12 @@ class Receiver:
         self._hash = hashlib.sha256()
         self._size = 0
         self._received: StoredFile | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
 
     def write(self, data: bytes) -> int:
         """Append bytes. Raises OSError (ENOSPC) when the disk is full."""

@@ -1,7 +1,8 @@
-"""The Celery app of training and of evaluation workers: `celery -A training.app worker -Q training`, or `evaluation`.
+"""The Celery app of training and evaluation workers: `celery -A training.app worker -Q training`, or
+`-Q evaluation,datasets`.
 
 Messages are acknowledged early: a late one would be delivered again while the run goes on, and train twice. The
-lease in the row of the run, or of the evaluation, brings back one whose worker died.
+lease in the row of the run, the evaluation or the dataset brings back one whose worker died.
 """
 
 from db.broker import make_celery

@@ -14,11 +14,11 @@ from db.training import runs
 from training.config import Config
 from training.loop import checkpoints
 from training.loop.watcher import Cancelled, Checkpoint, EpochRecord, Step, Watcher
+from worker.claimed import ProgressNotes
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-REPORT_SECONDS = 1.0  # between two notes of a step in the database
 FIT_SHARE = 0.9  # of a run; evaluating and exporting are the rest
 PAUSES = (1.0, 4.0, 15.0, 40.0)  # seconds, between tries to record an epoch
 
@@ -30,7 +30,8 @@ class RunWatcher(Watcher):
         self._claim, self._heartbeat, self._config = claim, heartbeat, config
         self._last: tuple[float, str] = (run.progress, run.message)
         self.kept: dict[str, Any] = run.checkpoint
-        self._reported = self._checkpointed = 0.0
+        self._notes = ProgressNotes(heartbeat)
+        self._checkpointed = 0.0
         self._stop = False
 
     def tell(self, progress: float, message: str, **values: Any) -> None:
@@ -38,26 +39,15 @@ class RunWatcher(Watcher):
         self._heartbeat.progress()
         with session_scope() as s:
             asked = runs.report(s, self._claim, progress, message, **values)
-        self._reported, self._last = time.monotonic(), (progress, message)
+        self._last = progress, message
         self._stop = asked.stop
         if asked.cancel:
             raise Cancelled
 
-    def _note(self, progress: float, message: str, **values: Any) -> None:
-        """As `tell`; a database that is away costs no more than this note, for the heartbeat keeps the lease."""
-        try:
-            self.tell(progress, message, **values)
-        except OperationalError as error:
-            log.warning("progress not noted", extra={"run": self._claim.id, "error": type(error).__name__})
-            self._reported = time.monotonic()
-
     def step(self, at: Step) -> None:
         """Note where training stands, once a second."""
-        self._heartbeat.progress()
-        if time.monotonic() - self._reported < REPORT_SECONDS:
-            return
         message = at.message or f"{at.stage_name}: epoch {at.epoch + 1} of {at.epochs}"
-        self._note(FIT_SHARE * self._share_done(at), message, live=self._live(at))
+        self._notes.alive(lambda: self.tell(FIT_SHARE * self._share_done(at), message, live=self._live(at)))
 
     def _share_done(self, at: Step) -> float:
         """By the pixels that are shown; a stage that ends early lets it jump."""
@@ -73,13 +63,11 @@ class RunWatcher(Watcher):
 
     def packaging(self, share: float, message: str) -> None:
         """Note how far evaluating and exporting are, `share` from 0 to 1."""
-        self._note(FIT_SHARE + (1 - FIT_SHARE) * share, message)
+        self._notes.now(lambda: self.tell(FIT_SHARE + (1 - FIT_SHARE) * share, message))
 
     def alive(self) -> None:
         """The work goes on; hear what is asked of it, once a second."""
-        self._heartbeat.progress()
-        if time.monotonic() - self._reported >= REPORT_SECONDS:
-            self._note(*self._last)
+        self._notes.alive(lambda: self.tell(*self._last))
 
     def epoch(self, record: EpochRecord) -> None:
         """Keep an epoch's figures."""

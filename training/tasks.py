@@ -1,73 +1,82 @@
-"""The Celery tasks of training: claim a run or an evaluation and carry it out under a heartbeat."""
+"""The Celery tasks of training and evaluation workers; the second kind also builds datasets."""
 
 import logging
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
+from db.broker import Queue
 from db.database import session_scope
 from db.evaluation import gate
-from db.ledger.leases import Claim, StaleClaim
+from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.registry import champions, versions
 from db.training import runs
 from training.app import app
 from training.errors import why
 from training.loop.watcher import Cancelled
+from worker import claimed
 from worker.heartbeat import Heartbeat
 from worker.process import worker_name
 
 log = logging.getLogger(__name__)
 
 
-@app.task(name="train")
-def train(id: int) -> None:
+@app.task(name=Queue.TRAINING)
+def train() -> None:
     """Carry out the training run whose turn it is."""
     train_next(worker_name())
 
 
-@app.task(name="evaluate")
-def evaluate(id: int) -> None:
+@app.task(name=Queue.EVALUATION)
+def evaluate() -> None:
     """Carry out the evaluation whose turn it is."""
     from training.evaluation.evaluate_version import evaluate_next
 
     evaluate_next(worker_name())
 
 
+@app.task(name=Queue.DATASETS)
+def build_dataset() -> None:
+    """Build the dataset whose turn it is."""
+    from worker.datasets.build import build_next
+
+    build_next(worker_name())
+
+
 def train_next(worker: str) -> bool:
     """Claim the oldest waiting run and carry it out; False if there is none."""
     with session_scope() as s:
-        claimed = runs.claim_run(s, worker)
-    if claimed is None:
+        taken = runs.claim_run(s, worker)
+    if taken is None:
         return False
-    run, claim = claimed
+    run, claim = taken
     from training.run import carry_out  # TensorFlow: only where a run is carried out
 
-    made: int | None = None
-    with Heartbeat(TrainingRun, [claim]) as heartbeat, suppress(StaleClaim):  # then it is someone else's now
-        try:
-            if run.demo:
-                _make_demo(run, claim, heartbeat)
-            else:
-                made = carry_out(run, claim, heartbeat)
-        except StaleClaim:
-            log.info("training run is someone else's now", extra={"run": run.id})
-        except Cancelled:
-            log.info("training run cancelled", extra={"run": run.id})
-            with session_scope() as s:
+    def work(heartbeat: Heartbeat) -> None:
+        if run.demo:
+            _make_demo(run, claim, heartbeat)
+        else:
+            made.append(carry_out(run, claim, heartbeat))
+
+    def fail(error: Exception) -> None:
+        with session_scope() as s:
+            if isinstance(error, Cancelled):
+                log.info("training run cancelled", extra={"run": run.id})
                 runs.end_cancelled(s, claim)
-        except OperationalError:
-            log.exception("training put off", extra={"run": run.id})
-            with session_scope() as s:
-                runs.put_off(s, claim)
-        except Exception as error:
-            log.exception("training failed", extra={"run": run.id})
-            with session_scope() as s:
+            else:
+                log.error("training failed", extra={"run": run.id}, exc_info=error)
                 runs.fail_run(s, claim, why(error))
-    if made is not None:
-        _ask_for_comparison(made)
+
+    def put_off(_: Exception) -> None:
+        with session_scope() as s:
+            runs.put_off(s, claim)
+
+    made: list[int] = []
+    claimed.carry_out(TrainingRun, [claim], work, fail=fail, put_off=put_off, away=(OperationalError,))
+    for version_id in made:
+        _ask_for_comparison(version_id)
     return True
 
 

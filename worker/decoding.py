@@ -1,60 +1,55 @@
-"""Reading what was received: entries of a stored file, decoded in the sandbox, their originals stored."""
+"""Read what was received: entries of a stored file are decoded in the sandbox, and their originals stored."""
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db.database import current
 from db.storage import storage
-from worker.imaging.archives.archive import Entry, Limits, read_entries
+from worker.imaging.archives.archive import Entries, Entry, Limits, read_entries
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
 Read = tuple[Entry, str | None, list[PreparedSlice] | SliceRejected]
-"""An entry, its bytes' SHA-256, what became of it."""
+"""An entry, the SHA-256 of its bytes (None if they cannot be read), and its slices or its rejection."""
 
 
 def new_decoders() -> DecoderPool:
-    """A set of sandboxed children, as the settings have it; they start at first use."""
+    """Return a pool of sandboxed decoders by the settings; they start at first use."""
     settings = current()
     size = settings.decoders or min(os.cpu_count() or 1, 8)
     limits = DecodeLimits(
         max_pixels=settings.max_pixels,
         cpu_seconds=settings.decode_seconds,
-        wall_seconds=3 * settings.decode_seconds,  # a busy machine is no fault of the file
+        wall_seconds=3 * settings.decode_seconds,  # a busy machine is not the fault of the file
         memory_bytes=settings.decode_memory_bytes,
     )
     return DecoderPool(size, limits)
 
 
-def archive_limits() -> Limits:
-    """What a submission may hold, from the settings."""
-    settings = current()
-    return Limits(
-        max_entries=settings.max_entries,
-        max_unpacked_bytes=settings.max_unpacked_bytes,
-        max_ratio=settings.max_ratio,
-        max_entry_bytes=settings.max_entry_bytes,
-    )
+def stored_entries(sha256: str, filename: str, progress: Callable[[], None]) -> Entries:
+    """Yield the entries of a stored file, within the limits that the settings state.
+
+    `progress` is called while the file is fetched. Raises ArchiveRefused, FileMissing, OSError.
+    """
+    yield from read_entries(storage().local_path(sha256, progress), filename, Limits.of(current()))
 
 
-def read_decoded(
-    pool: DecoderPool, sha256: str, filename: str, skip: Callable[[int], bool], progress: Callable[[], None]
-) -> Iterator[Read]:
-    """Every entry of a stored file that is not skipped, in the archive's order, decoded or rejected.
+def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable[[], None]) -> Generator[Read]:
+    """Read the entries and store their originals; yield each in order, decoded or rejected.
 
-    Originals are stored. `progress` is called for each entry, and while the file is fetched. Raises ArchiveRefused,
-    FileMissing, OSError, DecoderUnavailable.
+    Some entries are taken ahead of the one that is yielded. `progress` is called for each entry. Raises
+    DecoderUnavailable, OSError, and what reading raises.
     """
 
     def readable() -> Iterator[tuple[tuple[Entry, str | None], bytes | SliceRejected]]:
-        path = storage().local_path(sha256, progress)
-        for entry, content in read_entries(path, filename, archive_limits(), skip):
+        for entry in entries:
+            content = entry.read()
             # Not fsynced: the file received is, and an original can be read from it again.
             kept = None if isinstance(content, SliceRejected) else storage().put(content, durable=False)
             yield (entry, kept), content
@@ -65,7 +60,7 @@ def read_decoded(
 
 
 def npy_bytes(arrays: Sequence[NDArray[np.uint8]]) -> memoryview:
-    """Prepared slices as the bytes of one .npy file, uint8[n, 224, 224]."""
+    """Return prepared slices as the bytes of one .npy file, uint8[n, 224, 224]."""
     buffer = io.BytesIO()
     np.save(buffer, np.stack(arrays), allow_pickle=False)
     return buffer.getbuffer()

@@ -1,10 +1,11 @@
-"""Keeps the leases of the work at hand, and ends a process that has stopped making progress."""
+"""Keeps the leases of claimed work, and ends a process that has stopped making progress."""
 
 import logging
 import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -19,32 +20,25 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """A thread that moves on the leases of some claims on rows of one table, while the work makes progress.
+    """A thread that extends the leases of claims on rows of one table, while the work makes progress.
 
-    Work that hangs would be kept alive for ever: after `stall_seconds` without `progress()` the process kills
-    itself, the leases run out, and the sweeper repairs what is left. `around`: that of larger work which this one
-    interrupts; it counts as making progress too.
+    Work that hangs must not be kept alive for ever: after `stall_seconds` without `progress()` the process kills
+    itself, the leases run out, and the sweeper repairs the rows.
     """
 
-    def __init__(self, model: type[LeaseMixin], claims: list[Claim], around: "Heartbeat | None" = None) -> None:
+    def __init__(self, model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
         self._model: Any = model
         self._claims = claims
-        self._around = around
         self._lost: set[int] = set()
         self._end = threading.Event()
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def progress(self) -> None:
-        """Say that the work goes on. Raises StaleClaim when every claim is lost: then there is no use in it."""
-        self._stay_alive()
+        """Report that the work goes on. Raises StaleClaim when every claim is lost and the work is useless."""
+        self._progress = time.monotonic()
         if len(self._lost) == len(self._claims):
             raise StaleClaim(f"all {len(self._claims)} claims are lost")
-
-    def _stay_alive(self) -> None:
-        self._progress = time.monotonic()
-        if self._around is not None:
-            self._around._stay_alive()
 
     def _beat(self) -> None:
         while not self._end.wait(current().heartbeat_seconds):

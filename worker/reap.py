@@ -93,7 +93,7 @@ def unnamed(names: Sequence[str]) -> list[str]:
 
 
 def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
-    """Yield the files of `names` that a row names, and those that JSON lists: few rows hold any."""
+    """Yield the files of `names` that a row names, and all files that JSON columns name: few rows have any."""
     for column in file_columns():
         if isinstance(column.type, JSON):
             for value in s.scalars(select(column)):

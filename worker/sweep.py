@@ -1,4 +1,4 @@
-"""Repairs what a crash left behind, every few seconds; several copies may run at once.
+"""Repairs after crashes, every few seconds; several copies may run at once.
 
 Run as `python -m worker.sweep`.
 """
@@ -21,34 +21,24 @@ from db.clock import from_now
 from db.database import current, read_scope, session_scope
 from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
-from db.models import (
-    OPEN_JOB,
-    OPEN_WORK,
-    Chunk,
-    Dataset,
-    Evaluation,
-    Job,
-    TrainingRun,
-    Upload,
-    Work,
-)
+from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload, Work
 from worker.reap import TooManyOrphans, reap
 
 log = logging.getLogger(__name__)
 
 
 def sweep() -> None:
-    """One round: the ledger is repaired, and lost messages are sent again."""
+    """Do one round: repair the ledger, and send lost messages again."""
     sweep_ledger()
-    _resend(Upload, Queue.INGEST, broker.unpack_hint)
-    _resend(Chunk, Queue.INFERENCE, broker.predict_hint)
-    _resend(Dataset, Queue.INGEST, broker.build_hint)
-    _resend(TrainingRun, Queue.TRAINING, broker.train_hint)
-    _resend(Evaluation, Queue.EVALUATION, broker.evaluate_hint)
+    _resend(Upload, Queue.INGEST)
+    _resend(Chunk, Queue.INFERENCE)
+    _resend(Dataset, Queue.DATASETS)
+    _resend(TrainingRun, Queue.TRAINING)
+    _resend(Evaluation, Queue.EVALUATION)
 
 
 def sweep_ledger() -> None:
-    """Split chunks whose lease was lost, and end jobs of which nothing is open; needs no broker."""
+    """Split chunks whose lease was lost, and end jobs that have nothing open. Works without a broker."""
     _free_lost_chunks()
     _finish_jobs()
 
@@ -69,10 +59,10 @@ def _free_lost_chunks() -> None:
             completion.finish_if_done(s, job)
 
 
-def _resend(model: Any, queue: Queue, hint: Any) -> None:
+def _resend(model: type[LeaseMixin], queue: Queue) -> None:
     """Send the messages of rows that have waited long, but no more than the queue is short of.
 
-    Any message makes a worker take the best row there is, so their number is what matters.
+    Any message makes a worker take the row whose turn it is, so only their number matters.
     """
     with read_scope() as s:
         # A lease that ran out waits for a claim just as a ready row does; a lost chunk is put back by the split.
@@ -80,7 +70,7 @@ def _resend(model: Any, queue: Queue, hint: Any) -> None:
     if not stale:
         return
     missing = len(stale) - broker.waiting(queue)
-    sent = [row_id for row_id in stale[: max(missing, 0)] if broker.send(hint(row_id))]
+    sent = [row_id for row_id in stale[: max(missing, 0)] if broker.wake(queue)]
     if sent:
         with session_scope() as s:
             leases.mark_sent(s, model, sent)
@@ -88,7 +78,7 @@ def _resend(model: Any, queue: Queue, hint: Any) -> None:
 
 
 def _finish_jobs() -> None:
-    """End jobs of which nothing is open; the worker that closed the last piece may have died before it could."""
+    """End jobs that have nothing open: the worker that closed the last piece may have died before it did so."""
 
     def none_open(model: Any) -> Any:
         return ~exists().where(model.job_id == Job.id, model.state.in_(OPEN_WORK))
@@ -109,7 +99,7 @@ def reap_and_log() -> None:
 
 
 def main() -> None:
-    """Sweep until told to stop."""
+    """Sweep until a signal stops this process."""
     logs.configure("sweep")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

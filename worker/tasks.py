@@ -1,27 +1,20 @@
-"""Celery tasks: a message is a hint that there is work; what is done is the work whose turn it is."""
+"""Celery tasks of ingest and inference workers: a message says that there is work, the rows say whose turn it is."""
 
+from db.broker import Queue
 from worker.app import app
 from worker.process import worker_name
 
 
-@app.task(name="unpack-upload")
-def unpack_upload(id: int) -> None:
-    """Unpack the upload whose turn it is, or build a dataset."""
-    from worker.datasets.build import ingest_next
+@app.task(name=Queue.INGEST)
+def ingest() -> None:
+    """Unpack the upload whose turn it is."""
+    from worker.jobs.ingest import unpack_next
 
-    ingest_next(worker_name())
-
-
-@app.task(name="build-dataset")
-def build_dataset(id: int) -> None:
-    """Unpack the upload whose turn it is, or build a dataset."""
-    from worker.datasets.build import ingest_next
-
-    ingest_next(worker_name())
+    unpack_next(worker_name())
 
 
-@app.task(name="predict-chunk")
-def predict_chunk(id: int) -> None:
+@app.task(name=Queue.INFERENCE)
+def predict() -> None:
     """Predict the chunks whose turn it is."""
     from worker.jobs.predict import predict_next
 

@@ -17,17 +17,18 @@ WARM_UP_BATCHES = 3
 
 
 def prepared(archive: Path) -> NDArray[np.uint8]:
-    """Every slice of the archive that can be read, uint8[n, 224, 224], each distinct one once."""
-    found: dict[str, NDArray[np.uint8]] = {}
-    for _, content in read_entries(archive, archive.name, Limits(), lambda _: False):
+    """Return every readable slice of the archive, uint8[n, 224, 224], without duplicates."""
+    slices: dict[str, NDArray[np.uint8]] = {}
+    for entry in read_entries(archive, archive.name, Limits()):
+        content = entry.read()
         if isinstance(content, SliceRejected):
             continue
         try:
             for slice_ in decode(content, DecodeLimits()):
-                found.setdefault(slice_.sha256_pixels, slice_.pixels)
+                slices.setdefault(slice_.sha256_pixels, slice_.pixels)
         except SliceRejected:
             continue
-    return np.stack(list(found.values()))
+    return np.stack(list(slices.values()))
 
 
 def main(package: str, archive: str) -> None:

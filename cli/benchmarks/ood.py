@@ -1,4 +1,4 @@
-"""What a package's distance flags: slices like those it knows, and pictures that are nothing of the kind."""
+"""The shares of slices and of other pictures that a model package flags as out of distribution."""
 
 from pathlib import Path
 from typing import Any
@@ -7,55 +7,40 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cli.benchmarks.slices import read_slices
 from cli.errors import UsageError
 from cli.output import print_json, print_table
 from worker.engines.load import load_engine
 from worker.engines.package import limit_of, read_package
-from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.recipe import SIDE, fit
 
-MOST = 400
-ENDINGS = {".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff", ".bmp"}
+MOST = 400  # slices
 Pixels = NDArray[np.uint8]
 
 
 def run(path: Path, package: Path, as_json: bool) -> None:
-    """Score each kind and print the share beyond the package's threshold."""
+    """Score pictures of each kind, and print the share beyond the package's threshold."""
     engine = load_engine(package, "openvino").engine
     limit = limit_of(read_package(package).ood, engine.name)
-    if limit is None:
-        raise UsageError(f"the package {package} tells no distance")
-    slices = read_slices(path)
-    found = {}
-    for kind, pictures in {"the slices themselves": slices, **_strange(slices)}.items():
+    slices = read_slices(path, MOST)
+    kinds = {}
+    for kind, pictures in {"the slices themselves": slices, **_other_pictures(slices)}.items():
         distance = engine.predict(pictures).distance
-        if distance is None:
-            raise UsageError(f"the package {package} tells no distance")
-        found[kind] = {
+        if distance is None or limit is None:
+            raise UsageError(f"the package {package} has no out-of-distribution distance; name another one")
+        kinds[kind] = {
             "pictures": len(pictures),
             "flagged": float((distance > limit).mean()),
             "median_distance": float(np.median(distance)),
         }
     if as_json:
-        print_json({"threshold": limit, "engine": engine.name, "kinds": found})
+        print_json({"threshold": limit, "engine": engine.name, "kinds": kinds})
         return
-    rows = [(k, v["pictures"], f"{v['flagged']:.3f}", f"{v['median_distance']:.2f}") for k, v in found.items()]
-    print_table(("what", "pictures", "flagged", f"median distance (threshold {limit:.2f})"), rows)
+    rows = [(k, v["pictures"], f"{v['flagged']:.3f}", f"{v['median_distance']:.2f}") for k, v in kinds.items()]
+    print_table(("kind", "pictures", "flagged", f"median distance (threshold {limit:.2f})"), rows)
 
 
-def read_slices(path: Path, most: int = MOST) -> Pixels:
-    """Read at most `most` slices of a folder, spread over it, as the recipe prepares them: uint8[n, 224, 224].
-
-    Raises UsageError: the folder holds none.
-    """
-    files = sorted(each for each in path.rglob("*") if each.suffix.lower() in ENDINGS)
-    if not files:
-        raise UsageError(f"there is no slice in {path}")
-    chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(most, len(files))).astype(int)]
-    return np.stack([decode(each.read_bytes(), DecodeLimits())[0].pixels for each in chosen])
-
-
-def _strange(slices: Pixels) -> dict[str, Pixels]:
+def _other_pictures(slices: Pixels) -> dict[str, Pixels]:
     rng = np.random.default_rng(0)
     return {
         "inverted": 255 - slices,
@@ -70,13 +55,13 @@ def _strange(slices: Pixels) -> dict[str, Pixels]:
 
 
 def _window(slices: Pixels, centre: float, width: float) -> Pixels:
-    """Slices in the lung window (-600, 1500 HU) as they would be in another."""
+    """Return slices of the lung window (centre -600, width 1500 HU) as another window would show them."""
     hu = slices.astype(np.float32) / 255 * 1500 - 1350
     return np.asarray(np.clip((hu - (centre - width / 2)) / width, 0, 1) * 255, np.uint8)
 
 
 def _photographs(rng: np.random.Generator) -> Pixels:
-    """Crops of scikit-learn's two sample photographs."""
+    """Return crops of the two sample photographs of scikit-learn."""
     from sklearn.datasets import load_sample_images
 
     crops = []
@@ -90,7 +75,7 @@ def _photographs(rng: np.random.Generator) -> Pixels:
 
 
 def _mr(rng: np.random.Generator) -> Pixels:
-    """Crops of the MR slice that pydicom is tested with, scaled to its own range."""
+    """Return crops of the MR slice of pydicom's test files, scaled to its own range."""
     from pydicom import dcmread
     from pydicom.data import get_testdata_file
 

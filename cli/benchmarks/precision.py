@@ -1,14 +1,13 @@
-"""How far a package's int8 file strays from its float32 one on slices that neither was made with."""
+"""The differences between a package's int8 and float32 networks on slices that neither was made with."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.benchmarks.ood import read_slices
+from cli.benchmarks.slices import read_slices
 from cli.errors import UsageError
-from cli.output import print_json, print_table
+from cli.output import print_report
 from db.registry.manifest import FLOAT_FILE, INT8_FILE
 from worker.engines.openvino import OpenVinoEngine
 from worker.engines.package import calibration_of, probability, read_package
@@ -18,22 +17,19 @@ MOST = 5000  # slices
 
 
 def run(path: Path, package: Path, as_json: bool) -> None:
-    """Score every slice below `path` with both and print how many verdicts differ, and by how much."""
-    found = compare(read_slices(path, MOST), package)
-    if as_json:
-        print_json(found)
-    else:
-        print_table(("", "value"), list(found.items()))
+    """Score the slices below `path` with both, and print the number and the size of the differences."""
+    print_report(compare(read_slices(path, MOST), package), as_json)
 
 
-def compare(slices: NDArray[np.uint8], folder: Path) -> dict[str, Any]:
+def compare(slices: NDArray[np.uint8], folder: Path) -> dict[str, object]:
     """Compare int8 with float32 on slices, uint8[n, 224, 224], each at its own temperature and threshold.
 
-    Raises UsageError: the package lacks one of the files.
+    Raises:
+        UsageError: the package lacks one of the files.
     """
     package = read_package(folder)
     if missing := {FLOAT_FILE, INT8_FILE} - package.files.keys():
-        raise UsageError(f"the package {folder} holds no {', '.join(sorted(missing))}")
+        raise UsageError(f"the package {folder} lacks {', '.join(sorted(missing))}; name one that holds both")
     chances, verdicts = [], []
     for file, precision in ((FLOAT_FILE, "f32"), (INT8_FILE, "int8")):
         engine = OpenVinoEngine(folder / file, precision, None)

@@ -1,29 +1,36 @@
-"""A ctbatch of its own for a benchmark: a temporary home, a champion, the peak memory of each of its processes."""
+"""Runs a ctbatch for a benchmark: in a temporary home, with a champion, watched for the memory of its processes."""
 
 import os
+import secrets
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from cli.errors import Unavailable, UsageError
 from cli.output import say
 from cli.remote.client import Client, Json
 from cli.remote.find_server import Server
+from cli.remote.submit import send
 from cli.supervisor.background_up import serving
+from cli.supervisor.roles import PROJECT
 from db import database, migrate
 from db.database import read_scope, session_scope
 from db.registry import champions, versions
 from db.registry.demo_model import DEMO_FILE
 from db.settings import get_settings
+from worker.engines.load import check_engine
+from worker.engines.package import PackageError
 
 MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A running ctbatch, the package that its champion was made of, and the process that holds it all."""
+    """A running ctbatch, the package of its champion, and the process that started all others."""
 
     client: Client
     package: Path
@@ -32,29 +39,63 @@ class Bench:
 
 @contextmanager
 def serve(package: Path | None) -> Iterator[Bench]:
-    """Run a ctbatch in a temporary home, with this package (or the one at hand) as champion."""
+    """Run a ctbatch in a temporary home. Its champion is this package, else that of the home, else the demo model."""
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
-        package = package or _package_at_hand() or _demo_package(Path(folder) / "package")
+        package = package or _champion_package() or _demo_package(Path(folder) / "package")
+        _check_engine(package)
         use_home(Path(folder) / "home")
         migrate.upgrade()
         stored = versions.store_package(package)
-        with session_scope() as s:
-            champions.promote(s, versions.register_package(s, stored), None, "benchmark")
+        with session_scope() as session:
+            champions.promote(session, versions.register_package(session, stored), None, "benchmark")
         with serving(get_settings(), "127.0.0.1", 0) as (local, process):
             if process is None:
-                raise RuntimeError("a fresh home has no server yet")
+                raise RuntimeError("a fresh home cannot have a server")
             with Client(Server(local.url, local.token, local=True)) as client:
                 yield Bench(client, package, process.pid)
 
 
-def last_view(client: Client, job: Json) -> Json:
-    """Wait for a job's end; the job as it is then."""
-    *_, last = client.watch(str(job["id"]))
-    return last
+def _check_engine(package: Path) -> None:
+    """Raise UsageError unless the engine that the settings choose can use the package: its job would never end."""
+    choice = get_settings().engine
+    try:
+        check_engine(package, choice)
+    except PackageError as error:
+        raise UsageError(
+            f"CTBATCH_ENGINE is {choice}, but {error}; set another engine, or name another package with --package"
+        ) from error
+
+
+def send_archive(bench: Bench, archive: Path) -> Json:
+    """Submit an archive as a job of its name, and return the job."""
+    return send(bench.client, (archive,), archive.stem, 0, secrets.token_hex(16))
+
+
+def last_view(bench: Bench, job: Json) -> Json:
+    """Wait for a job's end, and return its last view.
+
+    Raises:
+        Unavailable: no worker has an engine that may predict.
+    """
+    for view in bench.client.watch(str(job["id"])):
+        job = view
+        if job.get("warning"):
+            raise Unavailable(job["warning"])
+    return job
+
+
+def seconds_between(job: Json, start: str, end: str) -> float:
+    """Return the seconds between two times of a job, which are named by its fields."""
+    return (datetime.fromisoformat(job[end]) - datetime.fromisoformat(job[start])).total_seconds()
+
+
+def our_environment() -> dict[str, str]:
+    """Return the environment for a process that runs our own code."""
+    return os.environ | {"PYTHONPATH": str(PROJECT)}
 
 
 def use_home(home: Path) -> None:
-    """Work in this home from now on, on SQLite and a private broker whatever the environment says."""
+    """Use this home from now on, with SQLite and a private broker whatever the environment says."""
     for name in ("DATABASE_URL", "CTBATCH_DATABASE_URL", "CELERY_BROKER_URL", "CTBATCH_BROKER_URL"):
         os.environ.pop(name, None)
     os.environ["CTBATCH_HOME"] = str(home)
@@ -62,26 +103,26 @@ def use_home(home: Path) -> None:
     database.use(get_settings())
 
 
-def _package_at_hand() -> Path | None:
-    """The champion's package in the home that the environment names, if there is one."""
+def _champion_package() -> Path | None:
+    """Return the champion's package in the home that the environment names, or None."""
     if not (get_settings().home / "ctbatch.db").exists():
         return None
-    with read_scope() as s:
-        version = champions.champion(s)
+    with read_scope() as session:
+        version = champions.champion(session)
     return versions.package_folder(version) if version else None
 
 
 def _demo_package(folder: Path) -> Path:
-    """Unpack the demo model that ships."""
-    say("there is no model version at hand: taking the demo model")
+    """Unpack the demo model that ships into `folder`, and return `folder`."""
+    say("there is no champion; using the demo model")
     with tarfile.open(DEMO_FILE) as archive:
         archive.extractall(folder, filter="data")
     return folder
 
 
 def peak_memory(root: int) -> dict[str, int]:
-    """The peak resident memory in MiB of each process below `root` and of itself, by role and process id."""
-    found = {}
+    """Return the peak resident memory in MiB of `root` and of each process below it, by role and process id."""
+    peaks = {}
     for pid in [root, *_descendants(root)]:
         try:
             status = Path(f"/proc/{pid}/status").read_text()
@@ -89,10 +130,10 @@ def peak_memory(root: int) -> dict[str, int]:
             environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        role = next((e.removeprefix(b"CTBATCH_ROLE=").decode() for e in environ if e.startswith(b"CTBATCH_ROLE=")), "")
+        role = next((v.removeprefix(b"CTBATCH_ROLE=").decode() for v in environ if v.startswith(b"CTBATCH_ROLE=")), "")
         peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
-        found[f"{role or command.split(' ')[0].rpartition('/')[2]} {pid}"] = peak * 1024 // MIB
-    return found
+        peaks[f"{role or command.split(' ')[0].rpartition('/')[2]} {pid}"] = peak * 1024 // MIB
+    return peaks
 
 
 def _descendants(root: int) -> list[int]:
@@ -105,9 +146,9 @@ def _descendants(root: int) -> list[int]:
         except OSError:
             continue
         parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found, waiting = [], [root]
+    descendants, waiting = [], [root]
     while waiting:
         children = parents.get(waiting.pop(), [])
-        found += children
+        descendants += children
         waiting += children
-    return found
+    return descendants

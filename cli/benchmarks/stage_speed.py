@@ -1,4 +1,4 @@
-"""The stages of training, each beside plain `model.fit`."""
+"""The speed of the stages of training, each beside plain `model.fit`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from cli.output import print_json, print_table, say
 
 
 def run(slices: int, batch: int, path: Path | None, as_json: bool) -> None:
-    """Measure on phantoms, or on a .npy of uint8[n, 224, 224] whose labels do not matter to speed."""
+    """Measure on phantoms, or on a .npy of uint8[n, 224, 224]. Labels do not matter to speed, and are made up."""
     import numpy as np
 
     from training.data.slices import Labelled
@@ -20,14 +20,14 @@ def run(slices: int, batch: int, path: Path | None, as_json: bool) -> None:
         pixels = draw_on_all_cores(7, -(-slices // 2), 1, first_pair=0, size=224).pixels[:slices]
     labels = (np.arange(len(pixels)) % 2).astype(np.uint8)
     data = Labelled(pixels, labels, [str(i) for i in range(len(pixels))])
-    found = list(measure(data, batch, say))
+    speeds = list(measure(data, batch, say))
     if as_json:
-        print_json([vars(one) | {"ratio": one.ratio} for one in found])
+        print_json([vars(speed) | {"ratio": speed.ratio} for speed in speeds])
         return
     columns = ("stage", "ours, images/s", "plain model.fit, images/s", "ratio", "preparing once, s", "with preparing")
     rows = [
         (o.stage, f"{o.ours:.1f}", f"{o.plain:.1f}", f"{o.ratio:.1f}", f"{o.prepare_seconds:.1f}",
          f"{o.with_preparing:.1f}")
-        for o in found
+        for o in speeds
     ]  # fmt: skip
     print_table(columns, rows)

@@ -1,4 +1,4 @@
-"""A whole training run on labelled slices: dataset, split, training, evaluation, package; its figures and its time."""
+"""A whole training run on labelled slices: dataset, split, training, evaluation and package."""
 
 import os
 import subprocess
@@ -9,10 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from cli.benchmarks.server import use_home
+from cli.benchmarks.server import our_environment, use_home
 from cli.output import print_json, print_table, say
 from cli.supervisor.background_up import serving
-from cli.supervisor.roles import PROJECT
 from db import migrate
 from db.database import read_scope
 from db.metrics import METRICS
@@ -20,43 +19,42 @@ from db.registry import champions
 from db.settings import get_settings
 from db.training import runs
 from training.launch.launch import RunRequest
-from worker.engines.openvino import has_bfloat16
+from worker.engines.devices import has_bfloat16
 
 NAME = "real"
 
 
-def run(path: Path, asked: RunRequest, home: Path | None, as_json: bool) -> None:
-    """Make the dataset of `path`, `ctbatch train` on it as asked, print the figures with their intervals."""
+def run(path: Path, request: RunRequest, home: Path | None, as_json: bool) -> None:
+    """Make a dataset of `path`, run `ctbatch train` on it, and print the metrics with their intervals."""
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-train-")))
         use_home(folder.absolute())
         migrate.upgrade()
         stack.enter_context(serving(get_settings(), "127.0.0.1", 0))
-        _command("datasets", "create", asked.dataset, "--from", str(path.absolute()))
+        _command("datasets", "create", request.dataset, "--from", str(path.absolute()))
         started = time.monotonic()
-        _command("train", *_words(asked), "--wait")
+        _command("train", *train_words(request), "--wait")
         minutes = (time.monotonic() - started) / 60
         _print(minutes, as_json)
 
 
-def _words(asked: RunRequest) -> list[str]:
-    """What is asked for, as `ctbatch train` takes it."""
-    words = [asked.dataset, "--preset", asked.preset, "--seed", str(asked.seed)]
-    words += [word for setting in asked.settings for word in ("--set", setting)]
-    words += [word for leak in asked.allowed_leaks for word in ("--allow-leak", leak)]
-    return [*words, *(["--groups-as-given"] if asked.as_given else [])]
+def train_words(request: RunRequest) -> list[str]:
+    """Return the words after `ctbatch train` that make this request."""
+    words = [request.dataset, "--preset", request.preset, "--seed", str(request.seed)]
+    words += [word for setting in request.settings for word in ("--set", setting)]
+    words += [word for leak in request.allowed_leaks for word in ("--allow-leak", leak)]
+    return [*words, *(["--groups-as-given"] if request.as_given else [])]
 
 
 def _command(*words: str) -> None:
-    """Run one of our own commands, as a person would; what it shows goes to stderr."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    """Run one of our own commands, as a person would. Its output goes to stderr."""
     command = [sys.executable, "-P", "-m", "cli", *words]
-    subprocess.run(command, check=True, env=environment, stdout=sys.stderr)  # noqa: S603  (our own code)
+    subprocess.run(command, check=True, env=our_environment(), stdout=sys.stderr)  # noqa: S603  (our own code)
 
 
 def _print(minutes: float, as_json: bool) -> None:
-    with read_scope() as s:
-        last = runs.list_runs(s)[0]
+    with read_scope() as session:
+        last = runs.list_runs(session)[0]
         version = last.model_version
         if version is None:
             raise RuntimeError(f"training run {last.id} made no model version: {last.error}")
@@ -72,13 +70,13 @@ def _print(minutes: float, as_json: bool) -> None:
             "bfloat16": has_bfloat16(),
             "metrics": version.metrics,
             "parity": version.parity,
-            "champion": bool(champions.champion(s)),
+            "champion": bool(champions.champion(session)),
         }
     if as_json:
         print_json(facts)
         return
     say(f"{facts['minutes']} minutes in all, {facts['training_minutes']} of them training, on {facts['cores']} cores")
-    leaks = ", ".join(f"{name} {found['count']}" for name, found in facts["leaks"].items())
+    leaks = ", ".join(f"{name} {leak['count']}" for name, leak in facts["leaks"].items())
     say(f"split by {facts['split']}, seed {facts['seed']}; leaks: {leaks or 'none'}")
     intervals = version.metrics.get("intervals", {})
     rows = []
@@ -86,4 +84,4 @@ def _print(minutes: float, as_json: bool) -> None:
         low, high = intervals.get(name) or (float("nan"), float("nan"))
         rows.append([name, f"{version.metrics[name]:.4f}", f"{low:.4f} to {high:.4f}"])
     rows.append(["out of distribution", f"{version.metrics['flagged']:.4f}", ""])
-    print_table((f"on {version.metrics['n']} unseen slices", "figure", "95 % interval"), rows)
+    print_table((f"on {version.metrics['n']} unseen slices", "value", "95 % interval"), rows)

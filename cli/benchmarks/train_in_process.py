@@ -1,10 +1,10 @@
-"""Training alone, on a dataset that is there: images/s, time, and what the network then says of unseen groups."""
+"""Training alone, in this process: images/s, time, and the metrics on unseen groups."""
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from cli.errors import JobFailed
 from cli.local.session import reading, writing
@@ -17,46 +17,73 @@ from training.launch.launch import LaunchPlan, RunRequest, prepare
 from training.loop.watcher import EpochRecord, Watcher
 
 
-class Told(Watcher):
-    """Says what each epoch came to."""
+class EpochPrinter(Watcher):
+    """Prints a line for each epoch."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self._stages = stages
 
     def epoch(self, record: EpochRecord) -> None:
-        """A line on stderr."""
+        """Print the speed and the losses of an epoch on stderr."""
         stage, m = self._stages[record.stage], record.metrics
-        told = f"{stage.name}: epoch {record.epoch + 1} of {stage.epochs}, {m['rate']:.0f} images/s"
-        say(f"{told}, loss {m['loss']:.3f}, validation {m['val_loss']:.3f}, AUC {m['val_auc']:.3f}")
+        epoch = f"{stage.name}: epoch {record.epoch + 1} of {stage.epochs}, {m['rate']:.0f} images/s"
+        say(f"{epoch}, loss {m['loss']:.3f}, validation {m['val_loss']:.3f}, AUC {m['val_auc']:.3f}")
 
 
-def run(asked: RunRequest, as_json: bool) -> None:
-    """Train as a run does, in this process, on whatever Keras computes with; print each stage, the time, the figures.
+@dataclass(frozen=True)
+class StageSpeed:
+    """The speed of a stage: side of its slices in pixels, median of images/s, seconds of all epochs."""
 
-    Nothing is kept but the split: there is no worker, no evaluation with intervals, no package. Probabilities are as
-    the network gives them, positive from 0.5 on.
+    name: str
+    size: int
+    epochs: int
+    rate: float
+    seconds: float
 
-    Raises JobFailed: what would end a run.
+
+@dataclass(frozen=True)
+class FitReport:
+    """The speed of training, and the metrics on the `n` slices of the test part."""
+
+    dataset: str
+    preset: str
+    seed: int
+    split: str
+    environment: dict[str, str]
+    stages: list[StageSpeed]
+    seconds: float
+    n: int
+    metrics: dict[str, float | None]
+
+
+def run(request: RunRequest, as_json: bool) -> None:
+    """Train as a run does, but in this process, and print the speed of each stage, the time and the metrics.
+
+    Only the split is kept: there are no worker, no intervals and no package. Probabilities are not calibrated, and the
+    threshold is 0.5.
+
+    Raises:
+        JobFailed: training failed.
     """
     with refusals():
-        prepared = prepare(asked, writing, reading)
+        plan = prepare(request, writing, reading)
     try:
-        facts = _fitted(prepared)
+        report = _train(plan)
     except Exception as error:
         raise JobFailed(why(error)) from error
     if as_json:
-        print_json(facts)
+        print_json(asdict(report))
         return
-    say(", ".join(f"{name} {value}" for name, value in facts["environment"].items()))
+    say(", ".join(f"{name} {value}" for name, value in report.environment.items()))
     columns = ("stage", "side", "epochs", "images/s (median)", "seconds")
-    print_table(columns, [list(stage.values()) for stage in facts["stages"]])
-    say(f"{facts['seconds']} s of epochs in all")
-    rows = [(name, f"{value:.4f}") for name, value in facts["metrics"].items()]
-    print_table((f"on {facts['n']} unseen slices", "figure"), rows)
+    print_table(columns, [astuple(stage) for stage in report.stages])
+    say(f"{report.seconds} s of epochs in all")
+    rows = [(name, "–" if value is None else f"{value:.4f}") for name, value in report.metrics.items()]
+    print_table((f"on {report.n} unseen slices", "value"), rows)
 
 
-def _fitted(prepared: LaunchPlan) -> dict[str, Any]:
-    """Train, and measure on the test part. Here TensorFlow is loaded: what is refused is refused before."""
+def _train(plan: LaunchPlan) -> FitReport:
+    """Train, and measure on the test part. TensorFlow is loaded only here: a refusal comes before."""
     from training.data.slices import Data, load_parts
     from training.evaluation.metrics import measure
     from training.loop.fit import fit
@@ -64,43 +91,30 @@ def _fitted(prepared: LaunchPlan) -> dict[str, Any]:
     from training.network.training_copy import environment, predict
     from worker.engines.package import probability
 
-    asked, config = prepared.asked, prepared.config
-
-    parts = load_parts(prepared.dataset, prepared.split)
-    network = initial_network(config, asked.seed, lambda: None)
+    request, config = plan.asked, plan.config
+    parts = load_parts(plan.dataset, plan.split)
+    network = initial_network(config, request.seed, lambda: None)
     above = current().home / "training"
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=above) as folder:
-        data = Data(parts["train"], parts["validation"])
-        history = fit(network, config, data, seed=asked.seed, folder=Path(folder), watcher=Told(config.stages)).history
+        data, watcher = Data(parts["train"], parts["validation"]), EpochPrinter(config.stages)
+        history = fit(network, config, data, seed=request.seed, folder=Path(folder), watcher=watcher).history
     unseen = parts["test"]
     logit = predict(network, unseen.pixels[..., None], lambda: None)["logit"]
-    figures = measure(probability(logit, 1.0), unseen.labels, 0.5)
-    return {
-        "dataset": prepared.dataset.label,
-        "preset": asked.preset,
-        "seed": asked.seed,
-        "split": prepared.split.description,
-        "environment": environment(),
-        "stages": _stages(config.stages, history),
-        "seconds": round(sum(record.seconds for record in history), 1),
-        "n": len(unseen),
-        "metrics": figures,
-    }
+    metrics = measure(probability(logit, 1.0), unseen.labels, 0.5)
+    return FitReport(
+        dataset=plan.dataset.label,
+        preset=request.preset,
+        seed=request.seed,
+        split=plan.split.description,
+        environment=environment(),
+        stages=[_speed(stage, [r for r in history if r.stage == index]) for index, stage in enumerate(config.stages)],
+        seconds=round(sum(record.seconds for record in history), 1),
+        n=len(unseen),
+        metrics=metrics,
+    )
 
 
-def _stages(stages: Sequence[Stage], history: Sequence[EpochRecord]) -> list[dict[str, Any]]:
-    """What each stage took."""
-    found = []
-    for index, stage in enumerate(stages):
-        records = [record for record in history if record.stage == index]
-        found.append(
-            {
-                "name": stage.name,
-                "size": stage.size,
-                "epochs": len(records),
-                "rate": round(median(record.metrics["rate"] for record in records), 1),
-                "seconds": round(sum(record.seconds for record in records), 1),
-            }
-        )
-    return found
+def _speed(stage: Stage, epochs: Sequence[EpochRecord]) -> StageSpeed:
+    rate = round(median(record.metrics["rate"] for record in epochs), 1)
+    return StageSpeed(stage.name, stage.size, len(epochs), rate, round(sum(record.seconds for record in epochs), 1))

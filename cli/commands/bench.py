@@ -1,37 +1,46 @@
-"""`ctbatch bench`: how fast this machine is, each figure beside what it is to be held against, in one run."""
+"""`ctbatch bench`: measures the speed of this machine and the quality of models, each beside a yardstick."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import json_option, run_options
+from cli.options import FOLDER, NEW_FOLDER, PATH, json_option
+from cli.training_options import run_options
 from training.launch.installed import check_installed
 from training.launch.launch import RunRequest
 
-PACKAGE = click.option(
-    "--package",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of a model package; else the champion of CTBATCH_HOME, else the demo model.",
+SERVER_PACKAGE = click.option(
+    "--package", type=FOLDER, help="Serve this model package  [default: the champion of CTBATCH_HOME, else the demo]"
 )
+TESTED_PACKAGE = click.option("--package", type=FOLDER, required=True, help="Test this model package.")
+
+
+def count_option(name: str, default: int, purpose: str, least: int = 1) -> Callable[[Callable[..., Any]], Any]:
+    """Add an option for a number of at least `least`."""
+    return click.option(name, type=click.IntRange(least), default=default, show_default=True, help=purpose)
 
 
 @click.group()
 def bench() -> None:
-    """Measure. What takes a running ctbatch runs one in a temporary folder; let nothing else run meanwhile."""
+    """Measure the speed of this machine, and the quality of models. Run nothing else meanwhile.
+
+    pipeline, latency and intake start a ctbatch in a temporary folder.
+    """
 
 
 @bench.command()
-@click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("--slices", type=click.IntRange(1), default=2000, show_default=True, help="How many, at most.")
-@PACKAGE
+@click.argument("path", required=False, type=PATH)
+@count_option("--slices", 2000, "Classify at most this many slices.")
+@SERVER_PACKAGE
 @json_option
 def pipeline(path: Path | None, slices: int, package: Path | None, as_json: bool) -> None:
-    """Images a second of a whole job, beside the bare engine's on the same slices.
+    """Measure the images/s of a whole job.
 
-    PATH is a folder or an archive of slices; without one, synthetic phantoms are made. The whole job is what
-    `ctbatch submit --wait` does: sending, checking, unpacking, decoding, predicting, recording. The bare engine has the
-    prepared slices in memory.
+    PATH is a folder or an archive of slices  [default: synthetic slices]. The whole job is all that `ctbatch submit
+    --wait` does: send, check, unpack, decode, predict and record. The yardstick is the bare engine on the same slices,
+    which it has prepared and in memory.
     """
     from cli.benchmarks.job_throughput import run
 
@@ -39,24 +48,27 @@ def pipeline(path: Path | None, slices: int, package: Path | None, as_json: bool
 
 
 @bench.command()
-@click.option("--jobs", type=click.IntRange(1), default=30, show_default=True, help="How many jobs of one slice.")
-@PACKAGE
+@count_option("--jobs", 30, "Submit this many jobs of one slice, one by one.")
+@SERVER_PACKAGE
 @json_option
 def latency(jobs: int, package: Path | None, as_json: bool) -> None:
-    """Seconds from submitting one slice to its prediction, with a warm worker: median and 95th percentile."""
+    """Measure the seconds from submission to prediction.
+
+    With a warm worker; prints the median and the 95th percentile.
+    """
     from cli.benchmarks.latency import run
 
     run(jobs, package, as_json)
 
 
 @bench.command()
-@click.option("--slices", type=click.IntRange(1), default=100_000, show_default=True, help="How many tiny slices.")
-@PACKAGE
+@count_option("--slices", 100_000, "Unpack this many slices, of 16 × 16 pixels.")
+@SERVER_PACKAGE
 @json_option
 def intake(slices: int, package: Path | None, as_json: bool) -> None:
-    """Time and memory of taking in one archive of very many tiny slices: the peak of each process.
+    """Measure time and memory of unpacking a large archive.
 
-    The job is cancelled once everything is unpacked; how fast slices are predicted is what `pipeline` measures.
+    Prints the peak memory of each process in MiB. The job is cancelled once all is unpacked.
     """
     from cli.benchmarks.ingest import run
 
@@ -64,14 +76,15 @@ def intake(slices: int, package: Path | None, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--slices", type=click.IntRange(64), default=192, show_default=True, help="How many, at 224 × 224.")
-@click.option("--batch", type=click.IntRange(2), default=32, show_default=True)
-@click.option("--pixels", type=click.Path(exists=True, path_type=Path), help="A .npy of slices instead of phantoms.")
+@count_option("--slices", 192, "Train on this many slices, at 224 × 224 pixels.", least=64)
+@count_option("--batch", 32, "Use batches of this many slices.", least=2)
+@click.option("--pixels", type=PATH, help="Train on this .npy of uint8[n, 224, 224]  [default: phantoms]")
 @json_option
 def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> None:
-    """Images a second of each training stage, beside plain `model.fit` of the same stage on the same slices.
+    """Measure the images/s of each training stage.
 
-    An epoch's rate, and below it the one-time cost of computing the frozen layers: once for each augmented copy.
+    The yardstick is plain `model.fit` of the same stage on the same slices. Prints the speed of an epoch, and the time
+    to compute the frozen layers, which is needed once for each augmented copy.
     """
     check_installed()
     from cli.benchmarks.stage_speed import run
@@ -83,44 +96,44 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 @click.argument("dataset", metavar="DATASET")
 @run_options("scratch")
 @json_option
-def fitting(dataset: str, as_json: bool, **asked: Any) -> None:
-    """Train on a DATASET of CTBATCH_HOME in this process: images a second, time, and the figures on unseen groups.
+def fitting(dataset: str, as_json: bool, **options: Any) -> None:
+    """Train on a DATASET of CTBATCH_HOME in this process.
 
-    What `ctbatch train` does up to the package, on the device and by the backend that Keras finds: to see what a GPU
-    gives. Nothing is kept but the split.
+    Prints images/s, the time, and the metrics on unseen groups. Does what `ctbatch train` does up to the package, on
+    the device and with the backend of Keras, to show what a GPU gives. Keeps nothing but the split.
     """
     check_installed()
     from cli.benchmarks.train_in_process import run
 
-    run(RunRequest(dataset, **asked), as_json)
+    run(RunRequest(dataset, **options), as_json)
 
 
 @bench.command(name="real-training")
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", type=PATH)
 @run_options("scratch")
-@click.option(
-    "--home", type=click.Path(file_okay=False, path_type=Path), help="Keep everything here; else it is thrown away."
-)
+@click.option("--home", type=NEW_FOLDER, help="Keep everything in this folder  [default: a temporary one]")
 @json_option
-def real_training(path: Path, home: Path | None, as_json: bool, **asked: Any) -> None:
-    """Train on labelled slices from beginning to end, and print what comes of it on groups that it never saw.
+def real_training(path: Path, home: Path | None, as_json: bool, **options: Any) -> None:
+    """Train on labelled slices from beginning to end.
 
-    PATH is what `ctbatch datasets create --from` takes. With the preset scratch this takes an hour or more.
+    Prints the metrics on unseen groups. PATH is as for `ctbatch datasets create --from`. With the preset scratch this
+    takes an hour or more.
     """
     check_installed()
     from cli.benchmarks.train_end_to_end import NAME, run
 
-    run(path, RunRequest(NAME, **asked), home, as_json)
+    run(path, RunRequest(NAME, **options), home, as_json)
 
 
 @bench.command()
-@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--package", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.argument("path", type=FOLDER)
+@TESTED_PACKAGE
 @json_option
 def precision(path: Path, package: Path, as_json: bool) -> None:
-    """Compare a package's int8 network with its float32 one: verdicts that differ, and by how much a probability does.
+    """Compare a package's int8 network with its float32 one.
 
-    PATH is a folder of slices that the package was not made with.
+    Prints the number of verdicts that differ, and the differences of the probabilities. PATH is a folder of slices that
+    the package was not made with.
     """
     from cli.benchmarks.precision import run
 
@@ -128,13 +141,14 @@ def precision(path: Path, package: Path, as_json: bool) -> None:
 
 
 @bench.command()
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
-@click.option("--package", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.argument("path", type=FOLDER)
+@TESTED_PACKAGE
 @json_option
 def ood(path: Path, package: Path, as_json: bool) -> None:
-    """Share that a model package flags of slices, and of what is no such slice: photographs, noise, MR and others.
+    """Measure the share of pictures flagged as out of distribution.
 
-    PATH is a folder of slices like those the model was trained on, best some that it has not seen.
+    PATH is a folder of slices like those that the model was trained on, if possible unseen ones. The other pictures are
+    made from them (other windows, inverted, upside down) or are photographs, noise and MR.
     """
     from cli.benchmarks.ood import run
 

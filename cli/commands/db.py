@@ -1,17 +1,11 @@
-"""`ctbatch db`: brings the database to the revision of this program, and says which one it has."""
+"""`ctbatch db`: upgrades the database to the revision of this program, and shows its revision."""
 
 import click
 
-from cli.errors import CommandError
+from cli.errors import Unavailable
 from cli.local.session import database_errors
 from cli.options import json_option
 from cli.output import print_json, say
-
-
-class NotUpgraded(CommandError):
-    """The database is at another revision than this program needs."""
-
-    exit_code = 4
 
 
 @click.group()
@@ -22,7 +16,7 @@ def db() -> None:
 @db.command()
 @json_option
 def upgrade(as_json: bool) -> None:
-    """Create the tables, or bring them to this program's revision. Safe to run again."""
+    """Create the tables, or upgrade them to this program's revision. It is safe to run again."""
     from db import migrate
 
     with database_errors():
@@ -34,14 +28,11 @@ def upgrade(as_json: bool) -> None:
 @db.command()
 @json_option
 def current(as_json: bool) -> None:
-    """Show the database's revision and the one that this program needs; exit code 4 where they differ."""
+    """Show the database's revision. Exit code 4 if this program needs another one."""
     from db import migrate
 
     with database_errors():
         revision, needed = migrate.current(), migrate.head()
-    if as_json:
-        print_json({"revision": revision, "needed": needed})
-    else:
-        click.echo(revision or "none")
+    print_json({"revision": revision, "needed": needed}) if as_json else click.echo(revision or "none")
     if revision != needed:
-        raise NotUpgraded(f"this program needs revision {needed}; run `ctbatch db upgrade`")
+        raise Unavailable(f"this program needs revision {needed}; run `ctbatch db upgrade`")

@@ -1,4 +1,4 @@
-"""`ctbatch demo`: the main job on this machine, end to end, with the demo model and an archive of phantoms."""
+"""`ctbatch demo`: runs the main job on this machine, with the demo model and an archive of phantoms."""
 
 import json
 import secrets
@@ -16,7 +16,7 @@ from cli.errors import PartialFailure, Unavailable
 from cli.local.access import sign_in_link
 from cli.local.demo_model import ensure_demo_model
 from cli.local.session import reading
-from cli.options import home_option
+from cli.options import PORT_HELP, home_option
 from cli.output import RESEARCH_LINE, print_table, say
 from cli.remote.client import Client, Json
 from cli.remote.find_server import LocalServer, Server
@@ -31,16 +31,16 @@ SEED = 7
 
 
 @click.command()
-@click.option("--exit", "exit_after", is_flag=True, help="Stop after the summary, instead of serving on.")
-@click.option("--train", is_flag=True, help="Train a demo model here (minutes), instead of taking the one that ships.")
-@click.option("--host", help="Address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one.")
+@click.option("--exit", "exit_after", is_flag=True, help="Stop after the summary  [default: go on serving]")
+@click.option("--train", is_flag=True, help="Train a demo model here, in minutes  [default: use the one that ships]")
+@click.option("--host", help="Listen at this address  [env: CTBATCH_HOST; default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help=PORT_HELP)
 @home_option
 def demo(exit_after: bool, train: bool, host: str | None, port: int | None) -> None:
-    """Show the main job on this machine: start everything, take the demo model, classify a demo archive.
+    """Show the main job on this machine: start everything, promote the demo model, classify a demo archive.
 
-    The model learned from synthetic phantoms: it knows nothing about patients. A champion that is there already is used
-    instead. Exit code 0 only if every slice of the archive has its outcome.
+    The demo model learned from synthetic phantoms and knows nothing about patients. If there is a champion already, it
+    is used instead. Exit code 0 only if every slice of the archive has its outcome.
     """
     signal.signal(signal.SIGTERM, _stop)
     settings = get_settings()
@@ -62,7 +62,7 @@ def _show(
         say(RESEARCH_LINE)
         check_complete(job)
         if not exit_after and process is not None:
-            say("serving on; Ctrl-C stops")
+            say("serving on; press Ctrl-C to stop")
             _serve_on(process)
 
 
@@ -75,11 +75,11 @@ def _serve_on(process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
     except KeyboardInterrupt:
         return
-    raise Unavailable(f"ctbatch stopped by itself with code {code}")
+    raise Unavailable(f"ctbatch stopped by itself with code {code}; see up.log in its home")
 
 
 def make_archive(settings: Settings) -> Path:
-    """Make the demo archive and return its file."""
+    """Make the demo archive and return its path."""
     from training.demo.archive import write_demo_archive
 
     archive = settings.home / "demo.zip"
@@ -88,24 +88,21 @@ def make_archive(settings: Settings) -> Path:
 
 
 def run_job(local: LocalServer, archive: Path) -> Json:
-    """Submit the archive, wait for its job's end and return the job."""
+    """Submit the archive, wait until its job ends and return the job."""
     with Client(Server(local.url, local.token, local=True)) as client:
         job = send(client, (archive,), "demo archive", 0, secrets.token_hex(16))
         return watch_progress(client, job["id"], patient=False)
 
 
 def print_summary(job: Json) -> None:
-    """Print what came of the slices, and the share of positive ones by series."""
+    """Print the outcomes of the slices, and the share of positive ones by series."""
     say(f"job {job['id']} is {job['state_text']}; model: {job['model_note']}")
     print_table(("outcome", "slices"), summary(job))
     with reading() as session:
         row = session.get(Job, job["id"])
         series = series_summary(session, row) if row is not None else []
     if series:
-        shares = [
-            (each.label, each.slices, each.predicted, each.positive, _share(each.positive, each.predicted))
-            for each in series
-        ]
+        shares = [(s.label, s.slices, s.predicted, s.positive, _share(s.positive, s.predicted)) for s in series]
         print_table(("series", "slices", "predicted", "positive", "share"), shares)
 
 
@@ -119,13 +116,13 @@ def job_page(job: Json) -> str:
 
 
 def check_complete(job: Json) -> None:
-    """Raise unless the job finished and every slice has its outcome.
+    """Check that the job finished and every slice has its outcome.
 
     Raises:
-        PartialFailure: a slice has none, or was quarantined or cancelled.
         JobFailed: the job failed.
+        PartialFailure: a slice has no outcome, or was quarantined or cancelled.
     """
     raise_for_outcome(job)
     counts = job["counts"]
     if not counts["received"] or done(counts) != counts["received"]:
-        raise PartialFailure(f"not every slice has its outcome: {json.dumps(counts)}")
+        raise PartialFailure(f"some slices have no outcome: {json.dumps(counts)}")

@@ -1,4 +1,4 @@
-"""`ctbatch doctor`: looks at everything an installation needs, and says what is wrong and what to do."""
+"""`ctbatch doctor`: checks all that an installation needs, and says what is wrong and what to do."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ import click
 
 from cli.errors import CommandError, Unavailable
 from cli.options import home_option, json_option
-from cli.output import NO_MODEL, print_json, print_table
+from cli.output import NO_MODEL, print_rows
 from db.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -29,17 +29,11 @@ PROOF_STATES: dict[str, State] = {"used": "ok", "fallen back": "warn", "refused"
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found; `warn` is what one can live with."""
+    """The result of one check; `warn` does not keep ctbatch from working."""
 
     check: str
     state: State
     detail: str
-
-
-class Unhealthy(CommandError):
-    """A check failed."""
-
-    exit_code = 4
 
 
 @click.command()
@@ -51,30 +45,26 @@ def doctor(as_json: bool) -> None:
     Changes nothing. Exit code 4 if a check fails.
     """
     settings = get_settings()
-    found = [finding for check in CHECKS for finding in check(settings)]
-    if as_json:
-        print_json([asdict(finding) for finding in found])
-    else:
-        print_table(("check", "state", "detail"), [(f.check, f.state, f.detail) for f in found])
-    failed = [finding.check for finding in found if finding.state == "fail"]
-    if failed:
-        raise Unhealthy(f"not well: {', '.join(failed)}")
+    findings = [finding for check in CHECKS for finding in check(settings)]
+    print_rows([asdict(finding) for finding in findings], ("check", "state", "detail"), as_json)
+    if failed := [finding.check for finding in findings if finding.state == "fail"]:
+        raise Unavailable(f"not well: {', '.join(failed)}; see the details above")
 
 
 def python(_settings: Settings) -> Iterator[Finding]:
     """Check the interpreter's version."""
     good = (3, 11) <= sys.version_info[:2] < (3, 14)
     state: State = "ok" if good else "fail"
-    yield Finding("python", state, platform.python_version() + ("" if good else ": 3.11 to 3.13 are supported"))
+    yield Finding("python", state, platform.python_version() + ("" if good else "; install 3.11, 3.12 or 3.13"))
 
 
 def home(settings: Settings) -> Iterator[Finding]:
-    """Check that the home can be written, and has room."""
+    """Check that the home can be written to, and how much of its disk is free."""
     folder = settings.home
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK | os.X_OK):
-        yield Finding("home", "fail", f"{settings.home} cannot be written")
+        yield Finding("home", "fail", f"{settings.home} cannot be written to; choose another --home")
         return
     free = shutil.disk_usage(folder).free
     yield Finding("home", "ok", str(settings.home))
@@ -82,22 +72,22 @@ def home(settings: Settings) -> Iterator[Finding]:
 
 
 def memory(_settings: Settings) -> Iterator[Finding]:
-    """Check how much memory and how many cores there are."""
+    """Report the memory and the cores of this machine."""
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = len(os.sched_getaffinity(0))
     yield Finding("memory", "ok" if size > LOW_MEMORY_BYTES else "warn", f"{size / 1024**3:.1f} GiB, {cores} cores")
 
 
 def processor(_settings: Settings) -> Iterator[Finding]:
-    """Name the processor, what it has that makes it quick, and what to expect of it; slow is not a fault."""
+    """Report the processor, its features that matter to speed, and the speed to expect."""
     from worker.engines.processor import expectation, read_processor
 
-    found = read_processor()
-    yield Finding("processor", "ok", f"{found.line}; {expectation(found)}")
+    this_processor = read_processor()
+    yield Finding("processor", "ok", f"{this_processor.line}; {expectation(this_processor)}")
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    """Check that the database answers and is at this program's revision, and that there is a champion."""
+    """Check that the database answers, is at this program's revision, and has a champion."""
     from sqlalchemy.engine import make_url
 
     from cli.local.session import database_errors, reading
@@ -125,6 +115,7 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 
 def _storage_owner(session: "Session") -> Finding:
+    """Check that the storage is marked as this database's: the reaper leaves a foreign one alone."""
     from db.installation import ForeignStorage, check_storage
 
     try:
@@ -135,7 +126,7 @@ def _storage_owner(session: "Session") -> Finding:
 
 
 def broker(settings: Settings) -> Iterator[Finding]:
-    """Check that the named broker answers, or that there is a program for a private one."""
+    """Check that the broker of the settings answers, or that there is a program for a private one."""
     from cli.supervisor.private_broker import find_binary
     from db import broker as broker_
 
@@ -153,7 +144,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
 
 
 def engine(settings: Settings) -> Iterator[Finding]:
-    """Check that the CPU engine's library loads, and what devices it sees."""
+    """Check that the library of the CPU engine loads, and report its devices."""
     try:
         import openvino
     except ImportError as error:
@@ -165,7 +156,7 @@ def engine(settings: Settings) -> Iterator[Finding]:
 
 
 def training(_settings: Settings) -> Iterator[Finding]:
-    """Check that what training needs is installed; serving does without."""
+    """Check that training is installed. Serving does not need it."""
     from importlib.metadata import version
 
     from training.launch.installed import TrainingNotInstalled, is_installed
@@ -177,7 +168,7 @@ def training(_settings: Settings) -> Iterator[Finding]:
 
 
 def engine_proof(settings: Settings) -> Iterator[Finding]:
-    """Check what the proof of the champion's engine found, the last time that a worker loaded it on this machine."""
+    """Report the proof of the champion's engine, of the last time that a worker loaded it on this machine."""
     from cli.local.session import reading
     from db.registry import champions, engine_proofs
 
@@ -189,7 +180,7 @@ def engine_proof(settings: Settings) -> Iterator[Finding]:
             champion = champions.champion(session)
             version_id = champion.id if champion else None
             servings = engine_proofs.list_servings(session, host=host, version_id=version_id) if champion else []
-    except CommandError:  # `database` names it
+    except CommandError:  # `database` reports it
         return
     if champion is None:
         return
@@ -201,7 +192,7 @@ def engine_proof(settings: Settings) -> Iterator[Finding]:
 
 
 def _proof_detail(serving: "Serving") -> str:
-    """The engine that serves and how it differs from float32, else what failed and what to do."""
+    """Return the engine that serves and its difference from float32, or what failed and what to do."""
     if serving.state != "used":
         return " ".join([serving.message, *(f"{reason}." for reason in serving.reasons), serving.advice])
     largest = serving.proofs[-1].largest_difference
@@ -210,32 +201,23 @@ def _proof_detail(serving: "Serving") -> str:
 
 
 def server(_settings: Settings) -> Iterator[Finding]:
-    """Check whether the server that the command line would speak to answers and takes the token."""
+    """Check that the server that commands would speak to answers and takes the token."""
     from cli.remote.client import Client
     from cli.remote.find_server import find_server
 
     try:
-        found = find_server()
+        address = find_server()
     except CommandError as error:
         yield Finding("server", "warn", error.message)
         return
     try:
-        with Client(found) as client:
+        with Client(address) as client:
             client.check()
-        yield Finding("server", "ok", found.url)
+        yield Finding("server", "ok", address.url)
     except CommandError as error:
         yield Finding("server", "fail", error.message)
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    python,
-    home,
-    memory,
-    processor,
-    database,
-    broker,
-    engine,
-    training,
-    engine_proof,
-    server,
-)
+    python, home, memory, processor, database, broker, engine, training, engine_proof, server,
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""`ctbatch files`: the stored files that no row names, and the trash that they go to."""
+"""`ctbatch files`: moves stored files that nothing uses to the trash, and restores them."""
 
 import click
 
@@ -10,16 +10,18 @@ from cli.output import print_json, say
 
 @click.group()
 def files() -> None:
-    """Empty the storage of files that nothing uses, and bring files back. Acts on this machine's settings."""
+    """Move stored files that nothing uses to the trash, and restore them. Acts on this machine's settings."""
 
 
 @files.command()
-@click.option("--yes", is_flag=True, help="Move them to the trash however many they are.")
+@click.option(
+    "--yes", is_flag=True, help="Move the files however many there are  [default: stop if there are very many]"
+)
 @json_option
 def reap(yes: bool, as_json: bool) -> None:
-    """Move files that no row of the database names to the trash, and empty the trash of old ones.
+    """Move files that no row of the database names to the trash, and delete old files of the trash.
 
-    The sweeper does the same every hour. It stops if it finds very many; look at the database first, then use --yes.
+    The sweeper does the same every hour. Very many unused files may mean a wrong database: check it before --yes.
     """
     from dataclasses import asdict
 
@@ -32,27 +34,27 @@ def reap(yes: bool, as_json: bool) -> None:
             reaped = reap_files(confirmed=yes)
     except (ForeignStorage, TooManyOrphans) as error:
         raise Refused(str(error)) from error
-    if as_json:
-        print_json(asdict(reaped))
-    else:
-        say(f"{reaped.trashed} to the trash, {reaped.restored} back from it, {reaped.deleted} deleted")
+    summary = (
+        f"moved {reaped.trashed} files to the trash, restored {reaped.restored}, deleted {reaped.deleted} old ones"
+    )
+    print_json(asdict(reaped)) if as_json else say(summary)
 
 
 @files.command()
 @json_option
 def restore(as_json: bool) -> None:
-    """Bring every file back from the trash."""
+    """Restore every file of the trash."""
     from worker.reap import restore_all
 
     count = restore_all()
-    print_json({"restored": count}) if as_json else say(f"{count} files are back")
+    print_json({"restored": count}) if as_json else say(f"restored {count} files")
 
 
 @files.command()
 def adopt() -> None:
     """Mark the storage as this database's.
 
-    Needed once after a database was replaced by another one on purpose: until then no file is ever removed.
+    Needed once after another database has replaced the old one. Until then no file is removed.
     """
     from db.installation import adopt_storage
 

@@ -1,4 +1,4 @@
-"""`ctbatch jobs`: list, show, wait for, cancel and retry jobs."""
+"""`ctbatch jobs`: lists, shows, waits for, cancels and retries jobs."""
 
 import click
 
@@ -9,6 +9,8 @@ from cli.remote.client import Client, Json
 from cli.remote.follow_job import done, follow, summary
 
 STATES = ("queued", "running", "finished", "cancelled", "failed")
+FACTS = ("id", "name", "state", "error", "model_version", "model_note", "recipe", "priority", "rate", "eta_seconds",
+         "created_at", "started_at", "first_result_at", "finished_at")  # fmt: skip
 
 
 @click.group()
@@ -17,18 +19,18 @@ def jobs() -> None:
 
 
 @jobs.command("ls")
-@click.option("--state", type=click.Choice(STATES), help="Only jobs in this state.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, newest first.")
+@click.option("--state", type=click.Choice(STATES), help="List only jobs in this state.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="List at most this many jobs.")
 @json_option
 def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
     with Client() as client:
-        found = list(client.pages("/jobs", {"state": state}, limit))
+        views = list(client.pages("/jobs", {"state": state}, limit))
     if as_json:
-        print_json(found)
+        print_json(views)
     else:
         columns = ("id", "name", "state", "done", "received", "positive", "rejected", "created")
-        print_table(columns, [_row(job) for job in found], empty="no jobs yet")
+        print_table(columns, [_row(job) for job in views], empty="no jobs yet; `ctbatch submit PATH` sends one")
 
 
 def _row(job: Json) -> tuple[object, ...]:
@@ -41,16 +43,14 @@ def _row(job: Json) -> tuple[object, ...]:
 @click.argument("job_id", metavar="JOB")
 @json_option
 def show(job_id: str, as_json: bool) -> None:
-    """Show one job: its state, its model version and what came of its slices."""
+    """Show one job: its state, its model version and the outcomes of its slices."""
     with Client() as client:
         job = client.get(f"/jobs/{job_id}")
     if as_json:
         print_json(job)
         return
-    facts = ["id", "name", "state", "error", "model_version", "model_note", "recipe", "priority"]
-    facts += ["rate", "eta_seconds", "created_at", "started_at", "first_result_at", "finished_at"]
-    shown = {**job, "state": job["state_text"]}
-    print_table(("", "value"), [(name, shown[name]) for name in facts if shown.get(name) not in (None, "")])
+    facts = {name: job[name] for name in FACTS} | {"state": job["state_text"]}
+    print_table(("", "value"), [(name, value) for name, value in facts.items() if value not in (None, "")])
     print_table(("outcome", "slices"), summary(job))
 
 
@@ -59,9 +59,9 @@ def show(job_id: str, as_json: bool) -> None:
 @strict_option
 @json_option
 def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
-    """Wait until every JOB has ended; the exit code is that of the first one that did not end well.
+    """Wait until every JOB has ended. The exit code is that of the first one that did not end well.
 
-    A job that predicted nothing did not end well: exit code 5. --strict says the same of any rejected file.
+    A job that predicted nothing did not end well: exit code 5.
     """
     first: CommandError | None = None
     with Client() as client:
@@ -81,7 +81,7 @@ def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
 @click.argument("job_id", metavar="JOB")
 @json_option
 def cancel(job_id: str, as_json: bool) -> None:
-    """Cancel a job; what is predicted by then is kept."""
+    """Cancel a job. Its predictions so far are kept."""
     with Client() as client:
         job = client.post(f"/jobs/{job_id}/cancel")
     print_json(job) if as_json else say(f"job {job['id']} is {job['state_text']}: {safe(job['name'])}")
@@ -93,7 +93,7 @@ def cancel(job_id: str, as_json: bool) -> None:
 @strict_option
 @json_option
 def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
-    """Put back what was quarantined or cancelled, or failed; what has its prediction is left as it is."""
+    """Put the slices back that were quarantined or cancelled, or the job if it failed. Predictions are kept."""
     need_wait(strict, wait_for_it)
     with Client() as client:
         answer = client.post(f"/jobs/{job_id}/retry")

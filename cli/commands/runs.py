@@ -1,15 +1,19 @@
 """`ctbatch runs`: lists, shows, follows and ends training runs."""
 
-from typing import Any
+from collections.abc import Callable
 
 import click
+from sqlalchemy.orm import Session
 
-from cli.errors import JobFailed, NotFoundOrDenied
+from cli.errors import JobFailed
 from cli.local.session import reading, writing
-from cli.local.training_runs import find_view, follow, print_view
+from cli.local.training_runs import find_run, find_view, follow_run, print_view
 from cli.options import ROW_ID, json_option
 from cli.output import print_json, print_table, say
+from db.models import TrainingRun
 from db.training import runs
+
+run_argument = click.argument("run_id", metavar="RUN", type=ROW_ID)
 
 
 @click.group(name="runs")
@@ -32,15 +36,15 @@ def list_runs(as_json: bool) -> None:
 
 
 @runs_group.command()
-@click.argument("run_id", metavar="RUN", type=ROW_ID)
+@run_argument
 @json_option
 def show(run_id: int, as_json: bool) -> None:
-    """Show a run: where it stands, and its epochs."""
+    """Show a run: its state and its epochs."""
     view = find_view(run_id)
     with reading() as session:
         epochs = [
-            {"stage": e.stage, "epoch": e.epoch, "seconds": e.seconds, **e.metrics}
-            for e in runs.epochs_of(session, run_id)
+            {"stage": row.stage, "epoch": row.epoch, "seconds": row.seconds, **row.metrics}
+            for row in runs.epochs_of(session, run_id)
         ]
     if as_json:
         print_json(view.as_dict() | {"epochs": epochs})
@@ -50,42 +54,39 @@ def show(run_id: int, as_json: bool) -> None:
     print_table(columns, [[_rounded(epoch.get(name)) for name in columns] for epoch in epochs], empty="no epoch yet")
 
 
+def _rounded(value: object) -> object:
+    return round(value, 4) if isinstance(value, float) else value
+
+
 @runs_group.command()
-@click.argument("run_id", metavar="RUN", type=ROW_ID)
+@run_argument
 @json_option
 def wait(run_id: int, as_json: bool) -> None:
-    """Follow a run to its end."""
-    view = follow(run_id)
+    """Follow a run until it ends."""
+    view = follow_run(run_id)
     print_json(view.as_dict()) if as_json else print_view(view)
 
 
 @runs_group.command()
-@click.argument("run_id", metavar="RUN", type=ROW_ID)
+@run_argument
 def cancel(run_id: int) -> None:
-    """End a run within seconds and keep nothing of it."""
+    """End a run within seconds, and keep nothing of it."""
     _ask(run_id, runs.cancel_run, "it has ended already")
     say(f"training run {run_id} is being cancelled")
 
 
 @runs_group.command()
-@click.argument("run_id", metavar="RUN", type=ROW_ID)
+@run_argument
 def stop(run_id: int) -> None:
-    """End a run's training now and make a model version of the best epoch so far.
+    """End a run's training now, and make a model version of its best epoch so far.
 
     A stage that keeps its last epoch (as in scratch and quick) gives its weights as they are now.
     """
     _ask(run_id, runs.stop_run, "it is not running")
-    say(f"training run {run_id} stops, and keeps what it has learned")
+    say(f"training run {run_id} is being stopped; it keeps what it has learned")
 
 
-def _ask(run_id: int, ask: Any, otherwise: str) -> None:
+def _ask(run_id: int, request: Callable[[Session, TrainingRun], bool], refusal: str) -> None:
     with writing() as session:
-        run = runs.find_run(session, run_id)
-        if run is None:
-            raise NotFoundOrDenied(f"there is no training run {run_id}")
-        if not ask(session, run):
-            raise JobFailed(f"training run {run_id}: {otherwise}")
-
-
-def _rounded(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
+        if not request(session, find_run(session, run_id)):
+            raise JobFailed(f"training run {run_id}: {refusal}")

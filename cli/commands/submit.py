@@ -1,24 +1,26 @@
-"""`ctbatch submit`: sends files, archives and folders as one job, and waits for it if asked to."""
+"""`ctbatch submit`: sends files, archives and folders as one job, and with `--wait` waits for it."""
 
 import secrets
 from pathlib import Path
 
 import click
 
-from cli.options import json_option, need_wait, strict_option
+from cli.options import PATH, json_option, need_wait, strict_option
 from cli.output import print_json, safe, say
 from cli.remote.client import Client
 from cli.remote.follow_job import follow
 from cli.remote.submit import send
 
+PRIORITY = click.IntRange(-10, 10)
+
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--name", help="What to call the job; else it is named after the files.")
-@click.option("--priority", type=click.IntRange(-10, 10), default=0, show_default=True, help="Higher goes first.")
-@click.option("--wait", is_flag=True, help="Wait until the job has ended, and say how by the exit code.")
+@click.argument("paths", nargs=-1, required=True, type=PATH)
+@click.option("--name", help="Name the job  [default: after its files]")
+@click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Jobs of higher priority go first.")
+@click.option("--wait", is_flag=True, help="Wait until the job has ended, and exit with its code.")
 @strict_option
-@click.option("--idempotency-key", help="The same key with the same files gives the same job. Else one is made.")
+@click.option("--idempotency-key", help="The same key with the same files gives the same job  [default: a new key]")
 @json_option
 def submit(
     paths: tuple[Path, ...],
@@ -31,11 +33,11 @@ def submit(
 ) -> None:
     """Send PATHS as one job: files, archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) or folders.
 
-    A folder is walked and sent as a TAR that is made on the way; its files and folders whose names begin with a dot
-    are passed over, and links to folders are not followed. With --json the job is printed, as the last line: as it is
-    after the submission, or with --wait when it has ended.
+    A folder is sent as a TAR, which is made while it is sent. Files and folders in it whose names begin with a dot are
+    left out, and links to folders are not followed.
 
-    With --wait a job that predicted nothing exits with 5. --strict does so for any rejected file as well.
+    Prints the job's id. With --json the last line is the job, with --wait at its end. With --wait a job that predicted
+    nothing exits with 5.
     """
     need_wait(strict, wait)
     with Client() as client:

@@ -1,5 +1,6 @@
 """`ctbatch train`: launches a training run."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,24 +9,25 @@ import click
 
 from cli.errors import NotFoundOrDenied
 from cli.local.session import reading, writing
-from cli.local.training_runs import find_view, follow, print_view, refusals
-from cli.options import json_option, run_options
+from cli.local.training_runs import find_view, follow_run, print_view, refusals
+from cli.options import json_option
 from cli.output import print_json, say
 from cli.remote.find_server import settings_with_broker
+from cli.training_options import run_options
 from db.registry import versions
 from db.storage import storage
 from training.launch.launch import FILE, MODEL, LaunchPlan, RunRequest, launch, prepare
+
+PIECE = 1 << 20  # bytes of a file that are copied at a time
 
 
 @click.command()
 @click.argument("dataset", metavar="DATASET")
 @run_options("default")
-@click.option(
-    "--from", "start", metavar="MODEL", help="Start from a model version (name/number), or from a weights file."
-)
-@click.option("--name", default="", help="Of the model version that comes of it; the dataset's unless given.")
-@click.option("--dry-run", is_flag=True, help="Only tell what the run would take; launch nothing.")
-@click.option("--wait/--no-wait", default=False, help="Follow it to its end.")
+@click.option("--from", "start", metavar="MODEL", help="Start from this model version (name/number) or weights file.")
+@click.option("--name", default="", help="Name the resulting model version  [default: the dataset's name]")
+@click.option("--dry-run", is_flag=True, help="Print the estimate of time and disk, and launch nothing.")
+@click.option("--wait/--no-wait", default=False, help="Wait until the run has ended  [default: --no-wait]")
 @json_option
 def train(
     dataset: str,
@@ -37,39 +39,41 @@ def train(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Launch a training run on DATASET (name, name/number or id). See `ctbatch runs` for what becomes of it.
+    """Launch a training run on DATASET (name, name/number or id). `ctbatch runs` shows its progress.
 
-    From a model version: what that was trained on stays in train, and what it was tested on in test, whatever the seed;
-    other slices are drawn. Where too little is left to test on, --allow-leak seen-by-parent draws all parts anew.
+    With --from MODEL, slices that trained MODEL stay in train and slices that tested it stay in test, whatever the
+    seed. The other slices are drawn. If too little is left to test on, --allow-leak seen-by-parent draws all anew.
 
-    The estimate of time and disk is printed first, on stderr.
+    Prints an estimate of time and disk first, on stderr.
     """
     settings_with_broker()
     initial = [] if start is None else [_initial(start)]
-    asked = RunRequest(dataset, settings=[*initial, *settings], name=name, **options)
+    request = RunRequest(dataset, settings=[*initial, *settings], name=name, **options)
     with refusals():
-        prepared = prepare(asked, writing, reading)
-        _say_estimate(prepared)
+        plan = prepare(request, writing, reading)
+        _say_estimate(plan)
         if dry_run:
             if as_json:
-                print_json(prepared.as_dict())
+                print_json(plan.as_dict())
             return
-        run_id = launch(prepared, writing=writing)
+        run_id = launch(plan, writing=writing)
     say(f"training run {run_id}")
-    view = follow(run_id) if wait else find_view(run_id)
+    view = follow_run(run_id) if wait else find_view(run_id)
     print_json(view.as_dict()) if as_json else print_view(view)
 
 
-def _say_estimate(prepared: LaunchPlan) -> None:
-    sizes = ", ".join(f"{count} {part}" for part, count in prepared.slices.items())
-    say(f"{prepared.dataset.label}: {sizes} slices")
-    say(prepared.takes.text)
+def _say_estimate(plan: LaunchPlan) -> None:
+    sizes = ", ".join(f"{count} {part}" for part, count in plan.slices.items())
+    say(f"{plan.dataset.label}: {sizes} slices")
+    say(plan.takes.text)
 
 
 def _initial(start: str) -> str:
-    """The setting `initial` for `--from`; a file that holds a ResNet50 goes into storage.
+    """Return the setting `initial` for `--from`. Copy a weights file into storage.
 
-    Raises NotFoundOrDenied, UsageError.
+    Raises:
+        NotFoundOrDenied: there is neither such a model version nor such a file.
+        UsageError: the file is too large, or holds no ResNet50.
     """
     with reading() as session:
         if version := versions.find_version(session, start):
@@ -77,14 +81,15 @@ def _initial(start: str) -> str:
     path = Path(start)
     if not path.is_file():
         raise NotFoundOrDenied(f"there is no model version and no file {start}")
-    from training.launch.weights_file import WeightsError, check_weights_file  # h5py: only where a file is given
+    # h5py is loaded only where a file is given.
+    from training.launch.weights_file import WeightsError, check_size, check_weights_file
 
     try:
-        check_weights_file(path)
+        check_size(path.stat().st_size, str(path))
+        with storage().receive() as receiver, path.open("rb") as file:
+            shutil.copyfileobj(file, receiver, PIECE)
+            receiver.finish()
+            check_weights_file(receiver.path, str(path))
+            return f"initial={FILE}{receiver.publish().sha256}"
     except WeightsError as error:
         raise click.UsageError(str(error)) from error
-    receiver = storage().receive()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            receiver.write(data)
-    return f"initial={FILE}{receiver.close().sha256}"

@@ -1,4 +1,4 @@
-"""`ctbatch up`: everything on this machine, from one command, until Ctrl-C."""
+"""`ctbatch up`: runs everything on this machine until Ctrl-C."""
 
 import fcntl
 import os
@@ -13,34 +13,35 @@ import click
 
 from cli.errors import Unavailable, UsageError
 from cli.local.access import USER_NAME, LocalAccess, sign_in_link
-from cli.options import home_option
+from cli.options import PORT_HELP, home_option
 from cli.output import NO_MODEL, RESEARCH_LINE
 from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, read_local
+from cli.remote.readiness import why_not_ready
 from cli.supervisor.child import Process
-from cli.supervisor.private_broker import EmbeddedBroker, answers, prepare_broker, set_aside
-from cli.supervisor.roles import ROLES, check_role, environment, ready_file, worker_command
+from cli.supervisor.private_broker import PrivateBroker, answers, prepare_broker, set_aside
+from cli.supervisor.roles import ROLES, check_role, command_line, environment, ready_file
 from cli.supervisor.supervisor import Supervisor
 from db.settings import EngineChoice, Settings, get_settings
 from training.launch.installed import TrainingNotInstalled, is_installed
 
 WEB_FIRST, WORKERS, BROKER_LAST = 0, 1, 2  # the order of stopping
 WEB_GRACE_SECONDS = 15
-WORKER_GRACE_SECONDS = 30  # a chunk ends in less; what does not is taken up again under a new lease
+WORKER_GRACE_SECONDS = 30  # most chunks end in less; the others are claimed again under a new lease
 READY_CHECK_SECONDS = 0.5
 ENGINES = EngineChoice.__args__  # type: ignore[attr-defined]
 
 
 @click.command()
-@click.option("--host", help="Address to listen at  [env: CTBATCH_HOST; default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 for any free one  [env: PORT; default: 8000]")
-@click.option("--engine", type=click.Choice(ENGINES), help="What predicts  [env: CTBATCH_ENGINE; default: auto]")
+@click.option("--host", help="Listen at this address  [env: CTBATCH_HOST; default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help=PORT_HELP)
+@click.option("--engine", type=click.Choice(ENGINES), help="Use this engine  [env: CTBATCH_ENGINE; default: auto]")
 @home_option
 def up(host: str | None, port: int | None, engine: str | None) -> None:
-    """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training and sweep.
+    """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training, evaluation and sweep.
 
-    The database is made or upgraded first. What dies is started again. The address, and a link that signs you in once,
-    are printed when all is ready. A second Ctrl-C stops everything at once. Where training is not installed, all else
-    runs.
+    Makes or upgrades the database first, and restarts a process that dies. When all is ready, prints the address and a
+    link that signs you in once. A second Ctrl-C stops everything at once. If training is not installed, all but
+    training runs.
     """
     for name, value in (("CTBATCH_HOST", host), ("CTBATCH_PORT", port), ("CTBATCH_ENGINE", engine)):
         if value is not None:
@@ -56,7 +57,7 @@ def make_home(settings: Settings) -> None:
     """Make the home and run folders, for this user alone.
 
     Raises:
-        Unavailable: they cannot be made there.
+        Unavailable: they cannot be made.
     """
     try:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -67,7 +68,7 @@ def make_home(settings: Settings) -> None:
 
 @contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
-    """Hold the home's lock; the kernel drops it when this process ends, however it ends.
+    """Hold the home's lock. The kernel releases it when this process ends, however it ends.
 
     Raises:
         Unavailable: another `ctbatch up` holds it.
@@ -79,14 +80,14 @@ def only_one(settings: Settings) -> Iterator[None]:
             local = read_local(settings.run_dir)
             where = f" at {local.url} (process {local.pid})" if local else ""
             raise Unavailable(
-                f"ctbatch runs already in {settings.home}{where}; one home has one `ctbatch up`"
+                f"ctbatch runs already in {settings.home}{where}; use it, or choose another --home"
             ) from error
         yield
 
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Yield a listening socket. The supervisor keeps it, so that a restart of the web process refuses no one.
+    """Yield a listening socket. The supervisor keeps it, so that no request is refused while web restarts.
 
     Raises:
         Unavailable: the port is taken.
@@ -96,7 +97,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except PermissionError as error:
-        raise Unavailable(f"this user may not listen at port {port}; choose one above 1023") from error
+        raise Unavailable(f"this user may not listen at port {port}; choose a --port above 1023") from error
     except OSError as error:
         if error.errno == 98:  # EADDRINUSE
             raise Unavailable(
@@ -108,7 +109,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def run(settings: Settings, listener: socket.socket) -> None:
-    """Prepare the database and the local account, then run all processes until told to stop."""
+    """Prepare the database and the local account, then run all processes until a signal comes."""
     (settings.run_dir / LOCAL_FILE).unlink(missing_ok=True)
     url = local_url(settings.host, listener.getsockname()[1])
     if not is_installed():
@@ -127,7 +128,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
 
     def on_stop() -> None:
         (settings.run_dir / LOCAL_FILE).unlink(missing_ok=True)
-        listener.close()  # from now on connections are refused, not kept waiting
+        listener.close()  # from now on connections are refused at once
 
     try:
         supervisor.run(on_ready, on_stop)
@@ -136,16 +137,16 @@ def run(settings: Settings, listener: socket.socket) -> None:
 
 
 def announce(url: str, access: LocalAccess) -> None:
-    """Print where it is, how to get in, and what it is not."""
+    """Print the address, a link to sign in, and the notice."""
     emit("up", f"ctbatch is ready at {url}")
-    emit("up", f"sign in once, as {USER_NAME}: {sign_in_link(url, '/')}")
+    emit("up", f"sign in as {USER_NAME} by this link, which works once: {sign_in_link(url, '/')}")
     if not access.has_champion():
         emit("up", f"there is no model version yet: {NO_MODEL}")
     emit("up", RESEARCH_LINE)
 
 
-def processes(settings: Settings, listener: socket.socket, broker: EmbeddedBroker | None) -> list[Process]:
-    """Return everything that `up` runs, the broker (if it is ours) before the rest; training only where installed."""
+def processes(settings: Settings, listener: socket.socket, broker: PrivateBroker | None) -> list[Process]:
+    """Return all processes of `up`: a private broker if given, and training only if it is installed."""
     first = [_broker_process(broker)] if broker is not None else []
     without = {"web"} if is_installed() else {"web", "training"}
     return [
@@ -155,11 +156,11 @@ def processes(settings: Settings, listener: socket.socket, broker: EmbeddedBroke
     ]
 
 
-def _broker_process(broker: EmbeddedBroker) -> Process:
+def _broker_process(broker: PrivateBroker) -> Process:
     def before_start(failed_starts: int) -> None:
         broker.socket.unlink(missing_ok=True)
-        if failed_starts == 2:  # once may be chance
-            emit("up", f"the broker cannot read its files; they are kept as {set_aside(broker.data)}")
+        if failed_starts == 2:  # one failure may be chance
+            emit("up", f"the broker cannot read its files; they are moved to {set_aside(broker.data)}")
 
     return Process(
         role="broker",
@@ -168,7 +169,7 @@ def _broker_process(broker: EmbeddedBroker) -> Process:
         ready=lambda: answers(broker.socket),
         starts=0,
         stops=BROKER_LAST,
-        death_signal=signal.SIGTERM,  # so that it writes what it holds
+        death_signal=signal.SIGTERM,  # so that it flushes
         before_start=before_start,
     )
 
@@ -177,9 +178,9 @@ def _web_process(settings: Settings, listener: socket.socket) -> Process:
     port = str(listener.getsockname()[1])
     return Process(
         role="web",
-        argv=worker_command("web", "--listen-fd", str(listener.fileno())),
+        argv=command_line("web", settings, listen_fd=listener.fileno()),
         env=environment("web", settings) | {"CTBATCH_PORT": port},
-        ready=lambda: _answers_ready(local_url(settings.host, int(port))),
+        ready=lambda: why_not_ready(local_url(settings.host, int(port)), READY_CHECK_SECONDS) is None,
         stops=WEB_FIRST,
         grace_seconds=WEB_GRACE_SECONDS,
         pass_fds=(listener.fileno(),),
@@ -190,7 +191,7 @@ def _worker_process(role: str, settings: Settings) -> Process:
     ready = ready_file(role, settings)
     return Process(
         role=role,
-        argv=worker_command(role),
+        argv=command_line(role, settings),
         env=environment(role, settings),
         ready=ready.exists,
         stops=WORKERS,
@@ -199,17 +200,8 @@ def _worker_process(role: str, settings: Settings) -> Process:
     )
 
 
-def _answers_ready(url: str) -> bool:
-    import httpx
-
-    try:
-        return httpx.get(f"{url}/readyz", timeout=READY_CHECK_SECONDS, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
-
-
 def emit(role: str, line: str) -> None:
-    """Write one line of output under its role; a reader that has gone is no reason to stop."""
+    """Write one line of output under its role. If the reader is gone, go on without output."""
     try:
         sys.stdout.write(f"{role:<9} | {line}\n")
         sys.stdout.flush()

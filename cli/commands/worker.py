@@ -1,69 +1,56 @@
-"""`ctbatch worker ROLE`: becomes one of the processes, or asks one whether it is well."""
+"""`ctbatch worker ROLE`: becomes the process of a role, or checks that one is well."""
 
 import os
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 
 import click
 
 from cli.errors import Unavailable
 from cli.remote.find_server import local_url, read_local, settings_with_broker
+from cli.remote.readiness import why_not_ready
 from cli.supervisor.roles import ROLES, check_role, command_line, environment, ready_file
 from db.settings import Settings
 
 CHECK_SECONDS = 10.0
-STALE_SWEEPS = 6  # a sweeper that has not swept for so many intervals hangs
+STALE_SWEEPS = 6  # a sweeper that has not swept for this many intervals hangs
 
 
 @click.command()
 @click.argument("role", type=click.Choice(ROLES))
-@click.option(
-    "--check", is_flag=True, help="Ask the one that runs on this machine whether it is well; exit code 4 if not."
-)
-@click.option("--name", help="Name of this worker's node where several of one role run on one machine.")
-@click.option("--listen-fd", type=int, hidden=True, help="web: a listening socket that was inherited.")
-def worker(role: str, check: bool, name: str | None, listen_fd: int | None) -> None:
-    """Run one process in the foreground: web, ingest, inference, training or sweep.
+@click.option("--check", is_flag=True, help="Check the role's process on this machine; exit code 4 if it is not well.")
+@click.option("--name", help="Name this worker  [default: its role]. Needed for several of one role on one machine.")
+def worker(role: str, check: bool, name: str | None) -> None:
+    """Run one process in the foreground: web, ingest, inference, training, evaluation or sweep.
 
-    `ctbatch up` runs one of each; on many machines, run as many as you like of each, with DATABASE_URL,
-    CELERY_BROKER_URL and CTBATCH_STORAGE_URL set.
+    `ctbatch up` runs one of each. On several machines, run as many of each as you like, and set DATABASE_URL,
+    CELERY_BROKER_URL and CTBATCH_STORAGE_URL for all of them.
     """
     settings = settings_with_broker()
     if check:
         _check(role, settings, name)
         return
     check_role(role, settings)
-    argv = command_line(role, settings, listen_fd=listen_fd, name=name)
+    argv = command_line(role, settings, name=name)
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ready_file(role, settings).unlink(missing_ok=True)
-    os.chdir(settings.home)  # gunicorn and celery import from where they stand, and read settings there
+    os.chdir(settings.home)  # gunicorn and celery read settings from their folder
     sys.stdout.flush()
     os.execvpe(argv[0], argv, environment(role, settings))  # noqa: S606 our own command lines
 
 
 def _check(role: str, settings: Settings, name: str | None) -> None:
-    """Raise Unavailable unless the process of this role on this machine is well."""
+    """Raise Unavailable unless this machine's process of this role is well."""
     if role == "web":
         local = read_local(settings.run_dir)
-        _check_web(local.url if local else local_url(settings.host, settings.port))
+        if why := why_not_ready(local.url if local else local_url(settings.host, settings.port), CHECK_SECONDS):
+            raise Unavailable(why)
     elif role == "sweep":
         _check_sweep(settings)
     else:
         _check_celery(f"{name or role}@{socket.gethostname()}", settings)
     click.echo(f"{role} is well")
-
-
-def _check_web(url: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=CHECK_SECONDS):  # noqa: S310 always http
-            pass
-    except urllib.error.HTTPError as error:
-        raise Unavailable(f"web is not ready: {error.read(500).decode(errors='replace')}") from error
-    except OSError as error:
-        raise Unavailable(f"web does not answer: {error}") from error
 
 
 def _check_sweep(settings: Settings) -> None:
@@ -76,12 +63,12 @@ def _check_sweep(settings: Settings) -> None:
 
 
 def _check_celery(node: str, settings: Settings) -> None:
-    """Ask the node itself, through the broker: its main process answers even while its child works."""
+    """Ping the node through the broker. Its main process answers even while its child works."""
     from db.broker import make_celery
 
     try:
         answers = make_celery("check").control.ping(destination=[node], timeout=CHECK_SECONDS, limit=1)
-    except Exception as error:  # kombu raises the transport's own kinds; all mean the same here
-        raise Unavailable(f"the broker cannot be asked: {error}") from error
+    except Exception as error:  # kombu raises the exceptions of its transport
+        raise Unavailable(f"the broker does not answer: {error}") from error
     if not answers:
         raise Unavailable(f"{node} does not answer")

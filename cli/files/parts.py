@@ -1,95 +1,124 @@
-"""What to send for the paths of a submission: archives as they are, folders and many loose files as TARs."""
+"""Turns the paths of a submission into parts to send: archives as they are, folders and many loose files as TARs."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cli.errors import UsageError
-from cli.files.tar_stream import PackedFile, TarStream, read_exactly
+from db.registry.tar_stream import END, tar_member, tar_size
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-MOST_LOOSE_FILES = 64  # more than these go as one TAR: a request has a limited number of parts
+MOST_LOOSE_FILES = 64  # more are sent as one TAR: the parts of a request are limited
 MOST_PARTS = 900  # the server takes 1,000, form fields included
+PIECE = 1024 * 1024
 JUNK = {"__MACOSX", "Thumbs.db"}
 
 
 @dataclass(frozen=True)
-class Part:
-    """One file of the request: its name, its length in bytes, and its bytes, which can be read again."""
+class FilePart:
+    """A file on disk: its path, the name it is sent under, and its size when it was first looked at."""
 
-    filename: str
-    size: int
-    content: Iterable[bytes]
-    files: int
-
-
-@dataclass(frozen=True)
-class _File:
     path: Path
+    filename: str
     size: int
 
     def __iter__(self) -> Iterator[bytes]:
-        return read_exactly(self.path, self.size)
+        """Yield the first `size` bytes of the file, from its start each time.
+
+        Raises:
+            UsageError: the file is shorter now, or cannot be read.
+        """
+        left = self.size
+        try:
+            with self.path.open("rb") as file:
+                while left and (piece := file.read(min(PIECE, left))):
+                    left -= len(piece)
+                    yield piece
+        except OSError as error:
+            raise UsageError(f"cannot read {self.path}: {error.strerror}") from error
+        if left:
+            raise UsageError(f"{self.path} became shorter while it was sent; nothing was submitted")
 
 
-def gather(paths: Sequence[Path], *, but: Path | None = None) -> tuple[list[Part], int]:
-    """Return the parts to send, and how many hidden files were passed over.
+@dataclass(frozen=True)
+class TarPart:
+    """A TAR of these files in this order, made while it is read, with the same bytes each time."""
 
-    A folder is walked, sorted by name: its archives are sent one by one, all else as one TAR, `but` excepted. Files and
-    folders whose name begins with a dot are passed over, links to files are followed, links to folders are not.
+    filename: str
+    members: Sequence[FilePart]
+
+    @cached_property
+    def size(self) -> int:
+        """The length of the TAR in bytes."""
+        return tar_size((member.filename, member.size) for member in self.members)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the bytes. Raises UsageError as `FilePart` does."""
+        for member in self.members:
+            yield from tar_member(member.filename, member.size, member)
+        yield END
+
+
+Part = FilePart | TarPart
+
+
+def gather(paths: Sequence[Path], *, leave_out: Path | None = None) -> tuple[list[Part], int]:
+    """Return the parts to send, and the number of hidden files that were left out.
+
+    Walk each folder in order of names, and send its archives one by one and its other files as one TAR, without the
+    file `leave_out`. Leave out files and folders whose name begins with a dot. Follow links to files, but not links to
+    folders.
 
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.
     """
     parts: list[Part] = []
-    loose: list[PackedFile] = []
+    loose: list[FilePart] = []
     hidden = 0
     for path in paths:
         if path.is_dir():
-            found, passed_over = _walk(path)
-            found = [member for member in found if not but or not member.path.samefile(but)]
-            hidden += passed_over
-            parts += _folder_parts(path, found)
-        elif _is_archive(path):
-            parts.append(_file_part(_member(path, path.name)))
+            members, hidden_here = _walk(path)
+            hidden += hidden_here
+            parts += _folder_parts(path, [m for m in members if not leave_out or not m.path.samefile(leave_out)])
         else:
-            loose.append(_member(path, path.name))
-    parts += [_tar_part("files.tar", loose)] if len(loose) > MOST_LOOSE_FILES else [_file_part(each) for each in loose]
+            (parts if _is_archive(path) else loose).append(_file_part(path, path.name))
+    parts += [TarPart("files.tar", loose)] if len(loose) > MOST_LOOSE_FILES else loose
     if not parts:
         raise UsageError("there is nothing to send in " + ", ".join(map(str, paths)))
     if len(parts) > MOST_PARTS:
-        raise UsageError(f"{len(parts)} archives are too many for one job; at most {MOST_PARTS} can be sent at once")
+        raise UsageError(f"{len(parts)} archives are too many for one job; send at most {MOST_PARTS} at once")
     return parts, hidden
 
 
-def _folder_parts(folder: Path, members: list[PackedFile]) -> list[Part]:
+def _folder_parts(folder: Path, members: list[FilePart]) -> list[Part]:
     archives = [member for member in members if _is_archive(member.path)]
     others = [member for member in members if not _is_archive(member.path)]
-    tar = [_tar_part(f"{folder.resolve().name or 'files'}.tar", others)] if others else []
-    return [*tar, *map(_file_part, archives)]
+    tar = [TarPart(f"{folder.resolve().name or 'files'}.tar", others)] if others else []
+    return [*tar, *archives]
 
 
-def _walk(folder: Path) -> tuple[list[PackedFile], int]:
-    """Return the files below `folder`, in an order that depends on their names alone, and the number passed over."""
-    found: list[PackedFile] = []
-    passed_over = 0
+def _walk(folder: Path) -> tuple[list[FilePart], int]:
+    """Return the files below `folder`, in an order that depends on their names alone, and how many were left out."""
+    members: list[FilePart] = []
+    hidden = 0
     for here, folders, names in os.walk(folder, onerror=_unreadable):
-        folders[:] = sorted(name for name in folders if not _is_junk(name))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
         for name in sorted(names):
             path = Path(here) / name
-            if _is_junk(name) or not path.is_file():
-                passed_over += 1
+            if _is_hidden(name) or not path.is_file():
+                hidden += 1
             else:
-                found.append(_member(path, path.relative_to(folder).as_posix()))
-    return found, passed_over
+                members.append(_file_part(path, path.relative_to(folder).as_posix()))
+    return members, hidden
 
 
 def _unreadable(error: OSError) -> None:
     raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
-def _is_junk(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in JUNK
 
 
@@ -97,18 +126,9 @@ def _is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
-def _member(path: Path, name: str) -> PackedFile:
+def _file_part(path: Path, name: str) -> FilePart:
     try:
-        with path.open("rb") as file:  # a file that cannot be read is found before anything is sent
-            return PackedFile(path, name, os.fstat(file.fileno()).st_size)
+        with path.open("rb") as file:  # a file that cannot be read is noticed before anything is sent
+            return FilePart(path, name, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _file_part(member: PackedFile) -> Part:
-    return Part(member.name, member.size, _File(member.path, member.size), 1)
-
-
-def _tar_part(filename: str, members: list[PackedFile]) -> Part:
-    stream = TarStream(members)
-    return Part(filename, len(stream), stream, len(members))

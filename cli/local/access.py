@@ -1,4 +1,4 @@
-"""The account and token that let this machine's own command line into its own `ctbatch up`."""
+"""The account and token by which this machine's command line signs in to its own `ctbatch up`."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ TOKEN_LABEL = "ctbatch up"  # noqa: S105 a label
 
 @dataclass(frozen=True)
 class LocalAccess:
-    """The secret of a token of the local admin, valid while `up` runs."""
+    """The secret of a token of the local admin, which is valid while `up` runs."""
 
     token: str
 
     @staticmethod
     def prepare() -> "LocalAccess":
-        """Bring the database up to date, make the account if there is none, and give it a token of this run.
+        """Upgrade the database, make the account if there is none, and issue a token for this run.
 
-        Tokens of earlier runs, which a kill may have left, are revoked.
+        Revoke tokens of earlier runs, which a kill may have left.
         """
         with database_errors():
             migrate.upgrade()
@@ -39,13 +39,13 @@ class LocalAccess:
             accounts.end_session(session, self.token)
 
     def has_champion(self) -> bool:
-        """Return whether new jobs have a model version to be predicted with."""
+        """Return whether there is a model version for new jobs."""
         with reading() as session:
             return champions.champion(session) is not None
 
 
 def sign_in_link(url: str, next_path: str) -> str:
-    """Return an address that signs the local admin in once and leads to `next_path`."""
+    """Return an address that signs the local admin in, once, and leads to `next_path`."""
     with writing() as session:
         user = accounts.find_user(session, USER_NAME)
         if user is None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from cli.errors import JobFailed, Unavailable
-from cli.local.session import database_errors, reading, writing
-from cli.local.training_runs import follow
+from cli.local.session import database_errors, operator_name, reading, writing
+from cli.local.training_runs import follow_run
 from cli.remote.find_server import settings_with_broker
 from db.registry import champions, versions
 from db.registry.demo_model import DemoModelDamaged, import_demo_model, promote_demo_model
@@ -12,48 +12,46 @@ from db.training import runs
 from training.launch.installed import check_launch
 
 
-def ensure_demo_model(*, train: bool = False) -> str:
-    """Return the champion's label. If there is none, the demo model is promoted; with `train` it is trained first.
+def ensure_demo_model(*, train: bool = False, reason: str = "") -> str:
+    """Return the champion's label. If there is none, promote the demo model first, or with `train` train one for it.
 
     Raises:
         JobFailed: the training run failed.
         TrainingNotInstalled: no worker could train it.
-        Unavailable: the demo model's file is damaged, no broker is known, or no training worker took the run.
+        Unavailable: the demo model's file is damaged, no broker is known, or no training worker takes the run.
     """
     with reading() as session:
-        if found := champions.champion(session):
-            return found.label
-    return _trained() if train else _shipped()
+        if champion := champions.champion(session):
+            return champion.label
+    if train:
+        return _train()
+    return _import(lambda recipe: promote_demo_model(recipe, reason=reason, who=operator_name()))
 
 
 def imported_demo_model() -> str:
-    """Register the demo model that ships, if it is not here yet, and return its label. Raises Unavailable."""
-    return _imported(import_demo_model)
+    """Register the demo model that ships, if it is not registered yet, and return its label. Raises Unavailable."""
+    return _import(import_demo_model)
 
 
-def _shipped() -> str:
-    return _imported(promote_demo_model)
-
-
-def _imported(how: Callable[[str], str]) -> str:
+def _import(using: Callable[[str], str]) -> str:
     from worker.imaging.recipe import RECIPE
 
     try:
         with database_errors():
-            return how(RECIPE)
+            return using(RECIPE)
     except DemoModelDamaged as error:
         raise Unavailable(str(error)) from error
 
 
-def _trained() -> str:
-    """Have a training worker make the demo model, show how far it is, and promote it."""
+def _train() -> str:
+    """Have a training worker make the demo model, show its progress, and promote it."""
     settings = settings_with_broker()  # else the training worker hears of the run from the sweeper, a minute later
     check_launch(settings.broker_url)
     with writing() as session:
         run_id = runs.create_demo_run(session, None).id
-    label = follow(run_id, "making the demo model").model_version or ""
+    label = follow_run(run_id, "training of the demo model").model_version or ""
     with writing() as session:
         version = versions.find_version(session, label)
         if version is None:
             raise JobFailed(f"the training run ended, but its model version {label} is not there")
-        return champions.promote_first(session, version, "the first model version").label
+        return champions.promote_first(session, version, "the first model version", who=operator_name()).label

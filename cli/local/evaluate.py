@@ -1,46 +1,38 @@
-"""Evaluations carried out in the foreground, with a bar, or watched where a worker has them already."""
-
-import time
+"""Carries evaluations out in this process, with a bar, or waits for the worker that has claimed them."""
 
 from cli.errors import JobFailed
+from cli.local.follow import follow
 from cli.local.session import reading
-from cli.output import progress_bar
+from cli.output import Update
 from db.evaluation import evaluations
-from db.models import Evaluation
-
-POLL_SECONDS = 0.5
+from db.evaluation.evaluations import EvaluationView
 
 
-def carry_out(evaluation_id: int, *, quiet: bool = False) -> Evaluation:
-    """Return the evaluation once it is done, by this process unless a worker is at it.
+def carry_out(evaluation_id: int, *, quiet: bool = False) -> EvaluationView:
+    """Carry the evaluation out, unless a worker does so or it is done, and return it.
 
     Raises:
-        JobFailed: it failed, and why.
+        JobFailed: it failed.
     """
-    from training.evaluation.evaluate_version import (
-        evaluate_next,  # loads what computes only where something is computed
-    )
+    from training.evaluation.evaluate_version import evaluate_next  # loads the libraries that compute
     from worker.process import worker_name
 
-    found = _look(evaluation_id)
-    title = f"{found.model_version.label} on {found.dataset.label}" + (f" ({found.part})" if found.part else "")
-    with progress_bar(title, 1.0, enabled=not quiet) as update:
-        while True:
-            view = evaluations.evaluation_view(found)
-            if view.state == "finished":
-                update(1.0, "")
-                return found
-            if view.state == "failed":
-                raise JobFailed(f"{title} could not be evaluated: {view.error}")
-            if not evaluate_next(worker_name(), evaluation_id, lambda fraction: update(fraction, "")):
-                update(view.progress, "a worker is at it")
-                time.sleep(POLL_SECONDS)
-            found = _look(evaluation_id)
+    def look(update: Update) -> EvaluationView:
+        evaluate_next(worker_name(), evaluation_id, lambda fraction: update(fraction, ""))
+        return _view(evaluation_id)
+
+    view = _view(evaluation_id)
+    part = f" ({view.part})" if view.part else ""
+    return follow(f"evaluation of {view.model_version} on {view.dataset}{part}", look, _note, quiet=quiet)
 
 
-def _look(evaluation_id: int) -> Evaluation:
+def _note(view: EvaluationView) -> str:
+    return "" if view.state == "finished" else "a worker is at it"
+
+
+def _view(evaluation_id: int) -> EvaluationView:
     with reading() as session:
-        found = evaluations.find_evaluation(session, evaluation_id)
-        if found is None:
+        evaluation = evaluations.find_evaluation(session, evaluation_id)
+        if evaluation is None:
             raise JobFailed(f"evaluation {evaluation_id} is gone from the database")
-        return found
+        return evaluations.evaluation_view(evaluation)

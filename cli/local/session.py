@@ -1,5 +1,6 @@
-"""What operators' commands share: the database of this machine's settings, its faults as one line each."""
+"""Opens the database of this machine's settings for operators' commands, and reports its errors in one line."""
 
+import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,15 +15,15 @@ from db.models import User
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turn a database that is away, or not upgraded, into one clear line.
+    """Report a database that is away, damaged or not upgraded in one line.
 
     Raises:
-        Unavailable: instead of the driver's own errors.
+        Unavailable: in place of the driver's own errors.
     """
     try:
         yield
     except ArgumentError as error:
-        raise Unavailable(f"DATABASE_URL is no database URL: {error}") from error
+        raise Unavailable(f"DATABASE_URL is not a database URL: {error}") from error
     except OldDatabase as error:
         raise Unavailable(str(error)) from error
     except IntegrityError:
@@ -36,7 +37,7 @@ def database_errors() -> Iterator[None]:
 
 @contextmanager
 def writing() -> Iterator[Session]:
-    """Open a transaction that commits at the end; database faults and our own errors end it."""
+    """Open a transaction that commits at the end of the block, and is rolled back by an error."""
     with database_errors(), session_scope() as session:
         yield session
 
@@ -56,5 +57,13 @@ def existing_user(session: Session, name: str) -> User:
     """
     user = find_user(session, name)
     if user is None:
-        raise NotFoundOrDenied(f"there is no user named {name}")
+        raise NotFoundOrDenied(f"there is no user named {name}; `ctbatch users ls` lists them")
     return user
+
+
+def operator_name() -> str:
+    """Return the name of the person at the command line, as far as the machine knows it."""
+    try:
+        return f"{getpass.getuser()} at the command line"
+    except (KeyError, OSError):  # a container's user may have no name
+        return "the command line"

@@ -1,45 +1,46 @@
-"""Speaks HTTP to a ctbatch server: retries what may be retried, and turns every problem into one clear error."""
+"""Speaks HTTP to a ctbatch server: retries failures that may pass, and turns every problem into one clear error."""
 
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import urljoin
 
 import httpx
 
 from cli.errors import CommandError, NotFoundOrDenied, Unavailable, UsageError
 from cli.output import NO_MODEL, safe, say
+from cli.polling import poll
 from cli.remote.find_server import Server, find_server
-from cli.remote.multipart import MultipartBody
 
 Json = dict[str, Any]
 API = "/api/v1"
-PAUSES = (0.25, 0.5, 1, 2)  # seconds between the tries of a question that a person waits for
-PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # of one that long work hangs on: a server may be starting again
-# A job of one slice is done at once; a long one is asked for at a twentieth of its age, for each question costs the
-# server what it could predict with.
+PAUSES = (0.25, 0.5, 1, 2)  # seconds between the tries of a request that a person waits for
+PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # of a request that long work depends on: a server may be restarting
+# The pause between two looks at a job grows with its age: a small job ends at once, and each look costs the server
+# time in which it could predict.
 POLL_SECONDS, POLL_SHARE, POLL_SECONDS_MOST = 0.1, 0.05, 1.0
 PASSING = {429, 502, 503, 504}  # statuses that may be gone at the next try
-FOR_GOOD = {"no-model-version"}  # problems that no waiting mends, though their status is a passing one
+PERMANENT = {"no-model-version"}  # problems that waiting does not solve, although their status is a passing one
 LONGEST_RETRY_AFTER = 60.0
 
 
 class Client:
-    """A connection to one server. All calls raise `CommandError` of the right kind when they fail."""
+    """A connection to one server. Every call that fails raises the kind of `CommandError` that fits."""
 
     def __init__(self, server: Server | None = None) -> None:
-        """Take `server`, or find one; nothing is sent yet."""
+        """Use `server`, or find one. Nothing is sent yet."""
         self.server = server or find_server()
         self._http = httpx.Client(
             base_url=self.server.url,
             headers={"Authorization": f"Bearer {self.server.token}", "Accept": "application/json"},
             timeout=httpx.Timeout(60, connect=10),
-            trust_env=not self.server.local,  # no proxy lies before this machine
+            trust_env=not self.server.local,  # this machine is not behind a proxy
         )
 
     def __enter__(self) -> Self:
-        """Enter a context that closes the connection."""
+        """Close the connection at the end of the block."""
         return self
 
     def __exit__(
@@ -49,22 +50,34 @@ class Client:
         self._http.close()
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
-        """Return the JSON at a path below `/api/v1`; parameters that are None are left out."""
+        """Return the JSON at a path below `/api/v1`. Parameters that are None are left out."""
         return self._request("GET", path, params=params).json()
 
     def check(self) -> None:
-        """Ask once whether the server answers and takes the token."""
+        """Check, once, that the server answers and takes the token."""
         self._request("GET", "/jobs", params={"limit": 1}, pauses=())
 
     def post(self, path: str) -> Any:
-        """Post nothing to a path below `/api/v1`, once, and return the JSON of the answer."""
+        """Post an empty body to a path below `/api/v1`, once, and return the JSON of the answer."""
         return self._request("POST", path, pauses=()).json()
 
-    def submit(self, body: MultipartBody, idempotency_key: str) -> Json:
-        """Send a submission and return its job. A lost connection is tried again: the key keeps it one job."""
-        headers = body.headers | {"Idempotency-Key": idempotency_key}
-        timeout = httpx.Timeout(60, connect=10, read=900)  # the server looks into the archive before it answers
-        answer = self._request("POST", "/jobs", pauses=PATIENT_PAUSES, content=body, headers=headers, timeout=timeout)
+    def submit(self, fields: Mapping[str, str], files: Sequence[tuple[str, BinaryIO]], idempotency_key: str) -> Json:
+        """Send form fields and files with their names, and return the job.
+
+        If the connection is lost, send the same bytes again from the files' start. The key keeps it one job.
+        """
+        answer = self._request(
+            "POST",
+            "/jobs",
+            pauses=PATIENT_PAUSES,
+            data=fields,
+            files=[("files", (name, file, "application/octet-stream")) for name, file in files],
+            headers={
+                "Content-Type": f"multipart/form-data; boundary={secrets.token_hex(16)}",  # else a new one each time
+                "Idempotency-Key": idempotency_key,
+            },
+            timeout=httpx.Timeout(60, connect=10, read=900),  # the server inspects the archive before it answers
+        )
         job: Json = answer.json()
         return job
 
@@ -73,7 +86,7 @@ class Client:
         return urljoin(self.server.url + "/", str((job.get("links") or {}).get("page") or f"/jobs/{job['id']}"))
 
     def pages(self, path: str, params: Mapping[str, Any], limit: int | None = None) -> Iterator[Json]:
-        """Yield the items of a list that comes in keyset pages, at most `limit` of them."""
+        """Yield the items of a list that the server sends in pages, at most `limit` of them."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -87,24 +100,25 @@ class Client:
 
     def watch(self, job_id: str) -> Iterator[Json]:
         """Yield a job now and after each change, until it has ended (state finished, cancelled or failed)."""
-        etag, started = "", time.monotonic()
-        while True:
+        etag = ""
+
+        def look() -> httpx.Response:
             headers = {"If-None-Match": etag} if etag else {}
-            answer = self._request("GET", f"/jobs/{job_id}", pauses=PATIENT_PAUSES, headers=headers)
+            return self._request("GET", f"/jobs/{job_id}", pauses=PATIENT_PAUSES, headers=headers)
+
+        for answer in poll(look, lambda age: min(max(POLL_SECONDS, POLL_SHARE * age), POLL_SECONDS_MOST)):
             if answer.status_code != 304:
                 etag = answer.headers.get("ETag", "")
                 job: Json = answer.json()
                 yield job
                 if job["state"] not in ("queued", "running"):
                     return
-            age = time.monotonic() - started
-            time.sleep(min(max(POLL_SECONDS, POLL_SHARE * age), POLL_SECONDS_MOST))
 
     def stream(self, path: str) -> Iterator[bytes]:
         """Yield the bytes at a path below `/api/v1` as they come.
 
         Raises:
-            Unavailable: the connection ended before all was there.
+            Unavailable: the connection ended too early.
         """
         try:
             with self._http.stream("GET", API + path) as answer:
@@ -113,7 +127,7 @@ class Client:
                     raise _error(answer)
                 yield from answer.iter_bytes()
         except httpx.TransportError as error:
-            raise Unavailable(f"{self.server.url} ended the connection before everything was sent: {error}") from error
+            raise Unavailable(f"{self.server.url} ended the connection too early: {error}; try again") from error
 
     def _request(
         self,
@@ -124,17 +138,18 @@ class Client:
         pauses: Sequence[float] = PAUSES,
         **options: Any,
     ) -> httpx.Response:
-        """Ask until there is an answer that is no passing failure, once more after each of `pauses` (seconds)."""
+        """Send a request, and again after each of `pauses` (seconds) while the failure is one that may pass."""
+        given = {name: value for name, value in (params or {}).items() if value is not None}
         for pause in (*pauses, None):
             try:
-                answer = self._http.request(method, API + path, params=_given(params), **options)
+                answer = self._http.request(method, API + path, params=given, **options)
             except httpx.TransportError as error:
                 if pause is None:
                     why = str(error) or type(error).__name__
                     raise Unavailable(f"cannot reach {self.server.url}: {why}") from error
                 wait = pause
             except httpx.InvalidURL as error:
-                raise UsageError(f"no valid address: {self.server.url}{path}") from error
+                raise UsageError(f"{self.server.url}{path} is not a valid address; check CTBATCH_SERVER") from error
             else:
                 if not answer.is_error:
                     return answer
@@ -142,17 +157,13 @@ class Client:
                     raise _error(answer)
                 wait = max(pause, _retry_after(answer))
             if pause == pauses[0]:
-                say(f"no good answer from {self.server.url}; trying again")
+                say(f"{self.server.url} does not answer as it should; trying again")
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
 
-def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (params or {}).items() if value is not None}
-
-
 def _may_pass(answer: httpx.Response) -> bool:
-    return answer.status_code in PASSING and _slug(_problem(answer)) not in FOR_GOOD
+    return answer.status_code in PASSING and _slug(_problem(answer)) not in PERMANENT
 
 
 def _retry_after(answer: httpx.Response) -> float:
@@ -161,12 +172,12 @@ def _retry_after(answer: httpx.Response) -> float:
 
 
 def _problem(answer: httpx.Response) -> Json:
-    """Return the RFC 9457 members of an answer; none for a body of another kind (a proxy's page)."""
+    """Return the RFC 9457 members of an answer, or {} for a body of another kind (a proxy's page)."""
     try:
-        found = answer.json()
+        problem = answer.json()
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return problem if isinstance(problem, dict) else {}
 
 
 def _slug(problem: Json) -> str:
@@ -174,7 +185,7 @@ def _slug(problem: Json) -> str:
 
 
 def _error(answer: httpx.Response) -> CommandError:
-    """Return the error that says what a failed answer means to the person who typed the command."""
+    """Return the error for a failed answer, worded for the person who typed the command."""
     problem = _problem(answer)
     message = safe(problem.get("detail") or problem.get("title") or f"HTTP status {answer.status_code}")
     if about := [safe(problem[name]) for name in ("file", "code") if problem.get(name)]:

@@ -1,4 +1,4 @@
-"""Which server the command line speaks to: one named by the environment, else the `ctbatch up` of this machine."""
+"""Finds the server to speak to: the one that the environment names, else the `ctbatch up` of this machine."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cli.errors import Unavailable, UsageError
 
-if TYPE_CHECKING:  # settings take a tenth of a second to load, which a remote server does not need
+if TYPE_CHECKING:  # settings load slowly, and a client of a remote server does not need them
     from db.settings import Settings
 
 LOCAL_FILE = "local.json"
@@ -16,7 +16,7 @@ LOCAL_FILE = "local.json"
 
 @dataclass(frozen=True)
 class Server:
-    """An address and the token to show there; `local` if it is this machine's own `ctbatch up`."""
+    """An address and a token for it; `local` if it is this machine's own `ctbatch up`."""
 
     url: str
     token: str
@@ -25,7 +25,7 @@ class Server:
 
 @dataclass(frozen=True)
 class LocalServer:
-    """What a running `ctbatch up` leaves for the command line, in a file that only its user can read."""
+    """The address of a running `ctbatch up`, which it leaves in a file that only its user can read."""
 
     url: str
     token: str
@@ -33,7 +33,7 @@ class LocalServer:
     broker: str  # the broker's URL, for another worker on this machine
 
     def write(self, run_dir: Path) -> None:
-        """Replace the file in one step; its mode is 0600 before the token is in it."""
+        """Replace the file in one step. Its mode is 0600 before it holds the token."""
         path = run_dir / LOCAL_FILE
         draft = path.with_suffix(".new")
         draft.unlink(missing_ok=True)
@@ -43,34 +43,34 @@ class LocalServer:
 
 
 def read_local(run_dir: Path) -> LocalServer | None:
-    """Return what the file says, or None if there is none or the process that wrote it is gone."""
+    """Return the `ctbatch up` that runs, by its file in `run_dir`, or None."""
     try:
-        found = LocalServer(**json.loads((run_dir / LOCAL_FILE).read_text()))
-        os.kill(found.pid, 0)
+        local = LocalServer(**json.loads((run_dir / LOCAL_FILE).read_text()))
+        os.kill(local.pid, 0)
     except (OSError, ValueError, TypeError):
         return None
-    return found
+    return local
 
 
 def settings_with_broker() -> "Settings":
-    """Return this process's settings, their broker that of the `ctbatch up` that runs here, unless another is named.
+    """Return this process's settings, with the broker of the local `ctbatch up` unless they name another.
 
     Raises:
-        Unavailable: no broker is named, and nothing runs here.
+        Unavailable: they name none, and no `ctbatch up` runs here.
     """
     from db.settings import get_settings
 
     if not get_settings().broker_url:
         local = read_local(get_settings().run_dir)
         if local is None:
-            raise Unavailable("no message broker: set CELERY_BROKER_URL, or run `ctbatch up` on this machine")
+            raise Unavailable("no message broker is known; set CELERY_BROKER_URL, or run `ctbatch up` on this machine")
         os.environ["CELERY_BROKER_URL"] = local.broker
         get_settings.cache_clear()
     return get_settings()
 
 
 def local_url(host: str, port: int) -> str:
-    """Return the address at which this machine reaches a server that listens at `host`."""
+    """Return the address by which this machine reaches a server that listens at `host`."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host)  # noqa: S104 compared, not bound
     return f"http://{name or (f'[{host}]' if ':' in host else host)}:{port}"
 
@@ -79,13 +79,13 @@ def find_server() -> Server:
     """Return the server to speak to.
 
     Raises:
-        Unavailable: none is named and none runs here.
-        UsageError: a server is named, but no token for it.
+        Unavailable: the environment names none, and none runs here.
+        UsageError: the environment names a server, but not its token.
     """
     url = os.environ.get("CTBATCH_SERVER", "").rstrip("/")
     if url:
         if not url.startswith(("http://", "https://")):
-            raise UsageError(f"CTBATCH_SERVER is no http:// or https:// address: {url}")
+            raise UsageError(f"CTBATCH_SERVER is {url}; it must begin with http:// or https://")
         return Server(url, _token())
     from db.settings import get_settings
 
@@ -93,7 +93,7 @@ def find_server() -> Server:
     local = read_local(settings.run_dir)
     if local is None:
         raise Unavailable(
-            f"no server: no `ctbatch up` runs in {settings.home}; start one, or set CTBATCH_SERVER and CTBATCH_TOKEN"
+            f"no `ctbatch up` runs in {settings.home}; start one, or set CTBATCH_SERVER and CTBATCH_TOKEN"
         )
     return Server(local.url, local.token, local=True)
 
@@ -106,5 +106,5 @@ def _token() -> str:
         except OSError as error:
             raise UsageError(f"cannot read the CTBATCH_TOKEN_FILE {path}: {error.strerror}") from error
     if not token:
-        raise UsageError("CTBATCH_SERVER is set, but neither CTBATCH_TOKEN nor CTBATCH_TOKEN_FILE is")
+        raise UsageError("CTBATCH_SERVER is set without a token; set CTBATCH_TOKEN or CTBATCH_TOKEN_FILE too")
     return token

@@ -1,19 +1,18 @@
-"""Waiting for a job: its progress while it runs, and the exit code that says how it ended."""
+"""Waits for a job: shows its progress while it runs, and raises the error whose exit code says how it ended."""
 
 from cli.errors import JobFailed, PartialFailure, Unavailable
 from cli.output import print_json, print_table, progress_bar
 from cli.remote.client import Client, Json
 from db.reasons import explain
 
-REFUSED = ("rejected", "quarantined", "cancelled")  # the outcomes of a slice without a prediction
+UNPREDICTED = ("rejected", "quarantined", "cancelled")  # the outcomes of a slice without a prediction
 
 
 def follow(client: Client, job_id: str, *, strict: bool = False, as_json: bool = False) -> Json:
-    """Show the progress of a job until it ends, print what came of it and return it.
+    """Show the progress of a job until it ends, print its outcomes and return it.
 
     Raises:
-        JobFailed: it failed.
-        PartialFailure: it predicted nothing, or some slices were quarantined or cancelled; with `strict` rejected too.
+        JobFailed, PartialFailure: as for `raise_for_outcome`.
     """
     job = watch_progress(client, job_id)
     if as_json:
@@ -25,10 +24,10 @@ def follow(client: Client, job_id: str, *, strict: bool = False, as_json: bool =
 
 
 def watch_progress(client: Client, job_id: str, *, patient: bool = True) -> Json:
-    """Show a bar until the job has ended and return its last view.
+    """Show a bar until the job has ended, and return its last view.
 
     Raises:
-        Unavailable: not `patient`, and no worker has an engine that may predict.
+        Unavailable: no worker has an engine that may predict, and the caller is not `patient`.
     """
     job: Json = {}
     with progress_bar("predicting", 1.0) as update:
@@ -40,12 +39,12 @@ def watch_progress(client: Client, job_id: str, *, patient: bool = True) -> Json
 
 
 def done(counts: Json) -> int:
-    """Return how many slices have their outcome."""
-    return sum(int(counts[name]) for name in ("predicted", *REFUSED))
+    """Return the number of slices that have their outcome."""
+    return sum(int(counts[name]) for name in ("predicted", *UNPREDICTED))
 
 
 def fraction_done(job: Json) -> float:
-    """Return the done part of what is known so far, 0 to 1."""
+    """Return the share, 0 to 1, of the slices unpacked so far that have their outcome."""
     if job["state"] not in ("queued", "running"):
         return 1.0
     total = int(job["stages"]["total"])
@@ -54,18 +53,18 @@ def fraction_done(job: Json) -> float:
 
 def _note(job: Json) -> str:
     counts = job["counts"]
-    parts = [f"{done(counts)} of {job['stages']['total']} slices"]
+    notes = [f"{done(counts)} of {job['stages']['total']} slices"]
     if job.get("rate"):
-        parts.append(f"{job['rate']:.0f}/s")
+        notes.append(f"{job['rate']:.0f}/s")
     if job.get("eta_seconds"):
-        parts.append(f"about {job['eta_seconds']:.0f} s left")
+        notes.append(f"about {job['eta_seconds']:.0f} s left")
     if job.get("warning"):
-        parts.append(job["warning"])
-    return ", ".join(parts)
+        notes.append(job["warning"])
+    return ", ".join(notes)
 
 
 def summary(job: Json) -> list[tuple[str, int]]:
-    """Return what came of a job's slices, a line each, the rejected ones by reason."""
+    """Return the outcomes of a job's slices with their numbers, the rejected ones by reason too."""
     counts = job["counts"]
     lines = [("received", counts["received"]), ("predicted", counts["predicted"]), ("  positive", counts["positive"])]
     lines.append(("rejected", counts["rejected"]))
@@ -75,27 +74,26 @@ def summary(job: Json) -> list[tuple[str, int]]:
 
 
 def raise_for_outcome(job: Json, *, strict: bool = False) -> None:
-    """Raise the error whose exit code says how the job ended.
-
-    Nothing is raised where something was predicted and the rest was rejected, unless `strict`.
+    """Raise the error whose exit code says how the job ended, if it did not end well.
 
     Raises:
-        JobFailed, PartialFailure: as for `follow`.
+        JobFailed: it failed.
+        PartialFailure: it predicted nothing, or a slice was quarantined or cancelled, or with `strict` rejected.
     """
     counts = job["counts"]
     if job["state"] == "failed":
-        raise JobFailed(f"job {job['id']} failed: {explain(job.get('error')) or 'no reason is known'}")
+        raise JobFailed(f"job {job['id']} failed: {explain(job.get('error')) or 'the server gives no reason'}")
     unpredicted = counts["quarantined"] or counts["cancelled"] or (strict and counts["rejected"])
     if job.get("nothing_predicted") or job["state"] == "cancelled" or unpredicted:
         raise PartialFailure(f"job {job['id']} is {job['state_text']}: {_account(job)}")
 
 
 def _account(job: Json) -> str:
-    """Return what came of the slices, and what to do about those without a prediction."""
+    """Return the numbers of slices by outcome, and what to do about those without a prediction."""
     counts = job["counts"]
-    numbers = ", ".join(f"{counts[name]} {name}" for name in ("predicted", *REFUSED) if counts[name])
+    numbers = ", ".join(f"{counts[name]} {name}" for name in ("predicted", *UNPREDICTED) if counts[name])
     if counts["quarantined"] or counts["cancelled"]:
-        return f"{numbers}. `ctbatch jobs retry {job['id']}` puts back what was quarantined or cancelled"
+        return f"{numbers}. `ctbatch jobs retry {job['id']}` puts the quarantined and the cancelled ones back"
     if counts["rejected"]:
         return f"{numbers}. `ctbatch results {job['id']} --state rejected` lists the reasons"
-    return numbers or "it holds no slices. Check what was sent"
+    return numbers or "it holds no slices. Check the files that were sent"

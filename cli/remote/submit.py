@@ -1,24 +1,28 @@
-"""Sending files, archives and folders as one job."""
+"""Sends files, archives and folders as one job."""
 
+import io
 from pathlib import Path
 
 from cli.files.parts import gather
 from cli.output import progress_bar, say
 from cli.remote.client import Client, Json
-from cli.remote.multipart import MultipartBody
+from cli.remote.part_file import BUFFER, PartFile
 
 
 def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: int, key: str) -> Json:
-    """Send paths with a progress bar and return the job.
+    """Send paths with a progress bar, and return the job.
 
     Raises:
-        CommandError: nothing to send, or the server cannot be reached or refuses it.
+        CommandError: there is nothing to send, or the server cannot be reached or refuses it.
     """
     parts, hidden = gather(paths)
     if hidden:
-        say(f"{hidden} hidden or unusable files were passed over")
-    client.get("/jobs", {"limit": 1})  # a wrong token is known before gigabytes are sent
-    body = MultipartBody({"name": name or "", "priority": str(priority)}, parts)
-    with progress_bar("sending", len(body), unit="bytes") as update:
-        body.sent = lambda count: update(count, "")
-        return client.submit(body, key)
+        say(f"left out {hidden} hidden or unusable files")
+    client.get("/jobs", {"limit": 1})  # a wrong token is noticed before gigabytes are sent
+    with progress_bar("sending", sum(part.size for part in parts), unit="bytes") as update:
+        readers = [PartFile(part, lambda: update(sum(reader.sent for reader in readers), "")) for part in parts]
+        files = [
+            (part.filename.encode("utf-8", "backslashreplace").decode(), io.BufferedReader(reader, BUFFER))
+            for part, reader in zip(parts, readers, strict=True)
+        ]
+        return client.submit({"name": name or "", "priority": str(priority)}, files, key)

@@ -1,1 +1,1 @@
-"""The processes of one machine: started, watched and stopped."""
+"""Starts, watches and stops the processes of one machine."""

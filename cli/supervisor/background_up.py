@@ -1,22 +1,23 @@
-"""`ctbatch up` in the background, for commands that need a server of their own."""
+"""Runs `ctbatch up` in the background, for commands that need a server of their own."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from cli.errors import Unavailable
 from cli.output import progress_bar, say
+from cli.polling import poll
 from cli.remote.find_server import LocalServer, read_local
-from cli.supervisor.child import die_with_parent
 from cli.supervisor.roles import PROJECT
 from db.settings import Settings
+from worker.parent_death import die_with_parent
 
-LOG_LINES = 20  # of the log, shown where the start fails
+LOG_LINES = 20  # the last of the log, shown when the start fails
 POLL_SECONDS = 0.1
 
 
@@ -24,14 +25,14 @@ POLL_SECONDS = 0.1
 def serving(
     settings: Settings, host: str | None, port: int | None
 ) -> Iterator[tuple[LocalServer, subprocess.Popen[bytes] | None]]:
-    """Yield the server of this home, started if none runs; one that was started is stopped at the end."""
+    """Yield the server of this home and None, or start one, yield it with its process, and stop it at the end."""
     if running := read_local(settings.run_dir):
-        say(f"using the ctbatch that runs at {running.url}")
+        say(f"using the ctbatch at {running.url}")
         yield running, None
         return
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = settings.home / "up.log"
-    say(f"starting everything in {settings.home} (what it says: {log})")
+    say(f"starting everything in {settings.home} (log: {log})")
     options = [*(["--host", host] if host else []), *(["--port", str(port)] if port is not None else [])]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 our own command
@@ -40,8 +41,8 @@ def serving(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the demo, which then stops this in order
-            preexec_fn=die_with_parent(signal.SIGTERM),
+            start_new_session=True,  # Ctrl-C reaches the caller only, which then stops this in order
+            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),
         )
     try:
         yield _wait_until_ready(settings, process, log), process
@@ -52,19 +53,18 @@ def serving(
 
 def _wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], log: Path) -> LocalServer:
     with progress_bar("starting", 1.0) as update:
-        while True:
-            local = read_local(settings.run_dir)
+        for local in poll(lambda: read_local(settings.run_dir), POLL_SECONDS):
             if local is not None and local.pid == process.pid:
                 update(1.0, f"ready at {local.url}")
                 return local
             if process.poll() is not None:
                 tail = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-                raise Unavailable("ctbatch did not start; it said:\n" + "\n".join(tail))
-            time.sleep(POLL_SECONDS)
+                raise Unavailable(f"ctbatch did not start; the end of {log}:\n" + "\n".join(tail))
+    raise AssertionError("poll goes on for ever")
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:
-    """Ask `up` to stop and wait until it has; each Ctrl-C meanwhile is passed on, and the second one forces it."""
+    """Stop `up` and wait for its end. Each Ctrl-C meanwhile is passed on, so that the second one forces it."""
     process.terminate()
     while process.poll() is None:
         try:

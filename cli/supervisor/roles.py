@@ -1,4 +1,4 @@
-"""The command line and environment of each process, known here and nowhere else."""
+"""The command line and the environment of each role."""
 
 import os
 import sys
@@ -11,11 +11,12 @@ from db.settings import Settings
 from training.launch.installed import TrainingNotInstalled, check_installed, is_installed
 
 ROLES = ("web", "ingest", "inference", "training", "evaluation", "sweep")
-CELERY_APPS = {
-    "ingest": "worker.app",
-    "inference": "worker.app",
-    "training": "training.app",
-    "evaluation": "training.app",  # apart: an evaluation takes minutes and is waited for, a run takes hours
+CELERY = {  # app, queues, processes
+    "ingest": ("worker.app", "ingest", 2),  # two, so that a large archive does not hold up a small one
+    "inference": ("worker.app", "inference", 1),
+    "training": ("training.app", "training", 1),
+    # Apart from training: an evaluation or a dataset takes minutes and is waited for, a run takes hours.
+    "evaluation": ("training.app", "evaluation,datasets", 1),
 }
 ENGINE_ROLES = ("inference", "evaluation")  # these load the engine
 PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder that the top-level packages are imported from
@@ -32,24 +33,25 @@ GUNICORN_LIMITS = (
 
 
 def command_line(role: str, settings: Settings, *, listen_fd: int | None = None, name: str | None = None) -> list[str]:
-    """Return the argv of one process.
+    """Return the command line of one process.
 
     Args:
         role: one of `ROLES`.
-        settings: host, port and web sizes are taken from here.
-        listen_fd: for `web`, a listening socket that is inherited, in place of host and port.
-        name: for a Celery role, the node's name before the `@`; the role unless several run on one machine.
+        settings: give host, port, sizes of web and the log level.
+        listen_fd: for `web`, an inherited listening socket, in place of host and port.
+        name: for a Celery role, the node's name before the `@`. Needed only for several of one role on one machine.
 
     Raises:
         KeyError: there is no such role.
     """
-    python = [sys.executable, "-P"]  # -P: a folder named `web` where the user stands must not be imported
+    python = [sys.executable, "-P"]  # -P: do not import a folder named `web` of the user's
     if role == "web":
         return [*python, "-m", "gunicorn", *_gunicorn_options(settings, listen_fd), "web.wsgi:app"]
     if role == "sweep":
         return [*python, "-m", "worker.sweep"]
-    app = CELERY_APPS[role]
-    options = ["-Q", role, "-P", "prefork", "-c", "1", "-n", f"{name or role}@%h", "-l", settings.log_level]
+    app, queues, processes = CELERY[role]
+    options = ["-Q", queues, "-P", "prefork", "-c", str(processes), "-n", f"{name or role}@%h"]
+    options += ["-l", settings.log_level]
     return [*python, "-m", "celery", "-A", app, "worker", *options, "--without-gossip", "--without-mingle"]
 
 
@@ -65,10 +67,10 @@ def _bracketed(host: str) -> str:
 
 
 def environment(role: str, settings: Settings, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of one process: the present one, its role, and where the packages are."""
-    found = dict(os.environ if base is None else base)
-    paths = [str(PROJECT), *filter(None, found.get("PYTHONPATH", "").split(os.pathsep))]
-    return found | {
+    """Return the environment of one process: the present one (or `base`), its role, its home and our packages."""
+    variables = dict(os.environ if base is None else base)
+    paths = [str(PROJECT), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
+    return variables | {
         "CTBATCH_ROLE": role,
         "CTBATCH_HOME": str(settings.home),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
@@ -77,11 +79,11 @@ def environment(role: str, settings: Settings, base: Mapping[str, str] | None = 
 
 
 def check_role(role: str, settings: Settings) -> None:
-    """Raise unless what a process of this role loads is installed here.
+    """Check that the libraries for a process of this role are installed here.
 
     Raises:
-        TrainingNotInstalled: it trains.
-        Unavailable: it predicts by Keras, which comes with training.
+        TrainingNotInstalled: the role trains, and they are not.
+        Unavailable: the role predicts by Keras, which comes with training, and they are not.
     """
     if role == "training":
         check_installed()
@@ -90,10 +92,5 @@ def check_role(role: str, settings: Settings) -> None:
 
 
 def ready_file(role: str, settings: Settings) -> Path:
-    """The file that a worker touches when it is ready (and the sweeper after each sweep)."""
+    """Return the file that a worker touches when it is ready, and the sweeper after each sweep."""
     return settings.run_dir / f"{role}.ready"
-
-
-def worker_command(role: str, *options: str) -> list[str]:
-    """Return the argv that becomes the process of this role by way of `ctbatch worker`."""
-    return [sys.executable, "-P", "-m", "cli", "worker", role, *options]

@@ -1,4 +1,8 @@
-"""Starts processes, starts those that die again, and stops all in order: one thread, no process left behind."""
+"""Starts processes, restarts those that die, and stops all in order: one thread, no process left behind.
+
+Not supervisord, honcho or circus: none of them starts a stage when the stage before is ready, ends the children when
+the supervisor itself is killed, and hands a listening socket to a process that is restarted.
+"""
 
 import contextlib
 import os
@@ -6,7 +10,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -14,16 +18,16 @@ from cli.errors import Unavailable
 from cli.supervisor.child import Child, Emit, Process
 
 BACKOFF_SECONDS = (0.5, 1, 2, 4, 8, 15, 30)
-STEADY_SECONDS = 60  # alive this long: the next death counts as the first
-FAILED_STARTS = 3  # a process that dies so often before it was ever ready stops the start
-FORCED_SECONDS = 3  # what a process with a gentle death signal has to end after a second interruption
+STEADY_SECONDS = 60  # the next death of a process that lived this long counts as the first
+FAILED_STARTS = 3  # deaths of a process that was never ready, after which all are stopped
+FORCED_SECONDS = 3  # time for a process with a gentle death signal to end after a second interruption
 
 
 class Supervisor:
-    """Runs processes until told to stop. For the main thread only: it takes the signals and the children's deaths."""
+    """Runs processes until a signal stops it. It takes over the signals of its own process, for good."""
 
     def __init__(self, processes: Sequence[Process], emit: Emit, cwd: Path) -> None:
-        """Keep what to run; `emit(role, line)` is given every line of output, `cwd` is where the processes stand."""
+        """Keep the processes. Each line of their output goes to `emit(role, line)`; their folder is `cwd`."""
         self._selector = selectors.DefaultSelector()
         self._children = [Child(process, emit, self._selector) for process in processes]
         self._emit = emit
@@ -31,50 +35,34 @@ class Supervisor:
         self._stops_asked = 0
 
     def run(self, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
-        """Start everything, call `on_ready` once when all is ready, keep it running until SIGTERM or SIGINT, stop it.
+        """Start everything, call `on_ready` when all is ready, and keep it running until SIGTERM or SIGINT.
 
-        `on_stop` is called before the first process is stopped. A second signal stops everything at once.
+        Then call `on_stop` and stop everything in order. A second signal stops everything at once.
 
         Raises:
-            Unavailable: a process ended again and again before it was ready; the others were stopped.
+            Unavailable: a process ended again and again before it was ready; the others are stopped.
         """
-        with self._signals():
-            try:
-                self._start_all()
-                if not self._stops_asked:
-                    on_ready()
-                while not self._stops_asked:
-                    self._turn(1.0)
-            finally:
-                on_stop()
-                self._stop_all()
-        self._selector.close()
-
-    def pids(self) -> dict[str, int]:
-        """Return the process id of each role that runs now."""
-        return {child.process.role: child.running.pid for child in self._children if child.running}
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Count requests to stop, and wake the loop for them and for a child's death."""
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        self._selector.register(reader, selectors.EVENT_READ)
-        kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
-        kept_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._take_signals()
         try:
-            signal.signal(signal.SIGTERM, self._asked_to_stop)
-            signal.signal(signal.SIGINT, self._asked_to_stop)
-            signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-            yield
+            self._start_all()
+            if not self._stops_asked:
+                on_ready()
+            while not self._stops_asked:
+                self._turn(1.0)
         finally:
-            signal.set_wakeup_fd(kept_fd)
-            for number, handler in kept.items():
-                signal.signal(number, handler)
-            self._selector.unregister(reader)
-            reader.close()
-            writer.close()
+            on_stop()
+            self._stop_all()
+
+    def _take_signals(self) -> None:
+        """Count requests to stop, and wake the loop for them and for the death of a child."""
+        reader, self._waker = socket.socketpair()
+        reader.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(reader, selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._asked_to_stop)
+        signal.signal(signal.SIGINT, self._asked_to_stop)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
     def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stops_asked += 1
@@ -88,7 +76,7 @@ class Supervisor:
                 self._turn(0.05)
 
     def _turn(self, seconds: float) -> None:
-        """Pass output on, notice deaths and readiness, start what is due; wait `seconds` at most."""
+        """Pass output on, notice deaths and readiness, start the processes that are due; wait `seconds` at most."""
         waiting = any(child.running and not child.ready for child in self._children)
         due = [child.start_at for child in self._children if child.start_at is not None]
         self._pump(min([0.1 if waiting else seconds, *(max(0.0, at - time.monotonic()) for at in due)]))
@@ -105,15 +93,15 @@ class Supervisor:
         for key, _events in self._selector.select(wait):
             if isinstance(key.data, Child):
                 key.data.read()
-            else:  # a signal's wake-up bytes say nothing more
+            else:  # the bytes that a signal wrote to wake the loop
                 with contextlib.suppress(BlockingIOError):
                     os.read(key.fd, 4096)
 
     def _bury(self, child: Child) -> None:
-        """Take note of a death and say when the process is started again.
+        """Reap a dead child and plan its next start.
 
         Raises:
-            Unavailable: it was never ready and has died too often.
+            Unavailable: it was never ready, and has died too often.
         """
         code = child.reap()
         if time.monotonic() - child.started_at > STEADY_SECONDS:
@@ -129,7 +117,7 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         if any(child.running for child in self._children):
-            self._emit("up", "stopping; one more Ctrl-C stops everything at once")
+            self._emit("up", "stopping; press Ctrl-C again to stop everything at once")
         for number in sorted({child.process.stops for child in self._children}):
             group = [child for child in self._children if child.process.stops == number and child.running]
             for child in group:
@@ -157,5 +145,5 @@ class Supervisor:
 
 
 def _forced_grace(process: Process) -> float:
-    """A process with a gentle death signal (the broker, which flushes) gets moments even when forced; others none."""
+    """Return the seconds to end when forced: 0, unless the death signal is gentle (the broker, which flushes)."""
     return 0 if process.death_signal == signal.SIGKILL else FORCED_SECONDS

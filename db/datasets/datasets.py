@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db import CLASSES, NAME, broker
+from db.broker import Queue
 from db.clock import from_now
 from db.datasets.slices import DatasetError
 from db.ledger import leases
@@ -110,7 +111,7 @@ def _create(
                 raise
             continue
         break
-    broker.send_after_commit(s, broker.build_hint(dataset.id))
+    broker.wake_after_commit(s, Queue.DATASETS)
     return dataset
 
 

@@ -65,11 +65,11 @@ def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dat
     return Pair(version, other, split.dataset, split)
 
 
-def request(s: Session, pair: Pair, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:
+def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = True) -> list[Evaluation]:
     """The evaluations of both, the same for the same ask (see `evaluations.request`). Raises EvaluationError."""
     where: dict[str, Any] = {"dataset": pair.dataset, "split": pair.split, "part": pair.part}
     both = (pair.version, pair.other)
-    return [evaluations.request(s, version=each, **where, user=user, hint=hint) for each in both]
+    return [evaluations.request(s, version=each, **where, user=user, notify=notify) for each in both]
 
 
 def comparison_of(s: Session, pair: Pair) -> Comparison | None:

@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db import PARTS, broker
+from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
 from db.ledger import leases
@@ -56,13 +57,13 @@ def request(
     split: Split | None = None,
     part: str | None = None,
     user: User | None = None,
-    hint: bool = True,
+    notify: bool = True,
 ) -> Evaluation:
     """The evaluation of this version on these slices, the same for the same ask.
 
     One that failed, or whose scores are gone from storage, is carried out again.
 
-    `hint=False` sends no message, for who carries it out at once.
+    `notify=False` sends no message, for who carries it out at once.
 
     Raises EvaluationError: the dataset is not ready, or there is no such part.
     """
@@ -84,8 +85,8 @@ def request(
         _try_again(s, found)
     else:
         return found
-    if hint:
-        broker.send_after_commit(s, broker.evaluate_hint(found.id))
+    if notify:
+        broker.wake_after_commit(s, Queue.EVALUATION)
     return found
 
 

@@ -135,10 +135,12 @@ def _what_is_missing(evaluation: Evaluation | None, version: ModelVersion) -> li
     return [f"{version.label} is not evaluated on it yet"]
 
 
-def request_gate(s: Session, version: ModelVersion, user: User | None = None, *, hint: bool = True) -> list[Evaluation]:
+def request_gate(
+    s: Session, version: ModelVersion, user: User | None = None, *, notify: bool = True
+) -> list[Evaluation]:
     """Ask for the evaluations that `gate_of` needs, those that failed once more; what is not done yet of them.
 
-    `hint=False` sends no message, for who carries them out at once.
+    `notify=False` sends no message, for who carries them out at once.
 
     Raises evaluations.EvaluationError where the dataset cannot be used.
     """
@@ -147,7 +149,7 @@ def request_gate(s: Session, version: ModelVersion, user: User | None = None, *,
         return []
     versions = [version] if champion is None else [version, champion]
     asked = [
-        evaluations.request(s, version=each, dataset=split.dataset, split=split, part=TEST, user=user, hint=hint)
+        evaluations.request(s, version=each, dataset=split.dataset, split=split, part=TEST, user=user, notify=notify)
         for each in versions
     ]
     return [evaluation for evaluation in asked if evaluation.state != Work.DONE]

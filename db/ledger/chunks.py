@@ -1,65 +1,76 @@
-"""What can happen to a chunk: added, split when its worker is lost, failed, quarantined."""
+"""Changes of a chunk: added, split when its worker is lost, failed, quarantined."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from db import broker
+from db.broker import Queue
 from db.clock import from_now
 from db.ledger import leases
 from db.ledger.completion import finish_if_done, lock_job
 from db.ledger.leases import Claim
-from db.models import Chunk, Outcome, Slice, Work
+from db.ledger.predictions import copy_known, open_slice_ids
+from db.models import Chunk, Job, Outcome, Slice, Work
 
 
-def close_slices(s: Session, chunk_id: int, outcome: Outcome, reason: str | None = None) -> int:
-    """Give the slices of a chunk that have no outcome yet this one; how many."""
-    result: Any = s.execute(
+def close_slices(s: Session, chunk_id: int, outcome: Outcome, reason: str | None = None) -> None:
+    """Give this outcome to the slices of a chunk that have none yet."""
+    s.execute(
         update(Slice)
         .where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN)
         .values(state=outcome, reason=reason)
     )
-    return int(result.rowcount)
 
 
-def add_chunk(s: Session, job_id: str, array_sha256: str, slice_ids: list[int], *, suspect: bool = False) -> Chunk:
-    """A new ready chunk of these slices, all rows of one array; its message goes out after the commit."""
-    chunk = Chunk(job_id=job_id, size=len(slice_ids), array_sha256=array_sha256, suspect=suspect)
+def add_chunk(s: Session, job: Job, array_sha256: str, slice_ids: Sequence[int], *, suspect: bool = False) -> None:
+    """Make a chunk of these open slices, all rows of one array, and wake an inference worker after the commit.
+
+    Predictions that exist for the same pixels are copied; a chunk that needs no more is done. Where the job is
+    cancelled, so are the chunk and its slices. The caller has locked the job.
+    """
+    chunk = Chunk(job_id=job.id, size=len(slice_ids), array_sha256=array_sha256, suspect=suspect)
     s.add(chunk)
     s.flush()
     s.execute(update(Slice).where(Slice.id.in_(slice_ids)).values(chunk_id=chunk.id))
-    broker.send_after_commit(s, broker.predict_hint(chunk.id))
-    return chunk
+    if job.cancel_requested_at is not None:
+        close_slices(s, chunk.id, Outcome.CANCELLED)
+        _end(s, chunk, Work.CANCELLED)
+        return
+    copy_known(s, job, chunk.id)
+    if open_slice_ids(s, chunk.id):
+        broker.wake_after_commit(s, Queue.INFERENCE)
+    else:
+        _end(s, chunk, Work.DONE)
 
 
 def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
-    """A chunk's lease ran out, or its engine failed: halve it, so that one bad slice cannot hold the others.
+    """Halve a chunk whose lease ran out or whose engine failed, so that one bad slice cannot hold up the others.
 
     A single slice that is lost twice while it was predicted alone is quarantined. The caller has locked the job.
     """
-    open_ids = list(
-        s.scalars(select(Slice.id).where(Slice.chunk_id == chunk.id, Slice.state == Outcome.OPEN).order_by(Slice.id))
-    )
+    open_ids = open_slice_ids(s, chunk.id)
     if chunk.job.cancel_requested_at is not None:
         close_slices(s, chunk.id, Outcome.CANCELLED)
         _end(s, chunk, Work.CANCELLED)
     elif len(open_ids) > 1:
         half = len(open_ids) // 2
         _end(s, chunk, Work.SPLIT)
-        add_chunk(s, chunk.job_id, chunk.array_sha256, open_ids[:half], suspect=True)
-        add_chunk(s, chunk.job_id, chunk.array_sha256, open_ids[half:], suspect=True)
+        add_chunk(s, chunk.job, chunk.array_sha256, open_ids[:half], suspect=True)
+        add_chunk(s, chunk.job, chunk.array_sha256, open_ids[half:], suspect=True)
     elif open_ids and (not chunk.suspect or chunk.losses == 0):
         losses = 1 if chunk.suspect else 0
         _end(s, chunk, Work.READY, suspect=True, losses=losses, closed_at=None, published_at=from_now())
-        broker.send_after_commit(s, broker.predict_hint(chunk.id))
+        broker.wake_after_commit(s, Queue.INFERENCE)
     else:
         close_slices(s, chunk.id, Outcome.QUARANTINED, reason)
         _end(s, chunk, Work.FAILED)
 
 
 def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
-    """Its holder gives a chunk up as lost; nothing happens if someone else holds it by now."""
+    """Treat a claimed chunk as lost because its holder gives it up. Does nothing if someone else holds it by now."""
     chunk = s.get_one(Chunk, claim.id)
     job = lock_job(s, chunk.job_id)
     s.refresh(chunk)
@@ -78,5 +89,5 @@ def quarantine_chunk(s: Session, claim: Claim, reason: str) -> None:
 
 def _end(s: Session, chunk: Chunk, state: Work, **values: Any) -> None:
     # The fence grows: whoever still works on the chunk finds its claim stale.
-    base: dict[str, Any] = {"state": state, "fence": Chunk.fence + 1, "lease_until": None, "closed_at": from_now()}
-    s.execute(update(Chunk).where(Chunk.id == chunk.id).values(base | values))
+    ended = {"state": state, "fence": Chunk.fence + 1, "lease_until": None, "closed_at": from_now()}
+    s.execute(update(Chunk).where(Chunk.id == chunk.id).values(ended | values))

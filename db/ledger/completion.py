@@ -8,13 +8,13 @@ from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, JobState, Upload, Work
 
 
 def lock_job(s: Session, job_id: str) -> Job:
-    """The job, locked until the transaction ends: whatever may finish it does so one after the other."""
+    """Return the job, locked until the transaction ends, so that only one transaction at a time can finish it."""
     query = select(Job).where(Job.id == job_id).execution_options(populate_existing=True)
     return s.scalars(query.with_for_update(of=Job)).one()
 
 
 def finish_if_done(s: Session, job: Job) -> None:
-    """End the job if nothing of it is open. Asked of the rows each time: there is no counter to drift.
+    """End the job if nothing of it is open. The rows are queried each time, since a counter could drift.
 
     The caller holds the job's lock.
     """

@@ -7,10 +7,11 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from db import broker
+from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
 from db.ledger import leases
@@ -80,8 +81,8 @@ def create_job(
     uploads = [Upload(job_id=job.id, position=i, **vars(file)) for i, file in enumerate(files)]
     s.add_all(uploads)
     s.flush()
-    for upload in uploads:
-        broker.send_after_commit(s, broker.unpack_hint(upload.id))
+    for _ in uploads:
+        broker.wake_after_commit(s, Queue.INGEST)
     return job, True
 
 
@@ -129,34 +130,31 @@ def retry_job(s: Session, job: Job) -> int:
     unread = s.scalars(
         select(Slice.upload_id).where(Slice.job_id == job.id, again, Slice.chunk_id.is_(None)).distinct()
     ).all()
-    count = len(uploads) + _reopen_chunks(s, job, again) + _reread(s, job, list(unread))
-    if count:
-        s.execute(
-            update(Job)
-            .where(Job.id == job.id)
-            .values(state=JobState.RUNNING, error=None, finished_at=None, cancel_requested_at=None, unpacked_at=None)
-        )
-        for upload_id in {*uploads, *unread}:
-            broker.send_after_commit(s, broker.unpack_hint(upload_id))
-        s.refresh(job)
-    return count
-
-
-def _reopen_chunks(s: Session, job: Job, again: ColumnElement[bool]) -> int:
-    """Put the slices that are prepared already into new chunks over the same arrays."""
-    rows = s.execute(
+    prepared = s.execute(
         select(Chunk.array_sha256, Slice.id)
         .join(Chunk, Chunk.id == Slice.chunk_id)
         .where(Slice.job_id == job.id, again)
         .order_by(Slice.id)
     ).all()
+    if not (uploads or unread or prepared):
+        return 0
+    s.execute(
+        update(Job)
+        .where(Job.id == job.id)
+        .values(state=JobState.RUNNING, error=None, finished_at=None, cancel_requested_at=None, unpacked_at=None)
+    )
+    s.refresh(job)
     by_array: dict[str, list[int]] = {}
-    for array_sha256, slice_id in rows:
+    for array_sha256, slice_id in prepared:
         by_array.setdefault(array_sha256, []).append(slice_id)
     for array_sha256, slice_ids in by_array.items():
         s.execute(update(Slice).where(Slice.id.in_(slice_ids)).values(state=Outcome.OPEN, reason=None, detail=None))
-        add_chunk(s, job.id, array_sha256, slice_ids)
-    return len(rows)
+        add_chunk(s, job, array_sha256, slice_ids)  # new chunks over the same arrays
+    count = len(uploads) + len(prepared) + _reread(s, job, list(unread))
+    for _ in {*uploads, *unread}:
+        broker.wake_after_commit(s, Queue.INGEST)
+    finish_if_done(s, job)
+    return count
 
 
 def _reread(s: Session, job: Job, upload_ids: list[int]) -> int:

@@ -1,4 +1,4 @@
-"""Claiming, keeping and losing leased work; the same for uploads, chunks and training runs."""
+"""Claims, keeps and loses leased work, the same way for every kind of row."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple
@@ -15,7 +15,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class StaleClaim(Exception):
-    """Someone else holds this work by now. Nothing done under the old fence may be recorded."""
+    """Someone else holds this work by now. Work done under the old fence must not be recorded."""
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,25 @@ class Claim:
 
 
 def due(model: Any) -> Any:
-    """Ready, and not put off until later."""
+    """Return the condition: ready, and not put off until later."""
     later = model.lease_until
     return and_(model.state == Work.READY, or_(later.is_(None), later <= from_now()))
 
 
 def claimable(model: Any) -> Any:
-    """Due, or running under a lease that has run out."""
+    """Return the condition: due, or running under a lease that has run out."""
     return or_(due(model), and_(model.state == Work.RUNNING, model.lease_until < from_now()))
 
 
 def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
-    """Skip rows that another transaction is claiming. SQLite needs nothing: its writers queue at BEGIN."""
+    """Have a query skip rows that another transaction is claiming. SQLite needs nothing: its writers queue at BEGIN."""
     if session.get_bind().dialect.name == "postgresql":
         return query.with_for_update(skip_locked=True, of=of)
     return query
 
 
 def take(session: Session, model: type[L], row_id: int, worker: str) -> Claim | None:
-    """Claim this row if it is claimable; None if someone was quicker."""
+    """Claim this row if it is claimable, or return None if someone was quicker."""
     table: Any = model
     fence = session.scalar(
         update(table)
@@ -67,7 +67,7 @@ def _mine(table: Any, claim: Claim) -> Any:
 
 
 def keep(session: Session, model: type[L], claim: Claim) -> bool:
-    """Heartbeat: move the lease on. False means it is no longer ours."""
+    """Extend the lease. Return False if it is not ours any more."""
     table: Any = model
     result: CursorResult[Any] = session.execute(  # type: ignore[assignment]
         update(table).where(_mine(table, claim)).values(lease_until=from_now(current().lease_seconds))
@@ -86,24 +86,26 @@ def close(session: Session, model: type[L], claim: Claim, state: Work, **values:
 
 
 def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
-    """Put the work back untouched. The sweeper sends its message again."""
+    """Put the work back as it was. The sweeper sends its message again."""
     close(session, model, claim, Work.READY, published_at=from_now(), **values)
 
 
 def put_off(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
-    """Put the work back until the sweeper sends its message again: what it needs is away for the moment. Whoever asks
-    for work before does not get it, or a fault of seconds would use up all of its attempts."""
+    """Put the work back because something that it needs is away, until the sweeper sends its message again.
+
+    It cannot be claimed before, or a fault of seconds would use up all of its attempts.
+    """
     give_back(session, model, claim, lease_until=from_now(current().resend_seconds), **values)
 
 
 def expired(session: Session, model: type[L]) -> list[int]:
-    """The ids of the rows whose lease has run out."""
+    """Return the ids of the rows whose lease has run out."""
     table: Any = model
     return list(session.scalars(select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())))
 
 
 def unsent(session: Session, model: type[L]) -> list[int]:
-    """The ids of the rows that have been ready for so long that their message may be lost, oldest first."""
+    """Return the ids of the rows that were ready so long that their message may be lost, oldest first."""
     table: Any = model
     old = from_now(-current().resend_seconds)
     query = select(table.id).where(table.state == Work.READY, table.published_at < old)

@@ -1,4 +1,4 @@
-"""Whose turn it is: uploads and chunks are claimed by priority, then by who was served longest ago."""
+"""Claims uploads and chunks in turn: by priority, then by the owner and the job that were served longest ago."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,7 +13,7 @@ from db.models import Chunk, Job, JobState, Upload, User
 
 
 def _turn() -> tuple[Any, ...]:
-    """By priority, then the owner served longest ago, then their job served longest ago."""
+    """Return the order: priority, then the owner served longest ago, then their job served longest ago."""
     return (
         Job.priority.desc(),
         User.served_at.asc().nulls_first(),
@@ -22,12 +22,8 @@ def _turn() -> tuple[Any, ...]:
     )
 
 
-def claim_upload(s: Session, worker: str, *, smaller_than: Upload | None = None) -> Claim | None:
-    """Claim the upload whose turn it is; with `smaller_than`, only one that may go before that one.
-
-    A smaller upload (under half the entries, or of higher priority) goes first, so that a large archive does not
-    keep a small one waiting.
-    """
+def claim_upload(s: Session, worker: str) -> Claim | None:
+    """Claim the upload whose turn it is, or return None."""
     query = (
         select(Upload.id, Job.id.label("job"))
         .join(Job, Job.id == Upload.job_id)
@@ -36,13 +32,6 @@ def claim_upload(s: Session, worker: str, *, smaller_than: Upload | None = None)
         .order_by(*_turn(), Upload.position)
         .limit(1)
     )
-    if smaller_than is not None:
-        own_priority = s.scalars(select(Job.priority).where(Job.id == smaller_than.job_id)).one()
-        query = query.where(
-            Job.id != smaller_than.job_id,
-            (Job.priority > own_priority)
-            | ((Job.priority == own_priority) & (Upload.entries * 2 < smaller_than.entries)),
-        )
     row = s.execute(leases.locked(query, s, of=Upload)).first()
     if row is None or (claim := leases.take(s, Upload, row.id, worker)) is None:
         return None
@@ -53,8 +42,8 @@ def claim_upload(s: Session, worker: str, *, smaller_than: Upload | None = None)
 def claim_chunks(s: Session, worker: str, slices: int, without: Collection[int] = ()) -> list[tuple[Chunk, Claim]]:
     """Claim the chunk whose turn it is, and more of the same model version until they hold `slices`.
 
-    So a hundred jobs of one slice cost the engine what one job of a hundred does. Chunks of the model
-    versions `without` are left to other workers.
+    So a hundred jobs of one slice take the engine as long as one job of a hundred slices. Chunks of the model versions
+    `without` are left to other workers.
     """
     claimed: list[tuple[Chunk, Claim]] = []
     model_version_id: int | None = None
@@ -82,7 +71,7 @@ def claim_chunks(s: Session, worker: str, slices: int, without: Collection[int] 
 
 
 def _served(s: Session, job_id: str) -> int:
-    """Note that this job and its owner had their turn; the job's model version."""
+    """Note that this job and its owner had their turn, and return the job's model version."""
     job = s.get_one(Job, job_id)
     if job.state == JobState.QUEUED:
         s.execute(update(Job).where(Job.id == job_id).values(state=JobState.RUNNING, started_at=from_now()))

@@ -40,12 +40,17 @@ def promote(
     return promotion
 
 
-def promote_first(s: Session, version: ModelVersion, reason: str, user: User | None = None) -> ModelVersion:
-    """Make a version the champion if there is no champion yet; return the champion."""
+def promote_first(
+    s: Session, version: ModelVersion, reason: str, user: User | None = None, who: str = ""
+) -> ModelVersion:
+    """Make a version the champion if there is no champion yet; return the champion.
+
+    `who`: the name of somebody who is not a user of this database.
+    """
     lock_table(s, Promotion)  # an admin may promote another at this moment
     if (now := champion(s)) is not None:
         return now
-    promote(s, version, user, reason)
+    promote(s, version, user, reason, {"who": who} if who else None)
     return version
 
 

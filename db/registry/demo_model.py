@@ -33,14 +33,14 @@ def import_demo_model(recipe: str) -> str:
         return version.label
 
 
-def promote_demo_model(recipe: str, user: User | None = None) -> str:
+def promote_demo_model(recipe: str, user: User | None = None, *, reason: str = "", who: str = "") -> str:
     """Make the demo model the champion if there is none, and return the champion's label.
 
-    Raises DemoModelDamaged.
+    `reason` is kept with the promotion, and `who` where this database does not know the user. Raises DemoModelDamaged.
     """
     label = import_demo_model(recipe)
     with session_scope() as s:
         version = versions.find_version(s, label)
         if version is None:
             raise DemoModelDamaged(f"{label} is gone again; try once more")
-        return champions.promote_first(s, version, REASON, user).label
+        return champions.promote_first(s, version, reason.strip() or REASON, user, who).label

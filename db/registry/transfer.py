@@ -23,17 +23,16 @@ from db.models.documents import Facts, Origin
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
 from db.registry.manifest import MANIFEST, BadManifest, Package, check_usable, parse_manifest
 from db.registry.proof_file import PROOF_FILE, BadProof, read_proof_file
+from db.registry.tar_stream import BLOCK, END, tar_member, tar_size
 from db.registry.versions import StoredPackage, register_package
 from db.storage import Receiver, storage
 
-BLOCK = tarfile.BLOCKSIZE
 GZIP = b"\x1f\x8b"
 PIECE = 1 << 20
 MAX_FILES = 64
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 2 << 30
 MAX_BYTES = 4 << 30
-END = b"\0" * (2 * BLOCK)
 
 
 class PackageRefused(Exception):
@@ -48,21 +47,19 @@ def export_package(version: ModelVersion) -> Iterator[bytes]:
     names = [MANIFEST, *sorted(name for name in version.files if name != MANIFEST)]
     for name in names:
         path = storage().verified_path(version.files[name])
-        size = path.stat().st_size
-        info = tarfile.TarInfo(name)  # its defaults are constants: no owner, time 0, mode 0644
-        info.size = size
-        yield info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
-        with path.open("rb") as file:
-            while piece := file.read(PIECE):
-                yield piece
-        yield b"\0" * (-size % BLOCK)
+        yield from tar_member(name, path.stat().st_size, _pieces_of(path))
     yield END
+
+
+def _pieces_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 def export_size(version: ModelVersion) -> int:
     """How many bytes `export_package` gives. Raises storage's FileMissing."""
-    sizes = [storage().local_path(sha256).stat().st_size for sha256 in version.files.values()]
-    return sum(BLOCK + size + -size % BLOCK for size in sizes) + len(END)
+    return tar_size((name, storage().local_path(sha256).stat().st_size) for name, sha256 in version.files.items())
 
 
 def import_package(path: Path, recipe: str) -> StoredPackage:

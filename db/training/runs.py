@@ -9,6 +9,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from db import NAME, broker
+from db.broker import Queue
 from db.clock import from_now
 from db.ledger import leases
 from db.ledger.leases import Claim
@@ -151,7 +152,7 @@ def _launch(s: Session, run: TrainingRun) -> TrainingRun:
     run.message = "waiting for a worker"
     s.add(run)
     s.flush()
-    broker.send_after_commit(s, broker.train_hint(run.id))
+    broker.wake_after_commit(s, Queue.TRAINING)
     return run
 
 

@@ -14,12 +14,22 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 
 # What a package may import of the others. Where parts are named, these are the pure ones; training also does what
-# every Celery process does at its start, and web refuses at launch what cannot be trained.
+# every Celery process does at its start, its evaluation workers build datasets, and web refuses at launch what cannot
+# be trained.
 MAY_IMPORT = {
     "db": (),
     "worker": ("db",),
-    "training": ("db", "worker.imaging", "worker.engines", "worker.phantoms", "worker.process", "worker.heartbeat"),
-    "web": ("db", "worker.imaging", "training.config", "training.launch"),
+    "training": (
+        "db",
+        "worker.imaging",
+        "worker.engines",
+        "worker.phantoms",
+        "worker.datasets",
+        "worker.process",
+        "worker.heartbeat",
+        "worker.claimed",
+    ),
+    "web": ("db", "worker.imaging", "worker.received_files", "training.config", "training.launch"),
     "cli": ("db", "worker", "training", "web"),
 }
 
@@ -38,14 +48,15 @@ ROOMS = {
         "migrations",
     ),
     "worker": (
-        "process heartbeat app",
+        "parent_death process heartbeat app",
         "imaging",
         "imaging.archives",
         "imaging.formats",
         "imaging.sandbox",
+        "received_files",
         "phantoms",
         "engines",
-        "decoding",
+        "decoding claimed",
         "jobs",
         "datasets",
         "reap sweep tasks",
@@ -75,7 +86,7 @@ ROOMS = {
         "app wsgi",
     ),
     "cli": (
-        "errors output home options",
+        "errors output home options training_options polling",
         "files",
         "remote",
         "local",

@@ -1,4 +1,4 @@
-"""Labelled datasets for tests, as an ingest worker leaves them: rows, groups, and prepared slices in storage."""
+"""Labelled datasets for tests, as a worker leaves them: rows, groups, and prepared slices in storage."""
 
 import hashlib
 import io

@@ -62,6 +62,7 @@ class Api(ThreadingHTTPServer):
         self.jobs: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, str] = {}
         self.uploads: list[list[tuple[str, bytes]]] = []
+        self.bodies: list[tuple[str, bytes]] = []  # of submissions: their Content-Type and all bytes
         self.fields: list[dict[str, str]] = []
         self.views: dict[str, list[dict[str, Any]]] = {}  # what a job is seen as, next
         self.rows: dict[str, list[dict[str, Any]]] = {}
@@ -123,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._get(words, dict(parse_qsl(parts.query)))
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
         if self._allowed():
             words = urlsplit(self.path).path.removeprefix("/api/v1/").split("/")
             if words == ["jobs"]:
@@ -154,6 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             "CONTENT_TYPE": self.headers["Content-Type"],
             "REQUEST_METHOD": "POST",
         }
+        self.server.bodies.append((self.headers["Content-Type"], body))
         _, form, files = parse_form_data(environ)
         self.server.uploads.append([(file.filename or "", file.read()) for file in files.getlist("files")])
         self.server.fields.append(form.to_dict())

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 from click.testing import CliRunner, Result
 
-from cli.benchmarks.train_end_to_end import _words
+from cli.benchmarks.train_end_to_end import train_words
 from cli.commands.bench import bench
 from cli.commands.train import train
 from db.database import read_scope
@@ -34,20 +34,20 @@ def fitting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run
     get_settings.cache_clear()
 
 
-def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(
+def test_fitting_reports_speed_and_metrics_and_keeps_nothing(
     fitting: Run, settings: Settings, small_network: None
 ) -> None:
     changed = [word for setting in ("initial=none", "hidden=8", *TINY) for word in ("--set", setting)]
     result = fitting("site", "--preset", "seed", *changed, "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert [(stage["name"], stage["size"], stage["epochs"]) for stage in found["stages"]] == [
+    report = json.loads(result.stdout)
+    assert [(stage["name"], stage["size"], stage["epochs"]) for stage in report["stages"]] == [
         (n, 32, 1) for n in STAGES
     ]
-    assert all(stage["rate"] > 0 for stage in found["stages"])
-    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]), abs=0.2)
-    assert 0 <= found["metrics"]["accuracy"] <= 1
-    assert found["environment"]["backend"] == "tensorflow"
+    assert all(stage["rate"] > 0 for stage in report["stages"])
+    assert report["seconds"] == pytest.approx(sum(stage["seconds"] for stage in report["stages"]), abs=0.2)
+    assert 0 <= report["metrics"]["accuracy"] <= 1
+    assert report["environment"]["backend"] == "tensorflow"
     assert "last-40: epoch 1 of 1" in result.stderr
     with read_scope() as s:
         assert not runs.list_runs(s)
@@ -55,14 +55,14 @@ def test_it_trains_says_how_fast_and_how_well_and_keeps_nothing(
     assert not list(settings.home.glob("training/*"))
 
 
-def test_what_does_not_exist_and_what_cannot_be_are_refused(fitting: Run) -> None:
+def test_unknown_dataset_and_setting_are_refused(fitting: Run) -> None:
     unknown, odd = fitting("other"), fitting("site", "--set", "ages.0=1")
     assert (unknown.exit_code, odd.exit_code) == (3, 2)
     assert "there is no dataset other" in unknown.output
     assert "there is no 'ages' here" in odd.output
 
 
-def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, settings: Settings) -> None:
+def test_fitting_fails_with_a_reason_when_files_are_gone(fitting: Run, settings: Settings) -> None:
     for file in (settings.home / "files").rglob("*"):
         if file.is_file():
             file.unlink()
@@ -72,7 +72,13 @@ def test_a_dataset_whose_files_are_gone_ends_it_with_a_reason(fitting: Run, sett
     assert not list(settings.home.glob("training/*"))
 
 
-def test_real_training_launches_what_it_was_asked_for() -> None:
-    asked = RunRequest("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
-    found = train.make_context("train", _words(asked)).params
-    assert RunRequest(**{field.name: found[field.name] for field in fields(RunRequest)}) == asked
+def test_real_training_passes_every_option_to_train() -> None:
+    request = RunRequest("real", "quick", ("augment.flip=false", "hidden=8"), 3, "", ("conflicting-labels",), True)
+    parameters = train.make_context("train", train_words(request)).params
+    assert RunRequest(**{field.name: parameters[field.name] for field in fields(RunRequest)}) == request
+
+
+def test_engine_that_the_package_has_no_file_for_is_refused_at_once(ctbatch: Callable[..., object]) -> None:
+    refused = ctbatch("bench", "pipeline", "--slices", 1, env={"CTBATCH_ENGINE": "openvino-f32"})
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.splitlines()[-1].startswith("Error: CTBATCH_ENGINE is openvino-f32, but the package demo")

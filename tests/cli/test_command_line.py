@@ -38,13 +38,13 @@ def test_an_unknown_command_is_a_usage_error(ctbatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "message"),
     [
-        ("scipy", "scipy is not installed here. Install ctbatch again with all that it depends on."),
+        ("scipy", "scipy is not installed here. Install ctbatch again with all its dependencies."),
         ("keras.layers", str(TrainingNotInstalled())),
     ],
 )
-def test_library_that_is_not_there_is_one_line(monkeypatch, capsys, module, said):
+def test_missing_library_is_reported_in_one_line(monkeypatch, capsys, module, message):
     def lacks(**_):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
@@ -52,11 +52,11 @@ def test_library_that_is_not_there_is_one_line(monkeypatch, capsys, module, said
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 4
-    assert capsys.readouterr().err == f"Error: {said}\n"
+    assert capsys.readouterr().err == f"Error: {message}\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "printed"),
     [
         ("scan 1.png", "scan 1.png"),
         ("straße.png", "straße.png"),
@@ -67,8 +67,8 @@ def test_library_that_is_not_there_is_one_line(monkeypatch, capsys, module, said
         (7, "7"),
     ],
 )
-def test_names_are_printed_harmlessly(text, shown):
-    assert safe(text) == shown
+def test_control_characters_in_names_are_escaped(text, printed):
+    assert safe(text) == printed
 
 
 def on_a_terminal(*words: object, env: dict[str, str]) -> str:
@@ -103,7 +103,7 @@ def test_a_terminal_gets_a_table_and_a_bar(api, tmp_path):
     assert "job1" in written
 
 
-def test_a_reader_that_has_enough_is_no_error(ctbatch, api):
+def test_closed_pipe_is_not_an_error(ctbatch, api):
     api.add_job()
     env = {**os.environ, **api.env, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "cli", "jobs", "ls"]
@@ -123,14 +123,14 @@ def test_an_interruption_is_exit_code_130(api):
         while not api.requests:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said.decode().splitlines()[-1] == "interrupted"
-    assert b"Traceback" not in said
+    assert errors.decode().splitlines()[-1] == "interrupted"
+    assert b"Traceback" not in errors
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "message"),
     [
         ({"CTBATCH_PORT": "many"}, "the setting CTBATCH_PORT: Input should be a valid integer"),
         ({"CTBATCH_ENGINE": "steam"}, "the setting engine: Input should be 'auto', "),
@@ -138,8 +138,20 @@ def test_an_interruption_is_exit_code_130(api):
         ({"CTBATCH_HOME": "/proc/nowhere"}, "cannot use /proc/nowhere as home: No such file or directory"),
     ],
 )
-def test_a_wrong_setting_is_one_clear_line(ctbatch, env, said):
+def test_wrong_setting_is_reported_in_one_line(ctbatch, env, message):
     result = ctbatch("up", "--port", 0, env=env) if "CTBATCH_HOME" in env else ctbatch("jobs", "ls", env=env)
     assert result.returncode == 4
-    assert result.stderr.startswith(f"Error: {said}")
+    assert result.stderr.startswith(f"Error: {message}")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["jobs", "ls"], ["submit", "--help"]], ids=" ".join)
+def test_client_commands_load_no_database_and_no_presets(api, tmp_path, words):
+    code = "import sys; from cli.main import main\ntry: main()\nfinally: print(*sys.modules)"
+    env = {"PYTHONPATH": str(PROJECT), **api.env}
+    command = [sys.executable, "-c", code, *words]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.splitlines()[-1].split())
+    assert "httpx" in loaded
+    assert {"sqlalchemy", "pydantic", "numpy", "celery"}.isdisjoint(loaded)

@@ -1,22 +1,22 @@
-"""`ctbatch datasets` as an operator runs it, with a real database, storage and ingest worker's function."""
+"""`ctbatch datasets` as an operator runs it, with a real database, storage and the worker's function."""
 
 import json
 import threading
-from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
-from cli.commands import datasets as command
-from cli.errors import Unavailable
+from cli.errors import JobFailed, Unavailable
+from cli.local.datasets import follow_dataset
 from cli.main import cli
 from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import leases
-from db.models import Dataset
+from db.models import Dataset, Work
 from db.settings import get_settings
 from tests.worker.conftest import png, zip_of
 from worker.datasets.build import build_next
+from worker.received_files import receive_file
 
 HEAD = "file,label,group\n"
 
@@ -38,7 +38,7 @@ def operate(environment, monkeypatch, tmp_path):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()
-    monkeypatch.setattr(command, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr("cli.local.follow.POLL_SECONDS", 0.05)
     yield lambda *words: CliRunner().invoke(cli, list(map(str, words)))
     get_settings.cache_clear()
 
@@ -77,9 +77,7 @@ def lines(folder) -> str:
     )  # fmt: skip
 
 
-def test_a_folder_becomes_a_dataset_that_is_shown_listed_and_split(
-    ctbatch, operate, environment, ingest_worker, folder
-):
+def test_dataset_of_a_folder_is_shown_listed_and_split(ctbatch, operate, environment, ingest_worker, folder):
     (folder / "groups.csv").write_text(lines(folder))
     made = ctbatch("datasets", "create", "site", "--from", folder, "--json", env=environment)
     assert made.returncode == 0, made.stderr
@@ -100,7 +98,7 @@ def test_a_folder_becomes_a_dataset_that_is_shown_listed_and_split(
     assert json.loads(operate("datasets", "split", "site", "--seed", 7, "--json").stdout)["id"] == split["id"]
 
 
-def test_archives_and_folders_together_are_reported_with_warnings(operate, ingest_worker, folder, tmp_path):
+def test_report_of_a_dataset_warns_of_identical_slices(operate, ingest_worker, folder, tmp_path):
     archive = zip_of(tmp_path / "covid.zip", {"twin.png": png(10), "text.png": b"no picture"})
     made = operate("datasets", "create", "site", "--from", folder, archive)
     assert made.exit_code == 0, made.stderr
@@ -112,7 +110,7 @@ def test_archives_and_folders_together_are_reported_with_warnings(operate, inges
     assert "warning: 2 slices have the same pixels as one of the other class" in made.stderr
 
 
-def test_a_given_csv_goes_before_that_in_the_folder(operate, ingest_worker, folder, tmp_path):
+def test_labels_option_takes_precedence_over_a_csv_in_the_folder(operate, ingest_worker, folder, tmp_path):
     (folder / "groups.csv").write_text("broken")
     (tmp_path / "mine.csv").write_text(lines(folder))
     made = operate("datasets", "create", "site", "--from", folder, "--labels", tmp_path / "mine.csv", "--json")
@@ -121,7 +119,7 @@ def test_a_given_csv_goes_before_that_in_the_folder(operate, ingest_worker, fold
 
 
 @pytest.mark.parametrize("sources", [["scans/mine.CSV"], ["mine.CSV", "scans"]])
-def test_a_csv_as_the_source_labels_the_files_beside_it_or_those_that_are_named(
+def test_csv_among_the_sources_labels_the_other_sources_or_its_own_folder(
     operate, ingest_worker, folder, tmp_path, sources
 ):
     (tmp_path / sources[0]).write_text(lines(folder))
@@ -132,7 +130,7 @@ def test_a_csv_as_the_source_labels_the_files_beside_it_or_those_that_are_named(
     assert view["groups"] == 6
 
 
-def test_a_leak_of_a_given_split_is_told(operate, ingest_worker, folder, tmp_path):
+def test_leak_of_a_given_split_is_reported(operate, ingest_worker, folder, tmp_path):
     parts = ["train", "train", "validation", "validation", "test", "train"]
     rows = [f"{line},{parts[int(line.partition('.')[0][-1])]}" for line in lines(folder).splitlines()[1:]]
     (tmp_path / "mine.csv").write_text("file,label,group,split\n" + "\n".join(rows))
@@ -140,14 +138,14 @@ def test_a_leak_of_a_given_split_is_told(operate, ingest_worker, folder, tmp_pat
     split = operate("datasets", "split", "s")
     assert split.exit_code == 0
     assert split.stdout.splitlines()[1].split("\t") == ["train", "3", "3", "4"]
-    assert "leak shared-groups: 2, as C2: test, train" in split.stderr
+    assert "leak shared-groups: 2, for example C2: test, train" in split.stderr
 
 
-def test_what_cannot_be_built_ends_with_its_reason(operate, ingest_worker, folder):
+def test_dataset_that_cannot_be_built_fails_with_a_reason(operate, ingest_worker, folder):
     made = operate("datasets", "create", "site", "--from", folder / "COVID" / "0.png")
     assert made.exit_code == 1
-    assert "the dataset site/1 was not built: no label is known for any of 1 files" in made.stderr
-    assert "no label is known" in operate("datasets", "show", "site").stdout
+    assert "dataset site/1 failed: none of 1 files has a label" in made.stderr
+    assert "none of 1 files has a label" in operate("datasets", "show", "site").stdout
 
 
 @pytest.mark.parametrize(
@@ -159,12 +157,14 @@ def test_what_cannot_be_built_ends_with_its_reason(operate, ingest_worker, folde
         (["--from", "bad.csv", "--labels", "bad.csv"], "the labels come from one CSV"),
         (["--from", "scans", "--labels", "bad.csv"], "line 2 of the labels file: the label 'ill' is neither"),
         (["--from", "cut.zip"], "cut.zip is refused: "),
+        (["--from", "empty.png"], "no file that could be an image"),
         (["--from", "nowhere"], "does not exist"),
         (["--job", "nothing"], "there is no job nothing"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_queued(operate, folder, tmp_path, words, why):
+def test_wrong_sources_are_refused_and_nothing_is_queued(operate, folder, tmp_path, words, why):
     (tmp_path / "bad.csv").write_text(HEAD + "0.png,ill,p\n")
+    (tmp_path / "empty.png").touch()
     whole = zip_of(tmp_path / "cut.zip", {"a.png": png(1)})
     whole.write_bytes(whole.read_bytes()[:-30])
     refused = operate("datasets", "create", "site", *words)
@@ -174,13 +174,13 @@ def test_what_makes_no_sense_is_refused_before_anything_is_queued(operate, folde
         assert datasets.list_datasets(session) == []
 
 
-def test_a_name_that_cannot_be_is_refused(operate, folder):
+def test_invalid_name_is_refused(operate, folder):
     refused = operate("datasets", "create", "a/b", "--from", folder, "--no-wait")
     assert refused.exit_code == 2
     assert "a dataset's name has 1 to 64" in refused.stderr
 
 
-def test_without_waiting_the_dataset_is_queued_and_cannot_be_split_yet(operate, folder):
+def test_queued_dataset_cannot_be_split(operate, folder):
     made = operate("datasets", "create", "site", "--from", folder, "--no-wait")
     assert (made.exit_code, made.stdout) == (0, "site/1\n")
     split = operate("datasets", "split", "site")
@@ -189,44 +189,49 @@ def test_without_waiting_the_dataset_is_queued_and_cannot_be_split_yet(operate, 
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])
-def test_a_seed_that_no_column_holds_is_refused(operate, seed):
+def test_seed_out_of_range_is_refused(operate, seed):
     split = operate("datasets", "split", "site", "--seed", seed)
     assert (split.exit_code, "is not in the range 0<=x<=2147483647" in split.stderr) == (2, True)
     assert operate("datasets", "show", "site/2").exit_code == 3
 
 
-def test_no_worker_is_said_after_a_while(database, folder, monkeypatch):
-    monkeypatch.setattr(command, "UNCLAIMED_SECONDS", 0.1)
-    file = command._store_part(command.gather([folder])[0][0], lambda count: None)
+def test_dataset_that_no_worker_takes_ends_the_wait(database, monkeypatch):
+    monkeypatch.setattr("cli.local.follow.UNCLAIMED_SECONDS", 0.1)
+    monkeypatch.setattr("cli.local.follow.POLL_SECONDS", 0.05)
+    file = receive_file("scan.png", [png(1)])
     with session_scope() as session:
         label = datasets.create_dataset(session, name="site", user=None, files=[file]).label
-    with pytest.raises(Unavailable, match="no ingest worker has taken site/1; does `ctbatch worker ingest` run"):
-        command._follow(label)
+    with pytest.raises(Unavailable, match="start one: `ctbatch worker evaluation`"):
+        follow_dataset(label)
 
 
 @pytest.mark.parametrize("how", ["another is read", "it was put off"])
-def test_a_dataset_that_has_to_wait_is_waited_for(database, folder, monkeypatch, how):
-    monkeypatch.setattr(command, "UNCLAIMED_SECONDS", 0.0)
-    monkeypatch.setattr(command, "POLL_SECONDS", 0.0)
-    file = command._store_part(command.gather([folder])[0][0], lambda count: None)
+def test_dataset_that_has_to_wait_is_waited_for(database, monkeypatch, how):
+    monkeypatch.setattr("cli.local.follow.UNCLAIMED_SECONDS", 0.0)
+    file = receive_file("scan.png", [png(1)])
     with session_scope() as session:
         first, second = (datasets.create_dataset(session, name="site", user=None, files=[file]) for _ in range(2))
     with session_scope() as session:
         _, claim = datasets.claim_dataset(session, "w")
         if how == "it was put off":
             leases.put_off(session, Dataset, claim)
-    looked, waited = command._view, []
+    waiting = second if how == "another is read" else first
+    pauses = []
 
-    def view(title):
-        waited.append(title)
-        found = looked(title)
-        return replace(found, state="ready") if len(waited) > 5 else found
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            with session_scope() as session:
+                session.get_one(Dataset, waiting.id).state = Work.FAILED
+                session.get_one(Dataset, waiting.id).error = "long enough"
 
-    monkeypatch.setattr(command, "_view", view)
-    assert command._follow((second if how == "another is read" else first).label).state == "ready"
+    monkeypatch.setattr("cli.polling.sleep", pause)
+    with pytest.raises(JobFailed, match="long enough"):
+        follow_dataset(waiting.label)
+    assert len(pauses) == 5
 
 
-def test_the_database_is_asked_for_before_files_are_copied(ctbatch, folder, tmp_path):
+def test_missing_database_is_reported_before_files_are_copied(ctbatch, folder, tmp_path):
     env = {"CTBATCH_HOME": str(tmp_path / "empty"), "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
     made = ctbatch("datasets", "create", "site", "--from", folder, env=env)
     assert made.returncode == 4

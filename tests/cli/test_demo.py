@@ -23,14 +23,14 @@ def environment(home: Path) -> dict[str, str]:
 
 def standing_in(home: Path) -> list[str]:
     """The command lines of all processes that stand in this home."""
-    found = []
+    commands = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(home):
-                found.append((entry / "cmdline").read_bytes().decode())
+                commands.append((entry / "cmdline").read_bytes().decode())
         except OSError:
             continue
-    return found
+    return commands
 
 
 @pytest.mark.slow

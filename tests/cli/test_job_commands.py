@@ -39,13 +39,13 @@ def test_show_prints_the_outcomes_with_their_reasons(ctbatch, api):
     assert "rejected\t2\n  truncated\t2\n" in shown
 
 
-def test_a_job_that_is_not_there_is_exit_code_3(ctbatch, api):
+def test_unknown_job_is_exit_code_3(ctbatch, api):
     for command in (["jobs", "show"], ["jobs", "wait"], ["results", "--format", "csv"]):
         result = ctbatch(*command, "nosuch", env=api.env)
         assert (result.returncode, result.stderr) == (3, "Error: It is not-found.\n")
 
 
-def test_wait_reports_the_first_that_did_not_end_well(ctbatch, api):
+def test_wait_exits_with_the_code_of_the_first_failed_job(ctbatch, api):
     api.add_job("finished", received=1, predicted=1)
     api.add_job("failed")
     api.add_job("cancelled", received=1, cancelled=1)
@@ -55,19 +55,19 @@ def test_wait_reports_the_first_that_did_not_end_well(ctbatch, api):
     assert "job job2 failed: the archive is unreadable" in result.stderr
 
 
-def test_list_and_details_say_that_nothing_was_predicted(ctbatch, api):
+def test_ls_and_show_report_that_nothing_was_predicted(ctbatch, api):
     api.add_job("finished", received=1, rejected=1)
     assert "\tfinished, nothing predicted\t" in ctbatch("jobs", "ls", env=api.env).stdout
     assert "state\tfinished, nothing predicted\n" in ctbatch("jobs", "show", "job1", env=api.env).stdout
 
 
 @pytest.mark.parametrize(("options", "code"), [([], 0), (["--strict"], 5)])
-def test_strict_takes_a_rejected_file_for_a_failure(ctbatch, api, options, code):
+def test_strict_wait_exits_5_for_a_rejected_file(ctbatch, api, options, code):
     api.add_job("finished", received=2, predicted=1, rejected=1)
     assert ctbatch("jobs", "wait", "job1", *options, env=api.env).returncode == code
 
 
-def test_retry_waits_strictly_or_not(ctbatch, api):
+def test_strict_retry_exits_5_for_a_rejected_file(ctbatch, api):
     api.add_job("finished", received=2, predicted=1, rejected=1)
     ended = dict(api.jobs["job1"])
     for options, code in (([], 0), (["--strict"], 5)):
@@ -88,7 +88,7 @@ def test_a_server_that_stays_away_is_exit_code_4(ctbatch, api):
     assert (result.returncode, result.stderr.splitlines()[-1]) == (4, "Error: It is passing.")
 
 
-def test_results_as_a_table_show_names_harmlessly(ctbatch, api):
+def test_table_of_results_escapes_names(ctbatch, api):
     api.add_job("finished", received=1, predicted=1)
     api.rows["job1"] = [ROW]
     result = ctbatch("results", "job1", "--state", "predicted", "--sort", "-probability", env=api.env)
@@ -100,7 +100,7 @@ def test_results_as_a_table_show_names_harmlessly(ctbatch, api):
 
 
 @pytest.mark.parametrize("output", [None, "out.csv"])
-def test_results_as_csv_are_passed_on_byte_for_byte(ctbatch, api, tmp_path, output):
+def test_csv_of_results_is_written_byte_for_byte(ctbatch, api, tmp_path, output):
     api.add_job("finished")
     result = ctbatch("results", "job1", "--format", "csv", *(["-o", output] if output else []), env=api.env)
     assert result.returncode == 0
@@ -111,7 +111,7 @@ def test_results_as_csv_are_passed_on_byte_for_byte(ctbatch, api, tmp_path, outp
         assert sorted(path.name for path in tmp_path.iterdir()) == ["home", output] or not (tmp_path / "home").exists()
 
 
-def test_a_file_that_cannot_be_written_is_one_line(ctbatch, api):
+def test_output_that_cannot_be_written_is_reported_in_one_line(ctbatch, api):
     api.add_job("finished")
     result = ctbatch("results", "job1", "--format", "csv", "-o", "no/such/folder.csv", env=api.env)
     assert result.returncode == 4

@@ -39,7 +39,7 @@ def test_a_password_is_changed_and_a_short_one_refused(operate, ann):
     with session_scope() as session:
         assert accounts.verify_password(session, "ann", "a new long password")
     short = operate("users", "password", "ann", stdin="short\n")
-    assert (short.returncode, short.stderr) == (2, "Error: a password has 12 characters or more\n")
+    assert (short.returncode, "at least 12 characters" in short.stderr) == (2, True)
     assert operate("users", "password", "nobody", stdin="a new long password\n").returncode == 3
 
 
@@ -67,12 +67,12 @@ def test_a_token_is_shown_once_works_and_can_be_revoked(operate, ann):
         ("users", "password", "\udcff"),
     ],
 )
-def test_arguments_that_no_database_takes_are_wrong_usage(operate, words):
+def test_arguments_out_of_range_are_usage_errors(operate, words):
     refused = operate(*words, stdin="a new long password\n")
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
 
 
-def test_a_damaged_database_is_one_line(tmp_path, ctbatch):
+def test_damaged_database_is_reported_in_one_line(tmp_path, ctbatch):
     (tmp_path / "ctbatch.db").write_text("no database")
     refused = ctbatch("users", "ls", env={"CTBATCH_HOME": str(tmp_path)})
     assert (refused.returncode, refused.stderr) == (4, "Error: the database cannot be used: file is not a database\n")
@@ -95,12 +95,12 @@ def test_model_versions_are_listed_promoted_and_rolled_back(operate, champion, n
     assert operate("models", "promote", "nosuch/1").returncode == 3
 
 
-def test_there_is_nothing_to_roll_back_to(operate, champion):
+def test_rollback_without_an_earlier_champion_is_exit_code_3(operate, champion):
     result = operate("models", "rollback")
     assert (result.returncode, result.stderr) == (3, "Error: there is no champion before fake/1 to go back to\n")
 
 
-def test_a_database_that_was_never_made_is_one_clear_line(ctbatch):
+def test_missing_database_is_reported_in_one_line(ctbatch):
     for words in (["users", "ls"], ["models", "ls"], ["tokens", "ls"]):
         result = ctbatch(*words)
         assert result.returncode == 4
@@ -108,7 +108,7 @@ def test_a_database_that_was_never_made_is_one_clear_line(ctbatch):
         assert result.stderr.endswith("run `ctbatch db upgrade`\n")
 
 
-def test_a_database_that_is_away_is_one_clear_line(ctbatch):
+def test_unreachable_database_is_reported_in_one_line(ctbatch):
     result = ctbatch("users", "ls", env={"DATABASE_URL": "postgresql://ctbatch@127.0.0.1:1/ctbatch"})
     assert result.returncode == 4
     assert result.stderr.startswith("Error: the database cannot be used: ")
@@ -116,7 +116,7 @@ def test_a_database_that_is_away_is_one_clear_line(ctbatch):
     assert ctbatch("users", "ls", env={"DATABASE_URL": "nonsense"}).returncode == 4
 
 
-def test_the_database_is_made_and_says_its_revision(ctbatch):
+def test_db_upgrade_creates_the_tables(ctbatch):
     assert ctbatch("db", "current").returncode == 4
     assert ctbatch("db", "upgrade").returncode == 0
     current = json.loads(ctbatch("db", "current", "--json").stdout)
@@ -128,14 +128,14 @@ def test_the_doctor_finds_a_fresh_home_well(ctbatch):
     result = ctbatch("doctor", "--json")
     assert result.returncode == 0, result.stdout
     findings = json.loads(result.stdout)
-    found = {finding["check"]: finding["state"] for finding in findings}
-    assert found["python"] == found["home"] == found["processor"] == found["broker"] == found["engine"] == "ok"
+    states = {finding["check"]: finding["state"] for finding in findings}
+    assert states["python"] == states["home"] == states["processor"] == states["broker"] == states["engine"] == "ok"
     [detail] = [finding["detail"] for finding in findings if finding["check"] == "processor"]
     assert detail.startswith(read_processor().line)
-    assert found["database"] == found["server"] == "warn"
+    assert states["database"] == states["server"] == "warn"
 
 
-def test_the_doctor_names_what_fails(ctbatch):
+def test_doctor_names_failed_checks_without_passwords(ctbatch):
     env = {
         "DATABASE_URL": "postgresql://ctbatch:hush@127.0.0.1:1/ctbatch",
         "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
@@ -144,7 +144,7 @@ def test_the_doctor_names_what_fails(ctbatch):
     }
     result = ctbatch("doctor", env=env)
     assert result.returncode == 4
-    assert result.stderr.splitlines()[-1] == "Error: not well: database, broker, server"
+    assert result.stderr.splitlines()[-1].startswith("Error: not well: database, broker, server;")
     assert "hush" not in result.stdout + result.stderr
 
 

@@ -36,10 +36,10 @@ def test_a_folder_is_sent_as_a_tar_beside_its_archives(ctbatch, api, folder, unt
     assert tar_name == "scans.tar"
     assert list(untar(tar).items()) == [("a.png", b"one"), ("b/2.png", b"two" * 1000)]
     assert archive == ("more.zip", b"PK")
-    assert "1 hidden or unusable files were passed over" in result.stderr
+    assert "left out 1 hidden or unusable files" in result.stderr
 
 
-def test_the_same_folder_gives_the_same_bytes_whenever_it_is_sent(ctbatch, api, folder):
+def test_tar_of_a_folder_does_not_depend_on_file_times(ctbatch, api, folder):
     ctbatch("submit", folder, env=api.env)
     for path in folder.rglob("*"):
         os.utime(path, (1, 1))
@@ -57,41 +57,44 @@ def test_many_loose_files_go_as_one_tar(ctbatch, api, tmp_path, untar):
     assert list(untar(tar)) == names
 
 
-def test_names_that_are_not_ascii_or_not_unicode_arrive(ctbatch, api, tmp_path, untar):
+def test_names_that_are_not_ascii_or_not_utf8_arrive(ctbatch, api, tmp_path, untar):
     long = "ä" * 100 + ".png"
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / long).write_bytes(b"1")
     (tmp_path / "d" / os.fsdecode(b"\xff.png")).write_bytes(b"2")
-    (tmp_path / 'quo"te.png').write_bytes(b"3")
-    assert ctbatch("submit", tmp_path / "d", tmp_path / 'quo"te.png', env=api.env).returncode == 0
-    (_, tar), (loose, _) = api.uploads[0]
+    loose = ['quo"te.png', "back\\slash.png", os.fsdecode(b"\xfe.png")]
+    for name in loose:
+        (tmp_path / name).write_bytes(b"3")
+    assert ctbatch("submit", tmp_path / "d", *(tmp_path / name for name in loose), env=api.env).returncode == 0
+    (_, tar), *others = api.uploads[0]
     assert list(untar(tar)) == [long, os.fsdecode(b"\xff.png")]
-    assert loose == 'quo"te.png'
+    assert others == [('quo"te.png', b"3"), ("back\\slash.png", b"3"), (r"\udcfe.png", b"3")]
 
 
 def test_a_lost_answer_makes_no_second_job(ctbatch, api, folder):
     api.faults = ["drop"]
     result = ctbatch("submit", folder, "--json", env=api.env)
     assert result.returncode == 0, result.stderr
-    assert len(api.uploads) == 2
+    assert len(api.bodies) == 2
+    assert api.bodies[0] == api.bodies[1]
     assert api.uploads[0] == api.uploads[1]
     assert list(api.jobs) == ["job1"]
     assert json.loads(result.stdout)["id"] == "job1"
 
 
-def test_each_call_has_a_key_of_its_own_unless_one_is_given(ctbatch, api, folder):
+def test_same_idempotency_key_gives_the_same_job(ctbatch, api, folder):
     for options in ([], [], ["--idempotency-key", "k"], ["--idempotency-key", "k"]):
         assert ctbatch("submit", folder, *options, env=api.env).returncode == 0
     assert len(api.jobs) == 3
 
 
-def test_a_server_that_is_away_for_a_moment_is_asked_again(ctbatch, api, folder):
+def test_passing_failures_of_the_server_are_retried(ctbatch, api, folder):
     api.faults = [503, 502]
     assert ctbatch("submit", folder, env=api.env).returncode == 0
     assert [status for *_, status in api.requests] == [200, 503, 502, 202]
 
 
-def test_a_wrong_token_is_known_before_anything_is_sent(ctbatch, api, folder):
+def test_wrong_token_is_reported_before_files_are_sent(ctbatch, api, folder):
     result = ctbatch("submit", folder, env=api.env | {"CTBATCH_TOKEN": "ctb_wrong"})
     assert result.returncode == 3
     assert result.stderr.splitlines()[-1] == "Error: It is not-signed-in."
@@ -108,19 +111,16 @@ def test_a_refusal_is_one_line_and_exit_code_2(ctbatch, api, folder):
 def test_no_server_is_exit_code_4(ctbatch, folder, tmp_path):
     result = ctbatch("submit", folder)
     assert result.returncode == 4
-    assert result.stderr == (
-        f"Error: no server: no `ctbatch up` runs in {tmp_path / 'home'}; start one, or set CTBATCH_SERVER and"
-        " CTBATCH_TOKEN\n"
-    )
+    assert result.stderr.startswith(f"Error: no `ctbatch up` runs in {tmp_path / 'home'}")
 
 
 def test_a_server_without_a_token_is_a_usage_error(ctbatch, api, folder):
     result = ctbatch("submit", folder, env={"CTBATCH_SERVER": api.url})
     assert result.returncode == 2
-    assert "neither CTBATCH_TOKEN nor CTBATCH_TOKEN_FILE" in result.stderr
+    assert "CTBATCH_TOKEN" in result.stderr
 
 
-def test_the_token_may_lie_in_a_file(ctbatch, api, folder, tmp_path):
+def test_token_is_read_from_a_file(ctbatch, api, folder, tmp_path):
     (tmp_path / "token").write_text(api.env["CTBATCH_TOKEN"] + "\n")
     env = {"CTBATCH_SERVER": api.url, "CTBATCH_TOKEN_FILE": str(tmp_path / "token")}
     assert ctbatch("submit", folder, env=env).returncode == 0
@@ -143,7 +143,7 @@ def test_an_empty_folder_is_a_usage_error(ctbatch, api, tmp_path):
     assert "nothing to send" in result.stderr
 
 
-def test_a_path_that_is_not_there_is_a_usage_error(ctbatch, api):
+def test_missing_path_is_a_usage_error(ctbatch, api):
     result = ctbatch("submit", "nowhere.zip", env=api.env)
     assert result.returncode == 2
     assert "nowhere.zip" in result.stderr
@@ -168,7 +168,7 @@ PARTLY = {"received": 3, "predicted": 2, "rejected": 1}
         ("failed", PARTLY, [], 1),
     ],
 )
-def test_waiting_ends_with_the_job_and_says_how(ctbatch, api, folder, state, counts, options, code):
+def test_exit_code_of_wait_tells_how_the_job_ended(ctbatch, api, folder, state, counts, options, code):
     job = api.add_job("running", received=3, predicted=1)
     api.keys["k"] = job["id"]
     api.views[job["id"]] = [job, job_view(job["id"], state, "scan.zip", **counts)]
@@ -177,18 +177,18 @@ def test_waiting_ends_with_the_job_and_says_how(ctbatch, api, folder, state, cou
     assert json.loads(result.stdout.splitlines()[-1])["state"] == state
 
 
-def test_job_that_predicted_nothing_says_so_in_words(ctbatch, api, folder):
+def test_job_that_predicted_nothing_is_reported(ctbatch, api, folder):
     api.keys["k"] = api.add_job("finished", received=2, rejected=2)["id"]
     result = ctbatch("submit", folder, "--wait", "--idempotency-key", "k", env=api.env)
     assert "job job1 is finished, nothing predicted: 2 rejected" in result.stderr
 
 
-def test_strict_is_refused_where_nobody_waits(ctbatch, api, folder):
+def test_strict_without_wait_is_a_usage_error(ctbatch, api, folder):
     assert ctbatch("submit", folder, "--strict", env=api.env).returncode == 2
     assert api.uploads == []
 
 
-def test_waiting_asks_for_changes_only(ctbatch, api, folder):
+def test_wait_sends_the_etag_of_the_last_view(ctbatch, api, folder):
     job = api.add_job("running", received=3, predicted=1)
     ended = dict(job, state="finished", state_text="finished")
     api.keys["k"] = job["id"]
@@ -204,7 +204,7 @@ def test_a_file_that_shrinks_while_it_is_sent_is_not_submitted(tmp_path: Path):
     scan = tmp_path / "scan.png"
     scan.write_bytes(b"x" * 5_000_000)
     [part], _ = gather([scan])
-    pieces = iter(part.content)
+    pieces = iter(part)
     next(pieces)
     os.truncate(scan, 2_000_000)
     with pytest.raises(UsageError, match="became shorter"):

@@ -1,5 +1,6 @@
 """`ctbatch train` and `ctbatch runs`: launched with an estimate, refused in one line, followed and ended."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 
@@ -63,9 +64,7 @@ def test_a_run_is_launched_with_its_estimate(launch: Run) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_the_estimate_is_told_before_anything_is_launched(
-    launch: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]
-) -> None:
+def test_estimate_is_printed_before_the_launch(launch: Run, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise runs.RunError("the run is refused at the last moment")
 
@@ -75,18 +74,18 @@ def test_the_estimate_is_told_before_anything_is_launched(
     assert result.stderr.index("min on two cores") < result.stderr.index("refused at the last moment")
 
 
-def test_a_dry_run_tells_the_estimate_and_launches_nothing(launch: Run) -> None:
+def test_dry_run_prints_the_estimate_and_launches_nothing(launch: Run) -> None:
     result = launch("site", "--preset", "quick", "--dry-run")
     assert (result.exit_code, "min on two cores" in result.stderr, result.stdout) == (0, True, "")
-    told = json.loads(launch("site", "--preset", "quick", "--dry-run", "--json").stdout)
-    assert (told["dataset"], sum(told["slices"].values())) == ("site/1", 48)
-    assert told["estimate"]["seconds"] > 0
+    plan = json.loads(launch("site", "--preset", "quick", "--dry-run", "--json").stdout)
+    assert (plan["dataset"], sum(plan["slices"].values())) == ("site/1", 48)
+    assert plan["estimate"]["seconds"] > 0
     assert launch("site", "--dry-run", "--set", "stages.tail.epochs=1").exit_code == 2
     with read_scope() as s:
         assert runs.list_runs(s) == []
 
 
-def test_it_tells_programs_in_json(launch: Run) -> None:
+def test_train_prints_json(launch: Run) -> None:
     view = json.loads(launch("site/1", "--preset", "quick", "--json").stdout)
     assert (view["state"], view["dataset"], view["preset"]) == ("queued", "site/1", "quick")
 
@@ -102,13 +101,30 @@ def test_a_weights_file_goes_into_storage(launch: Run, settings: Settings) -> No
     assert storage().exists(initial.removeprefix("file:"))
 
 
+def test_weights_file_that_is_too_large_is_refused_and_not_kept(
+    launch: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.launch.weights_file.MAX_BYTES", 999_999)
+    path = settings.home / "weights.h5"
+    path.write_bytes(bytes(1_000_000))
+    refused = launch("site", "--from", path)
+    assert (refused.exit_code, f"{path} is too large" in refused.stderr) == (2, True), refused.output
+    assert not storage().exists(hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_refused_weights_file_is_not_kept(launch: Run, settings: Settings) -> None:
+    path = settings.home / "weights.h5"
+    path.write_bytes(b"weights")
+    assert launch("site", "--from", path).exit_code == 2
+    assert not storage().exists(hashlib.sha256(b"weights").hexdigest())
+    assert list(storage().incoming.iterdir()) == []
+
+
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [(b"weights", "is neither HDF5 (.h5) nor a .keras file"), (None, "holds no ResNet50 of Keras's making")],
 )
-def test_a_file_without_a_resnet50_is_refused_by_its_own_name(
-    data: bytes | None, told: str, launch: Run, settings: Settings
-) -> None:
+def test_file_without_a_resnet50_is_refused(data: bytes | None, message: str, launch: Run, settings: Settings) -> None:
     path = settings.home / "weights.h5"
     if data is None:
         with h5py.File(path, "w") as file:
@@ -116,17 +132,17 @@ def test_a_file_without_a_resnet50_is_refused_by_its_own_name(
     else:
         path.write_bytes(data)
     result = launch("site", "--from", path)
-    assert (result.exit_code, f"{path} {told}" in result.stderr) == (2, True), result.output
+    assert (result.exit_code, f"{path} {message}" in result.stderr) == (2, True), result.output
     with read_scope() as s:
         assert runs.list_runs(s) == []
 
 
-def test_the_lineage_is_what_the_run_starts_from_however_that_is_said(launch: Run) -> None:
+def test_setting_initial_overrides_from_in_the_lineage(launch: Run) -> None:
     with session_scope() as s:
         for number in (1, 2):
             blank = {"files": {"model.keras": "0" * 64}, "metrics": {}, "parity": {}, "dataset_hash": None}
-            known = {"note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
-            s.add(ModelVersion(name="lungs", number=number, **known, **blank))
+            recipe = {"note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
+            s.add(ModelVersion(name="lungs", number=number, **recipe, **blank))
     assert launch("site", "--from", "lungs/1", "--set", "initial=model:lungs/2").exit_code == 0
     with read_scope() as s:
         (run,) = runs.list_runs(s)
@@ -136,7 +152,7 @@ def test_the_lineage_is_what_the_run_starts_from_however_that_is_said(launch: Ru
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (["other"], 3, "there is no dataset other"),
         (["site", "--preset", "fast"], 2, "is not one of"),
@@ -148,17 +164,15 @@ def test_the_lineage_is_what_the_run_starts_from_however_that_is_said(launch: Ru
         (["site", "--from", "absent.h5"], 3, "no model version and no file absent.h5"),
     ],
 )
-def test_what_cannot_be_launched_is_refused_in_one_line(
-    launch: Run, words: list[str | int], code: int, told: str
-) -> None:
+def test_wrong_requests_are_refused_in_one_line(launch: Run, words: list[str | int], code: int, message: str) -> None:
     result = launch(*words)
     assert result.exit_code == code, result.output
-    assert told in result.stderr
+    assert message in result.stderr
     with read_scope() as s:
         assert runs.list_runs(s) == []
 
 
-def test_a_leak_is_refused_unless_it_is_allowed_by_name(launch: Run, dataset: Dataset) -> None:
+def test_leak_is_refused_unless_allowed_by_name(launch: Run, dataset: Dataset) -> None:
     with session_scope() as s:
         splits.split_of(s, s.merge(dataset))
         s.execute(update(Split).values(leaks={"identical-slices": {"count": 2, "examples": ["a"]}}))
@@ -173,7 +187,7 @@ def add_version(name: str, **values: object) -> None:
         s.add(ModelVersion(name=name, number=1, threshold=0.5, temperature=1.0, **(blank | values)))
 
 
-def test_a_run_from_a_version_is_tested_on_what_that_was_tested_on(launch: Run, dataset: Dataset) -> None:
+def test_run_from_a_version_keeps_its_test_part(launch: Run, dataset: Dataset) -> None:
     with session_scope() as s:
         own = splits.split_of(s, s.merge(dataset))
     add_version("lungs", facts={"split": {"id": own.id, "dataset": "site/1"}})
@@ -182,16 +196,14 @@ def test_a_run_from_a_version_is_tested_on_what_that_was_tested_on(launch: Run, 
     assert (run.split_id, run.seed, run.allowed_leaks) == (own.id, 8, [])
 
 
-def test_a_version_without_its_keras_file_is_none_to_start_from(launch: Run) -> None:
+def test_run_cannot_start_from_a_version_without_its_keras_file(launch: Run) -> None:
     add_version("lungs", files={"model.xml": "0" * 64})
     refused = launch("site", "--from", "lungs/1")
     assert refused.exit_code == 2
     assert "lungs/1 holds no model.keras, so no run can start from it" in refused.stderr
 
 
-def test_where_nothing_is_left_to_test_on_the_parts_are_drawn_anew_if_that_is_allowed(
-    launch: Run, dataset: Dataset
-) -> None:
+def test_parts_are_drawn_anew_with_leave_if_the_test_part_lacks_a_class(launch: Run, dataset: Dataset) -> None:
     with session_scope() as s:
         s.execute(update(Dataset).values(sha256="c" * 64))
     add_version("imported", dataset_hash="c" * 64)
@@ -204,7 +216,7 @@ def test_where_nothing_is_left_to_test_on_the_parts_are_drawn_anew_if_that_is_al
     assert (run.split.rule, run.allowed_leaks) == ("groups", ["seen-by-parent"])
 
 
-def test_an_estimate_writes_nothing_once_the_split_is_there(launch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimate_does_not_write_once_the_split_exists(launch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch("site", "--dry-run").exit_code == 0
 
     def held() -> None:
@@ -216,7 +228,7 @@ def test_an_estimate_writes_nothing_once_the_split_is_there(launch: Run, monkeyp
     assert json.loads(again.stdout)["slices"]["train"] > 0
 
 
-def test_groups_are_split_as_given_where_that_is_asked(launch: Run) -> None:
+def test_groups_as_given_option_reaches_the_split(launch: Run) -> None:
     assert launch("site", "--groups-as-given").exit_code == 0
     with read_scope() as s:
         (run,) = runs.list_runs(s)

@@ -46,21 +46,21 @@ class Up:
         path = self.home / "run/local.json"
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
-    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: object, **env: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "cli", *map(str, words)]
-        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(argv, env=self.env | env, capture_output=True, text=True, timeout=120)
 
     def descendants(self) -> dict[int, str]:
         """Every process that stands in this home (all that `up` starts do), by its command line."""
-        found = {}
+        commands = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
                     if (entry / "cwd").readlink().is_relative_to(self.home):
-                        found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                        commands[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 except OSError:
                     continue
-        return found
+        return commands
 
     def main_process(self, words: str) -> int:
         """The oldest process whose command line has these words."""
@@ -89,13 +89,13 @@ def scans(tmp_path):
     return folder
 
 
-def test_what_it_says(up):
-    said = up.log.read_text()
-    assert f"up        | ctbatch is ready at {up.local['url']}" in said
-    assert "up        | Research use only, not for diagnosis." in said
+def test_up_prints_its_address_and_the_notice(up):
+    printed = up.log.read_text()
+    assert f"up        | ctbatch is ready at {up.local['url']}" in printed
+    assert "up        | Research use only, not for diagnosis." in printed
 
 
-def test_what_it_leaves_is_for_its_user_alone(up):
+def test_files_of_the_home_are_private(up):
     for name, mode in (("", 0o700), ("run", 0o700), ("run/local.json", 0o600), ("secret_key", 0o600)):
         assert stat.S_IMODE((up.home / name).stat().st_mode) == mode, name
 
@@ -117,7 +117,7 @@ def test_a_second_up_in_the_same_home_is_refused(up):
     assert f"ctbatch runs already in {up.home} at {up.local['url']}" in second.stderr
 
 
-def test_a_taken_port_is_one_clear_line(up, tmp_path):
+def test_taken_port_is_reported_in_one_line(up, tmp_path):
     port = str(up.local["url"]).rpartition(":")[2]
     second = up.run("up", "--port", port, "--home", tmp_path / "other")
     assert second.returncode == 4
@@ -125,8 +125,12 @@ def test_a_taken_port_is_one_clear_line(up, tmp_path):
 
 
 @pytest.mark.parametrize("role", ["web", "ingest", "inference", "training", "evaluation", "sweep"])
-def test_every_process_says_that_it_is_well(up, role):
+def test_check_of_every_role_succeeds(up, role):
     assert up.run("worker", role, "--check").stdout == f"{role} is well\n"
+
+
+def test_check_of_web_goes_past_a_proxy(up):
+    assert up.run("worker", "web", "--check", http_proxy="http://127.0.0.1:1").returncode == 0
 
 
 def test_a_job_runs_through_all_of_it(up, scans):
@@ -163,7 +167,7 @@ def test_a_killed_process_comes_back_and_work_goes_on(up, scans, words):
     assert json.loads(submitted.stdout.splitlines()[-1])["counts"]["predicted"] == 6
 
 
-def test_ctrl_c_stops_everything_and_says_goodbye_to_the_token(up):
+def test_ctrl_c_stops_everything_and_revokes_the_token(up):
     token = up.local["token"]
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(60) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.commands.up import processes
-from cli.supervisor.private_broker import EmbeddedBroker
+from cli.supervisor.private_broker import PrivateBroker
 from db.settings import Settings
 from tests.cli.test_up import PROJECT, Up
 from training.launch import installed
@@ -71,12 +71,14 @@ def test_up_starts_a_training_worker_only_where_it_could_train(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, there: bool, roles: set[str]
 ) -> None:
     monkeypatch.setattr(installed, "find_spec", lambda name: object() if there else None)
-    broker: EmbeddedBroker | None = None
+    broker: PrivateBroker | None = None
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        started = {process.role for process in processes(settings, listener, broker)}
-    assert started & {"training", "evaluation"} == roles
-    assert started >= {"web", "ingest", "inference", "sweep"}
+        started = {process.role: process.argv for process in processes(settings, listener, broker)}
+    assert started.keys() & {"training", "evaluation"} == roles
+    assert started.keys() >= {"web", "ingest", "inference", "sweep"}
+    modules = {argv[argv.index("-m") + 1] for argv in started.values()}
+    assert modules == {"gunicorn", "celery", "worker.sweep"}, "none starts a second time on the way"
 
 
 @pytest.mark.slow
@@ -84,8 +86,8 @@ def test_everything_but_training_runs(tmp_path, paths):
     up = Up(tmp_path, PYTHONPATH=paths)
     try:
         up.wait_until_ready()
-        said = up.log.read_text().splitlines()
-        assert said[0] == f"up        | {SENTENCE}"
+        printed = up.log.read_text().splitlines()
+        assert printed[0] == f"up        | {SENTENCE}"
         assert up.run("worker", "evaluation", "--check").stdout == "evaluation is well\n"
         assert not any("-Q training" in line for line in up.descendants().values())
         refused = up.run("train", "site")

@@ -10,7 +10,7 @@ from db.background import run_with_heartbeat
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch):
-    monkeypatch.setattr(module, "TOLD_EVERY", 0.01)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
 
 
 def test_what_the_work_gives_comes_back_and_somebody_is_told_meanwhile():

@@ -56,7 +56,7 @@ def test_fetching_a_remote_file_calls_the_heartbeat(tmp_path: Path, monkeypatch:
         assert told.wait(30)
         fetch(*where)
 
-    monkeypatch.setattr(background, "TOLD_EVERY", 0.01)
+    monkeypatch.setattr(background, "HEARTBEAT_SECONDS", 0.01)
     monkeypatch.setattr(other.fs, "get_file", slow)
     assert other.local_path(sha256, told.set).read_bytes() == b"pixels"
 

@@ -26,7 +26,7 @@ LONG_RUNNING = [name for name in OURS if name != "migrate"]
 READY_SECONDS = 90
 
 
-def test_all_that_is_needed_is_there():
+def test_compose_has_every_role_and_volume():
     assert set(SERVICES) >= {"redis", "postgres", "migrate", *ROLES}
     assert SERVICES["inference-gpu"]["profiles"] == ["gpu"]
     assert {"redis", "postgres", "files"} <= set(COMPOSE["volumes"])
@@ -50,14 +50,14 @@ def test_a_service_has_a_health_check_and_names_that_exist(name):
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_no_secret_stands_in_the_file(name):
+def test_compose_file_holds_no_secret(name):
     for key, value in SERVICES[name].get("environment", {}).items():
         if any(word in key for word in ("PASSWORD", "SECRET", "TOKEN", "DATABASE_URL")):
             assert key.endswith("_FILE")
             assert str(value).removeprefix("/run/secrets/") in SERVICES[name]["secrets"]
 
 
-def test_the_broker_keeps_what_it_is_told():
+def test_broker_writes_to_disk_and_evicts_nothing():
     options = " ".join(SERVICES["redis"]["command"])
     assert "--appendonly yes --appendfsync everysec" in options
     assert "--maxmemory-policy noeviction" in options
@@ -78,14 +78,14 @@ def test_make_secrets_writes_every_secret_once(tmp_path):
 def stages() -> dict[str, list[str]]:
     """Each stage of the Dockerfile with its instructions, those of the stage that it continues first."""
     text = DOCKERFILE.read_text().replace("\\\n", " ")
-    found: dict[str, list[str]] = {}
+    stages: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith("FROM"):
             _, base, _, name = line.split()
-            found[name] = list(found.get(base, []))
+            stages[name] = list(stages.get(base, []))
         elif line and not line.startswith("#"):
-            found[name].append(line)
-    return found
+            stages[name].append(line)
+    return stages
 
 
 def locks_of(target: str) -> list[str]:
@@ -116,7 +116,7 @@ def test_image_installs_nothing_without_hashes():
         )
 
 
-def test_image_copies_only_what_docker_is_given():
+def test_image_copies_only_files_of_the_build_context():
     given = (PROJECT / ".dockerignore").read_text()
     for line in {line for lines in stages().values() for line in lines if line.startswith("COPY .lock")}:
         assert all((PROJECT / name).is_file() for name in line.split()[1:-1])
@@ -156,7 +156,7 @@ def pinned(lock: str) -> set[str]:
         ],
     ],
 )
-def test_what_serves_starts_without_what_only_training_needs(modules, tmp_path):
+def test_serving_roles_start_without_the_libraries_of_training(modules, tmp_path):
     absent = only_for_training()
     assert {"tensorflow", "keras", "nncf", "matplotlib", "seaborn", "pandas"} <= set(absent)
     code = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import {', '.join(modules)}"
@@ -182,15 +182,15 @@ class Composed:
         (folder / "secrets/secret_key").write_text("a test's secret key, of some length")
 
     def env(self, name: str) -> dict[str, str]:
-        found = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
         for key, value in SERVICES[name]["environment"].items():
             for before, after in self.replace.items():
                 value = value.replace(before, after)
-            found[key] = value
-        found["CTBATCH_HOME"] = f"{self.folder}/{name}"
+            environment[key] = value
+        environment["CTBATCH_HOME"] = f"{self.folder}/{name}"
         if name == "web":
-            found |= {"CTBATCH_HOST": "127.0.0.1", "CTBATCH_PORT": str(self.web_port)}
-        return found | {"CTBATCH_ENGINE": "fake"}
+            environment |= {"CTBATCH_HOST": "127.0.0.1", "CTBATCH_PORT": str(self.web_port)}
+        return environment | {"CTBATCH_ENGINE": "fake"}
 
     def run(self, name: str, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "cli", *words]
@@ -284,7 +284,7 @@ def test_every_command_becomes_healthy_and_a_job_runs_through(composed, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_service_that_is_not_there_is_not_healthy(composed):
+def test_check_of_a_missing_service_fails(composed):
     assert composed.run("migrate", *SERVICES["migrate"]["command"]).returncode == 0
     for name in ("web", "sweep"):
         assert composed.check(name).returncode == 4

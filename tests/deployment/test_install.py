@@ -37,18 +37,18 @@ def test_lock_has_a_hash_for_every_package(lock):
 
 
 @pytest.mark.parametrize(("less", "more"), [("serving.txt", "training.txt"), ("training.txt", "dev.txt")])
-def test_what_comes_on_top_changes_no_version(less, more):
+def test_larger_lock_keeps_the_versions_of_the_smaller(less, more):
     versions = {pin.split(" ")[0] for pin in pins(more)}
     assert {pin.split(" ")[0] for pin in pins(less)} <= versions
 
 
-def test_serving_needs_nothing_that_only_training_needs():
+def test_serving_lock_has_no_library_of_training():
     serving = {plain(pin) for pin in pins("serving.txt")}
     assert serving.isdisjoint({*LIBRARIES, "pandas", "pytest", "uv"})
     assert {"openvino", "scikit-learn", "scipy", "h5py"} <= serving
 
 
-def test_libraries_that_are_looked_for_are_those_of_the_extra():
+def test_libraries_of_training_are_those_of_the_extra():
     extra = {plain(name) for name in DECLARED["project"]["optional-dependencies"]["training"]}
     assert extra - {plain(name) for name in pins("serving.txt")} == set(LIBRARIES)
 
@@ -134,5 +134,5 @@ def test_pip_installs_where_uv_fails(install):
     assert matches(install(failing=("uv",)), BY_UV, BY_PIP)
 
 
-def test_install_that_fails_is_not_taken_for_done(install):
+def test_failed_install_exits_with_an_error(install):
     assert matches(install(failing=("uv", "pip")), BY_UV, BY_PIP)

@@ -122,8 +122,8 @@ class Whole:
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job as the API shows it."""
-        found: dict[str, Any] = self.request("GET", f"/jobs/{job_id}").json()
-        return found
+        view: dict[str, Any] = self.request("GET", f"/jobs/{job_id}").json()
+        return view
 
     def wait(self, job_id: str, seconds: float = 120) -> dict[str, Any]:
         """Wait for the job's end."""
@@ -138,14 +138,14 @@ class Whole:
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Every process of this home by what it is, e.g. `inference`, `inference child`, `decoder`."""
         assert self.process is not None
-        found: dict[str, list[psutil.Process]] = {"supervisor": [psutil.Process(self.process.pid)]}
+        processes: dict[str, list[psutil.Process]] = {"supervisor": [psutil.Process(self.process.pid)]}
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 command, parent = " ".join(process.cmdline()), process.parent()
             except psutil.Error:
                 continue
-            found.setdefault(self._name(command, parent), []).append(process)
-        return found
+            processes.setdefault(self._name(command, parent), []).append(process)
+        return processes
 
     def _name(self, command: str, parent: psutil.Process | None) -> str:
         roles = {"-Q ingest": "ingest", "-Q inference": "inference", "-Q training": "training",

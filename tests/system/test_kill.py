@@ -83,8 +83,8 @@ def check(whole: Whole, job_id: str) -> None:
     assert job["state"] == "finished", job
     assert counts["received"] == SLICES + 1
     assert counts["received"] == counts["predicted"] + counts["rejected"] + counts["quarantined"] + counts["cancelled"]
-    found = json.loads(whole.run_python(CHECK, job_id))
-    assert (found["wrong"], found["doubled"], found["repeated"], found["names"]) == (0, 0, 0, SLICES + 1)
+    counted = json.loads(whole.run_python(CHECK, job_id))
+    assert (counted["wrong"], counted["doubled"], counted["repeated"], counted["names"]) == (0, 0, 0, SLICES + 1)
     assert counts["predicted"] == SLICES
     assert job["rejections"] == {"format": 1}
 
@@ -97,9 +97,9 @@ def check(whole: Whole, job_id: str) -> None:
 def test_kill_one_process(victim: str, whole: Whole, archive: bytes) -> None:
     job_id = whole.submit(archive, "kill-" + victim.replace(" ", "-"))
     at_work(whole, job_id)
-    found = whole.processes()
-    assert victim in found, sorted(found)
-    os.kill(found[victim][0].pid, signal.SIGKILL)
+    processes = whole.processes()
+    assert victim in processes, sorted(processes)
+    os.kill(processes[victim][0].pid, signal.SIGKILL)
     check(whole, job_id)
 
 

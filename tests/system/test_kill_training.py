@@ -40,7 +40,7 @@ with read_scope() as s:
     run = s.get_one(TrainingRun, int(sys.argv[1]))
     epochs = [(e.stage, e.epoch) for e in runs.epochs_of(s, run.id)]
     version = run.model_version.label if run.model_version else None
-    print(json.dumps({"state": run.state, "claims": run.epoch, "error": run.error, "epochs": epochs, "version": version,
+    print(json.dumps({"state": run.state, "claims": run.fence, "error": run.error, "epochs": epochs, "version": version,
                       "checkpoint": run.checkpoint.get("epoch")}))
 """
 
@@ -58,12 +58,12 @@ def whole(tmp_path: Path) -> Any:
 def wait_for(whole: Whole, run_id: str, what: Any, seconds: float) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found: dict[str, Any] = json.loads(whole.run_python(SHOW, run_id))
-        assert found["state"] != "failed", found["error"]
-        if what(found):
-            return found
+        run: dict[str, Any] = json.loads(whole.run_python(SHOW, run_id))
+        assert run["state"] != "failed", run["error"]
+        if what(run):
+            return run
         time.sleep(0.5)  # each look takes a process, which takes time from the training
-    raise AssertionError(found)
+    raise AssertionError(run)
 
 
 def test_training_goes_on_from_the_last_checkpoint(whole: Whole) -> None:

@@ -348,7 +348,7 @@ def test_a_database_that_is_away_for_a_moment_costs_a_note_and_no_epoch(dataset,
     from training.loop.watcher import EpochRecord
 
     monkeypatch.setattr(training.run_observer, "PAUSES", (0.0,))
-    monkeypatch.setattr(training.run_observer, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("worker.claimed.NOTE_SECONDS", 0.0)
     run = launch(dataset)
     with session_scope() as s:
         run, claim = runs.claim_run(s, "w")

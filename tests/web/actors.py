@@ -21,7 +21,8 @@ from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import chunks, jobs, queue, recording
 from db.ledger.leases import Claim
-from db.ledger.recording import PredictedSlice, ReadSlice, cam_bytes
+from db.ledger.predictions import PredictedSlice, cam_bytes
+from db.ledger.recording import ReadSlice
 from db.models import Outcome, Slice, Upload, User
 from db.registry import engine_proofs
 from db.storage import storage
@@ -233,7 +234,7 @@ def _score(slice_id: int, probability: float) -> PredictedSlice:
 
 
 def ready_dataset(name: str, groups: int = 12, slices: int = 5, **report: Any) -> int:
-    """A dataset as an ingest worker leaves it, of groups of one class each; its id."""
+    """A dataset as a worker leaves it, of groups of one class each; its id."""
     rows = [
         {
             "ordinal": row,

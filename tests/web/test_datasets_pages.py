@@ -182,4 +182,4 @@ def test_form_makes_a_dataset_and_says_what_is_wrong(app: APIFlask, roots_browse
     good = {"csrf_token": token, "name": "site", "files": (io.BytesIO(CLASSES), "slices.zip")}
     made = roots_browser.client.post("/datasets/new", data=good, follow_redirects=True)
     assert "site/1" in made.text
-    assert "Waiting for an ingest worker." in made.text
+    assert "Waiting for an evaluation worker." in made.text

@@ -151,11 +151,11 @@ def test_every_bundled_package_has_its_licence() -> None:
         assert (folder / "LICENSE").read_text().strip()
 
 
-def test_broker_is_told_only_an_id(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    hints: list[broker.Hint] = []
-    monkeypatch.setattr(broker, "send", hints.append)
+def test_submission_wakes_an_ingest_worker(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[broker.Queue] = []
+    monkeypatch.setattr(broker, "wake", woken.append)
     api.submit(("1.png", png()))
-    assert [(hint.task, type(hint.id)) for hint in hints] == [("unpack-upload", int)]
+    assert woken == [broker.Queue.INGEST]
 
 
 SEVERAL = """

@@ -14,6 +14,7 @@ from db.ledger import jobs
 from db.ledger.job_view import JobView, job_view
 from db.models import Job, User
 from db.storage import storage
+from tests.worker.imaging.builders import tar_of
 from worker.imaging.archives.archive import Limits, inspect_archive
 
 Submit = Callable[..., Job]
@@ -38,8 +39,12 @@ def zip_of(path: Path, entries: dict[str, bytes]) -> Path:
 def submit(tmp_path: Path) -> Submit:
     """Receives files as the web does and creates their job."""
 
-    def act(owner: User, entries: dict[str, bytes], **values: object) -> Job:
-        path = zip_of(tmp_path / f"{len(list(tmp_path.iterdir()))}.zip", entries)
+    def act(owner: User, entries: dict[str, bytes], kind: str = "zip", **values: object) -> Job:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.{kind}"
+        if kind == "zip":
+            zip_of(path, entries)
+        else:
+            path.write_bytes(tar_of(entries, "w:gz"))
         found = inspect_archive(path, path.name, Limits())
         receiver = storage().receive()
         receiver.write(path.read_bytes())

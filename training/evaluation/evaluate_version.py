@@ -2,7 +2,6 @@
 
 import io
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -18,13 +17,14 @@ from db.datasets.slices import DatasetError, rows_of, without_patient
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import floor_of
-from db.ledger.leases import Claim, StaleClaim
+from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
 from db.storage import FileDamaged, FileMissing, storage
 from training.data.seen_slices import find_known, taught_slices
 from training.data.slices import Labelled, load_part
 from training.evaluation.metrics import compare, with_intervals
 from training.evaluation.site_check import Floors, check_site, count_groups
+from worker import claimed
 from worker.engines.interface import Engine
 from worker.engines.load import EngineUnproven, engine_of
 from worker.engines.package import PackageError, calibration_of, limit_of, probability
@@ -33,7 +33,6 @@ from worker.heartbeat import Heartbeat
 log = logging.getLogger(__name__)
 
 LEARNED_FROM = (TRAIN, VALIDATION)  # the parts that train a version, and that its threshold is chosen on
-REPORT_SECONDS = 1.0  # between two notes of the progress in the database
 Progress = Callable[[float], None]
 
 
@@ -49,27 +48,29 @@ class ScoredPart:
 def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progress = lambda fraction: None) -> bool:
     """Claim the oldest evaluation that waits (or the one of this id) and carry it out; False if there is none."""
     with session_scope() as s:
-        claimed = evaluations.claim(s, worker, evaluation_id)
-    if claimed is None:
+        taken = evaluations.claim(s, worker, evaluation_id)
+    if taken is None:
         return False
-    evaluation, claim = claimed
-    with Heartbeat(Evaluation, [claim]) as heartbeat:
+    evaluation, claim = taken
+
+    def work(heartbeat: Heartbeat) -> None:
         try:
             _carry_out(evaluation, claim, _reporter(claim, heartbeat, progress))
-        except StaleClaim:
-            log.info("evaluation is someone else's now", extra={"evaluation": evaluation.id})
         except KeyboardInterrupt:
             with session_scope() as s:
                 evaluations.give_back(s, claim)
             raise
-        except OperationalError:
-            log.exception("evaluation put off", extra={"evaluation": evaluation.id})
-            with session_scope() as s:
-                evaluations.put_off(s, claim)
-        except Exception as error:
-            log.info("evaluation failed", extra={"evaluation": evaluation.id}, exc_info=True)
-            with session_scope() as s:
-                evaluations.fail(s, claim, _why(error, evaluation))
+
+    def fail(error: Exception) -> None:
+        log.info("evaluation failed", extra={"evaluation": evaluation.id}, exc_info=error)
+        with session_scope() as s:
+            evaluations.fail(s, claim, _why(error, evaluation))
+
+    def put_off(_: Exception) -> None:
+        with session_scope() as s:
+            evaluations.put_off(s, claim)
+
+    claimed.carry_out(Evaluation, [claim], work, fail=fail, put_off=put_off, away=(OperationalError,))
     return True
 
 
@@ -86,19 +87,15 @@ def _why(error: Exception, evaluation: Evaluation) -> str:
 
 
 def _reporter(claim: Claim, heartbeat: Heartbeat, progress: Progress) -> Progress:
-    last = time.monotonic()
+    notes = claimed.ProgressNotes(heartbeat)
 
     def told(fraction: float) -> None:
-        nonlocal last
-        heartbeat.progress()
+        def write() -> None:
+            with session_scope() as s:
+                evaluations.report(s, claim, fraction)
+
         progress(fraction)
-        if time.monotonic() - last > REPORT_SECONDS:
-            last = time.monotonic()
-            try:
-                with session_scope() as s:
-                    evaluations.report(s, claim, fraction)
-            except OperationalError as error:  # it costs no more than this note: the heartbeat keeps the lease
-                log.warning("progress not noted", extra={"evaluation": claim.id, "error": type(error).__name__})
+        notes.alive(write)
 
     return told
 

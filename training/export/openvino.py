@@ -16,8 +16,9 @@ from training.export.parity import F32_TOLERANCE, Calibration, EngineComparison,
 from training.export.quantise import candidates, draw_calibration, prevent_telemetry
 from training.network.training_copy import exactly, predict
 from worker.engines import proof
+from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Engine, Scores
-from worker.engines.openvino import OpenVinoEngine, has_bfloat16
+from worker.engines.openvino import OpenVinoEngine
 from worker.engines.package import sha256_of
 from worker.engines.processor import read_processor
 from worker.imaging.recipe import RECIPE

@@ -1,8 +1,11 @@
 """Whether a file can be initial weights, told without Keras: where a run is launched there is none."""
 
-import io
+import shutil
+import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,6 +13,7 @@ import h5py
 
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
 
+MAX_BYTES = 1 << 30  # ResNet50's weights take 100 MB, with an optimiser's state three times as much
 BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # ResNet50's: channels inside, how many
 IN_ARCHIVE = "model.weights.h5"  # of a `.keras` file
 Shapes = Counter[tuple[int, ...]]
@@ -19,42 +23,60 @@ class WeightsError(RuntimeError):
     """The initial weights that were asked for cannot be had; the message says what to do instead."""
 
 
-def check_weights_file(path: Path) -> None:
-    """Raises WeightsError where a file lacks an array of the shape of one in ResNet50's base, cannot be read, or is a
-    `.keras` file that names more than Keras's own parts.
+class WeightsTooLarge(WeightsError):
+    """The file has more bytes than initial weights can have."""
+
+
+def check_size(size: int, name: str) -> None:
+    """Raises WeightsTooLarge where a file of `size` bytes, which messages call `name`, is too large."""
+    if size > MAX_BYTES:
+        raise WeightsTooLarge(f"{name} is too large: a file of weights has at most {MAX_BYTES >> 20} MiB")
+
+
+def check_weights_file(path: Path, name: str = "") -> None:
+    """Raises WeightsError where a file is too large, lacks an array of the shape of one in ResNet50's base, cannot be
+    read, or is a `.keras` file that names more than Keras's own parts. Messages call it `name`, else by its path.
 
     What `load_weights.take_over` takes is let pass; what it refuses by the names of layers is not seen here.
     """
+    name = name or str(path)
     try:
-        with path.open("rb") as file:
-            found = _shapes_in(_hdf5(file, path))
+        check_size(path.stat().st_size, name)
+        with _hdf5(path, name) as file:
+            found = _shapes_in(file)
     except WeightsError:
         raise
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} cannot be read as Keras weights: {error}") from error
+        raise WeightsError(f"{name} cannot be read as Keras weights: {error}") from error
     if missing := base_shapes() - found:
         shape = next(iter(missing))
         raise WeightsError(
-            f"{path} holds no ResNet50 of Keras's making: it lacks {missing.total()} arrays, one of the shape {shape}"
+            f"{name} holds no ResNet50 of Keras's making: it lacks {missing.total()} arrays, one of the shape {shape}"
         )
 
 
-def check_archive(path: Path) -> None:
+def check_archive(path: Path, name: str = "") -> None:
     """Raises WeightsError where a `.keras` file names more than Keras's own parts: it could run code of its maker's."""
     try:
         check_keras_archive(path)
     except HarmfulModel as error:
-        raise WeightsError(f"{path} {error}") from error
+        raise WeightsError(f"{name or path} {error}") from error
 
 
-def _hdf5(file: IO[bytes], path: Path) -> IO[bytes]:
-    if zipfile.is_zipfile(file):
-        check_archive(path)
-        with zipfile.ZipFile(file) as archive:
-            return io.BytesIO(archive.read(IN_ARCHIVE))
-    if not h5py.is_hdf5(path):
-        raise WeightsError(f"{path} is neither HDF5 (.h5) nor a .keras file")
-    return file
+@contextmanager
+def _hdf5(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open the HDF5 file; one in an archive is copied out, beside it, as HDF5 is read from many places."""
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            check_archive(path, name)
+            with zipfile.ZipFile(file) as archive, tempfile.TemporaryFile(dir=path.parent) as copy:
+                with archive.open(IN_ARCHIVE) as member:
+                    shutil.copyfileobj(member, copy)
+                yield copy
+        elif h5py.is_hdf5(path):
+            yield file
+        else:
+            raise WeightsError(f"{name} is neither HDF5 (.h5) nor a .keras file")
 
 
 def _shapes_in(source: IO[bytes]) -> Shapes:

@@ -17,7 +17,8 @@ from training.data.batches import Copies, Fresh, half_range, keep_features, seed
 from training.data.slices import Data, Labelled
 from training.loop.watcher import Arrays, Checkpoint, Diverged, EpochRecord, Step, Watcher
 from training.network.loss import loss_of
-from training.network.training_copy import PREDICT_BATCH, cut, on_gpu, predict, settle_normalisation, training_copy
+from training.network.training_copy import PREDICT_BATCH, cut, predict, settle_normalisation, training_copy
+from worker.engines.keras import on_gpu
 from worker.engines.package import probability
 
 AVERAGED_EVERY = 4  # steps between two additions to the moving average of the weights

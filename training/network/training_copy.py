@@ -12,35 +12,23 @@ from numpy.typing import NDArray
 
 from training.config import ALL
 from training.network.resnet50 import build_network
-from worker.engines.processor import read_processor
+from worker.engines.devices import has_bfloat16
+from worker.engines.keras import config_in, on_gpu
 
-EXACT_LAYERS = ("imagenet_mean", "output")  # stay in float32: the pixels' normalisation and the last layer
 PREDICT_BATCH = 64
 SETTLING_BATCH = 16
 MOMENTUM = 0.9  # of the moving statistics: a run here has too few steps for ResNet50's own 0.99
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-def has_bfloat16() -> bool:
-    """Whether bfloat16 is quicker here: on a GPU, or on a processor that computes in it (AVX512-BF16, AMX)."""
-    return on_gpu() or "bfloat16" in read_processor().features
-
-
-def on_gpu() -> bool:
-    """Whether Keras's backend computes on a GPU."""
-    return any(name.lower().startswith(("gpu", "cuda")) for name in keras.distribution.list_devices())
-
-
 def training_copy(network: Any, size: int, precision: Precision, *, hidden: int, dropout: float) -> Any:
     """The network at another size, with the same weights, as it trains fastest here."""
-    half = precision == "bfloat16" or (precision == "auto" and has_bfloat16())
+    half = precision == "bfloat16" or (precision == "auto" and (on_gpu() or has_bfloat16()))
     policy = keras.DTypePolicy("mixed_bfloat16" if half else "float32")
     fused = keras.backend.backend() == "tensorflow" and not on_gpu()
 
     def clone(layer: Any) -> Any:
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.Layer) and layer.name not in EXACT_LAYERS:
-            config["dtype"] = policy
+        config = config_in(policy, layer)
         if isinstance(layer, keras.layers.BatchNormalization):
             config["momentum"] = MOMENTUM
             return (_fused_batch_normalization() if fused else keras.layers.BatchNormalization).from_config(config)

@@ -4,7 +4,7 @@ import re
 
 from flask import request
 
-from db.database import current, read_scope, session_scope
+from db.database import read_scope, session_scope
 from db.datasets.datasets import DatasetView, create_dataset, create_from_reviews, dataset_view, is_name
 from db.datasets.slices import DatasetError
 from db.ledger.jobs import ReceivedFile
@@ -50,7 +50,7 @@ def _of_files(name: str, user: User) -> Dataset:
     parts, tables = file_parts(FIELD), file_parts(LABELS_FIELD)
     if len(tables) > 1:
         raise Problem(422, "invalid", "Send one CSV of labels at most.")
-    files = inspect_parts(parts, current())
+    files = inspect_parts(parts)
     labels = _labels(plain_part(tables[0])) if tables else None
     if is_name(name):  # else nothing is kept, and the next lines say why
         publish([*parts, *tables])

@@ -4,7 +4,7 @@ import re
 
 from flask import request
 
-from db.database import current, read_scope, session_scope
+from db.database import read_scope, session_scope
 from db.ledger.job_view import JobView, job_view
 from db.ledger.jobs import NoModelVersion, create_job
 from db.models import User
@@ -24,7 +24,7 @@ def submit(owner: User) -> tuple[JobView, bool]:
     with read_scope() as s:
         if champion(s) is None:
             raise NoModelVersion("no champion")
-    submission = receive(current())
+    submission = receive()
     with session_scope() as s:
         job, created = create_job(
             s,

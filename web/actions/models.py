@@ -19,7 +19,7 @@ from db.registry.transfer import PackageRefused
 from web.actions.lookup import row_of
 from web.actions.uploads import FIELD, check_multipart, file_parts, part_path
 from web.errors import Problem, sentence
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 from worker.imaging.recipe import RECIPE
 
 REASON_LENGTH = 500
@@ -85,9 +85,9 @@ def check_site(user: User, version_id: int, dataset: str) -> dict[str, Any]:
     try:
         with session_scope() as s:
             version = row_of(s, ModelVersion, version_id)
-            found = datasets.find_dataset(s, label(dataset))
+            found = datasets.find_dataset(s, display_name(dataset))
             if found is None:
-                raise Problem(422, "invalid", f"There is no dataset {label(dataset)}.")
+                raise Problem(422, "invalid", f"There is no dataset {display_name(dataset)}.")
             evaluation_id = evaluations.request(s, version=version, dataset=found, user=user).id
     except EvaluationError as error:
         raise Problem(409, "conflict", sentence(error)) from error
@@ -109,7 +109,7 @@ def import_version() -> tuple[int, bool]:
         received = transfer.import_package(part_path(parts[0]), RECIPE)
     except PackageRefused as error:
         why = error.__cause__ if isinstance(error.__cause__, Exception) else error  # without the temporary file's name
-        filename = label(parts[0].filename or "unnamed")
+        filename = display_name(parts[0].filename or "unnamed")
         raise Problem(422, "package-refused", sentence(why), file=filename) from error
     with session_scope() as s:
         version, new = transfer.register_received(s, received)
@@ -118,7 +118,7 @@ def import_version() -> tuple[int, bool]:
 
 def tidy(reason: str) -> str:
     """A reason as it is kept: one line, printable, of bounded length."""
-    return label(" ".join(reason.split()))[:REASON_LENGTH]
+    return display_name(" ".join(reason.split()))[:REASON_LENGTH]
 
 
 def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> dict[str, Any]:
@@ -146,10 +146,10 @@ def compared(version_id: int, with_model: str, dataset: str) -> Comparison | Non
 
 
 def _pair(s: Session, version_id: int, other: str, dataset: str) -> Pair:
-    version, found = row_of(s, ModelVersion, version_id), versions.find_version(s, label(other))
+    version, found = row_of(s, ModelVersion, version_id), versions.find_version(s, display_name(other))
     if found is None:
-        raise Problem(422, "invalid", f"There is no model version {label(other)}.")
-    on = datasets.find_dataset(s, label(dataset)) if dataset else None
+        raise Problem(422, "invalid", f"There is no model version {display_name(other)}.")
+    on = datasets.find_dataset(s, display_name(dataset)) if dataset else None
     if dataset and on is None:
-        raise Problem(422, "invalid", f"There is no dataset {label(dataset)}.")
+        raise Problem(422, "invalid", f"There is no dataset {display_name(dataset)}.")
     return comparisons.pair_of(s, version, found, on)

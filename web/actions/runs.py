@@ -16,8 +16,6 @@ from web.actions.uploads import FIELD, check_multipart, file_parts, part_path, p
 from web.errors import Problem, as_problem, sentence
 from web.schemas.runs import RunIn
 
-MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's take 100 MB, with an optimiser's memory three times as much
-
 
 def launch(user: User, asked: RunIn) -> int:
     """Launch a training run; its id. Raises Problem as `prepare` does."""
@@ -68,15 +66,15 @@ def receive_weights() -> str:
     parts = file_parts(FIELD)
     if len(parts) != 1:
         raise Problem(422, "no-files", "Send one file of weights, in a part named 'files'.")
-    from training.launch.weights_file import WeightsError, check_weights_file  # h5py: only where a file came
+    # h5py is loaded only where a file came.
+    from training.launch.weights_file import WeightsError, WeightsTooLarge, check_weights_file
 
-    path = part_path(parts[0])
-    if path.stat().st_size > MAX_WEIGHTS_BYTES:  # they are read into memory
-        raise Problem(413, "too-large", f"A file of weights has at most {MAX_WEIGHTS_BYTES >> 20} MiB.")
     try:
-        check_weights_file(path)
+        check_weights_file(part_path(parts[0]), "the file")
+    except WeightsTooLarge as error:
+        raise Problem(413, "too-large", sentence(error)) from error
     except WeightsError as error:
-        raise Problem(422, "invalid", sentence(str(error).replace(str(path), "the file"))) from error
+        raise Problem(422, "invalid", sentence(error)) from error
     publish(parts)
     return plain_part(parts[0]).sha256
 

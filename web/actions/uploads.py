@@ -8,13 +8,12 @@ from flask import request
 from werkzeug.datastructures import FileStorage
 
 from db.ledger.jobs import PRIORITIES, ReceivedFile
-from db.settings import Settings
 from db.storage import StoredFile
 from web.actions.request import PartStream
 from web.errors import Problem, refused_archive
-from worker.imaging.archives.archive import Limits, inspect_archive
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 from worker.imaging.rejections import ArchiveRefused
+from worker.received_files import check_for_images, inspect_received
 
 FIELD = "files"
 MAX_PARTS = 1000
@@ -31,7 +30,7 @@ class Submission:
     priority: int
 
 
-def receive(settings: Settings) -> Submission:
+def receive() -> Submission:
     """Read the request's body into storage, look into each file, and keep all of them or none.
 
     Raises `Problem` 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
@@ -41,7 +40,7 @@ def receive(settings: Settings) -> Submission:
     if not parts:
         raise Problem(422, "no-files", "There is no file in this submission; send at least one part named 'files'.")
     name, priority = _name(request.form.get("name", ""), parts), _priority(request.form.get("priority", ""))
-    files = inspect_parts(parts, settings)
+    files = inspect_parts(parts)
     publish(parts)
     return Submission(files, name, priority)
 
@@ -57,21 +56,20 @@ def file_parts(field: str) -> list[FileStorage]:
     return [part for part in request.files.getlist(field) if part.filename or _received(part).size]
 
 
-def inspect_parts(parts: list[FileStorage], settings: Settings) -> list[ReceivedFile]:
+def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
     """Look into each archive or image. Raises Problem 422: one is refused, or none could hold an image."""
-    limits = Limits(settings.max_entries, settings.max_unpacked_bytes, settings.max_ratio, settings.max_entry_bytes)
-    files = [_inspect(part, limits) for part in parts]
-    if not any(file.entries and file.size for file in files):
-        raise refused_archive(
-            files[0].filename, ArchiveRefused("no_images", "There is no file that could be an image.")
-        )
+    files = [_inspect(part) for part in parts]
+    try:
+        check_for_images(files)
+    except ArchiveRefused as refused:
+        raise refused_archive(files[0].filename, refused) from refused
     return files
 
 
 def plain_part(part: FileStorage) -> ReceivedFile:
     """A part that is no archive and no image, but one file of text."""
     received = _received(part)
-    return ReceivedFile(label(part.filename or "unnamed"), received.sha256, received.size, "file", 1)
+    return ReceivedFile(display_name(part.filename or "unnamed"), received.sha256, received.size, "file", 1)
 
 
 def part_path(part: FileStorage) -> Path:
@@ -97,19 +95,17 @@ def _received(part: FileStorage) -> StoredFile:
     return received
 
 
-def _inspect(part: FileStorage, limits: Limits) -> ReceivedFile:
-    received, filename = _received(part), label(part.filename or "unnamed")
+def _inspect(part: FileStorage) -> ReceivedFile:
     try:
-        inspection = inspect_archive(_stream(part).path, filename, limits)
+        return inspect_received(_stream(part).path, part.filename or "", _received(part))
     except ArchiveRefused as refused:
-        raise refused_archive(filename, refused) from refused
-    return ReceivedFile(filename, received.sha256, received.size, inspection.kind, inspection.entries)
+        raise refused_archive(display_name(part.filename or "unnamed"), refused) from refused
 
 
 def _name(given: str, parts: list[FileStorage]) -> str:
-    name = label(" ".join(given.split()))
+    name = display_name(" ".join(given.split()))
     if not name:
-        first = PurePosixPath(label(parts[0].filename or "unnamed")).name
+        first = PurePosixPath(display_name(parts[0].filename or "unnamed")).name
         name = first if len(parts) == 1 else f"{first} and {len(parts) - 1} more"
     return name[:NAME_LENGTH]
 

@@ -11,7 +11,7 @@ from db.ledger.job_view import JobView
 from db.reasons import explain
 from web.errors import sentence
 from web.views import metric_filters
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 MUCH_OOD = 0.1  # share of the predicted slices; of a model's own source one in twenty is out of distribution by chance
@@ -40,7 +40,7 @@ def install(app: Flask) -> None:
 
 def name(text: str | None) -> Markup:
     """A name that a submitter chose: escaped, its invisible characters made visible, its direction kept to itself."""
-    return Markup('<bdi class="name">{}</bdi>').format(label(text or ""))
+    return Markup('<bdi class="name">{}</bdi>').format(display_name(text or ""))
 
 
 def ago(moment: datetime | None) -> Markup:

@@ -25,7 +25,7 @@ from web.downloads import model_files
 from web.errors import Problem, as_problem
 from web.security.auth import require_admin, require_user
 from web.security.guards import guard_pages
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 
 COMPARED = ("with_model", "dataset")  # what an address says of a comparison: the other version, and on what
 
@@ -181,7 +181,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
 
 def _dataset(s: Session, version: ModelVersion) -> Dataset | None:
     """The dataset it was trained on, if it is here: an imported version's may be another one of the same name."""
-    found = find_dataset(s, label(version.facts.dataset or ""))
+    found = find_dataset(s, display_name(version.facts.dataset or ""))
     return found if found is not None and found.sha256 == version.dataset_hash else None
 
 

@@ -12,7 +12,7 @@ from web.actions.lookup import SMALL_IDS
 from web.errors import not_found
 from web.security.auth import require_user
 from web.security.guards import guard_pages
-from worker.imaging.display_names import label as printable
+from worker.imaging.display_names import display_name
 
 blueprint = APIBlueprint("tokens", __name__, url_prefix="/tokens", enable_openapi=False)
 guard_pages(blueprint)
@@ -31,7 +31,7 @@ def index() -> str:
 @blueprint.post("")
 def make() -> Response:
     """Make a token and show its secret, this once."""
-    label = printable(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
+    label = display_name(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
     life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
     with session_scope() as s:
         secret = accounts.issue_token(s, require_user(), label, life)

@@ -1,150 +1,121 @@
-"""A dataset's building: claimed, its slices gathered, compared and reported on, and recorded in one transaction."""
+"""Builds a dataset: its slices are collected, compared and reported on, and recorded in one transaction."""
 
 import logging
-import time
-
-from sqlalchemy.exc import OperationalError
 
 from db import CLASSES
 from db.crash_points import crash_point
 from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import leases
-from db.ledger.leases import Claim, StaleClaim
+from db.ledger.leases import Claim
 from db.models import Dataset
 from db.storage import FileMissing
-from worker.datasets.collector import Gathered
+from worker import claimed
+from worker.datasets.collector import Collector
 from worker.datasets.label_table import BadLabels
 from worker.datasets.report import make_report
-from worker.datasets.sources import NotBuildable, Note, label_files, list_files, read_files, read_reviews
+from worker.datasets.sources import NotBuildable, Note, Source, label_files, list_files, read_files, read_reviews
 from worker.heartbeat import Heartbeat
-from worker.imaging.rejections import DecoderUnavailable
-from worker.jobs.ingest import unpack_next
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
-READING = 0.9  # of the whole; comparing and reporting are the rest
-NOTE_SECONDS = 1.0  # between two notes of the progress
-
-
-def ingest_next(worker: str) -> bool:
-    """Unpack the upload whose turn it is; if there is none, build the dataset whose turn it is; False if neither is.
-
-    Whatever a message of the ingest queue is about, it makes a worker do the next thing there is.
-    """
-    return unpack_next(worker) or build_next(worker)
+READING = 0.9  # share of the progress; comparing and reporting are the rest
 
 
 def build_next(worker: str) -> bool:
-    """Claim the dataset whose turn it is and build it; False if there is none."""
+    """Claim the dataset whose turn it is and build it. Return False if there is none."""
     with session_scope() as s:
-        claimed = datasets.claim_dataset(s, worker)
-    if claimed is None:
+        taken = datasets.claim_dataset(s, worker)
+    if taken is None:
         return False
-    dataset, claim = claimed
+    dataset, claim = taken
     log.info("building dataset", extra={"dataset": dataset.id, "fence": claim.fence})
-    gathered = Gathered()
-    with Heartbeat(Dataset, [claim]) as heartbeat:
-        try:
-            _build(worker, dataset, claim, heartbeat, gathered)
-        except StaleClaim:
-            log.info("dataset is someone else's now", extra={"dataset": dataset.id})
-        except (NotBuildable, BadLabels) as error:
-            _fail(claim, str(error), gathered)
-        except FileMissing as error:
-            _fail(claim, f"a file of it is gone from storage ({error}): create it again from its sources", gathered)
-        except (OSError, OperationalError, DecoderUnavailable) as error:
-            log.warning("building put off", extra={"dataset": dataset.id, "error": type(error).__name__})
-            with session_scope() as s:
-                leases.put_off(s, Dataset, claim, error=_why(error))
-        except Exception as error:
-            log.exception("building failed", extra={"dataset": dataset.id})
-            _fail(claim, f"{type(error).__name__}; the ingest worker's log tells more", gathered)
+    collector = Collector()
+
+    def fail(error: Exception) -> None:
+        with session_scope() as s:
+            datasets.fail_dataset(s, claim, _message_for(error, dataset), {"left_out": collector.left_out()})
+
+    def put_off(error: Exception) -> None:
+        with session_scope() as s:
+            leases.put_off(s, Dataset, claim, error=claimed.reason_of(error))
+
+    claimed.carry_out(
+        Dataset, [claim], lambda heartbeat: _build(dataset, claim, heartbeat, collector), fail=fail, put_off=put_off
+    )
     return True
 
 
-def _why(error: OSError | OperationalError | DecoderUnavailable) -> str:
-    """What put the building off, in one line for people."""
-    told = error.strerror if isinstance(error, OSError) else error.orig if isinstance(error, OperationalError) else None
-    return (str(told or error).strip() or type(error).__name__).splitlines()[0]
+def _message_for(error: Exception, dataset: Dataset) -> str:
+    """Return one line for people: why the dataset cannot be built."""
+    if isinstance(error, NotBuildable | BadLabels):
+        return str(error)
+    if isinstance(error, FileMissing):
+        return f"a file of it is gone from storage ({error}): create it again from its sources"
+    log.error("building failed", extra={"dataset": dataset.id}, exc_info=error)
+    return f"{type(error).__name__}; the evaluation worker's log tells more"
 
 
-def _fail(claim: Claim, error: str, gathered: Gathered) -> None:
-    with session_scope() as s:
-        datasets.fail_dataset(s, claim, error, {"left_out": gathered.left_out()})
-
-
-def _build(worker: str, dataset: Dataset, claim: Claim, heartbeat: Heartbeat, gathered: Gathered) -> None:
-    """Nothing is recorded before all is known: an attempt that was broken off leaves no row behind."""
+def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Collector) -> None:
+    """Collect, compare and record. An attempt that breaks off leaves no row: all is recorded in one transaction."""
     if dataset.attempts > MAX_ATTEMPTS:
         last = f"; the last error was: {dataset.error}" if dataset.error else ""
         raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times{last}")
-    note = _notes(worker, claim, heartbeat)
-    _gather(dataset, gathered, note)
-    _check(gathered)
-    similar = gathered.compare(lambda: note(1.0))
-    if len({item.group for item in gathered.slices}) < 2:
+    note = _notes(claim, heartbeat)
+    _collect(dataset, collector, note)
+    _check(collector)
+    similar = collector.compare(lambda: note(1.0))
+    if len({item.group for item in collector.slices}) < 2:
         raise NotBuildable(
-            f"all {gathered.size} slices are of one group ({gathered.slices[0].group}): a model is judged on groups"
+            f"all {collector.size} slices are of one group ({collector.slices[0].group}): a model is measured on groups"
             " that it has not seen, so there must be several (patients, series)"
         )
-    sha256 = gathered.sha256()
+    sha256 = collector.sha256()
     with read_scope() as s:
         twin = datasets.twin_of(s, dataset, sha256)
-    report = make_report(gathered, similar, twin)
+    report = make_report(collector, similar, twin)
     heartbeat.progress()
     crash_point("before-dataset-commit")
     with session_scope() as s:
         datasets.finish_dataset(
-            s, claim, gathered.columns(), size=gathered.size, sha256=sha256, arrays=gathered.arrays, report=report
+            s,
+            claim,
+            collector.columns(),
+            size=collector.size,
+            sha256=sha256,
+            arrays=collector.arrays,
+            report=report,
         )
 
 
-def _gather(dataset: Dataset, gathered: Gathered, note: Note) -> None:
+def _collect(dataset: Dataset, collector: Collector, note: Note) -> None:
     if jobs := [source["job"] for source in dataset.sources if "job" in source]:
-        read_reviews(jobs, gathered, note)
+        read_reviews(jobs, collector, note)
         return
-    files = list_files(dataset.sources, lambda: note(0.0))
-    known, gathered.labels_from = label_files(files, dataset.labels_sha256)
-    read_files(dataset.sources, files, known, gathered, note)
+    sources = [Source(source["sha256"], source["filename"]) for source in dataset.sources]
+    files = list_files(sources, lambda: note(0.0))
+    labels, collector.labels_from = label_files(files, dataset.labels_sha256)
+    read_files(sources, files, labels, collector, note)
 
 
-def _notes(worker: str, claim: Claim, heartbeat: Heartbeat) -> Note:
-    """Writes how far the reading is, at most once a second, and lets the uploads that came meanwhile go first.
-
-    Each note is a sign of life. Raises StaleClaim.
-    """
-    noted = 0.0
+def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
+    """Return a function that notes the fraction of reading that is done."""
+    notes = claimed.ProgressNotes(heartbeat)
 
     def note(fraction: float) -> None:
-        nonlocal noted
-        heartbeat.progress()
-        if (now := time.monotonic()) - noted >= NOTE_SECONDS:
-            noted = now
-            try:
-                with session_scope() as s:
-                    datasets.report_progress(s, claim, READING * fraction)
-            except OperationalError as error:  # it costs no more than this note: the heartbeat keeps the lease
-                log.warning("progress not noted", extra={"dataset": claim.id, "error": type(error).__name__})
-            while _unpack(worker, heartbeat):
-                heartbeat.progress()
+        def write() -> None:
+            with session_scope() as s:
+                datasets.report_progress(s, claim, READING * fraction)
+
+        notes.alive(write)
 
     return note
 
 
-def _unpack(worker: str, heartbeat: Heartbeat) -> bool:
-    """Unpack an upload that came meanwhile; False if there is none, or it cannot be done: this dataset is no worse."""
-    try:
-        return unpack_next(worker, around=heartbeat)
-    except Exception:
-        log.exception("unpacking broke off")
-        return False
-
-
-def _check(gathered: Gathered) -> None:
-    counts = gathered.count()
+def _check(collector: Collector) -> None:
+    counts = collector.count()
     for name in CLASSES.values():
         if not counts[name]:
-            why = ", ".join(f"{reason}: {found['count']}" for reason, found in gathered.left_out().items())
+            why = ", ".join(f"{reason}: {files['count']}" for reason, files in collector.left_out().items())
             raise NotBuildable(f"the class {name} is empty: none of its files could be read ({why})")

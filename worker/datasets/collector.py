@@ -1,10 +1,10 @@
-"""The slices that a dataset is being built of: gathered one by one, compared, grouped, and turned into rows."""
+"""The slices that a dataset is being built of: collected one by one, compared, grouped, and turned into rows."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,19 @@ from worker.imaging.near_duplicates import Pictures, Similar, find_similar
 EXAMPLES = 20
 
 
+class LeftOut(TypedDict):
+    """The number of files that were left out for a reason, and the names of some."""
+
+    count: int
+    examples: list[str]
+
+
 @dataclass(slots=True)
 class Item:
-    """A slice of the dataset, or a file that is left out (`reason`): the columns of a LabelledSlice."""
+    """A slice of the dataset, or a file that is left out (`reason`): the columns of a LabelledSlice.
+
+    The collector sets `row`, `perceptual_hash` and `cluster`, and the group of a slice that has none.
+    """
 
     ordinal: int
     name: str
@@ -45,14 +55,11 @@ class Item:
     detail: str | None = None
 
 
-_COLUMNS = tuple(field.name for field in fields(Item))
+class Collector:
+    """Items in the order they come. Prepared pixels go to storage in files of ARRAY_SLICES.
 
-
-class Gathered:
-    """Items in the order they come; the prepared pixels go to storage in files of ARRAY_SLICES as they fill.
-
-    `slices`: the items that have a row, in its order. `arrays`: SHA-256 of the files. `groups_from`: how many slices
-    have their group from where.
+    `slices`: the items that have a row, in its order. `arrays`: SHA-256 of the files. `groups_from`: the number of
+    slices by where their group comes from.
     """
 
     def __init__(self) -> None:
@@ -66,7 +73,7 @@ class Gathered:
 
     @property
     def size(self) -> int:
-        """How many slices it has."""
+        """The number of slices."""
         return len(self.slices)
 
     def leave_out(self, item: Item, reason: str, detail: str = "") -> None:
@@ -92,9 +99,9 @@ class Gathered:
             self._waiting = []
 
     def compare(self, progress: Callable[[], None]) -> Similar:
-        """Find near-identical slices and number the clusters; a slice without a group gets that of its cluster.
+        """Find near-identical slices and number the clusters. A slice without a group gets the group of its cluster.
 
-        What is given back counts slices by their place among different pixels, which `first_of_pixels` names.
+        The result counts slices by their place in `first_of_pixels`.
         """
         firsts = self.first_of_pixels()
         labels = np.array([item.label for item in firsts], np.int64)
@@ -109,37 +116,33 @@ class Gathered:
         return similar
 
     def first_of_pixels(self) -> list[Item]:
-        """The first slice of each different picture."""
-        found: dict[str | None, Item] = {}
+        """Return the first slice of each different picture."""
+        firsts: dict[str | None, Item] = {}
         for item in self.slices:
-            found.setdefault(item.pixels_sha256, item)
-        return list(found.values())
+            firsts.setdefault(item.pixels_sha256, item)
+        return list(firsts.values())
 
     def sha256(self) -> str:
-        """Of the slices, labels, groups and given parts, in order."""
+        """Return the SHA-256 of the slices, labels, groups and given parts, in order."""
         whole = hashlib.sha256()
         for item in self.slices:
             line = [item.sha256, str(item.frame), str(item.label), item.given_part or "", item.group]
             whole.update("\t".join(map(str, line)).encode("utf-8", "surrogateescape") + b"\n")
         return whole.hexdigest()
 
-    def left_out(self) -> dict[str, Any]:
-        """`{reason: {"count", "examples"}}` of the files that have no row."""
-        found: dict[str, Any] = {}
+    def left_out(self) -> dict[str, LeftOut]:
+        """Return the files that have no row, by reason."""
+        names: dict[str, list[str]] = {}
         for item in self.items:
             if item.reason is not None:
-                entry = found.setdefault(item.reason, {"count": 0, "examples": []})
-                entry["count"] += 1
-                if len(entry["examples"]) < EXAMPLES:
-                    entry["examples"].append(item.name)
-        return dict(sorted(found.items()))
+                names.setdefault(item.reason, []).append(item.name)
+        return {reason: LeftOut(count=len(of), examples=of[:EXAMPLES]) for reason, of in sorted(names.items())}
 
     def count(self) -> dict[str, int]:
-        """Slices by class, and files left out."""
+        """Return the number of slices by class, and of files left out."""
         labels = Counter(item.label for item in self.slices)
         return {name: labels[label] for label, name in CLASSES.items()} | {"rejected": len(self.items) - self.size}
 
     def columns(self) -> Iterator[dict[str, Any]]:
-        """The rows of LabelledSlice, the dataset's id excepted."""
-        for item in self.items:
-            yield {name: getattr(item, name) for name in _COLUMNS}
+        """Yield the rows of LabelledSlice, without the dataset's id."""
+        yield from map(asdict, self.items)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from worker.datasets.class_folders import PART_WORDS, class_of, plain
-from worker.imaging.display_names import label as shown
+from worker.imaging.display_names import display_name
 
 FILES = ("groups.csv", "labels.csv")
 """Names under which a label file is taken from among the files themselves."""
@@ -21,21 +21,9 @@ class BadLabels(Exception):
 
 
 @dataclass(frozen=True)
-class Named:
-    """One line of the CSV. `group`, `split` and `source` may be empty."""
-
-    line: int
-    file: str
-    label: int
-    group: str
-    split: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a file: its label, its group, part of the split and source where the CSV has them, and the group
-    that its folders tell."""
+class FileLabels:
+    """A file's label. `group`, `split` and `source` are from the CSV and may be empty; `folder` is the group by the
+    file's folders."""
 
     label: int
     group: str = ""
@@ -44,21 +32,33 @@ class Known:
     folder: str = ""
 
 
-def is_label_file(path: str, content: bytes) -> bool:
-    """Whether this is a CSV by one of the names of `FILES` with the columns of one."""
-    if path.rpartition("/")[2].lower() not in FILES:
-        return False
+@dataclass(frozen=True)
+class LabelLine:
+    """One line of the CSV."""
+
+    number: int
+    file: str
+    labels: FileLabels
+
+
+def is_label_name(path: str) -> bool:
+    """Return whether a file of this path may hold labels: it has one of the names of `FILES`."""
+    return path.rpartition("/")[2].lower() in FILES
+
+
+def has_label_columns(content: bytes) -> bool:
+    """Return whether this is a CSV with the columns of a label file."""
     text = content[:4096].decode("utf-8-sig", errors="replace").lstrip()
-    # Not strict: a broken line is for read_csv to name.
+    # Not strict: `read_csv` reports a broken line.
     head = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
     return {"file", "label"} <= {cell.strip().lower() for cell in head}
 
 
-def read_csv(content: bytes) -> list[Named]:
-    """The lines of a CSV with the columns file, label, and if they are there group, split and source (the hospital or
-    the scanner).
+def read_csv(content: bytes) -> list[LabelLine]:
+    """Return the lines of a CSV with the columns file and label, and optionally group, split and source (the hospital
+    or the scanner).
 
-    UTF-8; comma, semicolon or tab. Raises BadLabels, which names the line.
+    It is UTF-8, with commas, semicolons or tabs. Raises BadLabels, which names the line.
     """
     if len(content) > MAX_BYTES:
         raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")
@@ -69,15 +69,15 @@ def read_csv(content: bytes) -> list[Named]:
         raise BadLabels(f"the labels file is not UTF-8 (line {line}); save it as UTF-8") from error
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     try:
-        found = list(_lines(reader))
+        lines = list(_lines(reader))
     except csv.Error as error:
         raise BadLabels(f"line {reader.line_num} of the labels file is broken: {error}") from error
-    if not found:
+    if not lines:
         raise BadLabels("the labels file names no file")
-    if 0 < sum(bool(named.split) for named in found) < len(found):
-        line = next(named.line for named in found if not named.split)
-        raise BadLabels(f"line {line} of the labels file has no split, others have one")
-    return found
+    if 0 < sum(bool(line.labels.split) for line in lines) < len(lines):
+        number = next(line.number for line in lines if not line.labels.split)
+        raise BadLabels(f"line {number} of the labels file has no split, others have one")
+    return lines
 
 
 def _delimiter(text: str) -> str:
@@ -85,7 +85,7 @@ def _delimiter(text: str) -> str:
     return max(",;\t", key=head.count)
 
 
-def _lines(reader: Iterator[list[str]]) -> Iterator[Named]:
+def _lines(reader: Iterator[list[str]]) -> Iterator[LabelLine]:
     columns: dict[str, int] | None = None
     for line, cells in _numbered(reader):
         if not any(cell.strip() for cell in cells):
@@ -101,7 +101,7 @@ def _lines(reader: Iterator[list[str]]) -> Iterator[Named]:
             continue
         if len(cells) != width:
             raise BadLabels(f"line {line} of the labels file has {len(cells)} columns, the first line has {width}")
-        yield _named(line, {name: cells[place].strip() for name, place in columns.items()})
+        yield _label_line(line, {name: cells[place].strip() for name, place in columns.items()})
 
 
 def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
@@ -109,27 +109,30 @@ def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
         yield reader.line_num, cells  # type: ignore[attr-defined]
 
 
-def _named(line: int, cells: dict[str, str]) -> Named:
+def _label_line(line: int, cells: dict[str, str]) -> LabelLine:
     if not cells["file"]:
         raise BadLabels(f"line {line} of the labels file names no file")
     label = class_of(cells["label"])
     if label is None:
         raise BadLabels(
-            f"line {line} of the labels file: the label {shown(cells['label'])!r} is neither COVID (1) nor non-COVID"
-            " (0)"
+            f"line {line} of the labels file: the label {display_name(cells['label'])!r} is neither COVID (1) nor"
+            " non-COVID (0)"
         )
     split = cells.get("split", "").lower()
     if split and split not in PART_WORDS:
-        raise BadLabels(f"line {line} of the labels file: the split {shown(split)!r} is not train, validation or test")
-    group, source = (shown(cells.get(name, "")) for name in ("group", "source"))
-    return Named(line, plain(cells["file"]), label, group, PART_WORDS.get(split, ""), source)
+        raise BadLabels(
+            f"line {line} of the labels file: the split {display_name(split)!r} is not train, validation or test"
+        )
+    group, source = (display_name(cells.get(name, "")) for name in ("group", "source"))
+    return LabelLine(line, plain(cells["file"]), FileLabels(label, group, PART_WORDS.get(split, ""), source))
 
 
-def by_csv(named: Sequence[Named], files: Sequence[str]) -> dict[int, Known]:
-    """What a CSV says of files, by their index; a file that it does not name is not there.
+def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, FileLabels]:
+    """Return the labels of the files that a CSV names, by the file's index.
 
-    A line means the file with its path, else the only one whose path ends with it, else the only one that its own path
-    ends with. Raises BadLabels: it names a file that is not there, or two, or contradicts itself.
+    A line means the file with its path, else the only file whose path ends with it, else the only file that its own
+    path ends with. Raises BadLabels: the CSV names a file that is not there, names several files by one line, or
+    contradicts itself.
     """
     ends: dict[str, list[int]] = defaultdict(list)
     whole: dict[str, list[int]] = defaultdict(list)
@@ -137,22 +140,24 @@ def by_csv(named: Sequence[Named], files: Sequence[str]) -> dict[int, Known]:
         whole[path].append(index)
         for end in _ends(path):
             ends[end].append(index)
-    found: dict[int, Named] = {}
-    missing: list[Named] = []
-    for line in named:
+    line_of: dict[int, LabelLine] = {}
+    missing: list[LabelLine] = []
+    for line in lines:
         indices = whole.get(line.file) or ends.get(line.file) or _ending(line.file, whole)
         if not indices:
             missing.append(line)
             continue
         if len(indices) > 1:
-            those = " and ".join(files[index] for index in indices[:2])
-            raise BadLabels(f"line {line.line} of the labels file: {line.file} may be {those}; write more of its path")
-        _agree(found.setdefault(indices[0], line), line)
+            names = " and ".join(files[index] for index in indices[:2])
+            raise BadLabels(
+                f"line {line.number} of the labels file: {line.file} may be {names}; write more of its path"
+            )
+        _check_agree(line_of.setdefault(indices[0], line), line)
     if missing:
-        those = ", ".join(f"{line.file} (line {line.line})" for line in missing[:_LISTED])
+        names = ", ".join(f"{line.file} (line {line.number})" for line in missing[:_LISTED])
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-        raise BadLabels(f"the labels file names files that are not there: {those}{more}")
-    return {index: Known(line.label, line.group, line.split, line.source) for index, line in found.items()}
+        raise BadLabels(f"the labels file names files that are not there: {names}{more}")
+    return {index: line.labels for index, line in line_of.items()}
 
 
 def _ends(path: str) -> Iterable[str]:
@@ -164,9 +169,9 @@ def _ending(file: str, whole: dict[str, list[int]]) -> list[int]:
     return next((whole[end] for end in _ends(file) if end in whole), [])
 
 
-def _agree(first: Named, second: Named) -> None:
-    for what in ("label", "group", "split", "source"):
-        if getattr(first, what) != getattr(second, what):
+def _check_agree(first: LabelLine, second: LabelLine) -> None:
+    for column in ("label", "group", "split", "source"):
+        if getattr(first.labels, column) != getattr(second.labels, column):
             raise BadLabels(
-                f"lines {first.line} and {second.line} of the labels file give {second.file} another {what} each"
+                f"lines {first.number} and {second.number} of the labels file give {second.file} another {column} each"
             )

@@ -1,4 +1,4 @@
-"""The groups of slices, which a split keeps together: told by DICOM headers, or by the folders of plain images."""
+"""The groups of slices, which a split keeps together: by DICOM headers, or by the folders of plain images."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -12,9 +12,9 @@ Folders = list[str]
 
 
 class DicomGroups:
-    """The groups of DICOM slices: one for each patient; where the patient is not told, for each study or series.
+    """The groups of DICOM slices: one for each patient, or for each study or series if the patient is not stated.
 
-    A patient's group is named by the first study that is met, since nothing made of the patient's ID may be kept.
+    The group of a patient is named by the first study that comes, since nothing made of the patient's ID may be kept.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class DicomGroups:
         self._named: Counter[str] = Counter()
 
     def of(self, series: SeriesInfo | None) -> str:
-        """The group of a slice; empty where its file tells none."""
+        """Return the group of a slice, or "" if its file states none."""
         if series is None:
             return ""
         group = _uid_group(series.study_uid, series.series_uid)
@@ -36,7 +36,7 @@ class DicomGroups:
 
 
 def _uid_group(study_uid: str | None, series_uid: str | None) -> str:
-    """A group by the study, which has one patient, else by the series; the UID itself is not kept. Empty: neither."""
+    """Return a group by the study, which has one patient, else by the series, else "". The UID itself is not kept."""
     for kind, uid in (("study", study_uid), ("series", series_uid)):
         if uid:
             return f"{kind}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
@@ -44,14 +44,16 @@ def _uid_group(study_uid: str | None, series_uid: str | None) -> str:
 
 
 def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
-    """The group of each file, given as its archive's number and its path with the archive's name in front; empty where
-    its folders tell none.
+    """Return the group of each file, or "" if its folders name none.
 
-    It is the name of the first folder below that of its class (`COVID/patient1/scan2/7.png`); where there is none, of
-    the first above it (`patient1/COVID/7.png`); without a folder of a class, as where a CSV tells it, of the first of
-    all. The same name is the same group, in both classes and in every archive: rather two patients as one than one in
-    two parts of a split. No group is told by a folder that all files share, as an archive's own is by its files, nor by
-    one that names a class or a part of a split (train, val, test).
+    A file is given as its archive's number and its path, with the archive's name in front. The group is the name of
+    * the first folder below the class folder: `COVID/patient1/scan2/7.png`;
+    * else the first folder above the class folder: `patient1/COVID/7.png`;
+    * else, without a class folder (a CSV states the class), the first folder of all.
+
+    The same name is the same group, in both classes and in every archive: it is better to take two patients for one
+    than to have one patient in two parts of a split. Folders that all files share are ignored, as an archive's own
+    folder is, and so are folders that name a class or a part of a split (train, val, test).
     """
     by_archive: dict[int, list[int]] = defaultdict(list)
     for place, (archive, _) in enumerate(paths):
@@ -59,9 +61,9 @@ def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     below: list[Folders] = [[] for _ in paths]
     above: list[Folders] = [[] for _ in paths]
     for places in by_archive.values():
-        found = _around_class([_folders(paths[place][1]) for place in places])
-        beyond = _beyond_common([chain for _, chain in found])
-        for place, (inner, _), outer in zip(places, found, beyond, strict=True):
+        around = _around_class([_folders(paths[place][1]) for place in places])
+        outers = _beyond_common([outer for _, outer in around])
+        for place, (inner, _), outer in zip(places, around, outers, strict=True):
             below[place], above[place] = inner, outer
     return [(inner or outer or [""])[0] for inner, outer in zip(_beyond_common(below), above, strict=True)]
 
@@ -71,23 +73,26 @@ def _folders(path: str) -> Folders:
 
 
 def _around_class(all_folders: Sequence[Folders]) -> list[tuple[Folders, Folders]]:
-    """For each file of an archive the folders below that of its class, and above it, but for those that are never a
-    patient's. Where some files lie in no class's folder, `0` and `1` are no classes among others, but patients."""
-    found = [class_folder(folders) for folders in all_folders]
-    numbers = None not in found
+    """Return for each file of an archive the folders below its class folder and above it that may name a patient.
+
+    If some files are outside of any class folder, `0` and `1` number patients and are not classes.
+    """
+    class_folders = [class_folder(folders) for folders in all_folders]
+    numbers_are_classes = None not in class_folders
     around = []
-    for folders, one in zip(all_folders, found, strict=True):
-        at = one[0] if one and (numbers or names_class(folders[one[0]])) else len(folders)
-        around.append((_telling(folders[at + 1 :]), _telling(folders[:at])))
+    for folders, named in zip(all_folders, class_folders, strict=True):
+        is_class = named is not None and (numbers_are_classes or names_class(folders[named[0]]))
+        at = named[0] if named and is_class else len(folders)
+        around.append((_patient_folders(folders[at + 1 :]), _patient_folders(folders[:at])))
     return around
 
 
-def _telling(folders: Iterable[str]) -> Folders:
+def _patient_folders(folders: Iterable[str]) -> Folders:
     return [folder for folder in folders if not names_class(folder) and not names_part(folder)]
 
 
 def _beyond_common(chains: Sequence[Folders]) -> list[Folders]:
-    """The chains without the folders in front that all of them share; those without a folder are not asked."""
-    asked = [chain for chain in chains if chain] or [[]]
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(asked), max(asked), strict=False)))
+    """Return the chains without the folders in front that all of them share. Empty chains do not count."""
+    filled = [chain for chain in chains if chain] or [[]]
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(filled), max(filled), strict=False)))
     return [chain[shared:] for chain in chains]

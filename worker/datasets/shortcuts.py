@@ -1,8 +1,8 @@
-"""How well a file's own facts, without its picture, tell the class: what a network could learn instead of disease."""
+"""Predicts the class from a file's own facts, without its picture: a network could learn them instead of disease."""
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from db import SHORTCUT_AUC
 from worker.datasets.collector import Item
 
-MOST_SLICES = 20_000  # more change nothing in the figures
+MOST_SLICES = 20_000  # more do not change the metrics
 WEAK_AUC = 0.65
-"""As SHORTCUT_AUC. In a public set of CT slices the file type alone tells the class 74 % of the time; chance
-reaches 0.6 with a few dozen groups."""
+"""As SHORTCUT_AUC. In a public set of CT slices the file type alone predicts the class 74 % of the time.
+Chance reaches 0.6 with a few dozen groups."""
 _FOLDS = 5
-_WORDS = 30  # patterns or modes told apart; what is rarer is one more
+_WORDS = 30  # patterns or modes that count apart; rarer ones count as one
 _LEAF = 5  # slices at least in a leaf
 
 Columns = NDArray[np.float64]
-Folds = list[tuple[NDArray[Any], NDArray[Any]]]  # places of the slices that a tree learns from, and is judged on
+Folds = list[tuple[NDArray[Any], NDArray[Any]]]  # places of the slices that a tree learns from, and is measured on
 Fact = Callable[[Sequence[Item]], Columns]
 
 
@@ -30,7 +30,7 @@ def _one_hot(values: Sequence[str]) -> Columns:
 
 
 def name_pattern(item: Item) -> str:
-    """The file's name without folders, extension and numbers: `Covid (12).png` → `covid (#)`."""
+    """Return the file's name without folders, extension and numbers: `Covid (12).png` → `covid (#)`."""
     stem = item.name.rpartition("/")[2].rpartition(".")[0] or item.name.rpartition("/")[2]
     return re.sub(r"\d+", "#", stem.lower())
 
@@ -50,12 +50,29 @@ FACTS: dict[str, Fact] = {
 NAME = "name pattern"
 
 
-def check_shortcuts(slices: Sequence[Item]) -> dict[str, Any]:
-    """`{"facts": {fact: {"balanced_accuracy", "auc"}}, "found": bool, "weak": bool, "verdict": text}`.
+class FactScore(TypedDict):
+    """The metrics of predicting the class from facts, on groups that were not seen."""
 
-    Each fact alone, all of the picture's file together (`all`), and these with the name (`all and name`), by decision
-    trees cross-validated by group. `found`: one of them but the name, which no network sees, tells the class well.
-    """
+    balanced_accuracy: float
+    auc: float
+
+
+class Verdict(TypedDict):
+    """`found`: a fact predicts the class well; `weak`: to some extent. The name does not count: no network sees it."""
+
+    found: bool
+    weak: bool
+    verdict: str
+
+
+class Shortcuts(Verdict):
+    """The verdict, and the score of each fact, of all facts but the name (`all`), and of all (`all and name`)."""
+
+    facts: dict[str, FactScore]
+
+
+def check_shortcuts(slices: Sequence[Item]) -> Shortcuts:
+    """Predict the class from the facts of files, by decision trees cross-validated by group."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     if len(slices) > MOST_SLICES:
@@ -66,7 +83,7 @@ def check_shortcuts(slices: Sequence[Item]) -> dict[str, Any]:
     folds = min(_FOLDS, *(len(np.unique(groups[labels == label])) for label in (0, 1)))
     if folds < 2:
         verdict = "not measured: each class needs two groups at least"
-        return {"facts": {}, "found": False, "weak": False, "verdict": verdict}
+        return Shortcuts(facts={}, found=False, weak=False, verdict=verdict)
     kept_apart = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     parts = list(kept_apart.split(np.zeros((len(labels), 1)), labels, groups))
     columns = {fact: values(slices) for fact, values in FACTS.items()}
@@ -74,11 +91,11 @@ def check_shortcuts(slices: Sequence[Item]) -> dict[str, Any]:
     columns["all"] = np.hstack(of_picture)
     columns["all and name"] = np.hstack([*of_picture, columns[NAME]])
     facts = {fact: _score(values, labels, parts) for fact, values in columns.items()}
-    return {"facts": facts, **_judge(facts)}
+    return Shortcuts(facts=facts, **_judge(facts))
 
 
-def _score(columns: Columns, labels: NDArray[Any], parts: Folds) -> dict[str, float]:
-    """Balanced accuracy and AUC of trees on the groups that they have not seen."""
+def _score(columns: Columns, labels: NDArray[Any], parts: Folds) -> FactScore:
+    """Return the metrics of trees on the groups that they have not seen."""
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
     from sklearn.tree import DecisionTreeClassifier
 
@@ -88,26 +105,25 @@ def _score(columns: Columns, labels: NDArray[Any], parts: Folds) -> dict[str, fl
             tree = DecisionTreeClassifier(max_depth=8, min_samples_leaf=_LEAF, class_weight="balanced", random_state=0)
             probability[unseen] = tree.fit(columns[seen], labels[seen]).predict_proba(columns[unseen])[:, 1]
     probability = probability.round(6)  # weights that sum to a half do so to rounding only
-    probability = probability.round(6)  # weights that sum to a half do so to rounding only
-    return {
-        "balanced_accuracy": round(float(balanced_accuracy_score(labels, probability > 0.5)), 4),
-        "auc": round(float(roc_auc_score(labels, probability)), 4),
-    }
+    return FactScore(
+        balanced_accuracy=round(float(balanced_accuracy_score(labels, probability > 0.5)), 4),
+        auc=round(float(roc_auc_score(labels, probability)), 4),
+    )
 
 
-def _judge(facts: dict[str, dict[str, float]]) -> dict[str, Any]:
+def _judge(facts: dict[str, FactScore]) -> Verdict:
     visible = {fact: score for fact, score in facts.items() if fact not in (NAME, "all and name")}
     best = max(visible, key=lambda fact: visible[fact]["auc"])
     auc, accuracy = visible[best]["auc"], visible[best]["balanced_accuracy"]
-    told = "format, mode, size and bytes of a file together" if best == "all" else f"the {best} of a file alone"
-    tell, say = ("tell", "say") if best == "all" else ("tells", "says")
-    figures = f"(AUC {auc:.2f}, balanced accuracy {accuracy:.2f}, on groups not seen)"
+    cause = "format, mode, size and bytes of a file together" if best == "all" else f"the {best} of a file alone"
+    predict = "predict" if best == "all" else "predicts"
+    metrics = f"(AUC {auc:.2f}, balanced accuracy {accuracy:.2f}, on groups not seen)"
     if auc >= SHORTCUT_AUC:
-        verdict = f"a shortcut: {told} {tell} the class {figures}; a network may learn that instead of disease"
+        verdict = f"a shortcut: {cause} {predict} the class {metrics}; a network may learn that instead of disease"
     elif auc >= WEAK_AUC:
-        verdict = f"a weak shortcut: {told} {say} something of the class {figures}"
+        verdict = f"a weak shortcut: {cause} {predict} the class to some extent {metrics}"
     else:
-        verdict = f"no shortcut: the facts of a file alone do not tell the class {figures}"
+        verdict = f"no shortcut: the facts of a file alone do not predict the class {metrics}"
     if facts[NAME]["auc"] >= SHORTCUT_AUC:
-        verdict += "; its name does, which a network never sees"
-    return {"found": auc >= SHORTCUT_AUC, "weak": WEAK_AUC <= auc < SHORTCUT_AUC, "verdict": verdict}
+        verdict += "; its name does, but a network never sees it"
+    return Verdict(found=auc >= SHORTCUT_AUC, weak=WEAK_AUC <= auc < SHORTCUT_AUC, verdict=verdict)

@@ -1,1 +1,1 @@
-"""What runs the network: one small interface, one module an engine."""
+"""Engines that run the network: one small interface, one module an engine."""

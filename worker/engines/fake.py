@@ -1,6 +1,6 @@
 """An engine without a network, for fault injection: every score is a function of its slice's pixels.
 
-It is used only where `CTBATCH_ENGINE=fake` asks for it, and every prediction it makes says `fake`.
+It is used only with `CTBATCH_ENGINE=fake`, and every prediction it makes names the engine `fake`.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ HANGS = bytes(range(16, 32))  # one that begins with these hangs it
 
 
 def expected_logit(pixels: NDArray[np.uint8]) -> float:
-    """The score of one slice, uint8[224, 224]: from -4 to 4, by the SHA-256 of its pixels."""
+    """Return the score of one slice, uint8[224, 224]: from -4 to 4, by the SHA-256 of its pixels."""
     digest = hashlib.sha256(pixels.tobytes()).digest()
     return float(np.float32(int.from_bytes(digest[:4], "big") / 2**32 * 8 - 4))
 
 
 class FakeEngine:
-    """Scores by hash. `CTBATCH_FAKE_SECONDS` is how long it takes over a slice (0 unless set)."""
+    """Scores by hash. `CTBATCH_FAKE_SECONDS` is the time it takes for a slice (0 unless set)."""
 
     name = precision = "fake"
     batch_size = 32
@@ -34,14 +34,14 @@ class FakeEngine:
         self._seconds = float(os.environ.get("CTBATCH_FAKE_SECONDS", "0"))
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Scores of slices, uint8[n, 224, 224]."""
-        for each in slices:
-            start = each.reshape(-1)[:16].tobytes()
+        """Return the scores of slices, uint8[n, 224, 224]."""
+        for pixels in slices:
+            start = pixels.reshape(-1)[:16].tobytes()
             if start == KILLS:
                 os.kill(os.getpid(), signal.SIGKILL)
             if start == HANGS:
                 time.sleep(3600)
         time.sleep(self._seconds * len(slices))
-        logit = np.array([expected_logit(each) for each in slices], np.float32)
+        logit = np.array([expected_logit(pixels) for pixels in slices], np.float32)
         cam = slices[:, ::32, ::32].astype(np.float32) / np.float32(255)
         return Scores(logit, cam)

@@ -1,7 +1,8 @@
 """The interface that all engines have."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +13,29 @@ class Scores:
     """The network's answers on n slices.
 
     `logit`: float32[n], before calibration. `cam`: heat maps, float32[n, 7, 7], 0 and above. `distance`: float32[n],
-    how far a slice lies from those that the network knows, or None if the network has no such output.
+    how far a slice lies from the slices of training, or None if the network has no such output.
     """
 
     logit: NDArray[np.float32]
     cam: NDArray[np.float32]
     distance: NDArray[np.float32] | None = None
 
+    @classmethod
+    def join(cls, parts: "Sequence[Self]") -> Self:
+        """Return the scores of several calls of one engine as those of one call."""
+        distances = [part.distance for part in parts if part.distance is not None]
+        return cls(
+            np.concatenate([part.logit for part in parts]),
+            np.concatenate([part.cam for part in parts]),
+            np.concatenate(distances) if distances else None,
+        )
+
 
 class Engine(Protocol):
     """Runs a network on prepared slices.
 
-    `name` says library and precision, `precision` is f32, bf16, int8 or fake. `batch_size`: slices a call that it runs
-    at its best with. `proof_sizes`: the numbers of slices a call with which it takes each way that it has to compute.
+    `name` states library and precision; `precision` is f32, bf16, int8 or fake. `batch_size`: the best number of slices
+    a call. `proof_sizes`: numbers of slices a call that together make it use each of its ways to compute.
     """
 
     name: str

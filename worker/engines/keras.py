@@ -1,4 +1,4 @@
-"""The network in Keras itself, on any of its backends (`KERAS_BACKEND`): for GPUs, and to hold the others against."""
+"""The network in Keras itself, on any of its backends (`KERAS_BACKEND`): for GPUs, and as a yardstick for others."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from worker.engines.interface import Scores
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
-# Stay in float32: the normalisation of pixels, the last layer, and the distance, whose threshold was found in float32.
+# These stay in float32: normalisation of pixels, last layer, and distance, whose threshold was set in float32.
 EXACT_LAYERS = ("imagenet_mean", "output", "pooled_features", "scaled_features", "components", "within", "along")
 BATCH_GPU, BATCH_CPU = 256, 32
 
@@ -34,23 +34,18 @@ class KerasEngine:
         self.name = f"keras-{backend()}-{self.precision}"
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Scores of n ≥ 1 slices, uint8[n, 224, 224]; a smaller batch is filled up, so nothing is traced again."""
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. A small batch is filled up, to be traced once."""
         parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
-        distances = [part.distance for part in parts if part.distance is not None]
-        return Scores(
-            np.concatenate([part.logit for part in parts]),
-            np.concatenate([part.cam for part in parts]),
-            np.concatenate(distances) if distances else None,
-        )
+        return Scores.join(parts)
 
     def _batch(self, slices: NDArray[np.uint8]) -> Scores:
         count = len(slices)
         size = self.batch_size if count > 1 else 1
         full = np.zeros((size, *slices.shape[1:], 1), np.uint8)
         full[:count] = slices[..., None]
-        found = self.model.predict_on_batch(full)
-        given = {name: np.asarray(values, np.float32)[:count] for name, values in found.items()}
-        return Scores(given["logit"], given["cam"], given.get("distance"))
+        outputs = self.model.predict_on_batch(full)
+        scores = {name: np.asarray(values, np.float32)[:count] for name, values in outputs.items()}
+        return Scores(scores["logit"], scores["cam"], scores.get("distance"))
 
 
 def backend() -> str:
@@ -63,16 +58,21 @@ def on_gpu() -> bool:
     return any(name.startswith(("gpu", "cuda")) for name in map(str.lower, keras.distribution.list_devices()))
 
 
+def config_in(policy: Any, layer: Any) -> Any:
+    """Return the configuration of a layer for a copy under another dtype policy; exact layers keep float32."""
+    config = layer.get_config()
+    is_exact = layer.name in EXACT_LAYERS or layer.name.startswith("mean_")  # of the pooled features
+    if isinstance(layer, keras.layers.Layer) and not is_exact:
+        config["dtype"] = policy
+    return config
+
+
 def in_mixed_precision(model: Any) -> Any:
-    """The same network with bfloat16 activations and float32 weights; its distance is computed in float32."""
+    """Return the same network with bfloat16 activations and float32 weights; its distance stays in float32."""
     policy = keras.DTypePolicy("mixed_bfloat16")
 
     def clone(layer: Any) -> Any:
-        config = layer.get_config()
-        exact = layer.name in EXACT_LAYERS or layer.name.startswith("mean_")  # of the pooled features
-        if isinstance(layer, keras.layers.Layer) and not exact:
-            config["dtype"] = policy
-        return layer.__class__.from_config(config)
+        return layer.__class__.from_config(config_in(policy, layer))
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())

@@ -11,6 +11,7 @@ from db.models import ModelVersion
 from db.registry import engine_proofs, versions
 from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package
 from db.registry.proof_file import PROOF_FILE, BadProof
+from worker.engines.devices import has_bfloat16, has_gpu
 from worker.engines.interface import Engine
 from worker.engines.package import PackageError, read_package
 from worker.engines.proof import Proof, ProofResult, exact_by_itself, failed, own_proof, prove, read_proof
@@ -25,7 +26,7 @@ class EngineAbsent(PackageError):
 
 
 class EngineUnproven(Exception):
-    """No engine of this package gives the answers here that it gave where it was made."""
+    """No engine of this package gives the answers here that it gave on the machine that made it."""
 
     def __init__(self, results: list[ProofResult]) -> None:
         super().__init__("; ".join(result.text for result in results))
@@ -43,10 +44,10 @@ class Proven:
 def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
     """Load the version's package and the engine of it that the settings choose, proven on this machine.
 
-    What the proof found is kept in the database, for people to see.
+    The results of the proof are kept in the database, for people to see.
 
-    Raises PackageError (the next call makes the copy anew), storage's FileMissing and FileDamaged, EngineUnproven, and
-    whatever keeps an engine from being loaded.
+    Raises PackageError (the next call copies the package again), storage's FileMissing and FileDamaged, EngineUnproven,
+    and any error that keeps an engine from being loaded.
     """
     folder, settings = versions.package_folder(version), current()
     try:
@@ -68,7 +69,7 @@ def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
 
 
 def _keep(version: ModelVersion, results: list[ProofResult]) -> None:
-    """Log and store what the proofs found; a database that is away does not keep an engine from predicting."""
+    """Log and store the results of the proofs. An engine may predict even if the database is away."""
     for result in results:
         facts = {"model_version": version.label, "engine": result.engine, "difference": result.largest_difference}
         log.log(logging.INFO if result.passed else logging.WARNING, result.text, extra=facts)
@@ -84,8 +85,8 @@ def load_engine(
 ) -> Proven:
     """Load the quickest engine of a package that proves itself on this machine.
 
-    `choice` (`db.settings.EngineChoice`): auto tries Keras first where there is a GPU and Keras, or no file for
-    OpenVINO. Otherwise it tries OpenVINO, as openvino does: int8, then bfloat16 where the processor has it, then
+    `choice` (`db.settings.EngineChoice`): auto tries Keras first if there are a GPU and Keras, or no file for
+    OpenVINO. Otherwise it tries OpenVINO, as openvino does: int8, then bfloat16 if the processor has it, then
     float32. openvino-int8, openvino-bf16 and openvino-f32 leave no choice. `threads`: of the processor; None for one a
     core. `package`: as read from the folder already.
 
@@ -113,8 +114,17 @@ def load_engine(
     raise EngineUnproven(results)
 
 
+def check_engine(folder: Path, choice: str) -> None:
+    """Check that a package holds what the chosen engine needs, and this machine the library; nothing is loaded.
+
+    Raises PackageError (EngineAbsent among them), ValueError (an unknown choice).
+    """
+    if choice != "fake":
+        list(_builds(folder, read_package(folder), choice, None))
+
+
 def _proof(folder: Path, package: Package, names: list[str], threads: int | None) -> Proof | None:
-    """Return the package's proof, or one by its own float32 file; None where only float32 is to be proven by itself.
+    """Return the package's proof, or one by its own float32 file, or None if only float32 engines may serve.
 
     Raises PackageError, EngineUnproven.
     """
@@ -128,14 +138,9 @@ def _proof(folder: Path, package: Package, names: list[str], threads: int | None
     try:
         return own_proof(exact())
     except Exception as error:
-        log.exception("the float32 file that a package without a proof is held to cannot be run")
+        log.exception("the float32 file of a package without a proof cannot be run")
         why = f"its float32 file cannot be run: {type(error).__name__}"
         raise EngineUnproven([failed(name, why) for name in names]) from error
-
-
-def has_gpu() -> bool:
-    """Return whether this machine has an NVIDIA GPU, without loading any framework."""
-    return Path("/dev/nvidia0").exists()
 
 
 def _builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:
@@ -149,7 +154,7 @@ def _builds(folder: Path, package: Package, choice: str, threads: int | None) ->
     elif choice == "auto" or choice.startswith("openvino"):
         yield from _openvino_builds(folder, package, choice, threads)
     else:
-        raise ValueError(f"no such engine: {choice}")
+        raise ValueError(f"there is no engine {choice}")
 
 
 def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]:
@@ -165,13 +170,13 @@ def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]
 
 
 def _fails_in_bfloat16(package: Package) -> bool:
-    """Whether it was measured, and lost too much; where it was not, only the machine that published lacks bfloat16."""
-    found = package.parity.get("bf16", {})
-    return "auc_change" in found and not found.get("passed")
+    """Return whether bfloat16 was measured and lost too much. It is not measured where the exporter lacks bfloat16."""
+    parity = package.parity.get("bf16", {})
+    return "auc_change" in parity and not parity.get("passed")
 
 
 def _openvino_builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:
-    from worker.engines.openvino import OpenVinoEngine, has_bfloat16
+    from worker.engines.openvino import OpenVinoEngine
 
     files = {"int8": INT8_FILE, "bf16": FLOAT_FILE, "f32": FLOAT_FILE}
     if choice in ("auto", "openvino"):

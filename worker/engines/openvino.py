@@ -7,18 +7,19 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Scores
 from worker.engines.processor import usable_cores
 
-MOST_PROVEN = 256  # slices of a proof: on many cores it would take longer than it tells
-REQUEST = 8  # slices that one core computes at a time; 16 are no quicker at 224², and take 100 MB more on two cores
+MOST_PROVEN = 256  # slices of a proof: more take long on many cores and show nothing new
+REQUEST = 8  # slices that a core computes at a time; 16 are as quick at 224², and take 100 MB more on two cores
 
 
 class OpenVinoEngine:
     """One compiled network. `precision` is f32, bf16 or int8.
 
-    Each core works on slices of its own (a stream of one thread each). Cores that share every layer of one request wait
-    for each other at each of them, and the engine is held up whenever anything else runs on any of them.
+    Each core works on slices of its own, as a stream of one thread. Cores that share the layers of one request wait
+    for each other at every layer, and anything else that runs on one of them holds up the engine.
     """
 
     def __init__(self, model: Path, precision: str, threads: int | None) -> None:
@@ -37,28 +38,23 @@ class OpenVinoEngine:
         self._queue.set_callback(_keep)
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Scores of n ≥ 1 slices, uint8[n, 224, 224]."""
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]."""
         count = len(slices)
         distance = np.empty(count, np.float32) if self._has_distance else None
-        found = Scores(np.empty(count, np.float32), np.empty((count, 7, 7), np.float32), distance)
+        scores = Scores(np.empty(count, np.float32), np.empty((count, 7, 7), np.float32), distance)
         pixels = np.ascontiguousarray(slices)[..., None]
         share = min(REQUEST, -(-len(slices) // len(self._queue)))  # a few slices too are shared out between the cores
         for start in range(0, len(slices), share):
             part = slice(start, start + share)
-            targets = {"logit": found.logit[part], "cam": found.cam[part]}
+            targets = {"logit": scores.logit[part], "cam": scores.cam[part]}
             if distance is not None:
                 targets["distance"] = distance[part]
             self._queue.start_async({"slices": pixels[part]}, targets, share_inputs=True)
         self._queue.wait_all()
-        return found
+        return scores
 
 
 def _keep(request: Any, targets: dict[str, NDArray[np.float32]]) -> None:
     """Copy a finished request's answers to where they belong."""
     for name, target in targets.items():
         target[:] = request.get_tensor(name).data
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16 itself (AMX or AVX512-BF16)."""
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -16,7 +16,7 @@ class PackageError(Exception):
 
 
 class Calibrated(Protocol):
-    """What has a calibration: a package, or a model version's row."""
+    """Something with a calibration: a package, or a model version's row."""
 
     @property
     def temperature(self) -> float: ...
@@ -39,12 +39,12 @@ def probability(logit: NDArray[np.floating[Any]], temperature: float) -> NDArray
 
 
 def limit_of(ood: Mapping[str, float], engine: str) -> float | None:
-    """The distance above which the engine of this name flags a slice, of a manifest's `ood`; None if it tells none."""
+    """Return the distance above which the engine of this name flags a slice, by a manifest's `ood`, or None."""
     return ood.get(engine, ood.get("threshold"))
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -49,7 +49,7 @@ MICROARCHITECTURES = {  # (vendor, family): (models, name); as the Linux kernel 
         (range(0xAD, 0xAF), "Granite Rapids"),
     ),
 }
-SKYLAKE_SP = ("GenuineIntel", 6, 0x55)  # one model number, three generations that the stepping tells apart
+SKYLAKE_SP = ("GenuineIntel", 6, 0x55)  # one model number for three generations with different steppings
 SKYLAKE_SP_STEPPINGS = ((range(0, 5), "Skylake-SP"), (range(5, 8), "Cascade Lake"), (range(10, 12), "Cooper Lake"))
 NEOVERSE = {0xD0C: "Neoverse N1", 0xD40: "Neoverse V1", 0xD49: "Neoverse N2", 0xD4F: "Neoverse V2"}  # part of Arm, 0x41
 
@@ -62,7 +62,7 @@ INT8_SPEED = (  # feature, slices/s of the bare int8 engine on two cores, where 
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor. `name` ends with the microarchitecture in brackets where it is known; `cores` may be used by us."""
+    """A processor. `name` ends with the microarchitecture in brackets if it is known; `cores` may be used by us."""
 
     name: str
     cores: int
@@ -103,7 +103,7 @@ def expectation(processor: Processor) -> str:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use; fewer than the machine has where they are shared out."""
+    """Return how many cores this process may use; which is fewer than the machine has if they are shared."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -136,7 +136,7 @@ def _short(name: str) -> str:
 
 
 def _microarchitecture(fields: dict[str, str]) -> str:
-    """Return the name of the processor's generation, or "" where it is not known."""
+    """Return the name of the processor's generation, or "" if it is not known."""
     if _number(fields, "cpu implementer") == 0x41:
         return NEOVERSE.get(_number(fields, "cpu part"), "")
     vendor, family, model = fields.get("vendor_id", ""), _number(fields, "cpu family"), _number(fields, "model")
@@ -150,7 +150,7 @@ def _in_range(table: tuple[tuple[range, str], ...], number: int) -> str:
 
 
 def _number(fields: dict[str, str], name: str) -> int:
-    """Return a field as a number, decimal or with 0x, or -1 where it is not one."""
+    """Return a field as a number, decimal or with 0x, or -1 if it is not one."""
     try:
         return int(fields.get(name, ""), 0)
     except ValueError:

@@ -1,8 +1,8 @@
 """The proof of an engine: slices whose float32 answers are known, run through it before it predicts anything.
 
 A package carries 32 phantoms with the answers that Keras gave in float32 where the package was made (`proof.npz`), and
-states how far each precision may differ from them. What an engine gets wrong (a processor whose int8 saturates, a
-damaged scale, a driver's fault) shows there and not in patients' slices.
+states how far each precision may differ from them. A fault of an engine (a processor whose int8 saturates, a damaged
+scale, a broken driver) shows there and not in patients' slices.
 """
 
 import socket
@@ -28,8 +28,8 @@ NOT_STATED = {
     "bf16": {"logit": 0.15, "distance": 1.0, "cam": 0.2},
     "int8": {"logit": 0.3, "distance": 1.5, "cam": 0.3},
 }
-"""How far a precision may differ where the package does not state it, by the names and in the units of `Differences`.
-Rounding scatters distances most: each engine has its own limit for them."""
+"""The tolerances of a package that states none, by the names and in the units of `Differences`. Rounding scatters
+distances most, and each engine has its own limit for them."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Differences:
 
 @dataclass(frozen=True)
 class ProofResult:
-    """What a proof found of one engine on this machine.
+    """The result of a proof of one engine on this machine.
 
-    `largest_difference`: of a calibrated probability, or None if the engine gave none. `seconds`: that the proof took.
-    `text` says all of it to people.
+    `largest_difference`: of a calibrated probability, or None if the engine gave none. `seconds`: the proof's time.
+    `text`: all of it, for people.
     """
 
     host: str
@@ -103,26 +103,26 @@ def prove(engine: Engine, proof: Proof, package: Package) -> ProofResult:
     started = time.monotonic()
     temperature, _ = calibration_of(package, engine.name)
     scores = [_run(engine, proof.slices, size) for size in engine.proof_sizes]
-    found = [differences(each, proof.answers, temperature, package.temperature) for each in scores]
+    by_size = [differences(run, proof.answers, temperature, package.temperature) for run in scores]
     seconds = time.monotonic() - started
-    worst = Differences(*(max(getattr(each, name) for each in found) for name in Differences.__dataclass_fields__))
+    worst = Differences(*(max(getattr(run, name) for run in by_size) for name in Differences.__dataclass_fields__))
     tolerance = tolerance_of(package, engine.precision)
     beyond = [name for name, limit in tolerance.items() if not getattr(worst, name) <= limit]
     largest = worst.probability if np.isfinite(worst.probability) else None
     if beyond:
-        told = ", ".join(f"{name} by {getattr(worst, name):.3g} (at most {tolerance[name]:.3g})" for name in beyond)
-        return failed(engine.name, f"it differs from {proof.source}: {told}", largest, seconds)
+        faults = ", ".join(f"{name} by {getattr(worst, name):.3g} (at most {tolerance[name]:.3g})" for name in beyond)
+        return failed(engine.name, f"it differs from {proof.source}: {faults}", largest, seconds)
     text = f"{engine.name} holds to {proof.source}: a probability differs by at most {worst.probability:.4f}"
     return _result(engine.name, True, largest, seconds, text)
 
 
 def exact_by_itself(engine: Engine) -> ProofResult:
-    """The result for a float32 engine of a package without a proof: there is nothing to hold it to."""
+    """Return the result for a float32 engine of a package without a proof, which cannot be compared with anything."""
     return _result(engine.name, True, None, 0.0, f"{engine.name} is used unproven: the package carries no proof")
 
 
 def failed(engine: str, why: str, largest: float | None = None, seconds: float = 0.0) -> ProofResult:
-    """The result for an engine that may not predict here."""
+    """Return the result for an engine that may not predict here."""
     return _result(engine, False, largest, seconds, f"{engine} is not used on this machine: {why}")
 
 
@@ -134,38 +134,37 @@ def _result(engine: str, passed: bool, largest: float | None, seconds: float, te
 def _run(engine: Engine, slices: NDArray[np.uint8], size: int) -> Scores:
     """Score all the slices in calls of `size` at most, or in one call of `size` that repeats them."""
     repeated = slices if size <= len(slices) else np.resize(slices, (size, *slices.shape[1:]))
-    starts = range(0, len(repeated), size) if size > 1 else range(1)  # one slice alone shows what one alone takes
+    starts = (
+        range(0, len(repeated), size) if size > 1 else range(1)
+    )  # one slice alone shows the way that a single slice takes
     parts = [engine.predict(repeated[start : start + size]) for start in starts]
-    distances = [part.distance for part in parts if part.distance is not None]
-    return Scores(
-        np.concatenate([part.logit for part in parts]),
-        np.concatenate([part.cam for part in parts]),
-        np.concatenate(distances) if distances else None,
-    )
+    return Scores.join(parts)
 
 
-def differences(found: Scores, exact: Scores, temperature: float, exact_temperature: float) -> Differences:
+def differences(scores: Scores, exact: Scores, temperature: float, exact_temperature: float) -> Differences:
     """Compare an engine's scores with the float32 answers, which are repeated or cut short to as many."""
-    n = len(found.logit)
+    n = len(scores.logit)
     logit, cam = np.resize(exact.logit, n), np.resize(exact.cam, (n, *exact.cam.shape[1:]))
     distance = 0.0
     if exact.distance is not None:
         scale = max(float(np.median(exact.distance)), 1e-6)
-        distance = np.inf if found.distance is None else _largest(found.distance, np.resize(exact.distance, n)) / scale
+        distance = (
+            np.inf if scores.distance is None else _largest(scores.distance, np.resize(exact.distance, n)) / scale
+        )
     return Differences(
-        logit=_largest(found.logit, logit) / max(float(exact.logit.std()), 1.0),
+        logit=_largest(scores.logit, logit) / max(float(exact.logit.std()), 1.0),
         distance=distance,
-        cam=_largest(found.cam, cam) / max(float(exact.cam.max()), 1e-3),
-        probability=_largest(probability(found.logit, temperature), probability(logit, exact_temperature)),
+        cam=_largest(scores.cam, cam) / max(float(exact.cam.max()), 1e-3),
+        probability=_largest(probability(scores.logit, temperature), probability(logit, exact_temperature)),
     )
 
 
-def _largest(found: NDArray[Any], exact: NDArray[Any]) -> float:
-    """The largest absolute difference; infinite where a value is not finite."""
-    largest = np.abs(np.asarray(found, np.float64) - exact).max()
+def _largest(values: NDArray[Any], exact: NDArray[Any]) -> float:
+    """Return the largest absolute difference, or infinity if a value is not finite."""
+    largest = np.abs(np.asarray(values, np.float64) - exact).max()
     return float(largest) if np.isfinite(largest) else np.inf
 
 
 def tolerance_of(package: Package, precision: str) -> dict[str, float]:
-    """How far a precision may differ, by the names of `Differences`: as the package states it, else `NOT_STATED`."""
+    """Return how far a precision may differ, by the names of `Differences`."""
     return package.proof.tolerance.get(precision) or NOT_STATED[precision]

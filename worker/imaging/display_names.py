@@ -1,28 +1,31 @@
-"""Names found in archives: labels to show, never paths to use."""
+"""Names from archives, as they are shown: never paths to use."""
 
 import re
 
-MAX_LABEL = 500
-"""Characters of a label; the end of a longer name is kept, for that is where names differ."""
+MAX_NAME = 500
+"""Characters of a display name; the end of a longer name is kept, since names differ there."""
 
 _IGNORED_FILES = {".ds_store", "thumbs.db", "dicomdir"}
 _IGNORED_FOLDER = "__macosx"
 _SEPARATORS = re.compile(r"[/\\]")
 
 
-def label(raw: str) -> str:
-    """A name as it can be shown and stored: at most `MAX_LABEL` printable characters.
+def display_name(raw: str) -> str:
+    """Return a name as it can be shown and stored: at most `MAX_NAME` printable characters.
 
     Control characters, NUL, unpaired surrogates and invisible formatting (the bidirectional overrides that make
     `gnp.exe` read `exe.png`) are written as escapes: `\\x00`, `\\u202e`. Everything else stays, `../` and `C:\\` too.
     """
-    shown = raw if raw.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in raw)
-    return shown if len(shown) <= MAX_LABEL else "…" + shown[1 - MAX_LABEL :]
+    name = raw if raw.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in raw)
+    return name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]
 
 
 def decode_name(raw: bytes, *, utf8: bool = True) -> str:
-    """Archive bytes → text. Without the UTF-8 flag valid UTF-8 is still taken for it (most tools write it unflagged),
-    the rest as cp437 (APPNOTE 6.3.10, appendix D); a flagged or TAR name keeps its odd bytes as surrogates."""
+    """Return the bytes of a name as text.
+
+    Without the UTF-8 flag, valid UTF-8 is still taken as such, because most tools write it unflagged. Other bytes are
+    cp437 (APPNOTE 6.3.10, appendix D). A flagged or TAR name keeps its odd bytes as surrogates.
+    """
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -30,7 +33,7 @@ def decode_name(raw: bytes, *, utf8: bool = True) -> str:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether operating systems and DICOM media put this file there beside the images: it gets no row."""
+    """Return whether operating systems or DICOM media put this file beside the images: it gets no row."""
     parts = _SEPARATORS.split(name.lower())
     return parts[-1] in _IGNORED_FILES or _IGNORED_FOLDER in parts
 

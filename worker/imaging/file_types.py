@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes; names are never asked."""
+"""The type of a file, by its first bytes and never by its name."""
 
 ARCHIVE_MAGIC = {
     b"PK\x03\x04": "zip",
@@ -20,7 +20,7 @@ _TAR_BLOCK = 512
 
 
 def archive_kind(head: bytes) -> str | None:
-    """`zip`, `tar`, `gz`, `bz2`, `xz`, one that is not read (`7z`, `rar`, `zstd`, `lz4`), or None for a loose file."""
+    """Return `zip`, `tar`, `gz`, `bz2`, `xz`, a kind that is not read (`7z`, `rar`, `zstd`, `lz4`), or None."""
     for magic, kind in ARCHIVE_MAGIC.items():
         if head.startswith(magic):
             return kind
@@ -28,7 +28,7 @@ def archive_kind(head: bytes) -> str | None:
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a TAR starts here: a header whose checksum holds, or the zero blocks of an empty TAR."""
+    """Return whether a TAR starts here: a header whose checksum holds, or the zero blocks of an empty TAR."""
     if len(head) < _TAR_BLOCK:
         return False
     if not any(head[:_TAR_BLOCK]):
@@ -37,9 +37,9 @@ def is_tar(head: bytes) -> bool:
 
 
 def checksum_holds(header: bytes) -> bool:
-    """Whether a 512-byte TAR header sums to what it states (POSIX.1-2017, pax, "ustar Interchange Format").
+    """Return whether a 512-byte TAR header has its stated sum (POSIX.1-2017, pax, "ustar Interchange Format").
 
-    Old tars summed signed characters; both sums are accepted, as every tar does.
+    Old tars summed signed characters. Both sums are accepted, as every tar does.
     """
     try:
         stated = int(header[148:156].strip(b" \x00") or b"x", 8)
@@ -51,9 +51,9 @@ def checksum_holds(header: bytes) -> bool:
 
 
 def image_kind(data: bytes | memoryview) -> str | None:
-    """`PNG`, `JPEG`, `TIFF`, `BMP`, `DICOM`, or None.
+    """Return `PNG`, `JPEG`, `TIFF`, `BMP`, `DICOM`, or None.
 
-    A DICOM preamble may itself look like a TIFF or a program (PS3.10 7.1), so `DICM` at 128 is asked before those two.
+    A DICOM preamble may look like a TIFF or a program (PS3.10 7.1), so `DICM` at 128 is checked before those two.
     """
     head = bytes(data[:132])
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -70,7 +70,7 @@ def image_kind(data: bytes | memoryview) -> str | None:
 
 
 def _is_bare_dicom(head: bytes) -> bool:
-    """A dataset without preamble: it opens with group 0002 or 0008, in order, with a VR or a short length."""
+    """Return whether a dataset without preamble starts here: group 0002 or 0008, then a VR or a short length."""
     if len(head) < 16 or head[0] not in (2, 8) or head[1] or head[3]:
         return False
     if head[4:6] in (b"UL", b"CS", b"UI", b"OB", b"SH", b"DA", b"TM", b"LO"):

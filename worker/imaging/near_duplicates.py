@@ -1,4 +1,8 @@
-"""Which prepared slices are near-identical: a perceptual hash finds candidates, their block means decide."""
+"""Finds near-identical slices: a perceptual hash finds candidates, and their block means decide.
+
+`imagehash` is not used: its hash is the twelve lines of `perceptual_hash` with a resizer of its own before them, and it
+compares pairs one by one in Python, where 100,000 slices have 5 × 10⁹ of them.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,18 +16,19 @@ from worker.imaging.recipe import SIDE
 
 MAX_DISTANCE = 8
 MIN_CORRELATION = 0.95
-"""Measured on 1,981 real slices, in runs of 25 consecutive numbers. A hash alone does not do: to it all lungs look
-alike. Pairs of a COVID and a non-COVID slice, never one patient, are 7 of the 109 within a distance of 2, 80 of 516
-within 4, 1,508 of 5,249 within 8. The correlation of block means tells them apart: of those within 8, 35 of 1,113 are
-left at 0.9, none of 297 at 0.95. 251 of the 297 lie within one run; of the 46 others eight were looked at, and each
-showed the same or the next slice of one patient, up to 194 numbers away, one of them in another window.
+"""Measured on 1,981 real slices, in runs of 25 consecutive numbers. A hash alone is not enough, since all lungs look
+alike to it. Pairs of a COVID and a non-COVID slice, which are never of one patient, are 7 of the 109 within a distance
+of 2, 80 of 516 within 4, and 1,508 of 5,249 within 8. The correlation of block means separates them: of the pairs
+within 8, 35 of 1,113 are left at 0.9, and none of 297 at 0.95. Of the 297, 251 lie within one run. Eight of the 46
+others were inspected: each showed the same or the next slice of one patient, up to 194 numbers away, one of them in
+another window.
 
-Copies of 300 slices stay above both limits, at the worst, when saved as JPEG of quality 30 (distance 2, correlation
-0.999), shrunk to a third (2, 0.998), put through a gamma of 0.8 (4, 0.999), given noise of 5 grey levels (4, 0.999) or
-cropped by 1 % a side (8, 0.966). One that is cropped by 3 % (20, 0.70) or mirrored (36, 0.09) is not found."""
+Copies of 300 slices are found when saved as JPEG of quality 30 (worst distance 2, correlation 0.999), shrunk to a third
+(2, 0.998), put through a gamma of 0.8 (4, 0.999), given noise of 5 grey levels (4, 0.999) or cropped by 1 % a side
+(8, 0.966). Copies that are cropped by 3 % (20, 0.70) or mirrored (36, 0.09) are not found."""
 
 BLOCKS = 28  # block means a side, 8 × 8 pixels each
-_GRID = 32  # what the hash is computed of: 32 × 32 means of 7 × 7 pixels
+_GRID = 32  # the hash is computed of 32 × 32 means of 7 × 7 pixels
 _HASH_BLOCK = 1024  # rows compared with all later ones at a time
 _PAIRS_AT_ONCE = 1 << 15
 _EXAMPLES = 20
@@ -32,7 +37,7 @@ Pixels = NDArray[np.uint8]
 
 
 def _cosines() -> NDArray[np.float64]:
-    """Rows 1 to 8 of the DCT-II matrix of 32 points, float64[8, 32]."""
+    """Return rows 1 to 8 of the DCT-II matrix of 32 points, float64[8, 32]."""
     frequency, place = np.arange(1, 9)[:, None], np.arange(_GRID)[None]
     return np.asarray(np.cos(np.pi * (2 * place + 1) * frequency / (2 * _GRID)))
 
@@ -41,7 +46,7 @@ _COSINES = _cosines()
 
 
 def perceptual_hash(pixels: Pixels) -> int:
-    """uint8[224, 224] → 64 bits: which DCT coefficients, 1 to 8 a side, of its 32 × 32 means lie above their median.
+    """Return 64 bits of uint8[224, 224]: which DCT coefficients, 1 to 8 a side, of 32 × 32 means exceed their median.
 
     Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1.
     """
@@ -52,7 +57,7 @@ def perceptual_hash(pixels: Pixels) -> int:
 
 
 def block_means(pixels: Pixels) -> Pixels:
-    """uint8[224, 224] → uint8[784]: the means of 8 × 8 pixels."""
+    """Return the means of 8 × 8 pixels, uint8[784], of uint8[224, 224]."""
     step = SIDE // BLOCKS
     means = pixels.reshape(BLOCKS, step, BLOCKS, step).mean((1, 3))
     return np.asarray(np.rint(means), np.uint8).ravel()
@@ -60,9 +65,9 @@ def block_means(pixels: Pixels) -> Pixels:
 
 @dataclass
 class Pictures:
-    """Different pictures, each by the place at which it came first, and what they are compared by.
+    """Different pictures in the order they came, and what they are compared by.
 
-    `places`: by the key of their pixels; `hashes` and `means`: of each, in that order.
+    `places`: by the key of their pixels. `hashes` and `means`: of each picture, in order.
     """
 
     places: dict[str, int] = field(default_factory=dict)
@@ -70,7 +75,7 @@ class Pictures:
     means: list[Pixels] = field(default_factory=list)
 
     def place(self, key: str, pixels: Pixels) -> int:
-        """The place of a picture, uint8[224, 224], which is taken in if it is new."""
+        """Return the place of a picture, uint8[224, 224], and take it in if it is new."""
         place = self.places.setdefault(key, len(self.places))
         if place == len(self.hashes):
             self.hashes.append(perceptual_hash(pixels))
@@ -78,18 +83,17 @@ class Pictures:
         return place
 
     def arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-        """Hashes, uint64[n], and block means, uint8[n, 784], as `near_pairs` takes them."""
+        """Return hashes, uint64[n], and block means, uint8[n, 784], as `near_pairs` takes them."""
         means = np.array(self.means, np.uint8).reshape(len(self.means), BLOCKS * BLOCKS)
         return np.array(self.hashes, np.uint64), means
 
 
 @dataclass
 class Similar:
-    """What was found among n slices.
+    """The near-identical pairs among n slices.
 
-    `cluster`: int64[n], the same for slices that a chain of near-identical pairs connects: the lowest index of them.
-    `within`, `across`: near-identical pairs of one class and of both, counted; `examples_within`, `examples_across`:
-    the first of them.
+    `cluster`: int64[n], the lowest index among the slices that a chain of pairs connects. `within`, `across`: the
+    numbers of pairs of one class and of both; `examples_within`, `examples_across`: the first of them.
     """
 
     cluster: NDArray[np.int64]
@@ -102,9 +106,9 @@ class Similar:
         crossing = labels[left] != labels[right]
         self.across += int(crossing.sum())
         self.within += int((~crossing).sum())
-        for examples, those in ((self.examples_across, crossing), (self.examples_within, ~crossing)):
+        for examples, chosen in ((self.examples_across, crossing), (self.examples_within, ~crossing)):
             room = _EXAMPLES - len(examples)
-            examples += zip(left[those][:room].tolist(), right[those][:room].tolist(), strict=True)
+            examples += zip(left[chosen][:room].tolist(), right[chosen][:room].tolist(), strict=True)
         self.cluster = _joined(self.cluster, left, right)
 
 
@@ -117,7 +121,7 @@ def find_similar(
     """Near-identical pairs among slices of different pixels.
 
     Every hash is compared with every other, in blocks: 5 × 10⁹ comparisons for 100,000 slices, in a minute and with
-    some hundred MB, where bands of so wide a distance would hardly thin them out.
+    some hundred MB. Bands would hardly thin them out at so wide a distance.
 
     Args:
         hashes: uint64[n].
@@ -125,16 +129,16 @@ def find_similar(
         labels: int64[n].
         progress: called after each block.
     """
-    found = Similar(np.arange(len(hashes)))
+    similar = Similar(np.arange(len(hashes)))
     for left, right in near_pairs(hashes, means, progress):
-        found._add(left, right, labels)
-    return found
+        similar._add(left, right, labels)
+    return similar
 
 
 def near_pairs(
     hashes: NDArray[np.uint64], means: NDArray[np.uint8], progress: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The pairs of `find_similar`, left < right, some thousand at a time."""
+    """Yield the pairs of `find_similar`, left < right, some thousand at a time."""
     if len(hashes) == 0:
         return
     mean = means.mean(1, dtype=np.float32)
@@ -142,7 +146,7 @@ def near_pairs(
     for left, right in _candidates(hashes, progress):
         together = np.einsum("ij,ij->i", means[left].astype(np.float32), means[right].astype(np.float32))
         covariance = together - means.shape[1] * mean[left] * mean[right]
-        floor = np.maximum(spread[left] * spread[right], 1)  # a blank slice is like nothing
+        floor = np.maximum(spread[left] * spread[right], 1)  # a blank slice is not like any other
         near = covariance >= MIN_CORRELATION * floor
         yield left[near], right[near]
 
@@ -162,7 +166,7 @@ def _candidates(
 
 
 def _joined(cluster: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The clusters after these pairs are connected too. The edges so far are kept as one a slice: to its cluster."""
+    """Return the clusters after these pairs are connected too. Earlier edges are one a slice, to its cluster."""
     if len(left) == 0:
         return cluster
     n = len(cluster)

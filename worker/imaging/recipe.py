@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 RECIPE = "lung-224-v1"
-"""PNG, JPEG, TIFF, BMP: alpha dropped, luminance; DICOM: lung window; then `fit`. Whoever changes a bit of it changes
-this name."""
+"""PNG, JPEG, TIFF, BMP: alpha dropped, luminance; DICOM: lung window; then `fit`. Any change of it needs a new name."""
 
 WINDOW_CENTRE, WINDOW_WIDTH = -600.0, 1500.0  # of the lung window, HU
 SIDE = 224
@@ -20,12 +19,12 @@ PIXEL_BYTES = SIDE * SIDE
 
 @dataclass(frozen=True)
 class SeriesInfo:
-    """Where a DICOM slice belongs; no name or number of the patient.
+    """The series that a DICOM slice belongs to, without name or number of the patient.
 
-    Texts are labels (`display_names.label`) of at most 64 characters, empty where the file has none. `patient`: a
-    digest of the patient's ID and its issuer, to tell one from another; it is guessed from short IDs, so nobody stores
-    it. `position` is in mm along the slice normal, comparable within one series; None where the file does not tell.
-    `burned_in`: the file says that text is burned into its pixels.
+    Texts are display names of at most 64 characters, or empty. `patient` is a digest of the patient's ID and its
+    issuer, to distinguish patients; short IDs can be guessed from it, so it is never stored. `position` is in mm along
+    the slice normal and comparable within one series, or None if the file does not state it. `burned_in`: the file
+    states that text is burned into its pixels.
     """
 
     patient: str
@@ -57,7 +56,7 @@ class PreparedSlice:
 
     @cached_property
     def sha256_pixels(self) -> str:
-        """SHA-256 of the 50,176 pixel bytes, in hex; computed where it is asked for, so a decoder cannot forge it."""
+        """SHA-256 of the 50,176 pixel bytes, in hex; computed by its reader, so that a decoder cannot forge it."""
         return hashlib.sha256(self.pixels.data).hexdigest()
 
 
@@ -72,11 +71,11 @@ def lung_window(hu: NDArray[np.number[Any]]) -> NDArray[np.uint8]:
 
 
 def fit(grey: Image.Image) -> NDArray[np.uint8]:
-    """A picture in mode L of any size → uint8[224, 224], read-only: both sides scaled apart, bilinear and antialiased
+    """Scale a picture in mode L of any size to uint8[224, 224], read-only: each side by itself, bilinear, antialiased
     (Pillow widens the triangle to the scale when shrinking)."""
     return as_pixels(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes())
 
 
 def as_pixels(raw: bytes | memoryview) -> NDArray[np.uint8]:
-    """50,176 bytes, by rows → uint8[224, 224] over the same memory."""
+    """Return 50,176 bytes, by rows, as uint8[224, 224] over the same memory."""
     return np.frombuffer(raw, np.uint8).reshape(SIDE, SIDE)

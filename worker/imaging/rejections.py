@@ -1,26 +1,26 @@
 """What imaging refuses, with the reason codes of `db.reasons`."""
 
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 
 
 class ImagingError(Exception):
     """A permanent refusal: trying again gives the same answer.
 
     `code` is a key of `db.reasons.REASONS`. `detail` says what was found, in one sentence. It can be shown and stored
-    even where it quotes the file (`display_names.label`).
+    even where it quotes the file (`display_names.display_name`).
     """
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(code, detail)
         self.code = code
-        self.detail = label(detail)
+        self.detail = display_name(detail)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
 
 
 class ArchiveRefused(ImagingError):
-    """The archive as a whole is refused; `last_good` is the label of the last entry read in full, if any."""
+    """The archive as a whole is refused; `last_good` is the name of the last entry that was whole, or None."""
 
     def __init__(self, code: str, detail: str, last_good: str | None = None) -> None:
         super().__init__(code, detail)

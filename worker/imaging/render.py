@@ -11,15 +11,15 @@ _COMPRESSION = 3  # of 9: a page asks for many small pictures, and their bytes m
 
 
 def slice_png(pixels: NDArray[np.uint8], size: int) -> bytes:
-    """uint8[h, w] → a grey PNG of size × size, bicubic."""
+    """Return uint8[h, w] as a grey PNG of size × size, bicubic."""
     return _png(_scaled(pixels, size))
 
 
 def overlay_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], size: int) -> bytes:
-    """The slice with its heat map → an RGB PNG of size × size; the plain `slice_png` where nothing is warm.
+    """Return the slice with its heat map as an RGB PNG of size × size, or as `slice_png` if nothing is warm.
 
-    `cam`, float32[7, 7], is taken relative to its own maximum; what is negative or no number counts as cold. It is
-    scaled up bilinearly, coloured by `heat_colours`, and the more opaque the warmer (`_MAX_OPACITY` at its maximum).
+    `cam`, float32[7, 7], is taken relative to its own maximum. Negative values and values that are not numbers are
+    cold. The map is scaled up bilinearly and coloured by `heat_colours`; warmer is more opaque, up to `_MAX_OPACITY`.
     """
     heat = _heat(cam, size)
     if heat is None:
@@ -31,7 +31,7 @@ def overlay_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], size: int) 
 
 
 def heat_colours(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Heat in [0, 1], any shape → uint8[..., 3]: dark violet, red, orange, light yellow, brighter at every step.
+    """Return colours uint8[..., 3] of heat in [0, 1]: dark violet, red, orange, light yellow, brighter at every step.
 
     Part of a cubehelix (Green 2011, Bull. Astr. Soc. India 39, 289), whose perceived brightness grows linearly; so it
     keeps its order in grey print and for the colour-blind.
@@ -49,7 +49,7 @@ def heat_colours(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _heat(cam: NDArray[np.float32], size: int) -> NDArray[np.float32] | None:
-    """float32[size, size] in [0, 1], or None where nothing is above 0."""
+    """Return float32[size, size] in [0, 1], or None if nothing is above 0."""
     warm = np.clip(np.nan_to_num(cam.astype(np.float32), nan=0, posinf=0, neginf=0), 0, None)
     if warm.size == 0 or warm.max() <= 0:
         return None

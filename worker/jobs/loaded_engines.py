@@ -17,7 +17,7 @@ KEPT_ENGINES = 2  # the champion, and the one before it for the jobs that are pi
 
 
 class EngineUnavailable(Exception):
-    """The engine cannot be loaded here, or fails on any slice: those that it was to predict are not to blame."""
+    """The engine cannot be loaded here, or fails on any slice: the slices are not to blame."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ _loaded: OrderedDict[int, Loaded] = OrderedDict()
 
 
 def load(version: ModelVersion) -> Loaded:
-    """The engine of this model version, kept in this process.
+    """Load the engine of this model version, or return the one that this process has kept.
 
     Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable.
     """

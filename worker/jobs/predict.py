@@ -1,4 +1,4 @@
-"""Chunk → predictions: claim what fills a batch, run the engine, record under the claim."""
+"""Predicts chunks: claim enough to fill a batch, run the engine, record under the claim."""
 
 import logging
 import os
@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
 
 from db.crash_points import crash_point
 from db.database import current, session_scope
 from db.ledger import chunks, completion, leases, queue, recording
 from db.ledger.leases import Claim, StaleClaim
-from db.ledger.recording import PredictedSlice
+from db.ledger.predictions import PredictedSlice, cam_bytes, copy_known
 from db.models import Chunk, ModelVersion, Outcome, Slice
 from db.storage import FileDamaged, FileMissing, storage
+from worker import claimed
 from worker.engines.interface import Engine, Scores
 from worker.engines.load import EngineUnproven
 from worker.engines.package import PackageError, calibration_of, limit_of, probability
@@ -29,8 +29,8 @@ from worker.jobs.loaded_engines import EngineUnavailable, Loaded, load
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read, a minute apart
-REFUSED_SECONDS = 300.0  # for which a worker leaves a model version, of which no engine proves itself here, to others
-REST_SECONDS = 10.0  # for which a worker without an engine takes nothing: it fails quicker than others predict
+REFUSED_SECONDS = 300.0  # how long a worker leaves a model version to others after no engine proved itself here
+REST_SECONDS = 10.0  # how long a worker without an engine rests: it would fail quicker than others predict
 
 
 class EngineError(Exception):
@@ -52,37 +52,42 @@ class Share:
 
 
 def predict_next(worker: str) -> bool:
-    """Claim the chunks whose turn it is, predict and record them; False if there are none."""
+    """Claim the chunks whose turn it is, predict and record them. Return False if there are none."""
     with session_scope() as s:
-        claimed = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others())
-        version = claimed[0][0].job.model_version if claimed else None
+        taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others())
+        version = taken[0][0].job.model_version if taken else None
     if version is None:
         return False
     crash_point("after-claim-chunk")
-    claims = [claim for _, claim in claimed]
-    with Heartbeat(Chunk, claims) as heartbeat:
-        try:
-            _predict(claimed, version, heartbeat)
-        except StaleClaim:
-            log.info("chunks are someone else's now", extra={"chunks": len(claims)})
-        except EngineError:
-            log.exception("engine failed")
-            _lose(claims, "engine_error")
-        except (FileMissing, FileDamaged, PackageError):
-            log.exception("a file of these chunks, or of their model, is missing or damaged")
+    claims = [claim for _, claim in taken]
+    claimed.carry_out(
+        Chunk,
+        claims,
+        lambda heartbeat: _predict(taken, version, heartbeat),
+        fail=lambda error: _fail(claims, version.id, error),
+        put_off=lambda _: _put_off(claims),
+    )
+    return True
+
+
+def _fail(claims: list[Claim], version_id: int, error: Exception) -> None:
+    """Decide by the kind of error whether the slices, this machine or nobody is to blame."""
+    log.error("predicting failed", exc_info=error)
+    match error:
+        case EngineError():
+            for claim in claims:
+                with session_scope() as s:
+                    chunks.fail_chunk(s, claim, "engine_error")
+        case FileMissing() | FileDamaged() | PackageError():
             _put_off(claims, "file_lost")
-        except EngineUnproven:
-            log.exception("no engine gives the right answers on this machine; its slices wait for another worker")
-            _refused[version.id] = time.monotonic() + REFUSED_SECONDS
+        case EngineUnproven():
+            _refused[version_id] = time.monotonic() + REFUSED_SECONDS
             _put_off(claims)
-        except EngineUnavailable:
-            log.exception("no engine; resting")
+        case EngineUnavailable():
             _put_off(claims, "engine_error")
             rest_and_end()
-        except (OSError, OperationalError):
-            log.exception("predicting put off")
-            _put_off(claims)
-    return True
+        case _:
+            raise error
 
 
 def _left_to_others() -> list[int]:
@@ -90,9 +95,9 @@ def _left_to_others() -> list[int]:
     return [version_id for version_id, until in _refused.items() if time.monotonic() < until]
 
 
-def _predict(claimed: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
+def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
     loaded = load(version)
-    shares = [_share(chunk, claim) for chunk, claim in claimed]
+    shares = [_share(chunk, claim) for chunk, claim in taken]
     pixels = _pixels(shares)
     heartbeat.progress()
     scores = dict(zip(pixels, _run(loaded, list(pixels.values()), heartbeat), strict=True))
@@ -110,9 +115,9 @@ def _predict(claimed: list[tuple[Chunk, Claim]], version: ModelVersion, heartbea
 
 
 def _share(chunk: Chunk, claim: Claim) -> Share:
-    """What is left to predict of a chunk, after copying what is known of the same pixels already."""
+    """Return what is left to predict of a chunk, after copying predictions of the same pixels."""
     with session_scope() as s:
-        recording.copy_known(s, completion.lock_job(s, chunk.job_id), chunk.id)
+        copy_known(s, completion.lock_job(s, chunk.job_id), chunk.id)
         rows = s.execute(
             select(Slice.id, Slice.pixels_sha256, Slice.array_row)
             .where(Slice.chunk_id == chunk.id, Slice.state == Outcome.OPEN)
@@ -122,21 +127,21 @@ def _share(chunk: Chunk, claim: Claim) -> Share:
 
 
 def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:
-    """Each distinct slice once, uint8[224, 224], by its pixels' hash. The array files' hashes are checked.
+    """Return each distinct slice once, uint8[224, 224], by its pixels' hash, after checking the array files' hashes.
 
     Raises FileMissing, FileDamaged.
     """
-    found: dict[str, NDArray[np.uint8]] = {}
+    pixels: dict[str, NDArray[np.uint8]] = {}
     for share in shares:
         path = storage().verified_path(share.chunk.array_sha256)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         for hash_, row in zip(share.pixels, share.array_rows, strict=True):
-            found.setdefault(hash_, array[row])
-    return found
+            pixels.setdefault(hash_, array[row])
+    return pixels
 
 
 def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) -> list[PredictedSlice]:
-    """Scores of all slices, for no slice id yet, a batch of the engine at a time.
+    """Return the scores of all slices, without slice ids yet, a batch of the engine at a time.
 
     Raises EngineError, EngineUnavailable.
     """
@@ -145,61 +150,55 @@ def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) 
     for start in range(0, len(slices), size):
         batch = np.stack(slices[start : start + size])
         try:
-            found = loaded.engine.predict(batch)
+            batch_scores = loaded.engine.predict(batch)
         except Exception as error:
             _check(loaded.engine)
             raise EngineError(f"{loaded.engine.name} on {len(batch)} slices") from error
-        if not np.isfinite(found.logit).all():
+        if not np.isfinite(batch_scores.logit).all():
             _check(loaded.engine)
-            raise EngineError(f"{loaded.engine.name} gave a score that is no number")
-        scores += _scored(loaded, found)
+            raise EngineError(f"{loaded.engine.name} gave a score that is not a number")
+        scores += _scored(loaded, batch_scores)
         heartbeat.progress()
     return scores
 
 
 def _check(engine: Engine) -> None:
-    """Whether an engine that failed can still predict. Raises EngineUnavailable."""
+    """Raise EngineUnavailable if an engine that failed cannot predict a black slice either."""
     try:
-        found = engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
+        black = engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
     except Exception as error:
         raise EngineUnavailable(f"{engine.name} fails on a black slice too") from error
-    if not np.isfinite(found.logit).all():
-        raise EngineUnavailable(f"{engine.name} gives no number for a black slice either")
+    if not np.isfinite(black.logit).all():
+        raise EngineUnavailable(f"{engine.name} does not give a number for a black slice either")
 
 
 def rest_and_end() -> None:
-    """End this process after a while, for its parent to start another: what broke a GPU stays with a process."""
+    """End this process after a while, so that its parent starts another: a broken GPU stays broken for a process."""
     time.sleep(REST_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _scored(loaded: Loaded, found: Scores) -> Iterator[PredictedSlice]:
-    """A batch's scores as they are recorded, for no slice id yet."""
+def _scored(loaded: Loaded, scores: Scores) -> Iterator[PredictedSlice]:
+    """Yield the scores of a batch as they are recorded, without slice ids yet."""
     package = loaded.package
     temperature, threshold = calibration_of(package, loaded.engine.name)
-    chances = probability(found.logit, temperature)
+    chances = probability(scores.logit, temperature)
     limit = limit_of(package.ood, loaded.engine.name)
-    for i, (logit, p, cam) in enumerate(zip(found.logit, chances, found.cam, strict=True)):
-        distance = None if found.distance is None else float(found.distance[i])
+    for i, (logit, p, cam) in enumerate(zip(scores.logit, chances, scores.cam, strict=True)):
+        distance = None if scores.distance is None else float(scores.distance[i])
         ood = None if distance is None or limit is None else distance > limit
-        yield PredictedSlice(0, float(logit), float(p), bool(p >= threshold), recording.cam_bytes(cam), distance, ood)
+        yield PredictedSlice(0, float(logit), float(p), bool(p >= threshold), cam_bytes(cam), distance, ood)
 
 
-def _lose(claims: list[Claim], reason: str) -> None:
-    for claim in claims:
-        with session_scope() as s:
-            chunks.fail_chunk(s, claim, reason)
-
-
-def _put_off(claims: list[Claim], in_the_end: str | None = None) -> None:
-    """Put chunks off. With a reason that is an attempt, and after `MAX_ATTEMPTS` of them the slices are quarantined."""
+def _put_off(claims: list[Claim], reason: str | None = None) -> None:
+    """Put chunks off. With a reason it counts as an attempt, and `MAX_ATTEMPTS` of them quarantine the slices."""
     for claim in claims:
         try:
             with session_scope() as s:
-                if in_the_end is None:
+                if reason is None:
                     leases.put_off(s, Chunk, claim, attempts=Chunk.attempts - 1)
                 elif s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
-                    chunks.quarantine_chunk(s, claim, in_the_end)
+                    chunks.quarantine_chunk(s, claim, reason)
                 else:
                     leases.put_off(s, Chunk, claim)
         except StaleClaim:

@@ -60,7 +60,7 @@ def make_patient(seed: int, index: int, positive: bool) -> Patient:
     """Draw patient `index` of the population `seed`.
 
     All that is not disease (size, lung density, noise, motion, effusion, nodules, emphysema) has the same distribution
-    in both classes, so none of it tells them apart; only the lesions do.
+    in both classes. Only the lesions differ between them.
     """
     rng = np.random.default_rng([seed, index])
     half_width, half_depth = rng.uniform(140, 168), rng.uniform(95, 122)
@@ -92,7 +92,7 @@ def make_patient(seed: int, index: int, positive: bool) -> Patient:
 
 
 def _lesion(rng: np.random.Generator, patient: Patient) -> Lesion:
-    """COVID-19 pneumonia is mostly peripheral, posterior and on both sides (Salehi et al., AJR 2020)."""
+    """Draw a lesion: COVID-19 pneumonia is mostly peripheral, posterior and on both sides (Salehi et al., AJR 2020)."""
     side = rng.choice([-1, 1])
     angle = np.deg2rad(rng.normal(25, 40))  # 0: lateral, 90: posterior
     reach = rng.uniform(0.55, 1.05)
@@ -109,7 +109,7 @@ def _lesion(rng: np.random.Generator, patient: Patient) -> Lesion:
 
 @lru_cache(maxsize=256)
 def _interpolation(size: int, knots: int) -> Field:
-    """`[size, knots]`: takes a grid of `knots` values to `size` pixels, by smooth (cosine-eased) interpolation."""
+    """Return the matrix `[size, knots]` that takes `knots` values to `size` pixels by cosine-eased interpolation."""
     at = np.linspace(0, knots - 1, size)
     low = np.clip(np.floor(at).astype(int), 0, knots - 2)
     part = at - low
@@ -123,7 +123,7 @@ def _interpolation(size: int, knots: int) -> Field:
 
 @lru_cache(maxsize=256)
 def _blur(size: int, sigma: float) -> Field:
-    """`[size, size]`: a Gaussian of `sigma` pixels along one axis; rows sum to 1."""
+    """Return the matrix `[size, size]` of a Gaussian of `sigma` pixels along one axis; rows sum to 1."""
     offset = np.arange(size)[:, None] - np.arange(size)[None, :]
     matrix = np.exp(-0.5 * (offset / max(sigma, 1e-3)) ** 2)
     return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float32)
@@ -141,7 +141,7 @@ class PhantomSlice:
         self.outlines = self._outlines()
 
     def field(self, salt: int, scale_mm: float) -> Field:
-        """A smooth random field of unit variance, about `scale_mm` fine, that is continuous along z."""
+        """Return a smooth random field of unit variance, about `scale_mm` fine, that is continuous along z."""
         knots = max(3, int(FIELD_OF_VIEW_MM / scale_mm))
         step_mm = 2 * scale_mm
         at = self.z * LUNG_HEIGHT_MM / step_mm
@@ -155,16 +155,16 @@ class PhantomSlice:
         return np.asarray(matrix @ grid @ matrix.T * np.float32(1.3), np.float32)
 
     def cover(self, inside_mm: Any) -> Field:
-        """Share of each pixel that lies within, from the distance to the edge (mm, positive inside)."""
+        """Return the share of each pixel that lies inside, from the distance to the edge (mm, positive inside)."""
         return np.asarray(np.clip(inside_mm / np.float32(self.pixel_mm) + np.float32(0.5), 0, 1), np.float32)
 
     def ellipse(self, x: float, y: float, a: float, b: float) -> Field:
-        """Approximate distance (mm, positive inside) to the edge of an ellipse with half axes a and b."""
+        """Approximate the distance (mm, positive inside) to the edge of an ellipse with half axes a and b."""
         r = np.sqrt(((self.x - np.float32(x)) / np.float32(a)) ** 2 + ((self.y - np.float32(y)) / np.float32(b)) ** 2)
         return np.asarray((1 - r) * np.float32(min(a, b)), np.float32)
 
     def _lung(self) -> Field:
-        """Both lungs, narrow at the apex, without the mediastinum, the heart and, at the base, the diaphragm."""
+        """Draw both lungs, narrow at the apex, without the mediastinum, the heart and, at the base, the diaphragm."""
         p, z = self.patient, self.z
         grown = float(np.sqrt(max(0.02, 1 - (1 - min(z / 0.4, 1.0)) ** 2)))
         a, b = 0.335 * p.half_width * grown, 0.70 * p.half_depth * (0.35 + 0.65 * grown)
@@ -192,14 +192,14 @@ class PhantomSlice:
         return self.cover(lungs)
 
     def disease(self) -> Field:
-        """Share of each pixel that is diseased lung, float32[size,size] in [0,1]: what the label is made of."""
+        """Return the share of each pixel that is diseased lung, float32[size,size] in [0,1]. It decides the label."""
         if not self.outlines:
             return np.zeros((self.size, self.size), np.float32)
         inside = np.max([np.clip(edge / np.float32(7), 0, 1) for _, edge in self.outlines], axis=0)
         return np.asarray(inside * self.lung, np.float32)
 
     def draw(self) -> Field:
-        """The slice in HU, float32[size,size], as the scanner gives it."""
+        """Return the slice in HU, float32[size,size], as a scanner gives it."""
         hu = self._body()
         tissue = self._lung_tissue()
         hu += self.lung * (tissue - hu)
@@ -229,7 +229,7 @@ class PhantomSlice:
         return np.asarray(np.maximum(hu, table * np.float32(350) - 1000), np.float32)
 
     def _lung_tissue(self) -> Field:
-        """What fills the lungs: air, a gradient to the back, vessels, and the patient's findings."""
+        """Draw what fills the lungs: air, a gradient to the back, vessels, and the patient's findings."""
         p = self.patient
         back = np.clip(self.y / np.float32(0.7 * p.half_depth), -1, 1)
         tissue = np.float32(p.lung_hu) + np.float32(p.dependent_hu) * back**2 * (back > 0) + 18 * self.field(4, 16)
@@ -249,7 +249,7 @@ class PhantomSlice:
         return np.asarray(tissue, np.float32)
 
     def _vessels(self) -> Field:
-        """Where two random sheets cross lies a curve in space: a tube round it cuts like a vessel. Thinner outwards."""
+        """Draw vessels, thinner outwards: two random sheets cross in a curve, and a tube around it looks like one."""
         p = self.patient
         outward = np.sqrt((np.abs(self.x) - 30) ** 2 + self.y**2) / np.float32(90)
         width = np.float32(0.34 * p.vessel_mm) * np.clip(1.25 - outward, 0.25, 1)
@@ -258,7 +258,7 @@ class PhantomSlice:
         return np.asarray(np.clip(1.4 * large + 1.1 * small, 0, 1), np.float32)
 
     def _outlines(self) -> list[tuple[Lesion, Field]]:
-        """The lesions cut here, each with the distance (mm, positive inside) to its irregular edge."""
+        """Return the lesions that are cut here, each with the distance (mm, positive inside) to its irregular edge."""
         cut = [(n, 1 - ((n.z - self.z) * LUNG_HEIGHT_MM / (1.3 * n.radius)) ** 2) for n in self.patient.lesions]
         near = [(lesion, float(left**0.5)) for lesion, left in cut if left > 0.01]
         if not near:
@@ -270,7 +270,7 @@ class PhantomSlice:
         ]
 
     def _disease_hu(self, tissue: Any) -> Field:
-        """HU that the lesions add to `tissue`: ground glass with a fine reticular texture, and consolidated cores."""
+        """Return the HU that lesions add to `tissue`: ground glass with reticular texture, and consolidated cores."""
         added = np.zeros_like(tissue)
         if not self.outlines:
             return np.asarray(added, np.float32)
@@ -284,7 +284,7 @@ class PhantomSlice:
         return np.asarray(added, np.float32)
 
     def _scan(self, hu: Field) -> Field:
-        """What the scanner adds: motion as a double contour, the kernel's blur, and noise with some correlation."""
+        """Add what a scanner adds: motion as a double contour, the kernel's blur, and noise with some correlation."""
         p, size = self.patient, self.size
         if p.motion_mm:
             shift = max(1, round(p.motion_mm / self.pixel_mm))

@@ -34,7 +34,7 @@ def hounsfield(patient: Patient, z: float, size: int) -> NDArray[np.int16]:
 def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224) -> LabelledSlices:
     """Draw `2 * pairs * per_patient` slices, half of them positive.
 
-    Patients come in pairs, an ill one and a healthy one cut at the same heights: height does not tell the class.
+    Patients come in pairs, an ill one and a healthy one cut at the same heights, so height does not predict the class.
     An ill patient is cut where at least `DISEASED_CM2` of lung is diseased: slices with less have no label.
     A pair is scanned at one of `MATRICES`, for noise of another grain, and brought to `size` as the recipe does.
     `first_pair` makes disjoint populations of one seed.
@@ -65,13 +65,13 @@ def _cuts(seed: int, pairs: int, per_patient: int, first_pair: int) -> Iterator[
 
 
 def _scanned(patient: Patient, z: float, size: int, matrix: float) -> NDArray[np.uint8]:
-    """A cut as uint8[size,size], scanned at `matrix` times that side."""
-    found = Image.fromarray(lung_window(hounsfield(patient, z, round(size * matrix))))
-    return np.asarray(found.resize((size, size), Image.Resampling.BILINEAR))
+    """Return a cut as uint8[size,size], scanned at `matrix` times that side."""
+    scan = Image.fromarray(lung_window(hounsfield(patient, z, round(size * matrix))))
+    return np.asarray(scan.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _diseased_heights(patient: Patient, count: int) -> list[float]:
-    """Heights at which the patient shows disease, by a coarse drawing; the worst of them again where there are few."""
+    """Return heights with disease, by a coarse drawing; the worst is repeated if there are few."""
     rng = np.random.default_rng([*patient.seed, 17])
     coarse = 48
     pixel_cm2 = (FIELD_OF_VIEW_MM / coarse / 10) ** 2
@@ -79,6 +79,6 @@ def _diseased_heights(patient: Patient, count: int) -> list[float]:
         (z, float(PhantomSlice(patient, z, coarse).disease().sum()) * pixel_cm2)
         for z in map(float, rng.uniform(0.12, 0.82, 6 * count))
     ]
-    found = [z for z, area in tried if area >= DISEASED_CM2]
+    diseased = [z for z, area in tried if area >= DISEASED_CM2]
     worst = max(tried, key=lambda one: one[1])[0]
-    return (found + [worst] * count)[:count]
+    return (diseased + [worst] * count)[:count]

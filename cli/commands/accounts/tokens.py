@@ -1,4 +1,4 @@
-"""`ctbatch tokens`: what programs sign in with."""
+"""`ctbatch tokens`: makes, lists and revokes the tokens by which programs sign in."""
 
 import math
 from datetime import timedelta
@@ -8,11 +8,11 @@ import click
 from cli.errors import NotFoundOrDenied, UsageError
 from cli.local.session import existing_user, reading, writing
 from cli.options import ROW_ID, json_option
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_rows, say
 from db import accounts
 from db.models import Token
 
-LONGEST_LIFE = 36_500  # days of a token
+LIFE = click.FloatRange(0, 36_500, min_open=True)  # days
 
 
 @click.group()
@@ -22,52 +22,45 @@ def tokens() -> None:
 
 @tokens.command()
 @click.argument("user_name", metavar="USER")
-@click.option("--label", default="", help="What the token is for.")
-@click.option(
-    "--days", type=click.FloatRange(0, LONGEST_LIFE, min_open=True), help="Ends after so many days; else never."
-)
+@click.option("--label", default="", help="Say what the token is for  [default: command line]")
+@click.option("--days", type=LIFE, help="End the token after this number of days  [default: never]")
 @json_option
 def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
-    """Make a token for USER and print it: it is shown this once, the database keeps its hash."""
+    """Make a token for USER and print it. It is shown this once: the database keeps only its hash."""
     if days is not None and math.isnan(days):
-        raise UsageError("--days is no number")
+        raise UsageError("--days is not a number")
     with writing() as session:
         user = existing_user(session, user_name)
         life = timedelta(days=days) if days is not None else None
         secret = accounts.issue_token(session, user, label or "command line", life)
-        token = accounts.list_tokens(session, user)[0]
-        shown = _token(token)
-    print_json({**shown, "token": secret}) if as_json else click.echo(secret)
+        view = _view(accounts.list_tokens(session, user)[0])
+    print_json({**view, "token": secret}) if as_json else click.echo(secret)
 
 
 @tokens.command("ls")
 @click.argument("user_name", metavar="[USER]", required=False)
 @json_option
 def list_tokens(user_name: str | None, as_json: bool) -> None:
-    """List the live tokens of USER, or of everyone."""
+    """List the live tokens of USER, or of all users."""
     with reading() as session:
         owners = [existing_user(session, user_name)] if user_name else accounts.list_users(session)
-        found = [
-            {**_token(token), "user": user.name} for user in owners for token in accounts.list_tokens(session, user)
+        views = [
+            {**_view(token), "user": user.name} for user in owners for token in accounts.list_tokens(session, user)
         ]
-    if as_json:
-        print_json(found)
-    else:
-        columns = ("id", "user", "label", "created_at", "expires_at")
-        print_table(columns, [[token[name] for name in columns] for token in found], empty="no tokens")
+    print_rows(views, ("id", "user", "label", "created_at", "expires_at"), as_json, empty="no tokens")
 
 
 @tokens.command()
 @click.argument("token_id", type=ROW_ID, metavar="ID")
 def revoke(token_id: int) -> None:
-    """Revoke the token ID: it is refused from now on."""
+    """Revoke the token ID. From now on it is refused."""
     with writing() as session:
         token = session.get(Token, token_id)
         if token is None or not accounts.revoke_token(session, token.user, token_id):
-            raise NotFoundOrDenied(f"there is no live token {token_id}")
+            raise NotFoundOrDenied(f"there is no live token {token_id}; `ctbatch tokens ls` lists them")
     say(f"token {token_id} is revoked")
 
 
-def _token(token: Token) -> dict[str, object]:
+def _view(token: Token) -> dict[str, object]:
     ends = token.expires_at.isoformat() if token.expires_at else None
     return {"id": token.id, "label": token.label, "created_at": token.created_at.isoformat(), "expires_at": ends}

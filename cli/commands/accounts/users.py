@@ -1,4 +1,4 @@
-"""`ctbatch users`: who may use this server."""
+"""`ctbatch users`: adds and lists the accounts of people, and sets their passwords."""
 
 import sys
 
@@ -7,7 +7,7 @@ import click
 from cli.errors import UsageError
 from cli.local.session import existing_user, reading, writing
 from cli.options import json_option
-from cli.output import print_json, print_table, say
+from cli.output import print_json, print_rows, say
 from db import accounts
 from db.models import User
 
@@ -21,19 +21,19 @@ def users() -> None:
 
 @users.command()
 @click.argument("name")
-@click.option("--admin", is_flag=True, help="May see every job and promote models.")
-@click.option("--no-password", is_flag=True, help="For programs: the account signs in by token only.")
+@click.option("--admin", is_flag=True, help="Let the user see every job and promote models.")
+@click.option("--no-password", is_flag=True, help="Let the account sign in by token only, as programs do.")
 @json_option
 def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:
-    """Add the user NAME. The password is asked for on a terminal, or is the first line of stdin."""
+    """Add the user NAME. The password is asked for on a terminal, else it is the first line of stdin."""
     password = None if no_password else _new_password()
     with writing() as session:
         try:
             user = accounts.create_user(session, name, password, is_admin=admin)
         except accounts.NameTaken as error:
             raise UsageError(str(error)) from error
-        shown = _user(user)
-    print_json(shown) if as_json else say(f"added {name}")
+        view = _view(user)
+    print_json(view) if as_json else say(f"added {name}")
 
 
 @users.command("ls")
@@ -41,19 +41,14 @@ def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:
 def list_users(as_json: bool) -> None:
     """List all users."""
     with reading() as session:
-        found = [_user(user) for user in accounts.list_users(session)]
-    if as_json:
-        print_json(found)
-    else:
-        print_table(
-            ("name", "admin", "created"), [(u["name"], "yes" if u["admin"] else "", u["created_at"]) for u in found]
-        )
+        views = [_view(user) for user in accounts.list_users(session)]
+    print_rows(views, ("name", "admin", "created_at"), as_json)
 
 
 @users.command()
 @click.argument("name")
 def password(name: str) -> None:
-    """Set the password of the user NAME; it is asked for on a terminal, or is the first line of stdin."""
+    """Set the password of the user NAME. It is asked for on a terminal, else it is the first line of stdin."""
     with reading() as session:
         existing_user(session, name)
     secret = _new_password()
@@ -62,7 +57,7 @@ def password(name: str) -> None:
     say(f"the password of {name} is set; browsers that were signed in are signed out")
 
 
-def _user(user: User) -> dict[str, object]:
+def _view(user: User) -> dict[str, object]:
     return {"id": user.id, "name": user.name, "admin": user.is_admin, "created_at": user.created_at.isoformat()}
 
 
@@ -72,5 +67,5 @@ def _new_password() -> str:
     else:
         secret = sys.stdin.readline().rstrip("\n")
     if len(secret) < SHORTEST_PASSWORD:
-        raise UsageError(f"a password has {SHORTEST_PASSWORD} characters or more")
+        raise UsageError(f"the password is too short; use at least {SHORTEST_PASSWORD} characters")
     return secret

@@ -1,4 +1,4 @@
-"""`ctbatch models check` and `compare`: a version on a new site's sample, and two versions on the same slices."""
+"""`ctbatch models check` and `compare`: evaluate a version at a new site, and two versions on the same slices."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,35 +7,44 @@ import click
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, UsageError
+from cli.local.datasets import find_dataset
 from cli.local.evaluate import carry_out
 from cli.local.model_tables import comparison_rows, find_version
 from cli.local.session import reading, writing
 from cli.options import json_option
 from cli.output import RESEARCH_LINE, print_json, print_table, say
-from db.datasets import datasets
 from db.evaluation import comparisons, evaluations
 from db.evaluation.comparisons import Pair
 from db.evaluation.evaluations import EvaluationError
 from db.metrics import METRICS, written, written_interval
-from db.models import Dataset
 
 
 @click.command()
 @click.argument("version", metavar="MODEL")
-@click.option("--on", "dataset", required=True, metavar="DATASET", help="The site's labelled slices, name/number.")
+@click.option(
+    "--on", "dataset", required=True, metavar="DATASET", help="Check on this dataset of the site's labelled slices."
+)
 @json_option
 def check(version: str, dataset: str, as_json: bool) -> None:
-    """Say whether MODEL may be used at a new site, by a labelled DATASET of that site's slices.
+    """Say whether MODEL may be used at a new site.
 
-    Sensitivity must reach 0.85 (or the model's own floor), specificity 0.80 and AUC 0.90. It may be used where the
-    lower ends of all three 95 % intervals, by resampling groups, reach them on at least 20 groups of each class; it may
-    not where the upper end of one is below; else there is not enough evidence, and how many more groups would help is
-    said. Slices that the model was trained on are no evidence.
+    DATASET has labelled slices of that site. The floors are 0.85 for sensitivity (or the model's own floor), 0.80 for
+    specificity and 0.90 for AUC. The 95 % intervals come from resampling groups.
+
+    \b
+    may be used: the lower ends of all three intervals reach their floors,
+      with at least 20 groups of each class
+    may not be used: the upper end of one interval is below its floor
+    not enough evidence: all else; says how many more groups would help
+
+    Slices that the model was trained on are not evidence.
     """
+    from training.evaluation.site_check import MUCH_APART
+
     with _asking() as session:
-        found, on = find_version(session, version), _dataset(session, dataset)
-        evaluation_id = evaluations.request(session, version=found, dataset=on, hint=False).id
-    view = evaluations.evaluation_view(carry_out(evaluation_id, quiet=as_json))
+        model, sample = find_version(session, version), find_dataset(session, dataset)
+        evaluation_id = evaluations.request(session, version=model, dataset=sample, notify=False).id
+    view = carry_out(evaluation_id, quiet=as_json)
     if as_json:
         print_json(view.as_dict())
         return
@@ -51,7 +60,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {result['groups']} groups: {said['verdict']}")
     for reason in said["reasons"]:
         say(f"  {reason}")
-    if said["apart"] is not None:
+    if said["apart"] is not None and said["apart"] <= MUCH_APART:  # a larger share is one of the reasons
         say(f"  {said['apart']:.1%} of the slices lie apart from those the model knows")
     say(RESEARCH_LINE)
 
@@ -62,13 +71,14 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 @click.option("--on", "dataset", metavar="DATASET", help="Compare on this whole dataset  [default: A's test part]")
 @json_option
 def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
-    """Compare the model versions A and B on the same slices, paired by resampling the same groups.
+    """Compare the model versions A and B on the same slices.
 
-    Says too if one of them was trained on some of the slices.
+    The 95 % intervals of the differences come from resampling the same groups for both. Warns if one of them was
+    trained on some of the slices.
     """
     with _asking() as session:
         pair = _pair(session, first, second, dataset)
-        ids = [each.id for each in comparisons.request(session, pair, hint=False)]
+        ids = [each.id for each in comparisons.request(session, pair, notify=False)]
     for evaluation_id in ids:
         carry_out(evaluation_id, quiet=as_json)
     with reading() as session:
@@ -90,7 +100,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
 
 @contextmanager
 def _asking() -> Iterator[Session]:
-    """Yield a writing session; what cannot be evaluated is a mistake in the command's words."""
+    """Yield a writing session. Raise UsageError for an evaluation that is not possible."""
     try:
         with writing() as session:
             yield session
@@ -100,11 +110,4 @@ def _asking() -> Iterator[Session]:
 
 def _pair(session: Session, first: str, second: str, dataset: str | None) -> Pair:
     versions = find_version(session, first), find_version(session, second)
-    return comparisons.pair_of(session, *versions, _dataset(session, dataset) if dataset else None)
-
-
-def _dataset(session: Session, label: str) -> Dataset:
-    found = datasets.find_dataset(session, label)
-    if found is None:
-        raise NotFoundOrDenied(f"there is no dataset {label}")
-    return found
+    return comparisons.pair_of(session, *versions, find_dataset(session, dataset) if dataset else None)

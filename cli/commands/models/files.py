@@ -1,15 +1,14 @@
-"""`ctbatch models export` and `import`: a model version as one file, for sites without a network."""
+"""`ctbatch models export` and `import`: carry a model version as one file to sites without a network."""
 
 from pathlib import Path
-from uuid import uuid4
 
 import click
 
 from cli.errors import Unavailable, UsageError
 from cli.local.model_tables import find_version, version_view
 from cli.local.session import reading, writing
-from cli.options import json_option
-from cli.output import print_json, progress_bar, say
+from cli.options import FILE, NEW_FILE, json_option
+from cli.output import complete_file, print_json, progress_bar, say
 from db.registry import champions, transfer
 from db.registry.transfer import PackageRefused
 from db.storage import FileDamaged, FileMissing
@@ -17,40 +16,37 @@ from db.storage import FileDamaged, FileMissing
 
 @click.command()
 @click.argument("version", metavar="VERSION")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=NEW_FILE)
 @json_option
 def export(version: str, file: Path, as_json: bool) -> None:
-    """Write VERSION to FILE: one TAR with package.json and all its files, the same bytes each time."""
+    """Write VERSION to FILE, a TAR of package.json and all other files. Each export gives the same bytes."""
     if file.exists():
-        raise UsageError(f"{file} exists already")
+        raise UsageError(f"{file} exists already; name another file")
     with reading() as session:
-        found = find_version(session, version)
-    temporary = file.with_name(f".{file.name}.{uuid4().hex[:8]}")
+        row = find_version(session, version)
     done = 0
     try:
-        bar = progress_bar(found.label, transfer.export_size(found), unit="bytes", enabled=not as_json)
-        with bar as update, temporary.open("xb") as target:
-            for piece in transfer.export_package(found):
+        bar = progress_bar(row.label, transfer.export_size(row), unit="bytes", enabled=not as_json)
+        with bar as update, complete_file(file) as target:
+            for piece in transfer.export_package(row):
                 target.write(piece)
                 done += len(piece)
                 update(done, "")
-        temporary.rename(file)
     except (FileMissing, FileDamaged) as error:
-        raise Unavailable(f"a file of {found.label} is gone or damaged: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    print_json({"version": found.label, "file": str(file), "bytes": done}) if as_json else say(f"{found.label}: {file}")
+        raise Unavailable(f"a file of {row.label} is gone or damaged: {error}") from error
+    print_json({"version": row.label, "file": str(file), "bytes": done}) if as_json else say(f"{row.label}: {file}")
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @json_option
 def import_file(file: Path, as_json: bool) -> None:
     """Register the model version in FILE, which `ctbatch models export` wrote.
 
-    Every file's hash is checked before anything is registered; a file that is damaged, foreign, made for another recipe
-    or able to run code of its own is refused whole. It gets the next number of its name here; importing it again
-    gives the same version. It is not promoted: `ctbatch models check` says whether it may be used here.
+    Every hash is checked first. A FILE that is damaged, not an export, made for another recipe or able to run code of
+    its own is refused. The version gets the next number of its name here. A second import gives the same version.
+
+    It is not promoted. `ctbatch models check` says whether it may be used here.
     """
     from worker.imaging.recipe import RECIPE
 

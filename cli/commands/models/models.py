@@ -1,10 +1,6 @@
-"""`ctbatch models`: which model versions there are, which one new jobs get, and how that changes."""
-
-import getpass
-from typing import Any
+"""`ctbatch models`: lists and shows model versions, and promotes the one that new jobs use."""
 
 import click
-from sqlalchemy.orm import Session
 
 from cli.commands.models.check import check, compare
 from cli.commands.models.files import export, import_file
@@ -12,18 +8,17 @@ from cli.errors import JobFailed, NotFoundOrDenied, Refused, UsageError
 from cli.local.demo_model import ensure_demo_model, imported_demo_model
 from cli.local.evaluate import carry_out
 from cli.local.model_tables import comparison_rows, find_version, flat, version_view
-from cli.local.session import reading, writing
+from cli.local.session import operator_name, reading, writing
 from cli.options import json_option
 from cli.output import NO_MODEL, print_json, print_table, say
 from db.evaluation import promotion
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import Gate, gate_of, request_gate
 from db.evaluation.promotion import GateClosed
-from db.models import ModelVersion
 from db.registry import champions, versions
 from db.registry.demo_model import NAME as DEMO
 
-reason_option = click.option("--reason", default="", help="Why; kept with the promotion.")
+reason_option = click.option("--reason", default="", help="Say why. It is kept with the promotion.")
 
 
 @click.group()
@@ -44,12 +39,12 @@ def list_models(as_json: bool) -> None:
     """List all model versions, newest first."""
     with reading() as session:
         champion = champions.champion(session)
-        found = [version_view(version, champion) for version in versions.list_versions(session)]
+        views = [version_view(version, champion) for version in versions.list_versions(session)]
     if as_json:
-        print_json(found)
+        print_json(views)
         return
     columns = ("version", "champion", "note", "recipe", "created_at")
-    rows = [["yes" if version[name] is True else version[name] or "" for name in columns] for version in found]
+    rows = [["yes" if view[name] is True else view[name] or "" for name in columns] for view in views]
     print_table(columns, rows, empty=f"no model version yet; {NO_MODEL}")
 
 
@@ -59,50 +54,52 @@ def list_models(as_json: bool) -> None:
 def show(version: str, as_json: bool) -> None:
     """Show the model version VERSION (name/number, or its id).
 
-    Its lineage and dataset, figures with intervals, parity, files with their SHA-256, promotions, and how many jobs
-    used it.
+    Prints its lineage and dataset, its metrics with intervals, parity, files with their SHA-256, promotions, and the
+    number of jobs that used it.
     """
     with reading() as session:
-        found = find_version(session, version)
-        view = version_view(found, champions.champion(session))
+        row = find_version(session, version)
+        view = version_view(row, champions.champion(session))
+        promotions = promotion.promotions_of(session, row)
         view |= {
-            "used_by": versions.used_by(session, found),
-            "calibration": found.calibration,
-            "parity": found.parity,
-            "ood": found.ood,
-            "facts": found.facts.as_json(),
-            "dataset_hash": found.dataset_hash,
-            "files": found.files,
-            "promotions": _promotions(session, found, figures=as_json),
+            "used_by": versions.used_by(session, row),
+            "calibration": row.calibration,
+            "parity": row.parity,
+            "ood": row.ood,
+            "facts": row.facts.as_json(),
+            "dataset_hash": row.dataset_hash,
+            "files": row.files,
+            "promotions": promotions,
         }
-    print_json(view) if as_json else print_table(("", "value"), flat(view))
-
-
-def _promotions(session: Session, version: ModelVersion, *, figures: bool) -> list[dict[str, Any]]:
-    """Return when, by whom and why the version was promoted, and what the gate said; its figures for programs only."""
-    shown = promotion.promotions_of(session, version)
-    return shown if figures else [{key: each[key] for key in each if key != "figures"} for each in shown]
+    if as_json:
+        print_json(view)
+        return
+    for item in promotions:
+        item.pop("figures", None)  # for programs: they would fill the screen
+    print_table(("", "value"), flat(view))
 
 
 @models.command()
 @click.argument("version", metavar="VERSION")
 @reason_option
-@click.option("--force", is_flag=True, help="Promote though the gate refuses; needs a reason.")
+@click.option("--force", is_flag=True, help="Promote although the gate refuses. Needs --reason.")
 @json_option
 def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
-    """Make VERSION the champion, if the gate lets it: new jobs get it, jobs that exist keep theirs.
+    """Make VERSION the champion, if the gate passes it. New jobs use the champion; older jobs keep their version.
 
-    The gate holds VERSION and the champion to the same slices, the test part of VERSION's own split. It refuses when
-    VERSION's sensitivity there, as measured, is below its floor (0.85 unless its run set another), or when VERSION is
-    worse than the champion beyond chance: the whole 95 % interval of the difference in AUC, accuracy or sensitivity,
-    paired by groups, is below nought. Where there is no champion or no test part there is nothing to compare on, and a
-    reason is needed. --force with a reason overrides a refusal; figures, reason, time and who are kept. Exit code 1
-    when VERSION was not promoted.
+    The gate compares VERSION with the champion on the test part of VERSION's own split. It refuses VERSION in two
+    cases. Either its sensitivity there is below its floor (0.85, unless its run set another). Or it is worse than the
+    champion beyond chance: the 95 % interval of the difference in AUC, accuracy or sensitivity, paired by groups, lies
+    wholly below 0.
 
-    `demo` is the demo model that ships with ctbatch. Where there is no champion, it needs no reason.
+    Without a champion or without a test part there is nothing to compare on, and a reason is needed. --force with a
+    reason overrides a refusal. The metrics, the reason, the time and the user are kept. Exit code 1 if VERSION was not
+    promoted.
+
+    `demo` is the demo model that ships with ctbatch. If there is no champion, it needs no reason.
     """
     if version == DEMO:
-        version = _demo_version(as_json)
+        version = _promote_demo(reason, as_json)
         if not version:
             return
     _evaluate_missing(version, quiet=as_json)
@@ -113,7 +110,7 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     try:
         with writing() as session:
             chosen = find_version(session, version)
-            promotion.promote(session, chosen, None, reason, gate, force=force, who=_who())
+            promotion.promote(session, chosen, None, reason, gate, force=force, who=operator_name())
             view = version_view(chosen, chosen)
     except GateClosed as error:
         if as_json:
@@ -125,23 +122,23 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
         say(f"{view['version']} is the champion")
 
 
-def _demo_version(as_json: bool) -> str:
-    """Promote the demo model if there is no champion and return ""; else return its label, for the gate to decide."""
+def _promote_demo(reason: str, as_json: bool) -> str:
+    """Promote the demo model if there is no champion, and return ""; else return its label, for the gate to decide."""
     label = imported_demo_model()
-    if ensure_demo_model() != label:
+    if ensure_demo_model(reason=reason) != label:
         return label
     with reading() as session:
-        found = find_version(session, label)
-        view = version_view(found, found)
-    print_json({**view, "promoted": True}) if as_json else say(f"{label} is the champion; {found.note}")
+        champion = find_version(session, label)
+        view = version_view(champion, champion)
+    print_json({**view, "promoted": True}) if as_json else say(f"{label} is the champion; {champion.note}")
     return ""
 
 
 def _evaluate_missing(version: str, *, quiet: bool) -> None:
-    """Carry out what the gate lacks; what fails the gate itself tells of."""
+    """Carry out the evaluations that the gate lacks; the gate itself reports one that fails."""
     try:
         with writing() as session:
-            missing = request_gate(session, find_version(session, version), hint=False)
+            missing = request_gate(session, find_version(session, version), notify=False)
             ids = [evaluation.id for evaluation in missing]
     except EvaluationError as error:
         raise UsageError(str(error)) from error
@@ -153,7 +150,7 @@ def _evaluate_missing(version: str, *, quiet: bool) -> None:
 
 
 def _print_gate(gate: Gate) -> None:
-    """Write what the gate saw, and what it says of it."""
+    """Print the comparison that the gate rests on, and its verdict."""
     if gate.figures:
         say(f"on the test part of {gate.dataset}: {gate.slices} slices, {gate.groups} groups")
         print_table(
@@ -164,28 +161,20 @@ def _print_gate(gate: Gate) -> None:
     say(f"the gate says of {gate.candidate}: {gate.verdict}")
 
 
-def _who() -> str:
-    """Who sits at the command line, as far as the machine knows."""
-    try:
-        return f"{getpass.getuser()} at the command line"
-    except (KeyError, OSError):  # a container's user may have no name
-        return "the command line"
-
-
 @models.command()
 @reason_option
 @json_option
 def rollback(reason: str, as_json: bool) -> None:
-    """Make the champion before the present one the champion again; a reason is needed.
+    """Make the previous champion the champion again. Needs --reason.
 
-    Once more goes back one further: a promotion that was rolled back no longer counts.
+    A second rollback goes back one step further: a promotion that was rolled back no longer counts.
     """
     with writing() as session:
         try:
-            chosen = champions.rollback(session, None, reason, _who())
+            chosen = champions.rollback(session, None, reason, operator_name())
         except champions.NoEarlierChampion as error:
             raise NotFoundOrDenied(str(error)) from error
         except champions.RollbackRefused as error:
             raise Refused(f"{error}: --reason") from error
-        shown = version_view(chosen, chosen)
-    print_json(shown) if as_json else say(f"{shown['version']} is the champion again")
+        view = version_view(chosen, chosen)
+    print_json(view) if as_json else say(f"{view['version']} is the champion again")

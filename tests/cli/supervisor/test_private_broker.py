@@ -1,4 +1,4 @@
-"""The embedded broker: a real Redis or Valkey, started with our configuration and found again after a kill."""
+"""The private broker: a real Redis or Valkey, started with our configuration and found again after a kill."""
 
 import signal
 import stat
@@ -23,7 +23,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def running(broker: private_broker.EmbeddedBroker) -> Iterator[tuple[redis.Redis, subprocess.Popen[bytes]]]:
+def running(broker: private_broker.PrivateBroker) -> Iterator[tuple[redis.Redis, subprocess.Popen[bytes]]]:
     process = subprocess.Popen(broker.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 20
@@ -60,7 +60,7 @@ def test_the_path_comes_before_the_wheel(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert private_broker.find_binary() == server
 
 
-def test_without_any_server_the_error_says_what_to_do(
+def test_missing_broker_program_is_reported_with_advice(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     only_the_wheel(monkeypatch, tmp_path)

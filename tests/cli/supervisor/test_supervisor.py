@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,38 +12,35 @@ import pytest
 
 PROJECT = Path(__file__).parents[3]
 
-# Two children: `first` has a child of its own, `second` starts when `first` is ready and takes SIGTERM calmly.
+# `first` has a child of its own. `second` starts when `first` is ready and obeys SIGTERM, `third` ignores it. Each is
+# ready when its process id stands in a file.
+CODE = {
+    "first": "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('hello', flush=True)",
+    "second": "signal.signal(signal.SIGTERM, lambda *_: (print('goodbye', flush=True), sys.exit(0)))",
+    "third": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    "broken": "sys.exit(7)",
+}
 DRIVER = """
 import os, sys
 from pathlib import Path
 from cli.supervisor.child import Process
 from cli.supervisor.supervisor import Supervisor
 
-folder = Path(sys.argv[1])
-first = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);" \\
-        "print('hello', flush=True); open('first.ready', 'w'); time.sleep(600)"
-second = "import signal, sys, time;" \\
-         "signal.signal(signal.SIGTERM, lambda *_: (print('goodbye', flush=True), sys.exit(0)));" \\
-         "open('second.ready', 'w'); time.sleep(600)"
-stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);" \\
-           "open('third.ready', 'w'); time.sleep(600)"
-
-def process(role, code, **options):
+def process(role, **options):
+    code = f"import os, signal, subprocess, sys, time\\n{CODE[role]}\\n" \\
+           f"print(os.getpid(), file=open('{role}.ready', 'w'), flush=True); time.sleep(600)"
     ready = folder / f"{role}.ready"
-    return Process(role, [sys.executable, "-c", code], os.environ, ready.exists,
+    return Process(role, [sys.executable, "-c", code], os.environ, lambda: ready.exists() and ready.read_text(),
                    before_start=lambda _failed: ready.unlink(missing_ok=True), **options)
 
-processes = [process("first", first, starts=0, stops=1), process("second", second, stops=0)]
+folder = Path(sys.argv[1])
+processes = [process("first", starts=0, stops=1), process("second", stops=0)]
 if "stubborn" in sys.argv:
-    processes.append(process("third", stubborn, stops=0, grace_seconds=600))
+    processes.append(process("third", stops=0, grace_seconds=600))
 if "broken" in sys.argv:
-    processes.append(process("broken", "import sys; sys.exit(7)"))
+    processes.append(process("broken"))
 supervisor = Supervisor(processes, lambda role, line: print(f"{role}: {line}", flush=True), folder)
-
-def ready():
-    print("READY", supervisor.pids(), flush=True)
-
-supervisor.run(ready, lambda: print("on_stop", flush=True))
+supervisor.run(lambda: print("READY", flush=True), lambda: print("on_stop", flush=True))
 """
 
 
@@ -53,7 +49,7 @@ class Run:
 
     def __init__(self, folder: Path, *words: str) -> None:
         script = folder / "driver.py"
-        script.write_text(textwrap.dedent(DRIVER))
+        script.write_text(f"CODE = {CODE!r}\n{DRIVER}")
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -63,6 +59,7 @@ class Run:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.folder = folder
         self.mark = f"CTBATCH_TEST_RUN={folder}".encode()
 
     def output(self) -> str:
@@ -70,19 +67,19 @@ class Run:
 
     def descendants(self) -> set[int]:
         """Every process that carries this run's mark, but the supervisor and the dead."""
-        found = set()
+        pids = set()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != self.process.pid:
                 try:
                     if self.mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.add(int(entry.name))
+                        pids.add(int(entry.name))
                 except OSError:
                     continue
-        return found
+        return pids
 
     def pid(self, role: str) -> int:
-        line = next(line for line in self.output().splitlines() if line.startswith("READY"))
-        return int(eval(line.removeprefix("READY "))[role])
+        """The id that the process of this role wrote when it was ready."""
+        return int((self.folder / f"{role}.ready").read_text())
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
@@ -110,7 +107,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 
 def ready(run: Run) -> Run:
-    eventually(lambda: "READY" in run.output(), "all processes ready")
+    eventually(lambda: "READY" in run.output().splitlines(), "all processes ready")
     return run
 
 
@@ -127,7 +124,7 @@ def test_kill_9_of_the_supervisor_ends_what_it_started(start: Callable[..., Run]
     eventually(lambda: not children & run.descendants(), "the children end with the supervisor")
 
 
-def test_a_killed_child_is_started_again_without_what_it_left(start: Callable[..., Run]) -> None:
+def test_killed_child_is_restarted_and_its_own_children_are_killed(start: Callable[..., Run]) -> None:
     run = ready(start())
     before = run.descendants()
     grandchild = (before - {run.pid("first"), run.pid("second")}).pop()
@@ -163,5 +160,5 @@ def test_a_child_that_cannot_start_stops_the_rest(start: Callable[..., Run]) -> 
     run = start("broken")
     assert run.process.wait(20) != 0
     assert "broken ended with code 7 each time it was started" in run.output()
-    assert "READY" not in run.output()
+    assert "READY" not in run.output().splitlines()
     assert not run.descendants()

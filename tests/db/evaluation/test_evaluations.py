@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import func, select, update
 
+from db.broker import Queue
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
@@ -177,17 +178,17 @@ def test_a_part_that_does_not_exist_is_refused(champion: ModelVersion, dataset: 
         ask(champion, other, split, "test")
 
 
-def test_the_sweeper_keeps_scores_and_sends_lost_hints_again(
+def test_sweeper_keeps_scores_and_sends_lost_messages_again(
     champion: ModelVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluation = ask(champion, dataset)
+    ask(champion, dataset)
     with session_scope() as s:
         s.execute(update(Evaluation).values(published_at=from_now(-3600)))
-    sent = []
+    woken: list[Queue] = []
     monkeypatch.setattr(sweep.broker, "waiting", lambda queue: 0)
-    monkeypatch.setattr(sweep.broker, "send", lambda hint: sent.append(hint) or True)
+    monkeypatch.setattr(sweep.broker, "wake", lambda queue: woken.append(queue) or True)
     sweep.sweep()
-    assert [(hint.task, hint.queue, hint.id) for hint in sent] == [("evaluate", "evaluation", evaluation.id)]
+    assert woken == [Queue.EVALUATION]
     with read_scope() as s:
         assert leases.unsent(s, Evaluation) == []
     assert finish()

@@ -11,7 +11,8 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.ledger import chunks, completion, job_view, jobs, leases, queue, recording, results
 from db.ledger.leases import Claim, StaleClaim
-from db.ledger.recording import PredictedSlice, ReadSlice
+from db.ledger.predictions import PredictedSlice
+from db.ledger.recording import ReadSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
 from worker import sweep
 
@@ -107,15 +108,15 @@ def test_job_is_predicted_and_finishes(ann: User) -> None:
 
 
 @pytest.mark.parametrize(("answers", "tried"), [(True, 3), (False, 1)])
-def test_messages_to_a_broker_that_is_away_are_not_each_waited_for(
+def test_sending_stops_at_the_first_message_that_fails(
     ann: User, answers: bool, tried: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[broker.Hint] = []
-    monkeypatch.setattr(broker, "send", lambda hint: sent.append(hint) or answers)
+    woken: list[broker.Queue] = []
+    monkeypatch.setattr(broker, "wake", lambda queue: woken.append(queue) or answers)
     with session_scope() as s:
         files = [jobs.ReceivedFile(f"{n}.png", str(n) * 64, 1, "loose", 1) for n in range(3)]
         jobs.create_job(s, owner=ann, files=files)
-    assert len(sent) == tried
+    assert len(woken) == tried
 
 
 def test_same_key_gives_the_same_job_and_another_body_is_refused(ann: User, bob: User) -> None:
@@ -195,7 +196,7 @@ def test_a_lost_chunk_is_halved_until_only_the_bad_slice_is_quarantined(ann: Use
         assert s.scalars(select(Slice.name).where(Slice.state == Outcome.QUARANTINED)).all() == ["s/5.png"]
 
 
-def test_cancel_ends_what_waits_and_what_reports_later(ann: User) -> None:
+def test_cancel_ends_waiting_chunks_now_and_running_ones_when_they_report(ann: User) -> None:
     job = submit(ann, entries=6)
     upload, own_upload = claim_upload()
     with session_scope() as s:
@@ -259,19 +260,6 @@ def test_owners_take_turns_and_priority_goes_first(ann: User, bob: User) -> None
         with read_scope() as s:
             order.append(s.get_one(Job, upload.job_id).name)
     assert order == ["urgent", "a0", "b", "a1", "a2"]
-
-
-def test_a_small_upload_may_go_before_a_large_one(ann: User) -> None:
-    submit(ann, entries=100)
-    large, _ = claim_upload()
-    submit(ann, entries=60)
-    with session_scope() as s:
-        assert queue.claim_upload(s, "w", smaller_than=large) is None
-    small = submit(ann, entries=3)
-    with session_scope() as s:
-        claimed = queue.claim_upload(s, "w", smaller_than=large)
-        assert claimed is not None
-        assert s.get_one(Upload, claimed.id).job_id == small.id
 
 
 def test_small_chunks_of_several_jobs_fill_one_batch(ann: User, bob: User) -> None:

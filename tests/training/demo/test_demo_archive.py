@@ -21,7 +21,8 @@ def test_demo_archive(tmp_path: Path) -> None:
     rejected: Counter[str] = Counter()
     pixels: Counter[str] = Counter()
     series = set()
-    for _, content in read_entries(path, path.name, Limits(), lambda _: False):
+    for entry in read_entries(path, path.name, Limits()):
+        content = entry.read()
         try:
             if isinstance(content, SliceRejected):
                 raise content

@@ -88,9 +88,9 @@ def test_a_version_is_measured_on_a_whole_dataset(add_version: AddVersion, datas
 def test_scores_are_in_the_order_of_the_rows_of_the_part(add_version: AddVersion, dataset: Dataset) -> None:
     version, split = add_version(), add_split(dataset)
     whole, part = ask(version, dataset), ask(version, dataset, split, "test")
-    assert evaluate.name == broker.evaluate_hint(part).task
-    evaluate(id=0)  # the task: whichever waits longest
-    evaluate(id=0)
+    assert evaluate.name == broker.Queue.EVALUATION
+    evaluate()  # the one that waits longest
+    evaluate()
     with read_scope() as s:
         scores = [np.load(storage().local_path(s.get_one(Evaluation, i).scores_sha256)) for i in (whole, part)]
     assert scores[0].dtype == np.float32

@@ -16,7 +16,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import keras
 
     monkeypatch.setattr(keras.src.backend.config, "_KERAS_DIR", str(tmp_path))
-    monkeypatch.setattr("db.background.TOLD_EVERY", 0.05)
+    monkeypatch.setattr("db.background.HEARTBEAT_SECONDS", 0.05)
     return tmp_path
 
 

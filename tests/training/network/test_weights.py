@@ -136,6 +136,30 @@ def test_a_network_that_could_run_code_is_not_loaded(target, tmp_path):
             read(path)
 
 
+def test_archive_of_weights_is_checked_without_holding_it_in_memory(tmp_path: Path):
+    import tracemalloc
+    import zipfile
+
+    import h5py
+
+    from training.launch.weights_file import WeightsError, check_weights_file
+
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["conv1_conv"] = np.zeros((3, 3, 3, 64 << 14), np.float32)  # 108 MiB
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", '{"module": "keras", "class_name": "Model", "config": {}}')
+        archive.write(tmp_path / "weights.h5", "model.weights.h5")
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match="holds no ResNet50"):
+            check_weights_file(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("data", [b"", b"no weights", b"PK\x03\x04 broken", b"\x89HDF\r\n\x1a\n broken"])
 def test_other_files_are_refused(data, target, tmp_path: Path):
     from training.launch.weights_file import WeightsError, check_weights_file

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,11 @@ from db.training import splits
 from tests.worker.conftest import Submit, png, zip_of
 from tests.worker.imaging.builders import dicom
 from worker import reap
-from worker.datasets.build import MAX_ATTEMPTS, build_next, ingest_next
+from worker.datasets import build
+from worker.datasets.build import MAX_ATTEMPTS, build_next
+from worker.datasets.report import make_report
+from worker.datasets.sources import Source, list_files
+from worker.imaging.archives import zip as zip_module
 from worker.imaging.recipe import PreparedSlice
 from worker.jobs import ingest
 
@@ -136,7 +141,7 @@ def test_archives_named_for_their_class_need_no_folders(make: Make) -> None:
     assert [each.name for each in slices_of(found)] == ["COVID/1.png", "COVID/2.png", "CT_NonCOVID/1.png"]
 
 
-def test_a_csv_tells_label_group_part_and_source(make: Make) -> None:
+def test_csv_gives_label_group_part_and_source(make: Make) -> None:
     lines = ["a/0.png,1,p1,train,north", "a/1.png,0,p2,test,", "2.png,0,p3,validation,CT 2"]
     entries = {f"a/{n}.png": png(n) for n in range(4)}
     found = make(entries, "file,label,group,split,source\n" + "\n".join(lines))
@@ -148,7 +153,7 @@ def test_a_csv_tells_label_group_part_and_source(make: Make) -> None:
     assert found.report.as_json()["left_out"]["no_label"]["examples"] == ["a/3.png"]
 
 
-def test_a_slice_without_a_group_joins_that_of_its_near_identical_one(make: Make) -> None:
+def test_slice_without_a_group_gets_the_group_of_its_near_identical_slice(make: Make) -> None:
     entries = {"0.png": png(0), "1.png": png(1), "again.jpg": again(png(1)), "2.png": png(2)}
     found = make(entries, HEAD + "0.png,0,p\n1.png,1,q\nagain.jpg,1,\n2.png,1,\n")
     assert [each.group for each in slices_of(found)] == ["p", "q", "q", "near-3"]
@@ -161,7 +166,7 @@ def of_patients(each: int = 8) -> dict[str, bytes]:
     return {f"{folder}/{n}.png": png(n + 100 * at) for at, folder in enumerate(folders) for n in range(each)}
 
 
-def test_the_folder_of_a_patient_is_a_group_that_no_split_parts(make: Make) -> None:
+def test_patient_folder_is_a_group_that_stays_in_one_part(make: Make) -> None:
     found = make(of_patients())
     assert found.report.as_json()["groups_from"] == {"folders": 64}
     assert not any("no patient" in warning for warning in found.report.as_json()["warnings"])
@@ -172,15 +177,15 @@ def test_the_folder_of_a_patient_is_a_group_that_no_split_parts(make: Make) -> N
     assert sum(map(len, folders.values())) == len(set().union(*folders.values())) == 8
 
 
-def test_a_split_that_only_some_archives_tell_is_refused(make: Make) -> None:
+def test_split_in_some_archives_only_is_refused(make: Make) -> None:
     table = "file,label,split\n1.png,1,train\n2.png,0,test\n"
     told = {"1.png": png(1), "2.png": png(2), "labels.csv": table.encode()}
     found = make({"a.zip": told, "b.zip": two_classes()})
     assert found.state == "failed"
-    assert found.error.startswith("2 of 8 slices have a split, the others none (a/labels.csv among the files and")
+    assert found.error.startswith("2 of 8 slices have a split, the others have none (a/labels.csv among the files and")
 
 
-def test_a_csv_or_a_dicom_header_tells_the_group_before_a_folder(make: Make) -> None:
+def test_group_of_csv_or_dicom_goes_before_folder(make: Make) -> None:
     entries = {"COVID/p1/1.png": png(1), "COVID/p2/2": ct(0, StudyInstanceUID="1.2.3"), "normal/p3/3.png": png(3)}
     by_header = [each.group for each in slices_of(make(entries))]
     assert by_header[0] == "p1"
@@ -190,11 +195,11 @@ def test_a_csv_or_a_dicom_header_tells_the_group_before_a_folder(make: Make) -> 
     assert found.report.as_json()["groups_from"] == {"CSV": 2, "folders": 1}
 
 
-def test_slices_whose_group_only_their_pixels_tell_are_warned_of_by_number(make: Make) -> None:
+def test_slices_without_a_known_patient_are_counted_in_a_warning(make: Make) -> None:
     entries = of_patients(2) | {"set/COVID/loose.png": png(1000), "set/non-COVID/loose.png": png(1001)}
     warnings = make(entries).report.as_json()["warnings"]
-    assert any("no patient or series is known of 2 of 18 slices" in warning for warning in warnings)
-    assert any("known of 6 of 6 slices" in warning for warning in make(two_classes()).report.as_json()["warnings"])
+    assert any("2 of 18 slices have no known patient or series" in warning for warning in warnings)
+    assert any(warning.startswith("6 of 6 slices") for warning in make(two_classes()).report.as_json()["warnings"])
 
 
 def test_the_pages_of_a_file_are_one_group(make: Make) -> None:
@@ -210,7 +215,7 @@ def pages(*seeds: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_csv_among_the_files_is_used_and_is_no_slice(make: Make) -> None:
+def test_csv_among_the_files_is_used_and_is_not_a_slice(make: Make) -> None:
     entries = two_classes(2) | {"set/groups.csv": (HEAD + "COVID/0.png,1,p\nnon-COVID/0.png,0,q\n").encode()}
     found = make(entries)
     assert found.report.as_json()["labels_from"] == "set/groups.csv among the files"
@@ -256,7 +261,7 @@ def test_the_studies_of_a_dicom_patient_are_a_group_that_does_not_name_the_patie
     assert digest not in told
 
 
-def test_patients_without_an_id_are_told_apart_by_their_studies(make: Make) -> None:
+def test_patients_without_an_id_are_grouped_by_study(make: Make) -> None:
     found = make(
         {
             "COVID/1": ct(0, PatientID="", StudyInstanceUID="1.2.3"),
@@ -327,8 +332,8 @@ def pictures(count: int, start: int = 0) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("entries", "labels", "why"),
     [
-        (pictures(2), None, "no label is known for any of 2 files: put them in a folder for each class"),
-        ({f"COVID/{n}": png(n) for n in range(2)}, None, "the class non-COVID is empty: no file is labelled so"),
+        (pictures(2), None, "none of 2 files has a label: put them in a folder for each class"),
+        ({f"COVID/{n}": png(n) for n in range(2)}, None, "the class non-COVID is empty: no file has this label"),
         (two_classes(1) | {"set/COVID/0.png": b"text"}, None,
          r"the class COVID is empty: none of its files could be read \(format: 1\)"),
         ({"COVID/1": png(1), "normal/1": png(1)}, None, r"all 2 slices are of one group \(near-0\)"),
@@ -342,7 +347,7 @@ def pictures(count: int, start: int = 0) -> dict[str, bytes]:
         ({"set.zip": two_classes(1), "more.zip": pictures(1)}, HEAD + "0.png,1,p\n", "write more of its path"),
     ],
 )  # fmt: skip
-def test_what_makes_no_dataset_fails_with_one_clear_line(
+def test_dataset_that_cannot_be_built_fails_with_one_line(
     make: Make, entries: dict[str, Any], labels: str | bytes | None, why: str
 ) -> None:
     found = make(entries, labels)
@@ -352,6 +357,16 @@ def test_what_makes_no_dataset_fails_with_one_clear_line(
     assert re.search(why, found.error)
     assert slices_of(found) == []
     assert not build_next("w")
+
+
+def test_looking_for_labels_reads_only_the_label_file(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = HEAD + "".join(f"{name},{int('non' not in name)},{name}\n" for name in two_classes())
+    dataset = ask(two_classes() | {"labels.csv": table.encode()})
+    read: list[bytes] = []
+    monkeypatch.setattr(zip_module, "check_content", lambda data: read.append(data) or data)
+    files = list_files([Source(source["sha256"], source["filename"]) for source in dataset.sources], lambda: None)
+    assert [file.name for file in files if file.table] == ["labels.csv"]
+    assert read == [table.encode()]
 
 
 def test_an_archive_that_is_damaged_fails_by_its_name(ask: Ask, tmp_path: Path) -> None:
@@ -371,7 +386,7 @@ def test_a_dataset_whose_files_are_gone_fails_and_says_so(ask: Ask) -> None:
     assert "gone from storage" in str(view(dataset).error)
 
 
-def test_a_dataset_that_kills_its_worker_is_given_up_in_the_end(ask: Ask) -> None:
+def test_dataset_that_kills_its_workers_fails_after_all_attempts(ask: Ask) -> None:
     dataset = ask(two_classes())
     with session_scope() as s:
         s.execute(update(Dataset).values(attempts=MAX_ATTEMPTS))
@@ -395,7 +410,7 @@ def test_a_full_disk_puts_the_building_off(ask: Ask, monkeypatch: pytest.MonkeyP
     assert (view(dataset).state, view(dataset).error) == ("ready", None)
 
 
-def test_what_nobody_foresaw_ends_the_building_with_a_reason(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_fails_the_build_with_a_reason(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = ask(two_classes())
 
     def odd(*_: Any) -> None:
@@ -404,22 +419,10 @@ def test_what_nobody_foresaw_ends_the_building_with_a_reason(ask: Ask, monkeypat
     monkeypatch.setattr("worker.datasets.build.make_report", odd)
     assert build_next("w")
     found = view(dataset)
-    assert (found.state, found.error) == ("failed", "ValueError; the ingest worker's log tells more")
+    assert (found.state, found.error) == ("failed", "ValueError; the evaluation worker's log tells more")
 
 
-def test_an_upload_that_breaks_off_meanwhile_does_no_harm(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = ask(two_classes())
-
-    def odd(*_: Any, **__: Any) -> None:
-        raise ValueError("of the upload")
-
-    monkeypatch.setattr("worker.datasets.build.unpack_next", odd)
-    monkeypatch.setattr("worker.datasets.build.NOTE_SECONDS", 0.0)
-    assert build_next("w")
-    assert view(dataset).state == "ready"
-
-
-def test_a_disk_that_stays_full_is_named_in_the_end(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_stays_full_is_named_after_all_attempts(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = ask(two_classes())
 
     def full(*_: object, **__: object) -> str:
@@ -479,35 +482,29 @@ def owner(settings: Settings) -> User:
 
 
 @pytest.mark.usefixtures("champion")
-def test_uploads_that_came_meanwhile_go_first(
+def test_long_build_does_not_delay_a_job(
     ask: Ask, owner: User, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = ask(two_classes())
-    first = submit(owner, {"b.png": png(2)})
-    assert ingest_next("w")
-    with read_scope() as s:
-        assert s.get_one(Job, first.id).unpacked_at is not None
+    is_building, may_end = threading.Event(), threading.Event()
+
+    def long_report(*given: Any) -> dict[str, Any]:
+        is_building.set()
+        assert may_end.wait(60)
+        return make_report(*given)
+
+    monkeypatch.setattr(build, "make_report", long_report)
+    builder = threading.Thread(target=build_next, args=("builder",))
+    builder.start()
+    assert is_building.wait(60)
     job = submit(owner, {"a.png": png(1)})
-    finished: list[str] = []
-    monkeypatch.setattr(datasets, "finish_dataset", _noting(datasets.finish_dataset, "dataset", finished))
-    monkeypatch.setattr(ingest.recording, "close_upload", _noting(ingest.recording.close_upload, "upload", finished))
-    build_next("w")
-    assert finished == ["upload", "dataset"]
-    assert view(dataset).state == "ready"
+    assert ingest.unpack_next("w")
     with read_scope() as s:
         assert s.get_one(Job, job.id).unpacked_at is not None
-    other = ask(two_classes())
-    assert ingest_next("w")
-    assert view(other).state == "ready"
-    assert not ingest_next("w")
-
-
-def _noting(function: Callable[..., Any], name: str, into: list[str]) -> Callable[..., Any]:
-    def act(*arguments: Any, **values: Any) -> Any:
-        into.append(name)
-        return function(*arguments, **values)
-
-    return act
+    assert view(dataset).state == "building"
+    may_end.set()
+    builder.join(60)
+    assert view(dataset).state == "ready"
 
 
 @pytest.mark.usefixtures("champion")

@@ -3,7 +3,7 @@
 import pytest
 
 from worker.datasets.class_folders import class_of_path
-from worker.datasets.label_table import BadLabels, Known, by_csv, is_label_file, read_csv
+from worker.datasets.label_table import BadLabels, FileLabels, has_label_columns, is_label_name, match_files, read_csv
 
 HEAD = b"file,label,group\n"
 
@@ -40,8 +40,8 @@ def test_the_class_is_that_of_the_nearest_class_folder(path: str, label: int | N
 def test_a_csv_is_read_however_a_spreadsheet_saves_it(start: bytes, mark: bytes) -> None:
     text = b'File, Label,Group,split\r\n"a ""b"".png",COVID-19,p1,Train\r\n\r\nx\\c.png,0,,val\r\n'
     first, second = read_csv(start + text.replace(b",", mark))
-    assert (first.line, first.file, first.label, first.group, first.split) == (2, 'a "b".png', 1, "p1", "train")
-    assert (second.line, second.file, second.label, second.group, second.split) == (4, "x/c.png", 0, "", "validation")
+    assert (first.number, first.file, first.labels) == (2, 'a "b".png', FileLabels(1, "p1", "train"))
+    assert (second.number, second.file, second.labels) == (4, "x/c.png", FileLabels(0, "", "validation"))
 
 
 @pytest.mark.parametrize(
@@ -67,24 +67,24 @@ def test_a_broken_csv_is_refused_with_the_line_and_the_reason(content: bytes, wh
         read_csv(content)
 
 
-def test_files_are_found_by_their_path_or_by_an_end_that_is_theirs_alone() -> None:
+def test_files_match_by_path_or_by_a_unique_path_end() -> None:
     files = ["set/COVID/1.png", "set/non-COVID/1.png", "set/COVID/2.png", "3.png", "unnamed.png"]
     lines = b"COVID/1.png,1,a\n./set/non-COVID/1.png,0,b\n2.png,1,a\n/home/me/3.png,0,c\n"
-    assert by_csv(read_csv(HEAD + lines), files) == {
-        0: Known(1, "a"),
-        1: Known(0, "b"),
-        2: Known(1, "a"),
-        3: Known(0, "c"),
+    assert match_files(read_csv(HEAD + lines), files) == {
+        0: FileLabels(1, "a"),
+        1: FileLabels(0, "b"),
+        2: FileLabels(1, "a"),
+        3: FileLabels(0, "c"),
     }
 
 
-def test_a_whole_path_goes_before_an_end() -> None:
-    assert by_csv(read_csv(HEAD + b"1.png,1,a\n"), ["x/1.png", "1.png"]) == {1: Known(1, "a")}
+def test_whole_path_goes_before_a_path_end() -> None:
+    assert match_files(read_csv(HEAD + b"1.png,1,a\n"), ["x/1.png", "1.png"]) == {1: FileLabels(1, "a")}
 
 
 def test_composed_and_decomposed_names_are_the_same() -> None:
     line = "ra\u0301ntgen.png,1,a\n".encode()
-    assert by_csv(read_csv(HEAD + line), ["r\u00e1ntgen.png"]) == {0: Known(1, "a")}
+    assert match_files(read_csv(HEAD + line), ["r\u00e1ntgen.png"]) == {0: FileLabels(1, "a")}
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ def test_composed_and_decomposed_names_are_the_same() -> None:
 )
 def test_a_csv_that_does_not_fit_the_files_is_refused(lines: bytes, why: str) -> None:
     with pytest.raises(BadLabels, match=why):
-        by_csv(read_csv(HEAD + lines), ["COVID/1.png", "non-COVID/1.png"])
+        match_files(read_csv(HEAD + lines), ["COVID/1.png", "non-COVID/1.png"])
 
 
-def test_the_same_line_twice_is_no_fault() -> None:
-    assert by_csv(read_csv(HEAD + b"a.png,1,g\na.png,1,g\n"), ["a.png"]) == {0: Known(1, "g")}
+def test_repeated_line_is_accepted() -> None:
+    assert match_files(read_csv(HEAD + b"a.png,1,g\na.png,1,g\n"), ["a.png"]) == {0: FileLabels(1, "g")}
 
 
 def test_a_label_file_is_known_by_name_and_columns() -> None:
-    assert is_label_file("set/Groups.csv", HEAD)
-    assert is_label_file("labels.csv", b"\xef\xbb\xbfLabel;File\n")
-    assert is_label_file("labels.csv", b'\n"file","label","group"\r\n"a.png","1","p"\r\n')
-    assert not is_label_file("labels.csv", b"id,age\n")
-    assert not is_label_file("other.csv", HEAD)
-    assert not is_label_file("labels.csv", b"")
+    assert is_label_name("set/Groups.csv")
+    assert not is_label_name("other.csv")
+    assert has_label_columns(b"\xef\xbb\xbfLabel;File\n")
+    assert has_label_columns(b'\n"file","label","group"\r\n"a.png","1","p"\r\n')
+    assert not has_label_columns(b"id,age\n")
+    assert not has_label_columns(b"")

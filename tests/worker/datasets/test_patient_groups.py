@@ -44,7 +44,7 @@ def test_a_folder_is_a_group_where_it_may_be_a_patients(paths: list[str], groups
     assert folder_groups([(0, path) for path in paths]) == groups
 
 
-def test_an_archive_is_no_patient_and_a_name_is_one_group_in_all_archives() -> None:
+def test_archive_folder_is_not_a_patient_and_a_name_is_one_group_in_all_archives() -> None:
     paths = [(0, "a/set/COVID/1.png"), (0, "a/set/normal/2.png"), (1, "b/COVID/1.png"), (1, "b/normal/2.png")]
     assert folder_groups(paths) == ["", "", "", ""]
     paths = [(0, "COVID/p1/1.png"), (0, "COVID/p2/1.png"), (1, "normal/p2/1.png"), (1, "normal/p3/1.png")]

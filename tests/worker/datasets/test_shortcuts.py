@@ -23,7 +23,7 @@ def items(count: int, **facts: Callable[[int, int], Any]) -> list[Item]:
     return made
 
 
-def test_facts_that_say_nothing_are_no_shortcut() -> None:
+def test_facts_that_do_not_predict_the_class_are_not_shortcuts() -> None:
     draw = np.random.default_rng(3)
     found = check_shortcuts(items(400, width=lambda n, label: int(draw.integers(90, 110))))
     assert not found["found"]
@@ -41,21 +41,19 @@ def test_facts_that_say_nothing_are_no_shortcut() -> None:
         ("bytes", "bytes", lambda n, label: 900 + 200 * label + n % 100),
     ],
 )
-def test_a_fact_of_the_file_that_tells_the_class_is_called_a_shortcut(
-    fact: str, column: str, value: Callable[[int, int], Any]
-) -> None:
+def test_fact_that_predicts_the_class_is_a_shortcut(fact: str, column: str, value: Callable[[int, int], Any]) -> None:
     found = check_shortcuts(items(400, **{column: value}))
     assert found["found"]
     assert found["facts"][fact]["auc"] > 0.9
     assert found["facts"]["all"]["auc"] > 0.9
-    assert found["verdict"].startswith(f"a shortcut: the {fact} of a file alone tells the class")
+    assert found["verdict"].startswith(f"a shortcut: the {fact} of a file alone predicts the class")
 
 
-def test_a_name_that_tells_the_class_is_told_but_no_shortcut() -> None:
+def test_name_that_predicts_the_class_is_reported_but_is_not_a_shortcut() -> None:
     found = check_shortcuts(items(400, name=lambda n, label: f"x/{'Covid' if label else 'Non-Covid'} ({n}).png"))
     assert not found["found"]
     assert found["facts"]["name pattern"]["auc"] == 1.0
-    assert found["verdict"].endswith("its name does, which a network never sees")
+    assert found["verdict"].endswith("its name does, but a network never sees it")
 
 
 def test_shortcuts_are_not_measured_on_a_class_of_one_group() -> None:

@@ -14,10 +14,10 @@ from scipy.special import expit
 
 from db.registry.manifest import Package
 from tests.worker.engines.conftest import labelled_parts
+from worker.engines.devices import has_bfloat16
 from worker.engines.fake import FakeEngine, expected_logit
 from worker.engines.interface import Engine, Scores
 from worker.engines.load import load_engine
-from worker.engines.openvino import has_bfloat16
 from worker.engines.package import PackageError, calibration_of, probability, read_package
 from worker.jobs.loaded_engines import Loaded
 from worker.jobs.predict import _scored
@@ -220,7 +220,7 @@ def test_missing_or_broken_manifest_is_refused(tmp_path: Path) -> None:
         read_package(tmp_path)
 
 
-def test_publishing_connects_to_nothing(published: Published) -> None:
+def test_export_opens_no_connection(published: Published) -> None:
     assert published[2] == []
 
 
@@ -266,5 +266,5 @@ def test_fake_scores_are_a_function_of_the_pixels(slices: Slices) -> None:
 
 
 def test_unknown_engine_is_refused(published: Published) -> None:
-    with pytest.raises(ValueError, match="no such engine"):
+    with pytest.raises(ValueError, match="there is no engine"):
         load_engine(published[0], "abacus")

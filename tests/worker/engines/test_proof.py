@@ -115,7 +115,9 @@ def without_proof(folder: Path) -> None:
     rewrite(folder, drop)
 
 
-def test_package_without_a_proof_is_held_to_its_own_float32_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_without_a_proof_is_compared_with_its_own_float32_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(NOT_STATED, "int8", {"logit": 1.2, "distance": 1, "cam": 0.3})  # random weights differ more
     without_proof(folder)
     proven = load_engine(folder, "openvino")
@@ -160,7 +162,7 @@ class Skewed:
         ({"distance": lambda distance: None}, False),
     ],
 )
-def test_each_answer_is_held_to_its_tolerance(skew: dict[str, Any], passed: bool, published: Published) -> None:
+def test_each_answer_has_a_tolerance_of_its_own(skew: dict[str, Any], passed: bool, published: Published) -> None:
     proof = read_proof(published[0], published[1])
     assert proof is not None
     rng = np.random.default_rng(1)

@@ -55,7 +55,7 @@ def test_different_and_mirrored_slices_are_not_near_identical() -> None:
     assert found.cluster.tolist() == list(range(80))
 
 
-def test_blank_slices_are_like_nothing() -> None:
+def test_blank_slices_are_not_near_identical() -> None:
     found = compare([np.full((224, 224), value, np.uint8) for value in (0, 7, 255)])
     assert found.cluster.tolist() == [0, 1, 2]
 
@@ -81,7 +81,7 @@ def test_the_hash_is_that_of_the_published_recipe() -> None:
     assert f"{perceptual_hash(picture):064b}" == bits
 
 
-def test_nothing_compared_finds_nothing() -> None:
+def test_no_slices_have_no_pairs() -> None:
     empty = find_similar(np.array([], np.uint64), np.empty((0, 784), np.uint8), np.array([], np.int64))
     assert len(empty.cluster) == 0
 

@@ -23,10 +23,14 @@ from db.settings import Settings
 from db.storage import storage
 from tests.conftest import add_champion
 from worker import reap, sweep
+from worker.decoding import npy_bytes
 from worker.engines import load
 from worker.engines.interface import Scores
 from worker.engines.load import EngineAbsent, EngineUnproven
 from worker.engines.proof import failed
+from worker.imaging.archives import tar
+from worker.imaging.archives import zip as zip_module
+from worker.imaging.archives.archive import read_entries
 from worker.jobs import ingest, loaded_engines, predict
 
 PROJECT = Path(__file__).parents[3]
@@ -104,7 +108,7 @@ class CountingEngine:
         return found
 
 
-def test_a_picture_that_comes_often_is_copied_to_each(
+def test_repeated_picture_is_predicted_once_and_copied(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
 ) -> None:
     loaded = loaded_engines.load(champion)
@@ -151,15 +155,7 @@ def test_a_crash_at_any_point_loses_and_doubles_nothing(
     base.use(database.model_copy(update={"lease_seconds": 0.2, "heartbeat_seconds": 30.0}))
     job = submit(ann, slices(60))
     code = "from worker.jobs import ingest, predict\nwhile ingest.unpack_next('w') or predict.predict_next('w'): pass"
-    environment = os.environ | {
-        "CTBATCH_CRASH_AT": point,
-        "CTBATCH_HOME": str(database.home),
-        "CTBATCH_ENGINE": "fake",
-        "DATABASE_URL": database.database_url,
-        "CELERY_BROKER_URL": database.broker_url,
-        "PYTHONPATH": str(PROJECT),
-    }
-    crashed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    crashed = run_apart(code, database, CTBATCH_CRASH_AT=point)
     assert crashed.returncode == -9, crashed.stderr
     with session_scope() as s:
         for model in (Upload, Chunk):
@@ -173,11 +169,18 @@ def test_a_crash_at_any_point_loses_and_doubles_nothing(
         assert s.scalar(select(func.count()).select_from(Prediction)) == 60
 
 
-def test_cancelled_while_unpacking_every_entry_is_cancelled(
-    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_cancelled_while_unpacking_every_entry_is_cancelled_and_the_rest_is_not_read(
+    kind: str, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = submit(ann, slices(100))
+    job = submit(ann, slices(200), kind=kind)
     recorded = ingest.recording.record_read
+    read: list[bytes] = []
+    passes: list[Path] = []
+    for module in (tar, zip_module):
+        monkeypatch.setattr(module, "check_content", lambda data: read.append(data) or data)
+    monkeypatch.setattr("worker.decoding.read_entries", lambda *given: passes.append(given[0]) or read_entries(*given))
+    taken = 3 * base.current().first_chunk_slices + 4 * ingest.decoders()._size  # two chunks, and what is decoded ahead
 
     def cancel_after_the_first(*arguments: Any) -> bool:
         outcome = recorded(*arguments)
@@ -189,27 +192,62 @@ def test_cancelled_while_unpacking_every_entry_is_cancelled(
     work()
     done = view(job)
     assert done.state == JobState.CANCELLED
-    assert done.counts["received"] == 100
-    assert done.counts["cancelled"] == 100
+    assert done.counts["received"] == 200
+    assert done.counts["cancelled"] == 200
+    assert len(read) <= taken, "what was decoded ahead, and nothing more"
+    assert len(passes) == 1
     monkeypatch.undo()
-    assert retry(job) == 100
-    assert view(job).counts["predicted"] == 100
+    assert retry(job) == 200
+    assert view(job).counts["predicted"] == 200
 
 
-def test_small_job_is_not_kept_waiting_by_a_large_one(
-    ann: User, bob: User, submit: Any, slices: Entries, view: View
+def test_job_that_was_cancelled_before_it_was_unpacked_is_listed_unread(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = submit(ann, slices(200))
-    small = submit(bob, slices(3, start=1000))
-    ingest.unpack_next("w")  # the large one is claimed first; the small one goes in between
-    assert view(small).stages["unpacked"] == 1
+    job = submit(ann, slices(20))
+    with session_scope() as s:
+        jobs.cancel_job(s, job)
+    monkeypatch.setattr(zip_module, "_read", None)
+    work()
+    assert (view(job).state, view(job).counts["cancelled"]) == (JobState.CANCELLED, 20)
+
+
+def run_apart(code: str, settings: Settings, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in another process on the same database and storage."""
+    environment = {
+        "CTBATCH_HOME": str(settings.home),
+        "CTBATCH_ENGINE": "fake",
+        "DATABASE_URL": settings.database_url,
+        "CELERY_BROKER_URL": settings.broker_url,
+        "PYTHONPATH": str(PROJECT),
+    }
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=os.environ | environment | variables, capture_output=True, text=True)
+
+
+def test_second_ingest_process_unpacks_a_small_job_while_a_large_one_is_read(
+    ann: User,
+    bob: User,
+    database: Settings,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large, small = submit(ann, slices(60)), submit(bob, slices(3, start=1000))
+    unpacked: list[int] = []
+
+    def in_between(arrays: Any) -> memoryview:
+        if not unpacked:
+            other = run_apart("from worker.jobs import ingest; ingest.unpack_next('other')", database)
+            assert other.returncode == 0, other.stderr
+            unpacked.extend(view(job).stages["unpacked"] for job in (large, small))
+        return npy_bytes(arrays)
+
+    monkeypatch.setattr(ingest, "npy_bytes", in_between)
+    ingest.unpack_next("w")
+    assert unpacked == [0, 1]
     assert view(large).stages["unpacked"] == 1
-    with read_scope() as s:
-        large_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == large.id))
-        small_last = s.scalar(select(func.max(Slice.id)).where(Slice.job_id == small.id))
-    assert small_last is not None
-    assert large_last is not None
-    assert small_last < large_last
 
 
 def test_pages_of_one_file_are_slices_of_their_own(ann: User, submit: Any, view: View) -> None:
@@ -236,7 +274,7 @@ def test_missing_upload_fails_the_job_with_its_reason(ann: User, submit: Any, sl
     assert (view(job).state, view(job).error) == (JobState.FAILED, "file_missing")
 
 
-def test_chunk_whose_array_is_gone_is_put_off_and_in_the_end_quarantined(
+def test_chunk_with_a_missing_array_is_put_off_and_finally_quarantined(
     ann: User, submit: Any, slices: Entries, view: View
 ) -> None:
     job = submit(ann, slices(4))
@@ -326,7 +364,7 @@ def test_a_process_whose_engine_broke_ends_and_no_slice_is_blamed(
     assert view(job).counts["predicted"] == 20
 
 
-def test_a_model_that_loads_nowhere_quarantines_with_that_reason_in_the_end(
+def test_model_that_cannot_be_loaded_quarantines_slices_after_all_attempts(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
@@ -381,7 +419,7 @@ def test_slices_wait_where_no_engine_proves_itself(
     assert view(job).warning is None
 
 
-def test_a_refused_version_is_left_to_other_workers_and_others_go_on(
+def test_worker_leaves_a_refused_version_to_others_and_predicts_the_rest(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(predict._refused, champion.id, time.monotonic() + 60)
@@ -393,7 +431,7 @@ def test_a_refused_version_is_left_to_other_workers_and_others_go_on(
     assert (view(refused).counts["open"], view(other).counts["predicted"]) == (2, 2)
 
 
-def test_a_damaged_copy_of_a_model_is_made_anew_and_a_failed_one_leaves_nothing(
+def test_damaged_model_copy_is_replaced_and_a_failed_copy_is_removed(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
 ) -> None:
     loaded_engines._loaded.clear()

@@ -1,19 +1,20 @@
 """A submitted file, archive or loose image → its entries, streamed; nothing is ever written, and no name is a path."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from worker.imaging.archives.compressed import PackedSource, PlainSource, Source
-from worker.imaging.archives.entries import Content, Entries, Entry, Inspection, Limits, Skip, check_content, too_large
+from worker.imaging.archives.entries import Content, Entries, Entry, Inspection, Limits, check_content, too_large
 from worker.imaging.archives.tar import TarReader, inspect_tar
 from worker.imaging.archives.zip import read_zip
 from worker.imaging.archives.zip_directory import inspect_zip
-from worker.imaging.display_names import is_ignored, label
+from worker.imaging.display_names import display_name, is_ignored
 from worker.imaging.file_types import HEAD, archive_kind, is_tar
 from worker.imaging.rejections import ArchiveRefused
 
-__all__ = ["Content", "Entry", "Inspection", "Limits", "inspect_archive", "read_entries"]
+__all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "inspect_archive", "read_entries"]
 
 _PACKED = ("gz", "bz2", "xz")
 
@@ -21,45 +22,47 @@ _PACKED = ("gz", "bz2", "xz")
 def inspect_archive(path: Path, filename: str, limits: Limits) -> Inspection:
     """Check a submission before anything of it is queued.
 
-    The kind is told by the bytes; `filename` is a label only. A ZIP costs its directory and a TAR its headers; a packed
-    TAR has to be unpacked once (gzip about 300 MB a second, xz 100, bzip2 30), for only its end shows whether it is
-    whole. A loose file is never refused: what is wrong with it is for its row. Memory does not grow with the entries,
-    but for 16 bytes each in a ZIP.
+    The bytes decide the kind; `filename` is only a name to show. A ZIP costs its directory and a TAR its headers. A
+    packed TAR is unpacked once (gzip about 300 MB a second, xz 100, bzip2 30), because only its end shows whether it
+    is whole. A loose file is never refused: what is wrong with it is for its row. Memory does not grow with the
+    entries, except by 16 bytes each in a ZIP.
 
     Raises ArchiveRefused. What passes may still hold single files that `read_entries` rejects.
     """
     with path.open("rb") as file:
         kind, size = _kind(file), os.fstat(file.fileno()).st_size
         if kind == "zip":
-            return inspect_zip(file, limits)
+            return inspect_zip(file, limits)[0]
         if kind is not None:
-            return inspect_tar(_source(file, kind, limits), limits, size, _full_kind(kind))
+            return inspect_tar(_source(file, kind, limits), limits, size, f"tar.{kind}" if kind in _PACKED else kind)
         return Inspection("file", 0 if is_ignored(filename) else 1, size)
 
 
-def read_entries(path: Path, filename: str, limits: Limits, skip: Skip) -> Entries:
-    """Every file of a submission in the archive's order, with its bytes or the reason it is rejected.
+def read_entries(path: Path, filename: str, limits: Limits) -> Entries:
+    """Yield every file of a submission in the archive's order. Its bytes are unpacked when its `read()` is called.
 
-    Ordinals count from 0 and are the same at every reading; where `skip(ordinal)` is true the file is neither read nor
-    given. Folders, `__MACOSX`, `.DS_Store`, `Thumbs.db` and `DICOMDIR` are passed over, without an ordinal. A loose
-    file is the one entry, named `filename`. One file's bytes are held at a time.
+    An entry of a ZIP that is not read is not touched. A packed TAR is unpacked from front to back, but an entry that
+    is not read is not kept. Ordinals count from 0 and are the same at every reading. Folders, `__MACOSX`, `.DS_Store`,
+    `Thumbs.db` and `DICOMDIR` are passed over, without an ordinal. A loose file is the one entry, named `filename`.
 
-    Raises ArchiveRefused, before the first entry of a ZIP, where the damage is met in a TAR.
+    Raises ArchiveRefused: of a ZIP before the first entry, of a TAR where the damage is met.
     """
     with path.open("rb") as file:
         kind, size = _kind(file), os.fstat(file.fileno()).st_size
         if kind == "zip":
-            yield from read_zip(file, limits, skip)
+            yield from read_zip(file, limits)
         elif kind is not None:
-            yield from TarReader(_source(file, kind, limits), limits, size).entries(skip)
-        else:
-            if not is_ignored(filename) and not skip(0):
-                content = too_large(size, limits) if size > limits.max_entry_bytes else check_content(file.read())
-                yield Entry(0, label(filename), size), content
+            yield from TarReader(_source(file, kind, limits), limits, size).entries()
+        elif not is_ignored(filename):
+            yield Entry(0, display_name(filename), size, partial(_read_loose, file, size, limits))
+
+
+def _read_loose(file: BinaryIO, size: int, limits: Limits) -> Content:
+    return too_large(size, limits) if size > limits.max_entry_bytes else check_content(file.read())
 
 
 def _kind(file: BinaryIO) -> str | None:
-    """`zip`, `tar`, `gz`, `bz2`, `xz`, or None; other archives are refused. The file stands at its start after."""
+    """Return `zip`, `tar`, `gz`, `bz2`, `xz`, or None, and leave the file at its start. Other archives are refused."""
     kind = archive_kind(file.read(HEAD))
     file.seek(0)
     if kind not in (None, "zip", "tar", *_PACKED):
@@ -67,12 +70,8 @@ def _kind(file: BinaryIO) -> str | None:
     return kind
 
 
-def _full_kind(kind: str) -> str:
-    return f"tar.{kind}" if kind in _PACKED else kind
-
-
 def _source(file: BinaryIO, kind: str, limits: Limits) -> Source:
-    """The TAR's bytes; a packed file whose contents are no TAR is refused."""
+    """Return the TAR's bytes. Raises ArchiveRefused if a packed file does not hold a TAR."""
     if kind == "tar":
         return PlainSource(file)
     head = PackedSource(file, kind, limits).read(HEAD)

@@ -1,4 +1,8 @@
-"""A TAR's bytes from front to back, packed or not, never more of them than allowed."""
+"""A TAR's bytes from front to back, packed or not, and never more of them than allowed.
+
+The file objects of `gzip`, `bz2` and `lzma` are not used: none has a cap on the bytes that it gives, `lzma`'s has no
+limit on memory, and they do not report bytes that follow the last stream in the same way.
+"""
 
 import bz2
 import lzma
@@ -7,23 +11,24 @@ import zlib
 from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
-from worker.imaging.archives.entries import MIB, Limits
+from db.settings import MIB
+from worker.imaging.archives.entries import Limits
 from worker.imaging.rejections import ArchiveRefused
 
 _READ = 256 * 1024
 _XZ_MEMORY = 128 * MIB
-"""What unpacking xz may use; `xz -9` needs 65 MiB."""
+"""Memory for unpacking xz; `xz -9` needs 65 MiB."""
 
 
 class Source(Protocol):
-    """Bytes read forwards. Both methods raise ArchiveRefused: `truncated_archive`, `malformed_archive`,
+    """Bytes that are read forwards. Both methods raise ArchiveRefused: `truncated_archive`, `malformed_archive`,
     `too_large_unpacked`, `trailing_data`."""
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes; fewer only at the end."""
+        """Return the next `count` bytes; fewer only at the end."""
 
     def skip(self, count: int) -> int:
-        """Pass over `count` bytes; returns how many there were."""
+        """Pass over `count` bytes, and return how many there were."""
 
 
 class PlainSource:
@@ -44,7 +49,9 @@ class PlainSource:
         return there
 
 
-class _Unpacker(Protocol):
+class Unpacker(Protocol):
+    """A decompressor of zlib, bz2 or lzma."""
+
     @property
     def eof(self) -> bool: ...
     @property
@@ -52,7 +59,7 @@ class _Unpacker(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-_UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
+_UNPACKERS: dict[str, Callable[[], Unpacker]] = {
     "gz": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
     "bz2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
@@ -62,8 +69,8 @@ _UNPACKERS: dict[str, Callable[[], _Unpacker]] = {
 class PackedSource:
     """A TAR inside gzip, bzip2 or xz, of one or several streams, unpacked a quarter of a megabyte at a time.
 
-    Stops at the byte cap: `limits.max_unpacked_bytes`, or `limits.max_ratio` times the file's size (a megabyte at
-    least, for an empty TAR is ten kilobytes that pack to a hundred).
+    It stops at the byte cap: the lower of `limits.max_unpacked_bytes` and `limits.max_ratio` times the file's size. The
+    second is a megabyte at least, because an empty TAR of ten kilobytes packs to a hundred bytes.
     """
 
     def __init__(self, file: BinaryIO, kind: str, limits: Limits) -> None:
@@ -99,7 +106,7 @@ class PackedSource:
         return taken
 
     def _unpack(self) -> bytes:
-        """The next bytes; none at the end of the last stream."""
+        """Return the next bytes; none at the end of the last stream."""
         part = b""
         while not part and not self._ended:
             if self._unpacker.eof:
@@ -129,7 +136,7 @@ class PackedSource:
         return part
 
     def _next_stream(self) -> None:
-        """After one stream: another, the end (zero bytes may pad it), or bytes that do not belong."""
+        """Start the next stream, or note the end; zero bytes may pad it. Raises ArchiveRefused for other bytes."""
         rest = self._unpacker.unused_data or self._input
         while not rest.strip(b"\x00"):
             rest = self._file.read(_READ)

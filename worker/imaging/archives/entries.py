@@ -1,17 +1,19 @@
-"""What all kinds of archives have in common: the limits, and an entry."""
+"""The limits of a submission and an entry of an archive, common to all kinds of archives."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
+from db.settings import MIB, Settings
 from worker.imaging.file_types import archive_kind
 from worker.imaging.rejections import SliceRejected
 
-MIB = 1024 * 1024
+Content = bytes | SliceRejected
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may hold.
+    """The limits of one submission.
 
     `max_entries` counts every record of the archive, folders too. `max_ratio` is bytes unpacked over bytes of the
     archive, as a whole. `max_entry_bytes` is for one file: a larger one is rejected alone.
@@ -22,20 +24,35 @@ class Limits:
     max_ratio: int = 200
     max_entry_bytes: int = 256 * MIB
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the limits that the settings state."""
+        return cls(settings.max_entries, settings.max_unpacked_bytes, settings.max_ratio, settings.max_entry_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an archive. `ordinal` counts from 0 over the files that get a row, in the archive's order; `name` is
-    a label (see `display_names.label`); `size` is in bytes, as the archive states it."""
+    """One file of an archive, whose bytes are unpacked only by `read()`.
+
+    `ordinal` counts from 0 over the files that get a row, in the archive's order. `name` can be shown and stored
+    (`display_names.display_name`). `size` is in bytes, as the archive states it.
+
+    `read()` returns the bytes, or the reason why the file is rejected. It works once, and only until the next entry is
+    asked for. Raises ArchiveRefused if the archive itself is damaged there.
+    """
 
     ordinal: int
     name: str
     size: int
+    read: Callable[[], Content] = field(repr=False, compare=False)
+
+
+Entries = Iterator[Entry]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checked archive holds. `kind`: zip, tar, tar.gz, tar.bz2, tar.xz or file; `entries`: files that get a
+    """The contents of a checked archive. `kind`: zip, tar, tar.gz, tar.bz2, tar.xz or file; `entries`: files that get a
     row; `unpacked_bytes`: their sizes and those of passed-over files."""
 
     kind: str
@@ -43,13 +60,8 @@ class Inspection:
     unpacked_bytes: int
 
 
-Skip = Callable[[int], bool]
-Content = bytes | SliceRejected
-Entries = Iterator[tuple[Entry, Content]]
-
-
 def check_content(data: bytes) -> Content:
-    """`data`, or the rejection of an empty file and of an archive in the archive."""
+    """Return `data`, or the rejection of an empty file or of an archive in the archive."""
     if not data:
         return SliceRejected("empty", "The file has no bytes.")
     if kind := archive_kind(data[:512]):
@@ -58,5 +70,5 @@ def check_content(data: bytes) -> Content:
 
 
 def too_large(size: int, limits: Limits) -> SliceRejected:
-    """The rejection of one file above `limits.max_entry_bytes`."""
+    """Return the rejection of one file above `limits.max_entry_bytes`."""
     return SliceRejected("too_large_unpacked", f"{size} bytes; {limits.max_entry_bytes} are accepted a file.")

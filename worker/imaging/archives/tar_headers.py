@@ -6,8 +6,8 @@ cut-off or damaged header, reads pax headers of any length into memory and keeps
 
 from dataclasses import dataclass, field
 
+from db.settings import MIB
 from worker.imaging.archives.compressed import Source
-from worker.imaging.archives.entries import MIB
 from worker.imaging.display_names import decode_name
 from worker.imaging.file_types import checksum_holds
 from worker.imaging.rejections import ArchiveRefused
@@ -15,6 +15,7 @@ from worker.imaging.rejections import ArchiveRefused
 BLOCK = 512
 _MAX_EXTENSION = MIB
 """Bytes of one pax header or GNU long name."""
+_MAP_GOES_ON, _MAP_GOES_ON_AGAIN = 482, 504  # bytes of a GNU sparse header, and of a block that continues its map
 
 _LINKS_AND_DEVICES = b"123456"
 _EXTENSIONS = b"xgLK"
@@ -23,14 +24,12 @@ _EXTENSIONS = b"xgLK"
 @dataclass(frozen=True)
 class TarMember:
     """One header with the extensions before it. `stored`: bytes that follow it, without padding; `kind`: its type
-    flag; `pax`: what a pax header said of it; `header`: the 512 bytes."""
+    flag; `pax`: the records of its pax header."""
 
     raw_name: bytes
     stored: int
     kind: bytes
-    header: bytes
     pax: dict[str, bytes] = field(default_factory=dict)
-    sparse_pairs: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,15 +43,19 @@ class TarMember:
     def is_regular(self) -> bool:
         return self.kind in (b"0", b"\x00", b"7", b"S")
 
+    @property
+    def is_sparse(self) -> bool:
+        """Return whether its bytes are only the pieces between its holes (GNU tar manual, "Storing Sparse Files")."""
+        return self.kind == b"S" or any(key.startswith("GNU.sparse.") for key in self.pax)
+
 
 def next_member(source: Source) -> TarMember | None:
-    """The next member, or None where the TAR ends, its zero blocks and the padding behind them read.
+    """Return the next member, or None at the end of the TAR, its zero blocks and the padding behind them read.
 
     Raises ArchiveRefused: `truncated_archive`, `malformed_archive`, `trailing_data`.
     """
     long_name: bytes | None = None
     pax: dict[str, bytes] = {}
-    pairs: tuple[int, ...] = ()
     while True:
         header = source.read(BLOCK)
         if len(header) == BLOCK and not any(header):
@@ -69,20 +72,22 @@ def next_member(source: Source) -> TarMember | None:
         if kind == b"L":
             long_name = extension.split(b"\x00", 1)[0]
         elif kind == b"x":
-            pax, pairs = parse_pax(extension)
+            pax = parse_pax(extension)
     stored = decimal(pax["size"]) if "size" in pax else size
     if kind in _LINKS_AND_DEVICES:
         stored = 0
-    return TarMember(pax.get("path") or long_name or _plain_name(header), stored, kind, header, pax, pairs)
+    if kind == b"S" and header[_MAP_GOES_ON]:
+        _pass_sparse_map(source)
+    return TarMember(pax.get("path") or long_name or _plain_name(header), stored, kind, pax)
 
 
 def padding(size: int) -> int:
-    """Bytes that fill the last block of `size` bytes."""
+    """Return how many bytes fill the last block of `size` bytes."""
     return -size % BLOCK
 
 
 def number(raw: bytes) -> int:
-    """A header's number: octal digits, or base 256 where the first bit is set (GNU). Raises ArchiveRefused."""
+    """Return a header's number: octal digits, or base 256 if the first bit is set (GNU). Raises ArchiveRefused."""
     if raw[0] & 0x80:
         value = int.from_bytes(raw, "big") - (0x80 << 8 * (len(raw) - 1))
         if raw[0] != 0x80 or value >= 1 << 63:
@@ -91,21 +96,19 @@ def number(raw: bytes) -> int:
     try:
         return int(raw.split(b"\x00", 1)[0].strip() or b"0", 8)
     except ValueError as error:
-        raise ArchiveRefused("malformed_archive", "A header of the TAR states no number.") from error
+        raise ArchiveRefused("malformed_archive", "A header of the TAR holds a field that is not a number.") from error
 
 
 def decimal(raw: bytes) -> int:
-    """A pax record's number: up to 19 digits, nothing else. Raises ArchiveRefused."""
+    """Return a pax record's number: up to 19 digits, nothing else. Raises ArchiveRefused."""
     if not raw.isdigit() or len(raw) > 19:
-        raise ArchiveRefused("malformed_archive", "A pax header of the TAR states no number.")
+        raise ArchiveRefused("malformed_archive", "A pax header of the TAR holds a field that is not a number.")
     return int(raw)
 
 
-def parse_pax(data: bytes) -> tuple[dict[str, bytes], tuple[int, ...]]:
-    """The records of a pax header (the last of a key counts), and the sparse map that GNU's pax format 0.0 spreads over
-    repeated keys. Raises ArchiveRefused(`malformed_archive`)."""
+def parse_pax(data: bytes) -> dict[str, bytes]:
+    """Return the records of a pax header; the last of a key counts. Raises ArchiveRefused(`malformed_archive`)."""
     fields: dict[str, bytes] = {}
-    pairs: list[int] = []
     at = 0
     while at < len(data) and data[at]:
         space = data.find(b" ", at, at + 20)
@@ -114,12 +117,9 @@ def parse_pax(data: bytes) -> tuple[dict[str, bytes], tuple[int, ...]]:
         keyword, equals, value = record[space - at + 1 : -1].partition(b"=")
         if len(record) < 5 or len(record) != length or not equals or not record.endswith(b"\n"):
             raise ArchiveRefused("malformed_archive", "A pax header of the TAR is damaged.")
-        key = keyword.decode(errors="replace")
-        if key in ("GNU.sparse.offset", "GNU.sparse.numbytes"):
-            pairs.append(decimal(value))
-        fields[key] = value
+        fields[keyword.decode(errors="replace")] = value
         at += length
-    return fields, tuple(pairs)
+    return fields
 
 
 def _read_extension(source: Source, size: int) -> bytes:
@@ -129,6 +129,16 @@ def _read_extension(source: Source, size: int) -> bytes:
     if len(data) < size or source.skip(padding(size)) < padding(size):
         raise ArchiveRefused("truncated_archive", "The TAR ends within a header.")
     return data
+
+
+def _pass_sparse_map(source: Source) -> None:
+    """Move the source over the blocks that continue the map of a GNU sparse member; its size does not count them."""
+    goes_on = True
+    while goes_on:
+        block = source.read(BLOCK)
+        if len(block) < BLOCK:
+            raise ArchiveRefused("truncated_archive", "The TAR ends within a header.")
+        goes_on = bool(block[_MAP_GOES_ON_AGAIN])
 
 
 def _plain_name(header: bytes) -> bytes:

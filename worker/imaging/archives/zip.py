@@ -1,56 +1,47 @@
-"""The files of a ZIP, one after another, inflated within the sizes that were checked before."""
+"""The files of a ZIP, inflated one by one within the sizes that were checked before."""
 
 import bz2
 import os
 import zlib
-from typing import BinaryIO, Protocol
+from functools import partial
+from typing import BinaryIO
 
-from worker.imaging.archives.entries import Content, Entries, Entry, Limits, Skip, check_content, too_large
-from worker.imaging.archives.zip_directory import LOCAL, LOCAL_MAGIC, Record, find_directory, inspect_zip, records
-from worker.imaging.display_names import label
+from worker.imaging.archives.compressed import Unpacker
+from worker.imaging.archives.entries import Content, Entries, Entry, Limits, check_content, too_large
+from worker.imaging.archives.zip_directory import LOCAL, LOCAL_MAGIC, Record, inspect_zip, records
+from worker.imaging.display_names import display_name
 from worker.imaging.rejections import SliceRejected
 
 _READ = 1024 * 1024
 _STORED, _DEFLATED, _BZIP2 = 0, 8, 12
 
 
-class _Inflater(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+def read_zip(file: BinaryIO, limits: Limits) -> Entries:
+    """Yield every file of the ZIP in the directory's order; the whole directory is checked first (`inspect_zip`).
 
-
-def read_zip(file: BinaryIO, limits: Limits, skip: Skip) -> Entries:
-    """Every file of the ZIP in the directory's order: its bytes, or why it is rejected.
-
-    A file is `not_regular`, `too_large_unpacked`, `unsupported` (a compression method other than stored, deflate and
-    bzip2), `corrupt`, `size_mismatch`, `empty` or `nested`. The whole directory is checked first (`inspect_zip`).
+    Reading a file may reject it as `not_regular`, `too_large_unpacked`, `unsupported` (a compression method other than
+    stored, deflate and bzip2), `corrupt`, `size_mismatch`, `empty` or `nested`.
     """
-    inspect_zip(file, limits)
-    ordinal = 0
-    for record in records(file, find_directory(file)):
-        if not record.is_file:
-            continue
-        if not skip(ordinal):
-            yield Entry(ordinal, label(record.name), record.size), _content(file.fileno(), record, limits)
-        ordinal += 1
+    _, directory = inspect_zip(file, limits)
+    # Records are parsed again, one by one: to hold 200,000 of them would take 60 MB.
+    files = (record for record in records(file, directory) if record.is_file)
+    for ordinal, record in enumerate(files):
+        yield Entry(ordinal, display_name(record.name), record.size, partial(_content, file, record, limits))
 
 
-def _content(handle: int, record: Record, limits: Limits) -> Content:
+def _content(file: BinaryIO, record: Record, limits: Limits) -> Content:
     if not record.is_regular:
         return SliceRejected("not_regular", "The entry is a link or a device.")
     if record.size > limits.max_entry_bytes:
         return too_large(record.size, limits)
     try:
-        return check_content(_read(handle, record))
+        return check_content(_read(file.fileno(), record))
     except SliceRejected as rejection:
         return rejection
 
 
 def _read(handle: int, record: Record) -> bytes:
-    """The entry's bytes, of exactly the stated size and CRC. Raises SliceRejected."""
+    """Return the entry's bytes, of exactly the stated size and CRC. Raises SliceRejected."""
     at = _data_offset(handle, record)
     if record.method == _STORED:
         if record.packed != record.size:
@@ -70,14 +61,14 @@ def _read(handle: int, record: Record) -> bytes:
 def _data_offset(handle: int, record: Record) -> int:
     fixed = os.pread(handle, LOCAL.size, record.offset)
     if len(fixed) < LOCAL.size or not fixed.startswith(LOCAL_MAGIC):
-        raise SliceRejected("corrupt", "The archive's directory points to no entry here.")
+        raise SliceRejected("corrupt", "The archive's directory points to a place without an entry.")
     name_length, extra_length = LOCAL.unpack(fixed)[9:]
     if os.pread(handle, name_length, record.offset + LOCAL.size) != record.raw_name:
-        raise SliceRejected("corrupt", "The entry bears another name than the archive's directory gives it.")
+        raise SliceRejected("corrupt", "The entry's own header and the archive's directory disagree on its name.")
     return record.offset + LOCAL.size + int(name_length) + int(extra_length)
 
 
-def _inflate(handle: int, record: Record, at: int, inflater: _Inflater) -> bytes:
+def _inflate(handle: int, record: Record, at: int, inflater: Unpacker) -> bytes:
     """Inflate to the stated size and no further: one byte more is a mismatch, however many would have followed."""
     parts: list[bytes] = []
     room, end = record.size + 1, at + record.packed

@@ -1,4 +1,4 @@
-"""The central directory of a ZIP: found, checked whole and walked, without holding it in memory.
+"""The central directory of a ZIP, checked as a whole without holding it in memory.
 
 Written after APPNOTE 6.3.10. `zipfile` is not used: it keeps about a kilobyte an entry, believes a forged ZIP64 locator
 and, in Python 3.11.7 and 3.12.1, reads fully overlapping entries without complaint.
@@ -53,7 +53,7 @@ class Record:
 
     @property
     def is_file(self) -> bool:
-        """Whether it gets a row. A "folder" that holds bytes is a file."""
+        """Return whether it gets a row. A "folder" that holds bytes is a file."""
         return not (self.raw_name.endswith(b"/") and self.size == 0) and not is_ignored(self.name)
 
     @property
@@ -63,7 +63,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Directory:
-    """Where the central directory lies: `start` and `size` in bytes, `count` records."""
+    """The place of the central directory: `start` and `size` in bytes, `count` records."""
 
     start: int
     size: int
@@ -71,7 +71,7 @@ class Directory:
 
 
 def find_directory(file: BinaryIO) -> Directory:
-    """The central directory, by the end record and, where there is one, the ZIP64 end record.
+    """Find the central directory, by the end record and by the ZIP64 end record if there is one.
 
     Raises ArchiveRefused: `truncated_archive`, `trailing_data`, `bad_zip64`, `malformed_archive`,
     `unsupported_archive`.
@@ -89,7 +89,7 @@ def find_directory(file: BinaryIO) -> Directory:
 
 
 def records(file: BinaryIO, directory: Directory) -> Iterator[Record]:
-    """The records in their order, read as they are asked for; `file` must not be moved meanwhile.
+    """Yield the records in their order, read one by one; `file` must not be moved meanwhile.
 
     Raises ArchiveRefused(`malformed_archive`) when they are not exactly `directory.count` in `directory.size` bytes.
     """
@@ -110,8 +110,8 @@ def records(file: BinaryIO, directory: Directory) -> Iterator[Record]:
         raise ArchiveRefused("malformed_archive", "The ZIP's directory holds more than the entries it states.")
 
 
-def inspect_zip(file: BinaryIO, limits: Limits) -> Inspection:
-    """Check the whole directory before a byte is inflated.
+def inspect_zip(file: BinaryIO, limits: Limits) -> tuple[Inspection, Directory]:
+    """Check the whole directory before a byte is inflated, and return where it lies.
 
     Memory: 16 bytes an entry. Raises ArchiveRefused: `too_many_entries`, `password_protected`, `too_large_unpacked`,
     `overlap`, `no_images`, and what `find_directory` and `records` raise.
@@ -133,11 +133,11 @@ def inspect_zip(file: BinaryIO, limits: Limits) -> Inspection:
     _check_overlap(starts, ends, directory.start)
     if not files:
         raise ArchiveRefused("no_images", "The ZIP holds no file that could be an image.")
-    return Inspection("zip", files, unpacked)
+    return Inspection("zip", files, unpacked), directory
 
 
 def last_whole_entry(file: BinaryIO) -> str | None:
-    """The name of the last entry of a cut-off ZIP whose bytes are all there, as far as local headers tell."""
+    """Return the name of the last entry of a cut-off ZIP whose bytes are all there by its local headers."""
     size, at, last = file.seek(0, os.SEEK_END), 0, None
     while len(fixed := os.pread(file.fileno(), LOCAL.size, at)) == LOCAL.size and fixed.startswith(LOCAL_MAGIC):
         _, _, flags, *_, packed, _, name_length, extra_length = LOCAL.unpack(fixed)
@@ -150,26 +150,26 @@ def last_whole_entry(file: BinaryIO) -> str | None:
 
 
 def _find_end(file: BinaryIO, size: int) -> tuple[int, tuple[bytes, int, int, int, int, int, int, int]]:
-    """Offset and fields of the end record, whose comment must reach exactly to the end of the file."""
+    """Return offset and fields of the end record, whose comment must reach exactly to the end of the file."""
     tail_start = max(0, size - _END.size - 0xFFFF)
     file.seek(tail_start)
     tail = file.read()
-    found = None
+    first = None
     at = tail.rfind(_END_MAGIC)
     while at >= 0:
         if len(tail) - at >= _END.size:
             fields = _END.unpack_from(tail, at)
             if at + _END.size + fields[7] == len(tail):
                 return tail_start + at, fields
-            found = at if found is None else found
+            first = at if first is None else first
         at = tail.rfind(_END_MAGIC, 0, at)
-    if found is not None and found + _END.size + _END.unpack_from(tail, found)[7] < len(tail):
+    if first is not None and first + _END.size + _END.unpack_from(tail, first)[7] < len(tail):
         raise ArchiveRefused("trailing_data", "Bytes follow the end of the ZIP.")
     raise ArchiveRefused("truncated_archive", "The ZIP has no end record.", last_whole_entry(file))
 
 
 def _read_locator(file: BinaryIO, end: int) -> tuple[int, int, int] | None:
-    """The ZIP64 locator before the end record: (disk, offset of the ZIP64 end record, disks)."""
+    """Return the ZIP64 locator before the end record, or None: (disk, offset of the ZIP64 end record, disks)."""
     if end < _LOCATOR.size:
         return None
     file.seek(end - _LOCATOR.size)
@@ -180,10 +180,10 @@ def _read_locator(file: BinaryIO, end: int) -> tuple[int, int, int] | None:
 def _read_end64(
     file: BinaryIO, locator: tuple[int, int, int], end: int, plain: tuple[int, int, int]
 ) -> tuple[int, int, int, int]:
-    """Offset, count, length and start by the ZIP64 end record; `plain` are the last three of the ordinary one.
+    """Return offset, count, length and start by the ZIP64 end record; `plain` are the last three of the ordinary one.
 
-    It must lie exactly between directory and locator, and agree with every ordinary field that is not marked unset:
-    programs differ in which of the two they believe, and a forger counts on that.
+    It must lie exactly between directory and locator, and agree with every ordinary field that is not marked unset.
+    Programs differ in which of the two they believe, and a forger counts on that.
     """
     disk, at, disks = locator
     if disk or disks > 1 or at + _END64.size > end - _LOCATOR.size:
@@ -209,7 +209,7 @@ def _record(fields: tuple[int, ...], raw_name: bytes, extra: bytes) -> Record:
 
 
 def _zip64_values(extra: bytes, *values: int) -> tuple[int, int, int]:
-    """Size, packed size and offset, each taken from the ZIP64 extra field where it is marked unset (APPNOTE 4.5.3)."""
+    """Return size, packed size and offset, from the ZIP64 extra field if they are marked unset (APPNOTE 4.5.3)."""
     at = 0
     while at + 4 <= len(extra):
         tag, length = struct.unpack_from("<2H", extra, at)
@@ -224,7 +224,7 @@ def _zip64_values(extra: bytes, *values: int) -> tuple[int, int, int]:
 
 
 def _local_length(handle: int, offset: int) -> int:
-    """Bytes of the local header at `offset`, name and extra field included; its fixed part where it is unreadable."""
+    """Return the bytes of the local header at `offset`, or of its fixed part if it is unreadable."""
     if offset >= 1 << 63:
         return LOCAL.size
     fixed = os.pread(handle, LOCAL.size, offset)

@@ -1,4 +1,4 @@
-"""A file's bytes → prepared slices, by the format the bytes show."""
+"""Decodes a file's bytes to prepared slices, by the format of the bytes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, chec
 from worker.imaging.recipe import PreparedSlice, fit
 from worker.imaging.rejections import SliceRejected
 
-# Imported for what they register with Pillow: asked for an unknown format, it would load every plugin it has.
+# Imported to register with Pillow, which loads all its plugins when it meets a format that is not registered.
 _PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)
 
 _LUMINANCE = ("LA", "RGB", "RGBA", "RGBX", "P", "PA", "1")
@@ -28,7 +28,7 @@ _INTERLACED = 28  # byte of a PNG
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What one file may take. `max_pixels` and `max_pages` hold everywhere; seconds and memory in the sandbox only.
+    """The limits for one file. `max_pixels` and `max_pages` hold everywhere; seconds and memory in the sandbox only.
 
     `cpu_seconds`: processor time; `wall_seconds`: time on the clock; `memory_bytes`: of the whole decoding process.
     """
@@ -56,8 +56,8 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
 
     Of an APNG the default picture counts. Metadata is cut away unread: text, profiles, EXIF and with it the EXIF
-    orientation, so that no remark in a file can turn a score. TIFF's own Orientation, a baseline tag, is applied.
-    Nothing truncated is padded.
+    orientation, so that no remark in a file can change a score. TIFF's own Orientation, a baseline tag, is applied.
+    A truncated picture is never padded.
 
     Raises SliceRejected: `format`, `truncated`, `corrupt`, `pixels`, `pages`, `unsupported`, `malformed`, `not_ct`,
     `decoder_memory`.
@@ -72,7 +72,7 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     except SliceRejected:
         raise
     except Exception as error:
-        # Whatever a decoder raises over hostile bytes is a verdict on these bytes.
+        # Any error of a decoder on hostile bytes is a verdict on these bytes.
         raise _rejection(error, kind) from error
 
 
@@ -97,7 +97,7 @@ def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: Dec
 
 
 def _reaches_last_row(image: Image.Image) -> bool:
-    """Whether anything but zeros is in the last row: then all rows before it were there (real slices pass here)."""
+    """Return whether the last row is not all zeros: then no row before it is missing. Real slices pass here."""
     return any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
 
 
@@ -122,12 +122,12 @@ def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) ->
 
 
 def _luminance(image: Image.Image) -> Image.Image:
-    """The picture in mode L, by the table of `decode`."""
+    """Return the picture in mode L, by the table of `decode`."""
     image.load()
     if image.mode == "L":
         return image
     if image.mode in _LUMINANCE:
-        image.info.clear()  # a transparent colour, else, makes Pillow look for it
+        image.info.clear()  # else a transparent colour makes Pillow look for it
         return image.convert("L")
     if image.mode in _SIXTEEN_BITS:
         return Image.fromarray(_FROM_16_BITS[np.asarray(image)])
@@ -146,7 +146,7 @@ def _check_page(image: Image.Image, size: int) -> None:
 
 
 def _rejection(error: Exception, kind: str) -> SliceRejected:
-    """What an exception of Pillow, NumPy or pydicom says about the file."""
+    """Return the rejection that an exception of Pillow, NumPy or pydicom means for the file."""
     text = str(error)
     if isinstance(error, MemoryError):
         return SliceRejected("decoder_memory", "Decoding takes more memory than is allowed.")

@@ -1,4 +1,4 @@
-"""A CT slice in DICOM → Hounsfield units → the lung window, and the series it belongs to."""
+"""Decodes a CT slice in DICOM: Hounsfield units, the lung window, and the series it belongs to."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from worker.imaging.display_names import label
+from worker.imaging.display_names import display_name
 from worker.imaging.formats.dicom_structure import EXPLICIT, IMPLICIT, PIXEL_DATA, Structure, read_structure
 from worker.imaging.formats.pictures import check_pixels
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
@@ -29,19 +29,19 @@ _WANTED = (
     0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280301, 0x00281052, 0x00281053,
     0x00281054,
 )  # fmt: skip
-"""What is read of a slice; of the patient (group 0010) only the ID and its issuer, of which a digest is given on."""
+"""The tags that are read of a slice. Of the patient (group 0010) only the ID and its issuer are read, for a digest."""
 
 
 def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int) -> PreparedSlice:
-    """One CT Image Storage slice, single frame, Explicit or Implicit VR Little Endian, not compressed.
+    """Decode one CT Image Storage slice: single frame, Explicit or Implicit VR Little Endian, not compressed.
 
     Stored values of 8 or 16 bits, signed or not, are masked to BitsStored, rescaled to HU (PS3.3 C.11.1.1), windowed
-    (`lung_window`) and, where MONOCHROME1, inverted. Pixel padding (PS3.3 C.7.5.1.1.2) becomes 0 after that. Without a
-    rescale no HU are known, and none are guessed.
+    (`lung_window`) and, if MONOCHROME1, inverted. Pixel padding (PS3.3 C.7.5.1.1.2) then becomes 0. A slice without a
+    rescale is rejected, since its HU cannot be known.
 
     Raises SliceRejected: `malformed`; `not_ct` for other objects and modalities and for localisers; `unsupported` for
-    enhanced, multi-frame, compressed and deflated CT and for values not in HU; `pixels` where Rows × Columns are above
-    the cap or not what PixelData holds.
+    enhanced, multi-frame, compressed and deflated CT and for values not in HU; `pixels` if Rows × Columns are above
+    the cap or do not match PixelData.
     """
     view = memoryview(data)
     structure = read_structure(view)
@@ -59,7 +59,7 @@ def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int) -> Prepa
 def _grey_table(
     allocated: int, stored: int, signed: bool, slope: float, intercept: float, inverted: bool, padding: range
 ) -> NDArray[np.uint8]:
-    """The grey of each of the 2^allocated cells a pixel can be: computed once a series, looked up for every pixel."""
+    """Return the grey of each of the 2^allocated values of a pixel. It is computed once a series."""
     cells = np.arange(1 << allocated, dtype=np.int64)
     values = _as_number(cells & ((1 << stored) - 1), stored, signed)
     grey = lung_window(values * slope + intercept)
@@ -76,7 +76,7 @@ def _as_number(cells: NDArray[np.int64], bits: int, signed: bool) -> NDArray[np.
 
 
 def _dataset(view: memoryview, structure: Structure) -> Dataset:
-    """The wanted values as pydicom reads them."""
+    """Return the values of `_WANTED` as pydicom reads them."""
     raw = {}
     for number in _WANTED:
         element = structure.elements.get(number)
@@ -98,9 +98,9 @@ def _dataset(view: memoryview, structure: Structure) -> Dataset:
 def _check_is_ct(dataset: Dataset) -> None:
     sop_class, modality = _text(dataset, "SOPClassUID"), _text(dataset, "Modality")
     if not sop_class or not modality:
-        raise SliceRejected("malformed", "The file does not say what kind of object and modality it is.")
+        raise SliceRejected("malformed", "The file does not state its SOP class and modality.")
     if modality != "CT" or (sop_class != _CT_IMAGE and sop_class not in _ENHANCED_CT):
-        raise SliceRejected("not_ct", f"Modality {label(modality)[:16]}, object {label(sop_class)[:64]}.")
+        raise SliceRejected("not_ct", f"Modality {display_name(modality)[:16]}, object {display_name(sop_class)[:64]}.")
     if sop_class in _ENHANCED_CT or _integer(dataset, "NumberOfFrames", 1) != 1:
         raise SliceRejected("unsupported", "Enhanced and multi-frame CT are not read yet; send single slices.")
     if "LOCALIZER" in [str(part).upper() for part in _many(dataset, "ImageType")]:
@@ -110,7 +110,7 @@ def _check_is_ct(dataset: Dataset) -> None:
 def _stored_values(
     view: memoryview, structure: Structure, dataset: Dataset, max_pixels: int
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The pixel cells as they lie in the file: uint8 or uint16[rows, columns], unmasked, over the same memory."""
+    """Return the pixels as the file has them: uint8 or uint16[rows, columns], unmasked, over the same memory."""
     rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
     if not rows or not columns:
         raise SliceRejected("malformed", "Rows or Columns are missing or 0.")
@@ -130,27 +130,29 @@ def _stored_values(
 
 
 def _grey_of(view: memoryview, structure: Structure, dataset: Dataset, allocated: int) -> NDArray[np.uint8]:
-    """The grey table that this slice's header asks for."""
+    """Return the grey table for this slice's header."""
     if _MODALITY_LUT in structure.elements or _text(dataset, "RescaleType") not in ("", "HU", "HU_MOD"):
         raise SliceRejected("unsupported", "The values are not in Hounsfield units.")
     slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
     stored, representation = _integer(dataset, "BitsStored"), _integer(dataset, "PixelRepresentation")
     if slope is None or intercept is None or slope == 0:
-        raise SliceRejected("malformed", "Without a rescale slope and intercept no HU are known.")
+        raise SliceRejected("malformed", "The slice has no rescale slope and intercept, so its HU are unknown.")
     if not 1 <= stored <= allocated or representation not in (0, 1):
         raise SliceRejected("malformed", f"{stored} bits stored of {allocated}, representation {representation}.")
     if _integer(dataset, "HighBit", stored - 1) != stored - 1:
         raise SliceRejected("unsupported", "Pixels that do not end at the lowest bit are not read.")
     photometric = _text(dataset, "PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise SliceRejected("unsupported", f"Photometric interpretation {label(photometric)[:16]!r} is not read.")
+        raise SliceRejected(
+            "unsupported", f"Photometric interpretation {display_name(photometric)[:16]!r} is not read."
+        )
     signed = representation == 1
     padding = _padding(view, structure, allocated, signed)
     return _grey_table(allocated, stored, signed, slope, intercept, photometric == "MONOCHROME1", padding)
 
 
 def _padding(view: memoryview, structure: Structure, allocated: int, signed: bool) -> range:
-    """The stored values that stand for "no pixel"; by their bits, for files disagree on the VR (US or SS)."""
+    """Return the stored values that mean "no pixel", read by their bits, since files disagree on the VR (US or SS)."""
     ends = []
     for tag in (_PADDING, _PADDING_LIMIT):
         element = structure.elements.get(tag)
@@ -163,7 +165,7 @@ def _padding(view: memoryview, structure: Structure, allocated: int, signed: boo
 
 
 def _series(dataset: Dataset) -> SeriesInfo:
-    """Where the slice belongs, as far as the file tells."""
+    """Return where the slice belongs, as far as the file states it."""
     return SeriesInfo(
         patient=_patient(dataset),
         study_uid=_label(dataset, "StudyInstanceUID"),
@@ -178,7 +180,7 @@ def _series(dataset: Dataset) -> SeriesInfo:
 
 
 def _patient(dataset: Dataset) -> str:
-    """A digest of the patient's ID, which is unique within its issuer (PS3.3 C.2.2); empty without one."""
+    """Return a digest of the patient's ID, which is unique within its issuer (PS3.3 C.2.2), or ""."""
     patient = _text(dataset, "PatientID").strip()
     if not patient:
         return ""
@@ -187,8 +189,8 @@ def _patient(dataset: Dataset) -> str:
 
 
 def _position(dataset: Dataset) -> float | None:
-    """mm along the normal of the slice: orientation's cross product with the position (PS3.3 C.7.6.2.1.1), else
-    SliceLocation."""
+    """Return mm along the normal of the slice: orientation's cross product with the position (PS3.3 C.7.6.2.1.1), else
+    SliceLocation, else None."""
     try:
         orientation, corner = _many(dataset, "ImageOrientationPatient"), _many(dataset, "ImagePositionPatient")
         if len(orientation) == 6 and len(corner) == 3:
@@ -214,11 +216,11 @@ def _text(dataset: Dataset, keyword: str) -> str:
 
 
 def _label(dataset: Dataset, keyword: str) -> str:
-    return label(_text(dataset, keyword))[:64]
+    return display_name(_text(dataset, keyword))[:64]
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:
-    """A finite number, None where it is missing. Raises SliceRejected(`malformed`)."""
+    """Return a finite number, or None if it is missing. Raises SliceRejected(`malformed`)."""
     value = dataset.get(keyword)
     if value is None or value == "":
         return None
@@ -239,7 +241,7 @@ def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
 
 
 def _integer_or_none(dataset: Dataset, keyword: str) -> int | None:
-    """A number that only sorts slices: one that cannot be stored in 32 bits is no reason to reject the slice."""
+    """Return a number that only sorts slices, or None if it does not fit 32 bits: the slice is not rejected for it."""
     try:
         number = _number(dataset, keyword)
     except (SliceRejected, ValueError):

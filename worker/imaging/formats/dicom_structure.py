@@ -1,7 +1,7 @@
 """The structure of a DICOM file, walked once without recursion before a value is believed (PS3.5 7, PS3.10 7.1).
 
-pydicom reads an element that is longer than the file as far as it goes, inflates a deflated dataset without a bound and
-recurses into sequences; so it is given single values only, cut out here.
+pydicom alone is not enough. It reads an element that is longer than the file as far as it goes, inflates a deflated
+dataset without a bound, and recurses into sequences. So it gets single values only, which are cut out here.
 """
 
 import struct
@@ -36,7 +36,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Structure:
-    """`transfer_syntax` by the file meta group, or by the look of the first element where there is none."""
+    """`transfer_syntax` by the file meta group, or if that is missing by the look of the first element."""
 
     transfer_syntax: str
     implicit: bool
@@ -45,7 +45,7 @@ class Structure:
 
 @dataclass(slots=True)
 class _Open:
-    """A sequence or item not yet closed; `end` None where a delimiter closes it, `limit` where it must have ended."""
+    """A sequence or item that is not closed yet. `end` is None if a delimiter closes it; `limit` is its latest end."""
 
     is_sequence: bool
     end: int | None
@@ -70,7 +70,7 @@ def read_structure(data: memoryview) -> Structure:
 
 
 def _read_meta(data: memoryview, at: int) -> tuple[int, str]:
-    """Where the dataset starts, and the transfer syntax: group 0002 is explicit little endian in every file."""
+    """Return where the dataset starts, and its transfer syntax; group 0002 is explicit little endian in every file."""
     syntax = ""
     while at + 8 <= len(data) and bytes(data[at : at + 2]) == b"\x02\x00":
         _, element = _TAG.unpack_from(data, at)
@@ -90,7 +90,7 @@ def _looks_implicit(data: memoryview, at: int) -> bool:
 
 
 def _explicit_header(data: memoryview, at: int) -> tuple[bytes, int, int]:
-    """VR, bytes of the header, and the value's length."""
+    """Return the VR, the bytes of the header, and the length of the value."""
     vr = bytes(data[at + 4 : at + 6])
     if not (vr.isalpha() and vr.isupper()):
         raise _malformed("An element has no value representation.")
@@ -145,12 +145,12 @@ class _Walk:
         elif inner and inner.end is None and element == (_SEQUENCE_END if inner.is_sequence else _ITEM_END):
             self._open.pop()
         else:
-            raise _malformed("A delimiter stands where none can be.")
+            raise _malformed("A delimiter stands in a wrong place.")
 
     def _element(self, tag: int) -> None:
         inner = self._open[-1] if self._open else None
         if inner and inner.is_sequence:
-            raise _malformed("A sequence holds something that is no item.")
+            raise _malformed("A sequence holds something that is not an item.")
         implicit = inner.implicit if inner else self._implicit
         if implicit:
             vr, header, length = b"", 8, int(_U32.unpack_from(self._data, self._at + 4)[0])
@@ -169,7 +169,7 @@ class _Walk:
             elif implicit or vr in (b"SQ", b"UN"):
                 self._push(True, length, implicit or vr == b"UN")  # PS3.5 6.2.2: UN holds implicit VR
             else:
-                raise _malformed("An element that is no sequence has no length.")
+                raise _malformed("An element that is not a sequence has no length.")
         elif vr == b"SQ" or (implicit and _is_sequence(tag)):
             self._push(True, length, implicit)
         else:

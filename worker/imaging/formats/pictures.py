@@ -1,6 +1,12 @@
-"""PNG, JPEG, TIFF and BMP taken at their own word: size and completeness checked, metadata cut away, before Pillow.
+"""PNG, JPEG, TIFF and BMP before Pillow sees them: size and completeness are checked, metadata is cut away.
 
-Pillow pads nothing, but it does not miss the end of a file whose pixels were complete, and it inflates text chunks.
+Pillow alone is not enough. Each check answers one thing that it does:
+* `check_pixels`: it only warns above 89 megapixels, and our cap is lower.
+* `bare_png`: it inflates text chunks and profiles, reads a PNG without its end mark, and does not check CRCs of pixels.
+* `check_png_rows`: it leaves rows black that a properly ended compressed stream does not have.
+* `bare_jpeg`: it parses EXIF and further pictures, and converts CMYK without its colour profile.
+* `check_tiff`: it reports a file that is cut before its directory as one of an unknown format.
+* `check_bmp`: it pads run-length coded pixels silently.
 """
 
 import zlib
@@ -10,7 +16,7 @@ from worker.imaging.rejections import SliceRejected
 
 _PNG_HEADER = 8
 _PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-_PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by colour type; one else
+_PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by colour type; any other has one
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATE = 1024 * 1024
 _JPEG_KEPT_APPS = (0xE0, 0xEE)  # JFIF, Adobe: they say how colours are coded
@@ -19,7 +25,7 @@ _JPEG_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raises SliceRejected: `pixels` above the cap, `corrupt` for a picture without pixels."""
+    """Raise SliceRejected: `pixels` above the cap, `corrupt` for a picture without pixels."""
     if width * height > max_pixels:
         raise SliceRejected("pixels", f"{width} × {height} pixels; {max_pixels} are accepted.")
     if width <= 0 or height <= 0:
@@ -27,9 +33,9 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def bare_png(data: bytes | memoryview, max_pixels: int) -> bytes:
-    """The PNG with nothing but IHDR, PLTE, IDAT and IEND: no text, profile, EXIF, transparency or further APNG frames.
+    """Return the PNG with IHDR, PLTE, IDAT and IEND alone: no text, profile, EXIF, transparency or further APNG frames.
 
-    Raises SliceRejected: `truncated` without its end, `corrupt` where a CRC fails, `pixels`.
+    Raises SliceRejected: `truncated` without its end, `corrupt` if a CRC fails, `pixels`.
     """
     view = memoryview(data)
     kept: list[bytes | memoryview] = [b"\x89PNG\r\n\x1a\n"]
@@ -54,8 +60,7 @@ def bare_png(data: bytes | memoryview, max_pixels: int) -> bytes:
 
 
 def check_png_rows(bare: bytes) -> None:
-    """Inflate the pixels of a `bare_png` and count them: where the compressed stream ends properly but before the last
-    row, Pillow leaves the rest black. Raises SliceRejected(`truncated`)."""
+    """Inflate the pixels of a `bare_png` and count them. Raises SliceRejected(`truncated`) if rows are missing."""
     width, height = int.from_bytes(bare[16:20], "big"), int.from_bytes(bare[20:24], "big")
     bits = bare[24] * _PNG_CHANNELS.get(bare[25], 1)
     passes = _ADAM7 if bare[28] else ((0, 0, 1, 1),)
@@ -76,7 +81,7 @@ def check_png_rows(bare: bytes) -> None:
 
 
 def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
-    """The JPEG without EXIF, profiles, comments and further pictures (APP1 to APP13, APP15, COM).
+    """Return the JPEG without EXIF, profiles, comments and further pictures (APP1 to APP13, APP15, COM).
 
     Raises SliceRejected: `truncated` without its end mark, `unsupported` for CMYK, 12 bits, lossless and arithmetic
     coding, `corrupt`, `pixels`.
@@ -112,7 +117,7 @@ def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
 
 
 def check_tiff(data: bytes | memoryview) -> None:
-    """Raises SliceRejected(`truncated`) where the first directory reaches behind the end, as in a file cut off."""
+    """Raise SliceRejected(`truncated`) if the first directory reaches behind the end, as in a file cut off."""
     wide = 43 in (data[2], data[3])  # BigTIFF
     order: Literal["little", "big"] = "little" if data[0] == 0x49 else "big"
     first = int.from_bytes(data[8:16] if wide else data[4:8], order)
@@ -123,7 +128,7 @@ def check_tiff(data: bytes | memoryview) -> None:
 
 
 def check_bmp(data: bytes | memoryview, max_pixels: int) -> None:
-    """Raises SliceRejected: `unsupported` for run-length coding, which Pillow pads silently; `pixels`; `truncated`."""
+    """Raise SliceRejected: `unsupported` for run-length coding, `pixels`, `truncated`."""
     if len(data) < 54:
         raise SliceRejected("truncated", "The BMP ends within its header.")
     if int.from_bytes(data[14:18], "little") < 40:  # OS/2 1.x: two 16-bit numbers

@@ -18,7 +18,8 @@ from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import SIDE, PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import REQUEST, pack_frame, pack_reply
-from worker.imaging.sandbox.seccomp import die_with_parent, drop_system_calls, grant_cpu, limit_resources
+from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, limit_resources
+from worker.parent_death import die_with_parent
 
 _DISCARD = 1024 * 1024
 
@@ -64,7 +65,7 @@ def _answer(requests: FileIO, length: int, decode: Decode, limits: DecodeLimits)
 
 
 def _read(requests: FileIO, data: bytearray) -> bytearray:
-    """Fill `data`; where the parent has closed the pipe, this process ends."""
+    """Fill `data`. This process ends if the parent has closed the pipe."""
     view, at = memoryview(data), 0
     while at < len(data):
         count = requests.readinto(view[at:])
@@ -81,7 +82,7 @@ def _send(replies: int, frame: bytes) -> None:
 
 
 def _private_stdout() -> int:
-    """The reply pipe under another number: what a library prints must not get between two frames."""
+    """Return the reply pipe under another number, so that a library's print cannot get between two frames."""
     replies = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -90,8 +91,8 @@ def _private_stdout() -> int:
 
 
 def _warm_up() -> None:
-    """Import all that is imported late, while files can still be opened: codecs, and what a first use of each format
-    and conversion pulls in."""
+    """Import everything that is imported late, while files can still be opened: codecs, and the modules that the first
+    use of each format and conversion imports."""
     for encoding in {*python_encoding.values(), "unicode_escape"}:
         codecs.lookup(encoding)
     for kind in ("PNG", "JPEG", "TIFF", "BMP"):

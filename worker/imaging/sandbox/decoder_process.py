@@ -1,4 +1,4 @@
-"""The pool's end of one decoding process: started, fed, listened to, and put down."""
+"""The pool's end of one decoding process: it is started, fed, read from, and put down."""
 
 import fcntl
 import json
@@ -16,7 +16,8 @@ from typing import IO
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
 from worker.imaging.rejections import SliceRejected
-from worker.imaging.sandbox.protocol import REPLY, REQUEST, ForgedReply, frame_length, unpack_frame, unpack_reply
+from worker.imaging.sandbox.protocol import REPLY, REQUEST
+from worker.imaging.sandbox.reply import ForgedReply, frame_length, read_greeting, read_reply
 
 _ROOT = Path(__file__).parents[3]
 _PIPE_BYTES = 1024 * 1024
@@ -29,11 +30,11 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-"""All that a decoder is told of its surroundings, with LD_LIBRARY_PATH where Python itself needs it."""
+"""The whole environment of a decoder, but for LD_LIBRARY_PATH, which Python itself may need."""
 
 
 class DecoderSpent(Exception):
-    """A decoder must not be asked again; the message says why."""
+    """A decoder must not be used again; the message says why."""
 
 
 @dataclass(eq=False, slots=True)
@@ -87,7 +88,7 @@ class Decoder:
         self.write()
 
     def write(self) -> None:
-        """Write what the pipe takes; a dead reader shows at the other pipe."""
+        """Write as much as the pipe takes. A dead reader shows at the other pipe."""
         try:
             while self._outbox:
                 written = os.writev(self.requests, [self._outbox[i] for i in range(min(2, len(self._outbox)))])
@@ -101,7 +102,7 @@ class Decoder:
             self._outbox.clear()
 
     def read(self) -> bool:
-        """Take in what has come and finish the tasks it answers; False at the end of the pipe. Raises DecoderSpent."""
+        """Read what has come and finish the tasks it answers; False at the end of the pipe. Raises DecoderSpent."""
         try:
             part = os.read(self.replies, _READ)
         except BlockingIOError:
@@ -133,16 +134,13 @@ class Decoder:
             yield frame
 
     def _greet(self, frame: bytes) -> None:
-        header, _ = unpack_frame(frame)
-        unfiltered = header.get("unfiltered")
-        if header.get("ready") is not True or not isinstance(unfiltered, str | None):
-            raise ForgedReply("no greeting")
-        self.is_ready, self.unfiltered, self.waited = True, unfiltered, 0.0
+        self.unfiltered = read_greeting(frame).unfiltered
+        self.is_ready, self.waited = True, 0.0
 
     def _finish(self, frame: bytes) -> None:
         if not self.tasks:
-            raise ForgedReply("an answer that nobody asked for")
-        result = unpack_reply(frame, self._max_slices)
+            raise ForgedReply("an answer without a request")
+        result = read_reply(frame, self._max_slices)
         if self.answered and not self.tasks[0].is_retry and _is_short_of_memory(result):
             raise DecoderSpent("memory ran out, which earlier files may have cost")
         self.tasks.popleft().finish(result)
@@ -155,7 +153,7 @@ def _is_short_of_memory(result: list[PreparedSlice] | SliceRejected) -> bool:
 
 
 def describe_end(code: int) -> str:
-    """How a process ended, for people."""
+    """Return how a process ended, for people."""
     if code >= 0:
         return f"The decoder ended with code {code}."
     try:
@@ -165,8 +163,8 @@ def describe_end(code: int) -> str:
 
 
 def _prepared(pipe: IO[bytes] | None) -> int:
-    """The pipe's number, set not to block and wide enough for whole slices (64 KiB by default), so that neither side
-    waits for the other."""
+    """Return the pipe's number after making it non-blocking and wide enough for whole slices (64 KiB by default), so
+    that neither side waits for the other."""
     if pipe is None:
         raise TypeError("not a pipe")
     number = pipe.fileno()

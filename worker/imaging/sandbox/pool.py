@@ -1,4 +1,8 @@
-"""A pool of confined decoding processes: a file that kills its decoder costs one row, never a job or the worker."""
+"""A pool of confined decoding processes: a file that kills its decoder costs one row, never a job or the worker.
+
+No library does this. `concurrent.futures` breaks as a whole when one process dies. `pebble` restarts processes, but it
+unpickles what they send, and a decoder that was taken over must not reach the parent by a pickle.
+"""
 
 import logging
 import os
@@ -8,8 +12,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
@@ -32,10 +37,10 @@ _START_SECONDS = 60.0
 _START_ATTEMPTS = 3
 
 
-class DecoderPool:
+class DecoderPool(AbstractContextManager["DecoderPool"]):
     """`size` decoders at most, started when needed, kept between files and between calls of `map`.
 
-    Each is a process of its own with no environment, no network, no files, bounded memory and time (`confine`). One
+    Each is a process of its own with no environment, no network, no files, bounded memory and time (`seccomp`). One
     that dies is replaced. Its file is tried once more on a fresh one, so that a file is never blamed for what another
     left behind, or for a kill from outside; a second death rejects it as `decoder_crash`. Processor or clock time
     over the limit rejects it at once as `decoder_timeout`; the clock runs only while the pool itself waits.
@@ -46,7 +51,7 @@ class DecoderPool:
     def __init__(
         self, size: int, limits: DecodeLimits, *, function: str = "worker.imaging.formats.decode:decode"
     ) -> None:
-        """`function`, as `module:name`, takes bytes and limits like `decode.decode`."""
+        """Keep the settings. `function`, as `module:name`, takes bytes and limits like `decode.decode`."""
         if size < 1:
             raise ValueError("a pool needs at least one decoder")
         self._size = size
@@ -54,15 +59,12 @@ class DecoderPool:
         self._function = function
         self._decoders: list[Decoder] = []
         self._queue: deque[Task] = deque()
-        # Children die with the thread that starts them (`seccomp.die_with_parent`): it has to live as long as the pool.
+        # Children die with the thread that starts them (`parent_death`): it has to live as long as the pool.
         self._starter = ThreadPoolExecutor(1, "decoder-starter")
         self._owner = os.getpid()
         self._is_mapping = False
         self._failed_starts = 0
         self._has_warned = False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -77,7 +79,7 @@ class DecoderPool:
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the decoders that run now."""
+        """The process ids of the decoders that run now."""
         return [decoder.process.pid for decoder in self._decoders]
 
     def map(self, items: Iterable[tuple[K, bytes | SliceRejected]]) -> Iterator[tuple[K, Result]]:
@@ -157,7 +159,7 @@ class DecoderPool:
         return decoder
 
     def _turn(self, *, block: bool) -> None:
-        """One round: hand out, wait for an answer, take it in, see who died or takes too long."""
+        """Do one round: hand out files, wait for an answer, take it in, replace decoders that died or take too long."""
         self._dispatch()
         busy = [decoder for decoder in self._decoders if decoder.tasks]
         if not busy:
@@ -201,7 +203,7 @@ class DecoderPool:
             logger.warning("decoders run without a system call filter: %s; only their limits hold", decoder.unfiltered)
 
     def _replace(self, decoder: Decoder, *, timed_out: bool = False) -> None:
-        """Put a decoder down; its first file has an outcome or another try, the others go back in front."""
+        """Put a decoder down. Its first file gets an outcome or another try, and the others go back in front."""
         self._decoders.remove(decoder)
         code = decoder.put_down()
         if not decoder.is_ready:
@@ -218,7 +220,7 @@ class DecoderPool:
         self._queue.extendleft(task for task in reversed(decoder.tasks) if task.result is None)
 
     def _abandon(self) -> None:
-        """Forget what nobody waits for; a decoder that still works on it is put down."""
+        """Forget all files on their way, and put down the decoders that work on them."""
         self._queue.clear()
         for decoder in [decoder for decoder in self._decoders if decoder.tasks]:
             self._decoders.remove(decoder)

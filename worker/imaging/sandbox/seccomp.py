@@ -1,6 +1,8 @@
-"""What a decoding process gives up before it sees a submitted byte: memory, time, files, the network, new processes.
+"""Takes from a decoding process, before it sees a submitted byte: memory, time, files, the network, new processes.
 
 Linux, through `prctl` and a seccomp filter of our own (seccomp(2), Documentation/userspace-api/seccomp_filter.rst).
+Libraries are not used: `pyseccomp` needs a libseccomp of the system, and bubblewrap and nsjail are programs that need
+user namespaces, which containers often forbid. This needs neither root nor anything but pip.
 """
 
 import ctypes
@@ -8,10 +10,9 @@ import errno
 import os
 import platform
 import resource
-import signal
 import struct
 
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 1, 38, 22
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 38, 22
 _SECCOMP_MODE_FILTER = 2
 _RET_ALLOW, _RET_ERRNO = 0x7FFF0000, 0x00050000
 _LOAD, _JUMP_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # BPF: ld abs, jeq, jset, ret
@@ -47,16 +48,6 @@ _ALLOWED: dict[str, tuple[int, int]] = {
     "exit_group": (231, 94),
 }
 _MMAP, _MPROTECT, _PRLIMIT = (9, 222), (10, 226), (302, 261)
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends; leave at once if it has already.
-
-    The signal is tied to that thread, not to its process: prctl(2), PR_SET_PDEATHSIG.
-    """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def limit_resources(memory_bytes: int) -> None:
@@ -108,7 +99,7 @@ class _Program(ctypes.Structure):
 
 
 def _filter(machine: str) -> list[tuple[int, int, int, int]]:
-    """The BPF program: (code, jump if true, jump if false, operand) each; jumps count instructions to pass over."""
+    """Return the BPF program as (code, jump if true, jump if false, operand); jumps count instructions to skip."""
     column = list(_MACHINES).index(machine)
     deny = (_RETURN, 0, 0, _RET_ERRNO | errno.EPERM)
     allow = (_RETURN, 0, 0, _RET_ALLOW)

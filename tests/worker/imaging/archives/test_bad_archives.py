@@ -15,7 +15,7 @@ import pytest
 
 from db.reasons import REASONS
 from tests.worker.imaging.builders import RawEntry, end_record, png, raw_zip, read_all, tar_of, zip_of
-from worker.imaging.archives.archive import Inspection, Limits, inspect_archive, read_entries
+from worker.imaging.archives.archive import Inspection, Limits, inspect_archive
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 MIB = 1024 * 1024
@@ -302,7 +302,7 @@ def test_row_16_nothing_but_what_systems_leave_behind_is_no_images(upload: Path,
 def test_row_16_an_empty_loose_file_is_a_row_of_its_own(upload: Path) -> None:
     upload.write_bytes(b"")
     assert inspect_archive(upload, "a.png", Limits()).entries == 1
-    ((entry, content),) = read_entries(upload, "a.png", Limits(), lambda _: False)
+    ((entry, content),) = read_all(upload, filename="a.png")
     assert entry.size == 0
     assert isinstance(content, SliceRejected)
     assert content.code == "empty"

@@ -273,7 +273,7 @@ def test_row_23_16_bit_colour_keeps_the_high_byte(verdict: Verdict) -> None:
         (Image.new("La", (8, 8)), "TIFF"),
     ],
 )
-def test_row_23_what_no_ct_is_stored_as_is_unsupported(verdict: Verdict, picture: Image.Image, kind: str) -> None:
+def test_row_23_unusual_sample_formats_are_unsupported(verdict: Verdict, picture: Image.Image, kind: str) -> None:
     if picture.mode == "La":
         data = image("TIFF", Image.new("LA", (8, 8)))
         tag = data.index(struct.pack("<HHIH", 338, 3, 1, 2))

@@ -46,7 +46,7 @@ def greys(stored: Any, **changes: Any) -> list[int]:
     ("hu", "expected"),
     [(-3000, 0), (-1350, 0), (-1349, 0), (-1347, 1), (-600, 128), (-601, 127), (149, 255), (150, 255), (3000, 255)],
 )
-def test_known_hu_come_out_as_known_greys(hu: int, expected: int) -> None:
+def test_known_hu_become_known_greys(hu: int, expected: int) -> None:
     assert lung_window(np.array([float(hu)])).tolist() == [expected]
     assert greys(flat(hu + 1024)) == [expected]
     assert greys(flat(hu), RescaleIntercept=0) == [expected]
@@ -121,7 +121,7 @@ def test_an_odd_number_of_bytes_is_padded() -> None:
     assert greys(np.full((3, 5), 200, np.uint8), RescaleIntercept=-800, PixelData=b"\xc8" * 15) == [128]
 
 
-def test_the_series_is_told_and_nothing_of_the_patient() -> None:
+def test_series_is_read_and_patient_data_is_not() -> None:
     slice_ = slice_of(dicom())
     assert slice_.series == SeriesInfo(
         patient=hashlib.blake2b(b"SECRET-ID\0", digest_size=16).hexdigest(),
@@ -168,7 +168,7 @@ def test_a_slice_without_a_series_names_none() -> None:
     assert series.series_uid == ""
 
 
-def test_one_patient_is_told_from_another_by_id_and_issuer() -> None:
+def test_patients_differ_by_id_and_issuer() -> None:
     def patient(**changes: Any) -> str:
         series = slice_of(dicom(**changes)).series
         assert series is not None
@@ -250,7 +250,7 @@ def test_row_27_rows_by_columns_unlike_the_pixel_data_is_pixels() -> None:
     ],
     ids=["MR", "PET", "SR", "secondary capture", "MR by modality", "localiser"],
 )
-def test_row_33_what_is_no_ct_slice_is_not_ct(changes: dict[str, Any]) -> None:
+def test_row_33_objects_other_than_ct_slices_are_not_ct(changes: dict[str, Any]) -> None:
     assert code(dicom(**changes)) == "not_ct"
 
 
@@ -272,7 +272,7 @@ def test_row_33_what_is_no_ct_slice_is_not_ct(changes: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_what_is_not_read_yet_says_so(changes: dict[str, Any]) -> None:
+def test_unsupported_dicom_is_rejected_as_such(changes: dict[str, Any]) -> None:
     assert code(dicom(**changes)) == "unsupported"
 
 
@@ -300,11 +300,11 @@ def test_row_25_a_deflated_bomb_is_not_inflated() -> None:
     ],
     ids=str,
 )
-def test_a_slice_that_does_not_say_what_it_must_is_malformed(changes: dict[str, Any]) -> None:
+def test_slice_without_a_required_value_is_malformed(changes: dict[str, Any]) -> None:
     assert code(dicom(**changes)) == "malformed"
 
 
-def test_a_rescale_that_is_no_number_is_malformed() -> None:
+def test_rescale_that_is_not_a_number_is_malformed() -> None:
     for text in (b"abcd", b"1e999 ", b"nan ", b"1\\2 "):
         whole = dicom(RescaleSlope="12345678"[: len(text)])
         assert code(whole.replace(b"12345678"[: len(text)], text)) == "malformed"
@@ -344,13 +344,13 @@ def test_the_sandbox_reads_dicom_as_this_process_does(pool: DecoderPool) -> None
     assert rejected.code == "not_ct"
 
 
-def test_a_picture_inside_dicom_bytes_is_still_told_by_its_first_bytes() -> None:
+def test_picture_inside_dicom_bytes_is_recognised_by_its_first_bytes() -> None:
     file = io.BytesIO()
     Image.fromarray(grey()).save(file, "PNG")
     assert slice_of(file.getvalue()).format == "PNG"
 
 
-def test_what_a_rejection_quotes_of_a_file_can_be_shown() -> None:
+def test_rejection_that_quotes_a_file_is_printable() -> None:
     with pytest.raises(SliceRejected) as rejected:
         decode(dicom(syntax="1.2.3.4").replace(b"1.2.3.4\x00", b"1.2.\x1b[31"), LIMITS)
     assert rejected.value.code == "unsupported"

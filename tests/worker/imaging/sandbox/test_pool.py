@@ -64,7 +64,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def test_the_pool_gives_what_this_process_decodes_in_order() -> None:
+def test_pool_decodes_in_order_as_this_process_does() -> None:
     files = [png(), image("JPEG"), b"no image", dicom(), image("TIFF"), image("BMP"), png()[:60]] * 5
     with DecoderPool(2, DecodeLimits()) as pool:
         results = list(pool.map(enumerate(files)))
@@ -164,7 +164,7 @@ def test_a_decoder_that_forges_answers_is_put_down(lie: str, answer: str) -> Non
         assert told(pool, "ok 2") == ["ok 2"]
 
 
-def test_nothing_of_the_surroundings_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoder_has_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
     with hostile() as pool:
         (names,) = told(pool, "environment")
@@ -241,7 +241,7 @@ def test_files_larger_than_any_pipe_go_both_ways() -> None:
     assert sizes == [500] * 3
 
 
-def test_the_source_is_read_no_further_ahead_than_stated(shared: DecoderPool) -> None:
+def test_source_is_read_ahead_only_to_the_limit(shared: DecoderPool) -> None:
     taken = []
 
     def source() -> Iterator[tuple[int, bytes]]:
@@ -254,7 +254,7 @@ def test_the_source_is_read_no_further_ahead_than_stated(shared: DecoderPool) ->
     assert len(taken) == 100
 
 
-def test_what_the_source_raises_comes_after_what_it_gave(shared: DecoderPool) -> None:
+def test_error_of_the_source_comes_after_earlier_results(shared: DecoderPool) -> None:
     def source() -> Iterator[tuple[int, bytes]]:
         yield 1, b"ok 1"
         yield 2, b"ok 2"
@@ -282,7 +282,7 @@ def test_one_caller_at_a_time(shared: DecoderPool) -> None:
     assert len(list(answers)) == 1
 
 
-def test_decoders_outlive_the_thread_that_asked_for_them() -> None:
+def test_decoders_outlive_the_thread_that_used_them() -> None:
     """A parent-death signal is tied to the thread that started the child."""
     with hostile() as pool:
         first = threading.Thread(target=told, args=(pool, "ok 1"))

@@ -8,7 +8,8 @@ from tests.worker.imaging.builders import dicom, png
 from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice
 from worker.imaging.rejections import SliceRejected
-from worker.imaging.sandbox.protocol import REPLY, ForgedReply, frame_length, pack_frame, pack_reply, unpack_reply
+from worker.imaging.sandbox.protocol import REPLY, pack_frame, pack_reply
+from worker.imaging.sandbox.reply import ForgedReply, frame_length, read_greeting, read_reply
 
 
 def slice_header(**changes: object) -> dict[str, object]:
@@ -28,7 +29,7 @@ def slice_header(**changes: object) -> dict[str, object]:
 
 
 def answer(frame: bytes) -> list[PreparedSlice]:
-    slices = unpack_reply(frame, 1)
+    slices = read_reply(frame, 1)
     assert isinstance(slices, list)
     return slices
 
@@ -46,7 +47,7 @@ def test_slices_and_rejections_are_read_back() -> None:
             before.height,
             before.series,
         )
-    rejection = unpack_reply(pack_reply(SliceRejected("corrupt", "line\nbreak")), 1)
+    rejection = read_reply(pack_reply(SliceRejected("corrupt", "line\nbreak")), 1)
     assert isinstance(rejection, SliceRejected)
     assert (rejection.code, rejection.detail) == ("corrupt", "line\\nbreak")
 
@@ -85,7 +86,7 @@ def test_an_honest_header_is_accepted() -> None:
 )
 def test_a_forged_slice_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ForgedReply):
-        unpack_reply(pack_frame({"slices": [slice_header(**changes)]}, bytes(PIXEL_BYTES)), 1)
+        read_reply(pack_frame({"slices": [slice_header(**changes)]}, bytes(PIXEL_BYTES)), 1)
 
 
 @pytest.mark.parametrize(
@@ -105,13 +106,22 @@ def test_a_forged_slice_is_refused(changes: dict[str, object]) -> None:
 )
 def test_a_forged_frame_is_refused(header: dict[str, object], pixels: bytes) -> None:
     with pytest.raises(ForgedReply):
-        unpack_reply(pack_frame(header, pixels), 1)
+        read_reply(pack_frame(header, pixels), 1)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"nonsense", b"[" * 100_000, b"\xff\xfe", json.dumps({"a": 1}).encode()])
-def test_a_header_that_is_no_answer_is_refused(text: bytes) -> None:
+def test_header_that_is_not_an_answer_is_refused(text: bytes) -> None:
     with pytest.raises(ForgedReply):
-        unpack_reply(REPLY.pack(len(text), 0) + text, 1)
+        read_reply(REPLY.pack(len(text), 0) + text, 1)
+
+
+@pytest.mark.parametrize(
+    "header", [{"ready": 1, "unfiltered": None}, {"ready": True}, {"ready": True, "unfiltered": 1}]
+)
+def test_forged_greeting_is_refused(header: dict[str, object]) -> None:
+    assert read_greeting(pack_frame({"ready": True, "unfiltered": "old kernel"})).unfiltered == "old kernel"
+    with pytest.raises(ForgedReply):
+        read_greeting(pack_frame(header))
 
 
 def test_a_frame_longer_than_any_answer_is_refused_by_its_first_bytes() -> None:

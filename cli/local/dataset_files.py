@@ -1,0 +1,57 @@
+"""Copies the files of a new dataset into storage, refused as a submission of them would be."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from cli.errors import UsageError
+from cli.files.parts import gather
+from cli.output import progress_bar, say
+from db.ledger.jobs import ReceivedFile
+from db.storage import storage
+from worker.datasets.label_table import BadLabels, read_csv
+from worker.imaging.rejections import ArchiveRefused
+from worker.received_files import check_for_images, receive_file
+
+
+def store_labels(path: Path) -> ReceivedFile:
+    """Copy a CSV of labels into storage.
+
+    Raises:
+        UsageError: it is not such a CSV.
+    """
+    content = path.read_bytes()
+    try:
+        read_csv(content)
+    except BadLabels as error:
+        raise UsageError(f"{path}: {error}") from error
+    return ReceivedFile(path.name, storage().put(content), len(content), "file", 1)
+
+
+def store_files(paths: Sequence[Path], labels: Path | None) -> list[ReceivedFile]:
+    """Copy files, archives and folders into storage, with a bar; `labels` is left out.
+
+    Raises:
+        UsageError: there is nothing to copy, or an archive is refused.
+    """
+    parts, hidden = gather(paths, leave_out=labels)
+    if hidden:
+        say(f"left out {hidden} hidden or unusable files")
+    files: list[ReceivedFile] = []
+    with progress_bar("copying", sum(part.size for part in parts), unit="bytes") as update:
+
+        def counted(pieces: Iterable[bytes]) -> Iterator[bytes]:
+            done = sum(file.size for file in files)
+            for piece in pieces:
+                yield piece
+                done += len(piece)
+                update(done, "")
+
+        name = parts[0].filename
+        try:
+            for part in parts:
+                name = part.filename
+                files.append(receive_file(name, counted(part)))
+            check_for_images(files)
+        except ArchiveRefused as error:
+            raise UsageError(f"{name} is refused: {error}") from error
+    return files

@@ -1,0 +1,55 @@
+"""Options of training runs and splits that several commands share. Apart from the others, for presets load slowly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from db import MAX_INTEGER
+from training.config import PRESETS
+
+PRESET = click.Choice(sorted(PRESETS))
+
+as_given_option = click.option(
+    "--groups-as-given",
+    "as_given",
+    is_flag=True,
+    help="Split by the dataset's groups alone  [default: groups that share near-identical slices stay together]",
+)
+
+
+def seed_option(purpose: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add `--seed`; `purpose` is its help text."""
+    return click.option("--seed", type=click.IntRange(0, MAX_INTEGER), default=7, show_default=True, help=purpose)
+
+
+def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options of a training run, named as the fields of `RunRequest`; `preset` is the default preset."""
+    options = (
+        click.option(
+            "--preset", type=PRESET, default=preset, show_default=True, help="Use the settings of this preset."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change one setting of the preset, as stages.head.epochs=5. Repeat it for more.",
+        ),
+        seed_option("Random seed of the split, the weights and the order of batches."),
+        as_given_option,
+        click.option(
+            "--allow-leak",
+            "allowed_leaks",
+            multiple=True,
+            metavar="LEAK",
+            help="Train although the split has this leak. Repeat it for more.",
+        ),
+    )
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add

@@ -1,0 +1,30 @@
+"""What a worker process does at its start."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+
+# The process that hears Celery's signal has another parent than the one that prepared, as if that one had died.
+ORPHAN = """
+import os
+from celery import signals
+from worker.process import prepare
+
+prepare("test")
+if os.fork() == 0:
+    if os.fork() == 0:
+        signals.worker_process_init.send(None)
+        print("lives on", flush=True)
+    else:
+        os.wait()
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_worker_process_whose_parent_died_before_its_start_ends_at_once() -> None:
+    command = [sys.executable, "-c", ORPHAN]
+    ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")

@@ -1,0 +1,95 @@
+"""Carries out claimed work, by one policy for ingest, predicting, datasets, training and evaluation.
+
+* A heartbeat keeps the lease while the work makes progress.
+* `StaleClaim`: the lease was lost and somebody else has the work. It is logged, and nothing is recorded.
+* What is away for a while (storage, database, decoders) is not the work's fault: the work is put off.
+* Any other error ends the work: `fail` records the reason for people. If `fail` raises instead, the error goes to
+  Celery's log, and the lease runs out.
+* Progress is noted once a second. A missing database costs that note and nothing else.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from sqlalchemy.exc import OperationalError
+
+from db.database import session_scope
+from db.ledger import leases
+from db.ledger.leases import Claim, StaleClaim
+from db.models import LeaseMixin
+from worker.heartbeat import Heartbeat
+from worker.imaging.rejections import DecoderUnavailable
+
+log = logging.getLogger(__name__)
+
+AWAY = (OSError, OperationalError, DecoderUnavailable)
+NOTE_SECONDS = 1.0  # between two notes of the progress
+
+OnError = Callable[[Exception], None]
+
+
+def carry_out(
+    model: type[LeaseMixin],
+    claims: Sequence[Claim],
+    work: Callable[[Heartbeat], None],
+    *,
+    fail: OnError,
+    put_off: OnError | None = None,
+    away: tuple[type[Exception], ...] = AWAY,
+) -> None:
+    """Do claimed work by the policy above. `away`: the errors that put it off; the others are for `fail`.
+
+    `put_off` replaces the plain putting off of the rows.
+    """
+    rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
+    with Heartbeat(model, claims) as heartbeat:
+        try:
+            try:
+                work(heartbeat)
+            except StaleClaim:
+                raise
+            except away as error:
+                log.warning("work put off", extra=rows | {"error": type(error).__name__})
+                put_off(error) if put_off else _put_off(model, claims)
+            except Exception as error:
+                fail(error)
+        except StaleClaim:
+            log.info("work is someone else's now", extra=rows)
+
+
+def _put_off(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
+    for claim in claims:
+        with session_scope() as s:
+            leases.put_off(s, model, claim)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why work was put off, in one line for people."""
+    if isinstance(error, OSError):
+        text = error.strerror or str(error)
+    else:
+        text = str(error.orig if isinstance(error, OperationalError) else error)
+    return (text.strip() or type(error).__name__).splitlines()[0]
+
+
+class ProgressNotes:
+    """Notes of how far some work is, at most one a second."""
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
+        self._noted_at = 0.0
+
+    def alive(self, write: Callable[[], None]) -> None:
+        """Report progress to the heartbeat, and call `write` if a note is due. Raises StaleClaim."""
+        self._heartbeat.progress()
+        if time.monotonic() - self._noted_at >= NOTE_SECONDS:
+            self.now(write)
+
+    def now(self, write: Callable[[], None]) -> None:
+        """Call `write`, which notes the progress in the database; a missing database is only logged."""
+        self._noted_at = time.monotonic()
+        try:
+            write()
+        except OperationalError as error:
+            log.warning("progress not noted", extra={"error": type(error).__name__})

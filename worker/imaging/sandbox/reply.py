@@ -1,0 +1,120 @@
+"""The answers of decoders, checked as if a stranger had written them."""
+
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+
+from db.reasons import OF_FILES
+from worker.imaging.display_names import MAX_NAME
+from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, SeriesInfo, as_pixels
+from worker.imaging.rejections import SliceRejected
+from worker.imaging.sandbox.protocol import REPLY
+
+MAX_HEADER = 4 * 1024 * 1024
+T = TypeVar("T")
+
+
+class ForgedReply(Exception):
+    """A decoder wrote what no decoder writes: it has crashed, or has been taken over."""
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+Word = Annotated[Text, Field(max_length=64)]
+Whole = Annotated[int, Field(gt=-(1 << 31), lt=1 << 31)]
+Side = Annotated[int, Field(ge=1, lt=1 << 31)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Greeting(_Strict):
+    """The first frame of a decoder. `unfiltered`: why it runs without a system call filter, or None."""
+
+    ready: bool
+    unfiltered: str | None
+
+
+class _Rejection(_Strict):
+    code: str
+    detail: Annotated[Text, Field(max_length=MAX_NAME)]
+
+
+_CHECKED: Any = {str: Word, int | None: Whole | None, float | None: Finite | None, bool: bool}
+_SERIES: Any = {field.name: (_CHECKED[field.type], ...) for field in fields(SeriesInfo)}
+_Series: Any = create_model("_Series", __base__=_Strict, **_SERIES)
+
+
+class _Slice(_Strict):
+    frame: int
+    format: Literal["PNG", "JPEG", "TIFF", "BMP", "DICOM"]
+    mode: Annotated[Text, Field(max_length=16)]
+    width: Side
+    height: Side
+    series: _Series | None
+
+
+class _Slices(_Strict):
+    slices: list[_Slice]
+
+
+_ANSWER: TypeAdapter[_Rejection | _Slices] = TypeAdapter(_Rejection | _Slices)
+_GREETING = TypeAdapter(Greeting)
+
+
+def frame_length(start: bytes | bytearray, max_slices: int) -> int:
+    """Return the bytes of the whole frame that begins with these eight. Raises ForgedReply."""
+    header, pixels = REPLY.unpack_from(start)
+    if header > MAX_HEADER or pixels > max_slices * PIXEL_BYTES:
+        raise ForgedReply("a frame longer than any answer")
+    return REPLY.size + int(header) + int(pixels)
+
+
+def read_greeting(frame: bytes) -> Greeting:
+    """Return the greeting in a frame. Raises ForgedReply."""
+    greeting, _ = _read(_GREETING, frame)
+    if not greeting.ready:
+        raise ForgedReply("no greeting")
+    return greeting
+
+
+def read_reply(frame: bytes, max_slices: int) -> list[PreparedSlice] | SliceRejected:
+    """Return the answer in a frame. Raises ForgedReply unless every part of it is what `pack_reply` writes."""
+    answer, pixels = _read(_ANSWER, frame)
+    if isinstance(answer, _Rejection):
+        if pixels or answer.code not in OF_FILES:
+            raise ForgedReply("a rejection with pixels, or with a code that does not exist")
+        return SliceRejected(answer.code, answer.detail)
+    count = len(answer.slices)
+    if not 1 <= count <= max_slices or len(pixels) != count * PIXEL_BYTES:
+        raise ForgedReply("not as many pixels as slices")
+    if [slice_.frame for slice_ in answer.slices] != list(range(count)):
+        raise ForgedReply("frames out of order")
+    return [
+        _prepared(slice_, pixels[at : at + PIXEL_BYTES])
+        for slice_, at in zip(answer.slices, range(0, len(pixels), PIXEL_BYTES), strict=True)
+    ]
+
+
+def _read(kind: TypeAdapter[T], frame: bytes) -> tuple[T, memoryview]:
+    length, _ = REPLY.unpack_from(frame)
+    end = REPLY.size + length
+    try:
+        return kind.validate_json(frame[REPLY.size : end]), memoryview(frame)[end:]
+    except ValidationError as error:
+        raise ForgedReply(f"{error.error_count()} faults in its header") from error
+
+
+def _prepared(slice_: _Slice, pixels: memoryview) -> PreparedSlice:
+    series = SeriesInfo(**vars(slice_.series)) if slice_.series else None
+    return PreparedSlice(
+        as_pixels(pixels), slice_.frame, slice_.format, slice_.mode, slice_.width, slice_.height, series
+    )
