@@ -8,7 +8,7 @@ RESEARCH_USE_ONLY = "Research use only, not for diagnosis."
 ClassName = Literal["COVID", "non-COVID"]
 COVID: Final = "COVID"
 NON_COVID: Final = "non-COVID"
-CLASSES: dict[int, str] = {1: COVID, 0: NON_COVID}
+CLASSES: dict[int, ClassName] = {1: COVID, 0: NON_COVID}
 """The name of the class by label."""
 LABELS: dict[str, int] = {name: label for label, name in CLASSES.items()}
 

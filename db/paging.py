@@ -4,14 +4,16 @@ import base64
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
 
 T = TypeVar("T")
+Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 class BadCursor(ValueError):
