@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
+from db import PARTS, TRAIN
 from db.database import current, read_scope, session_scope
-from db.datasets.slices import PARTS, TRAIN
 from db.evaluation.gate import request_gate
 from db.evaluation.promotion import promote_first
 from db.ledger.leases import Claim
@@ -35,7 +34,6 @@ from training.network.backend import environment
 from training.network.initial_weights import initial_network
 from training.run_observer import RunObserver
 from worker import claimed
-from worker.engines.package import Package
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -84,11 +82,11 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
         config = None if run.demo else checked(run.config)
         observer = RunObserver(run, claim, heartbeat, config.stages if config else ())
         if config is None:
-            package = demo.make_demo_package(folder / "package", seed=run.seed, progress=observer.report)
+            demo.make_demo_package(folder / "package", seed=run.seed, progress=observer.report)
         else:
             trained = _train(run, config, observer, folder)
-            package = make_package(folder / "package", trained, observer.packaging, observer.alive)
-        register(package, folder / "package", run, claim)
+            make_package(folder / "package", trained, observer.packaging, observer.alive)
+        register(folder / "package", run, claim)
     checkpoints.drop(observer.stored)
 
 
@@ -141,18 +139,18 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
         observer.report(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
-def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> None:
-    """Make a model version of a package and finish its run, and have the version compared with the champion.
+def register(folder: Path, run: TrainingRun, claim: Claim) -> None:
+    """Make a model version of the package in `folder`, finish its run, and have the version compared with the champion.
 
     All in one transaction: a worker that dies after it leaves nothing undone. The first demo model is promoted too.
 
     Raises Cancelled, StaleClaim.
     """
-    files = versions.store_files(folder, package.files)
+    stored = versions.store_package(folder)
     with session_scope() as s:
         if runs.report(s, claim, 1.0, "registering").cancel:
             raise Cancelled
-        version = versions.add_version(s, asdict(package), files)
+        version = versions.register_package(s, stored)
         runs.finish_run(s, claim, version.id)
         if run.demo:
             promote_first(s, version)

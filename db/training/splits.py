@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import MAX_INTEGER
-from db.datasets.slices import CLASSES, PARTS, DatasetError, SplitCandidate, has_given_parts, split_candidates
+from db import CLASSES, MAX_INTEGER, PARTS
+from db.database import lock_row
+from db.datasets.slices import DatasetError, SplitCandidate, has_given_parts, split_candidates
 from db.models import Dataset, ModelVersion, Split, SplitRule, Work
 from db.models.datasets import FRACTIONS
 from db.training.leaks import SEEN, find_leaks
@@ -65,7 +66,7 @@ def split_of(
     Needs a writing transaction. Raises DatasetError: the dataset is not ready, the seed or the fractions are invalid,
     or a part would lack a class.
     """
-    s.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(of=Dataset))  # one drawing at a time
+    lock_row(s, Dataset, dataset.id)  # one drawing at a time
     wanted = _wanted(s, dataset, seed, groups_as_given, fractions, after)
     return _made(s, dataset, wanted) or _make(s, dataset, wanted)
 
