@@ -4,35 +4,37 @@ import base64
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
 
 T = TypeVar("T")
+Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 class BadCursor(ValueError):
-    """A page's cursor that this server did not make."""
+    """A cursor that this server did not make."""
 
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some items, and where the next ones begin (None: there are none)."""
+    """Some items, and a cursor to the next ones, or None."""
 
     items: list[T]
     next_cursor: str | None
 
 
 def encode(*key: Any) -> str:
-    """A cursor of this key: numbers and text."""
+    """Return a cursor of this key: numbers and text."""
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
 
 
 def decode(cursor: str, *types: type) -> list[Any]:
-    """The key of a cursor, its parts of these types. Raises BadCursor."""
+    """Return the key of a cursor, with parts of these types. Raises BadCursor."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):
@@ -45,7 +47,7 @@ def decode(cursor: str, *types: type) -> list[Any]:
 
 
 def _fits(value: Any, type_: type) -> bool:
-    """Whether a database takes this part of a cursor: no NUL in text, no integer past 64 bits, no infinity."""
+    """Check that a database takes this part of a cursor: no NUL in text, no integer past 64 bits, no infinity."""
     if type(value) is str:
         return type_ is str and "\0" not in value
     if type(value) is int:
@@ -54,7 +56,7 @@ def _fits(value: Any, type_: type) -> bool:
 
 
 def newest_first(s: Session, model: type[T], cursor: str | None, limit: int) -> Page[T]:
-    """A page of a table whose ids count up, the newest row first. Raises BadCursor."""
+    """Return a page of a table whose ids count up, the newest row first. Raises BadCursor."""
     table: Any = model
     query = select(table).order_by(table.id.desc()).limit(limit + 1)
     if cursor is not None:

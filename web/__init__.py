@@ -1,1 +1,1 @@
-"""The Flask front end: API, pages, sign-in."""
+"""The Flask application: API, pages, sign-in."""

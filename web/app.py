@@ -1,5 +1,7 @@
 """The web application: `create_app(settings)` puts its parts together."""
 
+from importlib.metadata import version
+
 from apiflask import APIFlask
 from flask import request
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -21,19 +23,17 @@ from web.security import headers, sign_in_limits
 from web.security.auth import SESSION_LIFE, current_user
 from web.security.guards import csrf
 from web.security.secret_key import secret_key
-from web.views import datasets, filters, jobs, models, reviews, runs, sign_in, submit, tokens, workers
-
-VERSION = "1.0.0"
+from web.views import datasets, filters, jobs, models, progress, reviews, runs, sign_in, submit, tokens, workers
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:
-    """An application on these settings (else the environment's); the process's database is theirs from now on."""
+    """Return an application on these settings, or the environment's. This process then uses their database."""
     settings = settings or get_settings()
     db.database.use(settings)
     app = APIFlask(
         __name__,
         title="ctbatch",
-        version=VERSION,
+        version=version("ctbatch"),
         json_errors=False,
         docs_path=None,
         spec_path=f"{PREFIX}/openapi.json",
@@ -52,8 +52,8 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=settings.secure_cookies,
         SESSION_REFRESH_EACH_REQUEST=False,
-        WTF_CSRF_CHECK_DEFAULT=False,  # web.security.guards checks, once the user is known
-        WTF_CSRF_TIME_LIMIT=None,  # a token lives as long as its session: pages stay open while archives upload
+        WTF_CSRF_CHECK_DEFAULT=False,  # web.security.guards checks it once the user is known
+        WTF_CSRF_TIME_LIMIT=None,  # a token lasts as long as its session: pages stay open while archives upload
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     monitoring.install(app)
@@ -61,6 +61,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     headers.install(app)
     static_versions.install(app)
     filters.install(app)
+    progress.install(app)
     sign_in_limits.install(app, settings)
     csrf.init_app(app)
     openapi.install(app)

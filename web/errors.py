@@ -1,4 +1,4 @@
-"""Every error and what people get for it: problem+json (RFC 9457) from the API, a page for a browser."""
+"""Errors as answers: problem+json (RFC 9457) from the API, a page for a browser."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ from worker.imaging.rejections import REASONS, ArchiveRefused
 log = logging.getLogger(__name__)
 
 TYPE_PREFIX = "urn:ctbatch:problem:"
-"""A problem's `type` is this and its slug: programs tell problems apart by it, and it does not change."""
+"""A problem's `type` is this and its slug. Programs distinguish problems by it, and it does not change."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -55,11 +55,11 @@ class Problem(Exception):
 
     @property
     def title(self) -> str:
-        """The status in words."""
+        """Return the status in words."""
         return HTTPStatus(self.status).phrase
 
     def as_dict(self) -> dict[str, Any]:
-        """The body of application/problem+json."""
+        """Return the body of application/problem+json."""
         return {
             "type": TYPE_PREFIX + self.slug,
             "title": self.title,
@@ -70,23 +70,25 @@ class Problem(Exception):
 
 
 def sentence(error: object) -> str:
-    """The one line of an error or a verdict of ours, as people read it."""
+    """Write the one line of an error or a verdict as a sentence. A label at its start, as `site/1`, stays as it is."""
     text = str(error)
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    is_label = any(character in "/_" or character.isdigit() for character in text.partition(" ")[0])
+    start = text[:1] if is_label else text[:1].upper()
+    return start + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def not_found() -> Problem:
-    """What is not there, and what is not theirs: the same answer, so that ids cannot be probed."""
-    return Problem(404, "not-found", "There is nothing here, or it is not yours.")
+    """Return a 404. A thing that exists but belongs to others gets the same answer, so that ids cannot be probed."""
+    return Problem(404, "not-found", "There is nothing here, or it belongs to somebody else. Check the address.")
 
 
-def not_signed_in(detail: str = "Sign in first, or send a token that is valid.") -> Problem:
-    """No user, or a token that is unknown, revoked or expired (RFC 6750, section 3)."""
+def not_signed_in(detail: str = "You are not signed in. Sign in, or send a valid token.") -> Problem:
+    """Return a 401: no user, or a token that is unknown, revoked or expired (RFC 6750, section 3)."""
     return Problem(401, "not-signed-in", detail, headers={"WWW-Authenticate": 'Bearer realm="ctbatch"'})
 
 
 def refused_archive(filename: str, refused: ArchiveRefused) -> Problem:
-    """422: a file of the submission that is refused whole, so nothing was queued."""
+    """Return a 422 for a file that is refused whole. Nothing of the submission was queued."""
     return Problem(
         422,
         "archive-refused",
@@ -98,42 +100,42 @@ def refused_archive(filename: str, refused: ArchiveRefused) -> Problem:
 
 
 def as_problem(error: Exception) -> Problem:
-    """The one place where exceptions become statuses. What is not known here is a fault of ours: 500, logged."""
+    """Turn an exception into a status; only here. An unexpected one is logged and becomes a 500."""
     match error:
         case Problem():
             return error
         case CSRFError():
-            return Problem(400, "csrf", "This form is out of date or from another site; reload the page and try again.")
+            return Problem(400, "csrf", "This form is out of date or from another site. Reload the page and try again.")
         case BadCursor():
-            return Problem(422, "invalid", "The cursor is not one that this server gave for this list.")
+            return Problem(422, "invalid", "This list did not give that cursor. Start again without a cursor.")
         case HTTPError():
             return _from_apiflask(error)
         case ClientDisconnected():
-            return Problem(400, "disconnected", "The connection ended before everything was received.")
+            return Problem(400, "disconnected", "The connection ended before everything was received. Send it again.")
         case HTTPException():
             return _from_werkzeug(error)
         case IdempotencyConflict():
-            return Problem(
-                422, "idempotency-conflict", "This Idempotency-Key was used before with other files or settings."
-            )
+            return Problem(422, "idempotency-conflict", "This key was used before with another request. Use a new key.")
         case NoModelVersion():
-            return Problem(503, "no-model-version", "There is no model version to predict with yet.")
+            return Problem(503, "no-model-version", "There is no model version yet. An admin must promote one.")
         case TrainingNotInstalled():
             return Problem(503, "training-not-installed", str(error))
         case FileMissing() | FileDamaged():
             log.error("A stored file is missing or damaged: %s", error)
-            return Problem(503, "file-lost", "A file that this needs is missing from storage, or damaged.")
+            return Problem(503, "file-lost", "A stored file is missing or damaged. Tell the operator of this server.")
         case OSError() if error.errno in DISK_FULL:
             log.error("Storage is full")
-            return Problem(507, "disk-full", "The server has no room left for this. Nothing was queued.")
+            return Problem(507, "disk-full", "The server's disk is full. Nothing was queued. Tell its operator.")
         case RecursionError():
             log.error("Nested too deeply", exc_info=error)
-            return Problem(400, "bad-request", "What was sent is nested too deeply.")
+            return Problem(400, "bad-request", "The request is nested too deeply. Send a simpler one.")
         case OperationalError():
             log.error("Database not available: %s", type(error.orig).__name__)
-            return Problem(503, "unavailable", "The database cannot be reached right now.", {"Retry-After": "5"})
+            return Problem(
+                503, "unavailable", "The database cannot be reached right now. Try again soon.", {"Retry-After": "5"}
+            )
     log.error("Unhandled %s", type(error).__name__, exc_info=error)
-    return Problem(500, "internal", "Something went wrong here; it has been logged.")
+    return Problem(500, "internal", "The server made an error and logged it. Try again, or tell the operator.")
 
 
 def _from_apiflask(error: HTTPError) -> Problem:
@@ -161,7 +163,7 @@ def install(app: Flask) -> None:
 
 
 def respond(error: Exception) -> ResponseReturnValue:
-    """The response for an exception, in the form that the client reads."""
+    """Return the response for an exception, in the form that the client reads."""
     if isinstance(error, HTTPException) and error.response is not None:
         return error.response
     if isinstance(error, HTTPException) and error.code is not None and 300 <= error.code < 400:
@@ -185,6 +187,5 @@ def _as_page(problem: Problem) -> ResponseReturnValue:
             return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form")})
         return redirect(target, 303)
     if problem.status >= 500:
-        g.setdefault("user", None)  # who it is may be what cannot be looked up
-    page = render_template("error.html", problem=problem)
-    return Response(page, problem.status, problem.headers, content_type="text/html; charset=utf-8")
+        g.setdefault("user", None)  # the user may be what cannot be looked up
+    return render_template("error.html", problem=problem), problem.status, problem.headers

@@ -1,7 +1,4 @@
-"""For machines that watch: is it alive, is it ready, and what has it done.
-
-It names hosts, engines and model versions, and no person, file or patient.
-"""
+"""Health, readiness and metrics for monitoring. They name hosts, engines and model versions, never people or files."""
 
 import os
 import time
@@ -32,13 +29,13 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120, 600
 
 @blueprint.get("/healthz")
 def alive() -> ResponseReturnValue:
-    """This process answers."""
+    """Answer that this process is alive."""
     return jsonify(status="ok")
 
 
 @blueprint.get("/readyz")
 def ready() -> ResponseReturnValue:
-    """The database and the broker answer, and storage can be written; 503 and which one otherwise."""
+    """Report whether the database, the broker and storage can be used; 503 if one cannot."""
     checks = {name: _passes(check) for name, check in CHECKS.items()}
     if all(checks.values()):
         return jsonify(status="ready", checks=checks)
@@ -47,7 +44,7 @@ def ready() -> ResponseReturnValue:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Prometheus' text format."""
+    """Return the metrics in Prometheus's text format."""
     return Response(generate_latest(current_app.extensions["metrics_registry"]), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -72,16 +69,16 @@ CHECKS: dict[str, Callable[[], None]] = {
 def _passes(check: Callable[[], None]) -> bool:
     try:
         check()
-    except Exception:  # whatever it is, this is what "not ready" means
+    except Exception:  # any failure means "not ready"
         return False
     return True
 
 
 class LedgerCollector(Collector):
-    """Jobs by state and slices by outcome, counted in the database when asked."""
+    """Jobs by state and slices by outcome, counted in the database at each scrape."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The two families; a state that no row has is 0."""
+        """Yield the two families. A state without rows is 0."""
         with read_scope() as s:
             jobs, slices = count_jobs(s), count_slices(s)
         yield _family("ctbatch_jobs", "Jobs by state.", "state", [state.value for state in JobState], jobs)
@@ -89,10 +86,10 @@ class LedgerCollector(Collector):
 
 
 class ProofCollector(Collector):
-    """What the proofs of engines found by the newest load on each host, read from the database when asked."""
+    """Results of the newest proofs on each host, read from the database at each scrape."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The two families; an engine that gave no number has no difference."""
+        """Yield the two families. An engine without a number has no difference."""
         with read_scope() as s:
             servings = list_servings(s)
         labels = ["host", "engine", "model_version"]

@@ -1,4 +1,4 @@
-"""Addresses of static files that change with their contents, so that browsers may keep them for a year."""
+"""Static files whose addresses change with their contents, so that browsers may keep them for a year."""
 
 import hashlib
 from functools import lru_cache
@@ -12,7 +12,7 @@ YEAR = 365 * 24 * 3600
 
 @lru_cache(maxsize=256)
 def digest(path: Path) -> str:
-    """The first characters of a file's SHA-256; empty if there is no such file."""
+    """Return the first characters of a file's SHA-256, or an empty text if there is no such file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
 
 

@@ -1,174 +1,228 @@
-"""A job as people see it: its counts, stages, rate and remaining time, taken from the rows at the moment of asking."""
+"""Jobs as people see them: counts, stages, rate and remaining time, taken from the rows at that moment."""
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select
+from pydantic import Field
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from db import paging
 from db.clock import from_now
-from db.models import OPEN_JOB, Chunk, Job, Outcome, Prediction, Slice, Upload, User, Work
+from db.ledger.views import JobStateName, Moment, View
+from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Prediction, Slice, Upload, User, Work
 from db.paging import BadCursor, Page
-from db.registry.engine_proofs import refusal
+from db.registry.engine_proofs import refusals
 
 RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
 
-@dataclass(frozen=True)
-class JobView:
-    """A job as people and the API see it. `rate` is slices per second; `eta_seconds` is None when not known.
+class Counts(View):
+    """Slices by outcome: received = predicted + rejected + quarantined + cancelled + open."""
 
-    `state` alone does not say that anything was predicted: a job of rejected files finishes too.
+    received: int
+    predicted: int
+    positive: int
+    rejected: int
+    quarantined: int
+    cancelled: int
+    open: int
 
-    `warning` says why an open job waits: no worker has an engine that proved itself. `ood`: predicted slices that lie
-    apart from those the model knows; None where the model tells nothing of that.
-    """
+
+class Stages(View):
+    """How far a job is: slices announced, read and done; files received and unpacked."""
+
+    total: int
+    read: int
+    done: int
+    uploads: int
+    unpacked: int
+
+
+class JobView(View):
+    """A job as people and the API see it."""
 
     id: str
     name: str
     owner: str
-    state: str
+    state: JobStateName = Field(
+        description="`finished`, `cancelled` and `failed` are ends. `finished` says that every slice has its outcome, "
+        "not that any was predicted."
+    )
+    state_text: str = Field(
+        description="The state in words for people: `cancelling`, `finished, nothing predicted`, else as `state`."
+    )
+    nothing_predicted: bool = Field(
+        description="The job has ended and none of its slices has a prediction, for example because every file was "
+        "rejected. Do not take such a job for a success."
+    )
     cancelling: bool
+    warning: str | None = Field(
+        description="Why an open job waits: no worker has an engine that passed the proof of its model version. "
+        "The page of workers tells an admin more."
+    )
     model_version: str
     model_note: str
     recipe: str
     priority: int
-    counts: dict[str, int]
-    ood: int | None
-    stages: dict[str, Any]
-    rejections: dict[str, int]
-    rate: float
-    eta_seconds: float | None
-    created_at: datetime
-    started_at: datetime | None
-    first_result_at: datetime | None
-    finished_at: datetime | None
+    counts: Counts
+    ood: int | None = Field(
+        description="Predicted slices that are out of distribution; null if the model does not measure it."
+    )
+    stages: Stages
+    rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")
+    rate: float = Field(description="Slices per second.")
+    eta_seconds: float | None = Field(description="Null if it is not known.")
+    created_at: Moment
+    started_at: Moment | None
+    first_result_at: Moment | None
+    finished_at: Moment | None
     error: str | None
-    warning: str | None
 
     @property
-    def nothing_predicted(self) -> bool:
-        """Whether the job has ended and none of its slices has a prediction. That is not a success."""
-        return self.state not in OPEN_JOB and not self.counts["predicted"]
-
-    @property
-    def state_text(self) -> str:
-        """The state in words, the same on the page, in the API and on the command line."""
-        if self.cancelling:
-            return "cancelling"
-        return f"{self.state}, nothing predicted" if self.nothing_predicted else self.state
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the view as JSON, with times in RFC 3339."""
-        values = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
-        return values | {"state_text": self.state_text, "nothing_predicted": self.nothing_predicted}
-
-
-def find_job(s: Session, job_id: str, user: User) -> Job | None:
-    """The job, if this user may see it: their own, or any for an admin."""
-    job = s.get(Job, job_id)
-    return job if job and (user.is_admin or job.owner_id == user.id) else None
+    def is_open(self) -> bool:
+        """Whether the job has not ended."""
+        return self.state in OPEN_JOB
 
 
 def count_jobs(s: Session) -> dict[str, int]:
-    """All jobs by state."""
+    """Count all jobs by state."""
     return dict(s.execute(select(Job.state, func.count()).group_by(Job.state)).all())
 
 
 def count_slices(s: Session) -> dict[str, int]:
-    """All slices by outcome."""
+    """Count all slices by outcome."""
     return dict(s.execute(select(Slice.state, func.count()).group_by(Slice.state)).all())
 
 
+@dataclass
+class _Tally:
+    """The sums over the rows of one job."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    positive: int = 0
+    ood: int | None = None
+    announced: int = 0
+    uploads: int = 0
+    unpacked: int = 0
+    recent: int = 0
+
+
 def job_view(s: Session, job: Job) -> JobView:
-    """The job with its counts, taken from the rows at this moment."""
-    by_state, rejections = _count(s, job.id)
-    received = sum(by_state.values())
-    positive, ood = _count_predictions(s, job.id)
-    counts = {
-        "received": received,
-        "predicted": by_state[Outcome.PREDICTED],
-        "positive": positive,
-        **{o.value: by_state[o] for o in (Outcome.REJECTED, Outcome.QUARANTINED, Outcome.CANCELLED, Outcome.OPEN)},
-    }
-    announced, unpacked = _announced(s, job.id)
-    total = received if job.unpacked_at or job.finished_at else max(received, announced)
-    done = received - by_state[Outcome.OPEN]
-    rate = _rate(s, job, by_state[Outcome.PREDICTED])
+    """Return one job as its rows are at this moment."""
+    return job_views(s, [job])[0]
+
+
+def job_views(s: Session, jobs: Sequence[Job]) -> list[JobView]:
+    """Return jobs as their rows are at this moment. The number of statements does not grow with the number of jobs."""
+    tallies = {job.id: _Tally() for job in jobs}
+    _add_slices(s, tallies)
+    _add_predictions(s, tallies)
+    _add_uploads(s, tallies)
+    if running := [job.id for job in jobs if job.started_at and not job.finished_at]:
+        _add_recent(s, tallies, running)
+    now = s.scalar(select(from_now())) if running else None
+    warnings = refusals(s, {job.model_version_id for job in jobs if job.state in OPEN_JOB})
+    return [_view(job, tallies[job.id], now, warnings.get(job.model_version_id)) for job in jobs]
+
+
+def _add_slices(s: Session, tallies: Mapping[str, _Tally]) -> None:
+    columns = (Slice.job_id, Slice.state, Slice.reason)
+    for job_id, state, reason, count in s.execute(
+        select(*columns, func.count()).where(Slice.job_id.in_(tallies)).group_by(*columns)
+    ):
+        tallies[job_id].outcomes[state] += count
+        if reason is not None and state in (Outcome.REJECTED, Outcome.QUARANTINED):
+            tallies[job_id].reasons[reason] += count
+
+
+def _add_predictions(s: Session, tallies: Mapping[str, _Tally]) -> None:
+    """Count the positive ones and those out of distribution. Some models do not measure the latter."""
+    positive = func.count().filter(Prediction.positive.is_(True))
+    ood = func.count().filter(Prediction.ood.is_(True))
+    query = select(Prediction.job_id, positive, ood, func.count(Prediction.ood))
+    for job_id, positives, outside, measured in s.execute(
+        query.where(Prediction.job_id.in_(tallies)).group_by(Prediction.job_id)
+    ):
+        tallies[job_id].positive = positives
+        tallies[job_id].ood = outside if measured else None
+
+
+def _add_uploads(s: Session, tallies: Mapping[str, _Tally]) -> None:
+    """Count uploads, those that are unpacked, and the entries that their listings announce."""
+    query = select(Upload.job_id, func.sum(Upload.entries), func.count(), func.count(Upload.closed_at))
+    for job_id, entries, uploads, unpacked in s.execute(
+        query.where(Upload.job_id.in_(tallies)).group_by(Upload.job_id)
+    ):
+        tally = tallies[job_id]
+        tally.announced, tally.uploads, tally.unpacked = int(entries), uploads, unpacked
+
+
+def _add_recent(s: Session, tallies: Mapping[str, _Tally], running: Sequence[str]) -> None:
+    """Count the slices of running jobs that were predicted within the last minute."""
+    query = select(Chunk.job_id, func.sum(Chunk.size)).group_by(Chunk.job_id)
+    recent = Chunk.closed_at > from_now(-RATE_SECONDS)
+    for job_id, size in s.execute(query.where(Chunk.job_id.in_(running), Chunk.state == Work.DONE, recent)):
+        tallies[job_id].recent = int(size)
+
+
+def _view(job: Job, tally: _Tally, now: datetime | None, warning: str | None) -> JobView:
+    received = tally.outcomes.total()
+    total = received if job.unpacked_at or job.finished_at else max(received, tally.announced)
+    done = received - tally.outcomes[Outcome.OPEN]
+    rate = _rate(job, tally, now)
+    is_open = job.state in OPEN_JOB
+    cancelling = is_open and job.cancel_requested_at is not None
+    nothing_predicted = not is_open and not tally.outcomes[Outcome.PREDICTED]
+    state_text = f"{job.state}, nothing predicted" if nothing_predicted else job.state
     return JobView(
         id=job.id,
         name=job.name,
         owner=job.owner.name,
-        state=job.state,
-        cancelling=job.cancel_requested_at is not None and job.state in OPEN_JOB,
+        state=JobState(job.state),
+        state_text="cancelling" if cancelling else state_text,
+        nothing_predicted=nothing_predicted,
+        cancelling=cancelling,
+        warning=warning if is_open else None,
         model_version=job.model_version.label,
         model_note=job.model_version.note,
         recipe=job.recipe,
         priority=job.priority,
-        counts=counts,
-        ood=ood,
-        stages={"total": total, "read": received, "done": done, "uploads": unpacked[1], "unpacked": unpacked[0]},
-        rejections=rejections,
+        counts=Counts(
+            received=received,
+            positive=tally.positive,
+            **{outcome.value: tally.outcomes[outcome] for outcome in Outcome},
+        ),
+        ood=tally.ood,
+        stages=Stages(total=total, read=received, done=done, uploads=tally.uploads, unpacked=tally.unpacked),
+        rejections=dict(sorted(tally.reasons.items())),
         rate=round(rate, 2),
-        eta_seconds=round((total - done) / rate, 1) if job.state in OPEN_JOB and rate > 0 else None,
+        eta_seconds=round((total - done) / rate, 1) if is_open and rate > 0 else None,
         created_at=job.created_at,
         started_at=job.started_at,
         first_result_at=job.first_result_at,
         finished_at=job.finished_at,
         error=job.error,
-        warning=refusal(s, job.model_version_id) if job.state in OPEN_JOB else None,
     )
 
 
-def _count(s: Session, job_id: str) -> tuple[dict[str, int], dict[str, int]]:
-    by_state = {outcome.value: 0 for outcome in Outcome}
-    reasons: dict[str, int] = {}
-    query = select(Slice.state, Slice.reason, func.count()).where(Slice.job_id == job_id)
-    for state, reason, count in s.execute(query.group_by(Slice.state, Slice.reason)):
-        by_state[state] += count
-        if reason is not None and state in (Outcome.REJECTED, Outcome.QUARANTINED):
-            reasons[reason] = reasons.get(reason, 0) + count
-    return by_state, dict(sorted(reasons.items()))
-
-
-def _count_predictions(s: Session, job_id: str) -> tuple[int, int | None]:
-    """The positive ones, and those whose slices lie apart; None for these where no prediction tells."""
-    positive = func.count().filter(Prediction.positive.is_(True))
-    apart = func.count().filter(Prediction.ood.is_(True))
-    row = s.execute(select(positive, apart, func.count(Prediction.ood)).where(Prediction.job_id == job_id)).one()
-    return int(row[0]), int(row[1]) if row[2] else None
-
-
-def _announced(s: Session, job_id: str) -> tuple[int, tuple[int, int]]:
-    """Entries that the uploads' listings announce, and how many uploads are unpacked, of how many."""
-    closed = func.sum(case((Upload.closed_at.is_not(None), 1), else_=0))
-    row = s.execute(select(func.sum(Upload.entries), closed, func.count()).where(Upload.job_id == job_id)).one()
-    return int(row[0] or 0), (int(row[1] or 0), int(row[2]))
-
-
-def _rate(s: Session, job: Job, predicted: int) -> float:
-    """Slices per second: over the last minute while running, over the whole once ended."""
-    now: datetime | None = s.scalar(select(from_now()))
-    if job.started_at is None or now is None:
+def _rate(job: Job, tally: _Tally, now: datetime | None) -> float:
+    """Return slices per second: over the last minute while the job runs, over its whole time once it has ended."""
+    if job.started_at is None:
         return 0.0
     if job.finished_at is not None:
-        seconds: float = (job.finished_at - job.started_at).total_seconds()
-        return predicted / max(seconds, 0.001)
-    age = (now - job.started_at).total_seconds()
-    recent = s.scalar(
-        select(func.sum(Chunk.size)).where(
-            Chunk.job_id == job.id, Chunk.state == Work.DONE, Chunk.closed_at > from_now(-RATE_SECONDS)
-        )
-    )
-    return float(recent or 0) / max(min(age, RATE_SECONDS), 0.001)
+        return tally.outcomes[Outcome.PREDICTED] / max((job.finished_at - job.started_at).total_seconds(), 0.001)
+    age = (now - job.started_at).total_seconds() if now else RATE_SECONDS
+    return tally.recent / max(min(age, RATE_SECONDS), 0.001)
 
 
 def list_jobs(
     s: Session, user: User, *, state: str | None = None, cursor: str | None = None, limit: int = 50
 ) -> Page[JobView]:
-    """A user's jobs, an admin's view of all, newest first. Raises BadCursor."""
+    """List a user's jobs, for an admin all jobs, newest first. Raises BadCursor."""
     query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     if not user.is_admin:
         query = query.where(Job.owner_id == user.id)
@@ -184,4 +238,4 @@ def list_jobs(
     jobs = list(s.scalars(query))
     more = jobs[limit - 1 : limit] if len(jobs) > limit else []
     next_cursor = paging.encode(more[0].created_at.isoformat(), more[0].id) if more else None
-    return Page([job_view(s, job) for job in jobs[:limit]], next_cursor)
+    return Page(job_views(s, jobs[:limit]), next_cursor)

@@ -1,4 +1,4 @@
-"""What a user does with a job: create, cancel, retry."""
+"""A user's actions on jobs: create, find, cancel, retry."""
 
 import base64
 import hashlib
@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
 from db import broker
@@ -50,7 +50,7 @@ def create_job(
     priority: int = 0,
     idempotency_key: str | None = None,
 ) -> tuple[Job, bool]:
-    """The job of this submission, and whether it is new: the same key with the same request gives the same job.
+    """Return the job of this submission, and whether it is new. The same key with the same request gives the same job.
 
     Raises NoModelVersion, IdempotencyConflict, ValueError (no files, or a priority outside -10..10).
     """
@@ -94,9 +94,18 @@ def _job_of_key(s: Session, owner: User, key: str) -> Job | None:
     return s.scalar(select(Job).where(Job.owner_id == owner.id, Job.idempotency_key == key))
 
 
+def visible_job(s: Session, job_id: str, user: User) -> Job | None:
+    """Return the job if this user may see it, or None. An admin may see any, others their own."""
+    job = s.get(Job, job_id)
+    return job if job and (user.is_admin or job.owner_id == user.id) else None
+
+
 def cancel_job(s: Session, job: Job) -> bool:
-    """Ask an open job to stop; False if it has ended. Chunks that wait are cancelled now, running ones when they
-    report; what is not unpacked yet is listed, and every entry of it cancelled, by an ingest worker."""
+    """Ask an open job to stop. Return False if it has ended.
+
+    Chunks that wait are cancelled now, running ones when they report. Of what is not unpacked yet, an ingest worker
+    lists every entry as cancelled.
+    """
     job = lock_job(s, job.id)
     if job.state not in OPEN_JOB:
         return False
@@ -114,17 +123,14 @@ def cancel_job(s: Session, job: Job) -> bool:
 
 
 def retry_job(s: Session, job: Job) -> int:
-    """Open an ended job again for what failed in it, and only that: slices quarantined or cancelled, and uploads
-    that could not be unpacked. How many slices and uploads were put back; 0 if there is nothing to retry."""
+    """Open an ended job again for what failed in it: slices quarantined or cancelled, and uploads not unpacked.
+
+    Return how many slices and uploads were put back; 0 if there is nothing to retry.
+    """
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:
         return 0
-    uploads = s.scalars(
-        update(Upload)
-        .where(Upload.job_id == job.id, Upload.state == Work.FAILED)
-        .values(state=Work.READY, attempts=0, error=None, published_at=from_now())
-        .returning(Upload.id)
-    ).all()
+    uploads = _unpack_again(s, Upload.job_id == job.id, Upload.state == Work.FAILED)
     again = Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED))
     unread = s.scalars(
         select(Slice.upload_id).where(Slice.job_id == job.id, again, Slice.chunk_id.is_(None)).distinct()
@@ -157,15 +163,17 @@ def retry_job(s: Session, job: Job) -> int:
 
 
 def _reread(s: Session, job: Job, upload_ids: list[int]) -> int:
-    """Forget the entries that were cancelled before they were read, so that their uploads are unpacked on."""
+    """Delete the entries that were cancelled before they were read, so that their uploads are unpacked further."""
     if not upload_ids:
         return 0
     gone: Any = s.execute(
         delete(Slice).where(Slice.job_id == job.id, Slice.state == Outcome.CANCELLED, Slice.chunk_id.is_(None))
     )
-    s.execute(
-        update(Upload)
-        .where(Upload.id.in_(upload_ids))
-        .values(state=Work.READY, attempts=0, error=None, published_at=from_now())
-    )
+    _unpack_again(s, Upload.id.in_(upload_ids))
     return int(gone.rowcount)
+
+
+def _unpack_again(s: Session, *conditions: ColumnElement[bool]) -> list[int]:
+    """Put uploads back to be unpacked. Return their ids."""
+    again = update(Upload).values(state=Work.READY, attempts=0, error=None, published_at=from_now())
+    return list(s.scalars(again.where(*conditions).returning(Upload.id)))

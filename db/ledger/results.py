@@ -1,57 +1,77 @@
 """The results of a job: its slices by keyset pages, by series, and as images."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from db import paging
 from db.database import read_scope
-from db.models import Chunk, Job, ModelVersion, Prediction, Series, Slice
-from db.paging import Page
+from db.ledger.views import Label, OutcomeName, View
+from db.models import Chunk, Job, ModelVersion, Outcome, Prediction, Series, Slice
+from db.paging import Cursor, Page
 from db.storage import storage
 
 Sort = Literal["position", "name", "probability", "-probability"]
-SORTS: tuple[str, ...] = get_args(Sort)
-POSITIVE, NEGATIVE = "COVID", "non-COVID"
-EXPORT_ROWS = 2_000
+POSITIVE: Label = "COVID"
+NEGATIVE: Label = "non-COVID"
+MAX_ROWS = 1_000
 
 
-@dataclass(frozen=True)
-class ResultRow:
-    """One slice and its outcome. `label` and `probability` only where it was predicted.
-
-    `distance`: how far it lies from the slices that the model was trained on; `ood`: that is too far. None where the
-    model tells nothing of that.
-    """
+class Result(View):
+    """One slice and its one outcome."""
 
     slice_id: int
     name: str
     frame: int
     series: str | None
-    state: str
+    state: OutcomeName
     reason: str | None
     detail: str | None
-    label: str | None
+    label: Label | None = Field(description="Null unless it was predicted.")
     probability: float | None
-    distance: float | None
-    ood: bool | None
+    distance: float | None = Field(
+        description="How far the slice lies from those that the model was trained on; null if the model does not "
+        "measure it."
+    )
+    ood: bool | None = Field(
+        description="Whether the slice is out of distribution: its distance is too large for its score to be relied on."
+    )
     model_version: str
     recipe: str
     sha256: str | None
     format: str | None
     width: int | None
     height: int | None
+
+
+class ResultRow(Result):
+    """One slice and its one outcome, and whether it can be shown."""
+
     has_image: bool
     has_heat: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+
+class ResultsQuery(BaseModel):
+    """Which slices of a job, in which order, and which page of them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: OutcomeName | None = None
+    label: Label | None = None
+    reason: str | None = Field(default=None, pattern=r"^[a-z0-9_-]{1,64}$", description="A rejection's reason code.")
+    series: int | None = Field(default=None, ge=1, le=2**63 - 1, description="A `series_id` of the job's series.")
+    ood: bool | None = Field(
+        default=None, description="Only slices that are out of distribution, or only those that are not."
+    )
+    sort: Sort = "position"
+    cursor: Cursor | None = Field(default=None, description="`next_cursor` of the page before.")
+    limit: int = Field(100, ge=1, le=MAX_ROWS)
 
 
 @dataclass(frozen=True)
@@ -87,56 +107,44 @@ def _rows(job: Job) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _sorting(sort: str) -> tuple[Any, type, bool]:
-    """The sort key (never null), its Python type, and whether it falls. Slices without a score come last."""
-    if sort == "position":
-        return Slice.id, int, False
-    if sort == "name":
-        return Slice.name, str, False
-    if sort == "probability":
-        return func.coalesce(Prediction.probability, 2.0), float, False
-    if sort == "-probability":
-        return func.coalesce(Prediction.probability, -1.0), float, True
-    raise ValueError(f"no such order: {sort}")
+def _sorting(sort: Sort) -> tuple[Any, type, bool]:
+    """Return the sort key (never null), its Python type, and whether it falls. Slices without a score come last."""
+    match sort:
+        case "position":
+            return Slice.id, int, False
+        case "name":
+            return Slice.name, str, False
+        case "probability":
+            return func.coalesce(Prediction.probability, 2.0), float, False
+        case "-probability":
+            return func.coalesce(Prediction.probability, -1.0), float, True
 
 
-def results_page(
-    s: Session,
-    job: Job,
-    *,
-    state: str | None = None,
-    label: str | None = None,
-    reason: str | None = None,
-    series: int | None = None,
-    ood: bool | None = None,
-    sort: str = "position",
-    cursor: str | None = None,
-    limit: int = 100,
-) -> Page[ResultRow]:
-    """A page of a job's slices. Raises BadCursor, ValueError (an unknown order)."""
-    key, key_type, falling = _sorting(sort)
-    query = _rows(job)
-    for column, value in ((Slice.state, state), (Slice.reason, reason), (Slice.series_id, series)):
+def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
+    """Return a page of a job's slices. Raises BadCursor."""
+    key, key_type, falling = _sorting(query.sort)
+    rows = _rows(job)
+    for column, value in ((Slice.state, query.state), (Slice.reason, query.reason), (Slice.series_id, query.series)):
         if value is not None:
-            query = query.where(column == value)
-    if label is not None:
-        query = query.where(Prediction.positive.is_(label == POSITIVE))
-    if ood is not None:
-        query = query.where(Prediction.ood.is_(ood))
-    if cursor is not None:
-        at, slice_id = paging.decode(cursor, key_type, int)
+            rows = rows.where(column == value)
+    if query.label is not None:
+        rows = rows.where(Prediction.positive.is_(query.label == POSITIVE))
+    if query.ood is not None:
+        rows = rows.where(Prediction.ood.is_(query.ood))
+    if query.cursor is not None:
+        at, slice_id = paging.decode(query.cursor, key_type, int)
         beyond = key < at if falling else key > at
         after = Slice.id > slice_id
-        query = query.where(after if sort == "position" else or_(beyond, and_(key == at, after)))
-    query = query.add_columns(key.label("sort_key")).order_by(key.desc() if falling else key, Slice.id)
-    rows = s.execute(query.limit(limit + 1)).all()
-    last = rows[limit - 1] if len(rows) > limit else None
+        rows = rows.where(after if query.sort == "position" else or_(beyond, and_(key == at, after)))
+    ordered = rows.add_columns(key.label("sort_key")).order_by(key.desc() if falling else key, Slice.id)
+    page = s.execute(ordered.limit(query.limit + 1)).all()
+    last = page[query.limit - 1] if len(page) > query.limit else None
     next_cursor = paging.encode(last.sort_key, last[0].id) if last is not None else None
-    return Page([_result(job, *row[:4]) for row in rows[:limit]], next_cursor)
+    return Page([_result(job, *row[:4]) for row in page[: query.limit]], next_cursor)
 
 
 def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
-    """One slice of a job; None if the job has none of this id."""
+    """Return one slice of a job, or None if the job has none of this id."""
     row = s.execute(_rows(job).where(Slice.id == slice_id)).first() if 0 < slice_id < 2**63 else None
     return None if row is None else _result(job, *row)
 
@@ -149,7 +157,7 @@ def _result(
         name=slice_.name,
         frame=slice_.frame,
         series=series,
-        state=slice_.state,
+        state=Outcome(slice_.state),
         reason=slice_.reason,
         detail=slice_.detail,
         label=None if prediction is None else (POSITIVE if prediction.positive else NEGATIVE),
@@ -168,18 +176,17 @@ def _result(
 
 
 def iter_results(job: Job) -> Iterator[ResultRow]:
-    """All slices of a job in order, in many short reads: a slow client never holds the database."""
-    cursor: str | None = None
-    while True:
+    """Yield all slices of a job in order, by many short reads: a slow client never holds the database."""
+    query: ResultsQuery | None = ResultsQuery(limit=MAX_ROWS)
+    while query is not None:
         with read_scope() as s:
-            page = results_page(s, job, cursor=cursor, limit=EXPORT_ROWS)
+            page = results_page(s, job, query)
         yield from page.items
-        if (cursor := page.next_cursor) is None:
-            return
+        query = query.model_copy(update={"cursor": page.next_cursor}) if page.next_cursor else None
 
 
 def series_summary(s: Session, job: Job) -> list[SeriesSummary]:
-    """The job's series with their counts, in the order in which they came."""
+    """Return the job's series with their counts, in the order in which they came."""
     positive = func.sum(case((Prediction.positive.is_(True), 1), else_=0))
     query = (
         select(
@@ -202,7 +209,7 @@ def series_summary(s: Session, job: Job) -> list[SeriesSummary]:
 
 
 def slice_image(s: Session, job: Job, slice_id: int) -> SliceImage | None:
-    """A slice's prepared pixels and heat map; None if the job has no such slice, or it was never prepared.
+    """Return a slice's prepared pixels and heat map, or None if the job has no such slice or it was never prepared.
 
     Raises storage's FileMissing.
     """

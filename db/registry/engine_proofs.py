@@ -1,12 +1,13 @@
 """What the proofs of engines found, machine by machine, and which engine serves there."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any, Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
 from db.database import one_at_a_time
@@ -125,22 +126,31 @@ def record_load(s: Session, version_id: int, results: Sequence[dict[str, Any]]) 
 
 def list_servings(s: Session, *, host: str | None = None, version_id: int | None = None) -> list[Serving]:
     """List what serves, by host; the newest model version of a host first."""
-    query = select(EngineProof).order_by(EngineProof.host, EngineProof.model_version_id.desc(), EngineProof.id)
+    conditions = []
     if host is not None:
-        query = query.where(EngineProof.host == host)
+        conditions.append(EngineProof.host == host)
     if version_id is not None:
-        query = query.where(EngineProof.model_version_id == version_id)
-    loads = groupby(s.scalars(query), key=lambda proof: (proof.host, proof.model_version_id))
+        conditions.append(EngineProof.model_version_id == version_id)
+    return _servings(s, *conditions)
+
+
+def _servings(s: Session, *conditions: ColumnElement[bool]) -> list[Serving]:
+    query = select(EngineProof).order_by(EngineProof.host, EngineProof.model_version_id.desc(), EngineProof.id)
+    loads = groupby(s.scalars(query.where(*conditions)), key=lambda proof: (proof.host, proof.model_version_id))
     grouped = [(name, tuple(proofs)) for (name, _), proofs in loads]
     return [Serving(name, proofs[0].model_version, proofs) for name, proofs in grouped]
 
 
-def refusal(s: Session, version_id: int) -> str | None:
-    """Say that slices wait, if every host that loaded the version refuses to predict with it; else return None."""
-    servings = list_servings(s, version_id=version_id)
-    if not servings or any(serving.state != "refused" for serving in servings):
-        return None
-    return f"No worker has an engine that may predict with {servings[0].version.label}. {servings[0].advice}"
+def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
+    """Say of each version that slices wait, if every host that loaded it refuses to predict with it; by version."""
+    servings: dict[int, list[Serving]] = defaultdict(list)
+    for serving in _servings(s, EngineProof.model_version_id.in_(version_ids)) if version_ids else ():
+        servings[serving.version.id].append(serving)
+    return {
+        version_id: f"No worker has an engine that may predict with {first.version.label}. {first.advice}"
+        for version_id, (first, *others) in servings.items()
+        if all(serving.state == "refused" for serving in (first, *others))
+    }
 
 
 def list_concerns(s: Session, servings: Sequence[Serving]) -> list[Serving]:

@@ -10,7 +10,8 @@ from sqlalchemy import delete, func, select
 
 from db.database import read_scope, session_scope
 from db.models import Job, Promotion, Upload, User
-from tests.web.actors import Api, WorkerPart, png, tar_gz_bytes, zip_bytes
+from tests.builders.statements import recorded_statements
+from tests.web.actors import Api, Browser, WorkerPart, png, tar_gz_bytes, zip_bytes
 
 
 def count_jobs() -> int:
@@ -79,7 +80,7 @@ def test_same_key_with_another_body_is_refused(api: Api) -> None:
     assert count_jobs() == 1
 
 
-def test_key_of_another_user_is_another_key(api: Api, stranger: Api) -> None:
+def test_idempotency_keys_are_of_one_user(api: Api, stranger: Api) -> None:
     ids = {one.submit(("1.png", png(1)), key="k1").json["id"] for one in (api, stranger)}
     assert len(ids) == 2
 
@@ -110,6 +111,18 @@ def test_jobs_are_listed_by_pages_newest_first(api: Api) -> None:
         cursor = f"&cursor={page['next_cursor']}"
     assert seen == made[::-1]
     assert page["next_cursor"] is None
+
+
+def test_list_of_jobs_takes_at_most_ten_statements(api: Api, anns_browser: Browser, worker: WorkerPart) -> None:
+    for number in range(12):
+        api.submit(("1.png", png(number)))
+    worker.whole_job(1)
+    worker.start()
+    with recorded_statements() as for_the_api:
+        assert len(api.get("/jobs").json["items"]) == 12
+    with recorded_statements() as for_the_page:
+        assert anns_browser.get("/jobs").text.count("<tr id=") == 12
+    assert max(len(for_the_api), len(for_the_page)) <= 10
 
 
 def test_jobs_are_filtered_by_state(api: Api, worker: WorkerPart) -> None:

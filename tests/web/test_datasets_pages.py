@@ -64,7 +64,7 @@ def test_one_refused_archive_refuses_all_and_keeps_nothing(admin: Api, settings:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "7", "../x", "a/1"])
-def test_name_that_cannot_be_is_refused_and_keeps_nothing(admin: Api, settings: Settings, name: str) -> None:
+def test_invalid_name_is_refused_and_keeps_nothing(admin: Api, settings: Settings, name: str) -> None:
     before = stored(settings)
     answer = make(admin, name, slices=CLASSES)
     assert answer.status_code == 422
@@ -80,7 +80,8 @@ def test_neither_files_nor_jobs_is_refused(admin: Api) -> None:
     assert answer.json["detail"] == "There is no job aaaaaaaaaaaaaaaa."
     many = {"name": "site", "jobs": " ".join(f"j{number}" for number in range(1001))}
     answer = admin.post("/datasets", data=many, content_type="multipart/form-data")
-    assert answer.json["detail"] == "A dataset is made of at most 1,000 jobs; 1,001 are named."
+    assert answer.json["type"] == "urn:ctbatch:problem:invalid"
+    assert "1,000" in answer.json["detail"]
 
 
 def test_datasets_are_for_admins(api: Api, anns_browser: Browser) -> None:
@@ -182,4 +183,4 @@ def test_form_makes_a_dataset_and_says_what_is_wrong(app: APIFlask, roots_browse
     good = {"csrf_token": token, "name": "site", "files": (io.BytesIO(CLASSES), "slices.zip")}
     made = roots_browser.client.post("/datasets/new", data=good, follow_redirects=True)
     assert "site/1" in made.text
-    assert "Waiting for an evaluation worker." in made.text
+    assert 'state-queued"' in made.text

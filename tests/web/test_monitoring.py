@@ -56,7 +56,7 @@ def test_metrics_count_jobs_slices_and_requests(api: Api, worker: WorkerPart) ->
     assert "ann" not in text
 
 
-def test_metrics_tell_what_proofs_found(app: APIFlask, champion: ModelVersion) -> None:
+def test_metrics_give_results_of_proofs(app: APIFlask, champion: ModelVersion) -> None:
     load_engines(champion.id, "ct-1", int8=False, bf16=True)
     load_engines(champion.id, "ct-2", int8=True)
     lines = app.test_client().get("/metrics").text.splitlines()
@@ -81,7 +81,7 @@ def test_logs_hold_no_file_names(
     assert "Meier" not in caplog.text
 
 
-def test_fault_of_ours_is_a_500_that_tells_nothing(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_error_is_a_500_without_details(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     storage().incoming.rmdir()
     answer = api.submit(("1.png", png()))
     assert (answer.status_code, answer.json["type"]) == (500, "urn:ctbatch:problem:internal")
@@ -112,7 +112,7 @@ def test_json_that_is_nested_too_deeply_is_a_bad_request(admin: Api) -> None:
     assert admin.get(f"/jobs?cursor={cursor}").status_code == 422
 
 
-def test_a_cursor_of_no_moment_that_there_is_is_refused(api: Api) -> None:
+def test_cursor_with_an_impossible_time_is_refused(api: Api) -> None:
     cursor = paging.encode("0001-01-01T00:00:00+14:00", "x")
     assert api.get(f"/jobs?cursor={cursor}").status_code == 422
 

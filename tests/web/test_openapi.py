@@ -1,6 +1,7 @@
 """The API holds to its own description, whatever it is asked; on both databases."""
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import hypothesis
@@ -114,7 +115,7 @@ def test_api_keeps_to_its_description(method: str, path: str, description: Any, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_api_keeps_to_its_description_asked_at_length(
+def test_api_keeps_to_its_description_in_many_requests(
     method: str, path: str, description: Any, ask: dict[str, Any]
 ) -> None:
     keep_asking(method, path, description, ask, MORE_EXAMPLES)
@@ -133,6 +134,10 @@ def keep_asking(method: str, path: str, description: Any, ask: dict[str, Any], e
         case.call_and_validate(headers=ask["headers"], excluded_checks=[positive_data_acceptance])
 
     keeps()
+
+
+def test_description_has_the_version_of_the_package(ask: dict[str, Any]) -> None:
+    assert ask["app"].test_client().get("/api/v1/openapi.json").json["info"]["version"] == version("ctbatch")
 
 
 def test_description_names_every_route_of_the_api(ask: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from db.registry import champions
 from db.settings import Settings
 from tests.conftest import add_champion
 from tests.web.actors import Api, Browser, WorkerPart, png, zip_bytes
+from web.errors import sentence
 from web.views import filters
 
 HOSTILE = '<script>alert(1)</script>"onload=x\u202egnp.zip'
@@ -76,7 +77,7 @@ def test_names_of_slices_and_series_are_escaped(anns_browser: Browser, job_id: s
     assert "&lt;img src=x&gt;0.png" in page
 
 
-def test_job_page_tells_the_whole_story(anns_browser: Browser, job_id: str) -> None:
+def test_job_page_shows_counts_series_and_results(anns_browser: Browser, job_id: str) -> None:
     page = anns_browser.get(f"/jobs/{job_id}").text
     assert "fake engine: for tests only" in page
     assert "The image ends too early." in page
@@ -103,7 +104,7 @@ def test_results_part_keeps_filters_in_the_address(anns_browser: Browser, job_id
 
 
 @pytest.mark.parametrize("query", ["label=nonsense", "series=x", "sort=1", "limit=-1", "state=%00"])
-def test_foolish_address_shows_the_plain_list(anns_browser: Browser, job_id: str, query: str) -> None:
+def test_address_with_invalid_parameters_shows_the_defaults(anns_browser: Browser, job_id: str, query: str) -> None:
     answer = anns_browser.get(f"/jobs/{job_id}?{query}")
     assert answer.status_code == 200
     assert answer.text.count('class="slice-row"') == 5
@@ -172,7 +173,7 @@ def test_submit_page_says_when_there_is_no_model(anns_browser: Browser) -> None:
     with session_scope() as s:
         s.execute(delete(Promotion))
     page = anns_browser.get("/submit").text
-    assert "There is no model version yet" in page
+    assert "there is no model version yet" in page
     assert re.search(r"<button[^>]*type=\"submit\" disabled", page)
 
 
@@ -220,8 +221,13 @@ def test_durations_read_naturally(seconds: float | None, text: str) -> None:
     ("part", "whole", "text"),
     [(0, 5, "0 %"), (5, 5, "100 %"), (1, 100_000, "< 0.1 %"), (99_999, 100_000, "> 99.9 %"), (1, 8, "12.5 %")],
 )
-def test_share_is_all_or_nothing_only_when_it_is(part: int, whole: int, text: str) -> None:
+def test_share_is_0_or_100_percent_only_if_exact(part: int, whole: int, text: str) -> None:
     assert filters.share(part, whole).replace("\u202f", " ") == text
+
+
+def test_sentence_begins_with_a_capital_unless_it_begins_with_a_label() -> None:
+    assert sentence("the dataset is not ready") == "The dataset is not ready."
+    assert sentence("site/1 is not evaluated yet.") == "site/1 is not evaluated yet."
 
 
 def test_probability_is_never_rounded_to_certainty() -> None:
@@ -251,7 +257,7 @@ def test_admin_starts_with_the_demo_model_and_others_do_not(app: APIFlask, anns_
     assert "knows nothing about patients" in browser.get(answer.headers["Location"]).text
 
 
-def test_damaged_demo_model_is_said_on_the_page(
+def test_page_says_that_the_demo_model_is_damaged(
     app: APIFlask, root: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     browser = Browser(app)

@@ -13,6 +13,7 @@ from db.ledger.results import series_summary
 from db.models import Job
 from tests.web.actors import Api, WorkerPart, png, zip_bytes
 from web.downloads import job_results
+from web.schemas.jobs import JobOut
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_results_are_filtered(api: Api, job_id: str) -> None:
     assert names(api, job_id, "sort=-probability&limit=1") == ["0.png"]
 
 
-def test_row_says_all_that_is_known(api: Api, job_id: str) -> None:
+def test_result_row_has_all_fields(api: Api, job_id: str) -> None:
     first, *_, last = api.get(f"/jobs/{job_id}/results").json["items"]
     assert (first["label"], first["probability"], first["series"]) == ("COVID", 0.9, "left")
     assert (first["model_version"], first["recipe"], first["has_heat"]) == ("fake/1", "lung-224-v1", True)
@@ -121,7 +122,8 @@ def test_exports_come_in_pieces(api: Api, worker: WorkerPart) -> None:
         job = s.get_one(Job, job_id)
     pieces = list(job_results.csv_lines(job))
     assert [piece.count("\n") for piece in pieces] == [201, 200, 50]
-    assert len(json.loads("".join(job_results.json_pieces(job, {})))["results"]) == 450
+    shown = JobOut.model_validate(api.get(f"/jobs/{job_id}").json)
+    assert len(json.loads("".join(job_results.json_pieces(job, shown)))["results"]) == 450
     assert api.get(f"/jobs/{job_id}/results.csv", buffered=False).is_streamed
 
 
@@ -159,7 +161,7 @@ def test_image_that_is_not_there_is_404(api: Api, job_id: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["size=0", "size=5000", "size=x", "heat=2"])
-def test_image_of_a_foolish_size_is_refused(api: Api, job_id: str, query: str) -> None:
+def test_image_of_an_invalid_size_is_refused(api: Api, job_id: str, query: str) -> None:
     assert image(api, job_id, 0, f"?{query}").status_code == 422
 
 

@@ -32,14 +32,14 @@ def said(answer) -> list[tuple[str, str]]:
     return [(one["user"], one["label"]) for one in answer.json["items"]]
 
 
-def flag(job_id: str, apart: int) -> None:
-    """Let the model have measured distances, and so many slices lie apart."""
+def mark_ood(job_id: str, ood: int) -> None:
+    """Let the model have measured distances, with so many slices out of distribution."""
     with session_scope() as s:
         for place, prediction in enumerate(s.scalars(select(Prediction).order_by(Prediction.id))):
-            prediction.distance, prediction.ood = 12.5 + place, place < apart
+            prediction.distance, prediction.ood = 12.5 + place, place < ood
 
 
-def test_each_reader_has_one_word_and_the_newest_counts(api: Api, admin: Api, job_id: str) -> None:
+def test_each_reader_has_one_label_and_the_newest_counts(api: Api, admin: Api, job_id: str) -> None:
     path = f"/jobs/{job_id}/slices/{slices(api, job_id)[0]}/review"
     assert said(api.put(path, json={"label": "COVID"})) == [("ann", "COVID")]
     assert said(admin.put(path, json={"label": "COVID"})) == [("root", "COVID"), ("ann", "COVID")]
@@ -54,7 +54,7 @@ def test_only_who_may_see_the_job_reviews_it(api: Api, stranger: Api, job_id: st
     assert stranger.delete(path).status_code == 404
 
 
-def test_what_has_no_image_or_is_no_label_is_refused(api: Api, job_id: str) -> None:
+def test_slice_without_image_and_unknown_label_are_refused(api: Api, job_id: str) -> None:
     rejected = slices(api, job_id, "state=rejected")[0]
     assert api.put(f"/jobs/{job_id}/slices/{rejected}/review", json={"label": "COVID"}).status_code == 409
     assert api.put(f"/jobs/{job_id}/slices/999/review", json={"label": "COVID"}).status_code == 404
@@ -62,17 +62,17 @@ def test_what_has_no_image_or_is_no_label_is_refused(api: Api, job_id: str) -> N
     assert api.put(f"/jobs/{job_id}/slices/{first}/review", json={"label": "ill"}).status_code == 422
 
 
-def test_buttons_of_the_slice_page_say_who_said_what(api: Api, anns_browser: Browser, job_id: str) -> None:
+def test_slice_page_shows_who_gave_which_label(api: Api, anns_browser: Browser, job_id: str) -> None:
     first = slices(api, job_id)[0]
     page, token = f"/jobs/{job_id}/slices/{first}", anns_browser.csrf("/jobs")
     form = {"csrf_token": token, "label": "COVID"}
-    assert "Nobody has said yet" in anns_browser.get(page).text
+    assert "No labels yet" in anns_browser.get(page).text
     assert anns_browser.client.post(f"{page}/review", data=form).status_code == 303
     text = anns_browser.get(page).text
     assert 'value="COVID" aria-pressed="true"' in text
     assert '<bdi class="name">ann</bdi>' in text.split('id="reviews"')[1]
     part = anns_browser.client.post(f"{page}/review", data=form | {"label": ""}, headers={"HX-Request": "true"})
-    assert "Nobody has said yet" in part.text
+    assert "No labels yet" in part.text
     assert "<!doctype" not in part.text
     assert anns_browser.client.post(f"{page}/review", data=form | {"label": "x"}).status_code == 422
 
@@ -86,20 +86,20 @@ def test_reviewed_slices_become_a_dataset(api: Api, admin: Api, job_id: str) -> 
     assert (made.status_code, made.json["name"], made.json["state"]) == (202, "reviewed/1", "queued")
 
 
-@pytest.mark.parametrize(("apart", "warned"), [(0, False), (1, True), (10, True)])
+@pytest.mark.parametrize(("ood", "warned"), [(0, False), (1, True), (10, True)])
 def test_job_page_warns_from_a_tenth_on(
-    api: Api, anns_browser: Browser, job_id: str, ann: User, apart: int, warned: bool
+    api: Api, anns_browser: Browser, job_id: str, ann: User, ood: int, warned: bool
 ) -> None:
     assert api.get(f"/jobs/{job_id}").json["ood"] is None
-    flag(job_id, apart)
-    assert api.get(f"/jobs/{job_id}").json["ood"] == apart
+    mark_ood(job_id, ood)
+    assert api.get(f"/jobs/{job_id}").json["ood"] == ood
     page = anns_browser.get(f"/jobs/{job_id}").text
     assert ("Many of these slices are out of distribution" in page) == warned
     assert (f"/jobs/{job_id}?ood=1#results" in page) == warned
 
 
-def test_results_tell_the_distance_and_are_filtered_by_it(api: Api, anns_browser: Browser, job_id: str) -> None:
-    flag(job_id, 3)
+def test_results_give_the_distance_and_are_filtered_by_ood(api: Api, anns_browser: Browser, job_id: str) -> None:
+    mark_ood(job_id, 3)
     found = api.get(f"/jobs/{job_id}/results?ood=1").json["items"]
     assert [(row["distance"], row["ood"]) for row in found] == [(12.5, True), (13.5, True), (14.5, True)]
     assert len(slices(api, job_id, "ood=0")) == 7

@@ -108,12 +108,13 @@ def test_run_starts_from_a_file_of_weights_that_was_sent(
         assert kept in page.text
     assert roots_browser.client.get("/runs/new/weights").status_code == 302
     refused = roots_browser.post("/runs/new", {"dataset": "site/1", "files": "w.h5"})
-    assert "A file of weights is chosen, but not sent" in refused.text
+    assert refused.status_code == 422
+    assert "Send it first." in refused.text
     values = {"dataset": "site/1", "preset": "quick", "from_weights": sent.json["sha256"]}
     assert roots_browser.post("/runs/new", values).status_code == 303
 
 
-def test_a_file_that_is_no_network_is_refused_and_not_kept(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+def test_file_that_is_not_a_network_is_not_kept(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     refused = admin.post("/runs/weights", data={"files": (io.BytesIO(b"no weights"), "w.h5")})
     assert refused.status_code == 422
     assert refused.json["detail"] == "The file is neither HDF5 (.h5) nor a .keras file."
@@ -138,12 +139,12 @@ def test_a_file_that_is_no_network_is_refused_and_not_kept(admin: Api, roots_bro
         {"allow_leaks": ["x"]},
     ],
 )
-def test_what_makes_no_sense_is_refused(admin: Api, dataset_id: int, wrong: dict[str, Any]) -> None:
+def test_invalid_run_is_refused(admin: Api, dataset_id: int, wrong: dict[str, Any]) -> None:
     assert launch(admin, **wrong).status_code == 422
     assert admin.get("/runs").json["items"] == []
 
 
-def test_name_that_no_model_may_have_is_said_clearly(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+def test_name_that_is_not_allowed_is_refused(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     told = "cannot be named &#39;ward 3&#39;: a name has 1 to 64 letters"
     assert "cannot be named 'ward 3': a name has 1 to 64 letters" in launch(admin, name="ward 3").json["detail"]
     form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "quick", "name": "ward 3"}
@@ -151,7 +152,7 @@ def test_name_that_no_model_may_have_is_said_clearly(admin: Api, roots_browser: 
     assert (answer.status_code, told in answer.text) == (422, True)
 
 
-def test_estimate_is_told_before_a_launch(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+def test_estimate_is_given_before_a_launch(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     asked = {"dataset": "site/1", "preset": "scratch"}
     told = admin.post("/runs/estimate", json=asked)
     assert (told.status_code, told.json["dataset"], sum(told.json["slices"].values())) == (200, "site/1", 60)
@@ -192,7 +193,7 @@ def test_split_of_a_refused_run_is_kept_for_its_page(admin: Api, dataset_id: int
     assert len(admin.get(f"/datasets/{dataset_id}").json["splits"]) == 1
 
 
-def test_groups_are_split_as_given_where_that_is_asked(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+def test_groups_are_split_as_given_on_request(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     launch(admin, groups_as_given=True)
     data = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "quick", "seed": "9"}
     assert roots_browser.client.post("/runs/new", data=data | {"groups_as_given": "true"}).status_code == 303
@@ -227,7 +228,7 @@ def test_epochs_come_in_order_with_their_stages(admin: Api, dataset_id: int) -> 
     assert admin.get(f"/runs/{run_id}/epochs", headers={"If-None-Match": tag}).status_code == 304
 
 
-def test_page_tells_where_the_run_stands(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+def test_run_page_shows_progress(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     run_id = launch(admin).json["id"]
     assert "waiting for a worker" in roots_browser.get(f"/runs/{run_id}/row").text
     train(run_id, epochs=1)
@@ -235,13 +236,12 @@ def test_page_tells_where_the_run_stands(admin: Api, roots_browser: Browser, dat
     for text in ("Small: epoch 4 of 10.", "0.251", "17.3", "1 min 30 s", "11 min 40 s", "3 GiB of disk", "3.15.0"):
         assert text in page
     assert "Stop and keep what it learned" in page
-    assert "A stage that keeps its last epoch (as in scratch and quick) gives its weights as they are now." in page
     assert f'data-epochs="/api/v1/runs/{run_id}/epochs"' in page
     assert 'hx-trigger="every' in roots_browser.get(f"/runs/{run_id}/live").text
     assert "small: epoch 4 of 10" in roots_browser.get("/runs").text
 
 
-def test_curves_of_the_champions_run_lie_beside(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+def test_run_page_shows_curves_of_the_champions_run(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     first = launch(admin).json["id"]
     train(first, epochs=1)
     with session_scope() as s:
@@ -291,7 +291,7 @@ def test_form_launches_and_keeps_what_was_typed(roots_browser: Browser, dataset_
         assert (run.preset, run.config["floor"], run.config["augment"]["flip"]) == ("scratch", 0.9, False)
 
 
-def test_foolish_form_is_answered_with_the_form(roots_browser: Browser, dataset_id: int) -> None:
+def test_invalid_form_is_shown_again(roots_browser: Browser, dataset_id: int) -> None:
     form = {"csrf_token": roots_browser.csrf("/runs/new"), "dataset": "site/1", "preset": "quick", "seed": "many"}
     answer = roots_browser.client.post("/runs/new", data=form)
     assert (answer.status_code, "Seed: " in answer.text) == (422, True)

@@ -71,7 +71,7 @@ def test_fifty_wrong_passwords_are_stopped(browser: Browser, ann: User) -> None:
     assert browser.sign_in("ann").status_code == 429
 
 
-def test_signing_in_rightly_is_not_counted(app: APIFlask, ann: User) -> None:
+def test_successful_sign_in_is_not_counted(app: APIFlask, ann: User) -> None:
     assert [Browser(app).sign_in("ann").status_code for _ in range(12)] == [303] * 12
 
 

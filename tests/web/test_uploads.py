@@ -12,9 +12,10 @@ from apiflask import APIFlask
 
 from db.settings import Settings
 from db.storage import storage
-from tests.web.actors import Api, png, zip_bytes
+from tests.web.actors import Api, Browser, png, zip_bytes
 
 BOUNDARY = "a-boundary"
+MULTIPART = "multipart/form-data"
 
 
 def stored_files(settings: Settings) -> list[Path]:
@@ -120,6 +121,21 @@ def test_other_addresses_take_no_file(api: Api, settings: Settings) -> None:
     assert stored_files(settings) == before
 
 
+def test_every_operation_that_describes_files_takes_them(admin: Api) -> None:
+    paths = admin.get("/openapi.json").json["paths"]
+    posts = {path: methods["post"] for path, methods in paths.items() if "post" in methods}
+    operations = [path for path, post in posts.items() if MULTIPART in post.get("requestBody", {}).get("content", {})]
+    assert operations
+    for path in operations:
+        answer = admin.client.post(path, data={"files": (io.BytesIO(b"x"), "x.bin")}, headers=admin.headers)
+        assert answer.status_code in (202, 422), path
+
+
+@pytest.mark.parametrize("path", ["/submit", "/datasets/new", "/models/import", "/runs/new/weights"])
+def test_forms_with_files_take_them(roots_browser: Browser, path: str) -> None:
+    assert roots_browser.post(path, {"files": (io.BytesIO(b"x"), "x.bin")}).status_code in (303, 422)
+
+
 def test_nobody_stores_anything_before_they_are_known(app: APIFlask, settings: Settings) -> None:
     before = stored_files(settings)
     answer = app.test_client().post("/api/v1/jobs", data={"files": (io.BytesIO(png()), "1.png")})
@@ -140,7 +156,7 @@ sys.path.insert(0, {project!r})
 home = pathlib.Path({home!r})
 files = home / "files"
 from tests.conftest import add_champion, make_settings
-from tests.web.actors import Api, png, zip_bytes
+from tests.web.actors import Api, Browser, png, zip_bytes
 from db import accounts, database, migrate
 from db.database import session_scope
 settings = make_settings(home, storage_url=str(files))

@@ -23,7 +23,7 @@ def test_workers_need_a_sign_in(browser: Browser) -> None:
     assert browser.get("/workers").status_code == 303
 
 
-def test_quickest_engine_serves_without_a_word_of_warning(roots_browser: Browser, champion: ModelVersion) -> None:
+def test_fastest_engine_predicts_without_a_warning(roots_browser: Browser, champion: ModelVersion) -> None:
     load_engines(champion.id, "ct-1", int8=True)
     page = roots_browser.get("/workers").text
     for text in ("ct-1", "Xeon (AVX-512), 4 cores", "fake/1", "openvino-int8", "0.004", "1.5 s", "just now"):

@@ -1,1 +1,1 @@
-"""What a user does, the same for the API and the pages."""
+"""Actions of users, the same for the API and the pages."""

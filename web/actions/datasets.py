@@ -1,4 +1,4 @@
-"""From a request to a dataset: the same steps for the API and for the page."""
+"""Making datasets from requests, for the API and the page."""
 
 import re
 
@@ -21,16 +21,16 @@ def create(user: User) -> DatasetView:
     """Receive this request's files, or the jobs it names, and ask for a dataset of them.
 
     Raises Problem 413, 415 and 422 (no files, a refused archive, a bad name, a job without reviews), and OSError when
-    the disk is full; then nothing is kept.
+    the disk is full. Then nothing is kept.
     """
     check_multipart()
     name = request.form.get("name", "").strip()
     jobs = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))
     if len(jobs) > MAX_JOBS:
-        raise Problem(422, "invalid", f"A dataset is made of at most {MAX_JOBS:,} jobs; {len(jobs):,} are named.")
+        raise Problem(422, "invalid", f"{len(jobs):,} jobs are too many for a dataset. Name at most {MAX_JOBS:,}.")
     parts = file_parts(FIELD)
     if bool(parts) == bool(jobs):
-        raise Problem(422, "no-files", "Send either files, or the jobs whose reviewed slices the dataset is made of.")
+        raise Problem(422, "no-files", "A dataset is made of files or of reviewed jobs. Send one of the two.")
     try:
         dataset = _of_jobs(name, user, jobs) if jobs else _of_files(name, user)
     except DatasetError as error:
@@ -41,7 +41,7 @@ def create(user: User) -> DatasetView:
 
 def _of_jobs(name: str, user: User, jobs: list[str]) -> Dataset:
     if any("\0" in job for job in jobs):
-        raise DatasetError("a job's id has no such characters")
+        raise DatasetError("a job's id has only letters and digits: check the ids")
     with session_scope() as s:
         return create_from_reviews(s, name=name, user=user, job_ids=jobs)
 
@@ -49,10 +49,10 @@ def _of_jobs(name: str, user: User, jobs: list[str]) -> Dataset:
 def _of_files(name: str, user: User) -> Dataset:
     parts, tables = file_parts(FIELD), file_parts(LABELS_FIELD)
     if len(tables) > 1:
-        raise Problem(422, "invalid", "Send one CSV of labels at most.")
+        raise Problem(422, "invalid", "There is more than one CSV of labels. Send one at most.")
     files = inspect_parts(parts)
     labels = _labels(plain_part(tables[0])) if tables else None
-    if NAME.fullmatch(name):  # else nothing is kept, and the next lines say why
+    if NAME.fullmatch(name):  # otherwise nothing is kept, and create_dataset says why
         publish([*parts, *tables])
     with session_scope() as s:
         return create_dataset(s, name=name, user=user, files=files, labels=labels)
@@ -60,5 +60,5 @@ def _of_files(name: str, user: User) -> Dataset:
 
 def _labels(table: ReceivedFile) -> ReceivedFile:
     if table.size > MAX_LABEL_BYTES:
-        raise Problem(413, "too-large", f"A CSV of labels has at most {MAX_LABEL_BYTES >> 20} MiB.")
+        raise Problem(413, "too-large", f"The CSV is too large. Send one of at most {MAX_LABEL_BYTES >> 20} MiB.")
     return table

@@ -1,4 +1,4 @@
-"""From a request to a job: the same steps for the API and for the submit page."""
+"""Making jobs from requests, for the API and the submit page."""
 
 import re
 
@@ -16,9 +16,9 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def submit(owner: User) -> tuple[JobView, bool]:
-    """Receive this request's files and make a job of them; the job, and whether it is new.
+    """Receive this request's files and make a job of them. Return the job, and whether it is new.
 
-    Raises what `receive` raises, IdempotencyConflict, and NoModelVersion: that one before the body is read.
+    Raises what `receive` raises, IdempotencyConflict, and NoModelVersion. The last is raised before the body is read.
     """
     key = idempotency_key()
     with read_scope() as s:
@@ -40,8 +40,8 @@ def submit(owner: User) -> tuple[JobView, bool]:
 
 
 def idempotency_key() -> str | None:
-    """The `Idempotency-Key` header: 1 to 255 visible ASCII characters. Raises Problem 400."""
+    """Return the `Idempotency-Key` header: 1 to 255 visible ASCII characters. Raises Problem 400."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
-        raise Problem(400, "bad-request", "Idempotency-Key is 1 to 255 visible ASCII characters.")
+        raise Problem(400, "bad-request", "The Idempotency-Key is not valid. Use 1 to 255 visible ASCII characters.")
     return key

@@ -1,4 +1,4 @@
-"""Finding what an address names, for the user who asks: 404 for what is not there and for what is not theirs."""
+"""Finding the rows that an address names: 404 if a row does not exist, or is not the user's."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
 from db.database import read_scope, session_scope
-from db.ledger.job_view import find_job
+from db.ledger.jobs import visible_job
 from db.models import Job
 from web.errors import not_found
 from web.security.auth import require_user
@@ -17,40 +17,40 @@ from web.security.auth import require_user
 T = TypeVar("T")
 
 ROW_IDS = range(1, 2**63)
-"""Ids of slices that a database can hold; a larger number in an address is nobody's."""
+"""Ids of slices that a database can hold. A larger number in an address is not found."""
 
 SMALL_IDS = range(1, MAX_INTEGER + 1)
-"""The same for all other tables; PostgreSQL refuses to look for a larger one."""
+"""Ids of all other tables. PostgreSQL refuses to look for a larger one."""
 
 _JOB_ID = re.compile(r"[a-z2-7]{16}")  # base32 of 10 bytes
 
 
 def own_job(s: Session, job_id: str) -> Job:
-    """The job, if this request's user may see it. Raises Problem 404."""
-    job = find_job(s, job_id, require_user()) if _JOB_ID.fullmatch(job_id) else None
+    """Return the job if this request's user may see it. Raises Problem 404."""
+    job = visible_job(s, job_id, require_user()) if _JOB_ID.fullmatch(job_id) else None
     if job is None:
         raise not_found()
     return job
 
 
 def row_of(s: Session, model: type[T], row_id: int) -> T:
-    """The row of a table that every user who came this far may see. Raises Problem 404."""
+    """Return a row of a table that every user who came this far may see. Raises Problem 404."""
     table: Any = model
-    found: T | None = s.get(table, row_id) if row_id in SMALL_IDS else None
-    if found is None:
+    row: T | None = s.get(table, row_id) if row_id in SMALL_IDS else None
+    if row is None:
         raise not_found()
-    return found
+    return row
 
 
 @contextmanager
 def reading_job(job_id: str) -> Iterator[tuple[Session, Job]]:
-    """A short reading transaction and the job in it. Raises Problem 404."""
+    """Open a short reading transaction with the job in it. Raises Problem 404."""
     with read_scope() as s:
         yield s, own_job(s, job_id)
 
 
 @contextmanager
 def writing_job(job_id: str) -> Iterator[tuple[Session, Job]]:
-    """A short writing transaction and the job in it. Raises Problem 404."""
+    """Open a short writing transaction with the job in it. Raises Problem 404."""
     with session_scope() as s:
         yield s, own_job(s, job_id)

@@ -1,7 +1,8 @@
 """A request whose file parts stream to storage while they arrive."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from flask import Request as FlaskRequest
 from flask import current_app
@@ -10,23 +11,20 @@ from werkzeug.formparser import FormDataParser
 
 from db.storage import Receiver, StoredFile, storage
 
-UPLOAD_ENDPOINTS = frozenset(
-    {
-        "api_jobs.submit_job",
-        "submit.submit",
-        "api_datasets.create",
-        "datasets.create",
-        "api_models.import_model",
-        "models.import_model",
-        "api_runs.send_weights",
-        "runs.send_weights",
-    }
-)
 MAX_OTHER_BODY_BYTES = 1024 * 1024
+_TAKES_FILES = "_takes_files"
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def takes_files(view: View) -> View:
+    """Let the requests of a view carry files; those of all other views may not."""
+    setattr(view, _TAKES_FILES, True)
+    return view
 
 
 class PartStream:
-    """What Werkzeug's parser writes one file part into; `seek(0)` is how it says that the part has ended."""
+    """The stream that Werkzeug's parser writes a file part into. The parser calls `seek(0)` when the part has ended."""
 
     def __init__(self) -> None:
         self._receiver: Receiver = storage().receive()
@@ -34,7 +32,7 @@ class PartStream:
 
     @property
     def path(self) -> Path:
-        """The temporary file that holds the part, on this machine."""
+        """Return the temporary file on this machine that holds the part."""
         return self._receiver.path
 
     def write(self, data: bytes) -> int:
@@ -52,22 +50,26 @@ class PartStream:
         self._receiver.publish()
 
     def close(self) -> None:
-        """Nothing: the request decides at its end whether the file stays."""
+        """Do nothing: the request decides at its end whether the file stays."""
 
     def abort(self) -> None:
-        """Remove what is not published; does nothing to what is."""
+        """Remove the part unless it was published."""
         try:
             self._receiver.abort()
-        except OSError:  # closing writes what was buffered, and on a full disk that fails again
+        except OSError:  # closing flushes the buffer, which fails again on a full disk
             self.path.unlink(missing_ok=True)
 
 
 class Request(FlaskRequest):
-    """A request whose file parts go to storage, at the addresses that take files, and are refused at all others."""
+    """A request whose file parts stream to storage if its view takes files, and are refused otherwise."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parts: list[PartStream] = []
+
+    @property
+    def _takes_files(self) -> bool:
+        return hasattr(current_app.view_functions.get(self.endpoint or ""), _TAKES_FILES)
 
     def _get_file_stream(
         self,
@@ -76,16 +78,16 @@ class Request(FlaskRequest):
         filename: str | None = None,
         content_length: int | None = None,
     ) -> IO[bytes]:
-        if self.endpoint not in UPLOAD_ENDPOINTS:
-            raise BadRequest("This address takes no files.")
+        if not self._takes_files:
+            raise BadRequest("This address does not take files. Send the request without them.")
         part = PartStream()
         self.parts.append(part)
         return cast(IO[bytes], part)  # the parser writes and seeks; nobody reads
 
     @property
     def max_content_length(self) -> int | None:
-        """Bytes of a body: the upload cap where files are taken, a small one elsewhere."""
-        if self.endpoint in UPLOAD_ENDPOINTS:
+        """Return the most bytes that a body may have: the upload cap where files are taken, a small one elsewhere."""
+        if self._takes_files:
             return int(current_app.config["MAX_UPLOAD_BYTES"])
         return MAX_OTHER_BODY_BYTES
 
@@ -105,7 +107,7 @@ class Request(FlaskRequest):
             raise BadRequest("The body is not a well-formed multipart/form-data body.") from error
 
     def close(self) -> None:
-        """At the end of the request, whichever way it ended: remove what was not published."""
+        """Remove the parts that were not published, however the request ended."""
         for part in self.parts:
             part.abort()
         super().close()

@@ -1,4 +1,4 @@
-"""From a request to a training run, for the API and the page; what cannot be launched becomes a Problem."""
+"""Launching training runs from requests, for the API and the page. A refused launch becomes a Problem."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,49 +12,45 @@ from training.launch.installed import TrainingNotInstalled
 from training.launch.launch import LaunchPlan, NothingNamed, RunRequest
 from training.launch.launch import launch as launch_run
 from training.launch.launch import prepare as prepare_run
-from web.actions.uploads import FIELD, check_multipart, file_parts, part_path, plain_part, publish
+from web.actions.uploads import only_part, part_path, plain_part, publish
 from web.errors import Problem, as_problem, sentence
 from web.schemas.runs import RunIn
 
 
-def launch(user: User, asked: RunIn) -> int:
+def launch(user: User, run: RunIn) -> int:
     """Launch a training run and return its id. Raises Problem as `prepare` does."""
-    plan = prepare(asked)
+    plan = prepare(run)
     with _refusals():
         return launch_run(plan, user)
 
 
-def prepare(asked: RunIn) -> LaunchPlan:
-    """Estimate a training run without launching it.
+def prepare(run: RunIn) -> LaunchPlan:
+    """Estimate what a training run would take, without launching it.
 
-    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, file, preset or setting; a name that cannot be),
-    503 (training is not installed here).
+    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, file, preset or setting; a name that is not
+    allowed), 503 (training is not installed here).
     """
     with _refusals():
-        return prepare_run(RunRequest(**asked.model_dump() | {"name": asked.name.strip()}))
+        return prepare_run(RunRequest(**run.model_dump() | {"name": run.name.strip()}))
 
 
 def receive_weights() -> str:
-    """Receive a file of initial weights from this request; its SHA-256, by which a run names it.
+    """Receive a file of initial weights from this request. Return its SHA-256, by which a run names it.
 
     It is kept for a day, or for as long as a run that names it. Raises Problem 413, 415, 422: there is no file, or it
-    holds no ResNet50; then nothing is kept.
+    does not hold a ResNet50. Then nothing is kept.
     """
-    check_multipart()
-    parts = file_parts(FIELD)
-    if len(parts) != 1:
-        raise Problem(422, "no-files", "Send one file of weights, in a part named 'files'.")
-    # h5py is loaded only where a file came.
-    from training.launch.weights_file import check_weights_file
+    part = only_part("one file of weights")
+    from training.launch.weights_file import check_weights_file  # loads h5py
 
     try:
-        check_weights_file(part_path(parts[0]), "the file")
+        check_weights_file(part_path(part), "the file")
     except WeightsTooLarge as error:
         raise Problem(413, "too-large", sentence(error)) from error
     except WeightsError as error:
         raise Problem(422, "invalid", sentence(error)) from error
-    publish(parts)
-    return plain_part(parts[0]).sha256
+    publish([part])
+    return plain_part(part).sha256
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Receiving a submission: parts stream to storage while they arrive, and none stays unless all are good."""
+"""Receiving a submission: parts stream to storage, and are kept only if all of them are good."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,14 +31,14 @@ class Submission:
 
 
 def receive() -> Submission:
-    """Read the request's body into storage, look into each file, and keep all of them or none.
+    """Read the request's body into storage, inspect each file, and keep all of them or none.
 
-    Raises `Problem` 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
+    Raises Problem 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
     """
     check_multipart()
     parts = file_parts(FIELD)
     if not parts:
-        raise Problem(422, "no-files", "There is no file in this submission; send at least one part named 'files'.")
+        raise Problem(422, "no-files", "There is no file in this submission. Send at least one part named 'files'.")
     name, priority = _name(request.form.get("name", ""), parts), _priority(request.form.get("priority", ""))
     files = inspect_parts(parts)
     publish(parts)
@@ -48,16 +48,25 @@ def receive() -> Submission:
 def check_multipart() -> None:
     """Raise Problem 415 unless the body can hold files."""
     if request.mimetype != "multipart/form-data":
-        raise Problem(415, "unsupported-media-type", "Send the files as multipart/form-data, in parts named 'files'.")
+        raise Problem(415, "unsupported-media-type", "The body must be multipart/form-data with parts named 'files'.")
 
 
 def file_parts(field: str) -> list[FileStorage]:
-    """The file parts of this name; a form's empty choice is none."""
+    """Return the file parts of this name, without a form's empty choice."""
     return [part for part in request.files.getlist(field) if part.filename or _received(part).size]
 
 
+def only_part(what: str) -> FileStorage:
+    """Return the only file part. Raises Problem 415, and 422 if there is none, or more than one."""
+    check_multipart()
+    parts = file_parts(FIELD)
+    if len(parts) != 1:
+        raise Problem(422, "no-files", f"There is not exactly one file. Send {what}, in a part named 'files'.")
+    return parts[0]
+
+
 def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
-    """Look into each archive or image. Raises Problem 422: one is refused, or none could hold an image."""
+    """Inspect each archive or image. Raises Problem 422: one is refused, or none could hold an image."""
     files = [_inspect(part) for part in parts]
     try:
         check_for_images(files)
@@ -67,13 +76,13 @@ def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
 
 
 def plain_part(part: FileStorage) -> ReceivedFile:
-    """A part that is no archive and no image, but one file of text."""
+    """Return a part that is one file of text, not an archive or an image."""
     received = _received(part)
     return ReceivedFile(display_name(part.filename or "unnamed"), received.sha256, received.size, "file", 1)
 
 
 def part_path(part: FileStorage) -> Path:
-    """The finished temporary file that holds a part; it is removed when the request ends."""
+    """Return the finished temporary file that holds a part. It is removed when the request ends."""
     _received(part)
     return _stream(part).path
 
@@ -116,10 +125,6 @@ def _priority(given: str) -> int:
     except ValueError:
         priority = PRIORITIES.stop
     if priority not in PRIORITIES:
-        raise Problem(
-            422,
-            "invalid",
-            f"priority is a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}.",
-            errors={"form": {"priority": [f"Not a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}."]}},
-        )
+        advice = f"Use a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}."
+        raise Problem(422, "invalid", f"The priority is not valid. {advice}", errors={"form": {"priority": [advice]}})
     return priority

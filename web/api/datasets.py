@@ -1,10 +1,7 @@
 """Datasets over the API: make, list, show, split. For admins."""
 
-from typing import Any
-
 from apiflask import APIBlueprint
 from flask import url_for
-from flask.typing import ResponseReturnValue
 
 from db.database import read_scope, session_scope
 from db.datasets.slices import DatasetError
@@ -13,6 +10,7 @@ from db.paging import newest_first
 from db.training.splits import split_of
 from web.actions import datasets
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.api import PREFIX
 from web.api.etags import revalidate
 from web.api.openapi import DATASET_BODY, NOT_MODIFIED, problems
@@ -28,16 +26,18 @@ revalidate(blueprint)
 
 
 @blueprint.post("")
+@takes_files
 @blueprint.output(DatasetOut, status_code=202, description="Queued. `Location` is the dataset.")
 @blueprint.doc(
     responses=problems(400, 403, 413, 415, 422, 503, 507),
     extensions={"x-request-body": DATASET_BODY},
 )
-def create() -> ResponseReturnValue:
+def create() -> tuple[DatasetOut, int, dict[str, str]]:
     """Make a dataset
 
-    Of archives and images in parts named `files`, labelled by a CSV of file, label, group (split, source) in the part
-    `labels`, or by a folder for each class; or of the reviewed slices of the `jobs`. A refused archive refuses all.
+    Send archives and images in parts named `files`. Label them by a CSV of file, label, group (split, source) in the
+    part `labels`, or by a folder for each class. Or name `jobs`: the dataset is then made of their reviewed slices. One
+    refused archive refuses the whole request.
     """
     view = datasets.create(require_admin())
     return shown(view.id), 202, {"Location": url_for("api_datasets.show", dataset_id=view.id)}
@@ -47,7 +47,7 @@ def create() -> ResponseReturnValue:
 @blueprint.input(ListQuery, location="query")
 @blueprint.output(DatasetPage)
 @blueprint.doc(responses=problems(403, 422))
-def list_all(query_data: ListQuery) -> dict[str, Any]:
+def list_all(query_data: ListQuery) -> DatasetPage:
     """List datasets
 
     Newest first, without their reports and splits.
@@ -55,17 +55,17 @@ def list_all(query_data: ListQuery) -> dict[str, Any]:
     with read_scope() as s:
         page = newest_first(s, Dataset, query_data.cursor, query_data.limit)
         items = [dataset_json(s, dataset, whole=False) for dataset in page.items]
-    return {"items": items, "next_cursor": page.next_cursor}
+    return DatasetPage(items=items, next_cursor=page.next_cursor)
 
 
 @blueprint.get("/<int:dataset_id>")
 @blueprint.output(DatasetOut)
 @blueprint.doc(responses=NOT_MODIFIED | problems(403, 404))
-def show(dataset_id: int) -> dict[str, Any]:
+def show(dataset_id: int) -> DatasetOut:
     """Show a dataset
 
-    Its report: counts by class, group, size, mode and format, duplicates, files left out, the shortcut check; and its
-    splits with what leaks. Carries a strong `ETag`.
+    The report counts classes, groups, sizes, modes, formats, duplicates and files left out, and holds the shortcut
+    check. The splits come with their leaks. Carries a strong `ETag`.
     """
     return shown(dataset_id)
 
@@ -74,11 +74,11 @@ def show(dataset_id: int) -> dict[str, Any]:
 @blueprint.input(SplitIn)
 @blueprint.output(DatasetOut)
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
-def split(dataset_id: int, json_data: SplitIn) -> dict[str, Any]:
+def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
     """Split a dataset
 
-    Into train, validation and test by group; the same for the same seed. A run does so by itself: this is to see the
-    parts, and what leaks, before anything is trained.
+    Split it into train, validation and test by group. The same seed gives the same split. A run splits by itself: use
+    this to see the parts and the leaks before anything is trained.
     """
     with session_scope() as s:
         try:
@@ -88,7 +88,7 @@ def split(dataset_id: int, json_data: SplitIn) -> dict[str, Any]:
     return shown(dataset_id)
 
 
-def shown(dataset_id: int) -> dict[str, Any]:
-    """The JSON of a dataset. Raises Problem 404."""
+def shown(dataset_id: int) -> DatasetOut:
+    """Return a dataset for the API. Raises Problem 404."""
     with read_scope() as s:
         return dataset_json(s, row_of(s, Dataset, dataset_id))

@@ -1,11 +1,11 @@
-"""Strong ETags for what programs and pages ask for again and again."""
+"""Strong ETags for answers that programs and pages poll."""
 
 from apiflask import APIBlueprint
 from flask import Response, request
 
 
 def revalidate(blueprint: APIBlueprint) -> None:
-    """Give every JSON answer of a blueprint an ETag, and 304 to whoever has it already (RFC 9110, section 13)."""
+    """Give every JSON answer of a blueprint an ETag, and answer 304 to who has it (RFC 9110, section 13)."""
     blueprint.after_request(_revalidate)
 
 

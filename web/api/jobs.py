@@ -1,10 +1,7 @@
 """Jobs over the API: submit, list, show, cancel, retry."""
 
-from typing import Any
-
 from apiflask import APIBlueprint
 from flask import url_for
-from flask.typing import ResponseReturnValue
 
 from db.database import read_scope
 from db.ledger.job_view import job_view, list_jobs
@@ -12,6 +9,7 @@ from db.ledger.jobs import cancel_job, retry_job
 from db.models import Job
 from web.actions.jobs import submit
 from web.actions.lookup import reading_job, writing_job
+from web.actions.request import takes_files
 from web.api import PREFIX
 from web.api.etags import revalidate
 from web.api.openapi import IDEMPOTENCY_HEADER, NOT_MODIFIED, SUBMIT_BODY, problems
@@ -26,16 +24,17 @@ revalidate(blueprint)
 
 
 @blueprint.post("")
+@takes_files
 @blueprint.output(JobOut, status_code=202, description="Queued. `Location` is the job.")
 @blueprint.doc(
     responses={200: "The job that this `Idempotency-Key` made before."} | problems(400, 413, 415, 422, 503, 507),
     extensions={"x-request-body": SUBMIT_BODY, "x-parameters": [IDEMPOTENCY_HEADER]},
 )
-def submit_job() -> ResponseReturnValue:
+def submit_job() -> tuple[JobOut, int, dict[str, str]]:
     """Submit files
 
-    Archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) and loose images, in any mixture, in parts named `files`.
-    A refused archive refuses the whole submission. With an `Idempotency-Key` a repeated request gives the same job.
+    Send archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) and loose images, in any mixture, in parts named `files`. One
+    refused archive refuses the whole submission. With an `Idempotency-Key` a repeated request gives the same job.
     """
     view, created = submit(require_user())
     location = url_for("api_jobs.show_job", job_id=view.id)
@@ -46,20 +45,20 @@ def submit_job() -> ResponseReturnValue:
 @blueprint.input(JobListQuery, location="query")
 @blueprint.output(JobPage)
 @blueprint.doc(responses=problems(422))
-def list_all(query_data: JobListQuery) -> dict[str, Any]:
+def list_all(query_data: JobListQuery) -> JobPage:
     """List jobs
 
-    Your own, newest first; an admin sees everybody's.
+    Lists your own jobs, newest first. An admin sees those of all users.
     """
     with read_scope() as s:
         page = list_jobs(s, require_user(), state=query_data.state, cursor=query_data.cursor, limit=query_data.limit)
-    return {"items": [job_json(view) for view in page.items], "next_cursor": page.next_cursor}
+    return JobPage(items=[job_json(view) for view in page.items], next_cursor=page.next_cursor)
 
 
 @blueprint.get("/<job_id>")
 @blueprint.output(JobOut)
 @blueprint.doc(responses=NOT_MODIFIED | problems(404))
-def show_job(job_id: str) -> dict[str, Any]:
+def show_job(job_id: str) -> JobOut:
     """Show a job
 
     Carries a strong `ETag`; poll with `If-None-Match`.
@@ -69,31 +68,31 @@ def show_job(job_id: str) -> dict[str, Any]:
 
 
 @blueprint.post("/<job_id>/cancel")
-@blueprint.output(JobOut, status_code=202, description="It stops within one chunk.")
+@blueprint.output(JobOut, status_code=202, description="The job stops within one chunk.")
 @blueprint.doc(responses=problems(400, 404, 409))
-def cancel(job_id: str) -> dict[str, Any]:
+def cancel(job_id: str) -> JobOut:
     """Cancel a job"""
     with writing_job(job_id) as (s, job):
         if not cancel_job(s, job):
-            raise Problem(409, "conflict", "The job has ended already.")
+            raise Problem(409, "conflict", "The job has already ended. Only an open job can be cancelled.")
     return _shown(job_id)
 
 
 @blueprint.post("/<job_id>/retry")
-@blueprint.output(RetryOut, status_code=202, description="What failed was put back; 0 if nothing had.")
+@blueprint.output(RetryOut, status_code=202, description="The failed slices and files were put back.")
 @blueprint.doc(responses=problems(400, 404, 409))
-def retry(job_id: str) -> dict[str, Any]:
+def retry(job_id: str) -> RetryOut:
     """Retry what failed in a job
 
-    Only slices that were quarantined or cancelled, and files that could not be unpacked.
+    Puts back slices that were quarantined or cancelled, and files that could not be unpacked.
     """
     with writing_job(job_id) as (s, job):
         if job.finished_at is None:
-            raise Problem(409, "conflict", "The job has not ended yet.")
+            raise Problem(409, "conflict", "The job has not ended yet. Wait until it has ended, or cancel it.")
         retried = retry_job(s, job)
-    return {"retried": retried, "job": _shown(job_id)}
+    return RetryOut(retried=retried, job=_shown(job_id))
 
 
-def _shown(job_id: str) -> dict[str, Any]:
+def _shown(job_id: str) -> JobOut:
     with read_scope() as s:
         return job_json(job_view(s, s.get_one(Job, job_id)))

@@ -1,19 +1,16 @@
 """Model versions over the API: list, show, card, promote, roll back, check, compare, export, import."""
 
-from typing import Any
-
 from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, url_for
-from flask.typing import ResponseReturnValue
 
 from db.database import read_scope
 from db.models import ModelVersion
 from db.registry.champions import champion
 from db.registry.versions import list_versions
 from web.actions import models
-from web.actions import models as promotions
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.api import PREFIX
 from web.api.etags import revalidate
 from web.api.openapi import FILE_BODY, NOT_MODIFIED, problems
@@ -38,24 +35,24 @@ revalidate(blueprint)
 
 @blueprint.get("")
 @blueprint.output(ModelList)
-def list_models() -> dict[str, Any]:
+def list_models() -> ModelList:
     """List model versions
 
-    Newest first. New jobs get the champion; a job keeps the version it was created with.
+    Newest first. New jobs get the champion. A job keeps the version it was created with.
     """
     with read_scope() as s:
         now = champion(s)
         versions = list_versions(s)
-    return {"items": [model_json(version, now.id if now else None) for version in versions], "next_cursor": None}
+    return ModelList(items=[model_json(version, now.id if now else None) for version in versions])
 
 
 @blueprint.get("/<int:model_id>")
 @blueprint.output(ModelDetail)
 @blueprint.doc(responses=NOT_MODIFIED | problems(404))
-def show(model_id: int) -> dict[str, Any]:
+def show(model_id: int) -> ModelDetail:
     """Show a model version
 
-    Its making, figures with intervals, files, site checks, and how it stands beside the champion.
+    Shows how it was made, its metrics with intervals, its files and site checks, and its comparison with the champion.
     """
     return shown(model_id)
 
@@ -72,14 +69,14 @@ def card(model_id: int) -> Response:
 @blueprint.input(PromoteIn)
 @blueprint.output(ModelDetail)
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
-def promote(model_id: int, json_data: PromoteIn) -> dict[str, Any]:
+def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
     """Promote a model version
 
-    New jobs get it; jobs that exist keep theirs. A refusal (409) carries the gate's figures as `gate`; where the
+    New jobs get it. Existing jobs keep their version. A refusal (409) carries the gate's metrics as `gate`. If the
     version was not compared with the champion yet, the comparison is queued. `force` with a reason overrides. For
     admins.
     """
-    promotions.promote(require_admin(), model_id, json_data.reason, force=json_data.force)
+    models.promote(require_admin(), model_id, json_data.reason, force=json_data.force)
     return shown(model_id)
 
 
@@ -87,38 +84,40 @@ def promote(model_id: int, json_data: PromoteIn) -> dict[str, Any]:
 @blueprint.input(RollbackIn)
 @blueprint.output(ModelDetail)
 @blueprint.doc(responses=problems(400, 403, 409, 415, 422))
-def rollback(json_data: RollbackIn) -> dict[str, Any]:
-    """Roll back to the champion before
+def rollback(json_data: RollbackIn) -> ModelDetail:
+    """Roll back to the previous champion
 
-    In one step, without the gate; a reason is needed. Once more goes back one further, to where there is no champion
-    before (409). With `champion`, only that one is rolled back (409 where it is another one by now). For admins.
+    In one step, without the gate. A reason is needed. Each further rollback goes one champion further back, until none
+    is left (409). With `champion`, only that one is rolled back (409 if another one is the champion by now). For
+    admins.
     """
-    return shown(promotions.roll_back(require_admin(), json_data.reason, json_data.champion))
+    return shown(models.roll_back(require_admin(), json_data.reason, json_data.champion))
 
 
 @blueprint.post("/<int:model_id>/checks")
 @blueprint.input(CheckIn)
-@blueprint.output(CheckOut, status_code=202, description="Queued, or what it came to where it was asked before.")
+@blueprint.output(CheckOut, status_code=202, description="Queued, or its result if it was asked for before.")
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
-def check(model_id: int, json_data: CheckIn) -> dict[str, Any]:
+def check(model_id: int, json_data: CheckIn) -> CheckOut:
     """Check a model version on a site's labelled slices
 
-    Its verdict says, with intervals, whether the version may be used there. For admins.
+    The verdict says, with intervals, whether the version may be used there. For admins.
     """
-    return promotions.check_site(require_admin(), model_id, json_data.dataset)
+    return CheckOut.model_validate(models.check_site(require_admin(), model_id, json_data.dataset))
 
 
 @blueprint.post("/<int:model_id>/comparisons")
 @blueprint.input(CompareIn)
-@blueprint.output(ComparisonOut, status_code=202, description="Queued, or what it came to where it was asked before.")
+@blueprint.output(ComparisonOut, status_code=202, description="Queued, or its result if it was asked for before.")
 @blueprint.doc(responses=problems(400, 403, 404, 409, 415, 422))
-def compare(model_id: int, json_data: CompareIn) -> dict[str, Any]:
+def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
     """Compare two model versions on the same slices
 
-    On the test part of the first one, or on a whole dataset; paired by resampling the same groups. Ask again for what
-    it came to. For admins.
+    On the test part of the first one, or on a whole dataset. The same groups are resampled for both. Repeat the request
+    to get the result. For admins.
     """
-    return models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
+    comparison = models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
+    return ComparisonOut.model_validate(comparison and comparison.as_dict())
 
 
 @blueprint.get("/<int:model_id>/export")
@@ -129,7 +128,7 @@ def compare(model_id: int, json_data: CompareIn) -> dict[str, Any]:
 def export(model_id: int) -> Response:
     """Download a model version as one file
 
-    The same bytes each time; for `POST /models/import` or `ctbatch models import` elsewhere. Its report shows slices of
+    The same bytes each time, for `POST /models/import` or `ctbatch models import` elsewhere. Its report shows slices of
     the dataset. For admins.
     """
     require_admin()
@@ -137,23 +136,24 @@ def export(model_id: int) -> Response:
 
 
 @blueprint.post("/import")
+@takes_files
 @blueprint.output(ModelDetail, status_code=201, description="Registered; it is not promoted.")
 @blueprint.doc(
-    responses={200: "This very version is here already."} | problems(400, 403, 413, 415, 422, 507),
+    responses={200: "The same version was here already."} | problems(400, 403, 413, 415, 422, 507),
     extensions={"x-request-body": FILE_BODY},
 )
-def import_model() -> ResponseReturnValue:
+def import_model() -> tuple[ModelDetail, int, dict[str, str]]:
     """Import a model version
 
-    One exported file in the part `files`; every hash is checked before anything is registered. For admins.
+    Send one exported file in the part `files`. Every hash is checked before anything is registered. For admins.
     """
     require_admin()
-    model_id, new = promotions.import_version()
+    model_id, new = models.import_version()
     return shown(model_id), 201 if new else 200, {"Location": url_for("api_models.show", model_id=model_id)}
 
 
-def shown(model_id: int) -> dict[str, Any]:
-    """The JSON of a model version. Raises Problem 404."""
+def shown(model_id: int) -> ModelDetail:
+    """Return a model version for the API. Raises Problem 404."""
     with read_scope() as s:
         return model_detail(s, row_of(s, ModelVersion, model_id))
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description's fixed parts: errors, the multipart body, security; and the page that shows it."""
+"""The fixed parts of the OpenAPI description (errors, multipart bodies, security), and its page."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from web.schemas.common import ProblemOut
 
 DESCRIPTION = """Bulk classification of CT slices. **Research use only, not for diagnosis.**
 
-Errors are problem details (RFC 9457); their `type` is stable. Lists are pages: pass `next_cursor` on as `cursor`.
-Send a token, made on the tokens page or by `ctbatch tokens`, as `Authorization: Bearer …`."""
+Errors are problem details (RFC 9457) with a stable `type`. Lists come in pages: pass `next_cursor` on as `cursor`.
+Make a token on the tokens page or by `ctbatch tokens`, and send it as `Authorization: Bearer …`."""
 
 JOB_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/JobOut"}}}
 MODEL_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ModelDetail"}}}
@@ -24,72 +24,39 @@ _TEXTS = {
     400: "The request is malformed, or its CSRF token is missing.",
     401: "Not signed in, or the token is unknown, revoked or expired.",
     403: "Only an admin may do this.",
-    404: "Not there, or not yours.",
-    409: "The job is not in a state for this.",
+    404: "Not found, or it belongs to somebody else.",
+    409: "The present state does not allow this.",
     413: "Too many parts, or too many bytes.",
     415: "Not multipart/form-data.",
-    422: "Understood, and refused: `code` or `errors` say why.",
+    422: "Refused: `detail`, `code` or `errors` say why.",
     503: "The database cannot be reached, there is no model version yet, or training is not installed here.",
     507: "The disk is full.",
 }
 
-SUBMIT_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["files"],
-                "properties": {
-                    "files": {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "format": "binary"},
-                        "description": "Archives and loose images.",
-                    },
-                    "name": {"type": "string", "description": "What the job is called; else the first file's name."},
-                    "priority": {"type": "integer", "minimum": PRIORITIES[0], "maximum": PRIORITIES[-1], "default": 0},
-                },
-            }
-        }
-    },
-}
+FILE = {"type": "string", "format": "binary"}
+TEXT = {"type": "string"}
 
-DATASET_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["name"],
-                "properties": {
-                    "name": {"type": "string", "description": "Letters, digits, dots, hyphens; a new number is given."},
-                    "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                    "labels": {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "A CSV of file, label, group and, if wanted, split and source.",
-                    },
-                    "jobs": {"type": "string", "description": "Ids of jobs with reviewed slices, instead of files."},
-                },
-            }
-        }
-    },
-}
 
-FILE_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["files"],
-                "properties": {"files": {"type": "string", "format": "binary"}},
-            }
-        }
-    },
-}
+def _multipart(required: str, **properties: Any) -> Any:
+    """Return the description of a body with form fields and file parts."""
+    schema = {"type": "object", "required": [required], "properties": properties}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
+
+SUBMIT_BODY = _multipart(
+    "files",
+    files={"type": "array", "minItems": 1, "items": FILE, "description": "Archives and loose images."},
+    name=TEXT | {"description": "The name of the job. Default: the first file's name."},
+    priority={"type": "integer", "minimum": PRIORITIES[0], "maximum": PRIORITIES[-1], "default": 0},
+)
+DATASET_BODY = _multipart(
+    "name",
+    name=TEXT | {"description": "Letters, digits, dots, hyphens and underscores. A new number is added."},
+    files={"type": "array", "items": FILE},
+    labels=FILE | {"description": "A CSV with the columns file, label, group, and optionally split and source."},
+    jobs=TEXT | {"description": "Ids of jobs with reviewed slices, instead of files."},
+)
+FILE_BODY = _multipart("files", files=FILE)
 NOT_MODIFIED = {304: "Not modified since the `ETag` in `If-None-Match`."}
 
 IDEMPOTENCY_HEADER = {
@@ -103,13 +70,13 @@ blueprint = APIBlueprint("api_docs", __name__, url_prefix=PREFIX, enable_openapi
 
 
 def problems(*statuses: int) -> dict[int, Any]:
-    """The error responses of an operation, 401 among them."""
+    """Return the error responses of an operation, 401 among them."""
     return {status: {"description": _TEXTS[status], "content": PROBLEM_CONTENT} for status in (401, *statuses)}
 
 
 @blueprint.get("/docs")
 def docs() -> str:
-    """The API's description as a page; everything it loads is bundled."""
+    """Show the API's description as a page. Everything it loads is bundled."""
     return render_template("api_docs.html")
 
 
@@ -129,7 +96,7 @@ def install(app: APIFlask) -> None:
 
 
 def complete(spec: Any) -> Any:
-    """Add what decorators cannot say: the problem schema, security, the streamed body that no decorator may parse."""
+    """Add what decorators cannot state: the problem schema, security, and streamed bodies."""
     spec.setdefault("components", {}).setdefault("schemas", {})["ProblemOut"] = ProblemOut.model_json_schema()
     spec["security"] = [{"token": []}]
     for path in spec["paths"].values():
@@ -145,7 +112,7 @@ def complete(spec: Any) -> Any:
 
 
 def _without_null(schema: Any) -> Any:
-    """A parameter that is left out, as an address does it, instead of one that is null."""
+    """Return the schema of a parameter that is left out of an address instead of one that is null."""
     choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
     if len(choices) != 1:
         return schema
@@ -153,9 +120,8 @@ def _without_null(schema: Any) -> Any:
     return kept | choices[0]
 
 
-def _flat_names(spec: dict[str, Any]) -> dict[str, Any]:
-    """`JobPage.JobOut` is `JobOut`: APIFlask names the parts of a model after each model that holds them."""
+def _flat_names(spec: Any) -> Any:
+    """Rename `JobPage.JobOut` to `JobOut`: APIFlask names the parts of a model after each model that holds them."""
     schemas = {name.rpartition(".")[2]: schema for name, schema in spec["components"]["schemas"].items()}
     spec["components"]["schemas"] = schemas
-    flat: dict[str, Any] = json.loads(re.sub(r"(#/components/schemas/)\w+\.(\w+)", r"\1\2", json.dumps(spec)))
-    return flat
+    return json.loads(re.sub(r"(#/components/schemas/)\w+\.(\w+)", r"\1\2", json.dumps(spec)))

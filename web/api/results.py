@@ -1,14 +1,13 @@
 """A job's results over the API: pages, whole exports, and the images of its slices."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, request
 
 from db.ledger.job_view import job_view
-from db.ledger.results import SliceImage, results_page, slice_image
+from db.ledger.results import ResultsQuery, SliceImage, results_page, slice_image
 from db.notice import RESEARCH_USE_ONLY
 from db.storage import FileMissing
 from web.actions.lookup import ROW_IDS, reading_job
@@ -17,32 +16,28 @@ from web.api.openapi import problems
 from web.api.serializers import job_json
 from web.downloads import job_results
 from web.errors import not_found
-from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, ResultsQuery
+from web.schemas.jobs import ExportOut, ImageQuery, ResultPage
 from web.security.auth import guard_api
 
 blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>", tag="Results")
 guard_api(blueprint)
 
 IMAGE_SECONDS = 3600
-"""How long a browser may show an image without asking: pixels never change, and signing out clears its cache."""
+"""How long a browser may keep an image. Pixels never change, and signing out clears the cache."""
 
 
 @blueprint.get("/results")
 @blueprint.input(ResultsQuery, location="query")
 @blueprint.output(ResultPage)
 @blueprint.doc(responses=problems(404, 422))
-def list_results(job_id: str, query_data: ResultsQuery) -> dict[str, Any]:
+def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
     """List a job's slices
 
-    By keyset: pass `next_cursor` on as `cursor`, with the same filters and order.
+    Pass `next_cursor` on as `cursor`, with the same filters and order.
     """
     with reading_job(job_id) as (s, job):
-        page = results_page(s, job, **query_data.model_dump())
-    return {
-        "items": [row.as_dict() for row in page.items],
-        "next_cursor": page.next_cursor,
-        "notice": RESEARCH_USE_ONLY,
-    }
+        page = results_page(s, job, query_data)
+    return ResultPage(items=page.items, next_cursor=page.next_cursor, notice=RESEARCH_USE_ONLY)
 
 
 @blueprint.get("/results.csv")
@@ -79,7 +74,7 @@ def results_json(job_id: str) -> Response:
 def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
     """Show a slice as it was given to the model
 
-    With `heat=1` the model's heat map lies over it, if the slice was predicted.
+    With `heat=1` the model's heat map is drawn over it, if the slice was predicted.
     """
     from worker.imaging.render import overlay_png, slice_png
 
@@ -90,7 +85,7 @@ def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
     else:
         png = slice_png(drawn.pixels, query_data.size)
     response = Response(png, mimetype="image/png")
-    # Asked for with a heat map that is not there yet, it will look different soon.
+    # An image whose heat map is not there yet will look different soon.
     final = heat or query_data.heat == "0"
     response.headers["Cache-Control"] = f"private, max-age={IMAGE_SECONDS if final else 0}"
     response.add_etag()
@@ -103,12 +98,12 @@ def _slice(job_id: str, slice_id: int) -> SliceImage:
         raise not_found()
     with reading_job(job_id) as (s, job):
         try:
-            found = slice_image(s, job, slice_id)
+            image_of_slice = slice_image(s, job, slice_id)
         except FileMissing:
-            found = None
-    if found is None:
+            image_of_slice = None
+    if image_of_slice is None:
         raise not_found()
-    return found
+    return image_of_slice
 
 
 def _download(pieces: Iterator[str], filename: str, content_type: str) -> Response:

@@ -1,6 +1,4 @@
-"""What readers say of slices over the API: say it, take it back."""
-
-from typing import Any
+"""Readers' labels of slices over the API: set, remove."""
 
 from apiflask import APIBlueprint
 from sqlalchemy.orm import Session
@@ -12,7 +10,7 @@ from web.actions.lookup import writing_job
 from web.api import PREFIX
 from web.api.openapi import problems
 from web.errors import Problem, not_found, sentence
-from web.schemas.jobs import ReviewIn, ReviewList
+from web.schemas.jobs import ReviewIn, ReviewList, ReviewOut
 from web.security.auth import guard_api, require_user
 
 blueprint = APIBlueprint("api_reviews", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>/slices", tag="Reviews")
@@ -23,10 +21,10 @@ guard_api(blueprint)
 @blueprint.input(ReviewIn)
 @blueprint.output(ReviewList)
 @blueprint.doc(responses=problems(400, 404, 409, 415, 422))
-def put_review(job_id: str, slice_id: int, json_data: ReviewIn) -> dict[str, Any]:
-    """Say what a slice shows
+def put_review(job_id: str, slice_id: int, json_data: ReviewIn) -> ReviewList:
+    """Label a slice
 
-    In place of what you said before. Datasets are made of the slices that an admin or the job's owner labelled.
+    Replaces your earlier label. Datasets are made of the slices that an admin or the job's owner labelled.
     """
     with writing_job(job_id) as (s, job):
         _check_slice(s, job, slice_id)
@@ -40,8 +38,8 @@ def put_review(job_id: str, slice_id: int, json_data: ReviewIn) -> dict[str, Any
 @blueprint.delete("/<int:slice_id>/review")
 @blueprint.output(ReviewList)
 @blueprint.doc(responses=problems(400, 404))
-def delete_review(job_id: str, slice_id: int) -> dict[str, Any]:
-    """Take back what you said of a slice"""
+def delete_review(job_id: str, slice_id: int) -> ReviewList:
+    """Remove your label of a slice"""
     with writing_job(job_id) as (s, job):
         _check_slice(s, job, slice_id)
         remove_review(s, slice_id, require_user())
@@ -53,5 +51,5 @@ def _check_slice(s: Session, job: Job, slice_id: int) -> None:
         raise not_found()
 
 
-def _shown(s: Session, slice_id: int) -> dict[str, Any]:
-    return {"items": [review.as_dict() for review in reviews_of_slice(s, slice_id)]}
+def _shown(s: Session, slice_id: int) -> ReviewList:
+    return ReviewList(items=[ReviewOut.model_validate(review) for review in reviews_of_slice(s, slice_id)])

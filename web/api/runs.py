@@ -1,16 +1,14 @@
 """Training runs over the API: launch, list, show, follow, cancel, stop. For admins."""
 
-from typing import Any
-
 from apiflask import APIBlueprint
 from flask import url_for
-from flask.typing import ResponseReturnValue
 
 from db.database import read_scope, session_scope
 from db.models import TrainingRun
 from db.paging import newest_first
 from db.training import runs
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.actions.runs import launch, prepare, receive_weights
 from web.api import PREFIX
 from web.api.etags import revalidate
@@ -30,12 +28,12 @@ revalidate(blueprint)
 @blueprint.input(RunIn)
 @blueprint.output(RunOut, status_code=202, description="Queued. `Location` is the run.")
 @blueprint.doc(responses=problems(400, 403, 409, 415, 422, 503))
-def create(json_data: RunIn) -> ResponseReturnValue:
+def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
     """Launch a training run
 
-    On a dataset that is ready. A split that leaks is refused unless each leak is allowed by its name; so is one that
-    measures on slices which trained the version that the run starts from. The estimate of time and disk comes with
-    `live`; `POST /runs/estimate` tells it before.
+    The dataset must be ready. A split that leaks is refused unless each leak is allowed by its name. So is a split
+    whose test part trained the version that the run starts from. `live` holds the estimate of time and disk; `POST
+    /runs/estimate` gives it beforehand.
     """
     run_id = launch(require_admin(), json_data)
     return shown(run_id), 202, {"Location": url_for("api_runs.show", run_id=run_id)}
@@ -45,31 +43,33 @@ def create(json_data: RunIn) -> ResponseReturnValue:
 @blueprint.input(RunIn)
 @blueprint.output(EstimateOut)
 @blueprint.doc(responses=problems(400, 403, 409, 415, 422, 503))
-def estimate(json_data: RunIn) -> dict[str, Any]:
+def estimate(json_data: RunIn) -> EstimateOut:
     """Estimate a training run
 
-    What the same request would launch: refused alike, but nothing is launched. The dataset's split is drawn and kept.
+    Takes the same request as launching, and refuses the same, but launches nothing. The dataset's split is drawn and
+    kept.
     """
-    return prepare(json_data).as_dict()
+    return EstimateOut(**prepare(json_data).as_dict())
 
 
 @blueprint.post("/weights")
+@takes_files
 @blueprint.output(WeightsOut, status_code=201, description="Kept for a day, or for as long as a run names it.")
 @blueprint.doc(responses=problems(400, 403, 413, 415, 422, 507), extensions={"x-request-body": FILE_BODY})
-def send_weights() -> ResponseReturnValue:
+def send_weights() -> WeightsOut:
     """Send a file of initial weights
 
-    For `from_weights` of a run, where ImageNet's cannot be downloaded: Keras's ResNet50 as HDF5 or `.keras`, in the
-    part `files`.
+    For `from_weights` of a run, if ImageNet's weights cannot be downloaded. Send Keras's ResNet50 as HDF5 or `.keras`
+    in the part `files`.
     """
-    return {"sha256": receive_weights()}, 201
+    return WeightsOut(sha256=receive_weights())
 
 
 @blueprint.get("")
 @blueprint.input(ListQuery, location="query")
 @blueprint.output(RunPage)
 @blueprint.doc(responses=problems(403, 422))
-def list_all(query_data: ListQuery) -> dict[str, Any]:
+def list_all(query_data: ListQuery) -> RunPage:
     """List training runs
 
     Newest first.
@@ -77,13 +77,13 @@ def list_all(query_data: ListQuery) -> dict[str, Any]:
     with read_scope() as s:
         page = newest_first(s, TrainingRun, query_data.cursor, query_data.limit)
         items = [run_json(s, run) for run in page.items]
-    return {"items": items, "next_cursor": page.next_cursor}
+    return RunPage(items=items, next_cursor=page.next_cursor)
 
 
 @blueprint.get("/<int:run_id>")
 @blueprint.output(RunOut)
 @blueprint.doc(responses=NOT_MODIFIED | problems(403, 404))
-def show(run_id: int) -> dict[str, Any]:
+def show(run_id: int) -> RunOut:
     """Show a training run
 
     Carries a strong `ETag`; poll with `If-None-Match`.
@@ -94,41 +94,41 @@ def show(run_id: int) -> dict[str, Any]:
 @blueprint.get("/<int:run_id>/epochs")
 @blueprint.output(EpochList)
 @blueprint.doc(responses=NOT_MODIFIED | problems(403, 404))
-def list_epochs(run_id: int) -> dict[str, Any]:
+def list_epochs(run_id: int) -> EpochList:
     """List a run's epochs
 
-    All of them, in order, as far as the run is. Carries a strong `ETag`; poll with `If-None-Match`.
+    All epochs so far, in order. Carries a strong `ETag`; poll with `If-None-Match`.
     """
     with read_scope() as s:
         return epochs_json(s, row_of(s, TrainingRun, run_id))
 
 
 @blueprint.post("/<int:run_id>/cancel")
-@blueprint.output(RunOut, status_code=202, description="It ends within seconds and keeps nothing.")
+@blueprint.output(RunOut, status_code=202, description="The run ends within seconds and keeps nothing.")
 @blueprint.doc(responses=problems(400, 403, 404, 409))
-def cancel(run_id: int) -> dict[str, Any]:
+def cancel(run_id: int) -> RunOut:
     """Cancel a run"""
     with session_scope() as s:
         if not runs.cancel_run(s, row_of(s, TrainingRun, run_id)):
-            raise Problem(409, "conflict", "The run has ended already.")
+            raise Problem(409, "conflict", "The run has already ended. Only an open run can be cancelled.")
     return shown(run_id)
 
 
 @blueprint.post("/<int:run_id>/stop")
-@blueprint.output(RunOut, status_code=202, description="It ends its training and makes a model version.")
+@blueprint.output(RunOut, status_code=202, description="The run ends its training and makes a model version.")
 @blueprint.doc(responses=problems(400, 403, 404, 409))
-def stop(run_id: int) -> dict[str, Any]:
+def stop(run_id: int) -> RunOut:
     """Stop a run and keep what it has learned
 
-    That is its best epoch so far; a stage with `keep: last` (as in scratch and quick) gives its weights as they are.
+    Keeps the best epoch so far. A stage with `keep: last` (as in scratch and quick) gives its present weights.
     """
     with session_scope() as s:
         if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):
-            raise Problem(409, "conflict", "The run is not training now.")
+            raise Problem(409, "conflict", "The run is not training now. Only a running run can be stopped.")
     return shown(run_id)
 
 
-def shown(run_id: int) -> dict[str, Any]:
-    """The JSON of a run. Raises Problem 404."""
+def shown(run_id: int) -> RunOut:
+    """Return a run for the API. Raises Problem 404."""
     with read_scope() as s:
         return run_json(s, row_of(s, TrainingRun, run_id))

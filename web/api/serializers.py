@@ -1,6 +1,4 @@
-"""What the API gives: what the database knows, plus addresses."""
-
-from typing import Any
+"""Rows and views of the database as the API gives them, with addresses."""
 
 from flask import url_for
 from sqlalchemy.orm import Session
@@ -17,85 +15,83 @@ from db.registry.engine_proofs import Serving
 from db.registry.versions import used_by
 from db.training.runs import epochs_of, run_view
 from db.training.split_view import splits_of
+from web.schemas.datasets import DatasetOut, SplitOut
+from web.schemas.jobs import JobLinks, JobOut
+from web.schemas.models import CheckOut, ModelDetail, ModelOut, PromotionOut
+from web.schemas.runs import EpochList, EpochOut, RunOut
+from web.schemas.workers import WorkerOut
 
 
-def dataset_json(s: Session, dataset: Dataset, *, whole: bool = True) -> dict[str, Any]:
-    """The JSON of a dataset; in a list without its report and splits, which may be long."""
-    shown = dataset_view(s, dataset).as_dict()
+def dataset_json(s: Session, dataset: Dataset, *, whole: bool = True) -> DatasetOut:
+    """Return a dataset for the API; in a list without its report and splits, which may be long."""
     links = {
         "self": url_for("api_datasets.show", dataset_id=dataset.id),
         "page": url_for("datasets.show", dataset_id=dataset.id),
     }
-    splits = [split.as_dict() for split in splits_of(s, dataset)] if whole else []
-    return {**shown, "report": shown["report"] if whole else {}, "splits": splits, "links": links}
+    facts = vars(dataset_view(s, dataset)) | ({} if whole else {"report": {}})
+    splits = [SplitOut.model_validate(split) for split in splits_of(s, dataset)] if whole else []
+    return DatasetOut(**facts, splits=splits, links=links)
 
 
-def run_json(s: Session, run: TrainingRun) -> dict[str, Any]:
-    """The JSON of a training run."""
+def run_json(s: Session, run: TrainingRun) -> RunOut:
+    """Return a training run for the API."""
     links = {
         "self": url_for("api_runs.show", run_id=run.id),
         "epochs": url_for("api_runs.list_epochs", run_id=run.id),
         "page": url_for("runs.show", run_id=run.id),
     }
-    return {**run_view(s, run).as_dict(), "links": links}
+    return RunOut(**vars(run_view(s, run)), links=links)
 
 
-def epochs_json(s: Session, run: TrainingRun) -> dict[str, Any]:
-    """All epochs of a run, and the names of its stages."""
-    names = ("stage", "epoch", "metrics", "seconds")
-    items = [{name: getattr(epoch, name) for name in names} for epoch in epochs_of(s, run.id)]
+def epochs_json(s: Session, run: TrainingRun) -> EpochList:
+    """Return all epochs of a run, and the names of its stages."""
     stages = [str(stage.get("name", number)) for number, stage in enumerate(run.config.get("stages", []), start=1)]
-    return {"items": items, "stages": stages, "next_cursor": None}
+    return EpochList(items=[EpochOut.model_validate(epoch) for epoch in epochs_of(s, run.id)], stages=stages)
 
 
-def model_detail(s: Session, version: ModelVersion) -> dict[str, Any]:
-    """All that is known of a model version."""
+def model_json(version: ModelVersion, champion_id: int | None) -> ModelOut:
+    """Return a model version for the API's list."""
+    facts = {name: getattr(version, name) for name in ModelOut.model_fields if name != "champion"}
+    return ModelOut(**facts, champion=version.id == champion_id)
+
+
+def model_detail(s: Session, version: ModelVersion) -> ModelDetail:
+    """Return all that is known of a model version for the API."""
     now = champion(s)
-    return {
-        **model_json(version, now.id if now else None),
-        "ood": version.ood,
-        "facts": version.facts,
-        "files": version.files,
-        "used_by": used_by(s, version),
-        "checks": [evaluation_view(one).as_dict() for one in of_version(s, version)],
-        "gate": gate_of(s, version).as_dict(),
-        "promotions": [promotion.as_dict() for promotion in promotions_of(s, version)],
-        "links": {
+    return ModelDetail(
+        **dict(model_json(version, now.id if now else None)),
+        ood=version.ood,
+        facts=version.facts,
+        files=version.files,
+        used_by=used_by(s, version),
+        checks=[CheckOut.model_validate(evaluation_view(evaluation)) for evaluation in of_version(s, version)],
+        gate=gate_of(s, version).as_dict(),
+        promotions=[PromotionOut(**promotion.model_dump()) for promotion in promotions_of(s, version)],
+        links={
             "self": url_for("api_models.show", model_id=version.id),
             "card": url_for("api_models.card", model_id=version.id),
             "export": url_for("api_models.export", model_id=version.id),
             "page": url_for("models.show", version_id=version.id),
         },
-    }
+    )
 
 
-def serving_json(serving: Serving, in_use: set[int]) -> dict[str, Any]:
-    """The JSON of what serves on a host; `in_use`: the ids of the versions that the champion and open jobs are."""
+def serving_json(serving: Serving, in_use: set[int]) -> WorkerOut:
+    """Return what serves on a host for the API; `in_use`: the ids of the versions of the champion and of open jobs."""
     links = {
         "model": url_for("api_models.show", model_id=serving.version.id),
         "page": url_for("workers.index"),
     }
-    return {**serving.as_dict(), "in_use": serving.version.id in in_use, "links": links}
+    return WorkerOut(**serving.as_dict(), in_use=serving.version.id in in_use, links=links)
 
 
-def model_json(version: ModelVersion, champion_id: int | None) -> dict[str, Any]:
-    """The JSON of a model version."""
-    names = ("id", "name", "number", "label", "note", "recipe", "threshold", "temperature")
-    return {
-        **{name: getattr(version, name) for name in (*names, "calibration", "metrics", "parity")},
-        "dataset_hash": version.dataset_hash,
-        "created_at": version.created_at.isoformat(),
-        "champion": version.id == champion_id,
-    }
-
-
-def job_json(view: JobView) -> dict[str, Any]:
-    """The JSON of a job."""
-    links = {
-        "self": url_for("api_jobs.show_job", job_id=view.id),
-        "results": url_for("api_results.list_results", job_id=view.id),
-        "csv": url_for("api_results.results_csv", job_id=view.id),
-        "json": url_for("api_results.results_json", job_id=view.id),
-        "page": url_for("jobs.show", job_id=view.id),
-    }
-    return {**view.as_dict(), "notice": RESEARCH_USE_ONLY, "links": links}
+def job_json(view: JobView) -> JobOut:
+    """Return a job for the API."""
+    links = JobLinks(
+        self=url_for("api_jobs.show_job", job_id=view.id),
+        results=url_for("api_results.list_results", job_id=view.id),
+        csv=url_for("api_results.results_csv", job_id=view.id),
+        json=url_for("api_results.results_json", job_id=view.id),
+        page=url_for("jobs.show", job_id=view.id),
+    )
+    return JobOut(**dict(view), notice=RESEARCH_USE_ONLY, links=links)

@@ -1,7 +1,5 @@
 """Workers over the API: which engine predicts on which machine. For admins."""
 
-from typing import Any
-
 from apiflask import APIBlueprint
 
 from db.database import read_scope
@@ -22,13 +20,12 @@ revalidate(blueprint)
 @blueprint.get("")
 @blueprint.output(WorkerList)
 @blueprint.doc(responses=NOT_MODIFIED | problems(403))
-def list_workers() -> dict[str, Any]:
-    """List what serves on each worker's machine
+def list_workers() -> WorkerList:
+    """List the engines on each worker's machine
 
-    By host, the newest model version first. Each worker proves an engine before it predicts with it; what the newest
-    load found is kept. Carries a strong `ETag`. For admins.
+    By host, the newest model version first. Each worker proves an engine before it predicts with it, and the result of
+    the newest load is kept. Carries a strong `ETag`. For admins.
     """
     with read_scope() as s:
         in_use = versions_in_use(s)
-        items = [serving_json(serving, in_use) for serving in list_servings(s)]
-    return {"items": items, "next_cursor": None}
+        return WorkerList(items=[serving_json(serving, in_use) for serving in list_servings(s)])

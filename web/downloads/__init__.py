@@ -1,1 +1,1 @@
-"""What a user takes away: results and model packages."""
+"""Downloads: results and model packages."""

@@ -10,28 +10,28 @@ from web.errors import not_found
 
 CARD, REPORT = "MODEL_CARD.md", "report.html"
 OF_SLICES = {"augmented.png", "mistakes.png"}
-"""Pictures that show slices; like the report and the whole package, they are for admins, as datasets are."""
+"""Figures that show slices. Like datasets, the report and the whole package, they are for admins."""
 REPORT_CSP = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'; sandbox"
 )
-"""The report is a page of its own, with its style inside; it may come from another site, so it can run nothing."""
+"""The report is a page of its own, with its style inside. It may come from another site, so it may not run scripts."""
 
 
 def figures(version: ModelVersion, user: User) -> list[str]:
-    """The names of the version's pictures that the user may see."""
+    """Return the names of the version's figures that the user may see."""
     hidden = () if user.is_admin else OF_SLICES
     return sorted(name for name in version.files if name.endswith(".png") and name not in hidden)
 
 
 def card_text(version: ModelVersion) -> str | None:
-    """The model card, Markdown; None where the version has none. Raises storage's FileMissing, FileDamaged."""
+    """Return the model card as Markdown, or None if the version has none. Raises storage's FileMissing, FileDamaged."""
     sha256 = version.files.get(CARD)
     return storage().verified_path(sha256).read_text("utf-8", errors="replace") if sha256 else None
 
 
 def card_response(version: ModelVersion) -> Response:
-    """The model card as a file. Raises Problem 404."""
+    """Return the model card as a file. Raises Problem 404."""
     text = card_text(version)
     if text is None:
         raise not_found()
@@ -39,14 +39,14 @@ def card_response(version: ModelVersion) -> Response:
 
 
 def report_response(version: ModelVersion) -> Response:
-    """The training report, in its own sandbox. Raises Problem 404."""
+    """Return the training report, in its own sandbox. Raises Problem 404."""
     response = _file(version, REPORT, "text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = REPORT_CSP
     return response
 
 
 def figure_response(version: ModelVersion, name: str, user: User) -> Response:
-    """One picture. Raises Problem 404."""
+    """Return one figure. Raises Problem 404."""
     if name not in figures(version, user):
         raise not_found()
     return _file(version, name, "image/png")
@@ -63,7 +63,7 @@ def _file(version: ModelVersion, name: str, content_type: str) -> Response:
 
 
 def export_response(version: ModelVersion) -> Response:
-    """The whole version as one file, streamed. Raises storage's FileMissing."""
+    """Stream the whole version as one file. Raises storage's FileMissing."""
     response = Response(export_package(version), content_type="application/x-tar")
     response.content_length = export_size(version)
     name = f"{version.name}-{version.number}.ctbatch.tar"

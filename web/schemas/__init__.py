@@ -1,1 +1,1 @@
-"""What the API takes and gives; the pages' forms take the same."""
+"""Schemas of the API. The forms of the pages are checked by the same."""

@@ -1,21 +1,19 @@
-"""What the shapes of the API share."""
+"""Types that the schemas of the API share."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from db import MAX_INTEGER
+from db.ledger.views import View
+from db.paging import Cursor
 from db.registry.manifest import NAME
 
-RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
-Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0-9_-]+$")]
-Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
+class Out(View):
+    """What the API gives. It can be read from the attributes of what the database gives."""
 
-class Out(BaseModel):
-    """What the API gives; a member that is not described here is a mistake."""
-
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(from_attributes=True)
 
 
 class ProblemOut(BaseModel):
@@ -34,7 +32,10 @@ ModelLabel = Annotated[str, Field(pattern=rf"^{NAME.pattern}/[0-9]{{1,9}}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AsGiven = Annotated[
     bool,
-    Field(description="Draw each group alone; else groups that share near-identical slices stay in one part."),
+    Field(
+        description="Put each group in a part by itself. "
+        "By default groups that share near-identical slices stay in one part."
+    ),
 ]
 Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 

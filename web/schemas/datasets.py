@@ -1,22 +1,23 @@
-"""The shapes of datasets and splits in the API."""
+"""Datasets and splits as the API takes and gives them."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from web.schemas.common import AsGiven, Out, Seed, Timestamp
+from db.ledger.views import Moment
+from web.schemas.common import AsGiven, Out, Seed
 
 DatasetState = Literal["queued", "building", "ready", "failed"]
 
 
 class SplitOut(Out):
-    """A split into train, validation and test: slices of each class and groups by part, and what connects two parts."""
+    """A split into train, validation and test: the classes and groups of each part, and what leaks between parts."""
 
     id: int
     rule: str
     seed: int
     parts: dict[str, dict[str, int]]
-    leaks: dict[str, Any] = Field(description="By name: how many, and examples. Empty is clean.")
+    leaks: dict[str, Any] = Field(description="Count and examples by leak name; empty if nothing leaks.")
 
 
 class DatasetOut(Out):
@@ -32,7 +33,7 @@ class DatasetOut(Out):
     sha256: str | None
     report: dict[str, Any]
     error: str | None
-    created_at: Timestamp
+    created_at: Moment
     created_by: str | None
     splits: list[SplitOut]
     links: dict[str, str]

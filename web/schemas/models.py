@@ -1,17 +1,18 @@
-"""The shapes of model versions, checks and promotions in the API."""
+"""Model versions, checks and promotions as the API takes and gives them."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from web.schemas.common import ModelLabel, Named, Out, Timestamp
+from db.ledger.views import Moment
+from web.schemas.common import ModelLabel, Named, Out
 
 CheckState = Literal["queued", "running", "finished", "failed"]
 Reason = Annotated[str, Field(max_length=500, description="Kept with the promotion.")]
 
 
 class CalibrationOut(Out):
-    """What turns an engine's scores into answers."""
+    """The temperature and the threshold that turn an engine's scores into answers."""
 
     temperature: float
     threshold: float
@@ -28,11 +29,11 @@ class ModelOut(Out):
     recipe: str
     threshold: float
     temperature: float
-    calibration: dict[str, CalibrationOut] = Field(description="Of the engines that have their own, by name.")
+    calibration: dict[str, CalibrationOut] = Field(description="By name, of the engines that have their own.")
     metrics: dict[str, Any]
     parity: dict[str, Any]
     dataset_hash: str | None
-    created_at: Timestamp
+    created_at: Moment
     champion: bool
 
 
@@ -44,7 +45,7 @@ class ModelList(Out):
 
 
 class CheckOut(Out):
-    """An evaluation of a model version on a dataset; of a whole dataset it is a site check, with its verdict."""
+    """An evaluation of a model version on a dataset. On a whole dataset it is a site check with a verdict."""
 
     id: int
     state: CheckState
@@ -54,44 +55,44 @@ class CheckOut(Out):
     part: str | None
     result: dict[str, Any]
     error: str | None
-    created_at: Timestamp
-    finished_at: Timestamp | None
+    created_at: Moment
+    finished_at: Moment | None
 
 
 class PromotionOut(Out):
     """One time that a version became the champion. `verdict`: the gate's, or `rollback`."""
 
-    at: Timestamp
+    at: Moment
     by: str
     reason: str
     verdict: str
     overridden: bool
-    champion: str | None = Field(description="The champion whose place it took.")
+    champion: str | None = Field(description="The champion that it replaced.")
     figures: dict[str, Any] = Field(description="The gate's comparison with that champion.")
 
 
 class ModelDetail(ModelOut):
-    """A model version with its making, its files, and how it stands beside the champion."""
+    """A model version with its making, its files, and its comparison with the champion."""
 
     ood: dict[str, Any]
     facts: dict[str, Any]
     files: dict[str, str] = Field(description="SHA-256 by file name.")
     used_by: int = Field(description="Jobs that were predicted with it.")
     checks: list[CheckOut]
-    gate: dict[str, Any] = Field(description="The promotion gate's verdict, reasons, notes and figures.")
+    gate: dict[str, Any] = Field(description="The promotion gate's verdict, reasons, notes and metrics.")
     promotions: list[PromotionOut] = Field(description="Newest first.")
     links: dict[str, str]
 
 
 class PromoteIn(BaseModel):
-    """Why a version becomes the champion. `force`: though the gate refuses; then `reason` must not be empty."""
+    """Why a version becomes the champion. `force` overrides a refusal; `reason` must then not be empty."""
 
     reason: Reason = ""
     force: bool = False
 
 
 class RollbackIn(BaseModel):
-    """Why the champion before the present one comes back; `reason` must not be empty."""
+    """Why the previous champion comes back; `reason` must not be empty."""
 
     reason: Reason = ""
     champion: ModelLabel | None = Field(default=None, description="`name/number` of the champion that is rolled back.")
@@ -104,14 +105,16 @@ class CheckIn(BaseModel):
 
 
 class CompareIn(BaseModel):
-    """What a model version is compared with, and on what."""
+    """The version and the dataset that a model version is compared with."""
 
     with_model: ModelLabel = Field(description="`name/number` of the other version.")
-    dataset: Named | None = Field(None, description="The whole of it; else the test part of the first version's split.")
+    dataset: Named | None = Field(
+        None, description="A whole dataset. Default: the test part of the first version's split."
+    )
 
 
 class ComparisonOut(Out):
-    """Two model versions on the same slices; figures and notes once it is finished."""
+    """Two model versions on the same slices. Metrics and notes come once it is finished."""
 
     model_version: str
     with_model: str
@@ -123,5 +126,7 @@ class ComparisonOut(Out):
     figures: dict[str, Any] = Field(
         description="By name: `candidate` is the first version, `champion` the other; `difference`, `low`, `high`."
     )
-    notes: list[str] = Field(description="Why figures may come out too good: who was trained on some of these slices.")
+    notes: list[str] = Field(
+        description="Why metrics may be too good: which version was trained on some of these slices."
+    )
     error: str | None

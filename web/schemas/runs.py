@@ -1,12 +1,13 @@
-"""The shapes of training runs in the API."""
+"""Training runs as the API takes and gives them."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from db.ledger.views import Moment
 from db.registry.manifest import NAME
 from training.config import PRESETS
-from web.schemas.common import AsGiven, ModelLabel, Named, Out, Seed, Sha256, Timestamp
+from web.schemas.common import AsGiven, ModelLabel, Named, Out, Seed, Sha256
 
 RunState = Literal["queued", "running", "finished", "failed", "cancelled"]
 LeakName = Literal["identical-slices", "near-identical-slices", "shared-groups", "conflicting-labels", "seen-by-parent"]
@@ -24,16 +25,16 @@ class RunIn(BaseModel):
     name: str = Field(
         "",
         json_schema_extra={"pattern": rf"^({NAME.pattern})?$"},
-        description="Of the model version that comes of it; the dataset's unless given.",
+        description="The name of the model version that the run makes. Default: the dataset's name.",
     )
     settings: list[Setting] = Field(default_factory=list, max_length=100, description="`key=value`, over the preset.")
     from_model: ModelLabel | None = Field(
         None,
-        description="`name/number` of the version that the run starts from. What that was trained on stays in train,"
-        " and what it was tested on in test.",
+        description="`name/number` of the version that the run starts from. Slices that trained it stay in train, and"
+        " those that tested it in test.",
     )
     from_weights: Sha256 | None = Field(
-        None, description="The file of weights that the run starts from, by what `POST /runs/weights` gave."
+        None, description="The `sha256` that `POST /runs/weights` gave for the file that the run starts from."
     )
     allow_leaks: list[LeakName] = Field(default_factory=list, max_length=10)
     groups_as_given: AsGiven = False
@@ -46,11 +47,11 @@ class WeightsOut(Out):
 
 
 class EstimateOut(Out):
-    """What a run would take, at most: no early stop is foreseen."""
+    """What a run would take at most, without an early stop."""
 
     dataset: str
     slices: dict[str, int] = Field(description="By part of the split.")
-    estimate: dict[str, float] = Field(description="`seconds` on two cores without a GPU, `disk` in bytes meanwhile.")
+    estimate: dict[str, float] = Field(description="`seconds` on two cores without a GPU; `disk`: bytes while it runs.")
 
 
 class RunOut(Out):
@@ -63,7 +64,7 @@ class RunOut(Out):
     stage: str
     progress: float
     message: str
-    live: dict[str, Any] = Field(description="Where it stands: stage, epoch, step, loss, rate, eta_seconds.")
+    live: dict[str, Any] = Field(description="Its progress: stage, epoch, step, loss, rate, eta_seconds.")
     dataset: str | None
     seed: int
     config: dict[str, Any]
@@ -75,9 +76,9 @@ class RunOut(Out):
     from_version: str | None
     model_version: str | None
     created_by: str | None
-    created_at: Timestamp
-    started_at: Timestamp | None
-    finished_at: Timestamp | None
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
     links: dict[str, str]
 
 
@@ -89,7 +90,7 @@ class RunPage(Out):
 
 
 class EpochOut(Out):
-    """What one epoch came to; stage and epoch count from 0."""
+    """The metrics of one epoch. Stage and epoch count from 0."""
 
     stage: int
     epoch: int

@@ -1,13 +1,14 @@
-"""The shapes of inference workers and their proofs in the API."""
+"""Inference workers and their proofs as the API takes and gives them."""
 
 from pydantic import Field
 
+from db.ledger.views import Moment
 from db.registry.engine_proofs import State as ServingState
-from web.schemas.common import Out, Timestamp
+from web.schemas.common import Out
 
 
 class ProofOut(Out):
-    """What the proof of an engine found on one machine. `largest_difference`: of a calibrated probability."""
+    """The result of an engine's proof on one machine. `largest_difference` is of a calibrated probability."""
 
     engine: str
     precision: str
@@ -25,19 +26,19 @@ class WorkerOut(Out):
     model_version: str
     in_use: bool = Field(description="Whether the version is the champion, or open jobs are predicted with it.")
     state: ServingState = Field(
-        description="`used`: the quickest engine serves. `fallen back`: a slower one does. `refused`: none does, and"
+        description="`used`: the fastest engine predicts. `fallen back`: a slower one does. `refused`: none does, and"
         " slices wait for another worker."
     )
-    engine: str | None = Field(description="The engine that serves.")
+    engine: str | None = Field(description="The engine that predicts.")
     message: str
-    advice: str = Field(description="What to do about it; empty if the quickest engine serves.")
-    checked_at: Timestamp
-    proofs: list[ProofOut] = Field(description="The quickest engine first.")
+    advice: str = Field(description="What to do about it; empty if the fastest engine predicts.")
+    checked_at: Moment
+    proofs: list[ProofOut] = Field(description="The fastest engine first.")
     links: dict[str, str]
 
 
 class WorkerList(Out):
-    """What serves on every machine, by host."""
+    """The engines that predict on every machine, by host."""
 
     items: list[WorkerOut]
     next_cursor: None = None

@@ -1,1 +1,1 @@
-"""Who may ask, and how often."""
+"""Authentication, access and rate limits."""

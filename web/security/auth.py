@@ -1,4 +1,4 @@
-"""Who is asking: a bearer token, or a signed-in browser whose session is a token row that signing out ends."""
+"""The user of a request, known by a bearer token or by the session of a browser."""
 
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -19,9 +19,9 @@ _SESSION_KEY = "token"
 
 
 def current_user() -> User | None:
-    """The user of this request, looked up once; None if nobody is signed in.
+    """Return the user of this request, looked up once, or None if nobody is signed in.
 
-    An `Authorization` header that is there decides alone: a bad token is never made good by a cookie.
+    If there is an `Authorization` header, it alone decides: a cookie does not make up for a bad token.
     """
     if "user" not in g:
         g.user = _find_user()
@@ -38,7 +38,7 @@ def _find_user() -> User | None:
 
 
 def bearer_token() -> str | None:
-    """The token of an `Authorization: Bearer …` header (RFC 6750, section 2.1)."""
+    """Return the token of an `Authorization: Bearer …` header (RFC 6750, section 2.1), or None."""
     authorization = request.authorization
     if authorization is None or authorization.type != "bearer":
         return None
@@ -46,7 +46,7 @@ def bearer_token() -> str | None:
 
 
 def require_user() -> User:
-    """The user of this request. Raises Problem 401."""
+    """Return the user of this request. Raises Problem 401."""
     user = current_user()
     if user is None:
         raise not_signed_in()
@@ -54,28 +54,34 @@ def require_user() -> User:
 
 
 def require_admin() -> User:
-    """The user of this request, an admin. Raises Problem 401 or 403."""
+    """Return the user of this request, who must be an admin. Raises Problem 401 or 403."""
     user = require_user()
     if not user.is_admin:
-        raise Problem(403, "forbidden", "Only an admin may do this.")
+        raise Problem(403, "forbidden", "Only an admin may do this. Ask one to do it, or to make you an admin.")
     return user
 
 
 def guard_api(blueprint: APIBlueprint) -> None:
-    """Let only users through to a blueprint of the API; a browser's write also shows its CSRF token, in a header.
+    """Let only users through to a blueprint of the API. A browser that writes also sends its CSRF token in a header.
 
-    The header, not a form field: reading the form would receive a whole upload before it is refused.
+    It is a header and not a form field because reading the form would receive a whole upload before it is refused.
     """
     blueprint.before_request(_check_api_request)
 
 
 def guard_admin_api(blueprint: APIBlueprint) -> None:
-    """Let only admins through to a blueprint of the API, before anything of a request's body is read."""
-    blueprint.before_request(_check_admin)
+    """Let only admins through to a blueprint of the API, before a request's body is read."""
+    blueprint.before_request(check_admin)
     guard_api(blueprint)
 
 
-def _check_admin() -> None:
+def check_user() -> None:
+    """Raise Problem 401 unless the request is a user's."""
+    require_user()
+
+
+def check_admin() -> None:
+    """Raise Problem 401 or 403 unless the request is an admin's."""
     require_admin()
 
 
@@ -86,11 +92,11 @@ def _check_api_request() -> None:
     try:
         validate_csrf(request.headers.get("X-CSRFToken"))
     except ValidationError as error:
-        raise Problem(400, "csrf", "A browser's request needs the page's token in the header X-CSRFToken.") from error
+        raise Problem(400, "csrf", "The header X-CSRFToken has no valid token. Reload the page.") from error
 
 
 def sign_in(user: User) -> None:
-    """Start a session for the browser of this request; whatever it held before is dropped, its id too."""
+    """Start a new session for the browser of this request. The old one is dropped with its id."""
     sign_out()
     with session_scope() as s:
         secret = accounts.issue_token(s, user, "browser", SESSION_LIFE, kind="session")
@@ -109,7 +115,7 @@ def sign_out() -> None:
 
 
 def local_path(target: str | None, default: str = "/") -> str:
-    """A path of this site to go on to; anything that could lead elsewhere becomes `default`."""
+    """Return a path of this site to go on to, or `default` if the target could lead elsewhere."""
     if not target or not target.startswith("/") or target.startswith(("//", "/\\")) or not target.isprintable():
         return default
     parts = urlsplit(target)

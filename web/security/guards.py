@@ -1,38 +1,26 @@
-"""What runs before a page: its user, and the CSRF token of its forms."""
+"""Checks before a page: its user, and the CSRF token of its forms."""
 
 from flask import Blueprint
 from flask_wtf.csrf import CSRFProtect
 
-from web.security.auth import require_admin, require_user
+from web.security.auth import check_admin, check_user
 
 csrf = CSRFProtect()
-"""Installed without checking by itself: the check reads the form, so it comes after the user is known."""
+"""It does not check by itself: the check reads the form, so it comes after the user is known."""
 
 
 def guard_forms(blueprint: Blueprint) -> None:
     """Check the CSRF token of every form that is posted to a blueprint."""
-    blueprint.before_request(_check_form)
+    blueprint.before_request(csrf.protect)
 
 
 def guard_pages(blueprint: Blueprint) -> None:
     """Let only users through to a blueprint, then check the forms."""
-    blueprint.before_request(_check_user)
+    blueprint.before_request(check_user)
     guard_forms(blueprint)
 
 
 def guard_admin_pages(blueprint: Blueprint) -> None:
     """Let only admins through to a blueprint, then check the forms."""
-    blueprint.before_request(_check_admin)
+    blueprint.before_request(check_admin)
     guard_forms(blueprint)
-
-
-def _check_admin() -> None:
-    require_admin()
-
-
-def _check_user() -> None:
-    require_user()
-
-
-def _check_form() -> None:
-    csrf.protect()

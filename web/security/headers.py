@@ -1,4 +1,4 @@
-"""What every response says to browsers about trust: CSP, framing, sniffing, caching."""
+"""The security headers of every response: CSP, framing, sniffing, caching."""
 
 from flask import Flask, Response, request
 
@@ -30,7 +30,7 @@ def install(app: Flask) -> None:
 
 
 def add_headers(response: Response) -> Response:
-    """Set what is not set yet; pages and API answers may be kept by nobody but the browser, and are checked again."""
+    """Set the headers that are not set yet. Only the browser may keep answers, and it checks them again."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     if request.endpoint != "static":

@@ -1,4 +1,4 @@
-"""The key that signs cookies: from the settings, or made once and kept beside the database."""
+"""The key that signs cookies: taken from the settings, or made once and kept beside the database."""
 
 import os
 import secrets
@@ -8,7 +8,7 @@ from db.settings import Settings
 
 
 def secret_key(settings: Settings) -> str:
-    """The signing key. Several web processes on one machine share the file; several machines need the setting."""
+    """Return the signing key. Web processes on one machine share the file. Several machines need the setting."""
     return settings.secret_key.get_secret_value() or _kept_key(settings.home / "secret_key")
 
 
@@ -19,7 +19,7 @@ def _kept_key(path: Path) -> str:
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     try:
-        os.link(fresh, path)  # whole or not at all, and the first process to come wins
+        os.link(fresh, path)  # atomic: the first process wins
     except FileExistsError:
         pass
     finally:

@@ -1,4 +1,4 @@
-"""How often one address may try to sign in."""
+"""The limit on sign-in attempts from one address."""
 
 from flask import Flask
 from flask_limiter import Limiter
@@ -12,9 +12,9 @@ limiter = Limiter(key_func=get_remote_address, default_limits=[], headers_enable
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Count in Redis where the broker is one, so that several web processes count together; else in this process.
+    """Count attempts in Redis if the broker is one, so that all web processes count together.
 
-    A Redis that is away is no reason to lock everybody out: each process then counts for itself.
+    If Redis is away, each process counts for itself: nobody is locked out.
     """
     shared = settings.broker_url.startswith(("redis://", "rediss://"))
     app.config["RATELIMIT_STORAGE_URI"] = settings.broker_url if shared else "memory://"

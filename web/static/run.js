@@ -16,23 +16,23 @@
     return answer.ok ? answer.json() : null;
   }
 
-  const series = (found, key) => found.items.map((one) => one.metrics[key] ?? null);
+  const series = (epochs, key) => epochs.items.map((one) => one.metrics[key] ?? null);
 
-  function columns(found, key) {
-    const length = Math.max(found.items.length, champion?.items.length ?? 0);
+  function columns(epochs, key) {
+    const length = Math.max(epochs.items.length, champion?.items.length ?? 0);
     const pad = (values) => [...values, ...Array(length - values.length).fill(null)];
-    const data = [Array.from({length}, (_, at) => at + 1), pad(series(found, key)), pad(series(found, `val_${key}`))];
+    const data = [Array.from({length}, (_, at) => at + 1), pad(series(epochs, key)), pad(series(epochs, `val_${key}`))];
     if (champion) data.push(pad(series(champion, `val_${key}`)));
     return data;
   }
 
   // Where a stage begins: a line between two epochs, named at its top.
-  function borders(found) {
-    return found.items.flatMap((one, at) => at > 0 && one.stage === found.items[at - 1].stage ? []
-      : [{x: at + 0.5, name: found.stages[one.stage] ?? `stage ${one.stage + 1}`}]);
+  function borders(epochs) {
+    return epochs.items.flatMap((one, at) => at > 0 && one.stage === epochs.items[at - 1].stage ? []
+      : [{x: at + 0.5, name: epochs.stages[one.stage] ?? `stage ${one.stage + 1}`}]);
   }
 
-  function drawBorders(plot, found, colours) {
+  function drawBorders(plot, epochs, colours) {
     const {ctx, bbox} = plot;
     ctx.save();
     ctx.strokeStyle = colours.line;
@@ -41,7 +41,7 @@
     ctx.textBaseline = "top";
     ctx.textAlign = "left";
     let free = -Infinity; // names of short stages would lie over each other
-    for (const {x, name} of borders(found)) {
+    for (const {x, name} of borders(epochs)) {
       const at = plot.valToPos(x, "x", true);
       if (at < bbox.left - 1 || at > bbox.left + bbox.width) continue;
       ctx.beginPath();
@@ -74,7 +74,7 @@
       legend: {live: true}, axes: [{...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], space: 45}, {...axis, size: 48}],
       scales: {x: {time: false, range: (_, low, high) => [0.5, Math.max((high ?? 1) + 0.5, 2)]},
         y: {range: (_, low, high) => spread(low, high, key)}},
-      hooks: {drawAxes: [(plot) => drawBorders(plot, state.found, colours)]},
+      hooks: {drawAxes: [(plot) => drawBorders(plot, state.epochs, colours)]},
     };
   }
 
@@ -84,42 +84,42 @@
     return [Math.max(low - room, 0), key === "accuracy" ? Math.min(high + room, 1) : high + room];
   }
 
-  function draw(found) {
-    const text = JSON.stringify([found, champion?.items.length ?? 0]);
-    if (text === shown || (found.items.length === 0)) return;
+  function draw(epochs) {
+    const text = JSON.stringify([epochs, champion?.items.length ?? 0]);
+    if (text === shown || (epochs.items.length === 0)) return;
     shown = text;
     document.getElementById("curves-none").hidden = true;
     document.getElementById("curves-legend").hidden = false;
     box.querySelector(".curves").hidden = false;
-    if (charts.length === 0) make(found);
+    if (charts.length === 0) make(epochs);
     for (const chart of charts) {
-      chart.state.found = found;
-      chart.plot.setData(columns(found, chart.key));
+      chart.state.epochs = epochs;
+      chart.plot.setData(columns(epochs, chart.key));
     }
   }
 
-  function make(found) {
+  function make(epochs) {
     for (const place of box.querySelectorAll("[data-curve]")) {
       const key = place.dataset.curve;
-      const state = {found};
-      const plot = new uPlot(options(place, key, state), columns(found, key), place);
+      const state = {epochs};
+      const plot = new uPlot(options(place, key, state), columns(epochs, key), place);
       charts.push({plot, place, key, state});
     }
   }
 
   function again() {
     if (charts.length === 0) return;
-    const found = charts[0].state.found;
+    const epochs = charts[0].state.epochs;
     for (const chart of charts.splice(0)) chart.plot.destroy();
-    make(found);
+    make(epochs);
   }
 
   async function poll() {
     clearTimeout(timer);
     const open = live()?.dataset.open === "true"; // read before asking, so that the last epochs are asked for
     try {
-      const found = await ask(box.dataset.epochs);
-      if (found) draw(found);
+      const epochs = await ask(box.dataset.epochs);
+      if (epochs) draw(epochs);
     } catch { /* the server is away; the page says so, and this goes on asking */ }
     if (open) timer = setTimeout(poll, POLL);
   }

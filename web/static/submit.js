@@ -13,11 +13,11 @@
   let key = null; // the same submission, sent again, makes the same job
   let request = null;
 
-  // --- What was chosen --------------------------------------------------------------------------------------------
-  function add(found) {
-    const known = new Set(files.map((one) => `${one.name}/${one.file.size}`));
-    for (const one of found) {
-      if (IGNORED.has(one.file.name.toLowerCase()) || known.has(`${one.name}/${one.file.size}`)) continue;
+  // --- The chosen files --------------------------------------------------------------------------------------------
+  function add(entries) {
+    const chosen = new Set(files.map((one) => `${one.name}/${one.file.size}`));
+    for (const one of entries) {
+      if (IGNORED.has(one.file.name.toLowerCase()) || chosen.has(`${one.name}/${one.file.size}`)) continue;
       files.push(one);
     }
     key = null;
@@ -34,8 +34,8 @@
     const bytes = files.reduce((total, one) => total + one.file.size, 0);
     const more = files.length > SHOWN ? ` (${files.length - SHOWN} not shown)` : "";
     sum.textContent = `${files.length} ${files.length === 1 ? "file" : "files"}${more}, ${size(bytes)}`;
-    if (files.length > MAX_FILES) problem("Too many files", `Put more than ${MAX_FILES} files in a ZIP or TAR archive first.`);
-    else if (bytes > MAX_BYTES) problem("Too large", `More than ${size(MAX_BYTES)} cannot be sent at once.`);
+    if (files.length > MAX_FILES) problem("Too many files", `At most ${MAX_FILES} files can be sent. Put them in a ZIP or TAR archive.`);
+    else if (bytes > MAX_BYTES) problem("Too large", `At most ${size(MAX_BYTES)} can be sent at once. Submit fewer files.`);
   }
 
   function item(one) {
@@ -86,11 +86,11 @@
       return [{file, name: path + entry.name}];
     }
     const reader = entry.createReader();
-    const found = [];
+    const entries = [];
     for (;;) { // a reader gives at most 100 entries at a time
       const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-      if (some.length === 0) return found;
-      for (const child of some) found.push(...await walk(child, `${path}${entry.name}/`));
+      if (some.length === 0) return entries;
+      for (const child of some) entries.push(...await walk(child, `${path}${entry.name}/`));
     }
   }
 
@@ -106,7 +106,7 @@
     try {
       for (const entry of entries) add(await walk(entry, ""));
     } catch {
-      problem("That could not be read", "The browser could not read what was dropped.");
+      problem("Not readable", "The browser could not read the dropped files. Choose them instead.");
     }
   });
 
@@ -118,7 +118,7 @@
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (request || files.length > MAX_FILES) return;
-    if (files.length === 0) return problem("Nothing chosen", "Choose at least one archive or image.");
+    if (files.length === 0) return problem("No files", "Choose at least one archive or image.");
     hideProblem();
     key ??= newKey();
     const body = new FormData();
@@ -138,11 +138,11 @@
     request.upload.addEventListener("progress", (event) => progress(event, started));
     request.upload.addEventListener("load", () => {
       byId("upload-title").textContent = "Checking";
-      byId("upload-text").textContent = "Everything is sent; the server looks into it.";
+      byId("upload-text").textContent = "Everything is sent. The server is checking it.";
       byId("upload-bar").removeAttribute("value");
     });
     request.addEventListener("load", answered);
-    request.addEventListener("error", () => failed("The connection broke", "Nothing was queued, or it is queued once: submit again to find out."));
+    request.addEventListener("error", () => failed("The connection broke", "It is not known whether the job was queued. Submit again: it will not be queued twice."));
     request.addEventListener("abort", () => failed("Stopped", "Nothing was queued."));
     sending(true);
     request.send(body);

@@ -1,1 +1,1 @@
-"""The pages people use; each module is one blueprint of thin views over `db`."""
+"""The pages. Each module with routes is one blueprint of thin views over `db`."""

@@ -1,11 +1,8 @@
 """Datasets: the list with the form that makes one, and a dataset's page with its report and splits. For admins."""
 
-from typing import Any
-
 from apiflask import APIBlueprint
 from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy.orm import Session
 
 from db.database import current, read_scope, session_scope
 from db.datasets.datasets import dataset_view
@@ -16,13 +13,14 @@ from db.training.split_view import splits_of
 from db.training.splits import split_of
 from web.actions import datasets
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.actions.uploads import MAX_PARTS
-from web.errors import Problem, as_problem, sentence
+from web.errors import Problem, sentence
 from web.schemas.common import ListQuery
 from web.schemas.datasets import SplitIn
 from web.security.auth import require_admin
 from web.security.guards import guard_admin_pages
-from web.views.forms import form_values, parsed
+from web.views.forms import form_errors, form_values, page_response, parsed
 
 blueprint = APIBlueprint("datasets", __name__, url_prefix="/datasets", enable_openapi=False)
 guard_admin_pages(blueprint)
@@ -30,7 +28,7 @@ guard_admin_pages(blueprint)
 
 @blueprint.get("")
 def index() -> str:
-    """All datasets, newest first."""
+    """List all datasets, newest first."""
     query = parsed(ListQuery, request.args)
     with read_scope() as s:
         page = newest_first(s, Dataset, query.cursor, query.limit)
@@ -40,49 +38,53 @@ def index() -> str:
 
 @blueprint.get("/<int:dataset_id>/row")
 def row(dataset_id: int) -> str:
-    """One row of the list; a row whose dataset is being built asks for itself again."""
+    """Return one row of the list. A row whose dataset is being built asks for itself again."""
     with read_scope() as s:
         return render_template("datasets/_dataset_row.html", dataset=dataset_view(s, row_of(s, Dataset, dataset_id)))
 
 
 @blueprint.get("/new")
-def form() -> Response:
+def form(problem: Problem | None = None) -> Response:
     """Choose files, or jobs whose reviewed slices make the dataset."""
-    return _form(None)
+    typed = request.form if problem else {}
+    return page_response(
+        "datasets/dataset_new.html",
+        problem,
+        name=typed.get("name", ""),
+        jobs=typed.get("jobs") or request.args.get("jobs", ""),
+        max_files=MAX_PARTS - 10,
+        max_bytes=current().max_upload_bytes,
+    )
 
 
 @blueprint.post("/new")
+@takes_files
+@form_errors(form)
 def create() -> ResponseReturnValue:
     """Receive the files, and ask for the dataset."""
-    try:
-        view = datasets.create(require_admin())
-    except Exception as error:
-        problem = as_problem(error)
-        if problem.status == 500:
-            raise
-        return _form(problem)
+    view = datasets.create(require_admin())
     return redirect(url_for("datasets.show", dataset_id=view.id), 303)
 
 
 @blueprint.get("/<int:dataset_id>")
 def show(dataset_id: int) -> str:
-    """A dataset's page."""
+    """Show a dataset."""
     return _page("datasets/dataset.html", dataset_id)
 
 
 @blueprint.get("/<int:dataset_id>/live")
 def live(dataset_id: int) -> str:
-    """The part of a dataset's page that changes while it is built."""
+    """Return the part of a dataset's page that changes while it is built."""
     return _page("datasets/_dataset.html", dataset_id)
 
 
 @blueprint.post("/<int:dataset_id>/splits")
 def split(dataset_id: int) -> ResponseReturnValue:
-    """Split it, to see the parts and what leaks before anything is trained."""
-    asked = form_values(SplitIn, request.form)
+    """Split a dataset, to show the parts and the leaks before anything is trained."""
+    options = form_values(SplitIn, request.form)
     try:
         with session_scope() as s:
-            split_of(s, row_of(s, Dataset, dataset_id), seed=asked.seed, groups_as_given=asked.groups_as_given)
+            split_of(s, row_of(s, Dataset, dataset_id), seed=options.seed, groups_as_given=options.groups_as_given)
     except DatasetError as error:
         raise Problem(409, "conflict", sentence(error)) from error
     return redirect(url_for("datasets.show", dataset_id=dataset_id, _anchor="splits"), 303)
@@ -90,23 +92,7 @@ def split(dataset_id: int) -> ResponseReturnValue:
 
 def _page(template: str, dataset_id: int) -> str:
     with read_scope() as s:
-        return render_template(template, **_shown(s, row_of(s, Dataset, dataset_id)))
-
-
-def _shown(s: Session, dataset: Dataset) -> dict[str, Any]:
-    sources = [source.get("filename") or f"job {source.get('job')}" for source in dataset.sources]
-    return {"dataset": dataset_view(s, dataset), "splits": splits_of(s, dataset), "sources": sources}
-
-
-def _form(problem: Problem | None) -> Response:
-    values = {"name": request.form.get("name", ""), "jobs": request.form.get("jobs", "")} if problem else {}
-    page = render_template(
-        "datasets/dataset_new.html",
-        problem=problem,
-        values=values,
-        jobs=request.args.get("jobs", ""),
-        max_files=MAX_PARTS - 10,
-        max_bytes=current().max_upload_bytes,
-    )
-    status = 200 if problem is None else problem.status
-    return Response(page, status, content_type="text/html; charset=utf-8")
+        dataset = row_of(s, Dataset, dataset_id)
+        sources = [source.get("filename") or f"job {source.get('job')}" for source in dataset.sources]
+        view, splits = dataset_view(s, dataset), splits_of(s, dataset)
+    return render_template(template, dataset=view, splits=splits, sources=sources)

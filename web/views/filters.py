@@ -1,12 +1,10 @@
-"""How values are written on pages: times, durations, counts, shares, sizes, reasons."""
+"""Filters that write values on pages: times, durations, counts, shares, sizes, reasons."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
-from db.ledger.job_view import JobView
 from db.notice import RESEARCH_USE_ONLY
 from web.errors import sentence
 from web.views import metric_filters
@@ -14,7 +12,6 @@ from worker.imaging.display_names import display_name
 from worker.imaging.rejections import REASONS
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
-MUCH_OOD = 0.1  # share of the predicted slices; of a model's own source one in twenty is out of distribution by chance
 
 QUARANTINE_REASONS = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
@@ -43,20 +40,19 @@ def install(app: Flask) -> None:
         sentence=sentence,
         name=name,
     )
-    app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon, segments=segments, milestone=milestone)
-    app.jinja_env.globals.update(has_much_ood=has_much_ood)
+    app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon)
     metric_filters.install(app)
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
 
 
 def name(text: str | None) -> Markup:
-    """A name that a submitter chose: escaped, its invisible characters made visible, its direction kept to itself."""
+    """Escape a name that a submitter chose, make invisible characters visible, and keep its direction to itself."""
     return Markup('<bdi class="name">{}</bdi>').format(display_name(text or ""))
 
 
 def ago(moment: datetime | None) -> Markup:
-    """A moment as "3 min ago", with the full time in UTC as its title."""
+    """Write a moment as "3 min ago", with the full time in UTC as its title."""
     if moment is None:
         return Markup("–")
     utc = moment.astimezone(UTC)
@@ -65,7 +61,7 @@ def ago(moment: datetime | None) -> Markup:
 
 
 def age(moment: datetime) -> str:
-    """How long ago, in one unit; from a week on the date."""
+    """Write how long ago a moment was, in one unit; from a week on as a date."""
     seconds = (datetime.now(UTC) - moment).total_seconds()
     if seconds < 10:
         return "just now"
@@ -82,7 +78,7 @@ def age(moment: datetime) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time in at most two units."""
+    """Write a length of time in at most two units."""
     if seconds is None:
         return "–"
     if seconds < 10:
@@ -96,12 +92,12 @@ def duration(seconds: float | None) -> str:
 
 
 def count(number: float) -> str:
-    """A whole number with narrow no-break spaces between thousands."""
+    """Write a whole number with narrow no-break spaces between thousands."""
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
 def share(part: float, whole: float) -> str:
-    """A percentage that says 0 and 100 only where it is so."""
+    """Write a percentage that says 0 and 100 only if it is exactly that."""
     if not whole:
         return "–"
     percent = 100 * part / whole
@@ -113,7 +109,7 @@ def share(part: float, whole: float) -> str:
 
 
 def probability(value: float | None) -> str:
-    """A probability with three decimals, never rounded to certainty."""
+    """Write a probability with three decimals, never rounded to certainty."""
     if value is None:
         return "–"
     if value < 0.001:
@@ -124,7 +120,7 @@ def probability(value: float | None) -> str:
 
 
 def bytesize(size: float) -> str:
-    """A size in binary units."""
+    """Write a size in binary units."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}"
@@ -133,49 +129,13 @@ def bytesize(size: float) -> str:
 
 
 def reason(code: str | None) -> str:
-    """A reason code as a sentence for people."""
+    """Write a reason code as a sentence for people."""
     known = REASONS | QUARANTINE_REASONS | DATASET_REASONS
     return known.get(code or "", (code or "").replace("_", " "))
 
 
 def icon(symbol: str, title: str = "") -> Markup:
-    """A drawing of `static/icons.svg`; hidden from screen readers unless it has a title."""
+    """Draw a symbol of `static/icons.svg`. It is hidden from screen readers unless it has a title."""
     address = url_for("static", filename="icons.svg")
     spoken = Markup('role="img" aria-label="{}"').format(title) if title else Markup('aria-hidden="true"')
     return Markup('<svg class="icon" {}><use href="{}#{}"></use></svg>').format(spoken, address, escape(symbol))
-
-
-def has_much_ood(job: JobView) -> bool:
-    """Return whether so many slices of a job are out of distribution that its page must say so."""
-    predicted = job.counts["predicted"]
-    return bool(job.ood and predicted and job.ood >= MUCH_OOD * predicted)
-
-
-def segments(job: JobView) -> list[dict[str, Any]]:
-    """The progress bar of a job: its outcomes in order, with start and width in percent of all slices."""
-    counts, total = job.counts, max(job.stages["total"], 1)
-    amounts = [
-        ("positive", "Positive", counts["positive"]),
-        ("negative", "Negative", counts["predicted"] - counts["positive"]),
-        ("rejected", "Rejected", counts["rejected"]),
-        ("quarantined", "Quarantined", counts["quarantined"]),
-        ("cancelled", "Cancelled", counts["cancelled"]),
-    ]
-    found: list[dict[str, Any]] = []
-    start = 0.0
-    for kind, title, amount in amounts:
-        width = 100 * amount / total
-        if amount:
-            place = {"start": round(start, 3), "width": round(width, 3)}
-            found.append({"kind": kind, "title": title, "amount": amount, **place})
-        start += width
-    return found
-
-
-def milestone(job: JobView) -> str:
-    """The progress in words, for screen readers: it changes at each tenth, so that it is not spoken all the time."""
-    if job.state not in ("queued", "running"):
-        return f"The job is {job.state_text}."
-    total = job.stages["total"]
-    tenth = 10 * (10 * job.stages["done"] // total) if total else 0
-    return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."

@@ -1,17 +1,54 @@
-"""What an address or a form says, as the same shapes that the API takes."""
+"""Addresses and forms, checked by the schemas of the API, and the pages that answer them."""
 
-from typing import TypeVar
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from flask import Response, make_response, render_template
+from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
 
-from web.errors import Problem
+from web.errors import Problem, as_problem
 
+P = ParamSpec("P")
 Q = TypeVar("Q", bound=BaseModel)
+
+NOT_ON_A_FORM = frozenset({401, 403, 404, 500})
+"""Statuses that lead to the sign-in page or to a page of their own."""
+
+
+def page_response(template: str, problem: Problem | None = None, **values: Any) -> Response:
+    """Return a page. With a problem, the page shows it and has its status."""
+    response = make_response(render_template(template, problem=problem, **values))
+    if problem is not None:
+        response.status_code = problem.status
+    return response
+
+
+def form_errors(
+    form: Callable[Concatenate[Problem, P], ResponseReturnValue],
+) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
+    """Answer an error of a view by `form(problem, …)`, which gets the view's own arguments."""
+
+    def decorate(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
+        @wraps(view)
+        def answer(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+            try:
+                return view(*args, **kwargs)
+            except Exception as error:
+                problem = as_problem(error)
+                if problem.status in NOT_ON_A_FORM:
+                    raise problem from error
+                return form(problem, *args, **kwargs)
+
+        return answer
+
+    return decorate
 
 
 def parsed(model: type[Q], args: MultiDict[str, str]) -> Q:
-    """The address's parameters; an address that makes no sense gives the plain list."""
+    """Return the address's parameters, or the defaults if one of them is not valid."""
     try:
         return model.model_validate(_given(args))
     except ValidationError:
@@ -19,7 +56,7 @@ def parsed(model: type[Q], args: MultiDict[str, str]) -> Q:
 
 
 def form_values(model: type[Q], form: MultiDict[str, str], **lists: list[str]) -> Q:
-    """A form's fields, those that were left empty by their defaults. Raises Problem 422 that names the field."""
+    """Return a form's fields. Empty ones get their defaults. Raises Problem 422 that names the field."""
     try:
         return model.model_validate(_given(form) | lists)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The jobs list and a job's page: its live part, its results, one slice, and the cancel and retry buttons."""
+"""The jobs list, and a job's page with its live part, results, slices, and cancel and retry buttons."""
 
 from typing import Any
 
@@ -11,15 +11,14 @@ from db.database import read_scope
 from db.datasets.reviews import reviews_of_slice
 from db.ledger.job_view import job_view, list_jobs
 from db.ledger.jobs import cancel_job, retry_job
-from db.ledger.results import ResultRow, find_row, results_page, series_summary
-from db.models import Job
-from db.paging import Page
+from db.ledger.results import ResultRow, ResultsQuery, find_row, results_page, series_summary
+from db.models import Job, Outcome
 from web.actions.lookup import reading_job, writing_job
 from web.errors import not_found
-from web.schemas.jobs import JobListQuery, ResultsQuery
+from web.schemas.jobs import JobListQuery
 from web.security.auth import require_user
 from web.security.guards import guard_pages
-from web.views.forms import parsed
+from web.views.forms import page_response, parsed
 
 blueprint = APIBlueprint("jobs", __name__, enable_openapi=False)
 guard_pages(blueprint)
@@ -30,13 +29,13 @@ REJECTED_SHOWN = 12
 
 @blueprint.get("/")
 def home() -> ResponseReturnValue:
-    """The jobs list is the first page."""
+    """Go on to the jobs list, the first page."""
     return redirect(url_for("jobs.index"), 303)
 
 
 @blueprint.get("/jobs")
 def index() -> str:
-    """The user's jobs, newest first."""
+    """List the user's jobs, newest first."""
     query = parsed(JobListQuery, request.args)
     with read_scope() as s:
         page = list_jobs(s, require_user(), state=query.state, cursor=query.cursor, limit=query.limit)
@@ -45,14 +44,14 @@ def index() -> str:
 
 @blueprint.get("/jobs/<job_id>/row")
 def row(job_id: str) -> str:
-    """One row of the list; a row whose job is open asks for itself again."""
+    """Return one row of the list. A row whose job is open asks for itself again."""
     with reading_job(job_id) as (s, job):
         return render_template("jobs/_job_row.html", job=job_view(s, job))
 
 
 @blueprint.get("/jobs/<job_id>")
 def show(job_id: str) -> str:
-    """A job's page."""
+    """Show a job."""
     query = parsed(ResultsQuery, request.args)
     with reading_job(job_id) as (s, job):
         return render_template("jobs/job.html", **_live(s, job), **_results(s, job, query))
@@ -60,19 +59,18 @@ def show(job_id: str) -> str:
 
 @blueprint.get("/jobs/<job_id>/live")
 def live(job_id: str) -> str:
-    """The part of a job's page that changes while it runs."""
+    """Return the part of a job's page that changes while it runs."""
     with reading_job(job_id) as (s, job):
         return render_template("jobs/_live.html", **_live(s, job))
 
 
 @blueprint.get("/jobs/<job_id>/results")
 def results(job_id: str) -> Response:
-    """The results part of a job's page; the address bar follows filters, order and page."""
+    """Return the results part of a job's page. The address bar follows filters, order and page."""
     query = parsed(ResultsQuery, request.args)
     with reading_job(job_id) as (s, job):
         shown = _results(s, job, query)
-        page = render_template("jobs/_results.html", job=job_view(s, job), **shown)
-    response = Response(page, content_type="text/html; charset=utf-8")
+        response = page_response("jobs/_results.html", job=job_view(s, job), **shown)
     if "poll" not in request.args:
         response.headers["HX-Push-Url"] = url_for("jobs.show", job_id=job_id, **shown["kept"])
     return response
@@ -80,13 +78,13 @@ def results(job_id: str) -> Response:
 
 @blueprint.get("/jobs/<job_id>/slices/<int:slice_id>")
 def slice_(job_id: str, slice_id: int) -> str:
-    """One slice, large, with its heat map: a page of its own, or the inside of the job page's dialog."""
+    """Show one slice large, with its heat map: as a page, or as the inside of the job page's dialog."""
     template = "jobs/_slice.html" if request.headers.get("HX-Request") else "jobs/slice.html"
     with reading_job(job_id) as (s, job):
-        found = find_row(s, job, slice_id)
-        if found is None:
+        row = find_row(s, job, slice_id)
+        if row is None:
             raise not_found()
-        return render_template(template, job=job_view(s, job), row=found, reviews=reviews_of_slice(s, slice_id))
+        return render_template(template, job=job_view(s, job), row=row, reviews=reviews_of_slice(s, slice_id))
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -107,23 +105,21 @@ def retry(job_id: str) -> ResponseReturnValue:
 
 def _live(s: Session, job: Job) -> dict[str, Any]:
     view = job_view(s, job)
-    rejected = _rejected(s, job) if view.counts["rejected"] + view.counts["quarantined"] else []
+    rejected = _rejected(s, job) if view.counts.rejected + view.counts.quarantined else []
     return {"job": view, "series": series_summary(s, job), "rejected": rejected}
 
 
 def _rejected(s: Session, job: Job) -> list[ResultRow]:
-    found: list[ResultRow] = []
-    for state in ("rejected", "quarantined"):
-        found += results_page(s, job, state=state, limit=REJECTED_SHOWN - len(found)).items
-        if len(found) >= REJECTED_SHOWN:
-            break
-    return found
+    rows: list[ResultRow] = []
+    for state in (Outcome.REJECTED, Outcome.QUARANTINED):
+        missing = REJECTED_SHOWN - len(rows)
+        rows += results_page(s, job, ResultsQuery(state=state, limit=missing)).items if missing else []
+    return rows
 
 
 def _results(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
-    filters = query.model_dump(exclude={"limit"})
-    page: Page[ResultRow] = results_page(s, job, **filters, limit=PAGE_ROWS)
-    kept = {name: value for name, value in filters.items() if value is not None and value != "position"}
+    page = results_page(s, job, query.model_copy(update={"limit": PAGE_ROWS}))
+    kept = query.model_dump(mode="json", exclude={"limit"}, exclude_defaults=True)
     if query.ood is not None:
         kept["ood"] = int(query.ood)
     if request.args.get("heat") == "1":

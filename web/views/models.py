@@ -16,97 +16,92 @@ from db.storage import FileDamaged, FileMissing
 from web.actions import models
 from web.actions import models as promotions
 from web.actions.lookup import row_of
+from web.actions.request import takes_files
 from web.downloads import model_files
-from web.errors import Problem, as_problem
+from web.errors import Problem
 from web.security.auth import require_admin, require_user
 from web.security.guards import guard_pages
+from web.views.forms import form_errors, page_response
 
-COMPARED = ("with_model", "dataset")  # what an address says of a comparison: the other version, and on what
+COMPARED = ("with_model", "dataset")  # parameters of a comparison in an address
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/models", enable_openapi=False)
 guard_pages(blueprint)
 
 
 @blueprint.get("")
-def index() -> Response:
-    """All model versions, newest first."""
-    return _index(None)
+def index(problem: Problem | None = None) -> Response:
+    """List all model versions, newest first."""
+    with read_scope() as s:
+        versions, now = registry.list_versions(s), champions.champion(s)
+        before = champions.champion_before(s)
+    shown = {"versions": versions, "champion": now, "before": before, "is_admin": require_user().is_admin}
+    return page_response("models/models.html", problem, **shown)
 
 
 @blueprint.get("/<int:version_id>")
 def show(version_id: int) -> Response:
-    """A version's page."""
+    """Show a model version."""
     return _page(version_id, None)
 
 
 @blueprint.get("/<int:version_id>/checks")
 def checks(version_id: int) -> str:
-    """The part of a version's page that changes while it is checked or compared."""
+    """Return the part of a version's page that changes while it is checked or compared."""
     return render_template("models/_model_checks.html", **_checks(version_id))
 
 
 @blueprint.get("/<int:version_id>/report")
 def report(version_id: int) -> Response:
-    """The training report, a page of its own that can run nothing; it shows slices, so it is for admins."""
+    """Show the training report, a page of its own that cannot run scripts. It shows slices, so it is for admins."""
     require_admin()
     return model_files.report_response(_version(version_id))
 
 
 @blueprint.get("/<int:version_id>/figures/<name>")
 def figure(version_id: int, name: str) -> Response:
-    """One of the report's pictures."""
+    """Return one of the report's figures."""
     return model_files.figure_response(_version(version_id), name, require_user())
 
 
 @blueprint.post("/<int:version_id>/compare")
 def compare(version_id: int) -> ResponseReturnValue:
-    """Have the version measured beside the champion."""
+    """Ask for the comparison of the version with the champion."""
     promotions.compare(require_admin(), version_id)
     return redirect(url_for("models.show", version_id=version_id, _anchor="champion"), 303)
 
 
 @blueprint.post("/<int:version_id>/comparisons")
 def compare_with(version_id: int) -> ResponseReturnValue:
-    """Have the version compared with another one on the same slices."""
-    asked: dict[str, Any] = {name: request.form.get(name, "") for name in COMPARED}
-    models.compare_with(require_admin(), version_id, **asked)
-    return redirect(url_for("models.show", version_id=version_id, **asked, _anchor="comparison"), 303)
+    """Ask for the comparison of the version with another one on the same slices."""
+    with_model, dataset = (request.form.get(name, "") for name in COMPARED)
+    models.compare_with(require_admin(), version_id, with_model, dataset)
+    shown = url_for("models.show", version_id=version_id, with_model=with_model, dataset=dataset, _anchor="comparison")
+    return redirect(shown, 303)
 
 
 @blueprint.post("/<int:version_id>/promote")
+@form_errors(lambda problem, version_id: _page(version_id, problem))
 def promote(version_id: int) -> ResponseReturnValue:
-    """Make a version the champion, if the gate lets it or the admin overrides it."""
-    user = require_admin()
-    try:
-        promotions.promote(user, version_id, request.form.get("reason", ""), force=request.form.get("force") == "1")
-    except Problem as problem:
-        if problem.status == 404:
-            raise
-        return _page(version_id, problem)
+    """Make a version the champion, if the gate allows it or the admin overrides it."""
+    reason, force = request.form.get("reason", ""), request.form.get("force") == "1"
+    promotions.promote(require_admin(), version_id, reason, force=force)
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
 @blueprint.post("/rollback")
+@form_errors(index)
 def rollback() -> ResponseReturnValue:
     """Make the champion before the present one the champion again."""
-    try:
-        version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
-    except Problem as problem:
-        if problem.status != 409:
-            raise
-        return _index(problem)
+    version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
 @blueprint.post("/demo")
+@form_errors(index)
 def promote_demo() -> ResponseReturnValue:
-    """Make the demo model the champion where there is none."""
-    try:
-        version_id = promotions.promote_demo(require_admin())
-    except Problem as problem:
-        if problem.status != 503:
-            raise
-        return _index(problem)
+    """Make the demo model the champion if there is none."""
+    version_id = promotions.promote_demo(require_admin())
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
@@ -118,37 +113,18 @@ def check(version_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post("/import")
+@takes_files
+@form_errors(index)
 def import_model() -> ResponseReturnValue:
     """Receive a version that was exported elsewhere."""
     require_admin()
-    try:
-        version_id, _ = promotions.import_version()
-    except Exception as error:
-        problem = as_problem(error)
-        if problem.status == 500:
-            raise
-        return _index(problem)
+    version_id, _ = promotions.import_version()
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
 def _version(version_id: int) -> ModelVersion:
     with read_scope() as s:
         return row_of(s, ModelVersion, version_id)
-
-
-def _index(problem: Problem | None) -> Response:
-    with read_scope() as s:
-        versions, now = registry.list_versions(s), champions.champion(s)
-        before = champions.champion_before(s)
-    page = render_template(
-        "models/models.html",
-        versions=versions,
-        champion=now,
-        is_admin=require_user().is_admin,
-        before=before,
-        problem=problem,
-    )
-    return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
 
 
 def _page(version_id: int, problem: Problem | None) -> Response:

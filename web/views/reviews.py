@@ -1,4 +1,4 @@
-"""The buttons by which a reader says what a slice shows, and takes it back."""
+"""The buttons that set and remove a reader's label of a slice."""
 
 from apiflask import APIBlueprint
 from flask import redirect, render_template, request, url_for
@@ -18,10 +18,10 @@ guard_pages(blueprint)
 
 @blueprint.post("/jobs/<job_id>/slices/<int:slice_id>/review")
 def review(job_id: str, slice_id: int) -> ResponseReturnValue:
-    """Keep the reader's word on a slice, or take it back where `label` is empty; the part of the page that shows it."""
+    """Set the reader's label of a slice, or remove it if `label` is empty; show the labels."""
     label = request.form.get("label", "")
     if label not in (*LABELS, ""):
-        raise Problem(422, "invalid", "A label is COVID or non-COVID.")
+        raise Problem(422, "invalid", "There is no such label. Choose COVID or non-COVID.")
     with writing_job(job_id) as (s, job):
         row = find_row(s, job, slice_id)
         if row is None:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from apiflask import APIBlueprint
-from flask import Response, render_template, request
+from flask import Response, request
 from flask.typing import ResponseReturnValue
 
 from db import accounts
@@ -12,6 +12,7 @@ from web.actions.lookup import SMALL_IDS
 from web.errors import not_found
 from web.security.auth import require_user
 from web.security.guards import guard_pages
+from web.views.forms import page_response
 from worker.imaging.display_names import display_name
 
 blueprint = APIBlueprint("tokens", __name__, url_prefix="/tokens", enable_openapi=False)
@@ -19,36 +20,37 @@ guard_pages(blueprint)
 
 LABEL_LENGTH = 80
 LIVES = {"30": timedelta(days=30), "90": timedelta(days=90), "365": timedelta(days=365), "": None}
-"""How long a token may live, by the form's value; the empty one is for ever."""
+"""How long a token is valid, by the form's value. An empty value sets no limit."""
 
 
 @blueprint.get("")
-def index() -> str:
-    """The user's live tokens."""
+def index() -> Response:
+    """List the user's live tokens."""
     return _page()
 
 
 @blueprint.post("")
 def make() -> Response:
-    """Make a token and show its secret, this once."""
+    """Make a token and show its secret once."""
     label = display_name(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
     life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
     with session_scope() as s:
         secret = accounts.issue_token(s, require_user(), label, life)
-    page = _page(secret=secret, label=label)
-    return Response(page, content_type="text/html; charset=utf-8", headers={"Cache-Control": "no-store"})
+    response = _page(secret=secret, label=label)
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 @blueprint.post("/<int:token_id>/revoke")
 def revoke(token_id: int) -> ResponseReturnValue:
-    """End a token."""
+    """Revoke a token."""
     with session_scope() as s:
         if token_id not in SMALL_IDS or not accounts.revoke_token(s, require_user(), token_id):
             raise not_found()
     return _page(revoked=True)
 
 
-def _page(secret: str | None = None, label: str = "", revoked: bool = False) -> str:
+def _page(secret: str | None = None, label: str = "", revoked: bool = False) -> Response:
     with read_scope() as s:
         tokens = accounts.list_tokens(s, require_user())
-    return render_template("account/tokens.html", tokens=tokens, secret=secret, label=label, revoked=revoked)
+    return page_response("account/tokens.html", tokens=tokens, secret=secret, label=label, revoked=revoked)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 from sqlalchemy import select, update
@@ -13,7 +14,10 @@ from db.ledger import chunks, completion, job_view, jobs, leases, queue, recordi
 from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
+from db.ledger.results import ResultsQuery
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
+from tests.builders.statements import recorded_statements
+from tests.web.actors import load_engines
 from worker import sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -90,11 +94,11 @@ def test_job_is_predicted_and_finishes(ann: User) -> None:
     job = submit(ann)
     assert view(job).state == JobState.QUEUED
     unpack()
-    assert view(job).counts["open"] == 4
+    assert view(job).counts.open == 4
     predict()
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert done.counts == {
+    assert done.counts.model_dump() == {
         "received": 4,
         "predicted": 4,
         "positive": 4,
@@ -163,7 +167,7 @@ def test_a_stale_claim_records_nothing(ann: User) -> None:
     sweep.sweep_ledger()
     with pytest.raises(StaleClaim), session_scope() as s:
         recording.record_predictions(s, own, chunk, "fake", scores(chunk))
-    assert view(job).counts["predicted"] == 0
+    assert view(job).counts.predicted == 0
     with session_scope() as s:
         assert not leases.keep(s, Chunk, own)
     predict()
@@ -190,7 +194,7 @@ def test_a_lost_chunk_is_halved_until_only_the_bad_slice_is_quarantined(ann: Use
     sweep.sweep_ledger()
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert (done.counts["predicted"], done.counts["quarantined"]) == (7, 1)
+    assert (done.counts.predicted, done.counts.quarantined) == (7, 1)
     assert done.rejections == {"worker_lost": 1}
     with read_scope() as s:
         assert s.scalars(select(Slice.name).where(Slice.state == Outcome.QUARANTINED)).all() == ["s/5.png"]
@@ -213,7 +217,7 @@ def test_cancel_ends_waiting_chunks_now_and_running_ones_when_they_report(ann: U
         recording.close_upload(s, own_upload, upload)
     done = view(job)
     assert done.state == JobState.CANCELLED
-    assert (done.counts["cancelled"], done.counts["predicted"], done.counts["open"]) == (4, 0, 0)
+    assert (done.counts.cancelled, done.counts.predicted, done.counts.open) == (4, 0, 0)
     with session_scope() as s:
         assert not jobs.cancel_job(s, job)
 
@@ -230,9 +234,9 @@ def test_retry_takes_only_what_failed(ann: User) -> None:
         completion.finish_if_done(s, completion.lock_job(s, job.id))
     with session_scope() as s:
         assert jobs.retry_job(s, job) == 1
-    assert view(job).counts["open"] == 1
+    assert view(job).counts.open == 1
     predict()
-    assert view(job).counts["predicted"] == 2
+    assert view(job).counts.predicted == 2
     with session_scope() as s:
         assert jobs.retry_job(s, job) == 0
 
@@ -244,7 +248,7 @@ def test_known_pixels_are_not_predicted_again(ann: User, bob: User) -> None:
     again = submit(bob)
     unpack()
     assert view(again).state == JobState.FINISHED
-    assert view(again).counts["predicted"] == 4
+    assert view(again).counts.predicted == 4
     with session_scope() as s:
         assert queue.claim_chunks(s, "w", 4) == []
 
@@ -318,11 +322,11 @@ def test_results_come_in_pages_that_miss_nothing(ann: User) -> None:
     with session_scope() as s:
         scored = [PredictedSlice(x.slice_id, 0.0, (n % 3) / 3, n % 3 == 2, CAM) for n, x in enumerate(by_id)]
         recording.record_predictions(s, own, chunk, "fake", scored)
-    for sort in results.SORTS:
+    for sort in get_args(results.Sort):
         seen, cursor = [], None
         while True:
             with read_scope() as s:
-                page = results.results_page(s, job, sort=sort, cursor=cursor, limit=2)
+                page = results.results_page(s, job, ResultsQuery(sort=sort, cursor=cursor, limit=2))
             seen += page.items
             if (cursor := page.next_cursor) is None:
                 break
@@ -330,12 +334,29 @@ def test_results_come_in_pages_that_miss_nothing(ann: User) -> None:
         if sort == "-probability":
             assert [row.probability for row in seen] == sorted((r.probability for r in seen), reverse=True)
     with read_scope() as s:
-        positives = results.results_page(s, job, label="COVID").items
+        positives = results.results_page(s, job, ResultsQuery(label="COVID")).items
         series = results.series_summary(s, job)
     assert {row.label for row in positives} == {"COVID"}
     assert [(x.label, x.slices, x.predicted, x.positive) for x in series] == [("s", 7, 7, len(positives))]
     with pytest.raises(paging.BadCursor), read_scope() as s:
-        results.results_page(s, job, cursor="nonsense")
+        results.results_page(s, job, ResultsQuery(cursor="nonsense"))
+
+
+def test_page_of_fifty_jobs_takes_at_most_ten_statements(ann: User, new_champion: NewChampion) -> None:
+    jobs_of_two_versions = [submit(ann) for _ in range(25)]
+    unpack()
+    predict()
+    unpack(3, pixels="q")
+    new_champion("second")
+    jobs_of_two_versions += [submit(ann) for _ in range(25)]
+    for version_id in {job.model_version_id for job in jobs_of_two_versions}:
+        load_engines(version_id, "ct-1", int8=False)
+    with recorded_statements() as statements, read_scope() as s:
+        page = job_view.list_jobs(s, ann, limit=50)
+    assert len(statements) <= 10
+    assert sorted(job.state for job in page.items) == ["finished", *["queued"] * 48, "running"]
+    assert sum(job.warning is not None for job in page.items) == 49
+    assert {job.id: job for job in page.items} == {job.id: view(job) for job in jobs_of_two_versions}
 
 
 def test_sweep_finishes_a_job_whose_last_worker_died_before_it_could(ann: User, champion: ModelVersion) -> None:

@@ -67,11 +67,11 @@ def test_every_entry_gets_exactly_one_outcome(ann: User, submit: Any, slices: En
     work()
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert done.counts["received"] == 43
-    assert done.counts["predicted"] == 40
-    assert done.counts["rejected"] == 3
+    assert done.counts.received == 43
+    assert done.counts.predicted == 40
+    assert done.counts.rejected == 3
     assert done.rejections == {"empty": 1, "format": 1, "truncated": 1}
-    assert done.stages == {"total": 43, "read": 43, "done": 43, "uploads": 1, "unpacked": 1}
+    assert done.stages.model_dump() == {"total": 43, "read": 43, "done": 43, "uploads": 1, "unpacked": 1}
     with read_scope() as s:
         names = s.scalars(select(Slice.name).where(Slice.job_id == job.id).order_by(Slice.id)).all()
     assert names == [*slices(40), *odd]
@@ -122,7 +122,7 @@ def test_repeated_picture_is_predicted_once_and_copied(
     work()
     del loaded_engines._loaded[champion.id]
     assert engine.seen == seen, "nothing new was predicted"
-    assert (view(job).counts["predicted"], view(again).counts["predicted"]) == (14, 5)
+    assert (view(job).counts.predicted, view(again).counts.predicted) == (14, 5)
     with read_scope() as s:
         of_picture = select(func.count(Prediction.logit.distinct())).join(Slice, Slice.id == Prediction.slice_id)
         assert s.scalar(of_picture.where(Slice.name.not_like("s/0005%"))) == 1
@@ -140,8 +140,8 @@ def test_the_same_pixels_are_predicted_once(
     work()
     del loaded_engines._loaded[champion.id]
     assert engine.seen == 12
-    assert view(one).counts["predicted"] == 20
-    assert view(two).counts["predicted"] == 12
+    assert view(one).counts.predicted == 20
+    assert view(two).counts.predicted == 12
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_crash_at_any_point_loses_and_doubles_nothing(
     work()
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert (done.counts["received"], done.counts["predicted"]) == (60, 60)
+    assert (done.counts.received, done.counts.predicted) == (60, 60)
     with read_scope() as s:
         assert s.scalar(select(func.count()).select_from(Prediction)) == 60
 
@@ -192,13 +192,13 @@ def test_cancelled_while_unpacking_every_entry_is_cancelled_and_the_rest_is_not_
     work()
     done = view(job)
     assert done.state == JobState.CANCELLED
-    assert done.counts["received"] == 200
-    assert done.counts["cancelled"] == 200
+    assert done.counts.received == 200
+    assert done.counts.cancelled == 200
     assert len(read) <= taken, "what was decoded ahead, and nothing more"
     assert len(passes) == 1
     monkeypatch.undo()
     assert retry(job) == 200
-    assert view(job).counts["predicted"] == 200
+    assert view(job).counts.predicted == 200
 
 
 def test_job_that_was_cancelled_before_it_was_unpacked_is_listed_unread(
@@ -209,7 +209,7 @@ def test_job_that_was_cancelled_before_it_was_unpacked_is_listed_unread(
         jobs.cancel_job(s, job)
     monkeypatch.setattr(zip_module, "_read", None)
     work()
-    assert (view(job).state, view(job).counts["cancelled"]) == (JobState.CANCELLED, 20)
+    assert (view(job).state, view(job).counts.cancelled) == (JobState.CANCELLED, 20)
 
 
 def run_apart(code: str, settings: Settings, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -241,13 +241,13 @@ def test_second_ingest_process_unpacks_a_small_job_while_a_large_one_is_read(
         if not unpacked:
             other = run_apart("from worker.jobs import ingest; ingest.unpack_next('other')", database)
             assert other.returncode == 0, other.stderr
-            unpacked.extend(view(job).stages["unpacked"] for job in (large, small))
+            unpacked.extend(view(job).stages.unpacked for job in (large, small))
         return npy_bytes(arrays)
 
     monkeypatch.setattr(ingest, "npy_bytes", in_between)
     ingest.unpack_next("w")
     assert unpacked == [0, 1]
-    assert view(large).stages["unpacked"] == 1
+    assert view(large).stages.unpacked == 1
 
 
 def test_pages_of_one_file_are_slices_of_their_own(ann: User, submit: Any, view: View) -> None:
@@ -260,7 +260,7 @@ def test_pages_of_one_file_are_slices_of_their_own(ann: User, submit: Any, view:
     pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
     job = submit(ann, {"scan.tif": buffer.getvalue()})
     work()
-    assert view(job).counts["predicted"] == 3
+    assert view(job).counts.predicted == 3
     with read_scope() as s:
         assert s.scalars(select(Slice.frame).order_by(Slice.id)).all() == [0, 1, 2]
 
@@ -284,7 +284,7 @@ def test_chunk_with_a_missing_array_is_put_off_and_finally_quarantined(
     data = storage().open(array).read()
     storage().delete(array)
     assert predict.predict_next("w")
-    assert view(job).counts["open"] == 4  # put off: it may come back
+    assert view(job).counts.open == 4  # put off: it may come back
     assert not predict.predict_next("w"), "not before the sweeper asks again"
     for _ in range(predict.MAX_ATTEMPTS):
         let_time_pass(Chunk)
@@ -293,7 +293,7 @@ def test_chunk_with_a_missing_array_is_put_off_and_finally_quarantined(
     assert view(job).rejections == {"file_lost": 4}
     storage().put(data)
     assert retry(job) == 4
-    assert view(job).counts["predicted"] == 4
+    assert view(job).counts.predicted == 4
 
 
 def test_poisonous_slice_alone_is_quarantined(
@@ -320,7 +320,7 @@ def test_poisonous_slice_alone_is_quarantined(
     del loaded_engines._loaded[champion.id]
     done = view(job)
     assert done.state == JobState.FINISHED
-    assert (done.counts["predicted"], done.counts["quarantined"]) == (19, 1)
+    assert (done.counts.predicted, done.counts.quarantined) == (19, 1)
     with read_scope() as s:
         assert s.scalars(select(Slice.name).where(Slice.state == Outcome.QUARANTINED)).all() == ["s/00013.png"]
 
@@ -357,11 +357,11 @@ def test_a_process_whose_engine_broke_ends_and_no_slice_is_blamed(
     loaded = loaded_engines.load(champion)
     loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, broken(loaded.engine))
     assert predict.predict_next("w")
-    assert (view(job).counts["open"], len(ended)) == (20, 1)
+    assert (view(job).counts.open, len(ended)) == (20, 1)
     loaded_engines._loaded.clear()  # as in the process that comes next
     let_time_pass(Chunk)
     work()
-    assert view(job).counts["predicted"] == 20
+    assert view(job).counts.predicted == 20
 
 
 def test_model_that_cannot_be_loaded_quarantines_slices_after_all_attempts(
@@ -378,12 +378,12 @@ def test_model_that_cannot_be_loaded_quarantines_slices_after_all_attempts(
     for _ in range(predict.MAX_ATTEMPTS - 1):
         assert predict.predict_next("w")
         let_time_pass(Chunk)
-    assert view(job).counts["open"] == 4
+    assert view(job).counts.open == 4
     predict.predict_next("w")
     assert view(job).rejections == {"engine_error": 4}
     monkeypatch.undo()
     assert retry(job) == 4
-    assert view(job).counts["predicted"] == 4
+    assert view(job).counts.predicted == 4
 
 
 @pytest.mark.parametrize("error", [EngineUnproven([failed("openvino-int8", "it differs")]), EngineAbsent("no Keras")])
@@ -408,14 +408,14 @@ def test_slices_wait_where_no_engine_proves_itself(
         assert predict.predict_next("w")
         let_time_pass(Chunk)
     found = view(job)
-    assert found.counts["open"] == 4, "however often it was tried, no slice is given up"
+    assert found.counts.open == 4, "however often it was tried, no slice is given up"
     assert champion.label in (found.warning or "")
     with session_scope() as s:
         assert s.query(Chunk).one().attempts == 0, "a refusal is not an attempt"
     monkeypatch.undo()
     predict._refused.clear()
     work()
-    assert view(job).counts["predicted"] == 4
+    assert view(job).counts.predicted == 4
     assert view(job).warning is None
 
 
@@ -428,7 +428,7 @@ def test_worker_leaves_a_refused_version_to_others_and_predicts_the_rest(
     other = submit(ann, slices(2, start=10))
     work()
     assert newer.id != champion.id
-    assert (view(refused).counts["open"], view(other).counts["predicted"]) == (2, 2)
+    assert (view(refused).counts.open, view(other).counts.predicted) == (2, 2)
 
 
 def test_damaged_model_copy_is_replaced_and_a_failed_copy_is_removed(
@@ -449,10 +449,10 @@ def test_damaged_model_copy_is_replaced_and_a_failed_copy_is_removed(
     (copy / "package.json").write_text("damaged")
     let_time_pass(Chunk)
     assert predict.predict_next("w")
-    assert view(job).counts["open"] == 4
+    assert view(job).counts.open == 4
     let_time_pass(Chunk)
     work()
-    assert view(job).counts["predicted"] == 4
+    assert view(job).counts.predicted == 4
 
 
 def test_reaper_leaves_all_files_of_a_job(ann: User, submit: Any, slices: Entries) -> None:

@@ -1,0 +1,19 @@
+"""The base and the types of what people and the API see of jobs and slices."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+
+from db.models import JobState, Outcome
+
+Label = Literal["COVID", "non-COVID"]
+Moment = Annotated[datetime, PlainSerializer(datetime.isoformat, return_type=str, when_used="json")]
+JobStateName = Annotated[JobState, WithJsonSchema({"type": "string", "enum": list(JobState)})]
+OutcomeName = Annotated[Outcome, WithJsonSchema({"type": "string", "enum": list(Outcome)})]
+
+
+class View(BaseModel):
+    """Facts that were read once. A member that is not declared is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,141 @@
+"""How far a job or a run is, as its page shows it."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from db.ledger.job_view import JobView
+from db.models import JobState
+from db.training.runs import RunView
+from web.views.progress import Stage, has_much_ood, job_stages, milestone, run_stages, segments
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+END = START + timedelta(seconds=90)
+COUNTS = ("received", "predicted", "positive", "rejected", "quarantined", "cancelled", "open")
+
+
+def job(state: str = "queued", *, unpacked: int = 0, total: int = 4, **values: Any) -> JobView:
+    """A job of one file, with the slices of `counts`."""
+    counts = dict.fromkeys(COUNTS, 0) | values.pop("counts", {})
+    counts["received"] = sum(counts[name] for name in COUNTS if name not in ("received", "positive"))
+    done = counts["received"] - counts["open"]
+    ended = state not in ("queued", "running")
+    nothing_predicted = ended and not counts["predicted"]
+    facts: dict[str, Any] = {
+        "id": "a" * 16,
+        "name": "a.zip",
+        "owner": "ann",
+        "state": state,
+        "cancelling": False,
+        "model_version": "fake/1",
+        "model_note": "",
+        "recipe": "lung-224-v1",
+        "priority": 0,
+        "counts": counts,
+        "ood": None,
+        "stages": {"total": total, "read": counts["received"], "done": done, "uploads": 1, "unpacked": unpacked},
+        "state_text": f"{state}, nothing predicted" if nothing_predicted else state,
+        "nothing_predicted": nothing_predicted,
+        "rejections": {},
+        "rate": 0.0,
+        "eta_seconds": None,
+        "created_at": START,
+        "started_at": None if state == "queued" else START,
+        "first_result_at": None,
+        "finished_at": END if ended else None,
+        "error": None,
+        "warning": None,
+    }
+    return JobView(**facts | values)
+
+
+@pytest.mark.parametrize(
+    ("view", "states"),
+    [
+        (job(), ["done", "waiting", "waiting", "waiting"]),
+        (job("running", counts={"open": 2}), ["done", "active", "waiting", "waiting"]),
+        (job("running", counts={"open": 2, "predicted": 1}), ["done", "active", "active", "waiting"]),
+        (job("running", unpacked=1, counts={"open": 2, "predicted": 2}), ["done", "done", "active", "waiting"]),
+        (job("finished", unpacked=1, counts={"predicted": 4}), ["done"] * 4),
+        (job("finished", unpacked=1, counts={"rejected": 4}), ["done", "done", "stopped", "stopped"]),
+        (job("cancelled", unpacked=1, counts={"predicted": 2, "cancelled": 2}), ["done", "done", "done", "stopped"]),
+        (job("failed", counts={"predicted": 2}), ["done", "stopped", "stopped", "stopped"]),
+    ],
+)
+def test_stages_of_a_job(view: JobView, states: list[str]) -> None:
+    assert [stage.state for stage in job_stages(view)] == states
+
+
+def test_stages_of_a_job_say_how_far_each_is() -> None:
+    received, unpacking, predicting, end = job_stages(job("running", counts={"open": 2, "predicted": 1}))
+    assert received == Stage("Received", "1 file", "done")
+    assert unpacking == Stage("Unpacking", "3 of 4 read", "active")
+    assert predicting == Stage("Predicting", "1 slices", "active")
+    assert end == Stage("Finished", "–", "waiting")
+    assert job_stages(job("cancelled"))[-1] == Stage("Cancelled", "1 min 30 s", "stopped")
+
+
+def test_segments_of_a_bar_follow_each_other_and_leave_empty_outcomes_out() -> None:
+    view = job("running", counts={"predicted": 3, "positive": 1, "cancelled": 1})
+    shown = [(part.kind, part.amount, part.start, part.width) for part in segments(view)]
+    assert shown == [("positive", 1, 0, 25), ("negative", 2, 25, 50), ("cancelled", 1, 75, 25)]
+
+
+def test_milestone_changes_at_each_tenth() -> None:
+    counts = {"predicted": 15, "open": 85}
+    assert milestone(job("running", total=100, counts=counts)) == "10 percent of 100 slices done."
+    assert milestone(job("running", total=200, counts=counts)) == "The job is running."
+    assert milestone(job("finished", counts={"rejected": 4})) == "The job is finished, nothing predicted."
+
+
+@pytest.mark.parametrize(("ood", "much"), [(None, False), (0, False), (1, False), (2, True)])
+def test_much_is_out_of_distribution_from_a_tenth_on(ood: int | None, much: bool) -> None:
+    assert has_much_ood(job("finished", counts={"predicted": 15}, ood=ood)) is much
+
+
+RUN = RunView(
+    id=1,
+    name="site",
+    preset="default",
+    state="running",
+    stage="whole",
+    progress=0.5,
+    message="",
+    live={"stage": 1},
+    dataset="site/1",
+    seed=7,
+    config={"stages": [{"name": "head", "epochs": 20}, {"name": "whole", "epochs": 5, "size": 224}]},
+    allowed_leaks=[],
+    environment={},
+    error=None,
+    cancelling=False,
+    stopping=False,
+    from_version=None,
+    model_version=None,
+    created_by=None,
+    created_at=START,
+    started_at=START,
+    finished_at=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("run", "states"),
+    [
+        (replace(RUN, live={}), []),
+        (replace(RUN, live={"stage": 0}), ["active", "waiting", "waiting"]),
+        (RUN, ["done", "active", "waiting"]),
+        (replace(RUN, live={"stage": 1, "training_done": True}), ["done", "done", "waiting"]),
+        (replace(RUN, state=JobState.FAILED), ["done", "stopped", "waiting"]),
+        (replace(RUN, state="finished"), ["done", "done", "done"]),
+    ],
+)
+def test_stages_of_a_run(run: RunView, states: list[str]) -> None:
+    assert [stage.state for stage in run_stages(run)] == states
+
+
+def test_stages_of_a_run_say_what_they_train() -> None:
+    head, whole, _ = run_stages(RUN)
+    assert (head.title, head.text, whole.text) == ("head", "20 epochs", "5 epochs at 224 px")

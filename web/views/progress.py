@@ -1,0 +1,136 @@
+"""The progress of jobs and training runs: stages, the segments of the bar, and sentences."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from flask import Flask
+
+from db.ledger.job_view import JobView
+from db.models import JobState
+from db.training.runs import RunView
+from web.views.filters import count, duration
+
+MUCH_OOD = 0.1  # a share of the predicted slices; even of a model's own source 1 in 20 is out of distribution by chance
+
+StageState = Literal["done", "active", "stopped", "waiting"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the steps that a job or a run goes through."""
+
+    title: str
+    text: str
+    state: StageState
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a job's progress bar: one outcome, with start and width in percent of all slices."""
+
+    kind: str
+    title: str
+    amount: int
+    start: float
+    width: float
+
+
+def install(app: Flask) -> None:
+    """Make the functions of this module known to the templates."""
+    app.jinja_env.globals.update(segments=segments, milestone=milestone, has_much_ood=has_much_ood)
+    app.jinja_env.globals.update(job_stages=job_stages, run_stages=run_stages)
+
+
+def job_stages(job: JobView) -> list[Stage]:
+    """Return the four stages of a job: received, unpacked, predicted, ended."""
+    stages, counts = job.stages, job.counts
+    unpacked = 0 < stages.uploads == stages.unpacked
+    unpacking = job.is_open and job.started_at is not None
+    predicting = job.is_open and counts.predicted > 0
+    predicted = not job.is_open and unpacked and not counts.open and counts.predicted > 0
+    return [
+        Stage("Received", f"{stages.uploads} {'file' if stages.uploads == 1 else 'files'}", "done"),
+        Stage(
+            "Unpacking" if unpacking and not unpacked else "Unpacked",
+            f"{count(stages.read)} of {count(stages.total)} read",
+            _state(job, done=unpacked, active=unpacking),
+        ),
+        Stage(
+            "Predicting" if predicting else "Predicted",
+            f"{count(counts.predicted)} slices",
+            _state(job, done=predicted, active=predicting),
+        ),
+        _end(job),
+    ]
+
+
+def _state(job: JobView, *, done: bool, active: bool) -> StageState:
+    if done:
+        return "done"
+    if active:
+        return "active"
+    return "waiting" if job.is_open else "stopped"
+
+
+def _end(job: JobView) -> Stage:
+    bad_end = job.state in (JobState.CANCELLED, JobState.FAILED)
+    title = job.state.capitalize() if bad_end else "Finished"
+    if job.finished_at is None:
+        return Stage(title, "stopping" if job.cancelling else "–", "waiting")
+    took = duration((job.finished_at - job.created_at).total_seconds())
+    return Stage(title, took, "stopped" if bad_end or job.nothing_predicted else "done")
+
+
+def run_stages(run: RunView) -> list[Stage]:
+    """Return the training stages of a run, then that of its model version; none before a worker has it."""
+    current = run.live.get("stage")
+    if not isinstance(current, int):
+        return []
+    finished = run.state == "finished"
+    trained = finished or bool(run.live.get("training_done"))
+    stages = []
+    for number, stage in enumerate(run.config.get("stages", ())):
+        text = f"{count(stage['epochs'])} epochs" + (f" at {stage['size']} px" if stage.get("size") else "")
+        state: StageState = "waiting"
+        if trained or number < current:
+            state = "done"
+        elif number == current:
+            state = "active" if run.state in ("queued", "running") else "stopped"
+        stages.append(Stage(stage["name"], text, state))
+    return [*stages, Stage("Model version", "measured, exported", "done" if finished else "waiting")]
+
+
+def has_much_ood(job: JobView) -> bool:
+    """Return whether so many slices of a job are out of distribution that its page must say so."""
+    predicted = job.counts.predicted
+    return bool(job.ood and predicted and job.ood >= MUCH_OOD * predicted)
+
+
+def segments(job: JobView) -> list[Segment]:
+    """Return the parts of a job's progress bar, without those of no slice."""
+    return list(_segments(job))
+
+
+def _segments(job: JobView) -> Iterator[Segment]:
+    counts, total = job.counts, max(job.stages.total, 1)
+    amounts = {
+        "positive": counts.positive,
+        "negative": counts.predicted - counts.positive,
+        "rejected": counts.rejected,
+        "quarantined": counts.quarantined,
+        "cancelled": counts.cancelled,
+    }
+    start = 0.0
+    for kind, amount in amounts.items():
+        width = 100 * amount / total
+        if amount:
+            yield Segment(kind, kind.capitalize(), amount, round(start, 3), round(width, 3))
+        start += width
+
+
+def milestone(job: JobView) -> str:
+    """Return the progress in words, for screen readers: it changes at each tenth, so that it is not spoken often."""
+    total = job.stages.total
+    tenth = 10 * (10 * job.stages.done // total) if job.is_open and total else 0
+    return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."
