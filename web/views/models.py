@@ -133,16 +133,15 @@ def _page(version_id: int, problem: Problem | None) -> Response:
         version = row_of(s, ModelVersion, version_id)
         shown = vars(version_page(s, version))
         servings = list_servings(s, version_id=version.id) if user.is_admin else []
-    page = render_template(
+    return page_response(
         "models/model.html",
-        problem=problem,
+        problem,
         **shown | _checks(version_id),
         servings=servings,
         figures=model_files.figures(version, user),
         card=_card(version),
         report=model_files.REPORT in version.files,
     )
-    return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
 
 
 def _card(version: ModelVersion) -> str | None:

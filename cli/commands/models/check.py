@@ -83,9 +83,9 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
     if found is None or not found.figures:
         raise NotFoundOrDenied(found.error if found and found.error else "the evaluations are gone from the database")
     if as_json:
+        kept = {"a": found.model_version, "b": found.with_model}
         names = {"dataset", "part", "slices", "groups", "figures", "notes"}
-        sides = {"a": found.model_version, "b": found.with_model}
-        print_json(sides | found.model_dump(mode="json", include=names))
+        print_json(kept | found.model_dump(mode="json", by_alias=True, include=names))
         return
     say(f"{found.dataset}{f' ({found.part})' if found.part else ''}: {found.slices} slices, {found.groups} groups")
     print_table(
