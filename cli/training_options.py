@@ -12,7 +12,6 @@ PRESET = click.Choice(sorted(PRESETS))
 
 as_given_option = click.option(
     "--groups-as-given",
-    "as_given",
     is_flag=True,
     help="Split by the dataset's groups alone  [default: groups that share near-identical slices stay together]",
 )
@@ -40,7 +39,7 @@ def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any
         as_given_option,
         click.option(
             "--allow-leak",
-            "allowed_leaks",
+            "allow_leaks",
             multiple=True,
             metavar="LEAK",
             help="Train although the split has this leak. Repeat it for more.",

@@ -41,7 +41,7 @@ METRICS = {
 }  # fmt: skip
 """Every metric by its key, in the order in which people read them."""
 
-_COUNTS = {"n": "slices", "flagged": "out of distribution"}  # that stand beside the metrics of a version
+_COUNTS = {"n": "slices", "ood_share": "out of distribution"}  # that stand beside the metrics of a version
 
 
 class Difference(StrEnum):

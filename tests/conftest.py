@@ -258,7 +258,7 @@ def add_champion(folder: Path, name: str = "fake") -> ModelVersion:
     stored = versions.store_package(package)
     with session_scope() as s:
         version = versions.register_package(s, stored)
-        champions.promote(s, version, None, "for the test")
+        champions.record_promotion(s, version, None, "for the test")
     return version
 
 

@@ -1,10 +1,19 @@
 """What a training run does: presets, and single settings changed by name."""
 
 import json
+import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 SIDE = 224
 FLOOR_RULE = "sensitivity>="
@@ -13,21 +22,54 @@ ALL = -1  # `unfreeze`: the whole network learns
 
 
 class ConfigError(ValueError):
-    """A preset or a setting that does not exist, or a value that it cannot have; one line for people."""
+    """A preset or a setting does not exist, or cannot have this value. The message says what would do."""
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Augment(_Frozen):
-    """How far a training slice may be changed, each time it is shown; 0 leaves a change out.
+class Origin(_Frozen):
+    """What a run starts from: random weights (`none`), ImageNet's (Keras downloads them), a weights file in storage, or
+    a model version. `value`: the file's SHA-256, or the version's `name/number`.
 
-    `rotation`, `shear`: degrees; `shift`, `zoom`: share of the side; `aspect`: share by which width and height part;
+    Its text form is what `--set initial=` takes and what a run keeps: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
+    """
+
+    kind: Literal["none", "imagenet", "file", "model"] = "none"
+    value: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse_text(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        kind, _, value = given.partition(":")
+        return {"kind": kind, "value": value}
+
+    @model_validator(mode="after")
+    def _check_value(self) -> Self:
+        pattern, example = _ORIGIN_VALUES.get(self.kind, ("", self.kind))
+        if not re.fullmatch(pattern, self.value):
+            raise ValueError(f"{str(self)!r} is not something to start from; write {example}")
+        return self
+
+    @model_serializer
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.value}" if self.value else self.kind
+
+
+_ORIGIN_VALUES = {"file": ("[0-9a-f]{64}", "file:SHA256"), "model": (r"\S{1,100}", "model:NAME/NUMBER")}
+
+
+class Augment(_Frozen):
+    """How far a training slice may be changed each time it is shown; 0 leaves a change out.
+
+    `rotation`, `shear`: degrees. `shift`, `zoom`: share of the side. `aspect`: share by which width and height differ.
     `flip`: left to right. `contrast`, `gamma`: share of change; `blur`, `noise`: standard deviation in pixels and in
-    grey levels; each of these four is made to the share `often` of slices. `jpeg`, `border`, `text`: share of slices
-    that get artefacts of compression, a frame, a line of letters. `erase`: share of slices of which a rectangle is
-    blackened, so that no one place decides (Zhong et al., Random Erasing Data Augmentation, 2020).
+    grey levels; each of these four applies to the share `often` of slices. `jpeg`, `border`, `text`: share of slices
+    that get compression artefacts, a frame, a line of letters. `erase`: share of slices of which a rectangle is
+    blackened, so that no single place decides (Zhong et al., Random Erasing Data Augmentation, 2020).
     """
 
     rotation: float = Field(default=0, ge=0, le=180)
@@ -48,16 +90,16 @@ class Augment(_Frozen):
 
 
 class Stage(_Frozen):
-    """Some epochs with the same layers learning. `unfreeze`: the last so many layers of the base; 0: the head alone;
-    -1: everything.
+    """Epochs in which the same layers learn.
 
-    `size`: side of the slices, pixels. `rate`: of learning, at its peak. `warmup`: epochs until there. `q`: of the
-    generalised cross-entropy: the larger, the less count labels that the network does not believe
-    (`training.network.loss`); 0: plain cross-entropy. `patience`: epochs without a better validation loss after which
-    the stage ends; 0: never before its end. `average`: momentum of the moving average of the weights, which is then
-    what is validated and kept; 0: none. `copies`: augmented copies of each slice whose frozen layers are computed once.
-    `keep`: the epoch with the least validation loss, or the last: the best of many noisy epochs on a small validation
-    part may be an early one that knows little.
+    `unfreeze`: how many of the last layers of the base learn; 0: the head alone; -1: everything. `size`: side of the
+    slices in pixels. `rate`: learning rate at its peak; `warmup`: epochs until then. `q`: of the generalised
+    cross-entropy (`training.network.loss`): the larger, the less a label counts that the network does not believe; 0 is
+    plain cross-entropy. `patience`: epochs without a better validation loss after which the stage ends; 0: it does not
+    end early. `average`: momentum of the moving average of the weights, which is then validated and kept; 0: none.
+    `copies`: augmented copies of each slice whose frozen layers are computed once. `keep`: the epoch with the lowest
+    validation loss, or the last one. On a small validation part, the best of many noisy epochs may be an early one that
+    has learned little.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]{1,20}$")
@@ -79,15 +121,14 @@ class Stage(_Frozen):
 
 
 class Config(_Frozen):
-    """All of a training run but its data and seed.
+    """All of a training run except its data and seed.
 
-    `initial`: where the weights come from: none, imagenet (Keras downloads them), `file:SHA256` (a weights file in
-    storage), or `model:NAME/NUMBER`. `threshold`: the rule that chooses it on the validation slices (`calibrate`).
+    `initial`: what it starts from. `threshold`: the rule that chooses it on the validation slices (`calibrate`).
     `floor`: the sensitivity below which the version is not promoted.
     """
 
     preset: str
-    initial: str = Field(default="none", pattern=r"^(none|imagenet|file:[0-9a-f]{64}|model:[^\s]{1,100})$")
+    initial: Origin = Origin()
     hidden: int = Field(default=256, ge=1, le=4096)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     augment: Augment
@@ -104,7 +145,7 @@ class Config(_Frozen):
 
 
 def floor_of(rule: str) -> float | None:
-    """The least sensitivity that a rule for the threshold asks for; None for Youden's. Raises ValueError."""
+    """Return the lowest sensitivity that a threshold rule allows; None for Youden's rules. Raises ValueError."""
     if rule in ("youden", STEADY_RULE):
         return None
     try:
@@ -113,13 +154,13 @@ def floor_of(rule: str) -> float | None:
         floor = 0.0
     if not 0 < floor <= 1:
         raise ValueError(
-            f'no such rule for a threshold: {rule!r}; there are "youden", "{STEADY_RULE}" and "{FLOOR_RULE}0.95"'
+            f'there is no threshold rule {rule!r}; there are "youden", "{STEADY_RULE}" and "{FLOOR_RULE}0.95"'
         )
     return floor
 
 
 _GENTLE = Augment(rotation=20, shift=0.1, shear=10, zoom=0.1, flip=True)
-# Widens what the network knows: other scanners, windows, exports and screenshots.
+# Prepares the network for other scanners, windows, exports and screenshots.
 _WIDE = Augment(
     rotation=14,
     shift=0.08,
@@ -139,7 +180,7 @@ _WIDE = Augment(
 def _whole(
     name: str, size: int, epochs: int, rate: float, warmup: float, label_smoothing: float = 0.05, q: float = 0
 ) -> Stage:
-    """A stage in which everything learns."""
+    """Return a stage in which everything learns."""
     return Stage(
         name=name,
         unfreeze=ALL,
@@ -158,7 +199,7 @@ def _whole(
 
 
 def _later(name: str, unfreeze: int, epochs: int, rate: float) -> Stage:
-    """A stage of the `default` preset: some layers learn, on six copies of each slice."""
+    """Return a stage of the preset `default`: some layers learn, on six copies of each slice."""
     return Stage(
         name=name,
         unfreeze=unfreeze,
@@ -179,7 +220,7 @@ _PRESETS = (
     # The recipe of the notebook that this project grew from.
     Config(
         preset="seed",
-        initial="imagenet",
+        initial=Origin(kind="imagenet"),
         augment=_GENTLE,
         stages=(
             Stage(name="head", unfreeze=0, epochs=100, patience=10),
@@ -189,7 +230,7 @@ _PRESETS = (
     ),
     Config(
         preset="default",
-        initial="imagenet",
+        initial=Origin(kind="imagenet"),
         threshold="youden-1se",
         augment=_WIDE,
         stages=(
@@ -198,8 +239,8 @@ _PRESETS = (
             _later("last-40", 40, 40, 1e-4),
         ),
     ),
-    # Small pictures teach most of it at a fraction of the time; the last epochs are at the size that is predicted at,
-    # without smoothing, which would leave the probabilities less sure than they are right. Labels are by patient: those
+    # Small pictures teach most of it in a fraction of the time. The last epochs are at the size of prediction, without
+    # label smoothing, which would make the probabilities less certain than they are right. Labels are by patient: those
     # that the network does not believe by then count a little less.
     Config(
         preset="scratch",
@@ -218,23 +259,23 @@ _PRESETS = (
     ),
 )
 ABOUT = {
-    "default": "from ImageNet weights, widely augmented: the one to begin with",
-    "scratch": "from no weights at all: small slices first, full size last; an hour or more on a CPU",
-    "quick": "minutes on a CPU; to see whether all works",
+    "default": "from ImageNet weights, strongly augmented: the one to begin with",
+    "scratch": "from random weights: small slices first, full size last; an hour or more on a CPU",
+    "quick": "minutes on a CPU: to see if everything works",
     "seed": "the recipe of the original project, whole",
 }
 PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}
 
 
 def preset(name: str) -> Config:
-    """The preset of this name. Raises ConfigError."""
+    """Return the preset of this name. Raises ConfigError."""
     if name not in PRESETS:
         raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def with_settings(config: Config, settings: Sequence[str]) -> Config:
-    """The config with single settings changed: `initial=none`, `augment.flip=false`, `stages.0.epochs=3`.
+    """Change single settings of a config: `initial=none`, `augment.flip=false`, `stages.0.epochs=3`.
 
     A stage may be named instead of numbered: `stages.head.epochs=3`. Raises ConfigError.
     """
@@ -242,19 +283,19 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
-            raise ConfigError(f"{setting!r} is no setting; write key=value")
+            raise ConfigError(f"{setting!r} is not a setting; write key=value")
         _put(values, path.strip().split("."), _value(text), setting)
     return checked(values)
 
 
 def checked(values: dict[str, Any]) -> Config:
-    """A config from its JSON form. Raises ConfigError."""
+    """Return a config from its JSON form. Raises ConfigError."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        told = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {told}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {message}") from error
 
 
 def _value(text: str) -> Any:
@@ -272,17 +313,17 @@ def _put(values: Any, path: list[str], value: Any, setting: str) -> None:
 
 
 def _key(values: Any, name: str, setting: str) -> Any:
-    """The key or the index that `name` stands for in `values`."""
-    known: list[Any] = []
+    """Return the key or the index that `name` stands for in `values`."""
+    names: list[Any] = []
     if isinstance(values, list):
-        known = [stage.get("name") if isinstance(stage, dict) else None for stage in values]
-        if name in known:
-            return known.index(name)
+        names = [stage.get("name") if isinstance(stage, dict) else None for stage in values]
+        if name in names:
+            return names.index(name)
         if name.isdecimal() and int(name) < len(values):
             return int(name)
     elif isinstance(values, dict):
-        known = list(values)
-        if name in known:
+        names = list(values)
+        if name in names:
             return name
-    others = f"; there are {', '.join(map(str, known))}" if known else ""
+    others = f"; there are {', '.join(map(str, names))}" if names else ""
     raise ConfigError(f"{setting!r}: there is no {name!r} here{others}")

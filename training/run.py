@@ -10,123 +10,168 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from sqlalchemy.exc import OperationalError
 
 from db import PARTS, TRAIN
 from db.database import current, read_scope, session_scope
+from db.evaluation.gate import request_gate
+from db.evaluation.promotion import promote_first
 from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.registry import versions
+from db.registry.manifest import Package
 from db.training import runs
 from db.training.leaks import EXAMPLES, SEEN
 from db.training.lineage import find_seen
 from training.config import Config, checked
-from training.data.seen_slices import find_known, taught_slices
+from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Data, Labelled, load_parts
+from training.demo import model as demo
+from training.errors import Cancelled, RunFailed, message_for
 from training.export.package import Trained, make_package
 from training.loop import checkpoints
 from training.loop.fit import fit
-from training.loop.watcher import Cancelled
+from training.network.backend import environment
 from training.network.initial_weights import initial_network
-from training.network.training_copy import environment
-from training.run_observer import RunWatcher
+from training.run_observer import RunObserver
+from worker import claimed
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-MAX_CLAIMS = 3  # without an epoch between them: then the run itself kills its workers
+MAX_CLAIMS = 3  # without an epoch between them; beyond that, the run itself seems to kill its workers
 
 
-def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> int:
-    """Train, evaluate, export and register; the id of the model version.
+def train_next(worker: str) -> bool:
+    """Claim the oldest waiting run and carry it out; return False if there is none."""
+    with session_scope() as s:
+        taken = runs.claim_run(s, worker)
+    if taken is None:
+        return False
+    run, claim = taken
 
-    Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`errors.why` says it to people).
+    def fail(error: Exception) -> None:
+        with session_scope() as s:
+            if isinstance(error, Cancelled):
+                log.info("training run cancelled", extra={"run": run.id})
+                runs.end_cancelled(s, claim)
+            else:
+                log.error("training failed", extra={"run": run.id}, exc_info=error)
+                runs.fail_run(s, claim, message_for(error))
+
+    def put_off(_: Exception) -> None:
+        with session_scope() as s:
+            runs.put_off(s, claim)
+
+    def work(heartbeat: Heartbeat) -> None:
+        carry_out(run, claim, heartbeat)
+
+    claimed.carry_out(TrainingRun, [claim], work, fail=fail, put_off=put_off, away=(OperationalError,))
+    return True
+
+
+def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
+    """Train, evaluate, export and register.
+
+    Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`errors.message_for` words it for people).
     """
-    with work_folder(claim) as folder:  # first of all, for it removes what killed workers left of the run
+    with work_folder(claim) as folder:  # before anything else, because it removes what killed workers left
         if run.attempts > MAX_CLAIMS:
-            raise RuntimeError(
+            raise RunFailed(
                 f"{MAX_CLAIMS} workers died of this run before an epoch was done; is there too little memory?"
             )
-        config = checked(run.config)
-        watcher = RunWatcher(run, claim, heartbeat, config)
-        trained = _train(run, config, watcher, folder)
-        version_id = _register(trained, claim, watcher, folder / "package")
-    checkpoints.drop(watcher.kept, but={})
-    return version_id
+        config = None if run.demo else checked(run.config)
+        observer = RunObserver(run, claim, heartbeat, config.stages if config else ())
+        if config is None:
+            package = demo.make_demo_package(folder / "package", seed=run.seed, progress=observer.report)
+        else:
+            trained = _train(run, config, observer, folder)
+            package = make_package(folder / "package", trained, observer.packaging, observer.alive)
+        register(package, folder / "package", run, claim)
+    checkpoints.drop(observer.stored)
 
 
-def _train(run: TrainingRun, config: Config, watcher: RunWatcher, folder: Path) -> Trained:
+def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path) -> Trained:
     run.environment = environment() | {"code": code_version()}
-    watcher.tell(0.0, "reading the dataset", environment=run.environment)
+    observer.report(0.0, "reading the dataset", environment=run.environment)
     if run.dataset is None or run.split is None:
-        raise RuntimeError("the run names no dataset")
-    parts = load_parts(run.dataset, run.split, watcher.alive)
-    if not run.checkpoint:
-        _look_for_known(run, parts, watcher)
-    watcher.tell(0.0, "fetching the weights to start from")
-    # A checkpoint has the weights: a run that goes on needs neither what they came from nor its file again.
-    network = initial_network(config, run.seed, watcher.alive, from_file=not run.checkpoint)
+        raise RunFailed("the run names no dataset; launch another one on a dataset")
+    parts = load_parts(run.dataset, run.split, observer.alive)
+    resume = checkpoints.read(observer.stored)
+    if resume is None:
+        _check_seen_slices(run, parts, observer)
+    observer.report(0.0, "fetching the weights to start from")
+    # A checkpoint holds the weights, so a resumed run does not need the file that they came from.
+    network = initial_network(config, run.seed, observer.alive, from_file=resume is None)
     data = Data(parts["train"], parts["validation"])
-    resume = checkpoints.read(run.checkpoint)
-    outcome = fit(network, config, data, seed=run.seed, folder=folder, watcher=watcher, resume=resume)
-    seconds = sum(record.seconds for record in outcome.history)  # of an interrupted run too
-    return Trained(run, config, network, parts, outcome.history, seconds)
+    history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
+    seconds = sum(record.seconds for record in history)  # those before an interruption too
+    return Trained(run, config, network, parts, history, seconds)
 
 
-def _look_for_known(run: TrainingRun, parts: dict[str, Labelled], watcher: RunWatcher) -> None:
-    """Hold what is measured on against the slices of other datasets that taught the version the run starts from. The
-    launch went by hashes, and by the clusters of this dataset alone: files that were saved anew are found only here.
+def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: RunObserver) -> None:
+    """Compare validation and test with the slices of other datasets that trained the version the run starts from.
 
-    Raises RuntimeError: there are such slices, and that is not allowed.
+    The launch compared hashes, and clusters of this dataset alone. Files that were saved anew are found only here.
+
+    Raises RunFailed: there are such slices, and that is not allowed.
     """
     start, split = run.from_version, run.split
     if start is None or split is None:
         return
     with read_scope() as s:
-        taught = taught_slices(s, start, [TRAIN], but=run.dataset_id)
-        by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
-    if not taught:
+        trained = training_slices_of(s, start, [TRAIN], but=run.dataset_id)
+        seen_by_hash = find_seen(s, start, split) if SEEN in run.allowed_leaks else {}
+    if not trained:
         return
-    watcher.tell(0.0, f"looking for slices that {start.label} knows")
+    observer.report(0.0, f"looking for slices that trained {start.label}")
     measured_on = np.concatenate([parts[name].pixels for name in PARTS[1:]])
-    known = np.flatnonzero(find_known(measured_on, chain.from_iterable(taught), watcher.alive))
-    if len(known) and SEEN not in run.allowed_leaks:
+    seen = np.flatnonzero(find_seen_in_training(measured_on, chain.from_iterable(trained), observer.alive))
+    if len(seen) and SEEN not in run.allowed_leaks:
         rows = [row.row for name in PARTS[1:] for row in parts[name].rows]
-        told = ", ".join(str(rows[index]) for index in known[:EXAMPLES]) + (" ..." if len(known) > EXAMPLES else "")
-        raise RuntimeError(
-            f"the split of {split.dataset.label} leaks ({SEEN}: {len(known)} slices of validation and test are"
-            f" near-identical to some that trained {start.label} or one that it comes from: rows {told}); leave them"
-            f" out of the dataset, have the column split of a CSV put them into train, or allow it by name: {SEEN}"
+        examples = ", ".join(str(rows[index]) for index in seen[:EXAMPLES]) + (" ..." if len(seen) > EXAMPLES else "")
+        raise RunFailed(
+            f"the split of {split.dataset.label} leaks ({SEEN}: {len(seen)} slices of validation and test are"
+            f" near-identical to some that trained {start.label} or one that it comes from: rows {examples}); leave"
+            f" them out of the dataset, put them into train by the column split of a CSV, or allow it by name: {SEEN}"
         )
-    if not len(known) and not by_hash and SEEN in run.allowed_leaks:
-        run.allowed_leaks = [each for each in run.allowed_leaks if each != SEEN]
-        watcher.tell(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
+    if not len(seen) and not seen_by_hash and SEEN in run.allowed_leaks:
+        run.allowed_leaks = [leak for leak in run.allowed_leaks if leak != SEEN]
+        observer.report(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
-def _register(trained: Trained, claim: Claim, watcher: RunWatcher, package: Path) -> int:
-    """Evaluate and export into the folder `package`, and finish the run with the model version; its id."""
-    make_package(package, trained, watcher.packaging, watcher.alive)
-    stored = versions.store_package(package)
+def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> None:
+    """Make a model version of a package and finish its run, and have the version compared with the champion.
+
+    All in one transaction: a worker that dies after it leaves nothing undone. The first demo model is promoted too.
+
+    Raises Cancelled, StaleClaim.
+    """
+    stored = versions.store_package(folder, package)
     with session_scope() as s:
         if runs.report(s, claim, 1.0, "registering").cancel:
             raise Cancelled
         version = versions.register_package(s, stored)
         runs.finish_run(s, claim, version.id)
-    return version.id
+        if run.demo:
+            promote_first(s, version)
+        request_gate(s, version)
 
 
 @contextmanager
 def work_folder(claim: Claim) -> Iterator[Path]:
-    """A claim's own folder on this machine, removed in the end; what killed workers left of any run goes first.
+    """Make a folder of a claim on this machine, and remove it in the end. What killed workers left is removed first.
 
-    By claim, not by run: a worker that lost the run and ends late must not remove the folder of the one that has it.
+    It is named by the claim, not by the run: a worker that lost the run and ends late must not remove the folder of the
+    worker that has it.
     """
-    above = current().home / "training"
-    folder = above / f"run-{claim.id}-{claim.fence}"
+    parent = current().home / "training"
+    folder = parent / f"run-{claim.id}-{claim.fence}"
     with read_scope() as s:
-        going_on = {f"run-{run_id}-{fence}" for run_id, fence in runs.running(s)}
-    for left in above.glob("run-*"):
-        if left == folder or left.name not in going_on:
-            shutil.rmtree(left, ignore_errors=True)
+        running = {f"run-{run_id}-{fence}" for run_id, fence in runs.running(s)}
+    for leftover in parent.glob("run-*"):
+        if leftover == folder or leftover.name not in running:
+            shutil.rmtree(leftover, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
     try:
         yield folder
@@ -135,16 +180,16 @@ def work_folder(claim: Claim) -> Iterator[Path]:
 
 
 def code_version() -> str:
-    """The commit this code is of, where it is a checkout and there is a git to ask; else the version installed."""
+    """Return the commit of this code, if it is a checkout and git is installed; else the installed version."""
     root = Path(__file__).parents[1]
-    if (root / ".git").exists():  # a folder, or a worktree's file; a checkout of other code around it is not asked
+    if (root / ".git").exists():  # a folder, or a worktree's file; never a checkout of other code around it
         with suppress(OSError):
-            found = subprocess.run(  # noqa: S603  (our own folder)
+            described = subprocess.run(  # noqa: S603  (our own folder)
                 ["git", "-C", root, "describe", "--always", "--dirty"],  # noqa: S607
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            if found.returncode == 0:
-                return found.stdout.strip()
+            if described.returncode == 0:
+                return described.stdout.strip()
     return version("ctbatch")

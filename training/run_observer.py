@@ -1,8 +1,8 @@
-"""What watches a run: its progress, epochs and checkpoints go to the database; requests to end come back."""
+"""Observes a run: its progress, epochs and checkpoints go to the database, and requests to end it come back."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
@@ -11,99 +11,104 @@ from db.database import current, session_scope
 from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.training import runs
-from training.config import Config
+from db.training.progress import EpochRecord, LiveProgress
+from training.config import Stage
+from training.errors import Cancelled
 from training.loop import checkpoints
-from training.loop.watcher import Cancelled, Checkpoint, EpochRecord, Step, Watcher
+from training.loop.observer import Checkpoint, Step, TrainingObserver
 from worker.claimed import ProgressNotes
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-FIT_SHARE = 0.9  # of a run; evaluating and exporting are the rest
-PAUSES = (1.0, 4.0, 15.0, 40.0)  # seconds, between tries to record an epoch
+FIT_SHARE = 0.9  # of a run's progress; evaluating and exporting are the rest
+PAUSES = (1.0, 4.0, 15.0, 40.0)  # seconds, between attempts to record an epoch
 
 
-class RunWatcher(Watcher):
-    """Tells the database how a run goes, keeps its checkpoints, and hears what is asked of it."""
+class RunObserver(TrainingObserver):
+    """Reports a run to the database, keeps its checkpoints, and hears of requests to end it."""
 
-    def __init__(self, run: TrainingRun, claim: Claim, heartbeat: Heartbeat, config: Config) -> None:
-        self._claim, self._heartbeat, self._config = claim, heartbeat, config
+    def __init__(self, run: TrainingRun, claim: Claim, heartbeat: Heartbeat, stages: Sequence[Stage]) -> None:
+        self._claim, self._heartbeat, self._stages = claim, heartbeat, stages
         self._last: tuple[float, str] = (run.progress, run.message)
-        self.kept: dict[str, Any] = run.checkpoint
+        self.stored = runs.checkpoint_of(run)
         self._notes = ProgressNotes(heartbeat)
         self._checkpointed = 0.0
         self._stop = False
 
-    def tell(self, progress: float, message: str, **values: Any) -> None:
-        """Note something now. Raises Cancelled, StaleClaim."""
+    def report(self, progress: float, message: str, **columns: Any) -> None:
+        """Report progress, 0 to 1, and other columns of the run now. Raises Cancelled, StaleClaim."""
         self._heartbeat.progress()
         with session_scope() as s:
-            asked = runs.report(s, self._claim, progress, message, **values)
+            requests = runs.report(s, self._claim, progress, message, **columns)
         self._last = progress, message
-        self._stop = asked.stop
-        if asked.cancel:
+        self._stop = requests.stop
+        if requests.cancel:
             raise Cancelled
 
     def step(self, at: Step) -> None:
-        """Note where training stands, once a second."""
+        """Report where training stands, once a second."""
         message = at.message or f"{at.stage_name}: epoch {at.epoch + 1} of {at.epochs}"
-        self._notes.alive(lambda: self.tell(FIT_SHARE * self._share_done(at), message, live=self._live(at)))
+        self._notes.alive(lambda: self.report(FIT_SHARE * self._share_done(at), message, live=self._live(at)))
 
     def _share_done(self, at: Step) -> float:
-        """By the pixels that are shown; a stage that ends early lets it jump."""
-        work = [stage.epochs * stage.size**2 for stage in self._config.stages]
+        """Return the share of pixels that were shown; it jumps if a stage ends early."""
+        work = [stage.epochs * stage.size**2 for stage in self._stages]
         epochs = at.epoch + (at.step / at.steps if at.steps else 0)
         return float((sum(work[: at.stage]) + work[at.stage] * epochs / at.epochs) / sum(work))
 
-    def _live(self, at: Step) -> dict[str, Any]:
+    def _live(self, at: Step) -> LiveProgress:
         left = (at.epochs - at.epoch) * at.steps - at.step
-        seconds = left * self._config.stages[at.stage].batch / at.rate if at.rate else None
-        facts = {name: value for name, value in vars(at).items() if name != "message"}
-        return facts | {"eta_seconds": seconds}
+        seconds = left * self._stages[at.stage].batch / at.rate if at.rate else None
+        return LiveProgress.model_validate({**vars(at), "eta_seconds": seconds})
 
     def packaging(self, share: float, message: str) -> None:
-        """Note how far evaluating and exporting are, `share` from 0 to 1."""
-        self._notes.now(lambda: self.tell(FIT_SHARE + (1 - FIT_SHARE) * share, message))
+        """Report how far evaluating and exporting are, `share` from 0 to 1."""
+        self._notes.now(lambda: self.report(FIT_SHARE + (1 - FIT_SHARE) * share, message))
 
     def alive(self) -> None:
-        """The work goes on; hear what is asked of it, once a second."""
-        self._notes.alive(lambda: self.tell(*self._last))
+        """Hear of requests once a second while there is nothing to report."""
+        self._notes.alive(lambda: self.report(*self._last))
 
     def epoch(self, record: EpochRecord) -> None:
-        """Keep an epoch's figures."""
+        """Record an epoch."""
 
-        def keep() -> None:
+        def record_epoch() -> None:
             with session_scope() as s:
-                runs.record_epoch(s, self._claim, record.stage, record.epoch, record.metrics, record.seconds)
+                runs.record_epoch(s, self._claim, record)
 
-        self._patiently(keep)
+        self._with_patience(record_epoch)
 
-    def _patiently(self, keep: Callable[[], None]) -> None:
-        """Do it again while the database is away, for a minute or two: a long epoch would be lost with it."""
+    def _with_patience(self, record: Callable[[], None]) -> None:
+        """Try again for a minute while the database is unreachable: a long epoch would be lost otherwise."""
         for pause in PAUSES:
             try:
-                return keep()
+                return record()
             except OperationalError as error:
                 log.warning("not recorded yet", extra={"run": self._claim.id, "error": type(error).__name__})
                 self._heartbeat.progress()
                 time.sleep(pause)
-        return keep()
+        return record()
 
     def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
-        """Write a checkpoint, unless the last one is only seconds old and the stage goes on. A stage that ended is
-        never gone through again, or a next one that kills its workers would seem to get on each time."""
+        """Write a checkpoint, unless the last one is only seconds old and the stage goes on.
+
+        The end of a stage is always kept. Otherwise a next stage that kills its workers would seem to make progress,
+        each time that the stage before it is trained again.
+        """
         if not ends_stage and time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return
-        earlier, self.kept = self.kept, checkpoints.write(make(), self.kept, self._claim.id)
-        self._patiently(self._record_checkpoint)
-        checkpoints.drop(earlier, but=self.kept)
+        earlier, self.stored = self.stored, checkpoints.write(make(), self.stored, self._claim.id)
+        self._with_patience(self._record_checkpoint)
+        checkpoints.drop(earlier, but=self.stored)
         self._checkpointed = time.monotonic()
         self._heartbeat.progress()
 
     def _record_checkpoint(self) -> None:
-        with session_scope() as s:
-            runs.record_checkpoint(s, self._claim, self.kept)
+        if self.stored:
+            with session_scope() as s:
+                runs.record_checkpoint(s, self._claim, self.stored)
 
     def stopped(self) -> bool:
-        """Whether somebody asked to stop and keep what was learned."""
+        """Return whether somebody asked to stop and keep what was learned."""
         return self._stop

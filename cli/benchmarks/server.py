@@ -19,6 +19,7 @@ from cli.supervisor.background_up import serving
 from cli.supervisor.roles import PROJECT
 from db import database, migrate
 from db.database import read_scope, session_scope
+from db.evaluation.promotion import promote_first
 from db.registry import champions, versions
 from db.registry.demo_model import DEMO_FILE
 from db.settings import get_settings
@@ -47,7 +48,7 @@ def serve(package: Path | None) -> Iterator[Bench]:
         migrate.upgrade()
         stored = versions.store_package(package)
         with session_scope() as session:
-            champions.promote(session, versions.register_package(session, stored), None, "benchmark")
+            promote_first(session, versions.register_package(session, stored), "benchmark")
         with serving(get_settings(), "127.0.0.1", 0) as (local, process):
             if process is None:
                 raise RuntimeError("a fresh home cannot have a server")

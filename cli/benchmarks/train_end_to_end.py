@@ -42,8 +42,8 @@ def train_words(request: RunRequest) -> list[str]:
     """Return the words after `ctbatch train` that make this request."""
     words = [request.dataset, "--preset", request.preset, "--seed", str(request.seed)]
     words += [word for setting in request.settings for word in ("--set", setting)]
-    words += [word for leak in request.allowed_leaks for word in ("--allow-leak", leak)]
-    return [*words, *(["--groups-as-given"] if request.as_given else [])]
+    words += [word for leak in request.allow_leaks for word in ("--allow-leak", leak)]
+    return [*words, *(["--groups-as-given"] if request.groups_as_given else [])]
 
 
 def _command(*words: str) -> None:
@@ -83,5 +83,5 @@ def _print(minutes: float, as_json: bool) -> None:
     for name in METRICS:
         low, high = intervals.get(name) or (float("nan"), float("nan"))
         rows.append([name, f"{version.metrics[name]:.4f}", f"{low:.4f} to {high:.4f}"])
-    rows.append(["out of distribution", f"{version.metrics['flagged']:.4f}", ""])
+    rows.append(["out of distribution", f"{version.metrics['ood_share']:.4f}", ""])
     print_table((f"on {version.metrics['n']} unseen slices", "value", "95 % interval"), rows)

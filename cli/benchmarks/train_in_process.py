@@ -11,13 +11,14 @@ from cli.local.session import reading, writing
 from cli.local.training_runs import refusals
 from cli.output import print_json, print_table, say
 from db.database import current
+from db.training.progress import EpochRecord
 from training.config import Stage
-from training.errors import why
+from training.errors import message_for
 from training.launch.launch import LaunchPlan, RunRequest, prepare
-from training.loop.watcher import EpochRecord, Watcher
+from training.loop.observer import TrainingObserver
 
 
-class EpochPrinter(Watcher):
+class EpochPrinter(TrainingObserver):
     """Prints a line for each epoch."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -70,7 +71,7 @@ def run(request: RunRequest, as_json: bool) -> None:
     try:
         report = _train(plan)
     except Exception as error:
-        raise JobFailed(why(error)) from error
+        raise JobFailed(message_for(error)) from error
     if as_json:
         print_json(asdict(report))
         return
@@ -87,18 +88,19 @@ def _train(plan: LaunchPlan) -> FitReport:
     from training.data.slices import Data, load_parts
     from training.evaluation.metrics import measure
     from training.loop.fit import fit
+    from training.network.backend import environment
     from training.network.initial_weights import initial_network
-    from training.network.training_copy import environment, predict
+    from training.network.training_copy import predict
     from worker.engines.package import probability
 
-    request, config = plan.asked, plan.config
+    request, config = plan.request, plan.config
     parts = load_parts(plan.dataset, plan.split)
     network = initial_network(config, request.seed, lambda: None)
     above = current().home / "training"
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=above) as folder:
-        data, watcher = Data(parts["train"], parts["validation"]), EpochPrinter(config.stages)
-        history = fit(network, config, data, seed=request.seed, folder=Path(folder), watcher=watcher).history
+        data, observer = Data(parts["train"], parts["validation"]), EpochPrinter(config.stages)
+        history = fit(network, config, data, seed=request.seed, folder=Path(folder), observer=observer)
     unseen = parts["test"]
     logit = predict(network, unseen.pixels[..., None], lambda: None)["logit"]
     metrics = measure(probability(logit, 1.0), unseen.labels, 0.5)

@@ -105,7 +105,7 @@ def fitting(dataset: str, as_json: bool, **options: Any) -> None:
     check_installed()
     from cli.benchmarks.train_in_process import run
 
-    run(RunRequest(dataset, **options), as_json)
+    run(RunRequest(dataset=dataset, **options), as_json)
 
 
 @bench.command(name="real-training")
@@ -122,7 +122,7 @@ def real_training(path: Path, home: Path | None, as_json: bool, **options: Any) 
     check_installed()
     from cli.benchmarks.train_end_to_end import NAME, run
 
-    run(path, RunRequest(NAME, **options), home, as_json)
+    run(path, RunRequest(dataset=NAME, **options), home, as_json)
 
 
 @bench.command()

@@ -116,13 +116,13 @@ def slices(dataset: str, as_json: bool) -> None:
 @seed_option("Random seed of the split. The same seed gives the same split.")
 @as_given_option
 @json_option
-def split(dataset: str, seed: int, as_given: bool, as_json: bool) -> None:
+def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None:
     """Split DATASET by group into train, validation and test, and check the split for leaks.
 
     If the dataset's CSV has a column split, that is the split. A leak blocks training.
     """
     with refusals(), writing() as session:
-        drawn = splits.split_of(session, find_dataset(session, dataset), seed=seed, as_given=as_given)
+        drawn = splits.split_of(session, find_dataset(session, dataset), seed=seed, groups_as_given=groups_as_given)
         rows = {part: rows_of(session, drawn.dataset_id, drawn, part) for part in PARTS}
     parts = {
         part: {name: sum(row.label == label for row in rows[part]) for label, name in CLASSES.items()}

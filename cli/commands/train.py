@@ -1,7 +1,6 @@
 """`ctbatch train`: launches a training run."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from cli.remote.find_server import settings_with_broker
 from cli.training_options import run_options
 from db.registry import versions
 from db.storage import storage
-from training.launch.launch import FILE, MODEL, LaunchPlan, RunRequest, launch, prepare
+from training.errors import WeightsError
+from training.launch.launch import LaunchPlan, RunRequest, launch, prepare
 
 PIECE = 1 << 20  # bytes of a file that are copied at a time
 
@@ -33,7 +33,6 @@ def train(
     dataset: str,
     start: str | None,
     name: str,
-    settings: Sequence[str],
     dry_run: bool,
     wait: bool,
     as_json: bool,
@@ -47,8 +46,8 @@ def train(
     Prints an estimate of time and disk first, on stderr.
     """
     settings_with_broker()
-    initial = [] if start is None else [_initial(start)]
-    request = RunRequest(dataset, settings=[*initial, *settings], name=name, **options)
+    origin: dict[str, Any] = {} if start is None else _origin(start)
+    request = RunRequest(dataset=dataset, name=name, **options, **origin)
     with refusals():
         plan = prepare(request, writing, reading)
         _say_estimate(plan)
@@ -68,8 +67,8 @@ def _say_estimate(plan: LaunchPlan) -> None:
     say(plan.takes.text)
 
 
-def _initial(start: str) -> str:
-    """Return the setting `initial` for `--from`. Copy a weights file into storage.
+def _origin(start: str) -> dict[str, str]:
+    """Return the field of RunRequest that `--from` fills. Copy a weights file into storage.
 
     Raises:
         NotFoundOrDenied: there is neither such a model version nor such a file.
@@ -77,12 +76,12 @@ def _initial(start: str) -> str:
     """
     with reading() as session:
         if version := versions.find_version(session, start):
-            return f"initial={MODEL}{version.label}"
+            return {"from_model": version.label}
     path = Path(start)
     if not path.is_file():
         raise NotFoundOrDenied(f"there is no model version and no file {start}")
     # h5py is loaded only where a file is given.
-    from training.launch.weights_file import WeightsError, check_size, check_weights_file
+    from training.launch.weights_file import check_size, check_weights_file
 
     try:
         check_size(path.stat().st_size, str(path))
@@ -90,6 +89,6 @@ def _initial(start: str) -> str:
             shutil.copyfileobj(file, receiver, PIECE)
             receiver.finish()
             check_weights_file(receiver.path, str(path))
-            return f"initial={FILE}{receiver.publish().sha256}"
+            return {"from_weights": receiver.publish().sha256}
     except WeightsError as error:
         raise click.UsageError(str(error)) from error

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from cli.errors import JobFailed, Unavailable
+from cli.errors import Unavailable
 from cli.local.session import database_errors, operator_name, reading, writing
 from cli.local.training_runs import follow_run
 from cli.remote.find_server import settings_with_broker
-from db.registry import champions, versions
-from db.registry.demo_model import DemoModelDamaged, import_demo_model, promote_demo_model
+from db.evaluation.promotion import promote_demo_model
+from db.registry import champions
+from db.registry.demo_model import DemoModelDamaged, import_demo_model
 from db.training import runs
 from training.launch.installed import check_launch
 
@@ -44,14 +45,9 @@ def _import(using: Callable[[str], str]) -> str:
 
 
 def _train() -> str:
-    """Have a training worker make the demo model, show its progress, and promote it."""
+    """Have a training worker make and promote the demo model, show its progress, and return its label."""
     settings = settings_with_broker()  # else the training worker hears of the run from the sweeper, a minute later
     check_launch(settings.broker_url)
     with writing() as session:
         run_id = runs.create_demo_run(session, None).id
-    label = follow_run(run_id, "training of the demo model").model_version or ""
-    with writing() as session:
-        version = versions.find_version(session, label)
-        if version is None:
-            raise JobFailed(f"the training run ended, but its model version {label} is not there")
-        return champions.promote_first(session, version, "the first model version", who=operator_name()).label
+    return follow_run(run_id, "training of the demo model").model_version or ""

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied
+from db.evaluation.result import PairedMetrics
 from db.metrics import METRICS, difference_of, written, written_interval
 from db.models import ModelVersion
 from db.registry import versions
@@ -75,12 +76,11 @@ def with_interval(interval: object) -> str:
     return f" ({written_interval(*interval)})"
 
 
-def comparison_rows(differences: Mapping[str, Mapping[str, float | None]]) -> list[tuple[str, ...]]:
+def comparison_rows(pairs: PairedMetrics) -> list[tuple[str, ...]]:
     """Return a paired comparison as rows: metric, candidate, other, difference, its interval, what that means."""
-    rows: list[tuple[str, ...]] = []
-    for key, metric in METRICS.items():
-        one = differences.get(key, {})
-        low, high = one.get("low"), one.get("high")
-        sides = (written(one.get("candidate")), written(one.get("champion")), written(one.get("difference"), "+"))
-        rows.append((metric.name, *sides, written_interval(low, high, "+"), difference_of(key, low, high)))
-    return rows
+    return [
+        (metric.name, written(pair.first), written(pair.second), written(pair.difference, "+"),
+         written_interval(pair.low, pair.high, "+"), difference_of(key, pair.low, pair.high))
+        for key, metric in METRICS.items()
+        if (pair := pairs.get(key)) is not None
+    ]  # fmt: skip

@@ -11,7 +11,7 @@ from db.models import Dataset, LabelledSlice, Split, SplitRule
 
 BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels give
 
-T = TypeVar("T", "Row", "Placed")
+T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
 
 class DatasetError(Exception):
@@ -19,7 +19,7 @@ class DatasetError(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelledRow:
     """One labelled slice: its `row` in the dataset's arrays, and its label (1: COVID)."""
 
     id: int
@@ -36,7 +36,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Placed:
+class SplitCandidate:
     """The columns of a labelled slice that splits and leak checks need. `given_part`: the part that the CSV names."""
 
     row: int
@@ -48,18 +48,18 @@ class Placed:
     given_part: str | None
 
 
-def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str | None = None) -> list[Row]:
+def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str | None = None) -> list[LabelledRow]:
     """Return the labelled slices of a dataset, or of one part of a split of it, in the order of `row`.
 
     Raises DatasetError: a split without one of its parts, or a split of another dataset.
     """
     if split is None and part is None:
-        return _read(s, Row, dataset_id)
+        return _read(s, LabelledRow, dataset_id)
     if split is None or part not in PARTS or split.dataset_id != dataset_id:
         raise DatasetError(f"name a split of this dataset and one of its parts: {', '.join(PARTS)}")
     if split.rule == SplitRule.GIVEN:
-        return _read(s, Row, dataset_id, LabelledSlice.given_part == part)
-    return [row for row in _read(s, Row, dataset_id) if split.assignment[row.group] == part]
+        return _read(s, LabelledRow, dataset_id, LabelledSlice.given_part == part)
+    return [row for row in _read(s, LabelledRow, dataset_id) if split.assignment[row.group] == part]
 
 
 def without_patient(dataset: Dataset) -> int:
@@ -67,9 +67,9 @@ def without_patient(dataset: Dataset) -> int:
     return dataset.report.groups_from.get(BY_PIXELS, 0)
 
 
-def placed_of(s: Session, dataset_id: int) -> list[Placed]:
-    """Return the columns that a split needs of every labelled slice, in the order of `row`."""
-    return _read(s, Placed, dataset_id)
+def split_candidates(s: Session, dataset_id: int) -> list[SplitCandidate]:
+    """Return what a split and its leak check need of every labelled slice, in the order of `row`."""
+    return _read(s, SplitCandidate, dataset_id)
 
 
 def has_given_parts(s: Session, dataset_id: int) -> bool:
@@ -89,7 +89,7 @@ def count_parts(s: Session, split: Split) -> dict[str, int]:
     return counts
 
 
-def part_of(split: Split, slice_: Placed) -> str:
+def part_of(split: Split, slice_: SplitCandidate) -> str:
     """Return the part of a split that a slice of its dataset is in."""
     return (slice_.given_part or "") if split.rule == SplitRule.GIVEN else str(split.assignment[slice_.group])
 

@@ -1,20 +1,22 @@
-"""Two model versions on the same slices: which slices, asked for, and what it came to."""
+"""Comparisons of two model versions on the same slices."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from db import TEST
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
+from db.evaluation.result import PairedMetric
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
-from db.training.lineage import flattered, held_out
+from db.models.kept import Kept
+from db.training.lineage import optimism_notes, training_split_of
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two versions and the slices to compare them on: the test part of `split`, or without one the whole dataset."""
+    """Two versions and the slices to compare them on: the test part of `split`, or the whole dataset without one."""
 
     version: ModelVersion
     other: ModelVersion
@@ -23,16 +25,14 @@ class Pair:
 
     @property
     def part(self) -> str | None:
-        """The part of the split, where there is one."""
+        """The part of the split, or None without a split."""
         return TEST if self.split else None
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Kept):
     """A comparison as people see it; `state` queued, running, finished or failed.
 
-    `figures`: by name both sides (`candidate` is the first version, `champion` the other), their difference and its
-    95 % interval. `notes`: who was trained on some of the slices.
+    `figures`: each metric of both versions, `model_version` first. `notes`: who was trained on some of the slices.
     """
 
     model_version: str
@@ -42,17 +42,13 @@ class Comparison:
     state: str
     slices: int | None = None
     groups: int | None = None
-    figures: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    figures: dict[str, PairedMetric] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
     error: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dataset | None = None) -> Pair:
-    """The two on a whole dataset, or where none is named on the first one's test part.
+    """Pair two versions on a whole dataset; without one, on the test part of the first.
 
     Raises EvaluationError: they are the same, or the first has no test part here.
     """
@@ -60,36 +56,47 @@ def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dat
         raise EvaluationError(f"{version.label} and {other.label} are the same model version")
     if dataset is not None:
         return Pair(version, other, dataset, None)
-    if (split := held_out(s, version)) is None:
+    if (split := training_split_of(s, version)) is None:
         raise EvaluationError(f"{version.label} has no test part in this database: name a dataset to compare them on")
     return Pair(version, other, split.dataset, split)
 
 
 def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = True) -> list[Evaluation]:
-    """The evaluations of both, the same for the same ask (see `evaluations.request`). Raises EvaluationError."""
-    where: dict[str, Any] = {"dataset": pair.dataset, "split": pair.split, "part": pair.part}
-    both = (pair.version, pair.other)
-    return [evaluations.request(s, version=each, **where, user=user, notify=notify) for each in both]
+    """Return the evaluations of both, as `evaluations.request` does. Raises EvaluationError."""
+    return [
+        evaluations.request(
+            s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part, user=user, notify=notify
+        )
+        for version in (pair.version, pair.other)
+    ]
 
 
 def comparison_of(s: Session, pair: Pair) -> Comparison | None:
-    """What the comparison came to so far; None if it was never asked for."""
-    where: dict[str, Any] = {"dataset": pair.dataset, "split": pair.split, "part": pair.part}
-    own = evaluations.find(s, version=pair.version, **where)
-    theirs = evaluations.find(s, version=pair.other, **where)
+    """Return the comparison as far as it is, or None if it was never requested."""
+    own, theirs = (
+        evaluations.find(s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part)
+        for version in (pair.version, pair.other)
+    )
     if own is None or theirs is None:
         return None
-    known: dict[str, Any] = {"model_version": pair.version.label, "with_model": pair.other.label}
-    known |= {"dataset": pair.dataset.label, "part": pair.part}
-    for each in (own, theirs):
-        if each.state == Work.FAILED:
-            return Comparison(**known, state="failed", error=f"{each.model_version.label}: {each.error}")
-    if own.state != Work.DONE or theirs.state != Work.DONE:
-        queued = own.state == theirs.state == Work.READY
-        return Comparison(**known, state="queued" if queued else "running")
-    if not (figures := own.result.get("against", {}).get(pair.other.label)):
-        gone = f"the scores of {pair.version.label} or {pair.other.label} are gone"
-        return Comparison(**known, state="failed", error=f"{gone}: ask for the comparison again")
-    known |= {"slices": own.result.get("n"), "groups": own.result.get("groups"), "figures": figures}
-    notes = flattered(s, [pair.version, pair.other], pair.dataset.id, pair.split, pair.part)
-    return Comparison(**known, state="finished", notes=notes)
+    queued = own.state == theirs.state == Work.READY
+    comparison = Comparison(
+        model_version=pair.version.label,
+        with_model=pair.other.label,
+        dataset=pair.dataset.label,
+        part=pair.part,
+        state="queued" if queued else "running",
+    )
+    for evaluation in (own, theirs):
+        if evaluation.state == Work.FAILED:
+            error = f"{evaluation.model_version.label}: {evaluation.error}"
+            return comparison.model_copy(update={"state": "failed", "error": error})
+    result = evaluations.result_of(own)
+    if result is None or theirs.state != Work.DONE:
+        return comparison
+    if not (metrics := result.against.get(pair.other.label)):
+        error = f"the scores of {pair.version.label} or {pair.other.label} are gone: ask for the comparison again"
+        return comparison.model_copy(update={"state": "failed", "error": error})
+    notes = optimism_notes(s, [pair.version, pair.other], pair.dataset.id, pair.split, pair.part)
+    done = {"state": "finished", "slices": result.n, "groups": result.groups, "figures": metrics, "notes": notes}
+    return comparison.model_copy(update=done)

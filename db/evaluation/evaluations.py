@@ -1,7 +1,7 @@
-"""Evaluations of model versions on datasets: asked for, claimed under a lease, reported on, ended.
+"""Evaluations of model versions on datasets: requested, claimed under a lease, reported on, ended.
 
-On the same slices versions can be compared in pairs: whoever ends an evaluation puts the comparison with every
-version that was evaluated there before into both results, under `against` by the other's label.
+Versions are compared in pairs on the same slices. Whoever ends an evaluation puts the comparison with each version that
+was evaluated there before into both results, in `against`, by the other's label.
 """
 
 from collections.abc import Mapping
@@ -16,17 +16,18 @@ from db import PARTS, broker
 from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
+from db.evaluation.result import EvaluationResult, PairedMetric, PairedMetrics
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.storage import storage
 
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
-MAX_CLAIMS = 3  # an evaluation whose worker died so often is given up
+MAX_CLAIMS = 3  # an evaluation is given up after so many claims that ended with the worker's death
 
 
 class EvaluationError(Exception):
-    """This cannot be evaluated; one line for people says why."""
+    """This cannot be evaluated. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class EvaluationView:
     finished_at: datetime | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON: times in RFC 3339."""
+        """Return the fields as JSON, times in RFC 3339."""
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
 
 
@@ -59,11 +60,10 @@ def request(
     user: User | None = None,
     notify: bool = True,
 ) -> Evaluation:
-    """The evaluation of this version on these slices, the same for the same ask.
+    """Return the evaluation of a version on these slices; there is one for the same request.
 
-    One that failed, or whose scores are gone from storage, is carried out again.
-
-    `notify=False` sends no message, for who carries it out at once.
+    An evaluation that failed, or whose scores are gone from storage, is carried out again. `notify=False` sends no
+    message, for callers that carry it out at once.
 
     Raises EvaluationError: the dataset is not ready, or there is no such part.
     """
@@ -74,38 +74,45 @@ def request(
         raise EvaluationError(f"a part of a split is {', '.join(PARTS)}; not {part}")
     if split is not None and split.dataset_id != dataset.id:
         raise EvaluationError(f"the split {split.id} is of another dataset than {dataset.label}")
-    lock_slices(s, dataset.id)  # two that ask at once get one row; NULL is no duplicate of NULL to a unique key
-    if (found := find(s, version=version, dataset=dataset, split=split, part=part)) is None:
-        found = Evaluation(model_version_id=version.id, dataset_id=dataset.id, part=part)
-        found.split_id = split.id if split else None
-        found.user_id = user.id if user else None
-        s.add(found)
+    lock_slices(s, dataset.id)  # two requests at once get one row: to a unique key, NULL does not equal NULL
+    evaluation = find(s, version=version, dataset=dataset, split=split, part=part)
+    if evaluation is None:
+        evaluation = Evaluation(model_version_id=version.id, dataset_id=dataset.id, part=part)
+        evaluation.split_id = split.id if split else None
+        evaluation.user_id = user.id if user else None
+        s.add(evaluation)
         s.flush()
-    elif found.state == Work.FAILED or (found.scores_sha256 and not storage().exists(found.scores_sha256)):
-        _try_again(s, found)
+    elif evaluation.state == Work.FAILED or _has_lost_scores(evaluation):
+        _try_again(s, evaluation)
     else:
-        return found
+        return evaluation
     if notify:
         broker.wake_after_commit(s, Queue.EVALUATION)
-    return found
+    return evaluation
+
+
+def _has_lost_scores(evaluation: Evaluation) -> bool:
+    return bool(evaluation.scores_sha256) and not storage().exists(evaluation.scores_sha256 or "")
 
 
 def _try_again(s: Session, evaluation: Evaluation) -> None:
-    fresh: dict[str, Any] = {"state": Work.READY, "attempts": 0, "error": None, "progress": 0.0}
-    fresh |= {"scores_sha256": None, "published_at": from_now()}
-    s.execute(update(Evaluation).where(Evaluation.id == evaluation.id).values(**fresh))
+    s.execute(
+        update(Evaluation)
+        .where(Evaluation.id == evaluation.id)
+        .values(state=Work.READY, attempts=0, error=None, progress=0.0, scores_sha256=None, published_at=from_now())
+    )
     s.refresh(evaluation)
 
 
 def lock_slices(s: Session, dataset_id: int) -> None:
-    """Let only one transaction at a time ask for, or end, an evaluation on this dataset."""
+    """Let only one transaction at a time request or end evaluations on this dataset."""
     lock_row(s, Dataset, dataset_id)
 
 
 def find(
     s: Session, *, version: ModelVersion, dataset: Dataset, split: Split | None = None, part: str | None = None
 ) -> Evaluation | None:
-    """The evaluation of this version on these slices, if it was ever asked for."""
+    """Return the evaluation of a version on these slices, or None if it was never requested."""
     query = select(Evaluation).where(
         Evaluation.model_version_id == version.id,
         Evaluation.dataset_id == dataset.id,
@@ -116,18 +123,18 @@ def find(
 
 
 def find_evaluation(s: Session, evaluation_id: int) -> Evaluation | None:
-    """The evaluation of this id."""
+    """Return the evaluation of this id, or None."""
     return s.get(Evaluation, evaluation_id)
 
 
 def of_version(s: Session, version: ModelVersion) -> list[Evaluation]:
-    """All evaluations of a model version, newest first."""
+    """Return all evaluations of a model version, newest first."""
     query = select(Evaluation).where(Evaluation.model_version_id == version.id)
     return list(s.scalars(query.order_by(Evaluation.id.desc())))
 
 
 def evaluation_view(evaluation: Evaluation) -> EvaluationView:
-    """The evaluation as people see it."""
+    """Return an evaluation as people see it."""
     return EvaluationView(
         id=evaluation.id,
         state=STATES.get(Work(evaluation.state), evaluation.state),
@@ -143,27 +150,27 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
 
 
 def claim(s: Session, worker: str, evaluation_id: int | None = None) -> tuple[Evaluation, Claim] | None:
-    """Claim the oldest evaluation that waits, or whose worker is gone; with an id, that one or none."""
+    """Claim the oldest evaluation that waits, or whose worker is gone; with an id, only that one."""
     query = select(Evaluation).where(leases.claimable(Evaluation)).order_by(Evaluation.id).limit(1)
     if evaluation_id is not None:
         query = query.where(Evaluation.id == evaluation_id)
-    found = s.scalar(leases.locked(query, s, of=Evaluation))
-    if found is None or (taken := leases.take(s, Evaluation, found.id, worker)) is None:
+    evaluation = s.scalar(leases.locked(query, s, of=Evaluation))
+    if evaluation is None or (taken := leases.take(s, Evaluation, evaluation.id, worker)) is None:
         return None
-    s.refresh(found)
-    s.refresh(found, ["split"])  # for where no session is open
-    return found, taken
+    s.refresh(evaluation)
+    s.refresh(evaluation, ["split"])  # for where no session is open
+    return evaluation, taken
 
 
 def report(s: Session, claim: Claim, progress: float) -> None:
-    """Note how far an evaluation is. Raises StaleClaim."""
+    """Report how far an evaluation is. Raises StaleClaim."""
     if not leases.keep(s, Evaluation, claim):
         raise leases.StaleClaim(f"evaluation {claim.id}")
     s.execute(update(Evaluation).where(Evaluation.id == claim.id).values(progress=progress))
 
 
 def done_beside(s: Session, evaluation: Evaluation) -> list[Evaluation]:
-    """The finished evaluations of other versions on the same slices."""
+    """Return the finished evaluations of other versions on the same slices."""
     query = select(Evaluation).where(
         Evaluation.dataset_id == evaluation.dataset_id,
         Evaluation.split_id.is_(None) if evaluation.split_id is None else Evaluation.split_id == evaluation.split_id,
@@ -175,58 +182,47 @@ def done_beside(s: Session, evaluation: Evaluation) -> list[Evaluation]:
 
 
 def finish(
-    s: Session,
-    claim: Claim,
-    scores_sha256: str,
-    result: Mapping[str, Any],
-    against: Mapping[int, Mapping[str, Any]],
+    s: Session, claim: Claim, scores_sha256: str, result: EvaluationResult, against: Mapping[int, PairedMetrics]
 ) -> bool:
-    """Record scores and result, and the comparisons with `done_beside`, by that evaluation's id, in both results.
+    """Record scores and result, and the comparison with each evaluation of `done_beside`, by its id, in both results.
 
-    False, with nothing done, where one of those is missing from `against`: it ended meanwhile. Raises StaleClaim.
+    Return False and record nothing if one of those is missing from `against`: it ended meanwhile. Raises StaleClaim.
     """
     own = s.get_one(Evaluation, claim.id)
     lock_slices(s, own.dataset_id)
     others = done_beside(s, own)
     if any(other.id not in against for other in others):
         return False
-    pairs = {other.model_version.label: against[other.id] for other in others}
-    values = {"result": {**result, "against": pairs}, "scores_sha256": scores_sha256, "progress": 1.0}
+    pairs = {other.model_version.label: dict(against[other.id]) for other in others}
+    values = {"result": _with_pairs(result, pairs), "scores_sha256": scores_sha256, "progress": 1.0}
     leases.close(s, Evaluation, claim, Work.DONE, **values, error=None, finished_at=from_now())
     for other in others:
-        theirs = {**other.result.get("against", {}), own.model_version.label: mirrored(against[other.id])}
-        other.result = {**other.result, "against": theirs}
+        mirrored = {name: metric.swapped() for name, metric in against[other.id].items()}
+        other.result = _with_pairs(EvaluationResult(**other.result), {own.model_version.label: mirrored})
     return True
 
 
-def mirrored(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """A comparison seen from the other side: whose figure was the champion's is the candidate now."""
-    return {
-        name: {
-            "candidate": one["champion"],
-            "champion": one["candidate"],
-            "difference": _negated(one["difference"]),
-            "low": _negated(one["high"]),
-            "high": _negated(one["low"]),
-        }
-        for name, one in comparison.items()
-    }
+def _with_pairs(result: EvaluationResult, pairs: dict[str, dict[str, PairedMetric]]) -> dict[str, Any]:
+    return result.model_copy(update={"against": {**result.against, **pairs}}).as_json()
 
 
-def _negated(value: float | None) -> float | None:
-    return None if value is None else 0.0 - value
+def result_of(evaluation: Evaluation | None) -> EvaluationResult | None:
+    """Return the result of an evaluation that is done, or None."""
+    if evaluation is None or evaluation.state != Work.DONE:
+        return None
+    return EvaluationResult(**evaluation.result)
 
 
 def fail(s: Session, claim: Claim, error: str) -> None:
-    """The evaluation cannot be done, and why. Raises StaleClaim."""
+    """End an evaluation that failed, with the reason. Raises StaleClaim."""
     leases.close(s, Evaluation, claim, Work.FAILED, error=error, finished_at=from_now())
 
 
 def give_back(s: Session, claim: Claim) -> None:
-    """Put it back for another worker: whoever carries it out was told to stop. That is no try. Raises StaleClaim."""
+    """Put an interrupted evaluation back for another worker, which is not an attempt. Raises StaleClaim."""
     leases.give_back(s, Evaluation, claim, attempts=Evaluation.attempts - 1)
 
 
 def put_off(s: Session, claim: Claim) -> None:
-    """Put it back for a while: the database was away. That is no try of it. Raises StaleClaim."""
+    """Put it back for a while because the database was unreachable, which is not an attempt. Raises StaleClaim."""
     leases.put_off(s, Evaluation, claim, attempts=Evaluation.attempts - 1)

@@ -1,17 +1,53 @@
-"""A promotion through the gate: the version becomes the champion, and the figures it went by are kept."""
+"""The ways to another champion: through the gate, back to the champion before, and as the first one."""
 
-from typing import Any
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from db.database import lock_table
+from db.database import lock_table, session_scope
 from db.evaluation.gate import PASSED, PENDING, REFUSED, Gate
+from db.evaluation.result import PairedMetric
 from db.models import ModelVersion, Promotion, PromotionKind, User
-from db.registry import champions
+from db.models.kept import Kept
+from db.registry import champions, versions
+from db.registry.demo_model import DemoModelDamaged, import_demo_model
+
+FIRST = "the first model version"
+DEMO = "the demo model, which ships with ctbatch"
+
+
+class GateRecord(Gate):
+    """What a promotion keeps: the gate, whether a reason overrode it, and who promoted, if this database does not know
+    that person. A rollback keeps the champion that it undid and who did it."""
+
+    verdict: str = ""
+    candidate: str = ""
+    overridden: bool = False
+    who: str = ""
+
+
+class PromotionView(Kept):
+    """One time that a version became the champion, as people see it. `verdict`: the gate's, or `rollback`."""
+
+    at: datetime
+    by: str
+    reason: str
+    verdict: str
+    overridden: bool
+    champion: str | None
+    figures: dict[str, PairedMetric]
 
 
 class GateClosed(Exception):
-    """The version may not be promoted like this; one line for people says why and what would do."""
+    """The version may not be promoted like this. The message says why, and what to do."""
+
+
+class RollbackRefused(Exception):
+    """The rollback cannot be done like this. The message says why."""
+
+
+class NoEarlierChampion(RollbackRefused):
+    """There is no earlier champion to go back to."""
 
 
 def promote(
@@ -24,12 +60,12 @@ def promote(
     force: bool = False,
     who: str = "",
 ) -> Promotion:
-    """Make a version the champion; the gate's figures are kept, and whether `force` overrode them.
+    """Make a version the champion. The gate is kept, and whether `force` overrode it.
 
-    `user`: the admin; `who` names one whom this database does not know (somebody at the command line).
+    `user`: the admin; `who` names a person whom this database does not know, at the command line.
 
-    Raises GateClosed: no admin, not compared yet, refused and not forced, a reason is missing, or the champion is
-    another one than the gate compared with.
+    Raises GateClosed: the user is not an admin; the version is not compared yet, or refused, and not forced; a reason
+    is missing; or the champion is not the one that the gate compared with.
     """
     lock_table(s, Promotion)
     now = champions.champion(s)
@@ -43,22 +79,76 @@ def promote(
         raise GateClosed(f"{version.label} is {gate.verdict}: {why}")
     if gate.verdict != PASSED and not reason.strip():
         raise GateClosed(f"{version.label}: {gate.verdict} ({why}); a promotion needs a reason")
-    kept = {**gate.as_dict(), "overridden": overridden, "who": who or (user.name if user else "")}
-    return champions.promote(s, version, user, reason.strip(), kept)
+    record = GateRecord(**dict(gate), overridden=overridden, who=who or (user.name if user else ""))
+    return champions.record_promotion(s, version, user, reason.strip(), record.as_json())
 
 
-def promotions_of(s: Session, version: ModelVersion) -> list[dict[str, Any]]:
-    """When, by whom and why a version was promoted, newest first; what the gate said, and the figures it went by."""
-    return [
-        {
-            "at": each.created_at.isoformat(),
-            "by": each.user.name if each.user else each.gate.get("who", ""),
-            "reason": each.reason,
-            "verdict": each.kind if each.kind == PromotionKind.ROLLBACK else each.gate.get("verdict", ""),
-            "overridden": each.gate.get("overridden", False),
-            "champion": each.gate.get("champion"),
-            "figures": each.gate.get("figures", {}),
-        }
-        for each in champions.promotions(s)
-        if each.model_version_id == version.id
-    ]
+def promote_first(
+    s: Session, version: ModelVersion, reason: str = FIRST, user: User | None = None, who: str = ""
+) -> ModelVersion:
+    """Make a version the champion if there is none, without the gate, and return the champion.
+
+    `who` names a person whom this database does not know.
+    """
+    lock_table(s, Promotion)  # an admin may promote another at this moment
+    if (now := champions.champion(s)) is not None:
+        return now
+    record = GateRecord(who=who).as_json() if who else None
+    champions.record_promotion(s, version, user, reason, record)
+    return version
+
+
+def promote_demo_model(recipe: str, user: User | None = None, *, reason: str = "", who: str = "") -> str:
+    """Make the demo model that ships the champion if there is none, and return the champion's label.
+
+    `reason` and `who` are kept with the promotion. Raises DemoModelDamaged.
+    """
+    label = import_demo_model(recipe)
+    with session_scope() as s:
+        version = versions.find_version(s, label)
+        if version is None:
+            raise DemoModelDamaged(f"{label} is gone again; try once more")
+        return promote_first(s, version, reason.strip() or DEMO, user, who).label
+
+
+def rollback(
+    s: Session, user: User | None, reason: str, who: str = "", champion_seen: str | None = None
+) -> ModelVersion:
+    """Make the champion before the current one the champion again, without the gate, and return it.
+
+    `who` names a person whom this database does not know. `champion_seen`: the label of the champion that the person
+    was shown, if any. Two people who ask at once so go back one step, not two.
+
+    Raises RollbackRefused: a reason is missing, or the champion is another one by now. Raises NoEarlierChampion.
+    """
+    lock_table(s, Promotion)
+    now, earlier = champions.champion(s), champions.champion_before(s)
+    if champion_seen and now is not None and now.label != champion_seen:
+        raise RollbackRefused(f"the champion has changed: it is {now.label} now; look at it again")
+    if now is None:
+        raise NoEarlierChampion("there is no champion yet")
+    if earlier is None:
+        raise NoEarlierChampion(f"there is no champion before {now.label} to go back to")
+    if not reason.strip():
+        raise RollbackRefused("a rollback needs a reason")
+    record = GateRecord(champion=now.label, who=who or (user.name if user else ""))
+    champions.record_promotion(s, earlier, user, reason.strip(), record.as_json(), PromotionKind.ROLLBACK)
+    return earlier
+
+
+def promotions_of(s: Session, version: ModelVersion) -> list[PromotionView]:
+    """Return each time that a version was promoted, newest first."""
+    return [_view(one) for one in champions.promotions(s) if one.model_version_id == version.id]
+
+
+def _view(promotion: Promotion) -> PromotionView:
+    record = GateRecord(**promotion.gate)
+    return PromotionView(
+        at=promotion.created_at,
+        by=promotion.user.name if promotion.user else record.who,
+        reason=promotion.reason,
+        verdict=promotion.kind if promotion.kind == PromotionKind.ROLLBACK else record.verdict,
+        overridden=record.overridden,
+        champion=record.champion,
+        figures=record.figures,
+    )

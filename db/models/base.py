@@ -36,7 +36,6 @@ class Base(DeclarativeBase):
         Json: JSON,
         dict[str, str]: JSON,
         dict[str, float]: JSON,
-        dict[str, float | None]: JSON,
         dict[str, str | list[str]]: JSON,
         dict[str, dict[str, float]]: JSON,
         list[Json]: JSON,

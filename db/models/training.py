@@ -67,7 +67,7 @@ class Epoch(Base):
     run_id: Mapped[int] = mapped_column(ForeignKey("training_run.id"))
     stage: Mapped[int]
     epoch: Mapped[int]
-    metrics: Mapped[dict[str, float | None]] = mapped_column(info=NO_FILE)
+    metrics: Mapped[dict[str, float]] = mapped_column(info=NO_FILE)
     seconds: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 

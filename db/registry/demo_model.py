@@ -3,13 +3,10 @@
 from pathlib import Path
 
 from db.database import session_scope
-from db.models import User
-from db.registry import champions, versions
 from db.registry.transfer import PackageRefused, import_package, register_received
 
 NAME = "demo"
 DEMO_FILE = Path(__file__).with_name("demo-model.tar.gz")
-REASON = "the demo model, which ships with ctbatch"
 
 
 class DemoModelDamaged(Exception):
@@ -31,16 +28,3 @@ def import_demo_model(recipe: str) -> str:
     with session_scope() as s:
         version, _ = register_received(s, received)
         return version.label
-
-
-def promote_demo_model(recipe: str, user: User | None = None, *, reason: str = "", who: str = "") -> str:
-    """Make the demo model the champion if there is none, and return the champion's label.
-
-    `reason` is kept with the promotion, and `who` where this database does not know the user. Raises DemoModelDamaged.
-    """
-    label = import_demo_model(recipe)
-    with session_scope() as s:
-        version = versions.find_version(s, label)
-        if version is None:
-            raise DemoModelDamaged(f"{label} is gone again; try once more")
-        return champions.promote_first(s, version, reason.strip() or REASON, user, who).label

@@ -1,69 +1,78 @@
-"""What connects two parts of a split, found from the slices and their parts alone, however the split was made."""
+"""Finds what connects two parts of a split, from the slices and their parts alone, however the split was made."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from db import CLASSES
-from db.datasets.slices import Placed
+from db.datasets.slices import SplitCandidate
 
 IDENTICAL, NEAR_IDENTICAL = "identical-slices", "near-identical-slices"
 SHARED_GROUPS, CONFLICTING = "shared-groups", "conflicting-labels"
-SEEN = "seen-by-parent"  # of a run and not of a split alone: `db.training.lineage` finds it
+SEEN = "seen-by-parent"  # of a run, not of a split alone: `db.training.lineage` finds it
 LEAKS = (IDENTICAL, NEAR_IDENTICAL, SHARED_GROUPS, CONFLICTING, SEEN)
 EXAMPLES = 20
 
-Parts = Mapping[int, str]  # row -> part
+Parts = Mapping[int, str]
+"""The part of each row."""
 
 
-def find_leaks(slices: Sequence[Placed], parts: Parts) -> dict[str, Any]:
-    """`{name: {"count", "examples"}}` of what connects two parts; empty where nothing does.
+class Leak(TypedDict):
+    """How often a leak occurs, and at most `EXAMPLES` of it."""
 
-    `identical-slices`: the same pixels in two parts. `near-identical-slices`: a cluster of different pixels that lies
-    in two parts; as its slices hang together, some near-identical pair is torn apart. `shared-groups`: a group in two
-    parts. `conflicting-labels`: the same pixels under both labels, wherever they lie: one of the two is wrong.
+    count: int
+    examples: list[str]
+
+
+def find_leaks(slices: Sequence[SplitCandidate], parts: Parts) -> dict[str, Leak]:
+    """Return the leaks of a split by name; none if nothing connects two parts.
+
+    `identical-slices`: the same pixels in two parts. `near-identical-slices`: a cluster of different pixels in two
+    parts; since its slices hang together, some near-identical pair is split. `shared-groups`: a group in two parts.
+    `conflicting-labels`: the same pixels under both labels, in any parts: one of the labels is wrong.
     """
-    pixels = _gather(slices, lambda each: each.pixels_sha256)
-    clusters = [found for found in _gather(slices, lambda each: each.cluster) if _several_pixels(found)]
-    found = {
-        IDENTICAL: _across(pixels, parts),
+    same_pixels = _gather(slices, lambda candidate: candidate.pixels_sha256)
+    clusters = [cluster for cluster in _gather(slices, lambda one: one.cluster) if _has_several_pixels(cluster)]
+    leaks = {
+        IDENTICAL: _across(same_pixels, parts),
         NEAR_IDENTICAL: _across(clusters, parts),
         SHARED_GROUPS: [
-            f"{torn[0].group}: {', '.join(sorted({parts[each.row] for each in torn}))}"
-            for torn in _torn(_gather(slices, lambda each: each.group), parts)
+            f"{group[0].group}: {', '.join(sorted({parts[one.row] for one in group}))}"
+            for group in _in_several_parts(_gather(slices, lambda one: one.group), parts)
         ],
         CONFLICTING: [
-            "; ".join(f"{each.name} ({CLASSES[each.label]})" for each in _one_of_each(same, lambda x: x.label))
-            for same in pixels
-            if len({each.label for each in same}) > 1
+            "; ".join(f"{one.name} ({CLASSES[one.label]})" for one in _first_of_each(same, lambda x: x.label))
+            for same in same_pixels
+            if len({one.label for one in same}) > 1
         ],
     }
-    return {name: {"count": len(all_), "examples": all_[:EXAMPLES]} for name, all_ in found.items() if all_}
+    return {name: Leak(count=len(lines), examples=lines[:EXAMPLES]) for name, lines in leaks.items() if lines}
 
 
-def _gather(slices: Iterable[Placed], key: Callable[[Placed], object]) -> list[list[Placed]]:
-    """The slices that share a key, where more than one does; None is no key."""
-    found: dict[object, list[Placed]] = defaultdict(list)
-    for each in slices:
-        if (value := key(each)) is not None:
-            found[value].append(each)
-    return [those for those in found.values() if len(those) > 1]
+def _gather(slices: Iterable[SplitCandidate], key: Callable[[SplitCandidate], object]) -> list[list[SplitCandidate]]:
+    """Return the slices that share a key with others, together; None is not a key."""
+    by_key: dict[object, list[SplitCandidate]] = defaultdict(list)
+    for candidate in slices:
+        if (value := key(candidate)) is not None:
+            by_key[value].append(candidate)
+    return [together for together in by_key.values() if len(together) > 1]
 
 
-def _several_pixels(slices: list[Placed]) -> bool:
-    return len({each.pixels_sha256 for each in slices}) > 1
+def _has_several_pixels(slices: list[SplitCandidate]) -> bool:
+    return len({one.pixels_sha256 for one in slices}) > 1
 
 
-def _torn(sets: list[list[Placed]], parts: Parts) -> list[list[Placed]]:
-    return [those for those in sets if len({parts[each.row] for each in those}) > 1]
+def _in_several_parts(sets: list[list[SplitCandidate]], parts: Parts) -> list[list[SplitCandidate]]:
+    return [together for together in sets if len({parts[one.row] for one in together}) > 1]
 
 
-def _across(sets: list[list[Placed]], parts: Parts) -> list[str]:
+def _across(sets: list[list[SplitCandidate]], parts: Parts) -> list[str]:
+    """Return a line for each set that lies in several parts, with a slice of each part."""
     return [
-        "; ".join(f"{each.name} ({parts[each.row]})" for each in _one_of_each(those, lambda x: parts[x.row]))
-        for those in _torn(sets, parts)
+        "; ".join(f"{one.name} ({parts[one.row]})" for one in _first_of_each(together, lambda x: parts[x.row]))
+        for together in _in_several_parts(sets, parts)
     ]
 
 
-def _one_of_each(slices: list[Placed], key: Callable[[Placed], object]) -> list[Placed]:
-    return list({key(each): each for each in reversed(slices)}.values())[::-1]
+def _first_of_each(slices: list[SplitCandidate], key: Callable[[SplitCandidate], object]) -> list[SplitCandidate]:
+    return list({key(one): one for one in reversed(slices)}.values())[::-1]

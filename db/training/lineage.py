@@ -1,31 +1,32 @@
-"""What a model version was made from: those before it, the split it was trained on, and the slices that taught them."""
+"""What a model version was made from: its ancestors, the split it was trained on, and the slices it was trained on."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import PARTS, TRAIN
-from db.datasets.slices import Placed, part_of, placed_of, without_patient
+from db.datasets.slices import SplitCandidate, part_of, split_candidates, without_patient
 from db.models import Dataset, ModelVersion, Split
 from db.registry.versions import find_version
-from db.training.leaks import EXAMPLES, SEEN
+from db.training.leaks import EXAMPLES, SEEN, Leak
 
 
-def makers_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
-    """The versions that this one comes from, as far as they are in this database, the oldest first, and itself."""
-    return [*(found for each in version.facts.lineage if (found := find_version(s, each))), version]
+def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
+    """Return the versions that this one comes from, as far as they are here, the oldest first, and itself last."""
+    return [*(ancestor for label in version.facts.lineage if (ancestor := find_version(s, label))), version]
 
 
-def makers_elsewhere(version: ModelVersion) -> list[str]:
-    """What an imported version comes from, the oldest first, by the labels of the database that it was made in: here
-    they mean nothing, or another version."""
+def ancestors_elsewhere(version: ModelVersion) -> list[str]:
+    """Return the labels of an imported version's ancestors, the oldest first.
+
+    They are labels of the database that it was made in. Here they mean nothing, or another version.
+    """
     return version.facts.imported.lineage if version.facts.imported else []
 
 
-def held_out(s: Session, version: ModelVersion) -> Split | None:
-    """The split that the version was trained on, whose test part was left for measuring; None where it is not here."""
+def training_split_of(s: Session, version: ModelVersion) -> Split | None:
+    """Return the split that a version was trained on, whose test part it never saw; None if it is not here."""
     if (named := version.facts.split) is None:
         return None
     split = s.get(Split, named.id)
@@ -33,49 +34,50 @@ def held_out(s: Session, version: ModelVersion) -> Split | None:
 
 
 def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
-    """The part that slices had for the version or those it comes from, by their pixels' hash: the newest counts.
+    """Return the part that slices had for the version or its ancestors, by the hash of their pixels.
 
-    What trained any of them stays in `train`. Where a version's dataset is here and its split is not (it was imported),
-    all of that dataset may have trained it.
+    The newest version counts, but what trained any of them stays in `train`. If a version's dataset is here and its
+    split is not, as after an import, all of that dataset may have trained it.
     """
     parts: dict[str, str] = {}
-    for maker in makers_of(s, version):
-        for pixels, part in _parts_of(s, maker):
+    for ancestor in ancestors_of(s, version):
+        for pixels, part in _parts_of(s, ancestor):
             if parts.get(pixels) != TRAIN:
                 parts[pixels] = part
     return parts
 
 
-def _parts_of(s: Session, maker: ModelVersion) -> Iterator[tuple[str, str]]:
-    split, dataset_id = _material(s, maker)
-    for each in placed_of(s, dataset_id) if dataset_id else []:
-        part = part_of(split, each) if split else TRAIN
-        if each.pixels_sha256 and part in PARTS:
-            yield each.pixels_sha256, part
+def _parts_of(s: Session, version: ModelVersion) -> Iterator[tuple[str, str]]:
+    split, dataset_id = _training_source_of(s, version)
+    for candidate in split_candidates(s, dataset_id) if dataset_id else []:
+        part = part_of(split, candidate) if split else TRAIN
+        if candidate.pixels_sha256 and part in PARTS:
+            yield candidate.pixels_sha256, part
 
 
-def _material(s: Session, maker: ModelVersion) -> tuple[Split | None, int | None]:
-    """The split that a version was trained on and its dataset, as far as they are here."""
-    split = held_out(s, maker)
-    return split, split.dataset_id if split else _same_slices(s, maker)
+def _training_source_of(s: Session, version: ModelVersion) -> tuple[Split | None, int | None]:
+    """Return the split that a version was trained on and its dataset, as far as they are here."""
+    split = training_split_of(s, version)
+    return split, split.dataset_id if split else _same_slices(s, version)
 
 
 def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
-    """The datasets of this database that the version, or one that it comes from, was trained on."""
-    known = {_material(s, maker)[1] for maker in makers_of(s, version)} - {None}
-    return list(s.scalars(select(Dataset).where(Dataset.id.in_(known)).order_by(Dataset.id)))
+    """Return the datasets of this database that the version or one of its ancestors was trained on."""
+    ids = {_training_source_of(s, ancestor)[1] for ancestor in ancestors_of(s, version)} - {None}
+    return list(s.scalars(select(Dataset).where(Dataset.id.in_(ids)).order_by(Dataset.id)))
 
 
 def rows_in(s: Session, version: ModelVersion, dataset: Dataset, parts: Sequence[str]) -> set[int]:
-    """Which slices of a dataset lay in these parts for the version or for one that it comes from.
+    """Return the rows of a dataset that lay in these parts for the version or one of its ancestors.
 
-    All do where the split is not here: it was imported.
+    If the split is not here, as after an import, all rows do.
     """
     rows: set[int] = set()
-    for maker in makers_of(s, version):
-        split, dataset_id = _material(s, maker)
+    for ancestor in ancestors_of(s, version):
+        split, dataset_id = _training_source_of(s, ancestor)
         if dataset_id == dataset.id:
-            rows |= {x.row for x in placed_of(s, dataset.id) if split is None or part_of(split, x) in parts}
+            candidates = split_candidates(s, dataset.id)
+            rows |= {one.row for one in candidates if split is None or part_of(split, one) in parts}
     return rows
 
 
@@ -85,55 +87,58 @@ def _same_slices(s: Session, version: ModelVersion) -> int | None:
     return s.scalar(select(Dataset.id).where(Dataset.sha256 == version.dataset_hash).limit(1))
 
 
-def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Any]:
-    """`seen-by-parent`, as a leak of a split for a run that starts from the version; empty where nothing was seen."""
+def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Leak]:
+    """Return `seen-by-parent`, as a leak of a split for a run that starts from the version; empty if there is none."""
     seen = seen_in(s, version, split.dataset_id, split, PARTS[1:])
-    examples = [f"{each.name} ({part_of(split, each)})" for each in seen[:EXAMPLES]]
+    examples = [f"{one.name} ({part_of(split, one)})" for one in seen[:EXAMPLES]]
     return {SEEN: {"count": len(seen), "examples": examples}} if seen else {}
 
 
 def seen_in(
     s: Session, version: ModelVersion, dataset_id: int, split: Split | None = None, parts: Sequence[str] = PARTS
-) -> list[Placed]:
-    """The slices of a dataset, or of parts of a split of it, that trained the version or one that it comes from.
+) -> list[SplitCandidate]:
+    """Return the slices of a dataset, or of parts of its split, that trained the version or one of its ancestors.
 
-    Those that are near-identical to one of the dataset that did are among them.
+    Slices that are near-identical to such a slice of the dataset are included.
     """
     if split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split):
         return []  # nothing connects its parts, so there is no need to read its slices
-    trained = {pixels for pixels, its in parts_in(s, version).items() if its == TRAIN}
-    slices = placed_of(s, dataset_id)
-    clusters = {each.cluster for each in slices if each.pixels_sha256 in trained} - {None}
-    seen = [each for each in slices if each.pixels_sha256 in trained or each.cluster in clusters]
-    return [each for each in seen if split is None or part_of(split, each) in parts]
+    trained = {pixels for pixels, part in parts_in(s, version).items() if part == TRAIN}
+    slices = split_candidates(s, dataset_id)
+    clusters = {one.cluster for one in slices if one.pixels_sha256 in trained} - {None}
+    seen = [one for one in slices if one.pixels_sha256 in trained or one.cluster in clusters]
+    return [one for one in seen if split is None or part_of(split, one) in parts]
 
 
 def _only_split(s: Session, version: ModelVersion, split: Split) -> bool:
-    splits = [held_out(s, maker) for maker in makers_of(s, version)]
-    return all(each is not None and each.id == split.id for each in splits)
+    splits = [training_split_of(s, ancestor) for ancestor in ancestors_of(s, version)]
+    return all(one is not None and one.id == split.id for one in splits)
 
 
-def flattered(
+def optimism_notes(
     s: Session, versions: Sequence[ModelVersion], dataset_id: int, split: Split | None = None, part: str | None = None
 ) -> list[str]:
-    """Why the versions' figures may come out too good, a line each for people: slices that they know, or of which no
-    patient is known."""
+    """Return a line for each reason why the versions' metrics may be optimistic, such as slices seen in training."""
     notes = []
     for version in versions:
         if seen := len(seen_in(s, version, dataset_id, split, PARTS if part is None else (part,))):
             notes.append(f"{version.label}, or a version it comes from, was trained on {seen} of these slices")
-        notes += [
-            f"what {maker.label} was trained on is not in this database: it may have seen these slices"
-            for maker in makers_of(s, version)
-            if maker.facts.dataset and held_out(s, maker) is None and _same_slices(s, maker) is None
-        ]
-        notes += [
-            f"what {maker.label} was made from elsewhere ({', '.join(before)}) may have seen these slices"
-            for maker in makers_of(s, version)
-            if (before := makers_elsewhere(maker))
-        ]
+        for ancestor in ancestors_of(s, version):
+            notes += _unknown_sources(s, ancestor)
     dataset = s.get_one(Dataset, dataset_id)
     if count := without_patient(dataset):
-        told = f"no patient is known of {count:,} of {dataset.size:,} slices of {dataset.label}"
-        notes.append(f"{told}: figures may come out too good, and chance looks smaller than it is")
+        notes.append(
+            f"{count:,} of {dataset.size:,} slices of {dataset.label} have no known patient: metrics may be too good,"
+            " and their intervals too narrow"
+        )
     return list(dict.fromkeys(notes))
+
+
+def _unknown_sources(s: Session, version: ModelVersion) -> list[str]:
+    """Return a note for each source of a version that this database does not have."""
+    notes = []
+    if version.facts.dataset and _training_source_of(s, version) == (None, None):
+        notes.append(f"{version.label} was trained on slices that are not in this database: these may be among them")
+    if labels := ancestors_elsewhere(version):
+        notes.append(f"{version.label} was made elsewhere from {', '.join(labels)}, which may have seen these slices")
+    return notes

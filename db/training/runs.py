@@ -1,11 +1,11 @@
-"""Training runs: launched, claimed under a lease, reported on, asked to end, ended; found and shown."""
+"""Training runs: launched, claimed under a lease, reported on, asked to end, ended, found and shown."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import NAME, broker
@@ -14,19 +14,20 @@ from db.clock import from_now
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
-from db.training.leaks import SEEN
+from db.training.leaks import SEEN, Leak
 from db.training.lineage import find_seen, trained_on
+from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint
 
 DEMO = "demo"
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
 
 
 class RunError(Exception):
-    """A run that cannot be launched; one line for people says why and what would do."""
+    """A run cannot be launched. The message says why, and what to do."""
 
 
 class BadName(RunError):
-    """A name that the run's model version could not have."""
+    """The run's model version could not have this name."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,36 @@ class RunView:
     finished_at: datetime | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON: times in RFC 3339."""
+        """Return the fields as JSON, times in RFC 3339."""
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
+class NewRun:
+    """A run to launch. `config`: the preset with all settings; `leaks`: as `check_split` gives them; `estimate`:
+    seconds and bytes of disk that it will take, for people."""
+
+    dataset: Dataset
+    split: Split
+    preset: str
+    config: dict[str, Any]
+    seed: int
+    name: str = ""
+    from_version: ModelVersion | None = None
+    leaks: Sequence[str] = ()
+    estimate: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class EndRequests:
-    """What the owner of a run asked of it while it runs."""
+    """What was asked of a run while it runs."""
 
     cancel: bool
     stop: bool
 
 
 def create_demo_run(s: Session, user: User | None, seed: int = 7) -> TrainingRun:
-    """Launch the making of the demo model, or give the run that is making it already."""
+    """Launch a run that makes the demo model, or return the one that is open already."""
     query = select(TrainingRun).where(TrainingRun.demo, TrainingRun.state.in_(OPEN_WORK)).limit(1)
     if run := s.scalar(query):
         return run
@@ -89,63 +106,49 @@ def check_name(name: str) -> None:
 def check_split(
     s: Session, dataset: Dataset, split: Split, from_version: ModelVersion | None, allowed_leaks: Sequence[str]
 ) -> list[str]:
-    """The leaks that a run on the split has, all of them allowed by name.
+    """Return the leaks that a run on the split has, each of them allowed by name.
 
-    Raises RunError: the dataset is not ready, or its split leaks, or what the run would be measured on trained the
-    version that it starts from, and that is not allowed.
+    `seen-by-parent` stays among them where slices of other datasets trained the version: the worker compares the
+    pixels, and drops the leak if it finds none.
+
+    Raises RunError: the dataset is not ready; or the split leaks, or would measure on slices that trained the version
+    that the run starts from, and that is not allowed.
     """
     if dataset.state != Work.DONE:
         raise RunError(f"the dataset {dataset.label} is not ready: {dataset.error or 'it is still being built'}")
-    found = split.leaks | (find_seen(s, from_version, split) if from_version else {})
-    if leaks := sorted(set(found) - set(allowed_leaks)):
-        told = "; ".join(_told(leak, found[leak]) for leak in leaks)
-        if from_version and SEEN in leaks:
-            told += f", which trained {from_version.label} or one that it comes from: they belong in train"
-        raise RunError(f"the split of {dataset.label} leaks ({told}); mend it, or allow it by name: {', '.join(leaks)}")
-    return sorted(found)
+    leaks = split.leaks | (find_seen(s, from_version, split) if from_version else {})
+    if refused := sorted(set(leaks) - set(allowed_leaks)):
+        counts = "; ".join(_with_count(leak, leaks[leak]) for leak in refused)
+        if from_version and SEEN in refused:
+            counts += f", which trained {from_version.label} or one that it comes from: they belong in train"
+        raise RunError(
+            f"the split of {dataset.label} leaks ({counts}); mend it, or allow it by name: {', '.join(refused)}"
+        )
+    names = set(leaks)
+    if from_version and SEEN in allowed_leaks and any(other.id != dataset.id for other in trained_on(s, from_version)):
+        names.add(SEEN)
+    return sorted(names)
 
 
-def create_run(
-    s: Session,
-    *,
-    user: User | None,
-    dataset: Dataset,
-    split: Split,
-    preset: str,
-    config: dict[str, Any],
-    seed: int,
-    name: str = "",
-    from_version: ModelVersion | None = None,
-    allowed_leaks: Sequence[str] = (),
-    estimate: dict[str, float] | None = None,
-) -> TrainingRun:
-    """Launch a run on a dataset that is built. `estimate`: seconds and bytes of disk that it will take, for people.
-
-    Raises BadName; RunError as `check_split` does.
-    """
-    name = name or dataset.name
-    check_name(name)
-    leaks = check_split(s, dataset, split, from_version, allowed_leaks)
-    if from_version and SEEN in allowed_leaks and any(each.id != dataset.id for each in trained_on(s, from_version)):
-        leaks = sorted({*leaks, SEEN})  # the worker looks for near-identical slices, and drops it if there are none
+def create_run(s: Session, new: NewRun, user: User | None = None) -> TrainingRun:
+    """Launch a run. Its name is the dataset's unless it has one."""
     run = TrainingRun(
         user_id=user.id if user else None,
-        name=name,
-        preset=preset,
-        seed=seed,
-        dataset_id=dataset.id,
-        split_id=split.id,
-        from_version_id=from_version.id if from_version else None,
-        config=config,
-        allowed_leaks=leaks,
-        estimate=estimate or {},
+        name=new.name or new.dataset.name,
+        preset=new.preset,
+        seed=new.seed,
+        dataset_id=new.dataset.id,
+        split_id=new.split.id,
+        from_version_id=new.from_version.id if new.from_version else None,
+        config=new.config,
+        allowed_leaks=list(new.leaks),
+        estimate=dict(new.estimate),
     )
     return _launch(s, run)
 
 
-def _told(leak: str, facts: Any) -> str:
-    count = facts.get("count") if isinstance(facts, dict) else None
-    return f"{leak}: {count}{' slices' if leak == SEEN else ''}" if count is not None else leak
+def _with_count(name: str, leak: Leak) -> str:
+    return f"{name}: {leak['count']}{' slices' if name == SEEN else ''}"
 
 
 def _launch(s: Session, run: TrainingRun) -> TrainingRun:
@@ -157,28 +160,28 @@ def _launch(s: Session, run: TrainingRun) -> TrainingRun:
 
 
 def find_run(s: Session, run_id: int) -> TrainingRun | None:
-    """The run of this id."""
+    """Return the run of this id, or None."""
     return s.get(TrainingRun, run_id)
 
 
 def list_runs(s: Session) -> list[TrainingRun]:
-    """All runs, newest first."""
+    """Return all runs, newest first."""
     return list(s.scalars(select(TrainingRun).order_by(TrainingRun.id.desc())))
 
 
 def epochs_of(s: Session, run_id: int) -> list[Epoch]:
-    """A run's epochs, in order."""
+    """Return a run's epochs, in order."""
     return list(s.scalars(select(Epoch).where(Epoch.run_id == run_id).order_by(Epoch.stage, Epoch.epoch)))
 
 
 def run_view(s: Session, run: TrainingRun) -> RunView:
-    """The run as people see it."""
+    """Return a run as people see it."""
     return RunView(
         id=run.id,
         name=run.name,
         preset=run.preset,
         state=STATES.get(Work(run.state), run.state),
-        stage=str(run.live.get("stage_name", "")),
+        stage=LiveProgress(**run.live).stage_name if run.live else "",
         progress=run.progress,
         message=run.message,
         live=run.live | ({"estimate": run.estimate} if run.estimate else {}),
@@ -200,7 +203,7 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
 
 
 def cancel_run(s: Session, run: TrainingRun) -> bool:
-    """Ask a run to end and keep nothing; False if it has ended already. One that waits ends at once."""
+    """Ask a run to end and keep nothing; return False if it has ended already. A waiting run ends at once."""
     waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
     ended = {"state": Work.CANCELLED, "message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     if s.scalar(update(TrainingRun).where(*waiting).values(**ended).returning(TrainingRun.id)):
@@ -209,7 +212,7 @@ def cancel_run(s: Session, run: TrainingRun) -> bool:
 
 
 def stop_run(s: Session, run: TrainingRun) -> bool:
-    """Ask a run to end its training now and make a model version of what it has come to; False if it is not running."""
+    """Ask a run to end its training now and make a model version; return False if it is not running."""
     return _ask(s, run, "stop_requested_at")
 
 
@@ -219,7 +222,7 @@ def _ask(s: Session, run: TrainingRun, column: str) -> bool:
 
 
 def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
-    """Claim the oldest run that waits, or whose worker is gone."""
+    """Claim the oldest run that waits, or whose worker is gone; return None if there is none."""
     query = select(TrainingRun).where(leases.claimable(TrainingRun)).order_by(TrainingRun.id).limit(1)
     run = s.scalar(leases.locked(query, s, of=TrainingRun))
     if run is None or (claim := leases.take(s, TrainingRun, run.id, worker)) is None:
@@ -231,18 +234,21 @@ def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
     return run, claim
 
 
-def report(s: Session, claim: Claim, progress: float, message: str, **values: Any) -> EndRequests:
-    """Note how far a run is, and hear what was asked of it; its heartbeat too.
+def report(
+    s: Session, claim: Claim, progress: float, message: str, live: LiveProgress | None = None, **columns: Any
+) -> EndRequests:
+    """Report how far a run is, keep its lease, and return what was asked of it. Raises StaleClaim.
 
-    `values`: `live`, `environment`, `allowed_leaks`. Raises StaleClaim.
+    `columns`: `environment`, `allowed_leaks`.
     """
+    if live:
+        columns["live"] = live.as_json()
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
-    noted = {"progress": progress, "message": message, **values}
     cancel, stop = s.execute(
         update(TrainingRun)
         .where(TrainingRun.id == claim.id)
-        .values(**noted)
+        .values(progress=progress, message=message, **columns)
         .returning(TrainingRun.cancel_requested_at, TrainingRun.stop_requested_at)
     ).one()
     return EndRequests(cancel is not None, stop is not None)
@@ -255,41 +261,48 @@ def running(s: Session) -> list[tuple[int, int]]:
 
 
 def put_off(s: Session, claim: Claim) -> None:
-    """Put a run back for a while: the database was away. That is no try of it. Raises StaleClaim."""
-    leases.put_off(s, TrainingRun, claim, attempts=TrainingRun.attempts - 1, message="put off: the database was away")
+    """Put a run back for a while because the database was unreachable, which is not an attempt. Raises StaleClaim."""
+    leases.put_off(
+        s, TrainingRun, claim, attempts=TrainingRun.attempts - 1, message="put off: the database was unreachable"
+    )
 
 
-def record_epoch(s: Session, claim: Claim, stage: int, epoch: int, metrics: dict[str, float], seconds: float) -> None:
-    """Keep what an epoch came to, in place of what a worker that died after it said. Raises StaleClaim."""
+def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:
+    """Record an epoch, in place of it and later ones by a worker that died. Raises StaleClaim."""
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
-    s.execute(delete(Epoch).where(Epoch.run_id == claim.id, Epoch.stage == stage, Epoch.epoch >= epoch))
-    s.execute(delete(Epoch).where(Epoch.run_id == claim.id, Epoch.stage > stage))
-    s.add(Epoch(run_id=claim.id, stage=stage, epoch=epoch, metrics=metrics, seconds=seconds))
+    place = tuple_(Epoch.stage, Epoch.epoch)
+    s.execute(delete(Epoch).where(Epoch.run_id == claim.id, place >= (record.stage, record.epoch)))
+    s.add(Epoch(run_id=claim.id, **vars(record)))
     s.flush()
 
 
-def record_checkpoint(s: Session, claim: Claim, checkpoint: dict[str, Any]) -> None:
-    """Name the newest checkpoint: what the run goes on from if its worker dies. Raises StaleClaim."""
+def checkpoint_of(run: TrainingRun) -> StoredCheckpoint | None:
+    """Return the checkpoint that a run goes on from, if it has one."""
+    return StoredCheckpoint(**run.checkpoint) if run.checkpoint else None
+
+
+def record_checkpoint(s: Session, claim: Claim, checkpoint: StoredCheckpoint) -> None:
+    """Record the newest checkpoint: what the run goes on from if its worker dies. Raises StaleClaim."""
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
     # Progress was made, so the claims before it no longer count against the run.
-    s.execute(update(TrainingRun).where(TrainingRun.id == claim.id).values(checkpoint=checkpoint, attempts=1))
+    s.execute(update(TrainingRun).where(TrainingRun.id == claim.id).values(checkpoint=checkpoint.as_json(), attempts=1))
 
 
 def finish_run(s: Session, claim: Claim, model_version_id: int) -> None:
-    """The run made this model version. Raises StaleClaim."""
+    """End a run that made this model version. Raises StaleClaim."""
     done = {"progress": 1.0, "message": "done", "model_version_id": model_version_id, "finished_at": from_now()}
     leases.close(s, TrainingRun, claim, Work.DONE, checkpoint={}, **done)
 
 
 def fail_run(s: Session, claim: Claim, error: str) -> None:
-    """The run cannot be done, and why. Raises StaleClaim."""
+    """End a run that failed, with the reason. Raises StaleClaim."""
     ended = {"message": "failed", "checkpoint": {}, "finished_at": from_now()}
     leases.close(s, TrainingRun, claim, Work.FAILED, error=error, **ended)
 
 
 def end_cancelled(s: Session, claim: Claim) -> None:
-    """The run stopped because it was told to, and keeps nothing. Raises StaleClaim."""
+    """End a run that was cancelled and keeps nothing. Raises StaleClaim."""
     ended = {"message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     leases.close(s, TrainingRun, claim, Work.CANCELLED, **ended)

@@ -1,4 +1,4 @@
-"""The splits of a dataset as people see them: what each part holds, and what connects two of them."""
+"""The splits of a dataset as people see them: what each part holds, and what connects two parts."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from db import CLASSES, PARTS
 from db.models import Dataset, LabelledSlice, Split, SplitRule
+from db.training.leaks import Leak
 
 GROUPS = "groups"
 
@@ -21,15 +22,15 @@ class SplitView:
     rule: str
     seed: int
     parts: dict[str, dict[str, int]]
-    leaks: dict[str, Any]
+    leaks: dict[str, Leak]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the fields as JSON."""
         return asdict(self)
 
 
 def splits_of(s: Session, dataset: Dataset) -> list[SplitView]:
-    """The splits that were drawn of a dataset, the newest first."""
+    """Return the splits that were drawn of a dataset, the newest first."""
     splits = list(s.scalars(select(Split).where(Split.dataset_id == dataset.id).order_by(Split.id.desc())))
     if not splits:
         return []

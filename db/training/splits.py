@@ -12,12 +12,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import CLASSES, MAX_INTEGER, PARTS
-from db.database import lock_row
-from db.datasets.slices import DatasetError, Placed, has_given_parts, placed_of
+from db.datasets.slices import DatasetError, SplitCandidate, has_given_parts, split_candidates
 from db.models import Dataset, ModelVersion, Split, SplitRule, Work
 from db.models.datasets import FRACTIONS
 from db.training.leaks import SEEN, find_leaks
-from db.training.lineage import find_seen, held_out, parts_in
+from db.training.lineage import find_seen, parts_in, training_split_of
 
 Fractions = tuple[float, float, float]
 """The shares of train, validation and test."""
@@ -25,9 +24,9 @@ Fractions = tuple[float, float, float]
 
 @dataclass
 class Unit:
-    """Groups that must stay together, since slices of theirs are identical or near-identical; slices by label.
+    """Groups that must stay together, because slices of theirs are identical or near-identical. `slices`: by label.
 
-    `stays`: the part that it is not drawn for, since it had it before.
+    `stays`: the part that the unit had before and keeps; it is not drawn for.
     """
 
     groups: list[str]
@@ -37,14 +36,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """How to draw a split. `after`: slices of this version's split stay in the parts that they had, `known` by the hash
-    of their pixels. `own`: an existing split to use again."""
+    """How to draw a split. `after`: the version whose slices keep their parts. `earlier_parts`: these, by the hash of
+    the pixels. `own`: an existing split to use again."""
 
     rule: SplitRule
     seed: int
     fractions: Fractions
     after: ModelVersion | None = None
-    known: Mapping[str, str] = field(default_factory=dict)
+    earlier_parts: Mapping[str, str] = field(default_factory=dict)
     own: Split | None = None
 
 
@@ -53,35 +52,36 @@ def split_of(
     dataset: Dataset,
     *,
     seed: int = 7,
-    as_given: bool = False,
+    groups_as_given: bool = False,
     fractions: Fractions = FRACTIONS,
     after: ModelVersion | None = None,
 ) -> Split:
-    """The split of a dataset into train, validation and test; made at the first asking, the same for the same seed.
+    """Return the split of a dataset into train, validation and test. The first call draws it; a seed gives one split.
 
-    Groups that share identical or near-identical slices stay together, unless they are to be taken `as_given`. Where
-    the CSV named a part for each slice that is the split, whatever the seed. What the version `after` knows stays in
-    the parts that it had, with all that must stay with it: on the dataset of its own split that is the split again.
-    Needs a writing transaction. Raises DatasetError: the dataset is not ready, a seed or fractions that are none, or a
-    part would lack a class.
+    Groups that share identical or near-identical slices stay together, unless `groups_as_given`. If the CSV named a
+    part for each slice, that is the split, whatever the seed. Slices that the version `after` has seen stay in the
+    parts that they had, with all that must stay with them. On the dataset of its own split, that is the split again.
+
+    Needs a writing transaction. Raises DatasetError: the dataset is not ready, the seed or the fractions are invalid,
+    or a part would lack a class.
     """
-    lock_row(s, Dataset, dataset.id)
-    wanted = _wanted(s, dataset, seed, as_given, fractions, after)
+    s.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(of=Dataset))  # one drawing at a time
+    wanted = _wanted(s, dataset, seed, groups_as_given, fractions, after)
     return _made(s, dataset, wanted) or _make(s, dataset, wanted)
 
 
 def find_split(
-    s: Session, dataset: Dataset, *, seed: int = 7, as_given: bool = False, after: ModelVersion | None = None
+    s: Session, dataset: Dataset, *, seed: int = 7, groups_as_given: bool = False, after: ModelVersion | None = None
 ) -> Split | None:
-    """The split that `split_of` gives, if it is made already; it only reads. Raises DatasetError as that does."""
-    return _made(s, dataset, _wanted(s, dataset, seed, as_given, FRACTIONS, after))
+    """Return the split that `split_of` would give if it is drawn already, without writing. Raises DatasetError too."""
+    return _made(s, dataset, _wanted(s, dataset, seed, groups_as_given, FRACTIONS, after))
 
 
 def _wanted(
     s: Session,
     dataset: Dataset,
     seed: int,
-    as_given: bool,
+    groups_as_given: bool,
     fractions: Fractions,
     after: ModelVersion | None,
 ) -> _Wanted:
@@ -94,11 +94,11 @@ def _wanted(
     if has_given_parts(s, dataset.id):
         return _Wanted(SplitRule.GIVEN, 0, FRACTIONS)
     own = _own_split(s, after, dataset) if after is not None else None
-    known = parts_in(s, after) if after is not None and own is None else {}
-    if not known or not any(each.pixels_sha256 in known for each in placed_of(s, dataset.id)):
-        after, known = None, {}
-    rule = SplitRule.AS_GIVEN if as_given else SplitRule.GROUPS
-    return _Wanted(rule, seed, fractions, after, known, own)
+    earlier_parts = parts_in(s, after) if after is not None and own is None else {}
+    if not earlier_parts or not any(one.pixels_sha256 in earlier_parts for one in split_candidates(s, dataset.id)):
+        after, earlier_parts = None, {}
+    rule = SplitRule.AS_GIVEN if groups_as_given else SplitRule.GROUPS
+    return _Wanted(rule, seed, fractions, after, earlier_parts, own)
 
 
 def _made(s: Session, dataset: Dataset, wanted: _Wanted) -> Split | None:
@@ -106,8 +106,8 @@ def _made(s: Session, dataset: Dataset, wanted: _Wanted) -> Split | None:
 
 
 def _own_split(s: Session, version: ModelVersion, dataset: Dataset) -> Split | None:
-    """The split that the version was trained on, if it is of this dataset and nothing is wrong with it."""
-    own = held_out(s, version)
+    """Return the split that the version was trained on, if it is of this dataset and does not leak."""
+    own = training_split_of(s, version)
     if own is None or own.dataset_id != dataset.id or own.leaks or find_seen(s, version, own):
         return None
     return own
@@ -121,19 +121,19 @@ def _columns(wanted: _Wanted) -> dict[str, Any]:
 
 
 def _make(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
-    slices = placed_of(s, dataset.id)
+    slices = split_candidates(s, dataset.id)
     if wanted.rule == SplitRule.GIVEN:
-        if lost := sum(not each.given_part for each in slices):
+        if lost := sum(not one.given_part for one in slices):
             raise DatasetError(f"the split that the CSV gives cannot be used: {lost} slices are in none of its parts")
-        parts = {each.row: each.given_part or "" for each in slices}
+        parts = {one.row: one.given_part or "" for one in slices}
     else:
         by_cluster = wanted.rule == SplitRule.GROUPS
-        drawn = draw(joined_groups(slices, by_cluster, wanted.known), wanted.seed, wanted.fractions)
-        parts = {each.row: drawn[each.group] for each in slices}
+        drawn = draw(joined_groups(slices, by_cluster, wanted.earlier_parts), wanted.seed, wanted.fractions)
+        parts = {one.row: drawn[one.group] for one in slices}
     _check_classes(slices, parts, wanted)
     by_group: dict[str, set[str]] = defaultdict(set)
-    for each in slices:
-        by_group[each.group].add(parts[each.row])
+    for one in slices:
+        by_group[one.group].add(parts[one.row])
     assignment = {group: min(where) if len(where) == 1 else sorted(where) for group, where in by_group.items()}
     leaks = find_leaks(slices, parts)
     split = Split(dataset_id=dataset.id, assignment=assignment, leaks=leaks, **_columns(wanted))
@@ -143,8 +143,8 @@ def _make(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
     return split
 
 
-def _check_classes(slices: Sequence[Placed], parts: dict[int, str], wanted: _Wanted) -> None:
-    counts = Counter((parts[each.row], each.label) for each in slices)
+def _check_classes(slices: Sequence[SplitCandidate], parts: dict[int, str], wanted: _Wanted) -> None:
+    counts = Counter((parts[one.row], one.label) for one in slices)
     lacking = [f"{part} has no {name}" for part in PARTS for label, name in CLASSES.items() if not counts[part, label]]
     if not lacking:
         return
@@ -162,11 +162,13 @@ def _check_classes(slices: Sequence[Placed], parts: dict[int, str], wanted: _Wan
 
 
 def joined_groups(
-    slices: Sequence[Placed], by_cluster: bool = True, known: Mapping[str, str] = MappingProxyType({})
+    slices: Sequence[SplitCandidate], by_cluster: bool = True, earlier_parts: Mapping[str, str] = MappingProxyType({})
 ) -> list[Unit]:
-    """Groups joined wherever a cluster of identical or near-identical slices connects them, in the order of rows; each
-    alone where not `by_cluster`. A unit stays where its slices were in `known`, part by pixels' hash: of several parts
-    in the first, so that nothing is tested on that training saw or went by."""
+    """Join groups that a cluster of identical or near-identical slices connects, in the order of rows.
+
+    Without `by_cluster` each group is alone. A unit stays in the part that its slices have in `earlier_parts`, by the
+    hash of the pixels. Of several parts it takes the first, so that nothing is tested on that training used.
+    """
     leader: dict[str, str] = {}
 
     def find(group: str) -> str:
@@ -176,27 +178,28 @@ def joined_groups(
         return group
 
     first_of_cluster: dict[int, str] = {}
-    for each in slices:
-        if by_cluster and each.cluster is not None:
-            other = first_of_cluster.setdefault(each.cluster, each.group)
-            leader[find(each.group)] = find(other)
+    for one in slices:
+        if by_cluster and one.cluster is not None:
+            other = first_of_cluster.setdefault(one.cluster, one.group)
+            leader[find(one.group)] = find(other)
     units: dict[str, Unit] = {}
-    for each in slices:
-        unit = units.setdefault(find(each.group), Unit([], Counter()))
-        if each.group not in unit.groups[-1:]:
-            unit.groups.append(each.group)
-        unit.slices[each.label] += 1
-        if (part := known.get(each.pixels_sha256 or "")) is not None:
+    for one in slices:
+        unit = units.setdefault(find(one.group), Unit([], Counter()))
+        if one.group not in unit.groups[-1:]:
+            unit.groups.append(one.group)
+        unit.slices[one.label] += 1
+        if (part := earlier_parts.get(one.pixels_sha256 or "")) is not None:
             unit.stays = min(part, unit.stays or part, key=PARTS.index)
     return list(units.values())
 
 
 def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, str]:
-    """The part of each group. Large units go first, each to the part that is least full in its classes, the unit
-    counted by half (Sainte-Laguë's rule of seats, which favours neither large nor small parts).
+    """Draw the part of each group.
 
-    Units of about one size (a power of two) are in random order. Where the units of a class run short, a part that has
-    none of it goes first. Units that stay where they were come before all others.
+    Large units go first, each to the part that is least full in its classes, with half of the unit counted
+    (Sainte-Laguë's rule of seats, which favours neither large nor small parts). Units of about one size (a power of
+    two) are in random order. When the units of a class run short, a part without that class goes first. Units that keep
+    their part come before all others. Unlike this, StratifiedGroupKFold of scikit-learn cannot keep parts.
     """
     order = list(units)
     random.Random(seed).shuffle(order)  # noqa: S311  (a drawing, no secret)
@@ -222,5 +225,5 @@ def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, st
 
 
 def _short(label: int, part: str, have: dict[str, Counter[int]], left: Counter[int]) -> bool:
-    """Whether this part has none of a class of which just enough units are left for the parts without it."""
+    """Return whether a part lacks a class of which just enough units are left for the parts that lack it."""
     return not have[part][label] and left[label] <= sum(not have[other][label] for other in PARTS)

@@ -29,7 +29,7 @@ MAY_IMPORT = {
         "worker.heartbeat",
         "worker.claimed",
     ),
-    "web": ("db", "worker.imaging", "worker.received_files", "training.config", "training.launch"),
+    "web": ("db", "worker.imaging", "worker.received_files", "training.config", "training.errors", "training.launch"),
     "cli": ("db", "worker", "training", "web"),
 }
 

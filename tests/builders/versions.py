@@ -17,5 +17,5 @@ with session_scope() as s:
 """
 ADD_CHAMPION = ADD_VERSION.replace(
     "    versions.register_package(s, stored)",
-    "    champions.promote(s, versions.register_package(s, stored), None, 'for the test')",
+    "    champions.record_promotion(s, versions.register_package(s, stored), None, 'for the test')",
 )

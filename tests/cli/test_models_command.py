@@ -325,7 +325,7 @@ def test_demo_model_becomes_the_first_champion_with_reason_and_user(run: Run, wo
 
 def test_demo_model_goes_through_the_gate_where_there_is_a_champion(run: Run, add_version: AddVersion) -> None:
     with session_scope() as s:
-        champions.promote(s, s.merge(add_version("first")), None, "for a test")
+        champions.record_promotion(s, s.merge(add_version("first")), None, "for a test")
     assert run("promote", "demo").exit_code == 1
     assert champion_now() == "first/1"
     assert run("promote", "demo", "--reason", "to show it").exit_code == 0

@@ -41,7 +41,7 @@ migrate.upgrade()
 folder = Path(sys.argv[1])
 stored = versions.store_package(folder)
 with session_scope() as s:
-    champions.promote(s, versions.register_package(s, stored), None, "for the test")
+    champions.record_promotion(s, versions.register_package(s, stored), None, "for the test")
 """
 
 

@@ -28,7 +28,7 @@ dataset = add_dataset("site", 48)
 with session_scope() as s:
     dataset = s.merge(dataset)
     split = splits.split_of(s, dataset)
-    run = runs.create_run(s, user=None, dataset=dataset, split=split, preset="seed", config=config, seed=7)
+    run = runs.create_run(s, runs.NewRun(dataset, split, "seed", config, seed=7))
 print(run.id)
 """
 SHOW = """

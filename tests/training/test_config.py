@@ -12,22 +12,22 @@ def test_seed_is_the_recipe_of_the_original_notebook():
     assert all(s.patience for s in stages)
     augment = preset("seed").augment
     assert all((augment.rotation, augment.shift, augment.shear, augment.zoom, augment.flip))
-    assert preset("seed").initial == "imagenet"
+    assert preset("seed").initial.kind == "imagenet"
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_ends_at_the_size_that_is_predicted_at(name):
+def test_every_preset_ends_at_the_size_of_prediction(name):
     assert PRESETS[name].stages[-1].size == 224
 
 
 @pytest.mark.parametrize("name", ["default", "scratch"])
-def test_what_widens_the_network_is_part_of_it(name):
+def test_wide_presets_use_all_artefact_augmentations(name):
     augment = preset(name).augment
     assert all((augment.gamma, augment.blur, augment.noise, augment.jpeg, augment.border, augment.text))
 
 
 def test_nothing_is_frozen_from_scratch():
-    assert preset("scratch").initial == "none"
+    assert preset("scratch").initial.kind == "none"
     assert {s.unfreeze for s in preset("scratch").stages} == {ALL}
 
 
@@ -40,7 +40,7 @@ def test_settings_are_changed_by_name():
 
 
 @pytest.mark.parametrize("rule", ["youden", "youden-1se", "sensitivity>=.9", "sensitivity>=0.95", "sensitivity>=1"])
-def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
+def test_accepted_threshold_rules_can_be_applied(rule):
     from training.evaluation.calibrate import choose_threshold
 
     taken = with_settings(preset("seed"), [f"threshold={rule}"]).threshold
@@ -48,7 +48,7 @@ def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("epochs", "write key=value"),
         ("stages.tail.epochs=3", "there is no 'tail' here; there are head, last-20, last-40"),
@@ -57,24 +57,26 @@ def test_a_rule_that_is_taken_can_be_carried_out_after_training(rule):
         ("stages.head.size=100", "multiple of 32"),
         ("augment.flip.more=1", "there is no 'more' here"),
         ("stages.head.warmup=Infinity", "stages.0.warmup: Input should be a finite number"),
-        ("initial=somewhere", "initial: "),
-        ("threshold=sensitivity>=0.0", "threshold: .*no such rule"),
-        ("threshold=sensitivity>=1.01", "threshold: .*no such rule"),
-        ("threshold=sensitivity>=nan", "threshold: .*no such rule"),
+        ("initial=somewhere", "initial.kind: "),
+        ("initial=model:", "initial: .*write model:NAME/NUMBER"),
+        ("initial=file:c0ffee", "initial: .*write file:SHA256"),
+        ("threshold=sensitivity>=0.0", "threshold: .*there is no threshold rule"),
+        ("threshold=sensitivity>=1.01", "threshold: .*there is no threshold rule"),
+        ("threshold=sensitivity>=nan", "threshold: .*there is no threshold rule"),
         ("threshold=youden-2se", 'threshold: .*there are "youden", "youden-1se" and "sensitivity>=0.95"'),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_in_one_line(setting, told):
-    with pytest.raises(ConfigError, match=told) as refused:
+def test_invalid_setting_is_refused_in_one_line(setting, message):
+    with pytest.raises(ConfigError, match=message) as refused:
         with_settings(preset("seed"), [setting])
     assert "\n" not in str(refused.value)
 
 
-def test_stages_that_are_none_are_refused():
+def test_stages_of_the_wrong_type_are_refused():
     with pytest.raises(ConfigError, match="there is no 'head' here; there are None"):
         with_settings(preset("seed"), ["stages=[1]", "stages.head.epochs=3"])
 
 
-def test_a_preset_that_is_not_there_is_refused():
+def test_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match="there are seed, default, scratch, quick"):
         preset("fast")

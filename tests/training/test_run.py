@@ -1,7 +1,9 @@
-"""A training run, from the claimed row to the model version; and what ends one before."""
+"""A training run, from the claimed row to the model version, and what ends it earlier."""
 
 import errno
+import json
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +15,14 @@ from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, TrainingRun
 from db.models.documents import SplitName
 from db.registry import versions
+from db.registry.manifest import Package
 from db.storage import FileMissing, storage
 from db.training import runs, splits
+from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split
-from training.config import preset, with_settings
+from tests.conftest import fake_package
+from training.config import Origin, preset, with_settings
+from training.errors import RunFailed, WeightsError, message_for
 from worker.decoding import npy_bytes
 from worker.heartbeat import Heartbeat
 
@@ -43,12 +49,13 @@ def launch(dataset, *settings, **values):
     with session_scope() as s:
         dataset = s.merge(dataset)
         split = values.pop("split", None) or splits.split_of(s, dataset)
-        asked = {"user": None, "preset": "seed", "config": config, "seed": 7} | values
-        return runs.create_run(s, dataset=dataset, split=split, **asked)
+        allowed = values.pop("allow_leaks", ())
+        leaks = runs.check_split(s, dataset, split, values.get("from_version"), allowed)
+        return runs.create_run(s, NewRun(dataset, split, "seed", config, seed=7, leaks=leaks, **values))
 
 
 def carry_out():
-    from training.tasks import train_next
+    from training.run import train_next
 
     assert train_next("test")
     with session_scope() as s:
@@ -58,7 +65,7 @@ def carry_out():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
+def test_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     from worker.engines.load import load_engine
     from worker.engines.package import limit_of, read_package
 
@@ -71,13 +78,13 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     assert {"code", "keras", "backend"} <= set(view.environment)
     with session_scope() as s:
         version = versions.find_version(s, "mine/1")
-        asked = s.query(Evaluation).filter_by(model_version_id=version.id).one()
+        requested = s.query(Evaluation).filter_by(model_version_id=version.id).one()
         test = splits.split_of(s, s.merge(dataset))
-    assert (asked.part, asked.split_id) == ("test", test.id), "the promotion gate is asked at once"
+    assert (requested.part, requested.split_id) == ("test", test.id), "the comparison is requested at once"
     assert version.facts.split == SplitName(id=test.id, dataset="site/1")
     assert version.metrics["measured_on"].endswith("groups that training never saw")
     assert version.dataset_hash == dataset.sha256
-    assert {"accuracy", "auc", "ece", "intervals", "confusion_matrix", "flagged"} <= set(version.metrics)
+    assert {"accuracy", "auc", "ece", "intervals", "confusion_matrix", "ood_share"} <= set(version.metrics)
     folder = versions.package_folder(version)
     package = read_package(folder)
     assert {"model.keras", "model.xml", "model.bin", "report.html", "MODEL_CARD.md"} <= set(package.files)
@@ -93,39 +100,67 @@ def test_a_run_ends_with_a_model_version_that_can_be_trusted(dataset):
         assert s.get_one(TrainingRun, view.id).checkpoint == {}
 
 
-def test_a_run_tells_its_code_s_version_where_there_is_no_git(monkeypatch):
+class WorkerDied(BaseException):
+    """No handler of errors catches this, as with `kill -9`."""
+
+
+def test_worker_that_dies_after_registering_leaves_the_comparison_requested(dataset, settings, monkeypatch):
+    import training.run
+
+    def package(folder, trained, *_):
+        known = {"split": {"id": trained.run.split_id, "dataset": "site/1"}}
+        made = json.loads((fake_package(folder) / "package.json").read_text()) | {"extra": known}
+        return Package(**made)
+
+    def die(*_, **__):
+        raise WorkerDied
+
+    monkeypatch.setattr(training.run, "initial_network", lambda *_, **__: None)
+    monkeypatch.setattr(training.run, "fit", lambda *_, **__: [])
+    monkeypatch.setattr(training.run, "make_package", package)
+    monkeypatch.setattr(training.run.checkpoints, "drop", die)
+    run = launch(dataset)
+    with pytest.raises(WorkerDied):
+        training.run.train_next("test")
+    with session_scope() as s:
+        version = s.get_one(TrainingRun, run.id).model_version
+        requested = s.query(Evaluation).filter_by(model_version_id=version.id).one()
+    assert (requested.part, requested.split_id, requested.state) == ("test", run.split_id, "ready")
+
+
+def test_code_version_is_the_installed_one_without_git(monkeypatch):
     from training.run import code_version
 
     monkeypatch.setenv("PATH", "")
     assert code_version() == metadata.version("ctbatch")
 
 
-def test_figures_of_a_split_that_leaks_are_not_said_to_be_of_unseen_slices():
+def test_metrics_of_a_leaking_split_are_not_called_unseen():
     from training.export.package import measured_on
 
     assert "never saw" in measured_on([])
     assert "never saw" in measured_on(["conflicting-labels"]), "wrong labels were not seen in training"
     nameless = measured_on([], 1200)
-    assert "no patient is known of 1,200 slices" in nameless
+    assert "1,200 slices of the dataset have no known patient" in nameless
     leaky = measured_on(["conflicting-labels", "seen-by-parent"])
     assert leaky == "the test part of a split that leaks (seen-by-parent): training has seen some of it"
 
 
-def test_cancelling_ends_a_run_within_a_step_and_keeps_nothing(dataset, small_network, monkeypatch):
+def test_cancelled_run_ends_within_a_step_and_keeps_nothing(dataset, small_network, monkeypatch):
     run = launch(dataset, "stages.head.epochs=1000")
-    from training.run_observer import RunWatcher
+    from training.run_observer import RunObserver
 
     def cancelled(self, at):
         with session_scope() as s:
             runs.cancel_run(s, s.get_one(TrainingRun, run.id))
-        self.tell(0.5, "training")
+        self.report(0.5, "training")
 
-    monkeypatch.setattr(RunWatcher, "step", cancelled)
+    monkeypatch.setattr(RunObserver, "step", cancelled)
     view, _ = carry_out()
     assert (view.state, view.model_version) == ("cancelled", None)
 
 
-def test_cancelling_the_demo_run_keeps_nothing_either(settings, monkeypatch):
+def test_cancelled_demo_run_keeps_nothing(settings, monkeypatch):
     import training.demo.model
 
     with session_scope() as s:
@@ -141,7 +176,7 @@ def test_cancelling_the_demo_run_keeps_nothing_either(settings, monkeypatch):
     assert (view.state, view.model_version) == ("cancelled", None)
 
 
-def test_a_dataset_whose_files_are_gone_ends_a_run_with_that_reason(dataset):
+def test_lost_dataset_files_fail_a_run_with_the_reason(dataset):
     launch(dataset)
     storage().delete(dataset.arrays[0])
     view, _ = carry_out()
@@ -149,7 +184,7 @@ def test_a_dataset_whose_files_are_gone_ends_a_run_with_that_reason(dataset):
     assert "is gone or damaged" in view.error
 
 
-def test_weights_that_cannot_be_used_end_a_run_with_the_way_out(dataset, small_network):
+def test_unusable_weights_fail_a_run_with_the_reason(dataset, small_network):
     sha256 = storage().put(b"no weights")
     launch(dataset, f"initial=file:{sha256}")
     view, _ = carry_out()
@@ -157,7 +192,7 @@ def test_weights_that_cannot_be_used_end_a_run_with_the_way_out(dataset, small_n
     assert view.error == "the weights file is neither HDF5 (.h5) nor a .keras file"
 
 
-def test_a_run_that_kills_its_workers_is_given_up(dataset):
+def test_run_that_kills_its_workers_is_given_up(dataset):
     launch(dataset)
     with session_scope() as s:
         s.execute(update(TrainingRun).values(attempts=3))
@@ -166,7 +201,7 @@ def test_a_run_that_kills_its_workers_is_given_up(dataset):
 
 
 @pytest.mark.parametrize("end", ["given up", "cancelled", "without its dataset"])
-def test_what_killed_workers_left_goes_however_the_run_ends(end, dataset, settings):
+def test_leftovers_of_killed_workers_are_removed_however_the_run_ends(end, dataset, settings):
     run = launch(dataset)
     left = settings.home / "training" / f"run-{run.id}-0" / "features"
     left.mkdir(parents=True)
@@ -182,7 +217,7 @@ def test_what_killed_workers_left_goes_however_the_run_ends(end, dataset, settin
     assert list((settings.home / "training").iterdir()) == []
 
 
-def test_a_part_without_a_class_ends_a_run(dataset):
+def test_part_without_a_class_fails_a_run(dataset):
     with session_scope() as s:
         s.execute(update(LabelledSlice).values(label=1))
     launch(dataset, split=add_split(dataset))
@@ -192,25 +227,32 @@ def test_a_part_without_a_class_ends_a_run(dataset):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (MemoryError(), "lower the batch"),
-        (type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"), "lower the batch"),
         (OSError(errno.ENOSPC, "No space left on device"), "--set stages.NAME.copies=1"),
         (PermissionError(errno.EACCES, "Permission denied", "/home/x"), "Permission denied: /home/x"),
         (FileMissing("c0ffee"), "gone or damaged: c0ffee"),
-        (RuntimeError("the run names no dataset"), "the run names no dataset"),
+        (RunFailed("the run names no dataset"), "the run names no dataset"),
+        (WeightsError(Path("/files/c0ffee"), "is not a .keras file"), "the weights file is not a .keras file"),
         (KeyError("odd"), "KeyError: 'odd'"),
     ],
 )
-def test_what_ended_a_run_is_said_in_one_line(error, told):
-    from training.errors import why
-
-    assert told in why(error)
-    assert "\n" not in why(error)
+def test_message_for_an_error_is_one_line_with_advice(error, message):
+    assert message in message_for(error)
+    assert "\n" not in message_for(error)
 
 
-def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path):
+def test_memory_that_tensorflow_lacks_is_a_memory_error():
+    from tensorflow.errors import ResourceExhaustedError
+
+    from training.network.backend import memory_errors
+
+    with pytest.raises(MemoryError), memory_errors():
+        raise ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+
+def test_run_can_start_from_a_model_version(settings, small_network, tmp_path):
     from training.network.initial_weights import initial_network
     from training.network.resnet50 import build_network
 
@@ -220,22 +262,22 @@ def test_a_run_can_start_from_a_model_version(settings, small_network, tmp_path)
     blank = {"metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
     with session_scope() as s:
         s.add(ModelVersion(name="mine", number=4, files={"model.keras": sha256}, **blank))
-    config = preset("seed").model_copy(update={"initial": "model:mine/4", "hidden": 8})
+    config = preset("seed").model_copy(update={"initial": Origin(kind="model", value="mine/4"), "hidden": 8})
     network = initial_network(config, 7, lambda: None)
     assert network.input.shape == (None, 224, 224, 1)
     assert all(map(np.array_equal, network.get_weights(), trained.get_weights()))
 
 
-def test_a_run_cannot_start_from_a_version_that_is_not_there(settings):
+def test_run_cannot_start_from_a_missing_version(settings):
     from training.network.initial_weights import initial_weights
 
-    config = preset("seed").model_copy(update={"initial": "model:mine/4"})
-    with pytest.raises(RuntimeError, match="no model version mine/4"):
+    config = preset("seed").model_copy(update={"initial": Origin(kind="model", value="mine/4")})
+    with pytest.raises(RunFailed, match="mine/4"):
         initial_weights(config, lambda: None)
 
 
 def save_anew(dataset, name):
-    """A dataset of the same slices at half the contrast: other pixels, and no hash that tells."""
+    """Add a dataset of the same slices at half the contrast: other pixels, and other hashes."""
     again = add_dataset(name, 48)
     arrays = [np.load(storage().verified_path(sha256)) for sha256 in dataset.arrays]
     with session_scope() as s:
@@ -259,13 +301,13 @@ def parent(dataset):
 
 @pytest.fixture
 def run_from(parent, monkeypatch):
-    """Carries out a run from that version up to its first weights; what ended it, and the leaks that are left."""
+    """Carries out a run from that version up to its first weights; returns its error and the leaks that are left."""
     monkeypatch.setattr("training.run.initial_network", end_here)
 
     def run(dataset, *allowed):
         with session_scope() as s:
             split = splits.split_of(s, s.merge(dataset), seed=8)
-        launch(dataset, split=split, from_version=parent, allowed_leaks=allowed)
+        launch(dataset, split=split, from_version=parent, allow_leaks=allowed)
         view, _ = carry_out()
         return view.error, view.allowed_leaks
 
@@ -273,10 +315,10 @@ def run_from(parent, monkeypatch):
 
 
 def end_here(*args, **values):
-    raise RuntimeError("it got as far as the weights")
+    raise RunFailed("it got as far as the weights")
 
 
-def test_slices_saved_anew_that_trained_the_version_are_not_measured_on_unless_that_is_allowed(dataset, run_from):
+def test_resaved_training_slices_are_a_leak_unless_allowed(dataset, run_from):
     again = save_anew(dataset, "again")
     error, _ = run_from(again)
     assert error.startswith("the split of again/1 leaks (seen-by-parent: ")
@@ -284,13 +326,13 @@ def test_slices_saved_anew_that_trained_the_version_are_not_measured_on_unless_t
     assert run_from(again, "seen-by-parent") == ("it got as far as the weights", ["seen-by-parent"])
 
 
-def test_a_leak_that_was_allowed_and_is_not_there_is_not_held_against_a_run(run_from):
+def test_allowed_leak_that_does_not_occur_is_dropped(run_from):
     other = add_dataset("other", 48, seed=1)
     assert run_from(other, "seen-by-parent") == ("it got as far as the weights", [])
     assert run_from(other) == ("it got as far as the weights", [])
 
 
-def test_the_reaper_leaves_what_a_run_needs(dataset):
+def test_reaper_keeps_weights_and_checkpoint_of_a_run(dataset):
     from worker import reap
 
     weights, checkpoint, other = (storage().put(name) for name in (b"weights", b"checkpoint", b"other"))
@@ -300,7 +342,7 @@ def test_the_reaper_leaves_what_a_run_needs(dataset):
     assert reap.unnamed([weights, checkpoint, other]) == [other]
 
 
-def test_what_killed_workers_left_goes_and_what_others_work_in_stays(dataset, settings):
+def test_leftovers_are_removed_but_not_folders_in_use(dataset, settings):
     from training.run import work_folder
 
     with session_scope() as s:
@@ -310,8 +352,8 @@ def test_what_killed_workers_left_goes_and_what_others_work_in_stays(dataset, se
         assert runs.claim_run(s, "another")
     names = ("run-3-1", f"run-{goes_on.id}-0", f"run-{goes_on.id}-1")
     left, before, other = (settings.home / "training" / name / "features" for name in names)
-    for each in (left, before, other):
-        each.mkdir(parents=True)
+    for folder in (left, before, other):
+        folder.mkdir(parents=True)
     with work_folder(Claim(3, 2)) as folder:
         assert list(folder.iterdir()) == []
         assert not left.parent.exists()
@@ -319,7 +361,7 @@ def test_what_killed_workers_left_goes_and_what_others_work_in_stays(dataset, se
     assert [before.exists(), other.exists()] == [False, True]
 
 
-def test_a_database_that_is_away_for_a_moment_puts_a_run_off(dataset, monkeypatch):
+def test_unreachable_database_puts_a_run_off(dataset, monkeypatch):
     from sqlalchemy.exc import OperationalError
 
     import training.run
@@ -340,20 +382,20 @@ def test_a_database_that_is_away_for_a_moment_puts_a_run_off(dataset, monkeypatc
         assert (run.checkpoint["epoch"], run.attempts) == (3, 0)
 
 
-def test_a_database_that_is_away_for_a_moment_costs_a_note_and_no_epoch(dataset, monkeypatch):
+def test_unreachable_database_costs_a_progress_report_but_no_epoch(dataset, monkeypatch):
     from sqlalchemy.exc import OperationalError
 
     import training.run
     import training.run_observer
-    from training.loop.watcher import EpochRecord
+    from db.training.progress import EpochRecord
 
     monkeypatch.setattr(training.run_observer, "PAUSES", (0.0,))
     monkeypatch.setattr("worker.claimed.NOTE_SECONDS", 0.0)
     run = launch(dataset)
     with session_scope() as s:
         run, claim = runs.claim_run(s, "w")
-    watcher = training.run_observer.RunWatcher(
-        run, claim, Heartbeat(TrainingRun, [claim]), training.run.checked(run.config)
+    observer = training.run_observer.RunObserver(
+        run, claim, Heartbeat(TrainingRun, [claim]), training.run.checked(run.config).stages
     )
     once = iter([True])
 
@@ -366,10 +408,10 @@ def test_a_database_that_is_away_for_a_moment_costs_a_note_and_no_epoch(dataset,
         return act
 
     monkeypatch.setattr(runs, "report", away(runs.report))
-    watcher.alive()
+    observer.alive()
     assert next(once, True), "it was away"
     once = iter([True])
     monkeypatch.setattr(runs, "record_epoch", away(runs.record_epoch))
-    watcher.epoch(EpochRecord(0, 0, {"loss": 1.0}, 2.0))
+    observer.epoch(EpochRecord(0, 0, {"loss": 1.0}, 2.0))
     with session_scope() as s:
         assert [each.metrics for each in runs.epochs_of(s, run.id)] == [{"loss": 1.0}]

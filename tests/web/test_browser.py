@@ -13,6 +13,7 @@ from db.database import session_scope
 from db.ledger.leases import Claim
 from db.models import User
 from db.training import runs
+from db.training.progress import EpochRecord, LiveProgress
 from tests.web.actors import PASSWORD, Api, Browser, WorkerPart, load_engines, png, ready_dataset, resnet50, zip_bytes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -266,8 +267,17 @@ def record(claim: Claim, epochs: int) -> None:
     with session_scope() as s:
         for epoch in range(epochs):
             metrics = {"loss": 0.6 / (epoch + 1), "val_loss": 0.7, "accuracy": 0.8, "val_accuracy": 0.7}
-            runs.record_epoch(s, claim, 0, epoch, metrics, 1.0)
-        live = {"stage": 0, "stages": 1, "stage_name": "small", "epoch": epochs - 1, "epochs": 3}
+            runs.record_epoch(s, claim, EpochRecord(0, epoch, metrics, 1.0))
+        where = {
+            "stage": 0,
+            "stages": 1,
+            "stage_name": "small",
+            "epoch": epochs - 1,
+            "epochs": 3,
+            "step": 9,
+            "steps": 9,
+        }
+        live = LiveProgress(**where, steps=9, loss=0.6, rate=20.0, eta_seconds=None)
         runs.report(s, claim, epochs / 3, f"small: epoch {epochs} of 3", live=live)
 
 

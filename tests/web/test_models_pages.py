@@ -12,6 +12,7 @@ from apiflask import APIFlask
 
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
+from db.evaluation.result import EvaluationResult, PairedMetric
 from db.models import Dataset, Evaluation, ModelVersion, User
 from db.registry import champions, versions
 from db.storage import storage
@@ -72,13 +73,9 @@ def version_id(app: APIFlask, split_id: int, tmp_path: Path) -> int:
 
 def carry_out(difference: float = 0.0) -> None:
     """Carry out the evaluations that wait; the candidate is this much better than the champion, ±0.01."""
-    pair = {
-        "candidate": 0.9 + difference,
-        "champion": 0.9,
-        "difference": difference,
-        "low": difference - 0.01,
-        "high": difference + 0.01,
-    }
+    pair = PairedMetric(
+        first=0.9 + difference, second=0.9, difference=difference, low=difference - 0.01, high=difference + 0.01
+    )
     while True:
         with session_scope() as s:
             claimed = evaluations.claim(s, "worker")
@@ -87,10 +84,10 @@ def carry_out(difference: float = 0.0) -> None:
             found, claim = claimed
             figures = dict.fromkeys(FIGURES, pair)
             if found.model_version.name == "fake":
-                figures = evaluations.mirrored(figures)
+                figures = dict.fromkeys(FIGURES, pair.swapped())
             others = {other.id: figures for other in evaluations.done_beside(s, found)}
         with session_scope() as s:
-            assert evaluations.finish(s, claim, storage().put(b"scores"), METRICS, others)
+            assert evaluations.finish(s, claim, storage().put(b"scores"), EvaluationResult(**METRICS), others)
 
 
 def champion() -> str:
@@ -236,7 +233,7 @@ def test_refusal_shows_the_figures_and_is_overridden_with_a_reason(
     carry_out(-0.05)
     refused = roots_browser.client.post(f"/models/{version_id}/promote", data={"csrf_token": token, "reason": "new"})
     assert refused.status_code == 409
-    for text in ("Not promoted", "worse beyond chance", "−0.050", "−0.060 to −0.040"):
+    for text in ("Not promoted", "it is 0.950 (0.930 – 0.960)", "worse beyond chance", "−0.050", "−0.060 to −0.040"):
         assert text in refused.text
     assert champion() == "fake/1"
     form = {"csrf_token": token, "reason": "", "force": "1"}

@@ -15,6 +15,7 @@ from db.models import Dataset, ModelVersion, Split, TrainingRun, User
 from db.settings import Settings
 from db.storage import storage
 from db.training import runs
+from db.training.progress import EpochRecord, LiveProgress
 from db.training.splits import split_of
 from tests.conftest import make_settings
 from tests.web.actors import Api, Browser, ready_dataset, resnet50
@@ -44,12 +45,13 @@ def train(run_id: int, epochs: int = 0) -> Claim:
         assert run.id == run_id
         run.config = CONFIG
         run.estimate = {"seconds": 700, "disk": 3 << 30}
-    live = {"stage": 0, "stages": 2, "stage_name": "small", "epoch": 3, "epochs": 10, "step": 5, "steps": 27}
-    live |= {"loss": 0.251, "rate": 17.3, "eta_seconds": 90.0}
+    where = {"stage": 0, "stages": 2, "stage_name": "small", "epoch": 3, "epochs": 10, "step": 5, "steps": 27}
+    live = LiveProgress(**where, loss=0.251, rate=17.3, eta_seconds=90.0)
     with session_scope() as s:
         runs.report(s, claim, 0.4, "small: epoch 4 of 10", live=live, environment={"keras": "3.15.0"})
         for epoch in range(epochs):
-            runs.record_epoch(s, claim, 0, epoch, {"loss": 0.5, "val_loss": 0.6, "val_accuracy": 0.7}, 2.5)
+            metrics = {"loss": 0.5, "val_loss": 0.6, "val_accuracy": 0.7}
+            runs.record_epoch(s, claim, EpochRecord(0, epoch, metrics, 2.5))
     return claim
 
 

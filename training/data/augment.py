@@ -1,4 +1,4 @@
-"""Augmentation: Keras layers that change training slices at random, each batch from a seed of its own."""
+"""Augmentation: Keras layers that change training slices at random, each batch by a seed of its own."""
 
 import random
 import string
@@ -32,16 +32,16 @@ class _Random(layers.Layer):  # type: ignore[misc]  # keras has no types
         self.generator = keras.random.SeedGenerator(0)
 
     def uniform(self, slices: Any, low: float, high: float) -> Any:
-        """One number for each slice, float32[n,1,1,1]."""
+        """Draw a number for each slice, float32[n,1,1,1]."""
         return keras.random.uniform((ops.shape(slices)[0], 1, 1, 1), low, high, seed=self.generator)
 
     def chosen(self, slices: Any) -> Any:
-        """Whether each slice is one of the share `amount`, bool[n,1,1,1]."""
+        """Draw which slices belong to the share `amount`, bool[n,1,1,1]."""
         return self.uniform(slices, 0, 1) < self.amount
 
 
 class Sometimes(_Random):
-    """Another layer, for the share `amount` of slices."""
+    """Applies another layer to the share `amount` of slices."""
 
     def __init__(self, amount: float, layer: Any) -> None:
         super().__init__(amount)
@@ -53,8 +53,10 @@ class Sometimes(_Random):
 
 
 class RandomAffine(_Random):
-    """Flip, rotation, shift, shear, zoom and aspect at once, for each resampling blurs; what comes in at an edge is the
-    slice, mirrored."""
+    """Flips, rotates, shifts, shears, zooms and stretches at once, because each resampling blurs.
+
+    Beyond an edge the slice is mirrored.
+    """
 
     def __init__(self, amounts: Augment) -> None:
         super().__init__(0)
@@ -84,7 +86,7 @@ class RandomAffine(_Random):
 
 
 class RandomGamma(_Random):
-    """The power law of a display or an export, by up to `amount` either way."""
+    """Applies the power law of a display or an export, by up to `amount` either way."""
 
     def call(self, slices: Any, training: bool = True) -> Any:
         """float32[n,h,w,1] in 0..255, and the same back."""
@@ -92,7 +94,7 @@ class RandomGamma(_Random):
 
 
 class RandomNoise(_Random):
-    """Gaussian noise of a standard deviation between 0 and `amount` grey levels."""
+    """Adds Gaussian noise with a standard deviation between 0 and `amount` grey levels."""
 
     def call(self, slices: Any, training: bool = True) -> Any:
         """float32[n,h,w,1] in 0..255; the result may lie outside."""
@@ -101,7 +103,7 @@ class RandomNoise(_Random):
 
 
 class RandomJpeg(_Random):
-    """What JPEG at a quality of about 15 to 75 leaves of some slices: their 8 × 8 blocks' cosine terms, rounded."""
+    """Compresses some slices like JPEG at a quality of about 15 to 75: rounds the cosine terms of 8 × 8 blocks."""
 
     def __init__(self, amount: float) -> None:
         super().__init__(amount)
@@ -122,7 +124,7 @@ class RandomJpeg(_Random):
 
 
 class RandomBorder(_Random):
-    """A black or white frame around some slices, up to an eighth of the side wide."""
+    """Puts a black or white frame around some slices, up to an eighth of the side wide."""
 
     def call(self, slices: Any, training: bool = True) -> Any:
         """float32[n,h,w,1]."""
@@ -136,7 +138,7 @@ class RandomBorder(_Random):
 
 
 class RandomText(_Random):
-    """A short line of letters and digits somewhere on some slices, as exports and screenshots carry."""
+    """Writes a short line of letters and digits somewhere on some slices, as exports and screenshots carry."""
 
     def __init__(self, amount: float) -> None:
         super().__init__(amount)
@@ -160,19 +162,19 @@ class RandomText(_Random):
 
 
 def _stamps() -> NDArray[np.float32]:
-    """Lines of letters as masks, float32[64, 14, 64] in 0..1."""
+    """Draw lines of letters as masks, float32[64, 14, 64] in 0..1."""
     draw, font = random.Random(0), ImageFont.load_default(11)  # noqa: S311  (pictures, no secrets)
-    found = np.zeros((STAMPS, STAMP_HEIGHT, STAMP_WIDTH), np.float32)
-    for stamp in found:
+    stamps = np.zeros((STAMPS, STAMP_HEIGHT, STAMP_WIDTH), np.float32)
+    for stamp in stamps:
         text = "".join(draw.choices(string.ascii_uppercase + string.digits + " .:/", k=draw.randint(2, 9)))
         picture = Image.new("L", (STAMP_WIDTH, STAMP_HEIGHT))
         ImageDraw.Draw(picture).text((0, 0), text, fill=255, font=font)
         stamp[:] = np.asarray(picture, np.float32) / 255
-    return found
+    return stamps
 
 
 class _Changes(keras.Model):  # type: ignore[misc]  # keras has no types
-    """Layers one after another: uint8[n,h,w,1] → the same. A model, for each backend compiles that as it does best."""
+    """Layers one after another, uint8[n,h,w,1] to the same. A model, because each backend compiles one its own way."""
 
     def __init__(self, changes: list[Any]) -> None:
         super().__init__(name="augmentation")
@@ -180,52 +182,52 @@ class _Changes(keras.Model):  # type: ignore[misc]  # keras has no types
         self.compile(jit_compile=keras.backend.backend() != "tensorflow")  # XLA takes no affine_transform of TensorFlow
 
     def call(self, slices: Any) -> Any:
-        """Changed, though it is asked to predict."""
-        found = ops.cast(slices, "float32")
+        """Apply the changes, also when predicting."""
+        changed = ops.cast(slices, "float32")
         for layer in self.changes:
-            found = layer(found, training=True)
-        return ops.cast(ops.clip(ops.round(found), 0, 255), "uint8")
+            changed = layer(changed, training=True)
+        return ops.cast(ops.clip(ops.round(changed), 0, 255), "uint8")
 
 
 class Augmenter:
-    """Changes batches of slices as `amounts` says; the same seed always makes the same changes."""
+    """Changes batches of slices by `amounts`; the same seed always makes the same changes."""
 
     def __init__(self, amounts: Augment) -> None:
         self._layers = _layers(amounts)
         inner = [layer.layer for layer in self._layers if isinstance(layer, Sometimes)]
         self._generators = [layer.generator for layer in (*self._layers, *inner)]
-        self._models: dict[tuple[int, ...], _Changes] = {}  # by the size of slices, which the layers know beforehand
+        self._models: dict[tuple[int, ...], _Changes] = {}  # by the size of slices, which is fixed in the layers
 
     def __call__(self, slices: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """uint8[n,h,w] → the same shape, changed."""
+        """Return uint8[n,h,w] changed, in the same shape."""
         if not self._layers:
             return slices
         if (size := slices.shape[1:]) not in self._models:
             self._models[size] = _Changes(self._layers)
         for number, generator in enumerate(self._generators):
-            # A generator counts up from here: closer together, a layer's second draw would be the next one's first.
+            # Space the seeds 2¹⁶ apart, so that the streams of two layers do not overlap.
             generator.state.assign(np.array([seed % 2**32, number << 16], np.uint32))
         return np.asarray(self._models[size].predict_on_batch(slices[..., None]))[..., 0]
 
 
 def _layers(amounts: Augment) -> list[Any]:
-    """Geometry first, then what scanners, displays and exports add; only what is asked for."""
+    """Make the wanted layers: geometry first, then what scanners, displays and exports add."""
     a = amounts
-    shown: dict[str, Any] = {"value_range": (0, 255), "seed": 0}
+    common: dict[str, Any] = {"value_range": (0, 255), "seed": 0}
     wanted: list[tuple[Any, Any]] = [
         (a.flip or a.rotation or a.shift or a.shear or a.zoom or a.aspect, lambda: RandomAffine(a)),
-        (a.contrast, lambda: Sometimes(a.often, layers.RandomContrast(a.contrast, **shown))),
+        (a.contrast, lambda: Sometimes(a.often, layers.RandomContrast(a.contrast, **common))),
         (a.gamma, lambda: Sometimes(a.often, RandomGamma(a.gamma))),
         (
             a.blur,
             lambda: Sometimes(
-                a.often, layers.RandomGaussianBlur((1.0, 1.0), kernel_size=5, sigma=(0.1, a.blur), **shown)
+                a.often, layers.RandomGaussianBlur((1.0, 1.0), kernel_size=5, sigma=(0.1, a.blur), **common)
             ),
         ),
         (a.noise, lambda: Sometimes(a.often, RandomNoise(a.noise))),
         (a.jpeg, lambda: RandomJpeg(a.jpeg)),
         (a.border, lambda: RandomBorder(a.border)),
         (a.text, lambda: RandomText(a.text)),
-        (a.erase, lambda: layers.RandomErasing((a.erase, a.erase), scale=ERASED, fill_value=0, **shown)),
+        (a.erase, lambda: layers.RandomErasing((a.erase, a.erase), scale=ERASED, fill_value=0, **common)),
     ]
     return [make() for amount, make in wanted if amount]

@@ -1,4 +1,4 @@
-"""Which slices a model was trained on: the very pixels, or near-identical ones, of a file saved anew."""
+"""Finds slices that a model was trained on: the same pixels, or near-identical ones of a file that was saved anew."""
 
 import hashlib
 import logging
@@ -19,24 +19,24 @@ log = logging.getLogger(__name__)
 ALIVE_EVERY = 256  # slices
 
 
-def find_known(
-    pixels: NDArray[np.uint8], taught: Iterable[NDArray[np.uint8]], alive: Callable[[], None] = lambda: None
+def find_seen_in_training(
+    pixels: NDArray[np.uint8], trained: Iterable[NDArray[np.uint8]], alive: Callable[[], None] = lambda: None
 ) -> NDArray[np.bool_]:
-    """Which of n slices, uint8[n, 224, 224], are among those `taught`, or near-identical to one: bool[n].
+    """Return which of n slices, uint8[n, 224, 224], are identical or near-identical to one of `trained`: bool[n].
 
-    `alive` is called now and then: 100,000 slices take minutes.
+    `alive` is called now and then, since 100,000 slices take minutes.
     """
     pictures = Pictures()
-    for each in _beating(taught, alive):
-        pictures.place(_key(each), each)
-    theirs = len(pictures.places)
-    if not theirs:
+    for one in _with_heartbeat(trained, alive):
+        pictures.place(_key(one), one)
+    count = len(pictures.places)
+    if not count:
         return np.zeros(len(pixels), np.bool_)
-    ours = np.array([pictures.place(_key(each), each) for each in _beating(pixels, alive)], np.int64)
-    known = np.arange(len(pictures.places)) < theirs
+    places = np.array([pictures.place(_key(one), one) for one in _with_heartbeat(pixels, alive)], np.int64)
+    is_seen = np.arange(len(pictures.places)) < count
     for left, right in near_pairs(*pictures.arrays(), alive):
-        known[right[left < theirs]] = True  # one of theirs is always the left of a pair with one of ours
-    return np.asarray(known[ours])
+        is_seen[right[left < count]] = True  # in a pair, the slice that was placed first is always the left one
+    return np.asarray(is_seen[places])
 
 
 def _key(pixels: NDArray[np.uint8]) -> str:
@@ -44,7 +44,7 @@ def _key(pixels: NDArray[np.uint8]) -> str:
 
 
 def slices_of(dataset: Dataset, rows: Container[int] | None = None) -> Iterator[NDArray[np.uint8]]:
-    """The slices of a dataset, uint8[224, 224] each, or of these rows of it, as far as its files are there."""
+    """Yield the slices of a dataset, uint8[224, 224] each, or of these rows of it, as far as its files are there."""
     start = 0
     for sha256 in dataset.arrays:
         try:
@@ -53,23 +53,25 @@ def slices_of(dataset: Dataset, rows: Container[int] | None = None) -> Iterator[
             log.warning("slices of a dataset are gone", extra={"dataset": dataset.id})
             start += ARRAY_SLICES
             continue
-        for row, each in enumerate(array, start):
+        for row, pixels in enumerate(array, start):
             if rows is None or row in rows:
-                yield each
+                yield pixels
         start += len(array)
 
 
-def taught_slices(
+def training_slices_of(
     s: Session, version: ModelVersion, parts: Sequence[str], *, but: int | None = None
 ) -> list[Iterator[NDArray[np.uint8]]]:
-    """By dataset, the slices that lay in these parts for the version or one that it comes from; not those of the
-    dataset `but`. They are read once they are asked for, when `s` may be closed."""
-    datasets = [each for each in trained_on(s, version) if each.id != but]
-    return [slices_of(each, rows_in(s, version, each, parts)) for each in datasets]
+    """Return, by dataset, the slices that lay in these parts for the version or for one that it comes from.
+
+    The dataset `but` is left out. The slices are read as they are iterated; `s` may be closed by then.
+    """
+    datasets = [dataset for dataset in trained_on(s, version) if dataset.id != but]
+    return [slices_of(dataset, rows_in(s, version, dataset, parts)) for dataset in datasets]
 
 
-def _beating(slices: Iterable[NDArray[np.uint8]], alive: Callable[[], None]) -> Iterator[NDArray[np.uint8]]:
-    for number, each in enumerate(slices):
+def _with_heartbeat(slices: Iterable[NDArray[np.uint8]], alive: Callable[[], None]) -> Iterator[NDArray[np.uint8]]:
+    for number, pixels in enumerate(slices):
         if number % ALIVE_EVERY == 0:
             alive()
-        yield each
+        yield pixels

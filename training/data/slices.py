@@ -1,4 +1,4 @@
-"""The slices of a dataset as training takes them."""
+"""Loads the slices of a dataset for training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from db import PARTS
 from db.database import read_scope
-from db.datasets.slices import Row, rows_of
+from db.datasets.slices import LabelledRow, rows_of
 from db.models import Dataset, Split
 from db.storage import storage
+from training.errors import RunFailed
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,13 @@ class Labelled:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     groups: list[str]
-    rows: Sequence[Row] = ()
+    rows: Sequence[LabelledRow] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def some(self, count: int) -> "Labelled":
-        """At most `count` slices, spread over all."""
+        """Return at most `count` slices, spread over all."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)
         rows = [self.rows[i] for i in chosen] if self.rows else ()
         return Labelled(self.pixels[chosen], self.labels[chosen], [self.groups[i] for i in chosen], rows)
@@ -34,28 +35,28 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Data:
-    """What is learned from, and what shows how well."""
+    """The slices to learn from, and those that show how well it goes."""
 
     train: Labelled
     validation: Labelled
 
 
 def load_parts(dataset: Dataset, split: Split, alive: Callable[[], None] = lambda: None) -> dict[str, Labelled]:
-    """The three parts of a split: train, validation, test. `alive` is called after each array file.
+    """Load the three parts of a split: train, validation, test. `alive` is called after each array file.
 
-    Raises RuntimeError where one lacks slices of a class, and storage's FileMissing and FileDamaged.
+    Raises RunFailed if a part lacks slices of a class, and storage's FileMissing and FileDamaged.
     """
     with read_scope() as s:
         rows = {name: rows_of(s, dataset.id, split, name) for name in PARTS}
-    parts = {name: load_part(dataset, found, alive) for name, found in rows.items()}
+    parts = {name: load_part(dataset, of_part, alive) for name, of_part in rows.items()}
     for name, part in parts.items():
         if len(set(part.labels)) < 2:
-            raise RuntimeError(f"the {name} part of the split lacks slices of a class: split by another seed")
+            raise RunFailed(f"the {name} part of the split lacks slices of a class: split by another seed")
     return parts
 
 
-def load_part(dataset: Dataset, rows: Sequence[Row], alive: Callable[[], None] = lambda: None) -> Labelled:
-    """The slices of these rows, in their order; the array files' hashes are checked, and `alive` is called after each.
+def load_part(dataset: Dataset, rows: Sequence[LabelledRow], alive: Callable[[], None] = lambda: None) -> Labelled:
+    """Load the slices of these rows, in their order. `alive` is called after each array file, whose hash is checked.
 
     Raises storage's FileMissing and FileDamaged.
     """

@@ -1,4 +1,4 @@
-"""An archive of synthetic scans in mixed formats, with a few damaged and odd files, to try the service with."""
+"""Writes an archive of synthetic scans in mixed formats, with a few damaged and odd files, to try the service with."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, LUNG_HEIGHT_MM, Patient, m
 from worker.phantoms.slices import hounsfield
 
 SLICES_A_SERIES = 40
-# What each patient comes as: format, side in pixels, and whether it is ill.
+# Of each patient: format, side in pixels, and whether the patient is ill.
 SERIES = (
     ("dcm", 512, True),
     ("png", 256, False),
@@ -34,8 +34,9 @@ _NAMESPACE = uuid.UUID("0d6f1d2c-7a51-5b0e-9d6e-4b1f0c2a9e77")  # of our own, fo
 
 
 def write_demo_archive(path: Path, *, seed: int) -> None:
-    """Write a ZIP of 240 slices in six series (DICOM, PNG, JPEG) and eight damaged or odd files; a seed's bytes are
-    always the same.
+    """Write a ZIP of 240 slices in six series (DICOM, PNG, JPEG) and eight damaged or odd files.
+
+    The same seed always gives the same bytes.
 
     The odd ones: a truncated PNG, a text named .png, an MR image, an archive in the archive, a PNG of 60 megapixels, an
     empty file, a byte-identical copy of a slice (this one is sound), and a PNG whose checksum in the ZIP is wrong.
@@ -60,7 +61,7 @@ def write_demo_archive(path: Path, *, seed: int) -> None:
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """Pictures are stored as they are, since they are compressed already; DICOM is deflated."""
+    """Add a file. Pictures are stored, since they are compressed already; DICOM is deflated."""
     entry = zipfile.ZipInfo(name, _TIME)
     entry.external_attr = 0o644 << 16
     entry.compress_type = zipfile.ZIP_DEFLATED if name.endswith(".dcm") else zipfile.ZIP_STORED
@@ -68,7 +69,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def _series(patient: Patient, number: int, kind: str, size: int) -> Iterator[tuple[str, bytes]]:
-    """The files of one series, from the apex of the lungs to their base."""
+    """Yield the files of one series, from the apex of the lungs to their base."""
     for instance, z in enumerate(np.linspace(0.08, 0.95, SLICES_A_SERIES), start=1):
         hu = hounsfield(patient, float(z), size)
         if kind == "dcm":
@@ -85,12 +86,12 @@ def _picture(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
 
 
 def _uid(*parts: object) -> UID:
-    """A UID derived from a UUID, which needs no registered root (DICOM PS3.5 B.2)."""
+    """Return a UID that is derived from a UUID, which needs no registered root (DICOM PS3.5 B.2)."""
     return UID(f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(map(str, parts))).int}")
 
 
 def _dicom(hu: NDArray[np.int16], number: int, instance: int, z: float, modality: str = "CT") -> bytes:
-    """A CT (or MR) image of a phantom: unsigned 16 bit, HU by the rescale of CT scanners (PS3.3 C.11.1)."""
+    """Return a CT (or MR) image of a phantom: unsigned 16 bit, HU by the rescale of CT scanners (PS3.3 C.11.1)."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
     meta.MediaStorageSOPInstanceUID = _uid(number, instance, modality, hashlib.sha256(hu.tobytes()).hexdigest())
@@ -124,7 +125,7 @@ def _dicom(hu: NDArray[np.int16], number: int, instance: int, z: float, modality
 
 
 def _odd_files(seed: int, png: bytes) -> Iterator[tuple[str, bytes]]:
-    """Files that the service must refuse one by one, each with its reason, and one that it must take: a copy."""
+    """Yield files that the service must reject, each with its reason, and one that it must accept: a copy."""
     yield "odd/truncated.png", png[: len(png) // 2]
     yield "odd/notes.png", b"These are notes about a phantom, not a picture.\n"
     brain = hounsfield(make_patient(seed, _FIRST_PATIENT, False), 0.5, 128)

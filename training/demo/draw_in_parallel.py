@@ -1,4 +1,4 @@
-"""Drawing many phantoms at once, in a process for each core."""
+"""Draws many phantoms at once, in a process for each core."""
 
 import itertools
 import os
@@ -10,22 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
+from training.errors import RunFailed
 from worker.phantoms.slices import LabelledSlices
 
 _CODE = """
 import sys, numpy
 from worker.phantoms.slices import labelled_slices
 seed, pairs, per_patient, first, size = map(int, sys.argv[1:6])
-found = labelled_slices(seed, pairs, per_patient, first_pair=first, size=size)
-numpy.savez(sys.argv[6], **vars(found))
+drawn = labelled_slices(seed, pairs, per_patient, first_pair=first, size=size)
+numpy.savez(sys.argv[6], **vars(drawn))
 """
 
 
 def draw_on_all_cores(seed: int, pairs: int, per_patient: int, *, first_pair: int, size: int) -> LabelledSlices:
-    """As `phantoms.labelled_slices`, the pairs of patients shared out between processes.
+    """Draw as `labelled_slices` does, with the pairs of patients shared out between processes.
 
-    The processes are plain commands: a worker's own process is a daemon and may have no children of multiprocessing,
-    and a fork of one that runs TensorFlow can hang.
+    The processes are plain commands: a worker's process is a daemon, which may not have children of multiprocessing,
+    and a fork of a process that runs TensorFlow can hang.
     """
     cores = os.cpu_count() or 1
     shares = list(itertools.pairwise(first_pair + pairs * n // cores for n in range(cores + 1)))
@@ -41,7 +42,7 @@ def draw_on_all_cores(seed: int, pairs: int, per_patient: int, *, first_pair: in
         ]
         codes = [process.wait() for process in started]
         if any(codes):
-            raise RuntimeError("a process that draws phantoms failed; what it said is in the log")
+            raise RunFailed("a process that draws phantoms failed; the log of the training worker says why")
         parts = [np.load(file) for file in files]
         names = [field.name for field in fields(LabelledSlices)]
         return LabelledSlices(**{name: np.concatenate([part[name] for part in parts]) for name in names})

@@ -1,6 +1,6 @@
-"""The demo model: a real ResNet50, trained on synthetic phantoms. It knows nothing about patients.
+"""Makes the demo model: a real ResNet50, trained on synthetic phantoms. It knows nothing about patients.
 
-It learns by the same parts as any run. What it scores is measured on phantoms of patients that it never saw.
+It is trained by the same parts as any run, and measured on phantoms of patients that it never saw.
 """
 
 import hashlib
@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from db.evaluation.result import VersionMetrics
 from db.registry.manifest import INT8_FILE, Package
 from training.config import ALL, STEADY_RULE, Augment, Config, Stage
 from training.data.slices import Data, Labelled
 from training.demo.draw_in_parallel import draw_on_all_cores
+from training.evaluation.scoring import score
 from training.export.openvino import Exported, export, write_manifest
 from training.export.package import measure_test
-from training.export.parity import Calibration, score
+from training.export.parity import Calibration
 from training.loop.fit import fit
-from training.loop.watcher import Step, Watcher
+from training.loop.observer import Step, TrainingObserver
 from training.network.ood_distance import with_distance
 from training.network.resnet50 import build_network, start_residuals_at_zero
 from training.report.model_card import CARD
@@ -34,9 +36,7 @@ SEED = 7
 NAME = "demo"
 NOTE = "demo: synthetic phantoms, knows nothing about patients"
 SLICES_A_PATIENT = 2
-KNOWN_SLICES = (
-    128  # of the training part, that the distance is fitted to: a quarter as many components keep the file small
-)
+KNOWN_SLICES = 128  # training slices that the distance is fitted to; a quarter as many components keep the file small
 
 Progress = Callable[[float, str], None]
 
@@ -87,7 +87,7 @@ SHIPPED = Plan(
 """Half an hour on a processor: everything learns, at full size too, so that heat maps lie on the lesions."""
 
 
-class _Reporter(Watcher):
+class _Reporter(TrainingObserver):
     """Reports the share done, from `first` to `last`, and what is trained."""
 
     def __init__(self, progress: Progress, first: float, last: float, what: str) -> None:
@@ -106,38 +106,30 @@ def make_demo_package(
     progress: Progress = lambda fraction, message: None,
     weights_file: Path | None = None,
 ) -> Package:
-    """Train the demo model and write its package into `folder`, which is made if it is not there.
+    """Train the demo model, write its package into `folder`, and return it.
 
-    `seed` is of the phantoms, the weights and the order of training. `progress` gets the fraction done, 0 to 1, and
-    what goes on. `weights_file` keeps the trained weights: where it exists already, nothing is trained.
-
-    Returns the package, with its metrics on unseen phantoms by the engine that most machines will serve it with.
+    Its metrics are on unseen phantoms, by the engine that most machines will serve it with. `seed`: of the phantoms,
+    the weights and the order of training. `progress` gets the fraction done, 0 to 1, and what goes on. `weights_file`
+    keeps the trained weights: if it exists already, nothing is trained.
     """
     progress(0.0, "drawing phantoms")
     parts = draw_parts(plan, seed)
-    if weights_file is not None and weights_file.exists():
-        network = build_network(hidden=plan.config.hidden, dropout=plan.config.dropout)
-        network.load_weights(weights_file)
-    else:
-        network = train_network(
-            plan, Data(parts["train"], parts["validation"]), seed, lambda f, message: progress(0.05 + 0.75 * f, message)
-        )
-        if weights_file is not None:
-            half_written = weights_file.with_name(f"new-{weights_file.name}")
-            network.save_weights(half_written)
-            half_written.replace(weights_file)
-    progress(0.8, "learning what is familiar")
+    data = Data(parts["train"], parts["validation"])
+    network = _trained(plan, data, seed, lambda share, what: progress(0.05 + 0.75 * share, what), weights_file)
+    progress(0.8, "fitting the out-of-distribution distance")
     network = with_distance(network, parts["train"].pixels, most=KNOWN_SLICES)
     progress(0.85, "exporting, and comparing the engines")
     exported = export(network, folder, parts, plan.config.threshold, seed)
     progress(0.95, "measuring")
     engine, calibration = _served(exported)
-    scores = score(engine, parts["test"].pixels, lambda: None) if engine else exported.exact["test"]
-    metrics = measure_test(parts["test"], scores, calibration) | {
-        "measured_on": "phantoms of unseen patients",
-        "measured_with": engine.name if engine else "keras-f32",
-        "heat": heat_in_lesions(scores.cam, _lesions(plan, seed)),
-    }
+    scores = score(engine, parts["test"].pixels, lambda share: None) if engine else exported.exact["test"]
+    metrics = measure_test(parts["test"], scores, calibration).model_copy(
+        update={
+            "measured_on": "phantoms of unseen patients",
+            "measured_with": engine.name if engine else "keras-f32",
+            "heat": heat_in_lesions(scores.cam, _lesions(plan, seed)),
+        }
+    )
     write_demo_card(folder, metrics, exported, seed)
     return write_manifest(
         exported,
@@ -149,9 +141,23 @@ def make_demo_package(
     )
 
 
+def _trained(plan: Plan, data: Data, seed: int, progress: Progress, weights_file: Path | None) -> Any:
+    """Return a trained network, by the weights file if it exists; otherwise train, and keep the weights there."""
+    if weights_file is not None and weights_file.exists():
+        network = build_network(hidden=plan.config.hidden, dropout=plan.config.dropout)
+        network.load_weights(weights_file)
+        return network
+    network = train_network(plan, data, seed, progress)
+    if weights_file is not None:
+        half_written = weights_file.with_name(f"new-{weights_file.name}")
+        network.save_weights(half_written)
+        half_written.replace(weights_file)
+    return network
+
+
 def _served(exported: Exported) -> tuple[OpenVinoEngine | None, Calibration]:
     """Return the engine that most machines will serve the model with, or None for Keras in float32."""
-    if not exported.parity["int8"]["passed"]:
+    if not exported.parity["int8"].passed:
         return None, exported.calibration
     engine = OpenVinoEngine(exported.folder / INT8_FILE, "int8", None)
     return engine, exported.engines[engine.name]
@@ -173,10 +179,10 @@ def heat_in_lesions(cam: NDArray[np.float32], lesions: NDArray[np.bool_]) -> dic
     ill = lesions.any((1, 2))
     cam, lesions = cam[ill], lesions[ill]
     own = lesions.reshape(-1, 7, 32, 7, 32).mean((2, 4)).astype(np.float32)
-    found, best = np.stack([_enlarged(each) for each in cam]), np.stack([_enlarged(each) for each in own])
-    peaks = found.reshape(len(found), -1).argmax(1)
+    heat, best = np.stack([_enlarged(cells) for cells in cam]), np.stack([_enlarged(cells) for cells in own])
+    peaks = heat.reshape(len(heat), -1).argmax(1)
     return {
-        "share": float(_share_inside(found, lesions).mean()),
+        "share": float(_share_inside(heat, lesions).mean()),
         "at_best": float(_share_inside(best, lesions).mean()),
         "area": float(lesions.mean()),
         "peak_inside": float(lesions.reshape(len(lesions), -1)[np.arange(len(peaks)), peaks].mean()),
@@ -194,9 +200,10 @@ def _share_inside(heat: NDArray[np.float32], lesions: NDArray[np.bool_]) -> NDAr
     return np.asarray(np.divide(inside, total, out=np.zeros_like(total), where=total > 0))
 
 
-def write_demo_card(folder: Path, metrics: dict[str, Any], exported: Exported, seed: int) -> None:
+def write_demo_card(folder: Path, metrics: VersionMetrics, exported: Exported, seed: int) -> None:
     """Write the demo model's card, MODEL_CARD.md."""
-    heat, int8 = metrics["heat"], exported.parity["int8"]
+    parity = exported.parity_as_dict
+    heat, int8 = metrics.heat, parity["int8"]
     (folder / CARD).write_text(
         f"""# The demo model
 
@@ -206,19 +213,19 @@ def write_demo_card(folder: Path, metrics: dict[str, Any], exported: Exported, s
 
 - A ResNet50 that gives an axial chest CT slice (8 bits, 224 × 224) a probability of COVID and a heat map.
 - It shows how ctbatch works. Its answers on slices of patients mean nothing.
-- Made by `make demo-model`, seed {seed}, on {exported.parity["processor"]}.
+- Made by `make demo-model`, seed {seed}, on {parity["processor"]}.
 
-## How it does on phantoms it never saw
+## How it does on unseen phantoms
 
-Measured with the engine {metrics["measured_with"]}, on {metrics["n"]} slices of {metrics["groups"]} synthetic patients.
+Measured with the engine {metrics.measured_with}, on {metrics.n} slices of {metrics.groups} synthetic patients.
 
 | metric | value |
 |---|---|
-| accuracy | {metrics["accuracy"]:.4f} |
-| AUC | {metrics["auc"]:.4f} |
-| sensitivity | {metrics["recall"]:.4f} |
-| specificity | {metrics["specificity"]:.4f} |
-| expected calibration error | {metrics["ece"]:.4f} |
+| accuracy | {metrics.accuracy:.4f} |
+| AUC | {metrics.auc:.4f} |
+| sensitivity | {metrics.recall:.4f} |
+| specificity | {metrics.specificity:.4f} |
+| expected calibration error | {metrics.ece:.4f} |
 | heat inside the drawn lesions | {heat["share"]:.1%} |
 | the same for a perfect map of 7 × 7 cells | {heat["at_best"]:.1%} |
 | area of the lesions | {heat["area"]:.1%} |
@@ -251,16 +258,16 @@ def train_network(plan: Plan, data: Data, seed: int, progress: Progress) -> Any:
             train = data.train.some(plan.last_stage_slices) if is_last else data.train
             alone = plan.config.model_copy(update={"stages": (stage,)})
             first, last = shares[index : index + 2] / shares[-1]
-            watcher = _Reporter(progress, first, last, f"training {stage.name} at {stage.size} × {stage.size}")
-            fit(network, alone, Data(train, data.validation), seed=seed, folder=Path(folder), watcher=watcher)
+            reporter = _Reporter(progress, first, last, f"training {stage.name} at {stage.size} × {stage.size}")
+            fit(network, alone, Data(train, data.validation), seed=seed, folder=Path(folder), observer=reporter)
     return network
 
 
 def draw_parts(plan: Plan, seed: int) -> dict[str, Labelled]:
     """Draw the disjoint parts of phantoms on all cores; a patient is a group."""
-    found, first = {}, 0
+    parts, first = {}, 0
     for name, pairs in plan.pairs.items():
         drawn = draw_on_all_cores(seed, pairs, SLICES_A_PATIENT, first_pair=first, size=224)
-        found[name] = Labelled(drawn.pixels, drawn.labels, [str(patient) for patient in drawn.patients])
+        parts[name] = Labelled(drawn.pixels, drawn.labels, [str(patient) for patient in drawn.patients])
         first += pairs
-    return found
+    return parts

@@ -27,7 +27,7 @@ def main() -> None:
     whole, shipped, packed = BUILD / "demo-package", BUILD / "demo-shipped", BUILD / DEMO_FILE.name
     for folder in (whole, shipped):
         shutil.rmtree(folder, ignore_errors=True)
-    plan = hashlib.sha256(f"{SEED} {SHIPPED}".encode()).hexdigest()[:8]  # of another plan, nothing is taken over
+    plan = hashlib.sha256(f"{SEED} {SHIPPED}".encode()).hexdigest()[:8]  # weights of another plan are not used
     weights = BUILD / f"demo-{plan}.weights.h5"
     package = make_demo_package(whole, plan=SHIPPED, progress=_printer(), weights_file=weights)
     package = int8_alone(package, whole, shipped)

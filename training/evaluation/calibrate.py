@@ -1,9 +1,9 @@
-"""From a network's logits to probabilities that mean what they say, and to the threshold from which one is positive.
+"""Calibration: the temperature that makes probabilities of logits, and the threshold from which one is positive.
 
-Validation slices come from few groups, and one patient that is all wrong moves the best temperature and threshold far.
-Where the groups are told, a value is changed from its plain one (temperature 1, threshold 0.5) only as far as they
-agree on it: of all values that are no worse than the best within one standard error, the plainest is taken (the rule of
-Breiman et al., Classification and Regression Trees, 1984). The error is the jackknife's, over groups.
+Validation slices come from few groups, and one patient that is wholly wrong moves the best temperature and threshold
+far. If the groups are given, a value leaves its plain one (temperature 1, threshold 0.5) only as far as the groups
+agree: of all values that are within one standard error of the best, the plainest is taken (the rule of Breiman et al.,
+Classification and Regression Trees, 1984). The error is that of the jackknife over groups.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,16 @@ from scipy.optimize import minimize_scalar
 
 from training.config import STEADY_RULE, floor_of
 
-COLDEST, HOTTEST = 0.25, 8.0  # few slices that are all told apart would have any colder temperature than the last
-CUTS = 256  # between the best threshold and 0.5 that are looked at
+COLDEST, HOTTEST = 0.25, 8.0  # bounds: on a few perfectly separated slices the optimum would run to 0
+CUTS = 256  # values that are tried between the plain one and the best
 
 
 def fit_temperature(logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] | None = None) -> float:
-    """The temperature, 0.25 to 8, with the least log loss on labels 0 and 1 [n] (Guo et al., 2017); with `groups` [n],
-    the one nearest to 1 within a standard error of it.
+    """Return the temperature, 0.25 to 8, with the least log loss on labels 0 and 1 [n] (Guo et al., 2017).
 
-    Raises ValueError where there are no slices, or a logit is not finite.
+    With `groups` [n] it is the temperature closest to 1 within a standard error of that.
+
+    Raises ValueError if there are no slices, or a logit is not finite.
     """
     scores, truth = _paired(logit, labels)
     right = np.where(truth == 1, scores, -scores)
@@ -35,7 +36,7 @@ def fit_temperature(logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] |
     if groups is None or len(set(groups)) < 2:
         return float(np.exp(best))
     tried = np.linspace(0, best, CUTS)  # from the plainest
-    losses = np.array([np.logaddexp(0.0, -right / np.exp(each)) for each in tried])
+    losses = np.array([np.logaddexp(0.0, -right / np.exp(log_temperature)) for log_temperature in tried])
     worse = losses - losses[-1]
     return float(np.exp(tried[_plainest(worse.mean(1), _left_out(worse, _numbered(groups)))]))
 
@@ -43,14 +44,14 @@ def fit_temperature(logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] |
 def choose_threshold(
     probability: ArrayLike, labels: ArrayLike, rule: str = "youden", groups: Sequence[str] | None = None
 ) -> float:
-    """The probability from which a slice counts as positive.
+    """Return the probability from which a slice counts as positive.
 
-    `rule`: "youden" (the largest sensitivity + specificity - 1; Youden, 1950), "youden-1se" (the one nearest to 0.5
-    within a standard error of it, by `groups` [n]), or "sensitivity>=X", 0 < X <= 1 (the highest threshold that finds
-    at least that share). The first and the last lie midway between two scores, so that a little noise in them moves no
-    slice across; of several equally good ones it is the one with the widest room.
+    `rule`: "youden" (the largest sensitivity + specificity - 1; Youden, 1950), "youden-1se" (the threshold closest to
+    0.5 within a standard error of that, by `groups` [n]), or "sensitivity>=X", 0 < X <= 1 (the highest threshold with
+    at least that sensitivity). The first and the last lie midway between two scores, so that a little noise moves no
+    slice across. Of several equally good ones it is the one with the widest room.
 
-    Raises ValueError: an unknown rule, a class of which there is no slice, a score that is not finite.
+    Raises ValueError: an unknown rule, a class without slices, a score that is not finite.
     """
     floor = floor_of(rule)
     scores, truth = _paired(probability, labels)
@@ -79,7 +80,7 @@ def choose_threshold(
         return threshold
     worse = [right[-1, here] - right[:, here] for here in classes]
     count = int(numbers.max()) + 1
-    healthy, ill = (_left_out(each, numbers[here], count) for each, here in zip(worse, classes, strict=True))
+    healthy, ill = (_left_out(part, numbers[here], count) for part, here in zip(worse, classes, strict=True))
     return float(tried[_plainest(worse[0].mean(1) + worse[1].mean(1), healthy + ill)])
 
 
@@ -102,27 +103,29 @@ def meets_rule(probability: ArrayLike, labels: ArrayLike, rule: str, threshold: 
 
 
 def _numbered(groups: Sequence[str]) -> NDArray[np.int64]:
-    """Groups [n] as numbers from 0."""
+    """Return groups [n] as numbers from 0."""
     return np.asarray(np.unique(np.asarray(groups), return_inverse=True)[1], np.int64)
 
 
 def _left_out(values: NDArray[np.float64], numbers: NDArray[np.int64], count: int = 0) -> NDArray[np.float64]:
-    """The means of `values` [t, n] with each group of `numbers` [n] left out: [t, g], at least `count` groups."""
+    """Return the means of `values` [t, n] with each group of `numbers` [n] left out: [t, g], g at least `count`."""
     sums = np.stack([np.bincount(numbers, row, minlength=count) for row in values])
     return np.asarray((values.sum(1, keepdims=True) - sums) / (len(numbers) - np.bincount(numbers, minlength=count)))
 
 
 def _plainest(worse: NDArray[np.float64], without: NDArray[np.float64]) -> int:
-    """The first value that is within one standard error of the last, the best: `worse` [t] says by how much it is
-    worse, `without` [t, g] says so with each group left out."""
+    """Return the first value that is within one standard error of the last one, the best.
+
+    `worse` [t]: by how much each value is worse; `without` [t, g]: the same with each group left out.
+    """
     error = np.sqrt((without.shape[1] - 1) * without.var(1))
     return int(np.flatnonzero(worse <= error + 1e-12)[0])
 
 
 def _paired(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    found, truth = np.asarray(scores, np.float64), np.asarray(labels)
-    if found.ndim != 1 or found.shape != truth.shape or not len(found):
-        raise ValueError(f"one score and one label for each slice are needed, not {found.shape} and {truth.shape}")
-    if not np.isfinite(found).all():
+    values, truth = np.asarray(scores, np.float64), np.asarray(labels)
+    if values.ndim != 1 or values.shape != truth.shape or not len(values):
+        raise ValueError(f"one score and one label for each slice are needed, not {values.shape} and {truth.shape}")
+    if not np.isfinite(values).all():
         raise ValueError("there are scores that are not finite")
-    return found, truth
+    return values, truth

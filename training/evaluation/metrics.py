@@ -1,37 +1,37 @@
-"""What probabilities come to against the truth: figures, their intervals over groups, and two models side by side.
+"""Metrics of probabilities against the truth, with their intervals over groups, and comparisons of two models.
 
 Slices of one patient or series are alike, so chance is a matter of groups: whole groups are drawn again with
-replacement, and a slice counts as often as its group was drawn. Every figure is computed from such weights, for all
-resamples at once; the plain figures are those of one draw that takes each group once.
+replacement, and a slice counts as often as its group was drawn. Each metric is computed from such weights, for all
+resamples at once. The plain metrics are those of one draw that takes each group once.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from db.evaluation.result import Metrics, PairedMetric
 from db.metrics import METRICS
 
 Array = NDArray[np.float64]
 
 BINS = 15  # of probability, equally wide, for the expected calibration error
-BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which stays in a cache of the processor
+BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which fits a processor's cache
 CENTRAL = (2.5, 97.5)  # percentiles: 95 %
 
 
 def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float | None]:
-    """The figures of `METRICS` on probabilities [n] and labels 0 or 1 [n]; positive from `threshold` on.
+    """Return the metrics of `METRICS` on probabilities [n] and labels 0 or 1 [n]; positive from `threshold` on.
 
     `recall` is the sensitivity; `pr_auc` the average precision; `ece` the mean gap, over 15 equally wide bins, between
-    the probability of COVID and its share (Naeini et al., 2015). None is what a missing class leaves undefined;
-    precision is 0 where nothing is called positive.
+    the probability of COVID and its share (Naeini et al., 2015). A metric is None if a missing class leaves it
+    undefined. Precision is 0 if nothing is called positive.
 
     Raises ValueError: no slices, lengths that differ, probabilities outside 0..1, labels other than 0 and 1.
     """
-    scored = _Scored.of(probability, labels, threshold)
-    return _plain(scored.figures(np.ones((1, scored.size))))
+    scored = ScoredSlices.of(probability, labels, threshold)
+    return _plain(scored.metrics(np.ones((1, scored.size))))
 
 
 def with_intervals(
@@ -42,78 +42,74 @@ def with_intervals(
     *,
     seed: int = 0,
     resamples: int = 1000,
-) -> dict[str, Any]:
-    """What `measure` gives, and `n`, `groups`, `confusion_matrix` [[tn, fp], [fn, tp]] and `intervals`.
+) -> Metrics:
+    """Return the metrics of `measure` with their 95 % intervals, by resampling groups.
 
-    `intervals` maps each figure to [low, high], 95 %, by resampling groups; to None where only one group has a class
-    that the figure rests on, or where most resamples leave it undefined.
+    An interval is None if only one group has a class that the metric needs, or if most resamples leave it undefined.
 
-    Raises ValueError as `measure` does, and where `groups` is of another length.
+    Raises ValueError as `measure` does, and if `groups` has another length.
     """
-    scored = _Scored.of(probability, labels, threshold)
+    scored = ScoredSlices.of(probability, labels, threshold)
     index, count = _grouped(groups, scored.size)
-    found = [scored.figures(weights) for weights in _resampled(index, count, seed, resamples)]
+    drawn = [scored.metrics(weights) for weights in resample_groups(index, count, seed, resamples)]
     several = _on_several_groups(scored, index, count)
     intervals = {
-        name: _interval(np.concatenate([one[name] for one in found])) if name in several else None for name in METRICS
+        name: _interval(np.concatenate([one[name] for one in drawn])) if name in several else None for name in METRICS
     }
-    return {
-        **_plain(scored.figures(np.ones((1, scored.size)))),
-        "n": scored.size,
-        "groups": count,
-        "confusion_matrix": scored.confusion_matrix(),
-        "intervals": intervals,
-    }
+    sizes = {"n": scored.size, "groups": count, "confusion_matrix": scored.confusion_matrix()}
+    return Metrics.model_validate(
+        {**_plain(scored.metrics(np.ones((1, scored.size)))), **sizes, "intervals": intervals}
+    )
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """A model's calibrated probabilities of n slices, float[n], positive from `threshold` on."""
+
+    probability: ArrayLike
+    threshold: float
 
 
 def compare(
-    candidate_probability: ArrayLike,
-    candidate_threshold: float,
-    champion_probability: ArrayLike,
-    champion_threshold: float,
+    first: Verdicts,
+    second: Verdicts,
     labels: ArrayLike,
     groups: Sequence[str],
     *,
     seed: int = 0,
     resamples: int = 1000,
-) -> dict[str, dict[str, float | None]]:
-    """Two models on the same slices: by figure `candidate`, `champion`, `difference` (candidate less champion) and the
-    95 % interval of the difference, `low` and `high`, where both see the same resampled groups.
+) -> dict[str, PairedMetric]:
+    """Compare two models on the same slices, metric by metric; both see the same resampled groups.
 
     Raises ValueError as `with_intervals` does.
     """
-    candidate = _Scored.of(candidate_probability, labels, candidate_threshold)
-    champion = _Scored.of(champion_probability, labels, champion_threshold)
-    index, count = _grouped(groups, candidate.size)
+    ours = ScoredSlices.of(first.probability, labels, first.threshold)
+    theirs = ScoredSlices.of(second.probability, labels, second.threshold)
+    index, count = _grouped(groups, ours.size)
     drawn: dict[str, list[Array]] = {name: [] for name in METRICS}
-    for weights in _resampled(index, count, seed, resamples):
-        ours, theirs = candidate.figures(weights), champion.figures(weights)
+    for weights in resample_groups(index, count, seed, resamples):
+        left, right = ours.metrics(weights), theirs.metrics(weights)
         for name in METRICS:
-            drawn[name].append(ours[name] - theirs[name])
-    one = np.ones((1, candidate.size))
-    ours_now, theirs_now = _plain(candidate.figures(one)), _plain(champion.figures(one))
-    several = _on_several_groups(candidate, index, count)
+            drawn[name].append(left[name] - right[name])
+    once = np.ones((1, ours.size))
+    left_now, right_now = _plain(ours.metrics(once)), _plain(theirs.metrics(once))
+    several = _on_several_groups(ours, index, count)
     return {
-        name: _difference(ours_now[name], theirs_now[name], np.concatenate(drawn[name]) if name in several else None)
+        name: _pair(left_now[name], right_now[name], np.concatenate(drawn[name]) if name in several else None)
         for name in METRICS
     }
 
 
-def _difference(candidate: float | None, champion: float | None, drawn: Array | None) -> dict[str, float | None]:
-    known = candidate is not None and champion is not None
-    interval = _interval(drawn) if known and drawn is not None else None
-    return {
-        "candidate": candidate,
-        "champion": champion,
-        "difference": candidate - champion if candidate is not None and champion is not None else None,
-        "low": interval[0] if interval else None,
-        "high": interval[1] if interval else None,
-    }
+def _pair(first: float | None, second: float | None, drawn: Array | None) -> PairedMetric:
+    if first is None or second is None:
+        return PairedMetric(first=first, second=second, difference=None, low=None, high=None)
+    low, high = (None if drawn is None else _interval(drawn)) or (None, None)
+    return PairedMetric(first=first, second=second, difference=first - second, low=low, high=high)
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """Slices with their scores and truth, and in which order their scores rise."""
+class ScoredSlices:
+    """Slices with their scores and truth, and the order in which their scores rise."""
 
     probability: Array
     positive: Array  # 1 where the truth is COVID, else 0
@@ -122,7 +118,7 @@ class _Scored:
     ties: NDArray[np.intp]  # where, in that order, each distinct score begins
 
     @classmethod
-    def of(cls, probability: ArrayLike, labels: ArrayLike, threshold: float) -> "_Scored":
+    def of(cls, probability: ArrayLike, labels: ArrayLike, threshold: float) -> "ScoredSlices":
         scores, truth = np.asarray(probability, np.float64), np.asarray(labels)
         if scores.ndim != 1 or scores.shape != truth.shape or not len(scores):
             raise ValueError(f"one score and one label for each slice are needed, not {scores.shape} and {truth.shape}")
@@ -139,12 +135,12 @@ class _Scored:
         return len(self.probability)
 
     def confusion_matrix(self) -> list[list[int]]:
-        """[[tn, fp], [fn, tp]]."""
+        """Return [[tn, fp], [fn, tp]]."""
         counts = np.bincount((2 * self.positive + self.called).astype(int), minlength=4)
         return [[int(n) for n in row] for row in counts.reshape(2, 2)]
 
-    def figures(self, weights: Array) -> dict[str, Array]:
-        """Every figure, float64[B], of slices that weigh `weights`, float64[B, n]; NaN where it is undefined."""
+    def metrics(self, weights: Array) -> dict[str, Array]:
+        """Return each metric, float64[B], of slices with `weights`, float64[B, n]; NaN if it is undefined."""
         total = weights.sum(axis=1)
         positives, called, true = (weights @ c for c in (self.positive, self.called, self.positive * self.called))
         negatives = total - positives
@@ -163,23 +159,26 @@ class _Scored:
         }
 
     def _gaps(self) -> Array:
-        """Probability less truth of each slice, in the column of its bin: float64[n, 15]."""
+        """Return probability less truth of each slice, in the column of its bin: float64[n, 15]."""
         bins = np.minimum((self.probability * BINS).astype(int), BINS - 1)
         gaps = np.zeros((self.size, BINS))
         gaps[np.arange(self.size), bins] = self.probability - self.positive
         return gaps
 
     def _ranked(self, weights: Array, positives: Array, negatives: Array) -> tuple[Array, Array]:
-        """Area under the ROC curve, equal scores counting half, and average precision; both need both classes."""
+        """Return the area under the ROC curve, equal scores counting half, and the average precision.
+
+        Both need both classes.
+        """
         sorted_weights = weights[:, self.order]
         truth = self.positive[self.order]
         ill = np.add.reduceat(sorted_weights * truth, self.ties, axis=1)
         well = np.add.reduceat(sorted_weights * (1 - truth), self.ties, axis=1)
         below = np.cumsum(well, axis=1) - well / 2
         auc = _share((ill * below).sum(axis=1), positives * negatives)
-        found = np.cumsum(ill[:, ::-1], axis=1)
+        hits = np.cumsum(ill[:, ::-1], axis=1)
         alarms = np.cumsum(well[:, ::-1], axis=1)
-        precision = _share(found, found + alarms, otherwise=0.0)
+        precision = _share(hits, hits + alarms, otherwise=0.0)
         average = _share((ill[:, ::-1] * precision).sum(axis=1), positives)
         return auc, np.where(negatives > 0, average, np.nan)
 
@@ -195,14 +194,14 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
     return index, len(names)
 
 
-def _on_several_groups(scored: _Scored, index: NDArray[np.intp], groups: int) -> set[str]:
-    """The figures that rest on more than one group; of one alone, every resample that has it gives the same."""
+def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> set[str]:
+    """Return the metrics that rest on more than one group; on one group, all resamples with it give the same."""
     behind = [len(np.unique(index[scored.positive == label])) for label in (0, 1)]
     return {n for n in METRICS if groups > 1 and all(behind[label] > 1 for label in METRICS[n].classes)}
 
 
-def _resampled(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:
-    """Weights of slices, float64[b, n], of all resamples in blocks: how often each slice's group was drawn."""
+def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:
+    """Yield weights of slices, float64[b, n], of all resamples in blocks: how often each slice's group was drawn."""
     rng = np.random.default_rng(seed)
     block = max(BLOCK // len(index), 1)
     for start in range(0, resamples, block):
@@ -210,13 +209,13 @@ def _resampled(index: NDArray[np.intp], groups: int, seed: int, resamples: int) 
         yield drawn.astype(np.float64)[:, index]
 
 
-def _interval(drawn: Array) -> list[float] | None:
+def _interval(drawn: Array) -> tuple[float, float] | None:
     defined = drawn[~np.isnan(drawn)]
     if len(defined) * 2 < len(drawn):
         return None
     low, high = np.percentile(defined, CENTRAL)
-    return [float(low), float(high)]
+    return float(low), float(high)
 
 
-def _plain(figures: dict[str, Array]) -> dict[str, float | None]:
-    return {name: None if np.isnan(found[0]) else float(found[0]) for name, found in figures.items()}
+def _plain(metrics: dict[str, Array]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in metrics.items()}

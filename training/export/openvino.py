@@ -1,20 +1,31 @@
-"""A trained network becomes the files of a package: Keras's, OpenVINO's, and a proof, each held to the same answers."""
+"""Makes the files of a package from a trained network: Keras's, OpenVINO's, and a proof of their answers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from db.evaluation.result import VersionMetrics
 from db.models.documents import Facts
 from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, ProofFacts
 from db.registry.proof_file import PROOF_FILE, write_proof_file
 from training.data.slices import Labelled
-from training.export.parity import F32_TOLERANCE, Calibration, EngineComparison, calibrate, compare, score
+from training.evaluation.scoring import score
+from training.export.parity import (
+    F32_TOLERANCE,
+    Calibration,
+    EngineComparison,
+    PrecisionParity,
+    calibrate,
+    compare,
+)
 from training.export.quantise import candidates, draw_calibration, prevent_telemetry
-from training.network.training_copy import exactly, predict
+from training.network.backend import exact_float32
+from training.network.training_copy import PREDICT_BATCH
 from worker.engines import proof
 from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Engine, Scores
@@ -24,69 +35,82 @@ from worker.engines.processor import read_processor
 from worker.imaging.recipe import RECIPE
 
 PARITY_SLICES = 1000  # of the test part, at most
-ROOM = 1.5  # an engine may differ from the proof by so many times what it differs here …
+ROOM = 1.5  # an engine may differ from the proof by this factor of what it differs here …
 FLOORS = {"f32": 0.03, "bf16": 0.1, "int8": 0.05}  # … and this, in the units of `worker.engines.proof.Differences`
 
 Alive = Callable[[], None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Exported:
     """The files that were written into `folder`, and what is known of them.
 
     `exact`: float32's scores of the parts validation and test. `calibration`: float32's. `engines`: the calibration of
-    each other engine that may serve, by its name. `parity`: by precision. `proof`: as in the manifest.
+    each other engine that may serve, by its name. `compared`: test slices that `parity` was measured on.
     """
 
     folder: Path
     exact: dict[str, Scores]
     calibration: Calibration
-    engines: dict[str, Calibration] = field(default_factory=dict)
-    parity: dict[str, Any] = field(default_factory=dict)
-    proof: dict[str, Any] = field(default_factory=dict)
+    engines: dict[str, Calibration]
+    compared: int
+    parity: dict[str, PrecisionParity]
+    proof: ProofFacts
+
+    @property
+    def parity_as_dict(self) -> dict[str, Any]:
+        """What the manifest states of the parity, and of the processor that it was measured on."""
+        stated = {name: one.as_dict() for name, one in self.parity.items()}
+        return {"slices": self.compared, "processor": read_processor().line} | stated
 
 
 class _Reference:
-    """The trained network, as an engine in float32."""
+    """The trained network itself, as an engine in float32."""
 
     name = "keras-f32"
     precision = "f32"
-    batch_size = 32
+    batch_size = PREDICT_BATCH
     proof_sizes: tuple[int, ...] = ()
 
-    def __init__(self, network: Any, alive: Alive) -> None:
-        self._network, self._alive = network, alive
+    def __init__(self, network: Any) -> None:
+        self._network = network
 
-    def predict(self, slices: np.ndarray[Any, Any]) -> Scores:
-        found = predict(self._network, slices[..., None], self._alive)
-        values = {name: np.asarray(found[name], np.float32) for name in found}
+    def predict(self, slices: NDArray[np.uint8]) -> Scores:
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]."""
+        answers = self._network.predict(slices[..., None], batch_size=PREDICT_BATCH, verbose=0)
+        values = {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
         return Scores(values["logit"], values["cam"], values.get("distance"))
 
 
-@exactly()
+@exact_float32()
 def export(
     network: Any, folder: Path, parts: Mapping[str, Labelled], rule: str, seed: int, alive: Alive = lambda: None
 ) -> Exported:
     """Write the files of `network` (float32, `uint8[n, 224, 224, 1]` to logit, cam and distance) into `folder`.
 
-    `parts`: train gives int8 its ranges. By validation each engine is calibrated, and it decides which files are kept:
-    OpenVINO's only where its float32 is within 1e-3 of Keras, bfloat16 and int8 only where they change few verdicts.
-    On test the differences are stated, and nothing is chosen. `rule` chooses thresholds. `alive` is called now and
-    then.
+    `parts`: train gives int8 its ranges. Validation calibrates each engine and decides which files are kept: OpenVINO's
+    only if its float32 is within 1e-3 of Keras, bfloat16 and int8 only if they change few verdicts. On test the
+    differences are stated, and nothing is chosen. `rule` chooses thresholds. `alive` is called now and then.
 
     Raises ValueError (a class is missing from the validation slices).
     """
     folder.mkdir(parents=True, exist_ok=True)
     prevent_telemetry()
-    reference = _Reference(network, alive)
-    exact = {name: score(reference, parts[name].pixels, alive) for name in ("validation", "test")}
+    reference = _Reference(network)
+    exact = {name: score(reference, parts[name].pixels, lambda share: alive()) for name in ("validation", "test")}
     network.save(folder / KERAS_FILE)
     network.export(str(folder / FLOAT_FILE), format="openvino", verbose=False)
-    exported = Exported(folder, exact, calibrate(exact["validation"], parts["validation"], rule))
-    judge = _Judge(exported, parts, rule, alive)
-    exported.parity = {"slices": len(judge.compared), "processor": read_processor().line} | judge.all_precisions(seed)
-    _write_proof(exported, reference, judge.kept)
-    return exported
+    judge = _Judge(folder, exact, calibrate(exact["validation"], parts["validation"], rule), parts, rule, alive)
+    parity = judge.all_precisions(seed)
+    return Exported(
+        folder=folder,
+        exact=exact,
+        calibration=judge.calibration,
+        engines=judge.engines,
+        compared=len(judge.compared),
+        parity=parity,
+        proof=_write_proof(folder, reference, judge.kept),
+    )
 
 
 def write_manifest(
@@ -94,11 +118,11 @@ def write_manifest(
     *,
     name: str,
     note: str,
-    metrics: dict[str, Any],
+    metrics: VersionMetrics,
     dataset_hash: str | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Package:
-    """Write `package.json` for all the files that lie in the folder by now, and return what it says."""
+    """Write `package.json` for all files that are in the folder, and return it."""
     folder, ours = exported.folder, exported.calibration
     limits = {engine: own.ood for engine, own in exported.engines.items() if own.ood is not None}
     package = Package(
@@ -108,8 +132,8 @@ def write_manifest(
         threshold=ours.threshold,
         temperature=ours.temperature,
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST},
-        metrics=metrics,
-        parity=exported.parity,
+        metrics=metrics.as_json(),
+        parity=exported.parity_as_dict,
         dataset_hash=dataset_hash,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         extra=Facts.of(extra or {}),
@@ -118,98 +142,102 @@ def write_manifest(
             engine: {"temperature": own.temperature, "threshold": own.threshold}
             for engine, own in exported.engines.items()
         },
-        proof=ProofFacts.of(exported.proof),
+        proof=exported.proof,
     )
     package.write(folder)
     return package
 
 
 class _Judge:
-    """Holds each precision to float32's answers, and keeps the files that pass."""
+    """Compares each precision with float32, and keeps the files that pass."""
 
-    def __init__(self, exported: Exported, parts: Mapping[str, Labelled], rule: str, alive: Alive) -> None:
-        self._exported, self._parts, self._rule, self._alive = exported, parts, rule, alive
-        self._folder = exported.folder
+    def __init__(
+        self,
+        folder: Path,
+        exact: Mapping[str, Scores],
+        calibration: Calibration,
+        parts: Mapping[str, Labelled],
+        rule: str,
+        alive: Alive,
+    ) -> None:
+        self._folder, self._exact, self.calibration = folder, exact, calibration
+        self._parts, self._rule, self._alive = parts, rule, alive
         self.kept: dict[str, Engine] = {}
+        self.engines: dict[str, Calibration] = {}
         count = len(parts["test"])
         self.compared = np.linspace(0, count - 1, min(PARITY_SLICES, count)).astype(int)
 
-    def all_precisions(self, seed: int) -> dict[str, Any]:
+    def all_precisions(self, seed: int) -> dict[str, PrecisionParity]:
         """Return the parity of f32, bf16 and int8."""
-        found = {"f32": self._float32()}
-        if not found["f32"]["passed"]:
+        exact = self._float32()
+        if not exact.passed:
             _remove(self._folder / FLOAT_FILE)
-            return found | {name: _left_out("float32 differs from Keras") for name in ("bf16", "int8")}
-        found["bf16"] = self._bfloat16()
-        found["int8"] = self._int8(seed)
-        return found
+            left_out = PrecisionParity(passed=False, reason="float32 differs from Keras")
+            return {"f32": exact, "bf16": left_out, "int8": left_out}
+        return {"f32": exact, "bf16": self._bfloat16(), "int8": self._int8(seed)}
 
-    def _float32(self) -> dict[str, Any]:
+    def _float32(self) -> PrecisionParity:
         engine = OpenVinoEngine(self._folder / FLOAT_FILE, "f32", None)
-        scores = score(engine, self._parts["validation"].pixels, self._alive)
-        ours = self._exported.calibration
-        differences = np.abs(ours.probability(scores) - ours.probability(self._exported.exact["validation"]))
+        scores = self._score(engine, self._parts["validation"].pixels)
+        ours = self.calibration
+        differences = np.abs(ours.probability(scores) - ours.probability(self._exact["validation"]))
         passed = bool(differences.max() <= F32_TOLERANCE)
         if passed:
             self.kept["f32"] = engine
-        return {"passed": passed} | self._on_test(engine, ours)
+        return PrecisionParity(passed, on_test=self._on_test(engine, ours))
 
-    def _bfloat16(self) -> dict[str, Any]:
+    def _bfloat16(self) -> PrecisionParity:
         if not has_bfloat16():
-            return _left_out("not measured here")
+            return PrecisionParity(passed=False, reason="not measured here")
         return self._judged(OpenVinoEngine(self._folder / FLOAT_FILE, "bf16", None))
 
-    def _int8(self, seed: int) -> dict[str, Any]:
-        """Make the candidates, keep the one that lies nearest to float32 on the validation slices, and judge it."""
+    def _int8(self, seed: int) -> PrecisionParity:
+        """Make the candidates, keep the one that is closest to float32 on the validation slices, and judge it."""
         slices = draw_calibration(self._parts["train"], seed)
-        tried: dict[str, tuple[Path, EngineComparison | None]] = {}
+        files: dict[str, Path] = {}
+        on_validation: dict[str, EngineComparison | None] = {}
         for name, file in candidates(self._folder / FLOAT_FILE, self._folder, slices, self._alive):
-            scores = score(OpenVinoEngine(file, "int8", None), self._parts["validation"].pixels, self._alive)
-            tried[name] = file, self._compared(scores, "validation", self._exported.calibration)
-        best = min(tried, key=lambda name: tried[name][1].order if tried[name][1] else (np.inf,))  # type: ignore[union-attr]
+            scores = self._score(OpenVinoEngine(file, "int8", None), self._parts["validation"].pixels)
+            files[name], on_validation[name] = file, self._compared(scores, "validation", self.calibration)
+        best = min(files, key=lambda name: one.order if (one := on_validation[name]) else (np.inf,))
         target = self._folder / INT8_FILE
         for suffix in (".xml", ".bin"):
-            tried[best][0].with_suffix(suffix).rename(target.with_suffix(suffix))
-        for name, (file, _) in tried.items():
+            files[best].with_suffix(suffix).rename(target.with_suffix(suffix))
+        for name, file in files.items():
             if name != best:
                 _remove(file)
-        found = self._judged(OpenVinoEngine(target, "int8", None))
-        if not found["passed"]:
+        parity = self._judged(OpenVinoEngine(target, "int8", None))
+        if not parity.passed:
             _remove(target)
-        on_validation = {name: one.as_dict() if one else {} for name, (_, one) in tried.items()}
-        return found | {"chosen": best, "candidates": on_validation}
+        return replace(parity, chosen=best, candidates=on_validation)
 
-    def _judged(self, engine: OpenVinoEngine) -> dict[str, Any]:
+    def _judged(self, engine: OpenVinoEngine) -> PrecisionParity:
         """Calibrate an engine on the validation slices, and keep it if it changes few verdicts there."""
         validation = self._parts["validation"]
-        scores = score(engine, validation.pixels, self._alive)
+        scores = self._score(engine, validation.pixels)
         if not np.isfinite(scores.logit).all():
-            return _left_out("it gives scores that are not finite")
-        ours = calibrate(scores, validation, self._rule, like=self._exported.calibration)
+            return PrecisionParity(passed=False, reason="it gives scores that are not finite")
+        ours = calibrate(scores, validation, self._rule, like=self.calibration)
         there = self._compared(scores, "validation", ours)
         passed = there is not None and there.passes
         if passed:
             self.kept[engine.precision] = engine
-            self._exported.engines[engine.name] = ours
-        on_validation = {"validation": there.as_dict()} if there else {}
-        return {"passed": passed} | self._on_test(engine, ours) | on_validation
+            self.engines[engine.name] = ours
+        return PrecisionParity(passed, on_test=self._on_test(engine, ours), on_validation=there)
 
-    def _on_test(self, engine: Engine, ours: Calibration) -> dict[str, Any]:
+    def _on_test(self, engine: Engine, ours: Calibration) -> EngineComparison | None:
         """State how an engine differs on the test slices."""
-        test = self._parts["test"]
-        found = self._compared(score(engine, test.pixels[self.compared], self._alive), "test", ours)
-        return found.as_dict() if found else {}
+        return self._compared(self._score(engine, self._parts["test"].pixels[self.compared]), "test", ours)
+
+    def _score(self, engine: Engine, pixels: NDArray[np.uint8]) -> Scores:
+        return score(engine, pixels, lambda share: self._alive())
 
     def _compared(self, scores: Scores, part: str, ours: Calibration) -> EngineComparison | None:
-        exact, labels = self._exported.exact[part], self._parts[part].labels
+        exact, labels = self._exact[part], self._parts[part].labels
         if part == "test":
             exact = Scores(exact.logit[self.compared], exact.cam[self.compared])
             labels = labels[self.compared]
-        return compare(scores, exact, labels, ours, self._exported.calibration)
-
-
-def _left_out(reason: str) -> dict[str, Any]:
-    return {"passed": False, "reason": reason}
+        return compare(scores, exact, labels, ours, self.calibration)
 
 
 def _remove(file: Path) -> None:
@@ -217,15 +245,16 @@ def _remove(file: Path) -> None:
         file.with_suffix(suffix).unlink()
 
 
-def _write_proof(exported: Exported, reference: Engine, engines: Mapping[str, Engine]) -> None:
+def _write_proof(folder: Path, reference: Engine, engines: Mapping[str, Engine]) -> ProofFacts:
     """Write the proof's slices with float32's answers, and state how far each precision may differ from them."""
     slices = proof.draw_slices()
     answers = reference.predict(slices)
-    arrays = {"slices": slices} | {name: each for name, each in asdict(answers).items() if each is not None}
-    write_proof_file(exported.folder / PROOF_FILE, arrays)
+    arrays = {"slices": slices} | {name: array for name, array in asdict(answers).items() if array is not None}
+    write_proof_file(folder / PROOF_FILE, arrays)
     tolerance = {}
     for precision, floor in FLOORS.items():
         if engine := engines.get(precision):
-            found = proof.differences(engine.predict(slices), answers, 1.0, 1.0)
-            tolerance[precision] = {name: ROOM * getattr(found, name) + floor for name in ("logit", "distance", "cam")}
-    exported.proof = {"slices": len(slices), "seed": proof.SEED, "tolerance": tolerance}
+            differences = proof.differences(engine.predict(slices), answers, 1.0, 1.0)
+            names = ("logit", "distance", "cam")
+            tolerance[precision] = {name: ROOM * getattr(differences, name) + floor for name in names}
+    return ProofFacts(slices=len(slices), seed=proof.SEED, tolerance=tolerance)

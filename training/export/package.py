@@ -1,7 +1,7 @@
-"""What a trained network comes to: calibrated, measured on slices it never saw, reported on, exported."""
+"""Makes the package of a trained network: calibrated, measured on unseen slices, exported, with its report and card."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.database import read_scope
-from db.datasets.slices import Row, without_patient
+from db.datasets.slices import LabelledRow, without_patient
+from db.evaluation.result import Metrics, VersionMetrics
 from db.models import SplitRule, TrainingRun
 from db.registry import champions
 from db.registry.manifest import Package
 from db.training import runs
 from db.training.leaks import CONFLICTING
+from db.training.progress import EpochRecord
 from training.config import Config
 from training.data.augment import Augmenter
 from training.data.slices import Labelled
 from training.evaluation.metrics import with_intervals
 from training.export.openvino import Exported, export, write_manifest
 from training.export.parity import Calibration
-from training.loop.watcher import EpochRecord
+from training.network.backend import exact_float32, memory_errors
 from training.network.ood_distance import with_distance
-from training.network.training_copy import exactly
 from training.report.content import PartSize, ReportContent, RunFacts, TestScores
 from training.report.figures.slice_grids import Mistake
 from training.report.html import write_report
@@ -38,7 +39,7 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A run whose network is trained. `parts`: train, validation, test; `seconds`: that its epochs took."""
+    """A run whose network is trained. `parts`: train, validation, test; `seconds`: how long its epochs took."""
 
     run: TrainingRun
     config: Config
@@ -48,21 +49,23 @@ class Trained:
     seconds: float
 
 
-@exactly()
+@memory_errors()
+@exact_float32()
 def make_package(folder: Path, trained: Trained, progress: Progress, alive: Callable[[], None]) -> Package:
     """Write the package of a trained network, with its report and model card, into `folder`.
 
-    `progress` is told the fraction done and what goes on; `alive` is called in between.
+    `progress` gets the fraction done and what goes on; `alive` is called in between.
 
     Raises ValueError (a class is missing from the validation slices).
     """
     run, config, parts = trained.run, trained.config, trained.parts
-    progress(0.0, "learning what is familiar")
+    progress(0.0, "fitting the out-of-distribution distance")
     network = with_distance(trained.network, parts["train"].pixels, alive=alive)
     progress(0.2, "measuring on unseen groups, exporting, and comparing the engines")
     exported = export(network, folder, parts, config.threshold, run.seed, alive)
     metrics = measure_test(parts["test"], exported.exact["test"], exported.calibration)
-    metrics["measured_on"] = measured_on(run.allowed_leaks, without_patient(run.dataset) if run.dataset else 0)
+    nameless = without_patient(run.dataset) if run.dataset else 0
+    metrics = metrics.model_copy(update={"measured_on": measured_on(run.allowed_leaks, nameless)})
     progress(0.9, "reporting")
     content = _report(trained, exported, metrics)
     write_report(folder, content)
@@ -78,43 +81,45 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
 
 
 def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
-    """What the figures hold for, of a run whose split has these leaks; of `nameless` slices no patient is known."""
+    """Return what metrics hold for, if the split has these leaks and `nameless` slices have no known patient."""
     seen = [leak for leak in leaks if leak != CONFLICTING]
     if seen:
         return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"
     if nameless:
-        told = f"no patient is known of {nameless:,} slices of the dataset, and training may have seen others of theirs"
-        return f"the test part of the split: groups that training never saw, but {told}"
+        return (
+            f"the test part of the split: groups that training never saw, but {nameless:,} slices of the dataset have"
+            " no known patient, and training may have seen other slices of the same patients"
+        )
     return "the test part of the split: groups that training never saw"
 
 
-def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> dict[str, Any]:
+def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> VersionMetrics:
     """Return all metrics with intervals, by source too, and the share of slices that are out of distribution."""
     chances, threshold = calibration.probability(scores), calibration.threshold
-    found = with_intervals(chances, data.labels, data.groups, threshold)
+    fields = dict(with_intervals(chances, data.labels, data.groups, threshold))
     if scores.distance is not None and calibration.ood is not None:
-        found["flagged"] = float((scores.distance > calibration.ood).mean())
+        fields["ood_share"] = float((scores.distance > calibration.ood).mean())
     sources = np.array(_sources(data.rows))
     if len(names := np.unique(sources)) > 1:
         groups = np.array(data.groups)
 
-        def alone(name: str) -> dict[str, Any]:
+        def alone(name: str) -> Metrics:
             here = sources == name
             return with_intervals(chances[here], data.labels[here], list(groups[here]), threshold)
 
-        found["by_source"] = {str(name): alone(name) for name in names}
-    return found
+        fields["by_source"] = {str(name): alone(name) for name in names}
+    return VersionMetrics(**fields)
 
 
-def _sources(rows: Sequence[Row]) -> list[str]:
-    """Where slices come from, as the CSV told; where it told nothing of any, by what kinds of files they were."""
+def _sources(rows: Sequence[LabelledRow]) -> list[str]:
+    """Return where each slice comes from by the CSV; if the CSV names no source, the kind of its file."""
     if any(row.source for row in rows):
-        return [row.source or "not told" for row in rows]
+        return [row.source or "not stated" for row in rows]
     return [f"{row.format} {row.mode}" for row in rows]
 
 
 def facts_of(trained: Trained) -> dict[str, Any]:
-    """What a model version tells of its making."""
+    """Return what a model version states of its making."""
     run, config = trained.run, trained.config
     return {
         "run": run.id,
@@ -134,7 +139,7 @@ def facts_of(trained: Trained) -> dict[str, Any]:
 
 
 def _lineage(run: TrainingRun) -> list[str]:
-    """The versions that this one comes from, the oldest first."""
+    """Return the versions that this one comes from, the oldest first."""
     if run.from_version is None:
         return []
     return [*run.from_version.facts.lineage, run.from_version.label]
@@ -146,7 +151,7 @@ def _note(trained: Trained) -> str:
     return f"trained on {dataset} by the preset {run.preset}; research use only, not for diagnosis"
 
 
-def _report(trained: Trained, exported: Exported, metrics: dict[str, Any]) -> ReportContent:
+def _report(trained: Trained, exported: Exported, metrics: VersionMetrics) -> ReportContent:
     data, test, calibration = trained.parts["test"], exported.exact["test"], exported.calibration
     chances = calibration.probability(test)
     return ReportContent(
@@ -158,14 +163,14 @@ def _report(trained: Trained, exported: Exported, metrics: dict[str, Any]) -> Re
         threshold_rule=trained.config.threshold,
         temperature=calibration.temperature,
         test=TestScores(chances, data.labels, data.groups, test.distance),
-        history=[asdict(record) for record in trained.history],
+        history=trained.history,
         champion=_champions_history(),
         augmented=_augmented(trained),
-        mistakes=_mistakes(data, chances, test.cam, calibration.threshold),
-        by_source=metrics.get("by_source", {}),
-        parity=exported.parity,
+        mistakes=worst_mistakes(data, chances, test.cam, calibration.threshold),
+        by_source=metrics.by_source,
+        parity=exported.parity_as_dict,
         ood_threshold=calibration.ood,
-        measured_on=metrics["measured_on"],
+        measured_on=metrics.measured_on,
     )
 
 
@@ -190,13 +195,13 @@ def _run_facts(trained: Trained) -> RunFacts:
     )
 
 
-def _champions_history() -> list[dict[str, Any]] | None:
-    """The champion's epochs, if a run of this database made it."""
+def _champions_history() -> list[EpochRecord] | None:
+    """Return the champion's epochs, if a run of this database made it."""
     with read_scope() as s:
         champion = champions.champion(s)
         run_id = champion.facts.run if champion else None
         epochs = [] if run_id is None else runs.epochs_of(s, run_id)
-        return [{"stage": e.stage, "epoch": e.epoch, "metrics": e.metrics} for e in epochs] or None
+        return [EpochRecord(e.stage, e.epoch, e.metrics, e.seconds) for e in epochs] or None
 
 
 def _augmented(trained: Trained) -> NDArray[np.uint8]:
@@ -204,11 +209,13 @@ def _augmented(trained: Trained) -> NDArray[np.uint8]:
     return Augmenter(trained.config.augment)(shown.pixels, trained.run.seed)
 
 
-def _mistakes(
+def worst_mistakes(
     data: Labelled, chances: NDArray[np.float64], cam: NDArray[np.float32], threshold: float
 ) -> list[Mistake]:
-    """Slices on the wrong side of the threshold, those furthest from it first; told by their row of the dataset, for
-    the name of a file may be a patient's, and a package goes to other sites."""
+    """Return slices on the wrong side of the threshold, those furthest from it first.
+
+    They are named by their row of the dataset: a file's name may be a patient's, and a package goes to other sites.
+    """
     wrong = np.flatnonzero((chances >= threshold) != (data.labels == 1))
     worst = wrong[np.argsort(-np.abs(chances[wrong] - threshold))][:MISTAKES_SHOWN]
     return [

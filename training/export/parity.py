@@ -1,7 +1,7 @@
-"""How near an exported file's answers are to those of the trained network in float32."""
+"""How close an exported file's answers are to those of the trained network in float32."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,7 @@ from sklearn.metrics import roc_auc_score
 from training.data.slices import Labelled
 from training.evaluation.calibrate import choose_threshold, fit_temperature, meets_rule
 from training.network.ood_distance import threshold_of
-from training.network.training_copy import PREDICT_BATCH
-from worker.engines.interface import Engine, Scores
+from worker.engines.interface import Scores
 from worker.engines.package import probability
 
 F32_TOLERANCE = 1e-3  # of a probability
@@ -23,8 +22,8 @@ FAR = 99  # percentile of the differences of a probability
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns an engine's scores into answers: temperature, threshold, and the distance above which a slice is out
-    of distribution (None if the network has no distance)."""
+    """Turns an engine's scores into answers: temperature, threshold, and the distance above which a slice is out of
+    distribution (None if the network has no distance)."""
 
     temperature: float
     threshold: float
@@ -38,8 +37,8 @@ class Calibration:
 def calibrate(scores: Scores, data: Labelled, rule: str, like: Calibration | None = None) -> Calibration:
     """Calibrate an engine by its own scores of the validation slices.
 
-    The threshold of `like`, float32's calibration, is kept where it meets the rule as well as the best one does: two
-    engines then differ by their arithmetic alone.
+    The threshold of `like`, float32's calibration, is kept if it meets the rule as well as the best one: the engines
+    then differ by their arithmetic alone.
 
     Raises ValueError: a class is missing, or a score is not finite.
     """
@@ -72,7 +71,7 @@ class EngineComparison:
 
     @property
     def order(self) -> tuple[int, float, float]:
-        """What candidates are sorted by, the nearest to float32 first."""
+        """The key to sort candidates by, the closest to float32 first."""
         return self.flipped, self.p99_difference, abs(1 - self.slope)
 
     @property
@@ -86,17 +85,46 @@ class EngineComparison:
         return asdict(self) | {"flipped": self.flipped}
 
 
+@dataclass(frozen=True)
+class PrecisionParity:
+    """How one precision compares with float32. `passed`: its file is kept; `reason`: why it was not measured.
+
+    The file was chosen by `on_validation`; `on_test` is only stated. `chosen`: the candidate that int8 was made by.
+    """
+
+    passed: bool
+    reason: str = ""
+    on_test: EngineComparison | None = None
+    on_validation: EngineComparison | None = None
+    chosen: str = ""
+    candidates: Mapping[str, EngineComparison | None] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the manifest states of it."""
+        stated: dict[str, Any] = {"passed": self.passed}
+        if self.reason:
+            stated["reason"] = self.reason
+        if self.on_test:
+            stated |= self.on_test.as_dict()
+        if self.on_validation:
+            stated["validation"] = self.on_validation.as_dict()
+        if self.chosen:
+            by_name = {name: one.as_dict() if one else {} for name, one in self.candidates.items()}
+            stated |= {"chosen": self.chosen, "candidates": by_name}
+        return stated
+
+
 def compare(
-    found: Scores, exact: Scores, labels: NDArray[np.integer[Any]], ours: Calibration, theirs: Calibration
+    scores: Scores, exact: Scores, labels: NDArray[np.integer[Any]], ours: Calibration, theirs: Calibration
 ) -> EngineComparison | None:
-    """Compare an engine's scores with float32's on n slices; None where a score is not finite."""
-    if not np.isfinite(found.logit).all():
+    """Compare an engine's scores with float32's on n slices. Return None if a score is not finite."""
+    if not np.isfinite(scores.logit).all():
         return None
-    p, q = ours.probability(found), theirs.probability(exact)
+    p, q = ours.probability(scores), theirs.probability(exact)
     positive, expected = p >= ours.threshold, q >= theirs.threshold
     differences = np.abs(p - q)
     spread = float(np.var(exact.logit))
-    covariance = float(np.mean((found.logit - found.logit.mean()) * (exact.logit - exact.logit.mean())))
+    covariance = float(np.mean((scores.logit - scores.logit.mean()) * (exact.logit - exact.logit.mean())))
     return EngineComparison(
         slices=len(p),
         to_covid=int((positive & ~expected).sum()),
@@ -106,18 +134,4 @@ def compare(
         slope=covariance / spread if spread else 1.0,
         accuracy_change=float((positive == labels).mean() - (expected == labels).mean()),
         auc_change=float(roc_auc_score(labels, p) - roc_auc_score(labels, q)),
-    )
-
-
-def score(engine: Engine, pixels: NDArray[np.uint8], alive: Callable[[], None]) -> Scores:
-    """Score slices, uint8[n, 224, 224], some at a time; `alive` is called after each."""
-    parts = []
-    for start in range(0, len(pixels), PREDICT_BATCH):
-        parts.append(engine.predict(pixels[start : start + PREDICT_BATCH]))
-        alive()
-    distances = [part.distance for part in parts if part.distance is not None]
-    return Scores(
-        np.concatenate([part.logit for part in parts]),
-        np.concatenate([part.cam for part in parts]),
-        np.concatenate(distances) if distances else None,
     )

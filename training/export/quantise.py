@@ -1,4 +1,4 @@
-"""int8 files of a network, by NNCF's post-training quantisation."""
+"""Makes int8 files of a network, by NNCF's post-training quantisation."""
 
 import contextlib
 import io
@@ -17,8 +17,8 @@ from training.data.slices import Labelled
 
 CALIBRATION_SLICES = 64  # that NNCF measures activations on
 BIAS_CORRECTIONS = {"fast bias correction": True, "accurate bias correction": False}
-"""The candidates. Which one lies nearer to float32 depends on the network and on the processor that quantises: the
-accurate one runs the quantised network to correct it, and so fits itself to that processor's arithmetic."""
+"""The candidates. Which one is closer to float32 depends on the network and on the processor that quantises: the
+accurate one runs the quantised network to correct it, and so fits itself to the arithmetic of that processor."""
 POOLS = ("ReduceMean", "AvgPool")  # what the pooled features are made by
 
 
@@ -38,7 +38,7 @@ def candidates(
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level("ERROR")
-    samples = [each[None, ..., None] for each in slices]
+    samples = [pixels[None, ..., None] for pixels in slices]
     for number, (name, fast) in enumerate(BIAS_CORRECTIONS.items()):
         model = ov.Core().read_model(str(source))
 
@@ -79,7 +79,7 @@ def draw_calibration(data: Labelled, seed: int) -> NDArray[np.uint8]:
 
 
 def prevent_telemetry() -> None:
-    """NNCF and OpenVINO's converter report usage to their maker where this module can be imported; now it cannot."""
+    """Keep NNCF and OpenVINO's converter from reporting usage to their maker: the module that does it is blocked."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     os.environ["NNCF_CI"] = "1"
 
@@ -90,13 +90,13 @@ def _distance_nodes(model: Any) -> set[str]:
     In int8 a distance could not grow past those of the slices that its range was taken from, and nothing would ever be
     out of distribution.
     """
-    found: set[str] = set()
+    nodes: set[str] = set()
     waiting = [r for r in model.get_results() if "distance" in r.output(0).names | {r.get_friendly_name()}]
     while waiting:
         node = waiting.pop()
-        if node.get_friendly_name() in found or node.get_type_name() == "Constant":
+        if node.get_friendly_name() in nodes or node.get_type_name() == "Constant":
             continue
-        found.add(node.get_friendly_name())
+        nodes.add(node.get_friendly_name())
         if node.get_type_name() not in POOLS:
             waiting += [value.get_node() for value in node.input_values()]
-    return found
+    return nodes

@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts: minutes, and gigabytes of disk while it lasts."""
+"""Estimates what a run will take before it starts: minutes, and gigabytes of disk while it lasts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -6,40 +6,40 @@ from dataclasses import asdict, dataclass
 from training.config import ALL, Config, Stage
 
 WHOLE = 175  # layers of ResNet50
-# A training step at 224², as a share of one in which all of ResNet50 learns, by the layers that learn; measured on two
-# cores by `ctbatch bench training`, which tells them for the machine at hand. Past 40 a step counts as a whole one.
+# A training step at 224², as a share of one in which all of ResNet50 learns, by the layers that learn. Measured on two
+# cores by `ctbatch bench training`, which measures any machine. Beyond 40 layers a step counts as a whole one.
 STEP_SHARE = {0: 0.002, 20: 0.12, 40: 0.25, WHOLE: 1.0}
 FORWARD_SHARE = 0.3
 IMAGES_A_SECOND = 9.0  # of a whole training step at 224², on two cores that compute in bfloat16
-# A slice's features at 224², by the layers that learn: the most values that lie between them and the frozen ones.
+# Values of a slice's features at 224², by the layers that learn: the most that lie between these and the frozen ones.
 CUT_VALUES = {0: 2048, 20: 49 * (2048 + 512), 40: 196 * (1024 + 256), WHOLE: 3136 * (256 + 256)}
-VALUE_BYTES = 4  # half as many where the run computes in bfloat16, which only its worker can tell
+VALUE_BYTES = 4  # half of that if the run computes in bfloat16, which only its worker knows
 NETWORK_BYTES = 95 << 20
 STAGE_SECONDS = 30  # until a stage's first step: its network is built and compiled
-PACKAGE_SECONDS = 150  # exporting, int8, holding the engines to each other, reporting
-FAMILIAR_SLICES = 768  # at most, of those to train on, that what is familiar is learned from
+PACKAGE_SECONDS = 150  # exporting, int8, comparing the engines, reporting
+FAMILIAR_SLICES = 768  # training slices, at most, that the distance is fitted to
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """At most, for no early stop is foreseen. `seconds` on a machine of two cores, `disk` in bytes."""
+    """An upper bound, since it assumes no early stop. `seconds` on a machine of two cores, `disk` in bytes."""
 
     seconds: float
     disk: int
 
     def as_dict(self) -> dict[str, float]:
-        """As JSON."""
+        """Return the fields as JSON."""
         return asdict(self)
 
     @property
     def text(self) -> str:
-        """For people."""
+        """The estimate in words."""
         minutes = max(1, round(self.seconds / 60))
         return f"at most about {minutes} min on two cores without a GPU, and {self.disk / 1e9:.1f} GB of disk meanwhile"
 
 
 def estimate(config: Config, slices: Mapping[str, int]) -> Estimate:
-    """What a config takes on so many slices of each part, its evaluation and package included."""
+    """Estimate a run by its config and the number of slices of each part, evaluation and package included."""
     train, validation = slices["train"], slices["validation"]
     seconds = sum(STAGE_SECONDS + _seconds(stage, train, validation) for stage in config.stages)
     scored = min(train, FAMILIAR_SLICES) + validation + slices["test"]
@@ -49,7 +49,7 @@ def estimate(config: Config, slices: Mapping[str, int]) -> Estimate:
 
 
 def _at_most(table: dict[int, float] | dict[int, int], unfreeze: int) -> float:
-    return float(table[min(known for known in table if known >= unfreeze)])
+    return float(table[min(layers for layers in table if layers >= unfreeze)])
 
 
 def _seconds(stage: Stage, train: int, validation: int) -> float:

@@ -1,4 +1,4 @@
-"""Whether training is installed here. Asks without loading TensorFlow, so that every process can ask."""
+"""Finds out if training is installed here, without loading TensorFlow, so that every process can ask."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +8,7 @@ PRIVATE_BROKER = "redis+socket"  # what the URL of a broker on a Unix socket beg
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-class TrainingNotInstalled(RuntimeError):
+class TrainingNotInstalled(Exception):
     """A library that training needs is not installed here. The message says which command installs it."""
 
     def __init__(self) -> None:

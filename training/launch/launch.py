@@ -1,11 +1,12 @@
-"""From what was asked for to a training run: the same steps for the command line, the page and the API."""
+"""From a request to a training run: the same steps for the command line, the page and the API."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy.orm import Session
 
 from db.database import current, read_scope, session_scope
@@ -14,131 +15,147 @@ from db.datasets.slices import DatasetError, count_parts
 from db.models import Dataset, ModelVersion, Split, User
 from db.registry import versions
 from db.registry.manifest import KERAS_FILE
+from db.storage import storage
 from db.training import runs
 from db.training.leaks import SEEN
 from db.training.splits import find_split, split_of
-from training.config import Config, ConfigError, preset, with_settings
+from training.config import Config, ConfigError, Origin, preset, with_settings
 from training.launch.estimate import Estimate, estimate
 from training.launch.installed import check_launch
 
 T = TypeVar("T")
 Opening = Callable[[], AbstractContextManager[Session]]
 
-MODEL, FILE = "model:", "file:"  # what the setting `initial` begins with
-
 
 class NothingNamed(LookupError):
-    """There is no such dataset or model version; one line for people."""
+    """The request names a dataset, a model version or a file that is not here; one line for people."""
 
 
-@dataclass(frozen=True)
-class RunRequest:
-    """A run as people ask for it. `dataset`: name, name/number or id; `settings`: changes to the preset;
-    `as_given`: whether groups that share near-identical slices may land in different parts of the split."""
+class RunRequest(BaseModel):
+    """A run as people ask for it.
+
+    `dataset`: name, name/number or id. `settings`: changes to the preset, as `--set` takes them. `from_model`: the
+    label of the version to start from; `from_weights`: the SHA-256 of a weights file in storage; without either, the
+    preset says it. `groups_as_given`: groups that share near-identical slices may land in different parts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
     preset: str
-    settings: Sequence[str] = ()
+    settings: tuple[str, ...] = ()
     seed: int = 7
     name: str = ""
-    allowed_leaks: Sequence[str] = ()
-    as_given: bool = False
+    from_model: str | None = None
+    from_weights: str | None = None
+    allow_leaks: tuple[str, ...] = ()
+    groups_as_given: bool = False
+
+    def config(self) -> Config:
+        """Return the preset, changed by what the run starts from and then by the settings. Raises ConfigError."""
+        if self.from_model and self.from_weights:
+            raise ConfigError("a run starts from a model version or from a file of weights, not from both")
+        config = preset(self.preset)
+        if self.from_model:
+            config = config.model_copy(update={"initial": Origin(kind="model", value=self.from_model)})
+        if self.from_weights:
+            config = config.model_copy(update={"initial": Origin(kind="file", value=self.from_weights)})
+        return with_settings(config, self.settings)
 
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """A run that nothing stands against. `slices`: how many, by part; `takes`: time and disk, at most."""
+    """A run that can be launched. `slices`: how many, by part; `leaks`: those of the split, all allowed; `takes`: time
+    and disk, at most."""
 
-    asked: RunRequest
+    request: RunRequest
     config: Config
     dataset: Dataset
     split: Split
     from_version: ModelVersion | None
     slices: dict[str, int]
+    leaks: list[str]
     takes: Estimate
 
     def as_dict(self) -> dict[str, Any]:
-        """What the run would take, as JSON."""
+        """Return what the run would take, as JSON."""
         return {"dataset": self.dataset.label, "slices": self.slices, "estimate": self.takes.as_dict()}
 
 
-def prepare(asked: RunRequest, writing: Opening = session_scope, reading: Opening = read_scope) -> LaunchPlan:
-    """Split the dataset, if it is not yet, and tell what a run on it would take; none is launched.
+def prepare(request: RunRequest, writing: Opening = session_scope, reading: Opening = read_scope) -> LaunchPlan:
+    """Split the dataset, unless it is split already, check the split, and estimate the run. Launch nothing.
 
-    What a version that the run starts from knows stays in the parts that it had. Where a part would lack a class for
-    that, and `seen-by-parent` is allowed, the parts are drawn anew. The split is kept even where the run is refused:
-    its page shows what leaks. `writing` and `reading` open transactions.
+    Slices of the version that the run starts from stay in the parts that they had. If a part lacks a class for that
+    reason, and `seen-by-parent` is allowed, the parts are drawn anew. The split is kept even if the run is refused, so
+    that its page can show the leaks. `writing` and `reading` open transactions.
 
     Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks), BadName,
     TrainingNotInstalled (no worker could take it).
     """
     check_launch(current().broker_url)
-    if asked.name:
-        runs.check_name(asked.name)
-    config = with_settings(preset(asked.preset), asked.settings)
+    config = request.config()
     with reading() as s:
-        dataset, version = _dataset(s, asked.dataset), _version(s, config)
-        split = _split(partial(find_split, s), dataset, asked, version)
-    if split is None:  # only now, for drawing holds up all who write
+        dataset, version = _find_dataset(s, request.dataset), _find_origin(s, config.initial)
+        runs.check_name(request.name or dataset.name)
+        split = _split(partial(find_split, s), dataset, request, version)
+    if split is None:  # only now, because drawing takes the write lock
         with writing() as s:
-            split = _split(partial(split_of, s), s.merge(dataset), asked, version)
+            split = _split(partial(split_of, s), s.merge(dataset), request, version)
     with reading() as s:
         slices = count_parts(s, split)
-        runs.check_split(s, dataset, split, version, asked.allowed_leaks)
-    takes = estimate(config, slices)
-    return LaunchPlan(asked, config, dataset, split, version, slices, takes)
+        leaks = runs.check_split(s, dataset, split, version, request.allow_leaks)
+    return LaunchPlan(request, config, dataset, split, version, slices, leaks, estimate(config, slices))
 
 
-def launch(prepared: LaunchPlan, user: User | None = None, writing: Opening = session_scope) -> int:
-    """Launch the run, for a worker to take; its id."""
-    asked = prepared.asked
+def launch(plan: LaunchPlan, user: User | None = None, writing: Opening = session_scope) -> int:
+    """Launch the run for a worker to take, and return its id."""
+    new = runs.NewRun(
+        name=plan.request.name,
+        preset=plan.request.preset,
+        config=plan.config.model_dump(mode="json"),
+        seed=plan.request.seed,
+        dataset=plan.dataset,
+        split=plan.split,
+        from_version=plan.from_version,
+        leaks=plan.leaks,
+        estimate=plan.takes.as_dict(),
+    )
     with writing() as s:
-        run = runs.create_run(
-            s,
-            user=user,
-            dataset=prepared.dataset,
-            split=prepared.split,
-            preset=asked.preset,
-            config=prepared.config.model_dump(mode="json"),
-            estimate=prepared.takes.as_dict(),
-            seed=asked.seed,
-            name=asked.name,
-            from_version=prepared.from_version,
-            allowed_leaks=asked.allowed_leaks,
-        )
-        return run.id
+        return runs.create_run(s, new, user).id
 
 
 def can_start_from(version: ModelVersion) -> bool:
-    """Whether a run can start from it: an imported one may hold other engines' files only."""
+    """Return whether a run can start from a version: an imported one may lack Keras's file."""
     return KERAS_FILE in version.files
 
 
-def _dataset(s: Session, label: str) -> Dataset:
-    found = find_dataset(s, label)
-    if found is None:
+def _find_dataset(s: Session, label: str) -> Dataset:
+    dataset = find_dataset(s, label)
+    if dataset is None:
         raise NothingNamed(f"there is no dataset {label}")
-    return found
+    return dataset
 
 
-def _split(of: Callable[..., T], dataset: Dataset, asked: RunRequest, start: ModelVersion | None) -> T:
-    """`of`: split_of or find_split."""
+def _split(of: Callable[..., T], dataset: Dataset, request: RunRequest, start: ModelVersion | None) -> T:
+    """Call `of`, which is split_of or find_split, and once more without `start` where that is allowed."""
+    how = {"seed": request.seed, "groups_as_given": request.groups_as_given}
     try:
-        return of(dataset, seed=asked.seed, as_given=asked.as_given, after=start)
+        return of(dataset, **how, after=start)
     except DatasetError:
-        if start is None or SEEN not in asked.allowed_leaks:
+        if start is None or SEEN not in request.allow_leaks:
             raise
-        return of(dataset, seed=asked.seed, as_given=asked.as_given)
+        return of(dataset, **how)
 
 
-def _version(s: Session, config: Config) -> ModelVersion | None:
-    """The model version that the run starts from, however that was said: it is the lineage."""
-    if not config.initial.startswith(MODEL):
+def _find_origin(s: Session, origin: Origin) -> ModelVersion | None:
+    """Return the model version that the run starts from, if it is one. Raises NothingNamed, ConfigError."""
+    if origin.kind == "file" and not storage().exists(origin.value):
+        raise NothingNamed("this file of weights is not here, or not any more: send it again")
+    if origin.kind != "model":
         return None
-    label = config.initial.removeprefix(MODEL)
-    found = versions.find_version(s, label)
-    if found is None:
-        raise NothingNamed(f"there is no model version {label}")
-    if not can_start_from(found):
-        raise ConfigError(f"the model version {label} holds no {KERAS_FILE}, so no run can start from it")
-    return found
+    version = versions.find_version(s, origin.value)
+    if version is None:
+        raise NothingNamed(f"there is no model version {origin.value}")
+    if not can_start_from(version):
+        raise ConfigError(f"the model version {origin.value} holds no {KERAS_FILE}, so no run can start from it")
+    return version

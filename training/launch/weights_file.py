@@ -1,4 +1,4 @@
-"""Whether a file can be initial weights, told without Keras: where a run is launched there is none."""
+"""Checks a file of initial weights without Keras, which is not installed wherever runs are launched."""
 
 import shutil
 import tempfile
@@ -12,6 +12,7 @@ from typing import IO, Any
 import h5py
 
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
+from training.errors import WeightsError, WeightsTooLarge
 
 MAX_BYTES = 1 << 30  # ResNet50's weights take 100 MB, with an optimiser's state three times as much
 BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # ResNet50's: channels inside, how many
@@ -19,48 +20,38 @@ IN_ARCHIVE = "model.weights.h5"  # of a `.keras` file
 Shapes = Counter[tuple[int, ...]]
 
 
-class WeightsError(RuntimeError):
-    """The initial weights that were asked for cannot be had; the message says what to do instead."""
-
-
-class WeightsTooLarge(WeightsError):
-    """The file has more bytes than initial weights can have."""
-
-
 def check_size(size: int, name: str) -> None:
-    """Raises WeightsTooLarge where a file of `size` bytes, which messages call `name`, is too large."""
+    """Raise WeightsTooLarge if a file of `size` bytes, which messages call `name`, is too large."""
     if size > MAX_BYTES:
-        raise WeightsTooLarge(f"{name} is too large: a file of weights has at most {MAX_BYTES >> 20} MiB")
+        raise WeightsTooLarge(name, f"is too large: a file of weights has at most {MAX_BYTES >> 20} MiB")
 
 
 def check_weights_file(path: Path, name: str = "") -> None:
-    """Raises WeightsError where a file is too large, lacks an array of the shape of one in ResNet50's base, cannot be
-    read, or is a `.keras` file that names more than Keras's own parts. Messages call it `name`, else by its path.
+    """Raise WeightsError if a file is too large, cannot be read, or lacks an array of a shape in ResNet50's base.
 
-    What `load_weights.take_over` takes is let pass; what it refuses by the names of layers is not seen here.
+    Raise it too for a `.keras` file that names more than Keras's own parts. Messages call the file `name`, by default
+    its path. Whatever `load_weights.take_over` accepts passes; what it refuses by the names of layers passes too.
     """
     name = name or str(path)
     try:
         check_size(path.stat().st_size, name)
         with _hdf5(path, name) as file:
-            found = _shapes_in(file)
-    except WeightsError:
-        raise
+            shapes = _shapes_in(file)
     except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{name} cannot be read as Keras weights: {error}") from error
-    if missing := base_shapes() - found:
+        raise WeightsError(name, f"cannot be read as Keras weights: {error}") from error
+    if missing := base_shapes() - shapes:
         shape = next(iter(missing))
         raise WeightsError(
-            f"{name} holds no ResNet50 of Keras's making: it lacks {missing.total()} arrays, one of the shape {shape}"
+            name, f"holds no ResNet50 of Keras's making: it lacks {missing.total()} arrays, one of the shape {shape}"
         )
 
 
 def check_archive(path: Path, name: str = "") -> None:
-    """Raises WeightsError where a `.keras` file names more than Keras's own parts: it could run code of its maker's."""
+    """Raise WeightsError if a `.keras` file names more than Keras's own parts: it could run its maker's code."""
     try:
         check_keras_archive(path)
     except HarmfulModel as error:
-        raise WeightsError(f"{name or path} {error}") from error
+        raise WeightsError(name or path, str(error)) from error
 
 
 @contextmanager
@@ -76,23 +67,23 @@ def _hdf5(path: Path, name: str) -> Iterator[IO[bytes]]:
         elif h5py.is_hdf5(path):
             yield file
         else:
-            raise WeightsError(f"{name} is neither HDF5 (.h5) nor a .keras file")
+            raise WeightsError(name, "is neither HDF5 (.h5) nor a .keras file")
 
 
 def _shapes_in(source: IO[bytes]) -> Shapes:
-    found: Shapes = Counter()
+    shapes: Shapes = Counter()
 
-    def note(_: str, each: Any) -> None:
-        if isinstance(each, h5py.Dataset):
-            found[each.shape] += 1
+    def count(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            shapes[item.shape] += 1
 
     with h5py.File(source, "r") as file:
-        file.visititems(note)
-    return found
+        file.visititems(count)
+    return shapes
 
 
 def base_shapes() -> Shapes:
-    """Of the arrays of ResNet50 without its top: each convolution's kernel and bias, and four of its normalisation."""
+    """Return the shapes of ResNet50 without its top: kernel and bias of each convolution, four of its normalisation."""
     convolutions = [(7, 3, 64)]  # side, channels in, channels out
     channels = 64
     for width, blocks in BLOCKS:
@@ -100,8 +91,8 @@ def base_shapes() -> Shapes:
         for _ in range(blocks):
             convolutions += [(1, channels, width), (3, width, width), (1, width, 4 * width)]
             channels = 4 * width
-    found: Shapes = Counter()
+    shapes: Shapes = Counter()
     for side, entering, leaving in convolutions:
-        found[side, side, entering, leaving] += 1
-        found[(leaving,)] += 5
-    return found
+        shapes[side, side, entering, leaving] += 1
+        shapes[(leaving,)] += 5
+    return shapes

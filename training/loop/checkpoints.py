@@ -1,4 +1,4 @@
-"""Checkpoints as files in storage: what a run goes on from when its worker died."""
+"""Checkpoints as files in storage: what a run goes on from if its worker dies."""
 
 import os
 from pathlib import Path
@@ -9,26 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.storage import storage
-from training.loop.watcher import Checkpoint, EpochRecord
+from db.training.progress import StoredCheckpoint
+from training.loop.observer import Arrays, Checkpoint
 from worker.engines.package import sha256_of
 
 NETWORK, STATE = "network.npz", "state.npz"
+STATES = ("weights", "optimizer", "average", "best")
 
 
-def write(checkpoint: Checkpoint, earlier: dict[str, Any], run_id: int) -> dict[str, Any]:
-    """Put a checkpoint into storage; what names it, as TrainingRun.checkpoint keeps it.
+def write(checkpoint: Checkpoint, earlier: StoredCheckpoint | None, run_id: int) -> StoredCheckpoint:
+    """Put a checkpoint into storage. `earlier`: the one before it, if any.
 
-    `earlier`: the one before. The network as the stage began is written once a stage. The run's id is in the files, so
-    that no two runs name the same one: what one drops, the other may need.
+    The network as the stage began is written once a stage. The run's id is in the files, so that no two runs share one:
+    what one run drops, the other may need.
     """
     mine = {"run": [np.array(run_id)]}
-    same_stage = earlier.get("stage") == checkpoint.stage and NETWORK in earlier.get("files", {})
-    network = earlier["files"][NETWORK] if same_stage else _put({"network": checkpoint.network} | mine)
-    return {**checkpoint.facts(), "files": {NETWORK: network, STATE: _put(checkpoint.arrays | mine)}}
+    if earlier and earlier.stage == checkpoint.stage:
+        network = earlier.files[NETWORK]
+    else:
+        network = _put({"network": checkpoint.network} | mine)
+    return StoredCheckpoint(
+        stage=checkpoint.stage,
+        epoch=checkpoint.epoch,
+        best_epoch=checkpoint.best_epoch,
+        history=checkpoint.history,
+        files={NETWORK: network, STATE: _put(checkpoint.arrays | mine)},
+    )
 
 
-def _put(groups: dict[str, list[NDArray[Any]]]) -> str:
-    """Store named lists of arrays as one .npz, durably; its SHA-256."""
+def _put(groups: dict[str, Arrays]) -> str:
+    """Store named lists of arrays as one .npz, durably, and return its SHA-256."""
     path = storage().incoming / uuid4().hex
     arrays = {f"{name}/{i}": array for name, group in groups.items() for i, array in enumerate(group)}
     try:
@@ -43,20 +53,14 @@ def _put(groups: dict[str, list[NDArray[Any]]]) -> str:
     return sha256
 
 
-def read(kept: dict[str, Any]) -> Checkpoint | None:
-    """The checkpoint that `write` described; None where there is none.
-
-    Raises storage's FileMissing and FileDamaged.
-    """
-    if not kept:
+def read(stored: StoredCheckpoint | None) -> Checkpoint | None:
+    """Read the checkpoint that `write` stored. Raises storage's FileMissing and FileDamaged."""
+    if stored is None:
         return None
-    arrays = _get(storage().verified_path(kept["files"][STATE]))
-    arrays.pop("run", None)
-    network = _get(storage().verified_path(kept["files"][NETWORK]))["network"]
-    history = [EpochRecord(**record) for record in kept["history"]]
-    for name in ("weights", "optimizer", "average", "best"):
-        arrays.setdefault(name, [])
-    return Checkpoint(kept["stage"], kept["epoch"], history, kept["best_epoch"], arrays, network)
+    arrays = _get(storage().verified_path(stored.files[STATE]))
+    network = _get(storage().verified_path(stored.files[NETWORK]))["network"]
+    states = {name: arrays.get(name, []) for name in STATES}
+    return Checkpoint(stored.stage, stored.epoch, stored.history, stored.best_epoch, states, network)
 
 
 def _get(path: Path) -> dict[str, list[NDArray[Any]]]:
@@ -67,7 +71,7 @@ def _get(path: Path) -> dict[str, list[NDArray[Any]]]:
     return groups
 
 
-def drop(kept: dict[str, Any], but: dict[str, Any]) -> None:
-    """Remove a checkpoint's files that a newer one does not name."""
-    for sha256 in set(kept.get("files", {}).values()) - set(but.get("files", {}).values()):
+def drop(stored: StoredCheckpoint | None, but: StoredCheckpoint | None = None) -> None:
+    """Remove the files of a checkpoint that a newer one does not name."""
+    for sha256 in set(stored.files.values() if stored else ()) - set(but.files.values() if but else ()):
         storage().delete(sha256)

@@ -1,22 +1,17 @@
-"""Training, from top to bottom: stage by stage; it can be watched, stopped and taken up again."""
+"""Training from top to bottom, stage by stage. It can be observed, stopped and resumed."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from db.training.progress import EpochRecord
 from training.config import Config
 from training.data.slices import Data
+from training.loop.observer import Checkpoint, TrainingObserver
 from training.loop.stage import Fitting
-from training.loop.watcher import Checkpoint, EpochRecord, Watcher
+from training.network.backend import memory_errors
 
 
-@dataclass
-class FitResult:
-    """How training went: all epochs, in order."""
-
-    history: list[EpochRecord] = field(default_factory=list)
-
-
+@memory_errors()
 def fit(
     network: Any,
     config: Config,
@@ -24,25 +19,22 @@ def fit(
     *,
     seed: int,
     folder: Path,
-    watcher: Watcher | None = None,
+    observer: TrainingObserver | None = None,
     resume: Checkpoint | None = None,
-    cached: bool = True,
-) -> FitResult:
-    """Train `network` (uint8[n,224,224,1] to logit and cam) in place; each stage leaves its best weights, or its last.
+) -> list[EpochRecord]:
+    """Train `network` (uint8[n,224,224,1] to logit and cam) in place, and return all epochs in order.
 
-    `folder` takes the features of frozen layers for as long as a stage lasts. `cached=False` computes frozen layers
-    anew at each step, on the same augmented copies.
+    Each stage leaves its best weights, or its last. `folder` takes the features of frozen layers while a stage lasts.
 
-    Raises Diverged, and whatever the watcher raises.
+    Raises Diverged, NoRoom, MemoryError, and whatever the observer raises.
     """
-    watcher = watcher or Watcher()
-    outcome = FitResult(list(resume.history) if resume else [])
+    observer = observer or TrainingObserver()
+    history = list(resume.history) if resume else []
     for index in range(resume.stage if resume else 0, len(config.stages)):
         at = resume if resume and resume.stage == index else None
         if at:
             network.set_weights(at.network)
-        with Fitting(network, config, index, data, seed, folder, watcher, outcome.history, cached) as fitting:
-            fitting.run(at)
-        if watcher.stopped():
+        Fitting(network, config, index, data, seed, folder, observer, history).run(at)
+        if observer.stopped():
             break
-    return outcome
+    return history

@@ -1,4 +1,4 @@
-"""How fast the stages train here, each beside plain `model.fit` of the same stage on the same slices."""
+"""Measures how fast the stages train here, each beside plain `model.fit` on the same slices."""
 
 import tempfile
 import time
@@ -10,22 +10,26 @@ from typing import Any
 import keras
 import numpy as np
 
+from db.training.progress import EpochRecord
 from training.config import ALL, Augment, Config, Stage
 from training.data.slices import Data, Labelled
 from training.loop.fit import fit
-from training.loop.watcher import EpochRecord, Step, Watcher
+from training.loop.observer import Step, TrainingObserver
 from training.network.resnet50 import build_network
 from training.network.training_copy import base_layers
 
 STAGES = {"head": 0, "last-20": 20, "last-40": 40, "full": ALL}
-EPOCHS = 3  # the first compiles; the quickest of the others counts, on both sides
-Told = Callable[[str], None]
+EPOCHS = 3  # the first one compiles; the quickest of the others counts, on both sides
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Images/s of one stage: an epoch of ours, an epoch of plain fit; and ours with the one-time cost of the frozen
-    layers (`prepare_seconds`, compiling included) spread over the epochs of the preset `seed`."""
+    """Images/s of one stage: an epoch of ours and one of plain fit.
+
+    `with_preparing` spreads the one-time cost of the frozen layers (`prepare_seconds`, compiling included) over the
+    epochs that the preset `seed` has.
+    """
 
     stage: str
     ours: float
@@ -35,11 +39,11 @@ class Measured:
 
     @property
     def ratio(self) -> float:
-        """Ours over plain."""
+        """Ours divided by plain."""
         return self.ours / self.plain
 
 
-class _Timer(Watcher):
+class _Timer(TrainingObserver):
     """Notes how long epochs take, and when the first began."""
 
     def __init__(self) -> None:
@@ -54,20 +58,20 @@ class _Timer(Watcher):
         self.records.append(record)
 
 
-def measure(data: Labelled, batch: int, told: Told) -> Iterator[Measured]:
-    """Each stage in turn, on slices uint8[n,224,224]; nothing else may run meanwhile."""
+def measure(data: Labelled, batch: int, say: Say) -> Iterator[Measured]:
+    """Measure each stage in turn, on slices uint8[n,224,224]. Nothing else may run meanwhile."""
     few = Labelled(data.pixels[:batch], data.labels[:batch], data.groups[:batch])
     for name, unfreeze in STAGES.items():
         network = build_network(data.pixels.shape[1], seed=1)
-        told(f"{name}: plain model.fit")
+        say(f"{name}: plain model.fit")
         plain = _plain(network, unfreeze, data, batch)
-        told(f"{name}: ours")
+        say(f"{name}: ours")
         stage = Stage(name=name, unfreeze=unfreeze, epochs=EPOCHS, batch=batch, copies=1)
         yield _ours(network, stage, data, few, plain)
 
 
 def _plain(network: Any, unfreeze: int, data: Labelled, batch: int) -> float:
-    """Images/s of Keras's own fit, as its guide to transfer learning has it: frozen layers are computed each time."""
+    """Measure images/s of Keras's fit, as in its guide to transfer learning: frozen layers are computed each time."""
     layers = base_layers(network)
     for position, layer in enumerate(layers):
         late = unfreeze == ALL or position >= len(layers) - unfreeze
@@ -86,7 +90,7 @@ def _ours(network: Any, stage: Stage, data: Labelled, few: Labelled, plain: floa
     config = Config(preset="bench", augment=Augment(), stages=(stage,))
     timer, started = _Timer(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
-        fit(network, config, Data(data, few), seed=1, folder=Path(folder), watcher=timer)
+        fit(network, config, Data(data, few), seed=1, folder=Path(folder), observer=timer)
     rate = max(record.metrics["rate"] for record in timer.records[1:])
     preparing = (timer.began or started) - started - len(data) / rate / max(1, len(data) // stage.batch)
     whole = _epochs_of_seed(stage)

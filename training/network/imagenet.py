@@ -1,4 +1,4 @@
-"""ImageNet's weights for ResNet50: Keras's own file, from its cache, or from where Keras has it."""
+"""Gets ImageNet's weights for ResNet50: Keras's own file, from its cache or by download."""
 
 import socket
 from collections.abc import Callable
@@ -7,23 +7,23 @@ from pathlib import Path
 import keras
 
 from db.background import run_with_heartbeat
-from training.launch.weights_file import WeightsError
+from training.errors import RunFailed
 
 FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 ORIGIN = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{FILE}"
 MD5 = "4d473c1dd8becc155b73f8504c6f6626"  # as `keras.applications` states it
-SILENT_SECONDS = 30.0  # after which a server that says nothing is given up
+SILENT_SECONDS = 30.0  # without a byte from the server, after which the download fails
 
 
 def imagenet_weights(
     alive: Callable[[], None], *, origin: str = ORIGIN, silent_seconds: float = SILENT_SECONDS
 ) -> Path:
-    """The file, downloaded from `origin` unless Keras's cache has it. `alive` is called each second meanwhile.
+    """Return the file, downloaded from `origin` unless Keras's cache has it. `alive` is called each second.
 
-    Raises WeightsError, with what to do instead; and whatever `alive` raises, which leaves the download to its thread.
+    Raises RunFailed, and whatever `alive` raises: then the download goes on in its thread.
     """
     earlier = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(silent_seconds)  # Keras downloads by urlretrieve, which by itself waits for ever
+    socket.setdefaulttimeout(silent_seconds)  # Keras downloads by urlretrieve, which has no timeout of its own
     try:
         return run_with_heartbeat(lambda: _download(origin), alive)
     finally:
@@ -34,7 +34,7 @@ def _download(origin: str) -> Path:
     try:
         return Path(keras.utils.get_file(FILE, origin, cache_subdir="models", file_hash=MD5))
     except Exception as error:  # Keras raises bare Exception for a failed download
-        raise WeightsError(
+        raise RunFailed(
             f"ResNet50's ImageNet weights could not be downloaded ({error}). On a machine with a network, fetch "
             f"{FILE} from Keras's applications and start from that file (--from FILE); or train without pretrained "
             "weights (--preset scratch)"

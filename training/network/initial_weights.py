@@ -1,4 +1,4 @@
-"""The network that training begins with: random weights, a file's, ImageNet's, or a model version's."""
+"""Builds the network that training begins with, on random weights, a file's, ImageNet's or a model version's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,38 +11,35 @@ from db.registry import versions
 from db.registry.manifest import KERAS_FILE
 from db.storage import storage
 from training.config import Config
-from training.launch.weights_file import WeightsError
+from training.errors import RunFailed
 from training.network.imagenet import imagenet_weights
 from training.network.resnet50 import build_network
 
 
 def initial_network(config: Config, seed: int, alive: Callable[[], None], *, from_file: bool = True) -> Any:
-    """The network, at full size; `from_file=False` leaves it random whatever the config says. Seeds Keras too.
+    """Build the network at full size, and seed Keras. With `from_file=False` it stays random whatever the config says.
 
     Raises WeightsError, and what `initial_weights` raises.
     """
     keras.utils.set_random_seed(seed)
     weights = initial_weights(config, alive) if from_file else None
-    try:
-        return build_network(weights=weights, hidden=config.hidden, dropout=config.dropout, seed=seed)
-    except WeightsError as error:  # people know the file by another name than storage does
-        raise WeightsError(str(error).replace(str(weights), "the weights file")) from error
+    return build_network(weights=weights, hidden=config.hidden, dropout=config.dropout, seed=seed)
 
 
 def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
-    """What `build_network` starts from; `alive` is called while ImageNet's weights are downloaded.
+    """Return the file that `build_network` starts from, or None. `alive` is called while ImageNet's are downloaded.
 
-    Raises FileMissing, FileDamaged, WeightsError, RuntimeError, and what `alive` raises.
+    Raises FileMissing, FileDamaged, RunFailed, and what `alive` raises.
     """
-    if config.initial == "none":
+    origin = config.initial
+    if origin.kind == "none":
         return None
-    if config.initial == "imagenet":
+    if origin.kind == "imagenet":
         return imagenet_weights(alive)
-    kind, _, name = config.initial.partition(":")
-    if kind == "file":
-        return storage().verified_path(name)
+    if origin.kind == "file":
+        return storage().verified_path(origin.value)
     with read_scope() as s:
-        version = versions.find_version(s, name)
+        version = versions.find_version(s, origin.value)
     if version is None:
-        raise RuntimeError(f"there is no model version {name} to start from")
+        raise RunFailed(f"the model version {origin.value} that the run starts from is not here any more")
     return versions.package_folder(version) / KERAS_FILE

@@ -1,4 +1,4 @@
-"""Initial weights from a file, whatever form of ResNet50 it holds: told by its bytes, taken over layer by layer."""
+"""Loads initial weights from a file, whatever form of ResNet50 it holds, layer by layer."""
 
 import shutil
 import tempfile
@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.launch.weights_file import WeightsError, check_archive
+from training.errors import WeightsError
+from training.launch.weights_file import check_archive
 
 Layers = dict[str, list[NDArray[Any]]]
 """Arrays by layer name, in Keras's order: kernel, bias; or gamma, beta, mean, variance."""
@@ -21,7 +22,7 @@ HEAD = ("hidden", "output")
 
 
 def take_over(model: Any, path: Path) -> None:
-    """Put the weights of a file into the base of `model`, and into its head where the file has one of the same shape.
+    """Put the weights of a file into the base of `model`, and into its head if the file has one of the same shape.
 
     A file is HDF5 (Keras's ResNet50 with or without its top, as `keras.applications` and RadImageNet publish it; a
     whole model or weights alone; Keras 2 or 3) or a `.keras` archive of such a model or of one of ours. Layers are
@@ -30,26 +31,26 @@ def take_over(model: Any, path: Path) -> None:
     Raises WeightsError: no such file, another format, or another architecture.
     """
     if not path.is_file():
-        raise WeightsError(f"there is no weights file {path}")
+        raise WeightsError(path, "does not exist")
     try:
-        found = _read(path, model)
+        weights = _read(path, model)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} cannot be read as Keras weights: {error}") from error
+        raise WeightsError(path, f"cannot be read as Keras weights: {error}") from error
     base = [layer for layer in model.layers if layer.weights and layer.name not in HEAD]
     for layer in base:
-        _set(layer, found.get(layer.name), path)
+        _set(layer, weights.get(layer.name), path)
     for name in HEAD:
         layer = model.get_layer(name)
-        if _fits(layer, found.get(name)):
-            layer.set_weights(found[name])
+        if _fits(layer, weights.get(name)):
+            layer.set_weights(weights[name])
 
 
 def _set(layer: Any, arrays: list[NDArray[Any]] | None, path: Path) -> None:
     if not arrays:
-        raise WeightsError(f"{path} holds no layer {layer.name}: it is not a ResNet50 of Keras's making")
+        raise WeightsError(path, f"holds no layer {layer.name}: it is not a ResNet50 of Keras's making")
     if not _fits(layer, arrays):
         shapes = ", ".join(str(array.shape) for array in arrays)
-        raise WeightsError(f"{path} holds another architecture: its {layer.name} has the shapes {shapes}")
+        raise WeightsError(path, f"holds another architecture: its {layer.name} has the shapes {shapes}")
     layer.set_weights(arrays)
 
 
@@ -61,7 +62,7 @@ def _read(path: Path, model: Any) -> Layers:
     if zipfile.is_zipfile(path):
         return _of_archive(path)
     if not h5py.is_hdf5(path):
-        raise WeightsError(f"{path} is neither HDF5 (.h5) nor a .keras file")
+        raise WeightsError(path, "is neither HDF5 (.h5) nor a .keras file")
     with h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
         if "layer_names" in group.attrs:
@@ -70,7 +71,7 @@ def _read(path: Path, model: Any) -> Layers:
 
 
 def _of_archive(path: Path) -> Layers:
-    """A `.keras` file; Keras knows one by its name only, and files in storage have none."""
+    """Read a `.keras` file. Keras knows one by its name only, and files in storage have no such name."""
     check_archive(path)
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         named = Path(folder) / "model.keras"
@@ -80,25 +81,25 @@ def _of_archive(path: Path) -> Layers:
 
 
 def _all_layers(model: Any) -> list[Any]:
-    """The layers of a model and of the models in it."""
-    found = []
+    """Return the layers of a model and of the models in it."""
+    layers = []
     for layer in model.layers:
-        found += _all_layers(layer) if hasattr(layer, "layers") else [layer]
-    return found
+        layers += _all_layers(layer) if hasattr(layer, "layers") else [layer]
+    return layers
 
 
 def _of_hdf5(group: Any) -> Layers:
-    """The format of Keras 2, which `keras.applications` publishes its weights in to this day."""
-    found: Layers = {}
+    """Read the format of Keras 2, in which `keras.applications` still publishes its weights."""
+    layers: Layers = {}
     for name in map(_text, group.attrs["layer_names"]):
         part = group[name]
-        names = [_text(each) for each in part.attrs["weight_names"]]
+        weights = [_text(weight) for weight in part.attrs["weight_names"]]
         by_layer: Layers = {}
-        for each in names:  # a model in the model has the weights of all its layers under one name
-            layer = each.split("/")[-2] if "/" in each else name
-            by_layer.setdefault(layer, []).append(np.asarray(part[each]))
-        found |= by_layer if len(by_layer) > 1 else {name: [np.asarray(part[each]) for each in names]}
-    return found
+        for weight in weights:  # a model in the model has the weights of all its layers under one name
+            layer = weight.split("/")[-2] if "/" in weight else name
+            by_layer.setdefault(layer, []).append(np.asarray(part[weight]))
+        layers |= by_layer if len(by_layer) > 1 else {name: [np.asarray(part[weight]) for weight in weights]}
+    return layers
 
 
 def _text(name: Any) -> str:
@@ -106,16 +107,16 @@ def _text(name: Any) -> str:
 
 
 def _of_keras3_weights(path: Path, model: Any) -> Layers:
-    """`.weights.h5` of Keras 3, which numbers layers instead of naming them: only a network of the same making fits."""
+    """Read a `.weights.h5` of Keras 3. It numbers layers instead of naming them, so only the same network fits."""
     base = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(224, 224, 3))
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         named = Path(folder) / "file.weights.h5"
         shutil.copyfile(path, named)
         for whole in (base, model):
             try:
-                with warnings.catch_warnings(action="error"):  # Keras only warns where it leaves layers as they were
+                with warnings.catch_warnings(action="error"):  # Keras only warns when it leaves layers unchanged
                     whole.load_weights(named)
             except (ValueError, KeyError, OSError, Warning):
                 continue
             return {layer.name: layer.get_weights() for layer in whole.layers if layer.weights}
-    raise WeightsError(f"{path} holds weights of another architecture")
+    raise WeightsError(path, "holds weights of another architecture")

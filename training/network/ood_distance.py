@@ -1,9 +1,9 @@
-"""How far a slice lies from those a network was trained on: a distance in the space of its pooled features.
+"""The distance of a slice from those that a network was trained on, in the space of its pooled features.
 
 After Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples" (NeurIPS 2018): the
 Mahalanobis distance over features of several depths, here in the space of their principal components, with what the
-components leave over counted as one more. Early features tell noise and inverted greys, late ones pictures that are
-no chest. All of it is stock layers, so it exports with the network and costs no extra pass.
+components leave over counted as one more. Early features show noise and inverted greys, late ones pictures that are not
+a chest. All of it is stock layers, so it exports with the network and needs no extra pass.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from training.network.training_copy import predict
 
 DEPTHS = ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
 WIDTHS = (256, 512, 1024, 2048)  # features of each depth
-SOFTENED = 0.2  # of a depth's mean deviation, added to each feature's own
+SOFTENED = 0.2  # of a depth's mean deviation, added to that of each feature
 COMPONENTS = 64
-KNOWN_SHARE = 0.98  # of validation slices, that the threshold lets pass
-MARGIN = 1.25  # unseen groups lie further out than the few of validation; what is no slice lies twice as far and more
+KNOWN_SHARE = 0.98  # of validation slices, which the threshold lets pass
+MARGIN = 1.25  # head-room: unseen patients score higher than the few of validation; non-CT images at least 2 times
 RESIDUAL_WEIGHT = 16.0  # of what no component explains, against one component
 
 
 def pooled_features(network: Any) -> Any:
-    """The network's features, each depth's mean over the slice, side by side: uint8[n,s,s,1] → float32[n, 3840]."""
+    """Build a model of the features, the mean of each depth over the slice: uint8[n,s,s,1] to float32[n, 3840]."""
     means = [layers.GlobalAveragePooling2D(name=f"mean_{name}")(network.get_layer(name).output) for name in DEPTHS]
     return keras.Model(network.input, layers.Concatenate(name="pooled_features")(means))
 
@@ -34,26 +34,26 @@ def pooled_features(network: Any) -> Any:
 def with_distance(
     network: Any, slices: NDArray[np.uint8], *, most: int = 768, alive: Callable[[], None] = lambda: None
 ) -> Any:
-    """The network with one output more: `distance`, float32[n], fitted to slices that it was trained on.
+    """Add an output `distance`, float32[n], fitted to slices that the network was trained on.
 
-    `slices`: uint8[n,s,s]; at most `most` of them are looked at, every other one mirrored. A distance of about 1 is
-    common. `alive` is called after each batch.
+    `slices`: uint8[n,s,s]; at most `most` of them are used, every other one mirrored. A distance of about 1 is common.
+    `alive` is called after each batch.
     """
     extractor = pooled_features(network)
-    known = slices[np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)].copy()
-    known[1::2] = known[1::2, :, ::-1]
-    found = predict(extractor, known[..., None], alive)
-    distance = _distance(extractor.output, np.asarray(found, np.float64))
+    sample = slices[np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)].copy()
+    sample[1::2] = sample[1::2, :, ::-1]
+    features = predict(extractor, sample[..., None], alive)
+    distance = _distance(extractor.output, np.asarray(features, np.float64))
     return keras.Model(network.input, {**network.output, "distance": distance}, name=network.name)
 
 
-def _distance(features: Any, known: NDArray[np.float64]) -> Any:
-    """The distance's layers over `features`, their weights fitted to `known`, float64[n, d]."""
-    mean, deviation = known.mean(0), _deviation(known)
-    scaled = (known - mean) / deviation
-    count = max(min(COMPONENTS, len(known) // 4), 1)  # more would leave nothing over to go by
+def _distance(features: Any, trained: NDArray[np.float64]) -> Any:
+    """Build the layers of the distance over `features`, their weights fitted to `trained`, float64[n, d]."""
+    mean, deviation = trained.mean(0), _deviation(trained)
+    scaled = (trained - mean) / deviation
+    count = max(min(COMPONENTS, len(trained) // 4), 1)  # more would leave no remainder to measure
     _, values, directions = np.linalg.svd(scaled, full_matrices=False)
-    variance = np.maximum(values[:count] ** 2 / len(known), 1e-9)
+    variance = np.maximum(values[:count] ** 2 / len(trained), 1e-9)
     rest = max(float((scaled**2).sum(1).mean() - variance.sum()), 1e-9)
 
     normalise = layers.Normalization(mean=mean, variance=deviation**2, name="scaled_features")
@@ -72,19 +72,22 @@ def _distance(features: Any, known: NDArray[np.float64]) -> Any:
     return ops.squeeze(ops.sqrt(total), -1)
 
 
-def _deviation(known: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each feature, and never far below its depth's mean: one that hardly ever fires would drown all others."""
-    found = known.std(0)
-    widths = [*WIDTHS[:-1], known.shape[1] - sum(WIDTHS[:-1])]
-    means = [part.mean() for part in np.split(found, np.cumsum(widths)[:-1])]
-    return np.asarray(found + np.repeat(means, widths) * SOFTENED + 1e-9)
+def _deviation(trained: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the deviation of each feature, never far below the mean of its depth.
+
+    Otherwise a feature that hardly ever fires would outweigh all others.
+    """
+    deviation = trained.std(0)
+    widths = [*WIDTHS[:-1], trained.shape[1] - sum(WIDTHS[:-1])]
+    means = [part.mean() for part in np.split(deviation, np.cumsum(widths)[:-1])]
+    return np.asarray(deviation + np.repeat(means, widths) * SOFTENED + 1e-9)
 
 
 def threshold_of(distance: NDArray[np.floating[Any]]) -> float:
-    """The distance above which a slice is flagged, from those of slices that were not trained on [n]."""
+    """Return the distance above which a slice is out of distribution, by distances of slices not trained on [n]."""
     return MARGIN * far_end(distance)
 
 
 def far_end(distance: NDArray[np.floating[Any]]) -> float:
-    """The distance that nearly all of these [n] lie within."""
+    """Return the distance within which nearly all of these [n] lie."""
     return float(np.quantile(np.asarray(distance, np.float64), KNOWN_SHARE))

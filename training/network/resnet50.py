@@ -52,14 +52,14 @@ def build_network(
 
 
 def start_residuals_at_zero(network: keras.Model) -> None:
-    """Let each residual block start as the identity (Goyal et al., 2017): random weights learn faster so."""
+    """Let each residual block start as the identity (Goyal et al., 2017), so that random weights learn faster."""
     for layer in network.layers:
         if layer.name.endswith("_3_bn"):
             layer.gamma.assign(layer.gamma * 0)
 
 
 def _head(features: Any, hidden: int, dropout: float) -> tuple[Any, Any]:
-    """Pooled head on `features[n,c,c,2048]`, and its Grad-CAM in closed form.
+    """Build the pooled head on `features[n,c,c,2048]`, and its Grad-CAM in closed form.
 
     With `h = relu(W^T mean(A) + b)` and `logit = w_out . h + b_out`, the gradient of the logit by the mean of channel k
     is `alpha_k = sum_j W_kj 1[h_j > 0] w_out_j`, and Grad-CAM (Selvaraju et al., 2017) is `relu(sum_k alpha_k A_k)`.

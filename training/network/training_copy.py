@@ -1,8 +1,6 @@
-"""The network as it learns: at another size, in bfloat16, with quick normalisation, its first layers frozen."""
+"""A copy of the network for training: another size, bfloat16, fast normalisation, its first layers frozen."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +20,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def training_copy(network: Any, size: int, precision: Precision, *, hidden: int, dropout: float) -> Any:
-    """The network at another size, with the same weights, as it trains fastest here."""
+    """Copy the network at another size, with the same weights, as it trains fastest here."""
     half = precision == "bfloat16" or (precision == "auto" and (on_gpu() or has_bfloat16()))
     policy = keras.DTypePolicy("mixed_bfloat16" if half else "float32")
     fused = keras.backend.backend() == "tensorflow" and not on_gpu()
@@ -48,9 +46,11 @@ def settle_normalisation(
     dropout: float,
     alive: Callable[[], None] = lambda: None,
 ) -> None:
-    """Take the moving statistics anew, from slices uint8[n,s,s] as they are predicted, each batch counting the same:
-    those of augmented slices, of another size, or of weights that were averaged since, are not the network's own
-    (Izmailov et al., 2018). `alive` is called after each batch."""
+    """Recompute the moving statistics from slices uint8[n,s,s] as they are predicted, with equal weight for each batch.
+
+    Statistics of augmented slices, of another size, or of weights that were averaged since do not fit the network
+    (Izmailov et al., 2018). `alive` is called after each batch.
+    """
     copy = training_copy(network, slices.shape[1], precision, hidden=hidden, dropout=dropout)
     base = keras.Model(copy.input, copy.get_layer("flatten").output)
     normal = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -63,7 +63,7 @@ def settle_normalisation(
 
 
 def _fused_batch_normalization() -> Any:
-    """Batch normalisation by TensorFlow's fused operation: Keras's own takes several times as long on a processor."""
+    """Return batch normalisation by TensorFlow's fused operation: Keras's own takes several times as long on a CPU."""
     import tensorflow as tf
 
     class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]  # keras has no types
@@ -77,8 +77,8 @@ def _fused_batch_normalization() -> Any:
                 epsilon=self.epsilon,
                 is_training=True,
             )
-            for moving, found in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + found * (1 - self.momentum))
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
             return outputs
 
     return FusedBatchNormalization
@@ -86,8 +86,8 @@ def _fused_batch_normalization() -> Any:
 
 @dataclass(frozen=True)
 class Cut:
-    """A network in two: `frozen`, slices to the tensors between (None where nothing is frozen), and `learning`, from
-    there to the logit. The layers of both are the network's own."""
+    """A network in two: `frozen`, from slices to the tensors between (None if nothing is frozen), and `learning`, from
+    there to the logit. Both share the network's layers."""
 
     frozen: Any | None
     learning: Any
@@ -112,60 +112,26 @@ def cut(network: Any, unfreeze: int) -> Cut:
 
 
 def base_layers(network: Any) -> list[Any]:
-    """ResNet50's own layers, in Keras's order: all that come before the pooled head."""
+    """Return ResNet50's layers, in Keras's order: all before the pooled head."""
     names = [layer.name for layer in network.layers]
     return list(network.layers[names.index("conv1_pad") : names.index("pool")])
 
 
 def _between(network: Any, late: set[int]) -> list[Any]:
-    """The outputs of early layers that late layers, or the head, read."""
+    """Return the outputs of early layers that late layers or the head read."""
     early = {id(layer) for layer in base_layers(network)} - late
-    found: dict[int, Any] = {}
+    tensors: dict[int, Any] = {}
     for layer in network.layers:
         if id(layer) in early:
             continue
         for node in layer._inbound_nodes:
             for tensor in node.input_tensors:
                 if id(tensor._keras_history.operation) in early:
-                    found[id(tensor)] = tensor
-    return list(found.values())
+                    tensors[id(tensor)] = tensor
+    return list(tensors.values())
 
 
 def predict(model: Any, inputs: Any, alive: Callable[[], None]) -> Any:
-    """What Keras's own predict gives; `alive` is called after each batch."""
+    """Predict as Keras does, and call `alive` after each batch."""
     beat = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: alive())
     return model.predict(inputs, batch_size=PREDICT_BATCH, verbose=0, callbacks=[beat])
-
-
-@contextmanager
-def exactly() -> Iterator[None]:
-    """Have float32 computed as such meanwhile: TensorFlow rounds it to TF32 (10 bits) on GPUs that can."""
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    from tensorflow.config import experimental as precision
-
-    before = precision.tensor_float_32_execution_enabled()
-    precision.enable_tensor_float_32_execution(False)
-    try:
-        yield
-    finally:
-        precision.enable_tensor_float_32_execution(before)
-
-
-def environment() -> dict[str, str]:
-    """The versions and devices that a run's figures depend on."""
-    import numpy
-    import sklearn
-
-    backend = keras.backend.backend()
-    module = __import__({"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[backend])
-    return {
-        "backend": backend,
-        backend: str(module.__version__),
-        "keras": keras.__version__,
-        "numpy": numpy.__version__,
-        "scikit-learn": sklearn.__version__,
-        "device": ", ".join(keras.distribution.list_devices()) or "cpu",
-        "cores": str(os.cpu_count()),
-    }

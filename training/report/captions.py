@@ -1,19 +1,19 @@
-"""The sentence or two under each figure of a training report: what it shows, and what it comes to."""
+"""The captions of a training report: a sentence or two on what each figure shows."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from db.training.progress import EpochRecord
 from training.report.content import ReportContent, number, percent
 from training.report.figures.slice_grids import MOST_AUGMENTED, MOST_MISTAKES
 from training.report.figures.training import MOST_SOURCES
 
 
 def confusion(content: ReportContent) -> str:
-    """Found and missed, cleared and false alarms."""
-    (tn, fp), (fn, tp) = content.metrics["confusion_matrix"]
+    """Count found and missed, cleared and false alarms."""
+    (tn, fp), (fn, tp) = content.metrics.confusion_matrix
     return (
         f"Of {_slices(tp + fn, 'COVID')}, {tp:,} are found and {fn:,} missed; of {_slices(tn + fp, 'non-COVID')}, "
         f"{tn:,} are cleared and {fp:,} raise a false alarm. The stronger the colour, the larger the share of its row."
@@ -21,8 +21,8 @@ def confusion(content: ReportContent) -> str:
 
 
 def roc(content: ReportContent) -> str:
-    """What the curve is, and the AUC as a share of pairs."""
-    auc = content.metrics.get("auc")
+    """Explain the curve, and give the AUC as a share of pairs."""
+    auc = content.metrics.auc
     pairs = f" A COVID slice scores above a non-COVID one in {percent(auc, 1)} of all pairs." if auc is not None else ""
     return (
         "How many COVID slices are found as the threshold falls, against the false alarms that this costs."
@@ -31,17 +31,17 @@ def roc(content: ReportContent) -> str:
 
 
 def precision_recall(content: ReportContent) -> str:
-    """What the curve is, and where the dotted line comes from."""
+    """Explain the curve and the dotted line."""
     return (
         "How many of the slices called COVID are, against how many of all COVID slices are found. Guessing stays on "
-        "the dotted line: the share of COVID in these slices, which elsewhere is another one."
+        "the dotted line: the share of COVID in these slices, which differs elsewhere."
     )
 
 
 def reliability(content: ReportContent) -> str:
-    """How to read it, and the ECE."""
-    ece = content.metrics.get("ece")
-    gap = f" On average the two lie {100 * ece:.1f} points apart." if ece is not None else ""
+    """Explain how to read it, and give the ECE."""
+    ece = content.metrics.ece
+    gap = f" On average the two differ by {100 * ece:.1f} points." if ece is not None else ""
     return (
         "Slices are binned by their probability. Below the dotted line COVID is rarer than the model says, above it "
         f"more common.{gap} Small dots are bins of few slices, counted beneath; they scatter."
@@ -49,31 +49,31 @@ def reliability(content: ReportContent) -> str:
 
 
 def scores(content: ReportContent) -> str:
-    """How far the classes lie apart, and how many slices are near the threshold."""
+    """Explain the histograms, and count the slices near the threshold."""
     near = np.abs(content.test.probability - content.threshold) <= 0.1
     total = len(near)
     return (
-        "What a class has on the wrong side of the dashed threshold is an error. Counts are logarithmic. "
+        "Slices on the wrong side of the dashed threshold are errors. Counts are logarithmic. "
         f"{int(near.sum()):,} of {total:,} slices ({percent(int(near.sum()), total)}) lie within 0.1 of the threshold."
     )
 
 
 def distance(content: ReportContent) -> str:
-    """How many test slices would be flagged."""
+    """Count the test slices that are out of distribution."""
     if content.test.distance is None or content.ood_threshold is None:
         return "How far each test slice lies from the training slices in the network's features."
-    known = content.test.distance[np.isfinite(content.test.distance)]
-    beyond = int((known > content.ood_threshold).sum())
+    finite = content.test.distance[np.isfinite(content.test.distance)]
+    beyond = int((finite > content.ood_threshold).sum())
     return (
         "How far each test slice lies from the training slices in the network's features. "
-        f"{beyond:,} of {len(known):,} ({percent(beyond, len(known))}) lie beyond the threshold: flagged as "
-        "unlike what the model knows."
+        f"{beyond:,} of {len(finite):,} ({percent(beyond, len(finite))}) lie beyond the threshold: they are out of "
+        "distribution."
     )
 
 
 def learning(content: ReportContent) -> str:
-    """How long training went on, and its best epoch."""
-    epochs, stages = len(content.history), len({each["stage"] for each in content.history})
+    """Count the epochs, and name the best one."""
+    epochs, stages = len(content.history), len({record.stage for record in content.history})
     text = f"{_count(epochs, 'epoch')} in {_count(stages, 'stage')}."
     best = _best(content.history)
     if best is not None:
@@ -82,7 +82,7 @@ def learning(content: ReportContent) -> str:
 
 
 def by_source(content: ReportContent) -> str:
-    """What the whiskers are, and what was left out."""
+    """Explain the whiskers, and say what was left out."""
     left_out = max(len(content.by_source) - MOST_SOURCES, 0)
     return (
         "Each source by itself, with its number of slices; whiskers are 95\u202f% intervals. A metric is not defined "
@@ -91,13 +91,13 @@ def by_source(content: ReportContent) -> str:
 
 
 def augmented(content: ReportContent) -> str:
-    """What is shown, and how much of it."""
+    """Count the slices that are shown."""
     total = 0 if content.augmented is None else len(content.augmented)
     return f"{_count(min(total, MOST_AUGMENTED), 'training slice')} as augmentation hands them to the network."
 
 
 def mistakes(content: ReportContent) -> str:
-    """How many are shown, and what the colours mean."""
+    """Count the mistakes that are shown, and explain the colours."""
     shown = min(len(content.mistakes), MOST_MISTAKES)
     return (
         f"The {_count(shown, 'slice')} that the model was surest of and wrong about, each beside itself with its heat "
@@ -106,12 +106,12 @@ def mistakes(content: ReportContent) -> str:
     )
 
 
-def _best(history: Sequence[Mapping[str, Any]]) -> tuple[int, float] | None:
-    """The epoch, counted through all stages from 1, of the lowest validation loss that is a number, and that loss."""
-    epochs = sorted(history, key=lambda each: (each["stage"], each["epoch"]))
-    losses = [(at, each["metrics"].get("val_loss")) for at, each in enumerate(epochs, start=1)]
-    known = [(at, loss) for at, loss in losses if loss is not None and math.isfinite(loss)]
-    return min(known, key=lambda pair: pair[1]) if known else None
+def _best(history: Sequence[EpochRecord]) -> tuple[int, float] | None:
+    """Return the epoch, counted through all stages from 1, with the lowest finite validation loss, and that loss."""
+    epochs = sorted(history, key=lambda record: (record.stage, record.epoch))
+    losses = [(at, record.metrics.get("val_loss")) for at, record in enumerate(epochs, start=1)]
+    finite = [(at, loss) for at, loss in losses if loss is not None and math.isfinite(loss)]
+    return min(finite, key=lambda pair: pair[1]) if finite else None
 
 
 def _slices(count: int, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""All that a training report and a model card tell, and the words for its figures."""
+"""All that a training report and a model card say, and how their numbers are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db.evaluation.result import Metrics
 from db.metrics import METRICS, written
+from db.training.progress import EpochRecord
 from training.report.figures.slice_grids import Mistake
 
 MINUTE, HOUR = 60, 3600  # seconds
@@ -29,8 +31,8 @@ class PartSize:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What was asked of the run, and where it ran. `dataset`: `name/number`; `split`: the rule by which it is in parts;
-    `lineage`: oldest ancestor first."""
+    """What the run was asked for, and where it ran. `dataset`: `name/number`; `split`: its rule; `lineage`: the oldest
+    ancestor first."""
 
     preset: str
     seed: int
@@ -49,11 +51,11 @@ class RunFacts:
 class TestScores:
     """The model's answers on the slices it was measured on.
 
-    `probability`: float[n], calibrated; `labels`: 0 or 1 [n]; `groups`: n names; `distance`: float[n], from what the
-    model knows, or None where the network gives none.
+    `probability`: float[n], calibrated; `labels`: 0 or 1 [n]; `groups`: n names; `distance`: float[n], from the
+    training slices, or None if the network has no such output.
     """
 
-    __test__ = False  # the name is the field's; pytest need not look here
+    __test__ = False  # a class of the report, not of pytest
 
     probability: NDArray[np.floating[Any]]
     labels: NDArray[np.integer[Any]]
@@ -63,27 +65,25 @@ class TestScores:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """`metrics`: the dict of `training.evaluation.metrics.with_intervals`; `by_source`: the same for each source's
-    name.
+    """All that a report shows. `by_source`: the metrics on each source's slices, by its name.
 
-    `history`: `{"stage", "epoch", "metrics"}` an epoch, as stored; `champion`: the champion's, or None. `augmented`:
-    uint8[n, h, w] or None. `mistakes`: the most confident first. `parity`: as in the package. `ood_threshold`: the
-    distance beyond which a slice is flagged.
+    `champion`: the champion's epochs, or None. `augmented`: uint8[n, h, w] or None. `mistakes`: the most confident
+    first. `parity`: as in the package. `ood_threshold`: the distance beyond which a slice is out of distribution.
     """
 
     title: str
     note: str
     facts: RunFacts
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     threshold: float
     threshold_rule: str
     temperature: float
     test: TestScores
-    history: Sequence[Mapping[str, Any]] = ()
-    champion: Sequence[Mapping[str, Any]] | None = None
+    history: Sequence[EpochRecord] = ()
+    champion: Sequence[EpochRecord] | None = None
     augmented: NDArray[np.uint8] | None = None
     mistakes: Sequence[Mistake] = ()
-    by_source: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    by_source: Mapping[str, Metrics] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     ood_threshold: float | None = None
     measured_on: str = "the test part of the split: groups that training never saw"
@@ -91,7 +91,7 @@ class ReportContent:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric for people. `low`, `high`: its 95 % interval as text; empty where there is none."""
+    """A metric for people. `low`, `high`: its 95 % interval as text; empty if it has none."""
 
     word: str
     value: str
@@ -105,40 +105,39 @@ class MetricRow:
         return f"{self.low}–{self.high}" if self.low else ""
 
 
-def metric_rows(metrics: Mapping[str, Any]) -> dict[str, MetricRow]:
-    """A row for each metric by its name, all nine, in the order they are read."""
-    intervals = metrics.get("intervals") or {}
+def metric_rows(metrics: Metrics) -> dict[str, MetricRow]:
+    """Return a row for each of the nine metrics by its name, in reading order."""
     rows = {}
     for name, metric in METRICS.items():
-        low, high = intervals.get(name) or (None, None)
-        known = is_number(low) and is_number(high)
-        ends = (number(low), number(high)) if known else ("", "")
-        rows[name] = MetricRow(metric.title, number(metrics.get(name)), *ends, metric.meaning)
+        low, high = metrics.intervals.get(name) or (None, None)
+        has_interval = is_number(low) and is_number(high)
+        ends = (number(low), number(high)) if has_interval else ("", "")
+        rows[name] = MetricRow(metric.title, number(getattr(metrics, name)), *ends, metric.meaning)
     return rows
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number."""
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float | np.number) and math.isfinite(value)
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """`0.968`; a dash for what is undefined."""
+    """Write a number as `0.968`; an undefined one as a dash."""
     return written(value if is_number(value) else None, digits=digits)
 
 
 def count(value: float | None) -> str:
-    """`1,234`; a dash for what is not stated."""
+    """Write a count as `1,234`; None as a dash."""
     return "–" if value is None else f"{value:,.0f}"
 
 
 def percent(part: float, whole: float) -> str:
-    """`3.8 %`, with a narrow no-break space; a dash of nothing."""
+    """Write a share as `3.8 %`, with a narrow no-break space; a share of nothing as a dash."""
     return f"{100 * part / whole:.1f}\u202f%" if whole else "–"
 
 
 def duration(seconds: float | None) -> str:
-    """`1 h 07 min`, `4 min 09 s`, `38 s`."""
+    """Write a duration as `1 h 07 min`, `4 min 09 s` or `38 s`."""
     if not is_number(seconds) or seconds is None:
         return "–"
     whole = round(seconds)
@@ -159,7 +158,7 @@ class SettingsTable:
 
 
 def settings_tables(title: str, settings: Mapping[str, Any]) -> list[SettingsTable]:
-    """`settings` as tables: the single values first, then each nested group, then each list with a column an item."""
+    """Return settings as tables: single values first, then each nested group, then each list with a column an item."""
     single = {name: value for name, value in settings.items() if not (_is_group(value) or _is_list(value))}
     tables = [_table_of(title, [single])] if single else []
     for name, value in settings.items():
@@ -175,7 +174,7 @@ def _is_group(value: object) -> bool:
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(each, Mapping) for each in value)
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)
 
 
 def _table_of(title: str, items: Sequence[Mapping[str, Any]]) -> SettingsTable:

@@ -1,4 +1,4 @@
-"""A finished run's report: one self-contained HTML file, and its figures as PNG files beside it."""
+"""Writes a finished run's report: one self-contained HTML file, and its figures as PNG files beside it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ HEADLINE = "accuracy", "auc", "recall", "specificity", "ece"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report. `light` is None where it could not be drawn, and `missing` says why.
+    """A figure of the report. `light` is None if it could not be drawn, and `missing` says why.
 
-    `dark`: the same for dark paper, or None where `light` goes with both.
+    `dark`: the same for dark paper, or None if `light` suits both.
     """
 
     file: str
@@ -53,20 +53,20 @@ class Picture:
 
     @property
     def dark_uri(self) -> str:
-        """The same for dark paper; empty where there is none."""
+        """The picture for dark paper as a `data:` address, or empty."""
         return png_uri(self.dark) if self.dark else ""
 
 
 def write_report(folder: Path, content: ReportContent) -> list[str]:
-    """Write `report.html` and the figures into `folder`; the names of the files written, the report first.
+    """Write `report.html` and the figures into `folder`, and return the names of the files, the report first.
 
-    The page needs nothing else: pictures and styles are in it, it runs no script and calls nowhere. A figure that
-    cannot be drawn, such as the ROC of one class, is replaced by a sentence that says why.
+    The page contains its pictures and styles, runs no script and loads nothing. A figure that cannot be drawn, such as
+    the ROC of one class, is replaced by a sentence that says why.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = _pictures(content)
     names = [REPORT]
-    for picture in (each for group in groups.values() for each in group):
+    for picture in (picture for group in groups.values() for picture in group):
         if picture.light is not None:
             (folder / picture.file).write_bytes(picture.light)
             names.append(picture.file)
@@ -78,7 +78,7 @@ def write_report(folder: Path, content: ReportContent) -> list[str]:
 
 
 def png_uri(png: bytes) -> str:
-    """A PNG as a `data:` address."""
+    """Return a PNG as a `data:` address."""
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
@@ -99,7 +99,7 @@ def _html(content: ReportContent, groups: dict[str, list[Picture]]) -> str:
         headline=[rows[name] for name in HEADLINE],
         rows=list(rows.values()),
         groups=groups,
-        mistakes=[_shown(each) for each in content.mistakes[:MOST_MISTAKES]],
+        mistakes=[_shown(mistake) for mistake in content.mistakes[:MOST_MISTAKES]],
         mistakes_caption=captions.mistakes(content),
         settings=[
             *settings_tables("Configuration", content.facts.config),
@@ -122,7 +122,7 @@ def _shown(mistake: Mistake) -> dict[str, str]:
 
 
 def _pictures(content: ReportContent) -> dict[str, list[Picture]]:
-    """All figures by the section they stand in."""
+    """Return all figures by the section of the page."""
     return {"test": _test_pictures(content), "training": _training_pictures(content)}
 
 
@@ -130,7 +130,7 @@ def _test_pictures(content: ReportContent) -> list[Picture]:
     test, metrics, threshold = content.test, content.metrics, content.threshold
     scored = partial(_drawn, content)
     pictures = [
-        scored("confusion-matrix", captions.confusion, partial(confusion_figure, metrics["confusion_matrix"])),
+        scored("confusion-matrix", captions.confusion, partial(confusion_figure, metrics.confusion_matrix)),
         scored("roc", captions.roc, partial(roc_figure, test.probability, test.labels, threshold, metrics)),
         scored(
             "precision-recall",
@@ -165,7 +165,7 @@ TITLES = {
     "precision-recall": "Precision and recall",
     "reliability": "Reliability",
     "scores": "Scores by class",
-    "distance": "Distance from what the model knows",
+    "distance": "Distance from the training slices",
     "by-source": "By source",
     "learning-curves": "Learning curves",
     "augmented": "Augmented slices",
@@ -175,7 +175,7 @@ TITLES = {
 def _drawn(
     content: ReportContent, name: str, caption: Callable[[ReportContent], str], draw: Callable[[Style], Figure]
 ) -> Picture:
-    """The figure on light and on dark paper, or why there is none."""
+    """Draw a figure on light and on dark paper, or say why it cannot be drawn."""
     file, title = f"{name}.png", TITLES[name]
     try:
         light, dark = (to_png(draw(style)) for style in (LIGHT, DARK))

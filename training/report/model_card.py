@@ -1,4 +1,4 @@
-"""The model card of a version, in Markdown, by the headings of Mitchell et al. (2019, FAT*, Model Cards)."""
+"""Writes the model card of a version in Markdown, by the headings of Mitchell et al. (2019, FAT*, Model Cards)."""
 
 import html
 import json
@@ -19,15 +19,14 @@ CARD = "MODEL_CARD.md"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~])")
 
 
-def write_card(folder: Path, content: ReportContent) -> list[str]:
-    """Write `MODEL_CARD.md` into `folder`; the name written, in a list as `training.report.html.write_report` gives."""
+def write_card(folder: Path, content: ReportContent) -> None:
+    """Write `MODEL_CARD.md` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).write_text(model_card(content), encoding="utf-8")
-    return [CARD]
 
 
 def model_card(content: ReportContent) -> str:
-    """The card as Markdown. Names are other people's text: none of them can become markup."""
+    """Return the card as Markdown. Names are other people's text, so none of them can become markup."""
     sections = (
         ("Model details", _details(content)),
         ("Intended use", _intended_use()),
@@ -47,7 +46,7 @@ def model_card(content: ReportContent) -> str:
 
 
 def plain(text: object) -> str:
-    """Text on one line, with all that Markdown or HTML would take for markup escaped."""
+    """Return text on one line, with everything escaped that Markdown or HTML would take for markup."""
     return _MARKUP.sub(r"\\\1", html.escape(readable(str(text)), quote=False))
 
 
@@ -56,44 +55,44 @@ def _details(content: ReportContent) -> list[str]:
     lines = [
         "- A ResNet50 that gives an axial chest CT slice (8 bits, 224 × 224) a probability of COVID and a heat map.",
         f"- Preset {plain(facts.preset)}, seed {facts.seed}, trained in {duration(facts.seconds)}.",
-        f"- Positive from a probability of {number(content.threshold)} on, by the rule {plain(content.threshold_rule)} "
-        f"on the validation slices; temperature {number(content.temperature)}.",
+        f"- Positive from a probability of {number(content.threshold)} on. The rule {plain(content.threshold_rule)} "
+        f"chose this threshold on the validation slices. Temperature {number(content.temperature)}.",
     ]
     if facts.lineage:
-        lines.append(f"- Lineage: {' → '.join(plain(each) for each in facts.lineage)}.")
+        lines.append(f"- Lineage: {' → '.join(plain(label) for label in facts.lineage)}.")
     exported = [f"{plain(row.engine)} ({plain(row.verdict)})" for row in parity_rows(content.parity)]
     if exported:
-        lines.append(f"- Exported files, held to the trained network's answers: {', '.join(exported)}.")
+        lines.append(f"- Exported files, compared with the trained network: {', '.join(exported)}.")
     return lines
 
 
 def _intended_use() -> list[str]:
     return [
         "- Research on the classification of chest CT slices, and on how such classifiers fail.",
-        "- Not for diagnosis, triage, treatment or any decision about a patient. It is no medical device.",
+        "- Not for diagnosis, triage, treatment or any decision about a patient. It is not a medical device.",
         "- Not for X-ray, MR, photographs, other organs, or slices outside the lungs.",
     ]
 
 
 def _factors(content: ReportContent) -> list[str]:
     lines = [
-        "- What is known to change the answer: scanner, hospital, reconstruction kernel, window, image format, the "
-        "level of the slice, and other diseases of the lung.",
-        "- Age, sex and origin of the patients are not known here, so performance by them was not measured.",
+        "- Known to change the answer: scanner, hospital, reconstruction kernel, window, image format, level of the "
+        "slice, and other diseases of the lung.",
+        "- Age, sex and origin of the patients are unknown here, so performance by them was not measured.",
     ]
     if not content.by_source:
         return [*lines, "- Performance by source was not measured."]
     table = []
     for name, metrics in content.by_source.items():
         rows = metric_rows(metrics)
-        shown = [_value(rows[each].value, rows[each].interval) for each in SOURCE_METRICS]
-        table.append([plain(name), f"{metrics.get('n') or 0:,}", *shown])
+        shown = [_value(rows[key].value, rows[key].interval) for key in SOURCE_METRICS]
+        table.append([plain(name), f"{metrics.n or 0:,}", *shown])
     return [*lines, "", *_table(("Source", "Slices", *(METRICS[name].title for name in SOURCE_METRICS)), table)]
 
 
 def _metrics(content: ReportContent) -> list[str]:
     rows = [[row.word, row.value, row.interval or "–", row.meaning] for row in metric_rows(content.metrics).values()]
-    (tn, fp), (fn, tp) = content.metrics["confusion_matrix"]
+    (tn, fp), (fn, tp) = content.metrics.confusion_matrix
     confusion = [[NON_COVID, f"{tn:,}", f"{fp:,}"], [COVID, f"{fn:,}", f"{tp:,}"]]
     return [
         "Intervals are 95 %, by resampling whole groups.",
@@ -106,7 +105,7 @@ def _metrics(content: ReportContent) -> list[str]:
 
 def _evaluation_data(content: ReportContent) -> list[str]:
     labels = content.test.labels
-    slices, groups = content.metrics.get("n") or len(labels), content.metrics.get("groups") or 0
+    slices, groups = content.metrics.n or len(labels), content.metrics.groups or 0
     covid = int(labels.sum())
     return [
         f"{slices:,} slices of {groups:,} groups ({covid:,} COVID, {len(labels) - covid:,} non-COVID): "
@@ -120,53 +119,53 @@ def _training_data(content: ReportContent) -> list[str]:
     lines = [f"Dataset {plain(facts.dataset)}, SHA-256 {sha256}; split {plain(facts.split)}."]
     if facts.parts:
         rows = [
-            [plain(each.part), *(f"{n:,}" for n in (each.slices, each.groups, each.covid, each.non_covid))]
-            for each in facts.parts
+            [plain(part.part), *(f"{n:,}" for n in (part.slices, part.groups, part.covid, part.non_covid))]
+            for part in facts.parts
         ]
         lines += ["", *_table(("Part", "Slices", "Groups", COVID, NON_COVID), rows)]
     if facts.allowed_leaks:
-        leaks = ", ".join(plain(each) for each in facts.allowed_leaks)
-        lines += ["", f"**Trained in spite of a leak ({leaks}): the metrics may flatter the model.**"]
+        leaks = ", ".join(plain(leak) for leak in facts.allowed_leaks)
+        lines += ["", f"**Trained although the split leaks ({leaks}): the metrics may be too good.**"]
     return lines
 
 
 def _ethics() -> list[str]:
     return [
-        "- CT slices are patients' data. The package holds no slice but those shown in the report; look at it before "
-        "passing the package on.",
-        "- A missed COVID slice and a false alarm harm in different ways; the threshold weighs the two.",
-        "- Labels come with the dataset; wrong ones are learned.",
+        "- CT slices are patients' data. The only slices in the package are those in the report. Look at it before you "
+        "pass the package on.",
+        "- A missed COVID slice and a false alarm do different harm. The threshold weighs the two.",
+        "- Labels come with the dataset. Wrong labels are learned.",
     ]
 
 
 def _caveats(content: ReportContent) -> list[str]:
     return [
-        "- **Other scanners and hospitals fool such models.** The metrics above hold for slices of the same source; on "
-        "another public set a model like this may be no better than chance. Run a site check on a labelled sample of "
-        "the new site (`ctbatch models check MODEL --on DATASET`) before any use there.",
+        "- **Other scanners and hospitals mislead such models.** The metrics above hold for slices of the same source. "
+        "On another public set, a model like this may be no better than chance. Run a site check on a labelled sample "
+        "of the new site (`ctbatch models check MODEL --on DATASET`) before any use there.",
         f"- {_out_of_distribution(content)}",
         "- The probability is calibrated for the share of COVID in the validation slices, not for another one.",
-        "- A heat map shows where the score came from, not where the disease is.",
+        "- A heat map shows what the score rests on, not where the disease is.",
     ]
 
 
 def _out_of_distribution(content: ReportContent) -> str:
     if content.ood_threshold is None:
-        return "This version has no out-of-distribution score: a photograph gets a probability like any slice."
+        return "This version has no out-of-distribution score, so a photograph gets a probability like any slice."
     text = (
         "The out-of-distribution score is a slice's distance from the training slices in the network's features; "
-        f"beyond {content.ood_threshold:.4g} it is flagged"
+        f"beyond {content.ood_threshold:.4g} a slice is out of distribution"
     )
     distance = content.test.distance
     if distance is not None and np.isfinite(distance).any():
-        known = distance[np.isfinite(distance)]
-        text += f", as {percent(int((known > content.ood_threshold).sum()), len(known))} of the evaluation slices are"
-    return f"{text}. A slice that is not flagged may still be unlike what the model knows."
+        finite = distance[np.isfinite(distance)]
+        text += f", as {percent(int((finite > content.ood_threshold).sum()), len(finite))} of the evaluation slices are"
+    return f"{text}. Other slices may still be unlike the training slices."
 
 
 def _reproduce(content: ReportContent) -> list[str]:
     facts = content.facts
-    known = {
+    given = {
         "preset": facts.preset,
         "seed": facts.seed,
         "dataset": facts.dataset,
@@ -175,10 +174,10 @@ def _reproduce(content: ReportContent) -> list[str]:
         "environment": facts.environment,
     }
     return [
-        "Threads and hardware leave small differences. What the run was given, and the code and library versions:",
+        "Threads and hardware cause small differences. The run's settings, and the versions of code and libraries:",
         "",
         "```json",
-        json.dumps(known, indent=2, default=str),
+        json.dumps(given, indent=2, default=str),
         "```",
     ]
 

@@ -8,10 +8,9 @@ from db.evaluation import comparisons, evaluations, promotion
 from db.evaluation.comparisons import Comparison, Pair
 from db.evaluation.evaluations import EvaluationError, EvaluationView
 from db.evaluation.gate import PENDING, Gate, gate_of, request_gate
-from db.evaluation.promotion import GateClosed
+from db.evaluation.promotion import GateClosed, RollbackRefused
 from db.models import Dataset, ModelVersion, User
-from db.registry import champions, demo_model, transfer, versions
-from db.registry.champions import RollbackRefused
+from db.registry import transfer, versions
 from db.registry.demo_model import DemoModelDamaged
 from db.registry.transfer import PackageRefused
 from web.actions.lookup import row_of
@@ -58,7 +57,7 @@ def compare(user: User, version_id: int) -> None:
 def promote_demo(user: User) -> int:
     """Make the demo model the champion if there is none. Return the champion's id. Raises Problem 503."""
     try:
-        label = demo_model.promote_demo_model(RECIPE, user)
+        label = promotion.promote_demo_model(RECIPE, user)
     except DemoModelDamaged as error:
         raise Problem(503, "demo-model-damaged", sentence(error)) from error
     with read_scope() as s:
@@ -76,7 +75,7 @@ def roll_back(user: User, reason: str, champion: str | None = None) -> int:
     """
     try:
         with session_scope() as s:
-            return champions.rollback(s, user, tidy(reason), champion_seen=champion).id
+            return promotion.rollback(s, user, tidy(reason), champion_seen=champion).id
     except RollbackRefused as error:
         raise Problem(409, "conflict", sentence(error)) from error
 

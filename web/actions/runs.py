@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 from db.datasets.slices import DatasetError
 from db.models import User
-from db.storage import storage
 from db.training.runs import BadName, RunError
 from training.config import ConfigError
+from training.errors import WeightsError, WeightsTooLarge
 from training.launch.installed import TrainingNotInstalled
-from training.launch.launch import FILE, MODEL, LaunchPlan, NothingNamed, RunRequest
+from training.launch.launch import LaunchPlan, NothingNamed, RunRequest
 from training.launch.launch import launch as launch_run
 from training.launch.launch import prepare as prepare_run
 from web.actions.uploads import only_part, part_path, plain_part, publish
@@ -19,41 +19,19 @@ from web.schemas.runs import RunIn
 
 def launch(user: User, run: RunIn) -> int:
     """Launch a training run and return its id. Raises Problem as `prepare` does."""
-    prepared = prepare(run)
+    plan = prepare(run)
     with _refusals():
-        return launch_run(prepared, user)
+        return launch_run(plan, user)
 
 
 def prepare(run: RunIn) -> LaunchPlan:
     """Estimate what a training run would take, without launching it.
 
-    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, preset or setting; a name that is not allowed),
-    503 (training is not installed here).
+    Raises Problem 409 (not ready, leaks), 422 (no such dataset, model, file, preset or setting; a name that is not
+    allowed), 503 (training is not installed here).
     """
-    request = RunRequest(
-        dataset=run.dataset,
-        preset=run.preset,
-        settings=[*_initial(run), *run.settings],
-        seed=run.seed,
-        name=run.name.strip(),
-        allowed_leaks=run.allow_leaks,
-        as_given=run.groups_as_given,
-    )
     with _refusals():
-        return prepare_run(request)
-
-
-def _initial(run: RunIn) -> list[str]:
-    """Return the setting that says what the run starts from, if it is not the preset's own weights."""
-    if run.from_model and run.from_weights:
-        raise Problem(422, "invalid", "A run starts from a model version or a file of weights, not both. Choose one.")
-    if run.from_model:
-        return [f"initial={MODEL}{run.from_model}"]
-    if not run.from_weights:
-        return []
-    if not storage().exists(run.from_weights):
-        raise Problem(422, "invalid", "The server does not have this file of weights, or not any more. Send it again.")
-    return [f"initial={FILE}{run.from_weights}"]
+        return prepare_run(RunRequest(**run.model_dump() | {"name": run.name.strip()}))
 
 
 def receive_weights() -> str:
@@ -63,7 +41,7 @@ def receive_weights() -> str:
     does not hold a ResNet50. Then nothing is kept.
     """
     part = only_part("one file of weights")
-    from training.launch.weights_file import WeightsError, WeightsTooLarge, check_weights_file  # loads h5py
+    from training.launch.weights_file import check_weights_file  # loads h5py
 
     try:
         check_weights_file(part_path(part), "the file")

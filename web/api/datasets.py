@@ -82,7 +82,7 @@ def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
     """
     with session_scope() as s:
         try:
-            split_of(s, row_of(s, Dataset, dataset_id), seed=json_data.seed, as_given=json_data.groups_as_given)
+            split_of(s, row_of(s, Dataset, dataset_id), seed=json_data.seed, groups_as_given=json_data.groups_as_given)
         except DatasetError as error:
             raise Problem(409, "conflict", sentence(error)) from error
     return shown(dataset_id)

@@ -67,7 +67,7 @@ def model_detail(s: Session, version: ModelVersion) -> ModelDetail:
         used_by=used_by(s, version),
         checks=[CheckOut.model_validate(evaluation_view(evaluation)) for evaluation in of_version(s, version)],
         gate=gate_of(s, version).as_dict(),
-        promotions=[PromotionOut(**promotion) for promotion in promotions_of(s, version)],
+        promotions=[PromotionOut(**promotion.as_dict()) for promotion in promotions_of(s, version)],
         links={
             "self": url_for("api_models.show", model_id=version.id),
             "card": url_for("api_models.card", model_id=version.id),

@@ -84,7 +84,7 @@ def split(dataset_id: int) -> ResponseReturnValue:
     options = form_values(SplitIn, request.form)
     try:
         with session_scope() as s:
-            split_of(s, row_of(s, Dataset, dataset_id), seed=options.seed, as_given=options.groups_as_given)
+            split_of(s, row_of(s, Dataset, dataset_id), seed=options.seed, groups_as_given=options.groups_as_given)
     except DatasetError as error:
         raise Problem(409, "conflict", sentence(error)) from error
     return redirect(url_for("datasets.show", dataset_id=dataset_id, _anchor="splits"), 303)

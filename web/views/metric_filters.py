@@ -33,7 +33,7 @@ def metric(value: Any) -> str:
         return f"{value:,}".replace(",", "\u202f")
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
-    if isinstance(value, list) and len(value) <= 4:
+    if isinstance(value, list | tuple) and len(value) <= 4:
         return " – ".join(metric(item) for item in value)
     return str(value)
 

@@ -5,19 +5,14 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy.orm import Session
 
 from db.database import read_scope
-from db.datasets.datasets import find_dataset, list_datasets
-from db.evaluation import evaluations
-from db.evaluation.gate import gate_of
-from db.models import OPEN_WORK, Dataset, ModelVersion, Work
+from db.evaluation.version_page import version_checks, version_page
+from db.models import ModelVersion
 from db.registry import champions
 from db.registry import versions as registry
 from db.registry.engine_proofs import list_servings
 from db.storage import FileDamaged, FileMissing
-from db.training import runs
-from db.training.lineage import held_out, makers_elsewhere
 from web.actions import models
 from web.actions import models as promotions
 from web.actions.lookup import row_of
@@ -27,7 +22,6 @@ from web.errors import Problem
 from web.security.auth import require_admin, require_user
 from web.security.guards import guard_pages
 from web.views.forms import form_errors, page_response
-from worker.imaging.display_names import display_name
 
 COMPARED = ("with_model", "dataset")  # parameters of a comparison in an address
 
@@ -134,31 +128,20 @@ def _version(version_id: int) -> ModelVersion:
 
 
 def _page(version_id: int, problem: Problem | None) -> Response:
+    user = require_user()
     with read_scope() as s:
         version = row_of(s, ModelVersion, version_id)
-        shown: dict[str, Any] = {
-            "used_by": registry.used_by(s, version),
-            "lineage": [(one, registry.find_version(s, one)) for one in version.facts.lineage],
-            "elsewhere": makers_elsewhere(version),
-            "servings": list_servings(s, version_id=version.id) if require_user().is_admin else [],
-            "promotions": [each for each in champions.promotions(s) if each.model_version_id == version.id],
-            "own_part": held_out(s, version) is not None,
-            "others": [each.label for each in registry.list_versions(s) if each.id != version.id],
-            "ready": [dataset.label for dataset in list_datasets(s) if dataset.state == Work.DONE],
-            "dataset": _dataset(s, version),
-            "run": None if version.facts.run is None else runs.find_run(s, version.facts.run),
-        }
-    shown |= _checks(version_id)
-    shown |= {"figures": model_files.figures(version, require_user()), "card": _card(version)}
-    shown["report"] = model_files.REPORT in version.files
-    page = render_template("models/model.html", problem=problem, **shown)
-    return Response(page, problem.status if problem else 200, content_type="text/html; charset=utf-8")
-
-
-def _dataset(s: Session, version: ModelVersion) -> Dataset | None:
-    """The dataset it was trained on, if it is here: an imported version's may be another one of the same name."""
-    found = find_dataset(s, display_name(version.facts.dataset or ""))
-    return found if found is not None and found.sha256 == version.dataset_hash else None
+        shown = vars(version_page(s, version))
+        servings = list_servings(s, version_id=version.id) if user.is_admin else []
+    return page_response(
+        "models/model.html",
+        problem,
+        **shown | _checks(version_id),
+        servings=servings,
+        figures=model_files.figures(version, user),
+        card=_card(version),
+        report=model_files.REPORT in version.files,
+    )
 
 
 def _card(version: ModelVersion) -> str | None:
@@ -169,25 +152,14 @@ def _card(version: ModelVersion) -> str | None:
 
 
 def _checks(version_id: int) -> dict[str, Any]:
+    """Return the values of the part that changes, with the comparison that the address asks for."""
     with read_scope() as s:
-        version = row_of(s, ModelVersion, version_id)
-        now = champions.champion(s)
-        found = evaluations.of_version(s, version)
-        views = [evaluations.evaluation_view(one) for one in found if one.part is None]
-        waited_for = [*found, *(evaluations.of_version(s, now) if now and now.id != version.id else [])]
-        gate = gate_of(s, version)
+        checks = version_checks(s, row_of(s, ModelVersion, version_id))
     asked = {name: request.args.get(name, "") for name in COMPARED}
     comparison = models.compared(version_id, **asked) if asked["with_model"] else None
-    open_now = comparison is not None and comparison.state in ("queued", "running")
-    return {
-        "version": version,
-        "champion": now,
-        "is_champion": now is not None and now.id == version.id,
-        "checks": views,
-        "gate": gate,
-        "comparing": any(one.state in OPEN_WORK and one.part is not None for one in waited_for),
-        "open": open_now or any(one.state in OPEN_WORK for one in waited_for),
+    shown = vars(checks) | {"is_champion": checks.is_champion, "comparison": comparison}
+    shown["open"] = checks.open or (comparison is not None and comparison.state in ("queued", "running"))
+    return shown | {
         "asked": {name: value for name, value in asked.items() if value},
-        "comparison": comparison,
         "is_admin": require_user().is_admin,
     }

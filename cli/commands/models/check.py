@@ -39,7 +39,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 
     Slices that the model was trained on are not evidence.
     """
-    from training.evaluation.site_check import MUCH_APART
+    from training.evaluation.site_check import MUCH_OOD
 
     with _asking() as session:
         model, sample = find_version(session, version), find_dataset(session, dataset)
@@ -60,8 +60,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {result['groups']} groups: {said['verdict']}")
     for reason in said["reasons"]:
         say(f"  {reason}")
-    if said["apart"] is not None and said["apart"] <= MUCH_APART:  # a larger share is one of the reasons
-        say(f"  {said['apart']:.1%} of the slices lie apart from those the model knows")
+    if said["ood_share"] is not None and said["ood_share"] <= MUCH_OOD:  # a larger share is one of the reasons
+        say(f"  {said['ood_share']:.1%} of the slices are out of distribution")
     say(RESEARCH_LINE)
 
 
@@ -87,8 +87,8 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
         raise NotFoundOrDenied(found.error if found and found.error else "the evaluations are gone from the database")
     if as_json:
         kept = {"a": found.model_version, "b": found.with_model}
-        names = ("dataset", "part", "slices", "groups", "figures", "notes")
-        print_json(kept | {name: getattr(found, name) for name in names})
+        names = {"dataset", "part", "slices", "groups", "figures", "notes"}
+        print_json(kept | found.model_dump(mode="json", by_alias=True, include=names))
         return
     say(f"{found.dataset}{f' ({found.part})' if found.part else ''}: {found.slices} slices, {found.groups} groups")
     print_table(

@@ -60,7 +60,8 @@ def show(version: str, as_json: bool) -> None:
     with reading() as session:
         row = find_version(session, version)
         view = version_view(row, champions.champion(session))
-        promotions = promotion.promotions_of(session, row)
+        hidden = None if as_json else {"figures"}  # for programs: they would fill the screen
+        promotions = [one.model_dump(mode="json", exclude=hidden) for one in promotion.promotions_of(session, row)]
         view |= {
             "used_by": versions.used_by(session, row),
             "calibration": row.calibration,
@@ -71,12 +72,7 @@ def show(version: str, as_json: bool) -> None:
             "files": row.files,
             "promotions": promotions,
         }
-    if as_json:
-        print_json(view)
-        return
-    for item in promotions:
-        item.pop("figures", None)  # for programs: they would fill the screen
-    print_table(("", "value"), flat(view))
+    print_json(view) if as_json else print_table(("", "value"), flat(view))
 
 
 @models.command()
@@ -171,10 +167,10 @@ def rollback(reason: str, as_json: bool) -> None:
     """
     with writing() as session:
         try:
-            chosen = champions.rollback(session, None, reason, operator_name())
-        except champions.NoEarlierChampion as error:
+            chosen = promotion.rollback(session, None, reason, operator_name())
+        except promotion.NoEarlierChampion as error:
             raise NotFoundOrDenied(str(error)) from error
-        except champions.RollbackRefused as error:
+        except promotion.RollbackRefused as error:
             raise Refused(f"{error}: --reason") from error
         view = version_view(chosen, chosen)
     print_json(view) if as_json else say(f"{view['version']} is the champion again")

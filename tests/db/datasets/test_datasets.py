@@ -12,7 +12,7 @@ from db import PARTS
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets
-from db.datasets.slices import DatasetError, Placed, Row, rows_of
+from db.datasets.slices import DatasetError, LabelledRow, SplitCandidate, rows_of
 from db.ledger import jobs, leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim, StaleClaim
@@ -73,7 +73,7 @@ def split_of(dataset: Dataset, **values: Any) -> Split:
         return splits.split_of(s, dataset, **values)
 
 
-def parts_of(dataset: Dataset, split: Split) -> dict[str, list[Row]]:
+def parts_of(dataset: Dataset, split: Split) -> dict[str, list[LabelledRow]]:
     with read_scope() as s:
         return {part: rows_of(s, dataset.id, split, part) for part in PARTS}
 
@@ -200,12 +200,12 @@ def test_groups_are_joined_by_near_identical_slices_unless_they_are_taken_as_giv
     for first in range(0, 200, 20):  # each group shares a slice with the next
         rows[first + 9]["cluster"] = rows[first + 10]["cluster"] = first + 9
     dataset = built(rows)
-    joined, as_given = split_of(dataset), split_of(dataset, as_given=True)
+    joined, as_given = split_of(dataset), split_of(dataset, groups_as_given=True)
     assert (joined.rule, as_given.rule) == ("groups", "groups as given")
     assert joined.leaks == {}
     assert all(joined.assignment[f"g{n:02d}"] == joined.assignment[f"g{n + 1:02d}"] for n in range(0, 20, 2))
     assert as_given.leaks.keys() == {"near-identical-slices"}
-    assert split_of(dataset, as_given=True).id == as_given.id
+    assert split_of(dataset, groups_as_given=True).id == as_given.id
 
 
 def test_two_requests_at_once_get_one_split() -> None:
@@ -342,7 +342,7 @@ def test_rows_of_an_unknown_part_are_refused() -> None:
 
 
 def test_joining_follows_chains_of_clusters() -> None:
-    chain = [Placed(n, f"{n}.png", 1, group, cluster, f"p{n}", None)
+    chain = [SplitCandidate(n, f"{n}.png", 1, group, cluster, f"p{n}", None)
              for n, (group, cluster) in enumerate([("a", 0), ("b", 0), ("b", 2), ("c", 2), ("d", 4)])]  # fmt: skip
     assert [unit.groups for unit in joined_groups(chain)] == [["a", "b", "c"], ["d"]]
     drawn = draw(joined_groups(chain), 1, (0.7, 0.1, 0.2))

@@ -1,4 +1,4 @@
-"""Evaluations on both databases: asked for once, claimed by one, tried again, compared with all done beside them."""
+"""Evaluations on both databases: requested once, claimed by one worker, repeated, compared with those beside them."""
 
 import threading
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
+from db.evaluation.result import EvaluationResult, PairedMetric
 from db.ledger import leases
 from db.ledger.leases import StaleClaim
 from db.models import Dataset, Evaluation, ModelVersion, Split, Work
@@ -20,7 +21,7 @@ from worker import reap, sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
 NewChampion = Callable[[str], ModelVersion]
-BETTER = {"auc": {"candidate": 0.9, "champion": 0.8, "difference": 0.1, "low": 0.05, "high": 0.2}}
+BETTER = {"auc": PairedMetric(first=0.9, second=0.8, difference=0.1, low=0.05, high=0.2)}
 
 
 @pytest.fixture
@@ -48,15 +49,15 @@ def seen(evaluation: Evaluation) -> evaluations.EvaluationView:
         return evaluations.evaluation_view(s.get_one(Evaluation, evaluation.id))
 
 
-def finish(against: dict[int, dict] | None = None, result: dict | None = None) -> bool:
+def finish() -> bool:
     with session_scope() as s:
         claimed = evaluations.claim(s, "w")
     assert claimed is not None
     with session_scope() as s:
-        return evaluations.finish(s, claimed[1], storage().put(b"scores"), result or {"n": 3}, against or {})
+        return evaluations.finish(s, claimed[1], storage().put(b"scores"), EvaluationResult(n=3), {})
 
 
-def test_the_same_ask_gives_the_same_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
+def test_same_request_gives_the_same_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
     split = draw_split(dataset)
     whole, part = ask(champion, dataset), ask(champion, dataset, split, "test")
     assert ask(champion, dataset).id == whole.id
@@ -64,7 +65,7 @@ def test_the_same_ask_gives_the_same_evaluation(champion: ModelVersion, dataset:
     assert len({whole.id, part.id, ask(champion, dataset, split, "validation").id}) == 3
 
 
-def test_two_that_ask_at_once_get_one_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
+def test_simultaneous_requests_give_one_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
     threads = [threading.Thread(target=lambda: ask(champion, dataset)) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -74,7 +75,7 @@ def test_two_that_ask_at_once_get_one_evaluation(champion: ModelVersion, dataset
         assert s.scalar(select(func.count()).select_from(Evaluation)) == 1
 
 
-def test_it_is_claimed_once_reported_on_and_finished(champion: ModelVersion, dataset: Dataset) -> None:
+def test_evaluation_is_claimed_once_reported_on_and_finished(champion: ModelVersion, dataset: Dataset) -> None:
     evaluation = ask(champion, dataset)
     assert seen(evaluation).state == "queued"
     with session_scope() as s:
@@ -84,14 +85,14 @@ def test_it_is_claimed_once_reported_on_and_finished(champion: ModelVersion, dat
         evaluations.report(s, claim, 0.5)
     assert (seen(evaluation).state, seen(evaluation).progress) == ("running", 0.5)
     with session_scope() as s:
-        assert evaluations.finish(s, claim, storage().put(b"scores"), {"accuracy": 0.9}, {})
+        assert evaluations.finish(s, claim, storage().put(b"scores"), EvaluationResult(accuracy=0.9), {})
     done = seen(evaluation).as_dict()
     assert (done["state"], done["dataset"], done["model_version"]) == ("finished", "site/1", "fake/1")
     assert done["result"] == {"accuracy": 0.9, "against": {}}
     assert ask(champion, dataset).state == Work.DONE
 
 
-def test_a_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing(
+def test_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing(
     champion: ModelVersion, dataset: Dataset
 ) -> None:
     evaluation = ask(champion, dataset)
@@ -103,7 +104,7 @@ def test_a_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing
         again, _ = evaluations.claim(s, "v")
         assert (again.id, again.attempts) == (evaluation.id, 2)
     for act in (
-        lambda s: evaluations.finish(s, stale, storage().put(b"scores"), {}, {}),
+        lambda s: evaluations.finish(s, stale, storage().put(b"scores"), EvaluationResult(), {}),
         lambda s: evaluations.report(s, stale, 1),
     ):
         with pytest.raises(StaleClaim), session_scope() as s:
@@ -111,7 +112,7 @@ def test_a_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing
     assert seen(evaluation).result == {}
 
 
-def test_one_evaluation_can_be_claimed_out_of_its_turn(champion: ModelVersion, dataset: Dataset) -> None:
+def test_evaluation_can_be_claimed_out_of_turn(champion: ModelVersion, dataset: Dataset) -> None:
     ask(champion, dataset)
     second = ask(champion, dataset, draw_split(dataset), "test")
     with session_scope() as s:
@@ -119,7 +120,7 @@ def test_one_evaluation_can_be_claimed_out_of_its_turn(champion: ModelVersion, d
         assert evaluations.claim(s, "w", second.id) is None
 
 
-def test_one_that_failed_says_why_and_is_tried_again_when_asked_for(champion: ModelVersion, dataset: Dataset) -> None:
+def test_failed_evaluation_is_repeated_on_request(champion: ModelVersion, dataset: Dataset) -> None:
     evaluation = ask(champion, dataset)
     with session_scope() as s:
         evaluations.fail(s, evaluations.claim(s, "w")[1], "a file is gone")
@@ -130,7 +131,7 @@ def test_one_that_failed_says_why_and_is_tried_again_when_asked_for(champion: Mo
     assert seen(evaluation).error is None
 
 
-def test_a_pair_is_compared_in_both_results_whoever_ends_last(
+def test_comparison_is_in_both_results_whoever_ends_last(
     champion: ModelVersion, new_champion: NewChampion, dataset: Dataset
 ) -> None:
     first = ask(champion, dataset)
@@ -141,10 +142,12 @@ def test_a_pair_is_compared_in_both_results_whoever_ends_last(
         _, claim = evaluations.claim(s, "w", second.id)
         assert [one.id for one in evaluations.done_beside(s, s.get_one(Evaluation, second.id))] == [first.id]
     with session_scope() as s:
-        assert not evaluations.finish(s, claim, "", {}, {})  # it does not know the first one's scores yet
+        assert not evaluations.finish(
+            s, claim, "", EvaluationResult(), {}
+        )  # it does not know the first one's scores yet
     with session_scope() as s:
-        assert evaluations.finish(s, claim, storage().put(b"scores"), {}, {first.id: BETTER})
-    assert seen(second).result["against"] == {"fake/1": BETTER}
+        assert evaluations.finish(s, claim, storage().put(b"scores"), EvaluationResult(), {first.id: BETTER})
+    assert seen(second).result["against"] == {"fake/1": {"auc": BETTER["auc"].as_json()}}
     assert seen(first).result == {
         "n": 3,
         "against": {
@@ -158,7 +161,7 @@ def test_a_pair_is_compared_in_both_results_whoever_ends_last(
     ("state", "error", "message"),
     [(Work.RUNNING, None, "site/1 cannot be used: it is still being built"), (Work.FAILED, "no slices", "no slices")],
 )
-def test_a_dataset_that_is_not_ready_is_refused(
+def test_dataset_that_is_not_ready_is_refused(
     champion: ModelVersion, dataset: Dataset, state: Work, error: str | None, message: str
 ) -> None:
     dataset.state, dataset.error = state, error
@@ -166,7 +169,7 @@ def test_a_dataset_that_is_not_ready_is_refused(
         ask(champion, dataset)
 
 
-def test_a_part_that_does_not_exist_is_refused(champion: ModelVersion, dataset: Dataset) -> None:
+def test_part_that_does_not_exist_is_refused(champion: ModelVersion, dataset: Dataset) -> None:
     split = draw_split(dataset)
     for part in ("rest", None):
         with pytest.raises(EvaluationError, match="a part of a split is train, validation, test"):

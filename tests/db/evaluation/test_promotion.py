@@ -1,4 +1,4 @@
-"""The promotion gate on both databases: what is refused, what needs a reason, what is kept, and the way back."""
+"""The promotion gate on both databases: refusals, reasons, records, and rollback."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,6 @@ from db.database import read_scope, session_scope
 from db.evaluation import evaluations, promotion
 from db.evaluation.gate import (
     DEFAULT_FLOOR,
-    NOT_WORSE_IN,
     NOTHING,
     PENDING,
     REFUSED,
@@ -20,43 +19,44 @@ from db.evaluation.gate import (
     request_gate,
 )
 from db.evaluation.promotion import GateClosed
+from db.evaluation.result import EvaluationResult, PairedMetric
 from db.metrics import METRICS, Difference
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, PromotionKind, Split, User, Work
 from db.registry import champions
 from db.registry import versions as registry
 from db.storage import storage
-from db.training.lineage import makers_of
+from db.training.lineage import ancestors_of
 from tests.builders.datasets import new_split
 from tests.conftest import fake_package
 
 NewChampion = Callable[[str], ModelVersion]
-Pairs = dict[str, dict[str, float | None]]
+Pairs = dict[str, PairedMetric]
 
 
-def pair(low: float | None, high: float | None) -> dict[str, float | None]:
+def pair(low: float | None, high: float | None) -> PairedMetric:
     middle = None if low is None or high is None else (low + high) / 2
-    return {"candidate": 0.9, "champion": 0.9, "difference": middle, "low": low, "high": high}
+    return PairedMetric(first=0.9, second=0.9, difference=middle, low=low, high=high)
 
 
 EVEN: Pairs = {name: pair(-0.01, 0.02) for name in ("auc", "accuracy", "recall", "brier")}
 
 
-def test_a_candidate_that_is_about_as_good_passes() -> None:
+def test_candidate_that_is_about_as_good_passes() -> None:
     assert objections(EVEN, 0.9, 0.85) == []
 
 
-@pytest.mark.parametrize("name", NOT_WORSE_IN)
-def test_worse_beyond_chance_in_any_of_three_figures_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["auc", "accuracy", "recall"])
+def test_worse_beyond_chance_in_any_of_three_metrics_is_refused(name: str) -> None:
     [why] = objections({**EVEN, name: pair(-0.2, -0.01)}, 0.9, 0.85)
     assert why == f"its {METRICS[name].name} is {Difference.WORSE}: the difference is −0.200 to −0.010"
 
 
-def test_worse_within_chance_or_in_another_figure_is_not_refused() -> None:
+def test_worse_within_chance_or_in_another_metric_is_not_refused() -> None:
     assert objections({**EVEN, "auc": pair(-0.2, 0.0), "brier": pair(-0.2, -0.1)}, 0.9, 0.85) == []
     assert objections({**EVEN, "auc": pair(None, None)}, 0.9, 0.85) == []
 
 
-def test_a_sensitivity_below_the_floor_is_refused_as_measured() -> None:
+def test_sensitivity_below_the_floor_is_refused_as_measured() -> None:
     assert objections(EVEN, 0.85, 0.85) == []
     assert objections(EVEN, 0.8499, 0.85) == ["its sensitivity of 0.850 is below the floor of 0.850"]
     assert objections(EVEN, None, 0.85) == ["the test part holds no COVID slice: its sensitivity is not known"]
@@ -83,7 +83,7 @@ class Registry:
         return version
 
     def evaluate(self, version: ModelVersion, recall: float, figures: Pairs = EVEN) -> None:
-        """Carry out all that is asked for on the test part, with these figures against whatever was there before."""
+        """Carry out what is requested on the test part, with these metrics against whatever was there before."""
         with session_scope() as s:
             request_gate(s, version)
         while True:
@@ -93,8 +93,10 @@ class Registry:
                     return
                 others = {other.id: figures for other in evaluations.done_beside(s, claimed[0])}
             if claimed[0].model_version_id != version.id:
-                others = {key: evaluations.mirrored(figures) for key in others}
-            result = {"n": 40, "groups": 8, "recall": recall, "intervals": {"recall": [recall - 0.1, recall + 0.1]}}
+                mirrored = {name: metric.swapped() for name, metric in figures.items()}
+                others = dict.fromkeys(others, mirrored)
+            interval = {"recall": (recall - 0.1, recall + 0.1)}
+            result = EvaluationResult(n=40, groups=8, recall=recall, intervals=interval)
             with session_scope() as s:
                 assert evaluations.finish(s, claimed[1], storage().put(b"scores"), result, others)
 
@@ -121,7 +123,7 @@ def champion_now() -> str | None:
         return found.label if found else None
 
 
-def test_a_candidate_that_holds_up_is_promoted_and_the_figures_are_kept(models: Registry, ann: User) -> None:
+def test_passing_candidate_is_promoted_and_its_gate_kept(models: Registry, ann: User) -> None:
     old, new = models.add("old"), models.add("new")
     promote_first(models, old)
     assert gate(new).verdict == PENDING
@@ -134,7 +136,7 @@ def test_a_candidate_that_holds_up_is_promoted_and_the_figures_are_kept(models: 
     assert (kept.user_id, kept.gate["who"], kept.gate["verdict"]) == (ann.id, "ann", "passed")
     assert (kept.gate["candidate"], kept.gate["champion"], kept.gate["dataset"]) == ("new/1", "old/1", "site/1")
     assert (kept.gate["slices"], kept.gate["groups"], kept.gate["sensitivity"]) == (40, 8, 0.92)
-    assert kept.gate["figures"] == EVEN
+    assert kept.gate["figures"] == {name: metric.as_json() for name, metric in EVEN.items()}
     assert not kept.gate["overridden"]
 
 
@@ -143,7 +145,7 @@ def promote_first(models: Registry, version: ModelVersion) -> None:
     promote(version, "the first")
 
 
-def test_a_candidate_that_is_worse_is_refused_unless_an_admin_says_why(models: Registry, ann: User) -> None:
+def test_candidate_that_is_worse_is_refused_unless_an_admin_says_why(models: Registry, ann: User) -> None:
     old, new = models.add("old"), models.add("new")
     promote_first(models, old)
     models.evaluate(new, 0.92, {**EVEN, "auc": pair(-0.3, -0.1)})
@@ -162,7 +164,7 @@ def test_a_candidate_that_is_worse_is_refused_unless_an_admin_says_why(models: R
     assert kept.created_at is not None
 
 
-def test_a_test_part_of_one_group_is_nothing_to_compare_on(models: Registry) -> None:
+def test_test_part_of_one_group_is_nothing_to_compare_on(models: Registry) -> None:
     old, new = models.add("old"), models.add("new")
     promote_first(models, old)
     models.evaluate(new, 0.92, {name: pair(None, None) for name in EVEN})
@@ -171,14 +173,14 @@ def test_a_test_part_of_one_group_is_nothing_to_compare_on(models: Registry) -> 
         promote(new)
 
 
-def test_a_version_has_its_own_floor(models: Registry) -> None:
+def test_version_has_its_own_floor(models: Registry) -> None:
     old, new = models.add("old"), models.add("new", floor=0.95)
     promote_first(models, old)
     models.evaluate(new, 0.92)
     assert gate(new).reasons == ["its sensitivity of 0.920 is below the floor of 0.950"]
 
 
-def test_the_first_version_needs_a_reason_and_its_floor_holds(models: Registry) -> None:
+def test_first_version_needs_a_reason_and_its_floor_holds(models: Registry) -> None:
     first, blind = models.add("first"), models.add("blind")
     models.evaluate(first, 0.9)
     models.evaluate(blind, 0.4)
@@ -190,8 +192,10 @@ def test_the_first_version_needs_a_reason_and_its_floor_holds(models: Registry) 
     assert champion_now() == "first/1"
 
 
-@pytest.mark.parametrize("split", [None, {"id": 99, "dataset": "site/1"}, {"id": 1, "dataset": "elsewhere/1"}])
-def test_a_version_without_a_test_part_here_needs_a_reason(models: Registry, split: object) -> None:
+@pytest.mark.parametrize(
+    "split", [None, "7", {"id": 99, "dataset": "site/1"}, {"id": "1", "dataset": "site/1"}, {"dataset": "site/1"}]
+)
+def test_version_without_a_test_part_here_needs_a_reason(models: Registry, split: object) -> None:
     imported = models.add("imported", split=split)
     assert gate(imported).verdict == NOTHING
     with session_scope() as s:
@@ -202,24 +206,24 @@ def test_a_version_without_a_test_part_here_needs_a_reason(models: Registry, spl
     assert champion_now() == "imported/1"
 
 
-def test_a_split_of_another_dataset_under_the_same_id_is_not_taken_for_the_versions_own(models: Registry) -> None:
+def test_split_of_another_dataset_under_the_same_id_is_not_taken_for_the_versions_own(models: Registry) -> None:
     foreign = models.add("foreign", split={"id": models.split.id, "dataset": "elsewhere/3"})
     assert gate(foreign).verdict == NOTHING
 
 
-def test_an_evaluation_that_failed_is_named_and_asked_for_once_more(models: Registry) -> None:
+def test_failed_evaluation_is_named_and_requested_again(models: Registry) -> None:
     old, new = models.add("old"), models.add("new")
     promote_first(models, old)
     with session_scope() as s:
-        [asked] = request_gate(s, new)
+        [requested] = request_gate(s, new)
         evaluations.fail(s, evaluations.claim(s, "w")[1], "a file is gone")
     assert gate(new).reasons == ["the evaluation of new/1 failed: a file is gone"]
     with session_scope() as s:
         [again] = request_gate(s, new)
-        assert (again.id, again.state) == (asked.id, Work.READY)
+        assert (again.id, again.state) == (requested.id, Work.READY)
 
 
-def test_who_was_trained_on_slices_of_the_test_part_is_pointed_out_with_their_number(models: Registry) -> None:
+def test_notes_count_test_slices_that_trained_a_version(models: Registry) -> None:
     with session_scope() as s:
         slices = [("a", "1"), ("b", "2"), ("b", "3"), ("c", "4")]
         for row, (group, pixels) in enumerate(slices):
@@ -242,7 +246,7 @@ def test_who_was_trained_on_slices_of_the_test_part_is_pointed_out_with_their_nu
     assert [note.split(",")[0] for note in gate(child).notes] == ["child/1", "old/1"]
 
 
-def test_slices_of_no_known_patient_are_pointed_out(models: Registry) -> None:
+def test_notes_count_slices_without_a_known_patient(models: Registry) -> None:
     old, new = models.add("old"), models.add("new")
     promote_first(models, old)
     models.evaluate(new, 0.92)
@@ -250,30 +254,30 @@ def test_slices_of_no_known_patient_are_pointed_out(models: Registry) -> None:
     with session_scope() as s:
         s.get_one(Dataset, models.dataset.id).report = {"groups_from": {"folders": 8, "near-identical slices": 1200}}
     [note] = gate(new).notes
-    assert note.startswith("no patient is known of 1,200 of ")
+    assert note.startswith("1,200 of ")
 
 
-def test_a_version_whose_slices_are_elsewhere_may_have_seen_these(models: Registry) -> None:
+def test_notes_name_versions_trained_on_slices_elsewhere(models: Registry) -> None:
     imported, new = models.add("imported", split=None, dataset="clinic/4"), models.add("new", dataset="site/1")
     promote(imported, "the site check was good")
     models.evaluate(new, 0.92)
     assert gate(new).notes == [
-        "what imported/1 was trained on is not in this database: it may have seen these slices",
+        "imported/1 was trained on slices that are not in this database: these may be among them",
     ]
 
 
-def test_what_an_imported_version_comes_from_is_no_version_of_that_name_here(models: Registry) -> None:
+def test_ancestors_of_an_imported_version_are_not_versions_here(models: Registry) -> None:
     models.add("base", dataset="site/1")
     elsewhere = {"lineage": ["base/1"]}
     imported, new = models.add("imported", split=None, imported=elsewhere), models.add("new", dataset="site/1")
     promote(imported, "the site check was good")
     models.evaluate(new, 0.92)
-    assert gate(new).notes == ["what imported/1 was made from elsewhere (base/1) may have seen these slices"]
+    assert gate(new).notes == ["imported/1 was made elsewhere from base/1, which may have seen these slices"]
     with read_scope() as s:
-        assert [each.label for each in makers_of(s, s.merge(imported))] == ["imported/1"]
+        assert [each.label for each in ancestors_of(s, s.merge(imported))] == ["imported/1"]
 
 
-def test_a_champion_that_changed_meanwhile_is_not_replaced_on_old_figures(models: Registry) -> None:
+def test_changed_champion_is_not_replaced_by_an_old_gate(models: Registry) -> None:
     old, new, other = models.add("old"), models.add("new"), models.add("other")
     promote_first(models, old)
     models.evaluate(new, 0.92)
@@ -285,7 +289,7 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced_on_old_figures(models
 
 
 def at_once(*acts: Callable[[], object]) -> list[Exception]:
-    """What these raise, each in a thread of its own."""
+    """Run each in a thread of its own, and return what they raise."""
     raised: list[Exception] = []
 
     def act_of(act: Callable[[], object]) -> None:
@@ -302,7 +306,7 @@ def at_once(*acts: Callable[[], object]) -> list[Exception]:
     return raised
 
 
-def test_of_two_that_are_promoted_at_once_one_was_compared_with_the_other(models: Registry) -> None:
+def test_only_one_of_several_simultaneous_promotions_succeeds(models: Registry) -> None:
     old, *new = (models.add(name) for name in ("old", "a", "b", "c", "d"))
     promote_first(models, old)
     gates = []
@@ -329,7 +333,7 @@ def test_two_who_roll_back_the_same_champion_go_back_one_step(models: Registry) 
 
     def act() -> None:
         with session_scope() as s:
-            champions.rollback(s, None, "worse", champion_seen="c/1")
+            promotion.rollback(s, None, "worse", champion_seen="c/1")
 
     [error] = at_once(act, act)
     assert str(error) == "the champion has changed: it is b/1 now; look at it again"
@@ -355,7 +359,7 @@ def test_rollback_is_one_step_and_history_stays(models: Registry) -> None:
     models.evaluate(new, 0.92)
     promote(new)
     with session_scope() as s:
-        assert champions.rollback(s, None, "worse on CT 2").label == "old/1"
+        assert promotion.rollback(s, None, "worse on CT 2").label == "old/1"
     assert champion_now() == "old/1"
     with read_scope() as s:
         history = [(p.model_version.label, p.reason, p.kind, p.gate.get("verdict")) for p in champions.promotions(s)]
@@ -366,21 +370,21 @@ def test_rollback_is_one_step_and_history_stays(models: Registry) -> None:
     ]
 
 
-def test_each_rollback_goes_back_one_further_and_what_was_undone_stays_undone(models: Registry, ann: User) -> None:
+def test_each_rollback_goes_back_one_step_further(models: Registry, ann: User) -> None:
     versions = {name: models.add(name) for name in ("a", "b", "c", "d")}
 
     def crown(name: str) -> None:
         with session_scope() as s:
-            champions.promote(s, versions[name], None, "better")
+            champions.record_promotion(s, versions[name], None, "better")
 
     def back() -> str:
         with session_scope() as s:
-            return champions.rollback(s, ann, "worse").label
+            return promotion.rollback(s, ann, "worse").label
 
     for name in ("a", "b", "c"):
         crown(name)
     assert [back(), back()] == ["b/1", "a/1"]
-    with pytest.raises(champions.NoEarlierChampion, match="no champion before a/1"):
+    with pytest.raises(promotion.NoEarlierChampion, match="no champion before a/1"):
         back()
     for name in ("c", "d", "c"):
         crown(name)
@@ -389,17 +393,17 @@ def test_each_rollback_goes_back_one_further_and_what_was_undone_stays_undone(mo
         assert {each.gate.get("who") for each in champions.promotions(s)} == {"ann", None}
 
 
-def test_a_rollback_that_brought_back_what_was_undone_counts_as_it_happened(models: Registry) -> None:
+def test_rollbacks_of_earlier_releases_count_as_they_happened(models: Registry) -> None:
     versions = [models.add(name) for name in ("a", "b", "c")]
     with session_scope() as s:
         for version in versions:
-            champions.promote(s, version, None, "better")
+            champions.record_promotion(s, version, None, "better")
         for version in (versions[1], versions[2]):  # as earlier releases went back twice
-            champions.promote(s, version, None, "worse", kind=PromotionKind.ROLLBACK)
-        assert champions.rollback(s, None, "worse").label == "b/1"
+            champions.record_promotion(s, version, None, "worse", kind=PromotionKind.ROLLBACK)
+        assert promotion.rollback(s, None, "worse").label == "b/1"
 
 
-def test_the_champion_is_compared_with_nothing(models: Registry) -> None:
+def test_champion_is_not_compared_with_itself(models: Registry) -> None:
     old = models.add("old")
     promote_first(models, old)
     assert gate(old).reasons == ["it is the champion already"]
@@ -408,5 +412,7 @@ def test_the_champion_is_compared_with_nothing(models: Registry) -> None:
         assert s.query(Evaluation).count() == 1
 
 
-def test_version_without_a_floor_has_the_default_floor() -> None:
-    assert floor_of(ModelVersion(name="imported", number=1, facts={})) == DEFAULT_FLOOR
+@pytest.mark.parametrize("floor", ["high", None, [0.9], 7, float("nan")])
+def test_invalid_floor_is_the_default(floor: object) -> None:
+    version = ModelVersion(name="odd", number=1, facts={"floor": floor})
+    assert floor_of(version) == DEFAULT_FLOOR

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from db.database import read_scope, session_scope
+from db.evaluation.promotion import promote_demo_model
 from db.registry import champions, demo_model
-from db.registry.demo_model import DEMO_FILE, DemoModelDamaged, import_demo_model, promote_demo_model
+from db.registry.demo_model import DEMO_FILE, DemoModelDamaged, import_demo_model
 from db.settings import Settings
 from tests.conftest import add_champion
 from worker.engines.load import load_engine

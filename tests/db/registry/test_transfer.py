@@ -23,6 +23,7 @@ from db.registry.transfer import PackageRefused, export_package, import_package,
 from db.settings import Settings
 from db.storage import FileDamaged, storage
 from db.training import runs
+from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split
 from tests.conftest import make_settings
 
@@ -172,8 +173,7 @@ def test_a_name_that_a_run_may_have_goes_through_import_and_export(
 ) -> None:
     dataset = add_dataset()
     with session_scope() as s:
-        asked = {"user": None, "preset": "quick", "config": {}, "seed": 7, "name": name}
-        run = runs.create_run(s, dataset=dataset, split=add_split(dataset), **asked)
+        run = runs.create_run(s, NewRun(dataset, add_split(dataset), "quick", {}, seed=7, name=name))
     there, _ = receive(packed(name=run.name))
     again, new = receive(b"".join(export_package(there)))
     assert (again.name, new) == (name or "site", False)

@@ -1,4 +1,4 @@
-"""What a version was made from, on both databases: slices that it knows stay in their parts, or are named as a leak."""
+"""The lineage of a version, on both databases: slices that trained it stay in train, or are a leak."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from db import PARTS
 from db.database import read_scope, session_scope
 from db.datasets import slices
-from db.datasets.slices import part_of, placed_of
+from db.datasets.slices import part_of, split_candidates
 from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
 from db.training import lineage, runs, splits
 from db.training.runs import RunError
@@ -49,22 +49,21 @@ def add_version(number: int, split: Split | None, *before: str, **columns: Any) 
 
 
 def launch(dataset: Dataset, split: Split, version: ModelVersion, *allowed: str) -> list[str]:
-    """The leaks that the launched run has."""
-    asked = {"user": None, "preset": "seed", "config": {}, "seed": 7, "allowed_leaks": allowed}
-    with session_scope() as s:
-        return runs.create_run(s, dataset=dataset, split=split, from_version=version, **asked).allowed_leaks
+    """The leaks that a run from the version has."""
+    with read_scope() as s:
+        return runs.check_split(s, dataset, split, version, allowed)
 
 
 def parts_of(dataset: Dataset, split: Split) -> dict[str, set[str | None]]:
     """The pixels of each part."""
     with read_scope() as s:
         return {
-            part: {each.pixels_sha256 for each in placed_of(s, dataset.id) if part_of(split, each) == part}
+            part: {each.pixels_sha256 for each in split_candidates(s, dataset.id) if part_of(split, each) == part}
             for part in PARTS
         }
 
 
-def test_slices_that_trained_the_version_are_not_measured_on_unless_that_is_allowed_by_name() -> None:
+def test_slices_that_trained_the_version_are_a_leak_unless_allowed() -> None:
     dataset = add_dataset()
     own, other = split_of(dataset), split_of(dataset, seed=8)
     version = add_version(1, own)
@@ -73,13 +72,13 @@ def test_slices_that_trained_the_version_are_not_measured_on_unless_that_is_allo
     assert seen
     with pytest.raises(RunError) as refused:
         launch(dataset, other, version, "identical-slices")
-    told = f"seen-by-parent: {seen} slices, which trained lungs/1 or one that it comes from: they belong in train"
-    assert told in str(refused.value)
+    message = f"seen-by-parent: {seen} slices, which trained lungs/1 or one that it comes from: they belong in train"
+    assert message in str(refused.value)
     assert launch(dataset, other, version, "seen-by-parent", "identical-slices") == ["seen-by-parent"]
     assert launch(dataset, own, version, "seen-by-parent") == []
 
 
-def test_what_trained_an_older_ancestor_on_an_earlier_dataset_is_found_too() -> None:
+def test_slices_that_trained_an_older_ancestor_are_found() -> None:
     early, late, now = add_dataset(1, range(10)), add_dataset(2, range(10, 20)), add_dataset(3)
     grandparent = add_version(1, split_of(early))
     parent = add_version(2, split_of(late), "gone/4", grandparent.label)
@@ -92,11 +91,11 @@ def test_what_trained_an_older_ancestor_on_an_earlier_dataset_is_found_too() -> 
     assert trained - parts_of(late, split_of(late))["train"]
 
 
-def test_a_slice_that_is_near_identical_to_one_that_trained_the_version_counts() -> None:
+def test_slice_that_is_near_identical_to_one_that_trained_the_version_counts() -> None:
     first = add_dataset(1, range(10))
     version = add_version(1, split_of(first))
-    taught = next(iter(parts_of(first, split_of(first))["train"]))
-    row = [f"{group}-{n}" for group in range(GROUPS) for n in range(SLICES)].index(str(taught))
+    trained = next(iter(parts_of(first, split_of(first))["train"]))
+    row = [f"{group}-{n}" for group in range(GROUPS) for n in range(SLICES)].index(str(trained))
     last = GROUPS * SLICES - 1  # of a group that is new
     second = add_dataset(2, cluster=lambda each: row if each == last else each)
     with read_scope() as s:
@@ -105,7 +104,7 @@ def test_a_slice_that_is_near_identical_to_one_that_trained_the_version_counts()
     assert last - 1 not in seen
 
 
-def test_an_imported_version_may_know_all_of_the_dataset_that_it_names_by_hash() -> None:
+def test_imported_version_may_have_seen_all_of_its_dataset() -> None:
     dataset = add_dataset()
     version = add_version(1, None, dataset_hash=dataset.sha256)
     with pytest.raises(RunError, match="seen-by-parent: 1"):
@@ -114,7 +113,7 @@ def test_an_imported_version_may_know_all_of_the_dataset_that_it_names_by_hash()
         split_of(dataset, after=version)
 
 
-def test_old_slices_stay_in_their_parts_when_new_ones_join_them() -> None:
+def test_old_slices_keep_their_parts_when_new_ones_are_added() -> None:
     first, second = add_dataset(1, range(20)), add_dataset(2, range(40))
     own = split_of(first)
     version = add_version(1, own)
@@ -129,7 +128,7 @@ def test_old_slices_stay_in_their_parts_when_new_ones_join_them() -> None:
     assert all(now[part] < later[part] for part in PARTS)
 
 
-def test_groups_that_near_identical_slices_connect_with_trained_ones_join_them_in_train() -> None:
+def test_groups_connected_with_training_slices_go_to_train() -> None:
     first = add_dataset(1, range(20))
     own = split_of(first)
     trained = next(iter(parts_of(first, own)["train"]))
@@ -147,19 +146,19 @@ def test_on_the_same_dataset_the_split_is_the_versions_own_whatever_the_seed() -
     assert split_of(dataset, seed=8, after=add_version(1, own)).id == own.id
 
 
-def test_a_version_that_knows_none_of_the_slices_changes_no_split() -> None:
+def test_version_that_saw_none_of_the_slices_changes_no_split() -> None:
     first, second = add_dataset(1, range(20)), add_dataset(2, range(20, 40))
     version = add_version(1, split_of(first))
     assert split_of(second, after=version).id == split_of(second).id
 
 
-def test_slices_without_a_part_in_a_given_split_are_not_lost_without_a_word() -> None:
+def test_given_split_with_slices_without_a_part_is_refused() -> None:
     holes = add_dataset(1, given_part=lambda row: ("test", "validation", "train", None)[row // SLICES % 8 // 2])
     with pytest.raises(slices.DatasetError, match="cannot be used: 12 slices are in none of its parts"):
         split_of(holes)
 
 
-def test_a_part_that_is_none_is_passed_over() -> None:
+def test_unknown_part_is_ignored() -> None:
     first = add_dataset(1)
     with session_scope() as s:
         split = new_split(first.id, {}, rule="given", seed=0)  # as of an older release
@@ -170,7 +169,7 @@ def test_a_part_that_is_none_is_passed_over() -> None:
     assert split_of(add_dataset(2), after=version).rule == "groups"
 
 
-def test_rows_are_told_by_the_part_that_they_had_for_any_that_a_version_comes_from() -> None:
+def test_rows_are_found_by_their_part_for_any_ancestor() -> None:
     dataset = add_dataset()
     own, other = split_of(dataset), split_of(dataset, seed=8)
     parent = add_version(1, other)
@@ -178,14 +177,16 @@ def test_rows_are_told_by_the_part_that_they_had_for_any_that_a_version_comes_fr
     stranger = add_version(3, None, dataset_hash=dataset.sha256)
     with read_scope() as s:
         trained = {
-            each.row for each in placed_of(s, dataset.id) if "train" in (part_of(own, each), part_of(other, each))
+            each.row
+            for each in split_candidates(s, dataset.id)
+            if "train" in (part_of(own, each), part_of(other, each))
         }
         assert lineage.rows_in(s, version, dataset, PARTS[:1]) == trained
         assert len(lineage.rows_in(s, stranger, dataset, PARTS[:1])) == GROUPS * SLICES
         assert [each.id for each in lineage.trained_on(s, version)] == [dataset.id]
 
 
-def test_a_split_that_the_csv_gives_is_held_against_the_lineage() -> None:
+def test_given_split_is_checked_against_the_lineage() -> None:
     first = add_dataset(1)
     version = add_version(1, split_of(first))
     second = add_dataset(2, given_part=lambda row: ("test", "validation", "train", "train")[row // SLICES % 8 // 2])

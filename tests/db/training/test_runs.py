@@ -9,7 +9,8 @@ from db.database import session_scope
 from db.ledger import leases
 from db.models import Dataset, TrainingRun, Work
 from db.training import runs
-from db.training.runs import BadName, RunError
+from db.training.progress import EpochRecord, StoredCheckpoint
+from db.training.runs import BadName, NewRun, RunError
 from tests.builders.datasets import add_dataset, add_split
 
 
@@ -25,8 +26,7 @@ def split(dataset):
 
 def launch(dataset, split, **values):
     with session_scope() as s:
-        asked = {"user": None, "preset": "seed", "config": {"stages": []}, "seed": 7} | values
-        return runs.create_run(s, dataset=dataset, split=split, **asked)
+        return runs.create_run(s, NewRun(dataset, split, "seed", {"stages": []}, seed=7, **values))
 
 
 def claim(worker="w"):
@@ -48,37 +48,37 @@ def test_one_worker_gets_a_run(dataset, split):
     assert (view(run).state, view(run).dataset, view(run).preset) == ("running", "site/1", "seed")
 
 
-def test_another_goes_on_from_the_checkpoint_when_a_worker_is_gone(dataset, split):
+def test_another_worker_resumes_from_the_checkpoint(dataset, split):
     launch(dataset, split)
     run, first = claim()
     with session_scope() as s:
-        runs.record_epoch(s, first, 0, 0, {"loss": 0.5}, 1.0)
-        runs.record_epoch(s, first, 0, 1, {"loss": 0.4}, 1.0)
-        runs.record_checkpoint(s, first, {"stage": 0, "epoch": 0})
+        runs.record_epoch(s, first, EpochRecord(0, 0, {"loss": 0.5}, 1.0))
+        runs.record_epoch(s, first, EpochRecord(0, 1, {"loss": 0.4}, 1.0))
+        runs.record_checkpoint(s, first, StoredCheckpoint(stage=0, epoch=0))
     with session_scope() as s:
         gone = s.get_one(TrainingRun, run.id).lease_until - timedelta(hours=1)
         s.execute(update(TrainingRun).values(lease_until=gone))
     again, second = claim("other")
     assert again.checkpoint == {"stage": 0, "epoch": 0}
     with session_scope() as s, pytest.raises(leases.StaleClaim):
-        runs.record_epoch(s, first, 0, 2, {"loss": 0.3}, 1.0)
+        runs.record_epoch(s, first, EpochRecord(0, 2, {"loss": 0.3}, 1.0))
     with session_scope() as s:
-        runs.record_epoch(s, second, 0, 1, {"loss": 0.41}, 1.0)
+        runs.record_epoch(s, second, EpochRecord(0, 1, {"loss": 0.41}, 1.0))
     with session_scope() as s:
         assert [(e.epoch, e.metrics["loss"]) for e in runs.epochs_of(s, run.id)] == [(0, 0.5), (1, 0.41)]
 
 
-def test_progress_forgives_earlier_claims(dataset, split):
+def test_checkpoint_resets_the_attempts(dataset, split):
     launch(dataset, split)
     run, held = claim()
     with session_scope() as s:
         s.execute(update(TrainingRun).values(attempts=3))
-        runs.record_checkpoint(s, held, {"stage": 0})
+        runs.record_checkpoint(s, held, StoredCheckpoint(stage=0, epoch=0))
     with session_scope() as s:
         assert s.get_one(TrainingRun, run.id).attempts == 1
 
 
-def test_a_waiting_run_is_cancelled_at_once(dataset, split):
+def test_waiting_run_is_cancelled_at_once(dataset, split):
     run = launch(dataset, split)
     with session_scope() as s:
         assert runs.cancel_run(s, run)
@@ -88,11 +88,11 @@ def test_a_waiting_run_is_cancelled_at_once(dataset, split):
         assert not runs.cancel_run(s, run)
 
 
-def test_one_that_was_put_off_leaves_no_checkpoint_when_it_is_cancelled(dataset, split):
+def test_cancelled_run_that_was_put_off_loses_its_checkpoint(dataset, split):
     run = launch(dataset, split)
     _, held = claim()
     with session_scope() as s:
-        runs.record_checkpoint(s, held, {"files": {"state.npz": "0" * 64}})
+        runs.record_checkpoint(s, held, StoredCheckpoint(stage=0, epoch=0, files={"state.npz": "0" * 64}))
     with session_scope() as s:
         leases.put_off(s, TrainingRun, held)
     with session_scope() as s:
@@ -100,7 +100,7 @@ def test_one_that_was_put_off_leaves_no_checkpoint_when_it_is_cancelled(dataset,
         assert s.get_one(TrainingRun, run.id).checkpoint == {}
 
 
-def test_a_running_one_hears_of_it_with_its_next_report(dataset, split):
+def test_cancel_reaches_a_running_run_with_its_next_report(dataset, split):
     run = launch(dataset, split)
     _, held = claim()
     with session_scope() as s:
@@ -115,13 +115,13 @@ def test_a_running_one_hears_of_it_with_its_next_report(dataset, split):
     assert (view(run).state, view(run).cancelling) == ("cancelled", False)
 
 
-def test_only_a_running_run_can_stop_and_keep_the_best(dataset, split):
+def test_waiting_run_cannot_be_stopped(dataset, split):
     run = launch(dataset, split)
     with session_scope() as s:
         assert not runs.stop_run(s, run)
 
 
-def test_a_failed_run_says_why(dataset, split):
+def test_failed_run_states_its_error(dataset, split):
     run = launch(dataset, split)
     _, held = claim()
     with session_scope() as s:
@@ -129,7 +129,7 @@ def test_a_failed_run_says_why(dataset, split):
     assert (view(run).state, view(run).error) == ("failed", "the memory was not enough")
 
 
-def test_a_list_of_runs_does_not_read_their_splits(dataset, split):
+def test_list_of_runs_does_not_read_their_splits(dataset, split):
     """A split of 100,000 groups takes megabytes."""
     launch(dataset, split)
     with session_scope() as s:
@@ -139,28 +139,30 @@ def test_a_list_of_runs_does_not_read_their_splits(dataset, split):
     assert claimed.split.id == split.id
 
 
-def test_a_leak_blocks_unless_it_is_allowed_by_name(dataset, split):
+def test_leak_blocks_unless_it_is_allowed_by_name(dataset, split):
     with session_scope() as s:
         split = s.merge(split)
         split.leaks = {"identical-slices": {"count": 4, "examples": []}}
-    with pytest.raises(RunError, match="identical-slices: 4"):
-        launch(dataset, split)
-    with pytest.raises(RunError, match="identical-slices"):
-        launch(dataset, split, allowed_leaks=["near-identical-slices"])
-    run = launch(dataset, split, allowed_leaks=["identical-slices"])
-    assert view(run).allowed_leaks == ["identical-slices"]
+    with session_scope() as s:
+        with pytest.raises(RunError, match="identical-slices: 4"):
+            runs.check_split(s, dataset, split, None, [])
+        with pytest.raises(RunError, match="identical-slices"):
+            runs.check_split(s, dataset, split, None, ["near-identical-slices"])
+        leaks = runs.check_split(s, dataset, split, None, ["identical-slices", "shared-groups"])
+    assert leaks == ["identical-slices"]
+    assert view(launch(dataset, split, leaks=leaks)).allowed_leaks == ["identical-slices"]
 
 
 @pytest.mark.parametrize("name", ["ward 3", ".hidden", "a/b", "x" * 65, "é", "a\n"])
-def test_a_name_that_no_package_may_have_is_refused(dataset, split, name):
+def test_name_that_no_package_may_have_is_refused(name):
     with pytest.raises(BadName, match="1 to 64 letters"):
-        launch(dataset, split, name=name)
+        runs.check_name(name)
 
 
-def test_a_dataset_that_is_not_built_is_refused(dataset, split):
+def test_dataset_that_is_not_built_is_refused(dataset, split):
     with session_scope() as s:
         s.execute(update(Dataset).values(state=Work.FAILED, error="an empty class"))
     with session_scope() as s:
         dataset = s.get_one(Dataset, dataset.id)
-    with pytest.raises(RunError, match="an empty class"):
-        launch(dataset, split)
+        with pytest.raises(RunError, match="an empty class"):
+            runs.check_split(s, dataset, split, None, [])

@@ -1,4 +1,4 @@
-"""Augmentation is made by a seed, changes what it is asked to, and keeps slices slices."""
+"""Augmentation follows its seed, makes the wanted changes, and keeps the shape and type of slices."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def augmented(slices, seed=1, **amounts):
     return Augmenter(Augment(**amounts))(slices, seed)
 
 
-def test_the_same_seed_makes_the_same_changes(slices):
+def test_same_seed_makes_the_same_changes(slices):
     from training.data.augment import Augmenter
 
     augmenter = Augmenter(PRESETS["scratch"].augment)
@@ -30,18 +30,18 @@ def test_the_same_seed_makes_the_same_changes(slices):
     assert (first.shape, first.dtype) == (slices.shape, np.uint8)
 
 
-def test_nothing_is_changed_where_nothing_is_asked(slices):
+def test_no_amounts_change_nothing(slices):
     assert np.array_equal(augmented(slices), slices)
 
 
-def test_a_flip_mirrors_left_and_right(slices):
+def test_flip_mirrors_left_and_right(slices):
     found = augmented(slices, flip=True)
     for before, after in zip(slices, found, strict=True):
         assert np.array_equal(after, before) or np.array_equal(after, before[:, ::-1])
     assert not np.array_equal(found, slices)
 
 
-def test_a_shift_moves_a_slice_and_mirrors_it_at_the_edge(slices):
+def test_shift_moves_a_slice_and_mirrors_it_at_the_edge(slices):
     from training.data.augment import RandomAffine
 
     layer = RandomAffine(Augment(shift=0.5))
@@ -51,7 +51,7 @@ def test_a_shift_moves_a_slice_and_mirrors_it_at_the_edge(slices):
     assert np.array_equal(moved[:, -8:, :-8], slices[:, :-9:-1, 8:])
 
 
-def test_a_quarter_turn_turns_about_the_middle(slices):
+def test_quarter_turn_turns_about_the_middle(slices):
     from training.data.augment import RandomAffine
 
     layer = RandomAffine(Augment(rotation=90))
@@ -67,7 +67,7 @@ def test_each_change_changes_something(name, slices):
 
 
 @pytest.mark.parametrize("name", ["jpeg", "border", "text", "erase"])
-def test_what_is_added_comes_to_a_share_of_slices(name, slices):
+def test_artefacts_affect_the_wanted_share_of_slices(name, slices):
     many = slices[np.arange(60) % 6]
     changed = (augmented(many, **{name: 0.5}) != many).any((1, 2)).mean()
     assert 0.25 < changed < 0.75
@@ -82,7 +82,7 @@ def test_erasing_blackens_a_rectangle_and_leaves_the_rest(slices):
         assert 0.01 < inside.mean() < 0.17
 
 
-def test_jpeg_artefacts_are_what_a_real_encoder_leaves(slices):
+def test_jpeg_artefacts_resemble_a_real_encoders(slices):
     """The same blocks lose the same detail: nearer to Pillow's own JPEG than to the slice."""
     import io
 

@@ -1,4 +1,4 @@
-"""What a model was trained on is found among a site's slices, though its files were saved anew."""
+"""Training slices are found among a site's slices, even if their files were saved anew."""
 
 import io
 from itertools import chain
@@ -11,7 +11,7 @@ from PIL import Image
 from db.models import Dataset
 from db.settings import Settings
 from db.storage import storage
-from training.data.seen_slices import find_known, slices_of
+from training.data.seen_slices import find_seen_in_training, slices_of
 
 Pixels = NDArray[np.uint8]
 
@@ -37,44 +37,44 @@ def dataset(*parts: Pixels) -> Dataset:
     return Dataset(id=1, arrays=arrays)
 
 
-def share_known(pixels: Pixels, datasets: list[Dataset], rows: set[int] | None = None) -> float:
-    return float(find_known(pixels, chain.from_iterable(slices_of(each, rows) for each in datasets)).mean())
+def share_seen(pixels: Pixels, datasets: list[Dataset], rows: set[int] | None = None) -> float:
+    return float(find_seen_in_training(pixels, chain.from_iterable(slices_of(each, rows) for each in datasets)).mean())
 
 
 @pytest.mark.usefixtures("settings")
-def test_what_only_a_chain_of_others_connects_is_not_known() -> None:
+def test_slices_connected_only_by_a_chain_are_not_seen() -> None:
     """As the neighbours in a series of thin slices, of which the model knows one."""
     first, last = pictures(2, 3).astype(float)
     series = np.stack([(first + (last - first) * step / 20).astype(np.uint8) for step in range(21)])
-    assert 0 < share_known(series[1:], [dataset(series[:1])]) < 0.6
+    assert 0 < share_seen(series[1:], [dataset(series[:1])]) < 0.6
 
 
 @pytest.mark.usefixtures("settings")
-def test_slices_that_were_saved_anew_are_known() -> None:
-    taught, others = pictures(8, 1), pictures(6, 2)
-    trained_on = [dataset(taught[:5], taught[5:])]
-    again = np.stack([saved_as_jpeg(each) for each in taught[4:]])
-    assert not np.array_equal(again, taught[4:])
-    assert share_known(others, trained_on) == 0
-    assert share_known(np.concatenate([again, others]), trained_on) == 0.4
-    assert share_known(np.concatenate([taught, taught, others[:4]]), trained_on) == 0.8
-    assert share_known(others, []) == 0
+def test_slices_that_were_saved_anew_are_seen() -> None:
+    trained, others = pictures(8, 1), pictures(6, 2)
+    trained_on = [dataset(trained[:5], trained[5:])]
+    again = np.stack([saved_as_jpeg(each) for each in trained[4:]])
+    assert not np.array_equal(again, trained[4:])
+    assert share_seen(others, trained_on) == 0
+    assert share_seen(np.concatenate([again, others]), trained_on) == 0.4
+    assert share_seen(np.concatenate([trained, trained, others[:4]]), trained_on) == 0.8
+    assert share_seen(others, []) == 0
 
 
 @pytest.mark.usefixtures("settings")
 def test_only_the_rows_that_are_named_count() -> None:
-    taught = pictures(6, 1)
-    assert share_known(taught, [dataset(taught[:4], taught[4:])], {3, 4}) == pytest.approx(2 / 6)
+    trained = pictures(6, 1)
+    assert share_seen(trained, [dataset(trained[:4], trained[4:])], {3, 4}) == pytest.approx(2 / 6)
 
 
-def test_a_dataset_whose_files_are_gone_tells_what_is_left(settings: Settings) -> None:
-    taught = pictures(4, 1)
-    found = dataset(taught[:2], taught[2:])
+def test_lost_files_leave_the_other_slices_comparable(settings: Settings) -> None:
+    trained = pictures(4, 1)
+    found = dataset(trained[:2], trained[2:])
     storage().delete(found.arrays[0])
-    assert share_known(taught, [found]) == 0.5
+    assert share_seen(trained, [found]) == 0.5
 
 
-def test_it_is_told_that_the_work_goes_on(settings: Settings) -> None:
+def test_heartbeat_is_called_while_comparing(settings: Settings) -> None:
     beats: list[None] = []
-    find_known(pictures(2, 1), slices_of(dataset(pictures(2, 2))), lambda: beats.append(None))
+    find_seen_in_training(pictures(2, 1), slices_of(dataset(pictures(2, 2))), lambda: beats.append(None))
     assert len(beats) >= 2

@@ -21,7 +21,7 @@ def test_probabilities_of_large_logits_stay_in_range():
     assert probability([2.0], 2.0) == pytest.approx([1 / (1 + np.exp(-1))])
 
 
-def test_the_temperature_undoes_overconfidence_and_no_other_does_better():
+def test_temperature_undoes_overconfidence_and_no_other_does_better():
     logit, labels = overconfident()
     temperature = fit_temperature(logit, labels)
     assert temperature == pytest.approx(3.0, rel=0.1)
@@ -29,7 +29,7 @@ def test_the_temperature_undoes_overconfidence_and_no_other_does_better():
     assert log_loss(labels, probability(logit, temperature)) <= min(losses) + 1e-6
 
 
-def test_slices_that_are_all_told_apart_do_not_make_the_temperature_run_away():
+def test_perfectly_separated_slices_keep_the_temperature_in_bounds():
     assert fit_temperature([-3.0, -2.0, 2.0, 3.0], [0, 0, 1, 1]) == pytest.approx(0.25, rel=1e-3)
     assert fit_temperature([-3.0, -2.0, 2.0, 3.0], [1, 1, 0, 0]) == pytest.approx(8, rel=1e-3)
 
@@ -43,7 +43,7 @@ def groups_of(count: int, wrong: int) -> tuple[np.ndarray, np.ndarray, list[str]
     return logit, labels, [str(n // 20) for n in range(len(labels))]
 
 
-def test_one_group_that_is_all_wrong_does_not_decide_alone():
+def test_one_wholly_wrong_group_does_not_decide_the_temperature():
     logit, labels, groups = groups_of(8, wrong=1)
     assert fit_temperature(logit, labels) > 1.4
     assert fit_temperature(logit, labels, groups) == pytest.approx(1)
@@ -51,7 +51,7 @@ def test_one_group_that_is_all_wrong_does_not_decide_alone():
     assert abs(choose_threshold(scores, labels, "youden-1se", groups) - 0.5) < 0.01
 
 
-def test_what_the_groups_agree_on_is_taken():
+def test_temperature_that_groups_agree_on_is_chosen():
     logit, labels = overconfident()
     groups = [str(n % 40) for n in range(len(labels))]
     assert fit_temperature(logit, labels, groups) == pytest.approx(3.0, rel=0.15)
@@ -61,7 +61,7 @@ def test_what_the_groups_agree_on_is_taken():
     assert steady < 0.4
 
 
-def test_groups_that_tell_nothing_leave_the_best_as_it_is():
+def test_single_group_leaves_the_best_temperature():
     logit, labels, _ = groups_of(8, wrong=0)
     scores = probability(logit, 1.0)
     one = ["all"] * len(labels)
@@ -85,13 +85,13 @@ def test_youden_is_the_best_of_all_cuts():
     assert youden(choose_threshold(scores, labels)) == max(youden(cut) for cut in np.append(scores, 1.1))
 
 
-def test_of_equally_good_thresholds_the_one_with_the_widest_room_is_taken():
+def test_equally_good_thresholds_are_decided_by_the_widest_room():
     # One cut between 0.2 and 0.3, one between 0.5 and 0.9: both miss or falsely call one slice.
     assert choose_threshold([0.2, 0.3, 0.5, 0.9], [0, 1, 0, 1]) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("floor", [0.5, 0.9, 0.95, 1.0])
-def test_a_sensitivity_floor_is_held_by_the_highest_threshold_that_holds_it(floor):
+def test_sensitivity_floor_gives_the_highest_threshold_that_keeps_it(floor):
     logit, labels = overconfident(500)
     scores = probability(logit, 3.0)
     ill = scores[labels == 1]
@@ -102,18 +102,18 @@ def test_a_sensitivity_floor_is_held_by_the_highest_threshold_that_holds_it(floo
 
 
 @pytest.mark.parametrize("rule", ["", "best", "sensitivity>=", "sensitivity>=much", "sensitivity>=0", "sensitivity>=2"])
-def test_an_unknown_rule_is_refused_by_name(rule):
-    with pytest.raises(ValueError, match="no such rule for a threshold"):
+def test_unknown_rule_is_refused_by_name(rule):
+    with pytest.raises(ValueError, match="there is no threshold rule"):
         choose_threshold([0.1, 0.9], [0, 1], rule)
 
 
 @pytest.mark.parametrize("labels", [[0, 0], [1, 1]])
-def test_a_threshold_needs_both_classes(labels):
+def test_threshold_needs_both_classes(labels):
     with pytest.raises(ValueError, match="both classes"):
         choose_threshold([0.1, 0.9], labels)
 
 
-def test_scores_that_cannot_be_are_refused():
+def test_invalid_scores_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         fit_temperature([np.nan, 1.0], [0, 1])
     with pytest.raises(ValueError, match="one score and one label"):

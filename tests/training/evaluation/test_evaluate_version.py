@@ -1,4 +1,4 @@
-"""Evaluations carried out for real with the fake engine: scores, figures, comparisons, site checks, and what fails."""
+"""Evaluations carried out for real with the fake engine: scores, metrics, comparisons, site checks, failures."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from db import broker
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
-from db.evaluation.evaluations import EvaluationView
+from db.evaluation.evaluations import EvaluationView, result_of
 from db.evaluation.gate import PASSED, PENDING, REFUSED, gate_of, request_gate
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, Work
 from db.registry import champions, versions
@@ -65,11 +65,11 @@ def seen(evaluation_id: int) -> EvaluationView:
         return evaluations.evaluation_view(s.get_one(Evaluation, evaluation_id))
 
 
-def test_a_version_is_measured_on_a_whole_dataset(add_version: AddVersion, dataset: Dataset) -> None:
+def test_version_is_measured_on_a_whole_dataset(add_version: AddVersion, dataset: Dataset) -> None:
     version = add_version(threshold=0.4, temperature=2.0)
     evaluation_id = ask(version, dataset)
-    heard: list[float] = []
-    assert evaluate_next("w", progress=heard.append)
+    reported: list[float] = []
+    assert evaluate_next("w", progress=reported.append)
     done = seen(evaluation_id)
     assert (done.state, done.progress, done.error) == ("finished", 1.0, None)
     with read_scope() as s:
@@ -80,8 +80,8 @@ def test_a_version_is_measured_on_a_whole_dataset(add_version: AddVersion, datas
     assert expected["auc"] is not None
     assert expected["auc"] < 1
     assert (done.result["n"], done.result["groups"], done.result["engine"]) == (60, 12, "fake")
-    assert heard == sorted(heard)
-    assert heard[-1] == 1.0
+    assert reported == sorted(reported)
+    assert reported[-1] == 1.0
     assert not evaluate_next("w")
 
 
@@ -107,21 +107,21 @@ def test_two_versions_on_the_same_part_are_compared_and_the_gate_judges(
     old = add_version("old", facts=facts)
     new = add_version("new", facts=facts, threshold=0.97)  # it calls hardly any slice positive
     with session_scope() as s:
-        champions.promote(s, old, None, "the first")
-        asked = request_gate(s, new)
-    assert len(asked) == 2
+        champions.record_promotion(s, old, None, "the first")
+        requested = request_gate(s, new)
+    assert len(requested) == 2
     while evaluate_next("w"):
         pass
     with read_scope() as s:
         gate = gate_of(s, s.get_one(ModelVersion, new.id))
         mirrored = evaluations.find(s, version=old, dataset=dataset, split=split, part="test")
     assert gate.verdict == REFUSED
-    assert gate.figures["recall"]["champion"] == pytest.approx(0.8)
-    assert gate.figures["auc"]["difference"] == 0.0
-    assert gate.figures["recall"]["high"] < 0
+    assert gate.figures["recall"].second == pytest.approx(0.8)
+    assert gate.figures["auc"].difference == 0.0
+    assert gate.figures["recall"].high < 0
     assert "below the floor of 0.700" in gate.reasons[0]
     assert "its sensitivity is worse beyond chance" in gate.reasons[-1]
-    assert mirrored.result["against"]["new/1"]["recall"]["difference"] == -gate.figures["recall"]["difference"]
+    assert result_of(mirrored).against["new/1"]["recall"].difference == -gate.figures["recall"].difference
 
 
 def gone(old: ModelVersion) -> None:
@@ -138,7 +138,7 @@ def damaged(old: ModelVersion) -> None:
 
 
 @pytest.mark.parametrize("harm", [gone, damaged])
-def test_scores_that_are_gone_are_no_comparison_until_they_are_made_again(
+def test_lost_scores_are_not_compared_until_they_are_made_again(
     add_version: AddVersion, dataset: Dataset, harm: Callable[[ModelVersion], None]
 ) -> None:
     split = add_split(dataset)
@@ -147,7 +147,7 @@ def test_scores_that_are_gone_are_no_comparison_until_they_are_made_again(
     ask(old, dataset, split, "test")
     evaluate_next("w")
     with session_scope() as s:
-        champions.promote(s, old, None, "the first")
+        champions.record_promotion(s, old, None, "the first")
     harm(old)
     ask(new, dataset, split, "test")
     evaluate_next("w")
@@ -155,15 +155,15 @@ def test_scores_that_are_gone_are_no_comparison_until_they_are_made_again(
         gate = gate_of(s, new)
     assert (gate.verdict, gate.figures) == (PENDING, {})
     with session_scope() as s:
-        asked = request_gate(s, new)
-    assert asked[-1].model_version_id == old.id
-    for _ in asked:
+        requested = request_gate(s, new)
+    assert requested[-1].model_version_id == old.id
+    for _ in requested:
         assert evaluate_next("w")
     with read_scope() as s:
         assert gate_of(s, new).verdict == PASSED
 
 
-def test_a_site_check_says_whether_a_version_may_be_used(add_version: AddVersion, settings: Settings) -> None:
+def test_site_check_says_whether_a_version_may_be_used(add_version: AddVersion, settings: Settings) -> None:
     version = add_version()
     good = ask(version, add_dataset("good", 180, 60))
     few = ask(version, add_dataset("few", 24, 12))
@@ -176,7 +176,7 @@ def test_a_site_check_says_whether_a_version_may_be_used(add_version: AddVersion
     assert seen(bad).result["site_check"]["verdict"] == "may not be used"
 
 
-def test_slices_that_the_version_or_its_parent_was_trained_on_are_no_evidence(
+def test_slices_that_trained_the_version_or_its_parent_are_not_evidence(
     add_version: AddVersion, settings: Settings
 ) -> None:
     dataset = add_dataset("site", 180, 60)
@@ -211,7 +211,7 @@ def test_slices_that_were_held_out_are_evidence(add_version: AddVersion, setting
     assert verdict(version, known) == "not enough evidence"
 
 
-def test_slices_of_no_known_patient_are_no_evidence(add_version: AddVersion, settings: Settings) -> None:
+def test_slices_without_a_known_patient_are_not_evidence(add_version: AddVersion, settings: Settings) -> None:
     dataset = add_dataset("site", 180, 60)
     with session_scope() as s:
         s.get_one(Dataset, dataset.id).report = {"groups_from": {"folders": 170, "near-identical slices": 10}}
@@ -219,13 +219,13 @@ def test_slices_of_no_known_patient_are_no_evidence(add_version: AddVersion, set
 
 
 class FarEngine(FakeEngine):
-    """Says how far each slice lies from what it knows: a quarter of them far."""
+    """Gives every fourth slice a large distance."""
 
     def predict(self, slices: np.ndarray) -> Scores:
         return replace(super().predict(slices), distance=(np.arange(len(slices)) % 4 == 0).astype(np.float32))
 
 
-def test_the_share_of_slices_that_lie_apart_is_told(
+def test_share_of_slices_out_of_distribution_is_stated(
     add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "load_engine", lambda *_, **__: Proven(FarEngine(), []))
@@ -233,10 +233,10 @@ def test_the_share_of_slices_that_lie_apart_is_told(
     own = ask(add_version("c", ood={"threshold": 0.5, "fake": 1.5, "keras": 0.1}), dataset)
     while evaluate_next("w"):
         pass
-    assert seen(known).result["apart"] == pytest.approx(0.25, abs=0.02)
-    assert "lie apart" in seen(known).result["site_check"]["reasons"][-1]
-    assert seen(unknown).result["apart"] is None
-    assert seen(own).result["apart"] == 0, "this engine has a threshold of its own"
+    assert seen(known).result["ood_share"] == pytest.approx(0.25, abs=0.02)
+    assert "out of distribution" in seen(known).result["site_check"]["reasons"][-1]
+    assert seen(unknown).result["ood_share"] is None
+    assert seen(own).result["ood_share"] == 0, "this engine has a threshold of its own"
 
 
 def failure(evaluation_id: int) -> str:
@@ -245,56 +245,56 @@ def failure(evaluation_id: int) -> str:
     return seen(evaluation_id).error or ""
 
 
-def test_a_dataset_whose_files_are_gone_is_one_clear_line(add_version: AddVersion, dataset: Dataset) -> None:
+def test_lost_dataset_files_fail_in_one_line(add_version: AddVersion, dataset: Dataset) -> None:
     storage().delete(dataset.arrays[1])
     assert failure(ask(add_version(), dataset)).startswith(
         f"a file of the dataset site/1 or of fake/1 is gone or damaged: {dataset.arrays[1]}"
     )
 
 
-def test_a_model_whose_files_are_gone_is_one_clear_line(add_version: AddVersion, dataset: Dataset) -> None:
+def test_lost_model_files_fail_in_one_line(add_version: AddVersion, dataset: Dataset) -> None:
     version = add_version()
     storage().delete(version.files["package.json"])
     assert "is gone or damaged" in failure(ask(version, dataset))
 
 
-def test_a_part_without_slices_is_one_clear_line(add_version: AddVersion, dataset: Dataset) -> None:
+def test_part_without_slices_fails_in_one_line(add_version: AddVersion, dataset: Dataset) -> None:
     evaluation_id = ask(add_version(), dataset, add_split(dataset), "validation")
     assert failure(evaluation_id) == "there are no slices in validation of site/1"
 
 
-def test_scores_that_are_no_numbers_are_one_clear_line(
+def test_scores_that_are_not_numbers_fail_in_one_line(
     add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.engines.fake.expected_logit", lambda pixels: float("nan"))
-    assert failure(ask(add_version(), dataset)) == "fake gave a score that is no number"
+    assert failure(ask(add_version(), dataset)) == "fake gave a score that is not a number"
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (FileNotFoundError(2, "No such file or directory", "/var/lib/ctbatch/models/3f"), "No such file or directory"),
-        (RuntimeError("at /opt/engine.cpp"), "RuntimeError; the evaluation worker's log tells more"),
+        (RuntimeError("at /opt/engine.cpp"), "RuntimeError; the evaluation worker's log says more"),
     ],
 )
-def test_what_nobody_foresaw_is_told_without_paths(
-    error: Exception, told: str, add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+def test_unexpected_errors_are_reported_without_paths(
+    error: Exception, message: str, add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(load, "load_engine", fails)
-    assert failure(ask(add_version(), dataset)) == told
+    assert failure(ask(add_version(), dataset)) == message
 
 
-def test_a_database_that_is_away_for_a_moment_puts_an_evaluation_off(
+def test_unreachable_database_puts_an_evaluation_off(
     add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
         raise OperationalError("UPDATE evaluation", {}, Exception("database is locked"))
 
     evaluation_id = ask(add_version(), dataset)
-    monkeypatch.setattr(carried, "_carry_out", away)
+    monkeypatch.setattr(carried, "engine_of", away)
     assert evaluate_next("w")
     monkeypatch.undo()
     assert not evaluate_next("w"), "not before the sweeper asks again"
@@ -304,14 +304,14 @@ def test_a_database_that_is_away_for_a_moment_puts_an_evaluation_off(
     assert seen(evaluation_id).state == "finished"
 
 
-def test_an_evaluation_that_kills_its_workers_is_given_up(add_version: AddVersion, dataset: Dataset) -> None:
+def test_evaluation_that_kills_its_workers_is_given_up(add_version: AddVersion, dataset: Dataset) -> None:
     evaluation_id = ask(add_version(), dataset)
     with session_scope() as s:
         s.execute(update(Evaluation).values(attempts=evaluations.MAX_CLAIMS))
     assert failure(evaluation_id) == "given up: 3 workers died of it"
 
 
-def test_one_that_is_interrupted_is_put_back_at_once(
+def test_interrupted_evaluation_is_requeued(
     add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(fraction: float) -> None:
@@ -325,7 +325,7 @@ def test_one_that_is_interrupted_is_put_back_at_once(
     assert evaluate_next("w")
 
 
-def test_a_worker_that_lost_its_claim_records_nothing(
+def test_worker_that_lost_its_claim_records_nothing(
     add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation_id = ask(add_version(), dataset)

@@ -6,7 +6,7 @@ from sklearn import metrics
 
 from db.metrics import METRICS
 from training.evaluation import metrics as evaluate
-from training.evaluation.metrics import compare, measure, with_intervals
+from training.evaluation.metrics import Verdicts, compare, measure, with_intervals
 
 THRESHOLD = 0.45
 
@@ -35,7 +35,7 @@ def by_sklearn(probability, labels) -> dict[str, float]:
     }
 
 
-def test_the_figures_are_scikit_learns():
+def test_metrics_equal_scikit_learns():
     probability, labels, _ = scored()
     found = measure(probability, labels, THRESHOLD)
     assert tuple(found) == tuple(METRICS)
@@ -43,37 +43,37 @@ def test_the_figures_are_scikit_learns():
         assert found[name] == pytest.approx(value, abs=1e-12), name
 
 
-def test_the_calibration_error_is_the_gap_in_each_bin_weighed_by_its_slices():
+def test_calibration_error_is_the_gap_in_each_bin_weighed_by_its_slices():
     # Two slices in the bin of 0.9, one of them ill; two in the bin of 0.1, none ill; 1.0 belongs to the last bin.
     assert measure([0.9, 0.9, 0.1, 0.1], [1, 0, 0, 0], 0.5)["ece"] == pytest.approx((2 * 0.4 + 2 * 0.1) / 4)
     assert measure([1.0, 0.0], [1, 0], 0.5)["ece"] == 0.0
 
 
-def test_weighing_groups_is_the_same_as_drawing_their_slices_again():
+def test_group_weights_equal_resampled_slices():
     probability, labels, groups = scored(120, 12)
     names, index = np.unique(groups, return_inverse=True)
-    slices = evaluate._Scored.of(probability, labels, THRESHOLD)
-    for weights in next(evaluate._resampled(index, len(names), 0, 20)):
+    slices = evaluate.ScoredSlices.of(probability, labels, THRESHOLD)
+    for weights in next(evaluate.resample_groups(index, len(names), 0, 20)):
         drawn = np.repeat(np.arange(len(labels)), weights.astype(int))
-        found = {name: value[0] for name, value in slices.figures(weights[None]).items()}
+        found = {name: value[0] for name, value in slices.metrics(weights[None]).items()}
         for name, value in by_sklearn(probability[drawn], labels[drawn]).items():
             assert found[name] == pytest.approx(value, abs=1e-12), name
         assert found["ece"] == pytest.approx(measure(probability[drawn], labels[drawn], THRESHOLD)["ece"])
 
 
-def test_intervals_hold_the_figure_and_do_not_depend_on_blocks(monkeypatch):
+def test_intervals_contain_the_metric_and_do_not_depend_on_blocks(monkeypatch):
     probability, labels, groups = scored()
     found = with_intervals(probability, labels, groups, THRESHOLD)
-    assert (found["n"], found["groups"]) == (400, 40)
-    assert found["confusion_matrix"] == metrics.confusion_matrix(labels, probability >= THRESHOLD).tolist()
+    assert (found.n, found.groups) == (400, 40)
+    assert found.confusion_matrix == metrics.confusion_matrix(labels, probability >= THRESHOLD).tolist()
     for name in METRICS:
-        low, high = found["intervals"][name]
+        low, high = found.intervals[name]
         assert low < high
-        assert low - 0.02 <= found[name] <= high + 0.02, name
+        assert low - 0.02 <= getattr(found, name) <= high + 0.02, name
     monkeypatch.setattr(evaluate, "BLOCK", 400 * 7)
     again = with_intervals(probability, labels, groups, THRESHOLD)
     for name in METRICS:
-        assert again["intervals"][name] == pytest.approx(found["intervals"][name], abs=1e-12), name
+        assert again.intervals[name] == pytest.approx(found.intervals[name], abs=1e-12), name
 
 
 def test_intervals_over_groups_are_wider_than_over_slices():
@@ -81,18 +81,18 @@ def test_intervals_over_groups_are_wider_than_over_slices():
     alone = [str(number) for number in range(len(labels))]
 
     def width(names: list[str]) -> float:
-        low, high = with_intervals(probability, labels, names, THRESHOLD)["intervals"]["accuracy"]
+        low, high = with_intervals(probability, labels, names, THRESHOLD).intervals["accuracy"]
         return high - low
 
     assert width(groups) > 1.5 * width(alone)
 
 
-def test_95_of_100_intervals_hold_the_truth():
+def test_95_of_100_intervals_contain_the_truth():
     truth = measure(*scored(200_000, 20_000, seed=1)[:2], THRESHOLD)["accuracy"]
     held = 0
     for seed in range(100, 200):
         probability, labels, groups = scored(200, 60, seed=seed)
-        low, high = with_intervals(probability, labels, groups, THRESHOLD, resamples=300)["intervals"]["accuracy"]
+        low, high = with_intervals(probability, labels, groups, THRESHOLD, resamples=300).intervals["accuracy"]
         held += low <= truth <= high
     assert 88 <= held <= 99
 
@@ -101,53 +101,53 @@ def test_95_of_100_intervals_hold_the_truth():
     ("label", "undefined"),
     [(0, {"precision", "recall", "f1", "auc", "pr_auc"}), (1, {"specificity", "auc", "pr_auc"})],
 )
-def test_a_missing_class_leaves_its_figures_undefined_and_the_others_whole(label, undefined):
+def test_missing_class_leaves_only_its_metrics_undefined(label, undefined):
     found = with_intervals([0.2, 0.3, 0.6], [label] * 3, ["a", "b", "c"], 0.5)
-    assert {name for name in METRICS if found[name] is None} == undefined
-    assert {name for name, interval in found["intervals"].items() if interval is None} == undefined
-    difference = compare([0.2, 0.3, 0.6], 0.5, [0.1, 0.2, 0.3], 0.5, [label] * 3, ["a", "b", "c"])
-    assert {name for name, one in difference.items() if one["difference"] is None} == undefined
+    assert {name for name in METRICS if getattr(found, name) is None} == undefined
+    assert {name for name, interval in found.intervals.items() if interval is None} == undefined
+    difference = compare(Verdicts([0.2, 0.3, 0.6], 0.5), Verdicts([0.1, 0.2, 0.3], 0.5), [label] * 3, ["a", "b", "c"])
+    assert {name for name, one in difference.items() if one.difference is None} == undefined
 
 
-def test_precision_is_nought_where_nothing_is_called_positive():
+def test_precision_is_zero_if_nothing_is_called_positive():
     assert measure([0.1, 0.2], [0, 1], 0.5)["precision"] == 0.0
 
 
-def test_one_group_tells_nothing_of_others():
+def test_one_group_has_metrics_without_intervals():
     found = with_intervals([0.1, 0.9], [0, 1], ["a", "a"], 0.5)
-    assert found["accuracy"] == 1.0
-    assert set(found["intervals"].values()) == {None}
-    assert compare([0.1, 0.9], 0.5, [0.9, 0.1], 0.5, [0, 1], ["a", "a"])["auc"] == {
-        "candidate": 1.0, "champion": 0.0, "difference": 1.0, "low": None, "high": None,
-    }  # fmt: skip
+    assert found.accuracy == 1.0
+    assert set(found.intervals.values()) == {None}
+    paired = compare(Verdicts([0.1, 0.9], 0.5), Verdicts([0.9, 0.1], 0.5), [0, 1], ["a", "a"])["auc"]
+    assert (paired.first, paired.second, paired.difference, paired.low, paired.high) == (1.0, 0.0, 1.0, None, None)
 
 
-def test_a_class_that_one_group_has_tells_nothing_of_others():
+def test_class_of_one_group_leaves_its_metrics_without_intervals():
     labels, groups = [1] * 50 + [0] * 50, ["ill"] * 50 + [f"p{n % 5}" for n in range(50)]
     probability = np.array([0.2] * 3 + [0.9] * 47 + [0.1] * 49 + [0.8])
     found = with_intervals(probability, labels, groups, 0.5)
-    none = {name for name, interval in found["intervals"].items() if interval is None}
+    none = {name for name, interval in found.intervals.items() if interval is None}
     assert none == {"precision", "recall", "f1", "auc", "pr_auc"}
     better = np.where(np.arange(100) == 0, 0.9, probability)
-    difference = compare(probability, 0.5, better, 0.5, labels, groups)
-    assert {name for name, one in difference.items() if one["high"] is None} == none
-    assert difference["recall"]["difference"] == pytest.approx(-0.02)
+    difference = compare(Verdicts(probability, 0.5), Verdicts(better, 0.5), labels, groups)
+    assert {name for name, one in difference.items() if one.high is None} == none
+    assert difference["recall"].difference == pytest.approx(-0.02)
 
 
-def test_a_model_is_no_better_than_itself():
+def test_model_does_not_differ_from_itself():
     probability, labels, groups = scored()
-    for one in compare(probability, THRESHOLD, probability, THRESHOLD, labels, groups).values():
-        assert (one["difference"], one["low"], one["high"]) == (0.0, 0.0, 0.0)
+    model = Verdicts(probability, THRESHOLD)
+    for one in compare(model, model, labels, groups).values():
+        assert (one.difference, one.low, one.high) == (0.0, 0.0, 0.0)
 
 
-def test_comparing_in_pairs_shows_what_single_intervals_hide():
+def test_paired_difference_is_significant_although_intervals_overlap():
     probability, labels, groups = scored(noise=2.0)
     worse = np.clip(probability + np.where(labels == 1, -0.08, 0.08), 0, 1)
-    found = compare(worse, THRESHOLD, probability, THRESHOLD, labels, groups)["auc"]
-    assert found["difference"] == pytest.approx(found["candidate"] - found["champion"])
-    assert found["low"] < found["difference"] < found["high"] < 0
-    ours = with_intervals(worse, labels, groups, THRESHOLD)["intervals"]["auc"]
-    theirs = with_intervals(probability, labels, groups, THRESHOLD)["intervals"]["auc"]
+    found = compare(Verdicts(worse, THRESHOLD), Verdicts(probability, THRESHOLD), labels, groups)["auc"]
+    assert found.difference == pytest.approx(found.first - found.second)
+    assert found.low < found.difference < found.high < 0
+    ours = with_intervals(worse, labels, groups, THRESHOLD).intervals["auc"]
+    theirs = with_intervals(probability, labels, groups, THRESHOLD).intervals["auc"]
     assert ours[1] > theirs[0]
 
 
@@ -162,6 +162,6 @@ def test_comparing_in_pairs_shows_what_single_intervals_hide():
         ([0.5, 0.6], [0, 1], ["a"], "1 groups for 2 slices"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(probability, labels, groups, message):
+def test_unmeasurable_input_is_refused(probability, labels, groups, message):
     with pytest.raises(ValueError, match=message):
         with_intervals(probability, labels, groups, 0.5)

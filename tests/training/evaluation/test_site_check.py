@@ -4,55 +4,56 @@ from typing import Any
 
 import pytest
 
-from training.evaluation.site_check import MAY, MAY_NOT, UNKNOWN, Floors, check_site, count_groups
+from db.evaluation.result import Metrics
+from training.evaluation.site_check import MAY, MAY_NOT, UNKNOWN, Evidence, Floors, check_site, count_groups
 
 MANY = {"COVID": 40, "non-COVID": 60}
 GOOD = {"recall": (0.95, 0.90, 0.98), "specificity": (0.9, 0.86, 0.94), "auc": (0.97, 0.95, 0.99)}
 
 
-def result(**figures: tuple[float | None, float | None, float | None]) -> dict[str, Any]:
+def result(**figures: tuple[float | None, float | None, float | None]) -> Metrics:
     chosen = GOOD | figures
-    intervals = {name: None if low is None else [low, high] for name, (_, low, high) in chosen.items()}
-    return {name: value for name, (value, _, _) in chosen.items()} | {"intervals": intervals}
+    intervals = {name: None if low is None else (low, high) for name, (_, low, high) in chosen.items()}
+    return Metrics(**{name: value for name, (value, _, _) in chosen.items()}, intervals=intervals)
 
 
 def check(groups: dict[str, int] = MANY, **figures: Any):
-    return check_site(result(**figures), groups, Floors())
+    return check_site(result(**figures), groups, Floors(), Evidence())
 
 
-def test_a_model_whose_intervals_lie_above_the_floors_may_be_used():
+def test_model_whose_intervals_lie_above_the_floors_may_be_used():
     found = check()
     assert (found.verdict, found.more_groups) == (MAY, None)
     assert found.reasons[0] == "sensitivity 0.950 (0.900 to 0.980), floor 0.85"
     assert len(found.reasons) == 3
 
 
-def test_a_lower_end_that_just_reaches_the_floor_is_enough():
+def test_lower_end_that_just_reaches_the_floor_is_enough():
     assert check(recall=(0.9, 0.85, 0.95)).verdict == MAY
     assert check(recall=(0.9, 0.849, 0.95)).verdict == UNKNOWN
 
 
 @pytest.mark.parametrize("name", ["recall", "specificity", "auc"])
-def test_one_figure_that_lies_below_its_floor_is_enough_to_say_no(name):
+def test_one_metric_below_its_floor_forbids_use(name):
     found = check(**{name: (0.6, 0.5, 0.7)})
     assert found.verdict == MAY_NOT
     assert len(found.reasons) == 1
     assert "0.600 (0.500 to 0.700)" in found.reasons[0]
 
 
-def test_an_interval_across_the_floor_says_how_many_groups_would_settle_it():
+def test_interval_across_the_floor_suggests_how_many_more_groups():
     # The lower end is twice as far from 0.90 as the floor is: four times the 40 groups are needed.
     found = check(recall=(0.90, 0.80, 0.96))
     assert (found.verdict, found.more_groups) == (UNKNOWN, 120)
     assert found.reasons[-1] == "about 120 more groups would settle it, if they are like these"
 
 
-def test_a_figure_below_its_floor_by_chance_can_be_settled_the_other_way():
+def test_metric_below_its_floor_by_chance_suggests_more_groups_too():
     # The upper end is twice as far above 0.80 as the floor is.
     assert check(recall=(0.80, 0.70, 0.90)).more_groups == 120
 
 
-def test_a_figure_on_its_floor_cannot_be_settled():
+def test_metric_on_its_floor_suggests_no_more_groups():
     found = check(recall=(0.85, 0.75, 0.92))
     assert (found.verdict, found.more_groups) == (UNKNOWN, None)
     assert "hardly settle it" in found.reasons[-1]
@@ -65,7 +66,7 @@ def test_few_groups_without_a_mistake_are_not_enough():
     assert found.reasons[0] == "only 5 groups of COVID, 20 are needed"
 
 
-def test_a_missing_class_is_named():
+def test_missing_class_is_named():
     found = check({"COVID": 0, "non-COVID": 30}, recall=(None, None, None), auc=(None, None, None))
     assert found.verdict == UNKNOWN
     assert "sensitivity is not known: there is no COVID slice" in found.reasons
@@ -79,33 +80,33 @@ def test_one_group_has_no_interval():
     assert "AUC 0.900 (one group: no interval), floor 0.90" in found.reasons
 
 
-def test_slices_that_the_model_was_trained_on_are_no_evidence():
-    assert check_site(result(), MANY, Floors(), known=0.01).verdict == MAY
-    found = check_site(result(), MANY, Floors(), known=1.0)
+def test_slices_the_model_was_trained_on_are_not_evidence():
+    assert check_site(result(), MANY, Floors(), Evidence(seen=0.01)).verdict == MAY
+    found = check_site(result(), MANY, Floors(), Evidence(seen=1.0))
     assert (found.verdict, found.reasons) == (
         UNKNOWN,
-        ["the model was trained or tuned on 100% of these slices, or near-identical ones: they are no evidence"],
+        ["the model was trained or tuned on 100% of these slices, or near-identical ones: they are not evidence"],
     )
 
 
-def test_slices_of_no_known_patient_are_no_evidence():
-    assert check_site(result(), MANY, Floors(), nameless=0.01).verdict == MAY
-    found = check_site(result(recall=(0.5, 0.4, 0.6)), MANY, Floors(), nameless=0.5)
+def test_slices_without_a_known_patient_are_not_evidence():
+    assert check_site(result(), MANY, Floors(), Evidence(without_patient=0.01)).verdict == MAY
+    found = check_site(result(recall=(0.5, 0.4, 0.6)), MANY, Floors(), Evidence(without_patient=0.5))
     assert found.verdict == UNKNOWN
-    assert found.reasons[0].startswith("no patient is known of 50% of these slices")
-    assert found.reasons[0].endswith("name them in a CSV (file, label, group)")
+    assert found.reasons[0].startswith("50% of these slices have no known patient")
+    assert found.reasons[0].endswith("name the patients in a CSV (file, label, group)")
 
 
-def test_slices_that_lie_apart_are_told_of():
-    assert len(check_site(result(), MANY, Floors(), apart=0.05).reasons) == 3
-    found = check_site(result(), MANY, Floors(), apart=0.4)
-    assert found.reasons[-1] == "40% of the slices lie apart from those the model knows"
-    assert found.as_dict()["apart"] == 0.4
+def test_many_slices_out_of_distribution_are_mentioned():
+    assert len(check_site(result(), MANY, Floors(), Evidence(ood=0.05)).reasons) == 3
+    found = check_site(result(), MANY, Floors(), Evidence(ood=0.4))
+    assert found.reasons[-1].startswith("40% of the slices are out of distribution")
+    assert found.ood_share == 0.4
 
 
-def test_a_version_may_ask_for_more():
-    assert check_site(result(), MANY, Floors(recall=0.95)).verdict == UNKNOWN
+def test_version_may_have_a_higher_floor():
+    assert check_site(result(), MANY, Floors(recall=0.95), Evidence()).verdict == UNKNOWN
 
 
-def test_a_group_with_both_classes_counts_for_both():
+def test_group_with_both_classes_counts_for_both():
     assert count_groups([1, 1, 0, 0], ["a", "a", "a", "b"]) == {"COVID": 1, "non-COVID": 2}

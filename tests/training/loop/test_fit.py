@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from db.training.progress import EpochRecord, StoredCheckpoint
 from training.config import Augment, Config, Stage
 from training.data.slices import Labelled
+from training.loop.observer import Checkpoint, Step, TrainingObserver
 
 SIDE = 32
 
@@ -65,41 +67,32 @@ def resnet50() -> Any:
     return build_network(SIDE, hidden=8, seed=3)
 
 
-class Recorder:
-    """Watches a run; ends it after some epochs, as a dead worker would."""
+class Died(Exception):
+    """Ends training as a worker's death would."""
 
-    def __init__(self, epochs: int = 99) -> None:
-        self.left, self.losses, self.last, self.steps = epochs, [], None, 0
-        self.ended: list[bool] = []
 
-    def step(self, at: Any) -> None:
+class Recorder(TrainingObserver):
+    """Records losses and checkpoints; keeps the checkpoint of epoch number `at`, and raises Died there if `dies`."""
+
+    def __init__(self, at: int = 99, *, dies: bool = True) -> None:
+        self.left, self.dies, self.steps = at, dies, 0
+        self.losses: list[tuple[float, float]] = []
+        self.ends_of_stages: list[bool] = []
+        self.last: Checkpoint | None = None
+
+    def step(self, at: Step) -> None:
         self.steps += 1
 
-    def alive(self) -> None:
-        pass
-
-    def epoch(self, record: Any) -> None:
+    def epoch(self, record: EpochRecord) -> None:
         self.losses.append((record.metrics["loss"], record.metrics["val_loss"]))
 
-    def checkpoint(self, make: Callable[[], Any], *, ends_stage: bool = False) -> None:
+    def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
         self.left -= 1
-        self.ended.append(ends_stage)
+        self.ends_of_stages.append(ends_stage)
         if self.left == 0:
             self.last = make()
-            raise InterruptedError
-
-    def stopped(self) -> bool:
-        return False
-
-
-class Keeps(Recorder):
-    """Keeps one checkpoint, and lets the run go on."""
-
-    def checkpoint(self, make: Callable[[], Any], *, ends_stage: bool = False) -> None:
-        self.left -= 1
-        self.ended.append(ends_stage)
-        if self.left == 0:
-            self.last = make()
+            if self.dies:
+                raise Died
 
 
 @pytest.mark.parametrize("unfreeze", [pytest.param(0, marks=pytest.mark.slow), 10])
@@ -114,23 +107,35 @@ def test_frozen_layers_of_resnet50_computed_once_give_the_same_losses(unfreeze, 
 
 
 def compare_losses(unfreeze, data, network, tmp_path, monkeypatch):
-    from training.loop.fit import fit
+    """Train with the cut, and with a cut that leaves all layers to be computed at each step, on the same copies."""
+    import keras
 
+    import training.loop.stage
+    from training.loop.fit import fit
+    from training.network.training_copy import Cut, cut
+
+    def keep_all(network, unfreeze):
+        cut(network, unfreeze)
+        slices = keras.Input(network.input.shape[1:], dtype="uint8")
+        return Cut(keras.Model(slices, slices), keras.Model(network.input, network.output["logit"]))
+
+    monkeypatch.setattr("training.loop.stage_data.AT_ONCE", 5)
     monkeypatch.setattr("training.loop.stage.AT_ONCE", 5)
     weights = network.get_weights()
     losses = {}
-    for cached in (True, False):
+    for how in (cut, keep_all):
+        monkeypatch.setattr(training.loop.stage, "cut", how)
         network.set_weights(weights)
         recorder = Recorder()
-        fit(network, config(stage(unfreeze)), data, seed=1, folder=tmp_path, watcher=recorder, cached=cached)
-        losses[cached] = np.array(recorder.losses)
-    assert np.abs(losses[True] - losses[False]).max() < 1e-4
-    assert len(losses[True]) == 3
-    assert np.ptp(losses[True][:, 0]) > 1e-3, "it learned nothing, so the comparison says nothing"
+        fit(network, config(stage(unfreeze)), data, seed=1, folder=tmp_path, observer=recorder)
+        losses[how] = np.array(recorder.losses)
+    assert np.abs(losses[cut] - losses[keep_all]).max() < 1e-4
+    assert len(losses[cut]) == 3
+    assert np.ptp(losses[cut][:, 0]) > 1e-3, "it learned nothing, so the comparison says nothing"
     assert list(tmp_path.iterdir()) == [], "features are left behind"
 
 
-def test_a_step_is_traced_once(data, network, tmp_path, monkeypatch):
+def test_step_is_traced_once(data, network, tmp_path, monkeypatch):
     import training.loop.stage
     from training.loop.fit import fit
     from training.network.loss import loss_of
@@ -146,7 +151,7 @@ def test_a_step_is_traced_once(data, network, tmp_path, monkeypatch):
     assert len(traced) == 1, "tracing a step of the whole network takes many seconds"
 
 
-def test_a_stage_of_few_steps_keeps_what_they_taught(data, network, tmp_path):
+def test_stage_of_few_steps_changes_the_weights(data, network, tmp_path):
     from training.loop.fit import fit
 
     before = network.get_layer("output").get_weights()[0]
@@ -154,48 +159,50 @@ def test_a_stage_of_few_steps_keeps_what_they_taught(data, network, tmp_path):
     assert np.abs(network.get_layer("output").get_weights()[0] - before).max() > 0
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path):
+def test_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path):
     from training.loop.fit import fit
 
     weights = network.get_weights()
     plan = config(stage(0, epochs=2), stage(20, epochs=4, optimizer="adamw", schedule="cosine", average=0.5))
-    whole = Keeps(4)  # what a worker that dies after the second epoch of the second stage leaves
-    fit(network, plan, data, seed=1, folder=tmp_path, watcher=whole)
+    whole = Recorder(4, dies=False)  # its checkpoint is what a worker that died there would leave
+    fit(network, plan, data, seed=1, folder=tmp_path, observer=whole)
     expected = network.get_weights()
 
     network.set_weights(weights)  # another process, with nothing but the checkpoint
     second = Recorder()
-    outcome = fit(network, plan, data, seed=1, folder=tmp_path, watcher=second, resume=whole.last)
+    outcome = fit(network, plan, data, seed=1, folder=tmp_path, observer=second, resume=whole.last)
 
     assert len(second.losses) == 2
     assert np.abs(np.array(second.losses) - np.array(whole.losses[4:])).max() < 1e-5
-    assert len(outcome.history) == 6
-    assert whole.ended == [False, True, False, False, False, True], "each stage's end is kept whatever its pace"
+    assert len(outcome) == 6
+    assert whole.ends_of_stages == [False, True, False, False, False, True], "a stage's end is always kept"
     assert max(np.abs(a - b).max() for a, b in zip(network.get_weights(), expected, strict=True)) < 1e-4
 
 
-def test_a_checkpoint_comes_back_from_storage_whole(settings, data, network, tmp_path):
+def test_checkpoint_round_trips_through_storage(settings, data, network, tmp_path):
     from training.loop import checkpoints
     from training.loop.fit import fit
 
-    recorder = Recorder(epochs=2)
-    with pytest.raises(InterruptedError):
-        fit(network, config(stage(0, average=0.5)), data, seed=1, folder=tmp_path, watcher=recorder)
-    kept = checkpoints.write(recorder.last, {}, 1)
-    found = checkpoints.read(kept)
-    assert found.facts() == recorder.last.facts()
+    recorder = Recorder(2)
+    with pytest.raises(Died):
+        fit(network, config(stage(0, average=0.5)), data, seed=1, folder=tmp_path, observer=recorder)
+    kept = checkpoints.write(recorder.last, None, 1)
+    found = checkpoints.read(StoredCheckpoint(**kept.as_json()))
+    expected = recorder.last
+    assert (found.stage, found.epoch, found.best_epoch) == (expected.stage, expected.epoch, expected.best_epoch)
+    assert found.history == expected.history
     for name, arrays in recorder.last.arrays.items():
         assert all(np.array_equal(a, b) for a, b in zip(arrays, found.arrays[name], strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(found.network, recorder.last.network, strict=True))
-    another_run = checkpoints.write(recorder.last, {}, 2)
-    assert set(another_run["files"].values()).isdisjoint(kept["files"].values()), "one run would drop the other's"
+    another_run = checkpoints.write(recorder.last, None, 2)
+    assert set(another_run.files.values()).isdisjoint(kept.files.values()), "one run would drop the other's"
     again = checkpoints.write(replace(recorder.last, epoch=2), kept, 1)
-    assert again["files"]["network.npz"] == kept["files"]["network.npz"]
+    assert again.files["network.npz"] == kept.files["network.npz"]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_path):
+def test_nan_loss_raises_diverged_with_advice(data, network, tmp_path):
+    from training.errors import Diverged
     from training.loop.fit import fit
-    from training.loop.watcher import Diverged
 
     wild = config(stage(20, rate=1.0, optimizer="adam", epochs=30))
     kernel = network.get_layer("output").kernel
@@ -204,9 +211,9 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(data, network, tmp_pa
         fit(network, wild, data, seed=1, folder=tmp_path)
 
 
-def test_an_epoch_s_last_step_that_ruins_the_weights_ends_the_run_with_the_same_advice(data, network, tmp_path):
+def test_nan_weights_after_the_last_step_raise_diverged(data, network, tmp_path):
+    from training.errors import Diverged
     from training.loop.fit import fit
-    from training.loop.watcher import Diverged
 
     gamma = network.get_layer("conv5_block1_3_bn").gamma
     gamma.assign(np.full(gamma.shape, 1e12, np.float32))
@@ -218,19 +225,19 @@ def test_an_epoch_s_last_step_that_ruins_the_weights_ends_the_run_with_the_same_
         fit(network, ruinous, data, seed=1, folder=tmp_path)
 
 
-def test_a_stage_ends_when_nothing_gets_better(data, network, tmp_path):
+def test_stage_ends_after_patience_without_improvement(data, network, tmp_path):
     from training.loop.fit import fit
 
     recorder = Recorder()
     still = config(stage(0, rate=1e-30, epochs=50, patience=3))
-    history = fit(network, still, data, seed=1, folder=tmp_path, watcher=recorder).history
+    history = fit(network, still, data, seed=1, folder=tmp_path, observer=recorder)
     assert len(history) == 4, "the first epoch is the best, and three that are no better follow it"
 
 
-def test_the_best_epoch_is_kept(data, network, tmp_path):
+def test_best_epoch_is_kept(data, network, tmp_path):
     from training.loop.fit import fit
 
-    history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path).history
+    history = fit(network, config(stage(0, rate=0.5, epochs=6)), data, seed=1, folder=tmp_path)
     logit = np.asarray(network(data.validation.pixels[..., None])["logit"], np.float64)
     loss = np.logaddexp(0, -np.where(data.validation.labels == 1, logit, -logit)).mean()
     assert loss == pytest.approx(min(record.metrics["val_loss"] for record in history), abs=1e-4)
@@ -238,9 +245,8 @@ def test_the_best_epoch_is_kept(data, network, tmp_path):
 
 def test_stopping_keeps_what_was_learned(data, network, tmp_path):
     from training.loop.fit import fit
-    from training.loop.watcher import Watcher
 
-    class Stops(Watcher):
+    class Stops(TrainingObserver):
         epochs = 0
 
         def epoch(self, record):
@@ -249,23 +255,22 @@ def test_stopping_keeps_what_was_learned(data, network, tmp_path):
         def stopped(self):
             return self.epochs >= 1
 
-    watcher = Stops()
+    observer = Stops()
     before = network.get_layer("hidden").get_weights()[0].copy()
-    fit(network, config(stage(0, epochs=50), stage(20, epochs=50)), data, seed=1, folder=tmp_path, watcher=watcher)
-    assert watcher.epochs == 1
+    fit(network, config(stage(0, epochs=50), stage(20, epochs=50)), data, seed=1, folder=tmp_path, observer=observer)
+    assert observer.epochs == 1
     assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
 
 
 @pytest.mark.parametrize("at", ["in its first epoch", "after an epoch that is worse"])
-def test_a_stop_in_a_stage_that_has_not_got_better_keeps_the_weights_before_it(at, data, network, tmp_path):
+def test_stop_before_improvement_keeps_the_weights_before_the_stage(at, data, network, tmp_path):
     from training.loop.fit import fit
-    from training.loop.watcher import Watcher
 
-    class Stops(Watcher):
+    class Stops(TrainingObserver):
         done = begun = False
 
-        def step(self, told):
-            self.begun = self.begun or (told.stage == 1 and told.step == 1)
+        def step(self, reached):
+            self.begun = self.begun or (reached.stage == 1 and reached.step == 1)
 
         def epoch(self, record):
             self.done = record.stage == 1
@@ -276,36 +281,35 @@ def test_a_stop_in_a_stage_that_has_not_got_better_keeps_the_weights_before_it(a
     before = network.get_weights()
     ruinous = stage(20, epochs=9, optimizer="adam", rate=0.9)
     history = fit(
-        network, config(stage(0, epochs=1, rate=1e-30), ruinous), data, seed=1, folder=tmp_path, watcher=Stops()
-    ).history
+        network, config(stage(0, epochs=1, rate=1e-30), ruinous), data, seed=1, folder=tmp_path, observer=Stops()
+    )
     assert len(history) == (1 if at == "in its first epoch" else 2)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
 
 
-def test_a_stop_while_frozen_layers_are_computed_is_heard_before_all_copies_are_made(data, network, tmp_path):
+def test_stop_takes_effect_while_frozen_layers_are_computed(data, network, tmp_path):
     from training.loop.fit import fit
-    from training.loop.watcher import Watcher
 
-    class Stops(Watcher):
+    class Stops(TrainingObserver):
         copies = 0
 
-        def step(self, told):
-            self.copies += told.stage == 1
+        def step(self, reached):
+            self.copies += reached.stage == 1
 
         def stopped(self):
             return self.copies > 0
 
     before = network.get_weights()
     plan = config(stage(0, epochs=1, copies=1, rate=1e-30), stage(20, epochs=9, copies=9))
-    watcher = Stops()
-    history = fit(network, plan, data, seed=1, folder=tmp_path, watcher=watcher).history
-    assert (watcher.copies, len(history)) == (1, 1)
+    observer = Stops()
+    history = fit(network, plan, data, seed=1, folder=tmp_path, observer=observer)
+    assert (observer.copies, len(history)) == (1, 1)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("unfreeze", [173, 174, 175])
-def test_as_many_layers_as_the_base_has_are_let_learn(unfreeze, data, resnet50):
+def test_unfreezing_can_reach_the_first_layer_of_the_base(unfreeze, data, resnet50):
     """Of its 174 layers the first has no weights."""
     from training.network.training_copy import cut
 
@@ -331,7 +335,7 @@ def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
     network = build_network(64, hidden=8, seed=3)
     before = network.get_layer("conv1_conv").get_weights()[0].copy()
     recorder = Recorder()
-    fit(network, config(stage(-1, epochs=2, average=0.5)), data, seed=1, folder=tmp_path, watcher=recorder)
+    fit(network, config(stage(-1, epochs=2, average=0.5)), data, seed=1, folder=tmp_path, observer=recorder)
     assert np.isfinite(recorder.losses).all()
     assert recorder.steps == 6
     assert not np.array_equal(before, network.get_layer("conv1_conv").get_weights()[0])
@@ -340,19 +344,19 @@ def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
     assert all(map(np.array_equal, left, network.get_weights()))
 
 
-def test_the_last_average_is_kept_where_that_is_asked(data, network, tmp_path):
+def test_keep_last_keeps_the_last_average(data, network, tmp_path):
     from training.loop.fit import fit
 
-    watcher = Keeps(4)
+    observer = Recorder(4, dies=False)
     plan = config(stage(0, rate=0.5, epochs=4, average=0.5, keep="last"))
-    fit(network, plan, data, seed=1, folder=tmp_path, watcher=watcher)
-    kept = watcher.last.arrays["average"]
+    fit(network, plan, data, seed=1, folder=tmp_path, observer=observer)
+    kept = observer.last.arrays["average"]
     assert np.array_equal(network.get_layer("hidden").get_weights()[0], kept[0])
-    assert not np.array_equal(kept[0], watcher.last.arrays["weights"][0])
+    assert not np.array_equal(kept[0], observer.last.arrays["weights"][0])
 
 
-def test_settled_normalisation_has_the_statistics_of_the_slices_at_hand(network):
-    """Those of the first layer can be told: two batches of 16, each counting the same."""
+def test_settled_normalisation_has_the_statistics_of_the_slices(network):
+    """The statistics of the first layer can be computed here: two batches of 16, each with equal weight."""
     import keras
 
     from training.network.training_copy import settle_normalisation

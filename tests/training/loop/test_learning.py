@@ -42,12 +42,12 @@ def dotted(count: int, seed: int) -> Labelled:
     return Labelled(pixels, labels, [str(number) for number in range(count)])
 
 
-def test_a_small_network_learns_what_holds_for_unseen_slices_too(small_network: None, tmp_path: Path) -> None:
+def test_small_network_generalises_to_unseen_slices(small_network: None, tmp_path: Path) -> None:
     learn(dotted(96, 1), dotted(32, 2), dotted(80, 3), tmp_path)
 
 
 @pytest.mark.slow
-def test_phantoms_of_unseen_patients_are_told_apart(tmp_path: Path) -> None:
+def test_phantoms_of_unseen_patients_are_classified(tmp_path: Path) -> None:
     learn(draw(0, 12), draw(12, 4), draw(16, 10), tmp_path)
 
 
@@ -62,7 +62,7 @@ def learn(train: Labelled, validation: Labelled, unseen: Labelled, folder: Path)
     network = build_network(SIDE, hidden=16, seed=SEED)
     start_residuals_at_zero(network)
     config = Config(preset="test", augment=Augment(flip=True), stages=(SMALL,), hidden=16)
-    outcome = fit(network, config, Data(train, validation), seed=SEED, folder=folder)
+    history = fit(network, config, Data(train, validation), seed=SEED, folder=folder)
     logit = np.ravel(network(unseen.pixels[..., None])["logit"])
     assert roc_auc_score(unseen.labels, logit) > 0.85
-    assert outcome.history[-1].metrics["loss"] < outcome.history[0].metrics["loss"]
+    assert history[-1].metrics["loss"] < history[0].metrics["loss"]

@@ -1,4 +1,4 @@
-"""ImageNet's weights are downloaded where that can be; a silent server is given up, and a cancel is heard meanwhile."""
+"""ImageNet's weights are downloaded and cached; a silent server fails, and a cancel takes effect meanwhile."""
 
 import hashlib
 import socket
@@ -27,18 +27,18 @@ def silent_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/weights.h5"
 
 
-def test_a_server_that_never_answers_is_given_up_with_the_way_out(silent_server: str, cache: Path) -> None:
-    from training.launch.weights_file import WeightsError
+def test_silent_server_fails_with_advice(silent_server: str, cache: Path) -> None:
+    from training.errors import RunFailed
     from training.network.imagenet import imagenet_weights
 
-    told: list[bool] = []
-    with pytest.raises(WeightsError, match="--from FILE"):
-        imagenet_weights(lambda: told.append(True), origin=silent_server, silent_seconds=0.5)
-    assert told, "nobody heard that the run is alive"
+    heartbeats: list[bool] = []
+    with pytest.raises(RunFailed, match="--from FILE"):
+        imagenet_weights(lambda: heartbeats.append(True), origin=silent_server, silent_seconds=0.5)
+    assert heartbeats, "the run would look dead"
     assert socket.getdefaulttimeout() is None
 
 
-def test_a_cancel_is_heard_while_the_server_is_silent(silent_server: str) -> None:
+def test_cancel_takes_effect_while_the_server_is_silent(silent_server: str) -> None:
     from training.network.imagenet import imagenet_weights
 
     def cancelled() -> None:
@@ -48,7 +48,7 @@ def test_a_cancel_is_heard_while_the_server_is_silent(silent_server: str) -> Non
         imagenet_weights(cancelled, origin=silent_server, silent_seconds=600)
 
 
-def test_what_the_server_has_is_taken_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_is_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from training.network import imagenet
 
     data = b"weights" * 1000
@@ -70,7 +70,7 @@ def test_what_the_server_has_is_taken_and_found_again(cache: Path, monkeypatch: 
     assert imagenet.imagenet_weights(lambda: None, origin=origin) == first, "from the cache: the server is gone"
 
 
-def test_it_is_the_file_that_keras_itself_takes() -> None:
+def test_file_is_the_one_that_keras_uses() -> None:
     from keras.src.applications import resnet
 
     from training.network.imagenet import FILE, MD5, ORIGIN

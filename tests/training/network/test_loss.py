@@ -8,7 +8,7 @@ LOGITS = np.array([[-3], [2], [-9], [60]], np.float32)
 
 
 @pytest.mark.parametrize("q", [0.2, 0.7, 1.0])
-def test_generalised_cross_entropy_is_what_its_paper_says(q: float) -> None:
+def test_generalised_cross_entropy_follows_its_paper(q: float) -> None:
     from training.network.loss import loss_of
 
     positive = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
@@ -16,7 +16,7 @@ def test_generalised_cross_entropy_is_what_its_paper_says(q: float) -> None:
     assert float(loss_of(q, 0)(LABELS, LOGITS)) == pytest.approx(((1 - p**q) / q).mean(), rel=1e-5)
 
 
-def test_as_q_goes_to_nought_it_is_cross_entropy() -> None:
+def test_q_near_zero_gives_cross_entropy() -> None:
     from training.network.loss import loss_of
 
     for smoothing in (0, 0.1):
@@ -24,7 +24,7 @@ def test_as_q_goes_to_nought_it_is_cross_entropy() -> None:
         assert float(loss_of(1e-4, smoothing)(LABELS, LOGITS)) == pytest.approx(expected, rel=5e-3)
 
 
-def test_labels_that_are_not_believed_count_less() -> None:
+def test_unbelieved_labels_count_less() -> None:
     """Their pull on the logit, in cross-entropy 1 - p, is so times p**q."""
     from training.network.loss import loss_of
 

@@ -29,7 +29,7 @@ def test_heat_map_equals_grad_cam_by_autodiff() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 33, -32])
-def test_side_that_does_not_fit_is_refused(size: int) -> None:
+def test_side_that_is_not_a_multiple_of_32_is_refused(size: int) -> None:
     from training.network.resnet50 import build_network
 
     with pytest.raises(ValueError, match="multiple of 32"):

@@ -1,4 +1,4 @@
-"""The distance from what is known: the layers compute the formula, and what is no chest lies far away."""
+"""The out-of-distribution distance: its layers compute the formula, and images without a chest are far away."""
 
 import numpy as np
 import pytest
@@ -30,11 +30,11 @@ def distances(model, slices):
 
 
 def answers(model, slices):
-    """What the model gives, computed at once: `predict` would trace its 174 layers first."""
+    """Call the model directly: `predict` would trace its 174 layers first."""
     return {name: np.asarray(output) for name, output in model(slices[..., None]).items()}
 
 
-def test_the_layers_compute_the_formula(network, phantoms, known):
+def test_layers_compute_the_formula(network, phantoms, known):
     from training.network import ood_distance
 
     fitted = phantoms[:60].copy()
@@ -50,8 +50,8 @@ def test_the_layers_compute_the_formula(network, phantoms, known):
     count = min(ood_distance.COMPONENTS, len(features) // 4)
     variance = values[:count] ** 2 / len(features)
     rest = max((scaled**2).sum(1).mean() - variance.sum(), 1e-9)
-    asked = np.asarray(extractor(phantoms[60:, ..., None]), np.float64)
-    z = (asked - mean) / deviation
+    unseen = np.asarray(extractor(phantoms[60:, ..., None]), np.float64)
+    z = (unseen - mean) / deviation
     along = z @ directions[:count].T
     inside = (along**2 / variance).sum(1)
     left = np.maximum((z**2).sum(1) - (along**2).sum(1), 0)
@@ -59,7 +59,7 @@ def test_the_layers_compute_the_formula(network, phantoms, known):
     assert np.allclose(distances(known, phantoms[60:]), expected, rtol=2e-2)
 
 
-def test_scores_stay_as_they_were(network, phantoms, known):
+def test_distance_leaves_scores_unchanged(network, phantoms, known):
     before, after = answers(network, phantoms), answers(known, phantoms)
     assert np.array_equal(before["logit"], after["logit"])
     assert np.array_equal(before["cam"], after["cam"])
@@ -75,7 +75,7 @@ def test_scores_stay_as_they_were(network, phantoms, known):
     ],
     ids=["inverted", "noise", "black", "wrong window"],
 )
-def test_what_is_no_such_slice_lies_further_away(strange, phantoms, known):
+def test_non_ct_images_have_larger_ood_distance(strange, phantoms, known):
     from training.network.ood_distance import threshold_of
 
     unseen = phantoms[60:]
@@ -83,7 +83,7 @@ def test_what_is_no_such_slice_lies_further_away(strange, phantoms, known):
     assert (distances(known, strange(unseen)) > limit).all()
 
 
-def test_the_threshold_lets_most_of_the_known_pass():
+def test_threshold_passes_most_unseen_slices():
     from training.network.ood_distance import threshold_of
 
     assert threshold_of(np.arange(1000, dtype=np.float32)) == pytest.approx(979 * 1.25, rel=0.01)

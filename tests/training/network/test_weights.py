@@ -46,7 +46,7 @@ def is_taken(target: Any, source: Any) -> bool:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("form", ["with-top.h5", "no-top.h5", "no-top.weights.h5", "with-top.keras", "no-top.keras"])
-def test_every_form_is_taken(form, source, bare, target, tmp_path):
+def test_every_format_of_weights_is_loaded(form, source, bare, target, tmp_path):
     from training.launch.weights_file import check_weights_file
     from training.network.load_weights import take_over
 
@@ -60,7 +60,7 @@ def test_every_form_is_taken(form, source, bare, target, tmp_path):
     check_weights_file(nameless)
 
 
-def test_keras_2_weights_with_names_are_taken(bare, target, tmp_path):
+def test_named_keras_2_weights_are_loaded(bare, target, tmp_path):
     """As keras.applications and RadImageNet publish them: layer_names, weight_names, arrays."""
     import h5py
 
@@ -82,7 +82,7 @@ def test_keras_2_weights_with_names_are_taken(bare, target, tmp_path):
     check_weights_file(path)
 
 
-def test_our_own_models_bring_their_head_too(target, tmp_path):
+def test_weights_of_our_models_include_the_head(target, tmp_path):
     from training.launch.weights_file import check_weights_file
     from training.network.resnet50 import build_network
 
@@ -93,11 +93,11 @@ def test_our_own_models_bring_their_head_too(target, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(target.get_weights(), again.get_weights(), strict=True))
 
 
-def test_a_missing_file_is_said(tmp_path):
-    from training.launch.weights_file import WeightsError
+def test_missing_file_is_reported(tmp_path):
+    from training.errors import WeightsError
     from training.network.resnet50 import build_network
 
-    with pytest.raises(WeightsError, match="no weights file"):
+    with pytest.raises(WeightsError, match="does not exist"):
         build_network(64, weights=tmp_path / "absent.h5")
 
 
@@ -105,7 +105,8 @@ def test_another_architecture_is_refused(target, tmp_path):
     import h5py
     import keras
 
-    from training.launch.weights_file import WeightsError, check_weights_file
+    from training.errors import WeightsError
+    from training.launch.weights_file import check_weights_file
     from training.network.load_weights import take_over
 
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="conv1_conv")])
@@ -123,10 +124,11 @@ def test_another_architecture_is_refused(target, tmp_path):
         take_over(target, tmp_path / "empty.h5")
 
 
-def test_a_network_that_could_run_code_is_not_loaded(target, tmp_path):
+def test_network_that_could_run_code_is_not_loaded(target, tmp_path):
     import keras
 
-    from training.launch.weights_file import WeightsError, check_weights_file
+    from training.errors import WeightsError
+    from training.launch.weights_file import check_weights_file
     from training.network.load_weights import take_over
 
     path = tmp_path / "lambda.keras"
@@ -162,7 +164,8 @@ def test_archive_of_weights_is_checked_without_holding_it_in_memory(tmp_path: Pa
 
 @pytest.mark.parametrize("data", [b"", b"no weights", b"PK\x03\x04 broken", b"\x89HDF\r\n\x1a\n broken"])
 def test_other_files_are_refused(data, target, tmp_path: Path):
-    from training.launch.weights_file import WeightsError, check_weights_file
+    from training.errors import WeightsError
+    from training.launch.weights_file import check_weights_file
     from training.network.load_weights import take_over
 
     path = tmp_path / "file.h5"

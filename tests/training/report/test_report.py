@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from db.evaluation.result import Metrics
+from db.training.progress import EpochRecord
 from training.evaluation.metrics import measure, with_intervals
 from training.report import captions
 from training.report.content import PartSize, ReportContent, RunFacts, TestScores, metric_rows, settings_tables
@@ -51,20 +53,16 @@ def scores(slices: int = 200) -> TestScores:
     return TestScores(probability, labels, [f"g{at // 10}" for at in range(slices)], random.normal(1, 0.2, slices))
 
 
-def history(*epochs: int) -> list[dict]:
+def history(*epochs: int) -> list[EpochRecord]:
     """So many epochs a stage; the loss falls by 0.1 with each, the accuracy rises by 0.01."""
     places = [(stage, epoch) for stage, count in enumerate(epochs) for epoch in range(count)]
     return [
-        {
-            "stage": stage,
-            "epoch": epoch,
-            "metrics": {
-                "loss": 1 - at / 10,
-                "val_loss": 1.2 - at / 10,
-                "accuracy": 0.8 + at / 100,
-                "val_accuracy": 0.7,
-            },
-        }
+        EpochRecord(
+            stage,
+            epoch,
+            {"loss": 1 - at / 10, "val_loss": 1.2 - at / 10, "accuracy": 0.8 + at / 100, "val_accuracy": 0.7},
+            1.0,
+        )
         for at, (stage, epoch) in enumerate(places)
     ]
 
@@ -163,13 +161,13 @@ def test_all_figures_are_files_beside_the_report(hostile_report):
         Image.open(folder / name).verify()
 
 
-def test_all_figures_are_in_the_page_with_a_text_for_who_cannot_see_them(page):
+def test_all_figures_are_in_the_page_with_alternative_text(page):
     pictures = {attrs.get("id"): attrs for tag, attrs in page.elements if tag == "img"}
     assert pictures.keys() >= FIGURES
     assert all(attrs["src"].startswith("data:image/png;base64,") and attrs["alt"] for attrs in pictures.values())
 
 
-def test_the_page_needs_nothing_else(hostile_report, page):
+def test_page_needs_nothing_else(hostile_report, page):
     text = DATA_URI.sub("data:", (hostile_report[0] / "report.html").read_text(encoding="utf-8"))
     assert not re.search(r"https?:|//[a-z]|url\(|@import", text)
     assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "form", "base", "a", "svg"}
@@ -183,7 +181,7 @@ def test_no_name_becomes_markup(page):
     assert page.words.count("<script>alert(1)</script>") >= 10
 
 
-def test_a_mistakes_name_cannot_turn_the_order_of_its_letters_round(page):
+def test_name_of_a_mistake_cannot_reverse_its_letters(page):
     assert "$\\frac{1}{$ gnp.|`evil` # [x]" in page.words
 
 
@@ -193,7 +191,7 @@ def test_figures_have_a_version_for_dark_screens_and_print_the_light_one(page):
     assert {attrs["media"] for attrs in sources} == {"screen and (prefers-color-scheme: dark)"}
 
 
-def test_the_page_says_what_must_be_said(page):
+def test_page_states_research_use_and_how_it_was_measured(page):
     words = " ".join(page.words.split())
     assert "Research use only. Not for diagnosis." in words
     assert "Trained in spite of a leak in the split" in words
@@ -202,7 +200,7 @@ def test_the_page_says_what_must_be_said(page):
         assert f"{row.word} {row.value} {row.interval}" in words
 
 
-def test_exported_files_are_held_to_the_trained_network_in_a_table(page):
+def test_table_compares_exported_files_with_the_trained_network(page):
     words = " ".join(page.words.split())
     heads = "File Verdicts to COVID Verdicts to non-COVID 99th percentile of differences Largest difference Verdict"
     assert heads in words
@@ -210,7 +208,7 @@ def test_exported_files_are_held_to_the_trained_network_in_a_table(page):
     assert "int8 – – – – <script>" in words
 
 
-def test_a_run_with_nothing_to_show_still_has_a_report(tmp_path):
+def test_run_with_nothing_to_show_still_has_a_report(tmp_path):
     test = TestScores(np.array([0.9, 0.8, 0.99]), np.array([1, 1, 1]), ["a", "a", "b"])
     names = write_report(tmp_path, content(test))
     text = DATA_URI.sub("", (tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -225,15 +223,15 @@ def test_a_run_with_nothing_to_show_still_has_a_report(tmp_path):
     assert "| AUC | – | – |" in card
 
 
-def test_the_confusion_matrix_shows_counts_and_shares_of_the_true_class():
+def test_confusion_matrix_shows_counts_and_shares_of_the_true_class():
     (axes,) = confusion_figure([[90, 10], [0, 0]]).axes
     words = [text.get_text() for text in axes.texts]
     assert words == ["90\n90.0\u202f%", "10\n10.0\u202f%", "0\n0.0\u202f%", "0\n0.0\u202f%"]
 
 
-def test_the_roc_curve_shows_the_intervals_of_the_auc_and_the_operating_point():
+def test_roc_curve_shows_the_intervals_of_the_auc_and_the_operating_point():
     test = TestScores(np.array([0.1, 0.6, 0.4, 0.9]), np.array([0, 0, 1, 1]), list("abcd"))
-    metrics = {"auc": 0.75, "intervals": {"auc": [0.5, 1.0]}}
+    metrics = Metrics(auc=0.75, intervals={"auc": (0.5, 1.0)})
     (axes,) = roc_figure(test.probability, test.labels, 0.5, metrics).axes
     handles, labels = axes.get_legend_handles_labels()
     assert "AUC 0.750 (95 %: 0.500–1.000)" in labels
@@ -244,7 +242,7 @@ def test_the_roc_curve_shows_the_intervals_of_the_auc_and_the_operating_point():
 def test_reliability_bins_are_those_of_the_ece():
     probability, labels = np.array([0.0, 0.01, 0.2, 0.21, 0.6, 0.59, 0.95, 1.0]), np.array([0, 1, 1, 0, 1, 0, 1, 1])
     ece = measure(probability, labels, 0.5)["ece"]
-    upper, lower = reliability_figure(probability, labels, {"ece": ece, "intervals": {}}).axes
+    upper, lower = reliability_figure(probability, labels, Metrics(ece=ece)).axes
     curve = next(line for line in upper.lines if line.get_label() == f"ECE {ece:.3f}")
     counts = np.array([bar.get_height() for bar in lower.patches])
     gaps = np.abs(np.diff(curve.get_xydata(), axis=1)[:, 0])
@@ -258,9 +256,9 @@ def test_each_class_has_its_own_histogram():
     assert sum(bar.get_height() for bar in lower.patches) == 1
 
 
-def test_distances_beyond_the_threshold_are_set_apart_and_no_number_is_left_out():
+def test_distances_beyond_the_threshold_are_counted_separately():
     (axes,) = distance_figure(np.array([1.0, 2.0, 3.0, np.nan]), 2.5).axes
-    assert {"known (2)", "flagged (1)"} <= set(axes.get_legend_handles_labels()[1])
+    assert {"familiar (2)", "out of distribution (1)"} <= set(axes.get_legend_handles_labels()[1])
     with pytest.raises(ValueError, match="no distance"):
         distance_figure(np.array([np.nan]), 2.5)
 
@@ -277,8 +275,8 @@ def test_learning_curves_run_through_all_stages_with_the_champion_dashed():
 
 def test_epochs_without_a_number_leave_a_gap_and_are_never_the_best():
     epochs = history(4)
-    epochs[3]["metrics"]["val_loss"] = float("nan")
-    del epochs[1]["metrics"]["val_loss"]
+    epochs[3].metrics["val_loss"] = float("nan")
+    del epochs[1].metrics["val_loss"]
     loss, _ = learning_figure(epochs).axes
     validation = next(line for line in loss.lines if line.get_label() == "validation")
     assert list(validation.get_xdata()) == [1, 3]
@@ -286,8 +284,9 @@ def test_epochs_without_a_number_leave_a_gap_and_are_never_the_best():
 
 
 def test_sources_have_bars_where_a_metric_is_defined():
-    one = {"n": 5, "accuracy": 0.8, "recall": None, "specificity": 0.5, "intervals": {"accuracy": [0.6, 0.9]}}
-    accuracy, sensitivity, specificity = source_figure({"a": one, "$x": {**one, "n": 9}}).axes
+    one = Metrics(n=5, accuracy=0.8, recall=None, specificity=0.5, intervals={"accuracy": (0.6, 0.9)})
+    larger = one.model_copy(update={"n": 9})
+    accuracy, sensitivity, specificity = source_figure({"a": one, "$x": larger}).axes
     assert [label.get_text() for label in accuracy.get_yticklabels()] == ["$x (9)", "a (5)"]
     assert [len(axes.patches) for axes in (accuracy, sensitivity, specificity)] == [2, 0, 2]
     assert len(source_figure({str(at): one for at in range(40)}).axes[0].patches) == MOST_SOURCES
@@ -301,7 +300,7 @@ def test_augmented_slices_stand_in_rows():
     assert grid.getpixel((grid.width - 1, grid.height - 1)) == (0, 0)  # nothing in the last place
 
 
-def test_a_mistake_stands_beside_itself_with_its_heat_map():
+def test_mistake_stands_beside_itself_with_its_heat_map():
     pixels = np.asarray(Image.open(io.BytesIO(pair_png(mistake()))).convert("RGB"), int)
     left, right = pixels[:, :176], pixels[:, -176:]
     assert np.ptp(left, axis=2).max() == 0
@@ -309,7 +308,7 @@ def test_a_mistake_stands_beside_itself_with_its_heat_map():
     assert np.ptp(right, axis=2)[12, 160] == 0  # the corner that is cold
 
 
-def test_a_grid_of_no_slices_is_an_error():
+def test_grid_of_no_slices_is_an_error():
     with pytest.raises(ValueError, match="augmented"):
         augmented_grid(np.zeros((0, 4, 4), np.uint8))
     with pytest.raises(ValueError, match="mistaken"):
@@ -330,8 +329,8 @@ def test_settings_are_tables_with_a_column_for_each_stage():
     assert (list(stages.columns), stages.rows) == (["1", "2"], [("rate", ["1", "–"]), ("size", ["–", "2"])])
 
 
-def test_the_card_has_the_headings_of_the_field(tmp_path):
-    assert write_card(tmp_path, hostile()) == ["MODEL_CARD.md"]
+def test_card_has_the_headings_of_the_field(tmp_path):
+    write_card(tmp_path, hostile())
     card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", card, re.MULTILINE) == [
         "Model details",
@@ -346,13 +345,13 @@ def test_the_card_has_the_headings_of_the_field(tmp_path):
     ]
 
 
-def test_the_card_gives_the_metrics_with_intervals_and_what_makes_the_version_again():
+def test_card_gives_metrics_with_intervals_and_how_to_reproduce_the_version():
     made = content(ood_threshold=1.3)
     card = model_card(made)
     for row in metric_rows(made.metrics).values():
         assert f"| {row.word} | {row.value} | {row.interval} |" in card
-    flagged = float((made.test.distance > 1.3).mean())
-    assert f"beyond 1.3 it is flagged, as {100 * flagged:.1f}\u202f% of the evaluation slices are" in card
+    share = f"{100 * float((made.test.distance > 1.3).mean()):.1f}\u202f%"
+    assert f"beyond 1.3 a slice is out of distribution, as {share} of the evaluation slices are" in card
     for fact in ("Not for diagnosis", "ctbatch models check", '"preset": "quick"', '"seed": 7', f'"{"ab" * 32}"'):
         assert fact in card
 
@@ -367,7 +366,7 @@ def test_no_name_becomes_markup_in_the_card():
     assert prose.count("\\`evil\\`") >= 5
 
 
-def test_what_draws_is_loaded_only_when_something_is_drawn():
+def test_matplotlib_is_loaded_only_to_draw():
     code = (
         "import sys, training.report.html, training.report.model_card\n"
         "print(sorted({'matplotlib', 'seaborn', 'pandas', 'sklearn', 'jinja2'} & sys.modules.keys()))"

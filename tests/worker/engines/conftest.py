@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from db.evaluation.result import VersionMetrics
 from db.registry.manifest import Package
 from tests.builders.networks import small_resnet
 from training.data.slices import Labelled
@@ -45,7 +46,7 @@ def published(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.export.quantise.CALIBRATION_SLICES", 8)
         exported = export(model, folder, labelled_parts(model, slices), "youden", seed=3)
-    package = write_manifest(exported, name="random", note="random weights", metrics={})
+    package = write_manifest(exported, name="random", note="random weights", metrics=VersionMetrics())
     return folder, package, list(connections)
 
 

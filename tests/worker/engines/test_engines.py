@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from db.evaluation.result import VersionMetrics
 from db.registry.manifest import Package
 from tests.worker.engines.conftest import labelled_parts
 from worker.engines.devices import has_bfloat16
@@ -136,28 +137,30 @@ def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
     monkeypatch.setattr(openvino, "F32_TOLERANCE", -1.0)
     model = build_network(224, seed=3)
     exported = openvino.export(model, tmp_path / "package", labelled_parts(model, slices[:8]), "youden", seed=1)
-    package = openvino.write_manifest(exported, name="odd", note="random weights", metrics={})
+    package = openvino.write_manifest(exported, name="odd", note="random weights", metrics=VersionMetrics())
     assert set(package.files) == {"model.keras", "proof.npz"}
     assert not any(package.parity[name]["passed"] for name in ("f32", "bf16", "int8"))
     assert package.calibration == {}
     assert engine_of(tmp_path / "package").name.startswith("keras-")
 
 
-def test_slices_are_scored_some_at_a_time_while_engines_are_compared() -> None:
+def test_slices_are_scored_in_batches_with_progress_after_each() -> None:
     """All at once may take longer than a worker may be silent."""
-    from training.export.parity import score
+    from training.evaluation.scoring import score
 
     class Counted(FakeEngine):
+        batch_size = 64
+
         def predict(self, slices: Slices) -> Scores:
             sizes.append(len(slices))
             return super().predict(slices)
 
     sizes: list[int] = []
-    beats: list[int] = []
-    found = score(Counted(), np.zeros((130, 224, 224), np.uint8), lambda: beats.append(1))
+    shares: list[float] = []
+    scores = score(Counted(), np.zeros((130, 224, 224), np.uint8), shares.append)
     assert sizes == [64, 64, 2]
-    assert len(beats) == 3
-    assert found.logit.shape == (130,)
+    assert shares == [64 / 130, 128 / 130, 1.0]
+    assert scores.logit.shape == (130,)
 
 
 def test_every_precision_that_serves_has_its_own_calibration(published: Published) -> None:

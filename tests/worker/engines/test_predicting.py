@@ -11,8 +11,9 @@ from sqlalchemy import select
 from db import database as base
 from db.accounts import create_user
 from db.database import read_scope, session_scope
+from db.evaluation.promotion import promote_first
 from db.models import Prediction
-from db.registry import champions, versions
+from db.registry import versions
 from db.registry.engine_proofs import list_servings
 from db.registry.manifest import INT8_FILE
 from db.settings import Settings
@@ -27,7 +28,7 @@ def promote(folder: Path) -> int:
     """Register a package and make it the champion; its id."""
     stored = versions.store_package(folder)
     with session_scope() as s:
-        return champions.promote_first(s, versions.register_package(s, stored), "for a test").id
+        return promote_first(s, versions.register_package(s, stored), "for a test").id
 
 
 @pytest.mark.parametrize("damaged", [False, True])

@@ -1,18 +1,19 @@
-"""Figures of a trained model's scores and of its training: data in, matplotlib figure out.
+"""Figures of a trained model's scores: data in, matplotlib figure out.
 
-Labels are 1 for COVID, 0 for non-COVID; a slice counts as positive from the threshold on. What cannot be drawn for want
-of a class raises ValueError; `training.report.html` leaves such a figure out and says so.
+Labels are 1 for COVID, 0 for non-COVID; a slice counts as positive from the threshold on. A figure that cannot be drawn
+because a class is missing raises ValueError; `training.report.html` then says so in its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from db import CLASSES
+from db.evaluation.result import Metrics
 from training.evaluation.metrics import BINS as RELIABILITY_BINS
 from training.report.figures.style import LIGHT, SMALL, TEXT, Style, dress, legend, new_sheet
 
@@ -26,7 +27,7 @@ SCORE_BINS, DISTANCE_BINS = 40, 40
 
 
 def confusion_figure(matrix: Sequence[Sequence[int]], style: Style = LIGHT) -> Figure:
-    """Confusion matrix [[tn, fp], [fn, tp]]: counts, shaded by the share of their true class."""
+    """Draw a confusion matrix [[tn, fp], [fn, tp]]: counts, shaded by the share of their true class."""
     import seaborn
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -63,23 +64,23 @@ def confusion_figure(matrix: Sequence[Sequence[int]], style: Style = LIGHT) -> F
 
 
 def roc_figure(
-    probability: Probabilities, labels: Labels, threshold: float, metrics: Mapping[str, Any], style: Style = LIGHT
+    probability: Probabilities, labels: Labels, threshold: float, metrics: Metrics, style: Style = LIGHT
 ) -> Figure:
-    """ROC curve with the operating point; the legend gives the AUC of `metrics` with its interval.
+    """Draw the ROC curve with the operating point; the legend gives the AUC of `metrics` with its interval.
 
-    Raises ValueError where a class is missing.
+    Raises ValueError if a class is missing.
     """
     from sklearn.metrics import roc_curve
 
     _both_classes(labels)
     false, true, _ = roc_curve(labels, probability)
-    found = probability >= threshold
+    called = probability >= threshold
     figure = new_sheet(3.6, 3.4, style)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=style.muted, linewidth=1, linestyle=":", label="chance")
     axes.plot(false, true, color=style.accent, linewidth=2, label=_with_interval("AUC", "auc", metrics))
     axes.fill_between(false, true, color=style.accent, alpha=0.10, linewidth=0)
-    point = float(found[labels == 0].mean()), float(found[labels == 1].mean())
+    point = float(called[labels == 0].mean()), float(called[labels == 1].mean())
     _operating_point(axes, *point, threshold, style)
     dress(axes, style, x="1 − specificity", y="sensitivity")
     _unit_square(axes)
@@ -88,22 +89,25 @@ def roc_figure(
 
 
 def precision_recall_figure(
-    probability: Probabilities, labels: Labels, threshold: float, metrics: Mapping[str, Any], style: Style = LIGHT
+    probability: Probabilities, labels: Labels, threshold: float, metrics: Metrics, style: Style = LIGHT
 ) -> Figure:
-    """Precision-recall curve with the operating point and what guessing gives. ValueError where a class is missing."""
+    """Draw the precision-recall curve with the operating point and what guessing gives.
+
+    Raises ValueError if a class is missing.
+    """
     from sklearn.metrics import precision_recall_curve
 
     _both_classes(labels)
     precision, recall, _ = precision_recall_curve(labels, probability)
-    found = probability >= threshold
+    called = probability >= threshold
     share = float(labels.mean())
     figure = new_sheet(3.6, 3.4, style)
     axes = figure.subplots()
     axes.axhline(share, color=style.muted, linewidth=1, linestyle=":", label=f"chance ({share:.2f})")
     label = _with_interval("PR AUC", "pr_auc", metrics)
     axes.step(recall, precision, where="post", color=style.accent, linewidth=2, label=label)
-    if found.any():
-        point = float(found[labels == 1].mean()), float(labels[found].mean())
+    if called.any():
+        point = float(called[labels == 1].mean()), float(labels[called].mean())
         _operating_point(axes, *point, threshold, style)
     dress(axes, style, x="recall (sensitivity)", y="precision")
     _unit_square(axes)
@@ -111,10 +115,8 @@ def precision_recall_figure(
     return figure
 
 
-def reliability_figure(
-    probability: Probabilities, labels: Labels, metrics: Mapping[str, Any], style: Style = LIGHT
-) -> Figure:
-    """Share of COVID against the mean probability in 15 equal-width bins (those of the ECE), and each bin's count."""
+def reliability_figure(probability: Probabilities, labels: Labels, metrics: Metrics, style: Style = LIGHT) -> Figure:
+    """Draw the share of COVID against the mean probability in the 15 bins of the ECE, and the count of each bin."""
     edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
     of_bin = np.minimum((probability * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
     counts = np.bincount(of_bin, minlength=RELIABILITY_BINS)
@@ -140,7 +142,7 @@ def reliability_figure(
 
 
 def score_figure(probability: Probabilities, labels: Labels, threshold: float, style: Style = LIGHT) -> Figure:
-    """Histogram of the probability for each class, counts on a logarithmic scale so that single slices show."""
+    """Draw a histogram of the probability for each class, on a logarithmic scale so that single slices show."""
     figure = new_sheet(3.6, 3.4, style)
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
     bins = np.linspace(0, 1, SCORE_BINS + 1)
@@ -159,25 +161,25 @@ def score_figure(probability: Probabilities, labels: Labels, threshold: float, s
 
 
 def distance_figure(distance: NDArray[np.floating[Any]], threshold: float | None, style: Style = LIGHT) -> Figure:
-    """Histogram of the distance from what the model knows; beyond the threshold a slice is flagged.
+    """Draw a histogram of the distance from the training slices; beyond the threshold a slice is out of distribution.
 
-    Raises ValueError where no distance is a number.
+    Raises ValueError if no distance is finite.
     """
-    known = distance[np.isfinite(distance)]
-    if len(known) == 0:
+    finite = distance[np.isfinite(distance)]
+    if len(finite) == 0:
         raise ValueError("no distance was measured")
     threshold = threshold if threshold is not None and np.isfinite(threshold) else None
     figure = new_sheet(3.6, 3.4, style)
     axes = figure.subplots()
-    highest = max(float(known.max()), threshold or 0) or 1.0
-    bins = np.linspace(min(float(known.min()), 0), highest * 1.02, DISTANCE_BINS + 1)
-    beyond = known > threshold if threshold is not None else np.zeros(len(known), bool)
+    highest = max(float(finite.max()), threshold or 0) or 1.0
+    bins = np.linspace(min(float(finite.min()), 0), highest * 1.02, DISTANCE_BINS + 1)
+    beyond = finite > threshold if threshold is not None else np.zeros(len(finite), bool)
     axes.hist(
-        [known[~beyond], known[beyond]],
+        [finite[~beyond], finite[beyond]],
         bins=bins.tolist(),
         stacked=True,
         color=[style.negative, style.positive],
-        label=[f"known ({(~beyond).sum():,})", f"flagged ({beyond.sum():,})"],
+        label=[f"familiar ({(~beyond).sum():,})", f"out of distribution ({beyond.sum():,})"],
     )
     if threshold is not None:
         axes.axvline(threshold, color=style.ink, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.3g}")
@@ -191,12 +193,12 @@ def _both_classes(labels: Labels) -> None:
         raise ValueError("only one class is present")
 
 
-def _with_interval(word: str, name: str, metrics: Mapping[str, Any]) -> str:
-    """`AUC 0.991 (95 %: 0.984–0.996)`."""
-    value, interval = metrics.get(name), (metrics.get("intervals") or {}).get(name)
+def _with_interval(word: str, name: str, metrics: Metrics) -> str:
+    """Write a metric as `AUC 0.991 (95 %: 0.984–0.996)`."""
+    value, interval = getattr(metrics, name), metrics.intervals.get(name)
     if value is None:
         return word
-    if interval is None or any(end is None for end in interval):
+    if interval is None:
         return f"{word} {value:.3f}"
     return f"{word} {value:.3f} (95 %: {interval[0]:.3f}–{interval[1]:.3f})"
 
@@ -223,7 +225,7 @@ def _unit_square(axes: Axes) -> None:
 
 
 def _whole_counts(axes: Axes) -> None:
-    """Ticks of a logarithmic count read 1, 10, 100, not 10⁰."""
+    """Label the ticks of a logarithmic count 1, 10, 100 instead of 10⁰."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -1,4 +1,4 @@
-"""Grids of slices as PNG: what augmentation makes of them, and the most confident mistakes with their heat maps."""
+"""Grids of slices as PNG: augmented ones, and the most confident mistakes with their heat maps."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Mistake:
 
 
 def augmented_grid(slices: NDArray[np.uint8], columns: int = 8) -> bytes:
-    """uint8[n, h, w] → a PNG without words, rows of `columns` slices on a transparent ground; at most 48 are shown.
+    """Draw slices uint8[n, h, w], at most 48, as a PNG: rows of `columns` on a transparent ground, without words.
 
-    Raises ValueError for none.
+    Raises ValueError if there are none.
     """
     if len(slices) == 0:
         raise ValueError("no slice was augmented")
@@ -55,14 +55,14 @@ def augmented_grid(slices: NDArray[np.uint8], columns: int = 8) -> bytes:
 
 
 def pair_png(mistake: Mistake) -> bytes:
-    """The slice, and beside it the same with its heat map laid over, as one PNG."""
+    """Draw the slice, and beside it the same slice under its heat map, as one PNG."""
     return _png(Image.fromarray(_pair(mistake)))
 
 
 def mistakes_grid(mistakes: Sequence[Mistake], style: Style = LIGHT) -> bytes:
-    """At most 12 mistakes, two a row, each beside itself with its heat map, under its name, as PNG.
+    """Draw at most 12 mistakes as a PNG, two a row, each with its name and beside itself under its heat map.
 
-    Raises ValueError for none.
+    Raises ValueError if there are none.
     """
     if not mistakes:
         raise ValueError("no slice was mistaken")
@@ -80,7 +80,7 @@ def mistakes_grid(mistakes: Sequence[Mistake], style: Style = LIGHT) -> bytes:
 
 
 def _pair(mistake: Mistake) -> NDArray[np.uint8]:
-    """uint8[176, 356, 3]."""
+    """Return the two pictures side by side, uint8[176, 356, 3]."""
     plain = Image.fromarray(mistake.pixels).resize((PAIR_TILE, PAIR_TILE), Image.Resampling.BICUBIC).convert("RGB")
     warm = Image.open(io.BytesIO(overlay_png(mistake.pixels, mistake.cam, PAIR_TILE))).convert("RGB")
     gap = np.full((PAIR_TILE, GAP, 3), 128, np.uint8)

@@ -1,4 +1,4 @@
-"""The one look of all training figures: colours for light and for dark paper, sheets, axes, and the PNG of a sheet."""
+"""The look of all training figures: colours for light and dark paper, sheets, axes, and the PNG of a sheet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Grid = Literal["both", "x", "y", "none"]
 
 @dataclass(frozen=True)
 class Style:
-    """Colours of one paper. Blue and orange stay apart for the colour-blind; lines differ in dash and width as well."""
+    """Colours of one paper. The colour-blind can distinguish blue and orange; lines also differ in dash and width."""
 
     paper: str
     sunken: str
@@ -43,7 +43,7 @@ DARK = Style(
 
 
 def new_sheet(width: float, height: float, style: Style) -> Figure:
-    """An empty figure of `width` × `height` inches that belongs to nobody else: pyplot does not know it."""
+    """Make an empty figure of `width` × `height` inches, which pyplot does not keep."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,7 +70,7 @@ def dress(axes: Axes, style: Style, *, x: str = "", y: str = "", title: str = ""
 
 
 def legend(axes: Axes, style: Style, place: Place) -> None:
-    """The legend, on a sheet of its own so that lines behind it do not cross the words."""
+    """Draw the legend on a ground of its own, so that lines behind it do not cross the words."""
     axes.legend(
         loc=place,
         fontsize=SMALL,
@@ -83,12 +83,12 @@ def legend(axes: Axes, style: Style, place: Place) -> None:
 
 
 def readable(name: str) -> str:
-    """Other people's text on one line, without what does not print or would turn its order round."""
+    """Return other people's text on one line, without characters that do not print or reverse its order."""
     return " ".join("".join(c if c.isprintable() else " " for c in name).split()) or "–"
 
 
 def short_name(name: str, longest: int = LONGEST_NAME) -> str:
-    """`readable`, and the middle left out where it is long."""
+    """Return `readable` text with the middle left out if it is long."""
     clean = readable(name)
     if len(clean) <= longest:
         return clean
@@ -97,7 +97,7 @@ def short_name(name: str, longest: int = LONGEST_NAME) -> str:
 
 
 def to_png(figure: Figure, dots_per_inch: int = DOTS_PER_INCH) -> bytes:
-    """The figure as PNG. The same data give the same bytes; letters that the font lacks become boxes."""
+    """Return the figure as PNG. The same data give the same bytes; letters that the font lacks become boxes."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

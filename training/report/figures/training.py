@@ -1,4 +1,4 @@
-"""Figures of a run and of its groups: learning curves over all stages, and metrics by source."""
+"""Figures of a run: learning curves over all stages, and metrics by source."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from db.evaluation.result import Interval, Metrics
 from db.metrics import METRICS
+from db.training.progress import EpochRecord
 from training.report.figures.style import LIGHT, SMALL, TEXT, Style, dress, legend, new_sheet, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-History = Sequence[Mapping[str, Any]]
+History = Sequence[EpochRecord]
 PANELS = ("loss", "loss"), ("accuracy", "accuracy")
 SOURCE_METRICS = ("accuracy", "recall", "specificity")
 MOST_SOURCES = 24
 
 
 def learning_figure(history: History, champion: History | None = None, style: Style = LIGHT) -> Figure:
-    """Loss and accuracy on training and validation slices, epoch after epoch through all stages.
+    """Draw loss and accuracy on training and validation slices, epoch by epoch through all stages.
 
-    `history`: `{"stage", "epoch", "metrics": {"loss", "val_loss", "accuracy", "val_accuracy"}}` an epoch; what was not
-    measured is left out. The champion's validation curve, where given, is dashed, by its own epochs. Raises ValueError
-    for an empty history.
+    What an epoch did not measure is left out. The champion's validation curve, if given, is dashed, by its own epochs.
+
+    Raises ValueError for an empty history.
     """
     if not history:
         raise ValueError("no epoch was recorded")
-    epochs = sorted(history, key=lambda each: (each["stage"], each["epoch"]))
-    before = sorted(champion or [], key=lambda each: (each["stage"], each["epoch"]))
+    epochs, before = _in_order(history), _in_order(champion or [])
     figure = new_sheet(8.2, 3.2, style)
     for axes, (name, word) in zip(figure.subplots(1, 2), PANELS, strict=True):
         _curve(axes, epochs, name, "training", color=style.muted, linewidth=1.2)
@@ -46,43 +47,46 @@ def learning_figure(history: History, champion: History | None = None, style: St
     return figure
 
 
-def source_figure(by_source: Mapping[str, Mapping[str, Any]], style: Style = LIGHT) -> Figure:
-    """Accuracy, sensitivity and specificity of each source as horizontal bars, with their intervals as whiskers.
+def source_figure(by_source: Mapping[str, Metrics], style: Style = LIGHT) -> Figure:
+    """Draw accuracy, sensitivity and specificity of each source as bars, with their intervals as whiskers.
 
-    `by_source` maps a source's name to the dict of `training.evaluation.metrics.with_intervals`; a figure that is None
-    has no bar. Only the 24 largest sources are drawn. Raises ValueError where there is none.
+    A metric that is None has no bar. Only the 24 largest sources are drawn. Raises ValueError if there is none.
     """
     if not by_source:
         raise ValueError("no source is known")
-    sources = sorted(by_source.items(), key=lambda each: -(each[1].get("n") or 0))[:MOST_SOURCES]
+    sources = sorted(by_source.items(), key=lambda source: -(source[1].n or 0))[:MOST_SOURCES]
     places = np.arange(len(sources))
     figure = new_sheet(8.2, 1.1 + 0.36 * len(sources), style)
     panels = figure.subplots(1, len(SOURCE_METRICS), sharey=True)
     for axes, name in zip(panels, SOURCE_METRICS, strict=True):
         for place, (_, metrics) in zip(places, sources, strict=True):
-            _bar(axes, int(place), metrics.get(name), (metrics.get("intervals") or {}).get(name), style)
+            _bar(axes, int(place), getattr(metrics, name), metrics.intervals.get(name), style)
         dress(axes, style, title=METRICS[name].name, grid="x")
         axes.set_xlim(0, 1.16)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.spines["bottom"].set_bounds(0, 1)
-    labels = [f"{short_name(name)} ({metrics.get('n') or 0:,})" for name, metrics in sources]
+    labels = [f"{short_name(name)} ({metrics.n or 0:,})" for name, metrics in sources]
     panels[0].set_yticks(places, labels, fontsize=SMALL, parse_math=False)
     panels[0].set_ylim(len(sources) - 0.4, -0.6)
     return figure
 
 
+def _in_order(history: History) -> History:
+    return sorted(history, key=lambda record: (record.stage, record.epoch))
+
+
 def _curve(axes: Axes, epochs: History, name: str, label: str, **looks: Any) -> None:
-    """One line over the epochs that measured `name` as a number; none where no epoch did."""
-    found = [(at, each["metrics"].get(name)) for at, each in enumerate(epochs, start=1)]
-    points = [(at, value) for at, value in found if value is not None and math.isfinite(value)]
+    """Draw one line over the epochs that measured `name` as a number; none if no epoch did."""
+    values = [(at, record.metrics.get(name)) for at, record in enumerate(epochs, start=1)]
+    points = [(at, value) for at, value in values if value is not None and math.isfinite(value)]
     if points:
         marker = "o" if len(points) < 12 else ""
         axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3, **looks)
 
 
 def _stage_borders(axes: Axes, epochs: History, style: Style) -> None:
-    """A line between two stages, and each stage's number at its start, above the curves."""
-    stages = [each["stage"] for each in epochs]
+    """Draw a line between two stages, and each stage's number at its start, above the curves."""
+    stages = [record.stage for record in epochs]
     starts = [at for at in range(len(stages)) if at == 0 or stages[at] != stages[at - 1]]
     if len(starts) < 2:
         return
@@ -101,14 +105,14 @@ def _stage_borders(axes: Axes, epochs: History, style: Style) -> None:
         )
 
 
-def _bar(axes: Axes, place: int, value: float | None, interval: Sequence[float | None] | None, style: Style) -> None:
+def _bar(axes: Axes, place: int, value: float | None, interval: Interval, style: Style) -> None:
     if value is None:
         axes.text(0.02, place, "not defined", va="center", fontsize=SMALL, color=style.muted)
         return
     axes.barh(place, value, height=0.62, color=style.accent, alpha=0.55)
     edge = value
-    if interval and interval[0] is not None and interval[1] is not None:
-        low, high = float(interval[0]), float(interval[1])
+    if interval:
+        low, high = interval
         axes.plot([low, high], [place, place], color=style.ink, linewidth=1.4, solid_capstyle="butt")
         axes.plot([low, high], [place, place], color=style.ink, linestyle="none", marker="|", markersize=6)
         edge = max(value, high)

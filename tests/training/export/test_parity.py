@@ -111,7 +111,7 @@ def test_scores_that_are_not_finite_are_not_compared() -> None:
     assert compare(scores([np.nan, 1]), scores([-1, 1]), np.array([0, 1]), CALIBRATION, CALIBRATION) is None
 
 
-def test_float32_s_threshold_is_kept_where_it_does_as_well() -> None:
+def test_float32_threshold_is_kept_if_it_does_as_well() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1], np.uint8)
     data = Labelled(np.zeros((6, 1, 1), np.uint8), labels, list("abcdef"))
     logit = [-3, -2, -1, 1, 2, 3]

@@ -1,0 +1,96 @@
+"""The shapes of the JSON that evaluations and promotions keep."""
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from db.models.kept import Kept
+
+Interval = tuple[float, float] | None
+"""The ends of a 95 % interval, or None where chance cannot be estimated."""
+
+
+class PairedMetric(Kept):
+    """One metric of two model versions on the same slices, their difference (first less second), and its 95 % interval.
+
+    JSON names the two sides `candidate` and `champion`, as the API does. Here neither needs to be one.
+    """
+
+    first: float | None = Field(validation_alias="candidate", serialization_alias="candidate")
+    second: float | None = Field(validation_alias="champion", serialization_alias="champion")
+    difference: float | None
+    low: float | None
+    high: float | None
+
+    def swapped(self) -> "PairedMetric":
+        """Return the same comparison with the sides exchanged."""
+        return PairedMetric(
+            first=self.second,
+            second=self.first,
+            difference=_negated(self.difference),
+            low=_negated(self.high),
+            high=_negated(self.low),
+        )
+
+
+PairedMetrics = Mapping[str, PairedMetric]
+"""By the metric's name."""
+
+
+class SiteCheck(Kept):
+    """The verdict on one model version at one site. `ood_share`: share of slices that are out of distribution, or None
+    if the engine has no distance; `more_groups`: how many more would settle it, or None if that cannot be said."""
+
+    verdict: str
+    reasons: list[str] = Field(default_factory=list)
+    floors: dict[str, float] = Field(default_factory=dict)
+    groups: dict[str, int] = Field(default_factory=dict)
+    more_groups: int | None = None
+    ood_share: float | None = None
+
+
+class Metrics(Kept):
+    """The metrics of n slices in so many groups, each with its 95 % interval.
+
+    A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]].
+    """
+
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    specificity: float | None = None
+    f1: float | None = None
+    auc: float | None = None
+    pr_auc: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    n: int | None = None
+    groups: int | None = None
+    confusion_matrix: list[list[int]] = Field(default_factory=list)
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+
+
+class VersionMetrics(Metrics):
+    """The metrics that a model version carries. `measured_on` and `measured_with` say on which slices and by which
+    engine. `heat`: how heat maps lie on drawn lesions, of the demo model only."""
+
+    ood_share: float | None = None
+    by_source: dict[str, Metrics] = Field(default_factory=dict)
+    measured_on: str = ""
+    measured_with: str = ""
+    heat: dict[str, float] = Field(default_factory=dict)
+
+
+class EvaluationResult(Metrics):
+    """What an evaluation found. `engine` gave the scores, positive from `threshold` on. `against`: the comparison with
+    each version that was evaluated on the same slices, by its label. `site_check`: of a whole dataset only."""
+
+    engine: str = ""
+    threshold: float | None = None
+    ood_share: float | None = None
+    against: dict[str, dict[str, PairedMetric]] = Field(default_factory=dict)
+    site_check: SiteCheck | None = None
+
+
+def _negated(value: float | None) -> float | None:
+    return None if value is None else 0.0 - value

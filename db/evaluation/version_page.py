@@ -1,0 +1,109 @@
+"""All that the page of a model version shows of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from db.datasets.datasets import list_datasets
+from db.evaluation import evaluations
+from db.evaluation.evaluations import EvaluationView, evaluation_view
+from db.evaluation.gate import Gate, gate_of
+from db.evaluation.promotion import PromotionView, promotions_of
+from db.models import OPEN_WORK, Dataset, ModelVersion, TrainingRun, Work
+from db.registry import champions, versions
+from db.training import runs
+from db.training.lineage import ancestors_elsewhere, training_split_of
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A version that another one comes from. `version_id`: None if it is not in this database."""
+
+    label: str
+    version_id: int | None
+
+
+@dataclass(frozen=True)
+class VersionPage:
+    """A model version and what it can be compared with and checked on.
+
+    `lineage` is of this database, `lineage_elsewhere` of the one that an imported version was made in; both begin with
+    the oldest. `dataset` and `run`: what it was made from, if they are here. `has_test_part`: its training left one.
+    `other_versions` and `ready_datasets`: labels.
+    """
+
+    version: ModelVersion
+    used_by: int
+    lineage: Sequence[Ancestor]
+    lineage_elsewhere: Sequence[str]
+    promotions: Sequence[PromotionView]
+    dataset: Dataset | None
+    run: TrainingRun | None
+    has_test_part: bool
+    other_versions: Sequence[str]
+    ready_datasets: Sequence[str]
+
+
+@dataclass(frozen=True)
+class VersionChecks:
+    """How a version stands now: beside the champion, and at sites. `comparing`: an evaluation that the gate needs is
+    open; `open`: any evaluation is."""
+
+    version: ModelVersion
+    champion: ModelVersion | None
+    gate: Gate
+    site_checks: Sequence[EvaluationView]
+    comparing: bool
+    open: bool
+
+    @property
+    def is_champion(self) -> bool:
+        """Whether new jobs get this version."""
+        return self.champion is not None and self.champion.id == self.version.id
+
+
+def version_page(s: Session, version: ModelVersion) -> VersionPage:
+    """Return what the page shows of a version."""
+    datasets = list_datasets(s)
+    return VersionPage(
+        version=version,
+        used_by=versions.used_by(s, version),
+        lineage=_lineage(s, version),
+        lineage_elsewhere=ancestors_elsewhere(version),
+        promotions=promotions_of(s, version),
+        dataset=_dataset_of(version, datasets),
+        run=None if version.facts.run is None else runs.find_run(s, version.facts.run),
+        has_test_part=training_split_of(s, version) is not None,
+        other_versions=[other.label for other in versions.list_versions(s) if other.id != version.id],
+        ready_datasets=[dataset.label for dataset in datasets if dataset.state == Work.DONE],
+    )
+
+
+def version_checks(s: Session, version: ModelVersion) -> VersionChecks:
+    """Return how a version stands now."""
+    champion = champions.champion(s)
+    own = evaluations.of_version(s, version)
+    theirs = evaluations.of_version(s, champion) if champion and champion.id != version.id else []
+    waiting = [one for one in (*own, *theirs) if one.state in OPEN_WORK]
+    return VersionChecks(
+        version=version,
+        champion=champion,
+        gate=gate_of(s, version),
+        site_checks=[evaluation_view(one) for one in own if one.part is None],
+        comparing=any(one.part is not None for one in waiting),
+        open=bool(waiting),
+    )
+
+
+def _lineage(s: Session, version: ModelVersion) -> list[Ancestor]:
+    """Return the ancestors by the labels that the package names."""
+    ancestors = [(label, versions.find_version(s, label)) for label in version.facts.lineage]
+    return [Ancestor(label, ancestor.id if ancestor else None) for label, ancestor in ancestors]
+
+
+def _dataset_of(version: ModelVersion, datasets: Sequence[Dataset]) -> Dataset | None:
+    """Return the dataset that the version was trained on; another one may have its name where it was imported."""
+    label = version.facts.dataset
+    same = (dataset for dataset in datasets if dataset.label == label and dataset.sha256 == version.dataset_hash)
+    return next(same, None)

@@ -1,0 +1,19 @@
+"""What a JSON column keeps, where it carries rules."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Kept(BaseModel):
+    """The value of a JSON column: frozen, and checked once, when it is made or read."""
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields that were given, as the column keeps them."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON, for people and programs."""
+        return self.model_dump(mode="json")

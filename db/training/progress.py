@@ -1,0 +1,43 @@
+"""What a training run keeps of its progress: epochs, where it stands now, and its checkpoint."""
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from db.models.kept import Kept
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch came to. `metrics`: loss, accuracy, val_loss, val_accuracy, val_auc, rate (images/s)."""
+
+    stage: int
+    epoch: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+class LiveProgress(Kept):
+    """Where training stands now; stage, epoch and step count from 0. `rate`: images/s; `eta_seconds`: to the end of the
+    stage."""
+
+    stage: int
+    stages: int
+    stage_name: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float | None
+    rate: float | None
+    eta_seconds: float | None
+
+
+class StoredCheckpoint(Kept):
+    """A checkpoint in storage, written after an epoch. `best_epoch`: of its stage; `files`: SHA-256 by name."""
+
+    stage: int
+    epoch: int
+    best_epoch: int = -1
+    history: list[EpochRecord] = Field(default_factory=list)
+    files: dict[str, str] = Field(default_factory=dict)

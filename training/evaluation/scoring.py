@@ -1,0 +1,22 @@
+"""An engine's answers on many slices."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.engines.interface import Engine, Scores
+
+
+def score(engine: Engine, pixels: NDArray[np.uint8], progress: Callable[[float], None]) -> Scores:
+    """Score n ≥ 1 slices, uint8[n, 224, 224], a batch at a time; `progress` gets the share that is done after each."""
+    parts = []
+    for start in range(0, len(pixels), engine.batch_size):
+        parts.append(engine.predict(pixels[start : start + engine.batch_size]))
+        progress(min(1.0, (start + engine.batch_size) / len(pixels)))
+    distances = [part.distance for part in parts if part.distance is not None]
+    return Scores(
+        np.concatenate([part.logit for part in parts]),
+        np.concatenate([part.cam for part in parts]),
+        np.concatenate(distances) if distances else None,
+    )

@@ -1,0 +1,59 @@
+"""What training reports while it runs, and what it needs to go on after an interruption."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from db.training.progress import EpochRecord
+
+Arrays = list[NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands: stage, epoch and step from 0, of how many; the epoch's loss so far, images/s."""
+
+    stage: int
+    stages: int
+    stage_name: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float | None
+    rate: float | None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Enough to go on after an epoch as if nothing had happened. `arrays` by name; `network` as the stage began."""
+
+    stage: int
+    epoch: int
+    history: list[EpochRecord]
+    best_epoch: int
+    arrays: dict[str, Arrays]
+    network: Arrays
+
+
+class TrainingObserver:
+    """Hears how training goes; this one does nothing. Any method may raise to end the run at once."""
+
+    def step(self, at: Step) -> None:
+        """Hear of a step that is done."""
+
+    def alive(self) -> None:
+        """Hear that the work goes on, now and then while there is nothing else to report."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Hear of an epoch that is done."""
+
+    def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
+        """Keep a checkpoint after an epoch, if wanted: `make()` gives it, and costs a copy of the weights."""
+
+    def stopped(self) -> bool:
+        """Return whether to end training now and keep what it has learned, as `config.Stage.keep` says."""
+        return False
