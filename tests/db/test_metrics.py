@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from cli.local.model_tables import comparison_rows
 from db import CLASSES
+from db.evaluation.result import PairedMetric
 from db.metrics import METRICS, Difference, difference_of, name_of, written, written_interval
 
 TEMPLATES = Path(__file__).parents[2] / "web" / "templates"
@@ -31,7 +32,7 @@ def test_interval_of_a_difference_says_who_is_better(
 def test_page_and_command_line_say_the_same_of_a_difference(
     key: str, low: float | None, high: float | None, difference: Difference
 ) -> None:
-    one = {"candidate": 0.9, "champion": 0.8, "difference": 0.1, "low": low, "high": high}
+    one = PairedMetric(first=0.9, second=0.8, difference=0.1, low=low, high=high)
     [row] = [row for row in comparison_rows({key: one}) if row[0] == METRICS[key].name]
     page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
     page.filters.update(metric_name=name_of, metric=str, written=written)

