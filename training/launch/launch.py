@@ -54,7 +54,7 @@ class RunRequest(BaseModel):
     def config(self) -> Config:
         """Return the preset, changed by what the run starts from and then by the settings. Raises ConfigError."""
         if self.from_model and self.from_weights:
-            raise ConfigError("a run starts from a model version or from a file of weights, not from both")
+            raise ConfigError("a run starts from a model version or a file of weights, not both; choose one")
         config = preset(self.preset)
         if self.from_model:
             config = config.model_copy(update={"initial": Origin(kind="model", value=self.from_model)})
@@ -150,7 +150,7 @@ def _split(of: Callable[..., T], dataset: Dataset, request: RunRequest, start: M
 def _find_origin(s: Session, origin: Origin) -> ModelVersion | None:
     """Return the model version that the run starts from, if it is one. Raises NothingNamed, ConfigError."""
     if origin.kind == "file" and not storage().exists(origin.value):
-        raise NothingNamed("this file of weights is not here, or not any more: send it again")
+        raise NothingNamed("the server does not have this file of weights, or not any more; send it again")
     if origin.kind != "model":
         return None
     version = versions.find_version(s, origin.value)

@@ -117,7 +117,7 @@ def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
     to get the result. For admins.
     """
     comparison = models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
-    return ComparisonOut.model_validate(comparison)
+    return ComparisonOut.model_validate(comparison and comparison.as_dict())
 
 
 @blueprint.get("/<int:model_id>/export")
