@@ -192,9 +192,7 @@ def test_first_version_needs_a_reason_and_its_floor_holds(models: Registry) -> N
     assert champion_now() == "first/1"
 
 
-@pytest.mark.parametrize(
-    "split", [None, {"id": 99, "dataset": "site/1"}, {"id": 1, "dataset": "elsewhere/1"}]
-)
+@pytest.mark.parametrize("split", [None, {"id": 99, "dataset": "site/1"}, {"id": 1, "dataset": "elsewhere/1"}])
 def test_version_without_a_test_part_here_needs_a_reason(models: Registry, split: object) -> None:
     imported = models.add("imported", split=split)
     assert gate(imported).verdict == NOTHING

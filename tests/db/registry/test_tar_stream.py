@@ -32,7 +32,7 @@ def test_tarfile_reads_every_name_and_size(tar: bytes) -> None:
 
 def test_our_reader_reads_every_name(tar: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar)
-    entries = [entry for entry, _ in read_entries(tmp_path / "a.tar", "a.tar", Limits(), lambda ordinal: False)]
+    entries = list(read_entries(tmp_path / "a.tar", "a.tar", Limits()))
     assert [(entry.name, entry.size) for entry in entries[:4]] == list(zip(NAMES[:4], SIZES[:4], strict=True))
     assert entries[4].name == r"\udcff.png"
 
