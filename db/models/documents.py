@@ -1,10 +1,12 @@
 """JSON documents in columns: frozen models, checked when they are written, and read by attribute."""
 
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Dialect
 from sqlalchemy.types import JSON, TypeDecorator
+
+from db.models.base import Json
 
 D = TypeVar("D", bound="Document")
 
@@ -18,12 +20,12 @@ class Document(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """Return the members that were given, as JSON."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     @classmethod
-    def of(cls, value: Self | dict[str, Any]) -> Self:
+    def of(cls, value: Self | Json) -> Self:
         """Return the document itself, or the one that JSON describes. Raises pydantic's ValidationError."""
         return cls.model_validate(value)
 
@@ -38,10 +40,10 @@ class DocumentType(TypeDecorator[D], Generic[D]):
         super().__init__()
         self.document = document
 
-    def process_bind_param(self, value: D | dict[str, Any] | None, dialect: Dialect) -> dict[str, Any] | None:
+    def process_bind_param(self, value: D | Json | None, dialect: Dialect) -> Json | None:
         return None if value is None else self.document.of(value).as_json()
 
-    def process_result_value(self, value: dict[str, Any] | None, dialect: Dialect) -> D | None:
+    def process_result_value(self, value: Json | None, dialect: Dialect) -> D | None:
         return None if value is None else self.document.of(value)
 
 
@@ -76,11 +78,11 @@ class Facts(Origin):
     dataset: str | None = None
     preset: str | None = None
     seed: int | None = None
-    config: dict[str, Any] = {}
+    config: Json = {}
     floor: Annotated[float, Field(ge=0, le=1)] | None = None
     threshold_rule: str | None = None
     allowed_leaks: list[str] = []
-    environment: dict[str, Any] = {}
+    environment: Json = {}
     training_seconds: float | None = None
 
 
