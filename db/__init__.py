@@ -1,4 +1,28 @@
-"""What all processes share: settings, rows, files and messages."""
+"""What all processes share: settings, the database, stored files, messages, and words that mean the same everywhere."""
+
+import re
+from typing import Final, Literal
+
+RESEARCH_USE_ONLY = "Research use only, not for diagnosis."
+
+ClassName = Literal["COVID", "non-COVID"]
+COVID: Final = "COVID"
+NON_COVID: Final = "non-COVID"
+CLASSES: dict[int, ClassName] = {1: COVID, 0: NON_COVID}
+"""The name of the class by label."""
+LABELS: dict[str, int] = {name: label for label, name in CLASSES.items()}
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+PARTS = (TRAIN, VALIDATION, TEST)
+"""The parts of a split, in order."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""The name of a dataset or a model. A dataset's is not made of digits alone, which name an id."""
+LABEL = re.compile(rf"{NAME.pattern}/[0-9]{{1,9}}")
+"""How people and the API name one version of a dataset or a model: `name/number`."""
+
+SHORTCUT_AUC = 0.75
+"""From this area under the ROC curve on, a file's own facts tell its class so well that they are a shortcut."""
 
 MAX_INTEGER = 2**31 - 1
 """The largest value of an INTEGER column in PostgreSQL."""

@@ -19,13 +19,13 @@ _UNKNOWN = "$argon2id$v=19$m=65536,t=3,p=4$uTvYxXCyhq45xIySoMy/ig$m7Df298xK6Dcpw
 
 
 class NameTaken(Exception):
-    """There is a user of this name already."""
+    """A user has this name already."""
 
 
 def create_user(s: Session, name: str, password: str | None, is_admin: bool = False) -> User:
-    """Add a user; without a password they can sign in only by token or link. Raises NameTaken."""
+    """Add a user. Without a password they can sign in only by token or link. Raises NameTaken."""
     if find_user(s, name):
-        raise NameTaken(f"there is a user named {name!r} already")
+        raise NameTaken(f"there is a user {name!r} already; choose another name")
     user = User(name=name, is_admin=is_admin, password_hash=password_hasher.hash(password) if password else None)
     s.add(user)
     s.flush()
@@ -33,28 +33,28 @@ def create_user(s: Session, name: str, password: str | None, is_admin: bool = Fa
 
 
 def find_user(s: Session, name: str) -> User | None:
-    """The user of this exact name."""
+    """Return the user of this exact name, or None."""
     return s.scalar(select(User).where(User.name == name))
 
 
 def list_users(s: Session) -> list[User]:
-    """All users by name."""
+    """Return all users, by name."""
     return list(s.scalars(select(User).order_by(User.name)))
 
 
 def verify_password(s: Session, name: str, password: str) -> User | None:
-    """The user, if the password is theirs. An unknown name costs the same time as a wrong password."""
+    """Return the user if the password is theirs, or None. An unknown name takes as long as a wrong password."""
     user = find_user(s, name)
-    known = user.password_hash if user and user.password_hash else _UNKNOWN
+    expected = user.password_hash if user and user.password_hash else _UNKNOWN
     try:
-        password_hasher.verify(known, password)
+        password_hasher.verify(expected, password)
     except (VerificationError, InvalidHashError):
         return None
     return user if user and user.password_hash else None
 
 
 def set_password(s: Session, user: User, password: str) -> None:
-    """Set a password; page sessions of this user end, API tokens stay."""
+    """Set a password. The user's signed-in browsers are signed out; their API tokens stay."""
     user.password_hash = password_hasher.hash(password)
     s.execute(
         update(Token)
@@ -64,12 +64,12 @@ def set_password(s: Session, user: User, password: str) -> None:
 
 
 def _hash(secret: str) -> str:
-    # A secret of 256 random bits needs no slow hash.
+    # A secret of 256 random bits does not need a slow hash.
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def issue_token(s: Session, user: User, label: str, expires_in: timedelta | None = None, kind: str = "api") -> str:
-    """Make a token and return its secret, which is shown this once: only its hash is kept."""
+    """Make a token and return its secret. Only its hash is stored, so it can be shown only now."""
     secret = "ctb_" + secrets.token_urlsafe(32)
     seconds = None if expires_in is None else expires_in.total_seconds()
     s.add(
@@ -87,7 +87,7 @@ def issue_token(s: Session, user: User, label: str, expires_in: timedelta | None
 
 def _at(s: Session, seconds: float) -> datetime:
     moment: datetime | None = s.scalar(select(from_now(seconds)))
-    assert moment is not None  # noqa: S101  (a clock always tells)
+    assert moment is not None  # noqa: S101  (a clock always answers)
     return moment
 
 
@@ -102,13 +102,13 @@ def _live_token(s: Session, secret: str) -> Token | None:
 
 
 def token_user(s: Session, secret: str) -> User | None:
-    """Whose token this is; None if it is unknown, revoked or expired."""
+    """Return the user of a token, or None if it is unknown, revoked or expired."""
     token = _live_token(s, secret)
     return token.user if token else None
 
 
 def list_tokens(s: Session, user: User) -> list[Token]:
-    """The live API tokens of a user, newest first."""
+    """Return the API tokens of a user that are not revoked, newest first."""
     return list(
         s.scalars(
             select(Token)
@@ -119,7 +119,7 @@ def list_tokens(s: Session, user: User) -> list[Token]:
 
 
 def revoke_token(s: Session, user: User, token_id: int) -> bool:
-    """End a token of this user; False if they have none of this id."""
+    """Revoke a token of this user; return False if they have no live token of this id."""
     token = s.get(Token, token_id)
     if token is None or token.user_id != user.id or token.revoked_at is not None:
         return False
@@ -128,13 +128,13 @@ def revoke_token(s: Session, user: User, token_id: int) -> bool:
 
 
 def end_session(s: Session, secret: str) -> None:
-    """End the token of this secret, if it is live (signing out)."""
+    """Sign out: revoke the token of this secret, if it is live."""
     if token := _live_token(s, secret):
         token.revoked_at = _at(s, 0)
 
 
 def sign_in_link_secret(s: Session, user: User, next_path: str) -> str:
-    """A secret that signs this user in once, within `sign_in_link_seconds`, and leads to `next_path`."""
+    """Return a secret that signs this user in once, within `sign_in_link_seconds`, and leads to `next_path`."""
     secret = secrets.token_urlsafe(32)
     s.add(
         SignInLink(
@@ -149,7 +149,7 @@ def sign_in_link_secret(s: Session, user: User, next_path: str) -> str:
 
 
 def redeem_sign_in(s: Session, secret: str) -> tuple[User, str] | None:
-    """Use a sign-in link: its user and where it leads. None if it is unknown, used or expired."""
+    """Use up a sign-in link and return its user and path, or None if it is unknown, used or expired."""
     link_id = s.scalar(
         update(SignInLink)
         .where(

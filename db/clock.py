@@ -3,14 +3,14 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Float
+from sqlalchemy import DateTime, Dialect, Float, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 from sqlalchemy.types import TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime on both databases; SQLite itself keeps no time zone."""
+    """An aware UTC datetime on both databases; SQLite itself does not store a time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -28,14 +28,12 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class from_now(GenericFunction[datetime]):  # noqa: N801  (a SQL function, named like one)
-    """The database's clock plus some seconds: leases never trust the clocks of workers."""
+    """The database's clock plus some seconds; the clocks of workers are never trusted."""
 
     type = UtcDateTime()
     inherit_cache = True
 
     def __init__(self, seconds: float = 0.0) -> None:
-        from sqlalchemy import bindparam
-
         super().__init__(bindparam(None, float(seconds), type_=Float()))
 
 

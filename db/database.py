@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
 
 from db.settings import Settings, get_settings
 
@@ -20,7 +20,7 @@ class OldDatabase(Exception):
 
 
 def make_engine(settings: Settings) -> Engine:
-    """A new engine for the settings' database, with the options that the ledger relies on."""
+    """Return a new engine for the settings' database, with the options that the ledger relies on."""
     url = settings.database
     if not url.startswith("sqlite"):
         return create_engine(
@@ -51,7 +51,7 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    """Writers take the lock at once: a deferred BEGIN that upgrades later fails with "database is locked"."""
+    """Take the write lock at once: a deferred BEGIN that upgrades later fails with "database is locked"."""
     reading = connection.get_execution_options().get("read_only", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
@@ -60,7 +60,7 @@ _settings_in_use: Settings | None = None
 
 
 def use(settings: Settings) -> None:
-    """Make this process work on these settings (tests and `--home`); connections to another database are dropped."""
+    """Let this process use these settings (tests and `--home`), and drop connections to another database."""
     global _settings_in_use
     if get_engine.cache_info().currsize:
         get_engine().dispose()
@@ -69,13 +69,13 @@ def use(settings: Settings) -> None:
 
 
 def current() -> Settings:
-    """The settings this process works on."""
+    """Return the settings in use: those of `use`, or the environment's."""
     return _settings_in_use or get_settings()
 
 
 @lru_cache(maxsize=1)
 def get_engine() -> Engine:
-    """This process's engine, made at first use. After a fork call `forget_connections()` first."""
+    """Return this process's engine, made at first use. After a fork call `forget_connections()` first."""
     return make_engine(current())
 
 
@@ -87,20 +87,29 @@ def forget_connections() -> None:
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:
-    """Do something once this transaction has committed; it is forgotten if the transaction does not."""
+    """Call `action` after this transaction has committed; never if it does not."""
     session.info.setdefault("after_commit", []).append(action)
 
 
-def one_at_a_time(session: Session, table: str) -> None:
-    """Have all that call this for a table do so one after the other, until the transaction ends: for what is decided by
-    its newest rows. SQLite needs nothing: its writers queue at BEGIN."""
+def lock_row(session: Session, model: type[DeclarativeBase], row_id: int | str) -> None:
+    """Let only one transaction at a time decide about what hangs on this row: a dataset's splits, an owner's jobs.
+
+    Rows that refer to it can still be added. On SQLite writers queue at BEGIN anyway, as for `lock_table`.
+    """
+    table: Any = model
+    session.execute(select(table.id).where(table.id == row_id).with_for_update(key_share=True, of=table))
+
+
+def lock_table(session: Session, model: type[DeclarativeBase]) -> None:
+    """Let only one transaction at a time add to this table: for what depends on its newest row, as the next number of a
+    name, or the champion. Where a row stands for the whole matter, lock that row instead; others then go on."""
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(text(f'LOCK TABLE "{table}" IN SHARE ROW EXCLUSIVE MODE'))
+        session.execute(text(f'LOCK TABLE "{model.__tablename__}" IN SHARE ROW EXCLUSIVE MODE'))
 
 
 @contextmanager
 def session_scope() -> Iterator[Session]:
-    """One writing transaction: committed at the end, rolled back on an exception; then the after-commit actions run."""
+    """Open one writing transaction: commit at the end, roll back on an exception; then run the after-commit actions."""
     with Session(get_engine(), expire_on_commit=False) as session:
         with session.begin():
             yield session
@@ -110,7 +119,7 @@ def session_scope() -> Iterator[Session]:
 
 @contextmanager
 def read_scope() -> Iterator[Session]:
-    """One reading transaction: it takes no write lock, and nothing done in it is kept."""
+    """Open one reading transaction: it takes no write lock, and nothing done in it is kept."""
     engine = get_engine()
     options = {"read_only": True} if engine.dialect.name == "sqlite" else {"postgresql_readonly": True}
     with engine.connect().execution_options(**options) as connection, Session(connection) as session:

@@ -1,4 +1,4 @@
-"""One way of logging for all processes: lines to stdout, and never a file's or a patient's name."""
+"""Logging of all processes: lines on stdout. The name of a file or a patient never goes into a log."""
 
 import logging
 import sys

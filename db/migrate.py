@@ -1,4 +1,4 @@
-"""Bringing a database up to the tables that this version expects."""
+"""Migrations: bring a database up to the tables that this version expects."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from db.models import User  # noqa: F401  (loads every table into Base.metadata)
 from db.models.base import Base
 
 BEFORE_0_1_0 = ("0001", "0002", "0003", "0004")
-"""Revisions of development versions, of which the first release knows nothing."""
+"""Revisions of development versions; no migration leads from them."""
 
 
 def _config() -> Config:
@@ -23,7 +23,7 @@ def _config() -> Config:
 
 
 def upgrade() -> None:
-    """Apply the migrations that are missing, each in a transaction of its own.
+    """Apply each missing migration in a transaction of its own.
 
     Raises:
         OldDatabase: the database is older than 0.1.0, and no migration leads from it.
@@ -42,17 +42,17 @@ def revision(message: str) -> None:
 
 
 def current() -> str | None:
-    """The revision that the database is at; None before the first."""
+    """Return the revision of the database, or None if it has no tables yet."""
     with get_engine().connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
 def head() -> str | None:
-    """The newest revision there is."""
+    """Return the newest revision."""
     return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def differences() -> list[object]:
-    """How the database's tables differ from the models; empty when it is up to date."""
+    """Return how the tables differ from the models; empty if they do not."""
     with get_engine().connect() as connection:
         return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))

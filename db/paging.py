@@ -1,4 +1,4 @@
-"""Keyset pages: some items, and a cursor that says where the next ones begin."""
+"""Keyset pages: some items, and a cursor from which the next page is read."""
 
 import base64
 import json
@@ -17,24 +17,24 @@ Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0
 
 
 class BadCursor(ValueError):
-    """A cursor that this server did not make."""
+    """The cursor was not made by this server."""
 
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some items, and a cursor to the next ones, or None."""
+    """Some items, and the cursor of the next page, or None on the last page."""
 
     items: list[T]
     next_cursor: str | None
 
 
 def encode(*key: Any) -> str:
-    """Return a cursor of this key: numbers and text."""
+    """Return the cursor of a key of numbers and text."""
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
 
 
 def decode(cursor: str, *types: type) -> list[Any]:
-    """Return the key of a cursor, with parts of these types. Raises BadCursor."""
+    """Return the key of a cursor, whose parts have these types. Raises BadCursor."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):
@@ -47,7 +47,7 @@ def decode(cursor: str, *types: type) -> list[Any]:
 
 
 def _fits(value: Any, type_: type) -> bool:
-    """Check that a database takes this part of a cursor: no NUL in text, no integer past 64 bits, no infinity."""
+    """Return whether a database accepts this part of a cursor: no NUL, no integer past 64 bits, no infinity."""
     if type(value) is str:
         return type_ is str and "\0" not in value
     if type(value) is int:
@@ -56,7 +56,7 @@ def _fits(value: Any, type_: type) -> bool:
 
 
 def newest_first(s: Session, model: type[T], cursor: str | None, limit: int) -> Page[T]:
-    """Return a page of a table whose ids count up, the newest row first. Raises BadCursor."""
+    """Return a page of a table, the newest row first; ids must grow with time. Raises BadCursor."""
     table: Any = model
     query = select(table).order_by(table.id.desc()).limit(limit + 1)
     if cursor is not None:

@@ -1,5 +1,6 @@
-"""The one frozen Settings object, read from the environment once per process."""
+"""The frozen settings of a process, read from the environment once."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,10 +17,10 @@ def _home(value: object) -> Path:
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, by `CTBATCH_<NAME>`; what is secret also from a file, named by
-    `CTBATCH_SECRET_KEY_FILE`, `DATABASE_URL_FILE` and `CELERY_BROKER_URL_FILE`.
+    """All settings, read from `CTBATCH_<NAME>`.
 
-    `DATABASE_URL`, `CELERY_BROKER_URL` and `PORT` are honoured without the prefix, as hosting platforms set them.
+    `DATABASE_URL`, `CELERY_BROKER_URL` and `PORT` are also read without the prefix, as hosting platforms set them.
+    Secrets can come from files, named by `CTBATCH_SECRET_KEY_FILE`, `DATABASE_URL_FILE` and `CELERY_BROKER_URL_FILE`.
     """
 
     model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore")
@@ -50,36 +51,34 @@ class Settings(BaseSettings):
     max_pixels: int = 40_000_000
     decode_seconds: int = 10
     decode_memory_bytes: int = 512 * MIB
-    decoders: int = 0  # processes that decode; 0: one per core, at most 8
+    decoders: int = 0  # decoding processes; 0: one per core, at most 8
 
     # Chunks and leases, seconds
     chunk_slices: int = 128
-    first_chunk_slices: int = 16  # small, so that the first results show soon
+    first_chunk_slices: int = 16  # small, so that the first results come soon
     lease_seconds: float = 90
     heartbeat_seconds: float = 15
     sweep_seconds: float = 10
-    stall_seconds: float = 300  # a worker that makes no progress for so long kills itself
+    stall_seconds: float = 300  # a worker without progress for this long kills itself
     reap_every_seconds: float = 3600
-    resend_seconds: float = 60  # a ready chunk this old gets its message again
+    resend_seconds: float = 60  # a ready row this old gets its message again
     orphan_seconds: float = 24 * 3600  # a file that no row names goes to the trash after this
     trash_days: int = 14  # after which the trash is emptied
 
     # Training
-    checkpoint_seconds: float = 20  # between two checkpoints: epochs of a head take less than writing one does
+    checkpoint_seconds: float = 20  # least time between checkpoints: an epoch of the head is shorter than writing one
 
     # Engine
     engine: EngineChoice = "auto"
     engine_threads: int = 0  # 0: one per core
-    crash_at: str = ""  # fault injection: the point at which this process kills itself
+    crash_at: str = ""  # for tests: the point at which this process kills itself
 
     log_level: str = "INFO"
 
     @model_validator(mode="before")
     @classmethod
     def _read_secret_files(cls, values: Any) -> Any:
-        """Take `CTBATCH_SECRET_KEY` and the two URLs from files, as container secrets come."""
-        import os
-
+        """Read the secret key and the two URLs from files, in which containers get their secrets."""
         for name, key in (
             ("CTBATCH_SECRET_KEY_FILE", "secret_key"),
             ("DATABASE_URL_FILE", "DATABASE_URL"),
@@ -91,7 +90,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The SQLAlchemy URL; SQLite in `home` unless another is set. psycopg 3 is named as PostgreSQL's driver."""
+        """Return the SQLAlchemy URL: SQLite in `home` unless another is set; PostgreSQL with the driver psycopg 3."""
         if not self.database_url:
             return f"sqlite:///{self.home / 'ctbatch.db'}"
         for scheme in ("postgres://", "postgresql://"):
@@ -101,16 +100,16 @@ class Settings(BaseSettings):
 
     @property
     def storage(self) -> str:
-        """The fsspec URL, or a folder, that holds all files."""
+        """Return the fsspec URL or the folder of stored files."""
         return self.storage_url or str(self.home / "files")
 
     @property
     def run_dir(self) -> Path:
-        """Sockets, process state and the local token of a running `ctbatch up`."""
+        """Return the folder of sockets, process state and the local token of a running `ctbatch up`."""
         return self.home / "run"
 
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """This process's settings; the environment is read at the first call only."""
+    """Return the settings of the environment, which is read at the first call only."""
     return Settings()

@@ -1,4 +1,4 @@
-"""Content-addressed files over fsspec: a folder, or an object store such as S3. A file's name is its SHA-256."""
+"""Files named by their SHA-256, in a folder or, through fsspec, in an object store such as S3."""
 
 import hashlib
 import os
@@ -23,26 +23,26 @@ EVICT_SECONDS = 60.0
 
 
 class FileMissing(Exception):
-    """Storage holds no file under this SHA-256 (lost, or reaped)."""
+    """Storage does not hold a file of this SHA-256: it was lost or removed."""
 
 
 class FileDamaged(Exception):
-    """A file's bytes are not those its name promises."""
+    """The bytes of a file do not have the SHA-256 that is its name."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that was received whole and is durable on disk."""
+    """A file that was received whole and is safe on disk."""
 
     sha256: str
     size: int
 
 
 class Receiver:
-    """Takes a file's bytes as they come, hashes them on the way, and publishes the file under its hash.
+    """Receives the bytes of one file, hashes them, and publishes the file under its hash.
 
-    `finish()` makes the bytes durable in a temporary file (`path`); `publish()` gives them their name;
-    `abort()` removes what is not published, and so does the end of a `with` block. `close()` does the first two.
+    `finish()` makes the bytes durable in a temporary file (`path`). `publish()` finishes it and gives it its name.
+    `abort()`, or the end of a `with` block, removes a file that is not published.
     """
 
     def __init__(self, storage: "Storage") -> None:
@@ -72,7 +72,7 @@ class Receiver:
         return len(data)
 
     def finish(self) -> StoredFile:
-        """Flush and fsync; the file is still temporary."""
+        """Make the bytes durable; the file is still temporary."""
         if self._received is None:
             if self._file is None:
                 raise ValueError("the receiver was aborted")
@@ -90,11 +90,11 @@ class Receiver:
         return received
 
     def close(self) -> StoredFile:
-        """Finish and publish."""
+        """Publish, as a writable file is closed."""
         return self.publish()
 
     def abort(self) -> None:
-        """Forget the file, unless it is published."""
+        """Remove the file unless it is published."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -122,11 +122,11 @@ class Storage:
         return f"{self.root}/{sha256[:2]}/{sha256[2:4]}/{sha256}"
 
     def receive(self) -> Receiver:
-        """A receiver for one new file."""
+        """Return a receiver for one new file."""
         return Receiver(self)
 
     def adopt(self, path: Path, sha256: str) -> None:
-        """Take a finished file of this machine into storage under its SHA-256, which the caller has computed."""
+        """Move a finished file of this machine into storage. The caller has computed its SHA-256."""
         if not self.is_local:
             self.fs.put_file(str(path), self._remote(sha256))  # before the copy has its name: that says it is there
         place = self._place(sha256)
@@ -140,12 +140,12 @@ class Storage:
     def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
         """Store bytes and return their SHA-256.
 
-        `durable=False` leaves out the fsync: for what can be made again from something durable.
+        `durable=False` skips the fsync, for bytes that can be made again from a durable file.
         """
         sha256 = hashlib.sha256(data).hexdigest()
         place = self._place(sha256)
         if place.exists() and place.stat().st_size == len(data):
-            os.utime(place)  # it is young again for the reaper
+            os.utime(place)  # keeps the reaper from removing it
             return sha256
         temporary = self.incoming / uuid4().hex
         with temporary.open("xb") as file:
@@ -161,7 +161,7 @@ class Storage:
         return sha256
 
     def local_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
-        """A path on this machine that holds the file; a remote one is fetched first, and `alive` called meanwhile.
+        """Return a path of the file on this machine. A remote file is fetched first; `alive` is called meanwhile.
 
         Raises FileMissing, OSError, and what `alive` raises.
         """
@@ -193,12 +193,12 @@ class Storage:
             self.fs.get_file(self._remote(sha256), str(target))
 
     def verified_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
-        """As `local_path`, having read the bytes through and checked their hash. Raises FileMissing, FileDamaged."""
+        """Return the path as `local_path` does, after checking the hash. Raises FileMissing, FileDamaged."""
         path = self.local_path(sha256, alive)
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise FileDamaged(f"the file {sha256} holds other bytes: {found}")
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        if actual != sha256:
+            raise FileDamaged(f"the file {sha256} holds other bytes: {actual}")
         return path
 
     def open(self, sha256: str) -> IO[bytes]:
@@ -206,11 +206,11 @@ class Storage:
         return self.local_path(sha256).open("rb")
 
     def exists(self, sha256: str) -> bool:
-        """Whether storage holds the file."""
+        """Return whether storage holds the file."""
         return self._place(sha256).exists() if self.is_local else bool(self.fs.exists(self._remote(sha256)))
 
     def check_writable(self) -> None:
-        """Raise OSError unless a byte can be written and read back."""
+        """Raise OSError unless storage can be written to and, if it is remote, answers."""
         probe = self.incoming / uuid4().hex
         try:
             probe.write_bytes(b"1")
@@ -284,7 +284,7 @@ class Storage:
             size -= bytes_
 
     def reap_incoming(self, older_than_seconds: float) -> int:
-        """Remove temporary files that their writers left behind; how many."""
+        """Remove temporary files that their writers left behind; return how many."""
         limit = time.time() - older_than_seconds
         stale = [path for path in self.incoming.iterdir() if path.stat().st_mtime < limit]
         for path in stale:
@@ -319,6 +319,6 @@ def _storage(url: str, cache: Path) -> Storage:
 
 
 def storage() -> Storage:
-    """The storage that this process's settings name."""
+    """Return the storage that the settings in use name."""
     settings = current()
     return _storage(settings.storage, settings.home / "cache")

@@ -255,9 +255,9 @@ def fake_package(folder: Path, name: str = "fake") -> Path:
 def add_champion(folder: Path, name: str = "fake") -> ModelVersion:
     """Register a fake package in the database in use, and promote it."""
     package = fake_package(folder / f"package-{name}", name)
-    files = versions.store_package(package)
+    stored = versions.store_package(package)
     with session_scope() as s:
-        version = versions.register_package(s, package, files)
+        version = versions.register_package(s, stored)
         champions.record_promotion(s, version, None, "for the test")
     return version
 

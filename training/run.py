@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -13,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
+from db import PARTS, TRAIN
 from db.database import current, read_scope, session_scope
-from db.datasets.slices import PARTS, TRAIN
 from db.evaluation.gate import request_gate
 from db.evaluation.promotion import promote_first
 from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.registry import versions
+from db.registry.manifest import Package
 from db.training import runs
 from db.training.leaks import EXAMPLES, SEEN
 from db.training.lineage import find_seen
@@ -35,7 +35,6 @@ from training.network.backend import environment
 from training.network.initial_weights import initial_network
 from training.run_observer import RunObserver
 from worker import claimed
-from worker.engines.package import Package
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -148,11 +147,11 @@ def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> 
 
     Raises Cancelled, StaleClaim.
     """
-    files = versions.store_files(folder, package.files)
+    stored = versions.store_package(folder, package)
     with session_scope() as s:
         if runs.report(s, claim, 1.0, "registering").cancel:
             raise Cancelled
-        version = versions.add_version(s, asdict(package), files)
+        version = versions.register_package(s, stored)
         runs.finish_run(s, claim, version.id)
         if run.demo:
             promote_first(s, version)

@@ -14,9 +14,10 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from db.ledger.jobs import IdempotencyConflict, NoModelVersion
 from db.paging import BadCursor
+from db.reasons import explain
 from db.storage import FileDamaged, FileMissing
 from training.launch.installed import TrainingNotInstalled
-from worker.imaging.rejections import REASONS, ArchiveRefused
+from worker.imaging.rejections import ArchiveRefused
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def refused_archive(filename: str, refused: ArchiveRefused) -> Problem:
     return Problem(
         422,
         "archive-refused",
-        f"{REASONS.get(refused.code, refused.code)} {refused.detail}".strip(),
+        f"{explain(refused.code)} {refused.detail}".strip(),
         code=refused.code,
         file=filename,
         last_good=refused.last_good,

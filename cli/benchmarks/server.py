@@ -46,9 +46,9 @@ def serve(package: Path | None) -> Iterator[Bench]:
         _check_engine(package)
         use_home(Path(folder) / "home")
         migrate.upgrade()
-        files = versions.store_package(package)
+        stored = versions.store_package(package)
         with session_scope() as session:
-            promote_first(session, versions.register_package(session, package, files), "benchmark")
+            promote_first(session, versions.register_package(session, stored), "benchmark")
         with serving(get_settings(), "127.0.0.1", 0) as (local, process):
             if process is None:
                 raise RuntimeError("a fresh home cannot have a server")

@@ -7,12 +7,14 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from cli.benchmarks.server import our_environment, use_home
 from cli.output import print_json, print_table, say
 from cli.supervisor.background_up import serving
 from db import migrate
 from db.database import read_scope
+from db.metrics import METRICS
 from db.registry import champions
 from db.settings import get_settings
 from db.training import runs
@@ -20,7 +22,6 @@ from training.launch.launch import RunRequest
 from worker.engines.devices import has_bfloat16
 
 NAME = "real"
-FIGURES = ("accuracy", "auc", "recall", "specificity", "precision", "f1", "pr_auc", "brier", "ece")
 
 
 def run(path: Path, request: RunRequest, home: Path | None, as_json: bool) -> None:
@@ -57,14 +58,14 @@ def _print(minutes: float, as_json: bool) -> None:
         version = last.model_version
         if version is None:
             raise RuntimeError(f"training run {last.id} made no model version: {last.error}")
-        facts = {
+        facts: dict[str, Any] = {
             "model_version": version.label,
             "preset": last.preset,
             "seed": last.seed,
             "split": last.split.description if last.split else None,
             "leaks": last.split.leaks if last.split else {},
             "minutes": round(minutes, 1),
-            "training_minutes": round(version.facts["training_seconds"] / 60, 1),
+            "training_minutes": round((version.facts.training_seconds or 0) / 60, 1),
             "cores": os.cpu_count(),
             "bfloat16": has_bfloat16(),
             "metrics": version.metrics,
@@ -79,7 +80,7 @@ def _print(minutes: float, as_json: bool) -> None:
     say(f"split by {facts['split']}, seed {facts['seed']}; leaks: {leaks or 'none'}")
     intervals = version.metrics.get("intervals", {})
     rows = []
-    for name in FIGURES:
+    for name in METRICS:
         low, high = intervals.get(name) or (float("nan"), float("nan"))
         rows.append([name, f"{version.metrics[name]:.4f}", f"{low:.4f} to {high:.4f}"])
     rows.append(["out of distribution", f"{version.metrics['ood_share']:.4f}", ""])

@@ -17,8 +17,6 @@ from training.errors import message_for
 from training.launch.launch import LaunchPlan, RunRequest, prepare
 from training.loop.observer import TrainingObserver
 
-FIGURES = ("accuracy", "auc", "recall", "specificity", "ece")
-
 
 class EpochPrinter(TrainingObserver):
     """Prints a line for each epoch."""
@@ -115,7 +113,7 @@ def _train(plan: LaunchPlan) -> FitReport:
         stages=[_speed(stage, [r for r in history if r.stage == index]) for index, stage in enumerate(config.stages)],
         seconds=round(sum(record.seconds for record in history), 1),
         n=len(unseen),
-        metrics={name: metrics[name] for name in FIGURES},
+        metrics=metrics,
     )
 
 

@@ -12,8 +12,9 @@ from cli.options import FILE, PATH, json_option
 from cli.output import print_json, print_table, safe, say
 from cli.remote.find_server import settings_with_broker
 from cli.training_options import as_given_option, seed_option
+from db import CLASSES, PARTS
 from db.datasets import datasets as store
-from db.datasets.slices import CLASSES, PARTS, rows_of
+from db.datasets.slices import rows_of
 from db.training import splits
 
 

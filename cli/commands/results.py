@@ -10,9 +10,9 @@ from cli.errors import Unavailable
 from cli.options import NEW_FILE
 from cli.output import RESEARCH_LINE, complete_file, print_table, say
 from cli.remote.client import Client, Json
+from db import LABELS
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
-LABELS = ("COVID", "non-COVID")
 SORTS = ("position", "name", "probability", "-probability")
 COLUMNS = ("slice_id", "name", "frame", "series", "state", "reason", "label", "probability")
 FORMATS = ("table", "csv", "json")
@@ -24,7 +24,7 @@ TABLE_ROWS = 100
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as --format json does.")
 @click.option("--state", type=click.Choice(STATES), help="Show only slices in this state.")
-@click.option("--label", type=click.Choice(LABELS), help="Show only slices with this label.")
+@click.option("--label", type=click.Choice(list(LABELS)), help="Show only slices with this label.")
 @click.option("--reason", help="Show only slices rejected for this reason, for example format.")
 @click.option("--sort", type=click.Choice(SORTS), help="Order the table; - is descending  [default: position]")
 @click.option("--limit", type=click.IntRange(1), help=f"Show at most this many rows  [default: {TABLE_ROWS}]")

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cli.errors import UsageError
-from db.tar_stream import END, tar_member, tar_size
+from db.registry.tar_stream import END, tar_member, tar_size
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 MOST_LOOSE_FILES = 64  # more are sent as one TAR: the parts of a request are limited

@@ -10,10 +10,11 @@ from cli.errors import NotFoundOrDenied, UsageError
 from cli.local.follow import follow
 from cli.local.session import reading
 from cli.output import print_table, safe, say
+from db import CLASSES, COVID, NON_COVID
 from db.clock import from_now
 from db.datasets import datasets
 from db.datasets.datasets import DatasetView
-from db.datasets.slices import CLASSES, DatasetError
+from db.datasets.slices import DatasetError
 from db.models import Dataset, Evaluation, Work
 
 MOST_VALUES = 5  # of a property, as image size, that are shown
@@ -73,7 +74,7 @@ def _is_builder_busy() -> bool:
 def print_view(view: DatasetView) -> None:
     """Print the main points of a dataset, and its warnings on stderr."""
     print_table(("", view.name), _points(view))
-    for warning in view.report.get("warnings", ()):
+    for warning in view.report.warnings:
         say(f"warning: {safe(warning)}")
 
 
@@ -83,7 +84,7 @@ def _points(view: DatasetView) -> list[tuple[str, object]]:
         lines.append(("error", view.error))
     if view.state == "ready":
         lines += _report_lines(view)
-    lines += [(f"left out: {reason}", left["count"]) for reason, left in view.report.get("left_out", {}).items()]
+    lines += [(f"left out: {reason}", left.count) for reason, left in view.report.left_out.items()]
     return [*lines, ("sha256", view.sha256 or "")]
 
 
@@ -92,18 +93,19 @@ def _report_lines(view: DatasetView) -> Iterator[tuple[str, object]]:
     yield "slices", view.size
     for name in CLASSES.values():
         yield f"  {name}", view.counts[name]
-    yield "labels from", report["labels_from"]
+    yield "labels from", report.labels_from
     yield "groups", view.groups
-    for origin, count in report["groups_from"].items():
+    for origin, count in report.groups_from.items():
         yield f"  from {origin}", f"{count} slices"
-    for name in CLASSES.values():
-        yield f"  of {name} alone", report["groups"][name]
+    yield f"  of {COVID} alone", report.groups.covid
+    yield f"  of {NON_COVID} alone", report.groups.non_covid
     for what in ("format", "mode", "size"):
-        for value, counts in list(report[f"{what}s"].items())[:MOST_VALUES]:
+        for value, counts in list(getattr(report, f"{what}s").items())[:MOST_VALUES]:
             yield f"{what} {value}", ", ".join(f"{counts[name]} {name}" for name in CLASSES.values())
-    for kind, unit in (("identical", "slices"), ("near_identical", "pairs")):
-        counts = report[kind]
-        yield kind.replace("_", "-"), f"{counts['within']} {unit} within a class, {counts['across']} across"
-    for fact, score in report["shortcuts"]["facts"].items():
-        yield f"shortcut: {fact}", f"AUC {score['auc']:.3f}, balanced accuracy {score['balanced_accuracy']:.3f}"
-    yield "shortcuts", report["shortcuts"]["verdict"]
+    same, near = report.identical, report.near_identical
+    yield "identical", f"{same.within} slices within a class, {same.across} across"
+    yield "near-identical", f"{near.within} pairs within a class, {near.across} across"
+    if report.shortcuts:
+        for fact, score in report.shortcuts.facts.items():
+            yield f"shortcut: {fact}", f"AUC {score.auc:.3f}, balanced accuracy {score.balanced_accuracy:.3f}"
+        yield "shortcuts", report.shortcuts.verdict

@@ -7,14 +7,9 @@ from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied
 from db.evaluation.result import PairedMetrics
+from db.metrics import METRICS, difference_of, written, written_interval
 from db.models import ModelVersion
 from db.registry import versions
-
-FIGURES = {
-    "accuracy": "accuracy", "precision": "precision", "recall": "sensitivity", "specificity": "specificity",
-    "f1": "F1", "auc": "AUC", "pr_auc": "PR AUC", "brier": "Brier score", "ece": "ECE",
-}  # fmt: skip
-SMALLER_IS_BETTER = {"brier", "ece"}
 
 
 def find_version(session: Session, label: str) -> ModelVersion:
@@ -40,8 +35,8 @@ def version_view(version: ModelVersion, champion: ModelVersion | None) -> dict[s
         "threshold": version.threshold,
         "temperature": version.temperature,
         "note": version.note,
-        "dataset": version.facts.get("dataset"),
-        "lineage": version.facts.get("lineage", []),
+        "dataset": version.facts.dataset,
+        "lineage": version.facts.lineage,
         "metrics": version.metrics,
     }
 
@@ -75,31 +70,17 @@ def _cell(value: object) -> str:
 
 
 def with_interval(interval: object) -> str:
-    """Return a 95 % interval as it follows its figure; nothing where there is none."""
+    """Return a 95 % interval as it follows its metric, or an empty text."""
     if not isinstance(interval, list) or len(interval) != 2:
         return ""
-    return f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return f" ({written_interval(*interval)})"
 
 
-def comparison_rows(figures: PairedMetrics) -> list[tuple[str, ...]]:
-    """Return a paired comparison as rows: figure, candidate, other, difference, its interval, what that means."""
-    rows: list[tuple[str, ...]] = []
-    for name, words in FIGURES.items():
-        if (one := figures.get(name)) is None:
-            continue
-        low, high = one.low, one.high
-        interval = f"{low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
-        rows.append((words, _figure(one.first), _figure(one.second),
-                     _figure(one.difference, "+"), interval, _meaning(name, low, high)))  # fmt: skip
-    return rows
-
-
-def _figure(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.3f}"
-
-
-def _meaning(name: str, low: float | None, high: float | None) -> str:
-    if low is None or high is None or low <= 0 <= high:
-        return ""
-    better = (low > 0) != (name in SMALLER_IS_BETTER)
-    return "better beyond chance" if better else "worse beyond chance"
+def comparison_rows(pairs: PairedMetrics) -> list[tuple[str, ...]]:
+    """Return a paired comparison as rows: metric, candidate, other, difference, its interval, what that means."""
+    return [
+        (metric.name, written(pair.first), written(pair.second), written(pair.difference, "+"),
+         written_interval(pair.low, pair.high, "+"), difference_of(key, pair.low, pair.high))
+        for key, metric in METRICS.items()
+        if (pair := pairs.get(key)) is not None
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 from cli.errors import JobFailed, PartialFailure, Unavailable
 from cli.output import print_json, print_table, progress_bar
 from cli.remote.client import Client, Json
+from db.reasons import explain
 
 UNPREDICTED = ("rejected", "quarantined", "cancelled")  # the outcomes of a slice without a prediction
 
@@ -81,7 +82,7 @@ def raise_for_outcome(job: Json, *, strict: bool = False) -> None:
     """
     counts = job["counts"]
     if job["state"] == "failed":
-        raise JobFailed(f"job {job['id']} failed: {job.get('error') or 'the server gives no reason'}")
+        raise JobFailed(f"job {job['id']} failed: {explain(job.get('error')) or 'the server gives no reason'}")
     unpredicted = counts["quarantined"] or counts["cancelled"] or (strict and counts["rejected"])
     if job.get("nothing_predicted") or job["state"] == "cancelled" or unpredicted:
         raise PartialFailure(f"job {job['id']} is {job['state_text']}: {_account(job)}")

@@ -1,4 +1,4 @@
-"""Datasets: asked for, claimed by a worker, closed with their slices and report; found and shown."""
+"""Datasets: create them, claim and build them as a worker, find and show them."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,23 +11,23 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db import broker
+from db import CLASSES, NAME, broker
 from db.broker import Queue
 from db.clock import from_now
-from db.datasets.slices import CLASSES, DatasetError
+from db.datasets.slices import DatasetError
 from db.ledger import leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Series, Slice, User, Work
+from db.models.documents import DatasetReport
 
-NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 ROWS_A_STATEMENT = 5_000
 STATES = {Work.READY: "queued", Work.RUNNING: "building", Work.DONE: "ready"}
 
 
 @dataclass(frozen=True)
 class DatasetView:
-    """A dataset as people and the API see it; `name` is `name/number`, `progress` from 0 to 1."""
+    """A dataset as people and the API see it. `name`: its label, `name/number`. `progress`: from 0 to 1."""
 
     id: int
     name: str
@@ -37,30 +37,35 @@ class DatasetView:
     counts: dict[str, int]
     groups: int
     sha256: str | None
-    report: dict[str, Any]
+    report: DatasetReport
     error: str | None
     created_at: datetime
     created_by: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON: times in RFC 3339."""
-        return asdict(self) | {"created_at": self.created_at.isoformat()}
+        """Return the fields as JSON, with times as RFC 3339."""
+        return asdict(self) | {"report": self.report.as_json(), "created_at": self.created_at.isoformat()}
+
+
+def is_name(name: str) -> bool:
+    """Return whether a dataset may have this name."""
+    return NAME.fullmatch(name) is not None and not name.isdigit()
 
 
 def check_name(name: str) -> None:
-    """Raise DatasetError unless a dataset may be called so."""
-    if not NAME.fullmatch(name):
+    """Raise DatasetError unless a dataset may have this name."""
+    if not is_name(name):
         raise DatasetError(
-            "a dataset's name has 1 to 64 letters, digits, dots, hyphens and underscores, not digits alone"
+            "a dataset's name has 1 to 64 letters, digits, dots, hyphens and underscores, and not digits alone"
         )
 
 
 def create_dataset(
     s: Session, *, name: str, user: User | None, files: list[ReceivedFile], labels: ReceivedFile | None = None
 ) -> Dataset:
-    """Ask for a dataset of files that are in storage; `labels` is the CSV of file, label, group.
+    """Create a dataset, to be built of files that are in storage. `labels`: the CSV of file, label and group.
 
-    Raises DatasetError: a name that cannot be, or no file.
+    Raises DatasetError: the name is not allowed, or there is no file.
     """
     if not files:
         raise DatasetError("a dataset needs at least one archive or image")
@@ -69,9 +74,9 @@ def create_dataset(
 
 
 def create_from_reviews(s: Session, *, name: str, user: User | None, job_ids: Sequence[str]) -> Dataset:
-    """Ask for a dataset of the slices of jobs that readers have labelled.
+    """Create a dataset, to be built of the slices of jobs that readers have labelled.
 
-    Raises DatasetError: no job, one that is not there, or one without a reviewed slice.
+    Raises DatasetError: no job is named, or one does not exist or has no reviewed slice.
     """
     if not job_ids:
         raise DatasetError("name at least one job whose slices were reviewed")
@@ -80,7 +85,7 @@ def create_from_reviews(s: Session, *, name: str, user: User | None, job_ids: Se
             raise DatasetError(f"there is no job {job_id}")
         reviewed = select(Review.id).join(Slice, Slice.id == Review.slice_id).where(Slice.job_id == job_id).limit(1)
         if s.scalar(reviewed) is None:
-            raise DatasetError(f"no slice of the job {job_id} was reviewed yet")
+            raise DatasetError(f"no slice of the job {job_id} is labelled yet: label some on its page first")
     return _create(s, name, user, [{"job": job_id} for job_id in dict.fromkeys(job_ids)], None)
 
 
@@ -101,7 +106,7 @@ def _create(
             with s.begin_nested():
                 s.add(dataset)
                 s.flush()
-        except IntegrityError:  # another asked for the same name at the same moment and has this number
+        except IntegrityError:  # somebody created a dataset of this name at the same moment, and it has this number
             if attempt == 4:
                 raise
             continue
@@ -111,7 +116,7 @@ def _create(
 
 
 def find_dataset(s: Session, label: str) -> Dataset | None:
-    """By `name/number`, by a bare name (its newest), or by id."""
+    """Return the dataset of this `name/number`, name (its newest) or id, or None."""
     if re.fullmatch(r"[0-9]{1,9}", label):
         return s.get(Dataset, int(label))
     name, slash, number = label.partition("/")
@@ -124,12 +129,12 @@ def find_dataset(s: Session, label: str) -> Dataset | None:
 
 
 def list_datasets(s: Session) -> list[Dataset]:
-    """All datasets, newest first."""
+    """Return all datasets, newest first."""
     return list(s.scalars(select(Dataset).order_by(Dataset.id.desc())))
 
 
 def dataset_view(s: Session, dataset: Dataset) -> DatasetView:
-    """The dataset as people see it."""
+    """Return the dataset as people see it."""
     report = dataset.report
     return DatasetView(
         id=dataset.id,
@@ -137,8 +142,8 @@ def dataset_view(s: Session, dataset: Dataset) -> DatasetView:
         state=STATES.get(Work(dataset.state), dataset.state),
         progress=dataset.progress,
         size=dataset.size,
-        counts=dict.fromkeys((*CLASSES.values(), "rejected"), 0) | report.get("counts", {}),
-        groups=report.get("groups", {}).get("count", 0),
+        counts=dict.fromkeys((*CLASSES.values(), "rejected"), 0) | report.counts,
+        groups=report.groups.count,
         sha256=dataset.sha256,
         report=report,
         error=dataset.error,
@@ -148,7 +153,7 @@ def dataset_view(s: Session, dataset: Dataset) -> DatasetView:
 
 
 def claim_dataset(s: Session, worker: str) -> tuple[Dataset, Claim] | None:
-    """Claim the oldest dataset that waits, or whose worker is gone."""
+    """Claim the oldest dataset that is ready or whose lease ran out, or return None."""
     query = select(Dataset).where(leases.claimable(Dataset)).order_by(Dataset.id).limit(1)
     dataset = s.scalar(leases.locked(query, s, of=Dataset))
     if dataset is None or (claim := leases.take(s, Dataset, dataset.id, worker)) is None:
@@ -158,7 +163,7 @@ def claim_dataset(s: Session, worker: str) -> tuple[Dataset, Claim] | None:
 
 
 def report_progress(s: Session, claim: Claim, progress: float) -> None:
-    """Note how far the building is; this is its heartbeat too. Raises StaleClaim."""
+    """Record the progress of a build, and keep its lease. Raises StaleClaim."""
     if not leases.keep(s, Dataset, claim):
         raise leases.StaleClaim(f"dataset {claim.id}")
     s.execute(update(Dataset).where(Dataset.id == claim.id).values(progress=progress, error=None))
@@ -174,9 +179,9 @@ def finish_dataset(
     arrays: list[str],
     report: dict[str, Any],
 ) -> None:
-    """The dataset is built: its slices (columns of LabelledSlice) and all that is known of it, in one transaction.
+    """Record a built dataset with its slices (columns of LabelledSlice), in one transaction.
 
-    Whatever an earlier attempt left is replaced. Raises StaleClaim.
+    Slices of an earlier attempt are replaced. Raises StaleClaim.
     """
     built = {"size": size, "sha256": sha256, "arrays": arrays, "report": report, "progress": 1.0, "error": None}
     leases.close(s, Dataset, claim, Work.DONE, closed_at=from_now(), **built)
@@ -187,12 +192,12 @@ def finish_dataset(
 
 
 def fail_dataset(s: Session, claim: Claim, error: str, report: dict[str, Any] | None = None) -> None:
-    """The dataset cannot be built, and why; `report`: what was found out before. Raises StaleClaim."""
+    """Record why the dataset cannot be built, and the report as far as it got. Raises StaleClaim."""
     leases.close(s, Dataset, claim, Work.FAILED, error=error, report=report or {}, closed_at=from_now())
 
 
 def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
-    """The newest earlier version of the same name with the same slices, labels and groups."""
+    """Return the label of the newest other dataset of this name with the same slices, labels and groups, or None."""
     query = select(Dataset).where(Dataset.name == dataset.name, Dataset.id != dataset.id, Dataset.sha256 == sha256)
     twin = s.scalar(query.order_by(Dataset.number.desc()).limit(1))
     return twin.label if twin else None
@@ -200,7 +205,7 @@ def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
 
 @dataclass(frozen=True)
 class ReviewedSlice:
-    """A slice of a job with the label that counts: the newest word of an admin, else its owner's."""
+    """A slice of a job with the label that counts: an admin's newest, else its owner's."""
 
     slice: Slice
     label: int
@@ -209,7 +214,7 @@ class ReviewedSlice:
 
 
 def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlice]:
-    """The prepared slices of jobs that an admin or the job's owner has labelled, in the order of their ids."""
+    """Yield the prepared slices of jobs that an admin or the job's owner has labelled, in the order of their ids."""
     query = (
         select(Slice, Review.label, Chunk.array_sha256, Series)
         .join(Review, Review.slice_id == Slice.id)

@@ -1,4 +1,4 @@
-"""The labelled slices of a dataset as its readers get them, and what can be wrong with a dataset."""
+"""The labelled slices of a dataset, as rows for training and for splits."""
 
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -6,23 +6,21 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
+from db import PARTS
 from db.models import Dataset, LabelledSlice, Split, SplitRule
 
-CLASSES = {1: "COVID", 0: "non-COVID"}
-TRAIN = "train"
-PARTS = (TRAIN, "validation", "test")
-BY_PIXELS = "near-identical slices"  # where a group comes from that nothing but the pixels tells
+BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels give
 
 T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
 
 class DatasetError(Exception):
-    """What was asked of a dataset cannot be done, in one line for people."""
+    """A dataset cannot be made or used like this; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """One labelled slice: `row` is its place in the dataset's arrays, `label` 1 for COVID."""
+    """One labelled slice: its `row` in the dataset's arrays, and its label (1: COVID)."""
 
     id: int
     row: int
@@ -39,8 +37,7 @@ class LabelledRow:
 
 @dataclass(frozen=True)
 class SplitCandidate:
-    """The columns of a labelled slice that a split and its leak check need. `given_part`: the part that the CSV names.
-    A slice without a cluster or a hash of its pixels has no duplicates."""
+    """The columns of a labelled slice that splits and leak checks need. `given_part`: the part that the CSV names."""
 
     row: int
     name: str
@@ -52,9 +49,9 @@ class SplitCandidate:
 
 
 def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str | None = None) -> list[LabelledRow]:
-    """The labelled slices of a dataset, or of one part of a split of it, in the order of `row`.
+    """Return the labelled slices of a dataset, or of one part of a split of it, in the order of `row`.
 
-    Raises DatasetError: a split without a part, a part that is none, a split of another dataset.
+    Raises DatasetError: a split without one of its parts, or a split of another dataset.
     """
     if split is None and part is None:
         return _read(s, LabelledRow, dataset_id)
@@ -66,8 +63,8 @@ def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str |
 
 
 def without_patient(dataset: Dataset) -> int:
-    """Of how many slices no patient, series or folder is known: each is a group, and several may be of one patient."""
-    return int(dataset.report.get("groups_from", {}).get(BY_PIXELS, 0))
+    """Return how many slices have no known patient, series or folder; several of their groups may be one patient."""
+    return dataset.report.groups_from.get(BY_PIXELS, 0)
 
 
 def split_candidates(s: Session, dataset_id: int) -> list[SplitCandidate]:
@@ -82,23 +79,23 @@ def has_given_parts(s: Session, dataset_id: int) -> bool:
 
 
 def count_parts(s: Session, split: Split) -> dict[str, int]:
-    """How many slices each part of a split has."""
+    """Return how many slices each part of a split has."""
     by: Any = LabelledSlice.given_part if split.rule == SplitRule.GIVEN else LabelledSlice.group
     rows = (LabelledSlice.dataset_id == split.dataset_id, LabelledSlice.row.is_not(None))
-    found = dict.fromkeys(PARTS, 0)
+    counts = dict.fromkeys(PARTS, 0)
     for key, count in s.execute(select(by, func.count()).where(*rows).group_by(by)):
-        if (part := key if split.rule == SplitRule.GIVEN else split.assignment[key]) in found:
-            found[part] += count
-    return found
+        if (part := key if split.rule == SplitRule.GIVEN else split.assignment[key]) in counts:
+            counts[part] += count
+    return counts
 
 
-def part_of(split: Split, each: SplitCandidate) -> str:
-    """The part of a split that a slice of its dataset lies in."""
-    return (each.given_part or "") if split.rule == SplitRule.GIVEN else str(split.assignment[each.group])
+def part_of(split: Split, slice_: SplitCandidate) -> str:
+    """Return the part of a split that a slice of its dataset is in."""
+    return (slice_.given_part or "") if split.rule == SplitRule.GIVEN else str(split.assignment[slice_.group])
 
 
 def _read(s: Session, kind: type[T], dataset_id: int, *conditions: ColumnElement[bool]) -> list[T]:
-    """The slices that have a row, in its order, as `kind`, whose fields are named as the columns."""
+    """Return the slices that have a row, in its order, as `kind`, whose fields are named like the columns."""
     columns: list[Any] = [getattr(LabelledSlice, field.name) for field in fields(kind)]
     query = select(*columns).where(LabelledSlice.dataset_id == dataset_id, LabelledSlice.row.is_not(None), *conditions)
     return [kind(*values) for values in s.execute(query.order_by(LabelledSlice.row))]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pydantic import Field
 from sqlalchemy.orm import Session
 
+from db import TEST
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
-from db.evaluation.gate import PART
 from db.evaluation.result import PairedMetric
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.models.kept import Kept
@@ -26,7 +26,7 @@ class Pair:
     @property
     def part(self) -> str | None:
         """The part of the split, or None without a split."""
-        return PART if self.split else None
+        return TEST if self.split else None
 
 
 class Comparison(Kept):

@@ -12,16 +12,16 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from db import broker
+from db import PARTS, broker
 from db.broker import Queue
 from db.clock import from_now
+from db.database import lock_row
 from db.evaluation.result import EvaluationResult, PairedMetric, PairedMetrics
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.storage import storage
 
-PARTS = ("train", "validation", "test")
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
 MAX_CLAIMS = 3  # an evaluation is given up after so many claims that ended with the worker's death
 
@@ -106,7 +106,7 @@ def _try_again(s: Session, evaluation: Evaluation) -> None:
 
 def lock_slices(s: Session, dataset_id: int) -> None:
     """Let only one transaction at a time request or end evaluations on this dataset."""
-    s.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update(of=Dataset))
+    lock_row(s, Dataset, dataset_id)
 
 
 def find(

@@ -3,7 +3,7 @@
 The rule. Candidate and champion are measured on the same slices, the test part of the candidate's own split. Notes say
 which of them was trained on some of these slices, and on how many. The candidate is refused
 
-- if its sensitivity there, as measured, is below its floor (`facts["floor"]`, by default 0.85: of seven positive slices
+- if its sensitivity there, as measured, is below its floor (`facts.floor`, by default 0.85: of seven positive slices
   one may be missed). The measured value counts, not the upper end of its interval: on a small test part the interval is
   so wide that any candidate would pass. A candidate that chance alone put below the floor costs an admin a reason; one
   that misses disease costs more;
@@ -20,17 +20,18 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy.orm import Session
 
+from db import TEST
 from db.evaluation import evaluations
 from db.evaluation.evaluations import result_of
 from db.evaluation.result import Interval, PairedMetric, PairedMetrics
+from db.metrics import METRICS, Difference, difference_of, written_interval
 from db.models import Evaluation, ModelVersion, Split, User, Work
 from db.models.kept import Kept
 from db.registry import champions
 from db.training.lineage import optimism_notes, training_split_of
 
 DEFAULT_FLOOR = 0.85
-NOT_WORSE_IN = {"auc": "AUC", "accuracy": "accuracy", "recall": "sensitivity"}
-PART = "test"
+NOT_WORSE_IN = ("auc", "accuracy", "recall")
 PASSED, REFUSED, NOTHING, PENDING = "passed", "refused", "nothing to compare on", "not compared yet"
 
 
@@ -62,18 +63,18 @@ def objections(metrics: PairedMetrics, sensitivity: float | None, floor: float) 
         reasons.append("the test part holds no COVID slice: its sensitivity is not known")
     elif sensitivity < floor:
         reasons.append(f"its sensitivity of {sensitivity:.3f} is below the floor of {floor:.3f}")
-    for key, name in NOT_WORSE_IN.items():
-        metric = metrics.get(key)
-        if metric and metric.low is not None and metric.high is not None and metric.high < 0:
-            interval = f"{metric.low:+.3f} to {metric.high:+.3f}"
-            reasons.append(f"its {name} is worse beyond chance: the difference is {interval}")
+    for key in NOT_WORSE_IN:
+        if (pair := metrics.get(key)) is None:
+            continue
+        if (difference := difference_of(key, pair.low, pair.high)) == Difference.WORSE:
+            interval = written_interval(pair.low, pair.high, "+")
+            reasons.append(f"its {METRICS[key].name} is {difference}: the difference is {interval}")
     return reasons
 
 
 def floor_of(version: ModelVersion) -> float:
-    """Return the sensitivity below which a version is not promoted; an imported package may hold any value."""
-    floor = version.facts.get("floor")
-    return float(floor) if isinstance(floor, int | float) and 0 <= floor <= 1 else DEFAULT_FLOOR
+    """Return the sensitivity below which a version is not promoted."""
+    return DEFAULT_FLOOR if version.facts.floor is None else version.facts.floor
 
 
 def gate_of(s: Session, version: ModelVersion) -> Gate:
@@ -90,7 +91,7 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
 
 def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersion | None, split: Split) -> Gate:
     """Return the gate's verdict by the test part of the candidate's split."""
-    own = evaluations.find(s, version=version, dataset=split.dataset, split=split, part=PART)
+    own = evaluations.find(s, version=version, dataset=split.dataset, split=split, part=TEST)
     if (result := result_of(own)) is None:
         return gate.but(PENDING, _what_is_missing(own, version))
     gate = gate.model_copy(
@@ -103,15 +104,15 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
     )
     if champion is None:
         reasons = objections({}, gate.sensitivity, gate.floor)
-        notes = optimism_notes(s, [version], split.dataset_id, split, PART)
+        notes = optimism_notes(s, [version], split.dataset_id, split, TEST)
         return gate.but(REFUSED if reasons else NOTHING, reasons or ["there is no champion"], notes=notes)
-    theirs = evaluations.find(s, version=champion, dataset=split.dataset, split=split, part=PART)
+    theirs = evaluations.find(s, version=champion, dataset=split.dataset, split=split, part=TEST)
     if result_of(theirs) is None:
         return gate.but(PENDING, _what_is_missing(theirs, champion))
     metrics = result.against.get(champion.label)
     if not metrics:
         return gate.but(PENDING, ["the scores of one of the two are gone: they could not be compared"])
-    notes = optimism_notes(s, [version, champion], split.dataset_id, split, PART) + _not_compared(metrics)
+    notes = optimism_notes(s, [version, champion], split.dataset_id, split, TEST) + _not_compared(metrics)
     if reasons := objections(metrics, gate.sensitivity, gate.floor):
         return gate.but(REFUSED, reasons, notes=notes, figures=metrics)
     if all(metrics[key].low is None for key in NOT_WORSE_IN):
@@ -122,7 +123,7 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
 
 def _not_compared(metrics: PairedMetrics) -> list[str]:
     """Return a note on the metrics whose difference has no interval, unless none has: `objections` skips them."""
-    names = [name for key, name in NOT_WORSE_IN.items() if key not in metrics or metrics[key].low is None]
+    names = [METRICS[key].name for key in NOT_WORSE_IN if key not in metrics or metrics[key].low is None]
     some = 0 < len(names) < len(NOT_WORSE_IN)
     return [f"too few groups (patients) of a class to estimate chance in: {', '.join(names)}"] if some else []
 
@@ -147,7 +148,7 @@ def request_gate(
         return []
     versions = [version] if champion is None else [version, champion]
     requested = [
-        evaluations.request(s, version=one, dataset=split.dataset, split=split, part=PART, user=user, notify=notify)
+        evaluations.request(s, version=one, dataset=split.dataset, split=split, part=TEST, user=user, notify=notify)
         for one in versions
     ]
     return [evaluation for evaluation in requested if evaluation.state != Work.DONE]

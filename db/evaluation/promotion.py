@@ -4,7 +4,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from db.database import one_at_a_time, session_scope
+from db.database import lock_table, session_scope
 from db.evaluation.gate import PASSED, PENDING, REFUSED, Gate
 from db.evaluation.result import PairedMetric
 from db.models import ModelVersion, Promotion, PromotionKind, User
@@ -67,7 +67,7 @@ def promote(
     Raises GateClosed: the user is not an admin; the version is not compared yet, or refused, and not forced; a reason
     is missing; or the champion is not the one that the gate compared with.
     """
-    one_at_a_time(s, Promotion.__tablename__)
+    lock_table(s, Promotion)
     now = champions.champion(s)
     if user is not None and not user.is_admin:
         raise GateClosed("only an admin promotes a model version")
@@ -90,7 +90,7 @@ def promote_first(
 
     `who` names a person whom this database does not know.
     """
-    one_at_a_time(s, Promotion.__tablename__)  # an admin may promote another at this moment
+    lock_table(s, Promotion)  # an admin may promote another at this moment
     if (now := champions.champion(s)) is not None:
         return now
     record = GateRecord(who=who).as_json() if who else None
@@ -121,10 +121,10 @@ def rollback(
 
     Raises RollbackRefused: a reason is missing, or the champion is another one by now. Raises NoEarlierChampion.
     """
-    one_at_a_time(s, Promotion.__tablename__)
+    lock_table(s, Promotion)
     now, earlier = champions.champion(s), champions.champion_before(s)
     if champion_seen and now is not None and now.label != champion_seen:
-        raise RollbackRefused(f"the champion changed meanwhile: it is {now.label} by now")
+        raise RollbackRefused(f"the champion has changed: it is {now.label} now; look at it again")
     if now is None:
         raise NoEarlierChampion("there is no champion yet")
     if earlier is None:

@@ -1,6 +1,5 @@
 """All that the page of a model version shows of it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +14,6 @@ from db.models import OPEN_WORK, Dataset, ModelVersion, TrainingRun, Work
 from db.registry import champions, versions
 from db.training import runs
 from db.training.lineage import ancestors_elsewhere, training_split_of
-
-LABEL = re.compile(r"[A-Za-z0-9._-]{1,100}/[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,6 @@ class VersionChecks:
 def version_page(s: Session, version: ModelVersion) -> VersionPage:
     """Return what the page shows of a version."""
     datasets = list_datasets(s)
-    run_id = version.facts.get("run")
     return VersionPage(
         version=version,
         used_by=versions.used_by(s, version),
@@ -77,7 +73,7 @@ def version_page(s: Session, version: ModelVersion) -> VersionPage:
         lineage_elsewhere=ancestors_elsewhere(version),
         promotions=promotions_of(s, version),
         dataset=_dataset_of(version, datasets),
-        run=runs.find_run(s, run_id) if isinstance(run_id, int) else None,
+        run=None if version.facts.run is None else runs.find_run(s, version.facts.run),
         has_test_part=training_split_of(s, version) is not None,
         other_versions=[other.label for other in versions.list_versions(s) if other.id != version.id],
         ready_datasets=[dataset.label for dataset in datasets if dataset.state == Work.DONE],
@@ -101,15 +97,13 @@ def version_checks(s: Session, version: ModelVersion) -> VersionChecks:
 
 
 def _lineage(s: Session, version: ModelVersion) -> list[Ancestor]:
-    """Return the ancestors by the labels that the package names; what is not a label is left out."""
-    named = version.facts.get("lineage")
-    labels = [label for label in map(str, named if isinstance(named, list) else ()) if LABEL.fullmatch(label)]
-    ancestors = [(label, versions.find_version(s, label)) for label in labels]
+    """Return the ancestors by the labels that the package names."""
+    ancestors = [(label, versions.find_version(s, label)) for label in version.facts.lineage]
     return [Ancestor(label, ancestor.id if ancestor else None) for label, ancestor in ancestors]
 
 
 def _dataset_of(version: ModelVersion, datasets: Sequence[Dataset]) -> Dataset | None:
     """Return the dataset that the version was trained on; another one may have its name where it was imported."""
-    label = version.facts.get("dataset")
+    label = version.facts.dataset
     same = (dataset for dataset in datasets if dataset.label == label and dataset.sha256 == version.dataset_hash)
     return next(same, None)

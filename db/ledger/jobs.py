@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from db import broker
 from db.broker import Queue
 from db.clock import from_now
+from db.database import lock_row
 from db.ledger import leases
 from db.ledger.chunks import add_chunk, close_slices
 from db.ledger.completion import finish_if_done, lock_job
@@ -57,7 +58,7 @@ def create_job(
     if not files or priority not in PRIORITIES:
         raise ValueError("a job needs at least one file, and a priority from -10 to 10")
     request_hash = _request_hash(files, name, priority)
-    s.execute(update(User).where(User.id == owner.id).values(name=User.name))  # one submission of an owner at a time
+    lock_row(s, User, owner.id)  # two requests with one key make one job
     if idempotency_key and (job := _job_of_key(s, owner, idempotency_key)):
         if job.request_hash != request_hash:
             raise IdempotencyConflict("this Idempotency-Key came before with another request")

@@ -10,16 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
-from db import paging
+from db import CLASSES, COVID, ClassName, paging
 from db.database import read_scope
-from db.ledger.views import Label, OutcomeName, View
+from db.ledger.views import OutcomeName, View
 from db.models import Chunk, Job, ModelVersion, Outcome, Prediction, Series, Slice
 from db.paging import Cursor, Page
 from db.storage import storage
 
 Sort = Literal["position", "name", "probability", "-probability"]
-POSITIVE: Label = "COVID"
-NEGATIVE: Label = "non-COVID"
 MAX_ROWS = 1_000
 
 
@@ -33,7 +31,7 @@ class Result(View):
     state: OutcomeName
     reason: str | None
     detail: str | None
-    label: Label | None = Field(description="Null unless it was predicted.")
+    label: ClassName | None = Field(description="Null unless it was predicted.")
     probability: float | None
     distance: float | None = Field(
         description="How far the slice lies from those that the model was trained on; null if the model does not "
@@ -63,7 +61,7 @@ class ResultsQuery(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     state: OutcomeName | None = None
-    label: Label | None = None
+    label: ClassName | None = None
     reason: str | None = Field(default=None, pattern=r"^[a-z0-9_-]{1,64}$", description="A rejection's reason code.")
     series: int | None = Field(default=None, ge=1, le=2**63 - 1, description="A `series_id` of the job's series.")
     ood: bool | None = Field(
@@ -128,7 +126,7 @@ def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
         if value is not None:
             rows = rows.where(column == value)
     if query.label is not None:
-        rows = rows.where(Prediction.positive.is_(query.label == POSITIVE))
+        rows = rows.where(Prediction.positive.is_(query.label == COVID))
     if query.ood is not None:
         rows = rows.where(Prediction.ood.is_(query.ood))
     if query.cursor is not None:
@@ -160,7 +158,7 @@ def _result(
         state=Outcome(slice_.state),
         reason=slice_.reason,
         detail=slice_.detail,
-        label=None if prediction is None else (POSITIVE if prediction.positive else NEGATIVE),
+        label=None if prediction is None else CLASSES[prediction.positive],
         probability=prediction.probability if prediction else None,
         distance=prediction.distance if prediction else None,
         ood=prediction.ood if prediction else None,

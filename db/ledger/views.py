@@ -1,13 +1,12 @@
 """The base and the types of what people and the API see of jobs and slices."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
 
 from db.models import JobState, Outcome
 
-Label = Literal["COVID", "non-COVID"]
 Moment = Annotated[datetime, PlainSerializer(datetime.isoformat, return_type=str, when_used="json")]
 JobStateName = Annotated[JobState, WithJsonSchema({"type": "string", "enum": list(JobState)})]
 OutcomeName = Annotated[Outcome, WithJsonSchema({"type": "string", "enum": list(Outcome)})]

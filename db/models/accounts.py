@@ -1,4 +1,4 @@
-"""Who may sign in: users, their API tokens, and one-time sign-in links."""
+"""Users, their API tokens and sessions, and one-time sign-in links."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from db.models.base import NO_FILE, Base
 
 
 class User(Base):
-    """A person, or a program, that submits jobs. `served_at` is when a worker last took work of theirs."""
+    """A person or a program that submits jobs. `served_at`: when a worker last claimed work of theirs."""
 
     __tablename__ = "user_account"
 
@@ -23,7 +23,7 @@ class User(Base):
 
 
 class Token(Base):
-    """An API token, or a signed-in browser (`kind` "session"); only the SHA-256 of its secret is kept."""
+    """An API token (`kind` "api") or a signed-in browser ("session"); only the SHA-256 of its secret is stored."""
 
     __tablename__ = "token"
 
@@ -40,7 +40,7 @@ class Token(Base):
 
 
 class SignInLink(Base):
-    """A link that signs its user in once, made by someone who already acts for them (the command line)."""
+    """A link that signs its user in once; the command line makes it. Only the SHA-256 of its secret is stored."""
 
     __tablename__ = "sign_in_link"
 

@@ -9,6 +9,9 @@ from sqlalchemy.types import JSON
 
 from db.clock import UtcDateTime
 
+Json = dict[str, Any]
+"""A JSON object without fixed members."""
+
 FILE = {"file": True}
 """`info` of a column that names files in storage by SHA-256: one, or several within JSON. The reaper keeps them."""
 
@@ -17,7 +20,7 @@ NO_FILE = {"file": False}
 
 
 class Base(DeclarativeBase):
-    """Base of every table; the naming convention keeps migrations the same on both databases."""
+    """Base of every table. The naming convention gives constraints the same names on both databases."""
 
     metadata = MetaData(
         naming_convention={
@@ -30,7 +33,11 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {  # noqa: RUF012  (SQLAlchemy's own spelling)
         datetime: UtcDateTime,
-        dict[str, Any]: JSON,
-        list[dict[str, Any]]: JSON,
+        Json: JSON,
+        dict[str, str]: JSON,
+        dict[str, float]: JSON,
+        dict[str, str | list[str]]: JSON,
+        dict[str, dict[str, float]]: JSON,
+        list[Json]: JSON,
         list[str]: JSON,
     }

@@ -1,30 +1,29 @@
-"""Labelled slices for training: datasets, their splits, and the labels that reviewers give."""
+"""Datasets of labelled slices, their splits, and the labels that readers give to slices of jobs."""
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 
 from db.clock import from_now
 from db.models.accounts import User
-from db.models.base import FILE, NO_FILE, Base
+from db.models.base import FILE, NO_FILE, Base, Json
+from db.models.documents import DatasetReport, DocumentType
 from db.models.registry import ModelVersion
 from db.models.slices import BigId
 from db.models.work import LeaseMixin
 
-ARRAY_SLICES = 1024  # in each array file of a dataset but the last, 51 MB
+ARRAY_SLICES = 1024  # in each array file of a dataset except the last; 51 MB
 FRACTIONS = (0.7, 0.1, 0.2)
-"""The usual shares of train, validation and test."""
+"""The shares of train, validation and test, unless a split was asked for with others."""
 
 
 class SplitRule(StrEnum):
     """How a split assigns slices to its parts.
 
-    `groups`: drawn by group and class with a seed; groups that share near-identical slices stay together. `groups as
-    given`: each group is drawn alone. `given`: by the CSV, slice by slice; a group that it puts into several parts has
-    the list of them.
+    `groups`: by group and class with a seed; groups that share near-identical slices stay together. `groups as given`:
+    the same, but each group is drawn alone. `given`: as the CSV states, slice by slice.
     """
 
     GROUPS = "groups"
@@ -33,12 +32,12 @@ class SplitRule(StrEnum):
 
 
 class Dataset(LeaseMixin, Base):
-    """An immutable list of labelled slices. An evaluation worker builds it from `sources`; a new list is a new number.
+    """An immutable list of labelled slices, built by a worker from `sources`. A changed list gets a new `number`.
 
-    `sources`: what it was made from: `{"filename", "sha256", "size"}` for each file received, in order, or `{"job"}`
-    for the reviewed slices of a job. `labels_sha256`: the CSV of file, label, group, if one came. `sha256`: of its
-    slices, labels and groups, in order, once it is built. `arrays`: the .npy files, uint8[ARRAY_SLICES, 224, 224], the
-    last may be shorter, that hold its prepared slices, row after row.
+    `sources`: `{"filename", "sha256", "size"}` for each file received, in order, or `{"job"}` for the reviewed slices
+    of a job. `labels_sha256`: the CSV of file, label and group, or None. `sha256`: of its slices, labels and groups, in
+    order, once it is built. `arrays`: the .npy files with its prepared slices, row after row: uint8[ARRAY_SLICES, 224,
+    224], the last may be shorter.
     """
 
     __tablename__ = "dataset"
@@ -48,12 +47,14 @@ class Dataset(LeaseMixin, Base):
     name: Mapped[str]
     number: Mapped[int]
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
-    sources: Mapped[list[dict[str, Any]]] = mapped_column(info=FILE)
+    sources: Mapped[list[Json]] = mapped_column(info=FILE)
     labels_sha256: Mapped[str | None] = mapped_column(info=FILE)
     sha256: Mapped[str | None] = mapped_column(info=NO_FILE)
     size: Mapped[int] = mapped_column(default=0)
     arrays: Mapped[list[str]] = mapped_column(default=list, info=FILE)
-    report: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    report: Mapped[DatasetReport] = mapped_column(
+        DocumentType(DatasetReport), default=lambda: DatasetReport(), info=NO_FILE
+    )
     progress: Mapped[float] = mapped_column(default=0.0)
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
@@ -61,19 +62,23 @@ class Dataset(LeaseMixin, Base):
 
     user: Mapped[User | None] = relationship(lazy="joined")
 
+    @validates("report")
+    def _check_report(self, _column: str, value: DatasetReport | Json) -> DatasetReport:
+        return DatasetReport.of(value)
+
     @property
     def label(self) -> str:
-        """How people and the API name it: `name/number`."""
+        """Return `name/number`, by which people and the API name it."""
         return f"{self.name}/{self.number}"
 
 
 class LabelledSlice(Base):
-    """One slice of a dataset: its `row` among the dataset's arrays, its label (1: COVID) and its group.
+    """One slice of a dataset: its `row` in the dataset's arrays, its label (1: COVID) and its group.
 
-    What could not be taken has a `reason`, no row and no part in the dataset. `group` is never empty for a slice that
-    has a row. `perceptual_hash`: 64 bits, as 16 hexadecimal digits. `cluster`: slices of one cluster are identical or
-    near-identical; it is the row of the first of them. `given_part`: the part that the
-    CSV put it in; `source`: the hospital or scanner that it names, if any.
+    A file that was left out has a `reason` (a code of `db.reasons`) and no row. A slice with a row always has a group.
+    `perceptual_hash`: 64 bits, as 16 hexadecimal digits. `cluster`: the row of the first of the slices that are
+    identical or near-identical to this one. `given_part`: the part that the CSV names. `source`: the hospital or
+    scanner that the CSV names.
     """
 
     __tablename__ = "labelled_slice"
@@ -106,12 +111,13 @@ class LabelledSlice(Base):
 
 
 class Split(Base):
-    """Which groups of a dataset train, validate and test: `{group: "train" | "validation" | "test"}`.
+    """The part of each group of a dataset: `assignment` is `{group: part}`, or a list of parts if the CSV puts a group
+    into several.
 
-    `rule`: see SplitRule. `train_share`, `validation_share`, `test_share`: the fractions it was drawn for. `after`: the
-    model version whose slices stay in the parts that they had for it. `leaks`: what connects two parts,
-    `{name: {"count", "examples"}}`; empty is clean. No two splits of a dataset were drawn alike: whoever draws one
-    locks the dataset first.
+    `rule`: see SplitRule. `train_share`, `validation_share`, `test_share`: the fractions that were asked for. `after`:
+    the model version whose slices stay in the parts that they had for it. `leaks`: what connects two parts, `{name:
+    {"count", "examples"}}`; empty if nothing does. Two splits of a dataset never have the same rule, seed, shares and
+    `after`, since the dataset is locked before a split is drawn.
     """
 
     __tablename__ = "dataset_split"
@@ -124,8 +130,8 @@ class Split(Base):
     validation_share: Mapped[float]
     test_share: Mapped[float]
     after_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
-    assignment: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
-    leaks: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
+    assignment: Mapped[dict[str, str | list[str]]] = mapped_column(info=NO_FILE)
+    leaks: Mapped[Json] = mapped_column(info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
     dataset: Mapped[Dataset] = relationship(lazy="joined")
@@ -133,7 +139,7 @@ class Split(Base):
 
     @property
     def fractions(self) -> tuple[float, float, float]:
-        """The shares of train, validation and test that the split was drawn for."""
+        """Return the shares of train, validation and test that the split was drawn for."""
         return self.train_share, self.validation_share, self.test_share
 
     @property
@@ -146,7 +152,7 @@ class Split(Base):
 
 
 class Review(Base):
-    """What a reader says that a slice of a job shows (1: COVID); the newest word of a reader counts."""
+    """The label that a reader gave to a slice of a job (1: COVID); a new one replaces the reader's last."""
 
     __tablename__ = "review"
     __table_args__ = (UniqueConstraint("slice_id", "user_id"),)

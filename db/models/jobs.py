@@ -1,4 +1,4 @@
-"""A job is one submission, an upload a file of it, a chunk the share of it that one task predicts."""
+"""Jobs, their uploads and their chunks: a submission, a file of it, and the share of it that one task predicts."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -14,7 +14,7 @@ from db.models.work import LeaseMixin
 
 
 class JobState(StrEnum):
-    """`queued` until a worker first takes it; the last three are ends."""
+    """The state of a job: `queued` until a worker first takes it; `finished`, `cancelled` and `failed` are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -60,8 +60,8 @@ class Job(Base):
 class Chunk(LeaseMixin, Base):
     """Up to a few hundred prepared slices: rows of the array file `array_sha256`, uint8[n, 224, 224] as .npy.
 
-    A chunk whose lease was lost is split; both halves go on reading the same array. Such a half is `suspect`: it is
-    claimed alone, so that a bad slice takes no innocent ones with it. `losses`: leases that ran out.
+    If a lease is lost, the chunk is split; both halves read the same array. A half is `suspect`: it is claimed alone,
+    so that a bad slice does not take good ones with it. `losses`: leases of a single suspect slice that ran out.
     """
 
     __tablename__ = "chunk"
@@ -80,7 +80,7 @@ class Chunk(LeaseMixin, Base):
 
 
 class Upload(LeaseMixin, Base):
-    """An archive or a loose image, stored whole under its SHA-256. `entries` is what its listing announces."""
+    """An archive or a loose image, stored whole under its SHA-256. `entries`: how many files its listing announces."""
 
     __tablename__ = "upload"
     __table_args__ = (UniqueConstraint("job_id", "position"),)

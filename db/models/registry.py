@@ -1,23 +1,24 @@
-"""Model versions, and the promotions that make one the champion."""
+"""Model versions, their promotions, and what the proofs of their engines found on each machine."""
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import ForeignKey, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 
 from db.clock import from_now
 from db.models.accounts import User
-from db.models.base import FILE, NO_FILE, Base
+from db.models.base import FILE, NO_FILE, Base, Json
+from db.models.documents import DocumentType, Facts
 
 
 class ModelVersion(Base):
-    """A package in storage. `files` maps each of its file names to a SHA-256; nothing else is ever loaded.
+    """A model in storage. `files` maps each file name of its package to a SHA-256; nothing else is ever loaded.
 
-    `ood`: the out-of-distribution parameters, `{"threshold"}`: a slice whose distance is above it is unlike what the
-    model knows; empty where the network gives no distance. `calibration`: temperature and threshold of engines that
-    have their own, by the engine's name. `facts`: what else the package tells of its making.
+    The columns are members of the package's manifest (`db.registry.manifest.Package`). `threshold`, `temperature`:
+    those of float32. `calibration`: by name, the temperature and threshold of engines that have their own. `ood`: the
+    distance above which a slice is out of distribution, `threshold` in float32, and by name those of other engines;
+    empty if the network gives no distance. `facts`: how the version was made.
     """
 
     __tablename__ = "model_version"
@@ -30,14 +31,18 @@ class ModelVersion(Base):
     recipe: Mapped[str]
     threshold: Mapped[float]
     temperature: Mapped[float]
-    files: Mapped[dict[str, Any]] = mapped_column(info=FILE)
-    metrics: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
-    parity: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
-    ood: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
-    calibration: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
-    facts: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    files: Mapped[dict[str, str]] = mapped_column(info=FILE)
+    metrics: Mapped[Json] = mapped_column(info=NO_FILE)
+    parity: Mapped[Json] = mapped_column(info=NO_FILE)
+    ood: Mapped[dict[str, float]] = mapped_column(default=dict, info=NO_FILE)
+    calibration: Mapped[dict[str, dict[str, float]]] = mapped_column(default=dict, info=NO_FILE)
+    facts: Mapped[Facts] = mapped_column(DocumentType(Facts), default=lambda: Facts(), info=NO_FILE)
     dataset_hash: Mapped[str | None] = mapped_column(info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
+
+    @validates("facts")
+    def _check_facts(self, _column: str, value: Facts | Json) -> Facts:
+        return Facts.of(value)
 
     @property
     def label(self) -> str:
@@ -46,17 +51,17 @@ class ModelVersion(Base):
 
 
 class PromotionKind(StrEnum):
-    """Whether a version was promoted, or brought back."""
+    """Whether a version was promoted, or a rollback made it champion again."""
 
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
 
 
 class Promotion(Base):
-    """Made one model version the champion; the newest row says which it is now.
+    """A model version became champion. The version of the newest row is the champion now.
 
-    `kind`: a rollback undoes the promotions after the one that it returns to. `gate`: the result of the comparison with
-    the champion of that moment, and whether `reason` overrode it.
+    `kind`: a rollback undoes the promotions after the one that it returns to. `gate`: the comparison with the champion
+    of that moment, and whether it was overridden.
     """
 
     __tablename__ = "promotion"
@@ -66,7 +71,7 @@ class Promotion(Base):
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
     kind: Mapped[str] = mapped_column(default=PromotionKind.PROMOTION)
     reason: Mapped[str]
-    gate: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    gate: Mapped[Json] = mapped_column(default=dict, info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
     model_version: Mapped[ModelVersion] = relationship(lazy="joined")
@@ -74,11 +79,12 @@ class Promotion(Base):
 
 
 class EngineProof(Base):
-    """What the proof of a model version's engine found on one machine, the last time the version was loaded there.
+    """The result of the proof of one engine on one machine, the last time a model version was loaded there.
 
-    All rows of a host and a version are of one load (`db.registry.engine_proofs.record_load`), by id in the order of
-    its tries. `passed` is False for an engine that gave other answers than where the package was made: the worker then
-    took the next precision, or none. `largest_difference`: of a calibrated probability. `text` says it to people.
+    All rows of a host and a version are of one load (`db.registry.engine_proofs.record_load`); their ids are in the
+    order in which the engines were tried. `passed`: whether the engine gave the answers that it gave where the package
+    was made; if not, the worker tried the next precision. `largest_difference`: of a calibrated probability. `text`:
+    the result for people.
     """
 
     __tablename__ = "engine_proof"

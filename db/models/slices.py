@@ -1,4 +1,4 @@
-"""Series and slices as they were received, and the predictions made of them."""
+"""Series, slices and predictions of jobs."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -13,7 +13,7 @@ BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by i
 
 
 class Outcome(StrEnum):
-    """What became of a slice: `open` until it has exactly one of the other four."""
+    """The outcome of a slice: `open` until it has exactly one of the other four."""
 
     OPEN = "open"
     PREDICTED = "predicted"
@@ -23,7 +23,7 @@ class Outcome(StrEnum):
 
 
 class Series(Base):
-    """The slices of one DICOM series, or of one folder of an archive. `uid` tells them apart within a job."""
+    """The slices of one DICOM series, or of one folder of an archive. `uid` is unique within a job."""
 
     __tablename__ = "series"
     __table_args__ = (UniqueConstraint("job_id", "uid"),)
@@ -36,7 +36,12 @@ class Series(Base):
 
 
 class Slice(Base):
-    """One image that was received. `name` is a label that the submitter chose: never a path, never in a log."""
+    """One image that was received.
+
+    `name` was chosen by the submitter: it is never used as a path and never logged. `ordinal`: the entry of the upload;
+    `frame`: the page of that entry. `reason`: a code of `db.reasons`; `detail`: a sentence about this file. `sha256`:
+    of the file; `pixels_sha256`: of the prepared pixels. `chunk_id` and `array_row`: where those pixels are.
+    """
 
     __tablename__ = "slice"
     __table_args__ = (
@@ -73,8 +78,8 @@ class Slice(Base):
 class Prediction(Base):
     """The scores of one slice by one model version under one recipe. `cam` is float16[7, 7], little-endian.
 
-    `distance`: how far the slice lies from those the model was trained on; `ood` says that it is too far. None where
-    the model version gives no distance.
+    `distance`: how far the slice is from the training slices. `ood`: whether that is too far. Both are None if the
+    model version gives no distance.
     """
 
     __tablename__ = "prediction"

@@ -1,27 +1,26 @@
 """Training runs with their epochs, and evaluations of model versions on datasets."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from db.clock import from_now
 from db.models.accounts import User
-from db.models.base import FILE, NO_FILE, Base
+from db.models.base import FILE, NO_FILE, Base, Json
 from db.models.datasets import Dataset, Split
 from db.models.registry import ModelVersion
 from db.models.work import LeaseMixin
 
 
 class TrainingRun(LeaseMixin, Base):
-    """One training run: what it was asked for, how far it is, and the model version it made.
+    """One training run: its settings, its progress, and the model version that it made.
 
-    `demo`: makes the demo model; it has no dataset. `config`: the preset with all settings, whole. `estimate`: seconds
-    and bytes of disk that the run was expected to take. `environment`: code and library versions, backend, device.
-    `live`: where it stands now: stage, epoch, step, steps, loss, rate (images/s), eta_seconds. `checkpoint`: files in
-    storage by name, with the stage and epoch they were written after. `allowed_leaks`: the leaks of the split, each of
-    which the launcher allowed by name; `seen-by-parent` may be among them until the worker has compared the slices.
+    `demo`: it makes the demo model, and has no dataset. `config`: all settings, the preset's included. `estimate`:
+    seconds and bytes of disk that it was expected to take. `environment`: versions of code and libraries, backend,
+    device. `live`: its position: stage, epoch, step, steps, loss, rate (images/s), eta_seconds. `checkpoint`: files in
+    storage by name, with the stage and epoch after which they were written. `allowed_leaks`: the leaks of the split;
+    the launcher allowed each by name. `seen-by-parent` may be among them until the worker has compared the slices.
     """
 
     __tablename__ = "training_run"
@@ -35,14 +34,14 @@ class TrainingRun(LeaseMixin, Base):
     dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"))
     split_id: Mapped[int | None] = mapped_column(ForeignKey("dataset_split.id"))
     from_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict, info=FILE)
+    config: Mapped[Json] = mapped_column(default=dict, info=FILE)
     allowed_leaks: Mapped[list[str]] = mapped_column(default=list, info=NO_FILE)
-    estimate: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
-    environment: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    estimate: Mapped[dict[str, float]] = mapped_column(default=dict, info=NO_FILE)
+    environment: Mapped[Json] = mapped_column(default=dict, info=NO_FILE)
     progress: Mapped[float] = mapped_column(default=0.0)
     message: Mapped[str] = mapped_column(default="")
-    live: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
-    checkpoint: Mapped[dict[str, Any]] = mapped_column(default=dict, info=FILE)
+    live: Mapped[Json] = mapped_column(default=dict, info=NO_FILE)
+    checkpoint: Mapped[Json] = mapped_column(default=dict, info=FILE)
     error: Mapped[str | None]
     cancel_requested_at: Mapped[datetime | None]
     stop_requested_at: Mapped[datetime | None]
@@ -59,7 +58,7 @@ class TrainingRun(LeaseMixin, Base):
 
 
 class Epoch(Base):
-    """What one epoch of a run came to: loss and metrics on training and validation slices, by name."""
+    """One epoch of a run: its loss and metrics on training and validation slices, by name."""
 
     __tablename__ = "training_epoch"
     __table_args__ = (UniqueConstraint("run_id", "stage", "epoch"),)
@@ -68,17 +67,17 @@ class Epoch(Base):
     run_id: Mapped[int] = mapped_column(ForeignKey("training_run.id"))
     stage: Mapped[int]
     epoch: Mapped[int]
-    metrics: Mapped[dict[str, Any]] = mapped_column(info=NO_FILE)
+    metrics: Mapped[dict[str, float]] = mapped_column(info=NO_FILE)
     seconds: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
 
 
 class Evaluation(LeaseMixin, Base):
-    """A model version's scores on a dataset, or on one part of a split of it; made once, by an evaluation worker
-    or by the command line that waits for it.
+    """The scores of a model version on a dataset, or on one part of a split of it.
 
-    `scores_sha256`: a .npy in storage, float32[n], logits in the order of the dataset's rows (of the part's, where
-    there is one). `result`: metrics with intervals; for a site check (no split) the verdict too.
+    An evaluation worker makes it, or the command line that waits for it; there is one for each version and part.
+    `scores_sha256`: a .npy in storage, float32[n]: logits in the order of the rows. `result`: metrics with intervals;
+    for a site check (no split) the verdict too.
     """
 
     __tablename__ = "evaluation"
@@ -91,7 +90,7 @@ class Evaluation(LeaseMixin, Base):
     part: Mapped[str | None]
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
     scores_sha256: Mapped[str | None] = mapped_column(info=FILE)
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict, info=NO_FILE)
+    result: Mapped[Json] = mapped_column(default=dict, info=NO_FILE)
     progress: Mapped[float] = mapped_column(default=0.0)
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())

@@ -1,4 +1,4 @@
-"""The lease that all shared work carries: its holder, its end and its fence."""
+"""The state and the lease of work that any worker may claim: uploads, chunks, datasets, runs, evaluations."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -9,7 +9,7 @@ from db.clock import from_now
 
 
 class Work(StrEnum):
-    """The state of a piece of leased work (an upload to unpack, a chunk to predict, a training run)."""
+    """The state of a piece of work. Only chunks are ever `split`."""
 
     READY = "ready"
     RUNNING = "running"
@@ -23,10 +23,12 @@ OPEN_WORK = (Work.READY, Work.RUNNING)
 
 
 class LeaseMixin:
-    """A `ready` row is its own outbox: its message may be lost, and the sweeper sends it again.
+    """Columns of a row that workers claim. A `ready` row is its own outbox: if its message is lost, the sweeper sends
+    another.
 
-    `fence`: a number that grows with each claim; records under an older one are refused. `attempts`: claims since the
-    last progress. `lease_until`: the end of the lease; of a ready row, the time until which it was put off.
+    `fence`: a number that grows with each claim; a worker that holds an older one can record nothing. `attempts`:
+    claims since the last progress. `lease_until`: when the lease ends; of a ready row, when it may be claimed again.
+    `published_at`: when its message was last sent.
     """
 
     state: Mapped[str] = mapped_column(default=Work.READY, index=True)

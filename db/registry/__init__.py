@@ -1,1 +1,1 @@
-"""The registry: model versions, their packages, and which one is champion."""
+"""Model versions, their packages, and which version is champion."""

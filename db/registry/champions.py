@@ -1,15 +1,14 @@
-"""The champion: which model version new jobs get, which came before it, and what is in use."""
-
-from typing import Any
+"""The champion (the model version that new jobs get), promotions and rollbacks."""
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.models import OPEN_JOB, Job, ModelVersion, Promotion, PromotionKind, User
+from db.models.base import Json
 
 
 def champion(s: Session) -> ModelVersion | None:
-    """The model version that new jobs get."""
+    """Return the model version that new jobs get, or None."""
     promotion = s.scalar(select(Promotion).order_by(Promotion.id.desc()).limit(1))
     return promotion.model_version if promotion else None
 
@@ -19,7 +18,7 @@ def record_promotion(
     version: ModelVersion,
     user: User | None,
     reason: str,
-    gate: dict[str, Any] | None = None,
+    gate: Json | None = None,
     kind: PromotionKind = PromotionKind.PROMOTION,
 ) -> Promotion:
     """Make a model version the champion, unchecked; jobs that exist keep theirs. `db.evaluation.promotion` decides."""
@@ -32,11 +31,11 @@ def record_promotion(
 
 
 def champion_before(s: Session) -> ModelVersion | None:
-    """The champion that a rollback brings back; promotions that a rollback undid no longer count."""
+    """Return the champion that a rollback returns to, or None. Promotions that a rollback undid do not count."""
     standing: list[ModelVersion] = []
-    for each in reversed(promotions(s)):
-        version = each.model_version
-        if each.kind == PromotionKind.ROLLBACK and version in standing:
+    for promotion in reversed(promotions(s)):
+        version = promotion.model_version
+        if promotion.kind == PromotionKind.ROLLBACK and version in standing:
             while standing[-1] is not version:
                 standing.pop()
         elif version not in standing[-1:]:
@@ -45,7 +44,7 @@ def champion_before(s: Session) -> ModelVersion | None:
 
 
 def promotions(s: Session) -> list[Promotion]:
-    """Every promotion, newest first."""
+    """Return every promotion, newest first."""
     return list(s.scalars(select(Promotion).order_by(Promotion.id.desc())))
 
 

@@ -1,4 +1,4 @@
-"""The demo model that ships with ctbatch: it shows how everything works, and knows nothing about patients."""
+"""The demo model that ships with ctbatch: it shows how everything works, and was trained on synthetic slices only."""
 
 from pathlib import Path
 
@@ -10,20 +10,20 @@ DEMO_FILE = Path(__file__).with_name("demo-model.tar.gz")
 
 
 class DemoModelDamaged(Exception):
-    """The file of the demo model is missing or damaged; the message says which command makes it anew."""
+    """The file of the demo model is missing or damaged; the message names the command that makes it again."""
 
 
 def import_demo_model(recipe: str) -> str:
-    """Register the demo model, if it is not here yet, and return its label. `recipe`: the one slices are prepared by.
+    """Register the demo model unless it is registered, and return its label. `recipe`: by which slices are prepared.
 
     Raises DemoModelDamaged.
     """
     try:
         received = import_package(DEMO_FILE, recipe)
-    except (PackageRefused, FileNotFoundError) as error:  # a full disk is no fault of the file
+    except (PackageRefused, FileNotFoundError) as error:  # any other OSError, as a full disk, is not the file's fault
         why = error.strerror if isinstance(error, OSError) else error
         raise DemoModelDamaged(
-            f"the demo model cannot be used: {why}; `make demo-model` makes {DEMO_FILE.name} anew"
+            f"the demo model cannot be used: {why}; `make demo-model` makes {DEMO_FILE.name} again"
         ) from error
     with session_scope() as s:
         version, _ = register_received(s, received)

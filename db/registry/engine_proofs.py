@@ -1,7 +1,7 @@
-"""What the proofs of engines found, machine by machine, and which engine serves there."""
+"""The results of engine proofs on each machine, and which engine serves there."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
-from db.database import one_at_a_time
+from db.database import lock_table
 from db.models import EngineProof, ModelVersion
 from db.registry.champions import versions_in_use
 
@@ -110,13 +110,13 @@ def _precision(proof: EngineProof) -> str:
     return PRECISIONS.get(proof.precision, proof.engine)
 
 
-def record_load(s: Session, version_id: int, results: Sequence[dict[str, Any]]) -> None:
+def record_load(s: Session, version_id: int, results: Sequence[Mapping[str, Any]]) -> None:
     """Keep the results of one load, in the order in which its engines were tried.
 
-    They take the place of all earlier ones of the same host and model version: what an earlier load found of an engine
-    that this one did not try says nothing of what serves now.
+    They replace all earlier results of the same host and model version, since those of engines that this load did not
+    try do not say what serves now.
     """
-    one_at_a_time(s, EngineProof.__tablename__)
+    lock_table(s, EngineProof)
     for host in {result["host"] for result in results}:
         s.execute(delete(EngineProof).where(EngineProof.host == host, EngineProof.model_version_id == version_id))
     for result in results:
@@ -159,5 +159,5 @@ def list_concerns(s: Session, servings: Sequence[Serving]) -> list[Serving]:
     Refusals come first.
     """
     in_use = versions_in_use(s)
-    concerns = [each for each in servings if each.state != "used" and each.version.id in in_use]
-    return sorted(concerns, key=lambda each: each.state != "refused")
+    concerns = [serving for serving in servings if serving.state != "used" and serving.version.id in in_use]
+    return sorted(concerns, key=lambda serving: serving.state != "refused")

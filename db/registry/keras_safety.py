@@ -1,8 +1,8 @@
-"""Whether a `.keras` file could run code of its maker's: read from its configuration, without loading it.
+"""Refuse a `.keras` file that could run its maker's code, by its configuration and without loading it.
 
-Such a file names the classes that make up the network. Keras's safe mode refuses lambdas, and older versions could be
-led past it (CVE-2025-1550, CVE-2025-8747): whatever is not one of Keras's own layers, operations or settings is refused
-here before any of it is kept.
+Such a file names the classes that make up the network. Keras's safe mode refuses lambdas, but older versions could be
+tricked past it (CVE-2025-1550, CVE-2025-8747). So everything that is not one of Keras's own layers, operations or
+settings is refused here.
 """
 
 import json
@@ -31,31 +31,31 @@ NETWORKS = {
     ("keras.src.models.sequential", "Sequential"),
     *(("keras", kind) for kind in ("Functional", "Model", "Sequential")),
 }
-CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")  # what is written small is a function
+CLASS = re.compile(r"[A-Z][A-Za-z0-9]*")  # a name that begins with a small letter is a function
 REACH_OUT = {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "function",
              "StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization"}  # fmt: skip
-# Values in a configuration, made by no class.
+# Values in a configuration that are not made by a class.
 PLAIN = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__slice__", "__ellipsis__", "__tuple__"}
 
 
 class HarmfulModel(Exception):
-    """The file is damaged, or names what is not Keras's own; reads on from the file's name."""
+    """The file is damaged, or names a class that is not Keras's own. The message continues the file's name."""
 
 
 def check_keras_archive(path: Path) -> None:
-    """Raise HarmfulModel unless the file is a Keras 3 archive that is built of Keras's own parts alone."""
+    """Raise HarmfulModel unless the file is a Keras 3 archive of nothing but Keras's own parts."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist()]
             if set(names) != MEMBERS or len(names) != len(MEMBERS):
-                raise HarmfulModel(f"is no plain Keras archive: it holds {ascii(sorted(set(names)))[:120]}")
+                raise HarmfulModel(f"is not a plain Keras archive: it holds {ascii(sorted(set(names)))[:120]}")
             if sum(info.file_size for info in archive.infolist()) > 2 * path.stat().st_size + MAX_CONFIG_BYTES:
                 raise HarmfulModel("unpacks to far more than it is")
             config = json.loads(_read(archive, "config.json"))
             for kind in _kinds(config):
                 _check_kind(*kind)
     except (zipfile.BadZipFile, ValueError, RecursionError, NotImplementedError, RuntimeError, EOFError) as error:
-        raise HarmfulModel("is damaged: it is no Keras archive") from error
+        raise HarmfulModel("is damaged: it is not a Keras archive") from error
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -67,17 +67,17 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _kinds(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any, Any]]:
-    """Module, class name and registered name of everything that loading the configuration would make."""
+    """Yield module, class name and registered name of every object that loading the configuration would make."""
     if depth > MAX_DEPTH:
         raise HarmfulModel("has a configuration that is nested too deep")
     if isinstance(value, dict):
         if "class_name" in value or "module" in value or "registered_name" in value:
             yield value.get("module"), value.get("class_name"), value.get("registered_name")
-        for each in value.values():
-            yield from _kinds(each, depth + 1)
+        for member in value.values():
+            yield from _kinds(member, depth + 1)
     elif isinstance(value, list):
-        for each in value:
-            yield from _kinds(each, depth + 1)
+        for member in value:
+            yield from _kinds(member, depth + 1)
 
 
 def _check_kind(module: Any, kind: Any, registered: Any) -> None:
@@ -87,7 +87,7 @@ def _check_kind(module: Any, kind: Any, registered: Any) -> None:
         raise HarmfulModel(f"holds a {kind}, which runs code or reads files of its own when it is loaded")
     network = isinstance(module, str) and isinstance(kind, str) and (module, kind) in NETWORKS
     policy = (module, kind) == ("keras", "DTypePolicy")
-    stock = isinstance(module, str) and any(module == each or module.startswith(f"{each}.") for each in MODULES)
+    stock = isinstance(module, str) and any(module == own or module.startswith(f"{own}.") for own in MODULES)
     is_class = isinstance(kind, str) and CLASS.fullmatch(kind) is not None
     if not (network or policy or (stock and is_class)) or registered not in (None, kind):
         raise HarmfulModel(f"holds {module!a} {kind!a}, which is not Keras's own")

@@ -1,161 +1,161 @@
-"""What a package's `package.json` says, checked before any of it is believed: it may come from anybody."""
+"""A package's manifest, `package.json`, as one strict model: it may come from anybody."""
 
 import json
-import math
 import re
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+
+from db import NAME
+from db.models.documents import Document, Facts
 from db.registry.proof_file import PROOF_FILE
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MANIFEST = "package.json"
+KERAS_FILE = "model.keras"
+FLOAT_FILE, INT8_FILE = "model.xml", "model-int8.xml"  # OpenVINO's; each has its weights beside it, in a .bin
+NETWORKS = ({KERAS_FILE}, {FLOAT_FILE, "model.bin"}, {INT8_FILE, "model-int8.bin"})
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.(keras|xml|bin|html|md|txt|json|csv|png|svg|npy|npz)")
-SHA256 = re.compile(r"[0-9a-f]{64}")
-TEXTS = ("name", "note", "recipe", "dataset_hash", "created_at")
-OBJECTS = ("metrics", "parity", "ood", "calibration", "proof", "extra")
-PRECISIONS = {"f32", "bf16", "int8"}
-DIFFERENCES = {"logit", "distance", "cam"}  # that a proof's tolerance bounds
-REQUIRED = {"name", "note", "recipe", "threshold", "temperature", "files", "metrics", "parity"}
-KNOWN = {*TEXTS, *OBJECTS, "threshold", "temperature", "files"}
-MAX_TEXT = 2_000
-NETWORKS = ({"model.keras"}, {"model.xml", "model.bin"}, {"model-int8.xml", "model-int8.bin"})
+PRECISIONS = ("f32", "bf16", "int8")
+SHOWN = 64  # characters of a name in a message
 
 
 class BadManifest(Exception):
     """The manifest is damaged, or describes what cannot be used here; the message says which."""
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """A manifest that holds. `values`: its members; `source`: its bytes as they came."""
-
-    values: dict[str, Any]
-    source: bytes
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return str(self.values["name"])
-
-    @property
-    def files(self) -> dict[str, str]:
-        """SHA-256 by file name."""
-        return dict(self.values["files"])
+def _model_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name[:SHOWN]!a} is not a name of a model")
+    return name
 
 
-def read_manifest(data: bytes, recipe: str, max_files: int) -> Manifest:
-    """Check a manifest's members, its types, names and numbers.
+def _file_name(name: str) -> str:
+    if not FILE.fullmatch(name) or name == MANIFEST:
+        raise ValueError(f"{name[:SHOWN]!a} is not a file name that a package may hold")
+    return name
 
-    Raises BadManifest.
+
+def _precision(name: str) -> str:
+    if name not in PRECISIONS:
+        raise ValueError(f"{name[:SHOWN]!a} is an unknown precision")
+    return name
+
+
+def _tolerance(limits: dict[str, float]) -> dict[str, float]:
+    if limits.keys() != {"logit", "distance", "cam"}:
+        raise ValueError("a tolerance is of logit, distance and cam")
+    return limits
+
+
+def _calibration(own: dict[str, float]) -> dict[str, float]:
+    if own.keys() != {"temperature", "threshold"} or own["temperature"] <= 0 or not 0 <= own["threshold"] <= 1:
+        raise ValueError("a calibration is a temperature above 0 and a threshold from 0 to 1")
+    return own
+
+
+Text = Annotated[str, Field(max_length=2_000)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Precision = Annotated[str, AfterValidator(_precision)]
+Calibration = Annotated[dict[str, float], AfterValidator(_calibration)]
+"""An engine's own temperature and threshold."""
+Tolerance = Annotated[dict[str, Annotated[float, Field(ge=0)]], AfterValidator(_tolerance)]
+"""How far an engine's answers may be from those of the proof."""
+
+
+class ProofFacts(Document):
+    """What the slices of the proof are, and by precision how far an engine's answers may differ."""
+
+    model_config = ConfigDict(extra="allow")
+
+    slices: int = 0
+    seed: int = 0
+    tolerance: dict[Precision, Tolerance] = Field(default_factory=dict)
+
+
+class Parity(Document):
+    """How near the file of a precision is to float32 on the test slices, as far as people are shown it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    passed: bool = False
+    reason: Text = "left out"
+    to_covid: int | None = None
+    to_non_covid: int | None = None
+    p99_difference: float | None = None
+    largest_difference: float | None = None
+
+
+def _parity(parity: dict[str, Any]) -> dict[str, Any]:
+    for precision in parity.keys() & set(PRECISIONS):
+        Parity.of(parity[precision])
+    return parity
+
+
+class Package(Document):
+    """A model version as its manifest describes it.
+
+    `files` maps file name to SHA-256. A probability is calibrated by `temperature`, and positive from `threshold` on;
+    both are float32's. `calibration` gives an engine's own two by its name. `ood`: the distance above which a slice is
+    out of distribution, `threshold` in float32, and by its name each engine's own; empty if the network has no
+    distance. `extra`: the facts of its making.
+    """
+
+    name: Annotated[str, AfterValidator(_model_name)]
+    note: Text
+    recipe: Text
+    threshold: Probability
+    temperature: Positive
+    files: dict[Annotated[str, AfterValidator(_file_name)], Sha256]
+    metrics: dict[str, Any]
+    parity: Annotated[dict[str, Any], AfterValidator(_parity)]
+    dataset_hash: Text | None = None
+    created_at: Text | None = None
+    extra: Facts = Facts()
+    ood: dict[str, Positive] = Field(default_factory=dict)
+    calibration: dict[str, Calibration] = Field(default_factory=dict)
+    proof: ProofFacts = ProofFacts()
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into the package's folder."""
+        (folder / MANIFEST).write_text(json.dumps(self.as_json(), indent=2, sort_keys=True) + "\n")
+
+
+def parse_manifest(data: bytes) -> Package:
+    """Return what a manifest's bytes describe.
+
+    Raises BadManifest: it is not JSON, or a member is missing, unknown, or of another type, form or range.
     """
     try:
-        values = json.loads(data, parse_constant=_refuse_constant)
+        return Package.of(json.loads(data, parse_constant=_refuse_constant))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ascii(".".join(map(str, first["loc"])) or "all")[: 2 * SHOWN]
+        raise BadManifest(f"{MANIFEST} is damaged: {where}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
-        raise BadManifest("package.json is damaged: it holds no JSON") from error
-    if not isinstance(values, dict):
-        raise BadManifest("package.json is damaged: it holds no object")
-    if missing := REQUIRED - values.keys():
-        raise BadManifest(f"package.json is damaged: it has no {', '.join(sorted(missing))}")
-    if foreign := values.keys() - KNOWN:
-        raise BadManifest(f"package.json holds what this version does not know: {ascii(sorted(foreign))[:120]}")
-    _check_texts(values)
-    if values["recipe"] != recipe:
-        raise BadManifest(f"it was made for slices prepared by {values['recipe']!a}; here they are by {recipe}")
-    for name in OBJECTS:
-        if not isinstance(values.get(name, {}), dict):
-            raise BadManifest(f"package.json is damaged: {name} is no object")
-    _check_numbers(values)
-    _check_files(values["files"], max_files)
-    _check_calibration(values.get("calibration", {}))
-    _check_parity(values["parity"])
-    _check_proof(values)
-    return Manifest(values, data)
+        raise BadManifest(f"{MANIFEST} is damaged: it is not JSON") from error
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _check_texts(values: dict[str, Any]) -> None:
-    for name in TEXTS:
-        value = values.get(name)
-        if not isinstance(value, str | None if name not in REQUIRED else str) or len(value or "") > MAX_TEXT:
-            raise BadManifest(f"package.json is damaged: {name} is no text")
-    if not NAME.fullmatch(values["name"]):
-        raise BadManifest(f"{values['name'][:64]!a} is no name of a model")
+def check_usable(package: Package, recipe: str, max_files: int) -> None:
+    """Raise BadManifest unless an imported package can predict slices that are prepared by this recipe.
 
-
-def _check_numbers(values: dict[str, Any]) -> None:
-    _check_pair(values, "package.json is damaged: ")
-    if not all(_is_number(limit) and limit > 0 for limit in values.get("ood", {}).values()):
-        raise BadManifest("package.json is damaged: ood holds what is no positive number")
-
-
-def _check_pair(values: dict[str, Any], where: str) -> None:
-    threshold: Any = values.get("threshold")
-    temperature: Any = values.get("temperature")
-    if not _is_number(threshold) or not 0 <= threshold <= 1:
-        raise BadManifest(f"{where}threshold is not a probability")
-    if not _is_number(temperature) or temperature <= 0:
-        raise BadManifest(f"{where}temperature is not a positive number")
-
-
-def _check_calibration(calibration: dict[str, Any]) -> None:
-    for engine, own in calibration.items():
-        if not isinstance(own, dict) or own.keys() != {"temperature", "threshold"}:
-            raise BadManifest(
-                f"package.json is damaged: calibration of {engine[:64]!a} is not a temperature and threshold"
-            )
-        _check_pair(own, f"package.json is damaged: calibration of {engine[:64]!a}: ")
-
-
-def _check_parity(parity: dict[str, Any]) -> None:
-    for precision in PRECISIONS & parity.keys():
-        found = parity[precision]
-        if not isinstance(found, dict) or not all(_is_plain(value) for value in found.values()):
-            raise BadManifest(f"package.json is damaged: the parity of {precision} is not whole")
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is text, a truth value, a number that a float can hold, nothing, or made of such."""
-    if isinstance(value, dict):
-        return all(_is_plain(each) for each in value.values())
-    return value is None or isinstance(value, str | bool) or _is_number(value)
-
-
-def _check_proof(values: dict[str, Any]) -> None:
-    """A network in int8 alone needs a proof, since there is no float32 file to hold it to."""
-    proof, files = values.get("proof", {}), values["files"]
-    if (PROOF_FILE in files and not proof) or (proof and PROOF_FILE not in files):
-        raise BadManifest(f"package.json is damaged: proof and {PROOF_FILE} belong together")
-    if not proof and files.keys().isdisjoint({"model.keras", "model.xml"}):
+    A network in int8 alone needs a proof, since there is no float32 file to hold it to.
+    """
+    files = package.files.keys()
+    if package.recipe != recipe:
+        raise BadManifest(f"it was made for slices prepared by {package.recipe!a}; here they are by {recipe}")
+    if len(files) > max_files:
+        raise BadManifest(f"{MANIFEST} names {len(files)} files; {max_files} are accepted")
+    if not any(network <= files for network in NETWORKS):
+        raise BadManifest(f"it holds no network: neither {KERAS_FILE}, nor {FLOAT_FILE} or {INT8_FILE} with its .bin")
+    has_proof = package.proof != ProofFacts()
+    if has_proof != (PROOF_FILE in files):
+        raise BadManifest(f"{MANIFEST} is damaged: proof and {PROOF_FILE} belong together")
+    if not has_proof and files.isdisjoint({KERAS_FILE, FLOAT_FILE}):
         raise BadManifest("it holds an int8 network alone, and no proof to hold it to")
-    tolerance = proof.get("tolerance", {})
-    if not isinstance(tolerance, dict) or not tolerance.keys() <= PRECISIONS:
-        raise BadManifest("package.json is damaged: the proof's tolerance names an unknown precision")
-    for precision, limits in tolerance.items():
-        if not isinstance(limits, dict) or limits.keys() != DIFFERENCES:
-            raise BadManifest(f"package.json is damaged: the proof's tolerance of {precision} is not whole")
-        if not all(_is_number(limit) and limit >= 0 for limit in limits.values()):
-            raise BadManifest(f"package.json is damaged: the proof's tolerance of {precision} is not a number")
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
-        return False
-
-
-def _check_files(files: Any, limit: int) -> None:
-    if not isinstance(files, dict):
-        raise BadManifest("package.json is damaged: files is no object")
-    if len(files) > limit:
-        raise BadManifest(f"package.json names {len(files)} files; {limit} are accepted")
-    for name, sha256 in files.items():
-        if not FILE.fullmatch(name) or name == "package.json":
-            raise BadManifest(f"{name[:64]!a} is no file name that a package may hold")
-        if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
-            raise BadManifest(f"{name} has no SHA-256")
-    if not any(network <= files.keys() for network in NETWORKS):
-        raise BadManifest("it holds no network: neither model.keras, nor model.xml or model-int8.xml with its .bin")

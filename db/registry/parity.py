@@ -1,9 +1,10 @@
-"""How near a package's files are to the trained network, read from its manifest; that may be anybody's."""
+"""How near a package's files are to the trained network, as its manifest states it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from db.registry.manifest import PRECISIONS, Parity
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class ParityRow:
     """
 
     engine: str
-    to_covid: float | None
-    to_non_covid: float | None
+    to_covid: int | None
+    to_non_covid: int | None
     p99_difference: float | None
     largest_difference: float | None
     passed: bool
@@ -24,28 +25,17 @@ class ParityRow:
 
 
 def parity_rows(parity: Mapping[str, Any]) -> list[ParityRow]:
-    """Return a row for each precision that a manifest's `parity` describes; other members are left out."""
-    return [_row(name, found) for name, found in parity.items() if isinstance(found, Mapping)]
+    """Return a row for each precision that a manifest's `parity` describes."""
+    return [_row(name, Parity.of(parity[name])) for name in parity if name in PRECISIONS]
 
 
-def _row(name: str, found: Mapping[str, Any]) -> ParityRow:
-    passed = bool(found.get("passed"))
+def _row(name: str, stated: Parity) -> ParityRow:
     return ParityRow(
         engine=name,
-        to_covid=_number(found.get("to_covid")),
-        to_non_covid=_number(found.get("to_non_covid")),
-        p99_difference=_number(found.get("p99_difference")),
-        largest_difference=_number(found.get("largest_difference")),
-        passed=passed,
-        verdict="kept" if passed else str(found.get("reason") or "left out"),
+        to_covid=stated.to_covid,
+        to_non_covid=stated.to_non_covid,
+        p99_difference=stated.p99_difference,
+        largest_difference=stated.largest_difference,
+        passed=stated.passed,
+        verdict="kept" if stated.passed else stated.reason,
     )
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number as it is, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:  # a whole number that no float can hold
-        return None

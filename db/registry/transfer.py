@@ -1,10 +1,9 @@
-"""A model version as one file, for sites without a network: a TAR with `package.json` first, then the files it names.
+"""Export and import of a model version as one file: a TAR of `package.json`, then the files that it names.
 
-The TAR is plain (POSIX.1-1988 ustar): regular files, plain names, no owner and no time, so that the same version always
-gives the same bytes. It may be compressed by gzip. An import believes nothing of it: names, sizes and numbers are
-bounded before anything is read, every file is hashed while it is received, and only when all hashes are those of
-`package.json` do the files get their place in storage and the version its row. Nothing is unpickled, no network is
-loaded.
+The TAR is plain (POSIX.1-1988 ustar): regular files, plain names, no owner and no time, so the same version always
+gives the same bytes. It may be compressed by gzip. An import trusts nothing in it: names, sizes and numbers are bounded
+before anything is read, and every file is hashed while it is received. Only if all hashes match `package.json` do the
+files go to storage and the version gets its row. Nothing is unpickled, and no network is loaded.
 """
 
 import gzip
@@ -12,21 +11,21 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.database import one_at_a_time
+from db.database import lock_table
 from db.models import ModelVersion
+from db.models.documents import Facts, Origin
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
-from db.registry.manifest import BadManifest, Manifest, read_manifest
+from db.registry.manifest import MANIFEST, BadManifest, Package, check_usable, parse_manifest
 from db.registry.proof_file import PROOF_FILE, BadProof, read_proof_file
-from db.registry.versions import MANIFEST, add_version
+from db.registry.tar_stream import BLOCK, END, tar_member, tar_size
+from db.registry.versions import StoredPackage, register_package
 from db.storage import Receiver, storage
-from db.tar_stream import BLOCK, END, tar_member, tar_size
 
 GZIP = b"\x1f\x8b"
 PIECE = 1 << 20
@@ -37,7 +36,7 @@ MAX_BYTES = 4 << 30
 
 
 class PackageRefused(Exception):
-    """This file is no package that can be imported; one line for people says why. Nothing of it was kept."""
+    """The file cannot be imported, and nothing of it was kept. The message says why, in one line."""
 
 
 def export_package(version: ModelVersion) -> Iterator[bytes]:
@@ -63,24 +62,18 @@ def export_size(version: ModelVersion) -> int:
     return tar_size((name, storage().local_path(sha256).stat().st_size) for name, sha256 in version.files.items())
 
 
-@dataclass(frozen=True)
-class ReceivedPackage:
-    """A package whose files are verified and in storage."""
+def import_package(path: Path, recipe: str) -> StoredPackage:
+    """Receive a file that `export_package` made, for `register_received`. `recipe`: by which slices are prepared here.
 
-    manifest: Manifest
-    files: dict[str, str]
-
-
-def import_package(path: Path, recipe: str) -> ReceivedPackage:
-    """Receive a file that `export_package` made, for `register_received`; `recipe` is the one slices are prepared by.
-
-    Raises PackageRefused, naming the file; OSError.
+    Raises PackageRefused, whose message names the file; OSError.
     """
     try:
         with _opened(path) as file, ExitStack() as stack:
-            manifest = _manifest(file, recipe)
-            receivers = _receive_files(file, manifest, stack)
-            _check_hashes(manifest, receivers)
+            manifest = _manifest_bytes(file)
+            package = parse_manifest(manifest)
+            check_usable(package, recipe, MAX_FILES)
+            receivers = _receive_files(file, package, stack)
+            _check_hashes(package, receivers)
             _check_contents(receivers)
             for receiver in receivers.values():
                 receiver.publish()
@@ -88,30 +81,27 @@ def import_package(path: Path, recipe: str) -> ReceivedPackage:
         raise PackageRefused(f"{path.name}: {error}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise PackageRefused(f"{path.name}: the file is damaged or cut off") from error
-    return ReceivedPackage(manifest, {**manifest.files, MANIFEST: storage().put(manifest.source)})
+    return StoredPackage(package, {**package.files, MANIFEST: storage().put(manifest)})
 
 
-def register_received(s: Session, received: ReceivedPackage) -> tuple[ModelVersion, bool]:
-    """The version of a received package, and whether it is new: a package that is here already gives the same version.
+def register_received(s: Session, received: StoredPackage) -> tuple[ModelVersion, bool]:
+    """Return the version of a received package, and whether it is new: the same package gives the same version.
 
-    What its maker's database knew (run, split, lineage) is kept under `facts["imported"]`: those ids and names mean
-    nothing here, or something else.
+    Its origin (run, split, lineage) moves to `facts.imported`.
     """
-    one_at_a_time(s, ModelVersion.__tablename__)
-    query = select(ModelVersion).where(ModelVersion.name == received.manifest.name).order_by(ModelVersion.id)
+    lock_table(s, ModelVersion)
+    query = select(ModelVersion).where(ModelVersion.name == received.package.name).order_by(ModelVersion.id)
     for version in s.scalars(query):
         if version.files == received.files:
             return version, False
-    values = dict(received.manifest.values)
-    extra: dict[str, Any] = values.get("extra", {})
-    foreign = {key: extra[key] for key in ("run", "split", "lineage") if key in extra}
-    values["extra"] = {**{k: v for k, v in extra.items() if k not in foreign}, "imported": foreign}
-    return add_version(s, values, received.files), True
+    facts = received.package.extra.as_json()
+    origin = {name: facts.pop(name) for name in Origin.model_fields if name in facts}
+    return register_package(s, received, Facts.of({**facts, "imported": origin})), True
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open the TAR, which may be compressed by gzip; no more of it is inflated than the caps on its members allow."""
+    """Open the TAR, which may be compressed by gzip; the limits on its members bound what is inflated."""
     with path.open("rb") as file:
         is_gzip = file.read(len(GZIP)) == GZIP
         file.seek(0)
@@ -122,22 +112,22 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             yield cast(IO[bytes], inflated)
 
 
-def _manifest(file: IO[bytes], recipe: str) -> Manifest:
+def _manifest_bytes(file: IO[bytes]) -> bytes:
     name, size = _next(file) or ("", 0)
     if name != MANIFEST:
-        raise PackageRefused(f"it is no exported model version: it does not begin with {MANIFEST}")
+        raise PackageRefused(f"it is not an exported model version: it does not begin with {MANIFEST}")
     if size > MAX_MANIFEST_BYTES:
         raise PackageRefused(f"its {MANIFEST} is larger than the {MAX_MANIFEST_BYTES >> 20} MiB that are accepted")
-    return read_manifest(b"".join(_pieces(file, size)), recipe, MAX_FILES)
+    return b"".join(_pieces(file, size))
 
 
-def _receive_files(file: IO[bytes], manifest: Manifest, stack: ExitStack) -> dict[str, Receiver]:
-    """Receive every file into storage's incoming folder; what is not published when `stack` ends is removed."""
+def _receive_files(file: IO[bytes], package: Package, stack: ExitStack) -> dict[str, Receiver]:
+    """Receive every file into storage's incoming folder; files that are not published when `stack` ends are removed."""
     receivers: dict[str, Receiver] = {}
     total = 0
     while (member := _next(file)) is not None:
         name, size = member
-        if name not in manifest.files or name in receivers:
+        if name not in package.files or name in receivers:
             raise PackageRefused(f"it holds {_shown(name)}, which {MANIFEST} does not name, or holds it twice")
         total += size
         if size > MAX_FILE_BYTES or total > MAX_BYTES:
@@ -150,21 +140,21 @@ def _receive_files(file: IO[bytes], manifest: Manifest, stack: ExitStack) -> dic
 
 
 def _next(file: IO[bytes]) -> tuple[str, int] | None:
-    """Name and size of the next regular file; None at the end mark. Raises PackageRefused."""
+    """Return name and size of the next regular file, or None at the end mark. Raises PackageRefused."""
     header = file.read(BLOCK)
     if header and not header.strip(b"\0"):
         return None
     try:
         info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as error:
-        raise PackageRefused("the file is damaged, cut off, or no exported model version") from error
+        raise PackageRefused("the file is damaged, cut off, or not an exported model version") from error
     if not info.isreg() or info.size < 0:
-        raise PackageRefused(f"{_shown(info.name)} is no regular file")
+        raise PackageRefused(f"{_shown(info.name)} is not a regular file")
     return info.name, info.size
 
 
 def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """A member's bytes, and the source moved behind its padding. Raises PackageRefused where the file ends before."""
+    """Yield a member's bytes, and skip its padding. Raises PackageRefused if the file ends too early."""
     left = size
     while left:
         piece = file.read(min(PIECE, left))
@@ -176,8 +166,8 @@ def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
         raise PackageRefused("the file is cut off")
 
 
-def _check_hashes(manifest: Manifest, receivers: dict[str, Receiver]) -> None:
-    for name, expected in manifest.files.items():
+def _check_hashes(package: Package, receivers: dict[str, Receiver]) -> None:
+    for name, expected in package.files.items():
         if name not in receivers:
             raise PackageRefused(f"{name} is missing")
         if receivers[name].finish().sha256 != expected:

@@ -1,34 +1,45 @@
-"""Model versions: which packages exist, and where their files are."""
+"""Model versions: register, find and list them, and copy their packages to this machine."""
 
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.database import current, one_at_a_time
+from db.database import current, lock_table
 from db.models import Job, ModelVersion
+from db.models.documents import Facts
+from db.registry.manifest import MANIFEST, Package, parse_manifest
 from db.storage import storage
 
-MANIFEST = "package.json"
+SAME_IN_BOTH = (
+    "name", "note", "recipe", "threshold", "temperature", "metrics", "parity", "ood", "calibration", "dataset_hash"
+)  # fmt: skip
+"""Members of a package that are columns of its version."""
 NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-def store_package(folder: Path) -> dict[str, str]:
-    """Put every file that the manifest in `folder` names into storage, as `store_files` does."""
-    return store_files(folder, json.loads((folder / MANIFEST).read_text())["files"])
+@dataclass(frozen=True)
+class StoredPackage:
+    """A package whose files are in storage: SHA-256 by file name, `package.json` among them."""
+
+    package: Package
+    files: dict[str, str]
 
 
-def store_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Put `package.json` and the files of these names into storage; return the SHA-256 of each by its name."""
-    return {name: _store(folder / name) for name in (MANIFEST, *names)}
+def store_package(folder: Path, package: Package | None = None) -> StoredPackage:
+    """Put every file of a package's folder into storage. Its manifest is read unless `package` is what it describes.
+
+    Raises BadManifest, OSError.
+    """
+    package = package or parse_manifest((folder / MANIFEST).read_bytes())
+    return StoredPackage(package, {name: _store(folder / name) for name in (MANIFEST, *package.files)})
 
 
 def _store(path: Path) -> str:
@@ -38,30 +49,16 @@ def _store(path: Path) -> str:
     return receiver.close().sha256
 
 
-def register_package(s: Session, folder: Path, files: dict[str, str]) -> ModelVersion:
-    """Make a model version of a package whose files are in storage (`store_package`)."""
-    return add_version(s, json.loads((folder / MANIFEST).read_text()), files)
-
-
-def add_version(s: Session, manifest: dict[str, Any], files: dict[str, str]) -> ModelVersion:
-    """The next version of the name that a manifest gives, of files that are in storage."""
-    name = manifest["name"]
-    one_at_a_time(s, ModelVersion.__tablename__)
-    number = (s.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.name == name)) or 0) + 1
+def register_package(s: Session, stored: StoredPackage, facts: Facts | None = None) -> ModelVersion:
+    """Make a stored package the next version of its name; `facts` take the place of those that it states."""
+    package = stored.package
+    lock_table(s, ModelVersion)
+    number = (s.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.name == package.name)) or 0) + 1
     version = ModelVersion(
-        name=name,
         number=number,
-        note=manifest["note"],
-        recipe=manifest["recipe"],
-        threshold=manifest["threshold"],
-        temperature=manifest["temperature"],
-        files=files,
-        metrics=manifest["metrics"],
-        parity=manifest["parity"],
-        ood=manifest.get("ood", {}),
-        calibration=manifest.get("calibration", {}),
-        facts=manifest.get("extra", {}),
-        dataset_hash=manifest.get("dataset_hash"),
+        files=stored.files,
+        facts=facts or package.extra,
+        **{column: getattr(package, column) for column in SAME_IN_BOTH},
     )
     s.add(version)
     s.flush()
@@ -69,17 +66,17 @@ def add_version(s: Session, manifest: dict[str, Any], files: dict[str, str]) -> 
 
 
 def used_by(s: Session, version: ModelVersion) -> int:
-    """How many jobs are, or were, predicted with this version."""
+    """Return how many jobs are, or were, predicted with this version."""
     return s.scalar(select(func.count()).select_from(Job).where(Job.model_version_id == version.id)) or 0
 
 
 def list_versions(s: Session) -> list[ModelVersion]:
-    """All model versions, newest first."""
+    """Return all model versions, newest first."""
     return list(s.scalars(select(ModelVersion).order_by(ModelVersion.id.desc())))
 
 
 def find_version(s: Session, label: str) -> ModelVersion | None:
-    """By `name/number`, or by id."""
+    """Return the version of this `name/number` or id, or None."""
     name, slash, number = label.rpartition("/")
     if not NUMBER.fullmatch(number):
         return None
@@ -89,7 +86,7 @@ def find_version(s: Session, label: str) -> ModelVersion | None:
 
 
 def package_folder(version: ModelVersion) -> Path:
-    """A folder of this machine that holds the package, every file's hash checked while copying.
+    """Return a folder of this machine with the package. The hash of every file is checked when it is copied.
 
     Raises storage's FileMissing and FileDamaged.
     """
@@ -109,7 +106,7 @@ def package_folder(version: ModelVersion) -> Path:
 
 
 def drop_package_folder(version: ModelVersion) -> None:
-    """Remove this machine's copy of the package, which is damaged, so that it is copied again."""
+    """Remove this machine's damaged copy of the package, so that it is copied again."""
     shutil.rmtree(_copy_of(version), ignore_errors=True)
 
 

@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypedDict
 
-from db.datasets.slices import CLASSES, SplitCandidate
+from db import CLASSES
+from db.datasets.slices import SplitCandidate
 
 IDENTICAL, NEAR_IDENTICAL = "identical-slices", "near-identical-slices"
 SHARED_GROUPS, CONFLICTING = "shared-groups", "conflicting-labels"

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.datasets.slices import PARTS, TRAIN, SplitCandidate, part_of, split_candidates, without_patient
+from db import PARTS, TRAIN
+from db.datasets.slices import SplitCandidate, part_of, split_candidates, without_patient
 from db.models import Dataset, ModelVersion, Split
 from db.registry.versions import find_version
 from db.training.leaks import EXAMPLES, SEEN, Leak
@@ -13,8 +14,7 @@ from db.training.leaks import EXAMPLES, SEEN, Leak
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
     """Return the versions that this one comes from, as far as they are here, the oldest first, and itself last."""
-    labels = _labels(version.facts.get("lineage"))
-    return [*(ancestor for label in labels if (ancestor := find_version(s, label))), version]
+    return [*(ancestor for label in version.facts.lineage if (ancestor := find_version(s, label))), version]
 
 
 def ancestors_elsewhere(version: ModelVersion) -> list[str]:
@@ -22,21 +22,15 @@ def ancestors_elsewhere(version: ModelVersion) -> list[str]:
 
     They are labels of the database that it was made in. Here they mean nothing, or another version.
     """
-    imported = version.facts.get("imported")
-    return _labels(imported.get("lineage")) if isinstance(imported, dict) else []
-
-
-def _labels(value: object) -> list[str]:
-    return [label for label in value if isinstance(label, str)] if isinstance(value, list) else []
+    return version.facts.imported.lineage if version.facts.imported else []
 
 
 def training_split_of(s: Session, version: ModelVersion) -> Split | None:
     """Return the split that a version was trained on, whose test part it never saw; None if it is not here."""
-    facts = version.facts.get("split")
-    if not isinstance(facts, dict) or not isinstance(facts.get("id"), int):
+    if (named := version.facts.split) is None:
         return None
-    split = s.get(Split, facts["id"])
-    return split if split is not None and split.dataset.label == facts.get("dataset") else None
+    split = s.get(Split, named.id)
+    return split if split is not None and split.dataset.label == named.dataset else None
 
 
 def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
@@ -143,7 +137,7 @@ def optimism_notes(
 def _unknown_sources(s: Session, version: ModelVersion) -> list[str]:
     """Return a note for each source of a version that this database does not have."""
     notes = []
-    if version.facts.get("dataset") and _training_source_of(s, version) == (None, None):
+    if version.facts.dataset and _training_source_of(s, version) == (None, None):
         notes.append(f"{version.label} was trained on slices that are not in this database: these may be among them")
     if labels := ancestors_elsewhere(version):
         notes.append(f"{version.label} was made elsewhere from {', '.join(labels)}, which may have seen these slices")

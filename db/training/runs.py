@@ -8,13 +8,12 @@ from typing import Any
 from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from db import broker
+from db import NAME, broker
 from db.broker import Queue
 from db.clock import from_now
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import OPEN_WORK, Dataset, Epoch, ModelVersion, Split, TrainingRun, User, Work
-from db.registry.manifest import NAME
 from db.training.leaks import SEEN, Leak
 from db.training.lineage import find_seen, trained_on
 from db.training.progress import EpochRecord, LiveProgress, StoredCheckpoint

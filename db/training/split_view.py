@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.datasets.slices import CLASSES, PARTS
+from db import CLASSES, PARTS
 from db.models import Dataset, LabelledSlice, Split, SplitRule
 from db.training.leaks import Leak
 

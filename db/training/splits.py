@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import MAX_INTEGER
-from db.datasets.slices import CLASSES, PARTS, DatasetError, SplitCandidate, has_given_parts, split_candidates
+from db import CLASSES, MAX_INTEGER, PARTS
+from db.datasets.slices import DatasetError, SplitCandidate, has_given_parts, split_candidates
 from db.models import Dataset, ModelVersion, Split, SplitRule, Work
 from db.models.datasets import FRACTIONS
 from db.training.leaks import SEEN, find_leaks

@@ -1,5 +1,6 @@
 """The documents for people name only what exists: files, commands, options, make's targets, settings, codes."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import click
 import pytest
 
 from cli.main import cli
+from db.reasons import REASONS
 from db.settings import Settings
-from worker.imaging.rejections import REASONS
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENTS = [*(PROJECT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")), *PROJECT.glob("docs/*.md")]
@@ -17,6 +18,7 @@ FOLDERS = (*PACKAGES, "tests", "docs", r"\.docker", r"\.ci", r"\.lock")
 
 PLACEHOLDER = re.compile(r"[A-Z/]+|…|-[a-z]")  # of a command in a document: JOB, NAME/NUMBER, a short option
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+TAKES_A_REASON = {"ArchiveRefused", "SliceRejected", "leave_out", "lose_chunk", "fail_chunk", "_put_off", "_fail"}
 PROBLEM = re.compile(r'Problem\(\s*\d{3},\s*"([a-z-]+)"')
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -105,7 +107,25 @@ def test_settings_are_known(document: Path) -> None:
 
 
 def test_every_reason_and_problem_is_explained() -> None:
-    explained = set(re.findall(r"`([a-z_0-9-]+)`", (PROJECT / "docs" / "bad-inputs.md").read_text()))
+    text = (PROJECT / "docs" / "bad-inputs.md").read_text()
     problems = {name for path in (PROJECT / "web").rglob("*.py") for name in PROBLEM.findall(path.read_text())}
     assert "archive-refused" in problems
-    assert sorted((REASONS.keys() | problems) - explained) == []
+    assert sorted(problems - set(re.findall(r"`([a-z_0-9-]+)`", text))) == []
+    assert set(re.findall(r"^\| `([a-z_0-9]+)` \|", text, re.MULTILINE)) == REASONS.keys()
+
+
+def reason_codes_used() -> set[str]:
+    """Every code that some code refuses, leaves out, quarantines or closes an upload with."""
+    calls = [
+        node
+        for package in ("worker", "web", "db")
+        for path in (PROJECT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in TAKES_A_REASON
+    ]
+    texts = [node.value for call in calls for node in ast.walk(call) if isinstance(node, ast.Constant)]
+    return {text for text in texts if isinstance(text, str) and re.fullmatch(r"[a-z][a-z_0-9]+", text)}
+
+
+def test_every_reason_that_is_given_has_its_sentence_and_every_sentence_is_used() -> None:
+    assert reason_codes_used() == REASONS.keys()

@@ -37,7 +37,7 @@ MAY_IMPORT = {
 # the modules that lie in the package itself. CONTRIBUTING.md has the same rooms in the same order.
 ROOMS = {
     "db": (
-        "settings clock database background crash_points logs paging notice storage broker tar_stream",
+        "metrics reasons settings clock database background crash_points logs paging storage broker",
         "models",
         "accounts migrate installation",
         "registry",

@@ -11,8 +11,6 @@ from db.models.datasets import FRACTIONS
 from db.storage import storage
 from worker.engines.fake import expected_logit
 
-PARTS = ("train", "validation", "test")
-
 
 def slices(count: int, seed: int = 0) -> np.ndarray:
     """Slices of their own pixels, uint8[count, 224, 224]."""

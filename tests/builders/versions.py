@@ -11,11 +11,11 @@ folder.mkdir()
 package = dict(name="fake", note="fake engine: for tests only", recipe="lung-224-v1", threshold=0.5, temperature=1.0,
                files={}, metrics={}, parity={}, dataset_hash=None, created_at="2026-01-01T00:00:00+00:00", extra={})
 (folder / "package.json").write_text(json.dumps(package))
-files = versions.store_package(folder)
+stored = versions.store_package(folder)
 with session_scope() as s:
-    versions.register_package(s, folder, files)
+    versions.register_package(s, stored)
 """
 ADD_CHAMPION = ADD_VERSION.replace(
-    "    versions.register_package(s, folder, files)",
-    "    champions.record_promotion(s, versions.register_package(s, folder, files), None, 'for the test')",
+    "    versions.register_package(s, stored)",
+    "    champions.record_promotion(s, versions.register_package(s, stored), None, 'for the test')",
 )

@@ -17,6 +17,7 @@ from cli.commands.models.models import models
 from db import database, migrate
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
+from db.metrics import Difference
 from db.models import Dataset, Evaluation, ModelVersion, Work
 from db.registry import champions, versions
 from db.settings import Settings
@@ -56,7 +57,7 @@ def add_version(settings: Settings, dataset: Dataset) -> AddVersion:
             manifest["files"][file] = storage().put(data)
         (package / "package.json").write_text(json.dumps(manifest))
         with session_scope() as s:
-            version = versions.register_package(s, package, versions.store_package(package))
+            version = versions.register_package(s, versions.store_package(package))
             version.facts = {"split": {"id": split.id, "dataset": "site/1"}, "dataset": "site/1", "floor": 0.7}
             for key, value in values.items():
                 setattr(version, key, value)
@@ -99,7 +100,7 @@ def test_promote_evaluates_both_versions_and_prints_the_comparison(run: Run, add
     assert result.exit_code == 0, result.stderr
     assert "on the test part of site/1: 30 slices, 6 groups" in result.stderr
     assert rows(result.stdout)["figure"] == ["new/1", "old/1", "difference", "95 %", ""]
-    assert rows(result.stdout)["sensitivity"] == ["0.800", "0.800", "+0.000", "+0.000 to +0.000", ""]
+    assert rows(result.stdout)["sensitivity"] == ["0.800", "0.800", "+0.000", "+0.000 to +0.000", Difference.NONE]
     assert champion_now() == "new/1"
     view = json.loads(run("show", "new/1", "--json").stdout)
     [promotion] = view["promotions"]
@@ -114,7 +115,7 @@ def test_a_worse_version_is_refused_with_exit_code_1_and_forced_with_a_reason(
     run("promote", "old/1", "--reason", "the first")
     refused = run("promote", "blind/1", "--reason", "please")
     assert refused.exit_code == 1
-    assert rows(refused.stdout)["sensitivity"][-1] == "worse beyond chance"
+    assert rows(refused.stdout)["sensitivity"][-1] == Difference.WORSE
     assert refused.stderr.splitlines()[-1].startswith("Error: blind/1 is refused: its sensitivity of ")
     assert champion_now() == "old/1"
     assert run("promote", "blind/1", "--force").exit_code == 1
@@ -223,7 +224,7 @@ def test_two_versions_are_compared_on_the_firsts_test_part_or_on_a_dataset(run: 
     part = run("compare", "a/1", "b/1")
     assert part.exit_code == 0, part.stderr
     assert "site/1 (test): 30 slices, 6 groups" in part.stderr
-    assert rows(part.stdout)["sensitivity"][-1] == "better beyond chance"
+    assert rows(part.stdout)["sensitivity"][-1] == Difference.BETTER
     whole = json.loads(run("compare", "b/1", "a/1", "--on", "site", "--json").stdout)
     assert (whole["a"], whole["b"], whole["dataset"], whole["part"], whole["slices"]) == (
         "b/1", "a/1", "site/1", None, 60,

@@ -47,7 +47,7 @@ def test_remote_file_is_fetched_when_the_cache_lacks_it(tmp_path: Path) -> None:
     assert other.local_path(sha256).read_bytes() == b"pixels"
 
 
-def test_who_waits_for_a_remote_file_is_told_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetching_a_remote_file_calls_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sha256 = Storage("memory://slow", tmp_path / "one").put(b"pixels")
     other = Storage("memory://slow", tmp_path / "two")
     fetch, told = other.fs.get_file, Event()
@@ -61,7 +61,7 @@ def test_who_waits_for_a_remote_file_is_told_that_it_goes_on(tmp_path: Path, mon
     assert other.local_path(sha256, told.set).read_bytes() == b"pixels"
 
 
-def test_a_fetch_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_fetch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sha256 = Storage("memory://broken", tmp_path / "one").put(b"pixels")
     other = Storage("memory://broken", tmp_path / "two")
 
@@ -75,7 +75,7 @@ def test_a_fetch_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert list(other.incoming.iterdir()) == []
 
 
-def test_missing_and_damaged_files_are_told_apart(store: Storage) -> None:
+def test_missing_and_damaged_files_raise_different_errors(store: Storage) -> None:
     with pytest.raises(FileMissing):
         store.local_path("0" * 64)
     sha256 = store.put(b"pixels")
@@ -84,7 +84,7 @@ def test_missing_and_damaged_files_are_told_apart(store: Storage) -> None:
         store.verified_path(sha256)
 
 
-def test_putting_the_same_bytes_again_makes_the_file_young(tmp_path: Path) -> None:
+def test_putting_the_same_bytes_again_keeps_the_file_from_the_reaper(tmp_path: Path) -> None:
     store = Storage(str(tmp_path / "files"), tmp_path / "cache")
     sha256 = store.put(b"pixels")
     old = time.time() - 1000
@@ -94,7 +94,7 @@ def test_putting_the_same_bytes_again_makes_the_file_young(tmp_path: Path) -> No
     assert list(store.names(0, time.time() - 500)) == []
 
 
-def test_reaping_takes_only_what_is_old(tmp_path: Path) -> None:
+def test_only_old_files_are_reaped(tmp_path: Path) -> None:
     store = Storage(str(tmp_path / "files"), tmp_path / "cache")
     store.receive().write(b"left behind")
     assert store.reap_incoming(1000) == 0

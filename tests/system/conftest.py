@@ -39,9 +39,9 @@ from db.registry import champions, versions
 from db.database import session_scope
 migrate.upgrade()
 folder = Path(sys.argv[1])
-files = versions.store_package(folder)
+stored = versions.store_package(folder)
 with session_scope() as s:
-    champions.record_promotion(s, versions.register_package(s, folder, files), None, "for the test")
+    champions.record_promotion(s, versions.register_package(s, stored), None, "for the test")
 """
 
 

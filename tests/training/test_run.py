@@ -13,7 +13,9 @@ from db.clock import from_now
 from db.database import session_scope
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, TrainingRun
+from db.models.documents import SplitName
 from db.registry import versions
+from db.registry.manifest import Package
 from db.storage import FileMissing, storage
 from db.training import runs, splits
 from db.training.runs import NewRun
@@ -22,7 +24,6 @@ from tests.conftest import fake_package
 from training.config import Origin, preset, with_settings
 from training.errors import RunFailed, WeightsError, message_for
 from worker.decoding import npy_bytes
-from worker.engines.package import Package
 from worker.heartbeat import Heartbeat
 
 TINY = [
@@ -80,7 +81,7 @@ def test_run_ends_with_a_model_version_that_can_be_trusted(dataset):
         requested = s.query(Evaluation).filter_by(model_version_id=version.id).one()
         test = splits.split_of(s, s.merge(dataset))
     assert (requested.part, requested.split_id) == ("test", test.id), "the comparison is requested at once"
-    assert version.facts["split"] == {"id": test.id, "dataset": "site/1"}
+    assert version.facts.split == SplitName(id=test.id, dataset="site/1")
     assert version.metrics["measured_on"].endswith("groups that training never saw")
     assert version.dataset_hash == dataset.sha256
     assert {"accuracy", "auc", "ece", "intervals", "confusion_matrix", "ood_share"} <= set(version.metrics)

@@ -80,7 +80,10 @@ def test_slice_page_shows_who_gave_which_label(api: Api, anns_browser: Browser, 
 def test_reviewed_slices_become_a_dataset(api: Api, admin: Api, job_id: str) -> None:
     ask = {"name": "reviewed", "jobs": job_id}
     refused = admin.post("/datasets", data=ask, content_type="multipart/form-data")
-    assert (refused.status_code, refused.json["detail"]) == (422, f"No slice of the job {job_id} was reviewed yet.")
+    assert (refused.status_code, refused.json["detail"]) == (
+        422,
+        f"No slice of the job {job_id} is labelled yet: label some on its page first.",
+    )
     api.put(f"/jobs/{job_id}/slices/{slices(api, job_id)[0]}/review", json={"label": "COVID"})
     made = admin.post("/datasets", data=ask, content_type="multipart/form-data")
     assert (made.status_code, made.json["name"], made.json["state"]) == (202, "reviewed/1", "queued")

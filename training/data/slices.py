@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from db import PARTS
 from db.database import read_scope
-from db.datasets.slices import PARTS, LabelledRow, rows_of
+from db.datasets.slices import LabelledRow, rows_of
 from db.models import Dataset, Split
 from db.storage import storage
 from training.errors import RunFailed

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from db.evaluation.result import VersionMetrics
+from db.registry.manifest import INT8_FILE, Package
 from training.config import ALL, STEADY_RULE, Augment, Config, Stage
 from training.data.slices import Data, Labelled
 from training.demo.draw_in_parallel import draw_on_all_cores
@@ -29,7 +30,6 @@ from training.network.ood_distance import with_distance
 from training.network.resnet50 import build_network, start_residuals_at_zero
 from training.report.model_card import CARD
 from worker.engines.openvino import OpenVinoEngine
-from worker.engines.package import INT8_FILE, Package
 from worker.phantoms.slices import lesion_masks
 
 SEED = 7

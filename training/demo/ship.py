@@ -8,12 +8,11 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from db.registry.demo_model import DEMO_FILE
+from db.registry.manifest import FLOAT_FILE, KERAS_FILE, MANIFEST, Package
 from training.demo.model import SEED, SHIPPED, make_demo_package
-from worker.engines.package import FLOAT_FILE, KERAS_FILE, MANIFEST, Package
 
 MAX_BYTES = 24_000_000
 BUILD = Path(__file__).parents[2] / ".build"
@@ -59,13 +58,13 @@ def int8_alone(package: Package, folder: Path, target: Path) -> Package:
     if not package.parity["int8"]["passed"]:
         sys.exit(f"int8 strays too far from float32: {package.parity['int8']}")
     engine = "openvino-int8"
-    small = replace(
-        package,
-        files={name: sha256 for name, sha256 in package.files.items() if name not in FLOAT_FILES},
-        parity=package.parity | {name: package.parity[name] | NOT_SHIPPED for name in ("f32", "bf16")},
-        calibration={engine: package.calibration[engine]},
-        ood={name: limit for name, limit in package.ood.items() if name in ("threshold", engine)},
-    )
+    changes = {
+        "files": {name: sha256 for name, sha256 in package.files.items() if name not in FLOAT_FILES},
+        "parity": package.parity | {name: package.parity[name] | NOT_SHIPPED for name in ("f32", "bf16")},
+        "calibration": {engine: package.calibration[engine]},
+        "ood": {name: limit for name, limit in package.ood.items() if name in ("threshold", engine)},
+    }
+    small = package.model_copy(update=changes)
     target.mkdir()
     for name in small.files:
         shutil.copyfile(folder / name, target / name)

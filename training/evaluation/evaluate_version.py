@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import OperationalError
 
+from db import TRAIN, VALIDATION
 from db.database import read_scope, session_scope
-from db.datasets.slices import TRAIN, DatasetError, rows_of, without_patient
+from db.datasets.slices import DatasetError, rows_of, without_patient
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import floor_of
@@ -31,7 +32,7 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-LEARNED_FROM = (TRAIN, "validation")  # the parts that train a version, and that its threshold is chosen on
+LEARNED_FROM = (TRAIN, VALIDATION)  # the parts that train a version, and that its threshold is chosen on
 Progress = Callable[[float], None]
 
 

@@ -12,19 +12,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from db.evaluation.result import Metrics, PairedMetric
+from db.metrics import METRICS
 
 Array = NDArray[np.float64]
 
-FIGURES = ("accuracy", "precision", "recall", "specificity", "f1", "auc", "pr_auc", "brier", "ece")
-RESTS_ON = {"precision": (1,), "recall": (1,), "specificity": (0,), "f1": (1,), "auc": (0, 1), "pr_auc": (0, 1)}
-"""The classes that a metric needs. If only one group has such a class, chance cannot be estimated."""
 BINS = 15  # of probability, equally wide, for the expected calibration error
 BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which fits a processor's cache
 CENTRAL = (2.5, 97.5)  # percentiles: 95 %
 
 
 def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float | None]:
-    """Return the metrics of `FIGURES` on probabilities [n] and labels 0 or 1 [n]; positive from `threshold` on.
+    """Return the metrics of `METRICS` on probabilities [n] and labels 0 or 1 [n]; positive from `threshold` on.
 
     `recall` is the sensitivity; `pr_auc` the average precision; `ece` the mean gap, over 15 equally wide bins, between
     the probability of COVID and its share (Naeini et al., 2015). A metric is None if a missing class leaves it
@@ -56,7 +54,7 @@ def with_intervals(
     drawn = [scored.metrics(weights) for weights in resample_groups(index, count, seed, resamples)]
     several = _on_several_groups(scored, index, count)
     intervals = {
-        name: _interval(np.concatenate([one[name] for one in drawn])) if name in several else None for name in FIGURES
+        name: _interval(np.concatenate([one[name] for one in drawn])) if name in several else None for name in METRICS
     }
     sizes = {"n": scored.size, "groups": count, "confusion_matrix": scored.confusion_matrix()}
     return Metrics.model_validate(
@@ -88,17 +86,17 @@ def compare(
     ours = ScoredSlices.of(first.probability, labels, first.threshold)
     theirs = ScoredSlices.of(second.probability, labels, second.threshold)
     index, count = _grouped(groups, ours.size)
-    drawn: dict[str, list[Array]] = {name: [] for name in FIGURES}
+    drawn: dict[str, list[Array]] = {name: [] for name in METRICS}
     for weights in resample_groups(index, count, seed, resamples):
         left, right = ours.metrics(weights), theirs.metrics(weights)
-        for name in FIGURES:
+        for name in METRICS:
             drawn[name].append(left[name] - right[name])
     once = np.ones((1, ours.size))
     left_now, right_now = _plain(ours.metrics(once)), _plain(theirs.metrics(once))
     several = _on_several_groups(ours, index, count)
     return {
         name: _pair(left_now[name], right_now[name], np.concatenate(drawn[name]) if name in several else None)
-        for name in FIGURES
+        for name in METRICS
     }
 
 
@@ -150,9 +148,9 @@ class ScoredSlices:
         absent = _share(np.zeros_like(total), positives)  # NaN where there is no positive slice, else 0
         return {
             "accuracy": _share(total - positives - called + 2 * true, total),
-            "precision": _share(true, called, otherwise=0.0) + absent,
             "recall": _share(true, positives),
             "specificity": _share(negatives - called + true, negatives),
+            "precision": _share(true, called, otherwise=0.0) + absent,
             "f1": _share(2 * true, positives + called) + absent,
             "auc": auc,
             "pr_auc": average,
@@ -199,7 +197,7 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
 def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> set[str]:
     """Return the metrics that rest on more than one group; on one group, all resamples with it give the same."""
     behind = [len(np.unique(index[scored.positive == label])) for label in (0, 1)]
-    return {n for n in FIGURES if groups > 1 and all(behind[label] > 1 for label in RESTS_ON.get(n, ()))}
+    return {n for n in METRICS if groups > 1 and all(behind[label] > 1 for label in METRICS[n].classes)}
 
 
 def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from db import CLASSES
 from db.evaluation.result import Metrics, SiteCheck
+from db.metrics import METRICS
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", "not enough evidence"
 LEAST_GROUPS = 20  # of each class
@@ -38,14 +40,13 @@ class Floors:
     auc: float = 0.90
 
 
-NAMES = {"recall": "sensitivity", "specificity": "specificity", "auc": "AUC"}
-CLASSES = {"recall": ("COVID",), "specificity": ("non-COVID",), "auc": ("COVID", "non-COVID")}
+CHECKED = ("recall", "specificity", "auc")
 
 
 def count_groups(labels: ArrayLike, groups: Sequence[str]) -> dict[str, int]:
     """Return how many groups have a slice of each class; a group with both counts twice."""
     truth, names = np.asarray(labels), np.asarray(groups)
-    return {"COVID": len(np.unique(names[truth == 1])), "non-COVID": len(np.unique(names[truth == 0]))}
+    return {name: len(np.unique(names[truth == label])) for label, name in CLASSES.items()}
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Evidence:
 
 def check_site(metrics: Metrics, groups: Mapping[str, int], floors: Floors, evidence: Evidence) -> SiteCheck:
     """Return the verdict by the rule above. `groups`: by class, as `count_groups` gives them."""
-    bounds = {name: (getattr(metrics, name), *(metrics.intervals.get(name) or (None, None))) for name in NAMES}
-    wanted = {name: getattr(floors, name) for name in NAMES}
+    bounds = {name: (getattr(metrics, name), *(metrics.intervals.get(name) or (None, None))) for name in CHECKED}
+    wanted = {name: getattr(floors, name) for name in CHECKED}
     below = [n for n, (_, _, high) in bounds.items() if high is not None and high < wanted[n]]
     short = [n for n, (_, low, _) in bounds.items() if low is None or low < wanted[n]]
     few = [f"only {n} groups of {c}, {LEAST_GROUPS} are needed" for c, n in groups.items() if n < LEAST_GROUPS]
@@ -75,7 +76,7 @@ def check_site(metrics: Metrics, groups: Mapping[str, int], floors: Floors, evid
         more = _more_groups(bounds, wanted, groups, short)
         reasons += _advice(more)
     else:
-        verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in NAMES]
+        verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in CHECKED]
     if evidence.ood is not None and evidence.ood > MUCH_OOD:
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
     return SiteCheck(
@@ -105,11 +106,12 @@ def _no_evidence(evidence: Evidence) -> list[str]:
 
 def _line(name: str, bounds: tuple[float | None, float | None, float | None], floor: float) -> str:
     value, low, high = bounds
+    metric = METRICS[name]
     if value is None:
-        missing = " or no ".join(CLASSES[name])
-        return f"{NAMES[name]} is not known: there is no {missing} slice"
+        missing = " or no ".join(CLASSES[label] for label in metric.classes)
+        return f"{metric.name} is not known: there is no {missing} slice"
     interval = f" ({low:.3f} to {high:.3f})" if low is not None else " (one group: no interval)"
-    return f"{NAMES[name]} {value:.3f}{interval}, floor {floor:.2f}"
+    return f"{metric.name} {value:.3f}{interval}, floor {floor:.2f}"
 
 
 def _more_groups(
@@ -130,7 +132,7 @@ def _more_groups(
         times = ((value - near) / gap) ** 2 if gap else math.inf
         if times > MAX_SUGGESTED_FACTOR:
             return None
-        for kind in CLASSES[name]:
+        for kind in (CLASSES[label] for label in METRICS[name].classes):
             needed[kind] = max(needed[kind], math.ceil(times * groups[kind] - 1e-6))
     return sum(needed[kind] - groups[kind] for kind in groups)
 

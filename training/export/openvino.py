@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.evaluation.result import VersionMetrics
+from db.models.documents import Facts
+from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, ProofFacts
 from db.registry.proof_file import PROOF_FILE, write_proof_file
 from training.data.slices import Labelled
 from training.evaluation.scoring import score
@@ -28,7 +30,7 @@ from worker.engines import proof
 from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Engine, Scores
 from worker.engines.openvino import OpenVinoEngine
-from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, sha256_of
+from worker.engines.package import sha256_of
 from worker.engines.processor import read_processor
 from worker.imaging.recipe import RECIPE
 
@@ -37,15 +39,6 @@ ROOM = 1.5  # an engine may differ from the proof by this factor of what it diff
 FLOORS = {"f32": 0.03, "bf16": 0.1, "int8": 0.05}  # … and this, in the units of `worker.engines.proof.Differences`
 
 Alive = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class ProofFacts:
-    """What the manifest says of the proof. `tolerance`: by precision, how far an engine's answers may differ."""
-
-    slices: int
-    seed: int
-    tolerance: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -143,13 +136,13 @@ def write_manifest(
         parity=exported.parity_as_dict,
         dataset_hash=dataset_hash,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        extra=extra or {},
+        extra=Facts.of(extra or {}),
         ood={} if ours.ood is None else {"threshold": ours.ood} | limits,
         calibration={
             engine: {"temperature": own.temperature, "threshold": own.threshold}
             for engine, own in exported.engines.items()
         },
-        proof=asdict(exported.proof),
+        proof=exported.proof,
     )
     package.write(folder)
     return package
@@ -264,4 +257,4 @@ def _write_proof(folder: Path, reference: Engine, engines: Mapping[str, Engine])
             differences = proof.differences(engine.predict(slices), answers, 1.0, 1.0)
             names = ("logit", "distance", "cam")
             tolerance[precision] = {name: ROOM * getattr(differences, name) + floor for name in names}
-    return ProofFacts(len(slices), proof.SEED, tolerance)
+    return ProofFacts(slices=len(slices), seed=proof.SEED, tolerance=tolerance)

@@ -13,6 +13,7 @@ from db.datasets.slices import LabelledRow, without_patient
 from db.evaluation.result import Metrics, VersionMetrics
 from db.models import SplitRule, TrainingRun
 from db.registry import champions
+from db.registry.manifest import Package
 from db.training import runs
 from db.training.leaks import CONFLICTING
 from db.training.progress import EpochRecord
@@ -29,7 +30,6 @@ from training.report.figures.slice_grids import Mistake
 from training.report.html import write_report
 from training.report.model_card import write_card
 from worker.engines.interface import Scores
-from worker.engines.package import Package
 
 MISTAKES_SHOWN = 12
 AUGMENTED_SHOWN = 32
@@ -142,7 +142,7 @@ def _lineage(run: TrainingRun) -> list[str]:
     """Return the versions that this one comes from, the oldest first."""
     if run.from_version is None:
         return []
-    return [*run.from_version.facts.get("lineage", []), run.from_version.label]
+    return [*run.from_version.facts.lineage, run.from_version.label]
 
 
 def _note(trained: Trained) -> str:
@@ -199,8 +199,8 @@ def _champions_history() -> list[EpochRecord] | None:
     """Return the champion's epochs, if a run of this database made it."""
     with read_scope() as s:
         champion = champions.champion(s)
-        run_id = champion.facts.get("run") if champion else None
-        epochs = runs.epochs_of(s, run_id) if isinstance(run_id, int) else []
+        run_id = champion.facts.run if champion else None
+        epochs = [] if run_id is None else runs.epochs_of(s, run_id)
         return [EpochRecord(e.stage, e.epoch, e.metrics, e.seconds) for e in epochs] or None
 
 

@@ -14,6 +14,7 @@ from db.datasets.datasets import find_dataset
 from db.datasets.slices import DatasetError, count_parts
 from db.models import Dataset, ModelVersion, Split, User
 from db.registry import versions
+from db.registry.manifest import KERAS_FILE
 from db.storage import storage
 from db.training import runs
 from db.training.leaks import SEEN
@@ -21,7 +22,6 @@ from db.training.splits import find_split, split_of
 from training.config import Config, ConfigError, Origin, preset, with_settings
 from training.launch.estimate import Estimate, estimate
 from training.launch.installed import check_launch
-from worker.engines.package import KERAS_FILE
 
 T = TypeVar("T")
 Opening = Callable[[], AbstractContextManager[Session]]

@@ -8,12 +8,12 @@ import keras
 
 from db.database import read_scope
 from db.registry import versions
+from db.registry.manifest import KERAS_FILE
 from db.storage import storage
 from training.config import Config
 from training.errors import RunFailed
 from training.network.imagenet import imagenet_weights
 from training.network.resnet50 import build_network
-from worker.engines.package import KERAS_FILE
 
 
 def initial_network(config: Config, seed: int, alive: Callable[[], None], *, from_file: bool = True) -> Any:

@@ -11,21 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.evaluation.result import Metrics
+from db.metrics import METRICS, written
 from db.training.progress import EpochRecord
 from training.report.figures.slice_grids import Mistake
 
 MINUTE, HOUR = 60, 3600  # seconds
-METRICS = (
-    ("accuracy", "Accuracy", "of all slices, the share that is right"),
-    ("recall", "Sensitivity (recall)", "of COVID slices, the share that is found"),
-    ("specificity", "Specificity", "of non-COVID slices, the share that is cleared"),
-    ("precision", "Precision", "of slices called COVID, the share that is"),
-    ("f1", "F1", "harmonic mean of precision and sensitivity"),
-    ("auc", "ROC AUC", "how often a COVID slice scores above a non-COVID one; 0.5 is chance"),
-    ("pr_auc", "PR AUC", "mean precision over all sensitivities"),
-    ("brier", "Brier score", "mean squared error of the probability; 0 is best"),
-    ("ece", "ECE", "mean gap between probability and outcome in 15 bins; 0 is best"),
-)
 
 
 @dataclass(frozen=True)
@@ -118,11 +108,11 @@ class MetricRow:
 def metric_rows(metrics: Metrics) -> dict[str, MetricRow]:
     """Return a row for each of the nine metrics by its name, in reading order."""
     rows = {}
-    for name, word, meaning in METRICS:
+    for name, metric in METRICS.items():
         low, high = metrics.intervals.get(name) or (None, None)
         has_interval = is_number(low) and is_number(high)
         ends = (number(low), number(high)) if has_interval else ("", "")
-        rows[name] = MetricRow(word, number(getattr(metrics, name)), *ends, meaning)
+        rows[name] = MetricRow(metric.title, number(getattr(metrics, name)), *ends, metric.meaning)
     return rows
 
 
@@ -133,7 +123,7 @@ def is_number(value: object) -> bool:
 
 def number(value: Any, digits: int = 3) -> str:
     """Write a number as `0.968`; an undefined one as a dash."""
-    return f"{value:.{digits}f}".replace("-", "−") if is_number(value) else "–"
+    return written(value if is_number(value) else None, digits=digits)
 
 
 def count(value: float | None) -> str:

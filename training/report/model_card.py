@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from db import COVID, NON_COVID
+from db.metrics import METRICS
 from db.registry.parity import parity_rows
 from training.report.content import ReportContent, duration, metric_rows, number, percent
 from training.report.figures.style import readable
+from training.report.figures.training import SOURCE_METRICS
 
 CARD = "MODEL_CARD.md"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~])")
@@ -82,15 +85,15 @@ def _factors(content: ReportContent) -> list[str]:
     table = []
     for name, metrics in content.by_source.items():
         rows = metric_rows(metrics)
-        shown = [_value(rows[key].value, rows[key].interval) for key in ("accuracy", "recall", "specificity")]
+        shown = [_value(rows[key].value, rows[key].interval) for key in SOURCE_METRICS]
         table.append([plain(name), f"{metrics.n or 0:,}", *shown])
-    return [*lines, "", *_table(("Source", "Slices", "Accuracy", "Sensitivity", "Specificity"), table)]
+    return [*lines, "", *_table(("Source", "Slices", *(METRICS[name].title for name in SOURCE_METRICS)), table)]
 
 
 def _metrics(content: ReportContent) -> list[str]:
     rows = [[row.word, row.value, row.interval or "–", row.meaning] for row in metric_rows(content.metrics).values()]
     (tn, fp), (fn, tp) = content.metrics.confusion_matrix
-    confusion = [["non-COVID", f"{tn:,}", f"{fp:,}"], ["COVID", f"{fn:,}", f"{tp:,}"]]
+    confusion = [[NON_COVID, f"{tn:,}", f"{fp:,}"], [COVID, f"{fn:,}", f"{tp:,}"]]
     return [
         "Intervals are 95 %, by resampling whole groups.",
         "",
@@ -119,7 +122,7 @@ def _training_data(content: ReportContent) -> list[str]:
             [plain(part.part), *(f"{n:,}" for n in (part.slices, part.groups, part.covid, part.non_covid))]
             for part in facts.parts
         ]
-        lines += ["", *_table(("Part", "Slices", "Groups", "COVID", "non-COVID"), rows)]
+        lines += ["", *_table(("Part", "Slices", "Groups", COVID, NON_COVID), rows)]
     if facts.allowed_leaks:
         leaks = ", ".join(plain(leak) for leak in facts.allowed_leaks)
         lines += ["", f"**Trained although the split leaks ({leaks}): the metrics may be too good.**"]

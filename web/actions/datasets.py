@@ -5,7 +5,7 @@ import re
 from flask import request
 
 from db.database import read_scope, session_scope
-from db.datasets.datasets import NAME, DatasetView, create_dataset, create_from_reviews, dataset_view
+from db.datasets.datasets import DatasetView, create_dataset, create_from_reviews, dataset_view, is_name
 from db.datasets.slices import DatasetError
 from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, User
@@ -52,7 +52,7 @@ def _of_files(name: str, user: User) -> Dataset:
         raise Problem(422, "invalid", "There is more than one CSV of labels. Send one at most.")
     files = inspect_parts(parts)
     labels = _labels(plain_part(tables[0])) if tables else None
-    if NAME.fullmatch(name):  # otherwise nothing is kept, and create_dataset says why
+    if is_name(name):  # otherwise nothing is kept, and create_dataset says why
         publish([*parts, *tables])
     with session_scope() as s:
         return create_dataset(s, name=name, user=user, files=files, labels=labels)

@@ -6,9 +6,9 @@ from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, request
 
+from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
 from db.ledger.results import ResultsQuery, SliceImage, results_page, slice_image
-from db.notice import RESEARCH_USE_ONLY
 from db.storage import FileMissing
 from web.actions.lookup import ROW_IDS, reading_job
 from web.api import PREFIX

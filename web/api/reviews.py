@@ -3,7 +3,8 @@
 from apiflask import APIBlueprint
 from sqlalchemy.orm import Session
 
-from db.datasets.reviews import LABELS, NotReviewable, remove_review, reviews_of_slice, set_review
+from db import LABELS
+from db.datasets.reviews import NotReviewable, remove_review, reviews_of_slice, set_review
 from db.ledger.results import find_row
 from db.models import Job
 from web.actions.lookup import writing_job

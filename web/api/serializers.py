@@ -3,13 +3,13 @@
 from flask import url_for
 from sqlalchemy.orm import Session
 
+from db import RESEARCH_USE_ONLY
 from db.datasets.datasets import dataset_view
 from db.evaluation.evaluations import evaluation_view, of_version
 from db.evaluation.gate import gate_of
 from db.evaluation.promotion import promotions_of
 from db.ledger.job_view import JobView
 from db.models import Dataset, ModelVersion, TrainingRun
-from db.notice import RESEARCH_USE_ONLY
 from db.registry.champions import champion
 from db.registry.engine_proofs import Serving
 from db.registry.versions import used_by
@@ -28,7 +28,8 @@ def dataset_json(s: Session, dataset: Dataset, *, whole: bool = True) -> Dataset
         "self": url_for("api_datasets.show", dataset_id=dataset.id),
         "page": url_for("datasets.show", dataset_id=dataset.id),
     }
-    facts = vars(dataset_view(s, dataset)) | ({} if whole else {"report": {}})
+    view = dataset_view(s, dataset)
+    facts = vars(view) | {"report": view.report.as_json() if whole else {}}
     splits = [SplitOut.model_validate(split) for split in splits_of(s, dataset)] if whole else []
     return DatasetOut(**facts, splits=splits, links=links)
 
@@ -61,7 +62,7 @@ def model_detail(s: Session, version: ModelVersion) -> ModelDetail:
     return ModelDetail(
         **dict(model_json(version, now.id if now else None)),
         ood=version.ood,
-        facts=version.facts,
+        facts=version.facts.as_json(),
         files=version.files,
         used_by=used_by(s, version),
         checks=[CheckOut.model_validate(evaluation_view(evaluation)) for evaluation in of_version(s, version)],

@@ -5,9 +5,9 @@ import io
 import json
 from collections.abc import Iterator
 
+from db import RESEARCH_USE_ONLY
 from db.ledger.results import Result, iter_results
 from db.models import Job
-from db.notice import RESEARCH_USE_ONLY
 from web.schemas.jobs import JobOut
 
 RESULT = set(Result.model_fields)

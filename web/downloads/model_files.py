@@ -2,8 +2,8 @@
 
 from flask import Response, request
 
+from db import RESEARCH_USE_ONLY
 from db.models import ModelVersion, User
-from db.notice import RESEARCH_USE_ONLY
 from db.registry.transfer import export_package, export_size
 from db.storage import storage
 from web.errors import not_found

@@ -4,10 +4,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from db import MAX_INTEGER
+from db import MAX_INTEGER, NAME
 from db.ledger.views import View
 from db.paging import Cursor
-from db.registry.manifest import NAME
 
 
 class Out(View):

@@ -4,9 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from db import ClassName
 from db.ledger.job_view import JobView
 from db.ledger.results import Result, ResultRow
-from db.ledger.views import JobStateName, Label, Moment
+from db.ledger.views import JobStateName, Moment
 from web.schemas.common import ListQuery, Out
 
 
@@ -73,14 +74,14 @@ class RetryOut(Out):
 class ReviewIn(BaseModel):
     """The label that a reader gives a slice."""
 
-    label: Label
+    label: ClassName
 
 
 class ReviewOut(Out):
     """A reader's label of a slice, and when it was given."""
 
     user: str
-    label: Label
+    label: ClassName
     created_at: Moment
 
 

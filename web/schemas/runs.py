@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from db import NAME
 from db.ledger.views import Moment
-from db.registry.manifest import NAME
 from training.config import PRESETS
 from web.schemas.common import AsGiven, ModelLabel, Named, Out, Seed, Sha256
 

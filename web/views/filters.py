@@ -5,25 +5,13 @@ from datetime import UTC, datetime
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
-from db.notice import RESEARCH_USE_ONLY
+from db import RESEARCH_USE_ONLY
+from db.reasons import explain
 from web.errors import sentence
 from web.views import metric_filters
 from worker.imaging.display_names import display_name
-from worker.imaging.rejections import REASONS
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
-
-QUARANTINE_REASONS = {
-    "worker_lost": "The worker was lost each time it predicted this slice.",
-    "engine_error": "The engine failed each time on this slice.",
-    "file_missing": "The stored file of an upload is lost; submit it again.",
-    "file_lost": "A file of ours that this slice needs is missing or damaged.",
-}
-
-DATASET_REASONS = {
-    "no_label": "Neither a folder nor the CSV states its class.",
-    "burned_in": "Text is burned into its pixels, by its own account: a network might learn to read it.",
-}
 
 
 def install(app: Flask) -> None:
@@ -36,7 +24,7 @@ def install(app: Flask) -> None:
         share=share,
         probability=probability,
         bytesize=bytesize,
-        reason=reason,
+        reason=explain,
         sentence=sentence,
         name=name,
     )
@@ -126,12 +114,6 @@ def bytesize(size: float) -> str:
             return f"{size:.0f} {unit}"
         size /= 1024
     return f"{size:.0f} TiB"
-
-
-def reason(code: str | None) -> str:
-    """Write a reason code as a sentence for people."""
-    known = REASONS | QUARANTINE_REASONS | DATASET_REASONS
-    return known.get(code or "", (code or "").replace("_", " "))
 
 
 def icon(symbol: str, title: str = "") -> Markup:

@@ -4,22 +4,9 @@ from typing import Any, TypeGuard
 
 from flask import Flask
 
+from db import SHORTCUT_AUC
+from db.metrics import METRICS, difference_of, name_of, written, written_interval
 from db.registry.parity import parity_rows
-
-METRIC_NAMES = {
-    "auc": "AUC",
-    "pr_auc": "PR AUC",
-    "f1": "F1",
-    "n": "slices",
-    "ece": "calibration error",
-    "recall": "sensitivity",
-    "brier": "Brier score",
-}
-
-FIGURES = ("accuracy", "recall", "specificity", "precision", "f1", "auc", "pr_auc", "brier", "ece")
-"""The figures that have an interval, in the order in which they are shown."""
-
-SMALLER_IS_BETTER = ("brier", "ece")
 
 LEAKS = {
     "identical-slices": "The same slice lies in two parts",
@@ -32,9 +19,10 @@ LEAKS = {
 
 def install(app: Flask) -> None:
     """Make the functions of this module known to the templates."""
-    app.jinja_env.filters.update(metric=metric, metric_name=metric_name, leak=leak, signed=signed, plain=plain)
-    app.jinja_env.globals.update(bars=bars, matrix=matrix, by_source=by_source, meaning=meaning, FIGURES=FIGURES)
-    app.jinja_env.globals.update(parity_rows=parity_rows)
+    app.jinja_env.filters.update(metric=metric, metric_name=name_of, leak=leak, written=written, plain=plain)
+    app.jinja_env.globals.update(METRICS=METRICS, SHORTCUT_AUC=SHORTCUT_AUC, difference_of=difference_of)
+    app.jinja_env.globals.update(bars=bars, matrix=matrix, by_source=by_source, parity_rows=parity_rows)
+    app.jinja_env.globals.update(written_interval=written_interval)
 
 
 def metric(value: Any) -> str:
@@ -50,28 +38,9 @@ def metric(value: Any) -> str:
     return str(value)
 
 
-def metric_name(key: str) -> str:
-    """A figure's name as people write it."""
-    return METRIC_NAMES.get(key, key.replace("_", " "))
-
-
 def leak(key: str) -> str:
     """What a leak of a split is, in words."""
     return LEAKS.get(key, key.replace("-", " "))
-
-
-def signed(value: float | None) -> str:
-    """A difference with its sign."""
-    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
-
-
-def meaning(key: str, low: float | None, high: float | None) -> str:
-    """What the 95 % interval of a difference between candidate and champion says."""
-    if low is None or high is None:
-        return "too few groups to tell chance"
-    if low <= 0 <= high:
-        return "no difference beyond chance"
-    return "better beyond chance" if (low > 0) != (key in SMALLER_IS_BETTER) else "worse beyond chance"
 
 
 def bars(metrics: Any) -> list[dict[str, Any]]:
@@ -80,7 +49,7 @@ def bars(metrics: Any) -> list[dict[str, Any]]:
     The metrics of an imported version are another's word: what has not the shape of a figure is left out.
     """
     found: list[dict[str, Any]] = []
-    for key in FIGURES:
+    for key in METRICS:
         value = metrics.get(key) if isinstance(metrics, dict) else None
         if not _is_figure(value):
             continue

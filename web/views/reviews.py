@@ -4,7 +4,8 @@ from apiflask import APIBlueprint
 from flask import redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from db.datasets.reviews import LABELS, NotReviewable, remove_review, reviews_of_slice, set_review
+from db import LABELS
+from db.datasets.reviews import NotReviewable, remove_review, reviews_of_slice, set_review
 from db.ledger.job_view import job_view
 from db.ledger.results import find_row
 from web.actions.lookup import writing_job

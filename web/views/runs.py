@@ -140,8 +140,8 @@ def _live(s: Session, run: TrainingRun) -> dict[str, Any]:
 def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
     """Return the run that made the champion, if it is another run and its epochs are here."""
     version = champion(s)
-    made_by = version.facts.get("run") if version else None
-    champion_run = runs.find_run(s, made_by) if isinstance(made_by, int) and made_by != run.id else None
+    made_by = version.facts.run if version else None
+    champion_run = runs.find_run(s, made_by) if made_by is not None and made_by != run.id else None
     return champion_run if champion_run is not None and runs.epochs_of(s, champion_run.id) else None
 
 

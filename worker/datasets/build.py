@@ -2,10 +2,10 @@
 
 import logging
 
+from db import CLASSES
 from db.crash_points import crash_point
 from db.database import read_scope, session_scope
 from db.datasets import datasets
-from db.datasets.slices import CLASSES
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset

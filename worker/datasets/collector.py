@@ -9,8 +9,10 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from db.datasets.slices import BY_PIXELS, CLASSES
+from db import CLASSES
+from db.datasets.slices import BY_PIXELS
 from db.models.datasets import ARRAY_SLICES
+from db.reasons import REASONS
 from db.storage import storage
 from worker.decoding import npy_bytes
 from worker.imaging.near_duplicates import Pictures, Similar, find_similar
@@ -74,9 +76,9 @@ class Collector:
         """The number of slices."""
         return len(self.slices)
 
-    def leave_out(self, item: Item, reason: str, detail: str) -> None:
-        """Note a file that cannot be taken, and why."""
-        item.reason, item.detail = reason, detail
+    def leave_out(self, item: Item, reason: str, detail: str = "") -> None:
+        """Note a file that cannot be taken, its reason code and, if there is more to say, a sentence about it."""
+        item.reason, item.detail = reason, detail or REASONS[reason]
         self.items.append(item)
 
     def take(self, item: Item, pixels: NDArray[np.uint8], group_from: str) -> None:

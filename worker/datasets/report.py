@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
-from db.datasets.slices import BY_PIXELS, CLASSES
+from db import CLASSES
+from db.datasets.slices import BY_PIXELS
 from worker.datasets.collector import EXAMPLES, Collector, Item
 from worker.datasets.shortcuts import check_shortcuts
 from worker.imaging.near_duplicates import Similar

@@ -7,11 +7,12 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from db import SHORTCUT_AUC
 from worker.datasets.collector import Item
 
 MOST_SLICES = 20_000  # more do not change the metrics
-STRONG, WEAK = 0.75, 0.65
-"""Areas under the ROC curve. In a public set of CT slices the file type alone predicts the class 74 % of the time.
+WEAK_AUC = 0.65
+"""As SHORTCUT_AUC. In a public set of CT slices the file type alone predicts the class 74 % of the time.
 Chance reaches 0.6 with a few dozen groups."""
 _FOLDS = 5
 _WORDS = 30  # patterns or modes that count apart; rarer ones count as one
@@ -117,12 +118,12 @@ def _judge(facts: dict[str, FactScore]) -> Verdict:
     cause = "format, mode, size and bytes of a file together" if best == "all" else f"the {best} of a file alone"
     predict = "predict" if best == "all" else "predicts"
     metrics = f"(AUC {auc:.2f}, balanced accuracy {accuracy:.2f}, on groups not seen)"
-    if auc >= STRONG:
+    if auc >= SHORTCUT_AUC:
         verdict = f"a shortcut: {cause} {predict} the class {metrics}; a network may learn that instead of disease"
-    elif auc >= WEAK:
+    elif auc >= WEAK_AUC:
         verdict = f"a weak shortcut: {cause} {predict} the class to some extent {metrics}"
     else:
         verdict = f"no shortcut: the facts of a file alone do not predict the class {metrics}"
-    if facts[NAME]["auc"] >= STRONG:
+    if facts[NAME]["auc"] >= SHORTCUT_AUC:
         verdict += "; its name does, but a network never sees it"
-    return Verdict(found=auc >= STRONG, weak=WEAK <= auc < STRONG, verdict=verdict)
+    return Verdict(found=auc >= SHORTCUT_AUC, weak=WEAK_AUC <= auc < SHORTCUT_AUC, verdict=verdict)

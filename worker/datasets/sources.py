@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from db import CLASSES
 from db.database import read_scope
 from db.datasets import datasets
 from db.datasets.datasets import ReviewedSlice
-from db.datasets.slices import CLASSES
 from db.storage import storage
 from worker.datasets.class_folders import class_of_path
 from worker.datasets.collector import Collector, Item
@@ -22,7 +22,6 @@ from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
 
-BURNED_IN = ("burned_in", "Text is burned into its pixels, by its own account.")
 PICTURE = ("format", "mode", "width", "height")  # what a slice and an item state of the picture
 BY_HEADER = "DICOM patient, study or series"  # where a group comes from
 
@@ -158,7 +157,7 @@ def read_files(
         if index in labels:
             by_source.setdefault(file.source, {})[file.ordinal] = index
         elif file.table is None:
-            collector.leave_out(Item(index, file.name), "no_label", "Neither a CSV nor a folder states its class.")
+            collector.leave_out(Item(index, file.name), "no_label")
     done, groups = 0, DicomGroups()
 
     def alive() -> None:
@@ -187,7 +186,7 @@ def _collect(
     if isinstance(result, SliceRejected):
         collector.leave_out(file_item, result.code, result.detail)
     elif any(prepared.series and prepared.series.burned_in for prepared in result):
-        collector.leave_out(file_item, *BURNED_IN)
+        collector.leave_out(file_item, "burned_in")
     else:
         for prepared in result:
             pages = file_item.name if len(result) > 1 else ""
@@ -231,7 +230,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note) -> No
         if isinstance(header, SliceRejected):
             collector.leave_out(item, header.code, header.detail)
         elif header and header.burned_in:
-            collector.leave_out(item, *BURNED_IN)
+            collector.leave_out(item, "burned_in")
         else:
             array = np.load(storage().local_path(review.array_sha256), mmap_mode="r", allow_pickle=False)
             pixels = np.array(array[review.slice.array_row])

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db.registry.manifest import KERAS_FILE
 from worker.engines.interface import Scores
-from worker.engines.package import KERAS_FILE
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras

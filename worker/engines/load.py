@@ -9,10 +9,11 @@ from pathlib import Path
 from db.database import current, session_scope
 from db.models import ModelVersion
 from db.registry import engine_proofs, versions
+from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package
 from db.registry.proof_file import PROOF_FILE, BadProof
 from worker.engines.devices import has_bfloat16, has_gpu
 from worker.engines.interface import Engine
-from worker.engines.package import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package, PackageError, read_package
+from worker.engines.package import PackageError, read_package
 from worker.engines.proof import Proof, ProofResult, exact_by_itself, failed, own_proof, prove, read_proof
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]
 def _fails_in_bfloat16(package: Package) -> bool:
     """Return whether bfloat16 was measured and lost too much. It is not measured where the exporter lacks bfloat16."""
     parity = package.parity.get("bf16", {})
-    return "auc_change" in parity and not parity["passed"]
+    return "auc_change" in parity and not parity.get("passed")
 
 
 def _openvino_builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:

@@ -1,53 +1,18 @@
 """A model version as a folder: its manifest `package.json`, and the files whose SHA-256 it states."""
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-MANIFEST = "package.json"
-KERAS_FILE = "model.keras"
-FLOAT_FILE, INT8_FILE = "model.xml", "model-int8.xml"  # OpenVINO's
+from db.registry.manifest import MANIFEST, BadManifest, Package, parse_manifest
 
 
 class PackageError(Exception):
     """A package is incomplete, damaged, or made for something else."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """A model version as its manifest describes it.
-
-    `files` maps file name to SHA-256. A probability is calibrated by `temperature`, and positive from `threshold` on;
-    both are float32's. `calibration` gives an engine's own two by its name. `ood`: the distance above which a slice is
-    out of distribution, `threshold` in float32, and by its name each engine's own; empty if the network has no
-    distance. `proof`: what the proof's slices are, and the tolerance of each precision. `extra`: the facts of its
-    making.
-    """
-
-    name: str
-    note: str
-    recipe: str
-    threshold: float
-    temperature: float
-    files: dict[str, str]
-    metrics: dict[str, Any]
-    parity: dict[str, Any]
-    dataset_hash: str | None
-    created_at: str
-    extra: dict[str, Any] = field(default_factory=dict)
-    ood: dict[str, float] = field(default_factory=dict)
-    calibration: dict[str, dict[str, float]] = field(default_factory=dict)
-    proof: dict[str, Any] = field(default_factory=dict)
-
-    def write(self, folder: Path) -> None:
-        """Write the manifest into the package's folder."""
-        (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
 
 
 class Calibrated(Protocol):
@@ -58,7 +23,7 @@ class Calibrated(Protocol):
     @property
     def threshold(self) -> float: ...
     @property
-    def calibration(self) -> Mapping[str, Mapping[str, float]]: ...
+    def calibration(self) -> Mapping[str, Any]: ...
 
 
 def calibration_of(version: Calibrated, engine: str) -> tuple[float, float]:
@@ -90,14 +55,12 @@ def read_package(folder: Path) -> Package:
     Raises PackageError if the manifest cannot be read, or a file is missing or has other bytes.
     """
     try:
-        package = Package(**json.loads((folder / MANIFEST).read_text()))
+        package = parse_manifest((folder / MANIFEST).read_bytes())
     except OSError as error:
         raise PackageError(f"{MANIFEST} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        raise PackageError(f"{MANIFEST} is not a manifest: {error}") from error
+    except BadManifest as error:
+        raise PackageError(str(error)) from error
     for name, sha256 in package.files.items():
-        if Path(name).name != name:
-            raise PackageError(f"{name!r} is not a plain file name")
         if not (folder / name).is_file():
             raise PackageError(f"{name} is missing")
         if sha256_of(folder / name) != sha256:

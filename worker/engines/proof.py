@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db.registry.manifest import Package
 from db.registry.proof_file import PROOF_FILE, read_proof_file
 from worker.engines.interface import Engine, Scores
-from worker.engines.package import Package, calibration_of, probability
+from worker.engines.package import calibration_of, probability
 from worker.engines.processor import read_processor
 from worker.phantoms.slices import labelled_slices
 
@@ -166,4 +167,4 @@ def _largest(values: NDArray[Any], exact: NDArray[Any]) -> float:
 
 def tolerance_of(package: Package, precision: str) -> dict[str, float]:
     """Return how far a precision may differ, by the names of `Differences`."""
-    return dict(package.proof.get("tolerance", {}).get(precision) or NOT_STATED[precision])
+    return package.proof.tolerance.get(precision) or NOT_STATED[precision]

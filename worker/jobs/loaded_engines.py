@@ -5,10 +5,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from db.models import ModelVersion
+from db.registry.manifest import Package
 from db.storage import FileDamaged, FileMissing
 from worker.engines.interface import Engine
 from worker.engines.load import EngineUnproven, engine_of
-from worker.engines.package import Package, PackageError
+from worker.engines.package import PackageError
 
 log = logging.getLogger(__name__)
 

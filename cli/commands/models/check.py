@@ -9,13 +9,14 @@ from sqlalchemy.orm import Session
 from cli.errors import NotFoundOrDenied, UsageError
 from cli.local.datasets import find_dataset
 from cli.local.evaluate import carry_out
-from cli.local.model_tables import FIGURES, comparison_rows, find_version, with_interval
+from cli.local.model_tables import comparison_rows, find_version
 from cli.local.session import reading, writing
 from cli.options import json_option
 from cli.output import RESEARCH_LINE, print_json, print_table, say
 from db.evaluation import comparisons, evaluations
 from db.evaluation.comparisons import Pair
 from db.evaluation.evaluations import EvaluationError
+from db.metrics import METRICS, written, written_interval
 
 
 @click.command()
@@ -50,9 +51,11 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     result = view.result
     print_table(
         ("figure", "value", "95 %"),
-        [(words, "–" if result[name] is None else f"{result[name]:.3f}", with_interval(result["intervals"][name])[2:-1])
-         for name, words in FIGURES.items()],
-    )  # fmt: skip
+        [
+            (metric.name, written(result[key]), written_interval(*(result["intervals"][key] or (None, None))))
+            for key, metric in METRICS.items()
+        ],
+    )
     said = result["site_check"]
     say(f"{view.model_version} on {view.dataset}, {result['n']} slices of {result['groups']} groups: {said['verdict']}")
     for reason in said["reasons"]:

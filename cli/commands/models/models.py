@@ -67,7 +67,7 @@ def show(version: str, as_json: bool) -> None:
             "calibration": row.calibration,
             "parity": row.parity,
             "ood": row.ood,
-            "facts": row.facts,
+            "facts": row.facts.as_json(),
             "dataset_hash": row.dataset_hash,
             "files": row.files,
             "promotions": promotions,

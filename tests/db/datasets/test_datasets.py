@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from db import PARTS
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets
-from db.datasets.slices import PARTS, DatasetError, LabelledRow, SplitCandidate, rows_of
+from db.datasets.slices import DatasetError, LabelledRow, SplitCandidate, rows_of
 from db.ledger import jobs, leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim, StaleClaim
@@ -90,18 +91,18 @@ def test_versions_of_a_name_are_numbered_and_found() -> None:
         assert [each.label for each in datasets.list_datasets(s)] == ["other/1", "site/2", "site/1"]
 
 
-def test_a_name_that_cannot_be_is_refused() -> None:
+def test_name_that_is_not_allowed_is_refused() -> None:
     for name in ("", "a/b", "12", "../x", "a b", "x" * 65, "ä", "a\n"):
         with pytest.raises(DatasetError, match="name"):
             ask(name)
 
 
-def test_a_dataset_of_nothing_is_refused() -> None:
+def test_dataset_without_files_is_refused() -> None:
     with pytest.raises(DatasetError, match="at least one"), session_scope() as s:
         datasets.create_dataset(s, name="site", user=None, files=[])
 
 
-def test_asked_for_at_once_each_gets_its_own_number() -> None:
+def test_datasets_created_at_once_get_different_numbers() -> None:
     threads = [threading.Thread(target=ask) for _ in range(5)]
     for thread in threads:
         thread.start()
@@ -147,7 +148,7 @@ def test_a_worker_that_lost_its_claim_records_nothing_and_leaves_nothing() -> No
         assert s.scalar(select(func.count()).select_from(LabelledSlice)) == 8
 
 
-def test_the_sweeper_knows_of_datasets_whose_message_or_worker_is_lost() -> None:
+def test_sweeper_sends_datasets_again_whose_message_or_worker_is_lost() -> None:
     waiting, building = ask(), ask()
     with session_scope() as s:
         s.execute(update(Dataset).where(Dataset.id == waiting.id).values(published_at=from_now(-1000)))
@@ -156,7 +157,7 @@ def test_the_sweeper_knows_of_datasets_whose_message_or_worker_is_lost() -> None
         assert (leases.unsent(s, Dataset), leases.expired(s, Dataset)) == ([waiting.id], [building.id])
 
 
-def test_the_same_slices_again_are_known_as_the_same() -> None:
+def test_dataset_of_the_same_slices_is_recognised() -> None:
     first = built(many())
     second = ask()
     with read_scope() as s:
@@ -207,7 +208,7 @@ def test_groups_are_joined_by_near_identical_slices_unless_they_are_taken_as_giv
     assert split_of(dataset, groups_as_given=True).id == as_given.id
 
 
-def test_two_who_ask_at_once_get_one_split() -> None:
+def test_two_requests_at_once_get_one_split() -> None:
     dataset = built(many())
     made: list[int] = []
     threads = [threading.Thread(target=lambda: made.append(split_of(dataset).id)) for _ in range(4)]
@@ -219,7 +220,7 @@ def test_two_who_ask_at_once_get_one_split() -> None:
     assert len(set(made)) == 1
 
 
-def test_a_seed_is_one_that_both_databases_hold() -> None:
+def test_seed_that_a_database_cannot_hold_is_refused() -> None:
     dataset = built(many())
     assert split_of(dataset, seed=2**31 - 1).seed == 2**31 - 1
     for seed in (-1, 2**31):
@@ -227,7 +228,7 @@ def test_a_seed_is_one_that_both_databases_hold() -> None:
             split_of(dataset, seed=seed)
 
 
-def test_fractions_that_are_none_are_refused() -> None:
+def test_fractions_that_do_not_sum_to_1_are_refused() -> None:
     dataset = built(many(6, 2))
     for fractions in ((0.5, 0.2, 0.2), (1.0, 0.0, 0.0), (1.2, -0.4, 0.2)):
         with pytest.raises(DatasetError, match="fractions"):
@@ -251,7 +252,7 @@ def test_three_groups_a_class_are_just_enough() -> None:
     assert counts == {part: Counter({1: 50, 0: 3}) for part in PARTS}
 
 
-def test_too_few_groups_of_a_class_are_refused_in_words() -> None:
+def test_too_few_groups_of_a_class_are_refused() -> None:
     dataset = built(groups_of({"a": (9, 0), "b": (9, 0), "c": (9, 0), "d": (0, 9), "e": (0, 9)}))
     with pytest.raises(DatasetError, match=r"has no non-COVID slices; each class needs slices of three groups"):
         split_of(dataset)
@@ -278,7 +279,7 @@ def given(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_split_that_came_with_the_labels_is_taken_as_it_is() -> None:
+def test_split_in_the_csv_is_used_unchanged() -> None:
     dataset = built(given(many()))
     split = split_of(dataset)
     assert (split.rule, split.leaks) == ("given", {})
@@ -310,7 +311,7 @@ def test_every_leak_of_a_given_split_is_found_and_named() -> None:
     assert leaks["conflicting-labels"]["examples"] == ["31.png (COVID); 41.png (non-COVID)"]
 
 
-def test_a_group_that_a_given_split_tears_apart_has_all_its_parts() -> None:
+def test_group_in_several_parts_of_a_given_split_lists_them() -> None:
     rows = given(many())
     rows[0]["given_part"] = "test"
     dataset = built(rows)
@@ -330,7 +331,7 @@ def test_a_given_split_whose_part_lacks_a_class_is_refused() -> None:
         split_of(dataset)
 
 
-def test_the_rows_of_a_part_that_is_none_are_refused() -> None:
+def test_rows_of_an_unknown_part_are_refused() -> None:
     dataset, other = built(many()), built(many(6, 2))
     split = split_of(dataset)
     with read_scope() as s:
@@ -348,7 +349,7 @@ def test_joining_follows_chains_of_clusters() -> None:
     assert drawn["a"] == drawn["b"] == drawn["c"]
 
 
-def test_slices_that_were_not_compared_are_like_no_other() -> None:
+def test_slices_that_were_not_compared_have_no_duplicates() -> None:
     rows = [row | {"cluster": None, "pixels_sha256": None} for row in many()]
     split = split_of(built(rows))
     assert split.leaks == {}
@@ -390,7 +391,7 @@ def review(slice_id: int, user: User, label: int, age: float = 0.0) -> None:
 
 
 @pytest.mark.usefixtures("champion")
-def test_the_newest_word_of_an_admin_counts_else_the_owner_s(ann: User, bob: User) -> None:
+def test_newest_label_of_an_admin_counts_before_the_owners(ann: User, bob: User) -> None:
     with session_scope() as s:
         admins = [User(name=name, is_admin=True) for name in ("carl", "dora")]
         s.add_all(admins)
@@ -413,7 +414,7 @@ def test_only_jobs_with_reviews_make_a_dataset(ann: User) -> None:
         with session_scope() as s:
             return datasets.create_from_reviews(s, name="reviewed", user=ann, job_ids=job_ids)
 
-    for job_ids, why in (((), "at least one job"), (("nothing",), "no job nothing"), ((job.id,), "was reviewed yet")):
+    for job_ids, why in (((), "at least one job"), (("nothing",), "no job nothing"), ((job.id,), "is labelled yet")):
         with pytest.raises(DatasetError, match=why):
             make(*job_ids)
     review(ids[0], ann, 1)

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_file_is_small_and_what_its_manifest_says(folder: Path) -> None:
+def test_demo_file_is_small_and_matches_its_manifest(folder: Path) -> None:
     assert DEMO_FILE.stat().st_size <= 24_000_000
     package = read_package(folder)
     assert package.files.keys() == {"MODEL_CARD.md", "model-int8.bin", "model-int8.xml", "proof.npz"}
@@ -37,7 +37,7 @@ def test_file_is_small_and_what_its_manifest_says(folder: Path) -> None:
     assert package.parity["int8"]["passed"]
 
 
-def test_it_tells_fresh_phantoms_apart(folder: Path) -> None:
+def test_demo_model_classifies_new_phantoms(folder: Path) -> None:
     package = read_package(folder)
     assert package.metrics["accuracy"] >= 0.97
     assert package.metrics["auc"] >= 0.995
@@ -50,7 +50,7 @@ def test_it_tells_fresh_phantoms_apart(folder: Path) -> None:
     assert np.isfinite(package.metrics["heat"]["share"])
 
 
-def test_it_becomes_the_champion_where_there_is_none(database: Settings) -> None:
+def test_demo_model_becomes_champion_if_there_is_no_champion(database: Settings) -> None:
     label = promote_demo_model(RECIPE)
     assert label == "demo/1"
     assert promote_demo_model(RECIPE) == label
@@ -61,7 +61,7 @@ def test_it_becomes_the_champion_where_there_is_none(database: Settings) -> None
         assert len(champions.promotions(s)) == 1
 
 
-def test_it_replaces_no_champion(database: Settings) -> None:
+def test_demo_model_does_not_replace_a_champion(database: Settings) -> None:
     add_champion(database.home)
     with session_scope() as s:
         before = champions.champion(s)
@@ -71,7 +71,7 @@ def test_it_replaces_no_champion(database: Settings) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut off"])
-def test_damaged_file_says_which_command_makes_it_anew(
+def test_damaged_demo_file_names_the_command_that_makes_it_again(
     damage: str, database: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / DEMO_FILE.name

@@ -62,7 +62,7 @@ def test_first_engine_that_passes_serves(
     assert bool(found.advice) == (state != "used")
 
 
-def test_earlier_load_says_nothing_of_what_serves_now(champion: ModelVersion) -> None:
+def test_new_load_replaces_the_results_of_earlier_ones(champion: ModelVersion) -> None:
     load(champion, int8=False, bf16=True)
     load(champion, int8=True)
     assert (serving().state, serving().engine) == ("used", "openvino-int8")
@@ -88,7 +88,7 @@ def test_message_names_what_failed_and_what_serves(champion: ModelVersion) -> No
     assert len(serving().reasons) == 2
 
 
-def test_hosts_and_versions_are_kept_apart(champion: ModelVersion, new_champion: NewChampion) -> None:
+def test_each_host_and_version_has_its_own_serving(champion: ModelVersion, new_champion: NewChampion) -> None:
     other = new_champion("other")
     load(champion, int8=True)
     load(other, int8=False, bf16=True)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from db import PARTS
 from db.database import read_scope, session_scope
 from db.datasets import slices
-from db.datasets.slices import PARTS, part_of, split_candidates
+from db.datasets.slices import part_of, split_candidates
 from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
 from db.training import lineage, runs, splits
 from db.training.runs import RunError

@@ -39,9 +39,9 @@ def add_version(settings: Settings) -> AddVersion:
 
     def act(name: str = "fake", **values: object) -> ModelVersion:
         package = fake_package(settings.home / f"package-{name}", name)
-        files = versions.store_package(package)
+        stored = versions.store_package(package)
         with session_scope() as s:
-            version = versions.register_package(s, package, files)
+            version = versions.register_package(s, stored)
             for key, value in values.items():
                 setattr(version, key, value)
         return version

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from db.metrics import METRICS
 from training.evaluation import metrics as evaluate
 from training.evaluation.metrics import Verdicts, compare, measure, with_intervals
 
@@ -37,7 +38,7 @@ def by_sklearn(probability, labels) -> dict[str, float]:
 def test_metrics_equal_scikit_learns():
     probability, labels, _ = scored()
     found = measure(probability, labels, THRESHOLD)
-    assert tuple(found) == evaluate.FIGURES
+    assert tuple(found) == tuple(METRICS)
     for name, value in by_sklearn(probability, labels).items():
         assert found[name] == pytest.approx(value, abs=1e-12), name
 
@@ -65,13 +66,13 @@ def test_intervals_contain_the_metric_and_do_not_depend_on_blocks(monkeypatch):
     found = with_intervals(probability, labels, groups, THRESHOLD)
     assert (found.n, found.groups) == (400, 40)
     assert found.confusion_matrix == metrics.confusion_matrix(labels, probability >= THRESHOLD).tolist()
-    for name in evaluate.FIGURES:
+    for name in METRICS:
         low, high = found.intervals[name]
         assert low < high
         assert low - 0.02 <= getattr(found, name) <= high + 0.02, name
     monkeypatch.setattr(evaluate, "BLOCK", 400 * 7)
     again = with_intervals(probability, labels, groups, THRESHOLD)
-    for name in evaluate.FIGURES:
+    for name in METRICS:
         assert again.intervals[name] == pytest.approx(found.intervals[name], abs=1e-12), name
 
 
@@ -102,7 +103,7 @@ def test_95_of_100_intervals_contain_the_truth():
 )
 def test_missing_class_leaves_only_its_metrics_undefined(label, undefined):
     found = with_intervals([0.2, 0.3, 0.6], [label] * 3, ["a", "b", "c"], 0.5)
-    assert {name for name in evaluate.FIGURES if getattr(found, name) is None} == undefined
+    assert {name for name in METRICS if getattr(found, name) is None} == undefined
     assert {name for name, interval in found.intervals.items() if interval is None} == undefined
     difference = compare(Verdicts([0.2, 0.3, 0.6], 0.5), Verdicts([0.1, 0.2, 0.3], 0.5), [label] * 3, ["a", "b", "c"])
     assert {name for name, one in difference.items() if one.difference is None} == undefined

@@ -220,7 +220,7 @@ def test_run_with_nothing_to_show_still_has_a_report(tmp_path):
     assert not re.search(r"\b(nan|none|inf)\b", words.replace("None: every", ""), re.IGNORECASE)
     card = model_card(content(test))
     assert not re.search(r"\b(nan|None|inf)\b", card)
-    assert "| ROC AUC | – | – |" in card
+    assert "| AUC | – | – |" in card
 
 
 def test_confusion_matrix_shows_counts_and_shares_of_the_true_class():

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import func, select, update
 
-from db import database
+from db import PARTS, database
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets, slices
@@ -114,13 +114,13 @@ def test_a_folder_for_each_class_makes_a_dataset(make: Make) -> None:
     found = make(entries)
     assert (found.state, found.size, found.groups) == ("ready", 6, 6)
     assert found.counts == {"COVID": 3, "non-COVID": 3, "rejected": 2}
-    assert found.report["labels_from"] == "class folders"
-    assert found.report["left_out"] == {
+    assert found.report.as_json()["labels_from"] == "class folders"
+    assert found.report.as_json()["left_out"] == {
         "no_label": {"count": 1, "examples": ["set/readme.txt"]},
         "truncated": {"count": 1, "examples": ["set/COVID/cut.png"]},
     }
-    assert found.report["modes"] == {"L": {"COVID": 3, "non-COVID": 3}}
-    assert found.report["sizes"] == {"32 × 32": {"COVID": 3, "non-COVID": 3}}
+    assert found.report.as_json()["modes"] == {"L": {"COVID": 3, "non-COVID": 3}}
+    assert found.report.as_json()["sizes"] == {"32 × 32": {"COVID": 3, "non-COVID": 3}}
     with read_scope() as s:
         dataset = s.get_one(Dataset, found.id)
     array = np.load(storage().local_path(dataset.arrays[0]))
@@ -146,18 +146,18 @@ def test_csv_gives_label_group_part_and_source(make: Make) -> None:
     entries = {f"a/{n}.png": png(n) for n in range(4)}
     found = make(entries, "file,label,group,split,source\n" + "\n".join(lines))
     assert [each.source for each in slices_of(found, reason=None)] == ["north", None, "CT 2"]
-    assert found.report["labels_from"] == "the CSV that was sent"
-    assert found.report["groups_from"] == {"CSV": 3}
+    assert found.report.as_json()["labels_from"] == "the CSV that was sent"
+    assert found.report.as_json()["groups_from"] == {"CSV": 3}
     rows = [(each.name, each.label, each.group, each.given_part) for each in slices_of(found, reason=None)]
     assert rows == [("a/0.png", 1, "p1", "train"), ("a/1.png", 0, "p2", "test"), ("a/2.png", 0, "p3", "validation")]
-    assert found.report["left_out"]["no_label"]["examples"] == ["a/3.png"]
+    assert found.report.as_json()["left_out"]["no_label"]["examples"] == ["a/3.png"]
 
 
 def test_slice_without_a_group_gets_the_group_of_its_near_identical_slice(make: Make) -> None:
     entries = {"0.png": png(0), "1.png": png(1), "again.jpg": again(png(1)), "2.png": png(2)}
     found = make(entries, HEAD + "0.png,0,p\n1.png,1,q\nagain.jpg,1,\n2.png,1,\n")
     assert [each.group for each in slices_of(found)] == ["p", "q", "q", "near-3"]
-    assert found.report["groups_from"] == {"CSV": 2, "near-identical slices": 2}
+    assert found.report.as_json()["groups_from"] == {"CSV": 2, "near-identical slices": 2}
 
 
 def of_patients(each: int = 8) -> dict[str, bytes]:
@@ -168,11 +168,11 @@ def of_patients(each: int = 8) -> dict[str, bytes]:
 
 def test_patient_folder_is_a_group_that_stays_in_one_part(make: Make) -> None:
     found = make(of_patients())
-    assert found.report["groups_from"] == {"folders": 64}
-    assert not any("no patient" in warning for warning in found.report["warnings"])
+    assert found.report.as_json()["groups_from"] == {"folders": 64}
+    assert not any("no patient" in warning for warning in found.report.as_json()["warnings"])
     with session_scope() as s:
         split = splits.split_of(s, s.get_one(Dataset, found.id))
-        rows = {part: slices.rows_of(s, found.id, split, part) for part in slices.PARTS}
+        rows = {part: slices.rows_of(s, found.id, split, part) for part in PARTS}
     folders = {part: {row.name.split("/")[2] for row in those} for part, those in rows.items()}
     assert sum(map(len, folders.values())) == len(set().union(*folders.values())) == 8
 
@@ -192,14 +192,14 @@ def test_group_of_csv_or_dicom_goes_before_folder(make: Make) -> None:
     assert by_header[1].startswith("patient-")
     found = make(entries, HEAD + "COVID/p1/1.png,1,first\nCOVID/p2/2,1,second\nnormal/p3/3.png,0,\n")
     assert [each.group for each in slices_of(found)] == ["first", "second", "p3"]
-    assert found.report["groups_from"] == {"CSV": 2, "folders": 1}
+    assert found.report.as_json()["groups_from"] == {"CSV": 2, "folders": 1}
 
 
 def test_slices_without_a_known_patient_are_counted_in_a_warning(make: Make) -> None:
     entries = of_patients(2) | {"set/COVID/loose.png": png(1000), "set/non-COVID/loose.png": png(1001)}
-    warnings = make(entries).report["warnings"]
+    warnings = make(entries).report.as_json()["warnings"]
     assert any("2 of 18 slices have no known patient or series" in warning for warning in warnings)
-    assert any(warning.startswith("6 of 6 slices") for warning in make(two_classes()).report["warnings"])
+    assert any(warning.startswith("6 of 6 slices") for warning in make(two_classes()).report.as_json()["warnings"])
 
 
 def test_the_pages_of_a_file_are_one_group(make: Make) -> None:
@@ -218,15 +218,17 @@ def pages(*seeds: int) -> bytes:
 def test_csv_among_the_files_is_used_and_is_not_a_slice(make: Make) -> None:
     entries = two_classes(2) | {"set/groups.csv": (HEAD + "COVID/0.png,1,p\nnon-COVID/0.png,0,q\n").encode()}
     found = make(entries)
-    assert found.report["labels_from"] == "set/groups.csv among the files"
+    assert found.report.as_json()["labels_from"] == "set/groups.csv among the files"
     assert found.counts == {"COVID": 1, "non-COVID": 1, "rejected": 2}
-    assert make(two_classes(2) | {"set/labels.csv": b"id,age\n1,2\n"}).report["labels_from"] == "class folders"
+    assert (
+        make(two_classes(2) | {"set/labels.csv": b"id,age\n1,2\n"}).report.as_json()["labels_from"] == "class folders"
+    )
 
 
 def test_each_archive_is_labelled_by_its_own_csv_or_its_folders(make: Make) -> None:
     one = {"x/0.png": png(1), "x/1.png": png(2), "labels.csv": b"file,label\n0.png,1\n1.png,0\n"}
     found = make({"one.zip": one, "two.zip": {"COVID/0.png": png(3), "normal/1.png": png(4)}})
-    assert found.report["labels_from"] == "one/labels.csv among the files and class folders"
+    assert found.report.as_json()["labels_from"] == "one/labels.csv among the files and class folders"
     assert found.counts == {"COVID": 2, "non-COVID": 2, "rejected": 0}
     broken = make({"one.zip": one | {"x/labels.csv": b"", "labels.csv": b"file,label\n9.png,1\n"}})
     assert broken.error == "labels.csv: the labels file names files that are not there: 9.png (line 2)"
@@ -248,7 +250,7 @@ def test_the_studies_of_a_dicom_patient_are_a_group_that_does_not_name_the_patie
             "normal/4": ct(8, PatientID="P2", IssuerOfPatientID="another hospital", StudyInstanceUID="1.2.6"),
         }
     )
-    assert found.report["groups_from"] == {"DICOM patient, study or series": 4}
+    assert found.report.as_json()["groups_from"] == {"DICOM patient, study or series": 4}
     groups = [each.group for each in slices_of(found)]
     assert groups[0] == groups[1]
     assert len(set(groups)) == 3
@@ -299,7 +301,7 @@ def test_identical_and_near_identical_slices_are_counted_within_and_across_class
     entries["set/COVID/jpeg.jpg"] = again(png(1))
     entries["set/COVID/other.jpg"] = again(png(101))
     found = make(entries)
-    identical, near = found.report["identical"], found.report["near_identical"]
+    identical, near = found.report.as_json()["identical"], found.report.as_json()["near_identical"]
     assert (identical["within"], identical["across"], near["within"], near["across"]) == (2, 2, 1, 1)
     assert identical["examples_within"] == [["set/COVID/0.png", "set/COVID/copy.png"]]
     assert identical["examples_across"] == [["set/non-COVID/0.png", "set/COVID/wrong.png"]]
@@ -307,7 +309,7 @@ def test_identical_and_near_identical_slices_are_counted_within_and_across_class
     assert found.groups == 8
     by_name = {each.name: each for each in slices_of(found)}
     assert by_name["set/COVID/jpeg.jpg"].group == by_name["set/COVID/1.png"].group == "near-1"
-    warnings = " ".join(found.report["warnings"])
+    warnings = " ".join(found.report.as_json()["warnings"])
     assert "2 slices have the same pixels as one of the other class" in warnings
     assert "1 pairs of near-identical slices are of different classes" in warnings
 
@@ -315,9 +317,9 @@ def test_identical_and_near_identical_slices_are_counted_within_and_across_class
 def test_the_same_files_make_the_same_dataset_and_other_labels_another(make: Make) -> None:
     first, second = make(two_classes()), make(two_classes())
     assert first.sha256 == second.sha256
-    assert second.report["identical_to"] == "site/1"
-    assert "it is the same as site/1, slice by slice" in second.report["warnings"]
-    assert make(two_classes(), name="other").report["identical_to"] is None
+    assert second.report.as_json()["identical_to"] == "site/1"
+    assert "it is the same as site/1, slice by slice" in second.report.as_json()["warnings"]
+    assert make(two_classes(), name="other").report.as_json()["identical_to"] is None
     named = make(two_classes(), HEAD + "".join(f"{name},1,g{n}\n" if n else f"{name},0,x\n"
                                                for n, name in enumerate(two_classes())))  # fmt: skip
     assert named.sha256 != first.sha256
@@ -519,7 +521,7 @@ def test_reviewed_slices_of_jobs_make_a_dataset(owner: User, submit: Submit) -> 
     found = view(dataset)
     assert (found.state, found.created_by) == ("ready", "ann")
     assert found.counts == {"COVID": 3, "non-COVID": 3, "rejected": 0}
-    assert found.report["labels_from"] == "reviews"
+    assert found.report.as_json()["labels_from"] == "reviews"
     assert {each.group for each in slices_of(found)} == {f"job-{job.id}: a", f"job-{job.id}: b"}
     with read_scope() as s:
         array = np.load(storage().local_path(s.get_one(Dataset, found.id).arrays[0]))
@@ -542,17 +544,17 @@ def test_reviewed_dicom_is_read_again_for_its_patient_and_for_burned_in_text(own
     build_next("w")
     found = view(dataset)
     assert found.error is None
-    assert found.report["left_out"] == {"burned_in": {"count": 1, "examples": ["2"]}}
+    assert found.report.as_json()["left_out"] == {"burned_in": {"count": 1, "examples": ["2"]}}
     group = {each.name: each.group for each in slices_of(found, reason=None)}
     assert group["1"] == group["3"] != group["4"]
-    assert found.report["groups_from"] == {"DICOM patient, study or series": 3}
+    assert found.report.as_json()["groups_from"] == {"DICOM patient, study or series": 3}
 
 
 def test_shortcuts_reach_the_report_and_its_warnings(make: Make) -> None:
     entries = {f"COVID/{n}.png": png(n) for n in range(30)} | {f"normal/{n}.png": png(n + 50, 60) for n in range(30)}
     found = make(entries)
-    assert found.report["shortcuts"]["facts"]["width × height"]["auc"] == 1.0
-    assert any(warning.startswith("a shortcut") for warning in found.report["warnings"])
+    assert found.report.as_json()["shortcuts"]["facts"]["width × height"]["auc"] == 1.0
+    assert any(warning.startswith("a shortcut") for warning in found.report.as_json()["warnings"])
 
 
 @pytest.mark.slow
@@ -567,12 +569,12 @@ def test_the_real_slices_make_a_dataset_whose_split_is_clean(settings: Settings,
     assert found.state == "ready", found.error
     assert found.size == len(entries) - 1
     assert found.counts["rejected"] == 0
-    assert found.report["near_identical"]["across"] == found.report["identical"]["across"] == 0
-    assert found.report["near_identical"]["within"] > 100
-    assert not found.report["shortcuts"]["found"]
+    assert found.report.as_json()["near_identical"]["across"] == found.report.as_json()["identical"]["across"] == 0
+    assert found.report.as_json()["near_identical"]["within"] > 100
+    assert not found.report.as_json()["shortcuts"]["found"]
     with session_scope() as s:
         split = splits.split_of(s, s.get_one(Dataset, dataset.id))
-        sizes = {part: len(slices.rows_of(s, dataset.id, split, part)) for part in slices.PARTS}
+        sizes = {part: len(slices.rows_of(s, dataset.id, split, part)) for part in PARTS}
         assert s.scalar(select(func.count()).where(Dataset.state == Work.DONE)) == 1
     assert split.leaks == {}
     assert sizes["train"] / found.size == pytest.approx(0.7, abs=0.02)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from db.evaluation.result import VersionMetrics
+from db.registry.manifest import Package
 from tests.builders.networks import small_resnet
 from training.data.slices import Labelled
-from worker.engines.package import Package
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,10 @@ from db.evaluation.promotion import promote_first
 from db.models import Prediction
 from db.registry import versions
 from db.registry.engine_proofs import list_servings
+from db.registry.manifest import INT8_FILE
 from db.settings import Settings
 from tests.worker.conftest import Submit, png
 from tests.worker.engines.test_proof import damage_one_scale, rewrite
-from worker.engines.package import INT8_FILE
 from worker.jobs import ingest, loaded_engines, predict
 
 Published = tuple[Path, Any, list[Any]]
@@ -26,9 +26,9 @@ Published = tuple[Path, Any, list[Any]]
 
 def promote(folder: Path) -> int:
     """Register a package and make it the champion; its id."""
-    files = versions.store_package(folder)
+    stored = versions.store_package(folder)
     with session_scope() as s:
-        return promote_first(s, versions.register_package(s, folder, files), "for a test").id
+        return promote_first(s, versions.register_package(s, stored), "for a test").id
 
 
 @pytest.mark.parametrize("damaged", [False, True])

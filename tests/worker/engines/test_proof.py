@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from db.registry.manifest import INT8_FILE, MANIFEST
 from db.registry.proof_file import BadProof, read_proof_file, write_proof_file
 from worker.engines import load
 from worker.engines.interface import Scores
 from worker.engines.load import EngineUnproven, load_engine
-from worker.engines.package import INT8_FILE, MANIFEST, PackageError, sha256_of
+from worker.engines.package import PackageError, sha256_of
 from worker.engines.proof import NOT_STATED, Proof, draw_slices, prove, read_proof
 
 Published = tuple[Path, Any, list[Any]]

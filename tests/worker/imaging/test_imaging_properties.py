@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from db.reasons import REASONS
 from tests.worker.imaging.builders import RawEntry, dicom, image, png, raw_zip, tar_of, zip_of
 from worker.imaging.archives.archive import Limits, inspect_archive, read_entries
 from worker.imaging.display_names import MAX_NAME, display_name
 from worker.imaging.formats.decode import DecodeLimits, decode
-from worker.imaging.rejections import REASONS, ArchiveRefused, SliceRejected
+from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 DECODE = DecodeLimits(max_pixels=200_000, max_pages=8)
 ARCHIVE = Limits(max_entries=50, max_unpacked_bytes=3_000_000, max_ratio=200, max_entry_bytes=1_000_000)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db import CLASSES
 from db.evaluation.result import Metrics
 from training.evaluation.metrics import BINS as RELIABILITY_BINS
 from training.report.figures.style import LIGHT, SMALL, TEXT, Style, dress, legend, new_sheet
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Probabilities = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
-CLASSES = "non-COVID", "COVID"
 SCORE_BINS, DISTANCE_BINS = 40, 40
 
 
@@ -31,7 +31,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], style: Style = LIGHT) -> F
     import seaborn
     from matplotlib.colors import LinearSegmentedColormap
 
-    counts = np.asarray(matrix, np.int64)
+    counts, classes = np.asarray(matrix, np.int64), [CLASSES[0], CLASSES[1]]
     totals = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(totals, 1)
     words = [f"{count:,}\n{100 * part:.1f}\u202f%" for count, part in zip(counts.flat, share.flat, strict=True)]
@@ -49,8 +49,8 @@ def confusion_figure(matrix: Sequence[Sequence[int]], style: Style = LIGHT) -> F
         square=True,
         linewidths=3,
         linecolor=style.paper,
-        xticklabels=CLASSES,
-        yticklabels=CLASSES,
+        xticklabels=classes,
+        yticklabels=classes,
         ax=axes,
     )
     for text, part in zip(axes.texts, share.flat, strict=True):

@@ -19,7 +19,6 @@ MOST_AUGMENTED, MOST_MISTAKES = 48, 12
 TILE, GAP = 112, 4  # px
 PAIR_TILE = 176  # px
 GRID_DOTS = 110  # an inch: a slice has no more to show
-CLASSES = "non-COVID", "COVID"
 
 
 @dataclass(frozen=True)

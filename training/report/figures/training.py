@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from db.evaluation.result import Interval, Metrics
+from db.metrics import METRICS
 from db.training.progress import EpochRecord
 from training.report.figures.style import LIGHT, SMALL, TEXT, Style, dress, legend, new_sheet, short_name
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 History = Sequence[EpochRecord]
 PANELS = ("loss", "loss"), ("accuracy", "accuracy")
-SOURCE_METRICS = ("accuracy", "accuracy"), ("recall", "sensitivity"), ("specificity", "specificity")
+SOURCE_METRICS = ("accuracy", "recall", "specificity")
 MOST_SOURCES = 24
 
 
@@ -57,10 +58,10 @@ def source_figure(by_source: Mapping[str, Metrics], style: Style = LIGHT) -> Fig
     places = np.arange(len(sources))
     figure = new_sheet(8.2, 1.1 + 0.36 * len(sources), style)
     panels = figure.subplots(1, len(SOURCE_METRICS), sharey=True)
-    for axes, (name, word) in zip(panels, SOURCE_METRICS, strict=True):
+    for axes, name in zip(panels, SOURCE_METRICS, strict=True):
         for place, (_, metrics) in zip(places, sources, strict=True):
             _bar(axes, int(place), getattr(metrics, name), metrics.intervals.get(name), style)
-        dress(axes, style, title=word, grid="x")
+        dress(axes, style, title=METRICS[name].name, grid="x")
         axes.set_xlim(0, 1.16)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         axes.spines["bottom"].set_bounds(0, 1)

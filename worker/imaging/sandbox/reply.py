@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
+from db.reasons import OF_FILES
 from worker.imaging.display_names import MAX_NAME
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, SeriesInfo, as_pixels
-from worker.imaging.rejections import REASONS, SliceRejected
+from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import REPLY
 
 MAX_HEADER = 4 * 1024 * 1024
@@ -89,7 +90,7 @@ def read_reply(frame: bytes, max_slices: int) -> list[PreparedSlice] | SliceReje
     """Return the answer in a frame. Raises ForgedReply unless every part of it is what `pack_reply` writes."""
     answer, pixels = _read(_ANSWER, frame)
     if isinstance(answer, _Rejection):
-        if pixels or answer.code not in REASONS:
+        if pixels or answer.code not in OF_FILES:
             raise ForgedReply("a rejection with pixels, or with a code that does not exist")
         return SliceRejected(answer.code, answer.detail)
     count = len(answer.slices)

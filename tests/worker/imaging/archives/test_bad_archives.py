@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from db.reasons import REASONS
 from tests.worker.imaging.builders import RawEntry, end_record, png, raw_zip, read_all, tar_of, zip_of
 from worker.imaging.archives.archive import Inspection, Limits, inspect_archive
-from worker.imaging.rejections import REASONS, ArchiveRefused, SliceRejected
+from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 MIB = 1024 * 1024
 

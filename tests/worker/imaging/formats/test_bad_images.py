@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from db.reasons import REASONS
 from tests.worker.imaging.builders import grey, image, png, png_chunk
 from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.recipe import PreparedSlice, fit
-from worker.imaging.rejections import REASONS, SliceRejected
+from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
 LIMITS = DecodeLimits()

@@ -95,6 +95,8 @@ _COMMANDS = {
     "raise-limit": lambda _: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)),
     "environment": lambda _: sorted(os.environ),
     "modules": lambda _: [
-        name for name in ("db", "celery", "sqlalchemy", "tensorflow", "flask") if name in sys.modules
+        name
+        for name in ("db.settings", "db.database", "celery", "sqlalchemy", "tensorflow", "flask")
+        if name in sys.modules
     ],
 }

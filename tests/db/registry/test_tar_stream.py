@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from db.tar_stream import END, tar_member, tar_size
+from db.registry.tar_stream import END, tar_member, tar_size
 from worker.imaging.archives.archive import Limits, read_entries
 
 NOT_UTF8 = os.fsdecode(b"\xff.png")

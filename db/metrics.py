@@ -1,0 +1,77 @@
+"""The metrics of a model version: what each is called and means, and what a difference between two versions says."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number from 0 to 1 that says how well a model does.
+
+    `classes`: the labels that a group must have for the metric to be defined; empty if any slice will do.
+    """
+
+    key: str
+    name: str
+    meaning: str
+    classes: tuple[int, ...] = ()
+    smaller_is_better: bool = False
+
+    @property
+    def title(self) -> str:
+        """Return the name as a heading has it."""
+        return self.name[0].upper() + self.name[1:]
+
+
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("accuracy", "accuracy", "of all slices, the share that is right"),
+        Metric("recall", "sensitivity", "of COVID slices, the share that is found; also called recall", (1,)),
+        Metric("specificity", "specificity", "of non-COVID slices, the share that is cleared", (0,)),
+        Metric("precision", "precision", "of slices called COVID, the share that is", (1,)),
+        Metric("f1", "F1", "harmonic mean of precision and sensitivity", (1,)),
+        Metric("auc", "AUC", "how often a COVID slice scores above a non-COVID one; 0.5 is chance", (1, 0)),
+        Metric("pr_auc", "PR AUC", "mean precision over all sensitivities", (1, 0)),
+        Metric("brier", "Brier score", "mean squared error of the probability; 0 is best", smaller_is_better=True),
+        Metric("ece", "calibration error", "mean gap between probability and outcome in 15 bins; 0 is best",
+               smaller_is_better=True),
+    )
+}  # fmt: skip
+"""Every metric by its key, in the order in which people read them."""
+
+_COUNTS = {"n": "slices", "ood_share": "out of distribution"}  # that stand beside the metrics of a version
+
+
+class Difference(StrEnum):
+    """What the 95 % interval of a difference between two versions says."""
+
+    BETTER = "better beyond chance"
+    WORSE = "worse beyond chance"
+    NONE = "no difference beyond chance"
+    UNKNOWN = "too few groups to tell chance"
+
+
+def name_of(key: str) -> str:
+    """Return the name of a metric, or of a number that stands beside metrics, for people."""
+    return METRICS[key].name if key in METRICS else _COUNTS.get(key, key.replace("_", " "))
+
+
+def difference_of(key: str, low: float | None, high: float | None) -> Difference:
+    """Return what the interval of a metric's difference, the first version less the second, says of the first."""
+    if low is None or high is None:
+        return Difference.UNKNOWN
+    if low <= 0 <= high:
+        return Difference.NONE
+    return Difference.BETTER if (low > 0) != METRICS[key].smaller_is_better else Difference.WORSE
+
+
+def written(value: float | None, sign: str = "", digits: int = 3) -> str:
+    """Return `0.968`, or a dash for a number that is undefined; with the sign "+", a difference as `+0.012`."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}".replace("-", "−")
+
+
+def written_interval(low: float | None, high: float | None, sign: str = "") -> str:
+    """Return `0.950 to 0.980`, or nothing for an interval that is undefined."""
+    return "" if low is None or high is None else f"{written(low, sign)} to {written(high, sign)}"

@@ -1,0 +1,152 @@
+"""JSON documents in columns: frozen models, checked when they are written, and read by attribute."""
+
+from typing import Annotated, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Dialect
+from sqlalchemy.types import JSON, TypeDecorator
+
+from db.models.base import Json
+
+D = TypeVar("D", bound="Document")
+
+
+class Document(BaseModel):
+    """A document that is stored as JSON.
+
+    No value is converted, no member is unknown, and no number is infinite. Members that it was not given have their
+    defaults, and are not stored.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def as_json(self) -> Json:
+        """Return the members that were given, as JSON."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    @classmethod
+    def of(cls, value: Self | Json) -> Self:
+        """Return the document itself, or the one that JSON describes. Raises pydantic's ValidationError."""
+        return cls.model_validate(value)
+
+
+class DocumentType(TypeDecorator[D], Generic[D]):
+    """A JSON column that holds one kind of document."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, document: type[D]) -> None:
+        super().__init__()
+        self.document = document
+
+    def process_bind_param(self, value: D | Json | None, dialect: Dialect) -> Json | None:
+        return None if value is None else self.document.of(value).as_json()
+
+    def process_result_value(self, value: Json | None, dialect: Dialect) -> D | None:
+        return None if value is None else self.document.of(value)
+
+
+class SplitName(Document):
+    """The split that a version was trained on: its id, and the label of its dataset."""
+
+    id: int
+    dataset: str
+
+
+class Origin(Document):
+    """What only the database in which a version was made can resolve: its run, its split and its ancestors.
+
+    `lineage`: the labels of the versions that it comes from, the oldest first.
+    """
+
+    run: int | None = None
+    split: SplitName | None = None
+    lineage: list[str] = []
+
+
+class Facts(Origin):
+    """How a model version was made. A package may state more than is listed here; it is kept as it is.
+
+    `imported`: the origin of a version that was made elsewhere. Its ids and labels mean nothing in this database, or
+    another thing. `floor`: the sensitivity that the version must reach to be promoted.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    imported: Origin | None = None
+    dataset: str | None = None
+    preset: str | None = None
+    seed: int | None = None
+    config: Json = {}
+    floor: Annotated[float, Field(ge=0, le=1)] | None = None
+    threshold_rule: str | None = None
+    allowed_leaks: list[str] = []
+    environment: Json = {}
+    training_seconds: float | None = None
+
+
+class GroupCounts(Document):
+    """The groups of a dataset: how many have slices of one class alone, and of both; and the slices of the largest."""
+
+    count: int = 0
+    covid: int = Field(default=0, alias="COVID")
+    non_covid: int = Field(default=0, alias="non-COVID")
+    both: int = 0
+    slices: dict[str, dict[str, int]] = {}
+
+
+class Duplicates(Document):
+    """Identical slices, or pairs of near-identical ones, within a class and across, with examples by name."""
+
+    within: int = 0
+    across: int = 0
+    examples_within: list[list[str]] = []
+    examples_across: list[list[str]] = []
+
+
+class LeftOut(Document):
+    """Files that were left out for one reason."""
+
+    count: int
+    examples: list[str] = []
+
+
+class ShortcutScore(Document):
+    """How well one fact of a file alone predicts its class."""
+
+    balanced_accuracy: float
+    auc: float
+
+
+class Shortcuts(Document):
+    """The shortcut check: whether facts of the files, without their pictures, predict the class."""
+
+    facts: dict[str, ShortcutScore] = {}
+    found: bool = False
+    weak: bool = False
+    verdict: str = ""
+
+
+class DatasetReport(Document):
+    """What a build found out about a dataset.
+
+    `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group. `sizes`,
+    `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code. `identical_to`: the
+    earlier dataset with the same slices. `warnings`: what a person should read first.
+    """
+
+    labels_from: str = ""
+    groups_from: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    groups: GroupCounts = GroupCounts()
+    sizes: dict[str, dict[str, int]] = {}
+    modes: dict[str, dict[str, int]] = {}
+    formats: dict[str, dict[str, int]] = {}
+    splits: dict[str, dict[str, int]] = {}
+    identical: Duplicates = Duplicates()
+    near_identical: Duplicates = Duplicates()
+    left_out: dict[str, LeftOut] = {}
+    shortcuts: Shortcuts | None = None
+    identical_to: str | None = None
+    warnings: list[str] = []

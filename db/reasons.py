@@ -1,0 +1,60 @@
+"""Every reason code that an archive, a slice, an upload or a file of a dataset can get, with its sentence for people.
+
+This module imports nothing: the sandboxed decoders load it too.
+"""
+
+OF_ARCHIVES = {
+    "too_many_entries": "The archive holds more entries than are accepted in one submission.",
+    "overlap": "Entries of the archive share the same bytes, as decompression bombs do.",
+    "password_protected": "The archive is encrypted; send it without a password.",
+    "bad_zip64": "The archive's ZIP64 records contradict each other.",
+    "malformed_archive": "The archive's own structure is damaged.",
+    "truncated_archive": "The archive ends too early; it was cut off on its way.",
+    "trailing_data": "The archive is followed by bytes that do not belong to it.",
+    "unsupported_archive": "This kind of archive is not read; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.",
+    "no_images": "There is no file in it that could be an image.",
+}
+"""A whole archive: nothing of it is taken. An archive can be `too_large_unpacked` too."""
+
+OF_FILES = {
+    "too_large_unpacked": "Unpacked, it is larger than is accepted.",
+    "size_mismatch": "The file is not as long as the archive says.",
+    "corrupt": "The file's bytes are damaged.",
+    "not_regular": "This is a link or a device, not a file.",
+    "nested": "This is an archive or compressed file inside the archive; send its contents instead.",
+    "unsupported": "This variant of the format is not read.",
+    "empty": "The file is empty.",
+    "format": "This is not a PNG, JPEG, TIFF, BMP or DICOM image.",
+    "truncated": "The image ends too early.",
+    "pixels": "The image has more pixels than are accepted, or not as many as it says.",
+    "pages": "The file has more pages than are accepted.",
+    "malformed": "The DICOM structure is damaged, or what a CT slice must state is missing.",
+    "not_ct": "This DICOM object is not a CT slice.",
+    "decoder_crash": "Decoding this file crashed the decoder.",
+    "decoder_timeout": "Decoding this file took too long.",
+    "decoder_memory": "Decoding this file takes more memory than is allowed.",
+}
+"""One file: it is rejected, and the other files of its archive go on."""
+
+OF_QUARANTINE = {
+    "worker_lost": "The worker was lost each time it predicted this slice.",
+    "engine_error": "The engine failed each time on this slice.",
+    "file_lost": "A stored file that this slice needs is missing or damaged.",
+}
+"""A slice that was read but could not be predicted."""
+
+OF_UPLOADS = {"file_missing": "The stored file of this upload is missing. Send it again."}
+"""An upload that was accepted but could not be unpacked."""
+
+OF_DATASETS = {
+    "no_label": "Neither a folder nor the CSV states its class.",
+    "burned_in": "Text is burned into its pixels, as its header states; a network might learn to read it.",
+}
+"""A file that is left out of a dataset. It can also have any reason of a file."""
+
+REASONS = OF_ARCHIVES | OF_FILES | OF_QUARANTINE | OF_UPLOADS | OF_DATASETS
+
+
+def explain(code: str | None) -> str:
+    """Return the sentence of a reason code; other text as it is."""
+    return REASONS.get(code or "", (code or "").replace("_", " "))

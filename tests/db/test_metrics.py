@@ -1,0 +1,57 @@
+"""The table of metrics, and that the page and the command line say the same of a difference."""
+
+from pathlib import Path
+
+import pytest
+from jinja2 import Environment, FileSystemLoader
+
+from cli.local.model_tables import comparison_rows
+from db import CLASSES
+from db.evaluation.result import PairedMetric
+from db.metrics import METRICS, Difference, difference_of, name_of, written, written_interval
+
+TEMPLATES = Path(__file__).parents[2] / "web" / "templates"
+INTERVALS = [
+    ("recall", 0.01, 0.2, Difference.BETTER),
+    ("recall", -0.2, -0.01, Difference.WORSE),
+    ("recall", -0.2, 0.0, Difference.NONE),
+    ("recall", None, None, Difference.UNKNOWN),
+    ("ece", -0.2, -0.01, Difference.BETTER),
+    ("brier", 0.01, 0.2, Difference.WORSE),
+]
+
+
+@pytest.mark.parametrize(("key", "low", "high", "difference"), INTERVALS)
+def test_interval_of_a_difference_says_who_is_better(
+    key: str, low: float | None, high: float | None, difference: Difference
+) -> None:
+    assert difference_of(key, low, high) is difference
+
+
+@pytest.mark.parametrize(("key", "low", "high", "difference"), INTERVALS)
+def test_page_and_command_line_say_the_same_of_a_difference(
+    key: str, low: float | None, high: float | None, difference: Difference
+) -> None:
+    one = PairedMetric(first=0.9, second=0.8, difference=0.1, low=low, high=high)
+    [row] = [row for row in comparison_rows({key: one}) if row[0] == METRICS[key].name]
+    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    page.filters.update(metric_name=name_of, metric=str, written=written)
+    page.globals.update(METRICS=METRICS, difference_of=difference_of, written_interval=written_interval)
+    html = page.get_template("models/_compared.html").module.compared({key: one}, "a", "b", "t")  # type: ignore[attr-defined]
+    assert row[-1] == difference
+    assert f">{difference}</td>" in html
+    assert f">{written_interval(low, high, '+')}</td>" in html
+    assert row[-2] == written_interval(low, high, "+")
+
+
+def test_every_metric_has_its_own_name_and_known_classes() -> None:
+    assert len({metric.name for metric in METRICS.values()}) == len(METRICS)
+    assert {label for metric in METRICS.values() for label in metric.classes} == set(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [(0.9684, "", "0.968"), (None, "", "–"), (float("nan"), "", "–"), (-0.012, "+", "−0.012"), (0.0, "+", "+0.000")],
+)
+def test_metrics_are_written_with_three_digits(value: float | None, sign: str, text: str) -> None:
+    assert written(value, sign) == text
