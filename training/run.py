@@ -19,6 +19,7 @@ from db.evaluation.promotion import promote_first
 from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.registry import versions
+from db.registry.manifest import Package
 from db.training import runs
 from db.training.leaks import EXAMPLES, SEEN
 from db.training.lineage import find_seen
@@ -82,11 +83,11 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
         config = None if run.demo else checked(run.config)
         observer = RunObserver(run, claim, heartbeat, config.stages if config else ())
         if config is None:
-            demo.make_demo_package(folder / "package", seed=run.seed, progress=observer.report)
+            package = demo.make_demo_package(folder / "package", seed=run.seed, progress=observer.report)
         else:
             trained = _train(run, config, observer, folder)
-            make_package(folder / "package", trained, observer.packaging, observer.alive)
-        register(folder / "package", run, claim)
+            package = make_package(folder / "package", trained, observer.packaging, observer.alive)
+        register(package, folder / "package", run, claim)
     checkpoints.drop(observer.stored)
 
 
@@ -139,14 +140,14 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
         observer.report(0.0, "the split does not leak", allowed_leaks=run.allowed_leaks)
 
 
-def register(folder: Path, run: TrainingRun, claim: Claim) -> None:
-    """Make a model version of the package in `folder`, finish its run, and have the version compared with the champion.
+def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> None:
+    """Make a model version of a package and finish its run, and have the version compared with the champion.
 
     All in one transaction: a worker that dies after it leaves nothing undone. The first demo model is promoted too.
 
     Raises Cancelled, StaleClaim.
     """
-    stored = versions.store_package(folder)
+    stored = versions.store_package(folder, package)
     with session_scope() as s:
         if runs.report(s, claim, 1.0, "registering").cancel:
             raise Cancelled

@@ -76,13 +76,11 @@ def with_interval(interval: object) -> str:
     return f" ({written_interval(*interval)})"
 
 
-def comparison_rows(metrics: PairedMetrics) -> list[tuple[str, ...]]:
+def comparison_rows(pairs: PairedMetrics) -> list[tuple[str, ...]]:
     """Return a paired comparison as rows: metric, candidate, other, difference, its interval, what that means."""
-    rows: list[tuple[str, ...]] = []
-    for key, metric in METRICS.items():
-        if (one := metrics.get(key)) is None:
-            continue
-        sides = (written(one.first), written(one.second), written(one.difference, "+"))
-        meaning = difference_of(key, one.low, one.high)
-        rows.append((metric.name, *sides, written_interval(one.low, one.high, "+"), meaning))
-    return rows
+    return [
+        (metric.name, written(pair.first), written(pair.second), written(pair.difference, "+"),
+         written_interval(pair.low, pair.high, "+"), difference_of(key, pair.low, pair.high))
+        for key, metric in METRICS.items()
+        if (pair := pairs.get(key)) is not None
+    ]  # fmt: skip

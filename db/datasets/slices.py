@@ -20,7 +20,7 @@ class DatasetError(Exception):
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """One labelled slice: `row` is its place in the dataset's arrays, `label` 1 for COVID."""
+    """One labelled slice: its `row` in the dataset's arrays, and its label (1: COVID)."""
 
     id: int
     row: int
@@ -37,8 +37,7 @@ class LabelledRow:
 
 @dataclass(frozen=True)
 class SplitCandidate:
-    """The columns of a labelled slice that a split and its leak check need. `given_part`: the part that the CSV names.
-    A slice without a cluster or a hash of its pixels has no duplicates."""
+    """The columns of a labelled slice that splits and leak checks need. `given_part`: the part that the CSV names."""
 
     row: int
     name: str
@@ -90,9 +89,9 @@ def count_parts(s: Session, split: Split) -> dict[str, int]:
     return counts
 
 
-def part_of(split: Split, candidate: SplitCandidate) -> str:
+def part_of(split: Split, slice_: SplitCandidate) -> str:
     """Return the part of a split that a slice of its dataset is in."""
-    return (candidate.given_part or "") if split.rule == SplitRule.GIVEN else str(split.assignment[candidate.group])
+    return (slice_.given_part or "") if split.rule == SplitRule.GIVEN else str(split.assignment[slice_.group])
 
 
 def _read(s: Session, kind: type[T], dataset_id: int, *conditions: ColumnElement[bool]) -> list[T]:

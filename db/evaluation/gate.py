@@ -64,9 +64,10 @@ def objections(metrics: PairedMetrics, sensitivity: float | None, floor: float) 
     elif sensitivity < floor:
         reasons.append(f"its sensitivity of {sensitivity:.3f} is below the floor of {floor:.3f}")
     for key in NOT_WORSE_IN:
-        metric = metrics.get(key)
-        if metric and (difference := difference_of(key, metric.low, metric.high)) == Difference.WORSE:
-            interval = written_interval(metric.low, metric.high, "+")
+        if (pair := metrics.get(key)) is None:
+            continue
+        if (difference := difference_of(key, pair.low, pair.high)) == Difference.WORSE:
+            interval = written_interval(pair.low, pair.high, "+")
             reasons.append(f"its {METRICS[key].name} is {difference}: the difference is {interval}")
     return reasons
 

@@ -66,7 +66,6 @@ class VersionChecks:
 def version_page(s: Session, version: ModelVersion) -> VersionPage:
     """Return what the page shows of a version."""
     datasets = list_datasets(s)
-    run_id = version.facts.run
     return VersionPage(
         version=version,
         used_by=versions.used_by(s, version),
@@ -74,7 +73,7 @@ def version_page(s: Session, version: ModelVersion) -> VersionPage:
         lineage_elsewhere=ancestors_elsewhere(version),
         promotions=promotions_of(s, version),
         dataset=_dataset_of(version, datasets),
-        run=None if run_id is None else runs.find_run(s, run_id),
+        run=None if version.facts.run is None else runs.find_run(s, version.facts.run),
         has_test_part=training_split_of(s, version) is not None,
         other_versions=[other.label for other in versions.list_versions(s) if other.id != version.id],
         ready_datasets=[dataset.label for dataset in datasets if dataset.state == Work.DONE],

@@ -1,11 +1,12 @@
 """JSON documents in columns: frozen models, checked when they are written, and read by attribute."""
 
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import ConfigDict, Field
 from sqlalchemy import Dialect
 from sqlalchemy.types import JSON, TypeDecorator
 
+from db.models.base import Json
 from db.models.kept import Kept
 
 D = TypeVar("D", bound="Document")
@@ -21,7 +22,7 @@ class Document(Kept):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def of(cls, value: Self | dict[str, Any]) -> Self:
+    def of(cls, value: Self | Json) -> Self:
         """Return the document itself, or the one that JSON describes. Raises pydantic's ValidationError."""
         return cls.model_validate(value)
 
@@ -36,10 +37,10 @@ class DocumentType(TypeDecorator[D], Generic[D]):
         super().__init__()
         self.document = document
 
-    def process_bind_param(self, value: D | dict[str, Any] | None, dialect: Dialect) -> dict[str, Any] | None:
+    def process_bind_param(self, value: D | Json | None, dialect: Dialect) -> Json | None:
         return None if value is None else self.document.of(value).as_json()
 
-    def process_result_value(self, value: dict[str, Any] | None, dialect: Dialect) -> D | None:
+    def process_result_value(self, value: Json | None, dialect: Dialect) -> D | None:
         return None if value is None else self.document.of(value)
 
 
@@ -74,11 +75,11 @@ class Facts(Origin):
     dataset: str | None = None
     preset: str | None = None
     seed: int | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: Json = Field(default_factory=dict)
     floor: Annotated[float, Field(ge=0, le=1)] | None = None
     threshold_rule: str | None = None
     allowed_leaks: list[str] = Field(default_factory=list)
-    environment: dict[str, Any] = Field(default_factory=dict)
+    environment: Json = Field(default_factory=dict)
     training_seconds: float | None = None
 
 

@@ -1,11 +1,10 @@
 """The champion (the model version that new jobs get), promotions and rollbacks."""
 
-from typing import Any
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.models import OPEN_JOB, Job, ModelVersion, Promotion, PromotionKind, User
+from db.models.base import Json
 
 
 def champion(s: Session) -> ModelVersion | None:
@@ -19,7 +18,7 @@ def record_promotion(
     version: ModelVersion,
     user: User | None,
     reason: str,
-    gate: dict[str, Any] | None = None,
+    gate: Json | None = None,
     kind: PromotionKind = PromotionKind.PROMOTION,
 ) -> Promotion:
     """Make a model version the champion, unchecked; jobs that exist keep theirs. `db.evaluation.promotion` decides."""

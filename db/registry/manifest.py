@@ -66,12 +66,12 @@ Tolerance = Annotated[dict[str, Annotated[float, Field(ge=0)]], AfterValidator(_
 
 
 class ProofFacts(Document):
-    """How many slices the proof has, the seed that they are drawn by, and the tolerance of each precision."""
+    """What the slices of the proof are, and by precision how far an engine's answers may differ."""
 
     model_config = ConfigDict(extra="allow")
 
-    slices: int | None = None
-    seed: int | None = None
+    slices: int = 0
+    seed: int = 0
     tolerance: dict[Precision, Tolerance] = Field(default_factory=dict)
 
 

@@ -33,9 +33,12 @@ class StoredPackage:
     files: dict[str, str]
 
 
-def store_package(folder: Path) -> StoredPackage:
-    """Put every file of a package's folder into storage. Raises BadManifest, OSError."""
-    package = parse_manifest((folder / MANIFEST).read_bytes())
+def store_package(folder: Path, package: Package | None = None) -> StoredPackage:
+    """Put every file of a package's folder into storage. Its manifest is read unless `package` is what it describes.
+
+    Raises BadManifest, OSError.
+    """
+    package = package or parse_manifest((folder / MANIFEST).read_bytes())
     return StoredPackage(package, {name: _store(folder / name) for name in (MANIFEST, *package.files)})
 
 

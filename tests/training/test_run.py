@@ -110,7 +110,7 @@ def test_worker_that_dies_after_registering_leaves_the_comparison_requested(data
     def package(folder, trained, *_):
         known = {"split": {"id": trained.run.split_id, "dataset": "site/1"}}
         made = json.loads((fake_package(folder) / "package.json").read_text()) | {"extra": known}
-        Package.of(made).write(folder)
+        return Package(**made)
 
     def die(*_, **__):
         raise WorkerDied

@@ -275,7 +275,6 @@ def record(claim: Claim, epochs: int) -> None:
             "epoch": epochs - 1,
             "epochs": 3,
             "step": 9,
-            "steps": 9,
         }
         live = LiveProgress(**where, steps=9, loss=0.6, rate=20.0, eta_seconds=None)
         runs.report(s, claim, epochs / 3, f"small: epoch {epochs} of 3", live=live)

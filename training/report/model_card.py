@@ -87,7 +87,7 @@ def _factors(content: ReportContent) -> list[str]:
         rows = metric_rows(metrics)
         shown = [_value(rows[key].value, rows[key].interval) for key in SOURCE_METRICS]
         table.append([plain(name), f"{metrics.n or 0:,}", *shown])
-    return [*lines, "", *_table(("Source", "Slices", *(METRICS[key].title for key in SOURCE_METRICS)), table)]
+    return [*lines, "", *_table(("Source", "Slices", *(METRICS[name].title for name in SOURCE_METRICS)), table)]
 
 
 def _metrics(content: ReportContent) -> list[str]:

@@ -28,7 +28,8 @@ def dataset_json(s: Session, dataset: Dataset, *, whole: bool = True) -> Dataset
         "self": url_for("api_datasets.show", dataset_id=dataset.id),
         "page": url_for("datasets.show", dataset_id=dataset.id),
     }
-    facts = vars(dataset_view(s, dataset)) | {"report": dataset.report.as_json() if whole else {}}
+    view = dataset_view(s, dataset)
+    facts = vars(view) | {"report": view.report.as_json() if whole else {}}
     splits = [SplitOut.model_validate(split) for split in splits_of(s, dataset)] if whole else []
     return DatasetOut(**facts, splits=splits, links=links)
 
