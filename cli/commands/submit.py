@@ -33,11 +33,11 @@ def submit(
 ) -> None:
     """Send PATHS as one job: files, archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) or folders.
 
-    A folder is sent as a TAR, which is made while it is sent. Files and folders in it whose names begin with a dot are
-    left out, and links to folders are not followed.
+    A folder is sent as a TAR. Files and folders whose names begin with a dot are left out. Links to folders are not
+    followed.
 
-    Prints the job's id. With --json the last line is the job, with --wait at its end. With --wait a job that predicted
-    nothing exits with 5.
+    Prints the job's id. With --json prints the whole job instead, and with --wait the job as it ended. With --wait,
+    exits with 5 if nothing was predicted.
     """
     need_wait(strict, wait)
     with Client() as client:

@@ -35,7 +35,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     may be used: the lower ends of all three intervals reach their floors,
       with at least 20 groups of each class
     may not be used: the upper end of one interval is below its floor
-    not enough evidence: all else; says how many more groups would help
+    not enough evidence: in all other cases; if possible, prints how
+      many more groups would settle it
 
     Slices that the model was trained on are not evidence.
     """
