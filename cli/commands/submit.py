@@ -36,8 +36,8 @@ def submit(
     A folder is sent as a TAR. Files and folders whose names begin with a dot are left out. Links to folders are not
     followed.
 
-    Prints the job's id. With --json prints the whole job instead, and with --wait the job as it ended. With --wait,
-    exits with 5 if nothing was predicted.
+    Prints the job's id, or with --json the whole job. With --wait, the job is printed as it ended, and the exit code is
+    5 if nothing was predicted.
     """
     need_wait(strict, wait)
     with Client() as client:

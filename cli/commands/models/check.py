@@ -51,7 +51,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
         return
     result = view.result
     print_table(
-        ("figure", "value", "95 %"),
+        ("metric", "value", "95 %"),
         [
             (metric.name, written(result[key]), written_interval(*(result["intervals"][key] or (None, None))))
             for key, metric in METRICS.items()
@@ -93,7 +93,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
         return
     say(f"{found.dataset}{f' ({found.part})' if found.part else ''}: {found.slices} slices, {found.groups} groups")
     print_table(
-        ("figure", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
+        ("metric", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
     )
     for line in found.notes:
         say(f"  {line}")
