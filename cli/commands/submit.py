@@ -17,7 +17,13 @@ PRIORITY = click.IntRange(-10, 10)
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=PATH)
 @click.option("--name", help="Name the job  [default: after its files]")
-@click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Jobs of higher priority go first.")
+@click.option(
+    "--priority",
+    type=PRIORITY,
+    default=0,
+    show_default=True,
+    help="Jobs of higher priority go first. Above 0 for admins only.",
+)
 @click.option("--wait", is_flag=True, help="Wait until the job has ended, and exit with its code.")
 @strict_option
 @click.option("--idempotency-key", help="The same key with the same files gives the same job  [default: a new key]")

@@ -48,13 +48,16 @@ def list_users(as_json: bool) -> None:
 @users.command()
 @click.argument("name")
 def password(name: str) -> None:
-    """Set the password of the user NAME. It is asked for; if stdin is not a terminal, it is its first line."""
+    """Set the password of the user NAME. Their sessions, tokens and sign-in links end.
+
+    The password is asked for; if stdin is not a terminal, it is its first line.
+    """
     with reading() as session:
         existing_user(session, name)
     secret = _new_password()
     with writing() as session:
         accounts.set_password(session, existing_user(session, name), secret)
-    say(f"the password of {name} is set; browsers that were signed in are signed out")
+    say(f"the password of {name} is set; their sessions, tokens and sign-in links have ended")
 
 
 def _view(user: User) -> dict[str, object]:
