@@ -76,9 +76,9 @@ class LazyGroup(click.Group):
 def cli(home: Path | None) -> None:
     """Classify CT scans in bulk, COVID / non-COVID, and keep every outcome. Research use only, not for diagnosis.
 
-    submit, jobs and results speak to a server: that of CTBATCH_SERVER and CTBATCH_TOKEN, else the `ctbatch up` that
-    runs on this machine. datasets, models, train, runs, users, tokens, files and db act on the database of this
-    machine's settings.
+    submit, jobs and results send requests to the server in CTBATCH_SERVER, with the token in CTBATCH_TOKEN. Without
+    these they use the `ctbatch up` of this machine. datasets, models, train, runs, users, tokens, files and db act on
+    the database of this machine's settings.
     """
     if home is not None:
         use_home(home)

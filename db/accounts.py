@@ -54,12 +54,11 @@ def verify_password(s: Session, name: str, password: str) -> User | None:
 
 
 def set_password(s: Session, user: User, password: str) -> None:
-    """Set a password. The user's signed-in browsers are signed out; their API tokens stay."""
+    """Set a password. The user's browsers are signed out, and their tokens and sign-in links no longer work."""
     user.password_hash = password_hasher.hash(password)
+    s.execute(update(Token).where(Token.user_id == user.id, Token.revoked_at.is_(None)).values(revoked_at=from_now()))
     s.execute(
-        update(Token)
-        .where(Token.user_id == user.id, Token.kind == "session", Token.revoked_at.is_(None))
-        .values(revoked_at=from_now())
+        update(SignInLink).where(SignInLink.user_id == user.id, SignInLink.used_at.is_(None)).values(used_at=from_now())
     )
 
 

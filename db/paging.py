@@ -17,7 +17,7 @@ Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0
 
 
 class BadCursor(ValueError):
-    """The cursor was not made by this server."""
+    """Raised for a cursor that this server did not make."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 from celery import signals
 
 from db import logs
+from db.broker import Queue, wake
 from db.database import current, forget_connections
 from worker.parent_death import die_with_parent
 
@@ -30,6 +31,8 @@ def prepare(default_role: str) -> None:
         settings = current()
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (settings.run_dir / f"{role}.ready").touch()
+        if role == Queue.INFERENCE:
+            wake(Queue.INFERENCE)  # without work, the worker loads the champion's engine
 
     signals.setup_logging.connect(_logging, weak=False)
     signals.worker_process_init.connect(_child, weak=False)

@@ -39,8 +39,8 @@ def pipeline(path: Path | None, slices: int, package: Path | None, as_json: bool
     """Measure the images/s of a whole job.
 
     PATH is a folder or an archive of slices  [default: synthetic slices]. The whole job is all that `ctbatch submit
-    --wait` does: send, check, unpack, decode, predict and record. The yardstick is the bare engine on the same slices,
-    which it has prepared and in memory.
+    --wait` does: send, check, unpack, decode, predict and record. The speed is compared with that of the engine
+    alone, on the same slices, prepared and in memory.
     """
     from cli.benchmarks.job_throughput import run
 
@@ -54,7 +54,7 @@ def pipeline(path: Path | None, slices: int, package: Path | None, as_json: bool
 def latency(jobs: int, package: Path | None, as_json: bool) -> None:
     """Measure the seconds from submission to prediction.
 
-    With a warm worker; prints the median and the 95th percentile.
+    Prints the median and the 95th percentile, measured with a worker that has loaded its model.
     """
     from cli.benchmarks.latency import run
 
@@ -83,8 +83,8 @@ def intake(slices: int, package: Path | None, as_json: bool) -> None:
 def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> None:
     """Measure the images/s of each training stage.
 
-    The yardstick is plain `model.fit` of the same stage on the same slices. Prints the speed of an epoch, and the time
-    to compute the frozen layers, which is needed once for each augmented copy.
+    The speed is compared with that of plain `model.fit`, for the same stage on the same slices. Prints the speed of an
+    epoch, and the time to compute the frozen layers. They are computed once for each augmented copy.
     """
     check_installed()
     from cli.benchmarks.stage_speed import run
@@ -99,8 +99,8 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 def fitting(dataset: str, as_json: bool, **options: Any) -> None:
     """Train on a DATASET of CTBATCH_HOME in this process.
 
-    Prints images/s, the time, and the metrics on unseen groups. Does what `ctbatch train` does up to the package, on
-    the device and with the backend of Keras, to show what a GPU gives. Keeps nothing but the split.
+    Prints images/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but makes no
+    package. Uses the device and the backend that Keras is set to, so it can measure a GPU. Keeps only the split.
     """
     check_installed()
     from cli.benchmarks.train_in_process import run
@@ -147,8 +147,9 @@ def precision(path: Path, package: Path, as_json: bool) -> None:
 def ood(path: Path, package: Path, as_json: bool) -> None:
     """Measure the share of pictures flagged as out of distribution.
 
-    PATH is a folder of slices like those that the model was trained on, if possible unseen ones. The other pictures are
-    made from them (other windows, inverted, upside down) or are photographs, noise and MR.
+    PATH is a folder of slices like those that the model was trained on. Use slices that it has not seen, if
+    possible. The other pictures are made from them (other windows, inverted, upside down) or are photographs, noise and
+    MR.
     """
     from cli.benchmarks.ood import run
 

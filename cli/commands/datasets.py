@@ -43,9 +43,9 @@ def create(
     """Make the next version of the dataset NAME, and print a report of it. PATH is a folder, an archive or an image.
 
     \b
-    Labels come from the first of these that there is:
-      --labels: a CSV with the columns file and label, and if
-        wanted group (the patient), split and source
+    Labels come from the first of these that exists:
+      --labels: a CSV with the columns file and label, and
+        optionally group (the patient), split and source
       groups.csv or labels.csv among the files, with the same columns
       folder names: COVID, CT_COVID, positive or 1; and non-COVID,
         CT_NonCOVID, normal, negative, healthy or 0
@@ -119,7 +119,7 @@ def slices(dataset: str, as_json: bool) -> None:
 def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None:
     """Split DATASET by group into train, validation and test, and check the split for leaks.
 
-    If the dataset's CSV has a column split, that is the split. A leak blocks training.
+    If the dataset's CSV has the column split, the parts come from it and --seed has no effect. A leak blocks training.
     """
     with refusals(), writing() as session:
         drawn = splits.split_of(session, find_dataset(session, dataset), seed=seed, groups_as_given=groups_as_given)

@@ -59,9 +59,9 @@ def show(job_id: str, as_json: bool) -> None:
 @strict_option
 @json_option
 def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
-    """Wait until every JOB has ended. The exit code is that of the first one that did not end well.
+    """Wait until every JOB has ended. The exit code is that of the first JOB that failed.
 
-    A job that predicted nothing did not end well: exit code 5.
+    A job that predicted nothing counts as failed, with exit code 5.
     """
     first: CommandError | None = None
     with Client() as client:
@@ -93,7 +93,7 @@ def cancel(job_id: str, as_json: bool) -> None:
 @strict_option
 @json_option
 def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
-    """Put the slices back that were quarantined or cancelled, or the job if it failed. Predictions are kept."""
+    """Retry the quarantined and cancelled slices of a job, and its failed uploads. Predictions are kept."""
     need_wait(strict, wait_for_it)
     with Client() as client:
         answer = client.post(f"/jobs/{job_id}/retry")

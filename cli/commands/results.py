@@ -40,13 +40,15 @@ def results(
 ) -> None:
     """Print the results of JOB: a table of the first rows, or all rows as CSV or JSON.
 
-    --state, --label, --reason, --sort and --limit are for tables.
+    --state, --label, --reason, --sort and --limit work only with --format table.
     """
     form = "json" if as_json else form
     if form == "table" and output:
         raise click.UsageError("--output needs --format csv or json")
     if form != "table" and (sort or limit or any(filters.values())):
-        raise click.UsageError("filters, --sort and --limit are for tables; leave them out, or use --format table")
+        raise click.UsageError(
+            "filters, --sort and --limit work only with tables; leave them out, or use --format table"
+        )
     with Client() as client:
         if form == "table":
             _print_rows(client, job_id, {**filters, "sort": sort}, limit or TABLE_ROWS)

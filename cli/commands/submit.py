@@ -17,7 +17,13 @@ PRIORITY = click.IntRange(-10, 10)
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=PATH)
 @click.option("--name", help="Name the job  [default: after its files]")
-@click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Jobs of higher priority go first.")
+@click.option(
+    "--priority",
+    type=PRIORITY,
+    default=0,
+    show_default=True,
+    help="Jobs of higher priority go first. Above 0 for admins only.",
+)
 @click.option("--wait", is_flag=True, help="Wait until the job has ended, and exit with its code.")
 @strict_option
 @click.option("--idempotency-key", help="The same key with the same files gives the same job  [default: a new key]")
@@ -33,11 +39,11 @@ def submit(
 ) -> None:
     """Send PATHS as one job: files, archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) or folders.
 
-    A folder is sent as a TAR, which is made while it is sent. Files and folders in it whose names begin with a dot are
-    left out, and links to folders are not followed.
+    A folder is sent as a TAR. Files and folders whose names begin with a dot are left out. Links to folders are not
+    followed.
 
-    Prints the job's id. With --json the last line is the job, with --wait at its end. With --wait a job that predicted
-    nothing exits with 5.
+    Prints the job's id, or with --json the whole job. With --wait, the job is printed as it ended, and the exit code is
+    5 if nothing was predicted.
     """
     need_wait(strict, wait)
     with Client() as client:

@@ -41,7 +41,8 @@ def train(
     """Launch a training run on DATASET (name, name/number or id). `ctbatch runs` shows its progress.
 
     With --from MODEL, slices that trained MODEL stay in train and slices that tested it stay in test, whatever the
-    seed. The other slices are drawn. If too little is left to test on, --allow-leak seen-by-parent draws all anew.
+    seed. The seed decides about the other slices. If too few are left to test on, --allow-leak seen-by-parent splits
+    all slices anew.
 
     Prints an estimate of time and disk first, on stderr.
     """

@@ -19,8 +19,12 @@ STALE_SWEEPS = 6  # a sweeper that has not swept for this many intervals hangs
 
 @click.command()
 @click.argument("role", type=click.Choice(ROLES))
-@click.option("--check", is_flag=True, help="Check the role's process on this machine; exit code 4 if it is not well.")
-@click.option("--name", help="Name this worker  [default: its role]. Needed for several of one role on one machine.")
+@click.option(
+    "--check", is_flag=True, help="Check the role's process on this machine; exit code 4 if it is not healthy."
+)
+@click.option(
+    "--name", help="Name this worker  [default: its role]. Needed if one machine runs several workers of a role."
+)
 def worker(role: str, check: bool, name: str | None) -> None:
     """Run one process in the foreground: web, ingest, inference, training, evaluation or sweep.
 

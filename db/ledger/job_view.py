@@ -20,7 +20,7 @@ RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
 
 class Counts(View):
-    """Slices by outcome: received = predicted + rejected + quarantined + cancelled + open."""
+    """Counts of slices by outcome: received = predicted + rejected + quarantined + cancelled + open."""
 
     received: int
     predicted: int

@@ -3,6 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.broker import Queue, wake_after_commit
 from db.models import OPEN_JOB, Job, ModelVersion, Promotion, PromotionKind, User
 from db.models.base import Json
 
@@ -27,6 +28,7 @@ def record_promotion(
     )
     s.add(promotion)
     s.flush()
+    wake_after_commit(s, Queue.INFERENCE)  # an idle worker loads the new champion
     return promotion
 
 

@@ -145,7 +145,7 @@ def _refuse_constant(name: str) -> float:
 def check_usable(package: Package, recipe: str, max_files: int) -> None:
     """Raise BadManifest unless an imported package can predict slices that are prepared by this recipe.
 
-    A network in int8 alone needs a proof, since there is no float32 file to hold it to.
+    A package with only an int8 network needs a proof, since it has no float32 network to compare with.
     """
     files = package.files.keys()
     if package.recipe != recipe:
@@ -158,4 +158,6 @@ def check_usable(package: Package, recipe: str, max_files: int) -> None:
     if has_proof != (PROOF_FILE in files):
         raise BadManifest(f"{MANIFEST} is damaged: proof and {PROOF_FILE} belong together")
     if not has_proof and files.isdisjoint({KERAS_FILE, FLOAT_FILE}):
-        raise BadManifest("it holds an int8 network alone, and no proof to hold it to")
+        raise BadManifest(
+            "it holds only an int8 network and no proof; send a package with a proof or a float32 network"
+        )

@@ -33,6 +33,7 @@ def fitting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run
     get_settings.cache_clear()
 
 
+@pytest.mark.slow
 def test_fitting_reports_speed_and_metrics_and_keeps_nothing(
     fitting: Run, settings: Settings, small_network: None
 ) -> None:

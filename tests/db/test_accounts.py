@@ -45,14 +45,17 @@ def test_token_lives_until_revoked_or_expired(ann: User, bob: User) -> None:
         assert accounts.token_user(s, secret) is None
 
 
-def test_changing_the_password_ends_page_sessions_but_no_api_token(ann: User) -> None:
+def test_new_password_ends_sessions_tokens_and_links_of_that_user_alone(ann: User, bob: User) -> None:
     with session_scope() as s:
         page = accounts.issue_token(s, ann, "browser", kind="session")
-        api = accounts.issue_token(s, ann, "script")
+        api, bobs = accounts.issue_token(s, ann, "script"), accounts.issue_token(s, bob, "script")
+        link = accounts.sign_in_link_secret(s, ann, "/jobs")
         accounts.set_password(s, s.get_one(User, ann.id), "new")
     with session_scope() as s:
         assert accounts.token_user(s, page) is None
-        assert accounts.token_user(s, api) is not None
+        assert accounts.token_user(s, api) is None
+        assert accounts.redeem_sign_in(s, link) is None
+        assert accounts.token_user(s, bobs) is not None
 
 
 def test_sign_in_link_works_once_and_in_time(ann: User, database: Settings) -> None:

@@ -33,8 +33,8 @@ def test_archive_is_queued(api: Api) -> None:
 
 def test_archives_and_loose_images_are_mixed(api: Api) -> None:
     files = [("a.zip", zip_bytes({"1.png": png(1)})), ("b.tar.gz", tar_gz_bytes({"2.png": png(2), "3.png": png(3)}))]
-    job = api.submit(*files, ("series 1/4.png", png(4)), name="mixed", priority="3").json
-    assert (job["name"], job["priority"], job["stages"]["total"], job["stages"]["uploads"]) == ("mixed", 3, 4, 3)
+    job = api.submit(*files, ("series 1/4.png", png(4)), name="mixed", priority="-3").json
+    assert (job["name"], job["priority"], job["stages"]["total"], job["stages"]["uploads"]) == ("mixed", -3, 4, 3)
     with read_scope() as s:
         uploads = s.scalars(select(Upload).order_by(Upload.position)).all()
     assert [(u.filename, u.kind, u.entries) for u in uploads][2] == ("series 1/4.png", "file", 1)
@@ -57,6 +57,13 @@ def test_submission_without_files_is_refused(api: Api) -> None:
 
 def test_body_that_is_not_multipart_is_refused(api: Api) -> None:
     assert api.post("/jobs", json={"name": "x"}).status_code == 415
+
+
+def test_only_admins_raise_the_priority(api: Api, admin: Api) -> None:
+    refused = api.submit(("1.png", png()), priority="1")
+    assert (refused.status_code, list(refused.json["errors"]["form"])) == (422, ["priority"])
+    assert api.get("/jobs").json["items"] == []
+    assert admin.submit(("1.png", png()), priority="1").status_code == 202
 
 
 @pytest.mark.parametrize("priority", ["11", "-11", "high", "1.5"])

@@ -168,12 +168,12 @@ def test_browser_writes_to_the_api_need_the_pages_token(anns_browser: Browser) -
     assert submit(**{"X-CSRFToken": anns_browser.csrf("/jobs")}) == 202
 
 
-def test_password_change_ends_sessions_but_not_tokens(app: APIFlask, anns_browser: Browser, ann: User) -> None:
+def test_password_change_ends_sessions_and_tokens(app: APIFlask, anns_browser: Browser, ann: User) -> None:
     api = Api(app, ann)
     with session_scope() as s:
         accounts.set_password(s, s.merge(ann), "another one")
     assert anns_browser.get("/jobs").status_code == 303
-    assert api.get("/jobs").status_code == 200
+    assert api.get("/jobs").status_code == 401
 
 
 def test_tokens_are_made_shown_once_and_revoked(app: APIFlask, anns_browser: Browser) -> None:

@@ -124,7 +124,7 @@ class RandomJpeg(_Random):
 
 
 class RandomBorder(_Random):
-    """Puts a black or white frame around some slices, up to an eighth of the side wide."""
+    """Put a black or white frame around some slices, up to an eighth of the side wide."""
 
     def call(self, slices: Any, training: bool = True) -> Any:
         """float32[n,h,w,1]."""

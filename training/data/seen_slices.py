@@ -62,9 +62,9 @@ def slices_of(dataset: Dataset, rows: Container[int] | None = None) -> Iterator[
 def training_slices_of(
     s: Session, version: ModelVersion, parts: Sequence[str], *, but: int | None = None
 ) -> list[Iterator[NDArray[np.uint8]]]:
-    """Return, by dataset, the slices that lay in these parts for the version or for one that it comes from.
+    """Return the slices that were in `parts` when the version or one of its ancestors was trained.
 
-    The dataset `but` is left out. The slices are read as they are iterated; `s` may be closed by then.
+    One iterator for each dataset, without the dataset `but`. An iterator reads its slices lazily and does not need `s`.
     """
     datasets = [dataset for dataset in trained_on(s, version) if dataset.id != but]
     return [slices_of(dataset, rows_in(s, version, dataset, parts)) for dataset in datasets]

@@ -48,8 +48,11 @@ def _stage(name: str, unfreeze: int, epochs: int, **more: Any) -> Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a demo model is made. `pairs`: how many pairs of patients, an ill and a healthy one, by part; the parts are
-    disjoint. `last_stage_slices`: how many of the training slices the last stage learns from."""
+    """The settings of a demo model's training.
+
+    `pairs`: the number of patient pairs (one ill, one healthy) in each part; no patient is in two parts.
+    `last_stage_slices`: the number of training slices in the last stage.
+    """
 
     config: Config
     pairs: dict[str, int]

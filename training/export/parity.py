@@ -52,8 +52,11 @@ def calibrate(scores: Scores, data: Labelled, rule: str, like: Calibration | Non
 
 @dataclass(frozen=True)
 class EngineComparison:
-    """Two engines on the same n slices: `to_covid` and `to_non_covid` count verdicts that changed from float32's;
-    `p99_difference` and `largest_difference` are of a calibrated probability; `slope` is of the logit on float32's."""
+    """The differences of an engine from float32 on the same slices.
+
+    `to_covid`, `to_non_covid`: how many verdicts changed to this class. `p99_difference`, `largest_difference`: of the
+    calibrated probabilities. `slope`: of the regression of its logits on those of float32.
+    """
 
     slices: int
     to_covid: int

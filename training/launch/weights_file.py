@@ -83,7 +83,10 @@ def _shapes_in(source: IO[bytes]) -> Shapes:
 
 
 def base_shapes() -> Shapes:
-    """Return the shapes of ResNet50 without its top: kernel and bias of each convolution, four of its normalisation."""
+    """Count the weight shapes of ResNet50 without its top.
+
+    Each convolution has a kernel and a bias, and its normalisation has four vectors.
+    """
     convolutions = [(7, 3, 64)]  # side, channels in, channels out
     channels = 64
     for width, blocks in BLOCKS:

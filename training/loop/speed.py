@@ -39,7 +39,7 @@ class Measured:
 
     @property
     def ratio(self) -> float:
-        """Ours divided by plain."""
+        """Return our speed divided by that of plain fit."""
         return self.ours / self.plain
 
 

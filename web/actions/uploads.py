@@ -11,6 +11,7 @@ from db.ledger.jobs import PRIORITIES, ReceivedFile
 from db.storage import StoredFile
 from web.actions.request import PartStream
 from web.errors import Problem, refused_archive
+from web.security.auth import require_user
 from worker.imaging.display_names import display_name
 from worker.imaging.rejections import ArchiveRefused
 from worker.received_files import check_for_images, inspect_received
@@ -127,4 +128,7 @@ def _priority(given: str) -> int:
     if priority not in PRIORITIES:
         advice = f"Use a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}."
         raise Problem(422, "invalid", f"The priority is not valid. {advice}", errors={"form": {"priority": [advice]}})
+    if priority > 0 and not require_user().is_admin:
+        advice = "Use 0 or less, or ask an admin: only admins raise a job above the jobs of others."
+        raise Problem(422, "invalid", f"The priority is not allowed. {advice}", errors={"form": {"priority": [advice]}})
     return priority

@@ -47,7 +47,13 @@ SUBMIT_BODY = _multipart(
     "files",
     files={"type": "array", "minItems": 1, "items": FILE, "description": "Archives and loose images."},
     name=TEXT | {"description": "The name of the job. Default: the first file's name."},
-    priority={"type": "integer", "minimum": PRIORITIES[0], "maximum": PRIORITIES[-1], "default": 0},
+    priority={
+        "type": "integer",
+        "minimum": PRIORITIES[0],
+        "maximum": PRIORITIES[-1],
+        "default": 0,
+        "description": "Above 0 for admins only.",
+    },
 )
 DATASET_BODY = _multipart(
     "name",

@@ -24,7 +24,7 @@ def form(problem: Problem | None = None) -> Response:
     with read_scope() as s:
         model = champion(s)
     limits = {"max_files": MAX_PARTS - 10, "max_bytes": current().max_upload_bytes}
-    return page_response("jobs/submit.html", problem, model=model, **limits)
+    return page_response("jobs/submit.html", problem, model=model, is_admin=require_user().is_admin, **limits)
 
 
 @blueprint.post("/submit")

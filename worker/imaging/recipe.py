@@ -56,7 +56,10 @@ class PreparedSlice:
 
     @cached_property
     def sha256_pixels(self) -> str:
-        """SHA-256 of the 50,176 pixel bytes, in hex; computed by its reader, so that a decoder cannot forge it."""
+        """Return the SHA-256 of the 50,176 pixel bytes, in hex.
+
+        The process that reads it computes it, so a decoder cannot forge it.
+        """
         return hashlib.sha256(self.pixels.data).hexdigest()
 
 

@@ -28,7 +28,8 @@ class Loaded:
     engine: Engine
 
 
-_loaded: OrderedDict[int, Loaded] = OrderedDict()
+kept: OrderedDict[int, Loaded] = OrderedDict()
+"""By id of the model version; the one used last is at the end."""
 
 
 def load(version: ModelVersion) -> Loaded:
@@ -36,16 +37,16 @@ def load(version: ModelVersion) -> Loaded:
 
     Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable.
     """
-    if version.id not in _loaded:
+    if version.id not in kept:
         try:
             package, engine = engine_of(version)
         except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
             raise
         except Exception as error:
             raise EngineUnavailable(f"the engine of {version.label} cannot be loaded") from error
-        _loaded[version.id] = Loaded(package, engine)
+        kept[version.id] = Loaded(package, engine)
         log.info("engine loaded", extra={"model_version": version.label, "engine": engine.name})
-        if len(_loaded) > KEPT_ENGINES:
-            _loaded.popitem(last=False)
-    _loaded.move_to_end(version.id)
-    return _loaded[version.id]
+        if len(kept) > KEPT_ENGINES:
+            kept.popitem(last=False)
+    kept.move_to_end(version.id)
+    return kept[version.id]

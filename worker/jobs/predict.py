@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from db.crash_points import crash_point
-from db.database import current, session_scope
+from db.database import current, read_scope, session_scope
 from db.ledger import chunks, completion, leases, queue, recording
 from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice, cam_bytes, copy_known
 from db.models import Chunk, ModelVersion, Outcome, Slice
+from db.registry import champions
 from db.storage import FileDamaged, FileMissing, storage
 from worker import claimed
 from worker.engines.interface import Engine, Scores
@@ -52,11 +53,15 @@ class Share:
 
 
 def predict_next(worker: str) -> bool:
-    """Claim the chunks whose turn it is, predict and record them. Return False if there are none."""
+    """Claim the chunks whose turn it is, predict and record them.
+
+    If there are none, load the champion's engine for the next job, and return False.
+    """
     with session_scope() as s:
         taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others())
         version = taken[0][0].job.model_version if taken else None
     if version is None:
+        _load_champion()
         return False
     crash_point("after-claim-chunk")
     claims = [claim for _, claim in taken]
@@ -68,6 +73,20 @@ def predict_next(worker: str) -> bool:
         put_off=lambda _: _put_off(claims),
     )
     return True
+
+
+def _load_champion() -> None:
+    """Load the champion's engine ahead of its next job. A failure is only logged: a job's chunks meet it again."""
+    with read_scope() as s:
+        version = champions.champion(s)
+    if version is None or version.id in _left_to_others():
+        return
+    try:
+        load(version)
+    except Exception as error:
+        if isinstance(error, EngineUnproven):
+            _refused[version.id] = time.monotonic() + REFUSED_SECONDS
+        log.warning("the champion's engine cannot be loaded", exc_info=True)
 
 
 def _fail(claims: list[Claim], version_id: int, error: Exception) -> None:

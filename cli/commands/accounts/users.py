@@ -25,7 +25,7 @@ def users() -> None:
 @click.option("--no-password", is_flag=True, help="Let the account sign in by token only, as programs do.")
 @json_option
 def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:
-    """Add the user NAME. The password is asked for on a terminal, else it is the first line of stdin."""
+    """Add the user NAME. The password is asked for; if stdin is not a terminal, it is its first line."""
     password = None if no_password else _new_password()
     with writing() as session:
         try:
@@ -48,13 +48,16 @@ def list_users(as_json: bool) -> None:
 @users.command()
 @click.argument("name")
 def password(name: str) -> None:
-    """Set the password of the user NAME. It is asked for on a terminal, else it is the first line of stdin."""
+    """Set the password of the user NAME. Their sessions, tokens and sign-in links end.
+
+    The password is asked for; if stdin is not a terminal, it is its first line.
+    """
     with reading() as session:
         existing_user(session, name)
     secret = _new_password()
     with writing() as session:
         accounts.set_password(session, existing_user(session, name), secret)
-    say(f"the password of {name} is set; browsers that were signed in are signed out")
+    say(f"the password of {name} is set; their sessions, tokens and sign-in links have ended")
 
 
 def _view(user: User) -> dict[str, object]:

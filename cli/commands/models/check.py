@@ -35,7 +35,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     may be used: the lower ends of all three intervals reach their floors,
       with at least 20 groups of each class
     may not be used: the upper end of one interval is below its floor
-    not enough evidence: all else; says how many more groups would help
+    not enough evidence: in all other cases; if possible, prints how
+      many more groups would settle it
 
     Slices that the model was trained on are not evidence.
     """
@@ -50,7 +51,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
         return
     result = view.result
     print_table(
-        ("figure", "value", "95 %"),
+        ("metric", "value", "95 %"),
         [
             (metric.name, written(result[key]), written_interval(*(result["intervals"][key] or (None, None))))
             for key, metric in METRICS.items()
@@ -92,7 +93,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
         return
     say(f"{found.dataset}{f' ({found.part})' if found.part else ''}: {found.slices} slices, {found.groups} groups")
     print_table(
-        ("figure", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
+        ("metric", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
     )
     for line in found.notes:
         say(f"  {line}")

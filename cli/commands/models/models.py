@@ -83,10 +83,12 @@ def show(version: str, as_json: bool) -> None:
 def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     """Make VERSION the champion, if the gate passes it. New jobs use the champion; older jobs keep their version.
 
-    The gate compares VERSION with the champion on the test part of VERSION's own split. It refuses VERSION in two
-    cases. Either its sensitivity there is below its floor (0.85, unless its run set another). Or it is worse than the
-    champion beyond chance: the 95 % interval of the difference in AUC, accuracy or sensitivity, paired by groups, lies
-    wholly below 0.
+    The gate compares VERSION with the champion on the test part of VERSION's own split. It refuses VERSION if
+
+    \b
+    - its sensitivity is below its floor: 0.85, unless its run set another; or
+    - it is worse than the champion beyond chance in AUC, accuracy or
+      sensitivity: the 95 % interval of the difference is below 0.
 
     Without a champion or without a test part there is nothing to compare on, and a reason is needed. --force with a
     reason overrides a refusal. The metrics, the reason, the time and the user are kept. Exit code 1 if VERSION was not
@@ -150,7 +152,7 @@ def _print_gate(gate: Gate) -> None:
     if gate.figures:
         say(f"on the test part of {gate.dataset}: {gate.slices} slices, {gate.groups} groups")
         print_table(
-            ("figure", gate.candidate, gate.champion or "", "difference", "95 %", ""), comparison_rows(gate.figures)
+            ("metric", gate.candidate, gate.champion or "", "difference", "95 %", ""), comparison_rows(gate.figures)
         )
     for line in (*gate.reasons, *gate.notes):
         say(f"  {line}")

@@ -262,7 +262,9 @@ def test_stopping_keeps_what_was_learned(data, network, tmp_path):
     assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
 
 
-@pytest.mark.parametrize("at", ["in its first epoch", "after an epoch that is worse"])
+@pytest.mark.parametrize(
+    "at", ["in its first epoch", pytest.param("after an epoch that is worse", marks=pytest.mark.slow)]
+)
 def test_stop_before_improvement_keeps_the_weights_before_the_stage(at, data, network, tmp_path):
     from training.loop.fit import fit
 
@@ -326,6 +328,7 @@ def test_unfreezing_can_reach_the_first_layer_of_the_base(unfreeze, data, resnet
     np.testing.assert_allclose(parts.learning(given), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
     """The whole network, with fused normalisation, from 32² up to its own 64²; it settles at the size of the data."""
     from training.loop.fit import fit

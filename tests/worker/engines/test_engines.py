@@ -128,6 +128,7 @@ def test_auto_takes_int8_where_its_parity_passed(published: Published) -> None:
     assert engine_of(folder, "openvino").name == expected
 
 
+@pytest.mark.slow
 def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
     slices: Slices, small_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,7 @@ def test_predictions_say_which_precision_made_them(
     submit(ann, {"a.png": png(1), "b.png": png(2)})
     ingest.unpack_next("w")
     assert predict.predict_next("w")
-    loaded_engines._loaded.clear()
+    loaded_engines.kept.clear()
     with read_scope() as s:
         engines = set(s.scalars(select(Prediction.engine)))
         [serving] = list_servings(s, version_id=version_id)

@@ -1,5 +1,6 @@
 """From an archive to predictions, with the real reader, sandbox, storage and ledger, and the fake engine."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -113,14 +114,14 @@ def test_repeated_picture_is_predicted_once_and_copied(
 ) -> None:
     loaded = loaded_engines.load(champion)
     engine = CountingEngine(loaded.engine)
-    loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, engine)
+    loaded_engines.kept[champion.id] = loaded_engines.Loaded(loaded.package, engine)
     [one] = slices(1).values()
     job = submit(ann, {f"s/{n}.png": one for n in range(12)} | slices(2, start=50))
     work()
     seen = engine.seen
     again = submit(ann, {f"t/{n}.png": one for n in range(5)})
     work()
-    del loaded_engines._loaded[champion.id]
+    del loaded_engines.kept[champion.id]
     assert engine.seen == seen, "nothing new was predicted"
     assert (view(job).counts.predicted, view(again).counts.predicted) == (14, 5)
     with read_scope() as s:
@@ -133,12 +134,12 @@ def test_the_same_pixels_are_predicted_once(
 ) -> None:
     loaded = loaded_engines.load(champion)
     engine = CountingEngine(loaded.engine)
-    loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, engine)
+    loaded_engines.kept[champion.id] = loaded_engines.Loaded(loaded.package, engine)
     first = slices(10)
     twins = {f"again/{n}": data for n, data in enumerate(first.values())}
     one, two = submit(ann, first | twins), submit(bob, slices(12))
     work()
-    del loaded_engines._loaded[champion.id]
+    del loaded_engines.kept[champion.id]
     assert engine.seen == 12
     assert view(one).counts.predicted == 20
     assert view(two).counts.predicted == 12
@@ -315,9 +316,9 @@ def test_poisonous_slice_alone_is_quarantined(
         image = results.slice_image(s, job, bad)
         assert image is not None
         poison.add(image.pixels.tobytes())
-    loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, Refusing(loaded.engine))
+    loaded_engines.kept[champion.id] = loaded_engines.Loaded(loaded.package, Refusing(loaded.engine))
     work()
-    del loaded_engines._loaded[champion.id]
+    del loaded_engines.kept[champion.id]
     done = view(job)
     assert done.state == JobState.FINISHED
     assert (done.counts.predicted, done.counts.quarantined) == (19, 1)
@@ -355,10 +356,10 @@ def test_a_process_whose_engine_broke_ends_and_no_slice_is_blamed(
     job = submit(ann, slices(20))
     ingest.unpack_next("w")
     loaded = loaded_engines.load(champion)
-    loaded_engines._loaded[champion.id] = loaded_engines.Loaded(loaded.package, broken(loaded.engine))
+    loaded_engines.kept[champion.id] = loaded_engines.Loaded(loaded.package, broken(loaded.engine))
     assert predict.predict_next("w")
     assert (view(job).counts.open, len(ended)) == (20, 1)
-    loaded_engines._loaded.clear()  # as in the process that comes next
+    loaded_engines.kept.clear()  # as in the process that comes next
     let_time_pass(Chunk)
     work()
     assert view(job).counts.predicted == 20
@@ -372,7 +373,7 @@ def test_model_that_cannot_be_loaded_quarantines_slices_after_all_attempts(
 
     monkeypatch.setattr(predict, "rest_and_end", lambda: None)
     monkeypatch.setattr(load, "load_engine", fails)
-    loaded_engines._loaded.clear()
+    loaded_engines.kept.clear()
     job = submit(ann, slices(4))
     ingest.unpack_next("w")
     for _ in range(predict.MAX_ATTEMPTS - 1):
@@ -401,7 +402,7 @@ def test_slices_wait_where_no_engine_proves_itself(
 
     monkeypatch.setattr(predict, "REFUSED_SECONDS", 0.0)
     monkeypatch.setattr(load, "load_engine", refuses)
-    loaded_engines._loaded.clear()
+    loaded_engines.kept.clear()
     job = submit(ann, slices(4))
     ingest.unpack_next("w")
     for _ in range(predict.MAX_ATTEMPTS + 3):
@@ -434,7 +435,7 @@ def test_worker_leaves_a_refused_version_to_others_and_predicts_the_rest(
 def test_damaged_model_copy_is_replaced_and_a_failed_copy_is_removed(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View
 ) -> None:
-    loaded_engines._loaded.clear()
+    loaded_engines.kept.clear()
     models = base.current().home / "models"
     shutil.rmtree(models, ignore_errors=True)
     manifest = champion.files["package.json"]
@@ -461,3 +462,16 @@ def test_reaper_leaves_all_files_of_a_job(ann: User, submit: Any, slices: Entrie
     stored = list(storage().names(0, float("inf")))
     assert len(stored) > 5
     assert reap.unnamed(stored) == []
+
+
+def test_idle_worker_loads_the_champion(champion: ModelVersion, caplog: pytest.LogCaptureFixture) -> None:
+    loaded_engines.kept.clear()
+    with caplog.at_level(logging.INFO):
+        assert not predict.predict_next("w")
+    assert [record.model_version for record in caplog.records if record.message == "engine loaded"] == [champion.label]
+
+
+def test_idle_worker_goes_on_without_an_engine(champion: ModelVersion, ann: User, submit: Any, slices: Entries) -> None:
+    loaded_engines.kept.clear()
+    storage().delete(champion.files["package.json"])
+    assert not predict.predict_next("w")

@@ -39,9 +39,11 @@ def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int) -> Prepa
     (`lung_window`) and, if MONOCHROME1, inverted. Pixel padding (PS3.3 C.7.5.1.1.2) then becomes 0. A slice without a
     rescale is rejected, since its HU cannot be known.
 
-    Raises SliceRejected: `malformed`; `not_ct` for other objects and modalities and for localisers; `unsupported` for
-    enhanced, multi-frame, compressed and deflated CT and for values not in HU; `pixels` if Rows × Columns are above
-    the cap or do not match PixelData.
+    Raises SliceRejected, by its code:
+        malformed: the file cannot be parsed.
+        not_ct: another object or modality, or a localiser.
+        unsupported: enhanced, multi-frame, compressed or deflated CT, or values that are not HU.
+        pixels: Rows × Columns are above the cap, or do not match PixelData.
     """
     view = memoryview(data)
     structure = read_structure(view)
