@@ -99,7 +99,7 @@ def test_promote_evaluates_both_versions_and_prints_the_comparison(run: Run, add
     result = run("promote", "new/1")
     assert result.exit_code == 0, result.stderr
     assert "on the test part of site/1: 30 slices, 6 groups" in result.stderr
-    assert rows(result.stdout)["figure"] == ["new/1", "old/1", "difference", "95 %", ""]
+    assert rows(result.stdout)["metric"] == ["new/1", "old/1", "difference", "95 %", ""]
     assert rows(result.stdout)["sensitivity"] == ["0.800", "0.800", "+0.000", "+0.000 to +0.000", Difference.NONE]
     assert champion_now() == "new/1"
     view = json.loads(run("show", "new/1", "--json").stdout)
