@@ -81,7 +81,10 @@ def wake(queue: Queue) -> bool:
     """Send a message that there is work for this queue, and return whether the broker took it.
 
     The message carries nothing. It may be lost, late or doubled: the row is the truth, and the sweeper sends again.
+    Nothing is sent if the settings name no broker, as for commands on a machine without one.
     """
+    if not current().broker_url:
+        return False
     try:
         _sender().send_task(queue, queue=queue, retry=False, ignore_result=True)
     except (OperationalError, RedisError, OSError) as error:

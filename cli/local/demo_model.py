@@ -5,7 +5,7 @@ from collections.abc import Callable
 from cli.errors import Unavailable
 from cli.local.session import database_errors, operator_name, reading, writing
 from cli.local.training_runs import follow_run
-from cli.remote.find_server import settings_with_broker
+from cli.remote.find_server import settings_with_broker, settings_with_local_broker
 from db.evaluation.promotion import promote_demo_model
 from db.registry import champions
 from db.registry.demo_model import DemoModelDamaged, import_demo_model
@@ -26,6 +26,7 @@ def ensure_demo_model(*, train: bool = False, reason: str = "") -> str:
             return champion.label
     if train:
         return _train()
+    settings_with_local_broker()  # so that an idle worker loads the model at once
     return _import(lambda recipe: promote_demo_model(recipe, reason=reason, who=operator_name()))
 
 

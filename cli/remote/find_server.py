@@ -58,12 +58,17 @@ def settings_with_broker() -> "Settings":
     Raises:
         Unavailable: they name none, and no `ctbatch up` runs here.
     """
+    settings = settings_with_local_broker()
+    if not settings.broker_url:
+        raise Unavailable("no message broker is known; set CELERY_BROKER_URL, or run `ctbatch up` on this machine")
+    return settings
+
+
+def settings_with_local_broker() -> "Settings":
+    """As `settings_with_broker`, but without a broker if none is known: workers then notice a change by themselves."""
     from db.settings import get_settings
 
-    if not get_settings().broker_url:
-        local = read_local(get_settings().run_dir)
-        if local is None:
-            raise Unavailable("no message broker is known; set CELERY_BROKER_URL, or run `ctbatch up` on this machine")
+    if not get_settings().broker_url and (local := read_local(get_settings().run_dir)):
         os.environ["CELERY_BROKER_URL"] = local.broker
         get_settings.cache_clear()
     return get_settings()

@@ -11,6 +11,7 @@ from cli.local.model_tables import comparison_rows, find_version, flat, version_
 from cli.local.session import operator_name, reading, writing
 from cli.options import json_option
 from cli.output import NO_MODEL, print_json, print_table, say
+from cli.remote.find_server import settings_with_local_broker
 from db.evaluation import promotion
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import Gate, gate_of, request_gate
@@ -101,6 +102,7 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
         if not version:
             return
     _evaluate_missing(version, quiet=as_json)
+    settings_with_local_broker()  # so that an idle worker loads the new champion at once
     with reading() as session:
         gate = gate_of(session, find_version(session, version))
     if not as_json:
