@@ -25,7 +25,7 @@ up: $(SERVING) ## Run everything on this machine; ARGS="--port 9000"
 
 training: $(VENV)/.training ## Install what training needs (TensorFlow, ...): demo and up install what serving needs only
 
-test: $(VENV)/.dev ## Run the fast tests, a process a core
+test: $(VENV)/.dev ## Run the fast tests, side by side
 	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
 SIDE_BY_SIDE := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
