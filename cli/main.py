@@ -123,5 +123,5 @@ def _problem_of_the_machine(error: OSError | ValueError) -> str | None:
         return f"{ascii(error.object)[:100]} is not UTF-8"
     if getattr(error, "title", "") != "Settings":  # pydantic names its error for the class that it checked
         return None
-    details = error.errors()  # type: ignore[attr-defined]
+    details = error.errors()  # type: ignore[attr-defined]  # naming the class would load pydantic
     return "; ".join(f"the setting {detail['loc'][0]}: {detail['msg']}" for detail in details)

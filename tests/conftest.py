@@ -50,7 +50,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     build. pytest-xdist 3.8.0 ignores its own marks for this with pytest 9.2.0."""
     from xdist.scheduler import LoadFileScheduling
 
-    class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    class ByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
             return "engines" if path.startswith("tests/worker/engines/") else path

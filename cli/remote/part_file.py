@@ -38,7 +38,7 @@ class PartFile(io.RawIOBase):
             self._pieces, self._rest = iter(self._part) if position == 0 else iter(()), memoryview(b"")
         return position
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # httpx passes a memoryview
         while not self._rest:
             piece = next(self._pieces, None)
             if piece is None:

@@ -54,7 +54,7 @@ def _message_for(error: Exception, dataset: Dataset) -> str:
     if isinstance(error, FileMissing):
         return f"a file of it is gone from storage ({error}): create it again from its sources"
     log.error("building failed", extra={"dataset": dataset.id}, exc_info=error)
-    return f"{type(error).__name__}; the evaluation worker's log tells more"
+    return f"{type(error).__name__}; see the evaluation worker's log"
 
 
 def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Collector) -> None:

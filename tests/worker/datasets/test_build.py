@@ -419,7 +419,7 @@ def test_unexpected_error_fails_the_build_with_a_reason(ask: Ask, monkeypatch: p
     monkeypatch.setattr("worker.datasets.build.make_report", odd)
     assert build_next("w")
     found = view(dataset)
-    assert (found.state, found.error) == ("failed", "ValueError; the evaluation worker's log tells more")
+    assert (found.state, found.error) == ("failed", "ValueError; see the evaluation worker's log")
 
 
 def test_disk_that_stays_full_is_named_after_all_attempts(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
