@@ -307,6 +307,15 @@ def test_every_admin_page_fits_a_phone_in_both_themes(admin_page: Any, admin: Ap
             assert admin_page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
+@pytest.mark.parametrize("width", [770, 900, 1000])
+def test_header_fits_a_tablet(admin_page: Any, width: int) -> None:
+    admin_page.set_viewport_size({"width": width, "height": 844})
+    admin_page.goto("/workers")
+    box = admin_page.get_by_label("Account of root").bounding_box()
+    assert box["x"] + box["width"] <= width
+    assert admin_page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_page_says_that_the_server_is_away(signed_in: Any, api: Api) -> None:
     job_id = api.submit(("a.png", png(1))).json["id"]
     signed_in.goto(f"/jobs/{job_id}")
