@@ -31,6 +31,9 @@ class OpenVinoEngine:
             "NUM_STREAMS": str(cores),
             "INFERENCE_NUM_THREADS": cores,
             "INFERENCE_PRECISION_HINT": "f32" if precision == "f32" or not has_bfloat16() else "bf16",
+            # OpenVINO 2026.4 pins the threads of every process to the first cores. Workers that each have some of the
+            # cores would all compute on the same ones (findings/openvino-processes-of-one-thread-share-a-core.sh).
+            "ENABLE_CPU_PINNING": cores == usable_cores(),
         }
         compiled = ov.Core().compile_model(str(model), "CPU", options)
         self._has_distance = any("distance" in output.names for output in compiled.outputs)

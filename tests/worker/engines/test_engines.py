@@ -1,9 +1,11 @@
 """Engines give the same answers, whatever runs them and however slices are grouped; a touched package is refused."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from worker.engines.fake import FakeEngine, expected_logit
 from worker.engines.interface import Engine, Scores
 from worker.engines.load import load_engine
 from worker.engines.package import PackageError, calibration_of, probability, read_package
+from worker.engines.processor import usable_cores
 from worker.jobs.loaded_engines import Loaded
 from worker.jobs.predict import _scored
 
@@ -106,6 +109,27 @@ def test_a_gpu_computes_in_bfloat16_unless_that_was_measured_and_failed(
     names = [name for name, _ in _keras_builds(published[0], published[1].model_copy(update={"parity": parity}))]
     half = ["keras-tensorflow-bf16"] if precision == "bf16" else []
     assert names == [*half, "keras-tensorflow-f32"]
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="this machine has one core")
+def test_workers_with_some_of_the_cores_are_not_pinned(
+    published: Published, slices: Slices
+) -> None:
+    engine = load_engine(published[0], "openvino-f32", threads=1).engine
+    everywhere = os.sched_getaffinity(0)
+    predicting = threading.Thread(target=lambda: [engine.predict(slices) for _ in range(3)])
+    predicting.start()
+    pinned: list[set[int]] = []
+    while predicting.is_alive():
+        pinned += [cores for cores in map(_cores_of, os.listdir("/proc/self/task")) if cores and cores != everywhere]
+    assert pinned == []
+
+
+def _cores_of(thread: str) -> set[int] | None:
+    try:
+        return os.sched_getaffinity(int(thread))
+    except OSError:  # it has ended
+        return None
 
 
 def test_more_slices_than_a_batch(published: Published, slices: Slices) -> None:
