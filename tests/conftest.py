@@ -17,9 +17,10 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import create_engine, text
 
-from db import accounts, migrate
 from db import database as base
-from db.accounts import create_user
+from db import migrate
+from db.access import accounts
+from db.access.accounts import create_user
 from db.database import session_scope
 from db.models import ModelVersion, User
 from db.registry import champions, versions

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from cli.local.session import database_errors, reading, writing
-from db import accounts, migrate
+from db import migrate
+from db.access import accounts
 from db.registry import champions
 
 USER_NAME = "local"

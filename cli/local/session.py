@@ -8,7 +8,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, Unavailable
-from db.accounts import find_user
+from db.access.accounts import find_user
 from db.database import OldDatabase, read_scope, session_scope
 from db.models import User
 

@@ -39,7 +39,8 @@ ROOMS = {
     "db": (
         "metrics reasons settings clock database background crash_points logs paging storage broker",
         "models",
-        "accounts migrate installation",
+        "migrate installation",
+        "access",
         "registry",
         "ledger",
         "datasets",

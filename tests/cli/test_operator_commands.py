@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from db import accounts
+from db.access import accounts
 from db.database import session_scope
 from db.registry import champions
 from tests.web.actors import load_engines

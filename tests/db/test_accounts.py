@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from db import accounts
 from db import database as base
+from db.access import accounts
 from db.database import session_scope
 from db.models import User
 from db.settings import Settings

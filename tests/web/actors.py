@@ -16,7 +16,7 @@ from PIL import Image
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from db import accounts
+from db.access import accounts
 from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import chunks, jobs, queue, recording

@@ -4,7 +4,7 @@ import pytest
 from apiflask import APIFlask
 from jinja2 import FileSystemBytecodeCache
 
-from db import accounts
+from db.access import accounts
 from db.database import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings

@@ -10,7 +10,7 @@ import schemathesis
 from hypothesis import HealthCheck
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from db import accounts
+from db.access import accounts
 from db.database import session_scope
 from db.settings import Settings
 from tests.conftest import add_champion, fresh_database

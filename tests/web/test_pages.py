@@ -8,7 +8,7 @@ import pytest
 from apiflask import APIFlask
 from sqlalchemy import delete
 
-from db import accounts
+from db.access import accounts
 from db.database import current, read_scope, session_scope
 from db.models import ModelVersion, Promotion, User
 from db.registry import champions

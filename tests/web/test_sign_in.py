@@ -11,7 +11,7 @@ from argon2.exceptions import VerifyMismatchError
 from flask import request
 from pydantic import SecretStr
 
-from db import accounts
+from db.access import accounts
 from db.database import session_scope
 from db.models import ModelVersion, Token, User
 from db.settings import Settings

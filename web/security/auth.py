@@ -8,7 +8,7 @@ from flask import g, request, session
 from flask_wtf.csrf import validate_csrf
 from wtforms.validators import ValidationError
 
-from db import accounts
+from db.access import accounts
 from db.database import read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in

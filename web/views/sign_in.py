@@ -5,7 +5,7 @@ from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import MethodNotAllowed
 
-from db import accounts
+from db.access import accounts
 from db.database import read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in

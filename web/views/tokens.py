@@ -6,7 +6,7 @@ from apiflask import APIBlueprint
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 
-from db import accounts
+from db.access import accounts
 from db.database import read_scope, session_scope
 from web.actions.lookup import SMALL_IDS
 from web.errors import not_found

@@ -9,7 +9,7 @@ from cli.errors import NotFoundOrDenied, UsageError
 from cli.local.session import existing_user, reading, writing
 from cli.options import ROW_ID, json_option
 from cli.output import print_json, print_rows, say
-from db import accounts
+from db.access import accounts
 from db.models import Token
 
 LIFE = click.FloatRange(0, 36_500, min_open=True)  # days

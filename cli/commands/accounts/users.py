@@ -8,7 +8,7 @@ from cli.errors import UsageError
 from cli.local.session import existing_user, reading, writing
 from cli.options import json_option
 from cli.output import print_json, print_rows, say
-from db import accounts
+from db.access import accounts
 from db.models import User
 
 SHORTEST_PASSWORD = 12

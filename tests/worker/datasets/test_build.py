@@ -475,7 +475,7 @@ def champion(settings: Settings) -> ModelVersion:
 
 @pytest.fixture
 def owner(settings: Settings) -> User:
-    from db.accounts import create_user
+    from db.access.accounts import create_user
 
     with session_scope() as s:
         return create_user(s, "ann", None)

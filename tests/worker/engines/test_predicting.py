@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from db import database as base
-from db.accounts import create_user
+from db.access.accounts import create_user
 from db.database import read_scope, session_scope
 from db.evaluation.promotion import promote_first
 from db.models import Prediction
