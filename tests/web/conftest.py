@@ -1,15 +1,25 @@
 """The web application on a real database and real storage, and fixtures for who uses it."""
 
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 from apiflask import APIFlask
 from jinja2 import FileSystemBytecodeCache
+from werkzeug.serving import make_server
 
 from db.access import accounts
 from db.database import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
-from tests.web.actors import PASSWORD, Api, Browser, WorkerPart
+from tests.web.actors import PASSWORD, Api, Browser, WorkerPart, png, zip_bytes
 from web.app import create_app
+
+CHROMIUM = Path("/usr/bin/chromium")
+WAIT = 15_000  # ms, for what a slow machine may take
+SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu"]
 
 
 @pytest.fixture
@@ -88,3 +98,77 @@ def roots_browser(browser: Browser, root: User) -> Browser:
 def worker() -> WorkerPart:
     """A worker's part, to be played by the test."""
     return WorkerPart()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests of a file."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip("Debian's chromium is not installed (/usr/bin/chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(app: APIFlask) -> Iterator[str]:
+    """The application, served over HTTP by threads of this process."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def page(chromium: Any, address: str) -> Iterator[Any]:
+    """A page of a fresh profile. At the end: no error was logged, the CSP held, and no request left the origin."""
+    context = chromium.new_context(base_url=address, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    faults: list[str] = []
+    foreign: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else foreign.append(r.url))
+    page.faults = faults
+    yield page
+    context.close()
+    assert faults == []
+    assert foreign == []
+
+
+def with_session(page: Any, app: APIFlask, address: str, name: str) -> Any:
+    """The page, with the cookie of somebody who signed in: by the form it takes a second."""
+    browser = Browser(app)
+    assert browser.sign_in(name).status_code == 303
+    cookie = browser.client.get_cookie("ctbatch")
+    page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": address}])
+    return page
+
+
+@pytest.fixture
+def signed_in(page: Any, app: APIFlask, address: str, ann: User) -> Any:
+    """A page on which Ann has signed in."""
+    return with_session(page, app, address, "ann")
+
+
+@pytest.fixture
+def admin_page(page: Any, app: APIFlask, address: str, root: User) -> Any:
+    """A page on which the admin has signed in."""
+    return with_session(page, app, address, "root")
+
+
+@pytest.fixture
+def finished(api: Api, worker: WorkerPart) -> str:
+    """A finished job of six slices, two of them positive, and one file that was rejected."""
+    job_id: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(7)}))).json["id"]
+    worker.start()
+    worker.read(6)
+    worker.reject("notes.txt", "format")
+    worker.finish_reading()
+    worker.predict([0.9, 0.2, 0.1])
+    return job_id
