@@ -8,9 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
+from math import inf
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any, Self
 from uuid import uuid4
+from weakref import WeakSet
 
 import fsspec
 
@@ -20,6 +23,7 @@ from db.database import current
 TRASH = "trash"
 MARKER = "installation"
 EVICT_SECONDS = 60.0
+TOUCH_SECONDS = 60.0
 
 
 class FileMissing(Exception):
@@ -42,7 +46,8 @@ class Receiver:
     """Receives the bytes of one file, hashes them, and publishes the file under its hash.
 
     `finish()` makes the bytes durable in a temporary file (`path`). `publish()` finishes it and gives it its name.
-    `abort()`, or the end of a `with` block, removes a file that is not published.
+    `abort()`, or the end of a `with` block, removes a file that is not published. While this process receives bytes,
+    none of its temporary files grows old: the first part of a slow submission waits for the last.
     """
 
     def __init__(self, storage: "Storage") -> None:
@@ -53,6 +58,8 @@ class Receiver:
         self._hash = hashlib.sha256()
         self._size = 0
         self._received: StoredFile | None = None
+        self._is_published = False
+        storage.watch(self)
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +76,7 @@ class Receiver:
             view = view[self._file.write(view) :]
         self._hash.update(data)
         self._size += len(data)
+        self._storage.keep_young()
         return len(data)
 
     def finish(self) -> StoredFile:
@@ -83,10 +91,14 @@ class Receiver:
         return self._received
 
     def publish(self) -> StoredFile:
-        """Give the finished file its name in storage."""
+        """Give the finished file its name in storage. Raises FileMissing: the temporary file was removed meanwhile."""
         received = self.finish()
-        if self.path.exists():
-            self._storage.adopt(self.path, received.sha256)
+        if not self._is_published:
+            try:
+                self._storage.adopt(self.path, received.sha256)
+            except FileNotFoundError as error:
+                raise FileMissing("a received file was removed before it was kept; send it again") from error
+            self._is_published = True
         return received
 
     def close(self) -> StoredFile:
@@ -108,12 +120,15 @@ class Storage:
     """
 
     def __init__(self, url: str, cache: Path) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(url)
+        # No cache of listings: another machine may store or remove a file at any time.
+        self.fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.folder = Path(self.root) if self.is_local else cache
         self.incoming = self.folder / "incoming"
         self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._evict_at = 0.0
+        self._evict_at = self._touch_at = 0.0
+        self._receivers: WeakSet[Receiver] = WeakSet()
+        self._lock = Lock()  # of the receivers
 
     def _place(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256[2:4] / sha256
@@ -125,12 +140,28 @@ class Storage:
         """Return a receiver for one new file."""
         return Receiver(self)
 
+    def watch(self, receiver: Receiver) -> None:
+        """Keep the receiver's temporary file young from now on, while it lives."""
+        with self._lock:
+            self._receivers.add(receiver)
+
+    def keep_young(self) -> None:
+        """Touch the temporary files of this process's receivers, once a minute: old ones are removed."""
+        if time.monotonic() < self._touch_at:
+            return
+        with self._lock:
+            self._touch_at = time.monotonic() + TOUCH_SECONDS
+            paths = [receiver.path for receiver in self._receivers]
+        for path in paths:
+            with suppress(FileNotFoundError):  # published, or aborted
+                os.utime(path)
+
     def adopt(self, path: Path, sha256: str) -> None:
         """Move a finished file of this machine into storage. The caller has computed its SHA-256."""
         if not self.is_local:
             self.fs.put_file(str(path), self._remote(sha256))  # before the copy has its name: that says it is there
         place = self._place(sha256)
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(place.parent)
         path.replace(place)
         if self.is_local:
             _sync_folder(place.parent)
@@ -138,14 +169,13 @@ class Storage:
             self._evict()
 
     def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
-        """Store bytes and return their SHA-256.
+        """Store bytes and return their SHA-256. A file that is there already is compared, and is young afterwards.
 
         `durable=False` skips the fsync, for bytes that can be made again from a durable file.
         """
         sha256 = hashlib.sha256(data).hexdigest()
         place = self._place(sha256)
-        if place.exists() and place.stat().st_size == len(data):
-            os.utime(place)  # keeps the reaper from removing it
+        if _renew(place, data) and (self.is_local or self._is_young_in_the_store(sha256, len(data))):
             return sha256
         temporary = self.incoming / uuid4().hex
         with temporary.open("xb") as file:
@@ -156,9 +186,17 @@ class Storage:
         if durable or not self.is_local:
             self.adopt(temporary, sha256)
         else:
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(place.parent)
             temporary.replace(place)
         return sha256
+
+    def _is_young_in_the_store(self, sha256: str, size: int) -> bool:
+        """Return whether a remote file is there and the reaper will not look at it soon."""
+        try:
+            info = self.fs.info(self._remote(sha256))
+        except FileNotFoundError:
+            return False
+        return bool(info["size"] == size and _stored_at(info) > time.time() - current().orphan_seconds / 2)
 
     def local_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
         """Return a path of the file on this machine. A remote file is fetched first; `alive` is called meanwhile.
@@ -177,7 +215,7 @@ class Storage:
         temporary = self.incoming / uuid4().hex
         try:
             run_with_heartbeat(lambda: self._fetch(sha256, temporary), alive)
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(place.parent)
             temporary.replace(place)
         finally:
             temporary.unlink(missing_ok=True)
@@ -222,38 +260,64 @@ class Storage:
     def names(self, since: float, until: float) -> Iterator[str]:
         """Yield the SHA-256 of every file that was stored in [since, until), in seconds since 1970."""
         for start in (f"{number:02x}" for number in range(256)):  # a part at a time: a bucket's listing is large
-            for path, info in self.fs.find(f"{self.root}/{start}", detail=True).items():
-                if since <= _stored_at(info) < until:
-                    yield path.rsplit("/", 1)[-1]
+            for name, stored_at in self._listing(start):
+                if since <= stored_at < until:
+                    yield name
+
+    def _listing(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield the name of each file in the subfolders of a folder, and when it was stored."""
+        if self.is_local:
+            for path, status in _files((self.folder / folder).glob("*/*")):
+                yield path.name, status.st_mtime
+            return
+        for path, info in self.fs.find(f"{self.root}/{folder}", detail=True).items():
+            yield path.rsplit("/", 1)[-1], _stored_at(info)
 
     def delete(self, sha256: str) -> None:
         """Remove a file for good, its copy here too."""
         self._place(sha256).unlink(missing_ok=True)
         if not self.is_local:
-            self.fs.rm_file(self._remote(sha256))
+            with suppress(FileNotFoundError):
+                self.fs.rm_file(self._remote(sha256))
 
-    def trash(self, sha256: str) -> None:
-        """Move a file to today's trash, from where it comes back when it is read."""
-        self._move(self._remote(sha256), f"{self.root}/{TRASH}/{datetime.now(UTC).date()}/{sha256}")
+    def trash(self, sha256: str, before: float = inf) -> bool:
+        """Move a file that was stored before a time to today's trash, from where it comes back when it is read.
+
+        Return False if it is younger by now, or gone: somebody put it again, or another sweeper was quicker.
+        """
+        place, target = self._remote(sha256), f"{self.root}/{TRASH}/{datetime.now(UTC).date()}/{sha256}"
+        try:
+            if _stored_at(self.fs.info(place)) >= before:
+                return False
+            self._move(place, target)
+            # A folder keeps the time of a file that it moves, so this shows a `put` between the look and the move.
+            if self.is_local and _stored_at(self.fs.info(target)) >= before:
+                self._move(target, place)
+                return False
+        except FileNotFoundError:
+            return False
         if not self.is_local:
             self._place(sha256).unlink(missing_ok=True)
+        return True
 
     def trashed(self) -> Iterator[tuple[str, date]]:
         """Yield the SHA-256 of each file in the trash, and the day it was put there."""
-        for path in self.fs.find(f"{self.root}/{TRASH}"):
+        for path in self.fs.glob(f"{self.root}/{TRASH}/*/*"):
             day, sha256 = path.split("/")[-2:]
             yield sha256, date.fromisoformat(day)
 
     def restore(self, sha256: str) -> bool:
         """Take a file out of the trash; return False if it is not there."""
         for path in self.fs.glob(f"{self.root}/{TRASH}/*/{sha256}"):
-            self._move(path, self._remote(sha256))
-            return True
+            with suppress(FileNotFoundError):  # another process was quicker
+                self._move(path, self._remote(sha256))
+                return True
         return False
 
     def purge(self, sha256: str, day: date) -> None:
         """Delete a file that was put into the trash on a day."""
-        self.fs.rm_file(f"{self.root}/{TRASH}/{day}/{sha256}")
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(f"{self.root}/{TRASH}/{day}/{sha256}")
 
     def owner(self) -> str | None:
         """Return the id of the installation that the storage is marked with, or None. Raises OSError."""
@@ -271,10 +335,14 @@ class Storage:
         self.fs.mv(source, target)
 
     def _evict(self) -> None:
-        """Remove the copies that were used longest ago while all of them take too much room; once a minute."""
+        """Remove the copies that were used longest ago while all of them take too much room; once a minute.
+
+        Old temporary files go too: the sweeper sees only those of its own machine.
+        """
         if time.monotonic() < self._evict_at:
             return
         self._evict_at = time.monotonic() + EVICT_SECONDS
+        self.reap_incoming(current().orphan_seconds)
         copies = sorted((info.st_atime, info.st_size, path) for path, info in _files(self.folder.glob("??/??/*")))
         size = sum(bytes_ for _, bytes_, _ in copies)
         for _, bytes_, path in copies:
@@ -286,7 +354,7 @@ class Storage:
     def reap_incoming(self, older_than_seconds: float) -> int:
         """Remove temporary files that their writers left behind; return how many."""
         limit = time.time() - older_than_seconds
-        stale = [path for path in self.incoming.iterdir() if path.stat().st_mtime < limit]
+        stale = [path for path, status in _files(self.incoming.iterdir()) if status.st_mtime < limit]
         for path in stale:
             path.unlink(missing_ok=True)
         return len(stale)
@@ -303,6 +371,23 @@ def _files(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
     for path in paths:
         with suppress(FileNotFoundError):
             yield path, path.stat()
+
+
+def _renew(path: Path, data: bytes | memoryview) -> bool:
+    """Return whether a file holds these bytes; it is young afterwards, which keeps the reaper from moving it."""
+    try:
+        os.utime(path)
+        return path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, durably."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,10 +1,11 @@
 """Moves stored files that no row names to the trash, and empties the trash later.
 
-Deleting is the one thing here that cannot be taken back, so four rules guard it:
+Deleting is the one thing here that cannot be taken back, so five rules guard it:
 1. Nothing is touched in a storage that is not marked as this database's, nor a file that is older than the database.
 2. A file first lies in the trash for days. One that a row names by then, or that is read, comes back.
 3. A round that finds many such files moves none: a wrong or restored database looks like that.
-4. The columns that name files are marked in the models; a test fails for a column of hashes without a mark.
+4. A file is looked at again just before it moves, and the rows just after: somebody may have put it again meanwhile.
+5. The columns that name files are marked in the models; a test fails for a column of hashes without a mark.
 """
 
 import json
@@ -57,10 +58,11 @@ def reap(*, confirmed: bool = False) -> Reaped:
         claim_storage(s)
         since = this_installation(s).created_at.timestamp()
     age = current().orphan_seconds
+    before = time.time() - age
     storage().reap_incoming(age)
     restored, deleted = _empty_trash()
     count, orphans = 0, []
-    for names in _batches(storage().names(since, time.time() - age)):
+    for names in _batches(storage().names(since, before)):
         count += len(names)
         orphans += unnamed(names)
     if not confirmed and (len(orphans) > MANY or len(orphans) > max(FEW, MANY_SHARE * count)):
@@ -68,9 +70,9 @@ def reap(*, confirmed: bool = False) -> Reaped:
             f"no row names {len(orphans)} of {count} stored files. If the database was replaced or restored, mend that"
             " first; if these files may go, run `ctbatch files reap --yes`"
         )
-    for sha256 in orphans:
-        storage().trash(sha256)
-    return Reaped(len(orphans), restored, deleted)
+    trashed = [sha256 for sha256 in orphans if storage().trash(sha256, before)]
+    put_back = _restore_named(trashed)
+    return Reaped(len(trashed) - put_back, restored + put_back, deleted)
 
 
 def restore_all() -> int:
@@ -100,6 +102,15 @@ def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
                 yield from _SHA256.findall(json.dumps(value))
         else:
             yield from s.scalars(select(column).where(column.in_(names)))
+
+
+def _restore_named(trashed: Sequence[str]) -> int:
+    """Restore what a row has come to name while the round went on; return how many."""
+    count = 0
+    for names in _batches(iter(trashed)):
+        lost = set(unnamed(names))
+        count += sum(storage().restore(sha256) for sha256 in names if sha256 not in lost)
+    return count
 
 
 def _empty_trash() -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
@@ -39,6 +40,27 @@ def test_aborted_upload_leaves_no_file(store: Storage) -> None:
     receiver.abort()
     assert list(store.incoming.iterdir()) == []
     assert not store.exists(hashlib.sha256(b"abc").hexdigest())
+
+
+def test_received_file_that_was_removed_is_not_published(store: Storage) -> None:
+    receiver = store.receive()
+    receiver.write(b"abc")
+    receiver.finish()
+    receiver.path.unlink()
+    with pytest.raises(FileMissing):
+        receiver.publish()
+
+
+def test_first_part_stays_young_while_the_next_arrives(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.storage.TOUCH_SECONDS", 0.0)
+    first, second = store.receive(), store.receive()
+    first.write(b"abc")
+    first.finish()
+    old = time.time() - 1000
+    os.utime(first.path, (old, old))
+    second.write(b"def")
+    assert store.reap_incoming(500) == 0
+    assert first.publish().size == 3
 
 
 def test_remote_file_is_fetched_when_the_cache_lacks_it(tmp_path: Path) -> None:
@@ -92,6 +114,23 @@ def test_putting_the_same_bytes_again_keeps_the_file_from_the_reaper(tmp_path: P
     assert list(store.names(0, time.time() - 500)) == [sha256]
     assert store.put(b"pixels", durable=False) == sha256
     assert list(store.names(0, time.time() - 500)) == []
+
+
+def test_putting_the_same_bytes_again_renews_the_file_in_the_bucket(tmp_path: Path, settings: Settings) -> None:
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+    sha256 = store.put(b"pixels")
+    object_ = store.fs.store[store._remote(sha256)]
+    object_.created = datetime.now(UTC) - timedelta(days=1)
+    assert list(store.names(0, time.time() - 500)) == [sha256]
+    store.put(b"pixels")
+    assert list(store.names(0, time.time() - 500)) == []
+
+
+def test_putting_bytes_again_mends_a_damaged_file(store: Storage) -> None:
+    sha256 = store.put(b"pixels")
+    store.local_path(sha256).write_bytes(b"pixelz")
+    assert store.put(b"pixels") == sha256
+    assert store.verified_path(sha256).read_bytes() == b"pixels"
 
 
 def test_only_old_files_are_reaped(tmp_path: Path) -> None:
@@ -148,3 +187,39 @@ def test_purged_file_is_gone(store: Storage) -> None:
     store.purge(sha256, day)
     with pytest.raises(FileMissing):
         store.local_path(sha256)
+
+
+def test_file_that_is_young_again_is_not_trashed(store: Storage) -> None:
+    listed_at = time.time() - 100
+    sha256 = store.put(b"pixels")
+    assert not store.trash(sha256, before=listed_at)
+    assert store.exists(sha256)
+
+
+def test_file_that_is_put_while_it_moves_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Storage(str(tmp_path / "files"), tmp_path / "cache")
+    sha256 = store.put(b"pixels")
+    old = time.time() - 1000
+    os.utime(store.local_path(sha256), (old, old))
+    move = store._move
+
+    def put_first(source: str, target: str) -> None:
+        monkeypatch.undo()
+        store.put(b"pixels")
+        move(source, target)
+
+    monkeypatch.setattr(store, "_move", put_first)
+    assert not store.trash(sha256, before=time.time() - 500)
+    assert store.exists(sha256)
+
+
+def test_what_another_sweeper_was_quicker_with_is_passed_over(store: Storage) -> None:
+    sha256 = store.put(b"pixels")
+    assert store.trash(sha256)
+    assert not store.trash(sha256)
+    [(_, day)] = store.trashed()
+    store.purge(sha256, day)
+    store.purge(sha256, day)
+    assert not store.restore(sha256)
+    (store.incoming / "gone").symlink_to("nowhere")
+    assert store.reap_incoming(-1) == 0

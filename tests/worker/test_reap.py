@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,34 @@ def test_file_that_is_named_after_all_leaves_the_trash(store: Store, champion: M
     with session_scope() as s:
         s.get_one(ModelVersion, champion.id).files = {**champion.files, "weights.h5": sha256}
     assert reap.reap() == reap.Reaped(trashed=0, restored=1, deleted=0)
+    assert storage().exists(sha256)
+
+
+def test_file_that_is_named_while_it_is_trashed_comes_back(
+    store: Store, champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256, trash = store(b"weights"), storage().trash
+
+    def name_it_after(name: str, before: float) -> bool:
+        moved = trash(name, before)
+        with session_scope() as s:
+            s.get_one(ModelVersion, champion.id).files = {**champion.files, "weights.h5": sha256}
+        return moved
+
+    monkeypatch.setattr(storage(), "trash", name_it_after)
+    assert reap.reap() == reap.Reaped(trashed=0, restored=1, deleted=0)
+    assert storage().exists(sha256)
+
+
+def test_file_that_is_put_again_during_a_round_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256, unnamed = store(b"old"), reap.unnamed
+
+    def put_again(names: Sequence[str]) -> list[str]:
+        storage().put(b"old")
+        return unnamed(names)
+
+    monkeypatch.setattr(reap, "unnamed", put_again)
+    assert reap.reap().trashed == 0
     assert storage().exists(sha256)
 
 
