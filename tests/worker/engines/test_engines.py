@@ -112,22 +112,21 @@ def test_a_gpu_computes_in_bfloat16_unless_that_was_measured_and_failed(
 
 
 @pytest.mark.skipif(usable_cores() < 2, reason="this machine has one core")
-def test_workers_with_some_of_the_cores_are_not_pinned(
-    published: Published, slices: Slices
-) -> None:
+def test_workers_with_some_of_the_cores_are_not_pinned(published: Published, slices: Slices) -> None:
     engine = load_engine(published[0], "openvino-f32", threads=1).engine
     everywhere = os.sched_getaffinity(0)
     predicting = threading.Thread(target=lambda: [engine.predict(slices) for _ in range(3)])
     predicting.start()
     pinned: list[set[int]] = []
     while predicting.is_alive():
-        pinned += [cores for cores in map(_cores_of, os.listdir("/proc/self/task")) if cores and cores != everywhere]
+        cores_of_threads = map(_cores_of, Path("/proc/self/task").iterdir())
+        pinned += [cores for cores in cores_of_threads if cores and cores != everywhere]
     assert pinned == []
 
 
-def _cores_of(thread: str) -> set[int] | None:
+def _cores_of(thread: Path) -> set[int] | None:
     try:
-        return os.sched_getaffinity(int(thread))
+        return os.sched_getaffinity(int(thread.name))
     except OSError:  # it has ended
         return None
 
