@@ -8,7 +8,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import db.database
 from db.settings import Settings, get_settings
-from web import errors, monitoring, static_versions
+from web import compression, errors, monitoring, static_versions
 from web.actions.request import Request
 from web.actions.uploads import MAX_FIELD_BYTES, MAX_PARTS
 from web.api import PREFIX, openapi
@@ -21,7 +21,7 @@ from web.api import runs as api_runs
 from web.api import workers as api_workers
 from web.security import headers, sign_in_limits
 from web.security.auth import SESSION_LIFE, current_user
-from web.security.guards import csrf
+from web.security.csrf import csrf
 from web.security.secret_key import secret_key
 from web.views import datasets, filters, jobs, models, progress, reviews, runs, sign_in, submit, tokens, workers
 
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         WTF_CSRF_TIME_LIMIT=None,  # a token lasts as long as its session: pages stay open while archives upload
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    compression.install(app)
     monitoring.install(app)
     errors.install(app)
     headers.install(app)

@@ -77,7 +77,7 @@ ROOMS = {
         "tasks",
     ),
     "web": (
-        "errors monitoring static_versions",
+        "errors monitoring static_versions compression",
         "security",
         "schemas",
         "actions",

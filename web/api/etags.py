@@ -1,4 +1,4 @@
-"""Strong ETags for answers that programs and pages poll."""
+"""ETags for answers that programs and pages poll."""
 
 from apiflask import APIBlueprint
 from flask import Response, request

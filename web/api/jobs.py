@@ -61,7 +61,7 @@ def list_all(query_data: JobListQuery) -> JobPage:
 def show_job(job_id: str) -> JobOut:
     """Show a job
 
-    Carries a strong `ETag`; poll with `If-None-Match`.
+    Carries an `ETag`; poll with `If-None-Match`.
     """
     with reading_job(job_id) as (s, job):
         return job_json(job_view(s, job))

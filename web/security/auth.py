@@ -5,13 +5,13 @@ from urllib.parse import urlsplit
 
 from apiflask import APIBlueprint
 from flask import g, request, session
-from flask_wtf.csrf import validate_csrf
 from wtforms.validators import ValidationError
 
 from db.access import accounts
 from db.database import read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in
+from web.security.csrf import check_token
 
 SESSION_LIFE = timedelta(hours=12)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -90,7 +90,7 @@ def _check_api_request() -> None:
     if request.method in SAFE_METHODS or "Authorization" in request.headers:
         return
     try:
-        validate_csrf(request.headers.get("X-CSRFToken"))
+        check_token(request.headers.get("X-CSRFToken"))
     except ValidationError as error:
         raise Problem(400, "csrf", "The header X-CSRFToken has no valid token. Reload the page.") from error
 

@@ -1,12 +1,9 @@
 """Checks before a page: its user, and the CSRF token of its forms."""
 
 from flask import Blueprint
-from flask_wtf.csrf import CSRFProtect
 
 from web.security.auth import check_admin, check_user
-
-csrf = CSRFProtect()
-"""It does not check by itself: the check reads the form, so it comes after the user is known."""
+from web.security.csrf import csrf
 
 
 def guard_forms(blueprint: Blueprint) -> None:
