@@ -40,7 +40,7 @@ def _xor(left: bytes, right: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(left, right, strict=True))
 
 
-class MaskedCSRF(CSRFProtect):
+class MaskedCSRF(CSRFProtect):  # type: ignore[misc]  # Flask-WTF ships no types
     """Flask-WTF's protection, with masked tokens in pages and forms."""
 
     def init_app(self, app: Flask) -> None:
