@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_DATABASE_URL", "DATABASE_URL"))
     broker_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_BROKER_URL", "CELERY_BROKER_URL"))
     storage_url: str = ""
+    reserve_bytes: int = 1024 * MIB  # with less of the disk free, nothing is claimed and no upload is taken
     cache_bytes: int = 20 * 1024 * MIB  # of copies that a machine keeps of files in an object store
 
     # Web

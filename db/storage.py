@@ -1,7 +1,9 @@
 """Files named by their SHA-256, in a folder or, through fsspec, in an object store such as S3."""
 
+import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -19,11 +21,13 @@ import fsspec
 
 from db.background import run_with_heartbeat
 from db.database import current
+from db.settings import MIB
 
 TRASH = "trash"
 MARKER = "installation"
 EVICT_SECONDS = 60.0
 TOUCH_SECONDS = 60.0
+_ROOM_BYTES = 64 * MIB  # received between two looks at the free disk
 
 
 class FileMissing(Exception):
@@ -57,6 +61,7 @@ class Receiver:
         self._file: IO[bytes] | None = self.path.open("xb", buffering=0)
         self._hash = hashlib.sha256()
         self._size = 0
+        self._room = 0
         self._received: StoredFile | None = None
         self._is_published = False
         storage.watch(self)
@@ -68,9 +73,12 @@ class Receiver:
         self.abort()
 
     def write(self, data: bytes) -> int:
-        """Append bytes. Raises OSError (ENOSPC) when the disk is full."""
+        """Append bytes. Raises OSError (ENOSPC) when the disk is full but for its reserve."""
         if self._file is None:
             raise ValueError("the receiver is finished")
+        if self._size >= self._room:
+            check_disk()
+            self._room = self._size + _ROOM_BYTES
         view = memoryview(data)
         while len(view):
             view = view[self._file.write(view) :]
@@ -396,6 +404,22 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_short_of_disk(wanted: int = 0) -> bool:
+    """Return whether `wanted` bytes more would leave less than the reserve free, in storage or in the home.
+
+    The reserve is for work that is claimed already, and for the database if it is a file in the home. Raises OSError.
+    """
+    settings = current()
+    folders = [folder for folder in (storage().folder, settings.home) if folder.exists()]
+    return min(shutil.disk_usage(folder).free for folder in folders) < settings.reserve_bytes + wanted
+
+
+def check_disk(wanted: int = 0) -> None:
+    """Raise OSError (ENOSPC) if there is no room for so many bytes more; see `is_short_of_disk`."""
+    if is_short_of_disk(wanted):
+        raise OSError(errno.ENOSPC, "the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
 
 
 @lru_cache(maxsize=4)

@@ -77,6 +77,7 @@ def make_settings(home: Path, **values: object) -> Settings:
         "home": home,
         "secret_key": "a test's secret",
         "engine": "fake",
+        "reserve_bytes": 0,  # however little disk the machine of the tests has
         "DATABASE_URL": f"sqlite:///{home / 'ctbatch.db'}",
         "CELERY_BROKER_URL": f"redis+socket://{home / 'no-broker.sock'}",
     }

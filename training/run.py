@@ -44,6 +44,8 @@ MAX_CLAIMS = 3  # without an epoch between them; beyond that, the run itself see
 
 def train_next(worker: str) -> bool:
     """Claim the oldest waiting run and carry it out; return False if there is none."""
+    if not claimed.may_claim():
+        return False
     with session_scope() as s:
         taken = runs.claim_run(s, worker)
     if taken is None:

@@ -18,6 +18,7 @@ from db import broker
 from db.database import read_scope
 from db.installation import check_storage
 from db.ledger.job_view import count_jobs, count_slices
+from db.ledger.leases import count_put_offs
 from db.models import JobState, Outcome
 from db.registry.engine_proofs import list_servings
 from db.storage import storage
@@ -75,14 +76,16 @@ def _passes(check: Callable[[], None]) -> bool:
 
 
 class LedgerCollector(Collector):
-    """Jobs by state and slices by outcome, counted in the database at each scrape."""
+    """Jobs by state, slices by outcome and work that was put off, counted in the database at each scrape."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Yield the two families. A state without rows is 0."""
+        """Yield the three families. A state without rows is 0."""
         with read_scope() as s:
-            jobs, slices = count_jobs(s), count_slices(s)
+            jobs, slices, put_offs = count_jobs(s), count_slices(s), count_put_offs(s)
         yield _family("ctbatch_jobs", "Jobs by state.", "state", [state.value for state in JobState], jobs)
         yield _family("ctbatch_slices", "Slices by outcome.", "outcome", [o.value for o in Outcome], slices)
+        waits = "How often open work was put off since its last progress because something that it needs is away."
+        yield _family("ctbatch_put_offs", waits, "work", sorted(put_offs), put_offs)
 
 
 class ProofCollector(Collector):

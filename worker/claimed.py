@@ -2,7 +2,9 @@
 
 * A heartbeat keeps the lease while the work makes progress.
 * `StaleClaim`: the lease was lost and somebody else has the work. It is logged, and nothing is recorded.
-* What is away for a while (storage, database, decoders) is not the work's fault: the work is put off.
+* What is away for a while (storage, database, decoders, memory) is not the work's fault: the work is put off.
+  That is not an attempt. It is logged as an error, counted, and shown as the metric `ctbatch_put_offs`.
+* While the disk is short of its reserve, nothing is claimed, so that what is claimed already can go on.
 * Any other error ends the work: `fail` records the reason for people. If `fail` raises instead, the error goes to
   Celery's log, and the lease runs out.
 * Progress is noted once a second. A missing database costs that note and nothing else.
@@ -18,15 +20,24 @@ from db.database import session_scope
 from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import LeaseMixin
+from db.storage import is_short_of_disk
 from worker.heartbeat import Heartbeat
 from worker.imaging.rejections import DecoderUnavailable
 
 log = logging.getLogger(__name__)
 
-AWAY = (OSError, OperationalError, DecoderUnavailable)
+AWAY = (OSError, OperationalError, DecoderUnavailable, MemoryError)
 NOTE_SECONDS = 1.0  # between two notes of the progress
 
 OnError = Callable[[Exception], None]
+
+
+def may_claim() -> bool:
+    """Return whether this machine has the disk to take on more work; if not, log it. Raises OSError."""
+    if is_short_of_disk():
+        log.error("nothing is claimed: the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
+        return False
+    return True
 
 
 def carry_out(
@@ -50,12 +61,17 @@ def carry_out(
             except StaleClaim:
                 raise
             except away as error:
-                log.warning("work put off", extra=rows | {"error": type(error).__name__})
+                log.error("work put off", extra=rows | _kind_of(error))  # noqa: TRY400  its text can hold a name
                 put_off(error) if put_off else _put_off(model, claims)
             except Exception as error:
                 fail(error)
         except StaleClaim:
             log.info("work is someone else's now", extra=rows)
+
+
+def _kind_of(error: Exception) -> dict[str, object]:
+    """Return what a log says of an error."""
+    return {"error": type(error).__name__} | ({"errno": error.errno} if isinstance(error, OSError) else {})
 
 
 def _put_off(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +34,21 @@ def new_decoders() -> DecoderPool:
 
 
 def stored_entries(sha256: str, filename: str, progress: Callable[[], None]) -> Entries:
-    """Yield the entries of a stored file, within the limits that the settings state.
+    """Yield the entries of a stored file, as `limited_entries` does.
 
-    `progress` is called while the file is fetched. Raises ArchiveRefused, FileMissing, OSError.
+    `progress` is called while the file is fetched, too. Raises ArchiveRefused, FileMissing, OSError.
     """
-    yield from read_entries(storage().local_path(sha256, progress), filename, Limits.of(current()))
+    yield from limited_entries(storage().local_path(sha256, progress), filename, progress)
+
+
+def limited_entries(path: Path, filename: str, progress: Callable[[], None]) -> Entries:
+    """Yield the entries of a file, within the limits that the settings state.
+
+    `progress` is called for each entry, and while it is unpacked or passed over. Raises ArchiveRefused, OSError.
+    """
+    for entry in read_entries(path, filename, Limits.of(current()), progress):
+        progress()
+        yield entry
 
 
 def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable[[], None]) -> Generator[Read]:

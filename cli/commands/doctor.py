@@ -66,9 +66,16 @@ def home(settings: Settings) -> Iterator[Finding]:
     if not os.access(folder, os.W_OK | os.X_OK):
         yield Finding("home", "fail", f"{settings.home} cannot be written to; choose another --home")
         return
-    free = shutil.disk_usage(folder).free
     yield Finding("home", "ok", str(settings.home))
-    yield Finding("disk", "ok" if free > LOW_DISK_BYTES else "warn", f"{free / 1024**3:.1f} GiB free")
+    yield _disk(settings, shutil.disk_usage(folder).free)
+
+
+def _disk(settings: Settings, free: int) -> Finding:
+    detail = f"{free / 1024**3:.1f} GiB free"
+    if free < settings.reserve_bytes:
+        reserve = f"{settings.reserve_bytes / 1024**3:.1f} GiB (CTBATCH_RESERVE_BYTES)"
+        return Finding("disk", "fail", f"{detail}, less than the reserve of {reserve}; nothing is claimed, free some")
+    return Finding("disk", "ok" if free > LOW_DISK_BYTES else "warn", detail)
 
 
 def memory(_settings: Settings) -> Iterator[Finding]:

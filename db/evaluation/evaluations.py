@@ -99,7 +99,15 @@ def _try_again(s: Session, evaluation: Evaluation) -> None:
     s.execute(
         update(Evaluation)
         .where(Evaluation.id == evaluation.id)
-        .values(state=Work.READY, attempts=0, error=None, progress=0.0, scores_sha256=None, published_at=from_now())
+        .values(
+            state=Work.READY,
+            attempts=0,
+            put_offs=0,
+            error=None,
+            progress=0.0,
+            scores_sha256=None,
+            published_at=from_now(),
+        )
     )
     s.refresh(evaluation)
 
@@ -225,4 +233,4 @@ def give_back(s: Session, claim: Claim) -> None:
 
 def put_off(s: Session, claim: Claim) -> None:
     """Put it back for a while because the database was unreachable, which is not an attempt. Raises StaleClaim."""
-    leases.put_off(s, Evaluation, claim, attempts=Evaluation.attempts - 1)
+    leases.put_off(s, Evaluation, claim)

@@ -176,5 +176,5 @@ def _reread(s: Session, job: Job, upload_ids: list[int]) -> int:
 
 def _unpack_again(s: Session, *conditions: ColumnElement[bool]) -> list[int]:
     """Put uploads back to be unpacked. Return their ids."""
-    again = update(Upload).values(state=Work.READY, attempts=0, error=None, published_at=from_now())
+    again = update(Upload).values(state=Work.READY, attempts=0, put_offs=0, error=None, published_at=from_now())
     return list(s.scalars(again.where(*conditions).returning(Upload.id)))

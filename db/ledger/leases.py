@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple
 
-from sqlalchemy import CursorResult, Select, and_, or_, select, update
+from sqlalchemy import CursorResult, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
 from db.database import current
-from db.models import LeaseMixin, Work
+from db.models import OPEN_WORK, LeaseMixin, Work
 
 L = TypeVar("L", bound=LeaseMixin)
 Ts = TypeVarTuple("Ts")
@@ -90,12 +90,25 @@ def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> 
     close(session, model, claim, Work.READY, published_at=from_now(), **values)
 
 
-def put_off(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
+def put_off(session: Session, model: type[L], claim: Claim, *, is_attempt: bool = False, **values: Any) -> None:
     """Put the work back because something that it needs is away, until the sweeper sends its message again.
 
-    It cannot be claimed before, or a fault of seconds would use up all of its attempts.
+    It cannot be claimed before: a fault of a minute would be met a hundred times. It counts as an attempt only if the
+    work itself may be at fault. Raises StaleClaim.
     """
-    give_back(session, model, claim, lease_until=from_now(current().resend_seconds), **values)
+    table: Any = model
+    values |= {"put_offs": table.put_offs + 1, "lease_until": from_now(current().resend_seconds)}
+    give_back(session, model, claim, **values if is_attempt else values | {"attempts": table.attempts - 1})
+
+
+def count_put_offs(session: Session) -> dict[str, int]:
+    """Return by table how often its open work was put off since its last progress."""
+    counts = {}
+    for model in LeaseMixin.__subclasses__():
+        table: Any = model
+        query = select(func.coalesce(func.sum(table.put_offs), 0)).where(table.state.in_(OPEN_WORK))
+        counts[table.__tablename__] = int(session.scalar(query) or 0)
+    return counts
 
 
 def expired(session: Session, model: type[L]) -> list[int]:

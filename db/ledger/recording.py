@@ -54,7 +54,7 @@ def record_read(s: Session, claim: Claim, upload: Upload, rows: Sequence[ReadSli
     job = completion.lock_job(s, upload.job_id)
     if not leases.keep(s, Upload, claim):
         raise StaleClaim(f"upload {claim.id}, fence {claim.fence}")
-    s.execute(update(Upload).where(Upload.id == upload.id).values(attempts=1))  # progress was made
+    s.execute(update(Upload).where(Upload.id == upload.id).values(attempts=1, put_offs=0))  # progress
     series = _series_ids(s, job.id, rows)
     ids = _insert_slices(s, job, upload, rows, series)
     if array_sha256 is not None:

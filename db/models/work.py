@@ -27,13 +27,15 @@ class LeaseMixin:
     another.
 
     `fence`: a number that grows with each claim; a worker that holds an older one can record nothing. `attempts`:
-    claims since the last progress. `lease_until`: when the lease ends; of a ready row, when it may be claimed again.
+    claims since the last progress. `put_offs`: how often it was put off since then because something that it needs is
+    away, which is not an attempt. `lease_until`: when the lease ends; of a ready row, when it may be claimed again.
     `published_at`: when its message was last sent.
     """
 
     state: Mapped[str] = mapped_column(default=Work.READY, index=True)
     fence: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
+    put_offs: Mapped[int] = mapped_column(default=0)
     lease_until: Mapped[datetime | None]
     worker: Mapped[str | None]
     published_at: Mapped[datetime] = mapped_column(default=from_now())

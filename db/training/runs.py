@@ -262,9 +262,7 @@ def running(s: Session) -> list[tuple[int, int]]:
 
 def put_off(s: Session, claim: Claim) -> None:
     """Put a run back for a while because the database was unreachable, which is not an attempt. Raises StaleClaim."""
-    leases.put_off(
-        s, TrainingRun, claim, attempts=TrainingRun.attempts - 1, message="put off: the database was unreachable"
-    )
+    leases.put_off(s, TrainingRun, claim, message="put off: the database was unreachable")
 
 
 def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:
@@ -287,7 +285,8 @@ def record_checkpoint(s: Session, claim: Claim, checkpoint: StoredCheckpoint) ->
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
     # Progress was made, so the claims before it no longer count against the run.
-    s.execute(update(TrainingRun).where(TrainingRun.id == claim.id).values(checkpoint=checkpoint.as_json(), attempts=1))
+    values = {"checkpoint": checkpoint.as_json(), "attempts": 1, "put_offs": 0}
+    s.execute(update(TrainingRun).where(TrainingRun.id == claim.id).values(values))
 
 
 def finish_run(s: Session, claim: Claim, model_version_id: int) -> None:

@@ -1,5 +1,6 @@
 """Storage keeps bytes under their hash: in a folder, and in a remote store through a cache on this machine."""
 
+import errno
 import hashlib
 import os
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from db import background
 from db import database as base
+from db import storage as storage_module
 from db.settings import Settings
 from db.storage import FileDamaged, FileMissing, Storage
 
@@ -30,6 +32,21 @@ def test_received_bytes_are_found_under_their_hash(store: Storage) -> None:
     assert received.size == 6
     assert store.open(received.sha256).read() == b"abcdef"
     assert store.exists(received.sha256)
+    assert list(store.incoming.iterdir()) == []
+
+
+def test_file_that_would_take_the_disks_reserve_is_refused_while_it_arrives(
+    store: Storage, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "_ROOM_BYTES", 3)
+    receiver = store.receive()
+    receiver.write(b"abc")
+    base.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))
+    with pytest.raises(OSError, match="reserve") as refusal:
+        receiver.write(b"def")
+    base.use(settings)
+    assert refusal.value.errno == errno.ENOSPC
+    receiver.abort()
     assert list(store.incoming.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
+from db import database
 from db.clock import from_now
 from db.database import session_scope
 from db.ledger.leases import Claim
@@ -198,6 +199,16 @@ def test_run_that_kills_its_workers_is_given_up(dataset):
         s.execute(update(TrainingRun).values(attempts=3))
     view, _ = carry_out()
     assert (view.state, "too little memory" in view.error) == ("failed", True)
+
+
+def test_no_run_is_claimed_while_the_disk_is_at_its_reserve(dataset, settings):
+    import training.run
+
+    run = launch(dataset)
+    database.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))
+    assert not training.run.train_next("w")
+    with session_scope() as s:
+        assert s.get_one(TrainingRun, run.id).attempts == 0
 
 
 @pytest.mark.parametrize("end", ["given up", "cancelled", "without its dataset"])

@@ -51,6 +51,7 @@ def test_metrics_count_jobs_slices_and_requests(api: Api, worker: WorkerPart) ->
     assert 'ctbatch_jobs{state="finished"} 1.0' in text
     assert 'ctbatch_slices{outcome="predicted"} 2.0' in text
     assert 'ctbatch_slices{outcome="rejected"} 0.0' in text
+    assert 'ctbatch_put_offs{work="upload"} 0.0' in text
     assert 'ctbatch_request_seconds_count{method="POST",route="/api/v1/jobs",status="202"} 1.0' in text
     assert "secret-name" not in text
     assert "ann" not in text

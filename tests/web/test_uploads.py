@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from apiflask import APIFlask
 
+from db import database
 from db.settings import Settings
 from db.storage import storage
 from tests.web.actors import Api, Browser, png, zip_bytes
@@ -148,6 +149,15 @@ def test_archive_name_is_only_a_label(api: Api, settings: Settings) -> None:
     assert job["state"] == "queued"
     names = {path.name for path in stored_files(settings)}
     assert not any("passwd" in name for name in names)
+
+
+def test_upload_that_would_take_the_disks_reserve_is_507_before_it_is_received(
+    api: Api, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(storage()), "receive", None)
+    database.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))
+    answer = api.submit(("1.png", png()))
+    assert (answer.status_code, answer.json["type"]) == (507, "urn:ctbatch:problem:disk-full")
 
 
 FULL_DISK = """

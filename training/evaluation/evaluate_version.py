@@ -38,6 +38,8 @@ Progress = Callable[[float], None]
 
 def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progress = lambda fraction: None) -> bool:
     """Claim the oldest waiting evaluation, or the one of this id, and carry it out; return False if there is none."""
+    if evaluation_id is None and not claimed.may_claim():
+        return False
     with session_scope() as s:
         taken = evaluations.claim(s, worker, evaluation_id)
     if taken is None:

@@ -19,12 +19,14 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5
+MAX_ATTEMPTS = 5  # claims that ended without a word: what was away is not counted
 READING = 0.9  # share of the progress; comparing and reporting are the rest
 
 
 def build_next(worker: str) -> bool:
     """Claim the dataset whose turn it is and build it. Return False if there is none."""
+    if not claimed.may_claim():
+        return False
     with session_scope() as s:
         taken = datasets.claim_dataset(s, worker)
     if taken is None:
@@ -60,8 +62,7 @@ def _message_for(error: Exception, dataset: Dataset) -> str:
 def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Collector) -> None:
     """Collect, compare and record. An attempt that breaks off leaves no row: all is recorded in one transaction."""
     if dataset.attempts > MAX_ATTEMPTS:
-        last = f"; the last error was: {dataset.error}" if dataset.error else ""
-        raise NotBuildable(f"building was broken off {MAX_ATTEMPTS} times{last}")
+        raise NotBuildable(f"{MAX_ATTEMPTS} workers died while they built it; is there too little memory?")
     note = _notes(claim, heartbeat)
     _collect(dataset, collector, note)
     _check(collector)

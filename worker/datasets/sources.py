@@ -72,7 +72,6 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
     for number, source in enumerate(sources):
         try:
             for entry in stored_entries(source.sha256, source.filename, progress):
-                progress()
                 is_loose = entry.name == display_name(source.filename)
                 path = entry.name if is_loose else f"{source.stem}/{entry.name}"
                 name = path if len(sources) > 1 else entry.name

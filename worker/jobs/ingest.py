@@ -19,16 +19,17 @@ from db.ledger.recording import ReadSlice
 from db.models import Job, Outcome, Upload
 from db.storage import FileMissing, storage
 from worker import claimed
-from worker.decoding import Read, new_decoders, npy_bytes, read_decoded, stored_entries
+from worker.decoding import Read, limited_entries, new_decoders, npy_bytes, read_decoded
 from worker.heartbeat import Heartbeat
 from worker.imaging.archives.archive import Entry
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
+from worker.jobs.plain_copy import plain_copy, remove_plain_copy
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims of an upload without progress between them
+MAX_ATTEMPTS = 5  # claims of an upload that ended without a word or progress: what was away is not counted
 ROWS_A_TRANSACTION = 1_000  # where many entries are rejected, or cancelled, and no chunk fills
 
 
@@ -40,6 +41,8 @@ def decoders() -> DecoderPool:
 
 def unpack_next(worker: str) -> bool:
     """Claim the upload whose turn it is and unpack it. Return False if there is none."""
+    if not claimed.may_claim():
+        return False
     with session_scope() as s:
         claim = queue.claim_upload(s, worker)
         if claim is None:
@@ -61,16 +64,28 @@ def unpack_next(worker: str) -> bool:
 def _fail(claim: Claim, upload: Upload, error: str) -> None:
     with session_scope() as s:
         recording.close_upload(s, claim, upload, error)
+    remove_plain_copy(upload.id)
 
 
 def _unpack(claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool) -> None:
     if upload.attempts > MAX_ATTEMPTS:
-        _fail(claim, upload, f"unpacking broke off {MAX_ATTEMPTS} times without progress")
+        _fail(claim, upload, f"{MAX_ATTEMPTS} workers died while they unpacked it, without progress")
         return
     with read_scope() as s:
         done = recording.read_ordinals(s, upload.id)
-    stored = stored_entries(upload.sha256, upload.filename, heartbeat.progress)
-    entries = (entry for entry in stored if entry.ordinal not in done)
+    if len(done) < upload.entries:
+        _read_rest(claim, upload, heartbeat, done, cancelled)
+    with session_scope() as s:
+        recording.close_upload(s, claim, upload)
+    remove_plain_copy(upload.id)
+
+
+def _read_rest(claim: Claim, upload: Upload, heartbeat: Heartbeat, done: set[int], cancelled: bool) -> None:
+    """Read the entries that no earlier reading has recorded, or list them as cancelled."""
+    path = storage().local_path(upload.sha256, heartbeat.progress)
+    if done and not cancelled and upload.kind.startswith("tar."):  # tar.gz, tar.bz2, tar.xz
+        path = plain_copy(claim, path, heartbeat.progress) or path
+    entries = (e for e in limited_entries(path, upload.filename, heartbeat.progress) if e.ordinal not in done)
     ahead: deque[Entry] = deque()  # taken for decoding, and not recorded yet
     if not cancelled:
         read = read_decoded(decoders(), _noting(ahead, entries), heartbeat.progress)
@@ -85,9 +100,7 @@ def _unpack(claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool)
                 read.close()
                 break
     if cancelled:
-        _cancel_rest(claim, upload, chain(ahead, entries), heartbeat)
-    with session_scope() as s:
-        recording.close_upload(s, claim, upload)
+        _cancel_rest(claim, upload, chain(ahead, entries))
 
 
 def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -96,7 +109,7 @@ def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:
         yield entry
 
 
-def _cancel_rest(claim: Claim, upload: Upload, entries: Iterable[Entry], heartbeat: Heartbeat) -> None:
+def _cancel_rest(claim: Claim, upload: Upload, entries: Iterable[Entry]) -> None:
     """Record the entries as cancelled without reading them: each was received, and gets its outcome."""
     rows: list[ReadSlice] = []
 
@@ -104,7 +117,6 @@ def _cancel_rest(claim: Claim, upload: Upload, entries: Iterable[Entry], heartbe
         with session_scope() as s:
             recording.record_read(s, claim, upload, rows, None)
         rows.clear()
-        heartbeat.progress()
 
     for entry in entries:
         rows.append(ReadSlice(entry.ordinal, 0, entry.name, Outcome.CANCELLED))

@@ -57,6 +57,8 @@ def predict_next(worker: str) -> bool:
 
     If there are none, load the champion's engine for the next job, and return False.
     """
+    if not claimed.may_claim():
+        return False
     with session_scope() as s:
         taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others())
         version = taken[0][0].job.model_version if taken else None
@@ -215,10 +217,10 @@ def _put_off(claims: list[Claim], reason: str | None = None) -> None:
         try:
             with session_scope() as s:
                 if reason is None:
-                    leases.put_off(s, Chunk, claim, attempts=Chunk.attempts - 1)
+                    leases.put_off(s, Chunk, claim)
                 elif s.get_one(Chunk, claim.id).attempts >= MAX_ATTEMPTS:
                     chunks.quarantine_chunk(s, claim, reason)
                 else:
-                    leases.put_off(s, Chunk, claim)
+                    leases.put_off(s, Chunk, claim, is_attempt=True)
         except StaleClaim:
             continue

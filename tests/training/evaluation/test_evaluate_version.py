@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from db import broker
+from db import broker, database
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
@@ -309,6 +309,15 @@ def test_evaluation_that_kills_its_workers_is_given_up(add_version: AddVersion, 
     with session_scope() as s:
         s.execute(update(Evaluation).values(attempts=evaluations.MAX_CLAIMS))
     assert failure(evaluation_id) == "given up: 3 workers died of it"
+
+
+def test_no_evaluation_is_claimed_while_the_disk_is_at_its_reserve(
+    add_version: AddVersion, dataset: Dataset, settings: Settings
+) -> None:
+    evaluation_id = ask(add_version(), dataset)
+    database.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))
+    assert not evaluate_next("w")
+    assert evaluate_next("w", evaluation_id), "a person waits for this one"
 
 
 def test_interrupted_evaluation_is_requeued(

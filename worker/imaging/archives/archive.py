@@ -1,12 +1,23 @@
 """A submitted file, archive or loose image → its entries, streamed; nothing is ever written, and no name is a path."""
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from worker.imaging.archives.compressed import PackedSource, PlainSource, Source
-from worker.imaging.archives.entries import Content, Entries, Entry, Inspection, Limits, check_content, too_large
+from worker.imaging.archives.entries import (
+    Content,
+    Entries,
+    Entry,
+    Inspection,
+    Limits,
+    Progress,
+    check_content,
+    no_progress,
+    too_large,
+)
 from worker.imaging.archives.tar import TarReader, inspect_tar
 from worker.imaging.archives.zip import read_zip
 from worker.imaging.archives.zip_directory import inspect_zip
@@ -14,9 +25,10 @@ from worker.imaging.display_names import display_name, is_ignored
 from worker.imaging.file_types import HEAD, archive_kind, is_tar
 from worker.imaging.rejections import ArchiveRefused
 
-__all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "inspect_archive", "read_entries"]
+__all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "inspect_archive", "read_entries", "unpack_tar"]
 
 _PACKED = ("gz", "bz2", "xz")
+_PART = 1024 * 1024
 
 
 def inspect_archive(path: Path, filename: str, limits: Limits) -> Inspection:
@@ -38,12 +50,14 @@ def inspect_archive(path: Path, filename: str, limits: Limits) -> Inspection:
         return Inspection("file", 0 if is_ignored(filename) else 1, size)
 
 
-def read_entries(path: Path, filename: str, limits: Limits) -> Entries:
+def read_entries(path: Path, filename: str, limits: Limits, progress: Progress = no_progress) -> Entries:
     """Yield every file of a submission in the archive's order. Its bytes are unpacked when its `read()` is called.
 
     An entry of a ZIP that is not read is not touched. A packed TAR is unpacked from front to back, but an entry that
     is not read is not kept. Ordinals count from 0 and are the same at every reading. Folders, `__MACOSX`, `.DS_Store`,
     `Thumbs.db` and `DICOMDIR` are passed over, without an ordinal. A loose file is the one entry, named `filename`.
+
+    `progress` is called while a packed TAR is unpacked, every quarter of a megabyte, and what it raises is raised.
 
     Raises ArchiveRefused: of a ZIP before the first entry, of a TAR where the damage is met.
     """
@@ -52,9 +66,23 @@ def read_entries(path: Path, filename: str, limits: Limits) -> Entries:
         if kind == "zip":
             yield from read_zip(file, limits)
         elif kind is not None:
-            yield from TarReader(_source(file, kind, limits), limits, size).entries()
+            yield from TarReader(_source(file, kind, limits, progress), limits, size).entries()
         elif not is_ignored(filename):
             yield Entry(0, display_name(filename), size, partial(_read_loose, file, size, limits))
+
+
+def unpack_tar(path: Path, limits: Limits, progress: Progress) -> Iterator[bytes]:
+    """Yield the bytes of the TAR inside a packed TAR, a megabyte at a time. `progress` is called as in `read_entries`.
+
+    Raises ArchiveRefused where the damage is met.
+    """
+    with path.open("rb") as file:
+        kind = _kind(file)
+        if kind not in _PACKED:
+            raise ValueError("not a packed TAR")
+        source = _source(file, kind, limits, progress)
+        while part := source.read(_PART):
+            yield part
 
 
 def _read_loose(file: BinaryIO, size: int, limits: Limits) -> Content:
@@ -70,11 +98,11 @@ def _kind(file: BinaryIO) -> str | None:
     return kind
 
 
-def _source(file: BinaryIO, kind: str, limits: Limits) -> Source:
+def _source(file: BinaryIO, kind: str, limits: Limits, progress: Progress = no_progress) -> Source:
     """Return the TAR's bytes. Raises ArchiveRefused if a packed file does not hold a TAR."""
     if kind == "tar":
         return PlainSource(file)
     head = PackedSource(file, kind, limits).read(HEAD)
     if not is_tar(head):
         raise ArchiveRefused("malformed_archive", f"The {kind} file does not hold a TAR.")
-    return PackedSource(file, kind, limits)
+    return PackedSource(file, kind, limits, progress)

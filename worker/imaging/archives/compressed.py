@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from db.settings import MIB
-from worker.imaging.archives.entries import Limits
+from worker.imaging.archives.entries import Limits, Progress, no_progress
 from worker.imaging.rejections import ArchiveRefused
 
 _READ = 256 * 1024
@@ -69,12 +69,15 @@ _UNPACKERS: dict[str, Callable[[], Unpacker]] = {
 class PackedSource:
     """A TAR inside gzip, bzip2 or xz, of one or several streams, unpacked a quarter of a megabyte at a time.
 
+    `progress` is called for each such part, whether it is read or passed over, and what it raises is raised.
+
     It stops at the byte cap: the lower of `limits.max_unpacked_bytes` and `limits.max_ratio` times the file's size. The
     second is a megabyte at least, because an empty TAR of ten kilobytes packs to a hundred bytes.
     """
 
-    def __init__(self, file: BinaryIO, kind: str, limits: Limits) -> None:
+    def __init__(self, file: BinaryIO, kind: str, limits: Limits, progress: Progress = no_progress) -> None:
         self._file = file
+        self._progress = progress
         self._new = _UNPACKERS[kind]
         self._unpacker = self._new()
         size = os.fstat(file.fileno()).st_size
@@ -115,6 +118,7 @@ class PackedSource:
             if not self._input:
                 self._input = self._file.read(_READ)
             part = self._unpack_input()
+        self._progress()
         self._left -= len(part)
         if self._left < 0:
             raise ArchiveRefused("too_large_unpacked", "It unpacks to more than is accepted.")

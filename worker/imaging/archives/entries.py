@@ -9,6 +9,11 @@ from worker.imaging.file_types import archive_kind
 from worker.imaging.rejections import SliceRejected
 
 Content = bytes | SliceRejected
+Progress = Callable[[], None]
+
+
+def no_progress() -> None:
+    """Report to nobody that reading goes on."""
 
 
 @dataclass(frozen=True)

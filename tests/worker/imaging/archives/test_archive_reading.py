@@ -3,12 +3,14 @@
 import bz2
 import gzip
 import lzma
+import os
 import shutil
 import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +134,17 @@ def test_a_zip_with_a_comment_is_read(upload: Path) -> None:
     with zipfile.ZipFile(upload, "a") as archive:
         archive.comment = b"PK\x05\x06 " * 100
     assert len(read_all(upload)) == 3
+
+
+@pytest.mark.parametrize("packer", [gzip.compress, bz2.compress, lzma.compress])
+def test_passing_over_a_file_of_a_packed_tar_reports_progress(upload: Path, packer: Callable[[bytes], bytes]) -> None:
+    upload.write_bytes(packer(tar_of({"large.png": os.urandom(3 << 20), "small.png": b"s"})))
+    calls: list[int] = []
+    entries = read_entries(upload, "x", Limits(), lambda: calls.append(len(calls)))
+    next(entries)
+    before = len(calls)
+    assert next(entries).name == "small.png"
+    assert len(calls) - before >= (3 << 20) // (256 * 1024)
 
 
 @pytest.mark.parametrize("packer", [gzip.compress, bz2.compress, lzma.compress])

@@ -1,0 +1,209 @@
+"""Uploads whose reading is broken off, put off or cancelled, and what the next reading does again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
+
+from db import database as base
+from db.clock import from_now
+from db.database import read_scope, session_scope
+from db.ledger import job_view, jobs
+from db.ledger.leases import StaleClaim, count_put_offs
+from db.models import Chunk, Job, JobState, Upload, User, Work
+from db.storage import storage
+from worker.imaging.archives import archive, tar
+from worker.imaging.rejections import DecoderUnavailable
+from worker.jobs import ingest, plain_copy, predict
+
+Entries = Callable[..., dict[str, bytes]]
+View = Callable[[Job], job_view.JobView]
+
+pytestmark = pytest.mark.usefixtures("champion")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kind of each TAR that is opened from here on: gz, or tar for a plain one."""
+    kinds: list[str] = []
+    real = archive._source
+
+    def source(file: Any, kind: str, *rest: Any) -> Any:
+        kinds.append(kind)
+        return real(file, kind, *rest)
+
+    monkeypatch.setattr(archive, "_source", source)
+    return kinds
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Read on, and lose the lease once so many batches more are recorded."""
+    recorded = ingest.recording.record_read
+    batches = iter(range(after))
+
+    def record(*arguments: Any) -> bool:
+        if next(batches, None) is None:
+            raise StaleClaim("the worker was too slow")
+        return recorded(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest.recording, "record_read", record)
+        assert ingest.unpack_next("w")
+    with session_scope() as s:
+        s.execute(update(Upload).where(Upload.state == Work.RUNNING).values(lease_until=from_now(-1)))
+
+
+def work() -> None:
+    while ingest.unpack_next("w") or predict.predict_next("w"):
+        pass
+
+
+def let_time_pass() -> None:
+    """As if the minute were over for which work was put off."""
+    with session_scope() as s:
+        s.execute(update(Upload).where(Upload.state == Work.READY).values(lease_until=from_now(-1)))
+
+
+def test_packed_tar_is_unpacked_once_more_however_often_it_is_broken_off(
+    ann: User, submit: Any, slices: Entries, view: View, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(150), kind="tar.gz")
+    opened.clear()
+    for _ in range(3):
+        break_off(monkeypatch, after=1)
+    work()
+    assert opened == ["gz", "gz", "tar", "tar", "tar"], "the second reading makes a plain copy, the others use it"
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 150)
+    assert list(storage().incoming.iterdir()) == []
+
+
+def test_copy_that_was_broken_off_is_made_anew(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(60), kind="tar.gz")
+    break_off(monkeypatch, after=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(plain_copy, "_write", lambda part, *_: part.write_bytes(b"a part") and lose())
+        assert ingest.unpack_next("w")
+    left = storage().incoming / "upload-1.1.part"
+    left.write_bytes(b"of a worker that was killed")
+    with session_scope() as s:
+        s.execute(update(Upload).values(lease_until=from_now(-1)))
+    work()
+    assert view(job).counts.predicted == 60
+    assert list(storage().incoming.iterdir()) == []
+
+
+def lose() -> None:
+    raise StaleClaim("the worker was too slow")
+
+
+def test_packed_tar_is_read_from_the_front_where_a_copy_has_no_room(
+    ann: User, submit: Any, slices: Entries, view: View, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(60), kind="tar.gz")
+    break_off(monkeypatch, after=1)
+    opened.clear()
+    monkeypatch.setattr(plain_copy, "is_short_of_disk", lambda: True)
+    work()
+    assert opened == ["gz", "gz"]
+    assert view(job).counts.predicted == 60
+    assert list(storage().incoming.iterdir()) == []
+
+
+def test_zip_needs_no_copy(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(60))
+    break_off(monkeypatch, after=1)
+    monkeypatch.setattr(ingest, "plain_copy", None)
+    work()
+    assert view(job).counts.predicted == 60
+
+
+def test_job_cancelled_after_it_was_broken_off_lists_each_entry_in_one_pass(
+    ann: User, submit: Any, slices: Entries, view: View, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(60), kind="tar.gz")
+    break_off(monkeypatch, after=2)
+    with session_scope() as s:
+        jobs.cancel_job(s, job)
+    opened.clear()
+    monkeypatch.setattr(tar, "check_content", None)  # nothing is read
+    work()
+    assert (view(job).state, view(job).counts.received, view(job).counts.cancelled) == (JobState.CANCELLED, 60, 60)
+    assert opened == ["gz"]
+
+
+def test_upload_that_is_recorded_whole_is_not_opened_again(
+    ann: User, submit: Any, slices: Entries, view: View, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(20), kind="tar.gz")
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest.recording, "close_upload", lambda *_: lose())
+        assert ingest.unpack_next("w")
+    with session_scope() as s:
+        s.execute(update(Upload).values(lease_until=from_now(-1)))
+    opened.clear()
+    work()
+    assert view(job).counts.predicted == 20
+    assert opened == []
+
+
+AWAY = [
+    OSError(28, "No space left on device"),
+    OperationalError("SELECT", {}, Exception("database or disk is full")),
+    DecoderUnavailable("no decoder could be started"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", AWAY, ids=lambda error: type(error).__name__)
+def test_upload_waits_for_what_is_away_however_long(
+    error: Exception, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise error
+
+    job = submit(ann, slices(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "read_decoded", away)
+        for _ in range(ingest.MAX_ATTEMPTS + 2):
+            assert ingest.unpack_next("w")
+            assert not ingest.unpack_next("w"), "not before a minute is over"
+            let_time_pass()
+    with read_scope() as s:
+        upload = s.scalars(select(Upload)).one()
+        assert (upload.state, upload.attempts, upload.put_offs) == (Work.READY, 0, ingest.MAX_ATTEMPTS + 2)
+        assert count_put_offs(s)["upload"] == upload.put_offs
+    work()
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
+    with read_scope() as s:
+        assert count_put_offs(s)["upload"] == 0
+
+
+def test_upload_that_kills_its_workers_fails(ann: User, submit: Any, slices: Entries, view: View) -> None:
+    job = submit(ann, slices(3))
+    with session_scope() as s:
+        s.execute(update(Upload).values(attempts=ingest.MAX_ATTEMPTS))
+    work()
+    assert view(job).state == JobState.FAILED
+
+
+def test_nothing_is_claimed_while_the_disk_is_at_its_reserve(
+    ann: User, submit: Any, slices: Entries, view: View
+) -> None:
+    settings = base.current()
+    first, second = submit(ann, slices(3)), submit(ann, slices(3, start=10))
+    assert ingest.unpack_next("w")
+    base.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))
+    assert not ingest.unpack_next("w")
+    assert not predict.predict_next("w")
+    with read_scope() as s:
+        assert set(s.scalars(select(Upload.state))) == {Work.DONE, Work.READY}
+        assert set(s.scalars(select(Chunk.attempts))) == {0}
+    base.use(settings)
+    work()
+    assert (view(first).counts.predicted, view(second).counts.predicted) == (3, 3)
