@@ -109,6 +109,11 @@ class Settings(BaseSettings):
         """Return the folder of sockets, process state and the local token of a running `ctbatch up`."""
         return self.home / "run"
 
+    @property
+    def untrusted_proxy_note(self) -> Path:
+        """Return the file that a web process leaves if requests come from a proxy that is not trusted."""
+        return self.run_dir / "untrusted-proxy"
+
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:

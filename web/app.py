@@ -4,7 +4,6 @@ from importlib.metadata import version
 
 from apiflask import APIFlask
 from flask import request
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 import db.database
 from db.settings import Settings, get_settings
@@ -19,7 +18,7 @@ from web.api import results as api_results
 from web.api import reviews as api_reviews
 from web.api import runs as api_runs
 from web.api import workers as api_workers
-from web.security import headers, sign_in_limits
+from web.security import headers, proxies, sign_in_limits
 from web.security.auth import SESSION_LIFE, current_user
 from web.security.csrf import csrf
 from web.security.secret_key import secret_key
@@ -39,8 +38,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         spec_path=f"{PREFIX}/openapi.json",
     )
     app.request_class = Request
-    if proxies := settings.trusted_proxies:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)  # type: ignore[method-assign]
+    proxies.install(app, settings)
     app.config.update(
         SECRET_KEY=secret_key(settings),
         MAX_UPLOAD_BYTES=settings.max_upload_bytes,

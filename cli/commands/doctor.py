@@ -225,6 +225,17 @@ def server(_settings: Settings) -> Iterator[Finding]:
         yield Finding("server", "fail", error.message)
 
 
+def proxy(settings: Settings) -> Iterator[Finding]:
+    """Check that this machine's web processes trust the proxy in front of them, if there is one."""
+    if settings.untrusted_proxy_note.exists():
+        yield Finding(
+            "proxy",
+            "warn",
+            "requests carry X-Forwarded-For and no proxy is trusted: all users count as one address; set"
+            " CTBATCH_TRUSTED_PROXIES to the number of proxies in front of web",
+        )
+
+
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    python, home, memory, processor, database, broker, engine, training, engine_proof, server,
+    python, home, memory, processor, database, broker, engine, training, engine_proof, server, proxy,
 )  # fmt: skip

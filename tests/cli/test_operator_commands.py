@@ -135,6 +135,17 @@ def test_the_doctor_finds_a_fresh_home_well(ctbatch):
     assert states["database"] == states["server"] == "warn"
 
 
+def test_doctor_warns_of_a_proxy_that_is_not_trusted(operate, database):
+    def states():
+        findings = json.loads(operate("doctor", "--json").stdout)
+        return [finding["state"] for finding in findings if finding["check"] == "proxy"]
+
+    assert states() == []
+    database.untrusted_proxy_note.parent.mkdir(parents=True, exist_ok=True)
+    database.untrusted_proxy_note.touch()
+    assert states() == ["warn"]
+
+
 def test_doctor_names_failed_checks_without_passwords(ctbatch):
     env = {
         "DATABASE_URL": "postgresql://ctbatch:hush@127.0.0.1:1/ctbatch",

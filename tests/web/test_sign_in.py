@@ -17,6 +17,7 @@ from db.models import ModelVersion, Token, User
 from db.settings import Settings
 from tests.web.actors import Api, Browser, png, token_of
 from web.app import create_app
+from web.security import known_devices
 from web.security.auth import local_path
 from web.security.secret_key import secret_key
 
@@ -64,11 +65,73 @@ def test_unknown_name_costs_a_password_check(real_password_hasher: PasswordHashe
     assert not PasswordHasher().check_needs_rehash(accounts._UNKNOWN)
 
 
-def test_fifty_wrong_passwords_are_stopped(browser: Browser, ann: User) -> None:
+def guess(app: APIFlask, count: int, address: str = "192.0.2.7", name: str = "ann") -> list[int]:
+    """Send wrong passwords from a fresh browser at an address; the statuses."""
+    browser = Browser(app)
+    browser.client.environ_base["REMOTE_ADDR"] = address
+    return [browser.sign_in(name, f"guess {i}").status_code for i in range(count)]
+
+
+def test_wrong_passwords_are_stopped(app: APIFlask, browser: Browser, ann: User) -> None:
     statuses = [browser.sign_in("ann", f"guess {i}").status_code for i in range(12)]
     assert statuses[:10] == [401] * 10
     assert statuses[10:] == [429] * 2
-    assert browser.sign_in("ann").status_code == 429
+    refused = browser.sign_in("ann")
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    assert "Wait" in refused.text
+
+
+def test_wrong_passwords_for_one_name_do_not_lock_out_another(app: APIFlask, ann: User, root: User) -> None:
+    assert guess(app, 12, "127.0.0.1", name="root")[-1] == 429
+    assert Browser(app).sign_in("ann").status_code == 303
+
+
+def test_wrong_passwords_for_one_name_are_counted_over_all_networks(app: APIFlask, ann: User) -> None:
+    statuses = [status for host in range(4) for status in guess(app, 6, f"198.51.100.{host}")]
+    assert statuses == [401] * 20 + [429] * 4
+
+
+def test_ipv6_network_is_one_guesser(app: APIFlask, ann: User) -> None:
+    statuses = [status for host in range(1, 13) for status in guess(app, 1, f"2001:db8::{host:x}")]
+    assert statuses == [401] * 10 + [429] * 2
+    assert guess(app, 1, "2001:db8:0:1::1") == [401]
+
+
+def test_known_device_gets_in_while_strangers_guess(app: APIFlask, ann: User) -> None:
+    known = Browser(app)
+    known.sign_in("ann")
+    known.post("/sign-out")
+    assert guess(app, 12, "127.0.0.1")[-1] == 429
+    assert Browser(app).sign_in("ann").status_code == 429
+    assert known.sign_in("ann").status_code == 303
+
+
+def test_known_device_has_as_many_guesses_as_a_stranger(app: APIFlask, ann: User) -> None:
+    known = Browser(app)
+    known.sign_in("ann")
+    known.post("/sign-out")
+    assert [known.sign_in("ann", "no").status_code for _ in range(11)] == [401] * 10 + [429]
+    assert Browser(app).sign_in("ann").status_code == 303
+
+
+def test_device_is_known_for_its_own_accounts_only(app: APIFlask, ann: User, root: User) -> None:
+    shared = Browser(app)
+    for name in ("ann", "root"):
+        assert shared.sign_in(name).status_code == 303
+        shared.post("/sign-out")
+    assert guess(app, 12, "127.0.0.1")[-1] == 429
+    stranger = Browser(app)
+    for cookie in list(shared.client._cookies.values()):  # as if root's cookie could be used for ann
+        if known_devices._cookie("root") == cookie.key:
+            stranger.client.set_cookie(known_devices._cookie("ann"), cookie.value)
+    assert stranger.sign_in("ann").status_code == 429
+    assert shared.sign_in("ann").status_code == 303
+
+
+def test_password_of_ann_is_not_told_by_the_wait(app: APIFlask, ann: User) -> None:
+    """A name that does not exist is counted as one that does."""
+    assert guess(app, 12, name="nobody") == guess(app, 12, name="ann")
 
 
 def test_successful_sign_in_is_not_counted(app: APIFlask, ann: User) -> None:
@@ -227,3 +290,15 @@ def test_proxy_is_believed_only_when_one_is_set(settings: Settings, champion: Mo
         app.before_request(lambda: seen.append((request.remote_addr, request.scheme, request.host)))
         app.test_client().get("/healthz", headers=forwarded)
     assert seen == [("127.0.0.1", "http", "localhost"), ("203.0.113.9", "https", "ct.example")]
+
+
+def test_note_is_left_only_where_an_untrusted_proxy_passes_requests_on(
+    settings: Settings, champion: ModelVersion
+) -> None:
+    noted = []
+    for proxies, headers in ((0, {}), (0, {"X-Forwarded-For": "203.0.113.9"}), (1, {"X-Forwarded-For": "203.0.113.9"})):
+        settings.untrusted_proxy_note.unlink(missing_ok=True)
+        client = create_app(settings.model_copy(update={"trusted_proxies": proxies})).test_client()
+        client.get("/healthz", headers=headers)
+        noted.append(settings.untrusted_proxy_note.exists())
+    assert noted == [False, True, False]

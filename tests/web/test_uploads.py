@@ -167,7 +167,8 @@ home = pathlib.Path({home!r})
 files = home / "files"
 from tests.conftest import add_champion, make_settings
 from tests.web.actors import Api, Browser, png, zip_bytes
-from db import accounts, database, migrate
+from db import database, migrate
+from db.access import accounts
 from db.database import session_scope
 settings = make_settings(home, storage_url=str(files))
 database.use(settings)
@@ -203,7 +204,8 @@ import pathlib, resource, sys
 sys.path.insert(0, {project!r})
 from tests.conftest import add_champion, make_settings
 from tests.web.actors import Api
-from db import accounts, database, migrate
+from db import database, migrate
+from db.access import accounts
 from db.database import session_scope
 settings = make_settings(pathlib.Path({home!r}))
 database.use(settings)

@@ -4,13 +4,14 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from apiflask import APIBlueprint
-from flask import g, request, session
+from flask import after_this_request, g, request, session
 from wtforms.validators import ValidationError
 
 from db.access import accounts
 from db.database import read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in
+from web.security import known_devices
 from web.security.csrf import check_token
 
 SESSION_LIFE = timedelta(hours=12)
@@ -102,6 +103,7 @@ def sign_in(user: User) -> None:
         secret = accounts.issue_token(s, user, "browser", SESSION_LIFE, kind="session")
     session[_SESSION_KEY] = secret
     session.permanent = True
+    after_this_request(lambda response: known_devices.remember(response, user.name))
 
 
 def sign_out() -> None:

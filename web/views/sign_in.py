@@ -3,6 +3,7 @@
 from apiflask import APIBlueprint
 from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
+from flask_limiter import RateLimitExceeded
 from werkzeug.exceptions import MethodNotAllowed
 
 from db.access import accounts
@@ -11,7 +12,15 @@ from db.models import User
 from web.errors import Problem, not_signed_in
 from web.security.auth import current_user, local_path, sign_in, sign_out
 from web.security.guards import guard_forms
-from web.security.sign_in_limits import SIGN_IN_LIMIT, limiter
+from web.security.sign_in_limits import (
+    ACCOUNT_LIMIT,
+    NETWORK_LIMIT,
+    account,
+    account_and_network,
+    limiter,
+    seconds_to_wait,
+)
+from web.views.filters import duration
 from web.views.forms import page_response
 
 blueprint = APIBlueprint("sign_in", __name__, enable_openapi=False)
@@ -20,6 +29,10 @@ guard_forms(blueprint)
 WRONG = "That name and password do not match. Try again."
 USED_LINK = "That sign-in link was used before or is too old. Sign in with your password, or make a new link."
 LONGEST = 1000
+
+
+def _failed(response: Response) -> bool:
+    return response.status_code == 401
 
 
 @blueprint.get("/sign-in")
@@ -31,7 +44,8 @@ def form() -> ResponseReturnValue:
 
 
 @blueprint.post("/sign-in")
-@limiter.limit(SIGN_IN_LIMIT, deduct_when=lambda response: response.status_code == 401)
+@limiter.limit(NETWORK_LIMIT, key_func=account_and_network, deduct_when=_failed)
+@limiter.limit(ACCOUNT_LIMIT, key_func=account, deduct_when=_failed)
 def submit() -> ResponseReturnValue:
     """Sign in. A wrong password and an unknown name get the same answer after the same time."""
     user = _verified(request.form.get("name", ""), request.form.get("password", ""))
@@ -39,6 +53,16 @@ def submit() -> ResponseReturnValue:
         return _form(not_signed_in(WRONG))
     sign_in(user)
     return redirect(local_path(request.form.get("next")), 303)
+
+
+@blueprint.errorhandler(RateLimitExceeded)
+def wait(_error: RateLimitExceeded) -> ResponseReturnValue:
+    """Say how long to wait. A name that does not exist gets the same answer."""
+    seconds = seconds_to_wait()
+    detail = f"There were too many wrong passwords for this name. Wait {duration(seconds)}, then try again."
+    response = _form(Problem(429, "too-many-requests", detail))
+    response.headers["Retry-After"] = str(seconds)
+    return response
 
 
 @blueprint.get("/sign-in/<secret>")

@@ -1,0 +1,47 @@
+"""Browsers that have signed in to an account before, known by a signed cookie for each account.
+
+The cookie lets nobody in. It only keeps the failed sign-ins of strangers from counting against its browser (OWASP,
+"Slow Down Online Guessing Attacks with Device Cookies").
+"""
+
+import hashlib
+import secrets
+from datetime import timedelta
+
+from flask import Response, current_app, request
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+LIFE = timedelta(days=365)
+
+
+def device_id(name: str) -> str | None:
+    """Return the id of this browser if it has signed in to the account of this name before, or None."""
+    try:
+        account, device = _serializer().loads(request.cookies.get(_cookie(name), ""), max_age=int(LIFE.total_seconds()))
+    except (BadSignature, ValueError, TypeError):
+        return None
+    return str(device) if account == name else None
+
+
+def remember(response: Response, name: str) -> Response:
+    """Let this browser be known as one that has signed in to the account of this name."""
+    device = device_id(name) or secrets.token_hex(16)
+    response.set_cookie(
+        _cookie(name),
+        _serializer().dumps([name, device]),
+        max_age=LIFE,
+        path="/",
+        secure=current_app.config["SESSION_COOKIE_SECURE"],
+        httponly=True,
+        samesite="Lax",
+    )
+    return response
+
+
+def _cookie(name: str) -> str:
+    """Return the cookie's name. Several people may use one browser, so each account has a cookie of its own."""
+    return "ctbatch_device_" + hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _serializer() -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(current_app.config["SECRET_KEY"], salt="known device")

@@ -1,0 +1,36 @@
+"""The proxies in front of the web server: trusted as far as the settings say, and noticed if they are not."""
+
+import contextlib
+import logging
+
+from flask import Flask, request
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from db.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def install(app: Flask, settings: Settings) -> None:
+    """Take the client's address, scheme and host from as many proxies as are trusted.
+
+    If none is, leave a note for `ctbatch doctor` at the first request that a proxy seems to have passed on.
+    """
+    if proxies := settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)  # type: ignore[method-assign]
+        return
+    note = settings.untrusted_proxy_note
+    with contextlib.suppress(OSError):
+        note.unlink(missing_ok=True)
+    noted = False
+
+    @app.before_request
+    def notice() -> None:
+        nonlocal noted
+        if noted or "X-Forwarded-For" not in request.headers:
+            return
+        noted = True
+        log.warning("Requests carry X-Forwarded-For, but no proxy is trusted; see CTBATCH_TRUSTED_PROXIES")
+        with contextlib.suppress(OSError):
+            note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            note.touch()
