@@ -14,7 +14,7 @@ from db.datasets import datasets
 from db.ledger import leases
 from db.models import Dataset, Work
 from db.settings import get_settings
-from tests.worker.conftest import png, zip_of
+from tests.builders.files import png, write_zip
 from worker.datasets.build import build_next
 from worker.received_files import receive_file
 
@@ -99,7 +99,7 @@ def test_dataset_of_a_folder_is_shown_listed_and_split(ctbatch, operate, environ
 
 
 def test_report_of_a_dataset_warns_of_identical_slices(operate, ingest_worker, folder, tmp_path):
-    archive = zip_of(tmp_path / "covid.zip", {"twin.png": png(10), "text.png": b"no picture"})
+    archive = write_zip(tmp_path / "covid.zip", {"twin.png": png(10), "text.png": b"no picture"})
     made = operate("datasets", "create", "site", "--from", folder, archive)
     assert made.exit_code == 0, made.stderr
     cells = dict(line.split("\t")[:2] for line in made.stdout.splitlines())
@@ -165,7 +165,7 @@ def test_dataset_that_cannot_be_built_fails_with_a_reason(operate, ingest_worker
 def test_wrong_sources_are_refused_and_nothing_is_queued(operate, folder, tmp_path, words, why):
     (tmp_path / "bad.csv").write_text(HEAD + "0.png,ill,p\n")
     (tmp_path / "empty.png").touch()
-    whole = zip_of(tmp_path / "cut.zip", {"a.png": png(1)})
+    whole = write_zip(tmp_path / "cut.zip", {"a.png": png(1)})
     whole.write_bytes(whole.read_bytes()[:-30])
     refused = operate("datasets", "create", "site", *words)
     assert refused.exit_code == 2, refused.stderr

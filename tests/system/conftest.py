@@ -1,21 +1,19 @@
 """A whole ctbatch of processes, with a short lease and the fake engine, to be killed and looked into."""
 
-import io
 import json
 import os
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
+
+from tests.builders.files import png, zip_of
 
 PROJECT = Path(__file__).parents[2]
 SHORT = {
@@ -172,15 +170,8 @@ def whole(tmp_path: Path) -> Iterator[Whole]:
 
 def slices_zip(count: int, seed: int = 0) -> bytes:
     """An archive of small slices of their own pixels, and a file that is no image."""
-    rng = np.random.default_rng(seed)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as packed:
-        packed.writestr("readme.txt", "not an image")
-        for number in range(count):
-            image = io.BytesIO()
-            Image.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8)).save(image, "PNG")
-            packed.writestr(f"s/{number:05}.png", image.getvalue())
-    return buffer.getvalue()
+    slices = {f"s/{number:05}.png": png(100_000 * seed + number, 24) for number in range(count)}
+    return zip_of({"readme.txt": b"not an image"} | slices)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import numpy as np
 from apiflask import APIFlask
 from flask.testing import FlaskClient
 from numpy.typing import NDArray
-from PIL import Image
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
@@ -84,33 +81,6 @@ class Browser:
 
     def sign_in(self, name: str, password: str = PASSWORD, **fields: str) -> TestResponse:
         return self.post("/sign-in", {"name": name, "password": password, **fields})
-
-
-def png(seed: int = 0, size: int = 32) -> bytes:
-    """A PNG of its own pixels."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size, size), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def zip_bytes(entries: dict[str, bytes]) -> bytes:
-    """A ZIP of these entries."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as packed:
-        for name, data in entries.items():
-            packed.writestr(name, data)
-    return buffer.getvalue()
-
-
-def tar_gz_bytes(entries: dict[str, bytes]) -> bytes:
-    """A TAR.GZ of these entries."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as packed:
-        for name, data in entries.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            packed.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 class WorkerPart:

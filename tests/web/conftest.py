@@ -14,7 +14,8 @@ from db.access import accounts
 from db.database import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
-from tests.web.actors import PASSWORD, Api, Browser, WorkerPart, png, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import PASSWORD, Api, Browser, WorkerPart
 from web.app import create_app
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -165,7 +166,7 @@ def admin_page(page: Any, app: APIFlask, address: str, root: User) -> Any:
 @pytest.fixture
 def finished(api: Api, worker: WorkerPart) -> str:
     """A finished job of six slices, two of them positive, and one file that was rejected."""
-    job_id: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(7)}))).json["id"]
+    job_id: str = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(7)}))).json["id"]
     worker.start()
     worker.read(6)
     worker.reject("notes.txt", "format")

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.web.actors import Api, WorkerPart, png, ready_dataset, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import Api, WorkerPart, ready_dataset
 
 THEMES = ("light", "dark")
 
@@ -51,7 +52,7 @@ UNSEEN = """() => {
 @pytest.fixture
 def paths(admin: Api, worker: WorkerPart) -> list[str]:
     """The addresses of all pages: a finished job with everything on it, its slice, a dataset, a run, a model."""
-    job_id = admin.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(7)}))).json["id"]
+    job_id = admin.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(7)}))).json["id"]
     worker.start()
     worker.read(6)
     worker.reject("notes.txt", "format")

@@ -10,8 +10,9 @@ from sqlalchemy import delete, func, select
 
 from db.database import read_scope, session_scope
 from db.models import Job, Promotion, Upload, User
+from tests.builders.files import png, tar_of, zip_of
 from tests.builders.statements import recorded_statements
-from tests.web.actors import Api, Browser, WorkerPart, png, tar_gz_bytes, zip_bytes
+from tests.web.actors import Api, Browser, WorkerPart
 
 
 def count_jobs() -> int:
@@ -20,7 +21,7 @@ def count_jobs() -> int:
 
 
 def test_archive_is_queued(api: Api) -> None:
-    answer = api.submit(("scan.zip", zip_bytes({"a/1.png": png(1), "a/2.png": png(2)})))
+    answer = api.submit(("scan.zip", zip_of({"a/1.png": png(1), "a/2.png": png(2)})))
     assert answer.status_code == 202
     job = answer.json
     assert answer.headers["Location"] == f"/api/v1/jobs/{job['id']}" == job["links"]["self"]
@@ -32,7 +33,7 @@ def test_archive_is_queued(api: Api) -> None:
 
 
 def test_archives_and_loose_images_are_mixed(api: Api) -> None:
-    files = [("a.zip", zip_bytes({"1.png": png(1)})), ("b.tar.gz", tar_gz_bytes({"2.png": png(2), "3.png": png(3)}))]
+    files = [("a.zip", zip_of({"1.png": png(1)})), ("b.tar.gz", tar_of({"2.png": png(2), "3.png": png(3)}, "w:gz"))]
     job = api.submit(*files, ("series 1/4.png", png(4)), name="mixed", priority="-3").json
     assert (job["name"], job["priority"], job["stages"]["total"], job["stages"]["uploads"]) == ("mixed", -3, 4, 3)
     with read_scope() as s:
@@ -41,7 +42,7 @@ def test_archives_and_loose_images_are_mixed(api: Api) -> None:
 
 
 def test_refused_archive_refuses_the_whole_submission(api: Api) -> None:
-    answer = api.submit(("good.png", png()), ("cut.tar.gz", tar_gz_bytes({"1.png": png(1), "2.png": png(2)})[:-40]))
+    answer = api.submit(("good.png", png()), ("cut.tar.gz", tar_of({"1.png": png(1), "2.png": png(2)}, "w:gz")[:-40]))
     assert answer.status_code == 422
     assert answer.mimetype == "application/problem+json"
     assert answer.json["type"] == "urn:ctbatch:problem:archive-refused"
@@ -195,7 +196,7 @@ def test_unchanged_job_is_not_sent_again(api: Api, worker: WorkerPart) -> None:
 
 
 def test_counts_add_up_to_what_was_received(api: Api, worker: WorkerPart) -> None:
-    job_id = api.submit(("1.zip", zip_bytes({f"{i}.png": png(i) for i in range(6)}))).json["id"]
+    job_id = api.submit(("1.zip", zip_of({f"{i}.png": png(i) for i in range(6)}))).json["id"]
     worker.start()
     worker.read(5)
     worker.reject("broken.png", "truncated")
@@ -224,7 +225,7 @@ def test_ended_job_cannot_be_cancelled(api: Api, worker: WorkerPart) -> None:
 
 
 def test_retry_puts_back_only_what_failed(api: Api, worker: WorkerPart) -> None:
-    job_id = api.submit(("1.zip", zip_bytes({"1.png": png(1), "2.png": png(2)}))).json["id"]
+    job_id = api.submit(("1.zip", zip_of({"1.png": png(1), "2.png": png(2)}))).json["id"]
     worker.start()
     worker.read(1)
     worker.read(1)

@@ -11,7 +11,8 @@ from db.ledger.leases import Claim
 from db.models import User
 from db.training import runs
 from db.training.progress import EpochRecord, LiveProgress
-from tests.web.actors import PASSWORD, Api, WorkerPart, load_engines, png, ready_dataset, resnet50, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import PASSWORD, Api, WorkerPart, load_engines, ready_dataset, resnet50
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -30,7 +31,7 @@ def test_sign_in_and_out(page: Any, ann: User) -> None:
 
 def test_submit_by_choosing_a_file(signed_in: Any, tmp_path: Path) -> None:
     archive = tmp_path / "scan.zip"
-    archive.write_bytes(zip_bytes({"1.png": png(1), "2.png": png(2)}))
+    archive.write_bytes(zip_of({"1.png": png(1), "2.png": png(2)}))
     signed_in.goto("/submit")
     signed_in.set_input_files("#files", [archive])
     assert "1 file" in signed_in.locator("#chosen-sum").inner_text()
@@ -57,7 +58,7 @@ def test_submit_by_dropping(signed_in: Any) -> None:
 
 def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:
     archive = tmp_path / "cut.zip"
-    archive.write_bytes(zip_bytes({"1.png": png(1)})[:-30])
+    archive.write_bytes(zip_of({"1.png": png(1)})[:-30])
     signed_in.goto("/submit")
     signed_in.set_input_files("#files", [archive])
     signed_in.get_by_role("button", name="Submit").click()
@@ -71,7 +72,7 @@ def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:
 
 
 def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: WorkerPart) -> None:
-    job_id = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(5)}))).json["id"]
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(5)}))).json["id"]
     signed_in.goto(f"/jobs/{job_id}")
     heading = signed_in.get_by_role("heading", level=1).element_handle()
     worker.start()
@@ -95,7 +96,7 @@ def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: W
 
 
 def test_jobs_list_follows_its_jobs(signed_in: Any, api: Api, worker: WorkerPart) -> None:
-    job_id = api.submit(("a.zip", zip_bytes({"1.png": png(1)}))).json["id"]
+    job_id = api.submit(("a.zip", zip_of({"1.png": png(1)}))).json["id"]
     signed_in.goto("/jobs")
     worker.whole_job(1)
     signed_in.locator(f"#job-{job_id} .state", has_text="finished").wait_for()

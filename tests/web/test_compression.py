@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from tests.web.actors import Api, Browser, WorkerPart, png, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import Api, Browser, WorkerPart
 
 GZIP = {"Accept-Encoding": "gzip, br"}
 
@@ -13,7 +14,7 @@ GZIP = {"Accept-Encoding": "gzip, br"}
 @pytest.fixture
 def job_id(api: Api, worker: WorkerPart) -> str:
     """A finished job of 40 slices."""
-    made: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(40)}))).json["id"]
+    made: str = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(40)}))).json["id"]
     worker.whole_job(40)
     return made
 

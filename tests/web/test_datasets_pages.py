@@ -13,9 +13,10 @@ from db.datasets.datasets import claim_dataset, fail_dataset
 from db.models import Dataset, Split
 from db.settings import Settings
 from db.storage import storage
-from tests.web.actors import Api, Browser, png, ready_dataset, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import Api, Browser, ready_dataset
 
-CLASSES = zip_bytes({"COVID/1.png": png(1), "non-COVID/2.png": png(2)})
+CLASSES = zip_of({"COVID/1.png": png(1), "non-COVID/2.png": png(2)})
 REPORT: dict[str, Any] = {
     "warnings": ["a shortcut: the mode of a file alone tells the class"],
     "shortcuts": {

@@ -17,8 +17,9 @@ from db.models import Dataset, Evaluation, ModelVersion, User
 from db.registry import champions, versions
 from db.storage import storage
 from db.training.splits import split_of
+from tests.builders.files import png
 from tests.conftest import fake_package
-from tests.web.actors import Api, Browser, load_engines, png, ready_dataset
+from tests.web.actors import Api, Browser, load_engines, ready_dataset
 from web.views.metric_filters import plain
 
 REPORT = b"<!doctype html><title>Report</title><style>p{color:red}</style><script>alert(1)</script><p>Report</p>"

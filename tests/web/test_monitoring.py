@@ -13,7 +13,8 @@ from db import broker, database, paging
 from db.models import ModelVersion
 from db.settings import Settings
 from db.storage import storage
-from tests.web.actors import Api, Browser, WorkerPart, load_engines, png, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import Api, Browser, WorkerPart, load_engines
 
 PROJECT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def test_not_ready_without_a_database(app: APIFlask, settings: Settings, tmp_pat
 
 
 def test_metrics_count_jobs_slices_and_requests(api: Api, worker: WorkerPart) -> None:
-    api.submit(("secret-name.zip", zip_bytes({"1.png": png(1), "2.png": png(2)})))
+    api.submit(("secret-name.zip", zip_of({"1.png": png(1), "2.png": png(2)})))
     worker.whole_job(2)
     text = api.client.get("/metrics").text
     assert 'ctbatch_jobs{state="finished"} 1.0' in text
@@ -73,8 +74,8 @@ def test_logs_hold_no_file_names(
     api: Api, anns_browser: Browser, worker: WorkerPart, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    job_id = api.submit(("Meier-Johanna.zip", zip_bytes({"Meier/1.png": png()})), name="Meier job").json["id"]
-    api.submit(("Meier-cut.zip", zip_bytes({"1.png": png()})[:-30]))
+    job_id = api.submit(("Meier-Johanna.zip", zip_of({"Meier/1.png": png()})), name="Meier job").json["id"]
+    api.submit(("Meier-cut.zip", zip_of({"1.png": png()})[:-30]))
     worker.start()
     worker.read(1, names="Meier{}.png", series="Meier")
     anns_browser.get(f"/jobs/{job_id}")

@@ -13,8 +13,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from db.access import accounts
 from db.database import session_scope
 from db.settings import Settings
+from tests.builders.files import png, zip_of
 from tests.conftest import add_champion, fresh_database
-from tests.web.actors import Api, WorkerPart, load_engines, png, ready_dataset, zip_bytes
+from tests.web.actors import Api, WorkerPart, load_engines, ready_dataset
 from web.app import create_app
 
 REPEATABLE = hypothesis.settings(
@@ -40,7 +41,7 @@ def ask(described: Settings) -> dict[str, Any]:
         user = accounts.create_user(s, "ann", None, is_admin=True)
     app = create_app(described)
     api = Api(app, user)
-    job_id = api.submit(("a.zip", zip_bytes({"1.png": png(1), "2.png": png(2)}))).json["id"]
+    job_id = api.submit(("a.zip", zip_of({"1.png": png(1), "2.png": png(2)}))).json["id"]
     WorkerPart().whole_job(2)
     rows = api.get(f"/jobs/{job_id}/results").json["items"]
     dataset_id = ready_dataset("described")

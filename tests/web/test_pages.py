@@ -13,8 +13,9 @@ from db.database import current, read_scope, session_scope
 from db.models import ModelVersion, Promotion, User
 from db.registry import champions
 from db.settings import Settings
+from tests.builders.files import png, zip_of
 from tests.conftest import add_champion
-from tests.web.actors import Api, Browser, WorkerPart, png, zip_bytes
+from tests.web.actors import Api, Browser, WorkerPart
 from web.errors import sentence
 from web.views import filters
 
@@ -24,7 +25,7 @@ HOSTILE = '<script>alert(1)</script>"onload=x\u202egnp.zip'
 @pytest.fixture
 def job_id(api: Api, worker: WorkerPart) -> str:
     """A finished job with everything on its page."""
-    made: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(5)}))).json["id"]
+    made: str = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(5)}))).json["id"]
     worker.start()
     worker.read(4, series="<i>left</i>", names="<img src=x>{}.png")
     worker.reject("<b>bad</b>.png", "truncated", "It <u>ends</u>.")
@@ -162,7 +163,7 @@ def test_form_without_scripts_submits(api: Api, anns_browser: Browser) -> None:
 
 
 def test_form_without_scripts_says_what_is_wrong(api: Api, anns_browser: Browser) -> None:
-    bad = (io.BytesIO(zip_bytes({"1.png": png()})[:-30]), "<cut>.zip")
+    bad = (io.BytesIO(zip_of({"1.png": png()})[:-30]), "<cut>.zip")
     answer = anns_browser.client.post("/submit", data={"csrf_token": anns_browser.csrf("/submit"), "files": bad})
     assert answer.status_code == 422
     assert "was not accepted" in answer.text

@@ -11,7 +11,8 @@ from PIL import Image
 from db.database import read_scope
 from db.ledger.results import series_summary
 from db.models import Job
-from tests.web.actors import Api, WorkerPart, png, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import Api, WorkerPart
 from web.downloads import job_results
 from web.schemas.jobs import JobOut
 
@@ -19,7 +20,7 @@ from web.schemas.jobs import JobOut
 @pytest.fixture
 def job_id(api: Api, worker: WorkerPart) -> str:
     """A finished job: six slices of two series, one rejected."""
-    made: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(7)}))).json["id"]
+    made: str = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(7)}))).json["id"]
     worker.start()
     worker.read(4, series="left")
     worker.read(2, series="right", names="r{}.png")
@@ -116,7 +117,7 @@ def test_exports_of_a_job_that_holds_nothing_yet(api: Api) -> None:
 
 
 def test_exports_come_in_pieces(api: Api, worker: WorkerPart) -> None:
-    job_id = api.submit(("a.zip", zip_bytes({f"{i}.png": b"x" for i in range(450)}))).json["id"]
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": b"x" for i in range(450)}))).json["id"]
     worker.whole_job(450)
     with read_scope() as s:
         job = s.get_one(Job, job_id)

@@ -8,13 +8,14 @@ from sqlalchemy import select
 
 from db.database import session_scope
 from db.models import Prediction, User
-from tests.web.actors import Api, Browser, WorkerPart, png, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import Api, Browser, WorkerPart
 
 
 @pytest.fixture
 def job_id(api: Api, worker: WorkerPart) -> str:
     """A finished job of ten slices, and a file that was rejected."""
-    made: str = api.submit(("a.zip", zip_bytes({f"{i}.png": png(i) for i in range(11)}))).json["id"]
+    made: str = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(11)}))).json["id"]
     worker.start()
     worker.read(10)
     worker.reject("notes.txt", "format")

@@ -15,7 +15,8 @@ from db.access import accounts
 from db.database import session_scope
 from db.models import ModelVersion, Token, User
 from db.settings import Settings
-from tests.web.actors import Api, Browser, png, token_of
+from tests.builders.files import png
+from tests.web.actors import Api, Browser, token_of
 from web.app import create_app
 from web.security import known_devices
 from web.security.auth import local_path

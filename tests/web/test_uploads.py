@@ -13,7 +13,8 @@ from apiflask import APIFlask
 from db import database
 from db.settings import Settings
 from db.storage import storage
-from tests.web.actors import Api, Browser, png, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import Api, Browser
 
 BOUNDARY = "a-boundary"
 MULTIPART = "multipart/form-data"
@@ -42,7 +43,7 @@ def post_raw(api: Api, body: bytes | io.RawIOBase, **environ: Any) -> Any:
 
 
 def test_file_is_stored_under_its_hash(api: Api, settings: Settings) -> None:
-    content = zip_bytes({"1.png": png(1)})
+    content = zip_of({"1.png": png(1)})
     before = len(stored_files(settings))
     api.submit(("a.zip", content))
     assert storage().open(hashlib.sha256(content).hexdigest()).read() == content
@@ -51,7 +52,7 @@ def test_file_is_stored_under_its_hash(api: Api, settings: Settings) -> None:
 
 def test_refused_submission_leaves_no_file(api: Api, settings: Settings) -> None:
     before = stored_files(settings)
-    answer = api.submit(("good.png", png()), ("bad.zip", zip_bytes({"1.png": png()})[:-30]))
+    answer = api.submit(("good.png", png()), ("bad.zip", zip_of({"1.png": png()})[:-30]))
     assert answer.status_code == 422
     assert stored_files(settings) == before
 
@@ -161,12 +162,13 @@ def test_upload_that_would_take_the_disks_reserve_is_507_before_it_is_received(
 
 
 FULL_DISK = """
-import ctypes, io, pathlib, sys
+import pathlib, sys, zipfile
 sys.path.insert(0, {project!r})
 home = pathlib.Path({home!r})
 files = home / "files"
 from tests.conftest import add_champion, make_settings
-from tests.web.actors import Api, Browser, png, zip_bytes
+from tests.builders.files import png, zip_of
+from tests.web.actors import Api, Browser
 from db import database, migrate
 from db.access import accounts
 from db.database import session_scope
@@ -178,7 +180,7 @@ from web.app import create_app
 with session_scope() as s:
     ann = accounts.create_user(s, "ann", None)
 api = Api(create_app(settings), ann)
-answer = api.submit(("big.zip", zip_bytes({{"a.bin": bytes(range(256)) * 40_000}})))
+answer = api.submit(("big.zip", zip_of({{"a.bin": bytes(range(256)) * 40_000}}, zipfile.ZIP_STORED)))
 left = [p for p in (files / "incoming").iterdir()]
 print(answer.status_code, answer.json["type"], len(left), api.get("/jobs").json["items"])
 print(api.submit(("1.png", png())).status_code)
@@ -215,7 +217,7 @@ from web.app import create_app
 with session_scope() as s:
     ann = accounts.create_user(s, "ann", None)
 api = Api(create_app(settings), ann)
-from tests.web.actors import png
+from tests.builders.files import png
 api.submit(("1.png", png()))
 
 class Body:

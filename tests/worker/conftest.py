@@ -1,38 +1,19 @@
 """Archives made for tests, and jobs of them in the database in use."""
 
-import io
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from db.database import read_scope, session_scope
 from db.ledger import jobs
 from db.ledger.job_view import JobView, job_view
 from db.models import Job, User
 from db.storage import storage
-from tests.worker.imaging.builders import tar_of
+from tests.builders.files import png, tar_of, write_zip
 from worker.imaging.archives.archive import Limits, inspect_archive
 
 Submit = Callable[..., Job]
-
-
-def png(seed: int, size: int = 32) -> bytes:
-    """A PNG of its own pixels."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size, size), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def zip_of(path: Path, entries: dict[str, bytes]) -> Path:
-    """A ZIP of these entries."""
-    with zipfile.ZipFile(path, "w") as packed:
-        for name, data in entries.items():
-            packed.writestr(name, data)
-    return path
 
 
 @pytest.fixture
@@ -42,7 +23,7 @@ def submit(tmp_path: Path) -> Submit:
     def act(owner: User, entries: dict[str, bytes], kind: str = "zip", **values: object) -> Job:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.{kind}"
         if kind == "zip":
-            zip_of(path, entries)
+            write_zip(path, entries)
         else:
             path.write_bytes(tar_of(entries, "w:gz"))
         found = inspect_archive(path, path.name, Limits())

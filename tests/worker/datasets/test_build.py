@@ -26,7 +26,8 @@ from db.models import Dataset, Job, LabelledSlice, ModelVersion, Review, Slice, 
 from db.settings import Settings
 from db.storage import storage
 from db.training import splits
-from tests.worker.conftest import Submit, png, zip_of
+from tests.builders.files import png, write_zip
+from tests.worker.conftest import Submit
 from tests.worker.imaging.builders import dicom
 from worker import reap
 from worker.datasets import build
@@ -74,7 +75,7 @@ def ask(settings: Settings, tmp_path: Path) -> Ask:
 
     def act(entries: dict[str, Any], labels: str | bytes | None = None, name: str = "site") -> Dataset:
         archives = entries if any(isinstance(each, dict) for each in entries.values()) else {"set.zip": entries}
-        files = [received(zip_of(tmp_path / archive, inside)) for archive, inside in archives.items()]
+        files = [received(write_zip(tmp_path / archive, inside)) for archive, inside in archives.items()]
         table = None
         if labels is not None:
             (tmp_path / "l.csv").write_bytes(labels if isinstance(labels, bytes) else labels.encode())
@@ -370,7 +371,7 @@ def test_looking_for_labels_reads_only_the_label_file(ask: Ask, monkeypatch: pyt
 
 
 def test_an_archive_that_is_damaged_fails_by_its_name(ask: Ask, tmp_path: Path) -> None:
-    whole = zip_of(tmp_path / "cut.zip", two_classes())
+    whole = write_zip(tmp_path / "cut.zip", two_classes())
     whole.write_bytes(whole.read_bytes()[:-40])
     with session_scope() as s:
         dataset = datasets.create_dataset(s, name="site", user=None, files=[received(whole)])
@@ -569,7 +570,7 @@ def test_shortcuts_reach_the_report_and_its_warnings(make: Make) -> None:
 @pytest.mark.skipif(not SLICES.is_dir(), reason="the shared data set is not beside the project")
 def test_the_real_slices_make_a_dataset_whose_split_is_clean(settings: Settings, tmp_path: Path) -> None:
     entries = {f"s/{path.relative_to(SLICES)}": path.read_bytes() for path in sorted(SLICES.rglob("*.*"))}
-    archive = received(zip_of(tmp_path / "s.zip", entries))
+    archive = received(write_zip(tmp_path / "s.zip", entries))
     with session_scope() as s:
         dataset = datasets.create_dataset(s, name="real", user=None, files=[archive])
     build_next("w")

@@ -17,7 +17,8 @@ from db.registry import versions
 from db.registry.engine_proofs import list_servings
 from db.registry.manifest import INT8_FILE
 from db.settings import Settings
-from tests.worker.conftest import Submit, png
+from tests.builders.files import png
+from tests.worker.conftest import Submit
 from tests.worker.engines.test_proof import damage_one_scale, rewrite
 from worker.jobs import ingest, loaded_engines, predict
 

@@ -2,8 +2,6 @@
 
 import io
 import struct
-import tarfile
-import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -112,24 +110,6 @@ def dataset_bytes(dataset: Dataset, *, implicit: bool = False) -> bytes:
     """A dataset alone, without preamble and file meta information."""
     file = io.BytesIO()
     pydicom.dcmwrite(file, dataset, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
-    return file.getvalue()
-
-
-def zip_of(files: dict[str, bytes] | Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
-        for name, data in files.items() if isinstance(files, dict) else files:
-            archive.writestr(name, data)
-    return file.getvalue()
-
-
-def tar_of(files: dict[str, bytes], mode: str = "w", form: int = tarfile.PAX_FORMAT) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=mode, format=form) as archive:  # type: ignore[call-overload]
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
     return file.getvalue()
 
 

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db.reasons import REASONS
-from tests.worker.imaging.builders import RawEntry, dicom, image, png, raw_zip, tar_of, zip_of
+from tests.builders.files import tar_of, zip_of
+from tests.worker.imaging.builders import RawEntry, dicom, image, png, raw_zip
 from worker.imaging.archives.archive import Limits, inspect_archive, read_entries
 from worker.imaging.display_names import MAX_NAME, display_name
 from worker.imaging.formats.decode import DecodeLimits, decode

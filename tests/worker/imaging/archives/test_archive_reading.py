@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.worker.imaging.builders import RawEntry, end_record, listed, png, raw_zip, read_all, tar_of, zip_of
+from tests.builders.files import tar_of, zip_of
+from tests.worker.imaging.builders import RawEntry, end_record, listed, png, raw_zip, read_all
 from worker.imaging.archives import zip as zip_module
 from worker.imaging.archives.archive import Inspection, Limits, inspect_archive, read_entries
 from worker.imaging.rejections import SliceRejected

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from db.reasons import REASONS
-from tests.worker.imaging.builders import RawEntry, end_record, png, raw_zip, read_all, tar_of, zip_of
+from tests.builders.files import tar_of, zip_of
+from tests.worker.imaging.builders import RawEntry, end_record, png, raw_zip, read_all
 from worker.imaging.archives.archive import Inspection, Limits, inspect_archive
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
