@@ -43,7 +43,10 @@ OF_QUARANTINE = {
 }
 """A slice that was read but could not be predicted."""
 
-OF_UPLOADS = {"file_missing": "The stored file of this upload is missing. Send it again."}
+OF_UPLOADS = {
+    "file_missing": "The stored file of this upload is missing. Send it again.",
+    "file_damaged": "The stored file of this upload is damaged. Send it again.",
+}
 """An upload that was accepted but could not be unpacked."""
 
 OF_DATASETS = {

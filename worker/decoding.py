@@ -36,9 +36,10 @@ def new_decoders() -> DecoderPool:
 def stored_entries(sha256: str, filename: str, progress: Callable[[], None]) -> Entries:
     """Yield the entries of a stored file, as `limited_entries` does.
 
-    `progress` is called while the file is fetched, too. Raises ArchiveRefused, FileMissing, OSError.
+    `progress` is called while the file is fetched, too. Raises ArchiveRefused, FileMissing, FileDamaged,
+    OSError.
     """
-    yield from limited_entries(storage().local_path(sha256, progress), filename, progress)
+    yield from limited_entries(storage().received_path(sha256, progress), filename, progress)
 
 
 def limited_entries(path: Path, filename: str, progress: Callable[[], None]) -> Entries:
@@ -54,14 +55,13 @@ def limited_entries(path: Path, filename: str, progress: Callable[[], None]) -> 
 def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable[[], None]) -> Generator[Read]:
     """Read the entries and store their originals; yield each in order, decoded or rejected.
 
-    Some entries are taken ahead of the one that is yielded. `progress` is called for each entry. Raises
-    DecoderUnavailable, OSError, and what reading raises.
+    Call `storage().sync()` before rows name the originals. Some entries are taken ahead of the one that is yielded.
+    `progress` is called for each entry. Raises DecoderUnavailable, OSError, and what reading raises.
     """
 
     def readable() -> Iterator[tuple[tuple[Entry, str | None], bytes | SliceRejected]]:
         for entry in entries:
             content = entry.read()
-            # Not fsynced: the file received is, and an original can be read from it again.
             kept = None if isinstance(content, SliceRejected) else storage().put(content, durable=False)
             yield (entry, kept), content
 

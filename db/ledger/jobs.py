@@ -5,9 +5,8 @@ import hashlib
 import json
 import secrets
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import broker
@@ -126,23 +125,22 @@ def cancel_job(s: Session, job: Job) -> bool:
 def retry_job(s: Session, job: Job) -> int:
     """Open an ended job again for what failed in it: slices quarantined or cancelled, and uploads not unpacked.
 
-    Return how many slices and uploads were put back; 0 if there is nothing to retry.
+    Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. Return how
+    many slices and uploads were put back; 0 if there is nothing to retry.
     """
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:
         return 0
-    uploads = _unpack_again(s, Upload.job_id == job.id, Upload.state == Work.FAILED)
+    failed = _unpack_again(s, Upload.job_id == job.id, Upload.state == Work.FAILED)
     again = Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED))
-    unread = s.scalars(
-        select(Slice.upload_id).where(Slice.job_id == job.id, again, Slice.chunk_id.is_(None)).distinct()
-    ).all()
+    uploads, reread = _read_again(s, Slice.job_id == job.id, again)
     prepared = s.execute(
         select(Chunk.array_sha256, Slice.id)
         .join(Chunk, Chunk.id == Slice.chunk_id)
         .where(Slice.job_id == job.id, again)
         .order_by(Slice.id)
     ).all()
-    if not (uploads or unread or prepared):
+    if not (failed or uploads or prepared):
         return 0
     s.execute(
         update(Job)
@@ -156,25 +154,27 @@ def retry_job(s: Session, job: Job) -> int:
     for array_sha256, slice_ids in by_array.items():
         s.execute(update(Slice).where(Slice.id.in_(slice_ids)).values(state=Outcome.OPEN, reason=None, detail=None))
         add_chunk(s, job, array_sha256, slice_ids)  # new chunks over the same arrays
-    count = len(uploads) + len(prepared) + _reread(s, job, list(unread))
-    for _ in {*uploads, *unread}:
+    for _ in {*failed, *uploads}:
         broker.wake_after_commit(s, Queue.INGEST)
     finish_if_done(s, job)
-    return count
+    return len(failed) + reread + len(prepared)
 
 
-def _reread(s: Session, job: Job, upload_ids: list[int]) -> int:
-    """Delete the entries that were cancelled before they were read, so that their uploads are unpacked further."""
-    if not upload_ids:
-        return 0
-    gone: Any = s.execute(
-        delete(Slice).where(Slice.job_id == job.id, Slice.state == Outcome.CANCELLED, Slice.chunk_id.is_(None))
-    )
-    _unpack_again(s, Upload.id.in_(upload_ids))
-    return int(gone.rowcount)
+def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int], int]:
+    """Put slices without a chunk, or whose files were lost, back to be read from their uploads.
+
+    Return the ids of the uploads, and how many slices these are. `WAITS_FOR_READING` is what they are until then.
+    """
+    unprepared = or_(Slice.chunk_id.is_(None), and_(Slice.state == Outcome.QUARANTINED, Slice.reason == "file_lost"))
+    unread = update(Slice).where(*conditions, unprepared)
+    values = {"state": Outcome.OPEN, "reason": None, "detail": None, "chunk_id": None, "array_row": None}
+    upload_ids = list(s.scalars(unread.values(values).returning(Slice.upload_id)))
+    _unpack_again(s, Upload.id.in_(set(upload_ids)))
+    return set(upload_ids), len(upload_ids)
 
 
 def _unpack_again(s: Session, *conditions: ColumnElement[bool]) -> list[int]:
     """Put uploads back to be unpacked. Return their ids."""
-    again = update(Upload).values(state=Work.READY, attempts=0, put_offs=0, error=None, published_at=from_now())
+    values = {"state": Work.READY, "attempts": 0, "put_offs": 0, "error": None, "closed_at": None}
+    again = update(Upload).values(**values, published_at=from_now())
     return list(s.scalars(again.where(*conditions).returning(Upload.id)))

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import and_, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
@@ -14,6 +15,10 @@ from db.ledger.predictions import PredictedSlice, insert_predictions, open_slice
 from db.models import Chunk, Job, Outcome, Series, Slice, Upload, Work
 
 FOLDER = "folder:"  # starts the series uid of a folder, which has no DICOM UID
+
+
+WAITS_FOR_READING = and_(Slice.state == Outcome.OPEN, Slice.chunk_id.is_(None))
+"""A retry put the slice back because its entry was not read, or because its prepared pixels are lost."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,9 @@ class ReadSlice:
 
 
 def read_ordinals(s: Session, upload_id: int) -> set[int]:
-    """Return the ordinals of an upload's entries whose outcome is recorded: a resumed ingest passes over them."""
-    return set(s.scalars(select(Slice.ordinal).where(Slice.upload_id == upload_id)))
+    """Return the ordinals of an upload's entries that need not be read: a resumed ingest passes over them."""
+    ordinals = select(Slice.ordinal).where(Slice.upload_id == upload_id).group_by(Slice.ordinal)
+    return set(s.scalars(ordinals.having(func.count().filter(WAITS_FOR_READING) == 0)))
 
 
 def record_read(s: Session, claim: Claim, upload: Upload, rows: Sequence[ReadSlice], array_sha256: str | None) -> bool:
@@ -56,9 +62,9 @@ def record_read(s: Session, claim: Claim, upload: Upload, rows: Sequence[ReadSli
         raise StaleClaim(f"upload {claim.id}, fence {claim.fence}")
     s.execute(update(Upload).where(Upload.id == upload.id).values(attempts=1, put_offs=0))  # progress
     series = _series_ids(s, job.id, rows)
-    ids = _insert_slices(s, job, upload, rows, series)
-    if array_sha256 is not None:
-        prepared = [id_ for id_, row in zip(ids, rows, strict=True) if row.state == Outcome.OPEN]
+    fresh, ids = _write_slices(s, job, upload, rows, series)
+    prepared = [id_ for id_, row in zip(ids, fresh, strict=True) if row.state == Outcome.OPEN]
+    if array_sha256 is not None and prepared:
         chunks.add_chunk(s, job, array_sha256, prepared)
     return job.cancel_requested_at is not None
 
@@ -76,27 +82,49 @@ def _series_ids(s: Session, job_id: str, rows: Iterable[ReadSlice]) -> dict[str,
     return ids
 
 
-def _insert_slices(
+def _write_slices(
     s: Session, job: Job, upload: Upload, rows: Sequence[ReadSlice], series: dict[str, int]
-) -> list[int]:
-    if not rows:
-        return []
-    values = [
-        {
-            "job_id": job.id,
-            "upload_id": upload.id,
-            "series_id": None if row.series_uid is None else series[row.series_uid],
-            **{k: v for k, v in vars(row).items() if not k.startswith(("series_", "study_"))},
-        }
-        for row in rows
-    ]
+) -> tuple[list[ReadSlice], list[int]]:
+    """Insert new slices, and update those that wait for reading. Return the rows that were written, and their ids.
+
+    A frame of an entry that is read again may have its outcome already: it keeps that.
+    """
+    known = _known_slices(s, upload, rows)
+    new = [row for row in rows if (row.ordinal, row.frame) not in known]
+    waiting = {row: id_ for row in rows if (id_ := known.get((row.ordinal, row.frame))) is not None}
+
+    def values(row: ReadSlice) -> dict[str, Any]:
+        columns = {k: v for k, v in vars(row).items() if not k.startswith(("series_", "study_"))}
+        return {**columns, "series_id": None if row.series_uid is None else series[row.series_uid]}
+
+    if waiting:
+        s.execute(update(Slice), [values(row) | {"id": id_} for row, id_ in waiting.items()])
+    if not new:
+        return list(waiting), list(waiting.values())
     statement = insert(Slice).returning(Slice.id, sort_by_parameter_order=True)
-    return list(s.scalars(statement, values))
+    inserted = s.scalars(statement, [values(row) | {"job_id": job.id, "upload_id": upload.id} for row in new])
+    return [*waiting, *new], [*waiting.values(), *inserted]
+
+
+def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> dict[tuple[int, int], int | None]:
+    """Return the slices of these entries by ordinal and frame: the id of one that waits for reading, or None."""
+    ordinals = {row.ordinal for row in rows}
+    query = select(Slice.ordinal, Slice.frame, Slice.id, WAITS_FOR_READING)
+    found = s.execute(query.where(Slice.upload_id == upload.id, Slice.ordinal.in_(ordinals)))
+    return {(ordinal, frame): id_ if waits else None for ordinal, frame, id_, waits in found}
 
 
 def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = None) -> None:
-    """Close an upload that is read to its end, or with `error` one that cannot be read. Raises StaleClaim."""
+    """Close an upload that is read to its end, or with `error` one that cannot be read. Raises StaleClaim.
+
+    A slice that a retry put back, and that was not read again, gets its outcome now.
+    """
     job = completion.lock_job(s, upload.job_id)
+    unread = update(Slice).where(Slice.upload_id == upload.id, WAITS_FOR_READING)
+    if job.cancel_requested_at is not None:
+        s.execute(unread.values(state=Outcome.CANCELLED))
+    else:
+        s.execute(unread.values(state=Outcome.QUARANTINED, reason="file_lost"))
     state = Work.FAILED if error is not None else Work.CANCELLED if job.cancel_requested_at is not None else Work.DONE
     leases.close(s, Upload, claim, state, error=error, closed_at=from_now())
     completion.finish_if_done(s, job)

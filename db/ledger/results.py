@@ -1,5 +1,6 @@
 """The results of a job: its slices by keyset pages, by series, and as images."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from db.database import read_scope
 from db.ledger.views import OutcomeName, View
 from db.models import Chunk, Job, ModelVersion, Outcome, Prediction, Series, Slice
 from db.paging import Cursor, Page
-from db.storage import storage
+from db.storage import FileDamaged, storage
 
 Sort = Literal["position", "name", "probability", "-probability"]
 MAX_ROWS = 1_000
@@ -209,10 +210,10 @@ def series_summary(s: Session, job: Job) -> list[SeriesSummary]:
 def slice_image(s: Session, job: Job, slice_id: int) -> SliceImage | None:
     """Return a slice's prepared pixels and heat map, or None if the job has no such slice or it was never prepared.
 
-    Raises storage's FileMissing.
+    Raises storage's FileMissing and FileDamaged.
     """
     query = (
-        select(Chunk.array_sha256, Slice.array_row, Prediction.cam)
+        select(Chunk.array_sha256, Slice.array_row, Slice.pixels_sha256, Prediction.cam)
         .join(Chunk, Chunk.id == Slice.chunk_id)
         .outerjoin(
             Prediction, (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id)
@@ -222,6 +223,20 @@ def slice_image(s: Session, job: Job, slice_id: int) -> SliceImage | None:
     row = s.execute(query).first()
     if row is None:
         return None
-    array = np.load(storage().local_path(row[0]), mmap_mode="r", allow_pickle=False)
-    cam = None if row[2] is None else np.frombuffer(row[2], "<f2").reshape(7, 7).astype(np.float32)
-    return SliceImage(np.array(array[row[1]]), cam)
+    cam = None if row.cam is None else np.frombuffer(row.cam, "<f2").reshape(7, 7).astype(np.float32)
+    return SliceImage(slice_pixels(row.array_sha256, row.array_row, row.pixels_sha256), cam)
+
+
+def slice_pixels(array_sha256: str, array_row: int, pixels_sha256: str) -> NDArray[np.uint8]:
+    """Return one slice of an array file, uint8[224, 224], after checking its own hash.
+
+    The whole file is a hundred times as large. Raises storage's FileMissing and FileDamaged.
+    """
+    path = storage().local_path(array_sha256)
+    try:
+        pixels = np.array(np.load(path, mmap_mode="r", allow_pickle=False)[array_row])
+    except (ValueError, EOFError, IndexError) as error:
+        raise FileDamaged(f"the file {array_sha256} is not an array with this slice") from error
+    if hashlib.sha256(pixels.data).hexdigest() != pixels_sha256:
+        raise FileDamaged(f"a slice in the file {array_sha256} holds other pixels")
+    return pixels

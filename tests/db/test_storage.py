@@ -30,7 +30,7 @@ def test_received_bytes_are_found_under_their_hash(store: Storage) -> None:
     received = receiver.close()
     assert received.sha256 == hashlib.sha256(b"abcdef").hexdigest()
     assert received.size == 6
-    assert store.open(received.sha256).read() == b"abcdef"
+    assert store.read(received.sha256) == b"abcdef"
     assert store.exists(received.sha256)
     assert list(store.incoming.iterdir()) == []
 
@@ -114,13 +114,44 @@ def test_interrupted_fetch_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(other.incoming.iterdir()) == []
 
 
-def test_missing_and_damaged_files_raise_different_errors(store: Storage) -> None:
+def test_missing_file_raises(store: Storage) -> None:
     with pytest.raises(FileMissing):
         store.local_path("0" * 64)
+
+
+def test_damaged_file_raises(tmp_path: Path) -> None:
+    store = Storage(str(tmp_path / "files"), tmp_path / "cache")
     sha256 = store.put(b"pixels")
     store.local_path(sha256).write_bytes(b"pixelz")
     with pytest.raises(FileDamaged):
         store.verified_path(sha256)
+
+
+def test_damaged_copy_is_fetched_again(tmp_path: Path) -> None:
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+    sha256 = store.put(b"pixels")
+    store.local_path(sha256).write_bytes(b"pixelz")
+    assert store.verified_path(sha256).read_bytes() == b"pixels"
+
+
+def test_damaged_remote_file_is_not_copied(tmp_path: Path) -> None:
+    sha256 = Storage(f"memory://{tmp_path.name}", tmp_path / "cache").put(b"pixels")
+    other = Storage(f"memory://{tmp_path.name}", tmp_path / "other")
+    other.fs.pipe_file(other._remote(sha256), b"pixelz")
+    with pytest.raises(FileDamaged):
+        other.local_path(sha256)
+    assert [path for path in other.folder.rglob("*") if path.is_file()] == []
+
+
+def test_old_received_file_is_hashed_again(store: Storage) -> None:
+    sha256 = store.put(b"pixels")
+    path = store.local_path(sha256)
+    old = time.time() - 7200
+    path.write_bytes(b"pixelz")
+    os.utime(path, (old, old))
+    if store.is_local:
+        with pytest.raises(FileDamaged):
+            store.received_path(sha256)
 
 
 def test_putting_the_same_bytes_again_keeps_the_file_from_the_reaper(tmp_path: Path) -> None:
@@ -150,6 +181,15 @@ def test_putting_bytes_again_mends_a_damaged_file(store: Storage) -> None:
     assert store.verified_path(sha256).read_bytes() == b"pixels"
 
 
+def test_new_folders_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("db.storage._sync_folder", synced.append)
+    store = Storage(str(tmp_path / "files"), tmp_path / "cache")
+    sha256 = store.put(b"pixels")
+    first, second = store.folder / sha256[:2], store.folder / sha256[:2] / sha256[2:4]
+    assert synced == [store.folder, first, second]
+
+
 def test_only_old_files_are_reaped(tmp_path: Path) -> None:
     store = Storage(str(tmp_path / "files"), tmp_path / "cache")
     store.receive().write(b"left behind")
@@ -171,7 +211,7 @@ def test_upload_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
             store.put(b"pixels")
     sha256 = store.put(b"pixels")
     assert store.exists(sha256)
-    assert Storage(f"memory://{tmp_path.name}", tmp_path / "other").open(sha256).read() == b"pixels"
+    assert Storage(f"memory://{tmp_path.name}", tmp_path / "other").read(sha256) == b"pixels"
 
 
 def test_copies_used_longest_ago_make_room(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +225,7 @@ def test_copies_used_longest_ago_make_room(tmp_path: Path, settings: Settings, m
     copies = {path.name for path in store.folder.glob("??/??/*")}
     assert second not in copies
     assert first in copies
-    assert store.open(second).read() == b"second10 b"
+    assert store.read(second) == b"second10 b"
 
 
 def test_trashed_file_comes_back_when_it_is_read(store: Storage) -> None:
@@ -193,7 +233,7 @@ def test_trashed_file_comes_back_when_it_is_read(store: Storage) -> None:
     store.trash(sha256)
     assert not store.exists(sha256)
     assert [name for name, _ in store.trashed()] == [sha256]
-    assert store.open(sha256).read() == b"pixels"
+    assert store.read(sha256) == b"pixels"
     assert list(store.trashed()) == []
 
 
@@ -240,3 +280,9 @@ def test_what_another_sweeper_was_quicker_with_is_passed_over(store: Storage) ->
     assert not store.restore(sha256)
     (store.incoming / "gone").symlink_to("nowhere")
     assert store.reap_incoming(-1) == 0
+
+
+def test_sync_takes_either_store(store: Storage) -> None:
+    sha256 = store.put(b"pixels", durable=False)
+    store.sync()
+    assert store.read(sha256) == b"pixels"

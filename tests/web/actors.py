@@ -166,14 +166,9 @@ class WorkerPart:
 
     def _array(self, count: int) -> NDArray[np.uint8]:
         if self.pixels is None:
-            return np.random.default_rng(self._read).integers(0, 255, (count, 224, 224), dtype=np.uint8)
+            seed = [self._now()[0].id, self._read]  # noise is never the same twice
+            return np.random.default_rng(seed).integers(0, 255, (count, 224, 224), dtype=np.uint8)
         return self.pixels[(self._read + np.arange(count)) % len(self.pixels)]
-
-    def _hash_of(self, pixels: NDArray[np.uint8], ordinal: int) -> str:
-        """Noise is never the same twice; the pixels that a test gives may be."""
-        if self.pixels is None:
-            return f"{self._now()[0].id}-{ordinal}"
-        return hashlib.sha256(pixels.tobytes()).hexdigest()
 
     def _row(self, ordinal: int, row: int, names: str, series: str, pixels: NDArray[np.uint8]) -> ReadSlice:
         return ReadSlice(
@@ -182,9 +177,7 @@ class WorkerPart:
             names.format(ordinal),
             Outcome.OPEN,
             sha256=f"{ordinal:064x}",
-            pixels_sha256=f"{self._now()[0].id}-{ordinal}"
-            if self.pixels is None
-            else hashlib.sha256(pixels.tobytes()).hexdigest(),
+            pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
             format="PNG",
             mode="L",
             width=512,

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from sqlalchemy import select
 
 from db.database import read_scope
 from db.ledger.results import series_summary
-from db.models import Job
+from db.models import Chunk, Job
+from db.storage import storage
 from tests.builders.files import png, zip_of
 from tests.web.actors import Api, WorkerPart
 from web.downloads import job_results
@@ -159,6 +161,14 @@ def test_image_that_is_not_there_is_404(api: Api, job_id: str) -> None:
     assert image(api, job_id, 6).status_code == 404
     assert api.get(f"/jobs/{job_id}/slices/999999/image.png").status_code == 404
     assert api.get(f"/jobs/{job_id}/slices/{10**30}/image.png").status_code == 404
+
+
+def test_image_that_is_lost_is_503(api: Api, job_id: str) -> None:
+    with read_scope() as s:
+        for sha256 in s.scalars(select(Chunk.array_sha256)):
+            storage().delete(sha256)
+    answer = image(api, job_id, 0)
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:file-lost")
 
 
 @pytest.mark.parametrize("query", ["size=0", "size=5000", "size=x", "heat=2"])

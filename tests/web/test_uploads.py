@@ -46,7 +46,7 @@ def test_file_is_stored_under_its_hash(api: Api, settings: Settings) -> None:
     content = zip_of({"1.png": png(1)})
     before = len(stored_files(settings))
     api.submit(("a.zip", content))
-    assert storage().open(hashlib.sha256(content).hexdigest()).read() == content
+    assert storage().read(hashlib.sha256(content).hexdigest()) == content
     assert len(stored_files(settings)) == before + 1
 
 

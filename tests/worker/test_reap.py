@@ -153,4 +153,4 @@ def test_files_in_a_bucket_go_to_its_trash(database: Settings, tmp_path: Path) -
     sha256 = storage().put(b"nobody's")
     assert reap.reap().trashed == 1
     assert not storage().exists(sha256)
-    assert storage().open(sha256).read() == b"nobody's"
+    assert storage().read(sha256) == b"nobody's"

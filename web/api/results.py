@@ -9,7 +9,6 @@ from flask import Response, request
 from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
 from db.ledger.results import ResultsQuery, SliceImage, results_page, slice_image
-from db.storage import FileMissing
 from web.actions.lookup import ROW_IDS, reading_job
 from web.api import PREFIX
 from web.api.openapi import problems
@@ -70,7 +69,7 @@ def results_json(job_id: str) -> Response:
 @blueprint.get("/slices/<int:slice_id>/image.png")
 @blueprint.input(ImageQuery, location="query")
 @blueprint.output(FileSchema(type="string", format="binary"), content_type="image/png", description="The slice.")
-@blueprint.doc(responses=problems(404, 422))
+@blueprint.doc(responses=problems(404, 422, 503))
 def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
     """Show a slice as it was given to the model
 
@@ -97,10 +96,7 @@ def _slice(job_id: str, slice_id: int) -> SliceImage:
     if slice_id not in ROW_IDS:
         raise not_found()
     with reading_job(job_id) as (s, job):
-        try:
-            image_of_slice = slice_image(s, job, slice_id)
-        except FileMissing:
-            image_of_slice = None
+        image_of_slice = slice_image(s, job, slice_id)
     if image_of_slice is None:
         raise not_found()
     return image_of_slice

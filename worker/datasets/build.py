@@ -9,7 +9,7 @@ from db.datasets import datasets
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset
-from db.storage import FileMissing
+from db.storage import FileDamaged, FileMissing, storage
 from worker import claimed
 from worker.datasets.collector import Collector
 from worker.datasets.label_table import BadLabels
@@ -53,8 +53,8 @@ def _message_for(error: Exception, dataset: Dataset) -> str:
     """Return one line for people: why the dataset cannot be built."""
     if isinstance(error, NotBuildable | BadLabels):
         return str(error)
-    if isinstance(error, FileMissing):
-        return f"a file of it is gone from storage ({error}): create it again from its sources"
+    if isinstance(error, FileMissing | FileDamaged):
+        return f"a file of it is gone or damaged ({error}): create it again from its sources"
     log.error("building failed", extra={"dataset": dataset.id}, exc_info=error)
     return f"{type(error).__name__}; see the evaluation worker's log"
 
@@ -76,6 +76,7 @@ def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Coll
     with read_scope() as s:
         twin = datasets.twin_of(s, dataset, sha256)
     report = make_report(collector, similar, twin)
+    storage().sync()
     heartbeat.progress()
     crash_point("before-dataset-commit")
     with session_scope() as s:

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from db import CLASSES
 from db.database import read_scope
 from db.datasets import datasets
 from db.datasets.datasets import ReviewedSlice
+from db.ledger.results import slice_pixels
 from db.storage import storage
 from worker.datasets.class_folders import class_of_path
 from worker.datasets.collector import Collector, Item
@@ -66,7 +65,7 @@ class File:
 def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[File]:
     """Return the files of all sources, in order; only label files are read.
 
-    Raises NotBuildable, FileMissing.
+    Raises NotBuildable, FileMissing, FileDamaged.
     """
     files: list[File] = []
     for number, source in enumerate(sources):
@@ -91,10 +90,11 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> tuple[dict[
     """Return the labels of files by their index, and in words where the labels come from.
 
     The CSV that was sent labels all files. Without one, each source is labelled by the CSV among its files or by its
-    class folders. Raises BadLabels, NotBuildable (no label, or labels of one class only), FileMissing.
+    class folders. Raises BadLabels, NotBuildable (no label, or labels of one class only), FileMissing,
+    FileDamaged.
     """
     if labels_sha256 is not None:
-        lines = read_csv(storage().local_path(labels_sha256).read_bytes())
+        lines = read_csv(storage().read(labels_sha256))
         labels, origin = match_files(lines, [file.name for file in files]), "the CSV that was sent"
     else:
         by_source: dict[int, list[int]] = {}
@@ -149,7 +149,7 @@ def read_files(
 ) -> None:
     """Decode the labelled files in the sandbox and collect them. The others are left out as `no_label`, unread.
 
-    Raises NotBuildable, FileMissing, OSError, DecoderUnavailable, StaleClaim.
+    Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
     """
     by_source: dict[int, dict[int, int]] = {}
     for index, file in enumerate(files):
@@ -213,7 +213,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note) -> No
     """Collect the reviewed slices of jobs, as they were prepared for predicting.
 
     DICOM slices have the groups of any dataset. The group of other slices is their series in the job, its folder.
-    Raises NotBuildable, FileMissing, OSError, DecoderUnavailable, StaleClaim.
+    Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
     """
     collector.labels_from = "reviews"
     with read_scope() as s:
@@ -231,8 +231,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note) -> No
         elif header and header.burned_in:
             collector.leave_out(item, "burned_in")
         else:
-            array = np.load(storage().local_path(review.array_sha256), mmap_mode="r", allow_pickle=False)
-            pixels = np.array(array[review.slice.array_row])
+            pixels = slice_pixels(review.array_sha256, review.slice.array_row or 0, review.slice.pixels_sha256 or "")
             collector.take(item, pixels, BY_HEADER if group else "series of jobs")
         note(0.5 + (ordinal + 1) / len(reviewed) / 2)
     collector.flush()
@@ -262,7 +261,7 @@ def _read_headers(reviewed: Sequence[ReviewedSlice], note: Note) -> dict[int, He
     originals = [(slice_.id, slice_.sha256) for slice_ in slices if slice_.format == "DICOM" and slice_.sha256]
     headers: dict[int, Header] = {}
     with new_decoders() as pool:
-        for id_, result in pool.map((id_, storage().open(sha256).read()) for id_, sha256 in originals):
+        for id_, result in pool.map((id_, storage().read(sha256)) for id_, sha256 in originals):
             headers[id_] = result if isinstance(result, SliceRejected) else result[0].series
             note(len(headers) / len(originals) / 2)
     return headers

@@ -17,7 +17,7 @@ from db.ledger import queue, recording
 from db.ledger.leases import Claim
 from db.ledger.recording import ReadSlice
 from db.models import Job, Outcome, Upload
-from db.storage import FileMissing, storage
+from db.storage import FileDamaged, FileMissing, storage
 from worker import claimed
 from worker.decoding import Read, limited_entries, new_decoders, npy_bytes, read_decoded
 from worker.heartbeat import Heartbeat
@@ -53,9 +53,15 @@ def unpack_next(worker: str) -> bool:
     log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "fence": claim.fence})
 
     def fail(error: Exception) -> None:
-        if not isinstance(error, ArchiveRefused | FileMissing):
-            raise error
-        _fail(claim, upload, "file_missing" if isinstance(error, FileMissing) else str(error))
+        match error:
+            case FileMissing():
+                _fail(claim, upload, "file_missing")
+            case FileDamaged():
+                _fail(claim, upload, "file_damaged")
+            case ArchiveRefused():
+                _fail(claim, upload, str(error))
+            case _:
+                raise error
 
     claimed.carry_out(Upload, [claim], lambda heartbeat: _unpack(claim, upload, heartbeat, cancelled), fail=fail)
     return True
@@ -82,7 +88,7 @@ def _unpack(claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool)
 
 def _read_rest(claim: Claim, upload: Upload, heartbeat: Heartbeat, done: set[int], cancelled: bool) -> None:
     """Read the entries that no earlier reading has recorded, or list them as cancelled."""
-    path = storage().local_path(upload.sha256, heartbeat.progress)
+    path = storage().received_path(upload.sha256, heartbeat.progress)
     if done and not cancelled and upload.kind.startswith("tar."):  # tar.gz, tar.bz2, tar.xz
         path = plain_copy(claim, path, heartbeat.progress) or path
     entries = (e for e in limited_entries(path, upload.filename, heartbeat.progress) if e.ordinal not in done)
@@ -91,6 +97,7 @@ def _read_rest(claim: Claim, upload: Upload, heartbeat: Heartbeat, done: set[int
         read = read_decoded(decoders(), _noting(ahead, entries), heartbeat.progress)
         for batch in _batches(read):
             array = storage().put(npy_bytes(batch.arrays)) if batch.arrays else None
+            storage().sync()
             crash_point("after-array-before-record")
             with session_scope() as s:
                 cancelled = recording.record_read(s, claim, upload, batch.rows, array)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def test_a_folder_for_each_class_makes_a_dataset(make: Make) -> None:
     for each in rows:
         prepared = PreparedSlice(array[each.row], 0, "PNG", "L", 32, 32)
         assert prepared.sha256_pixels == each.pixels_sha256
-        assert storage().open(str(each.sha256)).read() == entries[each.name]
+        assert storage().read(str(each.sha256)) == entries[each.name]
         assert each.bytes == len(entries[each.name])
         assert each.label == int("non" not in each.name)
     assert [each.group for each in rows] == [f"near-{n}" for n in range(6)]
@@ -384,7 +385,18 @@ def test_a_dataset_whose_files_are_gone_fails_and_says_so(ask: Ask) -> None:
     dataset = ask(two_classes())
     storage().delete(dataset.sources[0]["sha256"])
     build_next("w")
-    assert "gone from storage" in str(view(dataset).error)
+    assert "gone or damaged" in str(view(dataset).error)
+
+
+def test_a_dataset_whose_file_is_damaged_fails_and_says_so(ask: Ask) -> None:
+    dataset = ask(two_classes())
+    path = storage().local_path(dataset.sources[0]["sha256"])
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    long_ago = time.time() - 7200
+    os.utime(path, (long_ago, long_ago))
+    build_next("w")
+    assert "gone or damaged" in str(view(dataset).error)
 
 
 def test_dataset_that_kills_its_workers_fails_after_all_attempts(ask: Ask) -> None:
