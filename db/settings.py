@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     broker_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_BROKER_URL", "CELERY_BROKER_URL"))
     storage_url: str = ""
     reserve_bytes: int = 1024 * MIB  # with less of the disk free, nothing is claimed and no upload is taken
-    cache_bytes: int = 20 * 1024 * MIB  # of copies that a machine keeps of files in an object store
+    cache_bytes: int = 20 * 1024 * MIB  # of this machine's copies of remote files; as much again of model versions
 
     # Web
     host: str = "127.0.0.1"

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ SAME_IN_BOTH = (
 )  # fmt: skip
 """Members of a package that are columns of its version."""
 NUMBER = re.compile(r"[0-9]{1,9}")
+IN_USE_SECONDS = 3600.0
+"""How long a worker may take from finding its copy of a package to having read it."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,11 @@ def find_version(s: Session, label: str) -> ModelVersion | None:
 def package_folder(version: ModelVersion) -> Path:
     """Return a folder of this machine with the package. The hash of every file is checked when it is copied.
 
-    Raises storage's FileMissing and FileDamaged.
+    A new copy makes room: the copies that were used longest ago go. Raises storage's FileMissing and FileDamaged.
     """
     folder = _copy_of(version)
-    if folder.exists():
+    with suppress(FileNotFoundError):
+        os.utime(folder)  # it is in use, and young for the eviction
         return folder
     temporary = folder.with_name(f"{folder.name}.{uuid4().hex}")
     temporary.mkdir(mode=0o700, parents=True)
@@ -102,7 +107,18 @@ def package_folder(version: ModelVersion) -> Path:
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    _evict(folder.parent)
     return folder
+
+
+def _evict(copies: Path) -> None:
+    """Remove the copies that were used longest ago while all of them take too much room, but none of the last hour."""
+    size = 0
+    with suppress(FileNotFoundError):  # another process evicts too
+        for used_at, copy in sorted(((path.stat().st_mtime, path) for path in copies.iterdir()), reverse=True):
+            size += sum(file.stat().st_size for file in copy.iterdir())
+            if size > current().cache_bytes and used_at < time.time() - IN_USE_SECONDS:
+                shutil.rmtree(copy, ignore_errors=True)
 
 
 def drop_package_folder(version: ModelVersion) -> None:
