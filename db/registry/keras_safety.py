@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+WEIGHTS_MEMBER = "model.weights.h5"
+MEMBERS = {"metadata.json", "config.json", WEIGHTS_MEMBER}
 MAX_CONFIG_BYTES = 16 << 20
 MAX_DEPTH = 100
 MODULES = (
@@ -39,7 +40,7 @@ PLAIN = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__slice__"
 
 
 class HarmfulModel(Exception):
-    """The file is damaged, or names a class that is not Keras's own. The message continues the file's name."""
+    """The file is damaged, or names a class that is not Keras's own, or other files. The message continues its name."""
 
 
 def check_keras_archive(path: Path) -> None:

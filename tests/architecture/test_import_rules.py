@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "training": (
         "db",
         "worker.imaging",
+        "worker.hdf5",
         "worker.engines",
         "worker.phantoms",
         "worker.datasets",
@@ -29,7 +30,15 @@ MAY_IMPORT = {
         "worker.heartbeat",
         "worker.claimed",
     ),
-    "web": ("db", "worker.imaging", "worker.received_files", "training.config", "training.errors", "training.launch"),
+    "web": (
+        "db",
+        "worker.imaging",
+        "worker.hdf5",
+        "worker.received_files",
+        "training.config",
+        "training.errors",
+        "training.launch",
+    ),
     "cli": ("db", "worker", "training", "web"),
 }
 
@@ -54,7 +63,7 @@ ROOMS = {
         "imaging.archives",
         "imaging.formats",
         "imaging.sandbox",
-        "received_files",
+        "received_files hdf5",
         "phantoms",
         "engines",
         "decoding claimed",

@@ -117,7 +117,8 @@ def test_run_starts_from_a_file_of_weights_that_was_sent(
 def test_file_that_is_not_a_network_is_not_kept(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
     refused = admin.post("/runs/weights", data={"files": (io.BytesIO(b"no weights"), "w.h5")})
     assert refused.status_code == 422
-    assert refused.json["detail"] == "The file is neither HDF5 (.h5) nor a .keras file."
+    assert refused.json["type"] == "urn:ctbatch:problem:invalid"
+    assert "neither HDF5" in refused.json["detail"]
     assert not storage().exists(hashlib.sha256(b"no weights").hexdigest())
     assert admin.post("/runs/weights", data={"x": "y"}, content_type="multipart/form-data").status_code == 422
     form = {"csrf_token": roots_browser.csrf("/runs/new"), "files": (io.BytesIO(b"no weights"), "w.h5")}

@@ -1,23 +1,15 @@
 """Checks a file of initial weights without Keras, which is not installed wherever runs are launched."""
 
-import shutil
-import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-
-import h5py
 
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
 from training.errors import WeightsError, WeightsTooLarge
+from worker.hdf5 import Shapes, read_shapes
 
 MAX_BYTES = 1 << 30  # ResNet50's weights take 100 MB, with an optimiser's state three times as much
 BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # ResNet50's: channels inside, how many
-IN_ARCHIVE = "model.weights.h5"  # of a `.keras` file
-Shapes = Counter[tuple[int, ...]]
 
 
 def check_size(size: int, name: str) -> None:
@@ -35,9 +27,8 @@ def check_weights_file(path: Path, name: str = "") -> None:
     name = name or str(path)
     try:
         check_size(path.stat().st_size, name)
-        with _hdf5(path, name) as file:
-            shapes = _shapes_in(file)
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        shapes = shapes_in(path, name)
+    except OSError as error:
         raise WeightsError(name, f"cannot be read as Keras weights: {error}") from error
     if missing := base_shapes() - shapes:
         shape = next(iter(missing))
@@ -54,32 +45,17 @@ def check_archive(path: Path, name: str = "") -> None:
         raise WeightsError(name or path, str(error)) from error
 
 
-@contextmanager
-def _hdf5(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Open the HDF5 file; one in an archive is copied out, beside it, as HDF5 is read from many places."""
-    with path.open("rb") as file:
-        if zipfile.is_zipfile(file):
-            check_archive(path, name)
-            with zipfile.ZipFile(file) as archive, tempfile.TemporaryFile(dir=path.parent) as copy:
-                with archive.open(IN_ARCHIVE) as member:
-                    shutil.copyfileobj(member, copy)
-                yield copy
-        elif h5py.is_hdf5(path):
-            yield file
-        else:
-            raise WeightsError(name, "is neither HDF5 (.h5) nor a .keras file")
+def shapes_in(path: Path, name: str = "") -> Shapes:
+    """Count the arrays of a file by shape; a confined process reads it.
 
-
-def _shapes_in(source: IO[bytes]) -> Shapes:
-    shapes: Shapes = Counter()
-
-    def count(_: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            shapes[item.shape] += 1
-
-    with h5py.File(source, "r") as file:
-        file.visititems(count)
-    return shapes
+    Raises WeightsError: it cannot be read, names other files, or could run its maker's code.
+    """
+    if zipfile.is_zipfile(path):
+        check_archive(path, name)
+    try:
+        return read_shapes(path)
+    except HarmfulModel as error:
+        raise WeightsError(name or path, str(error)) from error
 
 
 def base_shapes() -> Shapes:

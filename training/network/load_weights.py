@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import WeightsError
-from training.launch.weights_file import check_archive
+from training.launch.weights_file import check_archive, shapes_in
 
 Layers = dict[str, list[NDArray[Any]]]
 """Arrays by layer name, in Keras's order: kernel, bias; or gamma, beta, mean, variance."""
@@ -32,6 +32,7 @@ def take_over(model: Any, path: Path) -> None:
     """
     if not path.is_file():
         raise WeightsError(path, "does not exist")
+    shapes_in(path)  # refuses a file that names others, before anything here reads it
     try:
         weights = _read(path, model)
     except (OSError, ValueError, KeyError, TypeError) as error:

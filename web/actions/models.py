@@ -16,6 +16,7 @@ from db.registry.transfer import PackageRefused
 from web.actions.lookup import row_of
 from web.actions.uploads import only_part, part_path
 from web.errors import Problem, sentence
+from worker.hdf5 import check_weights
 from worker.imaging.display_names import display_name
 from worker.imaging.recipe import RECIPE
 
@@ -98,7 +99,7 @@ def import_version() -> tuple[int, bool]:
     """
     part = only_part("one exported model version")
     try:
-        received = transfer.import_package(part_path(part), RECIPE)
+        received = transfer.import_package(part_path(part), RECIPE, check_weights)
     except PackageRefused as error:
         reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # has no temporary file's name
         filename = display_name(part.filename or "unnamed")

@@ -41,7 +41,7 @@ def receive_weights() -> str:
     does not hold a ResNet50. Then nothing is kept.
     """
     part = only_part("one file of weights")
-    from training.launch.weights_file import check_weights_file  # loads h5py
+    from training.launch.weights_file import check_weights_file
 
     try:
         check_weights_file(part_path(part), "the file")

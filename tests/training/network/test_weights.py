@@ -162,6 +162,22 @@ def test_archive_of_weights_is_checked_without_holding_it_in_memory(tmp_path: Pa
         tracemalloc.stop()
 
 
+def test_file_that_names_another_is_refused_before_it_is_read(target, tmp_path: Path):
+    import h5py
+
+    from training.errors import WeightsError
+    from training.launch.weights_file import check_weights_file
+    from training.network.load_weights import take_over
+
+    path = tmp_path / "file.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"conv1_conv"]
+        file["conv1_conv"] = h5py.ExternalLink("other.h5", "/conv1_conv")
+    for read in (check_weights_file, lambda path: take_over(target, path)):
+        with pytest.raises(WeightsError, match="holds a soft or external link"):
+            read(path)
+
+
 @pytest.mark.parametrize("data", [b"", b"no weights", b"PK\x03\x04 broken", b"\x89HDF\r\n\x1a\n broken"])
 def test_other_files_are_refused(data, target, tmp_path: Path):
     from training.errors import WeightsError

@@ -1,0 +1,168 @@
+"""Reads what an HDF5 file of weights holds, in a confined process of its own, and refuses one that reaches outside.
+
+The format lets a file name other files: by external and soft links, and by external and virtual datasets. Whoever reads
+such a file as weights reads what those name, on the server. The library that reads HDF5 is large and written in C, so
+files of strangers are opened only where nothing can be opened, sent or started (`worker.imaging.sandbox.seccomp`).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections import Counter
+from io import BytesIO, FileIO
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from db.registry.keras_safety import WEIGHTS_MEMBER, HarmfulModel
+from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, limit_resources
+from worker.parent_death import die_with_parent
+
+Shapes = Counter[tuple[int, ...]]
+
+SECONDS, CPU_SECONDS = 120.0, 60
+MEMORY_BYTES = 2 << 30
+MOST_OBJECTS = 100_000
+MOST_BYTES = 8 << 30  # of all arrays as numbers: a small file may state arrays of any size
+MOST_DIMENSIONS = 32
+MAX_REPLY_BYTES = 8 << 20
+REFUSALS = {
+    "link": "holds a soft or external link, which may lead to another file",
+    "external": "holds an array whose numbers lie in another file",
+    "virtual": "holds a virtual array, which is made of other arrays or files",
+    "size": "holds more than weights can",
+    "damaged": "is neither HDF5 (.h5) nor a .keras file, or it is damaged",
+}
+_ROOT = Path(__file__).parents[1]
+_LAUNCH = "import sys; sys.path[:0] = sys.argv[1:2]; from worker.hdf5 import main; main(*sys.argv[2:])"
+_ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def check_weights(path: Path) -> None:
+    """Check that an HDF5 file, or the weights in a `.keras` file, can be read and name nothing outside.
+
+    Raises HarmfulModel.
+    """
+    read_shapes(path)
+
+
+def read_shapes(path: Path) -> Shapes:
+    """Return how many arrays of each shape an HDF5 file holds, or the weights in a `.keras` file.
+
+    Raises HarmfulModel: it cannot be read, or it names something outside.
+    """
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            return _read_confined(file)
+        try:
+            with zipfile.ZipFile(file) as archive, tempfile.TemporaryFile(dir=path.parent) as copy:
+                with archive.open(WEIGHTS_MEMBER) as member:
+                    shutil.copyfileobj(member, copy)
+                copy.flush()
+                return _read_confined(copy)
+        except (KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            raise HarmfulModel(REFUSALS["damaged"]) from error
+
+
+def _read_confined(file: IO[bytes]) -> Shapes:
+    """Return the shapes that a confined process reads from an open file. Its answer is a stranger's too."""
+    process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+        [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid())],
+        stdin=file,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=_ENVIRONMENT | {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},
+    )
+    timer = threading.Timer(SECONDS, process.kill)
+    timer.start()
+    with process:
+        reply = process.stdout.read(MAX_REPLY_BYTES + 1) if process.stdout else b""
+        process.kill()
+    timer.cancel()
+    return _parse(reply)
+
+
+def _parse(reply: bytes) -> Shapes:
+    try:
+        value = json.loads(reply)
+        if isinstance(value, str):
+            raise HarmfulModel(REFUSALS[value])
+        return Counter(tuple(_dimension(size) for size in shape[:MOST_DIMENSIONS]) for shape in value)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise HarmfulModel(REFUSALS["damaged"]) from error
+
+
+def _dimension(size: object) -> int:
+    if not isinstance(size, int) or size < 0:
+        raise ValueError("not a dimension")
+    return size
+
+
+class _Refused(Exception):
+    """In the confined process: the file is refused, by a code of `REFUSALS`."""
+
+
+def main(parent: str) -> NoReturn:
+    """Confine this process, read the file at standard input, and write its shapes or a code as JSON."""
+    die_with_parent(int(parent))
+    _warm_up()
+    limit_resources(MEMORY_BYTES)
+    grant_cpu(CPU_SECONDS)
+    drop_system_calls()
+    try:
+        answer: object = list_shapes(FileIO(0, closefd=False))
+    except _Refused as refused:
+        answer = str(refused)
+    except Exception:  # h5py raises many kinds for a damaged file
+        answer = "damaged"
+    reply = memoryview(json.dumps(answer).encode())
+    while reply:
+        reply = reply[os.write(1, reply) :]
+    os._exit(0)
+
+
+def _warm_up() -> None:
+    """Import what h5py imports late, while files can still be opened."""
+    import h5py
+
+    file = BytesIO()
+    with h5py.File(file, "w") as written:
+        written["group/array"] = [0.0]
+    list_shapes(file)
+
+
+def list_shapes(source: IO[bytes] | FileIO) -> list[list[int]]:
+    """List the shape of every array, without reading one. Raises _Refused, and h5py's errors."""
+    import h5py
+
+    shapes: list[list[int]] = []
+    seen: set[Any] = set()
+    size = 0
+    with h5py.File(source, "r") as file:
+        groups = [file["/"]]
+        while groups:
+            group = groups.pop()
+            for name in group:
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise _Refused("link")
+                item = group[name]
+                if item in seen:  # a file may name an object twice, or a group within itself
+                    continue
+                seen.add(item)
+                if isinstance(item, h5py.Group):
+                    groups.append(item)
+                elif isinstance(item, h5py.Dataset):
+                    if item.external:
+                        raise _Refused("external")
+                    if item.is_virtual:
+                        raise _Refused("virtual")
+                    shapes.append(list(item.shape or ()))
+                    size += item.nbytes
+                if size > MOST_BYTES or len(seen) > MOST_OBJECTS:
+                    raise _Refused("size")
+    return shapes
