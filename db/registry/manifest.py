@@ -18,6 +18,8 @@ NETWORKS = ({KERAS_FILE}, {FLOAT_FILE, "model.bin"}, {INT8_FILE, "model-int8.bin
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.(keras|xml|bin|html|md|txt|json|csv|png|svg|npy|npz)")
 PRECISIONS = ("f32", "bf16", "int8")
 SHOWN = 64  # characters of a name in a message
+UNUSABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all control characters but tab and new line
+LARGEST_NUMBER = 1e300
 
 
 class BadManifest(Exception):
@@ -118,24 +120,46 @@ class Package(Document):
     calibration: dict[str, Calibration] = Field(default_factory=dict)
     proof: ProofFacts = ProofFacts()
 
+    def as_bytes(self) -> bytes:
+        """Return the manifest as the bytes of `package.json`."""
+        return (json.dumps(self.as_json(), indent=2, sort_keys=True) + "\n").encode()
+
     def write(self, folder: Path) -> None:
         """Write the manifest into the package's folder."""
-        (folder / MANIFEST).write_text(json.dumps(self.as_json(), indent=2, sort_keys=True) + "\n")
+        (folder / MANIFEST).write_bytes(self.as_bytes())
 
 
 def parse_manifest(data: bytes) -> Package:
     """Return what a manifest's bytes describe.
 
-    Raises BadManifest: it is not JSON, or a member is missing, unknown, or of another type, form or range.
+    Raises BadManifest: it is not JSON, or a member is missing, unknown, or of another type, form or range. Free members
+    may not hold what a database or a page cannot: control characters, half characters, or numbers without an end.
     """
     try:
-        return Package.of(json.loads(data, parse_constant=_refuse_constant))
+        value = json.loads(data, parse_constant=_refuse_constant)
+        _check_values(value)
+        return Package.of(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ascii(".".join(map(str, first["loc"])) or "all")[: 2 * SHOWN]
         raise BadManifest(f"{MANIFEST} is damaged: {where}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise BadManifest(f"{MANIFEST} is damaged: it is not JSON") from error
+
+
+def _check_values(whole: Any) -> None:
+    """Raise BadManifest for a text or number, at any depth, that cannot be stored or shown."""
+    values = [whole]
+    while values:
+        match values.pop():
+            case dict() as members:
+                values += [*members.keys(), *members.values()]
+            case list() as items:
+                values += items
+            case str() as text if UNUSABLE.search(text):
+                raise BadManifest(f"{MANIFEST} is damaged: it holds a control character or half a character")
+            case float() | int() as number if not -LARGEST_NUMBER < number < LARGEST_NUMBER:
+                raise BadManifest(f"{MANIFEST} is damaged: it holds a number that is too large")
 
 
 def _refuse_constant(name: str) -> float:

@@ -1,15 +1,15 @@
-"""Export and import of a model version as one file: a TAR of `package.json`, then the files that it names.
+"""Import of a model version from one file that `db.registry.export` made; it may be compressed by gzip.
 
-The TAR is plain (POSIX.1-1988 ustar): regular files, plain names, no owner and no time, so the same version always
-gives the same bytes. It may be compressed by gzip. An import trusts nothing in it: names, sizes and numbers are bounded
-before anything is read, and every file is hashed while it is received. Only if all hashes match `package.json` do the
-files go to storage and the version gets its row. Nothing is unpickled, and no network is loaded.
+An import trusts nothing in the file: names, sizes and numbers are bounded before anything is read, and every member is
+hashed while it is received. Only if all hashes match `package.json` do the files go to storage and the version gets its
+row. Nothing is unpickled, and no network is loaded.
 """
 
 import gzip
+import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -17,55 +17,43 @@ from typing import IO, cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.broker import Queue, wake_after_commit
 from db.database import lock_table
 from db.models import ModelVersion
 from db.models.documents import Facts, Origin
+from db.registry.export import OF_SLICES, shipped_manifest
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
 from db.registry.manifest import MANIFEST, BadManifest, Package, check_usable, parse_manifest
 from db.registry.proof_file import PROOF_FILE, BadProof, read_proof_file
-from db.registry.tar_stream import BLOCK, END, tar_member, tar_size
+from db.registry.tar_stream import BLOCK
 from db.registry.versions import StoredPackage, register_package
-from db.storage import Receiver, storage
+from db.storage import FileDamaged, FileMissing, Receiver, storage
 
 GZIP = b"\x1f\x8b"
 PIECE = 1 << 20
 MAX_FILES = 64
 MAX_MANIFEST_BYTES = 4 << 20
-MAX_FILE_BYTES = 2 << 30
 MAX_BYTES = 4 << 30
+MIB = 1 << 20
+LARGEST = {
+    **dict.fromkeys(("keras", "bin"), 2048 * MIB),
+    **dict.fromkeys(("xml", "npy", "npz"), 64 * MIB),
+    "html": 32 * MIB,
+    "png": 16 * MIB,
+    **dict.fromkeys(("md", "txt", "json", "csv", "svg"), MIB),
+}
+"""The most bytes of a file by its kind; what a page shows is read whole for each visitor."""
 
 
 class PackageRefused(Exception):
     """The file cannot be imported, and nothing of it was kept. The message says why, in one line."""
 
 
-def export_package(version: ModelVersion) -> Iterator[bytes]:
-    """The bytes of the version's file, a piece at a time; each stored file's hash is checked before it is sent.
+def import_package(path: Path, recipe: str, check_weights: Callable[[Path], None]) -> StoredPackage:
+    """Receive a file that `export_package` made, for `register_received`.
 
-    Raises storage's FileMissing and FileDamaged.
-    """
-    names = [MANIFEST, *sorted(name for name in version.files if name != MANIFEST)]
-    for name in names:
-        path = storage().verified_path(version.files[name])
-        yield from tar_member(name, path.stat().st_size, _pieces_of(path))
-    yield END
-
-
-def _pieces_of(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            yield piece
-
-
-def export_size(version: ModelVersion) -> int:
-    """How many bytes `export_package` gives. Raises storage's FileMissing."""
-    return tar_size((name, storage().local_path(sha256).stat().st_size) for name, sha256 in version.files.items())
-
-
-def import_package(path: Path, recipe: str) -> StoredPackage:
-    """Receive a file that `export_package` made, for `register_received`. `recipe`: by which slices are prepared here.
-
-    Raises PackageRefused, whose message names the file; OSError.
+    `recipe`: by which slices are prepared here. `check_weights` raises HarmfulModel for a `.keras` file whose weights
+    may not be read; it lives above this package. Raises PackageRefused, whose message names the file; OSError.
     """
     try:
         with _opened(path) as file, ExitStack() as stack:
@@ -74,7 +62,7 @@ def import_package(path: Path, recipe: str) -> StoredPackage:
             check_usable(package, recipe, MAX_FILES)
             receivers = _receive_files(file, package, stack)
             _check_hashes(package, receivers)
-            _check_contents(receivers)
+            _check_contents(receivers, check_weights)
             for receiver in receivers.values():
                 receiver.publish()
     except (PackageRefused, BadManifest, HarmfulModel, BadProof) as error:
@@ -92,11 +80,28 @@ def register_received(s: Session, received: StoredPackage) -> tuple[ModelVersion
     lock_table(s, ModelVersion)
     query = select(ModelVersion).where(ModelVersion.name == received.package.name).order_by(ModelVersion.id)
     for version in s.scalars(query):
-        if version.files == received.files:
+        if _is_same(version, received):
             return version, False
     facts = received.package.extra.as_json()
     origin = {name: facts.pop(name) for name in Origin.model_fields if name in facts}
+    wake_after_commit(s, Queue.INFERENCE)  # an idle worker tries it
     return register_package(s, received, Facts.of({**facts, "imported": origin})), True
+
+
+def _is_same(version: ModelVersion, received: StoredPackage) -> bool:
+    """Return whether a version is what was received, or what was received is its export without pictures."""
+    if version.files == received.files:
+        return True
+    shared = [
+        {name: sha256 for name, sha256 in files.items() if name != MANIFEST and name not in OF_SLICES}
+        for files in (version.files, received.files)
+    ]
+    if shared[0] != shared[1]:
+        return False
+    try:
+        return hashlib.sha256(shipped_manifest(version)).hexdigest() == received.files[MANIFEST]
+    except (FileMissing, FileDamaged):
+        return False
 
 
 @contextmanager
@@ -129,8 +134,10 @@ def _receive_files(file: IO[bytes], package: Package, stack: ExitStack) -> dict[
         name, size = member
         if name not in package.files or name in receivers:
             raise PackageRefused(f"it holds {_shown(name)}, which {MANIFEST} does not name, or holds it twice")
+        if size > (largest := LARGEST[name.rpartition(".")[2]]):
+            raise PackageRefused(f"its {name} is larger than the {largest >> 20} MiB that are accepted")
         total += size
-        if size > MAX_FILE_BYTES or total > MAX_BYTES:
+        if total > MAX_BYTES:
             raise PackageRefused(f"it holds more than the {MAX_BYTES >> 30} GiB that are accepted")
         receivers[name] = receiver = storage().receive()
         stack.callback(receiver.abort)
@@ -174,11 +181,12 @@ def _check_hashes(package: Package, receivers: dict[str, Receiver]) -> None:
             raise PackageRefused(f"{name} holds other bytes than the package was made with")
 
 
-def _check_contents(receivers: dict[str, Receiver]) -> None:
+def _check_contents(receivers: dict[str, Receiver], check_weights: Callable[[Path], None]) -> None:
     for name, receiver in receivers.items():
         if name.endswith(".keras"):
             try:
                 check_keras_archive(receiver.path)
+                check_weights(receiver.path)
             except HarmfulModel as error:
                 raise PackageRefused(f"{name} {error}") from error
         if name == PROOF_FILE:

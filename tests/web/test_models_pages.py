@@ -387,7 +387,9 @@ def test_page_compares_with_another_version(
 def test_export_is_imported_again_and_a_damaged_one_is_refused(
     admin: Api, roots_browser: Browser, version_id: int
 ) -> None:
-    answer = admin.get(f"/models/{version_id}/export")
+    plain = admin.get(f"/models/{version_id}/export")
+    answer = admin.get(f"/models/{version_id}/export?with_slices=1")
+    assert [b"report.html" in export.data for export in (plain, answer)] == [False, True]
     assert answer.headers["Content-Disposition"] == "attachment; filename=site-1.ctbatch.tar"
     assert len(answer.data) == int(answer.headers["Content-Length"])
     again = admin.post("/models/import", data={"files": (io.BytesIO(answer.data), "site.tar")})

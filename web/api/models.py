@@ -21,6 +21,7 @@ from web.schemas.models import (
     CheckOut,
     CompareIn,
     ComparisonOut,
+    ExportQuery,
     ModelDetail,
     ModelList,
     PromoteIn,
@@ -121,18 +122,19 @@ def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
 
 
 @blueprint.get("/<int:model_id>/export")
+@blueprint.input(ExportQuery, location="query")
 @blueprint.output(
     FileSchema(type="string", format="binary"), content_type="application/x-tar", description="The version as one file."
 )
-@blueprint.doc(responses=problems(403, 404, 503))
-def export(model_id: int) -> Response:
+@blueprint.doc(responses=problems(403, 404, 422, 503))
+def export(model_id: int, query_data: ExportQuery) -> Response:
     """Download a model version as one file
 
-    The same bytes each time, for `POST /models/import` or `ctbatch models import` elsewhere. Its report shows slices of
-    the dataset. For admins.
+    The same bytes each time, for `POST /models/import` or `ctbatch models import` elsewhere. The report and the figures
+    that show slices are left out. For admins.
     """
     require_admin()
-    return model_files.export_response(_version(model_id))
+    return model_files.export_response(_version(model_id), with_slices=query_data.with_slices == "1")
 
 
 @blueprint.post("/import")

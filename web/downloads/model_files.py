@@ -4,13 +4,11 @@ from flask import Response, request
 
 from db import RESEARCH_USE_ONLY
 from db.models import ModelVersion, User
-from db.registry.transfer import export_package, export_size
+from db.registry.export import OF_SLICES, export_package, export_size
 from db.storage import storage
 from web.errors import not_found
 
 CARD, REPORT = "MODEL_CARD.md", "report.html"
-OF_SLICES = {"augmented.png", "mistakes.png"}
-"""Figures that show slices. Like datasets, the report and the whole package, they are for admins."""
 REPORT_CSP = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'; sandbox"
@@ -19,7 +17,7 @@ REPORT_CSP = (
 
 
 def figures(version: ModelVersion, user: User) -> list[str]:
-    """Return the names of the version's figures that the user may see."""
+    """Return the names of the version's figures that the user may see. Those of slices are for admins."""
     hidden = () if user.is_admin else OF_SLICES
     return sorted(name for name in version.files if name.endswith(".png") and name not in hidden)
 
@@ -27,7 +25,7 @@ def figures(version: ModelVersion, user: User) -> list[str]:
 def card_text(version: ModelVersion) -> str | None:
     """Return the model card as Markdown, or None if the version has none. Raises storage's FileMissing, FileDamaged."""
     sha256 = version.files.get(CARD)
-    return storage().verified_path(sha256).read_text("utf-8", errors="replace") if sha256 else None
+    return storage().read(sha256).decode("utf-8", errors="replace") if sha256 else None
 
 
 def card_response(version: ModelVersion) -> Response:
@@ -56,16 +54,16 @@ def _file(version: ModelVersion, name: str, content_type: str) -> Response:
     sha256 = version.files.get(name)
     if sha256 is None:
         raise not_found()
-    response = Response(storage().verified_path(sha256).read_bytes(), content_type=content_type)
+    response = Response(storage().read(sha256), content_type=content_type)
     response.set_etag(sha256)
     response.make_conditional(request)
     return response
 
 
-def export_response(version: ModelVersion) -> Response:
-    """Stream the whole version as one file. Raises storage's FileMissing."""
-    response = Response(export_package(version), content_type="application/x-tar")
-    response.content_length = export_size(version)
+def export_response(version: ModelVersion, *, with_slices: bool) -> Response:
+    """Stream the version as one file, with pictures of slices or without. Raises storage's FileMissing, FileDamaged."""
+    response = Response(export_package(version, with_slices=with_slices), content_type="application/x-tar")
+    response.content_length = export_size(version, with_slices=with_slices)
     name = f"{version.name}-{version.number}.ctbatch.tar"
     response.headers.set("Content-Disposition", "attachment", filename=name)
     response.headers["X-Notice"] = RESEARCH_USE_ONLY

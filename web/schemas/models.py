@@ -18,6 +18,12 @@ class CalibrationOut(Out):
     threshold: float
 
 
+class ExportQuery(BaseModel):
+    """What an export holds."""
+
+    with_slices: Literal["0", "1"] = Field("0", description="1: the report and the figures that show slices too.")
+
+
 class ModelOut(Out):
     """A model version."""
 

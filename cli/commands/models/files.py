@@ -10,6 +10,7 @@ from cli.local.session import reading, writing
 from cli.options import FILE, NEW_FILE, json_option
 from cli.output import complete_file, print_json, progress_bar, say
 from db.registry import champions, transfer
+from db.registry.export import export_package, export_size
 from db.registry.transfer import PackageRefused
 from db.storage import FileDamaged, FileMissing
 
@@ -17,18 +18,22 @@ from db.storage import FileDamaged, FileMissing
 @click.command()
 @click.argument("version", metavar="VERSION")
 @click.argument("file", type=NEW_FILE)
+@click.option("--with-slices", is_flag=True, help="Include the report and the figures that show slices of patients.")
 @json_option
-def export(version: str, file: Path, as_json: bool) -> None:
-    """Write VERSION to FILE, a TAR of package.json and all other files. Each export gives the same bytes."""
+def export(version: str, file: Path, with_slices: bool, as_json: bool) -> None:
+    """Write VERSION to FILE, a TAR of package.json and the other files. Each export gives the same bytes.
+
+    The report and the figures that show slices of the dataset are left out, unless you ask for them.
+    """
     if file.exists():
         raise UsageError(f"{file} exists already; name another file")
     with reading() as session:
         row = find_version(session, version)
     done = 0
     try:
-        bar = progress_bar(row.label, transfer.export_size(row), unit="bytes", enabled=not as_json)
+        bar = progress_bar(row.label, export_size(row, with_slices=with_slices), unit="bytes", enabled=not as_json)
         with bar as update, complete_file(file) as target:
-            for piece in transfer.export_package(row):
+            for piece in export_package(row, with_slices=with_slices):
                 target.write(piece)
                 done += len(piece)
                 update(done, "")
@@ -48,10 +53,11 @@ def import_file(file: Path, as_json: bool) -> None:
 
     It is not promoted. `ctbatch models check` says whether it may be used here.
     """
+    from worker.hdf5 import check_weights
     from worker.imaging.recipe import RECIPE
 
     try:
-        received = transfer.import_package(file, RECIPE)
+        received = transfer.import_package(file, RECIPE, check_weights)
     except PackageRefused as error:
         raise UsageError(str(error)) from error
     with writing() as session:

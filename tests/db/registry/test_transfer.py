@@ -18,8 +18,9 @@ from db import migrate
 from db.database import session_scope
 from db.models import ModelVersion
 from db.registry import transfer, versions
+from db.registry.export import export_package, export_size
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
-from db.registry.transfer import PackageRefused, export_package, import_package, register_received
+from db.registry.transfer import PackageRefused, import_package, register_received
 from db.settings import Settings
 from db.storage import FileDamaged, storage
 from db.training import runs
@@ -45,6 +46,10 @@ def keras_file(*layers: dict[str, Any], **members: bytes) -> bytes:
         for name, data in (files | members).items():
             archive.writestr(zipfile.ZipInfo(name), data)
     return packed.getvalue()
+
+
+def accept(_: Path) -> None:
+    """Take any weights: these tests have none."""
 
 
 FILES = {"model.keras": keras_file(), "model.xml": b"<net/>", "model.bin": bytes(700), "report.html": b"<p>good</p>"}
@@ -95,11 +100,25 @@ def receive(database: Settings, tmp_path: Path) -> Callable[[bytes], tuple[Model
     def act(data: bytes) -> tuple[ModelVersion, bool]:
         path = tmp_path / "lung.tar"
         path.write_bytes(data)
-        received = import_package(path, RECIPE)
+        received = import_package(path, RECIPE, accept)
         with session_scope() as s:
             return register_received(s, received)
 
     return act
+
+
+def test_weights_are_checked_before_anything_is_kept(tmp_path: Path) -> None:
+    base.use(make_settings(tmp_path / "home"))
+    path = tmp_path / "lung.tar"
+    path.write_bytes(packed())
+
+    def refuse_weights(archive: Path) -> None:
+        assert archive.read_bytes() == FILES["model.keras"]
+        raise HarmfulModel("holds a link")
+
+    with pytest.raises(PackageRefused, match=r"model\.keras holds a link"):
+        import_package(path, RECIPE, refuse_weights)
+    assert stored() == []
 
 
 @pytest.fixture
@@ -111,7 +130,7 @@ def refuse(tmp_path: Path) -> Callable[[bytes, str], None]:
         path = tmp_path / "lung.tar"
         path.write_bytes(data)
         with pytest.raises(PackageRefused, match=message) as refusal:
-            import_package(path, RECIPE)
+            import_package(path, RECIPE, accept)
         assert str(refusal.value).startswith("lung.tar: ")
         assert "\n" not in str(refusal.value)
         assert stored() == []
@@ -129,17 +148,31 @@ def test_a_version_is_exported_to_the_same_bytes_each_time(version: ModelVersion
     path.write_bytes(b"".join(export_package(version)))
     assert b"".join(export_package(version)) == path.read_bytes()
     with tarfile.open(path) as archive:
-        assert archive.getnames() == ["package.json", "model.bin", "model.keras", "model.xml", "report.html"]
+        assert archive.getnames() == ["package.json", "model.bin", "model.keras", "model.xml"]
+
+
+@pytest.mark.parametrize("with_slices", [False, True])
+def test_pictures_of_slices_are_exported_only_if_asked_for(
+    version: ModelVersion, tmp_path: Path, *, with_slices: bool
+) -> None:
+    path = tmp_path / "lung.tar"
+    path.write_bytes(b"".join(export_package(version, with_slices=with_slices)))
+    assert path.stat().st_size == export_size(version, with_slices=with_slices)
+    with tarfile.open(path) as archive:
+        assert ("report.html" in archive.getnames()) is with_slices
+    with session_scope() as s:
+        again, new = register_received(s, import_package(path, RECIPE, accept))
+    assert (again.id, new) == (version.id, False)
 
 
 def test_import_keeps_files_and_metrics_and_moves_the_origin_aside(
     version: ModelVersion, database: Settings, tmp_path: Path
 ) -> None:
     path = tmp_path / "lung.tar"
-    path.write_bytes(b"".join(export_package(version)))
+    path.write_bytes(b"".join(export_package(version, with_slices=True)))
     base.use(make_settings(tmp_path / "elsewhere"))
     migrate.upgrade()
-    received = import_package(path, RECIPE)
+    received = import_package(path, RECIPE, accept)
     with session_scope() as s:
         there, new = register_received(s, received)
     assert new
@@ -151,7 +184,7 @@ def test_import_keeps_files_and_metrics_and_moves_the_origin_aside(
     }
     folder = versions.package_folder(there)
     assert {name: (folder / name).read_bytes() for name in FILES} == FILES
-    assert b"".join(export_package(there)) == path.read_bytes()
+    assert b"".join(export_package(there, with_slices=True)) == path.read_bytes()
 
 
 def test_importing_twice_gives_the_same_version(receive) -> None:
@@ -211,6 +244,13 @@ BROKEN = {
         tar(("package.json", json.dumps(manifest(FILES)).encode()), ("model.xml", b""), kind=tarfile.SYMTYPE),
         "'model.xml' is not a regular file",
     ),
+    "a large model card": (
+        tar(
+            ("package.json", json.dumps(manifest(FILES | {"MODEL_CARD.md": bytes(1 << 21)})).encode()),
+            ("MODEL_CARD.md", bytes(1 << 21)),
+        ),
+        "its MODEL_CARD.md is larger than the 1 MiB that are accepted",
+    ),
     "a damaged header": (packed().replace(b"model.xml\0", b"model.xyz\0"), "damaged, cut off"),
 }
 
@@ -243,8 +283,12 @@ UNUSABLE = [
     ({"ood": []}, "'ood'"),
     ({"ood": {"threshold": 1.5, "openvino-int8": "far"}}, "ood.openvino-int8"),
     ({"plugin": "x"}, "'plugin'"),
-    ({"threshold": 10**400}, "'threshold'"),
-    ({"note": "\ud800"}, "'note'"),
+    ({"threshold": 10**400}, "a number that is too large"),
+    ({"metrics": {"auc": 10**400}}, "a number that is too large"),
+    ({"metrics": {"deep": [{"x": "\ud800"}]}}, "half a character"),
+    ({"metrics": {"\0": 1}}, "a control character"),
+    ({"extra": {"free": "\x1b[2J"}}, "a control character"),
+    ({"note": "\ud800"}, "half a character"),
     ({"files": {"a\nb.xml": "0" * 64}}, r"a\\nb\.xml"),
     ({"parity": {"int8": [1]}}, "'parity"),
     ({"parity": {"f32": {"largest_difference": "much"}}}, "'parity"),
@@ -257,6 +301,11 @@ UNUSABLE = [
 ]
 
 
+def test_infinite_number_is_refused(refuse) -> None:
+    data = json.dumps({**manifest(FILES), "metrics": {"auc": "INF"}}).replace('"INF"', "1e999").encode()
+    refuse(tar(("package.json", data), *FILES.items()), "a number that is too large")
+
+
 @pytest.mark.parametrize(("values", "message"), UNUSABLE, ids=[str(values)[:40] for values, _ in UNUSABLE])
 def test_a_manifest_that_cannot_be_used_is_refused(refuse, values: dict[str, Any], message: str) -> None:
     refuse(packed(**values), message)
@@ -267,7 +316,7 @@ def test_manifest_that_is_not_an_object_is_refused(refuse, data: bytes) -> None:
     refuse(tar(("package.json", data)), r"package\.json is damaged")
 
 
-@pytest.mark.parametrize("name", ["MAX_FILE_BYTES", "MAX_BYTES", "MAX_MANIFEST_BYTES"])
+@pytest.mark.parametrize("name", ["MAX_BYTES", "MAX_MANIFEST_BYTES"])
 def test_sizes_are_bounded(refuse, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(transfer, name, 600)
     refuse(packed(), "that are accepted")

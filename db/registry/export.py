@@ -1,0 +1,62 @@
+"""Export of a model version as one file: a TAR of `package.json`, then the files that it names.
+
+The TAR is plain (POSIX.1-1988 ustar): regular files, plain names, no owner and no time, so the same version always
+gives the same bytes. Pictures of slices stay here unless they are asked for: another site has no right to see them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from db.models import ModelVersion
+from db.registry.manifest import MANIFEST, parse_manifest
+from db.registry.tar_stream import END, tar_member, tar_size
+from db.storage import storage
+
+PIECE = 1 << 20
+OF_SLICES = frozenset({"augmented.png", "mistakes.png", "report.html"})
+"""Files of a package that show slices. The report holds the same figures as the two pictures."""
+
+
+def export_package(version: ModelVersion, *, with_slices: bool = False) -> Iterator[bytes]:
+    """Yield the bytes of the version's file, a piece at a time; each stored file's hash is checked before it is sent.
+
+    `with_slices`: pictures of slices too. Raises storage's FileMissing and FileDamaged.
+    """
+    manifest = shipped_manifest(version, with_slices=with_slices)
+    yield from tar_member(MANIFEST, len(manifest), [manifest])
+    for name in _names(version, with_slices=with_slices):
+        path = storage().verified_path(version.files[name])
+        yield from tar_member(name, path.stat().st_size, _pieces_of(path))
+    yield END
+
+
+def export_size(version: ModelVersion, *, with_slices: bool = False) -> int:
+    """Return how many bytes `export_package` gives. Raises storage's FileMissing and FileDamaged."""
+    members = [(MANIFEST, len(shipped_manifest(version, with_slices=with_slices)))]
+    for name in _names(version, with_slices=with_slices):
+        members.append((name, storage().local_path(version.files[name]).stat().st_size))
+    return tar_size(members)
+
+
+def shipped_manifest(version: ModelVersion, *, with_slices: bool = False) -> bytes:
+    """Return the `package.json` of an export, which names what is in it and nothing else.
+
+    Raises storage's FileMissing and FileDamaged.
+    """
+    stored = storage().read(version.files[MANIFEST])
+    if with_slices or OF_SLICES.isdisjoint(version.files):
+        return stored
+    package = parse_manifest(stored)
+    files = {name: sha256 for name, sha256 in package.files.items() if name not in OF_SLICES}
+    return package.model_copy(update={"files": files}).as_bytes()
+
+
+def _names(version: ModelVersion, *, with_slices: bool) -> list[str]:
+    left_out = {MANIFEST} if with_slices else {MANIFEST, *OF_SLICES}
+    return sorted(name for name in version.files if name not in left_out)
+
+
+def _pieces_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
