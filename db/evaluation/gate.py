@@ -10,6 +10,9 @@ which of them was trained on some of these slices, and on how many. The candidat
 - if it is worse than the champion beyond chance: the whole 95 % interval of the difference in AUC, accuracy or
   sensitivity, by resampling the same groups for both, is below zero.
 
+An imported version is promoted only after an engine of it has passed its trial or its proof on a machine here
+(`worker.engines.trial`). No reason overrides that: its jobs would fail.
+
 There is nothing to compare on without a champion, without a test part of the candidate here (it was imported, or is the
 demo), or with a test part of one group. Then the promotion needs a reason. An admin may override a refusal with one.
 """
@@ -27,12 +30,13 @@ from db.evaluation.result import Interval, PairedMetric, PairedMetrics
 from db.metrics import METRICS, Difference, difference_of, written_interval
 from db.models import Evaluation, ModelVersion, Split, User, Work
 from db.models.kept import Kept
-from db.registry import champions
+from db.registry import champions, engine_proofs
 from db.training.lineage import optimism_notes, training_split_of
 
 DEFAULT_FLOOR = 0.85
 NOT_WORSE_IN = ("auc", "accuracy", "recall")
 PASSED, REFUSED, NOTHING, PENDING = "passed", "refused", "nothing to compare on", "not compared yet"
+UNPROVEN = "not proven here"
 
 
 class Gate(Kept):
@@ -84,6 +88,8 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
     gate = Gate(verdict=NOTHING, candidate=version.label, champion=label, floor=floor_of(version))
     if champion is not None and champion.id == version.id:
         return gate.but(NOTHING, ["it is the champion already"])
+    if why := engine_proofs.why_not_proven(s, version):
+        return gate.but(UNPROVEN, [why])
     if split is None:
         return gate.but(NOTHING, ["its training left no test part in this database"])
     return _judged(s, gate.but(NOTHING, [], dataset=split.dataset.label), version, champion, split)

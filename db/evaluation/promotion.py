@@ -9,7 +9,7 @@ from db.evaluation.gate import PASSED, PENDING, REFUSED, Gate
 from db.evaluation.result import PairedMetric
 from db.models import ModelVersion, Promotion, PromotionKind, User
 from db.models.kept import Kept
-from db.registry import champions, versions
+from db.registry import champions, engine_proofs, versions
 from db.registry.demo_model import DemoModelDamaged, import_demo_model
 
 FIRST = "the first model version"
@@ -64,8 +64,9 @@ def promote(
 
     `user`: the admin; `who` names a person whom this database does not know, at the command line.
 
-    Raises GateClosed: the user is not an admin; the version is not compared yet, or refused, and not forced; a reason
-    is missing; or the champion is not the one that the gate compared with.
+    Raises GateClosed: the user is not an admin; the version was imported and no engine of it is proven here; it is not
+    compared yet, or refused, and not forced; a reason is missing; or the champion is not the one that the gate compared
+    with.
     """
     lock_table(s, Promotion)
     now = champions.champion(s)
@@ -73,6 +74,8 @@ def promote(
         raise GateClosed("only an admin promotes a model version")
     if gate.candidate != version.label or gate.champion != (now.label if now else None):
         raise GateClosed("the champion changed meanwhile: look at the comparison again")
+    if unproven := engine_proofs.why_not_proven(s, version):
+        raise GateClosed(f"{version.label}: {unproven}")
     why = "; ".join(gate.reasons)
     overridden = gate.verdict in (REFUSED, PENDING)
     if overridden and not force:

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.orm import Session
 
 from db.database import lock_table
@@ -132,6 +132,26 @@ def list_servings(s: Session, *, host: str | None = None, version_id: int | None
     if version_id is not None:
         conditions.append(EngineProof.model_version_id == version_id)
     return _servings(s, *conditions)
+
+
+def why_not_proven(s: Session, version: ModelVersion) -> str | None:
+    """Return why an imported version may not be promoted yet, or None. A version that was made here was measured."""
+    if version.facts.imported is None:
+        return None
+    servings = list_servings(s, version_id=version.id)
+    if any(serving.engine for serving in servings):
+        return None
+    if not servings:
+        return "it was imported and not tried here yet; an idle inference worker tries it, so ask again in some minutes"
+    reasons = [reason for serving in servings for reason in serving.reasons]
+    return f"it was imported, and no machine here can use it: {'; '.join(dict.fromkeys(reasons))}"
+
+
+def next_untried(s: Session) -> ModelVersion | None:
+    """Return an imported version that no machine here has loaded, or None."""
+    untried = select(ModelVersion).where(~exists().where(EngineProof.model_version_id == ModelVersion.id))
+    versions = s.scalars(untried.order_by(ModelVersion.id))
+    return next((version for version in versions if version.facts.imported is not None), None)
 
 
 def _servings(s: Session, *conditions: ColumnElement[bool]) -> list[Serving]:

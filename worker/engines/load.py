@@ -59,16 +59,16 @@ def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
         proven = load_engine(folder, settings.engine, threads=settings.engine_threads or None, package=package)
     except EngineAbsent as error:
         results = [failed(settings.engine, str(error))]
-        _keep(version, results)
+        keep_results(version, results)
         raise EngineUnproven(results) from error
     except EngineUnproven as error:
-        _keep(version, error.results)
+        keep_results(version, error.results)
         raise
-    _keep(version, proven.results)
+    keep_results(version, proven.results)
     return package, proven.engine
 
 
-def _keep(version: ModelVersion, results: list[ProofResult]) -> None:
+def keep_results(version: ModelVersion, results: list[ProofResult]) -> None:
     """Log and store the results of the proofs. An engine may predict even if the database is away."""
     for result in results:
         facts = {"model_version": version.label, "engine": result.engine, "difference": result.largest_difference}

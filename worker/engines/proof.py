@@ -113,22 +113,25 @@ def prove(engine: Engine, proof: Proof, package: Package) -> ProofResult:
         faults = ", ".join(f"{name} by {getattr(worst, name):.3g} (at most {tolerance[name]:.3g})" for name in beyond)
         return failed(engine.name, f"it differs from {proof.source}: {faults}", largest, seconds)
     text = f"{engine.name} holds to {proof.source}: a probability differs by at most {worst.probability:.4f}"
-    return _result(engine.name, True, largest, seconds, text)
+    return result_of(engine.name, True, largest, seconds, text)
 
 
 def exact_by_itself(engine: Engine) -> ProofResult:
     """Return the result for a float32 engine of a package without a proof, which cannot be compared with anything."""
-    return _result(engine.name, True, None, 0.0, f"{engine.name} is used unproven: the package carries no proof")
+    return result_of(engine.name, True, None, 0.0, f"{engine.name} is used unproven: the package carries no proof")
 
 
 def failed(engine: str, why: str, largest: float | None = None, seconds: float = 0.0) -> ProofResult:
     """Return the result for an engine that may not predict here."""
-    return _result(engine, False, largest, seconds, f"{engine} is not used on this machine: {why}")
+    return result_of(engine, False, largest, seconds, f"{engine} is not used on this machine: {why}")
 
 
-def _result(engine: str, passed: bool, largest: float | None, seconds: float, text: str) -> ProofResult:
+def result_of(engine: str, passed: bool, largest_difference: float | None, seconds: float, text: str) -> ProofResult:
+    """Return a result of this machine."""
     host, processor = socket.gethostname(), read_processor().line
-    return ProofResult(host, processor, engine, engine.rsplit("-")[-1], passed, largest, round(seconds, 3), text)
+    return ProofResult(
+        host, processor, engine, engine.rsplit("-")[-1], passed, largest_difference, round(seconds, 3), text
+    )
 
 
 def _run(engine: Engine, slices: NDArray[np.uint8], size: int) -> Scores:

@@ -17,9 +17,10 @@ from db.ledger import chunks, completion, leases, queue, recording
 from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice, cam_bytes, copy_known
 from db.models import Chunk, ModelVersion, Outcome, Slice
-from db.registry import champions
+from db.registry import champions, engine_proofs
 from db.storage import FileDamaged, FileMissing, storage
 from worker import claimed
+from worker.engines import trial
 from worker.engines.interface import Engine, Scores
 from worker.engines.load import EngineUnproven
 from worker.engines.package import PackageError, calibration_of, limit_of, probability
@@ -55,7 +56,7 @@ class Share:
 def predict_next(worker: str) -> bool:
     """Claim the chunks whose turn it is, predict and record them.
 
-    If there are none, load the champion's engine for the next job, and return False.
+    If there are none, load the champion's engine for the next job, try what was imported, and return False.
     """
     if not claimed.may_claim():
         return False
@@ -64,6 +65,7 @@ def predict_next(worker: str) -> bool:
         version = taken[0][0].job.model_version if taken else None
     if version is None:
         _load_champion()
+        _try_imported()
         return False
     crash_point("after-claim-chunk")
     claims = [claim for _, claim in taken]
@@ -89,6 +91,19 @@ def _load_champion() -> None:
         if isinstance(error, EngineUnproven):
             _refused[version.id] = time.monotonic() + REFUSED_SECONDS
         log.warning("the champion's engine cannot be loaded", exc_info=True)
+
+
+def _try_imported() -> None:
+    """Try an imported model version that nobody has tried: the gate waits for it. A failure is only logged."""
+    with read_scope() as s:
+        version = engine_proofs.next_untried(s)
+    if version is None:
+        return
+    log.info("trying an imported model version", extra={"model_version": version.label})
+    try:
+        trial.try_version(version)
+    except Exception:
+        log.warning("the imported model version cannot be tried", exc_info=True)
 
 
 def _fail(claims: list[Claim], version_id: int, error: Exception) -> None:

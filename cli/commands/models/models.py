@@ -4,7 +4,7 @@ import click
 
 from cli.commands.models.check import check, compare
 from cli.commands.models.files import export, import_file
-from cli.errors import JobFailed, NotFoundOrDenied, Refused, UsageError
+from cli.errors import JobFailed, NotFoundOrDenied, Refused, Unavailable, UsageError
 from cli.local.demo_model import ensure_demo_model, imported_demo_model
 from cli.local.evaluate import carry_out
 from cli.local.model_tables import comparison_rows, find_version, flat, version_view
@@ -16,8 +16,9 @@ from db.evaluation import promotion
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import Gate, gate_of, request_gate
 from db.evaluation.promotion import GateClosed
-from db.registry import champions, versions
+from db.registry import champions, engine_proofs, versions
 from db.registry.demo_model import NAME as DEMO
+from db.storage import FileDamaged, FileMissing
 
 reason_option = click.option("--reason", default="", help="Say why. It is kept with the promotion.")
 
@@ -91,6 +92,9 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     - it is worse than the champion beyond chance in AUC, accuracy or
       sensitivity: the 95 % interval of the difference is below 0.
 
+    An imported VERSION is tried on this machine first, if no machine has loaded it: its network must load and give
+    numbers. Nothing overrides a trial that failed.
+
     Without a champion or without a test part there is nothing to compare on, and a reason is needed. --force with a
     reason overrides a refusal. The metrics, the reason, the time and the user are kept. Exit code 1 if VERSION was not
     promoted.
@@ -101,6 +105,7 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
         version = _promote_demo(reason, as_json)
         if not version:
             return
+    _try_imported(version)
     _evaluate_missing(version, quiet=as_json)
     settings_with_local_broker()  # so that an idle worker loads the new champion at once
     with reading() as session:
@@ -132,6 +137,21 @@ def _promote_demo(reason: str, as_json: bool) -> str:
         view = version_view(champion, champion)
     print_json({**view, "promoted": True}) if as_json else say(f"{label} is the champion; {champion.note}")
     return ""
+
+
+def _try_imported(version: str) -> None:
+    """Try an imported version that was never tried; the gate itself reports one that fails."""
+    from worker.engines.trial import try_version
+
+    with reading() as session:
+        row = find_version(session, version)
+        if engine_proofs.why_not_proven(session, row) is None:
+            return
+    say(f"trying {row.label} on this machine, in a process of its own")
+    try:
+        try_version(row)
+    except (FileMissing, FileDamaged) as error:
+        raise Unavailable(f"a file of {row.label} is gone or damaged: {error}") from error
 
 
 def _evaluate_missing(version: str, *, quiet: bool) -> None:

@@ -12,6 +12,7 @@ from db.evaluation.gate import (
     NOTHING,
     PENDING,
     REFUSED,
+    UNPROVEN,
     Gate,
     floor_of,
     gate_of,
@@ -22,7 +23,7 @@ from db.evaluation.promotion import GateClosed
 from db.evaluation.result import EvaluationResult, PairedMetric
 from db.metrics import METRICS, Difference
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Promotion, PromotionKind, Split, User, Work
-from db.registry import champions
+from db.registry import champions, engine_proofs
 from db.registry import versions as registry
 from db.storage import storage
 from db.training.lineage import ancestors_of
@@ -121,6 +122,38 @@ def champion_now() -> str | None:
     with read_scope() as s:
         found = champions.champion(s)
         return found.label if found else None
+
+
+PROOF = {"host": "h", "processor": "p", "engine": "openvino-f32", "precision": "f32", "seconds": 1.0}
+
+
+def keep_proof(version: ModelVersion, *, passed: bool) -> None:
+    with session_scope() as s:
+        result = PROOF | {"passed": passed, "largest_difference": None, "text": "it cannot be run"}
+        engine_proofs.record_load(s, version.id, [result])
+
+
+def test_imported_version_waits_for_its_trial(models: Registry) -> None:
+    version = models.add("far", imported={}, split=None)
+    assert gate(version).verdict == UNPROVEN
+    with pytest.raises(GateClosed, match="not tried here yet"):
+        promote(version, "trust me", force=True)
+    keep_proof(version, passed=False)
+    with pytest.raises(GateClosed, match="it cannot be run"):
+        promote(version, "trust me", force=True)
+    keep_proof(version, passed=True)
+    promote(version, "the first one")
+    assert champion_now() == "far/1"
+
+
+def test_only_imported_versions_that_nobody_loaded_are_untried(models: Registry) -> None:
+    models.add("near")
+    first, second = models.add("first", imported={}), models.add("second", imported={})
+    keep_proof(first, passed=False)
+    with read_scope() as s:
+        untried = engine_proofs.next_untried(s)
+        assert untried is not None
+        assert untried.id == second.id
 
 
 def test_passing_candidate_is_promoted_and_its_gate_kept(models: Registry, ann: User) -> None:
@@ -268,6 +301,7 @@ def test_ancestors_of_an_imported_version_are_not_versions_here(models: Registry
     models.add("base", dataset="site/1")
     elsewhere = {"lineage": ["base/1"]}
     imported, new = models.add("imported", split=None, imported=elsewhere), models.add("new", dataset="site/1")
+    keep_proof(imported, passed=True)
     promote(imported, "the site check was good")
     models.evaluate(new, 0.92)
     assert gate(new).notes == ["imported/1 was made elsewhere from base/1, which may have seen these slices"]

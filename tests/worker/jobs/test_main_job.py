@@ -1,5 +1,6 @@
 """From an archive to predictions, with the real reader, sandbox, storage and ledger, and the fake engine."""
 
+import io
 import logging
 import os
 import shutil
@@ -12,16 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sqlalchemy import func, select, update
 
 from db import database as base
 from db.clock import from_now
 from db.database import read_scope, session_scope
+from db.datasets import reviews
 from db.ledger import job_view, jobs, results
-from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
-from db.registry import versions
+from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Review, Slice, Upload, User, Work
+from db.registry import champions, engine_proofs, versions
 from db.settings import Settings
-from db.storage import storage
+from db.storage import FileDamaged, storage
 from tests.conftest import add_champion
 from worker import reap, sweep
 from worker.decoding import npy_bytes
@@ -252,10 +255,6 @@ def test_second_ingest_process_unpacks_a_small_job_while_a_large_one_is_read(
 
 
 def test_pages_of_one_file_are_slices_of_their_own(ann: User, submit: Any, view: View) -> None:
-    import io
-
-    from PIL import Image
-
     pages = [Image.fromarray(np.full((40, 40), level, np.uint8)) for level in (10, 90, 200)]
     buffer = io.BytesIO()
     pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
@@ -282,7 +281,6 @@ def test_chunk_with_a_missing_array_is_put_off_and_finally_quarantined(
     ingest.unpack_next("w")
     with read_scope() as s:
         array = s.scalars(select(Chunk.array_sha256)).one()
-    data = storage().open(array).read()
     storage().delete(array)
     assert predict.predict_next("w")
     assert view(job).counts.open == 4  # put off: it may come back
@@ -292,9 +290,97 @@ def test_chunk_with_a_missing_array_is_put_off_and_finally_quarantined(
         predict.predict_next("w")
     assert view(job).state == JobState.FINISHED
     assert view(job).rejections == {"file_lost": 4}
-    storage().put(data)
+
+
+def lose_arrays(job: Job) -> None:
+    """Remove the prepared arrays of a job, and predict until it gives up."""
+    with read_scope() as s:
+        arrays = s.scalars(select(Chunk.array_sha256).where(Chunk.job_id == job.id)).all()
+    for array in arrays:
+        storage().delete(array)
+    for _ in range(predict.MAX_ATTEMPTS):
+        predict.predict_next("w")
+        let_time_pass(Chunk)
+
+
+def test_retry_prepares_lost_slices_again(ann: User, submit: Any, slices: Entries, view: View) -> None:
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    lose_arrays(job)
+    with session_scope() as s:
+        reviewed = s.scalars(select(Slice.id).order_by(Slice.id)).first()
+        reviews.set_review(s, reviewed or 0, ann, 1)
     assert retry(job) == 4
-    assert view(job).counts.predicted == 4
+    assert (view(job).counts.received, view(job).counts.predicted) == (4, 4)
+    with read_scope() as s:
+        assert s.scalars(select(Review.slice_id)).all() == [reviewed]
+        assert results.slice_image(s, job, reviewed or 0)
+
+
+def test_retry_keeps_the_frames_that_were_predicted(ann: User, submit: Any, view: View) -> None:
+    pages = [Image.fromarray(np.random.default_rng(n).integers(0, 255, (40, 40), dtype=np.uint8)) for n in range(3)]
+    names = ["one.tif", "three.tif"]
+    files = []
+    for count in (1, 3):
+        buffer = io.BytesIO()
+        pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:count])
+        files.append(buffer.getvalue())
+    submit(ann, {names[0]: files[0]})
+    work()
+    job = submit(ann, {names[1]: files[1]})
+    ingest.unpack_next("w")
+    lose_arrays(job)
+    assert view(job).rejections == {"file_lost": 2}
+    assert retry(job) == 2
+    assert (view(job).counts.received, view(job).counts.predicted) == (3, 3)
+
+
+def test_retry_without_the_upload_loses_no_slice(ann: User, submit: Any, slices: Entries, view: View) -> None:
+    job = submit(ann, slices(4))
+    ingest.unpack_next("w")
+    lose_arrays(job)
+    with read_scope() as s:
+        storage().delete(s.scalars(select(Upload.sha256)).one())
+    assert retry(job) == 4
+    assert (view(job).error, view(job).rejections) == ("file_missing", {"file_lost": 4})
+
+
+def test_originals_are_durable_before_a_row_names_them(
+    ann: User, submit: Any, slices: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_at_sync: list[int] = []
+
+    def sync() -> None:
+        with read_scope() as s:
+            rows_at_sync.append(len(s.scalars(select(Slice.id)).all()))
+
+    monkeypatch.setattr(storage(), "sync", sync)
+    submit(ann, slices(40))
+    ingest.unpack_next("w")
+    assert rows_at_sync == [0, 16]
+
+
+def test_damaged_upload_fails_the_job(ann: User, submit: Any, slices: Entries, view: View) -> None:
+    job = submit(ann, slices(3))
+    with read_scope() as s:
+        path = storage().local_path(s.scalars(select(Upload.sha256)).one())
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    long_ago = time.time() - 7200
+    os.utime(path, (long_ago, long_ago))
+    work()
+    assert (view(job).state, view(job).error) == (JobState.FAILED, "file_damaged")
+
+
+def test_damaged_picture_is_noticed(ann: User, submit: Any, slices: Entries) -> None:
+    job = submit(ann, slices(1))
+    work()
+    with read_scope() as s:
+        path = storage().local_path(s.scalars(select(Chunk.array_sha256)).one())
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with read_scope() as s, pytest.raises(FileDamaged):
+        results.slice_image(s, job, s.scalars(select(Slice.id)).one())
 
 
 def test_poisonous_slice_alone_is_quarantined(
@@ -439,7 +525,7 @@ def test_damaged_model_copy_is_replaced_and_a_failed_copy_is_removed(
     models = base.current().home / "models"
     shutil.rmtree(models, ignore_errors=True)
     manifest = champion.files["package.json"]
-    data = storage().open(manifest).read()
+    data = storage().read(manifest)
     storage().delete(manifest)
     job = submit(ann, slices(4))
     ingest.unpack_next("w")
@@ -469,6 +555,17 @@ def test_idle_worker_loads_the_champion(champion: ModelVersion, caplog: pytest.L
     with caplog.at_level(logging.INFO):
         assert not predict.predict_next("w")
     assert [record.model_version for record in caplog.records if record.message == "engine loaded"] == [champion.label]
+
+
+def test_idle_worker_tries_an_imported_version(new_champion: Callable[[str], ModelVersion]) -> None:
+    with session_scope() as s:
+        imported = s.get_one(ModelVersion, new_champion("far").id)
+        imported.facts = {"imported": {}}
+        champions.record_promotion(s, s.get_one(ModelVersion, 1), None, "for the test")
+    predict.predict_next("w")
+    with read_scope() as s:
+        assert engine_proofs.why_not_proven(s, imported) is None
+        assert engine_proofs.next_untried(s) is None
 
 
 def test_idle_worker_goes_on_without_an_engine(champion: ModelVersion, ann: User, submit: Any, slices: Entries) -> None:

@@ -11,6 +11,7 @@ import os
 import platform
 import resource
 import struct
+from collections.abc import Callable
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 38, 22
 _SECCOMP_MODE_FILTER = 2
@@ -18,6 +19,7 @@ _RET_ALLOW, _RET_ERRNO = 0x7FFF0000, 0x00050000
 _LOAD, _JUMP_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # BPF: ld abs, jeq, jset, ret
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data, low words first
 _PROT_EXEC = 4
+_X32 = 0x40000000  # in the number of a system call of x86_64's x32 variant
 
 # By machine: audit architecture, then system call numbers (asm/unistd_64.h, asm-generic/unistd.h).
 _MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -50,6 +52,53 @@ _ALLOWED: dict[str, tuple[int, int]] = {
 _MMAP, _MPROTECT, _PRLIMIT = (9, 222), (10, 226), (302, 261)
 
 
+_FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
+    "socket": (41, 198),
+    "connect": (42, 203),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "kill": (62, 129),
+    "pidfd_open": (434, 434),
+    "io_uring_setup": (425, 425),
+    "openat2": (437, 437),
+    "open_by_handle_at": (304, 265),
+    "creat": (85, None),
+    "truncate": (76, 45),
+    "unlink": (87, None),
+    "unlinkat": (263, 35),
+    "rename": (82, None),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "link": (86, None),
+    "linkat": (265, 37),
+    "symlink": (88, None),
+    "symlinkat": (266, 36),
+    "mkdir": (83, None),
+    "mkdirat": (258, 34),
+    "rmdir": (84, None),
+    "chmod": (90, None),
+    "fchmodat": (268, 53),
+    "chown": (92, None),
+    "fchownat": (260, 54),
+    "mount": (165, 40),
+}
+_OPEN, _OPENAT = (2, None), (257, 56)
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def forbid_effects() -> str | None:
+    """Forbid from here on what reaches beyond this process: any other process, the network, and files except to read.
+
+    For libraries that need threads and files of their own, which `drop_system_calls` does not let them have. A
+    forbidden call fails with EPERM. Call it before the first thread starts. Returns None, or why it is not possible.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return _install(_deny_filter)
+
+
 def limit_resources(memory_bytes: int) -> None:
     """Bound address space; no file may grow, no core be dumped, no process be forked, few files be opened."""
     for what, most in (
@@ -80,10 +129,15 @@ def drop_system_calls() -> str | None:
     started, no code mapped; of the limits only the processor time can be moved. Returns None, or why the filter could
     not be set: the limits of `limit_resources` then stand alone.
     """
+    return _install(_filter)
+
+
+def _install(make: Callable[[str], list[tuple[int, int, int, int]]]) -> str | None:
+    """Set the filter that `make` returns for this machine. Return None, or why it could not be set."""
     machine = platform.machine()
     if machine not in _MACHINES:
         return f"no filter is known for {machine}"
-    program = b"".join(struct.pack("<HBBI", *instruction) for instruction in _filter(machine))
+    program = b"".join(struct.pack("<HBBI", *instruction) for instruction in make(machine))
     try:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _Program(len(program) // 8, program))
@@ -113,6 +167,23 @@ def _filter(machine: str) -> list[tuple[int, int, int, int]]:
     program += [(_JUMP_EQUAL, 0, 5, _PRLIMIT[column]), own, (_JUMP_EQUAL, 0, 3, 0)]
     program += [what, (_JUMP_EQUAL, 0, 1, int(resource.RLIMIT_CPU)), allow, deny]
     return program
+
+
+def _deny_filter(machine: str) -> list[tuple[int, int, int, int]]:
+    """Return the BPF program of `forbid_effects`, as `_filter` does. Calls of the x32 variant are denied too."""
+    column = list(_MACHINES).index(machine)
+    deny = (_RETURN, 0, 0, _RET_ERRNO | errno.EPERM)
+    allow = (_RETURN, 0, 0, _RET_ALLOW)
+    program = [(_LOAD, 0, 0, _ARCHITECTURE), (_JUMP_EQUAL, 1, 0, _MACHINES[machine]), deny, (_LOAD, 0, 0, _NUMBER)]
+    program += [(_JUMP_ANY_BIT, 0, 1, _X32), deny]
+    for numbers in _FORBIDDEN.values():
+        if (number := numbers[column]) is not None:
+            program += [(_JUMP_EQUAL, 0, 1, number), deny]
+    for numbers, flags in ((_OPEN, 1), (_OPENAT, 2)):
+        if (number := numbers[column]) is not None:
+            load = (_LOAD, 0, 0, _FIRST_ARGUMENT + flags * 8)
+            program += [(_JUMP_EQUAL, 0, 4, number), load, (_JUMP_ANY_BIT, 0, 1, _WRITES), deny, allow]
+    return [*program, allow]
 
 
 def _prctl(option: int, *arguments: "int | _Program") -> None:

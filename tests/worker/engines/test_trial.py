@@ -1,0 +1,100 @@
+"""An imported model version is tried in a confined process: it must load, end, and give numbers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from db.database import read_scope
+from db.models import EngineProof, ModelVersion
+from tests.conftest import fake_package
+from worker.engines import trial
+from worker.engines.interface import Scores
+
+PROJECT = Path(__file__).parents[3]
+ATTEMPTS = """
+import json, os, socket, subprocess, sys
+from worker.imaging.sandbox.seccomp import forbid_effects
+
+folder = sys.argv[1]
+assert forbid_effects() is None
+attempts = {
+    "read": lambda: open(folder + "/there").read(),
+    "write": lambda: open(folder + "/there", "a"),
+    "create": lambda: open(folder + "/new", "w"),
+    "remove": lambda: os.unlink(folder + "/there"),
+    "rename": lambda: os.rename(folder + "/there", folder + "/elsewhere"),
+    "folder": lambda: os.mkdir(folder + "/folder"),
+    "socket": lambda: socket.socket(),
+    "program": lambda: os.execv(sys.executable, [sys.executable, "-c", ""]),
+    "kill": lambda: os.kill(os.getppid(), 0),
+}
+allowed = []
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        allowed.append(name)
+    except PermissionError:
+        pass
+print(json.dumps(allowed))
+"""
+
+
+def test_confined_process_can_only_read(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("here")
+    words = [sys.executable, "-B", "-c", ATTEMPTS, str(tmp_path)]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["read"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_result_of_a_trial_is_kept(champion: ModelVersion) -> None:
+    [result] = trial.try_version(champion)
+    assert (result.engine, result.passed) == ("fake", True)
+    with read_scope() as s:
+        assert [proof.engine for proof in s.scalars(select(EngineProof))] == ["fake"]
+
+
+def test_network_that_cannot_be_loaded_fails(tmp_path: Path) -> None:
+    folder = fake_package(tmp_path / "package")
+    manifest = json.loads((folder / "package.json").read_text())
+    (folder / "package.json").write_text(
+        json.dumps(manifest | {"files": {"model.xml": "0" * 64, "model.bin": "0" * 64}})
+    )
+    [result] = trial.try_package(folder, "openvino-f32")
+    assert not result.passed
+    assert "model.xml is missing" in result.text
+
+
+def test_trial_without_an_end_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 0.01)
+    [result] = trial.try_package(fake_package(tmp_path / "package"), "fake")
+    assert not result.passed
+    assert "more than" in result.text
+
+
+def test_process_that_dies_fails_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_LAUNCH", "import os; os.write(1, b'[]'); os.abort()")
+    [result] = trial.try_package(tmp_path, "fake")
+    assert not result.passed
+    assert "broke off" in result.text
+
+
+GOOD = Scores(np.zeros(2, np.float32), np.zeros((2, 7, 7), np.float32), None)
+FAULTY = {
+    "a logit that is not a number": Scores(np.array([0, np.nan], np.float32), GOOD.cam, None),
+    "one logit too few": Scores(np.zeros(1, np.float32), GOOD.cam, None),
+    "another heat map": Scores(GOOD.logit, np.zeros((2, 14, 14), np.float32), None),
+    "an endless distance": Scores(GOOD.logit, GOOD.cam, np.array([0, np.inf], np.float32)),
+}
+
+
+@pytest.mark.parametrize("scores", FAULTY.values(), ids=FAULTY)
+def test_scores_of_phantoms_must_be_numbers_of_the_right_shapes(scores: Scores) -> None:
+    assert trial._fault(GOOD, 2) is None
+    assert trial._fault(scores, 2)

@@ -1,0 +1,124 @@
+"""The trial of an imported model version before it may be promoted: its engine runs in a confined process.
+
+A hash says that a file came whole. It does not say that its network can be loaded, ends, and gives numbers. What the
+process may not do is in `worker.imaging.sandbox.seccomp.forbid_effects`; it has neither secrets nor a database.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from db.database import current
+from db.models import ModelVersion
+from db.registry import versions
+from worker.engines.interface import Scores
+from worker.engines.load import EngineUnproven, keep_results, load_engine
+from worker.engines.package import PackageError
+from worker.engines.proof import FIRST_PAIR, SEED, ProofResult, exact_by_itself, failed, result_of
+from worker.imaging.sandbox.seccomp import forbid_effects
+from worker.parent_death import die_with_parent
+from worker.phantoms.slices import labelled_slices
+
+SECONDS = 300.0
+PAIRS = 2  # of phantoms; four slices each
+MAX_REPLY_BYTES = 1 << 20
+_ROOT = Path(__file__).parents[2]
+_LAUNCH = "import sys; sys.path[:0] = sys.argv[1:2]; from worker.engines.trial import main; main(*sys.argv[2:])"
+_PASSED_ON = ("LD_LIBRARY_PATH", "KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS")
+
+
+class _Reply(BaseModel):
+    """What the confined process says of one engine. It is a stranger's word, so it is bounded."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    engine: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+    passed: bool
+    largest_difference: float | None
+    seconds: Annotated[float, Field(ge=0)]
+    text: Annotated[str, Field(max_length=2000, pattern=r"^[ -~]*$")]
+
+
+_Replies = TypeAdapter(Annotated[list[_Reply], Field(min_length=1, max_length=10)])
+
+
+def try_version(version: ModelVersion) -> list[ProofResult]:
+    """Load the engine that the settings choose, run its proof and some phantoms, and keep the results.
+
+    Raises storage's FileMissing and FileDamaged.
+    """
+    folder, settings = versions.package_folder(version), current()
+    results = try_package(folder, settings.engine, settings.engine_threads)
+    keep_results(version, results)
+    return results
+
+
+def try_package(folder: Path, choice: str, threads: int = 0) -> list[ProofResult]:
+    """Try the engine of a package in a confined process; the last result says whether one may serve."""
+    process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+        [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), str(folder), choice, str(threads)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={"PATH": os.defpath, "LANG": "C.UTF-8", "CUDA_VISIBLE_DEVICES": "", "KERAS_HOME": "/nonexistent"}
+        | {name: value for name, value in os.environ.items() if name in _PASSED_ON},
+    )
+    with process:
+        try:
+            reply, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return [failed(choice, f"its trial took more than {SECONDS:.0f} seconds")]
+    try:
+        replies = _Replies.validate_json(reply)
+    except ValidationError:
+        return [failed(choice, f"its trial broke off: the process ended with code {process.returncode}")]
+    return [result_of(**dict(one)) for one in replies]
+
+
+def main(parent: str, folder: str, choice: str, threads: str) -> NoReturn:
+    """Confine this process, try the package, and write the results as JSON to standard output."""
+    die_with_parent(int(parent))
+    replies = os.dup(1)
+    os.dup2(2, 1)  # a library's print must not get into the answer
+    forbid_effects()
+    results = _try(Path(folder), choice, int(threads) or None)
+    fields = _Reply.model_fields
+    answer = json.dumps([{name: getattr(result, name) for name in fields} for result in results]).encode()
+    view = memoryview(answer)
+    while view:
+        view = view[os.write(replies, view) :]
+    os._exit(0)
+
+
+def _try(folder: Path, choice: str, threads: int | None) -> list[ProofResult]:
+    try:
+        proven = load_engine(folder, choice, threads=threads)
+    except EngineUnproven as error:
+        return error.results
+    except PackageError as error:
+        return [failed(choice, str(error))]
+    slices = labelled_slices(SEED, PAIRS, 2, first_pair=FIRST_PAIR).pixels
+    if why := _fault(proven.engine.predict(slices), len(slices)):
+        return [failed(proven.engine.name, why)]
+    return proven.results or [exact_by_itself(proven.engine)]
+
+
+def _fault(scores: Scores, count: int) -> str | None:
+    """Return what is wrong with the scores of so many phantoms, or None."""
+    arrays = {"logit": (scores.logit, (count,)), "cam": (scores.cam, (count, 7, 7))}
+    if scores.distance is not None:
+        arrays["distance"] = (scores.distance, (count,))
+    for name, (array, shape) in arrays.items():
+        if array.shape != shape:
+            return f"its {name} has the shape {list(array.shape)}, not {list(shape)}"
+        if not np.isfinite(array).all():
+            return f"its {name} is not a number for a phantom"
+    return None
