@@ -169,9 +169,10 @@ def work_folder(claim: Claim) -> Iterator[Path]:
     """
     parent = current().home / "training"
     folder = parent / f"run-{claim.id}-{claim.fence}"
+    folders = list(parent.glob("run-*"))  # listed before the rows are read: a folder is made after its claim
     with read_scope() as s:
         running = {f"run-{run_id}-{fence}" for run_id, fence in runs.running(s)}
-    for leftover in parent.glob("run-*"):
+    for leftover in folders:
         if leftover == folder or leftover.name not in running:
             shutil.rmtree(leftover, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)

@@ -279,6 +279,18 @@ def test_run_can_start_from_a_model_version(settings, small_network, tmp_path):
     assert all(map(np.array_equal, network.get_weights(), trained.get_weights()))
 
 
+def test_damaged_copy_of_initial_weights_is_copied_again(settings):
+    from training.network.initial_weights import initial_weights
+
+    blank = {"metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1", "threshold": 0.5, "temperature": 1.0}
+    with session_scope() as s:
+        version = ModelVersion(name="mine", number=4, files={"model.keras": storage().put(b"weights")}, **blank)
+        s.add(version)
+    (versions.package_folder(version) / "model.keras").write_bytes(b"damaged")
+    config = preset("seed").model_copy(update={"initial": Origin(kind="model", value="mine/4")})
+    assert initial_weights(config, lambda: None).read_bytes() == b"weights"
+
+
 def test_run_cannot_start_from_a_missing_version(settings):
     from training.network.initial_weights import initial_weights
 
@@ -370,6 +382,22 @@ def test_leftovers_are_removed_but_not_folders_in_use(dataset, settings):
         assert not left.parent.exists()
     assert not folder.exists()
     assert [before.exists(), other.exists()] == [False, True]
+
+
+def test_folder_of_a_claim_that_is_made_meanwhile_stays(settings, monkeypatch):
+    import training.run
+
+    other = settings.home / "training" / "run-9-1"
+    running = training.run.runs.running
+
+    def another_worker_claims_after(s):
+        rows = running(s)
+        other.mkdir(parents=True)
+        return rows
+
+    monkeypatch.setattr(training.run.runs, "running", another_worker_claims_after)
+    with training.run.work_folder(Claim(3, 2)):
+        assert other.exists()
 
 
 def test_unreachable_database_puts_a_run_off(dataset, monkeypatch):

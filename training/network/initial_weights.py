@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from db.database import read_scope
+from db.models import ModelVersion
 from db.registry import versions
 from db.registry.manifest import KERAS_FILE
 from db.storage import storage
@@ -14,6 +15,7 @@ from training.config import Config
 from training.errors import RunFailed
 from training.network.imagenet import imagenet_weights
 from training.network.resnet50 import build_network
+from worker.engines.package import PackageError, read_package
 
 
 def initial_network(config: Config, seed: int, alive: Callable[[], None], *, from_file: bool = True) -> Any:
@@ -42,4 +44,15 @@ def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
         version = versions.find_version(s, origin.value)
     if version is None:
         raise RunFailed(f"the model version {origin.value} that the run starts from is not here any more")
-    return versions.package_folder(version) / KERAS_FILE
+    return _intact_copy(version) / KERAS_FILE
+
+
+def _intact_copy(version: ModelVersion) -> Path:
+    """Return this machine's copy of a version's package, after checking every hash; a damaged one is copied again."""
+    folder = versions.package_folder(version)
+    try:
+        read_package(folder)
+    except PackageError:
+        versions.drop_package_folder(version)
+        return versions.package_folder(version)
+    return folder
