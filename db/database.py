@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import NullPool
 
 from db.settings import Settings, get_settings
 
@@ -19,9 +20,18 @@ class OldDatabase(Exception):
     """The database was made by a development version before 0.1.0, which had other tables."""
 
 
-def make_engine(settings: Settings) -> Engine:
-    """Return a new engine for the settings' database, with the options that the ledger relies on."""
+class OtherRevision(Exception):
+    """The database is at another revision than this program needs; the message says what to do."""
+
+
+def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
+    """Return a new engine for the settings' database, with the options that the ledger relies on.
+
+    `migrating`: a statement may take as long as it needs, and a connection that is closed is not kept.
+    """
     url = settings.database
+    if migrating and not url.startswith("sqlite"):
+        return create_engine(url, hide_parameters=True, poolclass=NullPool)
     if not url.startswith("sqlite"):
         return create_engine(
             url,

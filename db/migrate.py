@@ -1,5 +1,6 @@
 """Migrations: bring a database up to the tables that this version expects."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
@@ -8,7 +9,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db.database import OldDatabase, get_engine
+from db.database import OldDatabase, OtherRevision, get_engine
 from db.models import User  # noqa: F401  (loads every table into Base.metadata)
 from db.models.base import Base
 
@@ -22,18 +23,51 @@ def _config() -> Config:
     return config
 
 
-def upgrade() -> None:
+def upgrade() -> Path | None:
     """Apply each missing migration in a transaction of its own.
+
+    Return the copy of a SQLite database as it was, or None if there was nothing to keep.
 
     Raises:
         OldDatabase: the database is older than 0.1.0, and no migration leads from it.
     """
-    if current() in BEFORE_0_1_0:
+    revision = current()
+    if revision in BEFORE_0_1_0:
         raise OldDatabase(
             "this database is older than release 0.1.0 and cannot be upgraded; start with an empty one: set"
             " CTBATCH_HOME or DATABASE_URL to another place"
         )
+    copy = None
+    if revision not in (None, head()) and get_engine().dialect.name == "sqlite":
+        copy = _copy_sqlite(str(revision))
     command.upgrade(_config(), "head")
+    return copy
+
+
+def _copy_sqlite(revision: str) -> Path:
+    """Copy a SQLite database beside itself, whole and consistent, under its revision and the time."""
+    database = Path(str(get_engine().url.database))
+    copy = database.with_name(f"{database.name}.{revision}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    connection = get_engine().raw_connection()
+    try:
+        connection.cursor().execute("VACUUM INTO ?", (str(copy),))  # it cannot run in a transaction
+    finally:
+        connection.close()
+    return copy
+
+
+def check_revision() -> None:
+    """Check that the database is at this program's revision.
+
+    Raises:
+        OtherRevision: it is not.
+    """
+    revision, needed = current(), head()
+    if revision != needed:
+        raise OtherRevision(
+            f"the database is at revision {revision}, and this program needs {needed}; run `ctbatch db upgrade`, or"
+            " install the newer ctbatch if the database was upgraded already"
+        )
 
 
 def revision(message: str) -> None:

@@ -16,13 +16,21 @@ def db() -> None:
 @db.command()
 @json_option
 def upgrade(as_json: bool) -> None:
-    """Create the tables, or upgrade them to this program's revision. It is safe to run again."""
+    """Create the tables, or upgrade them to this program's revision. It is safe to run again.
+
+    Stop all processes first. A SQLite database is copied beside itself before it is upgraded.
+    """
     from db import migrate
 
     with database_errors():
-        migrate.upgrade()
+        copy = migrate.upgrade()
         revision = migrate.current()
-    print_json({"revision": revision}) if as_json else say(f"the database is at revision {revision}")
+    if as_json:
+        print_json({"revision": revision, "copy": None if copy is None else str(copy)})
+        return
+    if copy is not None:
+        say(f"the database as it was: {copy}")
+    say(f"the database is at revision {revision}")
 
 
 @db.command()

@@ -4,10 +4,12 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 
 import click
 
 from cli.errors import Unavailable
+from cli.local.session import database_errors
 from cli.remote.find_server import local_url, read_local, settings_with_broker
 from cli.remote.readiness import why_not_ready
 from cli.supervisor.roles import ROLES, check_role, command_line, environment, ready_file
@@ -28,6 +30,8 @@ STALE_SWEEPS = 6  # a sweeper that has not swept for this many intervals hangs
 def worker(role: str, check: bool, name: str | None) -> None:
     """Run one process in the foreground: web, ingest, inference, training, evaluation or sweep.
 
+    The database must be at this program's revision: see `ctbatch db upgrade`.
+
     `ctbatch up` runs one of each. On several machines, run as many of each as you like, and set DATABASE_URL,
     CELERY_BROKER_URL and CTBATCH_STORAGE_URL for all of them.
     """
@@ -36,12 +40,23 @@ def worker(role: str, check: bool, name: str | None) -> None:
         _check(role, settings, name)
         return
     check_role(role, settings)
+    _check_revision()
     argv = command_line(role, settings, name=name)
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ready_file(role, settings).unlink(missing_ok=True)
     os.chdir(settings.home)  # gunicorn and celery read settings from their folder
     sys.stdout.flush()
     os.execvpe(argv[0], argv, environment(role, settings))  # noqa: S606 our own command lines
+
+
+def _check_revision() -> None:
+    """Raise Unavailable if the tables are of another revision. A database that is away is waited for."""
+    from sqlalchemy.exc import OperationalError
+
+    from db import migrate
+
+    with database_errors(), suppress(OperationalError):
+        migrate.check_revision()
 
 
 def _check(role: str, settings: Settings, name: str | None) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, Unavailable
 from db.access.accounts import find_user
-from db.database import OldDatabase, read_scope, session_scope
+from db.database import OldDatabase, OtherRevision, read_scope, session_scope
 from db.models import User
 
 
@@ -24,7 +24,7 @@ def database_errors() -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise Unavailable(f"DATABASE_URL is not a database URL: {error}") from error
-    except OldDatabase as error:
+    except (OldDatabase, OtherRevision) as error:
         raise Unavailable(str(error)) from error
     except IntegrityError:
         raise

@@ -1,21 +1,31 @@
-"""Alembic's entry: migrations run on this process's engine."""
+"""Alembic's entry: migrations run on an engine of their own, which no statement's time limit binds."""
 
 from alembic import context
 
-from db.database import get_engine
+from db.database import current, make_engine
 from db.models.base import Base
 
-engine = get_engine()
+LOCK = 72057594037927
+"""The number of PostgreSQL's advisory lock: two processes that start together must not migrate together."""
+
+engine = make_engine(current(), migrating=True)
+is_postgresql = engine.dialect.name == "postgresql"
 with engine.connect() as connection:
-    if engine.dialect.name == "postgresql":
-        # Two processes that start together must not migrate together.
-        connection.exec_driver_sql("SELECT pg_advisory_lock(72057594037927)")
+    if is_postgresql:
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
         connection.commit()
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
         transaction_per_migration=True,
-        render_as_batch=engine.dialect.name == "sqlite",
+        render_as_batch=not is_postgresql,
     )
-    with context.begin_transaction():
-        context.run_migrations()
+    try:
+        with context.begin_transaction():
+            context.run_migrations()
+    finally:
+        if is_postgresql:
+            connection.rollback()
+            connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LOCK})")
+            connection.commit()
+engine.dispose()

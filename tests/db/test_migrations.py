@@ -19,6 +19,36 @@ def test_upgrading_twice_changes_nothing(database: Settings) -> None:
     assert migrate.differences() == []
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_migration_has_no_time_limit_and_leaves_no_lock(database: Settings) -> None:
+    with base.make_engine(database, migrating=True).connect() as connection:
+        limits = [connection.scalar(text(f"SHOW {name}")) for name in ("statement_timeout", "lock_timeout")]
+    assert limits == ["0", "0"]
+    migrate.upgrade()
+    with base.read_scope() as s:
+        assert s.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")) == 0
+
+
+def test_sqlite_database_is_copied_before_an_upgrade(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "head", lambda: "the next")
+    copy = migrate.upgrade()
+    assert copy is not None
+    base.use(settings.model_copy(update={"database_url": f"sqlite:///{copy}"}))
+    assert migrate.differences() == []
+
+
+def test_up_to_date_database_is_not_copied(database: Settings) -> None:
+    assert migrate.upgrade() is None
+
+
+def test_another_revision_is_noticed(database: Settings) -> None:
+    migrate.check_revision()
+    with base.session_scope() as s:
+        s.execute(text("UPDATE alembic_version SET version_num = 'v9'"))
+    with pytest.raises(base.OtherRevision, match="revision v9"):
+        migrate.check_revision()
+
+
 @pytest.mark.parametrize("revision", ["0001", "0004"])
 def test_database_of_a_development_version_is_refused_and_left_alone(database: Settings, revision: str) -> None:
     with base.session_scope() as s:
