@@ -86,6 +86,7 @@ def cli(home: Path | None) -> None:
 
 def main() -> None:
     """Run the command line and exit. Errors are shown as one line; an interruption exits with 130."""
+    os.umask(0o077)  # the database, stored files and exports are for this user alone
     try:
         code = cli.main(standalone_mode=False, prog_name="ctbatch")
     except click.exceptions.Abort:

@@ -18,6 +18,7 @@ def worker_name() -> str:
 
 def prepare(default_role: str) -> None:
     """Attach to Celery's signals: logging, fork hygiene, and the file that says a worker is ready."""
+    os.umask(0o077)  # stored files are for this user alone
     role, parent = os.environ.get("CTBATCH_ROLE", default_role), os.getpid()
 
     def _logging(**_: Any) -> None:

@@ -4,6 +4,7 @@ Run as `python -m worker.sweep`.
 """
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -100,6 +101,7 @@ def reap_and_log() -> None:
 
 def main() -> None:
     """Sweep until a signal stops this process."""
+    os.umask(0o077)  # stored files are for this user alone
     logs.configure("sweep")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -59,14 +60,18 @@ def python(_settings: Settings) -> Iterator[Finding]:
 
 
 def home(settings: Settings) -> Iterator[Finding]:
-    """Check that the home can be written to, and how much of its disk is free."""
+    """Check that the home can be written to, is this user's alone, and how much of its disk is free."""
     folder = settings.home
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK | os.X_OK):
         yield Finding("home", "fail", f"{settings.home} cannot be written to; choose another --home")
         return
-    yield Finding("home", "ok", str(settings.home))
+    if settings.home.exists() and (mode := stat.S_IMODE(settings.home.stat().st_mode)) & 0o077:
+        detail = f"other users of this machine may look into {settings.home} (mode {mode:o}); run `chmod 700` on it"
+        yield Finding("home", "warn", detail)
+    else:
+        yield Finding("home", "ok", str(settings.home))
     yield _disk(settings, shutil.disk_usage(folder).free)
 
 

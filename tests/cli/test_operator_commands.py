@@ -124,6 +124,25 @@ def test_db_upgrade_creates_the_tables(ctbatch):
     assert ctbatch("users", "ls", "--json").stdout == "[]\n"
 
 
+@pytest.mark.parametrize("role", ["sweep", "web", "ingest"])
+def test_worker_does_not_start_beside_another_revision(ctbatch, role):
+    result = ctbatch("worker", role, env={"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"})
+    assert result.returncode == 4
+    assert "ctbatch db upgrade" in result.stderr
+
+
+def test_files_are_for_their_user_alone(ctbatch, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    assert ctbatch("db", "upgrade").returncode == 0
+    assert (home / "ctbatch.db").stat().st_mode & 0o077 == 0
+    states = {finding["check"]: finding["state"] for finding in json.loads(ctbatch("doctor", "--json").stdout)}
+    assert states["home"] == "warn"
+    home.chmod(0o700)
+    states = {finding["check"]: finding["state"] for finding in json.loads(ctbatch("doctor", "--json").stdout)}
+    assert states["home"] == "ok"
+
+
 def test_the_doctor_finds_a_fresh_home_well(ctbatch):
     result = ctbatch("doctor", "--json")
     assert result.returncode == 0, result.stdout
