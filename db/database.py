@@ -1,19 +1,28 @@
 """The database engine, and the two kinds of transaction."""
 
+import logging
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
 from db.settings import Settings, get_settings
 
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
 SQLITE_BUSY_MS = 30_000
 PG_OPTIONS = "-c statement_timeout=120000 -c lock_timeout=30000 -c idle_in_transaction_session_timeout=120000"
+
+BROKEN_OFF = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization failure, lock not got in time
+TRIES = 3
 
 
 class OldDatabase(Exception):
@@ -125,6 +134,30 @@ def session_scope() -> Iterator[Session]:
             yield session
         for action in session.info.pop("after_commit", ()):
             action()
+
+
+def in_transaction(work: Callable[[Session], T]) -> T:
+    """Return what `work` returns in a writing transaction.
+
+    If the database breaks the transaction off in favour of another, `work` is called again in a new one, up to TRIES
+    calls in all. Raises OperationalError after the last, or at once if the database is away.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            with session_scope() as session:
+                return work(session)
+        except OperationalError as error:
+            if not (left and _is_broken_off(error)):
+                raise
+            log.warning("transaction broken off, tried again", extra={"error": type(error.orig).__name__})
+    raise AssertionError("unreachable")
+
+
+def _is_broken_off(error: OperationalError) -> bool:
+    """Return whether a transaction failed because of others: a deadlock, or a lock that was not free in time."""
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode == sqlite3.SQLITE_BUSY
+    return getattr(error.orig, "sqlstate", None) in BROKEN_OFF
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy.exc import OperationalError
 
 from db import PARTS, TRAIN
-from db.database import current, read_scope, session_scope
+from db.database import current, in_transaction, read_scope, session_scope
 from db.evaluation.gate import request_gate
 from db.evaluation.promotion import promote_first
 from db.ledger.leases import Claim
@@ -46,8 +46,7 @@ def train_next(worker: str) -> bool:
     """Claim the oldest waiting run and carry it out; return False if there is none."""
     if not claimed.may_claim():
         return False
-    with session_scope() as s:
-        taken = runs.claim_run(s, worker)
+    taken = in_transaction(lambda s: runs.claim_run(s, worker))
     if taken is None:
         return False
     run, claim = taken

@@ -95,11 +95,16 @@ def our_environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(PROJECT)}
 
 
-def use_home(home: Path) -> None:
-    """Use this home from now on, with SQLite and a private broker whatever the environment says."""
+def use_home(home: Path, database_url: str | None = None) -> None:
+    """Use this home from now on, with a private broker and, unless a database is named, SQLite.
+
+    What the environment says of them does not count.
+    """
     for name in ("DATABASE_URL", "CTBATCH_DATABASE_URL", "CELERY_BROKER_URL", "CTBATCH_BROKER_URL"):
         os.environ.pop(name, None)
     os.environ["CTBATCH_HOME"] = str(home)
+    if database_url:
+        os.environ["DATABASE_URL"] = database_url
     get_settings.cache_clear()
     database.use(get_settings())
 

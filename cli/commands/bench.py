@@ -93,6 +93,23 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 
 
 @bench.command()
+@click.option("--database", "url", help="Use this empty database, e.g. postgresql://…  [default: SQLite]")
+@count_option("--workers", 8, "Claim and record in this many processes.")
+@count_option("--jobs", 200, "Submit this many jobs of two slices at a time, of two owners in turn.")
+@count_option("--seconds", 60, "Submit again until this many seconds have passed.")
+@json_option
+def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool) -> None:
+    """Measure how many slices/s workers claim and record.
+
+    No file is read and no engine runs: this measures the database alone. Prints the number of deadlocks that PostgreSQL
+    has counted, and the errors of transactions that it broke off.
+    """
+    from cli.benchmarks.claims import run
+
+    run(url, workers, jobs, seconds, as_json)
+
+
+@bench.command()
 @click.argument("dataset", metavar="DATASET")
 @run_options("scratch")
 @json_option

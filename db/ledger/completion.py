@@ -1,6 +1,6 @@
 """The end of a job: its row is locked, and it ends when nothing of it is open."""
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
@@ -8,9 +8,12 @@ from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, JobState, Upload, Work
 
 
 def lock_job(s: Session, job_id: str) -> Job:
-    """Return the job, locked until the transaction ends, so that only one transaction at a time can finish it."""
+    """Return the job, locked until the transaction ends, so that only one transaction at a time can finish it.
+
+    Lock it before its uploads and chunks, and only one job in a transaction; or two transactions wait for each other.
+    """
     query = select(Job).where(Job.id == job_id).execution_options(populate_existing=True)
-    return s.scalars(query.with_for_update(of=Job)).one()
+    return s.scalars(query.with_for_update(key_share=True, of=Job)).one()
 
 
 def finish_if_done(s: Session, job: Job) -> None:
@@ -33,5 +36,7 @@ def finish_if_done(s: Session, job: Job) -> None:
         state = JobState.CANCELLED
     else:
         state = JobState.FAILED if error else JobState.FINISHED
-    s.execute(update(Job).where(Job.id == job.id).values(state=state, error=error, finished_at=from_now()))
+    started = func.coalesce(Job.started_at, from_now())  # a claim does not note it in a row that is locked
+    ended = {"state": state, "error": error, "started_at": started, "finished_at": from_now()}
+    s.execute(update(Job).where(Job.id == job.id).values(**ended))
     s.refresh(job)

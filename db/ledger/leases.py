@@ -38,9 +38,12 @@ def claimable(model: Any) -> Any:
 
 
 def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
-    """Have a query skip rows that another transaction is claiming. SQLite needs nothing: its writers queue at BEGIN."""
+    """Have a query lock its rows and skip those that another transaction holds.
+
+    Rows that refer to them can still be added. SQLite needs nothing: its writers queue at BEGIN.
+    """
     if session.get_bind().dialect.name == "postgresql":
-        return query.with_for_update(skip_locked=True, of=of)
+        return query.with_for_update(skip_locked=True, key_share=True, of=of)
     return query
 
 
@@ -126,6 +129,7 @@ def unsent(session: Session, model: type[L]) -> list[int]:
 
 
 def mark_sent(session: Session, model: type[L], ids: list[int]) -> None:
-    """Note that these rows' messages were sent again now."""
+    """Note that these rows' messages were sent again now. A row that is being claimed needs no note."""
     table: Any = model
-    session.execute(update(table).where(table.id.in_(ids)).values(published_at=from_now()))
+    free = session.scalars(locked(select(table.id).where(table.id.in_(ids)), session, of=table)).all()
+    session.execute(update(table).where(table.id.in_(free)).values(published_at=from_now()))

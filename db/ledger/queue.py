@@ -1,9 +1,14 @@
-"""Claims uploads and chunks in turn: by priority, then by the owner and the job that were served longest ago."""
+"""Claims uploads and chunks in turn: by priority, then by the owner and the job that were served longest ago.
+
+A claim waits for no other transaction, so that it is never part of a deadlock: others lock a job first and then its
+uploads and chunks, which a claim does the other way round. It passes over what others hold.
+"""
 
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
@@ -12,30 +17,65 @@ from db.ledger.leases import Claim
 from db.models import Chunk, Job, JobState, Upload, User
 
 
-def _turn() -> tuple[Any, ...]:
-    """Return the order: priority, then the owner served longest ago, then their job served longest ago."""
-    return (
-        Job.priority.desc(),
-        User.served_at.asc().nulls_first(),
-        Job.served_at.asc().nulls_first(),
-        Job.created_at,
-    )
+@dataclass
+class _Turns:
+    """The turns within one claim. They are noted in the tables once, at its end.
+
+    `served`: owner of each job that had a turn. `owners`, `jobs`: those that had one since all others had one.
+    """
+
+    served: dict[str, int] = field(default_factory=dict)
+    owners: set[int] = field(default_factory=set)
+    jobs: set[str] = field(default_factory=set)
+
+    def order(self) -> tuple[Any, ...]:
+        """Return the order: priority, then the owner served longest ago, then their job served longest ago."""
+        return (
+            Job.priority.desc(),
+            User.id.in_(self.owners),
+            User.served_at.asc().nulls_first(),
+            Job.id.in_(self.jobs),
+            Job.served_at.asc().nulls_first(),
+            Job.created_at,
+        )
+
+    def serve(self, job_id: str, owner_id: int) -> None:
+        """Note that a job and its owner had their turn."""
+        self.served[job_id] = owner_id
+        self.owners = {owner_id} if owner_id in self.owners else self.owners | {owner_id}
+        self.jobs = {job_id} if job_id in self.jobs else self.jobs | {job_id}
+
+    def write(self, s: Session) -> None:
+        """Write the turns into the tables. Rows that another transaction holds are left as they are.
+
+        Whoever holds such a job claims it too, or records results of it.
+        """
+        jobs = s.scalars(leases.locked(select(Job.id).where(Job.id.in_(self.served)), s, of=Job)).all()
+        started = {
+            "state": case((Job.state == JobState.QUEUED, JobState.RUNNING), else_=Job.state),
+            "started_at": func.coalesce(Job.started_at, from_now()),
+        }
+        s.execute(update(Job).where(Job.id.in_(jobs)).values(served_at=from_now(), **started))
+        owners = s.scalars(leases.locked(select(User.id).where(User.id.in_(self.served.values())), s, of=User)).all()
+        s.execute(update(User).where(User.id.in_(owners)).values(served_at=from_now()))
 
 
 def claim_upload(s: Session, worker: str) -> Claim | None:
     """Claim the upload whose turn it is, or return None."""
+    turns = _Turns()
     query = (
-        select(Upload.id, Job.id.label("job"))
+        select(Upload.id, Job.id.label("job"), Job.owner_id)
         .join(Job, Job.id == Upload.job_id)
         .join(User, User.id == Job.owner_id)
         .where(leases.claimable(Upload))
-        .order_by(*_turn(), Upload.position)
+        .order_by(*turns.order(), Upload.position)
         .limit(1)
     )
     row = s.execute(leases.locked(query, s, of=Upload)).first()
     if row is None or (claim := leases.take(s, Upload, row.id, worker)) is None:
         return None
-    _served(s, row.job)
+    turns.serve(row.job, row.owner_id)
+    turns.write(s)
     return claim
 
 
@@ -46,35 +86,29 @@ def claim_chunks(s: Session, worker: str, slices: int, without: Collection[int] 
     `without` are left to other workers.
     """
     claimed: list[tuple[Chunk, Claim]] = []
+    turns = _Turns()
     model_version_id: int | None = None
     room = slices
     while room > 0:
         query = (
-            select(Chunk)
+            select(Chunk, Job.owner_id, Job.model_version_id)
             .join(Job, Job.id == Chunk.job_id)
             .join(User, User.id == Job.owner_id)
             .where(leases.due(Chunk))
-            .order_by(*_turn(), Chunk.id)
+            .order_by(*turns.order(), Chunk.id)
             .limit(1)
         )
         if model_version_id is not None:
             query = query.where(Job.model_version_id == model_version_id, Chunk.size <= room, Chunk.suspect.is_(False))
         if without:
             query = query.where(Job.model_version_id.not_in(without))
-        chunk = s.scalar(leases.locked(query, s, of=Chunk))
-        if chunk is None or (claim := leases.take(s, Chunk, chunk.id, worker)) is None:
+        row = s.execute(leases.locked(query, s, of=Chunk)).first()
+        if row is None or (claim := leases.take(s, Chunk, row[0].id, worker)) is None:
             break
-        model_version_id = _served(s, chunk.job_id)
+        chunk, owner_id, model_version_id = row
+        turns.serve(chunk.job_id, owner_id)
         claimed.append((chunk, claim))
         room = 0 if chunk.suspect else room - chunk.size
+    if claimed:
+        turns.write(s)
     return claimed
-
-
-def _served(s: Session, job_id: str) -> int:
-    """Note that this job and its owner had their turn, and return the job's model version."""
-    job = s.get_one(Job, job_id)
-    if job.state == JobState.QUEUED:
-        s.execute(update(Job).where(Job.id == job_id).values(state=JobState.RUNNING, started_at=from_now()))
-    s.execute(update(Job).where(Job.id == job_id).values(served_at=from_now()))
-    s.execute(update(User).where(User.id == job.owner_id).values(served_at=from_now()))
-    return job.model_version_id

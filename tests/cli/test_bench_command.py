@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -89,3 +90,25 @@ def test_engine_that_the_package_has_no_file_for_is_refused_at_once(ctbatch: Cal
     refused = ctbatch("bench", "pipeline", "--slices", 1, env={"CTBATCH_ENGINE": "openvino-f32"})
     assert refused.returncode == 2, refused.stderr
     assert refused.stderr.splitlines()[-1].startswith("Error: CTBATCH_ENGINE is openvino-f32, but the package demo")
+
+
+CLAIMS = ("bench", "claims", "--json", "--jobs", 6, "--seconds", 1, "--workers")
+
+
+def test_claims_reports_every_slice_and_no_broken_transaction(ctbatch: Callable[..., Any]) -> None:
+    report = json.loads(ctbatch(*CLAIMS, 2).stdout)
+    assert report["database"] == "sqlite"
+    assert report["jobs"] >= 6
+    assert report["slices"] == 2 * report["jobs"]
+    assert (report["deadlocks"], report["transactions_broken_off"]) == (0, {})
+
+
+@pytest.mark.slow
+def test_eight_workers_on_postgresql_claim_tiny_jobs_without_a_deadlock(
+    ctbatch: Callable[..., Any], postgres_url: str
+) -> None:
+    report = json.loads(ctbatch(*CLAIMS, 8, "--jobs", 60, "--database", postgres_url).stdout)
+    assert report["slices"] == 2 * report["jobs"] >= 120
+    assert (report["deadlocks"], report["transactions_broken_off"]) == (0, {})
+    refused = ctbatch(*CLAIMS, 2, "--database", postgres_url)
+    assert (refused.returncode, "not empty" in refused.stderr) == (2, True)

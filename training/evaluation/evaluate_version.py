@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy.exc import OperationalError
 
 from db import TRAIN, VALIDATION
-from db.database import read_scope, session_scope
+from db.database import in_transaction, read_scope, session_scope
 from db.datasets.slices import DatasetError, rows_of, without_patient
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
@@ -40,8 +40,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
     """Claim the oldest waiting evaluation, or the one of this id, and carry it out; return False if there is none."""
     if evaluation_id is None and not claimed.may_claim():
         return False
-    with session_scope() as s:
-        taken = evaluations.claim(s, worker, evaluation_id)
+    taken = in_transaction(lambda s: evaluations.claim(s, worker, evaluation_id))
     if taken is None:
         return False
     evaluation, claim = taken

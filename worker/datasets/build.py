@@ -4,7 +4,7 @@ import logging
 
 from db import CLASSES
 from db.crash_points import crash_point
-from db.database import read_scope, session_scope
+from db.database import in_transaction, read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import leases
 from db.ledger.leases import Claim
@@ -27,8 +27,7 @@ def build_next(worker: str) -> bool:
     """Claim the dataset whose turn it is and build it. Return False if there is none."""
     if not claimed.may_claim():
         return False
-    with session_scope() as s:
-        taken = datasets.claim_dataset(s, worker)
+    taken = in_transaction(lambda s: datasets.claim_dataset(s, worker))
     if taken is None:
         return False
     dataset, claim = taken

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
 from db.crash_points import crash_point
-from db.database import current, read_scope, session_scope
+from db.database import current, in_transaction, read_scope, session_scope
 from db.ledger import queue, recording
 from db.ledger.leases import Claim
 from db.ledger.recording import ReadSlice
@@ -43,12 +44,10 @@ def unpack_next(worker: str) -> bool:
     """Claim the upload whose turn it is and unpack it. Return False if there is none."""
     if not claimed.may_claim():
         return False
-    with session_scope() as s:
-        claim = queue.claim_upload(s, worker)
-        if claim is None:
-            return False
-        upload = s.get_one(Upload, claim.id, populate_existing=True)
-        cancelled = s.get_one(Job, upload.job_id).cancel_requested_at is not None
+    taken = in_transaction(lambda s: _claim(s, worker))
+    if taken is None:
+        return False
+    upload, claim, cancelled = taken
     crash_point("after-claim-upload")
     log.info("unpacking", extra={"job": upload.job_id, "upload": upload.id, "fence": claim.fence})
 
@@ -65,6 +64,15 @@ def unpack_next(worker: str) -> bool:
 
     claimed.carry_out(Upload, [claim], lambda heartbeat: _unpack(claim, upload, heartbeat, cancelled), fail=fail)
     return True
+
+
+def _claim(s: Session, worker: str) -> tuple[Upload, Claim, bool] | None:
+    """Claim the upload whose turn it is; return it, and whether its job was cancelled. Return None if there is none."""
+    claim = queue.claim_upload(s, worker)
+    if claim is None:
+        return None
+    upload = s.get_one(Upload, claim.id, populate_existing=True)
+    return upload, claim, s.get_one(Job, upload.job_id).cancel_requested_at is not None
 
 
 def _fail(claim: Claim, upload: Upload, error: str) -> None:

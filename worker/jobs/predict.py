@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from db.crash_points import crash_point
-from db.database import current, read_scope, session_scope
+from db.database import current, in_transaction, read_scope, session_scope
 from db.ledger import chunks, completion, leases, queue, recording
 from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice, cam_bytes, copy_known
@@ -60,9 +61,7 @@ def predict_next(worker: str) -> bool:
     """
     if not claimed.may_claim():
         return False
-    with session_scope() as s:
-        taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others())
-        version = taken[0][0].job.model_version if taken else None
+    taken, version = in_transaction(lambda s: _claim(s, worker))
     if version is None:
         _load_champion()
         _try_imported()
@@ -77,6 +76,12 @@ def predict_next(worker: str) -> bool:
         put_off=lambda _: _put_off(claims),
     )
     return True
+
+
+def _claim(s: Session, worker: str) -> tuple[list[tuple[Chunk, Claim]], ModelVersion | None]:
+    """Claim the chunks whose turn it is; return them and their one model version, or None if there are none."""
+    taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others())
+    return taken, taken[0][0].job.model_version if taken else None
 
 
 def _load_champion() -> None:
