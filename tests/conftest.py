@@ -1,6 +1,5 @@
 """What all tests share: settings in a temporary folder, both databases, people, and a fake model version."""
 
-import json
 import os
 import shutil
 import signal
@@ -23,9 +22,9 @@ from db.access import accounts
 from db.access.accounts import create_user
 from db.database import session_scope
 from db.models import ModelVersion, User
-from db.registry import champions, versions
 from db.settings import Settings
 from tests.builders.networks import small_resnet
+from tests.builders.versions import add_champion
 
 # A shell that starts the tests in the background has SIGINT ignored, and every process below would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -238,36 +237,6 @@ def fresh_database(request: pytest.FixtureRequest, kind: str, home: Path) -> Ite
         base.use(settings)
         yield settings
         base.get_engine().dispose()
-
-
-def fake_package(folder: Path, name: str = "fake") -> Path:
-    """A package without a network, for the fake engine: its scores are a function of the pixels' hash."""
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = {
-        "name": name,
-        "note": "fake engine: for tests only",
-        "recipe": "lung-224-v1",
-        "threshold": 0.5,
-        "temperature": 1.0,
-        "files": {},
-        "metrics": {"accuracy": 0.5},
-        "parity": {},
-        "dataset_hash": None,
-        "created_at": "2026-01-01T00:00:00+00:00",
-        "extra": {},
-    }
-    (folder / "package.json").write_text(json.dumps(manifest))
-    return folder
-
-
-def add_champion(folder: Path, name: str = "fake") -> ModelVersion:
-    """Register a fake package in the database in use, and promote it."""
-    package = fake_package(folder / f"package-{name}", name)
-    stored = versions.store_package(package)
-    with session_scope() as s:
-        version = versions.register_package(s, stored)
-        champions.record_promotion(s, version, None, "for the test")
-    return version
 
 
 @pytest.fixture

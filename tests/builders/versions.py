@@ -1,21 +1,52 @@
-"""Code that makes a model version for the fake engine in the home of the process that runs it."""
+"""Model versions without a network, for the fake engine: its scores are a function of the pixels' hash."""
 
-ADD_VERSION = """
-import json, sys
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from db.registry import champions, versions
-from db.database import session_scope
 
-folder = Path(sys.argv[1])
-folder.mkdir()
-package = dict(name="fake", note="fake engine: for tests only", recipe="lung-224-v1", threshold=0.5, temperature=1.0,
-               files={}, metrics={}, parity={}, dataset_hash=None, created_at="2026-01-01T00:00:00+00:00", extra={})
-(folder / "package.json").write_text(json.dumps(package))
-stored = versions.store_package(folder)
-with session_scope() as s:
-    versions.register_package(s, stored)
-"""
-ADD_CHAMPION = ADD_VERSION.replace(
-    "    versions.register_package(s, stored)",
-    "    champions.record_promotion(s, versions.register_package(s, stored), None, 'for the test')",
-)
+from db.database import session_scope
+from db.models import ModelVersion
+from db.registry import champions, versions
+
+
+def fake_package(folder: Path, name: str = "fake", files: Mapping[str, bytes] | None = None, **values: object) -> Path:
+    """Write a package of these files. `values` are members of its manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, data in (files or {}).items():
+        (folder / file).write_bytes(data)
+    manifest = {
+        "name": name,
+        "note": "fake engine: for tests only",
+        "recipe": "lung-224-v1",
+        "threshold": 0.5,
+        "temperature": 1.0,
+        "files": {file: hashlib.sha256(data).hexdigest() for file, data in (files or {}).items()},
+        "metrics": {"accuracy": 0.5},
+        "parity": {},
+        "dataset_hash": None,
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "extra": {},
+    }
+    (folder / "package.json").write_text(json.dumps(manifest | values))
+    return folder
+
+
+def add_version(
+    folder: Path, name: str = "fake", files: Mapping[str, bytes] | None = None, **columns: object
+) -> ModelVersion:
+    """Register a fake package in the database in use. `columns` are set on its row."""
+    stored = versions.store_package(fake_package(folder / f"package-{name}", name, files))
+    with session_scope() as s:
+        version = versions.register_package(s, stored)
+        for column, value in columns.items():
+            setattr(version, column, value)
+    return version
+
+
+def add_champion(folder: Path, name: str = "fake") -> ModelVersion:
+    """Register a fake package in the database in use, and promote it."""
+    version = add_version(folder, name)
+    with session_scope() as s:
+        champions.record_promotion(s, s.merge(version), None, "for the test")
+    return version

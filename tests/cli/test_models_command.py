@@ -19,11 +19,12 @@ from db.database import read_scope, session_scope
 from db.evaluation import evaluations
 from db.metrics import Difference
 from db.models import Dataset, Evaluation, ModelVersion, Work
-from db.registry import champions, versions
+from db.registry import champions
 from db.settings import Settings
 from db.storage import storage
+from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split
-from tests.conftest import fake_package, make_settings
+from tests.conftest import make_settings
 from worker.engines.fake import FakeEngine
 from worker.engines.interface import Scores
 
@@ -49,19 +50,9 @@ def add_version(settings: Settings, dataset: Dataset) -> AddVersion:
     split = add_split(dataset)
 
     def act(name: str, **values: object) -> ModelVersion:
-        package = fake_package(settings.home / f"package-{name}", name)
-        manifest = json.loads((package / "package.json").read_text())
         files = {"model.xml": f"<net name='{name}'/>".encode(), "model.bin": bytes(100)}
-        for file, data in files.items():
-            (package / file).write_bytes(data)
-            manifest["files"][file] = storage().put(data)
-        (package / "package.json").write_text(json.dumps(manifest))
-        with session_scope() as s:
-            version = versions.register_package(s, versions.store_package(package))
-            version.facts = {"split": {"id": split.id, "dataset": "site/1"}, "dataset": "site/1", "floor": 0.7}
-            for key, value in values.items():
-                setattr(version, key, value)
-        return version
+        facts = {"split": {"id": split.id, "dataset": "site/1"}, "dataset": "site/1", "floor": 0.7}
+        return builders.add_version(settings.home, name, files, **({"facts": facts} | values))
 
     return act
 

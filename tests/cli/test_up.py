@@ -13,8 +13,6 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.builders.versions import ADD_VERSION
-
 PROJECT = Path(__file__).parents[2]
 
 
@@ -67,11 +65,19 @@ class Up:
         return min(pid for pid, line in self.descendants().items() if words in line)
 
 
+ADD_VERSION = """
+import sys
+from pathlib import Path
+from tests.builders.versions import add_version
+add_version(Path(sys.argv[1]))
+"""
+
+
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
     running = Up(tmp_path_factory.mktemp("up"))
     running.wait_until_ready()
-    added = [sys.executable, "-c", ADD_VERSION, running.home / "package"]
+    added = [sys.executable, "-c", ADD_VERSION, running.home]
     subprocess.run(added, env=running.env, check=True, timeout=60)
     assert running.run("models", "promote", "fake/1", "--reason", "test").returncode == 0
     yield running

@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from cli.supervisor.roles import ROLES
-from tests.builders.versions import ADD_CHAMPION
 
 PROJECT = Path(__file__).parents[2]
 DOCKERFILE = PROJECT / ".docker/Dockerfile"
@@ -251,6 +250,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+ADD_CHAMPION = """
+import sys
+from pathlib import Path
+from tests.builders.versions import add_champion
+add_champion(Path(sys.argv[1]))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.timeout(400)
@@ -261,7 +268,7 @@ def test_every_command_becomes_healthy_and_a_job_runs_through(composed, tmp_path
     for name in LONG_RUNNING:
         composed.wait_until_healthy(name)
 
-    champion = [sys.executable, "-c", ADD_CHAMPION, tmp_path / "package"]
+    champion = [sys.executable, "-c", ADD_CHAMPION, tmp_path]
     subprocess.run(champion, env=composed.env("migrate"), check=True, timeout=60)
     added = composed.run("migrate", "users", "add", "ann", "--no-password")
     assert added.returncode == 0, added.stderr

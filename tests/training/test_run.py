@@ -1,7 +1,6 @@
 """A training run, from the claimed row to the model version, and what ends it earlier."""
 
 import errno
-import json
 from importlib import metadata
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, TrainingRun
 from db.models.documents import SplitName
 from db.registry import versions
-from db.registry.manifest import Package
+from db.registry.manifest import parse_manifest
 from db.storage import FileMissing, storage
 from db.training import runs, splits
 from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split
-from tests.conftest import fake_package
+from tests.builders.versions import fake_package
 from training.config import Origin, preset, with_settings
 from training.errors import RunFailed, WeightsError, message_for
 from worker.decoding import npy_bytes
@@ -110,8 +109,7 @@ def test_worker_that_dies_after_registering_leaves_the_comparison_requested(data
 
     def package(folder, trained, *_):
         known = {"split": {"id": trained.run.split_id, "dataset": "site/1"}}
-        made = json.loads((fake_package(folder) / "package.json").read_text()) | {"extra": known}
-        return Package(**made)
+        return parse_manifest((fake_package(folder, extra=known) / "package.json").read_bytes())
 
     def die(*_, **__):
         raise WorkerDied

@@ -1,8 +1,6 @@
 """Model versions over pages and the API: a page each, its files, the gate, site checks, export and import."""
 
-import hashlib
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from db.registry import champions, versions
 from db.storage import storage
 from db.training.splits import split_of
 from tests.builders.files import png
-from tests.conftest import fake_package
+from tests.builders.versions import fake_package
 from tests.web.actors import Api, Browser, load_engines, ready_dataset
 from web.views.metric_filters import plain
 
@@ -46,21 +44,15 @@ def split_id(app: APIFlask) -> int:
 
 def add_version(folder: Path, split_id: int, name: str = "site") -> int:
     """Register a version with a report, a card, a picture, figures and the split it left its test part in."""
-    package = fake_package(folder / "package", name)
     files = {"report.html": REPORT, "MODEL_CARD.md": CARD, "roc.png": png(3), "model.xml": b"<net>", "model.bin": b"0"}
-    for file, content in files.items():
-        (package / file).write_bytes(content)
-    manifest = json.loads((package / "package.json").read_text())
-    manifest["files"] = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-    manifest["metrics"] = METRICS
-    manifest["ood"] = {"threshold": 1.6, "openvino-int8": 1.75}
-    manifest["extra"] = {
+    facts = {
         "split": {"id": split_id, "dataset": "site/1"},
         "dataset": "site/1",
         "lineage": ["fake/1"],
         "preset": "quick",
     }
-    (package / "package.json").write_text(json.dumps(manifest))
+    ood = {"threshold": 1.6, "openvino-int8": 1.75}
+    package = fake_package(folder / "package", name, files, metrics=METRICS, ood=ood, extra=facts)
     stored = versions.store_package(package)
     with session_scope() as s:
         return versions.register_package(s, stored).id

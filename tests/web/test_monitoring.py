@@ -162,7 +162,8 @@ def test_submission_wakes_an_ingest_worker(api: Api, monkeypatch: pytest.MonkeyP
 
 SEVERAL = """
 import pathlib, sys
-from tests.conftest import add_champion, make_settings
+from tests.builders.versions import add_champion
+from tests.conftest import make_settings
 from db import database, migrate
 settings = make_settings(pathlib.Path(sys.argv[1]))
 database.use(settings)

@@ -14,7 +14,8 @@ from db.access import accounts
 from db.database import session_scope
 from db.settings import Settings
 from tests.builders.files import png, zip_of
-from tests.conftest import add_champion, fresh_database
+from tests.builders.versions import add_champion
+from tests.conftest import fresh_database
 from tests.web.actors import Api, WorkerPart, load_engines, ready_dataset
 from web.app import create_app
 

@@ -14,7 +14,7 @@ from db.models import ModelVersion, Promotion, User
 from db.registry import champions
 from db.settings import Settings
 from tests.builders.files import png, zip_of
-from tests.conftest import add_champion
+from tests.builders.versions import add_champion
 from tests.web.actors import Api, Browser, WorkerPart
 from web.errors import sentence
 from web.views import filters

@@ -166,7 +166,8 @@ import pathlib, sys, zipfile
 sys.path.insert(0, {project!r})
 home = pathlib.Path({home!r})
 files = home / "files"
-from tests.conftest import add_champion, make_settings
+from tests.builders.versions import add_champion
+from tests.conftest import make_settings
 from tests.builders.files import png, zip_of
 from tests.web.actors import Api, Browser
 from db import database, migrate
@@ -204,7 +205,8 @@ def test_full_disk_is_507_and_queues_nothing(tmp_path: Path) -> None:
 STREAMED = """
 import pathlib, resource, sys
 sys.path.insert(0, {project!r})
-from tests.conftest import add_champion, make_settings
+from tests.builders.versions import add_champion
+from tests.conftest import make_settings
 from tests.web.actors import Api
 from db import database, migrate
 from db.access import accounts

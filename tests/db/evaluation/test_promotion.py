@@ -28,7 +28,7 @@ from db.registry import versions as registry
 from db.storage import storage
 from db.training.lineage import ancestors_of
 from tests.builders.datasets import new_split
-from tests.conftest import fake_package
+from tests.builders.versions import fake_package
 
 NewChampion = Callable[[str], ModelVersion]
 Pairs = dict[str, PairedMetric]

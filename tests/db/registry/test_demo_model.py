@@ -11,7 +11,7 @@ from db.evaluation.promotion import promote_demo_model
 from db.registry import champions, demo_model
 from db.registry.demo_model import DEMO_FILE, DemoModelDamaged, import_demo_model
 from db.settings import Settings
-from tests.conftest import add_champion
+from tests.builders.versions import add_champion
 from worker.engines.load import load_engine
 from worker.engines.package import calibration_of, probability, read_package
 from worker.imaging.recipe import RECIPE

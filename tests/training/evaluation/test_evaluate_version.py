@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationView, result_of
 from db.evaluation.gate import PASSED, PENDING, REFUSED, gate_of, request_gate
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, Work
-from db.registry import champions, versions
+from db.registry import champions
 from db.settings import Settings
 from db.storage import storage
+from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split
-from tests.conftest import fake_package
 from training.evaluation import evaluate_version as carried
 from training.evaluation.evaluate_version import evaluate_next
 from training.evaluation.metrics import measure
@@ -36,17 +37,7 @@ AddVersion = Callable[..., ModelVersion]
 @pytest.fixture
 def add_version(settings: Settings) -> AddVersion:
     """Registers a version of the fake engine, with values of the test's choice."""
-
-    def act(name: str = "fake", **values: object) -> ModelVersion:
-        package = fake_package(settings.home / f"package-{name}", name)
-        stored = versions.store_package(package)
-        with session_scope() as s:
-            version = versions.register_package(s, stored)
-            for key, value in values.items():
-                setattr(version, key, value)
-        return version
-
-    return act
+    return partial(builders.add_version, settings.home)
 
 
 @pytest.fixture

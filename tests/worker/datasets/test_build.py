@@ -489,7 +489,7 @@ def test_files_of_a_dataset_are_not_reaped(make: Make, settings: Settings) -> No
 
 @pytest.fixture
 def champion(settings: Settings) -> ModelVersion:
-    from tests.conftest import add_champion
+    from tests.builders.versions import add_champion
 
     return add_champion(settings.home)
 

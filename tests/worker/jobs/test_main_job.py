@@ -25,7 +25,7 @@ from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, R
 from db.registry import champions, engine_proofs, versions
 from db.settings import Settings
 from db.storage import FileDamaged, storage
-from tests.conftest import add_champion
+from tests.builders.versions import add_champion
 from worker import reap, sweep
 from worker.decoding import npy_bytes
 from worker.engines import load
