@@ -128,9 +128,20 @@ def damaged(old: ModelVersion) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"?")
 
 
+class SurerEngine(FakeEngine):
+    """Scores of its own: storing the same scores anew would mend a damaged file."""
+
+    def predict(self, slices: np.ndarray) -> Scores:
+        scores = super().predict(slices)
+        return replace(scores, logit=scores.logit * 2)
+
+
 @pytest.mark.parametrize("harm", [gone, damaged])
 def test_lost_scores_are_not_compared_until_they_are_made_again(
-    add_version: AddVersion, dataset: Dataset, harm: Callable[[ModelVersion], None]
+    add_version: AddVersion,
+    dataset: Dataset,
+    harm: Callable[[ModelVersion], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     split = add_split(dataset)
     facts = {"split": {"id": split.id, "dataset": "site/1"}, "floor": 0.7}
@@ -141,7 +152,9 @@ def test_lost_scores_are_not_compared_until_they_are_made_again(
         champions.record_promotion(s, old, None, "the first")
     harm(old)
     ask(new, dataset, split, "test")
-    evaluate_next("w")
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(load, "load_engine", lambda *_, **__: Proven(SurerEngine(), []))
+        evaluate_next("w")
     with read_scope() as s:
         gate = gate_of(s, new)
     assert (gate.verdict, gate.figures) == (PENDING, {})

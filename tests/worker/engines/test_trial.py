@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from db.database import read_scope
 from db.models import EngineProof, ModelVersion
-from tests.conftest import fake_package
+from tests.builders.versions import fake_package
 from worker.engines import trial
 from worker.engines.interface import Scores
 
