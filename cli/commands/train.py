@@ -17,6 +17,7 @@ from db.registry import versions
 from db.storage import storage
 from training.errors import WeightsError
 from training.launch.launch import LaunchPlan, RunRequest, launch, prepare
+from training.launch.weights_file import check_size, check_weights_file
 
 PIECE = 1 << 20  # bytes of a file that are copied at a time
 
@@ -81,9 +82,6 @@ def _origin(start: str) -> dict[str, str]:
     path = Path(start)
     if not path.is_file():
         raise NotFoundOrDenied(f"there is no model version and no file {start}")
-    # h5py is loaded only where a file is given.
-    from training.launch.weights_file import check_size, check_weights_file
-
     try:
         check_size(path.stat().st_size, str(path))
         with storage().receive() as receiver, path.open("rb") as file:

@@ -109,6 +109,7 @@ ROOMS = {
 MOST_MODULES = 14  # of a folder: what is more wants a room of its own
 TENSORFLOW_IN = {"worker/engines/keras.py"}
 HEAVY = "tensorflow", "keras"
+HDF5_IN = {"worker/hdf5.py", "training/network/load_weights.py"}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -217,6 +218,12 @@ def test_contributing_shows_the_same_rooms(package: str) -> None:
     folders = [line for line in ROOMS[package] if (PROJECT / package / line.replace(".", "/")).is_dir()]
     assert re.findall(r"`(.+?)`", rooms) == folders
     assert re.findall(r"`(.+?)`", others) == list(MAY_IMPORT[package])
+
+
+def test_hdf5_is_read_in_two_places_only() -> None:
+    """Where the process is confined, and where a confined one has checked the file."""
+    readers = {path.relative_to(PROJECT).as_posix() for module, path in MODULES.items() if "h5py" in IMPORTS[module]}
+    assert readers == HDF5_IN
 
 
 def test_tensorflow_is_named_in_two_places_only() -> None:

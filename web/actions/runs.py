@@ -12,6 +12,7 @@ from training.launch.installed import TrainingNotInstalled
 from training.launch.launch import LaunchPlan, NothingNamed, RunRequest
 from training.launch.launch import launch as launch_run
 from training.launch.launch import prepare as prepare_run
+from training.launch.weights_file import check_weights_file
 from web.actions.uploads import only_part, part_path, plain_part, publish
 from web.errors import Problem, as_problem, sentence
 from web.schemas.runs import RunIn
@@ -41,8 +42,6 @@ def receive_weights() -> str:
     does not hold a ResNet50. Then nothing is kept.
     """
     part = only_part("one file of weights")
-    from training.launch.weights_file import check_weights_file
-
     try:
         check_weights_file(part_path(part), "the file")
     except WeightsTooLarge as error:
