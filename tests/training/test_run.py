@@ -190,6 +190,8 @@ def test_unusable_weights_fail_a_run_with_the_reason(dataset, small_network):
     assert view.state == "failed"
     assert view.error == "the weights file is neither HDF5 (.h5) nor a .keras file"
 
+    assert str(view.error).startswith("the weights file is neither HDF5")
+
 
 def test_run_that_kills_its_workers_is_given_up(dataset):
     launch(dataset)
