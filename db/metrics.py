@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from db import CLASSES
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -42,6 +44,11 @@ METRICS = {
 """Every metric by its key, in the order in which people read them."""
 
 _COUNTS = {"n": "slices", "ood_share": "out of distribution"}  # that stand beside the metrics of a version
+
+
+def missing_slice(key: str) -> str:
+    """Return why a metric is undefined: `no COVID slice`."""
+    return " or ".join(f"no {CLASSES[label]} slice" for label in METRICS[key].classes)
 
 
 class Difference(StrEnum):

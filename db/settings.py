@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     # Training
     checkpoint_seconds: float = 20  # least time between checkpoints: an epoch of the head is shorter than writing one
 
+    # Promotion
+    promotion_margin: float = Field(default=0.02, ge=0, le=1)  # by which a candidate that passes may be worse
+
     # Engine
     engine: EngineChoice = "auto"
     engine_threads: int = 0  # 0: one per core

@@ -11,6 +11,7 @@ from db.evaluation.evaluations import EvaluationError
 from db.evaluation.result import PairedMetric
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 from db.models.kept import Kept
+from db.registry.versions import shared_precision
 from db.training.lineage import optimism_notes, training_split_of
 
 
@@ -24,6 +25,11 @@ class Pair:
     split: Split | None
 
     @property
+    def precision(self) -> str | None:
+        """The precision that both are measured in, or None if no engine can run both."""
+        return shared_precision([self.version, self.other])
+
+    @property
     def part(self) -> str | None:
         """The part of the split, or None without a split."""
         return TEST if self.split else None
@@ -32,7 +38,8 @@ class Pair:
 class Comparison(Kept):
     """A comparison as people see it; `state` queued, running, finished or failed.
 
-    `figures`: each metric of both versions, `model_version` first. `notes`: who was trained on some of the slices.
+    `figures`: each metric of both versions, `model_version` first. `engine`: gave the scores of both, or a note says
+    otherwise. `notes`: who was trained on some of the slices.
     """
 
     model_version: str
@@ -42,6 +49,8 @@ class Comparison(Kept):
     state: str
     slices: int | None = None
     groups: int | None = None
+    class_groups: dict[str, int] = Field(default_factory=dict)
+    engine: str | None = None
     figures: dict[str, PairedMetric] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     error: str | None = None
@@ -65,7 +74,14 @@ def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = 
     """Return the evaluations of both, as `evaluations.request` does. Raises EvaluationError."""
     return [
         evaluations.request(
-            s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part, user=user, notify=notify
+            s,
+            version=version,
+            dataset=pair.dataset,
+            split=pair.split,
+            part=pair.part,
+            precision=pair.precision,
+            user=user,
+            notify=notify,
         )
         for version in (pair.version, pair.other)
     ]
@@ -74,7 +90,9 @@ def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = 
 def comparison_of(s: Session, pair: Pair) -> Comparison | None:
     """Return the comparison as far as it is, or None if it was never requested."""
     own, theirs = (
-        evaluations.find(s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part)
+        evaluations.find(
+            s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part, precision=pair.precision
+        )
         for version in (pair.version, pair.other)
     )
     if own is None or theirs is None:
@@ -91,12 +109,16 @@ def comparison_of(s: Session, pair: Pair) -> Comparison | None:
         if evaluation.state == Work.FAILED:
             error = f"{evaluation.model_version.label}: {evaluation.error}"
             return comparison.model_copy(update={"state": "failed", "error": error})
-    result = evaluations.result_of(own)
-    if result is None or theirs.state != Work.DONE:
+    result, other_result = evaluations.result_of(own), evaluations.result_of(theirs)
+    if result is None or other_result is None:
         return comparison
     if not (metrics := result.against.get(pair.other.label)):
         error = f"the scores of {pair.version.label} or {pair.other.label} are gone: ask for the comparison again"
         return comparison.model_copy(update={"state": "failed", "error": error})
     notes = optimism_notes(s, [pair.version, pair.other], pair.dataset.id, pair.split, pair.part)
-    done = {"state": "finished", "slices": result.n, "groups": result.groups, "figures": metrics, "notes": notes}
+    if pair.precision is None and result.engine != other_result.engine:
+        engines = f"{pair.version.label} by {result.engine}, {pair.other.label} by {other_result.engine}"
+        notes = [f"they were measured by different engines, since none runs both: {engines}", *notes]
+    measured = {name: getattr(result, name) for name in ("groups", "class_groups", "engine")}
+    done = {"state": "finished", "slices": result.n, "figures": metrics, "notes": notes, **measured}
     return comparison.model_copy(update=done)

@@ -40,6 +40,7 @@ class EvaluationView:
     model_version: str
     dataset: str
     part: str | None
+    precision: str | None
     result: dict[str, Any]
     error: str | None
     created_at: datetime
@@ -57,12 +58,14 @@ def request(
     dataset: Dataset,
     split: Split | None = None,
     part: str | None = None,
+    precision: str | None = None,
     user: User | None = None,
     notify: bool = True,
 ) -> Evaluation:
     """Return the evaluation of a version on these slices; there is one for the same request.
 
-    An evaluation that failed, or whose scores are gone from storage, is carried out again. `notify=False` sends no
+    `precision`: of the engine that must score; None: the engine that serves where the evaluation is carried out. An
+    evaluation that failed, or whose scores are gone from storage, is carried out again. `notify=False` sends no
     message, for callers that carry it out at once.
 
     Raises EvaluationError: the dataset is not ready, or there is no such part.
@@ -75,9 +78,9 @@ def request(
     if split is not None and split.dataset_id != dataset.id:
         raise EvaluationError(f"the split {split.id} is of another dataset than {dataset.label}")
     lock_slices(s, dataset.id)  # two requests at once get one row: to a unique key, NULL does not equal NULL
-    evaluation = find(s, version=version, dataset=dataset, split=split, part=part)
+    evaluation = find(s, version=version, dataset=dataset, split=split, part=part, precision=precision)
     if evaluation is None:
-        evaluation = Evaluation(model_version_id=version.id, dataset_id=dataset.id, part=part)
+        evaluation = Evaluation(model_version_id=version.id, dataset_id=dataset.id, part=part, precision=precision)
         evaluation.split_id = split.id if split else None
         evaluation.user_id = user.id if user else None
         s.add(evaluation)
@@ -118,7 +121,13 @@ def lock_slices(s: Session, dataset_id: int) -> None:
 
 
 def find(
-    s: Session, *, version: ModelVersion, dataset: Dataset, split: Split | None = None, part: str | None = None
+    s: Session,
+    *,
+    version: ModelVersion,
+    dataset: Dataset,
+    split: Split | None = None,
+    part: str | None = None,
+    precision: str | None = None,
 ) -> Evaluation | None:
     """Return the evaluation of a version on these slices, or None if it was never requested."""
     query = select(Evaluation).where(
@@ -126,6 +135,7 @@ def find(
         Evaluation.dataset_id == dataset.id,
         Evaluation.split_id.is_(None) if split is None else Evaluation.split_id == split.id,
         Evaluation.part.is_(None) if part is None else Evaluation.part == part,
+        Evaluation.precision.is_(None) if precision is None else Evaluation.precision == precision,
     )
     return s.scalar(query.order_by(Evaluation.id).limit(1))
 
@@ -150,6 +160,7 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
         model_version=evaluation.model_version.label,
         dataset=evaluation.dataset.label,
         part=evaluation.part,
+        precision=evaluation.precision,
         result=evaluation.result,
         error=evaluation.error,
         created_at=evaluation.created_at,
@@ -178,11 +189,13 @@ def report(s: Session, claim: Claim, progress: float) -> None:
 
 
 def done_beside(s: Session, evaluation: Evaluation) -> list[Evaluation]:
-    """Return the finished evaluations of other versions on the same slices."""
+    """Return the finished evaluations of other versions on the same slices in the same precision."""
+    same_precision = Evaluation.precision == evaluation.precision
     query = select(Evaluation).where(
         Evaluation.dataset_id == evaluation.dataset_id,
         Evaluation.split_id.is_(None) if evaluation.split_id is None else Evaluation.split_id == evaluation.split_id,
         Evaluation.part.is_(None) if evaluation.part is None else Evaluation.part == evaluation.part,
+        Evaluation.precision.is_(None) if evaluation.precision is None else same_precision,
         Evaluation.state == Work.DONE,
         Evaluation.model_version_id != evaluation.model_version_id,
     )

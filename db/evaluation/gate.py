@@ -1,46 +1,65 @@
-"""The promotion gate: whether a candidate may take the champion's place.
+"""The promotion gate: whether a candidate may take the champion's place. `db.evaluation.rule` states the rule.
 
-The rule. Candidate and champion are measured on the same slices, the test part of the candidate's own split. Notes say
-which of them was trained on some of these slices, and on how many. The candidate is refused
-
-- if its sensitivity there, as measured, is below its floor (`facts.floor`, by default 0.85: of seven positive slices
-  one may be missed). The measured value counts, not the upper end of its interval: on a small test part the interval is
-  so wide that any candidate would pass. A candidate that chance alone put below the floor costs an admin a reason; one
-  that misses disease costs more;
-- if it is worse than the champion beyond chance: the whole 95 % interval of the difference in AUC, accuracy or
-  sensitivity, by resampling the same groups for both, is below zero.
+Candidate and champion are measured on the test part of the candidate's own split, in the same precision. Notes say
+which of them was trained on some of these slices, and how many candidates were held to them before.
 
 An imported version is promoted only after an engine of it has passed its trial or its proof on a machine here
 (`worker.engines.trial`). No reason overrides that: its jobs would fail.
 
 There is nothing to compare on without a champion, without a test part of the candidate here (it was imported, or is the
-demo), or with a test part of one group. Then the promotion needs a reason. An admin may override a refusal with one.
+demo), or if no engine can run both. Whatever did not pass needs a reason. An admin may override a refusal with one.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 from sqlalchemy.orm import Session
 
 from db import TEST
+from db.database import current
 from db.evaluation import evaluations
 from db.evaluation.evaluations import result_of
-from db.evaluation.result import Interval, PairedMetric, PairedMetrics
-from db.metrics import METRICS, Difference, difference_of, written_interval
+from db.evaluation.result import EvaluationResult, Interval, PairedMetric
+from db.evaluation.rule import (
+    FLOORED,
+    NO_EVIDENCE,
+    NOT_SHOWN,
+    PASSED,
+    REFUSED,
+    Floors,
+    Seen,
+    below_floors,
+    rule,
+    worst_metric,
+)
+from db.metrics import METRICS, written, written_interval
 from db.models import Evaluation, ModelVersion, Split, User, Work
 from db.models.kept import Kept
 from db.registry import champions, engine_proofs
-from db.training.lineage import optimism_notes, training_split_of
+from db.registry.versions import shared_precision
+from db.training.lineage import candidate_number, known_in_test, optimism_notes, training_split_of
 
-DEFAULT_FLOOR = 0.85
-NOT_WORSE_IN = ("auc", "accuracy", "recall")
-PASSED, REFUSED, NOTHING, PENDING = "passed", "refused", "nothing to compare on", "not compared yet"
-UNPROVEN = "not proven here"
+DEFAULT_FLOOR = Floors.recall
+NOTHING, PENDING, UNPROVEN = "nothing to compare on", "not compared yet", "not proven here"
+
+
+class FloorCheck(Kept):
+    """A floor, and the value that must reach it, as measured and with its 95 % interval."""
+
+    floor: float
+    value: float | None
+    interval: Interval = None
 
 
 class Gate(Kept):
-    """The gate's verdict on a candidate, and what it rests on. `figures`: each metric of candidate and champion."""
+    """The gate's verdict on a candidate, and what it rests on.
+
+    `figures`: each metric of candidate and champion. `engine`: gave the scores of both. `margin`: by which the
+    candidate may be worse. `candidate_number`: which of the versions that were held to these slices it is, from 1.
+    `floor`, `sensitivity` and `sensitivity_interval` repeat what `floors` has.
+    """
 
     verdict: str
     candidate: str
@@ -50,6 +69,11 @@ class Gate(Kept):
     dataset: str | None = None
     slices: int | None = None
     groups: int | None = None
+    class_groups: dict[str, int] = Field(default_factory=dict)
+    engine: str = ""
+    margin: float | None = None
+    candidate_number: int | None = None
+    floors: dict[str, FloorCheck] = Field(default_factory=dict)
     floor: float = DEFAULT_FLOOR
     sensitivity: float | None = None
     sensitivity_interval: Interval = None
@@ -59,82 +83,93 @@ class Gate(Kept):
         """Return this gate with a verdict, its reasons, and other fields."""
         return self.model_copy(update={"verdict": verdict, "reasons": list(reasons), **fields})
 
-
-def objections(metrics: PairedMetrics, sensitivity: float | None, floor: float) -> list[str]:
-    """Return why a candidate is refused by the rule above, a line each; an empty list if it is not."""
-    reasons = []
-    if sensitivity is None:
-        reasons.append("the test part holds no COVID slice: its sensitivity is not known")
-    elif sensitivity < floor:
-        reasons.append(f"its sensitivity of {sensitivity:.3f} is below the floor of {floor:.3f}")
-    for key in NOT_WORSE_IN:
-        if (pair := metrics.get(key)) is None:
-            continue
-        if (difference := difference_of(key, pair.low, pair.high)) == Difference.WORSE:
-            interval = written_interval(pair.low, pair.high, "+")
-            reasons.append(f"its {METRICS[key].name} is {difference}: the difference is {interval}")
-    return reasons
+    @property
+    def worst(self) -> str:
+        """Return in words in which metric the candidate may be furthest behind the champion; "" if none is known."""
+        if (key := worst_metric(self.figures)) is None:
+            return ""
+        pair = self.figures[key]
+        interval = written_interval(pair.low, pair.high, "+")
+        return f"{METRICS[key].name} {written(pair.first)}, {written(pair.difference, '+')} ({interval})"
 
 
-def floor_of(version: ModelVersion) -> float:
-    """Return the sensitivity below which a version is not promoted."""
-    return DEFAULT_FLOOR if version.facts.floor is None else version.facts.floor
+def floors_of(version: ModelVersion) -> Floors:
+    """Return the metrics below which a version is not promoted. A run may have set the sensitivity."""
+    return Floors() if version.facts.floor is None else Floors(recall=version.facts.floor)
 
 
 def gate_of(s: Session, version: ModelVersion) -> Gate:
     """Return the gate's verdict by the evaluations that are done; `not compared yet` if one is missing."""
     champion, split = champions.champion(s), training_split_of(s, version)
-    label = champion.label if champion else None
-    gate = Gate(verdict=NOTHING, candidate=version.label, champion=label, floor=floor_of(version))
+    label, margin = champion.label if champion else None, current().promotion_margin
+    floor = floors_of(version).recall
+    gate = Gate(verdict=NOTHING, candidate=version.label, champion=label, floor=floor, margin=margin)
     if champion is not None and champion.id == version.id:
         return gate.but(NOTHING, ["it is the champion already"])
     if why := engine_proofs.why_not_proven(s, version):
         return gate.but(UNPROVEN, [why])
     if split is None:
         return gate.but(NOTHING, ["its training left no test part in this database"])
-    return _judged(s, gate.but(NOTHING, [], dataset=split.dataset.label), version, champion, split)
+    gate = gate.but(NOTHING, [], dataset=split.dataset.label, candidate_number=candidate_number(s, version))
+    return _judged(s, gate, version, champion, split)
 
 
 def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersion | None, split: Split) -> Gate:
     """Return the gate's verdict by the test part of the candidate's split."""
-    own = evaluations.find(s, version=version, dataset=split.dataset, split=split, part=TEST)
-    if (result := result_of(own)) is None:
-        return gate.but(PENDING, _what_is_missing(own, version))
-    gate = gate.model_copy(
-        update={
-            "slices": result.n,
-            "groups": result.groups,
-            "sensitivity": result.recall,
-            "sensitivity_interval": result.intervals.get("recall"),
-        }
-    )
+    both = [version] if champion is None else [version, champion]
+    precision = shared_precision(both)
+    done: list[EvaluationResult] = []
+    for one in both:
+        evaluation = evaluations.find(
+            s, version=one, dataset=split.dataset, split=split, part=TEST, precision=precision
+        )
+        if (result := result_of(evaluation)) is None:
+            return (_measured(gate, version, done[0]) if done else gate).but(PENDING, _missing(evaluation, one))
+        done.append(result)
+    gate = _measured(gate, version, done[0])
+    notes = optimism_notes(s, both, split.dataset_id, split, TEST) + _count_note(gate)
     if champion is None:
-        reasons = objections({}, gate.sensitivity, gate.floor)
-        notes = optimism_notes(s, [version], split.dataset_id, split, TEST)
+        reasons = below_floors(done[0], floors_of(version))
         return gate.but(REFUSED if reasons else NOTHING, reasons or ["there is no champion"], notes=notes)
-    theirs = evaluations.find(s, version=champion, dataset=split.dataset, split=split, part=TEST)
-    if result_of(theirs) is None:
-        return gate.but(PENDING, _what_is_missing(theirs, champion))
-    metrics = result.against.get(champion.label)
-    if not metrics:
+    if precision is None and done[0].engine != done[1].engine:
+        engines = f"{version.label} was measured by {done[0].engine}, {champion.label} by {done[1].engine}"
+        return gate.but(NOTHING, [f"no engine runs both: {engines}"], notes=notes)
+    if not (pairs := done[0].against.get(champion.label)):
         return gate.but(PENDING, ["the scores of one of the two are gone: they could not be compared"])
-    notes = optimism_notes(s, [version, champion], split.dataset_id, split, TEST) + _not_compared(metrics)
-    if reasons := objections(metrics, gate.sensitivity, gate.floor):
-        return gate.but(REFUSED, reasons, notes=notes, figures=metrics)
-    if all(metrics[key].low is None for key in NOT_WORSE_IN):
-        reasons = ["the test part is one group, which says nothing about others"]
-        return gate.but(NOTHING, reasons, notes=notes, figures=metrics)
-    return gate.but(PASSED, [], notes=notes, figures=metrics)
+    seen = Seen(known_in_test(s, version, split), done[0].n or 0)
+    ruling = rule(done[0], pairs, floors_of(version), current().promotion_margin, seen)
+    return gate.but(ruling.verdict, ruling.reasons, notes=notes, figures=pairs)
 
 
-def _not_compared(metrics: PairedMetrics) -> list[str]:
-    """Return a note on the metrics whose difference has no interval, unless none has: `objections` skips them."""
-    names = [METRICS[key].name for key in NOT_WORSE_IN if key not in metrics or metrics[key].low is None]
-    some = 0 < len(names) < len(NOT_WORSE_IN)
-    return [f"too few groups (patients) of a class to estimate chance in: {', '.join(names)}"] if some else []
+def _measured(gate: Gate, version: ModelVersion, result: EvaluationResult) -> Gate:
+    """Return the gate with what was measured of the candidate."""
+    floors = floors_of(version)
+    checks = {
+        key: FloorCheck(floor=getattr(floors, key), value=getattr(result, key), interval=result.intervals.get(key))
+        for key in FLOORED
+    }
+    measured = {
+        "slices": result.n,
+        "groups": result.groups,
+        "class_groups": result.class_groups,
+        "engine": result.engine,
+        "floors": checks,
+        "sensitivity": result.recall,
+        "sensitivity_interval": result.intervals.get("recall"),
+    }
+    return gate.model_copy(update=measured)
 
 
-def _what_is_missing(evaluation: Evaluation | None, version: ModelVersion) -> list[str]:
+def _count_note(gate: Gate) -> list[str]:
+    """Return a note if other candidates were held to the same slices before."""
+    number = gate.candidate_number or 1
+    if number < 2:
+        return []
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return [f"it is the {number}{ending} candidate held to these slices: the best of several looks better than it is"]
+
+
+def _missing(evaluation: Evaluation | None, version: ModelVersion) -> list[str]:
     if evaluation is not None and evaluation.state == Work.FAILED:
         return [f"the evaluation of {version.label} failed: {evaluation.error}"]
     return [f"{version.label} is not evaluated on it yet"]
@@ -152,9 +187,9 @@ def request_gate(
     champion, split = champions.champion(s), training_split_of(s, version)
     if split is None or (champion is not None and champion.id == version.id):
         return []
-    versions = [version] if champion is None else [version, champion]
-    requested = [
-        evaluations.request(s, version=one, dataset=split.dataset, split=split, part=TEST, user=user, notify=notify)
-        for one in versions
-    ]
+    both = [version] if champion is None else [version, champion]
+    request = partial(
+        evaluations.request, s, dataset=split.dataset, split=split, part=TEST, precision=shared_precision(both)
+    )
+    requested = [request(version=one, user=user, notify=notify) for one in both]
     return [evaluation for evaluation in requested if evaluation.state != Work.DONE]

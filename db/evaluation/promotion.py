@@ -5,8 +5,9 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from db.database import lock_table, session_scope
-from db.evaluation.gate import PASSED, PENDING, REFUSED, Gate
+from db.evaluation.gate import PENDING, Gate
 from db.evaluation.result import PairedMetric
+from db.evaluation.rule import PASSED, REFUSED
 from db.models import ModelVersion, Promotion, PromotionKind, User
 from db.models.kept import Kept
 from db.registry import champions, engine_proofs, versions

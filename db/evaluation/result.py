@@ -13,7 +13,8 @@ Interval = tuple[float, float] | None
 class PairedMetric(Kept):
     """One metric of two model versions on the same slices, their difference (first less second), and its 95 % interval.
 
-    JSON names the two sides `candidate` and `champion`, as the API does. Here neither needs to be one.
+    JSON names the two sides `candidate` and `champion`, as the API does. Here neither needs to be one. `p_lower`: the
+    one-sided p-value: the chance of a difference as low as this, or lower, if there is none.
     """
 
     first: float | None = Field(validation_alias="candidate", serialization_alias="candidate")
@@ -21,6 +22,7 @@ class PairedMetric(Kept):
     difference: float | None
     low: float | None
     high: float | None
+    p_lower: float | None = None
 
     def swapped(self) -> "PairedMetric":
         """Return the same comparison with the sides exchanged."""
@@ -30,6 +32,7 @@ class PairedMetric(Kept):
             difference=_negated(self.difference),
             low=_negated(self.high),
             high=_negated(self.low),
+            p_lower=None if self.p_lower is None else 1.0 - self.p_lower,
         )
 
 
@@ -52,7 +55,8 @@ class SiteCheck(Kept):
 class Metrics(Kept):
     """The metrics of n slices in so many groups, each with its 95 % interval.
 
-    A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]].
+    A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
+    how many groups have a slice of each class; a group with both counts twice.
     """
 
     accuracy: float | None = None
@@ -66,6 +70,7 @@ class Metrics(Kept):
     ece: float | None = None
     n: int | None = None
     groups: int | None = None
+    class_groups: dict[str, int] = Field(default_factory=dict)
     confusion_matrix: list[list[int]] = Field(default_factory=list)
     intervals: dict[str, Interval] = Field(default_factory=dict)
 

@@ -90,7 +90,7 @@ def version_checks(s: Session, version: ModelVersion) -> VersionChecks:
         version=version,
         champion=champion,
         gate=gate_of(s, version),
-        site_checks=[evaluation_view(one) for one in own if one.part is None],
+        site_checks=[evaluation_view(one) for one in own if one.part is None and one.precision is None],
         comparing=any(one.part is not None for one in waiting),
         open=bool(waiting),
     )

@@ -75,19 +75,21 @@ class Epoch(Base):
 class Evaluation(LeaseMixin, Base):
     """The scores of a model version on a dataset, or on one part of a split of it.
 
-    An evaluation worker makes it, or the command line that waits for it; there is one for each version and part.
+    An evaluation worker makes it, or the command line that waits for it; there is one for each version, part and
+    precision. `precision`: of the engine that must score, `f32` or `int8`; None: the engine that serves there.
     `scores_sha256`: a .npy in storage, float32[n]: logits in the order of the rows. `result`: metrics with intervals;
     for a site check (no split) the verdict too.
     """
 
     __tablename__ = "evaluation"
-    __table_args__ = (UniqueConstraint("model_version_id", "dataset_id", "split_id", "part"),)
+    __table_args__ = (UniqueConstraint("model_version_id", "dataset_id", "split_id", "part", "precision"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     split_id: Mapped[int | None] = mapped_column(ForeignKey("dataset_split.id"))
     part: Mapped[str | None]
+    precision: Mapped[str | None]
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
     scores_sha256: Mapped[str | None] = mapped_column(info=FILE)
     result: Mapped[Json] = mapped_column(default=dict, info=NO_FILE)

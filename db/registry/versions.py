@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 from db.database import current, lock_table
 from db.models import Job, ModelVersion
 from db.models.documents import Facts
-from db.registry.manifest import MANIFEST, Package, parse_manifest
+from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, parse_manifest
 from db.storage import storage
 
 SAME_IN_BOTH = (
@@ -87,6 +88,17 @@ def find_version(s: Session, label: str) -> ModelVersion | None:
     if not slash:
         return s.get(ModelVersion, int(number))
     return s.scalar(select(ModelVersion).where(ModelVersion.name == name, ModelVersion.number == int(number)))
+
+
+def shared_precision(versions: Sequence[ModelVersion]) -> str | None:
+    """Return the precision in which all these versions can be measured, or None if there is none.
+
+    float32 comes first: its answers are the same on every machine, and a version's own metrics are measured in it.
+    """
+    for precision, files in (("f32", {KERAS_FILE, FLOAT_FILE}), ("int8", {INT8_FILE})):
+        if all(files & version.files.keys() for version in versions):
+            return precision
+    return None
 
 
 def package_folder(version: ModelVersion) -> Path:

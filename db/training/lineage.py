@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import PARTS, TRAIN
+from db import PARTS, TEST, TRAIN
 from db.datasets.slices import SplitCandidate, part_of, split_candidates, without_patient
 from db.models import Dataset, ModelVersion, Split
-from db.registry.versions import find_version
-from db.training.leaks import EXAMPLES, SEEN, Leak
+from db.registry.versions import find_version, list_versions
+from db.training.leaks import EXAMPLES, SEEN, SHARED_GROUPS, Leak
 
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
@@ -108,6 +108,23 @@ def seen_in(
     clusters = {one.cluster for one in slices if one.pixels_sha256 in trained} - {None}
     seen = [one for one in slices if one.pixels_sha256 in trained or one.cluster in clusters]
     return [one for one in seen if split is None or part_of(split, one) in parts]
+
+
+def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
+    """Return how many slices of a split's test part trained the version or one of its ancestors, or are of a group of
+    which other slices are in train."""
+    rows = {one.row for one in seen_in(s, version, split.dataset_id, split, (TEST,))}
+    if SHARED_GROUPS in split.leaks:
+        slices = split_candidates(s, split.dataset_id)
+        groups = {one.group for one in slices if part_of(split, one) == TRAIN}
+        rows |= {one.row for one in slices if one.group in groups and part_of(split, one) == TEST}
+    return len(rows)
+
+
+def candidate_number(s: Session, version: ModelVersion) -> int:
+    """Return which of the versions that were trained on the same split this is, counted from 1."""
+    same = [one.id for one in list_versions(s) if one.facts.split == version.facts.split]
+    return sum(one <= version.id for one in same)
 
 
 def _only_split(s: Session, version: ModelVersion, split: Split) -> bool:

@@ -40,8 +40,8 @@ def run(settings: Settings) -> Run:
 
 @pytest.fixture
 def dataset(settings: Settings) -> Dataset:
-    """Sixty slices of twelve groups; the engine is wrong on one of five."""
-    return add_dataset(wrong=1)
+    """Sixty slices of twelve groups; the engine is right on all."""
+    return add_dataset()
 
 
 @pytest.fixture
@@ -88,14 +88,17 @@ def test_promote_evaluates_both_versions_and_prints_the_comparison(run: Run, add
     assert first.exit_code == 0, first.stderr
     assert "the gate says of old/1: nothing to compare on" in first.stderr
     result = run("promote", "new/1")
+    assert result.exit_code == 1
+    assert "not enough evidence" in result.stderr.splitlines()[-1]
+    result = run("promote", "new/1", "--reason", "for a drill")
     assert result.exit_code == 0, result.stderr
-    assert "on the test part of site/1: 30 slices, 6 groups" in result.stderr
+    assert "on the test part of site/1: 30 slices, 6 groups; both measured by fake" in result.stderr
     assert rows(result.stdout)["metric"] == ["new/1", "old/1", "difference", "95 %", ""]
-    assert rows(result.stdout)["sensitivity"] == ["0.800", "0.800", "+0.000", "+0.000 to +0.000", Difference.NONE]
+    assert rows(result.stdout)["sensitivity"] == ["1.000", "1.000", "+0.000", "+0.000 to +0.000", Difference.NONE]
     assert champion_now() == "new/1"
     view = json.loads(run("show", "new/1", "--json").stdout)
     [promotion] = view["promotions"]
-    assert (promotion["verdict"], promotion["overridden"]) == ("passed", False)
+    assert (promotion["verdict"], promotion["overridden"]) == ("not enough evidence", False)
     assert promotion["by"].endswith("at the command line")
 
 
@@ -145,7 +148,7 @@ def test_failed_evaluation_is_reported_and_nothing_is_promoted(
 def test_rollback_is_one_step(run: Run, add_version: AddVersion) -> None:
     add_version("old"), add_version("new")
     run("promote", "old/1", "--reason", "the first")
-    run("promote", "new/1")
+    run("promote", "new/1", "--reason", "for a drill")
     refused = run("rollback", "--reason", " ")
     assert (refused.exit_code, refused.stderr) == (1, "Error: a rollback needs a reason: --reason\n")
     assert run("rollback", "--reason", "worse on CT 2").stderr == "old/1 is the champion again\n"

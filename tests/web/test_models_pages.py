@@ -2,6 +2,7 @@
 
 import io
 import re
+from statistics import NormalDist
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from web.views.metric_filters import plain
 
 REPORT = b"<!doctype html><title>Report</title><style>p{color:red}</style><script>alert(1)</script><p>Report</p>"
 CARD = b"# site\n\n<script>alert(2)</script> Research use only."
-FIGURES = {"accuracy": 0.96, "recall": 0.95, "auc": 0.99, "ece": 0.02}
+FIGURES = {"accuracy": 0.96, "recall": 0.95, "specificity": 0.94, "auc": 0.99, "ece": 0.02}
 LARGEST = {"largest_difference": 0.0342}
 METRICS: dict[str, Any] = {
     **FIGURES,
     "measured_on": "the test part",
     "n": 60,
-    "groups": 12,
+    "groups": 40,
+    "class_groups": {"COVID": 20, "non-COVID": 20},
     "confusion_matrix": [[28, 2], [1, 29]],
     "intervals": {name: [value - 0.02, value + 0.01] for name, value in FIGURES.items()},
 }
@@ -67,8 +69,9 @@ def version_id(app: APIFlask, split_id: int, tmp_path: Path) -> int:
 def carry_out(difference: float = 0.0) -> None:
     """Carry out the evaluations that wait; the candidate is this much better than the champion, ±0.01."""
     pair = PairedMetric(
-        first=0.9 + difference, second=0.9, difference=difference, low=difference - 0.01, high=difference + 0.01
-    )
+        first=0.9 + difference, second=0.9, difference=difference, low=difference - 0.01, high=difference + 0.01,
+        p_lower=NormalDist().cdf(difference / 0.0051),
+    )  # fmt: skip
     while True:
         with session_scope() as s:
             claimed = evaluations.claim(s, "worker")
@@ -80,7 +83,9 @@ def carry_out(difference: float = 0.0) -> None:
                 figures = dict.fromkeys(FIGURES, pair.swapped())
             others = {other.id: figures for other in evaluations.done_beside(s, found)}
         with session_scope() as s:
-            assert evaluations.finish(s, claim, storage().put(b"scores"), EvaluationResult(**METRICS), others)
+            assert evaluations.finish(
+                s, claim, storage().put(b"scores"), EvaluationResult(**METRICS, engine="fake"), others
+            )
 
 
 def champion() -> str:
@@ -226,7 +231,14 @@ def test_refusal_shows_the_figures_and_is_overridden_with_a_reason(
     carry_out(-0.05)
     refused = roots_browser.client.post(f"/models/{version_id}/promote", data={"csrf_token": token, "reason": "new"})
     assert refused.status_code == 409
-    for text in ("Not promoted", "it is 0.950 (0.930 – 0.960)", "worse beyond chance", "−0.050", "−0.060 to −0.040"):
+    for text in (
+        "Not promoted",
+        "sensitivity 0.950 (0.930 – 0.960), at least",
+        "specificity 0.940 (0.920 – 0.950), at least",
+        "worse beyond chance",
+        "−0.050",
+        "−0.060 to −0.040",
+    ):
         assert text in refused.text
     assert champion() == "fake/1"
     form = {"csrf_token": token, "reason": "", "force": "1"}
@@ -237,6 +249,47 @@ def test_refusal_shows_the_figures_and_is_overridden_with_a_reason(
     page = roots_browser.get(f"/models/{version_id}").text
     assert "we &lt;know&gt; why" in page
     assert "overridden" in page
+
+
+def question(page: str) -> str:
+    """What the page asks before it promotes."""
+    found = re.search(r'<p id="promote-question" hidden>(.*?)</p>', page)
+    return found[1] if found else ""
+
+
+def test_promote_asks_with_model_verdict_and_worst_metric_and_says_when_it_is_done(
+    roots_browser: Browser, version_id: int
+) -> None:
+    token = roots_browser.csrf("/models")
+    roots_browser.client.post(f"/models/{version_id}/compare", data={"csrf_token": token})
+    carry_out(-0.012)
+    page = roots_browser.get(f"/models/{version_id}").text
+    assert f'action="/models/{version_id}/promote" data-confirm-from="promote-question"' in page
+    assert question(page) == (
+        "Make site/1 the champion in place of fake/1? The gate says: not shown. "
+        "It may be furthest behind in AUC 0.888, −0.012 (−0.022 to −0.002)."
+    )
+    assert "both measured by fake" in page
+    form = {"csrf_token": token, "reason": "it reads the new scanner"}
+    assert roots_browser.client.post(f"/models/{version_id}/promote", data=form).status_code == 303
+    assert re.search(r'class="success" role="status">.*site/1 is the champion now', roots_browser.get("/models").text)
+    assert 'class="success"' not in roots_browser.get("/models").text
+    assert roots_browser.client.post("/models/rollback", data=form).status_code == 303
+    assert re.search(r'class="success" role="status">.*fake/1 is the champion again', roots_browser.get("/models").text)
+
+
+def test_intervals_of_few_groups_are_marked(roots_browser: Browser, version_id: int) -> None:
+    mark = "Few groups: the intervals are too narrow"
+    assert mark not in roots_browser.get(f"/models/{version_id}").text
+    with session_scope() as s:
+        version = s.get_one(ModelVersion, version_id)
+        version.metrics = METRICS | {"groups": 21, "class_groups": {"COVID": 1, "non-COVID": 20}}
+    page = roots_browser.get(f"/models/{version_id}").text
+    assert mark in page
+    assert "60 slices of 21 groups (1 COVID, 20 non-COVID)" in page
+    with session_scope() as s:
+        s.get_one(ModelVersion, version_id).metrics = METRICS | {"class_groups": {"COVID": "many"}}
+    assert mark not in roots_browser.get(f"/models/{version_id}").text
 
 
 def test_rollback_brings_the_champion_before_back(admin: Api, roots_browser: Browser, version_id: int) -> None:
@@ -319,7 +372,7 @@ def test_two_versions_are_compared_over_the_api(admin: Api, version_id: int, spl
     assert (queued.status_code, queued.json["state"], queued.json["part"]) == (202, "queued", "test")
     carry_out(0.02)
     done = admin.post(url, json=asked).json
-    assert (done["state"], done["dataset"], done["slices"], done["groups"]) == ("finished", "site/1", 60, 12)
+    assert (done["state"], done["dataset"], done["slices"], done["groups"]) == ("finished", "site/1", 60, 40)
     assert abs(done["figures"]["auc"]["difference"]) == 0.02
     assert (done["model_version"], done["with_model"], done["notes"]) == ("site/1", "third/1", [])
     whole = admin.post(url, json=asked | {"dataset": "site"}).json
@@ -370,7 +423,11 @@ def test_page_compares_with_another_version(
     assert f"/models/{version_id}/checks?with_model=third/1&amp;dataset=site/1" in waiting
     carry_out(0.02)
     shown = roots_browser.get(address).text
-    for text in ("60 slices of 12 groups", "beyond chance", "was trained on 40 of these slices"):
+    for text in (
+        "60 slices of 40 groups (20 COVID, 20 non-COVID)",
+        "beyond chance",
+        "was trained on 40 of these slices",
+    ):
         assert text in shown
     assert 'hx-trigger="every' not in shown
     assert roots_browser.get(f"/models/{version_id}?with_model=no%00ne&dataset=x").status_code == 200

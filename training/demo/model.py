@@ -21,7 +21,7 @@ from training.config import ALL, STEADY_RULE, Augment, Config, Stage
 from training.data.slices import Data, Labelled
 from training.demo.draw_in_parallel import draw_on_all_cores
 from training.evaluation.scoring import score
-from training.export.openvino import Exported, export, write_manifest
+from training.export.openvino import REFERENCE, Exported, export, write_manifest
 from training.export.package import measure_test
 from training.export.parity import Calibration
 from training.loop.fit import fit
@@ -129,7 +129,7 @@ def make_demo_package(
     metrics = measure_test(parts["test"], scores, calibration).model_copy(
         update={
             "measured_on": "phantoms of unseen patients",
-            "measured_with": engine.name if engine else "keras-f32",
+            "measured_with": engine.name if engine else REFERENCE,
             "heat": heat_in_lesions(scores.cam, _lesions(plan, seed)),
         }
     )

@@ -14,7 +14,7 @@ from db.database import in_transaction, read_scope, session_scope
 from db.datasets.slices import DatasetError, rows_of, without_patient
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
-from db.evaluation.gate import floor_of
+from db.evaluation.gate import floors_of
 from db.evaluation.result import EvaluationResult, PairedMetrics
 from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
@@ -23,7 +23,7 @@ from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
 from training.evaluation.metrics import Verdicts, compare, with_intervals
 from training.evaluation.scoring import score
-from training.evaluation.site_check import Evidence, Floors, check_site, count_groups
+from training.evaluation.site_check import Evidence, check_site
 from worker import claimed
 from worker.engines.interface import Scores
 from worker.engines.load import EngineUnproven, engine_of
@@ -103,16 +103,15 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.label}")
     data = load_part(evaluation.dataset, rows, lambda: progress(0.0))
     version = evaluation.model_version
-    engine = engine_of(version)[1]
+    engine = engine_of(version, evaluation.precision)[1]
     scores = score(engine, data.pixels, progress)
     if not np.isfinite(scores.logit).all():
         raise EvaluationError(f"{engine.name} gave a score that is not a number")
     result = _result(version, engine.name, data, scores)
-    if evaluation.part is None:
+    if evaluation.part is None and evaluation.precision is None:
         seen = find_seen_in_training(data.pixels, chain.from_iterable(learned_from), lambda: progress(1.0))
         evidence = Evidence(float(seen.mean()), without_patient(evaluation.dataset) / len(rows), result.ood_share)
-        groups = count_groups(data.labels, data.groups)
-        check = check_site(result, groups, Floors(recall=floor_of(version)), evidence)
+        check = check_site(result, floors_of(version), evidence)
         result = result.model_copy(update={"site_check": check})
     _finish(claim, evaluation, scores.logit, data, result, progress)
 

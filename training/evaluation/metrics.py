@@ -3,6 +3,10 @@
 Slices of one patient or series are alike, so chance is a matter of groups: whole groups are drawn again with
 replacement, and a slice counts as often as its group was drawn. Each metric is computed from such weights, for all
 resamples at once. The plain metrics are those of one draw that takes each group once.
+
+The interval of a metric runs between percentiles of its resamples. That of a difference is a t interval with the
+standard error of its resamples, since decisions rest on it: with few groups, percentiles lie too close together (Efron
+and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 12 and 13).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
+from db import CLASSES
 from db.evaluation.result import Metrics, PairedMetric
 from db.metrics import METRICS
 
@@ -45,7 +51,8 @@ def with_intervals(
 ) -> Metrics:
     """Return the metrics of `measure` with their 95 % intervals, by resampling groups.
 
-    An interval is None if only one group has a class that the metric needs, or if most resamples leave it undefined.
+    An interval is None if only one group has a class that the metric needs, or if most resamples leave it undefined. A
+    metric of all slices needs each class that they have.
 
     Raises ValueError as `measure` does, and if `groups` has another length.
     """
@@ -56,10 +63,21 @@ def with_intervals(
     intervals = {
         name: _interval(np.concatenate([one[name] for one in drawn])) if name in several else None for name in METRICS
     }
-    sizes = {"n": scored.size, "groups": count, "confusion_matrix": scored.confusion_matrix()}
+    sizes = {
+        "n": scored.size,
+        "groups": count,
+        "class_groups": count_groups(labels, groups),
+        "confusion_matrix": scored.confusion_matrix(),
+    }
     return Metrics.model_validate(
         {**_plain(scored.metrics(np.ones((1, scored.size)))), **sizes, "intervals": intervals}
     )
+
+
+def count_groups(labels: ArrayLike, groups: Sequence[str]) -> dict[str, int]:
+    """Return how many groups have a slice of each class; a group with both counts twice."""
+    truth, names = np.asarray(labels), np.asarray(groups)
+    return {name: len(np.unique(names[truth == label])) for label, name in CLASSES.items()}
 
 
 @dataclass(frozen=True)
@@ -95,16 +113,30 @@ def compare(
     left_now, right_now = _plain(ours.metrics(once)), _plain(theirs.metrics(once))
     several = _on_several_groups(ours, index, count)
     return {
-        name: _pair(left_now[name], right_now[name], np.concatenate(drawn[name]) if name in several else None)
+        name: _pair(left_now[name], right_now[name], np.concatenate(drawn[name]), several.get(name, 1))
         for name in METRICS
     }
 
 
-def _pair(first: float | None, second: float | None, drawn: Array | None) -> PairedMetric:
+def _pair(first: float | None, second: float | None, drawn: Array, groups: int) -> PairedMetric:
+    """Return a difference with its t interval. `drawn`: its resamples; `groups`: how many it rests on."""
     if first is None or second is None:
         return PairedMetric(first=first, second=second, difference=None, low=None, high=None)
-    low, high = (None if drawn is None else _interval(drawn)) or (None, None)
-    return PairedMetric(first=first, second=second, difference=first - second, low=low, high=high)
+    difference, defined = first - second, drawn[~np.isnan(drawn)]
+    if groups < 2 or len(defined) * 2 < len(drawn):
+        return PairedMetric(first=first, second=second, difference=difference, low=None, high=None)
+    # Resamples of g groups vary as if the groups' own variance were divided by g, not by g - 1.
+    error = float(np.std(defined)) * np.sqrt(groups / (groups - 1))
+    half = float(stats.t.ppf(CENTRAL[1] / 100, groups - 1)) * error
+    p_lower = float(stats.t.cdf(difference / error, groups - 1)) if error > 0 else 0.5 * (1 + np.sign(difference))
+    return PairedMetric(
+        first=first,
+        second=second,
+        difference=difference,
+        low=max(-1.0, difference - half),
+        high=min(1.0, difference + half),
+        p_lower=float(p_lower),
+    )
 
 
 @dataclass(frozen=True)
@@ -194,10 +226,15 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
     return index, len(names)
 
 
-def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> set[str]:
-    """Return the metrics that rest on more than one group; on one group, all resamples with it give the same."""
-    behind = [len(np.unique(index[scored.positive == label])) for label in (0, 1)]
-    return {n for n in METRICS if groups > 1 and all(behind[label] > 1 for label in METRICS[n].classes)}
+def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> dict[str, int]:
+    """Return the metrics that rest on more than one group, each with the number of groups of its rarest class.
+
+    On one group, all resamples with it give the same. A metric of all slices rests on each class that they have.
+    """
+    behind = {label: len(np.unique(index[scored.positive == label])) for label in (0, 1)}
+    present = tuple(label for label, count in behind.items() if count)
+    rarest = {name: min(behind[label] for label in metric.classes or present) for name, metric in METRICS.items()}
+    return {name: count for name, count in rarest.items() if count > 1 and groups > 1}
 
 
 def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:

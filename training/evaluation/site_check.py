@@ -17,36 +17,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from db import CLASSES
 from db.evaluation.result import Metrics, SiteCheck
-from db.metrics import METRICS
+from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Floors, few_groups
+from db.metrics import METRICS, missing_slice
 
-MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", "not enough evidence"
-LEAST_GROUPS = 20  # of each class
-TOLERATED = 0.01  # share of slices that the model may have seen, or that have no known patient
+MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
 MUCH_OOD = 0.05  # share of slices out of distribution from which a check mentions it; training allows as much
 MAX_SUGGESTED_FACTOR = 20  # beyond 20 times today's groups, do not suggest collecting more
-
-
-@dataclass(frozen=True)
-class Floors:
-    """What the lower ends of the intervals must reach."""
-
-    recall: float = 0.85
-    specificity: float = 0.80
-    auc: float = 0.90
-
-
-CHECKED = ("recall", "specificity", "auc")
-
-
-def count_groups(labels: ArrayLike, groups: Sequence[str]) -> dict[str, int]:
-    """Return how many groups have a slice of each class; a group with both counts twice."""
-    truth, names = np.asarray(labels), np.asarray(groups)
-    return {name: len(np.unique(names[truth == label])) for label, name in CLASSES.items()}
 
 
 @dataclass(frozen=True)
@@ -59,13 +37,14 @@ class Evidence:
     ood: float | None = None
 
 
-def check_site(metrics: Metrics, groups: Mapping[str, int], floors: Floors, evidence: Evidence) -> SiteCheck:
-    """Return the verdict by the rule above. `groups`: by class, as `count_groups` gives them."""
-    bounds = {name: (getattr(metrics, name), *(metrics.intervals.get(name) or (None, None))) for name in CHECKED}
-    wanted = {name: getattr(floors, name) for name in CHECKED}
+def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteCheck:
+    """Return the verdict by the rule above."""
+    groups = metrics.class_groups
+    bounds = {name: (getattr(metrics, name), *(metrics.intervals.get(name) or (None, None))) for name in FLOORED}
+    wanted = {name: getattr(floors, name) for name in FLOORED}
     below = [n for n, (_, _, high) in bounds.items() if high is not None and high < wanted[n]]
     short = [n for n, (_, low, _) in bounds.items() if low is None or low < wanted[n]]
-    few = [f"only {n} groups of {c}, {LEAST_GROUPS} are needed" for c, n in groups.items() if n < LEAST_GROUPS]
+    few = few_groups(groups)
     more = None
     if reasons := _no_evidence(evidence):
         verdict = UNKNOWN
@@ -74,9 +53,9 @@ def check_site(metrics: Metrics, groups: Mapping[str, int], floors: Floors, evid
     elif short or few:
         verdict, reasons = UNKNOWN, [*few, *(_line(n, bounds[n], wanted[n]) for n in short)]
         more = _more_groups(bounds, wanted, groups, short)
-        reasons += _advice(more)
+        reasons += _advice(more, known=all(low is not None for _, low, _ in bounds.values()))
     else:
-        verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in CHECKED]
+        verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in FLOORED]
     if evidence.ood is not None and evidence.ood > MUCH_OOD:
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
     return SiteCheck(
@@ -108,9 +87,8 @@ def _line(name: str, bounds: tuple[float | None, float | None, float | None], fl
     value, low, high = bounds
     metric = METRICS[name]
     if value is None:
-        missing = " or no ".join(CLASSES[label] for label in metric.classes)
-        return f"{metric.name} is not known: there is no {missing} slice"
-    interval = f" ({low:.3f} to {high:.3f})" if low is not None else " (one group: no interval)"
+        return f"{metric.name} is not known: there is {missing_slice(name)}"
+    interval = f" ({low:.3f} to {high:.3f})" if low is not None else " (one group of a class: no interval)"
     return f"{metric.name} {value:.3f}{interval}, floor {floor:.2f}"
 
 
@@ -137,7 +115,11 @@ def _more_groups(
     return sum(needed[kind] - groups[kind] for kind in groups)
 
 
-def _advice(more: int | None) -> list[str]:
+def _advice(more: int | None, *, known: bool) -> list[str]:
+    """Return a line on how many more groups are needed. `known`: every metric has an interval to derive that from."""
     if more is None:
         return ["a metric is so close to its floor that more groups would hardly settle it"]
-    return [f"about {more} more groups would settle it, if they are like these"] if more else []
+    if not more:
+        return []
+    groups = f"{more} more {'group' if more == 1 else 'groups'}"
+    return [f"about {groups} would settle it, if they are like these" if known else f"at least {groups} are needed"]

@@ -35,6 +35,7 @@ from worker.engines.processor import read_processor
 from worker.imaging.recipe import RECIPE
 
 PARITY_SLICES = 1000  # of the test part, at most
+REFERENCE = "keras-f32"  # the trained network itself
 ROOM = 1.5  # an engine may differ from the proof by this factor of what it differs here …
 FLOORS = {"f32": 0.03, "bf16": 0.1, "int8": 0.05}  # … and this, in the units of `worker.engines.proof.Differences`
 
@@ -67,7 +68,7 @@ class Exported:
 class _Reference:
     """The trained network itself, as an engine in float32."""
 
-    name = "keras-f32"
+    name = REFERENCE
     precision = "f32"
     batch_size = PREDICT_BATCH
     proof_sizes: tuple[int, ...] = ()

@@ -21,7 +21,7 @@ from training.config import Config
 from training.data.augment import Augmenter
 from training.data.slices import Labelled
 from training.evaluation.metrics import with_intervals
-from training.export.openvino import Exported, export, write_manifest
+from training.export.openvino import REFERENCE, Exported, export, write_manifest
 from training.export.parity import Calibration
 from training.network.backend import exact_float32, memory_errors
 from training.network.ood_distance import with_distance
@@ -65,7 +65,9 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     exported = export(network, folder, parts, config.threshold, run.seed, alive)
     metrics = measure_test(parts["test"], exported.exact["test"], exported.calibration)
     nameless = without_patient(run.dataset) if run.dataset else 0
-    metrics = metrics.model_copy(update={"measured_on": measured_on(run.allowed_leaks, nameless)})
+    metrics = metrics.model_copy(
+        update={"measured_on": measured_on(run.allowed_leaks, nameless), "measured_with": REFERENCE}
+    )
     progress(0.9, "reporting")
     content = _report(trained, exported, metrics)
     write_report(folder, content)

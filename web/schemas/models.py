@@ -59,6 +59,7 @@ class CheckOut(Out):
     model_version: str
     dataset: str
     part: str | None
+    precision: str | None = Field(description="Of the engine that was asked for. Null: the engine that serves.")
     result: dict[str, Any]
     error: str | None
     created_at: Moment
@@ -91,7 +92,8 @@ class ModelDetail(ModelOut):
 
 
 class PromoteIn(BaseModel):
-    """Why a version becomes the champion. `force` overrides a refusal; `reason` must then not be empty."""
+    """Why a version becomes the champion. `force` overrides a refusal. Unless the version passed, `reason` must not be
+    empty."""
 
     reason: Reason = ""
     force: bool = False
@@ -129,8 +131,11 @@ class ComparisonOut(Out):
     state: CheckState
     slices: int | None
     groups: int | None
+    class_groups: dict[str, int] = Field(description="Groups that have a slice of each class.")
+    engine: str | None = Field(description="Gave the scores of both.")
     figures: dict[str, Any] = Field(
-        description="By name: `candidate` is the first version, `champion` the other; `difference`, `low`, `high`."
+        description="By name: `candidate` is the first version, `champion` the other; `difference`, `low`, `high`, and"
+        " `p_lower`, its one-sided p-value."
     )
     notes: list[str] = Field(
         description="Why metrics may be too good: which version was trained on some of these slices."

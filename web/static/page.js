@@ -68,7 +68,8 @@
 
   // --- Forms and buttons ------------------------------------------------------------------------------------------
   document.addEventListener("submit", (event) => {
-    const question = event.target.dataset?.confirm;
+    const {confirm, confirmFrom} = event.target.dataset ?? {}; // the question itself, or where a poll keeps it up to date
+    const question = confirm ?? byId(confirmFrom)?.textContent;
     if (question && !window.confirm(question)) event.preventDefault();
   });
 

@@ -4,7 +4,8 @@ from typing import Any, TypeGuard
 
 from flask import Flask
 
-from db import SHORTCUT_AUC
+from db import LABELS, SHORTCUT_AUC
+from db.evaluation.rule import few_groups
 from db.metrics import METRICS, difference_of, name_of, written, written_interval
 from db.registry.parity import parity_rows
 
@@ -22,7 +23,8 @@ def install(app: Flask) -> None:
     app.jinja_env.filters.update(metric=metric, metric_name=name_of, leak=leak, written=written, plain=plain)
     app.jinja_env.globals.update(METRICS=METRICS, SHORTCUT_AUC=SHORTCUT_AUC, difference_of=difference_of)
     app.jinja_env.globals.update(bars=bars, matrix=matrix, by_source=by_source, parity_rows=parity_rows)
-    app.jinja_env.globals.update(written_interval=written_interval)
+    app.jinja_env.globals.update(written_interval=written_interval, few_groups=few_groups)
+    app.jinja_env.globals.update(class_groups=class_groups)
 
 
 def metric(value: Any) -> str:
@@ -78,6 +80,15 @@ def matrix(metrics: dict[str, Any]) -> list[list[int]] | None:
     if not isinstance(rows, list) or [len(row) if isinstance(row, list) else 0 for row in rows] != [2, 2]:
         return None
     return rows if all(isinstance(number, int) for row in rows for number in row) else None
+
+
+def class_groups(metrics: dict[str, Any]) -> dict[str, int]:
+    """Return how many groups have a slice of each class; empty if a version does not state it."""
+    stated = metrics.get("class_groups")
+    if not isinstance(stated, dict):
+        return {}
+    groups = {name: number for name in LABELS if isinstance(number := stated.get(name), int)}
+    return groups if groups.keys() == LABELS.keys() else {}
 
 
 def by_source(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:

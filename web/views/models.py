@@ -3,7 +3,7 @@
 from typing import Any
 
 from apiflask import APIBlueprint
-from flask import Response, redirect, render_template, request, url_for
+from flask import Response, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from db.database import read_scope
@@ -86,6 +86,7 @@ def promote(version_id: int) -> ResponseReturnValue:
     """Make a version the champion, if the gate allows it or the admin overrides it."""
     reason, force = request.form.get("reason", ""), request.form.get("force") == "1"
     promotions.promote(require_admin(), version_id, reason, force=force)
+    flash(f"{_version(version_id).label} is the champion now. New jobs get it; existing jobs keep their version.")
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
@@ -94,6 +95,7 @@ def promote(version_id: int) -> ResponseReturnValue:
 def rollback() -> ResponseReturnValue:
     """Make the champion before the present one the champion again."""
     version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
+    flash(f"Rolled back: {_version(version_id).label} is the champion again. Existing jobs keep their version.")
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 
@@ -102,6 +104,7 @@ def rollback() -> ResponseReturnValue:
 def promote_demo() -> ResponseReturnValue:
     """Make the demo model the champion if there is none."""
     version_id = promotions.promote_demo(require_admin())
+    flash(f"{_version(version_id).label} is the champion now. New jobs get it.")
     return redirect(url_for("models.show", version_id=version_id), 303)
 
 

@@ -41,10 +41,11 @@ class Proven:
     results: list[ProofResult]
 
 
-def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
+def engine_of(version: ModelVersion, precision: str | None = None) -> tuple[Package, Engine]:
     """Load the version's package and the engine of it that the settings choose, proven on this machine.
 
-    The results of the proof are kept in the database, for people to see.
+    The results of the proof are kept in the database, for people to see. `precision` (`f32`, `int8`): load the quickest
+    engine of this precision instead. It does not serve here, so its proof is not kept.
 
     Raises PackageError (the next call copies the package again), storage's FileMissing and FileDamaged, EngineUnproven,
     and any error that keeps an engine from being loaded.
@@ -55,8 +56,12 @@ def engine_of(version: ModelVersion) -> tuple[Package, Engine]:
     except PackageError:
         versions.drop_package_folder(version)
         raise
+    threads = settings.engine_threads or None
+    if precision is not None:
+        choice = "fake" if settings.engine == "fake" else "auto"
+        return package, load_engine(folder, choice, threads=threads, package=package, precision=precision).engine
     try:
-        proven = load_engine(folder, settings.engine, threads=settings.engine_threads or None, package=package)
+        proven = load_engine(folder, settings.engine, threads=threads, package=package)
     except EngineAbsent as error:
         results = [failed(settings.engine, str(error))]
         keep_results(version, results)
@@ -81,14 +86,19 @@ def keep_results(version: ModelVersion, results: list[ProofResult]) -> None:
 
 
 def load_engine(
-    folder: Path, choice: str = "auto", *, threads: int | None = None, package: Package | None = None
+    folder: Path,
+    choice: str = "auto",
+    *,
+    threads: int | None = None,
+    package: Package | None = None,
+    precision: str | None = None,
 ) -> Proven:
     """Load the quickest engine of a package that proves itself on this machine.
 
     `choice` (`db.settings.EngineChoice`): auto tries Keras first if there are a GPU and Keras, or no file for
     OpenVINO. Otherwise it tries OpenVINO, as openvino does: int8, then bfloat16 if the processor has it, then
     float32. openvino-int8, openvino-bf16 and openvino-f32 leave no choice. `threads`: of the processor; None for one a
-    core. `package`: as read from the folder already.
+    core. `package`: as read from the folder already. `precision`: load no engine of another one.
 
     Raises PackageError (EngineAbsent among them), EngineUnproven, ValueError (an unknown choice).
     """
@@ -97,7 +107,9 @@ def load_engine(
 
         return Proven(FakeEngine(), [])
     package = package or read_package(folder)
-    builds = list(_builds(folder, package, choice, threads))
+    builds = [one for one in _builds(folder, package, choice, threads) if one[0].endswith(precision or "")]
+    if not builds:
+        raise EngineAbsent(f"the package {package.name} holds nothing that computes in {precision}")
     results: list[ProofResult] = []
     proof = _proof(folder, package, [name for name, _ in builds], threads)
     for name, build in builds:

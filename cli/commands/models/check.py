@@ -88,10 +88,11 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
         raise NotFoundOrDenied(found.error if found and found.error else "the evaluations are gone from the database")
     if as_json:
         kept = {"a": found.model_version, "b": found.with_model}
-        names = {"dataset", "part", "slices", "groups", "figures", "notes"}
+        names = {"dataset", "part", "slices", "groups", "class_groups", "engine", "figures", "notes"}
         print_json(kept | found.model_dump(mode="json", by_alias=True, include=names))
         return
-    say(f"{found.dataset}{f' ({found.part})' if found.part else ''}: {found.slices} slices, {found.groups} groups")
+    where = f"{found.dataset}{f' ({found.part})' if found.part else ''}"
+    say(f"{where}: {found.slices} slices, {found.groups} groups; measured by {found.engine}")
     print_table(
         ("metric", found.model_version, found.with_model, "difference", "95 %", ""), comparison_rows(found.figures)
     )

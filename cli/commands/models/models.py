@@ -85,21 +85,25 @@ def show(version: str, as_json: bool) -> None:
 def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     """Make VERSION the champion, if the gate passes it. New jobs use the champion; older jobs keep their version.
 
-    The gate compares VERSION with the champion on the test part of VERSION's own split. It refuses VERSION if
+        The gate compares VERSION with the champion on the test part of VERSION's own split. It says one of these:
 
-    \b
-    - its sensitivity is below its floor: 0.85, unless its run set another; or
-    - it is worse than the champion beyond chance in AUC, accuracy or
-      sensitivity: the 95 % interval of the difference is below 0.
+        \b
+        refused: sensitivity, specificity or AUC is below its floor (0.85, 0.80,
+          0.90), or VERSION is worse than the champion beyond chance
+        passed: shown to be at most 0.02 worse (CTBATCH_PROMOTION_MARGIN) in
+          AUC, accuracy, sensitivity and specificity
+        not shown: neither
+        not enough evidence: a class has fewer than 20 groups, or more than 1 %
+          of the slices trained VERSION
+        nothing to compare on: there is no champion, or no test part here
 
-    An imported VERSION is tried on this machine first, if no machine has loaded it: its network must load and give
-    numbers. Nothing overrides a trial that failed.
+        An imported VERSION is tried on this machine first, if no machine has loaded it: its network must load and give
+        numbers. Nothing overrides a trial that failed.
 
-    Without a champion or without a test part there is nothing to compare on, and a reason is needed. --force with a
-    reason overrides a refusal. The metrics, the reason, the time and the user are kept. Exit code 1 if VERSION was not
-    promoted.
+            A version that passed needs no reason. A refused one needs --force and --reason, all others --reason. The metrics,
+        the reason, the time and the user are kept. Exit code 1 if VERSION was not promoted.
 
-    `demo` is the demo model that ships with ctbatch. If there is no champion, it needs no reason.
+        `demo` is the demo model that ships with ctbatch. If there is no champion, it needs no reason.
     """
     if version == DEMO:
         version = _promote_demo(reason, as_json)
@@ -172,7 +176,8 @@ def _evaluate_missing(version: str, *, quiet: bool) -> None:
 def _print_gate(gate: Gate) -> None:
     """Print the comparison that the gate rests on, and its verdict."""
     if gate.figures:
-        say(f"on the test part of {gate.dataset}: {gate.slices} slices, {gate.groups} groups")
+        where = f"on the test part of {gate.dataset}: {gate.slices} slices, {gate.groups} groups"
+        say(f"{where}; both measured by {gate.engine}")
         print_table(
             ("metric", gate.candidate, gate.champion or "", "difference", "95 %", ""), comparison_rows(gate.figures)
         )

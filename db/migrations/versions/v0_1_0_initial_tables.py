@@ -306,6 +306,7 @@ def upgrade() -> None:
         sa.Column("dataset_id", sa.Integer(), nullable=False),
         sa.Column("split_id", sa.Integer(), nullable=True),
         sa.Column("part", sa.String(), nullable=True),
+        sa.Column("precision", sa.String(), nullable=True),
         sa.Column("user_id", sa.Integer(), nullable=True),
         sa.Column("scores_sha256", sa.String(), nullable=True),
         sa.Column("result", sa.JSON(), nullable=False),
@@ -332,7 +333,8 @@ def upgrade() -> None:
             "dataset_id",
             "split_id",
             "part",
-            name=op.f("uq_evaluation_model_version_id_dataset_id_split_id_part"),
+            "precision",
+            name=op.f("uq_evaluation_model_version_id_dataset_id_split_id_part_precision"),
         ),
     )
     with op.batch_alter_table("evaluation", schema=None) as batch_op:

@@ -21,7 +21,7 @@ from worker import reap, sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
 NewChampion = Callable[[str], ModelVersion]
-BETTER = {"auc": PairedMetric(first=0.9, second=0.8, difference=0.1, low=0.05, high=0.2)}
+BETTER = {"auc": PairedMetric(first=0.9, second=0.8, difference=0.1, low=0.05, high=0.2, p_lower=0.999)}
 
 
 @pytest.fixture
@@ -63,6 +63,21 @@ def test_same_request_gives_the_same_evaluation(champion: ModelVersion, dataset:
     assert ask(champion, dataset).id == whole.id
     assert ask(champion, dataset, split, "test").id == part.id
     assert len({whole.id, part.id, ask(champion, dataset, split, "validation").id}) == 3
+
+
+def test_evaluations_of_different_precision_are_not_compared(
+    champion: ModelVersion, new_champion: NewChampion, dataset: Dataset
+) -> None:
+    with session_scope() as s:
+        exact = evaluations.request(s, version=champion, dataset=dataset, precision="f32")
+    assert ask(champion, dataset).id != exact.id
+    with session_scope() as s:
+        other = evaluations.request(s, version=new_champion("newer"), dataset=dataset, precision="f32")
+        assert evaluations.find(s, version=champion, dataset=dataset, precision="f32").id == exact.id
+    assert finish()
+    assert finish()
+    with read_scope() as s:
+        assert [one.id for one in evaluations.done_beside(s, s.merge(other))] == [exact.id]
 
 
 def test_simultaneous_requests_give_one_evaluation(champion: ModelVersion, dataset: Dataset) -> None:
@@ -151,7 +166,16 @@ def test_comparison_is_in_both_results_whoever_ends_last(
     assert seen(first).result == {
         "n": 3,
         "against": {
-            "newer/1": {"auc": {"candidate": 0.8, "champion": 0.9, "difference": -0.1, "low": -0.2, "high": -0.05}}
+            "newer/1": {
+                "auc": {
+                    "candidate": 0.8,
+                    "champion": 0.9,
+                    "difference": -0.1,
+                    "low": -0.2,
+                    "high": -0.05,
+                    "p_lower": pytest.approx(0.001),
+                }
+            }
         },
     }
     assert seen(elsewhere).state == "queued"

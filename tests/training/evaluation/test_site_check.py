@@ -5,20 +5,23 @@ from typing import Any
 import pytest
 
 from db.evaluation.result import Metrics
-from training.evaluation.site_check import MAY, MAY_NOT, UNKNOWN, Evidence, Floors, check_site, count_groups
+from db.evaluation.rule import Floors
+from training.evaluation.metrics import count_groups
+from training.evaluation.site_check import MAY, MAY_NOT, UNKNOWN, Evidence, check_site
 
 MANY = {"COVID": 40, "non-COVID": 60}
 GOOD = {"recall": (0.95, 0.90, 0.98), "specificity": (0.9, 0.86, 0.94), "auc": (0.97, 0.95, 0.99)}
 
 
-def result(**figures: tuple[float | None, float | None, float | None]) -> Metrics:
+def result(groups: dict[str, int] = MANY, **figures: tuple[float | None, float | None, float | None]) -> Metrics:
     chosen = GOOD | figures
     intervals = {name: None if low is None else (low, high) for name, (_, low, high) in chosen.items()}
-    return Metrics(**{name: value for name, (value, _, _) in chosen.items()}, intervals=intervals)
+    values = {name: value for name, (value, _, _) in chosen.items()}
+    return Metrics(**values, intervals=intervals, class_groups=groups)
 
 
 def check(groups: dict[str, int] = MANY, **figures: Any):
-    return check_site(result(**figures), groups, Floors(), Evidence())
+    return check_site(result(groups, **figures), Floors(), Evidence())
 
 
 def test_model_whose_intervals_lie_above_the_floors_may_be_used():
@@ -63,26 +66,29 @@ def test_few_groups_without_a_mistake_are_not_enough():
     right = dict.fromkeys(("recall", "specificity", "auc"), (1.0, 1.0, 1.0))
     found = check({"COVID": 5, "non-COVID": 20}, **right)
     assert (found.verdict, found.more_groups) == (UNKNOWN, 15)
-    assert found.reasons[0] == "only 5 groups of COVID, 20 are needed"
+    assert found.reasons[0] == "only 5 groups of COVID; at least 20 are needed"
+    assert found.reasons[-1] == "about 15 more groups would settle it, if they are like these"
 
 
 def test_missing_class_is_named():
     found = check({"COVID": 0, "non-COVID": 30}, recall=(None, None, None), auc=(None, None, None))
     assert found.verdict == UNKNOWN
     assert "sensitivity is not known: there is no COVID slice" in found.reasons
-    assert "AUC is not known: there is no COVID or no non-COVID slice" in found.reasons
+    assert "AUC is not known: there is no COVID slice or no non-COVID slice" in found.reasons
 
 
 def test_one_group_has_no_interval():
     alone = dict.fromkeys(("recall", "specificity", "auc"), (0.9, None, None))
     found = check({"COVID": 1, "non-COVID": 1}, **alone)
     assert found.verdict == UNKNOWN
-    assert "AUC 0.900 (one group: no interval), floor 0.90" in found.reasons
+    assert found.reasons[0] == "only 1 group of COVID; at least 20 are needed"
+    assert "AUC 0.900 (one group of a class: no interval), floor 0.90" in found.reasons
+    assert found.reasons[-1] == "at least 38 more groups are needed", "nothing says how many would settle it"
 
 
 def test_slices_the_model_was_trained_on_are_not_evidence():
-    assert check_site(result(), MANY, Floors(), Evidence(seen=0.01)).verdict == MAY
-    found = check_site(result(), MANY, Floors(), Evidence(seen=1.0))
+    assert check_site(result(), Floors(), Evidence(seen=0.01)).verdict == MAY
+    found = check_site(result(), Floors(), Evidence(seen=1.0))
     assert (found.verdict, found.reasons) == (
         UNKNOWN,
         ["the model was trained or tuned on 100% of these slices, or near-identical ones: they are not evidence"],
@@ -90,22 +96,22 @@ def test_slices_the_model_was_trained_on_are_not_evidence():
 
 
 def test_slices_without_a_known_patient_are_not_evidence():
-    assert check_site(result(), MANY, Floors(), Evidence(without_patient=0.01)).verdict == MAY
-    found = check_site(result(recall=(0.5, 0.4, 0.6)), MANY, Floors(), Evidence(without_patient=0.5))
+    assert check_site(result(), Floors(), Evidence(without_patient=0.01)).verdict == MAY
+    found = check_site(result(recall=(0.5, 0.4, 0.6)), Floors(), Evidence(without_patient=0.5))
     assert found.verdict == UNKNOWN
     assert found.reasons[0].startswith("50% of these slices have no known patient")
     assert found.reasons[0].endswith("name the patients in a CSV (file, label, group)")
 
 
 def test_many_slices_out_of_distribution_are_mentioned():
-    assert len(check_site(result(), MANY, Floors(), Evidence(ood=0.05)).reasons) == 3
-    found = check_site(result(), MANY, Floors(), Evidence(ood=0.4))
+    assert len(check_site(result(), Floors(), Evidence(ood=0.05)).reasons) == 3
+    found = check_site(result(), Floors(), Evidence(ood=0.4))
     assert found.reasons[-1].startswith("40% of the slices are out of distribution")
     assert found.ood_share == 0.4
 
 
 def test_version_may_have_a_higher_floor():
-    assert check_site(result(), MANY, Floors(recall=0.95), Evidence()).verdict == UNKNOWN
+    assert check_site(result(), Floors(recall=0.95), Evidence()).verdict == UNKNOWN
 
 
 def test_group_with_both_classes_counts_for_both():

@@ -13,12 +13,12 @@ import pytest
 from scipy.special import expit
 
 from db.evaluation.result import VersionMetrics
-from db.registry.manifest import FLOAT_FILE, Package
+from db.registry.manifest import FLOAT_FILE, INT8_FILE, Package
 from tests.worker.engines.conftest import labelled_parts
 from worker.engines.devices import has_bfloat16
 from worker.engines.fake import FakeEngine, expected_logit
 from worker.engines.interface import Engine, Scores
-from worker.engines.load import load_engine
+from worker.engines.load import EngineAbsent, load_engine
 from worker.engines.package import PackageError, calibration_of, probability, read_package
 from worker.engines.processor import usable_cores
 from worker.jobs.loaded_engines import Loaded
@@ -160,6 +160,15 @@ def test_auto_takes_int8_where_its_parity_passed(published: Published) -> None:
 
 
 @pytest.mark.slow
+def test_asked_precision_is_loaded_whatever_serves(published: Published) -> None:
+    folder, package, _ = published
+    assert load_engine(folder, precision="f32").engine.precision == "f32"
+    if INT8_FILE in package.files:
+        assert load_engine(folder, precision="int8").engine.precision == "int8"
+    with pytest.raises(EngineAbsent, match="computes in f64"):
+        load_engine(folder, precision="f64")
+
+
 def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
     slices: Slices, small_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

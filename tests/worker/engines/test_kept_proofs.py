@@ -34,6 +34,20 @@ def test_proofs_of_a_refusal_are_kept(champion: ModelVersion, monkeypatch: pytes
     assert kept() == [("ct-1", "refused", None)]
 
 
+def test_engine_of_another_precision_does_not_serve(champion: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load_engine(*args: object, precision: str | None = None, **kwargs: object) -> load.Proven:
+        asked.append(precision)
+        return load.Proven(FakeEngine(), [result("f32", True)])
+
+    monkeypatch.setattr(load, "read_package", lambda folder: None)
+    monkeypatch.setattr(load, "load_engine", load_engine)
+    load.engine_of(champion, "f32")
+    assert asked == ["f32"]
+    assert kept() == []
+
+
 def kept() -> list[tuple[str, str, str | None]]:
     """Host, state and engine of what serves."""
     with read_scope() as s:
