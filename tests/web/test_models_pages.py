@@ -2,8 +2,8 @@
 
 import io
 import re
-from statistics import NormalDist
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pytest
