@@ -24,9 +24,6 @@ from db.evaluation.evaluations import result_of
 from db.evaluation.result import EvaluationResult, Interval, PairedMetric
 from db.evaluation.rule import (
     FLOORED,
-    NO_EVIDENCE,
-    NOT_SHOWN,
-    PASSED,
     REFUSED,
     Floors,
     Seen,
