@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from cli.errors import Unavailable, UsageError
-from cli.local.access import USER_NAME, LocalAccess, sign_in_link
+from cli.local.access import LocalAccess, sign_in_link
 from cli.options import PORT_HELP, home_option
 from cli.output import NO_MODEL, RESEARCH_LINE
 from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, read_local
@@ -21,6 +21,7 @@ from cli.supervisor.child import Process
 from cli.supervisor.private_broker import PrivateBroker, answers, prepare_broker, set_aside
 from cli.supervisor.roles import ROLES, check_role, command_line, environment, ready_file
 from cli.supervisor.supervisor import Supervisor
+from db.access.accounts import LOCAL_USER
 from db.settings import EngineChoice, Settings, get_settings
 from training.launch.installed import TrainingNotInstalled, is_installed
 
@@ -139,7 +140,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
 def announce(url: str, access: LocalAccess) -> None:
     """Print the address, a link to sign in, and the notice."""
     emit("up", f"ctbatch is ready at {url}")
-    emit("up", f"sign in as {USER_NAME} by this link, which works once: {sign_in_link(url, '/')}")
+    emit("up", f"sign in as {LOCAL_USER} by this link, which works once: {sign_in_link(url, '/')}")
     if not access.has_champion():
         emit("up", f"there is no model version yet: {NO_MODEL}")
     emit("up", RESEARCH_LINE)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from cli.errors import Unavailable
 from cli.local.session import database_errors, reading, writing
 from db import migrate
 from db.access import accounts
 from db.registry import champions
 
-USER_NAME = "local"
 TOKEN_LABEL = "ctbatch up"  # noqa: S105 a label
 
 
@@ -22,13 +22,16 @@ class LocalAccess:
         """Upgrade the database, make the account if there is none, and issue a token for this run.
 
         Revoke tokens of earlier runs, which a kill may have left.
+
+        Raises:
+            Unavailable: the account of this name is somebody else's: it is not an admin, or it is disabled.
         """
         with database_errors():
             migrate.upgrade()
         with writing() as session:
-            user = accounts.find_user(session, USER_NAME)
-            if user is None:
-                user = accounts.create_user(session, USER_NAME, None, is_admin=True)
+            user = accounts.local_user(session)
+            if not user.is_admin or user.disabled_at:
+                raise Unavailable(f"the user {user.name} is not an admin of this machine; its name is reserved for one")
             for token in accounts.list_tokens(session, user):
                 if token.label == TOKEN_LABEL:
                     accounts.revoke_token(session, user, token.id)
@@ -48,7 +51,5 @@ class LocalAccess:
 def sign_in_link(url: str, next_path: str) -> str:
     """Return an address that signs the local admin in, once, and leads to `next_path`."""
     with writing() as session:
-        user = accounts.find_user(session, USER_NAME)
-        if user is None:
-            raise LookupError("the local account is made by `ctbatch up`")
+        user = accounts.local_user(session)
         return f"{url}/sign-in/{accounts.sign_in_link_secret(session, user, next_path)}"

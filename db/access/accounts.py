@@ -1,6 +1,7 @@
 """Users, passwords, tokens and one-time sign-in links."""
 
 import hashlib
+import re
 import secrets
 from datetime import datetime, timedelta
 
@@ -18,18 +19,71 @@ password_hasher = PasswordHasher()
 _UNKNOWN = "$argon2id$v=19$m=65536,t=3,p=4$uTvYxXCyhq45xIySoMy/ig$m7Df298xK6DcpwoIW6vMvry0nZ37n/B77zm2tQJ5v74"
 
 
-class NameTaken(Exception):
-    """A user has this name already."""
+LOCAL_USER = "local"
+"""The admin that `ctbatch up` signs in on its own machine. No other account may have this name."""
+
+LONGEST_PASSWORD = 1000  # characters
+_NAME = re.compile(r"[\w.@+-]{1,64}")
+
+
+class AccountRefused(Exception):
+    """An account cannot be made or changed in this way; the message says why."""
 
 
 def create_user(s: Session, name: str, password: str | None, is_admin: bool = False) -> User:
-    """Add a user. Without a password they can sign in only by token or link. Raises NameTaken."""
+    """Add a user. Without a password they can sign in only by token or link.
+
+    Raises AccountRefused: the name is taken, reserved or not valid, or the password is too long.
+    """
+    if not _NAME.fullmatch(name):
+        raise AccountRefused(f"{name!r} is not a valid name; use 1 to 64 letters, digits and the characters . _ @ + -")
+    if name.casefold() == LOCAL_USER:
+        raise AccountRefused(f"the name {LOCAL_USER} is reserved for this machine's own account; choose another name")
     if find_user(s, name):
-        raise NameTaken(f"there is a user {name!r} already; choose another name")
-    user = User(name=name, is_admin=is_admin, password_hash=password_hasher.hash(password) if password else None)
+        raise AccountRefused(f"there is a user {name!r} already; choose another name")
+    return _add(s, User(name=name, is_admin=is_admin, password_hash=_hashed(password) if password else None))
+
+
+def local_user(s: Session) -> User:
+    """Return the account of this machine's command line, made if there is none."""
+    return find_user(s, LOCAL_USER) or _add(s, User(name=LOCAL_USER, is_admin=True))
+
+
+def _add(s: Session, user: User) -> User:
     s.add(user)
     s.flush()
     return user
+
+
+def _hashed(password: str) -> str:
+    if len(password) > LONGEST_PASSWORD:
+        raise AccountRefused(f"the password is too long; use at most {LONGEST_PASSWORD:,} characters")
+    return password_hasher.hash(password)
+
+
+def disable_user(s: Session, user: User) -> None:
+    """Let nothing sign this user in any more: password, session, token or link. Their work goes on.
+
+    Raises AccountRefused: it is the local user.
+    """
+    _check_not_local(user)
+    user.disabled_at = user.disabled_at or _at(s, 0)
+
+
+def enable_user(user: User) -> None:
+    """Let a disabled user sign in again. Their tokens work again, too."""
+    user.disabled_at = None
+
+
+def set_admin(user: User, is_admin: bool) -> None:
+    """Make a user an admin, or an admin a user. Raises AccountRefused: it is the local user."""
+    _check_not_local(user)
+    user.is_admin = is_admin
+
+
+def _check_not_local(user: User) -> None:
+    if user.name == LOCAL_USER:
+        raise AccountRefused(f"{LOCAL_USER} is the account of this machine's command line, which must stay an admin")
 
 
 def find_user(s: Session, name: str) -> User | None:
@@ -43,19 +97,25 @@ def list_users(s: Session) -> list[User]:
 
 
 def verify_password(s: Session, name: str, password: str) -> User | None:
-    """Return the user if the password is theirs, or None. An unknown name takes as long as a wrong password."""
+    """Return the user if the password is theirs and they are not disabled, or None.
+
+    An unknown name takes as long as a wrong password.
+    """
     user = find_user(s, name)
-    expected = user.password_hash if user and user.password_hash else _UNKNOWN
+    expected = user.password_hash if user and user.password_hash and len(password) <= LONGEST_PASSWORD else _UNKNOWN
     try:
         password_hasher.verify(expected, password)
     except (VerificationError, InvalidHashError):
         return None
-    return user if user and user.password_hash else None
+    return user if user and expected == user.password_hash and user.disabled_at is None else None
 
 
 def set_password(s: Session, user: User, password: str) -> None:
-    """Set a password. The user's browsers are signed out, and their tokens and sign-in links no longer work."""
-    user.password_hash = password_hasher.hash(password)
+    """Set a password. The user's browsers are signed out, and their tokens and sign-in links no longer work.
+
+    Raises AccountRefused: it is too long.
+    """
+    user.password_hash = _hashed(password)
     s.execute(update(Token).where(Token.user_id == user.id, Token.revoked_at.is_(None)).values(revoked_at=from_now()))
     s.execute(
         update(SignInLink).where(SignInLink.user_id == user.id, SignInLink.used_at.is_(None)).values(used_at=from_now())
@@ -96,12 +156,13 @@ def _live_token(s: Session, secret: str) -> Token | None:
             Token.secret_hash == _hash(secret),
             Token.revoked_at.is_(None),
             Token.expires_at.is_(None) | (Token.expires_at > from_now()),
+            Token.user.has(User.disabled_at.is_(None)),
         )
     )
 
 
 def token_user(s: Session, secret: str) -> User | None:
-    """Return the user of a token, or None if it is unknown, revoked or expired."""
+    """Return the user of a token, or None if it is unknown, revoked or expired, or they are disabled."""
     token = _live_token(s, secret)
     return token.user if token else None
 
@@ -148,11 +209,17 @@ def sign_in_link_secret(s: Session, user: User, next_path: str) -> str:
 
 
 def redeem_sign_in(s: Session, secret: str) -> tuple[User, str] | None:
-    """Use up a sign-in link and return its user and path, or None if it is unknown, used or expired."""
+    """Use up a sign-in link and return its user and path.
+
+    Return None if it is unknown, used or expired, or its user is disabled.
+    """
     link_id = s.scalar(
         update(SignInLink)
         .where(
-            SignInLink.secret_hash == _hash(secret), SignInLink.used_at.is_(None), SignInLink.expires_at > from_now()
+            SignInLink.secret_hash == _hash(secret),
+            SignInLink.used_at.is_(None),
+            SignInLink.expires_at > from_now(),
+            SignInLink.user_id.in_(select(User.id).where(User.disabled_at.is_(None))),
         )
         .values(used_at=from_now())
         .returning(SignInLink.id)

@@ -10,7 +10,10 @@ from db.models.base import NO_FILE, Base
 
 
 class User(Base):
-    """A person or a program that submits jobs. `served_at`: when a worker last claimed work of theirs."""
+    """A person or a program that submits jobs.
+
+    `served_at`: when a worker last claimed work of theirs. `disabled_at`: since when nothing signs them in, or None.
+    """
 
     __tablename__ = "user_account"
 
@@ -20,6 +23,7 @@ class User(Base):
     is_admin: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     served_at: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
 
 
 class Token(Base):

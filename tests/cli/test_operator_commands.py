@@ -34,6 +34,21 @@ def test_a_user_is_added_and_can_sign_in(operate):
     assert operate("users", "add", "ann", "--no-password").returncode == 2
 
 
+def test_user_is_disabled_enabled_and_given_another_role(operate, ann):
+    assert operate("users", "disable", "ann").returncode == 0
+    assert operate("users", "role", "ann", "admin").returncode == 0
+    assert [(user["disabled"], user["admin"]) for user in json.loads(operate("users", "ls", "--json").stdout)] == [
+        (True, True)
+    ]
+    assert operate("users", "enable", "ann").returncode == 0
+    assert operate("users", "role", "ann", "user").returncode == 0
+    assert [(user["disabled"], user["admin"]) for user in json.loads(operate("users", "ls", "--json").stdout)] == [
+        (False, False)
+    ]
+    assert operate("users", "disable", "nobody").returncode == 3
+    assert operate("users", "add", "local", "--no-password").returncode == 2
+
+
 def test_a_password_is_changed_and_a_short_one_refused(operate, ann):
     assert operate("users", "password", "ann", stdin="a new long password\n").returncode == 0
     with session_scope() as session:

@@ -24,8 +24,52 @@ def test_password(database: Settings) -> None:
         assert accounts.verify_password(s, "eve", "wrong") is None
         assert accounts.verify_password(s, "nobody", "correct horse") is None
         assert accounts.verify_password(s, "robot", "") is None
-    with pytest.raises(accounts.NameTaken), session_scope() as s:
+    with pytest.raises(accounts.AccountRefused, match="already"), session_scope() as s:
         accounts.create_user(s, "eve", None)
+
+
+@pytest.mark.parametrize("name", ["", "local", "LOCAL", "a b", "a\nb", "a/b", "\u202eann", "x" * 65])
+def test_name_is_checked(database: Settings, name: str) -> None:
+    with pytest.raises(accounts.AccountRefused), session_scope() as s:
+        accounts.create_user(s, name, None)
+
+
+def test_longest_password_that_can_be_set_can_be_used(database: Settings) -> None:
+    longest = "x" * accounts.LONGEST_PASSWORD
+    with session_scope() as s:
+        eve = accounts.create_user(s, "eve", longest)
+        assert accounts.verify_password(s, "eve", longest) is not None
+        assert accounts.verify_password(s, "eve", longest + "x") is None
+        with pytest.raises(accounts.AccountRefused):
+            accounts.set_password(s, eve, longest + "x")
+
+
+def test_disabled_user_is_let_in_by_nothing_until_enabled(database: Settings) -> None:
+    with session_scope() as s:
+        eve = accounts.create_user(s, "eve", "correct horse")
+        page = accounts.issue_token(s, eve, "browser", kind="session")
+        api = accounts.issue_token(s, eve, "script")
+        link = accounts.sign_in_link_secret(s, eve, "/jobs")
+        accounts.disable_user(s, eve)
+    with session_scope() as s:
+        assert accounts.verify_password(s, "eve", "correct horse") is None
+        assert accounts.token_user(s, page) is None
+        assert accounts.token_user(s, api) is None
+        assert accounts.redeem_sign_in(s, link) is None
+        accounts.enable_user(s.get_one(User, eve.id))
+    with session_scope() as s:
+        assert accounts.verify_password(s, "eve", "correct horse") is not None
+        assert accounts.token_user(s, api) is not None
+
+
+def test_local_user_stays_an_admin(database: Settings) -> None:
+    with session_scope() as s:
+        local = accounts.local_user(s)
+        assert local.is_admin
+        assert accounts.local_user(s).id == local.id
+        for change in (lambda: accounts.disable_user(s, local), lambda: accounts.set_admin(local, False)):
+            with pytest.raises(accounts.AccountRefused):
+                change()
 
 
 def test_token_lives_until_revoked_or_expired(ann: User, bob: User) -> None:

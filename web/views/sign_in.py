@@ -28,7 +28,6 @@ guard_forms(blueprint)
 
 WRONG = "That name and password do not match. Try again."
 USED_LINK = "That sign-in link was used before or is too old. Sign in with your password, or make a new link."
-LONGEST = 1000
 
 
 def _failed(response: Response) -> bool:
@@ -89,7 +88,6 @@ def out() -> ResponseReturnValue:
 
 
 def _verified(name: str, password: str) -> User | None:
-    name, password = name[:LONGEST], password[:LONGEST]
     with read_scope() as s:
         return accounts.verify_password(s, name.replace("\0", "\ufffd"), password)  # PostgreSQL takes no NUL
 

@@ -1,6 +1,8 @@
-"""`ctbatch users`: adds and lists the accounts of people, and sets their passwords."""
+"""`ctbatch users`: adds, lists, disables and enables accounts, and sets their passwords and roles."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -16,7 +18,10 @@ SHORTEST_PASSWORD = 12
 
 @click.group()
 def users() -> None:
-    """Add and list user accounts; set passwords. Acts on the database of this machine's settings."""
+    """Add, list, disable and enable user accounts; set passwords and roles.
+
+    Acts on the database of this machine's settings.
+    """
 
 
 @users.command()
@@ -27,12 +32,8 @@ def users() -> None:
 def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:
     """Add the user NAME. The password is asked for; if stdin is not a terminal, it is its first line."""
     password = None if no_password else _new_password()
-    with writing() as session:
-        try:
-            user = accounts.create_user(session, name, password, is_admin=admin)
-        except accounts.NameTaken as error:
-            raise UsageError(str(error)) from error
-        view = _view(user)
+    with refusals(), writing() as session:
+        view = _view(accounts.create_user(session, name, password, is_admin=admin))
     print_json(view) if as_json else say(f"added {name}")
 
 
@@ -42,7 +43,7 @@ def list_users(as_json: bool) -> None:
     """List all users."""
     with reading() as session:
         views = [_view(user) for user in accounts.list_users(session)]
-    print_rows(views, ("name", "admin", "created_at"), as_json)
+    print_rows(views, ("name", "admin", "disabled", "created_at"), as_json)
 
 
 @users.command()
@@ -55,13 +56,56 @@ def password(name: str) -> None:
     with reading() as session:
         existing_user(session, name)
     secret = _new_password()
-    with writing() as session:
+    with refusals(), writing() as session:
         accounts.set_password(session, existing_user(session, name), secret)
     say(f"the password of {name} is set; their sessions, tokens and sign-in links have ended")
 
 
+@users.command()
+@click.argument("name")
+def disable(name: str) -> None:
+    """Let the user NAME in no more, by password, session, token or link. Their jobs and datasets stay."""
+    with refusals(), writing() as session:
+        accounts.disable_user(session, existing_user(session, name))
+    say(f"{name} is disabled; `ctbatch users enable {name}` lets them in again")
+
+
+@users.command()
+@click.argument("name")
+def enable(name: str) -> None:
+    """Let the disabled user NAME in again. Their API tokens work again, too."""
+    with writing() as session:
+        accounts.enable_user(existing_user(session, name))
+    say(f"{name} is enabled")
+
+
+@users.command()
+@click.argument("name")
+@click.argument("role", metavar="admin|user", type=click.Choice(["admin", "user"]))
+def role(name: str, role: str) -> None:
+    """Make the user NAME an admin, or an admin a user again. It holds at once."""
+    with refusals(), writing() as session:
+        accounts.set_admin(existing_user(session, name), role == "admin")
+    say(f"{name} is now {'an admin' if role == 'admin' else 'a user'}")
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn the refusal of an account into a usage error."""
+    try:
+        yield
+    except accounts.AccountRefused as error:
+        raise UsageError(str(error)) from error
+
+
 def _view(user: User) -> dict[str, object]:
-    return {"id": user.id, "name": user.name, "admin": user.is_admin, "created_at": user.created_at.isoformat()}
+    return {
+        "id": user.id,
+        "name": user.name,
+        "admin": user.is_admin,
+        "disabled": user.disabled_at is not None,
+        "created_at": user.created_at.isoformat(),
+    }
 
 
 def _new_password() -> str:
