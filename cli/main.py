@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "train": ("cli.commands.train", "train", "Launch a training run on a dataset."),
     "runs": ("cli.commands.runs", "runs_group", "List, show, follow and end training runs."),
-    "users": ("cli.commands.accounts.users", "users", "Add and list user accounts; set passwords."),
+    "users": ("cli.commands.accounts.users", "users", "Add, list and disable user accounts; set passwords and roles."),
     "tokens": ("cli.commands.accounts.tokens", "tokens", "Make, list and revoke API tokens."),
     "worker": ("cli.commands.worker", "worker", "Run one role: web, ingest, inference, training, evaluation or sweep."),
     "doctor": ("cli.commands.doctor", "doctor", "Check this installation, and say what is wrong."),

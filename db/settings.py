@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     web_workers: int = 1
     web_threads: int = 8
     secret_key: SecretStr = SecretStr("")
-    sign_in_link_seconds: int = 24 * 3600
+    sign_in_link_seconds: int = 600
     secure_cookies: bool = False
     trusted_proxies: int = 0  # how many proxies in front may set X-Forwarded-*
 

@@ -140,7 +140,9 @@ def run(settings: Settings, listener: socket.socket) -> None:
 def announce(url: str, access: LocalAccess) -> None:
     """Print the address, a link to sign in, and the notice."""
     emit("up", f"ctbatch is ready at {url}")
-    emit("up", f"sign in as {LOCAL_USER} by this link, which works once: {sign_in_link(url, '/')}")
+    minutes = get_settings().sign_in_link_seconds // 60
+    emit("up", f"sign in as {LOCAL_USER} by this link, once and within {minutes} minutes: {sign_in_link(url, '/')}")
+    emit("up", f"`ctbatch users link {LOCAL_USER}` makes a new one")
     if not access.has_champion():
         emit("up", f"there is no model version yet: {NO_MODEL}")
     emit("up", RESEARCH_LINE)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cli.errors import Unavailable
-from cli.local.session import database_errors, reading, writing
+from cli.local.session import database_errors, existing_user, reading, writing
 from db import migrate
 from db.access import accounts
 from db.registry import champions
@@ -38,9 +38,10 @@ class LocalAccess:
             return LocalAccess(accounts.issue_token(session, user, TOKEN_LABEL))
 
     def end(self) -> None:
-        """Revoke the token."""
+        """Revoke the token and the sign-in link."""
         with writing() as session:
             accounts.end_session(session, self.token)
+            accounts.end_links(session, accounts.local_user(session))
 
     def has_champion(self) -> bool:
         """Return whether there is a model version for new jobs."""
@@ -48,8 +49,12 @@ class LocalAccess:
             return champions.champion(session) is not None
 
 
-def sign_in_link(url: str, next_path: str) -> str:
-    """Return an address that signs the local admin in, once, and leads to `next_path`."""
+def sign_in_link(url: str, next_path: str, name: str = accounts.LOCAL_USER) -> str:
+    """Return an address that signs a user in, once, and leads to `next_path`. Their earlier links no longer work.
+
+    Raises:
+        NotFoundOrDenied: there is no such user.
+    """
     with writing() as session:
-        user = accounts.local_user(session)
+        user = existing_user(session, name)
         return f"{url}/sign-in/{accounts.sign_in_link_secret(session, user, next_path)}"

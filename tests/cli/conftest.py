@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx
 import pytest
 from werkzeug.formparser import parse_form_data
 
@@ -46,6 +47,12 @@ def ctbatch(tmp_path: Path) -> Callable[..., Result]:
         )
 
     return run
+
+
+def use_link(browser: httpx.Client, link: str) -> httpx.Response:
+    """Open a sign-in link and press its button."""
+    token = browser.get(link).text.split('name="csrf-token" content="')[1].split('"')[0]
+    return browser.post(link, data={"csrf_token": token})
 
 
 @pytest.fixture

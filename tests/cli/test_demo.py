@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.cli.conftest import use_link
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -64,10 +66,9 @@ def test_the_demo_runs_to_its_summary_and_serves_on(tmp_path):
             assert serving.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        link = re.search(r"http\S+/sign-in/\S+", log.read_text())
-        assert link is not None
+        link = re.findall(r"http\S+/sign-in/\S+", log.read_text())
         with httpx.Client(follow_redirects=True) as browser:
-            page = browser.get(link[0])
+            page = use_link(browser, link[-1])
         assert page.status_code == 200
         assert "/jobs/" in page.url.path
         assert "demo archive" in page.text

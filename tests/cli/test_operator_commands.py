@@ -2,11 +2,15 @@
 
 import json
 import socket
+from datetime import UTC, datetime
 
 import pytest
 
+from cli.errors import Unavailable
+from cli.local.access import LocalAccess, sign_in_link
 from db.access import accounts
 from db.database import session_scope
+from db.models import User
 from db.registry import champions
 from tests.web.actors import load_engines
 from worker.engines.processor import read_processor
@@ -47,6 +51,26 @@ def test_user_is_disabled_enabled_and_given_another_role(operate, ann):
     ]
     assert operate("users", "disable", "nobody").returncode == 3
     assert operate("users", "add", "local", "--no-password").returncode == 2
+
+
+def test_stopping_ends_the_local_token_and_link(database):
+    access = LocalAccess.prepare()
+    secret = sign_in_link("http://127.0.0.1:8000", "/").rpartition("/")[2]
+    with session_scope() as session:
+        assert accounts.token_user(session, access.token) is not None
+        assert accounts.link_user(session, secret) is not None
+    access.end()
+    with session_scope() as session:
+        assert accounts.token_user(session, access.token) is None
+        assert accounts.link_user(session, secret) is None
+
+
+@pytest.mark.parametrize("change", [{"is_admin": False}, {"disabled_at": datetime.now(UTC)}])
+def test_up_does_not_make_somebody_elses_account_its_own(database, change):
+    with session_scope() as session:
+        session.add(User(name=accounts.LOCAL_USER, **({"is_admin": True} | change)))
+    with pytest.raises(Unavailable):
+        LocalAccess.prepare()
 
 
 def test_a_password_is_changed_and_a_short_one_refused(operate, ann):

@@ -13,6 +13,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.cli.conftest import use_link
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -110,11 +112,17 @@ def test_the_sign_in_link_works_once(up):
     line = next(line for line in up.log.read_text().splitlines() if "/sign-in/" in line)
     link = line.split()[-1]
     with httpx.Client(follow_redirects=True) as browser:
-        assert browser.get(link).status_code == 200
+        assert use_link(browser, link).status_code == 200
         assert "local" in browser.get(f"{up.local['url']}/").text
     with httpx.Client(follow_redirects=True) as another:
-        another.get(link)
+        assert another.get(link).status_code == 401
         assert another.get(f"{up.local['url']}/", follow_redirects=False).status_code in (302, 303, 401)
+
+
+def test_another_sign_in_link_can_be_made(up):
+    link = up.run("users", "link", "local").stdout.strip()
+    with httpx.Client(follow_redirects=True) as browser:
+        assert use_link(browser, link).url.path == "/jobs"
 
 
 def test_a_second_up_in_the_same_home_is_refused(up):

@@ -110,6 +110,12 @@ def test_sign_in_link_works_once_and_in_time(ann: User, database: Settings) -> N
         assert redeemed is not None
         assert (redeemed[0].id, redeemed[1]) == (ann.id, "/jobs/x")
         assert accounts.redeem_sign_in(s, secret) is None
+    with session_scope() as s:
+        earlier, newest = (accounts.sign_in_link_secret(s, ann, "/") for _ in range(2))
+        assert accounts.redeem_sign_in(s, earlier) is None
+        assert accounts.link_user(s, newest) is not None
+        accounts.end_links(s, ann)
+        assert accounts.link_user(s, newest) is None
     base.use(database.model_copy(update={"sign_in_link_seconds": -1}))
     with session_scope() as s:
         late = accounts.sign_in_link_secret(s, ann, "/")

@@ -186,13 +186,23 @@ def test_token_of_another_session_is_refused(app: APIFlask, anns_browser: Browse
 def test_link_signs_in_once(browser: Browser, app: APIFlask, ann: User) -> None:
     with session_scope() as s:
         secret = accounts.sign_in_link_secret(s, ann, "/models")
-    assert browser.client.head(f"/sign-in/{secret}").status_code == 405
-    first = browser.get(f"/sign-in/{secret}")
+    first = browser.post(f"/sign-in/{secret}")
     assert (first.status_code, first.headers["Location"]) == (303, "/models")
     assert browser.get("/models").status_code == 200
-    again = Browser(app).get(f"/sign-in/{secret}")
-    assert again.status_code == 401
-    assert "used before" in again.text
+    another = Browser(app)
+    assert another.get(f"/sign-in/{secret}").status_code == 401
+    assert another.post(f"/sign-in/{secret}").status_code == 401
+    assert another.get("/models").status_code == 303
+
+
+def test_link_is_not_used_up_by_opening_it(browser: Browser, app: APIFlask, ann: User) -> None:
+    with session_scope() as s:
+        secret = accounts.sign_in_link_secret(s, ann, "/models")
+    for method in (browser.client.head, browser.client.get):
+        assert method(f"/sign-in/{secret}").status_code == 200
+    assert browser.get("/models").status_code == 303
+    assert browser.client.post(f"/sign-in/{secret}").status_code == 400  # without the page's token
+    assert browser.post(f"/sign-in/{secret}").headers["Location"] == "/models"
 
 
 def test_api_takes_a_token(api: Api) -> None:

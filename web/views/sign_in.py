@@ -4,7 +4,6 @@ from apiflask import APIBlueprint
 from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_limiter import RateLimitExceeded
-from werkzeug.exceptions import MethodNotAllowed
 
 from db.access import accounts
 from db.database import read_scope, session_scope
@@ -27,7 +26,9 @@ blueprint = APIBlueprint("sign_in", __name__, enable_openapi=False)
 guard_forms(blueprint)
 
 WRONG = "That name and password do not match. Try again."
-USED_LINK = "That sign-in link was used before or is too old. Sign in with your password, or make a new link."
+USED_LINK = (
+    "That sign-in link was used before, replaced or is too old. Sign in with your password, or ask for a new link."
+)
 
 
 def _failed(response: Response) -> bool:
@@ -65,16 +66,26 @@ def wait(_error: RateLimitExceeded) -> ResponseReturnValue:
 
 
 @blueprint.get("/sign-in/<secret>")
+def link_form(secret: str) -> ResponseReturnValue:
+    """Show the button that uses a link up. Previews of a link open it too, so opening alone must not use it up."""
+    with read_scope() as s:
+        user = accounts.link_user(s, secret)
+    return _dead_link() if user is None else page_response("account/by_link.html", name=user.name)
+
+
+@blueprint.post("/sign-in/<secret>")
 def by_link(secret: str) -> ResponseReturnValue:
-    """Sign in by a link that the command line printed. It works once, so a HEAD must not use it up."""
-    if request.method != "GET":
-        raise MethodNotAllowed(["GET"])
+    """Sign in by a link that the command line printed. It works once."""
     with session_scope() as s:
         redeemed = accounts.redeem_sign_in(s, secret)
-    if redeemed is not None:
-        user, next_path = redeemed
-        sign_in(user)
-        return redirect(local_path(next_path), 303)
+    if redeemed is None:
+        return _dead_link()
+    user, next_path = redeemed
+    sign_in(user)
+    return redirect(local_path(next_path), 303)
+
+
+def _dead_link() -> ResponseReturnValue:
     return redirect("/", 303) if current_user() is not None else _form(not_signed_in(USED_LINK))
 
 

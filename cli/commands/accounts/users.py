@@ -6,12 +6,15 @@ from contextlib import contextmanager
 
 import click
 
-from cli.errors import UsageError
+from cli.errors import Unavailable, UsageError
+from cli.local.access import sign_in_link
 from cli.local.session import existing_user, reading, writing
 from cli.options import json_option
 from cli.output import print_json, print_rows, say
+from cli.remote.find_server import read_local
 from db.access import accounts
 from db.models import User
+from db.settings import get_settings
 
 SHORTEST_PASSWORD = 12
 
@@ -87,6 +90,17 @@ def role(name: str, role: str) -> None:
     with refusals(), writing() as session:
         accounts.set_admin(existing_user(session, name), role == "admin")
     say(f"{name} is now {'an admin' if role == 'admin' else 'a user'}")
+
+
+@users.command()
+@click.argument("name")
+@click.option("--url", metavar="URL", help="The server's address  [default: that of this machine's `ctbatch up`]")
+def link(name: str, url: str | None) -> None:
+    """Print a link that signs the user NAME in once, without a password. It ends the user's earlier links."""
+    local = read_local(get_settings().run_dir)
+    if not url and local is None:
+        raise Unavailable("no `ctbatch up` runs on this machine; name the server by --url")
+    click.echo(sign_in_link((url or (local.url if local else "")).rstrip("/"), "/", name))
 
 
 @contextmanager
