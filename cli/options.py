@@ -30,6 +30,13 @@ def need_wait(strict: bool, wait: bool) -> None:
         raise click.UsageError("--strict checks how the job ends; add --wait")
 
 
+insecure_option = click.option(
+    "--insecure",
+    is_flag=True,
+    help="Serve beyond this machine in clear: anybody on the way can read along.",
+)
+
+
 def _use_home(_ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
     if value is not None:
         use_home(value)

@@ -20,6 +20,7 @@ from web.api import runs as api_runs
 from web.api import workers as api_workers
 from web.security import headers, proxies, sign_in_limits
 from web.security.auth import SESSION_LIFE, current_user
+from web.security.cookies import Sessions
 from web.security.csrf import csrf
 from web.security.secret_key import secret_key
 from web.views import datasets, filters, jobs, models, progress, reviews, runs, sign_in, submit, tokens, workers
@@ -38,6 +39,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         spec_path=f"{PREFIX}/openapi.json",
     )
     app.request_class = Request
+    app.session_interface = Sessions()
     proxies.install(app, settings)
     app.config.update(
         SECRET_KEY=secret_key(settings),

@@ -49,7 +49,7 @@ def serve(package: Path | None) -> Iterator[Bench]:
         stored = versions.store_package(package)
         with session_scope() as session:
             promote_first(session, versions.register_package(session, stored), "benchmark")
-        with serving(get_settings(), "127.0.0.1", 0) as (local, process):
+        with serving(get_settings(), ("--host", "127.0.0.1", "--port", "0")) as (local, process):
             if process is None:
                 raise RuntimeError("a fresh home cannot have a server")
             with Client(Server(local.url, local.token, local=True)) as client:

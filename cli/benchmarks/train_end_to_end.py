@@ -30,7 +30,7 @@ def run(path: Path, request: RunRequest, home: Path | None, as_json: bool) -> No
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-train-")))
         use_home(folder.absolute())
         migrate.upgrade()
-        stack.enter_context(serving(get_settings(), "127.0.0.1", 0))
+        stack.enter_context(serving(get_settings(), ("--host", "127.0.0.1", "--port", "0")))
         _command("datasets", "create", request.dataset, "--from", str(path.absolute()))
         started = time.monotonic()
         _command("train", *train_words(request), "--wait")

@@ -16,7 +16,7 @@ from cli.errors import PartialFailure, Unavailable
 from cli.local.access import sign_in_link
 from cli.local.demo_model import ensure_demo_model
 from cli.local.session import reading
-from cli.options import PORT_HELP, home_option
+from cli.options import PORT_HELP, home_option, insecure_option
 from cli.output import RESEARCH_LINE, print_table, say
 from cli.remote.client import Client, Json
 from cli.remote.find_server import LocalServer, Server
@@ -35,8 +35,9 @@ SEED = 7
 @click.option("--train", is_flag=True, help="Train a demo model here, in minutes  [default: use the one that ships]")
 @click.option("--host", help="Listen at this address  [env: CTBATCH_HOST; default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help=PORT_HELP)
+@insecure_option
 @home_option
-def demo(exit_after: bool, train: bool, host: str | None, port: int | None) -> None:
+def demo(exit_after: bool, train: bool, host: str | None, port: int | None, insecure: bool) -> None:
     """Show the main job on this machine: start everything, promote the demo model, classify a demo archive.
 
     The demo model learned from synthetic phantoms and knows nothing about patients. If there is a champion already, it
@@ -47,13 +48,13 @@ def demo(exit_after: bool, train: bool, host: str | None, port: int | None) -> N
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ThreadPoolExecutor(1) as background:
         archive = background.submit(make_archive, settings)  # while everything starts
-        _show(settings, host, port, archive, train=train, exit_after=exit_after)
+        options = [*(["--host", host] if host else []), *(["--port", str(port)] if port is not None else [])]
+        options += ["--insecure"] if insecure else []
+        _show(settings, options, archive, train=train, exit_after=exit_after)
 
 
-def _show(
-    settings: Settings, host: str | None, port: int | None, archive: Future[Path], *, train: bool, exit_after: bool
-) -> None:
-    with serving(settings, host, port) as (local, process):
+def _show(settings: Settings, options: list[str], archive: Future[Path], *, train: bool, exit_after: bool) -> None:
+    with serving(settings, options) as (local, process):
         label = ensure_demo_model(train=train)
         say(f"model version: {label}")
         job = run_job(local, archive.result())

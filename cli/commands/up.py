@@ -7,13 +7,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import click
 
 from cli.errors import Unavailable, UsageError
 from cli.local.access import LocalAccess, sign_in_link
-from cli.options import PORT_HELP, home_option
+from cli.options import PORT_HELP, home_option, insecure_option
 from cli.output import NO_MODEL, RESEARCH_LINE
 from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, read_local
 from cli.remote.readiness import why_not_ready
@@ -36,8 +37,9 @@ ENGINES = EngineChoice.__args__  # type: ignore[attr-defined]
 @click.option("--host", help="Listen at this address  [env: CTBATCH_HOST; default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help=PORT_HELP)
 @click.option("--engine", type=click.Choice(ENGINES), help="Use this engine  [env: CTBATCH_ENGINE; default: auto]")
+@insecure_option
 @home_option
-def up(host: str | None, port: int | None, engine: str | None) -> None:
+def up(host: str | None, port: int | None, engine: str | None, insecure: bool) -> None:
     """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training, evaluation and sweep.
 
     Makes or upgrades the database first, and restarts a process that dies. When all is ready, prints the address and a
@@ -48,10 +50,34 @@ def up(host: str | None, port: int | None, engine: str | None) -> None:
         if value is not None:
             os.environ[name] = str(value)
     settings = get_settings()
+    if not insecure:
+        check_host(settings)
     check_role("inference", settings)
     make_home(settings)
     with only_one(settings), listening(settings.host, settings.port) as listener:
         run(settings, listener)
+
+
+def check_host(settings: Settings) -> None:
+    """Check that web listens on this machine only, or behind a proxy, which can speak TLS.
+
+    Raises:
+        UsageError: it would send passwords and scans in clear.
+    """
+    if settings.trusted_proxies or is_loopback(settings.host):
+        return
+    raise UsageError(
+        f"listening at {settings.host or 'every address'} sends passwords and scans in clear; put a proxy with TLS in"
+        " front and set CTBATCH_TRUSTED_PROXIES, or add --insecure on a network where nobody else listens"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def make_home(settings: Settings) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,11 @@ POLL_SECONDS = 0.1
 
 
 @contextmanager
-def serving(
-    settings: Settings, host: str | None, port: int | None
-) -> Iterator[tuple[LocalServer, subprocess.Popen[bytes] | None]]:
-    """Yield the server of this home and None, or start one, yield it with its process, and stop it at the end."""
+def serving(settings: Settings, options: Sequence[str]) -> Iterator[tuple[LocalServer, subprocess.Popen[bytes] | None]]:
+    """Yield the server of this home and None, or start one, yield it with its process, and stop it at the end.
+
+    `options` are those of `ctbatch up`.
+    """
     if running := read_local(settings.run_dir):
         say(f"using the ctbatch at {running.url}")
         yield running, None
@@ -33,7 +34,6 @@ def serving(
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = settings.home / "up.log"
     say(f"starting everything in {settings.home} (log: {log})")
-    options = [*(["--host", host] if host else []), *(["--port", str(port)] if port is not None else [])]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 our own command
             [sys.executable, "-P", "-m", "cli", "up", *options],

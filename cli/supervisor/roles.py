@@ -28,6 +28,7 @@ GUNICORN_LIMITS = (
     "--limit-request-line=4094",
     "--limit-request-fields=64",
     "--limit-request-field_size=8190",
+    "--forwarded-allow-ips=",  # web.security.proxies reads X-Forwarded-*, from as many proxies as are trusted
     "--no-control-socket",  # nothing here uses it, and it would live outside CTBATCH_HOME
 )
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.commands.up import check_host
+from cli.errors import UsageError
 from cli.main import COMMANDS, cli, main
 from cli.output import safe
+from tests.conftest import make_settings
 from training.launch.installed import TrainingNotInstalled
 
 PROJECT = Path(__file__).parents[2]
@@ -29,6 +32,24 @@ def test_help_lists_every_command_with_a_line(ctbatch):
 def test_every_command_has_help(name, capsys):
     cli([name, "--help"], prog_name="ctbatch", standalone_mode=False)
     assert capsys.readouterr().out.startswith(f"Usage: ctbatch {name}")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "", "ct.example"])
+def test_up_serves_others_in_clear_only_if_told_to(host, tmp_path):
+    settings = make_settings(tmp_path, host=host)
+    with pytest.raises(UsageError, match="--insecure"):
+        check_host(settings)
+    check_host(settings.model_copy(update={"trusted_proxies": 1}))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.5.6.7", "::1", "localhost"])
+def test_up_serves_its_own_machine(host, tmp_path):
+    check_host(make_settings(tmp_path, host=host))
+
+
+def test_up_beyond_this_machine_is_refused(ctbatch):
+    result = ctbatch("up", "--host", "0.0.0.0")
+    assert (result.returncode, "--insecure" in result.stderr) == (2, True)
 
 
 def test_an_unknown_command_is_a_usage_error(ctbatch):

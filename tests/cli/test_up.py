@@ -119,6 +119,12 @@ def test_the_sign_in_link_works_once(up):
         assert another.get(f"{up.local['url']}/", follow_redirects=False).status_code in (302, 303, 401)
 
 
+def test_no_proxy_is_trusted_unless_it_is_set(up):
+    """Anybody may send these headers from this machine."""
+    page = httpx.get(f"{up.local['url']}/sign-in", headers={"X-Forwarded-Proto": "https"})
+    assert "Secure" not in page.headers["Set-Cookie"]
+
+
 def test_another_sign_in_link_can_be_made(up):
     link = up.run("users", "link", "local").stdout.strip()
     with httpx.Client(follow_redirects=True) as browser:

@@ -122,10 +122,11 @@ def test_device_is_known_for_its_own_accounts_only(app: APIFlask, ann: User, roo
         assert shared.sign_in(name).status_code == 303
         shared.post("/sign-out")
     assert guess(app, 12, "127.0.0.1")[-1] == 429
-    stranger = Browser(app)
-    for cookie in list(shared.client._cookies.values()):  # as if root's cookie could be used for ann
-        if known_devices._cookie("root") == cookie.key:
-            stranger.client.set_cookie(known_devices._cookie("ann"), cookie.value)
+    with app.test_request_context():
+        of_ann, of_root = known_devices._cookie("ann"), known_devices._cookie("root")
+    stranger, cookie = Browser(app), shared.client.get_cookie(of_root)
+    assert cookie is not None
+    stranger.client.set_cookie(of_ann, cookie.value)  # root's, as if it were ann's
     assert stranger.sign_in("ann").status_code == 429
     assert shared.sign_in("ann").status_code == 303
 

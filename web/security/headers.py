@@ -1,6 +1,8 @@
-"""The security headers of every response: CSP, framing, sniffing, caching."""
+"""The security headers of every response: CSP, framing, sniffing, caching, https."""
 
 from flask import Flask, Response, request
+
+from web.security.cookies import is_secure
 
 CSP = "; ".join(
     (
@@ -22,6 +24,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+HSTS = "max-age=31536000"  # a year
 
 
 def install(app: Flask) -> None:
@@ -30,10 +33,11 @@ def install(app: Flask) -> None:
 
 
 def add_headers(response: Response) -> Response:
-    """Set the headers that are not set yet. Only the browser may keep answers, and it checks them again."""
+    """Set the headers that are not set yet. Nothing but static files is kept by a browser: it may show patients."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
+    if is_secure():
+        response.headers["Strict-Transport-Security"] = HSTS
     if request.endpoint != "static":
-        response.headers.setdefault("Cache-Control", "private, no-cache")
-        response.vary.update(("Cookie", "Authorization", "HX-Request"))
+        response.headers["Cache-Control"] = "no-store"
     return response

@@ -11,6 +11,8 @@ from datetime import timedelta
 from flask import Response, current_app, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
+from web.security.cookies import cookie_name, is_secure
+
 LIFE = timedelta(days=365)
 
 
@@ -31,7 +33,7 @@ def remember(response: Response, name: str) -> Response:
         _serializer().dumps([name, device]),
         max_age=LIFE,
         path="/",
-        secure=current_app.config["SESSION_COOKIE_SECURE"],
+        secure=is_secure(),
         httponly=True,
         samesite="Lax",
     )
@@ -40,7 +42,7 @@ def remember(response: Response, name: str) -> Response:
 
 def _cookie(name: str) -> str:
     """Return the cookie's name. Several people may use one browser, so each account has a cookie of its own."""
-    return "ctbatch_device_" + hashlib.sha256(name.encode()).hexdigest()[:16]
+    return cookie_name("ctbatch_device_" + hashlib.sha256(name.encode()).hexdigest()[:16])
 
 
 def _serializer() -> URLSafeTimedSerializer:
