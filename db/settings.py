@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     web_threads: int = 8
     secret_key: SecretStr = SecretStr("")
     sign_in_link_seconds: int = 600
+    session_idle_seconds: int = 1800  # a session ends after this long without a request of a person
     secure_cookies: bool = False
     trusted_proxies: int = 0  # how many proxies in front may set X-Forwarded-*
 

@@ -4,6 +4,7 @@ import errno
 import logging
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from apiflask.exceptions import HTTPError
 from flask import Flask, Response, g, jsonify, redirect, render_template, request, url_for
@@ -185,7 +186,9 @@ def _as_page(problem: Problem) -> ResponseReturnValue:
     if problem.status == 401:
         target = url_for("sign_in.form", next=request.full_path.rstrip("?") if request.method == "GET" else "/")
         if request.headers.get("HX-Request"):  # a poll of a page whose session has ended
-            return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form")})
+            shown = urlsplit(request.headers.get("HX-Current-URL", ""))
+            back = f"{shown.path}?{shown.query}" if shown.query else shown.path
+            return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form", next=back or None)})
         return redirect(target, 303)
     if problem.status >= 500:
         g.setdefault("user", None)  # the user may be what cannot be looked up

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import secrets
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from argon2 import PasswordHasher
@@ -155,21 +156,40 @@ def _at(s: Session, seconds: float) -> datetime:
     return moment
 
 
-def _live_token(s: Session, secret: str) -> Token | None:
-    return s.scalar(
-        select(Token).where(
-            Token.secret_hash == _hash(secret),
-            Token.revoked_at.is_(None),
-            Token.expires_at.is_(None) | (Token.expires_at > from_now()),
-            Token.user.has(User.disabled_at.is_(None)),
-        )
+def _live(secret: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Token.secret_hash == _hash(secret),
+        Token.revoked_at.is_(None),
+        Token.expires_at.is_(None) | (Token.expires_at > from_now()),
+        Token.user.has(User.disabled_at.is_(None)),
+        (Token.kind != "session") | (Token.used_at > from_now(-current().session_idle_seconds)),
     )
 
 
+@dataclass(frozen=True)
+class SignedIn:
+    """Who a token signs in. `touch_due`: whether its use was recorded a minute ago or longer."""
+
+    user: User
+    touch_due: bool
+
+
+def signed_in(s: Session, secret: str) -> SignedIn | None:
+    """Return whom a token signs in, or None if it is unknown, revoked, expired or idle, or they are disabled."""
+    pause = min(60.0, current().session_idle_seconds / 2)
+    row = s.execute(select(Token, Token.used_at < from_now(-pause)).where(*_live(secret))).one_or_none()
+    return None if row is None else SignedIn(row[0].user, row[1])
+
+
 def token_user(s: Session, secret: str) -> User | None:
-    """Return the user of a token, or None if it is unknown, revoked or expired, or they are disabled."""
-    token = _live_token(s, secret)
-    return token.user if token else None
+    """Return the user of a token, or None as `signed_in` does."""
+    found = signed_in(s, secret)
+    return found.user if found else None
+
+
+def touch_session(s: Session, secret: str) -> None:
+    """Record that a person uses a session now, so that it does not end as idle."""
+    s.execute(update(Token).where(Token.secret_hash == _hash(secret)).values(used_at=from_now()))
 
 
 def list_tokens(s: Session, user: User) -> list[Token]:
@@ -194,7 +214,7 @@ def revoke_token(s: Session, user: User, token_id: int) -> bool:
 
 def end_session(s: Session, secret: str) -> None:
     """Sign out: revoke the token of this secret, if it is live."""
-    if token := _live_token(s, secret):
+    if token := s.scalar(select(Token).where(*_live(secret))):
         token.revoked_at = _at(s, 0)
 
 

@@ -27,7 +27,10 @@ class User(Base):
 
 
 class Token(Base):
-    """An API token (`kind` "api") or a signed-in browser ("session"); only the SHA-256 of its secret is stored."""
+    """An API token (`kind` "api") or a signed-in browser ("session"); only the SHA-256 of its secret is stored.
+
+    `used_at`: when a person last used the session, to a minute.
+    """
 
     __tablename__ = "token"
 
@@ -37,6 +40,7 @@ class Token(Base):
     kind: Mapped[str] = mapped_column(default="api")
     secret_hash: Mapped[str] = mapped_column(unique=True, info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
+    used_at: Mapped[datetime] = mapped_column(default=from_now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 

@@ -48,6 +48,46 @@ def test_poll_of_an_ended_session_leads_to_the_sign_in(browser: Browser) -> None
     assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/sign-in")
 
 
+def test_poll_of_an_ended_session_leads_back_to_the_page(browser: Browser) -> None:
+    headers = {"HX-Request": "true", "HX-Current-URL": "http://localhost/jobs/aaaaaaaaaaaaaaaa?heat=1"}
+    answer = browser.get("/jobs/aaaaaaaaaaaaaaaa/live", headers=headers)
+    assert answer.headers["HX-Redirect"] == "/sign-in?next=/jobs/aaaaaaaaaaaaaaaa?heat%3D1"
+
+
+def test_what_a_page_asks_for_by_itself_is_marked_as_a_poll() -> None:
+    """Such requests keep no session alive."""
+    folder = Path(__file__).parents[2] / "web" / "templates"
+    texts = [path.read_text() for path in folder.rglob("*.html")]
+    polled = [tag for text in texts for tag in re.findall(r'hx-get="([^"]*)" hx-trigger="every', text)]
+    assert len(polled) == sum(text.count('hx-trigger="every') for text in texts) > 5
+    assert [tag for tag in polled if "poll=1" not in tag] == []
+
+
+def test_titles_hold_no_names_of_files(anns_browser: Browser, api: Api, worker: WorkerPart) -> None:
+    """Titles stand in the history of a browser and in lists of windows."""
+    job_id = api.submit(("Doe_Jane.zip", zip_of({"Doe_Jane.png": png()}))).json["id"]
+    worker.start()
+    worker.read(1, names="Doe_Jane{}.png")
+    worker.finish_reading()
+    worker.predict()
+    slice_id = api.get(f"/jobs/{job_id}/results").json["items"][0]["slice_id"]
+    for path in ("/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/slices/{slice_id}"):
+        page = anns_browser.get(path).text
+        assert "Doe_Jane" in page
+        assert "Doe_Jane" not in page.split("<title>")[1].split("</title>")[0]
+
+
+def test_browser_stores_nothing_but_static_files(anns_browser: Browser, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
+    worker.whole_job(1)
+    slice_id = api.get(f"/jobs/{job_id}/results").json["items"][0]["slice_id"]
+    job = f"/api/v1/jobs/{job_id}"
+    paths = ["/sign-in", "/jobs", "/tokens", "/nowhere", "/healthz", f"/jobs/{job_id}", job, f"{job}/results.csv"]
+    for path in (*paths, f"{job}/slices/{slice_id}/image.png", f"{job}/slices/{slice_id}/image.png?heat=1"):
+        assert anns_browser.get(path).headers["Cache-Control"] == "no-store", path
+    assert "no-store" not in anns_browser.get("/static/ctbatch.css").headers["Cache-Control"]
+
+
 def test_every_page_says_what_it_is_for_and_trusts_only_its_own_files(anns_browser: Browser, job_id: str) -> None:
     paths = ["/sign-in", "/jobs", "/submit", "/models", "/tokens", f"/jobs/{job_id}", "/api/v1/docs", "/nowhere"]
     for path in paths:

@@ -10,13 +10,15 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from flask import request
 from pydantic import SecretStr
+from sqlalchemy import select, update
 
 from db.access import accounts
+from db.clock import from_now
 from db.database import session_scope
 from db.models import ModelVersion, Token, User
 from db.settings import Settings
 from tests.builders.files import png
-from tests.web.actors import Api, Browser, token_of
+from tests.web.actors import PASSWORD, Api, Browser, token_of
 from web.app import create_app
 from web.security import known_devices
 from web.security.auth import local_path
@@ -171,6 +173,79 @@ def test_cookie_is_kept_from_scripts_and_other_sites(browser: Browser, ann: User
     cookie = browser.sign_in("ann").headers["Set-Cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Lax" in cookie
+
+
+def test_cookies_over_https_are_secure_and_for_this_host_alone(app: APIFlask, ann: User) -> None:
+    client, site = app.test_client(), "https://localhost"
+    token = client.get("/sign-in", base_url=site).text.split('name="csrf-token" content="')[1].split('"')[0]
+    form = {"csrf_token": token, "name": "ann", "password": PASSWORD}
+    answer = client.post("/sign-in", base_url=site, headers={"Referer": f"{site}/sign-in"}, data=form)
+    cookies = answer.headers.getlist("Set-Cookie")
+    assert len(cookies) == 2
+    for cookie in cookies:
+        assert cookie.startswith("__Host-ctbatch")
+        assert {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"} <= set(cookie.split("; "))
+        assert "Domain" not in cookie
+    assert answer.headers["Strict-Transport-Security"].startswith("max-age=")
+    assert client.get("/jobs", base_url=site).status_code == 200
+
+
+def test_http_has_no_https_headers_unless_the_settings_say_so(app: APIFlask, settings: Settings) -> None:
+    plain = app.test_client().get("/sign-in")
+    assert "Strict-Transport-Security" not in plain.headers
+    assert "Secure" not in plain.headers["Set-Cookie"]
+    behind_tls = create_app(settings.model_copy(update={"secure_cookies": True})).test_client().get("/sign-in")
+    assert "Strict-Transport-Security" in behind_tls.headers
+    assert behind_tls.headers["Set-Cookie"].startswith("__Host-")
+
+
+def used(seconds_ago: float) -> None:
+    """Let all sessions and tokens have been used last at a time in the past."""
+    with session_scope() as s:
+        s.execute(update(Token).values(used_at=from_now(-seconds_ago)))
+
+
+def is_recorded() -> bool:
+    """Whether a session was used within the last few seconds, as far as the database knows."""
+    with session_scope() as s:
+        return bool(s.scalar(select(Token.used_at > from_now(-20)).where(Token.kind == "session")))
+
+
+def test_idle_session_ends_and_a_used_one_does_not(anns_browser: Browser, settings: Settings) -> None:
+    used(settings.session_idle_seconds - 60)
+    assert anns_browser.get("/jobs").status_code == 200
+    used(settings.session_idle_seconds + 1)
+    assert anns_browser.get("/jobs").status_code == 303
+
+
+def test_open_page_keeps_no_session_alive(anns_browser: Browser) -> None:
+    used(600)
+    for path in ("/jobs?poll=1", "/api/v1/jobs"):
+        assert anns_browser.get(path).status_code == 200
+        assert not is_recorded()
+    assert anns_browser.get("/jobs").status_code == 200
+    assert is_recorded()
+
+
+def test_posting_a_form_keeps_a_session_alive(anns_browser: Browser) -> None:
+    token = anns_browser.csrf("/jobs")
+    used(600)
+    anns_browser.client.post("/tokens?poll=1", data={"csrf_token": token, "label": "x"})
+    assert is_recorded()
+
+
+def test_use_of_a_session_is_recorded_once_a_minute(anns_browser: Browser) -> None:
+    used(40)
+    anns_browser.get("/jobs")
+    assert not is_recorded()
+    used(61)
+    anns_browser.get("/jobs")
+    assert is_recorded()
+
+
+def test_tokens_of_programs_do_not_end_as_idle(api: Api, settings: Settings) -> None:
+    used(10 * settings.session_idle_seconds)
+    assert api.get("/jobs").status_code == 200
 
 
 @pytest.mark.parametrize("token", ["", "nonsense"])

@@ -21,9 +21,6 @@ from web.security.auth import guard_api
 blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>", tag="Results")
 guard_api(blueprint)
 
-IMAGE_SECONDS = 3600
-"""How long a browser may keep an image. Pixels never change, and signing out clears the cache."""
-
 
 @blueprint.get("/results")
 @blueprint.input(ResultsQuery, location="query")
@@ -84,9 +81,6 @@ def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
     else:
         png = slice_png(drawn.pixels, query_data.size)
     response = Response(png, mimetype="image/png")
-    # An image whose heat map is not there yet will look different soon.
-    final = heat or query_data.heat == "0"
-    response.headers["Cache-Control"] = f"private, max-age={IMAGE_SECONDS if final else 0}"
     response.add_etag()
     response.make_conditional(request)
     return response
@@ -106,5 +100,4 @@ def _download(pieces: Iterator[str], filename: str, content_type: str) -> Respon
     response = Response(pieces, content_type=content_type)
     response.headers["Content-Disposition"] = f"attachment; filename={filename}"
     response.headers["X-Notice"] = RESEARCH_USE_ONLY
-    response.headers["Cache-Control"] = "private, no-store"
     return response

@@ -67,5 +67,4 @@ def export_response(version: ModelVersion, *, with_slices: bool) -> Response:
     name = f"{version.name}-{version.number}.ctbatch.tar"
     response.headers.set("Content-Disposition", "attachment", filename=name)
     response.headers["X-Notice"] = RESEARCH_USE_ONLY
-    response.headers["Cache-Control"] = "private, no-store"
     return response

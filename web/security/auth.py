@@ -1,10 +1,12 @@
 """The user of a request, known by a bearer token or by the session of a browser."""
 
+import logging
 from datetime import timedelta
 from urllib.parse import urlsplit
 
 from apiflask import APIBlueprint
 from flask import after_this_request, g, request, session
+from sqlalchemy.exc import OperationalError
 from wtforms.validators import ValidationError
 
 from db.access import accounts
@@ -14,8 +16,13 @@ from web.errors import Problem, not_signed_in
 from web.security import known_devices
 from web.security.csrf import check_token
 
+log = logging.getLogger(__name__)
+
 SESSION_LIFE = timedelta(hours=12)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+POLL = "poll"
+"""The parameter of every address that an open page asks for by itself. Such requests keep no session alive."""
+
 _SESSION_KEY = "token"
 
 
@@ -31,11 +38,34 @@ def current_user() -> User | None:
 
 
 def _find_user() -> User | None:
-    secret = bearer_token() if "Authorization" in request.headers else session.get(_SESSION_KEY)
+    if "Authorization" in request.headers:
+        secret, touches = bearer_token(), False
+    else:
+        secret, touches = session.get(_SESSION_KEY), _is_activity()
     if not secret:
         return None
     with read_scope() as s:
-        return accounts.token_user(s, secret)
+        known = accounts.signed_in(s, secret)
+    if known is None:
+        return None
+    if touches and known.touch_due:
+        _touch(secret)
+    return known.user
+
+
+def _is_activity() -> bool:
+    """Return whether a person made the request, not an open page by itself: its polls, images and curves."""
+    if request.method not in SAFE_METHODS:
+        return True
+    return POLL not in request.args and not request.path.startswith("/api/")
+
+
+def _touch(secret: str) -> None:
+    try:
+        with session_scope() as s:
+            accounts.touch_session(s, secret)
+    except OperationalError as error:  # pages can be read on a full disk, too
+        log.warning("The use of a session was not recorded: %s", type(error.orig).__name__)
 
 
 def bearer_token() -> str | None:

@@ -10,10 +10,18 @@
   let shown = ""; // what the curves show, so that they are drawn again only when something came
   let timer = null;
 
-  // The browser keeps the last answer and asks with its ETag: while nothing is new, nothing is sent.
+  // The browser stores no answer. This page keeps the last one and asks with its ETag: while nothing is new, nothing is
+  // sent.
+  const kept = new Map(); // address -> {tag, epochs}
   async function ask(address) {
-    const answer = await fetch(address, {headers: {Accept: "application/json"}});
-    return answer.ok ? answer.json() : null;
+    const last = kept.get(address);
+    const headers = last ? {Accept: "application/json", "If-None-Match": last.tag} : {Accept: "application/json"};
+    const answer = await fetch(address, {headers});
+    if (answer.status === 304) return last.epochs;
+    if (!answer.ok) return null;
+    const epochs = await answer.json();
+    kept.set(address, {tag: answer.headers.get("ETag"), epochs});
+    return epochs;
   }
 
   const series = (epochs, key) => epochs.items.map((one) => one.metrics[key] ?? null);

@@ -26,9 +26,7 @@ blueprint = APIBlueprint("sign_in", __name__, enable_openapi=False)
 guard_forms(blueprint)
 
 WRONG = "That name and password do not match. Try again."
-USED_LINK = (
-    "That sign-in link was used before, replaced or is too old. Sign in with your password, or ask for a new link."
-)
+USED_LINK = "That sign-in link was used, replaced or is too old. Sign in with your password, or ask for a new link."
 
 
 def _failed(response: Response) -> bool:

@@ -36,9 +36,7 @@ def make() -> Response:
     life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
     with session_scope() as s:
         secret = accounts.issue_token(s, require_user(), label, life)
-    response = _page(secret=secret, label=label)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return _page(secret=secret, label=label)
 
 
 @blueprint.post("/<int:token_id>/revoke")

@@ -173,6 +173,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("secret_hash", sa.String(), nullable=False),
         sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("used_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.Column("expires_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("revoked_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["user_id"], ["user_account.id"], name=op.f("fk_token_user_id_user_account")),
