@@ -13,7 +13,8 @@ from flask_wtf.csrf import CSRFError
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
-from db.ledger.jobs import IdempotencyConflict, NoModelVersion
+from db.access.request_keys import IdempotencyConflict
+from db.ledger.jobs import NoModelVersion
 from db.paging import BadCursor
 from db.reasons import explain
 from db.storage import FileDamaged, FileMissing

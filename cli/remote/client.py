@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 from urllib.parse import urljoin
@@ -64,12 +64,23 @@ class Client:
     def submit(self, fields: Mapping[str, str], files: Sequence[tuple[str, BinaryIO]], idempotency_key: str) -> Json:
         """Send form fields and files with their names, and return the job.
 
-        If the connection is lost, send the same bytes again from the files' start. The key keeps it one job.
+        If the connection is lost, ask for the job of the key. If there is none, send the same bytes again from the
+        files' start. The key keeps it one job.
         """
+
+        def made() -> httpx.Response | None:
+            try:
+                listed = self._request("GET", "/jobs", params={"idempotency_key": idempotency_key}, pauses=())
+                jobs = listed.json()["items"]
+                return self._request("GET", f"/jobs/{jobs[0]['id']}", pauses=()) if jobs else None
+            except CommandError:
+                return None
+
         answer = self._request(
             "POST",
             "/jobs",
             pauses=PATIENT_PAUSES,
+            instead=made,
             data=fields,
             files=[("files", (name, file, "application/octet-stream")) for name, file in files],
             headers={
@@ -136,9 +147,13 @@ class Client:
         *,
         params: Mapping[str, Any] | None = None,
         pauses: Sequence[float] = PAUSES,
+        instead: Callable[[], httpx.Response | None] = lambda: None,
         **options: Any,
     ) -> httpx.Response:
-        """Send a request, and again after each of `pauses` (seconds) while the failure is one that may pass."""
+        """Send a request, and again after each of `pauses` (seconds) while the failure is one that may pass.
+
+        If `instead` gives an answer before the request is sent again, that is the answer.
+        """
         given = {name: value for name, value in (params or {}).items() if value is not None}
         for pause in (*pauses, None):
             try:
@@ -159,6 +174,8 @@ class Client:
             if pause == pauses[0]:
                 say(f"{self.server.url} does not answer as it should; trying again")
             time.sleep(wait)
+            if (answer_instead := instead()) is not None:
+                return answer_instead
         raise AssertionError("the last try returns or raises")
 
 

@@ -220,12 +220,23 @@ def _rate(job: Job, tally: _Tally, now: datetime | None) -> float:
 
 
 def list_jobs(
-    s: Session, user: User, *, state: str | None = None, cursor: str | None = None, limit: int = 50
+    s: Session,
+    user: User,
+    *,
+    state: str | None = None,
+    key: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
 ) -> Page[JobView]:
-    """List a user's jobs, for an admin all jobs, newest first. Raises BadCursor."""
+    """List a user's jobs, for an admin all jobs, newest first. `key`: only the user's own job of this Idempotency-Key.
+
+    Raises BadCursor.
+    """
     query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
-    if not user.is_admin:
+    if not user.is_admin or key is not None:
         query = query.where(Job.owner_id == user.id)
+    if key is not None:
+        query = query.where(Job.idempotency_key == key)
     if state is not None:
         query = query.where(Job.state == state)
     if cursor is not None:

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import broker
+from db.access.request_keys import IdempotencyConflict
 from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
@@ -24,10 +25,6 @@ PRIORITIES = range(-10, 11)
 
 class NoModelVersion(Exception):
     """No model version is champion yet, so there is nothing to predict with."""
-
-
-class IdempotencyConflict(Exception):
-    """This Idempotency-Key was used before, with another request."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """All tables."""
 
-from db.models.accounts import SignInLink, Token, User
+from db.models.accounts import RequestKey, SignInLink, Token, User
 from db.models.datasets import Dataset, LabelledSlice, Review, Split, SplitRule
 from db.models.installation import Installation
 from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload
@@ -27,6 +27,7 @@ __all__ = [
     "Prediction",
     "Promotion",
     "PromotionKind",
+    "RequestKey",
     "Review",
     "Series",
     "SignInLink",

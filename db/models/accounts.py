@@ -1,4 +1,4 @@
-"""Users, their API tokens and sessions, and one-time sign-in links."""
+"""Users, their API tokens and sessions, one-time sign-in links, and the keys of their requests."""
 
 from datetime import datetime
 
@@ -60,3 +60,16 @@ class SignInLink(Base):
     used_at: Mapped[datetime | None]
 
     user: Mapped[User] = relationship(lazy="joined")
+
+
+class RequestKey(Base):
+    """An Idempotency-Key of a user, and the row `made_id` of the kind `kind` that its request made."""
+
+    __tablename__ = "request_key"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    request_hash: Mapped[str] = mapped_column(info=NO_FILE)
+    made_id: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=from_now())

@@ -68,6 +68,7 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.jobs: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, str] = {}
+        self.forgets_keys = False  # lists no job by its key
         self.uploads: list[list[tuple[str, bytes]]] = []
         self.bodies: list[tuple[str, bytes]] = []  # of submissions: their Content-Type and all bytes
         self.fields: list[dict[str, str]] = []
@@ -142,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(202, {"retried": 3, "job": job} if words[2] == "retry" else job)
 
     def _allowed(self) -> bool:
-        if self.server.faults and self.path != "/api/v1/jobs?limit=1":
+        if self.server.faults and self.path != "/api/v1/jobs?limit=1" and "idempotency_key" not in self.path:
             fault = self.server.faults.pop(0)
             if isinstance(fault, int):
                 self._problem(fault, "passing")
@@ -172,7 +173,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(202, self.server.jobs[self.server.keys[key]])
 
     def _get(self, words: list[str], query: dict[str, str]) -> None:
-        if words == ["jobs"]:
+        if "idempotency_key" in query:
+            job_id = None if self.server.forgets_keys else self.server.keys.get(query["idempotency_key"])
+            self._send(200, {"items": [self.server.jobs[job_id]] if job_id else [], "next_cursor": None})
+        elif words == ["jobs"]:
             jobs = list(self.server.jobs.values())
             start = int(query.get("cursor", 0))
             stop = start + min(int(query.get("limit", 50)), 2)

@@ -1,5 +1,6 @@
 """The jobs of the API: taking whatever is good, refusing whatever is not, and showing only one's own."""
 
+import io
 import json
 from base64 import urlsafe_b64encode
 
@@ -78,6 +79,24 @@ def test_same_key_and_request_give_the_same_job(api: Api) -> None:
     second = api.submit(("1.png", png()), key="k1")
     assert (first.status_code, second.status_code) == (202, 200)
     assert first.json["id"] == second.json["id"]
+    assert count_jobs() == 1
+
+
+def test_job_is_found_by_its_key_without_sending_it_again(api: Api, stranger: Api) -> None:
+    made = api.submit(("1.png", png()), key="k1").json
+    api.submit(("1.png", png()), key="k2")
+    assert [job["id"] for job in api.get("/jobs?idempotency_key=k1").json["items"]] == [made["id"]]
+    assert api.get("/jobs?idempotency_key=k3").json["items"] == []
+    assert stranger.get("/jobs?idempotency_key=k1").json["items"] == []
+
+
+def test_submit_form_that_is_sent_twice_makes_one_job(anns_browser: Browser) -> None:
+    page = anns_browser.get("/submit").text
+    key = page.split('name="idempotency_key" value="')[1].split('"')[0]
+    token = anns_browser.csrf("/submit")
+    for _ in range(2):
+        form = {"csrf_token": token, "idempotency_key": key, "files": (io.BytesIO(png()), "1.png")}
+        assert anns_browser.client.post("/submit", data=form).status_code == 303
     assert count_jobs() == 1
 
 

@@ -30,12 +30,13 @@ REPORT: dict[str, Any] = {
 }
 
 
-def make(api: Api, name: str = "site", labels: bytes | None = None, **parts: bytes) -> Any:
+def make(api: Api, name: str = "site", labels: bytes | None = None, key: str | None = None, **parts: bytes) -> Any:
     files = [(io.BytesIO(content), f"{key}.zip") for key, content in parts.items()]
     data: dict[str, Any] = {"name": name, "files": files}
     if labels is not None:
         data["labels"] = (io.BytesIO(labels), "groups.csv")
-    return api.post("/datasets", data=data, content_type="multipart/form-data")
+    headers = {"Idempotency-Key": key} if key else {}
+    return api.post("/datasets", data=data, content_type="multipart/form-data", headers=headers)
 
 
 def stored(settings: Settings) -> list[Path]:
@@ -53,6 +54,25 @@ def test_files_and_labels_are_received_and_queued(admin: Api) -> None:
         assert storage().exists(dataset.sources[0]["sha256"])
         assert storage().local_path(str(dataset.labels_sha256)).read_bytes().startswith(b"file,label")
     assert make(admin, slices=CLASSES).json["name"] == "site/2"
+
+
+def test_same_key_makes_one_dataset(admin: Api) -> None:
+    first, second = (make(admin, key="k1", slices=CLASSES) for _ in range(2))
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert first.json["id"] == second.json["id"]
+    other = make(admin, key="k1", name="other", slices=CLASSES)
+    assert (other.status_code, other.json["type"]) == (422, "urn:ctbatch:problem:idempotency-conflict")
+    assert len(admin.get("/datasets").json["items"]) == 1
+
+
+def test_form_that_is_sent_twice_makes_one_dataset(roots_browser: Browser, admin: Api) -> None:
+    page = roots_browser.get("/datasets/new").text
+    fields = {"name": "site", "idempotency_key": page.split('name="idempotency_key" value="')[1].split('"')[0]}
+    token = roots_browser.csrf("/datasets/new")
+    for _ in range(2):
+        form: dict[str, Any] = fields | {"csrf_token": token, "files": (io.BytesIO(CLASSES), "slices.zip")}
+        assert roots_browser.client.post("/datasets/new", data=form).status_code == 303
+    assert len(admin.get("/datasets").json["items"]) == 1
 
 
 def test_one_refused_archive_refuses_all_and_keeps_nothing(admin: Api, settings: Settings) -> None:

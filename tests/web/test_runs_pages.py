@@ -32,8 +32,9 @@ def dataset_id(app: Any) -> int:
     return ready_dataset("site")
 
 
-def launch(admin: Api, **values: Any) -> Any:
-    return admin.post("/runs", json={"dataset": "site/1", "preset": "quick"} | values)
+def launch(admin: Api, key: str | None = None, **values: Any) -> Any:
+    headers = {"Idempotency-Key": key} if key else {}
+    return admin.post("/runs", json={"dataset": "site/1", "preset": "quick"} | values, headers=headers)
 
 
 def train(run_id: int, epochs: int = 0) -> Claim:
@@ -73,6 +74,25 @@ def test_run_is_launched_and_shown(admin: Api, dataset_id: int) -> None:
         run = s.get_one(TrainingRun, shown["id"])
         assert run.split is not None
         assert run.split.dataset_id == dataset_id
+
+
+def test_same_key_launches_one_run(admin: Api, dataset_id: int) -> None:
+    first, second, other = (launch(admin, key="k1", seed=seed) for seed in (7, 7, 8))
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert first.json["id"] == second.json["id"]
+    assert (other.status_code, other.json["type"]) == (422, "urn:ctbatch:problem:idempotency-conflict")
+    assert len(admin.get("/runs").json["items"]) == 1
+
+
+def test_form_that_is_sent_twice_launches_one_run(roots_browser: Browser, admin: Api, dataset_id: int) -> None:
+    page = roots_browser.get("/runs/new").text
+    key = page.split('name="idempotency_key" value="')[1].split('"')[0]
+    form = {"csrf_token": roots_browser.csrf("/runs/new"), "idempotency_key": key, "dataset": "site/1"}
+    answers = [roots_browser.client.post("/runs/new", data=form | {"preset": "scratch"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 303]
+    assert answers[0].headers["Location"] == answers[1].headers["Location"]
+    assert len(admin.get("/runs").json["items"]) == 1
+    assert key not in roots_browser.get("/runs/new").text
 
 
 def test_run_that_starts_from_a_version_says_so(admin: Api, dataset_id: int) -> None:

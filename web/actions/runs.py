@@ -1,7 +1,7 @@
 """Launching training runs from requests, for the API and the page. A refused launch becomes a Problem."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from db.datasets.slices import DatasetError
 from db.models import User
@@ -13,16 +13,17 @@ from training.launch.launch import LaunchPlan, NothingNamed, RunRequest
 from training.launch.launch import launch as launch_run
 from training.launch.launch import prepare as prepare_run
 from training.launch.weights_file import check_weights_file
+from web.actions.keys import once
 from web.actions.uploads import only_part, part_path, plain_part, publish
 from web.errors import Problem, as_problem, sentence
 from web.schemas.runs import RunIn
 
 
-def launch(user: User, run: RunIn) -> int:
-    """Launch a training run and return its id. Raises Problem as `prepare` does."""
+def launch(user: User, run: RunIn) -> tuple[int, bool]:
+    """Launch a training run. Return its id, and whether it is new. Raises Problem as `prepare` does."""
     plan = prepare(run)
     with _refusals():
-        return launch_run(plan, user)
+        return once(user, "run", run.model_dump(), lambda s: launch_run(plan, user, writing=lambda: nullcontext(s)))
 
 
 def prepare(run: RunIn) -> LaunchPlan:

@@ -13,7 +13,7 @@ from web.actions.lookup import row_of
 from web.actions.request import takes_files
 from web.api import PREFIX
 from web.api.etags import revalidate
-from web.api.openapi import DATASET_BODY, NOT_MODIFIED, problems
+from web.api.openapi import DATASET_BODY, IDEMPOTENCY_HEADER, NOT_MODIFIED, problems
 from web.api.serializers import dataset_json
 from web.errors import Problem, sentence
 from web.schemas.common import ListQuery
@@ -29,8 +29,9 @@ revalidate(blueprint)
 @takes_files
 @blueprint.output(DatasetOut, status_code=202, description="Queued. `Location` is the dataset.")
 @blueprint.doc(
-    responses=problems(400, 403, 413, 415, 422, 503, 507),
-    extensions={"x-request-body": DATASET_BODY},
+    responses={200: "The dataset that this `Idempotency-Key` made before."}
+    | problems(400, 403, 413, 415, 422, 503, 507),
+    extensions={"x-request-body": DATASET_BODY, "x-parameters": [IDEMPOTENCY_HEADER]},
 )
 def create() -> tuple[DatasetOut, int, dict[str, str]]:
     """Make a dataset
@@ -39,8 +40,8 @@ def create() -> tuple[DatasetOut, int, dict[str, str]]:
     part `labels`, or by a folder for each class. Or name `jobs`: the dataset is then made of their reviewed slices. One
     refused archive refuses the whole request.
     """
-    view = datasets.create(require_admin())
-    return shown(view.id), 202, {"Location": url_for("api_datasets.show", dataset_id=view.id)}
+    view, new = datasets.create(require_admin())
+    return shown(view.id), 202 if new else 200, {"Location": url_for("api_datasets.show", dataset_id=view.id)}
 
 
 @blueprint.get("")

@@ -34,7 +34,8 @@ def submit_job() -> tuple[JobOut, int, dict[str, str]]:
     """Submit files
 
     Send archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) and loose images, in any mixture, in parts named `files`. One
-    refused archive refuses the whole submission. With an `Idempotency-Key` a repeated request gives the same job.
+    refused archive refuses the whole submission. With an `Idempotency-Key` a repeated request gives the same job. If an
+    answer got lost, `GET /jobs?idempotency_key=…` tells whether the job was made, without sending the files again.
     """
     view, created = submit(require_user())
     location = url_for("api_jobs.show_job", job_id=view.id)
@@ -50,8 +51,9 @@ def list_all(query_data: JobListQuery) -> JobPage:
 
     Lists your own jobs, newest first. An admin sees those of all users.
     """
+    filters = {"state": query_data.state, "key": query_data.idempotency_key}
     with read_scope() as s:
-        page = list_jobs(s, require_user(), state=query_data.state, cursor=query_data.cursor, limit=query_data.limit)
+        page = list_jobs(s, require_user(), **filters, cursor=query_data.cursor, limit=query_data.limit)
     return JobPage(items=[job_json(view) for view in page.items], next_cursor=page.next_cursor)
 
 

@@ -16,8 +16,9 @@ DESCRIPTION = """Bulk classification of CT slices. **Research use only, not for 
 Errors are problem details (RFC 9457) with a stable `type`. Lists come in pages: pass `next_cursor` on as `cursor`.
 Make a token on the tokens page or by `ctbatch tokens`, and send it as `Authorization: Bearer …`."""
 
-JOB_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/JobOut"}}}
-MODEL_CONTENT = {"application/json": {"schema": {"$ref": "#/components/schemas/ModelDetail"}}}
+REPEATED = {"jobs": "JobOut", "models/import": "ModelDetail", "runs": "RunOut", "datasets": "DatasetOut"}
+"""What a repeated POST to an address answers with 200."""
+
 PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}
 
 _TEXTS = {
@@ -112,8 +113,9 @@ def complete(spec: Any) -> Any:
             operation["parameters"] = operation.get("parameters", []) + operation.pop("x-parameters", [])
             for parameter in operation["parameters"]:
                 parameter["schema"] = _without_null(parameter["schema"])
-    for path, content in ((f"{PREFIX}/jobs", JOB_CONTENT), (f"{PREFIX}/models/import", MODEL_CONTENT)):
-        spec["paths"][path]["post"]["responses"]["200"]["content"] = content
+    for path, schema in REPEATED.items():
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+        spec["paths"][f"{PREFIX}/{path}"]["post"]["responses"]["200"]["content"] = content
     return _flat_names(spec)
 
 

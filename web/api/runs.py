@@ -12,7 +12,7 @@ from web.actions.request import takes_files
 from web.actions.runs import launch, prepare, receive_weights
 from web.api import PREFIX
 from web.api.etags import revalidate
-from web.api.openapi import FILE_BODY, NOT_MODIFIED, problems
+from web.api.openapi import FILE_BODY, IDEMPOTENCY_HEADER, NOT_MODIFIED, problems
 from web.api.serializers import epochs_json, run_json
 from web.errors import Problem
 from web.schemas.common import ListQuery
@@ -27,7 +27,10 @@ revalidate(blueprint)
 @blueprint.post("")
 @blueprint.input(RunIn)
 @blueprint.output(RunOut, status_code=202, description="Queued. `Location` is the run.")
-@blueprint.doc(responses=problems(400, 403, 409, 415, 422, 503))
+@blueprint.doc(
+    responses={200: "The run that this `Idempotency-Key` launched before."} | problems(400, 403, 409, 415, 422, 503),
+    extensions={"x-parameters": [IDEMPOTENCY_HEADER]},
+)
 def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
     """Launch a training run
 
@@ -35,8 +38,8 @@ def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
     whose test part trained the version that the run starts from. `live` holds the estimate of time and disk; `POST
     /runs/estimate` gives it beforehand.
     """
-    run_id = launch(require_admin(), json_data)
-    return shown(run_id), 202, {"Location": url_for("api_runs.show", run_id=run_id)}
+    run_id, new = launch(require_admin(), json_data)
+    return shown(run_id), 202 if new else 200, {"Location": url_for("api_runs.show", run_id=run_id)}
 
 
 @blueprint.post("/estimate")

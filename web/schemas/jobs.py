@@ -15,6 +15,9 @@ class JobListQuery(ListQuery):
     """Which jobs, and which page of them."""
 
     state: JobStateName | None = None
+    idempotency_key: str | None = Field(
+        None, pattern=r"^[!-~]{1,255}$", description="Only your own job that was submitted with this `Idempotency-Key`."
+    )
 
 
 class ImageQuery(BaseModel):

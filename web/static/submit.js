@@ -142,7 +142,7 @@
       byId("upload-bar").removeAttribute("value");
     });
     request.addEventListener("load", answered);
-    request.addEventListener("error", () => failed("The connection broke", "It is not known whether the job was queued. Submit again: it will not be queued twice."));
+    request.addEventListener("error", answerLost);
     request.addEventListener("abort", () => failed("Stopped", "Nothing was queued."));
     sending(true);
     request.send(body);
@@ -155,6 +155,16 @@
     byId("upload-percent").textContent = `${Math.floor(done * 100)} %`;
     const rate = event.loaded / Math.max((Date.now() - started) / 1000, 0.1);
     byId("upload-text").textContent = `${size(event.loaded)} of ${size(event.total)}, ${size(rate)}/s`;
+  }
+
+  // The answer got lost, perhaps not the job: it is found by its key, without sending the files again.
+  async function answerLost() {
+    try {
+      const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
+      const [job] = listed.ok ? (await listed.json()).items : [];
+      if (job) return window.location.assign(job.links.page);
+    } catch { /* the server is away */ }
+    failed("The connection broke", "It is not known whether the job was queued. Submit again: it will not be queued twice.");
   }
 
   function answered() {

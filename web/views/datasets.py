@@ -62,7 +62,7 @@ def form(problem: Problem | None = None) -> Response:
 @form_errors(form)
 def create() -> ResponseReturnValue:
     """Receive the files, and ask for the dataset."""
-    view = datasets.create(require_admin())
+    view, _ = datasets.create(require_admin())
     return redirect(url_for("datasets.show", dataset_id=view.id), 303)
 
 

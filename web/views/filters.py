@@ -7,6 +7,7 @@ from markupsafe import Markup, escape
 
 from db import RESEARCH_USE_ONLY
 from db.reasons import explain
+from web.actions.keys import new_key
 from web.errors import sentence
 from web.views import metric_filters
 from worker.imaging.display_names import display_name
@@ -28,7 +29,7 @@ def install(app: Flask) -> None:
         sentence=sentence,
         name=name,
     )
-    app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon)
+    app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon, new_key=new_key)
     metric_filters.install(app)
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True

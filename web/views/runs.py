@@ -60,7 +60,7 @@ def create() -> ResponseReturnValue:
     """Launch the run."""
     if request.form.get("files"):
         raise Problem(422, "invalid", "A file of weights is chosen, but it was not sent. Send it first.")
-    run_id = launch(require_admin(), _request())
+    run_id, _ = launch(require_admin(), _request())
     return redirect(url_for("runs.show", run_id=run_id), 303)
 
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from db import broker, paging
+from db.access.request_keys import IdempotencyConflict
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.ledger import chunks, completion, job_view, jobs, leases, queue, recording, results
@@ -127,7 +128,7 @@ def test_same_key_gives_the_same_job_and_another_body_is_refused(ann: User, bob:
     first = submit(ann, idempotency_key="k")
     assert submit(ann, idempotency_key="k").id == first.id
     assert submit(bob, idempotency_key="k").id != first.id
-    with pytest.raises(jobs.IdempotencyConflict):
+    with pytest.raises(IdempotencyConflict):
         submit(ann, idempotency_key="k", name="other")
 
 

@@ -1,0 +1,57 @@
+"""The Idempotency-Key of a request: a repeated request gives what the first one made, and makes nothing new."""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from flask import request
+from sqlalchemy.orm import Session
+
+from db.access.request_keys import KeyedRequest, made_before, remember
+from db.database import session_scope
+from db.models import User
+from web.errors import Problem
+
+FORM_FIELD = "idempotency_key"
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def new_key() -> str:
+    """Return a key for a form that is about to be shown: sent twice, it makes one thing."""
+    return secrets.token_hex(16)
+
+
+def idempotency_key() -> str | None:
+    """Return the `Idempotency-Key` header, or the hidden field of a page's form: 1 to 255 visible ASCII characters.
+
+    The form of a request to the API is not read: its body may be a whole upload. Raises Problem 400.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is None and not request.path.startswith("/api/"):
+        key = request.form.get(FORM_FIELD)
+    if key is not None and not _KEY.fullmatch(key):
+        raise Problem(400, "bad-request", "The Idempotency-Key is not valid. Use 1 to 255 visible ASCII characters.")
+    return key
+
+
+def once(user: User, kind: str, asked: Any, make: Callable[[Session], int]) -> tuple[int, bool]:
+    """Return the id of what `make` makes in a transaction, and whether it is new.
+
+    If this request's key came before with the same `kind` and the same `asked` (JSON), return what was made then.
+    Raises IdempotencyConflict: it came with something else.
+    """
+    key = idempotency_key()
+    with session_scope() as s:
+        if key is None:
+            return make(s), True
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        keyed = KeyedRequest(user.id, key, kind, digest)
+        made_id = made_before(s, keyed)
+        if made_id is not None:
+            return made_id, False
+        made_id = make(s)
+        remember(s, keyed, made_id)
+        return made_id, True
