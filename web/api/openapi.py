@@ -13,6 +13,8 @@ from web.schemas.common import ProblemOut
 
 DESCRIPTION = """Bulk classification of CT slices. **Research use only, not for diagnosis.**
 
+This description needs no sign-in; everything else does.
+
 Errors are problem details (RFC 9457) with a stable `type`. Lists come in pages: pass `next_cursor` on as `cursor`.
 Make a token on the tokens page or by `ctbatch tokens`, and send it as `Authorization: Bearer …`."""
 
