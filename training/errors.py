@@ -7,6 +7,8 @@ from db.datasets.slices import DatasetError
 from db.storage import FileDamaged, FileMissing
 from training.config import ConfigError
 
+MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's weights take 100 MB, with an optimiser's state three times as much
+
 
 class Cancelled(Exception):
     """The run was asked to end and to keep nothing."""

@@ -104,7 +104,7 @@ def test_a_weights_file_goes_into_storage(launch: Run, settings: Settings) -> No
 def test_weights_file_that_is_too_large_is_refused_and_not_kept(
     launch: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.launch.weights_file.MAX_BYTES", 999_999)
+    monkeypatch.setattr("training.launch.weights_file.MAX_WEIGHTS_BYTES", 999_999)
     path = settings.home / "weights.h5"
     path.write_bytes(bytes(1_000_000))
     refused = launch("site", "--from", path)

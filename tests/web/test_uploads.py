@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from apiflask import APIFlask
+from flask import request
 
 from db import database
+from db.registry.transfer import MAX_BYTES as MAX_PACKAGE_BYTES
 from db.settings import Settings
 from db.storage import storage
 from tests.builders.files import png, zip_of
 from tests.web.actors import Api, Browser
+from training.errors import MAX_WEIGHTS_BYTES
 
 BOUNDARY = "a-boundary"
 MULTIPART = "multipart/form-data"
@@ -114,6 +117,43 @@ def test_other_addresses_take_no_large_body(api: Api, path: str) -> None:
     answer = api.client.post(path, data={"name": "x" * 2_000_000}, headers=api.headers)
     assert answer.status_code in (400, 404, 413)
     assert api.client.post("/sign-in", data={"name": "x" * 2_000_000}).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/models/import",
+        "/models/1/promote",
+        "/datasets/new",
+        "/runs/new/weights",
+        "/api/v1/models/import",
+        "/api/v1/datasets",
+        "/api/v1/runs/weights",
+    ],
+)
+def test_body_is_not_read_before_the_role_is_known(anns_browser: Browser, api: Api, path: str) -> None:
+    is_api = path.startswith("/api/")
+    body = io.BytesIO(bytes(3_000_000))
+    answer = (api if is_api else anns_browser).client.post(
+        path,
+        headers=api.headers if is_api else {},
+        input_stream=body,
+        content_type="multipart/form-data; boundary=b",
+    )
+    assert (answer.status_code, body.tell()) == (403, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "most"), [("models/import", MAX_PACKAGE_BYTES), ("runs/weights", MAX_WEIGHTS_BYTES), ("jobs", None)]
+)
+def test_each_address_has_its_own_cap(app: APIFlask, settings: Settings, path: str, most: int | None) -> None:
+    with app.test_request_context(f"/api/v1/{path}", method="POST"):
+        cap = request.max_content_length
+    assert cap is not None
+    if most is None:
+        assert cap == settings.max_upload_bytes
+    else:
+        assert most < cap < settings.max_upload_bytes
 
 
 def test_other_addresses_take_no_file(api: Api, settings: Settings) -> None:

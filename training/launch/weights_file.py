@@ -5,17 +5,16 @@ from collections import Counter
 from pathlib import Path
 
 from db.registry.keras_safety import HarmfulModel, check_keras_archive
-from training.errors import WeightsError, WeightsTooLarge
+from training.errors import MAX_WEIGHTS_BYTES, WeightsError, WeightsTooLarge
 from worker.hdf5 import Shapes, read_shapes
 
-MAX_BYTES = 1 << 30  # ResNet50's weights take 100 MB, with an optimiser's state three times as much
 BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # ResNet50's: channels inside, how many
 
 
 def check_size(size: int, name: str) -> None:
     """Raise WeightsTooLarge if a file of `size` bytes, which messages call `name`, is too large."""
-    if size > MAX_BYTES:
-        raise WeightsTooLarge(name, f"is too large: a file of weights has at most {MAX_BYTES >> 20} MiB")
+    if size > MAX_WEIGHTS_BYTES:
+        raise WeightsTooLarge(name, f"is too large: a file of weights has at most {MAX_WEIGHTS_BYTES >> 20} MiB")
 
 
 def check_weights_file(path: Path, name: str = "") -> None:

@@ -18,9 +18,19 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 def takes_files(view: View) -> View:
-    """Let the requests of a view carry files; those of all other views may not."""
-    setattr(view, _TAKES_FILES, True)
+    """Let the requests of a view carry files, up to the upload cap; those of all other views may not."""
+    setattr(view, _TAKES_FILES, None)
     return view
+
+
+def takes_files_of(most: int) -> Callable[[View], View]:
+    """Let the requests of a view carry files of at most `most` bytes."""
+
+    def decorate(view: View) -> View:
+        setattr(view, _TAKES_FILES, most)
+        return view
+
+    return decorate
 
 
 class PartStream:
@@ -69,7 +79,11 @@ class Request(FlaskRequest):
 
     @property
     def _takes_files(self) -> bool:
-        return hasattr(current_app.view_functions.get(self.endpoint or ""), _TAKES_FILES)
+        return hasattr(self._view, _TAKES_FILES)
+
+    @property
+    def _view(self) -> object:
+        return current_app.view_functions.get(self.endpoint or "")
 
     def _get_file_stream(
         self,
@@ -86,10 +100,12 @@ class Request(FlaskRequest):
 
     @property
     def max_content_length(self) -> int | None:
-        """Return the most bytes that a body may have: the upload cap where files are taken, a small one elsewhere."""
-        if self._takes_files:
-            return int(current_app.config["MAX_UPLOAD_BYTES"])
-        return MAX_OTHER_BODY_BYTES
+        """Return the most bytes that a body may have: the cap of its files where files are taken, else a small one."""
+        if not self._takes_files:
+            return MAX_OTHER_BODY_BYTES
+        upload_cap: int = current_app.config["MAX_UPLOAD_BYTES"]
+        most: int | None = getattr(self._view, _TAKES_FILES)
+        return upload_cap if most is None else min(upload_cap, most + MAX_OTHER_BODY_BYTES)
 
     @max_content_length.setter
     def max_content_length(self, value: int | None) -> None:

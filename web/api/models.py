@@ -7,10 +7,11 @@ from flask import Response, url_for
 from db.database import read_scope
 from db.models import ModelVersion
 from db.registry.champions import champion
+from db.registry.transfer import MAX_BYTES as MAX_PACKAGE_BYTES
 from db.registry.versions import list_versions
 from web.actions import models
 from web.actions.lookup import row_of
-from web.actions.request import takes_files
+from web.actions.request import takes_files_of
 from web.api import PREFIX
 from web.api.etags import revalidate
 from web.api.openapi import FILE_BODY, NOT_MODIFIED, problems
@@ -138,7 +139,7 @@ def export(model_id: int, query_data: ExportQuery) -> Response:
 
 
 @blueprint.post("/import")
-@takes_files
+@takes_files_of(MAX_PACKAGE_BYTES)
 @blueprint.output(ModelDetail, status_code=201, description="Registered; it is not promoted.")
 @blueprint.doc(
     responses={200: "The same version was here already."} | problems(400, 403, 413, 415, 422, 507),

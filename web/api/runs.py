@@ -7,8 +7,9 @@ from db.database import read_scope, session_scope
 from db.models import TrainingRun
 from db.paging import newest_first
 from db.training import runs
+from training.errors import MAX_WEIGHTS_BYTES
 from web.actions.lookup import row_of
-from web.actions.request import takes_files
+from web.actions.request import takes_files_of
 from web.actions.runs import launch, prepare, receive_weights
 from web.api import PREFIX
 from web.api.etags import revalidate
@@ -56,7 +57,7 @@ def estimate(json_data: RunIn) -> EstimateOut:
 
 
 @blueprint.post("/weights")
-@takes_files
+@takes_files_of(MAX_WEIGHTS_BYTES)
 @blueprint.output(WeightsOut, status_code=201, description="Kept for a day, or for as long as a run names it.")
 @blueprint.doc(responses=problems(400, 403, 413, 415, 422, 507), extensions={"x-request-body": FILE_BODY})
 def send_weights() -> WeightsOut:

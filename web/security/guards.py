@@ -1,8 +1,8 @@
 """Checks before a page: its user, and the CSRF token of its forms."""
 
-from flask import Blueprint
+from flask import Blueprint, request
 
-from web.security.auth import check_admin, check_user
+from web.security.auth import SAFE_METHODS, check_admin, check_user
 from web.security.csrf import csrf
 
 
@@ -15,6 +15,18 @@ def guard_pages(blueprint: Blueprint) -> None:
     """Let only users through to a blueprint, then check the forms."""
     blueprint.before_request(check_user)
     guard_forms(blueprint)
+
+
+def guard_pages_for_admins_to_change(blueprint: Blueprint) -> None:
+    """Let users read a blueprint's pages and only admins post its forms. The role is asked before a form is read."""
+    blueprint.before_request(check_user)
+    blueprint.before_request(_check_post)
+    guard_forms(blueprint)
+
+
+def _check_post() -> None:
+    if request.method not in SAFE_METHODS:
+        check_admin()
 
 
 def guard_admin_pages(blueprint: Blueprint) -> None:

@@ -12,21 +12,22 @@ from db.models import ModelVersion
 from db.registry import champions
 from db.registry import versions as registry
 from db.registry.engine_proofs import list_servings
+from db.registry.transfer import MAX_BYTES as MAX_PACKAGE_BYTES
 from db.storage import FileDamaged, FileMissing
 from web.actions import models
 from web.actions import models as promotions
 from web.actions.lookup import row_of
-from web.actions.request import takes_files
+from web.actions.request import takes_files_of
 from web.downloads import model_files
 from web.errors import Problem
 from web.security.auth import require_admin, require_user
-from web.security.guards import guard_pages
+from web.security.guards import guard_pages_for_admins_to_change
 from web.views.forms import form_errors, page_response
 
 COMPARED = ("with_model", "dataset")  # parameters of a comparison in an address
 
 blueprint = APIBlueprint("models", __name__, url_prefix="/models", enable_openapi=False)
-guard_pages(blueprint)
+guard_pages_for_admins_to_change(blueprint)
 
 
 @blueprint.get("")
@@ -116,7 +117,7 @@ def check(version_id: int) -> ResponseReturnValue:
 
 
 @blueprint.post("/import")
-@takes_files
+@takes_files_of(MAX_PACKAGE_BYTES)
 @form_errors(index)
 def import_model() -> ResponseReturnValue:
     """Receive a version that was exported elsewhere."""

@@ -16,9 +16,10 @@ from db.registry.versions import list_versions
 from db.training import runs
 from db.training.leaks import LEAKS
 from training.config import ABOUT
+from training.errors import MAX_WEIGHTS_BYTES
 from training.launch.launch import can_start_from
 from web.actions.lookup import row_of
-from web.actions.request import takes_files
+from web.actions.request import takes_files_of
 from web.actions.runs import launch, prepare, receive_weights
 from web.errors import Problem
 from web.schemas.common import ListQuery
@@ -71,7 +72,7 @@ def sent_weights() -> ResponseReturnValue:
 
 
 @blueprint.post("/new/weights")
-@takes_files
+@takes_files_of(MAX_WEIGHTS_BYTES)
 @form_errors(form)
 def send_weights() -> ResponseReturnValue:
     """Receive a file of weights that the run to be launched starts from. The form comes back as it was filled in."""
