@@ -47,13 +47,14 @@ def fraction_done(job: Json) -> float:
     """Return the share, 0 to 1, of the slices unpacked so far that have their outcome."""
     if job["state"] not in ("queued", "running"):
         return 1.0
-    total = int(job["stages"]["total"])
+    total = int(job["stages"]["total"]) if job["stages"]["total_known"] else 0
     return done(job["counts"]) / total if total else 0.0
 
 
 def _note(job: Json) -> str:
     counts = job["counts"]
-    notes = [f"{done(counts)} of {job['stages']['total']} slices"]
+    of_total = f" of {job['stages']['total']}" if job["stages"]["total_known"] else ""
+    notes = [f"{done(counts)}{of_total} slices"]
     if job.get("rate"):
         notes.append(f"{job['rate']:.0f}/s")
     if job.get("eta_seconds"):

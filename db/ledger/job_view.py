@@ -35,6 +35,9 @@ class Stages(View):
     """How far a job is: slices announced, read and done; files received and unpacked."""
 
     total: int
+    total_known: bool = Field(
+        description="False while a packed archive is read that does not announce its files: `total` still grows."
+    )
     read: int
     done: int
     uploads: int
@@ -106,6 +109,7 @@ class _Tally:
     positive: int = 0
     ood: int | None = None
     announced: int = 0
+    unlisted: int = 0
     uploads: int = 0
     unpacked: int = 0
     recent: int = 0
@@ -153,12 +157,13 @@ def _add_predictions(s: Session, tallies: Mapping[str, _Tally]) -> None:
 
 def _add_uploads(s: Session, tallies: Mapping[str, _Tally]) -> None:
     """Count uploads, those that are unpacked, and the entries that their listings announce."""
-    query = select(Upload.job_id, func.sum(Upload.entries), func.count(), func.count(Upload.closed_at))
-    for job_id, entries, uploads, unpacked in s.execute(
+    unlisted = func.count().filter(Upload.entries.is_(None), Upload.closed_at.is_(None))
+    query = select(Upload.job_id, func.sum(Upload.entries), unlisted, func.count(), func.count(Upload.closed_at))
+    for job_id, entries, without, uploads, unpacked in s.execute(
         query.where(Upload.job_id.in_(tallies)).group_by(Upload.job_id)
     ):
         tally = tallies[job_id]
-        tally.announced, tally.uploads, tally.unpacked = int(entries), uploads, unpacked
+        tally.announced, tally.unlisted, tally.uploads, tally.unpacked = int(entries or 0), without, uploads, unpacked
 
 
 def _add_recent(s: Session, tallies: Mapping[str, _Tally], running: Sequence[str]) -> None:
@@ -197,10 +202,17 @@ def _view(job: Job, tally: _Tally, now: datetime | None, warning: str | None) ->
             **{outcome.value: tally.outcomes[outcome] for outcome in Outcome},
         ),
         ood=tally.ood,
-        stages=Stages(total=total, read=received, done=done, uploads=tally.uploads, unpacked=tally.unpacked),
+        stages=Stages(
+            total=total,
+            total_known=not tally.unlisted,
+            read=received,
+            done=done,
+            uploads=tally.uploads,
+            unpacked=tally.unpacked,
+        ),
         rejections=dict(sorted(tally.reasons.items())),
         rate=round(rate, 2),
-        eta_seconds=round((total - done) / rate, 1) if is_open and rate > 0 else None,
+        eta_seconds=round((total - done) / rate, 1) if is_open and rate > 0 and not tally.unlisted else None,
         created_at=job.created_at,
         started_at=job.started_at,
         first_result_at=job.first_result_at,

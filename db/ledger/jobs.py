@@ -29,13 +29,16 @@ class NoModelVersion(Exception):
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """A file of a submission, already durable in storage. `kind` and `entries` come from its inspection."""
+    """A file of a submission, already durable in storage. `kind` and `entries` come from its inspection.
+
+    `entries` is None if a packed TAR was not unpacked to its end.
+    """
 
     filename: str
     sha256: str
     size: int
     kind: str
-    entries: int
+    entries: int | None
 
 
 def create_job(

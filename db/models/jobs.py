@@ -80,7 +80,10 @@ class Chunk(LeaseMixin, Base):
 
 
 class Upload(LeaseMixin, Base):
-    """An archive or a loose image, stored whole under its SHA-256. `entries`: how many files its listing announces."""
+    """An archive or a loose image, stored whole under its SHA-256.
+
+    `entries`: how many files its listing announces, or None if that is known only once it is unpacked.
+    """
 
     __tablename__ = "upload"
     __table_args__ = (UniqueConstraint("job_id", "position"),)
@@ -92,7 +95,7 @@ class Upload(LeaseMixin, Base):
     sha256: Mapped[str] = mapped_column(index=True, info=FILE)
     size: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str]
-    entries: Mapped[int]
+    entries: Mapped[int | None]
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     closed_at: Mapped[datetime | None]

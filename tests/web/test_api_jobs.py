@@ -14,6 +14,7 @@ from db.models import Job, Promotion, Upload, User
 from tests.builders.files import png, tar_of, zip_of
 from tests.builders.statements import recorded_statements
 from tests.web.actors import Api, Browser, WorkerPart
+from worker.imaging.archives import archive
 
 
 def count_jobs() -> int:
@@ -50,6 +51,18 @@ def test_refused_archive_refuses_the_whole_submission(api: Api) -> None:
     assert answer.json["code"] == "truncated_archive"
     assert answer.json["file"] == "cut.tar.gz"
     assert count_jobs() == 0
+
+
+def test_long_packed_tar_is_queued_after_a_look_at_its_beginning(
+    api: Api, anns_browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unpacking the whole of it could take a web thread an hour."""
+    monkeypatch.setattr(archive, "LOOKED_BYTES", 256 * 1024)
+    cut = tar_of({f"{n}.png": png(n, size=256) for n in range(8)}, "w:gz")[:-40]
+    answer = api.submit(("cut.tar.gz", cut))
+    assert answer.status_code == 202
+    assert not answer.json["stages"]["total_known"]
+    assert "0 read" in anns_browser.get(f"/jobs/{answer.json['id']}").text
 
 
 def test_submission_without_files_is_refused(api: Api) -> None:

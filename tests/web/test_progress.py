@@ -16,7 +16,9 @@ END = START + timedelta(seconds=90)
 COUNTS = ("received", "predicted", "positive", "rejected", "quarantined", "cancelled", "open")
 
 
-def job(state: str = "queued", *, unpacked: int = 0, total: int = 4, **values: Any) -> JobView:
+def job(
+    state: str = "queued", *, unpacked: int = 0, total: int = 4, total_known: bool = True, **values: Any
+) -> JobView:
     """A job of one file, with the slices of `counts`."""
     counts = dict.fromkeys(COUNTS, 0) | values.pop("counts", {})
     counts["received"] = sum(counts[name] for name in COUNTS if name not in ("received", "positive"))
@@ -35,7 +37,14 @@ def job(state: str = "queued", *, unpacked: int = 0, total: int = 4, **values: A
         "priority": 0,
         "counts": counts,
         "ood": None,
-        "stages": {"total": total, "read": counts["received"], "done": done, "uploads": 1, "unpacked": unpacked},
+        "stages": {
+            "total": total,
+            "total_known": total_known,
+            "read": counts["received"],
+            "done": done,
+            "uploads": 1,
+            "unpacked": unpacked,
+        },
         "state_text": f"{state}, nothing predicted" if nothing_predicted else state,
         "nothing_predicted": nothing_predicted,
         "rejections": {},
@@ -66,6 +75,12 @@ def job(state: str = "queued", *, unpacked: int = 0, total: int = 4, **values: A
 )
 def test_stages_of_a_job(view: JobView, states: list[str]) -> None:
     assert [stage.state for stage in job_stages(view)] == states
+
+
+def test_total_that_is_not_known_is_not_shown() -> None:
+    view = job("running", total=3, total_known=False, counts={"open": 2, "predicted": 1})
+    assert job_stages(view)[1].text == "3 read"
+    assert milestone(view) == "The job is running."
 
 
 def test_stages_of_a_job_say_how_far_each_is() -> None:

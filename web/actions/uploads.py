@@ -34,6 +34,8 @@ class Submission:
 def receive() -> Submission:
     """Read the request's body into storage, inspect each file, and keep all of them or none.
 
+    Of a long packed TAR only the beginning is inspected: ingest finds what is wrong with the rest.
+
     Raises Problem 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
     """
     check_multipart()
@@ -107,7 +109,7 @@ def _received(part: FileStorage) -> StoredFile:
 
 def _inspect(part: FileStorage) -> ReceivedFile:
     try:
-        return inspect_received(_stream(part).path, part.filename or "", _received(part))
+        return inspect_received(_stream(part).path, part.filename or "", _received(part), whole=False)
     except ArchiveRefused as refused:
         raise refused_archive(display_name(part.filename or "unnamed"), refused) from refused
 

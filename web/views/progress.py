@@ -39,7 +39,7 @@ class Segment:
 def install(app: Flask) -> None:
     """Make the functions of this module known to the templates."""
     app.jinja_env.globals.update(segments=segments, milestone=milestone, has_much_ood=has_much_ood)
-    app.jinja_env.globals.update(job_stages=job_stages, run_stages=run_stages)
+    app.jinja_env.globals.update(job_stages=job_stages, run_stages=run_stages, of_total=of_total)
 
 
 def job_stages(job: JobView) -> list[Stage]:
@@ -53,7 +53,7 @@ def job_stages(job: JobView) -> list[Stage]:
         Stage("Received", f"{stages.uploads} {'file' if stages.uploads == 1 else 'files'}", "done"),
         Stage(
             "Unpacking" if unpacking and not unpacked else "Unpacked",
-            f"{count(stages.read)} of {count(stages.total)} read",
+            f"{count(stages.read)}{of_total(job)} read",
             _state(job, done=unpacked, active=unpacking),
         ),
         Stage(
@@ -63,6 +63,11 @@ def job_stages(job: JobView) -> list[Stage]:
         ),
         _end(job),
     ]
+
+
+def of_total(job: JobView) -> str:
+    """Return " of" and the number of a job's slices, or nothing while it is not known."""
+    return f" of {count(job.stages.total)}" if job.stages.total_known else ""
 
 
 def _state(job: JobView, *, done: bool, active: bool) -> StageState:
@@ -131,6 +136,6 @@ def _segments(job: JobView) -> Iterator[Segment]:
 
 def milestone(job: JobView) -> str:
     """Return the progress in words, for screen readers: it changes at each tenth, so that it is not spoken often."""
-    total = job.stages.total
+    total = job.stages.total if job.stages.total_known else 0
     tenth = 10 * (10 * job.stages.done // total) if job.is_open and total else 0
     return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."

@@ -87,7 +87,7 @@ def _unpack(claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool)
         return
     with read_scope() as s:
         done = recording.read_ordinals(s, upload.id)
-    if len(done) < upload.entries:
+    if upload.entries is None or len(done) < upload.entries:
         _read_rest(claim, upload, heartbeat, done, cancelled)
     with session_scope() as s:
         recording.close_upload(s, claim, upload)

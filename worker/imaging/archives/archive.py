@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from worker.imaging.archives.compressed import PackedSource, PlainSource, Source
+from db.settings import MIB
+from worker.imaging.archives.compressed import READ_BYTES, PackedSource, PlainSource, Source
 from worker.imaging.archives.entries import (
     Content,
     Entries,
@@ -29,15 +31,22 @@ __all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "inspect_archi
 
 _PACKED = ("gz", "bz2", "xz")
 _PART = 1024 * 1024
+LOOKED_BYTES = 16 * MIB
+"""How much of a packed TAR is unpacked for a look at its beginning: half a second of bzip2."""
 
 
-def inspect_archive(path: Path, filename: str, limits: Limits) -> Inspection:
+class _LookedEnough(Exception):
+    """As much of a packed TAR was unpacked as a look at its beginning may take."""
+
+
+def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = True) -> Inspection:
     """Check a submission before anything of it is queued.
 
     The bytes decide the kind; `filename` is only a name to show. A ZIP costs its directory and a TAR its headers. A
     packed TAR is unpacked once (gzip about 300 MB a second, xz 100, bzip2 30), because only its end shows whether it
-    is whole. A loose file is never refused: what is wrong with it is for its row. Memory does not grow with the
-    entries, except by 16 bytes each in a ZIP.
+    is whole. Unless `whole`, only its first 16 MiB are unpacked: if it is longer, the number of its entries stays
+    unknown, and `read_entries` finds what is wrong with the rest. A loose file is never refused: what is wrong with it
+    is for its row. Memory does not grow with the entries, except by 16 bytes each in a ZIP.
 
     Raises ArchiveRefused. What passes may still hold single files that `read_entries` rejects.
     """
@@ -46,8 +55,24 @@ def inspect_archive(path: Path, filename: str, limits: Limits) -> Inspection:
         if kind == "zip":
             return inspect_zip(file, limits)[0]
         if kind is not None:
-            return inspect_tar(_source(file, kind, limits), limits, size, f"tar.{kind}" if kind in _PACKED else kind)
+            return _inspect_tar(file, kind, limits, size, whole=whole)
         return Inspection("file", 0 if is_ignored(filename) else 1, size)
+
+
+def _inspect_tar(file: BinaryIO, kind: str, limits: Limits, size: int, *, whole: bool) -> Inspection:
+    if kind not in _PACKED:
+        return inspect_tar(_source(file, kind, limits), limits, size, kind)
+    parts = count(1)
+
+    def look() -> None:
+        if next(parts) * READ_BYTES > LOOKED_BYTES:
+            raise _LookedEnough
+
+    try:
+        source = _source(file, kind, limits, no_progress if whole else look)
+        return inspect_tar(source, limits, size, f"tar.{kind}")
+    except _LookedEnough:
+        return Inspection(f"tar.{kind}", None, None)
 
 
 def read_entries(path: Path, filename: str, limits: Limits, progress: Progress = no_progress) -> Entries:

@@ -15,7 +15,7 @@ from db.settings import MIB
 from worker.imaging.archives.entries import Limits, Progress, no_progress
 from worker.imaging.rejections import ArchiveRefused
 
-_READ = 256 * 1024
+READ_BYTES = 256 * 1024
 _XZ_MEMORY = 128 * MIB
 """Memory for unpacking xz; `xz -9` needs 65 MiB."""
 
@@ -116,7 +116,7 @@ class PackedSource:
                 self._next_stream()
                 continue
             if not self._input:
-                self._input = self._file.read(_READ)
+                self._input = self._file.read(READ_BYTES)
             part = self._unpack_input()
         self._progress()
         self._left -= len(part)
@@ -127,7 +127,7 @@ class PackedSource:
     def _unpack_input(self) -> bytes:
         at_end = not self._input
         try:
-            part = self._unpacker.decompress(self._input, min(_READ, max(self._left, 1)))
+            part = self._unpacker.decompress(self._input, min(READ_BYTES, max(self._left, 1)))
         except lzma.LZMAError as error:
             if "limit" in str(error):
                 raise ArchiveRefused("too_large_unpacked", "It takes more memory to unpack than is allowed.") from error
@@ -143,7 +143,7 @@ class PackedSource:
         """Start the next stream, or note the end; zero bytes may pad it. Raises ArchiveRefused for other bytes."""
         rest = self._unpacker.unused_data or self._input
         while not rest.strip(b"\x00"):
-            rest = self._file.read(_READ)
+            rest = self._file.read(READ_BYTES)
             if not rest:
                 self._ended = True
                 return

@@ -58,11 +58,11 @@ Entries = Iterator[Entry]
 @dataclass(frozen=True)
 class Inspection:
     """The contents of a checked archive. `kind`: zip, tar, tar.gz, tar.bz2, tar.xz or file; `entries`: files that get a
-    row; `unpacked_bytes`: their sizes and those of passed-over files."""
+    row; `unpacked_bytes`: their sizes and those of passed-over files. Both are None if only the beginning was read."""
 
     kind: str
-    entries: int
-    unpacked_bytes: int
+    entries: int | None
+    unpacked_bytes: int | None
 
 
 def check_content(data: bytes) -> Content:

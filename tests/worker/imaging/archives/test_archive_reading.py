@@ -18,8 +18,10 @@ import pytest
 
 from tests.builders.files import tar_of, zip_of
 from tests.worker.imaging.builders import RawEntry, end_record, listed, png, raw_zip, read_all
+from worker.imaging.archives import archive as archive_module
 from worker.imaging.archives import zip as zip_module
 from worker.imaging.archives.archive import Inspection, Limits, inspect_archive, read_entries
+from worker.imaging.archives.compressed import PackedSource
 from worker.imaging.rejections import SliceRejected
 
 ROOT = Path(__file__).parents[4]
@@ -37,6 +39,28 @@ KINDS = {
 @pytest.fixture
 def upload(tmp_path: Path) -> Path:
     return tmp_path / "upload"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_look_at_a_packed_tar_unpacks_only_its_beginning(
+    upload: Path, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_module, "LOOKED_BYTES", 2 * 1024 * 1024)
+    unpacked: list[int] = []
+    real = PackedSource._unpack_input
+
+    def unpack(source: PackedSource) -> bytes:
+        part = real(source)
+        unpacked.append(len(part))
+        return part
+
+    monkeypatch.setattr(PackedSource, "_unpack_input", unpack)
+    upload.write_bytes(pack(tar_of({f"{n}.png": os.urandom(500_000) for n in range(12)})))
+    assert inspect_archive(upload, "x", Limits(), whole=False).entries is None
+    assert sum(unpacked) < 4_000_000
+    assert inspect_archive(upload, "x", Limits()).entries == 12
+    upload.write_bytes(pack(tar_of(FILES)))
+    assert inspect_archive(upload, "x", Limits(), whole=False).entries == 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
