@@ -34,7 +34,9 @@ def fit(
         at = resume if resume and resume.stage == index else None
         if at:
             network.set_weights(at.network)
-        Fitting(network, config, index, data, seed, folder, observer, history).run(at)
+        is_complete = Fitting(network, config, index, data, seed, folder, observer, history).run(at)
         if observer.stopped():
+            if not is_complete or index + 1 < len(config.stages):
+                observer.ended_early()
             break
     return history

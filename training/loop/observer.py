@@ -54,6 +54,9 @@ class TrainingObserver:
     def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
         """Keep a checkpoint after an epoch, if wanted: `make()` gives it, and costs a copy of the weights."""
 
+    def ended_early(self) -> None:
+        """Hear that a stop ended training before its last epoch."""
+
     def stopped(self) -> bool:
         """Return whether to end training now and keep what it has learned, as `config.Stage.keep` says."""
         return False

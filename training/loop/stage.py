@@ -62,9 +62,7 @@ class Fitting:
         self.seed = seed_of(seed, index)
         self.data, self.folder = data, folder
         self.initial: Arrays = network.get_weights()
-        self.copy = training_copy(
-            network, self.stage.size, config.precision, hidden=config.hidden, dropout=config.dropout
-        )
+        self.copy = training_copy(network, self.stage.size, config)
         self.parts = cut(self.copy, self.stage.unfreeze)
         self.model = self.parts.learning
         self.steps = steps_of(len(data.train), self.stage)
@@ -79,34 +77,33 @@ class Fitting:
         self.best: Arrays = []
         self.best_epoch = -1
 
-    def run(self, resume: Checkpoint | None) -> None:
+    def run(self, resume: Checkpoint | None) -> bool:
         """Train the epochs that are left, and put the weights to keep into the network.
+
+        Return False if a stop ended the stage before its last epoch.
 
         If everything learned, its normalisation settles at full size. After a stop that came before the stage got
         better than the one before it, the network keeps the weights that the stage began with.
         """
-        self._train(self._restore(resume) if resume else 0)
+        is_complete = self._train(self._restore(resume) if resume else 0)
         if self._is_stopped() and not self._is_better_than_before():
-            return
+            return is_complete
         if self.stage.keep == "best" and self.best:
             self.model.set_weights(self.best)
         elif self.average:
             self.model.set_weights(self.average.arrays())
         self.network.set_weights(self.copy.get_weights())
         if self.stage.unfreeze == ALL:
-            settle_normalisation(
-                self.network,
-                self.data.train.some(SETTLING_SLICES).pixels,
-                self.config.precision,
-                hidden=self.config.hidden,
-                dropout=self.config.dropout,
-                alive=self.observer.alive,
-            )
+            slices = self.data.train.some(SETTLING_SLICES).pixels
+            settle_normalisation(self.network, slices, self.config, alive=self.observer.alive)
+        return is_complete
 
-    def _train(self, first: int) -> None:
-        """Train the epochs from `first` on, as long as nobody stops them and they get better."""
-        if self._is_stopped() or self._has_stalled(first) or first == self.stage.epochs:
-            return
+    def _train(self, first: int) -> bool:
+        """Train the epochs from `first` on as long as they get better. Return False if a stop ended that earlier."""
+        if self._has_stalled(first) or first == self.stage.epochs:
+            return True
+        if self._is_stopped():
+            return False
         try:
             data = StageData(
                 self.data,
@@ -119,13 +116,16 @@ class Fitting:
                 alive=self._hear_stop,
             )
         except _Stopped:
-            return
+            return False
         try:
             for epoch in range(first, self.stage.epochs):
-                if self._is_stopped() or self._has_stalled(epoch) or not self._epoch(epoch, data):
+                if self._has_stalled(epoch):
                     break
+                if self._is_stopped() or not self._epoch(epoch, data):
+                    return False
         finally:
             data.close()
+        return True
 
     def _report_copies(self, share: float) -> None:
         self.observer.step(self._at(0, 0, None, None, f"computing the frozen layers, {share:.0%}"))

@@ -2,64 +2,85 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import ALL
+from training.config import ALL, Config
 from training.network.resnet50 import build_network
 from worker.engines.devices import has_bfloat16
 from worker.engines.keras import config_in, on_gpu
 
 PREDICT_BATCH = 64
-SETTLING_BATCH = 16
+SETTLING_BATCH = 128  # holds less memory than a training step of 32
+SETTLING_SEED = 0
 MOMENTUM = 0.9  # of the moving statistics: a run here has too few steps for ResNet50's own 0.99
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
-def training_copy(network: Any, size: int, precision: Precision, *, hidden: int, dropout: float) -> Any:
+def training_copy(network: Any, size: int, config: Config) -> Any:
     """Copy the network at another size, with the same weights, as it trains fastest here."""
-    half = precision == "bfloat16" or (precision == "auto" and (on_gpu() or has_bfloat16()))
+    half = config.precision == "bfloat16" or (config.precision == "auto" and (on_gpu() or has_bfloat16()))
     policy = keras.DTypePolicy("mixed_bfloat16" if half else "float32")
     fused = keras.backend.backend() == "tensorflow" and not on_gpu()
 
     def clone(layer: Any) -> Any:
-        config = config_in(policy, layer)
+        settings = config_in(policy, layer)
         if isinstance(layer, keras.layers.BatchNormalization):
-            config["momentum"] = MOMENTUM
-            return (_fused_batch_normalization() if fused else keras.layers.BatchNormalization).from_config(config)
-        return layer.__class__.from_config(config)
+            settings["momentum"] = MOMENTUM
+            return (_fused_batch_normalization() if fused else keras.layers.BatchNormalization).from_config(settings)
+        return layer.__class__.from_config(settings)
 
-    copy = keras.models.clone_model(build_network(size, hidden=hidden, dropout=dropout), clone_function=clone)
+    plain = build_network(size, hidden=config.hidden, dropout=config.dropout, pixels=config.pixels)
+    copy = keras.models.clone_model(plain, clone_function=clone)
     copy.set_weights(network.get_weights())
     return copy
 
 
 def settle_normalisation(
-    network: Any,
-    slices: NDArray[np.uint8],
-    precision: Precision,
-    *,
-    hidden: int,
-    dropout: float,
-    alive: Callable[[], None] = lambda: None,
+    network: Any, slices: NDArray[np.uint8], config: Config, *, alive: Callable[[], None] = lambda: None
 ) -> None:
-    """Recompute the moving statistics from slices uint8[n,s,s] as they are predicted, with equal weight for each batch.
+    """Recompute the moving statistics from slices uint8[n,s,s] as they are predicted.
 
     Statistics of augmented slices, of another size, or of weights that were averaged since do not fit the network
     (Izmailov et al., 2018). `alive` is called after each batch.
+
+    The batches are large and shuffled, and the variance is that of all slices together, E[x²] - E[x]². A dataset lists
+    class after class and patient after patient. The mean variance within batches of 16 in that order lacks what lies
+    between patients: logits of a network of phantoms of 64 × 64 came out 1.26 times as large.
     """
-    copy = training_copy(network, slices.shape[1], precision, hidden=hidden, dropout=dropout)
-    base = keras.Model(copy.input, copy.get_layer("flatten").output)
-    normal = [layer for layer in base.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for number, start in enumerate(range(0, len(slices), SETTLING_BATCH)):
-        for layer in normal:
-            layer.momentum = number / (number + 1)
-        base(slices[start : start + SETTLING_BATCH][..., None], training=True)
+    copy = training_copy(network, slices.shape[1], config)
+    base = _InTraining(keras.Model(copy.input, copy.get_layer("flatten").output))
+    normal = [layer for layer in copy.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in normal:
+        layer.momentum = 0.0  # a batch leaves its own mean and variance
+    sums = [np.zeros((2, *layer.moving_mean.shape)) for layer in normal]
+    order = np.random.default_rng(SETTLING_SEED).permutation(len(slices))
+    for batch in np.array_split(order, -(-len(slices) // SETTLING_BATCH)):
+        base.predict_on_batch(slices[batch][..., None])
+        for layer, total in zip(normal, sums, strict=True):
+            mean, variance = np.asarray(layer.get_weights()[2:], np.float64)
+            total += len(batch) * np.stack([mean, variance + mean**2])
         alive()
+    for layer, total in zip(normal, sums, strict=True):
+        mean, square = total / len(slices)
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(square - mean**2)
     network.set_weights(copy.get_weights())
+
+
+class _InTraining(keras.Model):  # type: ignore[misc]  # keras has no types
+    """A model that computes as in training, also when predicting. Compiled, it holds few layers' values at once."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(name="in_training")
+        self.model = model
+        self.compile(jit_compile=on_gpu())
+
+    def call(self, slices: Any) -> Any:
+        """Return what the model gives in training."""
+        return self.model(slices, training=True)
 
 
 def _fused_batch_normalization() -> Any:

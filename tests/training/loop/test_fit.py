@@ -78,10 +78,14 @@ class Recorder(TrainingObserver):
         self.left, self.dies, self.steps = at, dies, 0
         self.losses: list[tuple[float, float]] = []
         self.ends_of_stages: list[bool] = []
+        self.is_early = False
         self.last: Checkpoint | None = None
 
     def step(self, at: Step) -> None:
         self.steps += 1
+
+    def ended_early(self) -> None:
+        self.is_early = True
 
     def epoch(self, record: EpochRecord) -> None:
         self.losses.append((record.metrics["loss"], record.metrics["val_loss"]))
@@ -246,20 +250,32 @@ def test_best_epoch_is_kept(data, network, tmp_path):
 def test_stopping_keeps_what_was_learned(data, network, tmp_path):
     from training.loop.fit import fit
 
-    class Stops(TrainingObserver):
-        epochs = 0
-
-        def epoch(self, record):
-            self.epochs += 1
-
-        def stopped(self):
-            return self.epochs >= 1
-
-    observer = Stops()
+    observer = StopsAfter(1)
     before = network.get_layer("hidden").get_weights()[0].copy()
     fit(network, config(stage(0, epochs=50), stage(20, epochs=50)), data, seed=1, folder=tmp_path, observer=observer)
-    assert observer.epochs == 1
+    assert (len(observer.losses), observer.is_early) == (1, True)
     assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
+
+
+@pytest.mark.parametrize(("stages", "is_early"), [(1, False), (2, True)])
+def test_stop_after_the_last_epoch_ends_nothing_early(stages, is_early, data, network, tmp_path):
+    from training.loop.fit import fit
+
+    observer = StopsAfter(1)
+    plan = config(*[stage(0, epochs=1)] * stages)
+    fit(network, plan, data, seed=1, folder=tmp_path, observer=observer)
+    assert (len(observer.losses), observer.is_early) == (1, is_early)
+
+
+class StopsAfter(Recorder):
+    """Asks for a stop after so many epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def stopped(self) -> bool:
+        return len(self.losses) >= self.epochs
 
 
 @pytest.mark.parametrize(
@@ -343,7 +359,7 @@ def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
     assert recorder.steps == 6
     assert not np.array_equal(before, network.get_layer("conv1_conv").get_weights()[0])
     left = network.get_weights()
-    settle_normalisation(network, data.train.pixels, "float32", hidden=8, dropout=0.3)
+    settle_normalisation(network, data.train.pixels, config(stage(-1)))
     assert all(map(np.array_equal, left, network.get_weights()))
 
 
@@ -359,18 +375,47 @@ def test_keep_last_keeps_the_last_average(data, network, tmp_path):
 
 
 def test_settled_normalisation_has_the_statistics_of_the_slices(network):
-    """The statistics of the first layer can be computed here: two batches of 16, each with equal weight."""
+    """The statistics of the first layer can be computed here: those of all slices together, also in the last batch."""
     import keras
 
     from training.network.training_copy import settle_normalisation
 
-    pixels = labelled(32, 5).pixels
+    pixels = of_patients(150, SIDE)
     first = keras.Model(network.input, network.get_layer("conv1_conv").output)
-    answers = np.asarray(first(pixels[..., None])).reshape(2, -1, 64)
-    settle_normalisation(network, pixels, "float32", hidden=8, dropout=0.3)
+    answers = np.asarray(first(pixels[..., None])).reshape(-1, 64)
+    settle_normalisation(network, pixels, config(stage(-1)))
     mean, variance = network.get_layer("conv1_bn").get_weights()[2:]
-    np.testing.assert_allclose(mean, answers.mean((0, 1)), atol=0.001 * float(answers.std()))
-    np.testing.assert_allclose(variance, answers.var(1).mean(0), rtol=0.01)
+    np.testing.assert_allclose(mean, answers.mean(0), atol=0.001 * float(answers.std()))
+    np.testing.assert_allclose(variance, answers.var(0), rtol=0.01)
+
+
+def test_order_of_slices_does_not_change_settled_normalisation(small_network):
+    """A dataset lists class after class, and patient after patient."""
+    from training.network.resnet50 import build_network
+    from training.network.training_copy import settle_normalisation
+
+    pixels = of_patients(384, 64)
+    network = build_network(64, hidden=8, seed=3)
+    weights = network.get_weights()
+    logits = []
+    for order in (np.arange(384), np.random.default_rng(1).permutation(384)):
+        network.set_weights(weights)
+        settle_normalisation(network, pixels[order], config(stage(-1)))
+        logits.append(np.asarray(network(pixels[..., None])["logit"], np.float64))
+    slope, shift = np.polyfit(*logits, 1)
+    assert slope == pytest.approx(1, abs=0.02)
+    assert abs(shift) < 0.02 * np.std(logits)
+
+
+def of_patients(count: int, side: int) -> np.ndarray:
+    """Slices in the order of a dataset: 16 of each patient, each of a brightness and a contrast of its own, the first
+    half brighter, as another class may be."""
+    rng = np.random.default_rng(0)
+    patient = np.arange(count) // 16
+    bright, contrast = rng.normal(0, 30, count)[patient], rng.uniform(20, 90, count)[patient]
+    bright += np.where(np.arange(count) < count // 2, 60, 0)
+    noise = rng.normal(size=(count, side, side))
+    return np.clip(100 + bright[:, None, None] + contrast[:, None, None] * noise, 0, 255).astype(np.uint8)
 
 
 def test_some_slices_are_spread_over_all():
