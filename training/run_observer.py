@@ -35,6 +35,7 @@ class RunObserver(TrainingObserver):
         self._notes = ProgressNotes(heartbeat)
         self._checkpointed = 0.0
         self._stop = False
+        self.is_stopped_early = False
 
     def report(self, progress: float, message: str, **columns: Any) -> None:
         """Report progress, 0 to 1, and other columns of the run now. Raises Cancelled, StaleClaim."""
@@ -108,6 +109,11 @@ class RunObserver(TrainingObserver):
         if self.stored:
             with session_scope() as s:
                 runs.record_checkpoint(s, self._claim, self.stored)
+
+    def ended_early(self) -> None:
+        """Note on the run that training was stopped before its last epoch."""
+        self.report(*self._last, stopped_early=True)
+        self.is_stopped_early = True
 
     def stopped(self) -> bool:
         """Return whether somebody asked to stop and keep what was learned."""

@@ -66,7 +66,8 @@ class Facts(Origin):
     """How a model version was made. A package may state more than is listed here; it is kept as it is.
 
     `imported`: the origin of a version that was made elsewhere. Its ids and labels mean nothing in this database, or
-    another thing. `floor`: the sensitivity that the version must reach to be promoted.
+    another thing. `floor`: the sensitivity that the version must reach to be promoted. `stopped_early`: training ended
+    before its last epoch, because somebody asked to stop.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -81,6 +82,7 @@ class Facts(Origin):
     allowed_leaks: list[str] = Field(default_factory=list)
     environment: Json = Field(default_factory=dict)
     training_seconds: float | None = None
+    stopped_early: bool = False
 
 
 class GroupCounts(Document):

@@ -21,6 +21,7 @@ class TrainingRun(LeaseMixin, Base):
     device. `live`: its position: stage, epoch, step, steps, loss, rate (images/s), eta_seconds. `checkpoint`: files in
     storage by name, with the stage and epoch after which they were written. `allowed_leaks`: the leaks of the split;
     the launcher allowed each by name. `seen-by-parent` may be among them until the worker has compared the slices.
+    `stopped_early`: training ended before its last epoch, because somebody asked to stop.
     """
 
     __tablename__ = "training_run"
@@ -45,6 +46,7 @@ class TrainingRun(LeaseMixin, Base):
     error: Mapped[str | None]
     cancel_requested_at: Mapped[datetime | None]
     stop_requested_at: Mapped[datetime | None]
+    stopped_early: Mapped[bool] = mapped_column(default=False)
     model_version_id: Mapped[int | None] = mapped_column(ForeignKey("model_version.id"))
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     started_at: Mapped[datetime | None]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import case, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import NAME, broker
@@ -50,6 +50,7 @@ class RunView:
     error: str | None
     cancelling: bool
     stopping: bool
+    stopped_early: bool
     from_version: str | None
     model_version: str | None
     created_by: str | None
@@ -193,6 +194,7 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
         error=run.error,
         cancelling=run.cancel_requested_at is not None and run.state in OPEN_WORK,
         stopping=run.stop_requested_at is not None and run.state in OPEN_WORK,
+        stopped_early=run.stopped_early,
         from_version=run.from_version.label if run.from_version else None,
         model_version=run.model_version.label if run.model_version else None,
         created_by=run.user.name if run.user else None,
@@ -239,7 +241,7 @@ def report(
 ) -> EndRequests:
     """Report how far a run is, keep its lease, and return what was asked of it. Raises StaleClaim.
 
-    `columns`: `environment`, `allowed_leaks`.
+    `columns`: `environment`, `allowed_leaks`, `stopped_early`.
     """
     if live:
         columns["live"] = live.as_json()
@@ -291,7 +293,8 @@ def record_checkpoint(s: Session, claim: Claim, checkpoint: StoredCheckpoint) ->
 
 def finish_run(s: Session, claim: Claim, model_version_id: int) -> None:
     """End a run that made this model version. Raises StaleClaim."""
-    done = {"progress": 1.0, "message": "done", "model_version_id": model_version_id, "finished_at": from_now()}
+    message = case((TrainingRun.stopped_early, "done; training was stopped early"), else_="done")
+    done = {"progress": 1.0, "message": message, "model_version_id": model_version_id, "finished_at": from_now()}
     leases.close(s, TrainingRun, claim, Work.DONE, checkpoint={}, **done)
 
 

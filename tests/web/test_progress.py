@@ -127,6 +127,7 @@ RUN = RunView(
     error=None,
     cancelling=False,
     stopping=False,
+    stopped_early=False,
     from_version=None,
     model_version=None,
     created_by=None,

@@ -39,7 +39,11 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A run whose network is trained. `parts`: train, validation, test; `seconds`: how long its epochs took."""
+    """A run whose network is trained.
+
+    `parts`: train, validation, test. `seconds`: how long its epochs took. `stopped_early`: a stop ended training before
+    its last epoch.
+    """
 
     run: TrainingRun
     config: Config
@@ -47,6 +51,7 @@ class Trained:
     parts: dict[str, Labelled]
     history: Sequence[EpochRecord]
     seconds: float
+    stopped_early: bool = False
 
 
 @memory_errors()
@@ -135,6 +140,7 @@ def facts_of(trained: Trained) -> dict[str, Any]:
         "threshold_rule": config.threshold,
         "environment": run.environment,
         "training_seconds": round(trained.seconds, 1),
+        "stopped_early": trained.stopped_early,
         "allowed_leaks": run.allowed_leaks,
         "report": "report.html",
     }
@@ -193,6 +199,7 @@ def _run_facts(trained: Trained) -> RunFacts:
         environment=run.environment,
         lineage=_lineage(run),
         seconds=trained.seconds,
+        stopped_early=trained.stopped_early,
         allowed_leaks=run.allowed_leaks,
     )
 

@@ -32,7 +32,7 @@ class PartSize:
 @dataclass(frozen=True)
 class RunFacts:
     """What the run was asked for, and where it ran. `dataset`: `name/number`; `split`: its rule; `lineage`: the oldest
-    ancestor first."""
+    ancestor first; `stopped_early`: a stop ended training before its last epoch."""
 
     preset: str
     seed: int
@@ -44,6 +44,7 @@ class RunFacts:
     environment: Mapping[str, Any] = field(default_factory=dict)
     lineage: Sequence[str] = ()
     seconds: float | None = None
+    stopped_early: bool = False
     allowed_leaks: Sequence[str] = ()
 
 
@@ -87,6 +88,15 @@ class ReportContent:
     parity: Mapping[str, Any] = field(default_factory=dict)
     ood_threshold: float | None = None
     measured_on: str = "the test part of the split: groups that training never saw"
+
+
+def stop_note(content: ReportContent) -> str:
+    """Return a sentence that says after how many epochs training was stopped; empty if it was not."""
+    if not content.facts.stopped_early:
+        return ""
+    planned = sum(int(stage.get("epochs", 0)) for stage in content.facts.config.get("stages", ()))
+    most = f" of at most {planned:,}" if planned else ""
+    return f"Training was stopped early, after {len(content.history):,}{most} epochs."
 
 
 @dataclass(frozen=True)

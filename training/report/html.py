@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from db.registry.parity import parity_rows
 from training.report import captions
-from training.report.content import ReportContent, count, duration, metric_rows, number, settings_tables
+from training.report.content import (
+    ReportContent,
+    count,
+    duration,
+    metric_rows,
+    number,
+    settings_tables,
+    stop_note,
+)
 from training.report.figures.scores import (
     confusion_figure,
     distance_figure,
@@ -105,6 +113,7 @@ def _html(content: ReportContent, groups: dict[str, list[Picture]]) -> str:
             *settings_tables("Configuration", content.facts.config),
             *settings_tables("Environment", content.facts.environment),
         ],
+        stopped=stop_note(content),
         parity=parity_rows(content.parity),
         duration=duration,
         number=number,

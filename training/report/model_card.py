@@ -11,7 +11,7 @@ import numpy as np
 from db import COVID, NON_COVID
 from db.metrics import METRICS
 from db.registry.parity import parity_rows
-from training.report.content import ReportContent, duration, metric_rows, number, percent
+from training.report.content import ReportContent, duration, metric_rows, number, percent, stop_note
 from training.report.figures.style import readable
 from training.report.figures.training import SOURCE_METRICS
 
@@ -58,6 +58,8 @@ def _details(content: ReportContent) -> list[str]:
         f"- Positive from a probability of {number(content.threshold)} on. The rule {plain(content.threshold_rule)} "
         f"chose this threshold on the validation slices. Temperature {number(content.temperature)}.",
     ]
+    if note := stop_note(content):
+        lines.append(f"- **{note}** More epochs might have made a better model.")
     if facts.lineage:
         lines.append(f"- Lineage: {' → '.join(plain(label) for label in facts.lineage)}.")
     exported = [f"{plain(row.engine)} ({plain(row.verdict)})" for row in parity_rows(content.parity)]

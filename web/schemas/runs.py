@@ -73,6 +73,7 @@ class RunOut(Out):
     error: str | None
     cancelling: bool
     stopping: bool
+    stopped_early: bool = Field(description="Training ended before its last epoch, because somebody asked to stop.")
     from_version: str | None
     model_version: str | None
     created_by: str | None

@@ -414,6 +414,7 @@ def upgrade() -> None:
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("cancel_requested_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("stop_requested_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("stopped_early", sa.Boolean(), nullable=False),
         sa.Column("model_version_id", sa.Integer(), nullable=True),
         sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.Column("started_at", db.clock.UtcDateTime(timezone=True), nullable=True),

@@ -115,6 +115,19 @@ def test_cancel_reaches_a_running_run_with_its_next_report(dataset, split):
     assert (view(run).state, view(run).cancelling) == ("cancelled", False)
 
 
+@pytest.mark.parametrize("is_early", [False, True])
+def test_finished_run_says_whether_it_was_stopped_early(is_early, dataset, split, champion):
+    run = launch(dataset, split)
+    _, held = claim()
+    with session_scope() as s:
+        runs.stop_run(s, run)
+        if is_early:
+            runs.report(s, held, 0.5, "training", stopped_early=True)
+        runs.finish_run(s, held, champion.id)
+    assert (view(run).state, view(run).stopped_early) == ("finished", is_early)
+    assert ("stopped early" in view(run).message) == is_early
+
+
 def test_waiting_run_cannot_be_stopped(dataset, split):
     run = launch(dataset, split)
     with session_scope() as s:

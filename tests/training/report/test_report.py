@@ -356,6 +356,15 @@ def test_card_gives_metrics_with_intervals_and_how_to_reproduce_the_version():
         assert fact in card
 
 
+def test_report_and_card_say_that_training_was_stopped_early(tmp_path):
+    plain = content(history=history(2, 1))
+    facts = replace(plain.facts, config={"stages": [{"name": "small", "epochs": 12}, {"name": "full", "epochs": 1}]})
+    for made in (replace(plain, facts=facts), replace(plain, facts=replace(facts, stopped_early=True))):
+        write_report(tmp_path, made)
+        for text in (model_card(made), (tmp_path / "report.html").read_text()):
+            assert ("stopped early, after 3 of at most 13 epochs" in text) == made.facts.stopped_early
+
+
 def test_no_name_becomes_markup_in_the_card():
     card = model_card(hostile())
     prose = re.sub(r"^```json\n.*?^```$", "", card, flags=re.MULTILINE | re.DOTALL)
