@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,8 @@ SIDE = 224
 FLOOR_RULE = "sensitivity>="
 STEADY_RULE = "youden-1se"
 ALL = -1  # `unfreeze`: the whole network learns
+Pixels = Literal["caffe", "caffe/255", "unit", "tf", "torch"]
+PIXELS: tuple[Pixels, ...] = get_args(Pixels)
 
 
 class ConfigError(ValueError):
@@ -123,12 +125,15 @@ class Stage(_Frozen):
 class Config(_Frozen):
     """All of a training run except its data and seed.
 
-    `initial`: what it starts from. `threshold`: the rule that chooses it on the validation slices (`calibrate`).
-    `floor`: the sensitivity below which the version is not promoted.
+    `initial`: what it starts from. `pixels`: the scale on which its weights take pixels
+    (`training.network.pixel_scale`); a run that starts from a model version has the version's. `threshold`: the rule
+    that chooses it on the validation slices (`calibrate`). `floor`: the sensitivity below which the version is not
+    promoted.
     """
 
     preset: str
     initial: Origin = Origin()
+    pixels: Pixels = "caffe"
     hidden: int = Field(default=256, ge=1, le=4096)
     dropout: float = Field(default=0.3, ge=0, lt=1)
     augment: Augment

@@ -33,6 +33,7 @@ from training.loop import checkpoints
 from training.loop.fit import fit
 from training.network.backend import environment
 from training.network.initial_weights import initial_network
+from training.network.pixel_scale import check_pixels
 from training.run_observer import RunObserver
 from worker import claimed
 from worker.heartbeat import Heartbeat
@@ -104,10 +105,12 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     observer.report(0.0, "fetching the weights to start from")
     # A checkpoint holds the weights, so a resumed run does not need the file that they came from.
     network = initial_network(config, run.seed, observer.alive, from_file=resume is None)
+    if resume is None and config.initial.kind != "none":
+        check_pixels(network, parts["train"].pixels, config.pixels)
     data = Data(parts["train"], parts["validation"])
     history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
     seconds = sum(record.seconds for record in history)  # those before an interruption too
-    return Trained(run, config, network, parts, history, seconds)
+    return Trained(run, config, network, parts, history, seconds, observer.is_stopped_early)
 
 
 def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: RunObserver) -> None:

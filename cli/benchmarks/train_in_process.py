@@ -90,12 +90,15 @@ def _train(plan: LaunchPlan) -> FitReport:
     from training.loop.fit import fit
     from training.network.backend import environment
     from training.network.initial_weights import initial_network
+    from training.network.pixel_scale import check_pixels
     from training.network.training_copy import predict
     from worker.engines.package import probability
 
     request, config = plan.request, plan.config
     parts = load_parts(plan.dataset, plan.split)
     network = initial_network(config, request.seed, lambda: None)
+    if config.initial.kind != "none":
+        check_pixels(network, parts["train"].pixels, config.pixels)
     above = current().home / "training"
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=above) as folder:

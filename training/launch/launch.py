@@ -1,6 +1,6 @@
 """From a request to a training run: the same steps for the command line, the page and the API."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from db.storage import storage
 from db.training import runs
 from db.training.leaks import SEEN
 from db.training.splits import find_split, split_of
-from training.config import Config, ConfigError, Origin, preset, with_settings
+from training.config import Config, ConfigError, Origin, checked, preset, with_settings
 from training.launch.estimate import Estimate, estimate
 from training.launch.installed import check_launch
 
@@ -96,6 +96,8 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
     config = request.config()
     with reading() as s:
         dataset, version = _find_dataset(s, request.dataset), _find_origin(s, config.initial)
+        if version:
+            config = _with_scale_of(version, config, request.settings)
         runs.check_name(request.name or dataset.name)
         split = _split(partial(find_split, s), dataset, request, version)
     if split is None:  # only now, because drawing takes the write lock
@@ -122,6 +124,14 @@ def launch(plan: LaunchPlan, user: User | None = None, writing: Opening = sessio
     )
     with writing() as s:
         return runs.create_run(s, new, user).id
+
+
+def _with_scale_of(version: ModelVersion, config: Config, settings: Sequence[str]) -> Config:
+    """Return the config with the scale of pixels that a version takes. Raises ConfigError if a setting differs."""
+    own = version.facts.config.get("pixels", config.pixels)
+    if own != config.pixels and any(setting.partition("=")[0].strip() == "pixels" for setting in settings):
+        raise ConfigError(f"{version.label} takes pixels on the scale {own}; leave out the setting pixels")
+    return checked(config.model_dump(mode="json") | {"pixels": own})
 
 
 def can_start_from(version: ModelVersion) -> bool:

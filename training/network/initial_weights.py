@@ -25,7 +25,7 @@ def initial_network(config: Config, seed: int, alive: Callable[[], None], *, fro
     """
     keras.utils.set_random_seed(seed)
     weights = initial_weights(config, alive) if from_file else None
-    return build_network(weights=weights, hidden=config.hidden, dropout=config.dropout, seed=seed)
+    return build_network(weights=weights, hidden=config.hidden, dropout=config.dropout, pixels=config.pixels, seed=seed)
 
 
 def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:

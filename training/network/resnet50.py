@@ -10,11 +10,9 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from training.config import Pixels
 from training.network.load_weights import take_over
-
-# The mean of ImageNet's blue, green and red, as ResNet50's own preprocessing subtracts ("caffe" mode of
-# keras.applications.imagenet_utils). A grey slice has three equal channels, so turning RGB into BGR is the identity.
-IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+from training.network.pixel_scale import pixel_layer
 
 
 def build_network(
@@ -23,11 +21,12 @@ def build_network(
     weights: Path | None = None,
     hidden: int = 256,
     dropout: float = 0.3,
+    pixels: Pixels = "caffe",
     seed: int | None = None,
 ) -> keras.Model:
     """Build `uint8[n,size,size,1] -> {"logit": float32[n], "cam": float32[n,c,c]}` with `c = size / 32`.
 
-    `weights` is None (random), or a file: see `load_weights.take_over`.
+    `weights` is None (random), or a file: see `load_weights.take_over`. `pixels`: the scale that the weights take.
 
     The weights do not depend on `size`: those of a network trained at one size fit a network of another.
 
@@ -41,9 +40,7 @@ def build_network(
         keras.utils.set_random_seed(seed)
     slices = keras.Input((size, size, 1), dtype="uint8", name="slices")
     grey = layers.Concatenate(name="grey_to_rgb")([slices, slices, slices])
-    offset = [-mean for mean in IMAGENET_MEAN_BGR]
-    normalised = layers.Rescaling(1.0, offset=offset, dtype="float32", name="imagenet_mean")(grey)
-    base = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=normalised)
+    base = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=pixel_layer(pixels)(grey))
     logit, cam = _head(base.output, hidden, dropout)
     model = keras.Model(slices, {"logit": logit, "cam": cam}, name="ctbatch_resnet50")
     if weights is not None:
