@@ -34,10 +34,12 @@ class LiveProgress(Kept):
 
 
 class StoredCheckpoint(Kept):
-    """A checkpoint in storage, written after an epoch. `best_epoch`: of its stage; `files`: SHA-256 by name."""
+    """A checkpoint in storage, written after an epoch. `best_epoch`: of its stage; `loss_before`: the validation loss
+    that the stage must beat; `files`: SHA-256 by name."""
 
     stage: int
     epoch: int
     best_epoch: int = -1
+    loss_before: float | None = None
     history: list[EpochRecord] = Field(default_factory=list)
     files: dict[str, str] = Field(default_factory=dict)

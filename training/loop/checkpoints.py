@@ -32,6 +32,7 @@ def write(checkpoint: Checkpoint, earlier: StoredCheckpoint | None, run_id: int)
         stage=checkpoint.stage,
         epoch=checkpoint.epoch,
         best_epoch=checkpoint.best_epoch,
+        loss_before=checkpoint.loss_before,
         history=checkpoint.history,
         files={NETWORK: network, STATE: _put(checkpoint.arrays | mine)},
     )
@@ -60,7 +61,9 @@ def read(stored: StoredCheckpoint | None) -> Checkpoint | None:
     arrays = _get(storage().verified_path(stored.files[STATE]))
     network = _get(storage().verified_path(stored.files[NETWORK]))["network"]
     states = {name: arrays.get(name, []) for name in STATES}
-    return Checkpoint(stored.stage, stored.epoch, stored.history, stored.best_epoch, states, network)
+    return Checkpoint(
+        stored.stage, stored.epoch, stored.history, stored.best_epoch, stored.loss_before, states, network
+    )
 
 
 def _get(path: Path) -> dict[str, list[NDArray[Any]]]:

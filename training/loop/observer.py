@@ -29,12 +29,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Enough to go on after an epoch as if nothing had happened. `arrays` by name; `network` as the stage began."""
+    """Enough to go on after an epoch as if nothing had happened.
+
+    `arrays` by name; `network` as the stage began. `loss_before`: the validation loss that the stage must beat.
+    """
 
     stage: int
     epoch: int
     history: list[EpochRecord]
     best_epoch: int
+    loss_before: float | None
     arrays: dict[str, Arrays]
     network: Arrays
 

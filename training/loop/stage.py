@@ -76,17 +76,18 @@ class Fitting:
         self.average = WeightAverage(self.model, self.stage.average) if self.stage.average else None
         self.best: Arrays = []
         self.best_epoch = -1
+        self.loss_before: float | None = None
 
     def run(self, resume: Checkpoint | None) -> bool:
         """Train the epochs that are left, and put the weights to keep into the network.
 
         Return False if a stop ended the stage before its last epoch.
 
-        If everything learned, its normalisation settles at full size. After a stop that came before the stage got
-        better than the one before it, the network keeps the weights that the stage began with.
+        If everything learned, its normalisation settles at full size. The network keeps the weights that the stage
+        began with if no epoch was better, in a stage that keeps its best one or after a stop.
         """
         is_complete = self._train(self._restore(resume) if resume else 0)
-        if self._is_stopped() and not self._is_better_than_before():
+        if (self.stage.keep == "best" or self._is_stopped()) and not self._is_better_than_before():
             return is_complete
         if self.stage.keep == "best" and self.best:
             self.model.set_weights(self.best)
@@ -118,6 +119,8 @@ class Fitting:
         except _Stopped:
             return False
         try:
+            if first == 0:
+                self.loss_before = self._loss_before(data)
             for epoch in range(first, self.stage.epochs):
                 if self._has_stalled(epoch):
                     break
@@ -145,10 +148,20 @@ class Fitting:
         """Return whether a stop was asked for and there is an epoch to keep."""
         return bool(self.history) and self.observer.stopped()
 
+    def _loss_before(self, data: StageData) -> float | None:
+        """Return the validation loss that this stage must beat.
+
+        It is that of the weights that it begins with. A stage that keeps its last epoch must beat the stage before it,
+        if there is one: its own slices may be of another size, which the statistics of normalisation do not fit.
+        """
+        if self.stage.keep == "last":
+            return self._kept_loss(self.index - 1)
+        return self._loss_of(self._logit(data.validation))
+
     def _is_better_than_before(self) -> bool:
-        """Return whether this stage came to a lower validation loss than the one before it."""
-        before, here = self._kept_loss(self.index - 1), self._kept_loss(self.index)
-        return here is not None and (before is None or here <= before)
+        """Return whether this stage came to a lower validation loss than what came before it."""
+        here = self._kept_loss(self.index)
+        return here is not None and (self.loss_before is None or here < self.loss_before)
 
     def _kept_loss(self, index: int) -> float | None:
         """Return the validation loss of the weights that a stage keeps; None if it has had no epoch."""
@@ -197,16 +210,20 @@ class Fitting:
         # The last step's harm is in no training loss, and a ReLU may hide NaN weights from the logits.
         if not all(np.isfinite(array).all() for array in (logit, *weights)):
             raise Diverged(self.stage.name, f"epoch {epoch + 1}, validation", self.stage.rate)
-        labels = self.data.validation.labels
-        positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
-        loss = float(-np.where(labels == 1, np.log(positive), np.log(1 - positive)).mean())
-        earlier = self._losses(self.index)
+        loss, earlier = self._loss_of(logit), self._losses(self.index)
         if not earlier or loss < min(earlier):
             self.best_epoch = len(earlier)
             self.best = self.model.get_weights() if self.stage.keep == "best" else []
         self.model.set_weights(weights)
-        accuracy = float(((positive >= 0.5) == (labels == 1)).mean())
-        return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(labels, positive))}
+        labels = self.data.validation.labels
+        accuracy = float(((logit >= 0) == (labels == 1)).mean())
+        return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(labels, logit))}
+
+    def _loss_of(self, logit: NDArray[np.float64]) -> float:
+        """Return the mean cross-entropy of the validation slices."""
+        positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
+        is_covid = self.data.validation.labels == 1
+        return float(-np.where(is_covid, np.log(positive), np.log(1 - positive)).mean())
 
     def _logit(self, validation: Arrays) -> NDArray[np.float64]:
         """Predict the validation slices, some at a time, because Keras copies all that it is given."""
@@ -222,7 +239,9 @@ class Fitting:
             "average": self.average.arrays() if self.average else [],
             "best": self.best,
         }
-        return Checkpoint(self.index, epoch, list(self.history), self.best_epoch, arrays, self.initial)
+        return Checkpoint(
+            self.index, epoch, list(self.history), self.best_epoch, self.loss_before, arrays, self.initial
+        )
 
     def _restore(self, checkpoint: Checkpoint) -> int:
         """Put everything back as it was after the checkpoint's epoch, and return the epoch to go on with."""
@@ -232,6 +251,7 @@ class Fitting:
         if self.average:
             self.average.restore(checkpoint.arrays["average"])
         self.best, self.best_epoch = list(checkpoint.arrays["best"]), checkpoint.best_epoch
+        self.loss_before = checkpoint.loss_before
         return checkpoint.epoch + 1
 
 

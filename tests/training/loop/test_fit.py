@@ -305,6 +305,27 @@ def test_stop_before_improvement_keeps_the_weights_before_the_stage(at, data, ne
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+def test_stage_that_is_never_better_than_its_beginning_is_dropped(resumes, data, network, tmp_path):
+    """Also if its worker dies at the end of its last epoch."""
+    from training.loop.fit import fit
+
+    plan = config(stage(0, epochs=4, rate=0.01), stage(20, epochs=2, optimizer="adam", rate=0.9))
+    first = config(plan.stages[0])
+    start = network.get_weights()
+    fit(network, first, data, seed=1, folder=tmp_path)
+    expected = network.get_weights()
+    assert not all(map(np.array_equal, expected, start)), "the first stage learned"
+
+    network.set_weights(start)
+    recorder = Recorder(6, dies=resumes)
+    if resumes:
+        with pytest.raises(Died):
+            fit(network, plan, data, seed=1, folder=tmp_path, observer=recorder)
+    fit(network, plan, data, seed=1, folder=tmp_path, resume=recorder.last if resumes else None)
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(network.get_weights(), expected, strict=True))
+
+
 def test_stop_takes_effect_while_frozen_layers_are_computed(data, network, tmp_path):
     from training.loop.fit import fit
 
