@@ -20,6 +20,7 @@ from db.registry.manifest import INT8_FILE, Package
 from training.config import ALL, STEADY_RULE, Augment, Config, Stage
 from training.data.slices import Data, Labelled
 from training.demo.draw_in_parallel import draw_on_all_cores
+from training.evaluation.calibrate import plain_temperature
 from training.evaluation.scoring import score
 from training.export.openvino import REFERENCE, Exported, export, write_manifest
 from training.export.package import measure_test
@@ -122,7 +123,9 @@ def make_demo_package(
     progress(0.8, "fitting the out-of-distribution distance")
     network = with_distance(network, parts["train"].pixels, most=KNOWN_SLICES)
     progress(0.85, "exporting, and comparing the engines")
-    exported = export(network, folder, parts, plan.config.threshold, seed)
+    last = plan.config.stages[-1]
+    plain = plain_temperature(last.q, last.label_smoothing)
+    exported = export(network, folder, parts, plan.config.threshold, seed, plain=plain)
     progress(0.95, "measuring")
     engine, calibration = _served(exported)
     scores = score(engine, parts["test"].pixels, lambda share: None) if engine else exported.exact["test"]

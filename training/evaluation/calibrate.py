@@ -1,9 +1,13 @@
 """Calibration: the temperature that makes probabilities of logits, and the threshold from which one is positive.
 
 Validation slices come from few groups, and one patient that is wholly wrong moves the best temperature and threshold
-far. If the groups are given, a value leaves its plain one (temperature 1, threshold 0.5) only as far as the groups
-agree: of all values that are within one standard error of the best, the plainest is taken (the rule of Breiman et al.,
-Classification and Regression Trees, 1984). The error is that of the jackknife over groups.
+far. If the groups are given, a value leaves its plain one (threshold 0.5, and the temperature that the loss calls for)
+only as far as the groups agree: of all values that are within one standard error of the best, the plainest is taken
+(the rule of Breiman et al., Classification and Regression Trees, 1984). The error is that of the jackknife over groups.
+If one group has all slices of a class, nothing is known of chance, and the plain value stays.
+
+Groups that are all right agree that any colder temperature is better, which is no evidence for it: g groups cannot show
+an error below one in g. So a temperature below the plain one stops where the probabilities expect one wrong group.
 """
 
 from collections.abc import Sequence
@@ -11,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import expit
 
 from training.config import STEADY_RULE, floor_of
 
@@ -19,10 +24,22 @@ COLDEST, HOTTEST = 0.25, 8.0  # bounds: on a few perfectly separated slices the 
 CUTS = 256  # values that are tried between the plain one and the best
 
 
-def fit_temperature(logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] | None = None) -> float:
+def plain_temperature(q: float, label_smoothing: float) -> float:
+    """Return the temperature that undoes what a loss of `training.network.loss` does to logits.
+
+    Generalised cross-entropy makes a logit 1 / (1 - q) times as large. Label smoothing makes small ones 1 - smoothing
+    times as large; large ones shrink more, which no temperature undoes.
+    """
+    return min((1 - label_smoothing) / max(1 - q, 1 / HOTTEST), HOTTEST)
+
+
+def fit_temperature(
+    logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] | None = None, *, plain: float = 1.0
+) -> float:
     """Return the temperature, 0.25 to 8, with the least log loss on labels 0 and 1 [n] (Guo et al., 2017).
 
-    With `groups` [n] it is the temperature closest to 1 within a standard error of that.
+    With `groups` [n] it is the temperature closest to `plain` within a standard error of that, or `plain` if a class
+    has one group, and no colder than g groups can show.
 
     Raises ValueError if there are no slices, or a logit is not finite.
     """
@@ -33,9 +50,12 @@ def fit_temperature(logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] |
         return float(np.logaddexp(0.0, -right / np.exp(log_temperature)).mean())
 
     best = float(minimize_scalar(log_loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded").x)
-    if groups is None or len(set(groups)) < 2:
+    if groups is None:
         return float(np.exp(best))
-    tried = np.linspace(0, best, CUTS)  # from the plainest
+    if _has_lone_group(truth, groups):
+        return plain
+    best = max(best, np.log(_coldest(scores, _numbered(groups), plain)))
+    tried = np.linspace(np.log(plain), best, CUTS)  # from the plainest
     losses = np.array([np.logaddexp(0.0, -right / np.exp(log_temperature)) for log_temperature in tried])
     worse = losses - losses[-1]
     return float(np.exp(tried[_plainest(worse.mean(1), _left_out(worse, _numbered(groups)))]))
@@ -47,9 +67,10 @@ def choose_threshold(
     """Return the probability from which a slice counts as positive.
 
     `rule`: "youden" (the largest sensitivity + specificity - 1; Youden, 1950), "youden-1se" (the threshold closest to
-    0.5 within a standard error of that, by `groups` [n]), or "sensitivity>=X", 0 < X <= 1 (the highest threshold with
-    at least that sensitivity). The first and the last lie midway between two scores, so that a little noise moves no
-    slice across. Of several equally good ones it is the one with the widest room.
+    0.5 within a standard error of that, by `groups` [n]; 0.5 if a class has one group), or "sensitivity>=X",
+    0 < X <= 1 (the highest threshold with at least that sensitivity). The first and the last lie midway between two
+    scores, so that a little noise moves no slice across. Of several equally good ones it is the one with the widest
+    room.
 
     Raises ValueError: an unknown rule, a class without slices, a score that is not finite.
     """
@@ -70,14 +91,14 @@ def choose_threshold(
     room = edges[best + 1] - edges[best]
     chosen = best[int(np.argmax(room))]
     threshold = float((edges[chosen] + edges[chosen + 1]) / 2)
-    if rule != STEADY_RULE or groups is None or len(set(groups)) < 2:
+    if rule != STEADY_RULE or groups is None:
         return threshold
+    if _has_lone_group(truth, groups):
+        return 0.5
     tried = np.linspace(0.5, threshold, CUTS)  # from the plainest
     right = ((scores >= tried[:, None]) == (truth == 1)).astype(np.float64)
     numbers = _numbered(groups)
     classes = [truth == 0, truth == 1]
-    if any(len(np.unique(numbers[here])) < 2 for here in classes):
-        return threshold
     worse = [right[-1, here] - right[:, here] for here in classes]
     count = int(numbers.max()) + 1
     healthy, ill = (_left_out(part, numbers[here], count) for part, here in zip(worse, classes, strict=True))
@@ -100,6 +121,27 @@ def meets_rule(probability: ArrayLike, labels: ArrayLike, rule: str, threshold: 
     if (floor := floor_of(rule)) is not None:
         return sensitivity >= floor - 1e-9 and specificity >= best_specificity - 1e-9
     return sensitivity + specificity >= best_sensitivity + best_specificity - 1e-9
+
+
+def _has_lone_group(truth: NDArray[Any], groups: Sequence[str]) -> bool:
+    """Return whether a class has slices of fewer than two groups."""
+    numbers = _numbered(groups)
+    return any(len(np.unique(numbers[truth == label])) < 2 for label in (0, 1))
+
+
+def _coldest(scores: NDArray[np.float64], numbers: NDArray[np.int64], plain: float) -> float:
+    """Return the temperature, at most `plain`, at which the probabilities expect one wrong group."""
+
+    def expected(log_temperature: float) -> float:
+        wrong = expit(-np.abs(scores) / np.exp(log_temperature))
+        return float((np.bincount(numbers, wrong) / np.bincount(numbers)).sum())
+
+    ends = np.log(min(COLDEST, plain)), np.log(plain)
+    if expected(ends[1]) <= 1:
+        return plain
+    if expected(ends[0]) >= 1:
+        return float(np.exp(ends[0]))
+    return float(np.exp(brentq(lambda log_temperature: expected(log_temperature) - 1, *ends)))
 
 
 def _numbered(groups: Sequence[str]) -> NDArray[np.int64]:

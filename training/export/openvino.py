@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,21 @@ class _Reference:
 
 @exact_float32()
 def export(
-    network: Any, folder: Path, parts: Mapping[str, Labelled], rule: str, seed: int, alive: Alive = lambda: None
+    network: Any,
+    folder: Path,
+    parts: Mapping[str, Labelled],
+    rule: str,
+    seed: int,
+    alive: Alive = lambda: None,
+    *,
+    plain: float = 1.0,
 ) -> Exported:
     """Write the files of `network` (float32, `uint8[n, 224, 224, 1]` to logit, cam and distance) into `folder`.
 
     `parts`: train gives int8 its ranges. Validation calibrates each engine and decides which files are kept: OpenVINO's
     only if its float32 is within 1e-3 of Keras, bfloat16 and int8 only if they change few verdicts. On test the
     differences are stated, and nothing is chosen. `rule` chooses thresholds. `alive` is called now and then.
+    `plain`: the temperature that the network's loss calls for.
 
     Raises ValueError (a class is missing from the validation slices).
     """
@@ -101,7 +110,7 @@ def export(
     exact = {name: score(reference, parts[name].pixels, lambda share: alive()) for name in ("validation", "test")}
     network.save(folder / KERAS_FILE)
     network.export(str(folder / FLOAT_FILE), format="openvino", verbose=False)
-    judge = _Judge(folder, exact, calibrate(exact["validation"], parts["validation"], rule), parts, rule, alive)
+    judge = _Judge(folder, exact, partial(calibrate, rule=rule, plain=plain), parts, alive)
     parity = judge.all_precisions(seed)
     return Exported(
         folder=folder,
@@ -156,13 +165,13 @@ class _Judge:
         self,
         folder: Path,
         exact: Mapping[str, Scores],
-        calibration: Calibration,
+        calibrated: Callable[..., Calibration],
         parts: Mapping[str, Labelled],
-        rule: str,
         alive: Alive,
     ) -> None:
-        self._folder, self._exact, self.calibration = folder, exact, calibration
-        self._parts, self._rule, self._alive = parts, rule, alive
+        self._folder, self._exact, self._parts, self._alive = folder, exact, parts, alive
+        self._calibrated = calibrated
+        self.calibration = calibrated(exact["validation"], parts["validation"])
         self.kept: dict[str, Engine] = {}
         self.engines: dict[str, Calibration] = {}
         count = len(parts["test"])
@@ -218,7 +227,7 @@ class _Judge:
         scores = self._score(engine, validation.pixels)
         if not np.isfinite(scores.logit).all():
             return PrecisionParity(passed=False, reason="it gives scores that are not finite")
-        ours = calibrate(scores, validation, self._rule, like=self.calibration)
+        ours = self._calibrated(scores, validation, like=self.calibration)
         there = self._compared(scores, "validation", ours)
         passed = there is not None and there.passes
         if passed:

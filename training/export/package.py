@@ -20,6 +20,7 @@ from db.training.progress import EpochRecord
 from training.config import Config
 from training.data.augment import Augmenter
 from training.data.slices import Labelled
+from training.evaluation.calibrate import plain_temperature
 from training.evaluation.metrics import with_intervals
 from training.export.openvino import REFERENCE, Exported, export, write_manifest
 from training.export.parity import Calibration
@@ -67,7 +68,8 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     progress(0.0, "fitting the out-of-distribution distance")
     network = with_distance(trained.network, parts["train"].pixels, alive=alive)
     progress(0.2, "measuring on unseen groups, exporting, and comparing the engines")
-    exported = export(network, folder, parts, config.threshold, run.seed, alive)
+    plain = plain_temperature(config.stages[-1].q, config.stages[-1].label_smoothing)
+    exported = export(network, folder, parts, config.threshold, run.seed, alive, plain=plain)
     metrics = measure_test(parts["test"], exported.exact["test"], exported.calibration)
     nameless = without_patient(run.dataset) if run.dataset else 0
     metrics = metrics.model_copy(

@@ -34,15 +34,17 @@ class Calibration:
         return probability(scores.logit, self.temperature)
 
 
-def calibrate(scores: Scores, data: Labelled, rule: str, like: Calibration | None = None) -> Calibration:
-    """Calibrate an engine by its own scores of the validation slices.
+def calibrate(
+    scores: Scores, data: Labelled, rule: str, *, plain: float = 1.0, like: Calibration | None = None
+) -> Calibration:
+    """Calibrate an engine by its own scores of the validation slices. `plain`: the temperature that the loss calls for.
 
     The threshold of `like`, float32's calibration, is kept if it meets the rule as well as the best one: the engines
     then differ by their arithmetic alone.
 
     Raises ValueError: a class is missing, or a score is not finite.
     """
-    temperature = fit_temperature(scores.logit, data.labels, data.groups)
+    temperature = fit_temperature(scores.logit, data.labels, data.groups, plain=plain)
     chances = probability(scores.logit, temperature)
     threshold = choose_threshold(chances, data.labels, rule, data.groups)
     if like is not None and meets_rule(chances, data.labels, rule, like.threshold, threshold):

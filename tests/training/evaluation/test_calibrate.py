@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from training.evaluation.calibrate import choose_threshold, fit_temperature
+from training.evaluation.calibrate import choose_threshold, fit_temperature, plain_temperature
 from worker.engines.package import probability
 
 
@@ -61,14 +61,39 @@ def test_temperature_that_groups_agree_on_is_chosen():
     assert steady < 0.4
 
 
-def test_single_group_leaves_the_best_temperature():
-    logit, labels, _ = groups_of(8, wrong=0)
-    scores = probability(logit, 1.0)
-    one = ["all"] * len(labels)
-    assert fit_temperature(logit, labels, one) == pytest.approx(fit_temperature(logit, labels))
-    assert choose_threshold(scores, labels, "youden-1se", one) == choose_threshold(scores, labels)
-    by_class = ["ill" if label else "well" for label in labels]
-    assert choose_threshold(scores, labels, "youden-1se", by_class) == choose_threshold(scores, labels)
+@pytest.mark.parametrize("groups", ["one in all", "one of each class", "one of COVID"])
+def test_single_group_of_a_class_leaves_the_plain_values(groups):
+    """With so little information, the best values of the slices are far off: they are not even tried."""
+    logit, labels = overconfident(320)
+    names = {"one in all": "all", "one of each class": "ill", "one of COVID": "ill"}
+    well = {"one in all": "all", "one of each class": "well"}
+    by_group = [names[groups] if label else well.get(groups, f"p{n // 20}") for n, label in enumerate(labels)]
+    assert fit_temperature(logit, labels, by_group) == 1
+    assert fit_temperature(logit, labels, by_group, plain=1.25) == 1.25
+    assert choose_threshold(probability(logit - 3, 1.0), labels, "youden-1se", by_group) == 0.5
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_groups_without_a_mistake_do_not_send_the_temperature_to_its_bound(count):
+    labels = np.repeat(np.arange(count) % 2, 25)
+    logit = np.where(labels == 1, 4.0, -4.0) + np.random.default_rng(2).normal(0, 0.5, len(labels))
+    groups = [str(n // 25) for n in range(len(labels))]
+    temperature = fit_temperature(logit, labels, groups)
+    assert fit_temperature(logit, labels) == pytest.approx(0.25, rel=1e-3)
+    assert temperature == 1
+    unsure = fit_temperature(logit / 4, labels, groups)  # at 1, more than a quarter of the groups is expected wrong
+    expected = (1 - probability(np.abs(logit / 4), unsure)).mean() * count
+    assert unsure < 1
+    assert expected == pytest.approx(1, rel=0.01), "it stops where one wrong group is expected"
+
+
+def test_temperature_of_a_loss_is_the_plain_one():
+    assert plain_temperature(0.0, 0.0) == 1
+    assert plain_temperature(0.2, 0.0) == pytest.approx(1.25)
+    assert plain_temperature(0.0, 0.05) == pytest.approx(0.95)
+    assert plain_temperature(1.0, 0.0) == 8
+    logit, labels, groups = groups_of(8, wrong=1)
+    assert fit_temperature(logit, labels, groups, plain=1.25) == pytest.approx(1.25)
 
 
 def test_youden_takes_the_middle_of_the_gap_between_the_classes():
