@@ -41,7 +41,7 @@ class DecodeLimits:
 
 
 def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[PreparedSlice]:
-    """Decode one file: one slice, or one for each page of a TIFF (at most `limits.max_pages`; every page counts).
+    """Decode one file: one slice, or one for each page of a TIFF or frame of a DICOM file (at most `limits.max_pages`).
 
     | stored as | becomes |
     |---|---|
@@ -52,7 +52,7 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | 1 | 0 and 255 |
     | I;16 (unsigned 16-bit grey, PNG or TIFF) | the full range: round(v / 257) |
     | RGB of 16 bits | the high byte of each, then as RGB |
-    | DICOM CT, single frame, uncompressed | lung window: see `dicom.decode_dicom` |
+    | DICOM CT, each frame | lung window: see `dicom.decode_dicom` |
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
 
     Of an APNG the default picture counts. Metadata is cut away unread: text, profiles, EXIF and with it the EXIF
@@ -67,7 +67,7 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
         raise SliceRejected("format", "The bytes are not those of a PNG, JPEG, TIFF, BMP or DICOM file.")
     try:
         if kind == "DICOM":
-            return [decode_dicom(data, limits.max_pixels)]
+            return list(decode_dicom(data, limits.max_pixels, limits.max_pages))
         return list(_decode_picture(data, kind, limits))
     except SliceRejected:
         raise

@@ -1,60 +1,62 @@
-"""Decodes a CT slice in DICOM: Hounsfield units, the lung window, and the series it belongs to."""
+"""Decodes CT slices in DICOM: Hounsfield units, the lung window, and the series they belong to."""
 
 import hashlib
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.charset import convert_encodings
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 
 from worker.imaging.display_names import display_name
-from worker.imaging.formats.dicom_structure import EXPLICIT, IMPLICIT, PIXEL_DATA, Structure, read_structure
+from worker.imaging.formats.dicom_file import DicomFile, read_dicom
+from worker.imaging.formats.dicom_pixels import frames_of
 from worker.imaging.formats.pictures import check_pixels
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
 from worker.imaging.rejections import SliceRejected
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _ENHANCED_CT = (_CT_IMAGE + ".1", _CT_IMAGE + ".2")
-_MODALITY_LUT, _PADDING, _PADDING_LIMIT = 0x00283000, 0x00280120, 0x00280121
-_MAX_VALUE = 64 * 1024
-"""Bytes of a value read besides the pixels."""
-_WANTED = (
-    0x00080005, 0x00080008, 0x00080016, 0x00080018, 0x00080060, 0x0008103E, 0x00100020, 0x00100021, 0x0020000D,
-    0x0020000E, 0x00200011, 0x00200013, 0x00200032, 0x00200037, 0x00201041, 0x00280002, 0x00280004, 0x00280008,
-    0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280301, 0x00281052, 0x00281053,
-    0x00281054,
-)  # fmt: skip
-"""The tags that are read of a slice. Of the patient (group 0010) only the ID and its issuer are read, for a digest."""
+_STANDARD_OBJECT = "1.2.840.10008.5.1.4.1."
+_HU = ("", "HU", "HU_MOD", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS")
+_UNSPECIFIED = "US"
+_CT_INTERCEPTS = (-1024.0, -1000.0)
+_PRIVATE_RLE = (0x07A1, "PMSCT_RLE1")
 
 
-def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int) -> PreparedSlice:
-    """Decode one CT Image Storage slice: single frame, Explicit or Implicit VR Little Endian, not compressed.
+def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int, max_frames: int) -> Iterator[PreparedSlice]:
+    """Decode CT Image Storage, or Enhanced CT frame by frame, in any transfer syntax that CT is sent in.
 
     Stored values of 8 or 16 bits, signed or not, are masked to BitsStored, rescaled to HU (PS3.3 C.11.1.1), windowed
     (`lung_window`) and, if MONOCHROME1, inverted. Pixel padding (PS3.3 C.7.5.1.1.2) then becomes 0. A slice without a
-    rescale is rejected, since its HU cannot be known.
+    rescale is rejected, since its HU cannot be known. A rescale whose type is stated as unspecified counts as HU only
+    with slope 1 and an intercept of -1024 or -1000, as CT scanners write them.
 
     Raises SliceRejected, by its code:
         malformed: the file cannot be parsed.
         not_ct: another object or modality, or a localiser.
-        unsupported: enhanced, multi-frame, compressed or deflated CT, or values that are not HU.
-        pixels: Rows × Columns are above the cap, or do not match PixelData.
+        unsupported: a transfer syntax or pixels that are not read, or values that are not HU.
+        pixels: Rows × Columns are above the cap, or PixelData holds fewer.
+        pages: more than `max_frames` frames.
+        too_large_unpacked: a deflated data set inflates to more than four bytes for each of `max_pixels`.
     """
-    view = memoryview(data)
-    structure = read_structure(view)
-    dataset = _dataset(view, structure)
+    file = read_dicom(memoryview(data), 4 * max_pixels)
+    dataset = file.dataset
     _check_is_ct(dataset)
-    if structure.transfer_syntax not in (IMPLICIT, EXPLICIT):
-        raise SliceRejected("unsupported", "Compressed DICOM is not read yet; send it uncompressed.")
-    raw = _stored_values(view, structure, dataset, max_pixels)
-    grey = Image.fromarray(np.take(_grey_of(view, structure, dataset, raw.dtype.itemsize * 8), raw))
+    rows, columns, allocated = _check_layout(file, max_pixels)
+    frames = _integer(dataset, "NumberOfFrames", 1) or 1
+    if frames > max_frames:
+        raise SliceRejected("pages", f"{frames} frames; {max_frames} are accepted.")
+    places = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
     mode = _text(dataset, "PhotometricInterpretation")
-    return PreparedSlice(fit(grey), 0, "DICOM", mode, grey.width, grey.height, _series(dataset))
+    for number, cells in enumerate(frames_of(file, frames, rows, columns, allocated)):
+        groups = _groups(dataset, places[number] if number < len(places) else None)
+        grey = Image.fromarray(np.take(_grey_of(dataset, groups, allocated), cells))
+        yield PreparedSlice(fit(grey), number, "DICOM", mode, columns, rows, _series(dataset, groups))
 
 
 @lru_cache(maxsize=16)
@@ -77,44 +79,22 @@ def _as_number(cells: NDArray[np.int64], bits: int, signed: bool) -> NDArray[np.
     return cells - ((cells >> (bits - 1)) << bits) if signed else cells
 
 
-def _dataset(view: memoryview, structure: Structure) -> Dataset:
-    """Return the values of `_WANTED` as pydicom reads them."""
-    raw = {}
-    for number in _WANTED:
-        element = structure.elements.get(number)
-        if element is None or element.length is None:
-            continue
-        if element.length > _MAX_VALUE:
-            raise SliceRejected("malformed", f"Element {Tag(number)} is {element.length} bytes long.")
-        value = bytes(view[element.start : element.start + element.length])
-        tag = Tag(number)
-        raw[tag] = RawDataElement(
-            tag, element.vr or None, element.length, value, element.start, structure.implicit, True
-        )
-    dataset = Dataset(raw)
-    charset = dataset.get("SpecificCharacterSet") or "ISO_IR 6"
-    dataset.set_original_encoding(structure.implicit, True, convert_encodings(charset))
-    return dataset
-
-
 def _check_is_ct(dataset: Dataset) -> None:
     sop_class, modality = _text(dataset, "SOPClassUID"), _text(dataset, "Modality")
     if not sop_class or not modality:
         raise SliceRejected("malformed", "The file does not state its SOP class and modality.")
     if modality != "CT" or (sop_class != _CT_IMAGE and sop_class not in _ENHANCED_CT):
-        raise SliceRejected("not_ct", f"Modality {display_name(modality)[:16]}, object {display_name(sop_class)[:64]}.")
-    if sop_class in _ENHANCED_CT or _integer(dataset, "NumberOfFrames", 1) != 1:
-        raise SliceRejected("unsupported", "Enhanced and multi-frame CT are not read yet; send single slices.")
-    if "LOCALIZER" in [str(part).upper() for part in _many(dataset, "ImageType")]:
+        kind = "object" if sop_class.startswith(_STANDARD_OBJECT) else "unknown object"
+        raise SliceRejected("not_ct", f"Modality {display_name(modality)[:16]}, {kind} {display_name(sop_class)[:64]}.")
+    if "LOCALIZER" in [part.upper() for part in _texts(dataset, "ImageType")]:
         raise SliceRejected("not_ct", "A localiser, not a slice.")
 
 
-def _stored_values(
-    view: memoryview, structure: Structure, dataset: Dataset, max_pixels: int
-) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Return the pixels as the file has them: uint8 or uint16[rows, columns], unmasked, over the same memory."""
+def _check_layout(file: DicomFile, max_pixels: int) -> tuple[int, int, int]:
+    """Return rows, columns and the bits of a cell."""
+    dataset = file.dataset
     rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
-    if not rows or not columns:
+    if rows <= 0 or columns <= 0:
         raise SliceRejected("malformed", "Rows or Columns are missing or 0.")
     check_pixels(columns, rows, max_pixels)
     if _integer(dataset, "SamplesPerPixel", 1) != 1:
@@ -122,20 +102,46 @@ def _stored_values(
     allocated = _integer(dataset, "BitsAllocated")
     if allocated not in (8, 16):
         raise SliceRejected("unsupported", f"Pixels of {allocated} bits are not read.")
-    element = structure.elements.get(PIXEL_DATA)
-    expected = rows * columns * allocated // 8
-    if element is None or element.length is None or element.length not in (expected, expected + expected % 2):
-        there = element.length if element else 0
-        raise SliceRejected("pixels", f"{rows} rows × {columns} columns need {expected} bytes; there are {there}.")
-    cells = np.frombuffer(view, "<u2" if allocated == 16 else "u1", rows * columns, element.start)
-    return cells.reshape(rows, columns)
+    if file.pixels is None and any(_is_private_rle(element) for element in dataset):
+        raise SliceRejected("unsupported", "Philips' private compression (PMSCT_RLE1); export it uncompressed.")
+    return rows, columns, allocated
 
 
-def _grey_of(view: memoryview, structure: Structure, dataset: Dataset, allocated: int) -> NDArray[np.uint8]:
-    """Return the grey table for this slice's header."""
-    if _MODALITY_LUT in structure.elements or _text(dataset, "RescaleType") not in ("", "HU", "HU_MOD"):
-        raise SliceRejected("unsupported", "The values are not in Hounsfield units.")
-    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
+def _is_private_rle(element: DataElement) -> bool:
+    return element.tag.group == _PRIVATE_RLE[0] and str(element.value).startswith(_PRIVATE_RLE[1])
+
+
+def _groups(dataset: Dataset, frame: Dataset | None) -> dict[str, Dataset]:
+    """Return where a frame's rescale, position and orientation are stated (PS3.3 C.7.6.16): of the frame itself, else
+    of all frames, else at the top."""
+    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), None)
+
+    def find(sequence: str) -> Dataset:
+        for group in (frame, shared):
+            for item in (group.get(sequence) if group is not None else None) or ():
+                return item
+        return dataset
+
+    return {name: find(sequence) for name, sequence in _SEQUENCES.items()}
+
+
+_SEQUENCES = {
+    "rescale": "PixelValueTransformationSequence",
+    "position": "PlanePositionSequence",
+    "orientation": "PlaneOrientationSequence",
+    "type": "CTImageFrameTypeSequence",
+}
+
+
+def _grey_of(dataset: Dataset, groups: dict[str, Dataset], allocated: int) -> NDArray[np.uint8]:
+    """Return the grey table for a frame."""
+    if "LOCALIZER" in [part.upper() for part in _texts(groups["type"], "FrameType")]:
+        raise SliceRejected("not_ct", "A localiser, not a slice.")
+    rescale = groups["rescale"]
+    slope, intercept = _number(rescale, "RescaleSlope"), _number(rescale, "RescaleIntercept")
+    if "ModalityLUTSequence" in dataset or not _is_hu(_text(rescale, "RescaleType"), slope, intercept):
+        kind = display_name(_text(rescale, "RescaleType"))[:16]
+        raise SliceRejected("unsupported", f"The values are not in Hounsfield units (rescale type {kind!r}).")
     stored, representation = _integer(dataset, "BitsStored"), _integer(dataset, "PixelRepresentation")
     if slope is None or intercept is None or slope == 0:
         raise SliceRejected("malformed", "The slice has no rescale slope and intercept, so its HU are unknown.")
@@ -145,28 +151,32 @@ def _grey_of(view: memoryview, structure: Structure, dataset: Dataset, allocated
         raise SliceRejected("unsupported", "Pixels that do not end at the lowest bit are not read.")
     photometric = _text(dataset, "PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise SliceRejected(
-            "unsupported", f"Photometric interpretation {display_name(photometric)[:16]!r} is not read."
-        )
+        name = display_name(photometric)[:16]
+        raise SliceRejected("unsupported", f"Photometric interpretation {name!r} is not read.")
     signed = representation == 1
-    padding = _padding(view, structure, allocated, signed)
+    padding = _padding(dataset, allocated, signed)
     return _grey_table(allocated, stored, signed, slope, intercept, photometric == "MONOCHROME1", padding)
 
 
-def _padding(view: memoryview, structure: Structure, allocated: int, signed: bool) -> range:
+def _is_hu(kind: str, slope: float | None, intercept: float | None) -> bool:
+    kind = kind.upper()
+    return kind in _HU or (kind == _UNSPECIFIED and slope == 1 and intercept in _CT_INTERCEPTS)
+
+
+def _padding(dataset: Dataset, allocated: int, signed: bool) -> range:
     """Return the stored values that mean "no pixel", read by their bits, since files disagree on the VR (US or SS)."""
     ends = []
-    for tag in (_PADDING, _PADDING_LIMIT):
-        element = structure.elements.get(tag)
-        if element and element.length and element.length >= 2:
-            bits = int.from_bytes(view[element.start : element.start + 2], "little") & ((1 << allocated) - 1)
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        number = dataset.get(keyword)
+        if isinstance(number, int):
+            bits = number & ((1 << allocated) - 1)
             ends.append(bits - (bits >> (allocated - 1) << allocated) if signed else bits)
-        elif tag == _PADDING:
+        elif not ends:
             return range(0)
     return range(min(ends), max(ends) + 1)
 
 
-def _series(dataset: Dataset) -> SeriesInfo:
+def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     """Return where the slice belongs, as far as the file states it."""
     return SeriesInfo(
         patient=_patient(dataset),
@@ -176,7 +186,7 @@ def _series(dataset: Dataset) -> SeriesInfo:
         description=_label(dataset, "SeriesDescription"),
         instance_number=_integer_or_none(dataset, "InstanceNumber"),
         sop_uid=_label(dataset, "SOPInstanceUID"),
-        position=_position(dataset),
+        position=_position(groups),
         burned_in=_label(dataset, "BurnedInAnnotation").upper() == "YES",
     )
 
@@ -190,26 +200,26 @@ def _patient(dataset: Dataset) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _position(dataset: Dataset) -> float | None:
+def _position(groups: dict[str, Dataset]) -> float | None:
     """Return mm along the normal of the slice: orientation's cross product with the position (PS3.3 C.7.6.2.1.1), else
     SliceLocation, else None."""
     try:
-        orientation, corner = _many(dataset, "ImageOrientationPatient"), _many(dataset, "ImagePositionPatient")
+        orientation = _numbers(groups["orientation"], "ImageOrientationPatient")
+        corner = _numbers(groups["position"], "ImagePositionPatient")
         if len(orientation) == 6 and len(corner) == 3:
-            axes = np.array(orientation, np.float64).reshape(2, 3)
-            normal = np.cross(axes[0], axes[1])
-            position = float(normal @ np.array(corner, np.float64))
+            normal = np.cross(orientation[:3], orientation[3:])
+            position = float(normal @ np.array(corner))
             return position if normal.any() and math.isfinite(position) else None
-        return _number(dataset, "SliceLocation")
-    except (SliceRejected, TypeError, ValueError):
+        return _number(groups["position"], "SliceLocation")
+    except SliceRejected:
         return None
 
 
-def _many(dataset: Dataset, keyword: str) -> list[object]:
+def _texts(dataset: Dataset, keyword: str) -> list[str]:
     value = dataset.get(keyword)
-    if value is None or isinstance(value, str) or not hasattr(value, "__iter__"):
-        return [] if value in (None, "") else [value]
-    return list(value)
+    if value is None or isinstance(value, str):
+        return [value] if value else []
+    return [str(part) for part in value]
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
@@ -218,21 +228,42 @@ def _text(dataset: Dataset, keyword: str) -> str:
 
 
 def _label(dataset: Dataset, keyword: str) -> str:
-    return display_name(_text(dataset, keyword))[:64]
+    try:
+        return display_name(_text(dataset, keyword))[:64]
+    except (LookupError, ValueError):  # its character set is unknown; pixels do not depend on it
+        return ""
+
+
+def _numbers(dataset: Dataset, keyword: str) -> list[float]:
+    """Return the finite numbers of an element. Raises SliceRejected(`malformed`).
+
+    Numbers in text may have a decimal comma, as some writers take it from the language of their system.
+    """
+    element = dataset.get_item(keyword)
+    if element is None:
+        return []
+    parts: list[object]
+    if isinstance(element.value, bytes) and (element.VR or dictionary_VR(element.tag)) in ("DS", "IS"):
+        text = element.value.decode("ascii", "replace").replace(",", ".")
+        parts = list(text.strip(" \x00").split("\\"))
+    else:
+        value = dataset.get(keyword)
+        parts = [value] if isinstance(value, str | int | float) else list(value or ())
+    try:
+        numbers = [float(part) for part in parts if part != ""]  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise SliceRejected("malformed", f"{keyword} is not a number.")
+    return numbers
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:
     """Return a finite number, or None if it is missing. Raises SliceRejected(`malformed`)."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
+    numbers = _numbers(dataset, keyword)
+    if len(numbers) > 1:
         raise SliceRejected("malformed", f"{keyword} is not a number.")
-    return number
+    return numbers[0] if numbers else None
 
 
 def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:

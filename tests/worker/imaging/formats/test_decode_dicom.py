@@ -233,8 +233,9 @@ def test_row_26_an_element_longer_than_the_file_is_malformed(implicit: bool) -> 
 
 def test_row_27_rows_by_columns_unlike_the_pixel_data_is_pixels() -> None:
     stored = flat(100)
-    for changes in ({"Rows": 5}, {"Columns": 5}, {"PixelData": b""}, {"PixelData": bytes(46)}, {"PixelData": None}):
+    for changes in ({"Rows": 5}, {"Columns": 7}, {"PixelData": b""}, {"PixelData": bytes(46)}, {"PixelData": None}):
         assert code(dicom(stored, **changes)) == "pixels"
+    assert code(dicom(stored, NumberOfFrames=2)) == "pixels"
     assert code(dicom(stored, Rows=60_000, Columns=60_000)) == "pixels"
 
 
@@ -257,14 +258,11 @@ def test_row_33_objects_other_than_ct_slices_are_not_ct(changes: dict[str, Any])
 @pytest.mark.parametrize(
     "changes",
     [
-        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"},
-        {"NumberOfFrames": 2},
-        {"syntax": "1.2.840.10008.1.2.4.90"},
-        {"syntax": "1.2.840.10008.1.2.5"},
-        {"syntax": "1.2.840.10008.1.2.1.99"},
-        {"syntax": "1.2.840.10008.1.2.2"},
+        {"syntax": "1.2.840.10008.1.2.4.100"},  # MPEG-2
         {"syntax": "1.2.3.4"},
-        {"RescaleType": "US"},
+        {"RescaleType": "US", "RescaleIntercept": 0},
+        {"RescaleType": "US", "RescaleSlope": 2},
+        {"RescaleType": "OD"},
         {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},
         {"PhotometricInterpretation": "PALETTE COLOR"},
         {"BitsStored": 12, "HighBit": 15},
@@ -276,12 +274,14 @@ def test_unsupported_dicom_is_rejected_as_such(changes: dict[str, Any]) -> None:
     assert code(dicom(**changes)) == "unsupported"
 
 
-def test_row_25_a_deflated_bomb_is_not_inflated() -> None:
+def test_row_25_a_deflated_bomb_is_inflated_up_to_the_cap_only() -> None:
     whole = dicom(syntax="1.2.840.10008.1.2.1.99")
-    deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
     start = whole.index(b"1.2.840.10008.1.2.1.99") + 22
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = whole[:start] + deflater.compress(bytes(30_000_000)) + deflater.flush()
-    assert code(bomb) == "unsupported"
+    with pytest.raises(SliceRejected) as rejected:
+        decode(bomb, DecodeLimits(max_pixels=1_000_000))
+    assert rejected.value.code == "too_large_unpacked"
 
 
 @pytest.mark.parametrize(
@@ -316,9 +316,97 @@ def test_row_28_an_executable_or_tiff_preamble_is_accepted() -> None:
         assert slice_of(preamble.ljust(128, b"\x00") + whole[128:]).format == "DICOM"
 
 
-def test_zeros_behind_the_last_element_are_padding() -> None:
-    assert slice_of(dicom() + bytes(300)).format == "DICOM"
-    assert code(dicom() + bytes(300) + b"x") == "malformed"
+def test_bytes_behind_the_pixels_are_passed_over() -> None:
+    for tail in (bytes(300), bytes(300) + b"x", b"scanner log"):
+        assert slice_of(dicom() + tail).sha256_pixels == slice_of(dicom()).sha256_pixels
+
+
+def test_pixels_longer_than_rows_by_columns_are_accepted() -> None:
+    stored = grey().astype(np.int16) * 8
+    assert (
+        slice_of(dicom(stored, PixelData=stored.tobytes() + bytes(64))).sha256_pixels
+        == slice_of(dicom(stored)).sha256_pixels
+    )
+
+
+@pytest.mark.parametrize("kind", ["HU", "hu", "Hounsfield Unit", "Houndsfield Units", "HU_MOD", None])
+def test_every_spelling_of_hounsfield_units_is_read(kind: str | None) -> None:
+    assert greys(flat(424), RescaleType=kind) == [128]
+
+
+def test_unspecified_rescale_counts_as_hounsfield_units_if_it_is_that_of_ct_scanners() -> None:
+    assert greys(flat(424), RescaleType="US") == [128]
+    assert greys(flat(400), RescaleType="US", RescaleIntercept=-1000) == [128]
+
+
+@pytest.mark.parametrize("frames", [0, None, 1])
+def test_no_number_of_frames_is_one_frame(frames: int | None) -> None:
+    assert greys(flat(424), NumberOfFrames=frames) == [128]
+
+
+def test_decimal_comma_is_a_point() -> None:
+    whole = dicom(flat(848), RescaleSlope="0.5", RescaleIntercept="-1024.0")
+    assert greys_of(whole.replace(b"-1024.0 ", b"-1024,0 ").replace(b"0.5 ", b"0,5 ")) == [128]
+
+
+def greys_of(data: bytes) -> list[int]:
+    return sorted(set(slice_of(data).pixels.ravel().tolist()))
+
+
+def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
+    return struct.pack("<2H", group, number) + vr + struct.pack("<H", len(value)) + value
+
+
+SLOPE = element(0x0028, 0x1053, b"DS", b"1 ")
+
+
+@pytest.mark.parametrize(
+    ("harm", "read"),
+    [
+        (SLOPE[:4] + b"\0\0" + SLOPE[6:], False),
+        (SLOPE[:4] + struct.pack("<I", 2) + b"1 ", True),
+        (SLOPE + struct.pack("<2HI", 0xFFFE, 0xE00D, 0), True),
+        (SLOPE + struct.pack("<2HI", 0xFFFE, 0xE0DD, 0), True),
+        (struct.pack("<2HI", 0xFFFE, 0xE000, 0) + SLOPE, True),
+        (element(0x0027, 0x1010, b"ZZ", b"12") + SLOPE, True),
+    ],
+    ids=["a blank VR and a short length", "no VR", "an item's end", "a sequence's end", "an item", "an unknown VR"],
+)
+def test_what_stands_in_a_wrong_place_before_the_pixels_is_passed_over(harm: bytes, read: bool) -> None:
+    whole = dicom(flat(424), RescaleSlope="1")
+    assert SLOPE in whole
+    data = whole.replace(SLOPE, harm)
+    if read:
+        assert greys_of(data) == [128]
+    else:
+        assert code(data) == "malformed"
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_data_set_of_another_vr_than_stated_is_read(implicit: bool) -> None:
+    stated, other = dicom(flat(424), implicit=implicit), dicom(flat(424), implicit=not implicit)
+    start, body = (data.index(struct.pack("<2H", 0x0008, 0x0008)) for data in (stated, other))
+    assert greys_of(stated[:start] + other[body:]) == [128]
+
+
+def test_unknown_character_set_leaves_pixels_alone() -> None:
+    for charset in (b"ISO_IR\x00 7", b"nonsense"):
+        whole = dicom(flat(424), SpecificCharacterSet="ISO_IR 100")
+        assert greys_of(whole.replace(b"ISO_IR 100", charset.ljust(10))) == [128]
+
+
+def test_object_that_no_standard_knows_is_said_to_be_unknown() -> None:
+    with pytest.raises(SliceRejected, match="unknown object"):
+        decode(dicom(SOPClassUID="1.2.111.10008.2.1.4.1.1.2"), LIMITS)
+
+
+def test_private_compression_is_named() -> None:
+    dataset = ct_dataset(flat(1), PixelData=None)
+    block = dataset.private_block(0x07A1, "ELSCINT1", create=True)
+    block.add_new(0x11, "LO", "PMSCT_RLE1")
+    with pytest.raises(SliceRejected, match="PMSCT_RLE1") as rejected:
+        decode(dataset_bytes(dataset), LIMITS)
+    assert rejected.value.code == "unsupported"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,292 @@
+"""Stored values come out of every transfer syntax exactly, whatever a compressed stream says of signs and bits."""
+
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.filewriter import write_file_meta_info
+from pydicom.pixels.encoders import RLELosslessEncoder
+from pydicom.sequence import Sequence
+from pydicom.uid import UID
+
+from tests.worker.imaging.builders import CT_IMAGE, ct_dataset, dataset_bytes, dicom
+from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.recipe import PreparedSlice
+from worker.imaging.rejections import SliceRejected
+from worker.imaging.sandbox.pool import DecoderPool
+
+LIMITS = DecodeLimits()
+BASE = "1.2.840.10008.1.2"
+ENHANCED_CT = CT_IMAGE + ".1"
+Stored = np.ndarray[Any, Any]
+Encode = Callable[[Stored], bytes]
+
+
+def unsigned(encode: Encode) -> Encode:
+    """For streams that know no sign."""
+    return lambda stored: encode(stored.view(f"u{stored.dtype.itemsize}"))
+
+
+def rle(stored: Stored) -> bytes:
+    size = stored.dtype.itemsize * 8
+    return bytes(
+        RLELosslessEncoder.encode(
+            stored.tobytes(), rows=stored.shape[0], columns=stored.shape[1], samples_per_pixel=1, bits_allocated=size,
+            bits_stored=size, pixel_representation=0, photometric_interpretation="MONOCHROME2", number_of_frames=1,
+        )
+    )  # fmt: skip
+
+
+def deflated_frame(stored: Stored) -> bytes:
+    deflater = zlib.compressobj(wbits=-15)
+    return deflater.compress(stored.tobytes()) + deflater.flush()
+
+
+LOSSLESS: dict[str, Encode] = {
+    f"{BASE}.4.57": unsigned(lambda a: imagecodecs.jpeg8_encode(a, lossless=True, predictor=4)),
+    f"{BASE}.4.70": unsigned(lambda a: imagecodecs.jpeg8_encode(a, lossless=True, predictor=1)),
+    f"{BASE}.4.80": unsigned(imagecodecs.jpegls_encode),
+    f"{BASE}.4.90": lambda a: imagecodecs.jpeg2k_encode(a, codecformat="J2K", level=0, reversible=True),
+    f"{BASE}.4.201": unsigned(lambda a: imagecodecs.htj2k_encode(a, reversible=True)),
+    f"{BASE}.4.110": unsigned(lambda a: imagecodecs.jpegxl_encode(a, lossless=True)),
+    f"{BASE}.5": unsigned(rle),
+    f"{BASE}.8.1": deflated_frame,
+}
+KINDS = {
+    "12 bits": (np.uint16, 12),
+    "16 bits": (np.uint16, 16),
+    "16 bits, signed": (np.int16, 16),
+    "8 bits": (np.uint8, 8),
+}
+
+
+def picture(kind: str, seed: int = 0) -> tuple[Stored, dict[str, Any]]:
+    """A picture whose greys show each part of the lung window, and what its header states of bits."""
+    dtype, bits = KINDS[kind]
+    noise = np.random.default_rng(seed).integers(0, 90, (40, 48))
+    ramp = np.linspace(-1400, 200, 48)[None].astype(int) + noise
+    states = {"BitsStored": bits, "HighBit": bits - 1}
+    if dtype is np.uint8:
+        return ((ramp + 1400) // 8).astype(np.uint8), states | {"RescaleSlope": 8, "RescaleIntercept": -1400}
+    if dtype is np.int16:
+        return ramp.astype(np.int16), states | {"RescaleIntercept": 0}
+    return (ramp + 1400).astype(np.uint16), states | {"RescaleIntercept": -1400}
+
+
+def compressed(frames: list[bytes], dataset: Dataset, syntax: str, **how: Any) -> bytes:
+    """A DICOM file of compressed frames."""
+    dataset.PixelData = encapsulate(frames, **how)
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, "1.2.3.4.5"
+    meta.TransferSyntaxUID = UID(syntax)
+    header = io.BytesIO()
+    write_file_meta_info(header, meta)
+    return bytes(128) + b"DICM" + header.getvalue() + dataset_bytes(dataset)
+
+
+def only(data: bytes) -> PreparedSlice:
+    (slice_,) = decode(data, LIMITS)
+    return slice_
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_lossless_syntax_gives_the_pixels_of_its_uncompressed_twin(syntax: str, kind: str) -> None:
+    stored, states = picture(kind)
+    frame = LOSSLESS[syntax](stored)
+    assert (
+        only(compressed([frame], ct_dataset(stored, **states), syntax)).sha256_pixels
+        == only(dicom(stored, **states)).sha256_pixels
+    )
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode"),
+    [
+        (f"{BASE}.4.50", lambda a: imagecodecs.jpeg8_encode(a, level=98)),
+        (f"{BASE}.4.81", lambda a: imagecodecs.jpegls_encode(a, level=2)),
+        (f"{BASE}.4.91", lambda a: imagecodecs.jpeg2k_encode(a, codecformat="J2K", level=60)),
+        (f"{BASE}.4.203", lambda a: imagecodecs.htj2k_encode(a, reversible=False)),
+    ],
+    ids=["JPEG baseline", "JPEG-LS near lossless", "JPEG 2000", "HTJ2K"],
+)
+def test_lossy_syntax_gives_nearly_the_pixels_of_its_uncompressed_twin(syntax: str, encode: Encode) -> None:
+    smooth = np.linspace(0, 200, 48)[None] * np.linspace(0.5, 1, 40)[:, None]
+    stored, states = smooth.astype(np.uint8), {"RescaleSlope": 8, "RescaleIntercept": -1400}
+    found = only(compressed([encode(stored)], ct_dataset(stored, **states), syntax)).pixels.astype(int)
+    expected = only(dicom(stored, **states)).pixels.astype(int)
+    assert expected.std() > 0
+    assert np.abs(found - expected).max() <= 12, "a stored value is 8 HU, which are 1.4 greys"
+
+
+def test_twelve_bit_jpeg_is_read() -> None:
+    stored = (np.linspace(0, 1600, 48)[None] * np.linspace(0.5, 1, 40)[:, None]).astype(np.uint16)
+    states = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1400}
+    frame = imagecodecs.jpeg8_encode(stored, level=98, bitspersample=12)
+    found = only(compressed([frame], ct_dataset(stored, **states), f"{BASE}.4.51")).pixels.astype(int)
+    assert np.abs(found - only(dicom(stored, **states)).pixels).max() <= 4
+
+
+@pytest.mark.parametrize("syntax", [f"{BASE}.4.80", f"{BASE}.4.90", f"{BASE}.4.70"])
+def test_signed_values_whose_unused_bits_are_zero_keep_their_sign(syntax: str) -> None:
+    """As dcmcjpls writes 12 bits in a stream of 16: a reader that believes the stream sees -1 as 4095."""
+    hu = picture("16 bits, signed")[0]
+    twelve = (hu & 0x0FFF).astype(np.uint16)
+    states = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": 0, "PixelRepresentation": 1}
+    frame = LOSSLESS[syntax](twelve)
+    found = only(compressed([frame], ct_dataset(twelve, **states), syntax))
+    assert found.sha256_pixels == only(dicom(hu, RescaleIntercept=0)).sha256_pixels
+
+
+def test_unsigned_stream_in_a_signed_data_set_is_signed() -> None:
+    hu = picture("16 bits, signed")[0]
+    frame = imagecodecs.jpeg2k_encode(hu.view(np.uint16), codecformat="J2K", level=0, reversible=True)
+    found = only(compressed([frame], ct_dataset(hu, RescaleIntercept=0), f"{BASE}.4.90"))
+    assert found.sha256_pixels == only(dicom(hu, RescaleIntercept=0)).sha256_pixels
+
+
+def test_a_frame_in_several_fragments_is_put_together() -> None:
+    stored, states = picture("12 bits")
+    frame = LOSSLESS[f"{BASE}.4.90"](stored)
+    for how in ({"fragments_per_frame": 3}, {"has_bot": False, "fragments_per_frame": 2}):
+        data = compressed([frame], ct_dataset(stored, **states), f"{BASE}.4.90", **how)
+        assert only(data).sha256_pixels == only(dicom(stored, **states)).sha256_pixels
+
+
+def test_fragments_under_an_uncompressed_syntax_are_known_by_their_first_bytes() -> None:
+    stored, states = picture("12 bits")
+    for syntax in (f"{BASE}.4.90", f"{BASE}.4.80", f"{BASE}.4.70"):
+        data = compressed([LOSSLESS[syntax](stored)], ct_dataset(stored, **states), f"{BASE}.1")
+        assert only(data).sha256_pixels == only(dicom(stored, **states)).sha256_pixels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_big_endian_and_deflated_data_sets_are_read(kind: str) -> None:
+    stored, states = picture(kind)
+    expected = only(dicom(stored, **states)).sha256_pixels
+    for syntax in (f"{BASE}.2", f"{BASE}.1.99"):
+        dataset = ct_dataset(stored, **states)
+        if syntax == f"{BASE}.2":
+            dataset.PixelData = (
+                stored.tobytes() if kind == "8 bits" else stored.astype(stored.dtype.newbyteorder(">")).tobytes()
+            )
+            dataset["PixelData"].VR = "OB" if kind == "8 bits" else "OW"
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
+        file = io.BytesIO()
+        pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+        assert only(file.getvalue()).sha256_pixels == expected, syntax
+
+
+def enhanced(stored: list[Stored], intercepts: list[int], positions: list[float], **changes: Any) -> Dataset:
+    """An Enhanced CT of a frame each, whose rescale and position are stated frame by frame."""
+    dataset = ct_dataset(
+        stored[0], SOPClassUID=ENHANCED_CT, NumberOfFrames=len(stored), PixelData=np.stack(stored).tobytes(),
+        RescaleSlope=None, RescaleIntercept=None, ImagePositionPatient=None, ImageOrientationPatient=None,
+    )  # fmt: skip
+    orientation = Dataset()
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared = Dataset()
+    shared.PlaneOrientationSequence = Sequence([orientation])
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    frames = []
+    for intercept, position in zip(intercepts, positions, strict=True):
+        values, place, frame = Dataset(), Dataset(), Dataset()
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1, intercept, "HU"
+        place.ImagePositionPatient = [0, 0, position]
+        frame.PixelValueTransformationSequence = Sequence([values])
+        frame.PlanePositionSequence = Sequence([place])
+        frames.append(frame)
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def test_frames_of_enhanced_ct_have_a_rescale_and_a_position_each() -> None:
+    hu = picture("16 bits, signed")[0]
+    stored = [hu + 1000, hu + 500, hu]
+    expected = only(dicom(hu, RescaleIntercept=0)).sha256_pixels
+    for data in (
+        dataset_bytes(enhanced(stored, [-1000, -500, 0], [3.0, 1.5, -2.0])),
+        dataset_bytes(enhanced(stored, [-1000, -500, 0], [3.0, 1.5, -2.0]), implicit=True),
+        compressed(
+            [LOSSLESS[f"{BASE}.4.80"](each) for each in stored],
+            enhanced(stored, [-1000, -500, 0], [3.0, 1.5, -2.0]),
+            f"{BASE}.4.80",
+        ),
+    ):
+        slices = decode(data, LIMITS)
+        assert [slice_.sha256_pixels for slice_ in slices] == [expected] * 3
+        assert [slice_.series and slice_.series.position for slice_ in slices] == [3.0, 1.5, -2.0]
+        assert [slice_.frame for slice_ in slices] == [0, 1, 2]
+
+
+def test_more_frames_than_accepted_are_pages() -> None:
+    hu = picture("16 bits, signed")[0]
+    with pytest.raises(SliceRejected) as rejected:
+        decode(dataset_bytes(enhanced([hu] * 3, [0] * 3, [0.0, 1.0, 2.0])), DecodeLimits(max_pages=2))
+    assert rejected.value.code == "pages"
+
+
+def test_localiser_frame_of_enhanced_ct_is_not_ct() -> None:
+    hu = picture("16 bits, signed")[0]
+    dataset = enhanced([hu], [0], [0.0])
+    kind = Dataset()
+    kind.FrameType = ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]
+    dataset.PerFrameFunctionalGroupsSequence[0].CTImageFrameTypeSequence = Sequence([kind])
+    with pytest.raises(SliceRejected) as rejected:
+        decode(dataset_bytes(dataset), LIMITS)
+    assert rejected.value.code == "not_ct"
+
+
+def code(data: bytes) -> str:
+    with pytest.raises(SliceRejected) as rejected:
+        decode(data, LIMITS)
+    return rejected.value.code
+
+
+def test_compressed_frames_that_do_not_fit_the_header_are_rejected() -> None:
+    stored, states = picture("12 bits")
+    syntax = f"{BASE}.4.90"
+    frame = LOSSLESS[syntax](stored)
+    assert code(compressed([frame], ct_dataset(stored, **states, Rows=39), syntax)) == "pixels"
+    assert code(compressed([frame], ct_dataset(stored, **states, NumberOfFrames=2), syntax)) == "pixels"
+    assert code(compressed([frame], ct_dataset(stored, **states), f"{BASE}.4.100")) == "unsupported"
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_frame_that_is_cut_is_never_filled_up(syntax: str) -> None:
+    stored, states = picture("12 bits")
+    frame = LOSSLESS[syntax](stored)
+    for share in (0.3, 0.6, 0.95):
+        cut = frame[: int(len(frame) * share)]
+        found = code(compressed([cut], ct_dataset(stored, **states), syntax))
+        assert found in ("truncated", "malformed", "pixels"), share
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecoderPool]:
+    with DecoderPool(1, LIMITS) as pool:
+        yield pool
+
+
+def test_the_sandbox_reads_every_syntax(pool: DecoderPool) -> None:
+    stored, states = picture("12 bits")
+    big = np.tile(stored, (12, 10))
+    expected = only(dicom(big, **states)).sha256_pixels
+    files = [compressed([encode(big)], ct_dataset(big, **states), syntax) for syntax, encode in LOSSLESS.items()]
+    for syntax, (_, result) in zip(LOSSLESS, pool.map(enumerate(files)), strict=True):
+        assert isinstance(result, list), (syntax, result)
+        assert result[0].sha256_pixels == expected, syntax

@@ -1,0 +1,130 @@
+"""Turns the pixels of a DICOM file into stored values, frame by frame, in every transfer syntax that CT is sent in.
+
+The decoders are imagecodecs' (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH, libjxl). None of them is believed about signs
+and bits: what the data set states decides.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.encaps import generate_frames
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from worker.imaging.formats.dicom_file import DicomFile
+from worker.imaging.rejections import SliceRejected
+
+Cells = NDArray[np.uint8] | NDArray[np.uint16]
+Decode = Callable[[bytes], NDArray[Any]]
+
+_DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+_JPEG_XL = ("1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112")
+
+
+# Named here so that they are imported before the sandbox closes.
+_jpeg2000: Decode = partial(imagecodecs.jpeg2k_decode, numthreads=1)
+_jpeg_xl: Decode = partial(imagecodecs.jpegxl_decode, numthreads=1)
+_rle = imagecodecs.dicomrle_decode
+
+_DECODERS: dict[str, Decode] = {
+    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1), imagecodecs.jpeg8_decode),
+    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), imagecodecs.jpegls_decode),
+    **dict.fromkeys((JPEG2000Lossless, JPEG2000), _jpeg2000),
+    **dict.fromkeys((HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), imagecodecs.htj2k_decode),
+    **dict.fromkeys(_JPEG_XL, _jpeg_xl),
+}
+_UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+_END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000: libjpeg-turbo and OpenJPH fill up a frame that is cut before it
+_PADDING = 16  # bytes at the end of a frame in which its last marker is looked for
+_JPEG_LS_FRAME = 0xF7  # the marker SOF55
+_JPEG_FRAMES = (0xC0, 0xC1, 0xC3, _JPEG_LS_FRAME)
+
+
+def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: int) -> Iterator[Cells]:
+    """Yield each frame as it is stored, unmasked: uint8 or uint16[rows, columns], of `allocated` bits (8 or 16).
+
+    Raises SliceRejected: `pixels` if there are fewer bytes, frames or pixels than the header states, `unsupported` for
+    a transfer syntax that is not read, `truncated` for a frame that is cut. Other errors are the decoders'.
+    """
+    if file.pixels is None:
+        raise SliceRejected("pixels", "The file holds no pixels.")
+    if file.is_encapsulated:
+        yield from _decoded(file, frames, (rows, columns), allocated)
+        return
+    if file.syntax in _DECODERS or file.syntax == RLELossless:
+        raise SliceRejected("malformed", "The pixels are stated to be compressed and are not in fragments.")
+    size = rows * columns * allocated // 8
+    if len(file.pixels) < size * frames:
+        raise SliceRejected("pixels", f"{frames} × {rows} × {columns} pixels need {size * frames} bytes.")
+    for at in range(0, size * frames, size):
+        yield _native(file.pixels[at : at + size], allocated, file.has_big_endian_words).reshape(rows, columns)
+
+
+def _native(data: memoryview, allocated: int, has_big_endian_words: bool) -> Cells:
+    if not has_big_endian_words:
+        return np.frombuffer(data, "<u2" if allocated == 16 else "u1")
+    words = np.frombuffer(data, ">u2").astype("<u2")
+    return words if allocated == 16 else words.view(np.uint8)
+
+
+def _decoded(file: DicomFile, frames: int, shape: tuple[int, int], allocated: int) -> Iterator[Cells]:
+    count = 0
+    for frame in generate_frames(bytes(file.pixels or b""), number_of_frames=frames):
+        count += 1
+        yield _cells(_decode(file.syntax, frame, shape, allocated), shape, allocated)
+        if count == frames:
+            return
+    raise SliceRejected("pixels", f"There are {count} frames where {frames} are stated.")
+
+
+def _decode(syntax: str, frame: bytes, shape: tuple[int, int], allocated: int) -> NDArray[Any]:
+    if syntax == RLELossless:
+        return np.frombuffer(_rle(frame, f"<u{allocated // 8}"), f"<u{allocated // 8}")
+    if syntax == _DEFLATED_FRAMES:
+        size = shape[0] * shape[1] * allocated // 8
+        return np.frombuffer(zlib.decompressobj(wbits=-15).decompress(frame, size), f"<u{allocated // 8}")
+    decode = _DECODERS.get(syntax) or (_decoder_for(frame) if syntax in _UNCOMPRESSED else None)
+    if decode is None:
+        raise SliceRejected("unsupported", f"DICOM transfer syntax {syntax[:64]} is not read.")
+    if decode is not _jpeg_xl and _END_OF_IMAGE not in frame[-_PADDING:]:
+        raise SliceRejected("truncated", "A compressed frame ends before its pixels.")
+    return np.asarray(decode(frame))
+
+
+def _decoder_for(frame: bytes) -> Decode | None:
+    """Return the decoder of a frame under an uncompressed transfer syntax, as some archives write it."""
+    if frame.startswith(b"\xff\x4f\xff\x51"):
+        return _jpeg2000
+    at = 2
+    while frame.startswith(b"\xff\xd8") and frame[at : at + 1] == b"\xff":
+        if frame[at + 1] in _JPEG_FRAMES:
+            return imagecodecs.jpegls_decode if frame[at + 1] == _JPEG_LS_FRAME else imagecodecs.jpeg8_decode
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return None
+
+
+def _cells(decoded: NDArray[Any], shape: tuple[int, int], allocated: int) -> Cells:
+    """Return a decoded frame as cells of the allocated bits. A sign that the decoder saw stays in the bits."""
+    if decoded.size != shape[0] * shape[1] or decoded.dtype.kind not in "iu":
+        raise SliceRejected("pixels", f"A frame decodes to {decoded.shape}, not to {shape} pixels.")
+    cells = decoded.reshape(shape)
+    return cells.astype(np.uint8) if allocated == 8 else cells.astype(np.uint16)
