@@ -16,7 +16,16 @@ OF_ARCHIVES = {
 }
 """A whole archive: nothing of it is taken. An archive can be `too_large_unpacked` too."""
 
-OF_FILES = {
+SET_APART = {
+    "localizer": "This is a localiser (scout), not a slice.",
+    "not_axial": "The slice is coronal, sagittal or oblique; the model knows axial slices.",
+    "capture": "This is a captured screen or a report, not a slice.",
+    "not_chest": "Its header names another part of the body than the chest.",
+    "bolus_tracking": "This slice times the contrast agent; it is not part of the scan.",
+}
+"""A DICOM file that is CT but not an axial slice of the chest. Each is a rule of `CTBATCH_SET_APART`."""
+
+OF_FILES = SET_APART | {
     "too_large_unpacked": "Unpacked, it is larger than is accepted.",
     "size_mismatch": "The file is not as long as the archive says.",
     "corrupt": "The file's bytes are damaged.",

@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from db.reasons import SET_APART
 
 MIB = 1024 * 1024
 EngineChoice = Literal["auto", "openvino", "openvino-f32", "openvino-bf16", "openvino-int8", "keras", "fake"]
+
+
+def _rules(value: object) -> tuple[str, ...]:
+    """Return the names in a text such as "localizer,capture". Raises ValueError."""
+    rules = tuple(value.replace(",", " ").split()) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
+    if unknown := set(rules) - set(SET_APART):
+        raise ValueError(f"no rule {', '.join(sorted(unknown))}; there are: {', '.join(SET_APART)}")
+    return rules
 
 
 def _home(value: object) -> Path:
@@ -51,6 +61,7 @@ class Settings(BaseSettings):
     max_ratio: int = 200
     max_entry_bytes: int = 256 * MIB
     max_pixels: int = 40_000_000
+    set_apart: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_rules)] = tuple(SET_APART)  # rules of DICOM files
     decode_seconds: int = 10
     decode_memory_bytes: int = 512 * MIB
     decoders: int = 0  # decoding processes; 0: one per core, at most 8

