@@ -7,6 +7,7 @@ MAX_NAME = 500
 
 _IGNORED_FILES = {".ds_store", "thumbs.db", "dicomdir"}
 _IGNORED_FOLDER = "__macosx"
+_TWIN = "._"  # macOS keeps attributes of a file in a second one, outside of `__MACOSX` too
 _SEPARATORS = re.compile(r"[/\\]")
 
 
@@ -35,7 +36,7 @@ def decode_name(raw: bytes, *, utf8: bool = True) -> str:
 def is_ignored(name: str) -> bool:
     """Return whether operating systems or DICOM media put this file beside the images: it gets no row."""
     parts = _SEPARATORS.split(name.lower())
-    return parts[-1] in _IGNORED_FILES or _IGNORED_FOLDER in parts
+    return parts[-1] in _IGNORED_FILES or parts[-1].startswith(_TWIN) or _IGNORED_FOLDER in parts
 
 
 def _escape(character: str) -> str:

@@ -80,7 +80,8 @@ def read_entries(path: Path, filename: str, limits: Limits, progress: Progress =
 
     An entry of a ZIP that is not read is not touched. A packed TAR is unpacked from front to back, but an entry that
     is not read is not kept. Ordinals count from 0 and are the same at every reading. Folders, `__MACOSX`, `.DS_Store`,
-    `Thumbs.db` and `DICOMDIR` are passed over, without an ordinal. A loose file is the one entry, named `filename`.
+    `Thumbs.db`, `DICOMDIR` and `._name` twins are passed over, without an ordinal. A loose file is the one entry,
+    named `filename`.
 
     `progress` is called while a packed TAR is unpacked, every quarter of a megabyte, and what it raises is raised.
 

@@ -53,8 +53,11 @@ class Record:
 
     @property
     def is_file(self) -> bool:
-        """Return whether it gets a row. A "folder" that holds bytes is a file."""
-        return not (self.raw_name.endswith(b"/") and self.size == 0) and not is_ignored(self.name)
+        """Return whether it gets a row. A "folder" that holds bytes is a file.
+
+        Some tools of Windows write `patient1\\` for a folder.
+        """
+        return not (self.raw_name.endswith((b"/", b"\\")) and self.size == 0) and not is_ignored(self.name)
 
     @property
     def is_regular(self) -> bool:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from db.reasons import SET_APART
 from worker.imaging.file_types import image_kind
 from worker.imaging.formats.dicom import decode_dicom
 from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
-from worker.imaging.recipe import PreparedSlice, fit
+from worker.imaging.recipe import PreparedSlice, fit, lung_window
 from worker.imaging.rejections import SliceRejected
 
 # Imported to register with Pillow, which loads all its plugins when it meets a format that is not registered.
@@ -20,6 +21,9 @@ _PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)
 _LUMINANCE = ("LA", "RGB", "RGBA", "RGBX", "P", "PA", "1")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
 _FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
+_HIGHEST_HU = 7168  # of metal, with room: scanners store 13 bits at most
+_HU_OFFSETS = (1024, 32768)  # as COVID-CTset's TIFF and DeepLesion's PNG store HU
+_BRIGHT = 40960  # a picture of the full range has a pixel as bright as this
 
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _DATA_TAGS = ((273, 279), (324, 325))  # strips and tiles: offsets, byte counts
@@ -53,7 +57,10 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | RGB | luminance, ITU-R 601-2: (19595 R + 38470 G + 7471 B + 32768) >> 16 |
     | P | its palette's colours, then as RGB |
     | 1 | 0 and 255 |
-    | I;16 (unsigned 16-bit grey, PNG or TIFF) | the full range: round(v / 257) |
+    | I;16 (unsigned 16-bit grey, PNG or TIFF), all from 0 to 8,191 | HU + 1024: lung window |
+    | I;16, all from 31,744 to 39,935 | HU + 32768: lung window |
+    | I;16, the brightest 40,960 or more | the full range: round(v / 257) |
+    | I;16, other | `unsupported`: neither HU nor a picture of the full range |
     | RGB of 16 bits | the high byte of each, then as RGB |
     | DICOM CT, each frame | lung window: see `dicom.decode_dicom` |
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
@@ -119,22 +126,31 @@ def _checked(data: bytes | bytearray | memoryview, kind: str, max_pixels: int) -
 
 def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) -> PreparedSlice:
     check_pixels(image.width, image.height, limits.max_pixels)
-    mode = image.mode
-    grey = _luminance(image)
+    grey, mode = _luminance(image)
     return PreparedSlice(fit(grey), frame, kind, mode, grey.width, grey.height)
 
 
-def _luminance(image: Image.Image) -> Image.Image:
-    """Return the picture in mode L, by the table of `decode`."""
+def _luminance(image: Image.Image) -> tuple[Image.Image, str]:
+    """Return the picture in mode L by the table of `decode`, and its mode with the rule that took it for HU."""
     image.load()
     if image.mode == "L":
-        return image
+        return image, "L"
     if image.mode in _LUMINANCE:
         image.info.clear()  # else a transparent colour makes Pillow look for it
-        return image.convert("L")
+        return image.convert("L"), image.mode
     if image.mode in _SIXTEEN_BITS:
-        return Image.fromarray(_FROM_16_BITS[np.asarray(image)])
+        return _from_16_bits(np.asarray(image), image.mode)
     raise SliceRejected("unsupported", f"Pictures of mode {image.mode} are not read.")
+
+
+def _from_16_bits(values: NDArray[np.uint16], mode: str) -> tuple[Image.Image, str]:
+    low, high = int(values.min()), int(values.max())
+    for offset in _HU_OFFSETS:
+        if offset - 1024 <= low and high < offset + _HIGHEST_HU:
+            return Image.fromarray(lung_window(values.astype(np.int32) - offset)), f"{mode} HU+{offset}"
+    if high < _BRIGHT:
+        raise SliceRejected("unsupported", f"16-bit values from {low} to {high}: neither HU nor a whole picture.")
+    return Image.fromarray(_FROM_16_BITS[values]), mode
 
 
 def _check_page(image: Image.Image, size: int) -> None:

@@ -289,7 +289,15 @@ def test_row_15_a_zip_directory_that_does_not_add_up_is_refused(upload: Path) ->
         assert refusal(upload, forged).code == "malformed_archive"
 
 
-IGNORED = {"__MACOSX/._a.png": b"x", "scans/.DS_Store": b"x", "Thumbs.db": b"x", "DICOMDIR": b"x", "folder/": b""}
+IGNORED = {
+    "__MACOSX/._a.png": b"x",
+    "s/._1.dcm": b"x",
+    "scans/.DS_Store": b"x",
+    "Thumbs.db": b"x",
+    "DICOMDIR": b"x",
+    "folder/": b"",
+    "patient1\\": b"",
+}
 
 
 @pytest.mark.parametrize("files", [{}, IGNORED])

@@ -234,15 +234,33 @@ RGB = (200, 30, 90)
         (Image.new("1", (8, 8), 1), "TIFF", "1", 255),
         (Image.new("1", (8, 8), 0), "BMP", "1", 0),
         (Image.fromarray(np.full((8, 8), 65535, np.uint16)), "PNG", "I;16", 255),
-        (Image.fromarray(np.full((8, 8), 32896, np.uint16)), "PNG", "I;16", 128),
-        (Image.fromarray(np.full((8, 8), 128, np.uint16)), "TIFF", "I;16", 0),
-        (Image.fromarray(np.full((8, 8), 129, np.uint16)), "TIFF", "I;16", 1),
+        (Image.fromarray(np.full((8, 8), 40960, np.uint16)), "PNG", "I;16", 159),
+        (Image.fromarray(np.full((8, 8), 424, np.uint16)), "TIFF", "I;16 HU+1024", 128),
+        (Image.fromarray(np.full((8, 8), 424, np.uint16)), "PNG", "I;16 HU+1024", 128),
+        (Image.fromarray(np.full((8, 8), 32168, np.uint16)), "PNG", "I;16 HU+32768", 128),
     ],
 )
 def test_row_23_stated_conversions(verdict: Verdict, picture: Image.Image, kind: str, mode: str, expected: int) -> None:
     (slice_,) = verdict(image(kind, picture))
     assert (slice_.mode, slice_.format) == (mode, kind)
     assert (slice_.pixels == expected).all()
+
+
+def test_16_bit_values_are_hounsfield_units_in_their_ranges_only(verdict: Verdict) -> None:
+    def mode(low: int, high: int) -> str:
+        (slice_,) = verdict(image("PNG", Image.fromarray(np.array([[low, high]], np.uint16))))
+        return slice_.mode
+
+    assert mode(0, 8191) == "I;16 HU+1024"
+    assert mode(31744, 39935) == "I;16 HU+32768"
+    assert mode(0, 40960) == mode(32768, 65535) == "I;16"
+    for low, high in ((0, 8192), (31743, 39935), (31744, 39936), (20000, 30000)):
+        assert verdict(image("PNG", Image.fromarray(np.array([[low, high]], np.uint16)))) == "unsupported", (low, high)
+
+
+def test_16_bit_picture_keeps_the_high_bits(verdict: Verdict) -> None:
+    (slice_,) = verdict(image("PNG", Image.fromarray(np.tile(np.uint16([0, 65535]), (8, 4)))))
+    assert (slice_.pixels.min(), slice_.pixels.max()) == (0, 255)
 
 
 def test_row_23_a_palette_is_looked_up(verdict: Verdict) -> None:
