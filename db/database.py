@@ -20,9 +20,19 @@ log = logging.getLogger(__name__)
 
 SQLITE_BUSY_MS = 30_000
 PG_OPTIONS = "-c statement_timeout=120000 -c lock_timeout=30000 -c idle_in_transaction_session_timeout=120000"
+# Seconds and milliseconds after which a server that no longer answers counts as away. The system waits for hours.
+PG_CONNECTION = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 
 BROKEN_OFF = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization failure, lock not got in time
 TRIES = 3
+PG_AWAY = ("08", "53", "57P", *BROKEN_OFF)  # no connection; no disk, memory or connections left; shut down, starting
+SQLITE_AWAY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 
 class OldDatabase(Exception):
@@ -48,7 +58,7 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
             pool_pre_ping=True,
             pool_size=10,
             max_overflow=10,
-            connect_args={"options": PG_OPTIONS},
+            connect_args=PG_CONNECTION | {"options": PG_OPTIONS},
         )
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     # hide_parameters: an exception in a log must not carry a file name.
@@ -151,6 +161,14 @@ def in_transaction(work: Callable[[Session], T]) -> T:
                 raise
             log.warning("transaction broken off, tried again", extra={"error": type(error.orig).__name__})
     raise AssertionError("unreachable")
+
+
+def is_away(error: OperationalError) -> bool:
+    """Return whether a transaction failed because the database cannot be used for a while, whatever was asked of it."""
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode & 0xFF in SQLITE_AWAY
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state.startswith(PG_AWAY)
 
 
 def _is_broken_off(error: OperationalError) -> bool:

@@ -7,6 +7,7 @@ of them. A marker in storage holds the id of its database.
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.database import read_scope
 from db.models import Installation
 from db.storage import storage
 
@@ -28,6 +29,20 @@ def check_storage(s: Session) -> None:
             "the storage belongs to another database; check DATABASE_URL and CTBATCH_STORAGE_URL, or run"
             " `ctbatch files adopt` if this database replaces the other"
         )
+
+
+def is_storage_at_hand() -> bool:
+    """Return whether the storage carries this database's mark.
+
+    If it does not, a file that seems to be missing may only be out of reach: where a volume is not mounted, there is an
+    empty folder.
+    """
+    try:
+        owner = storage().owner()
+    except OSError:
+        return False
+    with read_scope() as s:
+        return owner == this_installation(s).id
 
 
 def claim_storage(s: Session) -> None:

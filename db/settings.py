@@ -1,6 +1,7 @@
 """The frozen settings of a process, read from the environment once."""
 
 import os
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -103,6 +104,11 @@ class Settings(BaseSettings):
             if path := os.environ.get(name):
                 values[key] = Path(path).read_text().strip()
         return values
+
+    @property
+    def time_to_renew(self) -> timedelta:
+        """Return the time in which every live worker renews its lease once the database is back."""
+        return timedelta(seconds=self.heartbeat_seconds + self.sweep_seconds)
 
     @property
     def database(self) -> str:

@@ -3,10 +3,7 @@
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +21,7 @@ from db.database import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
 from tests.builders.networks import small_resnet
+from tests.builders.servers import PostgresServer, postgres_binaries
 from tests.builders.versions import add_champion
 
 # A shell that starts the tests in the background has SIGINT ignored, and every process below would inherit that.
@@ -100,87 +98,18 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
         yield values
 
 
-def _postgres_folder() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
-    on_path = shutil.which("initdb")
-    return Path(on_path).parent if on_path else None
-
-
-def free_port() -> int:
-    """A TCP port of the loopback address that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A real PostgreSQL server of this test session; gives its URL without a database's name."""
-    binaries = _postgres_folder()
+    binaries = postgres_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL's server binaries are not installed (Debian: postgresql)")
     # Not in pytest's own folder: each session of pytest that starts closes that to all users but its own.
     with tempfile.TemporaryDirectory(prefix="ctbatch-postgres-") as name:
-        folder = Path(name)
-        as_user: dict[str, str] = {}
-        if os.getuid() == 0:  # the server refuses to run as root
-            as_user = {"user": "nobody", "group": "nogroup"}
-            shutil.chown(folder, "nobody", "nogroup")
-        data = folder / "data"
-        initdb = [
-            binaries / "initdb",
-            "-D",
-            data,
-            "-A",
-            "trust",
-            "-U",
-            "ctbatch",
-            "-E",
-            "UTF8",
-            "--no-sync",
-            "--locale=C",
-        ]
-        subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)  # type: ignore[call-overload]
-        port = free_port()
-        options = [
-            "-p",
-            str(port),
-            "-k",
-            str(folder),
-            "-h",
-            "127.0.0.1",
-            "-c",
-            "fsync=off",
-            "-c",
-            "max_connections=200",
-        ]
-        server = subprocess.Popen(
-            [binaries / "postgres", "-D", data, *options],
-            cwd=folder,
-            stdout=(folder / "server.log").open("wb"),
-            stderr=subprocess.STDOUT,
-            **as_user,  # type: ignore[call-overload]
-        )
-        url = f"postgresql://ctbatch@127.0.0.1:{port}/"
-        _wait_for_postgres(url + "postgres")
-        yield url
-        server.terminate()
-        server.wait(30)
-
-
-def _wait_for_postgres(url: str) -> None:
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    for _ in range(300):
-        try:
-            with engine.connect():
-                break
-        except Exception:
-            time.sleep(0.1)
-    else:
-        raise RuntimeError("PostgreSQL did not start within 30 s")
-    engine.dispose()  # after the connection is given back: an open one would hold up the server's stop
+        server = PostgresServer(Path(name), binaries)
+        server.start()
+        yield server.url
+        server.stop()
 
 
 @contextmanager

@@ -1,11 +1,8 @@
 """Observes a run: its progress, epochs and checkpoints go to the database, and requests to end it come back."""
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-
-from sqlalchemy.exc import OperationalError
 
 from db.database import current, session_scope
 from db.ledger.leases import Claim
@@ -16,13 +13,10 @@ from training.config import Stage
 from training.errors import Cancelled
 from training.loop import checkpoints
 from training.loop.observer import Checkpoint, Step, TrainingObserver
-from worker.claimed import ProgressNotes
+from worker.claimed import ProgressNotes, patiently
 from worker.heartbeat import Heartbeat
 
-log = logging.getLogger(__name__)
-
 FIT_SHARE = 0.9  # of a run's progress; evaluating and exporting are the rest
-PAUSES = (1.0, 4.0, 15.0, 40.0)  # seconds, between attempts to record an epoch
 
 
 class RunObserver(TrainingObserver):
@@ -72,24 +66,13 @@ class RunObserver(TrainingObserver):
         self._notes.alive(lambda: self.report(*self._last))
 
     def epoch(self, record: EpochRecord) -> None:
-        """Record an epoch."""
+        """Record an epoch. A database that is away is waited for."""
 
         def record_epoch() -> None:
             with session_scope() as s:
                 runs.record_epoch(s, self._claim, record)
 
-        self._with_patience(record_epoch)
-
-    def _with_patience(self, record: Callable[[], None]) -> None:
-        """Try again for a minute while the database is unreachable: a long epoch would be lost otherwise."""
-        for pause in PAUSES:
-            try:
-                return record()
-            except OperationalError as error:
-                log.warning("not recorded yet", extra={"run": self._claim.id, "error": type(error).__name__})
-                self._heartbeat.progress()
-                time.sleep(pause)
-        return record()
+        patiently(self._heartbeat, record_epoch)
 
     def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
         """Write a checkpoint, unless the last one is only seconds old and the stage goes on.
@@ -100,7 +83,7 @@ class RunObserver(TrainingObserver):
         if not ends_stage and time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return
         earlier, self.stored = self.stored, checkpoints.write(make(), self.stored, self._claim.id)
-        self._with_patience(self._record_checkpoint)
+        patiently(self._heartbeat, self._record_checkpoint)
         checkpoints.drop(earlier, but=self.stored)
         self._checkpointed = time.monotonic()
         self._heartbeat.progress()

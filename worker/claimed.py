@@ -2,7 +2,8 @@
 
 * A heartbeat keeps the lease while the work makes progress.
 * `StaleClaim`: the lease was lost and somebody else has the work. It is logged, and nothing is recorded.
-* What is away for a while (storage, database, decoders, memory) is not the work's fault: the work is put off.
+* A database that is away is waited for, with what is to be recorded: `patiently`. The lease is renewed once it is back.
+* What else is away for a while (storage, decoders, memory) is not the work's fault: the work is put off.
   That is not an attempt. It is logged as an error, counted, and shown as the metric `ctbatch_put_offs`.
 * While the disk is short of its reserve, nothing is claimed, so that what is claimed already can go on.
 * Any other error ends the work: `fail` records the reason for people. If `fail` raises instead, the error goes to
@@ -13,22 +14,28 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from sqlalchemy.exc import OperationalError
 
-from db.database import session_scope
+from db.database import is_away, session_scope
+from db.installation import is_storage_at_hand
 from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import LeaseMixin
-from db.storage import is_short_of_disk
+from db.storage import FileMissing, is_short_of_disk
 from worker.heartbeat import Heartbeat
 from worker.imaging.rejections import DecoderUnavailable
 
 log = logging.getLogger(__name__)
 
 AWAY = (OSError, OperationalError, DecoderUnavailable, MemoryError)
+WAIT_SECONDS = 2.0  # between two looks whether the database is back
 NOTE_SECONDS = 1.0  # between two notes of the progress
 
+T = TypeVar("T")
 OnError = Callable[[Exception], None]
 
 
@@ -62,11 +69,33 @@ def carry_out(
                 raise
             except away as error:
                 log.error("work put off", extra=rows | _kind_of(error))  # noqa: TRY400  its text can hold a name
-                put_off(error) if put_off else _put_off(model, claims)
+                patiently(heartbeat, partial(put_off, error) if put_off else partial(_put_off, model, claims))
+            except FileMissing as error:
+                if OSError in away and not is_storage_at_hand():
+                    log.error("work put off: storage is not at hand", extra=rows)  # noqa: TRY400  no file is named
+                    patiently(heartbeat, partial(put_off, error) if put_off else partial(_put_off, model, claims))
+                else:
+                    patiently(heartbeat, partial(fail, error))
             except Exception as error:
-                fail(error)
+                patiently(heartbeat, partial(fail, error))
         except StaleClaim:
             log.info("work is someone else's now", extra=rows)
+
+
+def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
+    """Return what `act` returns, called again and again while the database is away.
+
+    `act` runs one transaction, or several that may each be repeated. Raises StaleClaim, and what `act` raises.
+    """
+    while True:
+        try:
+            return act()
+        except OperationalError as error:
+            if not is_away(error):
+                raise
+            log.warning("waiting for the database", extra={"error": type(error.orig).__name__})
+        heartbeat.progress()
+        time.sleep(WAIT_SECONDS)
 
 
 def _kind_of(error: Exception) -> dict[str, object]:
@@ -76,7 +105,7 @@ def _kind_of(error: Exception) -> dict[str, object]:
 
 def _put_off(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
     for claim in claims:
-        with session_scope() as s:
+        with suppress(StaleClaim), session_scope() as s:
             leases.put_off(s, model, claim)
 
 

@@ -18,6 +18,8 @@ from db.models import LeaseMixin
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 2.0  # after a heartbeat that failed: leases run out meanwhile
+
 
 class Heartbeat:
     """A thread that extends the leases of claims on rows of one table, while the work makes progress.
@@ -41,7 +43,8 @@ class Heartbeat:
             raise StaleClaim(f"all {len(self._claims)} claims are lost")
 
     def _beat(self) -> None:
-        while not self._end.wait(current().heartbeat_seconds):
+        seconds = current().heartbeat_seconds
+        while not self._end.wait(seconds):
             if time.monotonic() - self._progress > current().stall_seconds:
                 log.critical("no progress, ending this process", extra={"seconds": current().stall_seconds})
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -50,8 +53,10 @@ class Heartbeat:
                     lost = {c.id for c in self._claims if not leases.keep(s, self._model, c)}
             except SQLAlchemyError as error:
                 log.warning("heartbeat failed", extra={"error": type(error).__name__})
+                seconds = min(RETRY_SECONDS, current().heartbeat_seconds)
                 continue
             self._lost |= lost
+            seconds = current().heartbeat_seconds
 
     def __enter__(self) -> "Heartbeat":
         self._thread.start()

@@ -23,51 +23,64 @@ from db.database import current, read_scope, session_scope
 from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload, Work
+from worker.lease_watch import LeaseWatch
 from worker.reap import TooManyOrphans, reap
 
 log = logging.getLogger(__name__)
 
 
-def sweep() -> None:
-    """Do one round: repair the ledger, and send lost messages again."""
-    sweep_ledger()
-    _resend(Upload, Queue.INGEST)
-    _resend(Chunk, Queue.INFERENCE)
-    _resend(Dataset, Queue.DATASETS)
-    _resend(TrainingRun, Queue.TRAINING)
-    _resend(Evaluation, Queue.EVALUATION)
+def sweep(watch: LeaseWatch | None = None) -> None:
+    """Do one round: repair the ledger, and send lost messages again. Without a watch all leases are judged."""
+    sweep_ledger(watch)
+    judged = _may_judge(watch)
+    _resend(Upload, Queue.INGEST, judged)
+    _resend(Chunk, Queue.INFERENCE, False)  # a lost chunk is put back by the split
+    _resend(Dataset, Queue.DATASETS, judged)
+    _resend(TrainingRun, Queue.TRAINING, judged)
+    _resend(Evaluation, Queue.EVALUATION, judged)
+    _may_judge(watch)  # a gap within this round counts too
 
 
-def sweep_ledger() -> None:
+def sweep_ledger(watch: LeaseWatch | None = None) -> None:
     """Split chunks whose lease was lost, and end jobs that have nothing open. Works without a broker."""
-    _free_lost_chunks()
+    _free_lost_chunks(watch)
     _finish_jobs()
 
 
-def _free_lost_chunks() -> None:
+def _may_judge(watch: LeaseWatch | None) -> bool:
+    with read_scope() as s:
+        return watch is None or watch.may_judge(s.scalars(select(from_now())).one())
+
+
+def _free_lost_chunks(watch: LeaseWatch | None) -> None:
     with read_scope() as s:
         lost = leases.expired(s, Chunk)
+    if not _may_judge(watch):
+        return
     for chunk_id in lost:
         with session_scope() as s:
             chunk = s.get_one(Chunk, chunk_id)
             job = completion.lock_job(s, chunk.job_id)
             s.refresh(chunk)
-            now = s.scalar(select(from_now()))
-            if chunk.state != Work.RUNNING or chunk.lease_until is None or now is None or chunk.lease_until >= now:
+            now = s.scalars(select(from_now())).one()
+            if watch is not None and not watch.may_judge(now):
+                return
+            if chunk.state != Work.RUNNING or chunk.lease_until is None or chunk.lease_until >= now:
                 continue  # another sweeper was quicker, or the worker reported after all
             log.warning("lease lost", extra={"chunk": chunk.id, "job": job.id, "slices": chunk.size})
             chunks.lose_chunk(s, chunk, "worker_lost")
             completion.finish_if_done(s, job)
 
 
-def _resend(model: type[LeaseMixin], queue: Queue) -> None:
+def _resend(model: type[LeaseMixin], queue: Queue, expired_too: bool) -> None:
     """Send the messages of rows that have waited long, but no more than the queue is short of.
+
+    `expired_too`: a lease that ran out waits for a claim just as a ready row does.
 
     Any message makes a worker take the row whose turn it is, so only their number matters.
     """
     with read_scope() as s:
-        # A lease that ran out waits for a claim just as a ready row does; a lost chunk is put back by the split.
-        stale = leases.unsent(s, model) + (leases.expired(s, model) if model is not Chunk else [])
+        stale = leases.unsent(s, model) + (leases.expired(s, model) if expired_too else [])
     if not stale:
         return
     missing = len(stale) - broker.waiting(queue)
@@ -109,9 +122,10 @@ def main() -> None:
     settings = current()
     settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     reap_at = time.monotonic() + settings.sweep_seconds
+    watch = LeaseWatch()
     while not stop.is_set():
         try:
-            sweep()
+            sweep(watch)
             if time.monotonic() >= reap_at:
                 reap_and_log()
                 reap_at = time.monotonic() + settings.reap_every_seconds

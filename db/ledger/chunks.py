@@ -74,7 +74,7 @@ def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
     chunk = s.get_one(Chunk, claim.id)
     job = lock_job(s, chunk.job_id)
     s.refresh(chunk)
-    if chunk.fence == claim.fence:
+    if (chunk.fence, chunk.token) == (claim.fence, claim.token):
         lose_chunk(s, chunk, reason)
         finish_if_done(s, job)
 

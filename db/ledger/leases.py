@@ -1,5 +1,6 @@
 """Claims, keeps and loses leased work, the same way for every kind of row."""
 
+import secrets
 from dataclasses import dataclass
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -20,10 +21,11 @@ class StaleClaim(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on one row until the lease ends; `fence` proves it."""
+    """The right to work on one row until the lease ends; `fence` and `token` prove it."""
 
     id: int
     fence: int
+    token: str
 
 
 def due(model: Any) -> Any:
@@ -50,23 +52,26 @@ def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
 def take(session: Session, model: type[L], row_id: int, worker: str) -> Claim | None:
     """Claim this row if it is claimable, or return None if someone was quicker."""
     table: Any = model
+    token = secrets.token_hex(8)
     fence = session.scalar(
         update(table)
         .where(table.id == row_id, claimable(table))
         .values(
             state=Work.RUNNING,
             fence=table.fence + 1,
+            token=token,
             attempts=table.attempts + 1,
             lease_until=from_now(current().lease_seconds),
             worker=worker,
         )
         .returning(table.fence)
     )
-    return None if fence is None else Claim(row_id, fence)
+    return None if fence is None else Claim(row_id, fence, token)
 
 
 def _mine(table: Any, claim: Claim) -> Any:
-    return and_(table.id == claim.id, table.fence == claim.fence, table.state == Work.RUNNING)
+    mine = table.id == claim.id, table.fence == claim.fence, table.token == claim.token
+    return and_(*mine, table.state == Work.RUNNING)
 
 
 def keep(session: Session, model: type[L], claim: Claim) -> bool:

@@ -26,14 +26,16 @@ class LeaseMixin:
     """Columns of a row that workers claim. A `ready` row is its own outbox: if its message is lost, the sweeper sends
     another.
 
-    `fence`: a number that grows with each claim; a worker that holds an older one can record nothing. `attempts`:
-    claims since the last progress. `put_offs`: how often it was put off since then because something that it needs is
-    away, which is not an attempt. `lease_until`: when the lease ends; of a ready row, when it may be claimed again.
-    `published_at`: when its message was last sent.
+    `fence`: a number that grows with each claim; a worker that holds an older one can record nothing. `token`: random
+    for each claim, because a database restored from a backup gives out the same fences again. `attempts`: claims since
+    the last progress. `put_offs`: how often it was put off since then because something that it needs is away, which is
+    not an attempt. `lease_until`: when the lease ends; of a ready row, when it may be claimed again. `published_at`:
+    when its message was last sent.
     """
 
     state: Mapped[str] = mapped_column(default=Work.READY, index=True)
     fence: Mapped[int] = mapped_column(default=0)
+    token: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(default=0)
     put_offs: Mapped[int] = mapped_column(default=0)
     lease_until: Mapped[datetime | None]

@@ -69,7 +69,7 @@ ROOMS = {
         "decoding claimed",
         "jobs",
         "datasets",
-        "reap sweep tasks",
+        "lease_watch reap sweep tasks",
     ),
     "training": (
         "config errors app",

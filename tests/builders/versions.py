@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from db.database import session_scope
+from db.installation import claim_storage
 from db.models import ModelVersion
 from db.registry import champions, versions
 
@@ -49,4 +50,5 @@ def add_champion(folder: Path, name: str = "fake") -> ModelVersion:
     version = add_version(folder, name)
     with session_scope() as s:
         champions.record_promotion(s, s.merge(version), None, "for the test")
+        claim_storage(s)  # as the sweeper does soon after its start
     return version

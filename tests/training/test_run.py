@@ -377,7 +377,7 @@ def test_leftovers_are_removed_but_not_folders_in_use(dataset, settings):
     left, before, other = (settings.home / "training" / name / "features" for name in names)
     for folder in (left, before, other):
         folder.mkdir(parents=True)
-    with work_folder(Claim(3, 2)) as folder:
+    with work_folder(Claim(3, 2, "token")) as folder:
         assert list(folder.iterdir()) == []
         assert not left.parent.exists()
     assert not folder.exists()
@@ -396,7 +396,7 @@ def test_folder_of_a_claim_that_is_made_meanwhile_stays(settings, monkeypatch):
         return rows
 
     monkeypatch.setattr(training.run.runs, "running", another_worker_claims_after)
-    with training.run.work_folder(Claim(3, 2)):
+    with training.run.work_folder(Claim(3, 2, "token")):
         assert other.exists()
 
 
@@ -428,7 +428,7 @@ def test_unreachable_database_costs_a_progress_report_but_no_epoch(dataset, monk
     import training.run_observer
     from db.training.progress import EpochRecord
 
-    monkeypatch.setattr(training.run_observer, "PAUSES", (0.0,))
+    monkeypatch.setattr("worker.claimed.WAIT_SECONDS", 0.0)
     monkeypatch.setattr("worker.claimed.NOTE_SECONDS", 0.0)
     run = launch(dataset)
     with session_scope() as s:

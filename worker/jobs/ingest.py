@@ -4,8 +4,8 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import chain
+from functools import cache, partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -75,9 +75,13 @@ def _claim(s: Session, worker: str) -> tuple[Upload, Claim, bool] | None:
     return upload, claim, s.get_one(Job, upload.job_id).cancel_requested_at is not None
 
 
-def _fail(claim: Claim, upload: Upload, error: str) -> None:
+def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
     with session_scope() as s:
         recording.close_upload(s, claim, upload, error)
+
+
+def _fail(claim: Claim, upload: Upload, error: str) -> None:
+    _close(claim, upload, error)
     remove_plain_copy(upload.id)
 
 
@@ -89,8 +93,7 @@ def _unpack(claim: Claim, upload: Upload, heartbeat: Heartbeat, cancelled: bool)
         done = recording.read_ordinals(s, upload.id)
     if upload.entries is None or len(done) < upload.entries:
         _read_rest(claim, upload, heartbeat, done, cancelled)
-    with session_scope() as s:
-        recording.close_upload(s, claim, upload)
+    claimed.patiently(heartbeat, partial(_close, claim, upload))
     remove_plain_copy(upload.id)
 
 
@@ -107,15 +110,15 @@ def _read_rest(claim: Claim, upload: Upload, heartbeat: Heartbeat, done: set[int
             array = storage().put(npy_bytes(batch.arrays)) if batch.arrays else None
             storage().sync()
             crash_point("after-array-before-record")
-            with session_scope() as s:
-                cancelled = recording.record_read(s, claim, upload, batch.rows, array)
+            record = partial(_record, claim, upload, batch.rows, array)
+            cancelled = claimed.patiently(heartbeat, record)
             while ahead and ahead[0].ordinal <= batch.rows[-1].ordinal:
                 ahead.popleft()
             if cancelled:
                 read.close()
                 break
     if cancelled:
-        _cancel_rest(claim, upload, chain(ahead, entries))
+        _cancel_rest(claim, upload, chain(ahead, entries), heartbeat)
 
 
 def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -124,20 +127,18 @@ def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:
         yield entry
 
 
-def _cancel_rest(claim: Claim, upload: Upload, entries: Iterable[Entry]) -> None:
+def _record(claim: Claim, upload: Upload, rows: list[ReadSlice], array_sha256: str | None) -> bool:
+    with session_scope() as s:
+        return recording.record_read(s, claim, upload, rows, array_sha256)
+
+
+def _cancel_rest(claim: Claim, upload: Upload, entries: Iterable[Entry], heartbeat: Heartbeat) -> None:
     """Record the entries as cancelled without reading them: each was received, and gets its outcome."""
-    rows: list[ReadSlice] = []
-
-    def record() -> None:
-        with session_scope() as s:
-            recording.record_read(s, claim, upload, rows, None)
-        rows.clear()
-
-    for entry in entries:
-        rows.append(ReadSlice(entry.ordinal, 0, entry.name, Outcome.CANCELLED))
-        if len(rows) >= ROWS_A_TRANSACTION:
-            record()
-    record()
+    rest = iter(entries)
+    while rows := [
+        ReadSlice(entry.ordinal, 0, entry.name, Outcome.CANCELLED) for entry in islice(rest, ROWS_A_TRANSACTION)
+    ]:
+        claimed.patiently(heartbeat, partial(_record, claim, upload, rows, None))
 
 
 @dataclass

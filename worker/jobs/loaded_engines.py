@@ -28,8 +28,16 @@ class Loaded:
     engine: Engine
 
 
-kept: OrderedDict[int, Loaded] = OrderedDict()
-"""By id of the model version; the one used last is at the end."""
+Files = frozenset[tuple[str, str]]
+
+kept: OrderedDict[Files, Loaded] = OrderedDict()
+"""By the files of the model version; the one used last is at the end. Its id would not do: a database that was restored
+from a backup may give the same id to another network."""
+
+
+def files_of(version: ModelVersion) -> Files:
+    """Return the names and hashes of a model version's files, by which its engine is kept."""
+    return frozenset(version.files.items())
 
 
 def load(version: ModelVersion) -> Loaded:
@@ -37,16 +45,17 @@ def load(version: ModelVersion) -> Loaded:
 
     Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable.
     """
-    if version.id not in kept:
+    files = files_of(version)
+    if files not in kept:
         try:
             package, engine = engine_of(version)
         except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
             raise
         except Exception as error:
             raise EngineUnavailable(f"the engine of {version.label} cannot be loaded") from error
-        kept[version.id] = Loaded(package, engine)
+        kept[files] = Loaded(package, engine)
         log.info("engine loaded", extra={"model_version": version.label, "engine": engine.name})
         if len(kept) > KEPT_ENGINES:
             kept.popitem(last=False)
-    kept.move_to_end(version.id)
-    return kept[version.id]
+    kept.move_to_end(files)
+    return kept[files]

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +139,7 @@ def _left_to_others() -> list[int]:
 
 def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
     loaded = load(version)
-    shares = [_share(chunk, claim) for chunk, claim in taken]
+    shares = [share for chunk, claim in taken if (share := _share(chunk, claim))]
     pixels = _pixels(shares)
     heartbeat.progress()
     scores = dict(zip(pixels, _run(loaded, list(pixels.values()), heartbeat), strict=True))
@@ -147,18 +148,29 @@ def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat:
         pairs = zip(share.slice_ids, share.pixels, strict=True)
         scored = [replace(scores[hash_], slice_id=slice_id) for slice_id, hash_ in pairs]
         try:
-            with session_scope() as s:
-                recording.record_predictions(s, share.claim, share.chunk, loaded.engine.name, scored)
+            claimed.patiently(heartbeat, partial(_record, share, loaded.engine.name, scored))
         except StaleClaim:
             log.info("chunk is someone else's now", extra={"chunk": share.chunk.id})
         crash_point("after-record-commit")
     log.info("predicted", extra={"chunks": len(shares), "slices": len(pixels), "engine": loaded.engine.name})
 
 
-def _share(chunk: Chunk, claim: Claim) -> Share:
-    """Return what is left to predict of a chunk, after copying predictions of the same pixels."""
+def _record(share: Share, engine: str, scored: list[PredictedSlice]) -> None:
     with session_scope() as s:
-        copy_known(s, completion.lock_job(s, chunk.job_id), chunk.id)
+        recording.record_predictions(s, share.claim, share.chunk, engine, scored)
+
+
+def _share(chunk: Chunk, claim: Claim) -> Share | None:
+    """Return what is left to predict of a chunk, after copying predictions of the same pixels.
+
+    Return None, and copy nothing, if someone else has the chunk by now.
+    """
+    with session_scope() as s:
+        job = completion.lock_job(s, chunk.job_id)
+        if not leases.keep(s, Chunk, claim):
+            log.info("chunk is someone else's now", extra={"chunk": chunk.id})
+            return None
+        copy_known(s, job, chunk.id)
         rows = s.execute(
             select(Slice.id, Slice.pixels_sha256, Slice.array_row)
             .where(Slice.chunk_id == chunk.id, Slice.state == Outcome.OPEN)

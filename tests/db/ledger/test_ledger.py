@@ -176,6 +176,24 @@ def test_a_stale_claim_records_nothing(ann: User) -> None:
         assert s.scalars(select(Prediction.fence)).all() == [3]  # claimed, lost, claimed again
 
 
+def test_claim_from_before_a_restore_of_the_database_is_stale(ann: User) -> None:
+    job = submit(ann)
+    unpack(1)
+    chunk, before = claim()
+    with session_scope() as s:  # as in a backup from before the claim
+        s.execute(update(Chunk).values(state=Work.READY, fence=0, lease_until=None))
+    _, after = claim()
+    assert (before.id, before.fence) == (after.id, after.fence)
+    with session_scope() as s:
+        assert not leases.keep(s, Chunk, before)
+        chunks.fail_chunk(s, before, "engine_error")
+    with pytest.raises(StaleClaim), session_scope() as s:
+        recording.record_predictions(s, before, chunk, "fake", scores(chunk))
+    with session_scope() as s:
+        recording.record_predictions(s, after, chunk, "fake", scores(chunk))
+    assert view(job).counts.predicted == 1
+
+
 def test_a_lost_chunk_is_halved_until_only_the_bad_slice_is_quarantined(ann: User) -> None:
     job = submit(ann)
     unpack(8)

@@ -98,6 +98,12 @@ def test_scores_belong_to_their_slices(
             assert image.cam.shape == (7, 7)
 
 
+def use_engine(version: ModelVersion, engine: Any) -> None:
+    """Let this process predict with `engine` from now on."""
+    package = loaded_engines.load(version).package
+    loaded_engines.kept[loaded_engines.files_of(version)] = loaded_engines.Loaded(package, engine)
+
+
 class CountingEngine:
     """The fake engine, counting what it is given."""
 
@@ -117,14 +123,14 @@ def test_repeated_picture_is_predicted_once_and_copied(
 ) -> None:
     loaded = loaded_engines.load(champion)
     engine = CountingEngine(loaded.engine)
-    loaded_engines.kept[champion.id] = loaded_engines.Loaded(loaded.package, engine)
+    use_engine(champion, engine)
     [one] = slices(1).values()
     job = submit(ann, {f"s/{n}.png": one for n in range(12)} | slices(2, start=50))
     work()
     seen = engine.seen
     again = submit(ann, {f"t/{n}.png": one for n in range(5)})
     work()
-    del loaded_engines.kept[champion.id]
+    del loaded_engines.kept[loaded_engines.files_of(champion)]
     assert engine.seen == seen, "nothing new was predicted"
     assert (view(job).counts.predicted, view(again).counts.predicted) == (14, 5)
     with read_scope() as s:
@@ -137,12 +143,12 @@ def test_the_same_pixels_are_predicted_once(
 ) -> None:
     loaded = loaded_engines.load(champion)
     engine = CountingEngine(loaded.engine)
-    loaded_engines.kept[champion.id] = loaded_engines.Loaded(loaded.package, engine)
+    use_engine(champion, engine)
     first = slices(10)
     twins = {f"again/{n}": data for n, data in enumerate(first.values())}
     one, two = submit(ann, first | twins), submit(bob, slices(12))
     work()
-    del loaded_engines.kept[champion.id]
+    del loaded_engines.kept[loaded_engines.files_of(champion)]
     assert engine.seen == 12
     assert view(one).counts.predicted == 20
     assert view(two).counts.predicted == 12
@@ -402,9 +408,9 @@ def test_poisonous_slice_alone_is_quarantined(
         image = results.slice_image(s, job, bad)
         assert image is not None
         poison.add(image.pixels.tobytes())
-    loaded_engines.kept[champion.id] = loaded_engines.Loaded(loaded.package, Refusing(loaded.engine))
+    use_engine(champion, Refusing(loaded.engine))
     work()
-    del loaded_engines.kept[champion.id]
+    del loaded_engines.kept[loaded_engines.files_of(champion)]
     done = view(job)
     assert done.state == JobState.FINISHED
     assert (done.counts.predicted, done.counts.quarantined) == (19, 1)
@@ -442,7 +448,7 @@ def test_a_process_whose_engine_broke_ends_and_no_slice_is_blamed(
     job = submit(ann, slices(20))
     ingest.unpack_next("w")
     loaded = loaded_engines.load(champion)
-    loaded_engines.kept[champion.id] = loaded_engines.Loaded(loaded.package, broken(loaded.engine))
+    use_engine(champion, broken(loaded.engine))
     assert predict.predict_next("w")
     assert (view(job).counts.open, len(ended)) == (20, 1)
     loaded_engines.kept.clear()  # as in the process that comes next

@@ -1,0 +1,151 @@
+"""What a worker does while database or storage are away, and with work that is no longer its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
+
+from db.clock import from_now
+from db.database import read_scope, session_scope
+from db.ledger import job_view, jobs, leases, queue, recording
+from db.ledger.predictions import PredictedSlice
+from db.models import Chunk, Job, JobState, ModelVersion, Prediction, Upload, User, Work
+from db.settings import Settings
+from db.storage import storage
+from tests.builders.versions import add_champion
+from worker import sweep
+from worker.jobs import ingest, loaded_engines, predict
+
+Entries = Callable[..., dict[str, bytes]]
+View = Callable[[Job], job_view.JobView]
+
+pytestmark = pytest.mark.usefixtures("champion")
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.claimed.WAIT_SECONDS", 0.0)
+
+
+def away(times: int, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call that the database is away for at first."""
+    left = iter(range(times))
+
+    def act(*values: Any) -> Any:
+        if next(left, None) is not None:
+            raise OperationalError("BEGIN", None, Exception("connection refused"))
+        return call(*values)
+
+    return act
+
+
+def test_scores_are_kept_until_the_database_is_back(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(5))
+    ingest.unpack_next("w")
+    monkeypatch.setattr(recording, "record_predictions", away(20, recording.record_predictions))
+    assert predict.predict_next("w")
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 5)
+    with read_scope() as s:
+        assert s.scalars(select(Chunk.fence)).all() == [1]
+
+
+def test_read_slices_are_kept_until_the_database_is_back(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(5))
+    for name in ("record_read", "close_upload"):
+        monkeypatch.setattr(recording, name, away(20, getattr(recording, name)))
+    assert ingest.unpack_next("w")
+    assert (view(job).stages.unpacked, view(job).counts.open) == (1, 5)
+    with read_scope() as s:
+        assert s.scalars(select(Upload.fence)).all() == [1]
+
+
+def test_work_is_put_off_once_the_database_is_back(
+    ann: User, submit: Any, slices: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(ann, slices(5))
+    ingest.unpack_next("w")
+    monkeypatch.setattr(predict, "_pixels", away(1, predict._pixels))
+    monkeypatch.setattr(leases, "put_off", away(20, leases.put_off))
+    assert predict.predict_next("w")
+    with read_scope() as s:
+        assert s.execute(select(Chunk.state, Chunk.put_offs, Chunk.attempts)).all() == [(Work.READY, 1, 0)]
+
+
+def test_volume_that_is_not_mounted_costs_no_attempt(
+    ann: User, submit: Any, slices: Entries, view: View, database: Settings
+) -> None:
+    unread, read = submit(ann, slices(3)), submit(ann, slices(3, start=10))
+    assert ingest.unpack_next("w")
+    files = Path(storage().folder)
+    mounted = files.rename(files.with_name("elsewhere"))
+    (files / "incoming").mkdir(parents=True)  # as a process does that starts meanwhile
+    for _ in range(2 * predict.MAX_ATTEMPTS):
+        assert ingest.unpack_next("w")
+        assert predict.predict_next("w")
+        let_time_pass()
+    assert {view(job).state for job in (unread, read)} == {JobState.RUNNING}
+    (files / "incoming").rmdir()
+    files.rmdir()
+    mounted.rename(files)
+    while ingest.unpack_next("w") or predict.predict_next("w"):
+        pass
+    assert {(view(job).state, view(job).counts.predicted) for job in (unread, read)} == {(JobState.FINISHED, 3)}
+
+
+def let_time_pass() -> None:
+    """As if the minute were over for which work was put off."""
+    with session_scope() as s:
+        for model in (Upload, Chunk):
+            s.execute(update(model).where(model.state == Work.READY).values(lease_until=from_now(-1)))
+
+
+def test_known_predictions_are_not_copied_under_a_claim_that_is_lost(
+    ann: User, bob: User, submit: Any, slices: Entries, view: View
+) -> None:
+    slow, quick = submit(ann, slices(1)), submit(bob, slices(1))
+    assert ingest.unpack_next("w")
+    assert ingest.unpack_next("w")
+    with read_scope() as s:
+        mine, other = (s.scalars(select(Chunk).where(Chunk.job_id == job.id)).one() for job in (slow, quick))
+    with session_scope() as s:
+        stale = leases.take(s, Chunk, mine.id, "slow")
+        assert stale is not None
+        s.execute(update(Chunk).where(Chunk.id == mine.id).values(lease_until=from_now(-1)))
+    sweep.sweep_ledger()
+    with session_scope() as s:
+        own = leases.take(s, Chunk, other.id, "quick")
+        assert own is not None
+        known = PredictedSlice(other.id, 1.0, 0.7, True, bytes(98))
+        recording.record_predictions(s, own, other, "fake", [known])
+    assert view(quick).counts.predicted == 1
+    assert predict._share(mine, stale) is None
+    with read_scope() as s:
+        assert s.scalars(select(Prediction.job_id)).all() == [quick.id]
+    with session_scope() as s:
+        assert queue.claim_chunks(s, "w", 1)
+
+
+def test_engine_is_kept_by_the_files_of_its_version(champion: ModelVersion, database: Settings) -> None:
+    """A database that was restored from a backup may give the same id to another network."""
+    assert loaded_engines.load(champion).package.name == "fake"
+    other = add_champion(database.home, "other")
+    restored = ModelVersion(id=champion.id, name="other", number=1, recipe=other.recipe, files=other.files)
+    assert loaded_engines.load(restored).package.name == "other"
+
+
+def test_cancelled_job_is_listed_once_the_database_is_back(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(5))
+    with session_scope() as s:
+        jobs.cancel_job(s, job)
+    monkeypatch.setattr(recording, "record_read", away(20, recording.record_read))
+    assert ingest.unpack_next("w")
+    assert (view(job).state, view(job).counts.cancelled) == (JobState.CANCELLED, 5)

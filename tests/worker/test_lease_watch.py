@@ -1,0 +1,70 @@
+"""When a lease that has run out counts as lost: not before live workers could renew it."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from db import database as base
+from db.clock import from_now
+from db.database import read_scope, session_scope
+from db.ledger import leases, queue
+from db.models import Chunk, User, Work
+from db.settings import Settings
+from worker import sweep
+from worker.jobs import ingest
+from worker.lease_watch import LeaseWatch
+
+Entries = Callable[..., dict[str, bytes]]
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def judged(*seconds: float) -> list[bool]:
+    """Whether a watch that looks at these seconds judges leases each time."""
+    watch = LeaseWatch()
+    return [watch.may_judge(START + timedelta(seconds=at)) for at in seconds]
+
+
+def test_new_watch_judges_after_a_heartbeat_and_a_sweep(settings: Settings) -> None:
+    assert (settings.heartbeat_seconds, settings.sweep_seconds, settings.lease_seconds) == (15, 10, 90)
+    assert judged(0, 10, 20, 30, 40) == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("gap", [46, 1200, -1200], ids=["short", "long", "clock-set-back"])
+def test_watch_that_could_not_look_for_a_while_waits_again(gap: float, settings: Settings) -> None:
+    back = 30 + gap
+    assert judged(0, 10, 20, 30, back, back + 10, back + 20, back + 30) == [False] * 3 + [True] + [False] * 3 + [True]
+
+
+@pytest.mark.usefixtures("champion")
+def test_lease_that_lapsed_in_a_pause_is_renewed_by_its_worker(ann: User, submit: Any, slices: Entries) -> None:
+    submit(ann, slices(4))
+    ingest.unpack_next("w")
+    with session_scope() as s:
+        [(_, own)] = queue.claim_chunks(s, "w", 4)
+        s.execute(update(Chunk).values(lease_until=from_now(-1200)))
+    sweep.sweep_ledger(LeaseWatch())
+    with session_scope() as s:
+        assert leases.keep(s, Chunk, own)
+
+
+@pytest.mark.usefixtures("champion")
+def test_lease_of_a_worker_that_does_not_come_back_is_lost(
+    database: Settings, ann: User, submit: Any, slices: Entries
+) -> None:
+    base.use(database.model_copy(update={"heartbeat_seconds": 0.1, "sweep_seconds": 0.1}))
+    submit(ann, slices(1))
+    ingest.unpack_next("w")
+    with session_scope() as s:
+        queue.claim_chunks(s, "w", 1)
+        s.execute(update(Chunk).values(lease_until=from_now(-1200)))
+    watch = LeaseWatch()
+    sweep.sweep_ledger(watch)
+    time.sleep(0.3)
+    sweep.sweep_ledger(watch)
+    with read_scope() as s:
+        chunk = s.query(Chunk).one()
+        assert (chunk.state, chunk.suspect) == (Work.READY, True)
