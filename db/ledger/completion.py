@@ -4,6 +4,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
+from db.ledger.tally import count_tallies
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, JobState, Upload, Work
 
 
@@ -36,7 +37,8 @@ def finish_if_done(s: Session, job: Job) -> None:
         state = JobState.CANCELLED
     else:
         state = JobState.FAILED if error else JobState.FINISHED
+    tally = count_tallies(s, [job.id])[job.id]  # nothing of it changes any more, unless somebody retries it
     started = func.coalesce(Job.started_at, from_now())  # a claim does not note it in a row that is locked
-    ended = {"state": state, "error": error, "started_at": started, "finished_at": from_now()}
+    ended = {"state": state, "error": error, "started_at": started, "finished_at": from_now(), "tally": tally}
     s.execute(update(Job).where(Job.id == job.id).values(**ended))
     s.refresh(job)

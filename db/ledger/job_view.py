@@ -1,8 +1,6 @@
-"""Jobs as people see them: counts, stages, rate and remaining time, taken from the rows at that moment."""
+"""Jobs as people see them: counts, stages, rate and remaining time."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pydantic import Field
@@ -11,8 +9,10 @@ from sqlalchemy.orm import Session
 
 from db import paging
 from db.clock import from_now
+from db.ledger.tally import tallies_of
 from db.ledger.views import JobStateName, Moment, View
-from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Prediction, Slice, Upload, User, Work
+from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work
+from db.models.documents import JobTally
 from db.paging import BadCursor, Page
 from db.registry.engine_proofs import refusals
 
@@ -100,88 +100,41 @@ def count_slices(s: Session) -> dict[str, int]:
     return dict(s.execute(select(Slice.state, func.count()).group_by(Slice.state)).all())
 
 
-@dataclass
-class _Tally:
-    """The sums over the rows of one job."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    positive: int = 0
-    ood: int | None = None
-    announced: int = 0
-    unlisted: int = 0
-    uploads: int = 0
-    unpacked: int = 0
-    recent: int = 0
-
-
 def job_view(s: Session, job: Job) -> JobView:
     """Return one job as its rows are at this moment."""
     return job_views(s, [job])[0]
 
 
 def job_views(s: Session, jobs: Sequence[Job]) -> list[JobView]:
-    """Return jobs as their rows are at this moment. The number of statements does not grow with the number of jobs."""
-    tallies = {job.id: _Tally() for job in jobs}
-    _add_slices(s, tallies)
-    _add_predictions(s, tallies)
-    _add_uploads(s, tallies)
-    if running := [job.id for job in jobs if job.started_at and not job.finished_at]:
-        _add_recent(s, tallies, running)
+    """Return jobs as their rows are at this moment. The number of statements does not grow with the number of jobs.
+
+    The rows of jobs that have ended are not counted again.
+    """
+    tallies = tallies_of(s, jobs)
+    running = [job.id for job in jobs if job.started_at and not job.finished_at]
+    recent = _recent(s, running) if running else {}
     now = s.scalar(select(from_now())) if running else None
     warnings = refusals(s, {job.model_version_id for job in jobs if job.state in OPEN_JOB})
-    return [_view(job, tallies[job.id], now, warnings.get(job.model_version_id)) for job in jobs]
+    return [_view(job, tallies[job.id], recent.get(job.id, 0), now, warnings.get(job.model_version_id)) for job in jobs]
 
 
-def _add_slices(s: Session, tallies: Mapping[str, _Tally]) -> None:
-    columns = (Slice.job_id, Slice.state, Slice.reason)
-    for job_id, state, reason, count in s.execute(
-        select(*columns, func.count()).where(Slice.job_id.in_(tallies)).group_by(*columns)
-    ):
-        tallies[job_id].outcomes[state] += count
-        if reason is not None and state in (Outcome.REJECTED, Outcome.QUARANTINED):
-            tallies[job_id].reasons[reason] += count
-
-
-def _add_predictions(s: Session, tallies: Mapping[str, _Tally]) -> None:
-    """Count the positive ones and those out of distribution. Some models do not measure the latter."""
-    positive = func.count().filter(Prediction.positive.is_(True))
-    ood = func.count().filter(Prediction.ood.is_(True))
-    query = select(Prediction.job_id, positive, ood, func.count(Prediction.ood))
-    for job_id, positives, outside, measured in s.execute(
-        query.where(Prediction.job_id.in_(tallies)).group_by(Prediction.job_id)
-    ):
-        tallies[job_id].positive = positives
-        tallies[job_id].ood = outside if measured else None
-
-
-def _add_uploads(s: Session, tallies: Mapping[str, _Tally]) -> None:
-    """Count uploads, those that are unpacked, and the entries that their listings announce."""
-    unlisted = func.count().filter(Upload.entries.is_(None), Upload.closed_at.is_(None))
-    query = select(Upload.job_id, func.sum(Upload.entries), unlisted, func.count(), func.count(Upload.closed_at))
-    for job_id, entries, without, uploads, unpacked in s.execute(
-        query.where(Upload.job_id.in_(tallies)).group_by(Upload.job_id)
-    ):
-        tally = tallies[job_id]
-        tally.announced, tally.unlisted, tally.uploads, tally.unpacked = int(entries or 0), without, uploads, unpacked
-
-
-def _add_recent(s: Session, tallies: Mapping[str, _Tally], running: Sequence[str]) -> None:
-    """Count the slices of running jobs that were predicted within the last minute."""
+def _recent(s: Session, running: Sequence[str]) -> dict[str, int]:
+    """Count by job the slices of running jobs that were predicted within the last minute."""
     query = select(Chunk.job_id, func.sum(Chunk.size)).group_by(Chunk.job_id)
     recent = Chunk.closed_at > from_now(-RATE_SECONDS)
-    for job_id, size in s.execute(query.where(Chunk.job_id.in_(running), Chunk.state == Work.DONE, recent)):
-        tallies[job_id].recent = int(size)
+    rows = s.execute(query.where(Chunk.job_id.in_(running), Chunk.state == Work.DONE, recent))
+    return {job_id: int(size) for job_id, size in rows}
 
 
-def _view(job: Job, tally: _Tally, now: datetime | None, warning: str | None) -> JobView:
-    received = tally.outcomes.total()
+def _view(job: Job, tally: JobTally, recent: int, now: datetime | None, warning: str | None) -> JobView:
+    outcomes = {outcome.value: tally.outcomes.get(outcome, 0) for outcome in Outcome}
+    received = sum(outcomes.values())
     total = received if job.unpacked_at or job.finished_at else max(received, tally.announced)
-    done = received - tally.outcomes[Outcome.OPEN]
-    rate = _rate(job, tally, now)
+    done = received - outcomes[Outcome.OPEN]
+    rate = _rate(job, outcomes[Outcome.PREDICTED], recent, now)
     is_open = job.state in OPEN_JOB
     cancelling = is_open and job.cancel_requested_at is not None
-    nothing_predicted = not is_open and not tally.outcomes[Outcome.PREDICTED]
+    nothing_predicted = not is_open and not outcomes[Outcome.PREDICTED]
     state_text = f"{job.state}, nothing predicted" if nothing_predicted else job.state
     return JobView(
         id=job.id,
@@ -196,11 +149,7 @@ def _view(job: Job, tally: _Tally, now: datetime | None, warning: str | None) ->
         model_note=job.model_version.note,
         recipe=job.recipe,
         priority=job.priority,
-        counts=Counts(
-            received=received,
-            positive=tally.positive,
-            **{outcome.value: tally.outcomes[outcome] for outcome in Outcome},
-        ),
+        counts=Counts(received=received, positive=tally.positive, **outcomes),
         ood=tally.ood,
         stages=Stages(
             total=total,
@@ -221,14 +170,14 @@ def _view(job: Job, tally: _Tally, now: datetime | None, warning: str | None) ->
     )
 
 
-def _rate(job: Job, tally: _Tally, now: datetime | None) -> float:
+def _rate(job: Job, predicted: int, recent: int, now: datetime | None) -> float:
     """Return slices per second: over the last minute while the job runs, over its whole time once it has ended."""
     if job.started_at is None:
         return 0.0
     if job.finished_at is not None:
-        return tally.outcomes[Outcome.PREDICTED] / max((job.finished_at - job.started_at).total_seconds(), 0.001)
+        return predicted / max((job.finished_at - job.started_at).total_seconds(), 0.001)
     age = (now - job.started_at).total_seconds() if now else RATE_SECONDS
-    return tally.recent / max(min(age, RATE_SECONDS), 0.001)
+    return recent / max(min(age, RATE_SECONDS), 0.001)
 
 
 def list_jobs(

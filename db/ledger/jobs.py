@@ -6,7 +6,7 @@ import json
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, null, or_, select, update
 from sqlalchemy.orm import Session
 
 from db import broker
@@ -142,11 +142,9 @@ def retry_job(s: Session, job: Job) -> int:
     ).all()
     if not (failed or uploads or prepared):
         return 0
-    s.execute(
-        update(Job)
-        .where(Job.id == job.id)
-        .values(state=JobState.RUNNING, error=None, finished_at=None, cancel_requested_at=None, unpacked_at=None)
-    )
+    reopened = {"state": JobState.RUNNING, "error": None, "tally": null()}
+    unset = dict.fromkeys(("finished_at", "cancel_requested_at", "unpacked_at"))
+    s.execute(update(Job).where(Job.id == job.id).values(**reopened, **unset))
     s.refresh(job)
     by_array: dict[str, list[int]] = {}
     for array_sha256, slice_id in prepared:

@@ -149,3 +149,22 @@ class DatasetReport(Document):
     shortcuts: Shortcuts | None = None
     identical_to: str | None = None
     warnings: list[str] = Field(default_factory=list)
+
+
+class JobTally(Document):
+    """The sums over the rows of one job.
+
+    `outcomes`: slices by outcome. `reasons`: rejected and quarantined slices by reason code. `positive`: predicted
+    slices that are COVID. `ood`: those out of distribution, or None if the model does not measure it. `announced`: the
+    entries that the listings of its `uploads` announce; `unlisted`: uploads that announce none and are still read;
+    `unpacked`: uploads that are read to their end.
+    """
+
+    outcomes: dict[str, int] = Field(default_factory=dict)
+    reasons: dict[str, int] = Field(default_factory=dict)
+    positive: int = 0
+    ood: int | None = None
+    announced: int = 0
+    unlisted: int = 0
+    uploads: int = 0
+    unpacked: int = 0

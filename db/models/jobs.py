@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from db.clock import from_now
 from db.models.accounts import User
 from db.models.base import FILE, NO_FILE, Base
+from db.models.documents import DocumentType, JobTally
 from db.models.registry import ModelVersion
 from db.models.work import LeaseMixin
 
@@ -27,7 +28,10 @@ OPEN_JOB = (JobState.QUEUED, JobState.RUNNING)
 
 
 class Job(Base):
-    """One submission, pinned to the model version that was champion when it was created."""
+    """One submission, pinned to the model version that was champion when it was created.
+
+    `tally`: the sums over its rows at its end. While it is open they are counted.
+    """
 
     __tablename__ = "job"
     __table_args__ = (
@@ -52,6 +56,7 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     served_at: Mapped[datetime | None]
+    tally: Mapped[JobTally | None] = mapped_column(DocumentType(JobTally), info=NO_FILE)
 
     owner: Mapped[User] = relationship(lazy="joined")
     model_version: Mapped[ModelVersion] = relationship(lazy="joined")

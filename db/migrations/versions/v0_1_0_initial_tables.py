@@ -125,6 +125,7 @@ def upgrade() -> None:
         sa.Column("finished_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("cancel_requested_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.Column("served_at", db.clock.UtcDateTime(timezone=True), nullable=True),
+        sa.Column("tally", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_version.id"], name=op.f("fk_job_model_version_id_model_version")
         ),

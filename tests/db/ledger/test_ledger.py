@@ -16,6 +16,7 @@ from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
 from db.ledger.results import ResultsQuery
+from db.ledger.tally import count_tallies
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
 from tests.builders.statements import recorded_statements
 from tests.web.actors import load_engines
@@ -376,6 +377,29 @@ def test_page_of_fifty_jobs_takes_at_most_ten_statements(ann: User, new_champion
     assert sorted(job.state for job in page.items) == ["finished", *["queued"] * 48, "running"]
     assert sum(job.warning is not None for job in page.items) == 49
     assert {job.id: job for job in page.items} == {job.id: view(job) for job in jobs_of_two_versions}
+
+
+def test_rows_of_a_job_that_has_ended_are_not_counted_again(ann: User) -> None:
+    job = submit(ann)
+    unpack()
+    predict()
+    with read_scope() as s:
+        assert s.get_one(Job, job.id).tally == count_tallies(s, [job.id])[job.id]
+    with recorded_statements() as statements:
+        assert view(job).counts.predicted == 4
+    assert [line for line in statements if "FROM slice" in line or "FROM prediction" in line] == []
+
+
+def test_job_that_is_retried_is_counted_anew(ann: User) -> None:
+    job = submit(ann)
+    unpack(1)
+    _, own = claim()
+    with session_scope() as s:
+        chunks.quarantine_chunk(s, own, "engine_error")
+    assert (view(job).state, view(job).rejections) == (JobState.FINISHED, {"engine_error": 1})
+    with session_scope() as s:
+        assert jobs.retry_job(s, job) == 1
+    assert (view(job).counts.open, view(job).rejections) == (1, {})
 
 
 def test_sweep_finishes_a_job_whose_last_worker_died_before_it_could(ann: User, champion: ModelVersion) -> None:

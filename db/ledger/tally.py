@@ -1,0 +1,57 @@
+"""The sums over the rows of jobs: counted while a job is open, and stored with it at its end."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from db.models import Job, Outcome, Prediction, Slice, Upload
+from db.models.documents import JobTally
+
+
+def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
+    """Return the sums of jobs by id: stored ones, and for the others what their rows are at this moment."""
+    stored = {job.id: job.tally for job in jobs if job.tally is not None}
+    return stored | count_tallies(s, [job.id for job in jobs if job.tally is None])
+
+
+def count_tallies(s: Session, job_ids: Collection[str]) -> dict[str, JobTally]:
+    """Count the rows of jobs. The number of statements does not grow with the number of jobs."""
+    if not job_ids:
+        return {}
+    sums: dict[str, dict[str, Any]] = {job_id: {"outcomes": {}, "reasons": {}} for job_id in job_ids}
+    _add_slices(s, sums)
+    _add_predictions(s, sums)
+    _add_uploads(s, sums)
+    return {job_id: JobTally(**values) for job_id, values in sums.items()}
+
+
+def _add_slices(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
+    columns = (Slice.job_id, Slice.state, Slice.reason)
+    query = select(*columns, func.count()).where(Slice.job_id.in_(sums)).group_by(*columns)
+    for job_id, state, reason, count in s.execute(query):
+        outcomes, reasons = sums[job_id]["outcomes"], sums[job_id]["reasons"]
+        outcomes[state] = outcomes.get(state, 0) + count
+        if reason is not None and state in (Outcome.REJECTED, Outcome.QUARANTINED):
+            reasons[reason] = reasons.get(reason, 0) + count
+
+
+def _add_predictions(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
+    """Count the positive ones and those out of distribution. Some models do not measure the latter."""
+    positive = func.count().filter(Prediction.positive.is_(True))
+    ood = func.count().filter(Prediction.ood.is_(True))
+    query = select(Prediction.job_id, positive, ood, func.count(Prediction.ood))
+    for job_id, positives, outside, measured in s.execute(
+        query.where(Prediction.job_id.in_(sums)).group_by(Prediction.job_id)
+    ):
+        sums[job_id] |= {"positive": positives, "ood": outside if measured else None}
+
+
+def _add_uploads(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
+    unlisted = func.count().filter(Upload.entries.is_(None), Upload.closed_at.is_(None))
+    columns = (Upload.job_id, func.sum(Upload.entries), unlisted, func.count(), func.count(Upload.closed_at))
+    names = ("announced", "unlisted", "uploads", "unpacked")
+    query = select(*columns).where(Upload.job_id.in_(sums)).group_by(Upload.job_id)
+    for job_id, announced, *counts in s.execute(query):
+        sums[job_id] |= dict(zip(names, (int(announced or 0), *counts), strict=True))
