@@ -20,7 +20,6 @@ from db.evaluation.result import EvaluationResult, PairedMetric, PairedMetrics
 from db.ledger import leases
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
-from db.storage import storage
 
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
 MAX_CLAIMS = 3  # an evaluation is given up after so many claims that ended with the worker's death
@@ -65,7 +64,7 @@ def request(
     """Return the evaluation of a version on these slices; there is one for the same request.
 
     `precision`: of the engine that must score; None: the engine that serves where the evaluation is carried out. An
-    evaluation that failed, or whose scores are gone from storage, is carried out again. `notify=False` sends no
+    evaluation that failed, or whose scores were found lost, is carried out again. `notify=False` sends no
     message, for callers that carry it out at once.
 
     Raises EvaluationError: the dataset is not ready, or there is no such part.
@@ -85,17 +84,13 @@ def request(
         evaluation.user_id = user.id if user else None
         s.add(evaluation)
         s.flush()
-    elif evaluation.state == Work.FAILED or _has_lost_scores(evaluation):
+    elif evaluation.state == Work.FAILED or (evaluation.state == Work.DONE and evaluation.scores_sha256 is None):
         _try_again(s, evaluation)
     else:
         return evaluation
     if notify:
         broker.wake_after_commit(s, Queue.EVALUATION)
     return evaluation
-
-
-def _has_lost_scores(evaluation: Evaluation) -> bool:
-    return bool(evaluation.scores_sha256) and not storage().exists(evaluation.scores_sha256 or "")
 
 
 def _try_again(s: Session, evaluation: Evaluation) -> None:
@@ -113,6 +108,12 @@ def _try_again(s: Session, evaluation: Evaluation) -> None:
         )
     )
     s.refresh(evaluation)
+
+
+def forget_scores(s: Session, evaluation: Evaluation) -> None:
+    """Note that the scores of an evaluation are lost, so that the next request makes them again."""
+    lost = Evaluation.id == evaluation.id, Evaluation.scores_sha256 == evaluation.scores_sha256
+    s.execute(update(Evaluation).where(*lost).values(scores_sha256=None))
 
 
 def lock_slices(s: Session, dataset_id: int) -> None:

@@ -22,6 +22,9 @@ from db.training.lineage import find_seen, parts_in, training_split_of
 Fractions = tuple[float, float, float]
 """The shares of train, validation and test."""
 
+SAME = ("rule", "seed", "after_version_id", "train_share", "validation_share", "test_share")
+"""Two splits of a dataset differ in one of these columns."""
+
 
 @dataclass
 class Unit:
@@ -48,7 +51,7 @@ class _Wanted:
     own: Split | None = None
 
 
-def split_of(
+def draw_split(
     s: Session,
     dataset: Dataset,
     *,
@@ -57,25 +60,32 @@ def split_of(
     fractions: Fractions = FRACTIONS,
     after: ModelVersion | None = None,
 ) -> Split:
-    """Return the split of a dataset into train, validation and test. The first call draws it; a seed gives one split.
+    """Return the split of a dataset into train, validation and test; a seed gives one split.
+
+    If it is drawn now, it has no id yet: `keep_split` keeps it. Drawing takes long, so it is no part of a writing
+    transaction.
 
     Groups that share identical or near-identical slices stay together, unless `groups_as_given`. If the CSV named a
     part for each slice, that is the split, whatever the seed. Slices that the version `after` has seen stay in the
     parts that they had, with all that must stay with them. On the dataset of its own split, that is the split again.
 
-    Needs a writing transaction. Raises DatasetError: the dataset is not ready, the seed or the fractions are invalid,
-    or a part would lack a class.
+    Raises DatasetError: the dataset is not ready, the seed or the fractions are invalid, or a part would lack a class.
     """
-    lock_row(s, Dataset, dataset.id)  # one drawing at a time
     wanted = _wanted(s, dataset, seed, groups_as_given, fractions, after)
-    return _made(s, dataset, wanted) or _make(s, dataset, wanted)
+    return wanted.own or _kept(s, dataset.id, _columns(wanted)) or _draw(s, dataset, wanted)
 
 
-def find_split(
-    s: Session, dataset: Dataset, *, seed: int = 7, groups_as_given: bool = False, after: ModelVersion | None = None
-) -> Split | None:
-    """Return the split that `split_of` would give if it is drawn already, without writing. Raises DatasetError too."""
-    return _made(s, dataset, _wanted(s, dataset, seed, groups_as_given, FRACTIONS, after))
+def keep_split(s: Session, drawn: Split) -> Split:
+    """Add a split that was drawn; return it, or the same one if somebody else has kept it meanwhile."""
+    if drawn.id is not None:
+        return drawn
+    lock_row(s, Dataset, drawn.dataset_id)
+    if kept := _kept(s, drawn.dataset_id, {name: getattr(drawn, name) for name in SAME}):
+        return kept
+    s.add(drawn)
+    s.flush()
+    s.refresh(drawn, ["after"])  # for where no session is open
+    return drawn
 
 
 def _wanted(
@@ -102,8 +112,8 @@ def _wanted(
     return _Wanted(rule, seed, fractions, after, earlier_parts, own)
 
 
-def _made(s: Session, dataset: Dataset, wanted: _Wanted) -> Split | None:
-    return wanted.own or s.scalar(select(Split).filter_by(dataset_id=dataset.id, **_columns(wanted)))
+def _kept(s: Session, dataset_id: int, columns: Mapping[str, Any]) -> Split | None:
+    return s.scalar(select(Split).filter_by(dataset_id=dataset_id, **columns))
 
 
 def _own_split(s: Session, version: ModelVersion, dataset: Dataset) -> Split | None:
@@ -121,7 +131,7 @@ def _columns(wanted: _Wanted) -> dict[str, Any]:
     return {"rule": wanted.rule, "seed": wanted.seed, "after_version_id": after, **shares}
 
 
-def _make(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
+def _draw(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
     slices = split_candidates(s, dataset.id)
     if wanted.rule == SplitRule.GIVEN:
         if lost := sum(not one.given_part for one in slices):
@@ -137,11 +147,7 @@ def _make(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
         by_group[one.group].add(parts[one.row])
     assignment = {group: min(where) if len(where) == 1 else sorted(where) for group, where in by_group.items()}
     leaks = find_leaks(slices, parts)
-    split = Split(dataset_id=dataset.id, assignment=assignment, leaks=leaks, **_columns(wanted))
-    s.add(split)
-    s.flush()
-    s.refresh(split, ["after"])  # for where no session is open
-    return split
+    return Split(dataset_id=dataset.id, assignment=assignment, leaks=leaks, **_columns(wanted))
 
 
 def _check_classes(slices: Sequence[SplitCandidate], parts: dict[int, str], wanted: _Wanted) -> None:

@@ -2,13 +2,16 @@
 
 import hashlib
 import io
+from typing import Any
 
 import numpy as np
+from sqlalchemy.orm import Session
 
 from db.database import session_scope
 from db.models import Dataset, LabelledSlice, Split, SplitRule, Work
 from db.models.datasets import FRACTIONS
 from db.storage import storage
+from db.training import splits
 from worker.engines.fake import expected_logit
 
 
@@ -46,6 +49,11 @@ def add_dataset(name: str = "site", count: int = 60, groups: int = 12, *, wrong:
                 )
             )  # fmt: skip
     return dataset
+
+
+def split_of(s: Session, dataset: Dataset, **how: Any) -> Split:
+    """Draw a split and keep it, or find it."""
+    return splits.keep_split(s, splits.draw_split(s, dataset, **how))
 
 
 def new_split(dataset_id: int, assignment: dict[str, str], *, rule: str = SplitRule.GROUPS, seed: int = 7) -> Split:

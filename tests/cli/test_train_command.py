@@ -16,8 +16,8 @@ from db.database import read_scope, session_scope
 from db.models import Dataset, ModelVersion, Split, TrainingRun, Work
 from db.settings import Settings, get_settings
 from db.storage import storage
-from db.training import runs, splits
-from tests.builders.datasets import add_dataset
+from db.training import runs
+from tests.builders.datasets import add_dataset, split_of
 from training.launch.weights_file import base_shapes
 
 Run = Callable[..., Result]
@@ -174,7 +174,7 @@ def test_wrong_requests_are_refused_in_one_line(launch: Run, words: list[str | i
 
 def test_leak_is_refused_unless_allowed_by_name(launch: Run, dataset: Dataset) -> None:
     with session_scope() as s:
-        splits.split_of(s, s.merge(dataset))
+        split_of(s, s.merge(dataset))
         s.execute(update(Split).values(leaks={"identical-slices": {"count": 2, "examples": ["a"]}}))
     refused = launch("site")
     assert (refused.exit_code, "identical-slices: 2" in refused.stderr) == (2, True)
@@ -189,7 +189,7 @@ def add_version(name: str, **values: object) -> None:
 
 def test_run_from_a_version_keeps_its_test_part(launch: Run, dataset: Dataset) -> None:
     with session_scope() as s:
-        own = splits.split_of(s, s.merge(dataset))
+        own = split_of(s, s.merge(dataset))
     add_version("lungs", facts={"split": {"id": own.id, "dataset": "site/1"}})
     assert launch("site", "--from", "lungs/1", "--seed", 8, "--allow-leak", "seen-by-parent").exit_code == 0
     run = only_run()

@@ -14,9 +14,9 @@ from tests.system.conftest import Whole
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 LAUNCH = """
-from db.training import runs, splits
+from db.training import runs
 from db.database import session_scope
-from tests.builders.datasets import add_dataset
+from tests.builders.datasets import add_dataset, split_of
 from training.config import preset, with_settings
 
 tiny = ["initial=none", "hidden=8"]
@@ -27,7 +27,7 @@ config["stages"] = config["stages"][:2]
 dataset = add_dataset("site", 48)
 with session_scope() as s:
     dataset = s.merge(dataset)
-    split = splits.split_of(s, dataset)
+    split = split_of(s, dataset)
     run = runs.create_run(s, runs.NewRun(dataset, split, "seed", config, seed=7))
 print(run.id)
 """

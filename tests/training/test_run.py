@@ -17,9 +17,9 @@ from db.models.documents import SplitName
 from db.registry import versions
 from db.registry.manifest import parse_manifest
 from db.storage import FileMissing, storage
-from db.training import runs, splits
+from db.training import runs
 from db.training.runs import NewRun
-from tests.builders.datasets import add_dataset, add_split
+from tests.builders.datasets import add_dataset, add_split, split_of
 from tests.builders.versions import fake_package
 from training.config import Origin, preset, with_settings
 from training.errors import RunFailed, WeightsError, message_for
@@ -48,7 +48,7 @@ def launch(dataset, *settings, **values):
     config["stages"] = config["stages"][:2]
     with session_scope() as s:
         dataset = s.merge(dataset)
-        split = values.pop("split", None) or splits.split_of(s, dataset)
+        split = values.pop("split", None) or split_of(s, dataset)
         allowed = values.pop("allow_leaks", ())
         leaks = runs.check_split(s, dataset, split, values.get("from_version"), allowed)
         return runs.create_run(s, NewRun(dataset, split, "seed", config, seed=7, leaks=leaks, **values))
@@ -79,7 +79,7 @@ def test_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     with session_scope() as s:
         version = versions.find_version(s, "mine/1")
         requested = s.query(Evaluation).filter_by(model_version_id=version.id).one()
-        test = splits.split_of(s, s.merge(dataset))
+        test = split_of(s, s.merge(dataset))
     assert (requested.part, requested.split_id) == ("test", test.id), "the comparison is requested at once"
     assert version.facts.split == SplitName(id=test.id, dataset="site/1")
     assert version.metrics["measured_on"].endswith("groups that training never saw")
@@ -314,7 +314,7 @@ def save_anew(dataset, name):
 def parent(dataset):
     """A model version that was trained on the train part of the dataset."""
     with session_scope() as s:
-        split = splits.split_of(s, s.merge(dataset))
+        split = split_of(s, s.merge(dataset))
         blank = {"files": {}, "metrics": {}, "parity": {}, "note": "", "recipe": "lung-224-v1"}
         known = {"split": {"id": split.id, "dataset": "site/1"}, "dataset": "site/1"}
         version = ModelVersion(name="lungs", number=1, threshold=0.5, temperature=1.0, facts=known, **blank)
@@ -329,7 +329,7 @@ def run_from(parent, monkeypatch):
 
     def run(dataset, *allowed):
         with session_scope() as s:
-            split = splits.split_of(s, s.merge(dataset), seed=8)
+            split = split_of(s, s.merge(dataset), seed=8)
         launch(dataset, split=split, from_version=parent, allow_leaks=allowed)
         view, _ = carry_out()
         return view.error, view.allowed_leaks
@@ -369,7 +369,7 @@ def test_leftovers_are_removed_but_not_folders_in_use(dataset, settings):
     from training.run import work_folder
 
     with session_scope() as s:
-        split = splits.split_of(s, s.merge(dataset))
+        split = split_of(s, s.merge(dataset))
     goes_on = launch(dataset, split=split)
     with session_scope() as s:
         assert runs.claim_run(s, "another")

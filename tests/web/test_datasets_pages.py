@@ -11,8 +11,10 @@ from apiflask import APIFlask
 from db.database import read_scope, session_scope
 from db.datasets.datasets import claim_dataset, fail_dataset
 from db.models import Dataset, Split
+from db.models.documents import DatasetReport
 from db.settings import Settings
 from db.storage import storage
+from db.training import splits
 from tests.builders.files import png, zip_of
 from tests.web.actors import Api, Browser, ready_dataset
 
@@ -158,6 +160,19 @@ def test_split_is_shown_with_what_leaks(admin: Api, roots_browser: Browser) -> N
     done = roots_browser.client.post(f"/datasets/{dataset_id}/splits", data={"csrf_token": token, "seed": "7"})
     assert done.status_code == 303
     assert "Rule: groups, seed 7" in roots_browser.get(f"/datasets/{dataset_id}").text
+
+
+def test_others_write_while_a_split_is_drawn(admin: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset_id = ready_dataset("site")
+    draw = splits.draw
+
+    def meanwhile(*given: Any) -> dict[str, str]:
+        with session_scope() as s:  # where the lock is held, this fails when SQLite's busy timeout is over
+            s.get_one(Dataset, dataset_id).report = DatasetReport()
+        return draw(*given)
+
+    monkeypatch.setattr(splits, "draw", meanwhile)
+    assert len(admin.post(f"/datasets/{dataset_id}/splits", json={}).json["splits"]) == 1
 
 
 def test_dataset_that_is_not_ready_is_not_split(admin: Api) -> None:

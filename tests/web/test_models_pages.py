@@ -15,7 +15,7 @@ from db.evaluation.result import EvaluationResult, PairedMetric
 from db.models import Dataset, Evaluation, ModelVersion, User
 from db.registry import champions, versions
 from db.storage import storage
-from db.training.splits import split_of
+from tests.builders.datasets import split_of
 from tests.builders.files import png
 from tests.builders.versions import fake_package
 from tests.web.actors import Api, Browser, load_engines, ready_dataset

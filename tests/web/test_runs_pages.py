@@ -16,7 +16,7 @@ from db.settings import Settings
 from db.storage import storage
 from db.training import runs
 from db.training.progress import EpochRecord, LiveProgress
-from db.training.splits import split_of
+from tests.builders.datasets import split_of
 from tests.conftest import make_settings
 from tests.web.actors import Api, Browser, ready_dataset, resnet50
 from training.launch import installed

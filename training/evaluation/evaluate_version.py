@@ -165,6 +165,8 @@ def _verdicts_of(evaluation: Evaluation) -> Verdicts | None:
     except (FileMissing, FileDamaged) as error:
         log.warning("scores are gone or damaged", extra={"evaluation": evaluation.id})
         if isinstance(error, FileDamaged):
-            storage().delete(sha256)  # so that the next request makes them anew
+            storage().delete(sha256)
+        with session_scope() as s:
+            evaluations.forget_scores(s, evaluation)
         return None
     return _verdicts(evaluation.model_version, EvaluationResult(**evaluation.result).engine, logit)

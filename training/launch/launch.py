@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.orm import Session
@@ -18,12 +18,11 @@ from db.registry.manifest import KERAS_FILE
 from db.storage import storage
 from db.training import runs
 from db.training.leaks import SEEN
-from db.training.splits import find_split, split_of
+from db.training.splits import draw_split, keep_split
 from training.config import Config, ConfigError, Origin, checked, preset, with_settings
 from training.launch.estimate import Estimate, estimate
 from training.launch.installed import check_launch
 
-T = TypeVar("T")
 Opening = Callable[[], AbstractContextManager[Session]]
 
 
@@ -99,10 +98,9 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
         if version:
             config = _with_scale_of(version, config, request.settings)
         runs.check_name(request.name or dataset.name)
-        split = _split(partial(find_split, s), dataset, request, version)
-    if split is None:  # only now, because drawing takes the write lock
-        with writing() as s:
-            split = _split(partial(split_of, s), s.merge(dataset), request, version)
+        drawn = _split(s, dataset, request, version)
+    with writing() as s:
+        split = keep_split(s, drawn)
     with reading() as s:
         slices = count_parts(s, split)
         leaks = runs.check_split(s, dataset, split, version, request.allow_leaks)
@@ -146,15 +144,15 @@ def _find_dataset(s: Session, label: str) -> Dataset:
     return dataset
 
 
-def _split(of: Callable[..., T], dataset: Dataset, request: RunRequest, start: ModelVersion | None) -> T:
-    """Call `of`, which is split_of or find_split, and once more without `start` where that is allowed."""
-    how = {"seed": request.seed, "groups_as_given": request.groups_as_given}
+def _split(s: Session, dataset: Dataset, request: RunRequest, start: ModelVersion | None) -> Split:
+    """Find or draw the split, once more without `start` where that is allowed."""
+    draw = partial(draw_split, s, dataset, seed=request.seed, groups_as_given=request.groups_as_given)
     try:
-        return of(dataset, **how, after=start)
+        return draw(after=start)
     except DatasetError:
         if start is None or SEEN not in request.allow_leaks:
             raise
-        return of(dataset, **how)
+        return draw()
 
 
 def _find_origin(s: Session, origin: Origin) -> ModelVersion | None:

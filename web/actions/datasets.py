@@ -1,4 +1,4 @@
-"""Making datasets from requests, for the API and the page."""
+"""Making and splitting datasets from requests, for the API and the page."""
 
 import re
 from functools import partial
@@ -10,9 +10,12 @@ from db.datasets.datasets import DatasetView, create_dataset, create_from_review
 from db.datasets.slices import DatasetError
 from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, User
+from db.training.splits import draw_split, keep_split
 from web.actions.keys import once
+from web.actions.lookup import row_of
 from web.actions.uploads import FIELD, check_multipart, file_parts, inspect_parts, plain_part, publish
 from web.errors import Problem, sentence
+from web.schemas.datasets import SplitIn
 
 LABELS_FIELD = "labels"
 MAX_LABEL_BYTES = 64 * 1024 * 1024
@@ -65,3 +68,15 @@ def _labels(table: ReceivedFile) -> ReceivedFile:
     if table.size > MAX_LABEL_BYTES:
         raise Problem(413, "too-large", f"The CSV is too large. Send one of at most {MAX_LABEL_BYTES >> 20} MiB.")
     return table
+
+
+def split(dataset_id: int, options: SplitIn) -> None:
+    """Split a dataset, unless it is split so already. Raises Problem 404 and 409 (it cannot be split)."""
+    try:
+        with read_scope() as s:
+            dataset = row_of(s, Dataset, dataset_id)
+            drawn = draw_split(s, dataset, seed=options.seed, groups_as_given=options.groups_as_given)
+    except DatasetError as error:
+        raise Problem(409, "conflict", sentence(error)) from error
+    with session_scope() as s:
+        keep_split(s, drawn)

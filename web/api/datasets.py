@@ -3,11 +3,9 @@
 from apiflask import APIBlueprint
 from flask import url_for
 
-from db.database import read_scope, session_scope
-from db.datasets.slices import DatasetError
+from db.database import read_scope
 from db.models import Dataset
 from db.paging import newest_first
-from db.training.splits import split_of
 from web.actions import datasets
 from web.actions.lookup import row_of
 from web.actions.request import takes_files
@@ -15,7 +13,6 @@ from web.api import PREFIX
 from web.api.etags import revalidate
 from web.api.openapi import DATASET_BODY, IDEMPOTENCY_HEADER, NOT_MODIFIED, problems
 from web.api.serializers import dataset_json
-from web.errors import Problem, sentence
 from web.schemas.common import ListQuery
 from web.schemas.datasets import DatasetOut, DatasetPage, SplitIn
 from web.security.auth import guard_admin_api, require_admin
@@ -81,11 +78,7 @@ def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
     Split it into train, validation and test by group. The same seed gives the same split. A run splits by itself: use
     this to see the parts and the leaks before anything is trained.
     """
-    with session_scope() as s:
-        try:
-            split_of(s, row_of(s, Dataset, dataset_id), seed=json_data.seed, groups_as_given=json_data.groups_as_given)
-        except DatasetError as error:
-            raise Problem(409, "conflict", sentence(error)) from error
+    datasets.split(dataset_id, json_data)
     return shown(dataset_id)
 
 

@@ -4,18 +4,16 @@ from apiflask import APIBlueprint
 from flask import Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from db.database import current, read_scope, session_scope
+from db.database import current, read_scope
 from db.datasets.datasets import dataset_view
-from db.datasets.slices import DatasetError
 from db.models import Dataset
 from db.paging import newest_first
 from db.training.split_view import splits_of
-from db.training.splits import split_of
 from web.actions import datasets
 from web.actions.lookup import row_of
 from web.actions.request import takes_files
 from web.actions.uploads import MAX_PARTS
-from web.errors import Problem, sentence
+from web.errors import Problem
 from web.schemas.common import ListQuery
 from web.schemas.datasets import SplitIn
 from web.security.auth import require_admin
@@ -82,11 +80,7 @@ def live(dataset_id: int) -> str:
 def split(dataset_id: int) -> ResponseReturnValue:
     """Split a dataset, to show the parts and the leaks before anything is trained."""
     options = form_values(SplitIn, request.form)
-    try:
-        with session_scope() as s:
-            split_of(s, row_of(s, Dataset, dataset_id), seed=options.seed, groups_as_given=options.groups_as_given)
-    except DatasetError as error:
-        raise Problem(409, "conflict", sentence(error)) from error
+    datasets.split(dataset_id, options)
     return redirect(url_for("datasets.show", dataset_id=dataset_id, _anchor="splits"), 303)
 
 

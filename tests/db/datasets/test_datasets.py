@@ -17,8 +17,8 @@ from db.ledger import jobs, leases
 from db.ledger.jobs import ReceivedFile
 from db.ledger.leases import Claim, StaleClaim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Slice, Split, Upload, User, Work
-from db.training import splits
 from db.training.splits import draw, joined_groups
+from tests.builders.datasets import split_of as keep_split
 from worker import reap
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -70,7 +70,7 @@ def built(rows: list[dict[str, Any]]) -> Dataset:
 
 def split_of(dataset: Dataset, **values: Any) -> Split:
     with session_scope() as s:
-        return splits.split_of(s, dataset, **values)
+        return keep_split(s, dataset, **values)
 
 
 def parts_of(dataset: Dataset, split: Split) -> dict[str, list[LabelledRow]]:

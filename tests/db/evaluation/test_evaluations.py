@@ -146,6 +146,19 @@ def test_failed_evaluation_is_repeated_on_request(champion: ModelVersion, datase
     assert seen(evaluation).error is None
 
 
+def test_storage_is_not_asked_for_while_the_database_is_locked(
+    champion: ModelVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = ask(champion, dataset)
+    assert finish()
+    monkeypatch.setattr("db.storage.Storage.exists", None)
+    assert ask(champion, dataset).state == Work.DONE
+    with session_scope() as s:
+        evaluations.forget_scores(s, s.get_one(Evaluation, evaluation.id))
+    again = ask(champion, dataset)
+    assert (again.id, again.state) == (evaluation.id, Work.READY)
+
+
 def test_comparison_is_in_both_results_whoever_ends_last(
     champion: ModelVersion, new_champion: NewChampion, dataset: Dataset
 ) -> None:

@@ -10,9 +10,10 @@ from db.database import read_scope, session_scope
 from db.datasets import slices
 from db.datasets.slices import part_of, split_candidates
 from db.models import Dataset, LabelledSlice, ModelVersion, Split, Work
-from db.training import lineage, runs, splits
+from db.training import lineage, runs
 from db.training.runs import RunError
 from tests.builders.datasets import new_split
+from tests.builders.datasets import split_of as keep_split
 
 pytestmark = pytest.mark.usefixtures("database")
 GROUPS = 20
@@ -35,7 +36,7 @@ def add_dataset(number: int = 1, groups: range = range(GROUPS), **columns: Calla
 
 def split_of(dataset: Dataset, **how: Any) -> Split:
     with session_scope() as s:
-        return splits.split_of(s, dataset, **how)
+        return keep_split(s, dataset, **how)
 
 
 def add_version(number: int, split: Split | None, *before: str, **columns: Any) -> ModelVersion:

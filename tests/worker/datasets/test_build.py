@@ -26,7 +26,7 @@ from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, Job, LabelledSlice, ModelVersion, Review, Slice, User, Work
 from db.settings import Settings
 from db.storage import storage
-from db.training import splits
+from tests.builders.datasets import split_of
 from tests.builders.files import png, write_zip
 from tests.worker.conftest import Submit
 from tests.worker.imaging.builders import dicom
@@ -173,7 +173,7 @@ def test_patient_folder_is_a_group_that_stays_in_one_part(make: Make) -> None:
     assert found.report.as_json()["groups_from"] == {"folders": 64}
     assert not any("no patient" in warning for warning in found.report.as_json()["warnings"])
     with session_scope() as s:
-        split = splits.split_of(s, s.get_one(Dataset, found.id))
+        split = split_of(s, s.get_one(Dataset, found.id))
         rows = {part: slices.rows_of(s, found.id, split, part) for part in PARTS}
     folders = {part: {row.name.split("/")[2] for row in those} for part, those in rows.items()}
     assert sum(map(len, folders.values())) == len(set().union(*folders.values())) == 8
@@ -594,7 +594,7 @@ def test_the_real_slices_make_a_dataset_whose_split_is_clean(settings: Settings,
     assert found.report.as_json()["near_identical"]["within"] > 100
     assert not found.report.as_json()["shortcuts"]["found"]
     with session_scope() as s:
-        split = splits.split_of(s, s.get_one(Dataset, dataset.id))
+        split = split_of(s, s.get_one(Dataset, dataset.id))
         sizes = {part: len(slices.rows_of(s, dataset.id, split, part)) for part in PARTS}
         assert s.scalar(select(func.count()).where(Dataset.state == Work.DONE)) == 1
     assert split.leaks == {}
