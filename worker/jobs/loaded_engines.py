@@ -2,10 +2,13 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from db.background import run_with_heartbeat
 from db.models import ModelVersion
 from db.registry.manifest import Package
+from db.registry.versions import package_folder
 from db.storage import FileDamaged, FileMissing
 from worker.engines.interface import Engine
 from worker.engines.load import EngineUnproven, engine_of
@@ -40,13 +43,15 @@ def files_of(version: ModelVersion) -> Files:
     return frozenset(version.files.items())
 
 
-def load(version: ModelVersion) -> Loaded:
+def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loaded:
     """Load the engine of this model version, or return the one that this process has kept.
 
-    Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable.
+    `alive` is called while the files are fetched: storage may hang. Raises PackageError, FileMissing, FileDamaged,
+    OSError, EngineUnproven, EngineUnavailable, and what `alive` raises.
     """
     files = files_of(version)
     if files not in kept:
+        run_with_heartbeat(lambda: package_folder(version), alive)
         try:
             package, engine = engine_of(version)
         except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):

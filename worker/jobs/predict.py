@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.background import run_with_heartbeat
 from db.crash_points import crash_point
 from db.database import current, in_transaction, read_scope, session_scope
 from db.ledger import chunks, completion, leases, queue, recording
@@ -138,10 +139,9 @@ def _left_to_others() -> list[int]:
 
 
 def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
-    loaded = load(version)
+    loaded = load(version, heartbeat.progress)
     shares = [share for chunk, claim in taken if (share := _share(chunk, claim))]
-    pixels = _pixels(shares)
-    heartbeat.progress()
+    pixels = run_with_heartbeat(lambda: _pixels(shares), heartbeat.progress)  # storage may hang
     scores = dict(zip(pixels, _run(loaded, list(pixels.values()), heartbeat), strict=True))
     crash_point("mid-predict")
     for share in shares:
@@ -189,7 +189,8 @@ def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:
         path = storage().verified_path(share.chunk.array_sha256)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         for hash_, row in zip(share.pixels, share.array_rows, strict=True):
-            pixels.setdefault(hash_, array[row])
+            if hash_ not in pixels:
+                pixels[hash_] = np.array(array[row])  # read now, since a page of a mapped file may hang too
     return pixels
 
 

@@ -16,6 +16,7 @@ from db.models import Chunk, Job, JobState, ModelVersion, Prediction, Upload, Us
 from db.settings import Settings
 from db.storage import storage
 from tests.builders.versions import add_champion
+from tests.worker.jobs.test_main_job import run_apart
 from worker import sweep
 from worker.jobs import ingest, loaded_engines, predict
 
@@ -149,3 +150,27 @@ def test_cancelled_job_is_listed_once_the_database_is_back(
     monkeypatch.setattr(recording, "record_read", away(20, recording.record_read))
     assert ingest.unpack_next("w")
     assert (view(job).state, view(job).counts.cancelled) == (JobState.CANCELLED, 5)
+
+
+HANGING = """
+import time
+from db.storage import Storage
+from worker.jobs import predict
+answer = Storage.verified_path
+def hang(*given, **named):
+    time.sleep(4)
+    return answer(*given, **named)
+Storage.verified_path = hang
+assert predict.predict_next("w")
+"""
+
+
+def test_storage_that_hangs_is_waited_for(
+    ann: User, submit: Any, slices: Entries, view: View, database: Settings
+) -> None:
+    job = submit(ann, slices(1))
+    ingest.unpack_next("w")
+    short = {"CTBATCH_STALL_SECONDS": "2", "CTBATCH_HEARTBEAT_SECONDS": "0.2"}
+    done = run_apart(HANGING, database, **short)
+    assert done.returncode == 0, done.stderr
+    assert view(job).counts.predicted == 1
