@@ -121,8 +121,11 @@ def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None
 
     If the dataset's CSV has the column split, the parts come from it and --seed has no effect. A leak blocks training.
     """
-    with refusals(), reading() as session:
-        drawn = splits.draw_split(session, find_dataset(session, dataset), seed=seed, groups_as_given=groups_as_given)
+    with refusals():
+        with reading() as session:
+            found = find_dataset(session, dataset)
+            plan = splits.plan_split(session, found, seed=seed, groups_as_given=groups_as_given)
+        drawn = splits.draw_split(plan)
     with writing() as session:
         drawn = splits.keep_split(session, drawn)
         rows = {part: rows_of(session, drawn.dataset_id, drawn, part) for part in PARTS}

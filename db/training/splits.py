@@ -51,7 +51,17 @@ class _Wanted:
     own: Split | None = None
 
 
-def draw_split(
+@dataclass(frozen=True)
+class SplitPlan:
+    """What a split is drawn from, read from the database. `kept`: the split, if it was drawn before."""
+
+    dataset_id: int
+    wanted: _Wanted
+    slices: Sequence[SplitCandidate]
+    kept: Split | None
+
+
+def plan_split(
     s: Session,
     dataset: Dataset,
     *,
@@ -59,20 +69,27 @@ def draw_split(
     groups_as_given: bool = False,
     fractions: Fractions = FRACTIONS,
     after: ModelVersion | None = None,
-) -> Split:
-    """Return the split of a dataset into train, validation and test; a seed gives one split.
-
-    If it is drawn now, it has no id yet: `keep_split` keeps it. Drawing takes long, so it is no part of a writing
-    transaction.
+) -> SplitPlan:
+    """Read what the split of a dataset into train, validation and test is drawn from; a seed gives one split.
 
     Groups that share identical or near-identical slices stay together, unless `groups_as_given`. If the CSV named a
     part for each slice, that is the split, whatever the seed. Slices that the version `after` has seen stay in the
     parts that they had, with all that must stay with them. On the dataset of its own split, that is the split again.
 
-    Raises DatasetError: the dataset is not ready, the seed or the fractions are invalid, or a part would lack a class.
+    Raises DatasetError: the dataset is not ready, or the seed or the fractions are invalid.
     """
     wanted = _wanted(s, dataset, seed, groups_as_given, fractions, after)
-    return wanted.own or _kept(s, dataset.id, _columns(wanted)) or _draw(s, dataset, wanted)
+    kept = wanted.own or _kept(s, dataset.id, _columns(wanted))
+    return SplitPlan(dataset.id, wanted, [] if kept else split_candidates(s, dataset.id), kept)
+
+
+def draw_split(plan: SplitPlan) -> Split:
+    """Return the split. If it is drawn now, it has no id yet: `keep_split` keeps it.
+
+    Call it outside of a transaction: drawing takes long, and SQLite lets nobody write while somebody reads. Raises
+    DatasetError: a part would lack a class.
+    """
+    return plan.kept or _draw(plan.dataset_id, plan.slices, plan.wanted)
 
 
 def keep_split(s: Session, drawn: Split) -> Split:
@@ -131,8 +148,7 @@ def _columns(wanted: _Wanted) -> dict[str, Any]:
     return {"rule": wanted.rule, "seed": wanted.seed, "after_version_id": after, **shares}
 
 
-def _draw(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
-    slices = split_candidates(s, dataset.id)
+def _draw(dataset_id: int, slices: Sequence[SplitCandidate], wanted: _Wanted) -> Split:
     if wanted.rule == SplitRule.GIVEN:
         if lost := sum(not one.given_part for one in slices):
             raise DatasetError(f"the split that the CSV gives cannot be used: {lost} slices are in none of its parts")
@@ -147,7 +163,7 @@ def _draw(s: Session, dataset: Dataset, wanted: _Wanted) -> Split:
         by_group[one.group].add(parts[one.row])
     assignment = {group: min(where) if len(where) == 1 else sorted(where) for group, where in by_group.items()}
     leaks = find_leaks(slices, parts)
-    return Split(dataset_id=dataset.id, assignment=assignment, leaks=leaks, **_columns(wanted))
+    return Split(dataset_id=dataset_id, assignment=assignment, leaks=leaks, **_columns(wanted))
 
 
 def _check_classes(slices: Sequence[SplitCandidate], parts: dict[int, str], wanted: _Wanted) -> None:

@@ -53,7 +53,7 @@ def add_dataset(name: str = "site", count: int = 60, groups: int = 12, *, wrong:
 
 def split_of(s: Session, dataset: Dataset, **how: Any) -> Split:
     """Draw a split and keep it, or find it."""
-    return splits.keep_split(s, splits.draw_split(s, dataset, **how))
+    return splits.keep_split(s, splits.draw_split(splits.plan_split(s, dataset, **how)))
 
 
 def new_split(dataset_id: int, assignment: dict[str, str], *, rule: str = SplitRule.GROUPS, seed: int = 7) -> Split:

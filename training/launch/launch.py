@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +17,7 @@ from db.registry.manifest import KERAS_FILE
 from db.storage import storage
 from db.training import runs
 from db.training.leaks import SEEN
-from db.training.splits import draw_split, keep_split
+from db.training.splits import draw_split, keep_split, plan_split
 from training.config import Config, ConfigError, Origin, checked, preset, with_settings
 from training.launch.estimate import Estimate, estimate
 from training.launch.installed import check_launch
@@ -98,9 +97,10 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
         if version:
             config = _with_scale_of(version, config, request.settings)
         runs.check_name(request.name or dataset.name)
-        drawn = _split(s, dataset, request, version)
-    with writing() as s:
-        split = keep_split(s, drawn)
+    split = _split(reading, dataset, request, version)
+    if split.id is None:
+        with writing() as s:
+            split = keep_split(s, split)
     with reading() as s:
         slices = count_parts(s, split)
         leaks = runs.check_split(s, dataset, split, version, request.allow_leaks)
@@ -144,15 +144,20 @@ def _find_dataset(s: Session, label: str) -> Dataset:
     return dataset
 
 
-def _split(s: Session, dataset: Dataset, request: RunRequest, start: ModelVersion | None) -> Split:
+def _split(reading: Opening, dataset: Dataset, request: RunRequest, start: ModelVersion | None) -> Split:
     """Find or draw the split, once more without `start` where that is allowed."""
-    draw = partial(draw_split, s, dataset, seed=request.seed, groups_as_given=request.groups_as_given)
+
+    def draw(after: ModelVersion | None) -> Split:
+        with reading() as s:
+            plan = plan_split(s, dataset, seed=request.seed, groups_as_given=request.groups_as_given, after=after)
+        return draw_split(plan)
+
     try:
-        return draw(after=start)
+        return draw(start)
     except DatasetError:
         if start is None or SEEN not in request.allow_leaks:
             raise
-        return draw()
+        return draw(None)
 
 
 def _find_origin(s: Session, origin: Origin) -> ModelVersion | None:

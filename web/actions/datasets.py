@@ -5,12 +5,12 @@ from functools import partial
 
 from flask import request
 
-from db.database import read_scope
+from db.database import read_scope, session_scope
 from db.datasets.datasets import DatasetView, create_dataset, create_from_reviews, dataset_view, is_name
 from db.datasets.slices import DatasetError
 from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, User
-from db.training.splits import draw_split, keep_split
+from db.training.splits import draw_split, keep_split, plan_split
 from web.actions.keys import once
 from web.actions.lookup import row_of
 from web.actions.uploads import FIELD, check_multipart, file_parts, inspect_parts, plain_part, publish
@@ -75,7 +75,8 @@ def split(dataset_id: int, options: SplitIn) -> None:
     try:
         with read_scope() as s:
             dataset = row_of(s, Dataset, dataset_id)
-            drawn = draw_split(s, dataset, seed=options.seed, groups_as_given=options.groups_as_given)
+            plan = plan_split(s, dataset, seed=options.seed, groups_as_given=options.groups_as_given)
+        drawn = draw_split(plan)
     except DatasetError as error:
         raise Problem(409, "conflict", sentence(error)) from error
     with session_scope() as s:
