@@ -1,7 +1,7 @@
 """Storage, database or broker away in the middle of a job, for longer than every limit: the job ends complete.
 
-OUTAGE_SECONDS=1200 makes an outage of 20 minutes. By default it lasts a dozen leases, four times the limit for a stall,
-and more tries than an upload or a chunk has.
+OUTAGE_SECONDS=1200 makes an outage of 20 minutes with the default settings. Without it leases and limits are short, and
+the outage lasts a dozen leases, four times the limit for a stall, and more tries than an upload or a chunk has.
 """
 
 import os
@@ -15,11 +15,15 @@ from typing import Any
 
 import pytest
 
+from db.settings import Settings
 from tests.builders.servers import PostgresServer, RedisServer, postgres_binaries
 from tests.system.conftest import SHORT, Whole
 from tests.system.test_kill import SLICES, at_work, check
 
 OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", 40))
+LIMITS = {name: value for name, value in SHORT.items() if name.endswith("_SECONDS") and "FAKE" not in name}
+if "OUTAGE_SECONDS" in os.environ:
+    LIMITS = {name: str(Settings.model_fields[name.removeprefix("CTBATCH_").lower()].default) for name in LIMITS}
 RESUME_SECONDS = 300.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(int(OUTAGE_SECONDS + 2 * RESUME_SECONDS))]
@@ -35,9 +39,8 @@ class Parts:
         self.database, self.broker = PostgresServer(folders[0], binaries), RedisServer(folders[1])
         self.database.start()
         self.broker.start()
-        self.whole = Whole(
-            folder / "home", DATABASE_URL=self.database.url + "postgres", CELERY_BROKER_URL=self.broker.url
-        )
+        urls = {"DATABASE_URL": self.database.url + "postgres", "CELERY_BROKER_URL": self.broker.url}
+        self.whole = Whole(folder / "home", **urls, **LIMITS)
         self.files = self.whole.home / "files"
 
     def take_away(self, part: str) -> None:
@@ -77,7 +80,7 @@ def parts() -> Iterator[Parts]:
 
 
 def test_outage_is_longer_than_every_limit() -> None:
-    lease, stall, resend = (float(SHORT[f"CTBATCH_{name}_SECONDS"]) for name in ("LEASE", "STALL", "RESEND"))
+    lease, stall, resend = (float(LIMITS[f"CTBATCH_{name}_SECONDS"]) for name in ("LEASE", "STALL", "RESEND"))
     assert min(OUTAGE_SECONDS / lease, OUTAGE_SECONDS / stall, OUTAGE_SECONDS / resend / 10) > 1
 
 
