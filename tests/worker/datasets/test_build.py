@@ -22,6 +22,7 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets, slices
 from db.datasets.datasets import DatasetView
+from db.installation import claim_storage
 from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, Job, LabelledSlice, ModelVersion, Review, Slice, User, Work
 from db.settings import Settings
@@ -384,6 +385,12 @@ def test_an_archive_that_is_damaged_fails_by_its_name(ask: Ask, tmp_path: Path) 
 def test_a_dataset_whose_files_are_gone_fails_and_says_so(ask: Ask) -> None:
     dataset = ask(two_classes())
     storage().delete(dataset.sources[0]["sha256"])
+    build_next("w")
+    waiting = view(dataset)
+    assert (waiting.state, "not at hand" in str(waiting.error)) == ("queued", True), "the storage has no mark yet"
+    with session_scope() as s:
+        claim_storage(s)
+        s.execute(update(Dataset).values(lease_until=None))
     build_next("w")
     assert "gone or damaged" in str(view(dataset).error)
 
