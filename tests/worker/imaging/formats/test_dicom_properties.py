@@ -1,0 +1,129 @@
+"""Any CT that the standard allows reads back exactly; any bytes that look like one are read or rejected."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from db.reasons import OF_FILES
+from tests.worker.imaging.builders import ct_dataset, dataset_bytes, dicom
+from tests.worker.imaging.formats.test_dicom_pixels import LOSSLESS, compressed, picture
+from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.recipe import fit, lung_window
+from worker.imaging.rejections import SliceRejected
+from worker.imaging.sandbox.pool import DecoderPool
+
+LIMITS = DecodeLimits(max_pixels=200_000)
+NATIVE = ("implicit", "explicit")
+SMALLEST_JPEG2000 = 4  # a side; OpenJPEG refuses to encode less with its default resolutions
+
+
+@st.composite
+def ct_files(draw: st.DrawFn) -> tuple[bytes, np.ndarray[Any, Any]]:
+    """A file of any syntax, bits, sign, rescale and padding, and its greys by the standard's formulas."""
+    syntax = draw(st.sampled_from([*NATIVE, *LOSSLESS]))
+    allocated = draw(st.sampled_from([8, 16]))
+    stored = allocated if syntax not in NATIVE else draw(st.integers(2, allocated))
+    signed = draw(st.booleans())
+    rows, columns = draw(st.integers(SMALLEST_JPEG2000, 24)), draw(st.integers(SMALLEST_JPEG2000, 24))
+    values = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 1 << stored, (rows, columns))
+    numbers = values - ((values >> (stored - 1)) << stored) if signed else values
+    slope = draw(st.sampled_from([1.0, 0.5, 2.0, -1.0]))
+    intercept = draw(st.sampled_from([0.0, -1024.0, -8192.0, 12.5]))
+    padding = draw(st.none() | st.integers(int(numbers.min()), int(numbers.max())))
+    inverted = draw(st.booleans())
+
+    grey = lung_window(numbers * slope + intercept)
+    grey = 255 - grey if inverted else grey
+    if padding is not None:
+        grey[numbers == padding] = 0
+    cells = values.astype(f"u{allocated // 8}")
+    states: dict[str, Any] = {
+        "BitsStored": stored,
+        "HighBit": stored - 1,
+        "PixelRepresentation": int(signed),
+        "RescaleSlope": slope,
+        "RescaleIntercept": intercept,
+        "PhotometricInterpretation": "MONOCHROME1" if inverted else "MONOCHROME2",
+        "PixelPaddingValue": padding,
+    }
+    if syntax in NATIVE:
+        data = dicom(cells, implicit=syntax == "implicit", **states)
+    else:
+        frame = LOSSLESS[syntax](cells.view(f"i{allocated // 8}") if signed and syntax.endswith(".90") else cells)
+        data = compressed([frame], ct_dataset(cells, **states), syntax)
+    return data, fit(Image.fromarray(grey))
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(ct_files())
+def test_every_ct_file_reads_back_exactly(file: tuple[bytes, np.ndarray[Any, Any]]) -> None:
+    data, expected = file
+    (slice_,) = decode(data, LIMITS)
+    assert (slice_.pixels == expected).all()
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> Dataset:
+    """Elements that say nothing of the pixels: private ones, sequences, odd texts."""
+    dataset = Dataset()
+    item = Dataset()
+    for number in range(draw(st.integers(0, 4))):
+        item.CodeMeaning = draw(st.text("abc \\^=é", max_size=20))
+        sequence = Sequence([item] * draw(st.integers(0, 2)))
+        block = dataset.private_block(0x0009 + 2 * number, f"MAKER {number}", create=True)
+        block.add_new(0x10, "SQ", sequence)
+        block.add_new(0x11, "UN", draw(st.binary(max_size=30)))
+        block.add_new(0x12, "LO", draw(st.text("abc", max_size=30)))
+    dataset.ReferencedImageSequence = Sequence([item])
+    dataset["ReferencedImageSequence"].is_undefined_length = draw(st.booleans())
+    return dataset
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(groups(), st.booleans())
+def test_other_elements_change_no_pixel(extra: Dataset, implicit: bool) -> None:
+    stored, states = picture("12 bits")
+    dataset = ct_dataset(stored, **states)
+    dataset.update(extra)
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    (slice_,) = decode(dataset_bytes(dataset, implicit=implicit), LIMITS)
+    (plain,) = decode(dicom(stored, **states), LIMITS)
+    assert slice_.sha256_pixels == plain.sha256_pixels
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecoderPool]:
+    with DecoderPool(1, LIMITS) as pool:
+        yield pool
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A compressed file with some bytes changed, or cut."""
+    stored, states = picture("12 bits")
+    syntax = draw(st.sampled_from(list(LOSSLESS)))
+    data = bytearray(compressed([LOSSLESS[syntax](stored)], ct_dataset(stored, **states), syntax))
+    for at, value in draw(st.lists(st.tuples(st.integers(132, len(data) - 1), st.integers(0, 255)), max_size=5)):
+        data[at] = value
+    return bytes(data[: draw(st.integers(132, len(data)))])
+
+
+@settings(
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(damaged())
+def test_damaged_compressed_files_end_in_slices_or_a_reason(pool: DecoderPool, data: bytes) -> None:
+    ((_, result),) = pool.map([(0, data)])
+    if isinstance(result, SliceRejected):
+        assert result.code in OF_FILES
+    else:
+        assert len(result) >= 1
