@@ -25,7 +25,7 @@ from db.installation import is_storage_at_hand
 from db.ledger import leases
 from db.ledger.leases import Claim, StaleClaim
 from db.models import LeaseMixin
-from db.storage import FileMissing, is_short_of_disk
+from db.storage import FileMissing, storage
 from worker.heartbeat import Heartbeat
 from worker.imaging.rejections import DecoderUnavailable
 
@@ -41,7 +41,7 @@ OnError = Callable[[Exception], None]
 
 def may_claim() -> bool:
     """Return whether this machine has the disk to take on more work; if not, log it. Raises OSError."""
-    if is_short_of_disk():
+    if storage().is_short_of_disk():
         log.error("nothing is claimed: the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
         return False
     return True

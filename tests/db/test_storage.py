@@ -12,7 +12,6 @@ import pytest
 
 from db import background
 from db import database as base
-from db import storage as storage_module
 from db.settings import Settings
 from db.storage import FileDamaged, FileMissing, Storage
 
@@ -38,7 +37,7 @@ def test_received_bytes_are_found_under_their_hash(store: Storage) -> None:
 def test_file_that_would_take_the_disks_reserve_is_refused_while_it_arrives(
     store: Storage, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_module, "_ROOM_BYTES", 3)
+    monkeypatch.setattr("db.storage.receiver._ROOM_BYTES", 3)
     receiver = store.receive()
     receiver.write(b"abc")
     base.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))
@@ -69,7 +68,7 @@ def test_received_file_that_was_removed_is_not_published(store: Storage) -> None
 
 
 def test_first_part_stays_young_while_the_next_arrives(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.storage.TOUCH_SECONDS", 0.0)
+    monkeypatch.setattr("db.storage.store.TOUCH_SECONDS", 0.0)
     first, second = store.receive(), store.receive()
     first.write(b"abc")
     first.finish()
@@ -183,7 +182,8 @@ def test_putting_bytes_again_mends_a_damaged_file(store: Storage) -> None:
 
 def test_new_folders_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr("db.storage._sync_folder", synced.append)
+    for module in ("files", "store"):
+        monkeypatch.setattr(f"db.storage.{module}.sync_folder", synced.append)
     store = Storage(str(tmp_path / "files"), tmp_path / "cache")
     sha256 = store.put(b"pixels")
     first, second = store.folder / sha256[:2], store.folder / sha256[:2] / sha256[2:4]
@@ -215,7 +215,7 @@ def test_upload_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_copies_used_longest_ago_make_room(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.storage.EVICT_SECONDS", 0.0)
+    monkeypatch.setattr("db.storage.store.EVICT_SECONDS", 0.0)
     base.use(settings.model_copy(update={"cache_bytes": 25}))
     store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
     first, second = store.put(b"first 10 b"), store.put(b"second10 b")

@@ -9,7 +9,7 @@ from flask import current_app
 from werkzeug.exceptions import BadRequest
 from werkzeug.formparser import FormDataParser
 
-from db.storage import Receiver, StoredFile, check_disk, storage
+from db.storage import Receiver, StoredFile, storage
 
 MAX_OTHER_BODY_BYTES = 1024 * 1024
 _TAKES_FILES = "_takes_files"
@@ -118,7 +118,7 @@ class Request(FlaskRequest):
 
     def _load_form_data(self) -> None:
         if self._takes_files:
-            check_disk(self.content_length or 0)
+            storage().check_disk(self.content_length or 0)
         try:
             super()._load_form_data()
         except ValueError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from db.database import current
 from db.ledger.leases import Claim
 from db.settings import MIB
-from db.storage import is_short_of_disk, storage
+from db.storage import storage
 from worker.imaging.archives.archive import Limits, unpack_tar
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def _write(part: Path, packed: Path, progress: Callable[[], None]) -> bool:
     unsynced = 0
     with part.open("xb") as file:
         for data in unpack_tar(packed, Limits.of(current()), progress):
-            if is_short_of_disk():
+            if storage().is_short_of_disk():
                 return False
             unsynced += file.write(data)
             if unsynced >= _SYNC_BYTES:

@@ -1,0 +1,70 @@
+"""Single files and folders of a storage: their age, their hash, and how they are made durable."""
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from db.storage.errors import FileDamaged
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def stored_at(info: dict[str, Any]) -> float:
+    """Return when a file was stored, in seconds since 1970. Each kind of store names it otherwise."""
+    time_ = info.get("mtime") or info.get("LastModified") or info["created"]
+    return float(time_.timestamp() if isinstance(time_, datetime) else time_)
+
+
+def each_file(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield each file with its status; another process may remove some meanwhile."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            yield path, path.stat()
+
+
+def check_hash(path: Path, sha256: str) -> None:
+    """Raise FileDamaged unless the file has this SHA-256."""
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != sha256:
+        raise FileDamaged(f"the file {sha256} holds other bytes: {actual}")
+
+
+def renew(path: Path, data: bytes | memoryview) -> bool:
+    """Return whether a file holds these bytes; it is young afterwards, which keeps the reaper from moving it."""
+    try:
+        os.utime(path)
+        return path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, durably."""
+    if not folder.exists():
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_everything(folder: Path) -> None:
+    """Make durable all files of the disk that holds a folder. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), "the storage cannot be synced")
+    finally:
+        os.close(descriptor)

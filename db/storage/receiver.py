@@ -1,0 +1,107 @@
+"""A file that is received: its bytes are hashed, made durable, and then named by their hash."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol, Self
+from uuid import uuid4
+
+from db.settings import MIB
+from db.storage.errors import FileMissing
+
+_ROOM_BYTES = 64 * MIB  # received between two looks at the free disk
+
+
+class Incoming(Protocol):
+    """What a receiver needs of the storage that it receives for; `db.storage.store.Storage` has it."""
+
+    incoming: Path
+
+    def watch(self, receiver: "Receiver") -> None: ...
+    def keep_young(self) -> None: ...
+    def check_disk(self, wanted: int = 0) -> None: ...
+    def adopt(self, path: Path, sha256: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that was received whole and is safe on disk."""
+
+    sha256: str
+    size: int
+
+
+class Receiver:
+    """Receives the bytes of one file, hashes them, and publishes the file under its hash.
+
+    `finish()` makes the bytes durable in a temporary file (`path`). `publish()` finishes it and gives it its name.
+    `abort()`, or the end of a `with` block, removes a file that is not published. While this process receives bytes,
+    none of its temporary files grows old: the first part of a slow submission waits for the last.
+    """
+
+    def __init__(self, storage: Incoming) -> None:
+        self._storage = storage
+        self.path = storage.incoming / uuid4().hex
+        # Unbuffered: what cannot be written fails in write(), not when an abandoned file is closed on a full disk.
+        self._file: IO[bytes] | None = self.path.open("xb", buffering=0)
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._room = 0
+        self._received: StoredFile | None = None
+        self._is_published = False
+        storage.watch(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
+    def write(self, data: bytes) -> int:
+        """Append bytes. Raises OSError (ENOSPC) when the disk is full but for its reserve."""
+        if self._file is None:
+            raise ValueError("the receiver is finished")
+        if self._size >= self._room:
+            self._storage.check_disk()
+            self._room = self._size + _ROOM_BYTES
+        view = memoryview(data)
+        while len(view):
+            view = view[self._file.write(view) :]
+        self._hash.update(data)
+        self._size += len(data)
+        self._storage.keep_young()
+        return len(data)
+
+    def finish(self) -> StoredFile:
+        """Make the bytes durable; the file is still temporary."""
+        if self._received is None:
+            if self._file is None:
+                raise ValueError("the receiver was aborted")
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+            self._received = StoredFile(self._hash.hexdigest(), self._size)
+        return self._received
+
+    def publish(self) -> StoredFile:
+        """Give the finished file its name in storage. Raises FileMissing: the temporary file was removed meanwhile."""
+        received = self.finish()
+        if not self._is_published:
+            try:
+                self._storage.adopt(self.path, received.sha256)
+            except FileNotFoundError as error:
+                raise FileMissing("a received file was removed before it was kept; send it again") from error
+            self._is_published = True
+        return received
+
+    def close(self) -> StoredFile:
+        """Publish, as a writable file is closed."""
+        return self.publish()
+
+    def abort(self) -> None:
+        """Remove the file unless it is published."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self.path.unlink(missing_ok=True)

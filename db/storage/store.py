@@ -1,0 +1,261 @@
+"""The storage itself: a folder, or an object store that is read through a folder of copies on this machine."""
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from uuid import uuid4
+from weakref import WeakSet
+
+import fsspec
+
+from db.background import run_with_heartbeat
+from db.database import current
+from db.storage.errors import FileDamaged, FileMissing
+from db.storage.files import check_hash, each_file, make_folder, renew, stored_at, sync_everything, sync_folder
+from db.storage.receiver import Receiver
+from db.storage.trash import Trash
+
+MARKER = "installation"
+EVICT_SECONDS = 60.0
+TRUSTED_SECONDS = 3600.0
+TOUCH_SECONDS = 60.0
+
+
+class Storage(Trash):
+    """Files by SHA-256 in a folder (`url` a path or file://) or in any other fsspec store (`s3://bucket/prefix`).
+
+    A remote store is read through `cache`, a folder of copies on this machine.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        # No cache of listings: another machine may store or remove a file at any time.
+        self.fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.folder = Path(self.root) if self.is_local else cache
+        self.incoming = self.folder / "incoming"
+        self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._evict_at = self._touch_at = 0.0
+        self._receivers: WeakSet[Receiver] = WeakSet()
+        self._lock = Lock()  # of the receivers
+
+    def receive(self) -> Receiver:
+        """Return a receiver for one new file."""
+        return Receiver(self)
+
+    def watch(self, receiver: Receiver) -> None:
+        """Keep the receiver's temporary file young from now on, while it lives."""
+        with self._lock:
+            self._receivers.add(receiver)
+
+    def keep_young(self) -> None:
+        """Touch the temporary files of this process's receivers, once a minute: old ones are removed."""
+        if time.monotonic() < self._touch_at:
+            return
+        with self._lock:
+            self._touch_at = time.monotonic() + TOUCH_SECONDS
+            paths = [receiver.path for receiver in self._receivers]
+        for path in paths:
+            with suppress(FileNotFoundError):  # published, or aborted
+                os.utime(path)
+
+    def adopt(self, path: Path, sha256: str) -> None:
+        """Move a finished file of this machine into storage. The caller has computed its SHA-256."""
+        if not self.is_local:
+            self.fs.put_file(str(path), self._remote(sha256))  # before the copy has its name: that says it is there
+        place = self._place(sha256)
+        make_folder(place.parent)
+        path.replace(place)
+        if self.is_local:
+            sync_folder(place.parent)
+        else:
+            self._evict()
+
+    def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
+        """Store bytes and return their SHA-256. A file that is there already is compared, and is young afterwards.
+
+        `durable=False` skips the fsync of a local file: call `sync` before a row names it.
+        """
+        sha256 = hashlib.sha256(data).hexdigest()
+        place = self._place(sha256)
+        if renew(place, data) and (self.is_local or self._is_young_in_the_store(sha256, len(data))):
+            return sha256
+        temporary = self.incoming / uuid4().hex
+        with temporary.open("xb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if durable or not self.is_local:
+            self.adopt(temporary, sha256)
+        else:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.replace(place)
+        return sha256
+
+    def sync(self) -> None:
+        """Make durable what `put(durable=False)` stored: one call for many files costs far less than one for each."""
+        if self.is_local:
+            sync_everything(self.folder)
+
+    def _is_young_in_the_store(self, sha256: str, size: int) -> bool:
+        """Return whether a remote file is there and the reaper will not look at it soon."""
+        try:
+            info = self.fs.info(self._remote(sha256))
+        except FileNotFoundError:
+            return False
+        return bool(info["size"] == size and stored_at(info) > time.time() - current().orphan_seconds / 2)
+
+    def local_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
+        """Return a path of the file on this machine. A remote file is fetched first; `alive` is called meanwhile.
+
+        Raises FileMissing, OSError, FileDamaged (what was fetched is damaged), and what `alive` raises.
+        """
+        place = self._place(sha256)
+        if place.exists():
+            if not self.is_local:
+                os.utime(place)  # it is young for the eviction
+            return place
+        if self.is_local:
+            if not self.restore(sha256):
+                raise FileMissing(sha256)
+            return place
+        temporary = self.incoming / uuid4().hex
+        try:
+            run_with_heartbeat(lambda: self._fetch(sha256, temporary), alive)
+            make_folder(place.parent)
+            temporary.replace(place)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._evict()
+        return place
+
+    def _fetch(self, sha256: str, target: Path) -> None:
+        try:
+            self.fs.get_file(self._remote(sha256), str(target))
+        except FileNotFoundError:
+            if not self.restore(sha256):
+                raise FileMissing(sha256) from None
+            self.fs.get_file(self._remote(sha256), str(target))
+        check_hash(target, sha256)
+
+    def verified_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
+        """Return the path as `local_path` does, after checking the hash. A damaged copy is fetched again.
+
+        Raises FileDamaged, and what `local_path` raises.
+        """
+        path = self.local_path(sha256, alive)
+        try:
+            run_with_heartbeat(lambda: check_hash(path, sha256), alive)
+        except FileDamaged:
+            if self.is_local:
+                raise
+            path.unlink(missing_ok=True)
+            return self.local_path(sha256, alive)
+        return path
+
+    def received_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
+        """Return the path as `verified_path` does, but do not hash a file that came within the last hour.
+
+        For files that may be very large: they were hashed when they came.
+        """
+        path = self.local_path(sha256, alive)
+        is_young = path.stat().st_mtime > time.time() - TRUSTED_SECONDS
+        return path if is_young else self.verified_path(sha256, alive)
+
+    def read(self, sha256: str) -> bytes:
+        """Return the bytes of a small file. Raises what `verified_path` raises."""
+        return self.verified_path(sha256).read_bytes()
+
+    def exists(self, sha256: str) -> bool:
+        """Return whether storage holds the file."""
+        return self._place(sha256).exists() if self.is_local else bool(self.fs.exists(self._remote(sha256)))
+
+    def is_short_of_disk(self, wanted: int = 0) -> bool:
+        """Return whether `wanted` bytes more would leave less than the reserve free, in this folder or in the home.
+
+        The reserve is for work that is claimed already, and for the database if it is a file in the home. Raises
+        OSError.
+        """
+        settings = current()
+        folders = [folder for folder in (self.folder, settings.home) if folder.exists()]
+        return min(shutil.disk_usage(folder).free for folder in folders) < settings.reserve_bytes + wanted
+
+    def check_disk(self, wanted: int = 0) -> None:
+        """Raise OSError (ENOSPC) if there is no room for so many bytes more; see `is_short_of_disk`."""
+        if self.is_short_of_disk(wanted):
+            raise OSError(errno.ENOSPC, "the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
+
+    def check_writable(self) -> None:
+        """Raise OSError unless storage can be written to and, if it is remote, answers."""
+        probe = self.incoming / uuid4().hex
+        try:
+            probe.write_bytes(b"1")
+            if not self.is_local:
+                self.fs.exists(self.root)
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def names(self, since: float, until: float) -> Iterator[str]:
+        """Yield the SHA-256 of every file that was stored in [since, until), in seconds since 1970."""
+        for start in (f"{number:02x}" for number in range(256)):  # a part at a time: a bucket's listing is large
+            for name, at in self._listing(start):
+                if since <= at < until:
+                    yield name
+
+    def _listing(self, folder: str) -> Iterator[tuple[str, float]]:
+        """Yield the name of each file in the subfolders of a folder, and when it was stored."""
+        if self.is_local:
+            for path, status in each_file((self.folder / folder).glob("*/*")):
+                yield path.name, status.st_mtime
+            return
+        for path, info in self.fs.find(f"{self.root}/{folder}", detail=True).items():
+            yield path.rsplit("/", 1)[-1], stored_at(info)
+
+    def delete(self, sha256: str) -> None:
+        """Remove a file for good, its copy here too."""
+        self._place(sha256).unlink(missing_ok=True)
+        if not self.is_local:
+            with suppress(FileNotFoundError):
+                self.fs.rm_file(self._remote(sha256))
+
+    def owner(self) -> str | None:
+        """Return the id of the installation that the storage is marked with, or None. Raises OSError."""
+        try:
+            return bytes(self.fs.cat_file(f"{self.root}/{MARKER}")).decode()
+        except FileNotFoundError:
+            return None
+
+    def mark(self, owner: str) -> None:
+        """Mark the storage with the id of an installation."""
+        self.fs.pipe_file(f"{self.root}/{MARKER}", owner.encode())
+
+    def _evict(self) -> None:
+        """Remove the copies that were used longest ago while all of them take too much room; once a minute.
+
+        Old temporary files go too: the sweeper sees only those of its own machine.
+        """
+        if time.monotonic() < self._evict_at:
+            return
+        self._evict_at = time.monotonic() + EVICT_SECONDS
+        self.reap_incoming(current().orphan_seconds)
+        copies = sorted((info.st_atime, info.st_size, path) for path, info in each_file(self.folder.glob("??/??/*")))
+        size = sum(bytes_ for _, bytes_, _ in copies)
+        for _, bytes_, path in copies:
+            if size <= current().cache_bytes:
+                break
+            path.unlink(missing_ok=True)
+            size -= bytes_
+
+    def reap_incoming(self, older_than_seconds: float) -> int:
+        """Remove temporary files that their writers left behind; return how many."""
+        limit = time.time() - older_than_seconds
+        stale = [path for path, status in each_file(self.incoming.iterdir()) if status.st_mtime < limit]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)

@@ -1,0 +1,70 @@
+"""The trash of a storage: files that no row names lie there for days before they are deleted."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from db.storage.files import stored_at
+
+TRASH = "trash"
+
+
+class Trash:
+    """The places of a storage's files, and its trash. `db.storage.store.Storage` is the whole storage."""
+
+    fs: Any
+    root: str
+    is_local: bool
+    folder: Path
+
+    def _place(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / sha256[2:4] / sha256
+
+    def _remote(self, sha256: str) -> str:
+        return f"{self.root}/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+
+    def trash(self, sha256: str, before: float = inf) -> bool:
+        """Move a file that was stored before a time to today's trash, from where it comes back when it is read.
+
+        Return False if it is younger by now, or gone: somebody put it again, or another sweeper was quicker.
+        """
+        place, target = self._remote(sha256), f"{self.root}/{TRASH}/{datetime.now(UTC).date()}/{sha256}"
+        try:
+            if stored_at(self.fs.info(place)) >= before:
+                return False
+            self._move(place, target)
+            # A folder keeps the time of a file that it moves, so this shows a `put` between the look and the move.
+            if self.is_local and stored_at(self.fs.info(target)) >= before:
+                self._move(target, place)
+                return False
+        except FileNotFoundError:
+            return False
+        if not self.is_local:
+            self._place(sha256).unlink(missing_ok=True)
+        return True
+
+    def trashed(self) -> Iterator[tuple[str, date]]:
+        """Yield the SHA-256 of each file in the trash, and the day it was put there."""
+        for path in self.fs.glob(f"{self.root}/{TRASH}/*/*"):
+            day, sha256 = path.split("/")[-2:]
+            yield sha256, date.fromisoformat(day)
+
+    def restore(self, sha256: str) -> bool:
+        """Take a file out of the trash; return False if it is not there."""
+        for path in self.fs.glob(f"{self.root}/{TRASH}/*/{sha256}"):
+            with suppress(FileNotFoundError):  # another process was quicker
+                self._move(path, self._remote(sha256))
+                return True
+        return False
+
+    def purge(self, sha256: str, day: date) -> None:
+        """Delete a file that was put into the trash on a day."""
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(f"{self.root}/{TRASH}/{day}/{sha256}")
+
+    def _move(self, source: str, target: str) -> None:
+        self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+        self.fs.mv(source, target)
