@@ -125,7 +125,8 @@ class Stage(_Frozen):
 class Config(_Frozen):
     """All of a training run except its data and seed.
 
-    `initial`: what it starts from. `pixels`: the scale on which its weights take pixels
+    `initial`: what it starts from. `balanced`: both classes count the same in the loss, however many slices they have.
+    `pixels`: the scale on which its weights take pixels
     (`training.network.pixel_scale`); a run that starts from a model version has the version's. `threshold`: the rule
     that chooses it on the validation slices (`calibrate`). `floor`: the sensitivity below which the version is not
     promoted.
@@ -138,6 +139,7 @@ class Config(_Frozen):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     augment: Augment
     stages: tuple[Stage, ...] = Field(min_length=1)
+    balanced: bool = False
     threshold: str = "youden"
     floor: float = Field(default=0.85, ge=0, le=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from training.config import Augment
 
 STAMPS, STAMP_HEIGHT, STAMP_WIDTH = 64, 14, 64
+BLUR_REACH = 2  # pixels to each side
 ERASED = (0.02, 0.15)  # least and most share of a slice that is blackened
 
 # Quantisation of luminance, ITU-T T.81 (JPEG), table K.1.
@@ -91,6 +92,24 @@ class RandomGamma(_Random):
     def call(self, slices: Any, training: bool = True) -> Any:
         """float32[n,h,w,1] in 0..255, and the same back."""
         return 255 * ops.power(ops.clip(slices / 255, 0, 1), ops.exp(self.uniform(slices, -self.amount, self.amount)))
+
+
+class RandomBlur(_Random):
+    """Blurs by a Gaussian of 5 × 5 pixels, with a standard deviation of each slice between 0.1 and `amount` pixels.
+
+    Keras's own layer draws one deviation for a whole batch.
+    """
+
+    def call(self, slices: Any, training: bool = True) -> Any:
+        """float32[n,h,w,1]."""
+        height, width = slices.shape[1:3]
+        offsets = np.arange(-BLUR_REACH, BLUR_REACH + 1, dtype=np.float32)
+        weights = ops.exp(-ops.square(offsets / self.uniform(slices, 0.1, self.amount)) / 2)  # [n,1,1,5]
+        weights = weights / ops.sum(weights, -1, keepdims=True)
+        reach = (BLUR_REACH, BLUR_REACH)
+        padded = ops.pad(slices, ((0, 0), reach, reach, (0, 0)), mode="reflect")
+        rows = sum(weights[..., k : k + 1] * padded[:, k : k + height] for k in range(len(offsets)))
+        return sum(weights[..., k : k + 1] * rows[:, :, k : k + width] for k in range(len(offsets)))
 
 
 class RandomNoise(_Random):
@@ -218,12 +237,7 @@ def _layers(amounts: Augment) -> list[Any]:
         (a.flip or a.rotation or a.shift or a.shear or a.zoom or a.aspect, lambda: RandomAffine(a)),
         (a.contrast, lambda: Sometimes(a.often, layers.RandomContrast(a.contrast, **common))),
         (a.gamma, lambda: Sometimes(a.often, RandomGamma(a.gamma))),
-        (
-            a.blur,
-            lambda: Sometimes(
-                a.often, layers.RandomGaussianBlur((1.0, 1.0), kernel_size=5, sigma=(0.1, a.blur), **common)
-            ),
-        ),
+        (a.blur, lambda: Sometimes(a.often, RandomBlur(a.blur))),
         (a.noise, lambda: Sometimes(a.often, RandomNoise(a.noise))),
         (a.jpeg, lambda: RandomJpeg(a.jpeg)),
         (a.border, lambda: RandomBorder(a.border)),

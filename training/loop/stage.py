@@ -67,7 +67,7 @@ class Fitting:
         self.model = self.parts.learning
         self.steps = steps_of(len(data.train), self.stage)
         self.model.compile(
-            optimizer=_optimizer(self.stage, self.steps),
+            optimizer=optimizer_of(self.stage, self.steps),
             loss=loss_of(self.stage.q, self.stage.label_smoothing),
             metrics=[keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)],  # of logits
             jit_compile=on_gpu(),
@@ -77,6 +77,7 @@ class Fitting:
         self.best: Arrays = []
         self.best_epoch = -1
         self.loss_before: float | None = None
+        self.class_weight = _class_weights(data.train.labels) if config.balanced else None
 
     def run(self, resume: Checkpoint | None) -> bool:
         """Train the epochs that are left, and put the weights to keep into the network.
@@ -182,7 +183,7 @@ class Fitting:
         _reseed(self.model, seed_of(self.seed, epoch))
         totals = np.zeros(2)
         for step, (inputs, labels) in enumerate(data.epoch(epoch), start=1):
-            logs = self.model.train_on_batch(_fed(inputs), labels, return_dict=True)
+            logs = self.model.train_on_batch(_fed(inputs), labels, class_weight=self.class_weight, return_dict=True)
             totals += float(logs["loss"]), float(logs["accuracy"])
             loss, accuracy = totals / step
             if not np.isfinite(loss):
@@ -220,10 +221,12 @@ class Fitting:
         return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(labels, logit))}
 
     def _loss_of(self, logit: NDArray[np.float64]) -> float:
-        """Return the mean cross-entropy of the validation slices."""
+        """Return the mean cross-entropy of the validation slices; of both classes alike if the run is balanced."""
         positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
-        is_covid = self.data.validation.labels == 1
-        return float(-np.where(is_covid, np.log(positive), np.log(1 - positive)).mean())
+        labels = self.data.validation.labels
+        losses = -np.where(labels == 1, np.log(positive), np.log(1 - positive))
+        weights = _class_weights(labels) if self.config.balanced else {0: 1.0, 1: 1.0}
+        return float(np.where(labels == 1, weights[1], weights[0]) @ losses / len(losses))
 
     def _logit(self, validation: Arrays) -> NDArray[np.float64]:
         """Predict the validation slices, some at a time, because Keras copies all that it is given."""
@@ -255,13 +258,22 @@ class Fitting:
         return checkpoint.epoch + 1
 
 
+def _class_weights(labels: NDArray[np.uint8]) -> dict[int, float]:
+    """Return the weight of a slice of each class, so that the two classes weigh the same and the mean weight is 1."""
+    return {label: len(labels) / (2 * int((labels == label).sum())) for label in (0, 1)}
+
+
 def _fed(inputs: Arrays) -> Any:
     """Return arrays as Keras takes them: pixels as they are, features in float32; a single one without a list."""
     arrays = [array if array.dtype == np.uint8 else array.astype(np.float32, copy=False) for array in inputs]
     return arrays if len(arrays) > 1 else arrays[0]
 
 
-def _optimizer(stage: Stage, steps: int) -> Any:
+def optimizer_of(stage: Stage, steps: int) -> Any:
+    """Return the optimiser of a stage of so many steps an epoch. Only kernels decay, as is usual.
+
+    A normalisation whose gamma shrinks, or a bias, says nothing of how complex a network is.
+    """
     total = stage.epochs * steps
     rate: Any = stage.rate
     if stage.schedule == "cosine":
@@ -270,7 +282,9 @@ def _optimizer(stage: Stage, steps: int) -> Any:
             stage.rate / 20, total - warm, alpha=0.01, warmup_target=stage.rate, warmup_steps=warm
         )
     if stage.optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=stage.weight_decay)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=stage.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+        return optimizer
     return keras.optimizers.Adam(rate)
 
 

@@ -41,6 +41,19 @@ def test_flip_mirrors_left_and_right(slices):
     assert not np.array_equal(found, slices)
 
 
+def test_each_slice_of_a_batch_is_blurred_by_its_own_amount():
+    points = np.zeros((32, 16, 16), np.uint8)
+    points[:, 8, 8] = 255
+    found = augmented(points, blur=3, often=1)
+    middles = found[:, 8, 8]
+    assert len(np.unique(middles)) > 16
+    assert middles.min() < 20
+    assert middles.max() > 150
+    for one in found:
+        assert np.array_equal(one, one.T), "the blur is round"
+        assert abs(int(one.sum()) - 255) < 15, "it keeps the brightness"
+
+
 def test_shift_moves_a_slice_and_mirrors_it_at_the_edge(slices):
     from training.data.augment import RandomAffine
 

@@ -155,6 +155,19 @@ def test_step_is_traced_once(data, network, tmp_path, monkeypatch):
     assert len(traced) == 1, "tracing a step of the whole network takes many seconds"
 
 
+def test_only_kernels_decay(network):
+    from training.loop.stage import optimizer_of
+
+    variables = network.trainable_variables
+    for variable in variables:
+        variable.assign(np.ones(variable.shape, np.float32))
+    optimizer = optimizer_of(stage(-1, optimizer="adamw", weight_decay=0.5, rate=0.1), steps=1)
+    optimizer.apply([np.zeros(variable.shape, np.float32) for variable in variables], variables)
+    decayed = {variable.name for variable in variables if float(np.max(variable)) < 0.99}
+    kept = {variable.name for variable in variables if float(np.min(variable)) > 0.99}
+    assert (decayed, kept) == ({"kernel"}, {"gamma", "beta", "bias"})
+
+
 def test_stage_of_few_steps_changes_the_weights(data, network, tmp_path):
     from training.loop.fit import fit
 
@@ -163,11 +176,13 @@ def test_stage_of_few_steps_changes_the_weights(data, network, tmp_path):
     assert np.abs(network.get_layer("output").get_weights()[0] - before).max() > 0
 
 
-def test_interrupted_run_ends_like_an_uninterrupted_one(data, network, tmp_path):
+@pytest.mark.parametrize("unfreeze", [20, -1])
+def test_interrupted_run_ends_like_an_uninterrupted_one(unfreeze, data, network, tmp_path):
+    """Some layers of the second stage learn, or the whole network, with averaged weights."""
     from training.loop.fit import fit
 
     weights = network.get_weights()
-    plan = config(stage(0, epochs=2), stage(20, epochs=4, optimizer="adamw", schedule="cosine", average=0.5))
+    plan = config(stage(0, epochs=2), stage(unfreeze, epochs=4, optimizer="adamw", schedule="cosine", average=0.5))
     whole = Recorder(4, dies=False)  # its checkpoint is what a worker that died there would leave
     fit(network, plan, data, seed=1, folder=tmp_path, observer=whole)
     expected = network.get_weights()
@@ -324,6 +339,26 @@ def test_stage_that_is_never_better_than_its_beginning_is_dropped(resumes, data,
             fit(network, plan, data, seed=1, folder=tmp_path, observer=recorder)
     fit(network, plan, data, seed=1, folder=tmp_path, resume=recorder.last if resumes else None)
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(network.get_weights(), expected, strict=True))
+
+
+@pytest.mark.parametrize(("balanced", "expected"), [(False, 1 / 6), (True, 0.5)])
+def test_classes_weigh_the_same_in_a_balanced_run(balanced, expected, network, tmp_path):
+    """Slices that show nothing: the network learns the share of each class, as far as it counts."""
+    from training.data.slices import Data
+    from training.loop.fit import fit
+
+    def blank(count):
+        labels = (np.arange(count) % 6 == 0).astype(np.uint8)
+        return Labelled(np.full((count, SIDE, SIDE), 90, np.uint8), labels, [f"g{i}" for i in range(count)])
+
+    plan = config(stage(0, epochs=60, rate=0.02, batch=24, copies=1)).model_copy(
+        update={"balanced": balanced, "augment": Augment(), "dropout": 0.0}
+    )
+    history = fit(network, plan, Data(blank(48), blank(24)), seed=1, folder=tmp_path)
+    logit = float(np.asarray(network(blank(1).pixels[..., None])["logit"])[0])
+    assert 1 / (1 + np.exp(-logit)) == pytest.approx(expected, abs=0.05)
+    least = -(np.log(0.5) if balanced else np.log(5 / 6) * 5 / 6 + np.log(1 / 6) / 6)
+    assert min(record.metrics["val_loss"] for record in history) == pytest.approx(least, abs=0.02)
 
 
 def test_stop_takes_effect_while_frozen_layers_are_computed(data, network, tmp_path):
