@@ -4,8 +4,14 @@ Slices of one patient or series are alike, so chance is a matter of groups: whol
 replacement, and a slice counts as often as its group was drawn. Each metric is computed from such weights, for all
 resamples at once. The plain metrics are those of one draw that takes each group once.
 
-The interval of a metric runs between percentiles of its resamples. That of a difference is a t interval with the
-standard error of its resamples, since decisions rest on it: with few groups, percentiles lie too close together (Efron
+The interval of a metric runs between percentiles of its resamples. With few groups these lie too close together, so
+they are expanded, as for 16 groups from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the
+Bootstrap, The American Statistician, 2015). A share of slices gets the interval of Clopper and Pearson, with as many
+trials as have the variance of the resamples (Korn and Graubard, Survey Methodology, 1998). Resamples of groups without
+a mistake all give 1. The lower end is then that of g successes in g trials, 0.05 to the power of 1/g: about 1 - 3/g,
+the "rule of three" (Hanley and Lippman-Hand, JAMA, 1983).
+
+The interval of a difference is a t interval with the standard error of its resamples, since decisions rest on it (Efron
 and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 12 and 13).
 """
 
@@ -17,14 +23,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from db import CLASSES
-from db.evaluation.result import Metrics, PairedMetric
+from db.evaluation.result import Interval, Metrics, PairedMetric
 from db.metrics import METRICS
 
 Array = NDArray[np.float64]
 
 BINS = 15  # of probability, equally wide, for the expected calibration error
 BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which fits a processor's cache
-CENTRAL = (2.5, 97.5)  # percentiles: 95 %
+TAIL = 0.025  # on each side of an interval
+SHARES = ("accuracy", "recall", "specificity", "precision")  # of slices
+CHANCE_DRAWS = 200  # of labels, for the calibration error that chance alone makes
 
 
 def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float | None]:
@@ -60,8 +68,10 @@ def with_intervals(
     index, count = _grouped(groups, scored.size)
     drawn = [scored.metrics(weights) for weights in resample_groups(index, count, seed, resamples)]
     several = _on_several_groups(scored, index, count)
+    values = _plain(scored.metrics(np.ones((1, scored.size))))
     intervals = {
-        name: _interval(np.concatenate([one[name] for one in drawn])) if name in several else None for name in METRICS
+        name: _interval(name, value, np.concatenate([one[name] for one in drawn]), several.get(name, 1))
+        for name, value in values.items()
     }
     sizes = {
         "n": scored.size,
@@ -69,15 +79,25 @@ def with_intervals(
         "class_groups": count_groups(labels, groups),
         "confusion_matrix": scored.confusion_matrix(),
     }
-    return Metrics.model_validate(
-        {**_plain(scored.metrics(np.ones((1, scored.size)))), **sizes, "intervals": intervals}
-    )
+    return Metrics.model_validate({**values, **sizes, "intervals": intervals})
 
 
 def count_groups(labels: ArrayLike, groups: Sequence[str]) -> dict[str, int]:
     """Return how many groups have a slice of each class; a group with both counts twice."""
     truth, names = np.asarray(labels), np.asarray(groups)
     return {name: len(np.unique(names[truth == label])) for label, name in CLASSES.items()}
+
+
+def chance_calibration_error(probability: ArrayLike, *, seed: int = 0) -> float:
+    """Return the mean calibration error that chance alone makes: labels are drawn by the probabilities [n]."""
+    p = np.asarray(probability, np.float64)
+    bins, rng = _bins(p), np.random.default_rng(seed)
+    drawn = (np.bincount(bins, p - (rng.random(len(p)) < p), minlength=BINS) for _ in range(CHANCE_DRAWS))
+    return float(np.mean([np.abs(gaps).sum() / len(p) for gaps in drawn]))
+
+
+def _bins(probability: Array) -> NDArray[np.int64]:
+    return np.minimum((probability * BINS).astype(np.int64), BINS - 1)
 
 
 @dataclass(frozen=True)
@@ -127,7 +147,7 @@ def _pair(first: float | None, second: float | None, drawn: Array, groups: int) 
         return PairedMetric(first=first, second=second, difference=difference, low=None, high=None)
     # Resamples of g groups vary as if the groups' own variance were divided by g, not by g - 1.
     error = float(np.std(defined)) * np.sqrt(groups / (groups - 1))
-    half = float(stats.t.ppf(CENTRAL[1] / 100, groups - 1)) * error
+    half = -float(stats.t.ppf(TAIL, groups - 1)) * error
     p_lower = float(stats.t.cdf(difference / error, groups - 1)) if error > 0 else 0.5 * (1 + np.sign(difference))
     return PairedMetric(
         first=first,
@@ -192,9 +212,8 @@ class ScoredSlices:
 
     def _gaps(self) -> Array:
         """Return probability less truth of each slice, in the column of its bin: float64[n, 15]."""
-        bins = np.minimum((self.probability * BINS).astype(int), BINS - 1)
         gaps = np.zeros((self.size, BINS))
-        gaps[np.arange(self.size), bins] = self.probability - self.positive
+        gaps[np.arange(self.size), _bins(self.probability)] = self.probability - self.positive
         return gaps
 
     def _ranked(self, weights: Array, positives: Array, negatives: Array) -> tuple[Array, Array]:
@@ -246,12 +265,25 @@ def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: 
         yield drawn.astype(np.float64)[:, index]
 
 
-def _interval(drawn: Array) -> tuple[float, float] | None:
+def _interval(name: str, value: float | None, drawn: Array, groups: int) -> Interval:
+    """Return the 95 % interval of a metric by its resamples, which rest on so many groups; None if they tell nothing.
+
+    All resamples of one group are the same.
+    """
     defined = drawn[~np.isnan(drawn)]
-    if len(defined) * 2 < len(drawn):
+    if value is None or groups < 2 or len(defined) * 2 < len(drawn):
         return None
-    low, high = np.percentile(defined, CENTRAL)
-    return float(low), float(high)
+    tail = float(stats.norm.cdf(stats.t.ppf(TAIL, groups - 1) * np.sqrt(groups / (groups - 1))))
+    low, high = (float(end) for end in np.quantile(defined, (tail, 1 - tail)))
+    if low == high in (0, 1):
+        reach = 1 - 0.05 ** (1 / groups)
+        return (0.0, reach) if high == 0 else (1 - reach, 1.0)
+    variance = float(defined.var()) * groups / (groups - 1)
+    if name not in SHARES or variance == 0 or value in (0, 1):
+        return low, high
+    trials = value * (1 - value) / variance * float(stats.norm.ppf(TAIL) / stats.t.ppf(TAIL, groups - 1)) ** 2
+    right, wrong = trials * value, trials * (1 - value)
+    return float(stats.beta.ppf(TAIL, right, wrong + 1)), float(stats.beta.ppf(1 - TAIL, right + 1, wrong))
 
 
 def _plain(metrics: dict[str, Array]) -> dict[str, float | None]:

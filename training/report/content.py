@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.evaluation.result import Metrics
+from db.evaluation.rule import LEAST_GROUPS
 from db.metrics import METRICS, written
 from db.training.progress import EpochRecord
+from training.evaluation.metrics import chance_calibration_error, count_groups
 from training.report.figures.slice_grids import Mistake
 
 MINUTE, HOUR = 60, 3600  # seconds
@@ -97,6 +99,25 @@ def stop_note(content: ReportContent) -> str:
     planned = sum(int(stage.get("epochs", 0)) for stage in content.facts.config.get("stages", ()))
     most = f" of at most {planned:,}" if planned else ""
     return f"Training was stopped early, after {len(content.history):,}{most} epochs."
+
+
+def few_groups_note(content: ReportContent) -> str:
+    """Return a sentence that says which classes have few groups; empty if none has."""
+    counts = count_groups(content.test.labels, content.test.groups)
+    few = [f"{count:,} {'group' if count == 1 else 'groups'} of {name}" for name, count in counts.items()
+           if count < LEAST_GROUPS]  # fmt: skip
+    if not few:
+        return ""
+    return (
+        f"There are only {' and '.join(few)}. With fewer than {LEAST_GROUPS} groups of a class, intervals are rough and"
+        " small differences mean nothing."
+    )
+
+
+def chance_calibration_note(content: ReportContent) -> str:
+    """Return a sentence that says how large a calibration error chance alone makes."""
+    error = chance_calibration_error(content.test.probability)
+    return f"Chance alone gives a perfectly calibrated model about {number(error)} on so many slices."
 
 
 @dataclass(frozen=True)

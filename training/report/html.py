@@ -13,8 +13,10 @@ from db.registry.parity import parity_rows
 from training.report import captions
 from training.report.content import (
     ReportContent,
+    chance_calibration_note,
     count,
     duration,
+    few_groups_note,
     metric_rows,
     number,
     settings_tables,
@@ -114,6 +116,8 @@ def _html(content: ReportContent, groups: dict[str, list[Picture]]) -> str:
             *settings_tables("Environment", content.facts.environment),
         ],
         stopped=stop_note(content),
+        few_groups=few_groups_note(content),
+        chance=chance_calibration_note(content),
         parity=parity_rows(content.parity),
         duration=duration,
         number=number,

@@ -11,7 +11,16 @@ import numpy as np
 from db import COVID, NON_COVID
 from db.metrics import METRICS
 from db.registry.parity import parity_rows
-from training.report.content import ReportContent, duration, metric_rows, number, percent, stop_note
+from training.report.content import (
+    ReportContent,
+    chance_calibration_note,
+    duration,
+    few_groups_note,
+    metric_rows,
+    number,
+    percent,
+    stop_note,
+)
 from training.report.figures.style import readable
 from training.report.figures.training import SOURCE_METRICS
 
@@ -97,7 +106,8 @@ def _metrics(content: ReportContent) -> list[str]:
     (tn, fp), (fn, tp) = content.metrics.confusion_matrix
     confusion = [[NON_COVID, f"{tn:,}", f"{fp:,}"], [COVID, f"{fn:,}", f"{tp:,}"]]
     return [
-        "Intervals are 95 %, by resampling whole groups.",
+        " ".join(("Intervals are 95 %, by resampling whole groups.", few_groups_note(content))).rstrip(),
+        f"Calibration error: {chance_calibration_note(content)}",
         "",
         *_table(("Metric", "Value", "95 % interval", "What it says"), rows),
         "",

@@ -98,6 +98,37 @@ def test_95_of_100_intervals_contain_the_truth():
     assert 88 <= held <= 99
 
 
+@pytest.mark.parametrize("groups", [8, 16])
+def test_intervals_of_few_groups_contain_the_truth_nearly_as_often(groups):
+    """Percentiles of the resamples contain it in 79 % (8 groups) and 86 % (16 groups) of such samples."""
+    truth = measure(*scored(200_000, 20_000, seed=1)[:2], THRESHOLD)["accuracy"]
+    held = 0
+    for seed in range(200):
+        probability, labels, names = scored(25 * groups, groups, seed=seed)
+        low, high = with_intervals(probability, labels, names, THRESHOLD, resamples=300).intervals["accuracy"]
+        held += low <= truth <= high
+    assert held >= 180
+
+
+@pytest.mark.parametrize("count", [6, 40])
+def test_groups_without_a_mistake_have_an_interval_by_the_rule_of_three(count):
+    labels = np.repeat(np.arange(2 * count) % 2, 5)
+    groups = [str(n // 5) for n in range(len(labels))]
+    found = with_intervals(np.where(labels == 1, 0.9, 0.1), labels, groups, 0.5)
+    for name in ("accuracy", "recall", "specificity", "precision", "f1", "auc", "pr_auc"):
+        assert found.intervals[name] == pytest.approx((0.05 ** (1 / count), 1)), name
+    wrong = with_intervals(np.where(labels == 1, 0.1, 0.9), labels, groups, 0.5)
+    assert wrong.intervals["recall"] == pytest.approx((0, 1 - 0.05 ** (1 / count)))
+
+
+def test_calibration_error_of_a_calibrated_model_is_that_of_chance():
+    rng = np.random.default_rng(4)
+    probability = 1 / (1 + np.exp(-rng.normal(0, 3, 400)))
+    drawn = [measure(probability, rng.random(400) < probability, 0.5)["ece"] for _ in range(200)]
+    assert evaluate.chance_calibration_error(probability) == pytest.approx(np.mean(drawn), rel=0.05)
+    assert evaluate.chance_calibration_error(np.repeat(probability, 50)) < 0.01
+
+
 @pytest.mark.parametrize(
     ("label", "undefined"),
     [(0, {"precision", "recall", "f1", "auc", "pr_auc"}), (1, {"specificity", "auc", "pr_auc"})],

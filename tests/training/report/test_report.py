@@ -365,6 +365,16 @@ def test_report_and_card_say_that_training_was_stopped_early(tmp_path):
             assert ("stopped early, after 3 of at most 13 epochs" in text) == made.facts.stopped_early
 
 
+@pytest.mark.parametrize(("slices", "few"), [(200, True), (400, False)])
+def test_report_and_card_mark_few_groups(slices, few, tmp_path):
+    """A group of the scores has 10 slices of one class."""
+    made = content(scores(slices))
+    write_report(tmp_path, made)
+    for text in (model_card(made), (tmp_path / "report.html").read_text()):
+        assert ("only 10 groups of COVID and 10 groups of non-COVID" in text) == few
+        assert "Chance alone gives a perfectly calibrated model about 0." in text
+
+
 def test_no_name_becomes_markup_in_the_card():
     card = model_card(hostile())
     prose = re.sub(r"^```json\n.*?^```$", "", card, flags=re.MULTILINE | re.DOTALL)
