@@ -34,6 +34,7 @@ from training.loop.fit import fit
 from training.network.backend import environment
 from training.network.initial_weights import initial_network
 from training.network.pixel_scale import check_pixels
+from training.network.training_copy import precision_of
 from training.run_observer import RunObserver
 from worker import claimed
 from worker.heartbeat import Heartbeat
@@ -94,7 +95,7 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
 
 
 def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path) -> Trained:
-    run.environment = environment() | {"code": code_version()}
+    config = settle_environment(run, config)
     observer.report(0.0, "reading the dataset", environment=run.environment)
     if run.dataset is None or run.split is None:
         raise RunFailed("the run names no dataset; launch another one on a dataset")
@@ -111,6 +112,20 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
     seconds = sum(record.seconds for record in history)  # those before an interruption too
     return Trained(run, config, network, parts, history, seconds, observer.is_stopped_early)
+
+
+def settle_environment(run: TrainingRun, config: Config) -> Config:
+    """Note on the run where it trains, and return its config with the precision settled.
+
+    A run that goes on elsewhere keeps the precision that it began with, and the environment of its first epochs.
+    """
+    here = environment() | {"code": code_version(), "precision": precision_of(config)}
+    if not run.checkpoint or not run.environment:
+        run.environment = here
+    elif changed := {name: here[name] for name in here if here[name] != run.environment.get(name)}:
+        run.environment = run.environment | {f"{name} (resumed)": value for name, value in changed.items()}
+    settled = run.environment.get("precision", here["precision"])
+    return config.model_copy(update={"precision": settled})
 
 
 def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: RunObserver) -> None:

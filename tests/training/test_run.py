@@ -127,6 +127,26 @@ def test_worker_that_dies_after_registering_leaves_the_comparison_requested(data
     assert (requested.part, requested.split_id, requested.state) == ("test", run.split_id, "ready")
 
 
+def test_resumed_run_keeps_its_precision_and_its_first_environment(monkeypatch):
+    import training.run
+    from training.run import settle_environment
+
+    def goes_on(run, precision, device):
+        monkeypatch.setattr(training.run, "precision_of", lambda config: precision)
+        monkeypatch.setattr(training.run, "environment", lambda: {"device": device, "cores": "2"})
+        return settle_environment(run, preset("seed")).precision
+
+    run = TrainingRun(environment={}, checkpoint={})
+    assert goes_on(run, "float32", "old") == "float32"
+    assert goes_on(run, "bfloat16", "new") == "bfloat16", "nothing was learned yet, so the new worker decides"
+    run.checkpoint = {"stage": 0, "epoch": 1}
+    assert goes_on(run, "float32", "third") == "bfloat16"
+    first = {"device": "new", "precision": "bfloat16", "cores": "2"}
+    assert run.environment.items() >= first.items()
+    assert run.environment["device (resumed)"] == "third"
+    assert "cores (resumed)" not in run.environment
+
+
 def test_code_version_is_the_installed_one_without_git(monkeypatch):
     from training.run import code_version
 

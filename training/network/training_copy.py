@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from training.config import ALL, Config
 from training.network.resnet50 import build_network
-from worker.engines.devices import has_bfloat16
-from worker.engines.keras import config_in, on_gpu
+from worker.engines.keras import config_in, has_fast_bfloat16, on_gpu
 
 PREDICT_BATCH = 64
 SETTLING_BATCH = 128  # holds less memory than a training step of 32
@@ -21,8 +20,7 @@ MOMENTUM = 0.9  # of the moving statistics: a run here has too few steps for Res
 
 def training_copy(network: Any, size: int, config: Config) -> Any:
     """Copy the network at another size, with the same weights, as it trains fastest here."""
-    half = config.precision == "bfloat16" or (config.precision == "auto" and (on_gpu() or has_bfloat16()))
-    policy = keras.DTypePolicy("mixed_bfloat16" if half else "float32")
+    policy = keras.DTypePolicy("mixed_bfloat16" if precision_of(config) == "bfloat16" else "float32")
     fused = keras.backend.backend() == "tensorflow" and not on_gpu()
 
     def clone(layer: Any) -> Any:
@@ -36,6 +34,13 @@ def training_copy(network: Any, size: int, config: Config) -> Any:
     copy = keras.models.clone_model(plain, clone_function=clone)
     copy.set_weights(network.get_weights())
     return copy
+
+
+def precision_of(config: Config) -> Literal["float32", "bfloat16"]:
+    """Return what a run of this config computes in on this machine."""
+    if config.precision != "auto":
+        return config.precision
+    return "bfloat16" if has_fast_bfloat16() else "float32"
 
 
 def settle_normalisation(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from db.registry.keras_safety import check_keras_archive
 from db.registry.manifest import KERAS_FILE
+from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Scores
 from worker.hdf5 import check_weights
 
@@ -18,6 +19,7 @@ import keras
 # These stay in float32: normalisation of pixels, last layer, and distance, whose threshold was set in float32.
 EXACT_LAYERS = ("imagenet_mean", "output", "pooled_features", "scaled_features", "components", "within", "along")
 BATCH_GPU, BATCH_CPU = 256, 32
+FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability
 
 
 class KerasEngine:
@@ -60,6 +62,22 @@ def backend() -> str:
 def on_gpu() -> bool:
     """Return whether the backend computes on a GPU."""
     return any(name.startswith(("gpu", "cuda")) for name in map(str.lower, keras.distribution.list_devices()))
+
+
+def has_fast_bfloat16() -> bool:
+    """Return whether the device that the backend computes on has bfloat16: this processor, or each of the GPUs.
+
+    NVIDIA's GPUs have it from compute capability 8.0 on (A100). Older ones, such as T4 and V100, emulate it slowly or
+    refuse it. Only TensorFlow is asked for the capability.
+    """
+    if not on_gpu():
+        return has_bfloat16()
+    if backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return all(one.get("compute_capability", (0, 0)) >= FIRST_WITH_BFLOAT16 for one in details)
 
 
 def config_in(policy: Any, layer: Any) -> Any:

@@ -174,9 +174,9 @@ def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]
         raise EngineAbsent(f"the package {package.name} holds no {KERAS_FILE}")
     if find_spec("keras") is None:
         raise EngineAbsent(f"the package {package.name} needs Keras, which comes with training and is not installed")
-    from worker.engines.keras import KerasEngine, backend, on_gpu
+    from worker.engines.keras import KerasEngine, backend, has_fast_bfloat16, on_gpu
 
-    if on_gpu() and not _fails_in_bfloat16(package):
+    if on_gpu() and has_fast_bfloat16() and not _fails_in_bfloat16(package):
         yield f"keras-{backend()}-bf16", lambda: KerasEngine(folder, half=True)
     yield f"keras-{backend()}-f32", lambda: KerasEngine(folder)
 
