@@ -204,7 +204,7 @@ def record(claim: Claim, epochs: int) -> None:
 def test_run_form_shows_the_estimate(admin_page: Any, app: APIFlask) -> None:
     ready_dataset("site")
     admin_page.goto("/runs/new")
-    estimate = admin_page.get_by_role("status").filter(has_text="At most")
+    estimate = admin_page.get_by_role("status").filter(has_text="if no stage stops early")
     estimate.wait_for()
     before = estimate.text_content()
     admin_page.get_by_label("quick").check()

@@ -1,7 +1,11 @@
-"""Estimates what a run will take before it starts: minutes, and gigabytes of disk while it lasts."""
+"""Estimates what a run will take before it starts: minutes, and gigabytes of disk while it lasts.
+
+The time follows from the speed of the last run that trained here. Before there is one, it is that of two cores that
+compute in bfloat16.
+"""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from training.config import ALL, Config, Stage
 
@@ -10,7 +14,7 @@ WHOLE = 175  # layers of ResNet50
 # cores by `ctbatch bench training`, which measures any machine. Beyond 40 layers a step counts as a whole one.
 STEP_SHARE = {0: 0.002, 20: 0.12, 40: 0.25, WHOLE: 1.0}
 FORWARD_SHARE = 0.3
-IMAGES_A_SECOND = 9.0  # of a whole training step at 224², on two cores that compute in bfloat16
+IMAGES_A_SECOND = 9.0  # of a whole training step at 224², on two cores of a Zen 4, which compute in bfloat16
 # Values of a slice's features at 224², by the layers that learn: the most that lie between these and the frozen ones.
 CUT_VALUES = {0: 2048, 20: 49 * (2048 + 512), 40: 196 * (1024 + 256), WHOLE: 3136 * (256 + 256)}
 VALUE_BYTES = 4  # half of that if the run computes in bfloat16, which only its worker knows
@@ -22,30 +26,48 @@ FAMILIAR_SLICES = 768  # training slices, at most, that the distance is fitted t
 
 @dataclass(frozen=True)
 class Estimate:
-    """An upper bound, since it assumes no early stop. `seconds` on a machine of two cores, `disk` in bytes."""
+    """About what a run takes if no stage stops early: seconds, and bytes of disk.
+
+    `is_measured`: the seconds follow from the speed of an earlier run.
+    """
 
     seconds: float
     disk: int
+    is_measured: bool = False
 
     def as_dict(self) -> dict[str, float]:
-        """Return the fields as JSON."""
-        return asdict(self)
+        """Return seconds and bytes as JSON."""
+        return {"seconds": self.seconds, "disk": self.disk}
+
+    @property
+    def speed_text(self) -> str:
+        """The machine that the time is meant for, in words."""
+        return "at the speed of the last run here" if self.is_measured else "on two cores with bfloat16"
 
     @property
     def text(self) -> str:
         """The estimate in words."""
         minutes = max(1, round(self.seconds / 60))
-        return f"at most about {minutes} min on two cores without a GPU, and {self.disk / 1e9:.1f} GB of disk meanwhile"
+        return f"about {minutes} min {self.speed_text}, and {self.disk / 1e9:.1f} GB of disk meanwhile"
 
 
-def estimate(config: Config, slices: Mapping[str, int]) -> Estimate:
-    """Estimate a run by its config and the number of slices of each part, evaluation and package included."""
+def whole_speed(stage: Stage, rate: float) -> float:
+    """Return the images/s of a whole training step at 224² on a machine that trains this stage at `rate` images/s."""
+    share = 1.0 if stage.unfreeze == ALL else _at_most(STEP_SHARE, stage.unfreeze)
+    return rate * (stage.size / 224) ** 2 * share
+
+
+def estimate(config: Config, slices: Mapping[str, int], speed: float | None = None) -> Estimate:
+    """Estimate a run by its config and the number of slices of each part, evaluation and package included.
+
+    `speed`: images/s of a whole training step at 224², if a run was measured here.
+    """
     train, validation = slices["train"], slices["validation"]
     seconds = sum(STAGE_SECONDS + _seconds(stage, train, validation) for stage in config.stages)
     scored = min(train, FAMILIAR_SLICES) + validation + slices["test"]
     seconds += PACKAGE_SECONDS + FORWARD_SHARE * scored / IMAGES_A_SECOND
     disk = max(_features(stage, train, validation) for stage in config.stages) + 10 * NETWORK_BYTES
-    return Estimate(seconds, disk)
+    return Estimate(seconds * (IMAGES_A_SECOND / speed if speed else 1), disk, speed is not None)
 
 
 def _at_most(table: dict[int, float] | dict[int, int], unfreeze: int) -> float:

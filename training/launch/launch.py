@@ -21,6 +21,7 @@ from db.training.splits import draw_split, keep_split, plan_split
 from training.config import Config, ConfigError, Origin, checked, preset, with_settings
 from training.launch.estimate import Estimate, estimate
 from training.launch.installed import check_launch
+from training.launch.measured_speed import measured_speed
 
 Opening = Callable[[], AbstractContextManager[Session]]
 
@@ -64,7 +65,7 @@ class RunRequest(BaseModel):
 @dataclass(frozen=True)
 class LaunchPlan:
     """A run that can be launched. `slices`: how many, by part; `leaks`: those of the split, all allowed; `takes`: time
-    and disk, at most."""
+    and disk, about."""
 
     request: RunRequest
     config: Config
@@ -102,9 +103,9 @@ def prepare(request: RunRequest, writing: Opening = session_scope, reading: Open
         with writing() as s:
             split = keep_split(s, split)
     with reading() as s:
-        slices = count_parts(s, split)
+        slices, speed = count_parts(s, split), measured_speed(s)
         leaks = runs.check_split(s, dataset, split, version, request.allow_leaks)
-    return LaunchPlan(request, config, dataset, split, version, slices, leaks, estimate(config, slices))
+    return LaunchPlan(request, config, dataset, split, version, slices, leaks, estimate(config, slices, speed))
 
 
 def launch(plan: LaunchPlan, user: User | None = None, writing: Opening = session_scope) -> int:

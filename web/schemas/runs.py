@@ -47,11 +47,14 @@ class WeightsOut(Out):
 
 
 class EstimateOut(Out):
-    """What a run would take at most, without an early stop."""
+    """About what a run would take, without an early stop."""
 
     dataset: str
     slices: dict[str, int] = Field(description="By part of the split.")
-    estimate: dict[str, float] = Field(description="`seconds` on two cores without a GPU; `disk`: bytes while it runs.")
+    estimate: dict[str, float] = Field(
+        description="`seconds`: at the speed of the last run, else of two cores with bfloat16. `disk`: bytes while it"
+        " runs."
+    )
 
 
 class RunOut(Out):

@@ -1,4 +1,4 @@
-"""The estimate of a run is an upper bound, whichever layers learn."""
+"""The estimate of a run: whichever layers learn, and by the speed of the last run."""
 
 import numpy as np
 import pytest
@@ -33,6 +33,15 @@ def test_evaluation_and_package_are_part_of_the_estimate() -> None:
     with_test = estimate(config(0), SLICES | {"test": 900}).seconds
     assert with_test - without_test == pytest.approx(900 * FORWARD_SHARE / IMAGES_A_SECOND)
     assert without_test > STAGE_SECONDS + PACKAGE_SECONDS
+
+
+@pytest.mark.parametrize("speed", [3.0, 900.0])
+def test_time_follows_from_the_measured_speed(speed: float) -> None:
+    plain = estimate(config(ALL), SLICES)
+    measured = estimate(config(ALL), SLICES, speed)
+    assert measured.seconds == pytest.approx(plain.seconds * IMAGES_A_SECOND / speed)
+    assert (plain.is_measured, measured.is_measured) == (False, True)
+    assert measured.disk == plain.disk
 
 
 def test_disk_suffices_for_the_features_of_any_cut() -> None:

@@ -3,9 +3,10 @@
 import pytest
 
 from db.database import session_scope
-from db.models import ModelVersion
+from db.models import Epoch, ModelVersion, TrainingRun
 from tests.builders.datasets import add_dataset
 from training.config import ConfigError
+from training.launch.estimate import IMAGES_A_SECOND
 from training.launch.launch import RunRequest, prepare
 
 
@@ -30,3 +31,22 @@ def test_run_takes_pixels_on_the_scale_of_the_version_that_it_starts_from(given,
 def test_another_scale_than_the_versions_is_refused(version):
     with pytest.raises(ConfigError, match=r"lungs/1 takes pixels on the scale torch"):
         prepare(request("pixels=unit"))
+
+
+def test_estimate_is_made_at_the_speed_of_the_last_run(settings):
+    """Its stage of small slices is quicker than one at full size, and the head does not count."""
+    add_dataset("site", 48)
+    fresh = prepare(RunRequest(dataset="site", preset="scratch")).takes
+    assert not fresh.is_measured
+    head, small = {"name": "head", "unfreeze": 0}, {"name": "small", "unfreeze": -1, "size": 128}
+    stages = [stage | {"epochs": 2} for stage in (head, small)]
+    with session_scope() as s:
+        for speed in (500.0, IMAGES_A_SECOND / 3):
+            run = TrainingRun(preset="mine", seed=7, config={"stages": stages})
+            s.add(run)
+            s.flush()
+            for stage, rate in ((0, 5000.0), (1, speed * (224 / 128) ** 2)):
+                s.add(Epoch(run_id=run.id, stage=stage, epoch=0, metrics={"rate": rate}, seconds=1.0))
+    takes = prepare(RunRequest(dataset="site", preset="scratch")).takes
+    assert takes.is_measured
+    assert takes.seconds == pytest.approx(3 * fresh.seconds)
