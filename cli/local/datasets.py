@@ -105,6 +105,8 @@ def _report_lines(view: DatasetView) -> Iterator[tuple[str, object]]:
     same, near = report.identical, report.near_identical
     yield "identical", f"{same.within} slices within a class, {same.across} across"
     yield "near-identical", f"{near.within} pairs within a class, {near.across} across"
+    if largest := report.largest_cluster.groups:
+        yield "largest cluster", f"{report.largest_cluster.slices} slices of {largest} groups stay in one part"
     if report.shortcuts:
         for fact, score in report.shortcuts.facts.items():
             yield f"shortcut: {fact}", f"AUC {score.auc:.3f}, balanced accuracy {score.balanced_accuracy:.3f}"

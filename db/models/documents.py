@@ -104,6 +104,16 @@ class Duplicates(Document):
     examples_across: list[list[str]] = Field(default_factory=list)
 
 
+class LargestCluster(Document):
+    """The most groups that identical and near-identical slices connect, one with the next, and all their slices.
+
+    `groups` is 0 if no two groups are connected.
+    """
+
+    groups: int = 0
+    slices: int = 0
+
+
 class LeftOut(Document):
     """Files that were left out for one reason."""
 
@@ -145,6 +155,7 @@ class DatasetReport(Document):
     splits: dict[str, dict[str, int]] = Field(default_factory=dict)
     identical: Duplicates = Duplicates()
     near_identical: Duplicates = Duplicates()
+    largest_cluster: LargestCluster = LargestCluster()
     left_out: dict[str, LeftOut] = Field(default_factory=dict)
     shortcuts: Shortcuts | None = None
     identical_to: str | None = None

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from db import CLASSES
-from db.datasets.slices import BY_PIXELS
+from db.datasets.slices import BY_PIXELS, SplitCandidate
+from db.training.splits import joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
 from worker.datasets.shortcuts import check_shortcuts
 from worker.imaging.near_duplicates import Similar
 
 SIZES_SHOWN = 20
 GROUPS_SHOWN = 200
+MANY_JOINED = 0.25  # share of the groups in one cluster from which a warning says so
 
 ByClass = dict[str, dict[str, int]]
 """`{value: {"COVID": n, "non-COVID": n}}`"""
@@ -34,7 +36,8 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
 
     `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: slices by class. `identical`: slices whose pixels another
     slice has; `near_identical`: pairs of different pixels. `left_out`: files by reason. `identical_to`: the earlier
-    version that is the same. `warnings`: what a person should read first.
+    version that is the same. `largest_cluster`: the most groups that alike slices connect.
+    `warnings`: what a person should read first.
     """
     slices = collector.slices
     report = {
@@ -48,6 +51,7 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
         "splits": _by_class(slices, lambda item: item.given_part) if any(item.given_part for item in slices) else {},
         "identical": _identical(slices),
         "near_identical": _near_identical(similar, collector.first_of_pixels()),
+        "largest_cluster": _largest_cluster(slices),
         "left_out": collector.left_out(),
         "shortcuts": check_shortcuts(slices),
         "identical_to": twin,
@@ -107,6 +111,18 @@ def _near_identical(similar: Similar, firsts: Sequence[Item]) -> Duplicates:
     )
 
 
+def _largest_cluster(slices: Sequence[Item]) -> dict[str, int]:
+    """Return the most groups that a split keeps together, and their slices; {} if no cluster connects two groups."""
+    units = joined_groups(
+        [
+            SplitCandidate(item.row or 0, item.name, item.label or 0, item.group or "", item.cluster, None, None)
+            for item in slices
+        ]
+    )
+    groups, count = max(((len(set(unit.groups)), unit.slices.total()) for unit in units), default=(0, 0))
+    return {"groups": groups, "slices": count} if groups > 1 else {}
+
+
 def _warnings(report: dict[str, Any]) -> list[str]:
     warnings: list[str] = []
     if report["identical_to"]:
@@ -115,6 +131,12 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         warnings.append(f"{across} slices have the same pixels as one of the other class: one of their labels is wrong")
     if across := report["near_identical"]["across"]:
         warnings.append(f"{across} pairs of near-identical slices are of different classes")
+    joined, groups = report["largest_cluster"].get("groups", 0), report["groups"]["count"]
+    if joined >= MANY_JOINED * groups:
+        warnings.append(
+            f"near-identical slices connect {joined} of {groups} groups, one with the next: a split keeps them in one"
+            " part"
+        )
     if both := report["groups"]["both"]:
         warnings.append(f"{both} groups have slices of both classes")
     if report["shortcuts"]["found"]:

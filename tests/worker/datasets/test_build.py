@@ -317,6 +317,23 @@ def test_identical_and_near_identical_slices_are_counted_within_and_across_class
     assert "1 pairs of near-identical slices are of different classes" in warnings
 
 
+def test_largest_cluster_of_groups_is_reported(make: Make) -> None:
+    """Slices of p0, p1 and p2 hang together: a near-identical one each, and an identical one."""
+    rows = ["file,label,group"]
+    entries: dict[str, bytes] = {}
+    for number in range(6):
+        entries[f"{number}.png"] = png(number)
+        rows.append(f"{number}.png,{number % 2},p{number}")
+    entries |= {"again.jpg": again(png(0)), "copy.png": png(1)}
+    rows += ["again.jpg,0,p1", "copy.png,1,p2"]
+    report = make(entries | {"labels.csv": "\n".join(rows).encode()}).report.as_json()
+    assert report["largest_cluster"] == {"groups": 3, "slices": 5}
+    assert any("connect 3 of 6 groups" in warning for warning in report["warnings"])
+    apart = make(two_classes(4)).report.as_json()
+    assert apart.get("largest_cluster", {}) == {}
+    assert not any("connect" in warning for warning in apart["warnings"])
+
+
 def test_the_same_files_make_the_same_dataset_and_other_labels_another(make: Make) -> None:
     first, second = make(two_classes()), make(two_classes())
     assert first.sha256 == second.sha256
