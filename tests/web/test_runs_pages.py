@@ -182,7 +182,7 @@ def test_estimate_is_given_before_a_launch(admin: Api, roots_browser: Browser, d
     assert told.json["estimate"]["disk"] > 0
     form = asked | {"csrf_token": roots_browser.csrf("/runs/new")}
     page = roots_browser.client.post("/runs/new/estimate", data=form)
-    assert "on two cores without a GPU" in page.text
+    assert "on two cores with bfloat16" in page.text
     assert "slices of site/1" in page.text
     assert admin.get("/runs").json["items"] == []
     launched = launch(admin, preset="scratch").json

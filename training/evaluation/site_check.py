@@ -3,7 +3,7 @@
 The rule. Sensitivity, specificity and AUC each have a floor. The model
 
 - may be used if the lower ends of all three 95 % intervals reach their floors, on at least 20 groups of each class.
-  With fewer groups, an interval by resampling groups is too narrow to be believed; a sample without a mistake has none;
+  With fewer groups, an interval by resampling groups is too narrow to be believed;
 - may not be used if the upper end of one interval is below its floor;
 - otherwise there is not enough evidence. An interval narrows with the root of the number of groups. From that follows
   how many more groups would settle it, if they are like those that are there.
@@ -105,6 +105,12 @@ def _more_groups(
         value, low, high = bounds[name]
         if value is None or low is None or high is None:
             continue
+        if value == 1:
+            if floors[name] == 1:
+                return None
+            for kind in (CLASSES[label] for label in METRICS[name].classes):
+                needed[kind] = max(needed[kind], _groups_without_a_mistake(floors[name]))
+            continue
         gap = value - floors[name]
         near = low if gap > 0 else high
         times = ((value - near) / gap) ** 2 if gap else math.inf
@@ -113,6 +119,11 @@ def _more_groups(
         for kind in (CLASSES[label] for label in METRICS[name].classes):
             needed[kind] = max(needed[kind], math.ceil(times * groups[kind] - 1e-6))
     return sum(needed[kind] - groups[kind] for kind in groups)
+
+
+def _groups_without_a_mistake(floor: float) -> int:
+    """Return how many of them have an interval that reaches down to the floor only, by the rule of three."""
+    return math.ceil(math.log(0.05) / math.log(floor))
 
 
 def _advice(more: int | None, *, known: bool) -> list[str]:

@@ -177,7 +177,7 @@ def test_site_check_says_whether_a_version_may_be_used(add_version: AddVersion, 
         pass
     assert seen(good).result["site_check"]["verdict"] == "may be used"
     assert seen(few).result["site_check"]["verdict"] == "not enough evidence"
-    assert seen(few).result["site_check"]["more_groups"] == 28
+    assert seen(few).result["site_check"]["more_groups"] == 46
     assert seen(bad).result["site_check"]["verdict"] == "may not be used"
 
 
@@ -205,12 +205,12 @@ def verdict(version: ModelVersion, dataset: Dataset) -> str:
 
 
 def test_slices_that_were_held_out_are_evidence(add_version: AddVersion, settings: Settings) -> None:
-    known, anew = add_dataset("known", 240, 80), add_dataset("anew", 240, 80)
-    split = add_split(known, 80)  # the second half of the groups, and so of the rows, was held out
+    known, anew = add_dataset("known", 360, 120), add_dataset("anew", 360, 120)
+    split = add_split(known, 120)  # the second half of the groups, and so of the rows, was held out
     version = add_version(facts={"split": {"id": split.id, "dataset": "known/1"}, "dataset": "known/1"})
     with session_scope() as s:
         for each in s.scalars(select(LabelledSlice).where(LabelledSlice.dataset_id == anew.id)):
-            if each.row is not None and each.row < 120:
+            if each.row is not None and each.row < 180:
                 s.delete(each)
     assert verdict(version, anew) == "may be used"
     assert verdict(version, known) == "not enough evidence"

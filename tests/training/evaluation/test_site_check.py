@@ -56,6 +56,13 @@ def test_metric_below_its_floor_by_chance_suggests_more_groups_too():
     assert check(recall=(0.80, 0.70, 0.90)).more_groups == 120
 
 
+def test_sample_without_a_mistake_suggests_what_the_rule_of_three_needs():
+    few = {"COVID": 21, "non-COVID": 22}
+    found = check(few, auc=(1.0, 0.867, 1.0))
+    assert (found.verdict, found.more_groups) == (UNKNOWN, 8 + 7), "29 groups of each class: 0.05 ** (1 / 29) > 0.90"
+    assert check_site(result(few, auc=(1.0, 0.8, 1.0)), Floors(auc=1.0), Evidence()).more_groups is None
+
+
 def test_metric_on_its_floor_suggests_no_more_groups():
     found = check(recall=(0.85, 0.75, 0.92))
     assert (found.verdict, found.more_groups) == (UNKNOWN, None)
