@@ -37,25 +37,27 @@ def pixel_layer(pixels: Pixels) -> Any:
 
 
 def check_pixels(network: Any, slices: NDArray[np.uint8], pixels: Pixels) -> None:
-    """Raise WeightsError if the first layer's answers to slices, uint8[n,s,s], are far from what normalisation expects.
+    """Raise WeightsError if another scale fits the network far better: it was trained on that one.
 
-    The message says which scales fit: those whose variance is right to a factor of 10, the closest in mean and variance
-    first (by the Kullback-Leibler divergence of two normal distributions).
+    The first layer's answers to slices, uint8[n,s,s], are compared with what its normalisation expects. Their variance
+    must be right to a factor of 10, or closer than on any other scale: a network of photographs knows no chest. The
+    message names the scales that fit, the closest in mean and variance first (by the Kullback-Leibler divergence of two
+    normal distributions).
     """
     few = slices[np.linspace(0, len(slices) - 1, min(CHECKED_SLICES, len(slices))).astype(int)]
     ratios, misfits = {}, {}
     for scale in PIXELS:
         ratios[scale], misfits[scale] = _misfit(network, few, scale)
-    if 1 / MOST_OFF <= ratios[pixels] <= MOST_OFF:
+    off = {scale: max(ratio, 1 / ratio) for scale, ratio in ratios.items()}
+    closer = [scale for scale in PIXELS if off[scale] < off[pixels]]
+    if off[pixels] <= MOST_OFF or not closer:
         return
-    fit = sorted((scale for scale in PIXELS if 1 / MOST_OFF <= ratios[scale] <= MOST_OFF), key=lambda one: misfits[one])
-    advice = f"choose another scale: --set pixels={fit[0]}" if fit else "no scale that ctbatch knows fits them"
-    if len(fit) > 1:
-        advice += f" fits best, and {', '.join(fit[1:])} may fit too"
+    fit = sorted([scale for scale in closer if off[scale] <= MOST_OFF] or closer, key=lambda scale: misfits[scale])
+    others = f" fits best, and {', '.join(fit[1:])} may fit too" if len(fit) > 1 else ""
     raise WeightsError(
         "",
         f"was not trained on pixels on the scale {pixels}: the variance after the first layer is {ratios[pixels]:.3g}"
-        f" times what the weights expect; {advice}",
+        f" times what the weights expect; choose another scale: --set pixels={fit[0]}{others}",
     )
 
 

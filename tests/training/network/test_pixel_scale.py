@@ -75,6 +75,17 @@ def test_wrong_scale_is_refused_with_the_one_that_fits(trained, given, small_net
         check_pixels(network_trained_on(trained), lungs(), given)
 
 
+def test_weights_of_photographs_pass_although_no_scale_fits_well(small_network):
+    """Colour layers answer little to grey slices: their variance may be far below what photographs gave."""
+    from training.network.pixel_scale import check_pixels
+
+    network = network_trained_on("caffe")
+    normal = network.get_layer("conv1_bn")
+    *kept, variance = normal.get_weights()
+    normal.set_weights([*kept, variance * 30])
+    check_pixels(network, lungs(), "caffe")
+
+
 def test_scale_survives_a_copy_for_training_and_saving(small_network, tmp_path):
     import keras
 
