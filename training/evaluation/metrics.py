@@ -4,15 +4,9 @@ Slices of one patient or series are alike, so chance is a matter of groups: whol
 replacement, and a slice counts as often as its group was drawn. Each metric is computed from such weights, for all
 resamples at once. The plain metrics are those of one draw that takes each group once.
 
-The interval of a metric runs between percentiles of its resamples. With few groups these lie too close together, so
-they are expanded, as for 16 groups from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the
-Bootstrap, The American Statistician, 2015). A share of slices gets the interval of Clopper and Pearson, with as many
-trials as have the variance of the resamples (Korn and Graubard, Survey Methodology, 1998). Resamples of groups without
-a mistake all give 1. The lower end is then that of g successes in g trials, 0.05 to the power of 1/g: about 1 - 3/g,
-the "rule of three" (Hanley and Lippman-Hand, JAMA, 1983).
-
-The interval of a difference is a t interval with the standard error of its resamples, since decisions rest on it (Efron
-and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 12 and 13).
+`training.evaluation.intervals` derives the interval of a metric from its resamples. That of a difference is a t
+interval with the standard error of its resamples, since decisions rest on it (Efron and Tibshirani, An Introduction to
+the Bootstrap, 1993, chapters 12 and 13).
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,15 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from db import CLASSES
-from db.evaluation.result import Interval, Metrics, PairedMetric
+from db.evaluation.result import Metrics, PairedMetric
 from db.metrics import METRICS
+from training.evaluation.intervals import TAIL, interval_of
 
 Array = NDArray[np.float64]
 
 BINS = 15  # of probability, equally wide, for the expected calibration error
 BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which fits a processor's cache
-TAIL = 0.025  # on each side of an interval
-SHARES = ("accuracy", "recall", "specificity", "precision")  # of slices
 CHANCE_DRAWS = 200  # of labels, for the calibration error that chance alone makes
 
 
@@ -70,7 +63,7 @@ def with_intervals(
     several = _on_several_groups(scored, index, count)
     values = _plain(scored.metrics(np.ones((1, scored.size))))
     intervals = {
-        name: _interval(name, value, np.concatenate([one[name] for one in drawn]), several.get(name, 1))
+        name: interval_of(name, value, np.concatenate([one[name] for one in drawn]), several.get(name, 1))
         for name, value in values.items()
     }
     sizes = {
@@ -263,27 +256,6 @@ def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: 
     for start in range(0, resamples, block):
         drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=min(block, resamples - start))
         yield drawn.astype(np.float64)[:, index]
-
-
-def _interval(name: str, value: float | None, drawn: Array, groups: int) -> Interval:
-    """Return the 95 % interval of a metric by its resamples, which rest on so many groups; None if they tell nothing.
-
-    All resamples of one group are the same.
-    """
-    defined = drawn[~np.isnan(drawn)]
-    if value is None or groups < 2 or len(defined) * 2 < len(drawn):
-        return None
-    tail = float(stats.norm.cdf(stats.t.ppf(TAIL, groups - 1) * np.sqrt(groups / (groups - 1))))
-    low, high = (float(end) for end in np.quantile(defined, (tail, 1 - tail)))
-    if low == high in (0, 1):
-        reach = 1 - 0.05 ** (1 / groups)
-        return (0.0, reach) if high == 0 else (1 - reach, 1.0)
-    variance = float(defined.var()) * groups / (groups - 1)
-    if name not in SHARES or variance == 0 or value in (0, 1):
-        return low, high
-    trials = value * (1 - value) / variance * float(stats.norm.ppf(TAIL) / stats.t.ppf(TAIL, groups - 1)) ** 2
-    right, wrong = trials * value, trials * (1 - value)
-    return float(stats.beta.ppf(TAIL, right, wrong + 1)), float(stats.beta.ppf(1 - TAIL, right + 1, wrong))
 
 
 def _plain(metrics: dict[str, Array]) -> dict[str, float | None]:

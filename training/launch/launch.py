@@ -64,8 +64,8 @@ class RunRequest(BaseModel):
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """A run that can be launched. `slices`: how many, by part; `leaks`: those of the split, all allowed; `takes`: time
-    and disk, about."""
+    """A run that can be launched. `slices`: how many, by part; `leaks`: those of the split, all allowed; `takes`:
+    about how much time and disk."""
 
     request: RunRequest
     config: Config

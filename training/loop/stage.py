@@ -29,6 +29,7 @@ from training.data.batches import seed_of, steps_of
 from training.data.slices import Data
 from training.errors import Diverged
 from training.loop.observer import Arrays, Checkpoint, Step, TrainingObserver
+from training.loop.optimizer import make_variables, optimizer_of
 from training.loop.stage_data import AT_ONCE, StageData
 from training.loop.weight_average import WeightAverage
 from training.network.loss import loss_of
@@ -72,7 +73,7 @@ class Fitting:
             metrics=[keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)],  # of logits
             jit_compile=on_gpu(),
         )
-        _make_variables(self.model)
+        make_variables(self.model)
         self.average = WeightAverage(self.model, self.stage.average) if self.stage.average else None
         self.best: Arrays = []
         self.best_epoch = -1
@@ -267,33 +268,6 @@ def _fed(inputs: Arrays) -> Any:
     """Return arrays as Keras takes them: pixels as they are, features in float32; a single one without a list."""
     arrays = [array if array.dtype == np.uint8 else array.astype(np.float32, copy=False) for array in inputs]
     return arrays if len(arrays) > 1 else arrays[0]
-
-
-def optimizer_of(stage: Stage, steps: int) -> Any:
-    """Return the optimiser of a stage of so many steps an epoch. Only kernels decay, as is usual.
-
-    A normalisation whose gamma shrinks, or a bias, says nothing of how complex a network is.
-    """
-    total = stage.epochs * steps
-    rate: Any = stage.rate
-    if stage.schedule == "cosine":
-        warm = min(max(int(stage.warmup * steps), 1), total - 1)
-        rate = keras.optimizers.schedules.CosineDecay(
-            stage.rate / 20, total - warm, alpha=0.01, warmup_target=stage.rate, warmup_steps=warm
-        )
-    if stage.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=stage.weight_decay)
-        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-        return optimizer
-    return keras.optimizers.Adam(rate)
-
-
-def _make_variables(model: Any) -> None:
-    """Make the variables of optimiser and metrics now: TensorFlow traces a step twice if its first trace makes any."""
-    model.optimizer.build(model.trainable_variables)
-    nothing = np.zeros(1, np.float32)
-    model.compute_metrics(None, nothing, nothing)
-    model.reset_metrics()
 
 
 def _reseed(model: Any, seed: int) -> None:

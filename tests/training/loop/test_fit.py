@@ -156,7 +156,7 @@ def test_step_is_traced_once(data, network, tmp_path, monkeypatch):
 
 
 def test_only_kernels_decay(network):
-    from training.loop.stage import optimizer_of
+    from training.loop.optimizer import optimizer_of
 
     variables = network.trainable_variables
     for variable in variables:
