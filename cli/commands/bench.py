@@ -76,6 +76,20 @@ def intake(slices: int, package: Path | None, as_json: bool) -> None:
 
 
 @bench.command()
+@count_option("--slices", 50, "Read the same slice this many times.")
+@json_option
+def decoding(slices: int, as_json: bool) -> None:
+    """Measure how many DICOM slices/s one core reads.
+
+    A slice of 512 × 512 pixels of 16 bits is decoded and prepared, uncompressed and in each lossless syntax. The speed
+    is compared with that of the codec alone. Prints the best of five rounds.
+    """
+    from cli.benchmarks.decoding import run
+
+    run(slices, as_json)
+
+
+@bench.command()
 @count_option("--slices", 192, "Train on this many slices, at 224 × 224 pixels.", least=64)
 @count_option("--batch", 32, "Use batches of this many slices.", least=2)
 @click.option("--pixels", type=PATH, help="Train on this .npy of uint8[n, 224, 224]  [default: phantoms]")
@@ -87,7 +101,7 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
     epoch, and the time to compute the frozen layers. They are computed once for each augmented copy.
     """
     check_installed()
-    from cli.benchmarks.stage_speed import run
+    from cli.benchmarks.training.stage_speed import run
 
     run(slices, batch, pixels, as_json)
 
@@ -120,7 +134,7 @@ def fitting(dataset: str, as_json: bool, **options: Any) -> None:
     package. Uses the device and the backend that Keras is set to, so it can measure a GPU. Keeps only the split.
     """
     check_installed()
-    from cli.benchmarks.train_in_process import run
+    from cli.benchmarks.training.in_process import run
 
     run(RunRequest(dataset=dataset, **options), as_json)
 
@@ -137,7 +151,7 @@ def real_training(path: Path, home: Path | None, as_json: bool, **options: Any) 
     takes an hour or more.
     """
     check_installed()
-    from cli.benchmarks.train_end_to_end import NAME, run
+    from cli.benchmarks.training.end_to_end import NAME, run
 
     run(path, RunRequest(dataset=NAME, **options), home, as_json)
 

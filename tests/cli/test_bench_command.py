@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cli.benchmarks.train_end_to_end import train_words
+from cli.benchmarks.training.end_to_end import train_words
 from cli.commands.bench import bench
 from cli.commands.train import train
 from db.database import read_scope
@@ -32,6 +32,14 @@ def fitting(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run
     get_settings.cache_clear()
     yield lambda *words: CliRunner().invoke(bench, ["fitting", *(str(word) for word in words)])
     get_settings.cache_clear()
+
+
+def test_decoding_states_the_speed_of_each_syntax_beside_its_codec() -> None:
+    measured = CliRunner().invoke(bench, ["decoding", "--slices", "1", "--json"])
+    report = json.loads(measured.stdout)
+    assert report["uncompressed"] > 0
+    for name in ("JPEG Lossless", "JPEG-LS", "JPEG 2000", "HTJ2K"):
+        assert 0 < report[name]["slices_per_second"] < 2 * report[name]["codec_alone"], name
 
 
 @pytest.mark.slow

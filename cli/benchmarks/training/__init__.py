@@ -1,0 +1,1 @@
+"""Benchmarks of training: speed of a stage, and quality of whole runs."""
