@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -81,6 +82,23 @@ def _disk(settings: Settings, free: int) -> Finding:
         reserve = f"{settings.reserve_bytes / 1024**3:.1f} GiB (CTBATCH_RESERVE_BYTES)"
         return Finding("disk", "fail", f"{detail}, less than the reserve of {reserve}; nothing is claimed, free some")
     return Finding("disk", "ok" if free > LOW_DISK_BYTES else "warn", detail)
+
+
+def sqlite_place(settings: Settings) -> Iterator[Finding]:
+    """Check that SQLite is on a disk of this machine: on a network file system locks are lost, and then commits."""
+    from sqlalchemy.engine import make_url
+
+    from cli.local.file_systems import NETWORK_FILE_SYSTEMS, file_system_of
+
+    url = make_url(settings.database)
+    if not url.drivername.startswith("sqlite") or not url.database:
+        return
+    file_system = file_system_of(Path(url.database))
+    if file_system in NETWORK_FILE_SYSTEMS:
+        advice = "put CTBATCH_HOME on a disk of this machine, or set DATABASE_URL to a PostgreSQL"
+        yield Finding("file system", "fail", f"SQLite is on a network file system ({file_system}); {advice}")
+    else:
+        yield Finding("file system", "ok", file_system)
 
 
 def memory(_settings: Settings) -> Iterator[Finding]:
@@ -242,5 +260,5 @@ def proxy(settings: Settings) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    python, home, memory, processor, database, broker, engine, training, engine_proof, server, proxy,
+    python, home, sqlite_place, memory, processor, database, broker, engine, training, engine_proof, server, proxy,
 )  # fmt: skip

@@ -3,10 +3,13 @@
 import json
 import socket
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from cli.commands import doctor
 from cli.errors import Unavailable
+from cli.local import file_systems
 from cli.local.access import LocalAccess, sign_in_link
 from db.access import accounts
 from db.database import session_scope
@@ -191,6 +194,24 @@ def test_the_doctor_finds_a_fresh_home_well(ctbatch):
     [detail] = [finding["detail"] for finding in findings if finding["check"] == "processor"]
     assert detail.startswith(read_processor().line)
     assert states["database"] == states["server"] == "warn"
+
+
+@pytest.mark.parametrize(("kind", "state"), [("nfs4", "fail"), ("ext4", "ok")])
+def test_doctor_sees_a_database_on_a_network(database, monkeypatch, tmp_path, kind, state):
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:50 / {tmp_path} rw - {kind} server:/homes rw\n")
+    monkeypatch.setattr(file_systems, "MOUNTS", mounts)
+    settings = database.model_copy(update={"database_url": f"sqlite:///{tmp_path}/a/ctbatch.db"})
+    [finding] = doctor.sqlite_place(settings)
+    assert finding.state == state
+    assert kind in finding.detail
+
+
+def test_file_system_of_a_folder_with_a_blank_in_its_name(monkeypatch, tmp_path):
+    (tmp_path / "mountinfo").write_text("22 1 8:1 / / rw - ext4 a rw\n30 22 0:50 / /my\\040files rw - cifs b rw\n")
+    monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "mountinfo")
+    assert file_systems.file_system_of(Path("/my files/x")) == "cifs"
+    assert file_systems.file_system_of(Path("/my")) == "ext4"
 
 
 def test_doctor_warns_of_a_proxy_that_is_not_trusted(operate, database):
