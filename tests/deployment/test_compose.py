@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ READY_SECONDS = 90
 
 
 def test_compose_has_every_role_and_volume():
-    assert set(SERVICES) >= {"redis", "postgres", "migrate", *ROLES}
+    assert set(SERVICES) >= {"proxy", "redis", "postgres", "migrate", *ROLES}
     assert SERVICES["inference-gpu"]["profiles"] == ["gpu"]
     assert {"redis", "postgres", "files"} <= set(COMPOSE["volumes"])
 
@@ -56,6 +57,43 @@ def test_compose_file_holds_no_secret(name):
             assert str(value).removeprefix("/run/secrets/") in SERVICES[name]["secrets"]
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_confined_and_has_limits(name):
+    service = SERVICES[name]
+    assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
+    assert service["read_only"] is True
+    assert {"mem_limit", "pids_limit"} <= set(service)
+    assert name in OURS or service["user"].split(":")[0] not in ("", "0", "root")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_home_of_a_service_is_a_named_volume(name):
+    targets = {target: source for source, target in (volume.split(":") for volume in SERVICES[name]["volumes"])}
+    assert targets == {"/files": "files", "/var/lib/ctbatch": f"home-{name}"}
+
+
+def test_secrets_go_to_those_who_need_them():
+    readers = {
+        secret: {name for name in SERVICES if secret in SERVICES[name]["secrets"]} for secret in COMPOSE["secrets"]
+    }
+    assert readers == {
+        "postgres_password": {"postgres"},
+        "database_url": set(OURS),
+        "broker_url": {"redis", *OURS},
+        "redis_conf": {"redis"},
+        "secret_key": {"web"},
+        "tls_certificate": {"proxy"},
+        "tls_key": {"proxy"},
+    }
+
+
+def test_only_the_proxy_is_reached_from_outside():
+    assert [name for name in SERVICES if "ports" in SERVICES[name]] == ["proxy"]
+    assert "outside" not in SERVICES["web"]["networks"]
+    web = Composed.resolved(SERVICES["web"]["environment"])
+    assert (web["CTBATCH_SECURE_COOKIES"], web["CTBATCH_TRUSTED_PROXIES"]) == ("true", "1")
+
+
 def test_broker_writes_to_disk_and_evicts_nothing():
     options = " ".join(SERVICES["redis"]["command"])
     assert "--appendonly yes --appendfsync everysec" in options
@@ -71,6 +109,10 @@ def test_make_secrets_writes_every_secret_once(tmp_path):
     assert set(made) == set(COMPOSE["secrets"])
     assert len(made["secret_key"]) == 64
     assert f":{made['postgres_password']}@postgres:5432/" in made["database_url"]
+    assert made["broker_url"] == f"redis://default:{made['redis_conf'].removeprefix('requirepass ')}@redis:6379/0"
+    ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+        tmp_path / "tls_certificate", tmp_path / "tls_key"
+    )
     assert make() == made
 
 
@@ -137,7 +179,7 @@ def pinned(lock: str) -> set[str]:
 @pytest.mark.parametrize(
     "modules",
     [
-        ["web.wsgi", "worker.sweep", "cli.commands.db", "cli.commands.up"],
+        ["web.asgi", "worker.sweep", "cli.commands.db", "cli.commands.up"],
         [
             "worker.app",
             "worker.tasks",
@@ -171,18 +213,21 @@ class Composed:
         self.folder = folder
         self.web_port = web_port
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.replace = {
-            "redis://redis:6379/": f"redis://127.0.0.1:{redis_port}/",
-            "/run/secrets/": f"{folder}/secrets/",
-            "/files": f"{folder}/files",
-        }
-        (folder / "secrets").mkdir()
-        (folder / "secrets/database_url").write_text(database_url)
-        (folder / "secrets/secret_key").write_text("a test's secret key, of some length")
+        self.replace = {"/run/secrets/": f"{folder}/secrets/", "/files": f"{folder}/files"}
+        secrets = folder / "secrets"
+        subprocess.run(["sh", PROJECT / ".docker/make-secrets"], env={"CTBATCH_SECRETS": str(secrets)}, check=True)
+        (secrets / "database_url").write_text(database_url)
+        broker_url = (secrets / "broker_url").read_text()
+        (secrets / "broker_url").write_text(broker_url.replace("@redis:6379/", f"@127.0.0.1:{redis_port}/"))
+
+    @staticmethod
+    def resolved(environment: dict[str, str]) -> dict[str, str]:
+        """The environment where the host sets none of its variables."""
+        return {key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for key, value in environment.items()}
 
     def env(self, name: str) -> dict[str, str]:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)}
-        for key, value in SERVICES[name]["environment"].items():
+        for key, value in self.resolved(SERVICES[name]["environment"]).items():
             for before, after in self.replace.items():
                 value = value.replace(before, after)
             environment[key] = value
@@ -231,9 +276,10 @@ def composed(tmp_path, postgres_url):
         pytest.skip("redis-server is not installed (Debian: redis-server)")
     redis_port, web_port = free_port(), free_port()
     (tmp_path / "redis").mkdir()
+    services = Composed(tmp_path, postgres_url, redis_port, web_port)
+    options = [option.replace("/run/secrets/", f"{tmp_path}/secrets/") for option in options]
     here = ["--port", str(redis_port), "--bind", "127.0.0.1", "--dir", str(tmp_path / "redis")]
     redis = subprocess.Popen([program, *options, *here], stdout=subprocess.DEVNULL)
-    services = Composed(tmp_path, postgres_url, redis_port, web_port)
     yield services
     for process in services.processes.values():
         process.kill()
@@ -287,6 +333,23 @@ def test_every_command_becomes_healthy_and_a_job_runs_through(composed, tmp_path
     assert (counts["received"], counts["predicted"], counts["open"]) == (5, 5, 0)
 
     assert composed.stop() == dict.fromkeys(LONG_RUNNING, 0)
+
+
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed (Debian: redis-tools)")
+def test_broker_asks_for_its_password(composed):
+    url = (composed.folder / "secrets/broker_url").read_text()
+    kind, *check = SERVICES["redis"]["healthcheck"]["test"]
+    check = [word.replace("$$", "$").replace("/run/secrets/", f"{composed.folder}/secrets/") for word in check]
+    assert kind == "CMD"
+    for _ in range(50):
+        if subprocess.run(check, check=False).returncode == 0:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the broker's own health check never passed")
+    without = re.sub(r"//:.*@", "//", url)
+    answer = subprocess.run(["redis-cli", "-u", without, "ping"], capture_output=True, text=True, check=False)
+    assert "NOAUTH" in answer.stdout + answer.stderr
 
 
 @pytest.mark.slow
