@@ -77,7 +77,7 @@ def revision(message: str) -> None:
 
 def current() -> str | None:
     """Return the revision of the database, or None if it has no tables yet."""
-    with get_engine().connect() as connection:
+    with get_engine().connect().execution_options(read_only=True) as connection:  # it waits for no writer
         return MigrationContext.configure(connection).get_current_revision()
 
 

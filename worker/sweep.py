@@ -22,6 +22,7 @@ from db.clock import from_now
 from db.database import current, read_scope, session_scope
 from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
+from db.ledger.backlog import record_sweep
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload, Work
 from worker.lease_watch import LeaseWatch
 from worker.reap import TooManyOrphans, reap
@@ -30,15 +31,35 @@ log = logging.getLogger(__name__)
 
 
 def sweep(watch: LeaseWatch | None = None) -> None:
-    """Do one round: repair the ledger, and send lost messages again. Without a watch all leases are judged."""
+    """Do one round: repair the ledger, note that, and send lost messages again if the broker is there.
+
+    Without a watch all leases are judged.
+    """
     sweep_ledger(watch)
-    judged = _may_judge(watch)
+    _note_sweep()
+    try:
+        send_again(_may_judge(watch))
+    except (OperationalError, RedisError, OSError) as error:  # the next round tries again
+        log.warning("broker away, no message sent again", extra={"error": type(error).__name__})
+    _may_judge(watch)  # a gap within this round counts too
+
+
+def _note_sweep() -> None:
+    """Show in the database, and to `ctbatch worker sweep --check`, that this process sweeps."""
+    with session_scope() as s:
+        record_sweep(s)
+    run_dir = current().run_dir
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (run_dir / "sweep.ready").touch()
+
+
+def send_again(judged: bool) -> None:
+    """Send the messages that may be lost, of every kind of work. Raises the errors of a broker that is away."""
     _resend(Upload, Queue.INGEST, judged)
     _resend(Chunk, Queue.INFERENCE, False)  # a lost chunk is put back by the split
     _resend(Dataset, Queue.DATASETS, judged)
     _resend(TrainingRun, Queue.TRAINING, judged)
     _resend(Evaluation, Queue.EVALUATION, judged)
-    _may_judge(watch)  # a gap within this round counts too
 
 
 def sweep_ledger(watch: LeaseWatch | None = None) -> None:
@@ -120,7 +141,6 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     settings = current()
-    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     reap_at = time.monotonic() + settings.sweep_seconds
     watch = LeaseWatch()
     while not stop.is_set():
@@ -129,9 +149,7 @@ def main() -> None:
             if time.monotonic() >= reap_at:
                 reap_and_log()
                 reap_at = time.monotonic() + settings.reap_every_seconds
-            (settings.run_dir / "sweep.ready").touch()
-        except (SQLAlchemyError, OSError, OperationalError, RedisError) as error:
-            # The database or the broker is away: the next round tries again.
+        except (SQLAlchemyError, OSError) as error:  # the database or storage is away: the next round tries again
             log.warning("sweep failed", extra={"error": type(error).__name__})
         stop.wait(settings.sweep_seconds)
 

@@ -15,3 +15,4 @@ class Installation(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(default=from_now())
+    swept_at: Mapped[datetime | None]  # when a sweep last ended

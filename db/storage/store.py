@@ -22,6 +22,7 @@ from db.storage.receiver import Receiver
 from db.storage.trash import Trash
 
 MARKER = "installation"
+PROBE = "probe"  # written to see whether the store takes files
 EVICT_SECONDS = 60.0
 TRUSTED_SECONDS = 3600.0
 TOUCH_SECONDS = 60.0
@@ -192,12 +193,12 @@ class Storage(Trash):
             raise OSError(errno.ENOSPC, "the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
 
     def check_writable(self) -> None:
-        """Raise OSError unless storage can be written to and, if it is remote, answers."""
+        """Raise OSError unless files can be written here and, if storage is remote, there."""
         probe = self.incoming / uuid4().hex
         try:
             probe.write_bytes(b"1")
             if not self.is_local:
-                self.fs.exists(self.root)
+                self.fs.pipe_file(f"{self.root}/{PROBE}", b"1")
         finally:
             probe.unlink(missing_ok=True)
 

@@ -286,3 +286,20 @@ def test_sync_takes_either_store(store: Storage) -> None:
     sha256 = store.put(b"pixels", durable=False)
     store.sync()
     assert store.read(sha256) == b"pixels"
+
+
+def test_remote_store_that_refuses_files_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+    store.check_writable()
+
+    def refuses(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(store.fs, "pipe_file", refuses)
+    with pytest.raises(PermissionError):
+        store.check_writable()
+
+
+def test_looking_whether_a_store_can_be_written_leaves_no_file_of_ours(store: Storage) -> None:
+    store.check_writable()
+    assert list(store.names(0, time.time() + 500)) == []

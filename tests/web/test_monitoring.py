@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 from apiflask import APIFlask
+from pydantic import SecretStr
+from sqlalchemy import text, update
+from werkzeug.test import TestResponse
 
 from db import broker, database, paging
-from db.models import ModelVersion
+from db.clock import from_now
+from db.database import read_scope, session_scope
+from db.ledger.backlog import PATIENCE_SECONDS, is_worked_on, record_sweep
+from db.models import ModelVersion, Upload, Work
 from db.settings import Settings
 from db.storage import storage
 from tests.builders.files import png, zip_of
 from tests.web.actors import Api, Browser, WorkerPart, load_engines
+from web.monitoring.kept import Kept
 
 PROJECT = Path(__file__).parents[2]
 
@@ -23,39 +30,135 @@ def test_alive(app: APIFlask) -> None:
     assert app.test_client().get("/healthz").json == {"status": "ok"}
 
 
-def test_not_ready_without_a_broker(app: APIFlask) -> None:
-    answer = app.test_client().get("/readyz")
-    assert answer.status_code == 503
-    assert answer.json["checks"] == {"database": True, "broker": False, "storage": True}
+def readyz(app: APIFlask) -> TestResponse:
+    return app.test_client().get("/readyz")
 
 
-def test_ready_when_all_answer(app: APIFlask, valkey_url: str, settings: Settings) -> None:
-    database.use(settings.model_copy(update={"broker_url": valkey_url}))
-    answer = app.test_client().get("/readyz")
+def test_ready_without_a_broker_but_with_a_warning(app: APIFlask) -> None:
+    with session_scope() as s:
+        record_sweep(s)
+    answer = readyz(app)
     assert (answer.status_code, answer.json["status"]) == (200, "ready")
+    assert answer.json["checks"]["broker"] is False
+    assert answer.json["warnings"] == ["broker"]
+
+
+def test_ready_without_warnings_when_all_answer(app: APIFlask, valkey_url: str, settings: Settings) -> None:
+    database.use(settings.model_copy(update={"broker_url": valkey_url}))
+    with session_scope() as s:
+        record_sweep(s)
+    answer = readyz(app)
+    assert (answer.status_code, answer.json["warnings"]) == (200, [])
+    assert answer.json["checks"] == dict.fromkeys(("database", "storage", "disk", "broker", "workers"), True)
 
 
 def test_not_ready_without_storage(app: APIFlask, settings: Settings) -> None:
     storage().incoming.rmdir()
-    assert app.test_client().get("/readyz").json["checks"]["storage"] is False
+    answer = readyz(app)
+    assert (answer.status_code, answer.json["checks"]["storage"]) == (503, False)
 
 
 def test_not_ready_without_a_database(app: APIFlask, settings: Settings, tmp_path: Path) -> None:
     database.use(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'none' / 'x.db'}"}))
-    assert app.test_client().get("/readyz").json["checks"]["database"] is False
+    answer = readyz(app)
+    assert (answer.status_code, answer.json["checks"]["database"]) == (503, False)
+
+
+def test_not_ready_with_a_database_at_another_revision(app: APIFlask) -> None:
+    with session_scope() as s:
+        s.execute(text("UPDATE alembic_version SET version_num = 'another'"))
+    answer = readyz(app)
+    assert (answer.status_code, answer.json["checks"]["database"]) == (503, False)
+
+
+def test_not_ready_when_the_disk_is_short_of_its_reserve(app: APIFlask, settings: Settings) -> None:
+    database.use(settings.model_copy(update={"reserve_bytes": 2**62}))
+    answer = readyz(app)
+    assert (answer.status_code, answer.json["checks"]["disk"]) == (503, False)
+
+
+def test_readiness_is_looked_for_once_for_many_who_ask(app: APIFlask, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = app.test_client()
+    first = client.get("/readyz").json
+    monkeypatch.setattr(storage(), "check_writable", lambda: pytest.fail("a second look"))
+    assert client.get("/readyz").json == first
+
+
+def test_value_that_cannot_be_found_is_looked_for_again() -> None:
+    answers = iter([1, 0])
+    kept = Kept(lambda: 1 // next(answers), lambda _: 0.0)
+    assert kept.get() == 1
+    with pytest.raises(ZeroDivisionError):
+        kept.get()
+
+
+def age_of_work(seconds: float) -> None:
+    with session_scope() as s:
+        s.execute(update(Upload).values(published_at=from_now(-seconds)))
+
+
+def test_work_that_waits_while_nobody_works_is_a_warning(api: Api, worker: WorkerPart) -> None:
+    def worked_on() -> bool:
+        with read_scope() as s:
+            return is_worked_on(s)
+
+    assert not worked_on(), "nobody swept yet"
+    with session_scope() as s:
+        record_sweep(s)
+    assert worked_on()
+    api.submit(("1.png", png()))
+    age_of_work(PATIENCE_SECONDS + 1)
+    assert not worked_on()
+    api.submit(("2.png", png()))
+    worker.start()
+    assert worked_on(), "a worker is at the other one"
+
+
+def test_metrics_show_what_waits_and_what_was_lost(api: Api, worker: WorkerPart, app: APIFlask) -> None:
+    for name in ("1.png", "2.png"):
+        api.submit((name, png()))
+    worker.start()
+    with session_scope() as s:
+        s.execute(update(Upload).where(Upload.state == Work.RUNNING).values(lease_until=from_now(-1)))
+        record_sweep(s)
+    age_of_work(1000)
+    lines = api.client.get("/metrics").text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert values['ctbatch_ready{work="upload"}'] == values['ctbatch_expired_leases{work="upload"}'] == "1.0"
+    assert float(values['ctbatch_oldest_ready_seconds{work="upload"}']) >= 1000
+    assert values['ctbatch_oldest_ready_seconds{work="chunk"}'] == "0.0"
+    assert float(values["ctbatch_last_sweep_seconds"]) < 600
+    assert float(values['ctbatch_free_disk_bytes{of="storage"}']) > 0
+
+
+def test_counts_are_kept_between_scrapes(api: Api) -> None:
+    def queued() -> list[str]:
+        return [line for line in api.client.get("/metrics").text.splitlines() if line.startswith("ctbatch_jobs{")]
+
+    first = queued()
+    api.submit(("1.png", png()))
+    assert queued() == first
+
+
+def test_metrics_ask_for_their_token_if_one_is_set(app: APIFlask, settings: Settings) -> None:
+    database.use(settings.model_copy(update={"metrics_token": SecretStr("sesame")}))
+    client = app.test_client()
+    for given in ({}, {"Authorization": "Bearer sesam"}):
+        assert client.get("/metrics", headers=given).status_code in (401, 303)
+    assert client.get("/metrics", headers={"Authorization": "Bearer sesame"}).status_code == 200
 
 
 def test_metrics_count_jobs_slices_and_requests(api: Api, worker: WorkerPart) -> None:
     api.submit(("secret-name.zip", zip_of({"1.png": png(1), "2.png": png(2)})))
     worker.whole_job(2)
-    text = api.client.get("/metrics").text
-    assert 'ctbatch_jobs{state="finished"} 1.0' in text
-    assert 'ctbatch_slices{outcome="predicted"} 2.0' in text
-    assert 'ctbatch_slices{outcome="rejected"} 0.0' in text
-    assert 'ctbatch_put_offs{work="upload"} 0.0' in text
-    assert 'ctbatch_request_seconds_count{method="POST",route="/api/v1/jobs",status="202"} 1.0' in text
-    assert "secret-name" not in text
-    assert "ann" not in text
+    text_ = api.client.get("/metrics").text
+    assert 'ctbatch_jobs{state="finished"} 1.0' in text_
+    assert 'ctbatch_slices{outcome="predicted"} 2.0' in text_
+    assert 'ctbatch_slices{outcome="rejected"} 0.0' in text_
+    assert 'ctbatch_put_offs{work="upload"} 0.0' in text_
+    assert 'ctbatch_request_seconds_count{method="POST",route="/api/v1/jobs",status="202"} 1.0' in text_
+    assert "secret-name" not in text_
+    assert "ann" not in text_
 
 
 def test_metrics_give_results_of_proofs(app: APIFlask, champion: ModelVersion) -> None:
@@ -121,7 +224,7 @@ def test_cursor_with_an_impossible_time_is_refused(api: Api) -> None:
 
 def test_web_process_loads_no_network_library(tmp_path: Path) -> None:
     code = (
-        "import sys, web.wsgi, web.views.jobs, worker.imaging.render;"
+        "import sys, web.asgi, web.views.jobs, worker.imaging.render;"
         "heavy = {'tensorflow', 'keras', 'openvino', 'nncf', 'sklearn', 'scipy', 's3fs', 'jax', 'torch'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -19,6 +19,7 @@ def upgrade() -> None:
         "installation",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.Column("swept_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_installation")),
     )
     op.bulk_insert(installation, [{"id": uuid4().hex, "created_at": datetime.now(UTC)}])

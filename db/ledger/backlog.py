@@ -1,0 +1,69 @@
+"""Work that waits, and whether anybody does it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from db.clock import from_now
+from db.database import current
+from db.ledger.leases import due
+from db.models import Chunk, Dataset, Evaluation, Installation, LeaseMixin, TrainingRun, Upload, Work
+
+KINDS: dict[str, type[LeaseMixin]] = {
+    "upload": Upload,
+    "chunk": Chunk,
+    "dataset": Dataset,
+    "training_run": TrainingRun,
+    "evaluation": Evaluation,
+}
+PATIENCE_SECONDS = 300.0  # work that waits longer while nobody does any of its kind lacks a worker
+SWEEPS = 6  # a sweeper that has not swept for this many intervals hangs
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """The open work of one kind.
+
+    `ready`: rows that may be claimed now. `oldest_seconds`: since the message of the one that waits longest was last
+    sent, 0 without any. `running`: rows under a lease that holds. `expired`: rows whose lease ran out.
+    """
+
+    ready: int
+    oldest_seconds: float
+    running: int
+    expired: int
+
+
+def backlog(s: Session, kind: type[LeaseMixin]) -> Backlog:
+    """Return the open work of a kind."""
+    table: Any = kind
+    now = s.scalars(select(from_now())).one()
+    ready, oldest = s.execute(select(func.count(), func.min(table.published_at)).where(due(table))).one()
+    leases = select(func.count()).where(table.state == Work.RUNNING)
+    running = s.scalars(leases.where(table.lease_until >= from_now())).one()
+    expired = s.scalars(leases.where(table.lease_until < from_now())).one()
+    return Backlog(ready, (now - oldest).total_seconds() if oldest else 0.0, running, expired)
+
+
+def record_sweep(s: Session) -> None:
+    """Note that a sweep ended now."""
+    s.execute(update(Installation).values(swept_at=from_now()))
+
+
+def seconds_since_sweep(s: Session) -> float | None:
+    """Return the seconds since the last sweep ended, or None if there was none yet."""
+    now, swept_at = s.execute(select(from_now(), Installation.swept_at)).one()
+    return (now - swept_at).total_seconds() if swept_at else None
+
+
+def is_worked_on(s: Session) -> bool:
+    """Return whether a sweeper sweeps, and no kind of work waits long while nobody does any of it."""
+    since = seconds_since_sweep(s)
+    if since is None or since > SWEEPS * max(current().sweep_seconds, 10):
+        return False
+    return all(
+        found.running or found.oldest_seconds < PATIENCE_SECONDS
+        for found in (backlog(s, kind) for kind in KINDS.values())
+    )

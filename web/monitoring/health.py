@@ -1,0 +1,96 @@
+"""`/healthz` and `/readyz`: whether this process is alive, and whether it can serve."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from apiflask import APIBlueprint
+from flask import Flask, current_app, jsonify
+from flask.typing import ResponseReturnValue
+
+from db import broker
+from db.database import read_scope
+from db.installation import check_storage
+from db.ledger.backlog import is_worked_on
+from db.migrate import check_revision
+from db.storage import storage
+from web.monitoring.kept import Kept
+
+log = logging.getLogger(__name__)
+
+blueprint = APIBlueprint("health", __name__, enable_openapi=False)
+
+READY_SECONDS, NOT_READY_SECONDS = 15.0, 0.5  # how long an answer is kept: a start is waited for, and ends soon
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What passed, by name. A check in `warnings` failed, but pages, submissions and results go on without it."""
+
+    checks: dict[str, bool]
+    warnings: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Return whether nothing that is needed failed."""
+        return all(passed or name in self.warnings for name, passed in self.checks.items())
+
+
+@blueprint.get("/healthz")
+def alive() -> ResponseReturnValue:
+    """Answer that this process is alive."""
+    return jsonify(status="ok")
+
+
+@blueprint.get("/readyz")
+def ready() -> ResponseReturnValue:
+    """Report whether this process can serve; 503 if it cannot."""
+    readiness: Readiness = current_app.extensions["readiness"].get()
+    body = jsonify(
+        status="ready" if readiness.ready else "not ready", checks=readiness.checks, warnings=readiness.warnings
+    )
+    return body, 200 if readiness.ready else 503
+
+
+def _check_storage() -> None:
+    storage().check_writable()
+    with read_scope() as s:
+        check_storage(s)
+
+
+def _check_workers() -> None:
+    with read_scope() as s:
+        if not is_worked_on(s):
+            raise LookupError("work waits, and nobody does it; start workers and a sweeper")
+
+
+NEEDED: dict[str, Callable[[], None]] = {
+    "database": check_revision,
+    "storage": _check_storage,
+    "disk": lambda: storage().check_disk(),
+}
+NOT_NEEDED: dict[str, Callable[[], None]] = {
+    "broker": lambda: broker.ping(timeout=1.0),
+    "workers": _check_workers,
+}
+
+
+def find_readiness() -> Readiness:
+    """Carry out all checks."""
+    checks = {name: _passes(name, check) for name, check in (NEEDED | NOT_NEEDED).items()}
+    return Readiness(checks, tuple(name for name in NOT_NEEDED if not checks[name]))
+
+
+def _passes(name: str, check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except Exception as error:  # any failure means "not ready"
+        log.warning("A check failed: %s", name, extra={"error": type(error).__name__})
+        return False
+    return True
+
+
+def install(app: Flask) -> None:
+    """Serve the two addresses."""
+    app.extensions["readiness"] = Kept(find_readiness, lambda r: READY_SECONDS if r.ready else NOT_READY_SECONDS)
+    app.register_blueprint(blueprint)
