@@ -31,7 +31,8 @@ class Settings(BaseSettings):
     """All settings, read from `CTBATCH_<NAME>`.
 
     `DATABASE_URL`, `CELERY_BROKER_URL` and `PORT` are also read without the prefix, as hosting platforms set them.
-    Secrets can come from files, named by `CTBATCH_SECRET_KEY_FILE`, `DATABASE_URL_FILE` and `CELERY_BROKER_URL_FILE`.
+    Secrets can come from files, named by `CTBATCH_SECRET_KEY_FILE`, `CTBATCH_METRICS_TOKEN_FILE`, `DATABASE_URL_FILE`
+    and `CELERY_BROKER_URL_FILE`.
     """
 
     model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore")
@@ -48,11 +49,13 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, validation_alias=AliasChoices("CTBATCH_PORT", "PORT"))
     web_workers: int = 1
-    web_threads: int = 8
+    web_threads: int = 8  # pages and API calls at once, in each process
+    web_transfers: int = 32  # uploads and downloads at once, in each process
     secret_key: SecretStr = SecretStr("")
     sign_in_link_seconds: int = 600
     session_idle_seconds: int = 1800  # a session ends after this long without a request of a person
     secure_cookies: bool = False
+    metrics_token: SecretStr = SecretStr("")  # empty: /metrics is open
     trusted_proxies: int = 0  # how many proxies in front may set X-Forwarded-*
 
     # What is accepted
@@ -95,9 +98,10 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_secret_files(cls, values: Any) -> Any:
-        """Read the secret key and the two URLs from files, in which containers get their secrets."""
+        """Read the secrets and the two URLs from files, in which containers get their secrets."""
         for name, key in (
             ("CTBATCH_SECRET_KEY_FILE", "secret_key"),
+            ("CTBATCH_METRICS_TOKEN_FILE", "metrics_token"),
             ("DATABASE_URL_FILE", "DATABASE_URL"),
             ("CELERY_BROKER_URL_FILE", "CELERY_BROKER_URL"),
         ):

@@ -4,11 +4,12 @@ from importlib.metadata import version
 
 from apiflask import APIFlask
 from flask import request
+from werkzeug.exceptions import HTTPException
 
 import db.database
 from db.settings import Settings, get_settings
-from web import compression, errors, monitoring, static_versions
-from web.actions.request import Request
+from web import compression, errors, static_versions
+from web.actions.request import MAX_OTHER_BODY_BYTES, Request, carries_files
 from web.actions.uploads import MAX_FIELD_BYTES, MAX_PARTS
 from web.api import PREFIX, openapi
 from web.api import datasets as api_datasets
@@ -18,12 +19,16 @@ from web.api import results as api_results
 from web.api import reviews as api_reviews
 from web.api import runs as api_runs
 from web.api import workers as api_workers
+from web.monitoring import health, metrics
 from web.security import headers, proxies, sign_in_limits
 from web.security.auth import SESSION_LIFE, current_user
 from web.security.cookies import Sessions
 from web.security.csrf import csrf
 from web.security.secret_key import secret_key
+from web.server.front import Front, Kind
 from web.views import datasets, filters, jobs, models, progress, reviews, runs, sign_in, submit, tokens, workers
+
+HEALTH_THREADS = 2
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:
@@ -57,7 +62,8 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     compression.install(app)
-    monitoring.install(app)
+    metrics.install(app)
+    health.install(app)
     errors.install(app)
     headers.install(app)
     static_versions.install(app)
@@ -72,3 +78,20 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         app.register_blueprint(page.blueprint)
     app.context_processor(lambda: {"user": None if request.endpoint == "static" else current_user()})
     return app
+
+
+def make_front(app: APIFlask, settings: Settings) -> Front:
+    """Return what gunicorn serves: the application behind the front, with as many threads as the settings say."""
+    addresses = app.url_map.bind("localhost")
+
+    def kind_of(method: str, path: str) -> Kind:
+        try:
+            endpoint, _ = addresses.match(path, method)
+        except HTTPException:  # an error or a redirect, which takes no longer than a page
+            return Kind.PAGE
+        if endpoint.partition(".")[0] in (health.blueprint.name, metrics.blueprint.name):
+            return Kind.HEALTH
+        return Kind.FILES if carries_files(app.view_functions[endpoint]) else Kind.PAGE
+
+    threads = {Kind.PAGE: settings.web_threads, Kind.FILES: settings.web_transfers, Kind.HEALTH: HEALTH_THREADS}
+    return Front(app, kind_of, threads, MAX_OTHER_BODY_BYTES)

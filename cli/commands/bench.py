@@ -26,7 +26,7 @@ def count_option(name: str, default: int, purpose: str, least: int = 1) -> Calla
 def bench() -> None:
     """Measure the speed of this machine, and the quality of models. Run nothing else meanwhile.
 
-    pipeline, latency and intake start a ctbatch in a temporary folder.
+    pipeline, latency, intake and connections start a ctbatch in a temporary folder.
     """
 
 
@@ -87,6 +87,24 @@ def decoding(slices: int, as_json: bool) -> None:
     from cli.benchmarks.decoding import run
 
     run(slices, as_json)
+
+
+@bench.command()
+@count_option("--pages", 50, "Ask for this many pages, one by one, each over a connection of its own.")
+@count_option("--idle", 64, "Hold this many connections open: half send nothing, half begin a request.", least=0)
+@count_option("--uploads", 16, "Upload this many files at once, at 2 Mbit/s each.", least=0)
+@count_option("--readers", 16, "Let this many clients ask for a long answer and hardly read it.", least=0)
+@SERVER_PACKAGE
+@json_option
+def connections(pages: int, idle: int, uploads: int, readers: int, package: Path | None, as_json: bool) -> None:
+    """Measure the time to a page while other clients are slow.
+
+    Prints the worst time, with and without the slow clients: of `ctbatch up`, of it behind the proxy of
+    docker-compose.yml if nginx is installed, and of gunicorn's own threads with the same application.
+    """
+    from cli.benchmarks.connections import run
+
+    run(pages, idle, uploads, readers, package, as_json)
 
 
 @bench.command()

@@ -24,7 +24,10 @@ PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder that the top-
 GUNICORN_LIMITS = (
     "--timeout=60",  # a worker whose loop is silent this long is replaced; requests may take longer
     "--graceful-timeout=10",  # an upload cut off here is sent again by the client under the same key
-    "--keep-alive=15",
+    "--keep-alive=15",  # for a request to begin, and for its head to be sent
+    "--worker-connections=1000",
+    "--asgi-lifespan=off",
+    "--asgi-loop=asyncio",
     "--limit-request-line=4094",
     "--limit-request-fields=64",
     "--limit-request-field_size=8190",
@@ -47,7 +50,7 @@ def command_line(role: str, settings: Settings, *, listen_fd: int | None = None,
     """
     python = [sys.executable, "-P"]  # -P: do not import a folder named `web` of the user's
     if role == "web":
-        return [*python, "-m", "gunicorn", *_gunicorn_options(settings, listen_fd), "web.wsgi:app"]
+        return [*python, "-m", "gunicorn", *_gunicorn_options(settings, listen_fd), "web.asgi:app"]
     if role == "sweep":
         return [*python, "-m", "worker.sweep"]
     app, queues, processes = CELERY[role]
@@ -59,8 +62,12 @@ def command_line(role: str, settings: Settings, *, listen_fd: int | None = None,
 def _gunicorn_options(settings: Settings, listen_fd: int | None) -> list[str]:
     bind = f"fd://{listen_fd}" if listen_fd is not None else f"{_bracketed(settings.host)}:{settings.port}"
     memory = ["--worker-tmp-dir=/dev/shm"] if Path("/dev/shm").is_dir() else []  # noqa: S108 a heartbeat file, no data
-    sizes = [f"--workers={settings.web_workers}", f"--threads={settings.web_threads}"]
-    return [f"--bind={bind}", "--worker-class=gthread", *sizes, *GUNICORN_LIMITS, *memory]
+    worker = [
+        "--config=python:web.server.hooks",
+        "--worker-class=web.server.worker.Worker",
+        f"--workers={settings.web_workers}",
+    ]
+    return [f"--bind={bind}", *worker, *GUNICORN_LIMITS, *memory]
 
 
 def _bracketed(host: str) -> str:
@@ -71,6 +78,8 @@ def environment(role: str, settings: Settings, base: Mapping[str, str] | None = 
     """Return the environment of one process: the present one (or `base`), its role, its home and our packages."""
     variables = dict(os.environ if base is None else base)
     paths = [str(PROJECT), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
+    if role == "web" and settings.web_workers > 1:  # so that one scrape of /metrics sees all of them
+        variables.setdefault("PROMETHEUS_MULTIPROC_DIR", str(settings.run_dir / "metrics"))
     return variables | {
         "CTBATCH_ROLE": role,
         "CTBATCH_HOME": str(settings.home),

@@ -86,14 +86,16 @@ ROOMS = {
         "tasks",
     ),
     "web": (
-        "errors monitoring static_versions compression",
+        "server",
+        "errors static_versions compression",
+        "monitoring",
         "security",
         "schemas",
         "actions",
         "downloads",
         "api",
         "views",
-        "app wsgi",
+        "app asgi",
     ),
     "cli": (
         "errors output home options training_options polling",
@@ -242,7 +244,7 @@ def test_tensorflow_is_named_in_two_places_only() -> None:
     "modules",
     [
         ["cli.main", "cli.commands.submit", "cli.commands.jobs", "cli.commands.results"],
-        ["web.wsgi"],
+        ["web.asgi"],
         ["worker.app", "worker.tasks", "worker.engines.openvino"],
         ["worker.sweep"],
         ["training.app", "training.tasks"],

@@ -12,7 +12,7 @@ from werkzeug.formparser import FormDataParser
 from db.storage import Receiver, StoredFile, storage
 
 MAX_OTHER_BODY_BYTES = 1024 * 1024
-_TAKES_FILES = "_takes_files"
+_TAKES_FILES, _SENDS_FILES = "_takes_files", "_sends_files"
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -31,6 +31,17 @@ def takes_files_of(most: int) -> Callable[[View], View]:
         return view
 
     return decorate
+
+
+def sends_files(view: View) -> View:
+    """Mark a view whose answers are as long as a file: its threads wait for clients, so they are not those of pages."""
+    setattr(view, _SENDS_FILES, True)
+    return view
+
+
+def carries_files(view: Callable[..., Any]) -> bool:
+    """Return whether requests of a view, or its answers, may be files."""
+    return hasattr(view, _TAKES_FILES) or hasattr(view, _SENDS_FILES)
 
 
 class PartStream:

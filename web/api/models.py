@@ -11,7 +11,7 @@ from db.registry.transfer import MAX_BYTES as MAX_PACKAGE_BYTES
 from db.registry.versions import list_versions
 from web.actions import models
 from web.actions.lookup import row_of
-from web.actions.request import takes_files_of
+from web.actions.request import sends_files, takes_files_of
 from web.api import PREFIX
 from web.api.etags import revalidate
 from web.api.openapi import FILE_BODY, NOT_MODIFIED, problems
@@ -123,6 +123,7 @@ def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
 
 
 @blueprint.get("/<int:model_id>/export")
+@sends_files
 @blueprint.input(ExportQuery, location="query")
 @blueprint.output(
     FileSchema(type="string", format="binary"), content_type="application/x-tar", description="The version as one file."

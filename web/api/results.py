@@ -10,6 +10,7 @@ from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
 from db.ledger.results import ResultsQuery, SliceImage, results_page, slice_image
 from web.actions.lookup import ROW_IDS, reading_job
+from web.actions.request import sends_files
 from web.api import PREFIX
 from web.api.openapi import problems
 from web.api.serializers import job_json
@@ -37,6 +38,7 @@ def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
 
 
 @blueprint.get("/results.csv")
+@sends_files
 @blueprint.output(FileSchema(type="string", format="binary"), content_type="text/csv", description="One row a slice.")
 @blueprint.doc(responses=problems(404))
 def results_csv(job_id: str) -> Response:
@@ -51,6 +53,7 @@ def results_csv(job_id: str) -> Response:
 
 
 @blueprint.get("/results.json")
+@sends_files
 @blueprint.output(ExportOut)
 @blueprint.doc(responses=problems(404))
 def results_json(job_id: str) -> Response:

@@ -17,7 +17,7 @@ from db.storage import FileDamaged, FileMissing
 from web.actions import models
 from web.actions import models as promotions
 from web.actions.lookup import row_of
-from web.actions.request import takes_files_of
+from web.actions.request import sends_files, takes_files_of
 from web.downloads import model_files
 from web.errors import Problem
 from web.security.auth import require_admin, require_user
@@ -53,6 +53,7 @@ def checks(version_id: int) -> str:
 
 
 @blueprint.get("/<int:version_id>/report")
+@sends_files
 def report(version_id: int) -> Response:
     """Show the training report, a page of its own that cannot run scripts. It shows slices, so it is for admins."""
     require_admin()

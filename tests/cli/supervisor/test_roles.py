@@ -1,8 +1,14 @@
 """Which process serves which queue."""
 
-from cli.supervisor.roles import CELERY, command_line
+from pathlib import Path
+
+import pytest
+
+from cli.supervisor.roles import CELERY, command_line, environment
 from db.broker import Queue
 from db.settings import Settings
+from tests.conftest import make_settings
+from web.server import hooks
 
 
 def queues_of(role: str) -> set[str]:
@@ -20,3 +26,20 @@ def test_ingest_serves_no_other_queue_and_has_a_second_process_for_small_jobs() 
     words = command_line("ingest", Settings())
     assert queues_of("ingest") == {Queue.INGEST}
     assert words[words.index("-c") + 1] == "2"
+
+
+def test_several_web_processes_count_in_one_folder(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, web_workers=2)
+    assert environment("web", settings, {})["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path / "run/metrics")
+    assert environment("web", settings, {"PROMETHEUS_MULTIPROC_DIR": "/own"})["PROMETHEUS_MULTIPROC_DIR"] == "/own"
+    assert "PROMETHEUS_MULTIPROC_DIR" not in environment("web", make_settings(tmp_path), {})
+    assert "PROMETHEUS_MULTIPROC_DIR" not in environment("ingest", settings, {})
+
+
+def test_counts_of_an_earlier_start_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "metrics/histogram_1.db"
+    old.parent.mkdir()
+    old.touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(old.parent))
+    hooks.on_starting(None)
+    assert list(old.parent.iterdir()) == []

@@ -1,0 +1,1 @@
+"""Carries requests between connections and the threads that answer them."""

@@ -1,0 +1,89 @@
+"""The body of a request as it arrives: whole for a page, piece by piece for a thread that receives files."""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+PIECE_BYTES = 128 * 1024
+PIECE_SECONDS = 30.0  # to wait for so many bytes: about 4 KiB/s, far below the slowest line that people upload by
+
+
+class Body:
+    """The rest of a body. `ended`: nothing more will come, because all has come or the client is gone."""
+
+    def __init__(self, scope: Message, receive: Receive) -> None:
+        """Read the body of a request by the server's `receive`."""
+        self._receive = receive
+        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+        self.length = int(lengths[0]) if lengths else None
+        chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+        self.ended = not chunked and not self.length
+
+    async def next(self, seconds: float) -> bytes:
+        """Return the next bytes; none if the body has ended. Raises TimeoutError."""
+        if self.ended:
+            return b""
+        async with asyncio.timeout(seconds):
+            message = await self._receive()
+        self.ended = not message.get("more_body", False)  # a disconnect has no such field
+        return bytes(message.get("body", b""))
+
+    async def whole(self, limit: int, seconds: float) -> bytes:
+        """Return the body, or its first bytes if it is longer than `limit`. Raises TimeoutError."""
+        pieces, size = [], 0
+        async with asyncio.timeout(seconds):
+            while not self.ended and size <= limit:
+                pieces.append(await self.next(seconds))
+                size += len(pieces[-1])
+        return b"".join(pieces)
+
+    async def discard(self, seconds: float) -> None:
+        """Read the rest and drop it. A client that is still sending reads no answer before it is done."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.ended:
+                    await self.next(seconds)
+        except TimeoutError:
+            self.ended = True
+
+
+class BodyFile(io.RawIOBase):
+    """A body as a file that blocks the thread that reads it. A body that comes too slowly ends early."""
+
+    def __init__(self, body: Body, loop: asyncio.AbstractEventLoop) -> None:
+        """Read a body whose server runs in `loop`, which must be another thread's."""
+        self._body = body
+        self._loop = loop
+        self._piece = memoryview(b"")
+        self._patience = PIECE_SECONDS  # only time spent waiting for the client counts
+        self._received = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what has come, at least one byte, and return the number of bytes; 0 at the end."""
+        while not self._piece and not self._body.ended:
+            self._piece = memoryview(asyncio.run_coroutine_threadsafe(self._next(), self._loop).result())
+        count = min(len(buffer), len(self._piece))
+        buffer[:count] = self._piece[:count]
+        self._piece = self._piece[count:]
+        return count
+
+    async def _next(self) -> bytes:
+        started = self._loop.time()
+        try:
+            piece = await self._body.next(self._patience)
+        except TimeoutError:
+            self._body.ended = True
+            return b""
+        self._patience -= self._loop.time() - started
+        self._received += len(piece)
+        if self._received >= PIECE_BYTES:
+            self._patience, self._received = PIECE_SECONDS, 0
+        return piece

@@ -1,0 +1,130 @@
+"""Gives each request a thread of its kind, and only once the thread has nothing to wait for but the application.
+
+An idle client, a slow one, and one that does not read its answer are waited for in the event loop, which has room for
+many. Requests that carry files take long and wait for the client in their thread, so they have threads of their own.
+Not gunicorn's `gthread` worker, whose threads wait for clients; nor a2wsgi, which has one kind of threads and no limits
+of time.
+"""
+
+import asyncio
+import io
+import json
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from wsgiref.util import FileWrapper
+
+from web.server.answer import Answer, Application, call, environ_of
+from web.server.body import Body, BodyFile, Message, Receive
+
+Send = Callable[[Message], Awaitable[None]]
+
+BODY_SECONDS = 30.0  # for the whole body of a request for a page
+LARGE_BODY, LARGE_BODIES = 64 * 1024, 64  # more bytes than that are held for so many requests at once; others wait
+SEND_SECONDS = 30.0  # for the client to read 64 KiB
+DISCARD_SECONDS = 5.0  # for a client to end a body that nobody wants
+FILE_BLOCK = 64 * 1024
+
+
+class Kind(StrEnum):
+    """What a request waits for: `page` the application, `files` the client, `health` nothing."""
+
+    PAGE = "page"
+    FILES = "files"
+    HEALTH = "health"
+
+
+class Front:
+    """An ASGI application that answers by a WSGI application."""
+
+    def __init__(
+        self, app: Application, kind_of: Callable[[str, str], Kind], threads: dict[Kind, int], body_limit: int
+    ) -> None:
+        """Answer by `app`.
+
+        Args:
+            app: the WSGI application.
+            kind_of: gives the kind of a request by its method and path.
+            threads: how many requests of each kind are answered at once; the others wait.
+            body_limit: bytes of the largest body of a request without files, which the application must refuse beyond.
+        """
+        self._app = app
+        self._kind_of = kind_of
+        self._pools = {kind: ThreadPoolExecutor(number, f"web-{kind}") for kind, number in threads.items()}
+        self._body_limit = body_limit
+        self._large = asyncio.Semaphore(LARGE_BODIES)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request; refuse a WebSocket."""
+        if scope["type"] != "http":
+            return
+        kind, body = self._kind_of(scope["method"], scope["path"]), Body(scope, receive)
+        file: io.IOBase
+        if kind is Kind.FILES:
+            file = BodyFile(body, asyncio.get_running_loop())
+        else:
+            try:
+                file = io.BytesIO(await self._small(body))
+            except TimeoutError:
+                await _refuse(send)
+                return
+        await self._answer(kind, environ_of(scope, file), body, send)
+
+    def close(self) -> None:
+        """Wait until no thread answers any more."""
+        for pool in self._pools.values():
+            pool.shutdown()
+
+    async def _small(self, body: Body) -> bytes:
+        """Return the body of a request for a page, or less if the application will refuse its size."""
+        if body.length is not None and body.length > self._body_limit:
+            return b""
+        if body.ended or (body.length is not None and body.length <= LARGE_BODY):
+            return await body.whole(self._body_limit, BODY_SECONDS)
+        async with self._large:
+            return await body.whole(self._body_limit, BODY_SECONDS)
+
+    async def _answer(self, kind: Kind, environ: Message, body: Body, send: Send) -> None:
+        answer = Answer(asyncio.get_running_loop())
+        calling = asyncio.get_running_loop().run_in_executor(self._pools[kind], call, self._app, environ, answer)
+        calling.add_done_callback(lambda _: answer.end())
+        try:
+            while (message := await answer.take()) is not None:
+                if "headers" in message and not body.ended:  # what the client sends next is still this body
+                    message["headers"].append((b"connection", b"close"))
+                await _send(send, message)
+            if (file := await calling) is not None:
+                await _send_file(send, file)
+            await body.discard(DISCARD_SECONDS)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:  # the client does not read; the server closes the connection
+            return
+        finally:
+            answer.abandon()
+            calling.cancel()
+
+
+async def _send(send: Send, message: Message) -> None:
+    async with asyncio.timeout(SEND_SECONDS * (1 + len(message.get("body", b"")) // FILE_BLOCK)):
+        await send(message)
+
+
+async def _send_file(send: Send, file: FileWrapper) -> None:
+    try:
+        while block := file.filelike.read(FILE_BLOCK):
+            await _send(send, {"type": "http.response.body", "body": block, "more_body": True})
+    finally:
+        file.close()
+
+
+async def _refuse(send: Send) -> None:
+    """Answer 408 as a problem (RFC 9457)."""
+    problem = {
+        "type": "urn:ctbatch:problem:too-slow",
+        "title": "Request Timeout",
+        "status": 408,
+        "detail": "The request arrived too slowly. Send it again.",
+    }
+    headers = [(b"content-type", b"application/problem+json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 408, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(problem).encode(), "more_body": False})
