@@ -32,10 +32,11 @@ class Loaded:
 
 
 Files = frozenset[tuple[str, str]]
+"""The names and hashes of a model version's files. A worker knows versions by them, and not by their ids: a database
+that was restored from a backup may give the same id to another network."""
 
 kept: OrderedDict[Files, Loaded] = OrderedDict()
-"""By the files of the model version; the one used last is at the end. Its id would not do: a database that was restored
-from a backup may give the same id to another network."""
+"""By the files of the model version; the one used last is at the end."""
 
 
 def files_of(version: ModelVersion) -> Files:

@@ -29,7 +29,7 @@ from worker.engines.load import EngineUnproven
 from worker.engines.package import PackageError, calibration_of, limit_of, probability
 from worker.heartbeat import Heartbeat
 from worker.imaging.recipe import SIDE
-from worker.jobs.loaded_engines import EngineUnavailable, Loaded, load
+from worker.jobs.loaded_engines import EngineUnavailable, Files, Loaded, files_of, load
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class EngineError(Exception):
     """The engine failed on these slices."""
 
 
-_refused: dict[int, float] = {}  # by id of a model version: until when, by the monotonic clock
+_refused: dict[Files, float] = {}  # by the files of a model version: until when, by the monotonic clock
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def predict_next(worker: str) -> bool:
         Chunk,
         claims,
         lambda heartbeat: _predict(taken, version, heartbeat),
-        fail=lambda error: _fail(claims, version.id, error),
+        fail=lambda error: _fail(claims, version, error),
         put_off=lambda _: _put_off(claims),
     )
     return True
@@ -82,7 +82,7 @@ def predict_next(worker: str) -> bool:
 
 def _claim(s: Session, worker: str) -> tuple[list[tuple[Chunk, Claim]], ModelVersion | None]:
     """Claim the chunks whose turn it is; return them and their one model version, or None if there are none."""
-    taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others())
+    taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others(s))
     return taken, taken[0][0].job.model_version if taken else None
 
 
@@ -90,13 +90,13 @@ def _load_champion() -> None:
     """Load the champion's engine ahead of its next job. A failure is only logged: a job's chunks meet it again."""
     with read_scope() as s:
         version = champions.champion(s)
-    if version is None or version.id in _left_to_others():
+    if version is None or files_of(version) in _refused_now():
         return
     try:
         load(version)
     except Exception as error:
         if isinstance(error, EngineUnproven):
-            _refused[version.id] = time.monotonic() + REFUSED_SECONDS
+            _refused[files_of(version)] = time.monotonic() + REFUSED_SECONDS
         log.warning("the champion's engine cannot be loaded", exc_info=True)
 
 
@@ -113,7 +113,7 @@ def _try_imported() -> None:
         log.warning("the imported model version cannot be tried", exc_info=True)
 
 
-def _fail(claims: list[Claim], version_id: int, error: Exception) -> None:
+def _fail(claims: list[Claim], version: ModelVersion, error: Exception) -> None:
     """Decide by the kind of error whether the slices, this machine or nobody is to blame."""
     log.error("predicting failed", exc_info=error)
     match error:
@@ -124,7 +124,7 @@ def _fail(claims: list[Claim], version_id: int, error: Exception) -> None:
         case FileMissing() | FileDamaged() | PackageError():
             _put_off(claims, "file_lost")
         case EngineUnproven():
-            _refused[version_id] = time.monotonic() + REFUSED_SECONDS
+            _refused[files_of(version)] = time.monotonic() + REFUSED_SECONDS
             _put_off(claims)
         case EngineUnavailable():
             _put_off(claims, "engine_error")
@@ -133,9 +133,14 @@ def _fail(claims: list[Claim], version_id: int, error: Exception) -> None:
             raise error
 
 
-def _left_to_others() -> list[int]:
-    """Return the model versions of which no engine proved itself here a while ago."""
-    return [version_id for version_id, until in _refused.items() if time.monotonic() < until]
+def _refused_now() -> set[Files]:
+    return {files for files, until in _refused.items() if time.monotonic() < until}
+
+
+def _left_to_others(s: Session) -> list[int]:
+    """Return the ids of the model versions of which no engine proved itself here a while ago."""
+    refused = _refused_now()
+    return [one.id for one in s.scalars(select(ModelVersion)) if files_of(one) in refused] if refused else []
 
 
 def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:

@@ -516,7 +516,7 @@ def test_slices_wait_where_no_engine_proves_itself(
 def test_worker_leaves_a_refused_version_to_others_and_predicts_the_rest(
     ann: User, champion: ModelVersion, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(predict._refused, champion.id, time.monotonic() + 60)
+    monkeypatch.setitem(predict._refused, loaded_engines.files_of(champion), time.monotonic() + 60)
     refused = submit(ann, slices(2))
     newer = add_champion(base.current().home, "newer")
     other = submit(ann, slices(2, start=10))

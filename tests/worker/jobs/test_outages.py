@@ -1,5 +1,6 @@
 """What a worker does while database or storage are away, and with work that is no longer its own."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,26 @@ def test_engine_is_kept_by_the_files_of_its_version(champion: ModelVersion, data
     other = add_champion(database.home, "other")
     restored = ModelVersion(id=champion.id, name="other", number=1, recipe=other.recipe, files=other.files)
     assert loaded_engines.load(restored).package.name == "other"
+
+
+def test_another_network_under_the_id_of_a_refused_one_is_not_refused(
+    ann: User,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    champion: ModelVersion,
+    database: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(predict._refused, loaded_engines.files_of(champion), time.monotonic() + 60)
+    job = submit(ann, slices(2))
+    ingest.unpack_next("w")
+    assert not predict.predict_next("w")
+    other = add_champion(database.home, "other")
+    with session_scope() as s:  # as after a restore
+        s.execute(update(ModelVersion).where(ModelVersion.id == champion.id).values(files=other.files))
+    assert predict.predict_next("w")
+    assert view(job).counts.predicted == 2
 
 
 def test_cancelled_job_is_listed_once_the_database_is_back(
