@@ -147,9 +147,10 @@ def why_not_proven(s: Session, version: ModelVersion) -> str | None:
     return f"it was imported, and no machine here can use it: {'; '.join(dict.fromkeys(reasons))}"
 
 
-def next_untried(s: Session) -> ModelVersion | None:
-    """Return an imported version that no machine here has loaded, or None."""
-    untried = select(ModelVersion).where(~exists().where(EngineProof.model_version_id == ModelVersion.id))
+def next_untried(s: Session, host: str) -> ModelVersion | None:
+    """Return an imported version that no machine has proven and that this host has not tried, or None."""
+    proof = exists().where(EngineProof.model_version_id == ModelVersion.id)
+    untried = select(ModelVersion).where(~proof.where(EngineProof.passed), ~proof.where(EngineProof.host == host))
     versions = s.scalars(untried.order_by(ModelVersion.id))
     return next((version for version in versions if version.facts.imported is not None), None)
 

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from db.registry.keras_safety import check_keras_archive
 from db.registry.manifest import KERAS_FILE
 from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Scores
-from worker.hdf5 import check_weights
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
@@ -28,8 +26,6 @@ class KerasEngine:
 
     def __init__(self, folder: Path, *, half: bool = False) -> None:
         gpu = on_gpu()
-        check_keras_archive(folder / KERAS_FILE)
-        check_weights(folder / KERAS_FILE)
         self.model: Any = keras.models.load_model(folder / KERAS_FILE, compile=False, safe_mode=True)
         if half:
             self.model = in_mixed_precision(self.model)

@@ -9,12 +9,14 @@ from pathlib import Path
 from db.database import current, session_scope
 from db.models import ModelVersion
 from db.registry import engine_proofs, versions
+from db.registry.keras_safety import HarmfulModel, check_keras_archive
 from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, Package
 from db.registry.proof_file import PROOF_FILE, BadProof
 from worker.engines.devices import has_bfloat16, has_gpu
 from worker.engines.interface import Engine
 from worker.engines.package import PackageError, read_package
 from worker.engines.proof import Proof, ProofResult, exact_by_itself, failed, own_proof, prove, read_proof
+from worker.hdf5 import check_weights
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ def engine_of(version: ModelVersion, precision: str | None = None) -> tuple[Pack
     except PackageError:
         versions.drop_package_folder(version)
         raise
+    check_keras_file(folder, package)
     threads = settings.engine_threads or None
     if precision is not None:
         choice = "fake" if settings.engine == "fake" else "auto"
@@ -85,6 +88,20 @@ def keep_results(version: ModelVersion, results: list[ProofResult]) -> None:
         log.warning("proofs of engines are not stored", exc_info=True)
 
 
+def check_keras_file(folder: Path, package: Package) -> None:
+    """Check a package's Keras file before anything reads it, if this machine could.
+
+    Raises PackageError: it could run its maker's code, or names other files.
+    """
+    if KERAS_FILE not in package.files or find_spec("keras") is None:
+        return
+    try:
+        check_keras_archive(folder / KERAS_FILE)
+        check_weights(folder / KERAS_FILE)
+    except HarmfulModel as error:
+        raise PackageError(f"{KERAS_FILE} {error}") from error
+
+
 def load_engine(
     folder: Path,
     choice: str = "auto",
@@ -98,6 +115,8 @@ def load_engine(
     `choice` (`db.settings.EngineChoice`): auto tries Keras first if there are a GPU and Keras, or no file for
     OpenVINO. Otherwise it tries OpenVINO, as openvino does: int8, then bfloat16 if the processor has it, then
     float32. openvino-int8, openvino-bf16 and openvino-f32 leave no choice. `threads`: of the processor; None for one a
+    core. `package`: as read from the folder already. A package that may be anybody's is checked by `check_keras_file`
+    first.
     core. `package`: as read from the folder already. `precision`: load no engine of another one.
 
     Raises PackageError (EngineAbsent among them), EngineUnproven, ValueError (an unknown choice).

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -18,8 +19,8 @@ from db.database import current
 from db.models import ModelVersion
 from db.registry import versions
 from worker.engines.interface import Scores
-from worker.engines.load import EngineUnproven, keep_results, load_engine
-from worker.engines.package import PackageError
+from worker.engines.load import EngineUnproven, check_keras_file, keep_results, load_engine
+from worker.engines.package import PackageError, read_package
 from worker.engines.proof import FIRST_PAIR, SEED, ProofResult, exact_by_itself, failed, result_of
 from worker.imaging.sandbox.seccomp import forbid_effects
 from worker.parent_death import die_with_parent
@@ -61,6 +62,10 @@ def try_version(version: ModelVersion) -> list[ProofResult]:
 
 def try_package(folder: Path, choice: str, threads: int = 0) -> list[ProofResult]:
     """Try the engine of a package in a confined process; the last result says whether one may serve."""
+    try:
+        check_keras_file(folder, read_package(folder))
+    except PackageError as error:
+        return [failed(choice, str(error))]
     process = subprocess.Popen(  # noqa: S603  our own interpreter and module
         [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), str(folder), choice, str(threads)],
         stdin=subprocess.DEVNULL,
@@ -88,6 +93,7 @@ def main(parent: str, folder: str, choice: str, threads: str) -> NoReturn:
     die_with_parent(int(parent))
     replies = os.dup(1)
     os.dup2(2, 1)  # a library's print must not get into the answer
+    tempfile.tempdir = "/nonexistent"  # TensorFlow asks for one, and Python looks for one that can be written to
     forbid_effects()
     results = _try(Path(folder), choice, int(threads) or None)
     fields = _Reply.model_fields
@@ -106,7 +112,11 @@ def _try(folder: Path, choice: str, threads: int | None) -> list[ProofResult]:
     except PackageError as error:
         return [failed(choice, str(error))]
     slices = labelled_slices(SEED, PAIRS, 2, first_pair=FIRST_PAIR).pixels
-    if why := _fault(proven.engine.predict(slices), len(slices)):
+    try:
+        why = _fault(proven.engine.predict(slices), len(slices))
+    except Exception as error:
+        why = f"it cannot be run: {type(error).__name__}"
+    if why:
         return [failed(proven.engine.name, why)]
     return proven.results or [exact_by_itself(proven.engine)]
 

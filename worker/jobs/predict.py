@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -103,7 +104,7 @@ def _load_champion() -> None:
 def _try_imported() -> None:
     """Try an imported model version that nobody has tried: the gate waits for it. A failure is only logged."""
     with read_scope() as s:
-        version = engine_proofs.next_untried(s)
+        version = engine_proofs.next_untried(s, socket.gethostname())
     if version is None:
         return
     log.info("trying an imported model version", extra={"model_version": version.label})

@@ -132,14 +132,20 @@ def test_imported_version_waits_for_its_trial(models: Registry) -> None:
     assert champion_now() == "far/1"
 
 
-def test_only_imported_versions_that_nobody_loaded_are_untried(models: Registry) -> None:
+def test_imported_version_is_tried_on_each_host_until_one_passes(models: Registry) -> None:
     models.add("near")
-    first, second = models.add("first", imported={}), models.add("second", imported={})
-    keep_proof(first, passed=False)
-    with read_scope() as s:
-        untried = engine_proofs.next_untried(s)
-        assert untried is not None
-        assert untried.id == second.id
+    version = models.add("far", imported={})
+
+    def untried(host: str) -> str | None:
+        with read_scope() as s:
+            found = engine_proofs.next_untried(s, host)
+            return found.label if found else None
+
+    assert untried("h") == version.label
+    keep_proof(version, passed=False)
+    assert [untried("h"), untried("another")] == [None, version.label]
+    keep_proof(version, passed=True)
+    assert untried("another") is None
 
 
 def test_passing_candidate_is_promoted_and_its_gate_kept(models: Registry, ann: User) -> None:

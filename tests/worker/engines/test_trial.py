@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,3 +99,9 @@ FAULTY = {
 def test_scores_of_phantoms_must_be_numbers_of_the_right_shapes(scores: Scores) -> None:
     assert trial._fault(GOOD, 2) is None
     assert trial._fault(scores, 2)
+
+
+@pytest.mark.parametrize("choice", ["keras", "openvino"])
+def test_real_engine_runs_confined(published: tuple[Path, Any, Any], choice: str) -> None:
+    *_, last = trial.try_package(published[0], choice)
+    assert last.passed, last.text

@@ -572,7 +572,7 @@ def test_idle_worker_tries_an_imported_version(new_champion: Callable[[str], Mod
     predict.predict_next("w")
     with read_scope() as s:
         assert engine_proofs.why_not_proven(s, imported) is None
-        assert engine_proofs.next_untried(s) is None
+        assert engine_proofs.next_untried(s, "another host") is None
 
 
 def test_idle_worker_goes_on_without_an_engine(champion: ModelVersion, ann: User, submit: Any, slices: Entries) -> None:
