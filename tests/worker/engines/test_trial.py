@@ -81,7 +81,7 @@ def test_trial_without_an_end_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_process_that_dies_fails_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_LAUNCH", "import os; os.write(1, b'[]'); os.abort()")
-    [result] = trial.try_package(tmp_path, "fake")
+    [result] = trial.try_package(fake_package(tmp_path / "package"), "fake")
     assert not result.passed
     assert "broke off" in result.text
 
