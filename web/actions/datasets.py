@@ -11,7 +11,7 @@ from db.datasets.slices import DatasetError
 from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, User
 from db.training.splits import draw_split, keep_split, plan_split
-from web.actions.keys import once
+from web.actions.keys import idempotency_key, once
 from web.actions.lookup import row_of
 from web.actions.uploads import FIELD, check_multipart, file_parts, inspect_parts, plain_part, publish
 from web.errors import Problem, sentence
@@ -29,6 +29,7 @@ def create(user: User) -> tuple[DatasetView, bool]:
     the disk is full. Then nothing is kept.
     """
     check_multipart()
+    idempotency_key()  # a malformed one is refused before the files are received
     name = request.form.get("name", "").strip()
     jobs = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))
     if len(jobs) > MAX_JOBS:

@@ -16,6 +16,8 @@ DESCRIPTION = """Bulk classification of CT slices. **Research use only, not for 
 This description needs no sign-in; everything else does.
 
 Errors are problem details (RFC 9457) with a stable `type`. Lists come in pages: pass `next_cursor` on as `cursor`.
+Send an `Idempotency-Key` with a submission, a dataset or a run: the same request with the same key makes nothing new.
+An import, a split, a check or a comparison gives the same result each time it is asked for, without a key.
 Make a token on the tokens page or by `ctbatch tokens`, and send it as `Authorization: Bearer …`."""
 
 REPEATED = {"jobs": "JobOut", "models/import": "ModelDetail", "runs": "RunOut", "datasets": "DatasetOut"}
