@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Float, bindparam
+from sqlalchemy import DateTime, Dialect, Float, bindparam, select
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import GenericFunction
 from sqlalchemy.types import TypeDecorator
 
@@ -48,3 +49,10 @@ def _from_now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
 def _from_now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
     seconds = compiler.process(element.clauses, **kw)
     return f"(clock_timestamp() + make_interval(secs => {seconds}))"
+
+
+def moment(s: Session, seconds: float = 0) -> datetime:
+    """Return the time of the database's clock, plus some seconds."""
+    at: datetime | None = s.scalar(select(from_now(seconds)))
+    assert at is not None  # noqa: S101  (a clock always answers)
+    return at

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from cli.errors import Unavailable
 from cli.local.session import database_errors, existing_user, reading, writing
 from db import migrate
-from db.access import accounts
+from db.access import accounts, links, tokens
 from db.registry import champions
 
 TOKEN_LABEL = "ctbatch up"  # noqa: S105 a label
@@ -32,16 +32,16 @@ class LocalAccess:
             user = accounts.local_user(session)
             if not user.is_admin or user.disabled_at:
                 raise Unavailable(f"the user {user.name} is not an admin of this machine; its name is reserved for one")
-            for token in accounts.list_tokens(session, user):
+            for token in tokens.list_tokens(session, user):
                 if token.label == TOKEN_LABEL:
-                    accounts.revoke_token(session, user, token.id)
-            return LocalAccess(accounts.issue_token(session, user, TOKEN_LABEL))
+                    tokens.revoke_token(session, user, token.id)
+            return LocalAccess(tokens.issue_token(session, user, TOKEN_LABEL))
 
     def end(self) -> None:
         """Revoke the token and the sign-in link."""
         with writing() as session:
-            accounts.end_session(session, self.token)
-            accounts.end_links(session, accounts.local_user(session))
+            tokens.end_session(session, self.token)
+            links.end_links(session, accounts.local_user(session))
 
     def has_champion(self) -> bool:
         """Return whether there is a model version for new jobs."""
@@ -57,4 +57,4 @@ def sign_in_link(url: str, next_path: str, name: str = accounts.LOCAL_USER) -> s
     """
     with writing() as session:
         user = existing_user(session, name)
-        return f"{url}/sign-in/{accounts.sign_in_link_secret(session, user, next_path)}"
+        return f"{url}/sign-in/{links.sign_in_link_secret(session, user, next_path)}"

@@ -11,7 +11,7 @@ from cli.commands import doctor
 from cli.errors import Unavailable
 from cli.local import file_systems
 from cli.local.access import LocalAccess, sign_in_link
-from db.access import accounts
+from db.access import accounts, links, tokens
 from db.database import session_scope
 from db.models import User
 from db.registry import champions
@@ -60,12 +60,12 @@ def test_stopping_ends_the_local_token_and_link(database):
     access = LocalAccess.prepare()
     secret = sign_in_link("http://127.0.0.1:8000", "/").rpartition("/")[2]
     with session_scope() as session:
-        assert accounts.token_user(session, access.token) is not None
-        assert accounts.link_user(session, secret) is not None
+        assert tokens.token_user(session, access.token) is not None
+        assert links.link_user(session, secret) is not None
     access.end()
     with session_scope() as session:
-        assert accounts.token_user(session, access.token) is None
-        assert accounts.link_user(session, secret) is None
+        assert tokens.token_user(session, access.token) is None
+        assert links.link_user(session, secret) is None
 
 
 @pytest.mark.parametrize("change", [{"is_admin": False}, {"disabled_at": datetime.now(UTC)}])
@@ -88,13 +88,13 @@ def test_a_password_is_changed_and_a_short_one_refused(operate, ann):
 def test_a_token_is_shown_once_works_and_can_be_revoked(operate, ann):
     secret = operate("tokens", "new", "ann", "--label", "laptop", "--days", 1).stdout.strip()
     with session_scope() as session:
-        assert accounts.token_user(session, secret).name == "ann"
+        assert tokens.token_user(session, secret).name == "ann"
     [token] = json.loads(operate("tokens", "ls", "--json").stdout)
     assert (token["user"], token["label"]) == ("ann", "laptop")
     assert secret not in json.dumps(token)
     assert operate("tokens", "revoke", token["id"]).returncode == 0
     with session_scope() as session:
-        assert accounts.token_user(session, secret) is None
+        assert tokens.token_user(session, secret) is None
     assert operate("tokens", "revoke", token["id"]).returncode == 3
     assert operate("tokens", "new", "nobody").returncode == 3
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from db import database as base
-from db.access import accounts
+from db.access import accounts, links, tokens
 from db.database import session_scope
 from db.models import User
 from db.settings import Settings
@@ -47,19 +47,19 @@ def test_longest_password_that_can_be_set_can_be_used(database: Settings) -> Non
 def test_disabled_user_is_let_in_by_nothing_until_enabled(database: Settings) -> None:
     with session_scope() as s:
         eve = accounts.create_user(s, "eve", "correct horse")
-        page = accounts.issue_token(s, eve, "browser", kind="session")
-        api = accounts.issue_token(s, eve, "script")
-        link = accounts.sign_in_link_secret(s, eve, "/jobs")
+        page = tokens.issue_token(s, eve, "browser", kind="session")
+        api = tokens.issue_token(s, eve, "script")
+        link = links.sign_in_link_secret(s, eve, "/jobs")
         accounts.disable_user(s, eve)
     with session_scope() as s:
         assert accounts.verify_password(s, "eve", "correct horse") is None
-        assert accounts.token_user(s, page) is None
-        assert accounts.token_user(s, api) is None
-        assert accounts.redeem_sign_in(s, link) is None
+        assert tokens.token_user(s, page) is None
+        assert tokens.token_user(s, api) is None
+        assert links.redeem_sign_in(s, link) is None
         accounts.enable_user(s.get_one(User, eve.id))
     with session_scope() as s:
         assert accounts.verify_password(s, "eve", "correct horse") is not None
-        assert accounts.token_user(s, api) is not None
+        assert tokens.token_user(s, api) is not None
 
 
 def test_local_user_stays_an_admin(database: Settings) -> None:
@@ -74,49 +74,49 @@ def test_local_user_stays_an_admin(database: Settings) -> None:
 
 def test_token_lives_until_revoked_or_expired(ann: User, bob: User) -> None:
     with session_scope() as s:
-        secret = accounts.issue_token(s, ann, "laptop")
-        expired = accounts.issue_token(s, ann, "old", timedelta(seconds=-1))
+        secret = tokens.issue_token(s, ann, "laptop")
+        expired = tokens.issue_token(s, ann, "old", timedelta(seconds=-1))
     with session_scope() as s:
-        owner = accounts.token_user(s, secret)
+        owner = tokens.token_user(s, secret)
         assert owner is not None
         assert owner.id == ann.id
-        assert accounts.token_user(s, expired) is None
-        assert accounts.token_user(s, secret + "x") is None
-        token = next(t for t in accounts.list_tokens(s, ann) if t.label == "laptop")
+        assert tokens.token_user(s, expired) is None
+        assert tokens.token_user(s, secret + "x") is None
+        token = next(t for t in tokens.list_tokens(s, ann) if t.label == "laptop")
         assert secret not in token.secret_hash
-        assert not accounts.revoke_token(s, bob, token.id)
-        assert accounts.revoke_token(s, ann, token.id)
-        assert accounts.token_user(s, secret) is None
+        assert not tokens.revoke_token(s, bob, token.id)
+        assert tokens.revoke_token(s, ann, token.id)
+        assert tokens.token_user(s, secret) is None
 
 
 def test_new_password_ends_sessions_tokens_and_links_of_that_user_alone(ann: User, bob: User) -> None:
     with session_scope() as s:
-        page = accounts.issue_token(s, ann, "browser", kind="session")
-        api, bobs = accounts.issue_token(s, ann, "script"), accounts.issue_token(s, bob, "script")
-        link = accounts.sign_in_link_secret(s, ann, "/jobs")
+        page = tokens.issue_token(s, ann, "browser", kind="session")
+        api, bobs = tokens.issue_token(s, ann, "script"), tokens.issue_token(s, bob, "script")
+        link = links.sign_in_link_secret(s, ann, "/jobs")
         accounts.set_password(s, s.get_one(User, ann.id), "new")
     with session_scope() as s:
-        assert accounts.token_user(s, page) is None
-        assert accounts.token_user(s, api) is None
-        assert accounts.redeem_sign_in(s, link) is None
-        assert accounts.token_user(s, bobs) is not None
+        assert tokens.token_user(s, page) is None
+        assert tokens.token_user(s, api) is None
+        assert links.redeem_sign_in(s, link) is None
+        assert tokens.token_user(s, bobs) is not None
 
 
 def test_sign_in_link_works_once_and_in_time(ann: User, database: Settings) -> None:
     with session_scope() as s:
-        secret = accounts.sign_in_link_secret(s, ann, "/jobs/x")
+        secret = links.sign_in_link_secret(s, ann, "/jobs/x")
     with session_scope() as s:
-        redeemed = accounts.redeem_sign_in(s, secret)
+        redeemed = links.redeem_sign_in(s, secret)
         assert redeemed is not None
         assert (redeemed[0].id, redeemed[1]) == (ann.id, "/jobs/x")
-        assert accounts.redeem_sign_in(s, secret) is None
+        assert links.redeem_sign_in(s, secret) is None
     with session_scope() as s:
-        earlier, newest = (accounts.sign_in_link_secret(s, ann, "/") for _ in range(2))
-        assert accounts.redeem_sign_in(s, earlier) is None
-        assert accounts.link_user(s, newest) is not None
-        accounts.end_links(s, ann)
-        assert accounts.link_user(s, newest) is None
+        earlier, newest = (links.sign_in_link_secret(s, ann, "/") for _ in range(2))
+        assert links.redeem_sign_in(s, earlier) is None
+        assert links.link_user(s, newest) is not None
+        links.end_links(s, ann)
+        assert links.link_user(s, newest) is None
     base.use(database.model_copy(update={"sign_in_link_seconds": -1}))
     with session_scope() as s:
-        late = accounts.sign_in_link_secret(s, ann, "/")
-        assert accounts.redeem_sign_in(s, late) is None
+        late = links.sign_in_link_secret(s, ann, "/")
+        assert links.redeem_sign_in(s, late) is None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from db.access import accounts
+from db.access import tokens
 from db.database import read_scope, session_scope
 from db.datasets import datasets
 from db.ledger import chunks, jobs, queue, recording
@@ -33,7 +33,7 @@ PASSWORD = "correct horse battery staple"
 def token_of(user: User) -> dict[str, str]:
     """The header that makes a request this user's."""
     with session_scope() as s:
-        return {"Authorization": f"Bearer {accounts.issue_token(s, user, 'test')}"}
+        return {"Authorization": f"Bearer {tokens.issue_token(s, user, 'test')}"}
 
 
 class Api:

@@ -12,7 +12,7 @@ from flask import request
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
-from db.access import accounts
+from db.access import accounts, links, tokens
 from db.clock import from_now
 from db.database import session_scope
 from db.models import ModelVersion, Token, User
@@ -261,7 +261,7 @@ def test_token_of_another_session_is_refused(app: APIFlask, anns_browser: Browse
 
 def test_link_signs_in_once(browser: Browser, app: APIFlask, ann: User) -> None:
     with session_scope() as s:
-        secret = accounts.sign_in_link_secret(s, ann, "/models")
+        secret = links.sign_in_link_secret(s, ann, "/models")
     first = browser.post(f"/sign-in/{secret}")
     assert (first.status_code, first.headers["Location"]) == (303, "/models")
     assert browser.get("/models").status_code == 200
@@ -273,7 +273,7 @@ def test_link_signs_in_once(browser: Browser, app: APIFlask, ann: User) -> None:
 
 def test_link_is_not_used_up_by_opening_it(browser: Browser, app: APIFlask, ann: User) -> None:
     with session_scope() as s:
-        secret = accounts.sign_in_link_secret(s, ann, "/models")
+        secret = links.sign_in_link_secret(s, ann, "/models")
     for method in (browser.client.head, browser.client.get):
         assert method(f"/sign-in/{secret}").status_code == 200
     assert browser.get("/models").status_code == 303
@@ -287,11 +287,11 @@ def test_api_takes_a_token(api: Api) -> None:
 
 def test_unknown_revoked_and_expired_tokens_are_401(app: APIFlask, ann: User) -> None:
     with session_scope() as s:
-        revoked = accounts.issue_token(s, ann, "r")
-        expired = accounts.issue_token(s, ann, "e", timedelta(seconds=-1))
+        revoked = tokens.issue_token(s, ann, "r")
+        expired = tokens.issue_token(s, ann, "e", timedelta(seconds=-1))
     with session_scope() as s:
-        (token,) = (t for t in accounts.list_tokens(s, ann) if t.label == "r")
-        accounts.revoke_token(s, ann, token.id)
+        (token,) = (t for t in tokens.list_tokens(s, ann) if t.label == "r")
+        tokens.revoke_token(s, ann, token.id)
     client = app.test_client()
     for secret in ("nonsense", revoked, expired, ""):
         answer = client.get("/api/v1/jobs", headers={"Authorization": f"Bearer {secret}"})

@@ -9,7 +9,7 @@ from flask import after_this_request, g, request, session
 from sqlalchemy.exc import OperationalError
 from wtforms.validators import ValidationError
 
-from db.access import accounts
+from db.access import tokens
 from db.database import read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in
@@ -45,7 +45,7 @@ def _find_user() -> User | None:
     if not secret:
         return None
     with read_scope() as s:
-        known = accounts.signed_in(s, secret)
+        known = tokens.signed_in(s, secret)
     if known is None:
         return None
     if touches and known.touch_due:
@@ -63,7 +63,7 @@ def _is_activity() -> bool:
 def _touch(secret: str) -> None:
     try:
         with session_scope() as s:
-            accounts.touch_session(s, secret)
+            tokens.touch_session(s, secret)
     except OperationalError as error:  # pages can be read on a full disk, too
         log.warning("The use of a session was not recorded: %s", type(error.orig).__name__)
 
@@ -130,7 +130,7 @@ def sign_in(user: User) -> None:
     """Start a new session for the browser of this request. The old one is dropped with its id."""
     sign_out()
     with session_scope() as s:
-        secret = accounts.issue_token(s, user, "browser", SESSION_LIFE, kind="session")
+        secret = tokens.issue_token(s, user, "browser", SESSION_LIFE, kind="session")
     session[_SESSION_KEY] = secret
     session.permanent = True
     after_this_request(lambda response: known_devices.remember(response, user.name))
@@ -141,7 +141,7 @@ def sign_out() -> None:
     secret = session.get(_SESSION_KEY)
     if secret:
         with session_scope() as s:
-            accounts.end_session(s, secret)
+            tokens.end_session(s, secret)
     session.clear()
     g.pop("user", None)
 

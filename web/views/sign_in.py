@@ -5,7 +5,7 @@ from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_limiter import RateLimitExceeded
 
-from db.access import accounts
+from db.access import accounts, links
 from db.database import read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in
@@ -67,7 +67,7 @@ def wait(_error: RateLimitExceeded) -> ResponseReturnValue:
 def link_form(secret: str) -> ResponseReturnValue:
     """Show the button that uses a link up. Previews of a link open it too, so opening alone must not use it up."""
     with read_scope() as s:
-        user = accounts.link_user(s, secret)
+        user = links.link_user(s, secret)
     return _dead_link() if user is None else page_response("account/by_link.html", name=user.name)
 
 
@@ -75,7 +75,7 @@ def link_form(secret: str) -> ResponseReturnValue:
 def by_link(secret: str) -> ResponseReturnValue:
     """Sign in by a link that the command line printed. It works once."""
     with session_scope() as s:
-        redeemed = accounts.redeem_sign_in(s, secret)
+        redeemed = links.redeem_sign_in(s, secret)
     if redeemed is None:
         return _dead_link()
     user, next_path = redeemed

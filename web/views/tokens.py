@@ -6,7 +6,7 @@ from apiflask import APIBlueprint
 from flask import Response, request
 from flask.typing import ResponseReturnValue
 
-from db.access import accounts
+from db.access import tokens as api_tokens
 from db.database import read_scope, session_scope
 from web.actions.lookup import SMALL_IDS
 from web.errors import not_found
@@ -35,7 +35,7 @@ def make() -> Response:
     label = display_name(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
     life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
     with session_scope() as s:
-        secret = accounts.issue_token(s, require_user(), label, life)
+        secret = api_tokens.issue_token(s, require_user(), label, life)
     return _page(secret=secret, label=label)
 
 
@@ -43,12 +43,12 @@ def make() -> Response:
 def revoke(token_id: int) -> ResponseReturnValue:
     """Revoke a token."""
     with session_scope() as s:
-        if token_id not in SMALL_IDS or not accounts.revoke_token(s, require_user(), token_id):
+        if token_id not in SMALL_IDS or not api_tokens.revoke_token(s, require_user(), token_id):
             raise not_found()
     return _page(revoked=True)
 
 
 def _page(secret: str | None = None, label: str = "", revoked: bool = False) -> Response:
     with read_scope() as s:
-        tokens = accounts.list_tokens(s, require_user())
+        tokens = api_tokens.list_tokens(s, require_user())
     return page_response("account/tokens.html", tokens=tokens, secret=secret, label=label, revoked=revoked)

@@ -10,6 +10,7 @@ from cli.local.session import existing_user, reading, writing
 from cli.options import ROW_ID, json_option
 from cli.output import print_json, print_rows, say
 from db.access import accounts
+from db.access import tokens as api_tokens
 from db.models import Token
 
 LIFE = click.FloatRange(0, 36_500, min_open=True)  # days
@@ -32,8 +33,8 @@ def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
     with writing() as session:
         user = existing_user(session, user_name)
         life = timedelta(days=days) if days is not None else None
-        secret = accounts.issue_token(session, user, label or "command line", life)
-        view = _view(accounts.list_tokens(session, user)[0])
+        secret = api_tokens.issue_token(session, user, label or "command line", life)
+        view = _view(api_tokens.list_tokens(session, user)[0])
     print_json({**view, "token": secret}) if as_json else click.echo(secret)
 
 
@@ -45,7 +46,7 @@ def list_tokens(user_name: str | None, as_json: bool) -> None:
     with reading() as session:
         owners = [existing_user(session, user_name)] if user_name else accounts.list_users(session)
         views = [
-            {**_view(token), "user": user.name} for user in owners for token in accounts.list_tokens(session, user)
+            {**_view(token), "user": user.name} for user in owners for token in api_tokens.list_tokens(session, user)
         ]
     print_rows(views, ("id", "user", "label", "created_at", "expires_at"), as_json, empty="no tokens")
 
@@ -56,7 +57,7 @@ def revoke(token_id: int) -> None:
     """Revoke the token ID. From now on it is refused."""
     with writing() as session:
         token = session.get(Token, token_id)
-        if token is None or not accounts.revoke_token(session, token.user, token_id):
+        if token is None or not api_tokens.revoke_token(session, token.user, token_id):
             raise NotFoundOrDenied(f"there is no live token {token_id}; `ctbatch tokens ls` lists them")
     say(f"token {token_id} is revoked")
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from cli.supervisor.roles import command_line, environment
-from db.access import accounts
+from db.access import tokens
 from db.database import session_scope
 from db.models import ModelVersion, User
 from db.settings import Settings
@@ -59,7 +59,7 @@ Serve = Callable[..., Served]
 def serve(settings: Settings, champion: ModelVersion, ann: User) -> Iterator[Serve]:
     """Starts the web process of this test's settings, with some of gunicorn's options changed."""
     with session_scope() as s:
-        token = accounts.issue_token(s, ann, "test")
+        token = tokens.issue_token(s, ann, "test")
     with ExitStack() as stack:
 
         def start(**changed: int) -> Served:

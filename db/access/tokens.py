@@ -1,0 +1,103 @@
+"""API tokens and the sessions of browsers: both are secrets of which only the hash is kept."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from db.clock import from_now, moment
+from db.database import current
+from db.models import Token, User
+
+
+def hash_of(secret: str) -> str:
+    """Return the SHA-256 of a secret, as hex."""
+    # A secret of 256 random bits does not need a slow hash.
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def issue_token(s: Session, user: User, label: str, expires_in: timedelta | None = None, kind: str = "api") -> str:
+    """Make a token and return its secret. Only its hash is stored, so it can be shown only now."""
+    secret = "ctb_" + secrets.token_urlsafe(32)
+    seconds = None if expires_in is None else expires_in.total_seconds()
+    s.add(
+        Token(
+            user_id=user.id,
+            label=label,
+            kind=kind,
+            secret_hash=hash_of(secret),
+            expires_at=None if seconds is None else moment(s, seconds),
+        )
+    )
+    s.flush()
+    return secret
+
+
+def _live(secret: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Token.secret_hash == hash_of(secret),
+        Token.revoked_at.is_(None),
+        Token.expires_at.is_(None) | (Token.expires_at > from_now()),
+        Token.user.has(User.disabled_at.is_(None)),
+        (Token.kind != "session") | (Token.used_at > from_now(-current().session_idle_seconds)),
+    )
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """Who a token signs in. `touch_due`: whether its use was recorded a minute ago or longer."""
+
+    user: User
+    touch_due: bool
+
+
+def signed_in(s: Session, secret: str) -> SignedIn | None:
+    """Return whom a token signs in, or None if it is unknown, revoked, expired or idle, or they are disabled."""
+    pause = min(60.0, current().session_idle_seconds / 2)
+    row = s.execute(select(Token, Token.used_at < from_now(-pause)).where(*_live(secret))).one_or_none()
+    return None if row is None else SignedIn(row[0].user, row[1])
+
+
+def token_user(s: Session, secret: str) -> User | None:
+    """Return the user of a token, or None as `signed_in` does."""
+    found = signed_in(s, secret)
+    return found.user if found else None
+
+
+def touch_session(s: Session, secret: str) -> None:
+    """Record that a person uses a session now, so that it does not end as idle."""
+    s.execute(update(Token).where(Token.secret_hash == hash_of(secret)).values(used_at=from_now()))
+
+
+def list_tokens(s: Session, user: User) -> list[Token]:
+    """Return the API tokens of a user that are not revoked, newest first."""
+    return list(
+        s.scalars(
+            select(Token)
+            .where(Token.user_id == user.id, Token.kind == "api", Token.revoked_at.is_(None))
+            .order_by(Token.id.desc())
+        )
+    )
+
+
+def revoke_token(s: Session, user: User, token_id: int) -> bool:
+    """Revoke a token of this user; return False if they have no live token of this id."""
+    token = s.get(Token, token_id)
+    if token is None or token.user_id != user.id or token.revoked_at is not None:
+        return False
+    token.revoked_at = moment(s)
+    return True
+
+
+def end_session(s: Session, secret: str) -> None:
+    """Sign out: revoke the token of this secret, if it is live."""
+    if token := s.scalar(select(Token).where(*_live(secret))):
+        token.revoked_at = moment(s)
+
+
+def revoke_all(s: Session, user: User) -> None:
+    """Revoke all tokens and sessions of this user."""
+    s.execute(update(Token).where(Token.user_id == user.id, Token.revoked_at.is_(None)).values(revoked_at=from_now()))
