@@ -71,6 +71,25 @@ def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:
     signed_in.faults.clear()
 
 
+def test_lost_answer_leads_to_the_job_without_sending_again(signed_in: Any, api: Api, tmp_path: Path) -> None:
+    image = tmp_path / "1.png"
+    image.write_bytes(png(1))
+    sent = []
+
+    def lose(route: Any) -> None:
+        sent.append(route.request.headers["idempotency-key"])
+        api.submit(("1.png", png(1)), key=sent[-1])  # the server has made the job
+        route.abort()
+
+    signed_in.goto("/submit")
+    signed_in.route(lambda url: url.endswith("/api/v1/jobs"), lose)
+    signed_in.set_input_files("#files", [image])
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+    assert len(sent) == 1
+    signed_in.faults.clear()  # the browser itself logs the failed request
+
+
 def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: WorkerPart) -> None:
     job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(5)}))).json["id"]
     signed_in.goto(f"/jobs/{job_id}")
