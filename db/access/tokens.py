@@ -73,13 +73,10 @@ def touch_session(s: Session, secret: str) -> None:
 
 
 def list_tokens(s: Session, user: User) -> list[Token]:
-    """Return the API tokens of a user that are not revoked, newest first."""
+    """Return the API tokens of a user that are neither revoked nor expired, newest first."""
+    live = (Token.revoked_at.is_(None), Token.expires_at.is_(None) | (Token.expires_at > from_now()))
     return list(
-        s.scalars(
-            select(Token)
-            .where(Token.user_id == user.id, Token.kind == "api", Token.revoked_at.is_(None))
-            .order_by(Token.id.desc())
-        )
+        s.scalars(select(Token).where(Token.user_id == user.id, Token.kind == "api", *live).order_by(Token.id.desc()))
     )
 
 

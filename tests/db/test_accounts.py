@@ -82,7 +82,8 @@ def test_token_lives_until_revoked_or_expired(ann: User, bob: User) -> None:
         assert owner.id == ann.id
         assert tokens.token_user(s, expired) is None
         assert tokens.token_user(s, secret + "x") is None
-        token = next(t for t in tokens.list_tokens(s, ann) if t.label == "laptop")
+        [token] = tokens.list_tokens(s, ann)
+        assert token.label == "laptop"
         assert secret not in token.secret_hash
         assert not tokens.revoke_token(s, bob, token.id)
         assert tokens.revoke_token(s, ann, token.id)
