@@ -1,8 +1,11 @@
 """Who gets in: passwords, links, tokens; what a session is worth; what a form must prove."""
 
 import re
+import subprocess
 from datetime import timedelta
 from io import BytesIO
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from apiflask import APIFlask
@@ -12,6 +15,7 @@ from flask import request
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
+from cli.supervisor.private_broker import answers, find_binary
 from db.access import accounts, links, tokens
 from db.clock import from_now
 from db.database import session_scope
@@ -23,6 +27,7 @@ from web.app import create_app
 from web.security import known_devices
 from web.security.auth import local_path
 from web.security.secret_key import secret_key
+from web.security.sign_in_limits import limiter
 
 
 def session_cookie(browser: Browser) -> str:
@@ -99,6 +104,24 @@ def test_ipv6_network_is_one_guesser(app: APIFlask, ann: User) -> None:
     statuses = [status for host in range(1, 13) for status in guess(app, 1, f"2001:db8::{host:x}")]
     assert statuses == [401] * 10 + [429] * 2
     assert guess(app, 1, "2001:db8:0:1::1") == [401]
+
+
+def test_restart_of_web_forgets_no_wrong_password(
+    settings: Settings, champion: ModelVersion, ann: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted in the private broker of `ctbatch up`, which listens on a socket."""
+    monkeypatch.setattr(limiter, "_storage_dead", False)  # the brokers of other tests were away
+    socket = tmp_path / "b.sock"
+    command = [str(find_binary()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as broker:
+        try:
+            while not answers(socket):
+                assert broker.poll() is None
+            counting = settings.model_copy(update={"broker_url": f"redis+socket://{quote(str(socket))}"})
+            assert guess(create_app(counting), 10) == [401] * 10
+            assert guess(create_app(counting), 1) == [429]
+        finally:
+            broker.terminate()
 
 
 def test_known_device_gets_in_while_strangers_guess(app: APIFlask, ann: User) -> None:
