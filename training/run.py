@@ -41,6 +41,12 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
+STARTING = {
+    "none": "building the network with random weights",
+    "imagenet": "fetching ImageNet's weights",
+    "file": "reading the file of weights to start from",
+    "model": "reading the model version to start from",
+}
 MAX_CLAIMS = 3  # without an epoch between them; beyond that, the run itself seems to kill its workers
 
 
@@ -86,6 +92,8 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
         config = None if run.demo else checked(run.config)
         observer = RunObserver(run, claim, heartbeat, config.stages if config else ())
         if config is None:
+            run.environment = environment() | {"code": code_version()}
+            observer.report(0.0, "starting", environment=run.environment)
             package = demo.make_demo_package(folder / "package", seed=run.seed, progress=observer.report)
         else:
             trained = _train(run, config, observer, folder)
@@ -103,11 +111,12 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     resume = checkpoints.read(observer.stored)
     if resume is None:
         _check_seen_slices(run, parts, observer)
-    observer.report(0.0, "fetching the weights to start from")
+    observer.report(0.0, "building the network" if resume else STARTING[config.initial.kind])
     # A checkpoint holds the weights, so a resumed run does not need the file that they came from.
     network = initial_network(config, run.seed, observer.alive, from_file=resume is None)
     if resume is None and config.initial.kind != "none":
         check_pixels(network, parts["train"].pixels, config.pixels)
+    observer.report(0.0, "preparing the first epoch")
     data = Data(parts["train"], parts["validation"])
     history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
     seconds = sum(record.seconds for record in history)  # those before an interruption too

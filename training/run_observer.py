@@ -1,14 +1,16 @@
 """Observes a run: its progress, epochs and checkpoints go to the database, and requests to end it come back."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from db.database import current, session_scope
 from db.ledger.leases import Claim
 from db.models import TrainingRun
 from db.training import runs
-from db.training.progress import EpochRecord, LiveProgress
+from db.training.progress import FIT_SHARE, EpochRecord, LiveProgress
 from training.config import Stage
 from training.errors import Cancelled
 from training.loop import checkpoints
@@ -16,7 +18,31 @@ from training.loop.observer import Checkpoint, Step, TrainingObserver
 from worker.claimed import ProgressNotes, patiently
 from worker.heartbeat import Heartbeat
 
-FIT_SHARE = 0.9  # of a run's progress; evaluating and exporting are the rest
+RATE_SECONDS = 60.0  # over which the rate is a mean
+
+
+class MovingRate:
+    """The images a second of a stage, validation between its epochs included, over the last minute.
+
+    The first step of a stage does not count: it takes long, since the network is compiled.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stage = -1
+        self._done: deque[tuple[float, int]] = deque()
+
+    def after(self, at: Step, batch: int) -> float | None:
+        """Return the rate after this step of so many slices; None after the first step of a stage."""
+        if at.stage != self._stage:
+            self._stage = at.stage
+            self._done.clear()
+        self._done.append((self._clock(), at.epoch * at.steps + at.step))
+        (began, first), (now, last) = self._done[0], self._done[-1]
+        while now - began > RATE_SECONDS and len(self._done) > 2:
+            self._done.popleft()
+            began, first = self._done[0]
+        return batch * (last - first) / (now - began) if now > began else None
 
 
 class RunObserver(TrainingObserver):
@@ -30,6 +56,7 @@ class RunObserver(TrainingObserver):
         self._checkpointed = 0.0
         self._stop = False
         self.is_stopped_early = False
+        self._speed = MovingRate()
 
     def report(self, progress: float, message: str, **columns: Any) -> None:
         """Report progress, 0 to 1, and other columns of the run now. Raises Cancelled, StaleClaim."""
@@ -43,6 +70,8 @@ class RunObserver(TrainingObserver):
 
     def step(self, at: Step) -> None:
         """Report where training stands, once a second."""
+        if at.steps and at.step:
+            at = replace(at, rate=self._speed.after(at, self._stages[at.stage].batch))
         message = at.message or f"{at.stage_name}: epoch {at.epoch + 1} of {at.epochs}"
         self._notes.alive(lambda: self.report(FIT_SHARE * self._share_done(at), message, live=self._live(at)))
 

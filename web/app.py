@@ -26,7 +26,7 @@ from web.security.cookies import Sessions
 from web.security.csrf import csrf
 from web.security.secret_key import secret_key
 from web.server.front import Front, Kind
-from web.views import datasets, filters, jobs, models, progress, reviews, runs, sign_in, submit, tokens, workers
+from web.views import datasets, filters, jobs, models, progress, reviews, run_config, runs, sign_in, submit, tokens, workers
 
 HEALTH_THREADS = 2
 
@@ -69,6 +69,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     static_versions.install(app)
     filters.install(app)
     progress.install(app)
+    run_config.install(app)
     sign_in_limits.install(app, settings)
     csrf.init_app(app)
     openapi.install(app)

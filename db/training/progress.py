@@ -6,6 +6,8 @@ from pydantic import Field
 
 from db.models.kept import Kept
 
+FIT_SHARE = 0.9  # of a run's progress; evaluating and exporting are the rest
+
 
 @dataclass(frozen=True)
 class EpochRecord:

@@ -63,6 +63,23 @@ def carry_out():
         return runs.run_view(s, run), runs.epochs_of(s, run.id)
 
 
+def assert_the_gate_would_measure_the_same(version, folder, dataset, split):
+    """The metrics that a version carries are those of the engine that the gate takes."""
+    from training.data.slices import load_parts
+    from training.evaluation.metrics import measure
+    from training.evaluation.scoring import score
+    from worker.engines.load import load_engine
+    from worker.engines.package import probability
+
+    precision = versions.shared_precision([version])
+    assert version.metrics["measured_with"].endswith(precision)
+    part = load_parts(dataset, split, lambda: None)["test"]
+    logit = score(load_engine(folder, precision=precision).engine, part.pixels, lambda share: None).logit
+    measured = measure(probability(logit, version.temperature), part.labels, version.threshold)
+    for name in ("accuracy", "recall", "specificity", "auc"):
+        assert measured[name] == pytest.approx(version.metrics[name]), name
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_run_ends_with_a_model_version_that_can_be_trusted(dataset):
@@ -93,6 +110,7 @@ def test_run_ends_with_a_model_version_that_can_be_trusted(dataset):
         scores = loaded.predict(np.zeros((3, 224, 224), np.uint8))
         assert scores.distance is not None
         assert (scores.distance > limit_of(package.ood, loaded.name)).all(), f"{engine}: black squares are no chest"
+    assert_the_gate_would_measure_the_same(version, folder, dataset, test)
     measured = {f"openvino-{name}" for name in ("bf16", "int8") if package.parity[name]["passed"]}
     assert set(package.ood) == {"threshold"} | measured
     assert set(package.calibration) == measured
@@ -193,6 +211,26 @@ def test_cancelled_demo_run_keeps_nothing(settings, monkeypatch):
     monkeypatch.setattr(training.demo.model, "make_demo_package", cancelled)
     view, _ = carry_out()
     assert (view.state, view.model_version) == ("cancelled", None)
+    assert {"code", "keras"} <= set(view.environment)
+
+
+def test_run_says_what_it_starts_from(dataset, small_network, monkeypatch):
+    from training.run import STARTING
+    from training.run_observer import RunObserver
+
+    messages = []
+    report = RunObserver.report
+
+    def heard(self, progress, message, **columns):
+        messages.append(message)
+        report(self, progress, message, **columns)
+
+    monkeypatch.setattr(RunObserver, "report", heard)
+    launch(dataset)
+    carry_out()
+    assert STARTING["none"] in messages
+    assert not any("fetching" in message for message in messages), "it starts from random weights"
+    assert STARTING.keys() == {"none", "imagenet", "file", "model"}
 
 
 def test_lost_dataset_files_fail_a_run_with_the_reason(dataset):

@@ -298,17 +298,17 @@ def test_sending_a_file_of_weights_keeps_what_was_typed(admin_page: Any, tmp_pat
     admin_page.get_by_role("radio", name="quick").check()
     admin_page.get_by_label("Name").fill("mine")
     admin_page.get_by_role("spinbutton", name="Seed").fill("9")
-    admin_page.locator("#estimate").get_by_text("At most").wait_for()
+    admin_page.locator("#estimate").get_by_text("About").wait_for()
     admin_page.get_by_label("Keras's ResNet50").set_input_files(resnet50(tmp_path / "w.h5"))
     with admin_page.expect_response("**/runs/new/estimate") as answered:
         admin_page.get_by_role("spinbutton", name="Seed").fill("10")
         admin_page.get_by_role("spinbutton", name="Seed").press("Tab")
-    assert "At most" in answered.value.text(), "a file that waits to be sent is no fault yet"
+    assert "About" in answered.value.text(), "a file that waits to be sent is no fault yet"
     admin_page.get_by_role("button", name="Send").click()
     admin_page.get_by_text("The file of weights with this SHA-256").wait_for()
     assert admin_page.get_by_label("Name").input_value() == "mine"
     assert admin_page.get_by_role("spinbutton", name="Seed").input_value() == "10"
     assert admin_page.get_by_role("radio", name="quick").is_checked()
-    admin_page.locator("#estimate").get_by_text("At most").wait_for()
+    admin_page.locator("#estimate").get_by_text("About").wait_for()
     admin_page.get_by_role("button", name="Launch").click()
     admin_page.wait_for_url("**/runs/1")

@@ -278,15 +278,42 @@ def test_promote_asks_with_model_verdict_and_worst_metric_and_says_when_it_is_do
     assert re.search(r'class="success" role="status">.*fake/1 is the champion again', roots_browser.get("/models").text)
 
 
+def test_figures_have_a_title_and_a_text_of_their_own(roots_browser: Browser, version_id: int) -> None:
+    page = roots_browser.get(f"/models/{version_id}").text
+    found = re.search(r'figures/roc\.png" alt="([^"]+)"[^>]*><span class="sub">([^<]+)</span>', page)
+    assert found is not None
+    assert found[2] == "ROC curve"
+    assert found[1] not in ("", found[2])
+
+
+def test_report_has_a_way_back(roots_browser: Browser, anns_browser: Browser, version_id: int) -> None:
+    page = roots_browser.get(f"/models/{version_id}").text
+    assert f'href="/models/{version_id}/training-report"' in page
+    framed = roots_browser.get(f"/models/{version_id}/training-report").text
+    assert f'<a href="/models/{version_id}">site/1</a>' in framed
+    assert f'<iframe class="report-frame" src="/models/{version_id}/report"' in framed
+    report = roots_browser.get(f"/models/{version_id}/report")
+    assert (
+        report.headers["X-Frame-Options"],
+        "frame-ancestors 'self'" in report.headers["Content-Security-Policy"],
+    ) == (
+        "SAMEORIGIN",
+        True,
+    )
+    assert roots_browser.get("/models/1/training-report").status_code == 404
+
+
 def test_intervals_of_few_groups_are_marked(roots_browser: Browser, version_id: int) -> None:
     mark = "Few groups: the intervals are too narrow"
     assert mark not in roots_browser.get(f"/models/{version_id}").text
+    assert mark not in roots_browser.get("/models").text
     with session_scope() as s:
         version = s.get_one(ModelVersion, version_id)
         version.metrics = METRICS | {"groups": 21, "class_groups": {"COVID": 1, "non-COVID": 20}}
     page = roots_browser.get(f"/models/{version_id}").text
     assert mark in page
     assert "60 slices of 21 groups (1 COVID, 20 non-COVID)" in page
+    assert mark in roots_browser.get("/models").text
     with session_scope() as s:
         s.get_one(ModelVersion, version_id).metrics = METRICS | {"class_groups": {"COVID": "many"}}
     assert mark not in roots_browser.get(f"/models/{version_id}").text

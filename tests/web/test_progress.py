@@ -121,7 +121,7 @@ RUN = RunView(
     live={"stage": 1},
     dataset="site/1",
     seed=7,
-    config={"stages": [{"name": "head", "epochs": 20}, {"name": "whole", "epochs": 5, "size": 224}]},
+    config={"stages": [{"name": "head", "epochs": 20}, {"name": "whole", "epochs": 1, "size": 224}]},
     allowed_leaks=[],
     environment={},
     error=None,
@@ -154,4 +154,4 @@ def test_stages_of_a_run(run: RunView, states: list[str]) -> None:
 
 def test_stages_of_a_run_say_what_they_train() -> None:
     head, whole, _ = run_stages(RUN)
-    assert (head.title, head.text, whole.text) == ("head", "20 epochs", "5 epochs at 224 px")
+    assert (head.title, head.text, whole.text) == ("head", "20 epochs", "1 epoch at 224 px")

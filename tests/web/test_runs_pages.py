@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.web.actors import Api, Browser, ready_dataset, resnet50
 from training.launch import installed
 from training.launch.installed import TrainingNotInstalled
 from web.app import create_app
+from web.views.run_config import run_settings, stage_table
 
 CONFIG = {"preset": "quick", "stages": [{"name": "small", "epochs": 10, "size": 64}, {"name": "full", "epochs": 1}]}
 
@@ -54,6 +56,54 @@ def train(run_id: int, epochs: int = 0) -> Claim:
             metrics = {"loss": 0.5, "val_loss": 0.6, "val_accuracy": 0.7}
             runs.record_epoch(s, claim, EpochRecord(0, epoch, metrics, 2.5))
     return claim
+
+
+def test_settings_are_in_words(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    run_id = launch(admin).json["id"]
+    page = roots_browser.get(f"/runs/{run_id}").text
+    for name, value in (("Starts from", "random weights"), ("Sensitivity floor", "0.85")):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+    for name, values in (
+        ("Slices", ["64 px", "224 px"]),
+        ("Layers that learn", ["all", "all"]),
+        ("Ends early", ["never", "never"]),
+        ("Keeps", ["the last epoch", "the last epoch"]),
+    ):
+        cells = "".join(f"<td>{value}</td>" for value in values)
+        assert f'<tr><th scope="row">{name}</th>{cells}</tr>' in page
+    assert "unfreeze" not in page
+    assert "Doubt in labels" not in page, "off in all stages"
+
+
+def test_settings_of_any_shape_are_shown() -> None:
+    odd = {"preset": "x", "new_thing": [1], "initial": "model:a/1", "stages": [{"unfreeze": "many", "q": None}, 7]}
+    assert run_settings(odd) == [("Preset", "x"), ("New thing", "1"), ("Starts from", "a/1")]
+    assert stage_table(odd).rows == [("Layers that learn", ["many"]), ("Doubt in labels, q", ["–"])]
+    assert stage_table({}).names == []
+
+
+def test_time_left_is_about_and_hidden_while_the_run_ends(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    run_id = launch(admin).json["id"]
+    claim = train(run_id)
+    page = roots_browser.get(f"/runs/{run_id}").text
+    assert "<dt>Time left in stage, about</dt><dd>1 min 30 s</dd>" in page
+    assert "about 1 min 30 s left in this stage" in roots_browser.get("/runs").text
+    admin.post(f"/runs/{run_id}/stop")
+    for address in (f"/runs/{run_id}", "/runs"):
+        assert not re.search("Time left|left in this stage", roots_browser.get(address).text)
+    with session_scope() as s:
+        s.get_one(TrainingRun, run_id).stop_requested_at = None
+    with session_scope() as s:
+        runs.report(s, claim, 0.92, "measuring")
+    assert "Time left" not in roots_browser.get(f"/runs/{run_id}").text
+
+
+def test_demo_run_says_why_it_has_no_curves(roots_browser: Browser, app: Any) -> None:
+    with session_scope() as s:
+        run_id = runs.create_demo_run(s, None).id
+    page = roots_browser.get(f"/runs/{run_id}").text
+    assert "keeps no epochs" in page
+    assert "The curves will appear here" not in page
 
 
 def leak(dataset_id: int) -> None:

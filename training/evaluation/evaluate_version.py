@@ -110,7 +110,9 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
     result = _result(version, engine.name, data, scores)
     if evaluation.part is None and evaluation.precision is None:
         seen = find_seen_in_training(data.pixels, chain.from_iterable(learned_from), lambda: progress(1.0))
-        evidence = Evidence(float(seen.mean()), without_patient(evaluation.dataset) / len(rows), result.ood_share)
+        reviewed = any("job" in source for source in evaluation.dataset.sources)
+        nameless = without_patient(evaluation.dataset) / len(rows)
+        evidence = Evidence(float(seen.mean()), nameless, result.ood_share, reviewed)
         check = check_site(result, floors_of(version), evidence)
         result = result.model_copy(update={"site_check": check})
     _finish(claim, evaluation, scores.logit, data, result, progress)

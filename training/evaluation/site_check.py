@@ -30,11 +30,13 @@ MAX_SUGGESTED_FACTOR = 20  # beyond 20 times today's groups, do not suggest coll
 @dataclass(frozen=True)
 class Evidence:
     """How far the slices can be believed, as shares of them. `seen`: the model was trained on them, or its threshold
-    chosen; `without_patient`: no patient, series or folder is known; `ood`: out of distribution, None if unknown."""
+    chosen; `without_patient`: no patient, series or folder is known; `ood`: out of distribution, None if unknown.
+    `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers."""
 
     seen: float = 0.0
     without_patient: float = 0.0
     ood: float | None = None
+    reviewed: bool = False
 
 
 def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteCheck:
@@ -58,6 +60,8 @@ def check_site(metrics: Metrics, floors: Floors, evidence: Evidence) -> SiteChec
         verdict, reasons = MAY, [_line(n, bounds[n], wanted[n]) for n in FLOORED]
     if evidence.ood is not None and evidence.ood > MUCH_OOD:
         reasons.append(f"{evidence.ood:.0%} of the slices are out of distribution: unlike those that the model knows")
+    if evidence.reviewed:
+        reasons.append("the labels come from readers who may have seen a model's answers: metrics may be too good")
     return SiteCheck(
         verdict=verdict,
         reasons=reasons,

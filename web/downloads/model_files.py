@@ -1,5 +1,7 @@
 """A model version's files as responses: its report, its card, its figures, and the whole as one file."""
 
+from dataclasses import dataclass
+
 from flask import Response, request
 
 from db import RESEARCH_USE_ONLY
@@ -11,15 +13,46 @@ from web.errors import not_found
 CARD, REPORT = "MODEL_CARD.md", "report.html"
 REPORT_CSP = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'; sandbox"
+    " frame-ancestors 'self'; sandbox"
 )
 """The report is a page of its own, with its style inside. It may come from another site, so it may not run scripts."""
+FIGURES = {
+    "confusion-matrix": ("Confusion matrix", "Test slices by their true class and by what they were called"),
+    "roc": ("ROC curve", "The share of COVID slices that are found, against the share of false alarms"),
+    "precision-recall": ("Precision and recall", "Precision against the share of COVID slices that are found"),
+    "reliability": ("Reliability", "The share of COVID slices against the probability that the model gave"),
+    "scores": ("Scores by class", "How the probabilities of each class are spread, and the threshold"),
+    "distance": ("Distance", "How far test slices lie from the training slices, and the limit"),
+    "by-source": ("By source", "Metrics of each source of slices, with intervals"),
+    "learning-curves": ("Learning curves", "Loss and accuracy by epoch, in training and validation"),
+    "augmented": ("Augmented slices", "Training slices as augmentation changes them"),
+    "mistakes": ("Mistakes", "The slices of the most confident mistakes, each beside its heat map"),
+}
+"""What the figures of a report show, by name: a title, and a text for who does not see them."""
+
+
+@dataclass(frozen=True)
+class FigureLink:
+    """A figure of a version: its file's name, its title, and a text for who does not see it."""
+
+    file: str
+    title: str
+    description: str
 
 
 def figures(version: ModelVersion, user: User) -> list[str]:
     """Return the names of the version's figures that the user may see. Those of slices are for admins."""
     hidden = () if user.is_admin else OF_SLICES
     return sorted(name for name in version.files if name.endswith(".png") and name not in hidden)
+
+
+def figure_links(version: ModelVersion, user: User) -> list[FigureLink]:
+    """Return the version's figures that the user may see, with their words."""
+    links = []
+    for file in figures(version, user):
+        stem = file.removesuffix(".png")
+        links.append(FigureLink(file, *FIGURES.get(stem, (stem.replace("-", " ").replace("_", " "), ""))))
+    return links
 
 
 def card_text(version: ModelVersion) -> str | None:
@@ -40,6 +73,7 @@ def report_response(version: ModelVersion) -> Response:
     """Return the training report, in its own sandbox. Raises Problem 404."""
     response = _file(version, REPORT, "text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = REPORT_CSP
+    response.headers["X-Frame-Options"] = "SAMEORIGIN"  # the page with the way back shows it in a frame
     return response
 
 

@@ -74,13 +74,13 @@
     const colours = palette();
     const axis = {stroke: colours.muted, grid: {stroke: colours.grid, width: 1}, ticks: {show: false}, font: "11px Inter, sans-serif"};
     const value = (_, number) => number === null ? "–" : number.toFixed(3);
-    const lines = [{label: "Epoch"}, {label: "training", stroke: colours.train, width: 1.75, points: {size: 5}, value, spanGaps: true},
+    const lines = [{label: "Epoch", value: (_, number) => number ?? "–"}, {label: "training", stroke: colours.train, width: 1.75, points: {size: 5}, value, spanGaps: true},
       {label: "validation", stroke: colours.validation, width: 2.25, points: {size: 5}, value, spanGaps: true}];
     if (champion) lines.push({label: "champion", stroke: colours.champion, width: 1.5, dash: [6, 5], points: {show: false}, value, spanGaps: true});
     return {
       width: place.clientWidth, height: HEIGHT, series: lines, cursor: {y: false},
       legend: {live: true}, axes: [{...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], space: 45}, {...axis, size: 48}],
-      scales: {x: {time: false, range: (_, low, high) => [0.5, Math.max((high ?? 1) + 0.5, 2)]},
+      scales: {x: {time: false, range: () => [0.5, Math.max(1, state.epochs.items.length, champion?.items.length ?? 0) + 0.5]},
         y: {range: (_, low, high) => spread(low, high, key)}},
       hooks: {drawAxes: [(plot) => drawBorders(plot, state.epochs, colours)]},
     };

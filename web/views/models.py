@@ -19,7 +19,7 @@ from web.actions import models as promotions
 from web.actions.lookup import row_of
 from web.actions.request import sends_files, takes_files_of
 from web.downloads import model_files
-from web.errors import Problem
+from web.errors import Problem, not_found
 from web.security.auth import require_admin, require_user
 from web.security.guards import guard_pages_for_admins_to_change
 from web.views.forms import form_errors, page_response
@@ -58,6 +58,17 @@ def report(version_id: int) -> Response:
     """Show the training report, a page of its own that cannot run scripts. It shows slices, so it is for admins."""
     require_admin()
     return model_files.report_response(_version(version_id))
+
+
+@blueprint.get("/<int:version_id>/training-report")
+def framed_report(version_id: int) -> str:
+    """Show the training report in a page that leads back to the version, and to the dataset that it names rows of."""
+    require_admin()
+    with read_scope() as s:
+        version = row_of(s, ModelVersion, version_id)
+        if model_files.REPORT not in version.files:
+            raise not_found()
+        return render_template("models/report.html", version=version, dataset=version_page(s, version).dataset)
 
 
 @blueprint.get("/<int:version_id>/figures/<name>")
@@ -143,7 +154,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
         problem,
         **shown | _checks(version_id),
         servings=servings,
-        figures=model_files.figures(version, user),
+        figures=model_files.figure_links(version, user),
         card=_card(version),
         report=model_files.REPORT in version.files,
     )

@@ -96,7 +96,8 @@ def run_stages(run: RunView) -> list[Stage]:
     trained = finished or bool(run.live.get("training_done"))
     stages = []
     for number, stage in enumerate(run.config.get("stages", ())):
-        text = f"{count(stage['epochs'])} epochs" + (f" at {stage['size']} px" if stage.get("size") else "")
+        epochs = f"{count(stage['epochs'])} {'epoch' if stage['epochs'] == 1 else 'epochs'}"
+        text = epochs + (f" at {stage['size']} px" if stage.get("size") else "")
         state: StageState = "waiting"
         if trained or number < current:
             state = "done"

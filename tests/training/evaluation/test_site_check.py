@@ -117,6 +117,12 @@ def test_many_slices_out_of_distribution_are_mentioned():
     assert found.ood_share == 0.4
 
 
+def test_labels_of_readers_who_may_have_seen_answers_are_mentioned():
+    found = check_site(result(), Floors(), Evidence(reviewed=True))
+    assert (found.verdict, len(found.reasons)) == (MAY, 4)
+    assert "readers who may have seen" in found.reasons[-1]
+
+
 def test_version_may_have_a_higher_floor():
     assert check_site(result(), Floors(recall=0.95), Evidence()).verdict == UNKNOWN
 
