@@ -98,6 +98,20 @@ def test_time_left_is_about_and_hidden_while_the_run_ends(admin: Api, roots_brow
     assert "Time left" not in roots_browser.get(f"/runs/{run_id}").text
 
 
+def test_stopped_run_says_so(admin: Api, roots_browser: Browser, dataset_id: int) -> None:
+    run_id = launch(admin).json["id"]
+    claim = train(run_id)
+    with session_scope() as s:
+        runs.report(s, claim, 0.92, "measuring", stopped_early=True)
+        runs.finish_run(s, claim, 1)
+        s.get_one(ModelVersion, 1).facts = {"stopped_early": True}
+    for address in (f"/runs/{run_id}", "/runs"):
+        assert re.search(
+            r'class="state state-cancelled">.*</span>stopped early</span>', roots_browser.get(address).text
+        )
+    assert "training was stopped early" in roots_browser.get("/models/1").text
+
+
 def test_demo_run_says_why_it_has_no_curves(roots_browser: Browser, app: Any) -> None:
     with session_scope() as s:
         run_id = runs.create_demo_run(s, None).id

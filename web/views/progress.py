@@ -8,6 +8,7 @@ from flask import Flask
 
 from db.ledger.job_view import JobView
 from db.models import JobState
+from db.training.progress import FIT_SHARE
 from db.training.runs import RunView
 from web.views.filters import count, duration
 
@@ -88,23 +89,29 @@ def _end(job: JobView) -> Stage:
 
 
 def run_stages(run: RunView) -> list[Stage]:
-    """Return the training stages of a run, then that of its model version; none before a worker has it."""
+    """Return the training stages of a run, then that of its model version; none before a worker has it.
+
+    If training was stopped early, only the stages before the stop are done.
+    """
     current = run.live.get("stage")
     if not isinstance(current, int):
         return []
-    finished = run.state == "finished"
-    trained = finished or bool(run.live.get("training_done"))
+    is_open, finished = run.state in ("queued", "running"), run.state == "finished"
+    trained = finished or run.progress >= FIT_SHARE
     stages = []
     for number, stage in enumerate(run.config.get("stages", ())):
         epochs = f"{count(stage['epochs'])} {'epoch' if stage['epochs'] == 1 else 'epochs'}"
         text = epochs + (f" at {stage['size']} px" if stage.get("size") else "")
         state: StageState = "waiting"
-        if trained or number < current:
+        if number < current or (trained and not run.stopped_early):
             state = "done"
         elif number == current:
-            state = "active" if run.state in ("queued", "running") else "stopped"
+            state = "active" if is_open and not run.stopped_early else "stopped"
         stages.append(Stage(stage["name"], text, state))
-    return [*stages, Stage("Model version", "measured, exported", "done" if finished else "waiting")]
+    made: StageState = "waiting"
+    if trained:
+        made = "done" if finished else "active" if is_open else "stopped"
+    return [*stages, Stage("Model version", "measured, exported", made)]
 
 
 def has_much_ood(job: JobView) -> bool:
