@@ -26,7 +26,20 @@ from web.security.cookies import Sessions
 from web.security.csrf import csrf
 from web.security.secret_key import secret_key
 from web.server.front import Front, Kind
-from web.views import datasets, filters, jobs, models, progress, reviews, run_config, runs, sign_in, submit, tokens, workers
+from web.views import (
+    datasets,
+    filters,
+    jobs,
+    models,
+    progress,
+    reviews,
+    run_config,
+    runs,
+    sign_in,
+    submit,
+    tokens,
+    workers,
+)
 
 HEALTH_THREADS = 2
 

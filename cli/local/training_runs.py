@@ -59,7 +59,7 @@ def _note(view: RunView) -> str:
         notes.append(f"loss {live['loss']:.3f}")
     if live.get("rate"):
         notes.append(f"{live['rate']:.0f} images/s")
-    if live.get("eta_seconds"):
+    if live.get("eta_seconds") and not (view.stopping or view.cancelling):
         notes.append(f"about {live['eta_seconds'] / 60:.0f} min left in this stage")
     return ", ".join(notes)
 

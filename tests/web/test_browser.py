@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 from apiflask import APIFlask
+from flask import render_template_string
 
 from db.database import session_scope
+from db.evaluation.result import PairedMetric
 from db.ledger.leases import Claim
+from db.metrics import METRICS
 from db.models import User
 from db.training import runs
 from db.training.progress import EpochRecord, LiveProgress
 from tests.builders.files import png, zip_of
+from tests.builders.versions import add_version
 from tests.web.actors import PASSWORD, Api, WorkerPart, load_engines, ready_dataset, resnet50
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -179,6 +183,43 @@ def test_slice_is_reviewed_in_the_dialog(signed_in: Any, finished: str) -> None:
     assert "ann" in reviews.locator(".review-list").inner_text()
     reviews.get_by_role("button", name="Undo").click()
     reviews.locator(".review-list .outcome").wait_for(state="detached")
+
+
+def test_promote_asks_before_it_does_and_says_when_it_is_done(admin_page: Any, tmp_path: Path) -> None:
+    version = add_version(tmp_path, "other")
+    questions: list[str] = []
+    answers = iter((False, True))
+
+    def answer(dialog: Any) -> None:
+        questions.append(dialog.message)
+        dialog.accept() if next(answers) else dialog.dismiss()
+
+    admin_page.on("dialog", answer)
+    admin_page.goto(f"/models/{version.id}")
+    admin_page.get_by_label("Reason").fill("to try it")
+    admin_page.get_by_role("button", name="Promote").click()
+    assert questions == ["Make other/1 the champion in place of fake/1? The gate says: nothing to compare on."]
+    assert admin_page.locator(".success").count() == 0
+    admin_page.get_by_role("button", name="Promote").click()
+    admin_page.locator(".success").get_by_text("other/1 is the champion now").wait_for()
+
+
+def test_comparison_hides_nothing_on_a_phone(admin_page: Any, app: APIFlask) -> None:
+    pair = PairedMetric(first=0.9, second=0.8, difference=0.1, low=-0.05, high=0.25)
+    macro = "{% from 'models/_compared.html' import compared %}{{ compared(pairs, 'a-long-name/1', 'b/12', 't') }}"
+    admin_page.set_viewport_size({"width": 360, "height": 740})
+    admin_page.goto("/models")
+    with app.test_request_context():
+        table = render_template_string(macro, pairs=dict.fromkeys(METRICS, pair))
+    panel = f"<div class=panel>{table}</div>"
+    admin_page.evaluate("html => { document.querySelector('main').innerHTML = html; }", panel)
+    assert admin_page.evaluate("document.documentElement.scrollWidth") <= 360
+    labels = admin_page.evaluate(
+        "[...document.querySelectorAll('td')].map(cell => getComputedStyle(cell, '::before').content)"
+    )
+    assert {'"95 % interval"', '"Meaning"'} <= set(labels)
+    inside = "document.querySelector('table').getBoundingClientRect().right <= innerWidth"
+    assert admin_page.evaluate(inside)
 
 
 def test_run_page_follows_the_run_and_its_curves_grow(admin_page: Any, admin: Api) -> None:

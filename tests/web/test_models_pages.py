@@ -286,7 +286,7 @@ def test_figures_have_a_title_and_a_text_of_their_own(roots_browser: Browser, ve
     assert found[1] not in ("", found[2])
 
 
-def test_report_has_a_way_back(roots_browser: Browser, anns_browser: Browser, version_id: int) -> None:
+def test_report_has_a_way_back(roots_browser: Browser, version_id: int) -> None:
     page = roots_browser.get(f"/models/{version_id}").text
     assert f'href="/models/{version_id}/training-report"' in page
     framed = roots_browser.get(f"/models/{version_id}/training-report").text

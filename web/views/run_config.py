@@ -14,6 +14,8 @@ INITIAL = {"none": "random weights", "imagenet": "ImageNet's weights", "file": "
 RUN_WORDS = {
     "preset": "Preset",
     "initial": "Starts from",
+    "pixels": "Scale of pixels",
+    "balanced": "Classes count the same",
     "hidden": "Units of the hidden layer",
     "dropout": "Dropout",
     "threshold": "Threshold rule",
