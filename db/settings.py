@@ -67,7 +67,9 @@ class Settings(BaseSettings):
     max_pixels: int = 40_000_000
     set_apart: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_rules)] = tuple(SET_APART)  # rules of DICOM files
     decode_seconds: int = 10
+    upload_decode_seconds: int = 8 * 3600  # processor time to decode all files of an upload
     decode_memory_bytes: int = 512 * MIB
+    allow_unfiltered_decoders: bool = False  # decode on a machine that cannot set the system call filter too
     decoders: int = 0  # decoding processes; 0: one per core, at most 8
 
     # Chunks and leases, seconds

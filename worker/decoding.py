@@ -31,7 +31,14 @@ def new_decoders() -> DecoderPool:
         memory_bytes=settings.decode_memory_bytes,
         set_apart=settings.set_apart,
     )
-    return DecoderPool(size, limits)
+    return DecoderPool(size, limits, filter_required=not settings.allow_unfiltered_decoders)
+
+
+def check_decoder() -> str | None:
+    """Start a decoder, and return None, or why it has no system call filter. Raises DecoderUnavailable."""
+    with new_decoders() as pool:
+        list(pool.map([(0, b"not an image")]))
+        return pool.unfiltered
 
 
 def stored_entries(sha256: str, filename: str, progress: Callable[[], None]) -> Entries:

@@ -185,6 +185,20 @@ def engine(settings: Settings) -> Iterator[Finding]:
     yield Finding("engine", "ok", f"{settings.engine}; OpenVINO {openvino.__version__.split('-')[0]} on {devices}")
 
 
+def decoder(_settings: Settings) -> Iterator[Finding]:
+    """Start one sandboxed decoder, and check that its system call filter is set."""
+    from worker.decoding import check_decoder
+    from worker.imaging.rejections import DecoderUnavailable
+
+    try:
+        unfiltered = check_decoder()
+    except DecoderUnavailable as error:
+        yield Finding("decoder", "fail", str(error))
+        return
+    detail = f"starts, without a system call filter: {unfiltered}" if unfiltered else "starts, and is confined"
+    yield Finding("decoder", "warn" if unfiltered else "ok", detail)
+
+
 def training(_settings: Settings) -> Iterator[Finding]:
     """Check that training is installed. Serving does not need it."""
     from importlib.metadata import version
@@ -260,5 +274,6 @@ def proxy(settings: Settings) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    python, home, sqlite_place, memory, processor, database, broker, engine, training, engine_proof, server, proxy,
+    python, home, sqlite_place, memory, processor, database, broker, decoder, engine, training, engine_proof, server,
+    proxy,
 )  # fmt: skip

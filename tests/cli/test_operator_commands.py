@@ -3,6 +3,7 @@
 import json
 import socket
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from cli.commands import doctor
 from cli.errors import Unavailable
 from cli.local import file_systems
 from cli.local.access import LocalAccess, sign_in_link
+from db import database as base
 from db.access import accounts, links, tokens
 from db.database import session_scope
 from db.models import User
 from db.registry import champions
 from tests.web.actors import load_engines
 from worker.engines.processor import read_processor
+from worker.imaging.sandbox.pool import DecoderPool
 
 
 @pytest.fixture
@@ -191,6 +194,7 @@ def test_the_doctor_finds_a_fresh_home_well(ctbatch):
     findings = json.loads(result.stdout)
     states = {finding["check"]: finding["state"] for finding in findings}
     assert states["python"] == states["home"] == states["processor"] == states["broker"] == states["engine"] == "ok"
+    assert states["decoder"] == "ok"
     [detail] = [finding["detail"] for finding in findings if finding["check"] == "processor"]
     assert detail.startswith(read_processor().line)
     assert states["database"] == states["server"] == "warn"
@@ -223,6 +227,16 @@ def test_doctor_warns_of_a_proxy_that_is_not_trusted(operate, database):
     database.untrusted_proxy_note.parent.mkdir(parents=True, exist_ok=True)
     database.untrusted_proxy_note.touch()
     assert states() == ["warn"]
+
+
+@pytest.mark.parametrize(("is_allowed", "state"), [(True, "warn"), (False, "fail")])
+def test_doctor_reports_a_decoder_without_a_filter(is_allowed, state, monkeypatch, settings):
+    unfiltered = "tests.worker.imaging.sandbox.unfiltered_decoder:decode"
+    monkeypatch.setattr("worker.decoding.DecoderPool", partial(DecoderPool, function=unfiltered))
+    base.use(settings.model_copy(update={"allow_unfiltered_decoders": is_allowed}))
+    [finding] = doctor.decoder(settings)
+    assert (finding.check, finding.state) == ("decoder", state)
+    assert "no filter is known for" in finding.detail
 
 
 def test_doctor_names_failed_checks_without_passwords(ctbatch):

@@ -17,7 +17,7 @@ from pydicom.charset import python_encoding
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import SIDE, PreparedSlice
 from worker.imaging.rejections import SliceRejected
-from worker.imaging.sandbox.protocol import REQUEST, pack_frame, pack_reply
+from worker.imaging.sandbox.protocol import FILTER_REQUIRED, REQUEST, pack_frame, pack_reply
 from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, limit_resources
 from worker.parent_death import die_with_parent
 
@@ -26,8 +26,11 @@ _DISCARD = 1024 * 1024
 Decode = Callable[[bytearray, DecodeLimits], list[PreparedSlice]]
 
 
-def main(parent: str, decoder: str, limits: str) -> None:
-    """Run until the requests end. `decoder` is `module:function`, `limits` the fields of DecodeLimits in JSON."""
+def main(parent: str, decoder: str, limits: str, filter_: str) -> None:
+    """Run until the requests end; end before the first one if `filter_` is `required` and cannot be set.
+
+    `decoder` is `module:function`, `limits` the fields of DecodeLimits in JSON.
+    """
     die_with_parent(int(parent))
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)  # meant for the parent, which decides when this process ends
@@ -40,6 +43,8 @@ def main(parent: str, decoder: str, limits: str) -> None:
     limit_resources(bounds.memory_bytes)
     unfiltered = drop_system_calls()
     _send(replies, pack_frame({"ready": True, "unfiltered": unfiltered}))
+    if unfiltered and filter_ == FILTER_REQUIRED:
+        return
     serve(FileIO(0, closefd=False), replies, decode, bounds)
 
 

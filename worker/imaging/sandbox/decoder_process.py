@@ -16,12 +16,13 @@ from typing import IO
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
 from worker.imaging.rejections import SliceRejected
-from worker.imaging.sandbox.protocol import REPLY, REQUEST
+from worker.imaging.sandbox.protocol import FILTER_OPTIONAL, FILTER_REQUIRED, REPLY, REQUEST
 from worker.imaging.sandbox.reply import ForgedReply, frame_length, read_greeting, read_reply
 
 _ROOT = Path(__file__).parents[3]
 _PIPE_BYTES = 1024 * 1024
 _READ = 256 * 1024
+_USER_TIME, _SYSTEM_TIME = 11, 12  # fields of /proc/PID/stat behind the program's name (proc_pid_stat(5))
 _LAUNCH = "import sys; sys.path[:0] = sys.argv[1:2]; from worker.imaging.sandbox.child import main; main(*sys.argv[2:])"
 _ENVIRONMENT = {
     "PATH": os.defpath,
@@ -53,12 +54,13 @@ class Task:
 class Decoder:
     """One child process and the tasks it was sent, in order. `waited`: seconds the pool has waited for the first."""
 
-    def __init__(self, limits: DecodeLimits, function: str) -> None:
+    def __init__(self, limits: DecodeLimits, function: str, *, filter_required: bool) -> None:
         """Start the process; `function` is `module:name`, found in this project."""
+        filter_ = FILTER_REQUIRED if filter_required else FILTER_OPTIONAL
         environment = _ENVIRONMENT | {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
         fields = json.dumps(asdict(limits))
         self.process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), function, fields],
+            [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), function, fields, filter_],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -73,6 +75,7 @@ class Decoder:
         self._inbox = bytearray()
         self.tasks: deque[Task] = deque()
         self.waited = 0.0
+        self.sent = 0
         self.answered = 0
         self.is_ready = False
         self.unfiltered: str | None = None
@@ -84,6 +87,7 @@ class Decoder:
     def send(self, task: Task) -> None:
         """Queue one file and write as much as the pipe takes."""
         self.tasks.append(task)
+        self.sent += 1
         self._outbox += (memoryview(REQUEST.pack(len(task.data))), memoryview(task.data))
         self.write()
 
@@ -114,6 +118,11 @@ class Decoder:
         except ForgedReply as error:
             raise DecoderSpent(f"it answered with {error}") from error
         return bool(part)
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the process has used, until it is put down."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[_USER_TIME]) + int(stat[_SYSTEM_TIME])) / os.sysconf("SC_CLK_TCK")
 
     def put_down(self) -> int:
         """Kill the process if it still runs, close its pipes, and return how it ended (negative: a signal)."""

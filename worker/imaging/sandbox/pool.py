@@ -10,9 +10,10 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -33,12 +34,17 @@ _PIPELINE = 2
 _AHEAD = 4
 """Files taken from the source per decoder before the oldest is given out."""
 _AHEAD_BYTES = 64 * 1024 * 1024
+_FILES_A_DECODER = 5_000
+"""Files sent to one process. Starting another takes a quarter of a second, as long as decoding 100 small files."""
 _START_SECONDS = 60.0
 _START_ATTEMPTS = 3
 
 
 class DecoderPool(AbstractContextManager["DecoderPool"]):
-    """`size` decoders at most, started when needed, kept between files and between calls of `map`.
+    """`size` decoders at most, started when needed, kept between files and between calls of `map` for one owner.
+
+    A file may take its decoder over, which could then forge the slices of the files that follow. So a decoder never
+    serves two owners (`serve`), and is replaced after `_FILES_A_DECODER` files.
 
     Each is a process of its own with no environment, no network, no files, bounded memory and time (`seccomp`). One
     that dies is replaced. Its file is tried once more on a fresh one, so that a file is never blamed for what another
@@ -49,14 +55,27 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
     """
 
     def __init__(
-        self, size: int, limits: DecodeLimits, *, function: str = "worker.imaging.formats.decode:decode"
+        self,
+        size: int,
+        limits: DecodeLimits,
+        *,
+        function: str = "worker.imaging.formats.decode:decode",
+        filter_required: bool = True,
     ) -> None:
-        """Keep the settings. `function`, as `module:name`, takes bytes and limits like `decode.decode`."""
+        """Keep the settings.
+
+        `function`, as `module:name`, takes bytes and limits like `decode.decode`. `filter_required`: a decoder without
+        a system call filter decodes nothing.
+        """
         if size < 1:
             raise ValueError("a pool needs at least one decoder")
         self._size = size
         self._limits = limits
         self._function = function
+        self._filter_required = filter_required
+        self._served: Hashable = None
+        self._past_cpu_seconds = 0.0  # of decoders that were put down
+        self.unfiltered: str | None = None  # why the last decoder that started has no system call filter
         self._decoders: list[Decoder] = []
         self._queue: deque[Task] = deque()
         # Children die with the thread that starts them (`parent_death`): it has to live as long as the pool.
@@ -73,9 +92,19 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
 
     def close(self) -> None:
         """Kill all decoders."""
-        while self._decoders:
-            self._decoders.pop().put_down()
+        self._put_all_down()
         self._starter.shutdown()
+
+    def serve(self, owner: Hashable) -> None:
+        """Decode for this owner from now on, by fresh decoders if another was served before."""
+        if self._served not in (None, owner):
+            self._put_all_down()
+        self._served = owner
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The processor time that all decoders have used so far."""
+        return self._past_cpu_seconds + sum(decoder.cpu_seconds() for decoder in self._decoders)
 
     @property
     def process_ids(self) -> list[int]:
@@ -145,14 +174,16 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             decoder.send(self._queue.popleft())
 
     def _pick(self, task: Task) -> Decoder | None:
-        least = min(self._decoders, key=lambda decoder: len(decoder.tasks), default=None)
-        if len(self._decoders) < self._size and (task.is_retry or least is None or least.tasks):
+        usable = [decoder for decoder in self._decoders if not _is_worn(decoder)]
+        least = min(usable, key=lambda decoder: len(decoder.tasks), default=None)
+        if len(usable) < self._size and (task.is_retry or least is None or least.tasks):
             return self._start()
         return least if least is not None and len(least.tasks) < _PIPELINE else None
 
     def _start(self) -> Decoder:
         try:
-            decoder = self._starter.submit(Decoder, self._limits, self._function).result()
+            start = partial(Decoder, self._limits, self._function, filter_required=self._filter_required)
+            decoder = self._starter.submit(start).result()
         except OSError as error:
             raise DecoderUnavailable(f"no decoder could be started: {error}") from error
         self._decoders.append(decoder)
@@ -195,17 +226,25 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             self._replace(decoder)
         elif decoder.waited >= self._allowed(decoder):
             self._replace(decoder, timed_out=True)
+        elif _is_worn(decoder) and not decoder.tasks:
+            self._put_down(decoder)
 
     def _welcome(self, decoder: Decoder) -> None:
         self._failed_starts = 0
+        self.unfiltered = decoder.unfiltered
+        if decoder.unfiltered and self._filter_required:
+            self._put_down(decoder)
+            raise DecoderUnavailable(
+                f"decoders cannot be confined by a system call filter: {decoder.unfiltered}; use another machine, or"
+                " set CTBATCH_ALLOW_UNFILTERED_DECODERS=true if you trust every file"
+            )
         if decoder.unfiltered and not self._has_warned:
             self._has_warned = True
             logger.warning("decoders run without a system call filter: %s; only their limits hold", decoder.unfiltered)
 
     def _replace(self, decoder: Decoder, *, timed_out: bool = False) -> None:
         """Put a decoder down. Its first file gets an outcome or another try, and the others go back in front."""
-        self._decoders.remove(decoder)
-        code = decoder.put_down()
+        code = self._put_down(decoder)
         if not decoder.is_ready:
             self._failed_starts += 1
             if self._failed_starts >= _START_ATTEMPTS:
@@ -223,5 +262,18 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         """Forget all files on their way, and put down the decoders that work on them."""
         self._queue.clear()
         for decoder in [decoder for decoder in self._decoders if decoder.tasks]:
-            self._decoders.remove(decoder)
-            decoder.put_down()
+            self._put_down(decoder)
+
+    def _put_all_down(self) -> None:
+        while self._decoders:
+            self._put_down(self._decoders[-1])
+
+    def _put_down(self, decoder: Decoder) -> int:
+        """End a decoder, and return how it ended."""
+        self._decoders.remove(decoder)
+        self._past_cpu_seconds += decoder.cpu_seconds()
+        return decoder.put_down()
+
+
+def _is_worn(decoder: Decoder) -> bool:
+    return decoder.sent >= _FILES_A_DECODER

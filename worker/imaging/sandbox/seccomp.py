@@ -127,7 +127,7 @@ def drop_system_calls() -> str | None:
 
     So no file can be opened (the SQLite ledger and the secrets of this user included), no socket, no program or process
     started, no code mapped; of the limits only the processor time can be moved. Returns None, or why the filter could
-    not be set: the limits of `limit_resources` then stand alone.
+    not be set: only the limits of `limit_resources` hold then.
     """
     return _install(_filter)
 

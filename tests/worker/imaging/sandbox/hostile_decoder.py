@@ -76,6 +76,7 @@ def _forge(argument: str) -> None:
 
 
 _COMMANDS = {
+    "pid": lambda _: os.getpid(),
     "crash": _crash,
     "crash-if-not-first": _crash_if_not_first,
     "spin": _spin,

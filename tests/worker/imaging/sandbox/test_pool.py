@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.worker.imaging.builders import dicom, image, png
 from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice
 from worker.imaging.rejections import ArchiveRefused, DecoderUnavailable, SliceRejected
+from worker.imaging.sandbox import pool as pool_module
 from worker.imaging.sandbox.pool import DecoderPool
 
 ROOT = Path(__file__).parents[4]
@@ -95,6 +97,36 @@ def test_decoders_are_kept_between_files_and_calls(shared: DecoderPool) -> None:
     before = shared.process_ids
     assert told(shared, "ok 3") == ["ok 3"]
     assert shared.process_ids == before
+
+
+def test_another_owner_gets_fresh_decoders(shared: DecoderPool) -> None:
+    shared.serve("ann")
+    told(shared, "ok 1")
+    anns = shared.process_ids
+    shared.serve("ann")
+    told(shared, "ok 2")
+    assert shared.process_ids == anns
+    shared.serve("bob")
+    told(shared, "ok 3")
+    assert not set(anns) & set(shared.process_ids)
+    assert all(is_gone(pid) for pid in anns)
+
+
+def test_a_decoder_serves_only_so_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_FILES_A_DECODER", 3)
+    with hostile(2) as pool:
+        answers = told(pool, *["pid"] * 20)
+    by_pid = Counter(answers)
+    assert max(by_pid.values()) <= 3
+    assert len(by_pid) >= 7
+
+
+def test_processor_time_counts_decoders_that_are_gone(shared: DecoderPool) -> None:
+    told(shared, "ok 1")
+    before = shared.cpu_seconds
+    assert before > 0
+    told(shared, "spin")
+    assert shared.cpu_seconds >= before + LIMITS.cpu_seconds
 
 
 def test_row_21_a_file_that_kills_its_decoder_is_decoder_crash_and_siblings_go_on() -> None:
@@ -310,9 +342,24 @@ def test_decoders_that_do_not_start_are_a_fault_of_the_machine() -> None:
         list(pool.map([(1, b"ok 1")]))
 
 
-def test_a_missing_filter_is_logged_once_and_the_limits_still_hold(caplog: pytest.LogCaptureFixture) -> None:
+UNFILTERED = "tests.worker.imaging.sandbox.unfiltered_decoder:decode"
+
+
+def test_nothing_is_decoded_without_a_filter(tmp_path: Path) -> None:
+    trace = tmp_path / "decoded"
+    with DecoderPool(2, LIMITS, function=UNFILTERED) as pool:
+        for _ in range(2):
+            with pytest.raises(DecoderUnavailable, match="CTBATCH_ALLOW_UNFILTERED_DECODERS"):
+                list(pool.map((n, f"create {trace}".encode()) for n in range(8)))
+        assert pool.process_ids == []
+    assert not trace.exists()
+
+
+def test_a_missing_filter_that_is_allowed_is_logged_once_and_the_limits_still_hold(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with (
-        DecoderPool(2, LIMITS, function="tests.worker.imaging.sandbox.unfiltered_decoder:decode") as pool,
+        DecoderPool(2, LIMITS, function=UNFILTERED, filter_required=False) as pool,
         caplog.at_level(logging.WARNING),
     ):
         assert told(pool, *["ok 1"] * 8, "allocate 600000000") == ["ok 1"] * 8 + ["MemoryError: "]
