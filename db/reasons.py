@@ -42,6 +42,7 @@ OF_FILES = SET_APART | {
     "decoder_crash": "Decoding this file crashed the decoder.",
     "decoder_timeout": "Decoding this file took too long.",
     "decoder_memory": "Decoding this file takes more memory than is allowed.",
+    "decoder_budget": "It was not decoded: other files of the upload took too much time.",
 }
 """One file: it is rejected, and the other files of its archive go on."""
 

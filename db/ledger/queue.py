@@ -11,8 +11,11 @@ from typing import Any
 from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
+from db import broker
+from db.broker import Queue
 from db.clock import from_now
 from db.ledger import leases
+from db.ledger.completion import lock_job
 from db.ledger.leases import Claim
 from db.models import Chunk, Job, JobState, Upload, User
 
@@ -77,6 +80,22 @@ def claim_upload(s: Session, worker: str) -> Claim | None:
     turns.serve(row.job, row.owner_id)
     turns.write(s)
     return claim
+
+
+def give_way(s: Session, claim: Claim, upload: Upload) -> bool:
+    """Give a claimed upload back, behind the others, if another job of its priority or a higher one has an upload to
+    claim. Return whether it is given back. Raises StaleClaim."""
+    job = lock_job(s, upload.job_id)
+    others = select(Upload.id).join(Job, Job.id == Upload.job_id).where(leases.claimable(Upload))
+    others = others.where(Job.id != job.id, Job.priority >= job.priority)
+    if s.scalar(others.limit(1)) is None:
+        return False
+    leases.give_back(s, Upload, claim, attempts=Upload.attempts - 1)
+    turns = _Turns()
+    turns.serve(job.id, job.owner_id)
+    turns.write(s)
+    broker.wake_after_commit(s, Queue.INGEST)
+    return True
 
 
 def claim_chunks(s: Session, worker: str, slices: int, without: Collection[int] = ()) -> list[tuple[Chunk, Claim]]:

@@ -52,15 +52,30 @@ def read_ordinals(s: Session, upload_id: int) -> set[int]:
     return set(s.scalars(ordinals.having(func.count().filter(WAITS_FOR_READING) == 0)))
 
 
-def record_read(s: Session, claim: Claim, upload: Upload, rows: Sequence[ReadSlice], array_sha256: str | None) -> bool:
+def count_rejected(s: Session, upload_id: int, reasons: Sequence[str]) -> int:
+    """Return how many entries of an upload were rejected for one of these reasons."""
+    counted = select(func.count(Slice.id)).where(Slice.upload_id == upload_id, Slice.reason.in_(reasons))
+    return s.scalar(counted) or 0
+
+
+def record_read(
+    s: Session,
+    claim: Claim,
+    upload: Upload,
+    rows: Sequence[ReadSlice],
+    array_sha256: str | None,
+    decode_seconds: float = 0.0,
+) -> bool:
     """Record a chunk's worth of entries and make the chunk, in one transaction.
 
-    Returns whether the job was cancelled meanwhile. Raises StaleClaim.
+    `decode_seconds`: the processor time that decoding them took. Returns whether the job was cancelled meanwhile.
+    Raises StaleClaim.
     """
     job = completion.lock_job(s, upload.job_id)
     if not leases.keep(s, Upload, claim):
         raise StaleClaim(f"upload {claim.id}, fence {claim.fence}")
-    s.execute(update(Upload).where(Upload.id == upload.id).values(attempts=1, put_offs=0))  # progress
+    progress = {"attempts": 1, "put_offs": 0, "decode_seconds": Upload.decode_seconds + decode_seconds}
+    s.execute(update(Upload).where(Upload.id == upload.id).values(progress))
     series = _series_ids(s, job.id, rows)
     fresh, ids = _write_slices(s, job, upload, rows, series)
     prepared = [id_ for id_, row in zip(ids, fresh, strict=True) if row.state == Outcome.OPEN]

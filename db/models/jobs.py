@@ -88,6 +88,7 @@ class Upload(LeaseMixin, Base):
     """An archive or a loose image, stored whole under its SHA-256.
 
     `entries`: how many files its listing announces, or None if that is known only once it is unpacked.
+    `decode_seconds`: processor time spent on decoding them so far.
     """
 
     __tablename__ = "upload"
@@ -101,6 +102,7 @@ class Upload(LeaseMixin, Base):
     size: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str]
     entries: Mapped[int | None]
+    decode_seconds: Mapped[float] = mapped_column(default=0.0)
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     closed_at: Mapped[datetime | None]

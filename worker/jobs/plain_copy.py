@@ -14,6 +14,7 @@ from db.ledger.leases import Claim
 from db.settings import MIB
 from db.storage import storage
 from worker.imaging.archives.archive import Limits, unpack_tar
+from worker.imaging.rejections import ArchiveRefused
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ _SYNC_BYTES = 256 * MIB  # written between two waits for the disk: one wait for 
 def plain_copy(claim: Claim, packed: Path, progress: Callable[[], None]) -> Path | None:
     """Return the plain copy of a claimed upload, and make it first if there is none.
 
-    Returns None if the disk has no room for it: the packed TAR is then unpacked at every reading. `progress` is called
-    meanwhile. Raises ArchiveRefused, and what `progress` raises.
+    Returns None if the disk has no room for it, or the TAR is damaged: it is then unpacked at every reading, up to the
+    damage. `progress` is called meanwhile. Raises what `progress` raises.
     """
     copy = _place(claim.id)
     if copy.exists():
@@ -37,7 +38,7 @@ def plain_copy(claim: Claim, packed: Path, progress: Callable[[], None]) -> Path
             log.warning("no disk for a plain copy", extra={"upload": claim.id})
             return None
         part.replace(copy)
-    except OSError as error:
+    except (OSError, ArchiveRefused) as error:
         log.warning("no plain copy", extra={"upload": claim.id, "error": type(error).__name__})
         return None
     finally:

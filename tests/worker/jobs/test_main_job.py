@@ -191,7 +191,7 @@ def test_cancelled_while_unpacking_every_entry_is_cancelled_and_the_rest_is_not_
     for module in (tar, zip_module):
         monkeypatch.setattr(module, "check_content", lambda data: read.append(data) or data)
     monkeypatch.setattr("worker.decoding.read_entries", lambda *given: passes.append(given[0]) or read_entries(*given))
-    taken = 3 * base.current().first_chunk_slices + 4 * ingest.decoders()._size  # two chunks, and what is decoded ahead
+    taken = 3 * base.current().first_chunk_slices + 4 * ingest._pool()._size  # two chunks, and what is decoded ahead
 
     def cancel_after_the_first(*arguments: Any) -> bool:
         outcome = recorded(*arguments)

@@ -1,0 +1,92 @@
+"""What ingest records at a time: the rows of some entries, and the arrays of those that were prepared."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.database import current
+from db.ledger import recording
+from db.ledger.recording import ReadSlice
+from db.models import Outcome
+from worker.decoding import Read
+from worker.imaging.archives.archive import Entry
+from worker.imaging.recipe import PreparedSlice, SeriesInfo
+from worker.imaging.rejections import SliceRejected
+
+ROWS_A_TRANSACTION = 1_000  # where many entries are rejected, or cancelled, and no chunk fills
+BATCH_SECONDS = 5.0  # where files are slow to decode: others may have their turn after a batch
+
+
+@dataclass
+class Batch:
+    """The rows that one transaction records, and the arrays of those that were prepared."""
+
+    rows: list[ReadSlice] = field(default_factory=list)
+    arrays: list[NDArray[np.uint8]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
+        """Add an entry: a row for a rejection, or a row and an array for each prepared frame."""
+        if isinstance(result, SliceRejected):
+            self.rows.append(rejected_row(entry, result, sha256))
+            return
+        for prepared in result:
+            self.rows.append(_row(entry, sha256, prepared, len(self.arrays)))
+            self.arrays.append(prepared.pixels)
+
+    def is_full(self, slices: int) -> bool:
+        """Return whether to record it now: it holds so many slices or rows, or was begun long ago."""
+        is_old = time.monotonic() - self.began >= BATCH_SECONDS
+        return len(self.arrays) >= slices or len(self.rows) >= ROWS_A_TRANSACTION or is_old
+
+
+def batches(read: Iterator[Read]) -> Iterator[Batch]:
+    """Yield the entries as chunks: a small first one, so that predicting starts soon, then each twice as large."""
+    settings = current()
+    full = settings.first_chunk_slices
+    batch = Batch()
+    for entry, sha256, result in read:
+        batch.add(entry, sha256, result)
+        if batch.is_full(full):
+            yield batch
+            batch = Batch()
+            full = min(full * 2, settings.chunk_slices)
+    if batch.rows:
+        yield batch
+
+
+def cancelled_row(entry: Entry) -> ReadSlice:
+    """Return the row of an entry of a cancelled job, which was not read."""
+    return ReadSlice(entry.ordinal, 0, entry.name, Outcome.CANCELLED)
+
+
+def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = None) -> ReadSlice:
+    """Return the row of an entry that is rejected. `sha256`: of its bytes, None if they were not read."""
+    return ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
+
+
+def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int) -> ReadSlice:
+    series = prepared.series if prepared.series and prepared.series.series_uid else None
+    folder = entry.name.rpartition("/")[0]
+    place: Any = {name: getattr(series, name, None) for name in ("study_uid", "instance_number", "position", "sop_uid")}
+    return ReadSlice(
+        ordinal=entry.ordinal,
+        name=entry.name,
+        state=Outcome.OPEN,
+        sha256=sha256,
+        pixels_sha256=prepared.sha256_pixels,
+        array_row=array_row,
+        series_uid=series.series_uid if series else recording.FOLDER + folder,
+        series_label=_series_label(series) if series else folder or "(no folder)",
+        **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height")},
+        **place,
+    )
+
+
+def _series_label(series: SeriesInfo) -> str:
+    number = "" if series.series_number is None else f"{series.series_number} "
+    return f"{number}{series.description}".strip() or f"series …{series.series_uid[-12:]}"
