@@ -100,8 +100,13 @@ def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
 
 
 def _kind_of(error: Exception) -> dict[str, object]:
-    """Return what a log says of an error."""
-    return {"error": type(error).__name__} | ({"errno": error.errno} if isinstance(error, OSError) else {})
+    """Return what a log says of an error; its text only where that cannot hold a name."""
+    facts: dict[str, object] = {"error": type(error).__name__}
+    if isinstance(error, OSError):
+        facts["errno"] = error.errno
+    elif isinstance(error, DecoderUnavailable):
+        facts["reason"] = str(error)
+    return facts
 
 
 def _put_off(model: type[LeaseMixin], claims: Sequence[Claim]) -> None:

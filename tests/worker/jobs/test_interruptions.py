@@ -164,7 +164,13 @@ AWAY = [
 
 @pytest.mark.parametrize("error", AWAY, ids=lambda error: type(error).__name__)
 def test_upload_waits_for_what_is_away_however_long(
-    error: Exception, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    ann: User,
+    submit: Any,
+    slices: Entries,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def away(*_: Any) -> None:
         raise error
@@ -180,6 +186,8 @@ def test_upload_waits_for_what_is_away_however_long(
         upload = s.scalars(select(Upload)).one()
         assert (upload.state, upload.attempts, upload.put_offs) == (Work.READY, 0, ingest.MAX_ATTEMPTS + 2)
         assert count_put_offs(s)["upload"] == upload.put_offs
+    logged = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert {record.error for record in logged} == {type(error).__name__}
     work()
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
     with read_scope() as s:
