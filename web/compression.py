@@ -25,6 +25,7 @@ TYPES = frozenset(
 SMALLEST = 500  # bytes: what is smaller fits into one packet anyway
 LEVEL = 6  # of 9: level 9 takes twice the time for 1 % less
 GZIP = 16 + zlib.MAX_WBITS
+_packed_files: dict[tuple[str, str | None], bytes] = {}  # as many as there are static files
 WITHOUT_BODY = frozenset({204, 206, 304})
 
 
@@ -43,7 +44,9 @@ def compress(response: Response) -> Response:
     if response.direct_passthrough:  # a static file
         response.direct_passthrough = False
         response.make_sequence()
-    if response.is_streamed:
+    if request.endpoint == "static":
+        response.set_data(_packed_file(request.path, response))
+    elif response.is_streamed:
         response.response = _pieces(response.iter_encoded())
     elif len(response.get_data()) < SMALLEST:
         return response
@@ -54,6 +57,14 @@ def compress(response: Response) -> Response:
     if etag is not None:  # the same contents in other bytes: the tag is weak (RFC 9110, section 8.8.1)
         response.set_etag(etag, weak=True)
     return response
+
+
+def _packed_file(path: str, response: Response) -> bytes:
+    """Return a static file compressed. It is compressed once in the life of the process, until it changes."""
+    key = (path, response.get_etag()[0])
+    if key not in _packed_files:
+        _packed_files[key] = gzip.compress(response.get_data(), LEVEL, mtime=0)
+    return _packed_files[key]
 
 
 def _pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -31,11 +31,19 @@ def test_answers_of_the_api_are_compressed(api: Api, job_id: str, path: str) -> 
     assert gzip.decompress(packed.data) == plain.data
 
 
-@pytest.mark.parametrize("path", ["/sign-in", "/static/ctbatch.css", "/static/page.js"])
-def test_pages_and_their_files_are_compressed(browser: Browser, path: str) -> None:
+@pytest.mark.parametrize("path", ["/static/ctbatch.css", "/static/page.js"])
+def test_static_files_are_compressed_once(browser: Browser, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = browser.get(path, headers=GZIP)
     assert packed.headers["Content-Encoding"] == "gzip"
     assert int(packed.headers["Content-Length"]) == len(packed.data)
+    assert gzip.decompress(packed.data) == browser.get(path).data
+    monkeypatch.setattr("web.compression.gzip", None)
+    assert browser.get(path, headers=GZIP).data == packed.data
+
+
+def test_pages_are_compressed(browser: Browser) -> None:
+    packed = browser.get("/sign-in", headers=GZIP)
+    assert packed.headers["Content-Encoding"] == "gzip"
     assert b"ctbatch" in gzip.decompress(packed.data)
 
 
