@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from db import MAX_INTEGER
@@ -22,10 +22,17 @@ class BadCursor(ValueError):
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some items, and the cursor of the next page, or None on the last page."""
+    """Some items, and the cursor of the next page, or None on the last page.
+
+    `first`: the number of the first item, from 1, of `total`. `previous_cursor`: of the page before, None if that is
+    the first page. A list that does not count its items leaves these out.
+    """
 
     items: list[T]
     next_cursor: str | None
+    first: int = 1
+    total: int | None = None
+    previous_cursor: str | None = None
 
 
 def encode(*key: Any) -> str:
@@ -59,10 +66,17 @@ def newest_first(s: Session, model: type[T], cursor: str | None, limit: int) -> 
     """Return a page of a table, the newest row first; ids must grow with time. Raises BadCursor."""
     table: Any = model
     query = select(table).order_by(table.id.desc()).limit(limit + 1)
+    total = s.scalar(select(func.count()).select_from(table))
     if cursor is not None:
         (before,) = decode(cursor, int)
         if not 0 < before <= MAX_INTEGER:
             raise BadCursor("not a cursor of this server")
         query = query.where(table.id < before)
     rows = list(s.scalars(query))
-    return Page(rows[:limit], encode(rows[limit - 1].id) if len(rows) > limit else None)
+    next_cursor = encode(rows[limit - 1].id) if len(rows) > limit else None
+    if cursor is None or not rows:
+        return Page(rows[:limit], next_cursor, total=total)
+    newer = table.id > rows[0].id
+    first = 1 + (s.scalar(select(func.count()).where(newer)) or 0)
+    start = s.scalar(select(table.id).where(newer).order_by(table.id).offset(limit).limit(1))
+    return Page(rows[:limit], next_cursor, first, total, None if start is None else encode(start))

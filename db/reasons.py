@@ -9,7 +9,7 @@ OF_ARCHIVES = {
     "password_protected": "The archive is encrypted; send it without a password.",
     "bad_zip64": "The archive's ZIP64 records contradict each other.",
     "malformed_archive": "The archive's own structure is damaged.",
-    "truncated_archive": "The archive ends too early; it was cut off on its way.",
+    "truncated_archive": "The archive has no end: it was cut off on its way, or it is not an archive.",
     "trailing_data": "The archive is followed by bytes that do not belong to it.",
     "unsupported_archive": "This kind of archive is not read; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.",
     "no_images": "There is no file in it that could be an image.",

@@ -32,7 +32,7 @@ from web.views import (
     jobs,
     models,
     progress,
-    reviews,
+    results,
     run_config,
     runs,
     sign_in,
@@ -88,7 +88,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     openapi.install(app)
     for module in (api_jobs, api_results, api_reviews, api_models, api_datasets, api_runs, api_workers):
         app.register_blueprint(module.blueprint)
-    for page in (sign_in, jobs, reviews, submit, models, datasets, runs, workers, tokens):
+    for page in (sign_in, jobs, results, submit, models, datasets, runs, workers, tokens):
         app.register_blueprint(page.blueprint)
     app.context_processor(lambda: {"user": None if request.endpoint == "static" else current_user()})
     return app

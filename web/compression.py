@@ -1,7 +1,8 @@
 """Compresses answers that are text with gzip, if the client takes it.
 
 A compressed page could betray a secret that stands in it beside what an attacker put there (BREACH). The one such
-secret is the CSRF token, which `web.security.csrf` masks anew in every answer.
+secret is the CSRF token, which `web.security.csrf` masks anew in every answer. The page that shows a new API token
+shows it once, so that nothing can be guessed by asking again.
 """
 
 import gzip

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 TYPE_PREFIX = "urn:ctbatch:problem:"
 """A problem's `type` is this and its slug. Programs distinguish problems by it, and it does not change."""
 
+SAID_BY_CODE = frozenset({"no_images", "truncated_archive", "trailing_data", "overlap", "password_protected"})
+"""Codes of refused archives whose sentence says all: their detail is the same in other words."""
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _SLUGS = {
@@ -95,7 +98,7 @@ def refused_archive(filename: str, refused: ArchiveRefused) -> Problem:
     return Problem(
         422,
         "archive-refused",
-        f"{explain(refused.code)} {refused.detail}".strip(),
+        explain(refused.code) if refused.code in SAID_BY_CODE else f"{explain(refused.code)} {refused.detail}".strip(),
         code=refused.code,
         file=filename,
         last_good=refused.last_good,
@@ -185,11 +188,11 @@ def _as_json(problem: Problem) -> Response:
 
 def _as_page(problem: Problem) -> ResponseReturnValue:
     if problem.status == 401:
-        target = url_for("sign_in.form", next=request.full_path.rstrip("?") if request.method == "GET" else "/")
         if request.headers.get("HX-Request"):  # a poll of a page whose session has ended
             shown = urlsplit(request.headers.get("HX-Current-URL", ""))
             back = f"{shown.path}?{shown.query}" if shown.query else shown.path
             return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form", next=back or None)})
+        target = url_for("sign_in.form", next=request.full_path.rstrip("?") if request.method == "GET" else "/")
         return redirect(target, 303)
     if problem.status >= 500:
         g.setdefault("user", None)  # the user may be what cannot be looked up

@@ -10,8 +10,9 @@ from PIL import Image
 from cli.benchmarks.slices import read_slices
 from cli.errors import UsageError
 from cli.output import print_json, print_table
+from db.registry.calibration import limit_of
 from worker.engines.load import load_engine
-from worker.engines.package import limit_of, read_package
+from worker.engines.package import read_package
 from worker.imaging.recipe import SIDE, fit
 
 MOST = 400  # slices

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from cli.benchmarks.slices import read_slices
 from cli.errors import UsageError
 from cli.output import print_report
+from db.registry.calibration import calibration_of
 from db.registry.manifest import FLOAT_FILE, INT8_FILE
 from worker.engines.openvino import OpenVinoEngine
-from worker.engines.package import calibration_of, probability, read_package
+from worker.engines.package import probability, read_package
 from worker.engines.processor import read_processor
 
 MOST = 5000  # slices

@@ -23,7 +23,7 @@ from cli.remote.find_server import LocalServer, Server
 from cli.remote.follow_job import done, raise_for_outcome, summary, watch_progress
 from cli.remote.submit import send
 from cli.supervisor.background_up import serving
-from db.ledger.results import series_summary
+from db.ledger.series import SeriesQuery, series_page
 from db.models import Job
 from db.settings import Settings, get_settings
 
@@ -101,7 +101,7 @@ def print_summary(job: Json) -> None:
     print_table(("outcome", "slices"), summary(job))
     with reading() as session:
         row = session.get(Job, job["id"])
-        series = series_summary(session, row) if row is not None else []
+        series = series_page(session, row, SeriesQuery()).items if row is not None else []
     if series:
         shares = [(s.label, s.slices, s.predicted, s.positive, _share(s.positive, s.predicted)) for s in series]
         print_table(("series", "slices", "predicted", "positive", "share"), shares)

@@ -1,5 +1,6 @@
 """Jobs as people see them: counts, stages, rate and remaining time."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -15,6 +16,9 @@ from db.models import OPEN_JOB, Chunk, Job, JobState, Outcome, Slice, User, Work
 from db.models.documents import JobTally
 from db.paging import BadCursor, Page
 from db.registry.engine_proofs import refusals
+
+Ended = tuple[datetime, int]
+"""When a chunk ended, and how many slices it had."""
 
 RATE_SECONDS = 60.0  # the rate of a running job is that of its last minute
 
@@ -67,7 +71,11 @@ class JobView(View):
         "The page of workers tells an admin more."
     )
     model_version: str
+    model_version_id: int
     model_note: str
+    threshold: float = Field(
+        description="The probability from which on a slice is COVID, in float32. A slice's own is in its result."
+    )
     recipe: str
     priority: int
     counts: Counts
@@ -77,7 +85,9 @@ class JobView(View):
     stages: Stages
     rejections: dict[str, int] = Field(description="Rejected and quarantined slices by reason code.")
     rate: float = Field(description="Slices per second.")
-    eta_seconds: float | None = Field(description="Null if it is not known.")
+    eta_seconds: float | None = Field(
+        description="About how long the job will take, at its present rate. Null if that is not known yet."
+    )
     created_at: Moment
     started_at: Moment | None
     first_result_at: Moment | None
@@ -88,6 +98,11 @@ class JobView(View):
     def is_open(self) -> bool:
         """Whether the job has not ended."""
         return self.state in OPEN_JOB
+
+    @property
+    def settled(self) -> int:
+        """How many slices were predicted, rejected or quarantined. A cancelled slice is not done."""
+        return self.counts.predicted + self.counts.rejected + self.counts.quarantined
 
 
 def count_jobs(s: Session) -> dict[str, int]:
@@ -115,18 +130,23 @@ def job_views(s: Session, jobs: Sequence[Job]) -> list[JobView]:
     recent = _recent(s, running) if running else {}
     now = s.scalar(select(from_now())) if running else None
     warnings = refusals(s, {job.model_version_id for job in jobs if job.state in OPEN_JOB})
-    return [_view(job, tallies[job.id], recent.get(job.id, 0), now, warnings.get(job.model_version_id)) for job in jobs]
+    return [
+        _view(job, tallies[job.id], recent.get(job.id, []), now, warnings.get(job.model_version_id)) for job in jobs
+    ]
 
 
-def _recent(s: Session, running: Sequence[str]) -> dict[str, int]:
-    """Count by job the slices of running jobs that were predicted within the last minute."""
-    query = select(Chunk.job_id, func.sum(Chunk.size)).group_by(Chunk.job_id)
+def _recent(s: Session, running: Sequence[str]) -> dict[str, list[Ended]]:
+    """Return by job when chunks of running jobs ended within the last minute, and how many slices they had."""
+    query = select(Chunk.job_id, Chunk.closed_at, Chunk.size).order_by(Chunk.closed_at)
     recent = Chunk.closed_at > from_now(-RATE_SECONDS)
-    rows = s.execute(query.where(Chunk.job_id.in_(running), Chunk.state == Work.DONE, recent))
-    return {job_id: int(size) for job_id, size in rows}
+    ended: dict[str, list[Ended]] = defaultdict(list)
+    for job_id, at, size in s.execute(query.where(Chunk.job_id.in_(running), Chunk.state == Work.DONE, recent)):
+        if at is not None:
+            ended[job_id].append((at, size))
+    return ended
 
 
-def _view(job: Job, tally: JobTally, recent: int, now: datetime | None, warning: str | None) -> JobView:
+def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | None, warning: str | None) -> JobView:
     outcomes = {outcome.value: tally.outcomes.get(outcome, 0) for outcome in Outcome}
     received = sum(outcomes.values())
     total = received if job.unpacked_at or job.finished_at else max(received, tally.announced)
@@ -146,6 +166,8 @@ def _view(job: Job, tally: JobTally, recent: int, now: datetime | None, warning:
         cancelling=cancelling,
         warning=warning if is_open else None,
         model_version=job.model_version.label,
+        model_version_id=job.model_version_id,
+        threshold=job.model_version.threshold,
         model_note=job.model_version.note,
         recipe=job.recipe,
         priority=job.priority,
@@ -161,7 +183,7 @@ def _view(job: Job, tally: JobTally, recent: int, now: datetime | None, warning:
         ),
         rejections=dict(sorted(tally.reasons.items())),
         rate=round(rate, 2),
-        eta_seconds=round((total - done) / rate, 1) if is_open and rate > 0 and not tally.unlisted else None,
+        eta_seconds=round((total - done) / rate, 1) if rate > 0 and _is_foreseeable(job, tally) else None,
         created_at=job.created_at,
         started_at=job.started_at,
         first_result_at=job.first_result_at,
@@ -170,14 +192,26 @@ def _view(job: Job, tally: JobTally, recent: int, now: datetime | None, warning:
     )
 
 
-def _rate(job: Job, predicted: int, recent: int, now: datetime | None) -> float:
-    """Return slices per second: over the last minute while the job runs, over its whole time once it has ended."""
+def _is_foreseeable(job: Job, tally: JobTally) -> bool:
+    """Return whether a job goes on to an end that is known: nobody stops it, and all its files are listed."""
+    return job.state in OPEN_JOB and job.cancel_requested_at is None and not tally.unlisted
+
+
+def _rate(job: Job, predicted: int, recent: Sequence[Ended], now: datetime | None) -> float:
+    """Return slices per second: over the last minute while the job runs, over its whole time once it has ended.
+
+    The minute is counted from the first chunk that ended in it. What was before does not count: workers that start, and
+    the time for which a job was cancelled.
+    """
     if job.started_at is None:
         return 0.0
     if job.finished_at is not None:
         return predicted / max((job.finished_at - job.started_at).total_seconds(), 0.001)
-    age = (now - job.started_at).total_seconds() if now else RATE_SECONDS
-    return recent / max(min(age, RATE_SECONDS), 0.001)
+    if now is None or not recent:
+        return 0.0
+    first = recent[0][0]
+    later = sum(size for at, size in recent if at > first)
+    return later / max((now - first).total_seconds(), 0.001)
 
 
 def list_jobs(
@@ -188,18 +222,16 @@ def list_jobs(
     key: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
+    counted: bool = False,
 ) -> Page[JobView]:
     """List a user's jobs, for an admin all jobs, newest first. `key`: only the user's own job of this Idempotency-Key.
 
-    Raises BadCursor.
+    `counted`: also count them, for a page that says where it stands. Raises BadCursor.
     """
-    query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
-    if not user.is_admin or key is not None:
-        query = query.where(Job.owner_id == user.id)
-    if key is not None:
-        query = query.where(Job.idempotency_key == key)
-    if state is not None:
-        query = query.where(Job.state == state)
+    owner = None if user.is_admin and key is None else user.id
+    wanted = ((Job.owner_id, owner), (Job.idempotency_key, key), (Job.state, state))
+    matching = [column == value for column, value in wanted if value is not None]
+    query = select(Job).where(*matching).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     if cursor is not None:
         at, job_id = paging.decode(cursor, str, str)
         try:
@@ -208,6 +240,20 @@ def list_jobs(
             raise BadCursor("not a cursor of this server") from None
         query = query.where(or_(Job.created_at < moment, and_(Job.created_at == moment, Job.id < job_id)))
     jobs = list(s.scalars(query))
-    more = jobs[limit - 1 : limit] if len(jobs) > limit else []
-    next_cursor = paging.encode(more[0].created_at.isoformat(), more[0].id) if more else None
-    return Page(job_views(s, jobs[:limit]), next_cursor)
+    next_cursor = _cursor(jobs[limit - 1]) if len(jobs) > limit else None
+    views = job_views(s, jobs[:limit])
+    if not counted:
+        return Page(views, next_cursor)
+    total = s.scalar(select(func.count()).select_from(Job).where(*matching))
+    if cursor is None or not jobs:
+        return Page(views, next_cursor, total=total)
+    top = jobs[0]
+    newer = or_(Job.created_at > top.created_at, and_(Job.created_at == top.created_at, Job.id > top.id))
+    first = 1 + (s.scalar(select(func.count()).select_from(Job).where(newer, *matching)) or 0)
+    before = select(Job).where(newer, *matching).order_by(Job.created_at, Job.id).offset(limit).limit(1)
+    start = s.scalar(before)
+    return Page(views, next_cursor, first, total, None if start is None else _cursor(start))
+
+
+def _cursor(job: Job) -> str:
+    return paging.encode(job.created_at.isoformat(), job.id)

@@ -1,4 +1,4 @@
-"""The results of a job: its slices by keyset pages, by series, and as images."""
+"""The results of a job: its slices by keyset pages, and as images."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from db import CLASSES, COVID, ClassName, paging
@@ -16,6 +16,7 @@ from db.database import read_scope
 from db.ledger.views import OutcomeName, View
 from db.models import Chunk, Job, ModelVersion, Outcome, Prediction, Series, Slice
 from db.paging import Cursor, Page
+from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, storage
 
 Sort = Literal["position", "name", "probability", "-probability"]
@@ -34,10 +35,12 @@ class Result(View):
     detail: str | None
     label: ClassName | None = Field(description="Null unless it was predicted.")
     probability: float | None
+    threshold: float | None = Field(description="The probability from which on the label is COVID.")
     distance: float | None = Field(
         description="How far the slice lies from those that the model was trained on; null if the model does not "
         "measure it."
     )
+    distance_limit: float | None = Field(description="The distance above which a slice is out of distribution.")
     ood: bool | None = Field(
         description="Whether the slice is out of distribution: its distance is too large for its score to be relied on."
     )
@@ -74,55 +77,40 @@ class ResultsQuery(BaseModel):
 
 
 @dataclass(frozen=True)
-class SeriesSummary:
-    """The slices of one series, counted. No verdict: that is for a named rule over the whole series."""
-
-    series_id: int
-    label: str
-    slices: int
-    predicted: int
-    positive: int
-    mean_probability: float | None
-
-
-@dataclass(frozen=True)
 class SliceImage:
-    """A prepared slice, uint8[224, 224], and its heat map, float32[7, 7], where it was predicted."""
+    """A prepared slice, uint8[224, 224], and its heat map, float32[7, 7], where it was predicted.
+
+    `aspect`: width / height of the received picture.
+    """
 
     pixels: NDArray[np.uint8]
     cam: NDArray[np.float32] | None
+    aspect: float
 
 
-def _rows(job: Job) -> Select[*tuple[Any, ...]]:
+def _rows(job: Job) -> Select[Any]:
+    columns: Any = select(Slice, Prediction, Series.label, ModelVersion)
     return (
-        select(Slice, Prediction, Series.label, ModelVersion)
-        .outerjoin(
-            Prediction,
-            (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id),
-        )
+        joined_to_predictions(columns, job)
         .outerjoin(Series, Series.id == Slice.series_id)
         .join(ModelVersion, ModelVersion.id == job.model_version_id)
         .where(Slice.job_id == job.id)
     )
 
 
-def _sorting(sort: Sort) -> tuple[Any, type, bool]:
-    """Return the sort key (never null), its Python type, and whether it falls. Slices without a score come last."""
-    match sort:
-        case "position":
-            return Slice.id, int, False
-        case "name":
-            return Slice.name, str, False
-        case "probability":
-            return func.coalesce(Prediction.probability, 2.0), float, False
-        case "-probability":
-            return func.coalesce(Prediction.probability, -1.0), float, True
+def joined_to_predictions(rows: Select[Any], job: Job) -> Select[Any]:
+    """Join the predictions of the job's model version to slices, where there are any."""
+    made_by_its_version = Prediction.model_version_id == job.model_version_id
+    return rows.outerjoin(Prediction, (Prediction.slice_id == Slice.id) & made_by_its_version)
 
 
-def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
-    """Return a page of a job's slices. Raises BadCursor."""
-    key, key_type, falling = _sorting(query.sort)
-    rows = _rows(job)
+def needs_predictions(query: ResultsQuery) -> bool:
+    """Return whether the filters or the order of a query look at predictions."""
+    return query.label is not None or query.ood is not None or "probability" in query.sort
+
+
+def filtered(rows: Select[Any], query: ResultsQuery) -> Select[Any]:
+    """Keep the slices that match the filters of a query."""
     for column, value in ((Slice.state, query.state), (Slice.reason, query.reason), (Slice.series_id, query.series)):
         if value is not None:
             rows = rows.where(column == value)
@@ -130,11 +118,39 @@ def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
         rows = rows.where(Prediction.positive.is_(query.label == COVID))
     if query.ood is not None:
         rows = rows.where(Prediction.ood.is_(query.ood))
+    return rows
+
+
+def sorting(sort: Sort) -> tuple[Any, type, bool]:
+    """Return the sort key (never null), its Python type, and whether it falls. Slices without a score come last."""
+    match sort:
+        case "position":
+            return Slice.id, int, False
+        case "name":
+            return Slice.name_key, str, False
+        case "probability":
+            return func.coalesce(Prediction.probability, 2.0), float, False
+        case "-probability":
+            return func.coalesce(Prediction.probability, -1.0), float, True
+
+
+def side(sort: Sort, at: Any, slice_id: int, *, after: bool) -> ColumnElement[bool]:
+    """Return the condition of the slices after, or before, the one with this sort key and id."""
+    key, _, falling = sorting(sort)
+    later = Slice.id > slice_id if after else Slice.id < slice_id
+    if sort == "position":
+        return later
+    beyond = key > at if after != falling else key < at
+    return or_(beyond, and_(key == at, later))
+
+
+def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
+    """Return a page of a job's slices. Raises BadCursor."""
+    key, key_type, falling = sorting(query.sort)
+    rows = filtered(_rows(job), query)
     if query.cursor is not None:
         at, slice_id = paging.decode(query.cursor, key_type, int)
-        beyond = key < at if falling else key > at
-        after = Slice.id > slice_id
-        rows = rows.where(after if query.sort == "position" else or_(beyond, and_(key == at, after)))
+        rows = rows.where(side(query.sort, at, slice_id, after=True))
     ordered = rows.add_columns(key.label("sort_key")).order_by(key.desc() if falling else key, Slice.id)
     page = s.execute(ordered.limit(query.limit + 1)).all()
     last = page[query.limit - 1] if len(page) > query.limit else None
@@ -161,7 +177,9 @@ def _result(
         detail=slice_.detail,
         label=None if prediction is None else CLASSES[prediction.positive],
         probability=prediction.probability if prediction else None,
+        threshold=calibration_of(model, prediction.engine)[1] if prediction else None,
         distance=prediction.distance if prediction else None,
+        distance_limit=limit_of(model.ood, prediction.engine) if prediction else None,
         ood=prediction.ood if prediction else None,
         model_version=model.label,
         recipe=job.recipe,
@@ -184,36 +202,13 @@ def iter_results(job: Job) -> Iterator[ResultRow]:
         query = query.model_copy(update={"cursor": page.next_cursor}) if page.next_cursor else None
 
 
-def series_summary(s: Session, job: Job) -> list[SeriesSummary]:
-    """Return the job's series with their counts, in the order in which they came."""
-    positive = func.sum(case((Prediction.positive.is_(True), 1), else_=0))
-    query = (
-        select(
-            Series.id,
-            Series.label,
-            func.count(Slice.id),
-            func.count(Prediction.id),
-            positive,
-            func.avg(Prediction.probability),
-        )
-        .join(Slice, Slice.series_id == Series.id)
-        .outerjoin(
-            Prediction, (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id)
-        )
-        .where(Series.job_id == job.id)
-        .group_by(Series.id, Series.label)
-        .order_by(Series.id)
-    )
-    return [SeriesSummary(i, label, n, p, int(pos or 0), mean) for i, label, n, p, pos, mean in s.execute(query)]
-
-
 def slice_image(s: Session, job: Job, slice_id: int) -> SliceImage | None:
     """Return a slice's prepared pixels and heat map, or None if the job has no such slice or it was never prepared.
 
     Raises storage's FileMissing and FileDamaged.
     """
     query = (
-        select(Chunk.array_sha256, Slice.array_row, Slice.pixels_sha256, Prediction.cam)
+        select(Chunk.array_sha256, Slice.array_row, Slice.pixels_sha256, Prediction.cam, Slice.width, Slice.height)
         .join(Chunk, Chunk.id == Slice.chunk_id)
         .outerjoin(
             Prediction, (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id)
@@ -224,7 +219,8 @@ def slice_image(s: Session, job: Job, slice_id: int) -> SliceImage | None:
     if row is None:
         return None
     cam = None if row.cam is None else np.frombuffer(row.cam, "<f2").reshape(7, 7).astype(np.float32)
-    return SliceImage(slice_pixels(row.array_sha256, row.array_row, row.pixels_sha256), cam)
+    aspect = row.width / row.height if row.width and row.height else 1.0
+    return SliceImage(slice_pixels(row.array_sha256, row.array_row, row.pixels_sha256), cam, aspect)
 
 
 def slice_pixels(array_sha256: str, array_row: int, pixels_sha256: str) -> NDArray[np.uint8]:

@@ -1,7 +1,9 @@
 """Series, slices and predictions of jobs."""
 
+import re
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -22,6 +24,22 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+def natural_key(name: str) -> str:
+    """Return a text by which names sort as people expect: "2" before "10".
+
+    Each number is written without leading zeros, after the count of its digits, two digits long.
+    """
+    return re.sub(r"[0-9]+", lambda digits: _sortable(digits[0].lstrip("0") or "0"), name)
+
+
+def _sortable(digits: str) -> str:
+    return f"{min(len(digits), 99):02d}{digits}"
+
+
+def _name_key(context: Any) -> str:
+    return natural_key(context.get_current_parameters()["name"])
+
+
 class Series(Base):
     """The slices of one DICOM series, or of one folder of an archive. `uid` is unique within a job."""
 
@@ -38,9 +56,10 @@ class Series(Base):
 class Slice(Base):
     """One image that was received.
 
-    `name` was chosen by the submitter: it is never used as a path and never logged. `ordinal`: the entry of the upload;
-    `frame`: the page of that entry. `reason`: a code of `db.reasons`; `detail`: a sentence about this file. `sha256`:
-    of the file; `pixels_sha256`: of the prepared pixels. `chunk_id` and `array_row`: where those pixels are.
+    `name` was chosen by the submitter: it is never used as a path and never logged. `name_key`: what names sort by.
+    `ordinal`: the entry of the upload; `frame`: the page of that entry. `reason`: a code of `db.reasons`; `detail`: a
+    sentence about this file. `sha256`: of the file; `pixels_sha256`: of the prepared pixels. `chunk_id` and
+    `array_row`: where those pixels are.
     """
 
     __tablename__ = "slice"
@@ -48,7 +67,7 @@ class Slice(Base):
         UniqueConstraint("upload_id", "ordinal", "frame"),
         Index("ix_slice_job", "job_id", "id"),
         Index("ix_slice_job_state", "job_id", "state", "reason"),
-        Index("ix_slice_job_name", "job_id", "name", "id"),
+        Index("ix_slice_job_name", "job_id", "name_key", "id"),
         Index("ix_slice_series", "series_id"),
     )
 
@@ -58,6 +77,7 @@ class Slice(Base):
     ordinal: Mapped[int]
     frame: Mapped[int] = mapped_column(default=0)
     name: Mapped[str]
+    name_key: Mapped[str] = mapped_column(default=_name_key, info=NO_FILE)
     series_id: Mapped[int | None] = mapped_column(ForeignKey("series.id"))
     state: Mapped[str] = mapped_column(default=Outcome.OPEN)
     reason: Mapped[str | None]

@@ -83,8 +83,9 @@ def assert_the_gate_would_measure_the_same(version, folder, dataset, split):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_run_ends_with_a_model_version_that_can_be_trusted(dataset):
+    from db.registry.calibration import limit_of
     from worker.engines.load import load_engine
-    from worker.engines.package import limit_of, read_package
+    from worker.engines.package import read_package
 
     launch(dataset, name="mine")
     view, epochs = carry_out()

@@ -8,6 +8,11 @@ from tests.builders.files import png, zip_of
 from tests.web.actors import Api, WorkerPart, ready_dataset
 
 THEMES = ("light", "dark")
+SWAGGER_UI = {("/api/v1/docs", "landmark-no-duplicate-main")}  # it draws a <main> of its own into ours
+AXE_OPTIONS = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    "resultTypes": ["violations"],
+}
 
 # Focuses each control as the Tab key would, and returns those that do not show it: an outline of at least 2 px, whose
 # colour has a contrast of 3:1 to what is around it (WCAG 2.2, 2.4.7 and 1.4.11). An input that is drawn by its label
@@ -117,3 +122,40 @@ def test_sign_in_and_the_slice_dialog_show_what_has_the_focus(
     signed_in.goto("/sign-in")
     signed_in.keyboard.press("Tab")
     assert signed_in.evaluate(UNSEEN)["unseen"] == []
+
+
+def test_forced_colours_keep_the_legend_apart(signed_in: Any, finished: str) -> None:
+    signed_in.emulate_media(forced_colors="active")
+    signed_in.goto(f"/jobs/{finished}")
+    keys = signed_in.locator(".legend .key")
+    colours = keys.evaluate_all("keys => keys.map((key) => getComputedStyle(key).backgroundColor)")
+    assert len(colours) == len(set(colours)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", THEMES)
+def test_axe_finds_nothing_on_any_page(admin_page: Any, paths: list[str], theme: str) -> None:
+    """Rules of WCAG 2.2 AA and axe's best practices. What Swagger UI draws on the page of the API is not ours."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    admin_page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+    job = paths[1]
+    found = {}
+    for path in [*paths, f"{job}?blind=1&ood=0", "/api/v1/docs", job, "/sign-in"]:
+        if path == "/sign-in":
+            admin_page.context.clear_cookies()
+        admin_page.goto(path)
+        if path == job:
+            admin_page.locator("a[data-slice]").first.click()
+            admin_page.get_by_role("dialog").locator(".slice-side").wait_for()
+        if path != "/sign-in":
+            admin_page.evaluate("document.querySelectorAll('details').forEach((menu) => { menu.open = true; })")
+        results = axe.run(admin_page, context={"exclude": [["#swagger-ui"]]}, options=AXE_OPTIONS)
+        if lines := [
+            f"{violation['id']}: {node['target']} {node['failureSummary']}"
+            for violation in results.response["violations"]
+            if (path, violation["id"]) not in SWAGGER_UI
+            for node in violation["nodes"]
+        ]:
+            found[path] = lines
+    admin_page.faults.clear()  # the page that is not there
+    assert found == {}

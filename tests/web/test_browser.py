@@ -60,6 +60,23 @@ def test_submit_by_dropping(signed_in: Any) -> None:
     assert "dropped.png" in signed_in.locator("#chosen").inner_text()
 
 
+def test_too_many_files_cannot_be_submitted(signed_in: Any) -> None:
+    signed_in.goto("/submit")
+    signed_in.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            for (let i = 0; i < 991; i += 1) data.items.add(new File(["x"], `${i}.png`));
+            const input = document.getElementById("files");
+            input.files = data.files;
+            input.dispatchEvent(new Event("change", {bubbles: true}));
+        }"""
+    )
+    signed_in.locator("#problem").get_by_text("Too many files").wait_for()
+    assert signed_in.get_by_role("button", name="Submit").is_disabled()
+    signed_in.get_by_role("button", name="Remove 0.png").click()
+    assert signed_in.get_by_role("button", name="Submit").is_enabled()
+
+
 def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:
     archive = tmp_path / "cut.zip"
     archive.write_bytes(zip_of({"1.png": png(1)})[:-30])
@@ -111,7 +128,7 @@ def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: W
     playwright.expect(signed_in.locator('[role="status"]').first).to_have_text("The job is finished.")
     assert heading.is_visible()  # the page was changed in place, not replaced
     signed_in.locator("#results .outcome-positive").first.wait_for()
-    signed_in.wait_for_function("!document.querySelector('[hx-trigger^=every]')")
+    playwright.expect(signed_in.locator("[hx-trigger^=every]")).to_have_count(0, timeout=15_000)
     requests: list[str] = []
     signed_in.on("request", lambda request: requests.append(request.url))
     signed_in.wait_for_timeout(2500)
@@ -138,31 +155,127 @@ def test_slice_dialog_shows_and_hides_the_heat_map(signed_in: Any, finished: str
     assert heat.is_hidden()
     signed_in.keyboard.press("h")
     assert heat.is_visible()
-    title = dialog.locator("#slice-title")
-    playwright.expect(title).to_have_text("0.png")
-    signed_in.keyboard.press("ArrowRight")
-    dialog.get_by_role("heading", name="1.png").wait_for()
-    dialog.get_by_label("Strength").fill("40")
-    assert heat.evaluate("image => image.style.opacity") == "0.4"
     signed_in.keyboard.press("Escape")
     assert dialog.is_hidden()
+
+
+def test_heat_and_focus_stay_from_slice_to_slice(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_label("Strength").fill("40")
+    place = dialog.locator("#slice-next").bounding_box()
+    dialog.locator("#slice-next").press("Enter")
+    dialog.get_by_role("heading", name="1.png").wait_for()
+    assert dialog.locator(".slice-heat").evaluate("image => image.style.opacity") == "0.4"
+    assert dialog.get_by_label("Strength").input_value() == "40"
+    assert signed_in.evaluate("document.activeElement.id") == "slice-next"
+    assert dialog.locator("#slice-next").bounding_box() == place
+    signed_in.keyboard.press("h")
+    signed_in.keyboard.press("Enter")
+    dialog.get_by_role("heading", name="2.png").wait_for()
+    assert dialog.locator(".slice-heat").is_hidden()
+    signed_in.keyboard.press("ArrowLeft")
+    dialog.get_by_role("heading", name="1.png").wait_for()
+    signed_in.goto(dialog.locator("#slice-next").get_attribute("href"))
+    assert signed_in.locator(".slice-heat").is_hidden()
+    signed_in.keyboard.press("ArrowRight")
+    signed_in.get_by_role("heading", level=1, name="3.png").wait_for()
+    signed_in.keyboard.press("1")
+    signed_in.locator(".review-list .outcome-positive").wait_for()
+    assert signed_in.get_by_role("heading", level=1, name="3.png").is_visible()
+
+
+def test_next_goes_on_past_the_end_of_the_page(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
+    worker.whole_job(53)
+    signed_in.goto(f"/jobs/{job_id}?sort=name")
+    signed_in.locator("a[data-slice]").nth(49).click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_text("50 of 53").wait_for()
+    for number in (51, 52, 53):
+        signed_in.keyboard.press("ArrowRight")
+        dialog.get_by_text(f"{number} of 53").wait_for()
+    signed_in.keyboard.press("ArrowRight")
+    assert dialog.locator("#slice-next").get_attribute("aria-disabled") == "true"
+    assert dialog.get_by_role("heading", name="52.png").is_visible()
+
+
+@pytest.mark.parametrize("width", [360, 1366])
+def test_slice_and_its_buttons_are_seen_together(signed_in: Any, finished: str, width: int) -> None:
+    signed_in.set_viewport_size({"width": width, "height": 740})
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    figure = signed_in.get_by_role("dialog").locator(".slice-figure")
+    figure.wait_for()
+    for box in (signed_in.locator("#slice-next").bounding_box(), figure.bounding_box()):
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= 740
+        assert box["x"] + box["width"] <= width
+
+
+def test_slices_are_labelled_by_keys_without_the_answer_in_view(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.get_by_label("Blind review").check()
+    signed_in.locator("tr.slice-row").get_by_text("not labelled").first.wait_for()
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_text("1 of 7").wait_for()
+    assert dialog.locator(".slice-heat, .big, .outcome").count() == 0
+    signed_in.keyboard.press("1")
+    dialog.locator(".big").wait_for()
+    playwright.expect(dialog.locator("#review-covid")).to_have_attribute("aria-pressed", "true")
+    assert dialog.locator(".slice-heat").is_visible()
+    signed_in.keyboard.press("u")
+    dialog.locator(".big").wait_for(state="detached")
+    signed_in.keyboard.press("2")
+    playwright.expect(dialog.locator("#review-non-covid")).to_have_attribute("aria-pressed", "true")
+
+
+def test_series_are_found_while_typing(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
+    worker.start()
+    for number in range(30):
+        worker.read(1, series=f"patient {number}")
+    worker.finish_reading()
+    while worker.predict():
+        pass
+    signed_in.goto(f"/jobs/{job_id}")
+    rows = signed_in.locator("#series-list tbody tr")
+    playwright.expect(rows).to_have_count(25)
+    signed_in.locator("#series-list").get_by_role("link", name="Next").click()
+    playwright.expect(rows).to_have_count(5)
+    signed_in.get_by_label("Find").fill("patient 7")
+    playwright.expect(rows).to_have_count(1)
+    rows.get_by_role("link").click()
+    signed_in.get_by_role("link", name="Remove the filter patient 7").wait_for()
+
+
+def test_account_menu_closes_when_the_focus_leaves_it(signed_in: Any) -> None:
+    signed_in.goto("/jobs")
+    menu = signed_in.locator("details.menu")
+    menu.locator("summary").press("Enter")
+    assert menu.get_attribute("open") is not None
+    for _ in range(4):
+        signed_in.keyboard.press("Tab")
+    assert menu.get_attribute("open") is None
 
 
 def test_filters_order_and_heat_maps_change_the_table_and_the_address(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     assert signed_in.locator("tr.slice-row").count() == 7
-    signed_in.get_by_label("Label").select_option("COVID")
+    signed_in.get_by_label("Prediction").select_option("COVID")
     signed_in.wait_for_url("**label=COVID**")
     playwright.expect(signed_in.locator("tr.slice-row")).to_have_count(2)
     signed_in.get_by_label("Heat maps").check()
     signed_in.locator("tr.slice-row img[src*='heat=1']").first.wait_for()
     signed_in.get_by_role("link", name="Clear all filters").click()
-    signed_in.wait_for_url(f"**/jobs/{finished}#results")
+    signed_in.wait_for_url(f"**/jobs/{finished}?heat=1#results")
     signed_in.get_by_label("Order").select_option("-probability")
     signed_in.wait_for_url("**sort=-probability**")
     playwright.expect(signed_in.locator("tr.slice-row .value").first).to_have_text("0.900")
     signed_in.go_back()
-    signed_in.wait_for_url(f"**/jobs/{finished}#results")
+    signed_in.wait_for_url(f"**/jobs/{finished}?heat=1#results")
     signed_in.locator("#results").get_by_text("0.100").first.wait_for()
 
 

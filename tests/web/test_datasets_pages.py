@@ -101,6 +101,9 @@ def test_neither_files_nor_jobs_is_refused(admin: Api) -> None:
     unknown = {"name": "site", "jobs": "aaaaaaaaaaaaaaaa"}
     answer = admin.post("/datasets", data=unknown, content_type="multipart/form-data")
     assert answer.json["detail"] == "There is no job aaaaaaaaaaaaaaaa."
+    pasted = unknown | {"jobs": "https://ct.example:8080/jobs/bbbbbbbbbbbbbbbb?sort=name#results"}
+    answer = admin.post("/datasets", data=pasted, content_type="multipart/form-data")
+    assert answer.json["detail"] == "There is no job bbbbbbbbbbbbbbbb."
     many = {"name": "site", "jobs": " ".join(f"j{number}" for number in range(1001))}
     answer = admin.post("/datasets", data=many, content_type="multipart/form-data")
     assert answer.json["type"] == "urn:ctbatch:problem:invalid"
@@ -125,6 +128,18 @@ def test_list_comes_by_pages_without_reports(admin: Api) -> None:
     assert first["items"][0]["report"] == {}
     rest = admin.get(f"/datasets?limit=2&cursor={first['next_cursor']}").json
     assert ([one["name"] for one in rest["items"]], rest["next_cursor"]) == (["site0/1"], None)
+
+
+def test_page_of_datasets_leads_back(roots_browser: Browser) -> None:
+    for number in range(7):
+        ready_dataset(f"site{number}")
+    page, places = roots_browser.get("/datasets?limit=3").text, []
+    for rel in ("next", "next", "prev", "prev"):
+        link = re.search(rf'rel="{rel}" href="([^"]+)"', page)
+        assert link is not None
+        page = roots_browser.get(link[1].replace("&amp;", "&") + ("&" if "?" in link[1] else "?") + "limit=3").text
+        places.append(re.findall(r"\d–\d of \d", page))
+    assert places == [["4–6 of 7"], ["7–7 of 7"], ["4–6 of 7"], ["1–3 of 7"]]
 
 
 def test_dataset_is_polled_by_etag(admin: Api) -> None:

@@ -26,6 +26,8 @@ REPEATABLE = hypothesis.settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
+PLAIN = {"Accept-Encoding": "identity"}  # schemathesis takes gzip, and unpacks it only over a network
+
 
 @pytest.fixture(params=["sqlite", "postgresql"], scope="module")
 def described(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:

@@ -128,6 +128,105 @@ def test_job_page_shows_counts_series_and_results(anns_browser: Browser, job_id:
     assert f"/api/v1/jobs/{job_id}/results.csv" in page
 
 
+def test_polls_of_a_job_of_many_series_are_small(app: APIFlask, api: Api, anns_browser: Browser) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(5)}))).json["id"]
+    worker = WorkerPart()
+    worker.start()
+    for number in range(300):
+        worker.read(1, series=f"patient {number}")
+    worker.predict([0.9])
+    gzip = {"Accept-Encoding": "gzip"}  # as every browser sends it
+    assert len(anns_browser.get(f"/jobs/{job_id}/live").data) < 10_000
+    for part in ("live", "results?poll=1", "series", "series?page=12"):
+        assert len(anns_browser.get(f"/jobs/{job_id}/{part}", headers=gzip).data) < 10_000, part
+    page = anns_browser.get(f"/jobs/{job_id}").text
+    assert page.count('id="series-') < 30
+    assert page.index('id="results"') < page.index('id="series"')
+    assert "276–300 of 300 series" in anns_browser.get(f"/jobs/{job_id}/series?page=12").text
+    assert "1–1 of" not in anns_browser.get(f"/jobs/{job_id}/series?find=patient+299").text
+    assert "patient 299" in anns_browser.get(f"/jobs/{job_id}/series?find=patient+299").text
+
+
+def test_slice_page_has_its_place_its_neighbours_and_the_threshold(
+    api: Api, anns_browser: Browser, job_id: str
+) -> None:
+    rows = api.get(f"/jobs/{job_id}/results?label=COVID").json["items"]
+    page = anns_browser.get(f"/jobs/{job_id}/slices/{rows[0]['slice_id']}?label=COVID&sort=name").text
+    assert "1 of 2" in page
+    assert re.search(rf'id="slice-next"[^>]*/slices/{rows[1]["slice_id"]}\?label=COVID&amp;sort=name"', page)
+    assert re.search(r'id="slice-previous"[^>]*aria-disabled="true"', page)
+    assert f'href="/jobs/{job_id}?label=COVID&amp;sort=name"' in page
+    assert re.search(r"from\s+0\.\d+ on", page)
+    assert page.count("<h1") == 1
+
+
+def test_blind_review_hides_the_answer_until_the_reader_has_given_theirs(
+    app: APIFlask, api: Api, anns_browser: Browser, job_id: str, root: User
+) -> None:
+    first, second, *_ = api.get(f"/jobs/{job_id}/results").json["items"]
+    admin = Api(app, root)
+    admin.put(f"/jobs/{job_id}/slices/{first['slice_id']}/review", json={"label": "non-COVID"})
+    path = f"/jobs/{job_id}/slices/{first['slice_id']}"
+    hidden = anns_browser.get(f"{path}?blind=1").text
+    assert "root" not in hidden
+    assert "0.930" not in hidden
+    assert "heat=1" not in hidden
+    assert "outcome-" not in hidden
+    token = anns_browser.csrf("/jobs")
+    form = {"csrf_token": token, "label": "COVID"}
+    htmx = {"HX-Request": "true"}
+    answered = anns_browser.client.post(f"{path}/review?blind=1", data=form, headers=htmx).text
+    for told in ("root", "0.930", "heat=1", "outcome-positive", f"/slices/{second['slice_id']}?blind=1"):
+        assert told in answered
+    table = anns_browser.get(f"/jobs/{job_id}/results?blind=1&heat=1").text
+    assert table.count("0.930") == 1
+    assert table.count("hidden</span>") == 3
+    undone = anns_browser.client.post(f"{path}/review?blind=1", data=form | {"label": ""}, headers=htmx).text
+    assert "0.930" not in undone
+
+
+def test_results_are_paged_back_and_say_how_many_there_are(api: Api, anns_browser: Browser) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(5)}))).json["id"]
+    WorkerPart().whole_job(120)
+    first = anns_browser.get(f"/jobs/{job_id}?sort=name").text
+    assert "1–50 of 120 slices" in first
+    second = anns_browser.get(_link(first, "next")).text
+    assert "51–100 of 120 slices" in second
+    third = anns_browser.get(_link(second, "next")).text
+    assert "101–120 of 120 slices" in third
+    assert "51–100 of" in anns_browser.get(_link(third, "prev")).text
+    assert "1–50 of" in anns_browser.get(_link(second, "prev")).text
+
+
+def _link(page: str, rel: str) -> str:
+    found = re.search(rf'rel="{rel}" href="([^"#]+)', page)
+    assert found is not None
+    return found[1].replace("&amp;", "&")
+
+
+def test_filters_are_removed_one_by_one_and_the_order_stays(anns_browser: Browser, job_id: str) -> None:
+    page = anns_browser.get(f"/jobs/{job_id}?label=COVID&state=predicted&sort=name&heat=1").text
+    assert f'href="/jobs/{job_id}?sort=name&amp;heat=1#results">Clear all filters' in page
+    assert re.search(r'class="chip" href="[^"]*\?state=predicted&amp;sort=name&amp;heat=1#results"', page)
+
+
+def test_cancelled_job_is_resumed_and_counts_what_was_done(api: Api, anns_browser: Browser) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(5)}))).json["id"]
+    worker = WorkerPart()
+    worker.start()
+    worker.read(2)
+    worker.predict()
+    worker.read(2)
+    api.post(f"/jobs/{job_id}/cancel")
+    worker.finish_reading()
+    worker.predict()
+    page = anns_browser.get(f"/jobs/{job_id}").text
+    assert "Resume" in page
+    assert "Retry" not in page
+    assert re.search(r"Slices done</dt><dd>2<small> of 4", page)
+    assert 'aria-valuenow="2"' in page
+
+
 def test_open_job_polls_and_ended_job_does_not(api: Api, anns_browser: Browser, job_id: str) -> None:
     open_id = api.submit(("b.png", png(50))).json["id"]
     assert 'hx-trigger="every' in anns_browser.get(f"/jobs/{open_id}").text
@@ -208,6 +307,8 @@ def test_form_without_scripts_says_what_is_wrong(api: Api, anns_browser: Browser
     assert answer.status_code == 422
     assert "was not accepted" in answer.text
     assert "&lt;cut&gt;.zip" in answer.text
+    assert answer.text.count("The archive has no end") == 1
+    assert "end record" not in answer.text, "the same again in other words"
 
 
 def test_submit_page_says_when_there_is_no_model(anns_browser: Browser) -> None:
@@ -245,10 +346,12 @@ def test_jobs_list_is_paged(api: Api, anns_browser: Browser) -> None:
     for i in range(3):
         api.submit((f"{i}.png", png(i)))
     first = anns_browser.get("/jobs?limit=2").text
-    older = re.search(r'href="(/jobs\?cursor=[^"]+)"', first)
-    assert older is not None
     assert ("2.png" in first, "0.png" in first) == (True, False)
-    assert "0.png" in anns_browser.get(older[1]).text
+    assert "1–2 of 3" in first
+    last = anns_browser.get(_link(first, "next")).text
+    assert "0.png" in last
+    assert "3–3 of 3" in last
+    assert "2.png" in anns_browser.get(_link(last, "prev")).text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from db.ledger.job_view import JobView
 from db.models import JobState
 from db.training.runs import RunView
+from web.views import filters
 from web.views.progress import Stage, has_much_ood, job_stages, milestone, run_stages, segments
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -32,6 +33,8 @@ def job(
         "state": state,
         "cancelling": False,
         "model_version": "fake/1",
+        "model_version_id": 1,
+        "threshold": 0.5,
         "model_note": "",
         "recipe": "lung-224-v1",
         "priority": 0,
@@ -69,7 +72,7 @@ def job(
         (job("running", unpacked=1, counts={"open": 2, "predicted": 2}), ["done", "done", "active", "waiting"]),
         (job("finished", unpacked=1, counts={"predicted": 4}), ["done"] * 4),
         (job("finished", unpacked=1, counts={"rejected": 4}), ["done", "done", "stopped", "stopped"]),
-        (job("cancelled", unpacked=1, counts={"predicted": 2, "cancelled": 2}), ["done", "done", "done", "stopped"]),
+        (job("cancelled", unpacked=1, counts={"predicted": 2, "cancelled": 2}), ["done", "done", "stopped", "stopped"]),
         (job("failed", counts={"predicted": 2}), ["done", "stopped", "stopped", "stopped"]),
     ],
 )
@@ -87,9 +90,14 @@ def test_stages_of_a_job_say_how_far_each_is() -> None:
     received, unpacking, predicting, end = job_stages(job("running", counts={"open": 2, "predicted": 1}))
     assert received == Stage("Received", "1 file", "done")
     assert unpacking == Stage("Unpacking", "3 of 4 read", "active")
-    assert predicting == Stage("Predicting", "1 slices", "active")
+    assert predicting == Stage("Predicting", "1 slice", "active")
     assert end == Stage("Finished", "–", "waiting")
     assert job_stages(job("cancelled"))[-1] == Stage("Cancelled", "1 min 30 s", "stopped")
+
+
+def test_cancelled_slice_is_not_done() -> None:
+    view = job("cancelled", unpacked=1, counts={"predicted": 1, "rejected": 1, "cancelled": 2})
+    assert view.settled == 2
 
 
 def test_segments_of_a_bar_follow_each_other_and_leave_empty_outcomes_out() -> None:
@@ -158,3 +166,19 @@ def test_stages_of_a_run(run: RunView, states: list[str]) -> None:
 def test_stages_of_a_run_say_what_they_train() -> None:
     head, whole, _ = run_stages(RUN)
     assert (head.title, head.text, whole.text) == ("head", "20 epochs", "1 epoch at 224 px")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "–"), (1, "about 5 s"), (43, "about 45 s"), (176, "about 3 min"), (5000, "about 1 h 20 min")],
+)
+def test_estimated_time_is_no_finer_than_it_is_known(seconds: float | None, words: str) -> None:
+    assert filters.about(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(-5, "low priority"), (5, "high priority"), (-3, "low priority (-3)"), (0, "normal priority")],
+)
+def test_priority_has_the_words_of_the_submit_page(number: int, words: str) -> None:
+    assert filters.priority(number) == words

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
-from db.database import read_scope
-from db.ledger.results import series_summary
-from db.models import Chunk, Job
+from db.database import read_scope, session_scope
+from db.ledger.series import SeriesQuery, series_page
+from db.models import Chunk, Job, Slice
 from db.storage import storage
 from tests.builders.files import png, zip_of
 from tests.web.actors import Api, WorkerPart
@@ -64,7 +64,7 @@ def test_pages_of_every_order_hold_each_slice_once(api: Api, job_id: str, sort: 
 
 def test_results_are_filtered(api: Api, job_id: str) -> None:
     with read_scope() as s:
-        right = series_summary(s, s.get_one(Job, job_id))[1]
+        right = series_page(s, s.get_one(Job, job_id), SeriesQuery()).items[1]
     assert names(api, job_id, "label=COVID") == ["0.png", "2.png", "r4.png"]
     assert names(api, job_id, "state=rejected") == names(api, job_id, "reason=truncated") == ["=HYPERLINK(1).png"]
     assert names(api, job_id, f"series={right.series_id}&label=non-COVID") == ["r5.png"]
@@ -86,6 +86,21 @@ def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
     assert len(rows) == 7
     assert {row["notice"] for row in rows} == {"Research use only, not for diagnosis."}
     assert (rows[0]["label"], rows[0]["probability"]) == ("COVID", "0.9")
+
+
+def test_exports_have_the_labels_of_readers(api: Api, admin: Api, job_id: str) -> None:
+    first = api.get(f"/jobs/{job_id}/results").json["items"][0]["slice_id"]
+    for reader, label in ((api, "non-COVID"), (admin, "COVID")):
+        assert reader.put(f"/jobs/{job_id}/slices/{first}/review", json={"label": label}).status_code == 200
+    rows = list(csv.DictReader(io.StringIO(api.get(f"/jobs/{job_id}/results.csv").text)))
+    assert set(rows[0]["reviews"].split("; ")) == {"ann: non-COVID", "root: COVID"}
+    assert {row["reviews"] for row in rows[1:]} == {""}
+    whole = json.loads(api.get(f"/jobs/{job_id}/results.json").text)["results"]
+    assert {(review["user"], review["label"]) for review in whole[0]["reviews"]} == {
+        ("ann", "non-COVID"),
+        ("root", "COVID"),
+    }
+    assert [row["reviews"] for row in whole[1:]] == [[]] * 6
 
 
 def test_csv_holds_no_formula(api: Api, job_id: str) -> None:
@@ -139,6 +154,21 @@ def test_slice_is_shown_in_the_size_asked_for(api: Api, job_id: str) -> None:
     answer = image(api, job_id, 0, "?size=96")
     assert answer.mimetype == "image/png"
     assert Image.open(io.BytesIO(answer.data)).size == (96, 96)
+
+
+def test_slice_is_shown_with_the_aspect_of_the_received_picture(api: Api, job_id: str) -> None:
+    with session_scope() as s:
+        for row in s.scalars(select(Slice).where(Slice.job_id == job_id)):
+            row.width, row.height = 256, 202
+    for query in ("?size=512&shape=received", "?size=512&shape=received&heat=1"):
+        assert Image.open(io.BytesIO(image(api, job_id, 0, query).data)).size == (512, 404)
+    assert Image.open(io.BytesIO(image(api, job_id, 0, "?size=512").data)).size == (512, 512)
+
+
+def test_result_has_the_threshold_and_the_limit_of_its_engine(api: Api, job_id: str) -> None:
+    first, *_, last = api.get(f"/jobs/{job_id}/results").json["items"]
+    assert (first["threshold"], last["threshold"]) == (0.5, None)
+    assert (first["distance_limit"], last["distance_limit"]) == (None, None)
 
 
 def test_heat_map_colours_the_slice(api: Api, job_id: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from db.database import session_scope
-from db.models import Prediction, User
+from db.models import Job, Prediction, User
 from tests.builders.files import png, zip_of
 from tests.web.actors import Api, Browser, WorkerPart
 
@@ -38,6 +38,7 @@ def mark_ood(job_id: str, ood: int) -> None:
     with session_scope() as s:
         for place, prediction in enumerate(s.scalars(select(Prediction).order_by(Prediction.id))):
             prediction.distance, prediction.ood = 12.5 + place, place < ood
+        s.get_one(Job, job_id).tally = None  # counted anew
 
 
 def test_each_reader_has_one_label_and_the_newest_counts(api: Api, admin: Api, job_id: str) -> None:

@@ -353,8 +353,10 @@ def test_tokens_are_made_shown_once_and_revoked(app: APIFlask, anns_browser: Bro
     made = anns_browser.client.post(
         "/tokens", data={"csrf_token": anns_browser.csrf("/tokens"), "label": "<b>night</b>", "days": "30"}
     )
-    assert made.headers["Cache-Control"] == "no-store"
-    secret = re.search(r'id="secret">([^<]+)<', made.text)
+    assert (made.status_code, made.headers["Location"]) == (303, "/tokens")
+    shown = anns_browser.get("/tokens")
+    assert shown.headers["Cache-Control"] == "no-store"
+    secret = re.search(r'id="secret">([^<]+)<', shown.text)
     assert secret is not None
     header = {"Authorization": f"Bearer {secret[1]}"}
     assert app.test_client().get("/api/v1/jobs", headers=header).status_code == 200
@@ -363,7 +365,12 @@ def test_tokens_are_made_shown_once_and_revoked(app: APIFlask, anns_browser: Bro
     assert "&lt;b&gt;night&lt;/b&gt;" in listed
     token_id = re.search(r"/tokens/(\d+)/revoke", listed)
     assert token_id is not None
-    anns_browser.client.post(token_id[0], data={"csrf_token": anns_browser.csrf("/tokens")})
+    assert listed.count("/revoke") == 1, "a reload makes no second token"
+    gone = anns_browser.client.post(token_id[0], data={"csrf_token": anns_browser.csrf("/jobs")})
+    assert (gone.status_code, gone.headers["Location"]) == (303, "/tokens")
+    assert anns_browser.get(token_id[0]).headers["Location"] == "/tokens"
+    assert "The token is revoked." in anns_browser.get("/tokens").text
+    assert "The token is revoked." not in anns_browser.get("/tokens").text
     assert app.test_client().get("/api/v1/jobs", headers=header).status_code == 401
 
 

@@ -18,6 +18,7 @@ from db.evaluation.gate import floors_of
 from db.evaluation.result import EvaluationResult, PairedMetrics
 from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
+from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, storage
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
@@ -27,7 +28,7 @@ from training.evaluation.site_check import Evidence, check_site
 from worker import claimed
 from worker.engines.interface import Scores
 from worker.engines.load import EngineUnproven, engine_of
-from worker.engines.package import PackageError, calibration_of, limit_of, probability
+from worker.engines.package import PackageError, probability
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)

@@ -21,6 +21,8 @@ LABELS_FIELD = "labels"
 MAX_LABEL_BYTES = 64 * 1024 * 1024
 MAX_JOBS = 1000
 
+_JOB_PAGE = re.compile(r"https?://[^/]+/jobs/([a-z2-7]{16})(?:[/?#].*)?")
+
 
 def create(user: User) -> tuple[DatasetView, bool]:
     """Receive this request's files, or the jobs it names, and ask for a dataset of them. Return it, and if it is new.
@@ -31,7 +33,8 @@ def create(user: User) -> tuple[DatasetView, bool]:
     check_multipart()
     idempotency_key()  # a malformed one is refused before the files are received
     name = request.form.get("name", "").strip()
-    jobs = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))
+    named = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))
+    jobs = [_id_of(job) for job in named]
     if len(jobs) > MAX_JOBS:
         raise Problem(422, "invalid", f"{len(jobs):,} jobs are too many for a dataset. Name at most {MAX_JOBS:,}.")
     parts = file_parts(FIELD)
@@ -43,6 +46,12 @@ def create(user: User) -> tuple[DatasetView, bool]:
         raise Problem(422, "invalid", sentence(error)) from error
     with read_scope() as s:
         return dataset_view(s, s.get_one(Dataset, dataset_id)), new
+
+
+def _id_of(job: str) -> str:
+    """Return the id of a job that is named by its id or by the address of its page."""
+    page = _JOB_PAGE.fullmatch(job)
+    return job if page is None else page[1]
 
 
 def _of_jobs(name: str, user: User, jobs: list[str]) -> tuple[int, bool]:

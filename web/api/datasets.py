@@ -63,7 +63,7 @@ def show(dataset_id: int) -> DatasetOut:
     """Show a dataset
 
     The report counts classes, groups, sizes, modes, formats, duplicates and files left out, and holds the shortcut
-    check. The splits come with their leaks. Carries a strong `ETag`.
+    check. The splits come with their leaks. Carries an `ETag`.
     """
     return shown(dataset_id)
 

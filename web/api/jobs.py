@@ -51,9 +51,9 @@ def list_all(query_data: JobListQuery) -> JobPage:
 
     Lists your own jobs, newest first. An admin sees those of all users.
     """
-    filters = {"state": query_data.state, "key": query_data.idempotency_key}
+    state, key, cursor = query_data.state, query_data.idempotency_key, query_data.cursor
     with read_scope() as s:
-        page = list_jobs(s, require_user(), **filters, cursor=query_data.cursor, limit=query_data.limit)
+        page = list_jobs(s, require_user(), state=state, key=key, cursor=cursor, limit=query_data.limit)
     return JobPage(items=[job_json(view) for view in page.items], next_cursor=page.next_cursor)
 
 

@@ -78,11 +78,12 @@ def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
     from worker.imaging.render import overlay_png, slice_png
 
     drawn = _slice(job_id, slice_id)
+    aspect = drawn.aspect if query_data.shape == "received" else 1.0
     heat = query_data.heat == "1" and drawn.cam is not None
     if heat and drawn.cam is not None:
-        png = overlay_png(drawn.pixels, drawn.cam, query_data.size)
+        png = overlay_png(drawn.pixels, drawn.cam, query_data.size, aspect)
     else:
-        png = slice_png(drawn.pixels, query_data.size)
+        png = slice_png(drawn.pixels, query_data.size, aspect)
     response = Response(png, mimetype="image/png")
     response.add_etag()
     response.make_conditional(request)

@@ -90,7 +90,7 @@ def list_all(query_data: ListQuery) -> RunPage:
 def show(run_id: int) -> RunOut:
     """Show a training run
 
-    Carries a strong `ETag`; poll with `If-None-Match`.
+    Carries an `ETag`; poll with `If-None-Match`.
     """
     return shown(run_id)
 
@@ -101,7 +101,7 @@ def show(run_id: int) -> RunOut:
 def list_epochs(run_id: int) -> EpochList:
     """List a run's epochs
 
-    All epochs so far, in order. Carries a strong `ETag`; poll with `If-None-Match`.
+    All epochs so far, in order. Carries an `ETag`; poll with `If-None-Match`.
     """
     with read_scope() as s:
         return epochs_json(s, row_of(s, TrainingRun, run_id))

@@ -4,11 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from itertools import islice
 
 from db import RESEARCH_USE_ONLY
-from db.ledger.results import Result, iter_results
+from db.database import read_scope
+from db.datasets.reviews import ReviewView, reviews_of_slices
+from db.ledger.results import Result, ResultRow, iter_results
 from db.models import Job
-from web.schemas.jobs import JobOut
+from web.schemas.jobs import ExportRow, JobOut, ReviewOut
 
 RESULT = set(Result.model_fields)
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -28,13 +31,29 @@ def csv_lines(job: Job) -> Iterator[str]:
     """
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow([*Result.model_fields, "notice"])
-    for number, row in enumerate(iter_results(job), start=1):
-        values = [safe_cell(getattr(row, column)) for column in Result.model_fields]
-        writer.writerow([*values, RESEARCH_USE_ONLY])
-        if number % ROWS_A_PIECE == 0:
-            yield _drain(text)
-    yield _drain(text)
+    writer.writerow([*Result.model_fields, "reviews", "notice"])
+    for rows in _with_reviews(job):
+        for row, reviews in rows:
+            values = [getattr(row, column) for column in Result.model_fields]
+            labels = "; ".join(f"{review.user}: {review.label}" for review in reviews)
+            writer.writerow([*map(safe_cell, (*values, labels)), RESEARCH_USE_ONLY])
+        yield _drain(text)
+    if text.tell():  # the header of a job without slices
+        yield _drain(text)
+
+
+def _export_row(row: ResultRow, reviews: list[ReviewView]) -> ExportRow:
+    labels = [ReviewOut.model_validate(review) for review in reviews]
+    return ExportRow(**row.model_dump(include=RESULT), reviews=labels)
+
+
+def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]]:
+    """Yield the slices of a job in pieces, each with its readers' labels, the newest first."""
+    rows = iter_results(job)
+    while piece := list(islice(rows, ROWS_A_PIECE)):
+        with read_scope() as s:
+            reviews = reviews_of_slices(s, [row.slice_id for row in piece])
+        yield [(row, reviews.get(row.slice_id, [])) for row in piece]
 
 
 def _drain(text: io.StringIO) -> str:
@@ -48,13 +67,9 @@ def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
     """Yield one JSON object, `{"notice", "job", "results": […]}`, with a line for each slice."""
     job_json = shown.model_dump_json(by_alias=True)
     yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"results": [\n'
-    pending: list[str] = []
     separator = ""
-    for row in iter_results(job):
-        pending.append(row.model_dump_json(include=RESULT))
-        if len(pending) == ROWS_A_PIECE:
-            yield separator + ",\n".join(pending)
-            pending, separator = [], ",\n"
-    if pending:
-        yield separator + ",\n".join(pending)
+    for rows in _with_reviews(job):
+        lines = [_export_row(row, reviews) for row, reviews in rows]
+        yield separator + ",\n".join(line.model_dump_json() for line in lines)
+        separator = ",\n"
     yield "\n]}\n"

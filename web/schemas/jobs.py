@@ -24,7 +24,10 @@ class ImageQuery(BaseModel):
     """How to draw a slice."""
 
     heat: Literal["0", "1"] = Field("0", description="1: draw the heat map over it.")
-    size: int = Field(224, ge=32, le=1024, description="Pixels of each side.")
+    size: int = Field(224, ge=32, le=1024, description="Pixels of the longest side.")
+    shape: Literal["square", "received"] = Field(
+        "square", description="`square`: as the model saw it. `received`: with the aspect of the received picture."
+    )
 
 
 class JobLinks(Out):
@@ -59,14 +62,6 @@ class ResultPage(Out):
     notice: str
 
 
-class ExportOut(Out):
-    """All results of a job."""
-
-    notice: str
-    job: JobOut
-    results: list[Result]
-
-
 class RetryOut(Out):
     """How many slices and files were put back, and the job as it is now."""
 
@@ -86,6 +81,20 @@ class ReviewOut(Out):
     user: str
     label: ClassName
     created_at: Moment
+
+
+class ExportRow(Result):
+    """One slice, its one outcome, and the readers' labels, the newest first."""
+
+    reviews: list[ReviewOut]
+
+
+class ExportOut(Out):
+    """All results of a job."""
+
+    notice: str
+    job: JobOut
+    results: list[ExportRow]
 
 
 class ReviewList(Out):

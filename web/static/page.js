@@ -3,68 +3,60 @@
   "use strict";
   const byId = (id) => document.getElementById(id);
 
-  // --- The slice dialog -------------------------------------------------------------------------------------------
-  let shownRow = null; // id of the row whose slice is shown; the row itself may be replaced by a poll
+  // --- One slice, in the dialog or on its own page ------------------------------------------------------------------
+  // Whether the heat map is on, and how strong: kept from slice to slice.
+  const KEY = "ctbatch-heat";
+  const heat = {on: true, strength: 100};
+  try { Object.assign(heat, JSON.parse(sessionStorage.getItem(KEY))); } catch { /* no storage: this page only */ }
 
-  const links = () => [...document.querySelectorAll("a[data-slice]")];
+  const slice = () => document.querySelector(".slice[data-heat]");
 
-  function showNeighbours() {
-    const nav = document.querySelector("#slice-body .slice-nav");
-    if (!nav) return;
-    const all = links();
-    const at = all.findIndex((link) => link.closest("tr").id === shownRow);
-    nav.hidden = all.length < 2;
-    for (const button of nav.querySelectorAll("[data-step]")) button.disabled = !all[at + Number(button.dataset.step)];
-  }
-
-  function step(by) {
-    const all = links();
-    const at = all.findIndex((link) => link.closest("tr").id === shownRow);
-    if (at >= 0) all[at + by]?.click();
-  }
-
-  function setHeat(on) {
-    const slice = document.querySelector(".slice[data-heat]");
-    if (!slice || slice.dataset.heat === "none") return;
-    slice.dataset.heat = on ? "on" : "off";
-    const toggle = slice.querySelector("[data-heat-toggle]");
-    if (toggle) toggle.checked = on;
+  function showHeat(change = {}) {
+    Object.assign(heat, change);
+    try { sessionStorage.setItem(KEY, JSON.stringify(heat)); } catch { /* as above */ }
+    const shown = slice();
+    if (!shown || shown.dataset.heat === "none") return;
+    shown.dataset.heat = heat.on ? "on" : "off";
+    shown.querySelector("[data-heat-toggle]").checked = heat.on;
+    shown.querySelector("[data-heat-strength]").value = heat.strength;
+    shown.querySelector(".slice-heat").style.opacity = String(heat.strength / 100);
   }
 
   document.addEventListener("click", (event) => {
-    const link = event.target.closest?.("a[data-slice]");
-    if (link) shownRow = link.closest("tr").id;
-    const stepper = event.target.closest?.("[data-step]");
-    if (stepper) step(Number(stepper.dataset.step));
     if (event.target.closest?.("[data-close]") || event.target.id === "slice-dialog") byId("slice-dialog")?.close();
   });
 
   document.addEventListener("htmx:after:swap", (event) => {
-    if (event.detail.ctx?.target?.id !== "slice-body") return;
+    const target = event.detail.ctx?.target?.id;
+    if (target !== "slice-body" && target !== "slice") return;
+    showHeat();
     const dialog = byId("slice-dialog");
-    if (!dialog.open) dialog.showModal();
-    showNeighbours();
+    if (dialog && !dialog.open) dialog.showModal();
   });
 
   document.addEventListener("change", (event) => {
-    if (event.target.matches("[data-heat-toggle]")) setHeat(event.target.checked);
+    if (event.target.matches("[data-heat-toggle]")) showHeat({on: event.target.checked});
   });
 
   document.addEventListener("input", (event) => {
-    if (!event.target.matches("[data-heat-strength]")) return;
-    const heat = event.target.closest(".slice").querySelector(".slice-heat");
-    heat.style.opacity = String(event.target.value / 100);
-    setHeat(true);
+    if (event.target.matches("[data-heat-strength]")) showHeat({on: true, strength: Number(event.target.value)});
   });
 
+  const KEYS = {
+    ArrowLeft: "[data-step='-1'][href]", ArrowRight: "[data-step='1'][href]",
+    1: "#review-covid", 2: "#review-non-covid", u: "#review-undo:enabled",
+  };
+
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=text], input[type=range], textarea, select")) return;
-    const slice = document.querySelector(".slice[data-heat]");
-    if (!slice || (byId("slice-dialog") && !byId("slice-dialog").open)) return;
-    if (event.key === "h" || event.key === "H") setHeat(slice.dataset.heat !== "on");
-    if (event.key === "ArrowLeft") step(-1);
-    if (event.key === "ArrowRight") step(1);
+    const typing = "input:not([type=checkbox]), textarea, select";
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches(typing)) return;
+    if (!slice() || (byId("slice-dialog") && !byId("slice-dialog").open)) return;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (key === "h") showHeat({on: !heat.on});
+    else if (KEYS[key]) slice().querySelector(KEYS[key])?.click();
   });
+
+  showHeat();
 
   // --- Forms and buttons ------------------------------------------------------------------------------------------
   document.addEventListener("submit", (event) => {
@@ -84,6 +76,9 @@
 
   for (const menu of document.querySelectorAll("details.menu")) {
     document.addEventListener("click", (event) => { if (!menu.contains(event.target)) menu.open = false; });
+    menu.addEventListener("focusout", (event) => {
+      if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false;
+    });
     menu.addEventListener("keydown", (event) => {
       if (event.key === "Escape") { menu.open = false; menu.querySelector("summary").focus(); }
     });

@@ -34,7 +34,9 @@
     const bytes = files.reduce((total, one) => total + one.file.size, 0);
     const more = files.length > SHOWN ? ` (${files.length - SHOWN} not shown)` : "";
     sum.textContent = `${files.length} ${files.length === 1 ? "file" : "files"}${more}, ${size(bytes)}`;
-    if (files.length > MAX_FILES) problem("Too many files", `At most ${MAX_FILES} files can be sent. Put them in a ZIP or TAR archive.`);
+    const refused = files.length > MAX_FILES || bytes > MAX_BYTES;
+    if (!byId("send").dataset.noModel) byId("send").disabled = refused;
+    if (files.length > MAX_FILES) problem("Too many files", `At most ${MAX_FILES} files can be sent at once. Put them into a ZIP or TAR archive, and choose that.`);
     else if (bytes > MAX_BYTES) problem("Too large", `At most ${size(MAX_BYTES)} can be sent at once. Submit fewer files.`);
   }
 

@@ -31,7 +31,7 @@ def index() -> str:
     with read_scope() as s:
         page = newest_first(s, Dataset, query.cursor, query.limit)
         views = [dataset_view(s, dataset) for dataset in page.items]
-    return render_template("datasets/datasets.html", views=views, next_cursor=page.next_cursor, query=query)
+    return render_template("datasets/datasets.html", views=views, page=page)
 
 
 @blueprint.get("/<int:dataset_id>/row")

@@ -1,11 +1,14 @@
 """Filters that write values on pages: times, durations, counts, shares, sizes, reasons."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from flask import Flask, url_for
 from markupsafe import Markup, escape
 
 from db import RESEARCH_USE_ONLY
+from db.models import Outcome
 from db.reasons import explain
 from web.actions.keys import new_key
 from web.errors import sentence
@@ -21,7 +24,11 @@ def install(app: Flask) -> None:
         ago=ago,
         age=age,
         duration=duration,
+        about=about,
         count=count,
+        counted=counted,
+        priority=priority,
+        state_word=state_word,
         share=share,
         probability=probability,
         bytesize=bytesize,
@@ -30,6 +37,7 @@ def install(app: Flask) -> None:
         name=name,
     )
     app.jinja_env.globals.update(notice=RESEARCH_USE_ONLY, icon=icon, new_key=new_key)
+    app.jinja_env.globals.update(shown_size=shown_size, without=without)
     metric_filters.install(app)
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
@@ -78,6 +86,46 @@ def duration(seconds: float | None) -> str:
     if whole < HOUR:
         return f"{whole // MINUTE} min {whole % MINUTE:02d} s"
     return f"{whole // HOUR} h {whole % HOUR // MINUTE:02d} min"
+
+
+def about(seconds: float | None) -> str:
+    """Write an estimated length of time, no finer than it is known."""
+    if seconds is None:
+        return "–"
+    if seconds < MINUTE:
+        return f"about {max(5, 5 * round(seconds / 5))} s"
+    if seconds < HOUR:
+        return f"about {round(seconds / MINUTE)} min"
+    return f"about {duration(600 * round(seconds / 600))}"
+
+
+def counted(number: int, thing: str) -> str:
+    """Write how many there are of a thing: "1 slice", "2 slices"."""
+    return f"{count(number)} {thing}{'' if number == 1 else 's'}"
+
+
+def priority(number: int) -> str:
+    """Write a job's priority in the words of the submit page, with its number if that page does not offer it."""
+    words = "low priority" if number < 0 else "high priority" if number > 0 else "normal priority"
+    return words if number in (-5, 0, 5) else f"{words} ({number})"
+
+
+def state_word(state: str) -> str:
+    """Return the state of a slice as pages call it."""
+    return "waiting" if state == Outcome.OPEN else state
+
+
+def shown_size(width: int | None, height: int | None, longer: int) -> tuple[int, int]:
+    """Return width and height of a picture of this aspect whose longer side is `longer` pixels; square if unknown."""
+    if not width or not height:
+        return longer, longer
+    scale = longer / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the parameters of an address without one of them."""
+    return {key: value for key, value in values.items() if key != name}
 
 
 def count(number: float) -> str:

@@ -8,22 +8,21 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from db.database import read_scope
-from db.datasets.reviews import reviews_of_slice
 from db.ledger.job_view import job_view, list_jobs
 from db.ledger.jobs import cancel_job, retry_job
-from db.ledger.results import ResultRow, ResultsQuery, find_row, results_page, series_summary
+from db.ledger.results import ResultRow, ResultsQuery, results_page
+from db.ledger.series import SeriesQuery, series_page
 from db.models import Job, Outcome
 from web.actions.lookup import reading_job, writing_job
-from web.errors import not_found
 from web.schemas.jobs import JobListQuery
 from web.security.auth import require_user
 from web.security.guards import guard_pages
 from web.views.forms import page_response, parsed
+from web.views.results import asked, results_part, slice_part
 
 blueprint = APIBlueprint("jobs", __name__, enable_openapi=False)
 guard_pages(blueprint)
 
-PAGE_ROWS = 50
 REJECTED_SHOWN = 12
 
 
@@ -38,7 +37,8 @@ def index() -> str:
     """List the user's jobs, newest first."""
     query = parsed(JobListQuery, request.args)
     with read_scope() as s:
-        page = list_jobs(s, require_user(), state=query.state, cursor=query.cursor, limit=query.limit)
+        user = require_user()
+        page = list_jobs(s, user, state=query.state, cursor=query.cursor, limit=query.limit, counted=True)
     return render_template("jobs/jobs.html", page=page, query=query)
 
 
@@ -52,9 +52,11 @@ def row(job_id: str) -> str:
 @blueprint.get("/jobs/<job_id>")
 def show(job_id: str) -> str:
     """Show a job."""
-    query = parsed(ResultsQuery, request.args)
+    query = parsed(SeriesQuery, request.args)
     with reading_job(job_id) as (s, job):
-        return render_template("jobs/job.html", **_live(s, job), **_results(s, job, query))
+        shown = series_page(s, job, query)
+        parts = _live(s, job) | results_part(s, job, asked())
+        return render_template("jobs/job.html", **parts, series=shown, find=query.find)
 
 
 @blueprint.get("/jobs/<job_id>/live")
@@ -67,13 +69,22 @@ def live(job_id: str) -> str:
 @blueprint.get("/jobs/<job_id>/results")
 def results(job_id: str) -> Response:
     """Return the results part of a job's page. The address bar follows filters, order and page."""
-    query = parsed(ResultsQuery, request.args)
+    query = asked()
     with reading_job(job_id) as (s, job):
-        shown = _results(s, job, query)
+        shown = results_part(s, job, query)
         response = page_response("jobs/_results.html", job=job_view(s, job), **shown)
     if "poll" not in request.args:
-        response.headers["HX-Push-Url"] = url_for("jobs.show", job_id=job_id, **shown["kept"])
+        response.headers["HX-Push-Url"] = url_for("jobs.show", job_id=job_id, cursor=query.cursor, **shown["kept"])
     return response
+
+
+@blueprint.get("/jobs/<job_id>/series")
+def series(job_id: str) -> str:
+    """Return a page of the series of a job."""
+    query = parsed(SeriesQuery, request.args)
+    with reading_job(job_id) as (s, job):
+        shown = series_page(s, job, query)
+        return render_template("jobs/_series_list.html", job=job_view(s, job), series=shown, find=query.find)
 
 
 @blueprint.get("/jobs/<job_id>/slices/<int:slice_id>")
@@ -81,10 +92,7 @@ def slice_(job_id: str, slice_id: int) -> str:
     """Show one slice large, with its heat map: as a page, or as the inside of the job page's dialog."""
     template = "jobs/_slice.html" if request.headers.get("HX-Request") else "jobs/slice.html"
     with reading_job(job_id) as (s, job):
-        row = find_row(s, job, slice_id)
-        if row is None:
-            raise not_found()
-        return render_template(template, job=job_view(s, job), row=row, reviews=reviews_of_slice(s, slice_id))
+        return render_template(template, **slice_part(s, job, slice_id, asked()))
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -106,7 +114,7 @@ def retry(job_id: str) -> ResponseReturnValue:
 def _live(s: Session, job: Job) -> dict[str, Any]:
     view = job_view(s, job)
     rejected = _rejected(s, job) if view.counts.rejected + view.counts.quarantined else []
-    return {"job": view, "series": series_summary(s, job), "rejected": rejected}
+    return {"job": view, "rejected": rejected}
 
 
 def _rejected(s: Session, job: Job) -> list[ResultRow]:
@@ -115,20 +123,3 @@ def _rejected(s: Session, job: Job) -> list[ResultRow]:
         missing = REJECTED_SHOWN - len(rows)
         rows += results_page(s, job, ResultsQuery(state=state, limit=missing)).items if missing else []
     return rows
-
-
-def _results(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
-    page = results_page(s, job, query.model_copy(update={"limit": PAGE_ROWS}))
-    kept = query.model_dump(mode="json", exclude={"limit"}, exclude_defaults=True)
-    if query.ood is not None:
-        kept["ood"] = int(query.ood)
-    if request.args.get("heat") == "1":
-        kept["heat"] = "1"
-    return {
-        "page": page,
-        "query": query,
-        "kept": kept,
-        "kept_first": {name: value for name, value in kept.items() if name != "cursor"},
-        "heat": "heat" in kept,
-        "all_series": series_summary(s, job),
-    }

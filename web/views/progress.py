@@ -10,9 +10,12 @@ from db.ledger.job_view import JobView
 from db.models import JobState
 from db.training.progress import FIT_SHARE
 from db.training.runs import RunView
-from web.views.filters import count, duration
+from web.views.filters import count, counted, duration
 
 MUCH_OOD = 0.1  # a share of the predicted slices; even of a model's own source 1 in 20 is out of distribution by chance
+
+TITLES = {"positive": "COVID", "negative": "non-COVID"}
+"""The names of the parts of a job's progress bar that are not called as their outcome."""
 
 StageState = Literal["done", "active", "stopped", "waiting"]
 
@@ -49,9 +52,10 @@ def job_stages(job: JobView) -> list[Stage]:
     unpacked = 0 < stages.uploads == stages.unpacked
     unpacking = job.is_open and job.started_at is not None
     predicting = job.is_open and counts.predicted > 0
-    predicted = not job.is_open and unpacked and not counts.open and counts.predicted > 0
+    left = counts.open + counts.cancelled
+    predicted = not job.is_open and unpacked and not left and counts.predicted > 0
     return [
-        Stage("Received", f"{stages.uploads} {'file' if stages.uploads == 1 else 'files'}", "done"),
+        Stage("Received", counted(stages.uploads, "file"), "done"),
         Stage(
             "Unpacking" if unpacking and not unpacked else "Unpacked",
             f"{count(stages.read)}{of_total(job)} read",
@@ -59,7 +63,7 @@ def job_stages(job: JobView) -> list[Stage]:
         ),
         Stage(
             "Predicting" if predicting else "Predicted",
-            f"{count(counts.predicted)} slices",
+            counted(counts.predicted, "slice"),
             _state(job, done=predicted, active=predicting),
         ),
         _end(job),
@@ -100,8 +104,7 @@ def run_stages(run: RunView) -> list[Stage]:
     trained = finished or run.progress >= FIT_SHARE
     stages = []
     for number, stage in enumerate(run.config.get("stages", ())):
-        epochs = f"{count(stage['epochs'])} {'epoch' if stage['epochs'] == 1 else 'epochs'}"
-        text = epochs + (f" at {stage['size']} px" if stage.get("size") else "")
+        text = counted(stage["epochs"], "epoch") + (f" at {stage['size']} px" if stage.get("size") else "")
         state: StageState = "waiting"
         if number < current or (trained and not run.stopped_early):
             state = "done"
@@ -138,12 +141,12 @@ def _segments(job: JobView) -> Iterator[Segment]:
     for kind, amount in amounts.items():
         width = 100 * amount / total
         if amount:
-            yield Segment(kind, kind.capitalize(), amount, round(start, 3), round(width, 3))
+            yield Segment(kind, TITLES.get(kind, kind.capitalize()), amount, round(start, 3), round(width, 3))
         start += width
 
 
 def milestone(job: JobView) -> str:
     """Return the progress in words, for screen readers: it changes at each tenth, so that it is not spoken often."""
     total = job.stages.total if job.stages.total_known else 0
-    tenth = 10 * (10 * job.stages.done // total) if job.is_open and total else 0
+    tenth = 10 * (10 * job.settled // total) if job.is_open and total else 0
     return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."

@@ -39,7 +39,7 @@ def index() -> str:
     with read_scope() as s:
         page = newest_first(s, TrainingRun, query.cursor, query.limit)
         views = [runs.run_view(s, run) for run in page.items]
-    return render_template("runs/runs.html", views=views, next_cursor=page.next_cursor, query=query)
+    return render_template("runs/runs.html", views=views, page=page)
 
 
 @blueprint.get("/<int:run_id>/row")

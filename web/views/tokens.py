@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from apiflask import APIBlueprint
-from flask import Response, request
+from flask import Response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 
 from db.access import tokens as api_tokens
@@ -22,21 +22,33 @@ LABEL_LENGTH = 80
 LIVES = {"30": timedelta(days=30), "90": timedelta(days=90), "365": timedelta(days=365), "": None}
 """How long a token is valid, by the form's value. An empty value sets no limit."""
 
+_MADE, _REVOKED = "token_made", "token_revoked"
+
 
 @blueprint.get("")
 def index() -> Response:
-    """List the user's live tokens."""
-    return _page()
+    """List the user's live tokens. What was just made or revoked is said once: a reload does not say it again."""
+    made, revoked = session.pop(_MADE, None), session.pop(_REVOKED, False)
+    with read_scope() as s:
+        tokens = api_tokens.list_tokens(s, require_user())
+    return page_response("account/tokens.html", tokens=tokens, made=made, revoked=revoked)
 
 
 @blueprint.post("")
-def make() -> Response:
-    """Make a token and show its secret once."""
+def make() -> ResponseReturnValue:
+    """Make a token. The list shows its secret once: until then it is in the browser's own cookie."""
     label = display_name(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
     life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
     with session_scope() as s:
         secret = api_tokens.issue_token(s, require_user(), label, life)
-    return _page(secret=secret, label=label)
+    session[_MADE] = {"secret": secret, "label": label}
+    return redirect(url_for("tokens.index"), 303)
+
+
+@blueprint.get("/<int:token_id>/revoke")
+def revoked(token_id: int) -> ResponseReturnValue:
+    """Go on to the list if the address that revokes a token is opened."""
+    return redirect(url_for("tokens.index"), 303)
 
 
 @blueprint.post("/<int:token_id>/revoke")
@@ -45,10 +57,5 @@ def revoke(token_id: int) -> ResponseReturnValue:
     with session_scope() as s:
         if token_id not in SMALL_IDS or not api_tokens.revoke_token(s, require_user(), token_id):
             raise not_found()
-    return _page(revoked=True)
-
-
-def _page(secret: str | None = None, label: str = "", revoked: bool = False) -> Response:
-    with read_scope() as s:
-        tokens = api_tokens.list_tokens(s, require_user())
-    return page_response("account/tokens.html", tokens=tokens, secret=secret, label=label, revoked=revoked)
+    session[_REVOKED] = True
+    return redirect(url_for("tokens.index"), 303)

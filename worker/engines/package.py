@@ -1,9 +1,8 @@
 """A model version as a folder: its manifest `package.json`, and the files whose SHA-256 it states."""
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,32 +14,10 @@ class PackageError(Exception):
     """A package is incomplete, damaged, or made for something else."""
 
 
-class Calibrated(Protocol):
-    """Something with a calibration: a package, or a model version's row."""
-
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def calibration(self) -> Mapping[str, Any]: ...
-
-
-def calibration_of(version: Calibrated, engine: str) -> tuple[float, float]:
-    """Return the temperature and the threshold of the engine of this name."""
-    own = version.calibration.get(engine, {})
-    return own.get("temperature", version.temperature), own.get("threshold", version.threshold)
-
-
 def probability(logit: NDArray[np.floating[Any]], temperature: float) -> NDArray[np.float64]:
     """Return calibrated probabilities, float64[n] in 0..1, of logits [n]."""
     scaled = np.asarray(logit, np.float64) / temperature
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scaled)))
-
-
-def limit_of(ood: Mapping[str, float], engine: str) -> float | None:
-    """Return the distance above which the engine of this name flags a slice, by a manifest's `ood`, or None."""
-    return ood.get(engine, ood.get("threshold"))
 
 
 def sha256_of(path: Path) -> str:

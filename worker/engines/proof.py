@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db.registry.calibration import calibration_of
 from db.registry.manifest import Package
 from db.registry.proof_file import PROOF_FILE, read_proof_file
 from worker.engines.interface import Engine, Scores
-from worker.engines.package import calibration_of, probability
+from worker.engines.package import probability
 from worker.engines.processor import read_processor
 from worker.phantoms.slices import labelled_slices
 

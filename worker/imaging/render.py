@@ -10,21 +10,22 @@ _MAX_OPACITY = 0.6
 _COMPRESSION = 3  # of 9: a page asks for many small pictures, and their bytes matter less than its wait
 
 
-def slice_png(pixels: NDArray[np.uint8], size: int) -> bytes:
-    """Return uint8[h, w] as a grey PNG of size × size, bicubic."""
-    return _png(_scaled(pixels, size))
+def slice_png(pixels: NDArray[np.uint8], size: int, aspect: float = 1.0) -> bytes:
+    """Return uint8[h, w] as a grey PNG, bicubic: its longer side is `size`, and width / height is `aspect`."""
+    return _png(_scaled(pixels, _sides(size, aspect)))
 
 
-def overlay_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], size: int) -> bytes:
-    """Return the slice with its heat map as an RGB PNG of size × size, or as `slice_png` if nothing is warm.
+def overlay_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], size: int, aspect: float = 1.0) -> bytes:
+    """Return the slice with its heat map as an RGB PNG of the size of `slice_png`'s, or as that if nothing is warm.
 
     `cam`, float32[7, 7], is taken relative to its own maximum. Negative values and values that are not numbers are
     cold. The map is scaled up bilinearly and coloured by `heat_colours`; warmer is more opaque, up to `_MAX_OPACITY`.
     """
-    heat = _heat(cam, size)
+    sides = _sides(size, aspect)
+    heat = _heat(cam, sides)
     if heat is None:
-        return slice_png(pixels, size)
-    grey = np.asarray(_scaled(pixels, size), np.float32)[..., None]
+        return slice_png(pixels, size, aspect)
+    grey = np.asarray(_scaled(pixels, sides), np.float32)[..., None]
     opacity = (_MAX_OPACITY * heat)[..., None]
     blend = grey * (1 - opacity) + heat_colours(heat).astype(np.float32) * opacity
     return _png(Image.fromarray(np.rint(blend).astype(np.uint8)))
@@ -48,18 +49,23 @@ def heat_colours(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     return colours
 
 
-def _heat(cam: NDArray[np.float32], size: int) -> NDArray[np.float32] | None:
-    """Return float32[size, size] in [0, 1], or None if nothing is above 0."""
+def _heat(cam: NDArray[np.float32], sides: tuple[int, int]) -> NDArray[np.float32] | None:
+    """Return float32[height, width] in [0, 1], or None if nothing is above 0."""
     warm = np.clip(np.nan_to_num(cam.astype(np.float32), nan=0, posinf=0, neginf=0), 0, None)
     if warm.size == 0 or warm.max() <= 0:
         return None
-    scaled = Image.fromarray(warm / warm.max()).resize((size, size), Image.Resampling.BILINEAR)
+    scaled = Image.fromarray(warm / warm.max()).resize(sides, Image.Resampling.BILINEAR)
     heat: NDArray[np.float32] = np.clip(np.asarray(scaled), 0, 1)
     return heat
 
 
-def _scaled(pixels: NDArray[np.uint8], size: int) -> Image.Image:
-    return Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+def _sides(size: int, aspect: float) -> tuple[int, int]:
+    """Return width and height of a picture whose longer side is `size`."""
+    return max(1, round(size * min(1, aspect))), max(1, round(size / max(1, aspect)))
+
+
+def _scaled(pixels: NDArray[np.uint8], sides: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(pixels).resize(sides, Image.Resampling.BICUBIC)
 
 
 def _png(image: Image.Image) -> bytes:

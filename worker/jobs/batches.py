@@ -81,12 +81,16 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
         pixels_sha256=prepared.sha256_pixels,
         array_row=array_row,
         series_uid=series.series_uid if series else recording.FOLDER + folder,
-        series_label=_series_label(series) if series else folder or "(no folder)",
+        series_label=_series_label(series, folder),
         **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height")},
         **place,
     )
 
 
-def _series_label(series: SeriesInfo) -> str:
-    number = "" if series.series_number is None else f"{series.series_number} "
-    return f"{number}{series.description}".strip() or f"series …{series.series_uid[-12:]}"
+def _series_label(series: SeriesInfo | None, folder: str) -> str:
+    """Return the name of a series for people. Numbers repeat from patient to patient; folders seldom do."""
+    if series is None:
+        return folder or "(no folder)"
+    number = "" if series.series_number is None else f"series {series.series_number}"
+    own = " ".join(filter(None, (number, series.description.strip()))) or f"series …{series.series_uid[-12:]}"
+    return f"{folder}: {own}" if folder else own

@@ -22,12 +22,13 @@ from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice, cam_bytes, copy_known
 from db.models import Chunk, ModelVersion, Outcome, Slice
 from db.registry import champions, engine_proofs
+from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, storage
 from worker import claimed
 from worker.engines import trial
 from worker.engines.interface import Engine, Scores
 from worker.engines.load import EngineUnproven
-from worker.engines.package import PackageError, calibration_of, limit_of, probability
+from worker.engines.package import PackageError, probability
 from worker.heartbeat import Heartbeat
 from worker.imaging.recipe import SIDE
 from worker.jobs.loaded_engines import EngineUnavailable, Files, Loaded, files_of, load

@@ -368,6 +368,7 @@ def upgrade() -> None:
         sa.Column("ordinal", sa.Integer(), nullable=False),
         sa.Column("frame", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
+        sa.Column("name_key", sa.String(), nullable=False),
         sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("reason", sa.String(), nullable=True),
@@ -393,7 +394,7 @@ def upgrade() -> None:
     with op.batch_alter_table("slice", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_slice_chunk_id"), ["chunk_id"], unique=False)
         batch_op.create_index("ix_slice_job", ["job_id", "id"], unique=False)
-        batch_op.create_index("ix_slice_job_name", ["job_id", "name", "id"], unique=False)
+        batch_op.create_index("ix_slice_job_name", ["job_id", "name_key", "id"], unique=False)
         batch_op.create_index("ix_slice_job_state", ["job_id", "state", "reason"], unique=False)
         batch_op.create_index(batch_op.f("ix_slice_pixels_sha256"), ["pixels_sha256"], unique=False)
         batch_op.create_index("ix_slice_series", ["series_id"], unique=False)

@@ -16,6 +16,7 @@ from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
 from db.ledger.results import ResultsQuery
+from db.ledger.series import SeriesQuery, series_page
 from db.ledger.tally import count_tallies
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
 from tests.builders.statements import recorded_statements
@@ -355,7 +356,7 @@ def test_results_come_in_pages_that_miss_nothing(ann: User) -> None:
             assert [row.probability for row in seen] == sorted((r.probability for r in seen), reverse=True)
     with read_scope() as s:
         positives = results.results_page(s, job, ResultsQuery(label="COVID")).items
-        series = results.series_summary(s, job)
+        series = series_page(s, job, SeriesQuery()).items
     assert {row.label for row in positives} == {"COVID"}
     assert [(x.label, x.slices, x.predicted, x.positive) for x in series] == [("s", 7, 7, len(positives))]
     with pytest.raises(paging.BadCursor), read_scope() as s:

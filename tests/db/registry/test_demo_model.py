@@ -9,11 +9,12 @@ import pytest
 from db.database import read_scope, session_scope
 from db.evaluation.promotion import promote_demo_model
 from db.registry import champions, demo_model
+from db.registry.calibration import calibration_of
 from db.registry.demo_model import DEMO_FILE, DemoModelDamaged, import_demo_model
 from db.settings import Settings
 from tests.builders.versions import add_champion
 from worker.engines.load import load_engine
-from worker.engines.package import calibration_of, probability, read_package
+from worker.engines.package import probability, read_package
 from worker.imaging.recipe import RECIPE
 from worker.phantoms.slices import labelled_slices
 

@@ -13,13 +13,14 @@ import pytest
 from scipy.special import expit
 
 from db.evaluation.result import VersionMetrics
+from db.registry.calibration import calibration_of
 from db.registry.manifest import FLOAT_FILE, INT8_FILE, Package
 from tests.worker.engines.conftest import labelled_parts
 from worker.engines.devices import has_bfloat16
 from worker.engines.fake import FakeEngine, expected_logit
 from worker.engines.interface import Engine, Scores
 from worker.engines.load import EngineAbsent, load_engine
-from worker.engines.package import PackageError, calibration_of, probability, read_package
+from worker.engines.package import PackageError, probability, read_package
 from worker.engines.processor import usable_cores
 from worker.jobs.loaded_engines import Loaded
 from worker.jobs.predict import _scored

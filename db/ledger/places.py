@@ -1,0 +1,79 @@
+"""Where a slice, or a page of slices, stands among the results of a job: its number, the total, its neighbours."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from db import paging
+from db.ledger.results import ResultRow, ResultsQuery, filtered, joined_to_predictions, needs_predictions, side, sorting
+from db.models import Job, Slice
+
+
+@dataclass(frozen=True)
+class SlicePlace:
+    """The number of a slice among those that match, from 1, or None if it does not match; and its neighbours."""
+
+    number: int | None
+    total: int
+    previous_id: int | None
+    next_id: int | None
+
+
+@dataclass(frozen=True)
+class PagePlace:
+    """The number of the first slice of a page, from 1, of how many, and the cursor of the page before.
+
+    `previous_cursor` is None if the page before is the first one, or if there is none.
+    """
+
+    first: int
+    total: int
+    previous_cursor: str | None
+
+
+def slice_place(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> SlicePlace:
+    """Return where a slice of the job stands in the order of a query, whatever its page."""
+    key = _key_of(s, job, slice_id, query)
+    before, after = (side(query.sort, key, slice_id, after=after) for after in (False, True))
+    itself = Slice.id == slice_id
+    counts = _selected(job, query, func.count(), func.count().filter(before), func.count().filter(itself))
+    total, earlier, found = s.execute(counts).one()
+    previous = s.scalar(_ordered(_selected(job, query, Slice.id).where(before), query, backwards=True).limit(1))
+    following = s.scalar(_ordered(_selected(job, query, Slice.id).where(after), query).limit(1))
+    return SlicePlace(earlier + 1 if found else None, total, previous, following)
+
+
+def page_place(s: Session, job: Job, query: ResultsQuery, rows: list[ResultRow]) -> PagePlace:
+    """Return where a page that begins with these rows stands among all that match."""
+    if query.cursor is None or not rows:
+        return PagePlace(1, s.scalar(_selected(job, query, func.count())) or 0, None)
+    slice_id = rows[0].slice_id
+    before = side(query.sort, _key_of(s, job, slice_id, query), slice_id, after=False)
+    total, earlier = s.execute(_selected(job, query, func.count(), func.count().filter(before))).one()
+    key, _, _ = sorting(query.sort)
+    back = _ordered(_selected(job, query, key, Slice.id).where(before), query, backwards=True)
+    start = s.execute(back.offset(query.limit).limit(1)).first()  # the page before begins after this row
+    return PagePlace(earlier + 1, total, None if start is None else paging.encode(*start))
+
+
+def _key_of(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> Any:
+    key, _, _ = sorting(query.sort)
+    return s.scalar(_of_job(job, query, key).where(Slice.id == slice_id))
+
+
+def _selected(job: Job, query: ResultsQuery, *columns: Any) -> Select[Any]:
+    return filtered(_of_job(job, query, *columns), query)
+
+
+def _of_job(job: Job, query: ResultsQuery, *columns: Any) -> Select[Any]:
+    rows = select(*columns).select_from(Slice).where(Slice.job_id == job.id)
+    return joined_to_predictions(rows, job) if needs_predictions(query) else rows
+
+
+def _ordered(rows: Select[Any], query: ResultsQuery, *, backwards: bool = False) -> Select[Any]:
+    key, _, falling = sorting(query.sort)
+    return rows.order_by(
+        key.desc() if falling != backwards else key.asc(), Slice.id.desc() if backwards else Slice.id.asc()
+    )

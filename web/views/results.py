@@ -1,0 +1,115 @@
+"""What the results of a job and one of its slices show, the address that keeps it, and the labels of readers."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from db import LABELS
+from db.datasets.reviews import NotReviewable, remove_review, reviews_of_slice, reviews_of_slices, set_review
+from db.ledger.job_view import job_view
+from db.ledger.places import page_place, slice_place
+from db.ledger.results import ResultsQuery, find_row, results_page
+from db.ledger.series import series_label
+from db.models import Job
+from web.actions.lookup import writing_job
+from web.errors import Problem, not_found, sentence
+from web.security.auth import require_user
+from web.security.guards import guard_pages
+from web.views.forms import parsed
+
+blueprint = APIBlueprint("reviews", __name__, enable_openapi=False)
+guard_pages(blueprint)
+
+PAGE_ROWS = 50
+FILTERS = ("state", "label", "reason", "series", "ood")
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What a reader has switched on: heat maps in the list, and blind review."""
+
+    heat: bool
+    blind: bool
+
+    @classmethod
+    def of_request(cls) -> "Switches":
+        """Return the switches of this request's address."""
+        return cls(heat=request.args.get("heat") == "1", blind=request.args.get("blind") == "1")
+
+
+def asked() -> ResultsQuery:
+    """Return which results this request's address asks for: a page of the size of a page."""
+    return parsed(ResultsQuery, request.args).model_copy(update={"limit": PAGE_ROWS})
+
+
+def kept(query: ResultsQuery) -> dict[str, Any]:
+    """Return the parameters of an address that shows these results again, from their first page."""
+    values = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_defaults=True)
+    if query.ood is not None:
+        values["ood"] = int(query.ood)
+    return values | {name: 1 for name, on in asdict(Switches.of_request()).items() if on}
+
+
+def results_part(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
+    """Return what the results part of a job's page shows."""
+    page, switches = results_page(s, job, query), Switches.of_request()
+    address = kept(query)
+    return {
+        "page": page,
+        "place": page_place(s, job, query, page.items),
+        "query": query,
+        "kept": address,
+        "unfiltered": {name: value for name, value in address.items() if name not in FILTERS},
+        "series_label": None if query.series is None else series_label(s, job, query.series),
+        "hidden": _unanswered(s, [row.slice_id for row in page.items]) if switches.blind else set(),
+        **asdict(switches),
+    }
+
+
+def slice_part(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> dict[str, Any]:
+    """Return what is shown of one slice, and its neighbours among the results. Raises Problem 404."""
+    row = find_row(s, job, slice_id)
+    if row is None:
+        raise not_found()
+    return {
+        "job": job_view(s, job),
+        "row": row,
+        "reviews": reviews_of_slice(s, slice_id),
+        "place": slice_place(s, job, slice_id, query),
+        "kept": kept(query),
+        "hidden": Switches.of_request().blind and row.has_image and slice_id in _unanswered(s, [slice_id]),
+        "in_dialog": "HX-Request" in request.headers and "/slices/" not in request.headers.get("HX-Current-URL", ""),
+    }
+
+
+def _unanswered(s: Session, slice_ids: list[int]) -> set[int]:
+    """Return those of these slices that this request's user has not labelled."""
+    name = require_user().name
+    reviews = reviews_of_slices(s, slice_ids)
+    return {slice_id for slice_id in slice_ids if name not in {review.user for review in reviews.get(slice_id, [])}}
+
+
+@blueprint.post("/jobs/<job_id>/slices/<int:slice_id>/review")
+def review(job_id: str, slice_id: int) -> ResponseReturnValue:
+    """Set the reader's label of a slice, or remove it if `label` is empty; show the slice again."""
+    label = request.form.get("label", "")
+    if label not in (*LABELS, ""):
+        raise Problem(422, "invalid", "There is no such label. Choose COVID or non-COVID.")
+    with writing_job(job_id) as (s, job):
+        if find_row(s, job, slice_id) is None:
+            raise not_found()
+        if not label:
+            remove_review(s, slice_id, require_user())
+        else:
+            try:
+                set_review(s, slice_id, require_user(), LABELS[label])
+            except NotReviewable as error:
+                raise Problem(409, "conflict", sentence(error)) from error
+        query = asked()
+        if request.headers.get("HX-Request"):
+            return render_template("jobs/_slice.html", **slice_part(s, job, slice_id, query))
+    return redirect(url_for("jobs.slice_", job_id=job_id, slice_id=slice_id, **kept(query)), 303)
