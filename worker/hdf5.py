@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from db.registry.keras_safety import WEIGHTS_MEMBER, HarmfulModel
+from worker.imaging.sandbox.protocol import FILTER_REQUIRED
 from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, limit_resources
 from worker.parent_death import die_with_parent
 
@@ -35,6 +36,7 @@ REFUSALS = {
     "external": "holds an array whose numbers lie in another file",
     "virtual": "holds a virtual array, which is made of other arrays or files",
     "size": "holds more than weights can",
+    "unfiltered": "is not read: this machine cannot confine the process that reads it (`ctbatch doctor` says why)",
     "damaged": "is neither HDF5 (.h5) nor a .keras file, or it is damaged",
 }
 _ROOT = Path(__file__).parents[1]
@@ -70,8 +72,10 @@ def read_shapes(path: Path) -> Shapes:
 
 def _read_confined(file: IO[bytes]) -> Shapes:
     """Return the shapes that a confined process reads from an open file. Its answer is a stranger's too."""
+    from worker.imaging.sandbox.filter_choice import filter_choice  # it loads SQLAlchemy, which the child is without
+
     process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-        [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid())],
+        [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), filter_choice()],
         stdin=file,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -107,23 +111,30 @@ class _Refused(Exception):
     """In the confined process: the file is refused, by a code of `REFUSALS`."""
 
 
-def main(parent: str) -> NoReturn:
-    """Confine this process, read the file at standard input, and write its shapes or a code as JSON."""
+def main(parent: str, filter_: str) -> NoReturn:
+    """Confine this process, read the file at standard input, and write its shapes or a code as JSON.
+
+    If `filter_` is `required` and cannot be set, the file is not read.
+    """
     die_with_parent(int(parent))
     _warm_up()
     limit_resources(MEMORY_BYTES)
     grant_cpu(CPU_SECONDS)
-    drop_system_calls()
-    try:
-        answer: object = list_shapes(FileIO(0, closefd=False))
-    except _Refused as refused:
-        answer = str(refused)
-    except Exception:  # h5py raises many kinds for a damaged file
-        answer = "damaged"
+    unfiltered = drop_system_calls()
+    answer = "unfiltered" if unfiltered and filter_ == FILTER_REQUIRED else _answer()
     reply = memoryview(json.dumps(answer).encode())
     while reply:
         reply = reply[os.write(1, reply) :]
     os._exit(0)
+
+
+def _answer() -> object:
+    try:
+        return list_shapes(FileIO(0, closefd=False))
+    except _Refused as refused:
+        return str(refused)
+    except Exception:  # h5py raises many kinds for a damaged file
+        return "damaged"
 
 
 def _warm_up() -> None:

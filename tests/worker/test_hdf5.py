@@ -12,7 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
+from db import database
 from db.registry.keras_safety import WEIGHTS_MEMBER, HarmfulModel
+from db.settings import Settings
 from worker import hdf5
 
 MODEST = np.zeros((2, 3), np.float32)
@@ -120,3 +122,23 @@ def test_archive_without_weights_is_refused(tmp_path: Path) -> None:
 def test_odd_answer_of_the_confined_process_is_a_refusal(reply: bytes) -> None:
     with pytest.raises(HarmfulModel):
         hdf5._parse(reply)
+
+
+UNFILTERED = """
+import sys
+sys.path[:0] = sys.argv[1:2]
+from worker.imaging.sandbox import seccomp
+seccomp._MACHINES.clear()
+from worker.hdf5 import main
+main(*sys.argv[2:])
+"""
+
+
+def test_nothing_is_read_where_the_filter_cannot_be_set(
+    other: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hdf5, "_LAUNCH", UNFILTERED)
+    with pytest.raises(HarmfulModel, match="cannot confine"):
+        hdf5.read_shapes(other)
+    database.use(settings.model_copy(update={"allow_unfiltered_decoders": True}))
+    assert hdf5.read_shapes(other) == {(2, 3): 1}

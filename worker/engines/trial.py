@@ -22,6 +22,8 @@ from worker.engines.interface import Scores
 from worker.engines.load import EngineUnproven, check_keras_file, keep_results, load_engine
 from worker.engines.package import PackageError, read_package
 from worker.engines.proof import FIRST_PAIR, SEED, ProofResult, exact_by_itself, failed, result_of
+from worker.imaging.sandbox.filter_choice import filter_choice
+from worker.imaging.sandbox.protocol import FILTER_REQUIRED
 from worker.imaging.sandbox.seccomp import forbid_effects
 from worker.parent_death import die_with_parent
 from worker.phantoms.slices import labelled_slices
@@ -67,7 +69,19 @@ def try_package(folder: Path, choice: str, threads: int = 0) -> list[ProofResult
     except PackageError as error:
         return [failed(choice, str(error))]
     process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-        [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), str(folder), choice, str(threads)],
+        [
+            sys.executable,
+            "-I",
+            "-B",
+            "-c",
+            _LAUNCH,
+            str(_ROOT),
+            str(os.getpid()),
+            filter_choice(),
+            str(folder),
+            choice,
+            str(threads),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -88,14 +102,20 @@ def try_package(folder: Path, choice: str, threads: int = 0) -> list[ProofResult
     return [result_of(**dict(one)) for one in replies]
 
 
-def main(parent: str, folder: str, choice: str, threads: str) -> NoReturn:
-    """Confine this process, try the package, and write the results as JSON to standard output."""
+def main(parent: str, filter_: str, folder: str, choice: str, threads: str) -> NoReturn:
+    """Confine this process, try the package, and write the results as JSON to standard output.
+
+    If `filter_` is `required` and cannot be set, the package is not tried and counts as failed.
+    """
     die_with_parent(int(parent))
     replies = os.dup(1)
     os.dup2(2, 1)  # a library's print must not get into the answer
     tempfile.tempdir = "/nonexistent"  # TensorFlow asks for one, and Python looks for one that can be written to
-    forbid_effects()
-    results = _try(Path(folder), choice, int(threads) or None)
+    unfiltered = forbid_effects()
+    if unfiltered and filter_ == FILTER_REQUIRED:
+        results = [failed(choice, f"this machine cannot confine its trial: {unfiltered}")]
+    else:
+        results = _try(Path(folder), choice, int(threads) or None)
     fields = _Reply.model_fields
     answer = json.dumps([{name: getattr(result, name) for name in fields} for result in results]).encode()
     view = memoryview(answer)

@@ -79,6 +79,23 @@ def test_trial_without_an_end_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "more than" in result.text
 
 
+UNFILTERED = """
+import sys
+sys.path[:0] = sys.argv[1:2]
+from worker.imaging.sandbox import seccomp
+seccomp._MACHINES.clear()
+from worker.engines.trial import main
+main(*sys.argv[2:])
+"""
+
+
+def test_nothing_is_tried_where_the_filter_cannot_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_LAUNCH", UNFILTERED)
+    [result] = trial.try_package(fake_package(tmp_path / "package"), "fake")
+    assert not result.passed
+    assert "cannot confine its trial" in result.text
+
+
 def test_process_that_dies_fails_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_LAUNCH", "import os; os.write(1, b'[]'); os.abort()")
     [result] = trial.try_package(fake_package(tmp_path / "package"), "fake")
