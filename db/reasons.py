@@ -4,15 +4,15 @@ This module imports nothing: the sandboxed decoders load it too.
 """
 
 OF_ARCHIVES = {
-    "too_many_entries": "The archive holds more entries than are accepted in one submission.",
-    "overlap": "Entries of the archive share the same bytes, as decompression bombs do.",
+    "too_many_entries": "The archive holds more entries than are accepted in one submission. Send it in parts.",
+    "overlap": "Entries of the archive share the same bytes, as decompression bombs do. Pack the files again.",
     "password_protected": "The archive is encrypted; send it without a password.",
-    "bad_zip64": "The archive's ZIP64 records contradict each other.",
-    "malformed_archive": "The archive's own structure is damaged.",
-    "truncated_archive": "The archive has no end: it was cut off on its way, or it is not an archive.",
-    "trailing_data": "The archive is followed by bytes that do not belong to it.",
+    "bad_zip64": "The archive's ZIP64 records contradict each other. Pack the files again.",
+    "malformed_archive": "The archive's own structure is damaged. Copy or pack it again.",
+    "truncated_archive": "The archive has no end: it was cut off, or it is not an archive. Copy or pack it again.",
+    "trailing_data": "The archive is followed by bytes that do not belong to it. Pack the files again.",
     "unsupported_archive": "This kind of archive is not read; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.",
-    "no_images": "There is no file in it that could be an image.",
+    "no_images": "There is no file in it that could be an image. Send PNG, JPEG, TIFF, BMP or DICOM files.",
 }
 """A whole archive: nothing of it is taken. An archive can be `too_large_unpacked` too."""
 
@@ -21,35 +21,38 @@ SET_APART = {
     "not_axial": "The slice is coronal, sagittal or oblique; the model knows axial slices.",
     "capture": "This is a captured screen or a report, not a slice.",
     "not_chest": "Its header names another part of the body than the chest.",
-    "bolus_tracking": "This slice times the contrast agent; it is not part of the scan.",
+    "bolus_tracking": "This slice was taken to time the contrast agent. It is not part of the scan.",
 }
 """A DICOM file that is CT but not an axial slice of the chest. Each is a rule of `CTBATCH_SET_APART`."""
 
 OF_FILES = SET_APART | {
     "too_large_unpacked": "Unpacked, it is larger than is accepted.",
-    "size_mismatch": "The file is not as long as the archive says.",
-    "corrupt": "The file's bytes are damaged.",
-    "not_regular": "This is a link or a device, not a file.",
+    "size_mismatch": "The file is not as long as the archive says. Pack it again.",
+    "corrupt": "The file's bytes are damaged. Export or copy it again.",
+    "not_regular": "This is a link or a device, not a file. Send the file itself.",
     "nested": "This is an archive or compressed file inside the archive; send its contents instead.",
     "unsupported": "This variant of the format is not read.",
-    "empty": "The file is empty.",
+    "empty": "The file is empty. Export or copy it again.",
     "format": "This is not a PNG, JPEG, TIFF, BMP or DICOM image.",
-    "truncated": "The image ends too early.",
+    "truncated": "The image ends too early. Export or copy it again.",
     "pixels": "The image has more pixels than are accepted, or not as many as it says.",
-    "pages": "The file has more pages than are accepted.",
-    "malformed": "The DICOM structure is damaged, or what a CT slice must state is missing.",
+    "pages": "The file has more pages than are accepted. Save them in several files.",
+    "malformed": "The DICOM structure is damaged, or what a CT slice must state is missing. Export it again.",
     "not_ct": "This DICOM object is not a CT slice.",
     "decoder_crash": "Decoding this file crashed the decoder.",
     "decoder_timeout": "Decoding this file took too long.",
     "decoder_memory": "Decoding this file takes more memory than is allowed.",
-    "decoder_budget": "It was not decoded: other files of the upload took too much time.",
+    "decoder_budget": (
+        "It was not decoded: other files of this upload crashed the decoder too often or used up its time."
+        " Send it again without them."
+    ),
 }
 """One file: it is rejected, and the other files of its archive go on."""
 
 OF_QUARANTINE = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
     "engine_error": "The engine failed each time on this slice.",
-    "file_lost": "A stored file that this slice needs is missing or damaged.",
+    "file_lost": "A stored file that this slice needs is missing or damaged. Retry the job.",
 }
 """A slice that was read but could not be predicted."""
 
@@ -60,7 +63,7 @@ OF_UPLOADS = {
 """An upload that was accepted but could not be unpacked."""
 
 OF_DATASETS = {
-    "no_label": "Neither a folder nor the CSV states its class.",
+    "no_label": "Neither a folder nor the CSV states its class. Add it to the CSV, or move it to a class folder.",
     "burned_in": "Text is burned into its pixels, as its header states; a network might learn to read it.",
 }
 """A file that is left out of a dataset. It can also have any reason of a file."""

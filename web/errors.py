@@ -113,7 +113,9 @@ def as_problem(error: Exception) -> Problem:
         case CSRFError():
             return Problem(400, "csrf", "This form is out of date or from another site. Reload the page and try again.")
         case BadCursor():
-            return Problem(422, "invalid", "This list did not give that cursor. Start again without a cursor.")
+            return Problem(
+                422, "invalid", "The cursor is not valid for this list. Request the first page without a cursor."
+            )
         case HTTPError():
             return _from_apiflask(error)
         case ClientDisconnected():

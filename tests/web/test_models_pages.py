@@ -132,7 +132,7 @@ def test_page_shows_calibration_and_parity_as_a_table(api: Api, anns_browser: Br
     assert "<dt>Temperature</dt><dd>1.000; 1.375 by openvino-int8</dd>" in page
     table = cells(page, "parity")
     assert [row[0] for row in table] == ["File", "bf16", "int8"]
-    assert table[0][1:4] == ["Verdicts to COVID", "Verdicts to non-COVID", "99th percentile"]
+    assert table[0][1:4] == ["Changed to COVID", "Changed to non-COVID", "99th percentile"]
     assert table[1:] == [
         ["bf16", "–", "–", "–", "–", "not &lt;measured&gt; here"],
         ["int8", "2", "0", "0.012", "0.034", "kept"],
@@ -267,7 +267,7 @@ def test_promote_asks_with_model_verdict_and_worst_metric_and_says_when_it_is_do
     assert f'action="/models/{version_id}/promote" data-confirm-from="promote-question"' in page
     assert question(page) == (
         "Make site/1 the champion in place of fake/1? The gate says: not shown. "
-        "It may be furthest behind in AUC 0.888, −0.012 (−0.022 to −0.002)."
+        "Its weakest metric against the champion is AUC 0.888, −0.012 (−0.022 to −0.002)."
     )
     assert "both measured by fake" in page
     form = {"csrf_token": token, "reason": "it reads the new scanner"}
@@ -304,7 +304,7 @@ def test_report_has_a_way_back(roots_browser: Browser, version_id: int) -> None:
 
 
 def test_intervals_of_few_groups_are_marked(roots_browser: Browser, version_id: int) -> None:
-    mark = "Few groups: the intervals are too narrow"
+    mark = "Few groups: the intervals are rough"
     assert mark not in roots_browser.get(f"/models/{version_id}").text
     assert mark not in roots_browser.get("/models").text
     with session_scope() as s:

@@ -64,7 +64,7 @@ def only_part(what: str) -> FileStorage:
     check_multipart()
     parts = file_parts(FIELD)
     if len(parts) != 1:
-        raise Problem(422, "no-files", f"There is not exactly one file. Send {what}, in a part named 'files'.")
+        raise Problem(422, "no-files", f"Exactly one file is needed. Send {what}, in a part named 'files'.")
     return parts[0]
 
 

@@ -124,7 +124,8 @@ def cancel(run_id: int) -> RunOut:
 def stop(run_id: int) -> RunOut:
     """Stop a run and keep what it has learned
 
-    Keeps the best epoch so far. A stage with `keep: last` (as in scratch and quick) gives its present weights.
+    Keeps the best epoch so far. In a stage with `keep: last` (as in scratch and quick), the present weights are used
+    instead.
     """
     with session_scope() as s:
         if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):

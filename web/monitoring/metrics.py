@@ -70,7 +70,7 @@ class LedgerCollector(KeptCollector):
         )
         outcomes = {outcome.value: slices.get(outcome, 0) for outcome in Outcome}
         yield _family("ctbatch_slices", "Slices by outcome.", "outcome", outcomes)
-        waits = "How often open work was put off since its last progress because something that it needs is away."
+        waits = "How often open work was put off since its last progress because something was not available."
         yield _family("ctbatch_put_offs", waits, "work", put_offs)
         for name, help_, field in (
             ("ctbatch_ready", "Pieces of work that may be claimed now.", "ready"),

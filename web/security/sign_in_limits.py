@@ -60,7 +60,7 @@ def seconds_to_wait() -> int:
 def install(app: Flask, settings: Settings) -> None:
     """Count failed sign-ins in Redis, so that all web processes count together and a restart forgets nothing.
 
-    If Redis is away, each process counts for itself: nobody is locked out.
+    If Redis is unreachable, each process counts for itself: nobody is locked out.
     """
     storage = settings.broker_url.replace("redis+socket://", "redis+unix://")
     shared = storage.startswith(("redis://", "rediss://", "redis+unix://"))

@@ -14,7 +14,9 @@ from worker.imaging.rejections import SliceRejected
 FAILURES = 50  # files of one upload that may crash a decoder or use up its time
 COSTLY = ("decoder_crash", "decoder_timeout")
 OVER_BUDGET = SliceRejected(
-    "decoder_budget", "Not decoded: other files of this upload took too much time. Send it again without those."
+    "decoder_budget",
+    "Not decoded: other files of this upload crashed the decoder too often or used up its time."
+    " Send it again without them.",
 )
 
 

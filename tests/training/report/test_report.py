@@ -202,7 +202,7 @@ def test_page_states_research_use_and_how_it_was_measured(page):
 
 def test_table_compares_exported_files_with_the_trained_network(page):
     words = " ".join(page.words.split())
-    heads = "File Verdicts to COVID Verdicts to non-COVID 99th percentile of differences Largest difference Verdict"
+    heads = "File Changed to COVID Changed to non-COVID 99th percentile of differences Largest difference Verdict"
     assert heads in words
     assert "bf16 2 1 0.01230 0.03450 kept" in words
     assert "int8 – – – – <script>" in words

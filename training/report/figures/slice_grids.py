@@ -60,7 +60,7 @@ def pair_png(mistake: Mistake) -> bytes:
 
 
 def mistakes_grid(mistakes: Sequence[Mistake], style: Style = LIGHT) -> bytes:
-    """Draw at most 12 mistakes as a PNG, two a row, each with its name and beside itself under its heat map.
+    """Draw at most 12 mistakes as a PNG, two a row: the slice, the slice under its heat map, and its name.
 
     Raises ValueError if there are none.
     """
