@@ -8,6 +8,7 @@ shows it once, so that nothing can be guessed by asking again.
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator
+from http import HTTPStatus
 
 from flask import Flask, Response, request
 
@@ -45,7 +46,7 @@ def compress(response: Response) -> Response:
     if response.direct_passthrough:  # a static file
         response.direct_passthrough = False
         response.make_sequence()
-    if request.endpoint == "static":
+    if request.endpoint == "static" and response.status_code == HTTPStatus.OK:
         response.set_data(_packed_file(request.path, response))
     elif response.is_streamed:
         response.response = _pieces(response.iter_encoded())

@@ -127,23 +127,26 @@ def job_views(s: Session, jobs: Sequence[Job]) -> list[JobView]:
     """
     tallies = tallies_of(s, jobs)
     running = [job.id for job in jobs if job.started_at and not job.finished_at]
-    recent = _recent(s, running) if running else {}
-    now = s.scalar(select(from_now())) if running else None
+    recent, now = _recent(s, running) if running else ({}, None)
     warnings = refusals(s, {job.model_version_id for job in jobs if job.state in OPEN_JOB})
     return [
         _view(job, tallies[job.id], recent.get(job.id, []), now, warnings.get(job.model_version_id)) for job in jobs
     ]
 
 
-def _recent(s: Session, running: Sequence[str]) -> dict[str, list[Ended]]:
-    """Return by job when chunks of running jobs ended within the last minute, and how many slices they had."""
-    query = select(Chunk.job_id, Chunk.closed_at, Chunk.size).order_by(Chunk.closed_at)
+def _recent(s: Session, running: Sequence[str]) -> tuple[dict[str, list[Ended]], datetime | None]:
+    """Return by job when chunks of running jobs ended within the last minute, and how many slices they had.
+
+    The second value is the database's time, or None if no chunk ended.
+    """
+    query = select(Chunk.job_id, Chunk.closed_at, Chunk.size, from_now()).order_by(Chunk.closed_at)
     recent = Chunk.closed_at > from_now(-RATE_SECONDS)
     ended: dict[str, list[Ended]] = defaultdict(list)
-    for job_id, at, size in s.execute(query.where(Chunk.job_id.in_(running), Chunk.state == Work.DONE, recent)):
+    rows = s.execute(query.where(Chunk.job_id.in_(running), Chunk.state == Work.DONE, recent)).all()
+    for job_id, at, size, _ in rows:
         if at is not None:
             ended[job_id].append((at, size))
-    return ended
+    return ended, rows[0][3] if rows else None
 
 
 def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | None, warning: str | None) -> JobView:

@@ -178,7 +178,8 @@ def test_worker_does_not_start_beside_another_revision(ctbatch, role):
 
 def test_files_are_for_their_user_alone(ctbatch, tmp_path):
     home = tmp_path / "home"
-    home.mkdir(mode=0o755)
+    home.mkdir()
+    home.chmod(0o755)  # whatever the umask
     assert ctbatch("db", "upgrade").returncode == 0
     assert (home / "ctbatch.db").stat().st_mode & 0o077 == 0
     states = {finding["check"]: finding["state"] for finding in json.loads(ctbatch("doctor", "--json").stdout)}

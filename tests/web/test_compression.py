@@ -41,6 +41,11 @@ def test_static_files_are_compressed_once(browser: Browser, path: str, monkeypat
     assert browser.get(path, headers=GZIP).data == packed.data
 
 
+def test_missing_static_file_gives_each_its_own_page(browser: Browser) -> None:
+    pages = [gzip.decompress(browser.get("/static/missing.css", headers=GZIP).data).decode() for _ in range(2)]
+    assert tokens(pages[0]) != tokens(pages[1])
+
+
 def test_pages_are_compressed(browser: Browser) -> None:
     packed = browser.get("/sign-in", headers=GZIP)
     assert packed.headers["Content-Encoding"] == "gzip"

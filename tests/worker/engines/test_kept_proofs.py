@@ -16,7 +16,6 @@ def result(precision: str, passed: bool) -> ProofResult:
 
 
 def test_proofs_of_a_load_are_kept(champion: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "read_package", lambda folder: None)
     results = [result("int8", False), result("bf16", True)]
     monkeypatch.setattr(load, "load_engine", lambda *args, **kwargs: load.Proven(FakeEngine(), results))
     load.engine_of(champion)
@@ -27,7 +26,6 @@ def test_proofs_of_a_refusal_are_kept(champion: ModelVersion, monkeypatch: pytes
     def refuse(*args: object, **kwargs: object) -> load.Proven:
         raise load.EngineUnproven([result("int8", False), result("f32", False)])
 
-    monkeypatch.setattr(load, "read_package", lambda folder: None)
     monkeypatch.setattr(load, "load_engine", refuse)
     with pytest.raises(load.EngineUnproven):
         load.engine_of(champion)
@@ -41,7 +39,6 @@ def test_engine_of_another_precision_does_not_serve(champion: ModelVersion, monk
         asked.append(precision)
         return load.Proven(FakeEngine(), [result("f32", True)])
 
-    monkeypatch.setattr(load, "read_package", lambda folder: None)
     monkeypatch.setattr(load, "load_engine", load_engine)
     load.engine_of(champion, "f32")
     assert asked == ["f32"]

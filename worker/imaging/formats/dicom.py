@@ -56,6 +56,8 @@ def decode_dicom(
     _check_is_ct(dataset)
     rows, columns, allocated = _check_layout(file, max_pixels)
     frames = integer_of(dataset, "NumberOfFrames", 1) or 1
+    if frames < 1:
+        raise SliceRejected("malformed", f"NumberOfFrames is {frames}.")
     if frames > max_frames:
         raise SliceRejected("pages", f"{frames} frames; {max_frames} are accepted.")
     places = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())

@@ -73,17 +73,17 @@ def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: 
     if file.syntax in _DECODERS or file.syntax == RLELossless:
         raise SliceRejected("malformed", "The pixels are stated to be compressed and are not in fragments.")
     size = rows * columns * allocated // 8
-    if len(file.pixels) < size * frames:
+    pixels = _in_order(file.pixels) if file.has_big_endian_words else file.pixels
+    if len(pixels) < size * frames:
         raise SliceRejected("pixels", f"{frames} × {rows} × {columns} pixels need {size * frames} bytes.")
     for at in range(0, size * frames, size):
-        yield _native(file.pixels[at : at + size], allocated, file.has_big_endian_words).reshape(rows, columns)
+        yield np.frombuffer(pixels[at : at + size], "<u2" if allocated == 16 else "u1").reshape(rows, columns)
 
 
-def _native(data: memoryview, allocated: int, has_big_endian_words: bool) -> Cells:
-    if not has_big_endian_words:
-        return np.frombuffer(data, "<u2" if allocated == 16 else "u1")
-    words = np.frombuffer(data, ">u2").astype("<u2")
-    return words if allocated == 16 else words.view(np.uint8)
+def _in_order(words: memoryview) -> memoryview:
+    """Return big-endian words of two bytes as little-endian ones. 8-bit pixels lie in such words too."""
+    whole = words[: len(words) - len(words) % 2]
+    return memoryview(np.frombuffer(whole, ">u2").astype("<u2").tobytes())
 
 
 def _decoded(file: DicomFile, frames: int, shape: tuple[int, int], allocated: int) -> Iterator[Cells]:
@@ -122,9 +122,15 @@ def _decoder_for(frame: bytes) -> Decode | None:
     return None
 
 
+def _squeezed(shape: tuple[int, int]) -> tuple[int, ...]:
+    return tuple(side for side in shape if side > 1)
+
+
 def _cells(decoded: NDArray[Any], shape: tuple[int, int], allocated: int) -> Cells:
     """Return a decoded frame as cells of the allocated bits. A sign that the decoder saw stays in the bits."""
-    if decoded.size != shape[0] * shape[1] or decoded.dtype.kind not in "iu":
+    if decoded.size != shape[0] * shape[1] or (decoded.ndim > 1 and decoded.squeeze().shape != _squeezed(shape)):
         raise SliceRejected("pixels", f"A frame decodes to {decoded.shape}, not to {shape} pixels.")
+    if decoded.dtype.kind not in "iu" or decoded.dtype.itemsize * 8 > allocated:
+        raise SliceRejected("pixels", f"A frame decodes to {decoded.dtype}, which is not of {allocated} bits.")
     cells = decoded.reshape(shape)
     return cells.astype(np.uint8) if allocated == 8 else cells.astype(np.uint16)

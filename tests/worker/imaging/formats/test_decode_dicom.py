@@ -343,6 +343,10 @@ def test_no_number_of_frames_is_one_frame(frames: int | None) -> None:
     assert greys(flat(424), NumberOfFrames=frames) == [128]
 
 
+def test_negative_number_of_frames_is_malformed() -> None:
+    assert code(dicom(NumberOfFrames=-1)) == "malformed"
+
+
 def test_decimal_comma_is_a_point() -> None:
     whole = dicom(flat(848), RescaleSlope="0.5", RescaleIntercept="-1024.0")
     assert greys_of(whole.replace(b"-1024.0 ", b"-1024,0 ").replace(b"0.5 ", b"0,5 ")) == [128]

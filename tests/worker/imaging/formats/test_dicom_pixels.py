@@ -262,6 +262,10 @@ def test_compressed_frames_that_do_not_fit_the_header_are_rejected() -> None:
     syntax = f"{BASE}.4.90"
     frame = LOSSLESS[syntax](stored)
     assert code(compressed([frame], ct_dataset(stored, **states, Rows=39), syntax)) == "pixels"
+    turned = {"Rows": stored.shape[1], "Columns": stored.shape[0]}
+    assert code(compressed([frame], ct_dataset(stored, **states | turned), syntax)) == "pixels"
+    eight = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    assert code(compressed([frame], ct_dataset(stored, **states | eight), syntax)) == "pixels"
     assert code(compressed([frame], ct_dataset(stored, **states, NumberOfFrames=2), syntax)) == "pixels"
     assert code(compressed([frame], ct_dataset(stored, **states), f"{BASE}.4.100")) == "unsupported"
 
