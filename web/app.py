@@ -42,6 +42,7 @@ from web.views import (
 )
 
 HEALTH_THREADS = 2
+ALIVE = "/healthz"  # a storage that hangs must not silence it, or the process is killed for no fault of its own
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:
@@ -103,9 +104,16 @@ def make_front(app: APIFlask, settings: Settings) -> Front:
             endpoint, _ = addresses.match(path, method)
         except HTTPException:  # an error or a redirect, which takes no longer than a page
             return Kind.PAGE
+        if path == ALIVE:
+            return Kind.ALIVE
         if endpoint.partition(".")[0] in (health.blueprint.name, metrics.blueprint.name):
             return Kind.HEALTH
         return Kind.FILES if carries_files(app.view_functions[endpoint]) else Kind.PAGE
 
-    threads = {Kind.PAGE: settings.web_threads, Kind.FILES: settings.web_transfers, Kind.HEALTH: HEALTH_THREADS}
+    threads = {
+        Kind.PAGE: settings.web_threads,
+        Kind.FILES: settings.web_transfers,
+        Kind.HEALTH: HEALTH_THREADS,
+        Kind.ALIVE: 1,
+    }
     return Front(app, kind_of, threads, MAX_OTHER_BODY_BYTES)

@@ -173,6 +173,7 @@ def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int],
 
 def _unpack_again(s: Session, *conditions: ColumnElement[bool]) -> list[int]:
     """Put uploads back to be unpacked. Return their ids."""
-    values = {"state": Work.READY, "attempts": 0, "put_offs": 0, "error": None, "closed_at": None}
+    anew = {"attempts": 0, "put_offs": 0, "decode_seconds": 0.0}
+    values = {"state": Work.READY, "error": None, "closed_at": None, **anew}
     again = update(Upload).values(**values, published_at=from_now())
     return list(s.scalars(again.where(*conditions).returning(Upload.id)))

@@ -119,9 +119,11 @@ class Storage(Trash):
         """
         place = self._place(sha256)
         if place.exists():
-            if not self.is_local:
+            if self.is_local:
+                return place
+            with suppress(FileNotFoundError):  # it was evicted this moment: it is fetched again
                 os.utime(place)  # it is young for the eviction
-            return place
+                return place
         if self.is_local:
             if not self.restore(sha256):
                 raise FileMissing(sha256)

@@ -27,11 +27,12 @@ FILE_BLOCK = 64 * 1024
 
 
 class Kind(StrEnum):
-    """What a request waits for: `page` the application, `files` the client, `health` nothing."""
+    """What a request waits for: `page` the application, `files` the client, `health` storage too, `alive` nothing."""
 
     PAGE = "page"
     FILES = "files"
     HEALTH = "health"
+    ALIVE = "alive"
 
 
 class Front:

@@ -116,8 +116,7 @@ def load_engine(
     OpenVINO. Otherwise it tries OpenVINO, as openvino does: int8, then bfloat16 if the processor has it, then
     float32. openvino-int8, openvino-bf16 and openvino-f32 leave no choice. `threads`: of the processor; None for one a
     core. `package`: as read from the folder already. A package that may be anybody's is checked by `check_keras_file`
-    first.
-    core. `package`: as read from the folder already. `precision`: load no engine of another one.
+    first. `precision`: load no engine of another one.
 
     Raises PackageError (EngineAbsent among them), EngineUnproven, ValueError (an unknown choice).
     """

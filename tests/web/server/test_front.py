@@ -15,7 +15,7 @@ from web.server.answer import HELD_BYTES
 from web.server.body import Message
 from web.server.front import Front, Kind
 
-THREADS = {Kind.PAGE: 1, Kind.FILES: 1, Kind.HEALTH: 1}
+THREADS = dict.fromkeys(Kind, 1)
 END = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -142,4 +142,5 @@ def test_requests_that_carry_files_have_threads_of_their_own(app: APIFlask, sett
     kind_of = make_front(app, settings)._kind_of
     assert kind_of("POST", "/api/v1/jobs") == kind_of("GET", "/api/v1/jobs/7/results.csv") == Kind.FILES
     assert kind_of("GET", "/api/v1/jobs") == kind_of("GET", "/submit") == kind_of("GET", "/no/such") == Kind.PAGE
-    assert kind_of("GET", "/healthz") == kind_of("GET", "/readyz") == Kind.HEALTH
+    assert kind_of("GET", "/metrics") == kind_of("GET", "/readyz") == Kind.HEALTH
+    assert kind_of("GET", "/healthz") == Kind.ALIVE

@@ -18,7 +18,7 @@ from worker.engines.interface import Scores
 
 PROJECT = Path(__file__).parents[3]
 ATTEMPTS = """
-import json, os, socket, subprocess, sys
+import json, os, signal, socket, subprocess, sys
 from worker.imaging.sandbox.seccomp import forbid_effects
 
 folder = sys.argv[1]
@@ -33,6 +33,12 @@ attempts = {
     "socket": lambda: socket.socket(),
     "program": lambda: os.execv(sys.executable, [sys.executable, "-c", ""]),
     "kill": lambda: os.kill(os.getppid(), 0),
+    "signal": lambda: signal.pidfd_send_signal(os.open(f"/proc/{os.getppid()}", os.O_RDONLY), 0),
+    "mode": lambda: os.chmod(folder + "/there", 0o600),
+    "mode of an open file": lambda: os.chmod(os.open(folder + "/there", os.O_RDONLY), 0o600),
+    "owner of an open file": lambda: os.chown(os.open(folder + "/there", os.O_RDONLY), 0, 0),
+    "attribute": lambda: os.setxattr(folder + "/there", "user.mark", b"1"),
+    "time": lambda: os.utime(folder + "/there"),
 }
 allowed = []
 for name, attempt in attempts.items():
