@@ -410,7 +410,7 @@ def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
     network = build_network(64, hidden=8, seed=3)
     before = network.get_layer("conv1_conv").get_weights()[0].copy()
     recorder = Recorder()
-    fit(network, config(stage(-1, epochs=2, average=0.5)), data, seed=1, folder=tmp_path, observer=recorder)
+    fit(network, config(stage(-1, epochs=2, average=0.5, keep="last")), data, seed=1, folder=tmp_path, observer=recorder)
     assert np.isfinite(recorder.losses).all()
     assert recorder.steps == 6
     assert not np.array_equal(before, network.get_layer("conv1_conv").get_weights()[0])
