@@ -99,7 +99,8 @@ class Recorder(TrainingObserver):
                 raise Died
 
 
-@pytest.mark.parametrize("unfreeze", [pytest.param(0, marks=pytest.mark.slow), 10])
+@pytest.mark.slow
+@pytest.mark.parametrize("unfreeze", [0, 10])
 def test_frozen_layers_computed_once_give_the_same_losses(unfreeze, data, network, tmp_path, monkeypatch):
     compare_losses(unfreeze, data, network, tmp_path, monkeypatch)
 
@@ -176,7 +177,7 @@ def test_stage_of_few_steps_changes_the_weights(data, network, tmp_path):
     assert np.abs(network.get_layer("output").get_weights()[0] - before).max() > 0
 
 
-@pytest.mark.parametrize("unfreeze", [20, -1])
+@pytest.mark.parametrize("unfreeze", [20, pytest.param(-1, marks=pytest.mark.slow)])
 def test_interrupted_run_ends_like_an_uninterrupted_one(unfreeze, data, network, tmp_path):
     """Some layers of the second stage learn, or the whole network, with averaged weights."""
     from training.loop.fit import fit
@@ -320,7 +321,7 @@ def test_stop_before_improvement_keeps_the_weights_before_the_stage(at, data, ne
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
 
 
-@pytest.mark.parametrize("resumes", [False, True])
+@pytest.mark.parametrize("resumes", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_stage_that_is_never_better_than_its_beginning_is_dropped(resumes, data, network, tmp_path):
     """Also if its worker dies at the end of its last epoch."""
     from training.loop.fit import fit
@@ -341,7 +342,7 @@ def test_stage_that_is_never_better_than_its_beginning_is_dropped(resumes, data,
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(network.get_weights(), expected, strict=True))
 
 
-@pytest.mark.parametrize(("balanced", "expected"), [(False, 1 / 6), (True, 0.5)])
+@pytest.mark.parametrize(("balanced", "expected"), [pytest.param(False, 1 / 6, marks=pytest.mark.slow), (True, 0.5)])
 def test_classes_weigh_the_same_in_a_balanced_run(balanced, expected, network, tmp_path):
     """Slices that show nothing: the network learns the share of each class, as far as it counts."""
     from training.data.slices import Data
@@ -410,7 +411,9 @@ def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
     network = build_network(64, hidden=8, seed=3)
     before = network.get_layer("conv1_conv").get_weights()[0].copy()
     recorder = Recorder()
-    fit(network, config(stage(-1, epochs=2, average=0.5, keep="last")), data, seed=1, folder=tmp_path, observer=recorder)
+    fit(
+        network, config(stage(-1, epochs=2, average=0.5, keep="last")), data, seed=1, folder=tmp_path, observer=recorder
+    )
     assert np.isfinite(recorder.losses).all()
     assert recorder.steps == 6
     assert not np.array_equal(before, network.get_layer("conv1_conv").get_weights()[0])

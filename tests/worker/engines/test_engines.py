@@ -170,6 +170,7 @@ def test_asked_precision_is_loaded_whatever_serves(published: Published) -> None
         load_engine(folder, precision="f64")
 
 
+@pytest.mark.slow
 def test_openvino_s_files_are_left_out_where_float32_differs_from_keras(
     slices: Slices, small_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,7 +124,7 @@ def test_scores_of_phantoms_must_be_numbers_of_the_right_shapes(scores: Scores) 
     assert trial._fault(scores, 2)
 
 
-@pytest.mark.parametrize("choice", ["keras", "openvino"])
+@pytest.mark.parametrize("choice", [pytest.param("keras", marks=pytest.mark.slow), "openvino"])
 def test_real_engine_runs_confined(published: tuple[Path, Any, Any], choice: str) -> None:
     *_, last = trial.try_package(published[0], choice)
     assert last.passed, last.text

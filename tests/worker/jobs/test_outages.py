@@ -186,6 +186,7 @@ assert predict.predict_next("w")
 """
 
 
+@pytest.mark.slow
 def test_storage_that_hangs_is_waited_for(
     ann: User, submit: Any, slices: Entries, view: View, database: Settings
 ) -> None:
