@@ -24,6 +24,7 @@ from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
 from db.ledger.backlog import record_sweep
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload, Work
+from db.registry import engine_proofs
 from worker.lease_watch import LeaseWatch
 from worker.reap import TooManyOrphans, reap
 
@@ -60,6 +61,7 @@ def send_again(judged: bool) -> None:
     _resend(Dataset, Queue.DATASETS, judged)
     _resend(TrainingRun, Queue.TRAINING, judged)
     _resend(Evaluation, Queue.EVALUATION, judged)
+    _ask_for_trial()
 
 
 def sweep_ledger(watch: LeaseWatch | None = None) -> None:
@@ -110,6 +112,14 @@ def _resend(model: type[LeaseMixin], queue: Queue, expired_too: bool) -> None:
         with session_scope() as s:
             leases.mark_sent(s, model, sent)
         log.info("messages sent again", extra={"queue": queue, "messages": len(sent)})
+
+
+def _ask_for_trial() -> None:
+    """Wake an inference worker if an imported version was tried nowhere: the gate waits, and a message can get lost."""
+    with read_scope() as s:
+        is_any = engine_proofs.is_any_untried(s)
+    if is_any and not broker.waiting(Queue.INFERENCE):
+        broker.wake(Queue.INFERENCE)
 
 
 def _finish_jobs() -> None:

@@ -155,6 +155,12 @@ def next_untried(s: Session, host: str) -> ModelVersion | None:
     return next((version for version in versions if version.facts.imported is not None), None)
 
 
+def is_any_untried(s: Session) -> bool:
+    """Return whether an imported version has been tried nowhere."""
+    proof = exists().where(EngineProof.model_version_id == ModelVersion.id)
+    return any(version.facts.imported is not None for version in s.scalars(select(ModelVersion).where(~proof)))
+
+
 def _servings(s: Session, *conditions: ColumnElement[bool]) -> list[Serving]:
     query = select(EngineProof).order_by(EngineProof.host, EngineProof.model_version_id.desc(), EngineProof.id)
     loads = groupby(s.scalars(query.where(*conditions)), key=lambda proof: (proof.host, proof.model_version_id))

@@ -1,14 +1,18 @@
 """The sweeper's rounds while what it needs is away."""
 
+import pytest
 from sqlalchemy import update
 
+from db import broker
+from db.broker import Queue
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.ledger.backlog import seconds_since_sweep
-from db.models import Dataset, Work
+from db.models import Dataset, ModelVersion, Work
 from db.settings import Settings
 from tests.builders.datasets import add_dataset
 from worker import sweep
+from worker.engines import trial
 
 
 def test_sweep_without_a_broker_shows_that_the_sweeper_lives(database: Settings) -> None:
@@ -22,3 +26,22 @@ def test_sweep_without_a_broker_shows_that_the_sweeper_lives(database: Settings)
         since = seconds_since_sweep(s)
     assert since is not None
     assert since < 600
+
+
+def test_imported_version_that_nobody_has_tried_wakes_a_worker(
+    champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[Queue] = []
+    monkeypatch.setattr(broker, "waiting", lambda queue: len(woken))
+    monkeypatch.setattr(broker, "wake", lambda queue: woken.append(queue) or True)
+    sweep.send_again(judged=True)
+    assert woken == []
+    with session_scope() as s:
+        s.get_one(ModelVersion, champion.id).facts = {"imported": {}}
+    for _ in range(2):
+        sweep.send_again(judged=True)
+    assert woken == [Queue.INFERENCE]
+    trial.try_version(champion)
+    woken.clear()
+    sweep.send_again(judged=True)
+    assert woken == []
