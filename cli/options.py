@@ -33,7 +33,7 @@ def need_wait(strict: bool, wait: bool) -> None:
 insecure_option = click.option(
     "--insecure",
     is_flag=True,
-    help="Serve beyond this machine in clear: anybody on the way can read along.",
+    help="Serve other machines without encryption. Anybody on the network can read passwords and scans.",
 )
 
 

@@ -72,7 +72,7 @@ def _sender() -> Celery:
     url = current().broker_url
     if url not in _senders:
         _senders[url] = make_celery("ctbatch")
-        # A sender does not wait for a broker that is away.
+        # A sender does not wait for an unreachable broker.
         _senders[url].conf.broker_transport_options |= {"max_retries": 1, "interval_start": 0, "interval_step": 0}
     return _senders[url]
 
@@ -88,7 +88,7 @@ def wake(queue: Queue) -> bool:
     try:
         _sender().send_task(queue, queue=queue, retry=False, ignore_result=True)
     except (OperationalError, RedisError, OSError) as error:
-        log.warning("broker away, message not sent", extra={"queue": queue, "error": type(error).__name__})
+        log.warning("broker unreachable, message not sent", extra={"queue": queue, "error": type(error).__name__})
         return False
     return True
 
@@ -110,7 +110,7 @@ def _wake_all(queues: list[Queue]) -> None:
 
 
 def waiting(queue: Queue) -> int:
-    """Return how many messages wait in a queue. Raises kombu's OperationalError when the broker is away."""
+    """Return how many messages wait in a queue. Raises kombu's OperationalError when the broker is unreachable."""
     with _sender().connection_for_read() as connection:
         channel: Any = connection.default_channel
         return int(channel.client.llen(queue))

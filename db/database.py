@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 SQLITE_BUSY_MS = 30_000
 PG_OPTIONS = "-c statement_timeout=120000 -c lock_timeout=30000 -c idle_in_transaction_session_timeout=120000"
-# Seconds and milliseconds after which a server that no longer answers counts as away. The system waits for hours.
+# Seconds and milliseconds after which a silent server counts as unreachable. The system waits for hours.
 PG_CONNECTION = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -150,7 +150,7 @@ def in_transaction(work: Callable[[Session], T]) -> T:
     """Return what `work` returns in a writing transaction.
 
     If the database breaks the transaction off in favour of another, `work` is called again in a new one, up to TRIES
-    calls in all. Raises OperationalError after the last, or at once if the database is away.
+    calls in all. Raises OperationalError after the last, or at once if the database is unreachable.
     """
     for left in reversed(range(TRIES)):
         try:

@@ -1,7 +1,7 @@
 """Whether the storage in use belongs to the database in use.
 
-Files are deleted when no row names them, so a storage beside the wrong database, or beside an empty one, would lose all
-of them. A marker in storage holds the id of its database.
+Files are deleted when the database does not refer to them. So a storage that is used with the wrong database, or with
+an empty one, would lose all of them. A marker in storage holds the id of its database.
 """
 
 from sqlalchemy import select

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     stall_seconds: float = 300  # a worker without progress for this long kills itself
     reap_every_seconds: float = 3600
     resend_seconds: float = 60  # a ready row this old gets its message again
-    orphan_seconds: float = 24 * 3600  # a file that no row names goes to the trash after this
+    orphan_seconds: float = 24 * 3600  # a file that the database does not refer to goes to the trash after this
     trash_days: int = 14  # after which the trash is emptied
 
     # Training

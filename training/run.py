@@ -126,7 +126,8 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
 def settle_environment(run: TrainingRun, config: Config) -> Config:
     """Note on the run where it trains, and return its config with the precision settled.
 
-    A run that goes on elsewhere keeps the precision that it began with, and the environment of its first epochs.
+    A run that is continued on another machine keeps the precision and the environment that it began with. What differs
+    on the new machine is added with the suffix ` (resumed)`.
     """
     here = environment() | {"code": code_version(), "precision": precision_of(config)}
     if not run.checkpoint or not run.environment:

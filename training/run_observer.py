@@ -95,7 +95,7 @@ class RunObserver(TrainingObserver):
         self._notes.alive(lambda: self.report(*self._last))
 
     def epoch(self, record: EpochRecord) -> None:
-        """Record an epoch. A database that is away is waited for."""
+        """Record an epoch. An unreachable database is waited for."""
 
         def record_epoch() -> None:
             with session_scope() as s:

@@ -2,9 +2,10 @@
 
 * A heartbeat keeps the lease while the work makes progress.
 * `StaleClaim`: the lease was lost and somebody else has the work. It is logged, and nothing is recorded.
-* A database that is away is waited for, with what is to be recorded: `patiently`. The lease is renewed once it is back.
-* What else is away for a while (storage, decoders, memory) is not the work's fault: the work is put off.
-  That is not an attempt. It is logged as an error, counted, and shown as the metric `ctbatch_put_offs`.
+* While the database is unreachable, results are kept, and recording them is tried again until it is back: `patiently`.
+  The lease is then renewed.
+* If storage, decoders or memory are not available, the work is put off and tried again later. That does not count as an
+  attempt. It is logged as an error, counted, and shown as the metric `ctbatch_put_offs`.
 * While the disk is short of its reserve, nothing is claimed, so that what is claimed already can go on.
 * Any other error ends the work: `fail` records the reason for people. If `fail` raises instead, the error goes to
   Celery's log, and the lease runs out.
@@ -73,7 +74,7 @@ def carry_out(
             except FileMissing as error:
                 if OSError in away and not is_storage_at_hand():
                     log.error("work put off: storage is not at hand", extra=rows)  # noqa: TRY400  no file is named
-                    why = OSError("the storage is not at hand: it lacks the mark of this database")
+                    why = OSError("the storage is not at hand: it lacks the marker file of this database")
                     patiently(heartbeat, partial(put_off, why) if put_off else partial(_put_off, model, claims))
                 else:
                     patiently(heartbeat, partial(fail, error))
@@ -84,7 +85,7 @@ def carry_out(
 
 
 def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
-    """Return what `act` returns, called again and again while the database is away.
+    """Return what `act` returns, called again and again while the database is unreachable.
 
     `act` runs one transaction, or several that may each be repeated. Raises StaleClaim, and what `act` raises.
     """

@@ -63,7 +63,7 @@ def limited_entries(path: Path, filename: str, progress: Callable[[], None]) -> 
 def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable[[], None]) -> Generator[Read]:
     """Read the entries and store their originals; yield each in order, decoded or rejected.
 
-    Call `storage().sync()` before rows name the originals. Some entries are taken ahead of the one that is yielded.
+    Call `storage().sync()` before rows refer to the originals. Some entries are read before earlier ones are yielded.
     `progress` is called for each entry. Raises DecoderUnavailable, OSError, and what reading raises.
     """
 

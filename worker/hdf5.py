@@ -45,7 +45,7 @@ _ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "
 
 
 def check_weights(path: Path) -> None:
-    """Check that an HDF5 file, or the weights in a `.keras` file, can be read and name nothing outside.
+    """Check that an HDF5 file, or the weights in a `.keras` file, can be read and refers to no other file.
 
     Raises HarmfulModel.
     """
@@ -55,7 +55,7 @@ def check_weights(path: Path) -> None:
 def read_shapes(path: Path) -> Shapes:
     """Return how many arrays of each shape an HDF5 file holds, or the weights in a `.keras` file.
 
-    Raises HarmfulModel: it cannot be read, or it names something outside.
+    Raises HarmfulModel: it cannot be read, or it refers to another file.
     """
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):

@@ -9,10 +9,10 @@ log = logging.getLogger(__name__)
 
 
 class LeaseWatch:
-    """Looks at the database's clock again and again, and notices when it could not look for a while.
+    """Reads the database's clock at each sweep, and notices when it could not read it for a while.
 
-    During such a gap no worker could renew its lease. So after it, and after the start of this process, which knows
-    nothing of the time before, live workers get the time of one heartbeat and one sweep to do so.
+    During such a gap no worker could renew its lease. So after a gap, live workers get the time of one heartbeat and
+    one sweep to renew. The start of this process counts as a gap, because there may have been one before it.
     """
 
     def __init__(self) -> None:

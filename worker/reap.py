@@ -1,8 +1,8 @@
-"""Moves stored files that no row names to the trash, and empties the trash later.
+"""Moves stored files that the database does not refer to into the trash, and empties the trash later.
 
 Deleting is the one thing here that cannot be taken back, so five rules guard it:
 1. Nothing is touched in a storage that is not marked as this database's, nor a file that is older than the database.
-2. A file first lies in the trash for days. One that a row names by then, or that is read, comes back.
+2. A file first lies in the trash for days. One that the database refers to by then, or that is read, comes back.
 3. A round that finds many such files moves none: a wrong or restored database looks like that.
 4. A file is looked at again just before it moves, and the rows just after: somebody may have put it again meanwhile.
 5. The columns that name files are marked in the models; a test fails for a column of hashes without a mark.
@@ -35,7 +35,7 @@ _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 class TooManyOrphans(Exception):
-    """So many files are named by no row that the database is more likely to be wrong than the files."""
+    """So many files are not referred to that the database is more likely to be wrong than the files."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def reap(*, confirmed: bool = False) -> Reaped:
         orphans += unnamed(names)
     if not confirmed and (len(orphans) > MANY or len(orphans) > max(FEW, MANY_SHARE * count)):
         raise TooManyOrphans(
-            f"no row names {len(orphans)} of {count} stored files. If the database was replaced or restored, mend that"
-            " first; if these files may go, run `ctbatch files reap --yes`"
+            f"the database does not refer to {len(orphans)} of {count} stored files. If it was replaced or restored,"
+            " mend that first; if these files may go, run `ctbatch files reap --yes`"
         )
     trashed = [sha256 for sha256 in orphans if storage().trash(sha256, before)]
     put_back = _restore_named(trashed)
@@ -88,14 +88,14 @@ def file_columns() -> list[Column[Any]]:
 
 
 def unnamed(names: Sequence[str]) -> list[str]:
-    """Return the files of `names` that no row names."""
+    """Return the files of `names` that the database does not refer to."""
     with read_scope() as s:
         named = set(_named(s, names))
     return [sha256 for sha256 in names if sha256 not in named]
 
 
 def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
-    """Yield the files of `names` that a row names, and all files that JSON columns name: few rows have any."""
+    """Yield the files of `names` that the database refers to, and all files in JSON columns: few rows have any."""
     for column in file_columns():
         if isinstance(column.type, JSON):
             for value in s.scalars(select(column)):
@@ -105,7 +105,7 @@ def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
 
 
 def _restore_named(trashed: Sequence[str]) -> int:
-    """Restore what a row has come to name while the round went on; return how many."""
+    """Restore what the database has come to refer to while the round went on; return how many."""
     count = 0
     for names in _batches(iter(trashed)):
         lost = set(unnamed(names))
@@ -114,7 +114,7 @@ def _restore_named(trashed: Sequence[str]) -> int:
 
 
 def _empty_trash() -> tuple[int, int]:
-    """Restore what a row names by now and delete what lay there long enough; return how many of each."""
+    """Restore what the database refers to by now, delete what lay there long enough; return how many of each."""
     last_day = (datetime.now(UTC) - timedelta(days=current().trash_days)).date()
     days = dict(storage().trashed())
     restored = deleted = 0

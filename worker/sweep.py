@@ -41,7 +41,7 @@ def sweep(watch: LeaseWatch | None = None) -> None:
     try:
         send_again(_may_judge(watch))
     except (OperationalError, RedisError, OSError) as error:  # the next round tries again
-        log.warning("broker away, no message sent again", extra={"error": type(error).__name__})
+        log.warning("broker unreachable, no message sent again", extra={"error": type(error).__name__})
     _may_judge(watch)  # a gap within this round counts too
 
 
@@ -55,7 +55,7 @@ def _note_sweep() -> None:
 
 
 def send_again(judged: bool) -> None:
-    """Send the messages that may be lost, of every kind of work. Raises the errors of a broker that is away."""
+    """Send the messages that may be lost, of every kind of work. Raises the errors of a broker that is unreachable."""
     _resend(Upload, Queue.INGEST, judged)
     _resend(Chunk, Queue.INFERENCE, False)  # a lost chunk is put back by the split
     _resend(Dataset, Queue.DATASETS, judged)
@@ -159,7 +159,7 @@ def main() -> None:
             if time.monotonic() >= reap_at:
                 reap_and_log()
                 reap_at = time.monotonic() + settings.reap_every_seconds
-        except (SQLAlchemyError, OSError) as error:  # the database or storage is away: the next round tries again
+        except (SQLAlchemyError, OSError) as error:  # database or storage unreachable: tried again next round
             log.warning("sweep failed", extra={"error": type(error).__name__})
         stop.wait(settings.sweep_seconds)
 

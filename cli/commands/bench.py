@@ -36,7 +36,7 @@ def bench() -> None:
 @SERVER_PACKAGE
 @json_option
 def pipeline(path: Path | None, slices: int, package: Path | None, as_json: bool) -> None:
-    """Measure the images/s of a whole job.
+    """Measure the slices/s of a whole job.
 
     PATH is a folder or an archive of slices  [default: synthetic slices]. The whole job is all that `ctbatch submit
     --wait` does: send, check, unpack, decode, predict and record. The speed is compared with that of the engine
@@ -113,7 +113,7 @@ def connections(pages: int, idle: int, uploads: int, readers: int, package: Path
 @click.option("--pixels", type=PATH, help="Train on this .npy of uint8[n, 224, 224]  [default: phantoms]")
 @json_option
 def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> None:
-    """Measure the images/s of each training stage.
+    """Measure the slices/s of each training stage.
 
     The speed is compared with that of plain `model.fit`, for the same stage on the same slices. Prints the speed of an
     epoch, and the time to compute the frozen layers. They are computed once for each augmented copy.
@@ -148,7 +148,7 @@ def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool
 def fitting(dataset: str, as_json: bool, **options: Any) -> None:
     """Train on a DATASET of CTBATCH_HOME in this process.
 
-    Prints images/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but makes no
+    Prints slices/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but makes no
     package. Uses the device and the backend that Keras is set to, so it can measure a GPU. Keeps only the split.
     """
     check_installed()

@@ -40,7 +40,9 @@ def create(
     no_wait: bool,
     as_json: bool,
 ) -> None:
-    """Make the next version of the dataset NAME, and print a report of it. PATH is a folder, an archive or an image.
+    """Make the dataset NAME with its next number, and print a report of it.
+
+    PATH is a folder, an archive or an image.
 
     \b
     Labels come from the first of these that exists:

@@ -19,7 +19,7 @@ def files() -> None:
 )
 @json_option
 def reap(yes: bool, as_json: bool) -> None:
-    """Move files that no row of the database names to the trash, and delete old files of the trash.
+    """Move files that the database does not refer to into the trash, and delete old files from the trash.
 
     The sweeper does the same every hour. Very many unused files may mean a wrong database: check it before --yes.
     """

@@ -24,7 +24,7 @@ PRIORITY = click.IntRange(-10, 10)
     show_default=True,
     help="Jobs of higher priority go first. Above 0 for admins only.",
 )
-@click.option("--wait", is_flag=True, help="Wait until the job has ended, and exit with its code.")
+@click.option("--wait", is_flag=True, help="Wait until the job has ended. The exit code says how it ended.")
 @strict_option
 @click.option("--idempotency-key", help="The same key with the same files gives the same job  [default: a new key]")
 @json_option
@@ -42,8 +42,8 @@ def submit(
     A folder is sent as a TAR. Files and folders whose names begin with a dot are left out. Links to folders are not
     followed.
 
-    Prints the job's id, or with --json the whole job. With --wait, the job is printed as it ended, and the exit code is
-    5 if nothing was predicted.
+    Prints the job's id, or with --json the whole job. With --wait, the finished job is printed, and the exit code is 5
+    if nothing was predicted.
     """
     need_wait(strict, wait)
     with Client() as client:

@@ -43,8 +43,8 @@ def up(host: str | None, port: int | None, engine: str | None, insecure: bool) -
     """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training, evaluation and sweep.
 
     Makes or upgrades the database first, and restarts a process that dies. When all is ready, prints the address and a
-    link that signs you in once. A second Ctrl-C stops everything at once. If training is not installed, all but
-    training runs.
+    link that signs you in once. A second Ctrl-C stops everything at once. If training is not installed, everything
+    except training runs.
     """
     for name, value in (("CTBATCH_HOST", host), ("CTBATCH_PORT", port), ("CTBATCH_ENGINE", engine)):
         if value is not None:

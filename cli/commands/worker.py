@@ -50,7 +50,7 @@ def worker(role: str, check: bool, name: str | None) -> None:
 
 
 def _check_revision() -> None:
-    """Raise Unavailable if the tables are of another revision. A database that is away is waited for."""
+    """Raise Unavailable if the tables are of another revision. An unreachable database is waited for."""
     from sqlalchemy.exc import OperationalError
 
     from db import migrate

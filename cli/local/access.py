@@ -9,6 +9,7 @@ from db.access import accounts, links, tokens
 from db.registry import champions
 
 TOKEN_LABEL = "ctbatch up"  # noqa: S105 a label
+_IF_OURS = "if nobody else uses it, run"
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,18 @@ class LocalAccess:
         Revoke tokens of earlier runs, which a kill may have left.
 
         Raises:
-            Unavailable: the account of this name is somebody else's: it is not an admin, or it is disabled.
+            Unavailable: the account is disabled, or it is not an admin.
         """
         with database_errors():
             migrate.upgrade()
         with writing() as session:
             user = accounts.local_user(session)
-            if not user.is_admin or user.disabled_at:
-                raise Unavailable(f"the user {user.name} is not an admin of this machine; its name is reserved for one")
+            if user.disabled_at:
+                raise Unavailable(f"the account {user.name} is disabled; {_IF_OURS} `ctbatch users enable {user.name}`")
+            if not user.is_admin:
+                raise Unavailable(
+                    f"the account {user.name} is not an admin; {_IF_OURS} `ctbatch users role {user.name} admin`"
+                )
             for token in tokens.list_tokens(session, user):
                 if token.label == TOKEN_LABEL:
                     tokens.revoke_token(session, user, token.id)

@@ -15,7 +15,7 @@ from db.models import User
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Report a database that is away, damaged or not upgraded in one line.
+    """Report an unreachable, damaged or not upgraded database in one line.
 
     Raises:
         Unavailable: in place of the driver's own errors.

@@ -58,7 +58,7 @@ def _note(view: RunView) -> str:
     if live.get("loss") is not None:
         notes.append(f"loss {live['loss']:.3f}")
     if live.get("rate"):
-        notes.append(f"{live['rate']:.0f} images/s")
+        notes.append(f"{live['rate']:.0f} slices/s")
     if live.get("eta_seconds") and not (view.stopping or view.cancelling):
         notes.append(f"about {live['eta_seconds'] / 60:.0f} min left in this stage")
     return ", ".join(notes)

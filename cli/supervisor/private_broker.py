@@ -112,7 +112,9 @@ def socket_folder(settings: Settings) -> Path:
     folder.mkdir(exist_ok=True, mode=0o700)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise Unavailable(f"{folder} is not a private folder of this user; remove it, or set a shorter CTBATCH_HOME")
+        raise Unavailable(
+            f"other users can use {folder}, or it is not a folder; remove it, or set a shorter CTBATCH_HOME"
+        )
     return folder
 
 

@@ -74,8 +74,9 @@ def enable_user(user: User) -> None:
 
 
 def set_admin(user: User, is_admin: bool) -> None:
-    """Make a user an admin, or an admin a user. Raises AccountRefused: it is the local user."""
-    _check_not_local(user)
+    """Make a user an admin, or an admin a user. Raises AccountRefused: the local user must stay an admin."""
+    if not is_admin:
+        _check_not_local(user)
     user.is_admin = is_admin
 
 

@@ -38,8 +38,8 @@ class Pair:
 class Comparison(Kept):
     """A comparison as people see it; `state` queued, running, finished or failed.
 
-    `figures`: each metric of both versions, `model_version` first. `engine`: gave the scores of both, or a note says
-    otherwise. `notes`: who was trained on some of the slices.
+    `figures`: each metric of both versions, `model_version` first. `engine`: the engine that measured both; if two
+    engines did, a note says so. `notes` also say which version was trained on some of the slices.
     """
 
     model_version: str

@@ -61,9 +61,9 @@ def promote(
     force: bool = False,
     who: str = "",
 ) -> Promotion:
-    """Make a version the champion. The gate is kept, and whether `force` overrode it.
+    """Make a version the champion. The promotion keeps the gate, and whether `force` overrode it.
 
-    `user`: the admin; `who` names a person whom this database does not know, at the command line.
+    `user`: the admin who is signed in, or None at the command line. `who`: the name of the person at the command line.
 
     Raises GateClosed: the user is not an admin; the version was imported and no engine of it is proven here; it is not
     compared yet, or refused, and not forced; a reason is missing; or the champion is not the one that the gate compared

@@ -3,16 +3,17 @@
 A candidate and the champion are measured on the same slices, by the same engine. The candidate is
 
 - refused if its sensitivity, specificity or AUC, as measured, is below its floor. The measured value counts, not the
-  upper end of its interval: on few groups the interval is so wide that any candidate would pass. A candidate that
-  chance alone put below a floor costs an admin a reason; one that misses disease costs more;
+  upper end of its interval: on few groups the interval is so wide that any candidate would pass. If only chance put
+  a candidate below a floor, an admin can override the refusal with a reason. That costs less than missed disease;
 - refused if it is worse than the champion beyond chance in one of four metrics: AUC, accuracy, sensitivity and
   specificity. Four questions give chance four opportunities, so Holm's correction keeps all of them together at 2.5 %
   (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979);
 - otherwise not judged, for lack of evidence, if a class has fewer than 20 groups, or if more than 1 % of the slices
   trained the candidate or are of groups that did;
-- otherwise passed if it is shown to be at most a margin worse: in each of the four metrics, the lower end of the 95 %
-  interval of the difference lies above the margin (a test of non-inferiority; all four must hold, so no correction is
-  needed: Berger, 1982). A small loss that is certain, and within the margin, does not keep it from passing;
+- otherwise passed if the evidence shows that it is worse by no more than a margin, if at all: in each of the four
+  metrics, the 95 % interval of the difference lies wholly above minus the margin (a test of non-inferiority; all four
+  must hold, so no correction is needed: Berger, 1982). A small loss that is certain, and within the margin, does not
+  keep it from passing;
 - otherwise not shown: the candidate may be as good, or it may be worse.
 """
 
@@ -26,7 +27,7 @@ from db.metrics import METRICS, Difference, missing_slice, written, written_inte
 PASSED, REFUSED, NOT_SHOWN = "passed", "refused", "not shown"
 NO_EVIDENCE = "not enough evidence"
 
-LEAST_GROUPS = 20  # of each class; with fewer, an interval by resampling groups is too narrow to be believed
+LEAST_GROUPS = 20  # of each class; with fewer, an interval by resampling groups is too rough
 TOLERATED = 0.01  # share of slices that a version may have seen
 COMPARED = ("auc", "accuracy", "recall", "specificity")
 CHANCE = 0.025  # of refusing a candidate that is as good as the champion, for all compared metrics together
@@ -110,7 +111,7 @@ def _seen(seen: Seen) -> list[str]:
 
 
 def _worse(pairs: PairedMetrics, margin: float) -> list[str]:
-    """Return a line for each metric that is worse beyond chance, and not shown to be within the margin."""
+    """Return a line for each metric that is worse beyond chance, and not surely within the margin."""
     tested = [(key, pairs[key]) for key in COMPARED if key in pairs]
     return [
         f"its {METRICS[key].name} is {Difference.WORSE}: the difference is"

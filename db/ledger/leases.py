@@ -99,7 +99,7 @@ def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> 
 
 
 def put_off(session: Session, model: type[L], claim: Claim, *, is_attempt: bool = False, **values: Any) -> None:
-    """Put the work back because something that it needs is away, until the sweeper sends its message again.
+    """Put the work back because something that it needs is not available, until the sweeper sends its message again.
 
     It cannot be claimed before: a fault of a minute would be met a hundred times. It counts as an attempt only if the
     work itself may be at fault. Raises StaleClaim.

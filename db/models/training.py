@@ -18,7 +18,7 @@ class TrainingRun(LeaseMixin, Base):
 
     `demo`: it makes the demo model, and has no dataset. `config`: all settings, the preset's included. `estimate`:
     seconds and bytes of disk that it was expected to take. `environment`: versions of code and libraries, backend,
-    device. `live`: its position: stage, epoch, step, steps, loss, rate (images/s), eta_seconds. `checkpoint`: files in
+    device. `live`: its position: stage, epoch, step, steps, loss, rate (slices/s), eta_seconds. `checkpoint`: files in
     storage by name, with the stage and epoch after which they were written. `allowed_leaks`: the leaks of the split;
     the launcher allowed each by name. `seen-by-parent` may be among them until the worker has compared the slices.
     `stopped_early`: training ended before its last epoch, because somebody asked to stop.

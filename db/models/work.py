@@ -28,7 +28,7 @@ class LeaseMixin:
 
     `fence`: a number that grows with each claim; a worker that holds an older one can record nothing. `token`: random
     for each claim, because a database restored from a backup gives out the same fences again. `attempts`: claims since
-    the last progress. `put_offs`: how often it was put off since then because something that it needs is away, which is
+    the last progress. `put_offs`: how often it was put off since then because something was not available, which is
     not an attempt. `lease_until`: when the lease ends; of a ready row, when it may be claimed again. `published_at`:
     when its message was last sent.
     """

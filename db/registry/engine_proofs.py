@@ -25,8 +25,8 @@ RESULTS = ("engine", "precision", "passed", "largest_difference", "seconds", "te
 class Serving:
     """Which engine serves a model version on one host.
 
-    `proofs`: those of the newest load there, at least one, in the order in which they were tried: the quickest engine
-    first. A load ends with the first engine that passes.
+    `proofs`: the results of the last time that the version was loaded there, at least one. They are in the order in
+    which the engines were tried, the quickest first. Loading ends with the first engine that passes.
     """
 
     host: str

@@ -80,7 +80,7 @@ class Storage(Trash):
     def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
         """Store bytes and return their SHA-256. A file that is there already is compared, and is young afterwards.
 
-        `durable=False` skips the fsync of a local file: call `sync` before a row names it.
+        `durable=False` skips the fsync of a local file: call `sync` before a row refers to it.
         """
         sha256 = hashlib.sha256(data).hexdigest()
         place = self._place(sha256)

@@ -1,4 +1,4 @@
-"""The trash of a storage: files that no row names lie there for days before they are deleted."""
+"""The trash of a storage: files that the database does not refer to lie there for days before they are deleted."""
 
 from collections.abc import Iterator
 from contextlib import suppress

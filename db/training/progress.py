@@ -11,7 +11,7 @@ FIT_SHARE = 0.9  # of a run's progress; evaluating and exporting are the rest
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch came to. `metrics`: loss, accuracy, val_loss, val_accuracy, val_auc, rate (images/s)."""
+    """What an epoch came to. `metrics`: loss, accuracy, val_loss, val_accuracy, val_auc, rate (slices/s)."""
 
     stage: int
     epoch: int
@@ -20,7 +20,7 @@ class EpochRecord:
 
 
 class LiveProgress(Kept):
-    """Where training stands now; stage, epoch and step count from 0. `rate`: images/s; `eta_seconds`: to the end of the
+    """Where training stands now; stage, epoch and step count from 0. `rate`: slices/s; `eta_seconds`: to the end of the
     stage."""
 
     stage: int

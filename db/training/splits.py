@@ -189,8 +189,9 @@ def joined_groups(
 ) -> list[Unit]:
     """Join groups that a cluster of identical or near-identical slices connects, in the order of rows.
 
-    Without `by_cluster` each group is alone. A unit stays in the part that its slices have in `earlier_parts`, by the
-    hash of the pixels. Of several parts it takes the first, so that nothing is tested on that training used.
+    Without `by_cluster` each group is a unit of its own. `earlier_parts`: the part that each slice had in an earlier
+    split, by the hash of its pixels. A unit keeps the part that its slices had. If they had several, it takes the first
+    of train, validation and test: no slice that was trained on is tested on.
     """
     leader: dict[str, str] = {}
 

@@ -71,12 +71,20 @@ def test_stopping_ends_the_local_token_and_link(database):
         assert links.link_user(session, secret) is None
 
 
-@pytest.mark.parametrize("change", [{"is_admin": False}, {"disabled_at": datetime.now(UTC)}])
-def test_up_does_not_make_somebody_elses_account_its_own(database, change):
+@pytest.mark.parametrize(
+    ("change", "command"),
+    [
+        ({"is_admin": False}, ("users", "role", "local", "admin")),
+        ({"disabled_at": datetime.now(UTC)}, ("users", "enable", "local")),
+    ],
+)
+def test_up_does_not_make_somebody_elses_account_its_own_and_names_the_command_that_does(operate, change, command):
     with session_scope() as session:
         session.add(User(name=accounts.LOCAL_USER, **({"is_admin": True} | change)))
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match=" ".join(command)):
         LocalAccess.prepare()
+    assert operate(*command).returncode == 0
+    LocalAccess.prepare().end()
 
 
 def test_a_password_is_changed_and_a_short_one_refused(operate, ann):

@@ -64,7 +64,8 @@ def training_slices_of(
 ) -> list[Iterator[NDArray[np.uint8]]]:
     """Return the slices that were in `parts` when the version or one of its ancestors was trained.
 
-    One iterator for each dataset, without the dataset `but`. An iterator reads its slices lazily and does not need `s`.
+    Returns one iterator for each dataset, except for the dataset with the id `but`. The iterators read their slices
+    only when they are used, and may be used after `s` is closed.
     """
     datasets = [dataset for dataset in trained_on(s, version) if dataset.id != but]
     return [slices_of(dataset, rows_in(s, version, dataset, parts)) for dataset in datasets]

@@ -3,7 +3,7 @@
 The rule. Sensitivity, specificity and AUC each have a floor. The model
 
 - may be used if the lower ends of all three 95 % intervals reach their floors, on at least 20 groups of each class.
-  With fewer groups, an interval by resampling groups is too narrow to be believed;
+  With fewer groups, an interval by resampling groups is too rough to decide by;
 - may not be used if the upper end of one interval is below its floor;
 - otherwise there is not enough evidence. An interval narrows with the root of the number of groups. From that follows
   how many more groups would settle it, if they are like those that are there.

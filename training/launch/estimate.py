@@ -52,7 +52,7 @@ class Estimate:
 
 
 def whole_speed(stage: Stage, rate: float) -> float:
-    """Return the images/s of a whole training step at 224² on a machine that trains this stage at `rate` images/s."""
+    """Return the slices/s of a whole training step at 224² on a machine that trains this stage at `rate` slices/s."""
     share = 1.0 if stage.unfreeze == ALL else _at_most(STEP_SHARE, stage.unfreeze)
     return rate * (stage.size / 224) ** 2 * share
 
@@ -60,7 +60,7 @@ def whole_speed(stage: Stage, rate: float) -> float:
 def estimate(config: Config, slices: Mapping[str, int], speed: float | None = None) -> Estimate:
     """Estimate a run by its config and the number of slices of each part, evaluation and package included.
 
-    `speed`: images/s of a whole training step at 224², if a run was measured here.
+    `speed`: slices/s of a whole training step at 224², if a run was measured here.
     """
     train, validation = slices["train"], slices["validation"]
     seconds = sum(STAGE_SECONDS + _seconds(stage, train, validation) for stage in config.stages)

@@ -12,7 +12,7 @@ from training.launch.estimate import whole_speed
 
 
 def measured_speed(s: Session) -> float | None:
-    """Return the images/s of a whole training step at 224² of the last run that trained, or None before the first.
+    """Return the slices/s of a whole training step at 224² of the last run that trained, or None before the first.
 
     Of its stages, the one in which most layers learned counts: the steps of a head alone are too short to measure by.
     """

@@ -13,7 +13,7 @@ Arrays = list[NDArray[Any]]
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: stage, epoch and step from 0, of how many; the epoch's loss so far, images/s."""
+    """Where training stands: stage, epoch and step from 0, of how many; the epoch's loss so far, slices/s."""
 
     stage: int
     stages: int

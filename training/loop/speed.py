@@ -71,7 +71,7 @@ def measure(data: Labelled, batch: int, say: Say) -> Iterator[Measured]:
 
 
 def _plain(network: Any, unfreeze: int, data: Labelled, batch: int) -> float:
-    """Measure images/s of Keras's fit, as in its guide to transfer learning: frozen layers are computed each time."""
+    """Measure slices/s of Keras's fit, as in its guide to transfer learning: frozen layers are computed each time."""
     layers = base_layers(network)
     for position, layer in enumerate(layers):
         late = unfreeze == ALL or position >= len(layers) - unfreeze

@@ -19,7 +19,7 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims that ended without a word: what was away is not counted
+MAX_ATTEMPTS = 5  # claims that ended without a word: outages are not counted
 READING = 0.9  # share of the progress; comparing and reporting are the rest
 
 

@@ -49,10 +49,10 @@ class Source:
 
 @dataclass(frozen=True)
 class File:
-    """A file of the source with this number, by its ordinal there.
+    """A file of a source. `source`: the number of the source; `ordinal`: the place of the file in it.
 
-    `path`: below the archive's own name, for class folders; `name`: for people, with the archive's name if there are
-    several sources; `table`: its bytes if it is a label file.
+    `path`: its path in the source, in which class folders are looked for. `name`: the path for people, with the
+    archive's name in front if there are several sources. `table`: its bytes if it is a label file, or None.
     """
 
     source: int

@@ -37,7 +37,7 @@ class EngineUnproven(Exception):
 
 @dataclass(frozen=True)
 class Proven:
-    """An engine that may predict. `results`: of each engine that was tried, the one that passed last."""
+    """An engine that may predict. `results`: one for each engine that was tried; the last is that of `engine`."""
 
     engine: Engine
     results: list[ProofResult]
@@ -46,8 +46,8 @@ class Proven:
 def engine_of(version: ModelVersion, precision: str | None = None) -> tuple[Package, Engine]:
     """Load the version's package and the engine of it that the settings choose, proven on this machine.
 
-    The results of the proof are kept in the database, for people to see. `precision` (`f32`, `int8`): load the quickest
-    engine of this precision instead. It does not serve here, so its proof is not kept.
+    The results of the proofs are kept in the database and shown on pages. `precision` (`f32`, `int8`): load the
+    quickest engine of this precision instead. That engine does not serve here, so the results are not kept.
 
     Raises PackageError (the next call copies the package again), storage's FileMissing and FileDamaged, EngineUnproven,
     and any error that keeps an engine from being loaded.
@@ -77,7 +77,7 @@ def engine_of(version: ModelVersion, precision: str | None = None) -> tuple[Pack
 
 
 def keep_results(version: ModelVersion, results: list[ProofResult]) -> None:
-    """Log and store the results of the proofs. An engine may predict even if the database is away."""
+    """Log and store the results of the proofs. An engine may predict even if the database is unreachable."""
     for result in results:
         facts = {"model_version": version.label, "engine": result.engine, "difference": result.largest_difference}
         log.log(logging.INFO if result.passed else logging.WARNING, result.text, extra=facts)

@@ -1,7 +1,7 @@
 """Finds near-identical slices: a perceptual hash finds candidates, and their block means decide.
 
-`imagehash` is not used: its hash is the twelve lines of `perceptual_hash` with a resizer of its own before them, and it
-compares pairs one by one in Python, where 100,000 slices have 5 × 10⁹ of them.
+The library `imagehash` is not used. Its hash would replace only the twelve lines of `perceptual_hash`, and it resizes
+in another way. It also compares pairs one by one in Python, which is too slow for the 5 × 10⁹ pairs of 100,000 slices.
 """
 
 from collections.abc import Callable, Iterator

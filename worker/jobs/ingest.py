@@ -31,7 +31,7 @@ from worker.jobs.plain_copy import plain_copy, remove_plain_copy
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims of an upload that ended without a word or progress: what was away is not counted
+MAX_ATTEMPTS = 5  # claims of an upload that ended without a word or progress: outages are not counted
 TURN_SECONDS = 60.0  # of recording, after which an upload is given back if another job's waits
 
 Row = Callable[[Entry], ReadSlice]

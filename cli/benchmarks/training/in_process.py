@@ -1,4 +1,4 @@
-"""Training alone, in this process: images/s, time, and the metrics on unseen groups."""
+"""Training alone, in this process: slices/s, time, and the metrics on unseen groups."""
 
 import tempfile
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ class EpochPrinter(TrainingObserver):
     def epoch(self, record: EpochRecord) -> None:
         """Print the speed and the losses of an epoch on stderr."""
         stage, m = self._stages[record.stage], record.metrics
-        epoch = f"{stage.name}: epoch {record.epoch + 1} of {stage.epochs}, {m['rate']:.0f} images/s"
+        epoch = f"{stage.name}: epoch {record.epoch + 1} of {stage.epochs}, {m['rate']:.0f} slices/s"
         say(f"{epoch}, loss {m['loss']:.3f}, validation {m['val_loss']:.3f}, AUC {m['val_auc']:.3f}")
 
 
 @dataclass(frozen=True)
 class StageSpeed:
-    """The speed of a stage: side of its slices in pixels, median of images/s, seconds of all epochs."""
+    """The speed of a stage: side of its slices in pixels, median of slices/s, seconds of all epochs."""
 
     name: str
     size: int
@@ -76,7 +76,7 @@ def run(request: RunRequest, as_json: bool) -> None:
         print_json(asdict(report))
         return
     say(", ".join(f"{name} {value}" for name, value in report.environment.items()))
-    columns = ("stage", "side", "epochs", "images/s (median)", "seconds")
+    columns = ("stage", "side", "epochs", "slices/s (median)", "seconds")
     print_table(columns, [astuple(stage) for stage in report.stages])
     say(f"{report.seconds} s of epochs in all")
     rows = [(name, "–" if value is None else f"{value:.4f}") for name, value in report.metrics.items()]

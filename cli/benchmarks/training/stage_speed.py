@@ -24,7 +24,7 @@ def run(slices: int, batch: int, path: Path | None, as_json: bool) -> None:
     if as_json:
         print_json([vars(speed) | {"ratio": speed.ratio} for speed in speeds])
         return
-    columns = ("stage", "ours, images/s", "plain model.fit, images/s", "ratio", "preparing once, s", "with preparing")
+    columns = ("stage", "ours, slices/s", "plain model.fit, slices/s", "ratio", "preparing once, s", "with preparing")
     rows = [
         (o.stage, f"{o.ours:.1f}", f"{o.plain:.1f}", f"{o.ratio:.1f}", f"{o.prepare_seconds:.1f}",
          f"{o.with_preparing:.1f}")

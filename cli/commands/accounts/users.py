@@ -67,7 +67,7 @@ def password(name: str) -> None:
 @users.command()
 @click.argument("name")
 def disable(name: str) -> None:
-    """Let the user NAME in no more, by password, session, token or link. Their jobs and datasets stay."""
+    """Disable the user NAME: passwords, sessions, tokens and links stop working. Their jobs and datasets stay."""
     with refusals(), writing() as session:
         accounts.disable_user(session, existing_user(session, name))
     say(f"{name} is disabled; `ctbatch users enable {name}` lets them in again")
@@ -86,7 +86,7 @@ def enable(name: str) -> None:
 @click.argument("name")
 @click.argument("role", metavar="admin|user", type=click.Choice(["admin", "user"]))
 def role(name: str, role: str) -> None:
-    """Make the user NAME an admin, or an admin a user again. It holds at once."""
+    """Give the user NAME the role admin or user, at once."""
     with refusals(), writing() as session:
         accounts.set_admin(existing_user(session, name), role == "admin")
     say(f"{name} is now {'an admin' if role == 'admin' else 'a user'}")

@@ -90,15 +90,16 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     \b
     refused: sensitivity, specificity or AUC is below its floor (0.85, 0.80,
       0.90), or VERSION is worse than the champion beyond chance
-    passed: shown to be at most 0.02 worse (CTBATCH_PROMOTION_MARGIN) in
-      AUC, accuracy, sensitivity and specificity
+    passed: the evidence shows that VERSION is worse by no more than 0.02
+      (CTBATCH_PROMOTION_MARGIN), if at all, in AUC, accuracy, sensitivity
+      and specificity
     not shown: neither
     not enough evidence: a class has fewer than 20 groups, or more than 1 %
       of the slices trained VERSION
     nothing to compare on: there is no champion, or no test part here
 
-    An imported VERSION is tried on this machine first, if no machine has loaded it: its network must load and give
-    numbers. Nothing overrides a trial that failed.
+    An imported VERSION is tried on this machine first, if no machine has loaded it: its network must load and return
+    finite numbers. Nothing overrides a trial that failed.
 
     A version that passed needs no reason. A refused one needs --force and --reason, all others --reason. The metrics,
     the reason, the time and the user are kept. Exit code 1 if VERSION was not promoted.

@@ -118,7 +118,7 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     settings = Settings(home=tmp_path / ("deep" * 20) / ("er" * 20))
     private_broker.socket_folder(settings).chmod(0o755)
-    with pytest.raises(Unavailable, match="not a private folder"):
+    with pytest.raises(Unavailable, match="other users can use"):
         private_broker.socket_folder(settings)
 
 

@@ -92,9 +92,9 @@ def find_directory(file: BinaryIO) -> Directory:
 
 
 def records(file: BinaryIO, directory: Directory) -> Iterator[Record]:
-    """Yield the records in their order, read one by one; `file` must not be moved meanwhile.
+    """Yield the records in order. They are read one by one, so do not seek in `file` before the last one.
 
-    Raises ArchiveRefused(`malformed_archive`) when they are not exactly `directory.count` in `directory.size` bytes.
+    Raises ArchiveRefused(`malformed_archive`) unless exactly `directory.count` records fill `directory.size` bytes.
     """
     file.seek(directory.start)
     left = directory.size

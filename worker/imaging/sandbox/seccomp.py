@@ -144,11 +144,12 @@ def grant_cpu(seconds: int) -> None:
 
 
 def drop_system_calls() -> str | None:
-    """Allow from here on only what computing over pipes takes; any other system call fails with EPERM.
+    """Allow only the system calls that are needed to compute and to use open pipes. Any other fails with EPERM.
 
-    So no file can be opened (the SQLite ledger and the secrets of this user included), no socket, no program or process
-    started, no code mapped; of the limits only the processor time can be moved. Returns None, or why the filter could
-    not be set: only the limits of `limit_resources` hold then.
+    From then on this process cannot open a file (such as the SQLite ledger or the secrets of this user) or a socket,
+    start a program or a process, or map executable memory. The only limit that it can change is that of processor time.
+
+    Returns None, or why the filter could not be set. In that case only the limits of `limit_resources` hold.
     """
     return _install(_filter)
 
