@@ -38,8 +38,9 @@ class Pair:
 class Comparison(Kept):
     """A comparison as people see it; `state` queued, running, finished or failed.
 
-    `figures`: each metric of both versions, `model_version` first. `engine`: the engine that measured both; if two
-    engines did, a note says so. `notes` also say which version was trained on some of the slices.
+    `figures`: each metric of both versions, `model_version` first. `engine`: the engine that measured both. If
+    two did, it is that of `model_version`, and a note names both. `notes` also say which version was trained on some of
+    the slices.
     """
 
     model_version: str
