@@ -15,9 +15,9 @@ MIB = 1024 * 1024
 EngineChoice = Literal["auto", "openvino", "openvino-f32", "openvino-bf16", "openvino-int8", "keras", "fake"]
 
 
-def _rules(value: object) -> tuple[str, ...]:
+def _rules(value: str) -> tuple[str, ...]:
     """Return the names in a text such as "localizer,capture". Raises ValueError."""
-    rules = tuple(value.replace(",", " ").split()) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
+    rules = tuple(value.replace(",", " ").split())
     if unknown := set(rules) - set(SET_APART):
         raise ValueError(f"no rule {', '.join(sorted(unknown))}; there are: {', '.join(SET_APART)}")
     return rules
@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     max_ratio: int = 200
     max_entry_bytes: int = 256 * MIB
     max_pixels: int = 40_000_000
-    set_apart: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_rules)] = tuple(SET_APART)  # rules of DICOM files
+    set_apart: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_rules)] = Field(
+        default=",".join(SET_APART), validate_default=True
+    )
     decode_seconds: int = 10
     upload_decode_seconds: int = 8 * 3600  # processor time to decode all files of an upload
     decode_memory_bytes: int = 512 * MIB

@@ -194,7 +194,7 @@ class _Worker:
 
 
 def _work(name: str, ready: Any, stop: Any, results: Any) -> None:
-    """Claim and record until told to stop; runs in a process of its own."""
+    """Claim and record, in a process of its own, until `stop` is set."""
     database.use(get_settings())
     worker = _Worker(name)
     ready.wait(START_SECONDS)

@@ -13,7 +13,7 @@ from db.clock import moment
 from db.models import User
 
 password_hasher = PasswordHasher()
-# Verified against when there is no such user, so that the answer takes as long.
+# Verified for an unknown user's password too, so that the answer takes as long as for a known one.
 _UNKNOWN = "$argon2id$v=19$m=65536,t=3,p=4$uTvYxXCyhq45xIySoMy/ig$m7Df298xK6DcpwoIW6vMvry0nZ37n/B77zm2tQJ5v74"
 
 
@@ -43,7 +43,7 @@ def create_user(s: Session, name: str, password: str | None, is_admin: bool = Fa
 
 
 def local_user(s: Session) -> User:
-    """Return the account of this machine's command line, made if there is none."""
+    """Return the account of this machine's command line. Make it if it does not exist."""
     return find_user(s, LOCAL_USER) or _add(s, User(name=LOCAL_USER, is_admin=True))
 
 

@@ -14,7 +14,7 @@ class PairedMetric(Kept):
     """One metric of two model versions on the same slices, their difference (first less second), and its 95 % interval.
 
     JSON names the two sides `candidate` and `champion`, as the API does. Here neither needs to be one. `p_lower`: the
-    one-sided p-value: the chance of a difference as low as this, or lower, if there is none.
+    one-sided p-value: the chance of measuring so low a difference, or a lower one, if the two are equal.
     """
 
     first: float | None = Field(validation_alias="candidate", serialization_alias="candidate")

@@ -53,7 +53,7 @@ def record_sweep(s: Session) -> None:
 
 
 def seconds_since_sweep(s: Session) -> float | None:
-    """Return the seconds since the last sweep ended, or None if there was none yet."""
+    """Return the seconds since the last sweep ended, or None if none has ended yet."""
     now, swept_at = s.execute(select(from_now(), Installation.swept_at)).one()
     return (now - swept_at).total_seconds() if swept_at else None
 

@@ -25,7 +25,7 @@ class SlicePlace:
 class PagePlace:
     """The number of the first slice of a page, from 1, of how many, and the cursor of the page before.
 
-    `previous_cursor` is None if the page before is the first one, or if there is none.
+    `previous_cursor` is None on the first page and on the second: the first is asked for without a cursor.
     """
 
     first: int

@@ -91,7 +91,7 @@ def find_version(s: Session, label: str) -> ModelVersion | None:
 
 
 def shared_precision(versions: Sequence[ModelVersion]) -> str | None:
-    """Return the precision in which all these versions can be measured, or None if there is none.
+    """Return a precision in which all these versions can be measured, or None.
 
     float32 comes first: its answers are the same on every machine, and a version's own metrics are measured in it.
     """

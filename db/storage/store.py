@@ -190,7 +190,7 @@ class Storage(Trash):
         return min(shutil.disk_usage(folder).free for folder in folders) < settings.reserve_bytes + wanted
 
     def check_disk(self, wanted: int = 0) -> None:
-        """Raise OSError (ENOSPC) if there is no room for so many bytes more; see `is_short_of_disk`."""
+        """Raise OSError (ENOSPC) if so many bytes more do not fit; see `is_short_of_disk`."""
         if self.is_short_of_disk(wanted):
             raise OSError(errno.ENOSPC, "the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
 

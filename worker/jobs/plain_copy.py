@@ -22,7 +22,7 @@ _SYNC_BYTES = 256 * MIB  # written between two waits for the disk: one wait for 
 
 
 def plain_copy(claim: Claim, packed: Path, progress: Callable[[], None]) -> Path | None:
-    """Return the plain copy of a claimed upload, and make it first if there is none.
+    """Return the plain copy of a claimed upload. Make it first if it does not exist.
 
     Returns None if the disk has no room for it, or the TAR is damaged: it is then unpacked at every reading, up to the
     damage. `progress` is called meanwhile. Raises what `progress` raises.

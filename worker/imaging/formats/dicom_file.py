@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
@@ -151,10 +151,9 @@ def _check_depth(dataset: Dataset, depth: int = 0) -> None:
             _check_depth(item, depth + 1)
 
 
-def _vr(element: object) -> str:
-    vr = getattr(element, "VR", None)
+def _vr(element: DataElement | RawDataElement) -> str:
     try:
-        return str(vr or dictionary_VR(element.tag))  # type: ignore[attr-defined]
+        return str(element.VR or dictionary_VR(element.tag))
     except KeyError:
         return "UN"
 

@@ -66,9 +66,10 @@ def number_of(dataset: Dataset, keyword: str) -> float | None:
 def integer_of(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     """Return a whole number. Raises SliceRejected(`malformed`), also if it is missing and has no default."""
     number = number_of(dataset, keyword)
-    if number is None and default is None:
+    value = default if number is None else number
+    if value is None:
         raise SliceRejected("malformed", f"{keyword} is missing.")
-    return int(default if number is None else number)  # type: ignore[arg-type]
+    return int(value)
 
 
 def integer_or_none(dataset: Dataset, keyword: str) -> int | None:
