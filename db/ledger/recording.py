@@ -1,6 +1,6 @@
 """Records what became of slices: what an ingest worker read, and what an inference worker predicted."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from db.crash_points import crash_point
 from db.ledger import chunks, completion, leases
 from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice, insert_predictions, open_slice_ids
-from db.models import Chunk, Job, Outcome, Series, Slice, Upload, Work
+from db.models import Chunk, Job, Outcome, Slice, Upload, Work
+from db.series.rows import Owner, series_of
 
 FOLDER = "folder:"  # starts the series uid of a folder, which has no DICOM UID
 
@@ -23,7 +24,11 @@ WAITS_FOR_READING = and_(Slice.state == Outcome.OPEN, Slice.chunk_id.is_(None))
 
 @dataclass(frozen=True)
 class ReadSlice:
-    """One slice as it was read: prepared (its row of the chunk's array), rejected, or cancelled before reading."""
+    """One slice as it was read: prepared (its row of the chunk's array), rejected, or cancelled before reading.
+
+    `patient`: a digest of the patient's ID and issuer, or ""; only a keyed hash of it is stored. Without a `study_uid`,
+    the series is a study of its own.
+    """
 
     ordinal: int
     frame: int
@@ -38,11 +43,13 @@ class ReadSlice:
     width: int | None = None
     height: int | None = None
     array_row: int | None = None
+    patient: str = ""
+    study_uid: str | None = None
     series_uid: str | None = None
     series_label: str = ""
-    study_uid: str | None = None
     instance_number: int | None = None
     position: float | None = None
+    orientation: str | None = None
     sop_uid: str | None = None
 
 
@@ -76,7 +83,7 @@ def record_read(
         raise StaleClaim(f"upload {claim.id}, fence {claim.fence}")
     progress = {"attempts": 1, "put_offs": 0, "decode_seconds": Upload.decode_seconds + decode_seconds}
     s.execute(update(Upload).where(Upload.id == upload.id).values(progress))
-    series = _series_ids(s, job.id, rows)
+    series = series_of(s, job.id, filter(None, map(_owner, rows)))
     fresh, ids = _write_slices(s, job, upload, rows, series)
     prepared = [id_ for id_, row in zip(ids, fresh, strict=True) if row.state == Outcome.OPEN]
     if array_sha256 is not None and prepared:
@@ -84,21 +91,8 @@ def record_read(
     return job.cancel_requested_at is not None
 
 
-def _series_ids(s: Session, job_id: str, rows: Iterable[ReadSlice]) -> dict[str, int]:
-    wanted = {row.series_uid: row for row in rows if row.series_uid is not None}
-    query = select(Series.uid, Series.id).where(Series.job_id == job_id, Series.uid.in_(wanted))
-    ids = dict(s.execute(query).all())
-    for uid, row in wanted.items():
-        if uid not in ids:
-            series = Series(job_id=job_id, uid=uid, study_uid=row.study_uid, label=row.series_label)
-            s.add(series)
-            s.flush()
-            ids[uid] = series.id
-    return ids
-
-
 def _write_slices(
-    s: Session, job: Job, upload: Upload, rows: Sequence[ReadSlice], series: dict[str, int]
+    s: Session, job: Job, upload: Upload, rows: Sequence[ReadSlice], series: Mapping[Owner, int]
 ) -> tuple[list[ReadSlice], list[int]]:
     """Insert new slices, and update those that wait for reading. Return the rows that were written, and their ids.
 
@@ -109,8 +103,9 @@ def _write_slices(
     waiting = {row: id_ for row in rows if (id_ := known.get((row.ordinal, row.frame))) is not None}
 
     def values(row: ReadSlice) -> dict[str, Any]:
-        columns = {k: v for k, v in vars(row).items() if not k.startswith(("series_", "study_"))}
-        return {**columns, "series_id": None if row.series_uid is None else series[row.series_uid]}
+        columns = {k: v for k, v in vars(row).items() if k not in Owner._fields}
+        owner = _owner(row)
+        return {**columns, "series_id": None if owner is None else series[owner]}
 
     if waiting:
         s.execute(update(Slice), [values(row) | {"id": id_} for row, id_ in waiting.items()])
@@ -119,6 +114,12 @@ def _write_slices(
     statement = insert(Slice).returning(Slice.id, sort_by_parameter_order=True)
     inserted = s.scalars(statement, [values(row) | {"job_id": job.id, "upload_id": upload.id} for row in new])
     return [*waiting, *new], [*waiting.values(), *inserted]
+
+
+def _owner(row: ReadSlice) -> Owner | None:
+    if row.series_uid is None:
+        return None
+    return Owner(row.patient, row.study_uid or row.series_uid, row.series_uid, row.series_label)
 
 
 def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> dict[tuple[int, int], int | None]:

@@ -5,7 +5,7 @@ from db.models.datasets import Dataset, LabelledSlice, Review, Split, SplitRule
 from db.models.installation import Installation
 from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload
 from db.models.registry import EngineProof, ModelVersion, Promotion, PromotionKind
-from db.models.slices import Outcome, Prediction, Series, Slice
+from db.models.slices import Outcome, Patient, Prediction, Series, Slice, Study
 from db.models.training import Epoch, Evaluation, TrainingRun
 from db.models.work import OPEN_WORK, LeaseMixin, Work
 
@@ -24,6 +24,7 @@ __all__ = [
     "LeaseMixin",
     "ModelVersion",
     "Outcome",
+    "Patient",
     "Prediction",
     "Promotion",
     "PromotionKind",
@@ -34,6 +35,7 @@ __all__ = [
     "Slice",
     "Split",
     "SplitRule",
+    "Study",
     "Token",
     "TrainingRun",
     "Upload",

@@ -9,10 +9,14 @@ from db.models.base import Base
 
 
 class Installation(Base):
-    """The one row that the first migration writes. Storage that carries another `id` belongs to another database."""
+    """The one row that the first migration writes. Storage that carries another `id` belongs to another database.
+
+    `patient_key`: the secret with which IDs of patients are hashed, 64 hexadecimal digits.
+    """
 
     __tablename__ = "installation"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    patient_key: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     swept_at: Mapped[datetime | None]  # when a sweep last ended

@@ -1,4 +1,4 @@
-"""Series, slices and predictions of jobs."""
+"""Patients, studies, series, slices and predictions of jobs."""
 
 import re
 from datetime import datetime
@@ -40,17 +40,53 @@ def _name_key(context: Any) -> str:
     return natural_key(context.get_current_parameters()["name"])
 
 
-class Series(Base):
-    """The slices of one DICOM series, or of one folder of an archive. `uid` is unique within a job."""
+class Patient(Base):
+    """A patient within one job. `key`: a keyed hash of the ID and its issuer; people see the `ordinal`, from 1.
 
-    __tablename__ = "series"
+    A study whose files state no ID, or several, has a patient of its own (`is_known` false) that no other study shares.
+    """
+
+    __tablename__ = "patient"
+    __table_args__ = (UniqueConstraint("job_id", "key"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
+    key: Mapped[str]
+    ordinal: Mapped[int]
+    is_known: Mapped[bool]
+
+
+class Study(Base):
+    """A study of a job's patient. A folder is a study of its own.
+
+    `conflict`: the reason code by which all its slices are rejected, or None.
+    """
+
+    __tablename__ = "study"
     __table_args__ = (UniqueConstraint("job_id", "uid"),)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
+    patient_id: Mapped[int] = mapped_column(ForeignKey("patient.id"), index=True)
     uid: Mapped[str]
-    study_uid: Mapped[str | None]
+    conflict: Mapped[str | None]
+
+
+class Series(Base):
+    """The slices of one DICOM series, or of one folder of an archive. `uid` is unique within a study.
+
+    `notes`: codes of what is odd about the series as a whole (`db.reasons.SERIES_NOTES`), set once all is read.
+    """
+
+    __tablename__ = "series"
+    __table_args__ = (UniqueConstraint("study_id", "uid"), Index("ix_series_job", "job_id", "id"))
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    uid: Mapped[str]
     label: Mapped[str]
+    notes: Mapped[list[str]] = mapped_column(default=list, info=NO_FILE)
 
 
 class Slice(Base):
@@ -58,8 +94,10 @@ class Slice(Base):
 
     `name` was chosen by the submitter: it is never used as a path and never logged. `name_key`: what names sort by.
     `ordinal`: the entry of the upload; `frame`: the page of that entry. `reason`: a code of `db.reasons`; `detail`: a
-    sentence about this file. `sha256`: of the file; `pixels_sha256`: of the prepared pixels. `chunk_id` and
-    `array_row`: where those pixels are.
+    sentence about this file. `sha256`: of the file; `pixels_sha256`: of the prepared pixels. `position`: mm along the
+    slice's normal, towards the head. `orientation`: the six direction cosines of rows and columns, as DICOM writes
+    them. `series_rank`: the place in its series from the feet to the head, from 0, set once all uploads of the job are
+    read. `chunk_id` and `array_row`: where the prepared pixels are.
     """
 
     __tablename__ = "slice"
@@ -90,7 +128,9 @@ class Slice(Base):
     height: Mapped[int | None]
     instance_number: Mapped[int | None]
     position: Mapped[float | None]
+    orientation: Mapped[str | None]
     sop_uid: Mapped[str | None]
+    series_rank: Mapped[int | None]
     chunk_id: Mapped[int | None] = mapped_column(ForeignKey("chunk.id"), index=True)
     array_row: Mapped[int | None]
 

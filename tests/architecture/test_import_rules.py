@@ -51,6 +51,7 @@ ROOMS = {
         "migrate installation",
         "access",
         "registry",
+        "series",
         "ledger",
         "datasets",
         "training",

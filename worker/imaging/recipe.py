@@ -21,10 +21,11 @@ PIXEL_BYTES = SIDE * SIDE
 class SeriesInfo:
     """The series that a DICOM slice belongs to, without name or number of the patient.
 
-    Texts are display names of at most 64 characters, or empty. `patient` is a digest of the patient's ID and its
-    issuer, to distinguish patients; short IDs can be guessed from it, so it is never stored. `position` is in mm along
-    the slice normal and comparable within one series, or None if the file does not state it. `burned_in`: the file
-    states that text is burned into its pixels.
+    Texts are display names of at most 64 characters, or empty; UIDs may have 128. `patient` is a digest of the
+    patient's ID and its issuer, to distinguish patients; short IDs can be guessed from it, so it is never stored.
+    `position` is in mm along the slice's normal, towards the head, and comparable within one series, or None if the
+    file does not state it. `orientation`: the direction cosines of rows and columns, six numbers as DICOM writes them,
+    or "". `burned_in`: the file states that text is burned into its pixels.
     """
 
     patient: str
@@ -35,6 +36,7 @@ class SeriesInfo:
     instance_number: int | None
     sop_uid: str
     position: float | None
+    orientation: str = ""
     burned_in: bool = False
 
 

@@ -70,9 +70,12 @@ def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = No
 
 
 def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int) -> ReadSlice:
-    series = prepared.series if prepared.series and prepared.series.series_uid else None
+    info = prepared.series
+    series = info if info and info.series_uid else None
     folder = entry.name.rpartition("/")[0]
-    place: Any = {name: getattr(series, name, None) for name in ("study_uid", "instance_number", "position", "sop_uid")}
+    texts = {name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")}
+    numbers = {name: getattr(info, name, None) for name in ("instance_number", "position")}
+    place: Any = texts | numbers
     return ReadSlice(
         ordinal=entry.ordinal,
         name=entry.name,
@@ -80,6 +83,7 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
         sha256=sha256,
         pixels_sha256=prepared.sha256_pixels,
         array_row=array_row,
+        patient=info.patient if info else "",
         series_uid=series.series_uid if series else recording.FOLDER + folder,
         series_label=_series_label(series, folder),
         **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height")},

@@ -1,5 +1,6 @@
 """The tables of release 0.1.0."""
 
+import secrets
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -18,11 +19,13 @@ def upgrade() -> None:
     installation = op.create_table(
         "installation",
         sa.Column("id", sa.String(), nullable=False),
+        sa.Column("patient_key", sa.String(), nullable=False),
         sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.Column("swept_at", db.clock.UtcDateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_installation")),
     )
-    op.bulk_insert(installation, [{"id": uuid4().hex, "created_at": datetime.now(UTC)}])
+    identity = {"id": uuid4().hex, "patient_key": secrets.token_hex(32), "created_at": datetime.now(UTC)}
+    op.bulk_insert(installation, [identity])
     op.create_table(
         "model_version",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -277,16 +280,47 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_labelled_slice_sha256"), ["sha256"], unique=False)
 
     op.create_table(
+        "patient",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("job_id", sa.String(), nullable=False),
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("ordinal", sa.Integer(), nullable=False),
+        sa.Column("is_known", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_patient_job_id_job")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_patient")),
+        sa.UniqueConstraint("job_id", "key", name=op.f("uq_patient_job_id_key")),
+    )
+    op.create_table(
+        "study",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("job_id", sa.String(), nullable=False),
+        sa.Column("patient_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("uid", sa.String(), nullable=False),
+        sa.Column("conflict", sa.String(), nullable=True),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_study_job_id_job")),
+        sa.ForeignKeyConstraint(["patient_id"], ["patient.id"], name=op.f("fk_study_patient_id_patient")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
+        sa.UniqueConstraint("job_id", "uid", name=op.f("uq_study_job_id_uid")),
+    )
+    with op.batch_alter_table("study", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_study_patient_id"), ["patient_id"], unique=False)
+
+    op.create_table(
         "series",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("job_id", sa.String(), nullable=False),
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("uid", sa.String(), nullable=False),
-        sa.Column("study_uid", sa.String(), nullable=True),
         sa.Column("label", sa.String(), nullable=False),
+        sa.Column("notes", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_series_job_id_job")),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_series_study_id_study")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
-        sa.UniqueConstraint("job_id", "uid", name=op.f("uq_series_job_id_uid")),
+        sa.UniqueConstraint("study_id", "uid", name=op.f("uq_series_study_id_uid")),
     )
+    with op.batch_alter_table("series", schema=None) as batch_op:
+        batch_op.create_index("ix_series_job", ["job_id", "id"], unique=False)
+
     op.create_table(
         "upload",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -381,7 +415,9 @@ def upgrade() -> None:
         sa.Column("height", sa.Integer(), nullable=True),
         sa.Column("instance_number", sa.Integer(), nullable=True),
         sa.Column("position", sa.Double(), nullable=True),
+        sa.Column("orientation", sa.String(), nullable=True),
         sa.Column("sop_uid", sa.String(), nullable=True),
+        sa.Column("series_rank", sa.Integer(), nullable=True),
         sa.Column("chunk_id", sa.Integer(), nullable=True),
         sa.Column("array_row", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(["chunk_id"], ["chunk.id"], name=op.f("fk_slice_chunk_id_chunk")),

@@ -16,7 +16,15 @@ from worker.imaging.display_names import display_name
 from worker.imaging.formats.dicom_file import DicomFile, read_dicom
 from worker.imaging.formats.dicom_objects import check_object, check_place
 from worker.imaging.formats.dicom_pixels import frames_of
-from worker.imaging.formats.dicom_values import integer_of, integer_or_none, label_of, number_of, numbers_of, text_of
+from worker.imaging.formats.dicom_values import (
+    integer_of,
+    integer_or_none,
+    label_of,
+    number_of,
+    numbers_of,
+    text_of,
+    uid_of,
+)
 from worker.imaging.formats.pictures import check_pixels
 from worker.imaging.recipe import PreparedSlice, SeriesInfo, fit, lung_window
 from worker.imaging.rejections import SliceRejected
@@ -27,6 +35,7 @@ _STANDARD_OBJECT = "1.2.840.10008.5.1.4.1."
 _HU = ("", "HU", "HU_MOD", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS")
 _UNSPECIFIED = "US"
 _CT_INTERCEPTS = (-1024.0, -1000.0)
+POSITION_DIGITS = 4  # after the point: slices at one place must not differ by rounding
 _PRIVATE_RLE = (0x07A1, "PMSCT_RLE1")
 
 
@@ -184,15 +193,17 @@ def _padding(dataset: Dataset, allocated: int, signed: bool) -> range:
 
 def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
     """Return where the slice belongs, as far as the file states it."""
+    axes = _orientation(groups)
     return SeriesInfo(
         patient=_patient(dataset),
-        study_uid=label_of(dataset, "StudyInstanceUID"),
-        series_uid=label_of(dataset, "SeriesInstanceUID"),
+        study_uid=uid_of(dataset, "StudyInstanceUID"),
+        series_uid=uid_of(dataset, "SeriesInstanceUID"),
         series_number=integer_or_none(dataset, "SeriesNumber"),
         description=label_of(dataset, "SeriesDescription"),
         instance_number=integer_or_none(dataset, "InstanceNumber"),
-        sop_uid=label_of(dataset, "SOPInstanceUID"),
-        position=_position(groups),
+        sop_uid=uid_of(dataset, "SOPInstanceUID"),
+        position=_position(groups, axes),
+        orientation="\\".join(f"{axis:.6g}" for axis in axes),
         burned_in=label_of(dataset, "BurnedInAnnotation").upper() == "YES",
     )
 
@@ -206,16 +217,27 @@ def _patient(dataset: Dataset) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _position(groups: dict[str, Dataset]) -> float | None:
-    """Return mm along the normal of the slice: orientation's cross product with the position (PS3.3 C.7.6.2.1.1), else
-    SliceLocation, else None."""
+def _orientation(groups: dict[str, Dataset]) -> list[float]:
+    """Return the direction cosines of rows and columns, six numbers, or [] if they are missing or make no plane."""
     try:
-        orientation = numbers_of(groups["orientation"], "ImageOrientationPatient")
+        axes = numbers_of(groups["orientation"], "ImageOrientationPatient")
+    except SliceRejected:
+        return []
+    return axes if len(axes) == 6 and np.cross(axes[:3], axes[3:]).any() else []
+
+
+def _position(groups: dict[str, Dataset], axes: list[float]) -> float | None:
+    """Return mm along the slice's normal towards the head (PS3.3 C.7.6.2.1.1), else SliceLocation, else None.
+
+    The normal is the cross product of the axes. It points to the feet where rows run from left to right and columns
+    upwards, and is turned round then.
+    """
+    try:
         corner = numbers_of(groups["position"], "ImagePositionPatient")
-        if len(orientation) == 6 and len(corner) == 3:
-            normal = np.cross(orientation[:3], orientation[3:])
-            position = float(normal @ np.array(corner))
-            return position if normal.any() and math.isfinite(position) else None
-        return number_of(groups["position"], "SliceLocation")
+        if not axes or len(corner) != 3:
+            return number_of(groups["position"], "SliceLocation")
     except SliceRejected:
         return None
+    normal = np.cross(axes[:3], axes[3:])
+    position = float(normal @ np.array(corner) / np.linalg.norm(normal) * (-1 if normal[2] < 0 else 1))
+    return round(position, POSITION_DIGITS) if math.isfinite(position) else None

@@ -1,5 +1,6 @@
 """Values of DICOM elements, as far as files state them."""
 
+import hashlib
 import math
 
 from pydicom.datadict import dictionary_VR
@@ -7,6 +8,8 @@ from pydicom.dataset import Dataset
 
 from worker.imaging.display_names import display_name
 from worker.imaging.rejections import SliceRejected
+
+MAX_UID = 128
 
 
 def texts_of(dataset: Dataset, keyword: str) -> list[str]:
@@ -29,6 +32,18 @@ def label_of(dataset: Dataset, keyword: str) -> str:
         return display_name(text_of(dataset, keyword))[:64]
     except (LookupError, ValueError):  # its character set is unknown; pixels do not depend on it
         return ""
+
+
+def uid_of(dataset: Dataset, keyword: str) -> str:
+    """Return a UID, or "". Where 64 characters are allowed, up to 128 are kept; a longer one ends with its hash."""
+    try:
+        text = text_of(dataset, keyword)
+    except (LookupError, ValueError):
+        return ""
+    uid = display_name(text)
+    if max(len(text), len(uid)) <= MAX_UID:
+        return uid
+    return f"{uid[:64]}…{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]}"
 
 
 def numbers_of(dataset: Dataset, keyword: str) -> list[float]:

@@ -27,6 +27,8 @@ def _printable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_printable)]
 Word = Annotated[Text, Field(max_length=64)]
+Uid = Annotated[Text, Field(max_length=128)]
+Orientation = Annotated[str, Field(pattern=r"^([-+.0-9e]{1,20}(\\[-+.0-9e]{1,20}){5})?$")]
 Whole = Annotated[int, Field(gt=-(1 << 31), lt=1 << 31)]
 Side = Annotated[int, Field(ge=1, lt=1 << 31)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -49,7 +51,12 @@ class _Rejection(_Strict):
 
 
 _CHECKED: Any = {str: Word, int | None: Whole | None, float | None: Finite | None, bool: bool}
-_SERIES: Any = {field.name: (_CHECKED[field.type], ...) for field in fields(SeriesInfo)}
+_SERIES: Any = {field.name: (_CHECKED[field.type], ...) for field in fields(SeriesInfo)} | {
+    "study_uid": (Uid, ...),
+    "series_uid": (Uid, ...),
+    "sop_uid": (Uid, ...),
+    "orientation": (Orientation, ...),
+}
 _Series: Any = create_model("_Series", __base__=_Strict, **_SERIES)
 
 

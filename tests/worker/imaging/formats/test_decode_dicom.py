@@ -132,6 +132,7 @@ def test_series_is_read_and_patient_data_is_not() -> None:
         instance_number=12,
         sop_uid=slice_.series.sop_uid if slice_.series else "",
         position=55.5,
+        orientation="1\\0\\0\\0\\1\\0",
     )
     assert "SECRET" not in repr(slice_).upper()
 
@@ -151,6 +152,7 @@ def test_text_is_read_in_its_character_set_and_kept_harmless() -> None:
     ("changes", "position"),
     [
         ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 0.8, 0.6], "ImagePositionPatient": [7.0, 5.0, 10.0]}, 5.0),
+        ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, -2.0, 0.0], "ImagePositionPatient": [7.0, 5.0, 10.0]}, 10.0),
         ({"ImageOrientationPatient": None, "SliceLocation": "-7.25"}, -7.25),
         ({"ImageOrientationPatient": [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]}, None),
         ({"ImageOrientationPatient": None}, None),

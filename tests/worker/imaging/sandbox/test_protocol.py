@@ -22,6 +22,7 @@ def slice_header(**changes: object) -> dict[str, object]:
         "instance_number": None,
         "sop_uid": "4",
         "position": 1.5,
+        "orientation": "1\\0\\0\\0\\1\\0",
         "burned_in": False,
     }
     series |= {name: changes.pop(name) for name in list(changes) if name in series}
@@ -73,7 +74,8 @@ def test_an_honest_header_is_accepted() -> None:
         {"series": []},
         {"series": {"patient_name": "x"}},
         {"description": "\u202e"},
-        {"sop_uid": "1" * 65},
+        {"sop_uid": "1" * 129},
+        {"orientation": "1\\0"},
         {"study_uid": None},
         {"patient": "\n"},
         {"burned_in": 1},

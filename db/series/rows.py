@@ -1,0 +1,89 @@
+"""Finds or makes the rows of the series that slices belong to, of their studies and of their patients.
+
+The caller has locked the job. Nothing depends on which slice comes first: a study belongs to the one patient that its
+files state, or, if they state none or several, to an unknown patient of its own.
+"""
+
+import hmac
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from db.models import Installation, Patient, Series, Study
+
+PATIENT_CONFLICT = "patient_conflict"
+
+
+class Owner(NamedTuple):
+    """What a slice belongs to. `patient`: a digest of the patient's ID and its issuer, or "" if no ID is stated."""
+
+    patient: str
+    study_uid: str
+    series_uid: str
+    series_label: str
+
+
+def series_of(s: Session, job_id: str, owners: Iterable[Owner]) -> dict[Owner, int]:
+    """Return the id of each owner's series; make the rows that are missing, and note conflicts of patients."""
+    wanted = list(dict.fromkeys(owners))
+    studies = _studies(s, job_id, wanted)
+    study_ids = [study.id for study in studies.values()]
+    query = select(Series.study_id, Series.uid, Series).where(Series.study_id.in_(study_ids))
+    query = query.where(Series.uid.in_({owner.series_uid for owner in wanted}))
+    series = {(study_id, uid): row for study_id, uid, row in s.execute(query)}
+    for owner in wanted:
+        key = (studies[owner.study_uid].id, owner.series_uid)
+        if key not in series:
+            series[key] = Series(job_id=job_id, study_id=key[0], uid=key[1], label=owner.series_label)
+            s.add(series[key])
+    s.flush()
+    return {owner: series[studies[owner.study_uid].id, owner.series_uid].id for owner in wanted}
+
+
+def _studies(s: Session, job_id: str, owners: list[Owner]) -> dict[str, Study]:
+    stated: dict[str, set[str]] = {owner.study_uid: set() for owner in owners}
+    for owner in owners:
+        stated[owner.study_uid] |= {owner.patient} - {""}
+    query = select(Study, Patient).join(Patient, Patient.id == Study.patient_id)
+    rows = s.execute(query.where(Study.job_id == job_id, Study.uid.in_(stated))).all()
+    studies = {study.uid: study for study, _ in rows}
+    patient_of = {study.uid: patient for study, patient in rows}
+    patients = _Patients(s, job_id)
+    for uid, digests in stated.items():
+        keys = {patients.key_of(digest) for digest in digests}
+        if uid in patient_of and patient_of[uid].is_known:
+            keys.add(patient_of[uid].key)
+        study = studies.get(uid)
+        in_conflict = len(keys) > 1 or (study is not None and study.conflict is not None)
+        is_known = len(keys) == 1 and not in_conflict
+        patient = patients.get(keys.pop() if is_known else f"study {uid}", is_known=is_known)
+        if study is None:
+            study = studies[uid] = Study(job_id=job_id, uid=uid)
+            s.add(study)
+        study.patient_id, study.conflict = patient.id, PATIENT_CONFLICT if in_conflict else None
+    s.flush()
+    return studies
+
+
+class _Patients:
+    """The patients of a job by key; one that is missing is made."""
+
+    def __init__(self, s: Session, job_id: str) -> None:
+        self._session, self._job_id = s, job_id
+        self._secret = s.scalars(select(Installation.patient_key)).one().encode()
+
+    def key_of(self, digest: str) -> str:
+        """Return the keyed hash of a digest. It differs from job to job."""
+        return hmac.digest(self._secret, f"{self._job_id} {digest}".encode(), "sha256").hex()
+
+    def get(self, key: str, *, is_known: bool) -> Patient:
+        s, of_job = self._session, Patient.job_id == self._job_id
+        patient = s.scalar(select(Patient).where(of_job, Patient.key == key))
+        if patient is None:
+            last = s.scalar(select(func.max(Patient.ordinal)).where(of_job)) or 0
+            patient = Patient(job_id=self._job_id, key=key, ordinal=last + 1, is_known=is_known)
+            s.add(patient)
+            s.flush()
+        return patient
