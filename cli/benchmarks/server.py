@@ -42,18 +42,23 @@ class Bench:
 def serve(package: Path | None) -> Iterator[Bench]:
     """Run a ctbatch in a temporary home. Its champion is this package, else that of the home, else the demo model."""
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
-        package = package or _champion_package() or _demo_package(Path(folder) / "package")
+        package = package or _champion_package() or demo_package(Path(folder) / "package")
         _check_engine(package)
         use_home(Path(folder) / "home")
-        migrate.upgrade()
-        stored = versions.store_package(package)
-        with session_scope() as session:
-            promote_first(session, versions.register_package(session, stored), "benchmark")
+        make_home(package)
         with serving(get_settings(), ("--host", "127.0.0.1", "--port", "0")) as (local, process):
             if process is None:
                 raise RuntimeError("a fresh home cannot have a server")
             with Client(Server(local.url, local.token, local=True)) as client:
                 yield Bench(client, package, process.pid)
+
+
+def make_home(package: Path) -> None:
+    """Make the tables of the home in use, and this package its champion."""
+    migrate.upgrade()
+    stored = versions.store_package(package)
+    with session_scope() as session:
+        promote_first(session, versions.register_package(session, stored), "benchmark")
 
 
 def _check_engine(package: Path) -> None:
@@ -118,7 +123,7 @@ def _champion_package() -> Path | None:
     return versions.package_folder(version) if version else None
 
 
-def _demo_package(folder: Path) -> Path:
+def demo_package(folder: Path) -> Path:
     """Unpack the demo model that ships into `folder`, and return `folder`."""
     say("there is no champion; using the demo model")
     with tarfile.open(DEMO_FILE) as archive:

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,11 @@ from PIL import Image
 
 from cli.errors import UsageError
 from worker.imaging.formats.decode import DecodeLimits, decode
+from worker.imaging.recipe import lung_window
+from worker.phantoms.anatomy import make_patient
+from worker.phantoms.slices import hounsfield
 
+CUTS, NOISE = 8, 8.0  # of the synthetic patient; the noise's standard deviation in grey levels
 ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm"}
 
 
@@ -39,10 +44,27 @@ def read_slices(folder: Path, most: int) -> NDArray[np.uint8]:
 def pack_files(archive: Path, folder: Path, most: int) -> int:
     """Write a ZIP of at most `most` slices of the folder, and return their number."""
     files = slice_files(folder)[:most]
+    pack(archive, folder, files)
+    return len(files)
+
+
+def pack(archive: Path, folder: Path, files: Sequence[Path]) -> None:
+    """Write a ZIP of these files of a folder."""
     with zipfile.ZipFile(archive, "w") as packed:
         for file in files:
             packed.write(file, str(file.relative_to(folder)))
-    return len(files)
+
+
+def deal(files: Sequence[Path], parts: int, most: int) -> list[Sequence[Path]]:
+    """Return so many parts of files, alike in size, with at most `most` files each and none in two parts.
+
+    Raises:
+        UsageError: there are fewer files than parts.
+    """
+    each = min(most, len(files) // parts)
+    if not each:
+        raise UsageError(f"{parts} files are needed, there are {len(files)}; name a larger folder or fewer rounds")
+    return [files[start : start + each] for start in range(0, parts * each, each)]
 
 
 def write_phantoms(archive: Path, slices: int, seed: int) -> None:
@@ -63,7 +85,28 @@ def write_tiny(archive: Path, slices: int) -> None:
             packed.writestr(f"{number // 500}/{number}.png", _png(image))
 
 
+def write_scans(archive: Path, slices: int, kind: str, size: tuple[int, int], seed: int) -> None:
+    """Write a ZIP of synthetic CT slices, no two alike: PNG or JPEG of quality 90, `size` wide and high in pixels.
+
+    Scans of real patients, stored so, have about as many bytes as these.
+    """
+    rng = np.random.default_rng(seed)
+    patient = make_patient(7, 0, positive=True)
+    scans = [
+        Image.fromarray(lung_window(hounsfield(patient, z, 256))).resize(size) for z in np.linspace(0.2, 0.8, CUTS)
+    ]
+    with zipfile.ZipFile(archive, "w") as packed:
+        for number in range(slices):
+            noisy = np.asarray(scans[number % CUTS], np.float32) + rng.normal(0, NOISE, size[::-1])
+            image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+            packed.writestr(f"series {number // 50}/{number}.{kind.lower()}", _encoded(image, kind, quality=90))
+
+
 def _png(image: Image.Image) -> bytes:
+    return _encoded(image, "PNG")
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, kind, **options)
     return buffer.getvalue()

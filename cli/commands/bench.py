@@ -90,6 +90,23 @@ def decoding(slices: int, as_json: bool) -> None:
 
 
 @bench.command()
+@click.argument("path", required=False, type=FOLDER)
+@count_option("--slices", 500, "Prepare this many slices.")
+@count_option("--rounds", 3, "Prepare them this many times, and print the cheapest.")
+@json_option
+def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> None:
+    """Measure the processor time to prepare a slice.
+
+    PATH is a folder of slices  [default: synthetic PNG of 400 × 300 and JPEG of 512 × 512 pixels]. Prints
+    core-milliseconds a slice from the archive's bytes to prepared chunks and their rows: of receiving the archive, of
+    the ingest process, and of its decoders. No engine runs.
+    """
+    from cli.benchmarks.preparing import run
+
+    run(path, slices, rounds, as_json)
+
+
+@bench.command()
 @count_option("--pages", 50, "Ask for this many pages, one by one, each over a connection of its own.")
 @count_option("--idle", 64, "Hold this many connections open: half send nothing, half begin a request.", least=0)
 @count_option("--uploads", 16, "Upload this many files at once, at 2 Mbit/s each.", least=0)
