@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -91,15 +92,18 @@ def write_scans(archive: Path, slices: int, kind: str, size: tuple[int, int], se
     Scans of real patients, stored so, have about as many bytes as these.
     """
     rng = np.random.default_rng(seed)
-    patient = make_patient(7, 0, positive=True)
-    scans = [
-        Image.fromarray(lung_window(hounsfield(patient, z, 256))).resize(size) for z in np.linspace(0.2, 0.8, CUTS)
-    ]
+    scans = [cut.resize(size) for cut in _cuts()]
     with zipfile.ZipFile(archive, "w") as packed:
         for number in range(slices):
             noisy = np.asarray(scans[number % CUTS], np.float32) + rng.normal(0, NOISE, size[::-1])
             image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
             packed.writestr(f"series {number // 50}/{number}.{kind.lower()}", _encoded(image, kind, quality=90))
+
+
+@cache
+def _cuts() -> list[Image.Image]:
+    patient = make_patient(7, 0, positive=True)
+    return [Image.fromarray(lung_window(hounsfield(patient, z, 256))) for z in np.linspace(0.2, 0.8, CUTS)]
 
 
 def _png(image: Image.Image) -> bytes:

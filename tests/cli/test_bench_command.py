@@ -42,12 +42,13 @@ def test_decoding_states_the_speed_of_each_syntax_beside_its_codec() -> None:
         assert 0 < report[name]["slices_per_second"] < 2 * report[name]["codec_alone"], name
 
 
+@pytest.mark.slow
 def test_preparing_states_the_processor_time_of_each_part(ctbatch: Callable[..., Any]) -> None:
     report = json.loads(ctbatch("bench", "preparing", "--slices", 2, "--rounds", 1, "--json").stdout)
     for kind in ("PNG of 400 × 300", "JPEG of 512 × 512"):
         assert report[kind]["slices"] == 2
         parts = report[kind]["core_ms_a_slice"]
-        assert 0 < parts["receive"] + parts["ingest"] <= parts["total"], kind
+        assert 0 < parts["receive"] < parts["ingest"] < parts["total"] + 0.01, kind
 
 
 @pytest.mark.slow
