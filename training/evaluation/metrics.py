@@ -7,6 +7,10 @@ resamples at once. The plain metrics are those of one draw that takes each group
 `training.evaluation.intervals` derives the interval of a metric from its resamples. That of a difference is a t
 interval with the standard error of its resamples, since decisions rest on it (Efron and Tibshirani, An Introduction to
 the Bootstrap, 1993, chapters 12 and 13).
+
+Groups in which two models do not differ do not vary, but the next group may. So the standard error of a difference of
+shares is at least the share of these groups, divided by the number of all: as large as if one whole group differed, if
+none does. Other metrics get this if all their resamples are 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +23,7 @@ from scipy import stats
 from db import CLASSES
 from db.evaluation.result import Metrics, PairedMetric
 from db.metrics import METRICS
-from training.evaluation.intervals import TAIL, interval_of
+from training.evaluation.intervals import SHARES, TAIL, interval_of
 
 Array = NDArray[np.float64]
 
@@ -126,13 +130,39 @@ def compare(
     left_now, right_now = _plain(ours.metrics(once)), _plain(theirs.metrics(once))
     several = _on_several_groups(ours, index, count)
     return {
-        name: _pair(left_now[name], right_now[name], np.concatenate(drawn[name]), several.get(name, 1))
+        name: _pair(
+            left_now[name],
+            right_now[name],
+            np.concatenate(drawn[name]),
+            several.get(name, 1),
+            _share_without_difference(name, ours, theirs, index),
+        )
         for name in METRICS
     }
 
 
-def _pair(first: float | None, second: float | None, drawn: Array, groups: int) -> PairedMetric:
-    """Return a difference with its t interval. `drawn`: its resamples; `groups`: how many it rests on."""
+def _share_without_difference(
+    name: str, ours: "ScoredSlices", theirs: "ScoredSlices", index: NDArray[np.intp]
+) -> float:
+    """Return the share of the metric's groups in which both models are right as often; 0 if it is no share of slices.
+
+    `index`, int[n]: the group of each slice.
+    """
+    if name not in SHARES:
+        return 0.0
+    counted = np.isin(ours.positive, METRICS[name].classes) if name in ("recall", "specificity") else slice(None)
+    gained = (ours.called == ours.positive).astype(float) - (theirs.called == theirs.positive)
+    by_group = np.bincount(index[counted], gained[counted])[np.unique(index[counted])]
+    return float(np.mean(by_group == 0)) if len(by_group) else 0.0
+
+
+def _pair(
+    first: float | None, second: float | None, drawn: Array, groups: int, without_difference: float
+) -> PairedMetric:
+    """Return a difference with its t interval.
+
+    `drawn`: its resamples; `groups`: how many it rests on; `without_difference`: the share of them that do not differ.
+    """
     if first is None or second is None:
         return PairedMetric(first=first, second=second, difference=None, low=None, high=None)
     difference, defined = first - second, drawn[~np.isnan(drawn)]
@@ -140,7 +170,8 @@ def _pair(first: float | None, second: float | None, drawn: Array, groups: int) 
         return PairedMetric(first=first, second=second, difference=difference, low=None, high=None)
     # Resamples of g groups vary as if the groups' own variance were divided by g, not by g - 1.
     error = float(np.std(defined)) * np.sqrt(groups / (groups - 1))
-    half = -float(stats.t.ppf(TAIL, groups - 1)) * error
+    least = (1.0 if error == difference == 0 else without_difference) / groups
+    half = -float(stats.t.ppf(TAIL, groups - 1)) * max(error, least)
     p_lower = float(stats.t.cdf(difference / error, groups - 1)) if error > 0 else 0.5 * (1 + np.sign(difference))
     return PairedMetric(
         first=first,

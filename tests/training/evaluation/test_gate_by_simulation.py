@@ -69,3 +69,21 @@ def test_equal_candidate_is_not_refused_more_often_than_stated(quality: float) -
 def test_useless_candidate_is_refused_beside_a_useless_champion(sensitivity: float, specificity: float) -> None:
     found = verdicts((sensitivity, sensitivity), (specificity, specificity), draws=5)
     assert found == {REFUSED: 5}
+
+
+@pytest.mark.parametrize(
+    ("groups", "wrong", "verdict"),
+    [
+        pytest.param(20, 0, NOT_SHOWN, id="few groups"),
+        pytest.param(20, 1, NOT_SHOWN, id="few groups, one slice differs"),
+        pytest.param(120, 0, PASSED, id="many groups"),
+    ],
+)
+def test_perfect_equal_candidate_passes_only_on_many_groups(groups: int, wrong: int, verdict: str) -> None:
+    labels = np.repeat([1, 0], groups * SLICES)
+    names = [str(number) for number in np.repeat(np.arange(2 * groups), SLICES)]
+    scores = np.where(labels == 1, 0.9, 0.1)
+    candidate = Verdicts(np.concatenate([np.full(wrong, 0.4), scores[wrong:]]), 0.5)
+    metrics = with_intervals(candidate.probability, labels, names, 0.5, resamples=2)
+    pairs = compare(candidate, Verdicts(scores, 0.5), labels, names, resamples=300)
+    assert rule(metrics, pairs, Floors(), 0.02, Seen()).verdict == verdict
