@@ -20,7 +20,7 @@ from web.api import reviews as api_reviews
 from web.api import runs as api_runs
 from web.api import workers as api_workers
 from web.monitoring import health, metrics
-from web.security import headers, proxies, sign_in_limits
+from web.security import headers, proxies
 from web.security.auth import SESSION_LIFE, current_user
 from web.security.cookies import Sessions
 from web.security.csrf import csrf
@@ -84,7 +84,6 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     filters.install(app)
     progress.install(app)
     run_config.install(app)
-    sign_in_limits.install(app, settings)
     csrf.init_app(app)
     openapi.install(app)
     for module in (api_jobs, api_results, api_reviews, api_models, api_datasets, api_runs, api_workers):

@@ -17,6 +17,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import broker, logs
+from db.access import sign_in_counts
 from db.broker import Queue
 from db.clock import from_now
 from db.database import current, read_scope, session_scope
@@ -49,6 +50,7 @@ def _note_sweep() -> None:
     """Show in the database, and to `ctbatch worker sweep --check`, that this process sweeps."""
     with session_scope() as s:
         record_sweep(s)
+        sign_in_counts.forget_old(s)
     run_dir = current().run_dir
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     (run_dir / "sweep.ready").touch()

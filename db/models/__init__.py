@@ -1,6 +1,6 @@
 """All tables."""
 
-from db.models.accounts import RequestKey, SignInLink, Token, User
+from db.models.accounts import RequestKey, SignInCount, SignInLink, Token, User
 from db.models.datasets import Dataset, LabelledSlice, Review, Split, SplitRule
 from db.models.installation import Installation
 from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload
@@ -31,6 +31,7 @@ __all__ = [
     "RequestKey",
     "Review",
     "Series",
+    "SignInCount",
     "SignInLink",
     "Slice",
     "Split",

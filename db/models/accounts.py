@@ -73,3 +73,17 @@ class RequestKey(Base):
     request_hash: Mapped[str] = mapped_column(info=NO_FILE)
     made_id: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
+
+
+class SignInCount(Base):
+    """How many sign-ins failed, or have not ended, in a time of so many `seconds` that is over at `ends_at`.
+
+    `key_hash`: SHA-256 of the account, network or browser that is counted.
+    """
+
+    __tablename__ = "sign_in_count"
+
+    key_hash: Mapped[str] = mapped_column(primary_key=True, info=NO_FILE)
+    seconds: Mapped[int] = mapped_column(primary_key=True)
+    counted: Mapped[int]
+    ends_at: Mapped[datetime] = mapped_column(index=True)

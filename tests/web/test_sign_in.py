@@ -1,11 +1,9 @@
 """Who gets in: passwords, links, tokens; what a session is worth; what a form must prove."""
 
 import re
-import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import BytesIO
-from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from apiflask import APIFlask
@@ -15,7 +13,6 @@ from flask import request
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
-from cli.supervisor.private_broker import answers, find_binary
 from db.access import accounts, links, tokens
 from db.clock import from_now
 from db.database import session_scope
@@ -24,10 +21,9 @@ from db.settings import Settings
 from tests.builders.files import png
 from tests.web.actors import PASSWORD, Api, Browser, token_of
 from web.app import create_app
-from web.security import known_devices
+from web.security import known_devices, sign_in_limits
 from web.security.auth import local_path
 from web.security.secret_key import secret_key
-from web.security.sign_in_limits import limiter
 
 
 def session_cookie(browser: Browser) -> str:
@@ -106,22 +102,28 @@ def test_ipv6_network_is_one_guesser(app: APIFlask, ann: User) -> None:
     assert guess(app, 1, "2001:db8:0:1::1") == [401]
 
 
-def test_restart_of_web_forgets_no_wrong_password(
-    settings: Settings, champion: ModelVersion, ann: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_restart_of_web_forgets_no_wrong_password(settings: Settings, champion: ModelVersion, ann: User) -> None:
+    assert guess(create_app(settings), 10) == [401] * 10
+    assert guess(create_app(settings), 1) == [429]
+
+
+def test_guesses_that_come_at_once_do_not_pass_the_limit(app: APIFlask, ann: User) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        statuses = [status for some in pool.map(lambda _: guess(app, 1), range(16)) for status in some]
+    assert sorted(statuses) == [401] * 10 + [429] * 6
+
+
+def test_guesses_at_many_names_are_counted_by_network(
+    app: APIFlask, ann: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are counted in the private broker of `ctbatch up`, which listens on a socket."""
-    monkeypatch.setattr(limiter, "_storage_dead", False)  # the brokers of other tests were away
-    socket = tmp_path / "b.sock"
-    command = [str(find_binary()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as broker:
-        try:
-            while not answers(socket):
-                assert broker.poll() is None
-            counting = settings.model_copy(update={"broker_url": f"redis+socket://{quote(str(socket))}"})
-            assert guess(create_app(counting), 10) == [401] * 10
-            assert guess(create_app(counting), 1) == [429]
-        finally:
-            broker.terminate()
+    monkeypatch.setattr(sign_in_limits, "NETWORK", (5, 500, 2000))
+    known = Browser(app)
+    known.sign_in("ann")
+    known.post("/sign-out")
+    assert [guess(app, 1, "127.0.0.1", f"name {i}") for i in range(7)] == [[401]] * 5 + [[429]] * 2
+    assert Browser(app).sign_in("ann").status_code == 429
+    assert guess(app, 1, "192.0.2.8") == [401], "another network"
+    assert known.sign_in("ann").status_code == 303
 
 
 def test_known_device_gets_in_while_strangers_guess(app: APIFlask, ann: User) -> None:

@@ -1,24 +1,19 @@
 """Signing in by password or by a one-time link, and signing out."""
 
+import math
+
 from apiflask import APIBlueprint
 from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
-from flask_limiter import RateLimitExceeded
 
-from db.access import accounts, links
-from db.database import read_scope, session_scope
+from db.access import accounts, links, sign_in_counts
+from db.access.sign_in_counts import TooManyFailures
+from db.database import in_transaction, read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in
 from web.security.auth import current_user, local_path, sign_in, sign_out
 from web.security.guards import guard_forms
-from web.security.sign_in_limits import (
-    ACCOUNT_LIMIT,
-    NETWORK_LIMIT,
-    account,
-    account_and_network,
-    limiter,
-    seconds_to_wait,
-)
+from web.security.sign_in_limits import limits_of
 from web.views.filters import duration
 from web.views.forms import page_response
 
@@ -27,10 +22,6 @@ guard_forms(blueprint)
 
 WRONG = "That name and password do not match. Try again."
 USED_LINK = "That sign-in link was used, replaced or is too old. Sign in with your password, or ask for a new link."
-
-
-def _failed(response: Response) -> bool:
-    return response.status_code == 401
 
 
 @blueprint.get("/sign-in")
@@ -42,22 +33,25 @@ def form() -> ResponseReturnValue:
 
 
 @blueprint.post("/sign-in")
-@limiter.limit(NETWORK_LIMIT, key_func=account_and_network, deduct_when=_failed)
-@limiter.limit(ACCOUNT_LIMIT, key_func=account, deduct_when=_failed)
 def submit() -> ResponseReturnValue:
     """Sign in. A wrong password and an unknown name get the same answer after the same time."""
-    user = _verified(request.form.get("name", ""), request.form.get("password", ""))
+    name = request.form.get("name", "")
+    limits = limits_of(name)
+    in_transaction(lambda s: sign_in_counts.count(s, limits))
+    user = _verified(name, request.form.get("password", ""))
     if user is None:
         return _form(not_signed_in(WRONG))
+    in_transaction(lambda s: sign_in_counts.give_back(s, limits))
     sign_in(user)
     return redirect(local_path(request.form.get("next")), 303)
 
 
-@blueprint.errorhandler(RateLimitExceeded)
-def wait(_error: RateLimitExceeded) -> ResponseReturnValue:
+@blueprint.errorhandler(TooManyFailures)
+def wait(error: TooManyFailures) -> ResponseReturnValue:
     """Say how long to wait. A name that does not exist gets the same answer."""
-    seconds = seconds_to_wait()
-    detail = f"There were too many wrong passwords for this name. Wait {duration(seconds)}, then try again."
+    seconds = max(1, math.ceil(error.seconds))
+    where = "from your network" if error.limit.key.startswith("network:") else "for this name"
+    detail = f"There were too many wrong passwords {where}. Wait {duration(seconds)}, then try again."
     response = _form(Problem(429, "too-many-requests", detail))
     response.headers["Retry-After"] = str(seconds)
     return response

@@ -168,6 +168,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "key", name=op.f("pk_request_key")),
     )
     op.create_table(
+        "sign_in_count",
+        sa.Column("key_hash", sa.String(), nullable=False),
+        sa.Column("seconds", sa.Integer(), nullable=False),
+        sa.Column("counted", sa.Integer(), nullable=False),
+        sa.Column("ends_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("key_hash", "seconds", name=op.f("pk_sign_in_count")),
+    )
+    with op.batch_alter_table("sign_in_count", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_sign_in_count_ends_at"), ["ends_at"], unique=False)
+
+    op.create_table(
         "sign_in_link",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=False),
