@@ -1,4 +1,5 @@
-"""Every reason code that an archive, a slice, an upload or a file of a dataset can get, with its sentence for people.
+"""Every reason code that an archive, a slice, an upload or a file of a dataset can get, with its sentence for people,
+and every note that a slice can have.
 
 This module imports nothing: the sandboxed decoders load it too.
 """
@@ -67,6 +68,30 @@ OF_DATASETS = {
     "burned_in": "Text is burned into its pixels, as its header states; a network might learn to read it.",
 }
 """A file that is left out of a dataset. It can also have any reason of a file."""
+
+SLICE_NOTES = {
+    "no_preamble": "The file has no DICOM preamble or states no transfer syntax.",
+    "other_vr": "The data set is not encoded as the file states: with the types of its elements, or without them.",
+    "no_vr": "An element states no type.",
+    "stray_delimiter": "An item or a delimiter stands outside of a sequence.",
+    "bad_charset": "The character set is not known. Text may be wrong.",
+    "decimal_comma": "Numbers have a decimal comma.",
+    "no_frames": "The number of frames is 0 or empty. It was taken as 1.",
+    "compressed": "The pixels are compressed, but the file states that they are not.",
+    "long_pixels": "There are more pixel data than the size of the slice needs.",
+    "trailing_bytes": "Bytes follow the data set.",
+    "overlay_bits": "Bits that do not belong to the pixels are set, as overlays are. They were left out.",
+    "sign_extended": "Negative values were stored without their sign in the unused bits. It was added.",
+    "no_rescale_type": "The rescale type is missing. The values were taken as Hounsfield units.",
+    "rescale_type_us": "The rescale type is unspecified (US). The rescale is that of CT, so it was taken as one.",
+    "rescale_type_name": "The rescale type is an unusual name of Hounsfield units.",
+    "lossy": "The pixels were compressed with loss.",
+    "long_uid": "A UID is longer than 64 characters.",
+    "burned_in": "Text is burned into the pixels, as the header states.",
+    "hu_1024": "The greys of 16 bits were taken as HU + 1024.",
+    "hu_32768": "The greys of 16 bits were taken as HU + 32768.",
+}
+"""What was odd about a slice that was read all the same."""
 
 REASONS = OF_ARCHIVES | OF_FILES | OF_QUARANTINE | OF_UPLOADS | OF_DATASETS
 

@@ -42,6 +42,7 @@ class ReadSlice:
     mode: str | None = None
     width: int | None = None
     height: int | None = None
+    notes: tuple[str, ...] = ()
     array_row: int | None = None
     patient: str = ""
     study_uid: str | None = None

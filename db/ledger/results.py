@@ -50,6 +50,7 @@ class Result(View):
     format: str | None
     width: int | None
     height: int | None
+    notes: list[str] = Field(description="Codes of what was odd about the file; it was read all the same.")
 
 
 class ResultRow(Result):
@@ -187,6 +188,7 @@ def _result(
         format=slice_.format,
         width=slice_.width,
         height=slice_.height,
+        notes=slice_.notes,
         has_image=slice_.array_row is not None,
         has_heat=prediction is not None,
     )

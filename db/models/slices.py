@@ -94,10 +94,10 @@ class Slice(Base):
 
     `name` was chosen by the submitter: it is never used as a path and never logged. `name_key`: what names sort by.
     `ordinal`: the entry of the upload; `frame`: the page of that entry. `reason`: a code of `db.reasons`; `detail`: a
-    sentence about this file. `sha256`: of the file; `pixels_sha256`: of the prepared pixels. `position`: mm along the
-    slice's normal, towards the head. `orientation`: the six direction cosines of rows and columns, as DICOM writes
-    them. `series_rank`: the place in its series from the feet to the head, from 0, set once all uploads of the job are
-    read. `chunk_id` and `array_row`: where the prepared pixels are.
+    sentence about this file. `notes`: codes of `db.reasons.SLICE_NOTES`. `sha256`: of the file; `pixels_sha256`: of the
+    prepared pixels. `position`: mm along the slice's normal, towards the head. `orientation`: the six direction cosines
+    of rows and columns, as DICOM writes them. `series_rank`: the place in its series from the feet to the head, from 0,
+    set once all uploads of the job are read. `chunk_id` and `array_row`: where the prepared pixels are.
     """
 
     __tablename__ = "slice"
@@ -126,6 +126,7 @@ class Slice(Base):
     mode: Mapped[str | None]
     width: Mapped[int | None]
     height: Mapped[int | None]
+    notes: Mapped[list[str]] = mapped_column(default=list, info=NO_FILE)
     instance_number: Mapped[int | None]
     position: Mapped[float | None]
     orientation: Mapped[str | None]

@@ -14,6 +14,7 @@ from db.models import Job
 from web.schemas.jobs import ExportRow, JobOut, ReviewOut
 
 RESULT = set(Result.model_fields)
+NOTES = list(Result.model_fields).index("notes")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 ROWS_A_PIECE = 200
 
@@ -35,6 +36,7 @@ def csv_lines(job: Job) -> Iterator[str]:
     for rows in _with_reviews(job):
         for row, reviews in rows:
             values = [getattr(row, column) for column in Result.model_fields]
+            values[NOTES] = "; ".join(row.notes)
             labels = "; ".join(f"{review.user}: {review.label}" for review in reviews)
             writer.writerow([*map(safe_cell, (*values, labels)), RESEARCH_USE_ONLY])
         yield _drain(text)

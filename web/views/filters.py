@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from db import RESEARCH_USE_ONLY
 from db.models import Outcome
-from db.reasons import explain
+from db.reasons import SLICE_NOTES, explain
 from web.actions.keys import new_key
 from web.errors import sentence
 from web.views import metric_filters
@@ -33,6 +33,7 @@ def install(app: Flask) -> None:
         probability=probability,
         bytesize=bytesize,
         reason=explain,
+        note=note,
         sentence=sentence,
         name=name,
     )
@@ -46,6 +47,11 @@ def install(app: Flask) -> None:
 def name(text: str | None) -> Markup:
     """Escape a name that a submitter chose, make invisible characters visible, and keep its direction to itself."""
     return Markup('<bdi class="name">{}</bdi>').format(display_name(text or ""))
+
+
+def note(code: str) -> str:
+    """Return the sentence of a slice's note."""
+    return SLICE_NOTES.get(code, code)
 
 
 def ago(moment: datetime | None) -> Markup:

@@ -46,6 +46,7 @@ class PreparedSlice:
 
     `pixels`: uint8[224, 224], read-only. `frame`: page of its file, from 0. `format`: PNG, JPEG, TIFF, BMP or DICOM;
     `mode`: Pillow's mode, or DICOM's photometric interpretation; `width`, `height`: before fitting, in pixels.
+    `notes`: codes of `db.reasons.SLICE_NOTES`, in the order of that table.
     """
 
     pixels: NDArray[np.uint8]
@@ -55,6 +56,7 @@ class PreparedSlice:
     width: int
     height: int
     series: SeriesInfo | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def sha256_pixels(self) -> str:

@@ -86,7 +86,7 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
         patient=info.patient if info else "",
         series_uid=series.series_uid if series else recording.FOLDER + folder,
         series_label=_series_label(series, folder),
-        **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height")},
+        **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height", "notes")},
         **place,
     )
 

@@ -424,6 +424,7 @@ def upgrade() -> None:
         sa.Column("mode", sa.String(), nullable=True),
         sa.Column("width", sa.Integer(), nullable=True),
         sa.Column("height", sa.Integer(), nullable=True),
+        sa.Column("notes", sa.JSON(), nullable=False),
         sa.Column("instance_number", sa.Integer(), nullable=True),
         sa.Column("position", sa.Double(), nullable=True),
         sa.Column("orientation", sa.String(), nullable=True),

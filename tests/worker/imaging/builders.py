@@ -70,6 +70,7 @@ def ct_dataset(stored: NDArray[Any], **changes: Any) -> Dataset:
         "PixelRepresentation": int(stored.dtype.kind == "i"),
         "RescaleSlope": 1,
         "RescaleIntercept": -1024,
+        "RescaleType": "HU",
         "PixelData": stored.tobytes(),
     } | changes
     for keyword, value in values.items():

@@ -126,31 +126,32 @@ def _checked(data: bytes | bytearray | memoryview, kind: str, max_pixels: int) -
 
 def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) -> PreparedSlice:
     check_pixels(image.width, image.height, limits.max_pixels)
-    grey, mode = _luminance(image)
-    return PreparedSlice(fit(grey), frame, kind, mode, grey.width, grey.height)
+    grey, mode, notes = _luminance(image)
+    return PreparedSlice(fit(grey), frame, kind, mode, grey.width, grey.height, notes=notes)
 
 
-def _luminance(image: Image.Image) -> tuple[Image.Image, str]:
-    """Return the picture in mode L by the table of `decode`, and its mode with the rule that took it for HU."""
+def _luminance(image: Image.Image) -> tuple[Image.Image, str, tuple[str, ...]]:
+    """Return the picture in mode L by the table of `decode`, its mode, and the note of what took it for HU."""
     image.load()
     if image.mode == "L":
-        return image, "L"
+        return image, "L", ()
     if image.mode in _LUMINANCE:
         image.info.clear()  # else a transparent colour makes Pillow look for it
-        return image.convert("L"), image.mode
+        return image.convert("L"), image.mode, ()
     if image.mode in _SIXTEEN_BITS:
         return _from_16_bits(np.asarray(image), image.mode)
     raise SliceRejected("unsupported", f"Pictures of mode {image.mode} are not read.")
 
 
-def _from_16_bits(values: NDArray[np.uint16], mode: str) -> tuple[Image.Image, str]:
+def _from_16_bits(values: NDArray[np.uint16], mode: str) -> tuple[Image.Image, str, tuple[str, ...]]:
     low, high = int(values.min()), int(values.max())
     for offset in _HU_OFFSETS:
         if offset - 1024 <= low and high < offset + _HIGHEST_HU:
-            return Image.fromarray(lung_window(values.astype(np.int32) - offset)), f"{mode} HU+{offset}"
+            grey = Image.fromarray(lung_window(values.astype(np.int32) - offset))
+            return grey, f"{mode} HU+{offset}", (f"hu_{offset}",)
     if high < _BRIGHT:
         raise SliceRejected("unsupported", f"16-bit values from {low} to {high}: neither HU nor a whole picture.")
-    return Image.fromarray(_FROM_16_BITS[values]), mode
+    return Image.fromarray(_FROM_16_BITS[values]), mode, ()
 
 
 def _check_page(image: Image.Image, size: int) -> None:

@@ -11,9 +11,10 @@ from PIL import Image
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from db.reasons import SET_APART
+from db.reasons import SET_APART, SLICE_NOTES
 from worker.imaging.display_names import display_name
 from worker.imaging.formats.dicom_file import DicomFile, read_dicom
+from worker.imaging.formats.dicom_notes import file_notes, frame_notes, in_order
 from worker.imaging.formats.dicom_objects import check_object, check_place
 from worker.imaging.formats.dicom_pixels import frames_of
 from worker.imaging.formats.dicom_values import (
@@ -71,11 +72,13 @@ def decode_dicom(
         raise SliceRejected("pages", f"{frames} frames; {max_frames} are accepted.")
     places = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())
     mode = text_of(dataset, "PhotometricInterpretation")
+    notes = file_notes(file, frames * rows * columns * allocated // 8)
     for index, cells in enumerate(frames_of(file, frames, rows, columns, allocated)):
         groups = _groups(dataset, places[index] if index < len(places) else None)
         check_place(dataset, groups["type"], groups["orientation"], rules)
         grey = Image.fromarray(np.take(_grey_of(dataset, groups, allocated), cells))
-        yield PreparedSlice(fit(grey), index, "DICOM", mode, columns, rows, _series(dataset, groups))
+        odd = in_order(notes.union(frame_notes(dataset, groups, cells)), SLICE_NOTES)
+        yield PreparedSlice(fit(grey), index, "DICOM", mode, columns, rows, _series(dataset, groups), odd)
 
 
 @lru_cache(maxsize=16)

@@ -1,29 +1,48 @@
-"""Values of DICOM elements, as far as files state them."""
+"""Values of DICOM elements, as far as files state them.
+
+Most are taken from the element's bytes: pydicom's own way, which checks and keeps what it converts, takes a third of
+the time in which a slice is read.
+"""
 
 import hashlib
 import math
+from functools import cache
+from typing import Any
 
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 
 from worker.imaging.display_names import display_name
 from worker.imaging.rejections import SliceRejected
 
 MAX_UID = 128
+_ESCAPE = b"\x1b"  # changes the character set within a text
+_IN_TEXT = ("DS", "IS")
+_IN_BYTES = {"US": (2, False), "SS": (2, True), "UL": (4, False), "SL": (4, True)}
+
+
+def raw_of(dataset: Dataset, keyword: str) -> bytes | None:
+    """Return the bytes of an element, or None if it is missing, empty, or converted already."""
+    element = dataset.get_item(_tag(keyword))
+    return bytes(element.value) if isinstance(element, RawDataElement) and element.value else None
 
 
 def texts_of(dataset: Dataset, keyword: str) -> list[str]:
     """Return the values of a text element; none if it is missing."""
+    raw = raw_of(dataset, keyword)
+    if raw is not None and raw.isascii() and _ESCAPE not in raw:
+        return raw.decode("ascii").split("\\")
     value = dataset.get(keyword)
     if value is None or isinstance(value, str):
         return [value] if value else []
-    return [str(part) for part in value]
+    return [str(part) for part in value] if isinstance(value, list) or hasattr(value, "__iter__") else [str(value)]
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:
-    """Return the text of an element, or ""."""
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip(" \x00")
+    """Return the text of an element, or ""; several values are parted by a backslash."""
+    return "\\".join(texts_of(dataset, keyword)).strip(" \x00")
 
 
 def label_of(dataset: Dataset, keyword: str) -> str:
@@ -51,23 +70,41 @@ def numbers_of(dataset: Dataset, keyword: str) -> list[float]:
 
     Numbers in text may have a decimal comma, as some writers take it from the language of their system.
     """
-    element = dataset.get_item(keyword)
-    if element is None:
-        return []
-    parts: list[object]
-    if isinstance(element.value, bytes) and (element.VR or dictionary_VR(element.tag)) in ("DS", "IS"):
-        text = element.value.decode("ascii", "replace").replace(",", ".")
-        parts = list(text.strip(" \x00").split("\\"))
-    else:
-        value = dataset.get(keyword)
-        parts = [value] if isinstance(value, str | int | float) else list(value or ())
+    numbers: list[float]
     try:
-        numbers = [float(part) for part in parts if part != ""]  # type: ignore[arg-type]
+        numbers = [float(part) for part in _parts(dataset, keyword) if part != ""]
     except (TypeError, ValueError, OverflowError):
         numbers = [math.nan]
     if not all(map(math.isfinite, numbers)):
         raise SliceRejected("malformed", f"{keyword} is not a number.")
     return numbers
+
+
+def _parts(dataset: Dataset, keyword: str) -> list[Any]:
+    """Return the values of an element that `float` may understand."""
+    element = dataset.get_item(_tag(keyword))
+    if element is None:
+        return []
+    if isinstance(element, RawDataElement) and element.value:
+        raw = bytes(element.value)
+        vr = _vr(keyword) if element.VR in (None, "UN") else element.VR
+        if vr in _IN_TEXT:
+            return raw.decode("ascii", "replace").replace(",", ".").strip(" \x00").split("\\")
+        size, signed = _IN_BYTES.get(vr, (0, False))
+        if len(raw) == size:
+            return [int.from_bytes(raw, "little" if element.is_little_endian else "big", signed=signed)]
+    value = dataset.get(keyword)
+    return [value] if isinstance(value, str | int | float) else list(value or ())
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return BaseTag(tag_for_keyword(keyword))
+
+
+@cache
+def _vr(keyword: str) -> str:
+    return str(dictionary_VR(keyword))
 
 
 def number_of(dataset: Dataset, keyword: str) -> float | None:

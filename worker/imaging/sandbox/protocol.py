@@ -14,7 +14,7 @@ from worker.imaging.rejections import SliceRejected
 REQUEST = struct.Struct("<Q")
 REPLY = struct.Struct("<II")
 FILTER_REQUIRED, FILTER_OPTIONAL = "required", "optional"
-_FIELDS = ("frame", "format", "mode", "width", "height")
+_FIELDS = ("frame", "format", "mode", "width", "height", "notes")
 
 
 def pack_reply(result: list[PreparedSlice] | SliceRejected) -> bytes:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from db.reasons import OF_FILES
+from db.reasons import SLICE_NOTES, OF_FILES
 from worker.imaging.display_names import MAX_NAME
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, SeriesInfo, as_pixels
 from worker.imaging.rejections import SliceRejected
@@ -60,6 +60,12 @@ _SERIES: Any = {field.name: (_CHECKED[field.type], ...) for field in fields(Seri
 _Series: Any = create_model("_Series", __base__=_Strict, **_SERIES)
 
 
+def _note(code: str) -> str:
+    if code not in SLICE_NOTES:
+        raise ValueError("not a note")
+    return code
+
+
 class _Slice(_Strict):
     frame: int
     format: Literal["PNG", "JPEG", "TIFF", "BMP", "DICOM"]
@@ -67,6 +73,7 @@ class _Slice(_Strict):
     width: Side
     height: Side
     series: _Series | None
+    notes: Annotated[list[Annotated[str, AfterValidator(_note)]], Field(max_length=len(SLICE_NOTES))]
 
 
 class _Slices(_Strict):
@@ -122,6 +129,5 @@ def _read(kind: TypeAdapter[T], frame: bytes) -> tuple[T, memoryview]:
 
 def _prepared(slice_: _Slice, pixels: memoryview) -> PreparedSlice:
     series = SeriesInfo(**vars(slice_.series)) if slice_.series else None
-    return PreparedSlice(
-        as_pixels(pixels), slice_.frame, slice_.format, slice_.mode, slice_.width, slice_.height, series
-    )
+    place = (slice_.frame, slice_.format, slice_.mode, slice_.width, slice_.height)
+    return PreparedSlice(as_pixels(pixels), *place, series, tuple(slice_.notes))

@@ -366,25 +366,47 @@ SLOPE = element(0x0028, 0x1053, b"DS", b"1 ")
 
 
 @pytest.mark.parametrize(
-    ("harm", "read"),
+    "harm",
     [
-        (SLOPE[:4] + b"\0\0" + SLOPE[6:], False),
-        (SLOPE[:4] + struct.pack("<I", 2) + b"1 ", True),
-        (SLOPE + struct.pack("<2HI", 0xFFFE, 0xE00D, 0), True),
-        (SLOPE + struct.pack("<2HI", 0xFFFE, 0xE0DD, 0), True),
-        (struct.pack("<2HI", 0xFFFE, 0xE000, 0) + SLOPE, True),
-        (element(0x0027, 0x1010, b"ZZ", b"12") + SLOPE, True),
+        SLOPE[:4] + b"\0\0" + SLOPE[6:],
+        SLOPE[:4] + b"  " + SLOPE[6:],
+        SLOPE[:4] + bytes(4) + struct.pack("<I", 2) + b"1 ",
+        SLOPE[:4] + struct.pack("<I", 2) + b"1 ",
+        SLOPE + struct.pack("<2HI", 0xFFFE, 0xE00D, 0),
+        SLOPE + struct.pack("<2HI", 0xFFFE, 0xE0DD, 0),
+        struct.pack("<2HI", 0xFFFE, 0xE000, 0) + SLOPE,
+        struct.pack("<2HI", 0xFFFE, 0xE000, len(SLOPE)) + SLOPE + SLOPE,
+        struct.pack("<2HI", 0xFFFE, 0xE000, 0xFFFFFFFF) + SLOPE + struct.pack("<2HI", 0xFFFE, 0xE00D, 0),
+        element(0x0027, 0x1010, b"ZZ", b"12") + SLOPE,
     ],
-    ids=["a blank VR and a short length", "no VR", "an item's end", "a sequence's end", "an item", "an unknown VR"],
+    ids=[
+        "a blank VR and a short length",
+        "a VR of spaces",
+        "a blank VR and a long length",
+        "no VR",
+        "an item's end",
+        "a sequence's end",
+        "an item",
+        "an item with elements",
+        "an item of undefined length",
+        "an unknown VR",
+    ],
 )
-def test_what_stands_in_a_wrong_place_before_the_pixels_is_passed_over(harm: bytes, read: bool) -> None:
+def test_what_stands_in_a_wrong_place_before_the_pixels_is_passed_over(harm: bytes) -> None:
     whole = dicom(flat(424), RescaleSlope="1")
     assert SLOPE in whole
-    data = whole.replace(SLOPE, harm)
-    if read:
-        assert greys_of(data) == [128]
-    else:
-        assert code(data) == "malformed"
+    assert greys_of(whole.replace(SLOPE, harm)) == [128]
+
+
+def test_element_that_states_neither_its_type_nor_a_length_that_fits_is_malformed() -> None:
+    whole = dicom(flat(424), RescaleSlope="1")
+    assert code(whole.replace(SLOPE, SLOPE[:4] + b"\0\0\7\0" + SLOPE[8:])) == "malformed"
+
+
+def test_first_element_may_lack_its_type() -> None:
+    whole = dicom(flat(424), SpecificCharacterSet="ISO_IR 100")
+    first = element(0x0008, 0x0005, b"CS", b"ISO_IR 100")
+    assert greys_of(whole.replace(first, first[:4] + struct.pack("<I", 10) + first[8:])) == [128]
 
 
 @pytest.mark.parametrize("implicit", [False, True])

@@ -26,7 +26,7 @@ def slice_header(**changes: object) -> dict[str, object]:
         "burned_in": False,
     }
     series |= {name: changes.pop(name) for name in list(changes) if name in series}
-    return {"frame": 0, "format": "DICOM", "mode": "L", "width": 1, "height": 1, "series": series} | changes
+    return {"frame": 0, "format": "DICOM", "mode": "L", "width": 1, "height": 1, "notes": [], "series": series} | changes
 
 
 def answer(frame: bytes) -> list[PreparedSlice]:

@@ -1,0 +1,86 @@
+"""What was odd about a file and did no harm is noted on its slices."""
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from db.reasons import SLICE_NOTES
+from tests.worker.imaging.builders import ct_dataset, dataset_bytes, dicom, grey, image
+from tests.worker.imaging.formats.test_dicom_pixels import LOSSLESS, compressed
+from worker.imaging.formats.decode import DecodeLimits, decode
+
+STORED = grey().astype(np.int16) * 8
+SLOPE = struct.pack("<2H2sH", 0x0028, 0x1053, b"DS", 2) + b"1 "
+TWELVE: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
+JPEG_LS = "1.2.840.10008.1.2.4.80"
+
+
+def other_vr(implicit: bool) -> bytes:
+    stated, other = dicom(STORED, implicit=implicit), dicom(STORED, implicit=not implicit)
+    start, body = (data.index(struct.pack("<2H", 0x0008, 0x0008)) for data in (stated, other))
+    return stated[:start] + other[body:]
+
+
+def jpeg_ls(syntax: str = JPEG_LS, **changes: Any) -> bytes:
+    return compressed([LOSSLESS[JPEG_LS](STORED)], ct_dataset(STORED, **changes), syntax)
+
+
+FILES = {
+    "no_preamble": dataset_bytes(ct_dataset(STORED)),
+    "other_vr": other_vr(implicit=False),
+    "no_vr": dicom(STORED, RescaleSlope="1").replace(SLOPE, SLOPE[:4] + struct.pack("<I", 2) + b"1 "),
+    "stray_delimiter": dicom(STORED, RescaleSlope="1").replace(SLOPE, SLOPE + struct.pack("<2HI", 0xFFFE, 0xE00D, 0)),
+    "bad_charset": dicom(STORED, SpecificCharacterSet="ISO_IR 100").replace(b"ISO_IR 100", b"nonsense  "),
+    "decimal_comma": dicom(STORED, RescaleIntercept="-1024.0").replace(b"-1024.0 ", b"-1024,0 "),
+    "no_frames": dicom(STORED, NumberOfFrames=0),
+    "compressed": jpeg_ls("1.2.840.10008.1.2.1"),
+    "long_pixels": dicom(STORED, PixelData=STORED.tobytes() + bytes(2)),
+    "trailing_bytes": dicom(STORED) + b"scanner log",
+    "overlay_bits": dicom(STORED.view(np.uint16) | 0x8000, **TWELVE),
+    "sign_extended": dicom((STORED - 1400) & 0x0FFF, RescaleIntercept=0, PixelRepresentation=1, **TWELVE),
+    "no_rescale_type": dicom(STORED, RescaleType=None),
+    "rescale_type_us": dicom(STORED, RescaleType="US"),
+    "rescale_type_name": dicom(STORED, RescaleType="Hounsfield Units"),
+    "lossy": dicom(STORED, LossyImageCompression="01"),
+    "long_uid": dicom(STORED, SeriesInstanceUID="1." + "2" * 66),
+    "burned_in": dicom(STORED, BurnedInAnnotation="YES"),
+    "hu_1024": image("PNG", Image.fromarray(grey().astype(np.uint16) * 8)),
+    "hu_32768": image("PNG", Image.fromarray(grey().astype(np.uint16) + 32768)),
+}
+
+
+def notes(data: bytes) -> tuple[str, ...]:
+    (slice_,) = decode(data, DecodeLimits())
+    return slice_.notes
+
+
+@pytest.mark.parametrize("code", SLICE_NOTES)
+def test_each_oddity_is_noted_by_its_own_code(code: str) -> None:
+    assert notes(FILES[code]) == (code,)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        dicom(STORED),
+        dicom(STORED, implicit=True),
+        jpeg_ls(),
+        dicom(np.full((3, 5), 200, np.uint8), RescaleIntercept=-800, PixelData=b"\xc8" * 15),
+        dicom(STORED - 1400, RescaleIntercept=0, **TWELVE),
+        dicom(STORED, NumberOfFrames=1),
+        dicom(STORED, SpecificCharacterSet=["", "ISO 2022 IR 87"]),
+        dicom(STORED, DataSetTrailingPadding=bytes(64)),
+        image("PNG"),
+    ],
+    ids=["explicit", "implicit", "JPEG-LS", "odd size", "signed", "one frame", "charsets", "padding", "PNG"],
+)
+def test_file_as_it_should_be_has_no_notes(data: bytes) -> None:
+    assert notes(data) == ()
+
+
+def test_notes_come_in_the_order_of_their_table() -> None:
+    data = dicom(STORED, RescaleType=None, BurnedInAnnotation="YES", LossyImageCompression="01") + b"log"
+    assert notes(data) == ("trailing_bytes", "no_rescale_type", "lossy", "burned_in")

@@ -1,0 +1,197 @@
+"""Reads the elements of a DICOM data set up to its pixels by pydicom, past faults that do not concern pixels."""
+
+import io
+from typing import Literal
+
+from pydicom.charset import convert_encodings, default_encoding, python_encoding
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filereader import data_element_generator
+from pydicom.tag import BaseTag
+
+from worker.imaging.rejections import SliceRejected
+
+MAX_DEPTH = 32
+"""Sequences in sequences; CT slices need three or four."""
+
+PIXEL_DATA = 0x7FE00010
+UNDEFINED = 0xFFFFFFFF
+LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+"""Value representations with a length of four bytes, after two that are 0."""
+
+_CHARACTER_SET = BaseTag(0x00080005)
+_DELIMITERS = 0xFFFE
+_LEAST_NESTED = 16 * MAX_DEPTH
+"""Bytes of sequences that are nested too deep: each has the header of an element and of an item."""
+
+
+def is_vr(two: bytes | memoryview) -> bool:
+    """Return whether these two bytes are a value representation."""
+    text = bytes(two)
+    return text.isalpha() and text.isupper()
+
+
+class Elements:
+    """The elements of a data set up to its pixels.
+
+    After `dataset()`, `end` is where the pixels or the end of the data lie, and `notes` say what was odd.
+    """
+
+    def __init__(self, data: memoryview, *, is_implicit: bool, is_big_endian: bool) -> None:
+        self._data, self._file = data, _View(data)
+        self._is_implicit, self._is_big_endian = is_implicit, is_big_endian
+        self._order: Literal["big", "little"] = "big" if is_big_endian else "little"
+        self._elements: dict[BaseTag, RawDataElement | DataElement] = {}
+        self._stopped_at: BaseTag | None = None
+        self.end = 0
+        self.notes: set[str] = set()
+
+    def dataset(self) -> Dataset:
+        """Read them. Raises SliceRejected(`malformed`), and pydicom's errors."""
+        try:
+            encodings = self._read()
+        except (LookupError, ValueError):  # the character set's name holds a NUL, which no codec can be asked for
+            self._blank_character_set()
+            encodings = self._read()
+        if self._file.is_cut or not all(map(_is_whole, self._elements.values())):
+            raise SliceRejected("malformed", "The file ends within an element.")
+        self.end = self._file.tell()
+        dataset = Dataset(self._elements)
+        dataset.set_original_encoding(self._is_implicit, not self._is_big_endian, encodings)
+        _check_depth(dataset)
+        return dataset
+
+    def _read(self) -> list[str]:
+        """Read the elements, and return the encodings of text."""
+        while self._stopped_at != PIXEL_DATA and self._file.has_more():
+            self._stopped_at = None
+            elements = data_element_generator(self._file, self._is_implicit, not self._is_big_endian, self._stop)
+            try:
+                for element in elements:
+                    self._elements[element.tag] = element
+            except EOFError:
+                raise SliceRejected("malformed", "The file ends within an element.") from None
+            self._step_over()
+        return self._encodings()
+
+    def _stop(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+        """Return whether to stop before the value of this element: pydicom would not read on rightly."""
+        is_odd = False
+        if tag >> 16 == _DELIMITERS:
+            self.notes.add("stray_delimiter")
+            is_odd = length == UNDEFINED
+        elif vr is None and not self._is_implicit:
+            self.notes.add("no_vr")
+            is_odd = length != UNDEFINED and not self._is_landing(tag, self._file.tell() + length)
+        if is_odd or tag == PIXEL_DATA:
+            self._stopped_at = tag
+        return self._stopped_at is not None
+
+    def _step_over(self) -> None:
+        """Go on after a stop: over the header of a delimiter or an item, or by an element whose VR is blank."""
+        tag, at = self._stopped_at, self._file.tell()
+        if tag is None:
+            if self._file.has_more():  # pydicom ends at the end of an item
+                self.notes.add("stray_delimiter")
+        elif tag >> 16 == _DELIMITERS:
+            self._file.seek(at + 8)
+        elif tag != PIXEL_DATA:
+            self._read_blank(tag, at)
+
+    def _read_blank(self, tag: BaseTag, at: int) -> None:
+        """Read an element whose VR is blank and whose length is of the explicit form, short or long."""
+        short = at + 8, int.from_bytes(self._data[at + 6 : at + 8], self._order)
+        long = at + 12, int.from_bytes(self._data[at + 8 : at + 12], self._order)
+        for start, length in (short, long):
+            if self._is_landing(tag, start + length):
+                value = bytes(self._data[start : start + length])
+                vr = _known_vr(tag)
+                raw = RawDataElement(tag, vr, length, value, start, False, not self._is_big_endian)
+                self._elements[tag] = raw
+                self._file.seek(start + length)
+                return
+        raise SliceRejected("malformed", "An element states neither its type nor a length that fits.")
+
+    def _is_landing(self, tag: BaseTag, at: int) -> bool:
+        """Return whether the data end here, or an element starts that may follow the one of this tag."""
+        if at + 8 > len(self._data):
+            return at == len(self._data)
+        following = (int.from_bytes(self._data[at + i : at + i + 2], self._order) for i in (0, 2))
+        group, number = following
+        is_known = is_vr(self._data[at + 4 : at + 6]) or group == _DELIMITERS
+        return (group << 16 | number) > tag and is_known
+
+    def _encodings(self) -> list[str]:
+        element = self._elements.get(_CHARACTER_SET)
+        if not isinstance(element, RawDataElement) or not element.value:
+            return [default_encoding]
+        names = [name.strip() for name in bytes(element.value).decode("ascii", "replace").strip(" \x00").split("\\")]
+        if not all(name in python_encoding for name in names):
+            self.notes.add("bad_charset")
+        return list(convert_encodings(names))
+
+    def _blank_character_set(self) -> None:
+        """Write spaces for the character set's name. Text may look odd; pixels do not depend on it."""
+        blank = bytearray(self._data)
+        at = blank.find(b"\x00\x08\x00\x05" if self._is_big_endian else b"\x08\x00\x05\x00")
+        if at >= 0:
+            field = slice(at + 4, at + 8) if self._is_implicit else slice(at + 6, at + 8)
+            end = min(at + 8 + int.from_bytes(blank[field], self._order), len(blank))
+            blank[at + 8 : end] = b" " * (end - at - 8)
+        self._data, self._file = memoryview(blank), _View(memoryview(blank))
+        self._elements, self._stopped_at = {}, None
+        self.notes = {"bad_charset"}
+
+
+class _View(io.RawIOBase):
+    """A file over memory that is not copied. `is_cut`: a read met the end half-way."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._at = data, 0
+        self.is_cut = False
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size < 0 else self._at + size
+        part = bytes(self._data[self._at : end])
+        self._at += len(part)
+        self.is_cut |= 0 < len(part) < size
+        return part
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def has_more(self) -> bool:
+        return self._at < len(self._data)
+
+
+def _check_depth(dataset: Dataset, depth: int = 0) -> None:
+    """Raise SliceRejected(`malformed`) if sequences are nested too deep. pydicom parses them only when it must."""
+    if depth > MAX_DEPTH:
+        raise SliceRejected("malformed", f"Sequences are nested deeper than {MAX_DEPTH}.")
+    for tag in [element.tag for element in dataset.values() if _may_be_deep(element)]:
+        for item in dataset[tag].value or ():
+            _check_depth(item, depth + 1)
+
+
+def _may_be_deep(element: DataElement | RawDataElement) -> bool:
+    if isinstance(element, RawDataElement):
+        return element.length >= _LEAST_NESTED and (element.VR or _known_vr(element.tag)) == "SQ"
+    return bool(element.VR == "SQ")
+
+
+def _is_whole(element: object) -> bool:
+    if not isinstance(element, RawDataElement) or element.length == UNDEFINED:
+        return True
+    return bool(element.length <= len(element.value or b""))
+
+
+def _known_vr(tag: BaseTag) -> str:
+    try:
+        return str(dictionary_VR(tag))
+    except KeyError:
+        return "UN"

@@ -1,0 +1,76 @@
+"""Notes what was odd about a CT slice in DICOM that is read all the same (`db.reasons.SLICE_NOTES`)."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+from worker.imaging.formats.dicom_file import DicomFile
+from worker.imaging.formats.dicom_values import integer_of, raw_of, text_of
+
+_UNSPECIFIED = "US"
+_HU = ("HU", "HU_MOD")  # the standard's own names
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, "1.2.840.10008.1.2.4.111")
+_UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+_LONGEST_UID = 64
+_NUMBERS = {
+    "rescale": ("RescaleSlope", "RescaleIntercept"),
+    "position": ("ImagePositionPatient", "SliceLocation"),
+    "orientation": ("ImageOrientationPatient",),
+}
+
+
+def file_notes(file: DicomFile, pixel_bytes: int) -> set[str]:
+    """Return the notes of all frames of a file. `pixel_bytes`: what they need uncompressed."""
+    return set(file.notes) | set(_of_header(file, pixel_bytes))
+
+
+def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.unsignedinteger[Any]]) -> Iterator[str]:
+    """Yield the notes of one frame. `groups`: where its rescale, position and orientation are stated.
+
+    `cells`: its stored values as unsigned numbers.
+    """
+    for name, keywords in _NUMBERS.items():
+        if any(b"," in (raw_of(groups[name], keyword) or b"") for keyword in keywords):
+            yield "decimal_comma"
+    kind = text_of(groups["rescale"], "RescaleType")
+    if kind not in _HU:
+        yield "no_rescale_type" if not kind else "rescale_type_us" if kind == _UNSPECIFIED else "rescale_type_name"
+    stored, allocated = integer_of(dataset, "BitsStored"), 8 * cells.dtype.itemsize
+    if stored < allocated:
+        yield from _of_unused_bits(cells, stored, signed=integer_of(dataset, "PixelRepresentation") == 1)
+
+
+def in_order(codes: Collection[str], table: Collection[str]) -> tuple[str, ...]:
+    """Return notes in the order of their table."""
+    return tuple(code for code in table if code in codes)
+
+
+def _of_header(file: DicomFile, pixel_bytes: int) -> Iterator[str]:
+    dataset = file.dataset
+    if "NumberOfFrames" in dataset and not integer_of(dataset, "NumberOfFrames", 0):
+        yield "no_frames"
+    if file.pixels is not None and not file.is_encapsulated and len(file.pixels) > pixel_bytes + pixel_bytes % 2:
+        yield "long_pixels"
+    if text_of(dataset, "LossyImageCompression") == "01" or file.syntax in _LOSSY:
+        yield "lossy"
+    if any(len((raw_of(dataset, keyword) or b"").strip(b" \x00")) > _LONGEST_UID for keyword in _UIDS):
+        yield "long_uid"
+    if text_of(dataset, "BurnedInAnnotation").upper() == "YES":
+        yield "burned_in"
+
+
+def _of_unused_bits(cells: NDArray[np.unsignedinteger[Any]], stored: int, *, signed: bool) -> Iterator[str]:
+    """Yield what the bits above those stored hold, unless it is nothing, or the sign."""
+    highest = int(cells.max())
+    if not signed:
+        if highest >> stored:
+            yield "overlay_bits"
+        return
+    numbers = cells.view(f"i{cells.dtype.itemsize}")
+    half = 1 << (stored - 1)
+    if int(numbers.min()) < -half or int(numbers.max()) >= half:
+        yield "overlay_bits" if highest >> stored else "sign_extended"
