@@ -89,6 +89,8 @@ class WorkerPart:
     def __init__(self) -> None:
         self.pixels: NDArray[np.uint8] | None = None
         """uint8[k, 224, 224] to take slices from in turn; noise if None."""
+        self.notes: tuple[str, ...] = ()
+        """Of the slices that are read."""
         self._claim: tuple[Upload, Claim] | None = None
         self._read = 0
 
@@ -180,6 +182,7 @@ class WorkerPart:
             pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
             format="PNG",
             mode="L",
+            notes=self.notes,
             width=512,
             height=512,
             array_row=row,

@@ -12,9 +12,10 @@ from sqlalchemy import select
 from db.database import read_scope, session_scope
 from db.ledger.series import SeriesQuery, series_page
 from db.models import Chunk, Job, Slice
+from db.reasons import SLICE_NOTES
 from db.storage import storage
 from tests.builders.files import png, zip_of
-from tests.web.actors import Api, WorkerPart
+from tests.web.actors import Api, Browser, WorkerPart
 from web.downloads import job_results
 from web.schemas.jobs import JobOut
 
@@ -101,6 +102,23 @@ def test_exports_have_the_labels_of_readers(api: Api, admin: Api, job_id: str) -
         ("root", "COVID"),
     }
     assert [row["reviews"] for row in whole[1:]] == [[]] * 6
+
+
+def test_notes_of_a_slice_are_in_every_result_and_on_its_page(
+    api: Api, anns_browser: Browser, worker: WorkerPart
+) -> None:
+    job_id = api.submit(("a.png", png())).json["id"]
+    worker.notes = ("decimal_comma", "lossy")
+    worker.start()
+    worker.read(1)
+    worker.finish_reading()
+    (row,) = api.get(f"/jobs/{job_id}/results").json["items"]
+    assert row["notes"] == ["decimal_comma", "lossy"]
+    assert json.loads(api.get(f"/jobs/{job_id}/results.json").text)["results"][0]["notes"] == row["notes"]
+    (line,) = csv.DictReader(io.StringIO(api.get(f"/jobs/{job_id}/results.csv").text))
+    assert line["notes"] == "decimal_comma; lossy"
+    page = anns_browser.get(f"/jobs/{job_id}/slices/{row['slice_id']}").text
+    assert all(SLICE_NOTES[code] in page for code in worker.notes)
 
 
 def test_csv_holds_no_formula(api: Api, job_id: str) -> None:

@@ -133,4 +133,4 @@ def _cells(decoded: NDArray[Any], shape: tuple[int, int], allocated: int) -> Cel
     if decoded.dtype.kind not in "iu" or decoded.dtype.itemsize * 8 > allocated:
         raise SliceRejected("pixels", f"A frame decodes to {decoded.dtype}, which is not of {allocated} bits.")
     cells = decoded.reshape(shape)
-    return cells.astype(np.uint8 if allocated == 8 else np.uint16, copy=False)
+    return cells.astype(np.uint8, copy=False) if allocated == 8 else cells.astype(np.uint16, copy=False)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from db.reasons import SLICE_NOTES, OF_FILES
+from db.reasons import OF_FILES, SLICE_NOTES
 from worker.imaging.display_names import MAX_NAME
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, SeriesInfo, as_pixels
 from worker.imaging.rejections import SliceRejected

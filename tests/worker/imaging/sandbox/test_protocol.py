@@ -26,7 +26,15 @@ def slice_header(**changes: object) -> dict[str, object]:
         "burned_in": False,
     }
     series |= {name: changes.pop(name) for name in list(changes) if name in series}
-    return {"frame": 0, "format": "DICOM", "mode": "L", "width": 1, "height": 1, "notes": [], "series": series} | changes
+    return {
+        "frame": 0,
+        "format": "DICOM",
+        "mode": "L",
+        "width": 1,
+        "height": 1,
+        "notes": [],
+        "series": series,
+    } | changes
 
 
 def answer(frame: bytes) -> list[PreparedSlice]:
@@ -36,11 +44,12 @@ def answer(frame: bytes) -> list[PreparedSlice]:
 
 
 def test_slices_and_rejections_are_read_back() -> None:
-    for data in (png(), dicom()):
+    for data in (png(), dicom(), dicom(RescaleType=None) + b"log"):
         slices = decode(data, DecodeLimits())
         (before,), (after,) = slices, answer(pack_reply(slices))
         assert (after.pixels == before.pixels).all()
         assert after.sha256_pixels == before.sha256_pixels
+        assert after.notes == before.notes
         assert (after.format, after.mode, after.width, after.height, after.series) == (
             before.format,
             before.mode,
@@ -83,6 +92,8 @@ def test_an_honest_header_is_accepted() -> None:
         {"position": "1"},
         {"position": float("inf")},
         {"extra": 1},
+        {"notes": ["invented"]},
+        {"notes": None},
     ],
     ids=str,
 )
