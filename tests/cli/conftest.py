@@ -18,10 +18,10 @@ import pytest
 from werkzeug.formparser import parse_form_data
 
 from db.settings import Settings
+from tests.builders.commands import Result, run_command
 
 PROJECT = Path(__file__).parents[2]
 TOKEN = "ctb_test"
-Result = subprocess.CompletedProcess[str]
 
 
 def clean_environment() -> dict[str, str]:
@@ -36,11 +36,22 @@ def ctbatch(tmp_path: Path) -> Callable[..., Result]:
     """Run the command with a home of its own; `env` adds to the environment."""
 
     def run(*words: object, stdin: str = "", env: dict[str, str] | None = None) -> Result:
+        own = clean_environment() | {"CTBATCH_HOME": str(tmp_path / "home")} | (env or {})
+        return run_command([str(word) for word in words], own, tmp_path, stdin)
+
+    return run
+
+
+@pytest.fixture
+def fresh_ctbatch(tmp_path: Path) -> Callable[..., Result]:
+    """Run the command like `ctbatch`, in an interpreter that has imported nothing yet."""
+
+    def run(*words: object, env: dict[str, str] | None = None) -> Result:
         return subprocess.run(
             [sys.executable, "-m", "cli", *map(str, words)],
             env=clean_environment() | {"CTBATCH_HOME": str(tmp_path / "home")} | (env or {}),
             cwd=tmp_path,
-            input=stdin,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=120,
