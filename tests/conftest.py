@@ -31,8 +31,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 LONG_FILES = ("test_engines.py", "test_predicting.py", "test_proof.py", "test_fit.py", "test_up.py", "test_browser.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files that take longest first, so that at the end no process waits long for another."""
+    """Run the files that take longest first, so that at the end no process waits long for another.
+
+    Beyond `db`, tests that run on both databases are fast on SQLite alone: SQL itself is tested in tests/db.
+    """
+    for item in items:
+        if "postgresql" in item.nodeid and "tests/db/" not in item.nodeid:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 

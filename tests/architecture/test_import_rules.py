@@ -241,6 +241,7 @@ def test_tensorflow_is_named_in_two_places_only() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "modules",
     [

@@ -39,7 +39,7 @@ def _run(words: list[str], env: dict[str, str], folder: Path, streams: list[Path
     os.environ.update(env)
     for number, path in enumerate(streams):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
-    sys.stdin = open(0, closefd=False)
+    sys.stdin = os.fdopen(0, closefd=False)
     sys.argv = ["ctbatch", *words]
     from cli.main import main
 

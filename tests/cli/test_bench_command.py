@@ -103,6 +103,7 @@ def test_real_training_passes_every_option_to_train() -> None:
     assert RunRequest(**{name: options[name] for name in RunRequest.model_fields if name in options}) == request
 
 
+@pytest.mark.slow
 def test_engine_that_the_package_has_no_file_for_is_refused_at_once(ctbatch: Callable[..., object]) -> None:
     refused = ctbatch("bench", "pipeline", "--slices", 1, env={"CTBATCH_ENGINE": "openvino-f32"})
     assert refused.returncode == 2, refused.stderr
@@ -112,6 +113,7 @@ def test_engine_that_the_package_has_no_file_for_is_refused_at_once(ctbatch: Cal
 CLAIMS = ("bench", "claims", "--json", "--jobs", 6, "--seconds", 1, "--workers")
 
 
+@pytest.mark.slow
 def test_claims_reports_every_slice_and_no_broken_transaction(ctbatch: Callable[..., Any]) -> None:
     report = json.loads(ctbatch(*CLAIMS, 2).stdout)
     assert report["database"] == "sqlite"

@@ -47,6 +47,7 @@ def test_up_serves_its_own_machine(host, tmp_path):
     check_host(make_settings(tmp_path, host=host))
 
 
+@pytest.mark.slow
 def test_up_beyond_this_machine_is_refused(ctbatch):
     result = ctbatch("up", "--host", "0.0.0.0")
     assert (result.returncode, "--insecure" in result.stderr) == (2, True)

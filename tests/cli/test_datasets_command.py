@@ -77,6 +77,7 @@ def lines(folder) -> str:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_dataset_of_a_folder_is_shown_listed_and_split(ctbatch, operate, environment, ingest_worker, folder):
     (folder / "groups.csv").write_text(lines(folder))
     made = ctbatch("datasets", "create", "site", "--from", folder, "--json", env=environment)

@@ -4,9 +4,12 @@ import json
 import os
 import time
 
+import pytest
+
 from db.storage import storage
 
 
+@pytest.mark.slow
 def test_unused_files_go_to_the_trash_and_come_back(ctbatch, database):
     env = {"CTBATCH_HOME": str(database.home), "CTBATCH_ORPHAN_SECONDS": "-1"}
     sha256 = storage().put(b"nobody's")
@@ -16,6 +19,7 @@ def test_unused_files_go_to_the_trash_and_come_back(ctbatch, database):
     assert storage().exists(sha256)
 
 
+@pytest.mark.slow
 def test_storage_with_older_files_is_refused_until_it_is_adopted(ctbatch, database):
     env = {"CTBATCH_HOME": str(database.home)}
     then = time.time() - 3 * 24 * 3600

@@ -82,6 +82,7 @@ def test_cancel_and_retry(ctbatch, api):
     assert ctbatch("jobs", "retry", "job1", env=api.env).stderr == "3 put back; job job1 is queued: scan.zip\n"
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_is_exit_code_4(ctbatch, api):
     api.faults = [503] * 20
     result = ctbatch("jobs", "show", "job1", env=api.env)

@@ -317,6 +317,7 @@ def test_demo_model_becomes_the_first_champion_with_reason_and_user(run: Run, wo
     assert promotion["by"].endswith("at the command line")
 
 
+@pytest.mark.slow
 def test_demo_model_goes_through_the_gate_where_there_is_a_champion(run: Run, add_version: AddVersion) -> None:
     with session_scope() as s:
         champions.record_promotion(s, s.merge(add_version("first")), None, "for a test")

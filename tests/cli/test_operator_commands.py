@@ -184,6 +184,7 @@ def test_worker_does_not_start_beside_another_revision(ctbatch, role):
     assert "ctbatch db upgrade" in result.stderr
 
 
+@pytest.mark.slow
 def test_files_are_for_their_user_alone(ctbatch, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
@@ -227,6 +228,7 @@ def test_file_system_of_a_folder_with_a_blank_in_its_name(monkeypatch, tmp_path)
     assert file_systems.file_system_of(Path("/my")) == "ext4"
 
 
+@pytest.mark.slow
 def test_doctor_warns_of_a_proxy_that_is_not_trusted(operate, database):
     def states():
         findings = json.loads(operate("doctor", "--json").stdout)
@@ -268,6 +270,7 @@ def proof_finding(operate) -> tuple[str, str]:
     return state, detail
 
 
+@pytest.mark.slow
 def test_the_doctor_says_which_engine_serves_here(operate, champion):
     host = socket.gethostname()
     load_engines(champion.id, "another", int8=False)

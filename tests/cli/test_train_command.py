@@ -90,6 +90,7 @@ def test_train_prints_json(launch: Run) -> None:
     assert (view["state"], view["dataset"], view["preset"]) == ("queued", "site/1", "quick")
 
 
+@pytest.mark.slow
 def test_a_weights_file_goes_into_storage(launch: Run, settings: Settings) -> None:
     path = settings.home / "weights.h5"
     with h5py.File(path, "w") as file:

@@ -125,18 +125,21 @@ def test_no_proxy_is_trusted_unless_it_is_set(up):
     assert "Secure" not in page.headers["Set-Cookie"]
 
 
+@pytest.mark.slow
 def test_another_sign_in_link_can_be_made(up):
     link = up.run("users", "link", "local").stdout.strip()
     with httpx.Client(follow_redirects=True) as browser:
         assert use_link(browser, link).url.path == "/jobs"
 
 
+@pytest.mark.slow
 def test_a_second_up_in_the_same_home_is_refused(up):
     second = up.run("up", "--port", "0")
     assert second.returncode == 4
     assert f"ctbatch runs already in {up.home} at {up.local['url']}" in second.stderr
 
 
+@pytest.mark.slow
 def test_taken_port_is_reported_in_one_line(up, tmp_path):
     port = str(up.local["url"]).rpartition(":")[2]
     second = up.run("up", "--port", port, "--home", tmp_path / "other")
@@ -187,6 +190,7 @@ def test_a_killed_process_comes_back_and_work_goes_on(up, scans, words):
     assert json.loads(submitted.stdout.splitlines()[-1])["counts"]["predicted"] == 6
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_everything_and_revokes_the_token(up):
     token = up.local["token"]
     up.process.send_signal(signal.SIGINT)

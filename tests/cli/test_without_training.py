@@ -42,12 +42,14 @@ def test_command_that_trains_says_how_to_install_it(fresh_ctbatch, paths, words)
     assert (result.returncode, result.stderr) == (4, f"Error: {SENTENCE}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["train", "site"], ["train", "site", "--dry-run"]])
 def test_launch_by_a_private_broker_is_refused(fresh_ctbatch, paths, words):
     result = fresh_ctbatch(*words, env={"PYTHONPATH": paths} | PRIVATE_BROKER)
     assert (result.returncode, result.stderr) == (4, f"Error: {SENTENCE}\n")
 
 
+@pytest.mark.slow
 def test_launch_for_another_machine_is_not_refused(fresh_ctbatch, paths):
     result = fresh_ctbatch("train", "site", env={"PYTHONPATH": paths} | SHARED_BROKER)
     assert "the database is not set up" in result.stderr, "it came as far as the dataset"
@@ -59,6 +61,7 @@ def test_engine_that_comes_with_training_is_refused(fresh_ctbatch, paths, words)
     assert (result.returncode, result.stderr) == (4, f"Error: the engine keras comes with training. {SENTENCE}\n")
 
 
+@pytest.mark.slow
 def test_doctor_warns_and_names_the_command(fresh_ctbatch, paths):
     result = fresh_ctbatch("doctor", env={"PYTHONPATH": paths})
     assert result.returncode == 0, result.stdout

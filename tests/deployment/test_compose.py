@@ -176,6 +176,7 @@ def pinned(lock: str) -> set[str]:
     return set(re.findall(r"^([a-z0-9.-]+)(?:\[.*\])?==", (PROJECT / ".lock" / lock).read_text(), re.MULTILINE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "modules",
     [

@@ -184,6 +184,7 @@ def test_metrics_of_a_leaking_split_are_not_called_unseen():
     assert leaky == "the test part of a split that leaks (seen-by-parent): training has seen some of it"
 
 
+@pytest.mark.slow
 def test_cancelled_run_ends_within_a_step_and_keeps_nothing(dataset, small_network, monkeypatch):
     run = launch(dataset, "stages.head.epochs=1000")
     from training.run_observer import RunObserver
@@ -215,6 +216,7 @@ def test_cancelled_demo_run_keeps_nothing(settings, monkeypatch):
     assert {"code", "keras"} <= set(view.environment)
 
 
+@pytest.mark.slow
 def test_run_says_what_it_starts_from(dataset, small_network, monkeypatch):
     from training.run import STARTING
     from training.run_observer import RunObserver

@@ -90,6 +90,7 @@ def paths(admin: Api, worker: WorkerPart) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", THEMES)
 def test_every_control_shows_that_it_has_the_focus(admin_page: Any, paths: list[str], theme: str) -> None:
     admin_page.emulate_media(color_scheme=theme, reduced_motion="reduce")

@@ -310,6 +310,7 @@ def test_one_prediction_is_enough_for_finished(api: Api, worker: WorkerPart) -> 
     assert state_of(api, job_id) == ("finished", "finished", False)
 
 
+@pytest.mark.slow
 def test_copied_predictions_count_as_predictions(api: Api, worker: WorkerPart) -> None:
     worker.pixels = np.zeros((1, 224, 224), np.uint8)
     for copied in (False, True):

@@ -21,6 +21,7 @@ from tests.web.actors import PASSWORD, Api, WorkerPart, load_engines, ready_data
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
+@pytest.mark.slow
 def test_sign_in_and_out(page: Any, ann: User) -> None:
     page.goto("/sign-in")
     page.get_by_label("Name").fill("ann")
@@ -60,6 +61,7 @@ def test_submit_by_dropping(signed_in: Any) -> None:
     assert "dropped.png" in signed_in.locator("#chosen").inner_text()
 
 
+@pytest.mark.slow
 def test_too_many_files_cannot_be_submitted(signed_in: Any) -> None:
     signed_in.goto("/submit")
     signed_in.evaluate(
@@ -135,6 +137,7 @@ def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: W
     assert requests == []
 
 
+@pytest.mark.slow
 def test_jobs_list_follows_its_jobs(signed_in: Any, api: Api, worker: WorkerPart) -> None:
     job_id = api.submit(("a.zip", zip_of({"1.png": png(1)}))).json["id"]
     signed_in.goto("/jobs")
@@ -143,6 +146,7 @@ def test_jobs_list_follows_its_jobs(signed_in: Any, api: Api, worker: WorkerPart
     assert signed_in.locator(f"#job-{job_id}").get_attribute("hx-trigger") is None
 
 
+@pytest.mark.slow
 def test_slice_dialog_shows_and_hides_the_heat_map(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("a[data-slice]").first.click()
@@ -159,6 +163,7 @@ def test_slice_dialog_shows_and_hides_the_heat_map(signed_in: Any, finished: str
     assert dialog.is_hidden()
 
 
+@pytest.mark.slow
 def test_heat_and_focus_stay_from_slice_to_slice(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("a[data-slice]").first.click()
@@ -186,6 +191,7 @@ def test_heat_and_focus_stay_from_slice_to_slice(signed_in: Any, finished: str) 
     assert signed_in.get_by_role("heading", level=1, name="3.png").is_visible()
 
 
+@pytest.mark.slow
 def test_next_goes_on_past_the_end_of_the_page(signed_in: Any, api: Api, worker: WorkerPart) -> None:
     job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
     worker.whole_job(53)
@@ -214,6 +220,7 @@ def test_slice_and_its_buttons_are_seen_together(signed_in: Any, finished: str, 
         assert box["x"] + box["width"] <= width
 
 
+@pytest.mark.slow
 def test_slices_are_labelled_by_keys_without_the_answer_in_view(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     signed_in.get_by_label("Blind review").check()
@@ -232,6 +239,7 @@ def test_slices_are_labelled_by_keys_without_the_answer_in_view(signed_in: Any, 
     playwright.expect(dialog.locator("#review-non-covid")).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.slow
 def test_series_are_found_while_typing(signed_in: Any, api: Api, worker: WorkerPart) -> None:
     job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
     worker.start()
@@ -261,6 +269,7 @@ def test_account_menu_closes_when_the_focus_leaves_it(signed_in: Any) -> None:
     assert menu.get_attribute("open") is None
 
 
+@pytest.mark.slow
 def test_filters_order_and_heat_maps_change_the_table_and_the_address(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     assert signed_in.locator("tr.slice-row").count() == 7
@@ -279,6 +288,7 @@ def test_filters_order_and_heat_maps_change_the_table_and_the_address(signed_in:
     signed_in.locator("#results").get_by_text("0.100").first.wait_for()
 
 
+@pytest.mark.slow
 def test_job_is_cancelled_after_asking(signed_in: Any, api: Api) -> None:
     job_id = api.submit(("a.png", png(1))).json["id"]
     signed_in.goto(f"/jobs/{job_id}")
@@ -335,6 +345,7 @@ def test_comparison_hides_nothing_on_a_phone(admin_page: Any, app: APIFlask) -> 
     assert admin_page.evaluate(inside)
 
 
+@pytest.mark.slow
 def test_run_page_follows_the_run_and_its_curves_grow(admin_page: Any, admin: Api) -> None:
     ready_dataset("site")
     run_id = admin.post("/runs", json={"dataset": "site/1", "preset": "quick"}).json["id"]
@@ -374,6 +385,7 @@ def record(claim: Claim, epochs: int) -> None:
         runs.report(s, claim, epochs / 3, f"small: epoch {epochs} of 3", live=live)
 
 
+@pytest.mark.slow
 def test_run_form_shows_the_estimate(admin_page: Any, app: APIFlask) -> None:
     ready_dataset("site")
     admin_page.goto("/runs/new")
@@ -386,6 +398,7 @@ def test_run_form_shows_the_estimate(admin_page: Any, app: APIFlask) -> None:
     admin_page.wait_for_url("**/runs/1")
 
 
+@pytest.mark.slow
 def test_every_admin_page_fits_a_phone_in_both_themes(admin_page: Any, admin: Api) -> None:
     dataset_id = ready_dataset("site")
     run_id = admin.post("/runs", json={"dataset": "site/1", "preset": "quick"}).json["id"]
@@ -410,6 +423,7 @@ def test_header_fits_a_tablet(admin_page: Any, width: int) -> None:
     assert admin_page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.slow
 def test_page_says_that_the_server_is_away(signed_in: Any, api: Api) -> None:
     job_id = api.submit(("a.png", png(1))).json["id"]
     signed_in.goto(f"/jobs/{job_id}")
@@ -420,6 +434,7 @@ def test_page_says_that_the_server_is_away(signed_in: Any, api: Api) -> None:
     signed_in.faults.clear()
 
 
+@pytest.mark.slow
 def test_every_page_fits_a_phone_in_both_themes(signed_in: Any, finished: str) -> None:
     signed_in.set_viewport_size({"width": 390, "height": 844})
     for theme in ("light", "dark"):
@@ -439,6 +454,7 @@ def test_theme_is_chosen_and_kept(signed_in: Any) -> None:
     assert signed_in.evaluate("document.documentElement.dataset.bsTheme") == "dark"
 
 
+@pytest.mark.slow
 def test_api_page_shows_every_operation(signed_in: Any) -> None:
     signed_in.goto("/api/v1/docs")
     paths = signed_in.request.get("/api/v1/openapi.json").json()["paths"]
@@ -446,6 +462,7 @@ def test_api_page_shows_every_operation(signed_in: Any) -> None:
     playwright.expect(signed_in.locator(".opblock")).to_have_count(operations)
 
 
+@pytest.mark.slow
 def test_sending_a_file_of_weights_keeps_what_was_typed(admin_page: Any, tmp_path: Path) -> None:
     ready_dataset("site")
     admin_page.goto("/runs/new?dataset=site/1")

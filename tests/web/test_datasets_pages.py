@@ -196,6 +196,7 @@ def test_dataset_that_is_not_ready_is_not_split(admin: Api) -> None:
     assert (answer.status_code, "still being built" in answer.json["detail"]) == (409, True)
 
 
+@pytest.mark.slow
 def test_open_dataset_polls_and_a_failed_one_says_why(admin: Api, roots_browser: Browser) -> None:
     dataset_id = make(admin, slices=CLASSES).json["id"]
     for path in ("", "/live", "/row"):

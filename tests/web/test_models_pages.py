@@ -117,6 +117,7 @@ def test_page_shows_figures_lineage_files_and_card(api: Api, anns_browser: Brows
     assert shown["gate"]["verdict"] == "not compared yet"
 
 
+@pytest.mark.slow
 def test_page_shows_calibration_and_parity_as_a_table(api: Api, anns_browser: Browser, version_id: int) -> None:
     with session_scope() as s:
         version = s.get_one(ModelVersion, version_id)

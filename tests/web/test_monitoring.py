@@ -222,6 +222,7 @@ def test_cursor_with_an_impossible_time_is_refused(api: Api) -> None:
     assert api.get(f"/jobs?cursor={cursor}").status_code == 422
 
 
+@pytest.mark.slow
 def test_web_process_loads_no_network_library(tmp_path: Path) -> None:
     code = (
         "import sys, web.asgi, web.views.jobs, worker.imaging.render;"

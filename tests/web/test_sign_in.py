@@ -158,6 +158,7 @@ def test_device_is_known_for_its_own_accounts_only(app: APIFlask, ann: User, roo
     assert shared.sign_in("ann").status_code == 303
 
 
+@pytest.mark.slow
 def test_password_of_ann_is_not_told_by_the_wait(app: APIFlask, ann: User) -> None:
     """A name that does not exist is counted as one that does."""
     assert guess(app, 12, name="nobody") == guess(app, 12, name="ann")

@@ -92,6 +92,7 @@ def test_a_thousand_parts_are_received_and_one_more_is_not(api: Api) -> None:
     assert post_raw(api, body, CONTENT_LENGTH=str(len(body))).status_code == 413
 
 
+@pytest.mark.slow
 def test_form_field_of_five_megabytes_is_refused(api: Api) -> None:
     body = part("name", b"x" * 5_000_000) + part("files", png(), "1.png") + END
     answer = post_raw(api, body, CONTENT_LENGTH=str(len(body)))
@@ -228,6 +229,7 @@ print(api.submit(("1.png", png())).status_code)
 """
 
 
+@pytest.mark.slow
 def test_full_disk_is_507_and_queues_nothing(tmp_path: Path) -> None:
     """On a real file system of 2 MiB, mounted in a namespace of its own."""
     home = tmp_path / "home"
@@ -290,6 +292,7 @@ print(answer.status_code, after - before)
 """
 
 
+@pytest.mark.slow
 def test_upload_of_300_mb_is_not_held_in_memory(tmp_path: Path) -> None:
     script = tmp_path / "streamed.py"
     script.write_text(STREAMED.format(project=str(Path(__file__).parents[2]), home=str(tmp_path / "home")))

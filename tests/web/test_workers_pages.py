@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from db.models import ModelVersion
 from tests.web.actors import Api, Browser, load_engines
 
@@ -64,6 +66,7 @@ def test_version_that_is_not_in_use_alerts_nobody(
     assert "logit by 0.81" in page, "its row says why"
 
 
+@pytest.mark.slow
 def test_api_gives_the_same_facts(admin: Api, champion: ModelVersion) -> None:
     load_engines(champion.id, "ct-1", int8=False, bf16=True)
     load_engines(champion.id, "ct-2", int8=False)

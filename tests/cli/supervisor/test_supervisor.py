@@ -124,6 +124,7 @@ def test_kill_9_of_the_supervisor_ends_what_it_started(start: Callable[..., Run]
     eventually(lambda: not children & run.descendants(), "the children end with the supervisor")
 
 
+@pytest.mark.slow
 def test_killed_child_is_restarted_and_its_own_children_are_killed(start: Callable[..., Run]) -> None:
     run = ready(start())
     before = run.descendants()
@@ -156,6 +157,7 @@ def test_a_second_interruption_stops_a_stubborn_child(start: Callable[..., Run])
     assert not run.descendants()
 
 
+@pytest.mark.slow
 def test_a_child_that_cannot_start_stops_the_rest(start: Callable[..., Run]) -> None:
     run = start("broken")
     assert run.process.wait(20) != 0

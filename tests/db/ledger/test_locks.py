@@ -110,6 +110,7 @@ def test_message_is_noted_as_sent_without_waiting_for_rows_that_are_claimed(ann:
             leases.mark_sent(impatient(s), Upload, ids)
 
 
+@pytest.mark.slow
 @on_postgres
 def test_transaction_that_ends_in_a_deadlock_is_tried_again(ann: User, bob: User) -> None:
     both_hold_one = threading.Barrier(2)

@@ -92,6 +92,7 @@ def test_pages_lead_back_as_they_led_on(job_id: str, sort: str) -> None:
     assert [page.items for page in before] == [page.items for page in pages[:-1]]
 
 
+@pytest.mark.slow
 def test_series_are_found_by_name_and_paged(ann: User) -> None:
     made = submit(ann)
     worker = WorkerPart()

@@ -20,6 +20,7 @@ def augmented(slices, seed=1, **amounts):
     return Augmenter(Augment(**amounts))(slices, seed)
 
 
+@pytest.mark.slow
 def test_same_seed_makes_the_same_changes(slices):
     from training.data.augment import Augmenter
 

@@ -181,6 +181,7 @@ def test_site_check_says_whether_a_version_may_be_used(add_version: AddVersion, 
     assert seen(bad).result["site_check"]["verdict"] == "may not be used"
 
 
+@pytest.mark.slow
 def test_slices_that_trained_the_version_or_its_parent_are_not_evidence(
     add_version: AddVersion, settings: Settings
 ) -> None:
@@ -204,6 +205,7 @@ def verdict(version: ModelVersion, dataset: Dataset) -> str:
     return str(seen(evaluation).result["site_check"]["verdict"])
 
 
+@pytest.mark.slow
 def test_slices_that_were_held_out_are_evidence(add_version: AddVersion, settings: Settings) -> None:
     known, anew = add_dataset("known", 360, 120), add_dataset("anew", 360, 120)
     split = add_split(known, 120)  # the second half of the groups, and so of the rows, was held out
@@ -292,6 +294,7 @@ def test_unexpected_errors_are_reported_without_paths(
     assert failure(ask(add_version(), dataset)) == message
 
 
+@pytest.mark.slow
 def test_unreachable_database_puts_an_evaluation_off(
     add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_intervals_over_groups_are_wider_than_over_slices():
     assert width(groups) > 1.5 * width(alone)
 
 
+@pytest.mark.slow
 def test_95_of_100_intervals_contain_the_truth():
     truth = measure(*scored(200_000, 20_000, seed=1)[:2], THRESHOLD)["accuracy"]
     held = 0
@@ -98,6 +99,7 @@ def test_95_of_100_intervals_contain_the_truth():
     assert 88 <= held <= 99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [8, 16])
 def test_intervals_of_few_groups_contain_the_truth_nearly_as_often(groups):
     """Percentiles of the resamples contain it in 79 % (8 groups) and 86 % (16 groups) of such samples."""

@@ -44,6 +44,7 @@ def test_time_follows_from_the_measured_speed(speed: float) -> None:
     assert measured.disk == plain.disk
 
 
+@pytest.mark.slow
 def test_disk_suffices_for_the_features_of_any_cut() -> None:
     from training.network.resnet50 import build_network
     from training.network.training_copy import cut

@@ -140,6 +140,7 @@ def compare_losses(unfreeze, data, network, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [], "features are left behind"
 
 
+@pytest.mark.slow
 def test_step_is_traced_once(data, network, tmp_path, monkeypatch):
     import training.loop.stage
     from training.loop.fit import fit
@@ -177,6 +178,7 @@ def test_stage_of_few_steps_changes_the_weights(data, network, tmp_path):
     assert np.abs(network.get_layer("output").get_weights()[0] - before).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unfreeze", [20, pytest.param(-1, marks=pytest.mark.slow)])
 def test_interrupted_run_ends_like_an_uninterrupted_one(unfreeze, data, network, tmp_path):
     """Some layers of the second stage learn, or the whole network, with averaged weights."""
@@ -199,6 +201,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(unfreeze, data, network,
     assert max(np.abs(a - b).max() for a, b in zip(network.get_weights(), expected, strict=True)) < 1e-4
 
 
+@pytest.mark.slow
 def test_checkpoint_round_trips_through_storage(settings, data, network, tmp_path):
     from training.loop import checkpoints
     from training.loop.fit import fit
@@ -220,6 +223,7 @@ def test_checkpoint_round_trips_through_storage(settings, data, network, tmp_pat
     assert again.files["network.npz"] == kept.files["network.npz"]
 
 
+@pytest.mark.slow
 def test_nan_loss_raises_diverged_with_advice(data, network, tmp_path):
     from training.errors import Diverged
     from training.loop.fit import fit
@@ -231,6 +235,7 @@ def test_nan_loss_raises_diverged_with_advice(data, network, tmp_path):
         fit(network, wild, data, seed=1, folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_nan_weights_after_the_last_step_raise_diverged(data, network, tmp_path):
     from training.errors import Diverged
     from training.loop.fit import fit
@@ -245,6 +250,7 @@ def test_nan_weights_after_the_last_step_raise_diverged(data, network, tmp_path)
         fit(network, ruinous, data, seed=1, folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_stage_ends_after_patience_without_improvement(data, network, tmp_path):
     from training.loop.fit import fit
 
@@ -254,6 +260,7 @@ def test_stage_ends_after_patience_without_improvement(data, network, tmp_path):
     assert len(history) == 4, "the first epoch is the best, and three that are no better follow it"
 
 
+@pytest.mark.slow
 def test_best_epoch_is_kept(data, network, tmp_path):
     from training.loop.fit import fit
 
@@ -263,6 +270,7 @@ def test_best_epoch_is_kept(data, network, tmp_path):
     assert loss == pytest.approx(min(record.metrics["val_loss"] for record in history), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_stopping_keeps_what_was_learned(data, network, tmp_path):
     from training.loop.fit import fit
 
@@ -273,6 +281,7 @@ def test_stopping_keeps_what_was_learned(data, network, tmp_path):
     assert not np.array_equal(before, network.get_layer("hidden").get_weights()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stages", "is_early"), [(1, False), (2, True)])
 def test_stop_after_the_last_epoch_ends_nothing_early(stages, is_early, data, network, tmp_path):
     from training.loop.fit import fit
@@ -294,6 +303,7 @@ class StopsAfter(Recorder):
         return len(self.losses) >= self.epochs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "at", ["in its first epoch", pytest.param("after an epoch that is worse", marks=pytest.mark.slow)]
 )
@@ -321,6 +331,7 @@ def test_stop_before_improvement_keeps_the_weights_before_the_stage(at, data, ne
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(network.get_weights(), before, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resumes", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_stage_that_is_never_better_than_its_beginning_is_dropped(resumes, data, network, tmp_path):
     """Also if its worker dies at the end of its last epoch."""
@@ -342,6 +353,7 @@ def test_stage_that_is_never_better_than_its_beginning_is_dropped(resumes, data,
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(network.get_weights(), expected, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("balanced", "expected"), [pytest.param(False, 1 / 6, marks=pytest.mark.slow), (True, 0.5)])
 def test_classes_weigh_the_same_in_a_balanced_run(balanced, expected, network, tmp_path):
     """Slices that show nothing: the network learns the share of each class, as far as it counts."""
@@ -362,6 +374,7 @@ def test_classes_weigh_the_same_in_a_balanced_run(balanced, expected, network, t
     assert min(record.metrics["val_loss"] for record in history) == pytest.approx(least, abs=0.02)
 
 
+@pytest.mark.slow
 def test_stop_takes_effect_while_frozen_layers_are_computed(data, network, tmp_path):
     from training.loop.fit import fit
 
@@ -422,6 +435,7 @@ def test_everything_learns_at_another_size(data, small_network, tmp_path: Path):
     assert all(map(np.array_equal, left, network.get_weights()))
 
 
+@pytest.mark.slow
 def test_keep_last_keeps_the_last_average(data, network, tmp_path):
     from training.loop.fit import fit
 
@@ -448,6 +462,7 @@ def test_settled_normalisation_has_the_statistics_of_the_slices(network):
     np.testing.assert_allclose(variance, answers.var(0), rtol=0.01)
 
 
+@pytest.mark.slow
 def test_order_of_slices_does_not_change_settled_normalisation(small_network):
     """A dataset lists class after class, and patient after patient."""
     from training.network.resnet50 import build_network

@@ -42,6 +42,7 @@ def dotted(count: int, seed: int) -> Labelled:
     return Labelled(pixels, labels, [str(number) for number in range(count)])
 
 
+@pytest.mark.slow
 def test_small_network_generalises_to_unseen_slices(small_network: None, tmp_path: Path) -> None:
     learn(dotted(96, 1), dotted(32, 2), dotted(80, 3), tmp_path)
 

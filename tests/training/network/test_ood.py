@@ -59,12 +59,14 @@ def test_layers_compute_the_formula(network, phantoms, known):
     assert np.allclose(distances(known, phantoms[60:]), expected, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_distance_leaves_scores_unchanged(network, phantoms, known):
     before, after = answers(network, phantoms), answers(known, phantoms)
     assert np.array_equal(before["logit"], after["logit"])
     assert np.array_equal(before["cam"], after["cam"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strange",
     [

@@ -86,6 +86,7 @@ def test_weights_of_photographs_pass_although_no_scale_fits_well(small_network):
     check_pixels(network, lungs(), "caffe")
 
 
+@pytest.mark.slow
 def test_scale_survives_a_copy_for_training_and_saving(small_network, tmp_path):
     import keras
 

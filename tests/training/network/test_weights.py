@@ -60,6 +60,7 @@ def test_every_format_of_weights_is_loaded(form, source, bare, target, tmp_path)
     check_weights_file(nameless)
 
 
+@pytest.mark.slow
 def test_named_keras_2_weights_are_loaded(bare, target, tmp_path):
     """As keras.applications and RadImageNet publish them: layer_names, weight_names, arrays."""
     import h5py
@@ -82,6 +83,7 @@ def test_named_keras_2_weights_are_loaded(bare, target, tmp_path):
     check_weights_file(path)
 
 
+@pytest.mark.slow
 def test_weights_of_our_models_include_the_head(target, tmp_path):
     from training.launch.weights_file import check_weights_file
     from training.network.resnet50 import build_network
@@ -101,6 +103,7 @@ def test_missing_file_is_reported(tmp_path):
         build_network(64, weights=tmp_path / "absent.h5")
 
 
+@pytest.mark.slow
 def test_another_architecture_is_refused(target, tmp_path):
     import h5py
     import keras

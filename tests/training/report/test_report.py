@@ -208,6 +208,7 @@ def test_table_compares_exported_files_with_the_trained_network(page):
     assert "int8 – – – – <script>" in words
 
 
+@pytest.mark.slow
 def test_run_with_nothing_to_show_still_has_a_report(tmp_path):
     test = TestScores(np.array([0.9, 0.8, 0.99]), np.array([1, 1, 1]), ["a", "a", "b"])
     names = write_report(tmp_path, content(test))
@@ -283,6 +284,7 @@ def test_epochs_without_a_number_leave_a_gap_and_are_never_the_best():
     assert "The lowest validation loss, 1.000, was that of epoch 3." in captions.learning(content(history=epochs))
 
 
+@pytest.mark.slow
 def test_sources_have_bars_where_a_metric_is_defined():
     one = Metrics(n=5, accuracy=0.8, recall=None, specificity=0.5, intervals={"accuracy": (0.6, 0.9)})
     larger = one.model_copy(update={"n": 9})
@@ -356,6 +358,7 @@ def test_card_gives_metrics_with_intervals_and_how_to_reproduce_the_version():
         assert fact in card
 
 
+@pytest.mark.slow
 def test_report_and_card_say_that_training_was_stopped_early(tmp_path):
     plain = content(history=history(2, 1))
     facts = replace(plain.facts, config={"stages": [{"name": "small", "epochs": 12}, {"name": "full", "epochs": 1}]})
@@ -365,6 +368,7 @@ def test_report_and_card_say_that_training_was_stopped_early(tmp_path):
             assert ("stopped early, after 3 of at most 13 epochs" in text) == made.facts.stopped_early
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slices", "few"), [(200, True), (400, False)])
 def test_report_and_card_mark_few_groups(slices, few, tmp_path):
     """A group of the scores has 10 slices of one class."""
@@ -385,6 +389,7 @@ def test_no_name_becomes_markup_in_the_card():
     assert prose.count("\\`evil\\`") >= 5
 
 
+@pytest.mark.slow
 def test_matplotlib_is_loaded_only_to_draw():
     code = (
         "import sys, training.report.html, training.report.model_card\n"

@@ -82,6 +82,7 @@ def test_upload_that_stalls_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask(echo, Client(b"one", more=True), Kind.FILES, length=6).body == b"one"
 
 
+@pytest.mark.slow
 def test_body_beyond_the_limit_is_not_read() -> None:
     client = ask(echo, Client(), length=1001)
     assert client.body == b""

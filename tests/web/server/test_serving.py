@@ -149,12 +149,14 @@ def test_uploads_do_not_wait_for_pages_nor_for_each_other(served: Served) -> Non
     assert answer.status_code == 202
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: he"], ids=["nothing", "half a head"])
 def test_connection_without_a_whole_head_is_closed(serve: Serve, sent: bytes) -> None:
     with serve(keep_alive=1).connect(sent) as connection:
         assert connection.recv(100) == b""
 
 
+@pytest.mark.slow
 def test_new_connection_takes_the_place_of_the_one_that_waited_longest(serve: Serve) -> None:
     served = serve(worker_connections=3)
     waiting = [served.connect() for _ in range(3)]
@@ -164,6 +166,7 @@ def test_new_connection_takes_the_place_of_the_one_that_waited_longest(serve: Se
         connection.close()
 
 
+@pytest.mark.slow
 def test_web_stops_without_waiting_for_connections_that_have_no_request(serve: Serve) -> None:
     served = serve(graceful_timeout=300)
     with served.connect(), served.connect(served.head("GET /healthz")) as kept:

@@ -198,6 +198,7 @@ def test_group_of_csv_or_dicom_goes_before_folder(make: Make) -> None:
     assert found.report.as_json()["groups_from"] == {"CSV": 2, "folders": 1}
 
 
+@pytest.mark.slow
 def test_slices_without_a_known_patient_are_counted_in_a_warning(make: Make) -> None:
     entries = of_patients(2) | {"set/COVID/loose.png": png(1000), "set/non-COVID/loose.png": png(1001)}
     warnings = make(entries).report.as_json()["warnings"]
@@ -334,6 +335,7 @@ def test_largest_cluster_of_groups_is_reported(make: Make) -> None:
     assert not any("connect" in warning for warning in apart["warnings"])
 
 
+@pytest.mark.slow
 def test_the_same_files_make_the_same_dataset_and_other_labels_another(make: Make) -> None:
     first, second = make(two_classes()), make(two_classes())
     assert first.sha256 == second.sha256
@@ -483,6 +485,7 @@ def test_no_dataset_is_claimed_while_the_disk_is_at_its_reserve(ask: Ask, settin
     assert view(dataset).state == "queued"
 
 
+@pytest.mark.slow
 def test_a_worker_killed_before_the_end_leaves_a_dataset_that_another_builds(ask: Ask, settings: Settings) -> None:
     dataset = ask(two_classes())
     environment = os.environ | {
@@ -526,6 +529,7 @@ def owner(settings: Settings) -> User:
         return create_user(s, "ann", None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("champion")
 def test_long_build_does_not_delay_a_job(
     ask: Ask, owner: User, submit: Submit, monkeypatch: pytest.MonkeyPatch

@@ -47,6 +47,7 @@ def test_openvino_and_keras_agree_in_float32(published: Published, slices: Slice
     assert np.abs(one.cam - two.cam).max() <= 1e-3 * max(float(two.cam.max()), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["openvino-f32", "openvino", "keras"])
 def test_a_score_does_not_depend_on_its_neighbours(choice: str, published: Published, slices: Slices) -> None:
     engine = engine_of(published[0], choice)
@@ -57,6 +58,7 @@ def test_a_score_does_not_depend_on_its_neighbours(choice: str, published: Publi
     assert len(engine.predict(slices[:7]).logit) == 7
 
 
+@pytest.mark.slow
 def test_mixed_precision_as_on_a_gpu_keeps_the_answers(published: Published, slices: Slices) -> None:
     from worker.engines.keras import KerasEngine, in_mixed_precision
 
@@ -70,6 +72,7 @@ def test_mixed_precision_as_on_a_gpu_keeps_the_answers(published: Published, sli
     assert np.abs(rough - exact).mean() <= 0.05
 
 
+@pytest.mark.slow
 def test_the_distance_stays_in_float32_in_mixed_precision(slices: Slices) -> None:
     """It is what the layers of the exact network say of the same activations."""
     import keras
@@ -132,6 +135,7 @@ print(sorted(pinned))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(usable_cores() < 2, reason="this machine has one core")
 def test_workers_with_some_of_the_cores_are_not_pinned(published: Published) -> None:
     """In a process of its own: threads that an earlier engine pinned stay pinned."""
@@ -270,6 +274,7 @@ def test_export_opens_no_connection(published: Published) -> None:
     assert published[2] == []
 
 
+@pytest.mark.slow
 def test_openvino_loads_no_tensorflow(published: Published) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path; from worker.engines.load import load_engine\n"

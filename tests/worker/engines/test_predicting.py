@@ -32,6 +32,7 @@ def promote(folder: Path) -> int:
         return promote_first(s, versions.register_package(s, stored), "for a test").id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True])
 def test_predictions_say_which_precision_made_them(
     damaged: bool, published: Published, database: Settings, submit: Submit, tmp_path: Path

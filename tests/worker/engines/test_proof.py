@@ -60,6 +60,7 @@ def damage_one_scale(file: Path) -> None:
         damaged.with_suffix(suffix).replace(file.with_suffix(suffix))
 
 
+@pytest.mark.slow
 def test_proof_slices_are_the_same_each_time_and_of_both_classes(published: Published) -> None:
     proof = read_proof(published[0], published[1])
     assert proof is not None
@@ -73,6 +74,7 @@ def test_int8_as_published_passes(folder: Path) -> None:
     assert [result.passed for result in proven.results] == [True]
 
 
+@pytest.mark.slow
 def test_damaged_scale_falls_back_to_the_next_precision(folder: Path) -> None:
     damage_one_scale(folder / INT8_FILE)
     rewrite(folder, lambda manifest: None)
@@ -115,6 +117,7 @@ def without_proof(folder: Path) -> None:
     rewrite(folder, drop)
 
 
+@pytest.mark.slow
 def test_package_without_a_proof_is_compared_with_its_own_float32_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def test_confined_process_can_only_read(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == ["read"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_result_of_a_trial_is_kept(champion: ModelVersion) -> None:
     [result] = trial.try_version(champion)
@@ -124,6 +125,7 @@ def test_scores_of_phantoms_must_be_numbers_of_the_right_shapes(scores: Scores) 
     assert trial._fault(scores, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", [pytest.param("keras", marks=pytest.mark.slow), "openvino"])
 def test_real_engine_runs_confined(published: tuple[Path, Any, Any], choice: str) -> None:
     *_, last = trial.try_package(published[0], choice)

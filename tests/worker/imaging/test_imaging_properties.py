@@ -127,6 +127,7 @@ def test_random_bytes_are_read_or_refused(data: bytes) -> None:
     check_reading(data)
 
 
+@pytest.mark.slow
 @quick
 @given(mutated(ARCHIVES))
 def test_mutated_archives_are_read_or_refused(data: bytes) -> None:

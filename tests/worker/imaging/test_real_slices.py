@@ -47,6 +47,7 @@ def test_an_original_and_its_grey_copy_become_the_same_slice() -> None:
     assert pairs or not copies
 
 
+@pytest.mark.slow
 def test_the_sandbox_decodes_real_slices_bit_for_bit_as_this_process_does() -> None:
     paths = list(islice(sorted(SLICES.glob("*/*.png")), 200))
     with DecoderPool(2, DecodeLimits()) as pool:

@@ -67,6 +67,7 @@ def let_time_pass() -> None:
         s.execute(update(Upload).where(Upload.state == Work.READY).values(lease_until=from_now(-1)))
 
 
+@pytest.mark.slow
 def test_packed_tar_is_unpacked_once_more_however_often_it_is_broken_off(
     ann: User, submit: Any, slices: Entries, view: View, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +163,7 @@ AWAY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", AWAY, ids=lambda error: type(error).__name__)
 def test_upload_waits_for_what_is_away_however_long(
     error: Exception,

@@ -155,6 +155,7 @@ def test_the_same_pixels_are_predicted_once(
     assert view(two).counts.predicted == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     ["after-claim-upload", "after-array-before-record", "after-claim-chunk", "mid-predict", "before-record-commit",
@@ -180,6 +181,7 @@ def test_a_crash_at_any_point_loses_and_doubles_nothing(
         assert s.scalar(select(func.count()).select_from(Prediction)) == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_cancelled_while_unpacking_every_entry_is_cancelled_and_the_rest_is_not_read(
     kind: str, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
@@ -236,6 +238,7 @@ def run_apart(code: str, settings: Settings, **variables: str) -> subprocess.Com
     return subprocess.run(command, env=os.environ | environment | variables, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_second_ingest_process_unpacks_a_small_job_while_a_large_one_is_read(
     ann: User,
     bob: User,

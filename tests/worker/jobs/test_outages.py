@@ -80,6 +80,7 @@ def test_work_is_put_off_once_the_database_is_back(
         assert s.execute(select(Chunk.state, Chunk.put_offs, Chunk.attempts)).all() == [(Work.READY, 1, 0)]
 
 
+@pytest.mark.slow
 def test_volume_that_is_not_mounted_costs_no_attempt(
     ann: User, submit: Any, slices: Entries, view: View, database: Settings
 ) -> None:

@@ -44,6 +44,7 @@ def states() -> list[str]:
         return list(s.scalars(select(Upload.state).order_by(Upload.id)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_large_upload_gives_way_after_its_turn_and_goes_on_later(
     kind: str, ann: User, bob: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
@@ -63,6 +64,7 @@ def test_large_upload_gives_way_after_its_turn_and_goes_on_later(
     assert (view(large).counts.predicted, view(small).counts.predicted) == (60, 3)
 
 
+@pytest.mark.slow
 def test_stream_of_small_uploads_does_not_starve_a_large_one(
     ann: User, bob: User, submit: Any, slices: Entries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +116,7 @@ def test_decoders_never_see_files_of_two_owners(ann: User, bob: User, submit: An
     assert not pids[1] & pids[2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hostile")
 def test_upload_whose_files_crash_decoders_is_rejected_after_so_many(
     ann: User, submit: Any, view: View, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +134,7 @@ def test_upload_whose_files_crash_decoders_is_rejected_after_so_many(
     assert view(again).counts.predicted == 20, "another upload has a budget of its own"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hostile")
 def test_processor_time_of_an_upload_is_bounded_over_all_its_claims(
     ann: User, submit: Any, view: View, monkeypatch: pytest.MonkeyPatch

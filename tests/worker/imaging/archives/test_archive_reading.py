@@ -41,6 +41,7 @@ def upload(tmp_path: Path) -> Path:
     return tmp_path / "upload"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_look_at_a_packed_tar_unpacks_only_its_beginning(
     upload: Path, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
@@ -241,6 +242,7 @@ def long_zip(names: list[str]) -> bytes:
     return local.tobytes() + central.tobytes() + end64 + locator + end_record(0xFFFF, central.nbytes, local.nbytes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("zip", 100_000), ("tar", 20_000)])
 def test_many_entries_take_little_memory(upload: Path, kind: str, count: int) -> None:
     names = [f"study/series-{number // 500:03}/slice-{number:06}.png" for number in range(count)]

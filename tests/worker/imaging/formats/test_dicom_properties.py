@@ -61,6 +61,7 @@ def ct_files(draw: st.DrawFn) -> tuple[bytes, np.ndarray[Any, Any]]:
     return data, fit(Image.fromarray(grey))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(ct_files())
 def test_every_ct_file_reads_back_exactly(file: tuple[bytes, np.ndarray[Any, Any]]) -> None:
@@ -115,6 +116,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.integers(132, len(data)))])
 
 
+@pytest.mark.slow
 @settings(
     deadline=None,
     max_examples=100,

@@ -112,6 +112,7 @@ def test_another_owner_gets_fresh_decoders(shared: DecoderPool) -> None:
     assert all(is_gone(pid) for pid in anns)
 
 
+@pytest.mark.slow
 def test_a_decoder_serves_only_so_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "_FILES_A_DECODER", 3)
     with hostile(2) as pool:
@@ -121,6 +122,7 @@ def test_a_decoder_serves_only_so_many_files(monkeypatch: pytest.MonkeyPatch) ->
     assert len(by_pid) >= 7
 
 
+@pytest.mark.slow
 def test_processor_time_counts_decoders_that_are_gone(shared: DecoderPool) -> None:
     told(shared, "ok 1")
     before = shared.cpu_seconds
@@ -129,6 +131,7 @@ def test_processor_time_counts_decoders_that_are_gone(shared: DecoderPool) -> No
     assert shared.cpu_seconds >= before + LIMITS.cpu_seconds
 
 
+@pytest.mark.slow
 def test_row_21_a_file_that_kills_its_decoder_is_decoder_crash_and_siblings_go_on() -> None:
     with hostile(2) as pool:
         assert told(pool, "ok 1", "crash", "ok 3", "exit 0", "ok 5", "ok 6") == [
@@ -141,6 +144,7 @@ def test_row_21_a_file_that_kills_its_decoder_is_decoder_crash_and_siblings_go_o
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hang", ["spin", "hang"])
 def test_row_21_a_file_that_hangs_its_decoder_is_decoder_timeout_and_siblings_go_on(hang: str) -> None:
     limits = DecodeLimits(cpu_seconds=1, wall_seconds=1.5 if hang == "hang" else 30)
@@ -163,6 +167,7 @@ def test_memory_is_bounded(shared: DecoderPool) -> None:
     assert told(shared, "allocate 1000000", "allocate 600000000") == ["1000000", "MemoryError: "]
 
 
+@pytest.mark.slow
 def test_a_kill_from_outside_costs_no_file() -> None:
     with hostile(2) as pool:
         answers = pool.map((n, b"ok %d" % n) for n in range(30))
@@ -254,6 +259,7 @@ def test_interrupts_meant_for_the_parent_leave_decoders_alone(shared: DecoderPoo
     assert shared.process_ids == [pid]
 
 
+@pytest.mark.slow
 def test_slow_consumers_time_nothing_out() -> None:
     with hostile(1, DecodeLimits(wall_seconds=1)) as pool:
         results: list[object] = []
@@ -263,6 +269,7 @@ def test_slow_consumers_time_nothing_out() -> None:
     assert results == [100] * 2
 
 
+@pytest.mark.slow
 def test_files_larger_than_any_pipe_go_both_ways() -> None:
     big = image("BMP") + bytes(30_000_000)
     with DecoderPool(2, DecodeLimits()) as pool:
@@ -334,6 +341,7 @@ def test_closing_ends_every_decoder() -> None:
     assert all(is_gone(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_decoders_that_do_not_start_are_a_fault_of_the_machine() -> None:
     with (
         DecoderPool(1, LIMITS, function="no_such_module:decode") as pool,
@@ -386,6 +394,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_pool_works_in_a_daemonic_process_and_a_hung_decoder_dies_with_it() -> None:
     """As in a Celery prefork child, which may have no children of multiprocessing's kind."""
     command = [sys.executable, "-c", PROGRAM]
