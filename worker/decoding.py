@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from db.database import current
 from db.storage import storage
+from db.timing.stages import Stage, timed
 from worker.imaging.archives.archive import Entries, Entry, Limits, read_entries
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
@@ -68,9 +69,14 @@ def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable
     """
 
     def readable() -> Iterator[tuple[tuple[Entry, str | None], bytes | SliceRejected]]:
-        for entry in entries:
-            content = entry.read()
-            kept = None if isinstance(content, SliceRejected) else storage().put(content, durable=False)
+        source = iter(entries)
+        while True:
+            with timed(Stage.INFLATE):
+                if (entry := next(source, None)) is None:
+                    return
+                content = entry.read()
+            with timed(Stage.HASH):
+                kept = None if isinstance(content, SliceRejected) else storage().put(content, durable=False)
             yield (entry, kept), content
 
     for (entry, kept), result in pool.map(readable()):

@@ -6,6 +6,7 @@ from db.models.installation import Installation
 from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload
 from db.models.registry import EngineProof, ModelVersion, Promotion, PromotionKind
 from db.models.slices import Outcome, Patient, Prediction, Series, Slice, Study
+from db.models.timing import StageSlot, StageTime, StageTimes
 from db.models.training import Epoch, Evaluation, TrainingRun
 from db.models.work import OPEN_WORK, LeaseMixin, Work
 
@@ -36,6 +37,9 @@ __all__ = [
     "Slice",
     "Split",
     "SplitRule",
+    "StageSlot",
+    "StageTime",
+    "StageTimes",
     "Study",
     "Token",
     "TrainingRun",

@@ -49,6 +49,7 @@ ROOMS = {
         "metrics reasons settings clock database background crash_points logs paging storage broker",
         "models",
         "migrate installation",
+        "timing",
         "access",
         "registry",
         "series",

@@ -131,6 +131,15 @@ def test_metrics_show_what_waits_and_what_was_lost(api: Api, worker: WorkerPart,
     assert float(values['ctbatch_free_disk_bytes{of="storage"}']) > 0
 
 
+def test_metrics_show_the_processor_time_of_receiving(api: Api) -> None:
+    api.submit(("1.png", png()))
+    lines = api.client.get("/metrics").text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert float(values['ctbatch_stage_core_seconds_sum{stage="receive"}']) > 0
+    assert float(values['ctbatch_stage_core_seconds_bucket{le="+Inf",stage="receive"}']) >= 1
+    assert values['ctbatch_stage_core_seconds_sum{stage="engine"}'] == "0.0"
+
+
 def test_counts_are_kept_between_scrapes(api: Api) -> None:
     def queued() -> list[str]:
         return [line for line in api.client.get("/metrics").text.splitlines() if line.startswith("ctbatch_jobs{")]

@@ -5,6 +5,8 @@ from db.ledger.job_view import JobView, job_view
 from db.ledger.jobs import NoModelVersion, create_job
 from db.models import User
 from db.registry.champions import champion
+from db.timing.published import publish
+from db.timing.stages import Stage, timed
 from web.actions.keys import idempotency_key
 from web.actions.uploads import receive
 
@@ -18,7 +20,8 @@ def submit(owner: User) -> tuple[JobView, bool]:
     with read_scope() as s:
         if champion(s) is None:
             raise NoModelVersion("no champion")
-    submission = receive()
+    with timed(Stage.RECEIVE):
+        submission = receive()
     with session_scope() as s:
         job, created = create_job(
             s,
@@ -29,5 +32,6 @@ def submit(owner: User) -> tuple[JobView, bool]:
             idempotency_key=key,
         )
         job_id = job.id
+        publish(s)
     with read_scope() as s:
         return job_view(s, s.get_one(type(job), job_id)), created

@@ -5,12 +5,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 from apiflask import APIBlueprint
 from flask import Flask, Response, current_app, g, request
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -21,6 +22,8 @@ from db.ledger.leases import count_put_offs
 from db.models import JobState, Outcome
 from db.registry.engine_proofs import list_servings
 from db.storage import storage
+from db.timing import published
+from db.timing.stages import BOUNDS
 from web.errors import not_signed_in
 from web.monitoring.kept import Kept
 
@@ -47,11 +50,11 @@ class KeptCollector(Collector):
         """Find nothing yet."""
         self._kept = Kept(lambda: list(self.find()), lambda _: COUNT_SECONDS)
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         """Return the families."""
         return self._kept.get()
 
-    def find(self) -> Iterable[GaugeMetricFamily]:
+    def find(self) -> Iterable[Metric]:
         """Yield the families as they are now."""
         raise NotImplementedError
 
@@ -87,6 +90,22 @@ class LedgerCollector(KeptCollector):
         if swept is not None:
             since.add_metric([], swept)
         yield since
+
+
+class StageCollector(KeptCollector):
+    """The processor time of each stage, added up in the database by all processes."""
+
+    def find(self) -> Iterable[HistogramMetricFamily]:
+        """Yield the family. A stage in which no time was spent is 0."""
+        with read_scope() as s:
+            sums = published.sums(s)
+        help_ = "Processor time of each stage for one slice; of receive for one submission."
+        family = HistogramMetricFamily("ctbatch_stage_core_seconds", help_, labels=["stage"])
+        for stage, spent in sums.items():
+            totals = accumulate(spent.counts)
+            names = [*map(str, BOUNDS), "+Inf"]
+            family.add_metric([stage], list(zip(names, totals, strict=True)), spent.seconds)
+        yield family
 
 
 class DiskCollector(KeptCollector):
@@ -134,7 +153,7 @@ def install(app: Flask) -> None:
     If there are several web processes, PROMETHEUS_MULTIPROC_DIR names a folder in which they count together.
     """
     registry = CollectorRegistry()
-    for collector in (LedgerCollector(), DiskCollector(), ProofCollector()):
+    for collector in (LedgerCollector(), StageCollector(), DiskCollector(), ProofCollector()):
         registry.register(collector)
     many = "PROMETHEUS_MULTIPROC_DIR" in os.environ
     latency = Histogram(

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from db.timing.stages import Stage, timed
+
 RECIPE = "lung-224-v1"
 """PNG, JPEG, TIFF, BMP: alpha dropped, luminance; DICOM: lung window; then `fit`. Any change of it needs a new name."""
 
@@ -80,7 +82,8 @@ def lung_window(hu: NDArray[np.number[Any]]) -> NDArray[np.uint8]:
 def fit(grey: Image.Image) -> NDArray[np.uint8]:
     """Scale a picture in mode L of any size to uint8[224, 224], read-only: each side by itself, bilinear, antialiased
     (Pillow widens the triangle to the scale when shrinking)."""
-    return as_pixels(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes())
+    with timed(Stage.RESIZE):
+        return as_pixels(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes())
 
 
 def as_pixels(raw: bytes | memoryview) -> NDArray[np.uint8]:

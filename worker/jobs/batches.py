@@ -12,6 +12,7 @@ from db.database import current
 from db.ledger import recording
 from db.ledger.recording import ReadSlice
 from db.models import Outcome
+from db.timing.stages import Stage, timed
 from worker.decoding import Read
 from worker.imaging.archives.archive import Entry
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
@@ -35,6 +36,8 @@ class Batch:
             self.rows.append(rejected_row(entry, result, sha256))
             return
         for prepared in result:
+            with timed(Stage.HASH, 0):
+                prepared.sha256_pixels  # noqa: B018  computed at its first use
             self.rows.append(_row(entry, sha256, prepared, len(self.arrays)))
             self.arrays.append(prepared.pixels)
 

@@ -19,6 +19,8 @@ from db.ledger.leases import Claim
 from db.ledger.recording import ReadSlice
 from db.models import Job, Upload
 from db.storage import FileDamaged, FileMissing, storage
+from db.timing.published import publish
+from db.timing.stages import Stage, timed
 from worker import claimed
 from worker.decoding import limited_entries, new_decoders, npy_bytes, read_decoded
 from worker.heartbeat import Heartbeat
@@ -54,7 +56,8 @@ def unpack_next(worker: str) -> bool:
     """Claim the upload whose turn it is and unpack it. Return False if there is none."""
     if not claimed.may_claim():
         return False
-    taken = in_transaction(lambda s: _claim(s, worker))
+    with timed(Stage.RECORD, 0):
+        taken = in_transaction(lambda s: _claim(s, worker))
     if taken is None:
         return False
     claim, upload, job, budget = taken
@@ -89,8 +92,9 @@ def _claim(s: Session, worker: str) -> tuple[Claim, Upload, Job, Budget] | None:
 
 
 def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
-    with session_scope() as s:
+    with timed(Stage.RECORD, 0), session_scope() as s:
         recording.close_upload(s, claim, upload, error)
+        publish(s)
     remove_plain_copy(upload.id)
 
 
@@ -121,15 +125,18 @@ class Reading:
 
     def record(self, batch: Batch, decode_seconds: float) -> bool:
         """Record a batch with its array, and return whether the job was cancelled meanwhile. Raises StaleClaim."""
-        array = storage().put(npy_bytes(batch.arrays)) if batch.arrays else None
-        storage().sync()
+        with timed(Stage.CHUNK_FILE, len(batch.arrays)):
+            array = storage().put(npy_bytes(batch.arrays)) if batch.arrays else None
+            storage().sync()
         crash_point("after-array-before-record")
         self.budget.spend(batch.rows, decode_seconds)
         return claimed.patiently(self.heartbeat, partial(self._write, batch.rows, array, decode_seconds))
 
     def _write(self, rows: Sequence[ReadSlice], array_sha256: str | None, decode_seconds: float) -> bool:
-        with session_scope() as s:
-            return recording.record_read(s, self.claim, self.upload, rows, array_sha256, decode_seconds)
+        with timed(Stage.RECORD, 0), session_scope() as s:
+            cancelled = recording.record_read(s, self.claim, self.upload, rows, array_sha256, decode_seconds)
+            publish(s)
+            return cancelled
 
     def give_way(self) -> bool:
         """Give the upload back if another job's waits for its turn, and return whether it is given back."""

@@ -24,6 +24,8 @@ from db.models import Chunk, ModelVersion, Outcome, Slice
 from db.registry import champions, engine_proofs
 from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, storage
+from db.timing.published import publish
+from db.timing.stages import Stage, timed
 from worker import claimed
 from worker.engines import trial
 from worker.engines.interface import Engine, Scores
@@ -65,7 +67,8 @@ def predict_next(worker: str) -> bool:
     """
     if not claimed.may_claim():
         return False
-    taken, version = in_transaction(lambda s: _claim(s, worker))
+    with timed(Stage.RECORD, 0):
+        taken, version = in_transaction(lambda s: _claim(s, worker))
     if version is None:
         _load_champion()
         _try_imported()
@@ -163,8 +166,9 @@ def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat:
 
 
 def _record(share: Share, engine: str, scored: list[PredictedSlice]) -> None:
-    with session_scope() as s:
+    with timed(Stage.RECORD, len(scored)), session_scope() as s:
         recording.record_predictions(s, share.claim, share.chunk, engine, scored)
+        publish(s)
 
 
 def _share(chunk: Chunk, claim: Claim) -> Share | None:
@@ -172,7 +176,7 @@ def _share(chunk: Chunk, claim: Claim) -> Share | None:
 
     Return None, and copy nothing, if someone else has the chunk by now.
     """
-    with session_scope() as s:
+    with timed(Stage.RECORD, 0), session_scope() as s:
         job = completion.lock_job(s, chunk.job_id)
         if not leases.keep(s, Chunk, claim):
             log.info("chunk is someone else's now", extra={"chunk": chunk.id})
@@ -193,11 +197,12 @@ def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:
     """
     pixels: dict[str, NDArray[np.uint8]] = {}
     for share in shares:
-        path = storage().verified_path(share.chunk.array_sha256)
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        for hash_, row in zip(share.pixels, share.array_rows, strict=True):
-            if hash_ not in pixels:
-                pixels[hash_] = np.array(array[row])  # read now, since a page of a mapped file may hang too
+        with timed(Stage.CHUNK_FILE, 0):
+            path = storage().verified_path(share.chunk.array_sha256)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            for hash_, row in zip(share.pixels, share.array_rows, strict=True):
+                if hash_ not in pixels:
+                    pixels[hash_] = np.array(array[row])  # read now, since a page of a mapped file may hang too
     return pixels
 
 
@@ -211,7 +216,8 @@ def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) 
     for start in range(0, len(slices), size):
         batch = np.stack(slices[start : start + size])
         try:
-            batch_scores = loaded.engine.predict(batch)
+            with timed(Stage.ENGINE, len(batch), time.process_time):  # an engine's own threads count
+                batch_scores = loaded.engine.predict(batch)
         except Exception as error:
             _check(loaded.engine)
             raise EngineError(f"{loaded.engine.name} on {len(batch)} slices") from error

@@ -27,6 +27,12 @@ def upgrade() -> None:
     identity = {"id": uuid4().hex, "patient_key": secrets.token_hex(32), "created_at": datetime.now(UTC)}
     op.bulk_insert(installation, [identity])
     op.create_table(
+        "stage_slot",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("times", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stage_slot")),
+    )
+    op.create_table(
         "model_version",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),

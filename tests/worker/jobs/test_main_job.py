@@ -25,6 +25,8 @@ from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, R
 from db.registry import champions, engine_proofs, versions
 from db.settings import Settings
 from db.storage import FileDamaged, storage
+from db.timing import published
+from db.timing.stages import Stage
 from tests.builders.versions import add_champion
 from worker import reap, sweep
 from worker.decoding import npy_bytes
@@ -80,6 +82,20 @@ def test_every_entry_gets_exactly_one_outcome(ann: User, submit: Any, slices: En
     with read_scope() as s:
         names = s.scalars(select(Slice.name).where(Slice.job_id == job.id).order_by(Slice.id)).all()
     assert names == [*slices(40), *odd]
+
+
+def test_processor_time_of_every_stage_is_published(ann: User, submit: Any, slices: Entries) -> None:
+    def seconds() -> dict[Stage, float]:
+        with read_scope() as s:
+            return {stage: spent.seconds for stage, spent in published.sums(s).items()}
+
+    submit(ann, slices(40))
+    work()
+    first = seconds()
+    submit(ann, slices(40, start=40))
+    work()
+    grown = {stage for stage, now in seconds().items() if now > first[stage]}
+    assert grown == set(Stage) - {Stage.RECEIVE}, "the web receives"
 
 
 def test_scores_belong_to_their_slices(

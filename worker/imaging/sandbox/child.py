@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from io import BytesIO, FileIO
@@ -14,6 +15,8 @@ from typing import NoReturn
 from PIL import Image
 from pydicom.charset import python_encoding
 
+from db.timing import stages
+from db.timing.stages import Stage
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import SIDE, PreparedSlice
 from worker.imaging.rejections import SliceRejected
@@ -63,10 +66,21 @@ def _answer(requests: FileIO, length: int, decode: Decode, limits: DecodeLimits)
         for at in range(0, length, _DISCARD):
             _read(requests, bytearray(min(_DISCARD, length - at)))
         return pack_reply(SliceRejected("decoder_memory", f"{length} bytes do not fit into the decoder's memory."))
+    _read(requests, data)
+    stages.forget(stages.counted())
+    began = time.process_time()
+    result: list[PreparedSlice] | SliceRejected
     try:
-        return pack_reply(decode(_read(requests, data), limits))
+        result = decode(data, limits)
     except SliceRejected as rejection:
-        return pack_reply(rejection)
+        result = rejection
+    return pack_reply(result, _seconds(time.process_time() - began))
+
+
+def _seconds(whole: float) -> dict[str, float]:
+    """Return the core-seconds of an answer, by stage."""
+    resize = spent.seconds if (spent := stages.counted().get(Stage.RESIZE)) else 0.0
+    return {Stage.DECODE: max(whole - resize, 0.0), Stage.RESIZE: resize}
 
 
 def _read(requests: FileIO, data: bytearray) -> bytearray:

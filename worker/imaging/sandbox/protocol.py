@@ -1,11 +1,12 @@
 """The frames between the pool and its decoders, and the decoders' side of them (`reply` is the pool's).
 
 Request: length (8 bytes, little endian), the file. Reply: lengths of header and pixels (4 bytes each), the header in
-JSON, the pixels of all slices one after another.
+JSON, the pixels of all slices one after another. A header states the processor time that its answer took, too.
 """
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from worker.imaging.recipe import PreparedSlice
@@ -14,18 +15,20 @@ from worker.imaging.rejections import SliceRejected
 REQUEST = struct.Struct("<Q")
 REPLY = struct.Struct("<II")
 FILTER_REQUIRED, FILTER_OPTIONAL = "required", "optional"
+NOT_MEASURED = {"decode": 0.0, "resize": 0.0}
 _FIELDS = ("frame", "format", "mode", "width", "height", "notes")
 
 
-def pack_reply(result: list[PreparedSlice] | SliceRejected) -> bytes:
-    """Return a decoder's answer as one frame."""
+def pack_reply(result: list[PreparedSlice] | SliceRejected, seconds: Mapping[str, float] = NOT_MEASURED) -> bytes:
+    """Return a decoder's answer as one frame. `seconds`: core-seconds by stage, of both that `NOT_MEASURED` names."""
     if isinstance(result, SliceRejected):
-        return pack_frame({"code": result.code, "detail": result.detail})
+        return pack_frame({"code": result.code, "detail": result.detail, "seconds": dict(seconds)})
     slices = [
         {name: getattr(slice_, name) for name in _FIELDS} | {"series": slice_.series and asdict(slice_.series)}
         for slice_ in result
     ]
-    return pack_frame({"slices": slices}, b"".join(slice_.pixels.tobytes() for slice_ in result))
+    pixels = b"".join(slice_.pixels.tobytes() for slice_ in result)
+    return pack_frame({"slices": slices, "seconds": dict(seconds)}, pixels)
 
 
 def pack_frame(header: dict[str, object], pixels: bytes = b"") -> bytes:

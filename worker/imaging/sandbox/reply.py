@@ -6,12 +6,15 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from db.reasons import OF_FILES, SLICE_NOTES
+from db.timing import stages
+from db.timing.stages import Stage
 from worker.imaging.display_names import MAX_NAME
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, SeriesInfo, as_pixels
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import REPLY
 
 MAX_HEADER = 4 * 1024 * 1024
+MAX_SECONDS = 3600.0  # of processor time for one file: a decoder is stopped long before
 T = TypeVar("T")
 
 
@@ -32,6 +35,7 @@ Orientation = Annotated[str, Field(pattern=r"^([-+.0-9e]{1,20}(\\[-+.0-9e]{1,20}
 Whole = Annotated[int, Field(gt=-(1 << 31), lt=1 << 31)]
 Side = Annotated[int, Field(ge=1, lt=1 << 31)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 
 
 class _Strict(BaseModel):
@@ -45,7 +49,13 @@ class Greeting(_Strict):
     unfiltered: str | None
 
 
+class _Seconds(_Strict):
+    decode: Seconds
+    resize: Seconds
+
+
 class _Rejection(_Strict):
+    seconds: _Seconds
     code: str
     detail: Annotated[Text, Field(max_length=MAX_NAME)]
 
@@ -77,6 +87,7 @@ class _Slice(_Strict):
 
 
 class _Slices(_Strict):
+    seconds: _Seconds
     slices: list[_Slice]
 
 
@@ -101,8 +112,19 @@ def read_greeting(frame: bytes) -> Greeting:
 
 
 def read_reply(frame: bytes, max_slices: int) -> list[PreparedSlice] | SliceRejected:
-    """Return the answer in a frame. Raises ForgedReply unless every part of it is what `pack_reply` writes."""
+    """Return the answer in a frame, and count the processor time that it states.
+
+    Raises ForgedReply unless every part of it is what `pack_reply` writes.
+    """
     answer, pixels = _read(_ANSWER, frame)
+    result = _result(answer, pixels, max_slices)
+    slices = len(result) if isinstance(result, list) else 1
+    stages.add(Stage.DECODE, answer.seconds.decode, slices)
+    stages.add(Stage.RESIZE, answer.seconds.resize, slices)
+    return result
+
+
+def _result(answer: "_Rejection | _Slices", pixels: memoryview, max_slices: int) -> list[PreparedSlice] | SliceRejected:
     if isinstance(answer, _Rejection):
         if pixels or answer.code not in OF_FILES:
             raise ForgedReply("a rejection with pixels, or with a code that does not exist")

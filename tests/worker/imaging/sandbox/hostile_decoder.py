@@ -12,7 +12,7 @@ from typing import NoReturn
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice, as_pixels
 from worker.imaging.rejections import SliceRejected
-from worker.imaging.sandbox.protocol import pack_frame
+from worker.imaging.sandbox.protocol import pack_reply
 
 _NEVER_READY, _ = os.pipe()
 _SEEN: list[bool] = []
@@ -66,7 +66,7 @@ def _run_short(_: str) -> NoReturn:
 
 
 def _forge(argument: str) -> None:
-    frames = {"noise": b"\xff" * 100, "unasked": pack_frame({"code": "corrupt", "detail": "a"}) * 2}
+    frames = {"noise": b"\xff" * 100, "unasked": pack_reply(SliceRejected("corrupt", "a")) * 2}
     for number in range(3, 9):
         try:
             os.write(number, frames[argument])

@@ -8,7 +8,7 @@ from tests.worker.imaging.builders import dicom, png
 from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.recipe import PIXEL_BYTES, PreparedSlice
 from worker.imaging.rejections import SliceRejected
-from worker.imaging.sandbox.protocol import REPLY, pack_frame, pack_reply
+from worker.imaging.sandbox.protocol import NOT_MEASURED, REPLY, pack_frame, pack_reply
 from worker.imaging.sandbox.reply import ForgedReply, frame_length, read_greeting, read_reply
 
 
@@ -63,7 +63,7 @@ def test_slices_and_rejections_are_read_back() -> None:
 
 
 def test_an_honest_header_is_accepted() -> None:
-    (slice_,) = answer(pack_frame({"slices": [slice_header()]}, b"\x05" * PIXEL_BYTES))
+    (slice_,) = answer(pack_frame({"slices": [slice_header()], "seconds": NOT_MEASURED}, b"\x05" * PIXEL_BYTES))
     assert slice_.series is not None
     assert slice_.series.position == 1.5
     assert (slice_.pixels == 5).all()
@@ -99,7 +99,7 @@ def test_an_honest_header_is_accepted() -> None:
 )
 def test_a_forged_slice_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ForgedReply):
-        read_reply(pack_frame({"slices": [slice_header(**changes)]}, bytes(PIXEL_BYTES)), 1)
+        read_reply(pack_frame({"slices": [slice_header(**changes)], "seconds": NOT_MEASURED}, bytes(PIXEL_BYTES)), 1)
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,16 @@ def test_a_forged_slice_is_refused(changes: dict[str, object]) -> None:
         ({"slices": [slice_header()]}, bytes(PIXEL_BYTES - 1)),
         ({"slices": [slice_header(), slice_header(frame=1)]}, bytes(2 * PIXEL_BYTES)),
         ({"slices": [1]}, bytes(PIXEL_BYTES)),
+        *(
+            ({"code": "corrupt", "detail": "a", "seconds": seconds}, b"")
+            for seconds in (None, {}, {"decode": 0.1}, {"decode": -0.1, "resize": 0.0}, {"decode": 1e9, "resize": 0.0})
+        ),
         ({}, b""),
     ],
 )
 def test_a_forged_frame_is_refused(header: dict[str, object], pixels: bytes) -> None:
     with pytest.raises(ForgedReply):
-        read_reply(pack_frame(header, pixels), 1)
+        read_reply(pack_frame({"seconds": NOT_MEASURED} | header, pixels), 1)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"nonsense", b"[" * 100_000, b"\xff\xfe", json.dumps({"a": 1}).encode()])

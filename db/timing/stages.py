@@ -1,0 +1,94 @@
+"""Counts the processor time that this process spends in each stage, from a received file to a recorded prediction."""
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import TracebackType
+
+
+class Stage(StrEnum):
+    """The stages, in the order in which a slice passes them.
+
+    `receive`: a file of a submission is received, hashed and inspected. `inflate`: an entry is read from its archive.
+    `hash`: an entry is hashed and stored, and so are the pixels of its slices. `decode`: the file becomes pixels, in
+    the sandbox. `resize`: the pixels are fitted to 224 × 224, in the sandbox too. `chunk_file`: prepared slices are
+    written to a file and read again. `engine`: the network runs. `record`: rows are claimed, written and closed.
+    """
+
+    RECEIVE = "receive"
+    INFLATE = "inflate"
+    HASH = "hash"
+    DECODE = "decode"
+    RESIZE = "resize"
+    CHUNK_FILE = "chunk_file"
+    ENGINE = "engine"
+    RECORD = "record"
+
+
+BOUNDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0)
+"""Upper bounds of a histogram's buckets, core-seconds a slice; one more bucket holds what is above."""
+
+
+@dataclass
+class Spent:
+    """The core-seconds spent in a stage, and its slices by bucket of their own time."""
+
+    seconds: float = 0.0
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+
+    def add(self, other: "Spent", sign: int = 1) -> None:
+        """Add another's time and slices, or with the sign -1 take them off."""
+        self.seconds += sign * other.seconds
+        self.counts = [own + sign * more for own, more in zip(self.counts, other.counts, strict=True)]
+
+
+_spent: dict[Stage, Spent] = {}
+_lock = threading.Lock()
+
+
+def add(stage: Stage, seconds: float, slices: int = 1) -> None:
+    """Count core-seconds of a stage that were spent on so many slices, on each the same.
+
+    `slices` is 0 for a part of the stage's work on slices that another call counts.
+    """
+    with _lock:
+        spent = _spent.setdefault(stage, Spent())
+        spent.seconds += seconds
+        if slices:
+            spent.counts[bisect_left(BOUNDS, seconds / slices)] += slices
+
+
+def counted() -> dict[Stage, Spent]:
+    """Return a copy of what was counted and not forgotten since."""
+    with _lock:
+        return {stage: Spent(spent.seconds, list(spent.counts)) for stage, spent in _spent.items()}
+
+
+def forget(published: dict[Stage, Spent]) -> None:
+    """Take off what was counted once before and is kept elsewhere by now."""
+    with _lock:
+        for stage, spent in published.items():
+            _spent[stage].add(spent, sign=-1)
+
+
+class timed:  # noqa: N801  used like a function, with `with`
+    """Counts the processor time of a block. `clock` is of this thread alone unless another is named."""
+
+    __slots__ = ("_began", "_clock", "_slices", "_stage")
+
+    def __init__(self, stage: Stage, slices: int = 1, clock: Callable[[], float] = time.thread_time) -> None:
+        """See `add` for `slices`."""
+        self._stage, self._slices, self._clock = stage, slices, clock
+
+    def __enter__(self) -> None:
+        """Start the clock."""
+        self._began = self._clock()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Count the time, also if the block failed."""
+        add(self._stage, self._clock() - self._began, self._slices)
