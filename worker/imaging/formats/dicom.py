@@ -35,8 +35,9 @@ _ENHANCED_CT = (_CT_IMAGE + ".1", _CT_IMAGE + ".2")
 _STANDARD_OBJECT = "1.2.840.10008.5.1.4.1."
 _HU = ("", "HU", "HU_MOD", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS")
 _UNSPECIFIED = "US"
-_CT_INTERCEPTS = (-1024.0, -1000.0)
+_CT_INTERCEPTS = (-1024.0, -1000.0, -8192.0)
 POSITION_DIGITS = 4  # after the point: slices at one place must not differ by rounding
+_LOSSY_SLACK = {8: 1, 16: 8}  # by bits of a pixel: how far padding is taken to move
 _PRIVATE_RLE = (0x07A1, "PMSCT_RLE1")
 
 
@@ -48,7 +49,7 @@ def decode_dicom(
     Stored values of 8 or 16 bits, signed or not, are masked to BitsStored, rescaled to HU (PS3.3 C.11.1.1), windowed
     (`lung_window`) and, if MONOCHROME1, inverted. Pixel padding (PS3.3 C.7.5.1.1.2) then becomes 0. A slice without a
     rescale is rejected, since its HU cannot be known. A rescale whose type is stated as unspecified counts as HU only
-    with slope 1 and an intercept of -1024 or -1000, as CT scanners write them.
+    with slope 1 and an intercept of -1024, -1000 or -8192, as CT scanners write them.
 
     Raises SliceRejected, by its code:
         malformed: the file cannot be parsed.
@@ -76,7 +77,7 @@ def decode_dicom(
     for index, cells in enumerate(frames_of(file, frames, rows, columns, allocated)):
         groups = _groups(dataset, places[index] if index < len(places) else None)
         check_place(dataset, groups["type"], groups["orientation"], rules)
-        grey = Image.fromarray(np.take(_grey_of(dataset, groups, allocated), cells))
+        grey = Image.fromarray(np.take(_grey_of(dataset, groups, allocated, is_lossy="lossy" in notes), cells))
         odd = in_order(notes.union(frame_notes(dataset, groups, cells)), SLICE_NOTES)
         yield PreparedSlice(fit(grey), index, "DICOM", mode, columns, rows, _series(dataset, groups), odd)
 
@@ -153,7 +154,7 @@ _SEQUENCES = {
 }
 
 
-def _grey_of(dataset: Dataset, groups: dict[str, Dataset], allocated: int) -> NDArray[np.uint8]:
+def _grey_of(dataset: Dataset, groups: dict[str, Dataset], allocated: int, *, is_lossy: bool) -> NDArray[np.uint8]:
     """Return the grey table for a frame."""
     rescale = groups["rescale"]
     slope, intercept = number_of(rescale, "RescaleSlope"), number_of(rescale, "RescaleIntercept")
@@ -172,7 +173,7 @@ def _grey_of(dataset: Dataset, groups: dict[str, Dataset], allocated: int) -> ND
         name = display_name(photometric)[:16]
         raise SliceRejected("unsupported", f"Photometric interpretation {name!r} is not read.")
     signed = representation == 1
-    padding = _padding(dataset, allocated, signed)
+    padding = _padding(dataset, allocated, signed, is_lossy=is_lossy)
     return _grey_table(allocated, stored, signed, slope, intercept, photometric == "MONOCHROME1", padding)
 
 
@@ -181,8 +182,11 @@ def _is_hu(kind: str, slope: float | None, intercept: float | None) -> bool:
     return kind in _HU or (kind == _UNSPECIFIED and slope == 1 and intercept in _CT_INTERCEPTS)
 
 
-def _padding(dataset: Dataset, allocated: int, signed: bool) -> range:
-    """Return the stored values that mean "no pixel", read by their bits, since files disagree on the VR (US or SS)."""
+def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) -> range:
+    """Return the stored values that mean "no pixel", read by their bits, since files disagree on the VR (US or SS).
+
+    After lossy coding, most of them have moved a little.
+    """
     ends = []
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         number = dataset.get(keyword)
@@ -191,7 +195,8 @@ def _padding(dataset: Dataset, allocated: int, signed: bool) -> range:
             ends.append(bits - (bits >> (allocated - 1) << allocated) if signed else bits)
         elif not ends:
             return range(0)
-    return range(min(ends), max(ends) + 1)
+    slack = _LOSSY_SLACK[allocated] if is_lossy else 0
+    return range(min(ends) - slack, max(ends) + 1 + slack)
 
 
 def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:

@@ -27,7 +27,7 @@ _UNCOMPRESSED = (
     DeflatedExplicitVRLittleEndian,
 )
 _ENCAPSULATED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.")
-_ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _pixels(data: memoryview, at: int, order: Literal["big", "little"]) -> tuple
 
 def _end_of_fragments(data: memoryview, at: int) -> int:
     """Return where the fragments end (PS3.5 A.4); the end of the data if no delimiter says so."""
-    while bytes(data[at : at + 4]) == _ITEM:
+    while bytes(data[at : at + 4]) == ITEM:
         at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
     return at + 8 if bytes(data[at : at + 4]) == _SEQUENCE_END else len(data)
 

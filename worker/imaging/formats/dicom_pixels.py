@@ -30,7 +30,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from worker.imaging.formats.dicom_file import DicomFile
+from worker.imaging.formats.dicom_file import ITEM, DicomFile
 from worker.imaging.rejections import SliceRejected
 
 Cells = NDArray[np.uint8] | NDArray[np.uint16]
@@ -88,12 +88,37 @@ def _in_order(words: memoryview) -> memoryview:
 
 def _decoded(file: DicomFile, frames: int, shape: tuple[int, int], allocated: int) -> Iterator[Cells]:
     count = 0
-    for frame in generate_frames(bytes(file.pixels or b""), number_of_frames=frames):
+    for frame in _frames(file.pixels or memoryview(b""), frames):
         count += 1
         yield _cells(_decode(file.syntax, frame, shape, allocated), shape, allocated)
         if count == frames:
             return
     raise SliceRejected("pixels", f"There are {count} frames where {frames} are stated.")
+
+
+def _frames(pixels: memoryview, frames: int) -> Iterator[bytes]:
+    """Yield the frames that lie in fragments (PS3.5 A.4). An offset table counts only where it is needed."""
+    items = _items(pixels)
+    has_table = bool(items) and len(items[0]) <= 4 * frames  # else it was left out
+    fragments = [item for item in items[has_table:] if item]
+    if len(fragments) == frames:
+        yield from map(bytes, fragments)
+    elif frames == 1:
+        yield b"".join(fragments)
+    else:
+        yield from generate_frames(bytes(pixels), number_of_frames=frames)
+
+
+def _items(pixels: memoryview) -> list[memoryview]:
+    """Return the values of the items, of which the first should be the offset table."""
+    items, at = [], 0
+    while bytes(pixels[at : at + 4]) == ITEM:
+        end = at + 8 + int.from_bytes(pixels[at + 4 : at + 8], "little")
+        if end > len(pixels):
+            raise SliceRejected("malformed", "A fragment of the pixels is longer than the file.")
+        items.append(pixels[at + 8 : end])
+        at = end
+    return items
 
 
 def _decode(syntax: str, frame: bytes, shape: tuple[int, int], allocated: int) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import write_file_meta_info
@@ -18,7 +19,7 @@ from pydicom.uid import UID
 
 from tests.worker.imaging.builders import CT_IMAGE, ct_dataset, dataset_bytes, dicom
 from worker.imaging.formats.decode import DecodeLimits, decode
-from worker.imaging.recipe import PreparedSlice
+from worker.imaging.recipe import PreparedSlice, fit, lung_window
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.pool import DecoderPool
 
@@ -160,6 +161,43 @@ def test_a_frame_in_several_fragments_is_put_together() -> None:
     for how in ({"fragments_per_frame": 3}, {"has_bot": False, "fragments_per_frame": 2}):
         data = compressed([frame], ct_dataset(stored, **states), f"{BASE}.4.90", **how)
         assert only(data).sha256_pixels == only(dicom(stored, **states)).sha256_pixels
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_frames_in_fragments_need_no_offset_table(syntax: str) -> None:
+    """Two fragments a frame are parted by the marks of JPEG; RLE in fragments is not legal, and seen."""
+    hu = picture("16 bits, signed")[0]
+    stored = [hu + 1000, hu + 500, hu]
+    expected = only(dicom(hu, RescaleIntercept=0)).sha256_pixels
+    frames = [LOSSLESS[syntax](each) for each in stored]
+    has_marks = syntax.startswith(f"{BASE}.4.") and not syntax.endswith(".110")
+    for how in ({"has_bot": False}, {"fragments_per_frame": 2}, {"has_bot": False, "fragments_per_frame": 2}):
+        dataset = enhanced(stored, [-1000, -500, 0], [3.0, 1.5, -2.0])
+        if len(how) < 2 or has_marks:
+            slices = decode(compressed(frames, dataset, syntax, **how), LIMITS)
+            assert [slice_.sha256_pixels for slice_ in slices] == [expected] * 3, how
+    alone = compressed(frames[2:], ct_dataset(hu, RescaleIntercept=0), syntax, has_bot=False, fragments_per_frame=2)
+    assert only(alone).sha256_pixels == expected
+
+
+def test_fragment_longer_than_the_file_is_malformed() -> None:
+    stored, states = picture("12 bits")
+    whole = compressed([LOSSLESS[f"{BASE}.5"](stored)], ct_dataset(stored, **states), f"{BASE}.5")
+    assert code(whole[:-40]) == "malformed"
+
+
+def test_padding_is_black_after_lossy_coding_too() -> None:
+    stored = np.random.default_rng(0).integers(900, 1100, (64, 64)).astype(np.uint16)
+    is_padding = np.arange(64) % 16 < 8
+    stored[:, is_padding] = 30
+    states = {"BitsStored": 12, "HighBit": 11, "PixelPaddingValue": 30, "RescaleIntercept": -1024}
+    frame = imagecodecs.jpegls_encode(stored, level=2)
+    moved = imagecodecs.jpegls_decode(frame)
+    assert (moved[:, is_padding] != 30).any()
+    expected = lung_window(moved - 1024.0)
+    expected[:, is_padding] = 0
+    found = only(compressed([frame], ct_dataset(stored, **states), f"{BASE}.4.81")).pixels
+    assert (found == fit(Image.fromarray(expected))).all()
 
 
 def test_fragments_under_an_uncompressed_syntax_are_known_by_their_first_bytes() -> None:
