@@ -50,6 +50,12 @@ OF_FILES = SET_APART | {
 }
 """One file: it is rejected, and the other files of its archive go on."""
 
+OF_CONFLICTS = {
+    "patient_conflict": "The files of this study name different patients. Correct the patient IDs and send it again.",
+    "uid_conflict": "Another file has the same SOP Instance UID but other contents. Send the right one alone.",
+}
+"""Files that contradict each other: all of them are rejected, once every upload of the job is read."""
+
 OF_QUARANTINE = {
     "worker_lost": "The worker was lost each time it predicted this slice.",
     "engine_error": "The engine failed each time on this slice.",
@@ -93,7 +99,17 @@ SLICE_NOTES = {
 }
 """What was odd about a slice that was read all the same."""
 
-REASONS = OF_ARCHIVES | OF_FILES | OF_QUARANTINE | OF_UPLOADS | OF_DATASETS
+SERIES_NOTES = {
+    "gap": "Slices are missing: the distance between some is much larger than usual.",
+    "uneven": "The distances between slices are not equal.",
+    "doubled": "Several slices are at the same position.",
+    "no_position": "Some slices do not state their position. They come last, by number and name.",
+    "tilted": "The slices are tilted against the axis of the body, as with a tilted gantry.",
+    "mixed_orientation": "The slices have different orientations.",
+}
+"""What is odd about a series whose slices are predicted all the same."""
+
+REASONS = OF_ARCHIVES | OF_FILES | OF_CONFLICTS | OF_QUARANTINE | OF_UPLOADS | OF_DATASETS
 
 
 def explain(code: str | None) -> str:

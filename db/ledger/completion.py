@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 from db.clock import from_now
 from db.ledger.tally import count_tallies
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, JobState, Upload, Work
+from db.series.settle import settle
 
 
 def lock_job(s: Session, job_id: str) -> Job:
@@ -28,6 +29,7 @@ def finish_if_done(s: Session, job: Job) -> None:
     if s.scalar(open_uploads) is not None:
         return
     if job.unpacked_at is None:
+        settle(s, job.id)
         s.execute(update(Job).where(Job.id == job.id).values(unpacked_at=from_now()))
     open_chunks = select(Chunk.id).where(Chunk.job_id == job.id, Chunk.state.in_(OPEN_WORK)).limit(1)
     if s.scalar(open_chunks) is not None:

@@ -18,7 +18,16 @@ FOLDERS = (*PACKAGES, "tests", "docs", r"\.docker", r"\.ci", r"\.lock")
 
 PLACEHOLDER = re.compile(r"[A-Z/]+|…|-[a-z]")  # of a command in a document: JOB, NAME/NUMBER, a short option
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-TAKES_A_REASON = {"ArchiveRefused", "SliceRejected", "leave_out", "lose_chunk", "fail_chunk", "_put_off", "_close"}
+TAKES_A_REASON = {
+    "ArchiveRefused",
+    "SliceRejected",
+    "leave_out",
+    "lose_chunk",
+    "fail_chunk",
+    "_put_off",
+    "_close",
+    "reject_slices",
+}
 PROBLEM = re.compile(r'Problem\(\s*\d{3},\s*"([a-z-]+)"')
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -1,0 +1,118 @@
+"""Settles the patients, studies and series of a job once all its uploads are read.
+
+What it decides depends on the slices alone, not on their order of arrival or on what was predicted meanwhile. It can
+run again after a retry. The caller has locked the job.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from sqlalchemy import BigInteger, ColumnElement, delete, func, literal, or_, select, update
+from sqlalchemy.orm import Session
+
+from db.database import current
+from db.models import Outcome, Patient, Prediction, Series, Slice, Study, Upload
+from db.series.geometry import Place, notes_of, tracking_slices
+
+BOLUS_TRACKING = "bolus_tracking"
+HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
+"""The outcomes that a rejection replaces."""
+
+IN_BULK = {"synchronize_session": False}  # no slice or prediction is loaded here
+IDS_A_STATEMENT = 1_000  # SQLite takes 32,766 values at most
+
+
+def settle(s: Session, job_id: str) -> None:
+    """Reject what is in conflict or times the contrast agent, rank the slices of each series, and note what is odd."""
+    _number_patients(s, job_id)
+    _reject_conflicts(s, job_id)
+    notes: dict[int, list[str]] = {}
+    for series_id, places in _series(s, job_id):
+        tracking = tracking_slices(places) if BOLUS_TRACKING in current().set_apart else []
+        for start in range(0, len(tracking), IDS_A_STATEMENT):
+            reject_slices(s, job_id, Slice.id.in_(tracking[start : start + IDS_A_STATEMENT]), "bolus_tracking")
+        left_out = set(tracking)
+        notes[series_id] = notes_of([place for place in places if place.slice_id not in left_out])
+    _take_back(s, job_id)
+    _note(s, job_id, notes)
+    _rank(s, job_id)
+
+
+def _number_patients(s: Session, job_id: str) -> None:
+    """Remove patients without a study, and number the others by their first slices in the submission."""
+    s.execute(delete(Patient).where(Patient.job_id == job_id, Patient.id.not_in(select(Study.patient_id))))
+    place = Upload.position * literal(1 << 32, BigInteger) + Slice.ordinal
+    query = (
+        select(Patient.id, Patient.ordinal)
+        .join(Study, Study.patient_id == Patient.id)
+        .join(Series, Series.study_id == Study.id)
+        .join(Slice, Slice.series_id == Series.id)
+        .join(Upload, Upload.id == Slice.upload_id)
+        .where(Patient.job_id == job_id)
+        .group_by(Patient.id, Patient.ordinal)
+        .order_by(func.min(place), Patient.key)
+    )
+    numbered = enumerate(s.execute(query).all(), 1)
+    if changed := [{"id": id_, "ordinal": new} for new, (id_, old) in numbered if new != old]:
+        s.execute(update(Patient), changed)
+
+
+def _reject_conflicts(s: Session, job_id: str) -> None:
+    of_studies = select(Series.id).join(Study, Study.id == Series.study_id)
+    of_studies = of_studies.where(Study.job_id == job_id, Study.conflict.is_not(None))
+    reject_slices(s, job_id, Slice.series_id.in_(of_studies), "patient_conflict")
+    twins = select(Slice.sop_uid).where(Slice.job_id == job_id, Slice.sop_uid.is_not(None))
+    twins = twins.group_by(Slice.sop_uid).having(func.count(Slice.sha256.distinct()) > 1)
+    reject_slices(s, job_id, Slice.sop_uid.in_(twins), "uid_conflict")
+
+
+def reject_slices(s: Session, job_id: str, condition: ColumnElement[bool], reason: str) -> None:
+    """Reject slices that have another outcome, or none yet."""
+    rejected = update(Slice).where(Slice.job_id == job_id, Slice.state.in_(HELD), condition)
+    s.execute(rejected.values(state=Outcome.REJECTED, reason=reason, detail=None), execution_options=IN_BULK)
+
+
+def _take_back(s: Session, job_id: str) -> None:
+    """Remove the predictions of slices that were rejected after they were predicted."""
+    rejected = select(Slice.id).where(Slice.job_id == job_id, Slice.state == Outcome.REJECTED)
+    predictions = delete(Prediction).where(Prediction.job_id == job_id, Prediction.slice_id.in_(rejected))
+    s.execute(predictions, execution_options=IN_BULK)
+
+
+def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place]]]:
+    """Yield the slices of each series, without those that were rejected for another reason than bolus tracking."""
+    is_dicom = func.coalesce(Slice.format, "") == "DICOM"
+    columns = (Slice.series_id, Slice.id, Slice.position, Slice.orientation, Slice.pixels_sha256, is_dicom)
+    counts = or_(Slice.state != Outcome.REJECTED, Slice.reason == BOLUS_TRACKING)
+    query = select(*columns).where(Slice.job_id == job_id, Slice.series_id.is_not(None), counts)
+    for series_id, rows in groupby(s.execute(query.order_by(Slice.series_id)).all(), lambda row: row[0]):
+        yield series_id, [Place(*row[1:]) for row in rows]
+
+
+def _note(s: Session, job_id: str, notes: dict[int, list[str]]) -> None:
+    stored = s.execute(select(Series.id, Series.notes).where(Series.job_id == job_id)).all()
+    changed = [{"id": id_, "notes": notes.get(id_, [])} for id_, old in stored if old != notes.get(id_, [])]
+    if changed:
+        s.execute(update(Series), changed)
+
+
+def _rank(s: Session, job_id: str) -> None:
+    """Number the slices of each series from the feet to the head.
+
+    They are ordered by position, then InstanceNumber, then the natural order of names, then arrival in the submission.
+    Slices that do not state a position come last.
+    """
+    order = (
+        Slice.position.nulls_last(),
+        Slice.instance_number.nulls_last(),
+        Slice.name_key,
+        Slice.frame,
+        Slice.sha256,
+        Upload.position,
+        Slice.ordinal,
+    )
+    rank = func.row_number().over(partition_by=Slice.series_id, order_by=order) - 1
+    ranked = select(Slice.id, rank.label("rank")).join(Upload, Upload.id == Slice.upload_id)
+    ranks = ranked.where(Slice.job_id == job_id, Slice.series_id.is_not(None)).subquery()
+    moved = update(Slice).where(Slice.id == ranks.c.id, Slice.series_rank.is_distinct_from(ranks.c.rank))
+    s.execute(moved.values(series_rank=ranks.c.rank), execution_options=IN_BULK)

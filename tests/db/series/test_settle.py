@@ -1,0 +1,253 @@
+"""What is settled once all uploads of a job are read: order, notes, conflicts and bolus tracking; on both databases."""
+
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from db import database as base
+from db.database import read_scope, session_scope
+from db.ledger import job_view, jobs
+from db.ledger.recording import ReadSlice
+from db.models import Job, JobState, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
+from db.series.geometry import TRACKED
+from db.settings import Settings
+from tests.builders.series import ct, predict_all, read_job, read_upload, submit_uploads
+
+pytestmark = pytest.mark.usefixtures("champion")
+
+
+def names_in_order(job: Job, series_uid: str = "1.2.3") -> list[str]:
+    with read_scope() as s:
+        query = select(Slice.name).join(Series).where(Slice.job_id == job.id, Series.uid == series_uid)
+        return list(s.scalars(query.order_by(Slice.series_rank)))
+
+
+def ranks(job: Job) -> list[int | None]:
+    with read_scope() as s:
+        return sorted(s.scalars(select(Slice.series_rank).where(Slice.job_id == job.id)))
+
+
+def outcomes(job: Job) -> dict[str, str]:
+    """The outcome of each slice by name; the reason of a rejected one."""
+    with read_scope() as s:
+        rows = s.execute(select(Slice.name, Slice.state, Slice.reason).where(Slice.job_id == job.id))
+        return {name: reason or state for name, state, reason in rows}
+
+
+def notes(job: Job) -> list[str]:
+    with read_scope() as s:
+        return s.scalars(select(Series.notes).where(Series.job_id == job.id)).one()
+
+
+def patients(job: Job) -> list[tuple[int, bool]]:
+    """Ordinal and whether the patient is known, for each study."""
+    with read_scope() as s:
+        query = select(Patient.ordinal, Patient.is_known).join(Study).where(Study.job_id == job.id).order_by(Study.uid)
+        return [(ordinal, known) for ordinal, known in s.execute(query)]
+
+
+def check_sums(job: Job) -> job_view.JobView:
+    """The ended job, whose every slice has one outcome, and a prediction if and only if it is predicted."""
+    with read_scope() as s:
+        view = job_view.job_view(s, s.get_one(Job, job.id))
+        predicted = s.scalar(select(func.count()).select_from(Prediction).where(Prediction.job_id == job.id))
+    counts = view.counts
+    assert view.state == JobState.FINISHED
+    assert counts.received == counts.predicted + counts.rejected + counts.quarantined + counts.cancelled
+    assert predicted == counts.predicted
+    return view
+
+
+def test_order_is_by_position_then_number_then_name(ann: User) -> None:
+    slices = [
+        ct("c", 2.0, instance_number=1),
+        ct("b", -3.5, instance_number=9),
+        ct("none 10"),
+        ct("none 2"),
+        ct("numbered", instance_number=7),
+        ct("a", 2.0, instance_number=1),
+        ct("late", 2.0, instance_number=0),
+    ]
+    job = read_job(ann, slices)
+    assert names_in_order(job) == ["b", "late", "a", "c", "numbered", "none 2", "none 10"]
+    assert ranks(job) == list(range(7))
+
+
+def test_folder_is_a_series_in_the_natural_order_of_names(ann: User) -> None:
+    facts = {"patient": "", "study_uid": None, "sop_uid": None, "orientation": None, "format": "PNG"}
+    slices = [ct(f"{folder}/{n}.png", series_uid=f"folder:{folder}", **facts) for n in (10, 2, 1) for folder in "ab"]
+    job = read_job(ann, slices)
+    assert names_in_order(job, "folder:b") == ["b/1.png", "b/2.png", "b/10.png"]
+    assert patients(job) == [(1, False), (2, False)]
+
+
+positions = st.one_of(st.none(), st.sampled_from([-1.5, 0.0, 0.0001, 2.0]), st.floats(-500, 500))
+facts = st.tuples(positions, st.one_of(st.none(), st.just(1), st.integers(-3, 3)), st.sampled_from(["1", "2"]))
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@given(
+    slices=st.lists(facts, min_size=1, max_size=12),
+    cuts=st.lists(st.integers(0, 12), max_size=2),
+    seed=st.randoms(use_true_random=False),
+)
+@hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_order_is_the_same_for_any_order_of_arrival(
+    ann: User, slices: Sequence[tuple[float | None, int | None, str]], cuts: list[int], seed: random.Random
+) -> None:
+    rows = [
+        ct(f"{n}", position, instance_number=number, series_uid=series)
+        for n, (position, number, series) in enumerate(slices)
+    ]
+    shuffled = seed.sample(rows, len(rows))
+    ends = [0, *sorted(cuts), len(rows)]
+    one = read_job(ann, rows)
+    other = read_job(ann, *(shuffled[start:end] for start, end in pairwise(ends)))
+    for series in ("1", "2"):
+        assert names_in_order(one, series) == names_in_order(other, series)
+    with read_scope() as s:
+        query = select(Series.uid, Series.notes).order_by(Series.uid)
+        assert s.execute(query.where(Series.job_id == one.id)).all() == (
+            s.execute(query.where(Series.job_id == other.id)).all()
+        )
+
+
+def test_order_holds_after_a_retry(ann: User) -> None:
+    job = submit_uploads(ann, 1)
+    with session_scope() as s:
+        jobs.cancel_job(s, s.get_one(Job, job.id))
+    cancelled = ReadSlice(0, 0, "cancelled", Outcome.CANCELLED)
+    read_upload([ct("b", 2.0), cancelled, ct("a", 1.0)])
+    assert names_in_order(job) == ["a", "b"]
+    with session_scope() as s:
+        jobs.retry_job(s, s.get_one(Job, job.id))
+    read_upload([ct("b", 2.0), ct("cancelled", 0.5), ct("a", 1.0)])
+    assert names_in_order(job) == ["cancelled", "a", "b"]
+    predict_all()
+    assert check_sums(job).counts.predicted == 3
+
+
+@pytest.mark.parametrize(
+    ("expected", "places"),
+    [
+        ([], [0, 1.25, 2.5, 3.8, 5]),
+        (["gap"], [0, 1, 2, 4, 5]),
+        (["uneven"], [0, 1, 2, 3.3, 4.3]),
+        (["doubled"], [0, 1, 1.001, 2]),
+        (["no_position"], [0, 1, 2, None]),
+        ([], [5]),
+        (["no_position"], [None, None]),
+    ],
+)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_notes_on_positions(ann: User, expected: list[str], places: list[float | None]) -> None:
+    assert notes(read_job(ann, [ct(f"{n}", place) for n, place in enumerate(places)])) == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "orientations"),
+    [
+        (["tilted"], ["1\\0\\0\\0\\0.97\\-0.243"] * 2),
+        (["mixed_orientation"], ["1\\0\\0\\0\\1\\0", "-1\\0\\0\\0\\1\\0"]),
+        (["tilted", "mixed_orientation"], ["1\\0\\0\\0\\1\\0", "1\\0\\0\\0\\0.97\\-0.243"]),
+        ([], ["1\\0\\0\\0\\1\\0", "0.99999\\0.001\\0\\-0.001\\1\\0"]),
+    ],
+)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_notes_on_orientations(ann: User, expected: list[str], orientations: list[str]) -> None:
+    assert notes(read_job(ann, [ct(f"{n}", n, orientation=o) for n, o in enumerate(orientations)])) == expected
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_two_patients_in_a_study_hold_it_back_whatever_came_first(ann: User, first: str) -> None:
+    a, b = [ct("a1", 1), ct("a2", 2)], [ct("b1", 3, patient="bob's digest")]
+    other = ct("other", study_uid="9", series_uid="9.1", patient="bob's digest")
+    job = submit_uploads(ann, 3)
+    read_upload(a if first == "a" else b)
+    read_upload([other])
+    predict_all()
+    read_upload(b if first == "a" else a)
+    predict_all()
+    conflict = dict.fromkeys(("a1", "a2", "b1"), "patient_conflict")
+    assert outcomes(job) == {**conflict, "other": "predicted"}
+    assert check_sums(job).rejections == {"patient_conflict": 3}
+    assert [known for _, known in patients(job)] == [False, True]
+    assert sorted(ordinal for ordinal, _ in patients(job)) == [1, 2]
+
+
+def test_blank_patient_ids_never_merge_and_contradict_nothing(ann: User) -> None:
+    blank = {"patient": ""}
+    slices = [
+        ct("a", study_uid="1", series_uid="1.1", **blank),
+        ct("b", study_uid="2", series_uid="2.1", **blank),
+        ct("c", study_uid="3", series_uid="3.1", **blank),
+        ct("d", study_uid="3", series_uid="3.1"),
+        ct("e", study_uid="4", series_uid="4.1"),
+    ]
+    job = read_job(ann, slices, batch=1)
+    predict_all()
+    assert patients(job) == [(1, False), (2, False), (3, True), (3, True)]
+    assert check_sums(job).counts.predicted == 5
+
+
+@pytest.mark.parametrize("predicted_before", [True, False])
+def test_instances_with_one_uid_and_other_bytes_are_all_rejected(ann: User, predicted_before: bool) -> None:
+    twin = {"sop_uid": "1.2.3.9"}
+    job = submit_uploads(ann, 2)
+    read_upload([ct("a", 1, **twin), ct("b", 2), ct("copy", 2, sha256=ct("b").sha256, sop_uid="1.2.3.b")])
+    if predicted_before:
+        predict_all()
+    read_upload([ct("other", 1, **twin), ct("c", 3)])
+    predict_all()
+    conflict = dict.fromkeys(("a", "other"), "uid_conflict")
+    assert outcomes(job) == {**conflict, **dict.fromkeys("bc", "predicted"), "copy": "predicted"}
+    check_sums(job)
+
+
+def test_many_slices_at_one_place_are_bolus_tracking(ann: User) -> None:
+    scan = [ct(f"scan {n}", n) for n in range(8)]
+    tracking = [ct(f"track {n}", 3.0) for n in range(TRACKED)]
+    alone = [ct(f"alone {n}", 7.0, series_uid="1.2.4") for n in range(TRACKED)]
+    job = submit_uploads(ann, 2)
+    read_upload(scan + tracking[1:])
+    predict_all()
+    read_upload([tracking[0], *alone])
+    predict_all()
+    found = outcomes(job)
+    assert {name for name, outcome in found.items() if outcome == "bolus_tracking"} == {
+        row.name for row in (scan[3], *tracking, *alone)
+    }
+    assert check_sums(job).counts.predicted == 7
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_series_in_time_and_copies_of_a_slice_are_no_bolus_tracking(ann: User, database: Settings) -> None:
+    in_time = [ct(f"{place} {time}", place) for place in range(3) for time in range(TRACKED)]
+    copies = [ct(f"copy {n}", 7.0, series_uid="1.2.4", pixels_sha256="p") for n in range(TRACKED)]
+    assert set(outcomes(read_job(ann, in_time, copies)).values()) == {"open"}
+    tracking = [ct(f"track {n}", 3.0) for n in range(TRACKED)]
+    base.use(database.model_copy(update={"set_apart": ("localizer",)}))
+    assert set(outcomes(read_job(ann, tracking)).values()) == {"open"}
+
+
+def test_conflict_holds_after_a_retry(ann: User, champion: ModelVersion) -> None:
+    job = submit_uploads(ann, 1)
+    with session_scope() as s:
+        jobs.cancel_job(s, s.get_one(Job, job.id))
+    read_upload([ct("a", 1), ReadSlice(0, 0, "b", Outcome.CANCELLED)])
+    with session_scope() as s:
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 2
+    predict_all()
+    assert outcomes(job)["a"] == "predicted"
+    read_upload([ct("a", 1), ct("b", 2, patient="bob's digest")])
+    predict_all()
+    assert set(outcomes(job).values()) == {"patient_conflict"}
+    check_sums(job)
