@@ -8,24 +8,37 @@ from pathlib import Path
 
 from cli.benchmarks.server import last_view, our_environment, peak_memory, seconds_between, send_archive, serve
 from cli.benchmarks.slices import pack_files, write_phantoms
+from cli.benchmarks.watch.others import marks, raise_if_spoilt, watched
+from cli.benchmarks.watch.stage_times import per_slice, stage_seconds
 from cli.output import print_report, say
+from worker.engines.processor import read_processor
 
 WARM_UP = 16  # slices of a first job, which loads the engine
 
 
-def run(path: Path | None, slices: int, package: Path | None, as_json: bool) -> None:
-    """Measure the whole job between two measurements of the bare engine, and print all three and the ratio."""
+def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
+    """Measure the whole job between two measurements of the bare engine, and print all three and the ratio.
+
+    `shown`: print figures, marked, even if other processes disturbed the run. Raises Unavailable otherwise.
+    """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:
         archive, warm = Path(folder) / "slices.zip", Path(folder) / "warm.zip"
         count = _pack(path, slices, archive)
         write_phantoms(warm, WARM_UP, seed=99)
         last_view(bench, send_archive(bench, warm))
-        before = _bare_engine(bench.package, archive)
-        started = time.monotonic()
-        job = last_view(bench, send_archive(bench, archive))
-        seconds = time.monotonic() - started
+        with watched() as first:
+            before = _bare_engine(bench.package, archive)
+        spent = stage_seconds()
+        with watched() as whole_job:
+            started = time.monotonic()
+            job = last_view(bench, send_archive(bench, archive))
+            seconds = time.monotonic() - started
+        by_stage = per_slice(spent, stage_seconds(), whole_job.own_seconds, int(job["stages"]["read"]))
         memory = peak_memory(bench.supervisor_pid)
-        after = _bare_engine(bench.package, archive)
+        with watched() as last:
+            after = _bare_engine(bench.package, archive)
+    worst = max(first, whole_job, last, key=lambda one: one.share)
+    raise_if_spoilt(worst, shown)
     predicted = int(job["counts"]["predicted"])
     bare = (before + after) / 2
     whole = predicted / seconds
@@ -36,12 +49,15 @@ def run(path: Path | None, slices: int, package: Path | None, as_json: bool) -> 
         "whole_job_per_second": round(whole, 1),
         "whole_job_seconds": round(seconds, 2),
         "ratio": round(whole / bare, 3),
+        "core_ms_a_slice": by_stage,
         "seconds_from_submission_to": {
             "accepted": round(seconds - seconds_between(job, "created_at", "finished_at"), 2),
             "first_result": round(seconds - seconds_between(job, "first_result_at", "finished_at"), 2),
             "finished": round(seconds, 2),
         },
         "peak_memory_mib": memory,
+        "processor": read_processor().line,
+        **marks(worst),
     }
     print_report(report, as_json)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cli.benchmarks.watch.others import even_if_disturbed
 from cli.options import FOLDER, NEW_FOLDER, PATH, json_option
 from cli.training_options import run_options
 from training.launch.installed import check_installed
@@ -34,17 +35,18 @@ def bench() -> None:
 @click.argument("path", required=False, type=PATH)
 @count_option("--slices", 2000, "Classify at most this many slices.")
 @SERVER_PACKAGE
+@even_if_disturbed
 @json_option
-def pipeline(path: Path | None, slices: int, package: Path | None, as_json: bool) -> None:
+def pipeline(path: Path | None, slices: int, package: Path | None, even_if_disturbed: bool, as_json: bool) -> None:
     """Measure the slices/s of a whole job.
 
     PATH is a folder or an archive of slices  [default: synthetic slices]. The whole job is all that `ctbatch submit
     --wait` does: send, check, unpack, decode, predict and record. The speed is compared with that of the engine
-    alone, on the same slices, prepared and in memory.
+    alone, on the same slices, prepared and in memory. Prints the core-milliseconds a slice by stage, too.
     """
     from cli.benchmarks.job_throughput import run
 
-    run(path, slices, package, as_json)
+    run(path, slices, package, even_if_disturbed, as_json)
 
 
 @bench.command()

@@ -1,0 +1,148 @@
+"""What other processes took of the processor while a benchmark ran, from /proc, and whether that spoils the result."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from cli.errors import Unavailable
+
+MOST_TAKEN = 0.05  # of the machine's processor time: a result should repeat within 10 %
+NAMED, LEAST_NAMED = 5, 0.001  # of the other processes, and the share that one must have to be named
+TICKS = os.sysconf("SC_CLK_TCK")
+PROC = Path("/proc")
+KERNEL = "kernel threads"
+SHORT = "processes that came or went"
+
+even_if_disturbed = click.option(
+    "--even-if-disturbed",
+    is_flag=True,
+    help=f"Show figures, marked, although other processes took more than {MOST_TAKEN:.0%} of the processor meanwhile.",
+)
+
+
+@dataclass(frozen=True)
+class ProcessTime:
+    """The core-seconds of a process so far, and of those of its children that it has waited for."""
+
+    pid: int
+    parent: int
+    name: str
+    seconds: float
+    of_children: float
+
+
+@dataclass
+class Disturbance:
+    """The shares of the machine's processor time that others took: in all, and by name, the largest first."""
+
+    share: float = 0.0
+    by_name: dict[str, float] = field(default_factory=dict)
+    own_seconds: float = 0.0
+    """Core-seconds of this process and of all that it started."""
+
+    @property
+    def spoils(self) -> bool:
+        """Return whether the figures of this time are not a result."""
+        return self.share > MOST_TAKEN
+
+    def __str__(self) -> str:
+        names = ", ".join(f"{name} {share:.1%}" for name, share in self.by_name.items())
+        return f"{self.share:.1%} of the processor" + (f" ({names})" if names else "")
+
+
+def raise_if_spoilt(disturbance: Disturbance, shown: bool) -> None:
+    """Refuse to call figures a result if others disturbed the run. `shown`: they may be shown, marked.
+
+    Raises:
+        Unavailable: others took more than `MOST_TAKEN`.
+    """
+    if disturbance.spoils and not shown:
+        raise Unavailable(
+            f"this is not a result: other processes took {disturbance}, and at most {MOST_TAKEN:.0%} is accepted;"
+            " stop them and measure again, or add --even-if-disturbed to see the figures"
+        )
+
+
+def marks(disturbance: Disturbance) -> dict[str, object]:
+    """Return what a report states of the others."""
+    return {"disturbed": disturbance.spoils, "others": str(disturbance)}
+
+
+@contextmanager
+def watched() -> Iterator[Disturbance]:
+    """Yield a disturbance that is filled in at the end of the block."""
+    disturbance = Disturbance()
+    began, busy, before = time.monotonic(), _busy_seconds(), _processes()
+    yield disturbance
+    after, busy = _processes(), _busy_seconds() - busy
+    whole = (time.monotonic() - began) * (os.cpu_count() or 1)
+    own = _tree_seconds(after) - _tree_seconds(before)
+    others = _others(before, after)
+    others[SHORT] = max(busy - own - sum(others.values()), 0.0)
+    largest = sorted(((seconds / whole, name) for name, seconds in others.items()), reverse=True)[:NAMED]
+    disturbance.share = max(busy - own, 0.0) / whole
+    disturbance.by_name = {name: share for share, name in largest if share >= LEAST_NAMED}
+    disturbance.own_seconds = own
+
+
+def own_tree(processes: dict[int, ProcessTime]) -> set[int]:
+    """Return the ids of this process and of all below it."""
+    below: dict[int, list[int]] = {}
+    for one in processes.values():
+        below.setdefault(one.parent, []).append(one.pid)
+    tree, waiting = set(), [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        tree.add(pid)
+        waiting += below.get(pid, [])
+    return tree
+
+
+def _tree_seconds(processes: dict[int, ProcessTime]) -> float:
+    return sum(processes[pid].seconds + processes[pid].of_children for pid in own_tree(processes) & processes.keys())
+
+
+def _others(before: dict[int, ProcessTime], after: dict[int, ProcessTime]) -> dict[str, float]:
+    """Return the core-seconds of each name in between, of the processes outside our own tree that lived all the time.
+
+    What ended in between counts for the process that waited for it, if that still lives.
+    """
+    own = own_tree(after)
+    seconds: dict[str, float] = {}
+    for pid in (before.keys() & after.keys()) - own:
+        spent = after[pid].seconds - before[pid].seconds + max(after[pid].of_children - before[pid].of_children, 0.0)
+        seconds[after[pid].name] = seconds.get(after[pid].name, 0.0) + spent
+    return seconds
+
+
+def _processes() -> dict[int, ProcessTime]:
+    """Return every process by its id."""
+    found = {}
+    for entry in PROC.iterdir():
+        if entry.name.isdigit() and (one := _read(int(entry.name))) is not None:
+            found[one.pid] = one
+    return found
+
+
+def _read(pid: int) -> ProcessTime | None:
+    """Return a process, or None if it has ended. The fields are those of proc_pid_stat(5)."""
+    try:
+        head, _, rest = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")
+    except OSError:
+        return None
+    fields = rest.split()
+    parent = int(fields[1])
+    user, system, child_user, child_system = (int(ticks) / TICKS for ticks in fields[11:15])
+    name = KERNEL if parent == 2 or pid == 2 else head.partition("(")[2]
+    return ProcessTime(pid, parent, name, user + system, child_user + child_system)
+
+
+def _busy_seconds() -> float:
+    """Return the core-seconds that all cores together were not idle, by proc_stat(5); what a host steals counts."""
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, (PROC / "stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS
