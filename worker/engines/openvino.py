@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from worker.engines.devices import has_bfloat16
 from worker.engines.interface import Scores
+from worker.engines.package import PackageError
 from worker.engines.processor import usable_cores
 
 MOST_PROVEN = 256  # slices of a proof: more take long on many cores and show nothing new
@@ -23,6 +24,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, model: Path, precision: str, threads: int | None) -> None:
+        """Compile the network of a file. Raises PackageError for weights that are no numbers."""
         self.name, self.precision = f"openvino-{precision}", precision
         cores = threads or usable_cores()
         self.batch_size = 8 * REQUEST * cores
@@ -35,7 +37,10 @@ class OpenVinoEngine:
             # cores would all compute on the same ones (findings/openvino-processes-of-one-thread-share-a-core.sh).
             "ENABLE_CPU_PINNING": cores == usable_cores(),
         }
-        compiled = ov.Core().compile_model(str(model), "CPU", options)
+        core = ov.Core()
+        network = core.read_model(str(model))
+        _check_weights(network)
+        compiled = core.compile_model(network, "CPU", options)
         self._has_distance = any("distance" in output.names for output in compiled.outputs)
         self._queue = ov.AsyncInferQueue(compiled, cores)
         self._queue.set_callback(_keep)
@@ -55,6 +60,18 @@ class OpenVinoEngine:
             self._queue.start_async({"slices": pixels[part]}, targets, share_inputs=True)
         self._queue.wait_all()
         return scores
+
+
+def _check_weights(network: ov.Model) -> None:
+    """Raise PackageError if a weight is infinite or not a number.
+
+    The scores would not show it: OpenVINO's ReLU makes 0 of what is not a number
+    (findings/openvino-relu-of-nan-is-zero.sh).
+    """
+    for node in network.get_ops():
+        is_weight = isinstance(node, ov.op.Constant) and node.get_element_type().is_real()
+        if is_weight and not np.isfinite(node.data).all():
+            raise PackageError("a weight of the network is not a finite number")
 
 
 def _keep(request: Any, targets: dict[str, NDArray[np.float32]]) -> None:
