@@ -9,6 +9,9 @@ OF_ARCHIVES = {
     "overlap": "Entries of the archive share the same bytes, as decompression bombs do. Pack the files again.",
     "password_protected": "The archive is encrypted; send it without a password.",
     "bad_zip64": "The archive's ZIP64 records contradict each other. Pack the files again.",
+    "deflate64": (
+        "The ZIP uses Deflate64, as Windows Explorer does for large files. Pack it with another program, or as TAR."
+    ),
     "malformed_archive": "The archive's own structure is damaged. Copy or pack it again.",
     "truncated_archive": "The archive has no end: it was cut off, or it is not an archive. Copy or pack it again.",
     "trailing_data": "The archive is followed by bytes that do not belong to it. Pack the files again.",
@@ -31,7 +34,10 @@ OF_FILES = SET_APART | {
     "size_mismatch": "The file is not as long as the archive says. Pack it again.",
     "corrupt": "The file's bytes are damaged. Export or copy it again.",
     "not_regular": "This is a link or a device, not a file. Send the file itself.",
-    "nested": "This is an archive or compressed file inside the archive; send its contents instead.",
+    "nested": (
+        "This is an archive or compressed file that is not looked into: archives are read one level deep, and by names"
+        " such as .zip or .tar.gz. Send its contents instead."
+    ),
     "unsupported": "This variant of the format is not read.",
     "empty": "The file is empty. Export or copy it again.",
     "format": "This is not a PNG, JPEG, TIFF, BMP or DICOM image.",

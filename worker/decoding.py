@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,19 +42,12 @@ def check_decoder() -> str | None:
 
 
 def stored_entries(sha256: str, filename: str, progress: Callable[[], None]) -> Entries:
-    """Yield the entries of a stored file, as `limited_entries` does.
+    """Yield the entries of a stored file, within the limits that the settings state.
 
-    `progress` is called while the file is fetched, too. Raises ArchiveRefused, FileMissing, FileDamaged,
-    OSError.
+    `progress` is called while the file is fetched, for each entry, and while it is unpacked or passed over. Raises
+    ArchiveRefused, FileMissing, FileDamaged, OSError.
     """
-    yield from limited_entries(storage().received_path(sha256, progress), filename, progress)
-
-
-def limited_entries(path: Path, filename: str, progress: Callable[[], None]) -> Entries:
-    """Yield the entries of a file, within the limits that the settings state.
-
-    `progress` is called for each entry, and while it is unpacked or passed over. Raises ArchiveRefused, OSError.
-    """
+    path = storage().received_path(sha256, progress)
     for entry in read_entries(path, filename, Limits.of(current()), progress):
         progress()
         yield entry

@@ -14,6 +14,7 @@ from db import background
 from db import database as base
 from db.settings import Settings
 from db.storage import FileDamaged, FileMissing, Storage
+from db.storage import store as store_module
 
 
 @pytest.fixture(params=["folder", "remote"])
@@ -151,6 +152,23 @@ def test_old_received_file_is_hashed_again(store: Storage) -> None:
     if store.is_local:
         with pytest.raises(FileDamaged):
             store.received_path(sha256)
+
+
+def test_old_received_file_is_hashed_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Storage(str(tmp_path / "files"), tmp_path / "cache")
+    sha256 = store.put(b"pixels")
+    path = store.local_path(sha256)
+    os.utime(path, (old := time.time() - 7200, old))
+    hashed: list[Path] = []
+    real = store_module.check_hash
+    monkeypatch.setattr(store_module, "check_hash", lambda path, sha256: hashed.append(path) or real(path, sha256))
+    for _ in range(3):
+        assert store.received_path(sha256) == path
+    assert hashed == [path]
+    path.write_bytes(b"pixelz")
+    os.utime(path, (old + 1, old + 1))
+    with pytest.raises(FileDamaged):
+        store.received_path(sha256)
 
 
 def test_putting_the_same_bytes_again_keeps_the_file_from_the_reaper(tmp_path: Path) -> None:

@@ -124,16 +124,20 @@ def _dicom(hu: NDArray[np.int16], number: int, instance: int, z: float, modality
     return buffer.getvalue()
 
 
+def _zip_of(name: str, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        _add(archive, name, data)
+    return buffer.getvalue()
+
+
 def _odd_files(seed: int, png: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield files that the service must reject, each with its reason, and one that it must accept: a copy."""
     yield "odd/truncated.png", png[: len(png) // 2]
     yield "odd/notes.png", b"These are notes about a phantom, not a picture.\n"
     brain = hounsfield(make_patient(seed, _FIRST_PATIENT, False), 0.5, 128)
     yield "odd/mr.dcm", _dicom(brain, 90, 1, 0.5, modality="MR")
-    nested = io.BytesIO()
-    with zipfile.ZipFile(nested, "w") as inner:
-        _add(inner, "slice.png", png)
-    yield "odd/nested.zip", nested.getvalue()
+    yield "odd/nested.zip", _zip_of("deeper.zip", _zip_of("slice.png", png))
     yield "odd/60-megapixels.png", _picture(np.zeros((6000, 10_000), np.uint8), "PNG", compress_level=1)
     yield "odd/empty.png", b""
     yield "odd/copy-of-a-slice.png", png

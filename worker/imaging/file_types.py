@@ -13,6 +13,11 @@ ARCHIVE_MAGIC = {
     b"\x04\x22\x4d\x18": "lz4",
 }
 
+PACKED = ("gz", "bz2", "xz")
+"""Kinds of `archive_kind` that pack one file, often a TAR."""
+
+_ARCHIVE_NAMES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz")
+
 HEAD = 1024
 """Bytes that `archive_kind` needs to see."""
 
@@ -25,6 +30,11 @@ def archive_kind(head: bytes) -> str | None:
         if head.startswith(magic):
             return kind
     return "tar" if is_tar(head) else None
+
+
+def is_archive_name(name: str) -> bool:
+    """Return whether a file of this name is worth a look for an archive or a packed file."""
+    return name.lower().endswith(_ARCHIVE_NAMES)
 
 
 def is_tar(head: bytes) -> bool:

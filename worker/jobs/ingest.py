@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cache, partial
-from itertools import chain
+from itertools import chain, islice
 
 from sqlalchemy.orm import Session
 
@@ -22,14 +22,13 @@ from db.storage import FileDamaged, FileMissing, storage
 from db.timing.published import publish
 from db.timing.stages import Stage, timed
 from worker import claimed
-from worker.decoding import limited_entries, new_decoders, npy_bytes, read_decoded
+from worker.decoding import new_decoders, npy_bytes, read_decoded, stored_entries
 from worker.heartbeat import Heartbeat
 from worker.imaging.archives.archive import Entry
 from worker.imaging.rejections import ArchiveRefused
 from worker.imaging.sandbox.pool import DecoderPool
 from worker.jobs.batches import ROWS_A_TRANSACTION, Batch, batches, cancelled_row, rejected_row
 from worker.jobs.budget import OVER_BUDGET, Budget
-from worker.jobs.plain_copy import plain_copy, remove_plain_copy
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,6 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
     with timed(Stage.RECORD, 0), session_scope() as s:
         recording.close_upload(s, claim, upload, error)
         publish(s)
-    remove_plain_copy(upload.id)
 
 
 class End(Enum):
@@ -159,7 +157,7 @@ def _unpack(reading: Reading) -> None:
 def _read_rest(reading: Reading, done: set[int]) -> bool:
     """Read the entries that no earlier turn has recorded. Return False if the upload was given back before its end."""
     end = reading.end()
-    entries = _entries(reading, done, is_read=end is End.WHOLE)
+    entries = _entries(reading, done)
     ahead: deque[Entry] = deque()  # taken for decoding, and not recorded yet
     if end is End.WHOLE:
         end = _decode(reading, entries, ahead)
@@ -170,11 +168,17 @@ def _read_rest(reading: Reading, done: set[int]) -> bool:
     return end is not End.GIVEN_BACK
 
 
-def _decode(reading: Reading, entries: Iterable[Entry], ahead: deque[Entry]) -> End:
+def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> End:
     """Decode and record entries until something ends the turn. `ahead` holds what was taken and not recorded then."""
+    began = time.monotonic()
+    first = list(islice(entries, 1))
+    # A packed TAR is unpacked from its front to its first new entry. The turn then lasts at least as long as that took,
+    # so that all turns together unpack at most twice what one reading does.
+    reached = time.monotonic()
+    turn_ends = reached + max(TURN_SECONDS, reached - began)
     pool = decoders(reading.job.owner_id)
-    used, turn_ends = pool.cpu_seconds, 0.0
-    with closing(read_decoded(pool, _noting(ahead, entries), reading.heartbeat.progress)) as read:
+    used = pool.cpu_seconds
+    with closing(read_decoded(pool, _noting(ahead, chain(first, entries)), reading.heartbeat.progress)) as read:
         for batch in batches(read):
             before, used = used, pool.cpu_seconds
             cancelled = reading.record(batch, used - before)
@@ -182,21 +186,16 @@ def _decode(reading: Reading, entries: Iterable[Entry], ahead: deque[Entry]) -> 
                 ahead.popleft()
             if (end := reading.end(cancelled)) is not End.WHOLE:
                 return end
-            # The turn begins with the first batch, since a packed TAR may take long to get there.
-            turn_ends = turn_ends or time.monotonic() + TURN_SECONDS
             is_last = batch.rows[-1].ordinal + 1 == reading.upload.entries
             if not is_last and time.monotonic() >= turn_ends and reading.give_way():
                 return End.GIVEN_BACK
     return End.WHOLE
 
 
-def _entries(reading: Reading, done: set[int], *, is_read: bool) -> Iterator[Entry]:
+def _entries(reading: Reading, done: set[int]) -> Iterator[Entry]:
     """Return the entries that are not recorded yet."""
     upload, progress = reading.upload, reading.heartbeat.progress
-    path = storage().received_path(upload.sha256, progress)
-    if done and is_read and upload.kind.startswith("tar."):  # tar.gz, tar.bz2, tar.xz
-        path = plain_copy(reading.claim, path, progress) or path
-    return (entry for entry in limited_entries(path, upload.filename, progress) if entry.ordinal not in done)
+    return (entry for entry in stored_entries(upload.sha256, upload.filename, progress) if entry.ordinal not in done)
 
 
 def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:

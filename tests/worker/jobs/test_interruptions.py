@@ -1,6 +1,7 @@
 """Uploads whose reading is broken off, put off or cancelled, and what the next reading does again."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from db.ledger import job_view, jobs
 from db.ledger.leases import StaleClaim, count_put_offs
 from db.models import Chunk, Job, JobState, Upload, User, Work
 from db.storage import storage
-from worker import claimed
+from tests.builders.files import zip_of
 from worker.imaging.archives import archive, tar
+from worker.imaging.archives.compressed import PackedSource
 from worker.imaging.rejections import DecoderUnavailable
-from worker.jobs import ingest, plain_copy, predict
+from worker.jobs import ingest, predict
 
 Entries = Callable[..., dict[str, bytes]]
 View = Callable[[Job], job_view.JobView]
@@ -27,15 +29,15 @@ pytestmark = pytest.mark.usefixtures("champion")
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kind of each TAR that is opened from here on: gz, or tar for a plain one."""
+    """The kind of each packed TAR that is unpacked from here on."""
     kinds: list[str] = []
-    real = archive._source
+    real = archive.TarReader
 
-    def source(file: Any, kind: str, *rest: Any) -> Any:
-        kinds.append(kind)
-        return real(file, kind, *rest)
+    def reader(source: Any, *rest: Any) -> Any:
+        kinds.append("gz" if isinstance(source, PackedSource) else "tar")
+        return real(source, *rest)
 
-    monkeypatch.setattr(archive, "_source", source)
+    monkeypatch.setattr(archive, "TarReader", reader)
     return kinds
 
 
@@ -68,62 +70,55 @@ def let_time_pass() -> None:
 
 
 @pytest.mark.slow
-def test_packed_tar_is_unpacked_once_more_however_often_it_is_broken_off(
+def test_packed_tar_is_unpacked_from_its_front_however_often_it_is_broken_off(
     ann: User, submit: Any, slices: Entries, view: View, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = submit(ann, slices(150), kind="tar.gz")
     opened.clear()
     for _ in range(3):
         break_off(monkeypatch, after=1)
+        assert list(storage().incoming.iterdir()) == [], "nothing is stored twice"
     work()
-    assert opened == ["gz", "gz", "tar", "tar", "tar"], "the second reading makes a plain copy, the others use it"
+    assert opened == ["gz"] * 4, "once a reading"
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 150)
-    assert list(storage().incoming.iterdir()) == []
 
 
-def test_copy_that_was_broken_off_is_made_anew(
-    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+def test_damaged_packed_tar_is_unpacked_once_a_turn(
+    ann: User, submit: Any, slices: Entries, view: View, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = submit(ann, slices(60), kind="tar.gz")
     break_off(monkeypatch, after=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(plain_copy, "_write", lambda part, *_: part.write_bytes(b"a part") and lose())
-        assert ingest.unpack_next("w")
-    left = storage().incoming / "upload-1.1.part"
-    left.write_bytes(b"of a worker that was killed")
-    with session_scope() as s:
-        s.execute(update(Upload).values(lease_until=from_now(-1)))
+    [stored] = [path for path in Path(storage().folder).glob("??/??/*") if path.read_bytes()[:2] == b"\x1f\x8b"]
+    stored.write_bytes(stored.read_bytes()[:-5000])
+    opened.clear()
     work()
-    assert view(job).counts.predicted == 60
+    assert opened == ["gz"]
+    assert view(job).state == JobState.FAILED
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_zip_a_patient_goes_on_where_it_was_broken_off_and_can_be_cancelled(
+    kind: str, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"p{n}.zip": zip_of(slices(40, start=100 * n)) for n in range(3)}
+    job = submit(ann, files, kind=kind)
+    for _ in range(2):
+        break_off(monkeypatch, after=1)
+    work()
+    assert (view(job).state, view(job).counts.received, view(job).counts.predicted) == (JobState.FINISHED, 120, 120)
+    others = {f"p{n}.zip": zip_of(slices(40, start=100 * n)) for n in range(5, 8)}
+    cancelled = submit(ann, others, kind=kind)
+    break_off(monkeypatch, after=1)
+    with session_scope() as s:
+        jobs.cancel_job(s, cancelled)
+    work()
+    counts = view(cancelled).counts
+    assert (view(cancelled).state, counts.received, counts.cancelled) == (JobState.CANCELLED, 120, 120)
     assert list(storage().incoming.iterdir()) == []
 
 
 def lose() -> None:
     raise StaleClaim("the worker was too slow")
-
-
-def test_packed_tar_is_read_from_the_front_where_a_copy_has_no_room(
-    ann: User, submit: Any, slices: Entries, view: View, opened: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = submit(ann, slices(60), kind="tar.gz")
-    break_off(monkeypatch, after=1)
-    opened.clear()
-    monkeypatch.setattr(storage(), "is_short_of_disk", lambda: True)
-    monkeypatch.setattr(claimed, "may_claim", lambda: True)
-    work()
-    assert opened == ["gz", "gz"]
-    assert view(job).counts.predicted == 60
-    assert list(storage().incoming.iterdir()) == []
-
-
-def test_zip_needs_no_copy(
-    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = submit(ann, slices(60))
-    break_off(monkeypatch, after=1)
-    monkeypatch.setattr(ingest, "plain_copy", None)
-    work()
-    assert view(job).counts.predicted == 60
 
 
 def test_job_cancelled_after_it_was_broken_off_lists_each_entry_in_one_pass(

@@ -236,7 +236,7 @@ def test_job_that_was_cancelled_before_it_was_unpacked_is_listed_unread(
     job = submit(ann, slices(20))
     with session_scope() as s:
         jobs.cancel_job(s, job)
-    monkeypatch.setattr(zip_module, "_read", None)
+    monkeypatch.setattr(zip_module, "_inflated", None)
     work()
     assert (view(job).state, view(job).counts.cancelled) == (JobState.CANCELLED, 20)
 

@@ -151,7 +151,7 @@ def test_processor_time_of_an_upload_is_bounded_over_all_its_claims(
     with session_scope() as s:
         assert s.scalars(select(Upload.decode_seconds)).one() > 1
         s.execute(update(Upload).values(lease_until=from_now(-1)))
-    monkeypatch.setattr(zip_module, "_read", None)  # nothing is read
+    monkeypatch.setattr(zip_module, "_inflated", None)  # nothing is read
     work()
     assert view(job).counts.received == 30
     assert view(job).rejections == {"decoder_timeout": 1, "decoder_budget": 29}

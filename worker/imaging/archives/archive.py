@@ -1,15 +1,15 @@
-"""A submitted file, archive or loose image → its entries, streamed; nothing is ever written, and no name is a path."""
+"""A submitted file, archive or loose image → its entries, streamed. No name is a path, and no file is left behind."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
 
 from db.settings import MIB
-from worker.imaging.archives.compressed import READ_BYTES, PackedSource, PlainSource, Source
+from worker.imaging.archives.compressed import PackedSource, PlainSource
 from worker.imaging.archives.entries import (
+    READ_BYTES,
+    Allowance,
     Content,
     Entries,
     Entry,
@@ -20,23 +20,22 @@ from worker.imaging.archives.entries import (
     no_progress,
     too_large,
 )
-from worker.imaging.archives.tar import TarReader, inspect_tar
+from worker.imaging.archives.nested import flat
+from worker.imaging.archives.region import Region
+from worker.imaging.archives.tar import TarReader
 from worker.imaging.archives.zip import read_zip
-from worker.imaging.archives.zip_directory import inspect_zip
 from worker.imaging.display_names import display_name, is_ignored
-from worker.imaging.file_types import HEAD, archive_kind, is_tar
-from worker.imaging.rejections import ArchiveRefused
+from worker.imaging.file_types import HEAD, PACKED, archive_kind, is_tar
+from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
-__all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "inspect_archive", "read_entries", "unpack_tar"]
+__all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "inspect_archive", "read_entries"]
 
-_PACKED = ("gz", "bz2", "xz")
-_PART = 1024 * 1024
 LOOKED_BYTES = 16 * MIB
-"""How much of a packed TAR is unpacked for a look at its beginning: half a second of bzip2."""
+"""How much is unpacked for a look at the beginning of a submission: half a second of bzip2."""
 
 
 class _LookedEnough(Exception):
-    """As much of a packed TAR was unpacked as a look at its beginning may take."""
+    """As much of a submission was unpacked as a look at its beginning may take."""
 
 
 def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = True) -> Inspection:
@@ -44,35 +43,29 @@ def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = 
 
     The bytes decide the kind; `filename` is only a name to show. A ZIP costs its directory and a TAR its headers. A
     packed TAR is unpacked once (gzip about 300 MB a second, xz 100, bzip2 30), because only its end shows whether it
-    is whole. Unless `whole`, only its first 16 MiB are unpacked: if it is longer, the number of its entries stays
-    unknown, and `read_entries` finds what is wrong with the rest. A loose file is never refused: what is wrong with it
-    is for its row. Memory does not grow with the entries, except by 16 bytes each in a ZIP.
+    is whole. So is an archive inside of an archive if it is packed there. Unless `whole`, only 16 MiB are unpacked: if
+    there is more, the number of entries stays unknown, and `read_entries` finds what is wrong with the rest. A loose
+    file is never refused: what is wrong with it is for its row. Memory does not grow with the entries, except by 16
+    bytes each in a ZIP.
 
-    Raises ArchiveRefused. What passes may still hold single files that `read_entries` rejects.
+    Raises ArchiveRefused, and OSError if the disk has no room to unpack an archive inside of it. What passes may still
+    hold single files that `read_entries` rejects.
     """
-    with path.open("rb") as file:
-        kind, size = _kind(file), os.fstat(file.fileno()).st_size
-        if kind == "zip":
-            return inspect_zip(file, limits)[0]
-        if kind is not None:
-            return _inspect_tar(file, kind, limits, size, whole=whole)
-        return Inspection("file", 0 if is_ignored(filename) else 1, size)
-
-
-def _inspect_tar(file: BinaryIO, kind: str, limits: Limits, size: int, *, whole: bool) -> Inspection:
-    if kind not in _PACKED:
-        return inspect_tar(_source(file, kind, limits), limits, size, kind)
     parts = count(1)
 
     def look() -> None:
         if next(parts) * READ_BYTES > LOOKED_BYTES:
             raise _LookedEnough
 
-    try:
-        source = _source(file, kind, limits, no_progress if whole else look)
-        return inspect_tar(source, limits, size, f"tar.{kind}")
-    except _LookedEnough:
-        return Inspection(f"tar.{kind}", None, None)
+    with path.open("rb") as file:
+        region, allowance = Region(file), Allowance(limits, path)
+        open_ = partial(_entries, allowance, no_progress if whole else look)
+        kind, entries = open_(region, filename)
+        try:
+            number = sum(1 for _ in flat(entries, open_))
+        except _LookedEnough:
+            return Inspection(kind, None, None)
+        return Inspection(kind, number, region.size if kind == "file" else allowance.unpacked)
 
 
 def read_entries(path: Path, filename: str, limits: Limits, progress: Progress = no_progress) -> Entries:
@@ -83,52 +76,57 @@ def read_entries(path: Path, filename: str, limits: Limits, progress: Progress =
     `Thumbs.db`, `DICOMDIR` and `._name` twins are passed over, without an ordinal. A loose file is the one entry,
     named `filename`.
 
-    `progress` is called while a packed TAR is unpacked, every quarter of a megabyte, and what it raises is raised.
+    A file of an archive is looked into if its name is that of an archive and its bytes are: the files inside of it
+    follow as `inner.zip/name`. It is read where it lies if it is stored as it is, else unpacked into a temporary
+    file. If it is refused, the last entry of it has its own name and rejects it with the code. Archives that lie
+    deeper are rejected as `nested`. A file in gzip, bzip2 or xz that is not a TAR is unpacked.
 
-    Raises ArchiveRefused: of a ZIP before the first entry, of a TAR where the damage is met.
+    `progress` is called while something is unpacked, every quarter of a megabyte, and what it raises is raised.
+
+    Raises ArchiveRefused: of a ZIP before the first entry, of a TAR where the damage is met, and of limits where they
+    are exceeded; OSError.
     """
     with path.open("rb") as file:
-        kind, size = _kind(file), os.fstat(file.fileno()).st_size
-        if kind == "zip":
-            yield from read_zip(file, limits)
-        elif kind is not None:
-            yield from TarReader(_source(file, kind, limits, progress), limits, size).entries()
-        elif not is_ignored(filename):
-            yield Entry(0, display_name(filename), size, partial(_read_loose, file, size, limits))
+        open_ = partial(_entries, Allowance(limits, path), progress)
+        yield from flat(open_(Region(file), filename)[1], open_)
 
 
-def unpack_tar(path: Path, limits: Limits, progress: Progress) -> Iterator[bytes]:
-    """Yield the bytes of the TAR inside a packed TAR, a megabyte at a time. `progress` is called as in `read_entries`.
+def _entries(allowance: Allowance, progress: Progress, file: Region, filename: str) -> tuple[str, Entries]:
+    """Return the kind of a file, and its entries: `file`, and itself, if it is not an archive.
 
-    Raises ArchiveRefused where the damage is met.
+    Raises ArchiveRefused.
     """
-    with path.open("rb") as file:
-        kind = _kind(file)
-        if kind not in _PACKED:
-            raise ValueError("not a packed TAR")
-        source = _source(file, kind, limits, progress)
-        while part := source.read(_PART):
-            yield part
-
-
-def _read_loose(file: BinaryIO, size: int, limits: Limits) -> Content:
-    return too_large(size, limits) if size > limits.max_entry_bytes else check_content(file.read())
-
-
-def _kind(file: BinaryIO) -> str | None:
-    """Return `zip`, `tar`, `gz`, `bz2`, `xz`, or None, and leave the file at its start. Other archives are refused."""
-    kind = archive_kind(file.read(HEAD))
-    file.seek(0)
-    if kind not in (None, "zip", "tar", *_PACKED):
-        raise ArchiveRefused("unsupported_archive", f"A {kind} archive; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.")
-    return kind
-
-
-def _source(file: BinaryIO, kind: str, limits: Limits, progress: Progress = no_progress) -> Source:
-    """Return the TAR's bytes. Raises ArchiveRefused if a packed file does not hold a TAR."""
+    kind = archive_kind(file.pread(HEAD, 0))
+    if kind == "zip":
+        return kind, read_zip(file, allowance, progress)
     if kind == "tar":
-        return PlainSource(file)
-    head = PackedSource(file, kind, limits).read(HEAD)
-    if not is_tar(head):
-        raise ArchiveRefused("malformed_archive", f"The {kind} file does not hold a TAR.")
-    return PackedSource(file, kind, limits, progress)
+        return kind, TarReader(PlainSource(file), allowance).entries()
+    if kind in PACKED:
+        source = PackedSource(file, kind, allowance, progress)
+        if is_tar(PackedSource(file, kind, allowance).read(HEAD)):
+            return f"tar.{kind}", TarReader(source, allowance).entries()
+        return "file", _one(filename, file.size, partial(_read_packed, source, allowance))
+    if kind is not None:
+        raise ArchiveRefused("unsupported_archive", f"A {kind} archive; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.")
+    return "file", _one(filename, file.size, partial(_read_loose, file, allowance))
+
+
+def _one(filename: str, size: int, read: Callable[[], Content]) -> Entries:
+    if not is_ignored(filename):
+        yield Entry(0, display_name(filename), size, read)
+
+
+def _read_loose(file: Region, allowance: Allowance) -> Content:
+    if file.size > allowance.limits.max_entry_bytes:
+        return too_large(file.size, allowance.limits)
+    return check_content(file.pread(file.size, 0))
+
+
+def _read_packed(source: PackedSource, allowance: Allowance) -> Content:
+    most = allowance.limits.max_entry_bytes
+    try:
+        data = source.read(most + 1)
+        allowance.take(unpacked=len(data))
+    except ArchiveRefused as refusal:
+        return SliceRejected(refusal.code, refusal.detail)
+    return too_large(len(data), allowance.limits) if len(data) > most else check_content(data)

@@ -9,19 +9,19 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from db.settings import MIB
-from worker.imaging.archives.entries import Limits, Progress, no_progress
+from worker.imaging.archives.entries import READ_BYTES, Allowance, Progress, no_progress
+from worker.imaging.archives.region import Region
 from worker.imaging.rejections import ArchiveRefused
 
-READ_BYTES = 256 * 1024
 _XZ_MEMORY = 128 * MIB
 """Memory for unpacking xz; `xz -9` needs 65 MiB."""
 
 
 class Source(Protocol):
-    """Bytes that are read forwards. Both methods raise ArchiveRefused: `truncated_archive`, `malformed_archive`,
+    """Bytes that are read forwards. Its methods raise ArchiveRefused: `truncated_archive`, `malformed_archive`,
     `too_large_unpacked`, `trailing_data`."""
 
     def read(self, count: int) -> bytes:
@@ -30,23 +30,27 @@ class Source(Protocol):
     def skip(self, count: int) -> int:
         """Pass over `count` bytes, and return how many there were."""
 
+    def take_out(self, count: int) -> Region:
+        """Return the next `count` bytes as a file of their own; fewer only at the end. Raises OSError too."""
+
 
 class PlainSource:
     """An unpacked TAR."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Region) -> None:
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
-        file.seek(0)
+        self._stream = file.stream()
 
     def read(self, count: int) -> bytes:
-        return self._file.read(count)
+        return self._stream.read(count)
 
     def skip(self, count: int) -> int:
-        at = self._file.tell()
-        there = min(count, self._size - at)
-        self._file.seek(there, os.SEEK_CUR)
-        return there
+        return self.take_out(count).size
+
+    def take_out(self, count: int) -> Region:
+        region = self._file.part(self._stream.tell(), count)
+        self._stream.seek(region.size, os.SEEK_CUR)
+        return region
 
 
 class Unpacker(Protocol):
@@ -71,22 +75,20 @@ class PackedSource:
 
     `progress` is called for each such part, whether it is read or passed over, and what it raises is raised.
 
-    It stops at the byte cap: the lower of `limits.max_unpacked_bytes` and `limits.max_ratio` times the file's size. The
-    second is a megabyte at least, because an empty TAR of ten kilobytes packs to a hundred bytes.
+    It stops at what the allowance had left when it was opened.
     """
 
-    def __init__(self, file: BinaryIO, kind: str, limits: Limits, progress: Progress = no_progress) -> None:
-        self._file = file
+    def __init__(self, file: Region, kind: str, allowance: Allowance, progress: Progress = no_progress) -> None:
+        self._file = file.stream()
+        self._allowance = allowance
         self._progress = progress
         self._new = _UNPACKERS[kind]
         self._unpacker = self._new()
-        size = os.fstat(file.fileno()).st_size
-        self._left = min(limits.max_unpacked_bytes, max(limits.max_ratio * size, MIB))
+        self._left = allowance.left
         self._input = b""
         self._part = b""  # unpacked and not yet read, from _at on
         self._at = 0
         self._ended = False
-        file.seek(0)
 
     def read(self, count: int) -> bytes:
         parts = []
@@ -100,6 +102,13 @@ class PackedSource:
         while left and (there := len(self._take(left))):
             left -= there
         return count - left
+
+    def take_out(self, count: int) -> Region:
+        copy = self._allowance.scratch(count)
+        while count and (part := self._take(count)):
+            count -= copy.write(part)
+        copy.flush()
+        return Region(copy)
 
     def _take(self, count: int) -> bytes:
         if self._at == len(self._part):

@@ -1,15 +1,24 @@
 """The limits of a submission and an entry of an archive, common to all kinds of archives."""
 
+import errno
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from pathlib import Path
+from typing import BinaryIO, Self
 
 from db.settings import MIB, Settings
+from worker.imaging.archives.region import Region
 from worker.imaging.file_types import archive_kind
-from worker.imaging.rejections import SliceRejected
+from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 Content = bytes | SliceRejected
 Progress = Callable[[], None]
+
+READ_BYTES = 256 * 1024
+"""Bytes that are unpacked between two reports of progress."""
 
 
 def no_progress() -> None:
@@ -21,18 +30,61 @@ class Limits:
     """The limits of one submission.
 
     `max_entries` counts every record of the archive, folders too. `max_ratio` is bytes unpacked over bytes of the
-    archive, as a whole. `max_entry_bytes` is for one file: a larger one is rejected alone.
+    archive, as a whole. Both count the archives inside of it as well. `max_entry_bytes` is for one file: a larger one
+    is rejected alone. `reserve_bytes` of the disk stay free when an archive inside of it is unpacked.
     """
 
     max_entries: int = 200_000
     max_unpacked_bytes: int = 256 * 1024 * MIB
     max_ratio: int = 200
     max_entry_bytes: int = 256 * MIB
+    reserve_bytes: int = 0
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Return the limits that the settings state."""
-        return cls(settings.max_entries, settings.max_unpacked_bytes, settings.max_ratio, settings.max_entry_bytes)
+        return cls(
+            settings.max_entries,
+            settings.max_unpacked_bytes,
+            settings.max_ratio,
+            settings.max_entry_bytes,
+            settings.reserve_bytes,
+        )
+
+
+class Allowance:
+    """What one reading of a submission may still unpack, counted through the archive and those inside of it.
+
+    `cap`: bytes that it may unpack to. It is `limits.max_ratio` times the submission's size at most, but at least a
+    megabyte, because an empty TAR of ten kilobytes packs to a hundred bytes. `unpacked`: bytes so far.
+    """
+
+    def __init__(self, limits: Limits, path: Path) -> None:
+        self.limits = limits
+        self.cap = min(limits.max_unpacked_bytes, max(limits.max_ratio * path.stat().st_size, MIB))
+        self.unpacked = 0
+        self._entries = 0
+        self._folder = path.parent
+
+    @property
+    def left(self) -> int:
+        """The bytes that may still be unpacked."""
+        return self.cap - self.unpacked
+
+    def take(self, *, entries: int = 0, unpacked: int = 0) -> None:
+        """Count records and unpacked bytes. Raises ArchiveRefused: `too_many_entries`, `too_large_unpacked`."""
+        self._entries += entries
+        self.unpacked += unpacked
+        if self._entries > self.limits.max_entries:
+            raise ArchiveRefused("too_many_entries", f"More than the {self.limits.max_entries} entries accepted.")
+        if self.unpacked > self.cap:
+            raise ArchiveRefused("too_large_unpacked", f"Unpacked it has more than the {self.cap} bytes accepted.")
+
+    def scratch(self, size: int) -> BinaryIO:
+        """Return a temporary file without a name, beside the submission, for `size` bytes. Raises OSError."""
+        if shutil.disk_usage(self._folder).free < size + self.limits.reserve_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return tempfile.TemporaryFile(dir=self._folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +94,17 @@ class Entry:
     `ordinal` counts from 0 over the files that get a row, in the archive's order. `name` can be shown and stored
     (`display_names.display_name`). `size` is in bytes, as the archive states it.
 
-    `read()` returns the bytes, or the reason why the file is rejected. It works once, and only until the next entry is
-    asked for. Raises ArchiveRefused if the archive itself is damaged there.
+    `read()` returns the bytes, or the reason why the file is rejected. `open()`, in its place, returns them as a file
+    of their own, however many they are, and raises SliceRejected or OSError; it is None unless the entry lies in an
+    archive. Either works once, and only until the next entry is asked for. Both raise ArchiveRefused if the archive
+    itself is damaged there.
     """
 
     ordinal: int
     name: str
     size: int
     read: Callable[[], Content] = field(repr=False, compare=False)
+    open: Callable[[], Region] | None = field(default=None, repr=False, compare=False)
 
 
 Entries = Iterator[Entry]
@@ -58,7 +113,8 @@ Entries = Iterator[Entry]
 @dataclass(frozen=True)
 class Inspection:
     """The contents of a checked archive. `kind`: zip, tar, tar.gz, tar.bz2, tar.xz or file; `entries`: files that get a
-    row; `unpacked_bytes`: their sizes and those of passed-over files. Both are None if only the beginning was read."""
+    row; `unpacked_bytes`: their sizes and those of passed-over files, and of archives inside of it. Both are None if
+    only the beginning was read."""
 
     kind: str
     entries: int | None

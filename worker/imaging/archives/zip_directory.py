@@ -2,19 +2,21 @@
 
 Written after APPNOTE 6.3.10. `zipfile` is not used: it keeps about a kilobyte an entry, believes a forged ZIP64 locator
 and, in Python 3.11.7 and 3.12.1, reads fully overlapping entries without complaint.
+
+The Archive Utility of macOS (Finder) writes no ZIP64: above 65,535 entries or 4 GiB its numbers wrap around
+(thejoshwolfe/yauzl#69). Such a directory is found from its end, and read to its end.
 """
 
-import os
 import stat
 import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 
-from worker.imaging.archives.entries import Inspection, Limits
+from worker.imaging.archives.entries import Allowance
+from worker.imaging.archives.region import Region
 from worker.imaging.display_names import decode_name, is_ignored
 from worker.imaging.rejections import ArchiveRefused
 
@@ -32,6 +34,8 @@ LOCAL_MAGIC = b"PK\x03\x04"
 _ENCRYPTED = 0x2001  # the data (bit 0), or the directory itself (bit 13)
 _UTF8 = 0x0800
 _UNSET16, _UNSET32, _MAX64 = 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+_WRAP16, _WRAP32 = 1 << 16, 1 << 32
+_DEFLATE64 = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,97 +70,109 @@ class Record:
 
 @dataclass(frozen=True)
 class Directory:
-    """The place of the central directory: `start` and `size` in bytes, `count` records."""
+    """The place of the central directory: `start` and `size` in bytes, `count` records.
+
+    `count_wraps`: only the remainder of the count by 65,536 is known. `offsets_wrap`: the same of the offsets of local
+    headers, by 4 GiB.
+    """
 
     start: int
     size: int
     count: int
+    count_wraps: bool
+    offsets_wrap: bool
 
 
-def find_directory(file: BinaryIO) -> Directory:
+def find_directory(file: Region) -> Directory:
     """Find the central directory, by the end record and by the ZIP64 end record if there is one.
 
     Raises ArchiveRefused: `truncated_archive`, `trailing_data`, `bad_zip64`, `malformed_archive`,
     `unsupported_archive`.
     """
-    size = file.seek(0, os.SEEK_END)
-    at, end = _find_end(file, size)
+    at, end = _find_end(file)
     _, disk, first_disk, here, count, length, start, _ = end
     if locator := _read_locator(file, at):
         at, count, length, start = _read_end64(file, locator, at, (count, length, start))
+        wraps = False
     elif disk or first_disk or here != count:
         raise ArchiveRefused("unsupported_archive", "The ZIP is split over several files; send it as one.")
-    if start + length != at:
+    else:
+        wraps = at - length >= _WRAP32 and (at - length) % _WRAP32 == start
+    if start + length != at and not wraps:
         raise ArchiveRefused("malformed_archive", "The ZIP's directory is not where its end record says.")
-    return Directory(start, length, count)
+    return Directory(at - length, length, count, count_wraps=locator is None, offsets_wrap=wraps)
 
 
-def records(file: BinaryIO, directory: Directory) -> Iterator[Record]:
-    """Yield the records in order. They are read one by one, so do not seek in `file` before the last one.
+def records(file: Region, directory: Directory) -> Iterator[Record]:
+    """Yield the records in order.
 
-    Raises ArchiveRefused(`malformed_archive`) unless exactly `directory.count` records fill `directory.size` bytes.
+    Raises ArchiveRefused(`malformed_archive`) unless as many records as the directory states fill it exactly.
     """
-    file.seek(directory.start)
-    left = directory.size
-    for _ in range(directory.count):
-        fixed = file.read(_RECORD.size)
-        if left < _RECORD.size or len(fixed) < _RECORD.size or not fixed.startswith(_RECORD_MAGIC):
-            raise ArchiveRefused("malformed_archive", "The ZIP's directory holds fewer entries than it states.")
+    stream = file.part(directory.start, directory.size).stream()
+    left, count, wrapped, last_offset = directory.size, 0, 0, 0
+    while left:
+        fixed = stream.read(_RECORD.size)
+        if len(fixed) < _RECORD.size or not fixed.startswith(_RECORD_MAGIC):
+            raise ArchiveRefused("malformed_archive", "The ZIP's directory holds something that is not an entry.")
         fields = _RECORD.unpack(fixed)
         name_length, extra_length, comment_length = fields[10:13]
-        variable = file.read(name_length + extra_length + comment_length)
+        variable = stream.read(name_length + extra_length + comment_length)
         left -= _RECORD.size + name_length + extra_length + comment_length
         if left < 0:
             raise ArchiveRefused("malformed_archive", "A record of the ZIP's directory is longer than the directory.")
-        yield _record(fields, variable[:name_length], variable[name_length : name_length + extra_length])
-    if left:
-        raise ArchiveRefused("malformed_archive", "The ZIP's directory holds more than the entries it states.")
+        if directory.offsets_wrap:  # entries lie in the directory's order, so a lower offset is past the next 4 GiB
+            wrapped += _WRAP32 if fields[16] < last_offset else 0
+            last_offset = fields[16]
+        count += 1
+        extra = variable[name_length : name_length + extra_length]
+        yield _record(fields, variable[:name_length], extra, wrapped)
+    if (count % _WRAP16 if directory.count_wraps else count) != directory.count:
+        raise ArchiveRefused("malformed_archive", "The ZIP's directory does not hold as many entries as it states.")
 
 
-def inspect_zip(file: BinaryIO, limits: Limits) -> tuple[Inspection, Directory]:
-    """Check the whole directory before a byte is inflated, and return where it lies.
+def check_directory(file: Region, allowance: Allowance) -> tuple[Directory, int]:
+    """Check the whole directory before a byte is inflated; return its place, and the number of files that get a row.
 
-    Memory: 16 bytes an entry. Raises ArchiveRefused: `too_many_entries`, `password_protected`, `too_large_unpacked`,
-    `overlap`, `no_images`, and what `find_directory` and `records` raise.
+    Memory: 16 bytes an entry. Raises ArchiveRefused: `too_many_entries`, `password_protected`, `deflate64`,
+    `too_large_unpacked`, `overlap`, `no_images`, and what `find_directory` and `records` raise.
     """
     directory = find_directory(file)
-    if directory.count > limits.max_entries:
-        raise ArchiveRefused("too_many_entries", f"{directory.count} entries; {limits.max_entries} are accepted.")
     starts, ends = array("Q"), array("Q")
     files = unpacked = 0
-    handle = file.fileno()
     for record in records(file, directory):
         if record.flags & _ENCRYPTED:
             raise ArchiveRefused("password_protected", "An entry of the ZIP is encrypted.")
+        if record.method == _DEFLATE64:
+            raise ArchiveRefused("deflate64", "An entry of the ZIP is packed with Deflate64.")
+        allowance.take(entries=1)
         unpacked += record.size
         files += record.is_file
         starts.append(record.offset)
-        ends.append(min(_MAX64, record.offset + _local_length(handle, record.offset) + record.packed))
-    _check_size(unpacked, os.fstat(handle).st_size, limits)
+        ends.append(min(_MAX64, record.offset + _local_length(file, record.offset) + record.packed))
+    allowance.take(unpacked=unpacked)
     _check_overlap(starts, ends, directory.start)
     if not files:
         raise ArchiveRefused("no_images", "The ZIP holds no file that could be an image.")
-    return Inspection("zip", files, unpacked), directory
+    return directory, files
 
 
-def last_whole_entry(file: BinaryIO) -> str | None:
+def last_whole_entry(file: Region) -> str | None:
     """Return the name of the last entry of a cut-off ZIP whose bytes are all there by its local headers."""
-    size, at, last = file.seek(0, os.SEEK_END), 0, None
-    while len(fixed := os.pread(file.fileno(), LOCAL.size, at)) == LOCAL.size and fixed.startswith(LOCAL_MAGIC):
+    at, last = 0, None
+    while len(fixed := file.pread(LOCAL.size, at)) == LOCAL.size and fixed.startswith(LOCAL_MAGIC):
         _, _, flags, *_, packed, _, name_length, extra_length = LOCAL.unpack(fixed)
-        name = os.pread(file.fileno(), name_length, at + LOCAL.size)
+        name = file.pread(name_length, at + LOCAL.size)
         at += LOCAL.size + name_length + extra_length + packed
-        if flags & 0x08 or at > size:  # bit 3: the length stands behind the data only
+        if flags & 0x08 or at > file.size:  # bit 3: the length stands behind the data only
             break
         last = decode_name(name, utf8=bool(flags & _UTF8))
     return last
 
 
-def _find_end(file: BinaryIO, size: int) -> tuple[int, tuple[bytes, int, int, int, int, int, int, int]]:
+def _find_end(file: Region) -> tuple[int, tuple[bytes, int, int, int, int, int, int, int]]:
     """Return offset and fields of the end record, whose comment must reach exactly to the end of the file."""
-    tail_start = max(0, size - _END.size - 0xFFFF)
-    file.seek(tail_start)
-    tail = file.read()
+    tail_start = max(0, file.size - _END.size - 0xFFFF)
+    tail = file.pread(file.size - tail_start, tail_start)
     first = None
     at = tail.rfind(_END_MAGIC)
     while at >= 0:
@@ -171,17 +187,16 @@ def _find_end(file: BinaryIO, size: int) -> tuple[int, tuple[bytes, int, int, in
     raise ArchiveRefused("truncated_archive", "The ZIP has no end record.", last_whole_entry(file))
 
 
-def _read_locator(file: BinaryIO, end: int) -> tuple[int, int, int] | None:
+def _read_locator(file: Region, end: int) -> tuple[int, int, int] | None:
     """Return the ZIP64 locator before the end record, or None: (disk, offset of the ZIP64 end record, disks)."""
     if end < _LOCATOR.size:
         return None
-    file.seek(end - _LOCATOR.size)
-    magic, disk, offset, disks = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    magic, disk, offset, disks = _LOCATOR.unpack(file.pread(_LOCATOR.size, end - _LOCATOR.size))
     return (disk, offset, disks) if magic == _LOCATOR_MAGIC else None
 
 
 def _read_end64(
-    file: BinaryIO, locator: tuple[int, int, int], end: int, plain: tuple[int, int, int]
+    file: Region, locator: tuple[int, int, int], end: int, plain: tuple[int, int, int]
 ) -> tuple[int, int, int, int]:
     """Return offset, count, length and start by the ZIP64 end record; `plain` are the last three of the ordinary one.
 
@@ -191,8 +206,7 @@ def _read_end64(
     disk, at, disks = locator
     if disk or disks > 1 or at + _END64.size > end - _LOCATOR.size:
         raise ArchiveRefused("bad_zip64", "The ZIP64 locator points outside the archive.")
-    file.seek(at)
-    fields = _END64.unpack(file.read(_END64.size))
+    fields = _END64.unpack(file.pread(_END64.size, at))
     magic, length_of_record, here, count, length, start = fields[0], fields[1], *fields[6:10]
     if magic != _END64_MAGIC or at + 12 + length_of_record != end - _LOCATOR.size or here != count:
         raise ArchiveRefused("bad_zip64", "The ZIP64 locator does not point to a ZIP64 end record.")
@@ -202,10 +216,11 @@ def _read_end64(
     return at, count, length, start
 
 
-def _record(fields: tuple[int, ...], raw_name: bytes, extra: bytes) -> Record:
+def _record(fields: tuple[int, ...], raw_name: bytes, extra: bytes, wrapped: int) -> Record:
+    """Return a record; `wrapped` is added to its offset."""
     flags, method, crc, packed, size = fields[3], fields[4], fields[7], fields[8], fields[9]
-    offset = fields[16]
-    if _UNSET32 in (packed, size, offset):
+    offset = fields[16] + wrapped
+    if _UNSET32 in (packed, size, fields[16]) and not wrapped:
         size, packed, offset = _zip64_values(extra, size, packed, offset)
     made_on_unix = fields[1] >> 8 in (3, 19)  # Unix, macOS: the upper half holds the mode
     return Record(raw_name, flags, method, crc, packed, size, offset, fields[15] >> 16 if made_on_unix else 0)
@@ -226,25 +241,12 @@ def _zip64_values(extra: bytes, *values: int) -> tuple[int, int, int]:
     raise ArchiveRefused("bad_zip64", "An entry refers to ZIP64 values that are not there.")
 
 
-def _local_length(handle: int, offset: int) -> int:
+def _local_length(file: Region, offset: int) -> int:
     """Return the bytes of the local header at `offset`, or of its fixed part if it is unreadable."""
-    if offset >= 1 << 63:
-        return LOCAL.size
-    fixed = os.pread(handle, LOCAL.size, offset)
+    fixed = file.pread(LOCAL.size, offset)
     if len(fixed) < LOCAL.size or not fixed.startswith(LOCAL_MAGIC):
         return LOCAL.size
     return LOCAL.size + int.from_bytes(fixed[26:28], "little") + int.from_bytes(fixed[28:30], "little")
-
-
-def _check_size(unpacked: int, packed: int, limits: Limits) -> None:
-    if unpacked > limits.max_unpacked_bytes:
-        raise ArchiveRefused(
-            "too_large_unpacked", f"{unpacked} bytes unpacked; {limits.max_unpacked_bytes} are accepted."
-        )
-    if unpacked > limits.max_ratio * packed:
-        raise ArchiveRefused(
-            "too_large_unpacked", f"It unpacks to {unpacked // packed} times its size; {limits.max_ratio} is accepted."
-        )
 
 
 def _check_overlap(starts: "array[int]", ends: "array[int]", directory_start: int) -> None:

@@ -22,7 +22,7 @@ from worker.imaging.archives import archive as archive_module
 from worker.imaging.archives import zip as zip_module
 from worker.imaging.archives.archive import Inspection, Limits, inspect_archive, read_entries
 from worker.imaging.archives.compressed import PackedSource
-from worker.imaging.rejections import SliceRejected
+from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 ROOT = Path(__file__).parents[4]
 FILES = {"scans/a.png": png(), "scans/b.png": png() + b"b", "c.png": b"c"}
@@ -83,7 +83,7 @@ def test_entries_that_are_not_read_leave_the_others_whole(upload: Path, kind: st
 def test_listing_a_zip_inflates_nothing(upload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inflated: list[int] = []
     inflate = zip_module._inflate
-    monkeypatch.setattr(zip_module, "_inflate", lambda *given: inflated.append(given[1].size) or inflate(*given))
+    monkeypatch.setattr(zip_module, "_inflate", lambda *given: inflated.append(given[1]) or inflate(*given))
     upload.write_bytes(zip_of(FILES, zipfile.ZIP_DEFLATED))
     assert [entry.name for entry in read_entries(upload, "x", Limits())] == list(FILES)
     assert inflated == []
@@ -240,6 +240,35 @@ def long_zip(names: list[str]) -> bytes:
     end64 = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, *counts)
     locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, local.nbytes + central.nbytes, 1)
     return local.tobytes() + central.tobytes() + end64 + locator + end_record(0xFFFF, central.nbytes, local.nbytes)
+
+
+@pytest.mark.slow
+def test_zip_of_finder_whose_count_wraps_around_is_read_to_its_end(upload: Path) -> None:
+    names = [f"{number:06}.png" for number in range(65_540)]
+    whole = long_zip(names)
+    count, size, start = struct.unpack_from("<Q2Q", whole, whole.rindex(b"PK\x06\x06") + 32)
+    entries = whole[: start + size]
+    upload.write_bytes(entries + end_record(count % 65_536, size, start))
+    assert inspect_archive(upload, "x", Limits()).entries == count
+    assert [entry.name for entry in read_entries(upload, "x", Limits())] == names
+    upload.write_bytes(entries + end_record(5, size, start))
+    with pytest.raises(ArchiveRefused, match="malformed_archive"):
+        inspect_archive(upload, "x", Limits())
+
+
+def test_zip_of_finder_above_4_gib_is_read(upload: Path) -> None:
+    """Its offsets wrap around. The file is sparse: it takes no room."""
+    gap = 3 << 30
+    entries = [RawEntry(b"%d.png" % number, png() + b"%d" % number) for number in range(4)]
+    offsets = [number * gap for number in range(4)]
+    with upload.open("wb") as file:
+        for entry, offset in zip(entries, offsets, strict=True):
+            file.seek(offset)
+            file.write(entry.local())
+        start = file.tell()
+        directory = b"".join(e.central(at % 2**32) for e, at in zip(entries, offsets, strict=True))
+        file.write(directory + end_record(len(entries), len(directory), start % 2**32))
+    assert read_all(upload) == [(listed(n, f"{n}.png", len(e.data)), e.data) for n, e in enumerate(entries)]
 
 
 @pytest.mark.slow

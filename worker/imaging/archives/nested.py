@@ -1,0 +1,69 @@
+"""Archives in an archive: their files take their place among its entries, one level deep."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import count
+
+from worker.imaging.archives.entries import Content, Entries, Entry
+from worker.imaging.archives.region import Region
+from worker.imaging.display_names import display_name
+from worker.imaging.file_types import is_archive_name
+from worker.imaging.rejections import ArchiveRefused, SliceRejected
+
+Opener = Callable[[Region, str], tuple[str, Entries]]
+"""Takes a file and its name. Returns its kind, and its entries: `file`, and itself, if it is not an archive."""
+
+_OF_ALL = ("too_many_entries", "too_large_unpacked")
+"""Refusals of an archive in the archive that refuse both, since these limits count through both."""
+
+
+def flat(entries: Entries, open_: Opener) -> Entries:
+    """Yield entries and, in place of those that are archives, their entries; numbered from 0.
+
+    A name says only where to look: the bytes decide. Raises ArchiveRefused, OSError.
+    """
+    ordinal = count()
+    for entry in entries:
+        if entry.open is None or not is_archive_name(entry.name):
+            places = iter((entry,))
+        else:
+            places = _inside(entry, entry.open, open_)
+        for place in places:
+            number = next(ordinal)
+            yield place if place.ordinal == number else replace(place, ordinal=number)
+
+
+def _inside(entry: Entry, take_out: Callable[[], Region], open_: Opener) -> Entries:
+    """Yield the entries of an archive in the archive. If it is refused, its own row with the code is the last."""
+    damage: list[ArchiveRefused] = []
+
+    def read(inner: Entry) -> Content:
+        try:
+            return inner.read()
+        except ArchiveRefused as refusal:
+            if refusal.code in _OF_ALL:
+                raise
+            damage.append(refusal)
+            return SliceRejected(refusal.code, refusal.detail)
+
+    try:
+        file = take_out()
+    except SliceRejected as rejection:
+        yield _rejected(entry, rejection)
+        return
+    try:
+        kind, entries = open_(file, entry.name)
+        folder = "" if kind == "file" else f"{entry.name}/"
+        for inner in entries:
+            yield Entry(inner.ordinal, display_name(folder + inner.name), inner.size, partial(read, inner))
+            if damage:
+                raise damage[0]
+    except ArchiveRefused as refusal:
+        if refusal.code in _OF_ALL:
+            raise
+        yield _rejected(entry, SliceRejected(refusal.code, refusal.detail))
+
+
+def _rejected(entry: Entry, rejection: SliceRejected) -> Entry:
+    return Entry(entry.ordinal, entry.name, entry.size, lambda: rejection)

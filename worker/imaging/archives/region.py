@@ -1,0 +1,58 @@
+"""A file, or a range of one, that is read as a file of its own."""
+
+import io
+import os
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_BUFFER = 64 * 1024
+
+
+class Region:
+    """`size` bytes of a file from `start` on, by default all of it. Reading it moves nothing in the file."""
+
+    def __init__(self, file: BinaryIO, start: int = 0, size: int | None = None) -> None:
+        self._file = file  # keeps a temporary file alive
+        self._start = start
+        self.size = os.fstat(file.fileno()).st_size if size is None else size
+
+    def pread(self, count: int, at: int) -> bytes:
+        """Return up to `count` bytes from the place `at` on; fewer only at the end."""
+        if not 0 <= at < self.size:
+            return b""
+        return os.pread(self._file.fileno(), min(count, self.size - at), self._start + at)
+
+    def part(self, start: int, size: int) -> Self:
+        """Return a range of this region; its end is not beyond the region's."""
+        start = min(start, self.size)
+        return type(self)(self._file, self._start + start, min(size, self.size - start))
+
+    def stream(self, start: int = 0) -> BinaryIO:
+        """Return a reader of the bytes from `start` on, with a position of its own."""
+        return io.BufferedReader(_Stream(self.part(start, self.size)), _BUFFER)
+
+
+class _Stream(io.RawIOBase):
+    def __init__(self, region: Region) -> None:
+        self._region = region
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._region.size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer)
+        data = self._region.pread(len(view), self._at)
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
