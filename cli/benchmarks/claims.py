@@ -20,7 +20,7 @@ from db import database, migrate
 from db.access.accounts import create_user
 from db.database import get_engine, in_transaction, read_scope, session_scope
 from db.ledger import jobs, queue, recording
-from db.ledger.predictions import PredictedSlice, open_slice_ids
+from db.ledger.predictions import PredictedSlice, open_slices
 from db.ledger.recording import ReadSlice
 from db.models import OPEN_JOB, Job, ModelVersion, Outcome, Prediction, Upload, User
 from db.registry import champions
@@ -185,7 +185,7 @@ class _Worker:
 
             def record(chunk: Any = chunk, claim: Any = claim) -> bool:
                 with session_scope() as s:
-                    scored = [PredictedSlice(id_, 1.0, 0.7, True, CAM) for id_ in open_slice_ids(s, chunk.id)]
+                    scored = [PredictedSlice(id_, 1.0, 0.7, True, CAM) for id_ in open_slices(s, chunk.id)]
                     recording.record_predictions(s, claim, chunk, "bench", scored)
                 return True
 

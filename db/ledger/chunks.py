@@ -8,11 +8,12 @@ from sqlalchemy.orm import Session
 
 from db import broker
 from db.broker import Queue
+from db.bulk import UNSEEN, one_of
 from db.clock import from_now
 from db.ledger import leases
 from db.ledger.completion import finish_if_done, lock_job
 from db.ledger.leases import Claim
-from db.ledger.predictions import copy_known, open_slice_ids
+from db.ledger.predictions import copy_known, open_slices
 from db.models import Chunk, Job, Outcome, Slice, Work
 
 
@@ -31,16 +32,27 @@ def add_chunk(s: Session, job: Job, array_sha256: str, slice_ids: Sequence[int],
     Predictions that exist for the same pixels are copied; a chunk that needs no more is done. Where the job is
     cancelled, so are the chunk and its slices. The caller has locked the job.
     """
-    chunk = Chunk(job_id=job.id, size=len(slice_ids), array_sha256=array_sha256, suspect=suspect)
+    chunk = new_chunk(s, job, array_sha256, len(slice_ids), suspect=suspect)
+    s.execute(update(Slice).where(one_of(s, Slice.id, slice_ids)).values(chunk_id=chunk.id), execution_options=UNSEEN)
+    offer_chunk(s, job, chunk)
+
+
+def new_chunk(s: Session, job: Job, array_sha256: str, size: int, *, suspect: bool = False) -> Chunk:
+    """Make a chunk that has no slices yet. Call `offer_chunk` once it has them, in the same transaction."""
+    chunk = Chunk(job_id=job.id, size=size, array_sha256=array_sha256, suspect=suspect)
     s.add(chunk)
     s.flush()
-    s.execute(update(Slice).where(Slice.id.in_(slice_ids)).values(chunk_id=chunk.id))
+    return chunk
+
+
+def offer_chunk(s: Session, job: Job, chunk: Chunk) -> None:
+    """Wake an inference worker for a new chunk after the commit, as `add_chunk` does."""
     if job.cancel_requested_at is not None:
         close_slices(s, chunk.id, Outcome.CANCELLED)
         _end(s, chunk, Work.CANCELLED)
         return
     copy_known(s, job, chunk.id)
-    if open_slice_ids(s, chunk.id):
+    if open_slices(s, chunk.id):
         broker.wake_after_commit(s, Queue.INFERENCE)
     else:
         _end(s, chunk, Work.DONE)
@@ -51,7 +63,7 @@ def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
 
     A single slice that is lost twice while it was predicted alone is quarantined. The caller has locked the job.
     """
-    open_ids = open_slice_ids(s, chunk.id)
+    open_ids = list(open_slices(s, chunk.id))
     if chunk.job.cancel_requested_at is not None:
         close_slices(s, chunk.id, Outcome.CANCELLED)
         _end(s, chunk, Work.CANCELLED)

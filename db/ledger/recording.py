@@ -4,16 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
+from db.bulk import insert_rows
 from db.clock import from_now
 from db.crash_points import crash_point
 from db.ledger import chunks, completion, leases
 from db.ledger.leases import Claim, StaleClaim
-from db.ledger.predictions import PredictedSlice, insert_predictions, open_slice_ids
-from db.models import Chunk, Job, Outcome, Slice, Upload, Work
+from db.ledger.predictions import PredictedSlice, insert_predictions, open_slices
+from db.models import Chunk, Outcome, Slice, Upload, Work
+from db.models.slices import natural_key
 from db.series.rows import Owner, series_of
+
+Known = Mapping[tuple[int, int], int | None]
+WAITS = 0  # for a frame that has no row yet
 
 FOLDER = "folder:"  # starts the series uid of a folder, which has no DICOM UID
 
@@ -85,36 +90,41 @@ def record_read(
     progress = {"attempts": 1, "put_offs": 0, "decode_seconds": Upload.decode_seconds + decode_seconds}
     s.execute(update(Upload).where(Upload.id == upload.id).values(progress))
     series = series_of(s, job.id, filter(None, map(_owner, rows)))
-    fresh, ids = _write_slices(s, job, upload, rows, series)
-    prepared = [id_ for id_, row in zip(ids, fresh, strict=True) if row.state == Outcome.OPEN]
-    if array_sha256 is not None and prepared:
-        chunks.add_chunk(s, job, array_sha256, prepared)
+    known = _known_slices(s, upload, rows)
+    fresh = [row for row in rows if known.get((row.ordinal, row.frame), WAITS) is not None]
+    prepared = sum(row.state == Outcome.OPEN for row in fresh)
+    chunk = chunks.new_chunk(s, job, array_sha256, prepared) if array_sha256 is not None and prepared else None
+    _write_slices(s, upload, fresh, known, series, chunk)
+    if chunk is not None:
+        chunks.offer_chunk(s, job, chunk)
     return job.cancel_requested_at is not None
 
 
 def _write_slices(
-    s: Session, job: Job, upload: Upload, rows: Sequence[ReadSlice], series: Mapping[Owner, int]
-) -> tuple[list[ReadSlice], list[int]]:
-    """Insert new slices, and update those that wait for reading. Return the rows that were written, and their ids.
-
-    A frame of an entry that is read again may have its outcome already: it keeps that.
-    """
-    known = _known_slices(s, upload, rows)
-    new = [row for row in rows if (row.ordinal, row.frame) not in known]
-    waiting = {row: id_ for row in rows if (id_ := known.get((row.ordinal, row.frame))) is not None}
+    s: Session,
+    upload: Upload,
+    rows: Sequence[ReadSlice],
+    known: Known,
+    series: Mapping[Owner, int],
+    chunk: Chunk | None,
+) -> None:
+    """Insert new slices, and update those that wait for reading. The prepared ones are slices of the chunk."""
 
     def values(row: ReadSlice) -> dict[str, Any]:
         columns = {k: v for k, v in vars(row).items() if k not in Owner._fields}
         owner = _owner(row)
-        return {**columns, "series_id": None if owner is None else series[owner]}
+        return {
+            **columns,
+            "name_key": natural_key(row.name),
+            "series_id": None if owner is None else series[owner],
+            "chunk_id": chunk.id if chunk is not None and row.state == Outcome.OPEN else None,
+        }
 
+    waiting = [values(row) | {"id": known[row.ordinal, row.frame]} for row in rows if (row.ordinal, row.frame) in known]
     if waiting:
-        s.execute(update(Slice), [values(row) | {"id": id_} for row, id_ in waiting.items()])
-    if not new:
-        return list(waiting), list(waiting.values())
-    statement = insert(Slice).returning(Slice.id, sort_by_parameter_order=True)
-    inserted = s.scalars(statement, [values(row) | {"job_id": job.id, "upload_id": upload.id} for row in new])
-    return [*waiting, *new], [*waiting.values(), *inserted]
+        s.execute(update(Slice), waiting)
+    new = [values(row) for row in rows if (row.ordinal, row.frame) not in known]
+    insert_rows(s, Slice, new, job_id=upload.job_id, upload_id=upload.id)
 
 
 def _owner(row: ReadSlice) -> Owner | None:
@@ -123,11 +133,15 @@ def _owner(row: ReadSlice) -> Owner | None:
     return Owner(row.patient, row.study_uid or row.series_uid, row.series_uid, row.series_label)
 
 
-def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> dict[tuple[int, int], int | None]:
-    """Return the slices of these entries by ordinal and frame: the id of one that waits for reading, or None."""
-    ordinals = {row.ordinal for row in rows}
+def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Known:
+    """Return the slices of these entries by ordinal and frame: the id of one that waits for reading, or None.
+
+    A frame of an entry that is read again may have its outcome already: it keeps that.
+    """
+    ordinals = [row.ordinal for row in rows]
     query = select(Slice.ordinal, Slice.frame, Slice.id, WAITS_FOR_READING)
-    found = s.execute(query.where(Slice.upload_id == upload.id, Slice.ordinal.in_(ordinals)))
+    span = Slice.ordinal.between(min(ordinals, default=0), max(ordinals, default=0))
+    found = s.execute(query.where(Slice.upload_id == upload.id, span))
     return {(ordinal, frame): id_ if waits else None for ordinal, frame, id_, waits in found}
 
 
@@ -158,8 +172,8 @@ def record_predictions(s: Session, claim: Claim, chunk: Chunk, engine: str, scor
     if cancelled:
         chunks.close_slices(s, chunk.id, Outcome.CANCELLED)
     else:
-        open_ids = set(open_slice_ids(s, chunk.id))
-        still_open = [predicted for predicted in scored if predicted.slice_id in open_ids]
-        insert_predictions(s, job, engine, claim.fence, still_open)
+        pixels = open_slices(s, chunk.id)
+        still_open = [predicted for predicted in scored if predicted.slice_id in pixels]
+        insert_predictions(s, job, engine, claim.fence, still_open, pixels)
     completion.finish_if_done(s, job)
     crash_point("before-record-commit")

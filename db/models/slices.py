@@ -121,7 +121,7 @@ class Slice(Base):
     reason: Mapped[str | None]
     detail: Mapped[str | None]
     sha256: Mapped[str | None] = mapped_column(index=True, info=FILE)
-    pixels_sha256: Mapped[str | None] = mapped_column(index=True, info=NO_FILE)
+    pixels_sha256: Mapped[str | None] = mapped_column(info=NO_FILE)
     format: Mapped[str | None]
     mode: Mapped[str | None]
     width: Mapped[int | None]
@@ -139,13 +139,14 @@ class Slice(Base):
 class Prediction(Base):
     """The scores of one slice by one model version under one recipe. `cam` is float16[7, 7], little-endian.
 
-    `distance`: how far the slice is from the training slices. `ood`: whether that is too far. Both are None if the
-    model version gives no distance.
+    `pixels_sha256`: of the slice's prepared pixels. `distance`: how far the slice is from the training slices. `ood`:
+    whether that is too far. Both are None if the model version gives no distance.
     """
 
     __tablename__ = "prediction"
     __table_args__ = (
         UniqueConstraint("slice_id", "model_version_id", "recipe"),
+        Index("ix_prediction_pixels", "pixels_sha256", "model_version_id", "recipe"),
         Index("ix_prediction_job_positive", "job_id", "positive", "ood"),
     )
 
@@ -154,6 +155,7 @@ class Prediction(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"))
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_version.id"))
     recipe: Mapped[str]
+    pixels_sha256: Mapped[str | None] = mapped_column(info=NO_FILE)
     logit: Mapped[float]
     probability: Mapped[float]
     positive: Mapped[bool]

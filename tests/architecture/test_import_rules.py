@@ -46,7 +46,7 @@ MAY_IMPORT = {
 # the modules that lie in the package itself. CONTRIBUTING.md has the same rooms in the same order.
 ROOMS = {
     "db": (
-        "metrics reasons settings clock database background crash_points logs paging storage broker",
+        "metrics reasons settings clock database bulk background crash_points logs paging storage broker",
         "models",
         "migrate installation",
         "timing",

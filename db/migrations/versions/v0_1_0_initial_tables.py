@@ -450,7 +450,6 @@ def upgrade() -> None:
         batch_op.create_index("ix_slice_job", ["job_id", "id"], unique=False)
         batch_op.create_index("ix_slice_job_name", ["job_id", "name_key", "id"], unique=False)
         batch_op.create_index("ix_slice_job_state", ["job_id", "state", "reason"], unique=False)
-        batch_op.create_index(batch_op.f("ix_slice_pixels_sha256"), ["pixels_sha256"], unique=False)
         batch_op.create_index("ix_slice_series", ["series_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_slice_sha256"), ["sha256"], unique=False)
 
@@ -512,6 +511,7 @@ def upgrade() -> None:
         sa.Column("job_id", sa.String(), nullable=False),
         sa.Column("model_version_id", sa.Integer(), nullable=False),
         sa.Column("recipe", sa.String(), nullable=False),
+        sa.Column("pixels_sha256", sa.String(), nullable=True),
         sa.Column("logit", sa.Double(), nullable=False),
         sa.Column("probability", sa.Double(), nullable=False),
         sa.Column("positive", sa.Boolean(), nullable=False),
@@ -533,6 +533,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("prediction", schema=None) as batch_op:
         batch_op.create_index("ix_prediction_job_positive", ["job_id", "positive", "ood"], unique=False)
+        batch_op.create_index("ix_prediction_pixels", ["pixels_sha256", "model_version_id", "recipe"], unique=False)
 
     op.create_table(
         "review",

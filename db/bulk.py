@@ -1,0 +1,49 @@
+"""Many rows in one statement."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+from sqlalchemy import ARRAY, Column, ColumnElement, Float, Table, bindparam, func, insert, literal, select
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
+
+Row = Mapping[str, Any]
+UNSEEN = {"synchronize_session": False}
+"""The execution options of an update whose rows the session has not loaded."""
+
+
+def insert_rows(s: Session, model: type[DeclarativeBase], rows: Sequence[Row], **common: Any) -> None:
+    """Insert rows that all have the same columns, and in each the values `common`, which may be SQL.
+
+    A default that a column has in Python counts only if it does not depend on the row. On PostgreSQL an array a column
+    is sent: with a parameter for each value, sending 128 slices took the driver three times as long as the server took
+    to insert them.
+    """
+    if not rows:
+        return
+    table, names = cast(Table, model.__table__), list(rows[0])
+    if s.get_bind().dialect.name != "postgresql":
+        s.execute(insert(table).values(common), list(rows))
+        return
+    columns = table.columns
+    arrays = [func.unnest(bindparam(name, type_=ARRAY(columns[name].type, dimensions=1))).label(name) for name in names]
+    constants = [
+        value if isinstance(value, ColumnElement) else literal(value, columns[name].type)
+        for name, value in common.items()
+    ]
+    statement = insert(table).from_select([*names, *common], select(*arrays, *constants))
+    s.execute(statement, {name: _values(columns[name], rows) for name in names})
+
+
+def _values(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
+    """Return a column's values; psycopg sends no list of both integers and floats."""
+    values = [row[column.name] for row in rows]
+    if isinstance(column.type, Float):
+        return [None if value is None else float(value) for value in values]
+    return values
+
+
+def one_of(s: Session, column: InstrumentedAttribute[int], values: Collection[int]) -> ColumnElement[bool]:
+    """Return the condition that a column has one of these values: on PostgreSQL one array, not a parameter for each."""
+    if s.get_bind().dialect.name == "postgresql":
+        return column == func.any(literal(list(values), ARRAY(column.type)))
+    return column.in_(values)
