@@ -1,6 +1,7 @@
 """The command line and the environment of each role."""
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +80,8 @@ def environment(role: str, settings: Settings, base: Mapping[str, str] | None = 
     variables = dict(os.environ if base is None else base)
     paths = [str(PROJECT), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     if role == "web" and settings.web_workers > 1:  # so that one scrape of /metrics sees all of them
-        variables.setdefault("PROMETHEUS_MULTIPROC_DIR", str(settings.run_dir / "metrics"))
+        own = settings.run_dir / "metrics" / f"{socket.gethostname()}-{settings.port}"  # the home may be shared
+        variables.setdefault("PROMETHEUS_MULTIPROC_DIR", str(own))
     return variables | {
         "CTBATCH_ROLE": role,
         "CTBATCH_HOME": str(settings.home),

@@ -24,6 +24,7 @@ SERVICES = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if service["image"].startswith("ctbatch/")]
 LONG_RUNNING = [name for name in OURS if name != "migrate"]
 READY_SECONDS = 90
+TLS_BYTES = 40 * 1024  # of a connection in nginx, about
 
 
 def test_compose_has_every_role_and_volume():
@@ -85,6 +86,23 @@ def test_secrets_go_to_those_who_need_them():
         "tls_certificate": {"proxy"},
         "tls_key": {"proxy"},
     }
+
+
+def test_what_clients_can_make_the_proxy_hold_fits_its_memory():
+    proxy = SERVICES["proxy"]
+    config = (PROJECT / ".docker/nginx.conf").read_text()
+
+    def value(name: str) -> int:
+        [number, unit] = re.search(rf"\b{name} (\d+)([km]?)\b", config).groups()
+        return int(number) * {"": 1, "k": 1024, "m": 1024**2}[unit]
+
+    [count, kib] = map(int, re.search(r"proxy_buffers (\d+) (\d+)k;", config).groups())
+    request = value("client_body_buffer_size") + value("proxy_buffer_size") + count * kib * 1024
+    connections = value("worker_processes") * value("worker_connections")
+    [bodies] = re.search(r"size=(\d+)m", str(proxy.get("tmpfs"))).groups()
+    held = value("limit_conn everyone") * request + connections * TLS_BYTES + int(bodies) * 1024**2
+    assert proxy["mem_limit"] == "256m"
+    assert held < 256 * 1024**2
 
 
 def test_only_the_proxy_is_reached_from_outside():

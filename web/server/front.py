@@ -14,16 +14,36 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from wsgiref.util import FileWrapper
 
+from web.server import waiting
 from web.server.answer import Answer, Application, call, environ_of
 from web.server.body import Body, BodyFile, Message, Receive
 
 Send = Callable[[Message], Awaitable[None]]
 
 BODY_SECONDS = 30.0  # for the whole body of a request for a page
-LARGE_BODY, LARGE_BODIES = 64 * 1024, 64  # more bytes than that are held for so many requests at once; others wait
+LARGE_BODY, LARGE_BODIES = 64 * 1024, 64  # more bytes than that are held for so many requests at once
+BUSY_SECONDS = 10  # after which a request that found no room may come again
 SEND_SECONDS = 30.0  # for the client to read 64 KiB
 DISCARD_SECONDS = 5.0  # for a client to end a body that nobody wants
 FILE_BLOCK = 64 * 1024
+
+
+TOO_SLOW: dict[str, object] = {
+    "type": "urn:ctbatch:problem:too-slow",
+    "title": "Request Timeout",
+    "status": 408,
+    "detail": "The request arrived too slowly. Send it again.",
+}
+BUSY: dict[str, object] = {
+    "type": "urn:ctbatch:problem:busy",
+    "title": "Service Unavailable",
+    "status": 503,
+    "detail": "Too many large requests arrive at once. Send it again in a while.",
+}
+
+
+class NoRoom(Exception):
+    """As many large bodies as may be held are being received."""
 
 
 class Kind(StrEnum):
@@ -65,9 +85,13 @@ class Front:
             file = BodyFile(body, asyncio.get_running_loop())
         else:
             try:
-                file = io.BytesIO(await self._small(body))
+                with waiting.for_client():
+                    file = io.BytesIO(await self._small(body))
             except TimeoutError:
-                await _refuse(send)
+                await _refuse(send, TOO_SLOW)
+                return
+            except NoRoom:
+                await _refuse(send, BUSY, (b"retry-after", str(BUSY_SECONDS).encode()))
                 return
         await self._answer(kind, environ_of(scope, file), body, send)
 
@@ -77,11 +101,16 @@ class Front:
             pool.shutdown()
 
     async def _small(self, body: Body) -> bytes:
-        """Return the body of a request for a page, or less if the application will refuse its size."""
+        """Return the body of a request for a page, or less if the application will refuse its size.
+
+        Raises TimeoutError and NoRoom.
+        """
         if body.length is not None and body.length > self._body_limit:
             return b""
         if body.ended or (body.length is not None and body.length <= LARGE_BODY):
             return await body.whole(self._body_limit, BODY_SECONDS)
+        if self._large.locked():
+            raise NoRoom
         async with self._large:
             return await body.whole(self._body_limit, BODY_SECONDS)
 
@@ -106,8 +135,9 @@ class Front:
 
 
 async def _send(send: Send, message: Message) -> None:
-    async with asyncio.timeout(SEND_SECONDS * (1 + len(message.get("body", b"")) // FILE_BLOCK)):
-        await send(message)
+    with waiting.for_client():
+        async with asyncio.timeout(SEND_SECONDS * (1 + len(message.get("body", b"")) // FILE_BLOCK)):
+            await send(message)
 
 
 async def _send_file(send: Send, file: FileWrapper) -> None:
@@ -118,14 +148,8 @@ async def _send_file(send: Send, file: FileWrapper) -> None:
         file.close()
 
 
-async def _refuse(send: Send) -> None:
-    """Answer 408 as a problem (RFC 9457)."""
-    problem = {
-        "type": "urn:ctbatch:problem:too-slow",
-        "title": "Request Timeout",
-        "status": 408,
-        "detail": "The request arrived too slowly. Send it again.",
-    }
-    headers = [(b"content-type", b"application/problem+json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 408, "headers": headers})
+async def _refuse(send: Send, problem: dict[str, object], *headers: tuple[bytes, bytes]) -> None:
+    """Answer with a problem (RFC 9457)."""
+    headers = ((b"content-type", b"application/problem+json"), (b"connection", b"close"), *headers)
+    await send({"type": "http.response.start", "status": problem["status"], "headers": list(headers)})
     await send({"type": "http.response.body", "body": json.dumps(problem).encode(), "more_body": False})

@@ -8,8 +8,11 @@ import asyncio
 import resource
 from typing import Any
 
+import gunicorn
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
+
+from web.server import waiting
 
 CLOSE_SECONDS = 15.0  # for a client to read the end of its last answer
 FILES_BESIDE_CONNECTIONS = 1024
@@ -22,6 +25,8 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Start the time for the first request."""
+        self.waiting = waiting.Waiting()
+        waiting.current.set(self.waiting)  # for the task that serves this connection, which begins in the next line
         super().connection_made(transport)
         self._arm_keepalive_timer()
         self.worker.admit(self)
@@ -44,8 +49,26 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         return bool(self._awaiting_request)
 
 
+def check_gunicorn() -> None:
+    """Raise RuntimeError if this gunicorn lacks a private name that this module builds on, and name it."""
+    missing = [
+        f"{owner.__name__}.{name}"
+        for owner, name in ((ASGIProtocol, "_arm_keepalive_timer"), (ASGIProtocol, "_close_transport"),
+                            (gasgi.ASGIWorker, "_shutdown"), (gasgi, "ASGIProtocol"))
+        if not hasattr(owner, name)
+    ]  # fmt: skip
+    if "_awaiting_request" not in ASGIProtocol.__init__.__code__.co_names:
+        missing.append("ASGIProtocol._awaiting_request")
+    if missing:
+        lacks = ", ".join(missing)
+        raise RuntimeError(f"gunicorn {gunicorn.__version__} lacks {lacks}; install the version that is locked")
+
+
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
-    """A web process. At `--worker-connections` a new connection takes the place of the one that waited longest."""
+    """A web process. At `--worker-connections` a new connection takes the place of the one that waited longest.
+
+    Connections without a request make room first, then those whose client neither sends a request nor reads an answer.
+    """
 
     loop: asyncio.AbstractEventLoop
 
@@ -56,6 +79,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Raise the limit of open files to what the connections and the work need, then serve."""
+        check_gunicorn()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = self.worker_connections + FILES_BESIDE_CONNECTIONS
         number = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
@@ -73,5 +97,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         """Count a new connection, and make room for it."""
         others = list(self.connections)
         self.connections[connection] = None
-        if len(others) >= self.worker_connections and not any(other.close_if_waiting() for other in others):
-            connection.transport.abort()
+        if len(others) < self.worker_connections or any(other.close_if_waiting() for other in others):
+            return
+        slow = [(since, id(other), other) for other in others if (since := other.waiting.since) is not None]
+        (min(slow)[2] if slow else connection).transport.abort()

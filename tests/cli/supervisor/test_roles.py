@@ -1,5 +1,6 @@
 """Which process serves which queue."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ def test_ingest_serves_no_other_queue_and_has_a_second_process_for_small_jobs() 
 
 def test_several_web_processes_count_in_one_folder(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, web_workers=2)
-    assert environment("web", settings, {})["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path / "run/metrics")
+    assert environment("web", settings, {})["PROMETHEUS_MULTIPROC_DIR"] == str(
+        tmp_path / "run/metrics" / f"{socket.gethostname()}-{settings.port}"
+    )
     assert environment("web", settings, {"PROMETHEUS_MULTIPROC_DIR": "/own"})["PROMETHEUS_MULTIPROC_DIR"] == "/own"
     assert "PROMETHEUS_MULTIPROC_DIR" not in environment("web", make_settings(tmp_path), {})
     assert "PROMETHEUS_MULTIPROC_DIR" not in environment("ingest", settings, {})

@@ -77,6 +77,13 @@ def test_page_whose_body_does_not_come_is_refused_without_the_application(monkey
     assert client.read[0]["status"] == 408
 
 
+def test_large_body_is_refused_while_as_many_as_may_be_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "LARGE_BODIES", 0)
+    client = ask(None, Client(b"x" * 65_537), length=65_537, limit=100_000)
+    assert client.read[0]["status"] == 503
+    assert b"retry-after" in dict(client.read[0]["headers"])
+
+
 def test_upload_that_stalls_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "PIECE_SECONDS", 0.01)
     assert ask(echo, Client(b"one", more=True), Kind.FILES, length=6).body == b"one"

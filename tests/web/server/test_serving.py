@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from gunicorn.asgi.protocol import ASGIProtocol
 
 from cli.supervisor.roles import command_line, environment
 from db.access import tokens
@@ -20,6 +21,7 @@ from tests.builders.files import png
 from tests.builders.servers import free_port
 from tests.builders.versions import add_champion
 from tests.conftest import fresh_database
+from web.server.worker import check_gunicorn
 
 WAIT = 20  # seconds, for what should take none
 
@@ -164,6 +166,33 @@ def test_new_connection_takes_the_place_of_the_one_that_waited_longest(serve: Se
     assert waiting[0].recv(1) == b""
     for connection in waiting:
         connection.close()
+
+
+def test_request_that_waits_for_its_client_gives_way_to_a_new_connection(serve: Serve) -> None:
+    served = serve(worker_connections=3)
+    form = "Content-Type: application/x-www-form-urlencoded"
+    begun = served.head("POST /sign-in", "Content-Length: 500", form) + b"a"
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(served.connect(begun))
+        time.sleep(0.5)  # until their heads are read
+        assert served.page().status_code == 200
+
+
+def test_gunicorn_without_a_name_that_the_worker_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_gunicorn()
+    monkeypatch.delattr(ASGIProtocol, "_close_transport")
+    with pytest.raises(RuntimeError, match="_close_transport"):
+        check_gunicorn()
+
+
+def test_web_processes_that_share_a_home_count_apart(settings: Settings) -> None:
+    several = settings.model_copy(update={"web_workers": 2})
+    ports = (8001, 8002)
+    folders = {
+        environment("web", several.model_copy(update={"port": port}), {})["PROMETHEUS_MULTIPROC_DIR"] for port in ports
+    }
+    assert len(folders) == len(ports)
 
 
 @pytest.mark.slow
