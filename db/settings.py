@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     resend_seconds: float = 60  # a ready row this old gets its message again
     orphan_seconds: float = 24 * 3600  # a file that the database does not refer to goes to the trash after this
     trash_days: int = 14  # after which the trash is emptied
+    reread_bytes_per_second: int = 4 * MIB  # of stored files, to find damaged ones; 0 reads none
 
     # Training
     checkpoint_seconds: float = 20  # least time between checkpoints: an epoch of the head is shorter than writing one

@@ -26,6 +26,7 @@ from db.ledger import chunks, completion, leases
 from db.ledger.backlog import record_sweep
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Dataset, Evaluation, Job, LeaseMixin, TrainingRun, Upload, Work
 from db.registry import engine_proofs
+from worker import scrub
 from worker.lease_watch import LeaseWatch
 from worker.reap import TooManyOrphans, reap
 
@@ -152,6 +153,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    scrub.start(stop)
     settings = current()
     reap_at = time.monotonic() + settings.sweep_seconds
     watch = LeaseWatch()

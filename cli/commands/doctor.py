@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from db.registry.engine_proofs import Serving
 
 LOW_DISK_BYTES = 5 * 1024**3
+SHOWN_FILES = 5
 LOW_MEMORY_BYTES = 4 * 1024**3
 State = Literal["ok", "warn", "fail"]
 PROOF_STATES: dict[str, State] = {"used": "ok", "fallen back": "warn", "refused": "fail"}
@@ -138,6 +139,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         with reading() as session:
             champion = champions.champion(session)
             yield _storage_owner(session)
+            yield _stored_files(session)
         detail = champion.label if champion else f"none yet; {NO_MODEL}"
         yield Finding("model version", "ok" if champion else "warn", detail)
     except CommandError as error:
@@ -153,6 +155,24 @@ def _storage_owner(session: "Session") -> Finding:
     except ForeignStorage as error:
         return Finding("storage's owner", "fail", str(error))
     return Finding("storage's owner", "ok", "this database")
+
+
+def _stored_files(session: "Session") -> Finding:
+    """Report the stored files that the sweeper found damaged."""
+    from sqlalchemy import select
+
+    from db.installation import this_installation
+    from db.models import DamagedFile
+    from db.storage import storage
+
+    damaged = session.scalars(select(DamagedFile.sha256).order_by(DamagedFile.sha256)).all()
+    if damaged:
+        names = ", ".join(damaged[:SHOWN_FILES]) + (" and more" if len(damaged) > SHOWN_FILES else "")
+        advice = f"put whole copies from a backup into their place below {storage().folder}"
+        return Finding("stored files", "fail", f"{len(damaged)} damaged: {names}; {advice}")
+    at = this_installation(session).reread_at
+    since = f"all were read again by {at:%Y-%m-%d %H:%M} UTC" if at else "the sweeper has not read all of them yet"
+    return Finding("stored files", "ok", f"none is known to be damaged; {since}")
 
 
 def broker(settings: Settings) -> Iterator[Finding]:

@@ -5,13 +5,14 @@ from datetime import datetime
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.clock import from_now
-from db.models.base import Base
+from db.models.base import NO_FILE, Base
 
 
 class Installation(Base):
     """The one row that the first migration writes. Storage that carries another `id` belongs to another database.
 
-    `patient_key`: the secret with which IDs of patients are hashed, 64 hexadecimal digits.
+    `patient_key`: the secret with which IDs of patients are hashed, 64 hexadecimal digits. `reread_to`: the name of the
+    stored file that was last read again, or "" at the beginning; `reread_at`: when all of them were.
     """
 
     __tablename__ = "installation"
@@ -20,3 +21,14 @@ class Installation(Base):
     patient_key: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     swept_at: Mapped[datetime | None]  # when a sweep last ended
+    reread_to: Mapped[str] = mapped_column(default="", info=NO_FILE)
+    reread_at: Mapped[datetime | None]
+
+
+class DamagedFile(Base):
+    """A stored file that does not have its SHA-256 any more, or cannot be read."""
+
+    __tablename__ = "damaged_file"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True, info=NO_FILE)
+    found_at: Mapped[datetime] = mapped_column(default=from_now())

@@ -71,7 +71,7 @@ ROOMS = {
         "decoding claimed",
         "jobs",
         "datasets",
-        "lease_watch reap sweep tasks",
+        "lease_watch reap scrub sweep tasks",
     ),
     "training": (
         "config errors app",

@@ -14,12 +14,13 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from sqlalchemy import func, select
 
 from db.database import current, read_scope
 from db.ledger.backlog import KINDS, backlog, seconds_since_sweep
 from db.ledger.job_view import count_jobs, count_slices
 from db.ledger.leases import count_put_offs
-from db.models import JobState, Outcome
+from db.models import DamagedFile, JobState, Outcome
 from db.registry.engine_proofs import list_servings
 from db.storage import storage
 from db.timing import published
@@ -68,6 +69,7 @@ class LedgerCollector(KeptCollector):
             jobs, slices, put_offs = count_jobs(s), count_slices(s), count_put_offs(s)
             backlogs = {name: backlog(s, kind) for name, kind in KINDS.items()}
             swept = seconds_since_sweep(s)
+            damaged = s.scalars(select(func.count()).select_from(DamagedFile)).one()
         yield _family(
             "ctbatch_jobs", "Jobs by state.", "state", {state.value: jobs.get(state, 0) for state in JobState}
         )
@@ -86,6 +88,7 @@ class LedgerCollector(KeptCollector):
             ("ctbatch_expired_leases", "Pieces of work whose lease ran out.", "expired"),
         ):
             yield _family(name, help_, "work", {kind: getattr(found, field) for kind, found in backlogs.items()})
+        yield GaugeMetricFamily("ctbatch_damaged_files", "Stored files that were found damaged.", value=damaged)
         since = GaugeMetricFamily("ctbatch_last_sweep_seconds", "Seconds since the last sweep ended; absent before it.")
         if swept is not None:
             since.add_metric([], swept)

@@ -1,0 +1,64 @@
+"""Finds stored files that were damaged: slowly, all the time, in a thread of the sweeper.
+
+A file is otherwise checked only when it is read, which may be years later, when no backup has it any more. An object
+store checks its own files, so only a folder is read.
+"""
+
+import logging
+import os
+import threading
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from db.clock import from_now
+from db.database import current, read_scope, session_scope
+from db.models import DamagedFile, Installation
+from db.storage import storage
+from db.storage.reread import Reread, Rereader
+
+log = logging.getLogger(__name__)
+
+TURN_SECONDS = 10.0
+NICE = 19  # after everybody else
+
+
+def start(stop: threading.Event) -> None:
+    """Start the thread, unless the settings or the kind of storage say otherwise. It ends with the process."""
+    if storage().is_local and current().reread_bytes_per_second > 0:
+        threading.Thread(target=_run, args=(stop,), name="scrub", daemon=True).start()
+
+
+def begin() -> Rereader:
+    """Return a reader that goes on where the last one stopped."""
+    with read_scope() as s:
+        return Rereader(storage().folder, s.scalars(select(Installation.reread_to)).one())
+
+
+def scrub(reader: Rereader, size: int) -> Reread:
+    """Read about so many bytes, and record what was found. Raises OSError: storage is away."""
+    found = reader.turn(size)
+    with session_scope() as s:
+        s.execute(delete(DamagedFile).where(DamagedFile.sha256.in_(found.whole)))  # mended since the last time
+        known = set(s.scalars(select(DamagedFile.sha256)))
+        s.add_all(DamagedFile(sha256=name) for name in found.damaged if name not in known)
+        if not found.last:
+            gone = [name for name in known if not storage().exists(name)]
+            s.execute(delete(DamagedFile).where(DamagedFile.sha256.in_(gone)))
+            s.execute(update(Installation).values(reread_at=from_now()))
+        s.execute(update(Installation).values(reread_to=found.last))
+    for name in found.damaged:
+        log.error("a stored file is damaged", extra={"sha256": name})
+    return found
+
+
+def _run(stop: threading.Event) -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # of this thread only
+    reader: Rereader | None = None
+    while not stop.wait(TURN_SECONDS):
+        try:
+            reader = reader or begin()
+            scrub(reader, int(current().reread_bytes_per_second * TURN_SECONDS))
+        except (SQLAlchemyError, OSError) as error:  # database or storage is away: later from where we were
+            reader = None
+            log.warning("no stored file is read again", extra={"error": type(error).__name__})
