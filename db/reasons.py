@@ -118,6 +118,18 @@ SERIES_NOTES = {
 REASONS = OF_ARCHIVES | OF_FILES | OF_CONFLICTS | OF_QUARANTINE | OF_UPLOADS | OF_DATASETS
 
 
+OF_FINDINGS = {
+    "upload_failed": "A file with some of the slices could not be unpacked to its end, so slices may be missing.",
+    "missing": "More than a quarter of the slices were rejected, quarantined or cancelled.",
+    "nothing_predicted": "No slice was predicted.",
+    "no_lung": "No predicted slice shows enough lung.",
+    "ood": "More than a quarter of the slices are out of distribution.",
+    "little_lung": "The slice shows little or no lung.",
+    "cancelled": "The job was cancelled before the slice was predicted.",
+}
+"""Why a finding gives no verdict, or leaves a slice out. It can also be any reason of a file."""
+
+
 def explain(code: str | None) -> str:
     """Return the sentence of a reason code; other text as it is."""
-    return REASONS.get(code or "", (code or "").replace("_", " "))
+    return (REASONS | OF_FINDINGS).get(code or "", (code or "").replace("_", " "))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
+from db.models.documents import FindingRule
 from db.models.kept import Kept
 
 Interval = tuple[float, float] | None
@@ -75,11 +76,20 @@ class Metrics(Kept):
     intervals: dict[str, Interval] = Field(default_factory=dict)
 
 
+class GroupMetrics(Metrics):
+    """The metrics of groups (patients) by a rule of findings; here `n` counts groups. A group is COVID if any of its
+    slices is. `left_out`: groups without a slice of the lungs."""
+
+    rule: FindingRule
+    left_out: int = 0
+
+
 class VersionMetrics(Metrics):
     """The metrics that a model version carries. `measured_on` and `measured_with` say on which slices and by which
-    engine. `heat`: how heat maps lie on drawn lesions, of the demo model only."""
+    engine. `by_group`: the same by groups. `heat`: how heat maps lie on drawn lesions, of the demo model only."""
 
     ood_share: float | None = None
+    by_group: GroupMetrics | None = None
     by_source: dict[str, Metrics] = Field(default_factory=dict)
     measured_on: str = ""
     measured_with: str = ""
@@ -87,12 +97,14 @@ class VersionMetrics(Metrics):
 
 
 class EvaluationResult(Metrics):
-    """What an evaluation found. `engine` gave the scores, positive from `threshold` on. `against`: the comparison with
-    each version that was evaluated on the same slices, by its label. `site_check`: of a whole dataset only."""
+    """What an evaluation found. `engine` gave the scores, positive from `threshold` on. `by_group`: the metrics of
+    groups. `against`: the comparison with each version that was evaluated on the same slices, by its label.
+    `site_check`: of a whole dataset only."""
 
     engine: str = ""
     threshold: float | None = None
     ood_share: float | None = None
+    by_group: GroupMetrics | None = None
     against: dict[str, dict[str, PairedMetric]] = Field(default_factory=dict)
     site_check: SiteCheck | None = None
 

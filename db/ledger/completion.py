@@ -4,6 +4,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import from_now
+from db.findings.recording import write_findings
 from db.ledger.tally import count_tallies
 from db.models import OPEN_JOB, OPEN_WORK, Chunk, Job, JobState, Upload, Work
 from db.series.settle import settle
@@ -19,9 +20,9 @@ def lock_job(s: Session, job_id: str) -> Job:
 
 
 def finish_if_done(s: Session, job: Job) -> None:
-    """End the job if nothing of it is open. The rows are queried each time, since a counter could drift.
+    """End the job, with its findings, if nothing of it is open.
 
-    The caller holds the job's lock.
+    The rows are queried each time, since a counter could drift. The caller holds the job's lock.
     """
     if job.state not in OPEN_JOB:
         return
@@ -44,3 +45,4 @@ def finish_if_done(s: Session, job: Job) -> None:
     ended = {"state": state, "error": error, "started_at": started, "finished_at": from_now(), "tally": tally}
     s.execute(update(Job).where(Job.id == job.id).values(**ended))
     s.refresh(job)
+    write_findings(s, job)

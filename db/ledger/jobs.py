@@ -14,6 +14,7 @@ from db.access.request_keys import IdempotencyConflict
 from db.broker import Queue
 from db.clock import from_now
 from db.database import lock_row
+from db.findings.recording import remove_findings
 from db.ledger import leases
 from db.ledger.chunks import add_chunk, close_slices
 from db.ledger.completion import finish_if_done, lock_job
@@ -145,6 +146,7 @@ def retry_job(s: Session, job: Job) -> int:
     reopened = {"state": JobState.RUNNING, "error": None, "tally": null()}
     unset = dict.fromkeys(("finished_at", "cancel_requested_at", "unpacked_at"))
     s.execute(update(Job).where(Job.id == job.id).values(**reopened, **unset))
+    remove_findings(s, job)
     s.refresh(job)
     by_array: dict[str, list[int]] = {}
     for array_sha256, slice_id in prepared:

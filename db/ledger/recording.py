@@ -57,6 +57,7 @@ class ReadSlice:
     position: float | None = None
     orientation: str | None = None
     sop_uid: str | None = None
+    lung_fraction: float | None = None
 
 
 def read_ordinals(s: Session, upload_id: int) -> set[int]:

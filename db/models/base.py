@@ -36,6 +36,7 @@ class Base(DeclarativeBase):
         Json: JSON,
         dict[str, str]: JSON,
         dict[str, float]: JSON,
+        dict[str, int]: JSON,
         dict[str, str | list[str]]: JSON,
         dict[str, dict[str, float]]: JSON,
         list[Json]: JSON,

@@ -1,6 +1,6 @@
 """JSON documents in columns: frozen models, checked when they are written, and read by attribute."""
 
-from typing import Annotated, Generic, Self, TypeVar
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field
 from sqlalchemy import Dialect
@@ -83,6 +83,58 @@ class Facts(Origin):
     environment: Json = Field(default_factory=dict)
     training_seconds: float | None = None
     stopped_early: bool = False
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+RuleName = Literal["top-k-mean", "max", "mean", "noisy-or"]
+
+
+class Rate(Document):
+    """A share, with the ends of its 95 % interval, or None where chance cannot be estimated."""
+
+    value: Share
+    low: Share | None = None
+    high: Share | None = None
+
+
+class Tuning(Document):
+    """How a rule of findings was tuned: on which dataset, and how well the whole procedure did.
+
+    `engine`: gave the scores. `groups`: how many of each class; `left_out`: those without a slice of the lungs.
+    `held_out`: accuracy, recall, specificity, precision, negative_precision of groups, each by a rule that was chosen
+    without the group. `by_default`: the same of the rule that needs no tuning. `chosen`: the rule that each of the
+    outer folds chose.
+    """
+
+    dataset: str
+    dataset_hash: str | None = None
+    engine: str
+    seed: int
+    groups: dict[str, int]
+    left_out: int = 0
+    held_out: dict[str, Rate] = Field(default_factory=dict)
+    by_default: dict[str, Rate] = Field(default_factory=dict)
+    chosen: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    created_at: str = ""
+
+
+class FindingRule(Document):
+    """A rule of `db.findings.rules` with its version, the k of those that have one, and the score that is COVID.
+
+    `tuned`: how it was chosen, or None for the default of a model version.
+    """
+
+    rule: RuleName
+    version: Literal[1]
+    k: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    threshold: Share
+    tuned: Tuning | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the rule with its k, for people: `top-k-mean (k 10)`."""
+        return self.rule if self.k is None else f"{self.rule} (k {self.k})"
 
 
 class GroupCounts(Document):

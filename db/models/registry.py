@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
 from db.clock import from_now
 from db.models.accounts import User
 from db.models.base import FILE, NO_FILE, Base, Json
-from db.models.documents import DocumentType, Facts
+from db.models.documents import DocumentType, Facts, FindingRule
 
 
 class ModelVersion(Base):
@@ -18,7 +18,8 @@ class ModelVersion(Base):
     The columns are members of the package's manifest (`db.registry.manifest.Package`). `threshold`, `temperature`:
     those of float32. `calibration`: by name, the temperature and threshold of engines that have their own. `ood`: the
     distance above which a slice is out of distribution, `threshold` in float32, and by name those of other engines;
-    empty if the network gives no distance. `facts`: how the version was made.
+    empty if the network gives no distance. `finding_rule`: how its slices become findings, or None for the default
+    rule. `facts`: how the version was made.
     """
 
     __tablename__ = "model_version"
@@ -36,6 +37,7 @@ class ModelVersion(Base):
     parity: Mapped[Json] = mapped_column(info=NO_FILE)
     ood: Mapped[dict[str, float]] = mapped_column(default=dict, info=NO_FILE)
     calibration: Mapped[dict[str, dict[str, float]]] = mapped_column(default=dict, info=NO_FILE)
+    finding_rule: Mapped[FindingRule | None] = mapped_column(DocumentType(FindingRule), info=NO_FILE)
     facts: Mapped[Facts] = mapped_column(DocumentType(Facts), default=lambda: Facts(), info=NO_FILE)
     dataset_hash: Mapped[str | None] = mapped_column(info=NO_FILE)
     created_at: Mapped[datetime] = mapped_column(default=from_now())

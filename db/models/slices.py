@@ -97,7 +97,8 @@ class Slice(Base):
     sentence about this file. `notes`: codes of `db.reasons.SLICE_NOTES`. `sha256`: of the file; `pixels_sha256`: of the
     prepared pixels. `position`: mm along the slice's normal, towards the head. `orientation`: the six direction cosines
     of rows and columns, as DICOM writes them. `series_rank`: the place in its series from the feet to the head, from 0,
-    set once all uploads of the job are read. `chunk_id` and `array_row`: where the prepared pixels are.
+    set once all uploads of the job are read. `lung_fraction`: the share of the prepared picture that is lung. `chunk_id`
+    and `array_row`: where the prepared pixels are.
     """
 
     __tablename__ = "slice"
@@ -132,6 +133,7 @@ class Slice(Base):
     orientation: Mapped[str | None]
     sop_uid: Mapped[str | None]
     series_rank: Mapped[int | None]
+    lung_fraction: Mapped[float | None]
     chunk_id: Mapped[int | None] = mapped_column(ForeignKey("chunk.id"), index=True)
     array_row: Mapped[int | None]
 

@@ -6,6 +6,7 @@ gives the same bytes. Pictures of slices stay here unless they are asked for: an
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from db.models import ModelVersion
 from db.registry.manifest import MANIFEST, parse_manifest
@@ -39,16 +40,19 @@ def export_size(version: ModelVersion, *, with_slices: bool = False) -> int:
 
 
 def shipped_manifest(version: ModelVersion, *, with_slices: bool = False) -> bytes:
-    """Return the `package.json` of an export, which names what is in it and nothing else.
+    """Return the `package.json` of an export, which names what is in it and nothing else, with the version's rule of
+    findings as it is now.
 
     Raises storage's FileMissing and FileDamaged.
     """
     stored = storage().read(version.files[MANIFEST])
-    if with_slices or OF_SLICES.isdisjoint(version.files):
-        return stored
     package = parse_manifest(stored)
-    files = {name: sha256 for name, sha256 in package.files.items() if name not in OF_SLICES}
-    return package.model_copy(update={"files": files}).as_bytes()
+    changed: dict[str, Any] = {}
+    if version.finding_rule != package.finding_rule:
+        changed["finding_rule"] = version.finding_rule
+    if not with_slices and not OF_SLICES.isdisjoint(version.files):
+        changed["files"] = {name: sha256 for name, sha256 in package.files.items() if name not in OF_SLICES}
+    return package.model_copy(update=changed).as_bytes() if changed else stored
 
 
 def _names(version: ModelVersion, *, with_slices: bool) -> list[str]:

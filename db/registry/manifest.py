@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
 from db import NAME
-from db.models.documents import Document, Facts
+from db.models.documents import Document, Facts, FindingRule
 from db.registry.proof_file import PROOF_FILE
 
 MANIFEST = "package.json"
@@ -102,7 +102,7 @@ class Package(Document):
     `files` maps file name to SHA-256. A probability is calibrated by `temperature`, and positive from `threshold` on;
     both are float32's. `calibration` gives an engine's own two by its name. `ood`: the distance above which a slice is
     out of distribution, `threshold` in float32, and by its name each engine's own; empty if the network has no
-    distance. `extra`: the facts of its making.
+    distance. `finding_rule`: how slices become findings, if a rule was tuned. `extra`: the facts of its making.
     """
 
     name: Annotated[str, AfterValidator(_model_name)]
@@ -119,6 +119,7 @@ class Package(Document):
     ood: dict[str, Positive] = Field(default_factory=dict)
     calibration: dict[str, Calibration] = Field(default_factory=dict)
     proof: ProofFacts = ProofFacts()
+    finding_rule: FindingRule | None = None
 
     def as_bytes(self) -> bytes:
         """Return the manifest as the bytes of `package.json`."""

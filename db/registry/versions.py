@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import func, null, select, update
 from sqlalchemy.orm import Session
 
 from db.database import current, lock_table
 from db.models import Job, ModelVersion
-from db.models.documents import Facts
+from db.models.documents import Facts, FindingRule
 from db.registry.manifest import FLOAT_FILE, INT8_FILE, KERAS_FILE, MANIFEST, Package, parse_manifest
 from db.storage import storage
 
 SAME_IN_BOTH = (
-    "name", "note", "recipe", "threshold", "temperature", "metrics", "parity", "ood", "calibration", "dataset_hash"
+    "name", "note", "recipe", "threshold", "temperature", "metrics", "parity", "ood", "calibration", "dataset_hash",
+    "finding_rule",
 )  # fmt: skip
 """Members of a package that are columns of its version."""
 NUMBER = re.compile(r"[0-9]{1,9}")
@@ -68,6 +69,14 @@ def register_package(s: Session, stored: StoredPackage, facts: Facts | None = No
     s.add(version)
     s.flush()
     return version
+
+
+def keep_finding_rule(s: Session, version: ModelVersion, rule: FindingRule | None) -> None:
+    """Keep the rule by which jobs that end from now on, and are pinned to this version, make findings.
+
+    None: the default rule. Findings that are there stay as they are.
+    """
+    s.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(finding_rule=rule or null()))
 
 
 def used_by(s: Session, version: ModelVersion) -> int:

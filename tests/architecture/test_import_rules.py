@@ -53,6 +53,7 @@ ROOMS = {
         "access",
         "registry",
         "series",
+        "findings",
         "ledger",
         "datasets",
         "training",

@@ -16,12 +16,14 @@ from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import floors_of
 from db.evaluation.result import EvaluationResult, PairedMetrics
+from db.findings.rules import rule_of
 from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
 from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, storage
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
+from training.evaluation.group_level import ScoredGroups, measure_groups
 from training.evaluation.metrics import Verdicts, compare, with_intervals
 from training.evaluation.scoring import score
 from training.evaluation.site_check import Evidence, check_site
@@ -120,12 +122,17 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
 
 
 def _result(version: ModelVersion, engine: str, data: Labelled, scores: Scores) -> EvaluationResult:
-    """Return the metrics at the engine's own threshold and temperature, and the share out of distribution."""
+    """Return the metrics of slices and of groups at the engine's own threshold and temperature, and the share out of
+    distribution."""
     temperature, threshold = calibration_of(version, engine)
-    metrics = with_intervals(probability(scores.logit, temperature), data.labels, data.groups, threshold)
+    chances = probability(scores.logit, temperature)
+    metrics = with_intervals(chances, data.labels, data.groups, threshold)
+    groups = ScoredGroups.of(chances, data.labels, data.groups, data.pixels)
+    by_group = measure_groups(groups, rule_of(version, engine))
     limit = limit_of(version.ood, engine)
     ood_share = None if scores.distance is None or limit is None else float((scores.distance > limit).mean())
-    return EvaluationResult(**dict(metrics), engine=engine, threshold=threshold, ood_share=ood_share)
+    fields = {**dict(metrics), "engine": engine, "threshold": threshold, "ood_share": ood_share, "by_group": by_group}
+    return EvaluationResult(**fields)
 
 
 def _finish(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from db.database import read_scope
 from db.datasets.slices import LabelledRow, without_patient
 from db.evaluation.result import Metrics, VersionMetrics
+from db.findings.rules import default_rule
 from db.models import SplitRule, TrainingRun
 from db.registry import champions
 from db.registry.manifest import Package
@@ -21,6 +22,7 @@ from training.config import Config
 from training.data.augment import Augmenter
 from training.data.slices import Labelled
 from training.evaluation.calibrate import plain_temperature
+from training.evaluation.group_level import ScoredGroups, measure_groups
 from training.evaluation.metrics import with_intervals
 from training.export.openvino import REFERENCE, Exported, export, write_manifest
 from training.export.parity import Calibration
@@ -103,9 +105,11 @@ def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
 
 
 def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> VersionMetrics:
-    """Return all metrics with intervals, by source too, and the share of slices that are out of distribution."""
+    """Return all metrics with intervals, by group and by source too, and the share of slices out of distribution."""
     chances, threshold = calibration.probability(scores), calibration.threshold
     fields = dict(with_intervals(chances, data.labels, data.groups, threshold))
+    by_group = ScoredGroups.of(chances, data.labels, data.groups, data.pixels)
+    fields["by_group"] = measure_groups(by_group, default_rule(threshold))
     if scores.distance is not None and calibration.ood is not None:
         fields["ood_share"] = float((scores.distance > calibration.ood).mean())
     sources = np.array(_sources(data.rows))

@@ -15,6 +15,7 @@ from db.models import Outcome
 from db.timing.stages import Stage, timed
 from worker.decoding import Read
 from worker.imaging.archives.archive import Entry
+from worker.imaging.lungs import lung_fraction
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import SliceRejected
 
@@ -86,6 +87,7 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
         sha256=sha256,
         pixels_sha256=prepared.sha256_pixels,
         array_row=array_row,
+        lung_fraction=lung_fraction(prepared.pixels),
         patient=info.patient if info else "",
         series_uid=series.series_uid if series else recording.FOLDER + folder,
         series_label=_series_label(series, folder),

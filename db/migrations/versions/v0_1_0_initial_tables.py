@@ -54,6 +54,7 @@ def upgrade() -> None:
         sa.Column("parity", sa.JSON(), nullable=False),
         sa.Column("ood", sa.JSON(), nullable=False),
         sa.Column("calibration", sa.JSON(), nullable=False),
+        sa.Column("finding_rule", sa.JSON(), nullable=True),
         sa.Column("facts", sa.JSON(), nullable=False),
         sa.Column("dataset_hash", sa.String(), nullable=True),
         sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
@@ -420,6 +421,42 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_evaluation_state"), ["state"], unique=False)
 
     op.create_table(
+        "finding",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("job_id", sa.String(), nullable=False),
+        sa.Column("ordinal", sa.Integer(), nullable=False),
+        sa.Column("level", sa.String(), nullable=False),
+        sa.Column("patient_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("series_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("model_version_id", sa.Integer(), nullable=False),
+        sa.Column("rule", sa.String(), nullable=False),
+        sa.Column("rule_version", sa.Integer(), nullable=False),
+        sa.Column("k", sa.Integer(), nullable=True),
+        sa.Column("threshold", sa.Double(), nullable=False),
+        sa.Column("score", sa.Double(), nullable=True),
+        sa.Column("low", sa.Double(), nullable=True),
+        sa.Column("high", sa.Double(), nullable=True),
+        sa.Column("verdict", sa.String(), nullable=True),
+        sa.Column("reason", sa.String(), nullable=True),
+        sa.Column("used", sa.Integer(), nullable=False),
+        sa.Column("ood", sa.Integer(), nullable=True),
+        sa.Column("left_out", sa.JSON(), nullable=False),
+        sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_finding_job_id_job")),
+        sa.ForeignKeyConstraint(
+            ["model_version_id"], ["model_version.id"], name=op.f("fk_finding_model_version_id_model_version")
+        ),
+        sa.ForeignKeyConstraint(["patient_id"], ["patient.id"], name=op.f("fk_finding_patient_id_patient")),
+        sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_finding_series_id_series")),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_finding_study_id_study")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_finding")),
+        sa.UniqueConstraint("job_id", "ordinal", name=op.f("uq_finding_job_id_ordinal")),
+    )
+    with op.batch_alter_table("finding", schema=None) as batch_op:
+        batch_op.create_index("ix_finding_job_level", ["job_id", "level", "verdict", "ordinal"], unique=False)
+
+    op.create_table(
         "slice",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("job_id", sa.String(), nullable=False),
@@ -444,6 +481,7 @@ def upgrade() -> None:
         sa.Column("orientation", sa.String(), nullable=True),
         sa.Column("sop_uid", sa.String(), nullable=True),
         sa.Column("series_rank", sa.Integer(), nullable=True),
+        sa.Column("lung_fraction", sa.Double(), nullable=True),
         sa.Column("chunk_id", sa.Integer(), nullable=True),
         sa.Column("array_row", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(["chunk_id"], ["chunk.id"], name=op.f("fk_slice_chunk_id_chunk")),

@@ -1,0 +1,173 @@
+"""Writes the findings of a job that ends, and removes them when it is opened again."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.orm import Session
+
+from db import COVID, NON_COVID
+from db.findings.rules import LEAST_LUNG, LITTLE_LUNG, Array, Evidence, conclude, rule_of
+from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
+from db.models.documents import FindingRule
+
+
+@dataclass
+class _Slices:
+    """What the findings of a series need of its slices: probabilities of those with lung, and counts."""
+
+    probabilities: Array = field(default_factory=lambda: np.zeros(0))
+    ood: int | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
+    upload_failed: bool = False
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A series with the study and the patient that it belongs to, and the study's conflict."""
+
+    patient_id: int
+    study_id: int
+    series_id: int
+    conflict: str | None
+
+
+def write_findings(s: Session, job: Job) -> None:
+    """Write the findings of a job of which nothing is open. The caller holds its lock.
+
+    The order in which slices came changes none of them. The number of statements does not grow with the job.
+    """
+    remove_findings(s, job)
+    places = _places(s, job)
+    if not places:
+        return
+    slices = _slices_by_series(s, job)
+    rule = rule_of(job.model_version, _engine_of(s, job))
+    rows = [_row(job, rule, level, some, slices) for level, some in _units(places)]
+    s.execute(insert(Finding), [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)])
+
+
+def remove_findings(s: Session, job: Job) -> None:
+    """Remove the findings of a job: it is opened again, and its slices may change."""
+    s.execute(delete(Finding).where(Finding.job_id == job.id))
+
+
+def _places(s: Session, job: Job) -> list[_Place]:
+    query = (
+        select(Study.patient_id, Study.id, Series.id, Study.conflict)
+        .join(Study, Study.id == Series.study_id)
+        .join(Patient, Patient.id == Study.patient_id)
+        .where(Series.job_id == job.id)
+        .order_by(Patient.ordinal, Study.id, Series.id)
+    )
+    return [_Place(*row) for row in s.execute(query)]
+
+
+def _units(places: Iterable[_Place]) -> Iterator[tuple[Level, list[_Place]]]:
+    """Yield each patient, then each of its studies with its series."""
+    for _, of_patient in groupby(places, lambda place: place.patient_id):
+        own = list(of_patient)
+        yield Level.PATIENT, own
+        for _, of_study in groupby(own, lambda place: place.study_id):
+            series = list(of_study)
+            yield Level.STUDY, series
+            yield from ((Level.SERIES, [place]) for place in series)
+
+
+def _slices_by_series(s: Session, job: Job) -> Mapping[int | None, _Slices]:
+    slices: defaultdict[int | None, _Slices] = defaultdict(_Slices)
+    columns = (Slice.series_id, Prediction.probability, Prediction.ood, Slice.lung_fraction)
+    predicted = s.execute(
+        select(*columns)
+        .join(Prediction, (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id))
+        .where(Slice.job_id == job.id, Slice.series_id.is_not(None), Slice.state == Outcome.PREDICTED)
+    ).all()
+    if predicted:
+        _add_predicted(slices, predicted)
+    where = (Slice.job_id == job.id, Slice.series_id.is_not(None), Slice.state != Outcome.PREDICTED)
+    others = select(Slice.series_id, Slice.state, Slice.reason, func.count()).where(*where)
+    for series_id, state, reason, count in s.execute(others.group_by(Slice.series_id, Slice.state, Slice.reason)):
+        slices[series_id].left_out[reason or state] += count
+    cut_off = select(Slice.series_id).join(Upload, Upload.id == Slice.upload_id)
+    cut_off = cut_off.where(Upload.job_id == job.id, Upload.state == Work.FAILED, Slice.series_id.is_not(None))
+    for series_id in s.scalars(cut_off.distinct()):
+        slices[series_id].upload_failed = True
+    return slices
+
+
+def _add_predicted(slices: dict[int | None, _Slices], rows: Any) -> None:
+    """Add the predicted slices: rows of series, probability, ood (or None) and share of lung (or None)."""
+    ids, chances, ood, lung = zip(*rows, strict=True)
+    series = np.array(ids, np.int64)
+    probability = np.array(chances, np.float64)
+    measured = np.array([flag is not None for flag in ood])
+    outside = np.array(ood, np.bool_)
+    with_lung = np.array([share is None or share >= LEAST_LUNG for share in lung])
+    order = np.argsort(series, kind="stable")
+    unique, starts = np.unique(series[order], return_index=True)
+    for series_id, members in zip(unique, np.split(order, starts[1:]), strict=True):
+        used = members[with_lung[members]]
+        one = _Slices(probability[used], int(outside[used].sum()) if measured[used].any() else None)
+        if little := len(members) - len(used):
+            one.left_out[LITTLE_LUNG] = little
+        slices[int(series_id)] = one
+
+
+def _engine_of(s: Session, job: Job) -> str | None:
+    """Return the name of the engine that made all predictions of a job; None if there were several, or none."""
+    engines = s.scalars(select(Prediction.engine).where(Prediction.job_id == job.id).distinct().limit(2)).all()
+    return engines[0] if len(engines) == 1 else None
+
+
+def _row(
+    job: Job, rule: FindingRule, level: Level, places: list[_Place], slices: Mapping[int | None, _Slices]
+) -> dict[str, Any]:
+    evidence = _evidence(places, slices)
+    conclusion = conclude(rule, evidence)
+    right = _right_share(rule, conclusion.verdict)
+    first = places[0]
+    return {
+        "job_id": job.id,
+        "level": level,
+        "patient_id": first.patient_id,
+        "study_id": None if level == Level.PATIENT else first.study_id,
+        "series_id": first.series_id if level == Level.SERIES else None,
+        "model_version_id": job.model_version_id,
+        "rule": rule.rule,
+        "rule_version": rule.version,
+        "k": rule.k,
+        "threshold": rule.threshold,
+        "low": right[0],
+        "high": right[1],
+        **vars(conclusion),
+        "used": len(evidence.probabilities),
+        "ood": evidence.ood,
+        "left_out": dict(sorted(evidence.left_out.items())),
+    }
+
+
+def _evidence(places: list[_Place], slices: Mapping[int | None, _Slices]) -> Evidence:
+    """Return the slices of some series together."""
+    parts = [slices[place.series_id] for place in places if place.series_id in slices]
+    ood = [part.ood for part in parts if part.ood is not None]
+    left_out: Counter[str] = Counter()
+    for part in parts:
+        left_out.update(part.left_out)
+    return Evidence(
+        probabilities=np.concatenate([part.probabilities for part in parts]) if parts else np.zeros(0),
+        ood=sum(ood) if ood else None,
+        left_out=left_out,
+        conflict=next((place.conflict for place in places if place.conflict is not None), None),
+        upload_failed=any(part.upload_failed for part in parts),
+    )
+
+
+def _right_share(rule: FindingRule, verdict: str | None) -> tuple[float | None, float | None]:
+    """Return the interval of the share of such verdicts that were right in the tuning of the rule."""
+    name = {COVID: "precision", NON_COVID: "negative_precision"}.get(verdict or "")
+    rate = rule.tuned.held_out.get(name) if rule.tuned and name else None
+    return (rate.low, rate.high) if rate else (None, None)

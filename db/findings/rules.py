@@ -1,0 +1,160 @@
+"""The rules that make one verdict of many slices.
+
+A rule turns the calibrated probabilities of the slices of a series, study or patient into one score, from 0 to 1. From
+the rule's threshold on the verdict is COVID. Each rule has a name and a version: if what it computes changes, so does
+its version. Slices with little lung are left out first.
+
+A finding abstains, and gives no verdict and no score, if the slices cannot carry one. The first of these that holds is
+its reason:
+
+- `patient_conflict`, `uid_conflict`: a study names two patients, or over a quarter of the slices are in conflict;
+- `upload_failed`: a file with some of its slices could not be unpacked to its end, so nobody knows what is missing;
+- `missing`: more than a quarter of the slices were rejected, quarantined or cancelled;
+- `nothing_predicted`, `no_lung`: no slice was predicted, or none of those has lung;
+- `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone it is one in twenty.
+
+Up to these limits, slices that are out of distribution are used like the others: a patient with much disease is often
+unlike the training slices, and to leave such slices out would hide the disease.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db import COVID, NON_COVID, ClassName
+from db.models import ModelVersion
+from db.models.documents import FindingRule, RuleName
+from db.reasons import SET_APART
+from db.registry.calibration import calibration_of
+
+Array = NDArray[np.float64]
+
+LEAST_LUNG = 0.03
+"""The share of the picture that must be lung. The windpipe alone is 1 %, gas in the bowel up to 3 %."""
+DEFAULT_RULE: RuleName = "top-k-mean"
+DEFAULT_K = 10
+MOST_OOD = MOST_MISSING = MOST_CONFLICTING = 0.25
+"""The shares of slices above which a finding abstains."""
+CONFLICTS = ("patient_conflict", "uid_conflict")
+"""The reasons of slices that contradict others about who or what they are."""
+LITTLE_LUNG, UPLOAD_FAILED = "little_lung", "upload_failed"
+MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_lung", "ood"
+
+
+class UnknownRule(Exception):
+    """There is no such rule. The message says which there are."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to make one score of probabilities, float64[n], n > 0, sorted from the highest.
+
+    `takes_k`: whether it looks at the k highest.
+    """
+
+    name: RuleName
+    version: Literal[1]
+    meaning: str
+    score: Callable[[Array, int], float]
+    takes_k: bool = False
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule(DEFAULT_RULE, 1, "the mean of the k highest probabilities", lambda p, k: float(p[:k].mean()), True),
+        Rule("max", 1, "the highest probability", lambda p, _: float(p[0])),
+        Rule("mean", 1, "the mean of all probabilities", lambda p, _: float(p.mean())),
+        Rule("noisy-or", 1, "the probability that at least one slice is COVID, if slices were independent",
+             lambda p, _: -float(np.expm1(np.log1p(-np.minimum(p, 1 - 1e-12)).sum()))),
+    )
+}  # fmt: skip
+"""Every rule by its name."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The slices of one series, study or patient.
+
+    `probabilities`: of those that were predicted and have enough lung, float64[n] in any order. `ood`: how many of them
+    are out of distribution, or None if the model does not measure it. `left_out`: the others, counted by reason code.
+    `conflict`: the code of the conflict that a study of theirs has. `upload_failed`: whether some of them came in a
+    file that was not unpacked to its end.
+    """
+
+    probabilities: Array
+    ood: int | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    conflict: str | None = None
+    upload_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a rule says. Without a verdict there is no score either, and `reason` is a code of `db.reasons`."""
+
+    score: float | None
+    verdict: ClassName | None
+    reason: str | None = None
+
+
+def rule_named(name: str) -> Rule:
+    """Return the rule of this name. Raises UnknownRule."""
+    if name not in RULES:
+        raise UnknownRule(f"there is no rule {name!a}; choose one of {', '.join(RULES)}")
+    return RULES[name]
+
+
+def default_rule(threshold: float) -> FindingRule:
+    """Return the rule of a model version for which none was tuned, with the threshold of its slices."""
+    return FindingRule(rule=DEFAULT_RULE, version=RULES[DEFAULT_RULE].version, k=DEFAULT_K, threshold=threshold)
+
+
+def rule_of(version: ModelVersion, engine: str | None = None) -> FindingRule:
+    """Return the rule that was tuned for a model version, or the default with the threshold of the engine of this name.
+
+    Without an engine it is float32's threshold.
+    """
+    if version.finding_rule is not None:
+        return version.finding_rule
+    return default_rule(version.threshold if engine is None else calibration_of(version, engine)[1])
+
+
+def score_of(rule: FindingRule, probabilities: Array) -> float:
+    """Return the score, 0 to 1, of probabilities, float64[n], n > 0. Their order does not matter."""
+    ranked = np.sort(np.asarray(probabilities, np.float64))[::-1]
+    return min(1.0, max(0.0, RULES[rule.rule].score(ranked, rule.k or 1)))
+
+
+def conclude(rule: FindingRule, evidence: Evidence) -> Conclusion:
+    """Return what the rule says of these slices, or why it abstains."""
+    if (reason := _why_not(evidence)) is not None:
+        return Conclusion(None, None, reason)
+    score = score_of(rule, evidence.probabilities)
+    return Conclusion(score, COVID if score >= rule.threshold else NON_COVID)
+
+
+def _why_not(evidence: Evidence) -> str | None:
+    """Return the first reason to abstain, or None."""
+    used, left_out = len(evidence.probabilities), evidence.left_out
+    predicted = used + left_out.get(LITTLE_LUNG, 0)
+    conflicting = {code: count for code in CONFLICTS if (count := left_out.get(code, 0))}
+    aside = sum(left_out.get(code, 0) for code in SET_APART)
+    missing = sum(left_out.values()) - left_out.get(LITTLE_LUNG, 0) - sum(conflicting.values()) - aside
+    expected = predicted + missing + sum(conflicting.values())
+    if evidence.conflict is not None:
+        return evidence.conflict
+    if sum(conflicting.values()) > MOST_CONFLICTING * expected:
+        return max(conflicting, key=lambda code: conflicting[code])
+    if evidence.upload_failed:
+        return UPLOAD_FAILED
+    if missing > MOST_MISSING * expected:
+        return MISSING
+    if not predicted:
+        return NOTHING_PREDICTED
+    if not used:
+        return NO_LUNG
+    return OOD if (evidence.ood or 0) > MOST_OOD * used else None

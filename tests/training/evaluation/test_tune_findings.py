@@ -1,0 +1,92 @@
+"""Tuning of a rule of findings: nested, by group, the same for the same seed, and refused where it cannot be."""
+
+import numpy as np
+import pytest
+
+from db.findings.rules import UnknownRule
+from db.models.documents import FindingRule
+from training.evaluation.group_level import ScoredGroups, measure_groups
+from training.evaluation.tune_findings import CannotTune, candidates, tune
+
+
+def one_ill_slice(groups: int = 60, slices: int = 40, ill: int = 1, seed: int = 1) -> ScoredGroups:
+    """Groups of which every second has one slice with a high score, which the mean of ten hardly shows."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(groups) % 2
+    probabilities = [rng.uniform(0.0, 0.5, slices) for _ in range(groups)]
+    for group in np.flatnonzero(labels):
+        probabilities[group][:ill] = rng.uniform(0.55, 0.9, ill)
+    return ScoredGroups([f"g{i:03d}" for i in range(groups)], labels.astype(np.uint8), probabilities)
+
+
+def tuned(groups: ScoredGroups, seed: int = 7, units: list[int] | None = None, *names: str) -> FindingRule:
+    facts = {"dataset": "site/1", "dataset_hash": "ab", "engine": "fake", "threshold": 0.5}
+    return tune(groups, units or range(len(groups.names)), candidates(names), seed=seed, **facts)
+
+
+def test_it_finds_the_rule_that_parts_the_groups_and_states_an_honest_estimate() -> None:
+    rule = tuned(one_ill_slice())
+    assert rule.tuned is not None
+    assert (rule.rule == "max") or (rule.k or 99) <= 5
+    assert rule.tuned.held_out["accuracy"].value > 0.95
+    assert rule.tuned.by_default["recall"].value < 0.5  # the mean of the ten highest does not reach the threshold
+    assert len(rule.tuned.chosen) == 5
+    assert rule.tuned.groups == {"COVID": 30, "non-COVID": 30}
+
+
+def test_the_estimate_on_noise_is_chance_although_the_best_candidate_looks_better() -> None:
+    rng = np.random.default_rng(0)
+    noise = [
+        ScoredGroups([f"{i:02d}" for i in range(40)], (np.arange(40) % 2).astype(np.uint8), list(rng.random((40, 30))))
+        for _ in range(12)
+    ]
+    rules = [tuned(groups) for groups in noise]
+    on_itself = [measure_groups(groups, rule) for groups, rule in zip(noise, rules, strict=True)]
+    honest = np.mean([rule.tuned.held_out["accuracy"].value for rule in rules if rule.tuned])
+    flattered = np.mean([metrics.accuracy for metrics in on_itself if metrics and metrics.accuracy])
+    assert abs(honest - 0.5) < 0.06
+    assert flattered > honest + 0.08
+
+
+def test_a_seed_gives_one_result_and_the_order_of_slices_does_not_matter() -> None:
+    groups = one_ill_slice()
+    rng = np.random.default_rng(3)
+    shuffled = ScoredGroups(groups.names, groups.labels, [rng.permutation(p) for p in groups.probabilities])
+    first, again, other = tuned(groups), tuned(shuffled), tuned(groups, 8)
+    assert first.tuned is not None
+    assert other.tuned is not None
+    assert first.model_dump(exclude={"tuned": {"created_at"}}) == again.model_dump(exclude={"tuned": {"created_at"}})
+    assert first.tuned.chosen != other.tuned.chosen
+
+
+def test_groups_with_slices_in_common_count_as_one() -> None:
+    groups = one_ill_slice()
+    with pytest.raises(CannotTune, match="too few"):
+        tuned(groups, 7, [number // 10 for number in range(60)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"), [([1] * 60, "non-COVID"), ([0] * 60, "COVID"), ([1] * 55 + [0] * 5, "5 of non-COVID")]
+)
+def test_one_class_or_too_few_groups_are_refused(labels: list[int], why: str) -> None:
+    groups = one_ill_slice()
+    with pytest.raises(CannotTune, match=why):
+        tuned(ScoredGroups(groups.names, np.array(labels, np.uint8), groups.probabilities))
+
+
+def test_only_the_rules_that_were_named_are_tried() -> None:
+    assert {rule.rule for rule in candidates(["mean", "max", "mean"])} == {"mean", "max"}
+    assert len(candidates(["mean", "max", "mean"])) == 2
+    assert tuned(one_ill_slice(), 7, None, "mean").rule == "mean"
+    with pytest.raises(UnknownRule):
+        candidates(["median"])
+
+
+def test_slices_are_gathered_by_group_and_those_without_lung_left_out() -> None:
+    lung, none = np.full((224, 224), 40, np.uint8), np.full((224, 224), 200, np.uint8)
+    lung[20:200, 20:200], lung[60:160, 60:160] = 220, 40
+    pixels = np.stack([lung, none, lung, none])
+    groups = ScoredGroups.of([0.2, 0.9, 0.4, 0.7], [0, 1, 0, 0], ["b", "b", "a", "c"], pixels)
+    assert (groups.names, groups.left_out) == (["a", "b"], 1)
+    assert [list(one) for one in groups.probabilities] == [[0.4], [0.2]]
+    assert list(groups.labels) == [0, 1]  # a group is COVID if any of its slices is

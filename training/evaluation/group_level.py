@@ -1,0 +1,61 @@
+"""Metrics of groups (patients): the slices of each group give one score by a rule of findings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from db.evaluation.result import GroupMetrics
+from db.findings.rules import LEAST_LUNG, score_of
+from db.models.documents import FindingRule
+from training.evaluation.metrics import with_intervals
+from worker.imaging.lungs import lung_fraction
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ScoredGroups:
+    """Groups that have at least one slice with enough lung, in the order of their names.
+
+    `labels`: uint8[g], 1 if any slice of the group is COVID. `probabilities`: of each group's slices with enough lung,
+    the only ones that count. `left_out`: how many groups have none.
+    """
+
+    names: list[str]
+    labels: NDArray[np.uint8]
+    probabilities: list[Array]
+    left_out: int = 0
+
+    @classmethod
+    def of(
+        cls, probability: ArrayLike, labels: ArrayLike, groups: Sequence[str], pixels: NDArray[np.uint8]
+    ) -> "ScoredGroups":
+        """Gather n slices by group: probabilities and labels [n], n group names, prepared pixels uint8[n, s, s]."""
+        chances, truth, names = np.asarray(probability, np.float64), np.asarray(labels), np.asarray(groups)
+        has_lung = np.array([lung_fraction(one) >= LEAST_LUNG for one in pixels], np.bool_)
+        order = np.argsort(names, kind="stable")
+        unique, starts = np.unique(names[order], return_index=True)
+        members = np.split(order, starts[1:]) if len(unique) else []
+        kept = [(name, rows, rows[has_lung[rows]]) for name, rows in zip(unique, members, strict=True)]
+        kept = [one for one in kept if len(one[2])]
+        return cls(
+            names=[str(name) for name, _, _ in kept],
+            labels=np.array([truth[rows].max() for _, rows, _ in kept], np.uint8),
+            probabilities=[chances[with_lung] for _, _, with_lung in kept],
+            left_out=len(unique) - len(kept),
+        )
+
+    def scores(self, rule: FindingRule) -> Array:
+        """Return the score of each group by a rule, float64[g]."""
+        return np.array([score_of(rule, chances) for chances in self.probabilities], np.float64)
+
+
+def measure_groups(groups: ScoredGroups, rule: FindingRule) -> GroupMetrics | None:
+    """Return the metrics of groups by a rule, with intervals by resampling them; None if no group has a score."""
+    if not groups.names:
+        return None
+    metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold)
+    stated = rule.model_copy(update={"tuned": None})
+    return GroupMetrics(**dict(metrics), rule=stated, left_out=groups.left_out)

@@ -1,0 +1,160 @@
+"""Chooses the rule of findings, its k and its threshold on labelled groups, by nested cross-validation.
+
+The groups are dealt into outer folds. For each outer fold the others choose a rule and a threshold, by an inner
+cross-validation among themselves, and the fold that had no part in the choice is judged. All these verdicts together
+are the estimate of how well the procedure does. The rule that is kept is what the same inner procedure chooses on all
+groups. It is judged on none of them (Varma and Simon, Bias in error estimation when using cross-validation for model
+selection, BMC Bioinformatics 7, 2006).
+
+A rule is chosen by its balanced accuracy in the inner folds. Of all rules within one standard error of the best, the
+plainest is taken (the rule of Breiman et al., Classification and Regression Trees, 1984), since few groups would
+otherwise make chance choose.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db import CLASSES
+from db.findings.rules import DEFAULT_K, RULES, default_rule, rule_named
+from db.models.documents import FindingRule, Rate, Tuning
+from training.evaluation.calibrate import choose_threshold
+from training.evaluation.group_level import ScoredGroups
+from training.evaluation.metrics import with_intervals
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+OUTER, INNER = 5, 4  # folds
+LEAST_UNITS = 10  # of each class: two in each outer fold
+TRIED_K = (DEFAULT_K, 3, 5, 20, 40)  # from the plainest
+RATES = ("accuracy", "recall", "specificity", "precision")
+
+
+class CannotTune(Exception):
+    """A rule cannot be tuned on this dataset. The message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A candidate by its number, and the threshold."""
+
+    candidate: int
+    threshold: float
+
+
+def candidates(names: Sequence[str] = ()) -> list[FindingRule]:
+    """Return the rules to try, from the plainest: all of them, or those of these names. Raises UnknownRule."""
+    rules = [rule_named(name) for name in names or RULES]
+    return [
+        FindingRule(rule=rule.name, version=rule.version, k=k, threshold=0.5)
+        for rule in dict.fromkeys(rules)
+        for k in (TRIED_K if rule.takes_k else (None,))
+    ]
+
+
+def tune(
+    groups: ScoredGroups,
+    units: Sequence[int],
+    tried: Sequence[FindingRule],
+    *,
+    dataset: str,
+    dataset_hash: str | None,
+    engine: str,
+    threshold: float,
+    seed: int,
+    notes: Sequence[str] = (),
+) -> FindingRule:
+    """Return the rule that is chosen of those in `tried`, with its estimate in `tuned`. The same seed gives the same.
+
+    `units`: a number for each group; groups with one number share slices and stay in one fold. `threshold`: of the
+    model version, for the default rule that stands beside.
+
+    Raises CannotTune: a class has too few units.
+    """
+    unit_of = np.asarray(units, np.intp)
+    _check_classes(groups.labels, unit_of)
+    scores = np.stack([groups.scores(rule) for rule in tried])
+    verdicts = np.zeros(len(groups.labels))
+    chosen = []
+    folds = _folds(groups.labels, unit_of, OUTER, seed)
+    for number in range(OUTER):
+        inside, outside = np.flatnonzero(folds != number), np.flatnonzero(folds == number)
+        choice = _choose(scores[:, inside], groups.labels[inside], unit_of[inside], seed + 1 + number)
+        verdicts[outside] = scores[choice.candidate, outside] >= choice.threshold
+        chosen.append(f"{tried[choice.candidate].name} from {choice.threshold:.3f}")
+    final = _choose(scores, groups.labels, unit_of, seed)
+    plain = default_rule(threshold)
+    tuning = Tuning(
+        dataset=dataset,
+        dataset_hash=dataset_hash,
+        engine=engine,
+        seed=seed,
+        groups={name: int((groups.labels == label).sum()) for label, name in CLASSES.items()},
+        left_out=groups.left_out,
+        held_out=_rates(verdicts, groups.labels, unit_of),
+        by_default=_rates(groups.scores(plain) >= plain.threshold, groups.labels, unit_of),
+        chosen=chosen,
+        notes=list(notes),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return tried[final.candidate].model_copy(update={"threshold": final.threshold, "tuned": tuning})
+
+
+def _check_classes(labels: NDArray[np.uint8], units: Indices) -> None:
+    counts = {name: len(np.unique(units[labels == label])) for label, name in CLASSES.items()}
+    if missing := [name for name, count in counts.items() if not count]:
+        raise CannotTune(f"no group of the dataset is {missing[0]}; a rule needs groups of both classes")
+    if few := [f"{count} of {name}" for name, count in counts.items() if count < LEAST_UNITS]:
+        raise CannotTune(
+            f"there are too few groups (patients): {' and '.join(few)}; at least {LEAST_UNITS} of each class are"
+            " needed, with slices of the lungs and without slices in common"
+        )
+
+
+def _folds(labels: NDArray[np.uint8], units: Indices, count: int, seed: int) -> Indices:
+    """Return the fold of each group: units are dealt in random order, those with COVID first, so that folds are
+    alike."""
+    names, index = np.unique(units, return_inverse=True)
+    ill = np.zeros(len(names), np.bool_)
+    np.logical_or.at(ill, index, labels == 1)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(~ill[order], kind="stable")]
+    fold = np.empty(len(names), np.intp)
+    fold[order] = np.arange(len(names)) % count
+    return np.asarray(fold[index])
+
+
+def _choose(scores: Array, labels: NDArray[np.uint8], units: Indices, seed: int) -> _Choice:
+    """Return the candidate that does best in inner folds, and its threshold on all these groups: scores[c, g]."""
+    folds = _folds(labels, units, INNER, seed)
+    called = np.zeros(scores.shape, np.bool_)
+    for number in range(INNER):
+        inside, outside = folds != number, folds == number
+        for candidate, own in enumerate(scores):
+            called[candidate, outside] = own[outside] >= choose_threshold(own[inside], labels[inside])
+    found, cleared = called[:, labels == 1].mean(1), 1 - called[:, labels == 0].mean(1)
+    balanced = (found + cleared) / 2
+    best = int(balanced.argmax())
+    ill, well = int((labels == 1).sum()), int((labels == 0).sum())
+    variance = found[best] * (1 - found[best]) / ill + cleared[best] * (1 - cleared[best]) / well
+    plainest = int(np.flatnonzero(balanced >= balanced[best] - np.sqrt(variance) / 2 - 1e-12)[0])
+    return _Choice(plainest, choose_threshold(scores[plainest], labels))
+
+
+def _rates(verdicts: NDArray[np.floating | np.bool_], labels: NDArray[np.uint8], units: Indices) -> dict[str, Rate]:
+    """Return the rates of verdicts, 0 or 1 [g], with intervals by resampling units."""
+    called, names = np.asarray(verdicts, np.float64), [str(unit) for unit in units]
+    metrics = with_intervals(called, labels, names, 0.5)
+    rates = {name: _rate(getattr(metrics, name), metrics.intervals.get(name)) for name in RATES}
+    cleared = with_intervals(1 - called, 1 - labels, names, 0.5)
+    rates["negative_precision"] = _rate(cleared.precision, cleared.intervals.get("precision"))
+    return rates
+
+
+def _rate(value: float | None, interval: tuple[float, float] | None) -> Rate:
+    low, high = interval or (None, None)
+    return Rate(value=value or 0.0, low=low, high=high)
