@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from db import COVID, NON_COVID
 from db.findings.rules import LEAST_LUNG, LITTLE_LUNG, Array, Evidence, conclude, rule_of
+from db.findings.unread import Folder, Place, folder_of, unread_files
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
 from db.models.documents import FindingRule
 
@@ -24,16 +25,7 @@ class _Slices:
     ood: int | None = None
     left_out: Counter[str] = field(default_factory=Counter)
     upload_failed: bool = False
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A series with the study and the patient that it belongs to, and the study's conflict."""
-
-    patient_id: int
-    study_id: int
-    series_id: int
-    conflict: str | None
+    folders: set[Folder] = field(default_factory=set)
 
 
 def write_findings(s: Session, job: Job) -> None:
@@ -46,8 +38,9 @@ def write_findings(s: Session, job: Job) -> None:
     if not places:
         return
     slices = _slices_by_series(s, job)
+    unread = unread_files(s, job, places, {series_id: one.folders for series_id, one in slices.items()})
     rule = rule_of(job.model_version, _engine_of(s, job))
-    rows = [_row(job, rule, level, some, slices) for level, some in _units(places)]
+    rows = [_row(job, rule, level, own, _evidence(level, own, slices, unread)) for level, own in _units(places)]
     s.execute(insert(Finding), [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)])
 
 
@@ -56,7 +49,7 @@ def remove_findings(s: Session, job: Job) -> None:
     s.execute(delete(Finding).where(Finding.job_id == job.id))
 
 
-def _places(s: Session, job: Job) -> list[_Place]:
+def _places(s: Session, job: Job) -> list[Place]:
     query = (
         select(Study.patient_id, Study.id, Series.id, Study.conflict)
         .join(Study, Study.id == Series.study_id)
@@ -64,10 +57,10 @@ def _places(s: Session, job: Job) -> list[_Place]:
         .where(Series.job_id == job.id)
         .order_by(Patient.ordinal, Study.id, Series.id)
     )
-    return [_Place(*row) for row in s.execute(query)]
+    return [Place(*row) for row in s.execute(query)]
 
 
-def _units(places: Iterable[_Place]) -> Iterator[tuple[Level, list[_Place]]]:
+def _units(places: Iterable[Place]) -> Iterator[tuple[Level, list[Place]]]:
     """Yield each patient, then each of its studies with its series."""
     for _, of_patient in groupby(places, lambda place: place.patient_id):
         own = list(of_patient)
@@ -78,9 +71,16 @@ def _units(places: Iterable[_Place]) -> Iterator[tuple[Level, list[_Place]]]:
             yield from ((Level.SERIES, [place]) for place in series)
 
 
-def _slices_by_series(s: Session, job: Job) -> Mapping[int | None, _Slices]:
-    slices: defaultdict[int | None, _Slices] = defaultdict(_Slices)
-    columns = (Slice.series_id, Prediction.probability, Prediction.ood, Slice.lung_fraction)
+def _slices_by_series(s: Session, job: Job) -> Mapping[int, _Slices]:
+    slices: defaultdict[Any, _Slices] = defaultdict(_Slices)
+    columns = (
+        Slice.series_id,
+        Prediction.probability,
+        Prediction.ood,
+        Slice.lung_fraction,
+        Slice.upload_id,
+        Slice.name,
+    )
     predicted = s.execute(
         select(*columns)
         .join(Prediction, (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id))
@@ -99,9 +99,9 @@ def _slices_by_series(s: Session, job: Job) -> Mapping[int | None, _Slices]:
     return slices
 
 
-def _add_predicted(slices: dict[int | None, _Slices], rows: Any) -> None:
-    """Add the predicted slices: rows of series, probability, ood (or None) and share of lung (or None)."""
-    ids, chances, ood, lung = zip(*rows, strict=True)
+def _add_predicted(slices: dict[Any, _Slices], rows: Any) -> None:
+    """Add the predicted slices: rows of series, probability, ood or None, share of lung or None, upload, name."""
+    ids, chances, ood, lung, uploads, names = zip(*rows, strict=True)
     series = np.array(ids, np.int64)
     probability = np.array(chances, np.float64)
     measured = np.array([flag is not None for flag in ood])
@@ -112,6 +112,7 @@ def _add_predicted(slices: dict[int | None, _Slices], rows: Any) -> None:
     for series_id, members in zip(unique, np.split(order, starts[1:]), strict=True):
         used = members[with_lung[members]]
         one = _Slices(probability[used], int(outside[used].sum()) if measured[used].any() else None)
+        one.folders = {folder_of(uploads[i], names[i]) for i in members}
         if little := len(members) - len(used):
             one.left_out[LITTLE_LUNG] = little
         slices[int(series_id)] = one
@@ -123,10 +124,7 @@ def _engine_of(s: Session, job: Job) -> str | None:
     return engines[0] if len(engines) == 1 else None
 
 
-def _row(
-    job: Job, rule: FindingRule, level: Level, places: list[_Place], slices: Mapping[int | None, _Slices]
-) -> dict[str, Any]:
-    evidence = _evidence(places, slices)
+def _row(job: Job, rule: FindingRule, level: Level, places: list[Place], evidence: Evidence) -> dict[str, Any]:
     conclusion = conclude(rule, evidence)
     right = _right_share(rule, conclusion.verdict)
     first = places[0]
@@ -150,13 +148,20 @@ def _row(
     }
 
 
-def _evidence(places: list[_Place], slices: Mapping[int | None, _Slices]) -> Evidence:
-    """Return the slices of some series together."""
+def _evidence(
+    level: Level,
+    places: list[Place],
+    slices: Mapping[int, _Slices],
+    unread: Mapping[tuple[Level, int], Counter[str]],
+) -> Evidence:
+    """Return the slices of some series together, and the files that were lost within them."""
     parts = [slices[place.series_id] for place in places if place.series_id in slices]
     ood = [part.ood for part in parts if part.ood is not None]
+    within = list(Level)[list(Level).index(level) :]
+    units = {(inner, place.id_at(inner)) for place in places for inner in within}
     left_out: Counter[str] = Counter()
-    for part in parts:
-        left_out.update(part.left_out)
+    for counted in (*(part.left_out for part in parts), *(unread[unit] for unit in units if unit in unread)):
+        left_out.update(counted)
     return Evidence(
         probabilities=np.concatenate([part.probabilities for part in parts]) if parts else np.zeros(0),
         ood=sum(ood) if ood else None,

@@ -97,8 +97,8 @@ class Slice(Base):
     sentence about this file. `notes`: codes of `db.reasons.SLICE_NOTES`. `sha256`: of the file; `pixels_sha256`: of the
     prepared pixels. `position`: mm along the slice's normal, towards the head. `orientation`: the six direction cosines
     of rows and columns, as DICOM writes them. `series_rank`: the place in its series from the feet to the head, from 0,
-    set once all uploads of the job are read. `lung_fraction`: the share of the prepared picture that is lung. `chunk_id`
-    and `array_row`: where the prepared pixels are.
+    set once all uploads of the job are read. `lung_fraction`: the share of the prepared picture that is lung.
+    `chunk_id` and `array_row`: where the prepared pixels are.
     """
 
     __tablename__ = "slice"
