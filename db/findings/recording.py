@@ -41,7 +41,8 @@ def write_findings(s: Session, job: Job) -> None:
     unread = unread_files(s, job, places, {series_id: one.folders for series_id, one in slices.items()})
     rule = rule_of(job.model_version, _engine_of(s, job))
     rows = [_row(job, rule, level, own, _evidence(level, own, slices, unread)) for level, own in _units(places)]
-    s.execute(insert(Finding), [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)])
+    numbered = [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)]
+    s.execute(insert(Finding), numbered, execution_options={"render_nulls": True})  # else a statement for each pattern
 
 
 def remove_findings(s: Session, job: Job) -> None:
