@@ -2,9 +2,8 @@
 
 from db.models.accounts import RequestKey, SignInCount, SignInLink, Token, User
 from db.models.datasets import Dataset, LabelledSlice, Review, Split, SplitRule
-from db.models.installation import DamagedFile, Installation
 from db.models.findings import Finding, Level
-from db.models.installation import Installation
+from db.models.installation import DamagedFile, Installation
 from db.models.jobs import OPEN_JOB, Chunk, Job, JobState, Upload
 from db.models.registry import EngineProof, ModelVersion, Promotion, PromotionKind
 from db.models.slices import Outcome, Patient, Prediction, Series, Slice, Study
