@@ -12,6 +12,7 @@ from db.reasons import SET_APART
 from worker.imaging.file_types import image_kind
 from worker.imaging.formats.dicom import decode_dicom
 from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
+from worker.imaging.formats.plain_png import read_plain_png
 from worker.imaging.recipe import PreparedSlice, fit, lung_window
 from worker.imaging.rejections import SliceRejected
 
@@ -88,6 +89,9 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
 
 def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: DecodeLimits) -> Iterator[PreparedSlice]:
     checked = _checked(data, kind, limits.max_pixels)
+    if kind == "PNG" and isinstance(checked, bytes) and (plain := read_plain_png(checked)):
+        yield _prepare(plain, kind, 0, limits)
+        return
     with Image.open(BytesIO(checked), formats=(kind,)) as image:
         if kind != "TIFF":
             slice_ = _prepare(image, kind, 0, limits)
