@@ -16,7 +16,7 @@ from worker.imaging.recipe import lung_window
 from worker.phantoms.anatomy import make_patient
 from worker.phantoms.slices import hounsfield
 
-CUTS, NOISE = 8, 8.0  # of the synthetic patient; the noise's standard deviation in grey levels
+CUTS, NOISE = 8, 12.0  # of the synthetic patient; the noise's standard deviation in grey levels
 ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm"}
 
 
@@ -89,13 +89,14 @@ def write_tiny(archive: Path, slices: int) -> None:
 def write_scans(archive: Path, slices: int, kind: str, size: tuple[int, int], seed: int) -> None:
     """Write a ZIP of synthetic CT slices, no two alike: PNG or JPEG of quality 90, `size` wide and high in pixels.
 
-    Scans of real patients, stored so, have about as many bytes as these.
+    Noise that spans two pixels makes them as large as scans of real patients: a byte to 1.7 pixels of a PNG.
     """
     rng = np.random.default_rng(seed)
-    scans = [cut.resize(size) for cut in _cuts()]
+    scans = [np.asarray(cut.resize(size), np.float32) for cut in _cuts()]
     with zipfile.ZipFile(archive, "w") as packed:
         for number in range(slices):
-            noisy = np.asarray(scans[number % CUTS], np.float32) + rng.normal(0, NOISE, size[::-1])
+            noise = Image.fromarray(rng.normal(0, NOISE, (size[1] // 2, size[0] // 2)).astype(np.float32))
+            noisy = scans[number % CUTS] + np.asarray(noise.resize(size, Image.Resampling.BICUBIC))
             image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
             packed.writestr(f"series {number // 50}/{number}.{kind.lower()}", _encoded(image, kind, quality=90))
 

@@ -44,6 +44,19 @@ def renew(path: Path, data: bytes | memoryview) -> bool:
         return False
 
 
+def write_file(path: Path, data: bytes | memoryview, *, durable: bool) -> None:
+    """Write a new file. It is on disk afterwards if it has to be `durable`. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, durably."""
     if not folder.exists():

@@ -17,7 +17,16 @@ import fsspec
 from db.background import run_with_heartbeat
 from db.database import current
 from db.storage.errors import FileDamaged, FileMissing
-from db.storage.files import check_hash, each_file, make_folder, renew, stored_at, sync_everything, sync_folder
+from db.storage.files import (
+    check_hash,
+    each_file,
+    make_folder,
+    renew,
+    stored_at,
+    sync_everything,
+    sync_folder,
+    write_file,
+)
 from db.storage.receiver import Receiver
 from db.storage.trash import Trash
 
@@ -89,14 +98,13 @@ class Storage(Trash):
         if renew(place, data) and (self.is_local or self._is_young_in_the_store(sha256, len(data))):
             return sha256
         temporary = self.incoming / uuid4().hex
-        with temporary.open("xb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        write_file(temporary, data, durable=durable)
         if durable or not self.is_local:
             self.adopt(temporary, sha256)
-        else:
+            return sha256
+        try:
+            temporary.replace(place)
+        except FileNotFoundError:  # the first file of its folder
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary.replace(place)
         return sha256
@@ -221,9 +229,9 @@ class Storage(Trash):
                     yield name
 
     def _listing(self, folder: str) -> Iterator[tuple[str, float]]:
-        """Yield the name of each file in the subfolders of a folder, and when it was stored."""
+        """Yield the name of each file in a folder, and when it was stored."""
         if self.is_local:
-            for path, status in each_file((self.folder / folder).glob("*/*")):
+            for path, status in each_file((self.folder / folder).glob("*")):
                 yield path.name, status.st_mtime
             return
         for path, info in self.fs.find(f"{self.root}/{folder}", detail=True).items():
@@ -256,7 +264,7 @@ class Storage(Trash):
             return
         self._evict_at = time.monotonic() + EVICT_SECONDS
         self.reap_incoming(current().orphan_seconds)
-        copies = sorted((info.st_atime, info.st_size, path) for path, info in each_file(self.folder.glob("??/??/*")))
+        copies = sorted((info.st_atime, info.st_size, path) for path, info in each_file(self.folder.glob("??/*")))
         size = sum(bytes_ for _, bytes_, _ in copies)
         for _, bytes_, path in copies:
             if size <= current().cache_bytes:

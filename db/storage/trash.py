@@ -21,10 +21,11 @@ class Trash:
     folder: Path
 
     def _place(self, sha256: str) -> Path:
-        return self.folder / sha256[:2] / sha256[2:4] / sha256
+        # In 256 folders: with more of them, most files come with a folder of their own, which costs more than the file.
+        return Path(f"{self.folder}/{sha256[:2]}/{sha256}")
 
     def _remote(self, sha256: str) -> str:
-        return f"{self.root}/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+        return f"{self.root}/{sha256[:2]}/{sha256}"
 
     def trash(self, sha256: str, before: float = inf) -> bool:
         """Move a file that was stored before a time to today's trash, from where it comes back when it is read.

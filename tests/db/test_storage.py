@@ -204,8 +204,7 @@ def test_new_folders_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(f"db.storage.{module}.sync_folder", synced.append)
     store = Storage(str(tmp_path / "files"), tmp_path / "cache")
     sha256 = store.put(b"pixels")
-    first, second = store.folder / sha256[:2], store.folder / sha256[:2] / sha256[2:4]
-    assert synced == [store.folder, first, second]
+    assert synced == [store.folder, store.folder / sha256[:2]]
 
 
 def test_only_old_files_are_reaped(tmp_path: Path) -> None:
@@ -238,9 +237,9 @@ def test_copies_used_longest_ago_make_room(tmp_path: Path, settings: Settings, m
     store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
     first, second = store.put(b"first 10 b"), store.put(b"second10 b")
     for age, sha256 in ((200, second), (100, first)):
-        os.utime(store.folder / sha256[:2] / sha256[2:4] / sha256, (time.time() - age,) * 2)
+        os.utime(store.folder / sha256[:2] / sha256, (time.time() - age,) * 2)
     store.put(b"third 10 b")
-    copies = {path.name for path in store.folder.glob("??/??/*")}
+    copies = {path.name for path in store.folder.glob("??/*")}
     assert second not in copies
     assert first in copies
     assert store.read(second) == b"second10 b"

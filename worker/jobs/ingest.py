@@ -124,7 +124,7 @@ class Reading:
     def record(self, batch: Batch, decode_seconds: float) -> bool:
         """Record a batch with its array, and return whether the job was cancelled meanwhile. Raises StaleClaim."""
         with timed(Stage.CHUNK_FILE, len(batch.arrays)):
-            array = storage().put(npy_bytes(batch.arrays)) if batch.arrays else None
+            array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
             storage().sync()
         crash_point("after-array-before-record")
         self.budget.spend(batch.rows, decode_seconds)

@@ -111,7 +111,7 @@ def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
     rest = bytes(view[at:])
     if not framed:
         raise SliceRejected("corrupt", "The JPEG's pixels come before its size.")
-    if b"\xff\xd9" not in rest:
+    if rest.rfind(b"\xff\xd9") < 0:  # it is near the end, if it is there
         raise SliceRejected("truncated", "The JPEG ends before its end mark.")
     return b"".join([*kept, rest])
 
