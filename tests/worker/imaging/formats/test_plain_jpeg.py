@@ -1,4 +1,4 @@
-"""Plain grey JPEG is read without Pillow: the same pixels, also of a damaged picture, and nothing that Pillow refuses."""
+"""Plain grey JPEG is read without Pillow: the same pixels, and nothing that Pillow refuses."""
 
 import io
 
