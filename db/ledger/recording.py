@@ -15,14 +15,12 @@ from db.ledger.leases import Claim, StaleClaim
 from db.ledger.predictions import PredictedSlice, insert_predictions, open_slices
 from db.models import Chunk, Outcome, Slice, Upload, Work
 from db.models.slices import natural_key
-from db.series.rows import Owner, series_of
+from db.series.rows import FOLDER, Owner, series_of
 
 Known = Mapping[tuple[int, int], int | None]
 WAITS = 0  # for a frame that has no row yet
 
-FOLDER = "folder:"  # starts the series uid of a folder, which has no DICOM UID
-
-
+LOOSE = "file"  # the kind of an upload that is no archive
 WAITS_FOR_READING = and_(Slice.state == Outcome.OPEN, Slice.chunk_id.is_(None))
 """A retry put the slice back because its entry was not read, or because its prepared pixels are lost."""
 
@@ -32,7 +30,7 @@ class ReadSlice:
     """One slice as it was read: prepared (its row of the chunk's array), rejected, or cancelled before reading.
 
     `patient`: a digest of the patient's ID and issuer, or ""; only a keyed hash of it is stored. Without a `study_uid`,
-    the series is a study of its own.
+    what a series has of one patient is a study of its own.
     """
 
     ordinal: int
@@ -90,7 +88,7 @@ def record_read(
         raise StaleClaim(f"upload {claim.id}, fence {claim.fence}")
     progress = {"attempts": 1, "put_offs": 0, "decode_seconds": Upload.decode_seconds + decode_seconds}
     s.execute(update(Upload).where(Upload.id == upload.id).values(progress))
-    series = series_of(s, job.id, filter(None, map(_owner, rows)))
+    series = series_of(s, job.id, filter(None, (_owner(row, upload) for row in rows)))
     known = _known_slices(s, upload, rows)
     fresh = [row for row in rows if known.get((row.ordinal, row.frame), WAITS) is not None]
     prepared = sum(row.state == Outcome.OPEN for row in fresh)
@@ -113,7 +111,7 @@ def _write_slices(
 
     def values(row: ReadSlice) -> dict[str, Any]:
         columns = {k: v for k, v in vars(row).items() if k not in Owner._fields}
-        owner = _owner(row)
+        owner = _owner(row, upload)
         return {
             **columns,
             "name_key": natural_key(row.name),
@@ -128,10 +126,14 @@ def _write_slices(
     insert_rows(s, Slice, new, job_id=upload.job_id, upload_id=upload.id)
 
 
-def _owner(row: ReadSlice) -> Owner | None:
-    if row.series_uid is None:
+def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
+    """Return what a slice belongs to. Folders of two archives are two, whatever their names; loose files share one."""
+    uid = row.series_uid
+    if uid is None:
         return None
-    return Owner(row.patient, row.study_uid or row.series_uid, row.series_uid, row.series_label)
+    if uid.startswith(FOLDER) and upload.kind != LOOSE:
+        uid = f"{FOLDER}{upload.position}:{uid.removeprefix(FOLDER)}"
+    return Owner(row.patient, row.study_uid, uid, row.series_label)
 
 
 def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Known:

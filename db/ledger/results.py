@@ -1,26 +1,24 @@
-"""The results of a job: its slices by keyset pages, and as images."""
+"""The results of a job: its slices, by keyset pages and in the order of exports."""
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from db import CLASSES, COVID, ClassName, paging
 from db.database import read_scope
 from db.ledger.views import OutcomeName, View
-from db.models import Chunk, Job, ModelVersion, Outcome, Prediction, Series, Slice
+from db.models import Job, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study
 from db.paging import Cursor, Page
 from db.registry.calibration import calibration_of, limit_of
-from db.storage import FileDamaged, storage
+from db.series.rows import stated_uid
 
-Sort = Literal["position", "name", "probability", "-probability"]
+Sort = Literal["position", "series", "name", "probability", "-probability"]
 MAX_ROWS = 1_000
+NO_SERIES, NO_RANK = 1 << 34, (1 << 28) - 1  # what sorts behind all ids of series, and all ranks
 
 
 class Result(View):
@@ -29,7 +27,16 @@ class Result(View):
     slice_id: int
     name: str
     frame: int
+    patient: int | None = Field(description="The number of its patient within the job, from 1.")
     series: str | None
+    study_uid: str | None = Field(description="StudyInstanceUID; null if the file states none.")
+    series_uid: str | None = Field(description="SeriesInstanceUID; null if the file states none.")
+    sop_uid: str | None = Field(description="SOPInstanceUID. A UID of more than 128 characters is cut, and hashed.")
+    position: float | None = Field(description="Along the slice's normal towards the head, in mm.")
+    series_rank: int | None = Field(
+        description="The place in its series from the feet to the head, from 0; null until all files of the job are "
+        "read."
+    )
     state: OutcomeName
     reason: str | None
     detail: str | None
@@ -72,29 +79,33 @@ class ResultsQuery(BaseModel):
     ood: bool | None = Field(
         default=None, description="Only slices that are out of distribution, or only those that are not."
     )
-    sort: Sort = "position"
+    sort: Sort = Field(
+        default="position",
+        description="`position`: as submitted. `series`: by series, and from the feet to the head within each. The "
+        "default is `series` if a `series` is chosen, else `position`.",
+    )
     cursor: Cursor | None = Field(default=None, description="`next_cursor` of the page before.")
     limit: int = Field(100, ge=1, le=MAX_ROWS)
 
-
-@dataclass(frozen=True)
-class SliceImage:
-    """A prepared slice, uint8[224, 224], and its heat map, float32[7, 7], where it was predicted.
-
-    `aspect`: width / height of the received picture.
-    """
-
-    pixels: NDArray[np.uint8]
-    cam: NDArray[np.float32] | None
-    aspect: float
+    @model_validator(mode="before")
+    @classmethod
+    def _order_of_a_series(cls, values: Any) -> Any:
+        return {"sort": "series", **values} if isinstance(values, dict) and values.get("series") else values
 
 
 def _rows(job: Job) -> Select[Any]:
-    columns: Any = select(Slice, Prediction, Series.label, ModelVersion)
+    owner: Any = (Patient.ordinal, Series.label, Study.uid, Series.uid)
+    return _with_owners(joined_to_predictions(select(Slice, Prediction, ModelVersion, *owner), job), job).join(
+        ModelVersion, ModelVersion.id == job.model_version_id
+    )
+
+
+def _with_owners(rows: Select[Any], job: Job) -> Select[Any]:
+    """Join series, study and patient to the slices of a job, where they have them."""
     return (
-        joined_to_predictions(columns, job)
-        .outerjoin(Series, Series.id == Slice.series_id)
-        .join(ModelVersion, ModelVersion.id == job.model_version_id)
+        rows.outerjoin(Series, Series.id == Slice.series_id)
+        .outerjoin(Study, Study.id == Series.study_id)
+        .outerjoin(Patient, Patient.id == Study.patient_id)
         .where(Slice.job_id == job.id)
     )
 
@@ -127,6 +138,9 @@ def sorting(sort: Sort) -> tuple[Any, type, bool]:
     match sort:
         case "position":
             return Slice.id, int, False
+        case "series":
+            series = func.coalesce(Slice.series_id, literal(NO_SERIES, BigInteger)) * literal(NO_RANK + 1, BigInteger)
+            return series + func.coalesce(Slice.series_rank, NO_RANK), int, False
         case "name":
             return Slice.name_key, str, False
         case "probability":
@@ -156,7 +170,7 @@ def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
     page = s.execute(ordered.limit(query.limit + 1)).all()
     last = page[query.limit - 1] if len(page) > query.limit else None
     next_cursor = paging.encode(last.sort_key, last[0].id) if last is not None else None
-    return Page([_result(job, *row[:4]) for row in page[: query.limit]], next_cursor)
+    return Page([_result(job, *row[:-1]) for row in page[: query.limit]], next_cursor)
 
 
 def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
@@ -166,13 +180,26 @@ def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
 
 
 def _result(
-    job: Job, slice_: Slice, prediction: Prediction | None, series: str | None, model: ModelVersion
+    job: Job,
+    slice_: Slice,
+    prediction: Prediction | None,
+    model: ModelVersion,
+    patient: int | None,
+    series: str | None,
+    *uids: str | None,
 ) -> ResultRow:
+    study_uid, series_uid = map(stated_uid, uids)
     return ResultRow(
         slice_id=slice_.id,
         name=slice_.name,
         frame=slice_.frame,
+        patient=patient,
         series=series,
+        study_uid=study_uid,
+        series_uid=series_uid,
+        sop_uid=slice_.sop_uid,
+        position=slice_.position,
+        series_rank=slice_.series_rank,
         state=Outcome(slice_.state),
         reason=slice_.reason,
         detail=slice_.detail,
@@ -195,46 +222,17 @@ def _result(
 
 
 def iter_results(job: Job) -> Iterator[ResultRow]:
-    """Yield all slices of a job in order, by many short reads: a slow client never holds the database."""
-    query: ResultsQuery | None = ResultsQuery(limit=MAX_ROWS)
-    while query is not None:
-        with read_scope() as s:
-            page = results_page(s, job, query)
-        yield from page.items
-        query = query.model_copy(update={"cursor": page.next_cursor}) if page.next_cursor else None
+    """Yield the slices that a job has now, by patient, then series, each from the feet to the head; at last those
+    without a series. Many short reads: a slow client never holds the database."""
+    order = (Patient.ordinal.nulls_last(), Slice.series_id.nulls_last(), Slice.series_rank.nulls_last(), Slice.id)
+    with read_scope() as s:
+        rows = _with_owners(select(Slice.id).select_from(Slice), job).order_by(*order)
+        ids = array("q", s.scalars(rows))  # 8 bytes a slice
+    for start in range(0, len(ids), MAX_ROWS):
+        yield from _results(job, ids[start : start + MAX_ROWS])
 
 
-def slice_image(s: Session, job: Job, slice_id: int) -> SliceImage | None:
-    """Return a slice's prepared pixels and heat map, or None if the job has no such slice or it was never prepared.
-
-    Raises storage's FileMissing and FileDamaged.
-    """
-    query = (
-        select(Chunk.array_sha256, Slice.array_row, Slice.pixels_sha256, Prediction.cam, Slice.width, Slice.height)
-        .join(Chunk, Chunk.id == Slice.chunk_id)
-        .outerjoin(
-            Prediction, (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id)
-        )
-        .where(Slice.id == slice_id, Slice.job_id == job.id)
-    )
-    row = s.execute(query).first()
-    if row is None:
-        return None
-    cam = None if row.cam is None else np.frombuffer(row.cam, "<f2").reshape(7, 7).astype(np.float32)
-    aspect = row.width / row.height if row.width and row.height else 1.0
-    return SliceImage(slice_pixels(row.array_sha256, row.array_row, row.pixels_sha256), cam, aspect)
-
-
-def slice_pixels(array_sha256: str, array_row: int, pixels_sha256: str) -> NDArray[np.uint8]:
-    """Return one slice of an array file, uint8[224, 224], after checking its own hash.
-
-    The whole file is a hundred times as large. Raises storage's FileMissing and FileDamaged.
-    """
-    path = storage().local_path(array_sha256)
-    try:
-        pixels = np.array(np.load(path, mmap_mode="r", allow_pickle=False)[array_row])
-    except (ValueError, EOFError, IndexError) as error:
-        raise FileDamaged(f"the file {array_sha256} is not an array with this slice") from error
-    if hashlib.sha256(pixels.data).hexdigest() != pixels_sha256:
-        raise FileDamaged(f"a slice in the file {array_sha256} holds other pixels")
-    return pixels
+def _results(job: Job, ids: Sequence[int]) -> Iterable[ResultRow]:
+    with read_scope() as s:
+        rows = {row[0].id: _result(job, *row) for row in s.execute(_rows(job).where(Slice.id.in_(ids)))}
+    return (rows[id_] for id_ in ids if id_ in rows)

@@ -5,7 +5,7 @@ files state, or, if they state none or several, to an unknown patient of its own
 """
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from sqlalchemy import func, select
@@ -14,43 +14,57 @@ from sqlalchemy.orm import Session
 from db.models import Installation, Patient, Series, Study
 
 PATIENT_CONFLICT = "patient_conflict"
+FOLDER, NO_STUDY = "folder:", "study of "
+"""How the `uid` of a folder's series begins, and that of a study whose files state no StudyInstanceUID."""
+
+
+def stated_uid(uid: str | None) -> str | None:
+    """Return the `uid` of a study or series if it is what the files state, or None."""
+    return None if uid is None or uid.startswith((FOLDER, NO_STUDY)) else uid
 
 
 class Owner(NamedTuple):
-    """What a slice belongs to. `patient`: a digest of the patient's ID and its issuer, or "" if no ID is stated."""
+    """What a slice belongs to. `patient`: a digest of the patient's ID and its issuer, or "" if no ID is stated.
+
+    `study_uid`: None if it is not stated. Then what a series has of one patient is a study of its own.
+    """
 
     patient: str
-    study_uid: str
+    study_uid: str | None
     series_uid: str
     series_label: str
 
 
 def series_of(s: Session, job_id: str, owners: Iterable[Owner]) -> dict[Owner, int]:
     """Return the id of each owner's series; make the rows that are missing, and note conflicts of patients."""
-    wanted = list(dict.fromkeys(owners))
-    studies = _studies(s, job_id, wanted)
-    study_ids = [study.id for study in studies.values()]
-    query = select(Series.study_id, Series.uid, Series).where(Series.study_id.in_(study_ids))
-    query = query.where(Series.uid.in_({owner.series_uid for owner in wanted}))
+    patients = _Patients(s, job_id)
+    study_uids = {owner: owner.study_uid or _own_study(owner, patients) for owner in owners}
+    studies = _studies(s, job_id, study_uids, patients)
+    query = select(Series.study_id, Series.uid, Series).where(Series.study_id.in_([row.id for row in studies.values()]))
+    query = query.where(Series.uid.in_({owner.series_uid for owner in study_uids}))
     series = {(study_id, uid): row for study_id, uid, row in s.execute(query)}
-    for owner in wanted:
-        key = (studies[owner.study_uid].id, owner.series_uid)
+    keys = {owner: (studies[uid].id, owner.series_uid) for owner, uid in study_uids.items()}
+    for owner, key in keys.items():
         if key not in series:
             series[key] = Series(job_id=job_id, study_id=key[0], uid=key[1], label=owner.series_label)
             s.add(series[key])
     s.flush()
-    return {owner: series[studies[owner.study_uid].id, owner.series_uid].id for owner in wanted}
+    return {owner: series[key].id for owner, key in keys.items()}
 
 
-def _studies(s: Session, job_id: str, owners: list[Owner]) -> dict[str, Study]:
-    stated: dict[str, set[str]] = {owner.study_uid: set() for owner in owners}
-    for owner in owners:
-        stated[owner.study_uid] |= {owner.patient} - {""}
+def _own_study(owner: Owner, patients: "_Patients") -> str:
+    patient = f" {patients.key_of(owner.patient)}" if owner.patient else ""
+    return f"{NO_STUDY}{owner.series_uid}{patient}"
+
+
+def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients: "_Patients") -> dict[str, Study]:
+    stated: dict[str, set[str]] = {uid: set() for uid in study_uids.values()}
+    for owner, uid in study_uids.items():
+        stated[uid] |= {owner.patient} - {""}
     query = select(Study, Patient).join(Patient, Patient.id == Study.patient_id)
     rows = s.execute(query.where(Study.job_id == job_id, Study.uid.in_(stated))).all()
     studies = {study.uid: study for study, _ in rows}
     patient_of = {study.uid: patient for study, patient in rows}
-    patients = _Patients(s, job_id)
     for uid, digests in stated.items():
         keys = {patients.key_of(digest) for digest in digests}
         if uid in patient_of and patient_of[uid].is_known:

@@ -10,6 +10,7 @@ from itertools import groupby
 from sqlalchemy import BigInteger, ColumnElement, delete, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
+from db.bulk import UNSEEN
 from db.database import current
 from db.models import Outcome, Patient, Prediction, Series, Slice, Study, Upload
 from db.series.geometry import Place, notes_of, tracking_slices
@@ -18,7 +19,6 @@ BOLUS_TRACKING = "bolus_tracking"
 HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
 """The outcomes that a rejection replaces."""
 
-IN_BULK = {"synchronize_session": False}  # no slice or prediction is loaded here
 IDS_A_STATEMENT = 1_000  # SQLite takes 32,766 values at most
 
 
@@ -69,14 +69,14 @@ def _reject_conflicts(s: Session, job_id: str) -> None:
 def reject_slices(s: Session, job_id: str, condition: ColumnElement[bool], reason: str) -> None:
     """Reject slices that have another outcome, or none yet."""
     rejected = update(Slice).where(Slice.job_id == job_id, Slice.state.in_(HELD), condition)
-    s.execute(rejected.values(state=Outcome.REJECTED, reason=reason, detail=None), execution_options=IN_BULK)
+    s.execute(rejected.values(state=Outcome.REJECTED, reason=reason, detail=None), execution_options=UNSEEN)
 
 
 def _take_back(s: Session, job_id: str) -> None:
     """Remove the predictions of slices that were rejected after they were predicted."""
     rejected = select(Slice.id).where(Slice.job_id == job_id, Slice.state == Outcome.REJECTED)
     predictions = delete(Prediction).where(Prediction.job_id == job_id, Prediction.slice_id.in_(rejected))
-    s.execute(predictions, execution_options=IN_BULK)
+    s.execute(predictions, execution_options=UNSEEN)
 
 
 def _series(s: Session, job_id: str) -> Iterator[tuple[int, list[Place]]]:
@@ -115,4 +115,4 @@ def _rank(s: Session, job_id: str) -> None:
     ranked = select(Slice.id, rank.label("rank")).join(Upload, Upload.id == Slice.upload_id)
     ranks = ranked.where(Slice.job_id == job_id, Slice.series_id.is_not(None)).subquery()
     moved = update(Slice).where(Slice.id == ranks.c.id, Slice.series_rank.is_distinct_from(ranks.c.rank))
-    s.execute(moved.values(series_rank=ranks.c.rank), execution_options=IN_BULK)
+    s.execute(moved.values(series_rank=ranks.c.rank), execution_options=UNSEEN)

@@ -25,7 +25,7 @@ from collections import Counter
 from sqlalchemy import select
 from db.database import read_scope
 from db.models import Job, Prediction, Slice
-from db.ledger.results import slice_image
+from db.series.images import slice_image
 from worker.engines.fake import expected_logit
 with read_scope() as s:
     job = s.get_one(Job, sys.argv[1])

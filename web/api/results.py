@@ -8,7 +8,8 @@ from flask import Response, request
 
 from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
-from db.ledger.results import ResultsQuery, SliceImage, results_page, slice_image
+from db.ledger.results import ResultsQuery, results_page
+from db.series.images import SliceImage, slice_image
 from web.actions.lookup import ROW_IDS, reading_job
 from web.actions.request import sends_files
 from web.api import PREFIX

@@ -7,7 +7,7 @@ from db import CLASSES
 from db.database import read_scope
 from db.datasets import datasets
 from db.datasets.datasets import ReviewedSlice
-from db.ledger.results import slice_pixels
+from db.series.images import slice_pixels
 from db.storage import storage
 from worker.datasets.class_folders import class_of_path
 from worker.datasets.collector import Collector, Item

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.database import current
-from db.ledger import recording
 from db.ledger.recording import ReadSlice
 from db.models import Outcome
+from db.series.rows import FOLDER
 from db.timing.stages import Stage, timed
 from worker.decoding import Read
 from worker.imaging.archives.archive import Entry
@@ -89,7 +89,7 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
         array_row=array_row,
         lung_fraction=lung_fraction(prepared.pixels),
         patient=info.patient if info else "",
-        series_uid=series.series_uid if series else recording.FOLDER + folder,
+        series_uid=series.series_uid if series else FOLDER + folder,
         series_label=_series_label(series, folder),
         **{name: getattr(prepared, name) for name in ("frame", "format", "mode", "width", "height", "notes")},
         **place,

@@ -83,8 +83,15 @@ def test_folder_is_a_series_in_the_natural_order_of_names(ann: User) -> None:
     facts = {"patient": "", "study_uid": None, "sop_uid": None, "orientation": None, "format": "PNG"}
     slices = [ct(f"{folder}/{n}.png", series_uid=f"folder:{folder}", **facts) for n in (10, 2, 1) for folder in "ab"]
     job = read_job(ann, slices)
-    assert names_in_order(job, "folder:b") == ["b/1.png", "b/2.png", "b/10.png"]
+    assert names_in_order(job, "folder:0:b") == ["b/1.png", "b/2.png", "b/10.png"]
     assert patients(job) == [(1, False), (2, False)]
+
+
+def test_folders_of_two_archives_are_two_series(ann: User) -> None:
+    facts = {"patient": "", "study_uid": None, "sop_uid": None, "series_uid": "folder:ct"}
+    job = read_job(ann, [ct("1", **facts)], [ct("1", **facts), ct("2", **facts)])
+    assert ranks(job) == [0, 0, 1]
+    assert len(patients(job)) == 2
 
 
 positions = st.one_of(st.none(), st.sampled_from([-1.5, 0.0, 0.0001, 2.0]), st.floats(-500, 500))
@@ -196,6 +203,15 @@ def test_blank_patient_ids_never_merge_and_contradict_nothing(ann: User) -> None
     predict_all()
     assert patients(job) == [(1, False), (2, False), (3, True), (3, True)]
     assert check_sums(job).counts.predicted == 5
+
+
+def test_patients_are_in_no_conflict_in_a_study_that_is_not_stated(ann: User) -> None:
+    nowhere = {"study_uid": None, "series_uid": "folder:ct"}
+    job = read_job(
+        ann, [ct("a", **nowhere), ct("b", patient="bob's digest", **nowhere), ct("c", patient="", **nowhere)]
+    )
+    assert set(outcomes(job).values()) == {"open"}
+    assert sorted(patients(job)) == [(1, True), (2, True), (3, False)]
 
 
 @pytest.mark.parametrize("predicted_before", [True, False])

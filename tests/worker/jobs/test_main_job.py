@@ -20,9 +20,10 @@ from db import database as base
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import reviews
-from db.ledger import job_view, jobs, results
+from db.ledger import job_view, jobs
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Review, Slice, Upload, User, Work
 from db.registry import champions, engine_proofs, versions
+from db.series import images
 from db.settings import Settings
 from db.storage import FileDamaged, storage
 from db.timing import published
@@ -108,7 +109,7 @@ def test_scores_belong_to_their_slices(
         rows = s.execute(select(Slice.id, Prediction.logit).join(Prediction, Prediction.slice_id == Slice.id)).all()
         assert len(rows) == 50
         for slice_id, logit in rows:
-            image = results.slice_image(s, job, slice_id)
+            image = images.slice_image(s, job, slice_id)
             assert image is not None
             assert float(loaded.engine.predict(image.pixels[None]).logit[0]) == pytest.approx(logit)
             assert image.cam is not None
@@ -340,7 +341,7 @@ def test_retry_prepares_lost_slices_again(ann: User, submit: Any, slices: Entrie
     assert (view(job).counts.received, view(job).counts.predicted) == (4, 4)
     with read_scope() as s:
         assert s.scalars(select(Review.slice_id)).all() == [reviewed]
-        assert results.slice_image(s, job, reviewed or 0)
+        assert images.slice_image(s, job, reviewed or 0)
 
 
 def test_retry_keeps_the_frames_that_were_predicted(ann: User, submit: Any, view: View) -> None:
@@ -406,7 +407,7 @@ def test_damaged_picture_is_noticed(ann: User, submit: Any, slices: Entries) -> 
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with read_scope() as s, pytest.raises(FileDamaged):
-        results.slice_image(s, job, s.scalars(select(Slice.id)).one())
+        images.slice_image(s, job, s.scalars(select(Slice.id)).one())
 
 
 def test_poisonous_slice_alone_is_quarantined(
@@ -425,7 +426,7 @@ def test_poisonous_slice_alone_is_quarantined(
     ingest.unpack_next("w")
     with read_scope() as s:
         bad = s.scalars(select(Slice.id).where(Slice.name == "s/00013.png")).one()
-        image = results.slice_image(s, job, bad)
+        image = images.slice_image(s, job, bad)
         assert image is not None
         poison.add(image.pixels.tobytes())
     use_engine(champion, Refusing(loaded.engine))
