@@ -16,6 +16,7 @@ from db import CLASSES, PARTS
 from db.datasets import datasets as store
 from db.datasets.slices import rows_of
 from db.training import splits
+from worker.datasets.identity import warning_of
 
 
 @click.group()
@@ -29,6 +30,13 @@ def datasets() -> None:
 @click.option("--from", "paths", multiple=True, type=PATH, help="Take the slices of this path. Repeat it for more.")
 @click.option("--labels", type=FILE, help="Take the labels of this CSV  [default: see above]")
 @click.option("--job", "jobs", multiple=True, help="Take the reviewed slices of this job. Repeat it for more.")
+@click.option(
+    "--groups",
+    type=click.Choice(["headers", "folders"]),
+    default="headers",
+    show_default=True,
+    help="Group DICOM slices by the patient of their headers, or by folders first.",
+)
 @click.option("--no-wait", is_flag=True, help="Return at once  [default: wait until the dataset is built]")
 @json_option
 def create(
@@ -37,6 +45,7 @@ def create(
     paths: tuple[Path, ...],
     labels: Path | None,
     jobs: tuple[str, ...],
+    groups: str,
     no_wait: bool,
     as_json: bool,
 ) -> None:
@@ -54,8 +63,9 @@ def create(
 
     With --from LABELS.csv alone, files are looked up next to that CSV.
 
-    Patients come from the CSV, else from DICOM headers, else from folders: COVID/patient1 or patient1/COVID. A source
-    is a hospital or a scanner. A model's metrics are reported for each source.
+    Patients come from the CSV, else from DICOM headers, else from folders: COVID/patient1 or patient1/COVID. The report
+    warns if headers do not keep patients apart: --groups folders then takes folders first. A source is a hospital or a
+    scanner. A model's metrics are reported for each source.
     """
     sources, labels = _labels_among([*paths, *more], labels)
     if bool(sources) == bool(jobs):
@@ -63,7 +73,8 @@ def create(
     if labels and jobs:
         raise UsageError("--labels goes with --from: reviewed slices have their labels")
     settings_with_broker()  # else a worker hears of the dataset from the sweeper only, a minute later
-    label = _create_from_jobs(name, jobs) if jobs else _create_from_files(name, sources, labels)
+    first = groups == "folders"
+    label = _create_from_jobs(name, jobs, first) if jobs else _create_from_files(name, sources, labels, first)
     view = find_view(label) if no_wait else follow_dataset(label)
     if as_json:
         print_json(view.as_dict())
@@ -128,6 +139,8 @@ def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None
             found = find_dataset(session, dataset)
             plan = splits.plan_split(session, found, seed=seed, groups_as_given=groups_as_given)
         drawn = splits.draw_split(plan)
+    if warning := warning_of(found.report.identity):
+        say(f"warning: {safe(warning)}")
     with writing() as session:
         drawn = splits.keep_split(session, drawn)
         rows = {part: rows_of(session, drawn.dataset_id, drawn, part) for part in PARTS}
@@ -161,12 +174,13 @@ def _labels_among(paths: Sequence[Path], labels: Path | None) -> tuple[list[Path
     return [path for path in paths if path not in tables] or [tables[0].absolute().parent], tables[0]
 
 
-def _create_from_jobs(name: str, jobs: Sequence[str]) -> str:
+def _create_from_jobs(name: str, jobs: Sequence[str], folders_first: bool) -> str:
     with refusals(), writing() as session:
-        return store.create_from_reviews(session, name=name, user=None, job_ids=jobs).label
+        dataset = store.create_from_reviews(session, name=name, user=None, job_ids=jobs, folders_first=folders_first)
+        return dataset.label
 
 
-def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None) -> str:
+def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None, folders_first: bool) -> str:
     with reading() as session, refusals():  # a bad name or database is noticed before gigabytes are copied
         store.check_name(name)
         store.find_dataset(session, name)
@@ -175,4 +189,7 @@ def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None) ->
     table = store_labels(labels) if labels else None
     files = store_files(paths, labels)
     with refusals(), writing() as session:
-        return store.create_dataset(session, name=name, user=None, files=files, labels=table).label
+        dataset = store.create_dataset(
+            session, name=name, user=None, files=files, labels=table, folders_first=folders_first
+        )
+        return dataset.label

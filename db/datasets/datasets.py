@@ -61,20 +61,30 @@ def check_name(name: str) -> None:
 
 
 def create_dataset(
-    s: Session, *, name: str, user: User | None, files: list[ReceivedFile], labels: ReceivedFile | None = None
+    s: Session,
+    *,
+    name: str,
+    user: User | None,
+    files: list[ReceivedFile],
+    labels: ReceivedFile | None = None,
+    folders_first: bool = False,
 ) -> Dataset:
     """Create a dataset, to be built of files that are in storage. `labels`: the CSV of file, label and group.
+
+    `folders_first`: folders name the groups of DICOM slices, and headers only where no folder does.
 
     Raises DatasetError: the name is not allowed, or there is no file.
     """
     if not files:
         raise DatasetError("a dataset needs at least one archive or image")
     sources = [{"filename": file.filename, "sha256": file.sha256, "size": file.size} for file in files]
-    return _create(s, name, user, sources, labels.sha256 if labels else None)
+    return _create(s, name, user, sources, labels.sha256 if labels else None, folders_first)
 
 
-def create_from_reviews(s: Session, *, name: str, user: User | None, job_ids: Sequence[str]) -> Dataset:
-    """Create a dataset, to be built of the slices of jobs that readers have labelled.
+def create_from_reviews(
+    s: Session, *, name: str, user: User | None, job_ids: Sequence[str], folders_first: bool = False
+) -> Dataset:
+    """Create a dataset, to be built of the slices of jobs that readers have labelled. `folders_first`: see above.
 
     Raises DatasetError: no job is named, or one does not exist or has no reviewed slice.
     """
@@ -86,11 +96,16 @@ def create_from_reviews(s: Session, *, name: str, user: User | None, job_ids: Se
         reviewed = select(Review.id).join(Slice, Slice.id == Review.slice_id).where(Slice.job_id == job_id).limit(1)
         if s.scalar(reviewed) is None:
             raise DatasetError(f"no slice of the job {job_id} is labelled yet: label some on its page first")
-    return _create(s, name, user, [{"job": job_id} for job_id in dict.fromkeys(job_ids)], None)
+    return _create(s, name, user, [{"job": job_id} for job_id in dict.fromkeys(job_ids)], None, folders_first)
 
 
 def _create(
-    s: Session, name: str, user: User | None, sources: list[dict[str, Any]], labels_sha256: str | None
+    s: Session,
+    name: str,
+    user: User | None,
+    sources: list[dict[str, Any]],
+    labels_sha256: str | None,
+    folders_first: bool,
 ) -> Dataset:
     check_name(name)
     for attempt in range(5):
@@ -101,6 +116,7 @@ def _create(
             user_id=user.id if user else None,
             sources=sources,
             labels_sha256=labels_sha256,
+            folders_first=folders_first,
         )
         try:
             with s.begin_nested():

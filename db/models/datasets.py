@@ -35,7 +35,8 @@ class Dataset(LeaseMixin, Base):
     """An immutable list of labelled slices, built by a worker from `sources`. A changed list gets a new `number`.
 
     `sources`: `{"filename", "sha256", "size"}` for each file received, in order, or `{"job"}` for the reviewed slices
-    of a job. `labels_sha256`: the CSV of file, label and group, or None. `sha256`: of its slices, labels and groups, in
+    of a job. `labels_sha256`: the CSV of file, label and group, or None. `folders_first`: folders name the groups of
+    DICOM slices, and headers only where no folder does. `sha256`: of its slices, labels and groups, in
     order, once it is built. `arrays`: the .npy files with its prepared slices, row after row: uint8[ARRAY_SLICES, 224,
     224], the last may be shorter.
     """
@@ -49,6 +50,7 @@ class Dataset(LeaseMixin, Base):
     user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id"))
     sources: Mapped[list[Json]] = mapped_column(info=FILE)
     labels_sha256: Mapped[str | None] = mapped_column(info=FILE)
+    folders_first: Mapped[bool] = mapped_column(default=False)
     sha256: Mapped[str | None] = mapped_column(info=NO_FILE)
     size: Mapped[int] = mapped_column(default=0)
     arrays: Mapped[list[str]] = mapped_column(default=list, info=FILE)

@@ -189,6 +189,22 @@ class Shortcuts(Document):
     verdict: str = ""
 
 
+class Identity(Document):
+    """How well DICOM headers keep patients apart, of the slices whose group comes from them.
+
+    `largest`: the slices of the largest group, from `largest_studies` studies. `folders`: groups that their folders
+    name. `problem`: `each_slice_a_patient` or `one_patient_for_all` if a split by these groups would not keep patients
+    apart, else None.
+    """
+
+    slices: int = 0
+    groups: int = 0
+    largest: int = 0
+    largest_studies: int = 0
+    folders: int = 0
+    problem: str | None = None
+
+
 class DatasetReport(Document):
     """What a build found out about a dataset.
 
@@ -201,6 +217,7 @@ class DatasetReport(Document):
     groups_from: dict[str, int] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)
     groups: GroupCounts = GroupCounts()
+    identity: Identity = Identity()
     sizes: dict[str, dict[str, int]] = Field(default_factory=dict)
     modes: dict[str, dict[str, int]] = Field(default_factory=dict)
     formats: dict[str, dict[str, int]] = Field(default_factory=dict)

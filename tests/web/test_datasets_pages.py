@@ -58,6 +58,17 @@ def test_files_and_labels_are_received_and_queued(admin: Api) -> None:
     assert make(admin, slices=CLASSES).json["name"] == "site/2"
 
 
+def test_groups_come_from_headers_unless_folders_are_asked_for(admin: Api) -> None:
+    def make_with(**fields: str) -> Any:
+        data = {"name": "site", "files": [(io.BytesIO(CLASSES), "a.zip")], **fields}
+        return admin.post("/datasets", data=data, content_type="multipart/form-data")
+
+    ids = [make_with(**fields).json["id"] for fields in ({}, {"groups": "headers"}, {"groups": "folders"})]
+    with read_scope() as s:
+        assert [s.get_one(Dataset, id_).folders_first for id_ in ids] == [False, False, True]
+    assert make_with(groups="size").status_code == 422
+
+
 def test_same_key_makes_one_dataset(admin: Api) -> None:
     first, second = (make(admin, key="k1", slices=CLASSES) for _ in range(2))
     assert (first.status_code, second.status_code) == (202, 200)

@@ -20,6 +20,8 @@ from web.schemas.datasets import SplitIn
 LABELS_FIELD = "labels"
 MAX_LABEL_BYTES = 64 * 1024 * 1024
 MAX_JOBS = 1000
+GROUPS = ("headers", "folders")
+"""Where groups of DICOM slices come from first, if the CSV names none."""
 
 _JOB_PAGE = re.compile(r"https?://[^/]+/jobs/([a-z2-7]{16})(?:[/?#].*)?")
 
@@ -27,7 +29,7 @@ _JOB_PAGE = re.compile(r"https?://[^/]+/jobs/([a-z2-7]{16})(?:[/?#].*)?")
 def create(user: User) -> tuple[DatasetView, bool]:
     """Receive this request's files, or the jobs it names, and ask for a dataset of them. Return it, and if it is new.
 
-    Raises Problem 413, 415 and 422 (no files, a refused archive, a bad name, a job without reviews), and OSError when
+    Raises Problem 413, 415 and 422 (no files, a refused archive, a bad value, a job without reviews), and OSError when
     the disk is full. Then nothing is kept.
     """
     check_multipart()
@@ -37,11 +39,14 @@ def create(user: User) -> tuple[DatasetView, bool]:
     jobs = [_id_of(job) for job in named]
     if len(jobs) > MAX_JOBS:
         raise Problem(422, "invalid", f"{len(jobs):,} jobs are too many for a dataset. Name at most {MAX_JOBS:,}.")
+    groups = request.form.get("groups", "headers")
+    if groups not in GROUPS:
+        raise Problem(422, "invalid", f"Groups come from {' or '.join(GROUPS)}.")
     parts = file_parts(FIELD)
     if bool(parts) == bool(jobs):
         raise Problem(422, "no-files", "A dataset is made of files or of reviewed jobs. Send one of the two.")
     try:
-        dataset_id, new = _of_jobs(name, user, jobs) if jobs else _of_files(name, user)
+        dataset_id, new = _of_jobs(name, user, jobs, groups) if jobs else _of_files(name, user, groups)
     except DatasetError as error:
         raise Problem(422, "invalid", sentence(error)) from error
     with read_scope() as s:
@@ -54,14 +59,14 @@ def _id_of(job: str) -> str:
     return job if page is None else page[1]
 
 
-def _of_jobs(name: str, user: User, jobs: list[str]) -> tuple[int, bool]:
+def _of_jobs(name: str, user: User, jobs: list[str], groups: str) -> tuple[int, bool]:
     if any("\0" in job for job in jobs):
         raise DatasetError("a job's id has only letters and digits: check the ids")
-    make = partial(create_from_reviews, name=name, user=user, job_ids=jobs)
-    return once(user, "dataset", [name, jobs], lambda s: make(s).id)
+    make = partial(create_from_reviews, name=name, user=user, job_ids=jobs, folders_first=groups == "folders")
+    return once(user, "dataset", [name, jobs, groups], lambda s: make(s).id)
 
 
-def _of_files(name: str, user: User) -> tuple[int, bool]:
+def _of_files(name: str, user: User, groups: str) -> tuple[int, bool]:
     parts, tables = file_parts(FIELD), file_parts(LABELS_FIELD)
     if len(tables) > 1:
         raise Problem(422, "invalid", "There is more than one CSV of labels. Send one at most.")
@@ -69,8 +74,9 @@ def _of_files(name: str, user: User) -> tuple[int, bool]:
     labels = _labels(plain_part(tables[0])) if tables else None
     if is_name(name):  # otherwise nothing is kept, and create_dataset says why
         publish([*parts, *tables])
-    make = partial(create_dataset, name=name, user=user, files=files, labels=labels)
-    asked = [name, [[file.filename, file.sha256] for file in files], labels and labels.sha256]
+    first = groups == "folders"
+    make = partial(create_dataset, name=name, user=user, files=files, labels=labels, folders_first=first)
+    asked = [name, [[file.filename, file.sha256] for file in files], labels and labels.sha256, groups]
     return once(user, "dataset", asked, lambda s: make(s).id)
 
 

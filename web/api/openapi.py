@@ -66,6 +66,12 @@ DATASET_BODY = _multipart(
     files={"type": "array", "items": FILE},
     labels=FILE | {"description": "A CSV with the columns file, label, group, and optionally split and source."},
     jobs=TEXT | {"description": "Ids of jobs with reviewed slices, instead of files."},
+    groups=TEXT
+    | {
+        "enum": ["headers", "folders"],
+        "default": "headers",
+        "description": "Group DICOM slices by the patient of their headers, or by folders first.",
+    },
 )
 FILE_BODY = _multipart("files", files=FILE)
 NOT_MODIFIED = {304: "Not modified since the `ETag` in `If-None-Match`."}

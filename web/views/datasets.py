@@ -50,6 +50,7 @@ def form(problem: Problem | None = None) -> Response:
         problem,
         name=typed.get("name", ""),
         jobs=typed.get("jobs") or request.args.get("jobs", ""),
+        groups=typed.get("groups", ""),
         max_files=MAX_PARTS - 10,
         max_bytes=current().max_upload_bytes,
     )

@@ -12,9 +12,11 @@ from db.models import Dataset
 from db.storage import FileDamaged, FileMissing, storage
 from worker import claimed
 from worker.datasets.collector import Collector
+from worker.datasets.identity import warning_of
 from worker.datasets.label_table import BadLabels
 from worker.datasets.report import make_report
-from worker.datasets.sources import NotBuildable, Note, Source, label_files, list_files, read_files, read_reviews
+from worker.datasets.reviewed import read_reviews
+from worker.datasets.sources import NotBuildable, Note, Source, label_files, list_files, read_files
 from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ def build_next(worker: str) -> bool:
 
     def fail(error: Exception) -> None:
         with session_scope() as s:
-            datasets.fail_dataset(s, claim, _message_for(error, dataset), {"left_out": collector.left_out()})
+            report = {"left_out": collector.left_out(), "identity": collector.headers.identity().as_json()}
+            datasets.fail_dataset(s, claim, _message_for(error, dataset), report)
 
     def put_off(error: Exception) -> None:
         with session_scope() as s:
@@ -69,7 +72,7 @@ def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Coll
     if len({item.group for item in collector.slices}) < 2:
         raise NotBuildable(
             f"all {collector.size} slices are of one group ({collector.slices[0].group}): a model is measured on groups"
-            " that it has not seen, so there must be several (patients, series)"
+            f" that it has not seen, so there must be several (patients, series). {_advice(collector)}".rstrip()
         )
     sha256 = collector.sha256()
     with read_scope() as s:
@@ -92,12 +95,12 @@ def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Coll
 
 def _collect(dataset: Dataset, collector: Collector, note: Note) -> None:
     if jobs := [source["job"] for source in dataset.sources if "job" in source]:
-        read_reviews(jobs, collector, note)
+        read_reviews(jobs, collector, note, folders_first=dataset.folders_first)
         return
     sources = [Source(source["sha256"], source["filename"]) for source in dataset.sources]
     files = list_files(sources, lambda: note(0.0))
     labels, collector.labels_from = label_files(files, dataset.labels_sha256)
-    read_files(sources, files, labels, collector, note)
+    read_files(sources, files, labels, collector, note, folders_first=dataset.folders_first)
 
 
 def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
@@ -112,6 +115,11 @@ def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
         notes.alive(write)
 
     return note
+
+
+def _advice(collector: Collector) -> str:
+    warning = warning_of(collector.headers.identity()) or ""
+    return warning[:1].upper() + warning[1:]
 
 
 def _check(collector: Collector) -> None:

@@ -14,6 +14,7 @@ from db.datasets.slices import BY_PIXELS
 from db.models.datasets import ARRAY_SLICES
 from db.reasons import REASONS
 from db.storage import storage
+from worker.datasets.identity import HeaderGroups
 from worker.decoding import npy_bytes
 from worker.imaging.near_duplicates import Pictures, Similar, find_similar
 
@@ -59,7 +60,7 @@ class Collector:
     """Items in the order they come. Prepared pixels go to storage in files of ARRAY_SLICES.
 
     `slices`: the items that have a row, in its order. `arrays`: SHA-256 of the files. `groups_from`: the number of
-    slices by where their group comes from.
+    slices by where their group comes from. `headers`: the slices whose group comes from their header.
     """
 
     def __init__(self) -> None:
@@ -67,6 +68,7 @@ class Collector:
         self.slices: list[Item] = []
         self.arrays: list[str] = []
         self.groups_from: Counter[str] = Counter()
+        self.headers = HeaderGroups()
         self.labels_from = ""
         self._waiting: list[NDArray[np.uint8]] = []
         self._pictures = Pictures()  # by the SHA-256 of their pixels

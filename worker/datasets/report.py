@@ -8,6 +8,7 @@ from db import CLASSES
 from db.datasets.slices import BY_PIXELS, SplitCandidate
 from db.training.splits import joined_groups
 from worker.datasets.collector import EXAMPLES, Collector, Item
+from worker.datasets.identity import warning_of
 from worker.datasets.shortcuts import check_shortcuts
 from worker.imaging.near_duplicates import Similar
 
@@ -37,14 +38,15 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
     `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: slices by class. `identical`: slices whose pixels another
     slice has; `near_identical`: pairs of different pixels. `left_out`: files by reason. `identical_to`: the earlier
     version that is the same. `largest_cluster`: the most groups that alike slices connect.
-    `warnings`: what a person should read first.
+    `identity`: how well DICOM headers keep patients apart. `warnings`: what a person should read first.
     """
-    slices = collector.slices
+    slices, identity = collector.slices, collector.headers.identity()
     report = {
         "labels_from": collector.labels_from,
         "groups_from": dict(collector.groups_from),
         "counts": collector.count(),
         "groups": _groups(slices),
+        "identity": identity.as_json(),
         "sizes": _by_class(slices, lambda item: f"{item.width} × {item.height}", SIZES_SHOWN),
         "modes": _by_class(slices, lambda item: item.mode or "unknown"),
         "formats": _by_class(slices, lambda item: item.format or "unknown"),
@@ -56,7 +58,8 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
         "shortcuts": check_shortcuts(slices),
         "identical_to": twin,
     }
-    return report | {"warnings": _warnings(report)}
+    identity_warning = warning_of(identity)
+    return report | {"warnings": ([identity_warning] if identity_warning else []) + _warnings(report)}
 
 
 def _by_class(slices: Iterable[Item], key: Callable[[Item], str | None], most: int | None = None) -> ByClass:

@@ -1,13 +1,10 @@
-"""The sources of a dataset: files of archives, labelled by CSV or folder, or the reviewed slices of jobs."""
+"""Files of archives as the source of a dataset, labelled by CSV or folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from db import CLASSES
-from db.database import read_scope
-from db.datasets import datasets
-from db.datasets.datasets import ReviewedSlice
-from db.series.images import slice_pixels
 from db.storage import storage
 from worker.datasets.class_folders import class_of_path
 from worker.datasets.collector import Collector, Item
@@ -16,7 +13,7 @@ from worker.datasets.patient_groups import DicomGroups, folder_groups
 from worker.decoding import new_decoders, read_decoded, stored_entries
 from worker.imaging.archives.archive import Entry
 from worker.imaging.display_names import display_name
-from worker.imaging.recipe import PreparedSlice, SeriesInfo
+from worker.imaging.recipe import PreparedSlice
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
@@ -25,7 +22,6 @@ PICTURE = ("format", "mode", "width", "height")  # what a slice and an item stat
 BY_HEADER = "DICOM patient, study or series"  # where a group comes from
 
 Note = Callable[[float], None]  # takes the fraction done, 0 to 1
-Header = SeriesInfo | SliceRejected | None
 
 
 class NotBuildable(Exception):
@@ -106,7 +102,7 @@ def label_files(files: Sequence[File], labels_sha256: str | None) -> tuple[dict[
             labels |= {indices[at]: label for at, label in of_source.items()}
             origins.append(origin)
         origin = " and ".join(dict.fromkeys(origins))
-    _check_classes({label.label for label in labels.values()}, origin, len(files))
+    check_classes({label.label for label in labels.values()}, origin, len(files))
     if 0 < (split := sum(bool(label.split) for label in labels.values())) < len(labels):
         raise BadLabels(
             f"{split} of {len(labels)} slices have a split, the others have none ({origin}): give all of them one, or"
@@ -133,7 +129,8 @@ def _label_source(files: Sequence[File]) -> tuple[dict[int, FileLabels], str]:
     return labels, f"{table.name} among the files"
 
 
-def _check_classes(labels: set[int], origin: str, count: int) -> None:
+def check_classes(labels: set[int], origin: str, count: int) -> None:
+    """Raise NotBuildable unless both classes have labels. `origin`: where the labels come from; `count`: files."""
     if not labels:
         raise NotBuildable(
             f"none of {count} files has a label: put them in a folder for each class (COVID, non-COVID), or send a CSV"
@@ -145,9 +142,17 @@ def _check_classes(labels: set[int], origin: str, count: int) -> None:
 
 
 def read_files(
-    sources: Sequence[Source], files: Sequence[File], labels: dict[int, FileLabels], collector: Collector, note: Note
+    sources: Sequence[Source],
+    files: Sequence[File],
+    labels: dict[int, FileLabels],
+    collector: Collector,
+    note: Note,
+    *,
+    folders_first: bool,
 ) -> None:
     """Decode the labelled files in the sandbox and collect them. The others are left out as `no_label`, unread.
+
+    `folders_first`: folders name groups, and headers only where no folder does.
 
     Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
     """
@@ -158,6 +163,7 @@ def read_files(
         elif file.table is None:
             collector.leave_out(Item(index, file.name), "no_label")
     done, groups = 0, DicomGroups()
+    collect = partial(_collect, collector, groups, folders_first)
 
     def alive() -> None:
         note(done / len(labels))
@@ -169,7 +175,7 @@ def read_files(
             for entry, sha256, result in read_decoded(pool, labelled, alive):
                 index = index_of[entry.ordinal]
                 file_item = Item(index, files[index].name, label=labels[index].label, sha256=sha256, bytes=entry.size)
-                _collect(collector, file_item, labels[index], result, groups)
+                collect(file_item, labels[index], result)
                 done += 1
                 note(done / len(labels))
     collector.flush()
@@ -177,10 +183,11 @@ def read_files(
 
 def _collect(
     collector: Collector,
+    groups: DicomGroups,
+    folders_first: bool,
     file_item: Item,
     labels: FileLabels,
     result: list[PreparedSlice] | SliceRejected,
-    groups: DicomGroups,
 ) -> None:
     if isinstance(result, SliceRejected):
         collector.leave_out(file_item, result.code, result.detail)
@@ -189,7 +196,9 @@ def _collect(
     else:
         for prepared in result:
             pages = file_item.name if len(result) > 1 else ""
-            group, origin = _group_of(labels, groups.of(prepared.series), pages)
+            group, origin = _group_of(labels, groups.of(prepared.series), pages, folders_first)
+            if origin == BY_HEADER and prepared.series:
+                collector.headers.add(group, prepared.series.study_uid, labels.folder)
             item = replace(
                 file_item,
                 frame=prepared.frame,
@@ -202,66 +211,9 @@ def _collect(
             collector.take(item, prepared.pixels, origin)
 
 
-def _group_of(labels: FileLabels, dicom: str, pages: str) -> tuple[str, str]:
+def _group_of(labels: FileLabels, dicom: str, pages: str, folders_first: bool) -> tuple[str, str]:
     """Return the group of a slice and where it comes from, both empty if it has none. `pages`: its file's name, if the
     file has several."""
-    candidates = (("CSV", labels.group), (BY_HEADER, dicom), ("folders", labels.folder), ("pages of a file", pages))
+    by_file = [(BY_HEADER, dicom), ("folders", labels.folder)]
+    candidates = (("CSV", labels.group), *(by_file[::-1] if folders_first else by_file), ("pages of a file", pages))
     return next(((group, origin) for origin, group in candidates if group), ("", ""))
-
-
-def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note) -> None:
-    """Collect the reviewed slices of jobs, as they were prepared for predicting.
-
-    DICOM slices have the groups of any dataset. The group of other slices is their series in the job, its folder.
-    Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
-    """
-    collector.labels_from = "reviews"
-    with read_scope() as s:
-        reviewed = list(datasets.reviewed_slices(s, job_ids))
-    if not reviewed:
-        raise NotBuildable("no slice of these jobs was labelled by the job's owner or by an admin")
-    _check_classes({review.label for review in reviewed}, "reviews", len(reviewed))
-    headers, groups = _read_headers(reviewed, note), DicomGroups()
-    for ordinal, review in enumerate(reviewed):
-        header = headers.get(review.slice.id)
-        group = groups.of(header if isinstance(header, SeriesInfo) else None)
-        item = _reviewed_item(ordinal, review, group)
-        if isinstance(header, SliceRejected):
-            collector.leave_out(item, header.code, header.detail)
-        elif header and header.burned_in:
-            collector.leave_out(item, "burned_in")
-        else:
-            pixels = slice_pixels(review.array_sha256, review.slice.array_row or 0, review.slice.pixels_sha256 or "")
-            collector.take(item, pixels, BY_HEADER if group else "series of jobs")
-        note(0.5 + (ordinal + 1) / len(reviewed) / 2)
-    collector.flush()
-
-
-def _reviewed_item(ordinal: int, review: ReviewedSlice, dicom_group: str) -> Item:
-    slice_, series = review.slice, review.series
-    job_group = f"job-{slice_.job_id}" if series is None else f"job-{slice_.job_id}: {series.label}"
-    return Item(
-        ordinal,
-        slice_.name,
-        slice_.frame,
-        label=review.label,
-        group=dicom_group or job_group,
-        sha256=slice_.sha256,
-        pixels_sha256=slice_.pixels_sha256,
-        **{name: getattr(slice_, name) for name in PICTURE},
-    )
-
-
-def _read_headers(reviewed: Sequence[ReviewedSlice], note: Note) -> dict[int, Header]:
-    """Read the headers of the DICOM slices again in the sandbox, and return them by the slice's id.
-
-    A job keeps neither the patient nor whether text is burned in.
-    """
-    slices = [review.slice for review in reviewed]
-    originals = [(slice_.id, slice_.sha256) for slice_ in slices if slice_.format == "DICOM" and slice_.sha256]
-    headers: dict[int, Header] = {}
-    with new_decoders() as pool:
-        for id_, result in pool.map((id_, storage().read(sha256)) for id_, sha256 in originals):
-            headers[id_] = result if isinstance(result, SliceRejected) else result[0].series
-            note(len(headers) / len(originals) / 2)
-    return headers

@@ -81,6 +81,7 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Integer(), nullable=True),
         sa.Column("sources", sa.JSON(), nullable=False),
         sa.Column("labels_sha256", sa.String(), nullable=True),
+        sa.Column("folders_first", sa.Boolean(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=True),
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("arrays", sa.JSON(), nullable=False),

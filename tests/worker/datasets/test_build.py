@@ -34,6 +34,7 @@ from tests.worker.imaging.builders import dicom
 from worker import reap
 from worker.datasets import build
 from worker.datasets.build import MAX_ATTEMPTS, build_next
+from worker.datasets.identity import EACH_SLICE, ONE_FOR_ALL, warning_of
 from worker.datasets.report import make_report
 from worker.datasets.sources import Source, list_files
 from worker.imaging.archives import zip as zip_module
@@ -75,7 +76,9 @@ def one_decoder(settings: Settings) -> None:
 def ask(settings: Settings, tmp_path: Path) -> Ask:
     """Asks for a dataset of archives, given as `{archive: {name: bytes}}` or as the entries of one."""
 
-    def act(entries: dict[str, Any], labels: str | bytes | None = None, name: str = "site") -> Dataset:
+    def act(
+        entries: dict[str, Any], labels: str | bytes | None = None, name: str = "site", folders_first: bool = False
+    ) -> Dataset:
         archives = entries if any(isinstance(each, dict) for each in entries.values()) else {"set.zip": entries}
         files = [received(write_zip(tmp_path / archive, inside)) for archive, inside in archives.items()]
         table = None
@@ -83,7 +86,9 @@ def ask(settings: Settings, tmp_path: Path) -> Ask:
             (tmp_path / "l.csv").write_bytes(labels if isinstance(labels, bytes) else labels.encode())
             table = received(tmp_path / "l.csv")
         with session_scope() as s:
-            return datasets.create_dataset(s, name=name, user=None, files=files, labels=table)
+            return datasets.create_dataset(
+                s, name=name, user=None, files=files, labels=table, folders_first=folders_first
+            )
 
     return act
 
@@ -276,6 +281,43 @@ def test_patients_without_an_id_are_grouped_by_study(make: Make) -> None:
     groups = [each.group for each in slices_of(found)]
     assert groups[0] == groups[1] != groups[2]
     assert all(group.startswith("study-") for group in groups)
+
+
+def of_anonymiser(uids: Callable[[int], dict[str, object]], folders: int = 3) -> dict[str, bytes]:
+    """DICOM slices, two of each patient's folder and three folders a class; `uids` by the number of the slice."""
+    names = [(name, folder) for name in ("COVID", "normal") for folder in range(folders) for _ in range(2)]
+    return {
+        f"{name}/{name[0]}{folder}/{number}.dcm": ct(5 * number, **uids(number))
+        for number, (name, folder) in enumerate(names)
+    }
+
+
+def test_uids_made_anew_for_each_file_are_reported_and_folders_can_be_taken(make: Make) -> None:
+    files = of_anonymiser(lambda n: {"PatientID": "", "StudyInstanceUID": f"1.{n}", "SeriesInstanceUID": f"1.{n}.1"})
+    found = make(files)
+    identity = found.report.identity
+    assert (identity.slices, identity.groups, identity.folders) == (12, 12, 6)
+    assert identity.problem == EACH_SLICE
+    assert found.report.warnings[0] == warning_of(identity)
+    by_folder = make(files, folders_first=True)
+    assert (by_folder.groups, by_folder.report.groups_from) == (6, {"folders": 12})
+    assert by_folder.report.identity.problem is None
+
+
+def test_one_id_for_all_patients_is_reported_and_folders_can_be_taken(make: Make) -> None:
+    files = of_anonymiser(lambda n: {"PatientID": "ANONYMOUS", "StudyInstanceUID": f"1.{n // 2}"})
+    failed = make(files)
+    assert (failed.state, failed.report.identity.problem) == ("failed", ONE_FOR_ALL)
+    assert make(files, folders_first=True).groups == 6
+    other = ct(90, PatientID="P2", StudyInstanceUID="2.1")
+    found = make(files | {"normal/other/1.dcm": other})
+    assert found.report.identity.problem == ONE_FOR_ALL
+    assert (found.report.identity.largest, found.report.identity.largest_studies) == (12, 6)
+
+
+def test_patients_whose_headers_keep_them_apart_are_not_reported(make: Make) -> None:
+    found = make(of_anonymiser(lambda n: {"PatientID": f"P{n // 2}", "StudyInstanceUID": f"1.{n // 2}"}))
+    assert (found.report.identity.groups, found.report.identity.problem) == (6, None)
 
 
 def test_a_slice_with_text_burned_in_is_left_out(make: Make) -> None:

@@ -1,0 +1,71 @@
+"""Whether DICOM headers keep patients apart: some anonymisers make each file a patient, others all patients one."""
+
+from collections import Counter, defaultdict
+
+from db.models.documents import Identity
+
+EACH_SLICE, ONE_FOR_ALL = "each_slice_a_patient", "one_patient_for_all"
+
+_FEW = 4  # slices of which nothing is said
+_ALONE = 0.9  # share of groups of one slice
+_MOST = 0.5  # share of the slices that are of one patient
+_MANY = 3  # studies or folders of that patient
+
+
+class HeaderGroups:
+    """The slices whose group comes from their DICOM header, counted."""
+
+    def __init__(self) -> None:
+        self._slices: Counter[str] = Counter()
+        self._studies: dict[str, set[str]] = defaultdict(set)
+        self._folders: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, group: str, study_uid: str, folder: str) -> None:
+        """Count a slice. `folder`: the group that its folders name, or ""."""
+        self._slices[group] += 1
+        self._studies[group].add(study_uid)
+        self._folders[group].update([folder] if folder else [])
+
+    def identity(self) -> Identity:
+        """Return what the counts say."""
+        if not self._slices:
+            return Identity()
+        largest, slices = self._slices.most_common(1)[0]
+        return Identity(
+            slices=self._slices.total(),
+            groups=len(self._slices),
+            largest=slices,
+            largest_studies=len(self._studies[largest]),
+            folders=len(set().union(*self._folders.values())),
+            problem=self._problem(largest),
+        )
+
+    def _problem(self, largest: str) -> str | None:
+        slices, groups = self._slices.total(), len(self._slices)
+        if slices < _FEW:
+            return None
+        if sum(count == 1 for count in self._slices.values()) >= _ALONE * groups:
+            return EACH_SLICE
+        scans = max(len(self._studies[largest]), len(self._folders[largest]))
+        if self._slices[largest] >= _MOST * slices and scans >= (2 if groups == 1 else _MANY):
+            return ONE_FOR_ALL
+        return None
+
+
+def warning_of(identity: Identity) -> str | None:
+    """Return in a sentence what is wrong and what to do, or None if headers keep patients apart."""
+    if identity.problem is None:
+        return None
+    if identity.problem == EACH_SLICE:
+        what = (
+            f"by their headers, {identity.slices} DICOM slices are of {identity.groups} patients, nearly one a slice:"
+            " slices of one patient may be in several parts of a split, and metrics may be too good"
+        )
+    else:
+        what = (
+            f"one patient ID stands for {identity.largest} of {identity.slices} DICOM slices, from"
+            f" {identity.largest_studies} studies: a split cannot keep its patients apart"
+        )
+    if identity.folders > 1:
+        return f"{what}. Their folders name {identity.folders} groups: make the dataset with groups by folder"
+    return f"{what}. Send a CSV with the column group, or a folder for each patient"

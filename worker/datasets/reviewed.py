@@ -1,0 +1,79 @@
+"""Reviewed slices of jobs as the source of a dataset."""
+
+from collections.abc import Sequence
+
+from db.database import read_scope
+from db.datasets import datasets
+from db.datasets.datasets import ReviewedSlice
+from db.series.images import slice_pixels
+from db.storage import storage
+from worker.datasets.collector import Collector, Item
+from worker.datasets.patient_groups import DicomGroups
+from worker.datasets.sources import BY_HEADER, PICTURE, NotBuildable, Note, check_classes
+from worker.decoding import new_decoders
+from worker.imaging.recipe import SeriesInfo
+from worker.imaging.rejections import SliceRejected
+
+Header = SeriesInfo | SliceRejected | None
+
+
+def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, folders_first: bool) -> None:
+    """Collect the reviewed slices of jobs, as they were prepared for predicting.
+
+    DICOM slices have the groups of any dataset. The group of other slices, and with `folders_first` of all, is their
+    series in the job, its folder.
+    Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
+    """
+    collector.labels_from = "reviews"
+    with read_scope() as s:
+        reviewed = list(datasets.reviewed_slices(s, job_ids))
+    if not reviewed:
+        raise NotBuildable("no slice of these jobs was labelled by the job's owner or by an admin")
+    check_classes({review.label for review in reviewed}, "reviews", len(reviewed))
+    headers, groups = _read_headers(reviewed, note), DicomGroups()
+    for ordinal, review in enumerate(reviewed):
+        header = headers.get(review.slice.id)
+        series = header if isinstance(header, SeriesInfo) and not folders_first else None
+        group = groups.of(series)
+        item = _reviewed_item(ordinal, review, group)
+        if isinstance(header, SliceRejected):
+            collector.leave_out(item, header.code, header.detail)
+        elif header and header.burned_in:
+            collector.leave_out(item, "burned_in")
+        else:
+            pixels = slice_pixels(review.array_sha256, review.slice.array_row or 0, review.slice.pixels_sha256 or "")
+            if group and series:
+                collector.headers.add(group, series.study_uid, "")
+            collector.take(item, pixels, BY_HEADER if group else "series of jobs")
+        note(0.5 + (ordinal + 1) / len(reviewed) / 2)
+    collector.flush()
+
+
+def _reviewed_item(ordinal: int, review: ReviewedSlice, dicom_group: str) -> Item:
+    slice_, series = review.slice, review.series
+    job_group = f"job-{slice_.job_id}" if series is None else f"job-{slice_.job_id}: {series.label}"
+    return Item(
+        ordinal,
+        slice_.name,
+        slice_.frame,
+        label=review.label,
+        group=dicom_group or job_group,
+        sha256=slice_.sha256,
+        pixels_sha256=slice_.pixels_sha256,
+        **{name: getattr(slice_, name) for name in PICTURE},
+    )
+
+
+def _read_headers(reviewed: Sequence[ReviewedSlice], note: Note) -> dict[int, Header]:
+    """Read the headers of the DICOM slices again in the sandbox, and return them by the slice's id.
+
+    A job keeps neither the patient nor whether text is burned in.
+    """
+    slices = [review.slice for review in reviewed]
+    originals = [(slice_.id, slice_.sha256) for slice_ in slices if slice_.format == "DICOM" and slice_.sha256]
+    headers: dict[int, Header] = {}
+    with new_decoders() as pool:
+        for id_, result in pool.map((id_, storage().read(sha256)) for id_, sha256 in originals):
+            headers[id_] = result if isinstance(result, SliceRejected) else result[0].series
+            note(len(headers) / len(originals) / 2)
+    return headers
