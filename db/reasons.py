@@ -16,7 +16,7 @@ OF_ARCHIVES = {
     "truncated_archive": "The archive has no end: it was cut off, or it is not an archive. Copy or pack it again.",
     "trailing_data": "The archive is followed by bytes that do not belong to it. Pack the files again.",
     "unsupported_archive": "This kind of archive is not read; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.",
-    "no_images": "There is no file in it that could be an image. Send PNG, JPEG, TIFF, BMP or DICOM files.",
+    "no_images": "There is no file in it that could be an image. Send PNG, JPEG, TIFF, BMP, DICOM or NIfTI files.",
 }
 """A whole archive: nothing of it is taken. An archive can be `too_large_unpacked` too."""
 
@@ -40,11 +40,14 @@ OF_FILES = SET_APART | {
     ),
     "unsupported": "This variant of the format is not read.",
     "empty": "The file is empty. Export or copy it again.",
-    "format": "This is not a PNG, JPEG, TIFF, BMP or DICOM image.",
+    "format": "This is not a PNG, JPEG, TIFF, BMP, DICOM or NIfTI image.",
     "truncated": "The image ends too early. Export or copy it again.",
     "pixels": "The image has more pixels than are accepted, or not as many as it says.",
     "pages": "The file has more pages than are accepted. Save them in several files.",
     "malformed": "The DICOM structure is damaged, or what a CT slice must state is missing. Export it again.",
+    "no_orientation": "The volume does not state how it lies in the patient. Convert it again with its orientation.",
+    "volumes": "The file holds several volumes. Save each in a file of its own.",
+    "not_hu": "The values of the volume are not Hounsfield units of CT. Masks, labels and scaled greys are not read.",
     "not_ct": "This DICOM object is not a CT slice.",
     "decoder_crash": "Decoding this file crashed the decoder.",
     "decoder_timeout": "Decoding this file took too long.",

@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     max_entries: int = 200_000
     max_unpacked_bytes: int = 256 * 1024 * MIB
     max_ratio: int = 200
-    max_entry_bytes: int = 256 * MIB
+    max_entry_bytes: int = 640 * MIB
     max_pixels: int = 40_000_000
     set_apart: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_rules)] = Field(
         default=",".join(SET_APART), validate_default=True

@@ -29,6 +29,7 @@ def new_decoders() -> DecoderPool:
         cpu_seconds=settings.decode_seconds,
         wall_seconds=3 * settings.decode_seconds,  # a busy machine is not the fault of the file
         memory_bytes=settings.decode_memory_bytes,
+        max_file_bytes=settings.max_entry_bytes,
         set_apart=settings.set_apart,
     )
     return DecoderPool(size, limits, filter_required=not settings.allow_unfiltered_decoders)

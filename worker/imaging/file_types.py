@@ -21,7 +21,11 @@ _ARCHIVE_NAMES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz")
 HEAD = 1024
 """Bytes that `archive_kind` needs to see."""
 
+IMAGE_HEAD = 348
+"""Bytes that `image_kind` needs to see."""
+
 _TAR_BLOCK = 512
+_NIFTI_1, _NIFTI_2 = (b"n+1\0", b"ni1\0"), b"n+2\0\r\n\x1a\n"
 
 
 def archive_kind(head: bytes) -> str | None:
@@ -61,11 +65,11 @@ def checksum_holds(header: bytes) -> bool:
 
 
 def image_kind(data: bytes | memoryview) -> str | None:
-    """Return `PNG`, `JPEG`, `TIFF`, `BMP`, `DICOM`, or None.
+    """Return `PNG`, `JPEG`, `TIFF`, `BMP`, `DICOM`, `NIfTI`, or None, by the first `IMAGE_HEAD` bytes.
 
     A DICOM preamble may look like a TIFF or a program (PS3.10 7.1), so `DICM` at 128 is checked before those two.
     """
-    head = bytes(data[:132])
+    head = bytes(data[:IMAGE_HEAD])
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -76,6 +80,8 @@ def image_kind(data: bytes | memoryview) -> str | None:
         return "TIFF"
     if head.startswith(b"BM"):
         return "BMP"
+    if head[344:348] in _NIFTI_1 or head[4:12] == _NIFTI_2:
+        return "NIfTI"
     return "DICOM" if _is_bare_dicom(head) else None
 
 

@@ -46,9 +46,9 @@ class SeriesInfo:
 class PreparedSlice:
     """One slice as the model takes it.
 
-    `pixels`: uint8[224, 224], read-only. `frame`: page of its file, from 0. `format`: PNG, JPEG, TIFF, BMP or DICOM;
-    `mode`: Pillow's mode, or DICOM's photometric interpretation; `width`, `height`: before fitting, in pixels.
-    `notes`: codes of `db.reasons.SLICE_NOTES`, in the order of that table.
+    `pixels`: uint8[224, 224], read-only. `frame`: page of its file, from 0. `format`: PNG, JPEG, TIFF, BMP, DICOM or
+    NIfTI; `mode`: Pillow's mode, DICOM's photometric interpretation, or NumPy's type; `width`, `height`: before
+    fitting, in pixels. `notes`: codes of `db.reasons.SLICE_NOTES`, in the order of that table.
     """
 
     pixels: NDArray[np.uint8]

@@ -37,7 +37,7 @@ class Limits:
     max_entries: int = 200_000
     max_unpacked_bytes: int = 256 * 1024 * MIB
     max_ratio: int = 200
-    max_entry_bytes: int = 256 * MIB
+    max_entry_bytes: int = 640 * MIB
     reserve_bytes: int = 0
 
     @classmethod

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from db.reasons import SET_APART
-from worker.imaging.file_types import image_kind
+from worker.imaging.file_types import IMAGE_HEAD, image_kind
 from worker.imaging.formats.dicom import decode_dicom
+from worker.imaging.formats.nifti import decode_nifti
 from worker.imaging.formats.pictures import bare_jpeg, bare_png, check_bmp, check_pixels, check_png_rows, check_tiff
 from worker.imaging.formats.plain_jpeg import read_plain_jpeg
 from worker.imaging.formats.plain_png import read_plain_png
@@ -31,6 +32,9 @@ _BRIGHT = 40960  # a picture of the full range has a pixel as bright as this
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _DATA_TAGS = ((273, 279), (324, 325))  # strips and tiles: offsets, byte counts
 _UNSIGNED = 1
+MIB = 1024 * 1024
+_BYTES_A_LIMIT = 40 * MIB
+_MOST_LIMITS = 9  # so that no file takes as long as a worker may stand still (`stall_seconds`)
 _INTERLACED = 28  # byte of a PNG
 
 
@@ -38,20 +42,29 @@ _INTERLACED = 28  # byte of a PNG
 class DecodeLimits:
     """The limits for one file. `max_pixels` and `max_pages` hold everywhere; seconds and memory in the sandbox only.
 
-    `cpu_seconds`: processor time; `wall_seconds`: time on the clock; `memory_bytes`: of the whole decoding process.
-    `set_apart`: the rules of `dicom_objects` that hold.
+    `cpu_seconds`: processor time; `wall_seconds`: time on the clock; both are longer for a large file (`stretch`).
+    `memory_bytes`: of the whole decoding process, beside the file's own bytes. `max_file_bytes`: for which there is
+    memory. `set_apart`: the rules of `dicom_objects` that hold.
     """
 
     max_pixels: int = 40_000_000
-    max_pages: int = 512
+    max_pages: int = 2048
     cpu_seconds: int = 10
     wall_seconds: float = 30
-    memory_bytes: int = 512 * 1024 * 1024
+    memory_bytes: int = 512 * MIB
+    max_file_bytes: int = 640 * MIB
     set_apart: tuple[str, ...] = tuple(SET_APART)
+
+    def stretch(self, size: int) -> float:
+        """Return by how much the seconds are multiplied for a file of so many bytes.
+
+        A scan of 1,000 slices in JPEG 2000 has 200 MiB and takes 20 s of processor time.
+        """
+        return min(1 + size / _BYTES_A_LIMIT, _MOST_LIMITS)
 
 
 def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[PreparedSlice]:
-    """Decode one file: one slice, or one for each page of a TIFF or frame of a DICOM file (at most `limits.max_pages`).
+    """Decode one file: one slice, or one for each page of a TIFF, frame of a DICOM file or axial plane of a volume.
 
     | stored as | becomes |
     |---|---|
@@ -66,21 +79,23 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | I;16, other | `unsupported`: neither HU nor a picture of the full range |
     | RGB of 16 bits | the high byte of each, then as RGB |
     | DICOM CT, each frame | lung window: see `dicom.decode_dicom` |
+    | NIfTI, each axial slice | lung window: see `nifti.decode_nifti` |
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
 
     Of an APNG the default picture counts. Metadata is cut away unread: text, profiles, EXIF and with it the EXIF
     orientation, so that no remark in a file can change a score. TIFF's own Orientation, a baseline tag, is applied.
     A truncated picture is never padded.
 
-    Raises SliceRejected: `format`, `truncated`, `corrupt`, `pixels`, `pages`, `unsupported`, `malformed`, `not_ct`,
-    `decoder_memory`.
+    Raises SliceRejected with a code of `db.reasons.OF_FILES`.
     """
-    kind = image_kind(memoryview(data)[:132])
+    kind = image_kind(memoryview(data)[:IMAGE_HEAD])
     if kind is None:
-        raise SliceRejected("format", "The bytes are not those of a PNG, JPEG, TIFF, BMP or DICOM file.")
+        raise SliceRejected("format", "The bytes are not those of a PNG, JPEG, TIFF, BMP, DICOM or NIfTI file.")
     try:
         if kind == "DICOM":
             return list(decode_dicom(data, limits.max_pixels, limits.max_pages, limits.set_apart))
+        if kind == "NIfTI":
+            return list(decode_nifti(data, limits.max_pixels, limits.max_pages, limits.set_apart))
         return list(_decode_picture(data, kind, limits))
     except SliceRejected:
         raise
@@ -178,8 +193,8 @@ def _rejection(error: Exception, kind: str) -> SliceRejected:
         return SliceRejected("decoder_memory", "Decoding takes more memory than is allowed.")
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return SliceRejected("pixels", "The picture has more pixels than are accepted.")
-    if kind == "DICOM":
-        return SliceRejected("malformed", f"The DICOM file cannot be read ({type(error).__name__}).")
+    if kind in ("DICOM", "NIfTI"):
+        return SliceRejected("malformed", f"The {kind} file cannot be read ({type(error).__name__}).")
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return SliceRejected("truncated", f"The {kind} ends before its pixels.")
     if text.startswith("Unsupported") or (kind == "TIFF" and isinstance(error, UnidentifiedImageError)):

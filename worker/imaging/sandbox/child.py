@@ -3,6 +3,7 @@
 import codecs
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import SIDE, PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import FILTER_REQUIRED, REQUEST, pack_frame, pack_reply
-from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, limit_resources
+from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, grant_memory, limit_resources
 from worker.parent_death import die_with_parent
 
 _DISCARD = 1024 * 1024
@@ -43,7 +44,7 @@ def main(parent: str, decoder: str, limits: str, filter_: str) -> None:
     bounds = DecodeLimits(**json.loads(limits))
     _warm_up()
     replies = _private_stdout()
-    limit_resources(bounds.memory_bytes)
+    limit_resources(bounds.memory_bytes + bounds.max_file_bytes)
     unfiltered = drop_system_calls()
     _send(replies, pack_frame({"ready": True, "unfiltered": unfiltered}))
     if unfiltered and filter_ == FILTER_REQUIRED:
@@ -55,7 +56,8 @@ def serve(requests: FileIO, replies: int, decode: Decode, limits: DecodeLimits) 
     """Answer every request in turn, until the parent closes the pipe."""
     while True:
         (length,) = REQUEST.unpack(_read(requests, bytearray(REQUEST.size)))
-        grant_cpu(limits.cpu_seconds)
+        grant_cpu(math.ceil(limits.cpu_seconds * limits.stretch(length)))
+        grant_memory(limits.memory_bytes + length)
         _send(replies, _answer(requests, length, decode, limits))
 
 

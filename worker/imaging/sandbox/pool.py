@@ -209,7 +209,9 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             self._attend(decoder, ready)
 
     def _allowed(self, decoder: Decoder) -> float:
-        return self._limits.wall_seconds if decoder.is_ready else _START_SECONDS
+        if not decoder.is_ready:
+            return _START_SECONDS
+        return self._limits.wall_seconds * self._limits.stretch(len(decoder.tasks[0].data) if decoder.tasks else 0)
 
     def _attend(self, decoder: Decoder, ready: set[int]) -> None:
         was_ready = decoder.is_ready

@@ -6,7 +6,7 @@ JSON, the pixels of all slices one after another. A header states the processor 
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from worker.imaging.recipe import PreparedSlice
@@ -27,11 +27,10 @@ def pack_reply(result: list[PreparedSlice] | SliceRejected, seconds: Mapping[str
         {name: getattr(slice_, name) for name in _FIELDS} | {"series": slice_.series and asdict(slice_.series)}
         for slice_ in result
     ]
-    pixels = b"".join(slice_.pixels.tobytes() for slice_ in result)
-    return pack_frame({"slices": slices, "seconds": dict(seconds)}, pixels)
+    return pack_frame({"slices": slices, "seconds": dict(seconds)}, [slice_.pixels.data for slice_ in result])
 
 
-def pack_frame(header: dict[str, object], pixels: bytes = b"") -> bytes:
-    """Return a frame of any header."""
+def pack_frame(header: dict[str, object], pixels: Sequence[memoryview | bytes] = ()) -> bytes:
+    """Return a frame of any header. The pixels are copied once: those of a scan take a hundred megabytes."""
     text = json.dumps(header).encode()
-    return b"".join((REPLY.pack(len(text), len(pixels)), text, pixels))
+    return b"".join((REPLY.pack(len(text), sum(memoryview(part).nbytes for part in pixels)), text, *pixels))

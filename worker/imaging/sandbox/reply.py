@@ -78,7 +78,7 @@ def _note(code: str) -> str:
 
 class _Slice(_Strict):
     frame: int
-    format: Literal["PNG", "JPEG", "TIFF", "BMP", "DICOM"]
+    format: Literal["PNG", "JPEG", "TIFF", "BMP", "DICOM", "NIfTI"]
     mode: Annotated[Text, Field(max_length=16)]
     width: Side
     height: Side

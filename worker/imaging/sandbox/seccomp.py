@@ -121,7 +121,8 @@ def forbid_effects() -> str | None:
 
 
 def limit_resources(memory_bytes: int) -> None:
-    """Bound address space; no file may grow, no core be dumped, no process be forked, few files be opened."""
+    """Bound address space to what `grant_memory` may allow; no file may grow, no core be dumped, no process be forked,
+    few files be opened."""
     for what, most in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_FSIZE, 0),
@@ -132,6 +133,12 @@ def limit_resources(memory_bytes: int) -> None:
         _, hard = resource.getrlimit(what)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (most, most))
+
+
+def grant_memory(memory_bytes: int) -> None:
+    """Let this process use so much address space, at most what `limit_resources` set."""
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (min(memory_bytes, most), most))
 
 
 def grant_cpu(seconds: int) -> None:
@@ -147,7 +154,8 @@ def drop_system_calls() -> str | None:
     """Allow only the system calls that are needed to compute and to use open pipes. Any other fails with EPERM.
 
     From then on this process cannot open a file (such as the SQLite ledger or the secrets of this user) or a socket,
-    start a program or a process, or map executable memory. The only limit that it can change is that of processor time.
+    start a program or a process, or map executable memory. The only limits that it can change are that of processor
+    time, and that of address space up to the one set by `limit_resources`.
 
     Returns None, or why the filter could not be set. In that case only the limits of `limit_resources` hold.
     """
@@ -186,8 +194,9 @@ def _filter(machine: str) -> list[tuple[int, int, int, int]]:
         protection = (_LOAD, 0, 0, _FIRST_ARGUMENT + 2 * 8)
         program += [(_JUMP_EQUAL, 0, 4, numbers[column]), protection, (_JUMP_ANY_BIT, 0, 1, _PROT_EXEC), deny, allow]
     own, what = (_LOAD, 0, 0, _FIRST_ARGUMENT), (_LOAD, 0, 0, _FIRST_ARGUMENT + 8)
-    program += [(_JUMP_EQUAL, 0, 5, _PRLIMIT[column]), own, (_JUMP_EQUAL, 0, 3, 0)]
-    program += [what, (_JUMP_EQUAL, 0, 1, int(resource.RLIMIT_CPU)), allow, deny]
+    program += [(_JUMP_EQUAL, 0, 6, _PRLIMIT[column]), own, (_JUMP_EQUAL, 0, 4, 0), what]
+    cpu, memory = int(resource.RLIMIT_CPU), int(resource.RLIMIT_AS)
+    program += [(_JUMP_EQUAL, 1, 0, cpu), (_JUMP_EQUAL, 0, 1, memory), allow, deny]
     return program
 
 

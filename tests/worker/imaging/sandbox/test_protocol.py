@@ -63,7 +63,7 @@ def test_slices_and_rejections_are_read_back() -> None:
 
 
 def test_an_honest_header_is_accepted() -> None:
-    (slice_,) = answer(pack_frame({"slices": [slice_header()], "seconds": NOT_MEASURED}, b"\x05" * PIXEL_BYTES))
+    (slice_,) = answer(pack_frame({"slices": [slice_header()], "seconds": NOT_MEASURED}, [b"\x05" * PIXEL_BYTES]))
     assert slice_.series is not None
     assert slice_.series.position == 1.5
     assert (slice_.pixels == 5).all()
@@ -99,7 +99,7 @@ def test_an_honest_header_is_accepted() -> None:
 )
 def test_a_forged_slice_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ForgedReply):
-        read_reply(pack_frame({"slices": [slice_header(**changes)], "seconds": NOT_MEASURED}, bytes(PIXEL_BYTES)), 1)
+        read_reply(pack_frame({"slices": [slice_header(**changes)], "seconds": NOT_MEASURED}, [bytes(PIXEL_BYTES)]), 1)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_forged_slice_is_refused(changes: dict[str, object]) -> None:
 )
 def test_a_forged_frame_is_refused(header: dict[str, object], pixels: bytes) -> None:
     with pytest.raises(ForgedReply):
-        read_reply(pack_frame({"seconds": NOT_MEASURED} | header, pixels), 1)
+        read_reply(pack_frame({"seconds": NOT_MEASURED} | header, [pixels]), 1)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"nonsense", b"[" * 100_000, b"\xff\xfe", json.dumps({"a": 1}).encode()])
