@@ -76,7 +76,7 @@ def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = No
 def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int) -> ReadSlice:
     info = prepared.series
     series = info if info and info.series_uid else None
-    folder = entry.name.rpartition("/")[0]
+    folder = entry.name if prepared.format == "NIfTI" else entry.name.rpartition("/")[0]  # a volume is a series
     texts = {name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")}
     numbers = {name: getattr(info, name, None) for name in ("instance_number", "position")}
     place: Any = texts | numbers

@@ -174,9 +174,10 @@ def _read(data: memoryview) -> _Volume:
     if head[344:348] == _PAIR:
         raise SliceRejected("unsupported", "A NIfTI header alone, whose voxels are in another file; send one .nii.")
     header = _header(head)
-    kind = _TYPES.get(int(header["datatype"]))
+    number = int(header["datatype"])
+    kind = _TYPES.get(number)
     if kind is None:
-        raise SliceRejected("unsupported", f"Voxels of NIfTI type {int(header['datatype'])} are not read.")
+        raise SliceRejected("unsupported", f"Voxels of NIfTI type {number} are not read.")
     shape = _shape(header["dim"])
     dtype = np.dtype(kind).newbyteorder(header.dtype["datatype"].byteorder)
     offset = float(header["vox_offset"])
