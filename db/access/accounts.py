@@ -95,6 +95,11 @@ def list_users(s: Session) -> list[User]:
     return list(s.scalars(select(User).order_by(User.name)))
 
 
+def admin_names(s: Session) -> list[str]:
+    """Return the names of the admins who can sign in, sorted."""
+    return list(s.scalars(select(User.name).where(User.is_admin, User.disabled_at.is_(None)).order_by(User.name)))
+
+
 def verify_password(s: Session, name: str, password: str) -> User | None:
     """Return the user if the password is theirs and they are not disabled, or None.
 

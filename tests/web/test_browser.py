@@ -1,17 +1,21 @@
 """The pages in a real browser: signing in, submitting, watching a job, looking at heat maps."""
 
+import base64
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from apiflask import APIFlask
 from flask import render_template_string
+from sqlalchemy import select
 
-from db.database import session_scope
+from db.database import read_scope, session_scope
 from db.evaluation.result import PairedMetric
 from db.ledger.leases import Claim
 from db.metrics import METRICS
-from db.models import User
+from db.models import Job, Upload, User
+from db.storage import storage
 from db.training import runs
 from db.training.progress import EpochRecord, LiveProgress
 from tests.builders.files import png, zip_of
@@ -62,21 +66,45 @@ def test_submit_by_dropping(signed_in: Any) -> None:
 
 
 @pytest.mark.slow
-def test_too_many_files_cannot_be_submitted(signed_in: Any) -> None:
+def test_more_files_than_a_form_takes_are_sent_as_one_archive(signed_in: Any) -> None:
+    picture = base64.b64encode(png(1)).decode()
     signed_in.goto("/submit")
     signed_in.evaluate(
-        """() => {
+        """(picture) => {
             const data = new DataTransfer();
-            for (let i = 0; i < 991; i += 1) data.items.add(new File(["x"], `${i}.png`));
+            const bytes = Uint8Array.from(atob(picture), (one) => one.charCodeAt(0));
+            const name = (i) => `${i}${i === 1 ? "ä".repeat(90) : ""}.png`;
+            for (let i = 0; i < 991; i += 1) data.items.add(new File([bytes], name(i)));
             const input = document.getElementById("files");
             input.files = data.files;
             input.dispatchEvent(new Event("change", {bubbles: true}));
-        }"""
+        }""",
+        picture,
     )
-    signed_in.locator("#problem").get_by_text("Too many files").wait_for()
-    assert signed_in.get_by_role("button", name="Submit").is_disabled()
-    signed_in.get_by_role("button", name="Remove 0.png").click()
-    assert signed_in.get_by_role("button", name="Submit").is_enabled()
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+    with read_scope() as s:
+        [upload] = s.scalars(select(Upload))
+        assert s.scalars(select(Job.name)).one() == "0.png and 990 more"
+    with tarfile.open(storage().local_path(upload.sha256)) as archive:
+        members = archive.getmembers()
+        assert [member.name for member in members[:2]] == ["0.png", f"1{'ä' * 90}.png"]
+        assert len(members) == 991
+        last = archive.extractfile(members[-1])
+        assert last is not None
+        assert last.read() == png(1)
+
+
+@pytest.mark.slow
+def test_report_in_its_frame_follows_the_theme(admin_page: Any, tmp_path: Path) -> None:
+    style = "body { color: white } @media screen and (prefers-color-scheme: dark) { body { color: black } }"
+    version = add_version(tmp_path, "reported", {"report.html": f"<style>{style}</style><p>Report".encode()})
+    for theme, colour in (("dark", "rgb(0, 0, 0)"), ("light", "rgb(255, 255, 255)")):
+        admin_page.goto(f"/models/{version.id}/training-report")
+        admin_page.evaluate("(theme) => localStorage.setItem('ctbatch-theme', theme)", theme)
+        admin_page.reload()
+        text = admin_page.frame_locator("iframe.report-frame").get_by_text("Report")
+        assert text.evaluate("(node) => getComputedStyle(node).color") == colour
 
 
 def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:

@@ -97,6 +97,14 @@ def test_one_refused_archive_refuses_all_and_keeps_nothing(admin: Api, settings:
     assert admin.get("/datasets").json["items"] == []
 
 
+def test_form_says_that_files_must_be_chosen_again(roots_browser: Browser, admin: Api) -> None:
+    files = {"name": "site", "files": (io.BytesIO(CLASSES[:-30]), "bad.zip")}
+    page = roots_browser.client.post("/datasets/new", data=files | {"csrf_token": roots_browser.csrf("/datasets/new")})
+    assert page.status_code == 422
+    assert "Choose the files again" in page.text
+    assert 'value="site"' in page.text
+
+
 @pytest.mark.parametrize("name", ["", "a b", "7", "../x", "a/1"])
 def test_invalid_name_is_refused_and_keeps_nothing(admin: Api, settings: Settings, name: str) -> None:
     before = stored(settings)

@@ -21,7 +21,8 @@ from tests.builders.versions import fake_package
 from tests.web.actors import Api, Browser, load_engines, ready_dataset
 from web.views.metric_filters import plain
 
-REPORT = b"<!doctype html><title>Report</title><style>p{color:red}</style><script>alert(1)</script><p>Report</p>"
+DARK = b"@media screen and (prefers-color-scheme: dark) {p{color:red}}"
+REPORT = b"<!doctype html><title>Report</title><style>%b</style><script>alert(1)</script><p>Report</p>" % DARK
 CARD = b"# site\n\n<script>alert(2)</script> Research use only."
 FIGURES = {"accuracy": 0.96, "recall": 0.95, "specificity": 0.94, "auc": 0.99, "ece": 0.02}
 LARGEST = {"largest_difference": 0.0342}
@@ -292,7 +293,7 @@ def test_report_has_a_way_back(roots_browser: Browser, version_id: int) -> None:
     assert f'href="/models/{version_id}/training-report"' in page
     framed = roots_browser.get(f"/models/{version_id}/training-report").text
     assert f'<a href="/models/{version_id}">site/1</a>' in framed
-    assert f'<iframe class="report-frame" src="/models/{version_id}/report"' in framed
+    assert f'<iframe class="report-frame" data-themed="/models/{version_id}/report"' in framed
     report = roots_browser.get(f"/models/{version_id}/report")
     assert (
         report.headers["X-Frame-Options"],
@@ -302,6 +303,14 @@ def test_report_has_a_way_back(roots_browser: Browser, version_id: int) -> None:
         True,
     )
     assert roots_browser.get("/models/1/training-report").status_code == 404
+
+
+@pytest.mark.parametrize(("theme", "media"), [("dark", "(min-width: 0)"), ("light", "(max-width: 0)"), ("no", None)])
+def test_report_is_dark_or_light_as_its_page_is(
+    roots_browser: Browser, version_id: int, theme: str, media: str | None
+) -> None:
+    page = roots_browser.get(f"/models/{version_id}/report?theme={theme}").text
+    assert f"@media screen and {media or '(prefers-color-scheme: dark)'}" in page
 
 
 def test_intervals_of_few_groups_are_marked(roots_browser: Browser, version_id: int) -> None:

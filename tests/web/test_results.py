@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 from sqlalchemy import select
+from werkzeug.http import parse_options_header
 
 from db.database import read_scope, session_scope
 from db.ledger.series import SeriesQuery, series_page
-from db.models import Chunk, Job, Slice
+from db.models import Chunk, Job, ModelVersion, Slice
 from db.reasons import SLICE_NOTES
 from db.storage import storage
 from tests.builders.files import png, zip_of
@@ -82,11 +83,22 @@ def test_result_row_has_all_fields(api: Api, job_id: str) -> None:
 def test_csv_has_every_slice_and_the_notice(api: Api, job_id: str) -> None:
     answer = api.get(f"/jobs/{job_id}/results.csv")
     assert answer.mimetype == "text/csv"
-    assert answer.headers["Content-Disposition"] == f"attachment; filename=ctbatch-{job_id}.csv"
+    assert answer.headers["Content-Disposition"].startswith("attachment; filename=")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert len(rows) == 7
     assert {row["notice"] for row in rows} == {"Research use only, not for diagnosis."}
     assert (rows[0]["label"], rows[0]["probability"]) == ("COVID", "0.9")
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("CT of May/June.zip", "CT-of-May-June.zip"), ("Lübeck", "Lübeck"), ("../..", "ctbatch")]
+)
+def test_export_is_named_after_its_job(api: Api, champion: ModelVersion, name: str, stem: str) -> None:
+    job_id = api.submit(("1.png", png(1)), name=name).json["id"]
+    for kind in ("csv", "json"):
+        answer = api.get(f"/jobs/{job_id}/results.{kind}")
+        _, options = parse_options_header(answer.headers["Content-Disposition"])
+        assert options["filename"] == f"{stem}-{job_id}.{kind}"
 
 
 def test_exports_have_the_labels_of_readers(api: Api, admin: Api, job_id: str) -> None:

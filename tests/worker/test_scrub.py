@@ -72,7 +72,6 @@ def test_new_reader_goes_on_where_the_last_one_stopped(database: Settings) -> No
         assert s.scalars(select(Installation)).one().reread_at is not None
 
 
-@pytest.mark.filterwarnings("error")
 def test_sweeper_finds_it_by_itself(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrub, "TURN_SECONDS", 0.01)
     sha256, stop = damage(storage().put(b"a file")).name, threading.Event()

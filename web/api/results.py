@@ -1,5 +1,6 @@
 """A job's results over the API: pages, whole exports, and the images of its slices."""
 
+import re
 from collections.abc import Iterator
 
 from apiflask import APIBlueprint
@@ -9,6 +10,7 @@ from flask import Response, request
 from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
 from db.ledger.results import ResultsQuery, results_page
+from db.models import Job
 from db.series.images import SliceImage, slice_image
 from web.actions.lookup import ROW_IDS, reading_job
 from web.actions.request import sends_files
@@ -19,6 +21,8 @@ from web.downloads import job_results
 from web.errors import not_found
 from web.schemas.jobs import ExportOut, ImageQuery, ResultPage
 from web.security.auth import guard_api
+
+NAME_IN_FILE = 60  # characters of a job's name in the name of a file
 
 blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>", tag="Results")
 guard_api(blueprint)
@@ -50,7 +54,7 @@ def results_csv(job_id: str) -> Response:
     """
     with reading_job(job_id) as (_, job):
         pass
-    return _download(job_results.csv_lines(job), f"ctbatch-{job.id}.csv", "text/csv; charset=utf-8")
+    return _download(job_results.csv_lines(job), f"{_file_stem(job)}.csv", "text/csv; charset=utf-8")
 
 
 @blueprint.get("/results.json")
@@ -64,7 +68,7 @@ def results_json(job_id: str) -> Response:
     """
     with reading_job(job_id) as (s, job):
         shown = job_json(job_view(s, job))
-    return _download(job_results.json_pieces(job, shown), f"ctbatch-{job.id}.json", "application/json")
+    return _download(job_results.json_pieces(job, shown), f"{_file_stem(job)}.json", "application/json")
 
 
 @blueprint.get("/slices/<int:slice_id>/image.png")
@@ -101,8 +105,14 @@ def _slice(job_id: str, slice_id: int) -> SliceImage:
     return image_of_slice
 
 
+def _file_stem(job: Job) -> str:
+    """Return a name for files of a job's results: its own name as far as every system takes it, and its id."""
+    name = re.sub(r"[^\w.]+", "-", job.name)[:NAME_IN_FILE].strip("-.") or "ctbatch"
+    return f"{name}-{job.id}"
+
+
 def _download(pieces: Iterator[str], filename: str, content_type: str) -> Response:
     response = Response(pieces, content_type=content_type)
-    response.headers["Content-Disposition"] = f"attachment; filename={filename}"
+    response.headers.set("Content-Disposition", "attachment", filename=filename)
     response.headers["X-Notice"] = RESEARCH_USE_ONLY
     return response

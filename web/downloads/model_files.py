@@ -16,6 +16,8 @@ REPORT_CSP = (
     " frame-ancestors 'self'; sandbox"
 )
 """The report is a page of its own, with its style inside. It may come from another site, so it may not run scripts."""
+DARK = "(prefers-color-scheme: dark)"
+THEMES = {"dark": "(min-width: 0)", "light": "(max-width: 0)"}  # what holds for every screen, and for none
 FIGURES = {
     "confusion-matrix": ("Confusion matrix", "Test slices by their true class and by what they were called"),
     "roc": ("ROC curve", "The share of COVID slices that are found, against the share of false alarms"),
@@ -69,9 +71,14 @@ def card_response(version: ModelVersion) -> Response:
     return Response(text, content_type="text/markdown; charset=utf-8")
 
 
-def report_response(version: ModelVersion) -> Response:
-    """Return the training report, in its own sandbox. Raises Problem 404."""
+def report_response(version: ModelVersion, theme: str = "") -> Response:
+    """Return the training report, in its own sandbox. Raises Problem 404.
+
+    `theme`: "dark" or "light", whatever the browser prefers; anything else leaves it to the browser.
+    """
     response = _file(version, REPORT, "text/html; charset=utf-8")
+    if theme in THEMES and response.status_code == 200:
+        response.set_data(response.get_data().replace(DARK.encode(), THEMES[theme].encode()))
     response.headers["Content-Security-Policy"] = REPORT_CSP
     response.headers["X-Frame-Options"] = "SAMEORIGIN"  # the page with the way back shows it in a frame
     return response

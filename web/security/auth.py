@@ -9,7 +9,7 @@ from flask import after_this_request, g, request, session
 from sqlalchemy.exc import OperationalError
 from wtforms.validators import ValidationError
 
-from db.access import tokens
+from db.access import accounts, tokens
 from db.database import read_scope, session_scope
 from db.models import User
 from web.errors import Problem, not_signed_in
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 SESSION_LIFE = timedelta(hours=12)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SHOWN_ADMINS = 3
 POLL = "poll"
 """The parameter of every address that an open page asks for by itself. Such requests keep no session alive."""
 
@@ -88,7 +89,10 @@ def require_admin() -> User:
     """Return the user of this request, who must be an admin. Raises Problem 401 or 403."""
     user = require_user()
     if not user.is_admin:
-        raise Problem(403, "forbidden", "Only an admin may do this. Ask one to do it, or to make you an admin.")
+        with read_scope() as s:
+            names = accounts.admin_names(s)
+        who = f"Ask {' or '.join(names[:SHOWN_ADMINS])}" if names else "Ask one"
+        raise Problem(403, "forbidden", f"Only an admin may do this. {who} to do it, or to make you an admin.")
     return user
 
 

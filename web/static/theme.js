@@ -12,6 +12,10 @@
     const theme = chosen();
     const shown = theme === "auto" ? (dark.matches ? "dark" : "light") : theme;
     document.documentElement.setAttribute("data-bs-theme", shown);
+    for (const frame of document.querySelectorAll("iframe[data-themed]")) { // a page of its own, which runs no scripts
+      const address = `${frame.dataset.themed}?theme=${shown}`;
+      if (frame.getAttribute("src") !== address) frame.setAttribute("src", address);
+    }
     const button = document.getElementById("theme");
     if (!button) return;
     const words = {auto: "automatic", light: "light", dark: "dark"};

@@ -57,7 +57,7 @@ def checks(version_id: int) -> str:
 def report(version_id: int) -> Response:
     """Show the training report, a page of its own that cannot run scripts. It shows slices, so it is for admins."""
     require_admin()
-    return model_files.report_response(_version(version_id))
+    return model_files.report_response(_version(version_id), request.args.get("theme", ""))
 
 
 @blueprint.get("/<int:version_id>/training-report")

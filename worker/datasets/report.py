@@ -14,6 +14,7 @@ from worker.imaging.near_duplicates import Similar
 
 SIZES_SHOWN = 20
 GROUPS_SHOWN = 200
+LEAST_GROUPS_TO_SPLIT = 3  # of a class
 MANY_JOINED = 0.25  # share of the groups in one cluster from which a warning says so
 
 ByClass = dict[str, dict[str, int]]
@@ -134,6 +135,13 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         warnings.append(f"{across} slices have the same pixels as one of the other class: one of their labels is wrong")
     if across := report["near_identical"]["across"]:
         warnings.append(f"{across} pairs of near-identical slices are of different classes")
+    for name in CLASSES.values():
+        count = report["groups"][name] + report["groups"]["both"]
+        if report["counts"][name] and count < LEAST_GROUPS_TO_SPLIT:
+            warnings.append(
+                f"the slices of {name} are of {count} {'group' if count == 1 else 'groups'}: training, validation and"
+                f" test need {LEAST_GROUPS_TO_SPLIT}, so that each has a group of its own"
+            )
     joined, groups = report["largest_cluster"].get("groups", 0), report["groups"]["count"]
     if joined >= MANY_JOINED * groups:
         warnings.append(

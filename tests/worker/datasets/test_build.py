@@ -203,6 +203,13 @@ def test_group_of_csv_or_dicom_goes_before_folder(make: Make) -> None:
     assert found.report.as_json()["groups_from"] == {"CSV": 2, "folders": 1}
 
 
+@pytest.mark.parametrize(("patients", "expected"), [(2, 2), (3, 0)])
+def test_class_of_too_few_groups_to_split_is_a_warning(make: Make, patients: int, expected: int) -> None:
+    folders = [f"set/{name}/{name[0]}{patient}" for name in ("COVID", "non-COVID") for patient in range(patients)]
+    warnings = make({f"{folder}/1.png": png(at) for at, folder in enumerate(folders)}).report.as_json()["warnings"]
+    assert sum("training, validation and test need 3" in warning for warning in warnings) == expected
+
+
 @pytest.mark.slow
 def test_slices_without_a_known_patient_are_counted_in_a_warning(make: Make) -> None:
     entries = of_patients(2) | {"set/COVID/loose.png": png(1000), "set/non-COVID/loose.png": png(1001)}
