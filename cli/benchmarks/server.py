@@ -134,7 +134,7 @@ def demo_package(folder: Path) -> Path:
 def peak_memory(root: int) -> dict[str, int]:
     """Return the peak resident memory in MiB of `root` and of each process below it, by role and process id."""
     peaks = {}
-    for pid in [root, *_descendants(root)]:
+    for pid in [root, *descendants(root)]:
         try:
             status = Path(f"/proc/{pid}/status").read_text()
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -147,7 +147,8 @@ def peak_memory(root: int) -> dict[str, int]:
     return peaks
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
+    """Return the ids of all processes below `root`."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -157,9 +158,9 @@ def _descendants(root: int) -> list[int]:
         except OSError:
             continue
         parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    descendants, waiting = [], [root]
+    below, waiting = [], [root]
     while waiting:
         children = parents.get(waiting.pop(), [])
-        descendants += children
+        below += children
         waiting += children
-    return descendants
+    return below

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli.benchmarks.watch.others import even_if_disturbed
+from cli.errors import UsageError
 from cli.options import FOLDER, NEW_FOLDER, PATH, json_option
 from cli.training_options import run_options
 from training.launch.installed import check_installed
@@ -47,6 +48,30 @@ def pipeline(path: Path | None, slices: int, package: Path | None, even_if_distu
     from cli.benchmarks.job_throughput import run
 
     run(path, slices, package, even_if_disturbed, as_json)
+
+
+@bench.command()
+@click.argument("path", required=False, type=FOLDER)
+@count_option("--slices", 300, "Classify this many slices.")
+@click.option("--package", type=FOLDER, help="Predict with this model package  [default: .build/demo-package]")
+@click.option("--peer", "names", multiple=True, help="Measure this peer, as bentoml-int8; repeatable  [default: all]")
+@even_if_disturbed
+@json_option
+def peers(
+    path: Path | None, slices: int, package: Path | None, names: tuple[str, ...], even_if_disturbed: bool, as_json: bool
+) -> None:
+    """Compare ctbatch with what people would use instead.
+
+    PATH is a folder of slices  [default: synthetic slices]. `make peers` installs the peers first. Each predicts the
+    same slices by the same weights, and writes the same rows into SQLite. The time is that of a warm system, from the
+    first byte read to the last row; ctbatch is measured before and after the others.
+    """
+    from cli.benchmarks.peers.catalogue import PEERS
+    from cli.benchmarks.peers.run import run
+
+    if unknown := set(names) - PEERS.keys():
+        raise UsageError(f"there is no peer {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
+    run(path, slices, package, [PEERS[name] for name in names or PEERS], even_if_disturbed, as_json)
 
 
 @bench.command()

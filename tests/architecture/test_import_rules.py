@@ -112,7 +112,7 @@ ROOMS = {
     ),
 }
 MOST_MODULES = 14  # of a folder: what is more wants a room of its own
-TENSORFLOW_IN = {"worker/engines/keras.py"}
+TENSORFLOW_IN = {"worker/engines/keras.py", "cli/benchmarks/peers/network.py"}  # peers run apart from ctbatch
 HEAVY = "tensorflow", "keras"
 HDF5_IN = {"worker/hdf5.py", "training/network/load_weights.py"}
 

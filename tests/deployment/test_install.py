@@ -17,6 +17,7 @@ PROJECT = Path(__file__).parents[2]
 LOCKS = PROJECT / ".lock"
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 WITH_TRAINING = ("training", "worker/engines/keras.py")
+PEERS_IN = "cli/benchmarks/peers/"  # each runs in an environment of its own
 OURS = {"db", "worker", "training", "web", "cli"}
 
 
@@ -42,6 +43,15 @@ def test_larger_lock_keeps_the_versions_of_the_smaller(less, more):
     assert {pin.split(" ")[0] for pin in pins(less)} <= versions
 
 
+def test_peers_use_the_versions_that_ctbatch_uses():
+    ours = dict(pin.split(" ")[0].split("==") for pin in pins("training.txt"))
+    for lock in (LOCKS / "peers").glob("*.txt"):
+        theirs = dict(pin.split(" ")[0].split("==") for pin in pins(f"peers/{lock.name}"))
+        assert {name: ours[name] for name in theirs.keys() & ours.keys()} == {
+            name: theirs[name] for name in theirs.keys() & ours.keys()
+        }
+
+
 def test_serving_lock_has_no_library_of_training():
     serving = {plain(pin) for pin in pins("serving.txt")}
     assert serving.isdisjoint({*LIBRARIES, "pandas", "pytest", "uv"})
@@ -56,11 +66,13 @@ def test_libraries_of_training_are_those_of_the_extra():
 def test_every_import_is_declared_where_it_is_needed():
     serving = {plain(name) for name in DECLARED["project"]["dependencies"]}
     training = serving | {plain(name) for name in DECLARED["project"]["optional-dependencies"]["training"]}
+    peers = {plain(line) for file in (LOCKS / "peers").glob("*.in") for line in file.read_text().split()}
     distributions = packages_distributions()
     wrong = []
     for path in sorted(path for package in OURS for path in (PROJECT / package).rglob("*.py")):
         name = path.relative_to(PROJECT).as_posix()
         allowed = training if name.startswith(WITH_TRAINING) else serving
+        allowed = allowed | peers if name.startswith(PEERS_IN) else allowed
         for module in imported(path) - OURS - sys.stdlib_module_names:
             if allowed.isdisjoint(map(plain, distributions.get(module, [module]))):
                 wrong.append(f"{name} imports {module}")

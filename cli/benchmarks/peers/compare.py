@@ -1,0 +1,101 @@
+"""The rows of a peer beside ctbatch's, and the table of all."""
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.errors import Unavailable
+
+LISTED = 20  # differences of a peer
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to one slice."""
+
+    probability: float
+    positive: bool
+
+
+Verdicts = dict[str, Verdict]  # by the name of a file in the archive
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one system. `slices`: of which there are rows."""
+
+    name: str
+    slices: int
+    seconds: float
+    start_seconds: float
+    verdicts: Verdicts
+    disturbed: bool
+    others: str
+
+    @property
+    def rate(self) -> float:
+        """Slices a second, from the first byte to the last row."""
+        return self.slices / self.seconds
+
+
+def read_rows(database: Path) -> Verdicts:
+    """Return the verdicts that a peer recorded."""
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT name, probability, positive FROM prediction")
+        return {name: Verdict(probability, bool(positive)) for name, probability, positive in rows}
+
+
+def differences(ours: Verdicts, theirs: Verdicts) -> list[dict[str, object]]:
+    """Return the slices on which two systems differ in the verdict, by their number in the archive.
+
+    Raises:
+        Unavailable: the other system has no row for a slice, or one for another.
+    """
+    if ours.keys() != theirs.keys():
+        raise Unavailable(f"a peer recorded {len(theirs)} slices, ctbatch {len(ours)}, or others of the archive")
+    return [
+        {"slice": number, "ctbatch": round(ours[name].probability, 4), "peer": round(theirs[name].probability, 4)}
+        for number, name in enumerate(ours)
+        if ours[name].positive != theirs[name].positive
+    ]
+
+
+def largest_difference(ours: Verdicts, theirs: Verdicts) -> float:
+    """Return the largest difference of a probability."""
+    return max((abs(ours[name].probability - theirs[name].probability) for name in ours), default=0.0)
+
+
+COLUMNS = (
+    "system",
+    "slices/s",
+    "ctbatch is faster by",
+    "seconds",
+    "start, seconds",
+    "other verdicts",
+    "largest difference",
+    "disturbed",
+)
+
+
+def table(ours: list[Row], peers: list[Row]) -> list[dict[str, object]]:
+    """Return a line for each measurement of ctbatch, and for each peer with the ratio of ctbatch's mean rate to its."""
+    rate = sum(row.rate for row in ours) / len(ours)
+    lines = []
+    for row in [*ours, *peers]:
+        odd = differences(ours[0].verdicts, row.verdicts)
+        lines.append(
+            {
+                "system": row.name,
+                "slices/s": round(row.rate, 1),
+                "ctbatch is faster by": round(rate / row.rate, 2),
+                "seconds": round(row.seconds, 2),
+                "start, seconds": round(row.start_seconds, 1),
+                "other verdicts": len(odd),
+                "largest difference": round(largest_difference(ours[0].verdicts, row.verdicts), 4),
+                "disturbed": row.disturbed,
+                "others": row.others,
+                "differences": odd[:LISTED],
+            }
+        )
+    return lines

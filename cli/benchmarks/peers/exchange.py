@@ -1,0 +1,86 @@
+"""What a peer is given and what it leaves: its arguments, the slices of an archive, and the rows of a database."""
+
+import base64
+import signal
+import sqlite3
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+READY, GO, DONE = "peer: ready", "go", "peer: done"
+ROWS_A_TRANSACTION = 32
+TABLE = """CREATE TABLE IF NOT EXISTS prediction (
+    name TEXT PRIMARY KEY, logit REAL, probability REAL, positive INTEGER, cam BLOB, distance REAL)"""
+COLUMNS = ("name", "logit", "probability", "positive", "cam", "distance")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a peer: the package and the engine, the archive to read, the database to write, and the broker."""
+
+    package: Path
+    engine: str
+    archive: Path
+    database: Path
+    broker: str
+
+    @classmethod
+    def of_arguments(cls) -> "Job":
+        """Return the job that the command line of this process names. From now on SIGTERM ends it in order."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        package, engine, archive, database, broker = sys.argv[1:]
+        return cls(Path(package), engine, Path(archive), Path(database), broker)
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line's words for `of_arguments`."""
+        return [str(self.package), self.engine, str(self.archive), str(self.database), self.broker]
+
+    def slices(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the name and the bytes of each file in the archive."""
+        with zipfile.ZipFile(self.archive) as archive:
+            for entry in archive.infolist():
+                yield entry.filename, archive.read(entry)
+
+
+def wait_for_go() -> None:
+    """Say that all is loaded, and wait until the time is taken. Ends this process if nobody waits for it any more."""
+    print(READY, flush=True)
+    if sys.stdin.readline().strip() != GO:
+        sys.exit()
+
+
+def done() -> None:
+    """Say that the last row is written, and wait until the time is taken."""
+    print(DONE, flush=True)
+    sys.stdin.read()
+
+
+def write_rows(database: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Write names and answers as they come, a few in each transaction."""
+    with closing(open_database(database)) as connection:
+        source = iter(rows)
+        while part := list(islice(source, ROWS_A_TRANSACTION)):
+            insert(connection, part)
+
+
+def open_database(database: Path) -> sqlite3.Connection:
+    """Return a connection to the database, which has its table."""
+    connection = sqlite3.connect(database, timeout=30)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(TABLE)
+    return connection
+
+
+def insert(connection: sqlite3.Connection, part: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Write names and answers in one transaction."""
+    rows = [(name, *(answer[column] for column in COLUMNS[1:])) for name, answer in part]
+    rows = [(*row[:4], base64.b64decode(row[4]), row[5]) for row in rows]
+    with connection:
+        connection.executemany("INSERT OR REPLACE INTO prediction VALUES (?, ?, ?, ?, ?, ?)", rows)

@@ -1,0 +1,53 @@
+"""The model package of the comparison: it holds the Keras network and the int8 network made from it."""
+
+from pathlib import Path
+
+from cli.errors import UsageError
+from cli.output import progress_bar, say
+from cli.supervisor.roles import PROJECT
+from db.registry.manifest import INT8_FILE, KERAS_FILE
+from training.launch.installed import check_installed
+from worker.engines.package import PackageError, read_package
+
+DEMO = PROJECT / ".build" / "demo-package"  # kept by `make demo-model`
+MADE = PROJECT / ".build" / "peers" / "package"
+KERAS_FILES = (KERAS_FILE,)
+
+
+def package_for_peers(package: Path | None) -> Path:
+    """Return the package to compare with: `package`, or the demo model with its float32 files, or one made here.
+
+    Raises:
+        UsageError: the package cannot be read.
+        TrainingNotInstalled: one has to be made, which takes Keras.
+    """
+    if package is None:
+        package = next((folder for folder in (DEMO, MADE) if (folder / "package.json").exists()), None)
+    if package is None:
+        package = _make()
+    try:
+        read_package(package)
+    except PackageError as error:
+        raise UsageError(f"the package {package} cannot be used: {error}; name another with --package") from error
+    return package
+
+
+def _make() -> Path:
+    """Train a network of the same size for a minute on phantoms. How fast it predicts does not depend on weights."""
+    check_installed()
+    from training.config import ALL, STEADY_RULE, Augment, Config, Stage
+    from training.demo.model import Plan, make_demo_package
+
+    say(f"making a model package in {MADE}; `make demo-model` would leave the demo model's in {DEMO}")
+    small = Stage(name="small", unfreeze=ALL, epochs=3, size=64, rate=1e-3)
+    head = Stage(name="head", unfreeze=0, epochs=20, copies=1, rate=1e-3)
+    plan = Plan(
+        Config(preset="peers", threshold=STEADY_RULE, augment=Augment(), stages=(small, head)),
+        {"train": 160, "validation": 32, "test": 32},
+        last_stage_slices=320,
+    )
+    with progress_bar("making a package", 1.0) as update:
+        made = make_demo_package(MADE, plan=plan, progress=update)
+    if INT8_FILE not in made.files:
+        raise UsageError("the package that was made here has no int8 network; run `make demo-model`, and try again")
+    return MADE
