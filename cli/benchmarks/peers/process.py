@@ -1,6 +1,7 @@
 """Runs one peer: waits until it is warm, takes its time, and stops it and all that it started, by their ids."""
 
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -105,6 +106,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     for handle in left:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], END_SECONDS)  # readable once it has ended
         os.close(handle)
 
 
