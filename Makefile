@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up training test test-slow test-all train-real demo-model peers check format chart lock secrets clean
+.PHONY: help demo up training test test-slow fuzz test-all train-real demo-model peers check format chart lock secrets clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | while IFS='|' read -r name text; do \
@@ -34,6 +34,12 @@ test-slow: $(VENV)/.dev ## Run the tests that take minutes; those that start and
 	$(BIN)/python -m pytest -m "slow and not alone" $(SIDE_BY_SIDE) $(ARGS) || [ $$? = 5 ] || failed=1; \
 	$(BIN)/python -m pytest -m "slow and alone" $(ARGS) || [ $$? = 5 ] || failed=1; \
 	exit $$failed
+
+fuzz: $(VENV)/.dev ## Fuzz the reader of files for ten minutes (SECONDS=600), by Python 3.11; what was found lies in .build/fuzz
+	$(BIN)/python -m pip install --quiet --target .build/atheris atheris==3.0.0
+	PYTHONPATH=.:.build/atheris OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz/fuzz_reader.py \
+		.build/fuzz/corpus -max_total_time=$(SECONDS) -max_len=20000 -timeout=60 -artifact_prefix=.build/fuzz/
+SECONDS := 600
 
 test-all: $(VENV)/.dev ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)

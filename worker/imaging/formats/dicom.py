@@ -104,9 +104,10 @@ def _as_number(cells: NDArray[np.int64], bits: int, signed: bool) -> NDArray[np.
 
 def _check_is_ct(dataset: Dataset) -> None:
     sop_class, modality = text_of(dataset, "SOPClassUID"), text_of(dataset, "Modality")
-    if not sop_class or not modality:
+    is_ct_class = sop_class == _CT_IMAGE or sop_class in _ENHANCED_CT
+    if not sop_class or (is_ct_class and not modality):
         raise SliceRejected("malformed", "The file does not state its SOP class and modality.")
-    if modality != "CT" or (sop_class != _CT_IMAGE and sop_class not in _ENHANCED_CT):
+    if modality != "CT" or not is_ct_class:
         kind = "object" if sop_class.startswith(_STANDARD_OBJECT) else "unknown object"
         raise SliceRejected("not_ct", f"Modality {display_name(modality)[:16]}, {kind} {display_name(sop_class)[:64]}.")
 
