@@ -98,11 +98,18 @@ def give_way(s: Session, claim: Claim, upload: Upload) -> bool:
     return True
 
 
-def claim_chunks(s: Session, worker: str, slices: int, without: Collection[int] = ()) -> list[tuple[Chunk, Claim]]:
+def is_any_chunk(s: Session) -> bool:
+    """Return whether a chunk can be claimed that is not suspected to end its worker."""
+    return s.scalar(select(Chunk.id).where(leases.due(Chunk), Chunk.suspect.is_(False)).limit(1)) is not None
+
+
+def claim_chunks(
+    s: Session, worker: str, slices: int, without: Collection[int] = (), *, suspects: bool = True
+) -> list[tuple[Chunk, Claim]]:
     """Claim the chunk whose turn it is, and more of the same model version until they hold `slices`.
 
     So a hundred jobs of one slice take the engine as long as one job of a hundred slices. Chunks of the model versions
-    `without` are left to other workers.
+    `without` are left to other workers. A suspect chunk is claimed alone, and only with `suspects`.
     """
     claimed: list[tuple[Chunk, Claim]] = []
     turns = _Turns()
@@ -119,6 +126,8 @@ def claim_chunks(s: Session, worker: str, slices: int, without: Collection[int] 
         )
         if model_version_id is not None:
             query = query.where(Job.model_version_id == model_version_id, Chunk.size <= room, Chunk.suspect.is_(False))
+        if not suspects:
+            query = query.where(Chunk.suspect.is_(False))
         if without:
             query = query.where(Job.model_version_id.not_in(without))
         row = s.execute(leases.locked(query, s, of=Chunk)).first()

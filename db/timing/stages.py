@@ -46,6 +46,7 @@ class Spent:
 
 
 _spent: dict[Stage, Spent] = {}
+_ever: dict[Stage, float] = {}  # core-seconds by stage since the start of this process
 _lock = threading.Lock()
 
 
@@ -57,8 +58,45 @@ def add(stage: Stage, seconds: float, slices: int = 1) -> None:
     with _lock:
         spent = _spent.setdefault(stage, Spent())
         spent.seconds += seconds
+        _ever[stage] = _ever.get(stage, 0.0) + seconds
         if slices:
             spent.counts[bisect_left(BOUNDS, seconds / slices)] += slices
+
+
+class shared_time:  # noqa: N801  used like a function, with `with`
+    """Counts the processor time of this whole process, for what computes in threads of its own.
+
+    Several threads may be in such a block at once: what passes is counted once, on the slices of the block that ends.
+    What the threads outside count in other stages meanwhile is taken off.
+    """
+
+    _inside = 0
+    _mark = 0.0
+
+    def __init__(self, stage: Stage, slices: int) -> None:
+        """See `add` for `slices`."""
+        self._stage, self._slices = stage, slices
+
+    def __enter__(self) -> None:
+        """Start the clock, unless another thread has."""
+        with _lock:
+            if not shared_time._inside:
+                shared_time._mark = self._elsewhere()
+            shared_time._inside += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Count the time since the last block ended, also if this one failed."""
+        with _lock:
+            shared_time._inside -= 1
+            now = self._elsewhere()
+            seconds, shared_time._mark = max(now - shared_time._mark, 0.0), now
+        add(self._stage, seconds, self._slices)
+
+    def _elsewhere(self) -> float:
+        """Return the processor time that no other stage has counted."""
+        return time.process_time() - sum(seconds for stage, seconds in _ever.items() if stage is not self._stage)
 
 
 def counted() -> dict[Stage, Spent]:

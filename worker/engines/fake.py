@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 import time
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ class FakeEngine:
     proof_sizes: tuple[int, ...] = ()
 
     def __init__(self) -> None:
+        self._one_at_a_time = Lock()  # it stands for one device
         self._seconds = float(os.environ.get("CTBATCH_FAKE_SECONDS", "0"))
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
@@ -41,7 +43,8 @@ class FakeEngine:
                 os.kill(os.getpid(), signal.SIGKILL)
             if start == HANGS:
                 time.sleep(3600)
-        time.sleep(self._seconds * len(slices))
+        with self._one_at_a_time:
+            time.sleep(self._seconds * len(slices))
         logit = np.array([expected_logit(pixels) for pixels in slices], np.float32)
         cam = slices[:, ::32, ::32].astype(np.float32) / np.float32(255)
         return Scores(logit, cam)

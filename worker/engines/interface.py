@@ -44,5 +44,8 @@ class Engine(Protocol):
     proof_sizes: tuple[int, ...]
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]; no slice's score depends on its neighbours."""
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]; no slice's score depends on its neighbours.
+
+        Several threads may call it at once.
+        """
         ...

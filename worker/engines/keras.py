@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,14 @@ class KerasEngine:
         self.model.compile(jit_compile=gpu)
         self.batch_size = BATCH_GPU if gpu else BATCH_CPU
         self.proof_sizes: tuple[int, ...] = (BATCH_CPU, 1)  # other numbers are filled up to a whole batch
+        self._one_at_a_time = Lock()
         self.precision = "bf16" if half else "f32"
         self.name = f"keras-{backend()}-{self.precision}"
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
         """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. A small batch is filled up, to be traced once."""
-        parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
+        with self._one_at_a_time:
+            parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
         return Scores.join(parts)
 
     def _batch(self, slices: NDArray[np.uint8]) -> Scores:

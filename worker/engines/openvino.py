@@ -1,6 +1,9 @@
 """OpenVINO on the processor: int8, bfloat16 or float32, whichever the package and the machine allow."""
 
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -42,8 +45,11 @@ class OpenVinoEngine:
         _check_weights(network)
         compiled = core.compile_model(network, "CPU", options)
         self._has_distance = any("distance" in output.names for output in compiled.outputs)
-        self._queue = ov.AsyncInferQueue(compiled, cores)
-        self._queue.set_callback(_keep)
+        self._cores = cores
+        # Twice as many as compute at a time: a core that has finished begins the next at once.
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(2 * cores):
+            self._idle.put(compiled.create_infer_request())
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
         """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]."""
@@ -51,15 +57,40 @@ class OpenVinoEngine:
         distance = np.empty(count, np.float32) if self._has_distance else None
         scores = Scores(np.empty(count, np.float32), np.empty((count, 7, 7), np.float32), distance)
         pixels = np.ascontiguousarray(slices)[..., None]
-        share = min(REQUEST, -(-len(slices) // len(self._queue)))  # a few slices too are shared out between the cores
-        for start in range(0, len(slices), share):
-            part = slice(start, start + share)
-            targets = {"logit": scores.logit[part], "cam": scores.cam[part]}
-            if distance is not None:
-                targets["distance"] = distance[part]
-            self._queue.start_async({"slices": pixels[part]}, targets, share_inputs=True)
-        self._queue.wait_all()
+        share = min(REQUEST, -(-count // self._cores))  # a few slices too are shared out between the cores
+        running: deque[tuple[Any, slice]] = deque()
+        try:
+            for start in range(0, count, share):
+                request = self._free_request(running, scores)
+                part = slice(start, start + share)
+                running.append((request, part))
+                request.start_async({"slices": pixels[part]}, share_inputs=True)
+            while running:
+                self._finish(*running.popleft(), scores)
+        finally:
+            for request, _ in running:  # after a failure; nothing may read these pixels any more
+                with suppress(RuntimeError):
+                    request.wait()
+                self._idle.put(request)
         return scores
+
+    def _free_request(self, running: deque[tuple[Any, slice]], scores: Scores) -> Any:
+        """Return a request that is not in use. Another thread may hold all of them, and puts them back."""
+        while True:
+            try:
+                return self._idle.get(block=not running)
+            except Empty:
+                self._finish(*running.popleft(), scores)
+
+    def _finish(self, request: Any, part: slice, scores: Scores) -> None:
+        """Wait for a request, and copy its answers to where they belong. Raises RuntimeError if it failed."""
+        try:
+            request.wait()
+            for name, values in (("logit", scores.logit), ("cam", scores.cam), ("distance", scores.distance)):
+                if values is not None:
+                    values[part] = request.get_tensor(name).data
+        finally:
+            self._idle.put(request)
 
 
 def _check_weights(network: ov.Model) -> None:
@@ -72,9 +103,3 @@ def _check_weights(network: ov.Model) -> None:
         is_weight = isinstance(node, ov.op.Constant) and node.get_element_type().is_real()
         if is_weight and not np.isfinite(node.data).all():
             raise PackageError("a weight of the network is not a finite number")
-
-
-def _keep(request: Any, targets: dict[str, NDArray[np.float32]]) -> None:
-    """Copy a finished request's answers to where they belong."""
-    for name, target in targets.items():
-        target[:] = request.get_tensor(name).data

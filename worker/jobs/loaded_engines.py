@@ -4,6 +4,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 
 from db.background import run_with_heartbeat
 from db.models import ModelVersion
@@ -38,6 +39,8 @@ that was restored from a backup may give the same id to another network."""
 kept: OrderedDict[Files, Loaded] = OrderedDict()
 """By the files of the model version; the one used last is at the end."""
 
+_loading = Lock()
+
 
 def files_of(version: ModelVersion) -> Files:
     """Return the names and hashes of a model version's files, by which its engine is kept."""
@@ -50,18 +53,19 @@ def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loa
     `alive` is called while the files are fetched: storage may hang. Raises PackageError, FileMissing, FileDamaged,
     OSError, EngineUnproven, EngineUnavailable, and what `alive` raises.
     """
-    files = files_of(version)
-    if files not in kept:
-        run_with_heartbeat(lambda: package_folder(version), alive)
-        try:
-            package, engine = engine_of(version)
-        except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
-            raise
-        except Exception as error:
-            raise EngineUnavailable(f"the engine of {version.label} cannot be loaded") from error
-        kept[files] = Loaded(package, engine)
-        log.info("engine loaded", extra={"model_version": version.label, "engine": engine.name})
-        if len(kept) > KEPT_ENGINES:
-            kept.popitem(last=False)
-    kept.move_to_end(files)
-    return kept[files]
+    with _loading:
+        files = files_of(version)
+        if files not in kept:
+            run_with_heartbeat(lambda: package_folder(version), alive)
+            try:
+                package, engine = engine_of(version)
+            except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
+                raise
+            except Exception as error:
+                raise EngineUnavailable(f"the engine of {version.label} cannot be loaded") from error
+            kept[files] = Loaded(package, engine)
+            log.info("engine loaded", extra={"model_version": version.label, "engine": engine.name})
+            if len(kept) > KEPT_ENGINES:
+                kept.popitem(last=False)
+        kept.move_to_end(files)
+        return kept[files]

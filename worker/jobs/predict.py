@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,31 +18,26 @@ from db.crash_points import crash_point
 from db.database import current, in_transaction, read_scope, session_scope
 from db.ledger import chunks, completion, leases, queue, recording
 from db.ledger.leases import Claim, StaleClaim
-from db.ledger.predictions import PredictedSlice, cam_bytes, copy_known
+from db.ledger.predictions import PredictedSlice, copy_known
 from db.models import Chunk, ModelVersion, Outcome, Slice
 from db.registry import champions, engine_proofs
-from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, storage
 from db.timing.published import publish
 from db.timing.stages import Stage, timed
 from worker import claimed
 from worker.engines import trial
-from worker.engines.interface import Engine, Scores
 from worker.engines.load import EngineUnproven
-from worker.engines.package import PackageError, probability
+from worker.engines.package import PackageError
 from worker.heartbeat import Heartbeat
-from worker.imaging.recipe import SIDE
-from worker.jobs.loaded_engines import EngineUnavailable, Files, Loaded, files_of, load
+from worker.jobs.lanes import Lanes
+from worker.jobs.loaded_engines import EngineUnavailable, Files, files_of, load
+from worker.jobs.scoring import EngineError, score
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read, a minute apart
 REFUSED_SECONDS = 300.0  # how long a worker leaves a model version to others after no engine proved itself here
 REST_SECONDS = 10.0  # how long a worker without an engine rests: it would fail quicker than others predict
-
-
-class EngineError(Exception):
-    """The engine failed on these slices."""
 
 
 _refused: dict[Files, float] = {}  # by the files of a model version: until when, by the monotonic clock
@@ -61,34 +55,61 @@ class Share:
 
 
 def predict_next(worker: str) -> bool:
-    """Claim the chunks whose turn it is, predict and record them.
+    """Claim the chunks whose turn it is, predict and record them, and go on for some seconds if there are more.
 
-    If there are none, load the champion's engine for the next job, try what was imported, and return False.
+    While the engine runs, the next chunks are claimed and read, and the last ones recorded (`lanes`). If there are
+    none, load the champion's engine for the next job, try what was imported, and return False.
     """
-    if not claimed.may_claim():
-        return False
-    with timed(Stage.RECORD, 0):
-        taken, version = in_transaction(lambda s: _claim(s, worker))
-    if version is None:
+    taken = _claim(worker)
+    if taken is None:
         _load_champion()
         _try_imported()
         return False
-    crash_point("after-claim-chunk")
-    claims = [claim for _, claim in taken]
-    claimed.carry_out(
-        Chunk,
-        claims,
-        lambda heartbeat: _predict(taken, version, heartbeat),
-        fail=lambda error: _fail(claims, version, error),
-        put_off=lambda _: _put_off(claims),
-    )
+    if taken.chunks[0][0].suspect:  # it may end this process: nothing else may be in its hands then
+        _carry_out(taken)
+    else:
+        Lanes(lambda: _claim_more(worker), _carry_out).run(taken)
     return True
 
 
-def _claim(s: Session, worker: str) -> tuple[list[tuple[Chunk, Claim]], ModelVersion | None]:
-    """Claim the chunks whose turn it is; return them and their one model version, or None if there are none."""
-    taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others(s))
-    return taken, taken[0][0].job.model_version if taken else None
+@dataclass(frozen=True)
+class Taken:
+    """Claimed chunks of one model version."""
+
+    chunks: list[tuple[Chunk, Claim]]
+    version: ModelVersion
+
+
+def _claim(worker: str, *, suspects: bool = True) -> Taken | None:
+    """Claim the chunks whose turn it is, or return None if there are none or the disk is full."""
+    if not claimed.may_claim():
+        return None
+
+    def claim(s: Session) -> Taken | None:
+        taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others(s), suspects=suspects)
+        return Taken(taken, taken[0][0].job.model_version) if taken else None
+
+    with timed(Stage.RECORD, 0):
+        return in_transaction(claim)
+
+
+def _claim_more(worker: str) -> Taken | None:
+    """Claim chunks that may be predicted beside others, or return None. A look comes first: it takes no write lock."""
+    with timed(Stage.RECORD, 0), read_scope() as s:
+        is_any = queue.is_any_chunk(s)
+    return _claim(worker, suspects=False) if is_any else None
+
+
+def _carry_out(taken: Taken) -> None:
+    crash_point("after-claim-chunk")
+    claims = [claim for _, claim in taken.chunks]
+    claimed.carry_out(
+        Chunk,
+        claims,
+        lambda heartbeat: _predict(taken.chunks, taken.version, heartbeat),
+        fail=lambda error: _fail(claims, taken.version, error),
+        put_off=lambda _: _put_off(claims),
+    )
 
 
 def _load_champion() -> None:
@@ -152,7 +173,7 @@ def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat:
     loaded = load(version, heartbeat.progress)
     shares = [share for chunk, claim in taken if (share := _share(chunk, claim))]
     pixels = run_with_heartbeat(lambda: _pixels(shares), heartbeat.progress)  # storage may hang
-    scores = dict(zip(pixels, _run(loaded, list(pixels.values()), heartbeat), strict=True))
+    scores = dict(zip(pixels, score(loaded, list(pixels.values()), heartbeat), strict=True))
     crash_point("mid-predict")
     for share in shares:
         pairs = zip(share.slice_ids, share.pixels, strict=True)
@@ -206,55 +227,10 @@ def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:
     return pixels
 
 
-def _run(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) -> list[PredictedSlice]:
-    """Return the scores of all slices, without slice ids yet, a batch of the engine at a time.
-
-    Raises EngineError, EngineUnavailable.
-    """
-    scores: list[PredictedSlice] = []
-    size = loaded.engine.batch_size
-    for start in range(0, len(slices), size):
-        batch = np.stack(slices[start : start + size])
-        try:
-            with timed(Stage.ENGINE, len(batch), time.process_time):  # an engine's own threads count
-                batch_scores = loaded.engine.predict(batch)
-        except Exception as error:
-            _check(loaded.engine)
-            raise EngineError(f"{loaded.engine.name} on {len(batch)} slices") from error
-        if not np.isfinite(batch_scores.logit).all():
-            _check(loaded.engine)
-            raise EngineError(f"{loaded.engine.name} gave a score that is not a number")
-        scores += _scored(loaded, batch_scores)
-        heartbeat.progress()
-    return scores
-
-
-def _check(engine: Engine) -> None:
-    """Raise EngineUnavailable if an engine that failed cannot predict a black slice either."""
-    try:
-        black = engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
-    except Exception as error:
-        raise EngineUnavailable(f"{engine.name} fails on a black slice too") from error
-    if not np.isfinite(black.logit).all():
-        raise EngineUnavailable(f"{engine.name} does not give a number for a black slice either")
-
-
 def rest_and_end() -> None:
     """End this process after a while, so that its parent starts another: a broken GPU stays broken for a process."""
     time.sleep(REST_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _scored(loaded: Loaded, scores: Scores) -> Iterator[PredictedSlice]:
-    """Yield the scores of a batch as they are recorded, without slice ids yet."""
-    package = loaded.package
-    temperature, threshold = calibration_of(package, loaded.engine.name)
-    chances = probability(scores.logit, temperature)
-    limit = limit_of(package.ood, loaded.engine.name)
-    for i, (logit, p, cam) in enumerate(zip(scores.logit, chances, scores.cam, strict=True)):
-        distance = None if scores.distance is None else float(scores.distance[i])
-        ood = None if distance is None or limit is None else distance > limit
-        yield PredictedSlice(0, float(logit), float(p), bool(p >= threshold), cam_bytes(cam), distance, ood)
 
 
 def _put_off(claims: list[Claim], reason: str | None = None) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from worker.engines.load import EngineAbsent, load_engine
 from worker.engines.package import PackageError, probability, read_package
 from worker.engines.processor import usable_cores
 from worker.jobs.loaded_engines import Loaded
-from worker.jobs.predict import _scored
+from worker.jobs.scoring import _scored
 
 Published = tuple[Path, Package, list[Any]]
 Slices = np.ndarray[Any, Any]
@@ -151,6 +152,16 @@ def test_more_slices_than_a_batch(published: Published, slices: Slices) -> None:
     assert len(found.logit) == len(many) > engine.batch_size
     first, last = found.logit[: len(slices)], found.logit[-len(slices) :]
     assert np.allclose(first, last, atol=1e-4)
+
+
+def test_two_threads_share_an_engine(published: Published, slices: Slices) -> None:
+    engine = load_engine(published[0], "openvino-f32", threads=2).engine
+    many = [slices, slices[::-1]] * 4
+    alone = [engine.predict(part).logit for part in many]
+    with ThreadPoolExecutor(2) as lanes:
+        together = list(lanes.map(lambda part: engine.predict(part).logit, many))
+    for logit, expected in zip(together, alone, strict=True):
+        assert logit == pytest.approx(expected, abs=1e-5)
 
 
 def test_auto_takes_int8_where_its_parity_passed(published: Published) -> None:

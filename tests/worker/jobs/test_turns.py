@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from db import database as base
 from db.clock import from_now
 from db.database import read_scope, session_scope
-from db.ledger import job_view
+from db.ledger import job_view, queue
 from db.ledger.leases import StaleClaim
 from db.models import Chunk, Job, JobState, Upload, User, Work
 from worker.imaging.archives import zip as zip_module
@@ -155,3 +155,18 @@ def test_processor_time_of_an_upload_is_bounded_over_all_its_claims(
     work()
     assert view(job).counts.received == 30
     assert view(job).rejections == {"decoder_timeout": 1, "decoder_budget": 29}
+
+
+def test_a_suspect_chunk_is_claimed_alone_and_never_beside_other_work(ann: User, submit: Any, slices: Entries) -> None:
+    """A slice that ends its worker must not be taken for another that the worker holds too."""
+    submit(ann, slices(60))
+    assert ingest.unpack_next("w")
+    with session_scope() as s:
+        suspect = s.scalars(select(Chunk.id).order_by(Chunk.id)).first()
+        s.execute(update(Chunk).where(Chunk.id == suspect).values(suspect=True))
+        beside = queue.claim_chunks(s, "w", 1000, suspects=False)
+        assert [chunk.id for chunk, _ in beside] == s.scalars(
+            select(Chunk.id).where(Chunk.id != suspect).order_by(Chunk.id)
+        ).all()
+        assert not queue.is_any_chunk(s)
+        assert [chunk.id for chunk, _ in queue.claim_chunks(s, "w", 1000)] == [suspect]

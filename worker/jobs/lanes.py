@@ -1,0 +1,65 @@
+"""Two lanes of one process: while the work of one is in the engine, the other claims, reads and records.
+
+Two threads are enough: an engine keeps all cores busy with the work of one lane, and what the other does meanwhile
+takes a few per cent of that time.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Condition
+from typing import Generic, TypeVar
+
+LOOK_SECONDS = 0.05  # between two looks for more work while the other lane is busy
+TURN_SECONDS = 5.0  # after which nothing more is claimed: a worker that is asked to stop waits for the lanes
+
+T = TypeVar("T")
+
+
+class Lanes(Generic[T]):
+    """Claims work and carries it out in two lanes, until there is no more or a turn is over."""
+
+    def __init__(self, claim: Callable[[], T | None], carry_out: Callable[[T], None]) -> None:
+        """Keep both functions. `claim` returns None if there is no work now; the lanes call it one at a time."""
+        self._claim, self._carry_out = claim, carry_out
+        self._changed = Condition()
+        self._busy = 0
+        self._ends = time.monotonic() + TURN_SECONDS
+
+    def run(self, first: T) -> None:
+        """Carry out this work, and what can be claimed meanwhile and after it. Raises what either function raises."""
+        self._busy = 1
+        with ThreadPoolExecutor(1, "second-lane") as executor:
+            second = executor.submit(self._go_on)
+            try:
+                self._do(first)
+                self._go_on()
+            except BaseException:
+                self._ends = 0.0
+                raise
+        second.result()
+
+    def _go_on(self) -> None:
+        while (work := self._next()) is not None:
+            self._do(work)
+
+    def _do(self, work: T) -> None:
+        try:
+            self._carry_out(work)
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def _next(self) -> T | None:
+        """Return the next work. Wait for some while the other lane is busy: it may take longer than more work needs to
+        come."""
+        with self._changed:
+            while time.monotonic() < self._ends:
+                if (work := self._claim()) is not None:
+                    self._busy += 1
+                    return work
+                if not self._busy:
+                    return None
+                self._changed.wait(LOOK_SECONDS)
+        return None
