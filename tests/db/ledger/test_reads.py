@@ -18,21 +18,36 @@ READ = text(
 )
 
 
-def unpack(owner: User, count: int, pixels: str) -> None:
-    """Submit a job of one chunk, and record its slices."""
+def rows_read(s: Session) -> int:
+    return int(s.scalar(READ) or 0)
+
+
+def unpack(owner: User, count: int, pixels: str) -> int:
+    """Submit a job of one chunk, record its slices, and return how many rows closing its upload read."""
     with session_scope() as s:
         jobs.create_job(s, owner=owner, files=[jobs.ReceivedFile("a.zip", "0" * 64, 10, "zip", count)])
         claim = queue.claim_upload(s, "w")
         assert claim is not None
         upload = s.get_one(Upload, claim.id, populate_existing=True)
     rows = [
-        ReadSlice(i, 0, f"{i}.png", Outcome.OPEN, pixels_sha256=f"{pixels}{i}", array_row=i, series_uid="folder:")
+        ReadSlice(
+            i,
+            0,
+            f"{i}.dcm",
+            Outcome.OPEN,
+            sha256=f"file {i}",
+            pixels_sha256=f"{pixels}{i}",
+            array_row=i,
+            series_uid="1.2",
+            sop_uid=f"1.2.{i}",
+        )
         for i in range(count)
     ]
     with session_scope() as s:
         recording.record_read(s, claim, upload, rows, "a" * 64)
     with session_scope() as s:
         recording.close_upload(s, claim, upload)
+        return rows_read(s)
 
 
 def predict(slices: int) -> Chunk:
@@ -43,10 +58,6 @@ def predict(slices: int) -> Chunk:
         scored = [PredictedSlice(id_, 1.0, 0.7, True, bytes(98)) for id_ in open_slices(s, chunk.id)]
         recording.record_predictions(s, claim, chunk, "fake", scored)
     return chunk
-
-
-def rows_read(s: Session) -> int:
-    return int(s.scalar(READ) or 0)
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
@@ -72,3 +83,8 @@ def test_number_of_statements_does_not_grow_with_the_chunk(ann: User) -> None:
         assert not [one for one in statements if len(one) > 5_000]  # a parameter for each slice
         counts.append(len(statements))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_settling_a_job_reads_each_slice_a_few_times(ann: User) -> None:
+    assert unpack(ann, 1_000, "p") < 40_000
