@@ -8,7 +8,7 @@ import click
 import pytest
 
 from cli.main import cli
-from db.reasons import REASONS
+from db.reasons import REASONS, SLICE_NOTES
 from db.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
@@ -121,6 +121,11 @@ def test_every_reason_and_problem_is_explained() -> None:
     assert "archive-refused" in problems
     assert sorted(problems - set(re.findall(r"`([a-z_0-9-]+)`", text))) == []
     assert set(re.findall(r"^\| `([a-z_0-9]+)` \|", text, re.MULTILINE)) == REASONS.keys()
+
+
+def test_every_note_is_explained() -> None:
+    text = (PROJECT / "docs" / "dicom.md").read_text()
+    assert sorted(SLICE_NOTES.keys() - set(re.findall(r"`([a-z_0-9]+)`", text))) == []
 
 
 def reason_codes_used() -> set[str]:

@@ -9,7 +9,7 @@ import pytest
 from db.database import read_scope, session_scope
 from db.evaluation.promotion import promote_demo_model
 from db.registry import champions, demo_model
-from db.registry.calibration import calibration_of
+from db.registry.calibration import calibration_of, limit_of
 from db.registry.demo_model import DEMO_FILE, DemoModelDamaged, import_demo_model
 from db.settings import Settings
 from tests.builders.versions import add_champion
@@ -49,6 +49,20 @@ def test_demo_model_classifies_new_phantoms(folder: Path) -> None:
     positive = probability(proven.engine.predict(drawn.pixels).logit, temperature) >= threshold
     assert (positive == drawn.labels).mean() >= 0.9
     assert np.isfinite(package.metrics["heat"]["share"])
+
+
+def test_row_24_what_is_no_ct_slice_is_out_of_distribution(folder: Path) -> None:
+    package, engine = read_package(folder), load_engine(folder).engine
+    noise = np.random.default_rng(0).integers(0, 256, (4, 224, 224), dtype=np.uint8)
+    ramp = np.broadcast_to(np.linspace(0, 255, 224).astype(np.uint8), (1, 224, 224))
+    strange, phantoms = (
+        engine.predict(np.concatenate([noise, ramp])),
+        engine.predict(labelled_slices(FRESH_SEED, 5, 1).pixels),
+    )
+    limit = limit_of(package.ood, engine.name)
+    assert limit is not None
+    assert (strange.distance > limit).all()
+    assert (phantoms.distance <= limit).mean() >= 0.8
 
 
 def test_demo_model_becomes_champion_if_there_is_no_champion(database: Settings) -> None:

@@ -335,6 +335,13 @@ def test_every_spelling_of_hounsfield_units_is_read(kind: str | None) -> None:
     assert greys(flat(424), RescaleType=kind) == [128]
 
 
+@pytest.mark.parametrize("kind", ["US", "OD", "Z_EFF"])
+def test_rescale_that_is_not_of_hounsfield_units_is_named(kind: str) -> None:
+    with pytest.raises(SliceRejected, match=kind) as rejected:
+        decode(dicom(flat(424), RescaleType=kind, RescaleIntercept=0), LIMITS)
+    assert rejected.value.code == "unsupported"
+
+
 def test_unspecified_rescale_counts_as_hounsfield_units_if_it_is_that_of_ct_scanners() -> None:
     assert greys(flat(424), RescaleType="US") == [128]
     assert greys(flat(400), RescaleType="US", RescaleIntercept=-1000) == [128]

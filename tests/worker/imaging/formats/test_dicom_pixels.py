@@ -271,6 +271,18 @@ def test_frames_of_enhanced_ct_have_a_rescale_and_a_position_each() -> None:
         assert [slice_.frame for slice_ in slices] == [0, 1, 2]
 
 
+def test_rescale_that_all_frames_share_holds_for_each() -> None:
+    hu = picture("16 bits, signed")[0]
+    dataset = enhanced([hu + 500, hu + 500], [0, 0], [0.0, 1.0])
+    values = dataset.PerFrameFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    values[0].RescaleIntercept = -500
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        del frame.PixelValueTransformationSequence
+    dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = values
+    slices = decode(dataset_bytes(dataset), LIMITS)
+    assert [s.sha256_pixels for s in slices] == [only(dicom(hu, RescaleIntercept=0)).sha256_pixels] * 2
+
+
 def test_more_frames_than_accepted_are_pages() -> None:
     hu = picture("16 bits, signed")[0]
     with pytest.raises(SliceRejected) as rejected:
