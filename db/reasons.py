@@ -118,6 +118,8 @@ SERIES_NOTES = {
 }
 """What is odd about a series whose slices are predicted all the same."""
 
+NOTES = SLICE_NOTES | SERIES_NOTES
+
 REASONS = OF_ARCHIVES | OF_FILES | OF_CONFLICTS | OF_QUARANTINE | OF_UPLOADS | OF_DATASETS
 
 

@@ -13,7 +13,7 @@ from cli.remote.client import Client, Json
 from db import LABELS
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
-SORTS = ("position", "name", "probability", "-probability")
+SORTS = ("position", "series", "name", "probability", "-probability")
 COLUMNS = ("slice_id", "name", "frame", "series", "state", "reason", "label", "probability")
 FORMATS = ("table", "csv", "json")
 TABLE_ROWS = 100

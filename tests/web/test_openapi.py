@@ -76,6 +76,7 @@ OPERATIONS = [
     ("POST", "/api/v1/jobs/{job_id}/cancel"),
     ("POST", "/api/v1/jobs/{job_id}/retry"),
     ("GET", "/api/v1/jobs/{job_id}/results"),
+    ("GET", "/api/v1/jobs/{job_id}/series"),
     ("GET", "/api/v1/jobs/{job_id}/results.csv"),
     ("GET", "/api/v1/jobs/{job_id}/results.json"),
     ("GET", "/api/v1/jobs/{job_id}/slices/{slice_id}/image.png"),

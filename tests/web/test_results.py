@@ -12,10 +12,11 @@ from werkzeug.http import parse_options_header
 
 from db.database import read_scope, session_scope
 from db.ledger.series import SeriesQuery, series_page
-from db.models import Chunk, Job, ModelVersion, Slice
-from db.reasons import SLICE_NOTES
+from db.models import Chunk, Job, ModelVersion, Slice, User
+from db.reasons import SERIES_NOTES, SLICE_NOTES
 from db.storage import storage
 from tests.builders.files import png, zip_of
+from tests.builders.series import ct, predict_all, read_job
 from tests.web.actors import Api, Browser, WorkerPart
 from web.downloads import job_results
 from web.schemas.jobs import JobOut
@@ -51,7 +52,7 @@ def test_results_come_by_pages_in_the_order_of_the_submission(api: Api, job_id: 
     assert seen == ["0.png", "1.png", "2.png", "3.png", "r4.png", "r5.png", "=HYPERLINK(1).png"]
 
 
-@pytest.mark.parametrize("sort", ["position", "name", "probability", "-probability"])
+@pytest.mark.parametrize("sort", ["position", "series", "name", "probability", "-probability"])
 def test_pages_of_every_order_hold_each_slice_once(api: Api, job_id: str, sort: str) -> None:
     whole = [row["slice_id"] for row in api.get(f"/jobs/{job_id}/results?sort={sort}").json["items"]]
     paged: list[int] = []
@@ -131,6 +132,34 @@ def test_notes_of_a_slice_are_in_every_result_and_on_its_page(
     assert line["notes"] == "decimal_comma; lossy"
     page = anns_browser.get(f"/jobs/{job_id}/slices/{row['slice_id']}").text
     assert all(SLICE_NOTES[code] in page for code in worker.notes)
+
+
+def test_series_are_shown_from_the_feet_to_the_head_and_join_to_a_pacs(
+    api: Api, anns_browser: Browser, ann: User
+) -> None:
+    odd = [ct("other", 1.0, study_uid="7", series_uid="7.1", patient="", orientation=None), ct("also", None)]
+    job = read_job(ann, [ct("head", 30.0), ct("middle", 12.5), ct("feet", -3.0)], odd)
+    predict_all()
+    first, second = api.get(f"/jobs/{job.id}/series").json["items"]
+    assert (first["patient"], first["series_uid"], first["notes"], first["slices"]) == (1, "1.2.3", ["no_position"], 4)
+    assert (second["patient"], second["study_uid"], second["notes"]) == (2, "7", [])
+    assert api.get(f"/jobs/{job.id}/series?limit=1").json["items"] == [first]
+    of_series = f"series={first['series_id']}"
+    assert names(api, job.id, of_series) == ["feet", "middle", "head", "also"]
+    assert names(api, job.id, f"{of_series}&sort=position") == ["head", "middle", "feet", "also"]
+    whole = json.loads(api.get(f"/jobs/{job.id}/results.json").text)
+    assert whole["series"] == [first, second]
+    rows = whole["results"]
+    assert [row["name"] for row in rows] == ["feet", "middle", "head", "also", "other"]
+    assert [rows[1][key] for key in ("patient", "study_uid", "series_uid", "sop_uid", "position", "series_rank")] == [
+        1, "1.2", "1.2.3", "1.2.3.middle", 12.5, 1
+    ]  # fmt: skip
+    table = list(csv.DictReader(io.StringIO(api.get(f"/jobs/{job.id}/results.csv").text)))
+    assert [line["sop_uid"] for line in table] == [row["sop_uid"] for row in rows]
+    page = anns_browser.get(f"/jobs/{job.id}").text
+    assert SERIES_NOTES["no_position"] in page
+    slice_page = anns_browser.get(f"/jobs/{job.id}/slices/{rows[1]['slice_id']}?{of_series}").text
+    assert all(f"/slices/{rows[i]['slice_id']}" in slice_page for i in (0, 2))
 
 
 def test_csv_holds_no_formula(api: Api, job_id: str) -> None:

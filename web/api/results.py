@@ -10,6 +10,7 @@ from flask import Response, request
 from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
 from db.ledger.results import ResultsQuery, results_page
+from db.ledger.series import series_after
 from db.models import Job
 from db.series.images import SliceImage, slice_image
 from web.actions.lookup import ROW_IDS, reading_job
@@ -19,7 +20,8 @@ from web.api.openapi import problems
 from web.api.serializers import job_json
 from web.downloads import job_results
 from web.errors import not_found
-from web.schemas.jobs import ExportOut, ImageQuery, ResultPage
+from web.schemas.common import ListQuery
+from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, SeriesListOut
 from web.security.auth import guard_api
 
 NAME_IN_FILE = 60  # characters of a job's name in the name of a file
@@ -40,6 +42,20 @@ def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
     with reading_job(job_id) as (s, job):
         page = results_page(s, job, query_data)
     return ResultPage(items=page.items, next_cursor=page.next_cursor, notice=RESEARCH_USE_ONLY)
+
+
+@blueprint.get("/series")
+@blueprint.input(ListQuery, location="query")
+@blueprint.output(SeriesListOut)
+@blueprint.doc(responses=problems(404, 422))
+def list_series(job_id: str, query_data: ListQuery) -> SeriesListOut:
+    """List a job's series
+
+    By patient. A folder of pictures is a series too. The counts are no verdict on a patient.
+    """
+    with reading_job(job_id) as (s, job):
+        page = series_after(s, job, query_data.cursor, query_data.limit)
+    return SeriesListOut(items=page.items, next_cursor=page.next_cursor, notice=RESEARCH_USE_ONLY)
 
 
 @blueprint.get("/results.csv")
@@ -64,7 +80,7 @@ def results_csv(job_id: str) -> Response:
 def results_json(job_id: str) -> Response:
     """Download all results as JSON
 
-    Streamed: `{"notice", "job", "results": […]}`.
+    Streamed: `{"notice", "job", "series": […], "results": […]}`.
     """
     with reading_job(job_id) as (s, job):
         shown = job_json(job_view(s, job))

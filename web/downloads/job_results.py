@@ -10,6 +10,7 @@ from db import RESEARCH_USE_ONLY
 from db.database import read_scope
 from db.datasets.reviews import ReviewView, reviews_of_slices
 from db.ledger.results import Result, ResultRow, iter_results
+from db.ledger.series import iter_series
 from db.models import Job
 from web.schemas.jobs import ExportRow, JobOut, ReviewOut
 
@@ -25,7 +26,7 @@ def safe_cell(value: object) -> object:
 
 
 def csv_lines(job: Job) -> Iterator[str]:
-    """Yield the CSV (RFC 4180): a header, then a row for each slice in the order of the submission.
+    """Yield the CSV (RFC 4180): a header, then a row for each slice in the order of `iter_results`.
 
     The notice is the last column of each row, so that it stays when rows are copied out. A comment line would break
     most readers of CSV.
@@ -66,12 +67,18 @@ def _drain(text: io.StringIO) -> str:
 
 
 def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
-    """Yield one JSON object, `{"notice", "job", "results": […]}`, with a line for each slice."""
+    """Yield one JSON object, `{"notice", "job", "series": […], "results": […]}`, a line for each series and slice."""
     job_json = shown.model_dump_json(by_alias=True)
-    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"results": [\n'
-    separator = ""
-    for rows in _with_reviews(job):
-        lines = [_export_row(row, reviews) for row, reviews in rows]
-        yield separator + ",\n".join(line.model_dump_json() for line in lines)
-        separator = ",\n"
+    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"series": [\n'
+    yield from _lines(series.model_dump_json() for series in iter_series(job))
+    yield '\n],\n"results": [\n'
+    yield from _lines(_export_row(*row).model_dump_json() for rows in _with_reviews(job) for row in rows)
     yield "\n]}\n"
+
+
+def _lines(documents: Iterator[str]) -> Iterator[str]:
+    """Yield the members of a JSON list, a line each, in pieces."""
+    separator = ""
+    while lines := list(islice(documents, ROWS_A_PIECE)):
+        yield separator + ",\n".join(lines)
+        separator = ",\n"

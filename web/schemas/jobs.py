@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from db import ClassName
 from db.ledger.job_view import JobView
 from db.ledger.results import Result, ResultRow
+from db.ledger.series import SeriesSummary
 from db.ledger.views import JobStateName, Moment
 from web.schemas.common import ListQuery, Out
 
@@ -62,6 +63,14 @@ class ResultPage(Out):
     notice: str
 
 
+class SeriesListOut(Out):
+    """Some series of a job."""
+
+    items: list[SeriesSummary]
+    next_cursor: str | None
+    notice: str
+
+
 class RetryOut(Out):
     """How many slices and files were put back, and the job as it is now."""
 
@@ -94,6 +103,7 @@ class ExportOut(Out):
 
     notice: str
     job: JobOut
+    series: list[SeriesSummary]
     results: list[ExportRow]
 
 

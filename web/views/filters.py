@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from db import RESEARCH_USE_ONLY
 from db.models import Outcome
-from db.reasons import SLICE_NOTES, explain
+from db.reasons import NOTES, explain
 from web.actions.keys import new_key
 from web.errors import sentence
 from web.views import metric_filters
@@ -50,8 +50,8 @@ def name(text: str | None) -> Markup:
 
 
 def note(code: str) -> str:
-    """Return the sentence of a slice's note."""
-    return SLICE_NOTES.get(code, code)
+    """Return the sentence of a note on a slice or a series."""
+    return NOTES.get(code, code)
 
 
 def ago(moment: datetime | None) -> Markup:

@@ -8,6 +8,7 @@ from flask import Flask
 
 from db.ledger.job_view import JobView
 from db.models import JobState
+from db.reasons import SET_APART
 from db.training.progress import FIT_SHARE
 from db.training.runs import RunView
 from web.views.filters import count, counted, duration
@@ -42,7 +43,7 @@ class Segment:
 
 def install(app: Flask) -> None:
     """Make the functions of this module known to the templates."""
-    app.jinja_env.globals.update(segments=segments, milestone=milestone, has_much_ood=has_much_ood)
+    app.jinja_env.globals.update(segments=segments, milestone=milestone, has_much_ood=has_much_ood, by_rule=by_rule)
     app.jinja_env.globals.update(job_stages=job_stages, run_stages=run_stages, of_total=of_total)
 
 
@@ -121,6 +122,12 @@ def has_much_ood(job: JobView) -> bool:
     """Return whether so many slices of a job are out of distribution that its page must say so."""
     predicted = job.counts.predicted
     return bool(job.ood and predicted and job.ood >= MUCH_OOD * predicted)
+
+
+def by_rule(job: JobView) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many slices each rule set apart, and how many were rejected for each other reason."""
+    apart = {code: number for code, number in job.rejections.items() if code in SET_APART}
+    return apart, {code: number for code, number in job.rejections.items() if code not in SET_APART}
 
 
 def segments(job: JobView) -> list[Segment]:

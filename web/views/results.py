@@ -49,6 +49,8 @@ def asked() -> ResultsQuery:
 def kept(query: ResultsQuery) -> dict[str, Any]:
     """Return the parameters of an address that shows these results again, from their first page."""
     values = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_defaults=True)
+    if query.series and query.sort == "series":
+        del values["sort"]  # the order of a series is the default; it must not stay when the series is left
     if query.ood is not None:
         values["ood"] = int(query.ood)
     return values | {name: 1 for name, on in asdict(Switches.of_request()).items() if on}
