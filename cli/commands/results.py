@@ -1,4 +1,4 @@
-"""`ctbatch results`: prints the results of a job as a table, CSV or JSON, or saves them in a file."""
+"""`ctbatch results`: prints the results of a job as a table, CSV, JSON or Parquet, or saves them in a file."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from db import LABELS
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
 SORTS = ("position", "series", "name", "probability", "-probability")
 COLUMNS = ("slice_id", "name", "frame", "series", "state", "reason", "label", "probability")
-FORMATS = ("table", "csv", "json")
+FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 100
 
 
@@ -28,7 +28,7 @@ TABLE_ROWS = 100
 @click.option("--reason", help="Show only slices rejected for this reason, for example format.")
 @click.option("--sort", type=click.Choice(SORTS), help="Order the table; - is descending  [default: position]")
 @click.option("--limit", type=click.IntRange(1), help=f"Show at most this many rows  [default: {TABLE_ROWS}]")
-@click.option("-o", "--output", type=NEW_FILE, help="Write CSV or JSON to this file.")
+@click.option("-o", "--output", type=NEW_FILE, help="Write CSV, JSON or Parquet to this file.")
 def results(
     job_id: str,
     form: str,
@@ -38,17 +38,19 @@ def results(
     output: Path | None,
     **filters: str | None,
 ) -> None:
-    """Print the results of JOB: a table of the first rows, or all rows as CSV or JSON.
+    """Print the results of JOB: a table of the first rows, or all rows as CSV, JSON or Parquet.
 
     --state, --label, --reason, --sort and --limit work only with --format table.
     """
     form = "json" if as_json else form
     if form == "table" and output:
-        raise click.UsageError("--output needs --format csv or json")
+        raise click.UsageError("--output needs --format csv, json or parquet")
     if form != "table" and (sort or limit or any(filters.values())):
         raise click.UsageError(
             "filters, --sort and --limit work only with tables; leave them out, or use --format table"
         )
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise click.UsageError("Parquet is not text; name a file with --output")
     with Client() as client:
         if form == "table":
             _print_rows(client, job_id, {**filters, "sort": sort}, limit or TABLE_ROWS)

@@ -79,6 +79,7 @@ OPERATIONS = [
     ("GET", "/api/v1/jobs/{job_id}/series"),
     ("GET", "/api/v1/jobs/{job_id}/results.csv"),
     ("GET", "/api/v1/jobs/{job_id}/results.json"),
+    ("GET", "/api/v1/jobs/{job_id}/results.parquet"),
     ("GET", "/api/v1/jobs/{job_id}/slices/{slice_id}/image.png"),
     ("PUT", "/api/v1/jobs/{job_id}/slices/{slice_id}/review"),
     ("DELETE", "/api/v1/jobs/{job_id}/slices/{slice_id}/review"),

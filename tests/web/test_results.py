@@ -5,6 +5,7 @@ import io
 import json
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sqlalchemy import select
@@ -18,7 +19,7 @@ from db.storage import storage
 from tests.builders.files import png, zip_of
 from tests.builders.series import ct, predict_all, read_job
 from tests.web.actors import Api, Browser, WorkerPart
-from web.downloads import job_results
+from web.downloads import job_results, parquet
 from web.schemas.jobs import JobOut
 
 
@@ -186,10 +187,31 @@ def test_json_has_the_job_every_slice_and_the_notice(api: Api, job_id: str) -> N
     assert whole["notice"] == "Research use only, not for diagnosis."
 
 
+def test_parquet_has_what_json_has(api: Api, job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "GROUP_ROWS", 3)
+    first = api.get(f"/jobs/{job_id}/results").json["items"][0]["slice_id"]
+    api.put(f"/jobs/{job_id}/slices/{first}/review", json={"label": "COVID"})
+    answer = api.get(f"/jobs/{job_id}/results.parquet")
+    assert answer.headers["Content-Disposition"].endswith(f"{job_id}.parquet")
+    file = pq.ParquetFile(io.BytesIO(answer.data))
+    assert file.num_row_groups == 3
+    metadata = file.schema_arrow.metadata
+    whole = json.loads(api.get(f"/jobs/{job_id}/results.json").text)
+    assert metadata[b"notice"].decode() == whole["notice"]
+    assert json.loads(metadata[b"job"]) == whole["job"]
+    rows = file.read().to_pylist()
+    for row in rows:
+        assert row.pop("notice") == whole["notice"]
+        for review in row["reviews"]:
+            review["created_at"] = review["created_at"].isoformat()
+    assert rows == whole["results"]
+
+
 def test_exports_of_a_job_that_holds_nothing_yet(api: Api) -> None:
     job_id = api.submit(("1.png", png())).json["id"]
     assert json.loads(api.get(f"/jobs/{job_id}/results.json").text)["results"] == []
     assert len(api.get(f"/jobs/{job_id}/results.csv").text.splitlines()) == 1
+    assert pq.read_table(io.BytesIO(api.get(f"/jobs/{job_id}/results.parquet").data)).num_rows == 0
 
 
 def test_exports_come_in_pieces(api: Api, worker: WorkerPart) -> None:

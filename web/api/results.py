@@ -24,6 +24,7 @@ from web.schemas.common import ListQuery
 from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, SeriesListOut
 from web.security.auth import guard_api
 
+PARQUET = "application/vnd.apache.parquet"
 NAME_IN_FILE = 60  # characters of a job's name in the name of a file
 
 blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>", tag="Results")
@@ -87,6 +88,23 @@ def results_json(job_id: str) -> Response:
     return _download(job_results.json_pieces(job, shown), f"{_file_stem(job)}.json", "application/json")
 
 
+@blueprint.get("/results.parquet")
+@sends_files
+@blueprint.output(FileSchema(type="string", format="binary"), content_type=PARQUET, description="One row a slice.")
+@blueprint.doc(responses=problems(404))
+def results_parquet(job_id: str) -> Response:
+    """Download all results as Parquet
+
+    Streamed, with the columns of the CSV. `reviews` is a list of records, and `notes` one of codes. The metadata of the
+    file have `notice` and, as JSON, `job`.
+    """
+    from web.downloads.parquet import parquet_pieces
+
+    with reading_job(job_id) as (s, job):
+        shown = job_json(job_view(s, job))
+    return _download(parquet_pieces(job, shown), f"{_file_stem(job)}.parquet", PARQUET)
+
+
 @blueprint.get("/slices/<int:slice_id>/image.png")
 @blueprint.input(ImageQuery, location="query")
 @blueprint.output(FileSchema(type="string", format="binary"), content_type="image/png", description="The slice.")
@@ -127,7 +145,7 @@ def _file_stem(job: Job) -> str:
     return f"{name}-{job.id}"
 
 
-def _download(pieces: Iterator[str], filename: str, content_type: str) -> Response:
+def _download(pieces: Iterator[str] | Iterator[bytes], filename: str, content_type: str) -> Response:
     response = Response(pieces, content_type=content_type)
     response.headers.set("Content-Disposition", "attachment", filename=filename)
     response.headers["X-Notice"] = RESEARCH_USE_ONLY

@@ -93,6 +93,8 @@ def job_json(view: JobView) -> JobOut:
         results=url_for("api_results.list_results", job_id=view.id),
         csv=url_for("api_results.results_csv", job_id=view.id),
         json=url_for("api_results.results_json", job_id=view.id),
+        parquet=url_for("api_results.results_parquet", job_id=view.id),
+        series=url_for("api_results.list_series", job_id=view.id),
         page=url_for("jobs.show", job_id=view.id),
     )
     return JobOut(**dict(view), notice=RESEARCH_USE_ONLY, links=links)

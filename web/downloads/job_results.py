@@ -45,6 +45,11 @@ def csv_lines(job: Job) -> Iterator[str]:
         yield _drain(text)
 
 
+def export_rows(job: Job) -> Iterator[ExportRow]:
+    """Yield the slices of a job with the labels of readers, in the order of `iter_results`."""
+    return (_export_row(*row) for rows in _with_reviews(job) for row in rows)
+
+
 def _export_row(row: ResultRow, reviews: list[ReviewView]) -> ExportRow:
     labels = [ReviewOut.model_validate(review) for review in reviews]
     return ExportRow(**row.model_dump(include=RESULT), reviews=labels)
@@ -72,7 +77,7 @@ def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
     yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"series": [\n'
     yield from _lines(series.model_dump_json() for series in iter_series(job))
     yield '\n],\n"results": [\n'
-    yield from _lines(_export_row(*row).model_dump_json() for rows in _with_reviews(job) for row in rows)
+    yield from _lines(row.model_dump_json() for row in export_rows(job))
     yield "\n]}\n"
 
 

@@ -38,6 +38,8 @@ class JobLinks(Out):
     results: str
     csv: str
     json_: str = Field(alias="json")
+    parquet: str
+    series: str
     page: str
 
 
