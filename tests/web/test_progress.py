@@ -10,7 +10,7 @@ from db.ledger.job_view import JobView
 from db.models import JobState
 from db.training.runs import RunView
 from web.views import filters
-from web.views.progress import Stage, has_much_ood, job_stages, milestone, run_stages, segments
+from web.views.progress import Stage, by_rule, has_much_ood, job_stages, milestone, run_stages, segments
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = START + timedelta(seconds=90)
@@ -182,3 +182,9 @@ def test_estimated_time_is_no_finer_than_it_is_known(seconds: float | None, word
 )
 def test_priority_has_the_words_of_the_submit_page(number: int, words: str) -> None:
     assert filters.priority(number) == words
+
+
+def test_slices_that_a_rule_set_apart_are_counted_beside_other_rejections() -> None:
+    rejections = {"format": 2, "localizer": 3, "bolus_tracking": 20, "uid_conflict": 4}
+    apart = {"localizer": 3, "bolus_tracking": 20}
+    assert by_rule(job("finished", rejections=rejections)) == (apart, {"format": 2, "uid_conflict": 4})
