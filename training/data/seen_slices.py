@@ -34,7 +34,7 @@ def find_seen_in_training(
         return np.zeros(len(pixels), np.bool_)
     places = np.array([pictures.place(_key(one), one) for one in _with_heartbeat(pixels, alive)], np.int64)
     is_seen = np.arange(len(pictures.places)) < count
-    for left, right in near_pairs(*pictures.arrays(), alive):
+    for left, right in near_pairs(pictures.arrays(), alive):
         is_seen[right[left < count]] = True  # in a pair, the slice that was placed first is always the left one
     return np.asarray(is_seen[places])
 

@@ -1,5 +1,6 @@
 """Makes the package of a trained network: calibrated, measured on unseen slices, exported, with its report and card."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,14 @@ def _report(trained: Trained, exported: Exported, metrics: VersionMetrics) -> Re
 def _run_facts(trained: Trained) -> RunFacts:
     run = trained.run
     sizes = [
-        PartSize(name, len(part), len(set(part.groups)), int(part.labels.sum()), int((part.labels == 0).sum()))
+        PartSize(
+            name,
+            len(part),
+            len(set(part.groups)),
+            int(part.labels.sum()),
+            int((part.labels == 0).sum()),
+            max(Counter(part.groups).values(), default=0),
+        )
         for name, part in trained.parts.items()
     ]
     return RunFacts(

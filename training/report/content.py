@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from db import TEST, TRAIN
 from db.evaluation.result import Metrics
 from db.evaluation.rule import LEAST_GROUPS
 from db.metrics import METRICS, written
@@ -17,18 +18,20 @@ from db.training.progress import EpochRecord
 from training.evaluation.metrics import chance_calibration_error, count_groups
 from training.report.figures.slice_grids import Mistake
 
+MUCH_LARGER = 2  # times
 MINUTE, HOUR = 60, 3600  # seconds
 
 
 @dataclass(frozen=True)
 class PartSize:
-    """How large one part of the split is: training, validation or test."""
+    """How large one part of the split is: training, validation or test. `largest`: slices of its largest group."""
 
     part: str
     slices: int
     groups: int
     covid: int
     non_covid: int
+    largest: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,21 @@ def few_groups_note(content: ReportContent) -> str:
     return (
         f"There are only {' and '.join(few)}. With fewer than {LEAST_GROUPS} groups of a class, intervals are rough and"
         " small differences mean nothing."
+    )
+
+
+def largest_group_note(facts: RunFacts) -> str:
+    """Return a sentence that says that the largest group is in training, and much larger than those of the test part.
+
+    Splits put large groups first, mostly into training. Empty if the test part has groups of half its size.
+    """
+    largest = {part.part: part.largest for part in facts.parts}
+    trained, tested = largest.get(TRAIN, 0), largest.get(TEST, 0)
+    if not tested or trained < MUCH_LARGER * tested or trained < max(largest.values()):
+        return ""
+    return (
+        f"The largest group, of {trained:,} slices, is in training. The largest of the test part has {tested:,}, so the"
+        " metrics say little about so large a group."
     )
 
 

@@ -16,6 +16,7 @@ from training.report.content import (
     chance_calibration_note,
     duration,
     few_groups_note,
+    largest_group_note,
     metric_rows,
     number,
     percent,
@@ -135,6 +136,8 @@ def _training_data(content: ReportContent) -> list[str]:
             for part in facts.parts
         ]
         lines += ["", *_table(("Part", "Slices", "Groups", COVID, NON_COVID), rows)]
+    if note := largest_group_note(facts):
+        lines += ["", note]
     if facts.allowed_leaks:
         leaks = ", ".join(plain(leak) for leak in facts.allowed_leaks)
         lines += ["", f"**Trained although the split leaks ({leaks}): the metrics may be too good.**"]

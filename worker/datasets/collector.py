@@ -107,7 +107,7 @@ class Collector:
         """
         firsts = self.first_of_pixels()
         labels = np.array([item.label for item in firsts], np.int64)
-        similar = find_similar(*self._pictures.arrays(), labels, progress)
+        similar = find_similar(self._pictures.arrays(), labels, progress)
         group_of: dict[int | None, str] = {}
         for item in self.slices:
             item.cluster = firsts[int(similar.cluster[self._pictures.places[item.pixels_sha256 or ""]])].row

@@ -397,3 +397,13 @@ def test_matplotlib_is_loaded_only_to_draw():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("tested", "is_said"), [(150, True), (160, False)])
+def test_report_and_card_say_that_the_largest_group_is_in_training(tested, is_said, tmp_path):
+    parts = [PartSize("train", 700, 30, 300, 400, 310), PartSize("test", 300, 9, 100, 200, tested)]
+    plain = content()
+    uneven = replace(plain, facts=replace(plain.facts, parts=parts))
+    write_report(tmp_path, uneven)
+    for text in (model_card(uneven), (tmp_path / "report.html").read_text()):
+        assert ("largest group, of 310 slices" in text) == is_said
