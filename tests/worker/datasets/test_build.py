@@ -327,7 +327,7 @@ def test_patients_whose_headers_keep_them_apart_are_not_reported(make: Make) -> 
     assert (found.report.identity.groups, found.report.identity.problem) == (6, None)
 
 
-def test_a_slice_with_text_burned_in_is_left_out(make: Make) -> None:
+def test_row_34_slice_with_text_burned_in_is_left_out(make: Make) -> None:
     files = {
         "COVID/1": ct(0),
         "COVID/2": ct(20, BurnedInAnnotation="YES"),
