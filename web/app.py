@@ -13,6 +13,7 @@ from web.actions.request import MAX_OTHER_BODY_BYTES, Request, carries_files
 from web.actions.uploads import MAX_FIELD_BYTES, MAX_PARTS
 from web.api import PREFIX, openapi
 from web.api import datasets as api_datasets
+from web.api import findings as api_findings
 from web.api import jobs as api_jobs
 from web.api import models as api_models
 from web.api import results as api_results
@@ -86,7 +87,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
     run_config.install(app)
     csrf.init_app(app)
     openapi.install(app)
-    for module in (api_jobs, api_results, api_reviews, api_models, api_datasets, api_runs, api_workers):
+    for module in (api_jobs, api_findings, api_results, api_reviews, api_models, api_datasets, api_runs, api_workers):
         app.register_blueprint(module.blueprint)
     for page in (sign_in, jobs, results, submit, models, datasets, runs, workers, tokens):
         app.register_blueprint(page.blueprint)

@@ -277,10 +277,10 @@ def test_series_are_found_while_typing(signed_in: Any, api: Api, worker: WorkerP
     while worker.predict():
         pass
     signed_in.goto(f"/jobs/{job_id}")
-    rows = signed_in.locator("#series-list tbody tr")
-    playwright.expect(rows).to_have_count(25)
-    signed_in.locator("#series-list").get_by_role("link", name="Next").click()
-    playwright.expect(rows).to_have_count(5)
+    rows = signed_in.locator("#findings-list .series-rows > li")
+    playwright.expect(rows).to_have_count(20)
+    signed_in.locator("#findings-list").get_by_role("link", name="Next").click()
+    playwright.expect(rows).to_have_count(10)
     signed_in.get_by_label("Find").fill("patient 7")
     playwright.expect(rows).to_have_count(1)
     rows.get_by_role("link").click()

@@ -137,14 +137,14 @@ def test_polls_of_a_job_of_many_series_are_small(app: APIFlask, api: Api, anns_b
     worker.predict([0.9])
     gzip = {"Accept-Encoding": "gzip"}  # as every browser sends it
     assert len(anns_browser.get(f"/jobs/{job_id}/live").data) < 10_000
-    for part in ("live", "results?poll=1", "series", "series?page=12"):
+    for part in ("live", "results?poll=1", "findings?poll=1", "findings?page=12"):
         assert len(anns_browser.get(f"/jobs/{job_id}/{part}", headers=gzip).data) < 10_000, part
     page = anns_browser.get(f"/jobs/{job_id}").text
     assert page.count('id="series-') < 30
-    assert page.index('id="results"') < page.index('id="series"')
-    assert "276–300 of 300 series" in anns_browser.get(f"/jobs/{job_id}/series?page=12").text
-    assert "1–1 of" not in anns_browser.get(f"/jobs/{job_id}/series?find=patient+299").text
-    assert "patient 299" in anns_browser.get(f"/jobs/{job_id}/series?find=patient+299").text
+    assert page.index('id="findings"') < page.index('id="results"')
+    assert "276–300 of 300 series" in anns_browser.get(f"/jobs/{job_id}/findings?page=12").text
+    assert "1–1 of" not in anns_browser.get(f"/jobs/{job_id}/findings?find=patient+299").text
+    assert "patient 299" in anns_browser.get(f"/jobs/{job_id}/findings?find=patient+299").text
 
 
 def test_slice_page_has_its_place_its_neighbours_and_the_threshold(

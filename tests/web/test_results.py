@@ -20,6 +20,7 @@ from tests.builders.files import png, zip_of
 from tests.builders.series import ct, predict_all, read_job
 from tests.web.actors import Api, Browser, WorkerPart
 from web.downloads import job_results, parquet
+from web.downloads.pieces import safe_cell
 from web.schemas.jobs import JobOut
 
 
@@ -173,10 +174,10 @@ def test_csv_holds_no_formula(api: Api, job_id: str) -> None:
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\r=1"])
 def test_formula_gets_an_apostrophe_and_a_number_does_not(text: str) -> None:
-    assert job_results.safe_cell(text) == "'" + text
-    assert job_results.safe_cell(-0.5) == -0.5
-    assert job_results.safe_cell("plain") == "plain"
-    assert job_results.safe_cell(None) is None
+    assert safe_cell(text) == "'" + text
+    assert safe_cell(-0.5) == -0.5
+    assert safe_cell("plain") == "plain"
+    assert safe_cell(None) is None
 
 
 def test_json_has_the_job_every_slice_and_the_notice(api: Api, job_id: str) -> None:

@@ -1,8 +1,5 @@
 """A job's results over the API: pages, whole exports, and the images of its slices."""
 
-import re
-from collections.abc import Iterator
-
 from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
 from flask import Response, request
@@ -11,7 +8,6 @@ from db import RESEARCH_USE_ONLY
 from db.ledger.job_view import job_view
 from db.ledger.results import ResultsQuery, results_page
 from db.ledger.series import series_after
-from db.models import Job
 from db.series.images import SliceImage, slice_image
 from web.actions.lookup import ROW_IDS, reading_job
 from web.actions.request import sends_files
@@ -19,13 +15,13 @@ from web.api import PREFIX
 from web.api.openapi import problems
 from web.api.serializers import job_json
 from web.downloads import job_results
+from web.downloads.pieces import download, file_name
 from web.errors import not_found
 from web.schemas.common import ListQuery
 from web.schemas.jobs import ExportOut, ImageQuery, ResultPage, SeriesListOut
 from web.security.auth import guard_api
 
 PARQUET = "application/vnd.apache.parquet"
-NAME_IN_FILE = 60  # characters of a job's name in the name of a file
 
 blueprint = APIBlueprint("api_results", __name__, url_prefix=f"{PREFIX}/jobs/<job_id>", tag="Results")
 guard_api(blueprint)
@@ -71,7 +67,7 @@ def results_csv(job_id: str) -> Response:
     """
     with reading_job(job_id) as (_, job):
         pass
-    return _download(job_results.csv_lines(job), f"{_file_stem(job)}.csv", "text/csv; charset=utf-8")
+    return download(job_results.csv_lines(job), file_name(job, "csv"), "text/csv; charset=utf-8")
 
 
 @blueprint.get("/results.json")
@@ -81,11 +77,11 @@ def results_csv(job_id: str) -> Response:
 def results_json(job_id: str) -> Response:
     """Download all results as JSON
 
-    Streamed: `{"notice", "job", "series": […], "results": […]}`.
+    Streamed: `{"notice", "job", "findings": […], "series": […], "results": […]}`.
     """
     with reading_job(job_id) as (s, job):
         shown = job_json(job_view(s, job))
-    return _download(job_results.json_pieces(job, shown), f"{_file_stem(job)}.json", "application/json")
+    return download(job_results.json_pieces(job, shown), file_name(job, "json"), "application/json")
 
 
 @blueprint.get("/results.parquet")
@@ -102,7 +98,7 @@ def results_parquet(job_id: str) -> Response:
 
     with reading_job(job_id) as (s, job):
         shown = job_json(job_view(s, job))
-    return _download(parquet_pieces(job, shown), f"{_file_stem(job)}.parquet", PARQUET)
+    return download(parquet_pieces(job, shown), file_name(job, "parquet"), PARQUET)
 
 
 @blueprint.get("/slices/<int:slice_id>/image.png")
@@ -137,16 +133,3 @@ def _slice(job_id: str, slice_id: int) -> SliceImage:
     if image_of_slice is None:
         raise not_found()
     return image_of_slice
-
-
-def _file_stem(job: Job) -> str:
-    """Return a name for files of a job's results: its own name as far as every system takes it, and its id."""
-    name = re.sub(r"[^\w.]+", "-", job.name)[:NAME_IN_FILE].strip("-.") or "ctbatch"
-    return f"{name}-{job.id}"
-
-
-def _download(pieces: Iterator[str] | Iterator[bytes], filename: str, content_type: str) -> Response:
-    response = Response(pieces, content_type=content_type)
-    response.headers.set("Content-Disposition", "attachment", filename=filename)
-    response.headers["X-Notice"] = RESEARCH_USE_ONLY
-    return response

@@ -90,6 +90,7 @@ def job_json(view: JobView) -> JobOut:
     """Return a job for the API."""
     links = JobLinks(
         self=url_for("api_jobs.show_job", job_id=view.id),
+        findings=url_for("api_findings.list_findings", job_id=view.id),
         results=url_for("api_results.list_results", job_id=view.id),
         csv=url_for("api_results.results_csv", job_id=view.id),
         json=url_for("api_results.results_json", job_id=view.id),

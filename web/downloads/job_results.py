@@ -9,20 +9,15 @@ from itertools import islice
 from db import RESEARCH_USE_ONLY
 from db.database import read_scope
 from db.datasets.reviews import ReviewView, reviews_of_slices
+from db.findings.views import iter_findings
 from db.ledger.results import Result, ResultRow, iter_results
 from db.ledger.series import iter_series
 from db.models import Job
+from web.downloads.pieces import ROWS_A_PIECE, drain, json_lines, safe_cell
 from web.schemas.jobs import ExportRow, JobOut, ReviewOut
 
 RESULT = set(Result.model_fields)
 NOTES = list(Result.model_fields).index("notes")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-ROWS_A_PIECE = 200
-
-
-def safe_cell(value: object) -> object:
-    """Put an apostrophe before text that a spreadsheet would run (OWASP, CSV injection)."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def csv_lines(job: Job) -> Iterator[str]:
@@ -40,9 +35,9 @@ def csv_lines(job: Job) -> Iterator[str]:
             values[NOTES] = "; ".join(row.notes)
             labels = "; ".join(f"{review.user}: {review.label}" for review in reviews)
             writer.writerow([*map(safe_cell, (*values, labels)), RESEARCH_USE_ONLY])
-        yield _drain(text)
+        yield drain(text)
     if text.tell():  # the header of a job without slices
-        yield _drain(text)
+        yield drain(text)
 
 
 def export_rows(job: Job) -> Iterator[ExportRow]:
@@ -64,26 +59,14 @@ def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]
         yield [(row, reviews.get(row.slice_id, [])) for row in piece]
 
 
-def _drain(text: io.StringIO) -> str:
-    piece = text.getvalue()
-    text.seek(0)
-    text.truncate()
-    return piece
-
-
 def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
-    """Yield one JSON object, `{"notice", "job", "series": […], "results": […]}`, a line for each series and slice."""
+    """Yield one JSON object, `{"notice", "job", "findings": […], "series": […], "results": […]}`, a line for each member
+    of the lists."""
     job_json = shown.model_dump_json(by_alias=True)
-    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"series": [\n'
-    yield from _lines(series.model_dump_json() for series in iter_series(job))
+    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"findings": [\n'
+    yield from json_lines(iter_findings(job))
+    yield '\n],\n"series": [\n'
+    yield from json_lines(iter_series(job))
     yield '\n],\n"results": [\n'
-    yield from _lines(row.model_dump_json() for row in export_rows(job))
+    yield from json_lines(export_rows(job))
     yield "\n]}\n"
-
-
-def _lines(documents: Iterator[str]) -> Iterator[str]:
-    """Yield the members of a JSON list, a line each, in pieces."""
-    separator = ""
-    while lines := list(islice(documents, ROWS_A_PIECE)):
-        yield separator + ",\n".join(lines)
-        separator = ",\n"

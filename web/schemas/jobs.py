@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from db import ClassName
+from db.findings.views import FindingView
 from db.ledger.job_view import JobView
 from db.ledger.results import Result, ResultRow
 from db.ledger.series import SeriesSummary
@@ -35,6 +36,7 @@ class JobLinks(Out):
     """Addresses of a job and its results."""
 
     self: str
+    findings: str
     results: str
     csv: str
     json_: str = Field(alias="json")
@@ -100,11 +102,28 @@ class ExportRow(Result):
     reviews: list[ReviewOut]
 
 
-class ExportOut(Out):
-    """All results of a job."""
+class FindingPage(Out):
+    """Some findings of a job."""
+
+    items: list[FindingView]
+    next_cursor: str | None
+    notice: str
+
+
+class FindingsOut(Out):
+    """All findings of a job."""
 
     notice: str
     job: JobOut
+    findings: list[FindingView]
+
+
+class ExportOut(Out):
+    """All findings and results of a job."""
+
+    notice: str
+    job: JobOut
+    findings: list[FindingView]
     series: list[SeriesSummary]
     results: list[ExportRow]
 

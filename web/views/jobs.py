@@ -11,12 +11,12 @@ from db.database import read_scope
 from db.ledger.job_view import job_view, list_jobs
 from db.ledger.jobs import cancel_job, retry_job
 from db.ledger.results import ResultRow, ResultsQuery, results_page
-from db.ledger.series import SeriesQuery, series_page
 from db.models import Job, Outcome
 from web.actions.lookup import reading_job, writing_job
 from web.schemas.jobs import JobListQuery
 from web.security.auth import require_user
 from web.security.guards import guard_pages
+from web.views.findings.part import PartQuery, findings_part
 from web.views.forms import page_response, parsed
 from web.views.results import asked, results_part, slice_part
 
@@ -52,11 +52,9 @@ def row(job_id: str) -> str:
 @blueprint.get("/jobs/<job_id>")
 def show(job_id: str) -> str:
     """Show a job."""
-    query = parsed(SeriesQuery, request.args)
     with reading_job(job_id) as (s, job):
-        shown = series_page(s, job, query)
-        parts = _live(s, job) | results_part(s, job, asked())
-        return render_template("jobs/job.html", **parts, series=shown, find=query.find)
+        parts = _live(s, job) | results_part(s, job, asked()) | _findings(s, job)
+        return render_template("jobs/job.html", **parts)
 
 
 @blueprint.get("/jobs/<job_id>/live")
@@ -78,13 +76,12 @@ def results(job_id: str) -> Response:
     return response
 
 
-@blueprint.get("/jobs/<job_id>/series")
-def series(job_id: str) -> str:
-    """Return a page of the series of a job."""
-    query = parsed(SeriesQuery, request.args)
+@blueprint.get("/jobs/<job_id>/findings")
+def findings(job_id: str) -> str:
+    """Return a page of the findings of a job, or of its series while it runs."""
     with reading_job(job_id) as (s, job):
-        shown = series_page(s, job, query)
-        return render_template("jobs/_series_list.html", job=job_view(s, job), series=shown, find=query.find)
+        shown = _findings(s, job) | {"job": job_view(s, job), "blind": request.args.get("blind") == "1"}
+        return render_template("jobs/_findings_list.html", **shown)
 
 
 @blueprint.get("/jobs/<job_id>/slices/<int:slice_id>")
@@ -109,6 +106,10 @@ def retry(job_id: str) -> ResponseReturnValue:
     with writing_job(job_id) as (s, job):
         retry_job(s, job)
     return redirect(url_for("jobs.show", job_id=job_id), 303)
+
+
+def _findings(s: Session, job: Job) -> dict[str, Any]:
+    return findings_part(s, job, parsed(PartQuery, request.args))
 
 
 def _live(s: Session, job: Job) -> dict[str, Any]:

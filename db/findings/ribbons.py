@@ -1,0 +1,87 @@
+"""The probabilities along a series in anatomical order, as few enough bars to draw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.findings.rules import LEAST_LUNG
+from db.models import Job, Prediction, Slice
+
+MOST_BARS = 120
+Kind = str
+POSITIVE, NEGATIVE, OOD, LITTLE_LUNG, NOTHING = "positive", "negative", "ood", "little-lung", "nothing"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Neighbouring slices of a series as one bar: the highest probability among them, or None if none was predicted.
+
+    `kind`: of that slice.
+    """
+
+    probability: float | None
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Ribbon:
+    """A series from the feet to the head.
+
+    `slices`: how many it has; `positive`: those labelled COVID. `highest`: the highest probability of a slice, and
+    `highest_at`: its place, from 1; both None if no slice was predicted.
+    """
+
+    bars: list[Bar]
+    slices: int
+    predicted: int
+    positive: int
+    highest: float | None
+    highest_at: int | None
+
+
+def ribbons(s: Session, job: Job, series_ids: Sequence[int]) -> dict[int, Ribbon]:
+    """Return the ribbons of some series of a job by id. Series without slices have none."""
+    if not series_ids:
+        return {}
+    columns = (Slice.series_id, Prediction.probability, Prediction.positive, Prediction.ood, Slice.lung_fraction)
+    of_its_version = (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id)
+    order = (Slice.series_id, Slice.series_rank, Slice.instance_number, Slice.name_key, Slice.frame, Slice.id)
+    query = select(*columns).outerjoin(Prediction, of_its_version)
+    rows = s.execute(query.where(Slice.job_id == job.id, Slice.series_id.in_(series_ids)).order_by(*order))
+    return {
+        series_id: _ribbon([_bar(*row[1:]) for row in own])
+        for series_id, own in groupby(rows, lambda row: row[0])
+        if series_id is not None
+    }
+
+
+def _bar(probability: float | None, positive: bool | None, ood: bool | None, lung: float | None) -> Bar:
+    if probability is None:
+        return Bar(None, NOTHING)
+    if lung is not None and lung < LEAST_LUNG:
+        return Bar(probability, LITTLE_LUNG)
+    return Bar(probability, OOD if ood else POSITIVE if positive else NEGATIVE)
+
+
+def _ribbon(slices: list[Bar]) -> Ribbon:
+    count = min(len(slices), MOST_BARS)
+    cuts = [len(slices) * i // count for i in range(count + 1)]
+    bars = [_highest(slices[start:end]) for start, end in pairwise(cuts)]
+    chances = [one.probability for one in slices if one.probability is not None]
+    top = _highest(slices)
+    return Ribbon(
+        bars=bars,
+        slices=len(slices),
+        predicted=len(chances),
+        positive=sum(one.kind == POSITIVE for one in slices),
+        highest=top.probability,
+        highest_at=slices.index(top) + 1 if chances else None,
+    )
+
+
+def _highest(slices: list[Bar]) -> Bar:
+    """Return the slice with the highest probability; slices that count come before others."""
+    return max(slices, key=lambda one: (one.kind not in (LITTLE_LUNG, NOTHING), one.probability or 0.0))

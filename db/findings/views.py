@@ -1,0 +1,141 @@
+"""The findings of a job as people and the API see them, by keyset pages."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from db import ClassName, paging
+from db.database import read_scope
+from db.models import Finding, Job, Level, Patient, Series, Study
+from db.paging import Cursor, Page
+
+LevelName = Literal["patient", "study", "series"]
+VerdictName = Literal["COVID", "non-COVID", "none"]
+NO_VERDICT = "none"
+MAX_ROWS = 1_000
+
+
+class FindingView(BaseModel):
+    """The verdict on one patient, study or series."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    finding_id: int
+    level: LevelName
+    patient: int = Field(description="The number of the patient within the job, from 1.")
+    patient_known: bool = Field(description="False if the files do not say whose they are: the study stands alone.")
+    study_id: int | None
+    study_uid: str | None = Field(description="Study Instance UID; null for pictures, which have none.")
+    series_id: int | None
+    series_uid: str | None = Field(description="Series Instance UID; null for pictures, which have none.")
+    series: str | None
+    verdict: ClassName | None = Field(description="Null if the finding gives no verdict; `reason` says why.")
+    reason: str | None
+    score: float | None
+    threshold: float = Field(description="The score from which on the verdict is COVID.")
+    low: float | None = Field(
+        description="Lower end of the 95 % interval of the share of such verdicts that were right when the rule was "
+        "tuned; null if it was not tuned."
+    )
+    high: float | None = Field(description="Upper end of that interval.")
+    rule: str
+    rule_version: int
+    k: int | None
+    used: int = Field(description="Slices that the score rests on.")
+    ood: int | None = Field(description="How many of these are out of distribution; null if that is not measured.")
+    left_out: dict[str, int] = Field(description="Slices that were left out, by reason.")
+    notes: list[str] = Field(description="Codes of what is odd about the series, such as `gap`.")
+
+
+class FindingsQuery(BaseModel):
+    """Which findings of a job, and which page of them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    level: LevelName | None = None
+    verdict: VerdictName | None = Field(default=None, description="`none`: those without a verdict.")
+    patient: int | None = Field(default=None, ge=1, le=2**31 - 1, description="Only those of this patient.")
+    find: str = Field(default="", max_length=200, description="Only series whose name contains this.")
+    cursor: Cursor | None = Field(default=None, description="`next_cursor` of the page before.")
+    limit: int = Field(100, ge=1, le=MAX_ROWS)
+
+
+def findings_page(s: Session, job: Job, query: FindingsQuery) -> Page[FindingView]:
+    """Return a page of the findings of a job: each patient, then its studies with their series. Raises BadCursor."""
+    rows = _matching(select(Finding, Patient, Study, Series), job, query)
+    if query.cursor is not None:
+        (after,) = paging.decode(query.cursor, int)
+        rows = rows.where(Finding.ordinal > after)
+    found = s.execute(rows.order_by(Finding.ordinal).limit(query.limit + 1)).all()
+    shown = found[: query.limit]
+    next_cursor = paging.encode(shown[-1][0].ordinal) if len(found) > query.limit else None
+    return Page([_view(*row) for row in shown], next_cursor)
+
+
+def count_findings(s: Session, job: Job, query: FindingsQuery) -> int:
+    """Return how many findings match, on all pages."""
+    return s.scalar(_matching(select(func.count(Finding.id)), job, query)) or 0
+
+
+def count_verdicts(s: Session, job: Job) -> dict[str, dict[str, int]]:
+    """Count the findings of a job by level and verdict; `none` is no verdict."""
+    counts: dict[str, dict[str, int]] = {}
+    columns = (Finding.level, Finding.verdict)
+    for level, verdict, count in s.execute(
+        select(*columns, func.count()).where(Finding.job_id == job.id).group_by(*columns)
+    ):
+        counts.setdefault(level, {})[verdict or NO_VERDICT] = count
+    return counts
+
+
+def iter_findings(job: Job) -> Iterator[FindingView]:
+    """Yield all findings of a job in order, by many short reads: a slow client never holds the database."""
+    query: FindingsQuery | None = FindingsQuery(limit=MAX_ROWS)
+    while query is not None:
+        with read_scope() as s:
+            page = findings_page(s, job, query)
+        yield from page.items
+        query = query.model_copy(update={"cursor": page.next_cursor}) if page.next_cursor else None
+
+
+def _matching(columns: Any, job: Job, query: FindingsQuery) -> Select[Any]:
+    rows: Select[Any] = (
+        columns.select_from(Finding)
+        .join(Patient, Patient.id == Finding.patient_id)
+        .outerjoin(Study, Study.id == Finding.study_id)
+        .outerjoin(Series, Series.id == Finding.series_id)
+        .where(Finding.job_id == job.id)
+    )
+    if query.level is not None:
+        rows = rows.where(Finding.level == query.level)
+    if query.verdict is not None:
+        none = query.verdict == NO_VERDICT
+        rows = rows.where(Finding.verdict.is_(None) if none else Finding.verdict == query.verdict)
+    if query.patient is not None:
+        rows = rows.where(Patient.ordinal == query.patient)
+    if query.find:
+        rows = rows.where(Series.label.icontains(query.find.replace("\0", "\ufffd"), autoescape=True))
+    return rows
+
+
+def _view(finding: Finding, patient: Patient, study: Study | None, series: Series | None) -> FindingView:
+    same = ("level", "study_id", "series_id", "verdict", "reason", "score", "threshold", "low", "high", "rule")
+    more = ("rule_version", "k", "used", "ood", "left_out")
+    return FindingView(
+        finding_id=finding.id,
+        patient=patient.ordinal,
+        patient_known=patient.is_known,
+        study_uid=_dicom_uid(study.uid) if study else None,
+        series_uid=_dicom_uid(series.uid) if series else None,
+        series=series.label if series else None,
+        notes=series.notes if series and finding.level == Level.SERIES else [],
+        **{name: getattr(finding, name) for name in (*same, *more)},
+    )
+
+
+def _dicom_uid(uid: str) -> str | None:
+    """Return the UID, or None for the name that a folder has in place of one."""
+    return uid if uid and set(uid) <= set("0123456789.") else None

@@ -1,0 +1,46 @@
+"""All findings of a job as CSV and as JSON, in pieces, so that memory does not grow with the job."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from itertools import islice
+
+from db import RESEARCH_USE_ONLY
+from db.findings.views import FindingView, iter_findings
+from db.models import Job
+from web.downloads.pieces import ROWS_A_PIECE, drain, json_lines, safe_cell
+from web.schemas.jobs import JobOut
+
+
+def csv_lines(job: Job) -> Iterator[str]:
+    """Yield the CSV (RFC 4180): a header, then a row for each finding, patients first.
+
+    `left_out` is written as `truncated: 2; little_lung: 40`. The notice is the last column of each row.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*FindingView.model_fields, "notice"])
+    for rows in _pieces(job):
+        for row in rows:
+            values = row.model_dump()
+            values["left_out"] = "; ".join(f"{reason}: {count}" for reason, count in row.left_out.items())
+            values["notes"] = " ".join(row.notes)
+            writer.writerow([*map(safe_cell, values.values()), RESEARCH_USE_ONLY])
+        yield drain(text)
+    if text.tell():  # the header of a job without findings
+        yield drain(text)
+
+
+def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
+    """Yield one JSON object, `{"notice", "job", "findings": […]}`, with a line for each finding."""
+    job_json = shown.model_dump_json(by_alias=True)
+    yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"findings": [\n'
+    yield from json_lines(iter_findings(job))
+    yield "\n]}\n"
+
+
+def _pieces(job: Job) -> Iterator[list[FindingView]]:
+    rows = iter_findings(job)
+    while piece := list(islice(rows, ROWS_A_PIECE)):
+        yield piece

@@ -1,0 +1,49 @@
+"""Draws the probabilities along a series as an SVG: paths for each kind of bar, and the same in words."""
+
+from dataclasses import dataclass
+
+from db.findings.ribbons import Ribbon
+from web.views.filters import count, counted, probability
+
+HEIGHT = 100
+LEAST_HEIGHT = 4  # of a bar, so that a probability near 0 can be seen
+NOTHING_HEIGHT = 8  # of the mark of a slice without a prediction
+
+TITLES = {
+    "positive": "COVID",
+    "negative": "non-COVID",
+    "ood": "out of distribution",
+    "little-lung": "little lung, left out",
+    "nothing": "not predicted",
+}
+"""The kinds of bars, as the legend calls them."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a template needs of a ribbon: the width of its view box, a path for each kind, and the text in its place."""
+
+    width: int
+    paths: dict[str, str]
+    text: str
+
+
+def draw(ribbon: Ribbon, threshold: float, *, is_scan: bool) -> Drawing:
+    """Return a ribbon's drawing. `is_scan`: its order is that of positions in the body, not of names."""
+    paths: dict[str, str] = {}
+    for place, bar in enumerate(ribbon.bars):
+        height = NOTHING_HEIGHT if bar.probability is None else max(LEAST_HEIGHT, round(HEIGHT * bar.probability))
+        paths[bar.kind] = paths.get(bar.kind, "") + f"M{place} {HEIGHT}v-{height}h1v{height}z"
+    return Drawing(len(ribbon.bars), paths, _text(ribbon, threshold, is_scan))
+
+
+def _text(ribbon: Ribbon, threshold: float, is_scan: bool) -> str:
+    order = "from the feet to the head" if is_scan else "in the order of their names"
+    start = f"Probability of COVID along {counted(ribbon.slices, 'slice')} {order}"
+    if ribbon.highest is None or ribbon.highest_at is None:
+        return f"{start}: none is predicted."
+    return (
+        f"{start}: the highest is {probability(ribbon.highest)} at slice {count(ribbon.highest_at)};"
+        f" {count(ribbon.positive)} of {count(ribbon.predicted)} predicted are COVID,"
+        f" from {probability(threshold)} on."
+    )
