@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "submit": ("cli.commands.submit", "submit", "Send files, archives or folders as one job."),
     "jobs": ("cli.commands.jobs", "jobs", "List, show, wait for, cancel and retry jobs."),
     "results": ("cli.commands.results", "results", "Print or save the results of a job."),
+    "findings": ("cli.commands.findings", "findings", "List the verdicts on patients and series; tune their rule."),
     "datasets": ("cli.commands.datasets", "datasets", "Make, list, show and split labelled datasets for training."),
     "models": (
         "cli.commands.models.models",
@@ -76,9 +77,9 @@ class LazyGroup(click.Group):
 def cli(home: Path | None) -> None:
     """Classify CT scans in bulk, COVID / non-COVID, and keep every outcome. Research use only, not for diagnosis.
 
-    submit, jobs and results send requests to the server in CTBATCH_SERVER, with the token in CTBATCH_TOKEN. Without
-    these they use the `ctbatch up` of this machine. datasets, models, train, runs, users, tokens, files and db act on
-    the database of this machine's settings.
+    submit, jobs, results and `findings ls` send requests to the server in CTBATCH_SERVER, with the token in
+    CTBATCH_TOKEN. Without these they use the `ctbatch up` of this machine. datasets, models, train, runs, users,
+    tokens, files, db and the other commands of findings act on the database of this machine's settings.
     """
     if home is not None:
         use_home(home)

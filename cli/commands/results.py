@@ -10,6 +10,7 @@ from cli.errors import Unavailable
 from cli.options import NEW_FILE
 from cli.output import RESEARCH_LINE, complete_file, print_table, say
 from cli.remote.client import Client, Json
+from cli.remote.findings import print_findings
 from db import LABELS
 
 STATES = ("open", "predicted", "rejected", "quarantined", "cancelled")
@@ -23,6 +24,7 @@ TABLE_ROWS = 100
 @click.argument("job_id", metavar="JOB")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as --format json does.")
+@click.option("--slices", is_flag=True, help="Show the slices.")
 @click.option("--state", type=click.Choice(STATES), help="Show only slices in this state.")
 @click.option("--label", type=click.Choice(list(LABELS)), help="Show only slices with this label.")
 @click.option("--reason", help="Show only slices rejected for this reason, for example format.")
@@ -33,29 +35,35 @@ def results(
     job_id: str,
     form: str,
     as_json: bool,
+    slices: bool,
     sort: str | None,
     limit: int | None,
     output: Path | None,
     **filters: str | None,
 ) -> None:
-    """Print the results of JOB: a table of the first rows, or all rows as CSV, JSON or Parquet.
+    """Print the results of JOB: the findings on its patients and series, or with --slices its first slices.
 
-    --state, --label, --reason, --sort and --limit work only with --format table.
+    CSV and Parquet hold all slices, and JSON all findings and slices. `ctbatch findings ls` writes the findings alone.
+    --slices, --state, --label, --reason, --sort and --limit work only with --format table, and all show slices.
     """
     form = "json" if as_json else form
     if form == "table" and output:
         raise click.UsageError("--output needs --format csv, json or parquet")
-    if form != "table" and (sort or limit or any(filters.values())):
+    of_slices = bool(slices or sort or limit or any(filters.values()))
+    if form != "table" and of_slices:
         raise click.UsageError(
-            "filters, --sort and --limit work only with tables; leave them out, or use --format table"
+            "--slices, filters, --sort and --limit work only with tables; leave them out, or use --format table"
         )
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is not text; name a file with --output")
     with Client() as client:
-        if form == "table":
+        if form == "table" and not of_slices:
+            print_findings(client, job_id, {})
+            say("--slices shows the slices")
+        elif form == "table":
             _print_rows(client, job_id, {**filters, "sort": sort}, limit or TABLE_ROWS)
         else:
-            _write(client.stream(f"/jobs/{job_id}/results.{form}"), output)
+            write_pieces(client.stream(f"/jobs/{job_id}/results.{form}"), output)
 
 
 def _print_rows(client: Client, job_id: str, params: Mapping[str, str | None], limit: int) -> None:
@@ -71,7 +79,7 @@ def _cells(row: Json) -> list[object]:
     return [*(row[name] for name in COLUMNS[:-1]), "" if probability is None else f"{probability:.3f}"]
 
 
-def _write(pieces: Iterable[bytes], output: Path | None) -> None:
+def write_pieces(pieces: Iterable[bytes], output: Path | None) -> None:
     """Write to stdout, or to a file that gets its name only when it is complete."""
     if output is None:
         for piece in pieces:

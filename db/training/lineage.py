@@ -1,6 +1,6 @@
 """What a model version was made from: its ancestors, the split it was trained on, and the slices it was trained on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -104,10 +104,22 @@ def seen_in(
     if split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split):
         return []  # nothing connects its parts, so there is no need to read its slices
     trained = {pixels for pixels, part in parts_in(s, version).items() if part == TRAIN}
-    slices = split_candidates(s, dataset_id)
-    clusters = {one.cluster for one in slices if one.pixels_sha256 in trained} - {None}
-    seen = [one for one in slices if one.pixels_sha256 in trained or one.cluster in clusters]
+    seen = _alike(split_candidates(s, dataset_id), trained)
     return [one for one in seen if split is None or part_of(split, one) in parts]
+
+
+def used_in_making(s: Session, version: ModelVersion, dataset_id: int) -> list[SplitCandidate]:
+    """Return the slices of a dataset that were in any part when the version or one of its ancestors was made.
+
+    Slices that are near-identical to such a slice of the dataset are included.
+    """
+    return _alike(split_candidates(s, dataset_id), parts_in(s, version))
+
+
+def _alike(slices: Sequence[SplitCandidate], pixels: Container[str | None]) -> list[SplitCandidate]:
+    """Return the slices with one of these pixels, and those in a cluster with such a slice."""
+    clusters = {one.cluster for one in slices if one.pixels_sha256 in pixels} - {None}
+    return [one for one in slices if one.pixels_sha256 in pixels or one.cluster in clusters]
 
 
 def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:

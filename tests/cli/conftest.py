@@ -85,6 +85,7 @@ class Api(ThreadingHTTPServer):
         self.fields: list[dict[str, str]] = []
         self.views: dict[str, list[dict[str, Any]]] = {}  # what a job is seen as, next
         self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.findings: dict[str, list[dict[str, Any]]] = {}
         self.faults: list[int | str] = []
         self.requests: list[tuple[str, str, int]] = []  # method, path with query, status
 
@@ -196,6 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._problem(404, "not-found")
         elif len(words) == 2:
             self._job(words[1])
+        elif words[2] == "findings":
+            self._send(200, {"items": self.server.findings.get(words[1], []), "next_cursor": None})
         elif words[2] == "results":
             self._send(200, {"items": self.server.rows[words[1]], "next_cursor": None})
         else:

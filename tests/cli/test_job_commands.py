@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+FINDING = {
+    "patient": 1, "level": "series", "series": "evil\x1b[2J", "verdict": None, "reason": "missing", "score": None,
+    "threshold": 0.5, "used": 2, "left_out": {"truncated": 3}, "rule": "top-k-mean", "rule_version": 1, "k": 10,
+}  # fmt: skip
 ROW = {
     "slice_id": 1,
     "name": "evil\x1b[2J\u202egnp.png",
@@ -98,6 +102,24 @@ def test_table_of_results_escapes_names(ctbatch, api):
     assert result.stdout.splitlines()[1].split("\t")[-1] == "0.988"
     assert api.requests[-1][1] == "/api/v1/jobs/job1/results?state=predicted&sort=-probability&limit=100"
     assert "Research use only, not for diagnosis." in result.stderr
+
+
+def test_results_lead_with_findings(ctbatch, api):
+    api.add_job("finished", received=1, predicted=1)
+    api.findings["job1"], api.rows["job1"] = [FINDING], [ROW]
+    for command in (["results", "job1"], ["findings", "ls", "job1"]):
+        result = ctbatch(*command, env=api.env)
+        row = dict(zip(*(line.split("\t") for line in result.stdout.splitlines()[:2]), strict=True))
+        assert (row["patient"], row["level"], row["verdict"]) == ("1", "series", "no verdict")
+        assert row["series"] == r"evil\x1b[2J"
+        assert row["left_out"] == "3 truncated"
+        assert "top-k-mean" in result.stderr
+        assert "Research use only, not for diagnosis." in result.stderr
+    ctbatch("findings", "ls", "job1", "--verdict", "none", env=api.env)
+    assert api.requests[-1][1].startswith("/api/v1/jobs/job1/findings?verdict=none")
+    ctbatch("results", "job1", "--slices", env=api.env)
+    assert api.requests[-1][1].startswith("/api/v1/jobs/job1/results")
+    assert ctbatch("findings", "ls", "job1", "--json", "--verdict", "none", env=api.env).returncode == 2
 
 
 @pytest.mark.parametrize("output", [None, "out.csv"])

@@ -128,9 +128,10 @@ def test_sign_in_and_the_slice_dialog_show_what_has_the_focus(
 def test_forced_colours_keep_the_legend_apart(signed_in: Any, finished: str) -> None:
     signed_in.emulate_media(forced_colors="active")
     signed_in.goto(f"/jobs/{finished}")
-    keys = signed_in.locator(".legend .key")
-    colours = keys.evaluate_all("keys => keys.map((key) => getComputedStyle(key).backgroundColor)")
-    assert len(colours) == len(set(colours)) == 3
+    for legend, count in ((".progress-card .legend", 3), ("#findings .legend", 5)):
+        keys = signed_in.locator(f"{legend} .key")
+        colours = keys.evaluate_all("keys => keys.map((key) => getComputedStyle(key).backgroundColor)")
+        assert len(colours) == len(set(colours)) == count
 
 
 @pytest.mark.slow

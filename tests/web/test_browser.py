@@ -281,7 +281,7 @@ def test_series_are_found_while_typing(signed_in: Any, api: Api, worker: WorkerP
     playwright.expect(rows).to_have_count(20)
     signed_in.locator("#findings-list").get_by_role("link", name="Next").click()
     playwright.expect(rows).to_have_count(10)
-    signed_in.get_by_label("Find").fill("patient 7")
+    signed_in.get_by_role("searchbox").fill("patient 7")
     playwright.expect(rows).to_have_count(1)
     rows.get_by_role("link").click()
     signed_in.get_by_role("link", name="Remove the filter patient 7").wait_for()

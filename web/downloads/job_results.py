@@ -60,8 +60,10 @@ def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]
 
 
 def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
-    """Yield one JSON object, `{"notice", "job", "findings": […], "series": […], "results": […]}`, a line for each member
-    of the lists."""
+    """Yield one JSON object, `{"notice", "job", "findings": […], "series": […], "results": […]}`.
+
+    Each finding, series and slice is a line.
+    """
     job_json = shown.model_dump_json(by_alias=True)
     yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"findings": [\n'
     yield from json_lines(iter_findings(job))

@@ -1,0 +1,159 @@
+"""`ctbatch findings`: lists the findings of a job, and tunes the rule by which a model version makes them."""
+
+from pathlib import Path
+
+import click
+
+from cli.commands.results import write_pieces
+from cli.errors import Refused, UsageError
+from cli.local.datasets import find_dataset
+from cli.local.evaluate import carry_out
+from cli.local.model_tables import find_version
+from cli.local.session import reading, writing
+from cli.options import NEW_FILE, ROW_ID, json_option
+from cli.output import RESEARCH_LINE, print_json, print_table, say
+from cli.remote.client import Client
+from cli.remote.findings import FORMATS, LEVELS, VERDICTS, print_findings
+from db.evaluation import evaluations
+from db.evaluation.evaluations import EvaluationError
+from db.findings.rules import RULES, UnknownRule, rule_of
+from db.metrics import written, written_interval
+from db.models import Evaluation
+from db.models.documents import FindingRule, Rate
+from db.registry.versions import keep_finding_rule
+
+TITLES = {
+    "recall": "sensitivity",
+    "precision": "COVID verdicts right",
+    "negative_precision": "non-COVID verdicts right",
+}
+
+
+@click.group()
+def findings() -> None:
+    """List the verdicts on the patients and series of a job, and tune the rule by which they are made."""
+
+
+@findings.command("ls")
+@click.argument("job_id", metavar="JOB")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as --format json does.")
+@click.option("--level", type=click.Choice(LEVELS), help="Show only findings on patients, on studies or on series.")
+@click.option("--verdict", type=click.Choice(VERDICTS), help="Show only findings with this verdict.")
+@click.option("-o", "--output", type=NEW_FILE, help="Write CSV or JSON to this file.")
+def list_findings(
+    job_id: str, form: str, as_json: bool, level: str | None, verdict: str | None, output: Path | None
+) -> None:
+    """Print the findings of JOB: each patient, then its studies with their series.
+
+    A job has findings once it has ended. --level and --verdict work only with --format table.
+    """
+    form = "json" if as_json else form
+    if form == "table" and output:
+        raise click.UsageError("--output needs --format csv or json")
+    if form != "table" and (level or verdict):
+        raise click.UsageError("--level and --verdict work only with tables; leave them out, or use --format table")
+    with Client() as client:
+        if form == "table":
+            print_findings(client, job_id, {"level": level, "verdict": verdict})
+        else:
+            write_pieces(client.stream(f"/jobs/{job_id}/findings.{form}"), output)
+
+
+@findings.command()
+@click.argument("version", metavar="VERSION")
+@click.option("--dataset", required=True, metavar="DATASET", help="Tune on this dataset of labelled slices.")
+@click.option(
+    "--rule",
+    "names",
+    multiple=True,
+    metavar="RULE",
+    help=f"Try only this rule; repeat for several  [{', '.join(RULES)}]",
+)
+@click.option("--seed", type=ROW_ID, default=7, show_default=True, help="Deal the groups into folds by this seed.")
+@json_option
+def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json: bool) -> None:
+    """Choose the rule of findings, its k and its threshold for VERSION, and keep them with it.
+
+    \b
+    top-k-mean: the mean of the k highest probabilities
+    max: the highest one
+    mean: the mean of all
+    noisy-or: the probability that at least one slice is COVID,
+      if slices were independent
+
+    The groups (patients) of DATASET are dealt into folds. Inner folds choose, and the outer folds, which had no part in
+    the choice, give the printed estimate. Slices that were used in making VERSION are refused. Jobs that are pinned to
+    VERSION use the rule from then on; findings that are there stay.
+    """
+    from training.evaluation.tune_findings import CannotTune, candidates  # loads the libraries that compute
+    from training.evaluation.tune_version import check_dataset, tune_version
+
+    try:
+        tried = candidates(names)
+        with writing() as session:
+            model, sample = find_version(session, version), find_dataset(session, dataset)
+            check_dataset(session, model, sample)
+            evaluation_id = evaluations.request(session, version=model, dataset=sample, notify=False).id
+        carry_out(evaluation_id, quiet=as_json)
+        with reading() as session:
+            evaluation = session.get_one(Evaluation, evaluation_id)
+        rule = tune_version(evaluation, tried, seed, lambda: None)
+    except (UnknownRule, EvaluationError) as error:
+        raise UsageError(str(error)) from error
+    except CannotTune as error:
+        raise Refused(str(error)) from error
+    with writing() as session:
+        keep_finding_rule(session, find_version(session, version), rule)
+    _print_rule(rule, as_json)
+
+
+@findings.command()
+@click.argument("version", metavar="VERSION")
+@json_option
+def rule(version: str, as_json: bool) -> None:
+    """Show the rule by which VERSION makes findings."""
+    with reading() as session:
+        kept = rule_of(find_version(session, version))
+    _print_rule(kept, as_json)
+
+
+@findings.command()
+@click.argument("version", metavar="VERSION")
+@json_option
+def reset(version: str, as_json: bool) -> None:
+    """Let VERSION make findings by the default rule again."""
+    with writing() as session:
+        row = find_version(session, version)
+        keep_finding_rule(session, row, None)
+        session.refresh(row)
+        kept = rule_of(row)
+    _print_rule(kept, as_json)
+
+
+def _print_rule(rule: FindingRule, as_json: bool) -> None:
+    if as_json:
+        print_json(rule.as_dict())
+        return
+    say(f"{rule.name}, version {rule.version}: COVID from a score of {rule.threshold:.3f} on")
+    if rule.tuned is None:
+        say("this is the default rule; `ctbatch findings tune` chooses one on labelled patients")
+        return
+    tuned = rule.tuned
+    columns = ("of groups", "this rule, held out", "95 %", "the default rule", "95 %")
+    print_table(columns, [_rates(name, tuned.held_out[name], tuned.by_default.get(name)) for name in tuned.held_out])
+    counted = ", ".join(f"{count} of {name}" for name, count in tuned.groups.items())
+    say(f"tuned on {tuned.dataset}: groups: {counted}; scores by {tuned.engine}; seed {tuned.seed}")
+    if tuned.left_out:
+        say(f"  {tuned.left_out} groups without a slice of the lungs were left out")
+    say(f"  the outer folds chose: {'; '.join(tuned.chosen)}")
+    for note in tuned.notes:
+        say(f"  {note}")
+    say(RESEARCH_LINE)
+
+
+def _rates(name: str, held_out: Rate, by_default: Rate | None) -> tuple[str, ...]:
+    cells = [TITLES.get(name, name)]
+    for rate in (held_out, by_default):
+        cells += [written(rate.value if rate else None), written_interval(rate.low, rate.high) if rate else ""]
+    return tuple(cells)

@@ -1,0 +1,33 @@
+"""Prints the findings of a job as a table."""
+
+from collections.abc import Mapping
+
+from cli.output import RESEARCH_LINE, print_table, say
+from cli.remote.client import Client, Json
+from db.reasons import explain
+
+LEVELS = ("patient", "study", "series")
+VERDICTS = ("COVID", "non-COVID", "none")
+FORMATS = ("table", "csv", "json")
+COLUMNS = ("patient", "level", "series", "verdict", "score", "threshold", "used", "left_out", "reason")
+MOST_ROWS = 1_000
+
+
+def print_findings(client: Client, job_id: str, filters: Mapping[str, str | None]) -> None:
+    """Print a job's findings, patients first, as far as they match the filters."""
+    rows = list(client.pages(f"/jobs/{job_id}/findings", filters, MOST_ROWS))
+    print_table(COLUMNS, [_cells(row) for row in rows], empty="no findings; a job has them once it has ended")
+    if rows:
+        k = f" (k {rows[0]['k']})" if rows[0]["k"] else ""
+        say(f"rule {rows[0]['rule']}{k}, version {rows[0]['rule_version']}. {RESEARCH_LINE}")
+    if len(rows) == MOST_ROWS:
+        say(f"these are the first {MOST_ROWS} findings; `ctbatch findings ls JOB --format csv` writes all")
+
+
+def _cells(row: Json) -> list[object]:
+    left_out = ", ".join(f"{count} {reason}" for reason, count in row["left_out"].items())
+    score = "" if row["score"] is None else f"{row['score']:.3f}"
+    verdict = row["verdict"] or "no verdict"
+    place = [row["patient"], row["level"], row["series"] or ""]
+    reason = explain(row["reason"]) if row["reason"] else ""
+    return [*place, verdict, score, f"{row['threshold']:.3f}", row["used"], left_out, reason]

@@ -1,0 +1,118 @@
+"""`ctbatch findings tune`: chooses a rule on patients that the version never saw, keeps it, or refuses."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.commands.findings import findings
+from db.database import read_scope, session_scope
+from db.findings.rules import rule_of
+from db.ledger import jobs
+from db.models import Dataset, ModelVersion, User
+from db.models.documents import FindingRule
+from db.registry.export import export_package
+from db.registry.transfer import import_package, register_received
+from db.settings import Settings
+from tests.builders import versions as builders
+from tests.builders.datasets import add_dataset, add_split
+
+Run = Callable[..., Result]
+FILES = {"model.xml": b"<net/>", "model.bin": bytes(100)}
+
+
+@pytest.fixture
+def run(settings: Settings) -> Run:
+    """Runs the command in this process, on the test's own home."""
+    return lambda *words: CliRunner().invoke(findings, [str(word) for word in words], prog_name="findings")
+
+
+@pytest.fixture
+def patients(settings: Settings) -> Dataset:
+    """Forty groups of three slices; the engine is wrong on one slice of each."""
+    return add_dataset("site", 120, 40, wrong=1)
+
+
+@pytest.fixture
+def version(settings: Settings) -> ModelVersion:
+    return builders.add_version(settings.home, "lung", FILES)
+
+
+def rule_now(version: ModelVersion) -> FindingRule:
+    with read_scope() as s:
+        return rule_of(s.get_one(ModelVersion, version.id))
+
+
+def told(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def test_tuned_rule_is_kept_until_it_is_reset(run: Run, version: ModelVersion, patients: Dataset) -> None:
+    tuned = told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    assert tuned["tuned"]["groups"] == {"COVID": 20, "non-COVID": 20}
+    assert tuned["tuned"]["engine"] == "fake"
+    assert set(tuned["tuned"]["held_out"]) == {"accuracy", "recall", "specificity", "precision", "negative_precision"}
+    assert rule_now(version).as_dict() == tuned == told(run("rule", "lung/1", "--json"))
+    again = told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    assert [again["rule"], again["k"], again["threshold"]] == [tuned["rule"], tuned["k"], tuned["threshold"]]
+    assert "held out" in run("rule", "lung/1").output
+    assert told(run("reset", "lung/1", "--json"))["tuned"] is None
+    assert rule_now(version).tuned is None
+
+
+def test_only_the_named_rules_are_tried(run: Run, version: ModelVersion, patients: Dataset) -> None:
+    assert told(run("tune", "lung/1", "--dataset", "site", "--rule", "noisy-or", "--json"))["rule"] == "noisy-or"
+    refused = run("tune", "lung/1", "--dataset", "site", "--rule", "median")
+    assert refused.exit_code == 2
+    assert "top-k-mean, max, mean, noisy-or" in refused.output
+
+
+def test_slices_that_made_the_version_are_refused(run: Run, patients: Dataset, settings: Settings) -> None:
+    split = add_split(patients, 40)
+    facts = {"split": {"id": split.id, "dataset": "site/1"}, "dataset": "site/1"}
+    taught = builders.add_version(settings.home, "taught", FILES, facts=facts)
+    refused = run("tune", "taught/1", "--dataset", "site")
+    assert refused.exit_code == 1
+    assert "120 of 120 slices" in refused.output
+    assert rule_now(taught).tuned is None
+
+
+def test_too_few_groups_and_unknown_names_are_refused(run: Run, version: ModelVersion, settings: Settings) -> None:
+    add_dataset("small", 60, 12)
+    refused = run("tune", "lung/1", "--dataset", "small")
+    assert refused.exit_code == 1
+    assert "too few groups" in refused.output
+    assert run("tune", "lung/1", "--dataset", "nowhere").exit_code == 3
+    assert run("tune", "lung/9", "--dataset", "small").exit_code == 3
+
+
+def test_the_rule_travels_in_the_package(
+    run: Run, version: ModelVersion, patients: Dataset, settings: Settings
+) -> None:
+    told(run("tune", "lung/1", "--dataset", "site", "--json"))
+    path = settings.home / "lung.tar"
+    with read_scope() as s:
+        path.write_bytes(b"".join(export_package(s.get_one(ModelVersion, version.id))))
+    received = import_package(path, "lung-224-v1", lambda _: None)
+    with session_scope() as s:
+        assert register_received(s, received)[1] is False  # the same model with the same rule
+        s.get_one(ModelVersion, version.id).finding_rule = None
+    with session_scope() as s:
+        other, is_new = register_received(s, received)
+    assert is_new
+    assert rule_now(other).tuned is not None
+
+
+def test_jobs_of_the_version_use_its_rule(run: Run, patients: Dataset, settings: Settings, ann: User) -> None:
+    champion = builders.add_champion(settings.home)
+    rule = FindingRule(rule="max", version=1, threshold=0.2)
+    with session_scope() as s:
+        s.get_one(ModelVersion, champion.id).finding_rule = rule
+    with session_scope() as s:
+        file = jobs.ReceivedFile("a.zip", "0" * 64, 10, "zip", 1)
+        job, _ = jobs.create_job(s, owner=ann, files=[file])
+        assert rule_of(job.model_version) == rule

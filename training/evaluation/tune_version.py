@@ -1,0 +1,77 @@
+"""Tunes the rule of findings of a model version on a labelled dataset that had no part in making the version."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from db import PARTS
+from db.database import read_scope
+from db.datasets.slices import rows_of, split_candidates
+from db.evaluation.evaluations import result_of
+from db.evaluation.rule import TOLERATED
+from db.models import Dataset, Evaluation, ModelVersion
+from db.models.documents import FindingRule
+from db.registry.calibration import calibration_of
+from db.storage import storage
+from db.training.lineage import optimism_notes, used_in_making
+from db.training.splits import joined_groups
+from training.data.seen_slices import find_seen_in_training, training_slices_of
+from training.data.slices import Labelled, load_part
+from training.evaluation.group_level import ScoredGroups
+from training.evaluation.tune_findings import CannotTune, tune
+from worker.engines.package import probability
+
+Alive = Callable[[], None]
+
+
+def check_dataset(s: Session, version: ModelVersion, dataset: Dataset) -> None:
+    """Raise CannotTune if the version was made with slices of the dataset, so far as their hashes tell."""
+    if count := len(used_in_making(s, version, dataset.id)):
+        raise CannotTune(_seen(count, version, dataset))
+
+
+def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int, alive: Alive) -> FindingRule:
+    """Return the rule of findings that is chosen by an evaluation of a version on a whole dataset.
+
+    `tried`: the candidates, the plainest first. `alive` is called now and then. Raises CannotTune, and storage's
+    FileMissing and FileDamaged.
+    """
+    version, dataset, result = evaluation.model_version, evaluation.dataset, result_of(evaluation)
+    if result is None or evaluation.scores_sha256 is None:
+        raise CannotTune(f"{dataset.label} is not evaluated: {evaluation.error or 'the scores are gone; try again'}")
+    with read_scope() as s:
+        rows = rows_of(s, dataset.id)
+        joined = joined_groups(split_candidates(s, dataset.id))
+        learned_from = training_slices_of(s, version, PARTS)
+        notes = optimism_notes(s, [version], dataset.id)
+    logit = np.load(storage().verified_path(evaluation.scores_sha256), allow_pickle=False)
+    data = load_part(dataset, rows, alive)
+    if (seen := _count_seen(data, chain.from_iterable(learned_from), alive)) > TOLERATED * len(data):
+        raise CannotTune(_seen(seen, version, dataset))
+    temperature, threshold = calibration_of(version, result.engine)
+    groups = ScoredGroups.of(probability(logit, temperature), data.labels, data.groups, data.pixels)
+    unit_of = {group: number for number, unit in enumerate(joined) for group in unit.groups}
+    return tune(
+        groups,
+        [unit_of[name] for name in groups.names],
+        tried,
+        dataset=dataset.label,
+        dataset_hash=dataset.sha256,
+        engine=result.engine,
+        threshold=threshold,
+        seed=seed,
+        notes=notes,
+    )
+
+
+def _count_seen(data: Labelled, learned_from: chain[np.ndarray], alive: Alive) -> int:
+    return int(find_seen_in_training(data.pixels, learned_from, alive).sum())
+
+
+def _seen(count: int, version: ModelVersion, dataset: Dataset) -> str:
+    return (
+        f"{count} of {dataset.size} slices of {dataset.label} were used to train, calibrate or test {version.label}, or"
+        " look like such slices: a rule that is tuned on them looks better than it is. Use a dataset of other patients"
+    )
