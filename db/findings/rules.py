@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from db import COVID, NON_COVID, ClassName
 from db.models import ModelVersion
 from db.models.documents import FindingRule, RuleName
-from db.reasons import SET_APART
+from db.reasons import OF_CONFLICTS, SET_APART
 from db.registry.calibration import calibration_of
 
 Array = NDArray[np.float64]
@@ -38,8 +38,6 @@ DEFAULT_RULE: RuleName = "top-k-mean"
 DEFAULT_K = 10
 MOST_OOD = MOST_MISSING = MOST_CONFLICTING = 0.25
 """The shares of slices above which a finding abstains."""
-CONFLICTS = ("patient_conflict", "uid_conflict")
-"""The reasons of slices that contradict others about who or what they are."""
 LITTLE_LUNG, UPLOAD_FAILED = "little_lung", "upload_failed"
 MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_lung", "ood"
 
@@ -141,7 +139,7 @@ def _why_not(evidence: Evidence) -> str | None:
     """Return the first reason to abstain, or None."""
     used, left_out = len(evidence.probabilities), evidence.left_out
     predicted = used + left_out.get(LITTLE_LUNG, 0)
-    conflicting = {code: count for code in CONFLICTS if (count := left_out.get(code, 0))}
+    conflicting = {code: count for code in OF_CONFLICTS if (count := left_out.get(code, 0))}
     aside = sum(left_out.get(code, 0) for code in SET_APART)
     missing = sum(left_out.values()) - left_out.get(LITTLE_LUNG, 0) - sum(conflicting.values()) - aside
     expected = predicted + missing + sum(conflicting.values())
