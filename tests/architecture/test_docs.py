@@ -21,6 +21,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 TAKES_A_REASON = {
     "ArchiveRefused",
     "SliceRejected",
+    "_reject_those",
     "leave_out",
     "lose_chunk",
     "fail_chunk",
