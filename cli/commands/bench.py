@@ -77,15 +77,32 @@ def peers(
 @bench.command()
 @count_option("--jobs", 30, "Submit this many jobs of one slice, one by one.")
 @SERVER_PACKAGE
+@even_if_disturbed
 @json_option
-def latency(jobs: int, package: Path | None, as_json: bool) -> None:
+def latency(jobs: int, package: Path | None, even_if_disturbed: bool, as_json: bool) -> None:
     """Measure the seconds from submission to prediction.
 
     Prints the median and the 95th percentile, measured with a worker that has loaded its model.
     """
     from cli.benchmarks.latency import run
 
-    run(jobs, package, as_json)
+    run(jobs, package, even_if_disturbed, as_json)
+
+
+@bench.command(name="small-jobs")
+@count_option("--jobs", 200, "Submit this many jobs, one by one.")
+@count_option("--slices", 10, "Put this many slices into each.")
+@SERVER_PACKAGE
+@even_if_disturbed
+@json_option
+def small_jobs(jobs: int, slices: int, package: Path | None, even_if_disturbed: bool, as_json: bool) -> None:
+    """Compare many small jobs with one large job.
+
+    Prints the time to predict all small jobs, and one job with as many slices as all of them together.
+    """
+    from cli.benchmarks.small_jobs import run
+
+    run(jobs, slices, package, even_if_disturbed, as_json)
 
 
 @bench.command()

@@ -20,7 +20,7 @@ PAUSES = (0.25, 0.5, 1, 2)  # seconds between the tries of a request that a pers
 PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # of a request that long work depends on: a server may be restarting
 # The pause between two looks at a job grows with its age: a small job ends at once, and each look costs the server
 # time in which it could predict.
-POLL_SECONDS, POLL_SHARE, POLL_SECONDS_MOST = 0.1, 0.05, 1.0
+POLL_SECONDS, POLL_SHARE, POLL_SECONDS_MOST = 0.03, 0.05, 1.0
 PASSING = {429, 502, 503, 504}  # statuses that may be gone at the next try
 PERMANENT = {"no-model-version"}  # problems that waiting does not solve, although their status is a passing one
 LONGEST_RETRY_AFTER = 60.0

@@ -98,7 +98,9 @@ def _peer(peer: Peer, package: Path, archive: Path, folder: Path, shown: bool) -
 def _row(
     name: str, verdicts: dict[str, Verdict], seconds: float, start_seconds: float, disturbance: Disturbance
 ) -> Row:
-    return Row(name, len(verdicts), seconds, start_seconds, verdicts, disturbance.spoils, str(disturbance))
+    row = Row(name, len(verdicts), seconds, start_seconds, verdicts, disturbance.spoils, str(disturbance))
+    say(f"{name}: {row.rate:.1f} slices/s; others took {disturbance}")
+    return row
 
 
 def _print(lines: list[dict[str, object]], slices: int, as_json: bool) -> None:

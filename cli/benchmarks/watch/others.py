@@ -110,12 +110,12 @@ def _tree_seconds(processes: dict[int, ProcessTime]) -> float:
 def _others(before: dict[int, ProcessTime], after: dict[int, ProcessTime]) -> dict[str, float]:
     """Return the core-seconds of each name in between, of the processes outside our own tree that lived all the time.
 
-    What ended in between counts for the process that waited for it, if that still lives.
+    Their children that ended do not count here: their parent is given all their time at their end, that before too.
     """
     own = own_tree(after)
     seconds: dict[str, float] = {}
     for pid in (before.keys() & after.keys()) - own:
-        spent = after[pid].seconds - before[pid].seconds + max(after[pid].of_children - before[pid].of_children, 0.0)
+        spent = after[pid].seconds - before[pid].seconds
         seconds[after[pid].name] = seconds.get(after[pid].name, 0.0) + spent
     return seconds
 

@@ -1,0 +1,71 @@
+"""Many small jobs beside one large job of as many slices, with a warm worker."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from cli.benchmarks.server import Bench, last_view, send_archive, serve, submit
+from cli.benchmarks.slices import write_phantoms
+from cli.benchmarks.watch.others import marks, raise_if_spoilt, watched
+from cli.output import print_report, say
+from cli.polling import poll
+from db.database import read_scope
+from db.models import OPEN_JOB, Job, Outcome, Slice
+from worker.engines.processor import read_processor
+
+WARM_UP = 16  # slices of a first job, which loads the engine
+LOOK_SECONDS = 0.1
+
+
+def run(jobs: int, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
+    """Predict `jobs` jobs of so many slices, and one job of all of them; print both times and their ratio.
+
+    `shown`: print figures, marked, even if other processes disturbed the run. Raises Unavailable otherwise.
+    """
+    with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as name, serve(package) as bench:
+        folder = Path(name)
+        warm, large = folder / "warm.zip", folder / "large.zip"
+        write_phantoms(warm, WARM_UP, seed=99)
+        write_phantoms(large, jobs * slices, seed=5)
+        small = [folder / f"{number}.zip" for number in range(jobs)]
+        for number, archive in enumerate(small):
+            write_phantoms(archive, slices, seed=1000 + number)
+        last_view(bench, send_archive(bench, warm))
+        with watched() as disturbance:
+            one, _ = _seconds(bench, [large])
+            many, sent = _seconds(bench, small)
+        raise_if_spoilt(disturbance, shown)
+        with read_scope() as s:
+            predicted = s.scalar(select(func.count()).where(Slice.state == Outcome.PREDICTED))
+    report = {
+        "jobs": jobs,
+        "slices_a_job": slices,
+        "predicted": predicted,
+        "one_job_seconds": round(one, 2),
+        "small_jobs_seconds": round(many, 2),
+        "of_which_sending": round(sent, 2),
+        "ratio": round(many / one, 3),
+        "processor": read_processor().line,
+        **marks(disturbance),
+    }
+    print_report(report, as_json)
+
+
+def _seconds(bench: Bench, archives: list[Path]) -> tuple[float, float]:
+    """Submit a job for each archive, one by one. Return the seconds until all have ended, and until all were sent."""
+    started = time.monotonic()
+    for archive in archives:
+        submit(bench, archive)
+    sent = time.monotonic() - started
+    say(f"{len(archives)} jobs are sent")
+    for still_open in poll(_count_open, LOOK_SECONDS):
+        if not still_open:
+            break
+    return time.monotonic() - started, sent
+
+
+def _count_open() -> int:
+    with read_scope() as s:
+        return s.scalar(select(func.count()).select_from(Job).where(Job.state.in_(OPEN_JOB))) or 0
