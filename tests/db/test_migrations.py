@@ -19,6 +19,15 @@ def test_upgrading_twice_changes_nothing(database: Settings) -> None:
     assert migrate.differences() == []
 
 
+def test_reader_holds_up_no_writer(database: Settings) -> None:
+    with base.read_scope() as reader:
+        reader.execute(text("SELECT * FROM installation"))
+        with base.session_scope() as s:
+            if s.get_bind().dialect.name == "sqlite":
+                s.execute(text("PRAGMA busy_timeout=0"))
+            s.execute(text("UPDATE installation SET swept_at = created_at"))
+
+
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_migration_has_no_time_limit_and_leaves_no_lock(database: Settings) -> None:
     with base.make_engine(database, migrating=True).connect() as connection:
