@@ -127,11 +127,14 @@ def _write_slices(
 
 
 def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
-    """Return what a slice belongs to. Folders of two archives are two, whatever their names; loose files share one."""
+    """Return what a slice belongs to. Folders of two archives are two, whatever their names; loose files share one.
+
+    A loose volume is a series by itself.
+    """
     uid = row.series_uid
     if uid is None:
         return None
-    if uid.startswith(FOLDER) and upload.kind != LOOSE:
+    if uid.startswith(FOLDER) and (upload.kind != LOOSE or row.format == "NIfTI"):
         uid = f"{FOLDER}{upload.position}:{uid.removeprefix(FOLDER)}"
     return Owner(row.patient, row.study_uid, uid, row.series_label)
 

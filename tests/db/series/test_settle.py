@@ -127,6 +127,44 @@ def test_order_is_the_same_for_any_order_of_arrival(
         )
 
 
+owners = st.tuples(
+    st.sampled_from(["", "p", "q"]), st.sampled_from([None, "1", "2"]), st.sampled_from("abcdefgh"), st.integers(0, 1)
+)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@given(
+    slices=st.lists(owners, min_size=1, max_size=14),
+    cut=st.integers(0, 14),
+    predicted_between=st.booleans(),
+    seed=st.randoms(use_true_random=False),
+)
+@hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_outcomes_are_the_same_for_any_order_of_arrival(
+    ann: User,
+    slices: Sequence[tuple[str, str | None, str, int]],
+    cut: int,
+    predicted_between: bool,
+    seed: random.Random,
+) -> None:
+    rows = [
+        ct(f"{n}", float(place), patient=patient, study_uid=study, sop_uid=uid)
+        for n, (patient, study, uid, place) in enumerate(slices)
+    ]
+    shuffled = seed.sample(rows, len(rows))
+    one, other = read_job(ann, rows), submit_uploads(ann, 2)
+    read_upload(shuffled[:cut])
+    if predicted_between:
+        predict_all()
+    read_upload(shuffled[cut:])
+    predict_all()
+    assert outcomes(one) == outcomes(other)
+    assert check_sums(one).counts == check_sums(other).counts
+    assert sorted(known for _, known in patients(one)) == sorted(known for _, known in patients(other))
+
+
 def test_order_holds_after_a_retry(ann: User) -> None:
     job = submit_uploads(ann, 1)
     with session_scope() as s:
