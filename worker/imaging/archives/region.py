@@ -2,10 +2,7 @@
 
 import io
 import os
-from typing import TYPE_CHECKING, BinaryIO, Self
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from typing import Any, BinaryIO, Self
 
 _BUFFER = 64 * 1024
 
@@ -50,7 +47,7 @@ class _Stream(io.RawIOBase):
         self._at = base + offset
         return self._at
 
-    def readinto(self, buffer: "WriteableBuffer") -> int:
+    def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)
         data = self._region.pread(len(view), self._at)
         view[: len(data)] = data
