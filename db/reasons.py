@@ -54,7 +54,7 @@ OF_FILES = SET_APART | {
     "decoder_memory": "Decoding this file takes more memory than is allowed.",
     "decoder_budget": (
         "It was not decoded: other files of this upload crashed the decoder too often or used up its time."
-        " Send it again without them."
+        " Retry the job, or send it again without them."
     ),
 }
 """One file: it is rejected, and the other files of its archive go on."""

@@ -51,6 +51,11 @@ class WeightsTooLarge(WeightsError):
     """The file has more bytes than initial weights can have."""
 
 
+def is_full_disk(error: Exception) -> bool:
+    """Return whether an error says that a disk has no room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def message_for(error: Exception) -> str:
     """Return one line for people: what ended a run, and what to do."""
     if isinstance(error, WeightsError):  # people do not know the file by its path in storage
@@ -61,7 +66,7 @@ def message_for(error: Exception) -> str:
         return f"a file of the dataset, the weights or the checkpoint is gone or damaged: {error}"
     if isinstance(error, MemoryError):
         return "there was not enough memory; lower the batch size: --set stages.NAME.batch=16"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full_disk(error):
         return (
             "the disk is full: make room on it, keep fewer augmented copies (--set stages.NAME.copies=1), or set "
             "CTBATCH_HOME to a folder on a larger disk"

@@ -27,7 +27,7 @@ from training.config import Config, checked
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Data, Labelled, load_parts
 from training.demo import model as demo
-from training.errors import Cancelled, RunFailed, message_for
+from training.errors import Cancelled, RunFailed, is_full_disk, message_for
 from training.export.package import Trained, make_package
 from training.loop import checkpoints
 from training.loop.fit import fit
@@ -68,14 +68,19 @@ def train_next(worker: str) -> bool:
                 log.error("training failed", extra={"run": run.id}, exc_info=error)
                 runs.fail_run(s, claim, message_for(error))
 
-    def put_off(_: Exception) -> None:
+    def put_off(error: Exception) -> None:
         with session_scope() as s:
-            runs.put_off(s, claim)
+            runs.put_off(s, claim, claimed.reason_of(error))
 
     def work(heartbeat: Heartbeat) -> None:
-        carry_out(run, claim, heartbeat)
+        try:
+            carry_out(run, claim, heartbeat)
+        except OSError as error:
+            if is_full_disk(error):  # the run itself fills it: to wait would not help
+                raise RunFailed(message_for(error)) from error
+            raise
 
-    claimed.carry_out(TrainingRun, [claim], work, fail=fail, put_off=put_off, away=(OperationalError,))
+    claimed.carry_out(TrainingRun, [claim], work, fail=fail, put_off=put_off, away=(OSError, OperationalError))
     return True
 
 

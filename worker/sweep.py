@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -32,6 +31,14 @@ from worker.reap import TooManyOrphans, reap
 
 log = logging.getLogger(__name__)
 
+QUEUES: dict[type[LeaseMixin], Queue] = {
+    Upload: Queue.INGEST,
+    Chunk: Queue.INFERENCE,
+    Dataset: Queue.DATASETS,
+    TrainingRun: Queue.TRAINING,
+    Evaluation: Queue.EVALUATION,
+}
+
 
 def sweep(watch: LeaseWatch | None = None) -> None:
     """Do one round: repair the ledger, note that, and send lost messages again if the broker is there.
@@ -41,7 +48,7 @@ def sweep(watch: LeaseWatch | None = None) -> None:
     sweep_ledger(watch)
     _note_sweep()
     try:
-        send_again(_may_judge(watch))
+        send_again()
     except (OperationalError, RedisError, OSError) as error:  # the next round tries again
         log.warning("broker unreachable, no message sent again", extra={"error": type(error).__name__})
     _may_judge(watch)  # a gap within this round counts too
@@ -57,19 +64,21 @@ def _note_sweep() -> None:
     (run_dir / "sweep.ready").touch()
 
 
-def send_again(judged: bool) -> None:
+def send_again() -> None:
     """Send the messages that may be lost, of every kind of work. Raises the errors of a broker that is unreachable."""
-    _resend(Upload, Queue.INGEST, judged)
-    _resend(Chunk, Queue.INFERENCE, False)  # a lost chunk is put back by the split
-    _resend(Dataset, Queue.DATASETS, judged)
-    _resend(TrainingRun, Queue.TRAINING, judged)
-    _resend(Evaluation, Queue.EVALUATION, judged)
+    for model, queue in QUEUES.items():
+        _resend(model, queue)
     _ask_for_trial()
 
 
 def sweep_ledger(watch: LeaseWatch | None = None) -> None:
-    """Split chunks whose lease was lost, and end jobs that have nothing open. Works without a broker."""
+    """Split chunks whose lease was lost, free other work whose lease was, and end jobs that have nothing open.
+
+    Works without a broker.
+    """
     _free_lost_chunks(watch)
+    for model in (Upload, Dataset, TrainingRun, Evaluation):
+        _free_lost(model, watch)
     _finish_jobs()
 
 
@@ -98,15 +107,23 @@ def _free_lost_chunks(watch: LeaseWatch | None) -> None:
             completion.finish_if_done(s, job)
 
 
-def _resend(model: type[LeaseMixin], queue: Queue, expired_too: bool) -> None:
-    """Send the messages of rows that have waited long, but no more than the queue is short of.
+def _free_lost(model: type[LeaseMixin], watch: LeaseWatch | None) -> None:
+    with read_scope() as s:
+        if not leases.expired(s, model):
+            return
+    with session_scope() as s:
+        if watch is None or watch.may_judge(s.scalars(select(from_now())).one()):
+            for row_id in leases.free_expired(s, model):
+                log.warning("lease lost", extra={"kind": model.__name__, "id": row_id})
 
-    `expired_too`: a lease that ran out waits for a claim just as a ready row does.
+
+def _resend(model: type[LeaseMixin], queue: Queue) -> None:
+    """Send the messages of rows that have waited long, but no more than the queue is short of.
 
     Any message makes a worker take the row whose turn it is, so only their number matters.
     """
     with read_scope() as s:
-        stale = leases.unsent(s, model) + (leases.expired(s, model) if expired_too else [])
+        stale = leases.unsent(s, model)
     if not stale:
         return
     missing = len(stale) - broker.waiting(queue)
@@ -146,6 +163,18 @@ def reap_and_log() -> None:
         log.warning("no file is reaped: %s", error)
 
 
+def _reap_until(stop: threading.Event) -> None:
+    settings = current()
+    seconds = settings.sweep_seconds
+    while not stop.wait(seconds):
+        try:
+            reap_and_log()
+            seconds = settings.reap_every_seconds
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("reaping failed", extra={"error": type(error).__name__})
+            seconds = settings.sweep_seconds
+
+
 def main() -> None:
     """Sweep until a signal stops this process."""
     os.umask(0o077)  # stored files are for this user alone
@@ -155,14 +184,12 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     scrub.start(stop)
     settings = current()
-    reap_at = time.monotonic() + settings.sweep_seconds
+    # Reaping lists all files, which may take long, and nothing waits for it.
+    threading.Thread(target=_reap_until, args=(stop,), name="reaper", daemon=True).start()
     watch = LeaseWatch()
     while not stop.is_set():
         try:
             sweep(watch)
-            if time.monotonic() >= reap_at:
-                reap_and_log()
-                reap_at = time.monotonic() + settings.reap_every_seconds
         except (SQLAlchemyError, OSError) as error:  # database or storage unreachable: tried again next round
             log.warning("sweep failed", extra={"error": type(error).__name__})
         stop.wait(settings.sweep_seconds)

@@ -169,8 +169,8 @@ def dataset_view(s: Session, dataset: Dataset) -> DatasetView:
 
 
 def claim_dataset(s: Session, worker: str) -> tuple[Dataset, Claim] | None:
-    """Claim the oldest dataset that is ready or whose lease ran out, or return None."""
-    query = select(Dataset).where(leases.claimable(Dataset)).order_by(Dataset.id).limit(1)
+    """Claim the oldest dataset that is due, or return None."""
+    query = select(Dataset).where(leases.due(Dataset)).order_by(Dataset.id).limit(1)
     dataset = s.scalar(leases.locked(query, s, of=Dataset))
     if dataset is None or (claim := leases.take(s, Dataset, dataset.id, worker)) is None:
         return None

@@ -170,9 +170,10 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
 
 
 def claim(s: Session, worker: str, evaluation_id: int | None = None) -> tuple[Evaluation, Claim] | None:
-    """Claim the oldest evaluation that waits, or whose worker is gone; with an id, only that one."""
-    query = select(Evaluation).where(leases.claimable(Evaluation)).order_by(Evaluation.id).limit(1)
+    """Claim the oldest evaluation that is due; with an id, only that one."""
+    query = select(Evaluation).where(leases.due(Evaluation)).order_by(Evaluation.id).limit(1)
     if evaluation_id is not None:
+        leases.free_expired(s, Evaluation)  # a person waits, and perhaps no sweeper runs
         query = query.where(Evaluation.id == evaluation_id)
     evaluation = s.scalar(leases.locked(query, s, of=Evaluation))
     if evaluation is None or (taken := leases.take(s, Evaluation, evaluation.id, worker)) is None:
@@ -245,6 +246,6 @@ def give_back(s: Session, claim: Claim) -> None:
     leases.give_back(s, Evaluation, claim, attempts=Evaluation.attempts - 1)
 
 
-def put_off(s: Session, claim: Claim) -> None:
-    """Put it back for a while because the database was unreachable, which is not an attempt. Raises StaleClaim."""
-    leases.put_off(s, Evaluation, claim)
+def put_off(s: Session, claim: Claim, reason: str) -> None:
+    """Put it back for a while because something is not available, which is not an attempt. Raises StaleClaim."""
+    leases.put_off(s, Evaluation, claim, error=f"put off: {reason}")

@@ -126,6 +126,7 @@ def cancel_job(s: Session, job: Job) -> bool:
 def retry_job(s: Session, job: Job) -> int:
     """Open an ended job again for what failed in it: slices quarantined or cancelled, and uploads not unpacked.
 
+    Files that were not decoded because others had used up the upload's budget are taken up too, with a budget anew.
     Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. Return how
     many slices and uploads were put back; 0 if there is nothing to retry.
     """
@@ -133,7 +134,7 @@ def retry_job(s: Session, job: Job) -> int:
     if job.state in OPEN_JOB:
         return 0
     failed = _unpack_again(s, Upload.job_id == job.id, Upload.state == Work.FAILED)
-    again = Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED))
+    again = or_(Slice.state.in_((Outcome.QUARANTINED, Outcome.CANCELLED)), Slice.reason == "decoder_budget")
     uploads, reread = _read_again(s, Slice.job_id == job.id, again)
     prepared = s.execute(
         select(Chunk.array_sha256, Slice.id)
@@ -175,7 +176,7 @@ def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int],
 
 def _unpack_again(s: Session, *conditions: ColumnElement[bool]) -> list[int]:
     """Put uploads back to be unpacked. Return their ids."""
-    anew = {"attempts": 0, "put_offs": 0, "decode_seconds": 0.0}
+    anew = {"attempts": 0, "put_offs": 0, "decode_seconds": 0.0, "decode_failures": 0}
     values = {"state": Work.READY, "error": None, "closed_at": None, **anew}
     again = update(Upload).values(**values, published_at=from_now())
     return list(s.scalars(again.where(*conditions).returning(Upload.id)))

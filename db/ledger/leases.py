@@ -29,14 +29,13 @@ class Claim:
 
 
 def due(model: Any) -> Any:
-    """Return the condition: ready, and not put off until later."""
+    """Return the condition: may be claimed, because it is ready, and not put off until later.
+
+    A lease that has run out is not enough: the sweeper frees such rows (`free_expired`), since it knows of pauses in
+    which no worker could renew.
+    """
     later = model.lease_until
     return and_(model.state == Work.READY, or_(later.is_(None), later <= from_now()))
-
-
-def claimable(model: Any) -> Any:
-    """Return the condition: due, or running under a lease that has run out."""
-    return or_(due(model), and_(model.state == Work.RUNNING, model.lease_until < from_now()))
 
 
 def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
@@ -50,12 +49,12 @@ def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
 
 
 def take(session: Session, model: type[L], row_id: int, worker: str) -> Claim | None:
-    """Claim this row if it is claimable, or return None if someone was quicker."""
+    """Claim this row if it is due, or return None if someone was quicker."""
     table: Any = model
     token = secrets.token_hex(8)
     fence = session.scalar(
         update(table)
-        .where(table.id == row_id, claimable(table))
+        .where(table.id == row_id, due(table))
         .values(
             state=Work.RUNNING,
             fence=table.fence + 1,
@@ -123,6 +122,16 @@ def expired(session: Session, model: type[L]) -> list[int]:
     """Return the ids of the rows whose lease has run out."""
     table: Any = model
     return list(session.scalars(select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())))
+
+
+def free_expired(session: Session, model: type[L]) -> list[int]:
+    """Make rows ready whose lease has run out, with their messages due at once; return their ids."""
+    table: Any = model
+    expired = select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())
+    ids = list(session.scalars(locked(expired, session, of=table)))
+    freed = {"state": Work.READY, "lease_until": None, "published_at": from_now(-2 * current().resend_seconds)}
+    session.execute(update(table).where(table.id.in_(ids)).values(**freed))
+    return ids
 
 
 def unsent(session: Session, model: type[L]) -> list[int]:

@@ -70,7 +70,7 @@ def claim_upload(s: Session, worker: str) -> Claim | None:
         select(Upload.id, Job.id.label("job"), Job.owner_id)
         .join(Job, Job.id == Upload.job_id)
         .join(User, User.id == Job.owner_id)
-        .where(leases.claimable(Upload))
+        .where(leases.due(Upload))
         .order_by(*turns.order(), Upload.position)
         .limit(1)
     )
@@ -86,7 +86,7 @@ def give_way(s: Session, claim: Claim, upload: Upload) -> bool:
     """Give a claimed upload back, behind the others, if another job of its priority or a higher one has an upload to
     claim. Return whether it is given back. Raises StaleClaim."""
     job = lock_job(s, upload.job_id)
-    others = select(Upload.id).join(Job, Job.id == Upload.job_id).where(leases.claimable(Upload))
+    others = select(Upload.id).join(Job, Job.id == Upload.job_id).where(leases.due(Upload))
     others = others.where(Job.id != job.id, Job.priority >= job.priority)
     if s.scalar(others.limit(1)) is None:
         return False

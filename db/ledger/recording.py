@@ -64,12 +64,6 @@ def read_ordinals(s: Session, upload_id: int) -> set[int]:
     return set(s.scalars(ordinals.having(func.count().filter(WAITS_FOR_READING) == 0)))
 
 
-def count_rejected(s: Session, upload_id: int, reasons: Sequence[str]) -> int:
-    """Return how many entries of an upload were rejected for one of these reasons."""
-    counted = select(func.count(Slice.id)).where(Slice.upload_id == upload_id, Slice.reason.in_(reasons))
-    return s.scalar(counted) or 0
-
-
 def record_read(
     s: Session,
     claim: Claim,
@@ -77,17 +71,21 @@ def record_read(
     rows: Sequence[ReadSlice],
     array_sha256: str | None,
     decode_seconds: float = 0.0,
+    decode_failures: int = 0,
 ) -> bool:
     """Record a chunk's worth of entries and make the chunk, in one transaction.
 
-    `decode_seconds`: the processor time that decoding them took. Returns whether the job was cancelled meanwhile.
-    Raises StaleClaim.
+    `decode_seconds`: the processor time that decoding them took; `decode_failures`: those that crashed a decoder or
+    used up its time. Returns whether the job was cancelled meanwhile. Raises StaleClaim.
     """
     job = completion.lock_job(s, upload.job_id)
     if not leases.keep(s, Upload, claim):
         raise StaleClaim(f"upload {claim.id}, fence {claim.fence}")
-    progress = {"attempts": 1, "put_offs": 0, "decode_seconds": Upload.decode_seconds + decode_seconds}
-    s.execute(update(Upload).where(Upload.id == upload.id).values(progress))
+    spent = {
+        "decode_seconds": Upload.decode_seconds + decode_seconds,
+        "decode_failures": Upload.decode_failures + decode_failures,
+    }
+    s.execute(update(Upload).where(Upload.id == upload.id).values(attempts=1, put_offs=0, **spent))
     series = series_of(s, job.id, filter(None, (_owner(row, upload) for row in rows)))
     known = _known_slices(s, upload, rows)
     fresh = [row for row in rows if known.get((row.ordinal, row.frame), WAITS) is not None]

@@ -224,8 +224,8 @@ def _ask(s: Session, run: TrainingRun, column: str) -> bool:
 
 
 def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
-    """Claim the oldest run that waits, or whose worker is gone; return None if there is none."""
-    query = select(TrainingRun).where(leases.claimable(TrainingRun)).order_by(TrainingRun.id).limit(1)
+    """Claim the oldest run that is due, or return None."""
+    query = select(TrainingRun).where(leases.due(TrainingRun)).order_by(TrainingRun.id).limit(1)
     run = s.scalar(leases.locked(query, s, of=TrainingRun))
     if run is None or (claim := leases.take(s, TrainingRun, run.id, worker)) is None:
         return None
@@ -262,9 +262,9 @@ def running(s: Session) -> list[tuple[int, int]]:
     return [(run_id, fence) for run_id, fence in s.execute(query)]
 
 
-def put_off(s: Session, claim: Claim) -> None:
-    """Put a run back for a while because the database was unreachable, which is not an attempt. Raises StaleClaim."""
-    leases.put_off(s, TrainingRun, claim, message="put off: the database was unreachable")
+def put_off(s: Session, claim: Claim, reason: str) -> None:
+    """Put a run back for a while because something is not available, which is not an attempt. Raises StaleClaim."""
+    leases.put_off(s, TrainingRun, claim, message=f"put off: {reason}")
 
 
 def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from db import database
 from db.clock import from_now
@@ -459,9 +460,11 @@ def test_folder_of_a_claim_that_is_made_meanwhile_stays(settings, monkeypatch):
         assert other.exists()
 
 
-def test_unreachable_database_puts_a_run_off(dataset, monkeypatch):
-    from sqlalchemy.exc import OperationalError
+AWAY = [OperationalError("UPDATE training_run", {}, Exception("database is locked")), OSError(5, "Input/output error")]
 
+
+@pytest.mark.parametrize("error", AWAY, ids=lambda error: type(error).__name__)
+def test_run_waits_for_what_is_away(error, dataset, monkeypatch):
     import training.run
     import training.run_observer
 
@@ -470,7 +473,7 @@ def test_unreachable_database_puts_a_run_off(dataset, monkeypatch):
         s.execute(update(TrainingRun).values(checkpoint={"files": {}, "epoch": 3}))
 
     def away(*_):
-        raise OperationalError("UPDATE training_run", {}, Exception("database is locked"))
+        raise error
 
     monkeypatch.setattr(training.run, "carry_out", away)
     view, _ = carry_out()
@@ -478,6 +481,18 @@ def test_unreachable_database_puts_a_run_off(dataset, monkeypatch):
     with session_scope() as s:
         run = s.get_one(TrainingRun, view.id)
         assert (run.checkpoint["epoch"], run.attempts) == (3, 0)
+
+
+def test_run_that_fills_the_disk_fails_with_advice(dataset, monkeypatch):
+    import training.run
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    launch(dataset)
+    monkeypatch.setattr(training.run, "carry_out", full)
+    view, _ = carry_out()
+    assert (view.state, view.error) == ("failed", message_for(OSError(errno.ENOSPC, "")))
 
 
 def test_unreachable_database_costs_a_progress_report_but_no_epoch(dataset, monkeypatch):

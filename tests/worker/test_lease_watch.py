@@ -12,7 +12,7 @@ from db import database as base
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.ledger import leases, queue
-from db.models import Chunk, User, Work
+from db.models import Chunk, Upload, User, Work
 from db.settings import Settings
 from worker import sweep
 from worker.jobs import ingest
@@ -68,3 +68,38 @@ def test_lease_of_a_worker_that_does_not_come_back_is_lost(
     with read_scope() as s:
         chunk = s.query(Chunk).one()
         assert (chunk.state, chunk.suspect) == (Work.READY, True)
+
+
+@pytest.mark.usefixtures("champion")
+def test_upload_whose_lease_lapsed_in_a_pause_is_nobody_elses_and_loses_no_attempt(
+    ann: User, submit: Any, slices: Entries
+) -> None:
+    submit(ann, slices(4))
+    with session_scope() as s:
+        own = queue.claim_upload(s, "w")
+        s.execute(update(Upload).values(lease_until=from_now(-1200)))
+    sweep.sweep_ledger(LeaseWatch())
+    with session_scope() as s:
+        assert queue.claim_upload(s, "other") is None
+        assert own is not None
+        assert leases.keep(s, Upload, own)
+        assert s.query(Upload).one().attempts == 1
+
+
+@pytest.mark.usefixtures("champion")
+def test_upload_of_a_worker_that_does_not_come_back_is_claimed_again(
+    database: Settings, ann: User, submit: Any, slices: Entries
+) -> None:
+    base.use(database.model_copy(update={"heartbeat_seconds": 0.1, "sweep_seconds": 0.1}))
+    submit(ann, slices(1))
+    with session_scope() as s:
+        queue.claim_upload(s, "w")
+        s.execute(update(Upload).values(lease_until=from_now(-1200)))
+    watch = LeaseWatch()
+    sweep.sweep_ledger(watch)
+    time.sleep(0.3)
+    sweep.sweep_ledger(watch)
+    with session_scope() as s:
+        assert leases.unsent(s, Upload) == [1], "its message is due"
+        assert queue.claim_upload(s, "other") is not None
+        assert s.query(Upload).one().attempts == 2

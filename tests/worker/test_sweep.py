@@ -1,9 +1,15 @@
 """The sweeper's rounds while what it needs is away."""
 
+import os
+import signal
+import time
+from collections.abc import Iterator
+
 import pytest
 from sqlalchemy import update
 
 from db import broker
+from db import database as base
 from db.broker import Queue
 from db.clock import from_now
 from db.database import read_scope, session_scope
@@ -13,6 +19,8 @@ from db.settings import Settings
 from tests.builders.datasets import add_dataset
 from worker import sweep
 from worker.engines import trial
+from worker.lease_watch import LeaseWatch
+from worker.reap import Reaped
 
 
 def test_sweep_without_a_broker_shows_that_the_sweeper_lives(database: Settings) -> None:
@@ -34,14 +42,46 @@ def test_imported_version_that_nobody_has_tried_wakes_a_worker(
     woken: list[Queue] = []
     monkeypatch.setattr(broker, "waiting", lambda queue: len(woken))
     monkeypatch.setattr(broker, "wake", lambda queue: woken.append(queue) or True)
-    sweep.send_again(judged=True)
+    sweep.send_again()
     assert woken == []
     with session_scope() as s:
         s.get_one(ModelVersion, champion.id).facts = {"imported": {}}
     for _ in range(2):
-        sweep.send_again(judged=True)
+        sweep.send_again()
     assert woken == [Queue.INFERENCE]
     trial.try_version(champion)
     woken.clear()
-    sweep.send_again(judged=True)
+    sweep.send_again()
     assert woken == []
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """The handlers and the umask that this process has are put back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    mask = os.umask(0o022)
+    yield
+    os.umask(mask)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_slow_reaping_holds_up_no_sweep(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    base.use(settings.model_copy(update={"sweep_seconds": 0.01}))
+    rounds: list[LeaseWatch] = []
+    while_reaping: list[int] = []
+
+    def reap() -> Reaped:
+        before, until = len(rounds), time.monotonic() + 5
+        while len(rounds) < before + 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        while_reaping.append(len(rounds) - before)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Reaped(0, 0, 0)
+
+    monkeypatch.setattr(sweep, "reap", reap)
+    monkeypatch.setattr(sweep, "sweep", rounds.append)
+    monkeypatch.setattr("db.logs.configure", lambda _: None)
+    sweep.main()
+    assert while_reaping[0] >= 3

@@ -61,11 +61,11 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
         with session_scope() as s:
             evaluations.fail(s, claim, _why(error, evaluation))
 
-    def put_off(_: Exception) -> None:
+    def put_off(error: Exception) -> None:
         with session_scope() as s:
-            evaluations.put_off(s, claim)
+            evaluations.put_off(s, claim, claimed.reason_of(error))
 
-    claimed.carry_out(Evaluation, [claim], work, fail=fail, put_off=put_off, away=(OperationalError,))
+    claimed.carry_out(Evaluation, [claim], work, fail=fail, put_off=put_off, away=(OSError, OperationalError))
     return True
 
 
@@ -76,8 +76,6 @@ def _why(error: Exception, evaluation: Evaluation) -> str:
         return f"{what} is gone or damaged: {error}"
     if isinstance(error, EvaluationError | DatasetError | PackageError | EngineUnproven):
         return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
     return f"{type(error).__name__}; the evaluation worker's log says more"
 
 

@@ -3,10 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy.orm import Session
-
 from db.database import current
-from db.ledger import recording
 from db.ledger.recording import ReadSlice
 from db.models import Upload
 from worker.imaging.rejections import SliceRejected
@@ -16,8 +13,13 @@ COSTLY = ("decoder_crash", "decoder_timeout")
 OVER_BUDGET = SliceRejected(
     "decoder_budget",
     "Not decoded: other files of this upload crashed the decoder too often or used up its time."
-    " Send it again without them.",
+    " Retry the job, or send it again without them.",
 )
+
+
+def count_failures(rows: Iterable[ReadSlice]) -> int:
+    """Return how many of these rows are of files that crashed a decoder or used up its time."""
+    return sum(row.reason in COSTLY for row in rows)
 
 
 @dataclass
@@ -28,14 +30,13 @@ class Budget:
     seconds: float
 
     @classmethod
-    def left(cls, s: Session, upload: Upload) -> "Budget":
+    def left(cls, upload: Upload) -> "Budget":
         """Return what earlier readings have left of the upload's budget."""
-        failures = FAILURES - recording.count_rejected(s, upload.id, COSTLY)
-        return cls(failures, current().upload_decode_seconds - upload.decode_seconds)
+        return cls(FAILURES - upload.decode_failures, current().upload_decode_seconds - upload.decode_seconds)
 
-    def spend(self, rows: Iterable[ReadSlice], seconds: float) -> None:
-        """Take off what these rows have cost."""
-        self.failures -= sum(row.reason in COSTLY for row in rows)
+    def spend(self, failures: int, seconds: float) -> None:
+        """Take off what some files have cost."""
+        self.failures -= failures
         self.seconds -= seconds
 
     @property

@@ -28,7 +28,7 @@ from worker.imaging.archives.archive import Entry
 from worker.imaging.rejections import ArchiveRefused
 from worker.imaging.sandbox.pool import DecoderPool
 from worker.jobs.batches import ROWS_A_TRANSACTION, Batch, batches, cancelled_row, rejected_row
-from worker.jobs.budget import OVER_BUDGET, Budget
+from worker.jobs.budget import OVER_BUDGET, Budget, count_failures
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _claim(s: Session, worker: str) -> tuple[Claim, Upload, Job, Budget] | None:
     if claim is None:
         return None
     upload = s.get_one(Upload, claim.id, populate_existing=True)
-    return claim, upload, s.get_one(Job, upload.job_id), Budget.left(s, upload)
+    return claim, upload, s.get_one(Job, upload.job_id), Budget.left(upload)
 
 
 def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
@@ -127,12 +127,14 @@ class Reading:
             array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
             storage().sync()
         crash_point("after-array-before-record")
-        self.budget.spend(batch.rows, decode_seconds)
+        self.budget.spend(count_failures(batch.rows), decode_seconds)
         return claimed.patiently(self.heartbeat, partial(self._write, batch.rows, array, decode_seconds))
 
     def _write(self, rows: Sequence[ReadSlice], array_sha256: str | None, decode_seconds: float) -> bool:
         with timed(Stage.RECORD, 0), session_scope() as s:
-            cancelled = recording.record_read(s, self.claim, self.upload, rows, array_sha256, decode_seconds)
+            cancelled = recording.record_read(
+                s, self.claim, self.upload, rows, array_sha256, decode_seconds, count_failures(rows)
+            )
             publish(s)
             return cancelled
 

@@ -19,6 +19,7 @@ from db.ledger.leases import Claim, StaleClaim
 from db.models import Chunk, Dataset, Job, LabelledSlice, Review, Slice, Split, Upload, User, Work
 from db.training.splits import draw, joined_groups
 from tests.builders.datasets import split_of as keep_split
+from tests.builders.leases import let_leases_end
 from worker import reap
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -137,7 +138,7 @@ def test_a_worker_that_lost_its_claim_records_nothing_and_leaves_nothing() -> No
     lost = claim()
     with session_scope() as s:
         s.add(LabelledSlice(dataset_id=dataset.id, ordinal=900, name="left by an earlier attempt"))
-        s.execute(update(Dataset).values(lease_until=from_now(-1)))
+    let_leases_end(Dataset)
     own = claim()
     with pytest.raises(StaleClaim):
         finish(lost, many())

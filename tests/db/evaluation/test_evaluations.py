@@ -17,6 +17,7 @@ from db.ledger.leases import StaleClaim
 from db.models import Dataset, Evaluation, ModelVersion, Split, Work
 from db.storage import storage
 from tests.builders.datasets import new_split
+from tests.builders.leases import let_leases_end
 from worker import reap, sweep
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -113,8 +114,7 @@ def test_lost_evaluation_is_claimed_again_and_the_first_worker_records_nothing(
     evaluation = ask(champion, dataset)
     with session_scope() as s:
         _, stale = evaluations.claim(s, "w")
-    with session_scope() as s:
-        s.execute(update(Evaluation).values(lease_until=from_now(-1)))
+    let_leases_end(Evaluation)
     with session_scope() as s:
         again, _ = evaluations.claim(s, "v")
         assert (again.id, again.attempts) == (evaluation.id, 2)

@@ -19,6 +19,7 @@ from db.ledger.results import ResultsQuery
 from db.ledger.series import SeriesQuery, series_page
 from db.ledger.tally import count_tallies
 from db.models import Chunk, Job, JobState, ModelVersion, Outcome, Prediction, Slice, Upload, User, Work
+from tests.builders.leases import let_leases_end
 from tests.builders.statements import recorded_statements
 from tests.web.actors import load_engines
 from worker import sweep
@@ -91,6 +92,8 @@ def view(job: Job) -> job_view.JobView:
 def expire(model: type[Chunk] | type[Upload]) -> None:
     with session_scope() as s:
         s.execute(update(model).where(model.state == Work.RUNNING).values(lease_until=from_now(-1)))
+    if model is Upload:
+        let_leases_end(Upload)
 
 
 def test_job_is_predicted_and_finishes(ann: User) -> None:

@@ -280,7 +280,7 @@ def test_scores_that_are_not_numbers_fail_in_one_line(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (FileNotFoundError(2, "No such file or directory", "/var/lib/ctbatch/models/3f"), "No such file or directory"),
+        (ValueError("at /opt/engine.cpp"), "ValueError; the evaluation worker's log says more"),
         (RuntimeError("at /opt/engine.cpp"), "RuntimeError; the evaluation worker's log says more"),
     ],
 )
@@ -295,16 +295,25 @@ def test_unexpected_errors_are_reported_without_paths(
 
 
 @pytest.mark.slow
-def test_unreachable_database_puts_an_evaluation_off(
-    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("UPDATE evaluation", {}, Exception("database is locked")),
+        FileNotFoundError(2, "No such file or directory", "/var/lib/ctbatch/models/3f"),
+        OSError(5, "Input/output error"),
+    ],
+)
+def test_evaluation_waits_for_what_is_away(
+    error: Exception, add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
-        raise OperationalError("UPDATE evaluation", {}, Exception("database is locked"))
+        raise error
 
     evaluation_id = ask(add_version(), dataset)
     monkeypatch.setattr(carried, "engine_of", away)
     assert evaluate_next("w")
     monkeypatch.undo()
+    assert "/" not in (seen(evaluation_id).error or ""), "no path"
     assert not evaluate_next("w"), "not before the sweeper asks again"
     with session_scope() as s:
         s.execute(update(Evaluation).values(lease_until=from_now(-1)))

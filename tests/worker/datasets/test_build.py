@@ -29,6 +29,7 @@ from db.settings import Settings
 from db.storage import storage
 from tests.builders.datasets import split_of
 from tests.builders.files import png, write_zip
+from tests.builders.leases import let_leases_end
 from tests.worker.conftest import Submit
 from tests.worker.imaging.builders import dicom
 from worker import reap
@@ -550,8 +551,7 @@ def test_a_worker_killed_before_the_end_leaves_a_dataset_that_another_builds(ask
     assert crashed.returncode == -9, crashed.stderr
     assert (view(dataset).state, slices_of(view(dataset))) == ("building", [])
     assert not build_next("w")  # its lease still holds
-    with session_scope() as s:
-        s.execute(update(Dataset).values(lease_until=from_now(-1)))
+    let_leases_end(Dataset)
     assert build_next("w")
     assert (view(dataset).state, len(slices_of(view(dataset)))) == ("ready", 6)
 

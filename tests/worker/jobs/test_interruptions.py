@@ -16,6 +16,7 @@ from db.ledger.leases import StaleClaim, count_put_offs
 from db.models import Chunk, Job, JobState, Upload, User, Work
 from db.storage import storage
 from tests.builders.files import zip_of
+from tests.builders.leases import let_leases_end
 from worker.imaging.archives import archive, tar
 from worker.imaging.archives.compressed import PackedSource
 from worker.imaging.rejections import DecoderUnavailable
@@ -54,8 +55,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(ingest.recording, "record_read", record)
         assert ingest.unpack_next("w")
-    with session_scope() as s:
-        s.execute(update(Upload).where(Upload.state == Work.RUNNING).values(lease_until=from_now(-1)))
+    let_leases_end(Upload)
 
 
 def work() -> None:
@@ -142,8 +142,7 @@ def test_upload_that_is_recorded_whole_is_not_opened_again(
     with monkeypatch.context() as patch:
         patch.setattr(ingest.recording, "close_upload", lambda *_: lose())
         assert ingest.unpack_next("w")
-    with session_scope() as s:
-        s.execute(update(Upload).values(lease_until=from_now(-1)))
+    let_leases_end(Upload)
     opened.clear()
     work()
     assert view(job).counts.predicted == 20

@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
 from db import database as base
-from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.ledger import jobs
 from db.ledger.job_view import JobView
-from db.models import Job, JobState, Slice, Upload, User, Work
+from db.models import Job, JobState, Slice, Upload, User
 from db.settings import MIB, Settings
 from db.storage import storage
+from tests.builders.leases import let_leases_end
 from worker.jobs import predict
 from worker.received_files import receive_file
 
@@ -93,11 +93,6 @@ def wait_for(process: subprocess.Popen[bytes], job: Job, share: float, count: in
     raise AssertionError("all was unpacked before the share was seen")
 
 
-def let_leases_end() -> None:
-    with session_scope() as s:
-        s.execute(update(Upload).where(Upload.state == Work.RUNNING).values(lease_until=from_now(-1)))
-
-
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_large_packed_tar_ends_right_after_interruptions_and_after_a_cancel(
     database: Settings, ann: User, view: View
@@ -111,7 +106,7 @@ def test_large_packed_tar_ends_right_after_interruptions_and_after_a_cancel(
         wait_for(process, interrupted, share, count)
         process.kill()
         process.wait()
-        let_leases_end()
+        let_leases_end(Upload)
     process = start_ingest(database)
     assert process.wait() == 0
     while predict.predict_next("w"):

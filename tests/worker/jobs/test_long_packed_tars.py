@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
 
-from db.clock import from_now
 from db.database import session_scope
 from db.ledger import jobs
 from db.ledger.job_view import JobView
@@ -15,6 +13,7 @@ from db.ledger.leases import StaleClaim
 from db.models import Job, JobState, Upload, User
 from db.storage import storage
 from tests.builders.files import png, tar_of
+from tests.builders.leases import let_leases_end
 from worker.imaging.archives import archive
 from worker.jobs import ingest, predict
 from worker.received_files import inspect_received
@@ -70,8 +69,7 @@ def test_reading_that_was_broken_off_goes_on_to_the_end(
 
         patch.setattr(ingest.recording, "close_upload", lose)  # all is recorded, and the upload is not closed
         assert ingest.unpack_next("w")
-    with session_scope() as s:
-        s.execute(update(Upload).values(lease_until=from_now(-1)))
+    let_leases_end(Upload)
     work()
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, SLICES)
 

@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import func, select, update
 
 from db import database as base
-from db.clock import from_now
 from db.database import read_scope, session_scope
-from db.ledger import job_view, queue
+from db.ledger import job_view, jobs, queue
 from db.ledger.leases import StaleClaim
 from db.models import Chunk, Job, JobState, Upload, User, Work
+from tests.builders.leases import let_leases_end
 from worker.imaging.archives import zip as zip_module
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.sandbox.pool import DecoderPool
@@ -129,6 +129,12 @@ def test_upload_whose_files_crash_decoders_is_rejected_after_so_many(
     assert done.state == JobState.FINISHED
     assert done.counts.received == 23
     assert done.rejections == {"decoder_crash": 2, "decoder_budget": 20}
+    with session_scope() as s:
+        assert jobs.retry_job(s, s.get_one(Job, job.id)) == 20
+    work()
+    done = view(job)
+    assert (done.counts.received, done.counts.predicted) == (23, 21), "a retry takes up what the budget did not reach"
+    assert done.rejections == {"decoder_crash": 2}
     again = submit(ann, {"00.png": b"crash", **good})
     work()
     assert view(again).counts.predicted == 20, "another upload has a budget of its own"
@@ -150,7 +156,7 @@ def test_processor_time_of_an_upload_is_bounded_over_all_its_claims(
         assert ingest.unpack_next("w")
     with session_scope() as s:
         assert s.scalars(select(Upload.decode_seconds)).one() > 1
-        s.execute(update(Upload).values(lease_until=from_now(-1)))
+    let_leases_end(Upload)
     monkeypatch.setattr(zip_module, "_inflated", None)  # nothing is read
     work()
     assert view(job).counts.received == 30
