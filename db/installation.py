@@ -16,15 +16,27 @@ class ForeignStorage(Exception):
     """The storage belongs to another database, or it may; the message says what to do."""
 
 
+class StorageAway(ForeignStorage):
+    """The storage lacks the mark that it had: its volume may not be mounted, or it may be empty."""
+
+
 def this_installation(s: Session) -> Installation:
     """Return the identity of the database."""
     return s.scalars(select(Installation)).one()
 
 
 def check_storage(s: Session) -> None:
-    """Check that the storage is not marked as another database's. Raises ForeignStorage, OSError."""
-    owner = storage().owner()
-    if owner not in (None, this_installation(s).id):
+    """Check that the storage is not marked as another database's, and that no mark of ours is missing.
+
+    Raises ForeignStorage, StorageAway, OSError.
+    """
+    owner, installation = storage().owner(), this_installation(s)
+    if owner is None and installation.has_storage:
+        raise StorageAway(
+            "the storage lacks the marker file of this database: see that its volume is mounted, or run `ctbatch files"
+            " adopt` if it is to begin empty"
+        )
+    if owner not in (None, installation.id):
         raise ForeignStorage(
             "the storage belongs to another database; check DATABASE_URL and CTBATCH_STORAGE_URL, or run"
             " `ctbatch files adopt` if this database replaces the other"
@@ -51,17 +63,20 @@ def claim_storage(s: Session) -> None:
     Raises ForeignStorage: it is another's, or it has no mark and holds files from before this database; OSError.
     """
     check_storage(s)
-    if storage().owner() is not None:
-        return
     installation = this_installation(s)
+    if storage().owner() is not None:
+        installation.has_storage = True
+        return
     before = installation.created_at.timestamp()
     if next(storage().names(0.0, before), None) is not None:
         raise ForeignStorage(
             "the storage holds files that are older than this database; run `ctbatch files adopt` if they are its own"
         )
     storage().mark(installation.id)
+    installation.has_storage = True
 
 
 def adopt_storage(s: Session) -> None:
     """Mark the storage as this database's, whatever the mark was."""
     storage().mark(this_installation(s).id)
+    this_installation(s).has_storage = True

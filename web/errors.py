@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from db.access.request_keys import IdempotencyConflict
+from db.installation import ForeignStorage
 from db.ledger.jobs import NoModelVersion
 from db.paging import BadCursor
 from db.reasons import explain
@@ -26,7 +27,9 @@ log = logging.getLogger(__name__)
 TYPE_PREFIX = "urn:ctbatch:problem:"
 """A problem's `type` is this and its slug. Programs distinguish problems by it, and it does not change."""
 
-SAID_BY_CODE = frozenset({"no_images", "truncated_archive", "trailing_data", "overlap", "password_protected"})
+SAID_BY_CODE = frozenset(
+    {"no_images", "deflate64", "truncated_archive", "trailing_data", "overlap", "password_protected"}
+)
 """Codes of refused archives whose sentence says all: their detail is the same in other words."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -131,6 +134,11 @@ def as_problem(error: Exception) -> Problem:
         case FileMissing() | FileDamaged():
             log.error("A stored file is missing or damaged: %s", error)
             return Problem(503, "file-lost", "A stored file is missing or damaged. Tell the operator of this server.")
+        case ForeignStorage():
+            log.error("Storage is not this database's: %s", type(error).__name__)
+            return Problem(
+                503, "storage-away", "The server's storage is not at hand. Nothing was queued. Tell its operator."
+            )
         case OSError() if error.errno in DISK_FULL:
             log.error("Storage is full")
             return Problem(507, "disk-full", "The server's disk is full. Nothing was queued. Tell its operator.")

@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import JSON, Column, select
 from sqlalchemy.orm import Session
 
-from db.database import current, read_scope
+from db.database import current, read_scope, session_scope
 from db.installation import claim_storage, this_installation
 from db.models.base import FILE, Base
 from db.storage import storage
@@ -54,7 +54,7 @@ def reap(*, confirmed: bool = False) -> Reaped:
         ForeignStorage: the storage may belong to another database.
         TooManyOrphans: nothing was moved to the trash.
     """
-    with read_scope() as s:
+    with session_scope() as s:
         claim_storage(s)
         since = this_installation(s).created_at.timestamp()
     age = current().orphan_seconds

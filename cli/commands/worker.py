@@ -41,6 +41,8 @@ def worker(role: str, check: bool, name: str | None) -> None:
         return
     check_role(role, settings)
     _check_revision()
+    if role == "web":
+        _check_storage()
     argv = command_line(role, settings, name=name)
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ready_file(role, settings).unlink(missing_ok=True)
@@ -57,6 +59,22 @@ def _check_revision() -> None:
 
     with database_errors(), suppress(OperationalError):
         migrate.check_revision()
+
+
+def _check_storage() -> None:
+    """Raise Unavailable if the storage lacks this database's mark. A database or storage out of reach is waited for."""
+    from sqlalchemy.exc import OperationalError
+
+    from db.database import read_scope
+    from db.installation import ForeignStorage, StorageAway, check_storage
+
+    with suppress(OperationalError, OSError), read_scope() as s:
+        try:
+            check_storage(s)
+        except StorageAway as error:
+            raise Unavailable(str(error)) from error
+        except ForeignStorage:  # the doctor says so, and nothing is removed
+            pass
 
 
 def _check(role: str, settings: Settings, name: str | None) -> None:

@@ -12,7 +12,8 @@ class Installation(Base):
     """The one row that the first migration writes. Storage that carries another `id` belongs to another database.
 
     `patient_key`: the secret with which IDs of patients are hashed, 64 hexadecimal digits. `reread_to`: the name of the
-    stored file that was last read again, or "" at the beginning; `reread_at`: when all of them were.
+    stored file that was last read again, or "" at the beginning; `reread_at`: when all of them were. `has_storage`: the
+    storage was marked as this database's, so one without a mark is not its own.
     """
 
     __tablename__ = "installation"
@@ -21,6 +22,7 @@ class Installation(Base):
     patient_key: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     swept_at: Mapped[datetime | None]  # when a sweep last ended
+    has_storage: Mapped[bool] = mapped_column(default=False)
     reread_to: Mapped[str] = mapped_column(default="", info=NO_FILE)
     reread_at: Mapped[datetime | None]
 

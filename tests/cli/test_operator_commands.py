@@ -1,6 +1,7 @@
 """Operators' commands against a real database: accounts, tokens, model versions, migrations, and the doctor."""
 
 import json
+import shutil
 import socket
 from datetime import UTC, datetime
 from functools import partial
@@ -182,6 +183,15 @@ def test_worker_does_not_start_beside_another_revision(ctbatch, role):
     result = ctbatch("worker", role, env={"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"})
     assert result.returncode == 4
     assert "ctbatch db upgrade" in result.stderr
+
+
+@pytest.mark.slow
+def test_web_does_not_start_on_an_empty_folder_in_place_of_its_storage(ctbatch, tmp_path):
+    assert ctbatch("db", "upgrade").returncode == 0
+    assert ctbatch("files", "adopt").returncode == 0
+    shutil.rmtree(tmp_path / "home" / "files")
+    result = ctbatch("worker", "web", env={"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"})
+    assert (result.returncode, "marker file" in result.stderr) == (4, True)
 
 
 @pytest.mark.slow

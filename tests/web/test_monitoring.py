@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 from db import broker, database, paging
 from db.clock import from_now
 from db.database import read_scope, session_scope
+from db.installation import claim_storage
 from db.ledger.backlog import PATIENCE_SECONDS, is_worked_on, record_sweep
 from db.models import ModelVersion, Upload, Work
 from db.settings import Settings
@@ -56,6 +57,19 @@ def test_not_ready_without_storage(app: APIFlask, settings: Settings) -> None:
     storage().incoming.rmdir()
     answer = readyz(app)
     assert (answer.status_code, answer.json["checks"]["storage"]) == (503, False)
+
+
+def test_empty_folder_in_place_of_the_storage_is_not_ready_and_receives_nothing(app: APIFlask, api: Api) -> None:
+    with session_scope() as s:
+        claim_storage(s)
+    files = storage().folder
+    files.rename(files.with_name("elsewhere"))
+    (files / "incoming").mkdir(parents=True)  # as a process does that starts meanwhile
+    answer = readyz(app)
+    assert (answer.status_code, answer.json["checks"]["storage"]) == (503, False)
+    answer = api.submit(("1.png", png()))
+    assert (answer.status_code, answer.json["type"]) == (503, "urn:ctbatch:problem:storage-away")
+    assert [path for path in files.rglob("*") if path.is_file()] == []
 
 
 def test_not_ready_without_a_database(app: APIFlask, settings: Settings, tmp_path: Path) -> None:

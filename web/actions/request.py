@@ -9,6 +9,8 @@ from flask import current_app
 from werkzeug.exceptions import BadRequest
 from werkzeug.formparser import FormDataParser
 
+from db.database import read_scope
+from db.installation import check_storage
 from db.storage import Receiver, StoredFile, storage
 
 MAX_OTHER_BODY_BYTES = 1024 * 1024
@@ -105,6 +107,9 @@ class Request(FlaskRequest):
     ) -> IO[bytes]:
         if not self._takes_files:
             raise BadRequest("This address does not take files. Send the request without them.")
+        if not self.parts:
+            with read_scope() as s:
+                check_storage(s)  # into an empty folder in place of a volume nothing is to be received
         part = PartStream()
         self.parts.append(part)
         return cast(IO[bytes], part)  # the parser writes and seeks; nobody reads
