@@ -16,7 +16,7 @@ ARCHIVE_MAGIC = {
 PACKED = ("gz", "bz2", "xz")
 """Kinds of `archive_kind` that pack one file, often a TAR."""
 
-_ARCHIVE_NAMES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz")
+_ARCHIVE_NAMES = (b".zip", b".tar", b".gz", b".tgz", b".bz2", b".tbz2", b".xz", b".txz")
 
 HEAD = 1024
 """Bytes that `archive_kind` needs to see."""
@@ -36,9 +36,9 @@ def archive_kind(head: bytes) -> str | None:
     return "tar" if is_tar(head) else None
 
 
-def is_archive_name(name: str) -> bool:
-    """Return whether a file of this name is worth a look for an archive or a packed file."""
-    return name.lower().endswith(_ARCHIVE_NAMES)
+def is_archive_name(name: bytes) -> bool:
+    """Return whether a file of this name, or of one that ends so, is worth a look for an archive or a packed file."""
+    return name[-5:].lower().endswith(_ARCHIVE_NAMES)
 
 
 def is_tar(head: bytes) -> bool:

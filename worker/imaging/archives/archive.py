@@ -24,6 +24,7 @@ from worker.imaging.archives.nested import flat
 from worker.imaging.archives.region import Region
 from worker.imaging.archives.tar import TarReader
 from worker.imaging.archives.zip import read_zip
+from worker.imaging.archives.zip_directory import check_directory
 from worker.imaging.display_names import display_name, is_ignored
 from worker.imaging.file_types import HEAD, PACKED, archive_kind, is_tar
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
@@ -59,6 +60,11 @@ def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = 
 
     with path.open("rb") as file:
         region, allowance = Region(file), Allowance(limits, path)
+        if archive_kind(region.pread(HEAD, 0)) == "zip":
+            _, files = check_directory(region, allowance)
+            if files is not None:  # there is no need to list them
+                return Inspection("zip", files, allowance.unpacked)
+            allowance = Allowance(limits, path)
         open_ = partial(_entries, allowance, no_progress if whole else look)
         kind, entries = open_(region, filename)
         try:

@@ -25,7 +25,7 @@ def flat(entries: Entries, open_: Opener) -> Entries:
     """
     ordinal = count()
     for entry in entries:
-        if entry.open is None or not is_archive_name(entry.name):
+        if entry.open is None or not is_archive_name(entry.name[-5:].encode()):
             places = iter((entry,))
         else:
             places = _inside(entry, entry.open, open_)

@@ -18,6 +18,7 @@ import numpy as np
 from worker.imaging.archives.entries import Allowance
 from worker.imaging.archives.region import Region
 from worker.imaging.display_names import decode_name, is_ignored
+from worker.imaging.file_types import is_archive_name
 from worker.imaging.rejections import ArchiveRefused
 
 _END = struct.Struct("<4s4H2IH")
@@ -130,15 +131,18 @@ def records(file: Region, directory: Directory) -> Iterator[Record]:
         raise ArchiveRefused("malformed_archive", "The ZIP's directory does not hold as many entries as it states.")
 
 
-def check_directory(file: Region, allowance: Allowance) -> tuple[Directory, int]:
+def check_directory(file: Region, allowance: Allowance) -> tuple[Directory, int | None]:
     """Check the whole directory before a byte is inflated; return its place, and the number of files that get a row.
 
-    Memory: 16 bytes an entry. Raises ArchiveRefused: `too_many_entries`, `password_protected`, `deflate64`,
-    `too_large_unpacked`, `overlap`, `no_images`, and what `find_directory` and `records` raise.
+    The number is None if a file may be an archive, by its name: how many files that holds is not known yet. Memory: 16
+    bytes an entry.
+
+    Raises ArchiveRefused: `too_many_entries`, `password_protected`, `deflate64`, `too_large_unpacked`, `overlap`,
+    `no_images`, and what `find_directory` and `records` raise.
     """
     directory = find_directory(file)
     starts, ends = array("Q"), array("Q")
-    files = unpacked = 0
+    files, unpacked, may_nest = 0, 0, False
     for record in records(file, directory):
         if record.flags & _ENCRYPTED:
             raise ArchiveRefused("password_protected", "An entry of the ZIP is encrypted.")
@@ -146,14 +150,16 @@ def check_directory(file: Region, allowance: Allowance) -> tuple[Directory, int]
             raise ArchiveRefused("deflate64", "An entry of the ZIP is packed with Deflate64.")
         allowance.take(entries=1)
         unpacked += record.size
-        files += record.is_file
+        if record.is_file:
+            files += 1
+            may_nest = may_nest or is_archive_name(record.raw_name)
         starts.append(record.offset)
         ends.append(min(_MAX64, record.offset + _local_length(file, record.offset) + record.packed))
     allowance.take(unpacked=unpacked)
     _check_overlap(starts, ends, directory.start)
     if not files:
         raise ArchiveRefused("no_images", "The ZIP holds no file that could be an image.")
-    return directory, files
+    return directory, None if may_nest else files
 
 
 def last_whole_entry(file: Region) -> str | None:
