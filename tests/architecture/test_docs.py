@@ -27,7 +27,6 @@ TAKES_A_REASON = {
     "fail_chunk",
     "_put_off",
     "_close",
-    "_reject_those",
 }
 PROBLEM = re.compile(r'Problem\(\s*\d{3},\s*"([a-z-]+)"')
 
