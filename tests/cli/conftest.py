@@ -201,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"items": self.server.findings.get(words[1], []), "next_cursor": None})
         elif words[2] == "results":
             self._send(200, {"items": self.server.rows[words[1]], "next_cursor": None})
+        elif words[2] == "results.parquet":
+            self._send_bytes(200, "application/vnd.apache.parquet", b"PAR1", {})
         else:
             self._send_bytes(200, "text/csv", b"slice_id,name\r\n1,a.png\r\n", {})
 

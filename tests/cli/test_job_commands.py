@@ -134,6 +134,14 @@ def test_csv_of_results_is_written_byte_for_byte(ctbatch, api, tmp_path, output)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["home", output] or not (tmp_path / "home").exists()
 
 
+def test_parquet_of_results_is_asked_for_and_written(ctbatch, api, tmp_path):
+    api.add_job("finished")
+    result = ctbatch("results", "job1", "--format", "parquet", "-o", "out.parquet", env=api.env)
+    assert result.returncode == 0
+    assert api.requests[-1][1].endswith("/jobs/job1/results.parquet")
+    assert (tmp_path / "out.parquet").read_bytes() == b"PAR1"
+
+
 def test_output_that_cannot_be_written_is_reported_in_one_line(ctbatch, api):
     api.add_job("finished")
     result = ctbatch("results", "job1", "--format", "csv", "-o", "no/such/folder.csv", env=api.env)
