@@ -308,7 +308,7 @@ def test_filters_order_and_heat_maps_change_the_table_and_the_address(signed_in:
     signed_in.locator("tr.slice-row img[src*='heat=1']").first.wait_for()
     signed_in.get_by_role("link", name="Clear all filters").click()
     signed_in.wait_for_url(f"**/jobs/{finished}?heat=1#results")
-    signed_in.get_by_label("Order").select_option("-probability")
+    signed_in.get_by_role("combobox", name="Order").select_option("-probability")
     signed_in.wait_for_url("**sort=-probability**")
     playwright.expect(signed_in.locator("tr.slice-row .value").first).to_have_text("0.900")
     signed_in.go_back()
