@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     reread_bytes_per_second: int = 4 * MIB  # of stored files, to find damaged ones; 0 reads none
 
     # Training
+    repeatable_training: bool = False  # the same run gives the same weights again on one machine; on one core
     checkpoint_seconds: float = 20  # least time between checkpoints: an epoch of the head is shorter than writing one
 
     # Promotion

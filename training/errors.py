@@ -18,6 +18,10 @@ class RunFailed(Exception):
     """The run cannot reach its end. The message says why, and what to do."""
 
 
+class NotRepeatable(RunFailed):
+    """Runs of this process do not repeat bit for bit."""
+
+
 class Diverged(RunFailed):
     """The loss or a weight is not a number any more. `when`: the epoch and step; `rate`: the stage's learning rate."""
 

@@ -31,7 +31,7 @@ from training.errors import Cancelled, RunFailed, is_full_disk, message_for
 from training.export.package import Trained, make_package
 from training.loop import checkpoints
 from training.loop.fit import fit
-from training.network.backend import environment
+from training.network.backend import compute_repeatably, environment
 from training.network.initial_weights import initial_network
 from training.network.pixel_scale import check_pixels
 from training.network.training_copy import precision_of
@@ -89,6 +89,8 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
 
     Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`errors.message_for` words it for people).
     """
+    if current().repeatable_training:
+        compute_repeatably()
     with work_folder(claim) as folder:  # before anything else, because it removes what killed workers left
         if run.attempts > MAX_CLAIMS:
             raise RunFailed(
@@ -135,6 +137,8 @@ def settle_environment(run: TrainingRun, config: Config) -> Config:
     on the new machine is added with the suffix ` (resumed)`.
     """
     here = environment() | {"code": code_version(), "precision": precision_of(config)}
+    if current().repeatable_training:
+        here["repeatable"] = "on this machine"
     if not run.checkpoint or not run.environment:
         run.environment = here
     elif changed := {name: here[name] for name in here if here[name] != run.environment.get(name)}:

@@ -7,6 +7,8 @@ from importlib import import_module, metadata
 
 import keras
 
+from training.errors import NotRepeatable
+
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
@@ -36,6 +38,26 @@ def memory_errors() -> Iterator[None]:
         yield
     except ResourceExhaustedError as error:
         raise MemoryError(str(error)) from error
+
+
+def compute_repeatably() -> None:
+    """Let this process give the same weights for the same run each time, on one core. Call it before it computes.
+
+    With several threads oneDNN adds numbers in another order each time, even with TensorFlow's deterministic ops.
+
+    Raises NotRepeatable: the process has computed already, with several threads; or Keras does not use TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise NotRepeatable("runs repeat with TensorFlow only; set KERAS_BACKEND=tensorflow")
+    from tensorflow import config
+
+    for name in ("intra_op_parallelism_threads", "inter_op_parallelism_threads"):
+        if getattr(config.threading, f"get_{name}")() != 1:
+            try:
+                getattr(config.threading, f"set_{name}")(1)
+            except RuntimeError as error:
+                raise NotRepeatable("this worker has computed with several threads already; start it anew") from error
+    config.experimental.enable_op_determinism()
 
 
 def environment() -> dict[str, str]:

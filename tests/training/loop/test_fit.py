@@ -1,5 +1,7 @@
 """Training can be watched, stopped and taken up again, and computes frozen layers once without changing a thing."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -496,3 +498,47 @@ def test_some_slices_are_spread_over_all():
     some = labelled(24, 1).some(4)
     assert some.groups == ["g0", "g7", "g15", "g23"]
     assert len(labelled(24, 1).some(99)) == 24
+
+
+REPEATED = """
+import sys
+from pathlib import Path
+import numpy as np
+from training.network.backend import compute_repeatably
+compute_repeatably()
+from tests.training.loop.test_fit import config, labelled, stage
+from training.data.slices import Data
+from training.loop.fit import fit
+from training.loop.observer import TrainingObserver
+from training.network.resnet50 import build_network
+
+network = build_network(32, hidden=8, seed=3)
+fit(network, config(stage(-1, epochs=1)), Data(labelled(24, 1), labelled(12, 2)), seed=7, folder=Path(sys.argv[1]),
+    observer=TrainingObserver())
+np.savez(sys.argv[2], *network.get_weights())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_repeatable_run_of_resnet50_gives_the_same_weights_in_another_process(tmp_path: Path) -> None:
+    """With several threads or without the mode, weights differ from the first steps on."""
+    weights = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        argv = [sys.executable, "-c", REPEATED, tmp_path / name, tmp_path / f"{name}.npz"]
+        subprocess.run(argv, check=True, timeout=400)
+        weights.append(np.load(tmp_path / f"{name}.npz"))
+    first, second = weights
+    assert all(np.array_equal(first[key], second[key]) for key in first.files)
+
+
+def test_process_that_has_computed_with_several_threads_is_not_repeatable() -> None:
+    import keras
+
+    from training.errors import NotRepeatable
+    from training.network.backend import compute_repeatably
+
+    keras.ops.sum(keras.ops.ones(2))
+    with pytest.raises(NotRepeatable):
+        compute_repeatably()
