@@ -506,15 +506,17 @@ from pathlib import Path
 import numpy as np
 from training.network.backend import compute_repeatably
 compute_repeatably()
-from tests.training.loop.test_fit import config, labelled, stage
+from tests.training.loop import test_fit
 from training.data.slices import Data
 from training.loop.fit import fit
 from training.loop.observer import TrainingObserver
 from training.network.resnet50 import build_network
 
-network = build_network(32, hidden=8, seed=3)
-fit(network, config(stage(-1, epochs=1)), Data(labelled(24, 1), labelled(12, 2)), seed=7, folder=Path(sys.argv[1]),
-    observer=TrainingObserver())
+test_fit.SIDE = 64  # on 32 x 32 pixels even several threads repeat
+network = build_network(64, hidden=8, seed=3)
+config = test_fit.config(test_fit.stage(-1, epochs=1, size=64))
+data = Data(test_fit.labelled(24, 1), test_fit.labelled(12, 2))
+fit(network, config, data, seed=7, folder=Path(sys.argv[1]), observer=TrainingObserver())
 np.savez(sys.argv[2], *network.get_weights())
 """
 
@@ -522,7 +524,6 @@ np.savez(sys.argv[2], *network.get_weights())
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_repeatable_run_of_resnet50_gives_the_same_weights_in_another_process(tmp_path: Path) -> None:
-    """With several threads or without the mode, weights differ from the first steps on."""
     weights = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
