@@ -311,3 +311,21 @@ def ledger(
     from cli.benchmarks.many.ledger import run
 
     run(url, postgres, slices, processes, even_if_disturbed, as_json)
+
+
+@bench.command()
+@click.option("--sizes", default="1000,10000,100000", show_default=True, help="Classify jobs of so many slices.")
+@count_option("--rows", 1_000_000, "Copy results to so many rows, and ask for these; 0: do not.", least=0)
+@click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no network, so that the rest shows.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this PNG; needs training.")
+@even_if_disturbed
+@json_option
+def scale(sizes: str, rows: int, tiny: bool, plot: Path | None, even_if_disturbed: bool, as_json: bool) -> None:
+    """Measure what grows with the number of slices.
+
+    Prints milliseconds a slice from submission to the end, the largest memory of a process of each role (PSS and RSS,
+    looked at once a second), and the median time of each query of the API.
+    """
+    from cli.benchmarks.many.growth import run
+
+    run([int(size) for size in sizes.split(",")], rows, tiny, plot, even_if_disturbed, as_json)

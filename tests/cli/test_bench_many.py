@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,16 @@ def test_ledger_states_the_speed_of_each_recording() -> None:
     report = measured("ledger", "--slices", "300", "--processes", "2")
     assert (report["database"], report["slices"]) == ("sqlite", 300)
     assert all(speed > 0 for speed in report["slices_per_second"].values())
+
+
+@pytest.mark.alone
+def test_scale_states_time_memory_and_queries_of_each_size(tmp_path: Path) -> None:
+    plot = tmp_path / "scale.png"
+    report = measured("scale", "--sizes", "100", "--rows", "300", "--tiny", "--plot", str(plot))
+    assert report["jobs"]["100"]["predicted"] == 100
+    assert {"web", "ingest", "inference", "decoder"} <= set(report["jobs"]["100"]["peak_mib"])
+    assert set(report["query_milliseconds"]) == {"100", "300"}
+    assert plot.stat().st_size > 1_000
 
 
 @pytest.mark.alone

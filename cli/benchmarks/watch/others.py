@@ -103,6 +103,11 @@ def own_tree(processes: dict[int, ProcessTime]) -> set[int]:
     return tree
 
 
+def own_processes() -> set[int]:
+    """Return the ids of this process and of all below it, as they are now."""
+    return own_tree(_processes())
+
+
 def _tree_seconds(processes: dict[int, ProcessTime]) -> float:
     return sum(processes[pid].seconds + processes[pid].of_children for pid in own_tree(processes) & processes.keys())
 
