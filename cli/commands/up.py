@@ -14,6 +14,7 @@ import click
 
 from cli.errors import Unavailable, UsageError
 from cli.local.access import LocalAccess, sign_in_link
+from cli.local.session import check_storage_mark
 from cli.options import PORT_HELP, home_option, insecure_option
 from cli.output import NO_MODEL, RESEARCH_LINE
 from cli.remote.find_server import LOCAL_FILE, LocalServer, local_url, read_local
@@ -147,6 +148,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
         get_settings.cache_clear()
         settings = get_settings()
     access = LocalAccess.prepare()
+    check_storage_mark()
     supervisor = Supervisor(processes(settings, listener, broker), emit, settings.home)
 
     def on_ready() -> None:

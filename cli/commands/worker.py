@@ -9,7 +9,7 @@ from contextlib import suppress
 import click
 
 from cli.errors import Unavailable
-from cli.local.session import database_errors
+from cli.local.session import check_storage_mark, database_errors
 from cli.remote.find_server import local_url, read_local, settings_with_broker
 from cli.remote.readiness import why_not_ready
 from cli.supervisor.roles import ROLES, check_role, command_line, environment, ready_file
@@ -42,7 +42,7 @@ def worker(role: str, check: bool, name: str | None) -> None:
     check_role(role, settings)
     _check_revision()
     if role == "web":
-        _check_storage()
+        check_storage_mark()
     argv = command_line(role, settings, name=name)
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ready_file(role, settings).unlink(missing_ok=True)
@@ -59,22 +59,6 @@ def _check_revision() -> None:
 
     with database_errors(), suppress(OperationalError):
         migrate.check_revision()
-
-
-def _check_storage() -> None:
-    """Raise Unavailable if the storage lacks this database's mark. A database or storage out of reach is waited for."""
-    from sqlalchemy.exc import OperationalError
-
-    from db.database import read_scope
-    from db.installation import ForeignStorage, StorageAway, check_storage
-
-    with suppress(OperationalError, OSError), read_scope() as s:
-        try:
-            check_storage(s)
-        except StorageAway as error:
-            raise Unavailable(str(error)) from error
-        except ForeignStorage:  # the doctor says so, and nothing is removed
-            pass
 
 
 def _check(role: str, settings: Settings, name: str | None) -> None:

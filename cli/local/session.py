@@ -2,9 +2,9 @@
 
 import getpass
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from cli.errors import NotFoundOrDenied, Unavailable
@@ -47,6 +47,23 @@ def reading() -> Iterator[Session]:
     """Open a read-only view of the database."""
     with database_errors(), read_scope() as session:
         yield session
+
+
+def check_storage_mark() -> None:
+    """Check that the storage has not lost this database's mark. A database or storage out of reach is waited for.
+
+    Raises:
+        Unavailable: it has: uploads would go to an empty folder in place of a volume.
+    """
+    from db.installation import ForeignStorage, StorageAway, check_storage
+
+    with suppress(OperationalError, OSError), read_scope() as session:
+        try:
+            check_storage(session)
+        except StorageAway as error:
+            raise Unavailable(str(error)) from error
+        except ForeignStorage:  # the doctor reports it, and nothing is removed
+            pass
 
 
 def existing_user(session: Session, name: str) -> User:
