@@ -512,7 +512,7 @@ from training.loop.fit import fit
 from training.loop.observer import TrainingObserver
 from training.network.resnet50 import build_network
 
-test_fit.SIDE = 64  # on 32 x 32 pixels even several threads repeat
+test_fit.SIDE = 64
 network = build_network(64, hidden=8, seed=3)
 config = test_fit.config(test_fit.stage(-1, epochs=1, size=64))
 data = Data(test_fit.labelled(24, 1), test_fit.labelled(12, 2))
