@@ -13,6 +13,7 @@ from db.database import read_scope, session_scope
 from db.evaluation import evaluations
 from db.evaluation.result import EvaluationResult, PairedMetric
 from db.models import Dataset, Evaluation, ModelVersion, User
+from db.models.documents import FindingRule, Rate, Tuning
 from db.registry import champions, versions
 from db.storage import storage
 from tests.builders.datasets import split_of
@@ -26,8 +27,16 @@ REPORT = b"<!doctype html><title>Report</title><style>%b</style><script>alert(1)
 CARD = b"# site\n\n<script>alert(2)</script> Research use only."
 FIGURES = {"accuracy": 0.96, "recall": 0.95, "specificity": 0.94, "auc": 0.99, "ece": 0.02}
 LARGEST = {"largest_difference": 0.0342}
+BY_GROUP = {
+    "accuracy": 0.875,
+    "n": 40,
+    "class_groups": {"COVID": 20, "non-COVID": 20},
+    "intervals": {"accuracy": [0.731, 0.952]},
+    "rule": {"rule": "top-k-mean", "version": 1, "k": 10, "threshold": 0.5},
+}
 METRICS: dict[str, Any] = {
     **FIGURES,
+    "by_group": BY_GROUP,
     "measured_on": "the test part",
     "n": 60,
     "groups": 40,
@@ -116,6 +125,23 @@ def test_page_shows_figures_lineage_files_and_card(api: Api, anns_browser: Brows
     shown = api.get(f"/models/{version_id}").json
     assert (shown["label"], shown["used_by"], shown["facts"]["lineage"]) == ("site/1", 0, ["fake/1"])
     assert shown["gate"]["verdict"] == "not compared yet"
+
+
+def test_page_shows_metrics_of_groups_and_the_rule_of_findings(anns_browser: Browser, version_id: int) -> None:
+    page = anns_browser.get(f"/models/{version_id}").text
+    of_groups = page[page.index('id="by-group"') :]
+    assert "0.875" in of_groups
+    assert "0.731 – 0.952" in of_groups
+    assert "40 groups (20 COVID, 20 non-COVID)" in of_groups
+    assert "This is the default" in page
+    right = Rate(value=0.9, low=0.8, high=0.95)
+    tuning = Tuning(dataset="site/9", engine="fake", seed=7, groups={"COVID": 20}, held_out={"precision": right})
+    with session_scope() as s:
+        rule = FindingRule(rule="noisy-or", version=1, threshold=0.3, tuned=tuning)
+        s.get_one(ModelVersion, version_id).finding_rule = rule
+    page = anns_browser.get(f"/models/{version_id}").text
+    for text in ("noisy-or, version 1", "site/9", "COVID verdicts that are right", "0.800 – 0.950"):
+        assert text in page
 
 
 @pytest.mark.slow

@@ -182,6 +182,7 @@ def _report(trained: Trained, exported: Exported, metrics: VersionMetrics) -> Re
         champion=_champions_history(),
         augmented=_augmented(trained),
         mistakes=worst_mistakes(data, chances, test.cam, calibration.threshold),
+        by_group=metrics.by_group,
         by_source=metrics.by_source,
         parity=exported.parity_as_dict,
         ood_threshold=calibration.ood,

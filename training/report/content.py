@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db import TEST, TRAIN
-from db.evaluation.result import Metrics
+from db.evaluation.result import GroupMetrics, Metrics
 from db.evaluation.rule import LEAST_GROUPS
 from db.metrics import METRICS, written
 from db.training.progress import EpochRecord
@@ -71,7 +71,7 @@ class TestScores:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """All that a report shows. `by_source`: the metrics on each source's slices, by its name.
+    """All that a report shows. `by_group`: the metrics of groups; `by_source`: those on each source's slices, by name.
 
     `champion`: the champion's epochs, or None. `augmented`: uint8[n, h, w] or None. `mistakes`: the most confident
     first. `parity`: as in the package. `ood_threshold`: the distance beyond which a slice is out of distribution.
@@ -89,6 +89,7 @@ class ReportContent:
     champion: Sequence[EpochRecord] | None = None
     augmented: NDArray[np.uint8] | None = None
     mistakes: Sequence[Mistake] = ()
+    by_group: GroupMetrics | None = None
     by_source: Mapping[str, Metrics] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     ood_threshold: float | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from db import COVID, NON_COVID
+from db.evaluation.result import GroupMetrics
 from db.metrics import METRICS
 from db.registry.parity import parity_rows
 from training.report.content import (
@@ -113,6 +114,23 @@ def _metrics(content: ReportContent) -> list[str]:
         *_table(("Metric", "Value", "95 % interval", "What it says"), rows),
         "",
         *_table(("True class", "called non-COVID", "called COVID"), confusion),
+        *_group_metrics(content.by_group),
+    ]
+
+
+def _group_metrics(groups: GroupMetrics | None) -> list[str]:
+    """Return the metrics of groups (patients), each of which gets one verdict."""
+    if groups is None:
+        return []
+    rows = [[row.word, row.value, row.interval or "–"] for row in metric_rows(groups).values()]
+    kinds = ", ".join(f"{size:,} {name}" for name, size in groups.class_groups.items())
+    return [
+        "",
+        f"By group (patient): {groups.n or 0:,} groups ({kinds}), each with one verdict by the rule "
+        f"{plain(groups.rule.name)}, COVID from a score of {number(groups.rule.threshold)} on. "
+        "A group is COVID if any of its slices is.",
+        "",
+        *_table(("Metric of groups", "Value", "95 % interval"), rows),
     ]
 
 

@@ -8,6 +8,7 @@ from db.datasets.datasets import dataset_view
 from db.evaluation.evaluations import evaluation_view, of_version
 from db.evaluation.gate import gate_of
 from db.evaluation.promotion import promotions_of
+from db.findings.rules import rule_of
 from db.ledger.job_view import JobView
 from db.models import Dataset, ModelVersion, TrainingRun
 from db.registry.champions import champion
@@ -62,6 +63,7 @@ def model_detail(s: Session, version: ModelVersion) -> ModelDetail:
     return ModelDetail(
         **dict(model_json(version, now.id if now else None)),
         ood=version.ood,
+        finding_rule=rule_of(version).as_dict(),
         facts=version.facts.as_json(),
         files=version.files,
         used_by=used_by(s, version),

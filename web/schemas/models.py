@@ -82,6 +82,7 @@ class ModelDetail(ModelOut):
     """A model version with its making, its files, and its comparison with the champion."""
 
     ood: dict[str, Any]
+    finding_rule: dict[str, Any] = Field(description="How slices become findings, and how that rule was tuned.")
     facts: dict[str, Any]
     files: dict[str, str] = Field(description="SHA-256 by file name.")
     used_by: int = Field(description="Jobs that were predicted with it.")

@@ -22,7 +22,9 @@ def install(app: Flask) -> None:
     """Make the functions of this module known to the templates."""
     app.jinja_env.filters.update(metric=metric, metric_name=name_of, leak=leak, written=written, plain=plain)
     app.jinja_env.globals.update(METRICS=METRICS, SHORTCUT_AUC=SHORTCUT_AUC, difference_of=difference_of)
-    app.jinja_env.globals.update(bars=bars, matrix=matrix, by_source=by_source, parity_rows=parity_rows)
+    app.jinja_env.globals.update(
+        bars=bars, matrix=matrix, by_source=by_source, by_group=by_group, parity_rows=parity_rows
+    )
     app.jinja_env.globals.update(written_interval=written_interval, few_groups=few_groups)
     app.jinja_env.globals.update(class_groups=class_groups)
 
@@ -89,6 +91,12 @@ def class_groups(metrics: dict[str, Any]) -> dict[str, int]:
         return {}
     groups = {name: number for name in LABELS if isinstance(number := stated.get(name), int)}
     return groups if groups.keys() == LABELS.keys() else {}
+
+
+def by_group(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of groups by a rule of findings; empty where there are none."""
+    found = metrics.get("by_group")
+    return found if isinstance(found, dict) and isinstance(found.get("rule"), dict) else {}
 
 
 def by_source(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:

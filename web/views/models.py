@@ -8,6 +8,7 @@ from flask.typing import ResponseReturnValue
 
 from db.database import read_scope
 from db.evaluation.version_page import version_checks, version_page
+from db.findings.rules import rule_of
 from db.models import ModelVersion
 from db.registry import champions
 from db.registry import versions as registry
@@ -153,6 +154,7 @@ def _page(version_id: int, problem: Problem | None) -> Response:
         "models/model.html",
         problem,
         **shown | _checks(version_id),
+        finding_rule=rule_of(version),
         servings=servings,
         figures=model_files.figure_links(version, user),
         card=_card(version),

@@ -16,6 +16,7 @@ from db.evaluation import promotion
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import Gate, gate_of, request_gate
 from db.evaluation.promotion import GateClosed
+from db.findings.rules import rule_of
 from db.registry import champions, engine_proofs, versions
 from db.registry.demo_model import NAME as DEMO
 from db.storage import FileDamaged, FileMissing
@@ -69,6 +70,7 @@ def show(version: str, as_json: bool) -> None:
             "calibration": row.calibration,
             "parity": row.parity,
             "ood": row.ood,
+            "finding_rule": rule_of(row).as_dict(),
             "facts": row.facts.as_json(),
             "dataset_hash": row.dataset_hash,
             "files": row.files,

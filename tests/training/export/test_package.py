@@ -30,6 +30,23 @@ def test_source_named_by_the_csv_takes_precedence_over_the_kind_of_file():
     assert {name: one.n for name, one in found.items()} == {"CT 2": 6, "not stated": 2}
 
 
+def test_groups_are_measured_beside_slices():
+    from training.export.package import measure_test
+    from training.export.parity import Calibration
+    from worker.engines.interface import Scores
+
+    data = labelled(["RGB"] * 4 + ["RGBA"] * 4)
+    data.pixels[:, 20:200, 20:200], data.pixels[:, 60:160, 60:160] = 220, 40  # a body with air inside
+    scores = Scores(np.array([-2, 2, -2, -2, 2, -2, 2, 2], np.float32), np.zeros((8, 7, 7), np.float32), np.ones(8))
+    found = measure_test(data, scores, Calibration(1.0, 0.6, 2.0))
+    assert found.accuracy == 0.75
+    assert found.by_group is not None
+    assert (found.by_group.n, found.by_group.accuracy, found.by_group.recall) == (4, 0.75, 0.5)
+    assert found.by_group.rule.name == "top-k-mean (k 10)"
+    data.pixels[:] = 0
+    assert measure_test(data, scores, Calibration(1.0, 0.6, 2.0)).by_group is None
+
+
 def test_mistake_is_named_by_its_row_not_its_file():
     from training.export.package import worst_mistakes
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from db.evaluation.result import Metrics
+from db.evaluation.result import GroupMetrics, Metrics
+from db.models.documents import FindingRule
 from db.training.progress import EpochRecord
 from training.evaluation.metrics import measure, with_intervals
 from training.report import captions
@@ -345,6 +346,14 @@ def test_card_has_the_headings_of_the_field(tmp_path):
         "Caveats and recommendations",
         "How to reproduce",
     ]
+
+
+def test_card_gives_metrics_of_groups():
+    rule = FindingRule(rule="max", version=1, threshold=0.4)
+    groups = GroupMetrics(accuracy=0.875, n=40, class_groups={"COVID": 20, "non-COVID": 20}, rule=rule)
+    card = model_card(content(by_group=groups))
+    assert "40 groups (20 COVID, 20 non-COVID)" in card
+    assert "| Accuracy | 0.875 | – |" in card
 
 
 def test_card_gives_metrics_with_intervals_and_how_to_reproduce_the_version():
