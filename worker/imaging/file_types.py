@@ -1,5 +1,7 @@
 """The type of a file, by its first bytes and never by its name."""
 
+from typing import Literal
+
 ARCHIVE_MAGIC = {
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",
@@ -87,8 +89,10 @@ def image_kind(data: bytes | memoryview) -> str | None:
 
 def _is_bare_dicom(head: bytes) -> bool:
     """Return whether a dataset without preamble starts here: group 0002 or 0008, then a VR or a short length."""
-    if len(head) < 16 or head[0] not in (2, 8) or head[1] or head[3]:
+    order: Literal["big", "little"] = "big" if head[:1] == b"\0" else "little"
+    group, number = int.from_bytes(head[:2], order), int.from_bytes(head[2:4], order)
+    if len(head) < 16 or group not in (2, 8) or number > 255:
         return False
     if head[4:6] in (b"UL", b"CS", b"UI", b"OB", b"SH", b"DA", b"TM", b"LO"):
         return True
-    return int.from_bytes(head[4:8], "little") <= 128
+    return order == "little" and int.from_bytes(head[4:8], order) <= 128

@@ -61,7 +61,7 @@ def read_dicom(data: memoryview, max_inflated: int) -> DicomFile:
     if syntax == DeflatedExplicitVRLittleEndian:
         data, has_tail = _inflate(data, max_inflated)
         notes |= {"trailing_bytes"} if has_tail else set()
-    is_big_endian = syntax == ExplicitVRBigEndian
+    is_big_endian = syntax == ExplicitVRBigEndian or (not syntax and bytes(data[:1]) == b"\0")
     is_implicit = _looks_implicit(data)
     if syntax and is_implicit != (syntax == ImplicitVRLittleEndian):
         notes.add("other_vr")

@@ -225,6 +225,9 @@ def test_big_endian_and_deflated_data_sets_are_read(kind: str) -> None:
         file = io.BytesIO()
         pydicom.dcmwrite(file, dataset, enforce_file_format=True)
         assert only(file.getvalue()).sha256_pixels == expected, syntax
+        if syntax == f"{BASE}.2":
+            body = file.getvalue().index(b"\0\x08\0\x08CS")
+            assert only(file.getvalue()[body:]).sha256_pixels == expected, "the data set alone"
 
 
 def enhanced(stored: list[Stored], intercepts: list[int], positions: list[float], **changes: Any) -> Dataset:
