@@ -162,15 +162,18 @@ def side(sort: Sort, at: Any, slice_id: int, *, after: bool) -> ColumnElement[bo
 def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
     """Return a page of a job's slices. Raises BadCursor."""
     key, key_type, falling = sorting(query.sort)
-    rows = filtered(_rows(job), query)
+    # Only ids and keys are sorted: with whole rows a page of 100,000 slices took twice as long.
+    keys = filtered(joined_to_predictions(select(Slice.id, key.label("sort_key")), job), query)
+    keys = keys.where(Slice.job_id == job.id)
     if query.cursor is not None:
         at, slice_id = paging.decode(query.cursor, key_type, int)
-        rows = rows.where(side(query.sort, at, slice_id, after=True))
-    ordered = rows.add_columns(key.label("sort_key")).order_by(key.desc() if falling else key, Slice.id)
-    page = s.execute(ordered.limit(query.limit + 1)).all()
+        keys = keys.where(side(query.sort, at, slice_id, after=True))
+    page = s.execute(keys.order_by(key.desc() if falling else key, Slice.id).limit(query.limit + 1)).all()
     last = page[query.limit - 1] if len(page) > query.limit else None
-    next_cursor = paging.encode(last.sort_key, last[0].id) if last is not None else None
-    return Page([_result(job, *row[:-1]) for row in page[: query.limit]], next_cursor)
+    next_cursor = paging.encode(last.sort_key, last.id) if last is not None else None
+    ids = [row.id for row in page[: query.limit]]
+    rows = {row[0].id: row for row in s.execute(_rows(job).where(Slice.id.in_(ids)))}
+    return Page([_result(job, *rows[id_]) for id_ in ids], next_cursor)
 
 
 def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:

@@ -105,7 +105,7 @@ class Slice(Base):
     __table_args__ = (
         UniqueConstraint("upload_id", "ordinal", "frame"),
         Index("ix_slice_job", "job_id", "id"),
-        Index("ix_slice_job_state", "job_id", "state", "reason"),
+        Index("ix_slice_job_state", "job_id", "state", "id", "reason"),
         Index("ix_slice_job_name", "job_id", "name_key", "id"),
         Index("ix_slice_series", "series_id"),
     )
