@@ -15,16 +15,14 @@ import click
 from cli.errors import PartialFailure, Unavailable
 from cli.local.access import sign_in_link
 from cli.local.demo_model import ensure_demo_model
-from cli.local.session import reading
 from cli.options import PORT_HELP, home_option, insecure_option
-from cli.output import RESEARCH_LINE, print_table, say
+from cli.output import print_table, say
 from cli.remote.client import Client, Json
 from cli.remote.find_server import LocalServer, Server
+from cli.remote.findings import print_findings
 from cli.remote.follow_job import done, raise_for_outcome, summary, watch_progress
 from cli.remote.submit import send
 from cli.supervisor.background_up import serving
-from db.ledger.series import SeriesQuery, series_page
-from db.models import Job
 from db.settings import Settings, get_settings
 
 SEED = 7
@@ -58,9 +56,8 @@ def _show(settings: Settings, options: list[str], archive: Future[Path], *, trai
         label = ensure_demo_model(train=train)
         say(f"model version: {label}")
         job = run_job(local, archive.result())
-        print_summary(job)
+        print_summary(local, job)
         say(f"job page, signed in once: {sign_in_link(local.url, job_page(job))}")
-        say(RESEARCH_LINE)
         check_complete(job)
         if not exit_after and process is not None:
             say("serving on; press Ctrl-C to stop")
@@ -95,20 +92,12 @@ def run_job(local: LocalServer, archive: Path) -> Json:
         return watch_progress(client, job["id"], patient=False)
 
 
-def print_summary(job: Json) -> None:
-    """Print the outcomes of the slices, and the share of positive ones by series."""
+def print_summary(local: LocalServer, job: Json) -> None:
+    """Print the outcomes of the slices, and the findings."""
     say(f"job {job['id']} is {job['state_text']}; model: {job['model_note']}")
     print_table(("outcome", "slices"), summary(job))
-    with reading() as session:
-        row = session.get(Job, job["id"])
-        series = series_page(session, row, SeriesQuery()).items if row is not None else []
-    if series:
-        shares = [(s.label, s.slices, s.predicted, s.positive, _share(s.positive, s.predicted)) for s in series]
-        print_table(("series", "slices", "predicted", "positive", "share"), shares)
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else ""
+    with Client(Server(local.url, local.token, local=True)) as client:
+        print_findings(client, job["id"], {})
 
 
 def job_page(job: Json) -> str:
