@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cli.commands.results import write_pieces
-from cli.errors import Refused, UsageError
+from cli.errors import Refused, Unavailable, UsageError
 from cli.local.datasets import find_dataset
 from cli.local.evaluate import carry_out
 from cli.local.model_tables import find_version
@@ -21,6 +21,7 @@ from db.metrics import written, written_interval
 from db.models import Evaluation
 from db.models.documents import FindingRule, Rate
 from db.registry.versions import keep_finding_rule
+from db.storage import FileDamaged, FileMissing
 
 TITLES = {
     "recall": "sensitivity",
@@ -103,6 +104,8 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
         raise UsageError(str(error)) from error
     except CannotTune as error:
         raise Refused(str(error)) from error
+    except (FileMissing, FileDamaged) as error:
+        raise Unavailable(f"a stored file of {version} or {dataset} is gone or damaged: {error}") from error
     with writing() as session:
         keep_finding_rule(session, find_version(session, version), rule)
     _print_rule(rule, as_json)

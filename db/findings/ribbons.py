@@ -48,7 +48,8 @@ def ribbons(s: Session, job: Job, series_ids: Sequence[int]) -> dict[int, Ribbon
         return {}
     columns = (Slice.series_id, Prediction.probability, Prediction.positive, Prediction.ood, Slice.lung_fraction)
     of_its_version = (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id)
-    order = (Slice.series_id, Slice.series_rank, Slice.instance_number, Slice.name_key, Slice.frame, Slice.id)
+    unranked = Slice.series_rank.is_(None)  # databases differ in where NULL sorts
+    order = (Slice.series_id, unranked, Slice.series_rank, Slice.instance_number, Slice.name_key, Slice.frame, Slice.id)
     query = select(*columns).outerjoin(Prediction, of_its_version)
     rows = s.execute(query.where(Slice.job_id == job.id, Slice.series_id.in_(series_ids)).order_by(*order))
     return {
