@@ -76,7 +76,7 @@ class Settings(BaseSettings):
 
     # Chunks and leases, seconds
     chunk_slices: int = 128
-    first_chunk_slices: int = 16  # small, so that the first results come soon
+    first_chunk_slices: int = 8  # small, so that the first results come soon
     lease_seconds: float = 90
     heartbeat_seconds: float = 15
     sweep_seconds: float = 10

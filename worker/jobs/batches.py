@@ -20,6 +20,7 @@ from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import SliceRejected
 
 ROWS_A_TRANSACTION = 1_000  # where many entries are rejected, or cancelled, and no chunk fills
+FIRST_BATCH_SECONDS = 0.5  # of the first batch at most; of each after it twice as long, up to BATCH_SECONDS
 BATCH_SECONDS = 5.0  # where files are slow to decode: others may have their turn after a batch
 
 
@@ -42,23 +43,23 @@ class Batch:
             self.rows.append(_row(entry, sha256, prepared, len(self.arrays)))
             self.arrays.append(prepared.pixels)
 
-    def is_full(self, slices: int) -> bool:
-        """Return whether to record it now: it holds so many slices or rows, or was begun long ago."""
-        is_old = time.monotonic() - self.began >= BATCH_SECONDS
+    def is_full(self, slices: int, seconds: float) -> bool:
+        """Return whether to record it now: it holds so many slices or rows, or was begun so long ago."""
+        is_old = time.monotonic() - self.began >= seconds
         return len(self.arrays) >= slices or len(self.rows) >= ROWS_A_TRANSACTION or is_old
 
 
 def batches(read: Iterator[Read]) -> Iterator[Batch]:
     """Yield the entries as chunks: a small first one, so that predicting starts soon, then each twice as large."""
     settings = current()
-    full = settings.first_chunk_slices
+    full, seconds = settings.first_chunk_slices, FIRST_BATCH_SECONDS
     batch = Batch()
     for entry, sha256, result in read:
         batch.add(entry, sha256, result)
-        if batch.is_full(full):
+        if batch.is_full(full, min(seconds, BATCH_SECONDS)):
             yield batch
             batch = Batch()
-            full = min(full * 2, settings.chunk_slices)
+            full, seconds = min(full * 2, settings.chunk_slices), min(seconds * 2, BATCH_SECONDS)
     if batch.rows:
         yield batch
 

@@ -44,6 +44,11 @@ def _pool() -> DecoderPool:
     return new_decoders()
 
 
+def start_decoder() -> None:
+    """Start a decoder ahead of the next job."""
+    _pool().start_ahead()
+
+
 def decoders(owner_id: int) -> DecoderPool:
     """Return this process's decoders, which have seen no file of another owner."""
     pool = _pool()

@@ -26,6 +26,8 @@ from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, grant_m
 from worker.parent_death import die_with_parent
 
 _DISCARD = 1024 * 1024
+_NICE = 5
+"""An engine that has slices comes first on a busy core, and decoders take what it leaves: all of it once it waits."""
 
 Decode = Callable[[bytearray, DecodeLimits], list[PreparedSlice]]
 
@@ -36,6 +38,7 @@ def main(parent: str, decoder: str, limits: str, filter_: str) -> None:
     `decoder` is `module:function`, `limits` the fields of DecodeLimits in JSON.
     """
     die_with_parent(int(parent))
+    os.nice(_NICE)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)  # meant for the parent, which decides when this process ends
     warnings.simplefilter("ignore")

@@ -11,9 +11,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -80,6 +79,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         self._queue: deque[Task] = deque()
         # Children die with the thread that starts them (`parent_death`): it has to live as long as the pool.
         self._starter = ThreadPoolExecutor(1, "decoder-starter")
+        self._spare: Future[Decoder] | None = None
         self._owner = os.getpid()
         self._is_mapping = False
         self._failed_starts = 0
@@ -93,6 +93,8 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
     def close(self) -> None:
         """Kill all decoders."""
         self._put_all_down()
+        if self._spare is not None and not self._spare.exception():
+            self._spare.result().put_down()
         self._starter.shutdown()
 
     def serve(self, owner: Hashable) -> None:
@@ -100,6 +102,11 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         if self._served not in (None, owner):
             self._put_all_down()
         self._served = owner
+
+    def start_ahead(self) -> None:
+        """Start a decoder in the background for whoever is served next, so that the first file need not wait for it."""
+        if self._spare is None:
+            self._spare = self._starter.submit(self._new_decoder)
 
     @property
     def cpu_seconds(self) -> float:
@@ -181,13 +188,16 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         return least if least is not None and len(least.tasks) < _PIPELINE else None
 
     def _start(self) -> Decoder:
+        starting, self._spare = self._spare or self._starter.submit(self._new_decoder), None
         try:
-            start = partial(Decoder, self._limits, self._function, filter_required=self._filter_required)
-            decoder = self._starter.submit(start).result()
+            decoder = starting.result()
         except OSError as error:
             raise DecoderUnavailable(f"no decoder could be started: {error}") from error
         self._decoders.append(decoder)
         return decoder
+
+    def _new_decoder(self) -> Decoder:
+        return Decoder(self._limits, self._function, filter_required=self._filter_required)
 
     def _turn(self, *, block: bool) -> None:
         """Do one round: hand out files, wait for an answer, take it in, replace decoders that died or take too long."""

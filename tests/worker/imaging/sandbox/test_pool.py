@@ -59,6 +59,12 @@ def waits_for(condition: Callable[[], bool]) -> bool:
     return False
 
 
+def children() -> set[int]:
+    """The processes that this thread and its others have started, and that still run."""
+    lists = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
+    return {int(pid) for text in lists for pid in text.split() if not is_gone(int(pid))}
+
+
 def is_gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
@@ -113,6 +119,27 @@ def test_another_owner_gets_fresh_decoders(shared: DecoderPool) -> None:
 
 
 @pytest.mark.slow
+def test_a_decoder_that_was_started_ahead_serves_the_next_owner() -> None:
+    with hostile() as pool:
+        pool.serve("ann")
+        told(pool, "ok 1")
+        anns = pool.process_ids
+        pool.start_ahead()
+        assert told(pool, "ok 2") == ["ok 2"]
+        assert pool.process_ids == anns
+        pool.serve("bob")
+        assert told(pool, "ok 3") == ["ok 3"]
+        assert not set(anns) & set(pool.process_ids)
+
+
+def test_a_decoder_that_was_never_used_ends_with_its_pool() -> None:
+    before = children()
+    with hostile() as pool:
+        pool.start_ahead()
+        assert waits_for(lambda: bool(children() - before))
+    assert waits_for(lambda: children() <= before)
+
+
 def test_a_decoder_serves_only_so_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "_FILES_A_DECODER", 3)
     with hostile(2) as pool:
