@@ -40,14 +40,20 @@ class Finding:
 
 
 @click.command()
+@click.option("--tune", is_flag=True, help="Tune the champion's engine first if that was not done on this machine.")
 @home_option
 @json_option
-def doctor(as_json: bool) -> None:
+def doctor(tune: bool, as_json: bool) -> None:
     """Check this installation, from Python and the home to the server, and say what is wrong and what to do.
 
-    Changes nothing. Exit code 4 if a check fails.
+    Changes nothing without --tune. Exit code 4 if a check fails.
     """
     settings = get_settings()
+    if tune:
+        from cli.local.tuning import champion_version, tune_champion, tunings_of
+
+        if not tunings_of(champion_version()):
+            tune_champion()
     findings = [finding for check in CHECKS for finding in check(settings)]
     print_rows([asdict(finding) for finding in findings], ("check", "state", "detail"), as_json)
     if failed := [finding.check for finding in findings if finding.state == "fail"]:
@@ -255,6 +261,20 @@ def engine_proof(settings: Settings) -> Iterator[Finding]:
     yield Finding("engine proof", PROOF_STATES[serving.state], _proof_detail(serving))
 
 
+def tuning(settings: Settings) -> Iterator[Finding]:
+    """Report how the champion's engine was tuned on this machine, or that it was not."""
+    from cli.local.tuning import champion_version, describe, tunings_of
+
+    if not settings.database_url and not (settings.home / "ctbatch.db").exists():
+        return
+    try:
+        tunings = tunings_of(champion_version())
+    except CommandError:  # `database` reports it
+        return
+    untuned = "not tuned on this machine; `ctbatch tune` does it in half a minute"
+    yield Finding("tuning", "ok", "; ".join(describe(*one) for one in tunings.items()) or untuned)
+
+
 def _proof_detail(serving: "Serving") -> str:
     """Return the engine that serves and its difference from float32, or what failed and what to do."""
     if serving.state != "used":
@@ -294,6 +314,6 @@ def proxy(settings: Settings) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    python, home, sqlite_place, memory, processor, database, broker, decoder, engine, training, engine_proof, server,
-    proxy,
+    python, home, sqlite_place, memory, processor, database, broker, decoder, engine, training, engine_proof, tuning,
+    server, proxy,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -206,8 +207,6 @@ def _fails_in_bfloat16(package: Package) -> bool:
 
 
 def _openvino_builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:
-    from worker.engines.openvino import OpenVinoEngine
-
     files = {"int8": INT8_FILE, "bf16": FLOAT_FILE, "f32": FLOAT_FILE}
     if choice in ("auto", "openvino"):
         half = bool(package.parity.get("bf16", {}).get("passed")) and has_bfloat16()
@@ -220,7 +219,17 @@ def _openvino_builds(folder: Path, package: Package, choice: str, threads: int |
     if missing or not wanted:
         raise EngineAbsent(f"the package {package.name} holds no {(missing or [FLOAT_FILE])[0]}")
     for name in wanted:
-        yield f"openvino-{name}", lambda name=name: OpenVinoEngine(folder / files[name], name, threads)  # type: ignore[misc]
+        yield f"openvino-{name}", partial(_openvino, folder / files[name], package.files[files[name]], name, threads)
+
+
+def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> Engine:
+    """Load a network into OpenVINO, as `ctbatch tune` found it quickest here if it has run."""
+    from worker.engines.openvino import OpenVinoEngine
+    from worker.engines.tuning import kept_tuning
+
+    if (tuned := kept_tuning(sha256, precision, threads)) is None:
+        return OpenVinoEngine(model, precision, threads)
+    return OpenVinoEngine(model, precision, tuned.threads, streams=tuned.streams, request=tuned.request)
 
 
 def _exact(folder: Path, package: Package, threads: int | None) -> Build:

@@ -16,24 +16,37 @@ from worker.engines.package import PackageError
 from worker.engines.processor import usable_cores
 
 MOST_PROVEN = 256  # slices of a proof: more take long on many cores and show nothing new
-REQUEST = 8  # slices that a core computes at a time; 16 are as quick at 224², and take 100 MB more on two cores
+DEFAULT_REQUEST = 8  # slices that a core computes at a time; 16 are as quick at 224², and take 100 MB more on two cores
 
 
 class OpenVinoEngine:
     """One compiled network. `precision` is f32, bf16 or int8.
 
-    Each core works on slices of its own, as a stream of one thread. Cores that share the layers of one request wait
-    for each other at every layer, and anything else that runs on one of them holds up the engine.
+    Unless it is tuned, each core works on slices of its own, as a stream of one thread. Cores that share the layers of
+    one request wait for each other at every layer, and anything else that runs on one of them holds up the engine.
     """
 
-    def __init__(self, model: Path, precision: str, threads: int | None) -> None:
-        """Compile the network of a file. Raises PackageError for weights that are no numbers."""
+    def __init__(
+        self,
+        model: Path,
+        precision: str,
+        threads: int | None,
+        *,
+        streams: int | None = None,
+        request: int = DEFAULT_REQUEST,
+    ) -> None:
+        """Compile the network of a file. Raises PackageError for weights that are no numbers.
+
+        `streams`: how many requests are computed side by side, by all threads together; None for one a thread.
+        `request`: slices that a stream computes at a time.
+        """
         self.name, self.precision = f"openvino-{precision}", precision
         cores = threads or usable_cores()
-        self.batch_size = 8 * REQUEST * cores
-        self.proof_sizes: tuple[int, ...] = (min(max(REQUEST * cores, 32), MOST_PROVEN), 1)
+        self._streams, self._request = streams or cores, request
+        self.batch_size = 8 * request * self._streams
+        self.proof_sizes: tuple[int, ...] = (min(max(request * self._streams, 32), MOST_PROVEN), 1)
         options: dict[str, object] = {
-            "NUM_STREAMS": str(cores),
+            "NUM_STREAMS": str(self._streams),
             "INFERENCE_NUM_THREADS": cores,
             "INFERENCE_PRECISION_HINT": "f32" if precision == "f32" or not has_bfloat16() else "bf16",
             # OpenVINO 2026.4 pins the threads of every process to the first cores. Workers that each have some of the
@@ -45,10 +58,9 @@ class OpenVinoEngine:
         _check_weights(network)
         compiled = core.compile_model(network, "CPU", options)
         self._has_distance = any("distance" in output.names for output in compiled.outputs)
-        self._cores = cores
-        # Twice as many as compute at a time: a core that has finished begins the next at once.
+        # Twice as many as compute at a time: a stream that has finished begins the next at once.
         self._idle: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(2 * cores):
+        for _ in range(2 * self._streams):
             self._idle.put(compiled.create_infer_request())
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
@@ -57,7 +69,7 @@ class OpenVinoEngine:
         distance = np.empty(count, np.float32) if self._has_distance else None
         scores = Scores(np.empty(count, np.float32), np.empty((count, 7, 7), np.float32), distance)
         pixels = np.ascontiguousarray(slices)[..., None]
-        share = min(REQUEST, -(-count // self._cores))  # a few slices too are shared out between the cores
+        share = min(self._request, -(-count // self._streams))  # a few slices too are shared out
         running: deque[tuple[Any, slice]] = deque()
         try:
             for start in range(0, count, share):

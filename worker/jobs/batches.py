@@ -20,7 +20,7 @@ from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import SliceRejected
 
 ROWS_A_TRANSACTION = 1_000  # where many entries are rejected, or cancelled, and no chunk fills
-FIRST_BATCH_SECONDS = 0.5  # of the first batch at most; of each after it twice as long, up to BATCH_SECONDS
+FIRST_BATCH_SECONDS = 1.0  # of the first batch at most; of each after it twice as long, up to BATCH_SECONDS
 BATCH_SECONDS = 5.0  # where files are slow to decode: others may have their turn after a batch
 
 
@@ -30,10 +30,11 @@ class Batch:
 
     rows: list[ReadSlice] = field(default_factory=list)
     arrays: list[NDArray[np.uint8]] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
+    began: float = 0.0  # with its first entry: before that, decoders may have had to start
 
     def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
         """Add an entry: a row for a rejection, or a row and an array for each prepared frame."""
+        self.began = self.began or time.monotonic()
         if isinstance(result, SliceRejected):
             self.rows.append(rejected_row(entry, result, sha256))
             return

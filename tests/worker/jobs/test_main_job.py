@@ -384,7 +384,7 @@ def test_originals_are_durable_before_a_row_names_them(
     monkeypatch.setattr(storage(), "sync", sync)
     submit(ann, slices(40))
     ingest.unpack_next("w")
-    assert rows_at_sync == [0, 16]
+    assert rows_at_sync == [0, 8, 24]
 
 
 def test_damaged_upload_fails_the_job(ann: User, submit: Any, slices: Entries, view: View) -> None:

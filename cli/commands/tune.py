@@ -1,0 +1,30 @@
+"""`ctbatch tune`: finds the quickest way to run the engine on this machine, and keeps it."""
+
+from pathlib import Path
+
+import click
+
+from cli.local.tuning import describe, tune_champion, tune_engine
+from cli.options import FOLDER, home_option, json_option
+from cli.output import print_json, say
+
+
+@click.command()
+@click.option("--package", type=FOLDER, help="Tune the engine of this model package  [default: the champion's]")
+@home_option
+@json_option
+def tune(package: Path | None, as_json: bool) -> None:
+    """Find the quickest way to run the engine on this machine, and keep it.
+
+    Takes half a minute at most. Run nothing else meanwhile. Tries how many slices are computed side by side, and how
+    many at a time. The result holds for this processor and this model, and workers use it when they next load the
+    model. Only OpenVINO's engines are tuned. See `ctbatch doctor` for what was found.
+    """
+    if not as_json:
+        say("tuning the engine; this takes half a minute at most")
+    name, tuning = tune_engine(package) if package else tune_champion()
+    if as_json:
+        print_json({"engine": name, **tuning.model_dump()})
+    else:
+        click.echo(describe(name, tuning))
+        click.echo("Workers use this when they next load the model: start them again.")
