@@ -10,15 +10,17 @@ import cli
 from cli.errors import Unavailable
 from db.settings import Settings
 from training.launch.installed import TrainingNotInstalled, check_installed, is_installed
+from worker.engines.processor import usable_cores
 
 ROLES = ("web", "ingest", "inference", "training", "evaluation", "sweep")
 CELERY = {  # app, queues, processes
-    "ingest": ("worker.app", "ingest", 2),  # two, so that a large archive does not hold up a small one
+    "ingest": ("worker.app", "ingest", 2),  # two at least, so that a large archive does not hold up a small one
     "inference": ("worker.app", "inference", 1),
     "training": ("training.app", "training", 1),
     # Apart from training: an evaluation or a dataset takes minutes and is waited for, a run takes hours.
     "evaluation": ("training.app", "evaluation,datasets", 1),
 }
+CORES_AN_INGEST = 4  # of a machine with many, for each process: it and its decoders take one and a half when busy
 ENGINE_ROLES = ("inference", "evaluation")  # these load the engine
 PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder that the top-level packages are imported from
 
@@ -55,6 +57,8 @@ def command_line(role: str, settings: Settings, *, listen_fd: int | None = None,
     if role == "sweep":
         return [*python, "-m", "worker.sweep"]
     app, queues, processes = CELERY[role]
+    if role == "ingest":
+        processes = max(processes, usable_cores() // CORES_AN_INGEST)
     options = ["-Q", queues, "-P", "prefork", "-c", str(processes), "-n", f"{name or role}@%h"]
     options += ["-l", settings.log_level]
     return [*python, "-m", "celery", "-A", app, "worker", *options, "--without-gossip", "--without-mingle"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.supervisor import roles
 from cli.supervisor.roles import CELERY, command_line, environment
 from db.broker import Queue
 from db.settings import Settings
@@ -23,10 +24,14 @@ def test_every_queue_is_served_by_one_role() -> None:
     assert sorted(served) == sorted(Queue)
 
 
-def test_ingest_serves_no_other_queue_and_has_a_second_process_for_small_jobs() -> None:
+@pytest.mark.parametrize(("cores", "processes"), [(1, "2"), (8, "2"), (64, "16")])
+def test_ingest_serves_no_other_queue_and_has_a_second_process_for_small_jobs(
+    cores: int, processes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roles, "usable_cores", lambda: cores)
     words = command_line("ingest", Settings())
     assert queues_of("ingest") == {Queue.INGEST}
-    assert words[words.index("-c") + 1] == "2"
+    assert words[words.index("-c") + 1] == processes
 
 
 def test_several_web_processes_count_in_one_folder(tmp_path: Path) -> None:
