@@ -32,7 +32,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tokens": ("cli.commands.accounts.tokens", "tokens", "Make, list and revoke API tokens."),
     "worker": ("cli.commands.worker", "worker", "Run one role: web, ingest, inference, training, evaluation or sweep."),
     "doctor": ("cli.commands.doctor", "doctor", "Check this installation, and say what is wrong."),
-    "tune": ("cli.commands.tune", "tune", "Find the quickest way to run the engine on this machine, and keep it."),
+    "tune": (
+        "cli.commands.models.tune",
+        "tune",
+        "Find the quickest way to run the engine on this machine, and keep it.",
+    ),
     "bench": ("cli.commands.bench", "bench", "Measure the speed of this machine, and the quality of models."),
     "files": ("cli.commands.files", "files", "Move unused stored files to the trash, and restore them."),
     "db": ("cli.commands.db", "db", "Upgrade the database and show its revision."),
