@@ -82,14 +82,15 @@ def _measured(
     engine = OpenVinoEngine(model, precision, threads, streams=streams, request=request)
     engine.predict(slices[: streams * request])
     rates = [_rate(engine, slices[: CALL * streams * request]) for _ in range(ROUNDS)]
-    return Tuning(streams=streams, threads=threads, request=request, slices_per_second=round(max(rates), 1))
+    return Tuning(streams=streams, threads=threads, request=request, slices_per_second=round(max(rates), 2))
 
 
 def _rate(engine: Engine, slices: NDArray[np.uint8]) -> float:
-    began, count = time.perf_counter(), 0
-    while (seconds := time.perf_counter() - began) < MEASURED_SECONDS:
+    began, count, seconds = time.perf_counter(), 0, 0.0
+    while not count or seconds < MEASURED_SECONDS:
         engine.predict(slices)
         count += len(slices)
+        seconds = time.perf_counter() - began
     return count / seconds
 
 
