@@ -4,9 +4,11 @@ The decoders are imagecodecs' (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH, libjxl)
 and bits: what the data set states decides.
 """
 
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import imagecodecs
@@ -54,6 +56,7 @@ _DECODERS: dict[str, Decode] = {
 }
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 _END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000: libjpeg-turbo and OpenJPH fill up a frame that is cut before it
+_RLE_HEADER = 64
 _PADDING = 16  # bytes at the end of a frame in which its last marker is looked for
 _JPEG_LS_FRAME = 0xF7  # the marker SOF55
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC3, _JPEG_LS_FRAME)
@@ -123,6 +126,7 @@ def _items(pixels: memoryview) -> list[memoryview]:
 
 def _decode(syntax: str, frame: bytes, shape: tuple[int, int], allocated: int) -> NDArray[Any]:
     if syntax == RLELossless:
+        _check_rle(frame, allocated // 8)
         return np.frombuffer(_rle(frame, f"<u{allocated // 8}"), f"<u{allocated // 8}")
     if syntax == _DEFLATED_FRAMES:
         size = shape[0] * shape[1] * allocated // 8
@@ -133,6 +137,17 @@ def _decode(syntax: str, frame: bytes, shape: tuple[int, int], allocated: int) -
     if decode is not _jpeg_xl and _END_OF_IMAGE not in frame[-_PADDING:]:
         raise SliceRejected("truncated", "A compressed frame ends before its pixels.")
     return np.asarray(decode(frame))
+
+
+def _check_rle(frame: bytes, segments: int) -> None:
+    """Check the header of an RLE frame (PS3.5 G.5), which the decoder of imagecodecs 2026.3.6 believes.
+
+    Raises SliceRejected(`malformed`) unless it names so many segments, one after the other, within the frame.
+    """
+    count, *offsets = struct.unpack("<16I", frame[:_RLE_HEADER].ljust(_RLE_HEADER, b"\0"))
+    places = [_RLE_HEADER - 1, *offsets[:segments], len(frame)]
+    if count != segments or any(first >= second for first, second in pairwise(places)):
+        raise SliceRejected("malformed", "The header of an RLE frame is damaged.")
 
 
 def _decoder_for(frame: bytes) -> Decode | None:

@@ -1,6 +1,7 @@
 """Stored values come out of every transfer syntax exactly, whatever a compressed stream says of signs and bits."""
 
 import io
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -321,6 +322,15 @@ def test_compressed_frames_that_do_not_fit_the_header_are_rejected() -> None:
     assert code(compressed([frame], ct_dataset(stored, **states | eight), syntax)) == "pixels"
     assert code(compressed([frame], ct_dataset(stored, **states, NumberOfFrames=2), syntax)) == "pixels"
     assert code(compressed([frame], ct_dataset(stored, **states), f"{BASE}.4.100")) == "unsupported"
+
+
+@pytest.mark.parametrize("header", [(0,), (1, 64), (3, 64, 70, 80), (2, 64, 0), (2, 0, 90), (2, 90, 64)])
+def test_damaged_header_of_rle_is_malformed(header: tuple[int, ...]) -> None:
+    stored, states = picture("12 bits")
+    frame = struct.pack("<16I", *header, *(16 - len(header)) * [0]) + rle(stored.view(np.uint16))[64:]
+    with pytest.raises(SliceRejected, match="header") as rejected:
+        decode(compressed([frame], ct_dataset(stored, **states), f"{BASE}.5"), LIMITS)
+    assert rejected.value.code == "malformed"
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS)
