@@ -8,7 +8,7 @@ from db.database import read_scope, session_scope
 from db.settings import Settings
 from db.timing import stages
 from db.timing.published import publish, sums
-from db.timing.stages import Spent, Stage, timed
+from db.timing.stages import Spent, Stage, shared_time, timed
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +29,14 @@ def test_time_of_failed_work_counts_too() -> None:
         raise ZeroDivisionError
     assert stages.counted()[Stage.ENGINE].seconds == 2.5
     assert sum(stages.counted()[Stage.ENGINE].counts) == 1
+
+
+def test_time_that_two_blocks_share_is_counted_once_and_without_other_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages.time, "process_time", iter((1.0, 3.0, 4.0)).__next__)
+    with shared_time(Stage.ENGINE, 10), shared_time(Stage.ENGINE, 20):
+        stages.add(Stage.RECORD, 0.5)
+    engine = stages.counted()[Stage.ENGINE]
+    assert (engine.seconds, sum(engine.counts)) == (2.5, 30)
 
 
 def test_sums_grow_by_what_each_transaction_publishes(database: Settings) -> None:
