@@ -154,7 +154,7 @@ def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: W
     worker.predict()
     signed_in.locator(".state", has_text="finished").wait_for()
     playwright.expect(signed_in.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "5")
-    assert signed_in.get_by_text("The image ends too early.").first.is_visible()
+    signed_in.locator("#results").get_by_text("The image ends too early.").first.wait_for()
     playwright.expect(signed_in.locator('[role="status"]').first).to_have_text("The job is finished.")
     assert heading.is_visible()  # the page was changed in place, not replaced
     signed_in.locator("#results .outcome-positive").first.wait_for()
