@@ -28,7 +28,7 @@ def count_option(name: str, default: int, purpose: str, least: int = 1) -> Calla
 def bench() -> None:
     """Measure the speed of this machine, and the quality of models. Run nothing else meanwhile.
 
-    pipeline, latency, intake and connections start a ctbatch in a temporary folder.
+    pipeline, latency, intake, connections and scale start a ctbatch in a temporary folder.
     """
 
 

@@ -1,6 +1,7 @@
 """Throughput of 1, 2, 4, ... simulated devices: real workers, PostgreSQL, Redis and S3, each on a host of its own."""
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,7 @@ def run(counts: Sequence[int], rate: float, seconds: float, shown: bool, as_json
     """Measure each number of devices that predict `rate` slices/s each, for about so many seconds, and print it."""
     names = ["postgres", "redis", "s3", "ingest", *(f"device{n}" for n in range(1, max(counts) + 1))]
     measured: list[dict[str, Any]] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, and hosts are removed
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-bench-")))
         hosts = stack.enter_context(network(names))
@@ -71,10 +73,10 @@ def run(counts: Sequence[int], rate: float, seconds: float, shown: bool, as_json
             for number in range(started + 1, count + 1):
                 stack.enter_context(_device(hosts[f"device{number}"], variables, folder))
             started = count
-            say(f"{count} devices")
             _measure(feeder, hosts, stored["files"], count, WARM_UP * count)
             with watched() as disturbance:
                 measured.append(_measure(feeder, hosts, stored["files"], count, _chunks(count, rate, seconds)))
+            say(f"{count} devices: {measured[-1]['slices_per_second']} slices/s; others took {disturbance}")
             raise_if_spoilt(disturbance, shown)
             measured[-1] |= marks(disturbance)
     first = measured[0]["slices_per_second"] / measured[0]["devices"]
