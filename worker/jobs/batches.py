@@ -26,11 +26,15 @@ BATCH_SECONDS = 5.0  # where files are slow to decode: others may have their tur
 
 @dataclass
 class Batch:
-    """The rows that one transaction records, and the arrays of those that were prepared."""
+    """The rows that one transaction records, and the arrays of those that were prepared.
+
+    `is_last`: the upload has no entry after them.
+    """
 
     rows: list[ReadSlice] = field(default_factory=list)
     arrays: list[NDArray[np.uint8]] = field(default_factory=list)
     began: float = 0.0  # with its first entry: before that, decoders may have had to start
+    is_last: bool = False
 
     def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
         """Add an entry: a row for a rejection, or a row and an array for each prepared frame."""
@@ -62,6 +66,7 @@ def batches(read: Iterator[Read]) -> Iterator[Batch]:
             batch = Batch()
             full, seconds = min(full * 2, settings.chunk_slices), min(seconds * 2, BATCH_SECONDS)
     if batch.rows:
+        batch.is_last = True
         yield batch
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -102,9 +102,14 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
 
 
 class End(Enum):
-    """How the reading of an upload ends. `WHOLE`: with its last entry. `GIVEN_BACK`: for now, at the end of a turn."""
+    """How the reading of an upload ends.
+
+    `WHOLE`: with its last entry. `CLOSED`: with it too, and the upload is closed. `GIVEN_BACK`: for now, at the end of
+    a turn.
+    """
 
     WHOLE = auto()
+    CLOSED = auto()
     CANCELLED = auto()
     OVER_BUDGET = auto()
     GIVEN_BACK = auto()
@@ -127,19 +132,25 @@ class Reading:
         return End.OVER_BUDGET if self.budget.is_spent else End.WHOLE
 
     def record(self, batch: Batch, decode_seconds: float) -> bool:
-        """Record a batch with its array, and return whether the job was cancelled meanwhile. Raises StaleClaim."""
+        """Record a batch with its array, and return whether the job was cancelled meanwhile. Raises StaleClaim.
+
+        If it was not, the last batch closes the upload. In a transaction of its own that would hold up the worker that
+        is woken to predict the batch.
+        """
         with timed(Stage.CHUNK_FILE, len(batch.arrays)):
             array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
             storage().sync()
         crash_point("after-array-before-record")
         self.budget.spend(count_failures(batch.rows), decode_seconds)
-        return claimed.patiently(self.heartbeat, partial(self._write, batch.rows, array, decode_seconds))
+        return claimed.patiently(self.heartbeat, partial(self._write, batch, array, decode_seconds))
 
-    def _write(self, rows: Sequence[ReadSlice], array_sha256: str | None, decode_seconds: float) -> bool:
+    def _write(self, batch: Batch, array_sha256: str | None, decode_seconds: float) -> bool:
         with timed(Stage.RECORD, 0), session_scope() as s:
             cancelled = recording.record_read(
-                s, self.claim, self.upload, rows, array_sha256, decode_seconds, count_failures(rows)
+                s, self.claim, self.upload, batch.rows, array_sha256, decode_seconds, count_failures(batch.rows)
             )
+            if batch.is_last and not cancelled:
+                recording.close_upload(s, self.claim, self.upload)
             publish(s)
             return cancelled
 
@@ -162,7 +173,7 @@ def _unpack(reading: Reading) -> None:
 
 
 def _read_rest(reading: Reading, done: set[int]) -> bool:
-    """Read the entries that no earlier turn has recorded. Return False if the upload was given back before its end."""
+    """Read the entries that no earlier turn has recorded. Return whether the upload is still to be closed."""
     end = reading.end()
     entries = _entries(reading, done)
     ahead: deque[Entry] = deque()  # taken for decoding, and not recorded yet
@@ -172,7 +183,7 @@ def _read_rest(reading: Reading, done: set[int]) -> bool:
         _list_rest(reading, chain(ahead, entries), cancelled_row)
     elif end is End.OVER_BUDGET:
         _list_rest(reading, chain(ahead, entries), lambda entry: rejected_row(entry, OVER_BUDGET))
-    return end is not End.GIVEN_BACK
+    return end not in (End.GIVEN_BACK, End.CLOSED)
 
 
 def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> End:
@@ -191,6 +202,8 @@ def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> 
             cancelled = reading.record(batch, used - before)
             while ahead and ahead[0].ordinal <= batch.rows[-1].ordinal:
                 ahead.popleft()
+            if batch.is_last and not cancelled:
+                return End.CLOSED
             if (end := reading.end(cancelled)) is not End.WHOLE:
                 return end
             is_last = batch.rows[-1].ordinal + 1 == reading.upload.entries

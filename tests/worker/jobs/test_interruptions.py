@@ -1,6 +1,6 @@
 """Uploads whose reading is broken off, put off or cancelled, and what the next reading does again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from worker.imaging.archives import archive, tar
 from worker.imaging.archives.compressed import PackedSource
 from worker.imaging.rejections import DecoderUnavailable
 from worker.jobs import ingest, predict
+from worker.jobs.batches import Batch, batches
 
 Entries = Callable[..., dict[str, bytes]]
 View = Callable[[Job], job_view.JobView]
@@ -138,8 +139,14 @@ def test_job_cancelled_after_it_was_broken_off_lists_each_entry_in_one_pass(
 def test_upload_that_is_recorded_whole_is_not_opened_again(
     ann: User, submit: Any, slices: Entries, view: View, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def full_to_the_end(read: Any) -> Iterator[Batch]:
+        for batch in batches(read):
+            batch.is_last = False  # as if it were full: whether an entry follows is not known then
+            yield batch
+
     job = submit(ann, slices(20), kind="tar.gz")
     with monkeypatch.context() as patch:
+        patch.setattr(ingest, "batches", full_to_the_end)
         patch.setattr(ingest.recording, "close_upload", lambda *_: lose())
         assert ingest.unpack_next("w")
     let_leases_end(Upload)
