@@ -33,12 +33,12 @@ def package_for_peers(package: Path | None) -> Path:
 
 
 def _make() -> Path:
-    """Train a network of the same size for a minute on phantoms. How fast it predicts does not depend on weights."""
+    """Train a network of the same size briefly on phantoms. How fast it predicts does not depend on its weights."""
     check_installed()
     from training.config import ALL, STEADY_RULE, Augment, Config, Stage
     from training.demo.model import Plan, make_demo_package
 
-    say(f"making a model package in {MADE}; `make demo-model` would leave the demo model's in {DEMO}")
+    say(f"making a model package in {MADE}, which takes some minutes; `make demo-model` would make {DEMO}")
     small = Stage(name="small", unfreeze=ALL, epochs=3, size=64, rate=1e-3)
     head = Stage(name="head", unfreeze=0, epochs=20, copies=1, rate=1e-3)
     plan = Plan(
