@@ -16,6 +16,7 @@ from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationView, result_of
 from db.evaluation.gate import PENDING, gate_of, request_gate
 from db.evaluation.rule import REFUSED
+from db.installation import claim_storage
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, Work
 from db.registry import champions
 from db.settings import Settings
@@ -43,7 +44,9 @@ def add_version(settings: Settings) -> AddVersion:
 
 @pytest.fixture
 def dataset(settings: Settings) -> Dataset:
-    """Twelve groups of five slices; the engine is wrong on one slice of each."""
+    """Twelve groups of five slices; the engine is wrong on one slice of each. The storage is this database's."""
+    with session_scope() as s:
+        claim_storage(s)
     return add_dataset(wrong=1)
 
 
