@@ -326,6 +326,8 @@ def scale(sizes: str, rows: int, tiny: bool, plot: Path | None, even_if_disturbe
     Prints milliseconds a slice from submission to the end, the largest memory of a process of each role (PSS and RSS,
     looked at once a second), and the median time of each query of the API.
     """
+    if plot is not None:
+        check_installed()
     from cli.benchmarks.many.growth import run
 
     run([int(size) for size in sizes.split(",")], rows, tiny, plot, even_if_disturbed, as_json)

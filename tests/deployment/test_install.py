@@ -16,7 +16,7 @@ from training.launch.installed import LIBRARIES
 PROJECT = Path(__file__).parents[2]
 LOCKS = PROJECT / ".lock"
 DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-WITH_TRAINING = ("training", "worker/engines/keras.py")
+WITH_TRAINING = ("training", "worker/engines/keras.py", "cli/benchmarks/many/plot.py")
 PEERS_IN = "cli/benchmarks/peers/"  # each runs in an environment of its own
 OURS = {"db", "worker", "training", "web", "cli"}
 
