@@ -46,7 +46,7 @@ class OtherRevision(Exception):
 def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
     """Return a new engine for the settings' database, with the options that the ledger relies on.
 
-    `migrating`: a statement may take as long as it needs, and a connection that is closed is not kept.
+    `migrating`: statements have no time limit, and the pool does not keep closed connections.
     """
     url = settings.database
     if migrating and not url.startswith("sqlite"):

@@ -16,27 +16,27 @@ OF_ARCHIVES = {
     "truncated_archive": "The archive has no end: it was cut off, or it is not an archive. Copy or pack it again.",
     "trailing_data": "The archive is followed by bytes that do not belong to it. Pack the files again.",
     "unsupported_archive": "This kind of archive is not read; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.",
-    "no_images": "There is no file in it that could be an image. Send PNG, JPEG, TIFF, BMP, DICOM or NIfTI files.",
+    "no_images": "The archive holds no file that could be an image. Send PNG, JPEG, TIFF, BMP, DICOM or NIfTI files.",
 }
 """A whole archive: nothing of it is taken. An archive can be `too_large_unpacked` too."""
 
 SET_APART = {
     "localizer": "This is a localiser (scout), not a slice.",
-    "not_axial": "The slice is coronal, sagittal or oblique; the model knows axial slices.",
+    "not_axial": "The slice is coronal, sagittal or oblique. The model was trained on axial slices only.",
     "capture": "This is a captured screen or a report, not a slice.",
-    "not_chest": "Its header names another part of the body than the chest.",
+    "not_chest": "The header names a part of the body that is not the chest.",
     "bolus_tracking": "This slice was taken to time the contrast agent. It is not part of the scan.",
 }
 """A DICOM file that is CT but not an axial slice of the chest. Each is a rule of `CTBATCH_SET_APART`."""
 
 OF_FILES = SET_APART | {
-    "too_large_unpacked": "Unpacked, it is larger than is accepted.",
+    "too_large_unpacked": "After unpacking, it is larger than the limit.",
     "size_mismatch": "The file is not as long as the archive says. Pack it again.",
     "corrupt": "The file's bytes are damaged. Export or copy it again.",
     "not_regular": "This is a link or a device, not a file. Send the file itself.",
     "nested": (
-        "This is an archive or compressed file that is not looked into: archives are read one level deep, and by names"
-        " such as .zip or .tar.gz. Send its contents instead."
+        "This archive or compressed file was not unpacked. An archive inside an archive is read one level deep, and"
+        " only if its name ends in .zip, .tar.gz or the like. Send its contents instead."
     ),
     "unsupported": "This variant of the format is not read.",
     "empty": "The file is empty. Export or copy it again.",
@@ -79,32 +79,35 @@ OF_UPLOADS = {
 """An upload that was accepted but could not be unpacked."""
 
 OF_DATASETS = {
-    "no_label": "Neither a folder nor the CSV states its class. Add it to the CSV, or move it to a class folder.",
-    "burned_in": "Text is burned into its pixels, as its header states; a network might learn to read it.",
+    "no_label": (
+        "Neither a folder nor the CSV states the class of the file. Add the file to the CSV, or move it to a class"
+        " folder."
+    ),
+    "burned_in": "The header states that text is burned into the pixels. A network might learn from this text.",
 }
 """A file that is left out of a dataset. It can also have any reason of a file."""
 
 SLICE_NOTES = {
     "no_preamble": "The file has no DICOM preamble or states no transfer syntax.",
-    "other_vr": "The data set is not encoded as the file states: with the types of its elements, or without them.",
+    "other_vr": "The data set states the types of its elements, but the file says that it does not, or the reverse.",
     "no_vr": "An element states no type.",
-    "stray_delimiter": "An item or a delimiter stands outside of a sequence.",
+    "stray_delimiter": "An item or a delimiter lies outside of a sequence. It was skipped.",
     "bad_charset": "The character set is not known. Text may be wrong.",
     "decimal_comma": "Numbers have a decimal comma.",
     "no_frames": "The number of frames is 0 or empty. It was taken as 1.",
     "compressed": "The pixels are compressed, but the file states that they are not.",
-    "long_pixels": "There are more pixel data than the size of the slice needs.",
+    "long_pixels": "The file holds more pixel data than the slice needs.",
     "trailing_bytes": "Bytes follow the data set.",
-    "overlay_bits": "Bits that do not belong to the pixels are set, as overlays are. They were left out.",
-    "sign_extended": "Negative values were stored without their sign in the unused bits. It was added.",
+    "overlay_bits": "Bits outside of the pixel values are set, for example by an overlay. They were ignored.",
+    "sign_extended": "The unused bits of negative values do not repeat the sign. The values were read as negative.",
     "no_rescale_type": "The rescale type is missing. The values were taken as Hounsfield units.",
-    "rescale_type_us": "The rescale type is unspecified (US). The rescale is that of CT, so it was taken as one.",
-    "rescale_type_name": "The rescale type is an unusual name of Hounsfield units.",
+    "rescale_type_us": "The rescale type is US. Slope and intercept are those of CT, so Hounsfield units were assumed.",
+    "rescale_type_name": "The rescale type is an unusual name for Hounsfield units.",
     "lossy": "The pixels were compressed with loss.",
     "long_uid": "A UID is longer than 64 characters.",
     "burned_in": "Text is burned into the pixels, as the header states.",
-    "hu_1024": "The greys of 16 bits were taken as HU + 1024.",
-    "hu_32768": "The greys of 16 bits were taken as HU + 32768.",
+    "hu_1024": "The 16-bit grey values were read as HU + 1024.",
+    "hu_32768": "The 16-bit grey values were read as HU + 32768.",
 }
 """What was odd about a slice that was read all the same."""
 
@@ -136,5 +139,5 @@ OF_FINDINGS = {
 
 
 def explain(code: str | None) -> str:
-    """Return the sentence of a reason code; other text as it is."""
+    """Return the sentence of a reason code. Return any other text with spaces in place of underscores."""
     return (REASONS | OF_FINDINGS).get(code or "", (code or "").replace("_", " "))

@@ -1,4 +1,4 @@
-"""`ctbatch bench`: measures the speed of this machine and the quality of models, each beside a yardstick."""
+"""`ctbatch bench`: measures the speed of this machine and the quality of models, each compared with a reference."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,8 @@ def pipeline(path: Path | None, slices: int, package: Path | None, even_if_distu
 
     PATH is a folder or an archive of slices  [default: synthetic slices]. The whole job is all that `ctbatch submit
     --wait` does: send, check, unpack, decode, predict and record. The speed is compared with that of the engine
-    alone, on the same slices, prepared and in memory. Prints the core-milliseconds a slice by stage, too.
+    alone on the same slices, which are prepared and in memory. Also prints the core-milliseconds that each stage takes
+    for a slice.
     """
     from cli.benchmarks.job_throughput import run
 
@@ -54,17 +55,18 @@ def pipeline(path: Path | None, slices: int, package: Path | None, even_if_distu
 @click.argument("path", required=False, type=FOLDER)
 @count_option("--slices", 300, "Classify this many slices.")
 @click.option("--package", type=FOLDER, help="Predict with this model package  [default: .build/demo-package]")
-@click.option("--peer", "names", multiple=True, help="Measure this peer, as bentoml-int8; repeatable  [default: all]")
+@click.option("--peer", "names", multiple=True, help="Measure this peer. Repeat it for more.  [default: all]")
 @even_if_disturbed
 @json_option
 def peers(
     path: Path | None, slices: int, package: Path | None, names: tuple[str, ...], even_if_disturbed: bool, as_json: bool
 ) -> None:
-    """Compare ctbatch with what people would use instead.
+    """Compare ctbatch with other systems that do the same, its peers.
 
-    PATH is a folder of slices  [default: synthetic slices]. `make peers` installs the peers first. Each predicts the
-    same slices by the same weights, and writes the same rows into SQLite. The time is that of a warm system, from the
-    first byte read to the last row; ctbatch is measured before and after the others.
+    PATH is a folder of slices  [default: synthetic slices]. Install the peers with `make peers` first. Each peer
+    predicts the same slices with the same weights, and writes the same rows into SQLite. Each system loads its model
+    before its time starts. The time runs from the first byte read to the last row written. ctbatch is measured before
+    and after the others.
     """
     from cli.benchmarks.peers.catalogue import PEERS
     from cli.benchmarks.peers.run import run
@@ -91,14 +93,14 @@ def latency(jobs: int, package: Path | None, even_if_disturbed: bool, as_json: b
 
 @bench.command(name="small-jobs")
 @count_option("--jobs", 200, "Submit this many jobs, one by one.")
-@count_option("--slices", 10, "Put this many slices into each.")
+@count_option("--slices", 10, "Put this many slices into each small job.")
 @SERVER_PACKAGE
 @even_if_disturbed
 @json_option
 def small_jobs(jobs: int, slices: int, package: Path | None, even_if_disturbed: bool, as_json: bool) -> None:
     """Compare many small jobs with one large job.
 
-    Prints the time to predict all small jobs, and one job with as many slices as all of them together.
+    Prints the time to predict all small jobs, and the time to predict one job with the same number of slices.
     """
     from cli.benchmarks.small_jobs import run
 
@@ -112,7 +114,7 @@ def small_jobs(jobs: int, slices: int, package: Path | None, even_if_disturbed: 
 def intake(slices: int, package: Path | None, as_json: bool) -> None:
     """Measure time and memory of unpacking a large archive.
 
-    Prints the peak memory of each process in MiB. The job is cancelled once all is unpacked.
+    Prints the peak memory of each process in MiB. The job is cancelled when everything is unpacked.
     """
     from cli.benchmarks.ingest import run
 
@@ -136,14 +138,14 @@ def decoding(slices: int, as_json: bool) -> None:
 @bench.command()
 @click.argument("path", required=False, type=FOLDER)
 @count_option("--slices", 500, "Prepare this many slices.")
-@count_option("--rounds", 3, "Prepare them this many times, and print the cheapest.")
+@count_option("--rounds", 3, "Prepare them this many times, and print the lowest time.")
 @json_option
 def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> None:
     """Measure the processor time to prepare a slice.
 
-    PATH is a folder of slices  [default: synthetic PNG of 400 × 300 and JPEG of 512 × 512 pixels]. Prints
-    core-milliseconds a slice from the archive's bytes to prepared chunks and their rows: of receiving the archive, of
-    the ingest process, and of its decoders. No engine runs.
+    PATH is a folder of slices  [default: synthetic PNG of 400 × 300 and JPEG of 512 × 512 pixels]. Preparing
+    begins with the bytes of the archive and ends with prepared chunks and their rows. Prints the core-milliseconds for
+    a slice of three parts: receiving the archive, the ingest process, and its decoders. No engine runs.
     """
     from cli.benchmarks.preparing import run
 
@@ -151,17 +153,17 @@ def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> Non
 
 
 @bench.command()
-@count_option("--pages", 50, "Ask for this many pages, one by one, each over a connection of its own.")
+@count_option("--pages", 50, "Ask for this many pages, one by one, each over its own connection.")
 @count_option("--idle", 64, "Hold this many connections open: half send nothing, half begin a request.", least=0)
 @count_option("--uploads", 16, "Upload this many files at once, at 2 Mbit/s each.", least=0)
-@count_option("--readers", 16, "Let this many clients ask for a long answer and hardly read it.", least=0)
+@count_option("--readers", 16, "Let this many clients ask for a long answer and read it very slowly.", least=0)
 @SERVER_PACKAGE
 @json_option
 def connections(pages: int, idle: int, uploads: int, readers: int, package: Path | None, as_json: bool) -> None:
     """Measure the time to a page while other clients are slow.
 
-    Prints the worst time, with and without the slow clients: of `ctbatch up`, of it behind the proxy of
-    docker-compose.yml if nginx is installed, and of gunicorn's own threads with the same application.
+    Prints the longest time, with and without the slow clients. Measures `ctbatch up`, and gunicorn's own threads with
+    the same application. If nginx is installed, also measures `ctbatch up` behind the proxy of docker-compose.yml.
     """
     from cli.benchmarks.connections import run
 
@@ -188,14 +190,14 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 @bench.command()
 @click.option("--database", "url", help="Use this empty database, e.g. postgresql://…  [default: SQLite]")
 @count_option("--workers", 8, "Claim and record in this many processes.")
-@count_option("--jobs", 200, "Submit this many jobs of two slices at a time, of two owners in turn.")
+@count_option("--jobs", 200, "Submit this many jobs at a time. Each has two slices; two owners alternate.")
 @count_option("--seconds", 60, "Submit again until this many seconds have passed.")
 @json_option
 def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool) -> None:
     """Measure how many slices/s workers claim and record.
 
     No file is read and no engine runs: this measures the database alone. Prints the number of deadlocks that PostgreSQL
-    has counted, and the errors of transactions that it broke off.
+    has counted, and the errors of transactions that it aborted.
     """
     from cli.benchmarks.claims import run
 
@@ -209,8 +211,8 @@ def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool
 def fitting(dataset: str, as_json: bool, **options: Any) -> None:
     """Train on a DATASET of CTBATCH_HOME in this process.
 
-    Prints slices/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but makes no
-    package. Uses the device and the backend that Keras is set to, so it can measure a GPU. Keeps only the split.
+    Prints slices/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but does not make a
+    package: only the split is kept. Uses the device and the backend that Keras is set to, so it can measure a GPU.
     """
     check_installed()
     from cli.benchmarks.training.in_process import run
@@ -226,8 +228,8 @@ def fitting(dataset: str, as_json: bool, **options: Any) -> None:
 def real_training(path: Path, home: Path | None, as_json: bool, **options: Any) -> None:
     """Train on labelled slices from beginning to end.
 
-    Prints the metrics on unseen groups. PATH is as for `ctbatch datasets create --from`. With the preset scratch this
-    takes an hour or more.
+    Prints the metrics on unseen groups. PATH is what `ctbatch datasets create --from` accepts. With the preset scratch
+    this takes an hour or more.
     """
     check_installed()
     from cli.benchmarks.training.end_to_end import NAME, run
@@ -257,9 +259,9 @@ def precision(path: Path, package: Path, as_json: bool) -> None:
 def ood(path: Path, package: Path, as_json: bool) -> None:
     """Measure the share of pictures flagged as out of distribution.
 
-    PATH is a folder of slices like those that the model was trained on. Use slices that it has not seen, if
-    possible. The other pictures are made from them (other windows, inverted, upside down) or are photographs, noise and
-    MR.
+    PATH is a folder of slices like those that the model was trained on. If possible, use slices that it has not seen.
+    They are compared with other pictures. Some of these are made from the slices (other windows, inverted, upside
+    down), and the others are photographs, noise and MR.
     """
     from cli.benchmarks.ood import run
 
@@ -271,21 +273,21 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
     "--devices",
     default="1,2,4,8",
     show_default=True,
-    help="Measure these numbers of devices, each a host.",
+    help="Measure with each of these numbers of devices. Each device is a host.",
 )
 @click.option(
     "--rate", type=click.FloatRange(1), default=500, show_default=True, help="Slices/s that a device predicts."
 )
-@count_option("--seconds", 15, "Give each number of devices the work of about so many seconds.")
+@count_option("--seconds", 15, "Measure each number of devices for about this many seconds.")
 @even_if_disturbed
 @json_option
 def hosts(devices: str, rate: float, seconds: int, even_if_disturbed: bool, as_json: bool) -> None:
     """Measure the slices/s of many machines, which are simulated.
 
     PostgreSQL, Redis, an S3 server, ingest and each inference worker run in a network namespace of their own, so this
-    needs root. A device takes its time for a slice, and computes nothing. Slices are not decoded: their chunks are
-    prepared before the clock starts. Prints core-milliseconds a slice of each kind of host, because all hosts share the
-    cores of this machine. Needs `pip install 'ctbatch[bench]'`.
+    needs root. A simulated device only waits, and computes nothing. Slices are not decoded, because their chunks are
+    prepared before the time starts. All hosts share the cores of this machine, so the core-milliseconds that each kind
+    of host takes for a slice are printed too. Needs `pip install 'ctbatch[bench]'`.
     """
     from cli.benchmarks.many.devices import run
 
@@ -294,9 +296,9 @@ def hosts(devices: str, rate: float, seconds: int, even_if_disturbed: bool, as_j
 
 @bench.command()
 @click.option("--database", "url", help="Use this empty database, e.g. postgresql://…  [default: SQLite]")
-@click.option("--postgres", is_flag=True, help="Start a PostgreSQL for this; its programs must be installed.")
+@click.option("--postgres", is_flag=True, help="Start a PostgreSQL server for this. It must be installed.")
 @count_option("--slices", 50_000, "Record this many slices in all.")
-@count_option("--processes", 2, "Record in this many processes, a job in each.")
+@count_option("--processes", 2, "Record in this many processes, one job in each.")
 @even_if_disturbed
 @json_option
 def ledger(
@@ -304,9 +306,9 @@ def ledger(
 ) -> None:
     """Measure how many slices/s the database records.
 
-    Slices are recorded in chunks of 128 as they are by ingest and inference workers. No file is read and no engine
-    runs. `read` and `predicted` are the two recordings, `closed` the settling of patients and series, and `whole` all
-    three one after the other.
+    Slices are recorded in chunks of 128, in the way of ingest and inference workers. No file is read and no engine
+    runs. Prints four speeds. `read` is that of recording slices, and `predicted` that of recording predictions.
+    `closed` is that of deciding on patients and series at the end of a job. `whole` is that of all three together.
     """
     from cli.benchmarks.many.ledger import run
 
@@ -314,17 +316,19 @@ def ledger(
 
 
 @bench.command()
-@click.option("--sizes", default="1000,10000,100000", show_default=True, help="Classify jobs of so many slices.")
-@count_option("--rows", 1_000_000, "Copy results to so many rows, and ask for these; 0: do not.", least=0)
-@click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no network, so that the rest shows.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this PNG; needs training.")
+@click.option(
+    "--sizes", default="1000,10000,100000", show_default=True, help="Classify jobs of these numbers of slices."
+)
+@count_option("--rows", 1_000_000, "Copy the results into this many rows, and query these; 0 skips this.", least=0)
+@click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no network, to measure the rest.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Plot into this PNG; needs training.")
 @even_if_disturbed
 @json_option
 def scale(sizes: str, rows: int, tiny: bool, plot: Path | None, even_if_disturbed: bool, as_json: bool) -> None:
     """Measure what grows with the number of slices.
 
-    Prints milliseconds a slice from submission to the end, the largest memory of a process of each role (PSS and RSS,
-    looked at once a second), and the median time of each query of the API.
+    Prints three things: the milliseconds for a slice from submission to the end; the largest memory of a process of
+    each role (PSS and RSS, measured once a second); and the median time of each query of the API.
     """
     if plot is not None:
         check_installed()

@@ -35,9 +35,9 @@ def datasets() -> None:
     type=click.Choice(["headers", "folders"]),
     default="headers",
     show_default=True,
-    help="Group DICOM slices by the patient of their headers, or by folders first.",
+    help="Group DICOM slices first by the patient in their headers, or first by folders.",
 )
-@click.option("--no-wait", is_flag=True, help="Return at once  [default: wait until the dataset is built]")
+@click.option("--no-wait", is_flag=True, help="Do not wait for the dataset  [default: wait until it is built]")
 @json_option
 def create(
     name: str,
@@ -64,8 +64,8 @@ def create(
     With --from LABELS.csv alone, files are looked up next to that CSV.
 
     Patients come from the CSV, else from DICOM headers, else from folders: COVID/patient1 or patient1/COVID. The report
-    warns if headers do not keep patients apart: --groups folders then takes folders first. A source is a hospital or a
-    scanner. A model's metrics are reported for each source.
+    warns if headers do not distinguish the patients. In that case use --groups folders, which takes folders before
+    headers. A source is a hospital or a scanner. A model's metrics are reported for each source.
     """
     sources, labels = _labels_among([*paths, *more], labels)
     if bool(sources) == bool(jobs):

@@ -36,10 +36,10 @@ SEED = 7
 @insecure_option
 @home_option
 def demo(exit_after: bool, train: bool, host: str | None, port: int | None, insecure: bool) -> None:
-    """Show the main job on this machine: start everything, promote the demo model, classify a demo archive.
+    """Start everything on this machine, promote the demo model and classify a demo archive.
 
-    The demo model learned from synthetic phantoms and knows nothing about patients. If there is a champion already, it
-    is used instead. Exit code 0 only if every slice of the archive has its outcome.
+    The demo model learned from synthetic phantoms and knows nothing about patients. If there is already a champion, the
+    job uses the champion. The exit code is 0 only if every slice of the archive has its outcome.
     """
     signal.signal(signal.SIGTERM, _stop)
     settings = get_settings()

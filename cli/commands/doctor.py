@@ -40,11 +40,11 @@ class Finding:
 
 
 @click.command()
-@click.option("--tune", is_flag=True, help="Tune the champion's engine first if that was not done on this machine.")
+@click.option("--tune", is_flag=True, help="Tune the champion's engine first, if it was not tuned on this machine yet.")
 @home_option
 @json_option
 def doctor(tune: bool, as_json: bool) -> None:
-    """Check this installation, from Python and the home to the server, and say what is wrong and what to do.
+    """Check this installation, from Python to the server. Print what is wrong, and what to do.
 
     Changes nothing without --tune. Exit code 4 if a check fails.
     """

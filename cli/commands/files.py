@@ -21,7 +21,8 @@ def files() -> None:
 def reap(yes: bool, as_json: bool) -> None:
     """Move files that the database does not refer to into the trash, and delete old files from the trash.
 
-    The sweeper does the same every hour. Very many unused files may mean a wrong database: check it before --yes.
+    The sweeper does the same every hour. If very many files are unused, the database may be the wrong one. Check it
+    before you use --yes.
     """
     from dataclasses import asdict
 
@@ -54,7 +55,7 @@ def restore(as_json: bool) -> None:
 def adopt() -> None:
     """Mark the storage as this database's.
 
-    Needed once after another database has replaced the old one. Until then no file is removed.
+    Run this once after you replaced the database by another one. Before that, ctbatch removes no files.
     """
     from db.installation import adopt_storage
 

@@ -69,9 +69,9 @@ def list_findings(
     "names",
     multiple=True,
     metavar="RULE",
-    help=f"Try only this rule; repeat for several  [{', '.join(RULES)}]",
+    help=f"Try only this rule. Repeat it for more.  [{', '.join(RULES)}]",
 )
-@click.option("--seed", type=ROW_ID, default=7, show_default=True, help="Deal the groups into folds by this seed.")
+@click.option("--seed", type=ROW_ID, default=7, show_default=True, help="Random seed of the folds.")
 @json_option
 def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json: bool) -> None:
     """Choose the rule of findings, its k and its threshold for VERSION, and keep them with it.
@@ -83,9 +83,9 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
     noisy-or: the probability that at least one slice is COVID,
       if slices were independent
 
-    The groups (patients) of DATASET are dealt into folds. Inner folds choose, and the outer folds, which had no part in
-    the choice, give the printed estimate. Slices that were used in making VERSION are refused. Jobs that are pinned to
-    VERSION use the rule from then on; findings that are there stay.
+    The command uses nested cross-validation on the groups (patients) of DATASET. The inner folds choose the rule. The
+    outer folds, which had no part in the choice, give the estimate that is printed. A DATASET with slices that made
+    VERSION is refused. From then on, jobs that use VERSION make findings by the rule. Existing findings do not change.
     """
     from training.evaluation.tune_findings import CannotTune, candidates  # loads the libraries that compute
     from training.evaluation.tune_version import check_dataset, tune_version

@@ -22,7 +22,7 @@ PRIORITY = click.IntRange(-10, 10)
     type=PRIORITY,
     default=0,
     show_default=True,
-    help="Jobs of higher priority go first. Above 0 for admins only.",
+    help="Jobs with a higher priority run first. Only admins may use a priority above 0.",
 )
 @click.option("--wait", is_flag=True, help="Wait until the job has ended. The exit code says how it ended.")
 @strict_option

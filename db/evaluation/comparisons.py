@@ -72,7 +72,7 @@ def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dat
 
 
 def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = True) -> list[Evaluation]:
-    """Return the evaluations of both, as `evaluations.request` does. Raises EvaluationError."""
+    """Return the evaluations of both model versions, made by `evaluations.request`. Raises EvaluationError."""
     return [
         evaluations.request(
             s,

@@ -81,7 +81,7 @@ def version_page(s: Session, version: ModelVersion) -> VersionPage:
 
 
 def version_checks(s: Session, version: ModelVersion) -> VersionChecks:
-    """Return how a version stands now."""
+    """Return the champion, the gate and the evaluations that the page of a version shows now."""
     champion = champions.champion(s)
     own = evaluations.of_version(s, version)
     theirs = evaluations.of_version(s, champion) if champion and champion.id != version.id else []

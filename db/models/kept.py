@@ -11,7 +11,7 @@ class Kept(BaseModel):
     model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields that were given, as the column keeps them."""
+        """Return the fields that were given, in the form in which the column stores them."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def as_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ END = b"\0" * (2 * BLOCK)
 
 
 def tar_member(name: str, size: int, content: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the bytes of a regular file in a TAR; `content` has to have `size` bytes."""
+    """Yield the bytes of a regular file in a TAR. `content` must have `size` bytes."""
     yield _header(name, size)
     yield from content
     yield b"\0" * _padding(size)

@@ -37,7 +37,7 @@ def shrink(pixels: Pixels, size: int) -> Pixels:
 
 
 def steps_of(count: int, stage: Stage) -> int:
-    """Return the batches of an epoch. The last one is filled up, since another size would be compiled anew."""
+    """Return the number of batches in an epoch. The last batch is filled up: another size would be compiled anew."""
     return -(-count // stage.batch)
 
 

@@ -71,7 +71,7 @@ class EngineComparison:
 
     @property
     def flipped(self) -> int:
-        """How many verdicts changed."""
+        """Return the number of verdicts that changed."""
         return self.to_covid + self.to_non_covid
 
     @property

@@ -91,7 +91,7 @@ def part_path(part: FileStorage) -> Path:
 
 
 def publish(parts: list[FileStorage]) -> None:
-    """Keep the files of these parts."""
+    """Move the temporary files of these parts into storage."""
     for part in parts:
         _stream(part).publish()
 

@@ -33,7 +33,7 @@ def install(app: Flask) -> None:
 
 
 def add_headers(response: Response) -> Response:
-    """Set the headers that are not set yet. Nothing but static files is kept by a browser: it may show patients."""
+    """Set the headers that are not set yet. A browser stores only static files, because pages may show patients."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     if is_secure():

@@ -23,11 +23,11 @@ def tokens() -> None:
 
 @tokens.command()
 @click.argument("user_name", metavar="USER")
-@click.option("--label", default="", help="Say what the token is for  [default: command line]")
+@click.option("--label", default="", help="State the purpose of the token  [default: command line]")
 @click.option("--days", type=LIFE, help="End the token after this number of days  [default: never]")
 @json_option
 def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
-    """Make a token for USER and print it. It is shown this once: the database keeps only its hash."""
+    """Make a token for USER and print it. It is shown only once, because the database keeps only its hash."""
     if days is not None and math.isnan(days):
         raise UsageError("--days is not a number")
     with writing() as session:

@@ -30,10 +30,13 @@ def users() -> None:
 @users.command()
 @click.argument("name")
 @click.option("--admin", is_flag=True, help="Let the user see every job and promote models.")
-@click.option("--no-password", is_flag=True, help="Let the account sign in by token only, as programs do.")
+@click.option("--no-password", is_flag=True, help="Make an account for a program, which signs in only with a token.")
 @json_option
 def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:
-    """Add the user NAME. The password is asked for; if stdin is not a terminal, it is its first line."""
+    """Add the user NAME, and ask for the password.
+
+    If stdin is not a terminal, its first line is the password.
+    """
     password = None if no_password else _new_password()
     with refusals(), writing() as session:
         view = _view(accounts.create_user(session, name, password, is_admin=admin))
@@ -54,7 +57,7 @@ def list_users(as_json: bool) -> None:
 def password(name: str) -> None:
     """Set the password of the user NAME. Their sessions, tokens and sign-in links end.
 
-    The password is asked for; if stdin is not a terminal, it is its first line.
+    Asks for the password. If stdin is not a terminal, its first line is the password.
     """
     with reading() as session:
         existing_user(session, name)

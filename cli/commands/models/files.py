@@ -23,7 +23,7 @@ from db.storage import FileDamaged, FileMissing
 def export(version: str, file: Path, with_slices: bool, as_json: bool) -> None:
     """Write VERSION to FILE, a TAR of package.json and the other files. Each export gives the same bytes.
 
-    The report and the figures that show slices of the dataset are left out, unless you ask for them.
+    The report and the figures that show slices of the dataset are left out, unless you add --with-slices.
     """
     if file.exists():
         raise UsageError(f"{file} exists already; name another file")
@@ -48,10 +48,11 @@ def export(version: str, file: Path, with_slices: bool, as_json: bool) -> None:
 def import_file(file: Path, as_json: bool) -> None:
     """Register the model version in FILE, which `ctbatch models export` wrote.
 
-    Every hash is checked first. A FILE that is damaged, not an export, made for another recipe or able to run code of
-    its own is refused. The version gets the next number of its name here. A second import gives the same version.
+    Every hash is checked first. FILE is refused if it is damaged, is not an export, was made for another recipe, or
+    could run code. The version gets the next number of its name here. If you import the same FILE again, you get the
+    same version.
 
-    It is not promoted. `ctbatch models check` says whether it may be used here.
+    The version is not promoted. `ctbatch models check` says whether it may be used here.
     """
     from worker.hdf5 import check_weights
     from worker.imaging.recipe import RECIPE

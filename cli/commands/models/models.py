@@ -103,7 +103,8 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     An imported VERSION is tried on this machine first, if no machine has loaded it: its network must load and return
     finite numbers. Nothing overrides a trial that failed.
 
-    A version that passed needs no reason. A refused one needs --force and --reason, all others --reason. The metrics,
+    A version that passed does not need a reason. A refused one needs --force and --reason, all others --reason. The
+    metrics,
     the reason, the time and the user are kept. Exit code 1 if VERSION was not promoted.
 
     `demo` is the demo model that ships with ctbatch. If there is no champion, it needs no reason.

@@ -16,9 +16,9 @@ from cli.output import print_json, say
 def tune(package: Path | None, as_json: bool) -> None:
     """Find the quickest way to run the engine on this machine, and keep it.
 
-    Takes half a minute at most. Run nothing else meanwhile. Tries how many slices are computed side by side, and how
-    many at a time. The result holds for this processor and this model, and workers use it when they next load the
-    model. Only OpenVINO's engines are tuned. See `ctbatch doctor` for what was found.
+    Takes half a minute at most. Run nothing else meanwhile. Tries different numbers of parallel requests, and of slices
+    in each request. The result is valid for this processor and this model, and workers use it when they next load the
+    model. Only OpenVINO's engines are tuned. `ctbatch doctor` shows the result.
     """
     if not as_json:
         say("tuning the engine; this takes half a minute at most")

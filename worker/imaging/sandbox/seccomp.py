@@ -121,8 +121,10 @@ def forbid_effects() -> str | None:
 
 
 def limit_resources(memory_bytes: int) -> None:
-    """Bound address space to what `grant_memory` may allow; no file may grow, no core be dumped, no process be forked,
-    few files be opened."""
+    """Limit the address space to what `grant_memory` may allow, and the number of open files.
+
+    The process cannot make a file larger, dump its core or fork.
+    """
     for what, most in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_FSIZE, 0),
