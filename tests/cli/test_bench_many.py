@@ -26,8 +26,8 @@ def measured(*words: str) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark changes the environment of its process."""
-    for name in ("CTBATCH_HOME", "DATABASE_URL"):
-        monkeypatch.setenv(name, "")
+    for name, value in (("CTBATCH_HOME", ""), ("DATABASE_URL", ""), ("CTBATCH_ENGINE", "auto")):
+        monkeypatch.setenv(name, value)
 
 
 def test_ledger_states_the_speed_of_each_recording() -> None:

@@ -17,6 +17,7 @@ from cli.benchmarks.slices import write_phantoms, write_tiny
 from cli.benchmarks.watch.others import marks, own_processes, raise_if_spoilt, watched
 from cli.output import print_report, say
 from db.ledger.results import Sort
+from db.settings import get_settings
 from worker.engines.processor import read_processor
 
 WARM_UP = 16  # slices of a first job, which loads the engine
@@ -32,6 +33,7 @@ def run(sizes: Sequence[int], rows: int, tiny: bool, plot: Path | None, shown: b
     """
     if tiny:
         os.environ["CTBATCH_ENGINE"] = "fake"
+        get_settings.cache_clear()
     measured: dict[int, dict[str, Any]] = {}
     queries: dict[int, dict[str, float]] = {}
     with ExitStack() as stack:
