@@ -86,4 +86,4 @@ def _paths(folder: Path, after: str) -> Iterator[Path]:
     """Yield the files whose names are greater, in order. Only one part in 256 of the folder is listed at a time."""
     for prefix in _PREFIXES:
         if prefix >= after[:2]:
-            yield from sorted(path for path in (folder / prefix).glob("*/*") if path.name > after)
+            yield from sorted(path for path in (folder / prefix).glob("*") if path.name > after)
