@@ -308,7 +308,7 @@ def ledger(
 
     Slices are recorded in chunks of 128, in the way of ingest and inference workers. No file is read and no engine
     runs. Prints four speeds. `read` is that of recording slices, and `predicted` that of recording predictions.
-    `closed` is that of deciding on patients and series at the end of a job. `whole` is that of all three together.
+    `closed` is that of deciding on patients and series after the reading. `whole` is that of all three together.
     """
     from cli.benchmarks.many.ledger import run
 
