@@ -17,6 +17,7 @@ from cli.commands.models.models import models
 from db import database, migrate
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
+from db.installation import claim_storage
 from db.metrics import Difference
 from db.models import Dataset, Evaluation, ModelVersion, Work
 from db.registry import champions
@@ -94,7 +95,7 @@ def test_promote_evaluates_both_versions_and_prints_the_comparison(run: Run, add
     assert result.exit_code == 0, result.stderr
     assert "on the test part of site/1: 30 slices, 6 groups; both measured by fake" in result.stderr
     assert rows(result.stdout)["metric"] == ["new/1", "old/1", "difference", "95 %", ""]
-    assert rows(result.stdout)["sensitivity"] == ["1.000", "1.000", "+0.000", "+0.000 to +0.000", Difference.NONE]
+    assert rows(result.stdout)["sensitivity"] == ["1.000", "1.000", "+0.000", "−1.000 to +1.000", Difference.NONE]
     assert champion_now() == "new/1"
     view = json.loads(run("show", "new/1", "--json").stdout)
     [promotion] = view["promotions"]
@@ -137,6 +138,8 @@ def test_failed_evaluation_is_reported_and_nothing_is_promoted(
     run: Run, add_version: AddVersion, dataset: Dataset
 ) -> None:
     add_version("new")
+    with session_scope() as s:
+        claim_storage(s)
     storage().delete(dataset.arrays[1])
     result = run("promote", "new/1", "--reason", "x")
     assert result.exit_code == 1

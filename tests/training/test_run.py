@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from db import database
 from db.clock import from_now
 from db.database import session_scope
+from db.installation import claim_storage
 from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, TrainingRun
 from db.models.documents import SplitName
@@ -239,6 +240,8 @@ def test_run_says_what_it_starts_from(dataset, small_network, monkeypatch):
 
 def test_lost_dataset_files_fail_a_run_with_the_reason(dataset):
     launch(dataset)
+    with session_scope() as s:
+        claim_storage(s)
     storage().delete(dataset.arrays[0])
     view, _ = carry_out()
     assert view.state == "failed"
