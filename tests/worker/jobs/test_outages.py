@@ -180,7 +180,7 @@ from db.storage import Storage
 from worker.jobs import predict
 answer = Storage.verified_path
 def hang(*given, **named):
-    time.sleep(4)
+    time.sleep(8)
     return answer(*given, **named)
 Storage.verified_path = hang
 assert predict.predict_next("w")
@@ -193,7 +193,7 @@ def test_storage_that_hangs_is_waited_for(
 ) -> None:
     job = submit(ann, slices(1))
     ingest.unpack_next("w")
-    short = {"CTBATCH_STALL_SECONDS": "2", "CTBATCH_HEARTBEAT_SECONDS": "0.2"}
+    short = {"CTBATCH_STALL_SECONDS": "4", "CTBATCH_HEARTBEAT_SECONDS": "0.2"}
     done = run_apart(HANGING, database, **short)
     assert done.returncode == 0, done.stderr
     assert view(job).counts.predicted == 1
