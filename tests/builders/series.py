@@ -1,7 +1,7 @@
 """Jobs whose uploads hold slices of DICOM series, read and recorded as an ingest worker does, without files."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from db.database import session_scope
@@ -37,8 +37,11 @@ def submit_uploads(owner: User, count: int) -> Job:
         return jobs.create_job(s, owner=owner, files=files)[0]
 
 
-def read_upload(slices: Sequence[ReadSlice], batch: int = 3) -> None:
-    """Read the next upload to its end, `batch` entries at a time. A slice gets its place in `slices` as its ordinal."""
+def read_upload(slices: Sequence[ReadSlice], batch: int = 3, error: str | None = None) -> None:
+    """Read the next upload, `batch` entries at a time, to its end or to an error.
+
+    A slice gets its place in `slices` as its ordinal.
+    """
     with session_scope() as s:
         claim = queue.claim_upload(s, "w")
         assert claim is not None
@@ -52,7 +55,7 @@ def read_upload(slices: Sequence[ReadSlice], batch: int = 3) -> None:
         with session_scope() as s:
             recording.record_read(s, claim, upload, rows, "a" * 64)
     with session_scope() as s:
-        recording.close_upload(s, claim, upload)
+        recording.close_upload(s, claim, upload, error)
 
 
 def read_job(owner: User, *uploads: Sequence[ReadSlice], batch: int = 3) -> Job:
@@ -63,8 +66,13 @@ def read_job(owner: User, *uploads: Sequence[ReadSlice], batch: int = 3) -> Job:
     return job
 
 
-def predict_all() -> None:
-    """Predict all chunks that wait."""
+def certain(slice_id: int, _name: str) -> PredictedSlice:
+    """The same score for each slice."""
+    return PredictedSlice(slice_id, 1.0, 0.7, True, bytes(98))
+
+
+def predict_all(scored: Callable[[int, str], PredictedSlice] = certain) -> None:
+    """Predict all chunks that wait. `scored` makes a prediction of a slice's id and name."""
     while True:
         with session_scope() as s:
             taken = queue.claim_chunks(s, "w", 1_000_000)
@@ -72,9 +80,5 @@ def predict_all() -> None:
             return
         for chunk, claim in taken:
             with session_scope() as s:
-                ids = s.query(Slice.id).where(Slice.chunk_id == chunk.id).all()
-                recording.record_predictions(s, claim, chunk, "fake", list(_scores(id_ for (id_,) in ids)))
-
-
-def _scores(ids: Iterable[int]) -> Iterable[PredictedSlice]:
-    return (PredictedSlice(id_, 1.0, 0.7, True, bytes(98)) for id_ in ids)
+                rows = s.query(Slice.id, Slice.name).where(Slice.chunk_id == chunk.id).all()
+                recording.record_predictions(s, claim, chunk, "fake", [scored(id_, name) for id_, name in rows])

@@ -34,7 +34,7 @@ def copy_job(job_id: str, rows: int) -> str:
 
 
 def _copy_row(s: Any, model: Any, condition: Any, **values: Any) -> None:
-    """Copy one row; `values` take the place of its own, and a number of its own that of its id."""
+    """Copy one row. `values` replace its own; unless they name an id, the database gives the copy a new one."""
     names = [column.name for column in model.__table__.columns if column.name != "id" or "id" in values]
     columns = [
         literal(values[name], model.__table__.columns[name].type) if name in values else model.__table__.columns[name]
@@ -50,7 +50,7 @@ def _copy_slices(s: Any, upload_id: int, job_id: str, new_upload: int, offset: i
         literal(job_id), literal(new_upload), Slice.ordinal + offset, *(getattr(Slice, name) for name in names)
     )
     query = own.where(Slice.upload_id == upload_id)
-    s.execute(insert(Slice.__table__).from_select(["job_id", "upload_id", "ordinal", *names], query))  # type: ignore[arg-type]
+    s.execute(insert(Slice).from_select(["job_id", "upload_id", "ordinal", *names], query))
     names = [column.name for column in Prediction.__table__.columns if column.name not in NOT_COPIED]
     old = Slice.__table__.alias()
     query = (
@@ -63,6 +63,4 @@ def _copy_slices(s: Any, upload_id: int, job_id: str, new_upload: int, offset: i
         )
         .where(old.c.upload_id == upload_id)
     )
-    s.execute(
-        insert(Prediction.__table__).from_select(["job_id", "slice_id", *names], query),  # type: ignore[arg-type]
-    )
+    s.execute(insert(Prediction).from_select(["job_id", "slice_id", *names], query))

@@ -30,7 +30,7 @@ class Feeder:
     def __init__(self, host: Host, variables: dict[str, str], log: Path) -> None:
         command = host.command([sys.executable, "-P", "-m", "cli.benchmarks.many.feed"])
         with log.open("ab") as errors:
-            self.process = subprocess.Popen(  # noqa: S603
+            self.process = subprocess.Popen(  # noqa: S603  our own module
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=variables, text=True
             )
         self._log = log
@@ -38,7 +38,7 @@ class Feeder:
     def do(self, action: str, **values: Any) -> dict[str, Any]:
         """Return the answer to one command. Raises RuntimeError if the feeder fails."""
         assert self.process.stdin is not None  # noqa: S101  (it is a pipe)
-        assert self.process.stdout is not None  # noqa: S101
+        assert self.process.stdout is not None  # noqa: S101  (and so is this)
         self.process.stdin.write(json.dumps({"do": action, **values}) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, get_args
@@ -98,7 +99,7 @@ def _queries(bench: Bench, job: dict[str, Any]) -> dict[str, float]:
         "positive": lambda: bench.client.get(f"{path}/results", {"label": "COVID"}),
     }
     for order in get_args(Sort):
-        asked[f"by {order}"] = lambda order=order: bench.client.get(f"{path}/results", {"sort": order})  # type: ignore[misc]
+        asked[f"by {order}"] = partial(bench.client.get, f"{path}/results", {"sort": order})
     return {name: _median(ask) for name, ask in asked.items()}
 
 

@@ -66,7 +66,7 @@ def network(names: Sequence[str]) -> Iterator[dict[str, Host]]:
         yield hosts
     finally:
         for namespace in reversed(made):
-            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)  # noqa: S603, S607
+            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)  # noqa: S603, S607  names of our own
 
 
 def _add(host: Host, switch: str, number: int) -> None:
@@ -81,7 +81,7 @@ def _add(host: Host, switch: str, number: int) -> None:
 
 
 def _ip(*words: str) -> str:
-    result = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)  # noqa: S603, S607
+    result = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)  # noqa: S603, S607  our own words
     if result.returncode:
         raise UsageError(f"hosts cannot be made here: ip {' '.join(words)}: {result.stderr.strip()}")
     return result.stdout

@@ -29,7 +29,7 @@ def running(
 ) -> Iterator[None]:
     """Run a process while the block runs, from the moment when it is up. Raises Unavailable unless it comes up."""
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)  # noqa: S603
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)  # noqa: S603  servers that we name
     try:
         deadline = time.monotonic() + START_SECONDS
         while not is_up():
@@ -50,7 +50,7 @@ def listens(host: Host, port: int) -> bool:
     """Return whether something on the host listens on a port; asked on the host itself."""
     code = f"import socket; socket.create_connection(('{host.address}', {port}), 1).close()"
     command = host.command([sys.executable, "-c", code])
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603  of our own
 
 
 def _postgres_programs() -> Path:
@@ -77,7 +77,7 @@ def postgres(folder: Path, host: Host | None = None) -> Iterator[str]:
         for parent in (folder, *folder.parents[:1]):
             parent.chmod(parent.stat().st_mode | 0o011)
     options = ["-A", "trust", "-U", "ctbatch", "-E", "UTF8", "--locale=C"]
-    subprocess.run(  # noqa: S603
+    subprocess.run(  # noqa: S603  of our own
         [*as_nobody, programs / "initdb", "-D", data / "data", *options], check=True, capture_output=True, cwd="/"
     )
     with (data / "data/pg_hba.conf").open("a") as rules:
@@ -90,7 +90,7 @@ def postgres(folder: Path, host: Host | None = None) -> Iterator[str]:
     up_command = host.command(up) if host else [*map(str, up)]
 
     def is_up() -> bool:
-        return subprocess.run(up_command, check=False).returncode == 0  # noqa: S603
+        return subprocess.run(up_command, check=False).returncode == 0  # noqa: S603  of our own
 
     with running("PostgreSQL", command, folder / "postgres.log", is_up):
         if host:

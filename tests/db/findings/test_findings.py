@@ -12,11 +12,12 @@ from sqlalchemy import delete, select, update
 from db.database import read_scope, session_scope
 from db.findings.recording import write_findings
 from db.findings.rules import DEFAULT_K
-from db.ledger import jobs, queue, recording
+from db.ledger import jobs
 from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
-from db.models import Chunk, Finding, Job, Level, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
+from db.models import Finding, Job, Level, ModelVersion, Outcome, Patient, Prediction, Series, Slice, Study, User
 from db.models.documents import FindingRule, Rate, Tuning
+from tests.builders.series import predict_all, read_upload, submit_uploads
 from tests.builders.statements import recorded_statements
 
 pytestmark = pytest.mark.usefixtures("champion")
@@ -46,39 +47,10 @@ def probability_of(name: str) -> float:
 
 def run_job(owner: User, rows: Sequence[ReadSlice], *, error: str | None = None, ood: Iterable[str] = ()) -> Job:
     """Submit a job, read these rows in this order, and predict what is open."""
-    with session_scope() as s:
-        file = jobs.ReceivedFile("a.zip", "0" * 64, 10, "zip", len(rows))
-        job = jobs.create_job(s, owner=owner, files=[file])[0]
-    with session_scope() as s:
-        claim = queue.claim_upload(s, "w")
-        assert claim is not None
-        upload = s.get_one(recording.Upload, claim.id, populate_existing=True)
-    numbered = [replace(row, ordinal=ordinal) for ordinal, row in enumerate(rows)]
-    for start in range(0, len(rows), ROWS_A_BATCH):
-        batch, place = [], 0
-        for row in numbered[start : start + ROWS_A_BATCH]:
-            is_open = row.state == Outcome.OPEN
-            batch.append(replace(row, array_row=place) if is_open else row)
-            place += is_open
-        with session_scope() as s:
-            recording.record_read(s, claim, upload, batch, "a" * 64 if place else None)
-    with session_scope() as s:
-        recording.close_upload(s, claim, upload, error)
-    predict(set(ood))
+    job = submit_uploads(owner, 1)
+    read_upload(rows, ROWS_A_BATCH, error)
+    predict_all(lambda id_, name: scored_slice(id_, name, name in ood))
     return job
-
-
-def predict(ood: set[str]) -> None:
-    while True:
-        with session_scope() as s:
-            claimed = queue.claim_chunks(s, "w", 1)
-        if not claimed:
-            return
-        for chunk, claim in claimed:
-            with session_scope() as s:
-                rows = s.execute(select(Slice.id, Slice.name).where(Slice.chunk_id == chunk.id)).all()
-                scored = [scored_slice(id_, name, name in ood) for id_, name in rows]
-                recording.record_predictions(s, claim, s.get_one(Chunk, chunk.id), "fake", scored)
 
 
 def scored_slice(slice_id: int, name: str, ood: bool) -> PredictedSlice:
@@ -189,7 +161,7 @@ def test_a_retry_takes_the_findings_back_until_the_job_ends_again(ann: User) -> 
     with session_scope() as s:
         assert jobs.retry_job(s, s.get_one(Job, job.id)) == 15
     assert findings(job) == []
-    predict(set())
+    predict_all(lambda id_, name: scored_slice(id_, name, False))
     assert told(job) == before
 
 
