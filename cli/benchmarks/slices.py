@@ -28,7 +28,7 @@ def slice_files(folder: Path) -> list[Path]:
     """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
     if not files:
-        raise UsageError(f"there is no slice in {folder}; name a folder of PNG, JPEG, TIFF, BMP, DICOM or NIfTI files")
+        raise UsageError(f"{folder} holds no slice; name a folder of PNG, JPEG, TIFF, BMP, DICOM or NIfTI files")
     return files
 
 

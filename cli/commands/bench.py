@@ -72,7 +72,7 @@ def peers(
     from cli.benchmarks.peers.run import run
 
     if unknown := set(names) - PEERS.keys():
-        raise UsageError(f"there is no peer {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
+        raise UsageError(f"unknown peer: {', '.join(sorted(unknown))}; choose from {', '.join(PEERS)}")
     run(path, slices, package, [PEERS[name] for name in names or PEERS], even_if_disturbed, as_json)
 
 

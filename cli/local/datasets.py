@@ -33,7 +33,7 @@ def find_dataset(session: Session, label: str) -> Dataset:
     """Return the dataset of this label (name/number, or a name for its newest) or id.
 
     Raises:
-        NotFoundOrDenied: there is none.
+        NotFoundOrDenied: no dataset has it.
     """
     dataset = datasets.find_dataset(session, label)
     if dataset is None:

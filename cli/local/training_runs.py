@@ -68,7 +68,7 @@ def find_run(session: Session, run_id: int) -> TrainingRun:
     """Return the run of this id.
 
     Raises:
-        NotFoundOrDenied: there is none.
+        NotFoundOrDenied: no run has it.
     """
     run = runs.find_run(session, run_id)
     if run is None:

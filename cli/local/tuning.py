@@ -20,12 +20,12 @@ def champion_version() -> ModelVersion:
     """Return the champion.
 
     Raises:
-        NotFoundOrDenied: there is none.
+        NotFoundOrDenied: no model version is the champion.
     """
     with reading() as session:
         champion = champions.champion(session)
     if champion is None:
-        raise NotFoundOrDenied(f"there is no champion; {NO_MODEL}")
+        raise NotFoundOrDenied(f"no model version is the champion; {NO_MODEL}")
     return champion
 
 

@@ -43,7 +43,7 @@ MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_l
 
 
 class UnknownRule(Exception):
-    """There is no such rule. The message says which there are."""
+    """The rule does not exist. The message lists the rules that do."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a rule says. Without a verdict there is no score either, and `reason` is a code of `db.reasons`."""
+    """What a rule says: a score and a verdict, or only the `reason` why it abstains, a code of `db.reasons`."""
 
     score: float | None
     verdict: ClassName | None
@@ -102,7 +102,7 @@ class Conclusion:
 def rule_named(name: str) -> Rule:
     """Return the rule of this name. Raises UnknownRule."""
     if name not in RULES:
-        raise UnknownRule(f"there is no rule {name!a}; choose one of {', '.join(RULES)}")
+        raise UnknownRule(f"unknown rule {name!a}; choose one of {', '.join(RULES)}")
     return RULES[name]
 
 

@@ -20,7 +20,7 @@ class Lanes(Generic[T]):
     """Claims work and carries it out in two lanes, until there is no more or a turn is over."""
 
     def __init__(self, claim: Callable[[], T | None], carry_out: Callable[[T], None]) -> None:
-        """Keep both functions. `claim` returns None if there is no work now; the lanes call it one at a time."""
+        """Keep both functions. `claim` returns None while no work waits. The lanes call it one at a time."""
         self._claim, self._carry_out = claim, carry_out
         self._changed = Condition()
         self._busy = 0
@@ -52,8 +52,7 @@ class Lanes(Generic[T]):
                 self._changed.notify_all()
 
     def _next(self) -> T | None:
-        """Return the next work. Wait for some while the other lane is busy: it may take longer than more work needs to
-        come."""
+        """Return the next work, or None. While the other lane is busy, wait: more work may come."""
         with self._changed:
             while time.monotonic() < self._ends:
                 if (work := self._claim()) is not None:

@@ -81,7 +81,7 @@ class Taken:
 
 
 def _claim(worker: str, *, suspects: bool = True) -> Taken | None:
-    """Claim the chunks whose turn it is, or return None if there are none or the disk is full."""
+    """Claim the chunks whose turn it is. Return None if no chunk waits, or the disk is full."""
     if not claimed.may_claim():
         return None
 

@@ -114,7 +114,7 @@ def _claim(s: Any, worker: str) -> Any:
 
 
 def predict_some(worker: str) -> bool:
-    """Claim a batch of chunks and record scores of its slices. Return False if there is none."""
+    """Claim a batch of chunks and record scores of its slices. Return False if no chunk waits."""
     claimed = in_transaction(lambda s: queue.claim_chunks(s, worker, rows.CHUNK))
     for chunk, claim in claimed:
         with session_scope() as s:

@@ -41,7 +41,7 @@ def _text(ribbon: Ribbon, threshold: float, is_scan: bool) -> str:
     order = "from the feet to the head" if is_scan else "in the order of their names"
     start = f"Probability of COVID along {counted(ribbon.slices, 'slice')} {order}"
     if ribbon.highest is None or ribbon.highest_at is None:
-        return f"{start}: none is predicted."
+        return f"{start}: no slice was predicted."
     return (
         f"{start}: the highest is {probability(ribbon.highest)} at slice {count(ribbon.highest_at)};"
         f" {count(ribbon.positive)} of {count(ribbon.predicted)} predicted are COVID,"
