@@ -6,7 +6,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, ornt_transform
@@ -82,11 +82,17 @@ ways = st.lists(st.booleans(), min_size=3, max_size=3)
 
 
 @settings(deadline=None, max_examples=80)
+@example(["L", "S", "P"], [False, False, False], 0.03125, 1, True)
 @given(st.permutations("LPS"), ways, st.floats(-0.25, 0.25), st.sampled_from([1, 2]), st.booleans())
 def test_axial_plane_is_found_in_every_orientation(
     axes: list[str], flips: list[bool], angle: float, version: int, by_qform: bool
 ) -> None:
-    """Pixels and positions are those of nibabel's affine, of either version, by sform or by qform."""
+    """Pixels and positions are those of nibabel's affine, of either version, by sform or by qform.
+
+    A qform of NIfTI-1 states three parts of a quaternion as float32. The fourth follows from them. Near 0 it is mostly
+    rounding error, which turns the volume by up to 5e-4 rad. nibabel's affine is then as far from the one that was
+    written as ours is.
+    """
     affine = AFFINE.copy()
     affine[:3, :3] = nibabel.eulerangles.euler2mat(angle, -angle, angle / 2) @ AFFINE[:3, :3]
     affine[:3, 3] = [12, -7, 300]
@@ -106,7 +112,9 @@ def test_axial_plane_is_found_in_every_orientation(
     across = np.cross(-canonical.affine[:3, 0] * [-1, -1, 1], -canonical.affine[:3, 1] * [-1, -1, 1])
     positions = np.array(corners) * [-1, -1, 1] @ (across / np.linalg.norm(across))
     found = [slice_.series.position for slice_ in slices_of(written(image)) if slice_.series]
-    assert np.allclose(found, positions, atol=1e-3)
+    is_rounded = by_qform and version == 1
+    assert np.allclose(found, positions, atol=0.05 if is_rounded else 1e-3)
+    assert np.allclose(np.diff(found), np.diff(positions), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.float32, np.float64])
