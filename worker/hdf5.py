@@ -21,7 +21,7 @@ from typing import IO, Any, NoReturn
 from db.registry.keras_safety import WEIGHTS_MEMBER, HarmfulModel
 from worker.imaging.sandbox.protocol import FILTER_REQUIRED
 from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, limit_resources
-from worker.parent_death import die_with_parent
+from worker.linux_process import die_with_parent
 
 Shapes = Counter[tuple[int, ...]]
 

@@ -8,7 +8,10 @@ from celery import signals
 from db import logs
 from db.broker import Queue, wake
 from db.database import current, forget_connections
-from worker.parent_death import die_with_parent
+from worker.linux_process import come_after_others, die_with_parent
+
+INGEST_NICE = 5
+"""An engine that has slices comes first on a busy core. While it waits, ingest has all cores."""
 
 
 def worker_name() -> str:
@@ -26,6 +29,8 @@ def prepare(default_role: str) -> None:
 
     def _child(**_: Any) -> None:
         die_with_parent(parent)
+        if role == Queue.INGEST:
+            come_after_others(INGEST_NICE)
         forget_connections()
 
     def _ready(**_: Any) -> None:

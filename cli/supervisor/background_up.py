@@ -15,7 +15,7 @@ from cli.polling import poll
 from cli.remote.find_server import LocalServer, read_local
 from cli.supervisor.roles import PROJECT
 from db.settings import Settings
-from worker.parent_death import die_with_parent
+from worker.linux_process import die_with_parent
 
 LOG_LINES = 20  # the last of the log, shown when the start fails
 POLL_SECONDS = 0.1

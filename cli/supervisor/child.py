@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from worker.parent_death import die_with_parent
+from worker.linux_process import die_with_parent
 
 LONGEST_LINE = 65536  # bytes; a longer line of output is cut into pieces
 Emit = Callable[[str, str], None]

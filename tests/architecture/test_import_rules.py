@@ -61,7 +61,7 @@ ROOMS = {
         "migrations",
     ),
     "worker": (
-        "parent_death process heartbeat app",
+        "linux_process process heartbeat app",
         "imaging",
         "imaging.archives",
         "imaging.formats",

@@ -28,3 +28,20 @@ def test_worker_process_whose_parent_died_before_its_start_ends_at_once() -> Non
     command = [sys.executable, "-c", ORPHAN]
     ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert (ran.stdout, ran.stderr) == ("", "")
+
+
+GIVES_WAY = """
+import os
+from pathlib import Path
+from worker.linux_process import come_after_others
+
+come_after_others(7)
+group = Path("/proc/self/autogroup")
+print(os.getpriority(os.PRIO_PROCESS, 0), group.read_text().split()[-1] if group.exists() else 7)
+"""
+
+
+def test_process_that_comes_after_others_does_so_across_sessions_too() -> None:
+    command = [sys.executable, "-c", GIVES_WAY]
+    ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, start_new_session=True)
+    assert ran.stdout.split() == ["7", "7"]

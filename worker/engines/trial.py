@@ -25,7 +25,7 @@ from worker.engines.proof import FIRST_PAIR, SEED, ProofResult, exact_by_itself,
 from worker.imaging.sandbox.filter_choice import filter_choice
 from worker.imaging.sandbox.protocol import FILTER_REQUIRED
 from worker.imaging.sandbox.seccomp import forbid_effects
-from worker.parent_death import die_with_parent
+from worker.linux_process import die_with_parent
 from worker.phantoms.slices import labelled_slices
 
 SECONDS = 300.0

@@ -21,7 +21,7 @@ from cli.benchmarks.watch.others import Disturbance, watched
 from cli.errors import Unavailable
 from cli.supervisor.private_broker import answers, find_binary
 from cli.supervisor.roles import PROJECT
-from worker.parent_death import die_with_parent
+from worker.linux_process import die_with_parent
 
 END_SECONDS = 60.0
 MOST_SECONDS = 1800.0  # of a peer, which is then stopped

@@ -23,11 +23,11 @@ from worker.imaging.recipe import SIDE, PreparedSlice
 from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import FILTER_REQUIRED, REQUEST, pack_frame, pack_reply
 from worker.imaging.sandbox.seccomp import drop_system_calls, grant_cpu, grant_memory, limit_resources
-from worker.parent_death import die_with_parent
+from worker.linux_process import die_with_parent
 
 _DISCARD = 1024 * 1024
 _NICE = 5
-"""An engine that has slices comes first on a busy core, and decoders take what it leaves: all of it once it waits."""
+"""Above the nice value of ingest, which keeps all decoders supplied with files."""
 
 Decode = Callable[[bytearray, DecodeLimits], list[PreparedSlice]]
 

@@ -67,7 +67,8 @@ class Decoder:
             cwd="/",
             env=environment,
             bufsize=0,
-            start_new_session=True,  # a Ctrl-C or a SIGTERM to the group is for the parent
+            # A Ctrl-C or a SIGTERM to the group is for the parent. The session stays: `nice` counts inside it alone.
+            process_group=0,
         )
         self.requests, self.replies = (_prepared(pipe) for pipe in (self.process.stdin, self.process.stdout))
         self._max_slices = limits.max_pages
