@@ -77,7 +77,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         self.unfiltered: str | None = None  # why the last decoder that started has no system call filter
         self._decoders: list[Decoder] = []
         self._queue: deque[Task] = deque()
-        # Children die with the thread that starts them (`parent_death`): it has to live as long as the pool.
+        # Children die with the thread that starts them (`linux_process`): it has to live as long as the pool.
         self._starter = ThreadPoolExecutor(1, "decoder-starter")
         self._spare: Future[Decoder] | None = None
         self._owner = os.getpid()
@@ -181,11 +181,15 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             decoder.send(self._queue.popleft())
 
     def _pick(self, task: Task) -> Decoder | None:
+        """Return the decoder for a file, or None while all are busy. One that still starts has no file to hold up."""
         usable = [decoder for decoder in self._decoders if not _is_worn(decoder)]
-        least = min(usable, key=lambda decoder: len(decoder.tasks), default=None)
-        if len(usable) < self._size and (task.is_retry or least is None or least.tasks):
-            return self._start()
-        return least if least is not None and len(least.tasks) < _PIPELINE else None
+        if len(usable) < self._size and (task.is_retry or all(decoder.tasks for decoder in usable)):
+            usable.append(started := self._start())
+            if task.is_retry:
+                return started
+        able = [decoder for decoder in usable if decoder.is_ready] or usable[:1]  # the first to start is ready first
+        least = min(able, key=lambda decoder: len(decoder.tasks))
+        return least if len(least.tasks) < _PIPELINE else None
 
     def _start(self) -> Decoder:
         starting, self._spare = self._spare or self._starter.submit(self._new_decoder), None
@@ -202,7 +206,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
     def _turn(self, *, block: bool) -> None:
         """Do one round: hand out files, wait for an answer, take it in, replace decoders that died or take too long."""
         self._dispatch()
-        busy = [decoder for decoder in self._decoders if decoder.tasks]
+        busy = [decoder for decoder in self._decoders if decoder.tasks or not decoder.is_ready]
         if not busy:
             return
         poll = select.poll()

@@ -140,6 +140,19 @@ def test_a_decoder_that_was_never_used_ends_with_its_pool() -> None:
     assert waits_for(lambda: children() <= before)
 
 
+def test_no_file_waits_for_a_decoder_that_starts_while_another_is_ready(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    never_ready = tmp_path / "python"
+    never_ready.write_text("#!/bin/sh\nexec sleep 600\n")
+    never_ready.chmod(0o700)
+    with hostile(2) as pool:
+        told(pool, "ok 1")
+        monkeypatch.setattr(sys, "executable", str(never_ready))
+        assert told(pool, *(f"ok {number}" for number in range(6))) == [f"ok {number}" for number in range(6)]
+        assert len(pool.process_ids) == 2
+
+
 def test_a_decoder_serves_only_so_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "_FILES_A_DECODER", 3)
     with hostile(2) as pool:
