@@ -1,5 +1,6 @@
 """Speaks HTTP to a ctbatch server: retries failures that may pass, and turns every problem into one clear error."""
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,11 @@ Json = dict[str, Any]
 API = "/api/v1"
 PAUSES = (0.25, 0.5, 1, 2)  # seconds between the tries of a request that a person waits for
 PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # of a request that long work depends on: a server may be restarting
-# The pause between two looks at a job grows with its age: a small job ends at once, and each look costs the server
-# time in which it could predict.
-POLL_SECONDS, POLL_SHARE, POLL_SECONDS_MOST = 0.03, 0.05, 1.0
+# The pause between two looks at a job. Each look costs the server time in which it could predict, and each pause may
+# hide the end. So looks are rare while the end is surely far away.
+POLL_SECONDS, POLL_SECONDS_MOST = 0.03, 1.0
+POLL_SHARE_OF_AGE = 0.05  # without an estimate of the end
+POLL_SHARE_NOT_SURE = 0.3  # of the age, and half of the estimated rest: the end may come so much earlier than estimated
 PASSING = {429, 502, 503, 504}  # statuses that may be gone at the next try
 PERMANENT = {"no-model-version"}  # problems that waiting does not solve, although their status is a passing one
 LONGEST_RETRY_AFTER = 60.0
@@ -111,16 +114,24 @@ class Client:
 
     def watch(self, job_id: str) -> Iterator[Json]:
         """Yield a job now and after each change, until it has ended (state finished, cancelled or failed)."""
-        etag = ""
+        etag, done = "", 0
+        expected_end: float | None = None  # by the monotonic clock; None if the server has not estimated it
 
         def look() -> httpx.Response:
             headers = {"If-None-Match": etag} if etag else {}
             return self._request("GET", f"/jobs/{job_id}", pauses=PATIENT_PAUSES, headers=headers)
 
-        for answer in poll(look, lambda age: min(max(POLL_SECONDS, POLL_SHARE * age), POLL_SECONDS_MOST)):
+        def pause(age: float) -> float:
+            return _pause(age, expected_end)
+
+        for answer in poll(look, pause):
             if answer.status_code != 304:
                 etag = answer.headers.get("ETag", "")
                 job: Json = answer.json()
+                if job["stages"]["done"] != done:
+                    done = job["stages"]["done"]
+                    eta = job["eta_seconds"]
+                    expected_end = None if eta is None else time.monotonic() + eta
                 yield job
                 if job["state"] not in ("queued", "running"):
                     return
@@ -177,6 +188,16 @@ class Client:
             if (answer_instead := instead()) is not None:
                 return answer_instead
         raise AssertionError("the last try returns or raises")
+
+
+def _pause(age: float, expected_end: float | None) -> float:
+    """Return the seconds to the next look at a job of this age in seconds. `expected_end`: by the monotonic clock."""
+    if expected_end is None:
+        wanted = POLL_SHARE_OF_AGE * age
+    else:
+        surely_left = (expected_end - time.monotonic()) / 2 - POLL_SHARE_NOT_SURE * age
+        wanted = max(surely_left / 2, POLL_SECONDS * math.sqrt(age))
+    return min(max(POLL_SECONDS, wanted), POLL_SECONDS_MOST)
 
 
 def _may_pass(answer: httpx.Response) -> bool:
