@@ -128,7 +128,9 @@ def job_views(s: Session, jobs: Sequence[Job]) -> list[JobView]:
     tallies = tallies_of(s, jobs)
     running = [job.id for job in jobs if job.started_at and not job.finished_at]
     recent, now = _recent(s, running) if running else ({}, None)
-    warnings = refusals(s, {job.model_version_id for job in jobs if job.state in OPEN_JOB})
+    # A job whose chunks have just been predicted does not wait for an engine.
+    waiting = [job for job in jobs if job.state in OPEN_JOB and job.id not in recent]
+    warnings = refusals(s, {job.model_version_id for job in waiting})
     return [
         _view(job, tallies[job.id], recent.get(job.id, []), now, warnings.get(job.model_version_id)) for job in jobs
     ]

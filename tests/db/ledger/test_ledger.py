@@ -383,6 +383,20 @@ def test_page_of_fifty_jobs_takes_at_most_ten_statements(ann: User, new_champion
     assert {job.id: job for job in page.items} == {job.id: view(job) for job in jobs_of_two_versions}
 
 
+def test_engine_proofs_are_not_read_for_a_job_that_is_being_predicted(ann: User) -> None:
+    job = submit(ann)
+    upload, own = claim_upload()
+    for start in (0, 2):
+        with session_scope() as s:
+            recording.record_read(s, own, upload, rows(2, start), "a" * 64)
+    load_engines(job.model_version_id, "ct-1", int8=False)
+    assert view(job).warning is not None
+    predict(2)
+    with recorded_statements() as statements:
+        view(job)
+    assert [line for line in statements if "FROM engine_proof" in line] == []
+
+
 def test_rows_of_a_job_that_has_ended_are_not_counted_again(ann: User) -> None:
     job = submit(ann)
     unpack()
