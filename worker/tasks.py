@@ -11,12 +11,12 @@ from worker.process import worker_name
 
 
 @signals.worker_process_init.connect
-def get_ready(**_: Any) -> None:
+def start_process(**_: Any) -> None:
     """Import what an ingest process needs, and start a decoder: its first job need not wait for them."""
     if os.environ.get("CTBATCH_ROLE") == Queue.INGEST:
-        from worker.jobs.ingest import start_decoder
+        from worker.jobs.ingest import get_ready
 
-        start_decoder()
+        get_ready()
 
 
 @app.task(name=Queue.INGEST)

@@ -58,10 +58,15 @@ def command_line(role: str, settings: Settings, *, listen_fd: int | None = None,
         return [*python, "-m", "worker.sweep"]
     app, queues, processes = CELERY[role]
     if role == "ingest":
-        processes = max(processes, usable_cores() // CORES_AN_INGEST)
+        processes = ingest_processes()
     options = ["-Q", queues, "-P", "prefork", "-c", str(processes), "-n", f"{name or role}@%h"]
     options += ["-l", settings.log_level]
     return [*python, "-m", "celery", "-A", app, "worker", *options, "--without-gossip", "--without-mingle"]
+
+
+def ingest_processes() -> int:
+    """Return how many processes of the role `ingest` run on this machine."""
+    return max(CELERY["ingest"][2], usable_cores() // CORES_AN_INGEST)
 
 
 def _gunicorn_options(settings: Settings, listen_fd: int | None) -> list[str]:

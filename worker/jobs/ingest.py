@@ -13,7 +13,7 @@ from itertools import chain, islice
 from sqlalchemy.orm import Session
 
 from db.crash_points import crash_point
-from db.database import in_transaction, read_scope, session_scope
+from db.database import get_engine, in_transaction, read_scope, session_scope
 from db.ledger import queue, recording
 from db.ledger.leases import Claim
 from db.ledger.recording import ReadSlice
@@ -42,6 +42,13 @@ Row = Callable[[Entry], ReadSlice]
 def _pool() -> DecoderPool:
     """Return this process's decoders, which are kept once they are started."""
     return new_decoders()
+
+
+def get_ready() -> None:
+    """Start a decoder, and make what connects to the database and to storage: the first job need not wait for them."""
+    start_decoder()
+    get_engine()
+    storage()
 
 
 def start_decoder() -> None:
