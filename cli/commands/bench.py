@@ -20,7 +20,7 @@ TESTED_PACKAGE = click.option("--package", type=FOLDER, required=True, help="Tes
 
 
 def count_option(name: str, default: int, purpose: str, least: int = 1) -> Callable[[Callable[..., Any]], Any]:
-    """Add an option for a number of at least `least`."""
+    """Add an option for a whole number. `least` is the smallest number that it accepts."""
     return click.option(name, type=click.IntRange(least), default=default, show_default=True, help=purpose)
 
 
@@ -144,8 +144,8 @@ def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> Non
     """Measure the processor time to prepare a slice.
 
     PATH is a folder of slices  [default: synthetic PNG of 400 × 300 and JPEG of 512 × 512 pixels]. Preparing
-    begins with the bytes of the archive and ends with prepared chunks and their rows. Prints the core-milliseconds for
-    a slice of three parts: receiving the archive, the ingest process, and its decoders. No engine runs.
+    begins with the bytes of the archive and ends with prepared chunks and their rows. Prints the core-milliseconds that
+    a slice takes in each of three parts: receiving the archive, the ingest process, and its decoders. No engine runs.
     """
     from cli.benchmarks.preparing import run
 
@@ -306,9 +306,9 @@ def ledger(
 ) -> None:
     """Measure how many slices/s the database records.
 
-    Slices are recorded in chunks of 128, in the way of ingest and inference workers. No file is read and no engine
-    runs. Prints four speeds. `read` is that of recording slices, and `predicted` that of recording predictions.
-    `closed` is that of deciding on patients and series after the reading. `whole` is that of all three together.
+    Slices are recorded in chunks of 128, as ingest and inference workers do. No file is read and no engine runs. Prints
+    the speed of each part. `read`: recording slices. `predicted`: recording predictions. `closed`: deciding on patients
+    and series after the reading. `whole`: all three together.
     """
     from cli.benchmarks.many.ledger import run
 

@@ -53,7 +53,7 @@ def differences(ours: Verdicts, theirs: Verdicts) -> list[dict[str, object]]:
         Unavailable: the other system has no row for a slice, or one for another.
     """
     if ours.keys() != theirs.keys():
-        raise Unavailable(f"a peer recorded {len(theirs)} slices, ctbatch {len(ours)}, or others of the archive")
+        raise Unavailable(f"a peer recorded {len(theirs)} slices and ctbatch {len(ours)}; they must be the same slices")
     return [
         {"slice": number, "ctbatch": round(ours[name].probability, 4), "peer": round(theirs[name].probability, 4)}
         for number, name in enumerate(ours)

@@ -36,7 +36,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
       with at least 20 groups of each class
     may not be used: the upper end of one interval is below its floor
     not enough evidence: in all other cases; if possible, prints how
-      many more groups would settle it
+      many more groups would give a clear verdict
 
     Slices that the model was trained on are not evidence.
     """

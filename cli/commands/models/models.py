@@ -92,10 +92,10 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     \b
     refused: sensitivity, specificity or AUC is below its floor (0.85, 0.80,
       0.90), or VERSION is worse than the champion beyond chance
-    passed: the evidence shows that VERSION is worse by no more than 0.02
-      (CTBATCH_PROMOTION_MARGIN), if at all, in AUC, accuracy, sensitivity
-      and specificity
-    not shown: neither
+    passed: the evidence shows that VERSION is at most 0.02 worse
+      (CTBATCH_PROMOTION_MARGIN) in AUC, accuracy, sensitivity and
+      specificity
+    not shown: the evidence shows neither
     not enough evidence: a class has fewer than 20 groups, or more than 1 %
       of the slices trained VERSION
     nothing to compare on: there is no champion, or no test part here
@@ -104,8 +104,7 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     finite numbers. Nothing overrides a trial that failed.
 
     A version that passed does not need a reason. A refused one needs --force and --reason, all others --reason. The
-    metrics,
-    the reason, the time and the user are kept. Exit code 1 if VERSION was not promoted.
+    metrics, the reason, the time and the user are kept. Exit code 1 if VERSION was not promoted.
 
     `demo` is the demo model that ships with ctbatch. If there is no champion, it needs no reason.
     """
