@@ -73,8 +73,8 @@ def carry_out(
                 patiently(heartbeat, partial(put_off, error) if put_off else partial(_put_off, model, claims))
             except FileMissing as error:
                 if OSError in away and not is_storage_at_hand():
-                    log.error("work put off: storage is not at hand", extra=rows)  # noqa: TRY400  no file is named
-                    why = OSError("the storage is not at hand: it lacks the marker file of this database")
+                    log.error("work put off: storage is not available", extra=rows)  # noqa: TRY400  no file is named
+                    why = OSError("the storage is not available: it lacks the marker file of this database")
                     patiently(heartbeat, partial(put_off, why) if put_off else partial(_put_off, model, claims))
                 else:
                     patiently(heartbeat, partial(fail, error))

@@ -148,7 +148,7 @@ def _print_rule(rule: FindingRule, as_json: bool) -> None:
     counted = ", ".join(f"{count} of {name}" for name, count in tuned.groups.items())
     say(f"tuned on {tuned.dataset}: groups: {counted}; scores by {tuned.engine}; seed {tuned.seed}")
     if tuned.left_out:
-        say(f"  {tuned.left_out} groups without a slice of the lungs were left out")
+        say(f"  {tuned.left_out} groups were left out, because they have no slice of the lungs")
     say(f"  the outer folds chose: {'; '.join(tuned.chosen)}")
     for note in tuned.notes:
         say(f"  {note}")

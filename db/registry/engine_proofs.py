@@ -87,7 +87,7 @@ class Serving:
         if self.state == "used":
             return ""
         return (
-            f"Its answers pass, but come more slowly. To use {_precision(self.proofs[0])} here, update the machine's"
+            f"Its answers pass, but it is slower. To use {_precision(self.proofs[0])} here, update the machine's"
             f" {library} and restart its worker, or import or train a version that passes."
         )
 

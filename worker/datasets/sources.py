@@ -117,7 +117,7 @@ def _label_source(files: Sequence[File]) -> tuple[dict[int, FileLabels], str]:
     tables = [file for file in files if file.table is not None]
     if len(tables) > 1:
         names = " and ".join(table.name for table in tables[:2])
-        raise BadLabels(f"there are {len(tables)} files of labels ({names}); send the one that counts as labels")
+        raise BadLabels(f"there are {len(tables)} files of labels ({names}); send only one, as the labels")
     if not tables:
         classes = ((index, class_of_path(file.path)) for index, file in enumerate(files))
         return {index: FileLabels(label) for index, label in classes if label is not None}, "class folders"

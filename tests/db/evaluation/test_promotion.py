@@ -365,7 +365,7 @@ def test_notes_name_versions_trained_on_slices_elsewhere(models: Registry) -> No
     promote(imported, "the site check was good")
     models.evaluate(new, 0.92)
     assert gate(new).notes == [
-        "imported/1 was trained on slices that are not in this database: these may be among them",
+        "imported/1 was trained on slices that this database does not have; they may include these",
     ]
 
 

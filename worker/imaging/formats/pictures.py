@@ -145,5 +145,5 @@ def _check_frame(marker: int, frame: bytes, max_pixels: int) -> None:
     if marker not in _JPEG_FRAMES or frame[0] != 8:
         raise SliceRejected("unsupported", "Lossless, arithmetic and 12-bit JPEG are not read.")
     if frame[5] not in (1, 3):
-        raise SliceRejected("unsupported", "CMYK JPEG is not read; no CT is stored so.")
+        raise SliceRejected("unsupported", "CMYK JPEG is not read. CT is not stored in CMYK.")
     check_pixels(int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big"), max_pixels)
