@@ -277,7 +277,7 @@ PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}
 def preset(name: str) -> Config:
     """Return the preset of this name. Raises ConfigError."""
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ConfigError(f"the preset {name!r} does not exist; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

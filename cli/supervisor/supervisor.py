@@ -1,7 +1,7 @@
 """Starts processes, restarts those that die, and stops all in order: one thread, no process left behind.
 
-Not supervisord, honcho or circus: none of them starts a stage when the stage before is ready, ends the children when
-the supervisor itself is killed, and hands a listening socket to a process that is restarted.
+supervisord, honcho and circus cannot replace it. None of them does all three: starts a stage when the stage before is
+ready, ends the children when the supervisor itself is killed, and passes a listening socket to a restarted process.
 """
 
 import contextlib

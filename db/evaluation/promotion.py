@@ -28,7 +28,7 @@ class GateRecord(Gate):
 
 
 class PromotionView(Kept):
-    """One time that a version became the champion, as people see it. `verdict`: the gate's, or `rollback`."""
+    """One promotion of a version, as pages and the API show it. `verdict`: the gate's, or `rollback`."""
 
     at: datetime
     by: str

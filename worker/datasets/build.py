@@ -62,7 +62,7 @@ def _message_for(error: Exception, dataset: Dataset) -> str:
 
 
 def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Collector) -> None:
-    """Collect, compare and record. An attempt that breaks off leaves no row: all is recorded in one transaction."""
+    """Collect, compare and record. All is recorded in one transaction, so an interrupted attempt leaves no row."""
     if dataset.attempts > MAX_ATTEMPTS:
         raise NotBuildable(f"{MAX_ATTEMPTS} workers died while building it; check that the machine has enough memory")
     note = _notes(claim, heartbeat)

@@ -25,7 +25,7 @@ Note = Callable[[float], None]  # takes the fraction done, 0 to 1
 
 
 class NotBuildable(Exception):
-    """A dataset cannot be built of its sources; one line that says why."""
+    """A dataset cannot be built from its sources. The message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Source:
 
     @property
     def stem(self) -> str:
-        """The name to show, without the suffix of an archive."""
+        """Return the name to show, without the suffix of an archive."""
         name = display_name(self.filename)
         suffix = next((end for end in _SUFFIXES if name.lower().endswith(end)), "")
         return name[: len(name) - len(suffix)]
