@@ -1,4 +1,4 @@
-"""Measures how many slices a second several workers claim and record in tiny jobs, without an engine. Counts deadlocks."""
+"""Measures how fast several workers claim and record slices of tiny jobs without an engine, and counts deadlocks."""
 
 import tempfile
 import time
