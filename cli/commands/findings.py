@@ -138,7 +138,7 @@ def _print_rule(rule: FindingRule, as_json: bool) -> None:
     if as_json:
         print_json(rule.as_dict())
         return
-    say(f"{rule.name}, version {rule.version}: COVID from a score of {rule.threshold:.3f} on")
+    say(f"{rule.name}, version {rule.version}: COVID if the score is at least {rule.threshold:.3f}")
     if rule.tuned is None:
         say("this is the default rule; `ctbatch findings tune` chooses one on labelled patients")
         return
