@@ -35,10 +35,10 @@ class FindingView(BaseModel):
     verdict: ClassName | None = Field(description="Null if the finding gives no verdict; `reason` says why.")
     reason: str | None
     score: float | None
-    threshold: float = Field(description="The score from which on the verdict is COVID.")
+    threshold: float = Field(description="The lowest score for which the verdict is COVID.")
     low: float | None = Field(
-        description="Lower end of the 95 % interval of the share of such verdicts that were right when the rule was "
-        "tuned; null if it was not tuned."
+        description="The share of such verdicts that were right when the rule was tuned: lower end of the "
+        "95 % interval. Null if the rule was not tuned."
     )
     high: float | None = Field(description="Upper end of that interval.")
     rule: str
