@@ -59,7 +59,7 @@ def carry_out(
 ) -> None:
     """Do claimed work by the policy above. `away`: the errors that put it off; the others are for `fail`.
 
-    `put_off` replaces the plain putting off of the rows.
+    `put_off` is called in place of `_put_off` if the work is to be tried again later.
     """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
     with Heartbeat(model, claims) as heartbeat:
@@ -85,7 +85,7 @@ def carry_out(
 
 
 def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
-    """Return what `act` returns, called again and again while the database is unreachable.
+    """Call `act`, again and again while the database is unreachable, and return its result.
 
     `act` runs one transaction, or several that may each be repeated. Raises StaleClaim, and what `act` raises.
     """
@@ -101,7 +101,7 @@ def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
 
 
 def _kind_of(error: Exception) -> dict[str, object]:
-    """Return what a log says of an error; its text only where that cannot hold a name."""
+    """Return what the log may state about an error. Its text is included only if it cannot contain a name."""
     facts: dict[str, object] = {"error": type(error).__name__}
     if isinstance(error, OSError):
         facts["errno"] = error.errno

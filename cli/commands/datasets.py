@@ -35,7 +35,7 @@ def datasets() -> None:
     type=click.Choice(["headers", "folders"]),
     default="headers",
     show_default=True,
-    help="Group DICOM slices first by the patient in their headers, or first by folders.",
+    help="Take the patient of a DICOM slice first from its header, or first from folder names.",
 )
 @click.option("--no-wait", is_flag=True, help="Do not wait for the dataset  [default: wait until it is built]")
 @json_option

@@ -85,7 +85,8 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
 
     The command uses nested cross-validation on the groups (patients) of DATASET. The inner folds choose the rule. The
     outer folds, which had no part in the choice, give the estimate that is printed. A DATASET with slices that made
-    VERSION is refused. From then on, jobs that use VERSION make findings by the rule. Existing findings do not change.
+    VERSION is refused. After the tuning, jobs that use VERSION make findings by the rule. Existing findings do
+    not change.
     """
     from training.evaluation.tune_findings import CannotTune, candidates  # loads the libraries that compute
     from training.evaluation.tune_version import check_dataset, tune_version

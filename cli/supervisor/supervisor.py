@@ -145,5 +145,8 @@ class Supervisor:
 
 
 def _forced_grace(process: Process) -> float:
-    """Return the seconds to end when forced: 0, unless the death signal is gentle (the broker, which flushes)."""
+    """Return the seconds that a process has to end after a second signal.
+
+    It is 0 for processes whose death signal is SIGKILL. The broker has another one, because it must flush.
+    """
     return 0 if process.death_signal == signal.SIGKILL else FORCED_SECONDS

@@ -74,7 +74,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
     """Compare the model versions A and B on the same slices.
 
-    The 95 % intervals of the differences come from resampling the same groups for both. Warns if one of them was
+    The 95 % intervals of the differences come from resampling the same groups for both. Warns if A or B was
     trained on some of the slices.
     """
     with _asking() as session:
