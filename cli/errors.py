@@ -43,6 +43,6 @@ class Unavailable(CommandError):
 
 
 class PartialFailure(CommandError):
-    """The job ended, but it predicted nothing, or too many of its slices have no prediction."""
+    """The job ended, but it predicted nothing, or slices were quarantined or cancelled, or with `--strict` rejected."""
 
     exit_code = 5

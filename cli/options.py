@@ -44,7 +44,7 @@ def _use_home(_ctx: click.Context, _parameter: click.Parameter, value: Path | No
 
 
 def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--home DIR`, which holds before the command's body reads any setting."""
+    """Add `--home DIR`. It takes effect before the command reads any setting."""
     return click.option(
         "--home",
         type=NEW_FOLDER,

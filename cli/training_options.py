@@ -1,4 +1,4 @@
-"""Options of training runs and splits that several commands share. Apart from the others, for presets load slowly."""
+"""Options of training runs and splits that several commands share. A module of its own, because presets load slowly."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any
             "settings",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change one setting of the preset, as stages.head.epochs=5. Repeat it for more.",
+            help="Change one setting of the preset, for example stages.head.epochs=5. Repeat it for more.",
         ),
         seed_option("Random seed of the split, the weights and the order of batches."),
         as_given_option,

@@ -12,11 +12,11 @@ UNSEEN = {"synchronize_session": False}
 
 
 def insert_rows(s: Session, model: type[DeclarativeBase], rows: Sequence[Row], **common: Any) -> None:
-    """Insert rows that all have the same columns, and in each the values `common`, which may be SQL.
+    """Insert rows that all have the same columns. Each row also gets the values `common`, which may be SQL.
 
-    A default that a column has in Python counts only if it does not depend on the row. On PostgreSQL an array a column
-    is sent: with a parameter for each value, sending 128 slices took the driver three times as long as the server took
-    to insert them.
+    A column's default in Python is used only if it does not depend on the row. PostgreSQL is sent one array for each
+    column. When each value was a parameter of its own, the driver took three times as long to send 128 slices as the
+    server took to insert them.
     """
     if not rows:
         return
@@ -35,7 +35,10 @@ def insert_rows(s: Session, model: type[DeclarativeBase], rows: Sequence[Row], *
 
 
 def _values(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
-    """Return a column's values; psycopg sends no list of both integers and floats."""
+    """Return a column's values, all as floats if the column is of floats.
+
+    psycopg cannot send a list that mixes integers and floats.
+    """
     values = [row[column.name] for row in rows]
     if isinstance(column.type, Float):
         return [None if value is None else float(value) for value in values]

@@ -31,8 +31,8 @@ METRICS = {
     for metric in (
         Metric("accuracy", "accuracy", "of all slices, the share that is right"),
         Metric("recall", "sensitivity", "of COVID slices, the share that is found; also called recall", (1,)),
-        Metric("specificity", "specificity", "of non-COVID slices, the share that is cleared", (0,)),
-        Metric("precision", "precision", "of slices called COVID, the share that is", (1,)),
+        Metric("specificity", "specificity", "of non-COVID slices, the share that is labelled non-COVID", (0,)),
+        Metric("precision", "precision", "of slices labelled COVID, the share that is COVID", (1,)),
         Metric("f1", "F1", "harmonic mean of precision and sensitivity", (1,)),
         Metric("auc", "AUC", "how often a COVID slice scores above a non-COVID one; 0.5 is chance", (1, 0)),
         Metric("pr_auc", "PR AUC", "mean precision over all sensitivities", (1, 0)),

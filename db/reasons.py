@@ -131,7 +131,7 @@ OF_FINDINGS = {
     "missing": "More than a quarter of the slices were rejected, quarantined or cancelled.",
     "nothing_predicted": "No slice was predicted.",
     "no_lung": "No predicted slice shows enough lung.",
-    "ood": "More than a quarter of the slices are out of distribution.",
+    "ood": "More than a quarter of the slices that show lung are out of distribution.",
     "little_lung": "The slice shows little or no lung.",
     "cancelled": "The job was cancelled before the slice was predicted.",
 }

@@ -19,7 +19,7 @@ def _rules(value: str) -> tuple[str, ...]:
     """Return the names in a text such as "localizer,capture". Raises ValueError."""
     rules = tuple(value.replace(",", " ").split())
     if unknown := set(rules) - set(SET_APART):
-        raise ValueError(f"no rule {', '.join(sorted(unknown))}; there are: {', '.join(SET_APART)}")
+        raise ValueError(f"unknown rule {', '.join(sorted(unknown))}; choose from: {', '.join(SET_APART)}")
     return rules
 
 

@@ -53,7 +53,7 @@ class Origin(_Frozen):
     def _check_value(self) -> Self:
         pattern, example = _ORIGIN_VALUES.get(self.kind, ("", self.kind))
         if not re.fullmatch(pattern, self.value):
-            raise ValueError(f"{str(self)!r} is not something to start from; write {example}")
+            raise ValueError(f"a run cannot start from {str(self)!r}; write {example}")
         return self
 
     @model_serializer
@@ -161,7 +161,7 @@ def floor_of(rule: str) -> float | None:
         floor = 0.0
     if not 0 < floor <= 1:
         raise ValueError(
-            f'there is no threshold rule {rule!r}; there are "youden", "{STEADY_RULE}" and "{FLOOR_RULE}0.95"'
+            f'the threshold rule {rule!r} does not exist; choose one of "youden", "{STEADY_RULE}", "{FLOOR_RULE}0.95"'
         )
     return floor
 
@@ -277,7 +277,7 @@ PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}
 def preset(name: str) -> Config:
     """Return the preset of this name. Raises ConfigError."""
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ConfigError(f"the preset {name!r} does not exist; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -332,5 +332,5 @@ def _key(values: Any, name: str, setting: str) -> Any:
         names = list(values)
         if name in names:
             return name
-    others = f"; there are {', '.join(map(str, names))}" if names else ""
-    raise ConfigError(f"{setting!r}: there is no {name!r} here{others}")
+    others = f"; choose one of {', '.join(map(str, names))}" if names else ""
+    raise ConfigError(f"{setting!r}: {name!r} does not exist{others}")

@@ -94,7 +94,8 @@ def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
     with work_folder(claim) as folder:  # before anything else, because it removes what killed workers left
         if run.attempts > MAX_CLAIMS:
             raise RunFailed(
-                f"{MAX_CLAIMS} workers died of this run before an epoch was done; is there too little memory?"
+                f"{MAX_CLAIMS} workers died during this run before an epoch was done; check whether the machine has"
+                " enough memory"
             )
         config = None if run.demo else checked(run.config)
         observer = RunObserver(run, claim, heartbeat, config.stages if config else ())

@@ -135,9 +135,9 @@ def as_problem(error: Exception) -> Problem:
             log.error("A stored file is missing or damaged: %s", error)
             return Problem(503, "file-lost", "A stored file is missing or damaged. Tell the operator of this server.")
         case ForeignStorage():
-            log.error("Storage is not this database's: %s", type(error).__name__)
+            log.error("the storage cannot be used: %s", type(error).__name__)
             return Problem(
-                503, "storage-away", "The server's storage is not at hand. Nothing was queued. Tell its operator."
+                503, "storage-away", "The server's storage is not available. Nothing was queued. Tell its operator."
             )
         case OSError() if error.errno in DISK_FULL:
             log.error("Storage is full")

@@ -59,7 +59,7 @@ def carry_out(
 ) -> None:
     """Do claimed work by the policy above. `away`: the errors that put it off; the others are for `fail`.
 
-    `put_off` replaces the plain putting off of the rows.
+    `put_off` is called in place of `_put_off` if the work is to be tried again later.
     """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
     with Heartbeat(model, claims) as heartbeat:
@@ -73,8 +73,8 @@ def carry_out(
                 patiently(heartbeat, partial(put_off, error) if put_off else partial(_put_off, model, claims))
             except FileMissing as error:
                 if OSError in away and not is_storage_at_hand():
-                    log.error("work put off: storage is not at hand", extra=rows)  # noqa: TRY400  no file is named
-                    why = OSError("the storage is not at hand: it lacks the marker file of this database")
+                    log.error("work put off: storage is not available", extra=rows)  # noqa: TRY400  no file is named
+                    why = OSError("the storage is not available: it lacks the marker file of this database")
                     patiently(heartbeat, partial(put_off, why) if put_off else partial(_put_off, model, claims))
                 else:
                     patiently(heartbeat, partial(fail, error))
@@ -85,7 +85,7 @@ def carry_out(
 
 
 def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
-    """Return what `act` returns, called again and again while the database is unreachable.
+    """Call `act`, again and again while the database is unreachable, and return its result.
 
     `act` runs one transaction, or several that may each be repeated. Raises StaleClaim, and what `act` raises.
     """
@@ -101,7 +101,7 @@ def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
 
 
 def _kind_of(error: Exception) -> dict[str, object]:
-    """Return what a log says of an error; its text only where that cannot hold a name."""
+    """Return what the log may state about an error. Its text is included only if it cannot contain a name."""
     facts: dict[str, object] = {"error": type(error).__name__}
     if isinstance(error, OSError):
         facts["errno"] = error.errno

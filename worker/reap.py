@@ -67,8 +67,9 @@ def reap(*, confirmed: bool = False) -> Reaped:
         orphans += unnamed(names)
     if not confirmed and (len(orphans) > MANY or len(orphans) > max(FEW, MANY_SHARE * count)):
         raise TooManyOrphans(
-            f"the database does not refer to {len(orphans)} of {count} stored files. If it was replaced or restored,"
-            " mend that first; if these files may go, run `ctbatch files reap --yes`"
+            f"the database does not refer to {len(orphans)} of {count} stored files. Check whether it is the right"
+            " database, and not one restored from an old backup; if these files are unused, run"
+            " `ctbatch files reap --yes`"
         )
     trashed = [sha256 for sha256 in orphans if storage().trash(sha256, before)]
     put_back = _restore_named(trashed)

@@ -72,7 +72,7 @@ def send_again() -> None:
 
 
 def sweep_ledger(watch: LeaseWatch | None = None) -> None:
-    """Split chunks whose lease was lost, free other work whose lease was, and end jobs that have nothing open.
+    """Split chunks whose lease was lost, free other work whose lease was lost, and end jobs that have nothing open.
 
     Works without a broker.
     """
@@ -118,9 +118,9 @@ def _free_lost(model: type[LeaseMixin], watch: LeaseWatch | None) -> None:
 
 
 def _resend(model: type[LeaseMixin], queue: Queue) -> None:
-    """Send the messages of rows that have waited long, but no more than the queue is short of.
+    """Send again the messages of rows that have waited long, as many as the queue lacks.
 
-    Any message makes a worker take the row whose turn it is, so only their number matters.
+    Any message makes a worker take the row whose turn it is, so only the number of messages matters.
     """
     with read_scope() as s:
         stale = leases.unsent(s, model)
@@ -135,7 +135,7 @@ def _resend(model: type[LeaseMixin], queue: Queue) -> None:
 
 
 def _ask_for_trial() -> None:
-    """Wake an inference worker if an imported version was tried nowhere: the gate waits, and a message can get lost."""
+    """Wake an inference worker if no machine has tried an imported version. The gate waits for this trial."""
     with read_scope() as s:
         is_any = engine_proofs.is_any_untried(s)
     if is_any and not broker.waiting(Queue.INFERENCE):
@@ -156,7 +156,7 @@ def _finish_jobs() -> None:
 
 
 def reap_and_log() -> None:
-    """Carry out one round of the reaper, or log why none may be."""
+    """Carry out one round of the reaper, or log why no file may be removed."""
     try:
         log.info("files were reaped", extra=asdict(reap()))
     except (ForeignStorage, TooManyOrphans) as error:

@@ -1,4 +1,4 @@
-"""Slices a second that several workers claim and record of tiny jobs, without an engine; and the deadlocks."""
+"""Measures how fast several workers claim and record slices of tiny jobs without an engine, and counts deadlocks."""
 
 import tempfile
 import time
@@ -39,7 +39,7 @@ CAM = bytes(98)
 def run(url: str | None, workers: int, count: int, seconds: float, as_json: bool) -> None:
     """Submit jobs, round after round, to workers that only claim and record, and print the speed and the deadlocks.
 
-    `url`: of an empty database, or None for SQLite in a temporary folder.
+    `url` names an empty database, or is None for SQLite in a temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
         use_home(Path(folder) / "home", url)
@@ -154,7 +154,7 @@ class _Worker:
             except OperationalError as error:
                 code = getattr(error.orig, "sqlstate", None) or type(error.orig).__name__
                 self.errors[str(code)] += 1
-        raise RuntimeError(f"{work.__name__} was broken off {TRIES} times")
+        raise RuntimeError(f"{work.__name__} was aborted {TRIES} times")
 
     def _read(self) -> bool:
         with session_scope() as s:

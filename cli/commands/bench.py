@@ -20,7 +20,7 @@ TESTED_PACKAGE = click.option("--package", type=FOLDER, required=True, help="Tes
 
 
 def count_option(name: str, default: int, purpose: str, least: int = 1) -> Callable[[Callable[..., Any]], Any]:
-    """Add an option for a number of at least `least`."""
+    """Add an option for a whole number. `least` is the smallest number that it accepts."""
     return click.option(name, type=click.IntRange(least), default=default, show_default=True, help=purpose)
 
 
@@ -127,8 +127,8 @@ def intake(slices: int, package: Path | None, as_json: bool) -> None:
 def decoding(slices: int, as_json: bool) -> None:
     """Measure how many DICOM slices/s one core reads.
 
-    A slice of 512 × 512 pixels of 16 bits is decoded and prepared, uncompressed and in each lossless syntax. The speed
-    is compared with that of the codec alone. Prints the best of five rounds.
+    A slice of 512 × 512 pixels of 16 bits is stored uncompressed and in each lossless syntax. Each of these files is
+    decoded and prepared. The speed is compared with that of the codec alone. Prints the best of five rounds.
     """
     from cli.benchmarks.decoding import run
 
@@ -144,8 +144,8 @@ def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> Non
     """Measure the processor time to prepare a slice.
 
     PATH is a folder of slices  [default: synthetic PNG of 400 × 300 and JPEG of 512 × 512 pixels]. Preparing
-    begins with the bytes of the archive and ends with prepared chunks and their rows. Prints the core-milliseconds for
-    a slice of three parts: receiving the archive, the ingest process, and its decoders. No engine runs.
+    begins with the bytes of the archive and ends with prepared chunks and their rows. Prints the core-milliseconds that
+    a slice takes in each of three parts: receiving the archive, the ingest process, and its decoders. No engine runs.
     """
     from cli.benchmarks.preparing import run
 
@@ -162,8 +162,9 @@ def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> Non
 def connections(pages: int, idle: int, uploads: int, readers: int, package: Path | None, as_json: bool) -> None:
     """Measure the time to a page while other clients are slow.
 
-    Prints the longest time, with and without the slow clients. Measures `ctbatch up`, and gunicorn's own threads with
-    the same application. If nginx is installed, also measures `ctbatch up` behind the proxy of docker-compose.yml.
+    Prints the longest time, with and without the slow clients. Measures `ctbatch up`. For comparison, measures the same
+    application served by gunicorn's own worker with threads. If nginx is installed, also measures `ctbatch up` behind
+    the proxy of docker-compose.yml.
     """
     from cli.benchmarks.connections import run
 
@@ -273,7 +274,7 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
     "--devices",
     default="1,2,4,8",
     show_default=True,
-    help="Measure with each of these numbers of devices. Each device is a host.",
+    help="Repeat the measurement with these numbers of devices. Each device is a host.",
 )
 @click.option(
     "--rate", type=click.FloatRange(1), default=500, show_default=True, help="Slices/s that a device predicts."
@@ -306,9 +307,9 @@ def ledger(
 ) -> None:
     """Measure how many slices/s the database records.
 
-    Slices are recorded in chunks of 128, in the way of ingest and inference workers. No file is read and no engine
-    runs. Prints four speeds. `read` is that of recording slices, and `predicted` that of recording predictions.
-    `closed` is that of deciding on patients and series after the reading. `whole` is that of all three together.
+    Slices are recorded in chunks of 128, as ingest and inference workers do. No file is read and no engine runs. Prints
+    the speed of each part. `read`: recording slices. `closed`: closing an upload that was read, which includes
+    checking its patients and series. `predicted`: recording predictions. `whole`: all three together.
     """
     from cli.benchmarks.many.ledger import run
 
@@ -317,10 +318,10 @@ def ledger(
 
 @bench.command()
 @click.option(
-    "--sizes", default="1000,10000,100000", show_default=True, help="Classify jobs of these numbers of slices."
+    "--sizes", default="1000,10000,100000", show_default=True, help="Classify one job of each size, in slices."
 )
 @count_option("--rows", 1_000_000, "Copy the results into this many rows, and query these; 0 skips this.", least=0)
-@click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no network, to measure the rest.")
+@click.option("--tiny", is_flag=True, help="Use tiny slices (16 × 16 pixels) and no network: measure all else.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Plot into this PNG; needs training.")
 @even_if_disturbed
 @json_option

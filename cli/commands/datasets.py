@@ -35,7 +35,7 @@ def datasets() -> None:
     type=click.Choice(["headers", "folders"]),
     default="headers",
     show_default=True,
-    help="Group DICOM slices first by the patient in their headers, or first by folders.",
+    help="Take the patient of a DICOM slice first from its header, or first from folder names.",
 )
 @click.option("--no-wait", is_flag=True, help="Do not wait for the dataset  [default: wait until it is built]")
 @json_option
@@ -170,7 +170,7 @@ def _labels_among(paths: Sequence[Path], labels: Path | None) -> tuple[list[Path
     if not tables:
         return list(paths), labels
     if labels or len(tables) > 1:
-        raise UsageError("the labels come from one CSV; name one alone, or join them into one")
+        raise UsageError("there is more than one CSV of labels; name only one, or join them into one")
     return [path for path in paths if path not in tables] or [tables[0].absolute().parent], tables[0]
 
 

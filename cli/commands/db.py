@@ -18,7 +18,7 @@ def db() -> None:
 def upgrade(as_json: bool) -> None:
     """Create the tables, or upgrade them to this program's revision. It is safe to run again.
 
-    Stop all processes first. A SQLite database is copied beside itself before it is upgraded.
+    Stop all processes first. A SQLite database is copied to a file beside it before it is upgraded.
     """
     from db import migrate
 
@@ -29,7 +29,7 @@ def upgrade(as_json: bool) -> None:
         print_json({"revision": revision, "copy": None if copy is None else str(copy)})
         return
     if copy is not None:
-        say(f"the database as it was: {copy}")
+        say(f"copied the database before the upgrade: {copy}")
     say(f"the database is at revision {revision}")
 
 

@@ -57,10 +57,10 @@ def _show(settings: Settings, options: list[str], archive: Future[Path], *, trai
         say(f"model version: {label}")
         job = run_job(local, archive.result())
         print_summary(local, job)
-        say(f"job page, signed in once: {sign_in_link(local.url, job_page(job))}")
+        say(f"job page (the link signs you in once): {sign_in_link(local.url, job_page(job))}")
         check_complete(job)
         if not exit_after and process is not None:
-            say("serving on; press Ctrl-C to stop")
+            say("still serving; press Ctrl-C to stop")
             _serve_on(process)
 
 

@@ -57,7 +57,7 @@ def doctor(tune: bool, as_json: bool) -> None:
     findings = [finding for check in CHECKS for finding in check(settings)]
     print_rows([asdict(finding) for finding in findings], ("check", "state", "detail"), as_json)
     if failed := [finding.check for finding in findings if finding.state == "fail"]:
-        raise Unavailable(f"not well: {', '.join(failed)}; see the details above")
+        raise Unavailable(f"failed checks: {', '.join(failed)}; see the details above")
 
 
 def python(_settings: Settings) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def python(_settings: Settings) -> Iterator[Finding]:
 
 
 def home(settings: Settings) -> Iterator[Finding]:
-    """Check that the home can be written to, is this user's alone, and how much of its disk is free."""
+    """Check that the home can be written to and is closed to other users. Report the free space of its disk."""
     folder = settings.home
     while not folder.exists():
         folder = folder.parent
@@ -76,7 +76,7 @@ def home(settings: Settings) -> Iterator[Finding]:
         yield Finding("home", "fail", f"{settings.home} cannot be written to; choose another --home")
         return
     if settings.home.exists() and (mode := stat.S_IMODE(settings.home.stat().st_mode)) & 0o077:
-        detail = f"other users of this machine may look into {settings.home} (mode {mode:o}); run `chmod 700` on it"
+        detail = f"other users of this machine may read {settings.home} (mode {mode:o}); run `chmod 700` on it"
         yield Finding("home", "warn", detail)
     else:
         yield Finding("home", "ok", str(settings.home))
@@ -87,12 +87,13 @@ def _disk(settings: Settings, free: int) -> Finding:
     detail = f"{free / 1024**3:.1f} GiB free"
     if free < settings.reserve_bytes:
         reserve = f"{settings.reserve_bytes / 1024**3:.1f} GiB (CTBATCH_RESERVE_BYTES)"
-        return Finding("disk", "fail", f"{detail}, less than the reserve of {reserve}; nothing is claimed, free some")
+        advice = "workers claim no work; free some space"
+        return Finding("disk", "fail", f"{detail}, less than the reserve of {reserve}; {advice}")
     return Finding("disk", "ok" if free > LOW_DISK_BYTES else "warn", detail)
 
 
 def sqlite_place(settings: Settings) -> Iterator[Finding]:
-    """Check that SQLite is on a disk of this machine: on a network file system locks are lost, and then commits."""
+    """Check that SQLite is on a disk of this machine. On a network file system locks may fail, and commits get lost."""
     from sqlalchemy.engine import make_url
 
     from cli.local.file_systems import NETWORK_FILE_SYSTEMS, file_system_of
@@ -102,7 +103,7 @@ def sqlite_place(settings: Settings) -> Iterator[Finding]:
         return
     file_system = file_system_of(Path(url.database))
     if file_system in NETWORK_FILE_SYSTEMS:
-        advice = "put CTBATCH_HOME on a disk of this machine, or set DATABASE_URL to a PostgreSQL"
+        advice = "put CTBATCH_HOME on a disk of this machine, or set DATABASE_URL to a PostgreSQL database"
         yield Finding("file system", "fail", f"SQLite is on a network file system ({file_system}); {advice}")
     else:
         yield Finding("file system", "ok", file_system)
@@ -153,7 +154,7 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 
 def _storage_owner(session: "Session") -> Finding:
-    """Check that the storage is marked as this database's: the reaper leaves a foreign one alone."""
+    """Check that the storage belongs to this database. The reaper removes no file from another one."""
     from db.installation import ForeignStorage, check_storage
 
     try:
@@ -174,15 +175,15 @@ def _stored_files(session: "Session") -> Finding:
     damaged = session.scalars(select(DamagedFile.sha256).order_by(DamagedFile.sha256)).all()
     if damaged:
         names = ", ".join(damaged[:SHOWN_FILES]) + (" and more" if len(damaged) > SHOWN_FILES else "")
-        advice = f"put whole copies from a backup into their place below {storage().folder}"
+        advice = f"restore them from a backup under the same names below {storage().folder}"
         return Finding("stored files", "fail", f"{len(damaged)} damaged: {names}; {advice}")
     at = this_installation(session).reread_at
     since = f"all were read again by {at:%Y-%m-%d %H:%M} UTC" if at else "the sweeper has not read all of them yet"
-    return Finding("stored files", "ok", f"none is known to be damaged; {since}")
+    return Finding("stored files", "ok", f"no damaged file was found; {since}")
 
 
 def broker(settings: Settings) -> Iterator[Finding]:
-    """Check that the broker of the settings answers, or that there is a program for a private one."""
+    """Check that the broker of the settings answers, or that a program for a private broker is installed."""
     from cli.supervisor.private_broker import find_binary
     from db import broker as broker_
 
@@ -238,7 +239,7 @@ def training(_settings: Settings) -> Iterator[Finding]:
 
 
 def engine_proof(settings: Settings) -> Iterator[Finding]:
-    """Report the proof of the champion's engine, of the last time that a worker loaded it on this machine."""
+    """Report how the champion's engine did in its proof when a worker last loaded it on this machine."""
     from cli.local.session import reading
     from db.registry import champions, engine_proofs
 
@@ -285,7 +286,7 @@ def _proof_detail(serving: "Serving") -> str:
 
 
 def server(_settings: Settings) -> Iterator[Finding]:
-    """Check that the server that commands would speak to answers and takes the token."""
+    """Check that the server answers and accepts the token. Commands such as `submit` use the same server and token."""
     from cli.remote.client import Client
     from cli.remote.find_server import find_server
 
@@ -308,7 +309,7 @@ def proxy(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "proxy",
             "warn",
-            "requests carry X-Forwarded-For and no proxy is trusted: all users count as one address; set"
+            "requests carry X-Forwarded-For, but no proxy is trusted, so all users seem to have one address; set"
             " CTBATCH_TRUSTED_PROXIES to the number of proxies in front of web",
         )
 

@@ -55,7 +55,7 @@ def restore(as_json: bool) -> None:
 def adopt() -> None:
     """Mark the storage as this database's.
 
-    Run this once after you replaced the database by another one. Before that, ctbatch removes no files.
+    Run this once after you replaced the database by another one. Until you do, ctbatch removes no files.
     """
     from db.installation import adopt_storage
 

@@ -85,7 +85,8 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
 
     The command uses nested cross-validation on the groups (patients) of DATASET. The inner folds choose the rule. The
     outer folds, which had no part in the choice, give the estimate that is printed. A DATASET with slices that made
-    VERSION is refused. From then on, jobs that use VERSION make findings by the rule. Existing findings do not change.
+    VERSION is refused. After the tuning, jobs that use VERSION make findings by the rule. Existing findings do
+    not change.
     """
     from training.evaluation.tune_findings import CannotTune, candidates  # loads the libraries that compute
     from training.evaluation.tune_version import check_dataset, tune_version
@@ -138,7 +139,7 @@ def _print_rule(rule: FindingRule, as_json: bool) -> None:
     if as_json:
         print_json(rule.as_dict())
         return
-    say(f"{rule.name}, version {rule.version}: COVID from a score of {rule.threshold:.3f} on")
+    say(f"{rule.name}, version {rule.version}: COVID if the score is at least {rule.threshold:.3f}")
     if rule.tuned is None:
         say("this is the default rule; `ctbatch findings tune` chooses one on labelled patients")
         return
@@ -148,7 +149,7 @@ def _print_rule(rule: FindingRule, as_json: bool) -> None:
     counted = ", ".join(f"{count} of {name}" for name, count in tuned.groups.items())
     say(f"tuned on {tuned.dataset}: groups: {counted}; scores by {tuned.engine}; seed {tuned.seed}")
     if tuned.left_out:
-        say(f"  {tuned.left_out} groups without a slice of the lungs were left out")
+        say(f"  {tuned.left_out} groups were left out, because they have no slice of the lungs")
     say(f"  the outer folds chose: {'; '.join(tuned.chosen)}")
     for note in tuned.notes:
         say(f"  {note}")

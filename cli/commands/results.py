@@ -44,7 +44,8 @@ def results(
     """Print the results of JOB: the findings on its patients and series, or with --slices its first slices.
 
     CSV and Parquet hold all slices, and JSON all findings and slices. `ctbatch findings ls` writes the findings alone.
-    --slices, --state, --label, --reason, --sort and --limit work only with --format table, and all show slices.
+    --slices, --state, --label, --reason, --sort and --limit work only with --format table. Each of
+    them shows slices in place of findings.
     """
     form = "json" if as_json else form
     if form == "table" and output:

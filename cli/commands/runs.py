@@ -80,7 +80,8 @@ def cancel(run_id: int) -> None:
 def stop(run_id: int) -> None:
     """End a run's training now, and make a model version of its best epoch so far.
 
-    In a stage that keeps its last epoch (as in scratch and quick), the version gets the weights of this moment.
+    A stage of the presets scratch and quick keeps its last epoch, not its best. If the run is stopped in such
+    a stage, the version gets the current weights.
     """
     _ask(run_id, runs.stop_run, "it is not running")
     say(f"training run {run_id} is being stopped; it keeps what it has learned")

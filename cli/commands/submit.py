@@ -42,8 +42,8 @@ def submit(
     A folder is sent as a TAR. Files and folders whose names begin with a dot are left out. Links to folders are not
     followed.
 
-    Prints the job's id, or with --json the whole job. With --wait, the finished job is printed, and the exit code is 5
-    if nothing was predicted.
+    Prints the job's id, or with --json the whole job. With --wait, prints the finished job. The exit code is then 5 if
+    nothing was predicted, or if slices were quarantined or cancelled.
     """
     need_wait(strict, wait)
     with Client() as client:

@@ -41,9 +41,9 @@ def train(
 ) -> None:
     """Launch a training run on DATASET (name, name/number or id). `ctbatch runs` shows its progress.
 
-    With --from MODEL, slices that trained MODEL stay in train and slices that tested it stay in test, whatever the
-    seed. The seed decides about the other slices. If too few are left to test on, --allow-leak seen-by-parent splits
-    all slices anew.
+    With --from MODEL, slices that MODEL was trained on stay in train, and slices that it was tested on stay in test,
+    whatever the seed. The seed decides about the other slices. If too few are left to test on, --allow-leak
+    seen-by-parent splits all slices anew.
 
     Prints an estimate of time and disk first, on stderr.
     """

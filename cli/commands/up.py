@@ -44,8 +44,8 @@ def up(host: str | None, port: int | None, engine: str | None, insecure: bool) -
     """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training, evaluation and sweep.
 
     Makes or upgrades the database first, and restarts a process that dies. When all is ready, prints the address and a
-    link that signs you in once. A second Ctrl-C stops everything at once. If training is not installed, everything
-    except training runs.
+    link that signs you in once. A second Ctrl-C stops everything at once. If training is not installed, starts
+    everything except the training worker.
     """
     for name, value in (("CTBATCH_HOST", host), ("CTBATCH_PORT", port), ("CTBATCH_ENGINE", engine)):
         if value is not None:
@@ -63,18 +63,18 @@ def check_host(settings: Settings) -> None:
     """Check that web listens on this machine only, or behind a proxy, which can speak TLS.
 
     Raises:
-        UsageError: it would send passwords and scans in clear.
+        UsageError: it would send passwords and scans without encryption.
     """
     if settings.trusted_proxies or is_loopback(settings.host):
         return
     raise UsageError(
-        f"listening at {settings.host or 'every address'} sends passwords and scans in clear; put a proxy with TLS in"
-        " front and set CTBATCH_TRUSTED_PROXIES, or add --insecure on a network where nobody else listens"
+        f"listening at {settings.host or 'every address'} sends passwords and scans without encryption; put a proxy"
+        " with TLS in front and set CTBATCH_TRUSTED_PROXIES, or add --insecure if you trust everybody on the network"
     )
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address is reached from this machine only."""
+    """Return whether an address can be reached from this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:  # a name
@@ -108,7 +108,7 @@ def only_one(settings: Settings) -> Iterator[None]:
             local = read_local(settings.run_dir)
             where = f" at {local.url} (process {local.pid})" if local else ""
             raise Unavailable(
-                f"ctbatch runs already in {settings.home}{where}; use it, or choose another --home"
+                f"ctbatch is already running in {settings.home}{where}; use it, or choose another --home"
             ) from error
         yield
 

@@ -1,4 +1,4 @@
-"""`ctbatch worker ROLE`: becomes the process of a role, or checks that one is well."""
+"""`ctbatch worker ROLE`: runs the process of a role, or checks that it is healthy."""
 
 import os
 import socket
@@ -52,7 +52,7 @@ def worker(role: str, check: bool, name: str | None) -> None:
 
 
 def _check_revision() -> None:
-    """Raise Unavailable if the tables are of another revision. An unreachable database is waited for."""
+    """Raise Unavailable if the tables are of another revision. If the database is unreachable, return."""
     from sqlalchemy.exc import OperationalError
 
     from db import migrate
@@ -62,7 +62,7 @@ def _check_revision() -> None:
 
 
 def _check(role: str, settings: Settings, name: str | None) -> None:
-    """Raise Unavailable unless this machine's process of this role is well."""
+    """Raise Unavailable unless this machine's process of this role is healthy."""
     if role == "web":
         local = read_local(settings.run_dir)
         if why := why_not_ready(local.url if local else local_url(settings.host, settings.port), CHECK_SECONDS):
@@ -71,7 +71,7 @@ def _check(role: str, settings: Settings, name: str | None) -> None:
         _check_sweep(settings)
     else:
         _check_celery(f"{name or role}@{socket.gethostname()}", settings)
-    click.echo(f"{role} is well")
+    click.echo(f"{role} is healthy")
 
 
 def _check_sweep(settings: Settings) -> None:

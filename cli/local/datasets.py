@@ -59,7 +59,7 @@ def follow_dataset(label: str) -> DatasetView:
         lambda _update: find_view(label),
         lambda view: view.state,
         is_busy=_is_builder_busy,
-        nobody=f"no worker builds {label}, which stays queued; start one: `ctbatch worker evaluation`",
+        nobody=f"no worker is building {label}, which stays queued; start one: `ctbatch worker evaluation`",
     )
 
 

@@ -27,7 +27,7 @@ def carry_out(evaluation_id: int, *, quiet: bool = False) -> EvaluationView:
 
 
 def _note(view: EvaluationView) -> str:
-    return "" if view.state == "finished" else view.error or "a worker is at it"
+    return "" if view.state == "finished" else view.error or "a worker is running it"
 
 
 def _view(evaluation_id: int) -> EvaluationView:

@@ -1,7 +1,7 @@
 """Starts processes, restarts those that die, and stops all in order: one thread, no process left behind.
 
-Not supervisord, honcho or circus: none of them starts a stage when the stage before is ready, ends the children when
-the supervisor itself is killed, and hands a listening socket to a process that is restarted.
+supervisord, honcho and circus cannot replace it. None of them does all three: starts a stage when the stage before is
+ready, ends the children when the supervisor itself is killed, and passes a listening socket to a restarted process.
 """
 
 import contextlib
@@ -145,5 +145,8 @@ class Supervisor:
 
 
 def _forced_grace(process: Process) -> float:
-    """Return the seconds to end when forced: 0, unless the death signal is gentle (the broker, which flushes)."""
+    """Return the seconds that a process has to end after a second signal.
+
+    It is 0 for processes whose death signal is SIGKILL. The broker has another one, because it must flush.
+    """
     return 0 if process.death_signal == signal.SIGKILL else FORCED_SECONDS

@@ -33,7 +33,7 @@ def made_before(s: Session, request: KeyedRequest) -> int | None:
     if row is None:
         return None
     if (row.kind, row.request_hash) != (request.kind, request.digest):
-        raise IdempotencyConflict("this Idempotency-Key came before with another request")
+        raise IdempotencyConflict("this Idempotency-Key was used before with another request")
     return row.made_id
 
 

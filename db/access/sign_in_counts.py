@@ -1,5 +1,5 @@
-"""How many sign-ins failed of late, by whom or from where. A sign-in counts from its beginning, so that guesses that
-come at once cannot pass a limit together; one that succeeds is given back."""
+"""Counts recent failed sign-ins, by name and by network. A sign-in is counted when it begins, so that many guesses at
+the same time cannot pass a limit together. A sign-in that succeeds is taken out of the count."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from db.models import SignInCount
 
 @dataclass(frozen=True)
 class Limit:
-    """At most so many failures within `seconds` after the first. `key`: who or what is counted; its hash is kept."""
+    """The largest number of failures within `seconds` after the first. `key`: who or what is counted; only its hash is
+    stored."""
 
     key: str
     seconds: int

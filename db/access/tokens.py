@@ -1,4 +1,4 @@
-"""API tokens and the sessions of browsers: both are secrets of which only the hash is kept."""
+"""API tokens and the sessions of browsers. Both are secrets, and only their hashes are stored."""
 
 import hashlib
 import secrets
@@ -48,14 +48,14 @@ def _live(secret: str) -> tuple[ColumnElement[bool], ...]:
 
 @dataclass(frozen=True)
 class SignedIn:
-    """Who a token signs in. `touch_due`: whether its use was recorded a minute ago or longer."""
+    """The user whom a token signs in. `touch_due`: its use was last recorded a minute ago or longer."""
 
     user: User
     touch_due: bool
 
 
 def signed_in(s: Session, secret: str) -> SignedIn | None:
-    """Return whom a token signs in, or None if it is unknown, revoked, expired or idle, or they are disabled."""
+    """Return whom a token signs in, or None: it is unknown, revoked, expired or idle, or the user is disabled."""
     pause = min(60.0, current().session_idle_seconds / 2)
     row = s.execute(select(Token, Token.used_at < from_now(-pause)).where(*_live(secret))).one_or_none()
     return None if row is None else SignedIn(row[0].user, row[1])

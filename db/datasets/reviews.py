@@ -36,7 +36,7 @@ def set_review(s: Session, slice_id: int, user: User, label: int) -> None:
     """Set a reader's label of a slice (1: COVID), in place of their last one. Raises NotReviewable."""
     slice_ = s.get(Slice, slice_id)
     if slice_ is None or slice_.array_row is None:
-        raise NotReviewable("there is no image of this slice, so nothing to label")
+        raise NotReviewable("this slice has no image, so it cannot be labelled")
     if _change(s, slice_id, user, label):
         return
     try:

@@ -73,9 +73,9 @@ def request(
         why = dataset.error or "it is still being built"
         raise EvaluationError(f"the dataset {dataset.label} cannot be used: {why}")
     if (split is None) != (part is None) or (part is not None and part not in PARTS):
-        raise EvaluationError(f"a part of a split is {', '.join(PARTS)}; not {part}")
+        raise EvaluationError(f"{part} is not a part of a split; choose one of {', '.join(PARTS)}")
     if split is not None and split.dataset_id != dataset.id:
-        raise EvaluationError(f"the split {split.id} is of another dataset than {dataset.label}")
+        raise EvaluationError(f"the split {split.id} does not belong to the dataset {dataset.label}")
     lock_slices(s, dataset.id)  # two requests at once get one row: to a unique key, NULL does not equal NULL
     evaluation = find(s, version=version, dataset=dataset, split=split, part=part, precision=precision)
     if evaluation is None:

@@ -54,7 +54,7 @@ class Gate(Kept):
     """The gate's verdict on a candidate, and what it rests on.
 
     `figures`: each metric of candidate and champion. `engine`: gave the scores of both. `margin`: by which the
-    candidate may be worse. `candidate_number`: which of the versions that were held to these slices it is, from 1.
+    candidate may be worse. `candidate_number`: its place among the versions tested on these slices, from 1.
     `floor`, `sensitivity` and `sensitivity_interval` repeat what `floors` has.
     """
 
@@ -106,7 +106,7 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
     if why := engine_proofs.why_not_proven(s, version):
         return gate.but(UNPROVEN, [why])
     if split is None:
-        return gate.but(NOTHING, ["its training left no test part in this database"])
+        return gate.but(NOTHING, ["the test part of its split is not in this database"])
     gate = gate.but(NOTHING, [], dataset=split.dataset.label, candidate_number=candidate_number(s, version))
     return _judged(s, gate, version, champion, split)
 
@@ -132,7 +132,7 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
         engines = f"{version.label} was measured by {done[0].engine}, {champion.label} by {done[1].engine}"
         return gate.but(NOTHING, [f"no engine runs both: {engines}"], notes=notes)
     if not (pairs := done[0].against.get(champion.label)):
-        return gate.but(PENDING, ["the scores of one of the two are gone: they could not be compared"])
+        return gate.but(PENDING, ["the two cannot be compared: the scores of one of them are gone"])
     seen = Seen(known_in_test(s, version, split), done[0].n or 0)
     ruling = rule(done[0], pairs, floors_of(version), current().promotion_margin, seen)
     return gate.but(ruling.verdict, ruling.reasons, notes=notes, figures=pairs)
@@ -158,12 +158,12 @@ def _measured(gate: Gate, version: ModelVersion, result: EvaluationResult) -> Ga
 
 
 def _count_note(gate: Gate) -> list[str]:
-    """Return a note if other candidates were held to the same slices before."""
+    """Return a note if other candidates were tested on the same slices before."""
     number = gate.candidate_number or 1
     if number < 2:
         return []
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return [f"it is the {number}{ending} candidate held to these slices: the best of several looks better than it is"]
+    return [f"it is the {number}{ending} candidate tested on these slices: the best of several looks better than it is"]
 
 
 def _missing(evaluation: Evaluation | None, version: ModelVersion) -> list[str]:

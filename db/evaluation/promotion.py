@@ -1,4 +1,4 @@
-"""The ways to another champion: through the gate, back to the champion before, and as the first one."""
+"""Changes of the champion: promotion through the gate, rollback, and promotion of a first version."""
 
 from datetime import datetime
 
@@ -28,7 +28,7 @@ class GateRecord(Gate):
 
 
 class PromotionView(Kept):
-    """One time that a version became the champion, as people see it. `verdict`: the gate's, or `rollback`."""
+    """One promotion of a version, as pages and the API show it. `verdict`: the gate's, or `rollback`."""
 
     at: datetime
     by: str
@@ -111,7 +111,7 @@ def promote_demo_model(recipe: str, user: User | None = None, *, reason: str = "
     with session_scope() as s:
         version = versions.find_version(s, label)
         if version is None:
-            raise DemoModelDamaged(f"{label} is gone again; try once more")
+            raise DemoModelDamaged(f"{label} was removed meanwhile; try again")
         return promote_first(s, version, reason.strip() or DEMO, user, who).label
 
 
@@ -121,9 +121,9 @@ def rollback(
     """Make the champion before the current one the champion again, without the gate, and return it.
 
     `who` names a person whom this database does not know. `champion_seen`: the label of the champion that the person
-    was shown, if any. Two people who ask at once so go back one step, not two.
+    was shown, if any. With it, two people who roll back at the same time go back one step, not two.
 
-    Raises RollbackRefused: a reason is missing, or the champion is another one by now. Raises NoEarlierChampion.
+    Raises RollbackRefused: a reason is missing, or the champion has changed. Raises NoEarlierChampion.
     """
     lock_table(s, Promotion)
     now, earlier = champions.champion(s), champions.champion_before(s)

@@ -43,7 +43,7 @@ PairedMetrics = Mapping[str, PairedMetric]
 
 class SiteCheck(Kept):
     """The verdict on one model version at one site. `ood_share`: share of slices that are out of distribution, or None
-    if the engine has no distance; `more_groups`: how many more would settle it, or None if that cannot be said."""
+    if the engine has no distance; `more_groups`: how many more would give a clear verdict, or None if unknown."""
 
     verdict: str
     reasons: list[str] = Field(default_factory=list)

@@ -10,7 +10,7 @@ A candidate and the champion are measured on the same slices, by the same engine
   (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979);
 - otherwise not judged, for lack of evidence, if a class has fewer than 20 groups, or if more than 1 % of the slices
   trained the candidate or are of groups that did;
-- otherwise passed if the evidence shows that it is worse by no more than a margin, if at all: in each of the four
+- otherwise passed if the evidence shows that it is at most a margin worse than the champion: in each of the four
   metrics, the 95 % interval of the difference lies wholly above minus the margin (a test of non-inferiority; all four
   must hold, so no correction is needed: Berger, 1982). A small loss that is certain, and within the margin, does not
   keep it from passing;
@@ -105,8 +105,8 @@ def _seen(seen: Seen) -> list[str]:
     if seen.share <= TOLERATED:
         return []
     return [
-        f"{seen.seen} of {seen.slices} slices trained the candidate or a version that it comes from, or are of groups"
-        " that did: they are not evidence"
+        f"{seen.seen} of {seen.slices} slices are not evidence: they, or other slices of their groups, trained the"
+        " candidate or a version that it comes from"
     ]
 
 

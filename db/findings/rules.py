@@ -1,17 +1,18 @@
 """The rules that make one verdict of many slices.
 
-A rule turns the calibrated probabilities of the slices of a series, study or patient into one score, from 0 to 1. From
-the rule's threshold on the verdict is COVID. Each rule has a name and a version: if what it computes changes, so does
-its version. Slices with little lung are left out first.
+A rule turns the calibrated probabilities of the slices of a series, study or patient into one score, from 0 to 1. If
+the score is at least the rule's threshold, the verdict is COVID. Each rule has a name and a version: if what it
+computes changes, so does its version. Slices with little lung are left out first.
 
-A finding abstains, and gives no verdict and no score, if the slices cannot carry one. The first of these that holds is
-its reason:
+A finding abstains if its slices are not enough for a verdict. It then has no verdict and no score. The first of these
+that holds is its reason:
 
 - `patient_conflict`, `uid_conflict`: a study names two patients, or over a quarter of the slices are in conflict;
 - `upload_failed`: a file with some of its slices could not be unpacked to its end, so nobody knows what is missing;
 - `missing`: more than a quarter of the slices were rejected, quarantined or cancelled;
-- `nothing_predicted`, `no_lung`: no slice was predicted, or none of those has lung;
-- `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone it is one in twenty.
+- `nothing_predicted`, `no_lung`: no slice was predicted, or no predicted slice shows enough lung;
+- `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone, one in
+  twenty slices is flagged so.
 
 Up to these limits, slices that are out of distribution are used like the others: a patient with much disease is often
 unlike the training slices, and to leave such slices out would hide the disease.
@@ -79,7 +80,7 @@ class Evidence:
 
     `probabilities`: of those that were predicted and have enough lung, float64[n] in any order. `ood`: how many of them
     are out of distribution, or None if the model does not measure it. `left_out`: the others, counted by reason code.
-    `conflict`: the code of the conflict that a study of theirs has. `upload_failed`: whether some of them came in a
+    `conflict`: the code of a conflict in one of their studies, or None. `upload_failed`: whether some of them came in a
     file that was not unpacked to its end.
     """
 
@@ -107,14 +108,14 @@ def rule_named(name: str) -> Rule:
 
 
 def default_rule(threshold: float) -> FindingRule:
-    """Return the rule of a model version for which none was tuned, with the threshold of its slices."""
+    """Return the default rule, with the threshold that a model version uses for slices."""
     return FindingRule(rule=DEFAULT_RULE, version=RULES[DEFAULT_RULE].version, k=DEFAULT_K, threshold=threshold)
 
 
 def rule_of(version: ModelVersion, engine: str | None = None) -> FindingRule:
-    """Return the rule that was tuned for a model version, or the default with the threshold of the engine of this name.
+    """Return the rule that was tuned for a model version, or the default rule if none was tuned.
 
-    Without an engine it is float32's threshold.
+    The default rule takes the threshold of the engine of this name. If `engine` is None, it takes float32's.
     """
     if version.finding_rule is not None:
         return version.finding_rule

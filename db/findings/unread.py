@@ -1,4 +1,4 @@
-"""Files that were rejected before anybody knew their series: the folder that they lay in says whose they are."""
+"""Files that were rejected before their series was known. The folder of a file shows which series it belongs to."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -38,10 +38,11 @@ def folder_of(upload_id: int, name: str) -> Folder:
 def unread_files(
     s: Session, job: Job, places: Iterable[Place], folders: Mapping[int, set[Folder]]
 ) -> dict[tuple[Level, int], Counter[str]]:
-    """Return the files without a series, counted by reason, by the smallest unit that all series of their folder share.
+    """Count the files without a series by reason. They count for the series, study or patient that their folder shows:
+    the smallest of these that all series of the folder share.
 
-    `folders`: those in which each series has slices. Folders without any, or with those of several patients, tell
-    nothing.
+    `folders`: the folders in which each series has slices. A file in a folder without series, or with those of several
+    patients, is not counted.
     """
     lost: dict[Folder, Counter[str]] = defaultdict(Counter)
     columns = (Slice.upload_id, Slice.name, Slice.reason)

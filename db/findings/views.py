@@ -35,17 +35,17 @@ class FindingView(BaseModel):
     verdict: ClassName | None = Field(description="Null if the finding gives no verdict; `reason` says why.")
     reason: str | None
     score: float | None
-    threshold: float = Field(description="The score from which on the verdict is COVID.")
+    threshold: float = Field(description="The lowest score for which the verdict is COVID.")
     low: float | None = Field(
-        description="Lower end of the 95 % interval of the share of such verdicts that were right when the rule was "
-        "tuned; null if it was not tuned."
+        description="The share of such verdicts that were right when the rule was tuned: lower end of the "
+        "95 % interval. Null if the rule was not tuned."
     )
     high: float | None = Field(description="Upper end of that interval.")
     rule: str
     rule_version: int
     k: int | None
     used: int = Field(description="Slices that the score rests on.")
-    ood: int | None = Field(description="How many of these are out of distribution; null if that is not measured.")
+    ood: int | None = Field(description="Slices of these that are out of distribution; null if that is not measured.")
     left_out: dict[str, int] = Field(description="Slices that were left out, by reason.")
     notes: list[str] = Field(description="Codes of what is odd about the series, such as `gap`.")
 
@@ -56,7 +56,7 @@ class FindingsQuery(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     level: LevelName | None = None
-    verdict: VerdictName | None = Field(default=None, description="`none`: those without a verdict.")
+    verdict: VerdictName | None = Field(default=None, description="`none`: findings without a verdict.")
     patient: int | None = Field(default=None, ge=1, le=2**31 - 1, description="Only those of this patient.")
     find: str = Field(default="", max_length=200, description="Only series whose name contains this.")
     cursor: Cursor | None = Field(default=None, description="`next_cursor` of the page before.")

@@ -29,8 +29,8 @@ def close_slices(s: Session, chunk_id: int, outcome: Outcome, reason: str | None
 def add_chunk(s: Session, job: Job, array_sha256: str, slice_ids: Sequence[int], *, suspect: bool = False) -> None:
     """Make a chunk of these open slices, all rows of one array, and wake an inference worker after the commit.
 
-    Predictions that exist for the same pixels are copied; a chunk that needs no more is done. Where the job is
-    cancelled, so are the chunk and its slices. The caller has locked the job.
+    Predictions that exist for the same pixels are copied. If that covers every slice, the chunk is done. If the job is
+    cancelled, the chunk and its slices are cancelled too. The caller has locked the job.
     """
     chunk = new_chunk(s, job, array_sha256, len(slice_ids), suspect=suspect)
     s.execute(update(Slice).where(one_of(s, Slice.id, slice_ids)).values(chunk_id=chunk.id), execution_options=UNSEEN)
@@ -59,7 +59,7 @@ def offer_chunk(s: Session, job: Job, chunk: Chunk) -> None:
 
 
 def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
-    """Halve a chunk whose lease ran out or whose engine failed, so that one bad slice cannot hold up the others.
+    """Halve a chunk whose lease expired or whose engine failed, so that one bad slice cannot hold up the others.
 
     A single slice that is lost twice while it was predicted alone is quarantined. The caller has locked the job.
     """

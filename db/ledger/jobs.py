@@ -61,7 +61,7 @@ def create_job(
     lock_row(s, User, owner.id)  # two requests with one key make one job
     if idempotency_key and (job := _job_of_key(s, owner, idempotency_key)):
         if job.request_hash != request_hash:
-            raise IdempotencyConflict("this Idempotency-Key came before with another request")
+            raise IdempotencyConflict("this Idempotency-Key was used before with another request")
         return job, False
     model_version = champion(s)
     if model_version is None:

@@ -23,9 +23,9 @@ class SlicePlace:
 
 @dataclass(frozen=True)
 class PagePlace:
-    """The number of the first slice of a page, from 1, of how many, and the cursor of the page before.
+    """The number of a page's first slice (from 1), the number of all slices, and the cursor of the page before.
 
-    `previous_cursor` is None on the first page and on the second: the first is asked for without a cursor.
+    `previous_cursor` is None on the first page, and on the second, because the first page needs no cursor.
     """
 
     first: int

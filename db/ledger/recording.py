@@ -20,7 +20,7 @@ from db.series.rows import FOLDER, Owner, series_of
 Known = Mapping[tuple[int, int], int | None]
 WAITS = 0  # for a frame that has no row yet
 
-LOOSE = "file"  # the kind of an upload that is no archive
+LOOSE = "file"  # the kind of an upload that is not an archive
 WAITS_FOR_READING = and_(Slice.state == Outcome.OPEN, Slice.chunk_id.is_(None))
 """A retry put the slice back because its entry was not read, or because its prepared pixels are lost."""
 

@@ -52,7 +52,7 @@ class SplitName(Document):
 
 
 class Origin(Document):
-    """What only the database in which a version was made can resolve: its run, its split and its ancestors.
+    """The run, the split and the ancestors of a version. Only the database in which it was made knows these ids.
 
     `lineage`: the labels of the versions that it comes from, the oldest first.
     """
@@ -65,8 +65,8 @@ class Origin(Document):
 class Facts(Origin):
     """How a model version was made. A package may state more than is listed here; it is kept as it is.
 
-    `imported`: the origin of a version that was made elsewhere. Its ids and labels mean nothing in this database, or
-    another thing. `floor`: the sensitivity that the version must reach to be promoted. `stopped_early`: training ended
+    `imported`: the origin of a version that was made elsewhere. In this database its ids and labels name nothing, or
+    something else. `floor`: the sensitivity that the version must reach to be promoted. `stopped_early`: training ended
     before its last epoch, because somebody asked to stop.
     """
 
@@ -90,7 +90,7 @@ RuleName = Literal["top-k-mean", "max", "mean", "noisy-or"]
 
 
 class Rate(Document):
-    """A share, with the ends of its 95 % interval, or None where chance cannot be estimated."""
+    """A share, with the ends of its 95 % interval. These are None if the effect of chance cannot be estimated."""
 
     value: Share
     low: Share | None = None
@@ -120,7 +120,7 @@ class Tuning(Document):
 
 
 class FindingRule(Document):
-    """A rule of `db.findings.rules` with its version, the k of those that have one, and the score that is COVID.
+    """A rule of `db.findings.rules` with its version, its k if it has one, and the score from which a finding is COVID.
 
     `tuned`: how it was chosen, or None for the default of a model version.
     """
@@ -157,7 +157,7 @@ class Duplicates(Document):
 
 
 class LargestCluster(Document):
-    """The most groups that identical and near-identical slices connect, one with the next, and all their slices.
+    """The largest cluster: the groups that identical or near-identical slices connect, and the slices of these groups.
 
     `groups` is 0 if no two groups are connected.
     """

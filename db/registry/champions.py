@@ -22,7 +22,7 @@ def record_promotion(
     gate: Json | None = None,
     kind: PromotionKind = PromotionKind.PROMOTION,
 ) -> Promotion:
-    """Make a model version the champion, unchecked; jobs that exist keep theirs. `db.evaluation.promotion` decides."""
+    """Make a model version the champion without a check. Existing jobs keep their version."""
     promotion = Promotion(
         model_version_id=version.id, user_id=user.id if user else None, reason=reason, gate=gate or {}, kind=kind
     )

@@ -87,7 +87,7 @@ class Serving:
         if self.state == "used":
             return ""
         return (
-            f"Its answers pass, but come more slowly. To use {_precision(self.proofs[0])} here, update the machine's"
+            f"Its answers pass, but it is slower. To use {_precision(self.proofs[0])} here, update the machine's"
             f" {library} and restart its worker, or import or train a version that passes."
         )
 
@@ -113,8 +113,8 @@ def _precision(proof: EngineProof) -> str:
 def record_load(s: Session, version_id: int, results: Sequence[Mapping[str, Any]]) -> None:
     """Keep the results of one load, in the order in which its engines were tried.
 
-    They replace all earlier results of the same host and model version, since those of engines that this load did not
-    try do not say what serves now.
+    They replace all earlier results of the same host and model version. Otherwise old results would remain of engines
+    that this load did not try, and these do not say what serves now.
     """
     lock_table(s, EngineProof)
     for host in {result["host"] for result in results}:
@@ -135,7 +135,10 @@ def list_servings(s: Session, *, host: str | None = None, version_id: int | None
 
 
 def why_not_proven(s: Session, version: ModelVersion) -> str | None:
-    """Return why an imported version may not be promoted yet, or None. A version that was made here was measured."""
+    """Return why an imported version may not be promoted yet, or None.
+
+    It is None for a version that was made here, because that was measured here.
+    """
     if version.facts.imported is None:
         return None
     servings = list_servings(s, version_id=version.id)
@@ -169,7 +172,10 @@ def _servings(s: Session, *conditions: ColumnElement[bool]) -> list[Serving]:
 
 
 def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
-    """Say of each version that slices wait, if every host that loaded it refuses to predict with it; by version."""
+    """Return a message for each version that no host can predict with, by the version's id.
+
+    Only hosts that loaded the version count.
+    """
     servings: dict[int, list[Serving]] = defaultdict(list)
     for serving in _servings(s, EngineProof.model_version_id.in_(version_ids)) if version_ids else ():
         servings[serving.version.id].append(serving)
@@ -181,9 +187,9 @@ def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
 
 
 def list_concerns(s: Session, servings: Sequence[Serving]) -> list[Serving]:
-    """List the servings that an operator should look at: refused or fallen back, of a version that is in use.
+    """List the servings that an operator should look at, refusals first.
 
-    Refusals come first.
+    The version is in use, and the host refuses it or uses a slower engine than the quickest.
     """
     in_use = versions_in_use(s)
     concerns = [serving for serving in servings if serving.state != "used" and serving.version.id in in_use]

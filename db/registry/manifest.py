@@ -46,7 +46,7 @@ def _precision(name: str) -> str:
 
 def _tolerance(limits: dict[str, float]) -> dict[str, float]:
     if limits.keys() != {"logit", "distance", "cam"}:
-        raise ValueError("a tolerance is of logit, distance and cam")
+        raise ValueError("a tolerance must have the members logit, distance and cam, and no others")
     return limits
 
 
@@ -174,14 +174,14 @@ def check_usable(package: Package, recipe: str, max_files: int) -> None:
     """
     files = package.files.keys()
     if package.recipe != recipe:
-        raise BadManifest(f"it was made for slices prepared by {package.recipe!a}; here they are by {recipe}")
+        raise BadManifest(f"it needs slices prepared by the recipe {package.recipe!a}; this ctbatch uses {recipe}")
     if len(files) > max_files:
         raise BadManifest(f"{MANIFEST} names {len(files)} files; {max_files} are accepted")
     if not any(network <= files for network in NETWORKS):
         raise BadManifest(f"it holds no network: neither {KERAS_FILE}, nor {FLOAT_FILE} or {INT8_FILE} with its .bin")
     has_proof = package.proof != ProofFacts()
     if has_proof != (PROOF_FILE in files):
-        raise BadManifest(f"{MANIFEST} is damaged: proof and {PROOF_FILE} belong together")
+        raise BadManifest(f"{MANIFEST} is damaged: it must name both the proof and {PROOF_FILE}, or neither")
     if not has_proof and files.isdisjoint({KERAS_FILE, FLOAT_FILE}):
         raise BadManifest(
             "it holds only an int8 network and no proof; send a package with a proof or a float32 network"

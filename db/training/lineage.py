@@ -167,7 +167,7 @@ def _unknown_sources(s: Session, version: ModelVersion) -> list[str]:
     """Return a note for each source of a version that this database does not have."""
     notes = []
     if version.facts.dataset and _training_source_of(s, version) == (None, None):
-        notes.append(f"{version.label} was trained on slices that are not in this database: these may be among them")
+        notes.append(f"{version.label} was trained on slices that this database does not have; they may include these")
     if labels := ancestors_elsewhere(version):
         notes.append(f"{version.label} was made elsewhere from {', '.join(labels)}, which may have seen these slices")
     return notes

@@ -123,7 +123,8 @@ def check_split(
         if from_version and SEEN in refused:
             counts += f", which trained {from_version.label} or one that it comes from: they belong in train"
         raise RunError(
-            f"the split of {dataset.label} leaks ({counts}); mend it, or allow it by name: {', '.join(refused)}"
+            f"the split of {dataset.label} leaks ({counts}); correct the split, or allow each leak by its name:"
+            f" {', '.join(refused)}"
         )
     names = set(leaks)
     if from_version and SEEN in allowed_leaks and any(other.id != dataset.id for other in trained_on(s, from_version)):

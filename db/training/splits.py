@@ -175,8 +175,8 @@ def _check_classes(slices: Sequence[SplitCandidate], parts: dict[int, str], want
         raise DatasetError(f"the split that the CSV gives cannot be used: {', '.join(lacking)} slices")
     if wanted.after:
         raise DatasetError(
-            f"slices that {wanted.after.label} was trained or measured on keep their part, and so {', '.join(lacking)}"
-            f" slices. Add new groups (patients), or allow {SEEN} to draw all parts anew"
+            f"slices that {wanted.after.label} was trained or measured on keep their part, so that"
+            f" {', '.join(lacking)} slices. Add new groups (patients), or allow {SEEN} to draw all parts again"
         )
     raise DatasetError(
         f"there are too few separate groups to split this dataset: {', '.join(lacking)} slices; each class needs slices"

@@ -155,7 +155,7 @@ def test_dataset_that_cannot_be_built_fails_with_a_reason(operate, ingest_worker
         ([], "either --from PATH or --job JOB"),
         (["--from", "scans", "--job", "x"], "either --from PATH or --job JOB"),
         (["--job", "x", "--labels", "bad.csv"], "--labels goes with --from"),
-        (["--from", "bad.csv", "--labels", "bad.csv"], "the labels come from one CSV"),
+        (["--from", "bad.csv", "--labels", "bad.csv"], "there is more than one CSV of labels"),
         (["--from", "scans", "--labels", "bad.csv"], "line 2 of the labels file: the label 'ill' is neither"),
         (["--from", "cut.zip"], "cut.zip is refused: "),
         (["--from", "empty.png"], "no file that could be an image"),

@@ -62,7 +62,7 @@ def test_the_demo_runs_to_its_summary_and_serves_on(tmp_path):
         serving = subprocess.Popen(command, env=environment(home), cwd=tmp_path, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 120
-        while "serving on" not in log.read_text():
+        while "still serving" not in log.read_text():
             assert serving.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)

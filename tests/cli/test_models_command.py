@@ -129,7 +129,7 @@ def test_a_version_without_a_test_part_needs_a_reason(run: Run, add_version: Add
     add_version("imported", facts={})
     refused = run("promote", "imported/1")
     assert refused.exit_code == 1
-    assert "its training left no test part in this database" in refused.stderr
+    assert "the test part of its split is not in this database" in refused.stderr
     assert refused.stderr.endswith("a promotion needs a reason\n")
     assert run("promote", "imported/1", "--reason", "checked at this site").exit_code == 0
 
@@ -262,7 +262,7 @@ def test_evaluation_that_a_worker_has_claimed_is_waited_for(
     worker.start()
     result = run("check", "new/1", "--on", "clinic")
     worker.join()
-    assert "a worker is at it" in result.stderr
+    assert "a worker is running it" in result.stderr
     assert "may be used" in result.stderr
 
 

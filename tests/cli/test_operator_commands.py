@@ -269,7 +269,7 @@ def test_doctor_names_failed_checks_without_passwords(ctbatch):
     }
     result = ctbatch("doctor", env=env)
     assert result.returncode == 4
-    assert result.stderr.splitlines()[-1].startswith("Error: not well: database, broker, server;")
+    assert result.stderr.splitlines()[-1].startswith("Error: failed checks: database, broker, server;")
     assert "hush" not in result.stdout + result.stderr
 
 

@@ -211,7 +211,7 @@ def test_parts_are_drawn_anew_with_leave_if_the_test_part_lacks_a_class(launch: 
     refused = launch("site", "--from", "imported/1")
     assert refused.exit_code == 2
     assert "test has no COVID" in refused.stderr
-    assert "allow seen-by-parent to draw all parts anew" in refused.stderr
+    assert "allow seen-by-parent to draw all parts again" in refused.stderr
     assert launch("site", "--from", "imported/1", "--allow-leak", "seen-by-parent").exit_code == 0
     run = only_run()
     assert (run.split.rule, run.allowed_leaks) == ("groups", ["seen-by-parent"])

@@ -136,7 +136,7 @@ def test_another_sign_in_link_can_be_made(up):
 def test_a_second_up_in_the_same_home_is_refused(up):
     second = up.run("up", "--port", "0")
     assert second.returncode == 4
-    assert f"ctbatch runs already in {up.home} at {up.local['url']}" in second.stderr
+    assert f"ctbatch is already running in {up.home} at {up.local['url']}" in second.stderr
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_taken_port_is_reported_in_one_line(up, tmp_path):
 
 @pytest.mark.parametrize("role", ["web", "ingest", "inference", "training", "evaluation", "sweep"])
 def test_check_of_every_role_succeeds(up, role):
-    assert up.run("worker", role, "--check").stdout == f"{role} is well\n"
+    assert up.run("worker", role, "--check").stdout == f"{role} is healthy\n"
 
 
 def test_check_of_web_goes_past_a_proxy(up):

@@ -91,7 +91,7 @@ def test_everything_but_training_runs(tmp_path, paths):
         up.wait_until_ready()
         printed = up.log.read_text().splitlines()
         assert printed[0] == f"up        | {SENTENCE}"
-        assert up.run("worker", "evaluation", "--check").stdout == "evaluation is well\n"
+        assert up.run("worker", "evaluation", "--check").stdout == "evaluation is healthy\n"
         assert not any("-Q training" in line for line in up.descendants().values())
         refused = up.run("train", "site")
         assert (refused.returncode, refused.stderr) == (4, f"Error: {SENTENCE}\n")

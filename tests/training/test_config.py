@@ -51,8 +51,8 @@ def test_accepted_threshold_rules_can_be_applied(rule):
     ("setting", "message"),
     [
         ("epochs", "write key=value"),
-        ("stages.tail.epochs=3", "there is no 'tail' here; there are head, last-20, last-40"),
-        ("stages.head.colour=3", "there is no 'colour' here"),
+        ("stages.tail.epochs=3", "'tail' does not exist; choose one of head, last-20, last-40"),
+        ("stages.head.colour=3", "'colour' does not exist"),
         ("stages.head.epochs=0", "stages.0.epochs: Input should be greater than or equal to 1"),
         ("stages.head.size=100", "multiple of 32"),
         ("augment.flip.more=1", "there is no 'more' here"),
@@ -60,10 +60,10 @@ def test_accepted_threshold_rules_can_be_applied(rule):
         ("initial=somewhere", "initial.kind: "),
         ("initial=model:", "initial: .*write model:NAME/NUMBER"),
         ("initial=file:c0ffee", "initial: .*write file:SHA256"),
-        ("threshold=sensitivity>=0.0", "threshold: .*there is no threshold rule"),
-        ("threshold=sensitivity>=1.01", "threshold: .*there is no threshold rule"),
-        ("threshold=sensitivity>=nan", "threshold: .*there is no threshold rule"),
-        ("threshold=youden-2se", 'threshold: .*there are "youden", "youden-1se" and "sensitivity>=0.95"'),
+        ("threshold=sensitivity>=0.0", "threshold: .*the threshold rule .* does not exist"),
+        ("threshold=sensitivity>=1.01", "threshold: .*the threshold rule .* does not exist"),
+        ("threshold=sensitivity>=nan", "threshold: .*the threshold rule .* does not exist"),
+        ("threshold=youden-2se", 'threshold: .*choose one of "youden", "youden-1se", "sensitivity>=0.95"'),
     ],
 )
 def test_invalid_setting_is_refused_in_one_line(setting, message):
@@ -73,7 +73,7 @@ def test_invalid_setting_is_refused_in_one_line(setting, message):
 
 
 def test_stages_of_the_wrong_type_are_refused():
-    with pytest.raises(ConfigError, match="there is no 'head' here; there are None"):
+    with pytest.raises(ConfigError, match="'head' does not exist; choose one of None"):
         with_settings(preset("seed"), ["stages=[1]", "stages.head.epochs=3"])
 
 

@@ -261,7 +261,7 @@ def test_run_that_kills_its_workers_is_given_up(dataset):
     with session_scope() as s:
         s.execute(update(TrainingRun).values(attempts=3))
     view, _ = carry_out()
-    assert (view.state, "too little memory" in view.error) == ("failed", True)
+    assert (view.state, "has enough memory" in view.error) == ("failed", True)
 
 
 def test_no_run_is_claimed_while_the_disk_is_at_its_reserve(dataset, settings):

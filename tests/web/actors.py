@@ -25,7 +25,7 @@ from db.registry import engine_proofs
 from db.storage import storage
 from training.launch.weights_file import base_shapes
 
-HOLDS = "holds to the package's proof: a probability differs by at most 0.0041"
+HOLDS = "agrees with the package's proof: a probability differs by at most 0.0041"
 DIFFERS = "is not used on this machine: it differs from the package's proof: logit by 0.81 (at most 0.3)"
 PASSWORD = "correct horse battery staple"
 

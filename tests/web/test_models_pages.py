@@ -340,7 +340,7 @@ def test_report_is_dark_or_light_as_its_page_is(
 
 
 def test_intervals_of_few_groups_are_marked(roots_browser: Browser, version_id: int) -> None:
-    mark = "Few groups: the intervals are rough"
+    mark = "Few groups: the intervals are only approximate"
     assert mark not in roots_browser.get(f"/models/{version_id}").text
     assert mark not in roots_browser.get("/models").text
     with session_scope() as s:

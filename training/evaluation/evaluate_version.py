@@ -95,7 +95,9 @@ def _reporter(claim: Claim, heartbeat: Heartbeat, progress: Progress) -> Progres
 
 def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None:
     if evaluation.attempts > evaluations.MAX_CLAIMS:
-        raise EvaluationError(f"given up: {evaluations.MAX_CLAIMS} workers died of it")
+        raise EvaluationError(
+            f"{evaluations.MAX_CLAIMS} workers died during this evaluation; check whether the machine has enough memory"
+        )
     progress(0.0)
     with read_scope() as s:
         rows = rows_of(s, evaluation.dataset_id, evaluation.split, evaluation.part)

@@ -6,7 +6,7 @@ The rule. Sensitivity, specificity and AUC each have a floor. The model
   With fewer groups, an interval by resampling groups is too rough to decide by;
 - may not be used if the upper end of one interval is below its floor;
 - otherwise there is not enough evidence. An interval narrows with the root of the number of groups. From that follows
-  how many more groups would settle it, if they are like those that are there.
+  how many more groups like those of the dataset would give a clear verdict.
 
 Slices are not evidence if the model was trained on them or its threshold chosen on them, if they are near-identical to
 such a slice, or if they have no known patient: several may be of one. If these are more than one in a hundred, there is
@@ -133,8 +133,8 @@ def _groups_without_a_mistake(floor: float) -> int:
 def _advice(more: int | None, *, known: bool) -> list[str]:
     """Return a line on how many more groups are needed. `known`: every metric has an interval to derive that from."""
     if more is None:
-        return ["a metric is so close to its floor that more groups would hardly settle it"]
+        return ["a metric is very close to its floor; even many more groups may not give a clear verdict"]
     if not more:
         return []
     groups = f"{more} more {'group' if more == 1 else 'groups'}"
-    return [f"about {groups} would settle it, if they are like these" if known else f"at least {groups} are needed"]
+    return [f"about {groups} like these would give a clear verdict" if known else f"at least {groups} are needed"]

@@ -111,7 +111,7 @@ def _check_classes(labels: NDArray[np.uint8], units: Indices) -> None:
     if few := [f"{count} of {name}" for name, count in counts.items() if count < LEAST_UNITS]:
         raise CannotTune(
             f"there are too few groups (patients): {' and '.join(few)}; at least {LEAST_UNITS} of each class are"
-            " needed, with slices of the lungs and without slices in common"
+            " needed. A group counts if a slice shows the lungs. Groups that share slices count as one"
         )
 
 

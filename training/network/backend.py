@@ -57,7 +57,7 @@ def compute_repeatably() -> None:
             try:
                 getattr(config.threading, f"set_{name}")(1)
             except RuntimeError as error:
-                raise NotRepeatable("this worker has computed with several threads already; start it anew") from error
+                raise NotRepeatable("this worker has already computed with several threads; restart it") from error
     config.experimental.enable_op_determinism()
 
 

@@ -43,7 +43,7 @@ def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
     with read_scope() as s:
         version = versions.find_version(s, origin.value)
     if version is None:
-        raise RunFailed(f"the model version {origin.value} that the run starts from is not here any more")
+        raise RunFailed(f"the model version {origin.value} that the run starts from no longer exists")
     return _intact_copy(version) / KERAS_FILE
 
 

@@ -25,7 +25,7 @@ def roc(content: ReportContent) -> str:
     auc = content.metrics.auc
     pairs = f" A COVID slice scores above a non-COVID one in {percent(auc, 1)} of all pairs." if auc is not None else ""
     return (
-        "How many COVID slices are found as the threshold falls, against the false alarms that this costs."
+        "The share of COVID slices that are found, against the share of false alarms, for each threshold."
         f"{pairs} The dot is the threshold in use."
     )
 
@@ -33,8 +33,9 @@ def roc(content: ReportContent) -> str:
 def precision_recall(content: ReportContent) -> str:
     """Explain the curve and the dotted line."""
     return (
-        "How many of the slices called COVID are, against how many of all COVID slices are found. Guessing stays on "
-        "the dotted line: the share of COVID in these slices, which differs elsewhere."
+        "Precision (the share of slices labelled COVID that are COVID), against sensitivity (the share of COVID slices "
+        "that are found). The dotted line shows the share of COVID in these slices: guessing has this precision. Other "
+        "data has another share."
     )
 
 
@@ -44,7 +45,7 @@ def reliability(content: ReportContent) -> str:
     gap = f" On average the two differ by {100 * ece:.1f} points." if ece is not None else ""
     return (
         "Slices are binned by their probability. Below the dotted line COVID is rarer than the model says, above it "
-        f"more common.{gap} Small dots are bins of few slices, counted beneath; they scatter."
+        f"more common.{gap} Small dots are bins of few slices, so they scatter. The bars below count the slices."
     )
 
 
@@ -53,7 +54,7 @@ def scores(content: ReportContent) -> str:
     near = np.abs(content.test.probability - content.threshold) <= 0.1
     total = len(near)
     return (
-        "Slices on the wrong side of the dashed threshold are errors. Counts are logarithmic. "
+        "Slices on the wrong side of the threshold (dashed) are errors. The scale of the counts is logarithmic. "
         f"{int(near.sum()):,} of {total:,} slices ({percent(int(near.sum()), total)}) lie within 0.1 of the threshold."
     )
 
@@ -78,15 +79,15 @@ def learning(content: ReportContent) -> str:
     best = _best(content.history)
     if best is not None:
         text += f" The lowest validation loss, {number(best[1])}, was that of epoch {best[0]}."
-    return text + (" Dashed: the champion's training, by its own epochs." if content.champion else "")
+    return text + (" The dashed line shows the champion's training, by its own epochs." if content.champion else "")
 
 
 def by_source(content: ReportContent) -> str:
     """Explain the whiskers, and say what was left out."""
     left_out = max(len(content.by_source) - MOST_SOURCES, 0)
     return (
-        "Each source by itself, with its number of slices; whiskers are 95\u202f% intervals. A metric is not defined "
-        "where a source lacks the class it is measured on."
+        "The metrics of each source, with its number of slices. Whiskers are 95\u202f% intervals. A metric is left out "
+        "if the source has no slice of a class that the metric needs."
     ) + (f" The {left_out:,} smallest sources are left out." if left_out else "")
 
 
@@ -100,8 +101,8 @@ def mistakes(content: ReportContent) -> str:
     """Count the mistakes that are shown, and explain the colours."""
     shown = min(len(content.mistakes), MOST_MISTAKES)
     return (
-        f"The {_count(shown, 'slice')} that the model was surest of and wrong about, each beside itself with its heat "
-        "map: the brighter and warmer, the more that place spoke for COVID. Numbers are rows of the dataset: "
+        f"The most confident wrong predictions ({_count(shown, 'slice')}): each slice, and beside it the same slice "
+        "with its heat map. A brighter and warmer place speaks more for COVID. The numbers are rows of the dataset: "
         "ctbatch datasets slices lists them."
     )
 

@@ -113,8 +113,8 @@ def few_groups_note(content: ReportContent) -> str:
     if not few:
         return ""
     return (
-        f"There are only {' and '.join(few)}. With fewer than {LEAST_GROUPS} groups of a class, intervals are rough and"
-        " small differences mean nothing."
+        f"There are only {' and '.join(few)}. With fewer than {LEAST_GROUPS} groups of a class, intervals are only"
+        " approximate, and small differences mean nothing."
     )
 
 
@@ -128,15 +128,15 @@ def largest_group_note(facts: RunFacts) -> str:
     if not tested or trained < MUCH_LARGER * tested or trained < max(largest.values()):
         return ""
     return (
-        f"The largest group, of {trained:,} slices, is in training. The largest of the test part has {tested:,}, so the"
-        " metrics say little about so large a group."
+        f"The largest group of the training part has {trained:,} slices, and that of the test part {tested:,}. So the"
+        " metrics say little about large groups."
     )
 
 
 def chance_calibration_note(content: ReportContent) -> str:
     """Return a sentence that says how large a calibration error chance alone makes."""
     error = chance_calibration_error(content.test.probability)
-    return f"Chance alone gives a perfectly calibrated model about {number(error)} on so many slices."
+    return f"On this number of slices, a perfectly calibrated model has an error of about {number(error)} by chance."
 
 
 @dataclass(frozen=True)

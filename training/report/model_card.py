@@ -66,7 +66,7 @@ def _details(content: ReportContent) -> list[str]:
     lines = [
         "- A ResNet50 that gives an axial chest CT slice (8 bits, 224 × 224) a probability of COVID and a heat map.",
         f"- Preset {plain(facts.preset)}, seed {facts.seed}, trained in {duration(facts.seconds)}.",
-        f"- Positive from a probability of {number(content.threshold)} on. The rule {plain(content.threshold_rule)} "
+        f"- COVID if the probability is at least {number(content.threshold)}. The rule {plain(content.threshold_rule)} "
         f"chose this threshold on the validation slices. Temperature {number(content.temperature)}.",
     ]
     if note := stop_note(content):
@@ -127,7 +127,7 @@ def _group_metrics(groups: GroupMetrics | None) -> list[str]:
     return [
         "",
         f"By group (patient): {groups.n or 0:,} groups ({kinds}), each with one verdict by the rule "
-        f"{plain(groups.rule.name)}, COVID from a score of {number(groups.rule.threshold)} on. "
+        f"{plain(groups.rule.name)}: COVID if the score is at least {number(groups.rule.threshold)}. "
         "A group is COVID if any of its slices is.",
         "",
         *_table(("Metric of groups", "Value", "95 % interval"), rows),

@@ -141,12 +141,12 @@ def compared(version_id: int, with_model: str, dataset: str) -> Comparison | Non
 def _pair(s: Session, version_id: int, other: str, dataset: str) -> Pair:
     version, other_version = row_of(s, ModelVersion, version_id), versions.find_version(s, display_name(other))
     if other_version is None:
-        raise Problem(422, "invalid", f"There is no model version {display_name(other)}. Choose one of the list.")
+        raise Problem(422, "invalid", f"There is no model version {display_name(other)}. Choose one from the list.")
     return comparisons.pair_of(s, version, other_version, _dataset(s, dataset) if dataset else None)
 
 
 def _dataset(s: Session, name: str) -> Dataset:
     dataset = datasets.find_dataset(s, display_name(name))
     if dataset is None:
-        raise Problem(422, "invalid", f"There is no dataset {display_name(name)}. Choose one of the list.")
+        raise Problem(422, "invalid", f"There is no dataset {display_name(name)}. Choose one from the list.")
     return dataset

@@ -20,7 +20,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 def takes_files(view: View) -> View:
-    """Let the requests of a view carry files, up to the upload cap; those of all other views may not."""
+    """Let the requests of a view carry files, up to the upload cap. Requests of other views may not carry files."""
     setattr(view, _TAKES_FILES, None)
     return view
 
@@ -36,7 +36,10 @@ def takes_files_of(most: int) -> Callable[[View], View]:
 
 
 def sends_files(view: View) -> View:
-    """Mark a view whose answers are as long as a file: its threads wait for clients, so they are not those of pages."""
+    """Mark a view whose answers are as long as a file.
+
+    It may have to wait for slow clients, so it runs on the threads for transfers, not on those for pages.
+    """
     setattr(view, _SENDS_FILES, True)
     return view
 
@@ -116,7 +119,7 @@ class Request(FlaskRequest):
 
     @property
     def max_content_length(self) -> int | None:
-        """Return the most bytes that a body may have: the cap of its files where files are taken, else a small one."""
+        """Return the largest body in bytes: the cap for files if the view takes files, or else a small cap."""
         if not self._takes_files:
             return MAX_OTHER_BODY_BYTES
         upload_cap: int = current_app.config["MAX_UPLOAD_BYTES"]

@@ -19,7 +19,7 @@ REPORT_CSP = (
 DARK = "(prefers-color-scheme: dark)"
 THEMES = {"dark": "(min-width: 0)", "light": "(max-width: 0)"}  # what holds for every screen, and for none
 FIGURES = {
-    "confusion-matrix": ("Confusion matrix", "Test slices by their true class and by what they were called"),
+    "confusion-matrix": ("Confusion matrix", "Test slices by their true class and by their predicted class"),
     "roc": ("ROC curve", "The share of COVID slices that are found, against the share of false alarms"),
     "precision-recall": ("Precision and recall", "Precision against the share of COVID slices that are found"),
     "reliability": ("Reliability", "The share of COVID slices against the probability that the model gave"),
@@ -28,7 +28,7 @@ FIGURES = {
     "by-source": ("By source", "Metrics of each source of slices, with intervals"),
     "learning-curves": ("Learning curves", "Loss and accuracy by epoch, in training and validation"),
     "augmented": ("Augmented slices", "Training slices as augmentation changes them"),
-    "mistakes": ("Mistakes", "The slices of the most confident mistakes, each beside its heat map"),
+    "mistakes": ("Mistakes", "The most confident wrong predictions, each slice beside its heat map"),
 }
 """What the figures of a report show, by name: a title, and a text for who does not see them."""
 

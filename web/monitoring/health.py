@@ -61,7 +61,7 @@ def _check_storage() -> None:
 def _check_workers() -> None:
     with read_scope() as s:
         if not is_worked_on(s):
-            raise LookupError("work waits, and nobody does it; start workers and a sweeper")
+            raise LookupError("work waits, but no process takes it; start workers and a sweeper")
 
 
 NEEDED: dict[str, Callable[[], None]] = {

@@ -32,7 +32,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AsGiven = Annotated[
     bool,
     Field(
-        description="Put each group in a part by itself. "
+        description="Assign each group to a part independently of the others. "
         "By default groups that share near-identical slices stay in one part."
     ),
 ]

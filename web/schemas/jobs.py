@@ -76,7 +76,7 @@ class SeriesListOut(Out):
 
 
 class RetryOut(Out):
-    """How many slices and files were put back, and the job as it is now."""
+    """How many slices and files a retry has queued again, and the job as it is now."""
 
     retried: int
     job: JobOut

@@ -26,8 +26,8 @@ class WorkerOut(Out):
     model_version: str
     in_use: bool = Field(description="Whether the version is the champion, or open jobs are predicted with it.")
     state: ServingState = Field(
-        description="`used`: the fastest engine predicts. `fallen back`: a slower one does. `refused`: none does, and"
-        " slices wait for another worker."
+        description="`used`: the fastest engine predicts. `fallen back`: a slower one does. `refused`: no engine does,"
+        " and slices wait for another worker."
     )
     engine: str | None = Field(description="The engine that predicts.")
     message: str

@@ -45,7 +45,7 @@ def install(app: Flask) -> None:
 
 
 def name(text: str | None) -> Markup:
-    """Escape a name that a submitter chose, make invisible characters visible, and keep its direction to itself."""
+    """Escape a name that a submitter chose, make invisible characters visible, and isolate its text direction."""
     return Markup('<bdi class="name">{}</bdi>').format(display_name(text or ""))
 
 

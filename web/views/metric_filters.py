@@ -77,7 +77,7 @@ def _interval(metrics: dict[str, Any], key: str) -> tuple[float | None, float | 
 
 
 def matrix(metrics: dict[str, Any]) -> list[list[int]] | None:
-    """The confusion matrix [[tn, fp], [fn, tp]]; None where there is none."""
+    """Return the confusion matrix [[tn, fp], [fn, tp]], or None."""
     rows = metrics.get("confusion_matrix")
     if not isinstance(rows, list) or [len(row) if isinstance(row, list) else 0 for row in rows] != [2, 2]:
         return None
@@ -94,7 +94,7 @@ def class_groups(metrics: dict[str, Any]) -> dict[str, int]:
 
 
 def by_group(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of groups by a rule of findings; empty where there are none."""
+    """Return the metrics of groups by a rule of findings, or an empty dictionary."""
     found = metrics.get("by_group")
     return found if isinstance(found, dict) and isinstance(found.get("rule"), dict) else {}
 

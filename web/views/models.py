@@ -63,7 +63,10 @@ def report(version_id: int) -> Response:
 
 @blueprint.get("/<int:version_id>/training-report")
 def framed_report(version_id: int) -> str:
-    """Show the training report in a page that leads back to the version, and to the dataset that it names rows of."""
+    """Show the training report in a page with links to the version and to its dataset.
+
+    The report names slices by their row in that dataset.
+    """
     require_admin()
     with read_scope() as s:
         version = row_of(s, ModelVersion, version_id)
@@ -170,7 +173,10 @@ def _card(version: ModelVersion) -> str | None:
 
 
 def _checks(version_id: int) -> dict[str, Any]:
-    """Return the values of the part that changes, with the comparison that the address asks for."""
+    """Return the values for the part of the page that changes.
+
+    If the query string names another version, they include the comparison with it.
+    """
     with read_scope() as s:
         checks = version_checks(s, row_of(s, ModelVersion, version_id))
     asked = {name: request.args.get(name, "") for name in COMPARED}

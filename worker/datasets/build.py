@@ -62,17 +62,17 @@ def _message_for(error: Exception, dataset: Dataset) -> str:
 
 
 def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Collector) -> None:
-    """Collect, compare and record. An attempt that breaks off leaves no row: all is recorded in one transaction."""
+    """Collect, compare and record. All is recorded in one transaction, so an interrupted attempt leaves no row."""
     if dataset.attempts > MAX_ATTEMPTS:
-        raise NotBuildable(f"{MAX_ATTEMPTS} workers died while they built it; is there too little memory?")
+        raise NotBuildable(f"{MAX_ATTEMPTS} workers died while building it; check that the machine has enough memory")
     note = _notes(claim, heartbeat)
     _collect(dataset, collector, note)
     _check(collector)
     similar = collector.compare(lambda: note(1.0))
     if len({item.group for item in collector.slices}) < 2:
         raise NotBuildable(
-            f"all {collector.size} slices are of one group ({collector.slices[0].group}): a model is measured on groups"
-            f" that it has not seen, so there must be several (patients, series). {_advice(collector)}".rstrip()
+            f"all {collector.size} slices belong to one group ({collector.slices[0].group}): a model is measured on"
+            f" groups that it has not seen, so there must be several (patients, series). {_advice(collector)}".rstrip()
         )
     sha256 = collector.sha256()
     with read_scope() as s:

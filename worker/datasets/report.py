@@ -139,8 +139,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         count = report["groups"][name] + report["groups"]["both"]
         if report["counts"][name] and count < LEAST_GROUPS_TO_SPLIT:
             warnings.append(
-                f"the slices of {name} are of {count} {'group' if count == 1 else 'groups'}: training, validation and"
-                f" test need {LEAST_GROUPS_TO_SPLIT}, so that each has a group of its own"
+                f"the slices of {name} belong to {count} {'group' if count == 1 else 'groups'}: training, validation"
+                f" and test need {LEAST_GROUPS_TO_SPLIT}, so that each has a group of its own"
             )
     joined, groups = report["largest_cluster"].get("groups", 0), report["groups"]["count"]
     if joined >= MANY_JOINED * groups:

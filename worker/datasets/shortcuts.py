@@ -1,4 +1,4 @@
-"""Predicts the class from a file's own facts, without its picture: a network could learn them instead of disease."""
+"""Predicts the class from facts of a file, without its picture. A network could learn them instead of disease."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -25,7 +25,7 @@ Note = Callable[[float], None]  # takes the fraction done, 0 to 1
 
 
 class NotBuildable(Exception):
-    """A dataset cannot be built of its sources; one line that says why."""
+    """A dataset cannot be built from its sources. The message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Source:
 
     @property
     def stem(self) -> str:
-        """The name to show, without the suffix of an archive."""
+        """Return the name to show, without the suffix of an archive."""
         name = display_name(self.filename)
         suffix = next((end for end in _SUFFIXES if name.lower().endswith(end)), "")
         return name[: len(name) - len(suffix)]
@@ -117,7 +117,7 @@ def _label_source(files: Sequence[File]) -> tuple[dict[int, FileLabels], str]:
     tables = [file for file in files if file.table is not None]
     if len(tables) > 1:
         names = " and ".join(table.name for table in tables[:2])
-        raise BadLabels(f"there are {len(tables)} files of labels ({names}); send the one that counts as labels")
+        raise BadLabels(f"there are {len(tables)} files of labels ({names}); send only one, as the labels")
     if not tables:
         classes = ((index, class_of_path(file.path)) for index, file in enumerate(files))
         return {index: FileLabels(label) for index, label in classes if label is not None}, "class folders"

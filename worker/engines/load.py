@@ -128,7 +128,7 @@ def load_engine(
     package = package or read_package(folder)
     builds = [one for one in _builds(folder, package, choice, threads) if one[0].endswith(precision or "")]
     if not builds:
-        raise EngineAbsent(f"the package {package.name} holds nothing that computes in {precision}")
+        raise EngineAbsent(f"the package {package.name} has no engine that computes in {precision}")
     results: list[ProofResult] = []
     proof = _proof(folder, package, [name for name, _ in builds], threads)
     for name, build in builds:

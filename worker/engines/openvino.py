@@ -35,7 +35,7 @@ class OpenVinoEngine:
         streams: int | None = None,
         request: int = DEFAULT_REQUEST,
     ) -> None:
-        """Compile the network of a file. Raises PackageError for weights that are no numbers.
+        """Compile the network of a file. Raises PackageError for weights that are not finite numbers.
 
         `streams`: how many requests are computed side by side, by all threads together; None for one a thread.
         `request`: slices that a stream computes at a time.
@@ -108,7 +108,7 @@ class OpenVinoEngine:
 def _check_weights(network: ov.Model) -> None:
     """Raise PackageError if a weight is infinite or not a number.
 
-    The scores would not show it: OpenVINO's ReLU makes 0 of what is not a number
+    The scores would not show it: OpenVINO's ReLU returns 0 for NaN
     (findings/openvino-relu-of-nan-is-zero.sh).
     """
     for node in network.get_ops():

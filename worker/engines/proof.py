@@ -113,13 +113,13 @@ def prove(engine: Engine, proof: Proof, package: Package) -> ProofResult:
     if beyond:
         faults = ", ".join(f"{name} by {getattr(worst, name):.3g} (at most {tolerance[name]:.3g})" for name in beyond)
         return failed(engine.name, f"it differs from {proof.source}: {faults}", largest, seconds)
-    text = f"{engine.name} holds to {proof.source}: a probability differs by at most {worst.probability:.4f}"
+    text = f"{engine.name} agrees with {proof.source}: a probability differs by at most {worst.probability:.4f}"
     return result_of(engine.name, True, largest, seconds, text)
 
 
 def exact_by_itself(engine: Engine) -> ProofResult:
     """Return the result for a float32 engine of a package without a proof, which cannot be compared with anything."""
-    return result_of(engine.name, True, None, 0.0, f"{engine.name} is used unproven: the package carries no proof")
+    return result_of(engine.name, True, None, 0.0, f"{engine.name} is used without a proof: the package has none")
 
 
 def failed(engine: str, why: str, largest: float | None = None, seconds: float = 0.0) -> ProofResult:

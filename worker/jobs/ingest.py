@@ -170,7 +170,7 @@ class Reading:
 def _unpack(reading: Reading) -> None:
     upload = reading.upload
     if upload.attempts > MAX_ATTEMPTS:
-        _close(reading.claim, upload, f"{MAX_ATTEMPTS} workers died while they unpacked it, without progress")
+        _close(reading.claim, upload, f"{MAX_ATTEMPTS} workers died while unpacking it, without progress")
         return
     with read_scope() as s:
         done = recording.read_ordinals(s, upload.id)

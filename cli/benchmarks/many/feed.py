@@ -52,7 +52,7 @@ def prepare() -> dict[str, Any]:
 
 
 def store(count: int) -> dict[str, Any]:
-    """Store chunk files of 128 slices, each another one. Return how quickly that went."""
+    """Store chunk files of 128 slices, each with other bytes. Return the files and the MB/s."""
     pixels = np.random.default_rng(0).integers(0, 255, (rows.CHUNK, 224, 224), np.uint8)
     started = time.monotonic()
     files = []
@@ -65,7 +65,7 @@ def store(count: int) -> dict[str, Any]:
 
 
 def feed(files: list[str], chunks: int) -> dict[str, Any]:
-    """Record a job of so many prepared chunks, which nobody can claim yet. Return its id, and the slices/s recorded."""
+    """Record a job of `chunks` prepared chunks, which nobody can claim yet. Return its id and the recorded slices/s."""
     claim, upload = _new_job(chunks * rows.CHUNK)
     started = time.monotonic()
     salt = uuid4().hex

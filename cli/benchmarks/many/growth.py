@@ -1,4 +1,4 @@
-"""What grows with the number of slices: time a slice, memory of each process, and the time of each query."""
+"""Measures what grows with the number of slices: time for a slice, memory of each process, and time of each query."""
 
 import os
 import statistics
@@ -30,7 +30,8 @@ MIB = 1024 * 1024
 def run(sizes: Sequence[int], rows: int, tiny: bool, plot: Path | None, shown: bool, as_json: bool) -> None:
     """Classify a job of each size, then copy the largest to `rows` result rows, and print times and memory.
 
-    `tiny`: slices of 16 × 16 pixels and the engine `fake`, so that what is ours shows. `plot`: draw it into this file.
+    `tiny`: slices of 16 × 16 pixels and the engine `fake`, so that ctbatch itself takes most of the time. `plot`: draw
+    a figure into this file.
     """
     if tiny:
         os.environ["CTBATCH_ENGINE"] = "fake"
@@ -89,7 +90,7 @@ def _classified(bench: Bench, archive: Path, size: int) -> tuple[dict[str, Any],
 
 
 def _queries(bench: Bench, job: dict[str, Any]) -> dict[str, float]:
-    """Return the median milliseconds of each query about a job, and of a row of its CSV."""
+    """Return the median time of each query about a job, in milliseconds."""
     path = f"/jobs/{job['id']}"
     asked: dict[str, Callable[[], Any]] = {
         "jobs": lambda: bench.client.get("/jobs"),
@@ -113,7 +114,7 @@ def _median(ask: Callable[[], Any]) -> float:
 
 
 class _memory:  # noqa: N801  (a context manager, used like a function)
-    """The largest memory of each of our processes, looked at once a second."""
+    """Measures the memory of each of our processes once a second, and keeps the largest value."""
 
     def __init__(self) -> None:
         self._largest: dict[str, tuple[int, int]] = {}
@@ -144,7 +145,7 @@ class _memory:  # noqa: N801  (a context manager, used like a function)
 
 
 def _role(pid: int) -> str:
-    """Return the role of a process: that of its environment, and what it runs if that is not ours."""
+    """Return the role of a process from its environment, or the program that it runs if that is not ours."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     if b"redis" in command[0] or b"valkey" in command[0]:
         return "broker"

@@ -23,7 +23,7 @@ Verdicts = dict[str, Verdict]  # by the name of a file in the archive
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one system. `slices`: of which there are rows."""
+    """The measurements of one system. `slices`: how many slices have a row."""
 
     name: str
     slices: int
@@ -50,10 +50,10 @@ def differences(ours: Verdicts, theirs: Verdicts) -> list[dict[str, object]]:
     """Return the slices on which two systems differ in the verdict, by their number in the archive.
 
     Raises:
-        Unavailable: the other system has no row for a slice, or one for another.
+        Unavailable: the two systems do not have rows for the same slices.
     """
     if ours.keys() != theirs.keys():
-        raise Unavailable(f"a peer recorded {len(theirs)} slices, ctbatch {len(ours)}, or others of the archive")
+        raise Unavailable(f"a peer recorded {len(theirs)} slices and ctbatch {len(ours)}; they must be the same slices")
     return [
         {"slice": number, "ctbatch": round(ours[name].probability, 4), "peer": round(theirs[name].probability, 4)}
         for number, name in enumerate(ours)

@@ -38,7 +38,7 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
-        """The command line's words for `of_arguments`."""
+        """Return the command-line arguments that `of_arguments` reads."""
         return [str(self.package), self.engine, str(self.archive), str(self.database), self.broker]
 
     def slices(self) -> Iterator[tuple[str, bytes]]:
@@ -49,14 +49,14 @@ class Job:
 
 
 def wait_for_go() -> None:
-    """Say that all is loaded, and wait until the time is taken. Ends this process if nobody waits for it any more."""
+    """Report that all is loaded, and wait until the clock is started. End this process if nobody waits for it."""
     print(READY, flush=True)
     if sys.stdin.readline().strip() != GO:
         sys.exit()
 
 
 def done() -> None:
-    """Say that the last row is written, and wait until the time is taken."""
+    """Report that the last row is written, and wait until the clock is stopped."""
     print(DONE, flush=True)
     sys.stdin.read()
 

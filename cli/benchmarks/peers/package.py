@@ -19,7 +19,7 @@ def package_for_peers(package: Path | None) -> Path:
 
     Raises:
         UsageError: the package cannot be read.
-        TrainingNotInstalled: one has to be made, which takes Keras.
+        TrainingNotInstalled: one has to be made, which needs Keras.
     """
     if package is None:
         package = next((folder for folder in (DEMO, MADE) if (folder / "package.json").exists()), None)

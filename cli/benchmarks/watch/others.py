@@ -21,7 +21,7 @@ SHORT = "processes that came or went"
 even_if_disturbed = click.option(
     "--even-if-disturbed",
     is_flag=True,
-    help=f"Show figures, marked, although other processes took more than {MOST_TAKEN:.0%} of the processor meanwhile.",
+    help=f"Print the values, with a mark, even if other processes took more than {MOST_TAKEN:.0%} of the processor.",
 )
 
 
@@ -47,7 +47,7 @@ class Disturbance:
 
     @property
     def spoils(self) -> bool:
-        """Return whether the figures of this time are not a result."""
+        """Return whether others took too much: the measured values are then not a result."""
         return self.share > MOST_TAKEN
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Disturbance:
 
 
 def raise_if_spoilt(disturbance: Disturbance, shown: bool) -> None:
-    """Refuse to call figures a result if others disturbed the run. `shown`: they may be shown, marked.
+    """Refuse measured values as a result if others disturbed the run. `shown`: they may be shown with a mark.
 
     Raises:
         Unavailable: others took more than `MOST_TAKEN`.
@@ -64,7 +64,7 @@ def raise_if_spoilt(disturbance: Disturbance, shown: bool) -> None:
     if disturbance.spoils and not shown:
         raise Unavailable(
             f"this is not a result: other processes took {disturbance}, and at most {MOST_TAKEN:.0%} is accepted;"
-            " stop them and measure again, or add --even-if-disturbed to see the figures"
+            " stop them and measure again, or add --even-if-disturbed to see the values"
         )
 
 

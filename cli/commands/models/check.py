@@ -36,7 +36,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
       with at least 20 groups of each class
     may not be used: the upper end of one interval is below its floor
     not enough evidence: in all other cases; if possible, prints how
-      many more groups would settle it
+      many more groups would give a clear verdict
 
     Slices that the model was trained on are not evidence.
     """
@@ -74,7 +74,7 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
     """Compare the model versions A and B on the same slices.
 
-    The 95 % intervals of the differences come from resampling the same groups for both. Warns if one of them was
+    The 95 % intervals of the differences come from resampling the same groups for both. Warns if A or B was
     trained on some of the slices.
     """
     with _asking() as session:

@@ -57,8 +57,9 @@ def list_models(as_json: bool) -> None:
 def show(version: str, as_json: bool) -> None:
     """Show the model version VERSION (name/number, or its id).
 
-    Prints its lineage and dataset, its metrics with intervals, parity, files with their SHA-256, promotions, and the
-    number of jobs that used it.
+    Prints its lineage and dataset, its metrics with intervals, and its files with their SHA-256. Also prints its
+    parity (how far the exported files differ from the trained network), its promotions, and the number of jobs that
+    used it.
     """
     with reading() as session:
         row = find_version(session, version)
@@ -92,20 +93,20 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     \b
     refused: sensitivity, specificity or AUC is below its floor (0.85, 0.80,
       0.90), or VERSION is worse than the champion beyond chance
-    passed: the evidence shows that VERSION is worse by no more than 0.02
-      (CTBATCH_PROMOTION_MARGIN), if at all, in AUC, accuracy, sensitivity
-      and specificity
-    not shown: neither
-    not enough evidence: a class has fewer than 20 groups, or more than 1 %
-      of the slices trained VERSION
+    passed: the evidence shows that VERSION is at most 0.02 worse
+      (CTBATCH_PROMOTION_MARGIN) in AUC, accuracy, sensitivity and
+      specificity
+    not shown: the evidence shows neither
+    not enough evidence: a class has fewer than 20 groups, or VERSION was
+      trained on more than 1 % of the slices
     nothing to compare on: there is no champion, or no test part here
 
     An imported VERSION is tried on this machine first, if no machine has loaded it: its network must load and return
     finite numbers. Nothing overrides a trial that failed.
 
-    A version that passed does not need a reason. A refused one needs --force and --reason, all others --reason. The
-    metrics,
-    the reason, the time and the user are kept. Exit code 1 if VERSION was not promoted.
+    A version that passed does not need a reason. A refused version needs --force and --reason. In all other cases,
+    VERSION needs --reason. The metrics, the reason, the time and the user are kept. Exit code 1 if VERSION was not
+    promoted.
 
     `demo` is the demo model that ships with ctbatch. If there is no champion, it needs no reason.
     """

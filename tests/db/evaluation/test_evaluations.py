@@ -209,12 +209,12 @@ def test_dataset_that_is_not_ready_is_refused(
 def test_part_that_does_not_exist_is_refused(champion: ModelVersion, dataset: Dataset) -> None:
     split = draw_split(dataset)
     for part in ("rest", None):
-        with pytest.raises(EvaluationError, match="a part of a split is train, validation, test"):
+        with pytest.raises(EvaluationError, match="not a part of a split; choose one of train, validation, test"):
             ask(champion, dataset, split, part)
     with session_scope() as s:
         other = Dataset(name="other", number=1, sources=[], state=Work.DONE)
         s.add(other)
-    with pytest.raises(EvaluationError, match="of another dataset"):
+    with pytest.raises(EvaluationError, match="does not belong to the dataset"):
         ask(champion, other, split, "test")
 
 

@@ -257,7 +257,7 @@ def test_candidates_that_were_held_to_the_same_slices_are_counted(models: Regist
     for version in (second, third):
         models.evaluate(version, 0.92)
     assert [gate(version).candidate_number for version in (second, third)] == [2, 3]
-    assert gate(third).notes[-1].startswith("it is the 3rd candidate held to these slices")
+    assert gate(third).notes[-1].startswith("it is the 3rd candidate tested on these slices")
 
 
 def test_version_has_its_own_floor(models: Registry) -> None:
@@ -332,7 +332,7 @@ def test_notes_count_test_slices_that_trained_a_version(models: Registry) -> Non
     assert gate(new).verdict == PASSED, "the champion was trained on some, not the candidate"
     assert [note.split(",")[0] for note in gate(child).notes] == ["child/1", "old/1"]
     assert gate(child).verdict == NO_EVIDENCE
-    with pytest.raises(GateClosed, match="2 of 40 slices trained the candidate"):
+    with pytest.raises(GateClosed, match="2 of 40 slices are not evidence"):
         promote(child)
 
 
@@ -365,7 +365,7 @@ def test_notes_name_versions_trained_on_slices_elsewhere(models: Registry) -> No
     promote(imported, "the site check was good")
     models.evaluate(new, 0.92)
     assert gate(new).notes == [
-        "imported/1 was trained on slices that are not in this database: these may be among them",
+        "imported/1 was trained on slices that this database does not have; they may include these",
     ]
 
 

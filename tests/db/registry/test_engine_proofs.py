@@ -24,7 +24,7 @@ def result(engine: str, passed: bool = True, host: str = "ct-1") -> dict[str, ob
         "passed": passed,
         "largest_difference": 0.004 if passed else 0.31,
         "seconds": 1.5,
-        "text": f"{engine} {'holds to' if passed else 'differs from'} the package's proof",
+        "text": f"{engine} {'agrees with' if passed else 'differs from'} the package's proof",
     }
 
 

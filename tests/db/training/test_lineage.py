@@ -110,7 +110,7 @@ def test_imported_version_may_have_seen_all_of_its_dataset() -> None:
     version = add_version(1, None, dataset_hash=dataset.sha256)
     with pytest.raises(RunError, match="seen-by-parent: 1"):
         launch(dataset, split_of(dataset), version)
-    with pytest.raises(slices.DatasetError, match="allow seen-by-parent to draw all parts anew"):
+    with pytest.raises(slices.DatasetError, match="allow seen-by-parent to draw all parts again"):
         split_of(dataset, after=version)
 
 

@@ -385,7 +385,7 @@ def test_report_and_card_mark_few_groups(slices, few, tmp_path):
     write_report(tmp_path, made)
     for text in (model_card(made), (tmp_path / "report.html").read_text()):
         assert ("only 10 groups of COVID and 10 groups of non-COVID" in text) == few
-        assert "Chance alone gives a perfectly calibrated model about 0." in text
+        assert "a perfectly calibrated model has an error of about 0." in text
 
 
 def test_no_name_becomes_markup_in_the_card():

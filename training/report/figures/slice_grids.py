@@ -65,7 +65,7 @@ def mistakes_grid(mistakes: Sequence[Mistake], style: Style = LIGHT) -> bytes:
     Raises ValueError if there are none.
     """
     if not mistakes:
-        raise ValueError("no slice was mistaken")
+        raise ValueError("no slice was labelled wrongly")
     shown = mistakes[:MOST_MISTAKES]
     rows = math.ceil(len(shown) / 2)
     figure = new_sheet(8.8, 2.45 * rows, style)

@@ -44,6 +44,6 @@ def _text(ribbon: Ribbon, threshold: float, is_scan: bool) -> str:
         return f"{start}: no slice was predicted."
     return (
         f"{start}: the highest is {probability(ribbon.highest)} at slice {count(ribbon.highest_at)};"
-        f" {count(ribbon.positive)} of {count(ribbon.predicted)} predicted are COVID,"
-        f" from {probability(threshold)} on."
+        f" {count(ribbon.positive)} of {count(ribbon.predicted)} predicted slices are COVID"
+        f" (at least {probability(threshold)})."
     )

@@ -171,7 +171,8 @@ def _from_16_bits(values: NDArray[np.uint16], mode: str) -> tuple[Image.Image, s
             grey = Image.fromarray(lung_window(values.astype(np.int32) - offset))
             return grey, f"{mode} HU+{offset}", (f"hu_{offset}",)
     if high < _BRIGHT:
-        raise SliceRejected("unsupported", f"16-bit values from {low} to {high}: neither HU nor a whole picture.")
+        detail = f"16-bit values from {low} to {high}: neither HU nor grey levels over the full 16 bits."
+        raise SliceRejected("unsupported", detail)
     return Image.fromarray(_FROM_16_BITS[values]), mode, ()
 
 

@@ -74,7 +74,7 @@ def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: 
         yield from _decoded(file, frames, (rows, columns), allocated)
         return
     if file.syntax in _DECODERS or file.syntax == RLELossless:
-        raise SliceRejected("malformed", "The pixels are stated to be compressed and are not in fragments.")
+        raise SliceRejected("malformed", "The pixels are stated to be compressed, but are not in fragments.")
     size = rows * columns * allocated // 8
     pixels = _in_order(file.pixels) if file.has_big_endian_words else file.pixels
     if len(pixels) < size * frames:

@@ -1,7 +1,7 @@
 """Decodes CT volumes in NIfTI-1 and NIfTI-2 (nifti1.h, nifti2.h): axial slices, from the feet to the head.
 
-nibabel would read the header too. It is not used because a confined decoder must import it at every start, which costs
-0.4 s, and its affine and scaling are the small part of the work. The tests compare both.
+nibabel could read the header. It is not used, because a confined decoder would import it at every start, which costs
+0.4 s. nibabel would replace only the affine and the scaling, a small part of the work. The tests compare both.
 """
 
 import math
@@ -54,16 +54,16 @@ _FIELDS_2: dict[str, tuple[int, str]] = {
 def decode_nifti(
     data: bytes | bytearray | memoryview, max_pixels: int, max_slices: int, rules: Collection[str] = SET_APART
 ) -> Iterator[PreparedSlice]:
-    """Decode a volume: each axial slice by the lung window, as DICOM shows it (the patient's right on the left).
+    """Decode a volume: yield each axial slice in the lung window, with the patient's right on the left, as in DICOM.
 
     Stored numbers are scaled by scl_slope and scl_inter. A slope that is 0 or not a number means no scaling
     (nifti1.h, "data scaling"). Voxels that are not numbers become black.
 
     Raises SliceRejected, by its code:
-        no_orientation: qform_code and sform_code are 0, or what they name is no geometry.
+        no_orientation: qform_code and sform_code are 0, or the axes do not span a space.
         volumes: there are several volumes in the file.
         not_hu: the values are not those of CT: the lowest is above `LOWEST_AIR`, or they leave `HU_RANGE`.
-        not_axial: no plane of the volume is axial, if that is one of `rules`.
+        not_axial: no plane of the volume is axial. Raised only if `rules` has this code.
         unsupported: colours, complex numbers, or a header whose voxels lie in a second file.
         truncated, malformed, pixels, pages.
     """
@@ -133,13 +133,13 @@ class _Axial:
         return cls(voxels, corner, steps[across], normal, written)
 
     def place(self, index: int) -> SeriesInfo:
-        """Return where a slice lies. The file states no patient, and no series but itself."""
+        """Return where a slice lies. The file does not name a patient, and is one series."""
         position = round(float(self.normal @ (self.corner + index * self.step)), 4)
         return SeriesInfo("", "", "", None, "", index + 1, "", position, self.orientation)
 
 
 class _Window:
-    """Maps stored numbers to greys: those of 8 and 16 bits by a table."""
+    """Maps stored numbers to grey values. Integers of 8 and 16 bits are looked up in a table."""
 
     def __init__(self, volume: _Volume) -> None:
         self._slope, self._inter = volume.slope, volume.inter

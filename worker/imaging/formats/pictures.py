@@ -1,11 +1,11 @@
 """PNG, JPEG, TIFF and BMP before Pillow sees them: size and completeness are checked, metadata is cut away.
 
-Pillow alone is not enough. Each check answers one thing that it does:
+Pillow alone is not enough. Each function prevents one fault of Pillow:
 * `check_pixels`: it only warns above 89 megapixels, and our cap is lower.
 * `bare_png`: it inflates text chunks and profiles, reads a PNG without its end mark, and does not check CRCs of pixels.
-* `check_png_rows`: it leaves rows black that a properly ended compressed stream does not have.
+* `check_png_rows`: if the compressed stream ends properly but lacks rows, it leaves these rows black.
 * `bare_jpeg`: it parses EXIF and further pictures, and converts CMYK without its colour profile.
-* `check_tiff`: it reports a file that is cut before its directory as one of an unknown format.
+* `check_tiff`: if a file is cut off before its directory, it reports an unknown format.
 * `check_bmp`: it pads run-length coded pixels silently.
 """
 
@@ -145,5 +145,5 @@ def _check_frame(marker: int, frame: bytes, max_pixels: int) -> None:
     if marker not in _JPEG_FRAMES or frame[0] != 8:
         raise SliceRejected("unsupported", "Lossless, arithmetic and 12-bit JPEG are not read.")
     if frame[5] not in (1, 3):
-        raise SliceRejected("unsupported", "CMYK JPEG is not read; no CT is stored so.")
+        raise SliceRejected("unsupported", "CMYK JPEG is not read. CT is not stored in CMYK.")
     check_pixels(int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big"), max_pixels)

@@ -12,7 +12,7 @@ def read_plain_jpeg(bare: bytes) -> Image.Image | None:
     """Return the picture of a `pictures.bare_jpeg`, in mode L, or None if Pillow has to read it.
 
     Sequential grey pictures without restart markers are read here. Their one scan ends at the first marker, and they
-    have to end with the end mark, so the decoder never runs out of bytes. It would fill up what is missing.
+    have to end with the end mark, so the decoder never runs out of bytes. If it did, it would invent missing pixels.
     """
     at, is_grey = 2, False
     while (marker := bare[at + 1]) != _SCAN:
@@ -29,5 +29,5 @@ def read_plain_jpeg(bare: bytes) -> Image.Image | None:
 
 
 def _end(data: bytes, at: int) -> int:
-    """Return where the segment ends whose marker is at `at`."""
+    """Return the end of the segment whose marker is at `at`."""
     return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")

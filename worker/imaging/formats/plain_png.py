@@ -1,6 +1,6 @@
-"""Reads plain PNG by the `png` crate of Rust, through kornia-rs: the pixels are Pillow's, in a third of its time.
+"""Reads plain PNG with the Rust crate `png`, through kornia-rs: the same pixels as Pillow's, in a third of the time.
 
-Most of what Pillow takes for a CT slice is the Paeth filter of each row, which its loop takes a pixel at a time.
+Pillow spends most of its time for a CT slice on the Paeth filter of the rows, which it computes one pixel at a time.
 """
 
 from kornia_rs.io import decode_image_png_u8

@@ -1,4 +1,4 @@
-"""The pool's end of one decoding process: it is started, fed, read from, and put down."""
+"""The pool's end of one decoding process: starts it, sends it files, reads its answers, and ends it."""
 
 import fcntl
 import json

@@ -20,7 +20,7 @@ _FIELDS = ("frame", "format", "mode", "width", "height", "notes")
 
 
 def pack_reply(result: list[PreparedSlice] | SliceRejected, seconds: Mapping[str, float] = NOT_MEASURED) -> bytes:
-    """Return a decoder's answer as one frame. `seconds`: core-seconds by stage, of both that `NOT_MEASURED` names."""
+    """Return a decoder's answer as one frame. `seconds`: core-seconds by stage, for both stages of `NOT_MEASURED`."""
     if isinstance(result, SliceRejected):
         return pack_frame({"code": result.code, "detail": result.detail, "seconds": dict(seconds)})
     slices = [
@@ -31,6 +31,6 @@ def pack_reply(result: list[PreparedSlice] | SliceRejected, seconds: Mapping[str
 
 
 def pack_frame(header: dict[str, object], pixels: Sequence[memoryview | bytes] = ()) -> bytes:
-    """Return a frame of any header. The pixels are copied once: those of a scan take a hundred megabytes."""
+    """Return a frame with this header and these pixels. They are copied only once: a scan has a hundred megabytes."""
     text = json.dumps(header).encode()
     return b"".join((REPLY.pack(len(text), sum(memoryview(part).nbytes for part in pixels)), text, *pixels))

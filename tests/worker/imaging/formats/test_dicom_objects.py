@@ -74,5 +74,5 @@ def test_setting_names_rules_and_refuses_others(tmp_path: Path) -> None:
     assert make_settings(tmp_path).set_apart == tuple(SET_APART)
     assert make_settings(tmp_path, set_apart="localizer, capture").set_apart == ("localizer", "capture")
     assert make_settings(tmp_path, set_apart="").set_apart == ()
-    with pytest.raises(ValidationError, match="no rule coronal; there are: localizer"):
+    with pytest.raises(ValidationError, match="unknown rule coronal; choose from: localizer"):
         make_settings(tmp_path, set_apart="coronal")
