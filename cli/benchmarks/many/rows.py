@@ -12,7 +12,7 @@ from worker.imaging.recipe import RECIPE
 
 CHUNK = 128  # slices, as CTBATCH_CHUNK_SLICES has it
 SERIES = 300  # slices of one
-CAM = bytes(98)
+CAM_BYTES = 98
 
 
 def read_rows(start: int, count: int, salt: str = "") -> list[ReadSlice]:
@@ -49,11 +49,14 @@ def _row(ordinal: int, array_row: int, salt: str) -> ReadSlice:
 
 
 def scores(slice_ids: Iterable[int]) -> list[PredictedSlice]:
-    """Return scores of these slices; every third is positive."""
-    return [
-        PredictedSlice(id_, 1.0, 0.1 + 0.8 * (id_ % 3 == 0), id_ % 3 == 0, CAM, distance=1.0, ood=False)
-        for id_ in slice_ids
-    ]
+    """Return scores of these slices; every third is positive. As an engine's, they differ from slice to slice."""
+    return [_scores(id_) for id_ in slice_ids]
+
+
+def _scores(slice_id: int) -> PredictedSlice:
+    share, positive = slice_id % 997 / 1994, slice_id % 3 == 0
+    cam = slice_id.to_bytes(CAM_BYTES, "big")
+    return PredictedSlice(slice_id, 8 * share, 0.5 * positive + share, positive, cam, distance=1 + share, ood=False)
 
 
 def write_package(folder: Path) -> Path:
