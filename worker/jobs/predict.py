@@ -5,8 +5,10 @@ import os
 import signal
 import socket
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +18,11 @@ from sqlalchemy.orm import Session
 from db.background import run_with_heartbeat
 from db.crash_points import crash_point
 from db.database import current, in_transaction, read_scope, session_scope
-from db.ledger import chunks, completion, leases, queue, recording
+from db.ledger import chunks, leases, queue
 from db.ledger.leases import Claim, StaleClaim
-from db.ledger.predictions import PredictedSlice, copy_known
-from db.models import Chunk, ModelVersion, Outcome, Slice
+from db.models import Chunk, ModelVersion
 from db.registry import champions, engine_proofs
 from db.storage import FileDamaged, FileMissing, storage
-from db.timing.published import publish
 from db.timing.stages import Stage, timed
 from worker import claimed
 from worker.engines import trial
@@ -32,26 +32,37 @@ from worker.heartbeat import Heartbeat
 from worker.jobs.lanes import Lanes
 from worker.jobs.loaded_engines import EngineUnavailable, Files, files_of, load
 from worker.jobs.scoring import EngineError, score
+from worker.jobs.shares import Share, open_shares, record
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read, a minute apart
 REFUSED_SECONDS = 300.0  # how long a worker leaves a model version to others after no engine proved itself here
 REST_SECONDS = 10.0  # how long a worker without an engine rests: it would fail quicker than others predict
+CLAIM_SECONDS = 1.0  # of the engine's time that are claimed at once: each claim and each transaction take time too
+MOST_CLAIMED = 512  # slices at once, 26 MB
 
 
 _refused: dict[Files, float] = {}  # by the files of a model version: until when, by the monotonic clock
 
 
-@dataclass(frozen=True)
-class Share:
-    """One claimed chunk with its slices that have no outcome yet: ids, pixel hashes, rows of its array."""
+class _Pace:
+    """How many slices a second this process predicts, by its last work."""
 
-    chunk: Chunk
-    claim: Claim
-    slice_ids: list[int]
-    pixels: list[str]
-    array_rows: list[int]
+    def __init__(self) -> None:
+        self.slices_per_second = 0.0
+
+    @contextmanager
+    def of(self, slices: int) -> Iterator[None]:
+        """Measure how long predicting these slices takes."""
+        began = time.monotonic()
+        yield
+        self.slices_per_second = slices / max(time.monotonic() - began, 0.001)
+
+
+_pace = _Pace()
 
 
 def predict_next(worker: str) -> bool:
@@ -80,13 +91,18 @@ class Taken:
     version: ModelVersion
 
 
+def _slices_to_claim() -> int:
+    """Return how many slices are claimed at a time: a chunk's, or more if the engine predicts them in a moment."""
+    return max(current().chunk_slices, min(int(_pace.slices_per_second * CLAIM_SECONDS), MOST_CLAIMED))
+
+
 def _claim(worker: str, *, suspects: bool = True) -> Taken | None:
     """Claim the chunks whose turn it is. Return None if no chunk waits, or the disk is full."""
     if not claimed.may_claim():
         return None
 
     def claim(s: Session) -> Taken | None:
-        taken = queue.claim_chunks(s, worker, current().chunk_slices, _left_to_others(s), suspects=suspects)
+        taken = queue.claim_chunks(s, worker, _slices_to_claim(), _left_to_others(s), suspects=suspects)
         return Taken(taken, taken[0][0].job.model_version) if taken else None
 
     with timed(Stage.RECORD, 0):
@@ -171,44 +187,13 @@ def _left_to_others(s: Session) -> list[int]:
 
 def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
     loaded = load(version, heartbeat.progress)
-    shares = [share for chunk, claim in taken if (share := _share(chunk, claim))]
+    shares = open_shares(taken)
     pixels = run_with_heartbeat(lambda: _pixels(shares), heartbeat.progress)  # storage may hang
-    scores = dict(zip(pixels, score(loaded, list(pixels.values()), heartbeat), strict=True))
+    with _pace.of(len(pixels)):
+        scores = dict(zip(pixels, score(loaded, list(pixels.values()), heartbeat), strict=True))
     crash_point("mid-predict")
-    for share in shares:
-        pairs = zip(share.slice_ids, share.pixels, strict=True)
-        scored = [replace(scores[hash_], slice_id=slice_id) for slice_id, hash_ in pairs]
-        try:
-            claimed.patiently(heartbeat, partial(_record, share, loaded.engine.name, scored))
-        except StaleClaim:
-            log.info("chunk is someone else's now", extra={"chunk": share.chunk.id})
-        crash_point("after-record-commit")
+    record(shares, loaded.engine.name, scores, heartbeat)
     log.info("predicted", extra={"chunks": len(shares), "slices": len(pixels), "engine": loaded.engine.name})
-
-
-def _record(share: Share, engine: str, scored: list[PredictedSlice]) -> None:
-    with timed(Stage.RECORD, len(scored)), session_scope() as s:
-        recording.record_predictions(s, share.claim, share.chunk, engine, scored)
-        publish(s)
-
-
-def _share(chunk: Chunk, claim: Claim) -> Share | None:
-    """Return what is left to predict of a chunk, after copying predictions of the same pixels.
-
-    Return None, and copy nothing, if someone else has the chunk by now.
-    """
-    with timed(Stage.RECORD, 0), session_scope() as s:
-        job = completion.lock_job(s, chunk.job_id)
-        if not leases.keep(s, Chunk, claim):
-            log.info("chunk is someone else's now", extra={"chunk": chunk.id})
-            return None
-        copy_known(s, job, chunk.id)
-        rows = s.execute(
-            select(Slice.id, Slice.pixels_sha256, Slice.array_row)
-            .where(Slice.chunk_id == chunk.id, Slice.state == Outcome.OPEN)
-            .order_by(Slice.array_row)
-        ).all()
-    return Share(chunk, claim, [r[0] for r in rows], [r[1] or "" for r in rows], [r[2] or 0 for r in rows])
 
 
 def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:

@@ -19,7 +19,7 @@ from db.storage import storage
 from tests.builders.versions import add_champion
 from tests.worker.jobs.test_main_job import run_apart
 from worker import sweep
-from worker.jobs import ingest, loaded_engines, predict
+from worker.jobs import ingest, loaded_engines, predict, shares
 
 Entries = Callable[..., dict[str, bytes]]
 View = Callable[[Job], job_view.JobView]
@@ -128,7 +128,7 @@ def test_known_predictions_are_not_copied_under_a_claim_that_is_lost(
         known = PredictedSlice(other.id, 1.0, 0.7, True, bytes(98))
         recording.record_predictions(s, own, other, "fake", [known])
     assert view(quick).counts.predicted == 1
-    assert predict._share(mine, stale) is None
+    assert shares.open_shares([(mine, stale)]) == []
     with read_scope() as s:
         assert s.scalars(select(Prediction.job_id)).all() == [quick.id]
     with session_scope() as s:
@@ -177,7 +177,7 @@ def test_cancelled_job_is_listed_once_the_database_is_back(
 HANGING = """
 import time
 from db.storage import Storage
-from worker.jobs import predict
+from worker.jobs import predict, shares
 answer = Storage.verified_path
 def hang(*given, **named):
     time.sleep(8)

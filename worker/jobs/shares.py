@@ -1,0 +1,103 @@
+"""What is left to predict of claimed chunks, and its recording: the chunks of one job in one transaction."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.crash_points import crash_point
+from db.database import session_scope
+from db.ledger import completion, leases, recording
+from db.ledger.leases import Claim, StaleClaim
+from db.ledger.predictions import PredictedSlice, copy_known
+from db.models import Chunk, Job, Outcome, Slice
+from db.timing.published import publish
+from db.timing.stages import Stage, timed
+from worker import claimed
+from worker.heartbeat import Heartbeat
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Scores = Mapping[str, PredictedSlice]
+"""Scores by the hash of their pixels, without slice ids."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One claimed chunk with its slices that have no outcome yet: ids, pixel hashes, rows of its array."""
+
+    chunk: Chunk
+    claim: Claim
+    slice_ids: list[int]
+    pixels: list[str]
+    array_rows: list[int]
+
+
+def open_shares(taken: Iterable[tuple[Chunk, Claim]]) -> list[Share]:
+    """Return what is left to predict of claimed chunks, after copying predictions of the same pixels.
+
+    Chunks that someone else has by now are left out, and nothing is copied to them.
+    """
+    return [share for chunks in _by_job(taken, lambda one: one[0]) for share in _open_shares(chunks)]
+
+
+def record(shares: Iterable[Share], engine: str, scores: Scores, heartbeat: Heartbeat) -> None:
+    """Record the scores of chunks by this engine. A chunk that someone else has by now is left out."""
+    for of_job in _by_job(shares, lambda share: share.chunk):
+        _record_of_job(of_job, engine, scores, heartbeat)
+        crash_point("after-record-commit")
+
+
+def _by_job(rows: Iterable[T], chunk: Callable[[T], Chunk]) -> list[list[T]]:
+    """Return these rows, each of which has a chunk, by job."""
+    groups: dict[str, list[T]] = defaultdict(list)
+    for row in rows:
+        groups[chunk(row).job_id].append(row)
+    return list(groups.values())
+
+
+def _record_of_job(shares: Sequence[Share], engine: str, scores: Scores, heartbeat: Heartbeat) -> None:
+    """Record chunks of one job in one transaction. If one of them is someone else's by now, each gets its own."""
+    try:
+        claimed.patiently(heartbeat, partial(_record, shares, engine, scores))
+    except StaleClaim:
+        if len(shares) == 1:
+            log.info("chunk is someone else's now", extra={"chunk": shares[0].chunk.id})
+            return
+        for share in shares:
+            _record_of_job([share], engine, scores, heartbeat)
+
+
+def _record(shares: Sequence[Share], engine: str, scores: Scores) -> None:
+    with timed(Stage.RECORD, sum(len(share.slice_ids) for share in shares)), session_scope() as s:
+        for share in shares:
+            pairs = zip(share.slice_ids, share.pixels, strict=True)
+            scored = [replace(scores[hash_], slice_id=slice_id) for slice_id, hash_ in pairs]
+            recording.record_predictions(s, share.claim, share.chunk, engine, scored)
+        publish(s)
+
+
+def _open_shares(taken: Sequence[tuple[Chunk, Claim]]) -> list[Share]:
+    """Do the same for the chunks of one job, in one transaction."""
+    with timed(Stage.RECORD, 0), session_scope() as s:
+        job = completion.lock_job(s, taken[0][0].job_id)
+        return [share for chunk, claim in taken if (share := _share(s, job, chunk, claim))]
+
+
+def _share(s: Session, job: Job, chunk: Chunk, claim: Claim) -> Share | None:
+    if not leases.keep(s, Chunk, claim):
+        log.info("chunk is someone else's now", extra={"chunk": chunk.id})
+        return None
+    copy_known(s, job, chunk.id)
+    rows = s.execute(
+        select(Slice.id, Slice.pixels_sha256, Slice.array_row)
+        .where(Slice.chunk_id == chunk.id, Slice.state == Outcome.OPEN)
+        .order_by(Slice.array_row)
+    ).all()
+    return Share(chunk, claim, [r[0] for r in rows], [r[1] or "" for r in rows], [r[2] or 0 for r in rows])
