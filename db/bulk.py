@@ -48,7 +48,7 @@ def _values(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
     return values
 
 
-def one_of(s: Session, column: InstrumentedAttribute[int], values: Collection[int]) -> ColumnElement[bool]:
+def one_of(s: Session, column: InstrumentedAttribute[Any], values: Collection[int]) -> ColumnElement[bool]:
     """Return the condition that a column has one of these values: on PostgreSQL one array, not a parameter for each."""
     if s.get_bind().dialect.name == "postgresql":
         return column == func.any(literal(list(values), ARRAY(column.type)))

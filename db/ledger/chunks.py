@@ -51,7 +51,7 @@ def offer_chunk(s: Session, job: Job, chunk: Chunk) -> None:
         close_slices(s, chunk.id, Outcome.CANCELLED)
         _end(s, chunk, Work.CANCELLED)
         return
-    copy_known(s, job, chunk.id)
+    copy_known(s, job, [chunk.id])
     if open_slices(s, chunk.id):
         broker.wake_after_commit(s, Queue.INFERENCE)
     else:

@@ -73,6 +73,12 @@ def _mine(table: Any, claim: Claim) -> Any:
     return and_(*mine, table.state == Work.RUNNING)
 
 
+def is_held(session: Session, model: type[L], claim: Claim) -> bool:
+    """Return whether the lease is ours. It may be lost the next moment: recording looks again."""
+    table: Any = model
+    return session.scalar(select(table.id).where(_mine(table, claim))) is not None
+
+
 def keep(session: Session, model: type[L], claim: Claim) -> bool:
     """Extend the lease. Return False if it is not ours any more."""
     table: Any = model

@@ -1,6 +1,6 @@
 """Predictions of slices: written, and copied where the same pixels were predicted before."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,20 +34,22 @@ def cam_bytes(cam: NDArray[np.float32]) -> bytes:
     return np.clip(cam, 0, 65504).astype("<f2").tobytes()
 
 
-def open_slices(s: Session, chunk_id: int) -> dict[int, str | None]:
-    """Return the ids of a chunk's slices that have no outcome yet, in order, with the hashes of their pixels."""
-    query = select(Slice.id, Slice.pixels_sha256).where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN)
+def open_slices(s: Session, *chunk_ids: int) -> dict[int, str | None]:
+    """Return the ids of the slices of chunks that have no outcome yet, in order, with the hashes of their pixels."""
+    of_chunks = one_of(s, Slice.chunk_id, chunk_ids)
+    query = select(Slice.id, Slice.pixels_sha256).where(of_chunks, Slice.state == Outcome.OPEN)
     return dict(s.execute(query.order_by(Slice.id)).tuples().all())
 
 
 def insert_predictions(
-    s: Session, job: Job, engine: str, fence: int, predicted: Iterable[PredictedSlice], pixels: Pixels
+    s: Session, job: Job, engine: str, fenced: Iterable[tuple[int, PredictedSlice]], pixels: Pixels
 ) -> None:
     """Write the predictions of open slices of a job, and close the slices as predicted.
 
-    `pixels`: the hashes of the slices' prepared pixels, by slice.
+    `fenced`: each prediction after the fence of the claim that made it. `pixels`: the hashes of the slices' prepared
+    pixels, by slice.
     """
-    rows = [vars(one) | {"pixels_sha256": pixels[one.slice_id]} for one in predicted]
+    rows = [vars(one) | {"pixels_sha256": pixels[one.slice_id], "fence": fence} for fence, one in fenced]
     if not rows:
         return
     insert_rows(
@@ -58,7 +60,6 @@ def insert_predictions(
         model_version_id=job.model_version_id,
         recipe=job.recipe,
         engine=engine,
-        fence=fence,
         created_at=from_now(),
     )
     ids = [row["slice_id"] for row in rows]
@@ -68,23 +69,23 @@ def insert_predictions(
         s.execute(update(Job).where(Job.id == job.id).values(first_result_at=from_now()))
 
 
-def copy_known(s: Session, job: Job, chunk_id: int) -> None:
-    """Copy the predictions that exist for the same pixels, model version and recipe to the open slices of a chunk."""
-    known = _known_predictions(s, job, chunk_id)
+def copy_known(s: Session, job: Job, chunk_ids: Collection[int]) -> None:
+    """Copy the predictions that exist for the same pixels, model version and recipe to the open slices of chunks."""
+    known = known_predictions(s, job, chunk_ids)
     if not known:
         return
-    pixels = open_slices(s, chunk_id)
-    copies: dict[tuple[str, int], list[PredictedSlice]] = {}  # by engine and fence
+    pixels = open_slices(s, *chunk_ids)
+    copies: dict[str, list[tuple[int, PredictedSlice]]] = {}  # by engine
     for slice_id, hash_ in pixels.items():
         if (p := known.get(hash_)) is not None:
             copy = PredictedSlice(slice_id, p.logit, p.probability, p.positive, p.cam, p.distance, p.ood)
-            copies.setdefault((p.engine, p.fence), []).append(copy)
-    for (engine, fence), predicted in copies.items():
-        insert_predictions(s, job, engine, fence, predicted, pixels)
+            copies.setdefault(p.engine, []).append((p.fence, copy))
+    for engine, fenced in copies.items():
+        insert_predictions(s, job, engine, fenced, pixels)
 
 
-def _known_predictions(s: Session, job: Job, chunk_id: int) -> dict[str | None, Prediction]:
-    """Return by hash of the pixels one earlier prediction of each picture of the chunk that has any.
+def known_predictions(s: Session, job: Job, chunk_ids: Collection[int]) -> dict[str | None, Prediction]:
+    """Return by hash of the pixels one earlier prediction of each open slice of these chunks that has any.
 
     The hash stands in the prediction too. Looked up through the slices, PostgreSQL read all predictions of the model
     version for each slice until it had counted the tables: 230 slices a second in the first minute.
@@ -101,7 +102,7 @@ def _known_predictions(s: Session, job: Job, chunk_id: int) -> dict[str | None, 
     )
     query = (
         select(Slice.pixels_sha256, one_prediction)
-        .where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN)
+        .where(one_of(s, Slice.chunk_id, chunk_ids), Slice.state == Outcome.OPEN)
         .group_by(Slice.pixels_sha256)
     )
     pixels_of = {prediction: pixels for pixels, prediction in s.execute(query) if prediction is not None}

@@ -165,19 +165,35 @@ def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = N
     completion.finish_if_done(s, job)
 
 
-def record_predictions(s: Session, claim: Claim, chunk: Chunk, engine: str, scored: Sequence[PredictedSlice]) -> None:
-    """Record a chunk's predictions and close it, in one transaction, if the claim still holds.
+@dataclass(frozen=True)
+class ScoredChunk:
+    """A claimed chunk, and the scores of its slices."""
 
-    If the job was cancelled meanwhile, its slices are cancelled instead. Raises StaleClaim, and then nothing is kept.
+    chunk: Chunk
+    claim: Claim
+    scored: Sequence[PredictedSlice]
+
+
+def record_predictions(s: Session, claim: Claim, chunk: Chunk, engine: str, scored: Sequence[PredictedSlice]) -> None:
+    """Record the predictions of one chunk, as `record_chunks` does."""
+    record_chunks(s, engine, [ScoredChunk(chunk, claim, scored)])
+
+
+def record_chunks(s: Session, engine: str, done: Sequence[ScoredChunk]) -> None:
+    """Record the predictions of chunks of one job and close them, in one transaction, if all claims still hold.
+
+    If the job was cancelled meanwhile, their slices are cancelled instead. Raises StaleClaim, and then nothing is kept.
     """
-    job = completion.lock_job(s, chunk.job_id)
+    job = completion.lock_job(s, done[0].chunk.job_id)
     cancelled = job.cancel_requested_at is not None
-    leases.close(s, Chunk, claim, Work.CANCELLED if cancelled else Work.DONE, closed_at=from_now())
-    if cancelled:
-        chunks.close_slices(s, chunk.id, Outcome.CANCELLED)
-    else:
-        pixels = open_slices(s, chunk.id)
-        still_open = [predicted for predicted in scored if predicted.slice_id in pixels]
-        insert_predictions(s, job, engine, claim.fence, still_open, pixels)
+    for one in done:
+        leases.close(s, Chunk, one.claim, Work.CANCELLED if cancelled else Work.DONE, closed_at=from_now())
+        if cancelled:
+            chunks.close_slices(s, one.chunk.id, Outcome.CANCELLED)
+    if not cancelled:
+        pixels = open_slices(s, *(one.chunk.id for one in done))
+        fenced = ((one.claim.fence, predicted) for one in done for predicted in one.scored)
+        still_open = [(fence, predicted) for fence, predicted in fenced if predicted.slice_id in pixels]
+        insert_predictions(s, job, engine, still_open, pixels)
     completion.finish_if_done(s, job)
     crash_point("before-record-commit")

@@ -11,10 +11,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.crash_points import crash_point
-from db.database import session_scope
+from db.database import read_scope, session_scope
 from db.ledger import completion, leases, recording
 from db.ledger.leases import Claim, StaleClaim
-from db.ledger.predictions import PredictedSlice, copy_known
+from db.ledger.predictions import PredictedSlice, copy_known, known_predictions
+from db.ledger.recording import ScoredChunk
 from db.models import Chunk, Job, Outcome, Slice
 from db.timing.published import publish
 from db.timing.stages import Stage, timed
@@ -37,6 +38,13 @@ class Share:
     slice_ids: list[int]
     pixels: list[str]
     array_rows: list[int]
+
+    def scored(self, scores: Scores) -> ScoredChunk:
+        """Return the chunk with the scores of its slices."""
+        pairs = zip(self.slice_ids, self.pixels, strict=True)
+        return ScoredChunk(
+            self.chunk, self.claim, [replace(scores[hash_], slice_id=slice_id) for slice_id, hash_ in pairs]
+        )
 
 
 def open_shares(taken: Iterable[tuple[Chunk, Claim]]) -> list[Share]:
@@ -76,25 +84,31 @@ def _record_of_job(shares: Sequence[Share], engine: str, scores: Scores, heartbe
 
 def _record(shares: Sequence[Share], engine: str, scores: Scores) -> None:
     with timed(Stage.RECORD, sum(len(share.slice_ids) for share in shares)), session_scope() as s:
-        for share in shares:
-            pairs = zip(share.slice_ids, share.pixels, strict=True)
-            scored = [replace(scores[hash_], slice_id=slice_id) for slice_id, hash_ in pairs]
-            recording.record_predictions(s, share.claim, share.chunk, engine, scored)
+        recording.record_chunks(s, engine, [share.scored(scores) for share in shares])
         publish(s)
 
 
 def _open_shares(taken: Sequence[tuple[Chunk, Claim]]) -> list[Share]:
-    """Do the same for the chunks of one job, in one transaction."""
+    """Do the same for the chunks of one job. The job is locked only if there is something to copy."""
+    job_id, chunk_ids = taken[0][0].job_id, [chunk.id for chunk, _ in taken]
+    with timed(Stage.RECORD, 0), read_scope() as s:
+        if not known_predictions(s, s.get_one(Job, job_id), chunk_ids):
+            return [_share(s, chunk, claim) for chunk, claim in taken if _is_held(s, claim)]
     with timed(Stage.RECORD, 0), session_scope() as s:
-        job = completion.lock_job(s, taken[0][0].job_id)
-        return [share for chunk, claim in taken if (share := _share(s, job, chunk, claim))]
+        job = completion.lock_job(s, job_id)
+        held = [(chunk, claim) for chunk, claim in taken if _is_held(s, claim)]
+        copy_known(s, job, [chunk.id for chunk, _ in held])
+        return [_share(s, chunk, claim) for chunk, claim in held]
 
 
-def _share(s: Session, job: Job, chunk: Chunk, claim: Claim) -> Share | None:
-    if not leases.keep(s, Chunk, claim):
-        log.info("chunk is someone else's now", extra={"chunk": chunk.id})
-        return None
-    copy_known(s, job, chunk.id)
+def _is_held(s: Session, claim: Claim) -> bool:
+    is_held = leases.is_held(s, Chunk, claim)
+    if not is_held:
+        log.info("chunk is someone else's now", extra={"chunk": claim.id})
+    return is_held
+
+
+def _share(s: Session, chunk: Chunk, claim: Claim) -> Share:
     rows = s.execute(
         select(Slice.id, Slice.pixels_sha256, Slice.array_row)
         .where(Slice.chunk_id == chunk.id, Slice.state == Outcome.OPEN)

@@ -68,7 +68,7 @@ def test_search_for_earlier_predictions_reads_only_those_of_the_same_pixels(ann:
         ((chunk, _),) = queue.claim_chunks(s, "w", 50)
     with session_scope() as s:
         before = rows_read(s)
-        copy_known(s, s.get_one(Job, chunk.job_id), chunk.id)
+        copy_known(s, s.get_one(Job, chunk.job_id), [chunk.id])
         assert rows_read(s) - before < 2_000
 
 
