@@ -20,11 +20,14 @@ from db.access.accounts import create_user
 from db.database import get_engine, in_transaction, session_scope
 from db.evaluation.promotion import promote_first
 from db.ledger import jobs, queue, recording
+from db.ledger.leases import Claim
 from db.ledger.predictions import open_slices
-from db.models import Upload, User
+from db.ledger.recording import ScoredChunk
+from db.models import Chunk, Upload, User
 from db.registry import versions
 from db.settings import get_settings
 from worker.engines.processor import read_processor
+from worker.jobs.predict import MOST_CLAIMED
 
 WAIT_SECONDS = 300
 PHASES = ("read", "closed", "predicted")
@@ -114,9 +117,13 @@ def _claim(s: Any, worker: str) -> Any:
 
 
 def predict_some(worker: str) -> bool:
-    """Claim a batch of chunks and record scores of its slices. Return False if no chunk waits."""
-    claimed = in_transaction(lambda s: queue.claim_chunks(s, worker, rows.CHUNK))
+    """Claim chunks, and record scores of their slices, as for a quick engine. Return False if no chunk waits."""
+    claimed = in_transaction(lambda s: queue.claim_chunks(s, worker, MOST_CLAIMED))
+    by_job: dict[str, list[tuple[Chunk, Claim]]] = {}
     for chunk, claim in claimed:
+        by_job.setdefault(chunk.job_id, []).append((chunk, claim))
+    for of_job in by_job.values():
         with session_scope() as s:
-            recording.record_predictions(s, claim, chunk, "fake", rows.scores(open_slices(s, chunk.id)))
+            done = [ScoredChunk(chunk, claim, rows.scores(open_slices(s, chunk.id))) for chunk, claim in of_job]
+            recording.record_chunks(s, "fake", done)
     return bool(claimed)
