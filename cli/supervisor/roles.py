@@ -91,6 +91,7 @@ def environment(role: str, settings: Settings, base: Mapping[str, str] | None = 
     if role == "web" and settings.web_workers > 1:  # so that one scrape of /metrics sees all of them
         own = settings.run_dir / "metrics" / f"{socket.gethostname()}-{settings.port}"  # the home may be shared
         variables.setdefault("PROMETHEUS_MULTIPROC_DIR", str(own))
+    variables.setdefault("MALLOC_ARENA_MAX", "2")  # glibc makes more for each core, and keeps what threads have freed
     return variables | {
         "CTBATCH_ROLE": role,
         "CTBATCH_HOME": str(settings.home),

@@ -29,6 +29,7 @@ from worker.engines import trial
 from worker.engines.load import EngineUnproven
 from worker.engines.package import PackageError
 from worker.heartbeat import Heartbeat
+from worker.imaging.recipe import SIDE
 from worker.jobs.lanes import Lanes
 from worker.jobs.loaded_engines import EngineUnavailable, Files, files_of, load
 from worker.jobs.scoring import EngineError, score
@@ -188,28 +189,31 @@ def _left_to_others(s: Session) -> list[int]:
 def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat: Heartbeat) -> None:
     loaded = load(version, heartbeat.progress)
     shares = open_shares(taken)
-    pixels = run_with_heartbeat(lambda: _pixels(shares), heartbeat.progress)  # storage may hang
-    with _pace.of(len(pixels)):
-        scores = dict(zip(pixels, score(loaded, list(pixels.values()), heartbeat), strict=True))
+    hashes, slices = run_with_heartbeat(lambda: _pixels(shares), heartbeat.progress)  # storage may hang
+    with _pace.of(len(slices)):
+        scores = dict(zip(hashes, score(loaded, slices, heartbeat), strict=True))
     crash_point("mid-predict")
     record(shares, loaded.engine.name, scores, heartbeat)
-    log.info("predicted", extra={"chunks": len(shares), "slices": len(pixels), "engine": loaded.engine.name})
+    log.info("predicted", extra={"chunks": len(shares), "slices": len(slices), "engine": loaded.engine.name})
 
 
-def _pixels(shares: list[Share]) -> dict[str, NDArray[np.uint8]]:
-    """Return each distinct slice once, uint8[224, 224], by its pixels' hash, after checking the array files' hashes.
+def _pixels(shares: list[Share]) -> tuple[list[str], NDArray[np.uint8]]:
+    """Return each distinct slice once: the hashes of their pixels, and the pixels, uint8[n, 224, 224].
 
-    Raises FileMissing, FileDamaged.
+    The array files' hashes are checked. Raises FileMissing, FileDamaged.
     """
-    pixels: dict[str, NDArray[np.uint8]] = {}
+    hashes: dict[str, None] = {}  # in order
+    parts = [np.empty((0, SIDE, SIDE), np.uint8)]
     for share in shares:
         with timed(Stage.CHUNK_FILE, 0):
             path = storage().verified_path(share.chunk.array_sha256)
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            for hash_, row in zip(share.pixels, share.array_rows, strict=True):
-                if hash_ not in pixels:
-                    pixels[hash_] = np.array(array[row])  # read now, since a page of a mapped file may hang too
-    return pixels
+            rows = {
+                hash_: row for hash_, row in zip(share.pixels, share.array_rows, strict=True) if hash_ not in hashes
+            }
+            hashes |= dict.fromkeys(rows)
+            parts.append(array[list(rows.values())])  # read now, since a page of a mapped file may hang too
+    return list(hashes), np.concatenate(parts) if len(parts) > 2 else parts[-1]
 
 
 def rest_and_end() -> None:

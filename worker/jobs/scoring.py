@@ -19,15 +19,15 @@ class EngineError(Exception):
     """The engine failed on these slices."""
 
 
-def score(loaded: Loaded, slices: list[NDArray[np.uint8]], heartbeat: Heartbeat) -> list[PredictedSlice]:
-    """Return the scores of all slices, without slice ids yet, a batch of the engine at a time.
+def score(loaded: Loaded, slices: NDArray[np.uint8], heartbeat: Heartbeat) -> list[PredictedSlice]:
+    """Return the scores of all slices, uint8[n, 224, 224], without slice ids yet, a batch of the engine at a time.
 
     Raises EngineError, EngineUnavailable.
     """
     scores: list[PredictedSlice] = []
     size = loaded.engine.batch_size
     for start in range(0, len(slices), size):
-        batch = np.stack(slices[start : start + size])
+        batch = slices[start : start + size]
         try:
             with shared_time(Stage.ENGINE, len(batch)):
                 batch_scores = loaded.engine.predict(batch)
