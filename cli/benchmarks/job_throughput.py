@@ -6,15 +6,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from cli.benchmarks.server import Bench, last_view, our_environment, peak_memory, seconds_between, send_archive, serve
+from cli.benchmarks.server import last_view, our_environment, peak_memory, seconds_between, send_archive, serve, warm_up
 from cli.benchmarks.slices import pack_files, write_phantoms
 from cli.benchmarks.watch.others import marks, raise_if_spoilt, watched
 from cli.benchmarks.watch.stage_times import per_slice, stage_seconds
 from cli.output import print_report, say
-from cli.supervisor.roles import ingest_processes
 from worker.engines.processor import read_processor
-
-WARM_UP = 16  # slices of each of the first jobs, which warm up all processes
 
 
 def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
@@ -25,7 +22,7 @@ def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_js
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:
         archive = Path(folder) / "slices.zip"
         count = _pack(path, slices, archive)
-        _warm_up(bench, Path(folder))
+        warm_up(bench)
         with watched() as first:
             before = _bare_engine(bench.package, archive)
         spent = stage_seconds()
@@ -60,15 +57,6 @@ def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_js
         **marks(worst),
     }
     print_report(report, as_json)
-
-
-def _warm_up(bench: Bench, folder: Path) -> None:
-    """Let every process of ingest and inference do what it does only once, and start all decoders."""
-    archives = [folder / f"warm-{number}.zip" for number in range(ingest_processes())]
-    for number, archive in enumerate(archives):
-        write_phantoms(archive, WARM_UP, seed=99 + number)
-    for job in [send_archive(bench, archive) for archive in archives]:
-        last_view(bench, job)
 
 
 def _pack(path: Path | None, slices: int, archive: Path) -> int:

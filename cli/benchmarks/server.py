@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from cli.benchmarks.slices import write_phantoms
 from cli.errors import Unavailable, UsageError
 from cli.output import say
 from cli.remote.client import Client, Json
 from cli.remote.find_server import Server
 from cli.remote.submit import send
 from cli.supervisor.background_up import serving
-from cli.supervisor.roles import PROJECT
+from cli.supervisor.roles import PROJECT, ingest_processes
 from db import database, migrate
 from db.database import read_scope, session_scope
 from db.evaluation.promotion import promote_first
@@ -27,6 +28,7 @@ from worker.engines.load import check_engine
 from worker.engines.package import PackageError
 
 MIB = 1024 * 1024
+WARM_UP = 16  # slices of each of the first jobs, one for each process of ingest
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,16 @@ def last_view(bench: Bench, job: Json) -> Json:
         if job.get("warning"):
             raise Unavailable(job["warning"])
     return job
+
+
+def warm_up(bench: Bench) -> None:
+    """Let every process of ingest and inference do what it does only once, and start all decoders."""
+    with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
+        archives = [Path(folder) / f"warm-{number}.zip" for number in range(ingest_processes())]
+        for number, archive in enumerate(archives):
+            write_phantoms(archive, WARM_UP, seed=99 + number)
+        for job in [send_archive(bench, archive) for archive in archives]:
+            last_view(bench, job)
 
 
 def seconds_between(job: Json, start: str, end: str) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from cli.benchmarks.server import Bench, last_view, send_archive, serve, submit
+from cli.benchmarks.server import Bench, serve, submit, warm_up
 from cli.benchmarks.slices import write_phantoms
 from cli.benchmarks.watch.others import marks, raise_if_spoilt, watched
 from cli.output import print_report, say
@@ -15,7 +15,6 @@ from db.database import read_scope
 from db.models import OPEN_JOB, Job, Outcome, Slice
 from worker.engines.processor import read_processor
 
-WARM_UP = 16  # slices of a first job, which loads the engine
 LOOK_SECONDS = 0.1
 
 
@@ -26,19 +25,18 @@ def run(jobs: int, slices: int, package: Path | None, shown: bool, as_json: bool
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as name, serve(package) as bench:
         folder = Path(name)
-        warm, large = folder / "warm.zip", folder / "large.zip"
-        write_phantoms(warm, WARM_UP, seed=99)
+        large = folder / "large.zip"
         write_phantoms(large, jobs * slices, seed=5)
         small = [folder / f"{number}.zip" for number in range(jobs)]
         for number, archive in enumerate(small):
             write_phantoms(archive, slices, seed=1000 + number)
-        last_view(bench, send_archive(bench, warm))
+        warm_up(bench)
+        before = _predicted()
         with watched() as disturbance:
             one, _ = _seconds(bench, [large])
             many, sent = _seconds(bench, small)
         raise_if_spoilt(disturbance, shown)
-        with read_scope() as s:
-            predicted = s.scalar(select(func.count()).where(Slice.state == Outcome.PREDICTED))
+        predicted = _predicted() - before
     report = {
         "jobs": jobs,
         "slices_a_job": slices,
@@ -69,3 +67,8 @@ def _seconds(bench: Bench, archives: list[Path]) -> tuple[float, float]:
 def _count_open() -> int:
     with read_scope() as s:
         return s.scalar(select(func.count()).select_from(Job).where(Job.state.in_(OPEN_JOB))) or 0
+
+
+def _predicted() -> int:
+    with read_scope() as s:
+        return s.scalar(select(func.count()).where(Slice.state == Outcome.PREDICTED)) or 0

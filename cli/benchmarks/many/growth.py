@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from cli.benchmarks.many.copies import copy_job
 from cli.benchmarks.many.rows import write_package
-from cli.benchmarks.server import Bench, last_view, send_archive, serve
+from cli.benchmarks.server import Bench, last_view, send_archive, serve, warm_up
 from cli.benchmarks.slices import write_phantoms, write_tiny
 from cli.benchmarks.watch.others import marks, own_processes, raise_if_spoilt, watched
 from cli.output import print_report, say
@@ -21,7 +21,6 @@ from db.ledger.results import Sort
 from db.settings import get_settings
 from worker.engines.processor import read_processor
 
-WARM_UP = 16  # slices of a first job, which loads the engine
 ASKED = 5  # times for each query
 SAMPLE_SECONDS = 1.0
 MIB = 1024 * 1024
@@ -41,9 +40,7 @@ def run(sizes: Sequence[int], rows: int, tiny: bool, plot: Path | None, shown: b
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-bench-")))
         bench = stack.enter_context(serve(write_package(folder / "package") if tiny else None))
-        warm = folder / "warm.zip"
-        write_phantoms(warm, WARM_UP, seed=99)
-        last_view(bench, send_archive(bench, warm))
+        warm_up(bench)
         job: dict[str, Any] = {}
         with watched() as disturbance:
             for size in sorted(sizes):

@@ -13,8 +13,8 @@ from cli.benchmarks.peers.catalogue import Peer
 from cli.benchmarks.peers.compare import COLUMNS, Row, Verdict, read_rows, table
 from cli.benchmarks.peers.package import KERAS_FILES, package_for_peers
 from cli.benchmarks.peers.process import run_peer
-from cli.benchmarks.server import last_view, send_archive, serve
-from cli.benchmarks.slices import pack, slice_files, write_phantoms, write_scans
+from cli.benchmarks.server import last_view, send_archive, serve, warm_up
+from cli.benchmarks.slices import pack, slice_files, write_scans
 from cli.benchmarks.watch.others import Disturbance, raise_if_spoilt, watched
 from cli.errors import Unavailable
 from cli.output import print_json, print_table, say
@@ -25,7 +25,6 @@ from worker.engines.package import read_package
 from worker.engines.processor import read_processor
 
 SIZE, SEED = (400, 300), 21  # of synthetic slices
-WARM_UP = 16  # slices of ctbatch's first job, which loads the engine
 
 
 def run(
@@ -67,10 +66,8 @@ def _ctbatch(package: Path, archive: Path, shown: bool) -> Row:
     """Measure a whole job of a ctbatch that is warm, from its submission to its end."""
     say("measuring ctbatch")
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:
-        warm = Path(folder) / "warm.zip"
-        write_phantoms(warm, WARM_UP, seed=99)
-        last_view(bench, send_archive(bench, warm))
+    with serve(package) as bench:
+        warm_up(bench)
         ready = time.monotonic() - began
         with watched() as disturbance:
             began = time.monotonic()
