@@ -77,7 +77,7 @@ def test_unknown_dataset_and_setting_are_refused(fitting: Run) -> None:
     unknown, odd = fitting("other"), fitting("site", "--set", "ages.0=1")
     assert (unknown.exit_code, odd.exit_code) == (3, 2)
     assert "there is no dataset other" in unknown.output
-    assert "there is no 'ages' here" in odd.output
+    assert "'ages' does not exist" in odd.output
 
 
 def test_fitting_fails_with_a_reason_when_files_are_gone(fitting: Run, settings: Settings) -> None:
