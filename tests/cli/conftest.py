@@ -121,7 +121,7 @@ def job_view(job_id: str, state: str, name: str, **counts: int) -> dict[str, Any
         "recipe": "lung-224-v1",
         "priority": 0,
         "counts": {name: counts.get(name, 0) for name in names},
-        "stages": {"total": counts.get("received", 0), "total_known": True},
+        "stages": {"total": counts.get("received", 0), "total_known": True, "done": counts.get("predicted", 0)},
         "rejections": {"truncated": counts["rejected"]} if counts.get("rejected") else {},
         "rate": 12.5,
         "eta_seconds": None,

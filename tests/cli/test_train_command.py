@@ -157,7 +157,7 @@ def test_setting_initial_overrides_from_in_the_lineage(launch: Run) -> None:
     [
         (["other"], 3, "there is no dataset other"),
         (["site", "--preset", "fast"], 2, "is not one of"),
-        (["site", "--set", "stages.tail.epochs=1"], 2, "there is no 'tail' here"),
+        (["site", "--set", "stages.tail.epochs=1"], 2, "'tail' does not exist"),
         (["site", "--set", "stages.head.epochs=none"], 2, "valid integer"),
         (["site", "--name", "ward 3"], 2, "cannot be named 'ward 3'"),
         (["site", "--name", "x" * 65], 2, "1 to 64 letters"),

@@ -55,7 +55,7 @@ def test_accepted_threshold_rules_can_be_applied(rule):
         ("stages.head.colour=3", "'colour' does not exist"),
         ("stages.head.epochs=0", "stages.0.epochs: Input should be greater than or equal to 1"),
         ("stages.head.size=100", "multiple of 32"),
-        ("augment.flip.more=1", "there is no 'more' here"),
+        ("augment.flip.more=1", "'more' does not exist"),
         ("stages.head.warmup=Infinity", "stages.0.warmup: Input should be a finite number"),
         ("initial=somewhere", "initial.kind: "),
         ("initial=model:", "initial: .*write model:NAME/NUMBER"),
@@ -78,5 +78,5 @@ def test_stages_of_the_wrong_type_are_refused():
 
 
 def test_unknown_preset_is_refused():
-    with pytest.raises(ConfigError, match="there are seed, default, scratch, quick"):
+    with pytest.raises(ConfigError, match="choose one of seed, default, scratch, quick"):
         preset("fast")

@@ -19,8 +19,8 @@ HANGS = bytes(range(16, 32))  # one that begins with these hangs it
 
 
 def expected_logit(pixels: NDArray[np.uint8]) -> float:
-    """Return the score of one slice, uint8[224, 224]: from -4 to 4, by the SHA-256 of every fourth row and column."""
-    digest = hashlib.sha256(pixels[::4, ::4].tobytes()).digest()
+    """Return the score of one slice, uint8[224, 224]: from -4 to 4, by the SHA-256 of every fourth row."""
+    digest = hashlib.sha256(pixels[::4].tobytes()).digest()
     return float(np.float32(int.from_bytes(digest[:4], "big") / 2**32 * 8 - 4))
 
 

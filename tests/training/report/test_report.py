@@ -314,7 +314,7 @@ def test_mistake_stands_beside_itself_with_its_heat_map():
 def test_grid_of_no_slices_is_an_error():
     with pytest.raises(ValueError, match="augmented"):
         augmented_grid(np.zeros((0, 4, 4), np.uint8))
-    with pytest.raises(ValueError, match="mistaken"):
+    with pytest.raises(ValueError, match="no slice was labelled wrongly"):
         mistakes_grid([])
 
 
@@ -415,4 +415,4 @@ def test_report_and_card_say_that_the_largest_group_is_in_training(tested, is_sa
     uneven = replace(plain, facts=replace(plain.facts, parts=parts))
     write_report(tmp_path, uneven)
     for text in (model_card(uneven), (tmp_path / "report.html").read_text()):
-        assert ("largest group, of 310 slices" in text) == is_said
+        assert ("training part has 310 slices" in text) == is_said

@@ -249,7 +249,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         self._failed_starts = 0
         self.unfiltered = decoder.unfiltered
         if decoder.unfiltered and self._filter_required:
-            self._put_down(decoder)
+            self._put_all_down()
             raise DecoderUnavailable(
                 f"decoders cannot be confined by a system call filter: {decoder.unfiltered}; use another machine, or"
                 " set CTBATCH_ALLOW_UNFILTERED_DECODERS=true if you trust every file"
