@@ -246,9 +246,9 @@ _PRESETS = (
             _later("last-40", 40, 40, 1e-4),
         ),
     ),
-    # Small pictures teach most of it in a fraction of the time. The last epochs are at the size of prediction, without
-    # label smoothing, which would make the probabilities less certain than they are right. Labels are by patient: those
-    # that the network does not believe by then count a little less.
+    # Small pictures teach most of it in a fraction of the time. The last epochs are at the size of prediction, and
+    # without label smoothing, which would make the probabilities less certain than they should be. Slices are labelled
+    # by patient, so labels that the network does not believe by then count a little less.
     Config(
         preset="scratch",
         threshold="youden-1se",

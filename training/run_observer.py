@@ -95,7 +95,7 @@ class RunObserver(TrainingObserver):
         self._notes.alive(lambda: self.report(*self._last))
 
     def epoch(self, record: EpochRecord) -> None:
-        """Record an epoch. An unreachable database is waited for."""
+        """Record an epoch. Wait while the database is unreachable."""
 
         def record_epoch() -> None:
             with session_scope() as s:
@@ -106,8 +106,8 @@ class RunObserver(TrainingObserver):
     def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
         """Write a checkpoint, unless the last one is only seconds old and the stage goes on.
 
-        The end of a stage is always kept. Otherwise a next stage that kills its workers would seem to make progress,
-        each time that the stage before it is trained again.
+        The end of a stage is always kept. Otherwise, if the next stage kills its workers, the stage before it would be
+        trained again each time, and that would count as progress.
         """
         if not ends_stage and time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return

@@ -6,10 +6,10 @@
   The lease is then renewed.
 * If storage, decoders or memory are not available, the work is put off and tried again later. That does not count as an
   attempt. It is logged as an error, counted, and shown as the metric `ctbatch_put_offs`.
-* While the disk is short of its reserve, nothing is claimed, so that what is claimed already can go on.
+* While the free disk space is below its reserve, nothing is claimed. What is claimed already can then go on.
 * Any other error ends the work: `fail` records the reason for people. If `fail` raises instead, the error goes to
   Celery's log, and the lease runs out.
-* Progress is noted once a second. A missing database costs that note and nothing else.
+* Progress is noted once a second. If the database is unreachable, only that note is lost.
 """
 
 import logging
@@ -33,7 +33,7 @@ from worker.imaging.rejections import DecoderUnavailable
 log = logging.getLogger(__name__)
 
 AWAY = (OSError, OperationalError, DecoderUnavailable, MemoryError)
-WAIT_SECONDS = 2.0  # between two looks whether the database is back
+WAIT_SECONDS = 2.0  # between two checks whether the database is back
 NOTE_SECONDS = 1.0  # between two notes of the progress
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ OnError = Callable[[Exception], None]
 
 
 def may_claim() -> bool:
-    """Return whether this machine has the disk to take on more work; if not, log it. Raises OSError."""
+    """Return whether this machine has enough free disk space for more work, and log if it has not. Raises OSError."""
     if storage().is_short_of_disk():
         log.error("nothing is claimed: the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
         return False
@@ -57,9 +57,10 @@ def carry_out(
     put_off: OnError | None = None,
     away: tuple[type[Exception], ...] = AWAY,
 ) -> None:
-    """Do claimed work by the policy above. `away`: the errors that put it off; the others are for `fail`.
+    """Do claimed work by the policy above.
 
-    `put_off` is called in place of `_put_off` if the work is to be tried again later.
+    `away`: the errors that put the work off. Any other error is passed to `fail`. `put_off` is called in place of
+    `_put_off` if the work is to be tried again later.
     """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
     with Heartbeat(model, claims) as heartbeat:
@@ -126,7 +127,7 @@ def reason_of(error: Exception) -> str:
 
 
 class ProgressNotes:
-    """Notes of how far some work is, at most one a second."""
+    """Writes down how far some work is, at most once a second."""
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         self._heartbeat = heartbeat
@@ -139,7 +140,7 @@ class ProgressNotes:
             self.now(write)
 
     def now(self, write: Callable[[], None]) -> None:
-        """Call `write`, which notes the progress in the database; a missing database is only logged."""
+        """Call `write`, which notes the progress in the database. If the database is unreachable, only log that."""
         self._noted_at = time.monotonic()
         try:
             write()

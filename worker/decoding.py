@@ -27,7 +27,7 @@ def new_decoders() -> DecoderPool:
     limits = DecodeLimits(
         max_pixels=settings.max_pixels,
         cpu_seconds=settings.decode_seconds,
-        wall_seconds=6 * settings.decode_seconds,  # a busy machine is not the fault of the file
+        wall_seconds=6 * settings.decode_seconds,  # longer, since on a busy machine a decoder waits for the processor
         memory_bytes=settings.decode_memory_bytes,
         max_file_bytes=settings.max_entry_bytes,
         set_apart=settings.set_apart,

@@ -1,8 +1,9 @@
 """Reads what an HDF5 file of weights holds, in a confined process of its own, and refuses one that reaches outside.
 
-The format lets a file name other files: by external and soft links, and by external and virtual datasets. Whoever reads
-such a file as weights reads what those name, on the server. The library that reads HDF5 is large and written in C, so
-files of strangers are opened only where nothing can be opened, sent or started (`worker.imaging.sandbox.seccomp`).
+The format lets a file name other files: by external and soft links, and by external and virtual datasets. A server
+that loads such a file as weights would read the files that it names. The library that reads HDF5 is large and written
+in C, so files of strangers are opened only in a process that can open, send or start nothing else
+(`worker.imaging.sandbox.seccomp`).
 """
 
 import json
@@ -71,8 +72,8 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def _read_confined(file: IO[bytes]) -> Shapes:
-    """Return the shapes that a confined process reads from an open file. Its answer is a stranger's too."""
-    from worker.imaging.sandbox.filter_choice import filter_choice  # it loads SQLAlchemy, which the child is without
+    """Return the shapes that a confined process reads from an open file. Its answer is not trusted either."""
+    from worker.imaging.sandbox.filter_choice import filter_choice  # it loads SQLAlchemy, which the child does not need
 
     process = subprocess.Popen(  # noqa: S603  our own interpreter and module
         [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), filter_choice()],

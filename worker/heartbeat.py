@@ -18,7 +18,7 @@ from db.models import LeaseMixin
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 2.0  # after a heartbeat that failed: leases run out meanwhile
+RETRY_SECONDS = 2.0  # after a heartbeat that failed: short, since leases may run out meanwhile
 
 
 class Heartbeat:

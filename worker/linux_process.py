@@ -9,7 +9,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _AUTOGROUP = Path("/proc/self/autogroup")
-_TRIES, _PAUSE = 5, 0.1  # the kernel accepts one such change in 0.1 s, of all processes without privileges
+_TRIES, _PAUSE = 5, 0.1  # the kernel accepts one such change every 0.1 s from all unprivileged processes together
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 NAMES_A_QUERY = 500
 MANY, MANY_SHARE, FEW = 1000, 0.05, 100
-"""A round stops above MANY files, and above this share of all files unless they are FEW."""
+"""A round moves nothing if it finds more than MANY files, or more than both FEW and MANY_SHARE of all files."""
 _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -96,7 +96,7 @@ def unnamed(names: Sequence[str]) -> list[str]:
 
 
 def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
-    """Yield the files of `names` that the database refers to, and all files in JSON columns: few rows have any."""
+    """Yield the files of `names` that the database refers to, and every file in JSON columns, which few rows have."""
     for column in file_columns():
         if isinstance(column.type, JSON):
             for value in s.scalars(select(column)):

@@ -29,10 +29,10 @@ from worker.engines.processor import read_processor
 
 OWNERS = 2
 FILES = 2  # of a job: each is an upload of one slice, and so a chunk of its own
-BATCH = 128  # slices that a worker claims at most, as CTBATCH_CHUNK_SLICES has it
+BATCH = 128  # slices that a worker claims at most, the default of CTBATCH_CHUNK_SLICES
 POLL_SECONDS = 0.1
 START_SECONDS = 300
-TRIES = 5  # of a transaction that the database broke off
+TRIES = 5  # for a transaction that the database aborts
 CAM = bytes(98)
 
 

@@ -27,8 +27,11 @@ PROXY = PROJECT / ".docker" / "nginx.conf"
 
 
 def run(pages: int, idle: int, uploads: int, readers: int, package: Path | None, as_json: bool) -> None:
-    """Print the worst time of a page with and without the crowd: of `ctbatch up`, of it behind the proxy of
-    docker-compose.yml if nginx is installed, and of the same application served by gunicorn's threads alone."""
+    """Print the worst time of a page with and without the crowd.
+
+    Measure three servers: `ctbatch up`, `ctbatch up` behind the proxy of docker-compose.yml if nginx is installed, and
+    the same application served by gunicorn's threads alone.
+    """
     report: dict[str, object] = {"processor": read_processor().line, "pages": pages}
     report["crowd"] = f"{idle} idle connections, {uploads} slow uploads, {readers} slow readers"
     with serve(package) as bench:
@@ -49,7 +52,7 @@ def _measure(name: str, target: Target, pages: int, sizes: tuple[int, int, int],
     report[f"{name}_alone_worst_ms"] = _worst(target, pages)
     with crowd(target, *sizes):
         report[f"{name}_worst_ms"] = _worst(target, pages)
-        if name != "behind_proxy":  # which keeps it for monitoring
+        if name != "behind_proxy":  # the proxy keeps /healthz for monitoring
             report[f"{name}_health_worst_ms"] = _worst(target, pages, "/healthz")
 
 

@@ -17,7 +17,7 @@ from worker.engines.processor import read_processor
 def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
     """Measure the whole job between two measurements of the bare engine, and print all three and the ratio.
 
-    `shown`: print figures, marked, even if other processes disturbed the run. Raises Unavailable otherwise.
+    `shown`: if other processes disturbed the run, print values with a mark. Without it, raise Unavailable then.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:
         archive = Path(folder) / "slices.zip"

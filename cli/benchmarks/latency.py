@@ -17,7 +17,7 @@ WARM_UP = 3  # jobs
 def run(jobs: int, package: Path | None, shown: bool, as_json: bool) -> None:
     """Submit jobs of one slice, one after the other, and print the time for a client, and by the database's clock.
 
-    `shown`: print figures, marked, even if other processes disturbed the run. Raises Unavailable otherwise.
+    `shown`: if other processes disturbed the run, print values with a mark. Without it, raise Unavailable then.
     """
     seen, recorded = [], []
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:

@@ -122,7 +122,7 @@ def our_environment() -> dict[str, str]:
 def use_home(home: Path, database_url: str | None = None) -> None:
     """Use this home from now on, with a private broker and, unless a database is named, SQLite.
 
-    What the environment says of them does not count.
+    Remove the variables of the environment that name another database or broker.
     """
     for name in ("DATABASE_URL", "CTBATCH_DATABASE_URL", "CELERY_BROKER_URL", "CTBATCH_BROKER_URL"):
         os.environ.pop(name, None)

@@ -21,7 +21,7 @@ LOOK_SECONDS = 0.1
 def run(jobs: int, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
     """Predict `jobs` jobs of so many slices, and one job of all of them; print both times and their ratio.
 
-    `shown`: print figures, marked, even if other processes disturbed the run. Raises Unavailable otherwise.
+    `shown`: if other processes disturbed the run, print values with a mark. Without it, raise Unavailable then.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as name, serve(package) as bench:
         folder = Path(name)

@@ -65,11 +65,11 @@ Part = FilePart | TarPart
 
 
 def gather(paths: Sequence[Path], *, leave_out: Path | None = None) -> tuple[list[Part], int]:
-    """Return the parts to send, and the number of hidden files that were left out.
+    """Return the parts to send, and the number of files that were left out.
 
     Walk each folder in order of names, and send its archives one by one and its other files as one TAR, without the
-    file `leave_out`. Leave out files and folders whose name begins with a dot. Follow links to files, but not links to
-    folders.
+    file `leave_out`. Leave out files and folders whose name begins with a dot or is in `JUNK`, and what is not a
+    regular file. Follow links to files, but not links to folders.
 
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.

@@ -55,7 +55,7 @@ class LocalAccess:
 
 
 def sign_in_link(url: str, next_path: str, name: str = accounts.LOCAL_USER) -> str:
-    """Return an address that signs a user in, once, and leads to `next_path`. Their earlier links no longer work.
+    """Return an address that signs a user in, once, and leads to `next_path`. The user's earlier links stop working.
 
     Raises:
         NotFoundOrDenied: there is no such user.

@@ -1,4 +1,4 @@
-"""Copies the files of a new dataset into storage, refused as a submission of them would be."""
+"""Copies the files of a new dataset into storage, and refuses what would be refused in a submission."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

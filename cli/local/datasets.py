@@ -17,7 +17,7 @@ from db.datasets.datasets import DatasetView
 from db.datasets.slices import DatasetError
 from db.models import Dataset, Evaluation, Work
 
-MOST_VALUES = 5  # of a property, as image size, that are shown
+MOST_VALUES = 5  # values shown of one property, such as the image size
 
 
 @contextmanager

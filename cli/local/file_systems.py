@@ -8,7 +8,7 @@ NETWORK_FILE_SYSTEMS = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs", "fuse.rclone",
     "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
-"""Types, as Linux names them. By their names: statfs(2) gives one number for all that FUSE carries."""
+"""Types, by the names that Linux gives them. The numbers of statfs(2) would not do: all of FUSE has the same one."""
 
 
 def file_system_of(path: Path) -> str:
@@ -17,6 +17,6 @@ def file_system_of(path: Path) -> str:
     for line in MOUNTS.read_text().splitlines():
         before, _, after = line.partition(" - ")  # proc_pid_mountinfo(5)
         mount_point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4])
-        types[Path(mount_point)] = after.split(" ")[0]  # of two on one folder, the later one covers the other
+        types[Path(mount_point)] = after.split(" ")[0]  # the last one mounted on a folder covers the others
     place = path.resolve()
     return next((types[folder] for folder in (place, *place.parents) if folder in types), "unknown")

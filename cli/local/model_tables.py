@@ -1,4 +1,4 @@
-"""Model versions and their figures as tables and JSON."""
+"""Model versions and their metrics as tables and JSON."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,7 +42,7 @@ def version_view(version: ModelVersion, champion: ModelVersion | None) -> dict[s
 
 
 def flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, object]]:
-    """Return nested members as lines named `a.b`; a figure with its interval, a list of names as a chain."""
+    """Return nested members as lines named `a.b`. Write a metric with its interval, and a list of names as a chain."""
     intervals = value.get("intervals")
     intervals = intervals if isinstance(intervals, dict) else {}
     lines: list[tuple[str, object]] = []

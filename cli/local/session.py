@@ -50,10 +50,10 @@ def reading() -> Iterator[Session]:
 
 
 def check_storage_mark() -> None:
-    """Check that the storage has not lost this database's mark. A database or storage out of reach is waited for.
+    """Check that the storage has not lost this database's mark. Return if the database or the storage is unreachable.
 
     Raises:
-        Unavailable: it has: uploads would go to an empty folder in place of a volume.
+        Unavailable: the mark is missing, so uploads would go to an empty folder in place of a volume.
     """
     from db.installation import ForeignStorage, StorageAway, check_storage
 

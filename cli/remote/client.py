@@ -18,12 +18,12 @@ from cli.remote.find_server import Server, find_server
 Json = dict[str, Any]
 API = "/api/v1"
 PAUSES = (0.25, 0.5, 1, 2)  # seconds between the tries of a request that a person waits for
-PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # of a request that long work depends on: a server may be restarting
-# The pause between two looks at a job. Each look costs the server time in which it could predict, and each pause may
-# hide the end. So looks are rare while the end is surely far away.
+PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # for requests that long work depends on: the server may be restarting
+# The pause between two looks at a job. Each look takes server time from predicting, and a job that ends during a pause
+# is noticed late. So looks are rare while the end is surely far away.
 POLL_SECONDS, POLL_SECONDS_MOST = 0.03, 1.0
-POLL_SHARE_OF_AGE = 0.05  # without an estimate of the end
-POLL_SHARE_NOT_SURE = 0.3  # of the age, and half of the estimated rest: the end may come so much earlier than estimated
+POLL_SHARE_OF_AGE = 0.05  # of the age: the pause without an estimate of the end
+POLL_SHARE_NOT_SURE = 0.3  # of the age: by this, and by half of the estimated rest, the end may come early
 PASSING = {429, 502, 503, 504}  # statuses that may be gone at the next try
 PERMANENT = {"no-model-version"}  # problems that waiting does not solve, although their status is a passing one
 LONGEST_RETRY_AFTER = 60.0
@@ -67,8 +67,8 @@ class Client:
     def submit(self, fields: Mapping[str, str], files: Sequence[tuple[str, BinaryIO]], idempotency_key: str) -> Json:
         """Send form fields and files with their names, and return the job.
 
-        If the connection is lost, ask for the job of the key. If there is none, send the same bytes again from the
-        files' start. The key keeps it one job.
+        If the connection is lost, ask for the job with this key. If there is none, send the same bytes again from the
+        files' start. Because of the key, the server makes only one job of them.
         """
 
         def made() -> httpx.Response | None:
@@ -87,7 +87,7 @@ class Client:
             data=fields,
             files=[("files", (name, file, "application/octet-stream")) for name, file in files],
             headers={
-                "Content-Type": f"multipart/form-data; boundary={secrets.token_hex(16)}",  # else a new one each time
+                "Content-Type": f"multipart/form-data; boundary={secrets.token_hex(16)}",  # the same for each try
                 "Idempotency-Key": idempotency_key,
             },
             timeout=httpx.Timeout(60, connect=10, read=900),  # the server inspects the archive before it answers

@@ -65,7 +65,7 @@ def settings_with_broker() -> "Settings":
 
 
 def settings_with_local_broker() -> "Settings":
-    """As `settings_with_broker`, but without a broker if none is known: workers then notice a change by themselves."""
+    """Do as `settings_with_broker`, but accept that no broker is known. Workers then notice a change by themselves."""
     from db.settings import get_settings
 
     if not get_settings().broker_url and (local := read_local(get_settings().run_dir)):

@@ -44,7 +44,7 @@ class Process:
 
 
 class Child:
-    """The running instance of a process, if any, and its past."""
+    """A process that is started again and again: its running instance, or None, and its past."""
 
     def __init__(self, process: Process, emit: Emit, selector: selectors.BaseSelector) -> None:
         """Pass output on to `emit(role, line)` whenever `selector` reports some."""

@@ -30,7 +30,7 @@ class PrivateBroker:
     def argv(self) -> list[str]:
         """The command line that runs it in the foreground."""
         config = str(self.config)
-        if set(config) & set("*?["):  # else it is a pattern that matches no file, and the defaults hold
+        if set(config) & set("*?["):  # unescaped, it is a pattern that matches no file, and the defaults hold
             config = "".join(f"\\{c}" if c in "*?[\\" else c for c in config)
         return [str(self.binary), config]
 

@@ -17,17 +17,17 @@ CELERY = {  # app, queues, processes
     "ingest": ("worker.app", "ingest", 2),  # two at least, so that a large archive does not hold up a small one
     "inference": ("worker.app", "inference", 1),
     "training": ("training.app", "training", 1),
-    # Apart from training: an evaluation or a dataset takes minutes and is waited for, a run takes hours.
+    # Separate from training: people wait for an evaluation or a dataset, which takes minutes. A run takes hours.
     "evaluation": ("training.app", "evaluation,datasets", 1),
 }
-CORES_AN_INGEST = 4  # of a machine with many, for each process: it and its decoders take one and a half when busy
+CORES_AN_INGEST = 4  # for each process of a large machine; it and its decoders take one and a half when busy
 ENGINE_ROLES = ("inference", "evaluation")  # these load the engine
 PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder that the top-level packages are imported from
 
 GUNICORN_LIMITS = (
     "--timeout=60",  # a worker whose loop is silent this long is replaced; requests may take longer
     "--graceful-timeout=10",  # an upload cut off here is sent again by the client under the same key
-    "--keep-alive=15",  # for a request to begin, and for its head to be sent
+    "--keep-alive=15",  # seconds until a request begins, and until its head is sent
     "--worker-connections=1000",
     "--asgi-lifespan=off",
     "--asgi-loop=asyncio",

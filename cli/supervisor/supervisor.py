@@ -147,6 +147,6 @@ class Supervisor:
 def _forced_grace(process: Process) -> float:
     """Return the seconds that a process has to end after a second signal.
 
-    It is 0 for processes whose death signal is SIGKILL. The broker has another one, because it must flush.
+    It is 0 for processes whose death signal is SIGKILL. The broker has a gentler signal, because it must flush.
     """
     return 0 if process.death_signal == signal.SIGKILL else FORCED_SECONDS

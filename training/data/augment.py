@@ -193,7 +193,7 @@ def _stamps() -> NDArray[np.float32]:
 
 
 class _Changes(keras.Model):  # type: ignore[misc]  # keras has no types
-    """Layers one after another, uint8[n,h,w,1] to the same. A model, because each backend compiles one its own way."""
+    """Layers one after another, uint8[n,h,w,1] to the same. It is a model, which each backend compiles its own way."""
 
     def __init__(self, changes: list[Any]) -> None:
         super().__init__(name="augmentation")

@@ -37,7 +37,7 @@ def shrink(pixels: Pixels, size: int) -> Pixels:
 
 
 def steps_of(count: int, stage: Stage) -> int:
-    """Return the number of batches in an epoch. The last batch is filled up: another size would be compiled anew."""
+    """Return the number of batches in an epoch. The last batch is filled up, so that only one size is compiled."""
     return -(-count // stage.batch)
 
 
@@ -96,10 +96,10 @@ def keep_features(
 
 
 class Copies:
-    """Augmented copies of every slice, one an epoch in turn, whose `frozen` layers are computed once.
+    """Augmented copies of every slice, whose `frozen` layers are computed once. The epochs use the copies in turn.
 
-    The features lie in files inside `folder`, memory-mapped, which whoever gave the folder removes. `progress` gets the
-    share of copies that are made.
+    The features lie in memory-mapped files inside `folder`, which the caller removes. `progress` gets the share of
+    copies that are made.
 
     Raises NoRoom before the bulk is computed, and OSError if the disk fills up all the same.
     """
@@ -141,9 +141,9 @@ class Copies:
 
 
 def _allocated(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Make a memory-mapped .npy file that has its room on the disk. Raises OSError (ENOSPC).
+    """Make a memory-mapped .npy file, and reserve its space on the disk. Raises OSError (ENOSPC).
 
-    Without the room, writing to the mapped file would end the process with SIGBUS.
+    Without reserved space, writing to the mapped file would end the process with SIGBUS.
     """
     kept = np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
@@ -153,7 +153,7 @@ def _allocated(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDAr
 
 
 def half_range(features: NDArray[Any]) -> NDArray[Any]:
-    """Return features as they are kept: bfloat16 as float16, which is exact in the range that they have."""
+    """Return features in the type in which they are kept: bfloat16 as float16, which is exact in their range."""
     if features.dtype in (np.float32, np.float64, np.float16):
         return features
     return np.clip(features.astype(np.float32), -65504, 65504).astype(np.float16)

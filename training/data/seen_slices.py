@@ -44,7 +44,7 @@ def _key(pixels: NDArray[np.uint8]) -> str:
 
 
 def slices_of(dataset: Dataset, rows: Container[int] | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Yield the slices of a dataset, uint8[224, 224] each, or of these rows of it, as far as its files are there."""
+    """Yield the slices of a dataset, or of these rows of it, uint8[224, 224] each. Skip missing and damaged files."""
     start = 0
     for sha256 in dataset.arrays:
         try:

@@ -178,9 +178,9 @@ def _lesions(plan: Plan, seed: int) -> NDArray[np.bool_]:
 def heat_in_lesions(cam: NDArray[np.float32], lesions: NDArray[np.bool_]) -> dict[str, float]:
     """Measure how heat maps, float32[n, 7, 7], lie on drawn lesions, bool[n, 224, 224], over the slices with lesions.
 
-    `share`: of the heat, how much lies inside the lesions, the map enlarged smoothly as the pages show it. `at_best`:
-    what a map of 7 × 7 cells that is the lesions' own would reach. `area`: what heat spread evenly would reach.
-    `peak_inside`: share of slices whose hottest pixel lies inside a lesion.
+    `share`: the share of the heat that lies inside the lesions, if the map is enlarged smoothly, as pages show it.
+    `at_best`: the share that a map of 7 × 7 cells would reach if it were drawn from the lesions. `area`: the share that
+    heat spread evenly would reach. `peak_inside`: share of slices whose hottest pixel lies inside a lesion.
     """
     ill = lesions.any((1, 2))
     cam, lesions = cam[ill], lesions[ill]

@@ -1,13 +1,14 @@
-"""Calibration: the temperature that makes probabilities of logits, and the threshold from which one is positive.
+"""Calibration: the temperature that turns logits into probabilities, and the threshold from which one is positive.
 
 Validation slices come from few groups, and one patient that is wholly wrong moves the best temperature and threshold
-far. If the groups are given, a value leaves its plain one (threshold 0.5, and the temperature that the loss calls for)
-only as far as the groups agree: of all values that are within one standard error of the best, the plainest is taken
-(the rule of Breiman et al., Classification and Regression Trees, 1984). The error is that of the jackknife over groups.
-If one group has all slices of a class, nothing is known of chance, and the plain value stays.
+far. So each has a plain value: the threshold 0.5, and the temperature that the loss calls for. If the groups are given,
+all values within one standard error of the best are taken as equally good, and the one closest to the plain value is
+chosen (the rule of Breiman et al., Classification and Regression Trees, 1984). The standard error comes from a
+jackknife over groups. If one group has all slices of a class, it cannot be estimated, and the plain value is chosen.
 
-Groups that are all right agree that any colder temperature is better, which is no evidence for it: g groups cannot show
-an error below one in g. So a temperature below the plain one stops where the probabilities expect one wrong group.
+If all groups are classified correctly, any colder temperature has a lower loss. That is not evidence for it, since g
+groups cannot show an error below one in g. So a temperature below the plain one stops where the probabilities expect
+one wrong group.
 """
 
 from collections.abc import Sequence
@@ -38,8 +39,8 @@ def fit_temperature(
 ) -> float:
     """Return the temperature, 0.25 to 8, with the least log loss on labels 0 and 1 [n] (Guo et al., 2017).
 
-    With `groups` [n] it is the temperature closest to `plain` within a standard error of that, or `plain` if a class
-    has one group, and no colder than g groups can show.
+    With `groups` [n], return the temperature closest to `plain` that is within a standard error of the best, and no
+    colder than g groups can show. If a class has only one group, return `plain`.
 
     Raises ValueError if there are no slices, or a logit is not finite.
     """
@@ -68,9 +69,9 @@ def choose_threshold(
 
     `rule`: "youden" (the largest sensitivity + specificity - 1; Youden, 1950), "youden-1se" (the threshold closest to
     0.5 within a standard error of that, by `groups` [n]; 0.5 if a class has one group), or "sensitivity>=X",
-    0 < X <= 1 (the highest threshold with at least that sensitivity). The first and the last lie midway between two
-    scores, so that a little noise moves no slice across. Of several equally good ones it is the one with the widest
-    room.
+    0 < X <= 1 (the highest threshold with at least that sensitivity). By the first and the last rule, it lies midway
+    between two scores, so that a little noise moves no slice across. Of several equally good thresholds, the one in the
+    widest gap is taken.
 
     Raises ValueError: an unknown rule, a class without slices, a score that is not finite.
     """

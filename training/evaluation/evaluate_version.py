@@ -143,7 +143,10 @@ def _finish(
     result: EvaluationResult,
     progress: Progress,
 ) -> None:
-    """Record the result, compared with all that is done on the same slices; compare again with what ended meanwhile."""
+    """Record the result, with comparisons to all finished evaluations on the same slices.
+
+    If others finish meanwhile, compare with them too before recording.
+    """
     packed = io.BytesIO()
     np.save(packed, logit, allow_pickle=False)
     sha256 = storage().put(packed.getvalue())
@@ -168,7 +171,7 @@ def _verdicts(version: ModelVersion, engine: str, logit: NDArray[np.float32]) ->
 
 
 def _verdicts_of(evaluation: Evaluation) -> Verdicts | None:
-    """Return what another version said of the slices, or None if its scores are gone."""
+    """Return the verdicts of another version on the slices, or None if its scores are gone."""
     sha256 = evaluation.scores_sha256 or ""
     try:
         logit = np.load(storage().verified_path(sha256), allow_pickle=False)

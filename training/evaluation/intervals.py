@@ -1,7 +1,7 @@
 """The 95 % interval of a metric, by its values on resampled groups.
 
-It runs between percentiles. With few groups these lie too close together, so they are expanded, as for 16 groups from
-2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician,
+It runs between percentiles. With few groups these lie too close together, so they are moved outwards, for 16 groups
+from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician,
 2015). A share of slices gets the interval of Clopper and Pearson, with as many trials as have the variance of the
 resamples (Korn and Graubard, Survey Methodology, 1998). Resamples of groups without a mistake all give 1. The lower end
 is then that of g successes in g trials, 0.05 to the power of 1/g: about 1 - 3/g, the "rule of three" (Hanley and
@@ -21,9 +21,9 @@ SHARES = ("accuracy", "recall", "specificity", "precision")  # of slices
 
 
 def interval_of(name: str, value: float | None, drawn: NDArray[np.floating[Any]], groups: int) -> Interval:
-    """Return the 95 % interval of a metric by its resamples, which rest on so many groups; None if they tell nothing.
+    """Return the 95 % interval of a metric from its resamples. `groups`: how many groups they rest on.
 
-    All resamples of one group are the same.
+    Return None if the metric or most of its resamples are undefined, or for one group, whose resamples are all equal.
     """
     defined = drawn[~np.isnan(drawn)]
     if value is None or groups < 2 or len(defined) * 2 < len(drawn):

@@ -8,9 +8,9 @@ resamples at once. The plain metrics are those of one draw that takes each group
 interval with the standard error of its resamples, since decisions rest on it (Efron and Tibshirani, An Introduction to
 the Bootstrap, 1993, chapters 12 and 13).
 
-Groups in which two models do not differ do not vary, but the next group may. So the standard error of a difference of
-shares is at least the share of these groups, divided by the number of all: as large as if one whole group differed, if
-none does. Other metrics get this if all their resamples are 0.
+Groups in which two models do not differ add no variance, but the models may differ in the next group. So the standard
+error of a difference of shares is at least the share of these groups, divided by the number of all groups. If no group
+differs, that is as large as if one whole group did. Other metrics get this if all their resamples are 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -144,7 +144,7 @@ def compare(
 def _share_without_difference(
     name: str, ours: "ScoredSlices", theirs: "ScoredSlices", index: NDArray[np.intp]
 ) -> float:
-    """Return the share of the metric's groups in which both models are right as often; 0 if it is no share of slices.
+    """Return the share of the metric's groups in which both models are right as often; 0 unless it is a share.
 
     `index`, int[n]: the group of each slice.
     """
@@ -161,7 +161,7 @@ def _pair(
 ) -> PairedMetric:
     """Return a difference with its t interval.
 
-    `drawn`: its resamples; `groups`: how many it rests on; `without_difference`: the share of them that do not differ.
+    `drawn`: its resamples; `groups`: how many groups it rests on; `without_difference`: the share that do not differ.
     """
     if first is None or second is None:
         return PairedMetric(first=first, second=second, difference=None, low=None, high=None)
@@ -185,7 +185,7 @@ def _pair(
 
 @dataclass(frozen=True)
 class ScoredSlices:
-    """Slices with their scores and truth, and the order in which their scores rise."""
+    """Slices with their scores and truth, and the indices that sort them by score."""
 
     probability: Array
     positive: Array  # 1 where the truth is COVID, else 0
@@ -272,7 +272,8 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
 def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> dict[str, int]:
     """Return the metrics that rest on more than one group, each with the number of groups of its rarest class.
 
-    On one group, all resamples with it give the same. A metric of all slices rests on each class that they have.
+    If a metric rests on one group, all resamples that contain it are the same. A metric of all slices rests on each
+    class that they have.
     """
     behind = {label: len(np.unique(index[scored.positive == label])) for label in (0, 1)}
     present = tuple(label for label, count in behind.items() if count)

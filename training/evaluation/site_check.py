@@ -29,8 +29,8 @@ MAX_SUGGESTED_FACTOR = 20  # beyond 20 times today's groups, do not suggest coll
 
 @dataclass(frozen=True)
 class Evidence:
-    """How far the slices can be believed, as shares of them. `seen`: the model was trained on them, or its threshold
-    chosen; `without_patient`: no patient, series or folder is known; `ood`: out of distribution, None if unknown.
+    """How far the slices can be believed, as shares of slices. `seen`: the model was trained on them, or its threshold
+    was chosen on them; `without_patient`: no patient, series or folder is known; `ood`: out of distribution, or None.
     `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers."""
 
     seen: float = 0.0
@@ -126,7 +126,7 @@ def _more_groups(
 
 
 def _groups_without_a_mistake(floor: float) -> int:
-    """Return how many of them have an interval that reaches down to the floor only, by the rule of three."""
+    """Return how many groups without a mistake have an interval whose lower end is the floor, by the rule of three."""
     return math.ceil(math.log(0.05) / math.log(floor))
 
 

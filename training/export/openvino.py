@@ -37,8 +37,8 @@ from worker.imaging.recipe import RECIPE
 
 PARITY_SLICES = 1000  # of the test part, at most
 REFERENCE = "keras-f32"  # the trained network itself
-ROOM = 1.5  # an engine may differ from the proof by this factor of what it differs here …
-FLOORS = {"f32": 0.03, "bf16": 0.1, "int8": 0.05}  # … and this, in the units of `worker.engines.proof.Differences`
+ROOM = 1.5  # an engine may differ from the proof by this many times its difference here …
+FLOORS = {"f32": 0.03, "bf16": 0.1, "int8": 0.05}  # … plus this, in the units of `worker.engines.proof.Differences`
 
 Alive = Callable[[], None]
 
@@ -98,8 +98,8 @@ def export(
     """Write the files of `network` (float32, `uint8[n, 224, 224, 1]` to logit, cam and distance) into `folder`.
 
     `parts`: train gives int8 its ranges. Validation calibrates each engine and decides which files are kept: OpenVINO's
-    only if its float32 is within 1e-3 of Keras, bfloat16 and int8 only if they change few verdicts. On test the
-    differences are stated, and nothing is chosen. `rule` chooses thresholds. `alive` is called now and then.
+    only if its float32 is within 1e-3 of Keras, bfloat16 and int8 only if they change few verdicts. The
+    differences on test are only stated. `rule` chooses thresholds. `alive` is called now and then.
     `plain`: the temperature that the network's loss calls for.
 
     Raises ValueError (a class is missing from the validation slices).

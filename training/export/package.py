@@ -93,7 +93,7 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
 
 
 def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
-    """Return what metrics hold for, if the split has these leaks and `nameless` slices have no known patient."""
+    """Return in words what metrics were measured on. `leaks`: of the split; `nameless`: slices of unknown patients."""
     seen = [leak for leak in leaks if leak != CONFLICTING]
     if seen:
         return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"

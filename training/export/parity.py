@@ -15,7 +15,7 @@ from worker.engines.interface import Scores
 from worker.engines.package import probability
 
 F32_TOLERANCE = 1e-3  # of a probability
-FLIPPED = 0.005  # share of slices whose verdict may change, in each direction; one slice may always
+FLIPPED = 0.005  # share of slices whose verdict may change, in each direction; one slice is always allowed
 AUC_TOLERANCE = 0.005  # up or down
 FAR = 99  # percentile of the differences of a probability
 
@@ -39,8 +39,8 @@ def calibrate(
 ) -> Calibration:
     """Calibrate an engine by its own scores of the validation slices. `plain`: the temperature that the loss calls for.
 
-    The threshold of `like`, float32's calibration, is kept if it meets the rule as well as the best one: the engines
-    then differ by their arithmetic alone.
+    `like`: the calibration of float32. Its threshold is kept if it meets the rule as well as the best one does, so that
+    the engines differ by their arithmetic alone.
 
     Raises ValueError: a class is missing, or a score is not finite.
     """
@@ -94,7 +94,7 @@ class EngineComparison:
 class PrecisionParity:
     """How one precision compares with float32. `passed`: its file is kept; `reason`: why it was not measured.
 
-    The file was chosen by `on_validation`; `on_test` is only stated. `chosen`: the candidate that int8 was made by.
+    `on_validation` decides whether the file is kept; `on_test` is only stated. `chosen`: the candidate taken for int8.
     """
 
     passed: bool

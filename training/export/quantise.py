@@ -19,7 +19,7 @@ CALIBRATION_SLICES = 64  # that NNCF measures activations on
 BIAS_CORRECTIONS = {"fast bias correction": True, "accurate bias correction": False}
 """The candidates. Which one is closer to float32 depends on the network and on the processor that quantises: the
 accurate one runs the quantised network to correct it, and so fits itself to the arithmetic of that processor."""
-POOLS = ("ReduceMean", "AvgPool")  # what the pooled features are made by
+POOLS = ("ReduceMean", "AvgPool")  # the operations that make the pooled features
 
 
 def candidates(
@@ -29,8 +29,8 @@ def candidates(
 
     `slices`, uint8[n, 224, 224], give the ranges of activations: their smallest and largest values. NNCF's default, the
     mean of the maxima of batches, would clip every slice that excites a layer more than the average one. The overflow
-    fix leaves weights one bit, so that sums of products do not saturate on processors without VNNI. `alive` is called
-    each second.
+    fix leaves one bit of the weights unused, so that sums of products do not saturate on processors without VNNI.
+    `alive` is called each second.
     """
     prevent_telemetry()
     import nncf

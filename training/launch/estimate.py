@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from training.config import ALL, Config, Stage
 
 WHOLE = 175  # layers of ResNet50
-# A training step at 224², as a share of one in which all of ResNet50 learns, by the layers that learn. Measured on two
-# cores by `ctbatch bench training`, which measures any machine. Beyond 40 layers a step counts as a whole one.
+# By the number of layers that learn: the time of a training step at 224², as a share of a whole step, in which all of
+# ResNet50 learns. Measured on two cores by `ctbatch bench training`, which measures any machine. Beyond 40 layers a
+# step counts as a whole one.
 STEP_SHARE = {0: 0.002, 20: 0.12, 40: 0.25, WHOLE: 1.0}
 FORWARD_SHARE = 0.3
 IMAGES_A_SECOND = 9.0  # of a whole training step at 224², on two cores of a Zen 4, which compute in bfloat16
-# Values of a slice's features at 224², by the layers that learn: the most that lie between these and the frozen ones.
+# By the number of layers that learn: at most so many values a slice of 224² pass from the frozen layers to these.
 CUT_VALUES = {0: 2048, 20: 49 * (2048 + 512), 40: 196 * (1024 + 256), WHOLE: 3136 * (256 + 256)}
 VALUE_BYTES = 4  # half of that if the run computes in bfloat16, which only its worker knows
 NETWORK_BYTES = 95 << 20

@@ -146,7 +146,7 @@ def _find_dataset(s: Session, label: str) -> Dataset:
 
 
 def _split(reading: Opening, dataset: Dataset, request: RunRequest, start: ModelVersion | None) -> Split:
-    """Find or draw the split, once more without `start` where that is allowed."""
+    """Find or draw the split. If it cannot follow that of `start`, draw one without `start` where that is allowed."""
 
     def draw(after: ModelVersion | None) -> Split:
         with reading() as s:

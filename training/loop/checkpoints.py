@@ -18,10 +18,10 @@ STATES = ("weights", "optimizer", "average", "best")
 
 
 def write(checkpoint: Checkpoint, earlier: StoredCheckpoint | None, run_id: int) -> StoredCheckpoint:
-    """Put a checkpoint into storage. `earlier`: the one before it, if any.
+    """Put a checkpoint into storage. `earlier`: the one before it, or None.
 
-    The network as the stage began is written once a stage. The run's id is in the files, so that no two runs share one:
-    what one run drops, the other may need.
+    The weights with which a stage began are written once a stage. The files contain the run's id, so that no two runs
+    share a file: one run may drop what the other needs.
     """
     mine = {"run": [np.array(run_id)]}
     if earlier and earlier.stage == checkpoint.stage:

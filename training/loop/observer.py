@@ -13,7 +13,10 @@ Arrays = list[NDArray[Any]]
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands: stage, epoch and step from 0, of how many; the epoch's loss so far, slices/s."""
+    """Where training stands. `stage`, `epoch` and `step` count from 0.
+
+    `stages`, `epochs`, `steps`: how many there are. `loss`: that of the epoch so far. `rate`: slices/s.
+    """
 
     stage: int
     stages: int
@@ -31,7 +34,8 @@ class Step:
 class Checkpoint:
     """Enough to go on after an epoch as if nothing had happened.
 
-    `arrays` by name; `network` as the stage began. `loss_before`: the validation loss that the stage must beat.
+    `arrays`: by name. `network`: the weights with which the stage began. `loss_before`: the validation loss
+    that the stage must beat.
     """
 
     stage: int
@@ -44,22 +48,22 @@ class Checkpoint:
 
 
 class TrainingObserver:
-    """Hears how training goes; this one does nothing. Any method may raise to end the run at once."""
+    """Receives reports of training; this base class ignores them. Any method may raise to end the run."""
 
     def step(self, at: Step) -> None:
-        """Hear of a step that is done."""
+        """Take note of a finished step."""
 
     def alive(self) -> None:
-        """Hear that the work goes on, now and then while there is nothing else to report."""
+        """Take note that the work goes on; called now and then while there is nothing else to report."""
 
     def epoch(self, record: EpochRecord) -> None:
-        """Hear of an epoch that is done."""
+        """Take note of a finished epoch."""
 
     def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
-        """Keep a checkpoint after an epoch, if wanted: `make()` gives it, and costs a copy of the weights."""
+        """Keep a checkpoint after an epoch, if wanted. `make()` returns it, at the cost of a copy of the weights."""
 
     def ended_early(self) -> None:
-        """Hear that a stop ended training before its last epoch."""
+        """Take note that a stop ended training before its last epoch."""
 
     def stopped(self) -> bool:
         """Return whether to end training now and keep what it has learned, as `config.Stage.keep` says."""

@@ -11,7 +11,7 @@ from training.config import Stage
 def optimizer_of(stage: Stage, steps: int) -> Any:
     """Return the optimiser of a stage of so many steps an epoch. Only kernels decay, as is usual.
 
-    A normalisation whose gamma shrinks, or a bias, says nothing of how complex a network is.
+    The size of a bias, or of a gamma of normalisation, says nothing about how complex a network is.
     """
     total = stage.epochs * steps
     rate: Any = stage.rate

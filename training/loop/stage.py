@@ -1,7 +1,7 @@
 """One stage of a run: its epochs, and the weights that it leaves.
 
 Optimisers, losses, learning-rate schedules, metrics and single steps (`train_on_batch`) are Keras's. Its `fit` and the
-callbacks of it are not used:
+callbacks of `fit` are not used:
 
 - A stop or a cancellation ends the epoch within a step and leaves no record of it. After `stop_training`, `fit` still
   validates and reports the epoch that was cut short.
@@ -85,8 +85,9 @@ class Fitting:
 
         Return False if a stop ended the stage before its last epoch.
 
-        If everything learned, its normalisation settles at full size. The network keeps the weights that the stage
-        began with if no epoch was better, in a stage that keeps its best one or after a stop.
+        In a stage that keeps its best epoch, and in any stage after a stop, the network keeps the weights that the
+        stage began with if no epoch was better. If all layers learned, the statistics of normalisation are recomputed
+        at full size.
         """
         is_complete = self._train(self._restore(resume) if resume else 0)
         if (self.stage.keep == "best" or self._is_stopped()) and not self._is_better_than_before():
@@ -153,8 +154,9 @@ class Fitting:
     def _loss_before(self, data: StageData) -> float | None:
         """Return the validation loss that this stage must beat.
 
-        It is that of the weights that it begins with. A stage that keeps its last epoch must beat the stage before it,
-        if there is one: its own slices may be of another size, which the statistics of normalisation do not fit.
+        It is the loss of the weights that the stage begins with. But a stage that keeps its last epoch must beat the
+        loss of the stage before it, if there is one. Its own slices may be of another size, which the statistics of
+        normalisation do not fit.
         """
         if self.stage.keep == "last":
             return self._kept_loss(self.index - 1)
@@ -209,7 +211,7 @@ class Fitting:
         if self.average:
             self.model.set_weights(self.average.arrays())
         logit = self._logit(data.validation)
-        # The last step's harm is in no training loss, and a ReLU may hide NaN weights from the logits.
+        # No training loss shows the harm that the last step did, and a ReLU may hide NaN weights from the logits.
         if not all(np.isfinite(array).all() for array in (logit, *weights)):
             raise Diverged(self.stage.name, f"epoch {epoch + 1}, validation", self.stage.rate)
         loss, earlier = self._loss_of(logit), self._losses(self.index)
@@ -222,7 +224,7 @@ class Fitting:
         return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(labels, logit))}
 
     def _loss_of(self, logit: NDArray[np.float64]) -> float:
-        """Return the mean cross-entropy of the validation slices; of both classes alike if the run is balanced."""
+        """Return the mean cross-entropy of the validation slices. In a balanced run, both classes weigh the same."""
         positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
         labels = self.data.validation.labels
         losses = -np.where(labels == 1, np.log(positive), np.log(1 - positive))

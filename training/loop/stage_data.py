@@ -22,8 +22,8 @@ AT_ONCE = 16 * PREDICT_BATCH  # validation slices
 class StageData:
     """The slices of a stage, or the features of its frozen layers, which lie on the disk until `close()`.
 
-    `progress` gets the share of augmented copies that are made. It may raise, and so may `alive`, which is called after
-    each batch: then nothing is left behind. The disk may also be too small: NoRoom, OSError.
+    `progress` gets the share of augmented copies that are made. `alive` is called after each batch. Both
+    may raise, and no file is left behind then. Raises NoRoom or OSError if the disk is too small.
     """
 
     def __init__(

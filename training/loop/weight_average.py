@@ -22,7 +22,7 @@ class WeightAverage:
         self._means: list[Any] = model.get_weights()  # tensors, once it learns
 
     def add(self, done: int, step: int, *, ends_epoch: bool) -> None:
-        """Add the weights of now, every few steps and at the end of an epoch, which is validated by the average.
+        """Add the present weights, every few steps and at the end of an epoch, which is validated with the average.
 
         `done`: steps of the stage; `step`: of the epoch, from 1.
         """

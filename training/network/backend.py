@@ -12,7 +12,7 @@ from training.errors import NotRepeatable
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute float32 as such: on GPUs that can, TensorFlow would round it to TF32 (10 bits)."""
+    """Compute float32 in full precision. On GPUs that support TF32, TensorFlow would round to its 10 bits."""
     if keras.backend.backend() != "tensorflow":
         yield
         return

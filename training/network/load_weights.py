@@ -72,7 +72,7 @@ def _read(path: Path, model: Any) -> Layers:
 
 
 def _of_archive(path: Path) -> Layers:
-    """Read a `.keras` file. Keras knows one by its name only, and files in storage have no such name."""
+    """Read a `.keras` file. Keras recognises one by its name only, and files in storage have no such name."""
     check_archive(path)
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         named = Path(folder) / "model.keras"

@@ -18,11 +18,11 @@ from training.network.training_copy import predict
 
 DEPTHS = ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
 WIDTHS = (256, 512, 1024, 2048)  # features of each depth
-SOFTENED = 0.2  # of a depth's mean deviation, added to that of each feature
+SOFTENED = 0.2  # share of a depth's mean deviation that is added to each feature's deviation
 COMPONENTS = 64
 KNOWN_SHARE = 0.98  # of validation slices, which the threshold lets pass
 MARGIN = 1.25  # head-room: unseen patients score higher than the few of validation; non-CT images at least 2 times
-RESIDUAL_WEIGHT = 16.0  # of what no component explains, against one component
+RESIDUAL_WEIGHT = 16.0  # weight of what no component explains, relative to one component
 
 
 def pooled_features(network: Any) -> Any:

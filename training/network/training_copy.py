@@ -19,7 +19,7 @@ MOMENTUM = 0.9  # of the moving statistics: a run here has too few steps for Res
 
 
 def training_copy(network: Any, size: int, config: Config) -> Any:
-    """Copy the network at another size, with the same weights, as it trains fastest here."""
+    """Copy the network at another size, with the same weights, in the form that trains fastest here."""
     policy = keras.DTypePolicy("mixed_bfloat16" if precision_of(config) == "bfloat16" else "float32")
     fused = keras.backend.backend() == "tensorflow" and not on_gpu()
 
@@ -46,14 +46,14 @@ def precision_of(config: Config) -> Literal["float32", "bfloat16"]:
 def settle_normalisation(
     network: Any, slices: NDArray[np.uint8], config: Config, *, alive: Callable[[], None] = lambda: None
 ) -> None:
-    """Recompute the moving statistics from slices uint8[n,s,s] as they are predicted.
+    """Recompute the moving statistics of normalisation from slices uint8[n,s,s], in the form that is predicted.
 
     Statistics of augmented slices, of another size, or of weights that were averaged since do not fit the network
     (Izmailov et al., 2018). `alive` is called after each batch.
 
     The batches are large and shuffled, and the variance is that of all slices together, E[x²] - E[x]². A dataset lists
     class after class and patient after patient. The mean variance within batches of 16 in that order lacks what lies
-    between patients: logits of a network of phantoms of 64 × 64 came out 1.26 times as large.
+    between patients: logits of a network for phantoms of 64 × 64 came out 1.26 times as large.
     """
     copy = training_copy(network, slices.shape[1], config)
     base = _InTraining(keras.Model(copy.input, copy.get_layer("flatten").output))

@@ -12,7 +12,7 @@ from training.report.figures.training import MOST_SOURCES
 
 
 def confusion(content: ReportContent) -> str:
-    """Count found and missed, cleared and false alarms."""
+    """Count the slices that were found, missed, cleared or false alarms."""
     (tn, fp), (fn, tp) = content.metrics.confusion_matrix
     return (
         f"Of {_slices(tp + fn, 'COVID')}, {tp:,} are found and {fn:,} missed; of {_slices(tn + fp, 'non-COVID')}, "

@@ -6,10 +6,10 @@ from db.models.documents import Identity
 
 EACH_SLICE, ONE_FOR_ALL = "each_slice_a_patient", "one_patient_for_all"
 
-_FEW = 4  # slices of which nothing is said
-_ALONE = 0.9  # share of groups of one slice
-_MOST = 0.5  # share of the slices that are of one patient
-_MANY = 3  # studies or folders of that patient
+_FEW = 4  # with fewer slices, no problem is reported
+_ALONE = 0.9  # share of groups with a single slice from which headers seem to make each slice a patient
+_MOST = 0.5  # share of slices in the largest group from which headers may make all patients one
+_MANY = 3  # least studies or folders in that group, if there are other groups
 
 
 class HeaderGroups:
@@ -27,7 +27,7 @@ class HeaderGroups:
         self._folders[group].update([folder] if folder else [])
 
     def identity(self) -> Identity:
-        """Return what the counts say."""
+        """Return the counts, and the problem that they show."""
         if not self._slices:
             return Identity()
         largest, slices = self._slices.most_common(1)[0]

@@ -130,9 +130,11 @@ def _label_line(line: int, cells: dict[str, str]) -> LabelLine:
 def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, FileLabels]:
     """Return the labels of the files that a CSV names, by the file's index.
 
-    A line means the file with its path, else the only file whose path ends with it, else the only file that its own
-    path ends with. Raises BadLabels: the CSV names a file that is not there, names several files by one line, or
-    contradicts itself.
+    A line stands for the file that has the line's path. If there is none, it stands for the file whose path ends with
+    the line's path. If there is none of these either, it stands for the file with whose path the line's path ends.
+
+    Raises BadLabels: the CSV names a file that is not there, a line may stand for several files, or two lines
+    contradict each other.
     """
     ends: dict[str, list[int]] = defaultdict(list)
     whole: dict[str, list[int]] = defaultdict(list)

@@ -14,7 +14,8 @@ Folders = list[str]
 class DicomGroups:
     """The groups of DICOM slices: one for each patient, or for each study or series if the patient is not stated.
 
-    The group of a patient is named by the first study that comes, since nothing made of the patient's ID may be kept.
+    A patient's group is named after the study, or else the series, of the patient's first slice. The patient's ID is
+    not used, since nothing that is derived from it may be kept.
     """
 
     def __init__(self) -> None:
@@ -30,13 +31,13 @@ class DicomGroups:
             return group
         if series.patient not in self._of_patient:
             name = f"patient-{group.partition('-')[2]}"
-            self._named[name] += 1  # two patients of one study are two groups
+            self._named[name] += 1  # two patients with the same study get two groups
             self._of_patient[series.patient] = name if self._named[name] == 1 else f"{name}-{self._named[name]}"
         return self._of_patient[series.patient]
 
 
 def _uid_group(study_uid: str | None, series_uid: str | None) -> str:
-    """Return a group by the study, which has one patient, else by the series, else "". The UID itself is not kept."""
+    """Return a group named after the study, else after the series, else "". The name holds a hash of the UID."""
     for kind, uid in (("study", study_uid), ("series", series_uid)):
         if uid:
             return f"{kind}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
@@ -52,8 +53,8 @@ def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     * else, without a class folder (a CSV states the class), the first folder of all.
 
     The same name is the same group, in both classes and in every archive: it is better to take two patients for one
-    than to have one patient in two parts of a split. Folders that all files share are ignored, as an archive's own
-    folder is, and so are folders that name a class or a part of a split (train, val, test).
+    than to have one patient in two parts of a split. Folders that all files share, such as an archive's own folder, are
+    ignored. So are folders that name a class or a part of a split (train, val, test).
     """
     by_archive: dict[int, list[int]] = defaultdict(list)
     for place, (archive, _) in enumerate(paths):
@@ -73,9 +74,10 @@ def _folders(path: str) -> Folders:
 
 
 def _around_class(all_folders: Sequence[Folders]) -> list[tuple[Folders, Folders]]:
-    """Return for each file of an archive the folders below its class folder and above it that may name a patient.
+    """Return the folders that may name a patient, for each file of an archive: those below its class folder, then those
+    above it.
 
-    If some files are outside of any class folder, `0` and `1` number patients and are not classes.
+    If some files lie outside of every class folder, the folders `0` and `1` number patients and are not classes.
     """
     class_folders = [class_folder(folders) for folders in all_folders]
     numbers_are_classes = None not in class_folders
@@ -92,7 +94,7 @@ def _patient_folders(folders: Iterable[str]) -> Folders:
 
 
 def _beyond_common(chains: Sequence[Folders]) -> list[Folders]:
-    """Return the chains without the folders in front that all of them share. Empty chains do not count."""
+    """Return the chains of folders without the leading folders that all of them share. Empty chains are ignored."""
     filled = [chain for chain in chains if chain] or [[]]
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(filled), max(filled), strict=False)))
     return [chain[shared:] for chain in chains]

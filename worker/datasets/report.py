@@ -15,7 +15,7 @@ from worker.imaging.near_duplicates import Similar
 SIZES_SHOWN = 20
 GROUPS_SHOWN = 200
 LEAST_GROUPS_TO_SPLIT = 3  # of a class
-MANY_JOINED = 0.25  # share of the groups in one cluster from which a warning says so
+MANY_JOINED = 0.25  # share of the groups; if one cluster holds as many, the report warns
 
 ByClass = dict[str, dict[str, int]]
 """`{value: {"COVID": n, "non-COVID": n}}`"""
@@ -116,7 +116,7 @@ def _near_identical(similar: Similar, firsts: Sequence[Item]) -> Duplicates:
 
 
 def _largest_cluster(slices: Sequence[Item]) -> dict[str, int]:
-    """Return the most groups that a split keeps together, and their slices; {} if no cluster connects two groups."""
+    """Return how many groups and slices the largest cluster has, by groups; {} if no cluster connects two groups."""
     units = joined_groups(
         [
             SplitCandidate(item.row or 0, item.name, item.label or 0, item.group or "", item.cluster, None, None)

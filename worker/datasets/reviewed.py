@@ -20,8 +20,9 @@ Header = SeriesInfo | SliceRejected | None
 def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, folders_first: bool) -> None:
     """Collect the reviewed slices of jobs, as they were prepared for predicting.
 
-    DICOM slices have the groups of any dataset. The group of other slices, and with `folders_first` of all, is their
-    series in the job, its folder.
+    The group of a DICOM slice comes from its header, as in any dataset. The group of any other slice is its series in
+    the job, which is named by its folder. With `folders_first`, the series in the job is the group of every slice.
+
     Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
     """
     collector.labels_from = "reviews"

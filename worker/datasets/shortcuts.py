@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from db import SHORTCUT_AUC
 from worker.datasets.collector import Item
 
-MOST_SLICES = 20_000  # more do not change the metrics
+MOST_SLICES = 20_000  # more slices do not change the metrics
 WEAK_AUC = 0.65
-"""As SHORTCUT_AUC. In a public set of CT slices the file type alone predicts the class 74 % of the time.
-Chance reaches 0.6 with a few dozen groups."""
+"""The AUC from which a fact predicts the class to some extent; from SHORTCUT_AUC on it predicts the class well. In a
+public set of CT slices the file type alone predicts the class 74 % of the time. Chance reaches 0.6 with a few dozen
+groups."""
 _FOLDS = 5
-_WORDS = 30  # patterns or modes that count apart; rarer ones count as one
-_LEAF = 5  # slices at least in a leaf
+_WORDS = 30  # the most frequent patterns or modes, which are told apart; all rarer ones count as one
+_LEAF = 5  # least number of slices in a leaf
 
 Columns = NDArray[np.float64]
-Folds = list[tuple[NDArray[Any], NDArray[Any]]]  # places of the slices that a tree learns from, and is measured on
+Folds = list[tuple[NDArray[Any], NDArray[Any]]]  # indices of the slices that a tree learns from, and is measured on
 Fact = Callable[[Sequence[Item]], Columns]
 
 
@@ -66,7 +67,7 @@ class Verdict(TypedDict):
 
 
 class Shortcuts(Verdict):
-    """The verdict, and the score of each fact, of all facts but the name (`all`), and of all (`all and name`)."""
+    """The verdict, and the scores by fact. `all`: all facts but the name, together; `all and name`: with it."""
 
     facts: dict[str, FactScore]
 

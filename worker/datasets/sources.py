@@ -18,7 +18,7 @@ from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
 
-PICTURE = ("format", "mode", "width", "height")  # what a slice and an item state of the picture
+PICTURE = ("format", "mode", "width", "height")  # facts on the picture, which a slice and an Item name alike
 BY_HEADER = "DICOM patient, study or series"  # where a group comes from
 
 Note = Callable[[float], None]  # takes the fraction done, 0 to 1
@@ -213,7 +213,7 @@ def _collect(
 
 def _group_of(labels: FileLabels, dicom: str, pages: str, folders_first: bool) -> tuple[str, str]:
     """Return the group of a slice and where it comes from, both empty if it has none. `pages`: its file's name, if the
-    file has several."""
+    file has several pages."""
     by_file = [(BY_HEADER, dicom), ("folders", labels.folder)]
     candidates = (("CSV", labels.group), *(by_file[::-1] if folders_first else by_file), ("pages of a file", pages))
     return next(((group, origin) for origin, group in candidates if group), ("", ""))

@@ -29,7 +29,7 @@ class EngineAbsent(PackageError):
 
 
 class EngineUnproven(Exception):
-    """No engine of this package gives the answers here that it gave on the machine that made it."""
+    """On this machine, no engine of this package gives the answers that it gave where the package was made."""
 
     def __init__(self, results: list[ProofResult]) -> None:
         super().__init__("; ".join(result.text for result in results))
@@ -113,11 +113,11 @@ def load_engine(
 ) -> Proven:
     """Load the quickest engine of a package that proves itself on this machine.
 
-    `choice` (`db.settings.EngineChoice`): auto tries Keras first if there are a GPU and Keras, or no file for
-    OpenVINO. Otherwise it tries OpenVINO, as openvino does: int8, then bfloat16 if the processor has it, then
-    float32. openvino-int8, openvino-bf16 and openvino-f32 leave no choice. `threads`: of the processor; None for one a
-    core. `package`: as read from the folder already. A package that may be anybody's is checked by `check_keras_file`
-    first. `precision`: load no engine of another one.
+    `choice` (`db.settings.EngineChoice`): auto tries Keras first if this machine has a GPU and Keras, or if the package
+    has no file for OpenVINO. Then it tries OpenVINO, as openvino does: int8, then bfloat16 if the processor has it,
+    then float32. openvino-int8, openvino-bf16 and openvino-f32 try that precision alone. `threads`: how many the engine
+    uses; None for one a core. `package`: the manifest, if it has been read from the folder already. `precision`: load
+    no engine of another precision. Call `check_keras_file` first for a package that may come from a stranger.
 
     Raises PackageError (EngineAbsent among them), EngineUnproven, ValueError (an unknown choice).
     """
@@ -155,7 +155,7 @@ def check_engine(folder: Path, choice: str) -> None:
 
 
 def _proof(folder: Path, package: Package, names: list[str], threads: int | None) -> Proof | None:
-    """Return the package's proof, or one by its own float32 file, or None if only float32 engines may serve.
+    """Return the package's proof, or make one with its own float32 file. Return None if only float32 engines may serve.
 
     Raises PackageError, EngineUnproven.
     """
@@ -180,7 +180,7 @@ def _builds(folder: Path, package: Package, choice: str, threads: int | None) ->
     with_gpu = has_gpu() and KERAS_FILE in package.files and find_spec("keras") is not None
     if choice == "keras" or (choice == "auto" and (with_gpu or not with_openvino)):
         yield from _keras_builds(folder, package)
-        if choice == "auto" and with_openvino:  # a GPU whose driver is broken
+        if choice == "auto" and with_openvino:  # in case that the driver of the GPU is broken
             yield from _openvino_builds(folder, package, choice, threads)
     elif choice == "auto" or choice.startswith("openvino"):
         yield from _openvino_builds(folder, package, choice, threads)
@@ -223,7 +223,7 @@ def _openvino_builds(folder: Path, package: Package, choice: str, threads: int |
 
 
 def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> Engine:
-    """Load a network into OpenVINO, as `ctbatch tune` found it quickest here if it has run."""
+    """Load a network into OpenVINO, with the settings that `ctbatch tune` found quickest here, or the default ones."""
     from worker.engines.openvino import OpenVinoEngine
     from worker.engines.tuning import kept_tuning
 
@@ -233,7 +233,7 @@ def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> 
 
 
 def _exact(folder: Path, package: Package, threads: int | None) -> Build:
-    """Return how to build the float32 engine of a package without a proof, which then proves the quicker ones."""
+    """Return a function that builds the float32 engine of a package without a proof, to prove quicker engines by it."""
     if FLOAT_FILE in package.files:
         from worker.engines.openvino import OpenVinoEngine
 

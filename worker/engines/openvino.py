@@ -69,7 +69,7 @@ class OpenVinoEngine:
         distance = np.empty(count, np.float32) if self._has_distance else None
         scores = Scores(np.empty(count, np.float32), np.empty((count, 7, 7), np.float32), distance)
         pixels = np.ascontiguousarray(slices)[..., None]
-        share = min(self._request, -(-count // self._streams))  # a few slices too are shared out
+        share = min(self._request, -(-count // self._streams))  # so that few slices are shared out too
         running: deque[tuple[Any, slice]] = deque()
         try:
             for start in range(0, count, share):
@@ -80,14 +80,14 @@ class OpenVinoEngine:
             while running:
                 self._finish(*running.popleft(), scores)
         finally:
-            for request, _ in running:  # after a failure; nothing may read these pixels any more
+            for request, _ in running:  # only after a failure: wait until no request reads these pixels
                 with suppress(RuntimeError):
                     request.wait()
                 self._idle.put(request)
         return scores
 
     def _free_request(self, running: deque[tuple[Any, slice]], scores: Scores) -> Any:
-        """Return a request that is not in use. Another thread may hold all of them, and puts them back."""
+        """Return a request that is not in use. If none is, finish one of `running`, or wait for another thread's."""
         while True:
             try:
                 return self._idle.get(block=not running)

@@ -94,7 +94,7 @@ def read_proof(folder: Path, package: Package) -> Proof | None:
 
 
 def own_proof(exact: Engine) -> Proof:
-    """Make a proof for a package that carries none, of the answers of its own float32 file on this machine."""
+    """Make a proof for a package that carries none, from the answers of its own float32 file on this machine."""
     slices = draw_slices()
     return Proof(slices, exact.predict(slices), "the package's own float32 file, since it carries no proof")
 
@@ -140,13 +140,13 @@ def _run(engine: Engine, slices: NDArray[np.uint8], size: int) -> Scores:
     repeated = slices if size <= len(slices) else np.resize(slices, (size, *slices.shape[1:]))
     starts = (
         range(0, len(repeated), size) if size > 1 else range(1)
-    )  # one slice alone shows the way that a single slice takes
+    )  # a single call is enough to see how one slice is computed
     parts = [engine.predict(repeated[start : start + size]) for start in starts]
     return Scores.join(parts)
 
 
 def differences(scores: Scores, exact: Scores, temperature: float, exact_temperature: float) -> Differences:
-    """Compare an engine's scores with the float32 answers, which are repeated or cut short to as many."""
+    """Compare an engine's scores with the float32 answers, which are repeated or cut to the same number."""
     n = len(scores.logit)
     logit, cam = np.resize(exact.logit, n), np.resize(exact.cam, (n, *exact.cam.shape[1:]))
     distance = 0.0

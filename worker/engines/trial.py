@@ -1,7 +1,8 @@
 """The trial of an imported model version before it may be promoted: its engine runs in a confined process.
 
-A hash says that a file came whole. It does not say that its network can be loaded, ends, and gives numbers. What the
-process may not do is in `worker.imaging.sandbox.seccomp.forbid_effects`; it has neither secrets nor a database.
+A hash shows that a file arrived whole. It does not show that the network in it can be loaded, comes to an end, and
+gives numbers. `worker.imaging.sandbox.seccomp.forbid_effects` states what the process must not do. The process has
+neither secrets nor a database.
 """
 
 import json
@@ -109,8 +110,8 @@ def main(parent: str, filter_: str, folder: str, choice: str, threads: str) -> N
     """
     die_with_parent(int(parent))
     replies = os.dup(1)
-    os.dup2(2, 1)  # a library's print must not get into the answer
-    tempfile.tempdir = "/nonexistent"  # TensorFlow asks for one, and Python looks for one that can be written to
+    os.dup2(2, 1)  # keeps what libraries print out of the answer
+    tempfile.tempdir = "/nonexistent"  # TensorFlow asks for it; Python would try to write to several folders
     unfiltered = forbid_effects()
     if unfiltered and filter_ == FILTER_REQUIRED:
         results = [failed(choice, f"this machine cannot confine its trial: {unfiltered}")]
@@ -142,7 +143,7 @@ def _try(folder: Path, choice: str, threads: int | None) -> list[ProofResult]:
 
 
 def _fault(scores: Scores, count: int) -> str | None:
-    """Return what is wrong with the scores of so many phantoms, or None."""
+    """Return what is wrong with the scores of `count` phantoms, or None."""
     arrays = {"logit": (scores.logit, (count,)), "cam": (scores.cam, (count, 7, 7))}
     if scores.distance is not None:
         arrays["distance"] = (scores.distance, (count,))

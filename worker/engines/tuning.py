@@ -20,12 +20,12 @@ from worker.imaging.recipe import SIDE
 
 log = logging.getLogger(__name__)
 
-SECONDS = 20.0  # after which nothing more is tried
-MEASURED_SECONDS = 0.4  # of predicting, in each of ROUNDS; the quickest counts, since another process may disturb one
+SECONDS = 20.0  # after so long, no further way is tried
+MEASURED_SECONDS = 0.4  # in each of ROUNDS; the quickest round counts, since another process may disturb one
 ROUNDS = 3
-CALL = 4  # requests of a stream in each call
+CALL = 4  # requests that each stream computes in a call
 REQUESTS = (2, 4, 16)  # slices a request, tried beside the default
-CLEARLY = 1.03  # the gain that is taken for one; less is noise
+CLEARLY = 1.03  # least gain that counts; a smaller one is noise
 
 
 class Tuning(BaseModel):
@@ -67,7 +67,7 @@ def tune(model: Path, sha256: str, precision: str, threads: int | None = None) -
 
 
 def _ways(cores: int) -> list[tuple[int, int]]:
-    """Return streams and threads to try, the default first. A core may be one of two that share their units."""
+    """Return the pairs of streams and threads to try, the default first. Two cores may share their arithmetic units."""
     ways = [(cores, cores), (max(cores // 2, 1), cores), (max(cores // 2, 1), max(cores // 2, 1)), (1, cores)]
     return list(dict.fromkeys(ways))
 

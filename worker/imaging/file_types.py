@@ -39,7 +39,7 @@ def archive_kind(head: bytes) -> str | None:
 
 
 def is_archive_name(name: bytes) -> bool:
-    """Return whether a file of this name, or of one that ends so, is worth a look for an archive or a packed file."""
+    """Return whether a name, or the end of one, is that of an archive or of a packed file."""
     return name[-5:].lower().endswith(_ARCHIVE_NAMES)
 
 

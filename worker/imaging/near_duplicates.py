@@ -129,7 +129,7 @@ def find_similar(features: Features, labels: NDArray[np.int64], progress: Callab
     """Find the near-identical pairs among slices of different pixels; one may be the other mirrored left to right.
 
     Every hash is compared with every other, in blocks: 10¹⁰ comparisons for 100,000 slices, in two minutes and with
-    some hundred MB. Bands would hardly thin them out at so wide a distance.
+    some hundred MB. To compare only hashes that agree in a band of bits would hardly save any at so wide a distance.
 
     `labels`: int64[n]. `progress` is called after each block.
     """
@@ -166,7 +166,7 @@ class _Correlation:
     def are_near(
         self, left: NDArray[np.int64], right: NDArray[np.int64], *, mirrored: bool = False
     ) -> NDArray[np.bool_]:
-        """Return which pairs correlate. `mirrored`: the right one of each is mirrored first."""
+        """Return which pairs correlate. `mirrored`: the right picture of each pair is mirrored first."""
         one, other = (self._means[at].reshape(-1, BLOCKS, BLOCKS).astype(np.float32) for at in (left, right))
         together = np.einsum("ijk,ijk->i", one, other[:, :, ::-1] if mirrored else other)
         covariance = together - self._means.shape[1] * self._mean[left] * self._mean[right]
@@ -177,8 +177,10 @@ class _Correlation:
 def _candidates(
     hashes: NDArray[np.uint64], others: NDArray[np.uint64], progress: Callable[[], None]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs of indices (left < right) of which one's hash and the other's hash of `others` differ in at most
-    MAX_DISTANCE bits, some thousand at a time."""
+    """Yield pairs of indices, left < right, some thousand at a time.
+
+    The hash of the left one in `hashes` and that of the right one in `others` differ in at most MAX_DISTANCE bits.
+    """
     rows = max(1, _HASH_BLOCK * 4096 // max(len(hashes), 4096))
     for start in range(0, len(hashes), rows):
         block, rest = hashes[start : start + rows], others[start:]
@@ -190,7 +192,7 @@ def _candidates(
 
 
 def _joined(cluster: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the clusters after these pairs are connected too. Earlier edges are one a slice, to its cluster."""
+    """Return the clusters after connecting these pairs too. Edges from slices to their clusters keep earlier pairs."""
     if len(left) == 0:
         return cluster
     n = len(cluster)

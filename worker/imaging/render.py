@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _MAX_OPACITY = 0.6
-_COMPRESSION = 3  # of 9: a page asks for many small pictures, and their bytes matter less than its wait
+_COMPRESSION = 3  # of 9: a page asks for many small pictures, so speed matters more than size
 
 
 def slice_png(pixels: NDArray[np.uint8], size: int, aspect: float = 1.0) -> bytes:
@@ -16,7 +16,7 @@ def slice_png(pixels: NDArray[np.uint8], size: int, aspect: float = 1.0) -> byte
 
 
 def overlay_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], size: int, aspect: float = 1.0) -> bytes:
-    """Return the slice with its heat map as an RGB PNG of the size of `slice_png`'s, or as that if nothing is warm.
+    """Return the slice with its heat map as an RGB PNG, in the size of `slice_png`. Without heat, return `slice_png`.
 
     `cam`, float32[7, 7], is taken relative to its own maximum. Negative values and values that are not numbers are
     cold. The map is scaled up bilinearly and coloured by `heat_colours`; warmer is more opaque, up to `_MAX_OPACITY`.

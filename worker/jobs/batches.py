@@ -19,9 +19,9 @@ from worker.imaging.lungs import lung_fraction
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import SliceRejected
 
-ROWS_A_TRANSACTION = 1_000  # where many entries are rejected, or cancelled, and no chunk fills
-FIRST_BATCH_SECONDS = 1.0  # of the first batch at most; of each after it twice as long, up to BATCH_SECONDS
-BATCH_SECONDS = 5.0  # where files are slow to decode: others may have their turn after a batch
+ROWS_A_TRANSACTION = 1_000  # for entries that fill no chunk, because they are rejected or cancelled
+FIRST_BATCH_SECONDS = 1.0  # limit of the first batch; it doubles with each batch, up to BATCH_SECONDS
+BATCH_SECONDS = 5.0  # for files that are slow to decode: other jobs get their turn after a batch
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Batch:
 
     rows: list[ReadSlice] = field(default_factory=list)
     arrays: list[NDArray[np.uint8]] = field(default_factory=list)
-    began: float = 0.0  # with its first entry: before that, decoders may have had to start
+    began: float = 0.0  # when its first entry was added; decoders may have had to start before that
     is_last: bool = False
 
     def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
@@ -49,7 +49,7 @@ class Batch:
             self.arrays.append(prepared.pixels)
 
     def is_full(self, slices: int, seconds: float) -> bool:
-        """Return whether to record it now: it holds so many slices or rows, or was begun so long ago."""
+        """Return whether to record it now: it holds enough slices or rows, or was begun at least `seconds` ago."""
         is_old = time.monotonic() - self.began >= seconds
         return len(self.arrays) >= slices or len(self.rows) >= ROWS_A_TRANSACTION or is_old
 

@@ -32,8 +32,8 @@ from worker.jobs.budget import OVER_BUDGET, Budget, count_failures
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims of an upload that ended without a word or progress: outages are not counted
-TURN_SECONDS = 60.0  # of recording, after which an upload is given back if another job's waits
+MAX_ATTEMPTS = 5  # claims of an upload whose workers died without progress; outages are not counted
+TURN_SECONDS = 60.0  # after so long, an upload is given back if an upload of another job waits
 
 Row = Callable[[Entry], ReadSlice]
 
@@ -45,7 +45,7 @@ def _pool() -> DecoderPool:
 
 
 def get_ready() -> None:
-    """Start a decoder, and make what connects to the database and to storage: the first job need not wait for them."""
+    """Start a decoder, and set up database and storage, so that the first job need not wait for them."""
     start_decoder()
     get_engine()
     storage()
@@ -111,8 +111,8 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
 class End(Enum):
     """How the reading of an upload ends.
 
-    `WHOLE`: with its last entry. `CLOSED`: with it too, and the upload is closed. `GIVEN_BACK`: for now, at the end of
-    a turn.
+    `WHOLE`: the last entry was read. `CLOSED`: the last entry was read, and the upload is closed. `GIVEN_BACK`: the
+    turn is over, and another turn goes on with the rest.
     """
 
     WHOLE = auto()
@@ -133,7 +133,7 @@ class Reading:
     heartbeat: Heartbeat
 
     def end(self, cancelled: bool = False) -> End:
-        """Return how reading ends by what is known now: that the job is cancelled, or the budget spent."""
+        """Return how reading ends as far as is known now: the job may be cancelled, or the budget spent."""
         if cancelled or self.job.cancel_requested_at is not None:
             return End.CANCELLED
         return End.OVER_BUDGET if self.budget.is_spent else End.WHOLE
@@ -141,8 +141,8 @@ class Reading:
     def record(self, batch: Batch, decode_seconds: float) -> bool:
         """Record a batch with its array, and return whether the job was cancelled meanwhile. Raises StaleClaim.
 
-        If it was not, the last batch closes the upload. In a transaction of its own that would hold up the worker that
-        is woken to predict the batch.
+        The transaction that records the last batch also closes the upload, unless the job was cancelled. A second
+        transaction would hold up the worker that is woken to predict the batch.
         """
         with timed(Stage.CHUNK_FILE, len(batch.arrays)):
             array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
@@ -162,7 +162,7 @@ class Reading:
             return cancelled
 
     def give_way(self) -> bool:
-        """Give the upload back if another job's waits for its turn, and return whether it is given back."""
+        """Give the upload back if an upload of another job waits for its turn. Return whether it was given back."""
         give = partial(queue.give_way, claim=self.claim, upload=self.upload)
         return claimed.patiently(self.heartbeat, lambda: in_transaction(give))
 
@@ -194,7 +194,10 @@ def _read_rest(reading: Reading, done: set[int]) -> bool:
 
 
 def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> End:
-    """Decode and record entries until something ends the turn. `ahead` holds what was taken and not recorded then."""
+    """Decode and record entries until something ends the turn.
+
+    Afterwards, `ahead` holds the entries that were taken for decoding but not recorded.
+    """
     began = time.monotonic()
     first = list(islice(entries, 1))
     # A packed TAR is unpacked from its front to its first new entry. The turn then lasts at least as long as that took,

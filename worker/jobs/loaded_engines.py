@@ -37,7 +37,7 @@ Files = frozenset[tuple[str, str]]
 that was restored from a backup may give the same id to another network."""
 
 kept: OrderedDict[Files, Loaded] = OrderedDict()
-"""By the files of the model version; the one used last is at the end."""
+"""Engines by the files of their model version; the one used last is at the end."""
 
 _loading = Lock()
 

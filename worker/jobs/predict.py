@@ -42,11 +42,11 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read, a minute apart
 REFUSED_SECONDS = 300.0  # how long a worker leaves a model version to others after no engine proved itself here
 REST_SECONDS = 10.0  # how long a worker without an engine rests: it would fail quicker than others predict
-CLAIM_SECONDS = 1.0  # of the engine's time that are claimed at once: each claim and each transaction take time too
+CLAIM_SECONDS = 1.0  # work claimed at once, in time of the engine: each claim and each transaction take time too
 MOST_CLAIMED = 512  # slices at once, 26 MB
 
 
-_refused: dict[Files, float] = {}  # by the files of a model version: until when, by the monotonic clock
+_refused: dict[Files, float] = {}  # files of a model version: until when they are refused, by the monotonic clock
 
 
 class _Pace:
@@ -77,7 +77,7 @@ def predict_next(worker: str) -> bool:
         _load_champion()
         _try_imported()
         return False
-    if taken.chunks[0][0].suspect:  # it may end this process: nothing else may be in its hands then
+    if taken.chunks[0][0].suspect:  # it may end this process, which must not hold other chunks then
         _carry_out(taken)
     else:
         Lanes(lambda: _claim_more(worker), _carry_out).run(taken)
@@ -111,7 +111,7 @@ def _claim(worker: str, *, suspects: bool = True) -> Taken | None:
 
 
 def _claim_more(worker: str) -> Taken | None:
-    """Claim chunks that may be predicted beside others, or return None. A look comes first: it takes no write lock."""
+    """Claim chunks that may be predicted beside others, or return None. Look first: that takes no write lock."""
     with timed(Stage.RECORD, 0), read_scope() as s:
         is_any = queue.is_any_chunk(s)
     return _claim(worker, suspects=False) if is_any else None
@@ -181,7 +181,7 @@ def _refused_now() -> set[Files]:
 
 
 def _left_to_others(s: Session) -> list[int]:
-    """Return the ids of the model versions of which no engine proved itself here a while ago."""
+    """Return the ids of the model versions that are left to others: lately none of their engines proved itself."""
     refused = _refused_now()
     return [one.id for one in s.scalars(select(ModelVersion)) if files_of(one) in refused] if refused else []
 
@@ -217,13 +217,13 @@ def _pixels(shares: list[Share]) -> tuple[list[str], NDArray[np.uint8]]:
 
 
 def rest_and_end() -> None:
-    """End this process after a while, so that its parent starts another: a broken GPU stays broken for a process."""
+    """End this process after a while, so that its parent starts another one. A process cannot recover a broken GPU."""
     time.sleep(REST_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _put_off(claims: list[Claim], reason: str | None = None) -> None:
-    """Put chunks off. With a reason it counts as an attempt, and `MAX_ATTEMPTS` of them quarantine the slices."""
+    """Put chunks off. If a reason is given, that is an attempt; after `MAX_ATTEMPTS`, the slices are quarantined."""
     for claim in claims:
         try:
             with session_scope() as s:

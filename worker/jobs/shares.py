@@ -63,7 +63,7 @@ def record(shares: Iterable[Share], engine: str, scores: Scores, heartbeat: Hear
 
 
 def _by_job(rows: Iterable[T], chunk: Callable[[T], Chunk]) -> list[list[T]]:
-    """Return these rows, each of which has a chunk, by job."""
+    """Group rows by the job of their chunk."""
     groups: dict[str, list[T]] = defaultdict(list)
     for row in rows:
         groups[chunk(row).job_id].append(row)
@@ -71,7 +71,7 @@ def _by_job(rows: Iterable[T], chunk: Callable[[T], Chunk]) -> list[list[T]]:
 
 
 def _record_of_job(shares: Sequence[Share], engine: str, scores: Scores, heartbeat: Heartbeat) -> None:
-    """Record chunks of one job in one transaction. If one of them is someone else's by now, each gets its own."""
+    """Record chunks of one job in one transaction. If someone else has one of them by now, record them one by one."""
     try:
         claimed.patiently(heartbeat, partial(_record, shares, engine, scores))
     except StaleClaim:
@@ -89,7 +89,7 @@ def _record(shares: Sequence[Share], engine: str, scores: Scores) -> None:
 
 
 def _open_shares(taken: Sequence[tuple[Chunk, Claim]]) -> list[Share]:
-    """Do the same for the chunks of one job. The job is locked only if there is something to copy."""
+    """Do as `open_shares` for the chunks of one job. The job is locked only if there is something to copy."""
     job_id, chunk_ids = taken[0][0].job_id, [chunk.id for chunk, _ in taken]
     with timed(Stage.RECORD, 0), read_scope() as s:
         if not known_predictions(s, s.get_one(Job, job_id), chunk_ids):

@@ -249,7 +249,10 @@ class PhantomSlice:
         return np.asarray(tissue, np.float32)
 
     def _vessels(self) -> Field:
-        """Draw vessels, thinner outwards: two random sheets cross in a curve, and a tube around it looks like one."""
+        """Draw vessels, thinner outwards.
+
+        Two random fields are 0 on two sheets, which cross in a curve. A tube around this curve looks like a vessel.
+        """
         p = self.patient
         outward = np.sqrt((np.abs(self.x) - 30) ** 2 + self.y**2) / np.float32(90)
         width = np.float32(0.34 * p.vessel_mm) * np.clip(1.25 - outward, 0.25, 1)

@@ -10,7 +10,7 @@ from PIL import Image
 from worker.imaging.recipe import lung_window
 from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, Patient, PhantomSlice, make_patient
 
-MATRICES = (1.0, 256 / 224, 320 / 224, 512 / 224)  # of scanners, by the side that the network takes
+MATRICES = (1.0, 256 / 224, 320 / 224, 512 / 224)  # sides of scanners' images / side of the network's
 DISEASED_CM2 = 12.0  # area of diseased lung from which a slice counts as positive; the cut of one lesion is 6 to 36
 
 

@@ -10,8 +10,8 @@ from db.ledger.recording import ReadSlice
 from db.models import Outcome
 from worker.imaging.recipe import RECIPE
 
-CHUNK = 128  # slices, as CTBATCH_CHUNK_SLICES has it
-SERIES = 300  # slices of one
+CHUNK = 128  # slices, the default of CTBATCH_CHUNK_SLICES
+SERIES = 300  # slices of one series
 CAM_BYTES = 98
 
 

@@ -24,9 +24,9 @@ from cli.supervisor.roles import PROJECT
 from worker.linux_process import die_with_parent
 
 END_SECONDS = 60.0
-MOST_SECONDS = 1800.0  # of a peer, which is then stopped
+MOST_SECONDS = 1800.0  # after so long, a peer is stopped
 LOG_LINES = 15  # shown when a peer fails
-QUIET = {  # none of them may report its use to its makers
+QUIET = {  # no peer may report its use to its makers
     "BENTOML_DO_NOT_TRACK": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONPATH": str(PROJECT),

@@ -32,7 +32,7 @@ def run(
 ) -> None:
     """Measure ctbatch, each peer, and ctbatch again, and print the table.
 
-    `shown`: print figures, marked, even if other processes disturbed a run. Raises Unavailable otherwise, or if a peer
+    `shown`: print values, marked, even if other processes disturbed a run. Raises Unavailable otherwise, or if a peer
     is not installed or fails.
     """
     for peer in peers:

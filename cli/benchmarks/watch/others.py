@@ -11,8 +11,8 @@ import click
 
 from cli.errors import Unavailable
 
-MOST_TAKEN = 0.05  # of the machine's processor time: a result should repeat within 10 %
-NAMED, LEAST_NAMED = 5, 0.001  # of the other processes, and the share that one must have to be named
+MOST_TAKEN = 0.05  # share of the machine's processor time: a result should repeat within 10 %
+NAMED, LEAST_NAMED = 5, 0.001  # how many other processes are named, and the least share of one that is
 TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
 KERNEL = "kernel threads"
@@ -113,9 +113,10 @@ def _tree_seconds(processes: dict[int, ProcessTime]) -> float:
 
 
 def _others(before: dict[int, ProcessTime], after: dict[int, ProcessTime]) -> dict[str, float]:
-    """Return the core-seconds of each name in between, of the processes outside our own tree that lived all the time.
+    """Return the core-seconds between two looks, by name, of processes outside our own tree that lived at both looks.
 
-    Their children that ended do not count here: their parent is given all their time at their end, that before too.
+    The time of their ended children is left out. When a child ends, all its time is added to its parent's, even what it
+    used before the first look.
     """
     own = own_tree(after)
     seconds: dict[str, float] = {}

@@ -137,7 +137,7 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
 
 
 def _promote_demo(reason: str, as_json: bool) -> str:
-    """Promote the demo model if there is no champion, and return ""; else return its label, for the gate to decide."""
+    """Promote the demo model if there is no champion, and return "". Otherwise return its label, for the gate."""
     label = imported_demo_model()
     if ensure_demo_model(reason=reason) != label:
         return label

@@ -82,15 +82,15 @@ def read_entries(path: Path, filename: str, limits: Limits, progress: Progress =
     `Thumbs.db`, `DICOMDIR` and `._name` twins are passed over, without an ordinal. A loose file is the one entry,
     named `filename`.
 
-    A file of an archive is looked into if its name is that of an archive and its bytes are: the files inside of it
-    follow as `inner.zip/name`. It is read where it lies if it is stored as it is, else unpacked into a temporary
-    file. If it is refused, the last entry of it has its own name and rejects it with the code. Archives that lie
-    deeper are rejected as `nested`. A file in gzip, bzip2 or xz that is not a TAR is unpacked.
+    If a file of an archive has both the name and the bytes of an archive, the files inside of it follow as
+    `inner.zip/name`. This inner archive is read where it lies if it is stored as it is, else unpacked into a temporary
+    file. If it is refused, one last entry has its name and rejects it with the code. Archives that lie deeper are
+    rejected as `nested`. A file in gzip, bzip2 or xz that is not a TAR is unpacked.
 
     `progress` is called while something is unpacked, every quarter of a megabyte, and what it raises is raised.
 
-    Raises ArchiveRefused: of a ZIP before the first entry, of a TAR where the damage is met, and of limits where they
-    are exceeded; OSError.
+    Raises ArchiveRefused: for a ZIP before the first entry, for a TAR where the damage is met, and for a limit where it
+    is exceeded. Raises OSError too.
     """
     with path.open("rb") as file:
         open_ = partial(_entries, Allowance(limits, path), progress)
@@ -98,7 +98,7 @@ def read_entries(path: Path, filename: str, limits: Limits, progress: Progress =
 
 
 def _entries(allowance: Allowance, progress: Progress, file: Region, filename: str) -> tuple[str, Entries]:
-    """Return the kind of a file, and its entries: `file`, and itself, if it is not an archive.
+    """Return the kind of a file, and its entries. If it is not an archive: `file`, and itself as the only entry.
 
     Raises ArchiveRefused.
     """

@@ -12,14 +12,15 @@ from worker.imaging.file_types import is_archive_name
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 Opener = Callable[[Region, str], tuple[str, Entries]]
-"""Takes a file and its name. Returns its kind, and its entries: `file`, and itself, if it is not an archive."""
+"""Takes a file and its name. Returns its kind and its entries. If it is not an archive, its kind is `file`, and
+it is itself the only entry."""
 
 _OF_ALL = ("too_many_entries", "too_large_unpacked")
-"""Refusals of an archive in the archive that refuse both, since these limits count through both."""
+"""If the inner archive is refused with one of these codes, so is the outer one: these limits count both together."""
 
 
 def flat(entries: Entries, open_: Opener) -> Entries:
-    """Yield entries and, in place of those that are archives, their entries; numbered from 0.
+    """Yield entries, numbered from 0. In place of an entry that is an archive, yield the entries of that archive.
 
     A name says only where to look: the bytes decide. Raises ArchiveRefused, OSError.
     """
@@ -35,7 +36,7 @@ def flat(entries: Entries, open_: Opener) -> Entries:
 
 
 def _inside(entry: Entry, take_out: Callable[[], Region], open_: Opener) -> Entries:
-    """Yield the entries of an archive in the archive. If it is refused, its own row with the code is the last."""
+    """Yield the entries of an archive in the archive. If it is refused, one last entry rejects it with the code."""
     damage: list[ArchiveRefused] = []
 
     def read(inner: Entry) -> Content:

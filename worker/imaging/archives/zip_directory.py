@@ -73,8 +73,8 @@ class Record:
 class Directory:
     """The place of the central directory: `start` and `size` in bytes, `count` records.
 
-    `count_wraps`: only the remainder of the count by 65,536 is known. `offsets_wrap`: the same of the offsets of local
-    headers, by 4 GiB.
+    `count_wraps`: only the remainder of the count by 65,536 is known. `offsets_wrap`: only the remainders of the
+    offsets of local headers by 4 GiB are known.
     """
 
     start: int
@@ -107,7 +107,8 @@ def find_directory(file: Region) -> Directory:
 def records(file: Region, directory: Directory) -> Iterator[Record]:
     """Yield the records in order.
 
-    Raises ArchiveRefused(`malformed_archive`) unless as many records as the directory states fill it exactly.
+    Raises ArchiveRefused(`malformed_archive`) unless the directory holds as many records as it states, and no
+    more bytes.
     """
     stream = file.part(directory.start, directory.size).stream()
     left, count, wrapped, last_offset = directory.size, 0, 0, 0
@@ -121,7 +122,7 @@ def records(file: Region, directory: Directory) -> Iterator[Record]:
         left -= _RECORD.size + name_length + extra_length + comment_length
         if left < 0:
             raise ArchiveRefused("malformed_archive", "A record of the ZIP's directory is longer than the directory.")
-        if directory.offsets_wrap:  # entries lie in the directory's order, so a lower offset is past the next 4 GiB
+        if directory.offsets_wrap:  # entries lie in the directory's order, so a lower offset has wrapped
             wrapped += _WRAP32 if fields[16] < last_offset else 0
             last_offset = fields[16]
         count += 1
@@ -204,7 +205,7 @@ def _read_locator(file: Region, end: int) -> tuple[int, int, int] | None:
 def _read_end64(
     file: Region, locator: tuple[int, int, int], end: int, plain: tuple[int, int, int]
 ) -> tuple[int, int, int, int]:
-    """Return offset, count, length and start by the ZIP64 end record; `plain` are the last three of the ordinary one.
+    """Return offset, count, length and start by the ZIP64 end record. `plain`: the last three by the ordinary record.
 
     It must lie exactly between directory and locator, and agree with every ordinary field that is not marked unset.
     Programs differ in which of the two they believe, and a forger counts on that.

@@ -25,17 +25,17 @@ _PLAIN = {"PNG": read_plain_png, "JPEG": read_plain_jpeg}  # quicker than Pillow
 _LUMINANCE = ("LA", "RGB", "RGBA", "RGBX", "P", "PA", "1")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
 _FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
-_HIGHEST_HU = 7168  # of metal, with room: scanners store 13 bits at most
-_HU_OFFSETS = (1024, 32768)  # as COVID-CTset's TIFF and DeepLesion's PNG store HU
-_BRIGHT = 40960  # a picture of the full range has a pixel as bright as this
+_HIGHEST_HU = 7168  # HU of metal, with a margin: scanners store 13 bits at most
+_HU_OFFSETS = (1024, 32768)  # added to HU in the TIFF of COVID-CTset and in the PNG of DeepLesion
+_BRIGHT = 40960  # a picture of the full range has at least one pixel this bright
 
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _DATA_TAGS = ((273, 279), (324, 325))  # strips and tiles: offsets, byte counts
 _UNSIGNED = 1
 MIB = 1024 * 1024
 _BYTES_A_LIMIT = 40 * MIB
-_MOST_LIMITS = 9  # so that no file takes as long as a worker may stand still (`stall_seconds`)
-_INTERLACED = 28  # byte of a PNG
+_MOST_LIMITS = 9  # keeps the time of every file below `stall_seconds`, after which a worker ends itself
+_INTERLACED = 28  # index of the byte that states it in a PNG
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,12 @@ def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) ->
 
 
 def _luminance(image: Image.Image) -> tuple[Image.Image, str, tuple[str, ...]]:
-    """Return the picture in mode L by the table of `decode`, its mode, and the note of what took it for HU."""
+    """Return the picture in mode L by the table of `decode`, its mode, and a note if its values were taken for HU."""
     image.load()
     if image.mode == "L":
         return image, "L", ()
     if image.mode in _LUMINANCE:
-        image.info.clear()  # else a transparent colour makes Pillow look for it
+        image.info.clear()  # otherwise Pillow would look for a colour that is stated as transparent
         return image.convert("L"), image.mode, ()
     if image.mode in _SIXTEEN_BITS:
         return _from_16_bits(np.asarray(image), image.mode)

@@ -36,8 +36,8 @@ _STANDARD_OBJECT = "1.2.840.10008.5.1.4.1."
 _HU = ("", "HU", "HU_MOD", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS")
 _UNSPECIFIED = "US"
 _CT_INTERCEPTS = (-1024.0, -1000.0, -8192.0)
-POSITION_DIGITS = 4  # after the point: slices at one place must not differ by rounding
-_LOSSY_SLACK = {8: 1, 16: 8}  # by bits of a pixel: how far padding is taken to move
+POSITION_DIGITS = 4  # decimal places, so that rounding does not part slices at one place
+_LOSSY_SLACK = {8: 1, 16: 8}  # by bits of a pixel: how far lossy coding may move a padding value
 _PRIVATE_RLE = (0x07A1, "PMSCT_RLE1")
 
 
@@ -86,13 +86,13 @@ def decode_dicom(
 def _grey_table(
     allocated: int, stored: int, signed: bool, slope: float, intercept: float, inverted: bool, padding: range
 ) -> NDArray[np.uint8]:
-    """Return the grey of each of the 2^allocated values of a pixel. It is computed once a series."""
+    """Return the grey level for each of the 2^allocated values of a pixel. This is computed once a series."""
     cells = np.arange(1 << allocated, dtype=np.int64)
     values = _as_number(cells & ((1 << stored) - 1), stored, signed)
     grey = lung_window(values * slope + intercept)
     if inverted:
         grey = 255 - grey
-    for numbers in (values, _as_number(cells, allocated, signed)):  # padding may lie outside of the stored bits
+    for numbers in (values, _as_number(cells, allocated, signed)):  # padding may use more than the stored bits
         grey[(numbers >= padding.start) & (numbers < padding.stop)] = 0
     grey.setflags(write=False)
     return grey
@@ -113,7 +113,7 @@ def _check_is_ct(dataset: Dataset) -> None:
 
 
 def _check_layout(file: DicomFile, max_pixels: int) -> tuple[int, int, int]:
-    """Return rows, columns and the bits of a cell."""
+    """Return rows, columns and BitsAllocated, after checking that they can be read."""
     dataset = file.dataset
     rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     if rows <= 0 or columns <= 0:
@@ -186,7 +186,7 @@ def _is_hu(kind: str, slope: float | None, intercept: float | None) -> bool:
 def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) -> range:
     """Return the stored values that mean "no pixel", read by their bits, since files disagree on the VR (US or SS).
 
-    After lossy coding, most of them have moved a little.
+    After lossy coding, the values around them count too, since most padding has moved a little.
     """
     ends = []
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):

@@ -23,7 +23,7 @@ LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"
 _CHARACTER_SET = BaseTag(0x00080005)
 _DELIMITERS = 0xFFFE
 _LEAST_NESTED = 16 * MAX_DEPTH
-"""Bytes of sequences that are nested too deep: each has the header of an element and of an item."""
+"""Least bytes of sequences that are nested too deep: each level has the headers of an element and of an item."""
 
 
 def is_vr(two: bytes | memoryview) -> bool:
@@ -48,10 +48,10 @@ class Elements:
         self.notes: set[str] = set()
 
     def dataset(self) -> Dataset:
-        """Read them. Raises SliceRejected(`malformed`), and pydicom's errors."""
+        """Read the elements. Raises SliceRejected(`malformed`), and pydicom's errors."""
         try:
             encodings = self._read()
-        except (LookupError, ValueError):  # the character set's name holds a NUL, which no codec can be asked for
+        except (LookupError, ValueError):  # the name of the character set holds a NUL, so no codec can be looked up
             self._blank_character_set()
             encodings = self._read()
         if self._file.is_cut or not all(map(_is_whole, self._elements.values())):
@@ -76,7 +76,7 @@ class Elements:
         return self._encodings()
 
     def _stop(self, tag: BaseTag, vr: str | None, length: int) -> bool:
-        """Return whether to stop before the value of this element: pydicom would not read on rightly."""
+        """Return whether to stop before the value of this element: it is the pixels, or pydicom would misread it."""
         is_odd = False
         if tag >> 16 == _DELIMITERS:
             self.notes.add("stray_delimiter")
@@ -89,7 +89,7 @@ class Elements:
         return self._stopped_at is not None
 
     def _step_over(self) -> None:
-        """Go on after a stop: over the header of a delimiter or an item, or by an element whose VR is blank."""
+        """Go on after a stop: pass over the header of a delimiter or an item, or read an element whose VR is blank."""
         tag, at = self._stopped_at, self._file.tell()
         if tag is None:
             if self._file.has_more():  # pydicom ends at the end of an item
@@ -100,7 +100,7 @@ class Elements:
             self._read_blank(tag, at)
 
     def _read_blank(self, tag: BaseTag, at: int) -> None:
-        """Read an element whose VR is blank and whose length is of the explicit form, short or long."""
+        """Read an element whose VR is blank. Its length has one of the two explicit forms, short or long."""
         short = at + 8, int.from_bytes(self._data[at + 6 : at + 8], self._order)
         long = at + 12, int.from_bytes(self._data[at + 8 : at + 12], self._order)
         for start, length in (short, long):
@@ -114,7 +114,7 @@ class Elements:
         raise SliceRejected("malformed", "An element states neither its type nor a length that fits.")
 
     def _is_landing(self, tag: BaseTag, at: int) -> bool:
-        """Return whether the data end here, or an element starts that may follow the one of this tag."""
+        """Return whether the data end at `at`, or an element starts there that may follow the element of this tag."""
         if at + 8 > len(self._data):
             return at == len(self._data)
         following = (int.from_bytes(self._data[at + i : at + i + 2], self._order) for i in (0, 2))

@@ -32,9 +32,10 @@ ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 @dataclass(frozen=True)
 class DicomFile:
-    """`syntax`: the transfer syntax as stated, or as the first element looks. `dataset`: the elements before the
-    pixels. `pixels`: their value, or None if the file holds none; fragments if `is_encapsulated`.
-    `has_big_endian_words`: of two bytes each, where pixels have 8 bits too (PS3.5 8.1.1). `notes`: what was odd.
+    """`syntax`: the transfer syntax as stated, or as the first element suggests. `dataset`: the elements before the
+    pixels. `pixels`: the value of the pixel element, or None if the file holds none. If `is_encapsulated`, it consists
+    of fragments. `has_big_endian_words`: it consists of big-endian words of two bytes, even if a pixel has 8 bits
+    (PS3.5 8.1.1). `notes`: what was odd.
     """
 
     syntax: str
@@ -79,7 +80,10 @@ def read_dicom(data: memoryview, max_inflated: int) -> DicomFile:
 
 
 def _looks_implicit(data: memoryview) -> bool:
-    """Return whether neither the first element states a VR, nor the second, if the first one alone may lack it."""
+    """Return whether the VR is implicit: neither the first element nor the second states one.
+
+    In an explicit data set, the first element alone may lack its VR.
+    """
     second = 8 + int.from_bytes(data[4:8], "little")
     return not is_vr(data[4:6]) and not is_vr(data[second + 4 : second + 6])
 
@@ -112,13 +116,13 @@ def _end_of_fragments(data: memoryview, at: int) -> int:
 
 
 def _is_well_ended(rest: memoryview, is_implicit: bool, is_big_endian: bool) -> bool:
-    """Return whether nothing follows the pixels but elements that may."""
+    """Return whether nothing follows the pixels, or only elements that may follow them, without an oddity."""
     if not rest:
         return True
     try:
         elements = Elements(rest, is_implicit=is_implicit, is_big_endian=is_big_endian)
         dataset = elements.dataset()
-    except Exception:  # whatever pydicom makes of bytes that are no elements
+    except Exception:  # pydicom raises errors of many kinds for bytes that are not elements
         return False
     return not elements.notes and all(tag > PIXEL_DATA for tag in dataset.keys())  # noqa: SIM118  elements otherwise
 

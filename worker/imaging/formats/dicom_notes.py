@@ -64,7 +64,7 @@ def _of_header(file: DicomFile, pixel_bytes: int) -> Iterator[str]:
 
 
 def _of_unused_bits(cells: NDArray[np.unsignedinteger[Any]], stored: int, *, signed: bool) -> Iterator[str]:
-    """Yield what the bits above those stored hold, unless it is nothing, or the sign."""
+    """Yield a note if the bits above the stored ones are not as expected: 0, or copies of the sign if signed."""
     highest = int(cells.max())
     if not signed:
         if highest >> stored:

@@ -55,7 +55,7 @@ _DECODERS: dict[str, Decode] = {
     **dict.fromkeys(_JPEG_XL, _jpeg_xl),
 }
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
-_END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000: libjpeg-turbo and OpenJPH fill up a frame that is cut before it
+_END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000; libjpeg-turbo and OpenJPH invent the rest of a frame without it
 _RLE_HEADER = 64
 _PADDING = 16  # bytes at the end of a frame in which its last marker is looked for
 _JPEG_LS_FRAME = 0xF7  # the marker SOF55
@@ -100,9 +100,12 @@ def _decoded(file: DicomFile, frames: int, shape: tuple[int, int], allocated: in
 
 
 def _frames(pixels: memoryview, frames: int) -> Iterator[bytes]:
-    """Yield the frames that lie in fragments (PS3.5 A.4). An offset table counts only where it is needed."""
+    """Yield the frames that lie in fragments (PS3.5 A.4).
+
+    The offset table is used only if there are several frames, and not exactly one fragment for each.
+    """
     items = _items(pixels)
-    has_table = bool(items) and len(items[0]) <= 4 * frames  # else it was left out
+    has_table = bool(items) and len(items[0]) <= 4 * frames  # a longer first item is a fragment
     fragments = [item for item in items[has_table:] if item]
     if len(fragments) == frames:
         yield from map(bytes, fragments)
@@ -113,7 +116,7 @@ def _frames(pixels: memoryview, frames: int) -> Iterator[bytes]:
 
 
 def _items(pixels: memoryview) -> list[memoryview]:
-    """Return the values of the items, of which the first should be the offset table."""
+    """Return the values of the items. The first one should be the offset table."""
     items, at = [], 0
     while bytes(pixels[at : at + 4]) == ITEM:
         end = at + 8 + int.from_bytes(pixels[at + 4 : at + 8], "little")
@@ -151,7 +154,7 @@ def _check_rle(frame: bytes, segments: int) -> None:
 
 
 def _decoder_for(frame: bytes) -> Decode | None:
-    """Return the decoder of a frame under an uncompressed transfer syntax, as some archives write it."""
+    """Return the decoder of a compressed frame whose file states an uncompressed transfer syntax, as some do."""
     if frame.startswith(b"\xff\x4f\xff\x51"):
         return _jpeg2000
     at = 2

@@ -81,7 +81,7 @@ def numbers_of(dataset: Dataset, keyword: str) -> list[float]:
 
 
 def _parts(dataset: Dataset, keyword: str) -> list[Any]:
-    """Return the values of an element that `float` may understand."""
+    """Return the values of an element, in a form that `float` may accept."""
     element = dataset.get_item(_tag(keyword))
     if element is None:
         return []

@@ -93,7 +93,7 @@ class Decoder:
         self.write()
 
     def write(self) -> None:
-        """Write as much as the pipe takes. A dead reader shows at the other pipe."""
+        """Write as much as the pipe takes. If the process has died, `read` finds out."""
         try:
             while self._outbox:
                 written = os.writev(self.requests, [self._outbox[i] for i in range(min(2, len(self._outbox)))])

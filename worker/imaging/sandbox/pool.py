@@ -181,7 +181,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             decoder.send(self._queue.popleft())
 
     def _pick(self, task: Task) -> Decoder | None:
-        """Return the decoder for a file, or None while all are busy. One that still starts has no file to hold up."""
+        """Return the decoder for a file, or None while all are busy. One that is ready goes before one that starts."""
         usable = [decoder for decoder in self._decoders if not _is_worn(decoder)]
         if len(usable) < self._size and (task.is_retry or all(decoder.tasks for decoder in usable)):
             usable.append(started := self._start())

@@ -111,9 +111,9 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def forbid_effects() -> str | None:
-    """Forbid from here on what reaches beyond this process: any other process, the network, and files except to read.
+    """Forbid from here on what affects anything else: other processes, the network, and files except to read them.
 
-    For libraries that need threads and files of their own, which `drop_system_calls` does not let them have. A
+    This is for libraries that start threads and open files, which `drop_system_calls` forbids. A
     forbidden call fails with EPERM. Call it before the first thread starts. Returns None, or why it is not possible.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
