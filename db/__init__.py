@@ -17,12 +17,12 @@ PARTS = (TRAIN, VALIDATION, TEST)
 """The parts of a split, in order."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""The name of a dataset or a model. A dataset's is not made of digits alone, which name an id."""
+"""The name of a dataset or a model. A dataset's name may not be digits alone, which are read as an id."""
 LABEL = re.compile(rf"{NAME.pattern}/[0-9]{{1,9}}")
 """How people and the API name one version of a dataset or a model: `name/number`."""
 
 SHORTCUT_AUC = 0.75
-"""From this area under the ROC curve on, a file's own facts tell its class so well that they are a shortcut."""
+"""The least area under the ROC curve at which a fact of the files, such as their size, counts as a shortcut."""
 
 MAX_INTEGER = 2**31 - 1
 """The largest value of an INTEGER column in PostgreSQL."""

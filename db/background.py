@@ -24,5 +24,5 @@ def run_with_heartbeat(work: Callable[[], T], alive: Callable[[], None]) -> T:
 def _carry_out(work: Callable[[], T], done: "Future[T]") -> None:
     try:
         done.set_result(work())
-    except BaseException as error:  # for the thread that waits
+    except BaseException as error:  # the waiting thread raises it
         done.set_exception(error)

@@ -94,7 +94,7 @@ def wake(queue: Queue) -> bool:
 
 
 def wake_after_commit(session: Session, queue: Queue) -> None:
-    """Send a message once the session's transaction has committed, and none if it does not commit."""
+    """Send a message after the session's transaction commits. Send none if it rolls back."""
     if "wake" not in session.info:
         session.info["wake"] = []
         after_commit(session, lambda: _wake_all(session.info.pop("wake")))
@@ -102,7 +102,7 @@ def wake_after_commit(session: Session, queue: Queue) -> None:
 
 
 def _wake_all(queues: list[Queue]) -> None:
-    """Send a transaction's messages, up to the first that fails: each would wait for the same broker."""
+    """Send a transaction's messages. Stop at the first failure: each further one would wait for the same broker."""
     for queue in queues:
         crash_point("after-commit-before-publish")
         if not wake(queue):

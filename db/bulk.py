@@ -14,9 +14,9 @@ UNSEEN = {"synchronize_session": False}
 def insert_rows(s: Session, model: type[DeclarativeBase], rows: Sequence[Row], **common: Any) -> None:
     """Insert rows that all have the same columns. Each row also gets the values `common`, which may be SQL.
 
-    A column's default in Python is used only if it does not depend on the row. PostgreSQL is sent one array for each
-    column, or one value if all rows have the same. When each value was a parameter of its own, the driver took three
-    times as long to send 128 slices as the server took to insert them.
+    A column's default in Python is used only if it does not depend on the row. PostgreSQL gets one array for each
+    column, or a single value if it is the same in all rows. When each value was a parameter of its own, the driver took
+    three times as long to send 128 slices as the server took to insert them.
     """
     if not rows:
         return
@@ -25,7 +25,7 @@ def insert_rows(s: Session, model: type[DeclarativeBase], rows: Sequence[Row], *
         s.execute(insert(table).values(common), list(rows))
         return
     columns = table.columns
-    key, *others = names  # one column is always sent as an array: it says how many rows there are
+    key, *others = names  # the key is always sent as an array, because its length gives the number of rows
     same = {name: rows[0][name] for name in others if all(row[name] == rows[0][name] for row in rows)}
     names, common = [key, *(name for name in others if name not in same)], same | common
     arrays = [func.unnest(bindparam(name, type_=ARRAY(columns[name].type, dimensions=1))).label(name) for name in names]
@@ -38,7 +38,7 @@ def insert_rows(s: Session, model: type[DeclarativeBase], rows: Sequence[Row], *
 
 
 def _values(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
-    """Return a column's values, all as floats if the column is of floats.
+    """Return a column's values; if the column holds floats, convert them to floats.
 
     psycopg cannot send a list that mixes integers and floats.
     """
@@ -49,7 +49,7 @@ def _values(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
 
 
 def one_of(s: Session, column: InstrumentedAttribute[Any], values: Collection[int]) -> ColumnElement[bool]:
-    """Return the condition that a column has one of these values: on PostgreSQL one array, not a parameter for each."""
+    """Return the condition that a column has one of these values. PostgreSQL gets one array, not many parameters."""
     if s.get_bind().dialect.name == "postgresql":
         return column == func.any(literal(list(values), ARRAY(column.type)))
     return column.in_(values)

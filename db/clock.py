@@ -41,7 +41,7 @@ class from_now(GenericFunction[datetime]):  # noqa: N801  (a SQL function, named
 @compiles(from_now, "sqlite")
 def _from_now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     seconds = compiler.process(element.clauses, **kw)
-    # The same text form as SQLAlchemy stores, so that comparing strings compares times.
+    # The text has the form that SQLAlchemy stores, so that comparing strings compares times.
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
 
 

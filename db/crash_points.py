@@ -1,4 +1,4 @@
-"""Named points at which a process kills itself if a setting names one, so that tests can crash it exactly there."""
+"""Named points at which a process kills itself if a setting names the point. Tests use them to crash it there."""
 
 import os
 import signal

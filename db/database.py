@@ -29,7 +29,7 @@ PG_CONNECTION = {
     "tcp_user_timeout": 25_000,
 }
 
-BROKEN_OFF = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization failure, lock not got in time
+BROKEN_OFF = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization failure, lock timeout
 TRIES = 3
 PG_AWAY = ("08", "53", "57P", *BROKEN_OFF)  # no connection; no disk, memory or connections left; shut down, starting
 SQLITE_AWAY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
@@ -40,7 +40,7 @@ class OldDatabase(Exception):
 
 
 class OtherRevision(Exception):
-    """The database is at another revision than this program needs; the message says what to do."""
+    """The database is not at the revision that this program needs; the message says what to do."""
 
 
 def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
@@ -116,22 +116,25 @@ def forget_connections() -> None:
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:
-    """Call `action` after this transaction has committed; never if it does not."""
+    """Call `action` after this transaction has committed. Do not call it if the transaction rolls back."""
     session.info.setdefault("after_commit", []).append(action)
 
 
 def lock_row(session: Session, model: type[DeclarativeBase], row_id: int | str) -> None:
-    """Let only one transaction at a time decide about what hangs on this row: a dataset's splits, an owner's jobs.
+    """Lock a row, so that only one transaction at a time changes what depends on it, such as the splits of a dataset.
 
-    Rows that refer to it can still be added. On SQLite writers queue at BEGIN anyway, as for `lock_table`.
+    Rows that refer to it can still be added. SQLite needs no lock, because its writers queue at BEGIN.
     """
     table: Any = model
     session.execute(select(table.id).where(table.id == row_id).with_for_update(key_share=True, of=table))
 
 
 def lock_table(session: Session, model: type[DeclarativeBase]) -> None:
-    """Let only one transaction at a time add to this table: for what depends on its newest row, as the next number of a
-    name, or the champion. Where a row stands for the whole matter, lock that row instead; others then go on."""
+    """Lock a table, so that only one transaction at a time adds rows to it.
+
+    Use it if a new row depends on the newest one, as the next number of a name does, or the next champion. If there is
+    a single row to lock instead, use `lock_row`, which blocks fewer transactions. SQLite needs no lock.
+    """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text(f'LOCK TABLE "{model.__tablename__}" IN SHARE ROW EXCLUSIVE MODE'))
 
@@ -149,8 +152,8 @@ def session_scope() -> Iterator[Session]:
 def in_transaction(work: Callable[[Session], T]) -> T:
     """Return what `work` returns in a writing transaction.
 
-    If the database breaks the transaction off in favour of another, `work` is called again in a new one, up to TRIES
-    calls in all. Raises OperationalError after the last, or at once if the database is unreachable.
+    If the database aborts the transaction because it conflicts with another, `work` is called again in a new one, up to
+    TRIES calls in all. Raises OperationalError after the last call, or at once if the database is unreachable.
     """
     for left in reversed(range(TRIES)):
         try:
@@ -164,7 +167,7 @@ def in_transaction(work: Callable[[Session], T]) -> T:
 
 
 def is_away(error: OperationalError) -> bool:
-    """Return whether a transaction failed because the database cannot be used for a while, whatever was asked of it."""
+    """Return whether a transaction failed because the database is unavailable or busy, not because of its SQL."""
     if isinstance(error.orig, sqlite3.OperationalError):
         return error.orig.sqlite_errorcode & 0xFF in SQLITE_AWAY
     state = getattr(error.orig, "sqlstate", None)
@@ -172,7 +175,7 @@ def is_away(error: OperationalError) -> bool:
 
 
 def _is_broken_off(error: OperationalError) -> bool:
-    """Return whether a transaction failed because of others: a deadlock, or a lock that was not free in time."""
+    """Return whether a transaction failed because of a conflict with others, such as a deadlock or a lock timeout."""
     if isinstance(error.orig, sqlite3.OperationalError):
         return error.orig.sqlite_errorcode == sqlite3.SQLITE_BUSY
     return getattr(error.orig, "sqlstate", None) in BROKEN_OFF

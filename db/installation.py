@@ -1,7 +1,7 @@
 """Whether the storage in use belongs to the database in use.
 
 Files are deleted when the database does not refer to them. So a storage that is used with the wrong database, or with
-an empty one, would lose all of them. A marker in storage holds the id of its database.
+an empty one, would lose all its files. A marker in storage holds the id of its database.
 """
 
 from sqlalchemy import select
@@ -17,7 +17,7 @@ class ForeignStorage(Exception):
 
 
 class StorageAway(ForeignStorage):
-    """The storage lacks the mark that it had: its volume may not be mounted, or it may be empty."""
+    """The storage lacks the mark that it once had. Its volume may not be mounted, or its files may be lost."""
 
 
 def this_installation(s: Session) -> Installation:
@@ -46,8 +46,7 @@ def check_storage(s: Session) -> None:
 def is_storage_at_hand() -> bool:
     """Return whether the storage carries this database's mark.
 
-    If it does not, a file that seems to be missing may only be out of reach: where a volume is not mounted, there is an
-    empty folder.
+    If not, a file that seems to be missing may still exist: a volume that is not mounted looks like an empty folder.
     """
     try:
         owner = storage().owner()

@@ -47,7 +47,7 @@ def configure(role: str) -> None:
 def format_exception(
     exc_info: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
 ) -> str:
-    """Return the stack of an exception, its type and its message, and before it those of its cause.
+    """Return the stack, the type and the message of an exception. Those of its cause come first.
 
     Messages that may quote a value, such as the name of a file or a patient, are left out.
     """
@@ -65,12 +65,12 @@ def _lines(error: BaseException) -> Iterator[str]:
 
 
 def _message(error: BaseException) -> str:
-    """Return the message of an error, with a colon before it, or what can be said instead."""
+    """Return a colon and the message of an error, without values that it may quote; "" if nothing is left."""
     source = error.orig if isinstance(error, DBAPIError) and error.orig else error
     if state := getattr(source, "sqlstate", None):  # PostgreSQL: the text quotes values, also below DETAIL
         constraint = getattr(getattr(source, "diag", None), "constraint_name", None)
         return f": {state} {constraint or ''}".rstrip()
-    if isinstance(source, LookupError | ValueError):  # a key, or the text that could not be parsed
+    if isinstance(source, LookupError | ValueError):  # the message is a key, or the text that could not be parsed
         return ""
     if isinstance(source, OSError):
         return f": {source.strerror}" if source.strerror else ""

@@ -1,4 +1,4 @@
-"""The metrics of a model version: what each is called and means, and what a difference between two versions says."""
+"""The metrics of a model version: their names and meanings, and how to judge the difference of two versions."""
 
 import math
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ METRICS = {
 }  # fmt: skip
 """Every metric by its key, in the order in which people read them."""
 
-_COUNTS = {"n": "slices", "ood_share": "out of distribution"}  # that stand beside the metrics of a version
+_COUNTS = {"n": "slices", "ood_share": "out of distribution"}  # names of numbers that are shown beside the metrics
 
 
 def missing_slice(key: str) -> str:
@@ -52,7 +52,7 @@ def missing_slice(key: str) -> str:
 
 
 class Difference(StrEnum):
-    """What the 95 % interval of a difference between two versions says."""
+    """The meaning of the 95 % interval of a difference between two versions."""
 
     BETTER = "better beyond chance"
     WORSE = "worse beyond chance"
@@ -66,7 +66,7 @@ def name_of(key: str) -> str:
 
 
 def difference_of(key: str, low: float | None, high: float | None) -> Difference:
-    """Return what the interval of a metric's difference, the first version less the second, says of the first."""
+    """Judge the first of two versions by the interval of a metric's difference (first less second)."""
     if low is None or high is None:
         return Difference.UNKNOWN
     if low <= 0 <= high:

@@ -26,7 +26,7 @@ def _config() -> Config:
 def upgrade() -> Path | None:
     """Apply each missing migration in a transaction of its own.
 
-    Return the copy of a SQLite database as it was, or None if there was nothing to keep.
+    A SQLite database with a missing migration is copied first. Return the path of the copy, or None.
 
     Raises:
         OldDatabase: the database is older than 0.1.0, and no migration leads from it.
@@ -47,9 +47,10 @@ def upgrade() -> Path | None:
 
 
 def _keep_log_ahead() -> None:
-    """Let SQLite write each transaction to a log first, for good: one fsync a commit, and readers hold up no writer.
+    """Switch the SQLite database to a write-ahead log (WAL); the database file keeps this setting.
 
-    Where the disk cannot do that, as a network file system, SQLite goes on as before.
+    A commit then needs one fsync, and readers do not block writers. On a disk that does not support it, such as a
+    network file system, SQLite keeps its present mode.
     """
     connection = get_engine().raw_connection()
     try:
@@ -91,7 +92,7 @@ def revision(message: str) -> None:
 
 def current() -> str | None:
     """Return the revision of the database, or None if it has no tables yet."""
-    with get_engine().connect().execution_options(read_only=True) as connection:  # it waits for no writer
+    with get_engine().connect().execution_options(read_only=True) as connection:  # read-only: it waits for no writer
         return MigrationContext.configure(connection).get_current_revision()
 
 

@@ -54,7 +54,7 @@ def decode(cursor: str, *types: type) -> list[Any]:
 
 
 def _fits(value: Any, type_: type) -> bool:
-    """Return whether a database accepts this part of a cursor: no NUL, no integer past 64 bits, no infinity."""
+    """Return whether this part of a cursor has its type and a database accepts it (no NUL, 64 bits, no infinity)."""
     if type(value) is str:
         return type_ is str and "\0" not in value
     if type(value) is int:

@@ -43,11 +43,11 @@ from web.views import (
 )
 
 HEALTH_THREADS = 2
-ALIVE = "/healthz"  # a storage that hangs must not silence it, or the process is killed for no fault of its own
+ALIVE = "/healthz"  # it must answer even if storage hangs, or the process is killed without being at fault
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:
-    """Return an application on these settings, or the environment's. This process then uses their database."""
+    """Return an application with these settings, or those of the environment. The whole process then uses them."""
     settings = settings or get_settings()
     db.database.use(settings)
     app = APIFlask(

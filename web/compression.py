@@ -1,8 +1,8 @@
 """Compresses answers that are text with gzip, if the client takes it.
 
-A compressed page could betray a secret that stands in it beside what an attacker put there (BREACH). The one such
-secret is the CSRF token, which `web.security.csrf` masks anew in every answer. The page that shows a new API token
-shows it once, so that nothing can be guessed by asking again.
+The size of a compressed page can reveal a secret in it if an attacker can put text into the same page (BREACH). The
+only such secret is the CSRF token, which `web.security.csrf` masks anew in every answer. A new API token is shown only
+once, so an attacker cannot guess it by repeated requests.
 """
 
 import gzip
@@ -27,12 +27,12 @@ TYPES = frozenset(
 SMALLEST = 500  # bytes: what is smaller fits into one packet anyway
 LEVEL = 6  # of 9: level 9 takes twice the time for 1 % less
 GZIP = 16 + zlib.MAX_WBITS
-_packed_files: dict[tuple[str, str | None], bytes] = {}  # as many as there are static files
+_packed_files: dict[tuple[str, str | None], bytes] = {}  # at most one entry for each static file
 WITHOUT_BODY = frozenset({204, 206, 304})
 
 
 def install(app: Flask) -> None:
-    """Compress the answers of the application. Install it first: what is installed first sees an answer last."""
+    """Compress the answers of the application. Install it before other handlers: Flask calls the first one last."""
     app.after_request(compress)
 
 

@@ -30,7 +30,7 @@ TYPE_PREFIX = "urn:ctbatch:problem:"
 SAID_BY_CODE = frozenset(
     {"no_images", "deflate64", "truncated_archive", "trailing_data", "overlap", "password_protected"}
 )
-"""Codes of refused archives whose sentence says all: their detail is the same in other words."""
+"""Codes of refused archives whose detail is not shown, because it repeats the sentence of the code."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -79,7 +79,7 @@ class Problem(Exception):
 
 
 def sentence(error: object) -> str:
-    """Write the one line of an error or a verdict as a sentence. A label at its start, as `site/1`, stays as it is."""
+    """Write a line of an error or a verdict as a sentence. A label at its start, such as `site/1`, stays as it is."""
     text = str(error)
     is_label = any(character in "/_" or character.isdigit() for character in text.partition(" ")[0])
     start = text[:1] if is_label else text[:1].upper()
@@ -109,7 +109,7 @@ def refused_archive(filename: str, refused: ArchiveRefused) -> Problem:
 
 
 def as_problem(error: Exception) -> Problem:
-    """Turn an exception into a status; only here. An unexpected one is logged and becomes a 500."""
+    """Turn an exception into a Problem. No other function does so. An unexpected one is logged and becomes a 500."""
     match error:
         case Problem():
             return error
@@ -205,5 +205,5 @@ def _as_page(problem: Problem) -> ResponseReturnValue:
         target = url_for("sign_in.form", next=request.full_path.rstrip("?") if request.method == "GET" else "/")
         return redirect(target, 303)
     if problem.status >= 500:
-        g.setdefault("user", None)  # the user may be what cannot be looked up
+        g.setdefault("user", None)  # looking up the user may be what failed
     return render_template("error.html", problem=problem), problem.status, problem.headers

@@ -13,7 +13,7 @@ from db.clock import moment
 from db.models import User
 
 password_hasher = PasswordHasher()
-# Verified for an unknown user's password too, so that the answer takes as long as for a known one.
+# Verified if the user is unknown, so that the answer takes as long as for a known user.
 _UNKNOWN = "$argon2id$v=19$m=65536,t=3,p=4$uTvYxXCyhq45xIySoMy/ig$m7Df298xK6DcpwoIW6vMvry0nZ37n/B77zm2tQJ5v74"
 
 
@@ -60,7 +60,7 @@ def _hashed(password: str) -> str:
 
 
 def disable_user(s: Session, user: User) -> None:
-    """Let nothing sign this user in any more: password, session, token or link. Their work goes on.
+    """Disable a user: no password, session, token or link signs them in any more. Their jobs and runs go on.
 
     Raises AccountRefused: it is the local user.
     """

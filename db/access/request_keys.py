@@ -1,4 +1,4 @@
-"""What requests that carry an Idempotency-Key have made, so that a repeated request makes nothing new."""
+"""Records what each request with an Idempotency-Key made, so that a repeated request makes nothing new."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,9 @@ class KeyedRequest:
 
 
 def made_before(s: Session, request: KeyedRequest) -> int | None:
-    """Return the id of what this request made before, or None. Other requests with this key wait for the transaction.
+    """Return the id of what this request made before, or None.
+
+    Other requests of this user that carry a key wait until the transaction ends.
 
     Raises IdempotencyConflict.
     """

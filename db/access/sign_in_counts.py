@@ -35,9 +35,9 @@ class TooManyFailures(Exception):
 
 
 def count(s: Session, limits: Iterable[Limit]) -> None:
-    """Count a sign-in that begins. Raises TooManyFailures, upon which the transaction must roll back."""
+    """Count a sign-in that begins. Raises TooManyFailures; the transaction must then roll back."""
     now, closed = moment(s), []
-    for limit in sorted(limits, key=lambda one: (one.key, one.seconds)):  # one order: no two wait for each other
+    for limit in sorted(limits, key=lambda one: (one.key, one.seconds)):  # the same order always, against deadlocks
         counted, ends_at = _count_one(s, limit)
         if counted > limit.failures:
             closed.append(TooManyFailures(limit, (ends_at - now).total_seconds()))
@@ -58,7 +58,7 @@ def forget_old(s: Session) -> None:
 
 
 def _count_one(s: Session, limit: Limit) -> tuple[int, datetime]:
-    """Count one, or begin anew if the time is over; return the count and when its time is over."""
+    """Add one to a count, or restart it at one if its time is over. Return the count and the end of its time."""
     dialect: Any = postgresql if s.get_bind().dialect.name == "postgresql" else sqlite
     over, ends_at = SignInCount.ends_at < from_now(), from_now(limit.seconds)
     statement = (

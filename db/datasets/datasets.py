@@ -208,7 +208,7 @@ def finish_dataset(
 
 
 def fail_dataset(s: Session, claim: Claim, error: str, report: dict[str, Any] | None = None) -> None:
-    """Record why the dataset cannot be built, and the report as far as it got. Raises StaleClaim."""
+    """Record why the dataset cannot be built, and the report so far. Raises StaleClaim."""
     leases.close(s, Dataset, claim, Work.FAILED, error=error, report=report or {}, closed_at=from_now())
 
 
@@ -221,7 +221,7 @@ def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
 
 @dataclass(frozen=True)
 class ReviewedSlice:
-    """A slice of a job with the label that counts: an admin's newest, else its owner's."""
+    """A slice of a job with the label that counts: the newest by an admin, else the one by the job's owner."""
 
     slice: Slice
     label: int

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from db import PARTS
 from db.models import Dataset, LabelledSlice, Split, SplitRule
 
-BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels give
+BY_PIXELS = "near-identical slices"  # the origin of a group that is known from the pixels alone
 
 T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
@@ -51,7 +51,7 @@ class SplitCandidate:
 def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str | None = None) -> list[LabelledRow]:
     """Return the labelled slices of a dataset, or of one part of a split of it, in the order of `row`.
 
-    Raises DatasetError: a split without one of its parts, or a split of another dataset.
+    Raises DatasetError: `split` or `part` is given without the other, or is not of this dataset.
     """
     if split is None and part is None:
         return _read(s, LabelledRow, dataset_id)
@@ -63,12 +63,12 @@ def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str |
 
 
 def without_patient(dataset: Dataset) -> int:
-    """Return how many slices have no known patient, series or folder; several of their groups may be one patient."""
+    """Count the slices without a known patient, series or folder. Several of their groups may be of one patient."""
     return dataset.report.groups_from.get(BY_PIXELS, 0)
 
 
 def split_candidates(s: Session, dataset_id: int) -> list[SplitCandidate]:
-    """Return what a split and its leak check need of every labelled slice, in the order of `row`."""
+    """Return the columns of every labelled slice that a split and its leak check need, in the order of `row`."""
     return _read(s, SplitCandidate, dataset_id)
 
 
@@ -95,7 +95,7 @@ def part_of(split: Split, slice_: SplitCandidate) -> str:
 
 
 def _read(s: Session, kind: type[T], dataset_id: int, *conditions: ColumnElement[bool]) -> list[T]:
-    """Return the slices that have a row, in its order, as `kind`, whose fields are named like the columns."""
+    """Return the slices that have a row, sorted by it, as objects of `kind`. Its fields are named like the columns."""
     columns: list[Any] = [getattr(LabelledSlice, field.name) for field in fields(kind)]
     query = select(*columns).where(LabelledSlice.dataset_id == dataset_id, LabelledSlice.row.is_not(None), *conditions)
     return [kind(*values) for values in s.execute(query.order_by(LabelledSlice.row))]

@@ -38,9 +38,9 @@ class Pair:
 class Comparison(Kept):
     """A comparison as people see it; `state` queued, running, finished or failed.
 
-    `figures`: each metric of both versions, `model_version` first. `engine`: the engine that measured both. If
-    two did, it is that of `model_version`, and a note names both. `notes` also say which version was trained on some of
-    the slices.
+    `figures`: each metric of both versions, `model_version` first. `engine`: the engine that measured `model_version`.
+    If another engine measured `with_model`, a note names both engines. `notes` also say which version was trained on
+    some of the slices.
     """
 
     model_version: str
@@ -89,7 +89,7 @@ def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = 
 
 
 def comparison_of(s: Session, pair: Pair) -> Comparison | None:
-    """Return the comparison as far as it is, or None if it was never requested."""
+    """Return the comparison in its present state, or None if it was never requested."""
     own, theirs = (
         evaluations.find(
             s, version=version, dataset=pair.dataset, split=pair.split, part=pair.part, precision=pair.precision

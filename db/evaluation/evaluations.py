@@ -1,7 +1,8 @@
 """Evaluations of model versions on datasets: requested, claimed under a lease, reported on, ended.
 
-Versions are compared in pairs on the same slices. Whoever ends an evaluation puts the comparison with each version that
-was evaluated there before into both results, in `against`, by the other's label.
+Versions are compared in pairs on the same slices. When an evaluation ends, it is compared with each finished evaluation
+of another version on these slices. Each of the two results gets the comparison in `against`, by the label of the other
+version.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
-MAX_CLAIMS = 3  # an evaluation is given up after so many claims that ended with the worker's death
+MAX_CLAIMS = 3  # an evaluation fails after so many workers died while they held it
 
 
 class EvaluationError(Exception):
@@ -63,9 +64,9 @@ def request(
 ) -> Evaluation:
     """Return the evaluation of a version on these slices; there is one for the same request.
 
-    `precision`: of the engine that must score; None: the engine that serves where the evaluation is carried out. An
-    evaluation that failed, or whose scores were found lost, is carried out again. `notify=False` sends no
-    message, for callers that carry it out at once.
+    `precision`: the precision of the engine that must score. None: the engine that serves on the machine that carries
+    out the evaluation. An evaluation that failed, or whose scores are lost, is carried out again. `notify=False` sends
+    no message, for callers that carry it out at once.
 
     Raises EvaluationError: the dataset is not ready, or there is no such part.
     """
@@ -76,7 +77,7 @@ def request(
         raise EvaluationError(f"{part} is not a part of a split; choose one of {', '.join(PARTS)}")
     if split is not None and split.dataset_id != dataset.id:
         raise EvaluationError(f"the split {split.id} does not belong to the dataset {dataset.label}")
-    lock_slices(s, dataset.id)  # two requests at once get one row: to a unique key, NULL does not equal NULL
+    lock_slices(s, dataset.id)  # a unique key cannot prevent a second row, because NULL does not equal NULL
     evaluation = find(s, version=version, dataset=dataset, split=split, part=part, precision=precision)
     if evaluation is None:
         evaluation = Evaluation(model_version_id=version.id, dataset_id=dataset.id, part=part, precision=precision)
@@ -170,7 +171,7 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
 
 
 def claim(s: Session, worker: str, evaluation_id: int | None = None) -> tuple[Evaluation, Claim] | None:
-    """Claim the oldest evaluation that is due; with an id, only that one."""
+    """Claim the oldest evaluation that is due or, with an id, only that one. Return None if there is none to claim."""
     query = select(Evaluation).where(leases.due(Evaluation)).order_by(Evaluation.id).limit(1)
     if evaluation_id is not None:
         leases.free_expired(s, Evaluation)  # a person waits, and perhaps no sweeper runs
@@ -179,7 +180,7 @@ def claim(s: Session, worker: str, evaluation_id: int | None = None) -> tuple[Ev
     if evaluation is None or (taken := leases.take(s, Evaluation, evaluation.id, worker)) is None:
         return None
     s.refresh(evaluation)
-    s.refresh(evaluation, ["split"])  # for where no session is open
+    s.refresh(evaluation, ["split"])  # loaded now, for use after the session is closed
     return evaluation, taken
 
 
@@ -207,9 +208,10 @@ def done_beside(s: Session, evaluation: Evaluation) -> list[Evaluation]:
 def finish(
     s: Session, claim: Claim, scores_sha256: str, result: EvaluationResult, against: Mapping[int, PairedMetrics]
 ) -> bool:
-    """Record scores and result, and the comparison with each evaluation of `done_beside`, by its id, in both results.
+    """Record scores and result, and add each comparison to both of its results.
 
-    Return False and record nothing if one of those is missing from `against`: it ended meanwhile. Raises StaleClaim.
+    `against`: the comparison with each evaluation of `done_beside`, by the evaluation's id. If one is missing there,
+    because it ended meanwhile, record nothing and return False. Raises StaleClaim.
     """
     own = s.get_one(Evaluation, claim.id)
     lock_slices(s, own.dataset_id)
@@ -242,10 +244,16 @@ def fail(s: Session, claim: Claim, error: str) -> None:
 
 
 def give_back(s: Session, claim: Claim) -> None:
-    """Put an interrupted evaluation back for another worker, which is not an attempt. Raises StaleClaim."""
+    """Put an interrupted evaluation back for another worker. Raises StaleClaim.
+
+    The claim does not count as an attempt.
+    """
     leases.give_back(s, Evaluation, claim, attempts=Evaluation.attempts - 1)
 
 
 def put_off(s: Session, claim: Claim, reason: str) -> None:
-    """Put it back for a while because something is not available, which is not an attempt. Raises StaleClaim."""
+    """Put an evaluation back because something is not available for now. Raises StaleClaim.
+
+    The claim does not count as an attempt.
+    """
     leases.put_off(s, Evaluation, claim, error=f"put off: {reason}")

@@ -6,8 +6,9 @@ which of them was trained on some of these slices, and how many candidates were 
 An imported version is promoted only after an engine of it has passed its trial or its proof on a machine here
 (`worker.engines.trial`). No reason overrides that: its jobs would fail.
 
-There is nothing to compare on without a champion, without a test part of the candidate here (it was imported, or is the
-demo), or if no engine can run both. Whatever did not pass needs a reason. An admin may override a refusal with one.
+The verdict is `nothing to compare on` if there is no champion, if the candidate has no test part here (it was imported,
+or is the demo model), or if no engine can run both. A promotion needs a reason unless the candidate passed. With a
+reason, an admin may override a refusal.
 """
 
 from collections.abc import Sequence
@@ -53,9 +54,9 @@ class FloorCheck(Kept):
 class Gate(Kept):
     """The gate's verdict on a candidate, and what it rests on.
 
-    `figures`: each metric of candidate and champion. `engine`: gave the scores of both. `margin`: by which the
-    candidate may be worse. `candidate_number`: its place among the versions tested on these slices, from 1.
-    `floor`, `sensitivity` and `sensitivity_interval` repeat what `floors` has.
+    `figures`: each metric of candidate and champion. `engine`: the engine that scored the candidate. `margin`: how much
+    worse the candidate may be. `candidate_number`: the candidate's place among the versions that were trained on the
+    same split, from 1. `floor`, `sensitivity` and `sensitivity_interval` repeat values of `floors`.
     """
 
     verdict: str
@@ -82,7 +83,7 @@ class Gate(Kept):
 
     @property
     def worst(self) -> str:
-        """Return in words in which metric the candidate may be furthest behind the champion; "" if none is known."""
+        """Describe the metric in which the candidate may be furthest behind the champion; "" if there is none."""
         if (key := worst_metric(self.figures)) is None:
             return ""
         pair = self.figures[key]
@@ -91,12 +92,12 @@ class Gate(Kept):
 
 
 def floors_of(version: ModelVersion) -> Floors:
-    """Return the metrics below which a version is not promoted. A run may have set the sensitivity."""
+    """Return the floors that a version must reach. The run that made it may have set the floor of the sensitivity."""
     return Floors() if version.facts.floor is None else Floors(recall=version.facts.floor)
 
 
 def gate_of(s: Session, version: ModelVersion) -> Gate:
-    """Return the gate's verdict by the evaluations that are done; `not compared yet` if one is missing."""
+    """Return the gate's verdict; it is `not compared yet` until the evaluations that it needs are done."""
     champion, split = champions.champion(s), training_split_of(s, version)
     label, margin = champion.label if champion else None, current().promotion_margin
     floor = floors_of(version).recall
@@ -112,7 +113,7 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
 
 
 def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersion | None, split: Split) -> Gate:
-    """Return the gate's verdict by the test part of the candidate's split."""
+    """Return the gate with its verdict, from the evaluations on the test part of the candidate's split."""
     both = [version] if champion is None else [version, champion]
     precision = shared_precision(both)
     done: list[EvaluationResult] = []
@@ -175,9 +176,10 @@ def _missing(evaluation: Evaluation | None, version: ModelVersion) -> list[str]:
 def request_gate(
     s: Session, version: ModelVersion, user: User | None = None, *, notify: bool = True
 ) -> list[Evaluation]:
-    """Request the evaluations that `gate_of` needs, those that failed once more, and return what is not done yet.
+    """Request the evaluations that `gate_of` needs, and return those that are not done yet.
 
-    `notify=False` sends no message, for callers that carry them out at once.
+    Evaluations that failed are requested again. `notify=False` sends no message, for callers that carry them out at
+    once.
 
     Raises evaluations.EvaluationError if the dataset cannot be used.
     """

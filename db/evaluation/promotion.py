@@ -18,8 +18,11 @@ DEMO = "the demo model, which ships with ctbatch"
 
 
 class GateRecord(Gate):
-    """What a promotion keeps: the gate, whether a reason overrode it, and who promoted, if this database does not know
-    that person. A rollback keeps the champion that it undid and who did it."""
+    """The record that a promotion keeps: the gate, and whether a reason overrode it.
+
+    `who`: the person who promoted, if this database does not know them. A rollback keeps only the champion that it
+    replaced and who rolled back.
+    """
 
     verdict: str = ""
     candidate: str = ""
@@ -90,7 +93,7 @@ def promote(
 def promote_first(
     s: Session, version: ModelVersion, reason: str = FIRST, user: User | None = None, who: str = ""
 ) -> ModelVersion:
-    """Make a version the champion if there is none, without the gate, and return the champion.
+    """If there is no champion, make a version the champion without the gate. Return the champion.
 
     `who` names a person whom this database does not know.
     """
@@ -103,7 +106,7 @@ def promote_first(
 
 
 def promote_demo_model(recipe: str, user: User | None = None, *, reason: str = "", who: str = "") -> str:
-    """Make the demo model that ships the champion if there is none, and return the champion's label.
+    """If there is no champion, make the demo model that ships with ctbatch the champion. Return the champion's label.
 
     `reason` and `who` are kept with the promotion. Raises DemoModelDamaged.
     """
@@ -118,10 +121,10 @@ def promote_demo_model(recipe: str, user: User | None = None, *, reason: str = "
 def rollback(
     s: Session, user: User | None, reason: str, who: str = "", champion_seen: str | None = None
 ) -> ModelVersion:
-    """Make the champion before the current one the champion again, without the gate, and return it.
+    """Make the previous champion the champion again, without the gate, and return it.
 
     `who` names a person whom this database does not know. `champion_seen`: the label of the champion that the person
-    was shown, if any. With it, two people who roll back at the same time go back one step, not two.
+    was shown, or None. With it, two people who roll back at the same time go back one step, not two.
 
     Raises RollbackRefused: a reason is missing, or the champion has changed. Raises NoEarlierChampion.
     """

@@ -8,14 +8,15 @@ from db.models.documents import FindingRule
 from db.models.kept import Kept
 
 Interval = tuple[float, float] | None
-"""The ends of a 95 % interval, or None where chance cannot be estimated."""
+"""The ends of a 95 % interval, or None if the effect of chance cannot be estimated."""
 
 
 class PairedMetric(Kept):
     """One metric of two model versions on the same slices, their difference (first less second), and its 95 % interval.
 
-    JSON names the two sides `candidate` and `champion`, as the API does. Here neither needs to be one. `p_lower`: the
-    one-sided p-value: the chance of measuring so low a difference, or a lower one, if the two are equal.
+    JSON and the API name the two sides `candidate` and `champion`, although any two versions can be compared here.
+    `p_lower`: the one-sided p-value, which is the chance of measuring this difference or a lower one if the two are
+    equally good.
     """
 
     first: float | None = Field(validation_alias="candidate", serialization_alias="candidate")
@@ -38,12 +39,15 @@ class PairedMetric(Kept):
 
 
 PairedMetrics = Mapping[str, PairedMetric]
-"""By the metric's name."""
+"""Comparisons by the name of the metric."""
 
 
 class SiteCheck(Kept):
-    """The verdict on one model version at one site. `ood_share`: share of slices that are out of distribution, or None
-    if the engine has no distance; `more_groups`: how many more would give a clear verdict, or None if unknown."""
+    """The verdict on one model version at one site.
+
+    `ood_share`: the share of slices that are out of distribution, or None if the engine has no distance. `more_groups`:
+    how many more groups would give a clear verdict, or None if unknown.
+    """
 
     verdict: str
     reasons: list[str] = Field(default_factory=list)
@@ -54,10 +58,10 @@ class SiteCheck(Kept):
 
 
 class Metrics(Kept):
-    """The metrics of n slices in so many groups, each with its 95 % interval.
+    """The metrics of `n` slices that belong to `groups` groups, each with its 95 % interval.
 
     A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
-    how many groups have a slice of each class; a group with both counts twice.
+    how many groups have a slice of each class. A group with slices of both classes counts in both.
     """
 
     accuracy: float | None = None

@@ -111,7 +111,7 @@ def _seen(seen: Seen) -> list[str]:
 
 
 def _worse(pairs: PairedMetrics, margin: float) -> list[str]:
-    """Return a line for each metric that is worse beyond chance, and not surely within the margin."""
+    """Return a line for each metric that is worse beyond chance, unless its whole interval lies within the margin."""
     tested = [(key, pairs[key]) for key in COMPARED if key in pairs]
     return [
         f"its {METRICS[key].name} is {Difference.WORSE}: the difference is"
@@ -122,7 +122,7 @@ def _worse(pairs: PairedMetrics, margin: float) -> list[str]:
 
 
 def _rejected(chances: Sequence[tuple[str, float]]) -> list[str]:
-    """Return the metrics that Holm's procedure rejects, of their one-sided p-values."""
+    """Apply Holm's procedure to pairs of metric and one-sided p-value, and return the metrics that it rejects."""
     rejected = []
     for place, (key, p) in enumerate(sorted(chances, key=lambda one: one[1])):
         if p > CHANCE / (len(chances) - place):

@@ -1,4 +1,4 @@
-"""All that the page of a model version shows of it."""
+"""Reads the values that the page of a model version shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +28,10 @@ class Ancestor:
 class VersionPage:
     """A model version and what it can be compared with and checked on.
 
-    `lineage` is of this database, `lineage_elsewhere` of the one that an imported version was made in; both begin with
-    the oldest. `dataset` and `run`: what it was made from, if they are here. `has_test_part`: its training left one.
-    `other_versions` and `ready_datasets`: labels.
+    `lineage`: ancestors in this database. `lineage_elsewhere`: ancestors in the database where an imported version was
+    made. Both begin with the oldest. `dataset` and `run`: the ones that the version was made from, or None if they are
+    not here. `has_test_part`: whether the split of its training, and so a test part, is here. `other_versions` and
+    `ready_datasets`: labels.
     """
 
     version: ModelVersion
@@ -47,8 +48,11 @@ class VersionPage:
 
 @dataclass(frozen=True)
 class VersionChecks:
-    """How a version stands now: beside the champion, and at sites. `comparing`: an evaluation that the gate needs is
-    open; `open`: any evaluation is."""
+    """How a version compares with the champion now, and its checks at sites.
+
+    `open`: whether any evaluation of the version or of the champion is still open. `comparing`: whether such an
+    evaluation is on a part of a split, as the gate needs it.
+    """
 
     version: ModelVersion
     champion: ModelVersion | None
@@ -97,13 +101,16 @@ def version_checks(s: Session, version: ModelVersion) -> VersionChecks:
 
 
 def _lineage(s: Session, version: ModelVersion) -> list[Ancestor]:
-    """Return the ancestors by the labels that the package names."""
+    """Look up the ancestors whose labels the facts of the version list."""
     ancestors = [(label, versions.find_version(s, label)) for label in version.facts.lineage]
     return [Ancestor(label, ancestor.id if ancestor else None) for label, ancestor in ancestors]
 
 
 def _dataset_of(version: ModelVersion, datasets: Sequence[Dataset]) -> Dataset | None:
-    """Return the dataset that the version was trained on; another one may have its name where it was imported."""
+    """Return the dataset that the version was trained on, or None.
+
+    The hash is compared too: after an import, another dataset here may have the same label.
+    """
     label = version.facts.dataset
     same = (dataset for dataset in datasets if dataset.label == label and dataset.sha256 == version.dataset_hash)
     return next(same, None)

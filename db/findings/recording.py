@@ -19,7 +19,7 @@ from db.models.documents import FindingRule
 
 @dataclass
 class _Slices:
-    """What the findings of a series need of its slices: probabilities of those with lung, and counts."""
+    """The values that a series contributes to findings: probabilities of the slices with enough lung, and counts."""
 
     probabilities: Array = field(default_factory=lambda: np.zeros(0))
     ood: int | None = None
@@ -29,9 +29,9 @@ class _Slices:
 
 
 def write_findings(s: Session, job: Job) -> None:
-    """Write the findings of a job of which nothing is open. The caller holds its lock.
+    """Write the findings of a job that has no open work. The caller has locked the job.
 
-    The order in which slices came changes none of them. The number of statements does not grow with the job.
+    The findings do not depend on the order in which slices came. The number of statements does not grow with the job.
     """
     remove_findings(s, job)
     places = _places(s, job)
@@ -42,7 +42,8 @@ def write_findings(s: Session, job: Job) -> None:
     rule = rule_of(job.model_version, _engine_of(s, job))
     rows = [_row(job, rule, level, own, _evidence(level, own, slices, unread)) for level, own in _units(places)]
     numbered = [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)]
-    s.execute(insert(Finding), numbered, execution_options={"render_nulls": True})  # else a statement for each pattern
+    # Without render_nulls, SQLAlchemy sends a statement for each pattern of NULLs.
+    s.execute(insert(Finding), numbered, execution_options={"render_nulls": True})
 
 
 def remove_findings(s: Session, job: Job) -> None:
@@ -155,7 +156,7 @@ def _evidence(
     slices: Mapping[int, _Slices],
     unread: Mapping[tuple[Level, int], Counter[str]],
 ) -> Evidence:
-    """Return the slices of some series together, and the files that were lost within them."""
+    """Combine the slices of these series, and the unread files that count for the unit or for anything within it."""
     parts = [slices[place.series_id] for place in places if place.series_id in slices]
     ood = [part.ood for part in parts if part.ood is not None]
     within = list(Level)[list(Level).index(level) :]
@@ -173,7 +174,10 @@ def _evidence(
 
 
 def _right_share(rule: FindingRule, verdict: str | None) -> tuple[float | None, float | None]:
-    """Return the interval of the share of such verdicts that were right in the tuning of the rule."""
+    """Return the 95 % interval of the share of such verdicts that were right when the rule was tuned.
+
+    Both ends are None if there is no verdict or the rule was not tuned.
+    """
     name = {COVID: "precision", NON_COVID: "negative_precision"}.get(verdict or "")
     rate = rule.tuned.held_out.get(name) if rule.tuned and name else None
     return (rate.low, rate.high) if rate else (None, None)

@@ -1,4 +1,4 @@
-"""The probabilities along a series in anatomical order, as few enough bars to draw."""
+"""The probabilities along a series in anatomical order. Neighbours are combined so that the bars can be drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ POSITIVE, NEGATIVE, OOD, LITTLE_LUNG, NOTHING = "positive", "negative", "ood", "
 
 @dataclass(frozen=True)
 class Bar:
-    """Neighbouring slices of a series as one bar: the highest probability among them, or None if none was predicted.
+    """Neighbouring slices of a series as one bar. It stands for the slice that `_highest` chooses among them.
 
-    `kind`: of that slice.
+    `probability` and `kind` are those of this slice. `probability` is None if none of them was predicted.
     """
 
     probability: float | None
@@ -30,8 +30,9 @@ class Bar:
 class Ribbon:
     """A series from the feet to the head.
 
-    `slices`: how many it has; `positive`: those labelled COVID. `highest`: the highest probability of a slice, and
-    `highest_at`: its place, from 1; both None if no slice was predicted.
+    `slices`, `predicted`: how many slices there are, and how many of them were predicted. `positive`: how many were
+    predicted as COVID, without those that are out of distribution or show little lung. `highest`: the probability of
+    the slice that `_highest` chooses, and `highest_at`: its place, from 1. Both are None if no slice was predicted.
     """
 
     bars: list[Bar]
@@ -43,7 +44,7 @@ class Ribbon:
 
 
 def ribbons(s: Session, job: Job, series_ids: Sequence[int]) -> dict[int, Ribbon]:
-    """Return the ribbons of some series of a job by id. Series without slices have none."""
+    """Return the ribbons of these series of a job, by the id of the series. A series without slices has no ribbon."""
     if not series_ids:
         return {}
     columns = (Slice.series_id, Prediction.probability, Prediction.positive, Prediction.ood, Slice.lung_fraction)
@@ -84,5 +85,5 @@ def _ribbon(slices: list[Bar]) -> Ribbon:
 
 
 def _highest(slices: list[Bar]) -> Bar:
-    """Return the slice with the highest probability; slices that count come before others."""
+    """Return the slice with the highest probability. One with little lung is chosen only if no other was predicted."""
     return max(slices, key=lambda one: (one.kind not in (LITTLE_LUNG, NOTHING), one.probability or 0.0))

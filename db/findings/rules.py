@@ -1,4 +1,4 @@
-"""The rules that make one verdict of many slices.
+"""The rules that combine many slices into one verdict.
 
 A rule turns the calibrated probabilities of the slices of a series, study or patient into one score, from 0 to 1. If
 the score is at least the rule's threshold, the verdict is COVID. Each rule has a name and a version: if what it
@@ -49,9 +49,9 @@ class UnknownRule(Exception):
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to make one score of probabilities, float64[n], n > 0, sorted from the highest.
+    """A way to compute one score from probabilities, float64[n], n > 0, sorted from the highest.
 
-    `takes_k`: whether it looks at the k highest.
+    `takes_k`: whether the score depends on k, the number of highest probabilities that count.
     """
 
     name: RuleName
@@ -78,8 +78,9 @@ RULES: dict[str, Rule] = {
 class Evidence:
     """The slices of one series, study or patient.
 
-    `probabilities`: of those that were predicted and have enough lung, float64[n] in any order. `ood`: how many of them
-    are out of distribution, or None if the model does not measure it. `left_out`: the others, counted by reason code.
+    `probabilities`: those of the slices that were predicted and have enough lung, float64[n] in any order. `ood`: how
+    many of these slices are out of distribution, or None if the model does not measure it. `left_out`: all other
+    slices, counted by reason code.
     `conflict`: the code of a conflict in one of their studies, or None. `upload_failed`: whether some of them came in a
     file that was not unpacked to its end.
     """
@@ -93,7 +94,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a rule says: a score and a verdict, or only the `reason` why it abstains, a code of `db.reasons`."""
+    """The result of a rule: a score and a verdict, or only the `reason` why it abstains (a code of `db.reasons`)."""
 
     score: float | None
     verdict: ClassName | None
@@ -129,7 +130,7 @@ def score_of(rule: FindingRule, probabilities: Array) -> float:
 
 
 def conclude(rule: FindingRule, evidence: Evidence) -> Conclusion:
-    """Return what the rule says of these slices, or why it abstains."""
+    """Apply the rule to these slices. The conclusion states why if the rule abstains."""
     if (reason := _why_not(evidence)) is not None:
         return Conclusion(None, None, reason)
     score = score_of(rule, evidence.probabilities)

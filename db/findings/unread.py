@@ -11,7 +11,7 @@ from db.models import Job, Level, Outcome, Slice
 from db.reasons import SET_APART
 
 NO_SLICE = {"format", "not_ct", "nested", "not_regular", *SET_APART}
-"""Reasons of files that were no slice of a scan: texts, reports, links. Nothing is missing without them."""
+"""Reasons of files that are not slices of a scan: texts, reports, links. A scan is complete without such files."""
 
 Folder = tuple[int, str]
 """An upload, and the path of a folder in it."""
@@ -38,11 +38,11 @@ def folder_of(upload_id: int, name: str) -> Folder:
 def unread_files(
     s: Session, job: Job, places: Iterable[Place], folders: Mapping[int, set[Folder]]
 ) -> dict[tuple[Level, int], Counter[str]]:
-    """Count the files without a series by reason. They count for the series, study or patient that their folder shows:
-    the smallest of these that all series of the folder share.
+    """Count the files without a series, by level and id of the unit that they count for, and by reason.
 
-    `folders`: the folders in which each series has slices. A file in a folder without series, or with those of several
-    patients, is not counted.
+    A file counts for one unit, which its folder shows: the series if the folder holds slices of only one, else the
+    study if all series there belong to one, else the patient. A file is not counted if its folder holds no slice of a
+    series, or series of several patients. `folders`: the folders in which each series has slices.
     """
     lost: dict[Folder, Counter[str]] = defaultdict(Counter)
     columns = (Slice.upload_id, Slice.name, Slice.reason)

@@ -81,7 +81,7 @@ def count_findings(s: Session, job: Job, query: FindingsQuery) -> int:
 
 
 def count_verdicts(s: Session, job: Job) -> dict[str, dict[str, int]]:
-    """Count the findings of a job by level and verdict; `none` is no verdict."""
+    """Count the findings of a job by level and verdict; `none` counts findings without a verdict."""
     counts: dict[str, dict[str, int]] = {}
     columns = (Finding.level, Finding.verdict)
     for level, verdict, count in s.execute(

@@ -1,4 +1,4 @@
-"""Work that waits, and whether anybody does it."""
+"""Counts the work that waits, and checks that workers and the sweeper run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +18,16 @@ KINDS: dict[str, type[LeaseMixin]] = {
     "training_run": TrainingRun,
     "evaluation": Evaluation,
 }
-PATIENCE_SECONDS = 300.0  # work that waits longer while nobody does any of its kind lacks a worker
-SWEEPS = 6  # a sweeper that has not swept for this many intervals hangs
+PATIENCE_SECONDS = 300.0  # if work waits longer and none of its kind is running, no worker serves that kind
+SWEEPS = 6  # a sweeper that has not swept for so many intervals counts as hung
 
 
 @dataclass(frozen=True)
 class Backlog:
     """The open work of one kind.
 
-    `ready`: rows that may be claimed now. `oldest_seconds`: since the message of the one that waits longest was last
-    sent, 0 without any. `running`: rows under a lease that holds. `expired`: rows whose lease ran out.
+    `ready`: rows that may be claimed now. `oldest_seconds`: the longest time since the message of such a row was last
+    sent; 0 if no row is ready. `running`: rows with a valid lease. `expired`: rows whose lease ran out.
     """
 
     ready: int
@@ -59,7 +59,7 @@ def seconds_since_sweep(s: Session) -> float | None:
 
 
 def is_worked_on(s: Session) -> bool:
-    """Return whether a sweeper sweeps, and no kind of work waits long while nobody does any of it."""
+    """Return whether a sweeper runs, and every kind of work is either running or has not waited long."""
     since = seconds_since_sweep(s)
     if since is None or since > SWEEPS * max(current().sweep_seconds, 10):
         return False

@@ -82,7 +82,7 @@ def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
 
 
 def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
-    """Treat a claimed chunk as lost because its holder gives it up. Does nothing if someone else holds it by now."""
+    """Treat a claimed chunk as lost because its holder gives it up. Do nothing if the claim no longer holds."""
     chunk = s.get_one(Chunk, claim.id)
     job = lock_job(s, chunk.job_id)
     s.refresh(chunk)

@@ -1,4 +1,4 @@
-"""The end of a job: its row is locked, and it ends when nothing of it is open."""
+"""Ends a job: locks its row, and ends it when none of its uploads and chunks is open."""
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -13,7 +13,8 @@ from db.series.settle import settle
 def lock_job(s: Session, job_id: str) -> Job:
     """Return the job, locked until the transaction ends, so that only one transaction at a time can finish it.
 
-    Lock it before its uploads and chunks, and only one job in a transaction; or two transactions wait for each other.
+    Lock the job before its uploads and chunks, and lock only one job in a transaction. Otherwise two transactions can
+    deadlock.
     """
     query = select(Job).where(Job.id == job_id).execution_options(populate_existing=True)
     return s.scalars(query.with_for_update(key_share=True, of=Job)).one()
@@ -40,8 +41,8 @@ def finish_if_done(s: Session, job: Job) -> None:
         state = JobState.CANCELLED
     else:
         state = JobState.FAILED if error else JobState.FINISHED
-    tally = count_tallies(s, [job.id])[job.id]  # nothing of it changes any more, unless somebody retries it
-    started = func.coalesce(Job.started_at, from_now())  # a claim does not note it in a row that is locked
+    tally = count_tallies(s, [job.id])[job.id]  # the rows do not change from now on, unless somebody retries the job
+    started = func.coalesce(Job.started_at, from_now())  # a claim does not set it if the row is locked
     ended = {"state": state, "error": error, "started_at": started, "finished_at": from_now(), "tally": tally}
     s.execute(update(Job).where(Job.id == job.id).values(**ended))
     s.refresh(job)

@@ -198,15 +198,15 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
 
 
 def _is_foreseeable(job: Job, tally: JobTally) -> bool:
-    """Return whether a job goes on to an end that is known: nobody stops it, and all its files are listed."""
+    """Return whether a job's remaining time can be estimated: nobody cancelled it, and all its files are listed."""
     return job.state in OPEN_JOB and job.cancel_requested_at is None and not tally.unlisted
 
 
 def _rate(job: Job, predicted: int, recent: Sequence[Ended], now: datetime | None) -> float:
     """Return slices per second: over the last minute while the job runs, over its whole time once it has ended.
 
-    The minute is counted from the first chunk that ended in it. What was before does not count: workers that start, and
-    the time for which a job was cancelled.
+    While the job runs, time is counted from the first chunk that ended within the last minute. So the start of workers
+    does not lower the rate, nor does the time for which a job was cancelled.
     """
     if job.started_at is None:
         return 0.0

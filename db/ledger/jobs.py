@@ -104,8 +104,8 @@ def visible_job(s: Session, job_id: str, user: User) -> Job | None:
 def cancel_job(s: Session, job: Job) -> bool:
     """Ask an open job to stop. Return False if it has ended.
 
-    Chunks that wait are cancelled now, running ones when they report. Of what is not unpacked yet, an ingest worker
-    lists every entry as cancelled.
+    Waiting chunks are cancelled now, running ones when they report. If an upload is not unpacked yet, an ingest worker
+    records each of its remaining entries as cancelled.
     """
     job = lock_job(s, job.id)
     if job.state not in OPEN_JOB:
@@ -124,11 +124,11 @@ def cancel_job(s: Session, job: Job) -> bool:
 
 
 def retry_job(s: Session, job: Job) -> int:
-    """Open an ended job again for what failed in it: slices quarantined or cancelled, and uploads not unpacked.
+    """Open an ended job again, and put back what failed: slices quarantined or cancelled, and uploads not unpacked.
 
-    Files that were not decoded because others had used up the upload's budget are taken up too, with a budget anew.
+    Files that were not decoded because others had used up the upload's budget are put back too, with a new budget.
     Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. Return how
-    many slices and uploads were put back; 0 if there is nothing to retry.
+    many slices and uploads were put back: 0 if the job has not ended, or if there is nothing to retry.
     """
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:
@@ -162,9 +162,10 @@ def retry_job(s: Session, job: Job) -> int:
 
 
 def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int], int]:
-    """Put slices without a chunk, or whose files were lost, back to be read from their uploads.
+    """Put back the slices that have no chunk or whose file was lost, so that they are read from their uploads again.
 
-    Return the ids of the uploads, and how many slices these are. `WAITS_FOR_READING` is what they are until then.
+    Return the ids of these uploads, and the number of slices. Until they are read, the slices match
+    `WAITS_FOR_READING`.
     """
     unprepared = or_(Slice.chunk_id.is_(None), and_(Slice.state == Outcome.QUARANTINED, Slice.reason == "file_lost"))
     unread = update(Slice).where(*conditions, unprepared)

@@ -29,10 +29,10 @@ class Claim:
 
 
 def due(model: Any) -> Any:
-    """Return the condition: may be claimed, because it is ready, and not put off until later.
+    """Return the SQL condition that a row may be claimed: it is ready, and it is not put off until later.
 
-    A lease that has run out is not enough: the sweeper frees such rows (`free_expired`), since it knows of pauses in
-    which no worker could renew.
+    A row whose lease has run out cannot be claimed until the sweeper frees it (`free_expired`). Only the sweeper knows
+    of pauses in which no worker could renew its lease.
     """
     later = model.lease_until
     return and_(model.state == Work.READY, or_(later.is_(None), later <= from_now()))
@@ -74,7 +74,7 @@ def _mine(table: Any, claim: Claim) -> Any:
 
 
 def is_held(session: Session, model: type[L], claim: Claim) -> bool:
-    """Return whether the lease is ours. It may be lost the next moment: recording looks again."""
+    """Return whether this claim still holds its lease. The lease can expire any time, so recording checks it again."""
     table: Any = model
     return session.scalar(select(table.id).where(_mine(table, claim))) is not None
 
@@ -104,10 +104,10 @@ def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> 
 
 
 def put_off(session: Session, model: type[L], claim: Claim, *, is_attempt: bool = False, **values: Any) -> None:
-    """Put the work back because something that it needs is not available, until the sweeper sends its message again.
+    """Put the work back because something that it needs is not available.
 
-    It cannot be claimed before: a fault of a minute would be met a hundred times. It counts as an attempt only if the
-    work itself may be at fault. Raises StaleClaim.
+    It cannot be claimed until `resend_seconds` have passed. Otherwise a fault that lasts a minute would be met a
+    hundred times. It counts as an attempt only if the work itself may be at fault. Raises StaleClaim.
     """
     table: Any = model
     values |= {"put_offs": table.put_offs + 1, "lease_until": from_now(current().resend_seconds)}
@@ -115,7 +115,7 @@ def put_off(session: Session, model: type[L], claim: Claim, *, is_attempt: bool 
 
 
 def count_put_offs(session: Session) -> dict[str, int]:
-    """Return by table how often its open work was put off since its last progress."""
+    """Count by table how often open work was put off since its last progress."""
     counts = {}
     for model in LeaseMixin.__subclasses__():
         table: Any = model
@@ -131,7 +131,7 @@ def expired(session: Session, model: type[L]) -> list[int]:
 
 
 def free_expired(session: Session, model: type[L]) -> list[int]:
-    """Make rows ready whose lease has run out, with their messages due at once; return their ids."""
+    """Make the rows ready whose lease has run out, and return their ids. Their messages are due at once."""
     table: Any = model
     expired = select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())
     ids = list(session.scalars(locked(expired, session, of=table)))
@@ -141,7 +141,7 @@ def free_expired(session: Session, model: type[L]) -> list[int]:
 
 
 def unsent(session: Session, model: type[L]) -> list[int]:
-    """Return the ids of the rows that were ready so long that their message may be lost, oldest first."""
+    """Return the ids of the rows that have been ready for so long that their message may be lost, oldest first."""
     table: Any = model
     old = from_now(-current().resend_seconds)
     query = select(table.id).where(table.state == Work.READY, table.published_at < old)

@@ -46,8 +46,8 @@ def insert_predictions(
 ) -> None:
     """Write the predictions of open slices of a job, and close the slices as predicted.
 
-    `fenced`: each prediction after the fence of the claim that made it. `pixels`: the hashes of the slices' prepared
-    pixels, by slice.
+    `fenced`: pairs of the fence of a claim and a prediction that was made under it. `pixels`: the hashes of the slices'
+    prepared pixels, by slice.
     """
     rows = [vars(one) | {"pixels_sha256": pixels[one.slice_id], "fence": fence} for fence, one in fenced]
     if not rows:
@@ -85,10 +85,11 @@ def copy_known(s: Session, job: Job, chunk_ids: Collection[int]) -> None:
 
 
 def known_predictions(s: Session, job: Job, chunk_ids: Collection[int]) -> dict[str | None, Prediction]:
-    """Return by hash of the pixels one earlier prediction of each open slice of these chunks that has any.
+    """Return one earlier prediction for each open slice of these chunks that has any, keyed by the hash of its pixels.
 
-    The hash stands in the prediction too. Looked up through the slices, PostgreSQL read all predictions of the model
-    version for each slice until it had counted the tables: 230 slices a second in the first minute.
+    The query compares with the hash that the prediction itself stores. A lookup through the slices was slow until
+    PostgreSQL had analyzed the tables: for each slice it read all predictions of the model version, which gave 230
+    slices a second in the first minute.
     """
     one_prediction = (
         select(Prediction.id)
@@ -97,7 +98,7 @@ def known_predictions(s: Session, job: Job, chunk_ids: Collection[int]) -> dict[
             Prediction.model_version_id == job.model_version_id,
             Prediction.recipe == job.recipe,
         )
-        .limit(1)  # of a picture that came a hundred thousand times, one is enough
+        .limit(1)  # one is enough, even if the picture was submitted a hundred thousand times
         .scalar_subquery()
     )
     query = (

@@ -1,7 +1,7 @@
 """Claims uploads and chunks in turn: by priority, then by the owner and the job that were served longest ago.
 
-A claim waits for no other transaction, so that it is never part of a deadlock: others lock a job first and then its
-uploads and chunks, which a claim does the other way round. It passes over what others hold.
+Other transactions lock a job first and then its uploads and chunks. A claim locks them in the opposite order. It skips
+rows that others have locked instead of waiting for them, so it is never part of a deadlock.
 """
 
 from collections.abc import Collection
@@ -22,9 +22,10 @@ from db.models import Chunk, Job, JobState, Upload, User
 
 @dataclass
 class _Turns:
-    """The turns within one claim. They are noted in the tables once, at its end.
+    """Which jobs and owners had a turn within one claim. `write` records it in the tables once, at the end.
 
-    `served`: owner of each job that had a turn. `owners`, `jobs`: those that had one since all others had one.
+    `served`: the owner of each job that had a turn. `owners`, `jobs`: who had a turn in the present round. A new round
+    begins when one of them has a second turn.
     """
 
     served: dict[str, int] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class _Turns:
     def write(self, s: Session) -> None:
         """Write the turns into the tables. Rows that another transaction holds are left as they are.
 
-        Whoever holds such a job claims it too, or records results of it.
+        Usually the other transaction claims work of the same job, or records its results.
         """
         jobs = s.scalars(leases.locked(select(Job.id).where(Job.id.in_(self.served)), s, of=Job)).all()
         started = {
@@ -83,8 +84,10 @@ def claim_upload(s: Session, worker: str) -> Claim | None:
 
 
 def give_way(s: Session, claim: Claim, upload: Upload) -> bool:
-    """Give a claimed upload back, behind the others, if another job of its priority or a higher one has an upload to
-    claim. Return whether it is given back. Raises StaleClaim."""
+    """Give a claimed upload back if another job of the same or a higher priority has an upload to claim.
+
+    Its job then goes to the end of the queue. Return whether the upload was given back. Raises StaleClaim.
+    """
     job = lock_job(s, upload.job_id)
     others = select(Upload.id).join(Job, Job.id == Upload.job_id).where(leases.due(Upload))
     others = others.where(Job.id != job.id, Job.priority >= job.priority)
@@ -99,17 +102,18 @@ def give_way(s: Session, claim: Claim, upload: Upload) -> bool:
 
 
 def is_any_chunk(s: Session) -> bool:
-    """Return whether a chunk can be claimed that is not suspected to end its worker."""
+    """Return whether a chunk can be claimed that is not `suspect` (suspected of killing its worker)."""
     return s.scalar(select(Chunk.id).where(leases.due(Chunk), Chunk.suspect.is_(False)).limit(1)) is not None
 
 
 def claim_chunks(
     s: Session, worker: str, slices: int, without: Collection[int] = (), *, suspects: bool = True
 ) -> list[tuple[Chunk, Claim]]:
-    """Claim the chunk whose turn it is, and more of the same model version until they hold `slices`.
+    """Claim the chunk whose turn it is, then more chunks of the same model version while all fit into `slices`.
 
-    So a hundred jobs of one slice take the engine as long as one job of a hundred slices. Chunks of the model versions
-    `without` are left to other workers. A suspect chunk is claimed alone, and only with `suspects`.
+    So the engine needs the same time for a hundred jobs of one slice as for one job of a hundred slices. `without`: ids
+    of model versions whose chunks are left to other workers. A suspect chunk is claimed alone, and only with
+    `suspects`.
     """
     claimed: list[tuple[Chunk, Claim]] = []
     turns = _Turns()

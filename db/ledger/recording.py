@@ -18,19 +18,22 @@ from db.models.slices import natural_key
 from db.series.rows import FOLDER, Owner, series_of
 
 Known = Mapping[tuple[int, int], int | None]
-WAITS = 0  # for a frame that has no row yet
+WAITS = 0  # default for a frame that has no row yet, so that it counts as one to write
 
 LOOSE = "file"  # the kind of an upload that is not an archive
 WAITS_FOR_READING = and_(Slice.state == Outcome.OPEN, Slice.chunk_id.is_(None))
-"""A retry put the slice back because its entry was not read, or because its prepared pixels are lost."""
+"""The condition that a slice waits to be read again.
+
+A retry put it back, because its entry was not read or because its prepared pixels are lost.
+"""
 
 
 @dataclass(frozen=True)
 class ReadSlice:
     """One slice as it was read: prepared (its row of the chunk's array), rejected, or cancelled before reading.
 
-    `patient`: a digest of the patient's ID and issuer, or ""; only a keyed hash of it is stored. Without a `study_uid`,
-    what a series has of one patient is a study of its own.
+    `patient`: a digest of the patient's ID and issuer, or ""; only a keyed hash of it is stored. `study_uid`: None if
+    the file states none. The slices that one patient has in a series are then a study of their own.
     """
 
     ordinal: int
@@ -75,8 +78,8 @@ def record_read(
 ) -> bool:
     """Record a chunk's worth of entries and make the chunk, in one transaction.
 
-    `decode_seconds`: the processor time that decoding them took; `decode_failures`: those that crashed a decoder or
-    used up its time. Returns whether the job was cancelled meanwhile. Raises StaleClaim.
+    `decode_seconds`: the processor time that decoding the entries took. `decode_failures`: how many of them crashed a
+    decoder or used up its time. Returns whether the job was cancelled meanwhile. Raises StaleClaim.
     """
     job = completion.lock_job(s, upload.job_id)
     if not leases.keep(s, Upload, claim):
@@ -105,7 +108,7 @@ def _write_slices(
     series: Mapping[Owner, int],
     chunk: Chunk | None,
 ) -> None:
-    """Insert new slices, and update those that wait for reading. The prepared ones are slices of the chunk."""
+    """Insert new slices, and update those that wait for reading. Prepared slices are assigned to the chunk."""
 
     def values(row: ReadSlice) -> dict[str, Any]:
         columns = {k: v for k, v in vars(row).items() if k not in Owner._fields}
@@ -125,9 +128,10 @@ def _write_slices(
 
 
 def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
-    """Return what a slice belongs to. Folders of two archives are two, whatever their names; loose files share one.
+    """Return the patient, study and series that a slice belongs to, or None if no series is known.
 
-    A loose volume is a series by itself.
+    Folders of the same name in two archives are different series. Loose files share one series, but a loose NIfTI
+    volume is a series by itself.
     """
     uid = row.series_uid
     if uid is None:
@@ -138,9 +142,9 @@ def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
 
 
 def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Known:
-    """Return the slices of these entries by ordinal and frame: the id of one that waits for reading, or None.
+    """Return the slices of these entries that have a row, by ordinal and frame.
 
-    A frame of an entry that is read again may have its outcome already: it keeps that.
+    The value is the slice's id if it waits for reading. It is None if the slice has its outcome already, and keeps it.
     """
     ordinals = [row.ordinal for row in rows]
     query = select(Slice.ordinal, Slice.frame, Slice.id, WAITS_FOR_READING)
@@ -150,9 +154,9 @@ def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Know
 
 
 def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = None) -> None:
-    """Close an upload that is read to its end, or with `error` one that cannot be read. Raises StaleClaim.
+    """Close an upload that was read to its end or, with `error`, one that cannot be read. Raises StaleClaim.
 
-    A slice that a retry put back, and that was not read again, gets its outcome now.
+    Slices that still wait for reading become cancelled if the job was cancelled, and quarantined otherwise.
     """
     job = completion.lock_job(s, upload.job_id)
     unread = update(Slice).where(Slice.upload_id == upload.id, WAITS_FOR_READING)

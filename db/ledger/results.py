@@ -18,7 +18,7 @@ from db.series.rows import stated_uid
 
 Sort = Literal["position", "series", "name", "probability", "-probability"]
 MAX_ROWS = 1_000
-NO_SERIES, NO_RANK = 1 << 34, (1 << 28) - 1  # what sorts behind all ids of series, and all ranks
+NO_SERIES, NO_RANK = 1 << 34, (1 << 28) - 1  # sort keys behind all ids of series and all ranks
 
 
 class Result(View):
@@ -134,7 +134,10 @@ def filtered(rows: Select[Any], query: ResultsQuery) -> Select[Any]:
 
 
 def sorting(sort: Sort) -> tuple[Any, type, bool]:
-    """Return the sort key (never null), its Python type, and whether it falls. Slices without a score come last."""
+    """Return the sort key (never null), its Python type, and whether the order is descending.
+
+    Slices without a score come last.
+    """
     match sort:
         case "position":
             return Slice.id, int, False
@@ -150,7 +153,7 @@ def sorting(sort: Sort) -> tuple[Any, type, bool]:
 
 
 def side(sort: Sort, at: Any, slice_id: int, *, after: bool) -> ColumnElement[bool]:
-    """Return the condition of the slices after, or before, the one with this sort key and id."""
+    """Return the condition that a slice sorts after (or before) the one with this sort key and id."""
     key, _, falling = sorting(sort)
     later = Slice.id > slice_id if after else Slice.id < slice_id
     if sort == "position":

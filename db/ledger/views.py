@@ -1,4 +1,4 @@
-"""The base and the types of what people and the API see of jobs and slices."""
+"""The base class and the types of the views of jobs and slices, which pages and the API show."""
 
 from datetime import datetime
 from typing import Annotated

@@ -14,9 +14,9 @@ from db.models.registry import ModelVersion
 from db.models.slices import BigId
 from db.models.work import LeaseMixin
 
-ARRAY_SLICES = 1024  # in each array file of a dataset except the last; 51 MB
+ARRAY_SLICES = 1024  # slices in each array file of a dataset except the last; 51 MB
 FRACTIONS = (0.7, 0.1, 0.2)
-"""The shares of train, validation and test, unless a split was asked for with others."""
+"""The default shares of train, validation and test."""
 
 
 class SplitRule(StrEnum):
@@ -113,13 +113,13 @@ class LabelledSlice(Base):
 
 
 class Split(Base):
-    """The part of each group of a dataset: `assignment` is `{group: part}`, or a list of parts if the CSV puts a group
-    into several.
+    """A split of a dataset, which assigns each group to a part.
 
-    `rule`: see SplitRule. `train_share`, `validation_share`, `test_share`: the fractions that were asked for. `after`:
-    the model version whose slices stay in the parts that they had for it. `leaks`: what connects two parts, `{name:
-    {"count", "examples"}}`; empty if nothing does. Two splits of a dataset never have the same rule, seed, shares and
-    `after`, since the dataset is locked before a split is drawn.
+    `assignment`: `{group: part}`. The value is a list of parts if the CSV puts a group into several. `rule`: see
+    SplitRule. `train_share`, `validation_share`, `test_share`: the requested fractions. `after`: the model version
+    whose slices stay in the parts that they had for it. `leaks`: what connects two parts, `{name: {"count",
+    "examples"}}`; empty if nothing does. Two splits of a dataset never have the same rule, seed, shares and `after`,
+    because the dataset is locked before a split is added.
     """
 
     __tablename__ = "dataset_split"

@@ -15,8 +15,8 @@ D = TypeVar("D", bound="Document")
 class Document(Kept):
     """A document that is stored as JSON.
 
-    No value is converted, no member is unknown, and no number is infinite. Members that it was not given have their
-    defaults, and are not stored.
+    Validation converts no value, and refuses unknown members and numbers that are not finite. Members that were not
+    given have their defaults, and are not stored.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -65,8 +65,8 @@ class Origin(Document):
 class Facts(Origin):
     """How a model version was made. A package may state more than is listed here; it is kept as it is.
 
-    `imported`: the origin of a version that was made elsewhere. In this database its ids and labels name nothing, or
-    something else. `floor`: the sensitivity that the version must reach to be promoted. `stopped_early`: training ended
+    `imported`: the origin of a version that was made elsewhere. Its ids and labels are of that database, and do not
+    apply here. `floor`: the sensitivity that the version must reach to be promoted. `stopped_early`: training ended
     before its last epoch, because somebody asked to stop.
     """
 
@@ -100,10 +100,10 @@ class Rate(Document):
 class Tuning(Document):
     """How a rule of findings was tuned: on which dataset, and how well the whole procedure did.
 
-    `engine`: gave the scores. `groups`: how many of each class; `left_out`: those without a slice of the lungs.
-    `held_out`: accuracy, recall, specificity, precision, negative_precision of groups, each by a rule that was chosen
-    without the group. `by_default`: the same of the rule that needs no tuning. `chosen`: the rule that each of the
-    outer folds chose.
+    `engine`: the engine that gave the scores. `groups`: the number of groups of each class. `left_out`: groups without
+    a slice of the lungs. `held_out`: accuracy, recall, specificity, precision and negative_precision by groups. Each
+    group is judged by a rule that was chosen without it. `by_default`: the same metrics of the rule that needs no
+    tuning. `chosen`: the rules that the outer folds chose.
     """
 
     dataset: str
@@ -138,7 +138,7 @@ class FindingRule(Document):
 
 
 class GroupCounts(Document):
-    """The groups of a dataset: how many have slices of one class alone, and of both; and the slices of the largest."""
+    """The groups of a dataset: how many have slices of one class only or of both, and the slices of the largest."""
 
     count: int = 0
     covid: int = Field(default=0, alias="COVID")
@@ -148,7 +148,7 @@ class GroupCounts(Document):
 
 
 class Duplicates(Document):
-    """Identical slices, or pairs of near-identical ones, within a class and across, with examples by name."""
+    """Identical slices, or pairs of near-identical ones: counts and examples within a class and across classes."""
 
     within: int = 0
     across: int = 0
@@ -190,11 +190,11 @@ class Shortcuts(Document):
 
 
 class Identity(Document):
-    """How well DICOM headers keep patients apart, of the slices whose group comes from them.
+    """How well DICOM headers keep patients apart. Only slices whose group comes from a header count.
 
-    `largest`: the slices of the largest group, from `largest_studies` studies. `folders`: groups that their folders
-    name. `problem`: `each_slice_a_patient` or `one_patient_for_all` if a split by these groups would not keep patients
-    apart, else None.
+    `largest`: the number of slices in the largest group, from `largest_studies` studies. `folders`: how many groups
+    the folders of these slices would give. `problem`: `each_slice_a_patient` or `one_patient_for_all` if a split by
+    these groups would not keep patients apart, else None.
     """
 
     slices: int = 0

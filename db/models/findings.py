@@ -23,10 +23,11 @@ class Finding(Base):
     """The verdict on one series, study or patient of a job that has ended.
 
     `ordinal`: its place in the job, from 0: a patient, then each of its studies with its series. `study_id` and
-    `series_id` are None above their level. `rule`, `rule_version`, `k`, `threshold`: of `db.findings.rules`. `score`
-    and `verdict` are None if the finding abstains; `reason` says why. `low`, `high`: the 95 % interval of the share of
-    such verdicts that were right in the tuning of the rule, or None. `used`: slices that the score rests on; `ood`: how
-    many of them are out of distribution, or None if that is not measured. `left_out`: the others, counted by reason.
+    `series_id` are None above their level. `rule`, `rule_version`, `k`, `threshold`: the rule of
+    `db.findings.rules` that was used. `score` and `verdict` are None if the finding abstains; `reason` says why. `low`,
+    `high`: the 95 % interval of the share of such verdicts that were right when the rule was tuned, or None. `used`:
+    how many slices the score is computed from. `ood`: how many of them are out of distribution, or None if that is not
+    measured. `left_out`: the other slices, counted by reason.
     """
 
     __tablename__ = "finding"

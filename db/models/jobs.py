@@ -1,4 +1,4 @@
-"""Jobs, their uploads and their chunks: a submission, a file of it, and the share of it that one task predicts."""
+"""Jobs (submissions), their uploads (the files) and their chunks (slices that are predicted together)."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -30,7 +30,7 @@ OPEN_JOB = (JobState.QUEUED, JobState.RUNNING)
 class Job(Base):
     """One submission, pinned to the model version that was champion when it was created.
 
-    `tally`: the sums over its rows at its end. While it is open they are counted.
+    `tally`: the sums over the job's rows, stored when it ends. While the job is open, the rows are counted instead.
     """
 
     __tablename__ = "job"

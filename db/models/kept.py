@@ -1,4 +1,4 @@
-"""What a JSON column keeps, where it carries rules."""
+"""The base of values in JSON columns that have a fixed form."""
 
 from typing import Any
 

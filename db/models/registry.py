@@ -81,12 +81,12 @@ class Promotion(Base):
 
 
 class EngineProof(Base):
-    """The result of the proof of one engine on one machine, the last time a model version was loaded there.
+    """The result of one engine's proof on one machine, from the newest load of a model version there.
 
     All rows of a host and a version are of one load (`db.registry.engine_proofs.record_load`); their ids are in the
-    order in which the engines were tried. `passed`: whether the engine gave the answers that it gave where the package
-    was made; if not, the worker tried the next precision. `largest_difference`: of a calibrated probability. `text`:
-    the result for people.
+    order in which the engines were tried. `passed`: whether the engine's answers agree with those recorded where the
+    package was made. If not, the worker tried the next precision. `largest_difference`: the largest difference of a
+    calibrated probability. `text`: the result for people.
     """
 
     __tablename__ = "engine_proof"

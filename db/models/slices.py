@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 
 def natural_key(name: str) -> str:
-    """Return a text by which names sort as people expect: "2" before "10".
+    """Return a sort key by which names sort as people expect: "2" before "10".
 
     Each number is written without leading zeros, after the count of its digits, two digits long.
     """

@@ -18,7 +18,7 @@ class TrainingRun(LeaseMixin, Base):
 
     `demo`: it makes the demo model, and has no dataset. `config`: all settings, the preset's included. `estimate`:
     seconds and bytes of disk that it was expected to take. `environment`: versions of code and libraries, backend,
-    device. `live`: its position: stage, epoch, step, steps, loss, rate (slices/s), eta_seconds. `checkpoint`: files in
+    device. `live`: where it is: stage, epoch, step, steps, loss, rate (slices/s), eta_seconds. `checkpoint`: files in
     storage by name, with the stage and epoch after which they were written. `allowed_leaks`: the leaks of the split;
     the launcher allowed each by name. `seen-by-parent` may be among them until the worker has compared the slices.
     `stopped_early`: training ended before its last epoch, because somebody asked to stop.
@@ -78,9 +78,9 @@ class Evaluation(LeaseMixin, Base):
     """The scores of a model version on a dataset, or on one part of a split of it.
 
     An evaluation worker makes it, or the command line that waits for it; there is one for each version, part and
-    precision. `precision`: of the engine that must score, `f32` or `int8`; None: the engine that serves there.
-    `scores_sha256`: a .npy in storage, float32[n]: logits in the order of the rows. `result`: metrics with intervals;
-    for a site check (no split) the verdict too.
+    precision. `precision`: the precision of the engine that must score, `f32` or `int8`; None: the engine that serves
+    on that machine. `scores_sha256`: a .npy in storage, float32[n]: logits in the order of the rows. `result`: metrics
+    with intervals; for a site check (no split) the verdict too.
     """
 
     __tablename__ = "evaluation"

@@ -23,14 +23,13 @@ OPEN_WORK = (Work.READY, Work.RUNNING)
 
 
 class LeaseMixin:
-    """Columns of a row that workers claim. A `ready` row is its own outbox: if its message is lost, the sweeper sends
-    another.
+    """Columns of a row that workers claim. If the message of a `ready` row is lost, the sweeper sends another.
 
-    `fence`: a number that grows with each claim; a worker that holds an older one can record nothing. `token`: random
+    `fence`: a number that grows with each claim. A worker that holds an older one can record nothing. `token`: random
     for each claim, because a database restored from a backup gives out the same fences again. `attempts`: claims since
-    the last progress. `put_offs`: how often it was put off since then because something was not available, which is
-    not an attempt. `lease_until`: when the lease ends; of a ready row, when it may be claimed again. `published_at`:
-    when its message was last sent.
+    the last progress. `put_offs`: how often the row was put off since then because something was not available; this
+    does not count as an attempt. `lease_until`: when the lease ends or, if the row is ready, when it may be claimed
+    again. `published_at`: when its message was last sent.
     """
 
     state: Mapped[str] = mapped_column(default=Work.READY, index=True)

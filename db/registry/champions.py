@@ -33,7 +33,10 @@ def record_promotion(
 
 
 def champion_before(s: Session) -> ModelVersion | None:
-    """Return the champion that a rollback returns to, or None. Promotions that a rollback undid do not count."""
+    """Return the version that a rollback makes champion again, or None.
+
+    Promotions that were rolled back do not count.
+    """
     standing: list[ModelVersion] = []
     for promotion in reversed(promotions(s)):
         version = promotion.model_version

@@ -14,7 +14,7 @@ class DemoModelDamaged(Exception):
 
 
 def _shipped(_: Path) -> None:
-    """Check no weights: the file came with the program."""
+    """Accept any weights, because the file came with the program."""
 
 
 def import_demo_model(recipe: str) -> str:
@@ -24,7 +24,7 @@ def import_demo_model(recipe: str) -> str:
     """
     try:
         received = import_package(DEMO_FILE, recipe, _shipped)
-    except (PackageRefused, FileNotFoundError) as error:  # any other OSError, as a full disk, is not the file's fault
+    except (PackageRefused, FileNotFoundError) as error:  # other OSErrors, as of a full disk, are not the file's fault
         why = error.strerror if isinstance(error, OSError) else error
         raise DemoModelDamaged(
             f"the demo model cannot be used: {why}; `make demo-model` makes {DEMO_FILE.name} again"

@@ -113,19 +113,19 @@ def _precision(proof: EngineProof) -> str:
 def record_load(s: Session, version_id: int, results: Sequence[Mapping[str, Any]]) -> None:
     """Keep the results of one load, in the order in which its engines were tried.
 
-    They replace all earlier results of the same host and model version. Otherwise old results would remain of engines
-    that this load did not try, and these do not say what serves now.
+    They replace all earlier results of the same host and model version. Otherwise results of engines that this load did
+    not try would remain, although those engines do not serve now.
     """
     lock_table(s, EngineProof)
     for host in {result["host"] for result in results}:
         s.execute(delete(EngineProof).where(EngineProof.host == host, EngineProof.model_version_id == version_id))
     for result in results:
         s.add(EngineProof(model_version_id=version_id, **result))
-        s.flush()  # one after the other: ids keep the order
+        s.flush()  # insert them one after the other, so that their ids keep the order
 
 
 def list_servings(s: Session, *, host: str | None = None, version_id: int | None = None) -> list[Serving]:
-    """List what serves, by host; the newest model version of a host first."""
+    """List which engine serves each model version on each host, sorted by host, then the newest version first."""
     conditions = []
     if host is not None:
         conditions.append(EngineProof.host == host)
@@ -135,9 +135,9 @@ def list_servings(s: Session, *, host: str | None = None, version_id: int | None
 
 
 def why_not_proven(s: Session, version: ModelVersion) -> str | None:
-    """Return why an imported version may not be promoted yet, or None.
+    """Return why an imported version may not be promoted yet, or None if it may be.
 
-    It is None for a version that was made here, because that was measured here.
+    Return None for a version that was made here, because its metrics were measured here.
     """
     if version.facts.imported is None:
         return None
@@ -189,7 +189,7 @@ def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
 def list_concerns(s: Session, servings: Sequence[Serving]) -> list[Serving]:
     """List the servings that an operator should look at, refusals first.
 
-    The version is in use, and the host refuses it or uses a slower engine than the quickest.
+    These are of versions in use that the host refuses, or predicts with a slower engine than the quickest.
     """
     in_use = versions_in_use(s)
     concerns = [serving for serving in servings if serving.state != "used" and serving.version.id in in_use]

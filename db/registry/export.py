@@ -40,8 +40,9 @@ def export_size(version: ModelVersion, *, with_slices: bool = False) -> int:
 
 
 def shipped_manifest(version: ModelVersion, *, with_slices: bool = False) -> bytes:
-    """Return the `package.json` of an export, which names what is in it and nothing else, with the version's rule of
-    findings as it is now.
+    """Return the `package.json` of an export. It names exactly the files in the export.
+
+    It holds the rule of findings that the version has now.
 
     Raises storage's FileMissing and FileDamaged.
     """

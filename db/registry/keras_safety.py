@@ -40,11 +40,14 @@ PLAIN = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__slice__"
 
 
 class HarmfulModel(Exception):
-    """The file is damaged, or names a class that is not Keras's own, or other files. The message continues its name."""
+    """The file is damaged, holds other members than a Keras archive, or names a class that is not Keras's own.
+
+    The message is a predicate, to be written after the name of the file.
+    """
 
 
 def check_keras_archive(path: Path) -> None:
-    """Raise HarmfulModel unless the file is a Keras 3 archive of nothing but Keras's own parts."""
+    """Raise HarmfulModel unless the file is a Keras 3 archive that uses only Keras's own classes."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist()]

@@ -1,4 +1,4 @@
-"""A package's manifest, `package.json`, as one strict model: it may come from anybody."""
+"""A package's manifest, `package.json`, as a strict pydantic model, because the file may come from anybody."""
 
 import json
 import re
@@ -23,7 +23,7 @@ LARGEST_NUMBER = 1e300
 
 
 class BadManifest(Exception):
-    """The manifest is damaged, or describes what cannot be used here; the message says which."""
+    """The manifest is damaged, or describes a package that cannot be used here. The message says why."""
 
 
 def _model_name(name: str) -> str:
@@ -68,7 +68,7 @@ Tolerance = Annotated[dict[str, Annotated[float, Field(ge=0)]], AfterValidator(_
 
 
 class ProofFacts(Document):
-    """What the slices of the proof are, and by precision how far an engine's answers may differ."""
+    """The facts of a proof: number and seed of its slices, and by precision how far an engine's answers may differ."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -78,7 +78,7 @@ class ProofFacts(Document):
 
 
 class Parity(Document):
-    """How near the file of a precision is to float32 on the test slices, as far as people are shown it."""
+    """How near the file of a precision is to float32 on the test slices. Only members that pages show are declared."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -131,10 +131,11 @@ class Package(Document):
 
 
 def parse_manifest(data: bytes) -> Package:
-    """Return what a manifest's bytes describe.
+    """Return the package that a manifest's bytes describe.
 
     Raises BadManifest: it is not JSON, or a member is missing, unknown, or of another type, form or range. Free members
-    may not hold what a database or a page cannot: control characters, half characters, or numbers without an end.
+    may not hold values that cannot be stored or shown: control characters, lone surrogates, or numbers that are too
+    large or not finite.
     """
     try:
         value = json.loads(data, parse_constant=_refuse_constant)

@@ -1,4 +1,4 @@
-"""How near a package's files are to the trained network, as its manifest states it."""
+"""Reads from a manifest how near the answers of a package's files are to those of the trained network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from db.registry.manifest import PRECISIONS, Parity
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One exported file beside float32's answers on the test slices; a number that is not stated is None.
+    """How the answers of one exported file differ from float32's on the test slices. Numbers not stated are None.
 
     `to_covid`, `to_non_covid`: how many verdicts changed. `p99_difference` (the 99th percentile) and
     `largest_difference` are of a calibrated probability. `verdict`: "kept", or why the file was left out.

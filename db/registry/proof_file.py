@@ -20,7 +20,7 @@ SHAPES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "cam": (np.float32, (7, 7)),
     "distance": (np.float32, ()),
 }
-"""By name of the array: its type, and its shape after the number of slices."""
+"""The type of each array, and its shape without the first axis (the slices), by the name of the array."""
 OPTIONAL = {"distance"}
 MAX_BYTES = MAX_SLICES * 224 * 224 + 4096  # of the largest array, its header included
 
@@ -60,7 +60,7 @@ def _check_members(infos: list[zipfile.ZipInfo]) -> None:
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    """Read one array from at most as many bytes as the largest may have."""
+    """Read one array, from at most MAX_BYTES bytes."""
     with archive.open(info) as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

@@ -1,6 +1,6 @@
-"""A TAR made while it is sent: its length is known before, the same files give the same bytes, and nothing is held.
+"""Makes a TAR while it is sent. Its length is known beforehand, and the same files give the same bytes.
 
-Written here because `tarfile` writes to a file and does not know the length in advance. The format is pax
+It is written here because `tarfile` writes to a file and does not know the length in advance. The format is pax
 (POSIX.1-2001), which for short plain names is ustar (POSIX.1-1988) byte for byte. There is no owner and no time.
 """
 

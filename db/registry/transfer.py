@@ -42,7 +42,7 @@ LARGEST = {
     "png": 16 * MIB,
     **dict.fromkeys(("md", "txt", "json", "csv", "svg"), MIB),
 }
-"""The most bytes of a file by its kind; what a page shows is read whole for each visitor."""
+"""The largest size of a file in bytes, by kind. Files that a page shows are read whole for each visitor."""
 
 
 class PackageRefused(Exception):
@@ -53,7 +53,9 @@ def import_package(path: Path, recipe: str, check_weights: Callable[[Path], None
     """Receive a file that `export_package` made, for `register_received`.
 
     `recipe`: by which slices are prepared here. `check_weights` raises HarmfulModel for a `.keras` file whose weights
-    may not be read; it lives above this package. Raises PackageRefused, whose message names the file; OSError.
+    may not be read. It is passed in because its module may not be imported here.
+
+    Raises PackageRefused, whose message names the file; OSError.
     """
     try:
         with _opened(path) as file, ExitStack() as stack:
@@ -89,7 +91,7 @@ def register_received(s: Session, received: StoredPackage) -> tuple[ModelVersion
 
 
 def _is_same(version: ModelVersion, received: StoredPackage) -> bool:
-    """Return whether a version is what was received, or what was received is its export without pictures."""
+    """Return whether the received package equals a version, or is the version's export without pictures."""
     if version.files == received.files:
         return True
     shared = [

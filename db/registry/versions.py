@@ -40,7 +40,7 @@ class StoredPackage:
 
 
 def store_package(folder: Path, package: Package | None = None) -> StoredPackage:
-    """Put every file of a package's folder into storage. Its manifest is read unless `package` is what it describes.
+    """Put every file of a package's folder into storage. `package`: the parsed manifest; it is read if None.
 
     Raises BadManifest, OSError.
     """
@@ -56,7 +56,7 @@ def _store(path: Path) -> str:
 
 
 def register_package(s: Session, stored: StoredPackage, facts: Facts | None = None) -> ModelVersion:
-    """Make a stored package the next version of its name; `facts` take the place of those that it states."""
+    """Make a stored package the next version of its name; `facts` replace the facts that the package states."""
     package = stored.package
     lock_table(s, ModelVersion)
     number = (s.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.name == package.name)) or 0) + 1
@@ -72,9 +72,9 @@ def register_package(s: Session, stored: StoredPackage, facts: Facts | None = No
 
 
 def keep_finding_rule(s: Session, version: ModelVersion, rule: FindingRule | None) -> None:
-    """Keep the rule by which jobs that end from now on, and are pinned to this version, make findings.
+    """Set the rule that makes findings for jobs that are pinned to this version and end from now on.
 
-    None: the default rule. Findings that are there stay as they are.
+    None: the default rule. Existing findings do not change.
     """
     s.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(finding_rule=rule or null()))
 
@@ -117,7 +117,7 @@ def package_folder(version: ModelVersion) -> Path:
     """
     folder = _copy_of(version)
     with suppress(FileNotFoundError):
-        os.utime(folder)  # it is in use, and young for the eviction
+        os.utime(folder)  # marks the copy as used now, so that it is not evicted
         return folder
     temporary = folder.with_name(f"{folder.name}.{uuid4().hex}")
     temporary.mkdir(mode=0o700, parents=True)
@@ -133,7 +133,7 @@ def package_folder(version: ModelVersion) -> Path:
 
 
 def _evict(copies: Path) -> None:
-    """Remove the copies that were used longest ago while all of them take too much room, but none of the last hour."""
+    """Remove the least recently used copies until the others fit into `cache_bytes`, but none used in the last hour."""
     size = 0
     with suppress(FileNotFoundError):  # another process evicts too
         for used_at, copy in sorted(((path.stat().st_mtime, path) for path in copies.iterdir()), reverse=True):

@@ -1,4 +1,4 @@
-"""What the positions and orientations of a series' slices state: notes on the series, and bolus tracking."""
+"""Derives notes on a series, and its bolus tracking slices, from the positions and orientations of its slices."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 SAME_PLACE = 0.01  # mm; slices that are nearer than this are at one place
 GAP = 1.5  # times the usual spacing
-UNEVEN, UNEVEN_MM = 0.1, 0.1  # off the usual spacing: this share of it, and mm (headers are often rounded so)
+UNEVEN, UNEVEN_MM = 0.1, 0.1  # least deviation from the usual spacing: share of it, and mm (headers are rounded)
 TILT = 1.0  # degrees between the slice's normal and the body's axis
 STEEPEST = 45.0  # degrees; beyond, the slice is not axial, and not taken with a tilted gantry
 TURNED = 0.05  # difference of a direction cosine: about 3 degrees
-TRACKED = 5  # different slices at one place: bolus tracking takes at least as many, and a scan one or two
-TRACKED_PLACES = 2  # crowded places of a series; a series in time has more
+TRACKED = 5  # least different slices at one place for bolus tracking; a scan has one or two
+TRACKED_PLACES = 2  # most crowded places of a series with bolus tracking; a series over time has more
 
 
 class Place(NamedTuple):
@@ -27,17 +27,17 @@ class Place(NamedTuple):
 
 
 def tracking_slices(places: Sequence[Place]) -> list[int]:
-    """Return the ids of a series' slices that time the contrast agent.
+    """Return the ids of the bolus tracking slices of a series, which only time the contrast agent.
 
-    They are the slices at a place with five different pictures or more, unless the series has over two such places, as
-    a series in time has. Copies of one picture count once.
+    They are the slices at a place with five different pictures or more. If the series has more than two such places, it
+    is a series over time, and nothing is returned. Copies of one picture count once.
     """
     crowded = [group for group in _by_place(places) if len({place.pixels for place in group}) >= TRACKED]
     return [place.slice_id for group in crowded for place in group] if len(crowded) <= TRACKED_PLACES else []
 
 
 def notes_of(places: Sequence[Place]) -> list[str]:
-    """Return the codes of what is odd about a series (`db.reasons.SERIES_NOTES`), in their order there."""
+    """Return the codes of the notes on a series, in the order of `db.reasons.SERIES_NOTES`."""
     groups = list(_by_place(places))
     notes = _spacing_notes(np.array([group[0].position for group in groups], np.float64))
     if any(len(group) > 1 for group in groups):

@@ -15,7 +15,7 @@ from db.models import Installation, Patient, Series, Study
 
 PATIENT_CONFLICT = "patient_conflict"
 FOLDER, NO_STUDY = "folder:", "study of "
-"""How the `uid` of a folder's series begins, and that of a study whose files state no StudyInstanceUID."""
+"""Prefixes of `uid`: of a series that is a folder, and of a study whose files state no StudyInstanceUID."""
 
 
 def stated_uid(uid: str | None) -> str | None:
@@ -24,9 +24,10 @@ def stated_uid(uid: str | None) -> str | None:
 
 
 class Owner(NamedTuple):
-    """What a slice belongs to. `patient`: a digest of the patient's ID and its issuer, or "" if no ID is stated.
+    """The patient, the study and the series that a slice belongs to, as its file states them.
 
-    `study_uid`: None if it is not stated. Then what a series has of one patient is a study of its own.
+    `patient`: a digest of the patient's ID and its issuer, or "" if no ID is stated. `study_uid`: None if it is not
+    stated. The slices that one patient has in a series are then a study of their own.
     """
 
     patient: str
@@ -36,7 +37,7 @@ class Owner(NamedTuple):
 
 
 def series_of(s: Session, job_id: str, owners: Iterable[Owner]) -> dict[Owner, int]:
-    """Return the id of each owner's series; make the rows that are missing, and note conflicts of patients."""
+    """Return the id of each owner's series. Make missing rows, and mark studies that belong to several patients."""
     patients = _Patients(s, job_id)
     study_uids = {owner: owner.study_uid or _own_study(owner, patients) for owner in owners}
     studies = _studies(s, job_id, study_uids, patients)
@@ -82,7 +83,7 @@ def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients:
 
 
 class _Patients:
-    """The patients of a job by key; one that is missing is made."""
+    """Looks up the patients of a job by key, and makes those that are missing."""
 
     def __init__(self, s: Session, job_id: str) -> None:
         self._session, self._job_id = s, job_id

@@ -15,7 +15,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def stored_at(info: dict[str, Any]) -> float:
-    """Return when a file was stored, in seconds since 1970. Each kind of store names it otherwise."""
+    """Return when a file was stored, in seconds since 1970. Each kind of store has another name for this time."""
     time_ = info.get("mtime") or info.get("LastModified") or info["created"]
     return float(time_.timestamp() if isinstance(time_, datetime) else time_)
 
@@ -36,7 +36,7 @@ def check_hash(path: Path, sha256: str) -> None:
 
 
 def renew(path: Path, data: bytes | memoryview) -> bool:
-    """Return whether a file holds these bytes; it is young afterwards, which keeps the reaper from moving it."""
+    """Set a file's time to now, which keeps the reaper from moving it. Return whether the file holds these bytes."""
     try:
         os.utime(path)
         return path.read_bytes() == data

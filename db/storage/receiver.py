@@ -10,11 +10,11 @@ from uuid import uuid4
 from db.settings import MIB
 from db.storage.errors import FileMissing
 
-_ROOM_BYTES = 64 * MIB  # received between two looks at the free disk
+_ROOM_BYTES = 64 * MIB  # bytes received between two checks of the free disk
 
 
 class Incoming(Protocol):
-    """What a receiver needs of the storage that it receives for; `db.storage.store.Storage` has it."""
+    """The part of `db.storage.store.Storage` that a receiver uses."""
 
     incoming: Path
 
@@ -36,14 +36,16 @@ class Receiver:
     """Receives the bytes of one file, hashes them, and publishes the file under its hash.
 
     `finish()` makes the bytes durable in a temporary file (`path`). `publish()` finishes it and gives it its name.
-    `abort()`, or the end of a `with` block, removes a file that is not published. While this process receives bytes,
-    none of its temporary files grows old: the first part of a slow submission waits for the last.
+    `abort()`, or the end of a `with` block, removes a file that is not published.
+
+    Old temporary files are removed. So while this process receives bytes, it touches all its temporary files: the first
+    part of a slow submission has to wait for the last.
     """
 
     def __init__(self, storage: Incoming) -> None:
         self._storage = storage
         self.path = storage.incoming / uuid4().hex
-        # Unbuffered: what cannot be written fails in write(), not when an abandoned file is closed on a full disk.
+        # Unbuffered, so that a full disk raises in write(), and not when an abandoned file is closed.
         self._file: IO[bytes] | None = self.path.open("xb", buffering=0)
         self._hash = hashlib.sha256()
         self._size = 0
@@ -59,7 +61,7 @@ class Receiver:
         self.abort()
 
     def write(self, data: bytes) -> int:
-        """Append bytes. Raises OSError (ENOSPC) when the disk is full but for its reserve."""
+        """Append bytes. Raises OSError (ENOSPC) when the free disk has reached the reserve."""
         if self._file is None:
             raise ValueError("the receiver is finished")
         if self._size >= self._room:
@@ -96,7 +98,7 @@ class Receiver:
         return received
 
     def close(self) -> StoredFile:
-        """Publish, as a writable file is closed."""
+        """Publish the file, so that callers can treat the receiver as a writable file."""
         return self.publish()
 
     def abort(self) -> None:

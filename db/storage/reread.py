@@ -15,7 +15,7 @@ _PREFIXES = [f"{number:02x}" for number in range(256)]
 
 @dataclass
 class Reread:
-    """What one turn found. `last`: the file that was read last, or "" if all were."""
+    """The result of one turn. `last`: the name of the file that was read last, or "" after the last file."""
 
     whole: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -23,9 +23,10 @@ class Reread:
 
 
 class Rereader:
-    """Reads a storage's folder in the order of the names, and begins anew after the last.
+    """Reads the files of a folder in the order of their names, and starts again after the last.
 
-    So the file whose last check is longest ago comes next, and its name alone says where to go on.
+    So the next file is always the one that was checked longest ago, and the name of the last file is all that a new
+    process needs to continue.
     """
 
     def __init__(self, folder: Path, after: str = "") -> None:
@@ -60,18 +61,18 @@ class Rereader:
         return False
 
     def _read(self, size: int, found: Reread) -> int:
-        """Read a piece of the open file, and return how much work that was. At its end, say what it was."""
+        """Read a piece of the open file, and return its cost in bytes. At the end, record whether the file is whole."""
         assert self._file is not None  # noqa: S101  (`turn` opened it)
         try:
             piece = self._file.read(size)
         except OSError as error:
-            if error.errno != errno.EIO:  # a bad block is damage; all else is a storage that is away
+            if error.errno != errno.EIO:  # EIO is a damaged block; other errors are a storage that is away
                 raise
             return self._end(found, whole=False)
         if piece:
             self._hash.update(piece)
             return len(piece)
-        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what is in use stays cached instead
+        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # leaves the page cache to files in use
         return self._end(found, whole=self._hash.hexdigest() == self._name)
 
     def _end(self, found: Reread, *, whole: bool) -> int:
@@ -83,7 +84,7 @@ class Rereader:
 
 
 def _paths(folder: Path, after: str) -> Iterator[Path]:
-    """Yield the files whose names are greater, in order. Only one part in 256 of the folder is listed at a time."""
+    """Yield the files whose names follow `after`, in order. Only one of the 256 subfolders is listed at a time."""
     for prefix in _PREFIXES:
         if prefix >= after[:2]:
             yield from sorted(path for path in (folder / prefix).glob("*") if path.name > after)

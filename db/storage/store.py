@@ -31,11 +31,11 @@ from db.storage.receiver import Receiver
 from db.storage.trash import Trash
 
 MARKER = "installation"
-PROBE = "probe"  # written to see whether the store takes files
+PROBE = "probe"  # a file that is written to check that the store takes files
 EVICT_SECONDS = 60.0
 TRUSTED_SECONDS = 3600.0
 TOUCH_SECONDS = 60.0
-MOST_VERIFIED = 10_000  # received files that a process remembers to have hashed
+MOST_VERIFIED = 10_000  # most files that a process remembers as hashed
 
 
 class Storage(Trash):
@@ -52,7 +52,7 @@ class Storage(Trash):
         self.incoming = self.folder / "incoming"
         self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._evict_at = self._touch_at = 0.0
-        self._verified: dict[str, int] = {}  # when received files were written that this process has hashed, in ns
+        self._verified: dict[str, int] = {}  # files that this process has hashed, and their times in ns
         self._receivers: WeakSet[Receiver] = WeakSet()
         self._lock = Lock()  # of the receivers
 
@@ -66,7 +66,7 @@ class Storage(Trash):
             self._receivers.add(receiver)
 
     def keep_young(self) -> None:
-        """Touch the temporary files of this process's receivers, once a minute: old ones are removed."""
+        """Touch the temporary files of this process's receivers once a minute, because old ones are removed."""
         if time.monotonic() < self._touch_at:
             return
         with self._lock:
@@ -79,7 +79,8 @@ class Storage(Trash):
     def adopt(self, path: Path, sha256: str) -> None:
         """Move a finished file of this machine into storage. The caller has computed its SHA-256."""
         if not self.is_local:
-            self.fs.put_file(str(path), self._remote(sha256))  # before the copy has its name: that says it is there
+            # First the store: a copy with its final name means that the store has the file.
+            self.fs.put_file(str(path), self._remote(sha256))
         place = self._place(sha256)
         make_folder(place.parent)
         path.replace(place)
@@ -89,7 +90,7 @@ class Storage(Trash):
             self._evict()
 
     def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
-        """Store bytes and return their SHA-256. A file that is there already is compared, and is young afterwards.
+        """Store bytes and return their SHA-256. A file that is there already is compared, and its time is set to now.
 
         `durable=False` skips the fsync of a local file: call `sync` before a row refers to it.
         """
@@ -110,7 +111,7 @@ class Storage(Trash):
         return sha256
 
     def sync(self) -> None:
-        """Make durable what `put(durable=False)` stored: one call for many files costs far less than one for each."""
+        """Make the files of `put(durable=False)` durable. One call for many files costs far less than one for each."""
         if self.is_local:
             sync_everything(self.folder)
 
@@ -131,8 +132,8 @@ class Storage(Trash):
         if place.exists():
             if self.is_local:
                 return place
-            with suppress(FileNotFoundError):  # it was evicted this moment: it is fetched again
-                os.utime(place)  # it is young for the eviction
+            with suppress(FileNotFoundError):  # evicted just now, so it is fetched again
+                os.utime(place)  # marks the copy as used now, so that it is not evicted
                 return place
         if self.is_local:
             if not self.restore(sha256):
@@ -212,7 +213,7 @@ class Storage(Trash):
             raise OSError(errno.ENOSPC, "the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
 
     def check_writable(self) -> None:
-        """Raise OSError unless files can be written here and, if storage is remote, there."""
+        """Raise OSError unless files can be written to this machine and, if it is remote, to the store."""
         probe = self.incoming / uuid4().hex
         try:
             probe.write_bytes(b"1")
@@ -256,7 +257,7 @@ class Storage(Trash):
         self.fs.pipe_file(f"{self.root}/{MARKER}", owner.encode())
 
     def _evict(self) -> None:
-        """Remove the copies that were used longest ago while all of them take too much room; once a minute.
+        """Remove the least recently used copies while the copies take too much room; at most once a minute.
 
         Old temporary files go too: the sweeper sees only those of its own machine.
         """

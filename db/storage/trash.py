@@ -13,7 +13,7 @@ TRASH = "trash"
 
 
 class Trash:
-    """The places of a storage's files, and its trash. `db.storage.store.Storage` is the whole storage."""
+    """The part of `db.storage.store.Storage` that knows the paths of files, and its trash."""
 
     fs: Any
     root: str
@@ -21,23 +21,23 @@ class Trash:
     folder: Path
 
     def _place(self, sha256: str) -> Path:
-        # In 256 folders: with more of them, most files come with a folder of their own, which costs more than the file.
+        # 256 folders: with more, most files would need a new folder, which costs more than the file.
         return Path(f"{self.folder}/{sha256[:2]}/{sha256}")
 
     def _remote(self, sha256: str) -> str:
         return f"{self.root}/{sha256[:2]}/{sha256}"
 
     def trash(self, sha256: str, before: float = inf) -> bool:
-        """Move a file that was stored before a time to today's trash, from where it comes back when it is read.
+        """Move a file to today's trash if it was stored before this time. Reading it takes it out of the trash again.
 
-        Return False if it is younger by now, or gone: somebody put it again, or another sweeper was quicker.
+        Return False if it was not moved: it was stored again meanwhile, or another sweeper was quicker.
         """
         place, target = self._remote(sha256), f"{self.root}/{TRASH}/{datetime.now(UTC).date()}/{sha256}"
         try:
             if stored_at(self.fs.info(place)) >= before:
                 return False
             self._move(place, target)
-            # A folder keeps the time of a file that it moves, so this shows a `put` between the look and the move.
+            # Moving a file keeps its time, so a newer time shows a `put` between the check and the move.
             if self.is_local and stored_at(self.fs.info(target)) >= before:
                 self._move(target, place)
                 return False
@@ -62,7 +62,7 @@ class Trash:
         return False
 
     def purge(self, sha256: str, day: date) -> None:
-        """Delete a file that was put into the trash on a day."""
+        """Delete for good a file that was put into the trash on this day."""
         with suppress(FileNotFoundError):
             self.fs.rm_file(f"{self.root}/{TRASH}/{day}/{sha256}")
 

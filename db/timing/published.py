@@ -1,4 +1,4 @@
-"""The sums over all processes, of all machines: each process adds what it has counted when it records its work."""
+"""Sums of processor time over all processes of all machines. Each process adds its counts when it records its work."""
 
 import os
 import socket
@@ -17,9 +17,9 @@ SLOTS = 64
 
 
 def publish(s: Session) -> None:
-    """Add what this process has counted to the sums, as the last thing that a transaction does.
+    """Add the counts of this process to the sums in the database. Call it as the last step of a transaction.
 
-    It is counted again if the transaction does not commit. A process that dies loses what it has not published.
+    If the transaction does not commit, the counts are kept for the next call. A process that dies loses its counts.
     """
     pending = stages.counted()
     slot = _own_slot(s)

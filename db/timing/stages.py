@@ -29,7 +29,7 @@ class Stage(StrEnum):
 
 
 BOUNDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0)
-"""Upper bounds of a histogram's buckets, core-seconds a slice; one more bucket holds what is above."""
+"""Upper bounds of a histogram's buckets, in core-seconds per slice. One more bucket holds all higher values."""
 
 
 @dataclass
@@ -51,9 +51,9 @@ _lock = threading.Lock()
 
 
 def add(stage: Stage, seconds: float, slices: int = 1) -> None:
-    """Count core-seconds of a stage that were spent on so many slices, on each the same.
+    """Count core-seconds that a stage spent on this number of slices, an equal share on each.
 
-    `slices` is 0 for a part of the stage's work on slices that another call counts.
+    `slices`: 0 if another call counts the slices, and this one only adds time for them.
     """
     with _lock:
         spent = _spent.setdefault(stage, Spent())
@@ -64,10 +64,10 @@ def add(stage: Stage, seconds: float, slices: int = 1) -> None:
 
 
 class shared_time:  # noqa: N801  used like a function, with `with`
-    """Counts the processor time of this whole process, for what computes in threads of its own.
+    """Counts the processor time of the whole process during a block, for libraries that compute in their own threads.
 
-    Several threads may be in such a block at once: what passes is counted once, on the slices of the block that ends.
-    What the threads outside count in other stages meanwhile is taken off.
+    Several threads may be in such a block at once. Then the time since the last block ended is counted once, for the
+    slices of the block that ends. Time that other stages count meanwhile is subtracted.
     """
 
     _inside = 0
@@ -78,7 +78,7 @@ class shared_time:  # noqa: N801  used like a function, with `with`
         self._stage, self._slices = stage, slices
 
     def __enter__(self) -> None:
-        """Start the clock, unless another thread has."""
+        """Start the clock, unless another thread is in such a block."""
         with _lock:
             if not shared_time._inside:
                 shared_time._mark = self._elsewhere()
@@ -95,25 +95,25 @@ class shared_time:  # noqa: N801  used like a function, with `with`
         add(self._stage, seconds, self._slices)
 
     def _elsewhere(self) -> float:
-        """Return the processor time that no other stage has counted."""
+        """Return the processor time of this process that no other stage has counted."""
         return time.process_time() - sum(seconds for stage, seconds in _ever.items() if stage is not self._stage)
 
 
 def counted() -> dict[Stage, Spent]:
-    """Return a copy of what was counted and not forgotten since."""
+    """Return a copy of the counts since the last `forget`."""
     with _lock:
         return {stage: Spent(spent.seconds, list(spent.counts)) for stage, spent in _spent.items()}
 
 
 def forget(published: dict[Stage, Spent]) -> None:
-    """Take off what was counted once before and is kept elsewhere by now."""
+    """Subtract counts that were published, which `counted` returned before."""
     with _lock:
         for stage, spent in published.items():
             _spent[stage].add(spent, sign=-1)
 
 
 class timed:  # noqa: N801  used like a function, with `with`
-    """Counts the processor time of a block. `clock` is of this thread alone unless another is named."""
+    """Counts the processor time of a block. `clock`: by default the processor time of this thread alone."""
 
     __slots__ = ("_began", "_clock", "_slices", "_stage")
 

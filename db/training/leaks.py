@@ -1,4 +1,4 @@
-"""Finds what connects two parts of a split, from the slices and their parts alone, however the split was made."""
+"""Finds leaks: slices or groups that connect two parts of a split. It uses only the slices and their parts."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from db.datasets.slices import SplitCandidate
 
 IDENTICAL, NEAR_IDENTICAL = "identical-slices", "near-identical-slices"
 SHARED_GROUPS, CONFLICTING = "shared-groups", "conflicting-labels"
-SEEN = "seen-by-parent"  # of a run, not of a split alone: `db.training.lineage` finds it
+SEEN = "seen-by-parent"  # a leak of a run, not of a split alone: `db.training.lineage` finds it
 LEAKS = (IDENTICAL, NEAR_IDENTICAL, SHARED_GROUPS, CONFLICTING, SEEN)
 EXAMPLES = 20
 
@@ -27,9 +27,9 @@ class Leak(TypedDict):
 def find_leaks(slices: Sequence[SplitCandidate], parts: Parts) -> dict[str, Leak]:
     """Return the leaks of a split by name; none if nothing connects two parts.
 
-    `identical-slices`: the same pixels in two parts. `near-identical-slices`: a cluster of different pixels in two
-    parts; since its slices hang together, some near-identical pair is split. `shared-groups`: a group in two parts.
-    `conflicting-labels`: the same pixels under both labels, in any parts: one of the labels is wrong.
+    `identical-slices`: the same pixels are in two parts. `near-identical-slices`: a cluster of different pixels is in
+    two parts, so at least one near-identical pair is separated. `shared-groups`: a group is in two parts.
+    `conflicting-labels`: the same pixels have both labels, in any parts, so one of the labels is wrong.
     """
     same_pixels = _gather(slices, lambda candidate: candidate.pixels_sha256)
     clusters = [cluster for cluster in _gather(slices, lambda one: one.cluster) if _has_several_pixels(cluster)]
@@ -50,7 +50,7 @@ def find_leaks(slices: Sequence[SplitCandidate], parts: Parts) -> dict[str, Leak
 
 
 def _gather(slices: Iterable[SplitCandidate], key: Callable[[SplitCandidate], object]) -> list[list[SplitCandidate]]:
-    """Return the slices that share a key with others, together; None is not a key."""
+    """Group the slices by key, and return the groups of two or more. Slices whose key is None are left out."""
     by_key: dict[object, list[SplitCandidate]] = defaultdict(list)
     for candidate in slices:
         if (value := key(candidate)) is not None:
@@ -67,7 +67,7 @@ def _in_several_parts(sets: list[list[SplitCandidate]], parts: Parts) -> list[li
 
 
 def _across(sets: list[list[SplitCandidate]], parts: Parts) -> list[str]:
-    """Return a line for each set that lies in several parts, with a slice of each part."""
+    """Return a line for each set of slices that is in several parts. It names one slice of each part."""
     return [
         "; ".join(f"{one.name} ({parts[one.row]})" for one in _first_of_each(together, lambda x: parts[x.row]))
         for together in _in_several_parts(sets, parts)

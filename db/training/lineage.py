@@ -13,7 +13,7 @@ from db.training.leaks import EXAMPLES, SEEN, SHARED_GROUPS, Leak
 
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
-    """Return the versions that this one comes from, as far as they are here, the oldest first, and itself last."""
+    """Return the ancestors of a version that are in this database, the oldest first, and the version itself last."""
     return [*(ancestor for label in version.facts.lineage if (ancestor := find_version(s, label))), version]
 
 
@@ -26,7 +26,10 @@ def ancestors_elsewhere(version: ModelVersion) -> list[str]:
 
 
 def training_split_of(s: Session, version: ModelVersion) -> Split | None:
-    """Return the split that a version was trained on, whose test part it never saw; None if it is not here."""
+    """Return the split that a version was trained on, or None if it is not here.
+
+    The version never saw the test part of this split.
+    """
     if (named := version.facts.split) is None:
         return None
     split = s.get(Split, named.id)
@@ -34,10 +37,10 @@ def training_split_of(s: Session, version: ModelVersion) -> Split | None:
 
 
 def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
-    """Return the part that slices had for the version or its ancestors, by the hash of their pixels.
+    """Return the part of each slice when the version and its ancestors were made, by the hash of the pixels.
 
-    The newest version counts, but what trained any of them stays in `train`. If a version's dataset is here and its
-    split is not, as after an import, all of that dataset may have trained it.
+    If the part changed, the newest version counts. But a slice that trained any of them stays in `train`. If the
+    dataset of a version is here and its split is not, as after an import, all slices of the dataset count as `train`.
     """
     parts: dict[str, str] = {}
     for ancestor in ancestors_of(s, version):
@@ -56,7 +59,7 @@ def _parts_of(s: Session, version: ModelVersion) -> Iterator[tuple[str, str]]:
 
 
 def _training_source_of(s: Session, version: ModelVersion) -> tuple[Split | None, int | None]:
-    """Return the split that a version was trained on and its dataset, as far as they are here."""
+    """Return the split that a version was trained on and the id of its dataset, each None if it is not here."""
     split = training_split_of(s, version)
     return split, split.dataset_id if split else _same_slices(s, version)
 
@@ -68,9 +71,9 @@ def trained_on(s: Session, version: ModelVersion) -> list[Dataset]:
 
 
 def rows_in(s: Session, version: ModelVersion, dataset: Dataset, parts: Sequence[str]) -> set[int]:
-    """Return the rows of a dataset that lay in these parts for the version or one of its ancestors.
+    """Return the rows of a dataset that were in these parts when the version or one of its ancestors was made.
 
-    If the split is not here, as after an import, all rows do.
+    If the dataset is here and the split is not, as after an import, return all rows of the dataset.
     """
     rows: set[int] = set()
     for ancestor in ancestors_of(s, version):
@@ -88,7 +91,7 @@ def _same_slices(s: Session, version: ModelVersion) -> int | None:
 
 
 def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Leak]:
-    """Return `seen-by-parent`, as a leak of a split for a run that starts from the version; empty if there is none."""
+    """Return the leak `seen-by-parent` of a split for a run that starts from the version; empty if there is none."""
     seen = seen_in(s, version, split.dataset_id, split, PARTS[1:])
     examples = [f"{one.name} ({part_of(split, one)})" for one in seen[:EXAMPLES]]
     return {SEEN: {"count": len(seen), "examples": examples}} if seen else {}
@@ -102,7 +105,7 @@ def seen_in(
     Slices that are near-identical to such a slice of the dataset are included.
     """
     if split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split):
-        return []  # nothing connects its parts, so there is no need to read its slices
+        return []  # nothing connects the parts of the split, so there is no need to read its slices
     trained = {pixels for pixels, part in parts_in(s, version).items() if part == TRAIN}
     seen = _alike(split_candidates(s, dataset_id), trained)
     return [one for one in seen if split is None or part_of(split, one) in parts]
@@ -123,8 +126,10 @@ def _alike(slices: Sequence[SplitCandidate], pixels: Container[str | None]) -> l
 
 
 def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
-    """Return how many slices of a split's test part trained the version or one of its ancestors, or are of a group of
-    which other slices are in train."""
+    """Count the slices of a split's test part that may be known to the version.
+
+    They trained the version or one of its ancestors, or other slices of their group are in train.
+    """
     rows = {one.row for one in seen_in(s, version, split.dataset_id, split, (TEST,))}
     if SHARED_GROUPS in split.leaks:
         slices = split_candidates(s, split.dataset_id)
@@ -134,7 +139,7 @@ def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
 
 
 def candidate_number(s: Session, version: ModelVersion) -> int:
-    """Return which of the versions that were trained on the same split this is, counted from 1."""
+    """Return the place of a version among those that were trained on the same split, from 1 for the oldest."""
     same = [one.id for one in list_versions(s) if one.facts.split == version.facts.split]
     return sum(one <= version.id for one in same)
 
@@ -164,7 +169,7 @@ def optimism_notes(
 
 
 def _unknown_sources(s: Session, version: ModelVersion) -> list[str]:
-    """Return a note for each source of a version that this database does not have."""
+    """Return a note if the training slices of a version are not in this database, and one if its ancestors are not."""
     notes = []
     if version.facts.dataset and _training_source_of(s, version) == (None, None):
         notes.append(f"{version.label} was trained on slices that this database does not have; they may include these")

@@ -1,4 +1,4 @@
-"""What a training run keeps of its progress: epochs, where it stands now, and its checkpoint."""
+"""The records of a training run's progress: its epochs, its present position, and its checkpoint."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ from pydantic import Field
 
 from db.models.kept import Kept
 
-FIT_SHARE = 0.9  # of a run's progress; evaluating and exporting are the rest
+FIT_SHARE = 0.9  # share of training in a run's progress; evaluation and export are the rest
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What an epoch came to. `metrics`: loss, accuracy, val_loss, val_accuracy, val_auc, rate (slices/s)."""
+    """The result of one epoch. `metrics`: loss, accuracy, val_loss, val_accuracy, val_auc, rate (slices/s)."""
 
     stage: int
     epoch: int

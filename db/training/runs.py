@@ -65,8 +65,11 @@ class RunView:
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run to launch. `config`: the preset with all settings; `leaks`: as `check_split` gives them; `estimate`:
-    seconds and bytes of disk that it will take, for people."""
+    """A run to launch.
+
+    `config`: the preset with all settings. `leaks`: as `check_split` returns them. `estimate`: the seconds and the
+    bytes of disk that the run will take, for people.
+    """
 
     dataset: Dataset
     split: Split
@@ -81,7 +84,7 @@ class NewRun:
 
 @dataclass(frozen=True)
 class EndRequests:
-    """What was asked of a run while it runs."""
+    """The requests to end a run that were made while it runs."""
 
     cancel: bool
     stop: bool
@@ -96,7 +99,7 @@ def create_demo_run(s: Session, user: User | None, seed: int = 7) -> TrainingRun
 
 
 def check_name(name: str) -> None:
-    """Raise BadName unless a run may be called so, and with it the model version that another site imports."""
+    """Raise BadName unless a run may have this name. Its model version gets the name too, also where it is imported."""
     if not NAME.fullmatch(name):
         raise BadName(
             f"a run cannot be named {name[:64]!r}: a name has 1 to 64 letters, digits, dots, hyphens and underscores,"
@@ -109,11 +112,11 @@ def check_split(
 ) -> list[str]:
     """Return the leaks that a run on the split has, each of them allowed by name.
 
-    `seen-by-parent` stays among them where slices of other datasets trained the version: the worker compares the
-    pixels, and drops the leak if it finds none.
+    `seen-by-parent` is always among them if it is allowed and `from_version` or its ancestors were trained on another
+    dataset. The worker compares the pixels later, and drops the leak if no slice was seen.
 
-    Raises RunError: the dataset is not ready; or the split leaks, or would measure on slices that trained the version
-    that the run starts from, and that is not allowed.
+    Raises RunError: the dataset is not ready, or a leak is not allowed. One such leak is `seen-by-parent`: slices of
+    validation or test trained `from_version` or its ancestors.
     """
     if dataset.state != Work.DONE:
         raise RunError(f"the dataset {dataset.label} is not ready: {dataset.error or 'it is still being built'}")
@@ -233,14 +236,14 @@ def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
     first = (TrainingRun.id == run.id, TrainingRun.started_at.is_(None))
     s.execute(update(TrainingRun).where(*first).values(started_at=from_now()))
     s.refresh(run)
-    s.refresh(run, ["split"])  # for where no session is open
+    s.refresh(run, ["split"])  # loaded now, for use after the session is closed
     return run, claim
 
 
 def report(
     s: Session, claim: Claim, progress: float, message: str, live: LiveProgress | None = None, **columns: Any
 ) -> EndRequests:
-    """Report how far a run is, keep its lease, and return what was asked of it. Raises StaleClaim.
+    """Report how far a run is, keep its lease, and return the requests to end it. Raises StaleClaim.
 
     `columns`: `environment`, `allowed_leaks`, `stopped_early`.
     """
@@ -264,12 +267,15 @@ def running(s: Session) -> list[tuple[int, int]]:
 
 
 def put_off(s: Session, claim: Claim, reason: str) -> None:
-    """Put a run back for a while because something is not available, which is not an attempt. Raises StaleClaim."""
+    """Put a run back because something is not available for now. Raises StaleClaim.
+
+    The claim does not count as an attempt.
+    """
     leases.put_off(s, TrainingRun, claim, message=f"put off: {reason}")
 
 
 def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:
-    """Record an epoch, in place of it and later ones by a worker that died. Raises StaleClaim."""
+    """Record an epoch. It replaces records of this and later epochs by a worker that died. Raises StaleClaim."""
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
     place = tuple_(Epoch.stage, Epoch.epoch)
@@ -279,12 +285,12 @@ def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:
 
 
 def checkpoint_of(run: TrainingRun) -> StoredCheckpoint | None:
-    """Return the checkpoint that a run goes on from, if it has one."""
+    """Return the checkpoint from which a run continues, or None."""
     return StoredCheckpoint(**run.checkpoint) if run.checkpoint else None
 
 
 def record_checkpoint(s: Session, claim: Claim, checkpoint: StoredCheckpoint) -> None:
-    """Record the newest checkpoint: what the run goes on from if its worker dies. Raises StaleClaim."""
+    """Record the newest checkpoint, from which the run continues if its worker dies. Raises StaleClaim."""
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
     # Progress was made, so the claims before it no longer count against the run.

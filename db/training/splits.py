@@ -23,14 +23,15 @@ Fractions = tuple[float, float, float]
 """The shares of train, validation and test."""
 
 SAME = ("rule", "seed", "after_version_id", "train_share", "validation_share", "test_share")
-"""Two splits of a dataset differ in one of these columns."""
+"""The columns that identify a split: two splits of a dataset differ in at least one of them."""
 
 
 @dataclass
 class Unit:
-    """Groups that must stay together, because slices of theirs are identical or near-identical. `slices`: by label.
+    """Groups that must stay together, because they share identical or near-identical slices.
 
-    `stays`: the part that the unit had before and keeps; it is not drawn for.
+    `slices`: the number of slices by label. `stays`: the part that the unit had before and keeps, or None if its part
+    is drawn.
     """
 
     groups: list[str]
@@ -40,8 +41,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """How to draw a split. `after`: the version whose slices keep their parts. `earlier_parts`: these, by the hash of
-    the pixels. `own`: an existing split to use again."""
+    """How to draw a split.
+
+    `after`: the version whose slices keep their parts. `earlier_parts`: these parts, by the hash of the pixels. `own`:
+    an existing split to use again.
+    """
 
     rule: SplitRule
     seed: int
@@ -53,7 +57,7 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """What a split is drawn from, read from the database. `kept`: the split, if it was drawn before."""
+    """The data that a split is drawn from, read from the database. `kept`: the split, or None if it was never drawn."""
 
     dataset_id: int
     wanted: _Wanted
@@ -70,11 +74,12 @@ def plan_split(
     fractions: Fractions = FRACTIONS,
     after: ModelVersion | None = None,
 ) -> SplitPlan:
-    """Read what the split of a dataset into train, validation and test is drawn from; a seed gives one split.
+    """Read the data from which to draw a split of a dataset into train, validation and test.
 
-    Groups that share identical or near-identical slices stay together, unless `groups_as_given`. If the CSV named a
-    part for each slice, that is the split, whatever the seed. Slices that the version `after` has seen stay in the
-    parts that they had, with all that must stay with them. On the dataset of its own split, that is the split again.
+    The same seed gives the same split. Groups that share identical or near-identical slices stay together, unless
+    `groups_as_given`. If the CSV names parts, they are the split, whatever the seed. Slices that the version `after`
+    has seen stay in the parts that they had, with all slices that must stay together with them. If `after` was trained
+    on a split of this dataset that does not leak, that split is used again.
 
     Raises DatasetError: the dataset is not ready, or the seed or the fractions are invalid.
     """
@@ -84,16 +89,16 @@ def plan_split(
 
 
 def draw_split(plan: SplitPlan) -> Split:
-    """Return the split. If it is drawn now, it has no id yet: `keep_split` keeps it.
+    """Return the split of a plan, and draw it if it was not drawn before. A new split has no id until `keep_split`.
 
-    Call it outside of a transaction: drawing takes long, and SQLite lets nobody write while somebody reads. Raises
-    DatasetError: a part would lack a class.
+    Call it outside of a transaction: drawing takes long, and on SQLite an open transaction can keep others from
+    writing. Raises DatasetError: a part would lack a class.
     """
     return plan.kept or _draw(plan.dataset_id, plan.slices, plan.wanted)
 
 
 def keep_split(s: Session, drawn: Split) -> Split:
-    """Add a split that was drawn; return it, or the same one if somebody else has kept it meanwhile."""
+    """Add a split that was drawn, and return it. If an equal split was added meanwhile, return that one instead."""
     if drawn.id is not None:
         return drawn
     lock_row(s, Dataset, drawn.dataset_id)
@@ -101,7 +106,7 @@ def keep_split(s: Session, drawn: Split) -> Split:
         return kept
     s.add(drawn)
     s.flush()
-    s.refresh(drawn, ["after"])  # for where no session is open
+    s.refresh(drawn, ["after"])  # loaded now, for use after the session is closed
     return drawn
 
 
@@ -190,8 +195,8 @@ def joined_groups(
     """Join groups that a cluster of identical or near-identical slices connects, in the order of rows.
 
     Without `by_cluster` each group is a unit of its own. `earlier_parts`: the part that each slice had in an earlier
-    split, by the hash of its pixels. A unit keeps the part that its slices had. If they had several, it takes the first
-    of train, validation and test: no slice that was trained on is tested on.
+    split, by the hash of its pixels. A unit keeps the part that its slices had. If they had several parts, it takes the
+    first of train, validation and test, so that no training slice is used for testing.
     """
     leader: dict[str, str] = {}
 
@@ -220,10 +225,11 @@ def joined_groups(
 def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, str]:
     """Draw the part of each group.
 
-    Large units go first, each to the part that is least full in its classes, with half of the unit counted
-    (Sainte-Laguë's rule of seats, which favours neither large nor small parts). Units of about one size (a power of
-    two) are in random order. When the units of a class run short, a part without that class goes first. Units that keep
-    their part come before all others. Unlike this, StratifiedGroupKFold of scikit-learn cannot keep parts.
+    Units that keep their part come first, then large units before small ones. Units of about the same size (the same
+    power of two) are in random order. Each unit goes to the part that is least full in the unit's classes. Half of the
+    unit itself is counted as if it were in the part already, as in Sainte-Laguë's method for seats, which favours
+    neither large nor small parts. If few units of a class are left, parts that lack the class come first.
+    StratifiedGroupKFold of scikit-learn is not used because it cannot keep parts.
     """
     order = list(units)
     random.Random(seed).shuffle(order)  # noqa: S311  (a drawing, no secret)
@@ -249,5 +255,5 @@ def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, st
 
 
 def _short(label: int, part: str, have: dict[str, Counter[int]], left: Counter[int]) -> bool:
-    """Return whether a part lacks a class of which just enough units are left for the parts that lack it."""
+    """Return whether a part lacks a class, and at most as many units of the class are left as parts lack it."""
     return not have[part][label] and left[label] <= sum(not have[other][label] for other in PARTS)

@@ -21,13 +21,13 @@ LABELS_FIELD = "labels"
 MAX_LABEL_BYTES = 64 * 1024 * 1024
 MAX_JOBS = 1000
 GROUPS = ("headers", "folders")
-"""Where groups of DICOM slices come from first, if the CSV names none."""
+"""The first source of the groups of DICOM slices if the CSV names no groups."""
 
 _JOB_PAGE = re.compile(r"https?://[^/]+/jobs/([a-z2-7]{16})(?:[/?#].*)?")
 
 
 def create(user: User) -> tuple[DatasetView, bool]:
-    """Receive this request's files, or the jobs it names, and ask for a dataset of them. Return it, and if it is new.
+    """Request a dataset of this request's files, or of the jobs that it names. Return it, and whether it is new.
 
     Raises Problem 413, 415 and 422 (no files, a refused archive, a bad value, a job without reviews), and OSError when
     the disk is full. Then nothing is kept.

@@ -20,7 +20,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def new_key() -> str:
-    """Return a key for a form that is about to be shown: sent twice, it makes one thing."""
+    """Return a new key for a form. A form that is sent twice with the same key makes only one thing."""
     return secrets.token_hex(16)
 
 
@@ -40,8 +40,8 @@ def idempotency_key() -> str | None:
 def once(user: User, kind: str, asked: Any, make: Callable[[Session], int]) -> tuple[int, bool]:
     """Return the id of what `make` makes in a transaction, and whether it is new.
 
-    If this request's key came before with the same `kind` and the same `asked` (JSON), return what was made then.
-    Raises IdempotencyConflict: it came with something else.
+    If the key of this request was used before with the same `kind` and the same `asked` (JSON), make nothing and return
+    the id of what was made then. Raises IdempotencyConflict: it was used with another kind or another `asked`.
     """
     key = idempotency_key()
     with session_scope() as s:

@@ -26,7 +26,7 @@ REASON_LENGTH = 500
 def promote(user: User, version_id: int, reason: str, *, force: bool) -> None:
     """Make a version the champion, if the gate allows it.
 
-    If it was not compared with the champion yet, ask for the comparison. Raises Problem 404, and 409 with the gate's
+    If it was not compared with the champion yet, request the comparison. Raises Problem 404, and 409 with the gate's
     metrics as `gate`.
     """
     with read_scope() as s:
@@ -69,10 +69,10 @@ def promote_demo(user: User) -> int:
 
 
 def roll_back(user: User, reason: str, champion: str | None = None) -> int:
-    """Make the champion before the present one the champion again, and return its id.
+    """Make the previous champion the champion again, and return its id.
 
-    `champion`: the label of the present one as the user was shown it, or None. Raises Problem 409, also without a
-    reason.
+    `champion`: the label of the champion that the user was shown, or None. Raises Problem 409: it has changed, there is
+    no earlier champion, or the reason is missing.
     """
     try:
         with session_scope() as s:
@@ -101,7 +101,7 @@ def import_version() -> tuple[int, bool]:
     try:
         received = transfer.import_package(part_path(part), RECIPE, check_weights)
     except PackageRefused as error:
-        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # has no temporary file's name
+        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # it names no temporary file
         filename = display_name(part.filename or "unnamed")
         raise Problem(422, "package-refused", sentence(reason), file=filename) from error
     with session_scope() as s:
@@ -110,7 +110,7 @@ def import_version() -> tuple[int, bool]:
 
 
 def tidy(reason: str) -> str:
-    """Return a reason as it is kept: one printable line of limited length."""
+    """Return a reason in the form in which it is stored: one printable line of limited length."""
     return display_name(" ".join(reason.split()))[:REASON_LENGTH]
 
 

@@ -45,7 +45,7 @@ def sends_files(view: View) -> View:
 
 
 def carries_files(view: Callable[..., Any]) -> bool:
-    """Return whether requests of a view, or its answers, may be files."""
+    """Return whether the requests or the answers of a view may carry files."""
     return hasattr(view, _TAKES_FILES) or hasattr(view, _SENDS_FILES)
 
 
@@ -66,7 +66,7 @@ class PartStream:
         return self._receiver.write(data)
 
     def seek(self, offset: int) -> int:
-        """Make the part durable and close its descriptor: a thousand parts must not hold a thousand of them."""
+        """Make the part durable and close its file, so that a thousand parts do not hold a thousand open files."""
         if self.received is None:
             self.received = self._receiver.finish()
         return offset
@@ -112,10 +112,10 @@ class Request(FlaskRequest):
             raise BadRequest("This address does not take files. Send the request without them.")
         if not self.parts:
             with read_scope() as s:
-                check_storage(s)  # into an empty folder in place of a volume nothing is to be received
+                check_storage(s)  # an empty folder in place of an unmounted volume must not receive files
         part = PartStream()
         self.parts.append(part)
-        return cast(IO[bytes], part)  # the parser writes and seeks; nobody reads
+        return cast(IO[bytes], part)  # the parser only writes and seeks, so the part need not be readable
 
     @property
     def max_content_length(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Receiving a submission: parts stream to storage, and are kept only if all of them are good."""
+"""Receives a submission. Parts stream to storage, and are kept only if every part is accepted."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,7 @@ class Submission:
 def receive() -> Submission:
     """Read the request's body into storage, inspect each file, and keep all of them or none.
 
-    Of a long packed TAR only the beginning is inspected: ingest finds what is wrong with the rest.
+    Only the beginning of a long compressed TAR is inspected. Ingest finds errors in the rest.
 
     Raises Problem 415, 413, 422 (no files, a refused archive, a bad field) and OSError when the disk is full.
     """
@@ -55,7 +55,7 @@ def check_multipart() -> None:
 
 
 def file_parts(field: str) -> list[FileStorage]:
-    """Return the file parts of this name, without a form's empty choice."""
+    """Return the file parts of this name, without the empty part that a form sends if no file was chosen."""
     return [part for part in request.files.getlist(field) if part.filename or _received(part).size]
 
 

@@ -5,7 +5,7 @@ from flask import Response, request
 
 
 def revalidate(blueprint: APIBlueprint) -> None:
-    """Give every JSON answer of a blueprint an ETag, and answer 304 to who has it (RFC 9110, section 13)."""
+    """Give every JSON answer of a blueprint an ETag. Answer 304 if the client has it already (RFC 9110, section 13)."""
     blueprint.after_request(_revalidate)
 
 

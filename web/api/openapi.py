@@ -21,7 +21,7 @@ An import, a split, a check or a comparison gives the same result each time it i
 Make a token on the tokens page or by `ctbatch tokens`, and send it as `Authorization: Bearer …`."""
 
 REPEATED = {"jobs": "JobOut", "models/import": "ModelDetail", "runs": "RunOut", "datasets": "DatasetOut"}
-"""What a repeated POST to an address answers with 200."""
+"""The schema of the 200 answer to a repeated POST, by address."""
 
 PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}
 
@@ -130,7 +130,7 @@ def complete(spec: Any) -> Any:
 
 
 def _without_null(schema: Any) -> Any:
-    """Return the schema of a parameter that is left out of an address instead of one that is null."""
+    """Return the schema of a parameter without null and its default. An address leaves out a parameter instead."""
     choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
     if len(choices) != 1:
         return schema
@@ -139,7 +139,7 @@ def _without_null(schema: Any) -> Any:
 
 
 def _flat_names(spec: Any) -> Any:
-    """Rename `JobPage.JobOut` to `JobOut`: APIFlask names the parts of a model after each model that holds them."""
+    """Rename `JobPage.JobOut` to `JobOut`: APIFlask adds the name of the outer model to the name of a nested one."""
     schemas = {name.rpartition(".")[2]: schema for name, schema in spec["components"]["schemas"].items()}
     spec["components"]["schemas"] = schemas
     return json.loads(re.sub(r"(#/components/schemas/)\w+\.(\w+)", r"\1\2", json.dumps(spec)))

@@ -17,7 +17,7 @@ REPORT_CSP = (
 )
 """The report is a page of its own, with its style inside. It may come from another site, so it may not run scripts."""
 DARK = "(prefers-color-scheme: dark)"
-THEMES = {"dark": "(min-width: 0)", "light": "(max-width: 0)"}  # what holds for every screen, and for none
+THEMES = {"dark": "(min-width: 0)", "light": "(max-width: 0)"}  # media queries that match every screen, and none
 FIGURES = {
     "confusion-matrix": ("Confusion matrix", "Test slices by their true class and by their predicted class"),
     "roc": ("ROC curve", "The share of COVID slices that are found, against the share of false alarms"),
@@ -30,12 +30,12 @@ FIGURES = {
     "augmented": ("Augmented slices", "Training slices as augmentation changes them"),
     "mistakes": ("Mistakes", "The most confident wrong predictions, each slice beside its heat map"),
 }
-"""What the figures of a report show, by name: a title, and a text for who does not see them."""
+"""The title and the alternative text of each figure of a report, by its name."""
 
 
 @dataclass(frozen=True)
 class FigureLink:
-    """A figure of a version: its file's name, its title, and a text for who does not see it."""
+    """A figure of a version: the name of its file, its title, and its alternative text."""
 
     file: str
     title: str
@@ -49,7 +49,7 @@ def figures(version: ModelVersion, user: User) -> list[str]:
 
 
 def figure_links(version: ModelVersion, user: User) -> list[FigureLink]:
-    """Return the version's figures that the user may see, with their words."""
+    """Return the version's figures that the user may see, with title and alternative text."""
     links = []
     for file in figures(version, user):
         stem = file.removesuffix(".png")

@@ -48,7 +48,7 @@ def parquet_pieces(job: Job, shown: JobOut) -> Iterator[bytes]:
 
 
 class _Pieces(io.RawIOBase):
-    """A file that is only written to, and whose bytes are taken away as they come."""
+    """A file that can only be written to. `take` removes and returns the bytes so far."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

@@ -38,7 +38,7 @@ def json_lines(rows: Iterator[BaseModel]) -> Iterator[str]:
 
 
 def file_name(job: Job, kind: str, ending: str = "") -> str:
-    """Return a name for a file about a job: the job's own name as far as every system takes it, its id, the ending."""
+    """Return the name of a file about a job: its name in characters that every system takes, its id, the ending."""
     name = re.sub(r"[^\w.]+", "-", job.name)[:NAME_IN_FILE].strip("-.") or "ctbatch"
     return f"{name}-{job.id}{ending}.{kind}"
 

@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 blueprint = APIBlueprint("health", __name__, enable_openapi=False)
 
-READY_SECONDS, NOT_READY_SECONDS = 15.0, 0.5  # how long an answer is kept: a start is waited for, and ends soon
+READY_SECONDS, NOT_READY_SECONDS = 15.0, 0.5  # how long an answer is kept; "not ready" is short, as a start ends soon
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """What passed, by name. A check in `warnings` failed, but pages, submissions and results go on without it."""
+    """Whether each check passed, by name. `warnings`: failed checks without which the web process still works."""
 
     checks: dict[str, bool]
     warnings: tuple[str, ...]

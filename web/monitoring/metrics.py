@@ -45,10 +45,10 @@ def metrics() -> Response:
 
 
 class KeptCollector(Collector):
-    """Families that are found at most every `COUNT_SECONDS`, however many ask."""
+    """Collects families of metrics, and keeps them for `COUNT_SECONDS`, so that many scrapes cost no more than one."""
 
     def __init__(self) -> None:
-        """Find nothing yet."""
+        """Start without families."""
         self._kept = Kept(lambda: list(self.find()), lambda _: COUNT_SECONDS)
 
     def collect(self) -> Iterable[Metric]:
@@ -125,7 +125,7 @@ class ProofCollector(KeptCollector):
     """Results of the newest proofs on each host, read from the database."""
 
     def find(self) -> Iterable[GaugeMetricFamily]:
-        """Yield the two families. An engine without a number has no difference."""
+        """Yield the two families. If a proof has no difference, its engine is left out of that family."""
         with read_scope() as s:
             servings = list_servings(s)
         labels = ["host", "engine", "model_version"]

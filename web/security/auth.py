@@ -22,7 +22,7 @@ SESSION_LIFE = timedelta(hours=12)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SHOWN_ADMINS = 3
 POLL = "poll"
-"""The parameter of every address that an open page asks for by itself. Such requests keep no session alive."""
+"""The parameter of addresses that an open page requests without a person. Such requests keep no session alive."""
 
 _SESSION_KEY = "token"
 
@@ -55,7 +55,7 @@ def _find_user() -> User | None:
 
 
 def _is_activity() -> bool:
-    """Return whether a person made the request, not an open page by itself: its polls, images and curves."""
+    """Return whether a person made the request. An open page requests polls, images and curves by itself."""
     if request.method not in SAFE_METHODS:
         return True
     return POLL not in request.args and not request.path.startswith("/api/")
@@ -65,7 +65,7 @@ def _touch(secret: str) -> None:
     try:
         with session_scope() as s:
             tokens.touch_session(s, secret)
-    except OperationalError as error:  # pages can be read on a full disk, too
+    except OperationalError as error:  # a full disk must not keep people from reading pages
         log.warning("The use of a session was not recorded: %s", type(error.orig).__name__)
 
 

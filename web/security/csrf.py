@@ -54,4 +54,4 @@ class MaskedCSRF(CSRFProtect):  # type: ignore[misc]  # Flask-WTF ships no types
 
 
 csrf = MaskedCSRF()
-"""It does not check by itself: the check reads the form, so it comes after the user is known."""
+"""It checks no request by itself. The check reads the form, so `web.security.guards` does it once the user is known."""

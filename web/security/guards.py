@@ -18,7 +18,7 @@ def guard_pages(blueprint: Blueprint) -> None:
 
 
 def guard_pages_for_admins_to_change(blueprint: Blueprint) -> None:
-    """Let users read a blueprint's pages and only admins post its forms. The role is asked before a form is read."""
+    """Let users read a blueprint's pages and only admins post its forms. The role is checked before a form is read."""
     blueprint.before_request(check_user)
     blueprint.before_request(_check_post)
     guard_forms(blueprint)

@@ -26,7 +26,7 @@ def device_id(name: str) -> str | None:
 
 
 def remember(response: Response, name: str) -> Response:
-    """Let this browser be known as one that has signed in to the account of this name."""
+    """Set the cookie that marks this browser as one that has signed in to the account of this name."""
     device = device_id(name) or secrets.token_hex(16)
     response.set_cookie(
         _cookie(name),

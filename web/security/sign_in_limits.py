@@ -15,7 +15,7 @@ WINDOWS = (60, 3600, 86_400)  # seconds
 ACCOUNT_AND_NETWORK = (10, 30, 100)  # failures in each window
 ACCOUNT = (20, 60, 200)
 NETWORK = (100, 500, 2000)  # a clinic of a thousand people may come from one address
-IPV6_PREFIX = 64  # bits of an IPv6 address that name a network: the rest is its user's to choose
+IPV6_PREFIX = 64  # bits of an IPv6 address that name a network; its user can choose the others
 
 
 def limits_of(name: str) -> list[Limit]:

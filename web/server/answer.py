@@ -1,4 +1,4 @@
-"""One call of the WSGI application in a thread, and its answer on the way back to the connection."""
+"""Calls the WSGI application in a thread, and passes its answer to the event loop that serves the connection."""
 
 import asyncio
 import io
@@ -14,7 +14,7 @@ from web.server.body import Message
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-HELD_BYTES = 1024 * 1024  # of an answer that the client has not read yet; a thread with more to say waits
+HELD_BYTES = 1024 * 1024  # of an answer that the client has not read; at this limit the thread waits
 
 
 class ClientGone(ConnectionError):
@@ -33,7 +33,7 @@ class Answer:
         self._changed = threading.Condition()
 
     def put(self, message: Message) -> None:
-        """Pass a message on, once the client has read most of those before it. Raises ClientGone."""
+        """Pass a message on. Wait first until less than HELD_BYTES of earlier ones are unread. Raises ClientGone."""
         with self._changed:
             self._changed.wait_for(lambda: self._gone or self._held < HELD_BYTES)
             if self._gone:
@@ -42,7 +42,7 @@ class Answer:
         self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
 
     def end(self) -> None:
-        """Let `take` return None after what was put. Called in the loop."""
+        """Let `take` return None after the messages that were put. Call it in the loop."""
         self._messages.put_nowait(None)
 
     async def take(self) -> Message | None:
@@ -62,7 +62,7 @@ class Answer:
 
 
 def call(app: Application, environ: Environ, answer: Answer) -> FileWrapper | None:
-    """Call the application and put its answer. Return a file that it answers with, which the loop sends and closes."""
+    """Call the application and put its answer. If the answer is a file, return it: the loop sends and closes it."""
 
     def start_response(status: str, headers: list[tuple[str, str]], _exc_info: object = None) -> None:
         pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -112,5 +112,5 @@ def environ_of(scope: Message, body: io.IOBase) -> Environ:
         joint = "; " if key == "HTTP_COOKIE" else ","
         environ[key] = f"{environ[key]}{joint}{text}" if key in environ else text
     if "CONTENT_LENGTH" not in environ:
-        environ["wsgi.input_terminated"] = True  # a chunked body, or none: its end is the file's end
+        environ["wsgi.input_terminated"] = True  # chunked body or none: the body ends where the file ends
     return environ

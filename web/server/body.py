@@ -9,11 +9,11 @@ Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 PIECE_BYTES = 128 * 1024
-PIECE_SECONDS = 30.0  # to wait for so many bytes: about 4 KiB/s, far below the slowest line that people upload by
+PIECE_SECONDS = 30.0  # time limit for PIECE_BYTES: about 4 KiB/s, far less than any usual line
 
 
 class Body:
-    """The rest of a body. `ended`: nothing more will come, because all has come or the client is gone."""
+    """The part of a body that has not been read. `ended`: whether it is read to its end, or the client is gone."""
 
     def __init__(self, scope: Message, receive: Receive) -> None:
         """Read the body of a request by the server's `receive`."""
@@ -42,7 +42,7 @@ class Body:
         return b"".join(pieces)
 
     async def discard(self, seconds: float) -> None:
-        """Read the rest and drop it. A client that is still sending reads no answer before it is done."""
+        """Read the rest and drop it. A client reads no answer before it has sent the whole body."""
         try:
             async with asyncio.timeout(seconds):
                 while not self.ended:
@@ -55,7 +55,7 @@ class BodyFile(io.RawIOBase):
     """A body as a file that blocks the thread that reads it. A body that comes too slowly ends early."""
 
     def __init__(self, body: Body, loop: asyncio.AbstractEventLoop) -> None:
-        """Read a body whose server runs in `loop`, which must be another thread's."""
+        """Read `body` from the server that runs in `loop`. The loop must belong to another thread."""
         self._body = body
         self._loop = loop
         self._piece = memoryview(b"")
@@ -67,7 +67,7 @@ class BodyFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer with what has come, at least one byte, and return the number of bytes; 0 at the end."""
+        """Wait for at least one byte, copy what came into the buffer, and return the number of bytes; 0 at the end."""
         while not self._piece and not self._body.ended:
             self._piece = memoryview(asyncio.run_coroutine_threadsafe(self._next(), self._loop).result())
         count = min(len(buffer), len(self._piece))

@@ -1,9 +1,9 @@
-"""Gives each request a thread of its kind, and only once the thread has nothing to wait for but the application.
+"""Gives each request a thread of its kind, once the thread only has to wait for the application.
 
-An idle client, a slow one, and one that does not read its answer are waited for in the event loop, which has room for
-many. Requests that carry files take long and wait for the client in their thread, so they have threads of their own.
-Not gunicorn's `gthread` worker, whose threads wait for clients; nor a2wsgi, which has one kind of threads and no limits
-of time.
+The event loop waits for clients that are idle, send slowly, or do not read their answer, because it has room for many.
+Requests that carry files take long and wait for the client in their thread, so they have threads of their own.
+gunicorn's `gthread` worker is not used because its threads wait for clients. a2wsgi is not used because it has one kind
+of threads and no time limits.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from web.server.body import Body, BodyFile, Message, Receive
 
 Send = Callable[[Message], Awaitable[None]]
 
-BODY_SECONDS = 30.0  # for the whole body of a request for a page
-LARGE_BODY, LARGE_BODIES = 64 * 1024, 64  # more bytes than that are held for so many requests at once
-BUSY_SECONDS = 10  # after which a request that found no room may come again
-SEND_SECONDS = 30.0  # for the client to read 64 KiB
-DISCARD_SECONDS = 5.0  # for a client to end a body that nobody wants
+BODY_SECONDS = 30.0  # limit for receiving the whole body of a request for a page
+LARGE_BODY, LARGE_BODIES = 64 * 1024, 64  # bytes from which a body is large, and how many large ones are held at once
+BUSY_SECONDS = 10  # after which the client may repeat a request that found no room
+SEND_SECONDS = 30.0  # limit for the client to read 64 KiB
+DISCARD_SECONDS = 5.0  # limit for the client to send the rest of a body that nobody reads
 FILE_BLOCK = 64 * 1024
 
 
@@ -43,11 +43,15 @@ BUSY: dict[str, object] = {
 
 
 class NoRoom(Exception):
-    """As many large bodies as may be held are being received."""
+    """The limit of large bodies that are received at the same time is reached."""
 
 
 class Kind(StrEnum):
-    """What a request waits for: `page` the application, `files` the client, `health` storage too, `alive` nothing."""
+    """The kind of a request. Each kind has threads of its own.
+
+    `page`: waits for the application only. `files`: waits for the client too. `health`: waits for storage too. `alive`:
+    waits for nothing.
+    """
 
     PAGE = "page"
     FILES = "files"
@@ -67,7 +71,7 @@ class Front:
             app: the WSGI application.
             kind_of: gives the kind of a request by its method and path.
             threads: how many requests of each kind are answered at once; the others wait.
-            body_limit: bytes of the largest body of a request without files, which the application must refuse beyond.
+            body_limit: largest body in bytes of a request without files. The application must refuse larger ones.
         """
         self._app = app
         self._kind_of = kind_of
@@ -101,7 +105,7 @@ class Front:
             pool.shutdown()
 
     async def _small(self, body: Body) -> bytes:
-        """Return the body of a request for a page, or less if the application will refuse its size.
+        """Return the body of a request for a page. If it is too large, return only a part: the application refuses it.
 
         Raises TimeoutError and NoRoom.
         """
@@ -120,7 +124,7 @@ class Front:
         calling.add_done_callback(lambda _: answer.end())
         try:
             while (message := await answer.take()) is not None:
-                if "headers" in message and not body.ended:  # what the client sends next is still this body
+                if "headers" in message and not body.ended:  # the client goes on sending this body
                     message["headers"].append((b"connection", b"close"))
                 await _send(send, message)
             if (file := await calling) is not None:

@@ -1,4 +1,4 @@
-"""gunicorn's hooks: what its first process does before and after its workers."""
+"""gunicorn's hooks, which its main process calls before the workers start and after a worker ends."""
 
 import os
 import shutil
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def on_starting(_arbiter: Any) -> None:
-    """Empty the folder in which the workers count together: what is there was counted by workers of earlier starts."""
+    """Empty the folder of shared counters, because its files are of workers from before this start."""
     if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         shutil.rmtree(folder, ignore_errors=True)
         Path(folder).mkdir(mode=0o700, parents=True)
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:
-    """Drop what stands for a worker only while it lives."""
+    """Remove the metrics of a worker that has ended, where they count only while it lives."""
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         from prometheus_client.multiprocess import mark_process_dead
 

@@ -1,4 +1,4 @@
-"""Whether a connection's request waits for its client; while it does, the connection may have to make room."""
+"""Notes when a request waits for its client. Such a connection can be closed to make room for another one."""
 
 import time
 from collections.abc import Iterator
@@ -7,17 +7,20 @@ from contextvars import ContextVar
 
 
 class Waiting:
-    """Since when a request waits for its client to send or to read, in seconds of a clock; None while it does not."""
+    """The time since which a request waits for its client to send or to read.
+
+    `since`: seconds of `time.monotonic`, or None while the request does not wait.
+    """
 
     since: float | None = None
 
 
-current: ContextVar[Waiting | None] = ContextVar("waiting", default=None)  # of the connection that is served
+current: ContextVar[Waiting | None] = ContextVar("waiting", default=None)  # of the present connection
 
 
 @contextmanager
 def for_client() -> Iterator[None]:
-    """Mark that the request waits for its client."""
+    """Mark the request as waiting for its client during the block."""
     waiting = current.get() or Waiting()
     waiting.since = time.monotonic()
     try:

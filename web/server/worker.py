@@ -1,7 +1,7 @@
-"""gunicorn's worker for the front: its asyncio worker, with an end to connections that wait for nothing.
+"""gunicorn's asyncio worker for the front, which also closes connections that are idle.
 
-gunicorn 27 waits without end for the first request of a connection, and for a client to take the last bytes of an
-answer; it has no limit of connections, and when it stops it waits for those without a request too.
+gunicorn 27 has no time limit for the first request of a connection, nor for a client that reads the end of an answer.
+It does not limit the number of connections. When it stops, it waits even for connections without a request.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ from gunicorn.workers import gasgi
 
 from web.server import waiting
 
-CLOSE_SECONDS = 15.0  # for a client to read the end of its last answer
+CLOSE_SECONDS = 15.0  # limit for a client to read the end of its last answer
 FILES_BESIDE_CONNECTIONS = 1024
 
 
 class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
-    """A connection: a request must begin, and its head end, within gunicorn's `--keep-alive`."""
+    """A connection. It must send the whole head of a request within gunicorn's `--keep-alive`."""
 
     worker: "Worker"
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Start the time for the first request."""
         self.waiting = waiting.Waiting()
-        waiting.current.set(self.waiting)  # for the task that serves this connection, which begins in the next line
+        waiting.current.set(self.waiting)  # the next line starts the task that serves this connection, which reads it
         super().connection_made(transport)
         self._arm_keepalive_timer()
         self.worker.admit(self)
@@ -43,14 +43,14 @@ class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
             self.worker.loop.call_later(CLOSE_SECONDS, self.transport.abort)
 
     def close_if_waiting(self) -> bool:
-        """Close the connection unless a request is being answered; return whether it was closed."""
+        """Close the connection if it has no request. Return whether it was closed."""
         if self._awaiting_request:
             self.transport.abort()
         return bool(self._awaiting_request)
 
 
 def check_gunicorn() -> None:
-    """Raise RuntimeError if this gunicorn lacks a private name that this module builds on, and name it."""
+    """Raise RuntimeError if this gunicorn lacks a private name that this module uses. The message names it."""
     missing = [
         f"{owner.__name__}.{name}"
         for owner, name in ((ASGIProtocol, "_arm_keepalive_timer"), (ASGIProtocol, "_close_transport"),
@@ -65,9 +65,10 @@ def check_gunicorn() -> None:
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
-    """A web process. At `--worker-connections` a new connection takes the place of the one that waited longest.
+    """A web process. At the limit `--worker-connections`, a new connection takes the place of another one.
 
-    Connections without a request make room first, then those whose client neither sends a request nor reads an answer.
+    A connection without a request is closed first, else the one that has waited longest for its client to send a body
+    or to read an answer. If there is none, the new connection is closed.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -84,17 +85,17 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         wanted = self.worker_connections + FILES_BESIDE_CONNECTIONS
         number = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (number, most))
-        gasgi.ASGIProtocol = Protocol  # the name by which the worker makes its connections
+        gasgi.ASGIProtocol = Protocol  # the worker makes its connections from this class
         super().init_process()
 
     async def _shutdown(self) -> None:
-        """Close what waits for nothing, then let the requests end that have begun."""
+        """Close connections without a request, then wait for the requests that have begun."""
         for connection in list(self.connections):
             connection.close_if_waiting()
         await super()._shutdown()
 
     def admit(self, connection: Protocol) -> None:
-        """Count a new connection, and make room for it."""
+        """Register a new connection. At the limit, close another one, or the new one if no other can be closed."""
         others = list(self.connections)
         self.connections[connection] = None
         if len(others) < self.worker_connections or any(other.close_if_waiting() for other in others):

@@ -95,7 +95,7 @@ def duration(seconds: float | None) -> str:
 
 
 def about(seconds: float | None) -> str:
-    """Write an estimated length of time, no finer than it is known."""
+    """Write an estimated length of time, rounded to what the estimate is good for."""
     if seconds is None:
         return "–"
     if seconds < MINUTE:
@@ -140,7 +140,7 @@ def count(number: float) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """Write a percentage that says 0 and 100 only if it is exactly that."""
+    """Write a percentage. It is 0 or 100 only if the share is exactly that."""
     if not whole:
         return "–"
     percent = 100 * part / whole

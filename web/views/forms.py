@@ -1,4 +1,4 @@
-"""Addresses and forms, checked by the schemas of the API, and the pages that answer them."""
+"""Checks the parameters of addresses and forms by the schemas of the API, and makes the pages that answer them."""
 
 from collections.abc import Callable
 from functools import wraps

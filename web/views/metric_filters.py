@@ -1,4 +1,4 @@
-"""How a model's figures, comparisons and leaks are written on pages."""
+"""Template filters that write a model's metrics, comparisons and leaks."""
 
 from typing import Any, TypeGuard
 
@@ -30,7 +30,7 @@ def install(app: Flask) -> None:
 
 
 def metric(value: Any) -> str:
-    """A model's figure: a number, an interval, or what it is."""
+    """Write a value of a model's metrics: a number, an interval, or other text."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, int):
@@ -43,14 +43,14 @@ def metric(value: Any) -> str:
 
 
 def leak(key: str) -> str:
-    """What a leak of a split is, in words."""
+    """Describe a leak of a split in words."""
     return LEAKS.get(key, key.replace("-", " "))
 
 
 def bars(metrics: Any) -> list[dict[str, Any]]:
-    """The figures of a model version with their intervals, and where these lie in percent of a bar's width.
+    """Return the metrics of a model version with their intervals, and their places in percent of a bar's width.
 
-    The metrics of an imported version are another's word: what has not the shape of a figure is left out.
+    The metrics of an imported version come from elsewhere, so values that are not numbers from 0 to 1 are left out.
     """
     found: list[dict[str, Any]] = []
     for key in METRICS:
@@ -100,14 +100,14 @@ def by_group(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_source(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The figures on the slices of each source."""
+    """Return the metrics on the slices of each source, by its name."""
     found = metrics.get("by_source")
     sources = found.items() if isinstance(found, dict) else ()
     return {str(name): one for name, one in sources if isinstance(one, dict)}
 
 
 def plain(value: Any) -> str:
-    """A setting or a fact of any shape in one line."""
+    """Write a setting or a fact of any type in one line."""
     if isinstance(value, dict):
         return ", ".join(f"{str(key).replace('_', ' ')} {plain(member)}" for key, member in value.items())
     if isinstance(value, list):

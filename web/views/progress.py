@@ -16,7 +16,7 @@ from web.views.filters import count, counted, duration
 MUCH_OOD = 0.1  # a share of the predicted slices; even of a model's own source 1 in 20 is out of distribution by chance
 
 TITLES = {"positive": "COVID", "negative": "non-COVID"}
-"""The names of the parts of a job's progress bar that are not called as their outcome."""
+"""The names of those parts of a job's progress bar that are not named like their outcome."""
 
 StageState = Literal["done", "active", "stopped", "waiting"]
 
@@ -72,7 +72,7 @@ def job_stages(job: JobView) -> list[Stage]:
 
 
 def of_total(job: JobView) -> str:
-    """Return " of" and the number of a job's slices, or nothing while it is not known."""
+    """Return the text " of" and the number of a job's slices, or "" while the number is not known."""
     return f" of {count(job.stages.total)}" if job.stages.total_known else ""
 
 
@@ -131,7 +131,7 @@ def by_rule(job: JobView) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def segments(job: JobView) -> list[Segment]:
-    """Return the parts of a job's progress bar, without those of no slice."""
+    """Return the parts of a job's progress bar. Parts without slices are left out."""
     return list(_segments(job))
 
 

@@ -1,4 +1,4 @@
-"""What the results of a job and one of its slices show, the address that keeps it, and the labels of readers."""
+"""The results part and the slice part of a job's page, the addresses that show them, and the labels of readers."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -42,7 +42,7 @@ class Switches:
 
 
 def asked() -> ResultsQuery:
-    """Return which results this request's address asks for: a page of the size of a page."""
+    """Return the query of results that this request's address asks for, with the page size of the web pages."""
     return parsed(ResultsQuery, request.args).model_copy(update={"limit": PAGE_ROWS})
 
 
@@ -50,7 +50,7 @@ def kept(query: ResultsQuery) -> dict[str, Any]:
     """Return the parameters of an address that shows these results again, from their first page."""
     values = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_defaults=True)
     if query.series and query.sort == "series":
-        del values["sort"]  # the order of a series is the default; it must not stay when the series is left
+        del values["sort"]  # the default within a series, which must not remain for all slices
     if query.ood is not None:
         values["ood"] = int(query.ood)
     return values | {name: 1 for name, on in asdict(Switches.of_request()).items() if on}

@@ -65,7 +65,7 @@ def run_settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-LISTED = frozenset({"stages", "augment"})  # shown by themselves
+LISTED = frozenset({"stages", "augment"})  # settings that are shown elsewhere
 
 
 def stage_table(config: Mapping[str, Any]) -> StageTable:
@@ -107,7 +107,7 @@ STAGE_VALUES: dict[str, Callable[[Any], str]] = {
     "patience": lambda epochs: f"after {_count('epoch')(epochs)} without a better loss" if epochs else "never",
     "keep": lambda which: f"the {which} epoch",
 }
-"""How the values of a stage's settings are written; all others as they are, and 0 as off."""
+"""Functions that write the values of some settings of a stage. Other values are written as they are, and 0 as off."""
 
 
 def _of_stage(key: str, value: Any) -> str:

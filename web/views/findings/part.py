@@ -24,7 +24,10 @@ PAGE_ROWS = 60
 
 
 class PartQuery(BaseModel):
-    """Which findings of a job the page shows: those after the one at place `after`, or a page of open series."""
+    """Which findings of a job the page shows.
+
+    `after`: the findings after this place. `page`: the page of series, while the job is open.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,7 +59,7 @@ class PartQuery(BaseModel):
 
 @dataclass
 class PatientBlock:
-    """The findings of one patient on a page. `own`: the patient's own, or None if it stands on a page before."""
+    """The findings of one patient on a page. `own`: the finding on the patient, or None if it is on an earlier page."""
 
     number: int
     is_known: bool
