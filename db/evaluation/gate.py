@@ -164,7 +164,7 @@ def _count_note(gate: Gate) -> list[str]:
     if number < 2:
         return []
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return [f"it is the {number}{ending} candidate tested on these slices: the best of several looks better than it is"]
+    return [f"it is the {number}{ending} version trained on this split: the best of several looks better than it is"]
 
 
 def _missing(evaluation: Evaluation | None, version: ModelVersion) -> list[str]:

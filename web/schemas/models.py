@@ -133,7 +133,7 @@ class ComparisonOut(Out):
     slices: int | None
     groups: int | None
     class_groups: dict[str, int] = Field(description="Groups that have a slice of each class.")
-    engine: str | None = Field(description="Gave the scores of both.")
+    engine: str | None = Field(description="The engine that scored the first version.")
     figures: dict[str, Any] = Field(
         description="By name: `candidate` is the first version, `champion` the other; `difference`, `low`, `high`, and"
         " `p_lower`, its one-sided p-value."

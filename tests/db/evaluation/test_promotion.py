@@ -257,7 +257,7 @@ def test_candidates_that_were_held_to_the_same_slices_are_counted(models: Regist
     for version in (second, third):
         models.evaluate(version, 0.92)
     assert [gate(version).candidate_number for version in (second, third)] == [2, 3]
-    assert gate(third).notes[-1].startswith("it is the 3rd candidate tested on these slices")
+    assert gate(third).notes[-1].startswith("it is the 3rd version trained on this split")
 
 
 def test_version_has_its_own_floor(models: Registry) -> None:

@@ -45,5 +45,5 @@ def _text(ribbon: Ribbon, threshold: float, is_scan: bool) -> str:
     return (
         f"{start}: the highest is {probability(ribbon.highest)} at slice {count(ribbon.highest_at)};"
         f" {count(ribbon.positive)} of {count(ribbon.predicted)} predicted slices are COVID"
-        f" (at least {probability(threshold)})."
+        f" (at least {probability(threshold)}), not counting slices that are out of distribution or show little lung."
     )
