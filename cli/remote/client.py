@@ -67,7 +67,7 @@ class Client:
     def submit(self, fields: Mapping[str, str], files: Sequence[tuple[str, BinaryIO]], idempotency_key: str) -> Json:
         """Send form fields and files with their names, and return the job.
 
-        If the connection is lost, ask for the job with this key. If there is none, send the same bytes again from the
+        If the connection is lost, ask for the job with this key. If no job has it, send the same bytes again from the
         files' start. Because of the key, the server makes only one job of them.
         """
 

@@ -171,7 +171,7 @@ def evaluation_view(evaluation: Evaluation) -> EvaluationView:
 
 
 def claim(s: Session, worker: str, evaluation_id: int | None = None) -> tuple[Evaluation, Claim] | None:
-    """Claim the oldest evaluation that is due or, with an id, only that one. Return None if there is none to claim."""
+    """Claim the oldest evaluation that is due or, with an id, only that one. Return None if nothing can be claimed."""
     query = select(Evaluation).where(leases.due(Evaluation)).order_by(Evaluation.id).limit(1)
     if evaluation_id is not None:
         leases.free_expired(s, Evaluation)  # a person waits, and perhaps no sweeper runs

@@ -91,7 +91,7 @@ def _same_slices(s: Session, version: ModelVersion) -> int | None:
 
 
 def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Leak]:
-    """Return the leak `seen-by-parent` of a split for a run that starts from the version; empty if there is none."""
+    """Return the leak `seen-by-parent` of a split for a run that starts from the version, or an empty list."""
     seen = seen_in(s, version, split.dataset_id, split, PARTS[1:])
     examples = [f"{one.name} ({part_of(split, one)})" for one in seen[:EXAMPLES]]
     return {SEEN: {"count": len(seen), "examples": examples}} if seen else {}

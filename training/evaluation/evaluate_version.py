@@ -40,7 +40,7 @@ Progress = Callable[[float], None]
 
 
 def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progress = lambda fraction: None) -> bool:
-    """Claim the oldest waiting evaluation, or the one of this id, and carry it out; return False if there is none."""
+    """Claim the oldest waiting evaluation, or the one of this id, and carry it out; return False if none waits."""
     if evaluation_id is None and not claimed.may_claim():
         return False
     taken = in_transaction(lambda s: evaluations.claim(s, worker, evaluation_id))

@@ -60,7 +60,7 @@ def file_parts(field: str) -> list[FileStorage]:
 
 
 def only_part(what: str) -> FileStorage:
-    """Return the only file part. Raises Problem 415, and 422 if there is none, or more than one."""
+    """Return the only file part. Raises Problem 415, and 422 unless there is exactly one."""
     check_multipart()
     parts = file_parts(FIELD)
     if len(parts) != 1:

@@ -26,7 +26,7 @@ READING = 0.9  # share of the progress; comparing and reporting are the rest
 
 
 def build_next(worker: str) -> bool:
-    """Claim the dataset whose turn it is and build it. Return False if there is none."""
+    """Claim the dataset whose turn it is and build it. Return False if no dataset waits."""
     if not claimed.may_claim():
         return False
     taken = in_transaction(lambda s: datasets.claim_dataset(s, worker))

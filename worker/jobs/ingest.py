@@ -64,7 +64,7 @@ def decoders(owner_id: int) -> DecoderPool:
 
 
 def unpack_next(worker: str) -> bool:
-    """Claim the upload whose turn it is and unpack it. Return False if there is none."""
+    """Claim the upload whose turn it is and unpack it. Return False if no upload waits."""
     if not claimed.may_claim():
         return False
     with timed(Stage.RECORD, 0):

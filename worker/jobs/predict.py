@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +35,6 @@ from worker.jobs.scoring import EngineError, score
 from worker.jobs.shares import Share, open_shares, record
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read, a minute apart
 REFUSED_SECONDS = 300.0  # how long a worker leaves a model version to others after no engine proved itself here

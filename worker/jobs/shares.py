@@ -93,19 +93,25 @@ def _open_shares(taken: Sequence[tuple[Chunk, Claim]]) -> list[Share]:
     job_id, chunk_ids = taken[0][0].job_id, [chunk.id for chunk, _ in taken]
     with timed(Stage.RECORD, 0), read_scope() as s:
         if not known_predictions(s, s.get_one(Job, job_id), chunk_ids):
-            return [_share(s, chunk, claim) for chunk, claim in taken if _is_held(s, claim)]
+            return [_share(s, *one) for one in _held(s, taken, leases.is_held)]
     with timed(Stage.RECORD, 0), session_scope() as s:
         job = completion.lock_job(s, job_id)
-        held = [(chunk, claim) for chunk, claim in taken if _is_held(s, claim)]
+        held = _held(s, taken, leases.keep)
         copy_known(s, job, [chunk.id for chunk, _ in held])
-        return [_share(s, chunk, claim) for chunk, claim in held]
+        return [_share(s, *one) for one in held]
 
 
-def _is_held(s: Session, claim: Claim) -> bool:
-    is_held = leases.is_held(s, Chunk, claim)
-    if not is_held:
-        log.info("chunk is someone else's now", extra={"chunk": claim.id})
-    return is_held
+def _held(
+    s: Session, taken: Sequence[tuple[Chunk, Claim]], is_ours: Callable[[Session, type[Chunk], Claim], bool]
+) -> list[tuple[Chunk, Claim]]:
+    """Return the chunks that are still ours by `is_ours`, and log the others."""
+    held = []
+    for chunk, claim in taken:
+        if is_ours(s, Chunk, claim):
+            held.append((chunk, claim))
+        else:
+            log.info("chunk is someone else's now", extra={"chunk": chunk.id})
+    return held
 
 
 def _share(s: Session, chunk: Chunk, claim: Claim) -> Share:

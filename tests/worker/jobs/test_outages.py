@@ -1,5 +1,6 @@
 """What a worker does while database or storage are away, and with work that is no longer its own."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from db.storage import storage
 from tests.builders.versions import add_champion
 from tests.worker.jobs.test_main_job import run_apart
 from worker import sweep
+from worker.heartbeat import Heartbeat
 from worker.jobs import ingest, loaded_engines, predict, shares
 
 Entries = Callable[..., dict[str, bytes]]
@@ -135,6 +137,37 @@ def test_known_predictions_are_not_copied_under_a_claim_that_is_lost(
         assert queue.claim_chunks(s, "w", 1)
 
 
+def test_chunk_that_someone_else_has_does_not_keep_the_others_of_its_job_from_being_recorded(
+    ann: User, submit: Any, slices: Entries, view: View
+) -> None:
+    job = submit(ann, slices(24))
+    assert ingest.unpack_next("w")
+    with session_scope() as s:
+        taken = queue.claim_chunks(s, "w", 24)
+    assert [chunk.size for chunk, _ in taken] == [8, 16]
+    opened = shares.open_shares(taken)
+    with session_scope() as s:
+        s.execute(update(Chunk).where(Chunk.id == taken[0][0].id).values(token="someone else's"))
+    scores = {hash_: PredictedSlice(0, 1.0, 0.7, True, bytes(98)) for share in opened for hash_ in share.pixels}
+    shares.record(opened, "fake", scores, Heartbeat(Chunk, [claim for _, claim in taken]))
+    assert (view(job).counts.predicted, view(job).counts.open) == (16, 8)
+
+
+@pytest.mark.slow
+def test_worker_with_a_quick_engine_claims_more_than_one_chunk_at_a_time(
+    ann: User, submit: Any, slices: Entries, view: View, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "worker.jobs.predict")
+    submit(ann, slices(1, start=1000))
+    job = submit(ann, slices(300))
+    for _ in range(2):
+        assert ingest.unpack_next("w")
+        while predict.predict_next("w"):
+            pass
+    assert view(job).counts.predicted == 300
+    assert max(record.slices for record in caplog.records if record.message == "predicted") > 128
+
+
 def test_engine_is_kept_by_the_files_of_its_version(champion: ModelVersion, database: Settings) -> None:
     """A database that was restored from a backup may give the same id to another network."""
     assert loaded_engines.load(champion).package.name == "fake"
@@ -175,6 +208,7 @@ def test_cancelled_job_is_listed_once_the_database_is_back(
 
 
 HANGING = """
+import logging
 import time
 from db.storage import Storage
 from worker.jobs import predict, shares
