@@ -74,7 +74,7 @@ def carry_out(
                 patiently(heartbeat, partial(put_off, error) if put_off else partial(_put_off, model, claims))
             except FileMissing as error:
                 if OSError in away and not is_storage_at_hand():
-                    log.error("work put off: storage is not available", extra=rows)  # noqa: TRY400  no file is named
+                    log.error("work put off: storage is not available", extra=rows)  # noqa: TRY400  a traceback could name a file
                     why = OSError("the storage is not available: it lacks the marker file of this database")
                     patiently(heartbeat, partial(put_off, why) if put_off else partial(_put_off, model, claims))
                 else:

@@ -83,7 +83,7 @@ class Gate(Kept):
 
     @property
     def worst(self) -> str:
-        """Describe the metric in which the candidate may be furthest behind the champion; "" if there is none."""
+        """Describe the metric in which the candidate may be furthest behind the champion, or return ""."""
         if (key := worst_metric(self.figures)) is None:
             return ""
         pair = self.figures[key]

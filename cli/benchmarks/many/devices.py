@@ -38,7 +38,7 @@ class Feeder:
     def do(self, action: str, **values: Any) -> dict[str, Any]:
         """Return the answer to one command. Raises RuntimeError if the feeder fails."""
         assert self.process.stdin is not None  # noqa: S101  (it is a pipe)
-        assert self.process.stdout is not None  # noqa: S101  (and so is this)
+        assert self.process.stdout is not None  # noqa: S101  (it is a pipe)
         self.process.stdin.write(json.dumps({"do": action, **values}) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()

@@ -66,7 +66,7 @@ def network(names: Sequence[str]) -> Iterator[dict[str, Host]]:
         yield hosts
     finally:
         for namespace in reversed(made):
-            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)  # noqa: S603, S607  names of our own
+            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)  # noqa: S603, S607  we made the name
 
 
 def _add(host: Host, switch: str, number: int) -> None:

@@ -50,7 +50,7 @@ def listens(host: Host, port: int) -> bool:
     """Return whether something on the host listens on a port; asked on the host itself."""
     code = f"import socket; socket.create_connection(('{host.address}', {port}), 1).close()"
     command = host.command([sys.executable, "-c", code])
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603  of our own
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603  the command is our own
 
 
 def _postgres_programs() -> Path:
@@ -77,7 +77,7 @@ def postgres(folder: Path, host: Host | None = None) -> Iterator[str]:
         for parent in (folder, *folder.parents[:1]):
             parent.chmod(parent.stat().st_mode | 0o011)
     options = ["-A", "trust", "-U", "ctbatch", "-E", "UTF8", "--locale=C"]
-    subprocess.run(  # noqa: S603  of our own
+    subprocess.run(  # noqa: S603  the command is our own
         [*as_nobody, programs / "initdb", "-D", data / "data", *options], check=True, capture_output=True, cwd="/"
     )
     with (data / "data/pg_hba.conf").open("a") as rules:
@@ -90,7 +90,7 @@ def postgres(folder: Path, host: Host | None = None) -> Iterator[str]:
     up_command = host.command(up) if host else [*map(str, up)]
 
     def is_up() -> bool:
-        return subprocess.run(up_command, check=False).returncode == 0  # noqa: S603  of our own
+        return subprocess.run(up_command, check=False).returncode == 0  # noqa: S603  the command is our own
 
     with running("PostgreSQL", command, folder / "postgres.log", is_up):
         if host:
