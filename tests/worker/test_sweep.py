@@ -77,7 +77,8 @@ def test_slow_reaping_holds_up_no_sweep(settings: Settings, monkeypatch: pytest.
         while len(rounds) < before + 3 and time.monotonic() < until:
             time.sleep(0.01)
         while_reaping.append(len(rounds) - before)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if len(while_reaping) == 1:  # a second signal could come when nobody handles it any more
+            os.kill(os.getpid(), signal.SIGTERM)
         return Reaped(0, 0, 0)
 
     monkeypatch.setattr(sweep, "reap", reap)
