@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from db.database import current
 from db.storage import storage
 from db.timing.stages import Stage, timed
-from worker.imaging.archives.archive import Entries, Entry, Limits, read_entries
+from worker.imaging.archives.archive import Entries, Entry, Limits, PassedOver, read_entries
 from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import SIDE, PreparedSlice
 from worker.imaging.rejections import SliceRejected
@@ -42,14 +42,16 @@ def check_decoder() -> str | None:
         return pool.unfiltered
 
 
-def stored_entries(sha256: str, filename: str, progress: Callable[[], None]) -> Entries:
+def stored_entries(
+    sha256: str, filename: str, progress: Callable[[], None], passed_over: PassedOver | None = None
+) -> Entries:
     """Yield the entries of a stored file, within the limits that the settings state.
 
-    `progress` is called while the file is fetched, for each entry, and while it is unpacked or passed over. Raises
-    ArchiveRefused, FileMissing, FileDamaged, OSError.
+    `progress` is called while the file is fetched, for each entry, and while it is unpacked or passed over.
+    `passed_over` counts as `read_entries` does. Raises ArchiveRefused, FileMissing, FileDamaged, OSError.
     """
     path = storage().received_path(sha256, progress)
-    for entry in read_entries(path, filename, Limits.of(current()), progress):
+    for entry in read_entries(path, filename, Limits.of(current()), progress, passed_over):
         progress()
         yield entry
 

@@ -46,6 +46,10 @@ class Stages(View):
     done: int
     uploads: int
     unpacked: int
+    dicomdirs: int = Field(
+        description="Files named DICOMDIR that were passed over so far. Such a file lists other files and holds no "
+        "image, so it is not among the slices."
+    )
 
 
 class JobView(View):
@@ -185,6 +189,7 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
             done=done,
             uploads=tally.uploads,
             unpacked=tally.unpacked,
+            dicomdirs=tally.dicomdirs,
         ),
         rejections=dict(sorted(tally.reasons.items())),
         rate=round(rate, 2),

@@ -75,11 +75,13 @@ def record_read(
     array_sha256: str | None,
     decode_seconds: float = 0.0,
     decode_failures: int = 0,
+    dicomdirs: int = 0,
 ) -> bool:
     """Record a chunk's worth of entries and make the chunk, in one transaction.
 
     `decode_seconds`: the processor time that decoding the entries took. `decode_failures`: how many of them crashed a
-    decoder or used up its time. Returns whether the job was cancelled meanwhile. Raises StaleClaim.
+    decoder or used up its time. `dicomdirs`: the DICOMDIR files that this turn has passed over so far. Returns whether
+    the job was cancelled meanwhile. Raises StaleClaim.
     """
     job = completion.lock_job(s, upload.job_id)
     if not leases.keep(s, Upload, claim):
@@ -87,6 +89,7 @@ def record_read(
     spent = {
         "decode_seconds": Upload.decode_seconds + decode_seconds,
         "decode_failures": Upload.decode_failures + decode_failures,
+        "dicomdirs": max(upload.dicomdirs, dicomdirs),
     }
     s.execute(update(Upload).where(Upload.id == upload.id).values(attempts=1, put_offs=0, **spent))
     series = series_of(s, job.id, filter(None, (_owner(row, upload) for row in rows)))

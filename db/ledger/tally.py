@@ -50,8 +50,9 @@ def _add_predictions(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
 
 def _add_uploads(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
     unlisted = func.count().filter(Upload.entries.is_(None), Upload.closed_at.is_(None))
-    columns = (Upload.job_id, func.sum(Upload.entries), unlisted, func.count(), func.count(Upload.closed_at))
-    names = ("announced", "unlisted", "uploads", "unpacked")
+    totals = (func.sum(func.coalesce(Upload.entries, 0)), func.sum(Upload.dicomdirs))
+    columns = (Upload.job_id, *totals, unlisted, func.count(), func.count(Upload.closed_at))
+    names = ("announced", "dicomdirs", "unlisted", "uploads", "unpacked")
     query = select(*columns).where(Upload.job_id.in_(sums)).group_by(Upload.job_id)
-    for job_id, announced, *counts in s.execute(query):
-        sums[job_id] |= dict(zip(names, (int(announced or 0), *counts), strict=True))
+    for job_id, *counts in s.execute(query):
+        sums[job_id] |= dict(zip(names, map(int, counts), strict=True))

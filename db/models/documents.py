@@ -237,7 +237,7 @@ class JobTally(Document):
     `outcomes`: slices by outcome. `reasons`: rejected and quarantined slices by reason code. `positive`: predicted
     slices that are COVID. `ood`: those out of distribution, or None if the model does not measure it. `announced`: the
     entries that the listings of its `uploads` announce; `unlisted`: uploads that announce none and are still read;
-    `unpacked`: uploads that are read to their end.
+    `unpacked`: uploads that are read to their end. `dicomdirs`: files of that name, which get no slice.
     """
 
     outcomes: dict[str, int] = Field(default_factory=dict)
@@ -248,3 +248,4 @@ class JobTally(Document):
     unlisted: int = 0
     uploads: int = 0
     unpacked: int = 0
+    dicomdirs: int = 0

@@ -89,7 +89,8 @@ class Upload(LeaseMixin, Base):
 
     `entries`: how many files its listing announces, or None if that is known only once it is unpacked.
     `decode_seconds`: processor time spent on decoding them since it was last put back by a retry; `decode_failures`:
-    the files that crashed a decoder or used up its time meanwhile.
+    the files that crashed a decoder or used up its time meanwhile. `dicomdirs`: files named DICOMDIR in it, which get
+    no row.
     """
 
     __tablename__ = "upload"
@@ -105,6 +106,7 @@ class Upload(LeaseMixin, Base):
     entries: Mapped[int | None]
     decode_seconds: Mapped[float] = mapped_column(default=0.0)
     decode_failures: Mapped[int] = mapped_column(default=0)
+    dicomdirs: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=from_now())
     closed_at: Mapped[datetime | None]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from apiflask import APIFlask
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
 from db.access import accounts
 from db.database import current, read_scope, session_scope
-from db.models import ModelVersion, Promotion, User
+from db.models import Job, ModelVersion, Promotion, Upload, User
 from db.registry import champions
 from db.settings import Settings
 from tests.builders.files import png, zip_of
@@ -290,6 +290,15 @@ def test_page_of_a_job_that_predicted_nothing_says_so(api: Api, anns_browser: Br
         assert "state-failed" in page, path
         assert "finished, nothing predicted" in page, path
     assert 'role="alert"' in anns_browser.get(f"/jobs/{job_id}").text
+
+
+def test_page_of_a_job_notes_the_dicomdirs_that_were_passed_over(anns_browser: Browser, job_id: str) -> None:
+    assert "DICOMDIR" not in anns_browser.get(f"/jobs/{job_id}").text
+    with session_scope() as s:
+        s.execute(update(Upload).values(dicomdirs=2))
+        s.execute(update(Job).values(tally=None))
+    for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/live"):
+        assert "Passed over: 2 DICOMDIRs. A DICOMDIR lists other files" in anns_browser.get(path).text
 
 
 def test_form_without_scripts_submits(api: Api, anns_browser: Browser) -> None:

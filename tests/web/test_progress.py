@@ -47,6 +47,7 @@ def job(
             "done": done,
             "uploads": 1,
             "unpacked": unpacked,
+            "dicomdirs": 0,
         },
         "state_text": f"{state}, nothing predicted" if nothing_predicted else state,
         "nothing_predicted": nothing_predicted,

@@ -5,7 +5,8 @@ import re
 MAX_NAME = 500
 """Characters of a display name; the end of a longer name is kept, since names differ there."""
 
-_IGNORED_FILES = {".ds_store", "thumbs.db", "dicomdir"}
+_DICOMDIR = "dicomdir"
+_IGNORED_FILES = {".ds_store", "thumbs.db", _DICOMDIR}
 _IGNORED_FOLDER = "__macosx"
 _TWIN = "._"  # macOS keeps attributes of a file in a second one, outside of `__MACOSX` too
 _SEPARATORS = re.compile(r"[/\\]")
@@ -37,6 +38,11 @@ def is_ignored(name: str) -> bool:
     """Return whether operating systems or DICOM media put this file beside the images: it gets no row."""
     parts = _SEPARATORS.split(name.lower())
     return parts[-1] in _IGNORED_FILES or parts[-1].startswith(_TWIN) or _IGNORED_FOLDER in parts
+
+
+def is_dicomdir(name: str) -> bool:
+    """Return whether this file lists the files of DICOM media, by the name that the standard demands for it."""
+    return _SEPARATORS.split(name.lower())[-1] == _DICOMDIR
 
 
 def _escape(character: str) -> str:

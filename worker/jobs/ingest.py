@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache, partial
 from itertools import chain, islice
@@ -24,7 +24,7 @@ from db.timing.stages import Stage, timed
 from worker import claimed
 from worker.decoding import new_decoders, npy_bytes, read_decoded, stored_entries
 from worker.heartbeat import Heartbeat
-from worker.imaging.archives.archive import Entry
+from worker.imaging.archives.archive import Entry, PassedOver
 from worker.imaging.rejections import ArchiveRefused
 from worker.imaging.sandbox.pool import DecoderPool
 from worker.jobs.batches import ROWS_A_TRANSACTION, Batch, batches, cancelled_row, rejected_row
@@ -131,6 +131,7 @@ class Reading:
     job: Job
     budget: Budget
     heartbeat: Heartbeat
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def end(self, cancelled: bool = False) -> End:
         """Return how reading ends as far as is known now: the job may be cancelled, or the budget spent."""
@@ -154,7 +155,14 @@ class Reading:
     def _write(self, batch: Batch, array_sha256: str | None, decode_seconds: float) -> bool:
         with timed(Stage.RECORD, 0), session_scope() as s:
             cancelled = recording.record_read(
-                s, self.claim, self.upload, batch.rows, array_sha256, decode_seconds, count_failures(batch.rows)
+                s,
+                self.claim,
+                self.upload,
+                batch.rows,
+                array_sha256,
+                decode_seconds=decode_seconds,
+                decode_failures=count_failures(batch.rows),
+                dicomdirs=self.passed_over.dicomdirs,
             )
             if batch.is_last and not cancelled:
                 recording.close_upload(s, self.claim, self.upload)
@@ -225,7 +233,8 @@ def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> 
 def _entries(reading: Reading, done: set[int]) -> Iterator[Entry]:
     """Return the entries that are not recorded yet."""
     upload, progress = reading.upload, reading.heartbeat.progress
-    return (entry for entry in stored_entries(upload.sha256, upload.filename, progress) if entry.ordinal not in done)
+    entries = stored_entries(upload.sha256, upload.filename, progress, reading.passed_over)
+    return (entry for entry in entries if entry.ordinal not in done)
 
 
 def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:

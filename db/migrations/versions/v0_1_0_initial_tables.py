@@ -361,6 +361,7 @@ def upgrade() -> None:
         sa.Column("entries", sa.Integer(), nullable=True),
         sa.Column("decode_seconds", sa.Double(), nullable=False),
         sa.Column("decode_failures", sa.Integer(), nullable=False),
+        sa.Column("dicomdirs", sa.Integer(), nullable=False),
         sa.Column("error", sa.String(), nullable=True),
         sa.Column("created_at", db.clock.UtcDateTime(timezone=True), nullable=False),
         sa.Column("closed_at", db.clock.UtcDateTime(timezone=True), nullable=True),

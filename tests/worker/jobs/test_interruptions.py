@@ -47,10 +47,10 @@ def break_off(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     recorded = ingest.recording.record_read
     batches = iter(range(after))
 
-    def record(*arguments: Any) -> bool:
+    def record(*arguments: Any, **named: Any) -> bool:
         if next(batches, None) is None:
             raise StaleClaim("the worker was too slow")
-        return recorded(*arguments)
+        return recorded(*arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(ingest.recording, "record_read", record)

@@ -78,11 +78,32 @@ def test_every_entry_gets_exactly_one_outcome(ann: User, submit: Any, slices: En
     assert done.counts.predicted == 40
     assert done.counts.rejected == 3
     assert done.rejections == {"empty": 1, "format": 1, "truncated": 1}
-    stages = {"total": 43, "total_known": True, "read": 43, "done": 43, "uploads": 1, "unpacked": 1}
+    stages = {"total": 43, "total_known": True, "read": 43, "done": 43, "uploads": 1, "unpacked": 1, "dicomdirs": 0}
     assert done.stages.model_dump() == stages
     with read_scope() as s:
         names = s.scalars(select(Slice.name).where(Slice.job_id == job.id).order_by(Slice.id)).all()
     assert names == [*slices(40), *odd]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_dicomdirs_are_noted_on_the_job_though_they_are_not_slices(
+    ann: User, submit: Any, slices: Entries, view: View, kind: str
+) -> None:
+    job = submit(ann, {"DICOMDIR": b"x"} | slices(3) | {"two/dicomdir": b"x"}, kind)
+    work()
+    for _ in "open", "ended":
+        done = view(job)
+        assert (done.stages.dicomdirs, done.counts.received, done.counts.predicted) == (2, 3, 3)
+
+
+def test_dicomdirs_are_counted_once_though_a_turn_is_repeated(
+    ann: User, submit: Any, slices: Entries, view: View
+) -> None:
+    job = submit(ann, {"DICOMDIR": b"x"} | slices(40))
+    with session_scope() as s:
+        s.execute(update(Upload).values(dicomdirs=1))  # as an earlier turn recorded it
+    work()
+    assert view(job).stages.dicomdirs == 1
 
 
 def test_processor_time_of_every_stage_is_published(ann: User, submit: Any, slices: Entries) -> None:

@@ -38,10 +38,10 @@ def away(times: int, call: Callable[..., Any]) -> Callable[..., Any]:
     """A call that the database is away for at first."""
     left = iter(range(times))
 
-    def act(*values: Any) -> Any:
+    def act(*values: Any, **named: Any) -> Any:
         if next(left, None) is not None:
             raise OperationalError("BEGIN", None, Exception("connection refused"))
-        return call(*values)
+        return call(*values, **named)
 
     return act
 

@@ -15,6 +15,7 @@ from worker.imaging.archives.entries import (
     Entry,
     Inspection,
     Limits,
+    PassedOver,
     Progress,
     check_content,
     no_progress,
@@ -25,11 +26,11 @@ from worker.imaging.archives.region import Region
 from worker.imaging.archives.tar import TarReader
 from worker.imaging.archives.zip import read_zip
 from worker.imaging.archives.zip_directory import check_directory
-from worker.imaging.display_names import display_name, is_ignored
+from worker.imaging.display_names import display_name
 from worker.imaging.file_types import HEAD, PACKED, archive_kind, is_tar
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
-__all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "inspect_archive", "read_entries"]
+__all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "PassedOver", "inspect_archive", "read_entries"]
 
 LOOKED_BYTES = 16 * MIB
 """How much is unpacked for a look at the beginning of a submission: half a second of bzip2."""
@@ -74,13 +75,19 @@ def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = 
         return Inspection(kind, number, region.size if kind == "file" else allowance.unpacked)
 
 
-def read_entries(path: Path, filename: str, limits: Limits, progress: Progress = no_progress) -> Entries:
+def read_entries(
+    path: Path,
+    filename: str,
+    limits: Limits,
+    progress: Progress = no_progress,
+    passed_over: PassedOver | None = None,
+) -> Entries:
     """Yield every file of a submission in the archive's order. Its bytes are unpacked when its `read()` is called.
 
     An entry of a ZIP that is not read is not touched. A packed TAR is unpacked from front to back, but an entry that
     is not read is not kept. Ordinals count from 0 and are the same at every reading. Folders, `__MACOSX`, `.DS_Store`,
     `Thumbs.db`, `DICOMDIR` and `._name` twins are passed over, without an ordinal. A loose file is the one entry,
-    named `filename`.
+    named `filename`. `passed_over` counts what is passed over, and is complete once the last entry was yielded.
 
     If a file of an archive has both the name and the bytes of an archive, the files inside of it follow as
     `inner.zip/name`. This inner archive is read where it lies if it is stored as it is, else unpacked into a temporary
@@ -93,7 +100,7 @@ def read_entries(path: Path, filename: str, limits: Limits, progress: Progress =
     is exceeded. Raises OSError too.
     """
     with path.open("rb") as file:
-        open_ = partial(_entries, Allowance(limits, path), progress)
+        open_ = partial(_entries, Allowance(limits, path, passed_over), progress)
         yield from flat(open_(Region(file), filename)[1], open_)
 
 
@@ -111,14 +118,14 @@ def _entries(allowance: Allowance, progress: Progress, file: Region, filename: s
         source = PackedSource(file, kind, allowance, progress)
         if is_tar(PackedSource(file, kind, allowance).read(HEAD)):
             return f"tar.{kind}", TarReader(source, allowance).entries()
-        return "file", _one(filename, file.size, partial(_read_packed, source, allowance))
+        return "file", _one(filename, file.size, partial(_read_packed, source, allowance), allowance)
     if kind is not None:
         raise ArchiveRefused("unsupported_archive", f"A {kind} archive; send ZIP, TAR, TAR.GZ, TAR.BZ2 or TAR.XZ.")
-    return "file", _one(filename, file.size, partial(_read_loose, file, allowance))
+    return "file", _one(filename, file.size, partial(_read_loose, file, allowance), allowance)
 
 
-def _one(filename: str, size: int, read: Callable[[], Content]) -> Entries:
-    if not is_ignored(filename):
+def _one(filename: str, size: int, read: Callable[[], Content], allowance: Allowance) -> Entries:
+    if not allowance.passes_over(filename):
         yield Entry(0, display_name(filename), size, read)
 
 

@@ -11,6 +11,7 @@ from typing import BinaryIO, Self
 
 from db.settings import MIB, Settings
 from worker.imaging.archives.region import Region
+from worker.imaging.display_names import is_dicomdir, is_ignored
 from worker.imaging.file_types import archive_kind
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
@@ -52,6 +53,16 @@ class Limits:
         )
 
 
+@dataclass
+class PassedOver:
+    """Files that one reading of a submission passed over, and that its owner should hear of.
+
+    `dicomdirs`: files named DICOMDIR so far, in the archive and in those inside of it.
+    """
+
+    dicomdirs: int = 0
+
+
 class Allowance:
     """What one reading of a submission may still unpack, counted through the archive and those inside of it.
 
@@ -59,8 +70,9 @@ class Allowance:
     megabyte, because an empty TAR of ten kilobytes packs to a hundred bytes. `unpacked`: bytes so far.
     """
 
-    def __init__(self, limits: Limits, path: Path) -> None:
+    def __init__(self, limits: Limits, path: Path, passed_over: PassedOver | None = None) -> None:
         self.limits = limits
+        self._passed_over = passed_over or PassedOver()
         self.cap = min(limits.max_unpacked_bytes, max(limits.max_ratio * path.stat().st_size, MIB))
         self.unpacked = 0
         self._entries = 0
@@ -79,6 +91,11 @@ class Allowance:
             raise ArchiveRefused("too_many_entries", f"More than the {self.limits.max_entries} entries accepted.")
         if self.unpacked > self.cap:
             raise ArchiveRefused("too_large_unpacked", f"Unpacked it has more than the {self.cap} bytes accepted.")
+
+    def passes_over(self, name: str) -> bool:
+        """Return whether a file of this name gets no row, and count it if it is a DICOMDIR."""
+        self._passed_over.dicomdirs += is_dicomdir(name)
+        return is_ignored(name)
 
     def scratch(self, size: int) -> BinaryIO:
         """Return a temporary file without a name, beside the submission, for `size` bytes. Raises OSError."""

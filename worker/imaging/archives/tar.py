@@ -6,7 +6,7 @@ from worker.imaging.archives.compressed import Source
 from worker.imaging.archives.entries import Allowance, Content, Entries, Entry, check_content, too_large
 from worker.imaging.archives.region import Region
 from worker.imaging.archives.tar_headers import TarMember, next_member, padding
-from worker.imaging.display_names import display_name, is_ignored
+from worker.imaging.display_names import display_name
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 
@@ -30,7 +30,7 @@ class TarReader:
             while member := next_member(self._source):
                 self._allowance.take(entries=1)
                 self._current = member
-                is_file = not member.is_folder and not is_ignored(member.name)
+                is_file = not member.is_folder and not self._allowance.passes_over(member.name)
                 name = display_name(member.name)
                 if is_file:
                     yield Entry(files, name, member.stored, partial(self._read, member), partial(self._open, member))

@@ -154,6 +154,8 @@ def check_directory(file: Region, allowance: Allowance) -> tuple[Directory, int 
         if record.is_file:
             files += 1
             may_nest = may_nest or is_archive_name(record.raw_name)
+        else:
+            allowance.passes_over(record.name)
         starts.append(record.offset)
         ends.append(min(_MAX64, record.offset + _local_length(file, record.offset) + record.packed))
     allowance.take(unpacked=unpacked)

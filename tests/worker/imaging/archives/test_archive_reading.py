@@ -20,7 +20,7 @@ from tests.builders.files import tar_of, zip_of
 from tests.worker.imaging.builders import RawEntry, end_record, listed, png, raw_zip, read_all
 from worker.imaging.archives import archive as archive_module
 from worker.imaging.archives import zip as zip_module
-from worker.imaging.archives.archive import Inspection, Limits, inspect_archive, read_entries
+from worker.imaging.archives.archive import Inspection, Limits, PassedOver, inspect_archive, read_entries
 from worker.imaging.archives.compressed import PackedSource
 from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
@@ -102,6 +102,26 @@ def test_ignored_files_have_no_ordinal(upload: Path) -> None:
     upload.write_bytes(zip_of({"d/": b"", "__MACOSX/._a": b"x", "d/a": b"1", "d/dicomdir": b"x", "b": b"2"}))
     assert inspect_archive(upload, "x", Limits()).entries == 2
     assert [(entry.ordinal, entry.name) for entry, _ in read_all(upload)] == [(0, "d/a"), (1, "b")]
+
+
+CD = {"DICOMDIR": b"x", "d/a.png": png(), "d/dicomdir": b"x", "DICOMDIR/b.png": png()}
+MEDIA = {
+    "zip": (zip_of(CD), "cd.zip", 2),
+    "tar": (tar_of(CD), "cd.tar", 2),
+    "tar.gz": (gzip.compress(tar_of(CD)), "cd.tar.gz", 2),
+    "zip in a tar": (tar_of({"dicomdir": b"x", "cd.zip": zip_of(CD)}), "all.tar", 3),
+    "loose": (b"x", "DICOMDIR", 1),
+    "none": (zip_of({"a.png": png()}), "a.zip", 0),
+}
+
+
+@pytest.mark.parametrize(("data", "name", "dicomdirs"), MEDIA.values(), ids=MEDIA)
+def test_dicomdirs_are_counted(upload: Path, data: bytes, name: str, dicomdirs: int) -> None:
+    upload.write_bytes(data)
+    passed_over = PassedOver()
+    entries = list(read_entries(upload, name, Limits(), passed_over=passed_over))
+    assert passed_over.dicomdirs == dicomdirs
+    assert all(not entry.name.lower().endswith("dicomdir") for entry in entries)
 
 
 def test_a_folder_that_holds_bytes_is_a_file(upload: Path) -> None:
