@@ -114,6 +114,7 @@ def test_retry_shows_series_again(api: Api, anns_browser: Browser, ended: str) -
     assert 'class="ribbon"' not in anns_browser.get(f"/jobs/{ended}/findings").text
 
 
+@pytest.mark.slow
 def test_page_of_a_job_of_many_patients_is_bounded(api: Api, anns_browser: Browser, worker: WorkerPart) -> None:
     job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
     worker.start()

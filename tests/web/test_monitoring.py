@@ -302,6 +302,7 @@ print([line for line in client.get("/metrics").text.splitlines() if "_count{" in
 """
 
 
+@pytest.mark.slow
 def test_several_web_processes_are_counted_together(tmp_path: Path) -> None:
     (tmp_path / "metrics").mkdir()
     environ = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"), "PATH": "/usr/bin:/bin"}

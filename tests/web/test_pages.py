@@ -128,6 +128,7 @@ def test_job_page_shows_counts_series_and_results(anns_browser: Browser, job_id:
     assert f"/api/v1/jobs/{job_id}/results.csv" in page
 
 
+@pytest.mark.slow
 def test_polls_of_a_job_of_many_series_are_small(app: APIFlask, api: Api, anns_browser: Browser) -> None:
     job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(5)}))).json["id"]
     worker = WorkerPart()

@@ -172,6 +172,7 @@ def test_only_kernels_decay(network):
     assert (decayed, kept) == ({"kernel"}, {"gamma", "beta", "bias"})
 
 
+@pytest.mark.slow
 def test_stage_of_few_steps_changes_the_weights(data, network, tmp_path):
     from training.loop.fit import fit
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,15 @@ from tests.builders.leases import let_leases_end
 from tests.worker.conftest import Submit
 from tests.worker.imaging.builders import dicom
 from worker import reap
-from worker.datasets import build
+from worker.datasets import build, reviewed, sources
 from worker.datasets.build import MAX_ATTEMPTS, build_next
 from worker.datasets.identity import EACH_SLICE, ONE_FOR_ALL, warning_of
 from worker.datasets.report import make_report
 from worker.datasets.sources import Source, list_files
 from worker.imaging.archives import zip as zip_module
+from worker.imaging.formats.decode import DecodeLimits
 from worker.imaging.recipe import PreparedSlice
+from worker.imaging.sandbox.pool import DecoderPool
 from worker.jobs import ingest
 
 PROJECT = Path(__file__).parents[3]
@@ -67,10 +70,17 @@ def slices_of(seen: DatasetView, **conditions: Any) -> list[LabelledSlice]:
         return list(s.scalars(query.order_by(LabelledSlice.ordinal, LabelledSlice.frame)))
 
 
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[DecoderPool]:
+    """One decoder for all tests: each dataset would start its own."""
+    with DecoderPool(1, DecodeLimits()) as pool:
+        yield pool
+
+
 @pytest.fixture(autouse=True)
-def one_decoder(settings: Settings) -> None:
-    """A dataset's decoders are started for it alone: one is quicker than several here."""
-    database.use(settings.model_copy(update={"decoders": 1}))
+def one_decoder(decoder: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (sources, reviewed):
+        monkeypatch.setattr(module, "new_decoders", lambda: nullcontext(decoder))
 
 
 @pytest.fixture

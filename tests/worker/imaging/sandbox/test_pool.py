@@ -156,10 +156,10 @@ def test_no_file_waits_for_a_decoder_that_starts_while_another_is_ready(
 def test_a_decoder_serves_only_so_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "_FILES_A_DECODER", 3)
     with hostile(2) as pool:
-        answers = told(pool, *["pid"] * 20)
+        answers = told(pool, *["pid"] * 8)
     by_pid = Counter(answers)
     assert max(by_pid.values()) <= 3
-    assert len(by_pid) >= 7
+    assert len(by_pid) >= 3
 
 
 @pytest.mark.slow
