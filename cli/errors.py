@@ -1,4 +1,4 @@
-"""The errors of commands, each with its exit code and one line for people."""
+"""The errors of commands. Each has an exit code and a message of one line."""
 
 import click
 
@@ -9,7 +9,7 @@ Exit codes: 0 ok, 1 job failed or promotion refused, 2 usage, 3 not found or den
 
 
 class CommandError(click.ClickException):
-    """A command failed; shown as one line on stderr."""
+    """A command failed. The message is shown as one line on stderr."""
 
     exit_code = 4
 
@@ -27,13 +27,13 @@ class Refused(CommandError):
 
 
 class UsageError(CommandError):
-    """The command's words do not fit together, or the server refused the input."""
+    """The words of the command line do not fit together, or the server refused the input."""
 
     exit_code = 2
 
 
 class NotFoundOrDenied(CommandError):
-    """The thing does not exist for this user, or the user may not do this."""
+    """The user named something that does not exist for them, or may not do this."""
 
     exit_code = 3
 
@@ -43,6 +43,9 @@ class Unavailable(CommandError):
 
 
 class PartialFailure(CommandError):
-    """The job ended, but it predicted nothing, or slices were quarantined or cancelled, or with `--strict` rejected."""
+    """The job ended, but it predicted nothing, or slices were quarantined or cancelled.
+
+    With `--strict`, rejected slices count too.
+    """
 
     exit_code = 5

@@ -12,14 +12,14 @@ from cli.errors import EXIT_CODES
 from cli.home import use_home
 from training.launch.installed import LIBRARIES, TrainingNotInstalled
 
-# name -> (module, attribute, line of `ctbatch --help`); the line stands here so that help imports no command
+# name -> (module, attribute, line of `ctbatch --help`). With the line here, the help does not import any command.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("cli.commands.up", "up", "Run everything on this machine: database, broker, web and workers."),
     "demo": ("cli.commands.demo", "demo", "Run everything and classify a demo archive with the demo model."),
     "submit": ("cli.commands.submit", "submit", "Send files, archives or folders as one job."),
     "jobs": ("cli.commands.jobs", "jobs", "List, show, wait for, cancel and retry jobs."),
     "results": ("cli.commands.results", "results", "Print or save the results of a job."),
-    "findings": ("cli.commands.findings", "findings", "List the verdicts on patients and series; tune their rule."),
+    "findings": ("cli.commands.findings", "findings", "List the verdicts on patients and series. Tune their rule."),
     "datasets": ("cli.commands.datasets", "datasets", "Make, list, show and split labelled datasets for training."),
     "models": (
         "cli.commands.models.models",
@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tune": (
         "cli.commands.models.tune",
         "tune",
-        "Find the quickest way to run the engine on this machine, and keep it.",
+        "Find and store the quickest engine settings for this machine.",
     ),
     "bench": ("cli.commands.bench", "bench", "Measure the speed of this machine, and the quality of models."),
     "files": ("cli.commands.files", "files", "Move unused stored files to the trash, and restore them."),
@@ -76,15 +76,17 @@ class LazyGroup(click.Group):
 @click.option(
     "--home",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that holds everything  [env: CTBATCH_HOME; default: ~/.ctbatch]",
+    help="Keep all files of ctbatch in this folder  [env: CTBATCH_HOME; default: ~/.ctbatch]",
 )
 @click.version_option(package_name="ctbatch", message="ctbatch %(version)s")
 def cli(home: Path | None) -> None:
-    """Classify CT scans in bulk, COVID / non-COVID, and keep every outcome. Research use only, not for diagnosis.
+    """Classify CT slices in bulk as COVID or non-COVID. Research use only, not for diagnosis.
 
     submit, jobs, results and `findings ls` send requests to the server in CTBATCH_SERVER, with the token in
-    CTBATCH_TOKEN. Without these they use the `ctbatch up` of this machine. datasets, models, train, runs, users,
-    tokens, files, db and the other commands of findings act on the database of this machine's settings.
+    CTBATCH_TOKEN. If these are not set, they use the `ctbatch up` of this machine.
+
+    These commands open the database directly: datasets, models, train, runs, users, tokens, files, db, and all of
+    findings except ls. They use the database in DATABASE_URL, or else ctbatch.db in the --home folder.
     """
     if home is not None:
         use_home(home)
@@ -122,8 +124,10 @@ def _not_installed(error: TrainingNotInstalled | ModuleNotFoundError) -> str:
 
 
 def _problem_of_the_machine(error: OSError | ValueError) -> str | None:
-    """Return one line for a full disk, a forbidden file, an argument that is not text or a wrong setting, or None for
-    a defect of ctbatch."""
+    """Return one line that explains the error, or None if the error is a defect of ctbatch.
+
+    It explains a full disk, a forbidden file, an argument that is not text, and a wrong setting.
+    """
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":

@@ -9,7 +9,7 @@ import click
 from cli.home import use_home
 from db import MAX_INTEGER
 
-PORT_HELP = "Listen at this port, 0 for any free one  [env: PORT; default: 8000]"
+PORT_HELP = "Listen at this port. 0 chooses a free port.  [env: PORT; default: 8000]"
 PATH = click.Path(exists=True, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -17,14 +17,14 @@ NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 ROW_ID = click.IntRange(0, MAX_INTEGER)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-strict_option = click.option("--strict", is_flag=True, help="Exit with 5 if a file was rejected, too.")
+strict_option = click.option("--strict", is_flag=True, help="Exit with 5 also if a file was rejected.")
 
 
 def need_wait(strict: bool, wait: bool) -> None:
-    """Refuse `--strict` without `--wait`: nobody would check how the job ends.
+    """Refuse `--strict` without `--wait`, because the command would not know how the job ends.
 
     Raises:
-        click.UsageError: there is only `--strict`.
+        click.UsageError: there is `--strict` but not `--wait`.
     """
     if strict and not wait:
         raise click.UsageError("--strict checks how the job ends; add --wait")
@@ -33,7 +33,7 @@ def need_wait(strict: bool, wait: bool) -> None:
 insecure_option = click.option(
     "--insecure",
     is_flag=True,
-    help="Serve other machines without encryption. Anybody on the network can read passwords and scans.",
+    help="Serve other machines without encryption. Anybody on the network can then read passwords and scans.",
 )
 
 
@@ -50,5 +50,5 @@ def home_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=NEW_FOLDER,
         callback=_use_home,
         expose_value=False,
-        help="Folder that holds everything  [env: CTBATCH_HOME; default: ~/.ctbatch]",
+        help="Keep all files of ctbatch in this folder  [env: CTBATCH_HOME; default: ~/.ctbatch]",
     )(command)

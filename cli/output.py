@@ -1,4 +1,4 @@
-"""Prints for people and programs: tables and progress bars on a terminal, plain lines elsewhere, JSON on demand."""
+"""Prints tables and progress bars on a terminal, plain lines elsewhere, and JSON on demand."""
 
 import json
 import sys
@@ -16,9 +16,9 @@ RESEARCH_LINE = "Research use only, not for diagnosis."
 
 
 def safe(value: object) -> str:
-    """Return `value` as one printable line: control and bidirectional characters are escaped.
+    """Return `value` as one printable line, with control and bidirectional characters escaped.
 
-    File names come from other people's archives, and a terminal would obey the characters in them.
+    File names come from other people's archives, and a terminal would obey such characters.
     """
     text = "" if value is None else str(value)
     return "".join(c if c.isprintable() and unicodedata.category(c) != "Cf" else ascii(c)[1:-1] for c in text)
@@ -35,9 +35,9 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "nothing to show") -> None:
-    """Write a table: drawn on a terminal, elsewhere as tab-separated lines, of which the first has the column names.
+    """Draw a table on a terminal. Elsewhere write tab-separated lines, of which the first has the column names.
 
-    True is shown as "yes", False and None are left blank; `empty` replaces a table without rows on a terminal.
+    True is shown as "yes". False and None are left blank. On a terminal, `empty` is written if there are no rows.
     """
     cells = [[safe({True: "yes", False: ""}[v] if isinstance(v, bool) else v) for v in row] for row in rows]
     if not sys.stdout.isatty():
@@ -64,7 +64,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
 def print_rows(
     rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_json: bool, empty: str = "nothing to show"
 ) -> None:
-    """Write all of the rows as JSON, or these columns of them as a table."""
+    """Write the rows as JSON, with all their members, or as a table with only these columns."""
     if as_json:
         print_json(rows)
     else:
@@ -96,9 +96,9 @@ Update = Callable[[float, str], None]
 
 @contextmanager
 def progress_bar(title: str, total: float, *, unit: str = "", enabled: bool = True) -> Iterator[Update]:
-    """Yield `update(done, note)`, which moves a bar on a terminal and elsewhere writes a line at each tenth.
+    """Yield `update(done, note)`. It moves a bar on a terminal. Elsewhere it writes a line at each tenth.
 
-    `unit="bytes"` shows sizes and speed. `enabled=False` shows nothing at all.
+    `unit="bytes"` shows sizes and speed. `enabled=False` shows nothing.
     """
     if not enabled:
         yield lambda _done, _note: None

@@ -8,9 +8,9 @@ T = TypeVar("T")
 
 
 def poll(look: Callable[[], T], pause: Callable[[float], float] | float) -> Iterator[T]:
-    """Yield `look()` for as long as the caller iterates.
+    """Yield the result of `look()` again and again, until the caller stops iterating.
 
-    `pause`: seconds between two looks, or a function that gives them for the seconds since the first look.
+    `pause`: the seconds between two looks, or a function of the seconds since the first look that returns them.
     """
     started = monotonic()
     while True:

@@ -1,4 +1,7 @@
-"""Options of training runs and splits that several commands share. A module of its own, because presets load slowly."""
+"""Options of training runs and splits that several commands share.
+
+They are not in `cli.options`, because the presets load slowly.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,17 +16,20 @@ PRESET = click.Choice(sorted(PRESETS))
 as_given_option = click.option(
     "--groups-as-given",
     is_flag=True,
-    help="Split by the dataset's groups alone  [default: groups that share near-identical slices stay together]",
+    help="Let groups that share near-identical slices go into different parts  [default: such groups stay together]",
 )
 
 
 def seed_option(purpose: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add `--seed`; `purpose` is its help text."""
+    """Add the option `--seed`. `purpose` is its help text."""
     return click.option("--seed", type=click.IntRange(0, MAX_INTEGER), default=7, show_default=True, help=purpose)
 
 
 def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the options of a training run, named as the fields of `RunRequest`; `preset` is the default preset."""
+    """Add the options of a training run. They are named like the fields of `RunRequest`.
+
+    `preset` is the default preset.
+    """
     options = (
         click.option(
             "--preset", type=PRESET, default=preset, show_default=True, help="Use the settings of this preset."
@@ -33,7 +39,7 @@ def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any
             "settings",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change one setting of the preset, for example stages.head.epochs=5. Repeat it for more.",
+            help="Change one setting of the preset, for example stages.head.epochs=5. Can be repeated.",
         ),
         seed_option("Random seed of the split, the weights and the order of batches."),
         as_given_option,
@@ -42,7 +48,7 @@ def run_options(preset: str) -> Callable[[Callable[..., Any]], Callable[..., Any
             "allow_leaks",
             multiple=True,
             metavar="LEAK",
-            help="Train although the split has this leak. Repeat it for more.",
+            help="Train even if the split has this leak. Can be repeated.",
         ),
     )
 

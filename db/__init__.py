@@ -1,4 +1,4 @@
-"""What all processes share: settings, the database, stored files, messages, and words that mean the same everywhere."""
+"""The parts that all processes share: settings, the database, stored files, messages, and common words."""
 
 import re
 from typing import Final, Literal

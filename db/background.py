@@ -1,4 +1,4 @@
-"""Run a blocking call in a thread, and call a heartbeat once a second until it returns."""
+"""Runs a blocking call in a thread, and calls a heartbeat once a second until the call returns."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -10,9 +10,9 @@ HEARTBEAT_SECONDS = 1.0
 
 
 def run_with_heartbeat(work: Callable[[], T], alive: Callable[[], None]) -> T:
-    """Return what `work()` returns; `alive` is called each second until then.
+    """Run `work()` in a thread and return its result. Call `alive` each second until then.
 
-    Raises what `work` raises. Raises what `alive` raises, and then the work goes on in its thread.
+    Raises what `work` raises. Raises what `alive` raises; `work` then goes on in its thread.
     """
     done: Future[T] = Future()
     Thread(target=_carry_out, args=(work, done), name="background", daemon=True).start()
@@ -24,5 +24,5 @@ def run_with_heartbeat(work: Callable[[], T], alive: Callable[[], None]) -> T:
 def _carry_out(work: Callable[[], T], done: "Future[T]") -> None:
     try:
         done.set_result(work())
-    except BaseException as error:  # the waiting thread raises it
+    except BaseException as error:  # raised again by the waiting thread
         done.set_exception(error)

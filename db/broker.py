@@ -19,7 +19,7 @@ HOUR = 3600
 
 
 class Queue(StrEnum):
-    """One queue for each kind of work; the task that serves a queue bears its name."""
+    """The queues, one for each kind of work. The task that serves a queue has the queue's name."""
 
     INGEST = "ingest"
     INFERENCE = "inference"
@@ -29,10 +29,10 @@ class Queue(StrEnum):
 
 
 def make_celery(name: str, *, acks_late: bool = True) -> Celery:
-    """Return a Celery app on the settings' broker. It keeps no results: SQL has them.
+    """Return a Celery app that uses the broker of the settings. It stores no results, because the database has them.
 
-    The ledger, not the broker, guarantees that work is done; these settings make a lost message rare and a
-    restart quick.
+    The ledger, not the broker, guarantees that work is done. The settings here only make lost messages rare and
+    restarts quick.
     """
     app = Celery(name, set_as_current=False)
     app.conf.update(
@@ -78,10 +78,10 @@ def _sender() -> Celery:
 
 
 def wake(queue: Queue) -> bool:
-    """Send a message that there is work for this queue, and return whether the broker took it.
+    """Send a message that there is work for this queue. Return whether the broker accepted it.
 
-    The message carries nothing. It may be lost, late or doubled: the row is the truth, and the sweeper sends again.
-    Nothing is sent if the settings name no broker, as for commands on a machine without one.
+    The message has no data. It may be lost, late or doubled, because only the rows matter, and the sweeper sends lost
+    messages again. Nothing is sent if the settings name no broker, as for commands on a machine without one.
     """
     if not current().broker_url:
         return False
@@ -102,7 +102,7 @@ def wake_after_commit(session: Session, queue: Queue) -> None:
 
 
 def _wake_all(queues: list[Queue]) -> None:
-    """Send a transaction's messages. Stop at the first failure: each further one would wait for the same broker."""
+    """Send the messages of a transaction. Stop at the first failure, because others would wait for the same broker."""
     for queue in queues:
         crash_point("after-commit-before-publish")
         if not wake(queue):

@@ -1,4 +1,4 @@
-"""Many rows in one statement."""
+"""Inserts and finds many rows with one statement."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
@@ -14,9 +14,9 @@ UNSEEN = {"synchronize_session": False}
 def insert_rows(s: Session, model: type[DeclarativeBase], rows: Sequence[Row], **common: Any) -> None:
     """Insert rows that all have the same columns. Each row also gets the values `common`, which may be SQL.
 
-    A column's default in Python is used only if it does not depend on the row. PostgreSQL gets one array for each
-    column, or a single value if it is the same in all rows. When each value was a parameter of its own, the driver took
-    three times as long to send 128 slices as the server took to insert them.
+    The Python default of a column is used only if it does not depend on the row. PostgreSQL gets one array for each
+    column, or a single value if all rows have the same value. With a parameter for each value, the driver took three
+    times as long to send 128 slices as the server took to insert them.
     """
     if not rows:
         return
@@ -38,9 +38,9 @@ def insert_rows(s: Session, model: type[DeclarativeBase], rows: Sequence[Row], *
 
 
 def _values(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
-    """Return a column's values; if the column holds floats, convert them to floats.
+    """Return the values of a column. Convert them to floats if it is a column of floats.
 
-    psycopg cannot send a list that mixes integers and floats.
+    This is needed because psycopg cannot send a list that mixes integers and floats.
     """
     values = [row[column.name] for row in rows]
     if isinstance(column.type, Float):
@@ -49,7 +49,7 @@ def _values(column: Column[Any], rows: Sequence[Row]) -> list[Any]:
 
 
 def one_of(s: Session, column: InstrumentedAttribute[Any], values: Collection[int]) -> ColumnElement[bool]:
-    """Return the condition that a column has one of these values. PostgreSQL gets one array, not many parameters."""
+    """Return the SQL condition that a column has one of these values. PostgreSQL gets an array, not many parameters."""
     if s.get_bind().dialect.name == "postgresql":
         return column == func.any(literal(list(values), ARRAY(column.type)))
     return column.in_(values)

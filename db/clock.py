@@ -1,4 +1,4 @@
-"""The database's clock, and times as the tables keep them."""
+"""The clock of the database, and the type of times in the tables."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime on both databases; SQLite itself does not store a time zone."""
+    """An aware UTC datetime on both databases. SQLite by itself does not store a time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -29,7 +29,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class from_now(GenericFunction[datetime]):  # noqa: N801  (a SQL function, named like one)
-    """The database's clock plus some seconds; the clocks of workers are never trusted."""
+    """The time of the database's clock plus some seconds. The clocks of workers are never used."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -41,7 +41,7 @@ class from_now(GenericFunction[datetime]):  # noqa: N801  (a SQL function, named
 @compiles(from_now, "sqlite")
 def _from_now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     seconds = compiler.process(element.clauses, **kw)
-    # The text has the form that SQLAlchemy stores, so that comparing strings compares times.
+    # The text has the form that SQLAlchemy stores, so that strings compare like times.
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
 
 
@@ -52,7 +52,7 @@ def _from_now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
 
 
 def moment(s: Session, seconds: float = 0) -> datetime:
-    """Return the time of the database's clock, plus some seconds."""
+    """Return the time of the database's clock plus some seconds."""
     at: datetime | None = s.scalar(select(from_now(seconds)))
     assert at is not None  # noqa: S101  (a clock always answers)
     return at

@@ -1,4 +1,4 @@
-"""Named points at which a process kills itself if a setting names the point. Tests use them to crash it there."""
+"""Named points at which a process kills itself if a setting says so. Tests use them to crash a process there."""
 
 import os
 import signal
@@ -7,6 +7,6 @@ from db.database import current
 
 
 def crash_point(name: str) -> None:
-    """Die by SIGKILL if `CTBATCH_CRASH_AT` names this point; do nothing otherwise."""
+    """Die by SIGKILL if `CTBATCH_CRASH_AT` names this point. Otherwise do nothing."""
     if current().crash_at == name:
         os.kill(os.getpid(), signal.SIGKILL)

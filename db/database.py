@@ -40,11 +40,11 @@ class OldDatabase(Exception):
 
 
 class OtherRevision(Exception):
-    """The database is not at the revision that this program needs; the message says what to do."""
+    """The database is not at the revision that this program needs. The message says what to do."""
 
 
 def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
-    """Return a new engine for the settings' database, with the options that the ledger relies on.
+    """Return a new engine for the database of the settings, with the options that the ledger needs.
 
     `migrating`: statements have no time limit, and the pool does not keep closed connections.
     """
@@ -61,7 +61,7 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
             connect_args=PG_CONNECTION | {"options": PG_OPTIONS},
         )
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # hide_parameters: an exception in a log must not carry a file name.
+    # hide_parameters: an exception in a log must not contain a file name.
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_MS / 1000})
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
@@ -69,7 +69,7 @@ def make_engine(settings: Settings, *, migrating: bool = False) -> Engine:
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver starts no transaction: _sqlite_begin does
+    connection.isolation_level = None  # _sqlite_begin starts transactions, not the driver
     for pragma in (
         f"busy_timeout={SQLITE_BUSY_MS}",
         "synchronous=FULL",
@@ -80,7 +80,7 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    """Take the write lock at once: a deferred BEGIN that upgrades later fails with "database is locked"."""
+    """Take the write lock at once. A deferred BEGIN would fail later, with "database is locked"."""
     reading = connection.get_execution_options().get("read_only", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
@@ -89,7 +89,7 @@ _settings_in_use: Settings | None = None
 
 
 def use(settings: Settings) -> None:
-    """Let this process use these settings (tests and `--home`), and drop connections to another database."""
+    """Let this process use these settings (for tests and `--home`). Drop connections to another database."""
     global _settings_in_use
     if get_engine.cache_info().currsize:
         get_engine().dispose()
@@ -98,18 +98,18 @@ def use(settings: Settings) -> None:
 
 
 def current() -> Settings:
-    """Return the settings in use: those of `use`, or the environment's."""
+    """Return the settings in use: those given to `use`, or else those of the environment."""
     return _settings_in_use or get_settings()
 
 
 @lru_cache(maxsize=1)
 def get_engine() -> Engine:
-    """Return this process's engine, made at first use. After a fork call `forget_connections()` first."""
+    """Return this process's database engine, made at first use. After a fork, call `forget_connections()` first."""
     return make_engine(current())
 
 
 def forget_connections() -> None:
-    """Drop the connections that a parent process opened, without closing them under the parent."""
+    """Drop the connections that the parent process opened, but do not close them, because the parent uses them."""
     if get_engine.cache_info().currsize:
         get_engine().dispose(close=False)
     get_engine.cache_clear()
@@ -132,8 +132,8 @@ def lock_row(session: Session, model: type[DeclarativeBase], row_id: int | str) 
 def lock_table(session: Session, model: type[DeclarativeBase]) -> None:
     """Lock a table, so that only one transaction at a time adds rows to it.
 
-    Use it if a new row depends on the newest one, as the next number of a name does, or the next champion. If there is
-    a single row to lock instead, use `lock_row`, which blocks fewer transactions. SQLite needs no lock.
+    Use it if a new row depends on the newest one, for example the next number of a name, or the next champion. If there
+    is a single row to lock instead, use `lock_row`, which blocks fewer transactions. SQLite needs no lock.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text(f'LOCK TABLE "{model.__tablename__}" IN SHARE ROW EXCLUSIVE MODE'))
@@ -141,7 +141,10 @@ def lock_table(session: Session, model: type[DeclarativeBase]) -> None:
 
 @contextmanager
 def session_scope() -> Iterator[Session]:
-    """Open one writing transaction: commit at the end, roll back on an exception; then run the after-commit actions."""
+    """Open a transaction that can write. Commit it at the end, and run the actions of `after_commit`.
+
+    Roll it back on an exception.
+    """
     with Session(get_engine(), expire_on_commit=False) as session:
         with session.begin():
             yield session
@@ -152,8 +155,9 @@ def session_scope() -> Iterator[Session]:
 def in_transaction(work: Callable[[Session], T]) -> T:
     """Return what `work` returns in a writing transaction.
 
-    If the database aborts the transaction because it conflicts with another, `work` is called again in a new one, up to
-    TRIES calls in all. Raises OperationalError after the last call, or at once if the database is unreachable.
+    If the database aborts the transaction because of a conflict with another one, `work` is called again in a new
+    transaction, at most TRIES times in all. Raises OperationalError after the last call, or at once if the database is
+    unreachable.
     """
     for left in reversed(range(TRIES)):
         try:
@@ -183,7 +187,7 @@ def _is_broken_off(error: OperationalError) -> bool:
 
 @contextmanager
 def read_scope() -> Iterator[Session]:
-    """Open one reading transaction: it takes no write lock, and nothing done in it is kept."""
+    """Open a transaction that only reads. It takes no write lock, and keeps no changes."""
     engine = get_engine()
     options = {"read_only": True} if engine.dialect.name == "sqlite" else {"postgresql_readonly": True}
     with engine.connect().execution_options(**options) as connection, Session(connection) as session:

@@ -1,4 +1,4 @@
-"""Whether the storage in use belongs to the database in use.
+"""Checks whether the storage in use belongs to the database in use.
 
 Files are deleted when the database does not refer to them. So a storage that is used with the wrong database, or with
 an empty one, would lose all its files. A marker in storage holds the id of its database.
@@ -13,7 +13,7 @@ from db.storage import storage
 
 
 class ForeignStorage(Exception):
-    """The storage belongs to another database, or it may; the message says what to do."""
+    """The storage belongs, or may belong, to another database. The message says what to do."""
 
 
 class StorageAway(ForeignStorage):
@@ -26,7 +26,7 @@ def this_installation(s: Session) -> Installation:
 
 
 def check_storage(s: Session) -> None:
-    """Check that the storage is not marked as another database's, and that no mark of ours is missing.
+    """Check that the storage does not have another database's mark, and still has the mark of this database, if any.
 
     Raises ForeignStorage, StorageAway, OSError.
     """
@@ -44,9 +44,9 @@ def check_storage(s: Session) -> None:
 
 
 def is_storage_at_hand() -> bool:
-    """Return whether the storage carries this database's mark.
+    """Return whether the storage has the mark of this database.
 
-    If not, a file that seems to be missing may still exist: a volume that is not mounted looks like an empty folder.
+    If not, a file that seems to be missing may still exist, because an unmounted volume looks like an empty folder.
     """
     try:
         owner = storage().owner()
@@ -57,9 +57,10 @@ def is_storage_at_hand() -> bool:
 
 
 def claim_storage(s: Session) -> None:
-    """Mark a new storage as this database's, or check the mark.
+    """Mark a new storage as belonging to this database, or check its mark.
 
-    Raises ForeignStorage: it is another's, or it has no mark and holds files from before this database; OSError.
+    Raises ForeignStorage: the storage belongs to another database, or it has no mark and has files that are older than
+    this database. Raises OSError.
     """
     check_storage(s)
     installation = this_installation(s)
@@ -76,6 +77,6 @@ def claim_storage(s: Session) -> None:
 
 
 def adopt_storage(s: Session) -> None:
-    """Mark the storage as this database's, whatever the mark was."""
+    """Mark the storage as belonging to this database, even if it has another mark."""
     storage().mark(this_installation(s).id)
     this_installation(s).has_storage = True

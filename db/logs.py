@@ -1,4 +1,4 @@
-"""Logging of all processes: lines on stdout. The name of a file or a patient never goes into a log."""
+"""Sets up the logs of all processes, which are lines on stdout. Names of files or patients never go into a log."""
 
 import logging
 import sys
@@ -40,16 +40,16 @@ def configure(role: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(current().log_level)
-    for chatty in ("celery.worker.strategy", "celery.app.trace"):  # two lines for each message; the work logs itself
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):  # write two lines for each message
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def format_exception(
     exc_info: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
 ) -> str:
-    """Return the stack, the type and the message of an exception. Those of its cause come first.
+    """Return the stack, the type and the message of an exception, after those of its cause.
 
-    Messages that may quote a value, such as the name of a file or a patient, are left out.
+    Leave out messages that may quote a value, such as the name of a file or a patient.
     """
     error = exc_info[1]
     return "" if error is None else "".join(_lines(error)).rstrip()
@@ -65,7 +65,7 @@ def _lines(error: BaseException) -> Iterator[str]:
 
 
 def _message(error: BaseException) -> str:
-    """Return a colon and the message of an error, without values that it may quote; "" if nothing is left."""
+    """Return a colon and the message of an error, without quoted values. Return "" if nothing is left."""
     source = error.orig if isinstance(error, DBAPIError) and error.orig else error
     if state := getattr(source, "sqlstate", None):  # PostgreSQL: the text quotes values, also below DETAIL
         constraint = getattr(getattr(source, "diag", None), "constraint_name", None)
@@ -78,7 +78,7 @@ def _message(error: BaseException) -> str:
 
 
 def _without_task_data(record: logging.LogRecord) -> bool:
-    """Drop the exception's text and the task's arguments from the line that Celery logs for a task that failed."""
+    """Remove the exception's text and the task's arguments from the line that Celery logs for a failed task."""
     if record.name == "celery.app.trace" and record.exc_info and record.exc_info[0] is not None:
         task = record.args.get("name", "") if isinstance(record.args, dict) else ""
         record.msg, record.args = "task %s ended with %s", (task, record.exc_info[0].__qualname__)

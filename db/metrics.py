@@ -1,4 +1,4 @@
-"""The metrics of a model version: their names and meanings, and how to judge the difference of two versions."""
+"""The metrics of a model version: names, meanings, and the judgement of differences between two versions."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from db import CLASSES
 class Metric:
     """A number from 0 to 1 that says how well a model does.
 
-    `classes`: the labels that a group must have for the metric to be defined; empty if any slice will do.
+    `classes`: the labels that must occur for the metric to be defined. It is empty if any slice is enough.
     """
 
     key: str
@@ -22,7 +22,7 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """Return the name as a heading has it."""
+        """Return the name as a heading."""
         return self.name[0].upper() + self.name[1:]
 
 
@@ -47,7 +47,7 @@ _COUNTS = {"n": "slices", "ood_share": "out of distribution"}  # names of number
 
 
 def missing_slice(key: str) -> str:
-    """Return why a metric is undefined: `no COVID slice`."""
+    """Return why a metric is undefined, such as `no COVID slice`."""
     return " or ".join(f"no {CLASSES[label]} slice" for label in METRICS[key].classes)
 
 
@@ -61,12 +61,12 @@ class Difference(StrEnum):
 
 
 def name_of(key: str) -> str:
-    """Return the name of a metric, or of a number that stands beside metrics, for people."""
+    """Return the name, for people, of a metric or of a number that is shown beside metrics."""
     return METRICS[key].name if key in METRICS else _COUNTS.get(key, key.replace("_", " "))
 
 
 def difference_of(key: str, low: float | None, high: float | None) -> Difference:
-    """Judge the first of two versions by the interval of a metric's difference (first less second)."""
+    """Judge the first of two versions, by the interval of a metric's difference (first minus second)."""
     if low is None or high is None:
         return Difference.UNKNOWN
     if low <= 0 <= high:
@@ -75,10 +75,10 @@ def difference_of(key: str, low: float | None, high: float | None) -> Difference
 
 
 def written(value: float | None, sign: str = "", digits: int = 3) -> str:
-    """Return `0.968`, or a dash for a number that is undefined; with the sign "+", a difference as `+0.012`."""
+    """Write a number such as `0.968`, or a dash if it is undefined. With the sign "+", write a difference: `+0.012`."""
     return "–" if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}".replace("-", "−")
 
 
 def written_interval(low: float | None, high: float | None, sign: str = "") -> str:
-    """Return `0.950 to 0.980`, or nothing for an interval that is undefined."""
+    """Write an interval such as `0.950 to 0.980`, or nothing if it is undefined."""
     return "" if low is None or high is None else f"{written(low, sign)} to {written(high, sign)}"

@@ -1,4 +1,4 @@
-"""Migrations: bring a database up to the tables that this version expects."""
+"""Migrates a database to the tables that this version of ctbatch needs."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +24,9 @@ def _config() -> Config:
 
 
 def upgrade() -> Path | None:
-    """Apply each missing migration in a transaction of its own.
+    """Apply each missing migration in a separate transaction.
 
-    A SQLite database with a missing migration is copied first. Return the path of the copy, or None.
+    If migrations are missing, a SQLite database is copied first. Return the path of the copy, or None.
 
     Raises:
         OldDatabase: the database is older than 0.1.0, and no migration leads from it.
@@ -47,9 +47,9 @@ def upgrade() -> Path | None:
 
 
 def _keep_log_ahead() -> None:
-    """Switch the SQLite database to a write-ahead log (WAL); the database file keeps this setting.
+    """Switch the SQLite database to a write-ahead log (WAL). The database file keeps this setting.
 
-    A commit then needs one fsync, and readers do not block writers. On a disk that does not support it, such as a
+    A commit then needs only one fsync, and readers do not block writers. If the disk does not support this, such as a
     network file system, SQLite keeps its present mode.
     """
     connection = get_engine().raw_connection()
@@ -60,12 +60,12 @@ def _keep_log_ahead() -> None:
 
 
 def _copy_sqlite(revision: str) -> Path:
-    """Copy a SQLite database beside itself, whole and consistent, under its revision and the time."""
+    """Make a consistent copy of a SQLite database beside it. The copy's name has the revision and the time."""
     database = Path(str(get_engine().url.database))
     copy = database.with_name(f"{database.name}.{revision}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     connection = get_engine().raw_connection()
     try:
-        connection.cursor().execute("VACUUM INTO ?", (str(copy),))  # it cannot run in a transaction
+        connection.cursor().execute("VACUUM INTO ?", (str(copy),))  # this cannot run in a transaction
     finally:
         connection.close()
     return copy
@@ -75,7 +75,7 @@ def check_revision() -> None:
     """Check that the database is at this program's revision.
 
     Raises:
-        OtherRevision: it is not.
+        OtherRevision: the database is at another revision.
     """
     revision, needed = current(), head()
     if revision != needed:
@@ -92,7 +92,7 @@ def revision(message: str) -> None:
 
 def current() -> str | None:
     """Return the revision of the database, or None if it has no tables yet."""
-    with get_engine().connect().execution_options(read_only=True) as connection:  # read-only: it waits for no writer
+    with get_engine().connect().execution_options(read_only=True) as connection:  # does not wait for a writer
         return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -102,6 +102,6 @@ def head() -> str | None:
 
 
 def differences() -> list[object]:
-    """Return how the tables differ from the models; empty if they do not."""
+    """Return how the tables differ from the models, or [] if they do not."""
     with get_engine().connect() as connection:
         return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))

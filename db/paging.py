@@ -1,4 +1,4 @@
-"""Keyset pages: some items, and a cursor from which the next page is read."""
+"""Keyset pages: some items, and a cursor for the next page."""
 
 import base64
 import json
@@ -17,15 +17,15 @@ Cursor = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[A-Za-z0
 
 
 class BadCursor(ValueError):
-    """Raised for a cursor that this server did not make."""
+    """The cursor was not made by this server."""
 
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
     """Some items, and the cursor of the next page, or None on the last page.
 
-    `first`: the number of the first item, from 1, of `total`. `previous_cursor`: of the page before, None if that is
-    the first page. A list that does not count its items leaves these out.
+    `first`: the number of the first item, from 1. `total`: the number of all items. `previous_cursor`: the cursor of
+    the previous page, or None if that is the first page. Lists that do not count their items leave these out.
     """
 
     items: list[T]
@@ -36,12 +36,12 @@ class Page(Generic[T]):
 
 
 def encode(*key: Any) -> str:
-    """Return the cursor of a key of numbers and text."""
+    """Return the cursor for a key of numbers and texts."""
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
 
 
 def decode(cursor: str, *types: type) -> list[Any]:
-    """Return the key of a cursor, whose parts have these types. Raises BadCursor."""
+    """Return the key in a cursor. Its parts must have these types. Raises BadCursor."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):
@@ -54,7 +54,7 @@ def decode(cursor: str, *types: type) -> list[Any]:
 
 
 def _fits(value: Any, type_: type) -> bool:
-    """Return whether this part of a cursor has its type and a database accepts it (no NUL, 64 bits, no infinity)."""
+    """Return whether a part of a cursor has this type, and databases accept it (no NUL, 64 bits, no infinity)."""
     if type(value) is str:
         return type_ is str and "\0" not in value
     if type(value) is int:
@@ -63,7 +63,7 @@ def _fits(value: Any, type_: type) -> bool:
 
 
 def newest_first(s: Session, model: type[T], cursor: str | None, limit: int) -> Page[T]:
-    """Return a page of a table, the newest row first; ids must grow with time. Raises BadCursor."""
+    """Return a page of a table, newest rows first. The ids must grow with time. Raises BadCursor."""
     table: Any = model
     query = select(table).order_by(table.id.desc()).limit(limit + 1)
     total = s.scalar(select(func.count()).select_from(table))

@@ -1,4 +1,4 @@
-"""The frozen settings of a process, read from the environment once."""
+"""The settings of a process. They are read from the environment once, and do not change."""
 
 import os
 from datetime import timedelta
@@ -30,9 +30,9 @@ def _home(value: object) -> Path:
 class Settings(BaseSettings):
     """All settings, read from `CTBATCH_<NAME>`.
 
-    `DATABASE_URL`, `CELERY_BROKER_URL` and `PORT` are also read without the prefix, as hosting platforms set them.
-    Secrets can come from files, named by `CTBATCH_SECRET_KEY_FILE`, `CTBATCH_METRICS_TOKEN_FILE`, `DATABASE_URL_FILE`
-    and `CELERY_BROKER_URL_FILE`.
+    `DATABASE_URL`, `CELERY_BROKER_URL` and `PORT` are also read without the prefix, because hosting platforms set them.
+    Secrets can come from files, which `CTBATCH_SECRET_KEY_FILE`, `CTBATCH_METRICS_TOKEN_FILE`, `DATABASE_URL_FILE` and
+    `CELERY_BROKER_URL_FILE` name.
     """
 
     model_config = SettingsConfigDict(env_prefix="CTBATCH_", frozen=True, extra="ignore")
@@ -42,18 +42,18 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_DATABASE_URL", "DATABASE_URL"))
     broker_url: str = Field(default="", validation_alias=AliasChoices("CTBATCH_BROKER_URL", "CELERY_BROKER_URL"))
     storage_url: str = ""
-    reserve_bytes: int = 1024 * MIB  # with less of the disk free, nothing is claimed and no upload is taken
-    cache_bytes: int = 20 * 1024 * MIB  # of this machine's copies of remote files; as much again of model versions
+    reserve_bytes: int = 1024 * MIB  # if less disk is free, nothing is claimed and no upload is accepted
+    cache_bytes: int = 20 * 1024 * MIB  # for copies of remote files; as much again for model versions
 
     # Web
     host: str = "127.0.0.1"
     port: int = Field(default=8000, validation_alias=AliasChoices("CTBATCH_PORT", "PORT"))
     web_workers: int = 1
-    web_threads: int = 8  # pages and API calls at once, in each process
-    web_transfers: int = 32  # uploads and downloads at once, in each process
+    web_threads: int = 8  # pages and API calls at the same time, in each process
+    web_transfers: int = 32  # uploads and downloads at the same time, in each process
     secret_key: SecretStr = SecretStr("")
     sign_in_link_seconds: int = 600
-    session_idle_seconds: int = 1800  # a session ends after this long without a request of a person
+    session_idle_seconds: int = 1800  # a session ends if no person uses it for this long
     secure_cookies: bool = False
     metrics_token: SecretStr = SecretStr("")  # empty: /metrics is open
     trusted_proxies: int = 0  # how many proxies in front may set X-Forwarded-*
@@ -71,8 +71,8 @@ class Settings(BaseSettings):
     decode_seconds: int = 10
     upload_decode_seconds: int = 8 * 3600  # processor time to decode all files of an upload
     decode_memory_bytes: int = 512 * MIB
-    allow_unfiltered_decoders: bool = False  # decode on a machine that cannot set the system call filter too
-    decoders: int = 0  # decoding processes; 0: one per core, at most 8
+    allow_unfiltered_decoders: bool = False  # also decode on a machine that cannot set the system call filter
+    decoders: int = 0  # decoding processes; 0 means one for each core, at most 8
 
     # Chunks and leases, seconds
     chunk_slices: int = 128
@@ -82,21 +82,21 @@ class Settings(BaseSettings):
     sweep_seconds: float = 10
     stall_seconds: float = 300  # a worker without progress for this long kills itself
     reap_every_seconds: float = 3600
-    resend_seconds: float = 60  # a ready row this old gets its message again
-    orphan_seconds: float = 24 * 3600  # a file that the database does not refer to goes to the trash after this
-    trash_days: int = 14  # after which the trash is emptied
-    reread_bytes_per_second: int = 4 * MIB  # of stored files, to find damaged ones; 0 reads none
+    resend_seconds: float = 60  # after this time, the message of a ready row is sent again
+    orphan_seconds: float = 24 * 3600  # after this time, an unused file goes to the trash
+    trash_days: int = 14  # files older than this are deleted from the trash
+    reread_bytes_per_second: int = 4 * MIB  # for reading stored files again, to find damaged ones; 0 reads none
 
     # Training
-    repeatable_training: bool = False  # the same run gives the same weights again on one machine; on one core
-    checkpoint_seconds: float = 20  # least time between checkpoints: an epoch of the head is shorter than writing one
+    repeatable_training: bool = False  # a repeated run on one machine gives the same weights; uses one core
+    checkpoint_seconds: float = 20  # least time between checkpoints, because an epoch can be shorter than writing one
 
     # Promotion
-    promotion_margin: float = Field(default=0.02, ge=0, le=1)  # by which a candidate that passes may be worse
+    promotion_margin: float = Field(default=0.02, ge=0, le=1)  # how much worse a candidate may be
 
     # Engine
     engine: EngineChoice = "auto"
-    engine_threads: int = 0  # 0: one per core
+    engine_threads: int = 0  # 0 means one for each core
     crash_at: str = ""  # for tests: the point at which this process kills itself
 
     log_level: str = "INFO"
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_secret_files(cls, values: Any) -> Any:
-        """Read the secrets and the two URLs from files, in which containers get their secrets."""
+        """Read the secrets and the two URLs from files, because containers get their secrets in files."""
         for name, key in (
             ("CTBATCH_SECRET_KEY_FILE", "secret_key"),
             ("CTBATCH_METRICS_TOKEN_FILE", "metrics_token"),
@@ -117,12 +117,12 @@ class Settings(BaseSettings):
 
     @property
     def time_to_renew(self) -> timedelta:
-        """Return the time in which every live worker renews its lease once the database is back."""
+        """Return how long live workers may need to renew their leases when the database is back."""
         return timedelta(seconds=self.heartbeat_seconds + self.sweep_seconds)
 
     @property
     def database(self) -> str:
-        """Return the SQLAlchemy URL: SQLite in `home` unless another is set; PostgreSQL with the driver psycopg 3."""
+        """Return the SQLAlchemy URL: SQLite in `home`, or the one that is set. PostgreSQL gets the driver psycopg 3."""
         if not self.database_url:
             return f"sqlite:///{self.home / 'ctbatch.db'}"
         for scheme in ("postgres://", "postgresql://"):
@@ -148,5 +148,5 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """Return the settings of the environment, which is read at the first call only."""
+    """Return the settings of the environment. It is read only at the first call."""
     return Settings()

@@ -1,1 +1,1 @@
-"""From a labelled dataset to a model version."""
+"""Training: makes a model version from a labelled dataset."""

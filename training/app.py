@@ -1,9 +1,9 @@
 """The Celery app of training and evaluation workers: `celery -A training.app worker -Q training`, or
 `-Q evaluation,datasets`.
 
-Messages are acknowledged early. With late acknowledgement a message would be delivered again while the run goes on, and
-it would be trained twice. If a worker dies, the lease in the row of the run, evaluation or dataset brings it
-back.
+Messages are acknowledged early. With late acknowledgement, a message would be delivered again while the run goes on,
+and the run would be trained twice. If a worker dies, its lease runs out, and another worker claims the run, evaluation
+or dataset.
 """
 
 from db.broker import make_celery

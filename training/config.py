@@ -1,4 +1,4 @@
-"""What a training run does: presets, and single settings changed by name."""
+"""The settings of a training run: presets, and single settings that are changed by name."""
 
 import json
 import re
@@ -18,13 +18,13 @@ from pydantic import (
 SIDE = 224
 FLOOR_RULE = "sensitivity>="
 STEADY_RULE = "youden-1se"
-ALL = -1  # `unfreeze`: the whole network learns
+ALL = -1  # the value of `unfreeze` with which the whole network learns
 Pixels = Literal["caffe", "caffe/255", "unit", "tf", "torch"]
 PIXELS: tuple[Pixels, ...] = get_args(Pixels)
 
 
 class ConfigError(ValueError):
-    """A preset or a setting does not exist, or cannot have this value. The message says what would do."""
+    """A preset or a setting does not exist, or cannot have this value. The message says what is possible."""
 
 
 class _Frozen(BaseModel):
@@ -32,10 +32,11 @@ class _Frozen(BaseModel):
 
 
 class Origin(_Frozen):
-    """What a run starts from: random weights (`none`), ImageNet's (Keras downloads them), a weights file in storage, or
-    a model version. `value`: the file's SHA-256, or the version's `name/number`.
+    """The weights from which a run starts.
 
-    Its text form is what `--set initial=` takes and what a run keeps: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
+    They are random (`none`), ImageNet's (Keras downloads them), those of a weights file in storage, or those of a model
+    version. `value`: the SHA-256 of the file, or the `name/number` of the version. The text form is for
+    `--set initial=`, and a run stores it: `imagenet`, `file:SHA256`, `model:NAME/NUMBER`.
     """
 
     kind: Literal["none", "imagenet", "file", "model"] = "none"
@@ -65,13 +66,13 @@ _ORIGIN_VALUES = {"file": ("[0-9a-f]{64}", "file:SHA256"), "model": (r"\S{1,100}
 
 
 class Augment(_Frozen):
-    """How far a training slice may be changed each time it is shown; 0 leaves a change out.
+    """How much a training slice may be changed each time it is shown. With 0, a change is left out.
 
     `rotation`, `shear`: degrees. `shift`, `zoom`: share of the side. `aspect`: share by which width and height differ.
-    `flip`: left to right. `contrast`, `gamma`: share of change; `blur`, `noise`: standard deviation in pixels and in
-    grey levels; each of these four applies to the share `often` of slices. `jpeg`, `border`, `text`: share of slices
-    that get compression artefacts, a frame, a line of letters. `erase`: share of slices of which a rectangle is
-    blackened, so that no single place decides (Zhong et al., Random Erasing Data Augmentation, 2020).
+    `flip`: left to right. `contrast`, `gamma`: share of change. `blur`, `noise`: standard deviation, in pixels and in
+    grey levels. Each of these four is applied to the share `often` of slices. `jpeg`, `border`, `text`: share of slices
+    that get compression artefacts, a frame or a line of letters. `erase`: share of slices with a blackened rectangle,
+    so that no single place decides (Zhong et al., Random Erasing Data Augmentation, 2020).
     """
 
     rotation: float = Field(default=0, ge=0, le=180)
@@ -94,14 +95,14 @@ class Augment(_Frozen):
 class Stage(_Frozen):
     """Epochs in which the same layers learn.
 
-    `unfreeze`: how many of the last layers of the base learn; 0: the head alone; -1: everything. `size`: side of the
-    slices in pixels. `rate`: learning rate at its peak; `warmup`: epochs until then. `q`: of the generalised
-    cross-entropy (`training.network.loss`): the larger, the less a label counts that the network does not believe; 0 is
-    plain cross-entropy. `patience`: epochs without a better validation loss after which the stage ends; 0: it does not
-    end early. `average`: momentum of the moving average of the weights, which is then validated and kept; 0: none.
-    `copies`: augmented copies of each slice whose frozen layers are computed once. `keep`: the epoch with the lowest
-    validation loss, or the last one. On a small validation part, the best of many noisy epochs may be an early one that
-    has learned little.
+    `unfreeze`: how many of the last layers of the base learn; 0 means only the head, -1 everything. `size`: side of the
+    slices in pixels. `rate`: peak of the learning rate. `warmup`: epochs until the peak. `q`: exponent of the
+    generalised cross-entropy (`training.network.loss`). With a larger q, labels that the network does not believe count
+    less; 0 is plain cross-entropy. `patience`: the stage ends after so many epochs without a better validation loss; 0
+    means that it does not end early. `average`: momentum of the moving average of the weights; the average is then
+    validated and kept; 0 means no average. `copies`: the number of augmented copies of each slice, for which the frozen
+    layers are computed once. `keep`: keep the epoch with the lowest validation loss, or the last one. With a small
+    validation part, the best of many noisy epochs may be an early one that has learned little.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]{1,20}$")
@@ -123,13 +124,12 @@ class Stage(_Frozen):
 
 
 class Config(_Frozen):
-    """All of a training run except its data and seed.
+    """All settings of a training run, except its data and seed.
 
-    `initial`: what it starts from. `balanced`: both classes count the same in the loss, however many slices they have.
-    `pixels`: the scale on which its weights take pixels
-    (`training.network.pixel_scale`); a run that starts from a model version has the version's. `threshold`: the rule
-    that chooses it on the validation slices (`calibrate`). `floor`: the sensitivity below which the version is not
-    promoted.
+    `initial`: the weights from which it starts. `balanced`: both classes count the same in the loss, whatever their
+    numbers of slices. `pixels`: the scale of pixels for the weights (`training.network.pixel_scale`). A run that starts
+    from a model version uses the version's scale. `threshold`: the rule that chooses the threshold on the validation
+    slices (`calibrate`). `floor`: the lowest sensitivity with which the version may be promoted.
     """
 
     preset: str
@@ -152,7 +152,7 @@ class Config(_Frozen):
 
 
 def floor_of(rule: str) -> float | None:
-    """Return the lowest sensitivity that a threshold rule allows; None for Youden's rules. Raises ValueError."""
+    """Return the lowest sensitivity that a threshold rule allows, or None for Youden's rules. Raises ValueError."""
     if rule in ("youden", STEADY_RULE):
         return None
     try:
@@ -167,7 +167,7 @@ def floor_of(rule: str) -> float | None:
 
 
 _GENTLE = Augment(rotation=20, shift=0.1, shear=10, zoom=0.1, flip=True)
-# Prepares the network for other scanners, windows, exports and screenshots.
+# These changes prepare the network for other scanners, windows, exports and screenshots.
 _WIDE = Augment(
     rotation=14,
     shift=0.08,
@@ -187,7 +187,7 @@ _WIDE = Augment(
 def _whole(
     name: str, size: int, epochs: int, rate: float, warmup: float, label_smoothing: float = 0.05, q: float = 0
 ) -> Stage:
-    """Return a stage in which everything learns."""
+    """Return a stage in which all layers learn."""
     return Stage(
         name=name,
         unfreeze=ALL,
@@ -224,7 +224,7 @@ def _later(name: str, unfreeze: int, epochs: int, rate: float) -> Stage:
 
 
 _PRESETS = (
-    # The recipe of the notebook that this project grew from.
+    # The recipe of the notebook from which this project grew.
     Config(
         preset="seed",
         initial=Origin(kind="imagenet"),
@@ -275,16 +275,16 @@ PRESETS: dict[str, Config] = {config.preset: config for config in _PRESETS}
 
 
 def preset(name: str) -> Config:
-    """Return the preset of this name. Raises ConfigError."""
+    """Return the preset with this name. Raises ConfigError."""
     if name not in PRESETS:
         raise ConfigError(f"the preset {name!r} does not exist; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def with_settings(config: Config, settings: Sequence[str]) -> Config:
-    """Change single settings of a config: `initial=none`, `augment.flip=false`, `stages.0.epochs=3`.
+    """Change single settings of a config, such as `initial=none`, `augment.flip=false`, `stages.0.epochs=3`.
 
-    A stage may be named instead of numbered: `stages.head.epochs=3`. Raises ConfigError.
+    A stage may also be given by name: `stages.head.epochs=3`. Raises ConfigError.
     """
     values = config.model_dump(mode="json")
     for setting in settings:
@@ -320,7 +320,7 @@ def _put(values: Any, path: list[str], value: Any, setting: str) -> None:
 
 
 def _key(values: Any, name: str, setting: str) -> Any:
-    """Return the key or the index that `name` stands for in `values`."""
+    """Return the key or the index in `values` that `name` means."""
     names: list[Any] = []
     if isinstance(values, list):
         names = [stage.get("name") if isinstance(stage, dict) else None for stage in values]

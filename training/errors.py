@@ -1,4 +1,4 @@
-"""What ends a training run, and the line about it that people read."""
+"""The errors that end a training run, and their messages for people."""
 
 import errno
 from pathlib import Path
@@ -7,15 +7,15 @@ from db.datasets.slices import DatasetError
 from db.storage import FileDamaged, FileMissing
 from training.config import ConfigError
 
-MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's weights take 100 MB, with an optimiser's state three times as much
+MAX_WEIGHTS_BYTES = 1 << 30  # ResNet50's weights have 100 MB, or 300 MB with the state of an optimiser
 
 
 class Cancelled(Exception):
-    """The run was asked to end and to keep nothing."""
+    """The run was cancelled, and keeps nothing."""
 
 
 class RunFailed(Exception):
-    """The run cannot reach its end. The message says why, and what to do."""
+    """The run cannot go on. The message says why, and what to do."""
 
 
 class NotRepeatable(RunFailed):
@@ -23,7 +23,7 @@ class NotRepeatable(RunFailed):
 
 
 class Diverged(RunFailed):
-    """The loss or a weight is not a number any more. `when`: the epoch and step; `rate`: the stage's learning rate."""
+    """The loss or a weight became NaN. `when`: the epoch and the step. `rate`: the learning rate of the stage."""
 
     def __init__(self, stage: str, when: str, rate: float) -> None:
         super().__init__(
@@ -33,7 +33,7 @@ class Diverged(RunFailed):
 
 
 class NoRoom(RunFailed):
-    """The disk is too small for the features of a stage. `needed` and `free`: bytes; `copies`: how many would fit."""
+    """The disk is too small for the features of a stage. `needed`, `free`: bytes. `copies`: how many would fit."""
 
     def __init__(self, stage: str, folder: Path, *, needed: int, free: int, copies: int) -> None:
         fewer = f"keep fewer copies (--set stages.{stage}.copies={copies}), or " if copies else ""
@@ -44,7 +44,7 @@ class NoRoom(RunFailed):
 
 
 class WeightsError(RunFailed):
-    """A file cannot be initial weights. `problem` is the rest of a sentence that begins with the file's name."""
+    """A file cannot be used as initial weights. `problem`: the sentence that follows the name of the file."""
 
     def __init__(self, file: Path | str, problem: str) -> None:
         super().__init__(f"{file} {problem}")
@@ -52,17 +52,17 @@ class WeightsError(RunFailed):
 
 
 class WeightsTooLarge(WeightsError):
-    """The file has more bytes than initial weights can have."""
+    """The file is larger than initial weights can be."""
 
 
 def is_full_disk(error: Exception) -> bool:
-    """Return whether an error says that a disk has no room."""
+    """Return whether an error says that a disk is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def message_for(error: Exception) -> str:
-    """Return one line for people: what ended a run, and what to do."""
-    if isinstance(error, WeightsError):  # people do not know the file by its path in storage
+    """Return in one line, for people, what ended a run and what to do."""
+    if isinstance(error, WeightsError):  # the path in storage means nothing to people
         return f"the weights file {error.problem}"
     if isinstance(error, RunFailed | ConfigError | DatasetError):
         return str(error)

@@ -1,4 +1,4 @@
-"""A training run, from the claimed row to the registered model version."""
+"""Carries out a training run, from the claimed row to the registered model version."""
 
 import logging
 import shutil
@@ -47,11 +47,11 @@ STARTING = {
     "file": "reading the file of weights to start from",
     "model": "reading the model version to start from",
 }
-MAX_CLAIMS = 3  # without an epoch between them; beyond that, the run itself seems to kill its workers
+MAX_CLAIMS = 3  # after more claims without an epoch between them, the run itself seems to kill its workers
 
 
 def train_next(worker: str) -> bool:
-    """Claim the oldest waiting run and carry it out; return False if there is none."""
+    """Claim the oldest waiting run, and carry it out. Return False if no run waits."""
     if not claimed.may_claim():
         return False
     taken = in_transaction(lambda s: runs.claim_run(s, worker))
@@ -76,7 +76,7 @@ def train_next(worker: str) -> bool:
         try:
             carry_out(run, claim, heartbeat)
         except OSError as error:
-            if is_full_disk(error):  # the run itself fills it: to wait would not help
+            if is_full_disk(error):  # the run itself fills the disk, so waiting would not help
                 raise RunFailed(message_for(error)) from error
             raise
 
@@ -85,13 +85,13 @@ def train_next(worker: str) -> bool:
 
 
 def carry_out(run: TrainingRun, claim: Claim, heartbeat: Heartbeat) -> None:
-    """Train, evaluate, export and register.
+    """Train the network, evaluate it, export it, and register the model version.
 
-    Raises Cancelled, StaleClaim, and whatever keeps the run from its end (`errors.message_for` words it for people).
+    Raises Cancelled, StaleClaim, and any error that ends the run (`errors.message_for` explains it to people).
     """
     if current().repeatable_training:
         compute_repeatably()
-    with work_folder(claim) as folder:  # before anything else, because it removes what killed workers left
+    with work_folder(claim) as folder:  # comes first, because it removes the folders of killed workers
         if run.attempts > MAX_CLAIMS:
             raise RunFailed(
                 f"{MAX_CLAIMS} workers died during this run before an epoch was done; check whether the machine has"
@@ -120,22 +120,22 @@ def _train(run: TrainingRun, config: Config, observer: RunObserver, folder: Path
     if resume is None:
         _check_seen_slices(run, parts, observer)
     observer.report(0.0, "building the network" if resume else STARTING[config.initial.kind])
-    # A checkpoint holds the weights, so a resumed run does not need the file that they came from.
+    # A checkpoint has the weights, so a resumed run does not need the file with the initial weights.
     network = initial_network(config, run.seed, observer.alive, from_file=resume is None)
     if resume is None and config.initial.kind != "none":
         check_pixels(network, parts["train"].pixels, config.pixels)
     observer.report(0.0, "preparing the first epoch")
     data = Data(parts["train"], parts["validation"])
     history = fit(network, config, data, seed=run.seed, folder=folder, observer=observer, resume=resume)
-    seconds = sum(record.seconds for record in history)  # those before an interruption too
+    seconds = sum(record.seconds for record in history)  # also those before an interruption
     return Trained(run, config, network, parts, history, seconds, observer.is_stopped_early)
 
 
 def settle_environment(run: TrainingRun, config: Config) -> Config:
-    """Note on the run where it trains, and return its config with the precision settled.
+    """Record the environment of the run, and return its config with a definite precision.
 
-    A run that is continued on another machine keeps the precision and the environment that it began with. What differs
-    on the new machine is added with the suffix ` (resumed)`.
+    If a run continues on another machine, it keeps its first precision and environment. Differences of the new machine
+    are added with the suffix ` (resumed)`.
     """
     here = environment() | {"code": code_version(), "precision": precision_of(config)}
     if current().repeatable_training:
@@ -149,11 +149,12 @@ def settle_environment(run: TrainingRun, config: Config) -> Config:
 
 
 def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: RunObserver) -> None:
-    """Compare validation and test with the slices of other datasets that trained the version the run starts from.
+    """Compare validation and test with slices of other datasets on which the parent version was trained.
 
-    The launch compared hashes, and clusters of this dataset alone. Files that were saved anew are found only here.
+    The parent is the version that the run starts from. The launch compared only hashes, and clusters of this dataset.
+    Files that were saved again are found only here.
 
-    Raises RunFailed: there are such slices, and that is not allowed.
+    Raises RunFailed: there are such slices, and this is not allowed.
     """
     start, split = run.from_version, run.split
     if start is None or split is None:
@@ -180,9 +181,9 @@ def _check_seen_slices(run: TrainingRun, parts: dict[str, Labelled], observer: R
 
 
 def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> None:
-    """Make a model version of a package and finish its run, and have the version compared with the champion.
+    """Make a model version of a package, finish its run, and request the comparison with the champion.
 
-    All in one transaction: a worker that dies after it leaves nothing undone. The first demo model is promoted too.
+    All this is one transaction, so that nothing is missing if the worker dies. The first demo model is also promoted.
 
     Raises Cancelled, StaleClaim.
     """
@@ -199,14 +200,14 @@ def register(package: Package, folder: Path, run: TrainingRun, claim: Claim) -> 
 
 @contextmanager
 def work_folder(claim: Claim) -> Iterator[Path]:
-    """Make a folder of a claim on this machine, and remove it in the end. What killed workers left is removed first.
+    """Make a folder on this machine for a claim, and remove it at the end. First remove the folders of killed workers.
 
-    It is named by the claim, not by the run: a worker that lost the run and ends late must not remove the folder of the
-    worker that has it.
+    The folder is named by the claim, not by the run. Otherwise a worker that has lost the run, and ends late, would
+    remove the folder of the worker that now has the run.
     """
     parent = current().home / "training"
     folder = parent / f"run-{claim.id}-{claim.fence}"
-    folders = list(parent.glob("run-*"))  # listed before the rows are read: a folder is made after its claim
+    folders = list(parent.glob("run-*"))  # list them before reading the rows, as a folder is made after its claim
     with read_scope() as s:
         running = {f"run-{run_id}-{fence}" for run_id, fence in runs.running(s)}
     for leftover in folders:
@@ -220,9 +221,9 @@ def work_folder(claim: Claim) -> Iterator[Path]:
 
 
 def code_version() -> str:
-    """Return the commit of this code, if it is a checkout and git is installed; else the installed version."""
+    """Return the commit of this code, if it is a checkout and git is installed, or else the installed version."""
     root = Path(__file__).parents[1]
-    if (root / ".git").exists():  # a folder, or a worktree's file; never a checkout of other code around it
+    if (root / ".git").exists():  # a folder, or the file of a worktree; not the checkout of other code around this
         with suppress(OSError):
             described = subprocess.run(  # noqa: S603  (our own folder)
                 ["git", "-C", root, "describe", "--always", "--dirty"],  # noqa: S607

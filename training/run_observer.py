@@ -1,4 +1,4 @@
-"""Observes a run: its progress, epochs and checkpoints go to the database, and requests to end it come back."""
+"""Observes a run: writes its progress, epochs and checkpoints to the database, and reads requests to end it."""
 
 import time
 from collections import deque
@@ -18,13 +18,13 @@ from training.loop.observer import Checkpoint, Step, TrainingObserver
 from worker.claimed import ProgressNotes, patiently
 from worker.heartbeat import Heartbeat
 
-RATE_SECONDS = 60.0  # over which the rate is a mean
+RATE_SECONDS = 60.0  # the rate is the mean over this time
 
 
 class MovingRate:
-    """The images a second of a stage, validation between its epochs included, over the last minute.
+    """The images/s of a stage over the last minute, with the validation between epochs.
 
-    The first step of a stage does not count: it takes long, since the network is compiled.
+    The first step of a stage does not count, because it takes long to compile the network.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +33,7 @@ class MovingRate:
         self._done: deque[tuple[float, int]] = deque()
 
     def after(self, at: Step, batch: int) -> float | None:
-        """Return the rate after this step of so many slices; None after the first step of a stage."""
+        """Return the rate after this step of `batch` slices, or None after the first step of a stage."""
         if at.stage != self._stage:
             self._stage = at.stage
             self._done.clear()
@@ -46,7 +46,7 @@ class MovingRate:
 
 
 class RunObserver(TrainingObserver):
-    """Reports a run to the database, keeps its checkpoints, and hears of requests to end it."""
+    """Reports a run to the database, stores its checkpoints, and gets requests to end it."""
 
     def __init__(self, run: TrainingRun, claim: Claim, heartbeat: Heartbeat, stages: Sequence[Stage]) -> None:
         self._claim, self._heartbeat, self._stages = claim, heartbeat, stages
@@ -69,14 +69,14 @@ class RunObserver(TrainingObserver):
             raise Cancelled
 
     def step(self, at: Step) -> None:
-        """Report where training stands, once a second."""
+        """Report the position of training, once a second."""
         if at.steps and at.step:
             at = replace(at, rate=self._speed.after(at, self._stages[at.stage].batch))
         message = at.message or f"{at.stage_name}: epoch {at.epoch + 1} of {at.epochs}"
         self._notes.alive(lambda: self.report(FIT_SHARE * self._share_done(at), message, live=self._live(at)))
 
     def _share_done(self, at: Step) -> float:
-        """Return the share of pixels that were shown; it jumps if a stage ends early."""
+        """Return the share of pixels that were shown so far. It jumps if a stage ends early."""
         work = [stage.epochs * stage.size**2 for stage in self._stages]
         epochs = at.epoch + (at.step / at.steps if at.steps else 0)
         return float((sum(work[: at.stage]) + work[at.stage] * epochs / at.epochs) / sum(work))
@@ -87,11 +87,11 @@ class RunObserver(TrainingObserver):
         return LiveProgress.model_validate({**vars(at), "eta_seconds": seconds})
 
     def packaging(self, share: float, message: str) -> None:
-        """Report how far evaluating and exporting are, `share` from 0 to 1."""
+        """Report the progress of evaluating and exporting. `share`: from 0 to 1."""
         self._notes.now(lambda: self.report(FIT_SHARE + (1 - FIT_SHARE) * share, message))
 
     def alive(self) -> None:
-        """Hear of requests once a second while there is nothing to report."""
+        """Get requests once a second while there is nothing to report."""
         self._notes.alive(lambda: self.report(*self._last))
 
     def epoch(self, record: EpochRecord) -> None:
@@ -106,8 +106,8 @@ class RunObserver(TrainingObserver):
     def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
         """Write a checkpoint, unless the last one is only seconds old and the stage goes on.
 
-        The end of a stage is always kept. Otherwise, if the next stage kills its workers, the stage before it would be
-        trained again each time, and that would count as progress.
+        There is always a checkpoint at the end of a stage. Without it, if the next stage kills its workers, the
+        finished stage would be trained again each time, and that would count as progress.
         """
         if not ends_stage and time.monotonic() - self._checkpointed < current().checkpoint_seconds:
             return
@@ -123,10 +123,10 @@ class RunObserver(TrainingObserver):
                 runs.record_checkpoint(s, self._claim, self.stored)
 
     def ended_early(self) -> None:
-        """Note on the run that training was stopped before its last epoch."""
+        """Record that training was stopped before its last epoch."""
         self.report(*self._last, stopped_early=True)
         self.is_stopped_early = True
 
     def stopped(self) -> bool:
-        """Return whether somebody asked to stop and keep what was learned."""
+        """Return whether somebody asked to stop the run and keep what it has learned."""
         return self._stop

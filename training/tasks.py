@@ -1,6 +1,6 @@
-"""The Celery tasks of training and evaluation workers; the second kind also builds datasets.
+"""The Celery tasks of training and evaluation workers. Evaluation workers also build datasets.
 
-Each loads what it needs, TensorFlow above all, when it is first called.
+Each task loads its libraries, such as TensorFlow, when it is first called.
 """
 
 from db.broker import Queue
@@ -10,7 +10,7 @@ from worker.process import worker_name
 
 @app.task(name=Queue.TRAINING)
 def train() -> None:
-    """Carry out the training run whose turn it is."""
+    """Carry out the next training run."""
     from training.run import train_next
 
     train_next(worker_name())
@@ -18,7 +18,7 @@ def train() -> None:
 
 @app.task(name=Queue.EVALUATION)
 def evaluate() -> None:
-    """Carry out the evaluation whose turn it is."""
+    """Carry out the next evaluation."""
     from training.evaluation.evaluate_version import evaluate_next
 
     evaluate_next(worker_name())
@@ -26,7 +26,7 @@ def evaluate() -> None:
 
 @app.task(name=Queue.DATASETS)
 def build_dataset() -> None:
-    """Build the dataset whose turn it is."""
+    """Build the next dataset."""
     from worker.datasets.build import build_next
 
     build_next(worker_name())

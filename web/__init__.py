@@ -1,1 +1,1 @@
-"""The Flask application: API, pages, sign-in."""
+"""The Flask application: the API, the pages and signing in."""

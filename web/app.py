@@ -1,4 +1,4 @@
-"""The web application: `create_app(settings)` puts its parts together."""
+"""The web application. `create_app(settings)` puts its parts together."""
 
 from importlib.metadata import version
 
@@ -43,11 +43,11 @@ from web.views import (
 )
 
 HEALTH_THREADS = 2
-ALIVE = "/healthz"  # it must answer even if storage hangs, or the process is killed without being at fault
+ALIVE = "/healthz"  # if it does not answer, the process is killed; so it must answer even if storage hangs
 
 
 def create_app(settings: Settings | None = None) -> APIFlask:
-    """Return an application with these settings, or those of the environment. The whole process then uses them."""
+    """Return an application with these settings, or else with those of the environment. The whole process uses them."""
     settings = settings or get_settings()
     db.database.use(settings)
     app = APIFlask(
@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None) -> APIFlask:
         SESSION_COOKIE_SECURE=settings.secure_cookies,
         SESSION_REFRESH_EACH_REQUEST=False,
         WTF_CSRF_CHECK_DEFAULT=False,  # web.security.guards checks it once the user is known
-        WTF_CSRF_TIME_LIMIT=None,  # a token lasts as long as its session: pages stay open while archives upload
+        WTF_CSRF_TIME_LIMIT=None,  # a token lasts as long as its session, because pages stay open during uploads
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     compression.install(app)
@@ -96,13 +96,13 @@ def create_app(settings: Settings | None = None) -> APIFlask:
 
 
 def make_front(app: APIFlask, settings: Settings) -> Front:
-    """Return what gunicorn serves: the application behind the front, with as many threads as the settings say."""
+    """Return the application behind the front, which gunicorn serves. The settings say how many threads it has."""
     addresses = app.url_map.bind("localhost")
 
     def kind_of(method: str, path: str) -> Kind:
         try:
             endpoint, _ = addresses.match(path, method)
-        except HTTPException:  # an error or a redirect, which takes no longer than a page
+        except HTTPException:  # an error or a redirect takes no longer than a page
             return Kind.PAGE
         if path == ALIVE:
             return Kind.ALIVE

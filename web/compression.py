@@ -1,4 +1,4 @@
-"""Compresses answers that are text with gzip, if the client takes it.
+"""Compresses answers that are text with gzip, if the client accepts it.
 
 The size of a compressed page can reveal a secret in it if an attacker can put text into the same page (BREACH). The
 only such secret is the CSRF token, which `web.security.csrf` masks anew in every answer. A new API token is shown only
@@ -24,15 +24,15 @@ TYPES = frozenset(
         "image/svg+xml",
     }
 )
-SMALLEST = 500  # bytes: what is smaller fits into one packet anyway
-LEVEL = 6  # of 9: level 9 takes twice the time for 1 % less
+SMALLEST = 500  # bytes; a smaller answer fits into one packet anyway
+LEVEL = 6  # of 9; level 9 takes twice the time and saves only 1 %
 GZIP = 16 + zlib.MAX_WBITS
 _packed_files: dict[tuple[str, str | None], bytes] = {}  # at most one entry for each static file
 WITHOUT_BODY = frozenset({204, 206, 304})
 
 
 def install(app: Flask) -> None:
-    """Compress the answers of the application. Install it before other handlers: Flask calls the first one last."""
+    """Compress the answers of the application. Install this before other handlers. Flask calls the first one last."""
     app.after_request(compress)
 
 
@@ -56,13 +56,13 @@ def compress(response: Response) -> Response:
         response.set_data(gzip.compress(response.get_data(), LEVEL, mtime=0))
     response.content_encoding = "gzip"
     etag, _ = response.get_etag()
-    if etag is not None:  # the same contents in other bytes: the tag is weak (RFC 9110, section 8.8.1)
+    if etag is not None:  # the bytes differ but the contents do not, so the tag is weak (RFC 9110, section 8.8.1)
         response.set_etag(etag, weak=True)
     return response
 
 
 def _packed_file(path: str, response: Response) -> bytes:
-    """Return a static file compressed. It is compressed once in the life of the process, until it changes."""
+    """Return a static file compressed. A process compresses it only once, unless the file changes."""
     key = (path, response.get_etag()[0])
     if key not in _packed_files:
         _packed_files[key] = gzip.compress(response.get_data(), LEVEL, mtime=0)

@@ -1,4 +1,4 @@
-"""Errors as answers: problem+json (RFC 9457) from the API, a page for a browser."""
+"""Turns errors into answers: problem+json (RFC 9457) for the API, a page for a browser."""
 
 import errno
 import logging
@@ -52,7 +52,7 @@ _SLUGS = {
 
 
 class Problem(Exception):
-    """An answer that is an error: an HTTP status, a stable slug, a sentence for people, and members for programs."""
+    """An error as an answer: an HTTP status, a stable slug, a sentence for people, and members for programs."""
 
     def __init__(self, status: int, slug: str, detail: str, headers: dict[str, str] | None = None, **members: Any):
         super().__init__(slug)
@@ -64,7 +64,7 @@ class Problem(Exception):
 
     @property
     def title(self) -> str:
-        """Return the status in words."""
+        """Return the name of the status in words."""
         return HTTPStatus(self.status).phrase
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Problem(Exception):
 
 
 def sentence(error: object) -> str:
-    """Write a line of an error or a verdict as a sentence. A label at its start, such as `site/1`, stays as it is."""
+    """Turn a line of an error or a verdict into a sentence. A label at its start, such as `site/1`, does not change."""
     text = str(error)
     is_label = any(character in "/_" or character.isdigit() for character in text.partition(" ")[0])
     start = text[:1] if is_label else text[:1].upper()
@@ -87,17 +87,17 @@ def sentence(error: object) -> str:
 
 
 def not_found() -> Problem:
-    """Return a 404. A thing that exists but belongs to others gets the same answer, so that ids cannot be probed."""
+    """Return a 404. The answer is the same if a thing exists but is somebody else's, so that ids cannot be probed."""
     return Problem(404, "not-found", "There is nothing here, or it belongs to somebody else. Check the address.")
 
 
 def not_signed_in(detail: str = "You are not signed in. Sign in, or send a valid token.") -> Problem:
-    """Return a 401: no user, or a token that is unknown, revoked or expired (RFC 6750, section 3)."""
+    """Return a 401: nobody is signed in, or the token is unknown, revoked or expired (RFC 6750, section 3)."""
     return Problem(401, "not-signed-in", detail, headers={"WWW-Authenticate": 'Bearer realm="ctbatch"'})
 
 
 def refused_archive(filename: str, refused: ArchiveRefused) -> Problem:
-    """Return a 422 for a file that is refused whole. Nothing of the submission was queued."""
+    """Return a 422 for a refused file. Nothing of the submission was queued."""
     return Problem(
         422,
         "archive-refused",
@@ -109,7 +109,10 @@ def refused_archive(filename: str, refused: ArchiveRefused) -> Problem:
 
 
 def as_problem(error: Exception) -> Problem:
-    """Turn an exception into a Problem. No other function does so. An unexpected one is logged and becomes a 500."""
+    """Turn an exception into a Problem. This is the only function that does so. An unexpected error becomes a 500.
+
+    It is also logged.
+    """
     match error:
         case Problem():
             return error
@@ -179,7 +182,7 @@ def install(app: Flask) -> None:
 
 
 def respond(error: Exception) -> ResponseReturnValue:
-    """Return the response for an exception, in the form that the client reads."""
+    """Return the response for an exception: problem+json or a page."""
     if isinstance(error, HTTPException) and error.response is not None:
         return error.response
     if isinstance(error, HTTPException) and error.code is not None and 300 <= error.code < 400:
@@ -198,12 +201,12 @@ def _as_json(problem: Problem) -> Response:
 
 def _as_page(problem: Problem) -> ResponseReturnValue:
     if problem.status == 401:
-        if request.headers.get("HX-Request"):  # a poll of a page whose session has ended
+        if request.headers.get("HX-Request"):  # a page polls, but its session has ended
             shown = urlsplit(request.headers.get("HX-Current-URL", ""))
             back = f"{shown.path}?{shown.query}" if shown.query else shown.path
             return Response(status=401, headers={"HX-Redirect": url_for("sign_in.form", next=back or None)})
         target = url_for("sign_in.form", next=request.full_path.rstrip("?") if request.method == "GET" else "/")
         return redirect(target, 303)
     if problem.status >= 500:
-        g.setdefault("user", None)  # looking up the user may be what failed
+        g.setdefault("user", None)  # looking up the user may have failed
     return render_template("error.html", problem=problem), problem.status, problem.headers

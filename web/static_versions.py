@@ -1,4 +1,4 @@
-"""Static files whose addresses change with their contents, so that browsers may keep them for a year."""
+"""Makes the addresses of static files depend on their contents, so that browsers may keep the files for a year."""
 
 import hashlib
 from functools import lru_cache
@@ -17,7 +17,7 @@ def digest(path: Path) -> str:
 
 
 def install(app: Flask) -> None:
-    """Add `?v=<digest>` to every address made by `url_for("static", …)`."""
+    """Add `?v=<digest>` to every address that `url_for("static", …)` makes."""
     folder = Path(str(app.static_folder))
 
     @app.url_defaults

@@ -1,1 +1,1 @@
-"""Celery workers: archives become slices, slices become predictions."""
+"""Celery workers. They turn archives into slices, and slices into predictions."""

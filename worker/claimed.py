@@ -1,15 +1,15 @@
-"""Carries out claimed work, by one policy for ingest, predicting, datasets, training and evaluation.
+"""Carries out claimed work. Ingest, predicting, datasets, training and evaluation follow the same policy:
 
 * A heartbeat keeps the lease while the work makes progress.
-* `StaleClaim`: the lease was lost and somebody else has the work. It is logged, and nothing is recorded.
-* While the database is unreachable, results are kept, and recording them is tried again until it is back: `patiently`.
-  The lease is then renewed.
-* If storage, decoders or memory are not available, the work is put off and tried again later. That does not count as an
-  attempt. It is logged as an error, counted, and shown as the metric `ctbatch_put_offs`.
-* While the free disk space is below its reserve, nothing is claimed. What is claimed already can then go on.
-* Any other error ends the work: `fail` records the reason for people. If `fail` raises instead, the error goes to
-  Celery's log, and the lease runs out.
-* Progress is noted once a second. If the database is unreachable, only that note is lost.
+* If the lease was lost and somebody else has the work (`StaleClaim`), this is logged, and nothing is recorded.
+* While the database is unreachable, results are kept, and recording them is tried again until the database is back
+  (`patiently`). The lease is then renewed.
+* If storage, decoders or memory are not available, the work is put off and tried again later. This does not count as an
+  attempt. It is logged as an error, and counted in the metric `ctbatch_put_offs`.
+* While less disk space is free than the reserve, nothing is claimed. Work that is claimed already can then go on.
+* Any other error ends the work. `fail` records the reason for people. If `fail` itself raises an error, the error goes
+  to Celery's log, and the lease runs out.
+* Progress is noted once a second. If the database is unreachable, only this note is lost.
 """
 
 import logging
@@ -33,15 +33,15 @@ from worker.imaging.rejections import DecoderUnavailable
 log = logging.getLogger(__name__)
 
 AWAY = (OSError, OperationalError, DecoderUnavailable, MemoryError)
-WAIT_SECONDS = 2.0  # between two checks whether the database is back
-NOTE_SECONDS = 1.0  # between two notes of the progress
+WAIT_SECONDS = 2.0  # pause between two checks whether the database is back
+NOTE_SECONDS = 1.0  # pause between two notes of the progress
 
 T = TypeVar("T")
 OnError = Callable[[Exception], None]
 
 
 def may_claim() -> bool:
-    """Return whether this machine has enough free disk space for more work, and log if it has not. Raises OSError."""
+    """Return whether this machine has enough free disk space for more work. If not, log it. Raises OSError."""
     if storage().is_short_of_disk():
         log.error("nothing is claimed: the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
         return False
@@ -59,8 +59,8 @@ def carry_out(
 ) -> None:
     """Do claimed work by the policy above.
 
-    `away`: the errors that put the work off. Any other error is passed to `fail`. `put_off` is called in place of
-    `_put_off` if the work is to be tried again later.
+    `away`: the errors that put off the work. Any other error is passed to `fail`. `put_off`: the function that puts off
+    the work, if it is not `_put_off`.
     """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
     with Heartbeat(model, claims) as heartbeat:
@@ -86,9 +86,9 @@ def carry_out(
 
 
 def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
-    """Call `act`, again and again while the database is unreachable, and return its result.
+    """Call `act` and return its result. While the database is unreachable, wait and call it again.
 
-    `act` runs one transaction, or several that may each be repeated. Raises StaleClaim, and what `act` raises.
+    `act` runs one transaction, or several transactions that can be repeated. Raises StaleClaim, and what `act` raises.
     """
     while True:
         try:
@@ -102,7 +102,7 @@ def patiently(heartbeat: Heartbeat, act: Callable[[], T]) -> T:
 
 
 def _kind_of(error: Exception) -> dict[str, object]:
-    """Return what the log may state about an error. Its text is included only if it cannot contain a name."""
+    """Return what the log may state about an error. The error's text is included only if it cannot contain a name."""
     facts: dict[str, object] = {"error": type(error).__name__}
     if isinstance(error, OSError):
         facts["errno"] = error.errno
@@ -127,7 +127,7 @@ def reason_of(error: Exception) -> str:
 
 
 class ProgressNotes:
-    """Writes down how far some work is, at most once a second."""
+    """Notes the progress of some work, at most once a second."""
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         self._heartbeat = heartbeat

@@ -1,4 +1,4 @@
-"""Read what was received: entries of a stored file are decoded in the sandbox, and their originals stored."""
+"""Reads stored files: decodes their entries in the sandbox, and stores the originals of the entries."""
 
 import io
 import os
@@ -21,13 +21,13 @@ Read = tuple[Entry, str | None, list[PreparedSlice] | SliceRejected]
 
 
 def new_decoders() -> DecoderPool:
-    """Return a pool of sandboxed decoders by the settings; they start at first use."""
+    """Return a pool of sandboxed decoders with the present settings. The decoders start when they are first used."""
     settings = current()
     size = settings.decoders or min(os.cpu_count() or 1, 8)
     limits = DecodeLimits(
         max_pixels=settings.max_pixels,
         cpu_seconds=settings.decode_seconds,
-        wall_seconds=6 * settings.decode_seconds,  # longer, since on a busy machine a decoder waits for the processor
+        wall_seconds=6 * settings.decode_seconds,  # longer, because a decoder waits on a busy machine
         memory_bytes=settings.decode_memory_bytes,
         max_file_bytes=settings.max_entry_bytes,
         set_apart=settings.set_apart,
@@ -36,7 +36,7 @@ def new_decoders() -> DecoderPool:
 
 
 def check_decoder() -> str | None:
-    """Start a decoder, and return None, or why it has no system call filter. Raises DecoderUnavailable."""
+    """Start a decoder. Return why it has no system call filter, or None if it has one. Raises DecoderUnavailable."""
     with new_decoders() as pool:
         list(pool.map([(0, b"not an image")]))
         return pool.unfiltered
@@ -57,7 +57,7 @@ def stored_entries(
 
 
 def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable[[], None]) -> Generator[Read]:
-    """Read the entries and store their originals; yield each in order, decoded or rejected.
+    """Read the entries, and store their originals. Yield the entries in order, each decoded or rejected.
 
     Call `storage().sync()` before rows refer to the originals. Some entries are read before earlier ones are yielded.
     `progress` is called for each entry. Raises DecoderUnavailable, OSError, and what reading raises.

@@ -1,8 +1,8 @@
-"""Reads what an HDF5 file of weights holds, in a confined process of its own, and refuses one that reaches outside.
+"""Reads the contents of an HDF5 file of weights in a confined process. Refuses a file that refers to other files.
 
-The format lets a file name other files: by external and soft links, and by external and virtual datasets. A server
-that loads such a file as weights would read the files that it names. The library that reads HDF5 is large and written
-in C, so files of strangers are opened only in a process that can open, send or start nothing else
+An HDF5 file can name other files, by external and soft links, and by external and virtual datasets. A server that loads
+such a file as weights would read the named files too. The library that reads HDF5 is large and written in C. Therefore
+files of strangers are opened only in a process that cannot open, send or start anything else
 (`worker.imaging.sandbox.seccomp`).
 """
 
@@ -29,7 +29,7 @@ Shapes = Counter[tuple[int, ...]]
 SECONDS, CPU_SECONDS = 120.0, 60
 MEMORY_BYTES = 2 << 30
 MOST_OBJECTS = 100_000
-MOST_BYTES = 8 << 30  # of all arrays as numbers: a small file may state arrays of any size
+MOST_BYTES = 8 << 30  # of all arrays in memory, because a small file may state arrays of any size
 MOST_DIMENSIONS = 32
 MAX_REPLY_BYTES = 8 << 20
 REFUSALS = {
@@ -46,7 +46,7 @@ _ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "
 
 
 def check_weights(path: Path) -> None:
-    """Check that an HDF5 file, or the weights in a `.keras` file, can be read and refers to no other file.
+    """Check that an HDF5 file, or the weights in a `.keras` file, can be read and do not refer to other files.
 
     Raises HarmfulModel.
     """
@@ -54,9 +54,9 @@ def check_weights(path: Path) -> None:
 
 
 def read_shapes(path: Path) -> Shapes:
-    """Return how many arrays of each shape an HDF5 file holds, or the weights in a `.keras` file.
+    """Return how many arrays of each shape are in an HDF5 file, or in the weights of a `.keras` file.
 
-    Raises HarmfulModel: it cannot be read, or it refers to another file.
+    Raises HarmfulModel: the file cannot be read, or refers to another file.
     """
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
@@ -72,8 +72,8 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def _read_confined(file: IO[bytes]) -> Shapes:
-    """Return the shapes that a confined process reads from an open file. Its answer is not trusted either."""
-    from worker.imaging.sandbox.filter_choice import filter_choice  # it loads SQLAlchemy, which the child does not need
+    """Return the shapes that a confined process reads from an open file. The answer of the process is checked too."""
+    from worker.imaging.sandbox.filter_choice import filter_choice  # loads SQLAlchemy, which the child does not need
 
     process = subprocess.Popen(  # noqa: S603  our own interpreter and module
         [sys.executable, "-I", "-B", "-c", _LAUNCH, str(_ROOT), str(os.getpid()), filter_choice()],
@@ -109,13 +109,13 @@ def _dimension(size: object) -> int:
 
 
 class _Refused(Exception):
-    """In the confined process: the file is refused, by a code of `REFUSALS`."""
+    """The confined process refuses the file, with a code of `REFUSALS`."""
 
 
 def main(parent: str, filter_: str) -> NoReturn:
-    """Confine this process, read the file at standard input, and write its shapes or a code as JSON.
+    """Confine this process, read the file at stdin, and write its shapes or a code of `REFUSALS` as JSON.
 
-    If `filter_` is `required` and cannot be set, the file is not read.
+    If `filter_` is `required` but cannot be set, the file is not read.
     """
     die_with_parent(int(parent))
     _warm_up()
@@ -139,7 +139,7 @@ def _answer() -> object:
 
 
 def _warm_up() -> None:
-    """Import what h5py imports late, while files can still be opened."""
+    """Import the modules that h5py imports late, while files can still be opened."""
     import h5py
 
     file = BytesIO()
@@ -149,7 +149,7 @@ def _warm_up() -> None:
 
 
 def list_shapes(source: IO[bytes] | FileIO) -> list[list[int]]:
-    """List the shape of every array, without reading one. Raises _Refused, and h5py's errors."""
+    """List the shapes of all arrays, without reading the arrays. Raises _Refused, and h5py's errors."""
     import h5py
 
     shapes: list[list[int]] = []
@@ -163,7 +163,7 @@ def list_shapes(source: IO[bytes] | FileIO) -> list[list[int]]:
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                     raise _Refused("link")
                 item = group[name]
-                if item in seen:  # a file may name an object twice, or a group within itself
+                if item in seen:  # a file may name an object twice, or a group inside that group
                     continue
                 seen.add(item)
                 if isinstance(item, h5py.Group):

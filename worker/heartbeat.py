@@ -1,4 +1,4 @@
-"""Keeps the leases of claimed work, and ends a process that has stopped making progress."""
+"""Renews the leases of claimed work. Kills a process that has stopped making progress."""
 
 import logging
 import os
@@ -18,14 +18,14 @@ from db.models import LeaseMixin
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 2.0  # after a heartbeat that failed: short, since leases may run out meanwhile
+RETRY_SECONDS = 2.0  # pause after a failed heartbeat; it is short, because leases may run out meanwhile
 
 
 class Heartbeat:
-    """A thread that extends the leases of claims on rows of one table, while the work makes progress.
+    """A thread that renews the leases of claims on rows of one table while the work makes progress.
 
-    Work that hangs must not be kept alive for ever: after `stall_seconds` without `progress()` the process kills
-    itself, the leases run out, and the sweeper repairs the rows.
+    Work that hangs must not keep its leases for ever. So after `stall_seconds` without `progress()`, the process kills
+    itself. The leases then run out, and the sweeper repairs the rows.
     """
 
     def __init__(self, model: type[LeaseMixin], claims: Sequence[Claim]) -> None:
@@ -37,7 +37,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def progress(self) -> None:
-        """Report that the work goes on. Raises StaleClaim when every claim is lost and the work is useless."""
+        """Report that the work makes progress. Raises StaleClaim if every claim is lost: the work is then useless."""
         self._progress = time.monotonic()
         if len(self._lost) == len(self._claims):
             raise StaleClaim(f"all {len(self._claims)} claims are lost")

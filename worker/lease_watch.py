@@ -1,4 +1,4 @@
-"""Decides whether a lease that has run out was lost by its worker, or by a pause of the database or of the machine."""
+"""Decides why a lease ran out: because its worker is lost, or because the database or the machine paused."""
 
 import logging
 from datetime import datetime
@@ -9,10 +9,10 @@ log = logging.getLogger(__name__)
 
 
 class LeaseWatch:
-    """Reads the database's clock at each sweep, and notices when it could not read it for a while.
+    """Gets the database's time at each sweep, and notices gaps in which the database could not be reached.
 
-    During such a gap no worker could renew its lease. So after a gap, live workers get the time of one heartbeat and
-    one sweep to renew. The start of this process counts as a gap, because there may have been one before it.
+    During a gap, no worker could renew its lease. So after a gap, live workers get the time of one heartbeat and one
+    sweep to renew. The start of this process counts as a gap, because there may have been one before.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class LeaseWatch:
         self._judge_from: datetime | None = None
 
     def may_judge(self, now: datetime) -> bool:
-        """Return whether a lease that has run out by `now`, the time of the database, is lost."""
+        """Return whether a lease that has run out is lost. `now`: the time of the database."""
         settings = current()
         before, self._looked_at = self._looked_at, now
         if before is None or abs((now - before).total_seconds()) > settings.lease_seconds / 2:

@@ -1,4 +1,4 @@
-"""What Linux is asked to do with a process: end it with its parent, and give its processor time to others first."""
+"""Asks Linux to end a process when its parent ends, and to let other processes use a busy core first."""
 
 import ctypes
 import os
@@ -9,15 +9,15 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _AUTOGROUP = Path("/proc/self/autogroup")
-_TRIES, _PAUSE = 5, 0.1  # the kernel accepts one such change every 0.1 s from all unprivileged processes together
+_TRIES, _PAUSE = 5, 0.1  # for all unprivileged processes together, the kernel accepts one such change every 0.1 s
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork
 
 
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal when its parent dies, and end it at once if it has died already.
+    """Ask the kernel to send this process a signal when its parent dies. If the parent is dead already, exit at once.
 
-    By prctl(2), PR_SET_PDEATHSIG. `parent`: its process id, taken before the fork. The signal is tied to the thread
-    that forked, which has to live as long as this process.
+    This uses prctl(2), PR_SET_PDEATHSIG. `parent`: the process id of the parent, taken before the fork. The signal
+    also comes when the thread that forked ends, so that thread must live as long as this process.
     """
     if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0) != 0:
         code = ctypes.get_errno()
@@ -27,10 +27,11 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
 
 
 def come_after_others(nice: int) -> None:
-    """Let other processes have a busy core first. On an idle core this process is as quick as before.
+    """Let other processes use a busy core first. On an idle core, this process is as quick as before.
 
-    A kernel that groups processes by session shares a core out between the groups, and `nice` counts only inside its
-    group. So the group's own value is set too: sched(7), "The autogroup feature". Without that file, `nice` is enough.
+    A kernel may group processes by session, and divide a core between the groups. `nice` then counts only inside the
+    group, so the group's own value is set too (sched(7), "The autogroup feature"). A kernel without
+    /proc/self/autogroup does not group processes, so `nice` is enough there.
     """
     os.setpriority(os.PRIO_PROCESS, 0, nice)
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The start of every Celery worker process: logs, connections of its own, and an end with its parent."""
+"""Prepares every Celery worker process: its logs, its own connections, and its end with its parent."""
 
 import os
 from typing import Any
@@ -20,7 +20,7 @@ def worker_name() -> str:
 
 
 def prepare(default_role: str) -> None:
-    """Attach to Celery's signals: logging, fork hygiene, and the file that says a worker is ready."""
+    """Connect to Celery's signals, to set up logging and forked processes, and to write the file of a ready worker."""
     os.umask(0o077)  # stored files are for this user alone
     role, parent = os.environ.get("CTBATCH_ROLE", default_role), os.getpid()
 
@@ -38,7 +38,7 @@ def prepare(default_role: str) -> None:
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (settings.run_dir / f"{role}.ready").touch()
         if role == Queue.INFERENCE:
-            wake(Queue.INFERENCE)  # without work, the worker loads the champion's engine
+            wake(Queue.INFERENCE)  # if no work waits, the worker loads the champion's engine
 
     signals.setup_logging.connect(_logging, weak=False)
     signals.worker_process_init.connect(_child, weak=False)

@@ -1,11 +1,11 @@
-"""Moves stored files that the database does not refer to into the trash, and empties the trash later.
+"""Moves unused stored files to the trash, and empties the trash later. A file is unused if no row refers to it.
 
-Deleting is the one thing here that cannot be taken back, so five rules guard it:
-1. Nothing is touched in a storage that is not marked as this database's, nor a file that is older than the database.
-2. A file first lies in the trash for days. One that the database refers to by then, or that is read, comes back.
-3. A round that finds many such files moves none: a wrong or restored database looks like that.
-4. A file is looked at again just before it moves, and the rows just after: somebody may have put it again meanwhile.
-5. The columns that name files are marked in the models; a test fails for a column of hashes without a mark.
+Deleting cannot be undone, so five rules protect the files:
+1. Nothing is moved in a storage that is not marked as this database's. No file older than the database is moved.
+2. A file stays in the trash for days. If a row refers to it by then, or it is read, it is restored.
+3. A round that finds many unused files moves none, because the database may be the wrong one, or an old backup.
+4. A file is checked again just before it is moved, and the rows just after, because the file may be in use again.
+5. The columns that name files are marked in the models. A test fails for a column of hashes without a mark.
 """
 
 import json
@@ -35,12 +35,12 @@ _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 class TooManyOrphans(Exception):
-    """So many files are not referred to that the database is more likely to be wrong than the files."""
+    """So many files are unused that the database is probably the wrong one."""
 
 
 @dataclass(frozen=True)
 class Reaped:
-    """How many files went to the trash, came back from it, and were deleted."""
+    """How many files were moved to the trash, restored from it, and deleted."""
 
     trashed: int
     restored: int
@@ -48,11 +48,11 @@ class Reaped:
 
 
 def reap(*, confirmed: bool = False) -> Reaped:
-    """Carry out one round. `confirmed`: somebody looked, and any number of files may go to the trash.
+    """Carry out one round. `confirmed`: a person has checked, and any number of files may go to the trash.
 
     Raises:
         ForeignStorage: the storage may belong to another database.
-        TooManyOrphans: nothing was moved to the trash.
+        TooManyOrphans: too many files are unused, so nothing was moved to the trash.
     """
     with session_scope() as s:
         claim_storage(s)
@@ -77,7 +77,7 @@ def reap(*, confirmed: bool = False) -> Reaped:
 
 
 def restore_all() -> int:
-    """Take every file out of the trash, and return how many."""
+    """Restore all files from the trash, and return how many."""
     names = [sha256 for sha256, _ in storage().trashed()]
     return sum(storage().restore(sha256) for sha256 in names)
 
@@ -96,7 +96,7 @@ def unnamed(names: Sequence[str]) -> list[str]:
 
 
 def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
-    """Yield the files of `names` that the database refers to, and every file in JSON columns, which few rows have."""
+    """Yield the files of `names` that the database refers to. Also yield all files that JSON columns name."""
     for column in file_columns():
         if isinstance(column.type, JSON):
             for value in s.scalars(select(column)):
@@ -106,7 +106,7 @@ def _named(s: Session, names: Sequence[str]) -> Iterator[str]:
 
 
 def _restore_named(trashed: Sequence[str]) -> int:
-    """Restore what the database has come to refer to while the round went on; return how many."""
+    """Restore the files that a row has begun to refer to during the round. Return how many."""
     count = 0
     for names in _batches(iter(trashed)):
         lost = set(unnamed(names))
@@ -115,7 +115,7 @@ def _restore_named(trashed: Sequence[str]) -> int:
 
 
 def _empty_trash() -> tuple[int, int]:
-    """Restore what the database refers to by now, delete what lay there long enough; return how many of each."""
+    """Restore files that a row refers to by now. Delete files that were in the trash long enough. Count both."""
     last_day = (datetime.now(UTC) - timedelta(days=current().trash_days)).date()
     days = dict(storage().trashed())
     restored = deleted = 0

@@ -1,4 +1,4 @@
-"""Looks into files that were received, before anything of them is queued: for the web, and for the command line."""
+"""Looks into received files before they are queued, for the web and for the command line."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from worker.imaging.rejections import ArchiveRefused
 
 
 def inspect_received(path: Path, filename: str, stored: StoredFile, *, whole: bool = True) -> ReceivedFile:
-    """Look into the archive or image at `path`, which is received but need not be published yet.
+    """Look into the received archive or image at `path`. It need not be published in storage yet.
 
     Unless `whole`, only the beginning of a packed TAR is unpacked, which takes little time.
 
     Raises:
-        ArchiveRefused: it cannot be accepted.
+        ArchiveRefused: the file cannot be accepted.
     """
     name = display_name(filename or "unnamed")
     inspection = inspect_archive(path, name, Limits.of(current()), whole=whole)
@@ -25,10 +25,10 @@ def inspect_received(path: Path, filename: str, stored: StoredFile, *, whole: bo
 
 
 def receive_file(filename: str, pieces: Iterable[bytes]) -> ReceivedFile:
-    """Write a file into storage and look into it; a file that is refused is not kept.
+    """Write a file into storage, and look into it. A refused file is not kept.
 
     Raises:
-        ArchiveRefused: it cannot be accepted.
+        ArchiveRefused: the file cannot be accepted.
     """
     with storage().receive() as receiver:
         for piece in pieces:
@@ -39,10 +39,10 @@ def receive_file(filename: str, pieces: Iterable[bytes]) -> ReceivedFile:
 
 
 def check_for_images(files: Sequence[ReceivedFile]) -> None:
-    """Check that one of the files could hold an image.
+    """Check that at least one of the files could hold an image.
 
     Raises:
-        ArchiveRefused: none could.
+        ArchiveRefused: none of them could.
     """
     if not any(file.entries != 0 and file.size for file in files):
         raise ArchiveRefused("no_images", "There is no file that could be an image.")

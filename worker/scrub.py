@@ -1,7 +1,7 @@
-"""Finds stored files that were damaged: slowly, all the time, in a thread of the sweeper.
+"""Finds damaged files in storage. A thread of the sweeper does this slowly and all the time.
 
-A file is otherwise checked only when it is read, which may be years later, when no backup has it any more. An object
-store checks its own files, so only a folder is read.
+Otherwise a file would be checked only when it is used. That may be years later, when no backup has it any more. An
+object store checks its files itself, so only a folder is checked here.
 """
 
 import logging
@@ -20,26 +20,26 @@ from db.storage.reread import Reread, Rereader
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 10.0
-NICE = 19  # after everybody else
+NICE = 19  # let all other processes go first
 
 
 def start(stop: threading.Event) -> None:
-    """Start the thread, unless the settings or the kind of storage say otherwise. It ends with the process."""
+    """Start the thread, if the settings want it and the storage is a folder. The thread ends with the process."""
     if storage().is_local and current().reread_bytes_per_second > 0:
         threading.Thread(target=_run, args=(stop,), name="scrub", daemon=True).start()
 
 
 def begin() -> Rereader:
-    """Return a reader that goes on where the last one stopped."""
+    """Return a reader that continues where the last one stopped."""
     with read_scope() as s:
         return Rereader(storage().folder, s.scalars(select(Installation.reread_to)).one())
 
 
 def scrub(reader: Rereader, size: int) -> Reread:
-    """Read about so many bytes, and record what was found. Raises OSError: storage is away."""
+    """Read about `size` bytes, and record which files are damaged. Raises OSError if the storage is unreachable."""
     found = reader.turn(size)
     with session_scope() as s:
-        s.execute(delete(DamagedFile).where(DamagedFile.sha256.in_(found.whole)))  # mended since the last time
+        s.execute(delete(DamagedFile).where(DamagedFile.sha256.in_(found.whole)))  # repaired since the last time
         known = set(s.scalars(select(DamagedFile.sha256)))
         s.add_all(DamagedFile(sha256=name) for name in found.damaged if name not in known)
         if not found.last:
@@ -59,6 +59,6 @@ def _run(stop: threading.Event) -> None:
         try:
             reader = reader or begin()
             scrub(reader, int(current().reread_bytes_per_second * TURN_SECONDS))
-        except (SQLAlchemyError, OSError) as error:  # database or storage is away: later from where we were
+        except (SQLAlchemyError, OSError) as error:  # database or storage is unreachable; go on from there later
             reader = None
             log.warning("no stored file is read again", extra={"error": type(error).__name__})

@@ -1,6 +1,6 @@
-"""Repairs after crashes, every few seconds; several copies may run at once.
+"""The sweeper: repairs rows after crashes, every few seconds. Several sweepers may run at once.
 
-Run as `python -m worker.sweep`.
+Run it as `python -m worker.sweep`.
 """
 
 import logging
@@ -41,21 +41,21 @@ QUEUES: dict[type[LeaseMixin], Queue] = {
 
 
 def sweep(watch: LeaseWatch | None = None) -> None:
-    """Do one round: repair the ledger, note that, and send lost messages again if the broker is there.
+    """Do one round: repair the ledger, note the sweep, and send lost messages again if the broker is reachable.
 
-    Without a watch all leases are judged.
+    Without a watch, every lease that has run out counts as lost.
     """
     sweep_ledger(watch)
     _note_sweep()
     try:
         send_again()
-    except (OperationalError, RedisError, OSError) as error:  # the next round tries again
+    except (OperationalError, RedisError, OSError) as error:  # try again in the next round
         log.warning("broker unreachable, no message sent again", extra={"error": type(error).__name__})
-    _may_judge(watch)  # a gap within this round counts too
+    _may_judge(watch)  # a gap during this round counts too
 
 
 def _note_sweep() -> None:
-    """Show in the database, and to `ctbatch worker sweep --check`, that this process sweeps."""
+    """Note in the database, and for `ctbatch worker sweep --check`, that this process sweeps."""
     with session_scope() as s:
         record_sweep(s)
         sign_in_counts.forget_old(s)
@@ -65,16 +65,16 @@ def _note_sweep() -> None:
 
 
 def send_again() -> None:
-    """Send the messages that may be lost, of every kind of work. Raises the errors of a broker that is unreachable."""
+    """Send messages that may be lost again, for every kind of work. Raises the broker's errors if it is unreachable."""
     for model, queue in QUEUES.items():
         _resend(model, queue)
     _ask_for_trial()
 
 
 def sweep_ledger(watch: LeaseWatch | None = None) -> None:
-    """Split chunks whose lease was lost, free other work whose lease was lost, and end jobs that have nothing open.
+    """Split chunks whose lease is lost, free other work whose lease is lost, and end jobs that have nothing open.
 
-    Works without a broker.
+    This needs no broker.
     """
     _free_lost_chunks(watch)
     for model in (Upload, Dataset, TrainingRun, Evaluation):
@@ -101,7 +101,7 @@ def _free_lost_chunks(watch: LeaseWatch | None) -> None:
             if watch is not None and not watch.may_judge(now):
                 return
             if chunk.state != Work.RUNNING or chunk.lease_until is None or chunk.lease_until >= now:
-                continue  # another sweeper was quicker, or the worker reported after all
+                continue  # another sweeper was quicker, or the worker has recorded it after all
             log.warning("lease lost", extra={"chunk": chunk.id, "job": job.id, "slices": chunk.size})
             chunks.lose_chunk(s, chunk, "worker_lost")
             completion.finish_if_done(s, job)
@@ -118,9 +118,9 @@ def _free_lost(model: type[LeaseMixin], watch: LeaseWatch | None) -> None:
 
 
 def _resend(model: type[LeaseMixin], queue: Queue) -> None:
-    """Send again the messages of rows that have waited long, as many as the queue lacks.
+    """Send messages for rows that have waited long. Send as many as the queue lacks.
 
-    Any message makes a worker take the row whose turn it is, so only the number of messages matters.
+    Any message makes a worker take the next row, so only the number of messages matters.
     """
     with read_scope() as s:
         stale = leases.unsent(s, model)
@@ -135,7 +135,7 @@ def _resend(model: type[LeaseMixin], queue: Queue) -> None:
 
 
 def _ask_for_trial() -> None:
-    """Wake an inference worker if no machine has tried an imported version. The gate waits for this trial."""
+    """Wake an inference worker if an imported version has been tried nowhere. The gate waits for this trial."""
     with read_scope() as s:
         is_any = engine_proofs.is_any_untried(s)
     if is_any and not broker.waiting(Queue.INFERENCE):
@@ -143,7 +143,7 @@ def _ask_for_trial() -> None:
 
 
 def _finish_jobs() -> None:
-    """End jobs that have nothing open: the worker that closed the last piece may have died before it did so."""
+    """End jobs that have nothing open. The worker that closed the last row may have died before it ended the job."""
 
     def none_open(model: Any) -> Any:
         return ~exists().where(model.job_id == Job.id, model.state.in_(OPEN_WORK))
@@ -184,13 +184,13 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     scrub.start(stop)
     settings = current()
-    # Reaping lists all files, which may take long, and nothing waits for it.
+    # Reaping lists all files, which may take long. Nothing waits for it.
     threading.Thread(target=_reap_until, args=(stop,), name="reaper", daemon=True).start()
     watch = LeaseWatch()
     while not stop.is_set():
         try:
             sweep(watch)
-        except (SQLAlchemyError, OSError) as error:  # database or storage unreachable: tried again next round
+        except (SQLAlchemyError, OSError) as error:  # database or storage is unreachable; try again next round
             log.warning("sweep failed", extra={"error": type(error).__name__})
         stop.wait(settings.sweep_seconds)
 

@@ -1,4 +1,4 @@
-"""Celery tasks of ingest and inference workers: a message says that there is work, the rows say whose turn it is."""
+"""Celery tasks of ingest and inference workers. A message says only that there is work. The rows say which is next."""
 
 import os
 from typing import Any
@@ -12,7 +12,7 @@ from worker.process import worker_name
 
 @signals.worker_process_init.connect
 def start_process(**_: Any) -> None:
-    """Import what an ingest process needs, and start a decoder: its first job need not wait for them."""
+    """Prepare an ingest process: start a decoder, and set up database and storage. The first job need not wait then."""
     if os.environ.get("CTBATCH_ROLE") == Queue.INGEST:
         from worker.jobs.ingest import get_ready
 
@@ -21,7 +21,7 @@ def start_process(**_: Any) -> None:
 
 @app.task(name=Queue.INGEST)
 def ingest() -> None:
-    """Unpack the upload whose turn it is, and start a decoder for the next owner."""
+    """Unpack the next upload. Then start a fresh decoder ahead, because the next upload may have another owner."""
     from worker.jobs.ingest import start_decoder, unpack_next
 
     if unpack_next(worker_name()):
@@ -30,7 +30,7 @@ def ingest() -> None:
 
 @app.task(name=Queue.INFERENCE)
 def predict() -> None:
-    """Predict the chunks whose turn it is."""
+    """Predict the next chunks."""
     from worker.jobs.predict import predict_next
 
     predict_next(worker_name())

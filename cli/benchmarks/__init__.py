@@ -1,1 +1,1 @@
-"""What `ctbatch bench` measures, one module a benchmark."""
+"""The benchmarks of `ctbatch bench`. Most have a module of their own."""

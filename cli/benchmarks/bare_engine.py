@@ -1,4 +1,4 @@
-"""The engine alone: `python -m cli.benchmarks.bare_engine PACKAGE ARCHIVE` prints its images a second."""
+"""Measures the engine alone: `python -m cli.benchmarks.bare_engine PACKAGE ARCHIVE` prints its images/s."""
 
 import sys
 import time
@@ -32,7 +32,7 @@ def prepared(archive: Path) -> NDArray[np.uint8]:
 
 
 def main(package: str, archive: str) -> None:
-    """Print the images a second of one pass over the archive, after a warm-up."""
+    """Print the images/s of one pass over the archive, after a warm-up."""
     settings = get_settings()
     engine = load_engine(Path(package), settings.engine, threads=settings.engine_threads or None).engine
     slices = prepared(Path(archive))

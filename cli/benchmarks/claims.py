@@ -1,4 +1,4 @@
-"""Measures how fast several workers claim and record slices of tiny jobs without an engine, and counts deadlocks."""
+"""Measures how fast several workers claim and record the slices of tiny jobs. Counts deadlocks. No engine runs."""
 
 import tempfile
 import time
@@ -28,8 +28,8 @@ from db.settings import get_settings
 from worker.engines.processor import read_processor
 
 OWNERS = 2
-FILES = 2  # of a job: each is an upload of one slice, and so a chunk of its own
-BATCH = 128  # slices that a worker claims at most, the default of CTBATCH_CHUNK_SLICES
+FILES = 2  # uploads of a job; each holds one slice, so each is a chunk
+BATCH = 128  # the most slices that a worker claims at once; the default of CTBATCH_CHUNK_SLICES
 POLL_SECONDS = 0.1
 START_SECONDS = 300
 TRIES = 5  # for a transaction that the database aborts
@@ -37,9 +37,10 @@ CAM = bytes(98)
 
 
 def run(url: str | None, workers: int, count: int, seconds: float, as_json: bool) -> None:
-    """Submit jobs, round after round, to workers that only claim and record, and print the speed and the deadlocks.
+    """Submit jobs in rounds to workers that only claim and record. Print the speed and the number of deadlocks.
 
-    `url` names an empty database, or is None for SQLite in a temporary folder.
+    `count`: jobs in a round. `seconds`: submit rounds for so long. `url`: an empty database, or None for SQLite in a
+    temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
         use_home(Path(folder) / "home", url)
@@ -78,7 +79,10 @@ def _result(results: Any) -> Counter[str]:
 
 
 def _prepare() -> list[User]:
-    """Make a champion without files and the owners. Raises UsageError unless the database is empty."""
+    """Make a champion without files, and make the owners of the jobs. Raises UsageError unless the database is empty.
+
+    Return the owners.
+    """
     with session_scope() as s:
         if s.scalar(select(func.count()).select_from(User)):
             raise UsageError("the database is not empty; name one that holds nothing")
@@ -91,7 +95,10 @@ def _prepare() -> list[User]:
 
 
 def _submit(owners: list[User], count: int, seconds: float) -> float:
-    """Submit `count` jobs whenever all have ended, until the seconds are over; return how long it all took."""
+    """Submit `count` jobs, wait until all have ended, and repeat this until `seconds` have passed.
+
+    Return how many seconds all rounds took.
+    """
     started = time.monotonic()
     with progress_bar("claiming", seconds) as update:
         while (elapsed := time.monotonic() - started) < seconds:
@@ -126,10 +133,10 @@ def _counts(seconds: float) -> dict[str, float]:
 
 
 def _deadlocks() -> int:
-    """Return how many transactions PostgreSQL has ended because of a deadlock; 0 on SQLite, which has none."""
+    """Return how many transactions PostgreSQL has aborted because of a deadlock. SQLite has no deadlocks: return 0."""
     if get_engine().dialect.name != "postgresql":
         return 0
-    time.sleep(1.5)  # until the server has counted
+    time.sleep(1.5)  # PostgreSQL updates its counter with a delay
     with read_scope() as s:
         query = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         return int(s.scalar(query) or 0)
@@ -137,13 +144,13 @@ def _deadlocks() -> int:
 
 @dataclass
 class _Worker:
-    """One claiming process: ingest and inference in turn, with made-up slices and scores."""
+    """A process that does the work of ingest and inference in turn, with made-up slices and scores."""
 
     name: str
     errors: Counter[str] = field(default_factory=Counter)
 
     def next(self) -> bool:
-        """Do an upload and a batch of chunks; return False if there is neither."""
+        """Process one upload and one batch of chunks. Return False if there is neither."""
         uploaded, predicted = self._try(self._read), self._try(self._predict)
         return bool(uploaded or predicted)
 
@@ -194,7 +201,7 @@ class _Worker:
 
 
 def _work(name: str, ready: Any, stop: Any, results: Any) -> None:
-    """Claim and record, in a process of its own, until `stop` is set."""
+    """Claim and record until `stop` is set. Runs in a separate process."""
     database.use(get_settings())
     worker = _Worker(name)
     ready.wait(START_SECONDS)

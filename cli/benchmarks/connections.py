@@ -1,4 +1,4 @@
-"""Seconds to a page while other clients hold connections, upload slowly and hardly read."""
+"""Measures how long a page takes while other clients hold connections open, upload slowly and read slowly."""
 
 import shutil
 import socket
@@ -22,15 +22,15 @@ from cli.supervisor.roles import PROJECT
 from db.settings import get_settings
 from worker.engines.processor import read_processor
 
-PATIENCE_SECONDS = 10.0  # for one page
+PATIENCE_SECONDS = 10.0  # the longest wait for one page
 PROXY = PROJECT / ".docker" / "nginx.conf"
 
 
 def run(pages: int, idle: int, uploads: int, readers: int, package: Path | None, as_json: bool) -> None:
-    """Print the worst time of a page with and without the crowd.
+    """Print the longest time of a page, with and without the crowd of slow clients.
 
-    Measure three servers: `ctbatch up`, `ctbatch up` behind the proxy of docker-compose.yml if nginx is installed, and
-    the same application served by gunicorn's threads alone.
+    Measure `ctbatch up`, and the same application served by gunicorn's own worker with threads. If nginx is installed,
+    also measure `ctbatch up` behind the proxy of docker-compose.yml.
     """
     report: dict[str, object] = {"processor": read_processor().line, "pages": pages}
     report["crowd"] = f"{idle} idle connections, {uploads} slow uploads, {readers} slow readers"
@@ -52,12 +52,12 @@ def _measure(name: str, target: Target, pages: int, sizes: tuple[int, int, int],
     report[f"{name}_alone_worst_ms"] = _worst(target, pages)
     with crowd(target, *sizes):
         report[f"{name}_worst_ms"] = _worst(target, pages)
-        if name != "behind_proxy":  # the proxy keeps /healthz for monitoring
+        if name != "behind_proxy":  # the proxy does not pass on /healthz, which is for monitoring
             report[f"{name}_health_worst_ms"] = _worst(target, pages, "/healthz")
 
 
 def _worst(target: Target, pages: int, path: str = "/jobs") -> float | str:
-    """Return the longest time of a page in ms, each over a connection of its own."""
+    """Return the longest time of a page in ms, or a text if a page took too long. Each page has a new connection."""
     worst = 0.0
     headers = {"Authorization": f"Bearer {target.token}"}
     for _ in range(pages):
@@ -81,7 +81,10 @@ def free_port() -> int:
 
 @contextmanager
 def plain_server() -> Iterator[str]:
-    """Serve the same application and database by gunicorn's own worker with threads, as many as `up` has for pages."""
+    """Serve the same application and database with gunicorn's own worker. Yield the URL.
+
+    The worker has as many threads as `ctbatch up` has for pages.
+    """
     port = free_port()
     argv = [sys.executable, "-P", "-m", "gunicorn", f"--bind=127.0.0.1:{port}", "--worker-class=gthread"]
     argv += [f"--threads={get_settings().web_threads}", "--no-control-socket", "web.app:create_app()"]
@@ -91,7 +94,7 @@ def plain_server() -> Iterator[str]:
 
 @contextmanager
 def proxy(web_port: int) -> Iterator[str]:
-    """Run the proxy of docker-compose.yml on this machine, with a certificate of its own, before a server."""
+    """Run the proxy of docker-compose.yml in front of a server on this machine. Yield the URL of the proxy."""
     with tempfile.TemporaryDirectory(prefix="ctbatch-proxy-") as folder:
         port = free_port()
         config = proxy_config(Path(folder), web_port, port)
@@ -101,7 +104,7 @@ def proxy(web_port: int) -> Iterator[str]:
 
 
 def proxy_config(folder: Path, web_port: int, port: int) -> Path:
-    """Write the proxy's configuration, for these ports of this machine and with a certificate that is made now."""
+    """Make a certificate, write the proxy's configuration for these ports, and return its path."""
     subject = ["-subj", "/CN=localhost", "-keyout", str(folder / "tls_key"), "-out", str(folder / "tls_certificate")]
     subprocess.run(  # noqa: S603 our own command line
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject],  # noqa: S607
@@ -124,7 +127,7 @@ def proxy_config(folder: Path, web_port: int, port: int) -> Path:
 
 @contextmanager
 def _running(argv: list[str], url: str) -> Iterator[None]:
-    """Run a server until the end of the block. Raises Unavailable: it ended before it answered."""
+    """Run a server during the block, from its first answer on. Raises Unavailable if it ends before it answers."""
     env = our_environment() | {"CTBATCH_HOME": str(get_settings().home)}
     process = subprocess.Popen(  # noqa: S603 our own command lines
         argv, env=env, cwd=get_settings().home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""A crowd of clients for benchmarks: some that only hold a connection, slow uploads, and readers that hardly read."""
+"""A crowd of slow clients for benchmarks. Some only hold a connection open, some upload slowly, some read slowly."""
 
 import contextlib
 import socket
@@ -19,7 +19,7 @@ LONG_ANSWER = "/static/vendor/swagger-ui/swagger-ui-bundle.js"  # 1.4 MB
 
 @dataclass(frozen=True)
 class Target:
-    """A server, and a user's token for it. TLS certificates are not checked: the server is this machine."""
+    """A server, and a user's token for it. TLS certificates are not checked, because the server is on this machine."""
 
     url: str
     token: str
@@ -35,26 +35,26 @@ class Target:
         return unchecked().wrap_socket(plain) if parts.scheme == "https" else plain
 
     def head(self, line: str, *fields: str) -> bytes:
-        """Return the head of a request of the user."""
+        """Return the head of a request: the request line, the user's token and other header fields."""
         fields = ("Host: localhost", f"Authorization: Bearer {self.token}", *fields)
         return "\r\n".join((f"{line} HTTP/1.1", *fields, "", "")).encode()
 
 
 @cache
 def unchecked() -> ssl.SSLContext:
-    """Return a TLS context that takes any certificate."""
+    """Return a TLS context that accepts any certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 
 class Member:
-    """One client. It connects anew whenever the server ends its connection."""
+    """One client. If the server ends the connection, the client connects again."""
 
     receive_buffer = 0
 
     def __init__(self, target: Target) -> None:
-        """Use a server, from the first tick on."""
+        """Keep the target. The client connects at its first tick."""
         self.target = target
         self.connection: socket.socket | None = None
 
@@ -71,11 +71,11 @@ class Member:
             self.close()
 
     def greeting(self) -> bytes:
-        """Return what is sent at once."""
+        """Return the bytes to send right after connecting."""
         return b""
 
     def act(self, connection: socket.socket) -> None:
-        """Wait for the server to close. Raises OSError when it has."""
+        """Read one byte. Raises OSError if the server has closed the connection."""
         if not connection.recv(1):
             raise ConnectionError
 
@@ -87,18 +87,18 @@ class Member:
 
 
 class HalfAHead(Member):
-    """Begins a request and leaves it."""
+    """A client that sends only the beginning of a request."""
 
     def greeting(self) -> bytes:
-        """Return a head without its end."""
+        """Return the beginning of a request's head."""
         return b"GET /jobs HTTP/1.1\r\nHost: local"
 
 
 class SlowUpload(Member):
-    """Submits a file at 2 Mbit/s."""
+    """A client that submits a file at 2 Mbit/s."""
 
     def greeting(self) -> bytes:
-        """Return the head of the submission and of its file."""
+        """Return the head of the request, and the head of its file part."""
         head = self.target.head(
             "POST /api/v1/jobs",
             f"Content-Length: {UPLOAD_BYTES}",
@@ -112,7 +112,7 @@ class SlowUpload(Member):
 
 
 class SlowReader(Member):
-    """Asks for a long answer and reads it byte by byte."""
+    """A client that asks for a long answer and reads it byte by byte."""
 
     receive_buffer = 4096
 
@@ -123,7 +123,10 @@ class SlowReader(Member):
 
 @contextmanager
 def crowd(target: Target, idle: int, uploads: int, readers: int) -> Iterator[None]:
-    """Let a crowd use a server during the block: half of the idle ones send nothing, half send half a head."""
+    """Let a crowd of clients use a server during the block.
+
+    Half of the idle clients send nothing. The others send the beginning of a request.
+    """
     members: list[Member] = [kind(target) for kind in (Member, HalfAHead) for _ in range(idle // 2)]
     members += [SlowUpload(target) for _ in range(uploads)] + [SlowReader(target) for _ in range(readers)]
     stop, all_there = threading.Event(), threading.Event()
@@ -141,7 +144,7 @@ def crowd(target: Target, idle: int, uploads: int, readers: int) -> Iterator[Non
     thread.start()
     try:
         all_there.wait()
-        time.sleep(1)  # so that the server has taken all of them
+        time.sleep(1)  # until the server has accepted all of them
         yield
     finally:
         stop.set()

@@ -1,4 +1,4 @@
-"""DICOM slices a second on one core, by transfer syntax: all that a decoder does, beside the codec alone."""
+"""Measures how many DICOM slices/s one core reads in each transfer syntax: the whole decoder, and the codec alone."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from worker.phantoms.anatomy import make_patient
 from worker.phantoms.slices import hounsfield
 
 SIDE = 512
-ROUNDS = 5  # of which the quickest counts: another process may disturb one
+ROUNDS = 5  # the quickest round counts, because other processes may disturb some
 Stored = NDArray[np.uint16]
 CODECS: dict[str, tuple[UID, Callable[..., Any], Callable[..., Any]]] = {
     "JPEG Lossless": (
@@ -48,9 +48,9 @@ CODECS: dict[str, tuple[UID, Callable[..., Any], Callable[..., Any]]] = {
 
 
 def run(count: int, as_json: bool) -> None:
-    """Time `count` reads of a 512 × 512 slice of 16 bits in each syntax.
+    """Read a slice of 512 × 512 pixels and 16 bits `count` times in each syntax.
 
-    Prints the slices/s of the whole decoder and of the codec alone, and the share of the first in the second.
+    Print the slices/s of the whole decoder, the slices/s of the codec alone, and the first divided by the second.
     """
     stored = (hounsfield(make_patient(7, 0, positive=True), 0.5, SIDE) + 1024).astype(np.uint16)
     report: dict[str, Any] = {"processor": read_processor().name, "uncompressed": _rate(_reader(_file(stored)), count)}
@@ -67,7 +67,7 @@ def _reader(data: bytes) -> Callable[[], object]:
 
 
 def _rate(act: Callable[[], object], count: int) -> float:
-    """Return calls a second of processor time: the quickest of some rounds."""
+    """Return how often `act` runs in a second of processor time, in the quickest round of `count` calls."""
     act()
     seconds = []
     for _ in range(ROUNDS):
@@ -79,7 +79,7 @@ def _rate(act: Callable[[], object], count: int) -> float:
 
 
 def _file(stored: Stored, syntax: UID = ExplicitVRLittleEndian, frame: bytes | None = None) -> bytes:
-    """Return a CT slice as a file."""
+    """Return a CT slice as a DICOM file. `frame`: the encoded pixels, or None for an uncompressed file."""
     dataset = pydicom.Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.Modality = CTImageStorage, generate_uid(), "CT"
     dataset.Rows, dataset.Columns = stored.shape

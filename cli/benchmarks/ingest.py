@@ -1,4 +1,4 @@
-"""Time and memory of unpacking one archive of very many tiny slices."""
+"""Measures the time and the memory that unpacking one archive of very many tiny slices takes."""
 
 import tempfile
 import time
@@ -12,7 +12,7 @@ from cli.polling import poll
 
 
 def run(slices: int, package: Path | None, as_json: bool) -> None:
-    """Unpack the archive, cancel its job, and print the times and the peak memory of each process."""
+    """Unpack an archive of tiny slices, then cancel its job. Print the times and the peak memory of each process."""
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:
         archive = Path(folder) / "tiny.zip"
         say(f"writing an archive of {slices} tiny slices")

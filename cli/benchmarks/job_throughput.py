@@ -1,4 +1,4 @@
-"""Images a second of a whole job, beside the bare engine's on the same slices, in the same run."""
+"""Measures the images/s of a whole job and of the engine alone, on the same slices and in the same run."""
 
 import subprocess
 import sys
@@ -15,9 +15,9 @@ from worker.engines.processor import read_processor
 
 
 def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
-    """Measure the whole job between two measurements of the bare engine, and print all three and the ratio.
+    """Measure the engine alone, the whole job, and the engine alone again. Print all three speeds and their ratio.
 
-    `shown`: if other processes disturbed the run, print values with a mark. Without it, raise Unavailable then.
+    If other processes disturbed the run, print the values with a mark if `shown`, or else raise Unavailable.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:
         archive = Path(folder) / "slices.zip"
@@ -60,7 +60,7 @@ def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_js
 
 
 def _pack(path: Path | None, slices: int, archive: Path) -> int:
-    """Make the archive of up to `slices` slices, and return their number."""
+    """Make an archive of at most `slices` slices, and return how many it has. If `path` is an archive, link to it."""
     if path is None:
         write_phantoms(archive, slices, seed=5)
         return slices
@@ -72,7 +72,7 @@ def _pack(path: Path | None, slices: int, archive: Path) -> int:
 
 
 def _bare_engine(package: Path, archive: Path) -> float:
-    """Return the images a second of the engine alone, in a process of its own, on the archive's prepared slices."""
+    """Return the images/s of the engine alone on the archive's prepared slices. It runs in a separate process."""
     command = [sys.executable, "-P", "-m", "cli.benchmarks.bare_engine", str(package), str(archive)]
     result = subprocess.run(  # noqa: S603  (our own code)
         command, check=True, capture_output=True, text=True, env=our_environment()

@@ -1,4 +1,4 @@
-"""Seconds from submitting one slice to its prediction, with a warm worker."""
+"""Measures the seconds from submitting one slice to its prediction, with a worker that has loaded the model."""
 
 import statistics
 import tempfile
@@ -15,9 +15,9 @@ WARM_UP = 3  # jobs
 
 
 def run(jobs: int, package: Path | None, shown: bool, as_json: bool) -> None:
-    """Submit jobs of one slice, one after the other, and print the time for a client, and by the database's clock.
+    """Submit jobs of one slice, one after the other. Print the times that the client and the database measured.
 
-    `shown`: if other processes disturbed the run, print values with a mark. Without it, raise Unavailable then.
+    If other processes disturbed the run, print the values with a mark if `shown`, or else raise Unavailable.
     """
     seen, recorded = [], []
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:

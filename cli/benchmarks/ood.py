@@ -1,4 +1,4 @@
-"""The shares of slices and of other pictures that a model package flags as out of distribution."""
+"""Measures which share of slices, and of other pictures, a model package flags as out of distribution."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 
 
 def run(path: Path, package: Path, as_json: bool) -> None:
-    """Score pictures of each kind, and print the share beyond the package's threshold."""
+    """Score pictures of each kind, and print the share whose distance is beyond the package's limit."""
     engine = load_engine(package, "openvino").engine
     limit = limit_of(read_package(package).ood, engine.name)
     slices = read_slices(path, MOST)
@@ -56,7 +56,7 @@ def _other_pictures(slices: Pixels) -> dict[str, Pixels]:
 
 
 def _window(slices: Pixels, centre: float, width: float) -> Pixels:
-    """Return slices of the lung window (centre -600, width 1500 HU) as another window would show them."""
+    """Return slices as another window would show them. The slices show the lung window: centre -600, width 1500 HU."""
     hu = slices.astype(np.float32) / 255 * 1500 - 1350
     return np.asarray(np.clip((hu - (centre - width / 2)) / width, 0, 1) * 255, np.uint8)
 
@@ -76,7 +76,7 @@ def _photographs(rng: np.random.Generator) -> Pixels:
 
 
 def _mr(rng: np.random.Generator) -> Pixels:
-    """Return crops of the MR slice of pydicom's test files, scaled to its own range."""
+    """Return crops of the MR slice among pydicom's test files. Its grey levels are scaled to its range of values."""
     from pydicom import dcmread
     from pydicom.data import get_testdata_file
 

@@ -1,4 +1,4 @@
-"""The differences between a package's int8 and float32 networks on slices that neither was made with."""
+"""Measures how much the answers of a package's int8 and float32 networks differ. The slices should be new to both."""
 
 from pathlib import Path
 
@@ -18,15 +18,15 @@ MOST = 5000  # slices
 
 
 def run(path: Path, package: Path, as_json: bool) -> None:
-    """Score the slices below `path` with both, and print the number and the size of the differences."""
+    """Score the slices below `path` with both networks, and print the number and the size of the differences."""
     print_report(compare(read_slices(path, MOST), package), as_json)
 
 
 def compare(slices: NDArray[np.uint8], folder: Path) -> dict[str, object]:
-    """Compare int8 with float32 on slices, uint8[n, 224, 224], each at its own temperature and threshold.
+    """Compare int8 with float32 on slices, uint8[n, 224, 224]. Each network uses its own temperature and threshold.
 
     Raises:
-        UsageError: the package lacks one of the files.
+        UsageError: the package lacks one of the two networks.
     """
     package = read_package(folder)
     if missing := {FLOAT_FILE, INT8_FILE} - package.files.keys():

@@ -1,4 +1,4 @@
-"""The processor time of ingest alone: from an archive's bytes to prepared chunks in storage and their rows."""
+"""Measures the processor time of ingest: from an archive's bytes to chunks in storage and rows in the database."""
 
 import resource
 import tempfile
@@ -42,13 +42,16 @@ class Cost:
         return self.receive + self.ingest + self.decoders
 
     def per_slice(self) -> dict[str, float]:
-        """Return core-milliseconds a slice, by part and in all."""
+        """Return the core-milliseconds that a slice takes, for each part and in total."""
         parts = {"receive": self.receive, "ingest": self.ingest, "decoders": self.decoders, "total": self.total}
         return {name: round(1000 * seconds / self.prepared, 3) for name, seconds in parts.items()}
 
 
 def run(path: Path | None, slices: int, rounds: int, as_json: bool) -> None:
-    """Print the core-milliseconds a slice of the cheapest round, by part, of `path` or of each kind of file."""
+    """Print the core-milliseconds that a slice takes in the cheapest round, for each part.
+
+    Measure the slices of `path`, or if it is None, synthetic slices of each kind of file.
+    """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as name:
         folder = Path(name)
         package = demo_package(folder / "package")
@@ -66,7 +69,7 @@ def run(path: Path | None, slices: int, rounds: int, as_json: bool) -> None:
 
 
 def _archives(path: Path | None, slices: int, rounds: int, folder: Path) -> dict[str, list[Path]]:
-    """Return the archives of a warm-up and of each round, by the kind of their files. No slice comes twice."""
+    """Return an archive for the warm-up and one for each round, by kind of file. No slice is in two archives."""
     if path is not None:
         parts = deal(slice_files(path), rounds + 1, slices)
         archives = [folder / f"{number}.zip" for number in range(rounds + 1)]
@@ -83,7 +86,7 @@ def _archives(path: Path | None, slices: int, rounds: int, folder: Path) -> dict
 
 
 def _prepare(archive: Path) -> Cost:
-    """Receive an archive as the web does, and prepare its slices as an ingest worker does, in this process."""
+    """Receive an archive like the web, and prepare its slices like an ingest worker. Both run in this process."""
     began = _own_seconds()
     with storage().receive() as receiver, archive.open("rb") as file:
         while part := file.read(MIB):

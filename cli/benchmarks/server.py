@@ -1,4 +1,4 @@
-"""Runs a ctbatch for a benchmark: in a temporary home, with a champion, watched for the memory of its processes."""
+"""Runs a ctbatch for a benchmark, in a temporary home and with a champion. Measures the memory of its processes."""
 
 import os
 import secrets
@@ -28,7 +28,7 @@ from worker.engines.load import check_engine
 from worker.engines.package import PackageError
 
 MIB = 1024 * 1024
-WARM_UP = 16  # slices of each of the first jobs, one for each process of ingest
+WARM_UP = 16  # slices of a warm-up job; there is one such job for each ingest process
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ class Bench:
 
 @contextmanager
 def serve(package: Path | None) -> Iterator[Bench]:
-    """Run a ctbatch in a temporary home. Its champion is this package, else that of the home, else the demo model."""
+    """Run a ctbatch in a temporary home. Its champion is `package`.
+
+    Without a package, it is the champion of the home that the environment names, or else the demo model.
+    """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
         package = package or _champion_package() or demo_package(Path(folder) / "package")
         _check_engine(package)
@@ -56,7 +59,7 @@ def serve(package: Path | None) -> Iterator[Bench]:
 
 
 def make_home(package: Path) -> None:
-    """Make the tables of the home in use, and this package its champion."""
+    """Make the tables of the home in use, and make this package its champion."""
     migrate.upgrade()
     stored = versions.store_package(package)
     with session_scope() as session:
@@ -64,7 +67,7 @@ def make_home(package: Path) -> None:
 
 
 def _check_engine(package: Path) -> None:
-    """Raise UsageError unless the engine that the settings choose can use the package: its job would never end."""
+    """Raise UsageError if the engine of the settings cannot use the package, because jobs would then never end."""
     choice = get_settings().engine
     try:
         check_engine(package, choice)
@@ -75,19 +78,19 @@ def _check_engine(package: Path) -> None:
 
 
 def send_archive(bench: Bench, archive: Path) -> Json:
-    """Submit an archive as a job of its name, and return the job."""
+    """Submit an archive as a job named after it, and return the job."""
     return send(bench.client, (archive,), archive.stem, 0, secrets.token_hex(16))
 
 
 def submit(bench: Bench, archive: Path) -> Json:
-    """Submit an archive by one request, as `send_archive` does after it has asked for a list of jobs."""
+    """Submit an archive with a single request. `send_archive` first also asks for a list of jobs."""
     with archive.open("rb") as file:
         fields = {"name": archive.stem, "priority": "0"}
         return bench.client.submit(fields, [(archive.name, file)], secrets.token_hex(16))
 
 
 def last_view(bench: Bench, job: Json) -> Json:
-    """Wait for a job's end, and return its last view.
+    """Wait until a job has ended, and return its last view.
 
     Raises:
         Unavailable: no worker has an engine that may predict.
@@ -100,7 +103,7 @@ def last_view(bench: Bench, job: Json) -> Json:
 
 
 def warm_up(bench: Bench) -> None:
-    """Let every process of ingest and inference do what it does only once, and start all decoders."""
+    """Submit small jobs, so that all ingest and inference processes do their one-time work, and all decoders start."""
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
         archives = [Path(folder) / f"warm-{number}.zip" for number in range(ingest_processes())]
         for number, archive in enumerate(archives):
@@ -110,7 +113,7 @@ def warm_up(bench: Bench) -> None:
 
 
 def seconds_between(job: Json, start: str, end: str) -> float:
-    """Return the seconds between two times of a job, which are named by its fields."""
+    """Return the seconds between two times of a job. `start` and `end` name the fields of the job."""
     return (datetime.fromisoformat(job[end]) - datetime.fromisoformat(job[start])).total_seconds()
 
 
@@ -120,9 +123,9 @@ def our_environment() -> dict[str, str]:
 
 
 def use_home(home: Path, database_url: str | None = None) -> None:
-    """Use this home from now on, with a private broker and, unless a database is named, SQLite.
+    """Use this home from now on, with a private broker. Use SQLite unless a database is named.
 
-    Remove the variables of the environment that name another database or broker.
+    Remove the environment variables that name another database or broker.
     """
     for name in ("DATABASE_URL", "CTBATCH_DATABASE_URL", "CELERY_BROKER_URL", "CTBATCH_BROKER_URL"):
         os.environ.pop(name, None)
@@ -134,7 +137,7 @@ def use_home(home: Path, database_url: str | None = None) -> None:
 
 
 def _champion_package() -> Path | None:
-    """Return the champion's package in the home that the environment names, or None."""
+    """Return the package of the champion in the home that the environment names, or None."""
     if not (get_settings().home / "ctbatch.db").exists():
         return None
     with read_scope() as session:
@@ -143,7 +146,7 @@ def _champion_package() -> Path | None:
 
 
 def demo_package(folder: Path) -> Path:
-    """Unpack the demo model that ships into `folder`, and return `folder`."""
+    """Unpack the demo model of ctbatch into `folder`, and return `folder`."""
     say("there is no champion; using the demo model")
     with tarfile.open(DEMO_FILE) as archive:
         archive.extractall(folder, filter="data")
@@ -151,7 +154,7 @@ def demo_package(folder: Path) -> Path:
 
 
 def peak_memory(root: int) -> dict[str, int]:
-    """Return the peak resident memory in MiB of `root` and of each process below it, by role and process id."""
+    """Return the peak resident memory in MiB of the process `root` and of all below it, by role and process id."""
     peaks = {}
     for pid in [root, *descendants(root)]:
         try:
@@ -167,7 +170,7 @@ def peak_memory(root: int) -> dict[str, int]:
 
 
 def descendants(root: int) -> list[int]:
-    """Return the ids of all processes below `root`."""
+    """Return the ids of all processes below the process `root`."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

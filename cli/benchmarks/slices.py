@@ -1,4 +1,4 @@
-"""The slices that benchmarks run on: files of a folder, or synthetic ones."""
+"""Provides the slices for benchmarks: files of a folder, or synthetic slices."""
 
 import io
 import zipfile
@@ -16,15 +16,15 @@ from worker.imaging.recipe import lung_window
 from worker.phantoms.anatomy import make_patient
 from worker.phantoms.slices import hounsfield
 
-CUTS, NOISE = 8, 12.0  # of the synthetic patient; the noise's standard deviation in grey levels
+CUTS, NOISE = 8, 12.0  # cuts through the synthetic patient; standard deviation of the noise, in grey levels
 ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm"}
 
 
 def slice_files(folder: Path) -> list[Path]:
-    """Return the files below `folder` that are slices by their names, sorted.
+    """Return the files below `folder` whose names end like those of slices, sorted.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such file.
     """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
     if not files:
@@ -33,7 +33,7 @@ def slice_files(folder: Path) -> list[Path]:
 
 
 def read_slices(folder: Path, most: int) -> NDArray[np.uint8]:
-    """Read at most `most` slices, spread over the folder, as the recipe prepares them: uint8[n, 224, 224].
+    """Read at most `most` slices, spread over the folder. Return them as prepared by the recipe: uint8[n, 224, 224].
 
     Raises UsageError as `slice_files` does.
     """
@@ -57,7 +57,7 @@ def pack(archive: Path, folder: Path, files: Sequence[Path]) -> None:
 
 
 def deal(files: Sequence[Path], parts: int, most: int) -> list[Sequence[Path]]:
-    """Return so many parts of files, alike in size, with at most `most` files each and none in two parts.
+    """Divide the files into `parts` parts of equal size, with at most `most` files in each. No file is in two parts.
 
     Raises:
         UsageError: there are fewer files than parts.
@@ -69,7 +69,7 @@ def deal(files: Sequence[Path], parts: int, most: int) -> list[Sequence[Path]]:
 
 
 def write_phantoms(archive: Path, slices: int, seed: int) -> None:
-    """Write a ZIP of synthetic slices of 420 × 320 pixels, no two alike."""
+    """Write a ZIP of synthetic slices of 420 × 320 pixels. No two are alike."""
     coarse = np.random.default_rng(seed).integers(0, 255, (slices, 12, 12), dtype=np.uint8)
     with zipfile.ZipFile(archive, "w") as packed:
         for number, pixels in enumerate(coarse):
@@ -78,7 +78,7 @@ def write_phantoms(archive: Path, slices: int, seed: int) -> None:
 
 
 def write_tiny(archive: Path, slices: int) -> None:
-    """Write a ZIP of synthetic slices of 16 × 16 pixels, no two alike."""
+    """Write a ZIP of synthetic slices of 16 × 16 pixels. No two are alike."""
     rng = np.random.default_rng(3)
     with zipfile.ZipFile(archive, "w") as packed:
         for number in range(slices):
@@ -87,9 +87,10 @@ def write_tiny(archive: Path, slices: int) -> None:
 
 
 def write_scans(archive: Path, slices: int, kind: str, size: tuple[int, int], seed: int) -> None:
-    """Write a ZIP of synthetic CT slices, no two alike: PNG or JPEG of quality 90, `size` wide and high in pixels.
+    """Write a ZIP of synthetic CT slices, of which no two are alike.
 
-    Noise that spans two pixels makes them as large as scans of real patients: a byte to 1.7 pixels of a PNG.
+    `kind`: PNG, or JPEG of quality 90. `size`: width and height in pixels. Each grain of the added noise is two pixels
+    wide. That makes the files as large as scans of real patients: a byte for 1.7 pixels of a PNG.
     """
     rng = np.random.default_rng(seed)
     scans = [np.asarray(cut.resize(size), np.float32) for cut in _cuts()]

@@ -1,4 +1,4 @@
-"""Many small jobs beside one large job of as many slices, with a warm worker."""
+"""Compares many small jobs with one large job of as many slices, with a worker that has loaded the model."""
 
 import tempfile
 import time
@@ -19,9 +19,9 @@ LOOK_SECONDS = 0.1
 
 
 def run(jobs: int, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
-    """Predict `jobs` jobs of so many slices, and one job of all of them; print both times and their ratio.
+    """Predict one job of `jobs` × `slices` slices, then `jobs` jobs of `slices` slices. Print both times.
 
-    `shown`: if other processes disturbed the run, print values with a mark. Without it, raise Unavailable then.
+    If other processes disturbed the run, print the values with a mark if `shown`, or else raise Unavailable.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as name, serve(package) as bench:
         folder = Path(name)
@@ -52,7 +52,7 @@ def run(jobs: int, slices: int, package: Path | None, shown: bool, as_json: bool
 
 
 def _seconds(bench: Bench, archives: list[Path]) -> tuple[float, float]:
-    """Submit a job for each archive, one by one. Return the seconds until all have ended, and until all were sent."""
+    """Submit a job for each archive, one by one. Return the seconds until all had ended, and until all were sent."""
     started = time.monotonic()
     for archive in archives:
         submit(bench, archive)

@@ -1,1 +1,1 @@
-"""The commands, a module each, named as in the table of `cli.main`."""
+"""The commands. Most have a module of their own, named as in the table of `cli.main`."""

@@ -1,4 +1,4 @@
-"""`ctbatch bench`: measures the speed of this machine and the quality of models, each compared with a reference."""
+"""`ctbatch bench`: measures the speed of this machine and the quality of models, and compares with a reference."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from training.launch.installed import check_installed
 from training.launch.launch import RunRequest
 
 SERVER_PACKAGE = click.option(
-    "--package", type=FOLDER, help="Serve this model package  [default: the champion of CTBATCH_HOME, else the demo]"
+    "--package", type=FOLDER, help="Serve this model package  [default: the champion of CTBATCH_HOME or the demo model]"
 )
 TESTED_PACKAGE = click.option("--package", type=FOLDER, required=True, help="Test this model package.")
 
@@ -28,7 +28,7 @@ def count_option(name: str, default: int, purpose: str, least: int = 1) -> Calla
 def bench() -> None:
     """Measure the speed of this machine, and the quality of models. Run nothing else meanwhile.
 
-    pipeline, latency, intake, connections and scale start a ctbatch in a temporary folder.
+    pipeline, peers, latency, small-jobs, intake, connections and scale start ctbatch in a temporary folder.
     """
 
 
@@ -42,9 +42,9 @@ def pipeline(path: Path | None, slices: int, package: Path | None, even_if_distu
     """Measure the slices/s of a whole job.
 
     PATH is a folder or an archive of slices  [default: synthetic slices]. The whole job is all that `ctbatch submit
-    --wait` does: send, check, unpack, decode, predict and record. The speed is compared with that of the engine
-    alone on the same slices, which are prepared and in memory. Also prints the core-milliseconds that each stage takes
-    for a slice.
+    --wait` does: send, check, unpack, decode, predict and record. The speed is compared with that of the engine alone,
+    which gets the same slices prepared and in memory. Also prints how many core-milliseconds each stage takes for a
+    slice.
     """
     from cli.benchmarks.job_throughput import run
 
@@ -55,18 +55,18 @@ def pipeline(path: Path | None, slices: int, package: Path | None, even_if_distu
 @click.argument("path", required=False, type=FOLDER)
 @count_option("--slices", 300, "Classify this many slices.")
 @click.option("--package", type=FOLDER, help="Predict with this model package  [default: .build/demo-package]")
-@click.option("--peer", "names", multiple=True, help="Measure this peer. Repeat it for more.  [default: all]")
+@click.option("--peer", "names", multiple=True, help="Measure this peer. Can be repeated.  [default: all]")
 @even_if_disturbed
 @json_option
 def peers(
     path: Path | None, slices: int, package: Path | None, names: tuple[str, ...], even_if_disturbed: bool, as_json: bool
 ) -> None:
-    """Compare ctbatch with other systems that do the same, its peers.
+    """Compare the speed of ctbatch with other systems.
 
-    PATH is a folder of slices  [default: synthetic slices]. Install the peers with `make peers` first. Each peer
-    predicts the same slices with the same weights, and writes the same rows into SQLite. Each system loads its model
-    before its time starts. The time runs from the first byte read to the last row written. ctbatch is measured before
-    and after the others.
+    These systems are called peers. Install them with `make peers` first. PATH is a folder of slices  [default:
+    synthetic slices]. Each peer predicts the same slices with the same weights, and writes the same rows into SQLite.
+    The time runs from the first byte read to the last row written. Every system except Ray Data loads its model before
+    that. ctbatch is measured before and after the peers.
     """
     from cli.benchmarks.peers.catalogue import PEERS
     from cli.benchmarks.peers.run import run
@@ -84,7 +84,7 @@ def peers(
 def latency(jobs: int, package: Path | None, even_if_disturbed: bool, as_json: bool) -> None:
     """Measure the seconds from submission to prediction.
 
-    Prints the median and the 95th percentile, measured with a worker that has loaded its model.
+    Prints the median and the 95th percentile. The worker has loaded its model before the first measured job.
     """
     from cli.benchmarks.latency import run
 
@@ -127,8 +127,8 @@ def intake(slices: int, package: Path | None, as_json: bool) -> None:
 def decoding(slices: int, as_json: bool) -> None:
     """Measure how many DICOM slices/s one core reads.
 
-    A slice of 512 × 512 pixels of 16 bits is stored uncompressed and in each lossless syntax. Each of these files is
-    decoded and prepared. The speed is compared with that of the codec alone. Prints the best of five rounds.
+    Stores a slice of 512 × 512 pixels and 16 bits uncompressed and in four lossless syntaxes, then decodes and prepares
+    each of these files. The speed is compared with that of the codec alone. Prints the best of five rounds.
     """
     from cli.benchmarks.decoding import run
 
@@ -138,14 +138,15 @@ def decoding(slices: int, as_json: bool) -> None:
 @bench.command()
 @click.argument("path", required=False, type=FOLDER)
 @count_option("--slices", 500, "Prepare this many slices.")
-@count_option("--rounds", 3, "Prepare them this many times, and print the lowest time.")
+@count_option("--rounds", 3, "Measure this many rounds, each on other slices. Print the lowest time.")
 @json_option
 def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> None:
     """Measure the processor time to prepare a slice.
 
     PATH is a folder of slices  [default: synthetic PNG of 400 × 300 and JPEG of 512 × 512 pixels]. Preparing
-    begins with the bytes of the archive and ends with prepared chunks and their rows. Prints the core-milliseconds that
-    a slice takes in each of three parts: receiving the archive, the ingest process, and its decoders. No engine runs.
+    begins with the bytes of the archive and ends with prepared chunks and their rows in the database. No engine runs.
+    Prints how many core-milliseconds a slice takes in each of three parts: receiving the archive, the ingest process,
+    and the decoders.
     """
     from cli.benchmarks.preparing import run
 
@@ -153,18 +154,18 @@ def preparing(path: Path | None, slices: int, rounds: int, as_json: bool) -> Non
 
 
 @bench.command()
-@count_option("--pages", 50, "Ask for this many pages, one by one, each over its own connection.")
-@count_option("--idle", 64, "Hold this many connections open: half send nothing, half begin a request.", least=0)
+@count_option("--pages", 50, "Ask for this many pages, one by one, each over a new connection.")
+@count_option("--idle", 64, "Keep this many connections open. Half send nothing, half begin a request.", least=0)
 @count_option("--uploads", 16, "Upload this many files at once, at 2 Mbit/s each.", least=0)
 @count_option("--readers", 16, "Let this many clients ask for a long answer and read it very slowly.", least=0)
 @SERVER_PACKAGE
 @json_option
 def connections(pages: int, idle: int, uploads: int, readers: int, package: Path | None, as_json: bool) -> None:
-    """Measure the time to a page while other clients are slow.
+    """Measure how long a page takes while clients are slow.
 
-    Prints the longest time, with and without the slow clients. Measures `ctbatch up`. For comparison, measures the same
-    application served by gunicorn's own worker with threads. If nginx is installed, also measures `ctbatch up` behind
-    the proxy of docker-compose.yml.
+    Prints the longest time that a page took, with and without the slow clients. Measures `ctbatch up` and, for
+    comparison, the same application in gunicorn's own worker with threads. If nginx is installed, also measures
+    `ctbatch up` behind the proxy of docker-compose.yml.
     """
     from cli.benchmarks.connections import run
 
@@ -174,13 +175,14 @@ def connections(pages: int, idle: int, uploads: int, readers: int, package: Path
 @bench.command()
 @count_option("--slices", 192, "Train on this many slices, at 224 × 224 pixels.", least=64)
 @count_option("--batch", 32, "Use batches of this many slices.", least=2)
-@click.option("--pixels", type=PATH, help="Train on this .npy of uint8[n, 224, 224]  [default: phantoms]")
+@click.option("--pixels", type=PATH, help="Train on this .npy file of uint8[n, 224, 224]  [default: phantoms]")
 @json_option
 def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> None:
     """Measure the slices/s of each training stage.
 
     The speed is compared with that of plain `model.fit`, for the same stage on the same slices. Prints the speed of an
-    epoch, and the time to compute the frozen layers. They are computed once for each augmented copy.
+    epoch, and the time to compute the frozen layers. ctbatch computes these once for each augmented copy of a slice,
+    and not in every epoch.
     """
     check_installed()
     from cli.benchmarks.training.stage_speed import run
@@ -191,14 +193,14 @@ def training(slices: int, batch: int, pixels: Path | None, as_json: bool) -> Non
 @bench.command()
 @click.option("--database", "url", help="Use this empty database, e.g. postgresql://…  [default: SQLite]")
 @count_option("--workers", 8, "Claim and record in this many processes.")
-@count_option("--jobs", 200, "Submit this many jobs at a time. Each has two slices; two owners alternate.")
-@count_option("--seconds", 60, "Submit again until this many seconds have passed.")
+@count_option("--jobs", 200, "Submit this many jobs at a time. Each has two slices. Two owners take turns.")
+@count_option("--seconds", 60, "Submit more such jobs until this many seconds have passed.")
 @json_option
 def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool) -> None:
     """Measure how many slices/s workers claim and record.
 
-    No file is read and no engine runs: this measures the database alone. Prints the number of deadlocks that PostgreSQL
-    has counted, and the errors of transactions that it aborted.
+    No file is read and no engine runs, so this measures only the database. Also prints how many deadlocks PostgreSQL
+    counted, and the errors of the transactions that the database aborted.
     """
     from cli.benchmarks.claims import run
 
@@ -210,10 +212,10 @@ def claims(url: str | None, workers: int, jobs: int, seconds: int, as_json: bool
 @run_options("scratch")
 @json_option
 def fitting(dataset: str, as_json: bool, **options: Any) -> None:
-    """Train on a DATASET of CTBATCH_HOME in this process.
+    """Train on DATASET in this process.
 
-    Prints slices/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but does not make a
-    package: only the split is kept. Uses the device and the backend that Keras is set to, so it can measure a GPU.
+    Prints slices/s, the time, and the metrics on unseen groups. Trains as `ctbatch train` does, but makes no model
+    version. Only the split is kept. Uses the device and the backend that Keras is set to, so this can measure a GPU.
     """
     check_installed()
     from cli.benchmarks.training.in_process import run
@@ -227,10 +229,10 @@ def fitting(dataset: str, as_json: bool, **options: Any) -> None:
 @click.option("--home", type=NEW_FOLDER, help="Keep everything in this folder  [default: a temporary one]")
 @json_option
 def real_training(path: Path, home: Path | None, as_json: bool, **options: Any) -> None:
-    """Train on labelled slices from beginning to end.
+    """Measure a whole training run on labelled slices.
 
-    Prints the metrics on unseen groups. PATH is what `ctbatch datasets create --from` accepts. With the preset scratch
-    this takes an hour or more.
+    Makes a dataset of PATH, trains on it, and prints the metrics on unseen groups. PATH is what `ctbatch datasets
+    create --from` accepts. With the preset scratch this takes an hour or more.
     """
     check_installed()
     from cli.benchmarks.training.end_to_end import NAME, run
@@ -243,10 +245,10 @@ def real_training(path: Path, home: Path | None, as_json: bool, **options: Any) 
 @TESTED_PACKAGE
 @json_option
 def precision(path: Path, package: Path, as_json: bool) -> None:
-    """Compare a package's int8 network with its float32 one.
+    """Compare a package's int8 and float32 networks.
 
-    Prints the number of verdicts that differ, and the differences of the probabilities. PATH is a folder of slices that
-    the package was not made with.
+    Prints how many slices change their label, and by how much the probabilities differ. PATH is a folder of slices that
+    were not used to train, calibrate or quantise the model.
     """
     from cli.benchmarks.precision import run
 
@@ -258,11 +260,12 @@ def precision(path: Path, package: Path, as_json: bool) -> None:
 @TESTED_PACKAGE
 @json_option
 def ood(path: Path, package: Path, as_json: bool) -> None:
-    """Measure the share of pictures flagged as out of distribution.
+    """Measure how many pictures are flagged as ood.
 
-    PATH is a folder of slices like those that the model was trained on. If possible, use slices that it has not seen.
-    They are compared with other pictures. Some of these are made from the slices (other windows, inverted, upside
-    down), and the others are photographs, noise and MR.
+    A picture is ood (out of distribution) if it is unlike the slices that the model was trained on. PATH is a folder of
+    slices like those. If possible, use slices that the model has not seen. Prints which share of these slices is
+    flagged, and which share of other pictures. Some of the other pictures are made from the slices (other windows,
+    inverted, upside down). The rest are photographs, MR, noise and black pictures.
     """
     from cli.benchmarks.ood import run
 
@@ -274,21 +277,21 @@ def ood(path: Path, package: Path, as_json: bool) -> None:
     "--devices",
     default="1,2,4,8",
     show_default=True,
-    help="Repeat the measurement with these numbers of devices. Each device is a host.",
+    help="Measure with each of these numbers of devices. Each device has a host of its own.",
 )
 @click.option(
-    "--rate", type=click.FloatRange(1), default=500, show_default=True, help="Slices/s that a device predicts."
+    "--rate", type=click.FloatRange(1), default=500, show_default=True, help="Each device predicts so many slices/s."
 )
 @count_option("--seconds", 15, "Measure each number of devices for about this many seconds.")
 @even_if_disturbed
 @json_option
 def hosts(devices: str, rate: float, seconds: int, even_if_disturbed: bool, as_json: bool) -> None:
-    """Measure the slices/s of many machines, which are simulated.
+    """Measure the slices/s of many simulated machines.
 
-    PostgreSQL, Redis, an S3 server, ingest and each inference worker run in a network namespace of their own, so this
-    needs root. A simulated device only waits, and computes nothing. Slices are not decoded, because their chunks are
-    prepared before the time starts. All hosts share the cores of this machine, so the core-milliseconds that each kind
-    of host takes for a slice are printed too. Needs `pip install 'ctbatch[bench]'`.
+    PostgreSQL, Redis, an S3 server, ingest and each inference worker run on simulated hosts, which are network
+    namespaces. So this needs root. A simulated device only waits, and computes nothing. No slices are decoded, because
+    the chunks are prepared before the time starts. Also prints how many core-milliseconds a slice takes on each kind of
+    host, because all hosts share the cores of this machine. Needs `pip install 'ctbatch[bench]'`.
     """
     from cli.benchmarks.many.devices import run
 
@@ -297,7 +300,7 @@ def hosts(devices: str, rate: float, seconds: int, even_if_disturbed: bool, as_j
 
 @bench.command()
 @click.option("--database", "url", help="Use this empty database, e.g. postgresql://…  [default: SQLite]")
-@click.option("--postgres", is_flag=True, help="Start a PostgreSQL server for this. It must be installed.")
+@click.option("--postgres", is_flag=True, help="Start a PostgreSQL server, which must be installed.")
 @count_option("--slices", 50_000, "Record this many slices in all.")
 @count_option("--processes", 2, "Record in this many processes, one job in each.")
 @even_if_disturbed
@@ -307,9 +310,15 @@ def ledger(
 ) -> None:
     """Measure how many slices/s the database records.
 
-    Slices are recorded in chunks of 128, as ingest and inference workers do. No file is read and no engine runs. Prints
-    the speed of each part. `read`: recording slices. `closed`: closing an upload that was read, which includes
-    checking its patients and series. `predicted`: recording predictions. `whole`: all three together.
+    Records slices in chunks of 128, as ingest and inference workers do. No file is read and no engine runs.
+
+    \b
+    Prints the speed of each part:
+      read: recording slices
+      closed: closing an upload that was read, and checking its patients
+        and series
+      predicted: recording predictions
+      whole: all three together
     """
     from cli.benchmarks.many.ledger import run
 
@@ -318,18 +327,22 @@ def ledger(
 
 @bench.command()
 @click.option(
-    "--sizes", default="1000,10000,100000", show_default=True, help="Classify one job of each size, in slices."
+    "--sizes", default="1000,10000,100000", show_default=True, help="Classify a job of each of these sizes, in slices."
 )
-@count_option("--rows", 1_000_000, "Copy the results into this many rows, and query these; 0 skips this.", least=0)
-@click.option("--tiny", is_flag=True, help="Use tiny slices (16 × 16 pixels) and no network: measure all else.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Plot into this PNG; needs training.")
+@count_option("--rows", 1_000_000, "Copy the largest job to this many slices, and query the copy. 0: no copy.", least=0)
+@click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no neural network (engine `fake`).")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw a PNG. Needs `make training`.")
 @even_if_disturbed
 @json_option
 def scale(sizes: str, rows: int, tiny: bool, plot: Path | None, even_if_disturbed: bool, as_json: bool) -> None:
-    """Measure what grows with the number of slices.
+    """Measure how time and memory grow with the slices.
 
-    Prints three things: the milliseconds for a slice from submission to the end; the largest memory of a process of
-    each role (PSS and RSS, measured once a second); and the median time of each query of the API.
+    \b
+    Prints for each size:
+      the milliseconds that a slice takes from submission to the job's end
+      the memory of the largest process of each role (PSS and RSS,
+        measured once a second)
+      the median time of each API query
     """
     if plot is not None:
         check_installed()

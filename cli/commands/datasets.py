@@ -1,4 +1,4 @@
-"""`ctbatch datasets`: labelled slices for training, made from folders, archives or reviewed jobs, and their splits."""
+"""`ctbatch datasets`: makes datasets of labelled slices from folders, archives or reviewed jobs, and splits them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,21 +21,24 @@ from worker.datasets.identity import warning_of
 
 @click.group()
 def datasets() -> None:
-    """Make, list, show and split datasets. Acts on the database of this machine's settings."""
+    """Make, list, show and split datasets.
+
+    Opens the database directly: the one in DATABASE_URL, or else ctbatch.db in the --home folder.
+    """
 
 
 @datasets.command()
 @click.argument("name")
 @click.argument("more", nargs=-1, type=PATH, metavar="[PATH]...")
-@click.option("--from", "paths", multiple=True, type=PATH, help="Take the slices of this path. Repeat it for more.")
-@click.option("--labels", type=FILE, help="Take the labels of this CSV  [default: see above]")
-@click.option("--job", "jobs", multiple=True, help="Take the reviewed slices of this job. Repeat it for more.")
+@click.option("--from", "paths", multiple=True, type=PATH, help="Take slices from this path. Can be repeated.")
+@click.option("--labels", type=FILE, help="Take the labels from this CSV  [default: see above]")
+@click.option("--job", "jobs", multiple=True, help="Take the reviewed slices of this job. Can be repeated.")
 @click.option(
     "--groups",
     type=click.Choice(["headers", "folders"]),
     default="headers",
     show_default=True,
-    help="Take the patient of a DICOM slice first from its header, or first from folder names.",
+    help="Look for the patient of a DICOM slice first in the file's header, or first in the folder names.",
 )
 @click.option("--no-wait", is_flag=True, help="Do not wait for the dataset  [default: wait until it is built]")
 @json_option
@@ -49,30 +52,31 @@ def create(
     no_wait: bool,
     as_json: bool,
 ) -> None:
-    """Make the dataset NAME with its next number, and print a report of it.
+    """Make a dataset, and print a report about it.
 
-    PATH is a folder, an archive or an image.
+    The dataset is called NAME/number, with the next free number. PATH is a folder, an archive or an image.
 
     \b
     Labels come from the first of these that exists:
-      --labels: a CSV with the columns file and label, and
-        optionally group (the patient), split and source
+      --labels: a CSV with the columns `file` and `label`. The columns
+        `group` (the patient), `split` and `source` are optional.
       groups.csv or labels.csv among the files, with the same columns
       folder names: COVID, CT_COVID, positive or 1; and non-COVID,
         CT_NonCOVID, normal, negative, healthy or 0
 
-    With --from LABELS.csv alone, files are looked up next to that CSV.
+    A CSV may also be given as PATH or with --from. If it is the only path, the images are looked up in its folder.
 
-    Patients come from the CSV, else from DICOM headers, else from folders: COVID/patient1 or patient1/COVID. The report
-    warns if headers do not distinguish the patients. In that case use --groups folders, which takes folders before
-    headers. A source is a hospital or a scanner. A model's metrics are reported for each source.
+    The patient of a slice comes from the CSV, or else from the DICOM header, or else from the folder: COVID/patient1 or
+    patient1/COVID. The report warns if the headers do not distinguish the patients. In that case use --groups folders,
+    which looks at folders before headers. A source is a hospital or a scanner. A model's metrics are reported for each
+    source.
     """
     sources, labels = _labels_among([*paths, *more], labels)
     if bool(sources) == bool(jobs):
         raise UsageError("name the slices: either --from PATH or --job JOB")
     if labels and jobs:
         raise UsageError("--labels goes with --from: reviewed slices have their labels")
-    settings_with_broker()  # else a worker hears of the dataset from the sweeper only, a minute later
+    settings_with_broker()  # without a broker, a worker hears of the dataset only from the sweeper, a minute later
     first = groups == "folders"
     label = _create_from_jobs(name, jobs, first) if jobs else _create_from_files(name, sources, labels, first)
     view = find_view(label) if no_wait else follow_dataset(label)
@@ -104,7 +108,10 @@ def list_datasets(as_json: bool) -> None:
 @click.argument("dataset", metavar="DATASET")
 @json_option
 def show(dataset: str, as_json: bool) -> None:
-    """Show DATASET (name/number, a name for its newest, or an id) and its report."""
+    """Show a dataset and its report.
+
+    DATASET is name/number, an id, or a name alone, which means the newest dataset of that name.
+    """
     view = find_view(dataset)
     print_json(view.as_dict()) if as_json else print_view(view)
 
@@ -113,7 +120,7 @@ def show(dataset: str, as_json: bool) -> None:
 @click.argument("dataset", metavar="DATASET")
 @json_option
 def slices(dataset: str, as_json: bool) -> None:
-    """List the slices of DATASET: row, label, group and name. A training report names slices by their row."""
+    """List the slices of DATASET: row, label, group and name. A training report names a slice by its row."""
     with refusals(), reading() as session:
         rows = rows_of(session, find_dataset(session, dataset).id)
     columns = ("row", "label", "group", "name")
@@ -130,9 +137,11 @@ def slices(dataset: str, as_json: bool) -> None:
 @as_given_option
 @json_option
 def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None:
-    """Split DATASET by group into train, validation and test, and check the split for leaks.
+    """Split DATASET into train, validation and test.
 
-    If the dataset's CSV has the column split, the parts come from it and --seed has no effect. A leak blocks training.
+    Slices of one group stay in one part. Checks the split for leaks. A leak blocks training.
+
+    If the dataset's CSV has a column `split`, that column decides the parts. --seed then has no effect.
     """
     with refusals():
         with reading() as session:
@@ -164,8 +173,10 @@ def split(dataset: str, seed: int, groups_as_given: bool, as_json: bool) -> None
 
 
 def _labels_among(paths: Sequence[Path], labels: Path | None) -> tuple[list[Path], Path | None]:
-    """Return the sources and the labels. A CSV among the sources holds the labels; if it is the only source, its folder
-    is the source."""
+    """Return the sources and the CSV of labels.
+
+    A CSV among the sources is taken as the labels. If it is the only source, its folder becomes the source.
+    """
     tables = [path for path in paths if path.suffix.lower() == ".csv" and path.is_file()]
     if not tables:
         return list(paths), labels
@@ -181,7 +192,7 @@ def _create_from_jobs(name: str, jobs: Sequence[str], folders_first: bool) -> st
 
 
 def _create_from_files(name: str, paths: Sequence[Path], labels: Path | None, folders_first: bool) -> str:
-    with reading() as session, refusals():  # a bad name or database is noticed before gigabytes are copied
+    with reading() as session, refusals():  # notice a bad name or database before gigabytes are copied
         store.check_name(name)
         store.find_dataset(session, name)
     from cli.local.dataset_files import store_files, store_labels  # loads the readers of images

@@ -1,4 +1,4 @@
-"""`ctbatch db`: upgrades the database to the revision of this program, and shows its revision."""
+"""`ctbatch db`: upgrades the database to the revision that this program needs, and shows the present revision."""
 
 import click
 
@@ -10,15 +10,18 @@ from cli.output import print_json, say
 
 @click.group()
 def db() -> None:
-    """Upgrade the database of this machine's settings, and show its revision."""
+    """Upgrade the database, and show its revision.
+
+    Opens the database directly: the one in DATABASE_URL, or else ctbatch.db in the --home folder.
+    """
 
 
 @db.command()
 @json_option
 def upgrade(as_json: bool) -> None:
-    """Create the tables, or upgrade them to this program's revision. It is safe to run again.
+    """Create the tables, or upgrade them to this program's revision. It is safe to run this again.
 
-    Stop all processes first. A SQLite database is copied to a file beside it before it is upgraded.
+    Stop all processes first. Before the upgrade, a SQLite database is copied to a file beside it.
     """
     from db import migrate
 
@@ -36,7 +39,7 @@ def upgrade(as_json: bool) -> None:
 @db.command()
 @json_option
 def current(as_json: bool) -> None:
-    """Show the database's revision. Exit code 4 if this program needs another one."""
+    """Show the database's revision. The exit code is 4 if this program needs another revision."""
     from db import migrate
 
     with database_errors():

@@ -30,7 +30,7 @@ SEED = 7
 
 @click.command()
 @click.option("--exit", "exit_after", is_flag=True, help="Stop after the summary  [default: go on serving]")
-@click.option("--train", is_flag=True, help="Train a demo model here, in minutes  [default: use the one that ships]")
+@click.option("--train", is_flag=True, help="Train a demo model here. Takes minutes.  [default: use the shipped one]")
 @click.option("--host", help="Listen at this address  [env: CTBATCH_HOST; default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help=PORT_HELP)
 @insecure_option
@@ -39,7 +39,7 @@ def demo(exit_after: bool, train: bool, host: str | None, port: int | None, inse
     """Start everything on this machine, promote the demo model and classify a demo archive.
 
     The demo model learned from synthetic phantoms and knows nothing about patients. If there is already a champion, the
-    job uses the champion. The exit code is 0 only if every slice of the archive has its outcome.
+    job uses the champion. The exit code is 0 only if every slice of the archive was predicted or rejected.
     """
     signal.signal(signal.SIGTERM, _stop)
     settings = get_settings()
@@ -106,11 +106,11 @@ def job_page(job: Json) -> str:
 
 
 def check_complete(job: Json) -> None:
-    """Check that the job finished and every slice has its outcome.
+    """Check that the job finished, and that every slice was predicted or rejected.
 
     Raises:
         JobFailed: the job failed.
-        PartialFailure: a slice has no outcome, or was quarantined or cancelled.
+        PartialFailure: nothing was predicted, or a slice has no outcome, or was quarantined or cancelled.
     """
     raise_for_outcome(job)
     counts = job["counts"]

@@ -1,4 +1,4 @@
-"""`ctbatch doctor`: checks all that an installation needs, and says what is wrong and what to do."""
+"""`ctbatch doctor`: checks everything that an installation needs. Says what is wrong, and what to do."""
 
 import os
 import platform
@@ -32,7 +32,7 @@ PROOF_STATES: dict[str, State] = {"used": "ok", "fallen back": "warn", "refused"
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check; `warn` does not keep ctbatch from working."""
+    """The result of one check. With `warn`, ctbatch still works."""
 
     check: str
     state: State
@@ -40,13 +40,13 @@ class Finding:
 
 
 @click.command()
-@click.option("--tune", is_flag=True, help="Tune the champion's engine first, if it was not tuned on this machine yet.")
+@click.option("--tune", is_flag=True, help="First tune the champion's engine, unless it is tuned on this machine.")
 @home_option
 @json_option
 def doctor(tune: bool, as_json: bool) -> None:
     """Check this installation, from Python to the server. Print what is wrong, and what to do.
 
-    Changes nothing without --tune. Exit code 4 if a check fails.
+    Without --tune, this changes nothing. The exit code is 4 if a check fails.
     """
     settings = get_settings()
     if tune:
@@ -93,7 +93,7 @@ def _disk(settings: Settings, free: int) -> Finding:
 
 
 def sqlite_place(settings: Settings) -> Iterator[Finding]:
-    """Check that SQLite is on a disk of this machine. On a network file system locks may fail, and commits get lost."""
+    """Check that SQLite is on a disk of this machine. On a network file system, locks can fail and commits get lost."""
     from sqlalchemy.engine import make_url
 
     from cli.local.file_systems import NETWORK_FILE_SYSTEMS, file_system_of
@@ -117,7 +117,7 @@ def memory(_settings: Settings) -> Iterator[Finding]:
 
 
 def processor(_settings: Settings) -> Iterator[Finding]:
-    """Report the processor, its features that matter to speed, and the speed to expect."""
+    """Report the processor, those of its features that affect the speed, and the speed to expect."""
     from worker.engines.processor import expectation, read_processor
 
     this_processor = read_processor()
@@ -154,7 +154,7 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 
 def _storage_owner(session: "Session") -> Finding:
-    """Check that the storage belongs to this database. The reaper removes no file from another one."""
+    """Check that the storage belongs to this database. If it does not, ctbatch removes no files from it."""
     from db.installation import ForeignStorage, check_storage
 
     try:
@@ -239,7 +239,7 @@ def training(_settings: Settings) -> Iterator[Finding]:
 
 
 def engine_proof(settings: Settings) -> Iterator[Finding]:
-    """Report how the champion's engine did in its proof when a worker last loaded it on this machine."""
+    """Report the result of the champion's engine proof, from the last time a worker on this machine loaded it."""
     from cli.local.session import reading
     from db.registry import champions, engine_proofs
 
@@ -263,7 +263,7 @@ def engine_proof(settings: Settings) -> Iterator[Finding]:
 
 
 def tuning(settings: Settings) -> Iterator[Finding]:
-    """Report how the champion's engine was tuned on this machine, or that it was not."""
+    """Report how the champion's engine was tuned on this machine, or that it was not tuned."""
     from cli.local.tuning import champion_version, describe, tunings_of
 
     if not settings.database_url and not (settings.home / "ctbatch.db").exists():
@@ -277,7 +277,7 @@ def tuning(settings: Settings) -> Iterator[Finding]:
 
 
 def _proof_detail(serving: "Serving") -> str:
-    """Return the engine that serves and its difference from float32, or what failed and what to do."""
+    """Return which engine predicts and how far it differs from float32, or what failed and what to do."""
     if serving.state != "used":
         return " ".join([serving.message, *(f"{reason}." for reason in serving.reasons), serving.advice])
     largest = serving.proofs[-1].largest_difference

@@ -10,19 +10,24 @@ from cli.output import print_json, say
 
 @click.group()
 def files() -> None:
-    """Move stored files that nothing uses to the trash, and restore them. Acts on this machine's settings."""
+    """Move stored files that nothing uses to the trash, and restore them.
+
+    Uses the database and the file storage that DATABASE_URL and CTBATCH_STORAGE_URL name, or else those in the --home
+    folder.
+    """
 
 
 @files.command()
 @click.option(
-    "--yes", is_flag=True, help="Move the files however many there are  [default: stop if there are very many]"
+    "--yes", is_flag=True, help="Move the files even if there are very many  [default: stop if there are very many]"
 )
 @json_option
 def reap(yes: bool, as_json: bool) -> None:
-    """Move files that the database does not refer to into the trash, and delete old files from the trash.
+    """Move unused files to the trash.
 
-    The sweeper does the same every hour. If very many files are unused, the database may be the wrong one. Check it
-    before you use --yes.
+    A file is unused if the database does not refer to it. Also deletes old files from the trash. The sweeper does the
+    same every hour. If very many files are unused, the settings may name the wrong database. Check this before you use
+    --yes.
     """
     from dataclasses import asdict
 
@@ -44,7 +49,7 @@ def reap(yes: bool, as_json: bool) -> None:
 @files.command()
 @json_option
 def restore(as_json: bool) -> None:
-    """Restore every file of the trash."""
+    """Restore all files from the trash."""
     from worker.reap import restore_all
 
     count = restore_all()
@@ -53,9 +58,9 @@ def restore(as_json: bool) -> None:
 
 @files.command()
 def adopt() -> None:
-    """Mark the storage as this database's.
+    """Mark the storage as belonging to this database.
 
-    Run this once after you replaced the database by another one. Until you do, ctbatch removes no files.
+    Run this once after you replaced the database with another one. Until then, ctbatch removes no files.
     """
     from db.installation import adopt_storage
 

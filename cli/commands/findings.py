@@ -1,4 +1,4 @@
-"""`ctbatch findings`: lists the findings of a job, and tunes the rule by which a model version makes them."""
+"""`ctbatch findings`: lists the findings of a job, and tunes the rule of findings of a model version."""
 
 from pathlib import Path
 
@@ -32,7 +32,10 @@ TITLES = {
 
 @click.group()
 def findings() -> None:
-    """List the verdicts on the patients and series of a job, and tune the rule by which they are made."""
+    """List the findings of a job, and tune the rule that makes findings.
+
+    A finding is the verdict on a patient, study or series.
+    """
 
 
 @findings.command("ls")
@@ -45,9 +48,10 @@ def findings() -> None:
 def list_findings(
     job_id: str, form: str, as_json: bool, level: str | None, verdict: str | None, output: Path | None
 ) -> None:
-    """Print the findings of JOB: each patient, then its studies with their series.
+    """Print the findings of JOB. They exist only after JOB has ended.
 
-    A job has findings once it has ended. --level and --verdict work only with --format table.
+    Below each patient are the patient's studies, and below each study its series. --level and --verdict work only with
+    --format table.
     """
     form = "json" if as_json else form
     if form == "table" and output:
@@ -69,24 +73,28 @@ def list_findings(
     "names",
     multiple=True,
     metavar="RULE",
-    help=f"Try only this rule. Repeat it for more.  [{', '.join(RULES)}]",
+    help=f"Try only this rule. Can be repeated.  [{', '.join(RULES)}]",
 )
 @click.option("--seed", type=ROW_ID, default=7, show_default=True, help="Random seed of the folds.")
 @json_option
 def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json: bool) -> None:
-    """Choose the rule of findings, its k and its threshold for VERSION, and keep them with it.
+    """Choose the best rule of findings for VERSION.
+
+    The rule is chosen on the labelled slices of DATASET, with its threshold and, for top-k-mean, its k. It is stored
+    with VERSION. Jobs with VERSION that end after this use the rule. Existing findings do not change.
 
     \b
     top-k-mean: the mean of the k highest probabilities
-    max: the highest one
-    mean: the mean of all
+    max: the highest probability
+    mean: the mean of all probabilities
     noisy-or: the probability that at least one slice is COVID,
       if slices were independent
 
     The command uses nested cross-validation on the groups (patients) of DATASET. The inner folds choose the rule. The
-    outer folds, which had no part in the choice, give the estimate that is printed. A DATASET with slices that made
-    VERSION is refused. After the tuning, jobs that use VERSION make findings by the rule. Existing findings do
-    not change.
+    outer folds have no part in the choice. They give the estimate that is printed.
+
+    Refuses DATASET if one of its slices was in any part of the split that VERSION or an ancestor was trained with. Also
+    refuses DATASET if more than 1 % of its slices are near-identical to slices of that split.
     """
     from training.evaluation.tune_findings import CannotTune, candidates  # loads the libraries that compute
     from training.evaluation.tune_version import check_dataset, tune_version
@@ -116,7 +124,7 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
 @click.argument("version", metavar="VERSION")
 @json_option
 def rule(version: str, as_json: bool) -> None:
-    """Show the rule by which VERSION makes findings."""
+    """Show the rule of findings of VERSION."""
     with reading() as session:
         kept = rule_of(find_version(session, version))
     _print_rule(kept, as_json)
@@ -126,7 +134,7 @@ def rule(version: str, as_json: bool) -> None:
 @click.argument("version", metavar="VERSION")
 @json_option
 def reset(version: str, as_json: bool) -> None:
-    """Let VERSION make findings by the default rule again."""
+    """Let VERSION use the default rule of findings again."""
     with writing() as session:
         row = find_version(session, version)
         keep_finding_rule(session, row, None)

@@ -43,7 +43,7 @@ def _row(job: Json) -> tuple[object, ...]:
 @click.argument("job_id", metavar="JOB")
 @json_option
 def show(job_id: str, as_json: bool) -> None:
-    """Show one job: its state, its model version and the outcomes of its slices."""
+    """Show a job: state, model version and outcomes."""
     with Client() as client:
         job = client.get(f"/jobs/{job_id}")
     if as_json:
@@ -59,9 +59,10 @@ def show(job_id: str, as_json: bool) -> None:
 @strict_option
 @json_option
 def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
-    """Wait until every JOB has ended. The exit code is that of the first JOB that failed.
+    """Wait until every JOB has ended.
 
-    A job that predicted nothing counts as failed, with exit code 5.
+    The exit code is that of the first JOB that did not end well. It is 5 if a job predicted nothing, or has quarantined
+    or cancelled slices.
     """
     first: CommandError | None = None
     with Client() as client:
@@ -81,7 +82,7 @@ def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
 @click.argument("job_id", metavar="JOB")
 @json_option
 def cancel(job_id: str, as_json: bool) -> None:
-    """Cancel a job. Its predictions so far are kept."""
+    """Cancel a job. The predictions made so far are kept."""
     with Client() as client:
         job = client.post(f"/jobs/{job_id}/cancel")
     print_json(job) if as_json else say(f"job {job['id']} is {job['state_text']}: {safe(job['name'])}")
@@ -93,7 +94,10 @@ def cancel(job_id: str, as_json: bool) -> None:
 @strict_option
 @json_option
 def retry(job_id: str, wait_for_it: bool, strict: bool, as_json: bool) -> None:
-    """Retry the quarantined and cancelled slices of a job, and its failed uploads. Predictions are kept."""
+    """Retry the failed slices and uploads of a job.
+
+    Retries quarantined and cancelled slices, and uploads that failed. Predictions are kept. --strict needs --wait.
+    """
     need_wait(strict, wait_for_it)
     with Client() as client:
         answer = client.post(f"/jobs/{job_id}/retry")

@@ -24,11 +24,11 @@ TABLE_ROWS = 100
 @click.argument("job_id", metavar="JOB")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as --format json does.")
-@click.option("--slices", is_flag=True, help="Show the slices.")
+@click.option("--slices", is_flag=True, help="List slices, not findings.")
 @click.option("--state", type=click.Choice(STATES), help="Show only slices in this state.")
 @click.option("--label", type=click.Choice(list(LABELS)), help="Show only slices with this label.")
-@click.option("--reason", help="Show only slices rejected for this reason, for example format.")
-@click.option("--sort", type=click.Choice(SORTS), help="Order the table; - is descending  [default: position]")
+@click.option("--reason", help="Show only slices that were rejected with this reason code, such as format.")
+@click.option("--sort", type=click.Choice(SORTS), help="Sort slices; minus means descending  [default: position]")
 @click.option("--limit", type=click.IntRange(1), help=f"Show at most this many rows  [default: {TABLE_ROWS}]")
 @click.option("-o", "--output", type=NEW_FILE, help="Write CSV, JSON or Parquet to this file.")
 def results(
@@ -41,11 +41,12 @@ def results(
     output: Path | None,
     **filters: str | None,
 ) -> None:
-    """Print the results of JOB: the findings on its patients and series, or with --slices its first slices.
+    """Print the results of JOB: the findings on its patients and series.
 
-    CSV and Parquet hold all slices, and JSON all findings and slices. `ctbatch findings ls` writes the findings alone.
-    --slices, --state, --label, --reason, --sort and --limit work only with --format table. Each of
-    them shows slices in place of findings.
+    --slices, --state, --label, --reason, --sort and --limit work only with --format table. If you use any of these
+    options, the table lists slices and not findings.
+
+    CSV and Parquet hold all slices. JSON holds all findings and all slices. `ctbatch findings ls` writes only findings.
     """
     form = "json" if as_json else form
     if form == "table" and output:
@@ -81,7 +82,7 @@ def _cells(row: Json) -> list[object]:
 
 
 def write_pieces(pieces: Iterable[bytes], output: Path | None) -> None:
-    """Write to stdout, or to a file that gets its name only when it is complete."""
+    """Write the pieces to stdout, or to the file `output`, which appears only when it is complete."""
     if output is None:
         for piece in pieces:
             sys.stdout.buffer.write(piece)

@@ -18,7 +18,10 @@ run_argument = click.argument("run_id", metavar="RUN", type=ROW_ID)
 
 @click.group(name="runs")
 def runs_group() -> None:
-    """List, show, follow and end training runs. Acts on the database of this machine's settings."""
+    """List, show, follow and end training runs.
+
+    Opens the database directly: the one in DATABASE_URL, or else ctbatch.db in the --home folder.
+    """
 
 
 @runs_group.command("ls")
@@ -70,7 +73,7 @@ def wait(run_id: int, as_json: bool) -> None:
 @runs_group.command()
 @run_argument
 def cancel(run_id: int) -> None:
-    """End a run within seconds, and keep nothing of it."""
+    """End a run within seconds, and keep nothing."""
     _ask(run_id, runs.cancel_run, "it has ended already")
     say(f"training run {run_id} is being cancelled")
 
@@ -78,10 +81,10 @@ def cancel(run_id: int) -> None:
 @runs_group.command()
 @run_argument
 def stop(run_id: int) -> None:
-    """End a run's training now, and make a model version of its best epoch so far.
+    """Stop training now, and make a model version.
 
-    A stage of the presets scratch and quick keeps its last epoch, not its best. If the run is stopped in such
-    a stage, the version gets the current weights.
+    The version gets the weights of the best epoch so far. Every stage of the presets scratch and quick keeps its last
+    epoch, not its best. If a run is stopped in such a stage, the version gets the current weights.
     """
     _ask(run_id, runs.stop_run, "it is not running")
     say(f"training run {run_id} is being stopped; it keeps what it has learned")

@@ -1,4 +1,4 @@
-"""`ctbatch submit`: sends files, archives and folders as one job, and with `--wait` waits for it."""
+"""`ctbatch submit`: sends files, archives and folders as one job. With `--wait`, waits for the end of the job."""
 
 import secrets
 from pathlib import Path
@@ -26,7 +26,7 @@ PRIORITY = click.IntRange(-10, 10)
 )
 @click.option("--wait", is_flag=True, help="Wait until the job has ended. The exit code says how it ended.")
 @strict_option
-@click.option("--idempotency-key", help="The same key with the same files gives the same job  [default: a new key]")
+@click.option("--idempotency-key", help="If you send again with this key, you get the same job  [default: a new key]")
 @json_option
 def submit(
     paths: tuple[Path, ...],
@@ -42,8 +42,9 @@ def submit(
     A folder is sent as a TAR. Files and folders whose names begin with a dot are left out. Links to folders are not
     followed.
 
-    Prints the job's id, or with --json the whole job. With --wait, prints the finished job. The exit code is then 5 if
-    nothing was predicted, or if slices were quarantined or cancelled.
+    Prints the job's id, or with --json the whole job. With --wait, prints the outcomes of the slices when the job has
+    ended. The exit code is then 5 if nothing was predicted, or if slices were quarantined or cancelled. --strict needs
+    --wait.
     """
     need_wait(strict, wait)
     with Client() as client:

@@ -19,7 +19,7 @@ from training.errors import WeightsError
 from training.launch.launch import LaunchPlan, RunRequest, launch, prepare
 from training.launch.weights_file import check_size, check_weights_file
 
-PIECE = 1 << 20  # bytes of a file that are copied at a time
+PIECE = 1 << 20  # bytes of a file that are copied at once
 
 
 @click.command()
@@ -41,11 +41,11 @@ def train(
 ) -> None:
     """Launch a training run on DATASET (name, name/number or id). `ctbatch runs` shows its progress.
 
-    With --from MODEL, slices that MODEL was trained on stay in train, and slices that it was tested on stay in test,
-    whatever the seed. The seed decides about the other slices. If too few are left to test on, --allow-leak
-    seen-by-parent splits all slices anew.
+    With --from MODEL, slices that MODEL was trained on stay in train, and slices that it was tested on stay in test.
+    The seed decides only about the other slices. If a part then lacks a class, the run is refused. With --allow-leak
+    seen-by-parent, all slices are split anew in that case.
 
-    Prints an estimate of time and disk first, on stderr.
+    First prints an estimate of time and disk space on stderr.
     """
     settings_with_broker()
     origin: dict[str, Any] = {} if start is None else _origin(start)
@@ -74,7 +74,7 @@ def _origin(start: str) -> dict[str, str]:
 
     Raises:
         NotFoundOrDenied: there is neither such a model version nor such a file.
-        UsageError: the file is too large, or holds no ResNet50.
+        UsageError: the file is too large, or does not hold a ResNet50.
     """
     with reading() as session:
         if version := versions.find_version(session, start):

@@ -43,8 +43,8 @@ ENGINES = EngineChoice.__args__  # type: ignore[attr-defined]
 def up(host: str | None, port: int | None, engine: str | None, insecure: bool) -> None:
     """Run everything on this machine until Ctrl-C: broker, web, ingest, inference, training, evaluation and sweep.
 
-    Makes or upgrades the database first, and restarts a process that dies. When all is ready, prints the address and a
-    link that signs you in once. A second Ctrl-C stops everything at once. If training is not installed, starts
+    First makes or upgrades the database. Restarts a process that dies. When everything is ready, prints the address and
+    a link that signs you in once. A second Ctrl-C stops everything immediately. If training is not installed, starts
     everything except the training worker.
     """
     for name, value in (("CTBATCH_HOST", host), ("CTBATCH_PORT", port), ("CTBATCH_ENGINE", engine)):
@@ -60,10 +60,10 @@ def up(host: str | None, port: int | None, engine: str | None, insecure: bool) -
 
 
 def check_host(settings: Settings) -> None:
-    """Check that web listens on this machine only, or behind a proxy, which can speak TLS.
+    """Check that web listens only on this machine, or behind a proxy, which can use TLS.
 
     Raises:
-        UsageError: it would send passwords and scans without encryption.
+        UsageError: web would send passwords and scans without encryption.
     """
     if settings.trusted_proxies or is_loopback(settings.host):
         return
@@ -74,7 +74,7 @@ def check_host(settings: Settings) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address can be reached from this machine only."""
+    """Return whether an address can be reached only from this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:  # a name
@@ -82,7 +82,7 @@ def is_loopback(host: str) -> bool:
 
 
 def make_home(settings: Settings) -> None:
-    """Make the home and run folders, for this user alone.
+    """Make the home folder and its run folder, which only this user can read.
 
     Raises:
         Unavailable: they cannot be made.
@@ -96,10 +96,10 @@ def make_home(settings: Settings) -> None:
 
 @contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
-    """Hold the home's lock. The kernel releases it when this process ends, however it ends.
+    """Hold the lock of the home during the block. If this process dies, the kernel releases the lock.
 
     Raises:
-        Unavailable: another `ctbatch up` holds it.
+        Unavailable: another `ctbatch up` holds the lock.
     """
     with (settings.run_dir / "up.lock").open("a") as lock:
         try:
@@ -115,7 +115,7 @@ def only_one(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Yield a listening socket. The supervisor keeps it, so that no request is refused while web restarts.
+    """Yield a listening socket. The supervisor keeps it open, so that no request is refused while web restarts.
 
     Raises:
         Unavailable: the port is taken.
@@ -177,7 +177,7 @@ def announce(url: str, access: LocalAccess) -> None:
 
 
 def processes(settings: Settings, listener: socket.socket, broker: PrivateBroker | None) -> list[Process]:
-    """Return all processes of `up`: a private broker if given, and training only if it is installed."""
+    """Return all processes of `up`, with the private broker if one is given. Training is left out if not installed."""
     first = [_broker_process(broker)] if broker is not None else []
     without = {"web"} if is_installed() else {"web", "training"}
     return [
@@ -232,7 +232,7 @@ def _worker_process(role: str, settings: Settings) -> Process:
 
 
 def emit(role: str, line: str) -> None:
-    """Write one line of output under its role. If the reader is gone, go on without output."""
+    """Write one line of a role's output, after the name of the role. If nobody reads any more, write nothing."""
     try:
         sys.stdout.write(f"{role:<9} | {line}\n")
         sys.stdout.flush()

@@ -22,18 +22,18 @@ STALE_SWEEPS = 6  # a sweeper that has not swept for this many intervals hangs
 @click.command()
 @click.argument("role", type=click.Choice(ROLES))
 @click.option(
-    "--check", is_flag=True, help="Check the role's process on this machine; exit code 4 if it is not healthy."
+    "--check", is_flag=True, help="Start nothing. Exit with 4 if this role's process on this machine is not healthy."
 )
 @click.option(
     "--name", help="Name this worker  [default: its role]. Needed if one machine runs several workers of a role."
 )
 def worker(role: str, check: bool, name: str | None) -> None:
-    """Run one process in the foreground: web, ingest, inference, training, evaluation or sweep.
+    """Run one role in the foreground: web, ingest, inference, training, evaluation or sweep.
 
-    The database must be at this program's revision: see `ctbatch db upgrade`.
+    The database must be at this program's revision. `ctbatch db upgrade` upgrades it.
 
-    `ctbatch up` runs one of each. On several machines, run as many of each as you like, and set DATABASE_URL,
-    CELERY_BROKER_URL and CTBATCH_STORAGE_URL for all of them.
+    `ctbatch up` runs every role once. On several machines, run each role as often as you like. Set DATABASE_URL,
+    CELERY_BROKER_URL and CTBATCH_STORAGE_URL on all of them.
     """
     settings = settings_with_broker()
     if check:

@@ -1,1 +1,1 @@
-"""From paths to the parts that are sent."""
+"""Turns paths into the parts of a request."""

@@ -1,4 +1,7 @@
-"""Turns the paths of a submission into parts to send: archives as they are, folders and many loose files as TARs."""
+"""Turns the paths of a submission into parts to send. Archives stay as they are, folders become TARs.
+
+Many loose files are sent as one TAR too.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,22 +13,22 @@ from cli.errors import UsageError
 from db.registry.tar_stream import END, tar_member, tar_size
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-MOST_LOOSE_FILES = 64  # more are sent as one TAR: the parts of a request are limited
-MOST_PARTS = 900  # the server takes 1,000, form fields included
+MOST_LOOSE_FILES = 64  # more are sent as one TAR, because the server limits the parts of a request
+MOST_PARTS = 900  # the server accepts 1,000, with form fields
 PIECE = 1024 * 1024
 JUNK = {"__MACOSX", "Thumbs.db"}
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """A file on disk: its path, the name it is sent under, and its size when it was first looked at."""
+    """A file on disk: its path, the name to send it under, and its size at the first look."""
 
     path: Path
     filename: str
     size: int
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the first `size` bytes of the file, from its start each time.
+        """Yield the first `size` bytes of the file. Every iteration begins at the start of the file.
 
         Raises:
             UsageError: the file is shorter now, or cannot be read.
@@ -44,7 +47,7 @@ class FilePart:
 
 @dataclass(frozen=True)
 class TarPart:
-    """A TAR of these files in this order, made while it is read, with the same bytes each time."""
+    """A TAR of these files in this order. It is made while it is read. Every reading gives the same bytes."""
 
     filename: str
     members: Sequence[FilePart]
@@ -67,9 +70,9 @@ Part = FilePart | TarPart
 def gather(paths: Sequence[Path], *, leave_out: Path | None = None) -> tuple[list[Part], int]:
     """Return the parts to send, and the number of files that were left out.
 
-    Walk each folder in order of names, and send its archives one by one and its other files as one TAR, without the
-    file `leave_out`. Leave out files and folders whose name begins with a dot or is in `JUNK`, and what is not a
-    regular file. Follow links to files, but not links to folders.
+    Walk each folder in the order of names. Each archive in the folder becomes a part. All other files of the folder
+    become one TAR. Leave out the file `leave_out`, files and folders whose name begins with a dot or is in `JUNK`, and
+    everything that is not a regular file. Follow links to files, but not links to folders.
 
     Raises:
         UsageError: a path cannot be read, or there is nothing to send.
@@ -100,7 +103,7 @@ def _folder_parts(folder: Path, members: list[FilePart]) -> list[Part]:
 
 
 def _walk(folder: Path) -> tuple[list[FilePart], int]:
-    """Return the files below `folder`, in an order that depends on their names alone, and how many were left out."""
+    """Return the files below `folder`, and how many were left out. The order depends only on the files' names."""
     members: list[FilePart] = []
     hidden = 0
     for here, folders, names in os.walk(folder, onerror=_unreadable):
@@ -128,7 +131,7 @@ def _is_archive(path: Path) -> bool:
 
 def _file_part(path: Path, name: str) -> FilePart:
     try:
-        with path.open("rb") as file:  # a file that cannot be read is noticed before anything is sent
+        with path.open("rb") as file:  # notice a file that cannot be read before anything is sent
             return FilePart(path, name, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error

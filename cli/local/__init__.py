@@ -1,1 +1,1 @@
-"""What acts on the database of this machine's settings."""
+"""Code of the commands that open the database directly."""

@@ -1,4 +1,4 @@
-"""The account and token by which this machine's command line signs in to its own `ctbatch up`."""
+"""The account and the token with which the command line signs in to the `ctbatch up` of the same machine."""
 
 from dataclasses import dataclass
 
@@ -14,18 +14,18 @@ _IF_OURS = "if nobody else uses it, run"
 
 @dataclass(frozen=True)
 class LocalAccess:
-    """The secret of a token of the local admin, which is valid while `up` runs."""
+    """The secret of a token of the local admin. The token is valid while `up` runs."""
 
     token: str
 
     @staticmethod
     def prepare() -> "LocalAccess":
-        """Upgrade the database, make the account if there is none, and issue a token for this run.
+        """Upgrade the database, make the account if it does not exist, and issue a token for this run.
 
-        Revoke tokens of earlier runs, which a kill may have left.
+        Revoke the tokens of earlier runs. They are left over if `up` was killed.
 
         Raises:
-            Unavailable: the account is disabled, or it is not an admin.
+            Unavailable: the account is disabled, or is not an admin.
         """
         with database_errors():
             migrate.upgrade()
@@ -55,7 +55,7 @@ class LocalAccess:
 
 
 def sign_in_link(url: str, next_path: str, name: str = accounts.LOCAL_USER) -> str:
-    """Return an address that signs a user in, once, and leads to `next_path`. The user's earlier links stop working.
+    """Return an address that signs a user in once, and then leads to `next_path`. Earlier links of the user end.
 
     Raises:
         NotFoundOrDenied: there is no such user.

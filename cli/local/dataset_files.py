@@ -1,4 +1,4 @@
-"""Copies the files of a new dataset into storage, and refuses what would be refused in a submission."""
+"""Copies the files of a new dataset into storage. Refuses the same files as a submission does."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def store_labels(path: Path) -> ReceivedFile:
     """Copy a CSV of labels into storage.
 
     Raises:
-        UsageError: it is not such a CSV.
+        UsageError: the file is not a CSV of labels.
     """
     content = path.read_bytes()
     try:
@@ -28,7 +28,7 @@ def store_labels(path: Path) -> ReceivedFile:
 
 
 def store_files(paths: Sequence[Path], labels: Path | None) -> list[ReceivedFile]:
-    """Copy files, archives and folders into storage, with a bar; `labels` is left out.
+    """Copy files, archives and folders into storage, with a progress bar. Leave out the file `labels`.
 
     Raises:
         UsageError: there is nothing to copy, or an archive is refused.

@@ -1,4 +1,4 @@
-"""Datasets of this machine's database: found, followed until they are built, and shown."""
+"""Finds datasets in the database, follows them until they are built, and prints them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ from db.datasets.datasets import DatasetView
 from db.datasets.slices import DatasetError
 from db.models import Dataset, Evaluation, Work
 
-MOST_VALUES = 5  # values shown of one property, such as the image size
+MOST_VALUES = 5  # the most values that are shown of a property, such as the image size
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn the refusal of a dataset into a usage error."""
+    """Turn an error about a dataset into a usage error."""
     try:
         yield
     except DatasetError as error:
@@ -30,10 +30,10 @@ def refusals() -> Iterator[None]:
 
 
 def find_dataset(session: Session, label: str) -> Dataset:
-    """Return the dataset of this label (name/number, or a name for its newest) or id.
+    """Return the dataset that `label` means: name/number, an id, or a name alone for the newest of that name.
 
     Raises:
-        NotFoundOrDenied: no dataset has it.
+        NotFoundOrDenied: there is no such dataset.
     """
     dataset = datasets.find_dataset(session, label)
     if dataset is None:
@@ -42,7 +42,7 @@ def find_dataset(session: Session, label: str) -> Dataset:
 
 
 def find_view(label: str) -> DatasetView:
-    """Return what there is to see of the dataset. Raises NotFoundOrDenied."""
+    """Return the view of a dataset. Raises NotFoundOrDenied."""
     with reading() as session:
         return datasets.dataset_view(session, find_dataset(session, label))
 
@@ -51,8 +51,8 @@ def follow_dataset(label: str) -> DatasetView:
     """Show a dataset's progress until it is built.
 
     Raises:
-        JobFailed: it cannot be built.
-        Unavailable: no worker builds it.
+        JobFailed: the dataset cannot be built.
+        Unavailable: no worker builds the dataset.
     """
     return follow(
         f"dataset {label}",
@@ -64,7 +64,7 @@ def follow_dataset(label: str) -> DatasetView:
 
 
 def _is_builder_busy() -> bool:
-    """Return whether an evaluation worker has other work, or a dataset was put off for a while."""
+    """Return whether an evaluation worker has other work, or a dataset has to wait for a while."""
     with reading() as session:
         busy = [select(table.id).where(table.state == Work.RUNNING) for table in (Dataset, Evaluation)]
         put_off = select(Dataset.id).where(Dataset.state == Work.READY, Dataset.lease_until > from_now())

@@ -1,4 +1,4 @@
-"""The demo model: the one that ships with ctbatch, or one that a training worker makes on the spot."""
+"""Provides the demo model: the one that ships with ctbatch, or a new one that a training worker makes now."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,13 @@ from training.launch.installed import check_launch
 
 
 def ensure_demo_model(*, train: bool = False, reason: str = "") -> str:
-    """Return the champion's label. If there is none, promote the demo model first, or with `train` train one for it.
+    """Return the label of the champion. If there is no champion, first promote the demo model.
+
+    `train`: train that demo model now, and do not use the one that ships. `reason`: kept with the promotion.
 
     Raises:
         JobFailed: the training run failed.
-        TrainingNotInstalled: no worker could train it.
+        TrainingNotInstalled: no worker could train the model.
         Unavailable: the demo model's file is damaged, no broker is known, or no training worker takes the run.
     """
     with reading() as session:
@@ -31,7 +33,7 @@ def ensure_demo_model(*, train: bool = False, reason: str = "") -> str:
 
 
 def imported_demo_model() -> str:
-    """Register the demo model that ships, if it is not registered yet, and return its label. Raises Unavailable."""
+    """Register the demo model that ships, unless it is registered already. Return its label. Raises Unavailable."""
     return _import(import_demo_model)
 
 
@@ -46,8 +48,8 @@ def _import(using: Callable[[str], str]) -> str:
 
 
 def _train() -> str:
-    """Have a training worker make and promote the demo model, show its progress, and return its label."""
-    settings = settings_with_broker()  # else the training worker hears of the run from the sweeper, a minute later
+    """Let a training worker make and promote a demo model. Show the progress, and return the model's label."""
+    settings = settings_with_broker()  # without a broker, the worker hears of the run from the sweeper, a minute later
     check_launch(settings.broker_url)
     with writing() as session:
         run_id = runs.create_demo_run(session, None).id

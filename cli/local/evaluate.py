@@ -1,4 +1,4 @@
-"""Carries evaluations out in this process, with a bar, or waits for the worker that has claimed them."""
+"""Carries out evaluations in this process, with a progress bar, or waits for the worker that claimed them."""
 
 from cli.errors import JobFailed
 from cli.local.follow import follow
@@ -9,10 +9,10 @@ from db.evaluation.evaluations import EvaluationView
 
 
 def carry_out(evaluation_id: int, *, quiet: bool = False) -> EvaluationView:
-    """Carry the evaluation out, unless a worker does so or it is done, and return it.
+    """Carry out the evaluation, and return it. If a worker does this already, wait for the worker.
 
     Raises:
-        JobFailed: it failed.
+        JobFailed: the evaluation failed.
     """
     from training.evaluation.evaluate_version import evaluate_next  # loads the libraries that compute
     from worker.process import worker_name

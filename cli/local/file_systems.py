@@ -1,4 +1,4 @@
-"""The kind of file system that a path lies on."""
+"""Finds out on which kind of file system a path is."""
 
 import re
 from pathlib import Path
@@ -12,11 +12,11 @@ NETWORK_FILE_SYSTEMS = {
 
 
 def file_system_of(path: Path) -> str:
-    """Return the type of the file system of a path, which need not exist; "unknown" if Linux does not list it."""
+    """Return the type of a path's file system, or "unknown" if Linux does not list it. The path need not exist."""
     types = {}
     for line in MOUNTS.read_text().splitlines():
         before, _, after = line.partition(" - ")  # proc_pid_mountinfo(5)
         mount_point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split(" ")[4])
-        types[Path(mount_point)] = after.split(" ")[0]  # the last one mounted on a folder covers the others
+        types[Path(mount_point)] = after.split(" ")[0]  # of several on one folder, the last one mounted is visible
     place = path.resolve()
     return next((types[folder] for folder in (place, *place.parents) if folder in types), "unknown")

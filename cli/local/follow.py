@@ -1,4 +1,4 @@
-"""Follows work that a worker of this database does: a bar while it goes on, an error if it fails."""
+"""Follows work that a worker does: shows a progress bar while the work goes on, and raises an error if it fails."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -9,13 +9,13 @@ from cli.output import Update, progress_bar
 from cli.polling import poll
 
 POLL_SECONDS = 0.5
-UNCLAIMED_SECONDS = 120  # work that no worker takes in this time has no worker
+UNCLAIMED_SECONDS = 120  # if no worker takes the work in this time, there is no worker for it
 ENDED = ("ready", "finished")
 FAILED = ("failed", "cancelled")
 
 
 class View(Protocol):
-    """Work as people see it: `progress` from 0 to 1, `error` the reason for a failure."""
+    """A view of some work. `progress` is from 0 to 1. `error` is the reason for a failure."""
 
     @property
     def state(self) -> str: ...
@@ -40,16 +40,16 @@ def follow(
     """Show the progress of work until it ends, and return its last view.
 
     Args:
-        title: names the work at the bar and in an error, as "building site/1".
-        look: returns the present view. It may also do the work, and move the bar meanwhile.
-        note: returns what the bar says beside the progress.
+        title: names the work beside the bar and in an error, such as "building site/1".
+        look: returns the present view. It may also do the work, and move the bar while it does so.
+        note: returns the text beside the bar.
         is_busy: returns whether a worker does something else now, so that queued work has to wait.
-        nobody: the error for work that stays queued although nobody is busy.
+        nobody: the error if the work stays queued although no worker is busy.
         quiet: show no bar.
 
     Raises:
         JobFailed: the work failed or was cancelled.
-        Unavailable: no worker takes it.
+        Unavailable: no worker takes the work.
     """
     waiting_since = monotonic()
     with progress_bar(title, 1.0, enabled=not quiet) as update:

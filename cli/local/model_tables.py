@@ -1,4 +1,4 @@
-"""Model versions and their metrics as tables and JSON."""
+"""Turns model versions and their metrics into tables and JSON."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +13,10 @@ from db.registry import versions
 
 
 def find_version(session: Session, label: str) -> ModelVersion:
-    """Return the model version of this label (name/number) or id.
+    """Return the model version with this label (name/number) or id.
 
     Raises:
-        NotFoundOrDenied: there is none.
+        NotFoundOrDenied: there is no such version.
     """
     version = versions.find_version(session, label)
     if version is None:
@@ -25,7 +25,7 @@ def find_version(session: Session, label: str) -> ModelVersion:
 
 
 def version_view(version: ModelVersion, champion: ModelVersion | None) -> dict[str, Any]:
-    """Return what a list shows of a version, as JSON."""
+    """Return the facts of a version that a list shows, as JSON."""
     return {
         "id": version.id,
         "version": version.label,
@@ -42,7 +42,10 @@ def version_view(version: ModelVersion, champion: ModelVersion | None) -> dict[s
 
 
 def flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, object]]:
-    """Return nested members as lines named `a.b`. Write a metric with its interval, and a list of names as a chain."""
+    """Return nested members as lines that are named like `a.b`.
+
+    A metric gets its interval. A list of names becomes one text.
+    """
     intervals = value.get("intervals")
     intervals = intervals if isinstance(intervals, dict) else {}
     lines: list[tuple[str, object]] = []
@@ -70,14 +73,14 @@ def _cell(value: object) -> str:
 
 
 def with_interval(interval: object) -> str:
-    """Return a 95 % interval as it follows its metric, or an empty text."""
+    """Return a 95 % interval as text to put after a metric, or an empty text."""
     if not isinstance(interval, list) or len(interval) != 2:
         return ""
     return f" ({written_interval(*interval)})"
 
 
 def comparison_rows(pairs: PairedMetrics) -> list[tuple[str, ...]]:
-    """Return a paired comparison as rows: metric, candidate, other, difference, its interval, what that means."""
+    """Return a paired comparison as rows: metric, first version, second version, difference, interval, meaning."""
     return [
         (metric.name, written(pair.first), written(pair.second), written(pair.difference, "+"),
          written_interval(pair.low, pair.high, "+"), difference_of(key, pair.low, pair.high))

@@ -1,4 +1,4 @@
-"""Opens the database of this machine's settings for operators' commands, and reports its errors in one line."""
+"""Opens the database for the commands of operators, and reports database errors in one line."""
 
 import getpass
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from db.models import User
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Report an unreachable, damaged or not upgraded database in one line.
+    """Report in one line that the database is unreachable, damaged or not upgraded.
 
     Raises:
-        Unavailable: in place of the driver's own errors.
+        Unavailable: replaces the errors of the database driver.
     """
     try:
         yield
@@ -37,7 +37,7 @@ def database_errors() -> Iterator[None]:
 
 @contextmanager
 def writing() -> Iterator[Session]:
-    """Open a transaction that commits at the end of the block, and is rolled back by an error."""
+    """Open a transaction. It commits at the end of the block. An error rolls it back."""
     with database_errors(), session_scope() as session:
         yield session
 
@@ -50,10 +50,10 @@ def reading() -> Iterator[Session]:
 
 
 def check_storage_mark() -> None:
-    """Check that the storage has not lost this database's mark. Return if the database or the storage is unreachable.
+    """Check that the storage still has the mark of this database. If either is unreachable, return without an error.
 
     Raises:
-        Unavailable: the mark is missing, so uploads would go to an empty folder in place of a volume.
+        Unavailable: the mark is missing. The volume may not be mounted, so uploads would go into an empty folder.
     """
     from db.installation import ForeignStorage, StorageAway, check_storage
 
@@ -62,7 +62,7 @@ def check_storage_mark() -> None:
             check_storage(session)
         except StorageAway as error:
             raise Unavailable(str(error)) from error
-        except ForeignStorage:  # the doctor reports it, and nothing is removed
+        except ForeignStorage:  # the doctor reports this, and nothing is removed
             pass
 
 
@@ -70,7 +70,7 @@ def existing_user(session: Session, name: str) -> User:
     """Return the user of this name.
 
     Raises:
-        NotFoundOrDenied: there is none.
+        NotFoundOrDenied: there is no such user.
     """
     user = find_user(session, name)
     if user is None:
@@ -79,7 +79,7 @@ def existing_user(session: Session, name: str) -> User:
 
 
 def operator_name() -> str:
-    """Return the name of the person at the command line, as far as the machine knows it."""
+    """Return the name of the person at the command line, if the machine knows it."""
     try:
         return f"{getpass.getuser()} at the command line"
     except (KeyError, OSError):  # a container's user may have no name

@@ -1,4 +1,4 @@
-"""Training runs of this machine's database: refused at launch, found, followed to their end, and shown."""
+"""Finds training runs in the database, follows them until they end, and prints them. Reports refused launches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from training.launch.launch import NothingNamed
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn the refusal of a run into a usage error, and a name that does not exist into NotFoundOrDenied."""
+    """Turn a refused run into a usage error, and a name that does not exist into NotFoundOrDenied."""
     try:
         yield
     except NothingNamed as error:
@@ -33,8 +33,8 @@ def follow_run(run_id: int, title: str = "") -> RunView:
     """Show a run's progress until it ends, and return its last view.
 
     Raises:
-        JobFailed: it failed or was cancelled.
-        Unavailable: no training worker takes it, although none is busy with another run.
+        JobFailed: the run failed or was cancelled.
+        Unavailable: no training worker takes the run, although none is busy with another run.
     """
     return follow(
         title or f"training run {run_id}",
@@ -65,10 +65,10 @@ def _note(view: RunView) -> str:
 
 
 def find_run(session: Session, run_id: int) -> TrainingRun:
-    """Return the run of this id.
+    """Return the run with this id.
 
     Raises:
-        NotFoundOrDenied: no run has it.
+        NotFoundOrDenied: there is no such run.
     """
     run = runs.find_run(session, run_id)
     if run is None:
@@ -77,7 +77,7 @@ def find_run(session: Session, run_id: int) -> TrainingRun:
 
 
 def find_view(run_id: int) -> RunView:
-    """Return what there is to see of a run. Raises NotFoundOrDenied."""
+    """Return the view of a run. Raises NotFoundOrDenied."""
     with reading() as session:
         return runs.run_view(session, find_run(session, run_id))
 

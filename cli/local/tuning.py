@@ -1,4 +1,4 @@
-"""Tunes the engine of the champion on this machine, and reads how it was tuned."""
+"""Tunes the engine of the champion on this machine, and reads earlier tunings."""
 
 from pathlib import Path
 
@@ -30,10 +30,10 @@ def champion_version() -> ModelVersion:
 
 
 def tune_engine(folder: Path) -> tuple[str, Tuning]:
-    """Tune the engine of a package that serves on this machine. Return its name and the tuning.
+    """Tune the engine that serves a package on this machine. Return the engine's name and the tuning.
 
     Raises:
-        UsageError: the package cannot be used here, or its engine is not OpenVINO.
+        UsageError: the package cannot be used here, or the engine is not OpenVINO.
     """
     settings = current()
     threads = settings.engine_threads or None
@@ -49,7 +49,7 @@ def tune_engine(folder: Path) -> tuple[str, Tuning]:
 
 
 def tunings_of(version: ModelVersion) -> dict[str, Tuning]:
-    """Return the tunings of a model version on this machine, by the name of the engine."""
+    """Return the tunings of a model version on this machine, by engine name."""
     threads = current().engine_threads or None
     kept = {
         f"openvino-{precision}": kept_tuning(version.files[file], precision, threads)
@@ -63,7 +63,9 @@ def tune_champion() -> tuple[str, Tuning]:
     """Tune the champion's engine, as `tune_engine` does.
 
     Raises:
-        NotFoundOrDenied, UsageError, CommandError: as above, or its files cannot be read.
+        NotFoundOrDenied: there is no champion.
+        UsageError: as for `tune_engine`.
+        CommandError: the champion's files cannot be read.
     """
     from db.storage import FileDamaged, FileMissing
 

@@ -1,1 +1,1 @@
-"""What speaks to a server over HTTP."""
+"""Code that talks to a server over HTTP."""

@@ -1,4 +1,4 @@
-"""Speaks HTTP to a ctbatch server: retries failures that may pass, and turns every problem into one clear error."""
+"""Sends HTTP requests to a ctbatch server. Retries temporary failures, and turns every problem into one error."""
 
 import math
 import secrets
@@ -18,28 +18,28 @@ from cli.remote.find_server import Server, find_server
 Json = dict[str, Any]
 API = "/api/v1"
 PAUSES = (0.25, 0.5, 1, 2)  # seconds between the tries of a request that a person waits for
-PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # for requests that long work depends on: the server may be restarting
+PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # for requests that long work depends on, as the server may be restarting
 # The pause between two looks at a job. Each look takes server time from predicting, and a job that ends during a pause
 # is noticed late. So looks are rare while the end is surely far away.
 POLL_SECONDS, POLL_SECONDS_MOST = 0.03, 1.0
-POLL_SHARE_OF_AGE = 0.05  # of the age: the pause without an estimate of the end
-POLL_SHARE_NOT_SURE = 0.3  # of the age: by this, and by half of the estimated rest, the end may come early
-PASSING = {429, 502, 503, 504}  # statuses that may be gone at the next try
-PERMANENT = {"no-model-version"}  # problems that waiting does not solve, although their status is a passing one
+POLL_SHARE_OF_AGE = 0.05  # the pause as a share of the job's age, if the end is not estimated
+POLL_SHARE_NOT_SURE = 0.3  # the end may come earlier by this share of the age, and by half of the estimated rest
+PASSING = {429, 502, 503, 504}  # statuses of temporary failures
+PERMANENT = {"no-model-version"}  # problems that waiting does not solve, although their status is in PASSING
 LONGEST_RETRY_AFTER = 60.0
 
 
 class Client:
-    """A connection to one server. Every call that fails raises the kind of `CommandError` that fits."""
+    """A connection to one server. Every call that fails raises a kind of `CommandError`."""
 
     def __init__(self, server: Server | None = None) -> None:
-        """Use `server`, or find one. Nothing is sent yet."""
+        """Use `server`, or else find a server. Nothing is sent yet."""
         self.server = server or find_server()
         self._http = httpx.Client(
             base_url=self.server.url,
             headers={"Authorization": f"Bearer {self.server.token}", "Accept": "application/json"},
             timeout=httpx.Timeout(60, connect=10),
-            trust_env=not self.server.local,  # this machine is not behind a proxy
+            trust_env=not self.server.local,  # no proxy is needed for this machine
         )
 
     def __enter__(self) -> Self:
@@ -57,18 +57,18 @@ class Client:
         return self._request("GET", path, params=params).json()
 
     def check(self) -> None:
-        """Check, once, that the server answers and takes the token."""
+        """Check that the server answers and accepts the token. Try only once."""
         self._request("GET", "/jobs", params={"limit": 1}, pauses=())
 
     def post(self, path: str) -> Any:
-        """Post an empty body to a path below `/api/v1`, once, and return the JSON of the answer."""
+        """Post an empty body to a path below `/api/v1`, and return the JSON of the answer. Try only once."""
         return self._request("POST", path, pauses=()).json()
 
     def submit(self, fields: Mapping[str, str], files: Sequence[tuple[str, BinaryIO]], idempotency_key: str) -> Json:
         """Send form fields and files with their names, and return the job.
 
-        If the connection is lost, ask for the job with this key. If no job has it, send the same bytes again from the
-        files' start. Because of the key, the server makes only one job of them.
+        If the connection is lost, ask the server for the job with this key. If there is no such job, send the same
+        bytes again. Because of the key, the server makes only one job.
         """
 
         def made() -> httpx.Response | None:
@@ -100,7 +100,7 @@ class Client:
         return urljoin(self.server.url + "/", str((job.get("links") or {}).get("page") or f"/jobs/{job['id']}"))
 
     def pages(self, path: str, params: Mapping[str, Any], limit: int | None = None) -> Iterator[Json]:
-        """Yield the items of a list that the server sends in pages, at most `limit` of them."""
+        """Yield the items of a list that the server sends in pages. Yield at most `limit` items."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -113,7 +113,7 @@ class Client:
                 return
 
     def watch(self, job_id: str) -> Iterator[Json]:
-        """Yield a job now and after each change, until it has ended (state finished, cancelled or failed)."""
+        """Yield the view of a job now and after each change, until the job is finished, cancelled or failed."""
         etag, done = "", 0
         expected_end: float | None = None  # by the monotonic clock; None if the server has not estimated it
 
@@ -161,9 +161,9 @@ class Client:
         instead: Callable[[], httpx.Response | None] = lambda: None,
         **options: Any,
     ) -> httpx.Response:
-        """Send a request, and again after each of `pauses` (seconds) while the failure is one that may pass.
+        """Send a request. After a temporary failure, send it again after each of `pauses`, in seconds.
 
-        If `instead` gives an answer before the request is sent again, that is the answer.
+        Before the request is sent again, `instead` is called. If it returns an answer, return that one.
         """
         given = {name: value for name, value in (params or {}).items() if value is not None}
         for pause in (*pauses, None):
@@ -191,7 +191,10 @@ class Client:
 
 
 def _pause(age: float, expected_end: float | None) -> float:
-    """Return the seconds to the next look at a job of this age in seconds. `expected_end`: by the monotonic clock."""
+    """Return the seconds until the next look at a job.
+
+    `age`: of the job, in seconds. `expected_end`: by the monotonic clock, or None if it is not known.
+    """
     if expected_end is None:
         wanted = POLL_SHARE_OF_AGE * age
     else:
@@ -210,7 +213,7 @@ def _retry_after(answer: httpx.Response) -> float:
 
 
 def _problem(answer: httpx.Response) -> Json:
-    """Return the RFC 9457 members of an answer, or {} for a body of another kind (a proxy's page)."""
+    """Return the RFC 9457 members of an answer, or {} if the body is of another kind, such as a proxy's page."""
     try:
         problem = answer.json()
     except ValueError:
@@ -223,7 +226,7 @@ def _slug(problem: Json) -> str:
 
 
 def _error(answer: httpx.Response) -> CommandError:
-    """Return the error for a failed answer, worded for the person who typed the command."""
+    """Return the error for a failed answer, with a message for the person who typed the command."""
     problem = _problem(answer)
     message = safe(problem.get("detail") or problem.get("title") or f"HTTP status {answer.status_code}")
     if about := [safe(problem[name]) for name in ("file", "code") if problem.get(name)]:

@@ -1,4 +1,4 @@
-"""Finds the server to speak to: the one that the environment names, else the `ctbatch up` of this machine."""
+"""Finds the server to use: the one that the environment names, or else the `ctbatch up` of this machine."""
 
 import json
 import os
@@ -16,7 +16,7 @@ LOCAL_FILE = "local.json"
 
 @dataclass(frozen=True)
 class Server:
-    """An address and a token for it; `local` if it is this machine's own `ctbatch up`."""
+    """The address of a server, and a token for it. `local`: the server is the `ctbatch up` of this machine."""
 
     url: str
     token: str
@@ -25,7 +25,7 @@ class Server:
 
 @dataclass(frozen=True)
 class LocalServer:
-    """The address of a running `ctbatch up`, which it leaves in a file that only its user can read."""
+    """The address and the token of a running `ctbatch up`, which writes them to a file that only its user can read."""
 
     url: str
     token: str
@@ -33,7 +33,7 @@ class LocalServer:
     broker: str  # the broker's URL, for another worker on this machine
 
     def write(self, run_dir: Path) -> None:
-        """Replace the file in one step. Its mode is 0600 before it holds the token."""
+        """Replace the file in one step. The new file has mode 0600 before the token is written."""
         path = run_dir / LOCAL_FILE
         draft = path.with_suffix(".new")
         draft.unlink(missing_ok=True)
@@ -43,7 +43,7 @@ class LocalServer:
 
 
 def read_local(run_dir: Path) -> LocalServer | None:
-    """Return the `ctbatch up` that runs, by its file in `run_dir`, or None."""
+    """Return the running `ctbatch up` that has its file in `run_dir`, or None."""
     try:
         local = LocalServer(**json.loads((run_dir / LOCAL_FILE).read_text()))
         os.kill(local.pid, 0)
@@ -53,10 +53,10 @@ def read_local(run_dir: Path) -> LocalServer | None:
 
 
 def settings_with_broker() -> "Settings":
-    """Return this process's settings, with the broker of the local `ctbatch up` unless they name another.
+    """Return this process's settings. If they name no broker, use the broker of the local `ctbatch up`.
 
     Raises:
-        Unavailable: they name none, and no `ctbatch up` runs here.
+        Unavailable: the settings name no broker, and no `ctbatch up` runs here.
     """
     settings = settings_with_local_broker()
     if not settings.broker_url:
@@ -65,7 +65,7 @@ def settings_with_broker() -> "Settings":
 
 
 def settings_with_local_broker() -> "Settings":
-    """Do as `settings_with_broker`, but accept that no broker is known. Workers then notice a change by themselves."""
+    """Do as `settings_with_broker`, but do not raise if no broker is known. Workers then notice changes later."""
     from db.settings import get_settings
 
     if not get_settings().broker_url and (local := read_local(get_settings().run_dir)):
@@ -75,16 +75,16 @@ def settings_with_local_broker() -> "Settings":
 
 
 def local_url(host: str, port: int) -> str:
-    """Return the address by which this machine reaches a server that listens at `host`."""
+    """Return the address at which this machine reaches a server that listens at `host`."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host)  # noqa: S104 compared, not bound
     return f"http://{name or (f'[{host}]' if ':' in host else host)}:{port}"
 
 
 def find_server() -> Server:
-    """Return the server to speak to.
+    """Return the server to use.
 
     Raises:
-        Unavailable: the environment names none, and none runs here.
+        Unavailable: the environment names no server, and none runs here.
         UsageError: the environment names a server, but not its token.
     """
     url = os.environ.get("CTBATCH_SERVER", "").rstrip("/")

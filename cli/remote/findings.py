@@ -14,7 +14,7 @@ MOST_ROWS = 1_000
 
 
 def print_findings(client: Client, job_id: str, filters: Mapping[str, str | None]) -> None:
-    """Print a job's findings, patients first, as far as they match the filters."""
+    """Print the findings of a job that match the filters, patients first."""
     rows = list(client.pages(f"/jobs/{job_id}/findings", filters, MOST_ROWS))
     print_table(COLUMNS, [_cells(row) for row in rows], empty="no findings; a job has them once it has ended")
     if rows:

@@ -1,4 +1,4 @@
-"""Waits for a job: shows its progress while it runs, and raises the error whose exit code says how it ended."""
+"""Waits for a job. Shows its progress, and raises an error if the job did not end well."""
 
 from cli.errors import JobFailed, PartialFailure, Unavailable
 from cli.output import print_json, print_table, progress_bar
@@ -27,7 +27,7 @@ def watch_progress(client: Client, job_id: str, *, patient: bool = True) -> Json
     """Show a bar until the job has ended, and return its last view.
 
     Raises:
-        Unavailable: no worker has an engine that may predict, and the caller is not `patient`.
+        Unavailable: no worker has an engine that may predict, and `patient` is False.
     """
     job: Json = {}
     with progress_bar("predicting", 1.0) as update:
@@ -39,12 +39,12 @@ def watch_progress(client: Client, job_id: str, *, patient: bool = True) -> Json
 
 
 def done(counts: Json) -> int:
-    """Return the number of slices that have their outcome."""
+    """Return the number of slices that have an outcome."""
     return sum(int(counts[name]) for name in ("predicted", *UNPREDICTED))
 
 
 def fraction_done(job: Json) -> float:
-    """Return the share, 0 to 1, of the slices unpacked so far that have their outcome."""
+    """Return which share (0 to 1) of the job's slices has an outcome. Return 0 while their number is not known."""
     if job["state"] not in ("queued", "running"):
         return 1.0
     total = int(job["stages"]["total"]) if job["stages"]["total_known"] else 0
@@ -65,7 +65,7 @@ def _note(job: Json) -> str:
 
 
 def summary(job: Json) -> list[tuple[str, int]]:
-    """Return the outcomes of a job's slices with their numbers, the rejected ones by reason too."""
+    """Return how many slices have each outcome. Rejected slices are also counted by reason."""
     counts = job["counts"]
     lines = [("received", counts["received"]), ("predicted", counts["predicted"]), ("  positive", counts["positive"])]
     lines.append(("rejected", counts["rejected"]))
@@ -75,11 +75,12 @@ def summary(job: Json) -> list[tuple[str, int]]:
 
 
 def raise_for_outcome(job: Json, *, strict: bool = False) -> None:
-    """Raise the error whose exit code says how the job ended, if it did not end well.
+    """Raise an error if the job did not end well. Its exit code says how the job ended.
 
     Raises:
-        JobFailed: it failed.
-        PartialFailure: it predicted nothing, or a slice was quarantined or cancelled, or with `strict` rejected.
+        JobFailed: the job failed.
+        PartialFailure: the job was cancelled or predicted nothing, or slices were quarantined or cancelled. With
+            `strict`, also if slices were rejected.
     """
     counts = job["counts"]
     if job["state"] == "failed":
@@ -90,7 +91,7 @@ def raise_for_outcome(job: Json, *, strict: bool = False) -> None:
 
 
 def _account(job: Json) -> str:
-    """Return the numbers of slices by outcome, and what to do about those without a prediction."""
+    """Return how many slices have each outcome, and what to do about slices without a prediction."""
     counts = job["counts"]
     numbers = ", ".join(f"{counts[name]} {name}" for name in ("predicted", *UNPREDICTED) if counts[name])
     if counts["quarantined"] or counts["cancelled"]:

@@ -1,4 +1,4 @@
-"""Lets httpx read a part of a submission as a file: of known length, read from disk while it is sent, rereadable."""
+"""Lets httpx read a part of a submission as a file of known length. The part is read while it is sent."""
 
 import io
 import os
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 from cli.files.parts import Part
 
-BUFFER = 256 * 1024  # bytes that are read at once: a TAR of tiny files comes in tiny pieces
+BUFFER = 256 * 1024  # bytes that are read at once, because a TAR of tiny files comes in tiny pieces
 
 
 class PartFile(io.RawIOBase):
-    """Reads a part. `sent` is the number of bytes read since its start; `report` is called when it changes.
+    """Reads a part. `sent` is the number of bytes read since its start. `report` is called whenever `sent` changes.
 
-    A seek is possible to the start, and to the end to learn the length.
+    It is possible to seek to the start, and to the end, which gives the length.
     """
 
     def __init__(self, part: Part, report: Callable[[], None]) -> None:

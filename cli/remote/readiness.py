@@ -3,11 +3,11 @@
 import urllib.error
 import urllib.request
 
-_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is not behind a proxy
+_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy is needed for this machine
 
 
 def why_not_ready(url: str, timeout: float) -> str | None:
-    """Return why the server at `url` is not ready, by its `/readyz`, or None if it is. `timeout` is in seconds."""
+    """Ask `/readyz` of the server at `url`. Return why it is not ready, or None. `timeout` is in seconds."""
     try:
         with _no_proxy.open(f"{url}/readyz", timeout=timeout):
             return None

@@ -13,12 +13,12 @@ def send(client: Client, paths: tuple[Path, ...], name: str | None, priority: in
     """Send paths with a progress bar, and return the job.
 
     Raises:
-        CommandError: there is nothing to send, or the server cannot be reached or refuses it.
+        CommandError: there is nothing to send, or the server cannot be reached, or it refuses the paths.
     """
     parts, hidden = gather(paths)
     if hidden:
         say(f"left out {hidden} hidden or unusable files")
-    client.get("/jobs", {"limit": 1})  # a wrong token is noticed before gigabytes are sent
+    client.get("/jobs", {"limit": 1})  # notice a wrong token before gigabytes are sent
     with progress_bar("sending", sum(part.size for part in parts), unit="bytes") as update:
         readers = [PartFile(part, lambda: update(sum(reader.sent for reader in readers), "")) for part in parts]
         files = [

@@ -17,15 +17,15 @@ from cli.supervisor.roles import PROJECT
 from db.settings import Settings
 from worker.linux_process import die_with_parent
 
-LOG_LINES = 20  # the last of the log, shown when the start fails
+LOG_LINES = 20  # the last lines of the log, which are shown if the start fails
 POLL_SECONDS = 0.1
 
 
 @contextmanager
 def serving(settings: Settings, options: Sequence[str]) -> Iterator[tuple[LocalServer, subprocess.Popen[bytes] | None]]:
-    """Yield the server of this home and None, or start one, yield it with its process, and stop it at the end.
+    """Yield the server of this home, and None. If none runs, start one, and yield it with its process.
 
-    `options` are those of `ctbatch up`.
+    Stop a started server at the end of the block. `options`: the options of `ctbatch up`.
     """
     if running := read_local(settings.run_dir):
         say(f"using the ctbatch at {running.url}")
@@ -41,7 +41,7 @@ def serving(settings: Settings, options: Sequence[str]) -> Iterator[tuple[LocalS
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the caller only, which then stops this in order
+            start_new_session=True,  # Ctrl-C reaches only the caller, which then stops `up`
             preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),
         )
     try:
@@ -64,7 +64,7 @@ def _wait_until_ready(settings: Settings, process: subprocess.Popen[bytes], log:
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:
-    """Stop `up` and wait for its end. Each Ctrl-C meanwhile is passed on, so that the second one forces it."""
+    """Stop `up` and wait until it has ended. Pass on each Ctrl-C, so that a second one stops it immediately."""
     process.terminate()
     while process.poll() is None:
         try:

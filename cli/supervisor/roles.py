@@ -1,4 +1,4 @@
-"""The command line and the environment of each role."""
+"""Makes the command line and the environment of each role."""
 
 import os
 import socket
@@ -14,27 +14,27 @@ from worker.engines.processor import usable_cores
 
 ROLES = ("web", "ingest", "inference", "training", "evaluation", "sweep")
 CELERY = {  # app, queues, processes
-    "ingest": ("worker.app", "ingest", 2),  # two at least, so that a large archive does not hold up a small one
+    "ingest": ("worker.app", "ingest", 2),  # at least two, so that a small archive need not wait for a large one
     "inference": ("worker.app", "inference", 1),
     "training": ("training.app", "training", 1),
-    # Separate from training: people wait for an evaluation or a dataset, which takes minutes. A run takes hours.
+    # Separate from training. People wait for an evaluation or a dataset, which takes minutes. A run takes hours.
     "evaluation": ("training.app", "evaluation,datasets", 1),
 }
-CORES_AN_INGEST = 4  # for each process of a large machine; it and its decoders take one and a half when busy
-ENGINE_ROLES = ("inference", "evaluation")  # these load the engine
-PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder that the top-level packages are imported from
+CORES_AN_INGEST = 4  # a large machine runs an ingest process for so many cores; with its decoders, it uses 1.5
+ENGINE_ROLES = ("inference", "evaluation")  # the roles that load the engine
+PROJECT = Path(cli.__file__).resolve().parent.parent  # the folder of the top-level packages
 
 GUNICORN_LIMITS = (
-    "--timeout=60",  # a worker whose loop is silent this long is replaced; requests may take longer
-    "--graceful-timeout=10",  # an upload cut off here is sent again by the client under the same key
-    "--keep-alive=15",  # seconds until a request begins, and until its head is sent
+    "--timeout=60",  # replace a worker whose loop is silent for so long; a request may take longer
+    "--graceful-timeout=10",  # the client sends an upload that is cut off here again, with the same key
+    "--keep-alive=15",  # seconds until a request must begin, and until its head must be complete
     "--worker-connections=1000",
     "--asgi-lifespan=off",
     "--asgi-loop=asyncio",
     "--limit-request-line=4094",
     "--limit-request-fields=64",
     "--limit-request-field_size=8190",
-    "--forwarded-allow-ips=",  # web.security.proxies reads X-Forwarded-*, from as many proxies as are trusted
+    "--forwarded-allow-ips=",  # web.security.proxies reads X-Forwarded-* of the trusted proxies
     "--no-control-socket",  # nothing here uses it, and it would live outside CTBATCH_HOME
 )
 
@@ -44,14 +44,14 @@ def command_line(role: str, settings: Settings, *, listen_fd: int | None = None,
 
     Args:
         role: one of `ROLES`.
-        settings: give host, port, sizes of web and the log level.
-        listen_fd: for `web`, an inherited listening socket, in place of host and port.
-        name: for a Celery role, the node's name before the `@`. Needed only for several of one role on one machine.
+        settings: state the host, the port, the processes and threads of web, and the log level.
+        listen_fd: for `web`, an inherited listening socket, which replaces host and port.
+        name: for a Celery role, the node's name before the `@`. Needed only if a machine runs a role several times.
 
     Raises:
         KeyError: there is no such role.
     """
-    python = [sys.executable, "-P"]  # -P: do not import a folder named `web` of the user's
+    python = [sys.executable, "-P"]  # -P: do not import a folder of the user that is named `web`
     if role == "web":
         return [*python, "-m", "gunicorn", *_gunicorn_options(settings, listen_fd), "web.asgi:app"]
     if role == "sweep":
@@ -85,13 +85,13 @@ def _bracketed(host: str) -> str:
 
 
 def environment(role: str, settings: Settings, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of one process: the present one (or `base`), its role, its home and our packages."""
+    """Return the environment of one process: the present one (or `base`), with its role, its home and our packages."""
     variables = dict(os.environ if base is None else base)
     paths = [str(PROJECT), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
-    if role == "web" and settings.web_workers > 1:  # so that one scrape of /metrics sees all of them
+    if role == "web" and settings.web_workers > 1:  # so that /metrics covers all processes
         own = settings.run_dir / "metrics" / f"{socket.gethostname()}-{settings.port}"  # the home may be shared
         variables.setdefault("PROMETHEUS_MULTIPROC_DIR", str(own))
-    variables.setdefault("MALLOC_ARENA_MAX", "2")  # glibc makes more for each core, and keeps what threads have freed
+    variables.setdefault("MALLOC_ARENA_MAX", "2")  # with more arenas, glibc keeps memory that threads have freed
     return variables | {
         "CTBATCH_ROLE": role,
         "CTBATCH_HOME": str(settings.home),
@@ -104,8 +104,8 @@ def check_role(role: str, settings: Settings) -> None:
     """Check that the libraries for a process of this role are installed here.
 
     Raises:
-        TrainingNotInstalled: the role trains, and they are not.
-        Unavailable: the role predicts by Keras, which comes with training, and they are not.
+        TrainingNotInstalled: the role trains, and the libraries are not installed.
+        Unavailable: the role predicts with Keras, which comes with training, and Keras is not installed.
     """
     if role == "training":
         check_installed()

@@ -1,7 +1,8 @@
-"""Starts processes, restarts those that die, and stops all in order: one thread, no process left behind.
+"""Starts processes, restarts those that die, and stops all in order. Uses one thread, and leaves no process behind.
 
-supervisord, honcho and circus cannot replace it. None of them does all three: starts a stage when the stage before is
-ready, ends the children when the supervisor itself is killed, and passes a listening socket to a restarted process.
+supervisord, honcho and circus cannot replace this module, because none of them can do all of this: start a stage when
+the stage before is ready, end the children when the supervisor itself is killed, and pass a listening socket to a
+restarted process.
 """
 
 import contextlib
@@ -18,16 +19,16 @@ from cli.errors import Unavailable
 from cli.supervisor.child import Child, Emit, Process
 
 BACKOFF_SECONDS = (0.5, 1, 2, 4, 8, 15, 30)
-STEADY_SECONDS = 60  # the next death of a process that lived this long counts as the first
+STEADY_SECONDS = 60  # if a process lived this long, its next death counts as the first one
 FAILED_STARTS = 3  # deaths of a process that was never ready, after which all are stopped
-FORCED_SECONDS = 3  # time for a process with a gentle death signal to end after a second interruption
+FORCED_SECONDS = 3  # after a second interruption, a process with a gentle death signal has this long to end
 
 
 class Supervisor:
-    """Runs processes until a signal stops it. It takes over the signals of its own process, for good."""
+    """Runs processes until a signal stops it. It replaces the signal handlers of its own process permanently."""
 
     def __init__(self, processes: Sequence[Process], emit: Emit, cwd: Path) -> None:
-        """Keep the processes. Each line of their output goes to `emit(role, line)`; their folder is `cwd`."""
+        """Keep the processes. Each line of their output goes to `emit(role, line)`. Their working folder is `cwd`."""
         self._selector = selectors.DefaultSelector()
         self._children = [Child(process, emit, self._selector) for process in processes]
         self._emit = emit
@@ -35,12 +36,12 @@ class Supervisor:
         self._stops_asked = 0
 
     def run(self, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
-        """Start everything, call `on_ready` when all is ready, and keep it running until SIGTERM or SIGINT.
+        """Start all processes, call `on_ready` when all are ready, and keep them running until SIGTERM or SIGINT.
 
-        Then call `on_stop` and stop everything in order. A second signal stops everything at once.
+        Then call `on_stop`, and stop the processes in order. A second signal stops all of them immediately.
 
         Raises:
-            Unavailable: a process ended again and again before it was ready; the others are stopped.
+            Unavailable: a process ended too often before it was ready. The others are stopped.
         """
         self._take_signals()
         try:
@@ -54,7 +55,7 @@ class Supervisor:
             self._stop_all()
 
     def _take_signals(self) -> None:
-        """Count requests to stop, and wake the loop for them and for the death of a child."""
+        """Take over the signals: count the requests to stop, and wake the loop for these and when a child dies."""
         reader, self._waker = socket.socketpair()
         reader.setblocking(False)
         self._waker.setblocking(False)
@@ -76,7 +77,10 @@ class Supervisor:
                 self._turn(0.05)
 
     def _turn(self, seconds: float) -> None:
-        """Pass output on, notice deaths and readiness, start the processes that are due; wait `seconds` at most."""
+        """Pass on output, notice deaths and readiness, and start the processes that are due.
+
+        Wait at most `seconds` for something to happen.
+        """
         waiting = any(child.running and not child.ready for child in self._children)
         due = [child.start_at for child in self._children if child.start_at is not None]
         self._pump(min([0.1 if waiting else seconds, *(max(0.0, at - time.monotonic()) for at in due)]))
@@ -93,7 +97,7 @@ class Supervisor:
         for key, _events in self._selector.select(wait):
             if isinstance(key.data, Child):
                 key.data.read()
-            else:  # the bytes that a signal wrote to wake the loop
+            else:  # a signal wrote bytes to wake the loop
                 with contextlib.suppress(BlockingIOError):
                     os.read(key.fd, 4096)
 
@@ -101,7 +105,7 @@ class Supervisor:
         """Reap a dead child and plan its next start.
 
         Raises:
-            Unavailable: it was never ready, and has died too often.
+            Unavailable: the child was never ready, and has died too often.
         """
         code = child.reap()
         if time.monotonic() - child.started_at > STEADY_SECONDS:
@@ -145,8 +149,8 @@ class Supervisor:
 
 
 def _forced_grace(process: Process) -> float:
-    """Return the seconds that a process has to end after a second signal.
+    """Return how many seconds a process has to end after a second signal.
 
-    It is 0 for processes whose death signal is SIGKILL. The broker has a gentler signal, because it must flush.
+    If its death signal is SIGKILL, it has 0 seconds. The broker has a gentler signal, because it must flush its data.
     """
     return 0 if process.death_signal == signal.SIGKILL else FORCED_SECONDS

@@ -1,1 +1,1 @@
-"""Who may do what: users, passwords, tokens, sessions and sign-in links."""
+"""Users, passwords, tokens, sessions and sign-in links, which decide who may do what."""

@@ -1,4 +1,4 @@
-"""Users: their names, passwords and roles, and who is let in."""
+"""Users, with their names, passwords and roles. Decides who may sign in."""
 
 import re
 
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[\w.@+-]{1,64}")
 
 
 class AccountRefused(Exception):
-    """An account cannot be made or changed in this way; the message says why."""
+    """An account cannot be made or changed in this way. The message says why."""
 
 
 def create_user(s: Session, name: str, password: str | None, is_admin: bool = False) -> User:
@@ -60,9 +60,9 @@ def _hashed(password: str) -> str:
 
 
 def disable_user(s: Session, user: User) -> None:
-    """Disable a user: no password, session, token or link signs them in any more. Their jobs and runs go on.
+    """Disable a user. Passwords, sessions, tokens and links no longer sign them in. Their jobs and runs go on.
 
-    Raises AccountRefused: it is the local user.
+    Raises AccountRefused: the user is the local user.
     """
     _check_not_local(user)
     user.disabled_at = user.disabled_at or moment(s)
@@ -74,7 +74,7 @@ def enable_user(user: User) -> None:
 
 
 def set_admin(user: User, is_admin: bool) -> None:
-    """Make a user an admin, or an admin a user. Raises AccountRefused: the local user must stay an admin."""
+    """Make a user an admin or an ordinary user. Raises AccountRefused: the local user must stay an admin."""
     if not is_admin:
         _check_not_local(user)
     user.is_admin = is_admin
@@ -117,7 +117,7 @@ def verify_password(s: Session, name: str, password: str) -> User | None:
 def set_password(s: Session, user: User, password: str) -> None:
     """Set a password. The user's browsers are signed out, and their tokens and sign-in links no longer work.
 
-    Raises AccountRefused: it is too long.
+    Raises AccountRefused: the password is too long.
     """
     user.password_hash = _hashed(password)
     revoke_all(s, user)

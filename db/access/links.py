@@ -1,4 +1,4 @@
-"""One-time links that sign their user in, within a short time and without a password."""
+"""One-time links that sign a user in without a password. They are valid for a short time."""
 
 import secrets
 
@@ -12,7 +12,7 @@ from db.models import SignInLink, User
 
 
 def end_links(s: Session, user: User) -> None:
-    """Let no sign-in link of this user work any more."""
+    """End all sign-in links of a user."""
     s.execute(
         update(SignInLink).where(SignInLink.user_id == user.id, SignInLink.used_at.is_(None)).values(used_at=from_now())
     )
@@ -38,7 +38,7 @@ def sign_in_link_secret(s: Session, user: User, next_path: str) -> str:
 
 
 def link_user(s: Session, secret: str) -> User | None:
-    """Return the user whom a sign-in link would sign in, or None. The link is not used up."""
+    """Return the user whom a sign-in link would sign in, or None. The link stays valid."""
     link = s.scalar(select(SignInLink).where(*_live_link(secret)))
     return link.user if link else None
 
@@ -53,9 +53,9 @@ def _live_link(secret: str) -> tuple[ColumnElement[bool], ...]:
 
 
 def redeem_sign_in(s: Session, secret: str) -> tuple[User, str] | None:
-    """Use up a sign-in link and return its user and path.
+    """Use a sign-in link, which then no longer works. Return its user and its path.
 
-    Return None if it is unknown, used or expired, or its user is disabled.
+    Return None if the link is unknown, used or expired, or if the user is disabled.
     """
     link_id = s.scalar(
         update(SignInLink).where(*_live_link(secret)).values(used_at=from_now()).returning(SignInLink.id)

@@ -15,7 +15,7 @@ class IdempotencyConflict(Exception):
 
 @dataclass(frozen=True)
 class KeyedRequest:
-    """A user's request with a key. `kind`: what it makes; `digest`: SHA-256 of all that it asks for, as hex."""
+    """A user's request with a key. `kind`: what the request makes. `digest`: the SHA-256 of all its values, as hex."""
 
     user_id: int
     key: str
@@ -40,7 +40,7 @@ def made_before(s: Session, request: KeyedRequest) -> int | None:
 
 
 def remember(s: Session, request: KeyedRequest, made_id: int) -> None:
-    """Record what the request made. Call it in the transaction that makes it, after `made_before`."""
+    """Record the id of what the request made. Call this in the same transaction, after `made_before`."""
     s.add(
         RequestKey(
             user_id=request.user_id,

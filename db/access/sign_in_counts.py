@@ -1,5 +1,8 @@
-"""Counts recent failed sign-ins, by name and by network. A sign-in is counted when it begins, so that many guesses at
-the same time cannot pass a limit together. A sign-in that succeeds is taken out of the count."""
+"""Counts recent failed sign-ins, by name and by network.
+
+A sign-in is counted when it begins, so that many guesses at the same time cannot pass a limit together. If it succeeds,
+it is subtracted again.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,8 +20,10 @@ from db.models import SignInCount
 
 @dataclass(frozen=True)
 class Limit:
-    """The largest number of failures within `seconds` after the first. `key`: who or what is counted; only its hash is
-    stored."""
+    """The largest number of failures within `seconds` after the first.
+
+    `key`: the account, network or browser that is counted. Only its hash is stored.
+    """
 
     key: str
     seconds: int
@@ -26,7 +31,7 @@ class Limit:
 
 
 class TooManyFailures(Exception):
-    """A limit is reached. `seconds`: until it opens again; `limit`: the one that stays closed longest."""
+    """Limits are reached. `limit`: the one that lasts longest. `seconds`: how long it lasts."""
 
     def __init__(self, limit: Limit, seconds: float) -> None:
         super().__init__(limit.key)
@@ -35,9 +40,9 @@ class TooManyFailures(Exception):
 
 
 def count(s: Session, limits: Iterable[Limit]) -> None:
-    """Count a sign-in that begins. Raises TooManyFailures; the transaction must then roll back."""
+    """Count a sign-in that begins. Raises TooManyFailures. The transaction must then be rolled back."""
     now, closed = moment(s), []
-    for limit in sorted(limits, key=lambda one: (one.key, one.seconds)):  # the same order always, against deadlocks
+    for limit in sorted(limits, key=lambda one: (one.key, one.seconds)):  # always in the same order, against deadlocks
         counted, ends_at = _count_one(s, limit)
         if counted > limit.failures:
             closed.append(TooManyFailures(limit, (ends_at - now).total_seconds()))
@@ -46,14 +51,14 @@ def count(s: Session, limits: Iterable[Limit]) -> None:
 
 
 def give_back(s: Session, limits: Iterable[Limit]) -> None:
-    """Take a sign-in that succeeded out of the counts."""
+    """Subtract a sign-in that succeeded from the counts."""
     for limit in sorted(limits, key=lambda one: (one.key, one.seconds)):
         row = (SignInCount.key_hash == hash_of(limit.key), SignInCount.seconds == limit.seconds)
         s.execute(update(SignInCount).where(*row, SignInCount.counted > 0).values(counted=SignInCount.counted - 1))
 
 
 def forget_old(s: Session) -> None:
-    """Drop counts whose time is over."""
+    """Remove counts whose time is over."""
     s.execute(delete(SignInCount).where(SignInCount.ends_at < from_now()))
 
 

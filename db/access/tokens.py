@@ -20,7 +20,7 @@ def hash_of(secret: str) -> str:
 
 
 def issue_token(s: Session, user: User, label: str, expires_in: timedelta | None = None, kind: str = "api") -> str:
-    """Make a token and return its secret. Only its hash is stored, so it can be shown only now."""
+    """Make a token and return its secret. Only the hash is stored, so the secret can be shown only now."""
     secret = "ctb_" + secrets.token_urlsafe(32)
     seconds = None if expires_in is None else expires_in.total_seconds()
     s.add(
@@ -48,14 +48,17 @@ def _live(secret: str) -> tuple[ColumnElement[bool], ...]:
 
 @dataclass(frozen=True)
 class SignedIn:
-    """The user whom a token signs in. `touch_due`: its use was last recorded a minute ago or longer."""
+    """The user whom a token signs in. `touch_due`: the token's use was last recorded a minute ago or longer."""
 
     user: User
     touch_due: bool
 
 
 def signed_in(s: Session, secret: str) -> SignedIn | None:
-    """Return whom a token signs in, or None: it is unknown, revoked, expired or idle, or the user is disabled."""
+    """Return the user whom a token signs in.
+
+    Return None if the token is unknown, revoked, expired or idle, or if the user is disabled.
+    """
     pause = min(60.0, current().session_idle_seconds / 2)
     row = s.execute(select(Token, Token.used_at < from_now(-pause)).where(*_live(secret))).one_or_none()
     return None if row is None else SignedIn(row[0].user, row[1])
@@ -68,7 +71,7 @@ def token_user(s: Session, secret: str) -> User | None:
 
 
 def touch_session(s: Session, secret: str) -> None:
-    """Record that a person uses a session now, so that it does not end as idle."""
+    """Record that a person uses a session now, so that the session does not end for being idle."""
     s.execute(update(Token).where(Token.secret_hash == hash_of(secret)).values(used_at=from_now()))
 
 
@@ -81,7 +84,7 @@ def list_tokens(s: Session, user: User) -> list[Token]:
 
 
 def revoke_token(s: Session, user: User, token_id: int) -> bool:
-    """Revoke a token of this user; return False if they have no live token of this id."""
+    """Revoke a token of this user. Return False if the user has no valid token with this id."""
     token = s.get(Token, token_id)
     if token is None or token.user_id != user.id or token.revoked_at is not None:
         return False
@@ -90,7 +93,7 @@ def revoke_token(s: Session, user: User, token_id: int) -> bool:
 
 
 def end_session(s: Session, secret: str) -> None:
-    """Sign out: revoke the token of this secret, if it is live."""
+    """Sign out: revoke the token of this secret, if it is valid."""
     if token := s.scalar(select(Token).where(*_live(secret))):
         token.revoked_at = moment(s)
 

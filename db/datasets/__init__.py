@@ -1,1 +1,1 @@
-"""Datasets: labelled slices, and the reviews they may come from."""
+"""Datasets: labelled slices, and the reviews from which they may be made."""

@@ -27,7 +27,7 @@ STATES = {Work.READY: "queued", Work.RUNNING: "building", Work.DONE: "ready"}
 
 @dataclass(frozen=True)
 class DatasetView:
-    """A dataset as people and the API see it. `name`: its label, `name/number`. `progress`: from 0 to 1."""
+    """A dataset for people and the API. `name`: its label, `name/number`. `progress`: from 0 to 1."""
 
     id: int
     name: str
@@ -69,9 +69,9 @@ def create_dataset(
     labels: ReceivedFile | None = None,
     folders_first: bool = False,
 ) -> Dataset:
-    """Create a dataset, to be built of files that are in storage. `labels`: the CSV of file, label and group.
+    """Create a dataset, which a worker will build from files in storage. `labels`: the CSV of labels.
 
-    `folders_first`: folders name the groups of DICOM slices, and headers only where no folder does.
+    `folders_first`: folders name the groups of DICOM slices. Headers name a group only if no folder does.
 
     Raises DatasetError: the name is not allowed, or there is no file.
     """
@@ -84,9 +84,10 @@ def create_dataset(
 def create_from_reviews(
     s: Session, *, name: str, user: User | None, job_ids: Sequence[str], folders_first: bool = False
 ) -> Dataset:
-    """Create a dataset, to be built of the slices of jobs that readers have labelled. `folders_first`: see above.
+    """Create a dataset, which a worker will build from the labelled slices of jobs.
 
-    Raises DatasetError: no job is named, or one does not exist or has no reviewed slice.
+    `folders_first`: as for `create_dataset`. Raises DatasetError: no job is named, or a job does not exist or has no
+    labelled slice.
     """
     if not job_ids:
         raise DatasetError("name at least one job whose slices were reviewed")
@@ -122,7 +123,7 @@ def _create(
             with s.begin_nested():
                 s.add(dataset)
                 s.flush()
-        except IntegrityError:  # somebody created a dataset of this name at the same moment, and it has this number
+        except IntegrityError:  # somebody created a dataset with this name and number at the same moment
             if attempt == 4:
                 raise
             continue
@@ -132,7 +133,7 @@ def _create(
 
 
 def find_dataset(s: Session, label: str) -> Dataset | None:
-    """Return the dataset of this `name/number`, name (its newest) or id, or None."""
+    """Return a dataset by `name/number`, by id, or by name (the newest of that name). Return None if there is none."""
     if re.fullmatch(r"[0-9]{1,9}", label):
         return s.get(Dataset, int(label))
     name, slash, number = label.partition("/")
@@ -150,7 +151,7 @@ def list_datasets(s: Session) -> list[Dataset]:
 
 
 def dataset_view(s: Session, dataset: Dataset) -> DatasetView:
-    """Return the dataset as people see it."""
+    """Return the view of a dataset for people and the API."""
     report = dataset.report
     return DatasetView(
         id=dataset.id,
@@ -179,7 +180,7 @@ def claim_dataset(s: Session, worker: str) -> tuple[Dataset, Claim] | None:
 
 
 def report_progress(s: Session, claim: Claim, progress: float) -> None:
-    """Record the progress of a build, and keep its lease. Raises StaleClaim."""
+    """Record the progress of a build, and renew its lease. Raises StaleClaim."""
     if not leases.keep(s, Dataset, claim):
         raise leases.StaleClaim(f"dataset {claim.id}")
     s.execute(update(Dataset).where(Dataset.id == claim.id).values(progress=progress, error=None))
@@ -195,7 +196,7 @@ def finish_dataset(
     arrays: list[str],
     report: dict[str, Any],
 ) -> None:
-    """Record a built dataset with its slices (columns of LabelledSlice), in one transaction.
+    """Record a built dataset and its slices in one transaction. `slices`: the columns of LabelledSlice.
 
     Slices of an earlier attempt are replaced. Raises StaleClaim.
     """
@@ -221,7 +222,7 @@ def twin_of(s: Session, dataset: Dataset, sha256: str) -> str | None:
 
 @dataclass(frozen=True)
 class ReviewedSlice:
-    """A slice of a job with the label that counts: the newest by an admin, else the one by the job's owner."""
+    """A slice of a job, and the label that counts: the newest label by an admin, or else that of the job's owner."""
 
     slice: Slice
     label: int
@@ -230,7 +231,7 @@ class ReviewedSlice:
 
 
 def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlice]:
-    """Yield the prepared slices of jobs that an admin or the job's owner has labelled, in the order of their ids."""
+    """Yield the prepared slices that an admin or the job's owner has labelled, in the order of their ids."""
     query = (
         select(Slice, Review.label, Chunk.array_sha256, Series)
         .join(Review, Review.slice_id == Slice.id)

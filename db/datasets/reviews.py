@@ -1,4 +1,4 @@
-"""The labels that readers give to slices of jobs: one for each reader and slice; it can be changed and removed."""
+"""The labels that readers give to slices of jobs. A reader has one label for a slice, and can change or remove it."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from db.models import Review, Slice, User
 
 
 class NotReviewable(Exception):
-    """This slice was never prepared, so there is no image to label."""
+    """The slice was never prepared, so there is no image to label."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ReviewView:
 
 
 def set_review(s: Session, slice_id: int, user: User, label: int) -> None:
-    """Set a reader's label of a slice (1: COVID), in place of their last one. Raises NotReviewable."""
+    """Set a reader's label of a slice (1: COVID). It replaces the reader's earlier label. Raises NotReviewable."""
     slice_ = s.get(Slice, slice_id)
     if slice_ is None or slice_.array_row is None:
         raise NotReviewable("this slice has no image, so it cannot be labelled")
@@ -43,7 +43,7 @@ def set_review(s: Session, slice_id: int, user: User, label: int) -> None:
         with s.begin_nested():
             s.add(Review(slice_id=slice_id, user_id=user.id, label=label))
             s.flush()
-    except IntegrityError:  # the same reader labelled it twice at the same moment
+    except IntegrityError:  # the same reader labelled the slice twice at the same moment
         _change(s, slice_id, user, label)
 
 
@@ -53,18 +53,18 @@ def _change(s: Session, slice_id: int, user: User, label: int) -> bool:
 
 
 def remove_review(s: Session, slice_id: int, user: User) -> bool:
-    """Remove a reader's label of a slice; return False if there was none."""
+    """Remove a reader's label of a slice. Return False if there was none."""
     mine = delete(Review).where(Review.slice_id == slice_id, Review.user_id == user.id)
     return s.scalar(mine.returning(Review.id)) is not None
 
 
 def reviews_of_slice(s: Session, slice_id: int) -> list[ReviewView]:
-    """Return the labels of a slice, the newest first."""
+    """Return the labels of a slice, newest first."""
     return reviews_of_slices(s, [slice_id]).get(slice_id, [])
 
 
 def reviews_of_slices(s: Session, slice_ids: Iterable[int]) -> dict[int, list[ReviewView]]:
-    """Return the labels of these slices by slice, the newest first."""
+    """Return the labels of these slices, by slice id. The labels of a slice are newest first."""
     return _by_slice(s, Review.slice_id.in_(list(slice_ids)))
 
 

@@ -1,4 +1,4 @@
-"""The labelled slices of a dataset, as rows for training and for splits."""
+"""Reads the labelled slices of a dataset, as rows for training and for splits."""
 
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -9,13 +9,13 @@ from sqlalchemy.orm import Session
 from db import PARTS
 from db.models import Dataset, LabelledSlice, Split, SplitRule
 
-BY_PIXELS = "near-identical slices"  # the origin of a group that is known from the pixels alone
+BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels show
 
 T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
 
 class DatasetError(Exception):
-    """A dataset cannot be made or used like this; the message says why, in one line."""
+    """A dataset cannot be made or used like this. The message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SplitCandidate:
 def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str | None = None) -> list[LabelledRow]:
     """Return the labelled slices of a dataset, or of one part of a split of it, in the order of `row`.
 
-    Raises DatasetError: `split` or `part` is given without the other, or is not of this dataset.
+    Raises DatasetError: only one of `split` and `part` is given, or one is not of this dataset.
     """
     if split is None and part is None:
         return _read(s, LabelledRow, dataset_id)
@@ -63,17 +63,17 @@ def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str |
 
 
 def without_patient(dataset: Dataset) -> int:
-    """Count the slices without a known patient, series or folder. Several of their groups may be of one patient."""
+    """Count the slices without a known patient, series or folder. Several of their groups may be the same patient."""
     return dataset.report.groups_from.get(BY_PIXELS, 0)
 
 
 def split_candidates(s: Session, dataset_id: int) -> list[SplitCandidate]:
-    """Return the columns of every labelled slice that a split and its leak check need, in the order of `row`."""
+    """Return all labelled slices, in the order of `row`, with the columns that splits and leak checks need."""
     return _read(s, SplitCandidate, dataset_id)
 
 
 def has_given_parts(s: Session, dataset_id: int) -> bool:
-    """Return whether the CSV named a part for slices of a dataset."""
+    """Return whether the CSV of a dataset names parts."""
     slices = (LabelledSlice.dataset_id == dataset_id, LabelledSlice.row.is_not(None))
     return bool(s.scalar(select(exists().where(*slices, LabelledSlice.given_part.is_not(None)))))
 
@@ -90,12 +90,12 @@ def count_parts(s: Session, split: Split) -> dict[str, int]:
 
 
 def part_of(split: Split, slice_: SplitCandidate) -> str:
-    """Return the part of a split that a slice of its dataset is in."""
+    """Return the part of the split in which a slice of its dataset is."""
     return (slice_.given_part or "") if split.rule == SplitRule.GIVEN else str(split.assignment[slice_.group])
 
 
 def _read(s: Session, kind: type[T], dataset_id: int, *conditions: ColumnElement[bool]) -> list[T]:
-    """Return the slices that have a row, sorted by it, as objects of `kind`. Its fields are named like the columns."""
+    """Return the slices that have a row, sorted by row, as objects of `kind`. Its fields have the columns' names."""
     columns: list[Any] = [getattr(LabelledSlice, field.name) for field in fields(kind)]
     query = select(*columns).where(LabelledSlice.dataset_id == dataset_id, LabelledSlice.row.is_not(None), *conditions)
     return [kind(*values) for values in s.execute(query.order_by(LabelledSlice.row))]

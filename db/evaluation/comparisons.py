@@ -1,4 +1,4 @@
-"""Comparisons of two model versions on the same slices."""
+"""Compares two model versions on the same slices."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from db.training.lineage import optimism_notes, training_split_of
 
 @dataclass(frozen=True)
 class Pair:
-    """Two versions and the slices to compare them on: the test part of `split`, or the whole dataset without one."""
+    """Two versions, and the slices to compare them on: the test part of `split`, or else the whole dataset."""
 
     version: ModelVersion
     other: ModelVersion
@@ -26,17 +26,17 @@ class Pair:
 
     @property
     def precision(self) -> str | None:
-        """The precision that both are measured in, or None if no engine can run both."""
+        """The precision in which both versions are measured, or None if no engine can run both."""
         return shared_precision([self.version, self.other])
 
     @property
     def part(self) -> str | None:
-        """The part of the split, or None without a split."""
+        """The part of the split that is used, or None without a split."""
         return TEST if self.split else None
 
 
 class Comparison(Kept):
-    """A comparison as people see it; `state` queued, running, finished or failed.
+    """A comparison for people. `state`: queued, running, finished or failed.
 
     `figures`: each metric of both versions, `model_version` first. `engine`: the engine that measured `model_version`.
     If another engine measured `with_model`, a note names both engines. `notes` also say which version was trained on
@@ -58,9 +58,9 @@ class Comparison(Kept):
 
 
 def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dataset | None = None) -> Pair:
-    """Pair two versions on a whole dataset; without one, on the test part of the first.
+    """Pair two versions for a comparison on a whole dataset, or without one on the test part of the first's split.
 
-    Raises EvaluationError: they are the same, or the first has no test part here.
+    Raises EvaluationError: the two versions are the same, or that test part is not in this database.
     """
     if version.id == other.id:
         raise EvaluationError(f"{version.label} and {other.label} are the same model version")
@@ -72,7 +72,7 @@ def pair_of(s: Session, version: ModelVersion, other: ModelVersion, dataset: Dat
 
 
 def request(s: Session, pair: Pair, user: User | None = None, *, notify: bool = True) -> list[Evaluation]:
-    """Return the evaluations of both model versions, made by `evaluations.request`. Raises EvaluationError."""
+    """Request the evaluations of both versions with `evaluations.request`, and return them. Raises EvaluationError."""
     return [
         evaluations.request(
             s,

@@ -1,8 +1,7 @@
-"""Evaluations of model versions on datasets: requested, claimed under a lease, reported on, ended.
+"""Evaluations of model versions on datasets: requests, claims, reports, finishes and finds them.
 
 Versions are compared in pairs on the same slices. When an evaluation ends, it is compared with each finished evaluation
-of another version on these slices. Each of the two results gets the comparison in `against`, by the label of the other
-version.
+of another version on these slices. Both results get the comparison in `against`, by the label of the other version.
 """
 
 from collections.abc import Mapping
@@ -23,16 +22,16 @@ from db.ledger.leases import Claim
 from db.models import Dataset, Evaluation, ModelVersion, Split, User, Work
 
 STATES = {Work.READY: "queued", Work.DONE: "finished"}
-MAX_CLAIMS = 3  # an evaluation fails after so many workers died while they held it
+MAX_CLAIMS = 3  # after so many workers have died while they held an evaluation, it fails
 
 
 class EvaluationError(Exception):
-    """This cannot be evaluated. The message says why."""
+    """The evaluation is not possible. The message says why."""
 
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """An evaluation as people see it; `state` queued, running, finished or failed, `progress` from 0 to 1."""
+    """An evaluation for people. `state`: queued, running, finished or failed. `progress`: from 0 to 1."""
 
     id: int
     state: str
@@ -47,7 +46,7 @@ class EvaluationView:
     finished_at: datetime | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON, times in RFC 3339."""
+        """Return the fields as JSON, with times as RFC 3339."""
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
 
 
@@ -62,11 +61,11 @@ def request(
     user: User | None = None,
     notify: bool = True,
 ) -> Evaluation:
-    """Return the evaluation of a version on these slices; there is one for the same request.
+    """Request the evaluation of a version on these slices, and return it. The same request gives the same evaluation.
 
-    `precision`: the precision of the engine that must score. None: the engine that serves on the machine that carries
-    out the evaluation. An evaluation that failed, or whose scores are lost, is carried out again. `notify=False` sends
-    no message, for callers that carry it out at once.
+    `precision`: of the engine that must score, or None for the engine that serves on the machine that carries out the
+    evaluation. An evaluation that failed, or whose scores are lost, is carried out again. `notify=False` sends no
+    message, for callers that carry out the evaluation at once.
 
     Raises EvaluationError: the dataset is not ready, or there is no such part.
     """
@@ -112,13 +111,13 @@ def _try_again(s: Session, evaluation: Evaluation) -> None:
 
 
 def forget_scores(s: Session, evaluation: Evaluation) -> None:
-    """Note that the scores of an evaluation are lost, so that the next request makes them again."""
+    """Note that the scores of an evaluation are lost, so that the next request computes them again."""
     lost = Evaluation.id == evaluation.id, Evaluation.scores_sha256 == evaluation.scores_sha256
     s.execute(update(Evaluation).where(*lost).values(scores_sha256=None))
 
 
 def lock_slices(s: Session, dataset_id: int) -> None:
-    """Let only one transaction at a time request or end evaluations on this dataset."""
+    """Lock a dataset, so that only one transaction at a time requests or ends evaluations on it."""
     lock_row(s, Dataset, dataset_id)
 
 
@@ -143,7 +142,7 @@ def find(
 
 
 def find_evaluation(s: Session, evaluation_id: int) -> Evaluation | None:
-    """Return the evaluation of this id, or None."""
+    """Return the evaluation with this id, or None."""
     return s.get(Evaluation, evaluation_id)
 
 
@@ -154,7 +153,7 @@ def of_version(s: Session, version: ModelVersion) -> list[Evaluation]:
 
 
 def evaluation_view(evaluation: Evaluation) -> EvaluationView:
-    """Return an evaluation as people see it."""
+    """Return the view of an evaluation for people."""
     return EvaluationView(
         id=evaluation.id,
         state=STATES.get(Work(evaluation.state), evaluation.state),
@@ -185,7 +184,7 @@ def claim(s: Session, worker: str, evaluation_id: int | None = None) -> tuple[Ev
 
 
 def report(s: Session, claim: Claim, progress: float) -> None:
-    """Report how far an evaluation is. Raises StaleClaim."""
+    """Record the progress of an evaluation. Raises StaleClaim."""
     if not leases.keep(s, Evaluation, claim):
         raise leases.StaleClaim(f"evaluation {claim.id}")
     s.execute(update(Evaluation).where(Evaluation.id == claim.id).values(progress=progress))
@@ -208,10 +207,10 @@ def done_beside(s: Session, evaluation: Evaluation) -> list[Evaluation]:
 def finish(
     s: Session, claim: Claim, scores_sha256: str, result: EvaluationResult, against: Mapping[int, PairedMetrics]
 ) -> bool:
-    """Record scores and result, and add each comparison to both of its results.
+    """Record the scores and the result of an evaluation. Add each comparison to the results of both evaluations.
 
-    `against`: the comparison with each evaluation of `done_beside`, by the evaluation's id. If one is missing there,
-    because it ended meanwhile, record nothing and return False. Raises StaleClaim.
+    `against`: the comparison with each evaluation of `done_beside`, by its id. If one is missing because it has ended
+    meanwhile, record nothing and return False. Raises StaleClaim.
     """
     own = s.get_one(Evaluation, claim.id)
     lock_slices(s, own.dataset_id)
@@ -239,12 +238,12 @@ def result_of(evaluation: Evaluation | None) -> EvaluationResult | None:
 
 
 def fail(s: Session, claim: Claim, error: str) -> None:
-    """End an evaluation that failed, with the reason. Raises StaleClaim."""
+    """End an evaluation as failed, with the reason. Raises StaleClaim."""
     leases.close(s, Evaluation, claim, Work.FAILED, error=error, finished_at=from_now())
 
 
 def give_back(s: Session, claim: Claim) -> None:
-    """Put an interrupted evaluation back for another worker. Raises StaleClaim.
+    """Give an interrupted evaluation back to the queue, for another worker. Raises StaleClaim.
 
     The claim does not count as an attempt.
     """
@@ -252,7 +251,7 @@ def give_back(s: Session, claim: Claim) -> None:
 
 
 def put_off(s: Session, claim: Claim, reason: str) -> None:
-    """Put an evaluation back because something is not available for now. Raises StaleClaim.
+    """Put off an evaluation because something is not available now. Raises StaleClaim.
 
     The claim does not count as an attempt.
     """

@@ -1,14 +1,14 @@
-"""The promotion gate: whether a candidate may take the champion's place. `db.evaluation.rule` states the rule.
+"""The promotion gate, which decides whether a candidate may become the champion. `db.evaluation.rule` states the rule.
 
 Candidate and champion are measured on the test part of the candidate's own split, in the same precision. Notes say
-which of them was trained on some of these slices, and how many candidates were held to them before.
+which of the two was trained on some of these slices, and how many candidates were tested on them before.
 
-An imported version is promoted only after an engine of it has passed its trial or its proof on a machine here
-(`worker.engines.trial`). No reason overrides that: its jobs would fail.
+An imported version is promoted only after an engine has passed its trial or proof with it on a machine of this
+installation (`worker.engines.trial`). No reason overrides this, because jobs with the version would fail.
 
-The verdict is `nothing to compare on` if there is no champion, if the candidate has no test part here (it was imported,
-or is the demo model), or if no engine can run both. A promotion needs a reason unless the candidate passed. With a
-reason, an admin may override a refusal.
+The verdict is `nothing to compare on` if there is no champion, if the candidate's test part is not in this database
+(for example of an imported version or the demo model), or if no engine can run both. A promotion needs a reason unless
+the candidate passed. With a reason, an admin may override a refusal.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ NOTHING, PENDING, UNPROVEN = "nothing to compare on", "not compared yet", "not p
 
 
 class FloorCheck(Kept):
-    """A floor, and the value that must reach it, as measured and with its 95 % interval."""
+    """A floor, the measured value that must reach it, and the 95 % interval of the value."""
 
     floor: float
     value: float | None
@@ -52,7 +52,7 @@ class FloorCheck(Kept):
 
 
 class Gate(Kept):
-    """The gate's verdict on a candidate, and what it rests on.
+    """The gate's verdict on a candidate, and the facts behind it.
 
     `figures`: each metric of candidate and champion. `engine`: the engine that scored the candidate. `margin`: how much
     worse the candidate may be. `candidate_number`: the candidate's place among the versions that were trained on the
@@ -78,7 +78,7 @@ class Gate(Kept):
     figures: dict[str, PairedMetric] = Field(default_factory=dict)
 
     def but(self, verdict: str, reasons: Sequence[str], **fields: Any) -> "Gate":
-        """Return this gate with a verdict, its reasons, and other fields."""
+        """Return a copy of this gate with another verdict, its reasons, and other fields."""
         return self.model_copy(update={"verdict": verdict, "reasons": list(reasons), **fields})
 
     @property
@@ -92,12 +92,12 @@ class Gate(Kept):
 
 
 def floors_of(version: ModelVersion) -> Floors:
-    """Return the floors that a version must reach. The run that made it may have set the floor of the sensitivity."""
+    """Return the floors that a version must reach. Its training run may have set the floor of the sensitivity."""
     return Floors() if version.facts.floor is None else Floors(recall=version.facts.floor)
 
 
 def gate_of(s: Session, version: ModelVersion) -> Gate:
-    """Return the gate's verdict; it is `not compared yet` until the evaluations that it needs are done."""
+    """Return the gate with its verdict. The verdict is `not compared yet` until the necessary evaluations are done."""
     champion, split = champions.champion(s), training_split_of(s, version)
     label, margin = champion.label if champion else None, current().promotion_margin
     floor = floors_of(version).recall
@@ -113,7 +113,7 @@ def gate_of(s: Session, version: ModelVersion) -> Gate:
 
 
 def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersion | None, split: Split) -> Gate:
-    """Return the gate with its verdict, from the evaluations on the test part of the candidate's split."""
+    """Return the gate with its verdict, by the evaluations on the test part of the candidate's split."""
     both = [version] if champion is None else [version, champion]
     precision = shared_precision(both)
     done: list[EvaluationResult] = []
@@ -140,7 +140,7 @@ def _judged(s: Session, gate: Gate, version: ModelVersion, champion: ModelVersio
 
 
 def _measured(gate: Gate, version: ModelVersion, result: EvaluationResult) -> Gate:
-    """Return the gate with what was measured of the candidate."""
+    """Return the gate with the measured values of the candidate."""
     floors = floors_of(version)
     checks = {
         key: FloorCheck(floor=getattr(floors, key), value=getattr(result, key), interval=result.intervals.get(key))
@@ -178,8 +178,8 @@ def request_gate(
 ) -> list[Evaluation]:
     """Request the evaluations that `gate_of` needs, and return those that are not done yet.
 
-    Evaluations that failed are requested again. `notify=False` sends no message, for callers that carry them out at
-    once.
+    Evaluations that failed are requested again. `notify=False` sends no message, for callers that carry out the
+    evaluations at once.
 
     Raises evaluations.EvaluationError if the dataset cannot be used.
     """

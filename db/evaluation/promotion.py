@@ -1,4 +1,4 @@
-"""Changes of the champion: promotion through the gate, rollback, and promotion of a first version."""
+"""Changes the champion: by a promotion through the gate, by a rollback, or by the promotion of a first version."""
 
 from datetime import datetime
 
@@ -20,8 +20,8 @@ DEMO = "the demo model, which ships with ctbatch"
 class GateRecord(Gate):
     """The record that a promotion keeps: the gate, and whether a reason overrode it.
 
-    `who`: the person who promoted, if this database does not know them. A rollback keeps only the champion that it
-    replaced and who rolled back.
+    `who`: the name of the person who promoted, if they have no account here. The record of a rollback has only the
+    replaced champion and the person.
     """
 
     verdict: str = ""
@@ -31,7 +31,7 @@ class GateRecord(Gate):
 
 
 class PromotionView(Kept):
-    """One promotion of a version, as pages and the API show it. `verdict`: the gate's, or `rollback`."""
+    """A promotion of a version, for pages and the API. `verdict`: the gate's verdict, or `rollback`."""
 
     at: datetime
     by: str
@@ -68,9 +68,9 @@ def promote(
 
     `user`: the admin who is signed in, or None at the command line. `who`: the name of the person at the command line.
 
-    Raises GateClosed: the user is not an admin; the version was imported and no engine of it is proven here; it is not
-    compared yet, or refused, and not forced; a reason is missing; or the champion is not the one that the gate compared
-    with.
+    Raises GateClosed: the user is not an admin; the version was imported and no engine has passed with it here; it is
+    not compared yet; it is refused and not forced; a reason is missing; or there is another champion than the one that
+    the gate compared with.
     """
     lock_table(s, Promotion)
     now = champions.champion(s)
@@ -95,9 +95,9 @@ def promote_first(
 ) -> ModelVersion:
     """If there is no champion, make a version the champion without the gate. Return the champion.
 
-    `who` names a person whom this database does not know.
+    `who`: the name of a person without an account here.
     """
-    lock_table(s, Promotion)  # an admin may promote another at this moment
+    lock_table(s, Promotion)  # an admin may promote another version at this moment
     if (now := champions.champion(s)) is not None:
         return now
     record = GateRecord(who=who).as_json() if who else None
@@ -123,8 +123,8 @@ def rollback(
 ) -> ModelVersion:
     """Make the previous champion the champion again, without the gate, and return it.
 
-    `who` names a person whom this database does not know. `champion_seen`: the label of the champion that the person
-    was shown, or None. With it, two people who roll back at the same time go back one step, not two.
+    `who`: the name of a person without an account here. `champion_seen`: the label of the champion that the person saw,
+    or None. With it, two people who roll back at the same time go back one step, not two.
 
     Raises RollbackRefused: a reason is missing, or the champion has changed. Raises NoEarlierChampion.
     """
@@ -144,7 +144,7 @@ def rollback(
 
 
 def promotions_of(s: Session, version: ModelVersion) -> list[PromotionView]:
-    """Return each time that a version was promoted, newest first."""
+    """Return all promotions of a version, newest first."""
     return [_view(one) for one in champions.promotions(s) if one.model_version_id == version.id]
 
 

@@ -1,4 +1,4 @@
-"""The shapes of the JSON that evaluations and promotions keep."""
+"""The forms of the JSON that evaluations and promotions store."""
 
 from collections.abc import Mapping
 
@@ -14,9 +14,9 @@ Interval = tuple[float, float] | None
 class PairedMetric(Kept):
     """One metric of two model versions on the same slices, their difference (first less second), and its 95 % interval.
 
-    JSON and the API name the two sides `candidate` and `champion`, although any two versions can be compared here.
-    `p_lower`: the one-sided p-value, which is the chance of measuring this difference or a lower one if the two are
-    equally good.
+    JSON and the API name the two versions `candidate` and `champion`, although any two versions can be compared.
+    `p_lower`: the one-sided p-value. It is the chance of measuring this difference or a lower one if the two versions
+    are equally good.
     """
 
     first: float | None = Field(validation_alias="candidate", serialization_alias="candidate")
@@ -27,7 +27,7 @@ class PairedMetric(Kept):
     p_lower: float | None = None
 
     def swapped(self) -> "PairedMetric":
-        """Return the same comparison with the sides exchanged."""
+        """Return the same comparison with the two versions exchanged."""
         return PairedMetric(
             first=self.second,
             second=self.first,
@@ -43,10 +43,10 @@ PairedMetrics = Mapping[str, PairedMetric]
 
 
 class SiteCheck(Kept):
-    """The verdict on one model version at one site.
+    """The verdict on a model version at a site.
 
-    `ood_share`: the share of slices that are out of distribution, or None if the engine has no distance. `more_groups`:
-    how many more groups would give a clear verdict, or None if unknown.
+    `ood_share`: the share of slices that are out of distribution, or None if the engine gives no distance.
+    `more_groups`: how many more groups would give a clear verdict, or None if this is not known.
     """
 
     verdict: str
@@ -58,7 +58,7 @@ class SiteCheck(Kept):
 
 
 class Metrics(Kept):
-    """The metrics of `n` slices that belong to `groups` groups, each with its 95 % interval.
+    """The metrics on `n` slices of `groups` groups. Each metric has a 95 % interval.
 
     A metric is None if the slices lack a class that it needs. `confusion_matrix`: [[tn, fp], [fn, tp]]. `class_groups`:
     how many groups have a slice of each class. A group with slices of both classes counts in both.
@@ -81,16 +81,21 @@ class Metrics(Kept):
 
 
 class GroupMetrics(Metrics):
-    """The metrics of groups (patients) by a rule of findings; here `n` counts groups. A group is COVID if any of its
-    slices is. `left_out`: groups without a slice of the lungs."""
+    """The metrics of a rule of findings on groups (patients). Here `n` counts groups.
+
+    A group is COVID if one of its slices is. `left_out`: the groups without a slice of the lungs.
+    """
 
     rule: FindingRule
     left_out: int = 0
 
 
 class VersionMetrics(Metrics):
-    """The metrics that a model version carries. `measured_on` and `measured_with` say on which slices and by which
-    engine. `by_group`: the same by groups. `heat`: how heat maps lie on drawn lesions, of the demo model only."""
+    """The metrics that are stored with a model version.
+
+    `measured_on`: the slices. `measured_with`: the engine. `by_group`: the same metrics by groups. `heat`: how well the
+    heat maps match drawn lesions, only for the demo model.
+    """
 
     ood_share: float | None = None
     by_group: GroupMetrics | None = None
@@ -101,9 +106,12 @@ class VersionMetrics(Metrics):
 
 
 class EvaluationResult(Metrics):
-    """What an evaluation found. `engine` gave the scores, positive from `threshold` on. `by_group`: the metrics of
-    groups. `against`: the comparison with each version that was evaluated on the same slices, by its label.
-    `site_check`: of a whole dataset only."""
+    """The result of an evaluation.
+
+    `engine`: the engine that gave the scores. A slice is positive from `threshold` on. `by_group`: the metrics of
+    groups. `against`: the comparison with each version that was evaluated on the same slices, by the label of the
+    version. `site_check`: only for a whole dataset.
+    """
 
     engine: str = ""
     threshold: float | None = None

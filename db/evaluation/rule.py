@@ -1,19 +1,19 @@
-"""The rule of the promotion gate, and what it shares with the site check: floors, and how many groups are enough.
+"""The rule of the promotion gate. The site check uses the same floors, and the same least number of groups.
 
 A candidate and the champion are measured on the same slices, by the same engine. The candidate is
 
-- refused if its sensitivity, specificity or AUC, as measured, is below its floor. The measured value counts, not the
-  upper end of its interval: on few groups the interval is so wide that any candidate would pass. If only chance put
-  a candidate below a floor, an admin can override the refusal with a reason. That costs less than missed disease;
-- refused if it is worse than the champion beyond chance in one of four metrics: AUC, accuracy, sensitivity and
-  specificity. Four questions give chance four opportunities, so Holm's correction keeps all of them together at 2.5 %
-  (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979);
-- otherwise not judged, for lack of evidence, if a class has fewer than 20 groups, or if more than 1 % of the slices
-  trained the candidate or are of groups that did;
+- refused if its measured sensitivity, specificity or AUC is below the floor. The measured value counts, not the upper
+  end of its interval, because with few groups the interval is so wide that any candidate would pass. If a candidate is
+  below a floor only by chance, an admin can override the refusal with a reason. That costs less than missed disease;
+- refused if it is worse than the champion, and not by chance, in one of four metrics: AUC, accuracy, sensitivity and
+  specificity. Four tests give chance four opportunities. So Holm's correction keeps the error of all four together at
+  2.5 % (Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979);
+- otherwise not judged, for lack of evidence, if a class has fewer than 20 groups, or if the candidate was trained on
+  more than 1 % of the slices, or on other slices of their groups;
 - otherwise passed if the evidence shows that it is at most a margin worse than the champion: in each of the four
-  metrics, the 95 % interval of the difference lies wholly above minus the margin (a test of non-inferiority; all four
-  must hold, so no correction is needed: Berger, 1982). A small loss that is certain, and within the margin, does not
-  keep it from passing;
+  metrics, the whole 95 % interval of the difference is above minus the margin. (This is a test of non-inferiority. All
+  four must hold, so no correction is needed: Berger, 1982.) A candidate can pass with a small loss that is certain, if
+  the loss is within the margin;
 - otherwise not shown: the candidate may be as good, or it may be worse.
 """
 
@@ -30,12 +30,15 @@ NO_EVIDENCE = "not enough evidence"
 LEAST_GROUPS = 20  # of each class; with fewer, an interval by resampling groups is too rough
 TOLERATED = 0.01  # share of slices that a version may have seen
 COMPARED = ("auc", "accuracy", "recall", "specificity")
-CHANCE = 0.025  # of refusing a candidate that is as good as the champion, for all compared metrics together
+CHANCE = 0.025  # the chance of refusing an equally good candidate, for all compared metrics together
 
 
 @dataclass(frozen=True)
 class Floors:
-    """What a version must reach: its measured values for the gate, the lower ends of its intervals for a site check."""
+    """The values that a version must reach.
+
+    In the gate, the measured values must reach them. In a site check, the lower ends of the intervals must.
+    """
 
     recall: float = 0.85
     specificity: float = 0.80
@@ -47,20 +50,20 @@ FLOORED = ("recall", "specificity", "auc")
 
 @dataclass(frozen=True)
 class Seen:
-    """How many of the slices trained the candidate or one of its ancestors, or are of groups that did."""
+    """How many slices the candidate or an ancestor was trained on, with the other slices of their groups."""
 
     seen: int = 0
     slices: int = 0
 
     @property
     def share(self) -> float:
-        """Return the share of the slices, 0 to 1."""
+        """Return the share of these slices among all, 0 to 1."""
         return self.seen / self.slices if self.slices else 0.0
 
 
 @dataclass(frozen=True)
 class Ruling:
-    """A verdict, and why, a line each."""
+    """A verdict, and its reasons. Each reason is a line."""
 
     verdict: str
     reasons: list[str]
@@ -69,7 +72,7 @@ class Ruling:
 def rule(metrics: Metrics, pairs: PairedMetrics, floors: Floors, margin: float, seen: Seen) -> Ruling:
     """Return the verdict on a candidate by the rule above.
 
-    `metrics`: the candidate's. `pairs`: candidate and champion, by metric.
+    `metrics`: those of the candidate. `pairs`: candidate and champion, by metric.
     """
     if reasons := below_floors(metrics, floors) + _worse(pairs, margin):
         return Ruling(REFUSED, reasons)
@@ -93,7 +96,7 @@ def below_floors(metrics: Metrics, floors: Floors) -> list[str]:
 
 
 def few_groups(groups: Mapping[str, int]) -> list[str]:
-    """Return a line for each class with too few groups. `groups`: their number by class."""
+    """Return a line for each class with too few groups. `groups`: the number of groups by class."""
     return [
         f"only {count} {'group' if count == 1 else 'groups'} of {name}; at least {LEAST_GROUPS} are needed"
         for name in CLASSES.values()
@@ -111,7 +114,7 @@ def _seen(seen: Seen) -> list[str]:
 
 
 def _worse(pairs: PairedMetrics, margin: float) -> list[str]:
-    """Return a line for each metric that is worse beyond chance, unless its whole interval lies within the margin."""
+    """Return a line for each metric that is worse, not by chance. Leave it out if its interval is within the margin."""
     tested = [(key, pairs[key]) for key in COMPARED if key in pairs]
     return [
         f"its {METRICS[key].name} is {Difference.WORSE}: the difference is"
@@ -122,7 +125,7 @@ def _worse(pairs: PairedMetrics, margin: float) -> list[str]:
 
 
 def _rejected(chances: Sequence[tuple[str, float]]) -> list[str]:
-    """Apply Holm's procedure to pairs of metric and one-sided p-value, and return the metrics that it rejects."""
+    """Apply Holm's procedure to pairs of a metric and its one-sided p-value. Return the metrics that it rejects."""
     rejected = []
     for place, (key, p) in enumerate(sorted(chances, key=lambda one: one[1])):
         if p > CHANCE / (len(chances) - place):
@@ -132,7 +135,7 @@ def _rejected(chances: Sequence[tuple[str, float]]) -> list[str]:
 
 
 def _not_shown(pairs: PairedMetrics, margin: float) -> list[str]:
-    """Return a line for each metric that may be more than the margin worse."""
+    """Return a line for each metric that may be worse by more than the margin."""
     reasons = []
     for key in COMPARED:
         pair = pairs.get(key)
@@ -152,6 +155,6 @@ def _within(pair: PairedMetric, margin: float) -> bool:
 
 
 def worst_metric(pairs: PairedMetrics) -> str | None:
-    """Return the compared metric whose interval reaches lowest, or None if none has an interval."""
+    """Return the compared metric whose interval has the lowest lower end, or None if no metric has an interval."""
     lows = {key: low for key in COMPARED if key in pairs and (low := pairs[key].low) is not None}
     return min(lows, key=lambda key: lows[key]) if lows else None

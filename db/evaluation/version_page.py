@@ -18,7 +18,7 @@ from db.training.lineage import ancestors_elsewhere, training_split_of
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A version that another one comes from. `version_id`: None if it is not in this database."""
+    """A version from which another one was trained. `version_id`: None if it is not in this database."""
 
     label: str
     version_id: int | None
@@ -26,11 +26,11 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class VersionPage:
-    """A model version and what it can be compared with and checked on.
+    """A model version, the versions to compare it with, and the datasets to check it on.
 
-    `lineage`: ancestors in this database. `lineage_elsewhere`: ancestors in the database where an imported version was
-    made. Both begin with the oldest. `dataset` and `run`: the ones that the version was made from, or None if they are
-    not here. `has_test_part`: whether the split of its training, and so a test part, is here. `other_versions` and
+    `lineage`: its ancestors in this database. `lineage_elsewhere`: ancestors in the database where an imported version
+    was made. Both begin with the oldest. `dataset` and `run`: the dataset and the run that made the version, or None if
+    they are not here. `has_test_part`: the split of its training is here, and so is a test part. `other_versions` and
     `ready_datasets`: labels.
     """
 
@@ -48,10 +48,10 @@ class VersionPage:
 
 @dataclass(frozen=True)
 class VersionChecks:
-    """How a version compares with the champion now, and its checks at sites.
+    """The present comparison of a version with the champion, and its site checks.
 
-    `open`: whether any evaluation of the version or of the champion is still open. `comparing`: whether such an
-    evaluation is on a part of a split, as the gate needs it.
+    `open`: an evaluation of the version or of the champion is still open. `comparing`: such an evaluation is on a part
+    of a split, as the gate needs it.
     """
 
     version: ModelVersion
@@ -68,7 +68,7 @@ class VersionChecks:
 
 
 def version_page(s: Session, version: ModelVersion) -> VersionPage:
-    """Return what the page shows of a version."""
+    """Return the values that the page shows of a version."""
     datasets = list_datasets(s)
     return VersionPage(
         version=version,
@@ -101,7 +101,7 @@ def version_checks(s: Session, version: ModelVersion) -> VersionChecks:
 
 
 def _lineage(s: Session, version: ModelVersion) -> list[Ancestor]:
-    """Look up the ancestors whose labels the facts of the version list."""
+    """Return the ancestors that the facts of the version name."""
     ancestors = [(label, versions.find_version(s, label)) for label in version.facts.lineage]
     return [Ancestor(label, ancestor.id if ancestor else None) for label, ancestor in ancestors]
 
@@ -109,7 +109,7 @@ def _lineage(s: Session, version: ModelVersion) -> list[Ancestor]:
 def _dataset_of(version: ModelVersion, datasets: Sequence[Dataset]) -> Dataset | None:
     """Return the dataset that the version was trained on, or None.
 
-    The hash is compared too: after an import, another dataset here may have the same label.
+    Compare the hash too, because after an import another dataset here may have the same label.
     """
     label = version.facts.dataset
     same = (dataset for dataset in datasets if dataset.label == label and dataset.sha256 == version.dataset_hash)

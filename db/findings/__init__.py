@@ -1,1 +1,1 @@
-"""Findings: the verdicts on the series, studies and patients of a job, by a named rule."""
+"""Findings: verdicts by a named rule on the series, studies and patients of a job."""

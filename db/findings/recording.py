@@ -1,4 +1,4 @@
-"""Writes the findings of a job that ends, and removes them when it is opened again."""
+"""Writes the findings of a job when it ends, and removes them when it is opened again."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ from db.models.documents import FindingRule
 
 @dataclass
 class _Slices:
-    """The values that a series contributes to findings: probabilities of the slices with enough lung, and counts."""
+    """What a series contributes to findings: the probabilities of slices with enough lung, and counts."""
 
     probabilities: Array = field(default_factory=lambda: np.zeros(0))
     ood: int | None = None
@@ -31,7 +31,7 @@ class _Slices:
 def write_findings(s: Session, job: Job) -> None:
     """Write the findings of a job that has no open work. The caller has locked the job.
 
-    The findings do not depend on the order in which slices came. The number of statements does not grow with the job.
+    The findings do not depend on the order of arrival of slices. The number of statements does not grow with the job.
     """
     remove_findings(s, job)
     places = _places(s, job)
@@ -47,7 +47,7 @@ def write_findings(s: Session, job: Job) -> None:
 
 
 def remove_findings(s: Session, job: Job) -> None:
-    """Remove the findings of a job: it is opened again, and its slices may change."""
+    """Remove the findings of a job that is opened again, because its slices may change."""
     s.execute(delete(Finding).where(Finding.job_id == job.id))
 
 
@@ -63,7 +63,7 @@ def _places(s: Session, job: Job) -> list[Place]:
 
 
 def _units(places: Iterable[Place]) -> Iterator[tuple[Level, list[Place]]]:
-    """Yield each patient, then each of its studies with its series."""
+    """Yield each patient, then each study of the patient with its series."""
     for _, of_patient in groupby(places, lambda place: place.patient_id):
         own = list(of_patient)
         yield Level.PATIENT, own
@@ -102,7 +102,7 @@ def _slices_by_series(s: Session, job: Job) -> Mapping[int, _Slices]:
 
 
 def _add_predicted(slices: dict[Any, _Slices], rows: Any) -> None:
-    """Add the predicted slices: rows of series, probability, ood or None, share of lung or None, upload, name."""
+    """Add the predicted slices. `rows`: series, probability, ood or None, share of lung or None, upload, name."""
     ids, chances, ood, lung, uploads, names = zip(*rows, strict=True)
     series = np.array(ids, np.int64)
     probability = np.array(chances, np.float64)
@@ -121,7 +121,7 @@ def _add_predicted(slices: dict[Any, _Slices], rows: Any) -> None:
 
 
 def _engine_of(s: Session, job: Job) -> str | None:
-    """Return the name of the engine that made all predictions of a job; None if there were several, or none."""
+    """Return the name of the engine that made all predictions of a job. Return None if there were several or none."""
     engines = s.scalars(select(Prediction.engine).where(Prediction.job_id == job.id).distinct().limit(2)).all()
     return engines[0] if len(engines) == 1 else None
 
@@ -156,7 +156,7 @@ def _evidence(
     slices: Mapping[int, _Slices],
     unread: Mapping[tuple[Level, int], Counter[str]],
 ) -> Evidence:
-    """Combine the slices of these series, and the unread files that count for the unit or for anything within it."""
+    """Combine the slices of these series, and the unread files that count for the unit or for a part of it."""
     parts = [slices[place.series_id] for place in places if place.series_id in slices]
     ood = [part.ood for part in parts if part.ood is not None]
     within = list(Level)[list(Level).index(level) :]
@@ -174,9 +174,9 @@ def _evidence(
 
 
 def _right_share(rule: FindingRule, verdict: str | None) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of the share of such verdicts that were right when the rule was tuned.
+    """Return how often such a verdict was right when the rule was tuned: the 95 % interval of the share.
 
-    Both ends are None if there is no verdict or the rule was not tuned.
+    Both ends are None if there is no verdict, or the rule was not tuned.
     """
     name = {COVID: "precision", NON_COVID: "negative_precision"}.get(verdict or "")
     rate = rule.tuned.held_out.get(name) if rule.tuned and name else None

@@ -1,4 +1,4 @@
-"""The probabilities along a series in anatomical order. Neighbours are combined so that the bars can be drawn."""
+"""Reads the probabilities along a series in anatomical order. Neighbours are combined into bars that can be drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ POSITIVE, NEGATIVE, OOD, LITTLE_LUNG, NOTHING = "positive", "negative", "ood", "
 
 @dataclass(frozen=True)
 class Bar:
-    """Neighbouring slices of a series as one bar. It stands for the slice that `_highest` chooses among them.
+    """A bar, which stands for one or more neighbouring slices of a series.
 
-    `probability` and `kind` are those of this slice. `probability` is None if none of them was predicted.
+    `probability` and `kind` are those of the slice that `_highest` chooses. `probability` is None if none of the slices
+    was predicted.
     """
 
     probability: float | None
@@ -44,7 +45,7 @@ class Ribbon:
 
 
 def ribbons(s: Session, job: Job, series_ids: Sequence[int]) -> dict[int, Ribbon]:
-    """Return the ribbons of these series of a job, by the id of the series. A series without slices has no ribbon."""
+    """Return the ribbons of these series of a job, by series id. A series without slices has no ribbon."""
     if not series_ids:
         return {}
     columns = (Slice.series_id, Prediction.probability, Prediction.positive, Prediction.ood, Slice.lung_fraction)
@@ -85,5 +86,5 @@ def _ribbon(slices: list[Bar]) -> Ribbon:
 
 
 def _highest(slices: list[Bar]) -> Bar:
-    """Return the slice with the highest probability. One with little lung is chosen only if no other was predicted."""
+    """Return the slice with the highest probability. Choose one with little lung only if no other was predicted."""
     return max(slices, key=lambda one: (one.kind not in (LITTLE_LUNG, NOTHING), one.probability or 0.0))

@@ -1,11 +1,11 @@
 """The rules that combine many slices into one verdict.
 
 A rule turns the calibrated probabilities of the slices of a series, study or patient into one score, from 0 to 1. If
-the score is at least the rule's threshold, the verdict is COVID. Each rule has a name and a version: if what it
-computes changes, so does its version. Slices with little lung are left out first.
+the score is at least the threshold of the rule, the verdict is COVID. Each rule has a name and a version. If the
+computation changes, the version changes too. Slices with little lung are left out first.
 
-A finding abstains if its slices are not enough for a verdict. It then has no verdict and no score. The first of these
-that holds is its reason:
+A finding abstains if its slices are not enough for a verdict. It then has no verdict and no score. Its reason is the
+first of these that holds:
 
 - `patient_conflict`, `uid_conflict`: a study names two patients, or over a quarter of the slices are in conflict;
 - `upload_failed`: a file with some of its slices could not be unpacked to its end, so nobody knows what is missing;
@@ -14,8 +14,8 @@ that holds is its reason:
 - `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone, one in
   twenty slices is flagged so.
 
-Up to these limits, slices that are out of distribution are used like the others: a patient with much disease is often
-unlike the training slices, and to leave such slices out would hide the disease.
+Up to these limits, slices that are out of distribution are used like the others. Slices with much disease are often
+unlike the training slices, so leaving them out would hide the disease.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,14 +44,14 @@ MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_l
 
 
 class UnknownRule(Exception):
-    """The rule does not exist. The message lists the rules that do."""
+    """There is no such rule. The message lists the rules that exist."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to compute one score from probabilities, float64[n], n > 0, sorted from the highest.
+    """A way to compute one score from probabilities, float64[n], n > 0, with the highest first.
 
-    `takes_k`: whether the score depends on k, the number of highest probabilities that count.
+    `takes_k`: the score depends on k, the number of highest probabilities that count.
     """
 
     name: RuleName
@@ -78,11 +78,10 @@ RULES: dict[str, Rule] = {
 class Evidence:
     """The slices of one series, study or patient.
 
-    `probabilities`: those of the slices that were predicted and have enough lung, float64[n] in any order. `ood`: how
-    many of these slices are out of distribution, or None if the model does not measure it. `left_out`: all other
-    slices, counted by reason code.
-    `conflict`: the code of a conflict in one of their studies, or None. `upload_failed`: whether some of them came in a
-    file that was not unpacked to its end.
+    `probabilities`: float64[n], in any order, of the slices that were predicted and have enough lung. `ood`: how many
+    of these slices are out of distribution, or None if the model does not measure this. `left_out`: the other slices,
+    counted by reason code. `conflict`: the code of a conflict in one of their studies, or None. `upload_failed`: some
+    slices came in a file that was not unpacked to its end.
     """
 
     probabilities: Array
@@ -102,21 +101,21 @@ class Conclusion:
 
 
 def rule_named(name: str) -> Rule:
-    """Return the rule of this name. Raises UnknownRule."""
+    """Return the rule with this name. Raises UnknownRule."""
     if name not in RULES:
         raise UnknownRule(f"unknown rule {name!a}; choose one of {', '.join(RULES)}")
     return RULES[name]
 
 
 def default_rule(threshold: float) -> FindingRule:
-    """Return the default rule, with the threshold that a model version uses for slices."""
+    """Return the default rule. `threshold`: the threshold of the model version for slices."""
     return FindingRule(rule=DEFAULT_RULE, version=RULES[DEFAULT_RULE].version, k=DEFAULT_K, threshold=threshold)
 
 
 def rule_of(version: ModelVersion, engine: str | None = None) -> FindingRule:
     """Return the rule that was tuned for a model version, or the default rule if none was tuned.
 
-    The default rule takes the threshold of the engine of this name. If `engine` is None, it takes float32's.
+    The default rule takes the threshold of the engine named `engine`, or of float32 if `engine` is None.
     """
     if version.finding_rule is not None:
         return version.finding_rule
@@ -124,13 +123,13 @@ def rule_of(version: ModelVersion, engine: str | None = None) -> FindingRule:
 
 
 def score_of(rule: FindingRule, probabilities: Array) -> float:
-    """Return the score, 0 to 1, of probabilities, float64[n], n > 0. Their order does not matter."""
+    """Return the score, 0 to 1, of n > 0 probabilities, float64[n]. Their order does not matter."""
     ranked = np.sort(np.asarray(probabilities, np.float64))[::-1]
     return min(1.0, max(0.0, RULES[rule.rule].score(ranked, rule.k or 1)))
 
 
 def conclude(rule: FindingRule, evidence: Evidence) -> Conclusion:
-    """Apply the rule to these slices. The conclusion states why if the rule abstains."""
+    """Apply the rule to these slices. If the rule abstains, the conclusion states why."""
     if (reason := _why_not(evidence)) is not None:
         return Conclusion(None, None, reason)
     score = score_of(rule, evidence.probabilities)

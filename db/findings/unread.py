@@ -1,4 +1,4 @@
-"""Files that were rejected before their series was known. The folder of a file shows which series it belongs to."""
+"""Counts files that were rejected before their series was known. The folder of a file shows its series."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ Folder = tuple[int, str]
 
 
 class Place(NamedTuple):
-    """A series with the study and the patient that it belongs to, and the study's conflict."""
+    """A series, its study and its patient, and the conflict of the study."""
 
     patient_id: int
     study_id: int
@@ -26,7 +26,7 @@ class Place(NamedTuple):
     conflict: str | None
 
     def id_at(self, level: Level) -> int:
-        """Return the id of the series, study or patient."""
+        """Return the id of the series, study or patient, depending on the level."""
         return {Level.PATIENT: self.patient_id, Level.STUDY: self.study_id, Level.SERIES: self.series_id}[level]
 
 
@@ -38,11 +38,11 @@ def folder_of(upload_id: int, name: str) -> Folder:
 def unread_files(
     s: Session, job: Job, places: Iterable[Place], folders: Mapping[int, set[Folder]]
 ) -> dict[tuple[Level, int], Counter[str]]:
-    """Count the files without a series, by level and id of the unit that they count for, and by reason.
+    """Count the files without a series by reason, for each unit (series, study or patient; by level and id).
 
-    A file counts for one unit, which its folder shows: the series if the folder holds slices of only one, else the
-    study if all series there belong to one, else the patient. A file is not counted if its folder holds no slice of a
-    series, or series of several patients. `folders`: the folders in which each series has slices.
+    A file counts for one unit. If its folder holds slices of only one series, it counts for this series. If all series
+    in the folder are of one study, it counts for this study. If they are of one patient, it counts for the patient.
+    Otherwise it is not counted. `folders`: the folders in which each series has slices.
     """
     lost: dict[Folder, Counter[str]] = defaultdict(Counter)
     columns = (Slice.upload_id, Slice.name, Slice.reason)

@@ -1,4 +1,4 @@
-"""The findings of a job as people and the API see them, by keyset pages."""
+"""Reads the findings of a job for people and the API, in keyset pages."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -51,7 +51,7 @@ class FindingView(BaseModel):
 
 
 class FindingsQuery(BaseModel):
-    """Which findings of a job, and which page of them."""
+    """Which findings of a job to show, and which page of them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,7 +64,7 @@ class FindingsQuery(BaseModel):
 
 
 def findings_page(s: Session, job: Job, query: FindingsQuery) -> Page[FindingView]:
-    """Return a page of the findings of a job: each patient, then its studies with their series. Raises BadCursor."""
+    """Return a page of a job's findings: each patient, followed by its studies with their series. Raises BadCursor."""
     rows = _matching(select(Finding, Patient, Study, Series), job, query)
     if query.cursor is not None:
         (after,) = paging.decode(query.cursor, int)
@@ -76,12 +76,12 @@ def findings_page(s: Session, job: Job, query: FindingsQuery) -> Page[FindingVie
 
 
 def count_findings(s: Session, job: Job, query: FindingsQuery) -> int:
-    """Return how many findings match, on all pages."""
+    """Return how many findings match on all pages together."""
     return s.scalar(_matching(select(func.count(Finding.id)), job, query)) or 0
 
 
 def count_verdicts(s: Session, job: Job) -> dict[str, dict[str, int]]:
-    """Count the findings of a job by level and verdict; `none` counts findings without a verdict."""
+    """Count the findings of a job by level and verdict. `none`: findings without a verdict."""
     counts: dict[str, dict[str, int]] = {}
     columns = (Finding.level, Finding.verdict)
     for level, verdict, count in s.execute(
@@ -92,7 +92,7 @@ def count_verdicts(s: Session, job: Job) -> dict[str, dict[str, int]]:
 
 
 def iter_findings(job: Job) -> Iterator[FindingView]:
-    """Yield all findings of a job in order, by many short reads: a slow client never holds the database."""
+    """Yield all findings of a job in order. Use many short reads, so that a slow client never blocks the database."""
     query: FindingsQuery | None = FindingsQuery(limit=MAX_ROWS)
     while query is not None:
         with read_scope() as s:
@@ -137,5 +137,5 @@ def _view(finding: Finding, patient: Patient, study: Study | None, series: Serie
 
 
 def _dicom_uid(uid: str) -> str | None:
-    """Return the UID, or None for the name that a folder has in place of one."""
+    """Return the UID, or None if it is the name that a folder gets in place of a UID."""
     return uid if uid and set(uid) <= set("0123456789.") else None

@@ -1,1 +1,1 @@
-"""The ledger: jobs, their uploads and chunks, who holds what, and what became of every slice."""
+"""The ledger: jobs, their uploads and chunks, the leases on them, and the outcome of every slice."""

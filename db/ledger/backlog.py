@@ -1,4 +1,4 @@
-"""Counts the work that waits, and checks that workers and the sweeper run."""
+"""Counts waiting work, and checks that workers and the sweeper run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +26,8 @@ SWEEPS = 6  # a sweeper that has not swept for so many intervals counts as hung
 class Backlog:
     """The open work of one kind.
 
-    `ready`: rows that may be claimed now. `oldest_seconds`: the longest time since the message of such a row was last
-    sent; 0 if no row is ready. `running`: rows with a valid lease. `expired`: rows whose lease ran out.
+    `ready`: rows that may be claimed now. `oldest_seconds`: the longest time since a message was sent for such a row,
+    or 0 if no row is ready. `running`: rows with a valid lease. `expired`: rows whose lease ran out.
     """
 
     ready: int
@@ -59,7 +59,7 @@ def seconds_since_sweep(s: Session) -> float | None:
 
 
 def is_worked_on(s: Session) -> bool:
-    """Return whether a sweeper runs, and every kind of work is either running or has not waited long."""
+    """Return whether a sweeper runs, and no kind of work has waited long without running."""
     since = seconds_since_sweep(s)
     if since is None or since > SWEEPS * max(current().sweep_seconds, 10):
         return False

@@ -1,4 +1,4 @@
-"""Changes of a chunk: added, split when its worker is lost, failed, quarantined."""
+"""Changes chunks: adds them, splits them when their worker is lost, fails and quarantines them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from db.models import Chunk, Job, Outcome, Slice, Work
 
 
 def close_slices(s: Session, chunk_id: int, outcome: Outcome, reason: str | None = None) -> None:
-    """Give this outcome to the slices of a chunk that have none yet."""
+    """Give this outcome to those slices of a chunk that have no outcome yet."""
     s.execute(
         update(Slice)
         .where(Slice.chunk_id == chunk_id, Slice.state == Outcome.OPEN)
@@ -27,9 +27,9 @@ def close_slices(s: Session, chunk_id: int, outcome: Outcome, reason: str | None
 
 
 def add_chunk(s: Session, job: Job, array_sha256: str, slice_ids: Sequence[int], *, suspect: bool = False) -> None:
-    """Make a chunk of these open slices, all rows of one array, and wake an inference worker after the commit.
+    """Make a chunk of these open slices, and wake an inference worker after the commit. They are rows of one array.
 
-    Predictions that exist for the same pixels are copied. If that covers every slice, the chunk is done. If the job is
+    Existing predictions of the same pixels are copied. If every slice has one, the chunk is done. If the job is
     cancelled, the chunk and its slices are cancelled too. The caller has locked the job.
     """
     chunk = new_chunk(s, job, array_sha256, len(slice_ids), suspect=suspect)
@@ -38,7 +38,7 @@ def add_chunk(s: Session, job: Job, array_sha256: str, slice_ids: Sequence[int],
 
 
 def new_chunk(s: Session, job: Job, array_sha256: str, size: int, *, suspect: bool = False) -> Chunk:
-    """Make a chunk that has no slices yet. Call `offer_chunk` once it has them, in the same transaction."""
+    """Make a chunk without slices. When it has its slices, call `offer_chunk` in the same transaction."""
     chunk = Chunk(job_id=job.id, size=size, array_sha256=array_sha256, suspect=suspect)
     s.add(chunk)
     s.flush()
@@ -59,9 +59,9 @@ def offer_chunk(s: Session, job: Job, chunk: Chunk) -> None:
 
 
 def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
-    """Halve a chunk whose lease expired or whose engine failed, so that one bad slice cannot hold up the others.
+    """Halve a chunk whose lease expired or whose engine failed, so that one bad slice cannot block the others.
 
-    A single slice that is lost twice while it was predicted alone is quarantined. The caller has locked the job.
+    A single slice that is lost twice while it is predicted alone is quarantined. The caller has locked the job.
     """
     open_ids = list(open_slices(s, chunk.id))
     if chunk.job.cancel_requested_at is not None:
@@ -82,7 +82,7 @@ def lose_chunk(s: Session, chunk: Chunk, reason: str) -> None:
 
 
 def fail_chunk(s: Session, claim: Claim, reason: str) -> None:
-    """Treat a claimed chunk as lost because its holder gives it up. Do nothing if the claim no longer holds."""
+    """Treat a claimed chunk as lost, because its worker gives it up. Do nothing if the claim is no longer valid."""
     chunk = s.get_one(Chunk, claim.id)
     job = lock_job(s, chunk.job_id)
     s.refresh(chunk)
@@ -100,6 +100,6 @@ def quarantine_chunk(s: Session, claim: Claim, reason: str) -> None:
 
 
 def _end(s: Session, chunk: Chunk, state: Work, **values: Any) -> None:
-    # The fence grows: whoever still works on the chunk finds its claim stale.
+    # The fence grows, so the claim of anybody who still works on the chunk is stale.
     ended = {"state": state, "fence": Chunk.fence + 1, "lease_until": None, "closed_at": from_now()}
     s.execute(update(Chunk).where(Chunk.id == chunk.id).values(ended | values))

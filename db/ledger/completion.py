@@ -1,4 +1,4 @@
-"""Ends a job: locks its row, and ends it when none of its uploads and chunks is open."""
+"""Ends jobs: locks the row of a job, and ends the job if none of its uploads and chunks is open."""
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -11,7 +11,7 @@ from db.series.settle import settle
 
 
 def lock_job(s: Session, job_id: str) -> Job:
-    """Return the job, locked until the transaction ends, so that only one transaction at a time can finish it.
+    """Lock a job until the transaction ends, and return it. So only one transaction at a time can finish the job.
 
     Lock the job before its uploads and chunks, and lock only one job in a transaction. Otherwise two transactions can
     deadlock.
@@ -21,9 +21,9 @@ def lock_job(s: Session, job_id: str) -> Job:
 
 
 def finish_if_done(s: Session, job: Job) -> None:
-    """End the job, with its findings, if nothing of it is open.
+    """End the job and write its findings, if no upload and no chunk is open.
 
-    The rows are queried each time, since a counter could drift. The caller holds the job's lock.
+    The rows are queried each time, because a counter could become wrong. The caller has locked the job.
     """
     if job.state not in OPEN_JOB:
         return
@@ -41,7 +41,7 @@ def finish_if_done(s: Session, job: Job) -> None:
         state = JobState.CANCELLED
     else:
         state = JobState.FAILED if error else JobState.FINISHED
-    tally = count_tallies(s, [job.id])[job.id]  # the rows do not change from now on, unless somebody retries the job
+    tally = count_tallies(s, [job.id])[job.id]  # from now on, the rows change only if somebody retries the job
     started = func.coalesce(Job.started_at, from_now())  # a claim does not set it if the row is locked
     ended = {"state": state, "error": error, "started_at": started, "finished_at": from_now(), "tally": tally}
     s.execute(update(Job).where(Job.id == job.id).values(**ended))

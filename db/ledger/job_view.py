@@ -1,4 +1,4 @@
-"""Jobs as people see them: counts, stages, rate and remaining time."""
+"""Reads jobs for people and the API: counts, stages, rate and remaining time."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Counts(View):
 
 
 class Stages(View):
-    """How far a job is: slices announced, read and done; files received and unpacked."""
+    """The progress of a job: slices announced, read and done; files received and unpacked."""
 
     total: int
     total_known: bool = Field(
@@ -53,7 +53,7 @@ class Stages(View):
 
 
 class JobView(View):
-    """A job as people and the API see it."""
+    """A job for people and the API."""
 
     id: str
     name: str
@@ -120,14 +120,14 @@ def count_slices(s: Session) -> dict[str, int]:
 
 
 def job_view(s: Session, job: Job) -> JobView:
-    """Return one job as its rows are at this moment."""
+    """Return the present view of a job."""
     return job_views(s, [job])[0]
 
 
 def job_views(s: Session, jobs: Sequence[Job]) -> list[JobView]:
-    """Return jobs as their rows are at this moment. The number of statements does not grow with the number of jobs.
+    """Return the present views of jobs. The number of statements does not grow with the number of jobs.
 
-    The rows of jobs that have ended are not counted again.
+    The rows of ended jobs are not counted again.
     """
     tallies = tallies_of(s, jobs)
     running = [job.id for job in jobs if job.started_at and not job.finished_at]
@@ -141,9 +141,9 @@ def job_views(s: Session, jobs: Sequence[Job]) -> list[JobView]:
 
 
 def _recent(s: Session, running: Sequence[str]) -> tuple[dict[str, list[Ended]], datetime | None]:
-    """Return by job when chunks of running jobs ended within the last minute, and how many slices they had.
+    """Return, for each running job, when its chunks ended within the last minute, and how many slices they had.
 
-    The second value is the database's time, or None if no chunk ended.
+    Also return the database's time, or None if no chunk ended.
     """
     query = select(Chunk.job_id, Chunk.closed_at, Chunk.size, from_now()).order_by(Chunk.closed_at)
     recent = Chunk.closed_at > from_now(-RATE_SECONDS)
@@ -203,15 +203,15 @@ def _view(job: Job, tally: JobTally, recent: Sequence[Ended], now: datetime | No
 
 
 def _is_foreseeable(job: Job, tally: JobTally) -> bool:
-    """Return whether a job's remaining time can be estimated: nobody cancelled it, and all its files are listed."""
+    """Return whether a job's remaining time can be estimated: it is not cancelled, and all its files are listed."""
     return job.state in OPEN_JOB and job.cancel_requested_at is None and not tally.unlisted
 
 
 def _rate(job: Job, predicted: int, recent: Sequence[Ended], now: datetime | None) -> float:
-    """Return slices per second: over the last minute while the job runs, over its whole time once it has ended.
+    """Return the slices/s of a job: over the last minute while it runs, over the whole time once it has ended.
 
-    While the job runs, time is counted from the first chunk that ended within the last minute. So the start of workers
-    does not lower the rate, nor does the time for which a job was cancelled.
+    While the job runs, the time begins with the first chunk that ended within the last minute. So the start of workers
+    does not lower the rate, and neither does the time for which a job was cancelled.
     """
     if job.started_at is None:
         return 0.0
@@ -234,9 +234,10 @@ def list_jobs(
     limit: int = 50,
     counted: bool = False,
 ) -> Page[JobView]:
-    """List a user's jobs, for an admin all jobs, newest first. `key`: only the user's own job of this Idempotency-Key.
+    """List the jobs of a user, or all jobs for an admin, newest first.
 
-    `counted`: also count them, for a page that says where it stands. Raises BadCursor.
+    `key`: list only the user's own job with this Idempotency-Key. `counted`: also count the jobs, for a page that shows
+    its place among them. Raises BadCursor.
     """
     owner = None if user.is_admin and key is None else user.id
     wanted = ((Job.owner_id, owner), (Job.idempotency_key, key), (Job.state, state))

@@ -1,4 +1,4 @@
-"""A user's actions on jobs: create, find, cancel, retry."""
+"""Creates, finds, cancels and retries the jobs of users."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ class NoModelVersion(Exception):
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """A file of a submission, already durable in storage. `kind` and `entries` come from its inspection.
+    """A file of a submission that is safe in storage. Its inspection gives `kind` and `entries`.
 
     `entries` is None if a packed TAR was not unpacked to its end.
     """
@@ -51,14 +51,14 @@ def create_job(
     priority: int = 0,
     idempotency_key: str | None = None,
 ) -> tuple[Job, bool]:
-    """Return the job of this submission, and whether it is new. The same key with the same request gives the same job.
+    """Make a job of a submission. Return it, and whether it is new. A repeated request with the same key gets the same.
 
     Raises NoModelVersion, IdempotencyConflict, ValueError (no files, or a priority outside -10..10).
     """
     if not files or priority not in PRIORITIES:
         raise ValueError("a job needs at least one file, and a priority from -10 to 10")
     request_hash = _request_hash(files, name, priority)
-    lock_row(s, User, owner.id)  # two requests with one key make one job
+    lock_row(s, User, owner.id)  # so that two requests with one key make only one job
     if idempotency_key and (job := _job_of_key(s, owner, idempotency_key)):
         if job.request_hash != request_hash:
             raise IdempotencyConflict("this Idempotency-Key was used before with another request")
@@ -96,16 +96,16 @@ def _job_of_key(s: Session, owner: User, key: str) -> Job | None:
 
 
 def visible_job(s: Session, job_id: str, user: User) -> Job | None:
-    """Return the job if this user may see it, or None. An admin may see any, others their own."""
+    """Return the job if this user may see it, or None. Admins may see all jobs, others only their own."""
     job = s.get(Job, job_id)
     return job if job and (user.is_admin or job.owner_id == user.id) else None
 
 
 def cancel_job(s: Session, job: Job) -> bool:
-    """Ask an open job to stop. Return False if it has ended.
+    """Cancel an open job. Return False if it has ended.
 
-    Waiting chunks are cancelled now, running ones when they report. If an upload is not unpacked yet, an ingest worker
-    records each of its remaining entries as cancelled.
+    Waiting chunks are cancelled now, running chunks when their workers report. If an upload is not unpacked yet, an
+    ingest worker records each remaining entry as cancelled.
     """
     job = lock_job(s, job.id)
     if job.state not in OPEN_JOB:
@@ -113,7 +113,7 @@ def cancel_job(s: Session, job: Job) -> bool:
     if job.cancel_requested_at is None:
         s.execute(update(Job).where(Job.id == job.id).values(cancel_requested_at=from_now()))
         s.refresh(job)
-    # A chunk that is being claimed at this moment is left alone: it is cancelled when it reports.
+    # Skip a chunk that is being claimed at this moment. It is cancelled when its worker reports.
     ready = leases.locked(select(Chunk.id).where(Chunk.job_id == job.id, Chunk.state == Work.READY), s, of=Chunk)
     waiting = s.scalars(ready).all()
     s.execute(update(Chunk).where(Chunk.id.in_(waiting)).values(state=Work.CANCELLED, closed_at=from_now()))
@@ -124,11 +124,11 @@ def cancel_job(s: Session, job: Job) -> bool:
 
 
 def retry_job(s: Session, job: Job) -> int:
-    """Open an ended job again, and put back what failed: slices quarantined or cancelled, and uploads not unpacked.
+    """Open an ended job again, and retry quarantined slices, cancelled slices, and uploads that were not unpacked.
 
-    Files that were not decoded because others had used up the upload's budget are put back too, with a new budget.
+    Also retry files that were not decoded because others had used up the upload's budget. The upload gets a new budget.
     Slices that were not prepared, or whose prepared pixels may be lost, are read from their uploads again. Return how
-    many slices and uploads were put back: 0 if the job has not ended, or if there is nothing to retry.
+    many slices and uploads are retried: 0 if the job has not ended, or if there is nothing to retry.
     """
     job = lock_job(s, job.id)
     if job.state in OPEN_JOB:
@@ -162,10 +162,9 @@ def retry_job(s: Session, job: Job) -> int:
 
 
 def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int], int]:
-    """Put back the slices that have no chunk or whose file was lost, so that they are read from their uploads again.
+    """Let slices that have no chunk, or whose file was lost, be read from their uploads again.
 
-    Return the ids of these uploads, and the number of slices. Until they are read, the slices match
-    `WAITS_FOR_READING`.
+    Return the ids of these uploads, and the number of slices. The slices match `WAITS_FOR_READING` until they are read.
     """
     unprepared = or_(Slice.chunk_id.is_(None), and_(Slice.state == Outcome.QUARANTINED, Slice.reason == "file_lost"))
     unread = update(Slice).where(*conditions, unprepared)
@@ -176,7 +175,7 @@ def _read_again(s: Session, *conditions: ColumnElement[bool]) -> tuple[set[int],
 
 
 def _unpack_again(s: Session, *conditions: ColumnElement[bool]) -> list[int]:
-    """Put uploads back to be unpacked. Return their ids."""
+    """Let uploads be unpacked again. Return their ids."""
     anew = {"attempts": 0, "put_offs": 0, "decode_seconds": 0.0, "decode_failures": 0}
     values = {"state": Work.READY, "error": None, "closed_at": None, **anew}
     again = update(Upload).values(**values, published_at=from_now())

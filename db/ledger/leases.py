@@ -1,4 +1,4 @@
-"""Claims, keeps and loses leased work, the same way for every kind of row."""
+"""Claims, renews and ends leases on work, in the same way for every kind of row."""
 
 import secrets
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Ts = TypeVarTuple("Ts")
 
 
 class StaleClaim(Exception):
-    """Someone else holds this work by now. Work done under the old fence must not be recorded."""
+    """Another worker has claimed this work by now. Work under the old fence must not be recorded."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on one row until the lease ends; `fence` and `token` prove it."""
+    """The right to work on one row until the lease ends. `fence` and `token` prove the right."""
 
     id: int
     fence: int
@@ -29,7 +29,7 @@ class Claim:
 
 
 def due(model: Any) -> Any:
-    """Return the SQL condition that a row may be claimed: it is ready, and it is not put off until later.
+    """Return the SQL condition that a row may be claimed: it is ready, and is not put off until later.
 
     A row whose lease has run out cannot be claimed until the sweeper frees it (`free_expired`). Only the sweeper knows
     of pauses in which no worker could renew its lease.
@@ -39,9 +39,9 @@ def due(model: Any) -> Any:
 
 
 def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
-    """Have a query lock its rows and skip those that another transaction holds.
+    """Return the query with locks on its rows. It skips rows that another transaction has locked.
 
-    Rows that refer to them can still be added. SQLite needs nothing: its writers queue at BEGIN.
+    Rows that refer to the locked rows can still be added. SQLite needs no locks, because its writers queue at BEGIN.
     """
     if session.get_bind().dialect.name == "postgresql":
         return query.with_for_update(skip_locked=True, key_share=True, of=of)
@@ -49,7 +49,7 @@ def locked(query: Select[*Ts], session: Session, of: Any) -> Select[*Ts]:
 
 
 def take(session: Session, model: type[L], row_id: int, worker: str) -> Claim | None:
-    """Claim this row if it is due, or return None if someone was quicker."""
+    """Claim this row if it is due. Return None if another worker was quicker."""
     table: Any = model
     token = secrets.token_hex(8)
     fence = session.scalar(
@@ -74,13 +74,13 @@ def _mine(table: Any, claim: Claim) -> Any:
 
 
 def is_held(session: Session, model: type[L], claim: Claim) -> bool:
-    """Return whether this claim still holds its lease. The lease can expire any time, so recording checks it again."""
+    """Return whether this claim still has its lease. The lease can expire at any time, so recording checks again."""
     table: Any = model
     return session.scalar(select(table.id).where(_mine(table, claim))) is not None
 
 
 def keep(session: Session, model: type[L], claim: Claim) -> bool:
-    """Extend the lease. Return False if it is not ours any more."""
+    """Renew the lease. Return False if the claim has lost it."""
     table: Any = model
     result: CursorResult[Any] = session.execute(  # type: ignore[assignment]
         update(table).where(_mine(table, claim)).values(lease_until=from_now(current().lease_seconds))
@@ -99,15 +99,16 @@ def close(session: Session, model: type[L], claim: Claim, state: Work, **values:
 
 
 def give_back(session: Session, model: type[L], claim: Claim, **values: Any) -> None:
-    """Put the work back as it was. The sweeper sends its message again."""
+    """Give the work back to the queue. The sweeper sends its message again."""
     close(session, model, claim, Work.READY, published_at=from_now(), **values)
 
 
 def put_off(session: Session, model: type[L], claim: Claim, *, is_attempt: bool = False, **values: Any) -> None:
-    """Put the work back because something that it needs is not available.
+    """Put off the work, because something that it needs is not available.
 
-    It cannot be claimed until `resend_seconds` have passed. Otherwise a fault that lasts a minute would be met a
-    hundred times. It counts as an attempt only if the work itself may be at fault. Raises StaleClaim.
+    It cannot be claimed again until `resend_seconds` have passed. Otherwise it would fail a hundred times during a
+    fault of one minute. `is_attempt`: count this as an attempt, because the work itself may be at fault. Raises
+    StaleClaim.
     """
     table: Any = model
     values |= {"put_offs": table.put_offs + 1, "lease_until": from_now(current().resend_seconds)}
@@ -115,7 +116,7 @@ def put_off(session: Session, model: type[L], claim: Claim, *, is_attempt: bool 
 
 
 def count_put_offs(session: Session) -> dict[str, int]:
-    """Count by table how often open work was put off since its last progress."""
+    """Return how often open work was put off since its last progress, by table."""
     counts = {}
     for model in LeaseMixin.__subclasses__():
         table: Any = model
@@ -131,7 +132,7 @@ def expired(session: Session, model: type[L]) -> list[int]:
 
 
 def free_expired(session: Session, model: type[L]) -> list[int]:
-    """Make the rows ready whose lease has run out, and return their ids. Their messages are due at once."""
+    """Make the rows ready whose lease has run out, and return their ids. Their messages can be sent at once."""
     table: Any = model
     expired = select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())
     ids = list(session.scalars(locked(expired, session, of=table)))
@@ -141,7 +142,7 @@ def free_expired(session: Session, model: type[L]) -> list[int]:
 
 
 def unsent(session: Session, model: type[L]) -> list[int]:
-    """Return the ids of the rows that have been ready for so long that their message may be lost, oldest first."""
+    """Return the ids of rows that have been ready so long that their message may be lost, oldest first."""
     table: Any = model
     old = from_now(-current().resend_seconds)
     query = select(table.id).where(table.state == Work.READY, table.published_at < old)
@@ -149,7 +150,7 @@ def unsent(session: Session, model: type[L]) -> list[int]:
 
 
 def mark_sent(session: Session, model: type[L], ids: list[int]) -> None:
-    """Note that these rows' messages were sent again now. A row that is being claimed needs no note."""
+    """Note that the messages of these rows were sent again now. Skip rows that are being claimed."""
     table: Any = model
     free = session.scalars(locked(select(table.id).where(table.id.in_(ids)), session, of=table)).all()
     session.execute(update(table).where(table.id.in_(free)).values(published_at=from_now()))

@@ -1,4 +1,4 @@
-"""Where a slice, or a page of slices, stands among the results of a job: its number, the total, its neighbours."""
+"""Finds the place of a slice or a page among the results of a job: its number, the total, and its neighbours."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from db.models import Job, Slice
 
 @dataclass(frozen=True)
 class SlicePlace:
-    """The number of a slice among those that match, from 1, or None if it does not match; and its neighbours."""
+    """The number of a slice among the matching ones, from 1, and its neighbours. It is None if it does not match."""
 
     number: int | None
     total: int
@@ -23,9 +23,9 @@ class SlicePlace:
 
 @dataclass(frozen=True)
 class PagePlace:
-    """The number of a page's first slice (from 1), the number of all slices, and the cursor of the page before.
+    """The number of a page's first slice (from 1), the number of all slices, and the cursor of the previous page.
 
-    `previous_cursor` is None on the first page, and on the second, because the first page needs no cursor.
+    `previous_cursor` is None on the first page. It is also None on the second page, as the first page needs no cursor.
     """
 
     first: int
@@ -34,7 +34,7 @@ class PagePlace:
 
 
 def slice_place(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> SlicePlace:
-    """Return where a slice of the job stands in the order of a query, whatever its page."""
+    """Return the place of a slice in the order of a query. The page of the query does not matter."""
     key = _key_of(s, job, slice_id, query)
     before, after = (side(query.sort, key, slice_id, after=after) for after in (False, True))
     itself = Slice.id == slice_id
@@ -46,7 +46,7 @@ def slice_place(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> Sli
 
 
 def page_place(s: Session, job: Job, query: ResultsQuery, rows: list[ResultRow]) -> PagePlace:
-    """Return where a page that begins with these rows stands among all that match."""
+    """Return the place of a page with these rows among all matching slices."""
     if query.cursor is None or not rows:
         return PagePlace(1, s.scalar(_selected(job, query, func.count())) or 0, None)
     slice_id = rows[0].slice_id
@@ -54,7 +54,7 @@ def page_place(s: Session, job: Job, query: ResultsQuery, rows: list[ResultRow])
     total, earlier = s.execute(_selected(job, query, func.count(), func.count().filter(before))).one()
     key, _, _ = sorting(query.sort)
     back = _ordered(_selected(job, query, key, Slice.id).where(before), query, backwards=True)
-    start = s.execute(back.offset(query.limit).limit(1)).first()  # the page before begins after this row
+    start = s.execute(back.offset(query.limit).limit(1)).first()  # the previous page begins after this row
     return PagePlace(earlier + 1, total, None if start is None else paging.encode(*start))
 
 

@@ -1,4 +1,4 @@
-"""Predictions of slices: written, and copied where the same pixels were predicted before."""
+"""Writes predictions of slices, and copies those of pixels that were predicted before."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class PredictedSlice:
 
 
 def cam_bytes(cam: NDArray[np.float32]) -> bytes:
-    """Return a heat map, float32[7, 7], as it is stored; values past float16's range are clipped."""
+    """Return a heat map, float32[7, 7], in the form in which it is stored. Clip values to the range of float16."""
     return np.clip(cam, 0, 65504).astype("<f2").tobytes()
 
 
 def open_slices(s: Session, *chunk_ids: int) -> dict[int, str | None]:
-    """Return the ids of the slices of chunks that have no outcome yet, in order, with the hashes of their pixels."""
+    """Return the slices of chunks that have no outcome yet: their ids in order, with the hashes of their pixels."""
     of_chunks = one_of(s, Slice.chunk_id, chunk_ids)
     query = select(Slice.id, Slice.pixels_sha256).where(of_chunks, Slice.state == Outcome.OPEN)
     return dict(s.execute(query.order_by(Slice.id)).tuples().all())
@@ -44,10 +44,10 @@ def open_slices(s: Session, *chunk_ids: int) -> dict[int, str | None]:
 def insert_predictions(
     s: Session, job: Job, engine: str, fenced: Iterable[tuple[int, PredictedSlice]], pixels: Pixels
 ) -> None:
-    """Write the predictions of open slices of a job, and close the slices as predicted.
+    """Write the predictions of open slices of a job, and close these slices as predicted.
 
-    `fenced`: pairs of the fence of a claim and a prediction that was made under it. `pixels`: the hashes of the slices'
-    prepared pixels, by slice.
+    `fenced`: pairs of a claim's fence and a prediction under that claim. `pixels`: the hashes of the prepared pixels,
+    by slice.
     """
     rows = [vars(one) | {"pixels_sha256": pixels[one.slice_id], "fence": fence} for fence, one in fenced]
     if not rows:
@@ -70,7 +70,7 @@ def insert_predictions(
 
 
 def copy_known(s: Session, job: Job, chunk_ids: Collection[int]) -> None:
-    """Copy the predictions that exist for the same pixels, model version and recipe to the open slices of chunks."""
+    """Copy existing predictions to the open slices of chunks, if pixels, model version and recipe are the same."""
     known = known_predictions(s, job, chunk_ids)
     if not known:
         return
@@ -85,11 +85,11 @@ def copy_known(s: Session, job: Job, chunk_ids: Collection[int]) -> None:
 
 
 def known_predictions(s: Session, job: Job, chunk_ids: Collection[int]) -> dict[str | None, Prediction]:
-    """Return one earlier prediction for each open slice of these chunks that has any, keyed by the hash of its pixels.
+    """Return an earlier prediction for each open slice of these chunks, if there is one, by the hash of its pixels.
 
-    The query compares with the hash that the prediction itself stores. A lookup through the slices was slow until
-    PostgreSQL had analyzed the tables: for each slice it read all predictions of the model version, which gave 230
-    slices a second in the first minute.
+    The query uses the hash that the prediction itself stores. A lookup through the slices was slow until PostgreSQL had
+    analyzed the tables. For each slice it read all predictions of the model version, so that the first minute had only
+    230 slices/s.
     """
     one_prediction = (
         select(Prediction.id)
@@ -98,7 +98,7 @@ def known_predictions(s: Session, job: Job, chunk_ids: Collection[int]) -> dict[
             Prediction.model_version_id == job.model_version_id,
             Prediction.recipe == job.recipe,
         )
-        .limit(1)  # one is enough, even if the picture was submitted a hundred thousand times
+        .limit(1)  # one is enough, as a picture may be submitted a hundred thousand times
         .scalar_subquery()
     )
     query = (

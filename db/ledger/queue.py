@@ -22,10 +22,10 @@ from db.models import Chunk, Job, JobState, Upload, User
 
 @dataclass
 class _Turns:
-    """Which jobs and owners had a turn within one claim. `write` records it in the tables once, at the end.
+    """Which jobs and owners had a turn within one claim. `write` records the turns in the tables, once at the end.
 
-    `served`: the owner of each job that had a turn. `owners`, `jobs`: who had a turn in the present round. A new round
-    begins when one of them has a second turn.
+    `served`: the owner of each job that had a turn. `owners`, `jobs`: those that had a turn in the present round. When
+    one of them has a second turn, a new round begins.
     """
 
     served: dict[str, int] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class _Turns:
     jobs: set[str] = field(default_factory=set)
 
     def order(self) -> tuple[Any, ...]:
-        """Return the order: priority, then the owner served longest ago, then their job served longest ago."""
+        """Return the order of jobs: by priority, then the owner served longest ago, then the job served longest ago."""
         return (
             Job.priority.desc(),
             User.id.in_(self.owners),
@@ -50,9 +50,9 @@ class _Turns:
         self.jobs = {job_id} if job_id in self.jobs else self.jobs | {job_id}
 
     def write(self, s: Session) -> None:
-        """Write the turns into the tables. Rows that another transaction holds are left as they are.
+        """Write the turns into the tables. Skip rows that another transaction has locked.
 
-        Usually the other transaction claims work of the same job, or records its results.
+        Usually that transaction claims work of the same job, or records its results.
         """
         jobs = s.scalars(leases.locked(select(Job.id).where(Job.id.in_(self.served)), s, of=Job)).all()
         started = {
@@ -65,7 +65,7 @@ class _Turns:
 
 
 def claim_upload(s: Session, worker: str) -> Claim | None:
-    """Claim the upload whose turn it is, or return None."""
+    """Claim the next upload, or return None."""
     turns = _Turns()
     query = (
         select(Upload.id, Job.id.label("job"), Job.owner_id)
@@ -84,9 +84,10 @@ def claim_upload(s: Session, worker: str) -> Claim | None:
 
 
 def give_way(s: Session, claim: Claim, upload: Upload) -> bool:
-    """Give a claimed upload back if another job of the same or a higher priority has an upload to claim.
+    """Give back a claimed upload if another job of the same or a higher priority has a waiting upload.
 
-    Its job then goes to the end of the queue. Return whether the upload was given back. Raises StaleClaim.
+    The job of the given-back upload then goes to the end of the queue. Return whether the upload was given back. Raises
+    StaleClaim.
     """
     job = lock_job(s, upload.job_id)
     others = select(Upload.id).join(Job, Job.id == Upload.job_id).where(leases.due(Upload))
@@ -102,18 +103,18 @@ def give_way(s: Session, claim: Claim, upload: Upload) -> bool:
 
 
 def is_any_chunk(s: Session) -> bool:
-    """Return whether a chunk can be claimed that is not `suspect` (suspected of killing its worker)."""
+    """Return whether there is a chunk to claim that is not `suspect` (suspected of killing its worker)."""
     return s.scalar(select(Chunk.id).where(leases.due(Chunk), Chunk.suspect.is_(False)).limit(1)) is not None
 
 
 def claim_chunks(
     s: Session, worker: str, slices: int, without: Collection[int] = (), *, suspects: bool = True
 ) -> list[tuple[Chunk, Claim]]:
-    """Claim the chunk whose turn it is, then more chunks of the same model version while all fit into `slices`.
+    """Claim the next chunk, and then more chunks of the same model version as long as all fit into `slices`.
 
-    So the engine needs the same time for a hundred jobs of one slice as for one job of a hundred slices. `without`: ids
-    of model versions whose chunks are left to other workers. A suspect chunk is claimed alone, and only with
-    `suspects`.
+    So the engine takes the same time for a hundred jobs of one slice as for one job of a hundred slices. `without`: the
+    ids of model versions whose chunks are left to other workers. `suspects`: also claim suspect chunks. A suspect chunk
+    is claimed alone.
     """
     claimed: list[tuple[Chunk, Claim]] = []
     turns = _Turns()

@@ -1,4 +1,4 @@
-"""Records what became of slices: what an ingest worker read, and what an inference worker predicted."""
+"""Records slices: those that an ingest worker has read, and those that an inference worker has predicted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from db.models.slices import natural_key
 from db.series.rows import FOLDER, Owner, series_of
 
 Known = Mapping[tuple[int, int], int | None]
-WAITS = 0  # default for a frame that has no row yet, so that it counts as one to write
+WAITS = 0  # default for a frame without a row, so that it is written
 
 LOOSE = "file"  # the kind of an upload that is not an archive
 WAITS_FOR_READING = and_(Slice.state == Outcome.OPEN, Slice.chunk_id.is_(None))
@@ -30,10 +30,10 @@ A retry put it back, because its entry was not read or because its prepared pixe
 
 @dataclass(frozen=True)
 class ReadSlice:
-    """One slice as it was read: prepared (its row of the chunk's array), rejected, or cancelled before reading.
+    """A slice after reading: prepared (with a row in the chunk's array), rejected, or cancelled before it was read.
 
-    `patient`: a digest of the patient's ID and issuer, or ""; only a keyed hash of it is stored. `study_uid`: None if
-    the file states none. The slices that one patient has in a series are then a study of their own.
+    `patient`: a digest of the patient's ID and its issuer, or "". Only a keyed hash of it is stored. `study_uid`: None
+    if the file does not state it. The slices of a patient in a series are then a separate study.
     """
 
     ordinal: int
@@ -62,7 +62,7 @@ class ReadSlice:
 
 
 def read_ordinals(s: Session, upload_id: int) -> set[int]:
-    """Return the ordinals of an upload's entries that need not be read: a resumed ingest passes over them."""
+    """Return the ordinals of an upload's entries that need not be read again when ingest goes on with the upload."""
     ordinals = select(Slice.ordinal).where(Slice.upload_id == upload_id).group_by(Slice.ordinal)
     return set(s.scalars(ordinals.having(func.count().filter(WAITS_FOR_READING) == 0)))
 
@@ -77,10 +77,10 @@ def record_read(
     decode_failures: int = 0,
     dicomdirs: int = 0,
 ) -> bool:
-    """Record a chunk's worth of entries and make the chunk, in one transaction.
+    """Record the entries of a chunk and make the chunk, in one transaction.
 
     `decode_seconds`: the processor time that decoding the entries took. `decode_failures`: how many of them crashed a
-    decoder or used up its time. `dicomdirs`: the DICOMDIR files that this turn has passed over so far. Returns whether
+    decoder or used up its time. `dicomdirs`: the DICOMDIR files that this turn has passed over so far. Return whether
     the job was cancelled meanwhile. Raises StaleClaim.
     """
     job = completion.lock_job(s, upload.job_id)
@@ -131,10 +131,10 @@ def _write_slices(
 
 
 def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
-    """Return the patient, study and series that a slice belongs to, or None if no series is known.
+    """Return the patient, study and series of a slice, or None if its series is not known.
 
-    Folders of the same name in two archives are different series. Loose files share one series, but a loose NIfTI
-    volume is a series by itself.
+    Folders with the same name in two archives are different series. Loose files share one series, but each loose NIfTI
+    volume is a series.
     """
     uid = row.series_uid
     if uid is None:
@@ -147,7 +147,8 @@ def _owner(row: ReadSlice, upload: Upload) -> Owner | None:
 def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Known:
     """Return the slices of these entries that have a row, by ordinal and frame.
 
-    The value is the slice's id if it waits for reading. It is None if the slice has its outcome already, and keeps it.
+    The value is the slice's id if the slice waits for reading. It is None if the slice already has an outcome, which
+    then stays.
     """
     ordinals = [row.ordinal for row in rows]
     query = select(Slice.ordinal, Slice.frame, Slice.id, WAITS_FOR_READING)
@@ -157,7 +158,7 @@ def _known_slices(s: Session, upload: Upload, rows: Sequence[ReadSlice]) -> Know
 
 
 def close_upload(s: Session, claim: Claim, upload: Upload, error: str | None = None) -> None:
-    """Close an upload that was read to its end or, with `error`, one that cannot be read. Raises StaleClaim.
+    """Close an upload that was read to its end. With `error`, close one that cannot be read. Raises StaleClaim.
 
     Slices that still wait for reading become cancelled if the job was cancelled, and quarantined otherwise.
     """
@@ -187,9 +188,9 @@ def record_predictions(s: Session, claim: Claim, chunk: Chunk, engine: str, scor
 
 
 def record_chunks(s: Session, engine: str, done: Sequence[ScoredChunk]) -> None:
-    """Record the predictions of chunks of one job and close them, in one transaction, if all claims still hold.
+    """Record the predictions of chunks of one job, and close the chunks, in one transaction. All claims must be valid.
 
-    If the job was cancelled meanwhile, their slices are cancelled instead. Raises StaleClaim, and then nothing is kept.
+    If the job was cancelled meanwhile, cancel the slices. Raises StaleClaim; in that case nothing is kept.
     """
     job = completion.lock_job(s, done[0].chunk.job_id)
     cancelled = job.cancel_requested_at is not None

@@ -1,4 +1,4 @@
-"""The results of a job: its slices, by keyset pages and in the order of exports."""
+"""Reads the results of a job: its slices, in keyset pages or in the order of exports."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +18,11 @@ from db.series.rows import stated_uid
 
 Sort = Literal["position", "series", "name", "probability", "-probability"]
 MAX_ROWS = 1_000
-NO_SERIES, NO_RANK = 1 << 34, (1 << 28) - 1  # sort keys behind all ids of series and all ranks
+NO_SERIES, NO_RANK = 1 << 34, (1 << 28) - 1  # sort keys after all ids of series, and after all ranks
 
 
 class Result(View):
-    """One slice and its one outcome."""
+    """A slice and its outcome."""
 
     slice_id: int
     name: str
@@ -61,14 +61,14 @@ class Result(View):
 
 
 class ResultRow(Result):
-    """One slice and its one outcome, and whether it can be shown."""
+    """A slice, its outcome, and whether the slice can be shown."""
 
     has_image: bool
     has_heat: bool
 
 
 class ResultsQuery(BaseModel):
-    """Which slices of a job, in which order, and which page of them."""
+    """Which slices of a job to show, in which order, and which page of them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -101,7 +101,7 @@ def _rows(job: Job) -> Select[Any]:
 
 
 def _with_owners(rows: Select[Any], job: Job) -> Select[Any]:
-    """Join series, study and patient to the slices of a job, where they have them."""
+    """Join series, study and patient to the slices of a job, if they have one."""
     return (
         rows.outerjoin(Series, Series.id == Slice.series_id)
         .outerjoin(Study, Study.id == Series.study_id)
@@ -111,13 +111,13 @@ def _with_owners(rows: Select[Any], job: Job) -> Select[Any]:
 
 
 def joined_to_predictions(rows: Select[Any], job: Job) -> Select[Any]:
-    """Join the predictions of the job's model version to slices, where there are any."""
+    """Join the predictions of the job's model version to slices, if they have one."""
     made_by_its_version = Prediction.model_version_id == job.model_version_id
     return rows.outerjoin(Prediction, (Prediction.slice_id == Slice.id) & made_by_its_version)
 
 
 def needs_predictions(query: ResultsQuery) -> bool:
-    """Return whether the filters or the order of a query look at predictions."""
+    """Return whether the filters or the order of a query need predictions."""
     return query.label is not None or query.ood is not None or "probability" in query.sort
 
 
@@ -134,7 +134,7 @@ def filtered(rows: Select[Any], query: ResultsQuery) -> Select[Any]:
 
 
 def sorting(sort: Sort) -> tuple[Any, type, bool]:
-    """Return the sort key (never null), its Python type, and whether the order is descending.
+    """Return the sort key (which is never null), its Python type, and whether the order is descending.
 
     Slices without a score come last.
     """
@@ -153,7 +153,7 @@ def sorting(sort: Sort) -> tuple[Any, type, bool]:
 
 
 def side(sort: Sort, at: Any, slice_id: int, *, after: bool) -> ColumnElement[bool]:
-    """Return the condition that a slice sorts after (or before) the one with this sort key and id."""
+    """Return the condition that a slice comes after (or before) the one with this sort key and id."""
     key, _, falling = sorting(sort)
     later = Slice.id > slice_id if after else Slice.id < slice_id
     if sort == "position":
@@ -165,7 +165,7 @@ def side(sort: Sort, at: Any, slice_id: int, *, after: bool) -> ColumnElement[bo
 def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
     """Return a page of a job's slices. Raises BadCursor."""
     key, key_type, falling = sorting(query.sort)
-    # Only ids and keys are sorted: with whole rows a page of 100,000 slices took twice as long.
+    # Sort only ids and keys. With whole rows, a page of 100,000 slices took twice as long.
     keys = filtered(joined_to_predictions(select(Slice.id, key.label("sort_key")), job), query)
     keys = keys.where(Slice.job_id == job.id)
     if query.cursor is not None:
@@ -180,7 +180,7 @@ def results_page(s: Session, job: Job, query: ResultsQuery) -> Page[ResultRow]:
 
 
 def find_row(s: Session, job: Job, slice_id: int) -> ResultRow | None:
-    """Return one slice of a job, or None if the job has none of this id."""
+    """Return a slice of a job, or None if the job has no slice with this id."""
     row = s.execute(_rows(job).where(Slice.id == slice_id)).first() if 0 < slice_id < 2**63 else None
     return None if row is None else _result(job, *row)
 
@@ -228,12 +228,14 @@ def _result(
 
 
 def iter_results(job: Job) -> Iterator[ResultRow]:
-    """Yield the slices that a job has now, by patient, then series, each from the feet to the head; at last those
-    without a series. Many short reads: a slow client never holds the database."""
+    """Yield the present slices of a job: by patient, by series, and from the feet to the head.
+
+    Slices without a series come last. Use many short reads, so that a slow client never blocks the database.
+    """
     order = (Patient.ordinal.nulls_last(), Slice.series_id.nulls_last(), Slice.series_rank.nulls_last(), Slice.id)
     with read_scope() as s:
         rows = _with_owners(select(Slice.id).select_from(Slice), job).order_by(*order)
-        ids = array("q", s.scalars(rows))  # 8 bytes a slice
+        ids = array("q", s.scalars(rows))  # 8 bytes for each slice
     for start in range(0, len(ids), MAX_ROWS):
         yield from _results(job, ids[start : start + MAX_ROWS])
 

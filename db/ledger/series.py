@@ -1,4 +1,4 @@
-"""The series of a job with the counts of their slices, a page at a time."""
+"""Reads the series of a job, with the counts of their slices, page by page."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ MANY_ROWS = 500
 
 
 class SeriesQuery(BaseModel):
-    """Which series of a job: those whose name contains `find`, and which page of them, from 1."""
+    """Which series of a job to show: those whose name contains `find`, and which page of them, from 1."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,7 +29,7 @@ class SeriesQuery(BaseModel):
 
 
 class SeriesSummary(View):
-    """One series: whom it belongs to, what is odd about it, and its slices, counted."""
+    """A series: its patient and study, notes about it, and the counts of its slices."""
 
     series_id: int
     label: str
@@ -48,7 +48,7 @@ class SeriesSummary(View):
 
 @dataclass(frozen=True)
 class SeriesPage:
-    """Some series of a job: those from number `first` on, of `total` that match."""
+    """Some of the `total` matching series of a job, from number `first` on."""
 
     items: list[SeriesSummary]
     first: int
@@ -58,8 +58,10 @@ class SeriesPage:
 
 
 def series_page(s: Session, job: Job, query: SeriesQuery) -> SeriesPage:
-    """Return a page of the job's series, by patient and in the order in which they came. A page past the last is the
-    last."""
+    """Return a page of the job's series, by patient and then in the order in which they came.
+
+    For a page number that is too large, return the last page.
+    """
     matching = _series_of(job)
     if query.find:
         matching = matching.where(Series.label.icontains(query.find.replace("\0", "\ufffd"), autoescape=True))
@@ -72,7 +74,7 @@ def series_page(s: Session, job: Job, query: SeriesQuery) -> SeriesPage:
 
 
 def series_after(s: Session, job: Job, cursor: str | None, limit: int) -> Page[SeriesSummary]:
-    """Return the job's series that follow a cursor, in the order of `series_page`. Raises BadCursor."""
+    """Return the series of a job that follow a cursor, in the order of `series_page`. Raises BadCursor."""
     query = _series_of(job).add_columns(Patient.ordinal)
     if cursor is not None:
         patient, series_id = paging.decode(cursor, int, int)
@@ -84,7 +86,7 @@ def series_after(s: Session, job: Job, cursor: str | None, limit: int) -> Page[S
 
 
 def iter_series(job: Job) -> Iterator[SeriesSummary]:
-    """Yield all series of a job by many short reads."""
+    """Yield all series of a job. Use many short reads."""
     cursor, is_first = None, True
     while cursor or is_first:
         with read_scope() as s:

@@ -1,4 +1,4 @@
-"""Sums over the rows of a job. They are counted while the job is open, and stored in its row when it ends."""
+"""Sums over the rows of a job. While the job is open, the rows are counted. When it ends, the sums are stored."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from db.models.documents import JobTally
 
 
 def tallies_of(s: Session, jobs: Collection[Job]) -> dict[str, JobTally]:
-    """Return the sums of jobs by id. Stored sums are used where they exist; the rows of other jobs are counted now."""
+    """Return the sums of jobs by id. Use stored sums if there are any, and count the rows of other jobs now."""
     stored = {job.id: job.tally for job in jobs if job.tally is not None}
     return stored | count_tallies(s, [job.id for job in jobs if job.tally is None])
 
@@ -38,7 +38,7 @@ def _add_slices(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
 
 
 def _add_predictions(s: Session, sums: Mapping[str, dict[str, Any]]) -> None:
-    """Count the positive predictions, and those out of distribution. Some models do not measure the latter."""
+    """Count the positive predictions, and those out of distribution, which some models do not measure."""
     positive = func.count().filter(Prediction.positive.is_(True))
     ood = func.count().filter(Prediction.ood.is_(True))
     query = select(Prediction.job_id, positive, ood, func.count(Prediction.ood))

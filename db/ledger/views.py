@@ -13,6 +13,6 @@ OutcomeName = Annotated[Outcome, WithJsonSchema({"type": "string", "enum": list(
 
 
 class View(BaseModel):
-    """Facts that were read once. A member that is not declared is an error."""
+    """A view with facts from the database. A member that is not declared is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""Alembic's entry: migrations run on an engine of their own, which no statement's time limit binds."""
+"""Alembic's entry. Migrations run on a separate engine, without time limits for statements."""
 
 from alembic import context
 

@@ -12,7 +12,7 @@ from db.models.base import NO_FILE, Base
 class User(Base):
     """A person or a program that submits jobs.
 
-    `served_at`: when a worker last claimed work of theirs. `disabled_at`: since when nothing signs them in, or None.
+    `served_at`: when a worker last claimed work of this user. `disabled_at`: when the user was disabled, or None.
     """
 
     __tablename__ = "user_account"
@@ -27,7 +27,7 @@ class User(Base):
 
 
 class Token(Base):
-    """An API token (`kind` "api") or a signed-in browser ("session"); only the SHA-256 of its secret is stored.
+    """An API token (`kind` "api") or a signed-in browser ("session"). Only the SHA-256 of its secret is stored.
 
     `used_at`: when a person last used the session, to a minute.
     """
@@ -48,7 +48,7 @@ class Token(Base):
 
 
 class SignInLink(Base):
-    """A link that signs its user in once; the command line makes it. Only the SHA-256 of its secret is stored."""
+    """A link that signs a user in once. The command line makes it. Only the SHA-256 of its secret is stored."""
 
     __tablename__ = "sign_in_link"
 
@@ -63,7 +63,7 @@ class SignInLink(Base):
 
 
 class RequestKey(Base):
-    """An Idempotency-Key of a user, and the row `made_id` of the kind `kind` that its request made."""
+    """An Idempotency-Key of a user. `made_id`, `kind`: the id and the kind of the row that the request made."""
 
     __tablename__ = "request_key"
 
@@ -76,9 +76,9 @@ class RequestKey(Base):
 
 
 class SignInCount(Base):
-    """How many sign-ins failed, or have not ended, in a time of so many `seconds` that is over at `ends_at`.
+    """How many sign-ins failed, or have not ended yet, in a window of `seconds` that ends at `ends_at`.
 
-    `key_hash`: SHA-256 of the account, network or browser that is counted.
+    `key_hash`: the SHA-256 of the account, network or browser that is counted.
     """
 
     __tablename__ = "sign_in_count"

@@ -1,4 +1,4 @@
-"""The base of every table."""
+"""The base class of every table."""
 
 from datetime import datetime
 from typing import Any

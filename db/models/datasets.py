@@ -22,8 +22,8 @@ FRACTIONS = (0.7, 0.1, 0.2)
 class SplitRule(StrEnum):
     """How a split assigns slices to its parts.
 
-    `groups`: by group and class with a seed; groups that share near-identical slices stay together. `groups as given`:
-    the same, but each group is drawn alone. `given`: as the CSV states, slice by slice.
+    `groups`: by group and class, with a seed. Groups that share near-identical slices stay together. `groups as given`:
+    the same, but each group is drawn separately. `given`: as the CSV states for each slice.
     """
 
     GROUPS = "groups"
@@ -32,13 +32,13 @@ class SplitRule(StrEnum):
 
 
 class Dataset(LeaseMixin, Base):
-    """An immutable list of labelled slices, built by a worker from `sources`. A changed list gets a new `number`.
+    """An immutable list of labelled slices. A worker builds it from `sources`. A changed list gets a new `number`.
 
-    `sources`: `{"filename", "sha256", "size"}` for each file received, in order, or `{"job"}` for the reviewed slices
-    of a job. `labels_sha256`: the CSV of file, label and group, or None. `folders_first`: folders name the groups of
-    DICOM slices, and headers only where no folder does. `sha256`: of its slices, labels and groups, in
-    order, once it is built. `arrays`: the .npy files with its prepared slices, row after row: uint8[ARRAY_SLICES, 224,
-    224], the last may be shorter.
+    `sources`: `{"filename", "sha256", "size"}` for each received file, in order, or `{"job"}` for the reviewed slices
+    of a job. `labels_sha256`: the CSV of labels, or None. `folders_first`: folders name the groups of DICOM slices, and
+    headers only if no folder does. `sha256`: the hash of all slices, labels and groups, in order, once the dataset is
+    built. `arrays`: the .npy files with the prepared slices in the order of rows, uint8[ARRAY_SLICES, 224, 224]. The
+    last one may be shorter.
     """
 
     __tablename__ = "dataset"
@@ -70,17 +70,17 @@ class Dataset(LeaseMixin, Base):
 
     @property
     def label(self) -> str:
-        """Return `name/number`, by which people and the API name it."""
+        """Return `name/number`, the name of the dataset for people and the API."""
         return f"{self.name}/{self.number}"
 
 
 class LabelledSlice(Base):
     """One slice of a dataset: its `row` in the dataset's arrays, its label (1: COVID) and its group.
 
-    A file that was left out has a `reason` (a code of `db.reasons`) and no row. A slice with a row always has a group.
-    `perceptual_hash`: 64 bits, as 16 hexadecimal digits. `cluster`: the row of the first of the slices that are
-    identical or near-identical to this one. `given_part`: the part that the CSV names. `source`: the hospital or
-    scanner that the CSV names.
+    A file that was left out has no row, but a `reason` (a code of `db.reasons`). A slice with a row always has a group.
+    `perceptual_hash`: 64 bits, as 16 hexadecimal digits. `cluster`: the first row among the slices that are identical
+    or near-identical to this one. `given_part`: the part that the CSV names. `source`: the hospital or scanner that the
+    CSV names.
     """
 
     __tablename__ = "labelled_slice"
@@ -115,11 +115,11 @@ class LabelledSlice(Base):
 class Split(Base):
     """A split of a dataset, which assigns each group to a part.
 
-    `assignment`: `{group: part}`. The value is a list of parts if the CSV puts a group into several. `rule`: see
-    SplitRule. `train_share`, `validation_share`, `test_share`: the requested fractions. `after`: the model version
-    whose slices stay in the parts that they had for it. `leaks`: what connects two parts, `{name: {"count",
-    "examples"}}`; empty if nothing does. Two splits of a dataset never have the same rule, seed, shares and `after`,
-    because the dataset is locked before a split is added.
+    `assignment`: `{group: part}`. If the CSV puts a group into several parts, the value is a list. `rule`: see
+    SplitRule. `train_share`, `validation_share`, `test_share`: the requested fractions. `after`: a model version. Its
+    slices stay in the parts that they had in its training. `leaks`: what connects two parts, `{name: {"count",
+    "examples"}}`, or {}. Two splits of a dataset never have the same rule, seed, shares and `after`, because the
+    dataset is locked before a split is added.
     """
 
     __tablename__ = "dataset_split"
@@ -141,12 +141,12 @@ class Split(Base):
 
     @property
     def fractions(self) -> tuple[float, float, float]:
-        """Return the shares of train, validation and test that the split was drawn for."""
+        """Return the requested shares of train, validation and test."""
         return self.train_share, self.validation_share, self.test_share
 
     @property
     def description(self) -> str:
-        """Return how the split was drawn, in words: `groups as given 0.7/0.1/0.2 after lungs/1`."""
+        """Return in words how the split was drawn, such as `groups as given 0.7/0.1/0.2 after lungs/1`."""
         words = [str(self.rule)]
         if self.fractions != FRACTIONS and self.rule != SplitRule.GIVEN:
             words.append("/".join(f"{share:g}" for share in self.fractions))
@@ -154,7 +154,7 @@ class Split(Base):
 
 
 class Review(Base):
-    """The label that a reader gave to a slice of a job (1: COVID); a new one replaces the reader's last."""
+    """The label that a reader gave to a slice of a job (1: COVID). A new label replaces the reader's earlier one."""
 
     __tablename__ = "review"
     __table_args__ = (UniqueConstraint("slice_id", "user_id"),)

@@ -1,4 +1,4 @@
-"""JSON documents in columns: frozen models, checked when they are written, and read by attribute."""
+"""JSON documents in columns, as frozen pydantic models. They are checked when they are written or read."""
 
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
@@ -15,8 +15,8 @@ D = TypeVar("D", bound="Document")
 class Document(Kept):
     """A document that is stored as JSON.
 
-    Validation converts no value, and refuses unknown members and numbers that are not finite. Members that were not
-    given have their defaults, and are not stored.
+    Validation does not convert values. It refuses unknown members and numbers that are not finite. Members that were
+    not given have their defaults, and are not stored.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -52,9 +52,9 @@ class SplitName(Document):
 
 
 class Origin(Document):
-    """The run, the split and the ancestors of a version. Only the database in which it was made knows these ids.
+    """The run, the split and the ancestors of a version. The ids are those of the database in which it was made.
 
-    `lineage`: the labels of the versions that it comes from, the oldest first.
+    `lineage`: the labels of its ancestors, the oldest first.
     """
 
     run: int | None = None
@@ -63,11 +63,11 @@ class Origin(Document):
 
 
 class Facts(Origin):
-    """How a model version was made. A package may state more than is listed here; it is kept as it is.
+    """How a model version was made. A package may state other facts too, which are kept unchanged.
 
-    `imported`: the origin of a version that was made elsewhere. Its ids and labels are of that database, and do not
-    apply here. `floor`: the sensitivity that the version must reach to be promoted. `stopped_early`: training ended
-    before its last epoch, because somebody asked to stop.
+    `imported`: the origin of a version that was made elsewhere. Its ids and labels belong to that database, not to this
+    one. `floor`: the sensitivity that the version must reach to be promoted. `stopped_early`: somebody stopped the
+    training before its last epoch.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -90,7 +90,7 @@ RuleName = Literal["top-k-mean", "max", "mean", "noisy-or"]
 
 
 class Rate(Document):
-    """A share, with the ends of its 95 % interval. These are None if the effect of chance cannot be estimated."""
+    """A share, and the ends of its 95 % interval. The ends are None if the effect of chance cannot be estimated."""
 
     value: Share
     low: Share | None = None
@@ -98,12 +98,12 @@ class Rate(Document):
 
 
 class Tuning(Document):
-    """How a rule of findings was tuned: on which dataset, and how well the whole procedure did.
+    """How a rule of findings was tuned: the dataset, and how well the procedure works on unseen groups.
 
     `engine`: the engine that gave the scores. `groups`: the number of groups of each class. `left_out`: groups without
     a slice of the lungs. `held_out`: accuracy, recall, specificity, precision and negative_precision by groups. Each
-    group is judged by a rule that was chosen without it. `by_default`: the same metrics of the rule that needs no
-    tuning. `chosen`: the rules that the outer folds chose.
+    group is judged by a rule that was chosen without this group. `by_default`: the same metrics of the default rule.
+    `chosen`: the rules that the outer folds chose.
     """
 
     dataset: str
@@ -120,9 +120,9 @@ class Tuning(Document):
 
 
 class FindingRule(Document):
-    """A rule of `db.findings.rules` with its version, its k if it has one, and the score from which a finding is COVID.
+    """A rule of `db.findings.rules`: its version, its k (if it has one), and its threshold for COVID.
 
-    `tuned`: how it was chosen, or None for the default of a model version.
+    `tuned`: how the rule was chosen, or None for the default rule of a model version.
     """
 
     rule: RuleName
@@ -133,12 +133,12 @@ class FindingRule(Document):
 
     @property
     def name(self) -> str:
-        """Return the rule with its k, for people: `top-k-mean (k 10)`."""
+        """Return the name of the rule with its k, for people, such as `top-k-mean (k 10)`."""
         return self.rule if self.k is None else f"{self.rule} (k {self.k})"
 
 
 class GroupCounts(Document):
-    """The groups of a dataset: how many have slices of one class only or of both, and the slices of the largest."""
+    """The groups of a dataset: how many have slices of only one class or of both, and the size of the largest."""
 
     count: int = 0
     covid: int = Field(default=0, alias="COVID")
@@ -148,7 +148,7 @@ class GroupCounts(Document):
 
 
 class Duplicates(Document):
-    """Identical slices, or pairs of near-identical ones: counts and examples within a class and across classes."""
+    """Identical slices, or pairs of near-identical slices: counts and examples, within a class and across classes."""
 
     within: int = 0
     across: int = 0
@@ -157,9 +157,9 @@ class Duplicates(Document):
 
 
 class LargestCluster(Document):
-    """The largest cluster: the groups that identical or near-identical slices connect, and the slices of these groups.
+    """The largest cluster of groups that identical or near-identical slices connect, with its slices.
 
-    `groups` is 0 if no two groups are connected.
+    `groups` is 0 if no groups are connected.
     """
 
     groups: int = 0
@@ -192,9 +192,9 @@ class Shortcuts(Document):
 class Identity(Document):
     """How well DICOM headers keep patients apart. Only slices whose group comes from a header count.
 
-    `largest`: the number of slices in the largest group, from `largest_studies` studies. `folders`: how many groups
-    the folders of these slices would give. `problem`: `each_slice_a_patient` or `one_patient_for_all` if a split by
-    these groups would not keep patients apart, else None.
+    `largest`: the number of slices in the largest group, which come from `largest_studies` studies. `folders`: how many
+    groups the folders of these slices would give. `problem`: `each_slice_a_patient` or `one_patient_for_all` if a split
+    by these groups would not keep patients apart, or else None.
     """
 
     slices: int = 0
@@ -206,7 +206,7 @@ class Identity(Document):
 
 
 class DatasetReport(Document):
-    """What a build found out about a dataset.
+    """The report on a dataset, which its build makes.
 
     `counts`: slices by class, and `rejected` files. `groups_from`: slices by the origin of their group. `sizes`,
     `modes`, `formats`, `splits`: slices by value and class. `left_out`: files by reason code. `identical_to`: the
@@ -234,10 +234,11 @@ class DatasetReport(Document):
 class JobTally(Document):
     """The sums over the rows of one job.
 
-    `outcomes`: slices by outcome. `reasons`: rejected and quarantined slices by reason code. `positive`: predicted
-    slices that are COVID. `ood`: those out of distribution, or None if the model does not measure it. `announced`: the
-    entries that the listings of its `uploads` announce; `unlisted`: uploads that announce none and are still read;
-    `unpacked`: uploads that are read to their end. `dicomdirs`: files of that name, which get no slice.
+    `outcomes`: slices by outcome. `reasons`: rejected and quarantined slices by reason code. `positive`: slices
+    predicted as COVID. `ood`: predicted slices that are out of distribution, or None if the model does not measure
+    this. `announced`: the entries that the listings of its `uploads` announce. `unlisted`: uploads that announce no
+    number and are still being read. `unpacked`: uploads that were read to their end. `dicomdirs`: files named DICOMDIR,
+    which are not slices.
     """
 
     outcomes: dict[str, int] = Field(default_factory=dict)

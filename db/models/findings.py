@@ -12,7 +12,7 @@ from db.models.slices import BigId
 
 
 class Level(StrEnum):
-    """What a finding is on."""
+    """The thing that a finding is about: a series, a study or a patient."""
 
     PATIENT = "patient"
     STUDY = "study"
@@ -22,12 +22,12 @@ class Level(StrEnum):
 class Finding(Base):
     """The verdict on one series, study or patient of a job that has ended.
 
-    `ordinal`: its place in the job, from 0: a patient, then each of its studies with its series. `study_id` and
-    `series_id` are None above their level. `rule`, `rule_version`, `k`, `threshold`: the rule of
-    `db.findings.rules` that was used. `score` and `verdict` are None if the finding abstains; `reason` says why. `low`,
-    `high`: the 95 % interval of the share of such verdicts that were right when the rule was tuned, or None. `used`:
-    how many slices the score is computed from. `ood`: how many of them are out of distribution, or None if that is not
-    measured. `left_out`: the other slices, counted by reason.
+    `ordinal`: its place in the job, from 0. A patient comes first, then each study of the patient with its series.
+    `study_id` and `series_id` are None above their level. `rule`, `rule_version`, `k`, `threshold`: the rule of
+    `db.findings.rules` that was used. `score` and `verdict` are None if the finding abstains, and `reason` says why.
+    `low`, `high`: how often such a verdict was right when the rule was tuned (the 95 % interval of the share), or None.
+    `used`: how many slices the score is computed from. `ood`: how many of these are out of distribution, or None if
+    this is not measured. `left_out`: the other slices, counted by reason.
     """
 
     __tablename__ = "finding"

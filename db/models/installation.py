@@ -1,4 +1,4 @@
-"""The identity of this database, which its storage carries too."""
+"""The identity of this database. Its storage has a mark with the same identity."""
 
 from datetime import datetime
 
@@ -9,11 +9,11 @@ from db.models.base import NO_FILE, Base
 
 
 class Installation(Base):
-    """The one row that the first migration writes. Storage that carries another `id` belongs to another database.
+    """The single row that the first migration writes. A storage with another `id` belongs to another database.
 
-    `patient_key`: the secret with which IDs of patients are hashed, 64 hexadecimal digits. `reread_to`: the name of the
-    stored file that was last read again, or "" at the beginning; `reread_at`: when all of them were. `has_storage`: the
-    storage was marked as this database's, so one without a mark is not its own.
+    `patient_key`: the secret for hashing the IDs of patients, 64 hexadecimal digits. `reread_to`: the name of the
+    stored file that was last read again, or "" at the beginning. `reread_at`: when all files had been read again.
+    `has_storage`: a storage was marked as belonging to this database, so a storage without a mark is another one.
     """
 
     __tablename__ = "installation"

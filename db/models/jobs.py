@@ -1,4 +1,4 @@
-"""Jobs (submissions), their uploads (the files) and their chunks (slices that are predicted together)."""
+"""Jobs (submissions), their uploads (received files) and their chunks (slices that are claimed together)."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -15,7 +15,7 @@ from db.models.work import LeaseMixin
 
 
 class JobState(StrEnum):
-    """The state of a job: `queued` until a worker first takes it; `finished`, `cancelled` and `failed` are final."""
+    """The state of a job. It is `queued` until a worker claims it. `finished`, `cancelled` and `failed` are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -28,9 +28,9 @@ OPEN_JOB = (JobState.QUEUED, JobState.RUNNING)
 
 
 class Job(Base):
-    """One submission, pinned to the model version that was champion when it was created.
+    """One submission. It keeps the model version that was the champion when it was created.
 
-    `tally`: the sums over the job's rows, stored when it ends. While the job is open, the rows are counted instead.
+    `tally`: the sums over the job's rows, stored when the job ends. While the job is open, the rows are counted.
     """
 
     __tablename__ = "job"
@@ -63,10 +63,11 @@ class Job(Base):
 
 
 class Chunk(LeaseMixin, Base):
-    """Up to a few hundred prepared slices: rows of the array file `array_sha256`, uint8[n, 224, 224] as .npy.
+    """Up to a few hundred prepared slices. They are rows of the file `array_sha256`, uint8[n, 224, 224] as .npy.
 
-    If a lease is lost, the chunk is split; both halves read the same array. A half is `suspect`: it is claimed alone,
-    so that a bad slice does not take good ones with it. `losses`: leases of a single suspect slice that ran out.
+    If the lease is lost, the chunk is split, and both halves use the same file. The halves are `suspect`: each is
+    claimed alone, so that a bad slice does not affect good ones. `losses`: how many leases of a single suspect slice
+    ran out.
     """
 
     __tablename__ = "chunk"
@@ -85,12 +86,11 @@ class Chunk(LeaseMixin, Base):
 
 
 class Upload(LeaseMixin, Base):
-    """An archive or a loose image, stored whole under its SHA-256.
+    """An archive or a loose image, which is stored under its SHA-256.
 
-    `entries`: how many files its listing announces, or None if that is known only once it is unpacked.
-    `decode_seconds`: processor time spent on decoding them since it was last put back by a retry; `decode_failures`:
-    the files that crashed a decoder or used up its time meanwhile. `dicomdirs`: files named DICOMDIR in it, which get
-    no row.
+    `entries`: how many files its listing announces, or None if this is not known before unpacking. `decode_seconds`:
+    processor time for decoding the files since the last retry. `decode_failures`: files that crashed a decoder or used
+    up its time since then. `dicomdirs`: files named DICOMDIR, which get no row.
     """
 
     __tablename__ = "upload"

@@ -1,4 +1,4 @@
-"""Model versions, their promotions, and what the proofs of their engines found on each machine."""
+"""Model versions, their promotions, and the results of engine proofs on each machine."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -13,13 +13,13 @@ from db.models.documents import DocumentType, Facts, FindingRule
 
 
 class ModelVersion(Base):
-    """A model in storage. `files` maps each file name of its package to a SHA-256; nothing else is ever loaded.
+    """A model in storage. `files` maps each file name of its package to a SHA-256. Only these files are ever loaded.
 
-    The columns are members of the package's manifest (`db.registry.manifest.Package`). `threshold`, `temperature`:
-    those of float32. `calibration`: by name, the temperature and threshold of engines that have their own. `ood`: the
-    distance above which a slice is out of distribution, `threshold` in float32, and by name those of other engines;
-    empty if the network gives no distance. `finding_rule`: how its slices become findings, or None for the default
-    rule. `facts`: how the version was made.
+    The columns are members of the package's manifest (`db.registry.manifest.Package`). `threshold`, `temperature`: of
+    float32. `calibration`: the temperature and the threshold of other engines that have their own, by engine name.
+    `ood`: the distance above which a slice is out of distribution. The key `threshold` is for float32, others are
+    engine names. It is empty if the network gives no distance. `finding_rule`: the rule of findings, or None for the
+    default rule. `facts`: how the version was made.
     """
 
     __tablename__ = "model_version"
@@ -48,22 +48,22 @@ class ModelVersion(Base):
 
     @property
     def label(self) -> str:
-        """How people and the API name it: `name/number`."""
+        """Return `name/number`, the name of the version for people and the API."""
         return f"{self.name}/{self.number}"
 
 
 class PromotionKind(StrEnum):
-    """Whether a version was promoted, or a rollback made it champion again."""
+    """How a version became the champion: by a promotion, or again by a rollback."""
 
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
 
 
 class Promotion(Base):
-    """A model version became champion. The version of the newest row is the champion now.
+    """One change of the champion. The version in the newest row is the champion now.
 
     `kind`: a rollback undoes the promotions after the one that it returns to. `gate`: the comparison with the champion
-    of that moment, and whether it was overridden.
+    at that time, and whether it was overridden.
     """
 
     __tablename__ = "promotion"
@@ -81,12 +81,12 @@ class Promotion(Base):
 
 
 class EngineProof(Base):
-    """The result of one engine's proof on one machine, from the newest load of a model version there.
+    """The result of an engine's proof on a machine, from the last time that the machine loaded a model version.
 
-    All rows of a host and a version are of one load (`db.registry.engine_proofs.record_load`); their ids are in the
-    order in which the engines were tried. `passed`: whether the engine's answers agree with those recorded where the
-    package was made. If not, the worker tried the next precision. `largest_difference`: the largest difference of a
-    calibrated probability. `text`: the result for people.
+    All rows of a host and a version come from one load (`db.registry.engine_proofs.record_load`). Their ids are in the
+    order in which the engines were tried. `passed`: the engine's answers agree with the known ones. If not, the worker
+    tried the next precision. `largest_difference`: the largest difference of a calibrated probability. `text`: the
+    result for people.
     """
 
     __tablename__ = "engine_proof"

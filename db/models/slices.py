@@ -11,11 +11,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from db.clock import from_now
 from db.models.base import FILE, NO_FILE, Base
 
-BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER keys
+BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows automatically only for INTEGER keys
 
 
 class Outcome(StrEnum):
-    """The outcome of a slice: `open` until it has exactly one of the other four."""
+    """The outcome of a slice. It is `open` until the slice gets one of the other four."""
 
     OPEN = "open"
     PREDICTED = "predicted"
@@ -25,9 +25,9 @@ class Outcome(StrEnum):
 
 
 def natural_key(name: str) -> str:
-    """Return a sort key by which names sort as people expect: "2" before "10".
+    """Return a sort key that sorts names as people expect: "2" before "10".
 
-    Each number is written without leading zeros, after the count of its digits, two digits long.
+    In the key, each number has no leading zeros, and follows the count of its digits, which has two digits.
     """
     return re.sub(r"[0-9]+", lambda digits: _sortable(digits[0].lstrip("0") or "0"), name)
 
@@ -41,9 +41,9 @@ def _name_key(context: Any) -> str:
 
 
 class Patient(Base):
-    """A patient within one job. `key`: a keyed hash of the ID and its issuer; people see the `ordinal`, from 1.
+    """A patient within one job. `key`: a keyed hash of the ID and its issuer. People see the `ordinal`, from 1.
 
-    A study whose files state no ID, or several, has a patient of its own (`is_known` false) that no other study shares.
+    If the files of a study state no ID, or several, the study gets a separate patient, whose `is_known` is false.
     """
 
     __tablename__ = "patient"
@@ -57,9 +57,9 @@ class Patient(Base):
 
 
 class Study(Base):
-    """A study of a job's patient. A folder is a study of its own.
+    """A study of a patient of a job. Each folder of pictures is a study.
 
-    `conflict`: the reason code by which all its slices are rejected, or None.
+    `conflict`: the reason code with which all its slices are rejected, or None.
     """
 
     __tablename__ = "study"
@@ -75,7 +75,7 @@ class Study(Base):
 class Series(Base):
     """The slices of one DICOM series, or of one folder of an archive. `uid` is unique within a study.
 
-    `notes`: codes of what is odd about the series as a whole (`db.reasons.SERIES_NOTES`), set once all is read.
+    `notes`: codes of `db.reasons.SERIES_NOTES` for oddities of the whole series, set when all uploads are read.
     """
 
     __tablename__ = "series"
@@ -90,15 +90,15 @@ class Series(Base):
 
 
 class Slice(Base):
-    """One image that was received.
+    """A received image.
 
-    `name` was chosen by the submitter: it is never used as a path and never logged. `name_key`: what names sort by.
-    `ordinal`: the entry of the upload; `frame`: the page of that entry. `reason`: a code of `db.reasons`; `detail`: a
-    sentence about this file. `notes`: codes of `db.reasons.SLICE_NOTES`. `sha256`: of the file; `pixels_sha256`: of the
-    prepared pixels. `position`: mm along the slice's normal, towards the head. `orientation`: the six direction cosines
-    of rows and columns, as DICOM writes them. `series_rank`: the place in its series from the feet to the head, from 0,
-    set once all uploads of the job are read. `lung_fraction`: the share of the prepared picture that is lung.
-    `chunk_id` and `array_row`: where the prepared pixels are.
+    `name`: chosen by the submitter; it is never used as a path, and never logged. `name_key`: the sort key of the name.
+    `ordinal`: the number of the entry in the upload. `frame`: the page of that entry. `reason`: a code of `db.reasons`.
+    `detail`: a sentence about this file. `notes`: codes of `db.reasons.SLICE_NOTES`. `sha256`: the hash of the file.
+    `pixels_sha256`: the hash of the prepared pixels. `position`: mm along the slice's normal, towards the head.
+    `orientation`: the six direction cosines of rows and columns, in DICOM's form. `series_rank`: the place in its
+    series, from 0 and from the feet to the head, set when all uploads of the job are read. `lung_fraction`: the share
+    of the prepared picture that is lung. `chunk_id` and `array_row`: the place of the prepared pixels.
     """
 
     __tablename__ = "slice"
@@ -141,8 +141,8 @@ class Slice(Base):
 class Prediction(Base):
     """The scores of one slice by one model version under one recipe. `cam` is float16[7, 7], little-endian.
 
-    `pixels_sha256`: of the slice's prepared pixels. `distance`: how far the slice is from the training slices. `ood`:
-    whether that is too far. Both are None if the model version gives no distance.
+    `pixels_sha256`: the hash of the slice's prepared pixels. `distance`: how far the slice is from the training slices.
+    `ood`: the distance is too large. Both are None if the model version gives no distance.
     """
 
     __tablename__ = "prediction"

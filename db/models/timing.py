@@ -1,4 +1,4 @@
-"""The processor time of each stage, added up over all processes."""
+"""The processor time of each stage, summed over all processes."""
 
 from pydantic import Field
 from sqlalchemy.orm import Mapped, mapped_column
@@ -8,7 +8,7 @@ from db.models.documents import Document, DocumentType
 
 
 class StageTime(Document):
-    """Core-seconds of a stage, and its slices by bucket of `db.timing.stages.BOUNDS`."""
+    """The core-seconds of a stage, and how many slices are in each bucket of `db.timing.stages.BOUNDS`."""
 
     seconds: float = 0.0
     counts: list[int] = Field(default_factory=list)
@@ -21,7 +21,7 @@ class StageTimes(Document):
 
 
 class StageSlot(Base):
-    """A share of the sums. Each process adds to one of a few rows, so that processes seldom wait for each other."""
+    """A part of the sums. Each process adds to one of a few rows, so that processes seldom wait for each other."""
 
     __tablename__ = "stage_slot"
 

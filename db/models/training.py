@@ -16,12 +16,12 @@ from db.models.work import LeaseMixin
 class TrainingRun(LeaseMixin, Base):
     """One training run: its settings, its progress, and the model version that it made.
 
-    `demo`: it makes the demo model, and has no dataset. `config`: all settings, the preset's included. `estimate`:
-    seconds and bytes of disk that it was expected to take. `environment`: versions of code and libraries, backend,
-    device. `live`: where it is: stage, epoch, step, steps, loss, rate (slices/s), eta_seconds. `checkpoint`: files in
-    storage by name, with the stage and epoch after which they were written. `allowed_leaks`: the leaks of the split;
-    the launcher allowed each by name. `seen-by-parent` may be among them until the worker has compared the slices.
-    `stopped_early`: training ended before its last epoch, because somebody asked to stop.
+    `demo`: the run makes the demo model, and has no dataset. `config`: all settings, with those of the preset.
+    `estimate`: the seconds and the bytes of disk that were expected. `environment`: versions of code and libraries,
+    backend, device. `live`: the present position: stage, epoch, step, steps, loss, rate (slices/s), eta_seconds.
+    `checkpoint`: files in storage by name, and the stage and epoch after which they were written. `allowed_leaks`: the
+    leaks of the split, each allowed by name at the launch. `seen-by-parent` may be among them until the worker has
+    compared the slices. `stopped_early`: somebody stopped the training before its last epoch.
     """
 
     __tablename__ = "training_run"
@@ -77,10 +77,10 @@ class Epoch(Base):
 class Evaluation(LeaseMixin, Base):
     """The scores of a model version on a dataset, or on one part of a split of it.
 
-    An evaluation worker makes it, or the command line that waits for it; there is one for each version, part and
-    precision. `precision`: the precision of the engine that must score, `f32` or `int8`; None: the engine that serves
-    on that machine. `scores_sha256`: a .npy in storage, float32[n]: logits in the order of the rows. `result`: metrics
-    with intervals; for a site check (no split) the verdict too.
+    An evaluation worker carries it out, or the command line that waits for it. There is one for each version, part and
+    precision. `precision`: of the engine that must score, `f32` or `int8`, or None for the engine that serves on that
+    machine. `scores_sha256`: a .npy file in storage with the logits, float32[n], in the order of the rows. `result`:
+    metrics with intervals, and for a site check (without a split) also the verdict.
     """
 
     __tablename__ = "evaluation"

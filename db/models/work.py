@@ -1,4 +1,4 @@
-"""The state and the lease of work that any worker may claim: uploads, chunks, datasets, runs, evaluations."""
+"""The columns of work that workers claim: its state and its lease. Work is uploads, chunks, datasets and others."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -9,7 +9,7 @@ from db.clock import from_now
 
 
 class Work(StrEnum):
-    """The state of a piece of work. Only chunks are ever `split`."""
+    """The state of a piece of work. Only chunks can be `split`."""
 
     READY = "ready"
     RUNNING = "running"
@@ -23,13 +23,13 @@ OPEN_WORK = (Work.READY, Work.RUNNING)
 
 
 class LeaseMixin:
-    """Columns of a row that workers claim. If the message of a `ready` row is lost, the sweeper sends another.
+    """The columns of a row that workers claim. If the message of a `ready` row is lost, the sweeper sends another.
 
-    `fence`: a number that grows with each claim. A worker that holds an older one can record nothing. `token`: random
-    for each claim, because a database restored from a backup gives out the same fences again. `attempts`: claims since
-    the last progress. `put_offs`: how often the row was put off since then because something was not available; this
-    does not count as an attempt. `lease_until`: when the lease ends or, if the row is ready, when it may be claimed
-    again. `published_at`: when its message was last sent.
+    `fence`: a number that grows with each claim. A worker with an older fence can record nothing. `token`: random for
+    each claim, because a database restored from a backup gives the same fences again. `attempts`: the claims since the
+    last progress. `put_offs`: how often the row was put off since then because something was not available, which does
+    not count as an attempt. `lease_until`: when the lease ends or, for a ready row, when it may be claimed again.
+    `published_at`: when its message was last sent.
     """
 
     state: Mapped[str] = mapped_column(default=Work.READY, index=True)

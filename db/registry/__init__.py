@@ -1,1 +1,1 @@
-"""Model versions, their packages, and which version is champion."""
+"""Model versions, their packages, and the champion."""

@@ -1,4 +1,4 @@
-"""The temperature, the threshold and the distance limit of a model version, as each engine uses them."""
+"""Reads the temperature, the threshold and the distance limit of a model version for an engine."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -16,11 +16,11 @@ class Calibrated(Protocol):
 
 
 def calibration_of(version: Calibrated, engine: str) -> tuple[float, float]:
-    """Return the temperature and the threshold of the engine of this name."""
+    """Return the temperature and the threshold of the engine with this name."""
     own = version.calibration.get(engine, {})
     return own.get("temperature", version.temperature), own.get("threshold", version.threshold)
 
 
 def limit_of(ood: Mapping[str, float], engine: str) -> float | None:
-    """Return the distance above which the engine of this name flags a slice, by a manifest's `ood`, or None."""
+    """Return the distance above which this engine flags a slice, or None. `ood`: from a manifest."""
     return ood.get(engine, ood.get("threshold"))

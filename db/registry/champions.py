@@ -33,7 +33,7 @@ def record_promotion(
 
 
 def champion_before(s: Session) -> ModelVersion | None:
-    """Return the version that a rollback makes champion again, or None.
+    """Return the version that a rollback would make the champion again, or None.
 
     Promotions that were rolled back do not count.
     """

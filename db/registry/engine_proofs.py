@@ -1,4 +1,4 @@
-"""The results of engine proofs on each machine, and which engine serves there."""
+"""Stores the results of engine proofs on each machine, and finds which engine serves there."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +25,7 @@ RESULTS = ("engine", "precision", "passed", "largest_difference", "seconds", "te
 class Serving:
     """Which engine serves a model version on one host.
 
-    `proofs`: the results of the last time that the version was loaded there, at least one. They are in the order in
+    `proofs`: the results of the last time that the host loaded the version, at least one. They are in the order in
     which the engines were tried, the quickest first. Loading ends with the first engine that passes.
     """
 
@@ -40,12 +40,12 @@ class Serving:
 
     @property
     def failed(self) -> tuple[EngineProof, ...]:
-        """The proofs of engines that are not used there."""
+        """The failed proofs, whose engines are not used there."""
         return tuple(proof for proof in self.proofs if not proof.passed)
 
     @property
     def state(self) -> State:
-        """Whether the quickest engine serves, a slower one, or none."""
+        """State whether the quickest engine serves, or a slower one, or none."""
         if self.engine is None:
             return "refused"
         return "fallen back" if self.failed else "used"
@@ -57,7 +57,7 @@ class Serving:
 
     @property
     def checked_at(self) -> datetime:
-        """When the newest load ended."""
+        """When the host last loaded the version."""
         return self.proofs[-1].created_at
 
     @property
@@ -80,7 +80,7 @@ class Serving:
 
     @property
     def advice(self) -> str:
-        """What an operator can do about it; empty if the quickest engine serves."""
+        """What an operator can do, or "" if the quickest engine serves."""
         library = LIBRARIES.get(self.proofs[0].engine.partition("-")[0], "engine")
         if self.state == "refused":
             return f"Import or train a version that passes, or update the machine's {library}."
@@ -92,7 +92,7 @@ class Serving:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the facts as the API gives them."""
+        """Return the facts in the form of the API."""
         return {
             "host": self.host,
             "processor": self.processor,
@@ -111,10 +111,10 @@ def _precision(proof: EngineProof) -> str:
 
 
 def record_load(s: Session, version_id: int, results: Sequence[Mapping[str, Any]]) -> None:
-    """Keep the results of one load, in the order in which its engines were tried.
+    """Store the results of one load of a version, in the order in which the engines were tried.
 
-    They replace all earlier results of the same host and model version. Otherwise results of engines that this load did
-    not try would remain, although those engines do not serve now.
+    They replace all earlier results of the same host and version. Otherwise there would be results of engines that this
+    load did not try, and that do not serve now.
     """
     lock_table(s, EngineProof)
     for host in {result["host"] for result in results}:
@@ -151,7 +151,7 @@ def why_not_proven(s: Session, version: ModelVersion) -> str | None:
 
 
 def next_untried(s: Session, host: str) -> ModelVersion | None:
-    """Return an imported version that no machine has proven and that this host has not tried, or None."""
+    """Return an imported version that has passed on no machine, and that this host has not tried, or None."""
     proof = exists().where(EngineProof.model_version_id == ModelVersion.id)
     untried = select(ModelVersion).where(~proof.where(EngineProof.passed), ~proof.where(EngineProof.host == host))
     versions = s.scalars(untried.order_by(ModelVersion.id))
@@ -172,7 +172,7 @@ def _servings(s: Session, *conditions: ColumnElement[bool]) -> list[Serving]:
 
 
 def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
-    """Return a message for each version that no host can predict with, by the version's id.
+    """Return a message for each version with which no host can predict, by version id.
 
     Only hosts that loaded the version count.
     """
@@ -189,7 +189,7 @@ def refusals(s: Session, version_ids: Collection[int]) -> dict[int, str]:
 def list_concerns(s: Session, servings: Sequence[Serving]) -> list[Serving]:
     """List the servings that an operator should look at, refusals first.
 
-    These are of versions in use that the host refuses, or predicts with a slower engine than the quickest.
+    In these, the host refuses a version that is in use, or predicts with it on a slower engine than the quickest.
     """
     in_use = versions_in_use(s)
     concerns = [serving for serving in servings if serving.state != "used" and serving.version.id in in_use]

@@ -1,7 +1,7 @@
-"""Export of a model version as one file: a TAR of `package.json`, then the files that it names.
+"""Exports a model version as one file: a TAR of `package.json` and the files that it names.
 
-The TAR is plain (POSIX.1-1988 ustar): regular files, plain names, no owner and no time, so the same version always
-gives the same bytes. Pictures of slices stay here unless they are asked for: another site has no right to see them.
+The TAR is plain (POSIX.1-1988 ustar), with regular files, plain names, no owner and no time. So the same version always
+gives the same bytes. Pictures of slices are included only on request, because other sites have no right to see them.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ OF_SLICES = frozenset({"augmented.png", "mistakes.png", "report.html"})
 
 
 def export_package(version: ModelVersion, *, with_slices: bool = False) -> Iterator[bytes]:
-    """Yield the bytes of the version's file, a piece at a time; each stored file's hash is checked before it is sent.
+    """Yield the bytes of the version's export in pieces. Check the hash of each stored file before sending it.
 
-    `with_slices`: pictures of slices too. Raises storage's FileMissing and FileDamaged.
+    `with_slices`: include pictures of slices. Raises storage's FileMissing and FileDamaged.
     """
     manifest = shipped_manifest(version, with_slices=with_slices)
     yield from tar_member(MANIFEST, len(manifest), [manifest])
@@ -32,7 +32,7 @@ def export_package(version: ModelVersion, *, with_slices: bool = False) -> Itera
 
 
 def export_size(version: ModelVersion, *, with_slices: bool = False) -> int:
-    """Return how many bytes `export_package` gives. Raises storage's FileMissing and FileDamaged."""
+    """Return how many bytes `export_package` yields. Raises storage's FileMissing and FileDamaged."""
     members = [(MANIFEST, len(shipped_manifest(version, with_slices=with_slices)))]
     for name in _names(version, with_slices=with_slices):
         members.append((name, storage().local_path(version.files[name]).stat().st_size))
@@ -42,7 +42,7 @@ def export_size(version: ModelVersion, *, with_slices: bool = False) -> int:
 def shipped_manifest(version: ModelVersion, *, with_slices: bool = False) -> bytes:
     """Return the `package.json` of an export. It names exactly the files in the export.
 
-    It holds the rule of findings that the version has now.
+    It has the present rule of findings of the version.
 
     Raises storage's FileMissing and FileDamaged.
     """

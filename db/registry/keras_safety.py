@@ -1,8 +1,8 @@
-"""Refuse a `.keras` file that could run its maker's code, by its configuration and without loading it.
+"""Refuses `.keras` files that could run code of their maker. Checks their configuration without loading them.
 
-Such a file names the classes that make up the network. Keras's safe mode refuses lambdas, but older versions could be
-tricked past it (CVE-2025-1550, CVE-2025-8747). So everything that is not one of Keras's own layers, operations or
-settings is refused here.
+Such a file names the classes of the network. Keras's safe mode refuses lambdas, but older versions had ways around it
+(CVE-2025-1550, CVE-2025-8747). So this module refuses everything that is not a layer, an operation or a setting of
+Keras itself.
 """
 
 import json
@@ -40,14 +40,14 @@ PLAIN = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__slice__"
 
 
 class HarmfulModel(Exception):
-    """The file is damaged, holds other members than a Keras archive, or names a class that is not Keras's own.
+    """The file is damaged, has other members than a Keras archive, or names a class that is not one of Keras.
 
-    The message is a predicate, to be written after the name of the file.
+    The message is a predicate, which is written after the name of the file.
     """
 
 
 def check_keras_archive(path: Path) -> None:
-    """Raise HarmfulModel unless the file is a Keras 3 archive that uses only Keras's own classes."""
+    """Raise HarmfulModel unless the file is a Keras 3 archive that uses only classes of Keras."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist()]
@@ -71,7 +71,7 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _kinds(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield module, class name and registered name of every object that loading the configuration would make."""
+    """Yield every object that loading the configuration would make: its module, class name and registered name."""
     if depth > MAX_DEPTH:
         raise HarmfulModel("has a configuration that is nested too deep")
     if isinstance(value, dict):

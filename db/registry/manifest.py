@@ -1,4 +1,4 @@
-"""A package's manifest, `package.json`, as a strict pydantic model, because the file may come from anybody."""
+"""The manifest of a package, `package.json`, as a pydantic model. It is strict, as the file may come from anybody."""
 
 import json
 import re
@@ -13,12 +13,12 @@ from db.registry.proof_file import PROOF_FILE
 
 MANIFEST = "package.json"
 KERAS_FILE = "model.keras"
-FLOAT_FILE, INT8_FILE = "model.xml", "model-int8.xml"  # OpenVINO's; each has its weights beside it, in a .bin
+FLOAT_FILE, INT8_FILE = "model.xml", "model-int8.xml"  # for OpenVINO; the weights are in a .bin beside each
 NETWORKS = ({KERAS_FILE}, {FLOAT_FILE, "model.bin"}, {INT8_FILE, "model-int8.bin"})
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,90}\.(keras|xml|bin|html|md|txt|json|csv|png|svg|npy|npz)")
 PRECISIONS = ("f32", "bf16", "int8")
-SHOWN = 64  # characters of a name in a message
-UNUSABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all control characters but tab and new line
+SHOWN = 64  # the most characters of a name in a message
+UNUSABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all control characters except tab and new line
 LARGEST_NUMBER = 1e300
 
 
@@ -68,7 +68,7 @@ Tolerance = Annotated[dict[str, Annotated[float, Field(ge=0)]], AfterValidator(_
 
 
 class ProofFacts(Document):
-    """The facts of a proof: number and seed of its slices, and by precision how far an engine's answers may differ."""
+    """The facts of a proof: the number and seed of its slices, and how far answers may differ in each precision."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -78,7 +78,7 @@ class ProofFacts(Document):
 
 
 class Parity(Document):
-    """How near the file of a precision is to float32 on the test slices. Only members that pages show are declared."""
+    """How close the file of a precision is to float32 on the test slices. Only members that pages show are declared."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -97,12 +97,13 @@ def _parity(parity: dict[str, Any]) -> dict[str, Any]:
 
 
 class Package(Document):
-    """A model version as its manifest describes it.
+    """The model version that a manifest describes.
 
-    `files` maps file name to SHA-256. A probability is calibrated by `temperature`, and positive from `threshold` on;
-    both are float32's. `calibration` gives an engine's own two by its name. `ood`: the distance above which a slice is
-    out of distribution, `threshold` in float32, and by its name each engine's own; empty if the network has no
-    distance. `finding_rule`: how slices become findings, if a rule was tuned. `extra`: the facts of its making.
+    `files` maps file names to SHA-256. `temperature` calibrates probabilities, and a probability is positive from
+    `threshold` on. These two are for float32. `calibration`: those of other engines, by engine name. `ood`: the
+    distance above which a slice is out of distribution. The key `threshold` is for float32, others are engine names. It
+    is empty if the network has no distance. `finding_rule`: the tuned rule of findings, if any. `extra`: how the
+    version was made.
     """
 
     name: Annotated[str, AfterValidator(_model_name)]
@@ -131,11 +132,11 @@ class Package(Document):
 
 
 def parse_manifest(data: bytes) -> Package:
-    """Return the package that a manifest's bytes describe.
+    """Return the package that the bytes of a manifest describe.
 
-    Raises BadManifest: it is not JSON, or a member is missing, unknown, or of another type, form or range. Free members
-    may not hold values that cannot be stored or shown: control characters, lone surrogates, or numbers that are too
-    large or not finite.
+    Raises BadManifest: the bytes are not JSON, or a member is missing, unknown, or has a wrong type, form or range.
+    Free members may not have values that cannot be stored or shown: control characters, lone surrogates, or numbers
+    that are too large or not finite.
     """
     try:
         value = json.loads(data, parse_constant=_refuse_constant)
@@ -150,7 +151,7 @@ def parse_manifest(data: bytes) -> Package:
 
 
 def _check_values(whole: Any) -> None:
-    """Raise BadManifest for a text or number, at any depth, that cannot be stored or shown."""
+    """Raise BadManifest if a text or a number, at any depth, cannot be stored or shown."""
     values = [whole]
     while values:
         match values.pop():
@@ -169,9 +170,9 @@ def _refuse_constant(name: str) -> float:
 
 
 def check_usable(package: Package, recipe: str, max_files: int) -> None:
-    """Raise BadManifest unless an imported package can predict slices that are prepared by this recipe.
+    """Raise BadManifest unless an imported package can predict slices that this recipe prepares.
 
-    A package with only an int8 network needs a proof, since it has no float32 network to compare with.
+    A package with only an int8 network needs a proof, because it has no float32 network to compare with.
     """
     files = package.files.keys()
     if package.recipe != recipe:

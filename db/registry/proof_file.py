@@ -1,6 +1,6 @@
-"""The file `proof.npz` of a model package: slices and the float32 answers on them, as numbers.
+"""Reads and writes the file `proof.npz` of a model package: slices and their float32 answers.
 
-It may come from anybody, so sizes, types and shapes are checked before anything is read into memory.
+The file may come from anybody, so sizes, types and shapes are checked before anything is read into memory.
 """
 
 import io
@@ -22,11 +22,11 @@ SHAPES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
 }
 """The type of each array, and its shape without the first axis (the slices), by the name of the array."""
 OPTIONAL = {"distance"}
-MAX_BYTES = MAX_SLICES * 224 * 224 + 4096  # of the largest array, its header included
+MAX_BYTES = MAX_SLICES * 224 * 224 + 4096  # of the largest array, with its header
 
 
 class BadProof(Exception):
-    """The file is not a proof that can be used; the message says why."""
+    """The file cannot be used as a proof. The message says why."""
 
 
 def write_proof_file(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -35,9 +35,9 @@ def write_proof_file(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def read_proof_file(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a proof by their names.
+    """Read the arrays of a proof, by name.
 
-    Raises BadProof: it is damaged, or an array has another name, type or shape, or a value that is not finite.
+    Raises BadProof: the file is damaged, or an array has a wrong name, type or shape, or a value that is not finite.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -60,7 +60,7 @@ def _check_members(infos: list[zipfile.ZipInfo]) -> None:
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    """Read one array, from at most MAX_BYTES bytes."""
+    """Read one array. It may have at most MAX_BYTES bytes."""
     with archive.open(info) as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

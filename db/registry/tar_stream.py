@@ -1,7 +1,7 @@
-"""Makes a TAR while it is sent. Its length is known beforehand, and the same files give the same bytes.
+"""Makes a TAR while it is sent. The length is known beforehand, and the same files give the same bytes.
 
-It is written here because `tarfile` writes to a file and does not know the length in advance. The format is pax
-(POSIX.1-2001), which for short plain names is ustar (POSIX.1-1988) byte for byte. There is no owner and no time.
+`tarfile` is not used, because it writes to a file and does not know the length in advance. The format is pax
+(POSIX.1-2001). For short plain names, this is the same as ustar (POSIX.1-1988). There is no owner and no time.
 """
 
 import tarfile
@@ -19,12 +19,12 @@ def tar_member(name: str, size: int, content: Iterable[bytes]) -> Iterator[bytes
 
 
 def tar_size(members: Iterable[tuple[str, int]]) -> int:
-    """Return the bytes of a TAR of these members (name and size), its end mark included."""
+    """Return the length in bytes of a TAR with these members (name and size), with the end mark."""
     return sum(len(_header(name, size)) + size + _padding(size) for name, size in members) + len(END)
 
 
 def _header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)  # its defaults are constants: no owner, time 0, mode 0644
+    info = tarfile.TarInfo(name)  # the defaults are constant: no owner, time 0, mode 0644
     info.size = size
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 

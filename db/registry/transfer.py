@@ -1,7 +1,7 @@
-"""Import of a model version from one file that `db.registry.export` made; it may be compressed by gzip.
+"""Imports a model version from a file of `db.registry.export`, which may be compressed with gzip.
 
-An import trusts nothing in the file: names, sizes and numbers are bounded before anything is read, and every member is
-hashed while it is received. Only if all hashes match `package.json` do the files go to storage and the version gets its
+An import does not trust the file. Names, sizes and numbers are checked before anything is read, and every member is
+hashed while it is received. Only if all hashes match `package.json`, the files go to storage, and the version gets its
 row. Nothing is unpickled, and no network is loaded.
 """
 
@@ -50,12 +50,12 @@ class PackageRefused(Exception):
 
 
 def import_package(path: Path, recipe: str, check_weights: Callable[[Path], None]) -> StoredPackage:
-    """Receive a file that `export_package` made, for `register_received`.
+    """Receive a file of `export_package`. Return the package, for `register_received`.
 
-    `recipe`: by which slices are prepared here. `check_weights` raises HarmfulModel for a `.keras` file whose weights
-    may not be read. It is passed in because its module may not be imported here.
+    `recipe`: the recipe that prepares slices here. `check_weights` raises HarmfulModel for a `.keras` file whose
+    weights must not be read. It is a parameter because this module may not import it.
 
-    Raises PackageRefused, whose message names the file; OSError.
+    Raises PackageRefused, whose message names the file. Raises OSError.
     """
     try:
         with _opened(path) as file, ExitStack() as stack:
@@ -75,9 +75,9 @@ def import_package(path: Path, recipe: str, check_weights: Callable[[Path], None
 
 
 def register_received(s: Session, received: StoredPackage) -> tuple[ModelVersion, bool]:
-    """Return the version of a received package, and whether it is new: the same package gives the same version.
+    """Register a received package. Return its version, and whether it is new. The same package gives the same version.
 
-    Its origin (run, split, lineage) moves to `facts.imported`.
+    The origin of the version (run, split, lineage) moves to `facts.imported`.
     """
     lock_table(s, ModelVersion)
     query = select(ModelVersion).where(ModelVersion.name == received.package.name).order_by(ModelVersion.id)
@@ -91,7 +91,7 @@ def register_received(s: Session, received: StoredPackage) -> tuple[ModelVersion
 
 
 def _is_same(version: ModelVersion, received: StoredPackage) -> bool:
-    """Return whether the received package equals a version, or is the version's export without pictures."""
+    """Return whether the received package is the same as a version, or is the version's export without pictures."""
     if version.files == received.files:
         return True
     shared = [
@@ -108,7 +108,7 @@ def _is_same(version: ModelVersion, received: StoredPackage) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open the TAR, which may be compressed by gzip; the limits on its members bound what is inflated."""
+    """Open the TAR, which may be compressed with gzip. The limits on its members also limit what is inflated."""
     with path.open("rb") as file:
         is_gzip = file.read(len(GZIP)) == GZIP
         file.seek(0)
@@ -129,7 +129,7 @@ def _manifest_bytes(file: IO[bytes]) -> bytes:
 
 
 def _receive_files(file: IO[bytes], package: Package, stack: ExitStack) -> dict[str, Receiver]:
-    """Receive every file into storage's incoming folder; files that are not published when `stack` ends are removed."""
+    """Receive every file into the incoming folder of storage. Files that are not published end with `stack`."""
     receivers: dict[str, Receiver] = {}
     total = 0
     while (member := _next(file)) is not None:
@@ -149,7 +149,7 @@ def _receive_files(file: IO[bytes], package: Package, stack: ExitStack) -> dict[
 
 
 def _next(file: IO[bytes]) -> tuple[str, int] | None:
-    """Return name and size of the next regular file, or None at the end mark. Raises PackageRefused."""
+    """Return the name and the size of the next regular file, or None at the end mark. Raises PackageRefused."""
     header = file.read(BLOCK)
     if header and not header.strip(b"\0"):
         return None

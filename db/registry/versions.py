@@ -1,4 +1,4 @@
-"""Model versions: register, find and list them, and copy their packages to this machine."""
+"""Registers, finds and lists model versions, and copies their packages to this machine."""
 
 import hashlib
 import json
@@ -33,14 +33,14 @@ IN_USE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class StoredPackage:
-    """A package whose files are in storage: SHA-256 by file name, `package.json` among them."""
+    """A package whose files are in storage. `files`: SHA-256 by file name, also of `package.json`."""
 
     package: Package
     files: dict[str, str]
 
 
 def store_package(folder: Path, package: Package | None = None) -> StoredPackage:
-    """Put every file of a package's folder into storage. `package`: the parsed manifest; it is read if None.
+    """Put every file of a package's folder into storage. `package`: the manifest, or None to read it here.
 
     Raises BadManifest, OSError.
     """
@@ -56,7 +56,7 @@ def _store(path: Path) -> str:
 
 
 def register_package(s: Session, stored: StoredPackage, facts: Facts | None = None) -> ModelVersion:
-    """Make a stored package the next version of its name; `facts` replace the facts that the package states."""
+    """Register a stored package as the next version of its name. `facts` replace the facts in the package."""
     package = stored.package
     lock_table(s, ModelVersion)
     number = (s.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.name == package.name)) or 0) + 1
@@ -72,15 +72,15 @@ def register_package(s: Session, stored: StoredPackage, facts: Facts | None = No
 
 
 def keep_finding_rule(s: Session, version: ModelVersion, rule: FindingRule | None) -> None:
-    """Set the rule that makes findings for jobs that are pinned to this version and end from now on.
+    """Set the rule of findings of this version, for its jobs that end from now on.
 
-    None: the default rule. Existing findings do not change.
+    None means the default rule. Existing findings do not change.
     """
     s.execute(update(ModelVersion).where(ModelVersion.id == version.id).values(finding_rule=rule or null()))
 
 
 def used_by(s: Session, version: ModelVersion) -> int:
-    """Return how many jobs are, or were, predicted with this version."""
+    """Return how many jobs use or used this version."""
     return s.scalar(select(func.count()).select_from(Job).where(Job.model_version_id == version.id)) or 0
 
 
@@ -90,7 +90,7 @@ def list_versions(s: Session) -> list[ModelVersion]:
 
 
 def find_version(s: Session, label: str) -> ModelVersion | None:
-    """Return the version of this `name/number` or id, or None."""
+    """Return the version with this `name/number` or id, or None."""
     name, slash, number = label.rpartition("/")
     if not NUMBER.fullmatch(number):
         return None
@@ -102,7 +102,7 @@ def find_version(s: Session, label: str) -> ModelVersion | None:
 def shared_precision(versions: Sequence[ModelVersion]) -> str | None:
     """Return a precision in which all these versions can be measured, or None.
 
-    float32 comes first: its answers are the same on every machine, and a version's own metrics are measured in it.
+    float32 is preferred, because its answers are the same on every machine, and a version's own metrics are in float32.
     """
     for precision, files in (("f32", {KERAS_FILE, FLOAT_FILE}), ("int8", {INT8_FILE})):
         if all(files & version.files.keys() for version in versions):
@@ -111,9 +111,10 @@ def shared_precision(versions: Sequence[ModelVersion]) -> str | None:
 
 
 def package_folder(version: ModelVersion) -> Path:
-    """Return a folder of this machine with the package. The hash of every file is checked when it is copied.
+    """Return a folder of this machine with the package. When it is copied, the hash of every file is checked.
 
-    A new copy makes room: the copies that were used longest ago go. Raises storage's FileMissing and FileDamaged.
+    To make room for a new copy, the copies that were used longest ago are removed. Raises storage's FileMissing and
+    FileDamaged.
     """
     folder = _copy_of(version)
     with suppress(FileNotFoundError):
@@ -133,7 +134,10 @@ def package_folder(version: ModelVersion) -> Path:
 
 
 def _evict(copies: Path) -> None:
-    """Remove the least recently used copies until the others fit into `cache_bytes`, but none used in the last hour."""
+    """Remove the least recently used copies until the others fit into `cache_bytes`.
+
+    Copies that were used in the last hour stay.
+    """
     size = 0
     with suppress(FileNotFoundError):  # another process evicts too
         for used_at, copy in sorted(((path.stat().st_mtime, path) for path in copies.iterdir()), reverse=True):

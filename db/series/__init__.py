@@ -1,1 +1,1 @@
-"""The patients, studies and series of a job: their rows, the order of their slices, and what is odd or in conflict."""
+"""The patients, studies and series of a job: their rows, the order of their slices, notes and conflicts."""

@@ -1,4 +1,4 @@
-"""Derives notes on a series, and its bolus tracking slices, from the positions and orientations of its slices."""
+"""Derives the notes on a series, and finds its bolus tracking slices, by the positions and orientations of slices."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -6,18 +6,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-SAME_PLACE = 0.01  # mm; slices that are nearer than this are at one place
-GAP = 1.5  # times the usual spacing
-UNEVEN, UNEVEN_MM = 0.1, 0.1  # least deviation from the usual spacing: share of it, and mm (headers are rounded)
+SAME_PLACE = 0.01  # mm; slices that are nearer than this are at the same place
+GAP = 1.5  # a spacing larger than the usual one by this factor is a gap
+UNEVEN, UNEVEN_MM = 0.1, 0.1  # least deviation from the usual spacing, as a share and in mm
 TILT = 1.0  # degrees between the slice's normal and the body's axis
-STEEPEST = 45.0  # degrees; beyond, the slice is not axial, and not taken with a tilted gantry
+STEEPEST = 45.0  # degrees; a slice with a larger angle is not axial, and the gantry was not only tilted
 TURNED = 0.05  # difference of a direction cosine: about 3 degrees
-TRACKED = 5  # least different slices at one place for bolus tracking; a scan has one or two
-TRACKED_PLACES = 2  # most crowded places of a series with bolus tracking; a series over time has more
+TRACKED = 5  # so many different slices at a place mean bolus tracking; a scan has one or two
+TRACKED_PLACES = 2  # bolus tracking has at most so many crowded places; a series over time has more
 
 
 class Place(NamedTuple):
-    """Where a slice was taken. `pixels`: a hash of its picture; `is_dicom`: whether its file could state a position."""
+    """Where a slice was taken. `pixels`: the hash of its picture. `is_dicom`: its file could state a position."""
 
     slice_id: int
     position: float | None
@@ -27,10 +27,10 @@ class Place(NamedTuple):
 
 
 def tracking_slices(places: Sequence[Place]) -> list[int]:
-    """Return the ids of the bolus tracking slices of a series, which only time the contrast agent.
+    """Return the ids of the bolus tracking slices of a series, which are taken only to time the contrast agent.
 
-    They are the slices at a place with five different pictures or more. If the series has more than two such places, it
-    is a series over time, and nothing is returned. Copies of one picture count once.
+    These are the slices at places with at least five different pictures. If a series has more than two such places, it
+    is a series over time: return []. Copies of a picture count once.
     """
     crowded = [group for group in _by_place(places) if len({place.pixels for place in group}) >= TRACKED]
     return [place.slice_id for group in crowded for place in group] if len(crowded) <= TRACKED_PLACES else []
@@ -61,7 +61,7 @@ def _by_place(places: Sequence[Place]) -> Iterator[list[Place]]:
 
 
 def _spacing_notes(positions: NDArray[np.float64]) -> list[str]:
-    if len(positions) < 3:  # one spacing is the usual one
+    if len(positions) < 3:  # a single spacing is the usual one
         return []
     spacings = np.diff(positions)
     usual = float(np.median(spacings))

@@ -1,4 +1,4 @@
-"""The prepared pictures of slices, and their heat maps."""
+"""Reads the prepared pictures of slices, and their heat maps."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from db.storage import FileDamaged, storage
 
 @dataclass(frozen=True)
 class SliceImage:
-    """A prepared slice, uint8[224, 224], and its heat map, float32[7, 7], where it was predicted.
+    """A prepared slice, uint8[224, 224], and its heat map, float32[7, 7], or None if it was not predicted.
 
     `aspect`: width / height of the received picture.
     """
@@ -46,9 +46,10 @@ def slice_image(s: Session, job: Job, slice_id: int) -> SliceImage | None:
 
 
 def slice_pixels(array_sha256: str, array_row: int, pixels_sha256: str) -> NDArray[np.uint8]:
-    """Return one slice of an array file, uint8[224, 224], after checking its own hash.
+    """Return one slice of an array file, uint8[224, 224], after checking the hash of this slice.
 
-    The whole file is a hundred times as large. Raises storage's FileMissing and FileDamaged.
+    The hash of the whole file is not checked, because the file is a hundred times as large. Raises storage's
+    FileMissing and FileDamaged.
     """
     path = storage().local_path(array_sha256)
     try:

@@ -1,7 +1,7 @@
-"""Finds or makes the rows of the series that slices belong to, of their studies and of their patients.
+"""Finds or makes the rows of the series, studies and patients of slices.
 
-The caller has locked the job. Nothing depends on which slice comes first: a study belongs to the one patient that its
-files state, or, if they state none or several, to an unknown patient of its own.
+The caller has locked the job. The result does not depend on the order of slices. If all files of a study state the same
+patient, the study belongs to this patient. If they state none or several, the study gets a separate, unknown patient.
 """
 
 import hmac
@@ -19,15 +19,15 @@ FOLDER, NO_STUDY = "folder:", "study of "
 
 
 def stated_uid(uid: str | None) -> str | None:
-    """Return the `uid` of a study or series if it is what the files state, or None."""
+    """Return the `uid` of a study or series if the files state it, or None."""
     return None if uid is None or uid.startswith((FOLDER, NO_STUDY)) else uid
 
 
 class Owner(NamedTuple):
-    """The patient, the study and the series that a slice belongs to, as its file states them.
+    """The patient, the study and the series of a slice, as its file states them.
 
     `patient`: a digest of the patient's ID and its issuer, or "" if no ID is stated. `study_uid`: None if it is not
-    stated. The slices that one patient has in a series are then a study of their own.
+    stated. The slices of a patient in a series are then a separate study.
     """
 
     patient: str
@@ -37,7 +37,7 @@ class Owner(NamedTuple):
 
 
 def series_of(s: Session, job_id: str, owners: Iterable[Owner]) -> dict[Owner, int]:
-    """Return the id of each owner's series. Make missing rows, and mark studies that belong to several patients."""
+    """Return the id of the series of each owner. Make missing rows. Mark studies that belong to several patients."""
     patients = _Patients(s, job_id)
     study_uids = {owner: owner.study_uid or _own_study(owner, patients) for owner in owners}
     studies = _studies(s, job_id, study_uids, patients)
@@ -83,14 +83,14 @@ def _studies(s: Session, job_id: str, study_uids: Mapping[Owner, str], patients:
 
 
 class _Patients:
-    """Looks up the patients of a job by key, and makes those that are missing."""
+    """Finds the patients of a job by key, and makes missing ones."""
 
     def __init__(self, s: Session, job_id: str) -> None:
         self._session, self._job_id = s, job_id
         self._secret = s.scalars(select(Installation.patient_key)).one().encode()
 
     def key_of(self, digest: str) -> str:
-        """Return the keyed hash of a digest. It differs from job to job."""
+        """Return the keyed hash of a digest. The hash is different in each job."""
         return hmac.digest(self._secret, f"{self._job_id} {digest}".encode(), "sha256").hex()
 
     def get(self, key: str, *, is_known: bool) -> Patient:

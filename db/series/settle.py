@@ -1,7 +1,7 @@
-"""Settles the patients, studies and series of a job once all its uploads are read.
+"""Settles the patients, studies and series of a job when all its uploads are read.
 
-What it decides depends on the slices alone, not on their order of arrival or on what was predicted meanwhile. It can
-run again after a retry. The caller has locked the job.
+The result depends only on the slices, and not on their order of arrival or on earlier predictions. So it can run again
+after a retry. The caller has locked the job.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,11 @@ BOLUS_TRACKING = "bolus_tracking"
 HELD = (Outcome.OPEN, Outcome.PREDICTED, Outcome.QUARANTINED)
 """The outcomes that a rejection replaces."""
 
-IDS_A_STATEMENT = 1_000  # SQLite takes 32,766 values at most
+IDS_A_STATEMENT = 1_000  # SQLite accepts at most 32,766 values
 
 
 def settle(s: Session, job_id: str) -> None:
-    """Reject slices that are in conflict or are bolus tracking, rank the slices of each series, and write its notes."""
+    """Reject slices that are in conflict or are bolus tracking. Rank the slices of each series, and write the notes."""
     _number_patients(s, job_id)
     _reject_conflicts(s, job_id)
     notes: dict[int, list[str]] = {}
@@ -59,10 +59,10 @@ def _number_patients(s: Session, job_id: str) -> None:
 
 
 def _reject_conflicts(s: Session, job_id: str) -> None:
-    """Reject the slices of studies that name two patients, and slices that share their UID with another file.
+    """Reject the slices of studies that name two patients, and slices with the same UID as another file.
 
-    A query of its own finds the conflicts. As a subquery of the update, PostgreSQL ran it again for each slice until it
-    had analyzed the tables. That took 14 s for 2,560 slices, and four times as long for twice as many.
+    A separate query finds the conflicts. When it was a subquery of the update, PostgreSQL ran it again for each slice
+    until it had analyzed the tables. That took 14 s for 2,560 slices, and four times as long for twice as many.
     """
     of_studies = select(Series.id).join(Study, Study.id == Series.study_id)
     of_studies = of_studies.where(Study.job_id == job_id, Study.conflict.is_not(None))
@@ -73,7 +73,7 @@ def _reject_conflicts(s: Session, job_id: str) -> None:
 
 
 def _reject_those(s: Session, job_id: str, column: Any, values: Sequence[Any], reason: str) -> None:
-    """Reject the slices that have one of these values in a column."""
+    """Reject the slices with one of these values in a column."""
     for start in range(0, len(values), IDS_A_STATEMENT):
         reject_slices(s, job_id, column.in_(values[start : start + IDS_A_STATEMENT]), reason)
 
@@ -114,8 +114,8 @@ def _note(s: Session, job_id: str, notes: dict[int, list[str]]) -> None:
 def _rank(s: Session, job_id: str) -> None:
     """Number the slices of each series from the feet to the head.
 
-    They are ordered by position, then InstanceNumber, then the natural order of names, then arrival in the submission.
-    Slices that do not state a position come last.
+    They are sorted by position, then InstanceNumber, then the natural order of names, then the order in the submission.
+    Slices without a position come last.
     """
     order = (
         Slice.position.nulls_last(),

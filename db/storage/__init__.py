@@ -1,4 +1,4 @@
-"""Files named by their SHA-256, in a folder or, through fsspec, in an object store such as S3."""
+"""Stores files under their SHA-256, in a folder or (through fsspec) in an object store such as S3."""
 
 from functools import lru_cache
 from pathlib import Path

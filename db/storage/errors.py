@@ -2,8 +2,8 @@
 
 
 class FileMissing(Exception):
-    """Storage does not hold a file of this SHA-256: it was lost or removed."""
+    """Storage does not have the file with this SHA-256. It was lost or removed."""
 
 
 class FileDamaged(Exception):
-    """The bytes of a file do not have the SHA-256 that is its name."""
+    """The bytes of a file do not have the SHA-256 in its name."""

@@ -1,4 +1,4 @@
-"""Single files and folders of a storage: their age, their hash, and how they are made durable."""
+"""Works on single files and folders of a storage: their age, their hash, and making them durable."""
 
 import ctypes
 import hashlib
@@ -15,13 +15,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def stored_at(info: dict[str, Any]) -> float:
-    """Return when a file was stored, in seconds since 1970. Each kind of store has another name for this time."""
+    """Return when a file was stored, in seconds since 1970. Kinds of stores differ in the name of this time."""
     time_ = info.get("mtime") or info.get("LastModified") or info["created"]
     return float(time_.timestamp() if isinstance(time_, datetime) else time_)
 
 
 def each_file(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield each file with its status; another process may remove some meanwhile."""
+    """Yield each file with its status. Skip files that another process removes meanwhile."""
     for path in paths:
         with suppress(FileNotFoundError):
             yield path, path.stat()
@@ -36,7 +36,7 @@ def check_hash(path: Path, sha256: str) -> None:
 
 
 def renew(path: Path, data: bytes | memoryview) -> bool:
-    """Set a file's time to now, which keeps the reaper from moving it. Return whether the file holds these bytes."""
+    """Set a file's time to now, so that the reaper does not move it. Return whether the file has these bytes."""
     try:
         os.utime(path)
         return path.read_bytes() == data
@@ -45,7 +45,7 @@ def renew(path: Path, data: bytes | memoryview) -> bool:
 
 
 def write_file(path: Path, data: bytes | memoryview, *, durable: bool) -> None:
-    """Write a new file. It is on disk afterwards if it has to be `durable`. Raises OSError."""
+    """Write a new file. `durable`: make sure that it is on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(data)
@@ -74,7 +74,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_everything(folder: Path) -> None:
-    """Make durable all files of the disk that holds a folder. Raises OSError."""
+    """Make all files durable on the disk of a folder. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if _libc.syncfs(descriptor) != 0:

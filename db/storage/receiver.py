@@ -1,4 +1,4 @@
-"""A file that is received: its bytes are hashed, made durable, and then named by their hash."""
+"""Receives a file: hashes its bytes, makes them durable, and then names the file by its hash."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from uuid import uuid4
 from db.settings import MIB
 from db.storage.errors import FileMissing
 
-_ROOM_BYTES = 64 * MIB  # bytes received between two checks of the free disk
+_ROOM_BYTES = 64 * MIB  # bytes received between two checks of the free disk space
 
 
 class Incoming(Protocol):
@@ -26,7 +26,7 @@ class Incoming(Protocol):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that was received whole and is safe on disk."""
+    """A file that was received completely, and is safe on the disk."""
 
     sha256: str
     size: int
@@ -35,17 +35,17 @@ class StoredFile:
 class Receiver:
     """Receives the bytes of one file, hashes them, and publishes the file under its hash.
 
-    `finish()` makes the bytes durable in a temporary file (`path`). `publish()` finishes it and gives it its name.
-    `abort()`, or the end of a `with` block, removes a file that is not published.
+    `finish()` makes the bytes durable in a temporary file (`path`). `publish()` finishes the file and names it by its
+    hash. `abort()`, or the end of a `with` block, removes a file that is not published.
 
-    Old temporary files are removed. So while this process receives bytes, it touches all its temporary files: the first
-    part of a slow submission has to wait for the last.
+    Old temporary files are removed. So while this process receives bytes, it touches all its temporary files, because
+    the first part of a slow submission has to wait for the last part.
     """
 
     def __init__(self, storage: Incoming) -> None:
         self._storage = storage
         self.path = storage.incoming / uuid4().hex
-        # Unbuffered, so that a full disk raises in write(), and not when an abandoned file is closed.
+        # Unbuffered, so that a full disk raises an error in write(), and not when an abandoned file is closed.
         self._file: IO[bytes] | None = self.path.open("xb", buffering=0)
         self._hash = hashlib.sha256()
         self._size = 0
@@ -61,7 +61,7 @@ class Receiver:
         self.abort()
 
     def write(self, data: bytes) -> int:
-        """Append bytes. Raises OSError (ENOSPC) when the free disk has reached the reserve."""
+        """Append bytes. Raises OSError (ENOSPC) if the free disk space is down to the reserve."""
         if self._file is None:
             raise ValueError("the receiver is finished")
         if self._size >= self._room:
@@ -76,7 +76,7 @@ class Receiver:
         return len(data)
 
     def finish(self) -> StoredFile:
-        """Make the bytes durable; the file is still temporary."""
+        """Make the bytes durable. The file is still temporary."""
         if self._received is None:
             if self._file is None:
                 raise ValueError("the receiver was aborted")
@@ -87,7 +87,7 @@ class Receiver:
         return self._received
 
     def publish(self) -> StoredFile:
-        """Give the finished file its name in storage. Raises FileMissing: the temporary file was removed meanwhile."""
+        """Give the finished file its name in storage. Raises FileMissing if the temporary file is gone."""
         received = self.finish()
         if not self._is_published:
             try:

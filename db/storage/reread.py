@@ -1,4 +1,4 @@
-"""Reads the files of a folder again, some bytes at a time, and compares each with the SHA-256 that is its name."""
+"""Reads the files of a folder again, some bytes at a time. Compares each file with the SHA-256 in its name."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ _PREFIXES = [f"{number:02x}" for number in range(256)]
 
 @dataclass
 class Reread:
-    """The result of one turn. `last`: the name of the file that was read last, or "" after the last file."""
+    """The result of one turn. `last`: the name of the last file that was read, or "" if all files were read."""
 
     whole: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -23,14 +23,14 @@ class Reread:
 
 
 class Rereader:
-    """Reads the files of a folder in the order of their names, and starts again after the last.
+    """Reads the files of a folder in the order of their names. After the last file, starts again.
 
-    So the next file is always the one that was checked longest ago, and the name of the last file is all that a new
-    process needs to continue.
+    So the next file is always the one that was checked longest ago. A new process needs only the name of the last file
+    to continue.
     """
 
     def __init__(self, folder: Path, after: str = "") -> None:
-        """Begin after the file of this name."""
+        """Begin after the file with this name."""
         self._folder = folder
         self._last = after
         self._paths = _paths(folder, after)
@@ -39,7 +39,7 @@ class Rereader:
         self._name = ""
 
     def turn(self, size: int) -> Reread:
-        """Read about so many bytes. A large file takes several turns. Raises OSError: the folder is away."""
+        """Read about `size` bytes. A large file takes several turns. Raises OSError if the folder is unreachable."""
         found = Reread()
         while size > 0:
             if self._file is None and not self._open_next():
@@ -50,29 +50,29 @@ class Rereader:
         return found
 
     def _open_next(self) -> bool:
-        """Open the next file that is still there; return False after the last."""
+        """Open the next file that still exists. Return False after the last file."""
         for path in self._paths:
             try:
                 self._file = path.open("rb", buffering=0)
-            except FileNotFoundError:  # reaped meanwhile
+            except FileNotFoundError:  # removed meanwhile
                 continue
             self._name, self._hash = path.name, hashlib.sha256()
             return True
         return False
 
     def _read(self, size: int, found: Reread) -> int:
-        """Read a piece of the open file, and return its cost in bytes. At the end, record whether the file is whole."""
+        """Read a piece of the open file, and return its cost in bytes. At the end, record if the file is damaged."""
         assert self._file is not None  # noqa: S101  (`turn` opened it)
         try:
             piece = self._file.read(size)
         except OSError as error:
-            if error.errno != errno.EIO:  # EIO is a damaged block; other errors are a storage that is away
+            if error.errno != errno.EIO:  # EIO is a damaged block; for other errors, the storage is unreachable
                 raise
             return self._end(found, whole=False)
         if piece:
             self._hash.update(piece)
             return len(piece)
-        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # leaves the page cache to files in use
+        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # keep the page cache for files in use
         return self._end(found, whole=self._hash.hexdigest() == self._name)
 
     def _end(self, found: Reread, *, whole: bool) -> int:
@@ -84,7 +84,7 @@ class Rereader:
 
 
 def _paths(folder: Path, after: str) -> Iterator[Path]:
-    """Yield the files whose names follow `after`, in order. Only one of the 256 subfolders is listed at a time."""
+    """Yield the files whose names come after `after`, in order. List only one of the 256 subfolders at a time."""
     for prefix in _PREFIXES:
         if prefix >= after[:2]:
             yield from sorted(path for path in (folder / prefix).glob("*") if path.name > after)

@@ -1,4 +1,4 @@
-"""The storage itself: a folder, or an object store that is read through a folder of copies on this machine."""
+"""The storage itself. It is a folder, or an object store whose files are copied into a folder of this machine."""
 
 import errno
 import hashlib
@@ -31,28 +31,28 @@ from db.storage.receiver import Receiver
 from db.storage.trash import Trash
 
 MARKER = "installation"
-PROBE = "probe"  # a file that is written to check that the store takes files
+PROBE = "probe"  # a file that is written to check that the store accepts files
 EVICT_SECONDS = 60.0
 TRUSTED_SECONDS = 3600.0
 TOUCH_SECONDS = 60.0
-MOST_VERIFIED = 10_000  # most files that a process remembers as hashed
+MOST_VERIFIED = 10_000  # the most files that a process remembers as hashed
 
 
 class Storage(Trash):
-    """Files by SHA-256 in a folder (`url` a path or file://) or in any other fsspec store (`s3://bucket/prefix`).
+    """Files by SHA-256, in a folder (`url` is a path or file://) or in another fsspec store (`s3://bucket/prefix`).
 
-    A remote store is read through `cache`, a folder of copies on this machine.
+    Files of a remote store are read from `cache`, a folder of copies on this machine.
     """
 
     def __init__(self, url: str, cache: Path) -> None:
-        # No cache of listings: another machine may store or remove a file at any time.
+        # No cache of listings, because another machine may store or remove a file at any time.
         self.fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.folder = Path(self.root) if self.is_local else cache
         self.incoming = self.folder / "incoming"
         self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._evict_at = self._touch_at = 0.0
-        self._verified: dict[str, int] = {}  # files that this process has hashed, and their times in ns
+        self._verified: dict[str, int] = {}  # times in ns of the files that this process has hashed
         self._receivers: WeakSet[Receiver] = WeakSet()
         self._lock = Lock()  # of the receivers
 
@@ -61,7 +61,7 @@ class Storage(Trash):
         return Receiver(self)
 
     def watch(self, receiver: Receiver) -> None:
-        """Keep the receiver's temporary file young from now on, while it lives."""
+        """Keep the temporary file of a receiver young from now on, as long as the receiver exists."""
         with self._lock:
             self._receivers.add(receiver)
 
@@ -79,7 +79,7 @@ class Storage(Trash):
     def adopt(self, path: Path, sha256: str) -> None:
         """Move a finished file of this machine into storage. The caller has computed its SHA-256."""
         if not self.is_local:
-            # First the store: a copy with its final name means that the store has the file.
+            # The store comes first, because a copy with its final name means that the store has the file.
             self.fs.put_file(str(path), self._remote(sha256))
         place = self._place(sha256)
         make_folder(place.parent)
@@ -90,9 +90,9 @@ class Storage(Trash):
             self._evict()
 
     def put(self, data: bytes | memoryview, *, durable: bool = True) -> str:
-        """Store bytes and return their SHA-256. A file that is there already is compared, and its time is set to now.
+        """Store bytes, and return their SHA-256. If the file exists already, compare it, and set its time to now.
 
-        `durable=False` skips the fsync of a local file: call `sync` before a row refers to it.
+        `durable=False` skips the fsync of a local file. Then call `sync` before a row refers to the file.
         """
         sha256 = hashlib.sha256(data).hexdigest()
         place = self._place(sha256)
@@ -111,12 +111,12 @@ class Storage(Trash):
         return sha256
 
     def sync(self) -> None:
-        """Make the files of `put(durable=False)` durable. One call for many files costs far less than one for each."""
+        """Make the files of `put(durable=False)` durable. One call for many files is much quicker than many calls."""
         if self.is_local:
             sync_everything(self.folder)
 
     def _is_young_in_the_store(self, sha256: str, size: int) -> bool:
-        """Return whether a remote file is there and the reaper will not look at it soon."""
+        """Return whether a remote file exists, and is so young that the reaper will not move it soon."""
         try:
             info = self.fs.info(self._remote(sha256))
         except FileNotFoundError:
@@ -124,9 +124,9 @@ class Storage(Trash):
         return bool(info["size"] == size and stored_at(info) > time.time() - current().orphan_seconds / 2)
 
     def local_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
-        """Return a path of the file on this machine. A remote file is fetched first; `alive` is called meanwhile.
+        """Return the path of the file on this machine. Fetch a remote file first, and call `alive` meanwhile.
 
-        Raises FileMissing, OSError, FileDamaged (what was fetched is damaged), and what `alive` raises.
+        Raises FileMissing, OSError, FileDamaged (the fetched bytes are damaged), and what `alive` raises.
         """
         place = self._place(sha256)
         if place.exists():
@@ -174,10 +174,10 @@ class Storage(Trash):
         return path
 
     def received_path(self, sha256: str, alive: Callable[[], None] = lambda: None) -> Path:
-        """Return the path as `verified_path` does, but do not hash a file that came within the last hour.
+        """Return the path as `verified_path` does, but do not hash a file that was stored within the last hour.
 
-        For files that may be very large: they were hashed when they came. This process hashes an older one once, as
-        long as it does not change.
+        This is for files that may be very large. They were hashed when they were received. This process hashes an older
+        file once, unless the file changes.
         """
         path = self.local_path(sha256, alive)
         written = path.stat().st_mtime_ns
@@ -198,22 +198,21 @@ class Storage(Trash):
         return self._place(sha256).exists() if self.is_local else bool(self.fs.exists(self._remote(sha256)))
 
     def is_short_of_disk(self, wanted: int = 0) -> bool:
-        """Return whether `wanted` bytes more would leave less than the reserve free, in this folder or in the home.
+        """Return whether `wanted` more bytes would leave less than the reserve free, in this folder or in the home.
 
-        The reserve is for work that is claimed already, and for the database if it is a file in the home. Raises
-        OSError.
+        The reserve is for work that is claimed already, and for a database in the home. Raises OSError.
         """
         settings = current()
         folders = [folder for folder in (self.folder, settings.home) if folder.exists()]
         return min(shutil.disk_usage(folder).free for folder in folders) < settings.reserve_bytes + wanted
 
     def check_disk(self, wanted: int = 0) -> None:
-        """Raise OSError (ENOSPC) if so many bytes more do not fit; see `is_short_of_disk`."""
+        """Raise OSError (ENOSPC) if `wanted` more bytes do not fit, as in `is_short_of_disk`."""
         if self.is_short_of_disk(wanted):
             raise OSError(errno.ENOSPC, "the free disk has reached its reserve (CTBATCH_RESERVE_BYTES)")
 
     def check_writable(self) -> None:
-        """Raise OSError unless files can be written to this machine and, if it is remote, to the store."""
+        """Raise OSError unless files can be written to this machine, and to the store if it is remote."""
         probe = self.incoming / uuid4().hex
         try:
             probe.write_bytes(b"1")
@@ -224,7 +223,7 @@ class Storage(Trash):
 
     def names(self, since: float, until: float) -> Iterator[str]:
         """Yield the SHA-256 of every file that was stored in [since, until), in seconds since 1970."""
-        for start in (f"{number:02x}" for number in range(256)):  # a part at a time: a bucket's listing is large
+        for start in (f"{number:02x}" for number in range(256)):  # in parts, because the listing of a bucket is large
             for name, at in self._listing(start):
                 if since <= at < until:
                     yield name
@@ -239,14 +238,14 @@ class Storage(Trash):
             yield path.rsplit("/", 1)[-1], stored_at(info)
 
     def delete(self, sha256: str) -> None:
-        """Remove a file for good, its copy here too."""
+        """Delete a file permanently, with its copy on this machine."""
         self._place(sha256).unlink(missing_ok=True)
         if not self.is_local:
             with suppress(FileNotFoundError):
                 self.fs.rm_file(self._remote(sha256))
 
     def owner(self) -> str | None:
-        """Return the id of the installation that the storage is marked with, or None. Raises OSError."""
+        """Return the id of the installation in the storage's mark, or None. Raises OSError."""
         try:
             return bytes(self.fs.cat_file(f"{self.root}/{MARKER}")).decode()
         except FileNotFoundError:
@@ -257,9 +256,9 @@ class Storage(Trash):
         self.fs.pipe_file(f"{self.root}/{MARKER}", owner.encode())
 
     def _evict(self) -> None:
-        """Remove the least recently used copies while the copies take too much room; at most once a minute.
+        """Remove the least recently used copies while all copies take too much room, at most once a minute.
 
-        Old temporary files go too: the sweeper sees only those of its own machine.
+        Also remove old temporary files, because the sweeper sees only those of its own machine.
         """
         if time.monotonic() < self._evict_at:
             return
@@ -274,7 +273,7 @@ class Storage(Trash):
             size -= bytes_
 
     def reap_incoming(self, older_than_seconds: float) -> int:
-        """Remove temporary files that their writers left behind; return how many."""
+        """Remove temporary files that their writers left behind. Return how many."""
         limit = time.time() - older_than_seconds
         stale = [path for path, status in each_file(self.incoming.iterdir()) if status.st_mtime < limit]
         for path in stale:

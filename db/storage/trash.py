@@ -1,4 +1,4 @@
-"""The trash of a storage: files that the database does not refer to lie there for days before they are deleted."""
+"""The trash of a storage. Unused files stay there for days before they are deleted."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +13,7 @@ TRASH = "trash"
 
 
 class Trash:
-    """The part of `db.storage.store.Storage` that knows the paths of files, and its trash."""
+    """The part of `db.storage.store.Storage` with the paths of files, and the trash."""
 
     fs: Any
     root: str
@@ -21,16 +21,16 @@ class Trash:
     folder: Path
 
     def _place(self, sha256: str) -> Path:
-        # 256 folders: with more, most files would need a new folder, which costs more than the file.
+        # With more than 256 folders, most files would need a new folder, which costs more than the file.
         return Path(f"{self.folder}/{sha256[:2]}/{sha256}")
 
     def _remote(self, sha256: str) -> str:
         return f"{self.root}/{sha256[:2]}/{sha256}"
 
     def trash(self, sha256: str, before: float = inf) -> bool:
-        """Move a file to today's trash if it was stored before this time. Reading it takes it out of the trash again.
+        """Move a file to today's trash if it was stored before this time. If it is read later, it is restored.
 
-        Return False if it was not moved: it was stored again meanwhile, or another sweeper was quicker.
+        Return False if it was not moved, because it was stored again meanwhile, or another sweeper was quicker.
         """
         place, target = self._remote(sha256), f"{self.root}/{TRASH}/{datetime.now(UTC).date()}/{sha256}"
         try:
@@ -48,13 +48,13 @@ class Trash:
         return True
 
     def trashed(self) -> Iterator[tuple[str, date]]:
-        """Yield the SHA-256 of each file in the trash, and the day it was put there."""
+        """Yield the SHA-256 of each file in the trash, and the day on which it was put there."""
         for path in self.fs.glob(f"{self.root}/{TRASH}/*/*"):
             day, sha256 = path.split("/")[-2:]
             yield sha256, date.fromisoformat(day)
 
     def restore(self, sha256: str) -> bool:
-        """Take a file out of the trash; return False if it is not there."""
+        """Restore a file from the trash. Return False if it is not there."""
         for path in self.fs.glob(f"{self.root}/{TRASH}/*/{sha256}"):
             with suppress(FileNotFoundError):  # another process was quicker
                 self._move(path, self._remote(sha256))
@@ -62,7 +62,7 @@ class Trash:
         return False
 
     def purge(self, sha256: str, day: date) -> None:
-        """Delete for good a file that was put into the trash on this day."""
+        """Permanently delete a file that was put into the trash on this day."""
         with suppress(FileNotFoundError):
             self.fs.rm_file(f"{self.root}/{TRASH}/{day}/{sha256}")
 

@@ -1,1 +1,1 @@
-"""Where processor time goes: counted in each process by stage, and added up in the database."""
+"""Counts the processor time of each stage in each process, and sums it in the database."""

@@ -1,4 +1,4 @@
-"""Sums of processor time over all processes of all machines. Each process adds its counts when it records its work."""
+"""Sums processor time over all processes of all machines. A process adds its counts when it records its work."""
 
 import os
 import socket
@@ -17,9 +17,9 @@ SLOTS = 64
 
 
 def publish(s: Session) -> None:
-    """Add the counts of this process to the sums in the database. Call it as the last step of a transaction.
+    """Add the counts of this process to the sums in the database. Call this as the last step of a transaction.
 
-    If the transaction does not commit, the counts are kept for the next call. A process that dies loses its counts.
+    If the transaction does not commit, the counts are kept for the next call. If the process dies, they are lost.
     """
     pending = stages.counted()
     slot = _own_slot(s)
@@ -32,7 +32,7 @@ def publish(s: Session) -> None:
 
 
 def sums(s: Session) -> dict[Stage, Spent]:
-    """Return the sums over all processes. A stage in which no time was spent has zeros."""
+    """Return the sums over all processes. A stage without time has zeros."""
     total = {stage: Spent() for stage in Stage}
     for times in s.scalars(select(StageSlot.times)):
         for stage, spent in _spent_in(times).items():
@@ -41,7 +41,7 @@ def sums(s: Session) -> dict[Stage, Spent]:
 
 
 def _own_slot(s: Session) -> StageSlot:
-    """Return the locked row that this process adds to."""
+    """Return the row to which this process adds, locked."""
     number = zlib.crc32(f"{socket.gethostname()}:{os.getpid()}".encode()) % SLOTS
     query = select(StageSlot).where(StageSlot.id == number).with_for_update()
     query = query.execution_options(populate_existing=True)

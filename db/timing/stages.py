@@ -1,4 +1,4 @@
-"""Counts the processor time that this process spends in each stage, from a received file to a recorded prediction."""
+"""Counts the processor time of this process in each stage, from a received file to a recorded prediction."""
 
 import threading
 import time
@@ -13,8 +13,8 @@ class Stage(StrEnum):
     """The stages, in the order in which a slice passes them.
 
     `receive`: a file of a submission is received, hashed and inspected. `inflate`: an entry is read from its archive.
-    `hash`: an entry is hashed and stored, and so are the pixels of its slices. `decode`: the file becomes pixels, in
-    the sandbox. `resize`: the pixels are fitted to 224 × 224, in the sandbox too. `chunk_file`: prepared slices are
+    `hash`: an entry and the pixels of its slices are hashed and stored. `decode`: the file becomes pixels, in the
+    sandbox. `resize`: the pixels are scaled to 224 × 224, also in the sandbox. `chunk_file`: prepared slices are
     written to a file and read again. `engine`: the network runs. `record`: rows are claimed, written and closed.
     """
 
@@ -34,13 +34,13 @@ BOUNDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05
 
 @dataclass
 class Spent:
-    """The core-seconds spent in a stage, and its slices by bucket of their own time."""
+    """The core-seconds of a stage, and its slices in buckets by their time."""
 
     seconds: float = 0.0
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
 
     def add(self, other: "Spent", sign: int = 1) -> None:
-        """Add another's time and slices, or with the sign -1 take them off."""
+        """Add the time and the slices of `other`, or subtract them with the sign -1."""
         self.seconds += sign * other.seconds
         self.counts = [own + sign * more for own, more in zip(self.counts, other.counts, strict=True)]
 
@@ -51,9 +51,9 @@ _lock = threading.Lock()
 
 
 def add(stage: Stage, seconds: float, slices: int = 1) -> None:
-    """Count core-seconds that a stage spent on this number of slices, an equal share on each.
+    """Count core-seconds of a stage. They are divided equally among the slices.
 
-    `slices`: 0 if another call counts the slices, and this one only adds time for them.
+    `slices`: 0 if another call counts the slices, and this call only adds time for them.
     """
     with _lock:
         spent = _spent.setdefault(stage, Spent())
@@ -66,8 +66,8 @@ def add(stage: Stage, seconds: float, slices: int = 1) -> None:
 class shared_time:  # noqa: N801  used like a function, with `with`
     """Counts the processor time of the whole process during a block, for libraries that compute in their own threads.
 
-    Several threads may be in such a block at once. Then the time since the last block ended is counted once, for the
-    slices of the block that ends. Time that other stages count meanwhile is subtracted.
+    Several threads may be in such blocks at the same time. When one of the blocks ends, the time since the last end of
+    a block is counted for its slices. Time that other stages count meanwhile is subtracted.
     """
 
     _inside = 0
@@ -100,20 +100,20 @@ class shared_time:  # noqa: N801  used like a function, with `with`
 
 
 def counted() -> dict[Stage, Spent]:
-    """Return a copy of the counts since the last `forget`."""
+    """Return a copy of the counts that `forget` has not subtracted."""
     with _lock:
         return {stage: Spent(spent.seconds, list(spent.counts)) for stage, spent in _spent.items()}
 
 
 def forget(published: dict[Stage, Spent]) -> None:
-    """Subtract counts that were published, which `counted` returned before."""
+    """Subtract published counts. `published`: what `counted` returned before."""
     with _lock:
         for stage, spent in published.items():
             _spent[stage].add(spent, sign=-1)
 
 
 class timed:  # noqa: N801  used like a function, with `with`
-    """Counts the processor time of a block. `clock`: by default the processor time of this thread alone."""
+    """Counts the processor time of a block. `clock`: by default the processor time of only this thread."""
 
     __slots__ = ("_began", "_clock", "_slices", "_stage")
 

@@ -1,1 +1,1 @@
-"""Training as the database knows it: runs, splits, leaks and lineage."""
+"""The part of training that depends only on the database: runs, splits, leaks and lineage."""

@@ -9,7 +9,7 @@ from db.datasets.slices import SplitCandidate
 
 IDENTICAL, NEAR_IDENTICAL = "identical-slices", "near-identical-slices"
 SHARED_GROUPS, CONFLICTING = "shared-groups", "conflicting-labels"
-SEEN = "seen-by-parent"  # a leak of a run, not of a split alone: `db.training.lineage` finds it
+SEEN = "seen-by-parent"  # a leak of a run, not only of a split; `db.training.lineage` finds it
 LEAKS = (IDENTICAL, NEAR_IDENTICAL, SHARED_GROUPS, CONFLICTING, SEEN)
 EXAMPLES = 20
 
@@ -18,14 +18,14 @@ Parts = Mapping[int, str]
 
 
 class Leak(TypedDict):
-    """How often a leak occurs, and at most `EXAMPLES` of it."""
+    """How often a leak occurs, with at most `EXAMPLES` examples."""
 
     count: int
     examples: list[str]
 
 
 def find_leaks(slices: Sequence[SplitCandidate], parts: Parts) -> dict[str, Leak]:
-    """Return the leaks of a split by name; none if nothing connects two parts.
+    """Return the leaks of a split by name, or {} if nothing connects two parts.
 
     `identical-slices`: the same pixels are in two parts. `near-identical-slices`: a cluster of different pixels is in
     two parts, so at least one near-identical pair is separated. `shared-groups`: a group is in two parts.
@@ -50,7 +50,7 @@ def find_leaks(slices: Sequence[SplitCandidate], parts: Parts) -> dict[str, Leak
 
 
 def _gather(slices: Iterable[SplitCandidate], key: Callable[[SplitCandidate], object]) -> list[list[SplitCandidate]]:
-    """Group the slices by key, and return the groups of two or more. Slices whose key is None are left out."""
+    """Group the slices by key, and return the groups of two or more. Leave out slices whose key is None."""
     by_key: dict[object, list[SplitCandidate]] = defaultdict(list)
     for candidate in slices:
         if (value := key(candidate)) is not None:
@@ -67,7 +67,7 @@ def _in_several_parts(sets: list[list[SplitCandidate]], parts: Parts) -> list[li
 
 
 def _across(sets: list[list[SplitCandidate]], parts: Parts) -> list[str]:
-    """Return a line for each set of slices that is in several parts. It names one slice of each part."""
+    """Return a line for each set of slices that is in several parts. The line names one slice of each part."""
     return [
         "; ".join(f"{one.name} ({parts[one.row]})" for one in _first_of_each(together, lambda x: parts[x.row]))
         for together in _in_several_parts(sets, parts)

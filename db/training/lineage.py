@@ -1,4 +1,4 @@
-"""What a model version was made from: its ancestors, the split it was trained on, and the slices it was trained on."""
+"""Finds what a model version was made from: its ancestors, its training split, and its training slices."""
 
 from collections.abc import Container, Iterator, Sequence
 
@@ -13,20 +13,20 @@ from db.training.leaks import EXAMPLES, SEEN, SHARED_GROUPS, Leak
 
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
-    """Return the ancestors of a version that are in this database, the oldest first, and the version itself last."""
+    """Return the ancestors of a version that are in this database, oldest first, and then the version itself."""
     return [*(ancestor for label in version.facts.lineage if (ancestor := find_version(s, label))), version]
 
 
 def ancestors_elsewhere(version: ModelVersion) -> list[str]:
-    """Return the labels of an imported version's ancestors, the oldest first.
+    """Return the labels of an imported version's ancestors, oldest first.
 
-    They are labels of the database that it was made in. Here they mean nothing, or another version.
+    The labels belong to the database in which the version was made. Here they mean nothing, or another version.
     """
     return version.facts.imported.lineage if version.facts.imported else []
 
 
 def training_split_of(s: Session, version: ModelVersion) -> Split | None:
-    """Return the split that a version was trained on, or None if it is not here.
+    """Return the split that a version was trained on, or None if the split is not in this database.
 
     The version never saw the test part of this split.
     """
@@ -37,10 +37,11 @@ def training_split_of(s: Session, version: ModelVersion) -> Split | None:
 
 
 def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
-    """Return the part of each slice when the version and its ancestors were made, by the hash of the pixels.
+    """Return the part that each slice had when the version and its ancestors were made, by the hash of the pixels.
 
-    If the part changed, the newest version counts. But a slice that trained any of them stays in `train`. If the
-    dataset of a version is here and its split is not, as after an import, all slices of the dataset count as `train`.
+    If the part changed, the newest version counts. But a slice on which one of them was trained stays in `train`. If
+    the dataset of a version is in this database but its split is not, as after an import, all slices of the dataset
+    count as `train`.
     """
     parts: dict[str, str] = {}
     for ancestor in ancestors_of(s, version):
@@ -59,7 +60,7 @@ def _parts_of(s: Session, version: ModelVersion) -> Iterator[tuple[str, str]]:
 
 
 def _training_source_of(s: Session, version: ModelVersion) -> tuple[Split | None, int | None]:
-    """Return the split that a version was trained on and the id of its dataset, each None if it is not here."""
+    """Return the split that a version was trained on, and the id of its dataset. Each is None if it is not here."""
     split = training_split_of(s, version)
     return split, split.dataset_id if split else _same_slices(s, version)
 
@@ -91,7 +92,7 @@ def _same_slices(s: Session, version: ModelVersion) -> int | None:
 
 
 def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Leak]:
-    """Return the leak `seen-by-parent` of a split for a run that starts from the version, or an empty list."""
+    """Return the leak `seen-by-parent` of a split for a run that starts from the version, or {}."""
     seen = seen_in(s, version, split.dataset_id, split, PARTS[1:])
     examples = [f"{one.name} ({part_of(split, one)})" for one in seen[:EXAMPLES]]
     return {SEEN: {"count": len(seen), "examples": examples}} if seen else {}
@@ -100,12 +101,12 @@ def find_seen(s: Session, version: ModelVersion, split: Split) -> dict[str, Leak
 def seen_in(
     s: Session, version: ModelVersion, dataset_id: int, split: Split | None = None, parts: Sequence[str] = PARTS
 ) -> list[SplitCandidate]:
-    """Return the slices of a dataset, or of parts of its split, that trained the version or one of its ancestors.
+    """Return the slices of a dataset, or of parts of its split, on which the version or an ancestor was trained.
 
-    Slices that are near-identical to such a slice of the dataset are included.
+    Also return slices that are near-identical to such a slice of the dataset.
     """
     if split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split):
-        return []  # nothing connects the parts of the split, so there is no need to read its slices
+        return []  # nothing connects the parts of the split, so its slices need not be read
     trained = {pixels for pixels, part in parts_in(s, version).items() if part == TRAIN}
     seen = _alike(split_candidates(s, dataset_id), trained)
     return [one for one in seen if split is None or part_of(split, one) in parts]
@@ -114,7 +115,7 @@ def seen_in(
 def used_in_making(s: Session, version: ModelVersion, dataset_id: int) -> list[SplitCandidate]:
     """Return the slices of a dataset that were in any part when the version or one of its ancestors was made.
 
-    Slices that are near-identical to such a slice of the dataset are included.
+    Also return slices that are near-identical to such a slice of the dataset.
     """
     return _alike(split_candidates(s, dataset_id), parts_in(s, version))
 
@@ -126,9 +127,9 @@ def _alike(slices: Sequence[SplitCandidate], pixels: Container[str | None]) -> l
 
 
 def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
-    """Count the slices of a split's test part that may be known to the version.
+    """Count the slices in a split's test part that the version may know.
 
-    They trained the version or one of its ancestors, or other slices of their group are in train.
+    The version or an ancestor was trained on them, or other slices of their group are in train.
     """
     rows = {one.row for one in seen_in(s, version, split.dataset_id, split, (TEST,))}
     if SHARED_GROUPS in split.leaks:
@@ -139,7 +140,7 @@ def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
 
 
 def candidate_number(s: Session, version: ModelVersion) -> int:
-    """Return the place of a version among those that were trained on the same split, from 1 for the oldest."""
+    """Return the place of a version among those that were trained on the same split. The oldest is number 1."""
     same = [one.id for one in list_versions(s) if one.facts.split == version.facts.split]
     return sum(one <= version.id for one in same)
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from db.models.kept import Kept
 
-FIT_SHARE = 0.9  # share of training in a run's progress; evaluation and export are the rest
+FIT_SHARE = 0.9  # share of training in a run's progress; evaluation and export get the rest
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,10 @@ class EpochRecord:
 
 
 class LiveProgress(Kept):
-    """Where training stands now; stage, epoch and step count from 0. `rate`: slices/s; `eta_seconds`: to the end of the
-    stage."""
+    """The present position of training. Stages, epochs and steps are counted from 0.
+
+    `rate`: slices/s. `eta_seconds`: the time to the end of the stage.
+    """
 
     stage: int
     stages: int
@@ -36,8 +38,11 @@ class LiveProgress(Kept):
 
 
 class StoredCheckpoint(Kept):
-    """A checkpoint in storage, written after an epoch. `best_epoch`: of its stage; `loss_before`: the validation loss
-    that the stage must beat; `files`: SHA-256 by name."""
+    """A checkpoint in storage, written after an epoch.
+
+    `best_epoch`: the best epoch of its stage. `loss_before`: the validation loss that the stage must improve. `files`:
+    SHA-256 by name.
+    """
 
     stage: int
     epoch: int

@@ -1,4 +1,4 @@
-"""Training runs: launched, claimed under a lease, reported on, asked to end, ended, found and shown."""
+"""Training runs: launches, claims, reports, ends and finds them, and takes requests to end them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,12 +27,12 @@ class RunError(Exception):
 
 
 class BadName(RunError):
-    """The run's model version could not have this name."""
+    """A model version may not have this name, so the run may not either."""
 
 
 @dataclass(frozen=True)
 class RunView:
-    """A training run as people see it; `progress` from 0 to 1. See TrainingRun for `live`, `config`, `environment`."""
+    """A training run for people. `progress`: from 0 to 1. See TrainingRun for `live`, `config`, `environment`."""
 
     id: int
     name: str
@@ -59,7 +59,7 @@ class RunView:
     finished_at: datetime | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON, times in RFC 3339."""
+        """Return the fields as JSON, with times as RFC 3339."""
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in asdict(self).items()}
 
 
@@ -67,7 +67,7 @@ class RunView:
 class NewRun:
     """A run to launch.
 
-    `config`: the preset with all settings. `leaks`: as `check_split` returns them. `estimate`: the seconds and the
+    `config`: the preset with all settings. `leaks`: those that `check_split` returned. `estimate`: the seconds and the
     bytes of disk that the run will take, for people.
     """
 
@@ -84,14 +84,14 @@ class NewRun:
 
 @dataclass(frozen=True)
 class EndRequests:
-    """The requests to end a run that were made while it runs."""
+    """The requests to end a run while it runs."""
 
     cancel: bool
     stop: bool
 
 
 def create_demo_run(s: Session, user: User | None, seed: int = 7) -> TrainingRun:
-    """Launch a run that makes the demo model, or return the one that is open already."""
+    """Launch a run that makes the demo model. If such a run is open already, return it."""
     query = select(TrainingRun).where(TrainingRun.demo, TrainingRun.state.in_(OPEN_WORK)).limit(1)
     if run := s.scalar(query):
         return run
@@ -99,7 +99,7 @@ def create_demo_run(s: Session, user: User | None, seed: int = 7) -> TrainingRun
 
 
 def check_name(name: str) -> None:
-    """Raise BadName unless a run may have this name. Its model version gets the name too, also where it is imported."""
+    """Raise BadName unless a run may have this name. Its model version gets the same name, also at other sites."""
     if not NAME.fullmatch(name):
         raise BadName(
             f"a run cannot be named {name[:64]!r}: a name has 1 to 64 letters, digits, dots, hyphens and underscores,"
@@ -110,13 +110,13 @@ def check_name(name: str) -> None:
 def check_split(
     s: Session, dataset: Dataset, split: Split, from_version: ModelVersion | None, allowed_leaks: Sequence[str]
 ) -> list[str]:
-    """Return the leaks that a run on the split has, each of them allowed by name.
+    """Return the leaks of a run on the split. All of them are allowed by name.
 
-    `seen-by-parent` is always among them if it is allowed and `from_version` or its ancestors were trained on another
-    dataset. The worker compares the pixels later, and drops the leak if no slice was seen.
+    If `seen-by-parent` is allowed, and `from_version` or its ancestors were trained on another dataset, it is always
+    among them. The worker later compares the pixels, and removes this leak if no slice was seen.
 
-    Raises RunError: the dataset is not ready, or a leak is not allowed. One such leak is `seen-by-parent`: slices of
-    validation or test trained `from_version` or its ancestors.
+    Raises RunError: the dataset is not ready, or a leak is not allowed. One such leak is `seen-by-parent`:
+    `from_version` or its ancestors were trained on slices of validation or test.
     """
     if dataset.state != Work.DONE:
         raise RunError(f"the dataset {dataset.label} is not ready: {dataset.error or 'it is still being built'}")
@@ -136,7 +136,7 @@ def check_split(
 
 
 def create_run(s: Session, new: NewRun, user: User | None = None) -> TrainingRun:
-    """Launch a run. Its name is the dataset's unless it has one."""
+    """Launch a run. Without a name, it gets the name of the dataset."""
     run = TrainingRun(
         user_id=user.id if user else None,
         name=new.name or new.dataset.name,
@@ -165,7 +165,7 @@ def _launch(s: Session, run: TrainingRun) -> TrainingRun:
 
 
 def find_run(s: Session, run_id: int) -> TrainingRun | None:
-    """Return the run of this id, or None."""
+    """Return the run with this id, or None."""
     return s.get(TrainingRun, run_id)
 
 
@@ -180,7 +180,7 @@ def epochs_of(s: Session, run_id: int) -> list[Epoch]:
 
 
 def run_view(s: Session, run: TrainingRun) -> RunView:
-    """Return a run as people see it."""
+    """Return the view of a run for people."""
     return RunView(
         id=run.id,
         name=run.name,
@@ -209,7 +209,7 @@ def run_view(s: Session, run: TrainingRun) -> RunView:
 
 
 def cancel_run(s: Session, run: TrainingRun) -> bool:
-    """Ask a run to end and keep nothing; return False if it has ended already. A waiting run ends at once."""
+    """Cancel a run, which then keeps nothing. Return False if it has ended already. A waiting run ends at once."""
     waiting = (TrainingRun.id == run.id, TrainingRun.state == Work.READY)
     ended = {"state": Work.CANCELLED, "message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     if s.scalar(update(TrainingRun).where(*waiting).values(**ended).returning(TrainingRun.id)):
@@ -218,7 +218,7 @@ def cancel_run(s: Session, run: TrainingRun) -> bool:
 
 
 def stop_run(s: Session, run: TrainingRun) -> bool:
-    """Ask a run to end its training now and make a model version; return False if it is not running."""
+    """Ask a run to stop training now and make a model version. Return False if it is not running."""
     return _ask(s, run, "stop_requested_at")
 
 
@@ -243,7 +243,7 @@ def claim_run(s: Session, worker: str) -> tuple[TrainingRun, Claim] | None:
 def report(
     s: Session, claim: Claim, progress: float, message: str, live: LiveProgress | None = None, **columns: Any
 ) -> EndRequests:
-    """Report how far a run is, keep its lease, and return the requests to end it. Raises StaleClaim.
+    """Record the progress of a run, renew its lease, and return the requests to end it. Raises StaleClaim.
 
     `columns`: `environment`, `allowed_leaks`, `stopped_early`.
     """
@@ -261,13 +261,13 @@ def report(
 
 
 def running(s: Session) -> list[tuple[int, int]]:
-    """Return the id and the fence of each run that a worker holds now."""
+    """Return the id and the fence of each run that a worker has claimed."""
     query = select(TrainingRun.id, TrainingRun.fence).where(TrainingRun.state == Work.RUNNING)
     return [(run_id, fence) for run_id, fence in s.execute(query)]
 
 
 def put_off(s: Session, claim: Claim, reason: str) -> None:
-    """Put a run back because something is not available for now. Raises StaleClaim.
+    """Put off a run because something is not available now. Raises StaleClaim.
 
     The claim does not count as an attempt.
     """
@@ -275,7 +275,7 @@ def put_off(s: Session, claim: Claim, reason: str) -> None:
 
 
 def record_epoch(s: Session, claim: Claim, record: EpochRecord) -> None:
-    """Record an epoch. It replaces records of this and later epochs by a worker that died. Raises StaleClaim."""
+    """Record an epoch. Remove records of this and later epochs, which a dead worker made. Raises StaleClaim."""
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
     place = tuple_(Epoch.stage, Epoch.epoch)
@@ -290,10 +290,10 @@ def checkpoint_of(run: TrainingRun) -> StoredCheckpoint | None:
 
 
 def record_checkpoint(s: Session, claim: Claim, checkpoint: StoredCheckpoint) -> None:
-    """Record the newest checkpoint, from which the run continues if its worker dies. Raises StaleClaim."""
+    """Record the newest checkpoint. If the worker dies, the run continues from it. Raises StaleClaim."""
     if not leases.keep(s, TrainingRun, claim):
         raise leases.StaleClaim(f"training run {claim.id}")
-    # Progress was made, so the claims before it no longer count against the run.
+    # There was progress, so the earlier claims no longer count against the run.
     values = {"checkpoint": checkpoint.as_json(), "attempts": 1, "put_offs": 0}
     s.execute(update(TrainingRun).where(TrainingRun.id == claim.id).values(values))
 
@@ -306,12 +306,12 @@ def finish_run(s: Session, claim: Claim, model_version_id: int) -> None:
 
 
 def fail_run(s: Session, claim: Claim, error: str) -> None:
-    """End a run that failed, with the reason. Raises StaleClaim."""
+    """End a run as failed, with the reason. Raises StaleClaim."""
     ended = {"message": "failed", "checkpoint": {}, "finished_at": from_now()}
     leases.close(s, TrainingRun, claim, Work.FAILED, error=error, **ended)
 
 
 def end_cancelled(s: Session, claim: Claim) -> None:
-    """End a run that was cancelled and keeps nothing. Raises StaleClaim."""
+    """End a run that was cancelled, and keep nothing. Raises StaleClaim."""
     ended = {"message": "cancelled", "checkpoint": {}, "finished_at": from_now()}
     leases.close(s, TrainingRun, claim, Work.CANCELLED, **ended)

@@ -1,4 +1,4 @@
-"""The splits of a dataset as people see them: what each part holds, and what connects two parts."""
+"""Reads the splits of a dataset for people: the contents of each part, and the leaks."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ GROUPS = "groups"
 
 @dataclass(frozen=True)
 class SplitView:
-    """A split; `parts`: `{"train": {"COVID", "non-COVID", "groups"}, …}`."""
+    """A split. `parts`: `{"train": {"COVID", "non-COVID", "groups"}, …}`."""
 
     id: int
     rule: str
@@ -30,7 +30,7 @@ class SplitView:
 
 
 def splits_of(s: Session, dataset: Dataset) -> list[SplitView]:
-    """Return the splits that were drawn of a dataset, the newest first."""
+    """Return all splits of a dataset, newest first."""
     splits = list(s.scalars(select(Split).where(Split.dataset_id == dataset.id).order_by(Split.id.desc())))
     if not splits:
         return []

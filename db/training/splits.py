@@ -1,4 +1,4 @@
-"""Splits of a dataset into train, validation and test: drawn by group, stratified by class, stored with their leaks."""
+"""Splits a dataset into train, validation and test by group, stratified by class. Stores splits with their leaks."""
 
 import math
 import random
@@ -30,8 +30,8 @@ SAME = ("rule", "seed", "after_version_id", "train_share", "validation_share", "
 class Unit:
     """Groups that must stay together, because they share identical or near-identical slices.
 
-    `slices`: the number of slices by label. `stays`: the part that the unit had before and keeps, or None if its part
-    is drawn.
+    `slices`: the number of slices by label. `stays`: the earlier part, which the unit keeps, or None if its part is
+    drawn.
     """
 
     groups: list[str]
@@ -44,7 +44,7 @@ class _Wanted:
     """How to draw a split.
 
     `after`: the version whose slices keep their parts. `earlier_parts`: these parts, by the hash of the pixels. `own`:
-    an existing split to use again.
+    the existing split of this version, to use again.
     """
 
     rule: SplitRule
@@ -57,7 +57,7 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """The data that a split is drawn from, read from the database. `kept`: the split, or None if it was never drawn."""
+    """The data from which a split is drawn. `kept`: the split, or None if it was never drawn."""
 
     dataset_id: int
     wanted: _Wanted
@@ -77,9 +77,9 @@ def plan_split(
     """Read the data from which to draw a split of a dataset into train, validation and test.
 
     The same seed gives the same split. Groups that share identical or near-identical slices stay together, unless
-    `groups_as_given`. If the CSV names parts, they are the split, whatever the seed. Slices that the version `after`
-    has seen stay in the parts that they had, with all slices that must stay together with them. If `after` was trained
-    on a split of this dataset that does not leak, that split is used again.
+    `groups_as_given`. If the CSV names parts, they are used, and the seed has no effect. Slices that the version
+    `after` has seen stay in their earlier parts, with all slices that must stay together with them. If `after` was
+    trained on a split of this dataset that does not leak, that split is used again.
 
     Raises DatasetError: the dataset is not ready, or the seed or the fractions are invalid.
     """
@@ -89,16 +89,16 @@ def plan_split(
 
 
 def draw_split(plan: SplitPlan) -> Split:
-    """Return the split of a plan, and draw it if it was not drawn before. A new split has no id until `keep_split`.
+    """Return the split of a plan. Draw it if it was not drawn before. A new split has no id until `keep_split`.
 
-    Call it outside of a transaction: drawing takes long, and on SQLite an open transaction can keep others from
-    writing. Raises DatasetError: a part would lack a class.
+    Call this outside of a transaction, because drawing takes long, and on SQLite an open transaction can block other
+    writers. Raises DatasetError: a part would lack a class.
     """
     return plan.kept or _draw(plan.dataset_id, plan.slices, plan.wanted)
 
 
 def keep_split(s: Session, drawn: Split) -> Split:
-    """Add a split that was drawn, and return it. If an equal split was added meanwhile, return that one instead."""
+    """Add a drawn split, and return it. If an equal split was added meanwhile, return that one."""
     if drawn.id is not None:
         return drawn
     lock_row(s, Dataset, drawn.dataset_id)
@@ -139,7 +139,7 @@ def _kept(s: Session, dataset_id: int, columns: Mapping[str, Any]) -> Split | No
 
 
 def _own_split(s: Session, version: ModelVersion, dataset: Dataset) -> Split | None:
-    """Return the split that the version was trained on, if it is of this dataset and does not leak."""
+    """Return the split that the version was trained on, if it belongs to this dataset and does not leak."""
     own = training_split_of(s, version)
     if own is None or own.dataset_id != dataset.id or own.leaks or find_seen(s, version, own):
         return None
@@ -194,9 +194,9 @@ def joined_groups(
 ) -> list[Unit]:
     """Join groups that a cluster of identical or near-identical slices connects, in the order of rows.
 
-    Without `by_cluster` each group is a unit of its own. `earlier_parts`: the part that each slice had in an earlier
-    split, by the hash of its pixels. A unit keeps the part that its slices had. If they had several parts, it takes the
-    first of train, validation and test, so that no training slice is used for testing.
+    Without `by_cluster`, each group is a unit. `earlier_parts`: the part that each slice had in an earlier split, by
+    the hash of its pixels. A unit keeps the part of its slices. If they had several parts, it takes the first of train,
+    validation and test, so that no training slice is used for testing.
     """
     leader: dict[str, str] = {}
 
@@ -226,10 +226,10 @@ def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, st
     """Draw the part of each group.
 
     Units that keep their part come first, then large units before small ones. Units of about the same size (the same
-    power of two) are in random order. Each unit goes to the part that is least full in the unit's classes. Half of the
-    unit itself is counted as if it were in the part already, as in Sainte-Laguë's method for seats, which favours
-    neither large nor small parts. If few units of a class are left, parts that lack the class come first.
-    StratifiedGroupKFold of scikit-learn is not used because it cannot keep parts.
+    power of two) are in random order. Each unit goes to the part that is least full in the unit's classes. For this
+    comparison, half of the unit counts as if it were in the part already. This is Sainte-Laguë's method for seats in a
+    parliament, which favours neither large nor small parts. If few units of a class are left, parts without the class
+    come first. StratifiedGroupKFold of scikit-learn is not used, because it cannot keep parts.
     """
     order = list(units)
     random.Random(seed).shuffle(order)  # noqa: S311  (a drawing, no secret)
@@ -255,5 +255,5 @@ def draw(units: Sequence[Unit], seed: int, fractions: Fractions) -> dict[str, st
 
 
 def _short(label: int, part: str, have: dict[str, Counter[int]], left: Counter[int]) -> bool:
-    """Return whether a part lacks a class, and at most as many units of the class are left as parts lack it."""
+    """Return whether a part lacks a class, and there are not more units of the class left than parts that lack it."""
     return not have[part][label] and left[label] <= sum(not have[other][label] for other in PARTS)

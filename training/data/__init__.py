@@ -1,1 +1,1 @@
-"""From a dataset's slices to batches."""
+"""Makes batches from the slices of a dataset."""

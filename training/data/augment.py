@@ -1,4 +1,4 @@
-"""Augmentation: Keras layers that change training slices at random, each batch by a seed of its own."""
+"""Augmentation: Keras layers that change training slices at random. Each batch has its own seed."""
 
 import random
 import string
@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from training.config import Augment
 
 STAMPS, STAMP_HEIGHT, STAMP_WIDTH = 64, 14, 64
-BLUR_REACH = 2  # pixels to each side
-ERASED = (0.02, 0.15)  # least and most share of a slice that is blackened
+BLUR_REACH = 2  # pixels on each side
+ERASED = (0.02, 0.15)  # least and largest share of a slice that is blackened
 
 # Quantisation of luminance, ITU-T T.81 (JPEG), table K.1.
 _LUMINANCE = (
@@ -25,7 +25,7 @@ _LUMINANCE = (
 
 
 class _Random(layers.Layer):  # type: ignore[misc]  # keras has no types
-    """A layer that draws numbers for each slice. `generator` is named as in Keras's own random layers."""
+    """A layer that draws random numbers for each slice. `generator` has the same name as in Keras's random layers."""
 
     def __init__(self, amount: float) -> None:
         super().__init__()
@@ -37,12 +37,12 @@ class _Random(layers.Layer):  # type: ignore[misc]  # keras has no types
         return keras.random.uniform((ops.shape(slices)[0], 1, 1, 1), low, high, seed=self.generator)
 
     def chosen(self, slices: Any) -> Any:
-        """Draw which slices belong to the share `amount`, bool[n,1,1,1]."""
+        """Draw which slices are in the share `amount`, bool[n,1,1,1]."""
         return self.uniform(slices, 0, 1) < self.amount
 
 
 class Sometimes(_Random):
-    """Applies another layer to the share `amount` of slices."""
+    """Applies another layer to a share of slices, `amount`."""
 
     def __init__(self, amount: float, layer: Any) -> None:
         super().__init__(amount)
@@ -54,9 +54,9 @@ class Sometimes(_Random):
 
 
 class RandomAffine(_Random):
-    """Flips, rotates, shifts, shears, zooms and stretches at once, because each resampling blurs.
+    """Flips, rotates, shifts, shears, zooms and stretches in one step, because each resampling blurs.
 
-    Beyond an edge the slice is mirrored.
+    Beyond an edge, the slice is mirrored.
     """
 
     def __init__(self, amounts: Augment) -> None:
@@ -75,7 +75,7 @@ class RandomAffine(_Random):
         across, down = ops.exp(zoom + aspect), ops.exp(zoom - aspect)
         if a.flip:
             across = across * ops.where(draw(1) < 0, -1.0, 1.0)
-        # Where each pixel comes from: rotation · shear · scale about the middle, then the shift.
+        # Each pixel comes from: rotation · shear · scale about the middle, then the shift.
         cos, sin = ops.cos(angle), ops.sin(angle)
         xx, xy = cos * across, (cos * shear - sin) * down
         yx, yy = sin * across, (sin * shear + cos) * down
@@ -87,7 +87,7 @@ class RandomAffine(_Random):
 
 
 class RandomGamma(_Random):
-    """Applies the power law of a display or an export, by up to `amount` either way."""
+    """Applies a power law, like displays and exports, by up to `amount` in either direction."""
 
     def call(self, slices: Any, training: bool = True) -> Any:
         """float32[n,h,w,1] in 0..255, and the same back."""
@@ -95,9 +95,9 @@ class RandomGamma(_Random):
 
 
 class RandomBlur(_Random):
-    """Blurs by a Gaussian of 5 × 5 pixels, with a standard deviation of each slice between 0.1 and `amount` pixels.
+    """Blurs with a Gaussian of 5 × 5 pixels. Each slice has its own standard deviation, 0.1 to `amount` pixels.
 
-    Keras's own layer draws one deviation for a whole batch.
+    Keras's layer is not used, because it draws one deviation for a whole batch.
     """
 
     def call(self, slices: Any, training: bool = True) -> Any:
@@ -116,13 +116,13 @@ class RandomNoise(_Random):
     """Adds Gaussian noise with a standard deviation between 0 and `amount` grey levels."""
 
     def call(self, slices: Any, training: bool = True) -> Any:
-        """float32[n,h,w,1] in 0..255; the result may lie outside."""
+        """float32[n,h,w,1] in 0..255. The result may be outside of this range."""
         noise = keras.random.normal(ops.shape(slices), seed=self.generator)
         return slices + noise * self.uniform(slices, 0, self.amount)
 
 
 class RandomJpeg(_Random):
-    """Compresses some slices like JPEG at a quality of about 15 to 75: rounds the cosine terms of 8 × 8 blocks."""
+    """Compresses some slices like JPEG with a quality of about 15 to 75: rounds the cosine terms of 8 × 8 blocks."""
 
     def __init__(self, amount: float) -> None:
         super().__init__(amount)
@@ -132,7 +132,7 @@ class RandomJpeg(_Random):
         self._table = np.array(_LUMINANCE, np.float32)[None, None, :, None, :]
 
     def call(self, slices: Any, training: bool = True) -> Any:
-        """float32[n,h,w,1] in 0..255, sides multiples of 8."""
+        """float32[n,h,w,1] in 0..255. The sides must be multiples of 8."""
         height, width = slices.shape[1:3]
         blocks = ops.reshape(slices - 128, (-1, height // 8, 8, width // 8, 8))
         terms = ops.einsum("ux,nixjy,vy->niujv", self._cosine, blocks, self._cosine)
@@ -143,7 +143,7 @@ class RandomJpeg(_Random):
 
 
 class RandomBorder(_Random):
-    """Put a black or white frame around some slices, up to an eighth of the side wide."""
+    """Puts a black or white frame around some slices, which is at most an eighth of the side wide."""
 
     def call(self, slices: Any, training: bool = True) -> Any:
         """float32[n,h,w,1]."""
@@ -157,7 +157,7 @@ class RandomBorder(_Random):
 
 
 class RandomText(_Random):
-    """Writes a short line of letters and digits somewhere on some slices, as exports and screenshots carry."""
+    """Writes a short line of letters and digits on some slices, as in exports and screenshots."""
 
     def __init__(self, amount: float) -> None:
         super().__init__(amount)
@@ -193,15 +193,15 @@ def _stamps() -> NDArray[np.float32]:
 
 
 class _Changes(keras.Model):  # type: ignore[misc]  # keras has no types
-    """Layers one after another, uint8[n,h,w,1] to the same. It is a model, which each backend compiles its own way."""
+    """Applies layers one after the other, uint8[n,h,w,1] to the same. As a model, it is compiled by the backend."""
 
     def __init__(self, changes: list[Any]) -> None:
         super().__init__(name="augmentation")
         self.changes = changes
-        self.compile(jit_compile=keras.backend.backend() != "tensorflow")  # XLA takes no affine_transform of TensorFlow
+        self.compile(jit_compile=keras.backend.backend() != "tensorflow")  # XLA lacks affine_transform of TensorFlow
 
     def call(self, slices: Any) -> Any:
-        """Apply the changes, also when predicting."""
+        """Apply the changes, also in prediction."""
         changed = ops.cast(slices, "float32")
         for layer in self.changes:
             changed = layer(changed, training=True)
@@ -209,16 +209,16 @@ class _Changes(keras.Model):  # type: ignore[misc]  # keras has no types
 
 
 class Augmenter:
-    """Changes batches of slices by `amounts`; the same seed always makes the same changes."""
+    """Changes batches of slices by `amounts`. The same seed always makes the same changes."""
 
     def __init__(self, amounts: Augment) -> None:
         self._layers = _layers(amounts)
         inner = [layer.layer for layer in self._layers if isinstance(layer, Sometimes)]
         self._generators = [layer.generator for layer in (*self._layers, *inner)]
-        self._models: dict[tuple[int, ...], _Changes] = {}  # by the size of slices, which is fixed in the layers
+        self._models: dict[tuple[int, ...], _Changes] = {}  # by the size of slices, which the layers fix
 
     def __call__(self, slices: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Return uint8[n,h,w] changed, in the same shape."""
+        """Return changed slices, uint8[n,h,w], in the same shape."""
         if not self._layers:
             return slices
         if (size := slices.shape[1:]) not in self._models:
@@ -230,7 +230,7 @@ class Augmenter:
 
 
 def _layers(amounts: Augment) -> list[Any]:
-    """Make the wanted layers: geometry first, then what scanners, displays and exports add."""
+    """Make the layers: first geometry, then the effects of scanners, displays and exports."""
     a = amounts
     common: dict[str, Any] = {"value_range": (0, 255), "seed": 0}
     wanted: list[tuple[Any, Any]] = [

@@ -1,4 +1,4 @@
-"""Finds slices that a model was trained on: the same pixels, or near-identical ones of a file that was saved anew."""
+"""Finds slices that a model was trained on: with the same pixels, or near-identical because a file was saved again."""
 
 import hashlib
 import logging
@@ -24,7 +24,7 @@ def find_seen_in_training(
 ) -> NDArray[np.bool_]:
     """Return which of n slices, uint8[n, 224, 224], are identical or near-identical to one of `trained`: bool[n].
 
-    `alive` is called now and then, since 100,000 slices take minutes.
+    `alive` is called now and then, because 100,000 slices take minutes.
     """
     pictures = Pictures()
     for one in _with_heartbeat(trained, alive):
@@ -35,7 +35,7 @@ def find_seen_in_training(
     places = np.array([pictures.place(_key(one), one) for one in _with_heartbeat(pixels, alive)], np.int64)
     is_seen = np.arange(len(pictures.places)) < count
     for left, right in near_pairs(pictures.arrays(), alive):
-        is_seen[right[left < count]] = True  # in a pair, the slice that was placed first is always the left one
+        is_seen[right[left < count]] = True  # the left slice of a pair is always the one that was placed first
     return np.asarray(is_seen[places])
 
 
@@ -64,8 +64,8 @@ def training_slices_of(
 ) -> list[Iterator[NDArray[np.uint8]]]:
     """Return the slices that were in `parts` when the version or one of its ancestors was trained.
 
-    Returns one iterator for each dataset, except for the dataset with the id `but`. The iterators read their slices
-    only when they are used, and may be used after `s` is closed.
+    Return one iterator for each dataset, except for the dataset with the id `but`. An iterator reads its slices only
+    when it is used, and may be used after `s` is closed.
     """
     datasets = [dataset for dataset in trained_on(s, version) if dataset.id != but]
     return [slices_of(dataset, rows_in(s, version, dataset, parts)) for dataset in datasets]

@@ -16,7 +16,7 @@ from training.errors import RunFailed
 
 @dataclass(frozen=True)
 class Labelled:
-    """Slices with their labels (1: COVID), groups and rows: uint8[n,s,s], uint8[n], n strings, n rows or none."""
+    """n slices, uint8[n,s,s], with their labels (uint8[n], 1: COVID), n groups, and n rows or no rows."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8]
@@ -27,7 +27,7 @@ class Labelled:
         return len(self.pixels)
 
     def some(self, count: int) -> "Labelled":
-        """Return at most `count` slices, spread over all."""
+        """Return at most `count` slices, spread over all slices."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)
         rows = [self.rows[i] for i in chosen] if self.rows else ()
         return Labelled(self.pixels[chosen], self.labels[chosen], [self.groups[i] for i in chosen], rows)
@@ -35,14 +35,14 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Data:
-    """The slices to learn from, and those that show how well it goes."""
+    """The training slices and the validation slices."""
 
     train: Labelled
     validation: Labelled
 
 
 def load_parts(dataset: Dataset, split: Split, alive: Callable[[], None] = lambda: None) -> dict[str, Labelled]:
-    """Load the three parts of a split: train, validation, test. `alive` is called after each array file.
+    """Load the three parts of a split: train, validation and test. `alive` is called after each array file.
 
     Raises RunFailed if a part lacks slices of a class, and storage's FileMissing and FileDamaged.
     """
@@ -56,7 +56,7 @@ def load_parts(dataset: Dataset, split: Split, alive: Callable[[], None] = lambd
 
 
 def load_part(dataset: Dataset, rows: Sequence[LabelledRow], alive: Callable[[], None] = lambda: None) -> Labelled:
-    """Load the slices of these rows, in their order. `alive` is called after each array file, whose hash is checked.
+    """Load the slices of these rows, in order. Check the hash of each array file, and call `alive` after each.
 
     Raises storage's FileMissing and FileDamaged.
     """

@@ -1,1 +1,1 @@
-"""The demo model and the demo archive, made of phantoms."""
+"""Makes the demo model and the demo archive from phantoms."""

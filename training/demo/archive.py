@@ -1,4 +1,4 @@
-"""Writes an archive of synthetic scans in mixed formats, with a few damaged and odd files, to try the service with."""
+"""Writes the demo archive: synthetic scans in mixed formats, with a few damaged and odd files."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, LUNG_HEIGHT_MM, Patient, m
 from worker.phantoms.slices import hounsfield
 
 SLICES_A_SERIES = 40
-# Of each patient: format, side in pixels, and whether the patient is ill.
+# For each patient: the format, the side in pixels, and whether the patient is ill.
 SERIES = (
     ("dcm", 512, True),
     ("png", 256, False),
@@ -28,9 +28,9 @@ SERIES = (
     ("png", 320, True),
     ("dcm", 256, True),
 )
-_FIRST_PATIENT = 1_000_000  # far from those that the demo model is trained on
+_FIRST_PATIENT = 1_000_000  # far from the patients that the demo model is trained on
 _TIME = (2020, 1, 1, 0, 0, 0)
-_NAMESPACE = uuid.UUID("0d6f1d2c-7a51-5b0e-9d6e-4b1f0c2a9e77")  # of our own, for UIDs that follow from a text
+_NAMESPACE = uuid.UUID("0d6f1d2c-7a51-5b0e-9d6e-4b1f0c2a9e77")  # our namespace for UIDs that are derived from a text
 
 
 def write_demo_archive(path: Path, *, seed: int) -> None:
@@ -38,8 +38,9 @@ def write_demo_archive(path: Path, *, seed: int) -> None:
 
     The same seed always gives the same bytes.
 
-    The odd ones: a truncated PNG, a text named .png, an MR image, an archive in the archive, a PNG of 60 megapixels, an
-    empty file, a byte-identical copy of a slice (this one is sound), and a PNG whose checksum in the ZIP is wrong.
+    The damaged or odd files are: a truncated PNG, a text named .png, an MR image, an archive in the archive, a PNG of
+    60 megapixels, an empty file, a PNG with a wrong checksum in the ZIP, and an identical copy of a slice, which is
+    valid.
     """
     first_png = b""
     with zipfile.ZipFile(path, "w") as archive:
@@ -61,7 +62,7 @@ def write_demo_archive(path: Path, *, seed: int) -> None:
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """Add a file. Pictures are stored, since they are compressed already; DICOM is deflated."""
+    """Add a file. Store pictures, because they are compressed already. Deflate DICOM."""
     entry = zipfile.ZipInfo(name, _TIME)
     entry.external_attr = 0o644 << 16
     entry.compress_type = zipfile.ZIP_DEFLATED if name.endswith(".dcm") else zipfile.ZIP_STORED
@@ -86,7 +87,7 @@ def _picture(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
 
 
 def _uid(*parts: object) -> UID:
-    """Return a UID that is derived from a UUID, which needs no registered root (DICOM PS3.5 B.2)."""
+    """Return a UID that is derived from a UUID. Such a UID needs no registered root (DICOM PS3.5 B.2)."""
     return UID(f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(map(str, parts))).int}")
 
 
@@ -132,7 +133,7 @@ def _zip_of(name: str, data: bytes) -> bytes:
 
 
 def _odd_files(seed: int, png: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield files that the service must reject, each with its reason, and one that it must accept: a copy."""
+    """Yield files that must be rejected, each for another reason, and a copy of a slice, which must be accepted."""
     yield "odd/truncated.png", png[: len(png) // 2]
     yield "odd/notes.png", b"These are notes about a phantom, not a picture.\n"
     brain = hounsfield(make_patient(seed, _FIRST_PATIENT, False), 0.5, 128)

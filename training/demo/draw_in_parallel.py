@@ -1,4 +1,4 @@
-"""Draws many phantoms at once, in a process for each core."""
+"""Draws many phantoms in parallel, with a process for each core."""
 
 import itertools
 import os
@@ -23,10 +23,10 @@ numpy.savez(sys.argv[6], **vars(drawn))
 
 
 def draw_on_all_cores(seed: int, pairs: int, per_patient: int, *, first_pair: int, size: int) -> LabelledSlices:
-    """Draw as `labelled_slices` does, with the pairs of patients shared out between processes.
+    """Draw as `labelled_slices` does, but divide the pairs of patients between processes.
 
-    The processes are plain commands: a worker's process is a daemon, which may not have children of multiprocessing,
-    and a fork of a process that runs TensorFlow can hang.
+    The processes are plain commands. multiprocessing is not used, because a worker's process is a daemon, which may not
+    have such children, and a fork of a process that runs TensorFlow can hang.
     """
     cores = os.cpu_count() or 1
     shares = list(itertools.pairwise(first_pair + pairs * n // cores for n in range(cores + 1)))

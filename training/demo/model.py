@@ -1,6 +1,6 @@
 """Makes the demo model: a real ResNet50, trained on synthetic phantoms. It knows nothing about patients.
 
-It is trained by the same parts as any run, and measured on phantoms of patients that it never saw.
+It is trained with the same code as any run, and measured on phantoms of patients that it never saw.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ SEED = 7
 NAME = "demo"
 NOTE = "demo: synthetic phantoms, knows nothing about patients"
 SLICES_A_PATIENT = 2
-KNOWN_SLICES = 128  # training slices that the distance is fitted to; a quarter as many components keep the file small
+KNOWN_SLICES = 128  # training slices for the distance; they give a quarter as many components, so the file is small
 
 Progress = Callable[[float, str], None]
 
@@ -51,7 +51,7 @@ def _stage(name: str, unfreeze: int, epochs: int, **more: Any) -> Stage:
 class Plan:
     """The settings of a demo model's training.
 
-    `pairs`: the number of patient pairs (one ill, one healthy) in each part; no patient is in two parts.
+    `pairs`: the number of patient pairs (one ill, one healthy) in each part. No patient is in two parts.
     `last_stage_slices`: the number of training slices in the last stage.
     """
 
@@ -92,7 +92,7 @@ SHIPPED = Plan(
 
 
 class _Reporter(TrainingObserver):
-    """Reports the share done, from `first` to `last`, and what is trained."""
+    """Reports the progress of training, as a share from `first` to `last`, and what is trained now."""
 
     def __init__(self, progress: Progress, first: float, last: float, what: str) -> None:
         self._progress, self._first, self._last, self._what = progress, first, last, what
@@ -110,11 +110,11 @@ def make_demo_package(
     progress: Progress = lambda fraction, message: None,
     weights_file: Path | None = None,
 ) -> Package:
-    """Train the demo model, write its package into `folder`, and return it.
+    """Train the demo model, write its package into `folder`, and return the package.
 
-    Its metrics are on unseen phantoms, by the engine that most machines will serve it with. `seed`: of the phantoms,
-    the weights and the order of training. `progress` gets the fraction done, 0 to 1, and what goes on. `weights_file`
-    keeps the trained weights: if it exists already, nothing is trained.
+    Its metrics are measured on unseen phantoms, with the engine that most machines will use. `seed`: for the phantoms,
+    the weights and the order of training. `progress` gets the fraction that is done, 0 to 1, and the present step.
+    `weights_file` stores the trained weights. If it exists already, nothing is trained.
     """
     progress(0.0, "drawing phantoms")
     parts = draw_parts(plan, seed)
@@ -148,7 +148,7 @@ def make_demo_package(
 
 
 def _trained(plan: Plan, data: Data, seed: int, progress: Progress, weights_file: Path | None) -> Any:
-    """Return a trained network, by the weights file if it exists; otherwise train, and keep the weights there."""
+    """Return a trained network. Load the weights file if it exists. Otherwise train, and store the weights there."""
     if weights_file is not None and weights_file.exists():
         network = build_network(hidden=plan.config.hidden, dropout=plan.config.dropout)
         network.load_weights(weights_file)
@@ -162,7 +162,7 @@ def _trained(plan: Plan, data: Data, seed: int, progress: Progress, weights_file
 
 
 def _served(exported: Exported) -> tuple[OpenVinoEngine | None, Calibration]:
-    """Return the engine that most machines will serve the model with, or None for Keras in float32."""
+    """Return the engine that most machines will use for the model, or None for Keras in float32."""
     if not exported.parity["int8"].passed:
         return None, exported.calibration
     engine = OpenVinoEngine(exported.folder / INT8_FILE, "int8", None)
@@ -170,17 +170,17 @@ def _served(exported: Exported) -> tuple[OpenVinoEngine | None, Calibration]:
 
 
 def _lesions(plan: Plan, seed: int) -> NDArray[np.bool_]:
-    """Draw where the lesions lie in the test slices, bool[n, 224, 224]."""
+    """Draw where the lesions are in the test slices, bool[n, 224, 224]."""
     first = plan.pairs["train"] + plan.pairs["validation"]
     return lesion_masks(seed, plan.pairs["test"], SLICES_A_PATIENT, first_pair=first)
 
 
 def heat_in_lesions(cam: NDArray[np.float32], lesions: NDArray[np.bool_]) -> dict[str, float]:
-    """Measure how heat maps, float32[n, 7, 7], lie on drawn lesions, bool[n, 224, 224], over the slices with lesions.
+    """Measure how well heat maps, float32[n, 7, 7], match drawn lesions, bool[n, 224, 224], on slices with lesions.
 
-    `share`: the share of the heat that lies inside the lesions, if the map is enlarged smoothly, as pages show it.
-    `at_best`: the share that a map of 7 × 7 cells would reach if it were drawn from the lesions. `area`: the share that
-    heat spread evenly would reach. `peak_inside`: share of slices whose hottest pixel lies inside a lesion.
+    `share`: the share of the heat inside the lesions, if the map is enlarged smoothly, as on pages. `at_best`: the
+    share that a map of 7 × 7 cells would reach if it were drawn from the lesions. `area`: the share that evenly spread
+    heat would reach. `peak_inside`: the share of slices whose hottest pixel is inside a lesion.
     """
     ill = lesions.any((1, 2))
     cam, lesions = cam[ill], lesions[ill]
@@ -200,7 +200,7 @@ def _enlarged(cells: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _share_inside(heat: NDArray[np.float32], lesions: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the share of each slice's heat that lies inside its lesions; 0 for a slice without any heat."""
+    """Return the share of each slice's heat that is inside its lesions, or 0 for a slice without heat."""
     total = heat.sum((1, 2), dtype=np.float64)
     inside = (heat * lesions).sum((1, 2), dtype=np.float64)
     return np.asarray(np.divide(inside, total, out=np.zeros_like(total), where=total > 0))
@@ -253,7 +253,7 @@ Differences are of a calibrated probability. Chosen of the candidates: {int8.get
 
 
 def train_network(plan: Plan, data: Data, seed: int, progress: Progress) -> Any:
-    """Return a network that learned by the plan."""
+    """Return a network that was trained by the plan."""
     keras.utils.set_random_seed(seed)
     network = build_network(hidden=plan.config.hidden, dropout=plan.config.dropout, seed=seed)
     start_residuals_at_zero(network)
@@ -270,7 +270,7 @@ def train_network(plan: Plan, data: Data, seed: int, progress: Progress) -> Any:
 
 
 def draw_parts(plan: Plan, seed: int) -> dict[str, Labelled]:
-    """Draw the disjoint parts of phantoms on all cores; a patient is a group."""
+    """Draw the disjoint parts of phantoms on all cores. Each patient is a group."""
     parts, first = {}, 0
     for name, pairs in plan.pairs.items():
         drawn = draw_on_all_cores(seed, pairs, SLICES_A_PATIENT, first_pair=first, size=224)

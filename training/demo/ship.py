@@ -1,4 +1,4 @@
-"""`make demo-model`: trains the demo model that ships with ctbatch and writes it to its place in the source tree."""
+"""`make demo-model`: trains the demo model that ships with ctbatch, and writes it into the source tree."""
 
 import gzip
 import hashlib
@@ -22,12 +22,12 @@ NOTED_EVERY = 20.0  # seconds
 
 
 def main() -> None:
-    """Train, package and pack. The trained weights and the whole package are kept in `.build`."""
+    """Train the demo model, make its package and pack it. The weights and the whole package stay in `.build`."""
     BUILD.mkdir(exist_ok=True)
     whole, shipped, packed = BUILD / "demo-package", BUILD / "demo-shipped", BUILD / DEMO_FILE.name
     for folder in (whole, shipped):
         shutil.rmtree(folder, ignore_errors=True)
-    plan = hashlib.sha256(f"{SEED} {SHIPPED}".encode()).hexdigest()[:8]  # weights of another plan are not used
+    plan = hashlib.sha256(f"{SEED} {SHIPPED}".encode()).hexdigest()[:8]  # so that weights of another plan are not used
     weights = BUILD / f"demo-{plan}.weights.h5"
     package = make_demo_package(whole, plan=SHIPPED, progress=_printer(), weights_file=weights)
     package = int8_alone(package, whole, shipped)
@@ -54,7 +54,7 @@ def _printer() -> Callable[[float, str], None]:
 
 
 def int8_alone(package: Package, folder: Path, target: Path) -> Package:
-    """Copy a package without its float32 networks, which are nine tenths of its size, into `target`."""
+    """Copy a package into `target`, without the float32 networks, which are nine tenths of its size."""
     if not package.parity["int8"]["passed"]:
         sys.exit(f"int8 strays too far from float32: {package.parity['int8']}")
     engine = "openvino-int8"
@@ -73,7 +73,7 @@ def int8_alone(package: Package, folder: Path, target: Path) -> Package:
 
 
 def pack(folder: Path, names: list[str], target: Path) -> None:
-    """Pack a package's files as `db.registry.transfer` imports them; the same files always give the same bytes."""
+    """Pack the files of a package for `db.registry.transfer`. The same files always give the same bytes."""
     with (
         target.open("wb") as raw,
         gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as compressed,

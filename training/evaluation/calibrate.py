@@ -1,14 +1,15 @@
-"""Calibration: the temperature that turns logits into probabilities, and the threshold from which one is positive.
+"""Calibration: chooses the temperature, which turns logits into probabilities, and the threshold for COVID.
 
-Validation slices come from few groups, and one patient that is wholly wrong moves the best temperature and threshold
-far. So each has a plain value: the threshold 0.5, and the temperature that the loss calls for. If the groups are given,
-all values within one standard error of the best are taken as equally good, and the one closest to the plain value is
-chosen (the rule of Breiman et al., Classification and Regression Trees, 1984). The standard error comes from a
-jackknife over groups. If one group has all slices of a class, it cannot be estimated, and the plain value is chosen.
+Validation slices come from few groups, and one patient with only wrong answers changes the best temperature and
+threshold a lot. So each has a plain value: 0.5 for the threshold, and for the temperature the value that the loss calls
+for. If the groups are given, all values within one standard error of the best count as equally good, and the one
+closest to the plain value is chosen (the rule of Breiman et al., Classification and Regression Trees, 1984). The
+standard error comes from a jackknife over groups. If one group has all slices of a class, there is no standard error,
+and the plain value is chosen.
 
-If all groups are classified correctly, any colder temperature has a lower loss. That is not evidence for it, since g
-groups cannot show an error below one in g. So a temperature below the plain one stops where the probabilities expect
-one wrong group.
+If all groups are classified correctly, any lower temperature has a lower loss. That does not show that it is better,
+because g groups cannot show an error rate below one in g. So the temperature is lowered only until the probabilities
+predict one wrong group.
 """
 
 from collections.abc import Sequence
@@ -21,15 +22,15 @@ from scipy.special import expit
 
 from training.config import STEADY_RULE, floor_of
 
-COLDEST, HOTTEST = 0.25, 8.0  # bounds: on a few perfectly separated slices the optimum would run to 0
-CUTS = 256  # values that are tried between the plain one and the best
+COLDEST, HOTTEST = 0.25, 8.0  # limits of the temperature; on a few perfectly separated slices the optimum would be 0
+CUTS = 256  # values to try between the plain one and the best one
 
 
 def plain_temperature(q: float, label_smoothing: float) -> float:
-    """Return the temperature that undoes what a loss of `training.network.loss` does to logits.
+    """Return the temperature that corrects the effect of a loss of `training.network.loss` on logits.
 
-    Generalised cross-entropy makes a logit 1 / (1 - q) times as large. Label smoothing makes small ones 1 - smoothing
-    times as large; large ones shrink more, which no temperature undoes.
+    Generalised cross-entropy multiplies logits by 1 / (1 - q). Label smoothing multiplies small logits by
+    1 - smoothing. It shrinks large logits more, which a temperature cannot correct.
     """
     return min((1 - label_smoothing) / max(1 - q, 1 / HOTTEST), HOTTEST)
 
@@ -37,10 +38,10 @@ def plain_temperature(q: float, label_smoothing: float) -> float:
 def fit_temperature(
     logit: ArrayLike, labels: ArrayLike, groups: Sequence[str] | None = None, *, plain: float = 1.0
 ) -> float:
-    """Return the temperature, 0.25 to 8, with the least log loss on labels 0 and 1 [n] (Guo et al., 2017).
+    """Return the temperature, 0.25 to 8, with the lowest log loss for labels 0 and 1 [n] (Guo et al., 2017).
 
-    With `groups` [n], return the temperature closest to `plain` that is within a standard error of the best, and no
-    colder than g groups can show. If a class has only one group, return `plain`.
+    With `groups` [n], return the temperature closest to `plain` that is within a standard error of the best, and not
+    lower than g groups can justify. If a class has only one group, return `plain`.
 
     Raises ValueError if there are no slices, or a logit is not finite.
     """
@@ -56,7 +57,7 @@ def fit_temperature(
     if _has_lone_group(truth, groups):
         return plain
     best = max(best, np.log(_coldest(scores, _numbered(groups), plain)))
-    tried = np.linspace(np.log(plain), best, CUTS)  # from the plainest
+    tried = np.linspace(np.log(plain), best, CUTS)  # the plainest value comes first
     losses = np.array([np.logaddexp(0.0, -right / np.exp(log_temperature)) for log_temperature in tried])
     worse = losses - losses[-1]
     return float(np.exp(tried[_plainest(worse.mean(1), _left_out(worse, _numbered(groups)))]))
@@ -67,13 +68,13 @@ def choose_threshold(
 ) -> float:
     """Return the probability from which a slice counts as positive.
 
-    `rule`: "youden" (the largest sensitivity + specificity - 1; Youden, 1950), "youden-1se" (the threshold closest to
-    0.5 within a standard error of that, by `groups` [n]; 0.5 if a class has one group), or "sensitivity>=X",
-    0 < X <= 1 (the highest threshold with at least that sensitivity). By the first and the last rule, it lies midway
-    between two scores, so that a little noise moves no slice across. Of several equally good thresholds, the one in the
-    widest gap is taken.
+    `rule` is one of these. "youden": the largest sensitivity + specificity - 1 (Youden, 1950). "youden-1se": the
+    threshold closest to 0.5 that is within a standard error of that, by `groups` [n], or 0.5 if a class has one group.
+    "sensitivity>=X", 0 < X <= 1: the highest threshold with at least this sensitivity. For the first and the last rule,
+    the threshold is midway between two scores, so that a little noise changes no label. Of several equally good
+    thresholds, the one in the widest gap is chosen.
 
-    Raises ValueError: an unknown rule, a class without slices, a score that is not finite.
+    Raises ValueError: an unknown rule, a class without slices, or a score that is not finite.
     """
     floor = floor_of(rule)
     scores, truth = _paired(probability, labels)
@@ -96,7 +97,7 @@ def choose_threshold(
         return threshold
     if _has_lone_group(truth, groups):
         return 0.5
-    tried = np.linspace(0.5, threshold, CUTS)  # from the plainest
+    tried = np.linspace(0.5, threshold, CUTS)  # the plainest value comes first
     right = ((scores >= tried[:, None]) == (truth == 1)).astype(np.float64)
     numbers = _numbered(groups)
     classes = [truth == 0, truth == 1]
@@ -107,9 +108,9 @@ def choose_threshold(
 
 
 def meets_rule(probability: ArrayLike, labels: ArrayLike, rule: str, threshold: float, best: float) -> bool:
-    """Return whether a threshold does as well by the rule as `best`, the one that `choose_threshold` gave.
+    """Return whether a threshold is as good by the rule as `best`, the result of `choose_threshold`.
 
-    For a floor of sensitivity: it keeps the floor, and its specificity is not lower. For Youden's rules: its
+    For a floor of sensitivity: it reaches the floor, and its specificity is not lower. For Youden's rules: its
     sensitivity + specificity is not lower.
     """
     scores, truth = _paired(probability, labels)
@@ -131,7 +132,7 @@ def _has_lone_group(truth: NDArray[Any], groups: Sequence[str]) -> bool:
 
 
 def _coldest(scores: NDArray[np.float64], numbers: NDArray[np.int64], plain: float) -> float:
-    """Return the temperature, at most `plain`, at which the probabilities expect one wrong group."""
+    """Return the temperature, at most `plain`, with which the probabilities predict one wrong group."""
 
     def expected(log_temperature: float) -> float:
         wrong = expit(-np.abs(scores) / np.exp(log_temperature))
@@ -151,15 +152,15 @@ def _numbered(groups: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _left_out(values: NDArray[np.float64], numbers: NDArray[np.int64], count: int = 0) -> NDArray[np.float64]:
-    """Return the means of `values` [t, n] with each group of `numbers` [n] left out: [t, g], g at least `count`."""
+    """Return the means of `values` [t, n] without each group of `numbers` [n] in turn: [t, g], g at least `count`."""
     sums = np.stack([np.bincount(numbers, row, minlength=count) for row in values])
     return np.asarray((values.sum(1, keepdims=True) - sums) / (len(numbers) - np.bincount(numbers, minlength=count)))
 
 
 def _plainest(worse: NDArray[np.float64], without: NDArray[np.float64]) -> int:
-    """Return the first value that is within one standard error of the last one, the best.
+    """Return the index of the first value that is within one standard error of the last one, which is the best.
 
-    `worse` [t]: by how much each value is worse; `without` [t, g]: the same with each group left out.
+    `worse` [t]: by how much each value is worse. `without` [t, g]: the same without each group in turn.
     """
     error = np.sqrt((without.shape[1] - 1) * without.var(1))
     return int(np.flatnonzero(worse <= error + 1e-12)[0])

@@ -1,4 +1,4 @@
-"""Carries out evaluations: scores a model version on labelled slices, and compares it with the others."""
+"""Carries out evaluations: scores a model version on labelled slices, and compares it with other versions."""
 
 import io
 import logging
@@ -35,12 +35,12 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-LEARNED_FROM = (TRAIN, VALIDATION)  # the parts that train a version, and that its threshold is chosen on
+LEARNED_FROM = (TRAIN, VALIDATION)  # the parts for training a version, and for choosing its threshold
 Progress = Callable[[float], None]
 
 
 def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progress = lambda fraction: None) -> bool:
-    """Claim the oldest waiting evaluation, or the one of this id, and carry it out; return False if none waits."""
+    """Claim the oldest waiting evaluation, or the one with this id, and carry it out. Return False if none waits."""
     if evaluation_id is None and not claimed.may_claim():
         return False
     taken = in_transaction(lambda s: evaluations.claim(s, worker, evaluation_id))
@@ -70,7 +70,7 @@ def evaluate_next(worker: str, evaluation_id: int | None = None, progress: Progr
 
 
 def _why(error: Exception, evaluation: Evaluation) -> str:
-    """Return one line for people. Every user may read it, so it names neither a path nor a server."""
+    """Return the reason in one line for people. Every user may read it, so it names no path and no server."""
     if isinstance(error, FileMissing | FileDamaged):
         what = f"a file of the dataset {evaluation.dataset.label} or of {evaluation.model_version.label}"
         return f"{what} is gone or damaged: {error}"
@@ -122,8 +122,10 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
 
 
 def _result(version: ModelVersion, engine: str, data: Labelled, scores: Scores) -> EvaluationResult:
-    """Return the metrics of slices and of groups at the engine's own threshold and temperature, and the share out of
-    distribution."""
+    """Return the metrics on slices and on groups, and the share of slices that are out of distribution.
+
+    Use the threshold and the temperature of the engine.
+    """
     temperature, threshold = calibration_of(version, engine)
     chances = probability(scores.logit, temperature)
     metrics = with_intervals(chances, data.labels, data.groups, threshold)
@@ -145,7 +147,7 @@ def _finish(
 ) -> None:
     """Record the result, with comparisons to all finished evaluations on the same slices.
 
-    If others finish meanwhile, compare with them too before recording.
+    If other evaluations finish meanwhile, compare with them too before recording.
     """
     packed = io.BytesIO()
     np.save(packed, logit, allow_pickle=False)
@@ -157,7 +159,7 @@ def _finish(
             others = evaluations.done_beside(s, evaluation)
         for other in others:
             if other.id not in against:
-                progress(1.0)  # half a minute each for 100,000 slices
+                progress(1.0)  # a comparison takes half a minute for 100,000 slices
                 theirs = _verdicts_of(other)
                 against[other.id] = compare(ours, theirs, data.labels, data.groups) if theirs else {}
         with session_scope() as s:
@@ -171,7 +173,7 @@ def _verdicts(version: ModelVersion, engine: str, logit: NDArray[np.float32]) ->
 
 
 def _verdicts_of(evaluation: Evaluation) -> Verdicts | None:
-    """Return the verdicts of another version on the slices, or None if its scores are gone."""
+    """Return the answers of another version on the slices, or None if its scores are gone."""
     sha256 = evaluation.scores_sha256 or ""
     try:
         logit = np.load(storage().verified_path(sha256), allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Metrics of groups (patients): the slices of each group give one score by a rule of findings."""
+"""Measures metrics on groups (patients): a rule of findings turns the slices of a group into one score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ Array = NDArray[np.float64]
 class ScoredGroups:
     """Groups that have at least one slice with enough lung, in the order of their names.
 
-    `labels`: uint8[g], 1 if any slice of the group is COVID. `probabilities`: of each group's slices with enough lung,
-    the only ones that count. `left_out`: how many groups have none.
+    `labels`: uint8[g], 1 if a slice of the group is COVID. `probabilities`: those of each group's slices with enough
+    lung, as only these count. `left_out`: how many groups have no such slice.
     """
 
     names: list[str]
@@ -32,7 +32,7 @@ class ScoredGroups:
     def of(
         cls, probability: ArrayLike, labels: ArrayLike, groups: Sequence[str], pixels: NDArray[np.uint8]
     ) -> "ScoredGroups":
-        """Gather n slices by group: probabilities and labels [n], n group names, prepared pixels uint8[n, s, s]."""
+        """Group n slices. They have probabilities and labels [n], n group names, and prepared pixels uint8[n, s, s]."""
         chances, truth, names = np.asarray(probability, np.float64), np.asarray(labels), np.asarray(groups)
         has_lung = np.array([lung_fraction(one) >= LEAST_LUNG for one in pixels], np.bool_)
         order = np.argsort(names, kind="stable")
@@ -53,7 +53,7 @@ class ScoredGroups:
 
 
 def measure_groups(groups: ScoredGroups, rule: FindingRule) -> GroupMetrics | None:
-    """Return the metrics of groups by a rule, with intervals by resampling them; None if no group has a score."""
+    """Return the metrics of a rule on groups, with intervals by resampling groups. Return None if there is no group."""
     if not groups.names:
         return None
     metrics = with_intervals(groups.scores(rule), groups.labels, groups.names, rule.threshold)

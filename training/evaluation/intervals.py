@@ -1,11 +1,11 @@
-"""The 95 % interval of a metric, by its values on resampled groups.
+"""Computes the 95 % interval of a metric from its values on resampled groups.
 
-It runs between percentiles. With few groups these lie too close together, so they are moved outwards, for 16 groups
-from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician,
-2015). A share of slices gets the interval of Clopper and Pearson, with as many trials as have the variance of the
-resamples (Korn and Graubard, Survey Methodology, 1998). Resamples of groups without a mistake all give 1. The lower end
-is then that of g successes in g trials, 0.05 to the power of 1/g: about 1 - 3/g, the "rule of three" (Hanley and
-Lippman-Hand, JAMA, 1983).
+The interval is between two percentiles. With few groups, these percentiles are too close together, so they are moved
+outwards, for 16 groups from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the Bootstrap,
+The American Statistician, 2015). A share of slices gets the interval of Clopper and Pearson. Its number of trials is
+chosen so that its variance is that of the resamples (Korn and Graubard, Survey Methodology, 1998). If no group has a
+mistake, all resamples are 1. The lower end is then that of g successes in g trials, 0.05 to the power of 1/g. This is
+about 1 - 3/g, the "rule of three" (Hanley and Lippman-Hand, JAMA, 1983).
 """
 
 from typing import Any
@@ -16,14 +16,15 @@ from scipy import stats
 
 from db.evaluation.result import Interval
 
-TAIL = 0.025  # on each side of an interval
+TAIL = 0.025  # the probability on each side of an interval
 SHARES = ("accuracy", "recall", "specificity", "precision")  # of slices
 
 
 def interval_of(name: str, value: float | None, drawn: NDArray[np.floating[Any]], groups: int) -> Interval:
-    """Return the 95 % interval of a metric from its resamples. `groups`: how many groups they rest on.
+    """Return the 95 % interval of a metric from its resamples. `groups`: how many groups were resampled.
 
-    Return None if the metric or most of its resamples are undefined, or for one group, whose resamples are all equal.
+    Return None if the metric or most of its resamples are undefined, or if there is one group, as all its resamples are
+    equal.
     """
     defined = drawn[~np.isnan(drawn)]
     if value is None or groups < 2 or len(defined) * 2 < len(drawn):

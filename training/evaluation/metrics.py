@@ -1,16 +1,16 @@
-"""Metrics of probabilities against the truth, with their intervals over groups, and comparisons of two models.
+"""Computes the metrics of probabilities against the true labels, their intervals over groups, and comparisons.
 
-Slices of one patient or series are alike, so chance is a matter of groups: whole groups are drawn again with
+Slices of one patient or series are alike, so chance acts on groups, not on slices. Whole groups are drawn again with
 replacement, and a slice counts as often as its group was drawn. Each metric is computed from such weights, for all
 resamples at once. The plain metrics are those of one draw that takes each group once.
 
-`training.evaluation.intervals` derives the interval of a metric from its resamples. That of a difference is a t
-interval with the standard error of its resamples, since decisions rest on it (Efron and Tibshirani, An Introduction to
-the Bootstrap, 1993, chapters 12 and 13).
+`training.evaluation.intervals` derives the interval of a metric from its resamples. The interval of a difference is a
+t interval with the standard error of its resamples, because decisions depend on it (Efron and Tibshirani, An
+Introduction to the Bootstrap, 1993, chapters 12 and 13).
 
 Groups in which two models do not differ add no variance, but the models may differ in the next group. So the standard
 error of a difference of shares is at least the share of these groups, divided by the number of all groups. If no group
-differs, that is as large as if one whole group did. Other metrics get this if all their resamples are 0.
+differs, this is the effect of one differing group. For other metrics, it is used only if all resamples are 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,19 +27,19 @@ from training.evaluation.intervals import SHARES, TAIL, interval_of
 
 Array = NDArray[np.float64]
 
-BINS = 15  # of probability, equally wide, for the expected calibration error
-BLOCK = 250_000  # weights of slices that are held at once: 2 MB, which fits a processor's cache
-CHANCE_DRAWS = 200  # of labels, for the calibration error that chance alone makes
+BINS = 15  # equally wide bins of probability, for the expected calibration error
+BLOCK = 250_000  # weights of slices that are computed at a time; 2 MB fit into a processor's cache
+CHANCE_DRAWS = 200  # draws of labels, for the calibration error by chance alone
 
 
 def measure(probability: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float | None]:
-    """Return the metrics of `METRICS` on probabilities [n] and labels 0 or 1 [n]; positive from `threshold` on.
+    """Return the metrics of `METRICS` on probabilities [n] and labels 0 or 1 [n]. A slice is positive from `threshold`.
 
-    `recall` is the sensitivity; `pr_auc` the average precision; `ece` the mean gap, over 15 equally wide bins, between
-    the probability of COVID and its share (Naeini et al., 2015). A metric is None if a missing class leaves it
-    undefined. Precision is 0 if nothing is called positive.
+    `recall`: the sensitivity. `pr_auc`: the average precision. `ece`: the mean difference between the probability of
+    COVID and its share, over 15 equally wide bins (Naeini et al., 2015). A metric is None if it needs a class that is
+    missing. Precision is 0 if no slice is positive.
 
-    Raises ValueError: no slices, lengths that differ, probabilities outside 0..1, labels other than 0 and 1.
+    Raises ValueError: there are no slices, lengths differ, a probability is outside 0..1, or a label is not 0 or 1.
     """
     scored = ScoredSlices.of(probability, labels, threshold)
     return _plain(scored.metrics(np.ones((1, scored.size))))
@@ -56,8 +56,8 @@ def with_intervals(
 ) -> Metrics:
     """Return the metrics of `measure` with their 95 % intervals, by resampling groups.
 
-    An interval is None if only one group has a class that the metric needs, or if most resamples leave it undefined. A
-    metric of all slices needs each class that they have.
+    An interval is None if a class that the metric needs has only one group, or if the metric is undefined on most
+    resamples. A metric of all slices needs each class that they have.
 
     Raises ValueError as `measure` does, and if `groups` has another length.
     """
@@ -80,13 +80,13 @@ def with_intervals(
 
 
 def count_groups(labels: ArrayLike, groups: Sequence[str]) -> dict[str, int]:
-    """Return how many groups have a slice of each class; a group with both counts twice."""
+    """Return how many groups have a slice of each class. A group with both classes counts twice."""
     truth, names = np.asarray(labels), np.asarray(groups)
     return {name: len(np.unique(names[truth == label])) for label, name in CLASSES.items()}
 
 
 def chance_calibration_error(probability: ArrayLike, *, seed: int = 0) -> float:
-    """Return the mean calibration error that chance alone makes: labels are drawn by the probabilities [n]."""
+    """Return the mean calibration error by chance alone, with labels that are drawn by the probabilities [n]."""
     p = np.asarray(probability, np.float64)
     bins, rng = _bins(p), np.random.default_rng(seed)
     drawn = (np.bincount(bins, p - (rng.random(len(p)) < p), minlength=BINS) for _ in range(CHANCE_DRAWS))
@@ -99,7 +99,7 @@ def _bins(probability: Array) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """A model's calibrated probabilities of n slices, float[n], positive from `threshold` on."""
+    """The calibrated probabilities of a model for n slices, float[n]. A slice is positive from `threshold` on."""
 
     probability: ArrayLike
     threshold: float
@@ -114,7 +114,7 @@ def compare(
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, PairedMetric]:
-    """Compare two models on the same slices, metric by metric; both see the same resampled groups.
+    """Compare two models on the same slices, metric by metric. The same groups are resampled for both.
 
     Raises ValueError as `with_intervals` does.
     """
@@ -144,9 +144,9 @@ def compare(
 def _share_without_difference(
     name: str, ours: "ScoredSlices", theirs: "ScoredSlices", index: NDArray[np.intp]
 ) -> float:
-    """Return the share of the metric's groups in which both models are right as often; 0 unless it is a share.
+    """Return the share of the metric's groups in which both models are right equally often.
 
-    `index`, int[n]: the group of each slice.
+    Return 0 if the metric is not a share of slices. `index`, int[n]: the group of each slice.
     """
     if name not in SHARES:
         return 0.0
@@ -161,14 +161,15 @@ def _pair(
 ) -> PairedMetric:
     """Return a difference with its t interval.
 
-    `drawn`: its resamples; `groups`: how many groups it rests on; `without_difference`: the share that do not differ.
+    `drawn`: its resamples. `groups`: how many groups the metric depends on. `without_difference`: the share of groups
+    in which the models do not differ.
     """
     if first is None or second is None:
         return PairedMetric(first=first, second=second, difference=None, low=None, high=None)
     difference, defined = first - second, drawn[~np.isnan(drawn)]
     if groups < 2 or len(defined) * 2 < len(drawn):
         return PairedMetric(first=first, second=second, difference=difference, low=None, high=None)
-    # Resamples of g groups vary as if the groups' own variance were divided by g, not by g - 1.
+    # Resamples of g groups vary as if the variance between groups were divided by g, not by g - 1.
     error = float(np.std(defined)) * np.sqrt(groups / (groups - 1))
     least = (1.0 if error == difference == 0 else without_difference) / groups
     half = -float(stats.t.ppf(TAIL, groups - 1)) * max(error, least)
@@ -185,13 +186,13 @@ def _pair(
 
 @dataclass(frozen=True)
 class ScoredSlices:
-    """Slices with their scores and truth, and the indices that sort them by score."""
+    """Slices with their scores and true labels, and the indices that sort them by score."""
 
     probability: Array
-    positive: Array  # 1 where the truth is COVID, else 0
-    called: Array  # 1 from the threshold on, else 0
+    positive: Array  # 1 if the true label is COVID, else 0
+    called: Array  # 1 if the score reaches the threshold, else 0
     order: NDArray[np.intp]
-    ties: NDArray[np.intp]  # where, in that order, each distinct score begins
+    ties: NDArray[np.intp]  # where each distinct score begins, in that order
 
     @classmethod
     def of(cls, probability: ArrayLike, labels: ArrayLike, threshold: float) -> "ScoredSlices":
@@ -216,12 +217,12 @@ class ScoredSlices:
         return [[int(n) for n in row] for row in counts.reshape(2, 2)]
 
     def metrics(self, weights: Array) -> dict[str, Array]:
-        """Return each metric, float64[B], of slices with `weights`, float64[B, n]; NaN if it is undefined."""
+        """Return each metric, float64[B], of slices with `weights`, float64[B, n]. It is NaN if it is undefined."""
         total = weights.sum(axis=1)
         positives, called, true = (weights @ c for c in (self.positive, self.called, self.positive * self.called))
         negatives = total - positives
         auc, average = self._ranked(weights, positives, negatives)
-        absent = _share(np.zeros_like(total), positives)  # NaN where there is no positive slice, else 0
+        absent = _share(np.zeros_like(total), positives)  # NaN if there is no positive slice, else 0
         return {
             "accuracy": _share(total - positives - called + 2 * true, total),
             "recall": _share(true, positives),
@@ -235,15 +236,15 @@ class ScoredSlices:
         }
 
     def _gaps(self) -> Array:
-        """Return probability less truth of each slice, in the column of its bin: float64[n, 15]."""
+        """Return the probability minus the true label of each slice, in the column of its bin: float64[n, 15]."""
         gaps = np.zeros((self.size, BINS))
         gaps[np.arange(self.size), _bins(self.probability)] = self.probability - self.positive
         return gaps
 
     def _ranked(self, weights: Array, positives: Array, negatives: Array) -> tuple[Array, Array]:
-        """Return the area under the ROC curve, equal scores counting half, and the average precision.
+        """Return the area under the ROC curve, in which equal scores count half, and the average precision.
 
-        Both need both classes.
+        Both metrics need both classes.
         """
         sorted_weights = weights[:, self.order]
         truth = self.positive[self.order]
@@ -270,9 +271,9 @@ def _grouped(groups: Sequence[str], size: int) -> tuple[NDArray[np.intp], int]:
 
 
 def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: int) -> dict[str, int]:
-    """Return the metrics that rest on more than one group, each with the number of groups of its rarest class.
+    """Return the metrics that depend on more than one group, each with the number of groups of its rarest class.
 
-    If a metric rests on one group, all resamples that contain it are the same. A metric of all slices rests on each
+    If a metric depends on one group, all resamples with this group are the same. A metric of all slices depends on each
     class that they have.
     """
     behind = {label: len(np.unique(index[scored.positive == label])) for label in (0, 1)}
@@ -282,7 +283,7 @@ def _on_several_groups(scored: ScoredSlices, index: NDArray[np.intp], groups: in
 
 
 def resample_groups(index: NDArray[np.intp], groups: int, seed: int, resamples: int) -> Iterator[Array]:
-    """Yield weights of slices, float64[b, n], of all resamples in blocks: how often each slice's group was drawn."""
+    """Yield the weights of slices for all resamples, in blocks float64[b, n]: how often the slice's group was drawn."""
     rng = np.random.default_rng(seed)
     block = max(BLOCK // len(index), 1)
     for start in range(0, resamples, block):

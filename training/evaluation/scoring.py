@@ -1,4 +1,4 @@
-"""An engine's answers on many slices."""
+"""Scores many slices with an engine."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from worker.engines.interface import Engine, Scores
 
 
 def score(engine: Engine, pixels: NDArray[np.uint8], progress: Callable[[float], None]) -> Scores:
-    """Score n ≥ 1 slices, uint8[n, 224, 224], a batch at a time; `progress` gets the share that is done after each."""
+    """Score n ≥ 1 slices, uint8[n, 224, 224], batch by batch. `progress` gets the share that is done so far."""
     parts = []
     for start in range(0, len(pixels), engine.batch_size):
         parts.append(engine.predict(pixels[start : start + engine.batch_size]))

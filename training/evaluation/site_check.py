@@ -1,16 +1,16 @@
-"""The site check: whether a model version may be used at a site, by a labelled sample of that site's slices.
+"""The site check: decides whether a model version may be used at a site, by labelled slices of that site.
 
 The rule. Sensitivity, specificity and AUC each have a floor. The model
 
 - may be used if the lower ends of all three 95 % intervals reach their floors, on at least 20 groups of each class.
-  With fewer groups, an interval by resampling groups is too rough to decide by;
+  With fewer groups, an interval from resampling groups is too rough for a decision;
 - may not be used if the upper end of one interval is below its floor;
-- otherwise there is not enough evidence. An interval narrows with the root of the number of groups. From that follows
-  how many more groups like those of the dataset would give a clear verdict.
+- otherwise there is not enough evidence. An interval gets narrower with the root of the number of groups. This gives
+  the number of further groups, like those of the dataset, that would give a clear verdict.
 
-Slices are not evidence if the model was trained on them or its threshold chosen on them, if they are near-identical to
-such a slice, or if they have no known patient: several may be of one. If these are more than one in a hundred, there is
-not enough evidence.
+A slice is not evidence if the model was trained on it, or its threshold was chosen on it, or it is near-identical to
+such a slice. A slice without a known patient is not evidence either, because several slices may be of one patient. If
+one of these two kinds makes up more than one in a hundred slices, there is not enough evidence.
 """
 
 import math
@@ -23,15 +23,18 @@ from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Fl
 from db.metrics import METRICS, missing_slice
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
-MUCH_OOD = 0.05  # share of slices out of distribution from which a check mentions it; training allows as much
-MAX_SUGGESTED_FACTOR = 20  # beyond 20 times today's groups, do not suggest collecting more
+MUCH_OOD = 0.05  # above this share of slices out of distribution, a check mentions it; training allows as many
+MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today's groups
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """How far the slices can be believed, as shares of slices. `seen`: the model was trained on them, or its threshold
-    was chosen on them; `without_patient`: no patient, series or folder is known; `ood`: out of distribution, or None.
-    `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers."""
+    """How much the slices count as evidence, as shares of slices.
+
+    `seen`: the model was trained on them, or its threshold was chosen on them. `without_patient`: no patient, series or
+    folder is known. `ood`: out of distribution, or None. `reviewed`: the labels are reviews of a job, whose readers may
+    have seen a model's answers.
+    """
 
     seen: float = 0.0
     without_patient: float = 0.0
@@ -102,8 +105,10 @@ def _more_groups(
     groups: Mapping[str, int],
     short: Sequence[str],
 ) -> int | None:
-    """Return how many more groups, of both classes together, would move the near end of each short interval to its
-    floor; None if that is too many to suggest."""
+    """Return how many more groups, of both classes together, would make each undecided interval end at its floor.
+
+    Return None if that is too many to suggest.
+    """
     needed = {kind: max(LEAST_GROUPS, number) for kind, number in groups.items()}
     for name in short:
         value, low, high = bounds[name]
@@ -126,12 +131,12 @@ def _more_groups(
 
 
 def _groups_without_a_mistake(floor: float) -> int:
-    """Return how many groups without a mistake have an interval whose lower end is the floor, by the rule of three."""
+    """Return how many groups without a mistake have an interval that begins at the floor, by the rule of three."""
     return math.ceil(math.log(0.05) / math.log(floor))
 
 
 def _advice(more: int | None, *, known: bool) -> list[str]:
-    """Return a line on how many more groups are needed. `known`: every metric has an interval to derive that from."""
+    """Return a line about how many more groups are needed. `known`: every metric has an interval for this estimate."""
     if more is None:
         return ["a metric is very close to its floor; even many more groups may not give a clear verdict"]
     if not more:

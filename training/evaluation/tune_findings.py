@@ -1,14 +1,14 @@
 """Chooses the rule of findings, its k and its threshold on labelled groups, by nested cross-validation.
 
-The groups are dealt into outer folds. For each outer fold the others choose a rule and a threshold, by an inner
-cross-validation among themselves, and the fold that had no part in the choice is judged. All these verdicts together
-are the estimate of how well the procedure does. The rule that is kept is what the same inner procedure chooses on all
-groups. It is judged on none of them (Varma and Simon, Bias in error estimation when using cross-validation for model
+The groups are divided into outer folds. For each outer fold, the other folds choose a rule and a threshold, by an inner
+cross-validation among themselves. Then the outer fold, which had no part in the choice, is judged. All these verdicts
+together show how well the procedure works. The same inner procedure on all groups chooses the rule to store. That rule
+itself is not judged on these groups (Varma and Simon, Bias in error estimation when using cross-validation for model
 selection, BMC Bioinformatics 7, 2006).
 
 A rule is chosen by its balanced accuracy in the inner folds. Of all rules within one standard error of the best, the
-plainest is taken (the rule of Breiman et al., Classification and Regression Trees, 1984), since few groups would
-otherwise make chance choose.
+plainest is chosen (the rule of Breiman et al., Classification and Regression Trees, 1984), because with few groups the
+best rule is often best only by chance.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ from training.evaluation.metrics import with_intervals
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-OUTER, INNER = 5, 4  # folds
-LEAST_UNITS = 10  # of each class: two in each outer fold
-TRIED_K = (DEFAULT_K, 3, 5, 20, 40)  # from the plainest
+OUTER, INNER = 5, 4  # numbers of folds
+LEAST_UNITS = 10  # of each class, so that each outer fold has two
+TRIED_K = (DEFAULT_K, 3, 5, 20, 40)  # the plainest first
 RATES = ("accuracy", "recall", "specificity", "precision")
 
 
@@ -40,14 +40,14 @@ class CannotTune(Exception):
 
 @dataclass(frozen=True)
 class _Choice:
-    """A candidate by its number, and the threshold."""
+    """The number of a candidate, and its threshold."""
 
     candidate: int
     threshold: float
 
 
 def candidates(names: Sequence[str] = ()) -> list[FindingRule]:
-    """Return the rules to try, from the plainest: all of them, or those of these names. Raises UnknownRule."""
+    """Return the rules to try, plainest first: all rules, or those with these names. Raises UnknownRule."""
     rules = [rule_named(name) for name in names or RULES]
     return [
         FindingRule(rule=rule.name, version=rule.version, k=k, threshold=0.5)
@@ -68,12 +68,12 @@ def tune(
     seed: int,
     notes: Sequence[str] = (),
 ) -> FindingRule:
-    """Return the rule that is chosen of those in `tried`, with its estimate in `tuned`. The same seed gives the same.
+    """Choose a rule from those in `tried`, and return it with the estimate in `tuned`.
 
-    `units`: a number for each group; groups with one number share slices and stay in one fold. `threshold`: of the
-    model version, for the default rule that stands beside.
+    `units`: a number for each group. Groups with the same number share slices, and stay in the same fold. `threshold`:
+    that of the model version, for the default rule, with which the chosen rule is compared.
 
-    Raises CannotTune: a class has too few units.
+    The same seed gives the same rule. Raises CannotTune: a class has too few units.
     """
     unit_of = np.asarray(units, np.intp)
     _check_classes(groups.labels, unit_of)
@@ -116,8 +116,10 @@ def _check_classes(labels: NDArray[np.uint8], units: Indices) -> None:
 
 
 def _folds(labels: NDArray[np.uint8], units: Indices, count: int, seed: int) -> Indices:
-    """Return the fold of each group: units are dealt in random order, those with COVID first, so that folds are
-    alike."""
+    """Return the fold of each group.
+
+    Units are distributed in random order, those with COVID first, so that the folds are alike.
+    """
     names, index = np.unique(units, return_inverse=True)
     ill = np.zeros(len(names), np.bool_)
     np.logical_or.at(ill, index, labels == 1)
@@ -129,7 +131,7 @@ def _folds(labels: NDArray[np.uint8], units: Indices, count: int, seed: int) -> 
 
 
 def _choose(scores: Array, labels: NDArray[np.uint8], units: Indices, seed: int) -> _Choice:
-    """Return the candidate that does best in inner folds, and its threshold on all these groups: scores[c, g]."""
+    """Return the best candidate in the inner folds, and its threshold on all these groups. `scores`: [c, g]."""
     folds = _folds(labels, units, INNER, seed)
     called = np.zeros(scores.shape, np.bool_)
     for number in range(INNER):
@@ -146,7 +148,7 @@ def _choose(scores: Array, labels: NDArray[np.uint8], units: Indices, seed: int)
 
 
 def _rates(verdicts: NDArray[np.floating | np.bool_], labels: NDArray[np.uint8], units: Indices) -> dict[str, Rate]:
-    """Return the rates of verdicts, 0 or 1 [g], with intervals by resampling units."""
+    """Return the rates of verdicts (0 or 1 [g]), with intervals by resampling units."""
     called, names = np.asarray(verdicts, np.float64), [str(unit) for unit in units]
     metrics = with_intervals(called, labels, names, 0.5)
     rates = {name: _rate(getattr(metrics, name), metrics.intervals.get(name)) for name in RATES}

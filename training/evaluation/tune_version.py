@@ -1,4 +1,4 @@
-"""Tunes the rule of findings of a model version on a labelled dataset that had no part in making the version."""
+"""Tunes the rule of findings of a model version on a labelled dataset that was not used to make the version."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -27,15 +27,15 @@ Alive = Callable[[], None]
 
 
 def check_dataset(s: Session, version: ModelVersion, dataset: Dataset) -> None:
-    """Raise CannotTune if the version was made with slices of the dataset, so far as their hashes tell."""
+    """Raise CannotTune if slices of the dataset were used to make the version, as far as their hashes show."""
     if count := len(used_in_making(s, version, dataset.id)):
         raise CannotTune(_seen(count, version, dataset))
 
 
 def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int, alive: Alive) -> FindingRule:
-    """Return the rule of findings that is chosen by an evaluation of a version on a whole dataset.
+    """Choose the rule of findings, by an evaluation of a version on a whole dataset, and return the rule.
 
-    `tried`: the candidates, the plainest first. `alive` is called now and then. Raises CannotTune, and storage's
+    `tried`: the candidates, plainest first. `alive` is called now and then. Raises CannotTune, and storage's
     FileMissing and FileDamaged.
     """
     version, dataset, result = evaluation.model_version, evaluation.dataset, result_of(evaluation)

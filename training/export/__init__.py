@@ -1,1 +1,1 @@
-"""From a trained network to a model package."""
+"""Makes a model package from a trained network."""

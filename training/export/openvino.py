@@ -1,4 +1,4 @@
-"""Makes the files of a package from a trained network: Keras's, OpenVINO's, and a proof of their answers."""
+"""Makes the files of a package from a trained network: files for Keras and OpenVINO, and a proof of their answers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -35,9 +35,9 @@ from worker.engines.package import sha256_of
 from worker.engines.processor import read_processor
 from worker.imaging.recipe import RECIPE
 
-PARITY_SLICES = 1000  # of the test part, at most
+PARITY_SLICES = 1000  # the most slices of the test part
 REFERENCE = "keras-f32"  # the trained network itself
-ROOM = 1.5  # an engine may differ from the proof by this many times its difference here …
+ROOM = 1.5  # an engine may differ from the proof by its difference here, times this factor …
 FLOORS = {"f32": 0.03, "bf16": 0.1, "int8": 0.05}  # … plus this, in the units of `worker.engines.proof.Differences`
 
 Alive = Callable[[], None]
@@ -45,10 +45,10 @@ Alive = Callable[[], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """The files that were written into `folder`, and what is known of them.
+    """The exported files in `folder`, and the facts about them.
 
-    `exact`: float32's scores of the parts validation and test. `calibration`: float32's. `engines`: the calibration of
-    each other engine that may serve, by its name. `compared`: test slices that `parity` was measured on.
+    `exact`: the scores of float32 on validation and test. `calibration`: that of float32. `engines`: the calibration of
+    each other engine that may serve, by engine name. `compared`: the number of test slices for `parity`.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class Exported:
 
     @property
     def parity_as_dict(self) -> dict[str, Any]:
-        """What the manifest states of the parity, and of the processor that it was measured on."""
+        """Return the parity for the manifest, and the processor that it was measured on."""
         stated = {name: one.as_dict() for name, one in self.parity.items()}
         return {"slices": self.compared, "processor": read_processor().line} | stated
 
@@ -97,10 +97,10 @@ def export(
 ) -> Exported:
     """Write the files of `network` (float32, `uint8[n, 224, 224, 1]` to logit, cam and distance) into `folder`.
 
-    `parts`: train gives int8 its ranges. Validation calibrates each engine and decides which files are kept: OpenVINO's
-    only if its float32 is within 1e-3 of Keras, bfloat16 and int8 only if they change few verdicts. The
-    differences on test are only stated. `rule` chooses thresholds. `alive` is called now and then.
-    `plain`: the temperature that the network's loss calls for.
+    `parts`: the train part gives int8 its ranges. The validation part calibrates each engine and decides which files
+    are kept: those of OpenVINO only if its float32 is within 1e-3 of Keras, bfloat16 and int8 only if they change few
+    labels. The differences on the test part are only reported. `rule` chooses the thresholds. `alive` is called now
+    and then. `plain`: the temperature that the network's loss calls for.
 
     Raises ValueError (a class is missing from the validation slices).
     """
@@ -132,7 +132,7 @@ def write_manifest(
     dataset_hash: str | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Package:
-    """Write `package.json` for all files that are in the folder, and return it."""
+    """Write `package.json` for all files in the folder, and return the manifest."""
     folder, ours = exported.folder, exported.calibration
     limits = {engine: own.ood for engine, own in exported.engines.items() if own.ood is not None}
     package = Package(
@@ -202,7 +202,7 @@ class _Judge:
         return self._judged(OpenVinoEngine(self._folder / FLOAT_FILE, "bf16", None))
 
     def _int8(self, seed: int) -> PrecisionParity:
-        """Make the candidates, keep the one that is closest to float32 on the validation slices, and judge it."""
+        """Make the candidates. Keep the one that is closest to float32 on the validation slices, and judge it."""
         slices = draw_calibration(self._parts["train"], seed)
         files: dict[str, Path] = {}
         on_validation: dict[str, EngineComparison | None] = {}
@@ -222,7 +222,7 @@ class _Judge:
         return replace(parity, chosen=best, candidates=on_validation)
 
     def _judged(self, engine: OpenVinoEngine) -> PrecisionParity:
-        """Calibrate an engine on the validation slices, and keep it if it changes few verdicts there."""
+        """Calibrate an engine on the validation slices, and keep it if it changes few labels there."""
         validation = self._parts["validation"]
         scores = self._score(engine, validation.pixels)
         if not np.isfinite(scores.logit).all():
@@ -236,7 +236,7 @@ class _Judge:
         return PrecisionParity(passed, on_test=self._on_test(engine, ours), on_validation=there)
 
     def _on_test(self, engine: Engine, ours: Calibration) -> EngineComparison | None:
-        """State how an engine differs on the test slices."""
+        """Return how an engine differs from float32 on the test slices."""
         return self._compared(self._score(engine, self._parts["test"].pixels[self.compared]), "test", ours)
 
     def _score(self, engine: Engine, pixels: NDArray[np.uint8]) -> Scores:
@@ -256,7 +256,7 @@ def _remove(file: Path) -> None:
 
 
 def _write_proof(folder: Path, reference: Engine, engines: Mapping[str, Engine]) -> ProofFacts:
-    """Write the proof's slices with float32's answers, and state how far each precision may differ from them."""
+    """Write the proof slices with the float32 answers. Return how far each precision may differ from these."""
     slices = proof.draw_slices()
     answers = reference.predict(slices)
     arrays = {"slices": slices} | {name: array for name, array in asdict(answers).items() if array is not None}

@@ -1,4 +1,4 @@
-"""Makes the package of a trained network: calibrated, measured on unseen slices, exported, with its report and card."""
+"""Makes the package of a trained network: calibrates, measures and exports it, and writes its report and card."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -43,10 +43,10 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """A run whose network is trained.
+    """A run with a trained network.
 
-    `parts`: train, validation, test. `seconds`: how long its epochs took. `stopped_early`: a stop ended training before
-    its last epoch.
+    `parts`: train, validation, test. `seconds`: how long the epochs took. `stopped_early`: somebody stopped the
+    training before its last epoch.
     """
 
     run: TrainingRun
@@ -63,7 +63,7 @@ class Trained:
 def make_package(folder: Path, trained: Trained, progress: Progress, alive: Callable[[], None]) -> Package:
     """Write the package of a trained network, with its report and model card, into `folder`.
 
-    `progress` gets the fraction done and what goes on; `alive` is called in between.
+    `progress` gets the fraction that is done and the present step. `alive` is called in between.
 
     Raises ValueError (a class is missing from the validation slices).
     """
@@ -93,7 +93,10 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
 
 
 def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
-    """Return in words what metrics were measured on. `leaks`: of the split; `nameless`: slices of unknown patients."""
+    """Return in words what the metrics were measured on.
+
+    `leaks`: those of the split. `nameless`: the number of slices of unknown patients.
+    """
     seen = [leak for leak in leaks if leak != CONFLICTING]
     if seen:
         return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"
@@ -106,7 +109,7 @@ def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
 
 
 def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> VersionMetrics:
-    """Return all metrics with intervals, by group and by source too, and the share of slices out of distribution."""
+    """Return all metrics with intervals, also by group and by source, and the share of slices out of distribution."""
     chances, threshold = calibration.probability(scores), calibration.threshold
     fields = dict(with_intervals(chances, data.labels, data.groups, threshold))
     by_group = ScoredGroups.of(chances, data.labels, data.groups, data.pixels)
@@ -126,14 +129,14 @@ def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> Ve
 
 
 def _sources(rows: Sequence[LabelledRow]) -> list[str]:
-    """Return where each slice comes from by the CSV; if the CSV names no source, the kind of its file."""
+    """Return the source of each slice by the CSV. If the CSV names no source, return the kind of the slice's file."""
     if any(row.source for row in rows):
         return [row.source or "not stated" for row in rows]
     return [f"{row.format} {row.mode}" for row in rows]
 
 
 def facts_of(trained: Trained) -> dict[str, Any]:
-    """Return what a model version states of its making."""
+    """Return the facts about how a model version was made."""
     run, config = trained.run, trained.config
     return {
         "run": run.id,
@@ -154,7 +157,7 @@ def facts_of(trained: Trained) -> dict[str, Any]:
 
 
 def _lineage(run: TrainingRun) -> list[str]:
-    """Return the versions that this one comes from, the oldest first."""
+    """Return the versions from which this one comes, oldest first."""
     if run.from_version is None:
         return []
     return [*run.from_version.facts.lineage, run.from_version.label]
@@ -220,7 +223,7 @@ def _run_facts(trained: Trained) -> RunFacts:
 
 
 def _champions_history() -> list[EpochRecord] | None:
-    """Return the champion's epochs, if a run of this database made it."""
+    """Return the champion's epochs, or None if no run of this database made the champion."""
     with read_scope() as s:
         champion = champions.champion(s)
         run_id = champion.facts.run if champion else None
@@ -238,7 +241,8 @@ def worst_mistakes(
 ) -> list[Mistake]:
     """Return slices on the wrong side of the threshold, those furthest from it first.
 
-    They are named by their row of the dataset: a file's name may be a patient's, and a package goes to other sites.
+    They are named by their row in the dataset, because a file's name may contain a patient's name, and packages go to
+    other sites.
     """
     wrong = np.flatnonzero((chances >= threshold) != (data.labels == 1))
     worst = wrong[np.argsort(-np.abs(chances[wrong] - threshold))][:MISTAKES_SHOWN]

@@ -1,4 +1,4 @@
-"""How close an exported file's answers are to those of the trained network in float32."""
+"""Measures how close the answers of an exported file are to those of the trained network in float32."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,32 +15,34 @@ from worker.engines.interface import Scores
 from worker.engines.package import probability
 
 F32_TOLERANCE = 1e-3  # of a probability
-FLIPPED = 0.005  # share of slices whose verdict may change, in each direction; one slice is always allowed
+FLIPPED = 0.005  # share of slices whose label may change in each direction; one slice is always allowed
 AUC_TOLERANCE = 0.005  # up or down
 FAR = 99  # percentile of the differences of a probability
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Turns an engine's scores into answers: temperature, threshold, and the distance above which a slice is out of
-    distribution (None if the network has no distance)."""
+    """The numbers that turn the scores of an engine into answers: temperature, threshold and distance limit.
+
+    A slice above the distance limit is out of distribution. The limit is None if the network has no distance.
+    """
 
     temperature: float
     threshold: float
     ood: float | None
 
     def probability(self, scores: Scores) -> NDArray[np.float64]:
-        """Return calibrated probabilities, float64[n]."""
+        """Return the calibrated probabilities, float64[n]."""
         return probability(scores.logit, self.temperature)
 
 
 def calibrate(
     scores: Scores, data: Labelled, rule: str, *, plain: float = 1.0, like: Calibration | None = None
 ) -> Calibration:
-    """Calibrate an engine by its own scores of the validation slices. `plain`: the temperature that the loss calls for.
+    """Calibrate an engine by its scores of the validation slices. `plain`: the temperature that the loss calls for.
 
-    `like`: the calibration of float32. Its threshold is kept if it meets the rule as well as the best one does, so that
-    the engines differ by their arithmetic alone.
+    `like`: the calibration of float32. If its threshold is as good by the rule as the best one, it is used. Then the
+    engines differ only in their arithmetic.
 
     Raises ValueError: a class is missing, or a score is not finite.
     """
@@ -54,10 +56,10 @@ def calibrate(
 
 @dataclass(frozen=True)
 class EngineComparison:
-    """The differences of an engine from float32 on the same slices.
+    """The differences between an engine and float32 on the same slices.
 
-    `to_covid`, `to_non_covid`: how many verdicts changed to this class. `p99_difference`, `largest_difference`: of the
-    calibrated probabilities. `slope`: of the regression of its logits on those of float32.
+    `to_covid`, `to_non_covid`: how many labels changed to this class. `p99_difference`, `largest_difference`: of the
+    calibrated probabilities. `slope`: of the regression of the engine's logits on those of float32.
     """
 
     slices: int
@@ -71,30 +73,30 @@ class EngineComparison:
 
     @property
     def flipped(self) -> int:
-        """Return the number of verdicts that changed."""
+        """Return the number of labels that changed."""
         return self.to_covid + self.to_non_covid
 
     @property
     def order(self) -> tuple[int, float, float]:
-        """The key to sort candidates by, the closest to float32 first."""
+        """Return the key that sorts candidates, the closest to float32 first."""
         return self.flipped, self.p99_difference, abs(1 - self.slope)
 
     @property
     def passes(self) -> bool:
-        """Whether few enough verdicts changed in each direction, and the AUC moved little."""
+        """Return whether few labels changed in each direction, and the AUC changed little."""
         allowed = max(1, int(FLIPPED * self.slices))
         return max(self.to_covid, self.to_non_covid) <= allowed and abs(self.auc_change) <= AUC_TOLERANCE
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as the manifest states them."""
+        """Return the numbers in the form of the manifest."""
         return asdict(self) | {"flipped": self.flipped}
 
 
 @dataclass(frozen=True)
 class PrecisionParity:
-    """How one precision compares with float32. `passed`: its file is kept; `reason`: why it was not measured.
+    """The comparison of a precision with float32. `passed`: its file is kept. `reason`: why it was not measured.
 
-    `on_validation` decides whether the file is kept; `on_test` is only stated. `chosen`: the candidate taken for int8.
+    `on_validation` decides whether the file is kept. `on_test` is only reported. `chosen`: the candidate for int8.
     """
 
     passed: bool
@@ -105,7 +107,7 @@ class PrecisionParity:
     candidates: Mapping[str, EngineComparison | None] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the manifest states of it."""
+        """Return the comparison in the form of the manifest."""
         stated: dict[str, Any] = {"passed": self.passed}
         if self.reason:
             stated["reason"] = self.reason
@@ -122,7 +124,7 @@ class PrecisionParity:
 def compare(
     scores: Scores, exact: Scores, labels: NDArray[np.integer[Any]], ours: Calibration, theirs: Calibration
 ) -> EngineComparison | None:
-    """Compare an engine's scores with float32's on n slices. Return None if a score is not finite."""
+    """Compare the scores of an engine with those of float32 on n slices. Return None if a score is not finite."""
     if not np.isfinite(scores.logit).all():
         return None
     p, q = ours.probability(scores), theirs.probability(exact)

@@ -1,4 +1,4 @@
-"""Makes int8 files of a network, by NNCF's post-training quantisation."""
+"""Makes int8 files of a network, with NNCF's post-training quantisation."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from db.background import run_with_heartbeat
 from training.data.slices import Labelled
 
-CALIBRATION_SLICES = 64  # that NNCF measures activations on
+CALIBRATION_SLICES = 64  # slices on which NNCF measures activations
 BIAS_CORRECTIONS = {"fast bias correction": True, "accurate bias correction": False}
 """The candidates. Which one is closer to float32 depends on the network and on the processor that quantises: the
 accurate one runs the quantised network to correct it, and so fits itself to the arithmetic of that processor."""
@@ -25,12 +25,12 @@ POOLS = ("ReduceMean", "AvgPool")  # the operations that make the pooled feature
 def candidates(
     source: Path, folder: Path, slices: NDArray[np.uint8], alive: Callable[[], None]
 ) -> Iterator[tuple[str, Path]]:
-    """Quantise OpenVINO's float32 file `source` in each way of `BIAS_CORRECTIONS`, and yield name and file.
+    """Quantise the float32 file `source` of OpenVINO in each way of `BIAS_CORRECTIONS`. Yield the names and files.
 
-    `slices`, uint8[n, 224, 224], give the ranges of activations: their smallest and largest values. NNCF's default, the
-    mean of the maxima of batches, would clip every slice that excites a layer more than the average one. The overflow
-    fix leaves one bit of the weights unused, so that sums of products do not saturate on processors without VNNI.
-    `alive` is called each second.
+    `slices`, uint8[n, 224, 224], give the ranges of activations: their smallest and largest values. NNCF's default is
+    the mean of the maxima of batches, which would clip slices that activate a layer more than average ones. The
+    overflow fix leaves one bit of the weights unused, so that sums of products do not saturate on processors without
+    VNNI. `alive` is called each second.
     """
     prevent_telemetry()
     import nncf
@@ -56,7 +56,7 @@ def candidates(
                 ),
             )
 
-        with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws a progress bar, terminal or not
+        with contextlib.redirect_stdout(io.StringIO()):  # NNCF always draws a progress bar
             quantised = run_with_heartbeat(quantise, alive)
         target = folder / f"candidate-{number}.xml"
         ov.save_model(quantised, str(target), compress_to_fp16=False)
@@ -79,7 +79,7 @@ def draw_calibration(data: Labelled, seed: int) -> NDArray[np.uint8]:
 
 
 def prevent_telemetry() -> None:
-    """Keep NNCF and OpenVINO's converter from reporting usage to their maker: the module that does it is blocked."""
+    """Block the module with which NNCF and OpenVINO's converter report their usage to their maker."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     os.environ["NNCF_CI"] = "1"
 
@@ -87,8 +87,8 @@ def prevent_telemetry() -> None:
 def _distance_nodes(model: Any) -> set[str]:
     """Return the nodes between the pooled features and the distance.
 
-    In int8 a distance could not grow past those of the slices that its range was taken from, and nothing would ever be
-    out of distribution.
+    They must not be quantised. In int8, a distance could not exceed those of the slices that gave the range, and no
+    slice would ever be out of distribution.
     """
     nodes: set[str] = set()
     waiting = [r for r in model.get_results() if "distance" in r.output(0).names | {r.get_friendly_name()}]

@@ -1,1 +1,1 @@
-"""What is decided before a run starts; nothing here needs TensorFlow."""
+"""Prepares and launches training runs. Nothing here needs TensorFlow."""

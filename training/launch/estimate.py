@@ -1,7 +1,7 @@
-"""Estimates what a run will take before it starts: minutes, and gigabytes of disk while it lasts.
+"""Estimates, before a run starts, its time and the disk space that it needs while it runs.
 
-The time follows from the speed of the last run that trained here. Before there is one, it is that of two cores that
-compute in bfloat16.
+The time is calculated from the speed of the last run that trained here. If there is none yet, the estimate is for two
+cores that compute in bfloat16.
 """
 
 from collections.abc import Mapping
@@ -10,26 +10,26 @@ from dataclasses import dataclass
 from training.config import ALL, Config, Stage
 
 WHOLE = 175  # layers of ResNet50
-# By the number of layers that learn: the time of a training step at 224², as a share of a whole step, in which all of
-# ResNet50 learns. Measured on two cores by `ctbatch bench training`, which measures any machine. Beyond 40 layers a
-# step counts as a whole one.
+# The time of a training step at 224² as a share of a whole step, in which all of ResNet50 learns, by the number of
+# layers that learn. Measured on two cores with `ctbatch bench training`, which can measure any machine. With more than
+# 40 layers, a step counts as a whole one.
 STEP_SHARE = {0: 0.002, 20: 0.12, 40: 0.25, WHOLE: 1.0}
 FORWARD_SHARE = 0.3
-IMAGES_A_SECOND = 9.0  # of a whole training step at 224², on two cores of a Zen 4, which compute in bfloat16
-# By the number of layers that learn: at most so many values a slice of 224² pass from the frozen layers to these.
+IMAGES_A_SECOND = 9.0  # of a whole training step at 224², in bfloat16 on two cores of a Zen 4
+# The most values that pass from the frozen layers to the others for a slice of 224², by the number of learning layers.
 CUT_VALUES = {0: 2048, 20: 49 * (2048 + 512), 40: 196 * (1024 + 256), WHOLE: 3136 * (256 + 256)}
 VALUE_BYTES = 4  # half of that if the run computes in bfloat16, which only its worker knows
 NETWORK_BYTES = 95 << 20
-STAGE_SECONDS = 30  # until a stage's first step: its network is built and compiled
-PACKAGE_SECONDS = 150  # exporting, int8, comparing the engines, reporting
-FAMILIAR_SLICES = 768  # training slices, at most, that the distance is fitted to
+STAGE_SECONDS = 30  # to build and compile the network of a stage
+PACKAGE_SECONDS = 150  # to export, quantise, compare the engines and write the report
+FAMILIAR_SLICES = 768  # the most training slices to which the distance is fitted
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """About what a run takes if no stage stops early: seconds, and bytes of disk.
+    """The seconds and the bytes of disk that a run takes, if no stage stops early.
 
-    `is_measured`: the seconds follow from the speed of an earlier run.
+    `is_measured`: the seconds are calculated from the speed of an earlier run.
     """
 
     seconds: float
@@ -37,17 +37,17 @@ class Estimate:
     is_measured: bool = False
 
     def as_dict(self) -> dict[str, float]:
-        """Return seconds and bytes as JSON."""
+        """Return the seconds and the bytes as JSON."""
         return {"seconds": self.seconds, "disk": self.disk}
 
     @property
     def speed_text(self) -> str:
-        """The machine that the time is meant for, in words."""
+        """Return in words for which machine the time is."""
         return "at the speed of the last run here" if self.is_measured else "on two cores with bfloat16"
 
     @property
     def text(self) -> str:
-        """The estimate in words."""
+        """Return the estimate in words."""
         minutes = max(1, round(self.seconds / 60))
         return f"about {minutes} min {self.speed_text}, and {self.disk / 1e9:.1f} GB of disk meanwhile"
 
@@ -59,9 +59,9 @@ def whole_speed(stage: Stage, rate: float) -> float:
 
 
 def estimate(config: Config, slices: Mapping[str, int], speed: float | None = None) -> Estimate:
-    """Estimate a run by its config and the number of slices of each part, evaluation and package included.
+    """Estimate a run with its evaluation and package, by its config and the number of slices in each part.
 
-    `speed`: slices/s of a whole training step at 224², if a run was measured here.
+    `speed`: slices/s of a whole training step at 224², or None if no run was measured here.
     """
     train, validation = slices["train"], slices["validation"]
     seconds = sum(STAGE_SECONDS + _seconds(stage, train, validation) for stage in config.stages)

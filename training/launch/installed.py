@@ -1,10 +1,10 @@
-"""Finds out if training is installed here, without loading TensorFlow, so that every process can ask."""
+"""Finds out if training is installed here. Does not load TensorFlow, so every process can use this."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
-LIBRARIES = ("tensorflow", "keras", "nncf", "matplotlib", "seaborn")  # the extra `training` of pyproject.toml
-PRIVATE_BROKER = "redis+socket"  # what the URL of a broker on a Unix socket begins with: it serves this machine alone
+LIBRARIES = ("tensorflow", "keras", "nncf", "matplotlib", "seaborn")  # see the extra `training` in pyproject.toml
+PRIVATE_BROKER = "redis+socket"  # the beginning of the URL of a broker on a Unix socket, which serves only this machine
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -21,7 +21,7 @@ def is_installed() -> bool:
 
 
 def install_command() -> str:
-    """Return the command that installs training: make's in a checkout, else pip's."""
+    """Return the command that installs training: a make target in a checkout, or else a pip command."""
     return "make training" if (PROJECT / "Makefile").is_file() else "pip install 'ctbatch[training]'"
 
 
@@ -32,9 +32,9 @@ def check_installed() -> None:
 
 
 def check_launch(broker_url: str) -> None:
-    """Raise TrainingNotInstalled where no worker could take a training run.
+    """Raise TrainingNotInstalled if no worker could take a training run.
 
-    A broker that other machines reach may serve a training worker on one of them, so only a private one is refused.
+    If other machines can reach the broker, one of them may have a training worker. So only a private broker is refused.
     """
     if broker_url.startswith(PRIVATE_BROKER):
         check_installed()

@@ -1,4 +1,4 @@
-"""From a request to a training run: the same steps for the command line, the page and the API."""
+"""Turns a request into a training run. The command line, the page and the API use these steps."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,15 +27,15 @@ Opening = Callable[[], AbstractContextManager[Session]]
 
 
 class NothingNamed(LookupError):
-    """The request names a dataset, a model version or a file that is not here; one line for people."""
+    """The request names a dataset, a model version or a file that does not exist here. The message is one line."""
 
 
 class RunRequest(BaseModel):
-    """A run as people ask for it.
+    """A request for a run.
 
-    `dataset`: name, name/number or id. `settings`: changes to the preset, as `--set` takes them. `from_model`: the
-    label of the version to start from; `from_weights`: the SHA-256 of a weights file in storage; without either, the
-    preset says it. `groups_as_given`: groups that share near-identical slices may land in different parts.
+    `dataset`: name, name/number or id. `settings`: changes to the preset, in the form of `--set`. `from_model`: the
+    label of the version to start from. `from_weights`: the SHA-256 of a weights file in storage. Without either, the
+    preset decides. `groups_as_given`: groups that share near-identical slices may be in different parts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +51,7 @@ class RunRequest(BaseModel):
     groups_as_given: bool = False
 
     def config(self) -> Config:
-        """Return the preset, changed by what the run starts from and then by the settings. Raises ConfigError."""
+        """Return the preset, with the requested initial weights and settings. Raises ConfigError."""
         if self.from_model and self.from_weights:
             raise ConfigError("a run starts from a model version or a file of weights, not both; choose one")
         config = preset(self.preset)
@@ -64,8 +64,11 @@ class RunRequest(BaseModel):
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """A run that can be launched. `slices`: how many, by part; `leaks`: those of the split, all allowed; `takes`:
-    about how much time and disk."""
+    """A run that can be launched.
+
+    `slices`: the number of slices by part. `leaks`: those of the split, all of which are allowed. `takes`: the estimate
+    of time and disk.
+    """
 
     request: RunRequest
     config: Config
@@ -77,16 +80,16 @@ class LaunchPlan:
     takes: Estimate
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the run would take, as JSON."""
+        """Return the slices and the estimate of the run as JSON."""
         return {"dataset": self.dataset.label, "slices": self.slices, "estimate": self.takes.as_dict()}
 
 
 def prepare(request: RunRequest, writing: Opening = session_scope, reading: Opening = read_scope) -> LaunchPlan:
     """Split the dataset, unless it is split already, check the split, and estimate the run. Launch nothing.
 
-    Slices of the version that the run starts from stay in the parts that they had. If a part lacks a class for that
-    reason, and `seen-by-parent` is allowed, the parts are drawn anew. The split is kept even if the run is refused, so
-    that its page can show the leaks. `writing` and `reading` open transactions.
+    Slices of the version that the run starts from stay in their earlier parts. If a part then lacks a class, and
+    `seen-by-parent` is allowed, all parts are drawn anew. The split is stored even if the run is refused, so that the
+    dataset's page can show the leaks. `writing` and `reading` open transactions.
 
     Raises NothingNamed, ConfigError, DatasetError (it cannot be split), RunError (it is not ready, or leaks), BadName,
     TrainingNotInstalled (no worker could take it).
@@ -126,7 +129,7 @@ def launch(plan: LaunchPlan, user: User | None = None, writing: Opening = sessio
 
 
 def _with_scale_of(version: ModelVersion, config: Config, settings: Sequence[str]) -> Config:
-    """Return the config with the scale of pixels that a version takes. Raises ConfigError if a setting differs."""
+    """Return the config with the pixel scale of a version. Raises ConfigError if a setting names another scale."""
     own = version.facts.config.get("pixels", config.pixels)
     if own != config.pixels and any(setting.partition("=")[0].strip() == "pixels" for setting in settings):
         raise ConfigError(f"{version.label} takes pixels on the scale {own}; leave out the setting pixels")
@@ -134,7 +137,7 @@ def _with_scale_of(version: ModelVersion, config: Config, settings: Sequence[str
 
 
 def can_start_from(version: ModelVersion) -> bool:
-    """Return whether a run can start from a version: an imported one may lack Keras's file."""
+    """Return whether a run can start from a version. An imported version may lack the file for Keras."""
     return KERAS_FILE in version.files
 
 
@@ -146,7 +149,7 @@ def _find_dataset(s: Session, label: str) -> Dataset:
 
 
 def _split(reading: Opening, dataset: Dataset, request: RunRequest, start: ModelVersion | None) -> Split:
-    """Find or draw the split. If it cannot follow that of `start`, draw one without `start` where that is allowed."""
+    """Find or draw the split. If it cannot follow that of `start`, draw one without `start`, if this is allowed."""
 
     def draw(after: ModelVersion | None) -> Split:
         with reading() as s:

@@ -1,4 +1,4 @@
-"""The speed of the last training run, for the estimate of the next one."""
+"""Finds the speed of the last training run, for the estimate of the next one."""
 
 from statistics import median
 
@@ -12,9 +12,9 @@ from training.launch.estimate import whole_speed
 
 
 def measured_speed(s: Session) -> float | None:
-    """Return the slices/s of a whole training step at 224² of the last run that trained, or None before the first.
+    """Return the slices/s of a whole training step at 224² in the last run that trained, or None if there is none.
 
-    Of its stages, the one in which most layers learned counts: the steps of a head alone are too short to measure by.
+    The stage in which most layers learned counts, because the steps of a head alone are too short for a measurement.
     """
     newest = select(func.max(Epoch.run_id)).scalar_subquery()
     query = (
@@ -27,7 +27,7 @@ def measured_speed(s: Session) -> float | None:
     for config, number, metrics in s.execute(query):
         try:
             stages[number] = Stage.model_validate(config["stages"][number])
-        except (KeyError, IndexError, ValidationError):  # of an older version
+        except (KeyError, IndexError, ValidationError):  # the run is of an older version
             return None
         if rate := metrics.get("rate"):
             speeds.setdefault(number, []).append(whole_speed(stages[number], rate))

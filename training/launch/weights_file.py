@@ -1,4 +1,4 @@
-"""Checks a file of initial weights without Keras, which is not installed wherever runs are launched."""
+"""Checks a file of initial weights without Keras, because machines that launch runs may not have Keras."""
 
 import zipfile
 from collections import Counter
@@ -8,11 +8,11 @@ from db.registry.keras_safety import HarmfulModel, check_keras_archive
 from training.errors import MAX_WEIGHTS_BYTES, WeightsError, WeightsTooLarge
 from worker.hdf5 import Shapes, read_shapes
 
-BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # ResNet50's: channels inside, how many
+BLOCKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # of ResNet50: channels inside a block, number of blocks
 
 
 def check_size(size: int, name: str) -> None:
-    """Raise WeightsTooLarge if a file of `size` bytes, which messages call `name`, is too large."""
+    """Raise WeightsTooLarge if a file of `size` bytes is too large. `name`: the name of the file in messages."""
     if size > MAX_WEIGHTS_BYTES:
         raise WeightsTooLarge(name, f"is too large: a file of weights has at most {MAX_WEIGHTS_BYTES >> 20} MiB")
 
@@ -20,8 +20,9 @@ def check_size(size: int, name: str) -> None:
 def check_weights_file(path: Path, name: str = "") -> None:
     """Raise WeightsError if a file is too large, cannot be read, or lacks an array of a shape in ResNet50's base.
 
-    Raise it too for a `.keras` file that names more than Keras's own parts. Messages call the file `name`, by default
-    its path. Whatever `load_weights.take_over` accepts passes; what it refuses by the names of layers passes too.
+    Also raise it for a `.keras` file that names other classes than those of Keras. `name`: the name of the file in
+    messages, by default its path. Every file that `load_weights.take_over` accepts passes. Some files that it refuses,
+    because of their layers' names, pass too.
     """
     name = name or str(path)
     try:
@@ -37,7 +38,7 @@ def check_weights_file(path: Path, name: str = "") -> None:
 
 
 def check_archive(path: Path, name: str = "") -> None:
-    """Raise WeightsError if a `.keras` file names more than Keras's own parts: it could run its maker's code."""
+    """Raise WeightsError if a `.keras` file names other classes than those of Keras, and so could run code."""
     try:
         check_keras_archive(path)
     except HarmfulModel as error:
@@ -45,9 +46,9 @@ def check_archive(path: Path, name: str = "") -> None:
 
 
 def shapes_in(path: Path, name: str = "") -> Shapes:
-    """Count the arrays of a file by shape; a confined process reads it.
+    """Count the arrays of a file by shape. A confined process reads the file.
 
-    Raises WeightsError: it cannot be read, names other files, or could run its maker's code.
+    Raises WeightsError: the file cannot be read, names other files, or could run code of its maker.
     """
     if zipfile.is_zipfile(path):
         check_archive(path, name)
@@ -65,7 +66,7 @@ def base_shapes() -> Shapes:
     convolutions = [(7, 3, 64)]  # side, channels in, channels out
     channels = 64
     for width, blocks in BLOCKS:
-        convolutions.append((1, channels, 4 * width))  # of the first block's shortcut
+        convolutions.append((1, channels, 4 * width))  # the shortcut of the first block
         for _ in range(blocks):
             convolutions += [(1, channels, width), (3, width, width), (1, width, 4 * width)]
             channels = 4 * width

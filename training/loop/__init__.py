@@ -1,1 +1,1 @@
-"""The training loop: stages, epochs, checkpoints."""
+"""The training loop, with its stages, epochs and checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints as files in storage: what a run goes on from if its worker dies."""
+"""Stores checkpoints as files in storage. If a worker dies, its run continues from the last checkpoint."""
 
 import os
 from pathlib import Path
@@ -18,10 +18,10 @@ STATES = ("weights", "optimizer", "average", "best")
 
 
 def write(checkpoint: Checkpoint, earlier: StoredCheckpoint | None, run_id: int) -> StoredCheckpoint:
-    """Put a checkpoint into storage. `earlier`: the one before it, or None.
+    """Put a checkpoint into storage. `earlier`: the previous checkpoint, or None.
 
-    The weights with which a stage began are written once a stage. The files contain the run's id, so that no two runs
-    share a file: one run may drop what the other needs.
+    The weights with which a stage began are written once for each stage. The files contain the run's id, so that two
+    runs never share a file. Otherwise one run could remove a file that the other needs.
     """
     mine = {"run": [np.array(run_id)]}
     if earlier and earlier.stage == checkpoint.stage:
@@ -39,7 +39,7 @@ def write(checkpoint: Checkpoint, earlier: StoredCheckpoint | None, run_id: int)
 
 
 def _put(groups: dict[str, Arrays]) -> str:
-    """Store named lists of arrays as one .npz, durably, and return its SHA-256."""
+    """Store named lists of arrays durably as one .npz, and return its SHA-256."""
     path = storage().incoming / uuid4().hex
     arrays = {f"{name}/{i}": array for name, group in groups.items() for i, array in enumerate(group)}
     try:
@@ -75,6 +75,6 @@ def _get(path: Path) -> dict[str, list[NDArray[Any]]]:
 
 
 def drop(stored: StoredCheckpoint | None, but: StoredCheckpoint | None = None) -> None:
-    """Remove the files of a checkpoint that a newer one does not name."""
+    """Remove the files of a checkpoint, except those that the checkpoint `but` names."""
     for sha256 in set(stored.files.values() if stored else ()) - set(but.files.values() if but else ()):
         storage().delete(sha256)

@@ -1,4 +1,4 @@
-"""Training from top to bottom, stage by stage. It can be observed, stopped and resumed."""
+"""Trains a network stage by stage. Training can be observed, stopped and resumed."""
 
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ def fit(
 ) -> list[EpochRecord]:
     """Train `network` (uint8[n,224,224,1] to logit and cam) in place, and return all epochs in order.
 
-    Each stage leaves its best weights, or its last. `folder` takes the features of frozen layers while a stage lasts.
+    Each stage leaves its best or its last weights in the network. `folder` is for the features of frozen layers during
+    a stage.
 
-    Raises Diverged, NoRoom, MemoryError, and whatever the observer raises.
+    Raises Diverged, NoRoom, MemoryError, and what the observer raises.
     """
     observer = observer or TrainingObserver()
     history = list(resume.history) if resume else []

@@ -1,4 +1,4 @@
-"""What training reports while it runs, and what it needs to go on after an interruption."""
+"""The reports of training while it runs, and the checkpoints with which it continues after an interruption."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ Arrays = list[NDArray[Any]]
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands. `stage`, `epoch` and `step` count from 0.
+    """The present position of training. `stage`, `epoch` and `step` are counted from 0.
 
-    `stages`, `epochs`, `steps`: how many there are. `loss`: that of the epoch so far. `rate`: slices/s.
+    `stages`, `epochs`, `steps`: how many there are. `loss`: the mean of the epoch so far. `rate`: slices/s.
     """
 
     stage: int
@@ -32,10 +32,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Enough to go on after an epoch as if nothing had happened.
+    """All values that training needs to continue after an epoch as if nothing had happened.
 
-    `arrays`: by name. `network`: the weights with which the stage began. `loss_before`: the validation loss
-    that the stage must beat.
+    `arrays`: by name. `network`: the weights with which the stage began. `loss_before`: the validation loss that the
+    stage must improve.
     """
 
     stage: int
@@ -48,23 +48,23 @@ class Checkpoint:
 
 
 class TrainingObserver:
-    """Receives reports of training; this base class ignores them. Any method may raise to end the run."""
+    """Receives the reports of training. This base class ignores them. Any method may raise an error to end the run."""
 
     def step(self, at: Step) -> None:
-        """Take note of a finished step."""
+        """Receive the report of a finished step."""
 
     def alive(self) -> None:
-        """Take note that the work goes on; called now and then while there is nothing else to report."""
+        """Learn that the work goes on. This is called now and then while there is nothing else to report."""
 
     def epoch(self, record: EpochRecord) -> None:
-        """Take note of a finished epoch."""
+        """Receive the record of a finished epoch."""
 
     def checkpoint(self, make: Callable[[], Checkpoint], *, ends_stage: bool = False) -> None:
-        """Keep a checkpoint after an epoch, if wanted. `make()` returns it, at the cost of a copy of the weights."""
+        """Store a checkpoint after an epoch, if wanted. `make()` returns the checkpoint, but copies the weights."""
 
     def ended_early(self) -> None:
-        """Take note that a stop ended training before its last epoch."""
+        """Learn that a stop ended training before its last epoch."""
 
     def stopped(self) -> bool:
-        """Return whether to end training now and keep what it has learned, as `config.Stage.keep` says."""
+        """Return whether to stop training now, and keep what it has learned (see `config.Stage.keep`)."""
         return False

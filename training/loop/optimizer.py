@@ -1,4 +1,4 @@
-"""The optimiser of a stage, and its learning-rate schedule."""
+"""Makes the optimiser of a stage, with its learning-rate schedule."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from training.config import Stage
 
 
 def optimizer_of(stage: Stage, steps: int) -> Any:
-    """Return the optimiser of a stage of so many steps an epoch. Only kernels decay, as is usual.
+    """Return the optimiser of a stage. `steps`: the steps in an epoch. As usual, only kernels have weight decay.
 
-    The size of a bias, or of a gamma of normalisation, says nothing about how complex a network is.
+    The size of a bias, or of a gamma of normalisation, has nothing to do with the complexity of a network.
     """
     total = stage.epochs * steps
     rate: Any = stage.rate
@@ -28,7 +28,7 @@ def optimizer_of(stage: Stage, steps: int) -> Any:
 
 
 def make_variables(model: Any) -> None:
-    """Make the variables of optimiser and metrics now: TensorFlow traces a step twice if its first trace makes any."""
+    """Make the variables of optimiser and metrics now. If a trace makes them, TensorFlow traces the step twice."""
     model.optimizer.build(model.trainable_variables)
     nothing = np.zeros(1, np.float32)
     model.compute_metrics(None, nothing, nothing)

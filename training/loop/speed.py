@@ -1,4 +1,4 @@
-"""Measures how fast the stages train here, each beside plain `model.fit` on the same slices."""
+"""Measures how fast the stages train here, and compares each with plain `model.fit` on the same slices."""
 
 import tempfile
 import time
@@ -19,16 +19,16 @@ from training.network.resnet50 import build_network
 from training.network.training_copy import base_layers
 
 STAGES = {"head": 0, "last-20": 20, "last-40": 40, "full": ALL}
-EPOCHS = 3  # the first one compiles; the quickest of the others counts, on both sides
+EPOCHS = 3  # the first epoch compiles; the quickest of the others counts, for both
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Images/s of one stage: an epoch of ours and one of plain fit.
+    """The images/s of a stage, with our training (`ours`) and with plain fit (`plain`).
 
-    `with_preparing` spreads the one-time cost of the frozen layers (`prepare_seconds`, compiling included) over the
-    epochs that the preset `seed` has.
+    `with_preparing`: ours, with the time for the frozen layers (`prepare_seconds`, with compiling) spread over the
+    epochs of the preset `seed`.
     """
 
     stage: str
@@ -44,7 +44,7 @@ class Measured:
 
 
 class _Timer(TrainingObserver):
-    """Notes how long epochs take, and when the first began."""
+    """Notes how long epochs take, and when the first epoch began."""
 
     def __init__(self) -> None:
         self.records: list[EpochRecord] = []
@@ -59,7 +59,7 @@ class _Timer(TrainingObserver):
 
 
 def measure(data: Labelled, batch: int, say: Say) -> Iterator[Measured]:
-    """Measure each stage in turn, on slices uint8[n,224,224]. Nothing else may run meanwhile."""
+    """Measure each stage in turn, on slices uint8[n,224,224]. Nothing else should run meanwhile."""
     few = Labelled(data.pixels[:batch], data.labels[:batch], data.groups[:batch])
     for name, unfreeze in STAGES.items():
         network = build_network(data.pixels.shape[1], seed=1)
@@ -71,7 +71,7 @@ def measure(data: Labelled, batch: int, say: Say) -> Iterator[Measured]:
 
 
 def _plain(network: Any, unfreeze: int, data: Labelled, batch: int) -> float:
-    """Measure slices/s of Keras's fit, as in its guide to transfer learning: frozen layers are computed each time."""
+    """Measure the slices/s of Keras's `fit`, as in its guide to transfer learning: it recomputes frozen layers."""
     layers = base_layers(network)
     for position, layer in enumerate(layers):
         late = unfreeze == ALL or position >= len(layers) - unfreeze

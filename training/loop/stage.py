@@ -1,17 +1,18 @@
-"""One stage of a run: its epochs, and the weights that it leaves.
+"""Trains one stage of a run: its epochs, and the weights that it leaves.
 
-Optimisers, losses, learning-rate schedules, metrics and single steps (`train_on_batch`) are Keras's. Its `fit` and the
-callbacks of `fit` are not used:
+Optimisers, losses, learning-rate schedules, metrics and single steps (`train_on_batch`) are those of Keras. `fit` and
+its callbacks are not used, for these reasons:
 
-- A stop or a cancellation ends the epoch within a step and leaves no record of it. After `stop_training`, `fit` still
+- A stop or a cancellation ends the epoch within a step, and leaves no record of it. After `stop_training`, `fit` still
   validates and reports the epoch that was cut short.
-- `EarlyStopping` forgets its best weights and its patience with each call of `fit`, and so when a run is resumed.
-- `BackupAndRestore` keeps the model in a folder of one machine. A run goes on wherever a worker is free: its checkpoint
-  lies in storage, with the best weights, their average and the epochs so far.
-- `SwapEMAWeights` averages what is trained with one momentum. Here the statistics of normalisation are averaged too,
-  and the momentum grows with the steps (`WeightAverage`).
+- `EarlyStopping` forgets its best weights and its patience at each call of `fit`, and so when a run is resumed.
+- `BackupAndRestore` keeps the model in a folder of one machine. But a run continues on any machine with a free worker.
+  So its checkpoint is in storage, with the best weights, their average and the epochs so far.
+- `SwapEMAWeights` averages only trained weights, with one momentum. Here the statistics of normalisation are averaged
+  too, and the momentum grows with the steps (`WeightAverage`).
 
-What would be left of `fit` is its loop over batches, and these are cached features of frozen layers (`StageData`).
+Without these, only the loop over batches would be left of `fit`. The batches are cached features of frozen layers
+(`StageData`).
 """
 
 import time
@@ -37,15 +38,15 @@ from training.network.training_copy import cut, predict, settle_normalisation, t
 from worker.engines.keras import on_gpu
 from worker.engines.package import probability
 
-SETTLING_SLICES = 384  # training slices that normalisation is settled on
+SETTLING_SLICES = 384  # training slices for recomputing the statistics of normalisation
 
 
 class _Stopped(Exception):
-    """A stop was asked for while frozen layers were computed."""
+    """Somebody stopped the run while frozen layers were computed."""
 
 
 class Fitting:
-    """One stage of a run. `history`: the epochs of the run so far; those of the stage are added to it."""
+    """One stage of a run. `history`: the epochs of the run so far. Those of the stage are added to it."""
 
     def __init__(
         self,
@@ -81,13 +82,13 @@ class Fitting:
         self.class_weight = _class_weights(data.train.labels) if config.balanced else None
 
     def run(self, resume: Checkpoint | None) -> bool:
-        """Train the epochs that are left, and put the weights to keep into the network.
+        """Train the remaining epochs, and put the weights of the stage into the network.
 
         Return False if a stop ended the stage before its last epoch.
 
-        In a stage that keeps its best epoch, and in any stage after a stop, the network keeps the weights that the
-        stage began with if no epoch was better. If all layers learned, the statistics of normalisation are recomputed
-        at full size.
+        If no epoch is better than the weights with which the stage began, the network keeps these weights. This applies
+        to stages that keep their best epoch, and to any stage after a stop. If all layers learned, the statistics of
+        normalisation are recomputed at full size.
         """
         is_complete = self._train(self._restore(resume) if resume else 0)
         if (self.stage.keep == "best" or self._is_stopped()) and not self._is_better_than_before():
@@ -103,7 +104,7 @@ class Fitting:
         return is_complete
 
     def _train(self, first: int) -> bool:
-        """Train the epochs from `first` on as long as they get better. Return False if a stop ended that earlier."""
+        """Train the epochs from `first` on, as long as they get better. Return False if a stop ended this earlier."""
         if self._has_stalled(first) or first == self.stage.epochs:
             return True
         if self._is_stopped():
@@ -148,27 +149,27 @@ class Fitting:
         )
 
     def _is_stopped(self) -> bool:
-        """Return whether a stop was asked for and there is an epoch to keep."""
+        """Return whether somebody stopped the run, and there is an epoch to keep."""
         return bool(self.history) and self.observer.stopped()
 
     def _loss_before(self, data: StageData) -> float | None:
-        """Return the validation loss that this stage must beat.
+        """Return the validation loss that this stage must improve.
 
-        It is the loss of the weights that the stage begins with. But a stage that keeps its last epoch must beat the
-        loss of the stage before it, if there is one. Its own slices may be of another size, which the statistics of
-        normalisation do not fit.
+        It is the loss of the weights with which the stage begins. But for a stage that keeps its last epoch, it is the
+        loss of the previous stage, if there is one. The slices of this stage may have another size, for which the
+        present statistics of normalisation are wrong.
         """
         if self.stage.keep == "last":
             return self._kept_loss(self.index - 1)
         return self._loss_of(self._logit(data.validation))
 
     def _is_better_than_before(self) -> bool:
-        """Return whether this stage came to a lower validation loss than what came before it."""
+        """Return whether this stage reached a lower validation loss than there was before."""
         here = self._kept_loss(self.index)
         return here is not None and (self.loss_before is None or here < self.loss_before)
 
     def _kept_loss(self, index: int) -> float | None:
-        """Return the validation loss of the weights that a stage keeps; None if it has had no epoch."""
+        """Return the validation loss of the weights that a stage keeps, or None if it has had no epoch."""
         losses = self._losses(index)
         if not losses:
             return None
@@ -181,7 +182,7 @@ class Fitting:
         return bool(self.stage.patience) and self.best_epoch >= 0 and epoch - 1 - self.best_epoch >= self.stage.patience
 
     def _epoch(self, epoch: int, data: StageData) -> bool:
-        """Train and validate one epoch. Return False if a stop came before its end, which leaves no record of it."""
+        """Train and validate one epoch. Return False, and record nothing, if a stop came before its end."""
         started = time.monotonic()
         _reseed(self.model, seed_of(self.seed, epoch))
         totals = np.zeros(2)
@@ -206,12 +207,12 @@ class Fitting:
         return True
 
     def _validate(self, epoch: int, data: StageData) -> dict[str, float]:
-        """Return loss, accuracy and AUC on the validation slices; keep the weights if the loss is the lowest so far."""
+        """Return loss, accuracy and AUC on the validation slices. Keep the weights if the loss is the lowest so far."""
         weights = self.model.get_weights()
         if self.average:
             self.model.set_weights(self.average.arrays())
         logit = self._logit(data.validation)
-        # No training loss shows the harm that the last step did, and a ReLU may hide NaN weights from the logits.
+        # The training loss does not show damage by the last step, and a ReLU may hide NaN weights from the logits.
         if not all(np.isfinite(array).all() for array in (logit, *weights)):
             raise Diverged(self.stage.name, f"epoch {epoch + 1}, validation", self.stage.rate)
         loss, earlier = self._loss_of(logit), self._losses(self.index)
@@ -224,7 +225,7 @@ class Fitting:
         return {"val_loss": loss, "val_accuracy": accuracy, "val_auc": float(roc_auc_score(labels, logit))}
 
     def _loss_of(self, logit: NDArray[np.float64]) -> float:
-        """Return the mean cross-entropy of the validation slices. In a balanced run, both classes weigh the same."""
+        """Return the mean cross-entropy of the validation slices. Balanced runs weigh both classes equally."""
         positive = np.clip(probability(logit, 1.0), 1e-7, 1 - 1e-7)
         labels = self.data.validation.labels
         losses = -np.where(labels == 1, np.log(positive), np.log(1 - positive))
@@ -232,7 +233,7 @@ class Fitting:
         return float(np.where(labels == 1, weights[1], weights[0]) @ losses / len(losses))
 
     def _logit(self, validation: Arrays) -> NDArray[np.float64]:
-        """Predict the validation slices, some at a time, because Keras copies all that it is given."""
+        """Predict the validation slices, some at a time, because Keras copies its input."""
         starts = range(0, len(self.data.validation), AT_ONCE)
         parts = (_fed([array[start : start + AT_ONCE] for array in validation]) for start in starts)
         logits = [np.asarray(predict(self.model, part, self.observer.alive), np.float64) for part in parts]
@@ -250,7 +251,7 @@ class Fitting:
         )
 
     def _restore(self, checkpoint: Checkpoint) -> int:
-        """Put everything back as it was after the checkpoint's epoch, and return the epoch to go on with."""
+        """Restore the state after the checkpoint's epoch, and return the next epoch."""
         self.model.set_weights(checkpoint.arrays["weights"])
         for variable, value in zip(self.model.optimizer.variables, checkpoint.arrays["optimizer"], strict=True):
             variable.assign(value)
@@ -262,18 +263,18 @@ class Fitting:
 
 
 def _class_weights(labels: NDArray[np.uint8]) -> dict[int, float]:
-    """Return the weight of a slice of each class, so that the two classes weigh the same and the mean weight is 1."""
+    """Return the weight of a slice by class, so that both classes have equal weights, and the mean weight is 1."""
     return {label: len(labels) / (2 * int((labels == label).sum())) for label in (0, 1)}
 
 
 def _fed(inputs: Arrays) -> Any:
-    """Return arrays as Keras takes them: pixels as they are, features in float32; a single one without a list."""
+    """Return arrays in the form for Keras: pixels unchanged, features in float32, and a single array without a list."""
     arrays = [array if array.dtype == np.uint8 else array.astype(np.float32, copy=False) for array in inputs]
     return arrays if len(arrays) > 1 else arrays[0]
 
 
 def _reseed(model: Any, seed: int) -> None:
-    """Let dropout draw the same numbers in this epoch, whether or not the run was interrupted before it."""
+    """Let dropout draw the same numbers in this epoch, even if the run was interrupted before."""
     generators = [layer.seed_generator for layer in model.layers if getattr(layer, "seed_generator", None) is not None]
     for number, generator in enumerate(generators):
         generator.state.assign(np.array([seed, number], np.uint32))

@@ -1,4 +1,4 @@
-"""What the epochs of a stage take: batches to learn from, and the validation slices."""
+"""Provides the data for the epochs of a stage: training batches and validation slices."""
 
 import shutil
 import tempfile
@@ -16,14 +16,14 @@ from training.data.slices import Data
 from training.loop.observer import Arrays
 from training.network.training_copy import PREDICT_BATCH, Cut, predict
 
-AT_ONCE = 16 * PREDICT_BATCH  # validation slices
+AT_ONCE = 16 * PREDICT_BATCH  # validation slices that are computed at a time that are computed at a time
 
 
 class StageData:
-    """The slices of a stage, or the features of its frozen layers, which lie on the disk until `close()`.
+    """The slices of a stage, or the features of its frozen layers, which stay on the disk until `close()`.
 
-    `progress` gets the share of augmented copies that are made. `alive` is called after each batch. Both
-    may raise, and no file is left behind then. Raises NoRoom or OSError if the disk is too small.
+    `progress` gets the share of augmented copies that are made. `alive` is called after each batch. If one of them
+    raises an error, no file is left behind. Raises NoRoom or OSError if the disk is too small.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class StageData:
             raise
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch, the same ones each time: pixels or features, and labels float32[b]."""
+        """Yield the batches of an epoch: pixels or features, and labels float32[b]. They are the same at each call."""
         return self._source.epoch(epoch) if self._source else iter(())
 
     def _kept(self, pixels: NDArray[np.uint8]) -> Arrays:

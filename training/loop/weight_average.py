@@ -1,4 +1,4 @@
-"""The moving average of a model's weights."""
+"""Computes the moving average of a model's weights."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ import numpy as np
 
 from training.loop.observer import Arrays
 
-EVERY = 4  # steps between two additions
+EVERY = 4  # steps between two updates of the average
 
 
 class WeightAverage:
-    """The moving average of all weights of a model, the statistics of its normalisation among them.
+    """The moving average of all weights of a model, also of the statistics of its normalisation.
 
-    Early in a stage it covers about the last half of the steps: with the full momentum from the start, it would
-    remember the random weights for too long.
+    Early in a stage, it covers about the last half of the steps. With the full momentum from the start, it would
+    include the random weights for too long.
     """
 
     def __init__(self, model: Any, momentum: float) -> None:
         self._model, self._momentum = model, momentum
-        self._means: list[Any] = model.get_weights()  # tensors, once it learns
+        self._means: list[Any] = model.get_weights()  # tensors, after the first update
 
     def add(self, done: int, step: int, *, ends_epoch: bool) -> None:
-        """Add the present weights, every few steps and at the end of an epoch, which is validated with the average.
+        """Add the present weights, every few steps and at the end of an epoch. The average is used for validation.
 
-        `done`: steps of the stage; `step`: of the epoch, from 1.
+        `done`: the steps of the stage so far. `step`: the step of the epoch, from 1.
         """
         if done % EVERY and not ends_epoch:
             return
@@ -35,9 +35,9 @@ class WeightAverage:
         self._means = [mean + share * (weight - mean) for mean, weight in pairs]
 
     def arrays(self) -> Arrays:
-        """Return the average as copies: a backend may free the memory of what its variables were set to."""
+        """Return copies of the average, because a backend may free the memory of values that a variable was set to."""
         return [np.array(keras.ops.convert_to_numpy(mean)) for mean in self._means]
 
     def restore(self, arrays: Arrays) -> None:
-        """Go on from the arrays of an earlier average."""
+        """Continue from the arrays of an earlier average."""
         self._means = [np.array(array) for array in arrays]

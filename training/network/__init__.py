@@ -1,1 +1,1 @@
-"""The network, the weights it starts from, and what is trained of it."""
+"""The network, its initial weights, and the copy that is trained."""

@@ -1,4 +1,4 @@
-"""What Keras computes with here, and what differs between its backends."""
+"""Handles the differences between Keras's backends, and describes the one that is used here."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from training.errors import NotRepeatable
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute float32 in full precision. On GPUs that support TF32, TensorFlow would round to its 10 bits."""
+    """Compute float32 in full precision. On GPUs with TF32, TensorFlow would round to the 10 bits of TF32."""
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -28,7 +28,7 @@ def exact_float32() -> Iterator[None]:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raise MemoryError where TensorFlow raises an error of its own: callers need not know the backend."""
+    """Raise MemoryError in place of TensorFlow's own error, so that callers need not know the backend."""
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -41,12 +41,12 @@ def memory_errors() -> Iterator[None]:
 
 
 def compute_repeatably() -> None:
-    """Let this process give the same weights for the same run each time, on one core. Call it before it computes.
+    """Make training in this process repeatable: the same run gives the same weights. Call this before computing.
 
-    TensorFlow's deterministic ops alone do not ensure that: with two threads, steps of ResNet50 that XLA had compiled
-    differed from process to process. With one thread they did not.
+    It uses one core. TensorFlow's deterministic operations are not enough: with two threads, steps of ResNet50 that XLA
+    had compiled differed from process to process. With one thread they did not.
 
-    Raises NotRepeatable: the process has computed already, with several threads; or Keras does not use TensorFlow.
+    Raises NotRepeatable: the process has computed already with several threads, or Keras does not use TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise NotRepeatable("runs repeat with TensorFlow only; set KERAS_BACKEND=tensorflow")
@@ -62,7 +62,7 @@ def compute_repeatably() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions and devices that a run's metrics depend on."""
+    """Return the versions and devices that affect the metrics of a run."""
     backend = keras.backend.backend()
     return {
         "backend": backend,

@@ -1,4 +1,4 @@
-"""Gets ImageNet's weights for ResNet50: Keras's own file, from its cache or by download."""
+"""Gets ImageNet's weights for ResNet50: the file of Keras, from its cache or by download."""
 
 import socket
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from training.errors import RunFailed
 
 FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 ORIGIN = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{FILE}"
-MD5 = "4d473c1dd8becc155b73f8504c6f6626"  # as `keras.applications` states it
-SILENT_SECONDS = 30.0  # without a byte from the server, after which the download fails
+MD5 = "4d473c1dd8becc155b73f8504c6f6626"  # from `keras.applications`
+SILENT_SECONDS = 30.0  # the download fails after this time without a byte
 
 
 def imagenet_weights(
     alive: Callable[[], None], *, origin: str = ORIGIN, silent_seconds: float = SILENT_SECONDS
 ) -> Path:
-    """Return the file, downloaded from `origin` unless Keras's cache has it. `alive` is called each second.
+    """Return the file. Download it from `origin` unless it is in Keras's cache. `alive` is called each second.
 
-    Raises RunFailed, and whatever `alive` raises: then the download goes on in its thread.
+    Raises RunFailed. Raises what `alive` raises; the download then goes on in its thread.
     """
     earlier = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(silent_seconds)  # Keras downloads by urlretrieve, which has no timeout of its own
+    socket.setdefaulttimeout(silent_seconds)  # Keras downloads with urlretrieve, which has no timeout
     try:
         return run_with_heartbeat(lambda: _download(origin), alive)
     finally:

@@ -1,4 +1,4 @@
-"""Builds the network that training begins with, on random weights, a file's, ImageNet's or a model version's."""
+"""Builds the network for training, with random weights, or those of a file, of ImageNet or of a model version."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from worker.engines.package import PackageError, read_package
 
 
 def initial_network(config: Config, seed: int, alive: Callable[[], None], *, from_file: bool = True) -> Any:
-    """Build the network at full size, and seed Keras. With `from_file=False` it stays random whatever the config says.
+    """Build the network at full size, and seed Keras. With `from_file=False`, the weights are random in any case.
 
     Raises WeightsError, and what `initial_weights` raises.
     """
@@ -29,7 +29,7 @@ def initial_network(config: Config, seed: int, alive: Callable[[], None], *, fro
 
 
 def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
-    """Return the file that `build_network` starts from, or None. `alive` is called while ImageNet's are downloaded.
+    """Return the file for `build_network`, or None. `alive` is called while ImageNet's weights are downloaded.
 
     Raises FileMissing, FileDamaged, RunFailed, and what `alive` raises.
     """
@@ -48,7 +48,7 @@ def initial_weights(config: Config, alive: Callable[[], None]) -> Path | None:
 
 
 def _intact_copy(version: ModelVersion) -> Path:
-    """Return this machine's copy of a version's package, after checking every hash; a damaged one is copied again."""
+    """Return this machine's copy of a version's package, after checking every hash. Replace a damaged copy."""
     folder = versions.package_folder(version)
     try:
         read_package(folder)

@@ -1,4 +1,4 @@
-"""Loads initial weights from a file, whatever form of ResNet50 it holds, layer by layer."""
+"""Loads initial weights from a file layer by layer. The file may have any form of ResNet50."""
 
 import shutil
 import tempfile
@@ -22,17 +22,17 @@ HEAD = ("hidden", "output")
 
 
 def take_over(model: Any, path: Path) -> None:
-    """Put the weights of a file into the base of `model`, and into its head if the file has one of the same shape.
+    """Put the weights of a file into the base of `model`, and into the head if the file has a head of the same shape.
 
-    A file is HDF5 (Keras's ResNet50 with or without its top, as `keras.applications` and RadImageNet publish it; a
-    whole model or weights alone; Keras 2 or 3) or a `.keras` archive of such a model or of one of ours. Layers are
-    found by Keras's own names (conv1_conv … conv5_block3_3_bn).
+    The file is HDF5 or a `.keras` archive. HDF5 has Keras's ResNet50 with or without its top (as `keras.applications`
+    and RadImageNet publish it), as a whole model or only weights, of Keras 2 or 3. An archive has such a model or one
+    of ours. Layers are found by Keras's names (conv1_conv … conv5_block3_3_bn).
 
-    Raises WeightsError: no such file, another format, or another architecture.
+    Raises WeightsError: the file does not exist, or has another format or architecture.
     """
     if not path.is_file():
         raise WeightsError(path, "does not exist")
-    shapes_in(path)  # refuses a file that names others, before anything here reads it
+    shapes_in(path)  # refuses a file that names other files, before it is read here
     try:
         weights = _read(path, model)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -72,7 +72,7 @@ def _read(path: Path, model: Any) -> Layers:
 
 
 def _of_archive(path: Path) -> Layers:
-    """Read a `.keras` file. Keras recognises one by its name only, and files in storage have no such name."""
+    """Read a `.keras` file. Keras recognises it only by its name, and files in storage have no such name."""
     check_archive(path)
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         named = Path(folder) / "model.keras"
@@ -82,7 +82,7 @@ def _of_archive(path: Path) -> Layers:
 
 
 def _all_layers(model: Any) -> list[Any]:
-    """Return the layers of a model and of the models in it."""
+    """Return the layers of a model and of the models inside it."""
     layers = []
     for layer in model.layers:
         layers += _all_layers(layer) if hasattr(layer, "layers") else [layer]
@@ -90,13 +90,13 @@ def _all_layers(model: Any) -> list[Any]:
 
 
 def _of_hdf5(group: Any) -> Layers:
-    """Read the format of Keras 2, in which `keras.applications` still publishes its weights."""
+    """Read the format of Keras 2, in which `keras.applications` still publishes weights."""
     layers: Layers = {}
     for name in map(_text, group.attrs["layer_names"]):
         part = group[name]
         weights = [_text(weight) for weight in part.attrs["weight_names"]]
         by_layer: Layers = {}
-        for weight in weights:  # a model in the model has the weights of all its layers under one name
+        for weight in weights:  # an inner model has the weights of all its layers under one name
             layer = weight.split("/")[-2] if "/" in weight else name
             by_layer.setdefault(layer, []).append(np.asarray(part[weight]))
         layers |= by_layer if len(by_layer) > 1 else {name: [np.asarray(part[weight]) for weight in weights]}
@@ -108,14 +108,14 @@ def _text(name: Any) -> str:
 
 
 def _of_keras3_weights(path: Path, model: Any) -> Layers:
-    """Read a `.weights.h5` of Keras 3. It numbers layers instead of naming them, so only the same network fits."""
+    """Read a `.weights.h5` of Keras 3. Its layers have numbers and no names, so only the same network fits."""
     base = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(224, 224, 3))
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         named = Path(folder) / "file.weights.h5"
         shutil.copyfile(path, named)
         for whole in (base, model):
             try:
-                with warnings.catch_warnings(action="error"):  # Keras only warns when it leaves layers unchanged
+                with warnings.catch_warnings(action="error"):  # Keras only warns if it leaves layers unchanged
                     whole.load_weights(named)
             except (ValueError, KeyError, OSError, Warning):
                 continue

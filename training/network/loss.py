@@ -6,12 +6,12 @@ import keras
 
 
 class GeneralizedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]  # keras has no types
-    """Cross-entropy that counts a slice less, the less the network believes its label (Zhang and Sabuncu, 2018).
+    """Cross-entropy in which a slice counts less if the network does not believe its label (Zhang and Sabuncu, 2018).
 
-    Slices are labelled by patient, and some slices of an ill patient show nothing of the disease. Cross-entropy makes
-    the network memorise those. Here each slice counts by p**q, where p is the probability of its label and 0 < q <= 1;
-    as q goes to 0, this is cross-entropy. It makes the network surer: a logit of z becomes about z / (1 - q). Takes
-    labels 0 to 1 [n, 1] and logits [n, 1].
+    Slices are labelled by patient, and some slices of an ill patient do not show the disease. Cross-entropy makes the
+    network memorise these. Here each slice has the weight p**q, where p is the probability of its label and
+    0 < q <= 1. For q near 0, this is cross-entropy. The loss makes the network more certain: a logit z becomes about
+    z / (1 - q). Labels are 0 to 1 [n, 1], and logits are [n, 1].
     """
 
     def __init__(self, q: float, label_smoothing: float = 0) -> None:
@@ -26,12 +26,12 @@ class GeneralizedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]  # keras
         return keras.ops.mean(label * positive + (1 - label) * negative, axis=-1)
 
     def _of(self, log_probability: Any) -> Any:
-        """Return (1 - p**q) / q, exact for p near 1."""
+        """Return (1 - p**q) / q, also exactly for p near 1."""
         return -keras.ops.expm1(self.q * log_probability) / self.q
 
 
 def loss_of(q: float, label_smoothing: float) -> Any:
-    """Return the loss of a stage on logits; cross-entropy if `q` is 0."""
+    """Return the loss of a stage for logits. It is cross-entropy if `q` is 0."""
     if q:
         return GeneralizedCrossEntropy(q, label_smoothing)
     return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)

@@ -1,9 +1,10 @@
-"""The distance of a slice from those that a network was trained on, in the space of its pooled features.
+"""Adds the distance of a slice from the training slices to a network, in the space of its pooled features.
 
-After Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples" (NeurIPS 2018): the
-Mahalanobis distance over features of several depths, here in the space of their principal components, with what the
-components leave over counted as one more. Early features show noise and inverted greys, late ones pictures that are not
-a chest. All of it is stock layers, so it exports with the network and needs no extra pass.
+Follows Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples" (NeurIPS 2018): the
+Mahalanobis distance over features of several depths. Here it is computed in the space of their principal components.
+The part that the components do not explain counts as one more component. Early features show noise and inverted greys.
+Late features show pictures that are not a chest. All layers are stock layers, so the distance is exported with the
+network, and needs no extra pass.
 """
 
 from collections.abc import Callable
@@ -17,16 +18,16 @@ from numpy.typing import NDArray
 from training.network.training_copy import predict
 
 DEPTHS = ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
-WIDTHS = (256, 512, 1024, 2048)  # features of each depth
-SOFTENED = 0.2  # share of a depth's mean deviation that is added to each feature's deviation
+WIDTHS = (256, 512, 1024, 2048)  # number of features of each depth
+SOFTENED = 0.2  # this share of a depth's mean deviation is added to the deviation of each feature
 COMPONENTS = 64
-KNOWN_SHARE = 0.98  # of validation slices, which the threshold lets pass
-MARGIN = 1.25  # head-room: unseen patients score higher than the few of validation; non-CT images at least 2 times
-RESIDUAL_WEIGHT = 16.0  # weight of what no component explains, relative to one component
+KNOWN_SHARE = 0.98  # share of validation slices that are below the limit
+MARGIN = 1.25  # because unseen patients have larger distances than those of validation (non-CT images twice as large)
+RESIDUAL_WEIGHT = 16.0  # weight of the unexplained part, relative to one component
 
 
 def pooled_features(network: Any) -> Any:
-    """Build a model of the features, the mean of each depth over the slice: uint8[n,s,s,1] to float32[n, 3840]."""
+    """Build a model that averages the features of each depth over a slice: uint8[n,s,s,1] to float32[n, 3840]."""
     means = [layers.GlobalAveragePooling2D(name=f"mean_{name}")(network.get_layer(name).output) for name in DEPTHS]
     return keras.Model(network.input, layers.Concatenate(name="pooled_features")(means))
 
@@ -34,10 +35,10 @@ def pooled_features(network: Any) -> Any:
 def with_distance(
     network: Any, slices: NDArray[np.uint8], *, most: int = 768, alive: Callable[[], None] = lambda: None
 ) -> Any:
-    """Add an output `distance`, float32[n], fitted to slices that the network was trained on.
+    """Add an output `distance`, float32[n], which is fitted to slices that the network was trained on.
 
-    `slices`: uint8[n,s,s]; at most `most` of them are used, every other one mirrored. A distance of about 1 is common.
-    `alive` is called after each batch.
+    `slices`: uint8[n,s,s]. At most `most` of them are used, and every other one is mirrored. Usual distances are about
+    1. `alive` is called after each batch.
     """
     extractor = pooled_features(network)
     sample = slices[np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)].copy()
@@ -48,10 +49,10 @@ def with_distance(
 
 
 def _distance(features: Any, trained: NDArray[np.float64]) -> Any:
-    """Build the layers of the distance over `features`, their weights fitted to `trained`, float64[n, d]."""
+    """Build the layers that compute the distance from `features`. Fit their weights to `trained`, float64[n, d]."""
     mean, deviation = trained.mean(0), _deviation(trained)
     scaled = (trained - mean) / deviation
-    count = max(min(COMPONENTS, len(trained) // 4), 1)  # more would leave no remainder to measure
+    count = max(min(COMPONENTS, len(trained) // 4), 1)  # with more, there would be no remainder to measure
     _, values, directions = np.linalg.svd(scaled, full_matrices=False)
     variance = np.maximum(values[:count] ** 2 / len(trained), 1e-9)
     rest = max(float((scaled**2).sum(1).mean() - variance.sum()), 1e-9)
@@ -73,9 +74,9 @@ def _distance(features: Any, trained: NDArray[np.float64]) -> Any:
 
 
 def _deviation(trained: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the deviation of each feature, never far below the mean of its depth.
+    """Return the deviation of each feature, but not much less than the mean deviation of its depth.
 
-    Otherwise a feature that hardly ever fires would outweigh all others.
+    Otherwise a feature that is almost always 0 would outweigh all others.
     """
     deviation = trained.std(0)
     widths = [*WIDTHS[:-1], trained.shape[1] - sum(WIDTHS[:-1])]
@@ -84,10 +85,10 @@ def _deviation(trained: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def threshold_of(distance: NDArray[np.floating[Any]]) -> float:
-    """Return the distance above which a slice is out of distribution, by distances of slices not trained on [n]."""
+    """Return the limit above which a slice is out of distribution. `distance`: [n], of slices not trained on."""
     return MARGIN * far_end(distance)
 
 
 def far_end(distance: NDArray[np.floating[Any]]) -> float:
-    """Return the distance within which nearly all of these [n] lie."""
+    """Return a distance that is above nearly all of these [n]."""
     return float(np.quantile(np.asarray(distance, np.float64), KNOWN_SHARE))

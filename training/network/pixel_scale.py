@@ -1,4 +1,4 @@
-"""The scale on which a network takes pixels, and a check that initial weights were trained on that scale."""
+"""The scale of pixels for a network, and a check that initial weights were trained on that scale."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from training.config import PIXELS, Pixels
 from training.errors import WeightsError
 
 CHECKED_SLICES = 64
-MOST_OFF = 10.0  # factor by which a variance may differ from what normalisation expects
+MOST_OFF = 10.0  # the largest factor by which a variance may differ from the one that normalisation expects
 
-# As keras.applications.imagenet_utils has them: blue, green, red; and red, green, blue. A grey slice has three equal
-# channels, so turning RGB into BGR is the identity.
+# The values of keras.applications.imagenet_utils: blue, green, red; and red, green, blue. A grey slice has three equal
+# channels, so turning RGB into BGR changes nothing.
 _CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68])
 _TORCH_MEAN, _TORCH_DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -22,8 +22,8 @@ _TORCH_MEAN, _TORCH_DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229
 def pixel_layer(pixels: Pixels) -> Any:
     """Return the layer that puts grey levels 0..255, [n,h,w,3], on a scale. It is saved and exported with the network.
 
-    `caffe`: less ImageNet's mean, as ResNet50 of `keras.applications` takes them. `caffe/255`: the same divided by 255,
-    as RadImageNet was trained. `unit`: 0 to 1. `tf`: -1 to 1. `torch`: 0 to 1, less ImageNet's mean, by its deviation.
+    `caffe`: minus ImageNet's mean, as for ResNet50 of `keras.applications`. `caffe/255`: the same divided by 255, as
+    for RadImageNet. `unit`: 0 to 1. `tf`: -1 to 1. `torch`: 0 to 1, minus ImageNet's mean, divided by its deviation.
     """
     ones = np.ones(3)
     factor, offset = {
@@ -37,12 +37,12 @@ def pixel_layer(pixels: Pixels) -> Any:
 
 
 def check_pixels(network: Any, slices: NDArray[np.uint8], pixels: Pixels) -> None:
-    """Raise WeightsError if another scale fits the network far better: it was trained on that one.
+    """Raise WeightsError if another scale fits the network far better, because it was trained on that scale.
 
-    The first layer's answers to slices, uint8[n,s,s], are compared with what its normalisation expects. Their variance
-    must be right to a factor of 10, or closer than on any other scale: a network of photographs knows no chest. The
-    message names the scales that fit, the closest in mean and variance first (by the Kullback-Leibler divergence of two
-    normal distributions).
+    The outputs of the first layer for slices, uint8[n,s,s], are compared with those that its normalisation expects.
+    Their variance must be right within a factor of 10, or closer than on any other scale. (A network that was trained
+    on photographs need not fit well.) The message names the scales that fit, with the closest in mean and variance
+    first (by the Kullback-Leibler divergence of two normal distributions).
     """
     few = slices[np.linspace(0, len(slices) - 1, min(CHECKED_SLICES, len(slices))).astype(int)]
     ratios, misfits = {}, {}
@@ -62,7 +62,7 @@ def check_pixels(network: Any, slices: NDArray[np.uint8], pixels: Pixels) -> Non
 
 
 def _misfit(network: Any, slices: NDArray[np.uint8], pixels: Pixels) -> tuple[float, float]:
-    """Return the variance of the first layer's answers as a multiple of the expected one, and the divergence.
+    """Return the variance of the first layer's outputs as a multiple of the expected variance, and the divergence.
 
     Both are medians over the channels.
     """

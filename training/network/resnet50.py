@@ -1,7 +1,7 @@
-"""The classifier: a ResNet50 base with a pooled head that also gives its own heat map.
+"""The classifier: a ResNet50 base, with a pooled head that also computes the heat map.
 
-Only stock Keras layers and `keras.ops` are used, so that a saved model loads without any code of ours, on any Keras
-backend, and exports to OpenVINO as it is.
+Only stock Keras layers and `keras.ops` are used. So a saved model loads without our code on any Keras backend, and can
+be exported to OpenVINO without changes.
 """
 
 from pathlib import Path
@@ -26,9 +26,10 @@ def build_network(
 ) -> keras.Model:
     """Build `uint8[n,size,size,1] -> {"logit": float32[n], "cam": float32[n,c,c]}` with `c = size / 32`.
 
-    `weights` is None (random), or a file: see `load_weights.take_over`. `pixels`: the scale that the weights take.
+    `weights`: None for random weights, or a file (see `load_weights.take_over`). `pixels`: the scale of pixels for the
+    weights.
 
-    The weights do not depend on `size`: those of a network trained at one size fit a network of another.
+    The weights do not depend on `size`: those of a network that was trained at one size fit a network of another size.
 
     Raises:
         ValueError: `size` is not a positive multiple of 32.
@@ -49,20 +50,20 @@ def build_network(
 
 
 def start_residuals_at_zero(network: keras.Model) -> None:
-    """Let each residual block start as the identity (Goyal et al., 2017), so that random weights learn faster."""
+    """Let each residual block start as the identity, so that random weights learn faster (Goyal et al., 2017)."""
     for layer in network.layers:
         if layer.name.endswith("_3_bn"):
             layer.gamma.assign(layer.gamma * 0)
 
 
 def _head(features: Any, hidden: int, dropout: float) -> tuple[Any, Any]:
-    """Build the pooled head on `features[n,c,c,2048]`, and its Grad-CAM in closed form.
+    """Build the pooled head on `features[n,c,c,2048]`, and its Grad-CAM as a formula.
 
     With `h = relu(W^T mean(A) + b)` and `logit = w_out . h + b_out`, the gradient of the logit by the mean of channel k
     is `alpha_k = sum_j W_kj 1[h_j > 0] w_out_j`, and Grad-CAM (Selvaraju et al., 2017) is `relu(sum_k alpha_k A_k)`.
-    That sum is what the two dense layers, without their biases and with the gate of the pooled vector, make of each
-    cell, so the same layers compute it and no kernel has to be read out. The mean of the map before the relu is the
-    logit less what the biases add.
+    The two dense layers compute this sum for each cell, if their biases are left out and the gate of the pooled vector
+    is used. So the same layers compute the map, and no kernel has to be read out. The mean of the map before the relu
+    is the logit without the contribution of the biases.
     """
     cells = int(features.shape[1])
     dense = layers.Dense(hidden, name="hidden")

@@ -1,4 +1,4 @@
-"""A copy of the network for training: another size, bfloat16, fast normalisation, its first layers frozen."""
+"""Makes the copy of a network that is trained. Size, precision, normalisation and frozen layers can differ."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from training.network.resnet50 import build_network
 from worker.engines.keras import config_in, has_fast_bfloat16, on_gpu
 
 PREDICT_BATCH = 64
-SETTLING_BATCH = 128  # holds less memory than a training step of 32
+SETTLING_BATCH = 128  # takes less memory than a training step with 32 slices
 SETTLING_SEED = 0
-MOMENTUM = 0.9  # of the moving statistics: a run here has too few steps for ResNet50's own 0.99
+MOMENTUM = 0.9  # of the moving statistics; a run here has too few steps for ResNet50's 0.99
 
 
 def training_copy(network: Any, size: int, config: Config) -> Any:
-    """Copy the network at another size, with the same weights, in the form that trains fastest here."""
+    """Copy the network at another size and with the same weights, in the form that trains fastest here."""
     policy = keras.DTypePolicy("mixed_bfloat16" if precision_of(config) == "bfloat16" else "float32")
     fused = keras.backend.backend() == "tensorflow" and not on_gpu()
 
@@ -37,7 +37,7 @@ def training_copy(network: Any, size: int, config: Config) -> Any:
 
 
 def precision_of(config: Config) -> Literal["float32", "bfloat16"]:
-    """Return what a run of this config computes in on this machine."""
+    """Return the precision in which a run with this config computes on this machine."""
     if config.precision != "auto":
         return config.precision
     return "bfloat16" if has_fast_bfloat16() else "float32"
@@ -46,20 +46,20 @@ def precision_of(config: Config) -> Literal["float32", "bfloat16"]:
 def settle_normalisation(
     network: Any, slices: NDArray[np.uint8], config: Config, *, alive: Callable[[], None] = lambda: None
 ) -> None:
-    """Recompute the moving statistics of normalisation from slices uint8[n,s,s], in the form that is predicted.
+    """Recompute the moving statistics of normalisation from slices uint8[n,s,s], as they are in prediction.
 
-    Statistics of augmented slices, of another size, or of weights that were averaged since do not fit the network
+    Statistics from augmented slices, from another size, or from weights before averaging do not fit the network
     (Izmailov et al., 2018). `alive` is called after each batch.
 
     The batches are large and shuffled, and the variance is that of all slices together, E[x²] - E[x]². A dataset lists
-    class after class and patient after patient. The mean variance within batches of 16 in that order lacks what lies
-    between patients: logits of a network for phantoms of 64 × 64 came out 1.26 times as large.
+    class after class and patient after patient. The mean variance within batches of 16 in that order would lack the
+    variance between patients. It made the logits of a network for phantoms of 64 × 64 pixels 1.26 times as large.
     """
     copy = training_copy(network, slices.shape[1], config)
     base = _InTraining(keras.Model(copy.input, copy.get_layer("flatten").output))
     normal = [layer for layer in copy.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in normal:
-        layer.momentum = 0.0  # a batch leaves its own mean and variance
+        layer.momentum = 0.0  # so that each batch sets its mean and variance
     sums = [np.zeros((2, *layer.moving_mean.shape)) for layer in normal]
     order = np.random.default_rng(SETTLING_SEED).permutation(len(slices))
     for batch in np.array_split(order, -(-len(slices) // SETTLING_BATCH)):
@@ -76,7 +76,7 @@ def settle_normalisation(
 
 
 class _InTraining(keras.Model):  # type: ignore[misc]  # keras has no types
-    """A model that computes as in training, also when predicting. Compiled, it holds few layers' values at once."""
+    """A model that computes as in training, also in prediction. When compiled, it keeps the values of few layers."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(name="in_training")
@@ -84,12 +84,12 @@ class _InTraining(keras.Model):  # type: ignore[misc]  # keras has no types
         self.compile(jit_compile=on_gpu())
 
     def call(self, slices: Any) -> Any:
-        """Return what the model gives in training."""
+        """Return the outputs of the model in training."""
         return self.model(slices, training=True)
 
 
 def _fused_batch_normalization() -> Any:
-    """Return batch normalisation by TensorFlow's fused operation: Keras's own takes several times as long on a CPU."""
+    """Return batch normalisation with TensorFlow's fused operation. Keras's takes several times as long on a CPU."""
     import tensorflow as tf
 
     class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]  # keras has no types
@@ -112,8 +112,11 @@ def _fused_batch_normalization() -> Any:
 
 @dataclass(frozen=True)
 class Cut:
-    """A network in two: `frozen`, from slices to the tensors between (None if nothing is frozen), and `learning`, from
-    there to the logit. Both share the network's layers."""
+    """A network that was cut into two. Both parts share the layers of the network.
+
+    `frozen`: from the slices to the tensors at the cut, or None if nothing is frozen. `learning`: from there to the
+    logit.
+    """
 
     frozen: Any | None
     learning: Any
@@ -122,7 +125,7 @@ class Cut:
 def cut(network: Any, unfreeze: int) -> Cut:
     """Let only the head and the last `unfreeze` layers of the base learn, and cut the network before them.
 
-    Normalisation stays in inference mode, its parameters unchanged, unless everything learns (`unfreeze` is -1).
+    Normalisation stays in inference mode with unchanged parameters, unless all layers learn (`unfreeze` is -1).
     """
     if unfreeze == ALL:
         network.trainable = True
@@ -138,13 +141,13 @@ def cut(network: Any, unfreeze: int) -> Cut:
 
 
 def base_layers(network: Any) -> list[Any]:
-    """Return ResNet50's layers, in Keras's order: all before the pooled head."""
+    """Return the layers of ResNet50, in Keras's order. These are all layers before the pooled head."""
     names = [layer.name for layer in network.layers]
     return list(network.layers[names.index("conv1_pad") : names.index("pool")])
 
 
 def _between(network: Any, late: set[int]) -> list[Any]:
-    """Return the outputs of early layers that late layers or the head read."""
+    """Return the outputs of early layers that are inputs of late layers or of the head."""
     early = {id(layer) for layer in base_layers(network)} - late
     tensors: dict[int, Any] = {}
     for layer in network.layers:

@@ -1,1 +1,1 @@
-"""The report and the model card of a version."""
+"""Makes the report and the model card of a version."""

@@ -1,4 +1,4 @@
-"""The captions of a training report: a sentence or two on what each figure shows."""
+"""Writes the captions of a training report: a sentence or two about each figure."""
 
 import math
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def precision_recall(content: ReportContent) -> str:
 
 
 def reliability(content: ReportContent) -> str:
-    """Explain how to read it, and give the ECE."""
+    """Explain how to read the figure, and give the ECE."""
     ece = content.metrics.ece
     gap = f" On average the two differ by {100 * ece:.1f} points." if ece is not None else ""
     return (
@@ -83,7 +83,7 @@ def learning(content: ReportContent) -> str:
 
 
 def by_source(content: ReportContent) -> str:
-    """Explain the whiskers, and say what was left out."""
+    """Explain the whiskers, and say which sources are left out."""
     left_out = max(len(content.by_source) - MOST_SOURCES, 0)
     return (
         "The metrics of each source, with its number of slices. Whiskers are 95\u202f% intervals. A metric is left out "
@@ -108,7 +108,7 @@ def mistakes(content: ReportContent) -> str:
 
 
 def _best(history: Sequence[EpochRecord]) -> tuple[int, float] | None:
-    """Return the epoch, counted through all stages from 1, with the lowest finite validation loss, and that loss."""
+    """Return the epoch with the lowest finite validation loss, and this loss. All stages are counted, from 1."""
     epochs = sorted(history, key=lambda record: (record.stage, record.epoch))
     losses = [(at, record.metrics.get("val_loss")) for at, record in enumerate(epochs, start=1)]
     finite = [(at, loss) for at, loss in losses if loss is not None and math.isfinite(loss)]

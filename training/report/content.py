@@ -1,4 +1,4 @@
-"""All that a training report and a model card say, and how their numbers are written."""
+"""The content of a training report and a model card, and functions that write their numbers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from db.training.progress import EpochRecord
 from training.evaluation.metrics import chance_calibration_error, count_groups
 from training.report.figures.slice_grids import Mistake
 
-MUCH_LARGER = 2  # times
+MUCH_LARGER = 2  # so many times as large
 MINUTE, HOUR = 60, 3600  # seconds
 
 
 @dataclass(frozen=True)
 class PartSize:
-    """How large one part of the split is: training, validation or test. `largest`: slices of its largest group."""
+    """The size of one part of the split: training, validation or test. `largest`: the slices of its largest group."""
 
     part: str
     slices: int
@@ -36,8 +36,11 @@ class PartSize:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the run was asked for, and where it ran. `dataset`: `name/number`; `split`: its rule; `lineage`: the oldest
-    ancestor first; `stopped_early`: a stop ended training before its last epoch."""
+    """The settings of a run, and the machine on which it ran.
+
+    `dataset`: `name/number`. `split`: the rule of the split. `lineage`: ancestors, oldest first. `stopped_early`:
+    somebody stopped the training before its last epoch.
+    """
 
     preset: str
     seed: int
@@ -55,13 +58,13 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class TestScores:
-    """The model's answers on the slices it was measured on.
+    """The model's answers for the slices on which it was measured.
 
-    `probability`: float[n], calibrated; `labels`: 0 or 1 [n]; `groups`: n names; `distance`: float[n], from the
-    training slices, or None if the network has no such output.
+    `probability`: float[n], calibrated. `labels`: 0 or 1 [n]. `groups`: n names. `distance`: float[n], the distance
+    from the training slices, or None if the network has no such output.
     """
 
-    __test__ = False  # a class of the report, not of pytest
+    __test__ = False  # this is not a test class of pytest
 
     probability: NDArray[np.floating[Any]]
     labels: NDArray[np.integer[Any]]
@@ -71,10 +74,11 @@ class TestScores:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """All that a report shows. `by_group`: the metrics of groups; `by_source`: those on each source's slices, by name.
+    """The content of a report.
 
-    `champion`: the champion's epochs, or None. `augmented`: uint8[n, h, w] or None. `mistakes`: the most confident
-    first. `parity`: as in the package. `ood_threshold`: the distance beyond which a slice is out of distribution.
+    `by_group`: the metrics of groups. `by_source`: the metrics on the slices of each source, by name. `champion`: the
+    champion's epochs, or None. `augmented`: uint8[n, h, w] or None. `mistakes`: the most confident first. `parity`: as
+    in the package. `ood_threshold`: the distance above which a slice is out of distribution.
     """
 
     title: str
@@ -97,7 +101,7 @@ class ReportContent:
 
 
 def stop_note(content: ReportContent) -> str:
-    """Return a sentence that says after how many epochs training was stopped; empty if it was not."""
+    """Return a sentence that says after how many epochs training was stopped, or "" if it was not."""
     if not content.facts.stopped_early:
         return ""
     planned = sum(int(stage.get("epochs", 0)) for stage in content.facts.config.get("stages", ()))
@@ -106,7 +110,7 @@ def stop_note(content: ReportContent) -> str:
 
 
 def few_groups_note(content: ReportContent) -> str:
-    """Return a sentence that says which classes have few groups; empty if none has."""
+    """Return a sentence that says which classes have few groups, or "" if none has."""
     counts = count_groups(content.test.labels, content.test.groups)
     few = [f"{count:,} {'group' if count == 1 else 'groups'} of {name}" for name, count in counts.items()
            if count < LEAST_GROUPS]  # fmt: skip
@@ -119,9 +123,10 @@ def few_groups_note(content: ReportContent) -> str:
 
 
 def largest_group_note(facts: RunFacts) -> str:
-    """Return a sentence that says that the largest group is in training, and much larger than those of the test part.
+    """Return a sentence that says that the largest group is in training, and much larger than the groups in test.
 
-    Splits put large groups first, mostly into training. Empty if the test part has groups of half its size.
+    The reason is that splits assign large groups first, mostly to training. Return "" if a group in test is at least
+    half as large.
     """
     largest = {part.part: part.largest for part in facts.parts}
     trained, tested = largest.get(TRAIN, 0), largest.get(TEST, 0)
@@ -141,7 +146,7 @@ def chance_calibration_note(content: ReportContent) -> str:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric for people. `low`, `high`: its 95 % interval as text; empty if it has none."""
+    """A metric for people. `low`, `high`: its 95 % interval as text, or "" if there is none."""
 
     word: str
     value: str
@@ -151,12 +156,12 @@ class MetricRow:
 
     @property
     def interval(self) -> str:
-        """`0.984–0.996`."""
+        """Return the interval, such as `0.984–0.996`."""
         return f"{self.low}–{self.high}" if self.low else ""
 
 
 def metric_rows(metrics: Metrics) -> dict[str, MetricRow]:
-    """Return a row for each of the nine metrics by its name, in reading order."""
+    """Return a row for each of the nine metrics, by the name of the metric and in reading order."""
     rows = {}
     for name, metric in METRICS.items():
         low, high = metrics.intervals.get(name) or (None, None)
@@ -172,22 +177,22 @@ def is_number(value: object) -> bool:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Write a number as `0.968`; an undefined one as a dash."""
+    """Write a number such as `0.968`, or a dash if it is undefined."""
     return written(value if is_number(value) else None, digits=digits)
 
 
 def count(value: float | None) -> str:
-    """Write a count as `1,234`; None as a dash."""
+    """Write a count such as `1,234`, or a dash for None."""
     return "–" if value is None else f"{value:,.0f}"
 
 
 def percent(part: float, whole: float) -> str:
-    """Write a share as `3.8 %`, with a narrow no-break space; a share of nothing as a dash."""
+    """Write a share such as `3.8 %`, with a narrow no-break space. Write a dash if `whole` is 0."""
     return f"{100 * part / whole:.1f}\u202f%" if whole else "–"
 
 
 def duration(seconds: float | None) -> str:
-    """Write a duration as `1 h 07 min`, `4 min 09 s` or `38 s`."""
+    """Write a duration such as `1 h 07 min`, `4 min 09 s` or `38 s`."""
     if not is_number(seconds) or seconds is None:
         return "–"
     whole = round(seconds)
@@ -200,7 +205,7 @@ def duration(seconds: float | None) -> str:
 
 @dataclass(frozen=True)
 class SettingsTable:
-    """Settings of one kind: a row for each name, with its value in each of the columns."""
+    """A table of settings of one kind. Each setting has a row, with a value in each column."""
 
     title: str
     columns: Sequence[str]
@@ -208,7 +213,7 @@ class SettingsTable:
 
 
 def settings_tables(title: str, settings: Mapping[str, Any]) -> list[SettingsTable]:
-    """Return settings as tables: single values first, then each nested group, then each list with a column an item."""
+    """Return settings as tables: single values first, then each nested group, then each list with a column per item."""
     single = {name: value for name, value in settings.items() if not (_is_group(value) or _is_list(value))}
     tables = [_table_of(title, [single])] if single else []
     for name, value in settings.items():

@@ -1,4 +1,4 @@
-"""Writes a finished run's report: one self-contained HTML file, and its figures as PNG files beside it."""
+"""Writes the report of a finished run: one self-contained HTML file, and its figures as PNG files beside it."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ HEADLINE = "accuracy", "auc", "recall", "specificity", "ece"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report. `light` is None if it could not be drawn, and `missing` says why.
+    """A figure of the report. If it could not be drawn, `light` is None, and `missing` says why.
 
-    `dark`: the same for dark paper, or None if `light` suits both.
+    `dark`: the same figure for dark paper, or None if `light` is for both.
     """
 
     file: str
@@ -59,20 +59,20 @@ class Picture:
 
     @property
     def light_uri(self) -> str:
-        """The picture as a `data:` address."""
+        """Return the picture as a `data:` address."""
         return png_uri(self.light or b"")
 
     @property
     def dark_uri(self) -> str:
-        """The picture for dark paper as a `data:` address, or empty."""
+        """Return the picture for dark paper as a `data:` address, or ""."""
         return png_uri(self.dark) if self.dark else ""
 
 
 def write_report(folder: Path, content: ReportContent) -> list[str]:
-    """Write `report.html` and the figures into `folder`, and return the names of the files, the report first.
+    """Write `report.html` and the figures into `folder`. Return the names of the files, the report first.
 
-    The page contains its pictures and styles, runs no script and loads nothing. A figure that cannot be drawn, such as
-    the ROC of one class, is replaced by a sentence that says why.
+    The page contains its pictures and styles, runs no script and loads nothing. If a figure cannot be drawn, such as
+    the ROC curve of one class, a sentence in its place says why.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups = _pictures(content)
@@ -137,7 +137,7 @@ def _shown(mistake: Mistake) -> dict[str, str]:
 
 
 def _pictures(content: ReportContent) -> dict[str, list[Picture]]:
-    """Return all figures by the section of the page."""
+    """Return all figures, by section of the page."""
     return {"test": _test_pictures(content), "training": _training_pictures(content)}
 
 

@@ -1,4 +1,4 @@
-"""Writes the model card of a version in Markdown, by the headings of Mitchell et al. (2019, FAT*, Model Cards)."""
+"""Writes the model card of a version in Markdown, with the headings of Mitchell et al. (2019, FAT*, Model Cards)."""
 
 import html
 import json
@@ -37,7 +37,7 @@ def write_card(folder: Path, content: ReportContent) -> None:
 
 
 def model_card(content: ReportContent) -> str:
-    """Return the card as Markdown. Names are other people's text, so none of them can become markup."""
+    """Return the card as Markdown. Names come from users, so they are escaped and cannot become markup."""
     sections = (
         ("Model details", _details(content)),
         ("Intended use", _intended_use()),
@@ -57,7 +57,7 @@ def model_card(content: ReportContent) -> str:
 
 
 def plain(text: object) -> str:
-    """Return text on one line, with everything escaped that Markdown or HTML would take for markup."""
+    """Return text on one line. Escape everything that Markdown or HTML would read as markup."""
     return _MARKUP.sub(r"\\\1", html.escape(readable(str(text)), quote=False))
 
 
@@ -119,7 +119,7 @@ def _metrics(content: ReportContent) -> list[str]:
 
 
 def _group_metrics(groups: GroupMetrics | None) -> list[str]:
-    """Return the metrics of groups (patients), each of which gets one verdict."""
+    """Return the metrics of groups (patients). Each group gets one verdict."""
     if groups is None:
         return []
     rows = [[row.word, row.value, row.interval or "–"] for row in metric_rows(groups).values()]

@@ -1,1 +1,1 @@
-"""Actions of users, the same for the API and the pages."""
+"""The actions of users. The API and the pages share them."""

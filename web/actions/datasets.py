@@ -1,4 +1,4 @@
-"""Making and splitting datasets from requests, for the API and the page."""
+"""Makes and splits datasets from requests, for the API and the page."""
 
 import re
 from functools import partial
@@ -27,13 +27,13 @@ _JOB_PAGE = re.compile(r"https?://[^/]+/jobs/([a-z2-7]{16})(?:[/?#].*)?")
 
 
 def create(user: User) -> tuple[DatasetView, bool]:
-    """Request a dataset of this request's files, or of the jobs that it names. Return it, and whether it is new.
+    """Make a dataset from the files of this request, or from the jobs that it names. Return it, and whether it is new.
 
     Raises Problem 413, 415 and 422 (no files, a refused archive, a bad value, a job without reviews), and OSError when
-    the disk is full. Then nothing is kept.
+    the disk is full. In these cases nothing is kept.
     """
     check_multipart()
-    idempotency_key()  # a malformed one is refused before the files are received
+    idempotency_key()  # a malformed key is refused before the files are received
     name = request.form.get("name", "").strip()
     named = re.findall(r"[^\s,;]+", " ".join(request.form.getlist("jobs")))
     jobs = [_id_of(job) for job in named]
@@ -54,7 +54,7 @@ def create(user: User) -> tuple[DatasetView, bool]:
 
 
 def _id_of(job: str) -> str:
-    """Return the id of a job that is named by its id or by the address of its page."""
+    """Return the id of a job. `job`: the id, or the address of the job's page."""
     page = _JOB_PAGE.fullmatch(job)
     return job if page is None else page[1]
 
@@ -72,7 +72,7 @@ def _of_files(name: str, user: User, groups: str) -> tuple[int, bool]:
         raise Problem(422, "invalid", "There is more than one CSV of labels. Send one at most.")
     files = inspect_parts(parts)
     labels = _labels(plain_part(tables[0])) if tables else None
-    if is_name(name):  # otherwise nothing is kept, and create_dataset says why
+    if is_name(name):  # if not, nothing is kept, and create_dataset says why
         publish([*parts, *tables])
     first = groups == "folders"
     make = partial(create_dataset, name=name, user=user, files=files, labels=labels, folders_first=first)
@@ -87,7 +87,7 @@ def _labels(table: ReceivedFile) -> ReceivedFile:
 
 
 def split(dataset_id: int, options: SplitIn) -> None:
-    """Split a dataset, unless it is split so already. Raises Problem 404 and 409 (it cannot be split)."""
+    """Split a dataset, unless the same split exists already. Raises Problem 404 and 409 (it cannot be split)."""
     try:
         with read_scope() as s:
             dataset = row_of(s, Dataset, dataset_id)

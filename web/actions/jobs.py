@@ -1,4 +1,4 @@
-"""Making jobs from requests, for the API and the submit page."""
+"""Makes jobs from requests, for the API and the submit page."""
 
 from db.database import read_scope, session_scope
 from db.ledger.job_view import JobView, job_view
@@ -12,7 +12,7 @@ from web.actions.uploads import receive
 
 
 def submit(owner: User) -> tuple[JobView, bool]:
-    """Receive this request's files and make a job of them. Return the job, and whether it is new.
+    """Receive the files of this request, and make a job of them. Return the job, and whether it is new.
 
     Raises what `receive` raises, IdempotencyConflict, and NoModelVersion. The last is raised before the body is read.
     """

@@ -1,4 +1,4 @@
-"""The Idempotency-Key of a request: a repeated request gives what the first one made, and makes nothing new."""
+"""Handles the Idempotency-Key of requests. A repeated request makes nothing new, and returns the first result."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def new_key() -> str:
-    """Return a new key for a form. A form that is sent twice with the same key makes only one thing."""
+    """Return a new key for a form. If the form is sent twice, the key shows that both are the same request."""
     return secrets.token_hex(16)
 
 
 def idempotency_key() -> str | None:
     """Return the `Idempotency-Key` header, or the hidden field of a page's form: 1 to 255 visible ASCII characters.
 
-    The form of a request to the API is not read: its body may be a whole upload. Raises Problem 400.
+    For the API, only the header is read, because the body may be a whole upload. Raises Problem 400.
     """
     key = request.headers.get("Idempotency-Key")
     if key is None and not request.path.startswith("/api/"):
@@ -38,10 +38,10 @@ def idempotency_key() -> str | None:
 
 
 def once(user: User, kind: str, asked: Any, make: Callable[[Session], int]) -> tuple[int, bool]:
-    """Return the id of what `make` makes in a transaction, and whether it is new.
+    """Call `make` in a transaction. Return the id that it returns, and whether it was called.
 
-    If the key of this request was used before with the same `kind` and the same `asked` (JSON), make nothing and return
-    the id of what was made then. Raises IdempotencyConflict: it was used with another kind or another `asked`.
+    If the key of this request was used before, with the same `kind` and the same `asked` (JSON), do not call `make`,
+    and return the earlier id. Raises IdempotencyConflict: the key was used with another `kind` or another `asked`.
     """
     key = idempotency_key()
     with session_scope() as s:

@@ -1,4 +1,4 @@
-"""Finding the rows that an address names: 404 if a row does not exist, or is not the user's."""
+"""Finds the rows that an address names. Answers 404 if a row does not exist, or is not the user's."""
 
 import re
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def own_job(s: Session, job_id: str) -> Job:
 
 
 def row_of(s: Session, model: type[T], row_id: int) -> T:
-    """Return a row of a table that every user who came this far may see. Raises Problem 404."""
+    """Return a row of a table whose rows all users of this address may see. Raises Problem 404."""
     table: Any = model
     row: T | None = s.get(table, row_id) if row_id in SMALL_IDS else None
     if row is None:
@@ -44,13 +44,13 @@ def row_of(s: Session, model: type[T], row_id: int) -> T:
 
 @contextmanager
 def reading_job(job_id: str) -> Iterator[tuple[Session, Job]]:
-    """Open a short reading transaction with the job in it. Raises Problem 404."""
+    """Open a short transaction for reading, and yield it with the job. Raises Problem 404."""
     with read_scope() as s:
         yield s, own_job(s, job_id)
 
 
 @contextmanager
 def writing_job(job_id: str) -> Iterator[tuple[Session, Job]]:
-    """Open a short writing transaction with the job in it. Raises Problem 404."""
+    """Open a short transaction for writing, and yield it with the job. Raises Problem 404."""
     with session_scope() as s:
         yield s, own_job(s, job_id)

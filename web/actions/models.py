@@ -1,4 +1,4 @@
-"""Promoting, comparing, checking and importing model versions, for the API and the pages."""
+"""Promotes, compares, checks and imports model versions, for the API and the pages."""
 
 from sqlalchemy.orm import Session
 
@@ -26,8 +26,8 @@ REASON_LENGTH = 500
 def promote(user: User, version_id: int, reason: str, *, force: bool) -> None:
     """Make a version the champion, if the gate allows it.
 
-    If it was not compared with the champion yet, request the comparison. Raises Problem 404, and 409 with the gate's
-    metrics as `gate`.
+    If the version was not compared with the champion yet, request the comparison. Raises Problem 404, and 409 with the
+    gate's metrics as `gate`.
     """
     with read_scope() as s:
         gate = gate_of(s, row_of(s, ModelVersion, version_id))
@@ -47,7 +47,7 @@ def _refusal(gate: Gate, error: GateClosed) -> str:
 
 
 def compare(user: User, version_id: int) -> None:
-    """Ask for the evaluations that the gate needs. Raises Problem 404, 409."""
+    """Request the evaluations that the gate needs. Raises Problem 404, 409."""
     try:
         with session_scope() as s:
             request_gate(s, row_of(s, ModelVersion, version_id), user)
@@ -71,8 +71,8 @@ def promote_demo(user: User) -> int:
 def roll_back(user: User, reason: str, champion: str | None = None) -> int:
     """Make the previous champion the champion again, and return its id.
 
-    `champion`: the label of the champion that the user was shown, or None. Raises Problem 409: it has changed, there is
-    no earlier champion, or the reason is missing.
+    `champion`: the label of the champion that the user saw, or None. Raises Problem 409: there is another champion now,
+    there is no earlier champion, or the reason is missing.
     """
     try:
         with session_scope() as s:
@@ -82,7 +82,7 @@ def roll_back(user: User, reason: str, champion: str | None = None) -> int:
 
 
 def check_site(user: User, version_id: int, dataset: str) -> EvaluationView:
-    """Ask for the check of a version on a labelled dataset. Raises Problem 404, 409, 422."""
+    """Request the site check of a version on a labelled dataset. Raises Problem 404, 409, 422."""
     try:
         with session_scope() as s:
             version = row_of(s, ModelVersion, version_id)
@@ -93,15 +93,16 @@ def check_site(user: User, version_id: int, dataset: str) -> EvaluationView:
 
 
 def import_version() -> tuple[int, bool]:
-    """Receive an exported version from this request. Return its id here, and whether it is new.
+    """Receive an exported version from this request. Return its id in this database, and whether it is new.
 
-    Raises Problem 413, 415, 422: there is no file, or it is not a package that can be imported. Then nothing is kept.
+    Raises Problem 413, 415, 422: there is no file, or it is not a package that can be imported. In these cases nothing
+    is kept.
     """
     part = only_part("one exported model version")
     try:
         received = transfer.import_package(part_path(part), RECIPE, check_weights)
     except PackageRefused as error:
-        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # it names no temporary file
+        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error  # names no temporary file
         filename = display_name(part.filename or "unnamed")
         raise Problem(422, "package-refused", sentence(reason), file=filename) from error
     with session_scope() as s:
@@ -115,10 +116,10 @@ def tidy(reason: str) -> str:
 
 
 def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> Comparison | None:
-    """Ask for the comparison of a version with another one.
+    """Request the comparison of a version with another one.
 
-    Without a `dataset` they are compared on the first one's test part. Raises Problem 404, 409, 422 (no such version or
-    dataset).
+    `dataset`: compare on it, or if it is empty on the test part of the first version's split. Raises Problem 404, 409,
+    422 (no such version or dataset).
     """
     try:
         with session_scope() as s:
@@ -130,7 +131,7 @@ def compare_with(user: User, version_id: int, with_model: str, dataset: str) -> 
 
 
 def compared(version_id: int, with_model: str, dataset: str) -> Comparison | None:
-    """Return the results of a comparison so far, or None if it was never asked for or is not possible."""
+    """Return the results of a comparison so far, or None if it was never requested or is not possible."""
     try:
         with read_scope() as s:
             return comparisons.comparison_of(s, _pair(s, version_id, with_model, dataset))

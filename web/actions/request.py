@@ -1,4 +1,4 @@
-"""A request whose file parts stream to storage while they arrive."""
+"""Requests whose file parts stream to storage while they arrive."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 def takes_files(view: View) -> View:
-    """Let the requests of a view carry files, up to the upload cap. Requests of other views may not carry files."""
+    """Let the requests of a view carry files, up to the limit of uploads. Other views do not accept files."""
     setattr(view, _TAKES_FILES, None)
     return view
 
@@ -36,9 +36,9 @@ def takes_files_of(most: int) -> Callable[[View], View]:
 
 
 def sends_files(view: View) -> View:
-    """Mark a view whose answers are as long as a file.
+    """Mark a view whose answers may be as long as a file.
 
-    It may have to wait for slow clients, so it runs on the threads for transfers, not on those for pages.
+    Such a view may wait for slow clients. So it runs on the threads for transfers, not on those for pages.
     """
     setattr(view, _SENDS_FILES, True)
     return view
@@ -62,21 +62,21 @@ class PartStream:
         return self._receiver.path
 
     def write(self, data: bytes) -> int:
-        """Hash and write. Raises OSError (ENOSPC) when the disk is full."""
+        """Hash the data and write it. Raises OSError (ENOSPC) when the disk is full."""
         return self._receiver.write(data)
 
     def seek(self, offset: int) -> int:
-        """Make the part durable and close its file, so that a thousand parts do not hold a thousand open files."""
+        """Make the part durable and close its file, so that a thousand parts do not need a thousand open files."""
         if self.received is None:
             self.received = self._receiver.finish()
         return offset
 
     def publish(self) -> None:
-        """Keep the file: from now on it is found by its SHA-256."""
+        """Keep the file. From now on, storage finds it by its SHA-256."""
         self._receiver.publish()
 
     def close(self) -> None:
-        """Do nothing: the request decides at its end whether the file stays."""
+        """Do nothing. The request decides at its end whether the file is kept."""
 
     def abort(self) -> None:
         """Remove the part unless it was published."""
@@ -112,14 +112,14 @@ class Request(FlaskRequest):
             raise BadRequest("This address does not take files. Send the request without them.")
         if not self.parts:
             with read_scope() as s:
-                check_storage(s)  # an empty folder in place of an unmounted volume must not receive files
+                check_storage(s)  # if a volume is not mounted, its empty folder must not receive files
         part = PartStream()
         self.parts.append(part)
         return cast(IO[bytes], part)  # the parser only writes and seeks, so the part need not be readable
 
     @property
     def max_content_length(self) -> int | None:
-        """Return the largest body in bytes: the cap for files if the view takes files, or else a small cap."""
+        """Return the largest body in bytes: the limit for files if the view takes files, or else a small limit."""
         if not self._takes_files:
             return MAX_OTHER_BODY_BYTES
         upload_cap: int = current_app.config["MAX_UPLOAD_BYTES"]

@@ -1,4 +1,4 @@
-"""Launching training runs from requests, for the API and the page. A refused launch becomes a Problem."""
+"""Launches training runs from requests, for the API and the page. A refused launch becomes a Problem."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -37,10 +37,10 @@ def prepare(run: RunIn) -> LaunchPlan:
 
 
 def receive_weights() -> str:
-    """Receive a file of initial weights from this request. Return its SHA-256, by which a run names it.
+    """Receive a file of initial weights from this request. Return its SHA-256, with which a run names the file.
 
-    It is kept for a day, or for as long as a run that names it. Raises Problem 413, 415, 422: there is no file, or it
-    does not hold a ResNet50. Then nothing is kept.
+    The file is kept for a day, or as long as a run that names it. Raises Problem 413, 415, 422: there is no file, or it
+    does not hold a ResNet50. In these cases nothing is kept.
     """
     part = only_part("one file of weights")
     try:

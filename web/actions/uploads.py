@@ -24,7 +24,7 @@ NAME_LENGTH = 200
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission that was received whole: every file is in storage and none of them is refused."""
+    """A complete submission. Every file is in storage, and none is refused."""
 
     files: list[ReceivedFile]
     name: str
@@ -49,18 +49,18 @@ def receive() -> Submission:
 
 
 def check_multipart() -> None:
-    """Raise Problem 415 unless the body can hold files."""
+    """Raise Problem 415 if the body cannot hold files."""
     if request.mimetype != "multipart/form-data":
         raise Problem(415, "unsupported-media-type", "The body must be multipart/form-data with parts named 'files'.")
 
 
 def file_parts(field: str) -> list[FileStorage]:
-    """Return the file parts of this name, without the empty part that a form sends if no file was chosen."""
+    """Return the file parts of this name. Leave out the empty part that a form sends if no file was chosen."""
     return [part for part in request.files.getlist(field) if part.filename or _received(part).size]
 
 
 def only_part(what: str) -> FileStorage:
-    """Return the only file part. Raises Problem 415, and 422 unless there is exactly one."""
+    """Return the only file part. Raises Problem 415, or 422 if there is not exactly one part."""
     check_multipart()
     parts = file_parts(FIELD)
     if len(parts) != 1:
@@ -69,7 +69,7 @@ def only_part(what: str) -> FileStorage:
 
 
 def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
-    """Inspect each archive or image. Raises Problem 422: one is refused, or none could hold an image."""
+    """Inspect each archive or image. Raises Problem 422: a file is refused, or none of them could hold an image."""
     files = [_inspect(part) for part in parts]
     try:
         check_for_images(files)
@@ -79,7 +79,7 @@ def inspect_parts(parts: list[FileStorage]) -> list[ReceivedFile]:
 
 
 def plain_part(part: FileStorage) -> ReceivedFile:
-    """Return a part that is one file of text, not an archive or an image."""
+    """Return a part that is a text file, and not an archive or an image."""
     received = _received(part)
     return ReceivedFile(display_name(part.filename or "unnamed"), received.sha256, received.size, "file", 1)
 

@@ -1,3 +1,3 @@
-"""The JSON API, version 1, under `/api/v1`; its description is at `/api/v1/openapi.json`."""
+"""The JSON API, version 1, under `/api/v1`. Its description is at `/api/v1/openapi.json`."""
 
 PREFIX = "/api/v1"

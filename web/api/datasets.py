@@ -1,4 +1,4 @@
-"""Datasets over the API: make, list, show, split. For admins."""
+"""The API of datasets: make, list, show and split them. For admins."""
 
 from apiflask import APIBlueprint
 from flask import url_for
@@ -33,9 +33,9 @@ revalidate(blueprint)
 def create() -> tuple[DatasetOut, int, dict[str, str]]:
     """Make a dataset
 
-    Send archives and images in parts named `files`. Label them by a CSV of file, label, group (split, source) in the
-    part `labels`, or by a folder for each class. Or name `jobs`: the dataset is then made of their reviewed slices. One
-    refused archive refuses the whole request.
+    Send archives and images in parts named `files`. Label them with a CSV in the part `labels`, or with a folder for
+    each class. The CSV has the columns `file` and `label`, and optionally `group`, `split` and `source`. Or name
+    `jobs`: the dataset is then made of their reviewed slices. If one archive is refused, the whole request is refused.
     """
     view, new = datasets.create(require_admin())
     return shown(view.id), 202 if new else 200, {"Location": url_for("api_datasets.show", dataset_id=view.id)}
@@ -62,8 +62,8 @@ def list_all(query_data: ListQuery) -> DatasetPage:
 def show(dataset_id: int) -> DatasetOut:
     """Show a dataset
 
-    The report counts classes, groups, sizes, modes, formats, duplicates and files left out, and holds the shortcut
-    check. The splits come with their leaks. Carries an `ETag`.
+    The report counts classes, groups, sizes, modes, formats, duplicates and files left out. It also holds the shortcut
+    check. The splits are listed with their leaks. The answer has an `ETag`.
     """
     return shown(dataset_id)
 
@@ -75,8 +75,8 @@ def show(dataset_id: int) -> DatasetOut:
 def split(dataset_id: int, json_data: SplitIn) -> DatasetOut:
     """Split a dataset
 
-    Split it into train, validation and test by group. The same seed gives the same split. A run splits by itself: use
-    this to see the parts and the leaks before anything is trained.
+    Splits it by group into train, validation and test. The same seed gives the same split. A run also splits its
+    dataset. So this is needed only to see the parts and the leaks before training.
     """
     datasets.split(dataset_id, json_data)
     return shown(dataset_id)

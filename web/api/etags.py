@@ -1,11 +1,11 @@
-"""ETags for answers that programs and pages poll."""
+"""Adds ETags to answers that programs and pages poll."""
 
 from apiflask import APIBlueprint
 from flask import Response, request
 
 
 def revalidate(blueprint: APIBlueprint) -> None:
-    """Give every JSON answer of a blueprint an ETag. Answer 304 if the client has it already (RFC 9110, section 13)."""
+    """Give every JSON answer of a blueprint an ETag. Answer 304 if the client has it (RFC 9110, section 13)."""
     blueprint.after_request(_revalidate)
 
 

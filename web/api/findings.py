@@ -1,4 +1,4 @@
-"""A job's findings over the API: the verdicts on its patients, studies and series."""
+"""The API of findings: the verdicts on the patients, studies and series of a job."""
 
 from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
@@ -28,8 +28,8 @@ guard_api(blueprint)
 def list_findings(job_id: str, query_data: FindingsQuery) -> FindingPage:
     """List a job's findings
 
-    Each patient comes first, then its studies with their series. A job has findings once it has ended. Pass
-    `next_cursor` on as `cursor`, with the same filters.
+    Each patient is followed by its studies, and each study by its series. A job has findings once it has ended. To get
+    the next page, send `next_cursor` as `cursor`, with the same filters.
     """
     with reading_job(job_id) as (s, job):
         page = findings_page(s, job, query_data)

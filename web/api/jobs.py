@@ -1,4 +1,4 @@
-"""Jobs over the API: submit, list, show, cancel, retry."""
+"""The API of jobs: submit, list, show, cancel and retry them."""
 
 from apiflask import APIBlueprint
 from flask import url_for
@@ -33,9 +33,9 @@ revalidate(blueprint)
 def submit_job() -> tuple[JobOut, int, dict[str, str]]:
     """Submit files
 
-    Send archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) and loose images, in any mixture, in parts named `files`. One
-    refused archive refuses the whole submission. With an `Idempotency-Key` a repeated request gives the same job. If an
-    answer got lost, `GET /jobs?idempotency_key=…` tells whether the job was made, without sending the files again.
+    Send archives (ZIP, TAR, TAR.GZ, TAR.BZ2, TAR.XZ) and loose images, in any mixture, in parts named `files`. If one
+    archive is refused, the whole submission is refused. With an `Idempotency-Key`, a repeated request gives the same
+    job. If an answer got lost, `GET /jobs?idempotency_key=…` finds the job without sending the files again.
     """
     view, created = submit(require_user())
     location = url_for("api_jobs.show_job", job_id=view.id)
@@ -63,7 +63,7 @@ def list_all(query_data: JobListQuery) -> JobPage:
 def show_job(job_id: str) -> JobOut:
     """Show a job
 
-    Carries an `ETag`; poll with `If-None-Match`.
+    The answer has an `ETag`. Poll with `If-None-Match`.
     """
     with reading_job(job_id) as (s, job):
         return job_json(job_view(s, job))

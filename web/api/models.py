@@ -1,4 +1,4 @@
-"""Model versions over the API: list, show, card, promote, roll back, check, compare, export, import."""
+"""The API of model versions: list, show, promote, roll back, check, compare, export and import them."""
 
 from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
@@ -40,7 +40,7 @@ revalidate(blueprint)
 def list_models() -> ModelList:
     """List model versions
 
-    Newest first. New jobs get the champion. A job keeps the version it was created with.
+    Newest first. New jobs get the champion. A job keeps the version that it was created with.
     """
     with read_scope() as s:
         now = champion(s)
@@ -74,9 +74,9 @@ def card(model_id: int) -> Response:
 def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
     """Promote a model version
 
-    New jobs get it. Existing jobs keep their version. A refusal (409) carries the gate's metrics as `gate`. If the
-    version was not compared with the champion yet, the comparison is queued. `force` with a reason overrides. For
-    admins.
+    New jobs then get this version. Existing jobs keep their version. A refusal (409) has the gate's metrics as `gate`.
+    If the version was not compared with the champion yet, the comparison is queued. `force` with a reason overrides a
+    refusal. For admins.
     """
     models.promote(require_admin(), model_id, json_data.reason, force=json_data.force)
     return shown(model_id)
@@ -89,8 +89,8 @@ def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
 def rollback(json_data: RollbackIn) -> ModelDetail:
     """Roll back to the previous champion
 
-    In one step, without the gate. A reason is needed. Each further rollback goes one champion further back, until none
-    is left (409). With `champion`, only that one is rolled back (409 if another one is the champion by now). For
+    Needs a reason, but does not ask the gate. Each further rollback goes back one more champion, until there is none
+    (409). `champion` names the champion to roll back; if another one is the champion by now, the answer is 409. For
     admins.
     """
     return shown(models.roll_back(require_admin(), json_data.reason, json_data.champion))
@@ -115,8 +115,8 @@ def check(model_id: int, json_data: CheckIn) -> CheckOut:
 def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
     """Compare two model versions on the same slices
 
-    On the test part of the first one, or on a whole dataset. The same groups are resampled for both. Repeat the request
-    to get the result. For admins.
+    Compares them on the test part of the first version's split, or on a whole dataset. The same groups are resampled
+    for both. Repeat the request to get the result. For admins.
     """
     comparison = models.compare_with(require_admin(), model_id, json_data.with_model, json_data.dataset or "")
     return ComparisonOut.model_validate(comparison and comparison.as_dict())
@@ -132,8 +132,8 @@ def compare(model_id: int, json_data: CompareIn) -> ComparisonOut:
 def export(model_id: int, query_data: ExportQuery) -> Response:
     """Download a model version as one file
 
-    The same bytes each time, for `POST /models/import` or `ctbatch models import` elsewhere. The report and the figures
-    that show slices are left out. For admins.
+    `POST /models/import` or `ctbatch models import` at another site reads this file. Each export has the same bytes.
+    Without `with_slices`, the report and the figures that show slices are left out. For admins.
     """
     require_admin()
     return model_files.export_response(_version(model_id), with_slices=query_data.with_slices == "1")

@@ -1,4 +1,4 @@
-"""The fixed parts of the OpenAPI description (errors, multipart bodies, security), and its page."""
+"""Adds the fixed parts of the OpenAPI description (errors, multipart bodies, security), and shows its page."""
 
 import json
 import re
@@ -87,18 +87,18 @@ blueprint = APIBlueprint("api_docs", __name__, url_prefix=PREFIX, enable_openapi
 
 
 def problems(*statuses: int) -> dict[int, Any]:
-    """Return the error responses of an operation, 401 among them."""
+    """Return the error responses of an operation: 401 and these."""
     return {status: {"description": _TEXTS[status], "content": PROBLEM_CONTENT} for status in (401, *statuses)}
 
 
 @blueprint.get("/docs")
 def docs() -> str:
-    """Show the API's description as a page. Everything it loads is bundled."""
+    """Show the API's description as a page. The page loads nothing from other sites."""
     return render_template("api_docs.html")
 
 
 def install(app: APIFlask) -> None:
-    """Configure and complete the description that APIFlask derives from the routes."""
+    """Configure the description that APIFlask derives from the routes, and complete it."""
     app.config.update(
         INFO={"description": DESCRIPTION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
         SECURITY_SCHEMES={"token": {"type": "http", "scheme": "bearer"}},
@@ -130,7 +130,7 @@ def complete(spec: Any) -> Any:
 
 
 def _without_null(schema: Any) -> Any:
-    """Return the schema of a parameter without null and its default. An address leaves out a parameter instead."""
+    """Return the schema of a parameter without null and its default, because an address leaves out the parameter."""
     choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
     if len(choices) != 1:
         return schema
@@ -139,7 +139,7 @@ def _without_null(schema: Any) -> Any:
 
 
 def _flat_names(spec: Any) -> Any:
-    """Rename `JobPage.JobOut` to `JobOut`: APIFlask adds the name of the outer model to the name of a nested one."""
+    """Rename `JobPage.JobOut` to `JobOut`. APIFlask puts the outer model's name before that of a nested model."""
     schemas = {name.rpartition(".")[2]: schema for name, schema in spec["components"]["schemas"].items()}
     spec["components"]["schemas"] = schemas
     return json.loads(re.sub(r"(#/components/schemas/)\w+\.(\w+)", r"\1\2", json.dumps(spec)))

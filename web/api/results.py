@@ -1,4 +1,4 @@
-"""A job's results over the API: pages, whole exports, and the images of its slices."""
+"""The API of a job's results: pages of results, whole exports, and images of slices."""
 
 from apiflask import APIBlueprint
 from apiflask.schemas import FileSchema
@@ -34,7 +34,7 @@ guard_api(blueprint)
 def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
     """List a job's slices
 
-    Pass `next_cursor` on as `cursor`, with the same filters and order.
+    To get the next page, send `next_cursor` as `cursor`, with the same filters and order.
     """
     with reading_job(job_id) as (s, job):
         page = results_page(s, job, query_data)
@@ -48,7 +48,7 @@ def list_results(job_id: str, query_data: ResultsQuery) -> ResultPage:
 def list_series(job_id: str, query_data: ListQuery) -> SeriesListOut:
     """List a job's series
 
-    By patient. A folder of pictures is a series too. The counts are no verdict on a patient.
+    Sorted by patient. A folder of pictures is a series too. The counts are not a verdict on a patient.
     """
     with reading_job(job_id) as (s, job):
         page = series_after(s, job, query_data.cursor, query_data.limit)
@@ -91,8 +91,8 @@ def results_json(job_id: str) -> Response:
 def results_parquet(job_id: str) -> Response:
     """Download all results as Parquet
 
-    Streamed, with the columns of the CSV. `reviews` is a list of records, and `notes` one of codes. The metadata of the
-    file have `notice` and, as JSON, `job`.
+    Streamed, with the columns of the CSV. `reviews` is a list of records, and `notes` a list of codes. The metadata of
+    the file have `notice` and, as JSON, `job`.
     """
     from web.downloads.parquet import parquet_pieces
 
@@ -108,7 +108,7 @@ def results_parquet(job_id: str) -> Response:
 def image(job_id: str, slice_id: int, query_data: ImageQuery) -> Response:
     """Show a slice as it was given to the model
 
-    With `heat=1` the model's heat map is drawn over it, if the slice was predicted.
+    With `heat=1`, the model's heat map is drawn over the slice, if it was predicted.
     """
     from worker.imaging.render import overlay_png, slice_png
 

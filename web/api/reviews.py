@@ -1,4 +1,4 @@
-"""Readers' labels of slices over the API: set, remove."""
+"""The API of reviews: set and remove a reader's label of a slice."""
 
 from apiflask import APIBlueprint
 from sqlalchemy.orm import Session
@@ -25,7 +25,7 @@ guard_api(blueprint)
 def put_review(job_id: str, slice_id: int, json_data: ReviewIn) -> ReviewList:
     """Label a slice
 
-    Replaces your earlier label. Datasets are made of the slices that an admin or the job's owner labelled.
+    Replaces your earlier label. A dataset can be made of the slices that an admin or the job's owner labelled.
     """
     with writing_job(job_id) as (s, job):
         _check_slice(s, job, slice_id)

@@ -1,4 +1,4 @@
-"""Training runs over the API: launch, list, show, follow, cancel, stop. For admins."""
+"""The API of training runs: launch, list, show, follow, cancel and stop them. For admins."""
 
 from apiflask import APIBlueprint
 from flask import url_for
@@ -35,9 +35,9 @@ revalidate(blueprint)
 def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
     """Launch a training run
 
-    The dataset must be ready. A split that leaks is refused unless each leak is allowed by its name. So is a split
-    whose test part trained the version that the run starts from. `live` holds the estimate of time and disk; `POST
-    /runs/estimate` gives it beforehand.
+    The dataset must be ready. A split that leaks is refused unless each leak is allowed by its name. It is also a leak
+    if the version that the run starts from was trained on slices of validation or test. `live` holds the estimate of
+    time and disk. `POST /runs/estimate` gives the same estimate before the launch.
     """
     run_id, new = launch(require_admin(), json_data)
     return shown(run_id), 202 if new else 200, {"Location": url_for("api_runs.show", run_id=run_id)}
@@ -50,8 +50,8 @@ def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
 def estimate(json_data: RunIn) -> EstimateOut:
     """Estimate a training run
 
-    Takes the same request as launching, and refuses the same, but launches nothing. The dataset's split is drawn and
-    kept.
+    Takes the same request as a launch, and refuses it for the same reasons, but launches nothing. The dataset's split
+    is drawn and kept.
     """
     return EstimateOut(**prepare(json_data).as_dict())
 
@@ -63,8 +63,8 @@ def estimate(json_data: RunIn) -> EstimateOut:
 def send_weights() -> WeightsOut:
     """Send a file of initial weights
 
-    For `from_weights` of a run, if ImageNet's weights cannot be downloaded. Send Keras's ResNet50 as HDF5 or `.keras`
-    in the part `files`.
+    A run can start from this file with `from_weights`, for example if ImageNet's weights cannot be downloaded. Send a
+    ResNet50 of Keras as HDF5 or `.keras` in the part `files`.
     """
     return WeightsOut(sha256=receive_weights())
 
@@ -90,7 +90,7 @@ def list_all(query_data: ListQuery) -> RunPage:
 def show(run_id: int) -> RunOut:
     """Show a training run
 
-    Carries an `ETag`; poll with `If-None-Match`.
+    The answer has an `ETag`. Poll with `If-None-Match`.
     """
     return shown(run_id)
 
@@ -101,7 +101,7 @@ def show(run_id: int) -> RunOut:
 def list_epochs(run_id: int) -> EpochList:
     """List a run's epochs
 
-    All epochs so far, in order. Carries an `ETag`; poll with `If-None-Match`.
+    All epochs so far, in order. The answer has an `ETag`. Poll with `If-None-Match`.
     """
     with read_scope() as s:
         return epochs_json(s, row_of(s, TrainingRun, run_id))
@@ -124,8 +124,7 @@ def cancel(run_id: int) -> RunOut:
 def stop(run_id: int) -> RunOut:
     """Stop a run and keep what it has learned
 
-    Keeps the best epoch so far. In a stage with `keep: last` (as in scratch and quick), the present weights are used
-    instead.
+    Keeps the best epoch so far. In a stage with `keep: last` (as in scratch and quick), keeps the current weights.
     """
     with session_scope() as s:
         if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):

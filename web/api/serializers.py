@@ -1,4 +1,4 @@
-"""Rows and views of the database as the API gives them, with addresses."""
+"""Turns rows and views of the database into the API's objects, with addresses."""
 
 from flask import url_for
 from sqlalchemy.orm import Session
@@ -24,7 +24,7 @@ from web.schemas.workers import WorkerOut
 
 
 def dataset_json(s: Session, dataset: Dataset, *, whole: bool = True) -> DatasetOut:
-    """Return a dataset for the API; in a list without its report and splits, which may be long."""
+    """Return a dataset for the API. `whole`: with its report and splits, which may be too long for a list."""
     links = {
         "self": url_for("api_datasets.show", dataset_id=dataset.id),
         "page": url_for("datasets.show", dataset_id=dataset.id),
@@ -58,7 +58,7 @@ def model_json(version: ModelVersion, champion_id: int | None) -> ModelOut:
 
 
 def model_detail(s: Session, version: ModelVersion) -> ModelDetail:
-    """Return all that is known of a model version for the API."""
+    """Return all facts of a model version for the API."""
     now = champion(s)
     return ModelDetail(
         **dict(model_json(version, now.id if now else None)),
@@ -80,7 +80,7 @@ def model_detail(s: Session, version: ModelVersion) -> ModelDetail:
 
 
 def serving_json(serving: Serving, in_use: set[int]) -> WorkerOut:
-    """Return what serves on a host for the API; `in_use`: the ids of the versions of the champion and of open jobs."""
+    """Return which engine serves on a host. `in_use`: the ids of the champion and of open jobs' versions."""
     links = {
         "model": url_for("api_models.show", model_id=serving.version.id),
         "page": url_for("workers.index"),

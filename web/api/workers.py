@@ -1,4 +1,4 @@
-"""Workers over the API: which engine predicts on which machine. For admins."""
+"""The API of workers: which engine predicts on which machine. For admins."""
 
 from apiflask import APIBlueprint
 
@@ -23,8 +23,8 @@ revalidate(blueprint)
 def list_workers() -> WorkerList:
     """List the engines on each worker's machine
 
-    By host, the newest model version first. Each worker proves an engine before it predicts with it, and the result of
-    the newest load is kept. Carries a strong `ETag`. For admins.
+    Sorted by host, the newest model version first. A worker proves an engine before it predicts with it. The list shows
+    the proofs of the last time that the host loaded the version. The answer has a strong `ETag`. For admins.
     """
     with read_scope() as s:
         in_use = versions_in_use(s)

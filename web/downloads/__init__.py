@@ -1,1 +1,1 @@
-"""Downloads: results and model packages."""
+"""Makes downloads: results and model packages."""

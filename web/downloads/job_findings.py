@@ -1,4 +1,4 @@
-"""All findings of a job as CSV and as JSON, in pieces, so that memory does not grow with the job."""
+"""Exports all findings of a job as CSV or JSON. Works in pieces, so that memory does not grow with the job."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from web.schemas.jobs import JobOut
 def csv_lines(job: Job) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each finding, patients first.
 
-    `left_out` is written as `truncated: 2; little_lung: 40`. The notice is the last column of each row.
+    `left_out` has the form `truncated: 2; little_lung: 40`. The notice is the last column of each row.
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -28,12 +28,12 @@ def csv_lines(job: Job) -> Iterator[str]:
             values["notes"] = " ".join(row.notes)
             writer.writerow([*map(safe_cell, values.values()), RESEARCH_USE_ONLY])
         yield drain(text)
-    if text.tell():  # the header of a job without findings
+    if text.tell():  # a job without findings: only the header
         yield drain(text)
 
 
 def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
-    """Yield one JSON object, `{"notice", "job", "findings": […]}`, with a line for each finding."""
+    """Yield one JSON object, `{"notice", "job", "findings": […]}`, with each finding on a line."""
     job_json = shown.model_dump_json(by_alias=True)
     yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"findings": [\n'
     yield from json_lines(iter_findings(job))

@@ -1,4 +1,4 @@
-"""All results of a job as CSV and as JSON, in pieces, so that memory does not grow with the job."""
+"""Exports all results of a job as CSV or JSON. Works in pieces, so that memory does not grow with the job."""
 
 import csv
 import io
@@ -23,8 +23,8 @@ NOTES = list(Result.model_fields).index("notes")
 def csv_lines(job: Job) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each slice in the order of `iter_results`.
 
-    The notice is the last column of each row, so that it stays when rows are copied out. A comment line would break
-    most readers of CSV.
+    The notice is the last column of each row, so that copied rows still have it. Most readers of CSV would not accept a
+    comment line.
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -36,12 +36,12 @@ def csv_lines(job: Job) -> Iterator[str]:
             labels = "; ".join(f"{review.user}: {review.label}" for review in reviews)
             writer.writerow([*map(safe_cell, (*values, labels)), RESEARCH_USE_ONLY])
         yield drain(text)
-    if text.tell():  # the header of a job without slices
+    if text.tell():  # a job without slices: only the header
         yield drain(text)
 
 
 def export_rows(job: Job) -> Iterator[ExportRow]:
-    """Yield the slices of a job with the labels of readers, in the order of `iter_results`."""
+    """Yield the slices of a job with their readers' labels, in the order of `iter_results`."""
     return (_export_row(*row) for rows in _with_reviews(job) for row in rows)
 
 
@@ -62,7 +62,7 @@ def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]
 def json_pieces(job: Job, shown: JobOut) -> Iterator[str]:
     """Yield one JSON object, `{"notice", "job", "findings": […], "series": […], "results": […]}`.
 
-    Each finding, series and slice is a line.
+    Each finding, series and slice is on a line.
     """
     job_json = shown.model_dump_json(by_alias=True)
     yield f'{{"notice": {json.dumps(RESEARCH_USE_ONLY)},\n"job": {job_json},\n"findings": [\n'

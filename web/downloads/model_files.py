@@ -1,4 +1,4 @@
-"""A model version's files as responses: its report, its card, its figures, and the whole as one file."""
+"""Sends the files of a model version: its report, its card, its figures, and the whole version as one file."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ REPORT_CSP = (
 )
 """The report is a page of its own, with its style inside. It may come from another site, so it may not run scripts."""
 DARK = "(prefers-color-scheme: dark)"
-THEMES = {"dark": "(min-width: 0)", "light": "(max-width: 0)"}  # media queries that match every screen, and none
+THEMES = {"dark": "(min-width: 0)", "light": "(max-width: 0)"}  # media queries: one matches every screen, one none
 FIGURES = {
     "confusion-matrix": ("Confusion matrix", "Test slices by their true class and by their predicted class"),
     "roc": ("ROC curve", "The share of COVID slices that are found, against the share of false alarms"),
@@ -35,7 +35,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class FigureLink:
-    """A figure of a version: the name of its file, its title, and its alternative text."""
+    """A figure of a version: the file's name, the title and the alternative text."""
 
     file: str
     title: str
@@ -43,7 +43,7 @@ class FigureLink:
 
 
 def figures(version: ModelVersion, user: User) -> list[str]:
-    """Return the names of the version's figures that the user may see. Those of slices are for admins."""
+    """Return the names of the version's figures that the user may see. Only admins may see figures of slices."""
     hidden = () if user.is_admin else OF_SLICES
     return sorted(name for name in version.files if name.endswith(".png") and name not in hidden)
 
@@ -72,15 +72,16 @@ def card_response(version: ModelVersion) -> Response:
 
 
 def report_response(version: ModelVersion, theme: str = "") -> Response:
-    """Return the training report, in its own sandbox. Raises Problem 404.
+    """Return the training report. Its Content-Security-Policy is `sandbox`, so it cannot run scripts.
 
-    `theme`: "dark" or "light", whatever the browser prefers; anything else leaves it to the browser.
+    `theme`: "dark" or "light" overrides the browser's preference. With any other value, the browser decides. Raises
+    Problem 404.
     """
     response = _file(version, REPORT, "text/html; charset=utf-8")
     if theme in THEMES and response.status_code == 200:
         response.set_data(response.get_data().replace(DARK.encode(), THEMES[theme].encode()))
     response.headers["Content-Security-Policy"] = REPORT_CSP
-    response.headers["X-Frame-Options"] = "SAMEORIGIN"  # the page with the way back shows it in a frame
+    response.headers["X-Frame-Options"] = "SAMEORIGIN"  # a page with links back shows the report in a frame
     return response
 
 
@@ -102,7 +103,7 @@ def _file(version: ModelVersion, name: str, content_type: str) -> Response:
 
 
 def export_response(version: ModelVersion, *, with_slices: bool) -> Response:
-    """Stream the version as one file, with pictures of slices or without. Raises storage's FileMissing, FileDamaged."""
+    """Stream the version as one file, with or without pictures of slices. Raises storage's FileMissing, FileDamaged."""
     response = Response(export_package(version, with_slices=with_slices), content_type="application/x-tar")
     response.content_length = export_size(version, with_slices=with_slices)
     name = f"{version.name}-{version.number}.ctbatch.tar"

@@ -1,4 +1,4 @@
-"""All results of a job as Parquet, a row group at a time, so that memory does not grow with the job."""
+"""Exports all results of a job as Parquet, one row group at a time, so that memory does not grow with the job."""
 
 import io
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _TYPES = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), list[str]: pa.
 
 
 def _type_of(annotation: Any) -> pa.DataType:
-    """Return Arrow's type of a member that may be null. Enumerations and literals are text."""
+    """Return Arrow's type for a member, which may also be null. Enumerations and literals become text."""
     kinds = [kind for kind in get_args(annotation) if kind in _TYPES] or [annotation]
     return _TYPES.get(kinds[0], pa.string())
 
@@ -48,7 +48,7 @@ def parquet_pieces(job: Job, shown: JobOut) -> Iterator[bytes]:
 
 
 class _Pieces(io.RawIOBase):
-    """A file that can only be written to. `take` removes and returns the bytes so far."""
+    """A file that can only be written. `take` removes the bytes written so far, and returns them."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -66,6 +66,6 @@ class _Pieces(io.RawIOBase):
         return self._at
 
     def take(self) -> bytes:
-        """Return what was written since the last call."""
+        """Return the bytes written since the last call."""
         taken, self._parts = b"".join(self._parts), []
         return taken

@@ -1,1 +1,1 @@
-"""Health, readiness and metrics for monitoring. They name hosts, engines and model versions, never people or files."""
+"""Health, readiness and metrics for monitoring. They name hosts, engines and model versions, not people or files."""

@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: whether this process is alive, and whether it can serve."""
+"""`/healthz` says whether this process is alive. `/readyz` says whether it can serve."""
 
 import logging
 from collections.abc import Callable
@@ -20,19 +20,19 @@ log = logging.getLogger(__name__)
 
 blueprint = APIBlueprint("health", __name__, enable_openapi=False)
 
-READY_SECONDS, NOT_READY_SECONDS = 15.0, 0.5  # how long an answer is kept; "not ready" is short, as a start ends soon
+READY_SECONDS, NOT_READY_SECONDS = 15.0, 0.5  # how long an answer is kept; "not ready" only briefly
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether each check passed, by name. `warnings`: failed checks without which the web process still works."""
+    """The checks by name, and whether each passed. `warnings`: failed checks that do not stop the web process."""
 
     checks: dict[str, bool]
     warnings: tuple[str, ...]
 
     @property
     def ready(self) -> bool:
-        """Return whether nothing that is needed failed."""
+        """Return whether all necessary checks passed."""
         return all(passed or name in self.warnings for name, passed in self.checks.items())
 
 
@@ -44,7 +44,7 @@ def alive() -> ResponseReturnValue:
 
 @blueprint.get("/readyz")
 def ready() -> ResponseReturnValue:
-    """Report whether this process can serve; 503 if it cannot."""
+    """Report whether this process can serve. The status is 503 if it cannot."""
     readiness: Readiness = current_app.extensions["readiness"].get()
     body = jsonify(
         status="ready" if readiness.ready else "not ready", checks=readiness.checks, warnings=readiness.warnings

@@ -1,4 +1,4 @@
-"""Caches a value that is costly to find and often needed."""
+"""Caches a value that is expensive to find and often needed."""
 
 import threading
 import time
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """Finds a value at the first call, and keeps it for some seconds. Threads that call at once share one search."""
+    """Finds a value at the first call, and keeps it for some seconds. Threads that call together share one search."""
 
     def __init__(self, find: Callable[[], T], seconds: Callable[[T], float]) -> None:
-        """Find the value by `find`, and keep it for `seconds(value)`."""
+        """Find the value with `find`, and keep it for `seconds(value)`."""
         self._find = find
         self._seconds = seconds
         self._lock = threading.Lock()
@@ -20,7 +20,7 @@ class Kept(Generic[T]):
         self._until = 0.0
 
     def get(self) -> T:
-        """Return the value. Raises what `find` raises; an error is not kept."""
+        """Return the value. Raises what `find` raises. An error is not kept."""
         with self._lock:
             if self._value is None or time.monotonic() >= self._until:
                 self._value = self._find()

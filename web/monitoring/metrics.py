@@ -1,4 +1,4 @@
-"""`/metrics`: counts of the database, the disk, and times of requests, in Prometheus's text format."""
+"""`/metrics`: counts from the database, free disk space, and times of requests, in Prometheus's text format."""
 
 import hmac
 import os
@@ -31,12 +31,12 @@ from web.monitoring.kept import Kept
 blueprint = APIBlueprint("metrics", __name__, enable_openapi=False)
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120, 600)
-COUNT_SECONDS = 15.0  # how long counts are kept: counting all slices reads an index of all slices
+COUNT_SECONDS = 15.0  # how long counts are kept, because counting all slices reads a large index
 
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Return the metrics in Prometheus's text format. Raises Problem 401: a token is set, and this is not it."""
+    """Return the metrics in Prometheus's text format. Raises Problem 401 if a token is set and the request lacks it."""
     token = current().metrics_token.get_secret_value()
     given = request.authorization.token if request.authorization else None
     if token and not hmac.compare_digest(token.encode(), (given or "").encode()):
@@ -45,7 +45,7 @@ def metrics() -> Response:
 
 
 class KeptCollector(Collector):
-    """Collects families of metrics, and keeps them for `COUNT_SECONDS`, so that many scrapes cost no more than one."""
+    """Collects families of metrics, and keeps them for `COUNT_SECONDS`. So frequent scrapes do not cost more."""
 
     def __init__(self) -> None:
         """Start without families."""
@@ -56,7 +56,7 @@ class KeptCollector(Collector):
         return self._kept.get()
 
     def find(self) -> Iterable[Metric]:
-        """Yield the families as they are now."""
+        """Yield the present families."""
         raise NotImplementedError
 
 
@@ -64,7 +64,7 @@ class LedgerCollector(KeptCollector):
     """Jobs by state, slices by outcome, and open work, counted in the database."""
 
     def find(self) -> Iterable[GaugeMetricFamily]:
-        """Yield the families. A state without rows is 0."""
+        """Yield the families. A state without rows has the value 0."""
         with read_scope() as s:
             jobs, slices, put_offs = count_jobs(s), count_slices(s), count_put_offs(s)
             backlogs = {name: backlog(s, kind) for name, kind in KINDS.items()}
@@ -96,10 +96,10 @@ class LedgerCollector(KeptCollector):
 
 
 class StageCollector(KeptCollector):
-    """The processor time of each stage, added up in the database by all processes."""
+    """The processor time of each stage. All processes add their time to it in the database."""
 
     def find(self) -> Iterable[HistogramMetricFamily]:
-        """Yield the family. A stage in which no time was spent is 0."""
+        """Yield the family. A stage without time has the value 0."""
         with read_scope() as s:
             sums = published.sums(s)
         help_ = "Processor time of each stage for one slice; of receive for one submission."
@@ -112,7 +112,7 @@ class StageCollector(KeptCollector):
 
 
 class DiskCollector(KeptCollector):
-    """Free disk of this machine."""
+    """The free disk space of this machine."""
 
     def find(self) -> Iterable[GaugeMetricFamily]:
         """Yield the family."""
@@ -122,10 +122,10 @@ class DiskCollector(KeptCollector):
 
 
 class ProofCollector(KeptCollector):
-    """Results of the newest proofs on each host, read from the database."""
+    """The results of the newest proofs on each host, from the database."""
 
     def find(self) -> Iterable[GaugeMetricFamily]:
-        """Yield the two families. If a proof has no difference, its engine is left out of that family."""
+        """Yield the two families. An engine without a measured difference is left out of the family of differences."""
         with read_scope() as s:
             servings = list_servings(s)
         labels = ["host", "engine", "model_version"]
@@ -151,9 +151,9 @@ def _family(name: str, help_: str, label: str, values: Mapping[str, float]) -> G
 
 
 def install(app: Flask) -> None:
-    """Time every request, and serve `/metrics`.
+    """Measure the time of every request, and serve `/metrics`.
 
-    If there are several web processes, PROMETHEUS_MULTIPROC_DIR names a folder in which they count together.
+    If there are several web processes, they count together in the folder PROMETHEUS_MULTIPROC_DIR.
     """
     registry = CollectorRegistry()
     for collector in (LedgerCollector(), StageCollector(), DiskCollector(), ProofCollector()):

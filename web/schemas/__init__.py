@@ -1,1 +1,1 @@
-"""Schemas of the API. The forms of the pages are checked by the same."""
+"""Schemas of the API. The forms of the pages are checked with the same schemas."""

@@ -10,13 +10,13 @@ from db.paging import Cursor
 
 
 class Out(View):
-    """What the API gives. It can be read from the attributes of what the database gives."""
+    """The base of the API's answers. It can be filled from the attributes of a row or a view."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class ProblemOut(BaseModel):
-    """An error (RFC 9457). `type` is stable; other members depend on it."""
+    """An error (RFC 9457). `type` is stable. It decides which other members there are."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -40,7 +40,7 @@ Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class ListQuery(BaseModel):
-    """Which page of a list."""
+    """The page of a list to return."""
 
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
     limit: int = Field(50, ge=1, le=200)

@@ -1,4 +1,4 @@
-"""Datasets and splits as the API takes and gives them."""
+"""Schemas of datasets and splits."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ DatasetState = Literal["queued", "building", "ready", "failed"]
 
 
 class SplitOut(Out):
-    """A split into train, validation and test: the classes and groups of each part, and what leaks between parts."""
+    """A split into train, validation and test: the classes and groups of each part, and the leaks between parts."""
 
     id: int
     rule: str
@@ -40,7 +40,7 @@ class DatasetOut(Out):
 
 
 class DatasetPage(Out):
-    """Some datasets, newest first; without their reports."""
+    """Some datasets, newest first, without their reports."""
 
     items: list[DatasetOut]
     next_cursor: str | None

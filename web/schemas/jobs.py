@@ -1,4 +1,4 @@
-"""Jobs, results and reviews as the API takes and gives them."""
+"""Schemas of jobs, results and reviews."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ from web.schemas.common import ListQuery, Out
 
 
 class JobListQuery(ListQuery):
-    """Which jobs, and which page of them."""
+    """The jobs to list, and the page to return."""
 
     state: JobStateName | None = None
     idempotency_key: str | None = Field(
@@ -76,7 +76,7 @@ class SeriesListOut(Out):
 
 
 class RetryOut(Out):
-    """How many slices and files a retry has queued again, and the job as it is now."""
+    """How many slices and files a retry has queued again, and the present state of the job."""
 
     retried: int
     job: JobOut
@@ -89,7 +89,7 @@ class ReviewIn(BaseModel):
 
 
 class ReviewOut(Out):
-    """A reader's label of a slice, and when it was given."""
+    """A reader's label of a slice, and when the reader gave it."""
 
     user: str
     label: ClassName
@@ -97,7 +97,7 @@ class ReviewOut(Out):
 
 
 class ExportRow(Result):
-    """One slice, its one outcome, and the readers' labels, the newest first."""
+    """One slice, its outcome, and the readers' labels, newest first."""
 
     reviews: list[ReviewOut]
 
@@ -129,6 +129,6 @@ class ExportOut(Out):
 
 
 class ReviewList(Out):
-    """The readers' labels of one slice, the newest first."""
+    """The readers' labels of one slice, newest first."""
 
     items: list[ReviewOut]

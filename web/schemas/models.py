@@ -1,4 +1,4 @@
-"""Model versions, checks and promotions as the API takes and gives them."""
+"""Schemas of model versions, checks and promotions."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ Reason = Annotated[str, Field(max_length=500, description="Kept with the promoti
 
 
 class CalibrationOut(Out):
-    """The temperature and the threshold that turn an engine's scores into answers."""
+    """The temperature and the threshold of an engine. They turn its scores into probabilities and labels."""
 
     temperature: float
     threshold: float
@@ -67,7 +67,7 @@ class CheckOut(Out):
 
 
 class PromotionOut(Out):
-    """One time that a version became the champion. `verdict`: the gate's, or `rollback`."""
+    """A promotion of a version. `verdict`: the gate's verdict, or `rollback`."""
 
     at: Moment
     by: str
@@ -79,7 +79,7 @@ class PromotionOut(Out):
 
 
 class ModelDetail(ModelOut):
-    """A model version with its making, its files, and its comparison with the champion."""
+    """A model version: how it was made, its files, and its comparison with the champion."""
 
     ood: dict[str, Any]
     finding_rule: dict[str, Any] = Field(description="How slices become findings, and how that rule was tuned.")
@@ -93,15 +93,17 @@ class ModelDetail(ModelOut):
 
 
 class PromoteIn(BaseModel):
-    """Why a version becomes the champion. `force` overrides a refusal. Unless the version passed, `reason` must not be
-    empty."""
+    """Why a version becomes the champion.
+
+    `reason` may be empty only if the version passed. `force` overrides a refusal.
+    """
 
     reason: Reason = ""
     force: bool = False
 
 
 class RollbackIn(BaseModel):
-    """Why the previous champion comes back; `reason` must not be empty."""
+    """Why the previous champion comes back. `reason` must not be empty."""
 
     reason: Reason = ""
     champion: ModelLabel | None = Field(default=None, description="`name/number` of the champion that is rolled back.")
@@ -123,7 +125,7 @@ class CompareIn(BaseModel):
 
 
 class ComparisonOut(Out):
-    """Two model versions on the same slices. Metrics and notes come once it is finished."""
+    """A comparison of two model versions on the same slices. It has metrics and notes once it is finished."""
 
     model_version: str
     with_model: str

@@ -1,4 +1,4 @@
-"""Training runs as the API takes and gives them."""
+"""Schemas of training runs."""
 
 from typing import Annotated, Any, Literal
 
@@ -47,7 +47,7 @@ class WeightsOut(Out):
 
 
 class EstimateOut(Out):
-    """About what a run would take, without an early stop."""
+    """An estimate of the time and disk that a run would take if it does not stop early."""
 
     dataset: str
     slices: dict[str, int] = Field(description="By part of the split.")
@@ -94,7 +94,7 @@ class RunPage(Out):
 
 
 class EpochOut(Out):
-    """The metrics of one epoch. Stage and epoch count from 0."""
+    """The metrics of one epoch. Stages and epochs are counted from 0."""
 
     stage: int
     epoch: int

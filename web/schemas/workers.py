@@ -1,4 +1,4 @@
-"""Inference workers and their proofs as the API takes and gives them."""
+"""Schemas of inference workers and their proofs."""
 
 from pydantic import Field
 
@@ -8,7 +8,7 @@ from web.schemas.common import Out
 
 
 class ProofOut(Out):
-    """The result of an engine's proof on one machine. `largest_difference` is of a calibrated probability."""
+    """The result of an engine's proof on a machine. `largest_difference`: the largest of a calibrated probability."""
 
     engine: str
     precision: str
@@ -19,7 +19,7 @@ class ProofOut(Out):
 
 
 class WorkerOut(Out):
-    """Which engine serves a model version on one machine, by the newest load there."""
+    """Which engine serves a model version on a machine, since the machine last loaded the version."""
 
     host: str
     processor: str
@@ -38,7 +38,7 @@ class WorkerOut(Out):
 
 
 class WorkerList(Out):
-    """The engines that predict on every machine, by host."""
+    """The engines that predict on each machine, sorted by host."""
 
     items: list[WorkerOut]
     next_cursor: None = None

@@ -1,1 +1,1 @@
-"""Authentication, access and rate limits."""
+"""Authentication, access and limits of sign-ins."""

@@ -1,4 +1,4 @@
-"""The user of a request, known by a bearer token or by the session of a browser."""
+"""Finds the user of a request, by a bearer token or by the session of a browser."""
 
 import logging
 from datetime import timedelta
@@ -28,9 +28,9 @@ _SESSION_KEY = "token"
 
 
 def current_user() -> User | None:
-    """Return the user of this request, looked up once, or None if nobody is signed in.
+    """Return the user of this request, or None if nobody is signed in. The user is looked up only once.
 
-    If there is an `Authorization` header, it alone decides: a cookie does not make up for a bad token.
+    If there is an `Authorization` header, only this header decides. With a bad token, a cookie does not help.
     """
     if "user" not in g:
         g.user = _find_user()
@@ -55,7 +55,7 @@ def _find_user() -> User | None:
 
 
 def _is_activity() -> bool:
-    """Return whether a person made the request. An open page requests polls, images and curves by itself."""
+    """Return whether a person made the request. An open page requests polls, images and curves on its own."""
     if request.method not in SAFE_METHODS:
         return True
     return POLL not in request.args and not request.path.startswith("/api/")
@@ -65,7 +65,7 @@ def _touch(secret: str) -> None:
     try:
         with session_scope() as s:
             tokens.touch_session(s, secret)
-    except OperationalError as error:  # a full disk must not keep people from reading pages
+    except OperationalError as error:  # on a full disk, people can still read pages
         log.warning("The use of a session was not recorded: %s", type(error.orig).__name__)
 
 
@@ -97,9 +97,9 @@ def require_admin() -> User:
 
 
 def guard_api(blueprint: APIBlueprint) -> None:
-    """Let only users through to a blueprint of the API. A browser that writes also sends its CSRF token in a header.
+    """Let only users through to a blueprint of the API. A browser that writes must send its CSRF token in a header.
 
-    It is a header and not a form field because reading the form would receive a whole upload before it is refused.
+    The token is not in a form field, because reading the form would receive a whole upload before refusing it.
     """
     blueprint.before_request(_check_api_request)
 
@@ -111,12 +111,12 @@ def guard_admin_api(blueprint: APIBlueprint) -> None:
 
 
 def check_user() -> None:
-    """Raise Problem 401 unless the request is a user's."""
+    """Raise Problem 401 unless a user is signed in."""
     require_user()
 
 
 def check_admin() -> None:
-    """Raise Problem 401 or 403 unless the request is an admin's."""
+    """Raise Problem 401 or 403 unless an admin is signed in."""
     require_admin()
 
 
@@ -131,7 +131,7 @@ def _check_api_request() -> None:
 
 
 def sign_in(user: User) -> None:
-    """Start a new session for the browser of this request. The old one is dropped with its id."""
+    """Start a new session for the browser of this request. The old session and its id are dropped."""
     sign_out()
     with session_scope() as s:
         secret = tokens.issue_token(s, user, "browser", SESSION_LIFE, kind="session")
@@ -151,7 +151,7 @@ def sign_out() -> None:
 
 
 def local_path(target: str | None, default: str = "/") -> str:
-    """Return a path of this site to go on to, or `default` if the target could lead elsewhere."""
+    """Return `target` if it is a path of this site, or `default` if it could lead to another site."""
     if not target or not target.startswith("/") or target.startswith(("//", "/\\")) or not target.isprintable():
         return default
     parts = urlsplit(target)

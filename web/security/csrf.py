@@ -1,7 +1,7 @@
-"""The CSRF token of a session. Each answer carries it under a new mask.
+"""The CSRF token of a session. Each answer masks it differently.
 
-Without a mask, an attacker who can put text into a compressed page, and can see how long the page is, could guess the
-token character by character (BREACH).
+Without a mask, an attacker could guess the token character by character (BREACH): by putting text into a compressed
+page, and watching how long the page gets.
 """
 
 import base64
@@ -14,7 +14,7 @@ from flask_wtf.csrf import CSRFProtect, generate_csrf, validate_csrf
 
 
 def masked_token() -> str:
-    """Return the session's token under this answer's mask: base64 of the mask, then of the token XOR the mask."""
+    """Return the session's token with this answer's mask: base64 of the mask followed by the token XOR the mask."""
     if "masked_token" not in g:
         token = generate_csrf().encode()
         mask = secrets.token_bytes(len(token))
@@ -41,7 +41,7 @@ def _xor(left: bytes, right: bytes) -> bytes:
 
 
 class MaskedCSRF(CSRFProtect):  # type: ignore[misc]  # Flask-WTF ships no types
-    """Flask-WTF's protection, with masked tokens in pages and forms."""
+    """Flask-WTF's CSRF protection, but with masked tokens in pages and forms."""
 
     def init_app(self, app: Flask) -> None:
         """Give templates the masked token."""

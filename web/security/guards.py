@@ -1,4 +1,4 @@
-"""Checks before a page: its user, and the CSRF token of its forms."""
+"""Checks a request before its page: the user, and the CSRF token of a form."""
 
 from flask import Blueprint, request
 
@@ -18,7 +18,7 @@ def guard_pages(blueprint: Blueprint) -> None:
 
 
 def guard_pages_for_admins_to_change(blueprint: Blueprint) -> None:
-    """Let users read a blueprint's pages and only admins post its forms. The role is checked before a form is read."""
+    """Let users read the pages of a blueprint, but only admins post its forms. Check the role before reading a form."""
     blueprint.before_request(check_user)
     blueprint.before_request(_check_post)
     guard_forms(blueprint)

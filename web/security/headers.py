@@ -1,4 +1,4 @@
-"""The security headers of every response: CSP, framing, sniffing, caching, https."""
+"""Sets the security headers of every response: CSP, framing, sniffing, caching, https."""
 
 from flask import Flask, Response, request
 
@@ -7,7 +7,7 @@ from web.security.cookies import is_secure
 CSP = "; ".join(
     (
         "default-src 'self'",
-        "img-src 'self' data:",  # Bootstrap's and Swagger UI's style sheets carry their icons as data: URLs
+        "img-src 'self' data:",  # Bootstrap and Swagger UI have icons as data: URLs in their style sheets
         "object-src 'none'",
         "base-uri 'none'",
         "form-action 'self'",
@@ -33,7 +33,7 @@ def install(app: Flask) -> None:
 
 
 def add_headers(response: Response) -> Response:
-    """Set the headers that are not set yet. A browser stores only static files, because pages may show patients."""
+    """Set the headers that are not set yet. Browsers may store only static files, because pages may show patients."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     if is_secure():

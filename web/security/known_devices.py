@@ -1,7 +1,7 @@
-"""Browsers that have signed in to an account before, known by a signed cookie for each account.
+"""Recognises browsers that have signed in to an account before. They have a signed cookie for each such account.
 
-The cookie lets nobody in. It only keeps the failed sign-ins of strangers from counting against its browser (OWASP,
-"Slow Down Online Guessing Attacks with Device Cookies").
+The cookie does not sign anybody in. With it, failed sign-ins of strangers do not count for this browser (OWASP, "Slow
+Down Online Guessing Attacks with Device Cookies").
 """
 
 import hashlib
@@ -17,7 +17,7 @@ LIFE = timedelta(days=365)
 
 
 def device_id(name: str) -> str | None:
-    """Return the id of this browser if it has signed in to the account of this name before, or None."""
+    """Return the id of this browser if it has signed in to the account `name` before, or None."""
     try:
         account, device = _serializer().loads(request.cookies.get(_cookie(name), ""), max_age=int(LIFE.total_seconds()))
     except (BadSignature, ValueError, TypeError):
@@ -26,7 +26,7 @@ def device_id(name: str) -> str | None:
 
 
 def remember(response: Response, name: str) -> Response:
-    """Set the cookie that marks this browser as one that has signed in to the account of this name."""
+    """Set the cookie that says that this browser has signed in to the account `name`."""
     device = device_id(name) or secrets.token_hex(16)
     response.set_cookie(
         _cookie(name),
@@ -41,7 +41,7 @@ def remember(response: Response, name: str) -> Response:
 
 
 def _cookie(name: str) -> str:
-    """Return the cookie's name. Several people may use one browser, so each account has a cookie of its own."""
+    """Return the cookie's name. It depends on the account, because several people may use one browser."""
     return cookie_name("ctbatch_device_" + hashlib.sha256(name.encode()).hexdigest()[:16])
 
 

@@ -1,4 +1,4 @@
-"""The proxies in front of the web server: trusted as far as the settings say, and noticed if they are not."""
+"""Handles the proxies in front of the web server. The settings say how many are trusted. Others are noticed."""
 
 import contextlib
 import logging
@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Take the client's address, scheme and host from as many proxies as are trusted.
+    """Take the client's address, scheme and host from the headers of trusted proxies.
 
-    If none is, leave a note for `ctbatch doctor` at the first request that a proxy seems to have passed on.
+    If no proxy is trusted, leave a note for `ctbatch doctor` when a request seems to come through a proxy.
     """
     if proxies := settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The key that signs cookies: taken from the settings, or made once and kept beside the database."""
+"""Finds the key that signs cookies: from the settings, or else from a file beside the database."""
 
 import os
 import secrets
@@ -8,7 +8,7 @@ from db.settings import Settings
 
 
 def secret_key(settings: Settings) -> str:
-    """Return the signing key. Web processes on one machine share the file. Several machines need the setting."""
+    """Return the signing key. Web processes on one machine share the file. For several machines, use the setting."""
     return settings.secret_key.get_secret_value() or _kept_key(settings.home / "secret_key")
 
 

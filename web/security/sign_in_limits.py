@@ -1,7 +1,7 @@
-"""The limits on failed sign-ins: to one account from one network, to one account, and from one network.
+"""Limits failed sign-ins: to one account from one network, to one account, and from one network.
 
 Each limit has three windows, so that the wait grows from a minute to an hour to a day. A browser that has signed in to
-the account before is counted by itself: strangers cannot lock the owner out of it.
+the account before is counted separately, so that strangers cannot lock out the owner there.
 """
 
 from ipaddress import IPv6Address, ip_address
@@ -15,11 +15,11 @@ WINDOWS = (60, 3600, 86_400)  # seconds
 ACCOUNT_AND_NETWORK = (10, 30, 100)  # failures in each window
 ACCOUNT = (20, 60, 200)
 NETWORK = (100, 500, 2000)  # a clinic of a thousand people may come from one address
-IPV6_PREFIX = 64  # bits of an IPv6 address that name a network; its user can choose the others
+IPV6_PREFIX = 64  # bits of an IPv6 address that name a network; the user can choose the others
 
 
 def limits_of(name: str) -> list[Limit]:
-    """Return the limits of a sign-in to the account of this name by the request that is being answered."""
+    """Return the limits for this request's sign-in to the account `name`."""
     device = known_devices.device_id(name)
     if device is not None:
         return _limits(f"device:{device}", ACCOUNT_AND_NETWORK)

@@ -1,1 +1,1 @@
-"""Carries requests between connections and the threads that answer them."""
+"""Passes requests from connections to the threads that answer them, and the answers back."""

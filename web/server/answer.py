@@ -14,18 +14,18 @@ from web.server.body import Message
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-HELD_BYTES = 1024 * 1024  # of an answer that the client has not read; at this limit the thread waits
+HELD_BYTES = 1024 * 1024  # if the client has not read so much of an answer, the thread waits
 
 
 class ClientGone(ConnectionError):
-    """Nobody reads the answer any more."""
+    """The client is gone, so nobody reads the answer."""
 
 
 class Answer:
-    """The messages of an answer: put in by the application's thread, taken out by the server's loop."""
+    """The messages of an answer. The application's thread puts them in. The server's loop takes them out."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake up `loop` for each message."""
+        """Keep `loop`, which is woken for each message."""
         self._loop = loop
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
         self._held = 0
@@ -33,7 +33,7 @@ class Answer:
         self._changed = threading.Condition()
 
     def put(self, message: Message) -> None:
-        """Pass a message on. Wait first until less than HELD_BYTES of earlier ones are unread. Raises ClientGone."""
+        """Pass on a message, after waiting until less than HELD_BYTES are unread. Raises ClientGone."""
         with self._changed:
             self._changed.wait_for(lambda: self._gone or self._held < HELD_BYTES)
             if self._gone:
@@ -42,7 +42,7 @@ class Answer:
         self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
 
     def end(self) -> None:
-        """Let `take` return None after the messages that were put. Call it in the loop."""
+        """Let `take` return None after the messages so far. Call this in the loop."""
         self._messages.put_nowait(None)
 
     async def take(self) -> Message | None:
@@ -55,14 +55,14 @@ class Answer:
         return message
 
     def abandon(self) -> None:
-        """Let every `put` from now on raise ClientGone."""
+        """Let every later `put` raise ClientGone."""
         with self._changed:
             self._gone = True
             self._changed.notify()
 
 
 def call(app: Application, environ: Environ, answer: Answer) -> FileWrapper | None:
-    """Call the application and put its answer. If the answer is a file, return it: the loop sends and closes it."""
+    """Call the application, and put its answer. If the answer is a file, return it. The loop sends and closes it."""
 
     def start_response(status: str, headers: list[tuple[str, str]], _exc_info: object = None) -> None:
         pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -112,5 +112,5 @@ def environ_of(scope: Message, body: io.IOBase) -> Environ:
         joint = "; " if key == "HTTP_COOKIE" else ","
         environ[key] = f"{environ[key]}{joint}{text}" if key in environ else text
     if "CONTENT_LENGTH" not in environ:
-        environ["wsgi.input_terminated"] = True  # chunked body or none: the body ends where the file ends
+        environ["wsgi.input_terminated"] = True  # the body is chunked or empty, and ends where the file ends
     return environ

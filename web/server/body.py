@@ -1,4 +1,4 @@
-"""The body of a request as it arrives: whole for a page, piece by piece for a thread that receives files."""
+"""Reads the body of a request while it arrives: whole for a page, in pieces for a thread that receives files."""
 
 import asyncio
 import io
@@ -9,14 +9,14 @@ Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 PIECE_BYTES = 128 * 1024
-PIECE_SECONDS = 30.0  # time limit for PIECE_BYTES: about 4 KiB/s, far less than any usual line
+PIECE_SECONDS = 30.0  # time limit for PIECE_BYTES; 4 KiB/s is much slower than any usual line
 
 
 class Body:
-    """The part of a body that has not been read. `ended`: whether it is read to its end, or the client is gone."""
+    """The part of a body that has not been read. `ended`: the end has been read, or the client is gone."""
 
     def __init__(self, scope: Message, receive: Receive) -> None:
-        """Read the body of a request by the server's `receive`."""
+        """Read the body of a request with the server's function `receive`."""
         self._receive = receive
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         self.length = int(lengths[0]) if lengths else None
@@ -24,7 +24,7 @@ class Body:
         self.ended = not chunked and not self.length
 
     async def next(self, seconds: float) -> bytes:
-        """Return the next bytes; none if the body has ended. Raises TimeoutError."""
+        """Return the next bytes, or b"" if the body has ended. Raises TimeoutError."""
         if self.ended:
             return b""
         async with asyncio.timeout(seconds):
@@ -42,7 +42,7 @@ class Body:
         return b"".join(pieces)
 
     async def discard(self, seconds: float) -> None:
-        """Read the rest and drop it. A client reads no answer before it has sent the whole body."""
+        """Read the rest and drop it. Clients read the answer only after they have sent the whole body."""
         try:
             async with asyncio.timeout(seconds):
                 while not self.ended:
@@ -52,7 +52,7 @@ class Body:
 
 
 class BodyFile(io.RawIOBase):
-    """A body as a file that blocks the thread that reads it. A body that comes too slowly ends early."""
+    """A body as a file. Reading it blocks the reading thread. A body that comes too slowly ends early."""
 
     def __init__(self, body: Body, loop: asyncio.AbstractEventLoop) -> None:
         """Read `body` from the server that runs in `loop`. The loop must belong to another thread."""
@@ -67,7 +67,7 @@ class BodyFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Wait for at least one byte, copy what came into the buffer, and return the number of bytes; 0 at the end."""
+        """Wait for at least one byte, and copy the bytes into the buffer. Return their number, 0 at the end."""
         while not self._piece and not self._body.ended:
             self._piece = memoryview(asyncio.run_coroutine_threadsafe(self._next(), self._loop).result())
         count = min(len(buffer), len(self._piece))

@@ -1,9 +1,9 @@
-"""Gives each request a thread of its kind, once the thread only has to wait for the application.
+"""Gives a request a thread when its whole body has arrived, so that the thread waits only for the application.
 
-The event loop waits for clients that are idle, send slowly, or do not read their answer, because it has room for many.
-Requests that carry files take long and wait for the client in their thread, so they have threads of their own.
-gunicorn's `gthread` worker is not used because its threads wait for clients. a2wsgi is not used because it has one kind
-of threads and no time limits.
+The event loop waits for clients that are idle, send slowly, or do not read their answer, because it can wait for many.
+Requests that carry files take long and wait for the client in their thread, so they have separate threads. gunicorn's
+`gthread` worker is not used, because its threads wait for clients. a2wsgi is not used, because it has only one kind of
+threads, and no time limits.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from web.server.body import Body, BodyFile, Message, Receive
 
 Send = Callable[[Message], Awaitable[None]]
 
-BODY_SECONDS = 30.0  # limit for receiving the whole body of a request for a page
-LARGE_BODY, LARGE_BODIES = 64 * 1024, 64  # bytes from which a body is large, and how many large ones are held at once
-BUSY_SECONDS = 10  # after which the client may repeat a request that found no room
-SEND_SECONDS = 30.0  # limit for the client to read 64 KiB
-DISCARD_SECONDS = 5.0  # limit for the client to send the rest of a body that nobody reads
+BODY_SECONDS = 30.0  # time limit for the whole body of a request for a page
+LARGE_BODY, LARGE_BODIES = 64 * 1024, 64  # a body of so many bytes is large; so many large ones are held at once
+BUSY_SECONDS = 10  # after this time, the client may repeat a request that found no room
+SEND_SECONDS = 30.0  # time limit for the client to read 64 KiB
+DISCARD_SECONDS = 5.0  # time limit for the client to send the rest of a body that nobody reads
 FILE_BLOCK = 64 * 1024
 
 
@@ -47,10 +47,10 @@ class NoRoom(Exception):
 
 
 class Kind(StrEnum):
-    """The kind of a request. Each kind has threads of its own.
+    """The kind of a request. Each kind has separate threads.
 
-    `page`: waits for the application only. `files`: waits for the client too. `health`: waits for storage too. `alive`:
-    waits for nothing.
+    `page`: waits only for the application. `files`: waits also for the client. `health`: waits also for storage.
+    `alive`: waits for nothing.
     """
 
     PAGE = "page"
@@ -60,18 +60,18 @@ class Kind(StrEnum):
 
 
 class Front:
-    """An ASGI application that answers by a WSGI application."""
+    """An ASGI application that passes requests to a WSGI application."""
 
     def __init__(
         self, app: Application, kind_of: Callable[[str, str], Kind], threads: dict[Kind, int], body_limit: int
     ) -> None:
-        """Answer by `app`.
+        """Pass requests to `app`.
 
         Args:
             app: the WSGI application.
-            kind_of: gives the kind of a request by its method and path.
-            threads: how many requests of each kind are answered at once; the others wait.
-            body_limit: largest body in bytes of a request without files. The application must refuse larger ones.
+            kind_of: returns the kind of a request for its method and path.
+            threads: how many requests of each kind are answered at the same time. Others wait.
+            body_limit: the largest body of a request without files, in bytes. The application must refuse larger ones.
         """
         self._app = app
         self._kind_of = kind_of
@@ -80,7 +80,7 @@ class Front:
         self._large = asyncio.Semaphore(LARGE_BODIES)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request; refuse a WebSocket."""
+        """Answer one HTTP request. Refuse a WebSocket."""
         if scope["type"] != "http":
             return
         kind, body = self._kind_of(scope["method"], scope["path"]), Body(scope, receive)
@@ -100,12 +100,12 @@ class Front:
         await self._answer(kind, environ_of(scope, file), body, send)
 
     def close(self) -> None:
-        """Wait until no thread answers any more."""
+        """Wait until all threads have finished."""
         for pool in self._pools.values():
             pool.shutdown()
 
     async def _small(self, body: Body) -> bytes:
-        """Return the body of a request for a page. If it is too large, return only a part: the application refuses it.
+        """Return the body of a request for a page. If it is too large, return only a part. The application refuses it.
 
         Raises TimeoutError and NoRoom.
         """
@@ -124,7 +124,7 @@ class Front:
         calling.add_done_callback(lambda _: answer.end())
         try:
             while (message := await answer.take()) is not None:
-                if "headers" in message and not body.ended:  # the client goes on sending this body
+                if "headers" in message and not body.ended:  # the client still sends this body
                     message["headers"].append((b"connection", b"close"))
                 await _send(send, message)
             if (file := await calling) is not None:

@@ -1,4 +1,4 @@
-"""Notes when a request waits for its client. Such a connection can be closed to make room for another one."""
+"""Notes since when a request waits for its client. Such a connection can be closed to make room for another one."""
 
 import time
 from collections.abc import Iterator
@@ -7,15 +7,15 @@ from contextvars import ContextVar
 
 
 class Waiting:
-    """The time since which a request waits for its client to send or to read.
+    """Since when a request has been waiting for its client to send or to read.
 
-    `since`: seconds of `time.monotonic`, or None while the request does not wait.
+    `since`: seconds of `time.monotonic`, or None if the request does not wait.
     """
 
     since: float | None = None
 
 
-current: ContextVar[Waiting | None] = ContextVar("waiting", default=None)  # of the present connection
+current: ContextVar[Waiting | None] = ContextVar("waiting", default=None)  # for the present connection
 
 
 @contextmanager

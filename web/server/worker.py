@@ -1,4 +1,4 @@
-"""gunicorn's asyncio worker for the front, which also closes connections that are idle.
+"""gunicorn's asyncio worker for the front, with limits on connections.
 
 gunicorn 27 has no time limit for the first request of a connection, nor for a client that reads the end of an answer.
 It does not limit the number of connections. When it stops, it waits even for connections without a request.
@@ -14,25 +14,25 @@ from gunicorn.workers import gasgi
 
 from web.server import waiting
 
-CLOSE_SECONDS = 15.0  # limit for a client to read the end of its last answer
+CLOSE_SECONDS = 15.0  # time limit for a client to read the end of its last answer
 FILES_BESIDE_CONNECTIONS = 1024
 
 
 class Protocol(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
-    """A connection. It must send the whole head of a request within gunicorn's `--keep-alive`."""
+    """A connection. Its client must send the whole head of a request within gunicorn's `--keep-alive`."""
 
     worker: "Worker"
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Start the time for the first request."""
+        """Start the time limit for the first request."""
         self.waiting = waiting.Waiting()
-        waiting.current.set(self.waiting)  # the next line starts the task that serves this connection, which reads it
+        waiting.current.set(self.waiting)  # the next line starts the task of this connection, which reads this
         super().connection_made(transport)
         self._arm_keepalive_timer()
         self.worker.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection from the worker's list."""
         self.worker.connections.pop(self, None)
         super().connection_lost(exc)
 
@@ -65,10 +65,10 @@ def check_gunicorn() -> None:
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
-    """A web process. At the limit `--worker-connections`, a new connection takes the place of another one.
+    """A web process. At the limit `--worker-connections`, it closes a connection to make room for a new one.
 
-    A connection without a request is closed first, else the one that has waited longest for its client to send a body
-    or to read an answer. If there is none, the new connection is closed.
+    It closes a connection without a request, or else the one that has waited longest for its client to send a body or
+    to read an answer. If there is no such connection, it closes the new one.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -79,7 +79,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         self.connections: dict[Protocol, None] = {}  # oldest first
 
     def init_process(self) -> None:
-        """Raise the limit of open files to what the connections and the work need, then serve."""
+        """Raise the limit of open files to the number that connections and work need. Then serve."""
         check_gunicorn()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = self.worker_connections + FILES_BESIDE_CONNECTIONS
@@ -89,13 +89,13 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         super().init_process()
 
     async def _shutdown(self) -> None:
-        """Close connections without a request, then wait for the requests that have begun."""
+        """Close connections without a request. Then wait until the other requests are answered."""
         for connection in list(self.connections):
             connection.close_if_waiting()
         await super()._shutdown()
 
     def admit(self, connection: Protocol) -> None:
-        """Register a new connection. At the limit, close another one, or the new one if no other can be closed."""
+        """Register a new connection. At the limit, close another connection, or else the new one."""
         others = list(self.connections)
         self.connections[connection] = None
         if len(others) < self.worker_connections or any(other.close_if_waiting() for other in others):

@@ -1,1 +1,1 @@
-"""The pages. Each module with routes is one blueprint of thin views over `db`."""
+"""The pages. Each module with routes is a blueprint. Its views are thin, and use `db`."""

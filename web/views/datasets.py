@@ -1,4 +1,4 @@
-"""Datasets: the list with the form that makes one, and a dataset's page with its report and splits. For admins."""
+"""The pages of datasets: the list, the form that makes one, and a page with a report and splits. For admins."""
 
 from apiflask import APIBlueprint
 from flask import Response, redirect, render_template, request, url_for
@@ -36,14 +36,14 @@ def index() -> str:
 
 @blueprint.get("/<int:dataset_id>/row")
 def row(dataset_id: int) -> str:
-    """Return one row of the list. A row whose dataset is being built asks for itself again."""
+    """Return one row of the list. While the dataset is being built, the row reloads itself."""
     with read_scope() as s:
         return render_template("datasets/_dataset_row.html", dataset=dataset_view(s, row_of(s, Dataset, dataset_id)))
 
 
 @blueprint.get("/new")
 def form(problem: Problem | None = None) -> Response:
-    """Choose files, or jobs whose reviewed slices make the dataset."""
+    """Show the form to choose files, or jobs whose reviewed slices become the dataset."""
     typed = request.form if problem else {}
     return page_response(
         "datasets/dataset_new.html",
@@ -60,7 +60,7 @@ def form(problem: Problem | None = None) -> Response:
 @takes_files
 @form_errors(form)
 def create() -> ResponseReturnValue:
-    """Receive the files, and ask for the dataset."""
+    """Receive the files, and make the dataset."""
     view, _ = datasets.create(require_admin())
     return redirect(url_for("datasets.show", dataset_id=view.id), 303)
 

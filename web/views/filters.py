@@ -1,4 +1,4 @@
-"""Filters that write values on pages: times, durations, counts, shares, sizes, reasons."""
+"""Template filters that write values: times, durations, counts, shares, sizes, reasons."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
 def install(app: Flask) -> None:
-    """Make the functions of this module known to the templates."""
+    """Make the functions of this module available to templates."""
     app.jinja_env.filters.update(
         ago=ago,
         age=age,
@@ -55,7 +55,7 @@ def note(code: str) -> str:
 
 
 def ago(moment: datetime | None) -> Markup:
-    """Write a moment as "3 min ago", with the full time in UTC as its title."""
+    """Write a moment such as "3 min ago". Its title is the full time in UTC."""
     if moment is None:
         return Markup("–")
     utc = moment.astimezone(UTC)
@@ -64,7 +64,7 @@ def ago(moment: datetime | None) -> Markup:
 
 
 def age(moment: datetime) -> str:
-    """Write how long ago a moment was, in one unit; from a week on as a date."""
+    """Write how long ago a moment was, in one unit. After a week, write the date."""
     seconds = (datetime.now(UTC) - moment).total_seconds()
     if seconds < 10:
         return "just now"
@@ -81,7 +81,7 @@ def age(moment: datetime) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write a length of time in at most two units."""
+    """Write a duration in at most two units."""
     if seconds is None:
         return "–"
     if seconds < 10:
@@ -95,7 +95,7 @@ def duration(seconds: float | None) -> str:
 
 
 def about(seconds: float | None) -> str:
-    """Write an estimated length of time, rounded to what the estimate is good for."""
+    """Write an estimated duration, rounded to the precision of the estimate."""
     if seconds is None:
         return "–"
     if seconds < MINUTE:
@@ -106,23 +106,26 @@ def about(seconds: float | None) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """Write how many there are of a thing: "1 slice", "2 slices"."""
+    """Write a number with a noun: "1 slice", "2 slices"."""
     return f"{count(number)} {thing}{'' if number == 1 else 's'}"
 
 
 def priority(number: int) -> str:
-    """Write a job's priority in the words of the submit page, with its number if that page does not offer it."""
+    """Write a job's priority in the words of the submit page. Add the number if that page does not offer it."""
     words = "low priority" if number < 0 else "high priority" if number > 0 else "normal priority"
     return words if number in (-5, 0, 5) else f"{words} ({number})"
 
 
 def state_word(state: str) -> str:
-    """Return the state of a slice as pages call it."""
+    """Return the word for the state of a slice on pages."""
     return "waiting" if state == Outcome.OPEN else state
 
 
 def shown_size(width: int | None, height: int | None, longer: int) -> tuple[int, int]:
-    """Return width and height of a picture of this aspect whose longer side is `longer` pixels; square if unknown."""
+    """Return width and height of a picture with the same aspect, whose longer side is `longer` pixels.
+
+    It is square if the size is not known.
+    """
     if not width or not height:
         return longer, longer
     scale = longer / max(width, height)
@@ -130,7 +133,7 @@ def shown_size(width: int | None, height: int | None, longer: int) -> tuple[int,
 
 
 def without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the parameters of an address without one of them."""
+    """Return the parameters of an address, but not `name`."""
     return {key: value for key, value in values.items() if key != name}
 
 
@@ -140,7 +143,7 @@ def count(number: float) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """Write a percentage. It is 0 or 100 only if the share is exactly that."""
+    """Write a percentage. It is 0 or 100 only if the share is exactly 0 or 1."""
     if not whole:
         return "–"
     percent = 100 * part / whole
@@ -152,7 +155,7 @@ def share(part: float, whole: float) -> str:
 
 
 def probability(value: float | None) -> str:
-    """Write a probability with three decimals, never rounded to certainty."""
+    """Write a probability with three decimals. It is never rounded to 0 or 1."""
     if value is None:
         return "–"
     if value < 0.001:

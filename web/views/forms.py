@@ -1,4 +1,4 @@
-"""Checks the parameters of addresses and forms by the schemas of the API, and makes the pages that answer them."""
+"""Checks the parameters of addresses and forms with the schemas of the API, and makes the pages that answer them."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -19,7 +19,7 @@ NOT_ON_A_FORM = frozenset({401, 403, 404, 500})
 
 
 def page_response(template: str, problem: Problem | None = None, **values: Any) -> Response:
-    """Return a page. With a problem, the page shows it and has its status."""
+    """Return a page. If there is a problem, the page shows it, and has the problem's status."""
     response = make_response(render_template(template, problem=problem, **values))
     if problem is not None:
         response.status_code = problem.status
@@ -29,7 +29,7 @@ def page_response(template: str, problem: Problem | None = None, **values: Any) 
 def form_errors(
     form: Callable[Concatenate[Problem, P], ResponseReturnValue],
 ) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
-    """Answer an error of a view by `form(problem, …)`, which gets the view's own arguments."""
+    """Answer an error of a view with `form(problem, …)`. The form also gets the arguments of the view."""
 
     def decorate(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
         @wraps(view)
@@ -48,7 +48,7 @@ def form_errors(
 
 
 def parsed(model: type[Q], args: MultiDict[str, str]) -> Q:
-    """Return the address's parameters, or the defaults if one of them is not valid."""
+    """Return the parameters of the address, or the defaults if a parameter is not valid."""
     try:
         return model.model_validate(_given(args))
     except ValidationError:
@@ -56,7 +56,7 @@ def parsed(model: type[Q], args: MultiDict[str, str]) -> Q:
 
 
 def form_values(model: type[Q], form: MultiDict[str, str], **lists: list[str]) -> Q:
-    """Return a form's fields. Empty ones get their defaults. Raises Problem 422 that names the field."""
+    """Return the fields of a form. Empty fields get their defaults. Raises Problem 422, which names a bad field."""
     try:
         return model.model_validate(_given(form) | lists)
     except ValidationError as error:

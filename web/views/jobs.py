@@ -1,4 +1,4 @@
-"""The jobs list, and a job's page with its live part, results, slices, and cancel and retry buttons."""
+"""The pages of jobs: the list, and a job's page with its live part, results, slices, and cancel and retry buttons."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ REJECTED_SHOWN = 12
 
 @blueprint.get("/")
 def home() -> ResponseReturnValue:
-    """Go on to the jobs list, the first page."""
+    """Redirect to the first page, the list of jobs."""
     return redirect(url_for("jobs.index"), 303)
 
 
@@ -44,7 +44,7 @@ def index() -> str:
 
 @blueprint.get("/jobs/<job_id>/row")
 def row(job_id: str) -> str:
-    """Return one row of the list. A row whose job is open asks for itself again."""
+    """Return one row of the list. While the job is open, the row reloads itself."""
     with reading_job(job_id) as (s, job):
         return render_template("jobs/_job_row.html", job=job_view(s, job))
 
@@ -66,7 +66,7 @@ def live(job_id: str) -> str:
 
 @blueprint.get("/jobs/<job_id>/results")
 def results(job_id: str) -> Response:
-    """Return the results part of a job's page. The address bar follows filters, order and page."""
+    """Return the results part of a job's page. The address bar then shows the filters, the order and the page."""
     query = asked()
     with reading_job(job_id) as (s, job):
         shown = results_part(s, job, query)
@@ -86,7 +86,7 @@ def findings(job_id: str) -> str:
 
 @blueprint.get("/jobs/<job_id>/slices/<int:slice_id>")
 def slice_(job_id: str, slice_id: int) -> str:
-    """Show one slice large, with its heat map: as a page, or as the inside of the job page's dialog."""
+    """Show a large slice with its heat map, as a page or as the content of the job page's dialog."""
     template = "jobs/_slice.html" if request.headers.get("HX-Request") else "jobs/slice.html"
     with reading_job(job_id) as (s, job):
         return render_template(template, **slice_part(s, job, slice_id, asked()))
@@ -94,7 +94,7 @@ def slice_(job_id: str, slice_id: int) -> str:
 
 @blueprint.post("/jobs/<job_id>/cancel")
 def cancel(job_id: str) -> ResponseReturnValue:
-    """Ask a job to stop."""
+    """Cancel a job."""
     with writing_job(job_id) as (s, job):
         cancel_job(s, job)
     return redirect(url_for("jobs.show", job_id=job_id), 303)
@@ -102,7 +102,7 @@ def cancel(job_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/jobs/<job_id>/retry")
 def retry(job_id: str) -> ResponseReturnValue:
-    """Put back what failed."""
+    """Retry the failed slices and files of a job."""
     with writing_job(job_id) as (s, job):
         retry_job(s, job)
     return redirect(url_for("jobs.show", job_id=job_id), 303)

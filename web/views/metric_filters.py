@@ -19,7 +19,7 @@ LEAKS = {
 
 
 def install(app: Flask) -> None:
-    """Make the functions of this module known to the templates."""
+    """Make the functions of this module available to templates."""
     app.jinja_env.filters.update(metric=metric, metric_name=name_of, leak=leak, written=written, plain=plain)
     app.jinja_env.globals.update(METRICS=METRICS, SHORTCUT_AUC=SHORTCUT_AUC, difference_of=difference_of)
     app.jinja_env.globals.update(
@@ -48,9 +48,9 @@ def leak(key: str) -> str:
 
 
 def bars(metrics: Any) -> list[dict[str, Any]]:
-    """Return the metrics of a model version with their intervals, and their places in percent of a bar's width.
+    """Return the metrics of a model version and their intervals, with their places as percentages of a bar's width.
 
-    The metrics of an imported version come from elsewhere, so values that are not numbers from 0 to 1 are left out.
+    Leave out values that are not numbers from 0 to 1. An imported version may have such values.
     """
     found: list[dict[str, Any]] = []
     for key in METRICS:
@@ -85,7 +85,7 @@ def matrix(metrics: dict[str, Any]) -> list[list[int]] | None:
 
 
 def class_groups(metrics: dict[str, Any]) -> dict[str, int]:
-    """Return how many groups have a slice of each class; empty if a version does not state it."""
+    """Return how many groups have a slice of each class, or {} if a version does not state this."""
     stated = metrics.get("class_groups")
     if not isinstance(stated, dict):
         return {}
@@ -94,13 +94,13 @@ def class_groups(metrics: dict[str, Any]) -> dict[str, int]:
 
 
 def by_group(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics of groups by a rule of findings, or an empty dictionary."""
+    """Return the metrics of the groups' findings, or an empty dictionary."""
     found = metrics.get("by_group")
     return found if isinstance(found, dict) and isinstance(found.get("rule"), dict) else {}
 
 
 def by_source(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the metrics on the slices of each source, by its name."""
+    """Return the metrics for each source, by the name of the source."""
     found = metrics.get("by_source")
     sources = found.items() if isinstance(found, dict) else ()
     return {str(name): one for name, one in sources if isinstance(one, dict)}

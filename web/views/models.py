@@ -1,4 +1,4 @@
-"""Model versions: the list, a version's page and files, and what an admin does with them."""
+"""The pages of model versions: the list, a version's page and files, and the forms for admins."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def checks(version_id: int) -> str:
 @blueprint.get("/<int:version_id>/report")
 @sends_files
 def report(version_id: int) -> Response:
-    """Show the training report, a page of its own that cannot run scripts. It shows slices, so it is for admins."""
+    """Show the training report, a separate page that cannot run scripts. It shows slices, so it is for admins."""
     require_admin()
     return model_files.report_response(_version(version_id), request.args.get("theme", ""))
 
@@ -65,7 +65,7 @@ def report(version_id: int) -> Response:
 def framed_report(version_id: int) -> str:
     """Show the training report in a page with links to the version and to its dataset.
 
-    The report names slices by their row in that dataset.
+    The report names each slice by its row in that dataset.
     """
     require_admin()
     with read_scope() as s:
@@ -83,14 +83,14 @@ def figure(version_id: int, name: str) -> Response:
 
 @blueprint.post("/<int:version_id>/compare")
 def compare(version_id: int) -> ResponseReturnValue:
-    """Ask for the comparison of the version with the champion."""
+    """Request the comparison of the version with the champion."""
     promotions.compare(require_admin(), version_id)
     return redirect(url_for("models.show", version_id=version_id, _anchor="champion"), 303)
 
 
 @blueprint.post("/<int:version_id>/comparisons")
 def compare_with(version_id: int) -> ResponseReturnValue:
-    """Ask for the comparison of the version with another one on the same slices."""
+    """Request the comparison of the version with another one on the same slices."""
     with_model, dataset = (request.form.get(name, "") for name in COMPARED)
     models.compare_with(require_admin(), version_id, with_model, dataset)
     shown = url_for("models.show", version_id=version_id, with_model=with_model, dataset=dataset, _anchor="comparison")
@@ -110,7 +110,7 @@ def promote(version_id: int) -> ResponseReturnValue:
 @blueprint.post("/rollback")
 @form_errors(index)
 def rollback() -> ResponseReturnValue:
-    """Make the champion before the present one the champion again."""
+    """Make the previous champion the champion again."""
     version_id = promotions.roll_back(require_admin(), request.form.get("reason", ""), request.form.get("champion"))
     flash(f"Rolled back: {_version(version_id).label} is the champion again. Existing jobs keep their version.")
     return redirect(url_for("models.show", version_id=version_id), 303)
@@ -127,7 +127,7 @@ def promote_demo() -> ResponseReturnValue:
 
 @blueprint.post("/<int:version_id>/check")
 def check(version_id: int) -> ResponseReturnValue:
-    """Ask for the check of a version on a labelled dataset."""
+    """Request the site check of a version on a labelled dataset."""
     promotions.check_site(require_admin(), version_id, request.form.get("dataset", ""))
     return redirect(url_for("models.show", version_id=version_id, _anchor="checks"), 303)
 
@@ -136,7 +136,7 @@ def check(version_id: int) -> ResponseReturnValue:
 @takes_files_of(MAX_PACKAGE_BYTES)
 @form_errors(index)
 def import_model() -> ResponseReturnValue:
-    """Receive a version that was exported elsewhere."""
+    """Import a version that was exported elsewhere."""
     require_admin()
     version_id, _ = promotions.import_version()
     return redirect(url_for("models.show", version_id=version_id), 303)
@@ -175,7 +175,7 @@ def _card(version: ModelVersion) -> str | None:
 def _checks(version_id: int) -> dict[str, Any]:
     """Return the values for the part of the page that changes.
 
-    If the query string names another version, they include the comparison with it.
+    If the query string names another version, add the comparison with that version.
     """
     with read_scope() as s:
         checks = version_checks(s, row_of(s, ModelVersion, version_id))

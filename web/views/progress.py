@@ -1,4 +1,4 @@
-"""The progress of jobs and training runs: stages, the segments of the bar, and sentences."""
+"""Describes the progress of jobs and training runs: stages, segments of the bar, and sentences."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from db.training.progress import FIT_SHARE
 from db.training.runs import RunView
 from web.views.filters import count, counted, duration
 
-MUCH_OOD = 0.1  # a share of the predicted slices; even of a model's own source 1 in 20 is out of distribution by chance
+MUCH_OOD = 0.1  # share of the predicted slices; even from a model's own source, 1 in 20 is flagged by chance
 
 TITLES = {"positive": "COVID", "negative": "non-COVID"}
 """The names of those parts of a job's progress bar that are not named like their outcome."""
@@ -23,7 +23,7 @@ StageState = Literal["done", "active", "stopped", "waiting"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the steps that a job or a run goes through."""
+    """A step of a job or a run."""
 
     title: str
     text: str
@@ -32,7 +32,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a job's progress bar: one outcome, with start and width in percent of all slices."""
+    """A part of a job's progress bar for one outcome. Its start and width are percentages of all slices."""
 
     kind: str
     title: str
@@ -42,7 +42,7 @@ class Segment:
 
 
 def install(app: Flask) -> None:
-    """Make the functions of this module known to the templates."""
+    """Make the functions of this module available to templates."""
     app.jinja_env.globals.update(segments=segments, milestone=milestone, has_much_ood=has_much_ood, by_rule=by_rule)
     app.jinja_env.globals.update(job_stages=job_stages, run_stages=run_stages, of_total=of_total)
 
@@ -72,7 +72,7 @@ def job_stages(job: JobView) -> list[Stage]:
 
 
 def of_total(job: JobView) -> str:
-    """Return the text " of" and the number of a job's slices, or "" while the number is not known."""
+    """Return " of" with the number of a job's slices, or "" while the number is not known."""
     return f" of {count(job.stages.total)}" if job.stages.total_known else ""
 
 
@@ -94,9 +94,9 @@ def _end(job: JobView) -> Stage:
 
 
 def run_stages(run: RunView) -> list[Stage]:
-    """Return the training stages of a run, then that of its model version; none before a worker has it.
+    """Return the training stages of a run, and a last stage for its model version.
 
-    If training was stopped early, only the stages before the stop are done.
+    Return [] before a worker has claimed the run. If training was stopped early, only the stages before that are done.
     """
     current = run.live.get("stage")
     if not isinstance(current, int):
@@ -125,7 +125,7 @@ def has_much_ood(job: JobView) -> bool:
 
 
 def by_rule(job: JobView) -> tuple[dict[str, int], dict[str, int]]:
-    """Return how many slices each rule set apart, and how many were rejected for each other reason."""
+    """Return how many slices each rule of SET_APART rejected, and how many were rejected for other reasons."""
     apart = {code: number for code, number in job.rejections.items() if code in SET_APART}
     return apart, {code: number for code, number in job.rejections.items() if code not in SET_APART}
 
@@ -153,7 +153,7 @@ def _segments(job: JobView) -> Iterator[Segment]:
 
 
 def milestone(job: JobView) -> str:
-    """Return the progress in words, for screen readers: it changes at each tenth, so that it is not spoken often."""
+    """Return the progress in words, for screen readers. It changes only at each tenth, so that it is spoken seldom."""
     total = job.stages.total if job.stages.total_known else 0
     tenth = 10 * (10 * job.settled // total) if job.is_open and total else 0
     return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."

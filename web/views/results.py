@@ -1,4 +1,4 @@
-"""The results part and the slice part of a job's page, the addresses that show them, and the labels of readers."""
+"""The results and the slices on a job's page, the addresses that show them, and the labels of readers."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,7 +30,7 @@ FILTERS = ("state", "label", "reason", "series", "ood")
 
 @dataclass(frozen=True)
 class Switches:
-    """What a reader has switched on: heat maps in the list, and blind review."""
+    """The switches of a reader: heat maps in the list, and blind review."""
 
     heat: bool
     blind: bool
@@ -42,22 +42,22 @@ class Switches:
 
 
 def asked() -> ResultsQuery:
-    """Return the query of results that this request's address asks for, with the page size of the web pages."""
+    """Return the query for results in this request's address, with the page size of the web pages."""
     return parsed(ResultsQuery, request.args).model_copy(update={"limit": PAGE_ROWS})
 
 
 def kept(query: ResultsQuery) -> dict[str, Any]:
-    """Return the parameters of an address that shows these results again, from their first page."""
+    """Return the parameters of an address that shows the first page of these results."""
     values = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_defaults=True)
     if query.series and query.sort == "series":
-        del values["sort"]  # the default within a series, which must not remain for all slices
+        del values["sort"]  # the default inside a series; it must not stay when all slices are shown
     if query.ood is not None:
         values["ood"] = int(query.ood)
     return values | {name: 1 for name, on in asdict(Switches.of_request()).items() if on}
 
 
 def results_part(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
-    """Return what the results part of a job's page shows."""
+    """Return the values for the results part of a job's page."""
     page, switches = results_page(s, job, query), Switches.of_request()
     address = kept(query)
     return {
@@ -73,7 +73,7 @@ def results_part(s: Session, job: Job, query: ResultsQuery) -> dict[str, Any]:
 
 
 def slice_part(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> dict[str, Any]:
-    """Return what is shown of one slice, and its neighbours among the results. Raises Problem 404."""
+    """Return the values for one slice, with its neighbours among the results. Raises Problem 404."""
     row = find_row(s, job, slice_id)
     if row is None:
         raise not_found()
@@ -89,7 +89,7 @@ def slice_part(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> dict
 
 
 def _unanswered(s: Session, slice_ids: list[int]) -> set[int]:
-    """Return those of these slices that this request's user has not labelled."""
+    """Return which of these slices the user of this request has not labelled."""
     name = require_user().name
     reviews = reviews_of_slices(s, slice_ids)
     return {slice_id for slice_id in slice_ids if name not in {review.user for review in reviews.get(slice_id, [])}}
@@ -97,7 +97,7 @@ def _unanswered(s: Session, slice_ids: list[int]) -> set[int]:
 
 @blueprint.post("/jobs/<job_id>/slices/<int:slice_id>/review")
 def review(job_id: str, slice_id: int) -> ResponseReturnValue:
-    """Set the reader's label of a slice, or remove it if `label` is empty; show the slice again."""
+    """Set the reader's label of a slice, or remove it if `label` is empty. Then show the slice again."""
     label = request.form.get("label", "")
     if label not in (*LABELS, ""):
         raise Problem(422, "invalid", "There is no such label. Choose COVID or non-COVID.")

@@ -1,4 +1,4 @@
-"""The settings of a training run in words: a list for the whole run, and a table with a column for each stage."""
+"""Describes the settings of a training run: a list for the whole run, and a table with a column for each stage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class StageTable:
 
 
 def install(app: Flask) -> None:
-    """Make the functions of this module known to the templates."""
+    """Make the functions of this module available to templates."""
     app.jinja_env.globals.update(run_settings=run_settings, stage_table=stage_table, training_share=FIT_SHARE)
 
 
@@ -69,7 +69,7 @@ LISTED = frozenset({"stages", "augment"})  # settings that are shown elsewhere
 
 
 def stage_table(config: Mapping[str, Any]) -> StageTable:
-    """Return the settings of the stages. Those that are off in all of them are left out."""
+    """Return the settings of the stages. Leave out settings that are off in all stages."""
     stages = [stage for stage in config.get("stages", ()) if isinstance(stage, Mapping)]
     keys = dict.fromkeys(str(key) for stage in stages for key in stage if key != "name")
     ordered = [

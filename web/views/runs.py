@@ -1,4 +1,4 @@
-"""Training runs: the list, the launch form, and a run's live page with its curves. For admins."""
+"""The pages of training runs: the list, the launch form, and a run's live page with its curves. For admins."""
 
 from typing import Any
 
@@ -44,14 +44,14 @@ def index() -> str:
 
 @blueprint.get("/<int:run_id>/row")
 def row(run_id: int) -> str:
-    """Return one row of the list. A row whose run is open asks for itself again."""
+    """Return one row of the list. While the run is open, the row reloads itself."""
     with read_scope() as s:
         return render_template("runs/_run_row.html", run=runs.run_view(s, row_of(s, TrainingRun, run_id)))
 
 
 @blueprint.get("/new")
 def form(problem: Problem | None = None) -> Response:
-    """Choose the dataset, the preset and the initial weights of a run."""
+    """Show the form to choose the dataset, the preset and the initial weights of a run."""
     return _form(problem)
 
 
@@ -67,7 +67,7 @@ def create() -> ResponseReturnValue:
 
 @blueprint.get("/new/weights")
 def sent_weights() -> ResponseReturnValue:
-    """Go on to the form if the address to which weights were sent is reloaded."""
+    """Redirect to the form if the address that receives weights is reloaded."""
     return redirect(url_for("runs.form"))
 
 
@@ -75,13 +75,13 @@ def sent_weights() -> ResponseReturnValue:
 @takes_files_of(MAX_WEIGHTS_BYTES)
 @form_errors(form)
 def send_weights() -> ResponseReturnValue:
-    """Receive a file of weights that the run to be launched starts from. The form comes back as it was filled in."""
+    """Receive a file of initial weights for the run. Show the form again as it was filled in."""
     return _form(weights=receive_weights())
 
 
 @blueprint.post("/new/estimate")
 def estimate() -> str:
-    """Return the part of the form that says what the run would take, or why it would be refused."""
+    """Return the part of the form that states the time and disk for the run, or why the run would be refused."""
     try:
         return render_template("runs/_run_estimate.html", prepared=prepare(_request()))
     except Problem as problem:
@@ -89,7 +89,7 @@ def estimate() -> str:
 
 
 def _request() -> RunIn:
-    """Return what the form asks for. Raises Problem 422."""
+    """Return the run that the form describes. Raises Problem 422."""
     lines = [line.partition("=") for line in request.form.get("settings", "").splitlines() if line.strip()]
     settings = [f"{key.strip()}{equals}{value.strip()}" for key, equals, value in lines]
     lists = {"settings": settings, "allow_leaks": request.form.getlist("allow_leaks")}
@@ -113,7 +113,7 @@ def live(run_id: int) -> str:
 
 @blueprint.post("/<int:run_id>/cancel")
 def cancel(run_id: int) -> ResponseReturnValue:
-    """Ask a run to end and keep nothing."""
+    """Cancel a run, which then keeps nothing."""
     with session_scope() as s:
         runs.cancel_run(s, row_of(s, TrainingRun, run_id))
     return redirect(url_for("runs.show", run_id=run_id), 303)
@@ -121,7 +121,7 @@ def cancel(run_id: int) -> ResponseReturnValue:
 
 @blueprint.post("/<int:run_id>/stop")
 def stop(run_id: int) -> ResponseReturnValue:
-    """Ask a run to end its training and keep what it learned."""
+    """Stop the training of a run, and keep what it has learned."""
     with session_scope() as s:
         runs.stop_run(s, row_of(s, TrainingRun, run_id))
     return redirect(url_for("runs.show", run_id=run_id), 303)
@@ -139,7 +139,7 @@ def _live(s: Session, run: TrainingRun) -> dict[str, Any]:
 
 
 def _champion_run(s: Session, run: TrainingRun) -> TrainingRun | None:
-    """Return the run that made the champion, if it is another run and its epochs are here."""
+    """Return the run that made the champion. Return None if it is this run, or its epochs are not in this database."""
     version = champion(s)
     made_by = version.facts.run if version else None
     champion_run = runs.find_run(s, made_by) if made_by is not None and made_by != run.id else None

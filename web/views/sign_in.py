@@ -1,4 +1,4 @@
-"""Signing in by password or by a one-time link, and signing out."""
+"""The pages to sign in with a password or a one-time link, and to sign out."""
 
 import math
 
@@ -26,7 +26,7 @@ USED_LINK = "That sign-in link was used, replaced or is too old. Sign in with yo
 
 @blueprint.get("/sign-in")
 def form() -> ResponseReturnValue:
-    """Show the sign-in form. A user who is signed in already goes on."""
+    """Show the sign-in form. Redirect a user who is signed in already."""
     if current_user() is not None:
         return redirect(local_path(request.args.get("next")), 303)
     return _form()
@@ -48,7 +48,7 @@ def submit() -> ResponseReturnValue:
 
 @blueprint.errorhandler(TooManyFailures)
 def wait(error: TooManyFailures) -> ResponseReturnValue:
-    """Say how long to wait. A name that does not exist gets the same answer."""
+    """Show how long to wait. The answer is the same for a name that does not exist."""
     seconds = max(1, math.ceil(error.seconds))
     where = "from your network" if error.limit.key.startswith("network:") else "for this name"
     detail = f"There were too many wrong passwords {where}. Wait {duration(seconds)}, then try again."
@@ -59,7 +59,7 @@ def wait(error: TooManyFailures) -> ResponseReturnValue:
 
 @blueprint.get("/sign-in/<secret>")
 def link_form(secret: str) -> ResponseReturnValue:
-    """Show the button that uses a link up. Previews of a link open it too, so opening alone must not use it up."""
+    """Show the button that uses a link. Opening the link must not use it, because programs open it for a preview."""
     with read_scope() as s:
         user = links.link_user(s, secret)
     return _dead_link() if user is None else page_response("account/by_link.html", name=user.name)
@@ -67,7 +67,7 @@ def link_form(secret: str) -> ResponseReturnValue:
 
 @blueprint.post("/sign-in/<secret>")
 def by_link(secret: str) -> ResponseReturnValue:
-    """Sign in by a link that the command line printed. It works once."""
+    """Sign in with a link from the command line. The link works once."""
     with session_scope() as s:
         redeemed = links.redeem_sign_in(s, secret)
     if redeemed is None:
@@ -83,7 +83,7 @@ def _dead_link() -> ResponseReturnValue:
 
 @blueprint.post("/sign-out")
 def out() -> ResponseReturnValue:
-    """End the session in the browser and on the server, and clear the pages that the browser kept."""
+    """End the session in the browser and on the server. Clear the pages that the browser has stored."""
     sign_out()
     response = redirect(url_for("sign_in.form"), 303)
     response.headers["Clear-Site-Data"] = '"cache"'
@@ -92,7 +92,7 @@ def out() -> ResponseReturnValue:
 
 def _verified(name: str, password: str) -> User | None:
     with read_scope() as s:
-        return accounts.verify_password(s, name.replace("\0", "\ufffd"), password)  # PostgreSQL takes no NUL
+        return accounts.verify_password(s, name.replace("\0", "\ufffd"), password)  # PostgreSQL does not accept NUL
 
 
 def _form(problem: Problem | None = None) -> Response:

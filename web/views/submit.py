@@ -1,4 +1,4 @@
-"""The submit page. Its script posts to the API; without scripts the form posts here."""
+"""The submit page. Its script posts to the API. Without scripts, the form posts here."""
 
 from apiflask import APIBlueprint
 from flask import Response, redirect, url_for
@@ -20,7 +20,7 @@ guard_pages(blueprint)
 
 @blueprint.get("/submit")
 def form(problem: Problem | None = None) -> Response:
-    """Choose or drop files."""
+    """Show the form to choose or drop files."""
     with read_scope() as s:
         model = champion(s)
     limits = {"max_files": MAX_PARTS - 10, "max_bytes": current().max_upload_bytes}
@@ -31,6 +31,6 @@ def form(problem: Problem | None = None) -> Response:
 @takes_files
 @form_errors(form)
 def submit() -> ResponseReturnValue:
-    """Receive the files of a browser that runs no scripts."""
+    """Receive the files from a browser without scripts."""
     job, _ = submit_files(require_user())
     return redirect(url_for("jobs.show", job_id=job.id), 303)

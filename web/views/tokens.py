@@ -1,4 +1,4 @@
-"""A user's own API tokens: list, make (the secret is shown once), revoke."""
+"""The page of a user's API tokens: list, make (the secret is shown once) and revoke them."""
 
 from datetime import timedelta
 
@@ -27,7 +27,7 @@ _MADE, _REVOKED = "token_made", "token_revoked"
 
 @blueprint.get("")
 def index() -> Response:
-    """List the user's live tokens. What was just made or revoked is said once: a reload does not say it again."""
+    """List the user's valid tokens. State only once what was just made or revoked, and not after a reload."""
     made, revoked = session.pop(_MADE, None), session.pop(_REVOKED, False)
     with read_scope() as s:
         tokens = api_tokens.list_tokens(s, require_user())
@@ -36,7 +36,7 @@ def index() -> Response:
 
 @blueprint.post("")
 def make() -> ResponseReturnValue:
-    """Make a token. The list shows its secret once: until then it is in the browser's own cookie."""
+    """Make a token. The list shows the secret once. Until then, the secret is in the browser's cookie."""
     label = display_name(" ".join(request.form.get("label", "").split()))[:LABEL_LENGTH] or "unnamed"
     life = LIVES.get(request.form.get("days", "90"), LIVES["90"])
     with session_scope() as s:
@@ -47,7 +47,7 @@ def make() -> ResponseReturnValue:
 
 @blueprint.get("/<int:token_id>/revoke")
 def revoked(token_id: int) -> ResponseReturnValue:
-    """Go on to the list if the address that revokes a token is opened."""
+    """Redirect to the list if the address that revokes a token is only opened."""
     return redirect(url_for("tokens.index"), 303)
 
 

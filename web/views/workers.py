@@ -1,4 +1,4 @@
-"""Workers: which engine predicts on which machine, and the result of its proof. For admins."""
+"""The page of workers: which engine predicts on which machine, and the results of proofs. For admins."""
 
 from apiflask import APIBlueprint
 from flask import render_template
@@ -13,7 +13,7 @@ guard_admin_pages(blueprint)
 
 @blueprint.get("")
 def index() -> str:
-    """Show what an operator should look at, then the newest proofs by host."""
+    """Show the problems that an operator should look at, and then the newest proofs by host."""
     with read_scope() as s:
         servings = list_servings(s)
         concerns = list_concerns(s, servings)

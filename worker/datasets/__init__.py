@@ -1,1 +1,1 @@
-"""The second journey's start: from files or reviews to a labelled dataset."""
+"""Builds labelled datasets from files or reviews. This is where the second journey starts."""

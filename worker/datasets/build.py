@@ -1,4 +1,4 @@
-"""Builds a dataset: its slices are collected, compared and reported on, and recorded in one transaction."""
+"""Builds a dataset: collects its slices, compares them, makes the report, and records all in one transaction."""
 
 import logging
 
@@ -21,12 +21,12 @@ from worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims that ended without a word: outages are not counted
-READING = 0.9  # share of the progress; comparing and reporting are the rest
+MAX_ATTEMPTS = 5  # claims whose worker died; outages are not counted
+READING = 0.9  # share of the progress for reading; comparing and reporting get the rest
 
 
 def build_next(worker: str) -> bool:
-    """Claim the dataset whose turn it is and build it. Return False if no dataset waits."""
+    """Claim the next dataset, and build it. Return False if no dataset waits."""
     if not claimed.may_claim():
         return False
     taken = in_transaction(lambda s: datasets.claim_dataset(s, worker))
@@ -52,7 +52,7 @@ def build_next(worker: str) -> bool:
 
 
 def _message_for(error: Exception, dataset: Dataset) -> str:
-    """Return one line for people: why the dataset cannot be built."""
+    """Return in one line, for people, why the dataset cannot be built."""
     if isinstance(error, NotBuildable | BadLabels):
         return str(error)
     if isinstance(error, FileMissing | FileDamaged):
@@ -62,7 +62,7 @@ def _message_for(error: Exception, dataset: Dataset) -> str:
 
 
 def _build(dataset: Dataset, claim: Claim, heartbeat: Heartbeat, collector: Collector) -> None:
-    """Collect, compare and record. All is recorded in one transaction, so an interrupted attempt leaves no row."""
+    """Collect the slices, compare them and record them. A single transaction records them all or none."""
     if dataset.attempts > MAX_ATTEMPTS:
         raise NotBuildable(f"{MAX_ATTEMPTS} workers died while building it; check that the machine has enough memory")
     note = _notes(claim, heartbeat)
@@ -104,7 +104,7 @@ def _collect(dataset: Dataset, collector: Collector, note: Note) -> None:
 
 
 def _notes(claim: Claim, heartbeat: Heartbeat) -> Note:
-    """Return a function that notes the fraction of reading that is done."""
+    """Return a function that notes how much of the reading is done."""
     notes = claimed.ProgressNotes(heartbeat)
 
     def note(fraction: float) -> None:

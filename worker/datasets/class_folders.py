@@ -1,4 +1,4 @@
-"""Words that name a class or a part, and the class folder on a file's path."""
+"""Recognises words that name a class or a part, and finds the class folder on a file's path."""
 
 import re
 import unicodedata
@@ -17,7 +17,7 @@ PART_WORDS = {
 
 
 def class_of(word: str) -> int | None:
-    """Return 1 for a word that means COVID, 0 for one that means non-COVID (`CT_NonCOVID`, `healthy`, `0`), or None."""
+    """Return 1 if the word means COVID, 0 if it means non-COVID (`CT_NonCOVID`, `healthy`, `0`), or else None."""
     label = _class_of_word(word)
     return _NUMBERS.get(word.strip()) if label is None else label
 
@@ -28,15 +28,15 @@ def _class_of_word(word: str) -> int | None:
 
 
 def class_of_path(path: str) -> int | None:
-    """Return the class that the nearest class folder on a file's path names, or None."""
+    """Return the class that a file's path names, or None. The class folder nearest to the file counts."""
     named = class_folder(path.replace("\\", "/").split("/")[:-1])
     return None if named is None else named[1]
 
 
 def class_folder(folders: Sequence[str]) -> tuple[int, int] | None:
-    """Return the place and the label of the class folder among the folders of a path, or None.
+    """Return the index of the class folder among the folders of a path, and its label. Return None if there is none.
 
-    Words go before `0` and `1`, which may number patients inside of a class folder.
+    A folder whose name is a word comes before `0` and `1`, which may number patients inside a class folder.
     """
     places = range(len(folders) - 1, -1, -1)
     labels = [(at, label_of(folders[at])) for label_of in (_class_of_word, _NUMBERS.get) for at in places]
@@ -44,16 +44,19 @@ def class_folder(folders: Sequence[str]) -> tuple[int, int] | None:
 
 
 def names_class(folder: str) -> bool:
-    """Return whether a folder's name is a word for a class. `0` and `1` are not, since they may number patients."""
+    """Return whether a folder's name is a word for a class. `0` and `1` are not words, as they may number patients."""
     return _class_of_word(folder) is not None
 
 
 def names_part(folder: str) -> bool:
-    """Return whether a folder's name is that of a part of a split: train, validation, test."""
+    """Return whether a folder's name names a part of a split: train, validation or test."""
     return folder.lower() in PART_WORDS
 
 
 def plain(path: str) -> str:
-    """Return a path as names are compared: `/`, composed characters, printable, no `./` or `/` in front."""
+    """Return a path in the form in which paths are compared.
+
+    It has `/`, composed characters and no unprintable ones. It does not begin with `./` or `/`.
+    """
     path = unicodedata.normalize("NFC", display_name(path.replace("\\", "/")))
     return re.sub(r"^(\.?/)+", "", path)

@@ -1,4 +1,4 @@
-"""The slices that a dataset is being built of: collected one by one, compared, grouped, and turned into rows."""
+"""Collects the slices of a dataset one by one, compares them, groups them, and turns them into rows."""
 
 import hashlib
 from collections import Counter
@@ -22,7 +22,7 @@ EXAMPLES = 20
 
 
 class LeftOut(TypedDict):
-    """The number of files that were left out for a reason, and the names of some."""
+    """How many files were left out for one reason, and the names of some of them."""
 
     count: int
     examples: list[str]
@@ -30,9 +30,9 @@ class LeftOut(TypedDict):
 
 @dataclass(slots=True)
 class Item:
-    """A slice of the dataset, or a file that is left out (`reason`): the columns of a LabelledSlice.
+    """A slice of the dataset, or a file that is left out for a `reason`. The fields are the columns of LabelledSlice.
 
-    The collector sets `row`, `perceptual_hash` and `cluster`, and the group of a slice that has none.
+    The collector sets `row`, `perceptual_hash` and `cluster`. If a slice has no group, it sets the group too.
     """
 
     ordinal: int
@@ -57,10 +57,10 @@ class Item:
 
 
 class Collector:
-    """Items in the order they come. Prepared pixels go to storage in files of ARRAY_SLICES.
+    """Keeps items in the order in which they come. Stores prepared pixels in files of ARRAY_SLICES slices.
 
-    `slices`: the items that have a row, in its order. `arrays`: SHA-256 of the files. `groups_from`: the number of
-    slices by where their group comes from. `headers`: the slices whose group comes from their header.
+    `slices`: the items that have a row, by row. `arrays`: the SHA-256 of the files. `groups_from`: how many slices got
+    their group from each origin. `headers`: the slices whose group comes from their DICOM header.
     """
 
     def __init__(self) -> None:
@@ -71,20 +71,23 @@ class Collector:
         self.headers = HeaderGroups()
         self.labels_from = ""
         self._waiting: list[NDArray[np.uint8]] = []
-        self._pictures = Pictures()  # by the SHA-256 of their pixels
+        self._pictures = Pictures()  # keyed by the SHA-256 of their pixels
 
     @property
     def size(self) -> int:
-        """The number of slices."""
+        """The number of slices so far."""
         return len(self.slices)
 
     def leave_out(self, item: Item, reason: str, detail: str = "") -> None:
-        """Note a file that cannot be taken, its reason code and, if there is more to say, a sentence about it."""
+        """Note a file that is left out, with a reason code. `detail`: a sentence with more about it, or ""."""
         item.reason, item.detail = reason, detail or REASONS[reason]
         self.items.append(item)
 
     def take(self, item: Item, pixels: NDArray[np.uint8], group_from: str) -> None:
-        """Give a labelled slice its row. `pixels`: uint8[224, 224]; `item` carries their SHA-256."""
+        """Add a labelled slice, and give it a row. `pixels`: uint8[224, 224]. `item` has the SHA-256 of the pixels.
+
+        `group_from`: the origin of its group.
+        """
         place = self._pictures.place(item.pixels_sha256 or "", pixels)
         item.row, item.perceptual_hash = self.size, f"{self._pictures.hashes[place]:016x}"
         self.items.append(item)
@@ -95,15 +98,15 @@ class Collector:
             self.flush()
 
     def flush(self) -> None:
-        """Store the slices that wait for their file to fill."""
+        """Store the slices that are not in a file yet."""
         if self._waiting:
             self.arrays.append(storage().put(npy_bytes(self._waiting)))
             self._waiting = []
 
     def compare(self, progress: Callable[[], None]) -> Similar:
-        """Find near-identical slices and number the clusters. A slice without a group gets the group of its cluster.
+        """Find near-identical slices, and number the clusters. A slice without a group gets the group of its cluster.
 
-        The result counts slices by their place in `first_of_pixels`.
+        The indices in the result refer to `first_of_pixels`.
         """
         firsts = self.first_of_pixels()
         labels = np.array([item.label for item in firsts], np.int64)
@@ -118,14 +121,14 @@ class Collector:
         return similar
 
     def first_of_pixels(self) -> list[Item]:
-        """Return the first slice of each different picture."""
+        """Return one slice for each different picture: the first one with these pixels."""
         firsts: dict[str | None, Item] = {}
         for item in self.slices:
             firsts.setdefault(item.pixels_sha256, item)
         return list(firsts.values())
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the slices, labels, groups and given parts, in order."""
+        """Return the SHA-256 that identifies the dataset: of all slices, labels, groups and given parts, in order."""
         whole = hashlib.sha256()
         for item in self.slices:
             line = [item.sha256, str(item.frame), str(item.label), item.given_part or "", item.group]
@@ -133,7 +136,7 @@ class Collector:
         return whole.hexdigest()
 
     def left_out(self) -> dict[str, LeftOut]:
-        """Return the files that have no row, by reason."""
+        """Return the files that were left out, by reason."""
         names: dict[str, list[str]] = {}
         for item in self.items:
             if item.reason is not None:
@@ -141,7 +144,7 @@ class Collector:
         return {reason: LeftOut(count=len(of), examples=of[:EXAMPLES]) for reason, of in sorted(names.items())}
 
     def count(self) -> dict[str, int]:
-        """Return the number of slices by class, and of files left out."""
+        """Return how many slices each class has, and how many files were left out."""
         labels = Counter(item.label for item in self.slices)
         return {name: labels[label] for label, name in CLASSES.items()} | {"rejected": len(self.items) - self.size}
 

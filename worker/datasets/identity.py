@@ -1,4 +1,7 @@
-"""Whether DICOM headers keep patients apart: some anonymisers make each file a patient, others all patients one."""
+"""Checks whether DICOM headers keep patients apart.
+
+Some anonymisers give each file a patient of its own. Others give all patients the same ID.
+"""
 
 from collections import Counter, defaultdict
 
@@ -7,13 +10,13 @@ from db.models.documents import Identity
 EACH_SLICE, ONE_FOR_ALL = "each_slice_a_patient", "one_patient_for_all"
 
 _FEW = 4  # with fewer slices, no problem is reported
-_ALONE = 0.9  # share of groups with a single slice from which headers seem to make each slice a patient
-_MOST = 0.5  # share of slices in the largest group from which headers may make all patients one
-_MANY = 3  # least studies or folders in that group, if there are other groups
+_ALONE = 0.9  # if this share of groups has one slice, headers seem to make each slice a patient
+_MOST = 0.5  # if the largest group has this share of the slices, headers may make all patients one
+_MANY = 3  # for that, the largest group must have this many studies or folders, if there are other groups
 
 
 class HeaderGroups:
-    """The slices whose group comes from their DICOM header, counted."""
+    """Counts the slices whose group comes from their DICOM header."""
 
     def __init__(self) -> None:
         self._slices: Counter[str] = Counter()
@@ -21,13 +24,13 @@ class HeaderGroups:
         self._folders: dict[str, set[str]] = defaultdict(set)
 
     def add(self, group: str, study_uid: str, folder: str) -> None:
-        """Count a slice. `folder`: the group that its folders name, or ""."""
+        """Count a slice. `folder`: the group that the slice's folders name, or ""."""
         self._slices[group] += 1
         self._studies[group].add(study_uid)
         self._folders[group].update([folder] if folder else [])
 
     def identity(self) -> Identity:
-        """Return the counts, and the problem that they show."""
+        """Return the counts, and the problem that they show, if any."""
         if not self._slices:
             return Identity()
         largest, slices = self._slices.most_common(1)[0]
@@ -53,7 +56,7 @@ class HeaderGroups:
 
 
 def warning_of(identity: Identity) -> str | None:
-    """Return in a sentence what is wrong and what to do, or None if headers keep patients apart."""
+    """Return a sentence that says what is wrong and what to do. Return None if headers keep patients apart."""
     if identity.problem is None:
         return None
     if identity.problem == EACH_SLICE:

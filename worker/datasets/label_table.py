@@ -1,4 +1,4 @@
-"""Labels of a dataset's files from a CSV of file, label, group."""
+"""Reads the labels of a dataset's files from a CSV, and matches its lines to the files."""
 
 import csv
 import io
@@ -17,13 +17,15 @@ _LISTED = 5
 
 
 class BadLabels(Exception):
-    """The labels cannot be used; one line that says where and why."""
+    """The labels cannot be used. The message says in one line where and why."""
 
 
 @dataclass(frozen=True)
 class FileLabels:
-    """A file's label. `group`, `split` and `source` are from the CSV and may be empty; `folder` is the group by the
-    file's folders."""
+    """The label of a file. `group`, `split` and `source` come from the CSV and may be empty.
+
+    `folder`: the group that the file's folders name.
+    """
 
     label: int
     group: str = ""
@@ -34,7 +36,7 @@ class FileLabels:
 
 @dataclass(frozen=True)
 class LabelLine:
-    """One line of the CSV."""
+    """A line of the CSV."""
 
     number: int
     file: str
@@ -42,23 +44,23 @@ class LabelLine:
 
 
 def is_label_name(path: str) -> bool:
-    """Return whether a file of this path may hold labels: it has one of the names of `FILES`."""
+    """Return whether a file with this path may hold labels, because its name is in `FILES`."""
     return path.rpartition("/")[2].lower() in FILES
 
 
 def has_label_columns(content: bytes) -> bool:
     """Return whether this is a CSV with the columns of a label file."""
     text = content[:4096].decode("utf-8-sig", errors="replace").lstrip()
-    # Not strict: `read_csv` reports a broken line.
+    # This does not check every line, because `read_csv` reports broken lines.
     head = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
     return {"file", "label"} <= {cell.strip().lower() for cell in head}
 
 
 def read_csv(content: bytes) -> list[LabelLine]:
-    """Return the lines of a CSV with the columns file and label, and optionally group, split and source (the hospital
-    or the scanner).
+    """Return the lines of a CSV of labels.
 
-    It is UTF-8, with commas, semicolons or tabs. Raises BadLabels, which names the line.
+    It has the columns `file` and `label`. The columns `group`, `split` and `source` (the hospital or the scanner) are
+    optional. The CSV is in UTF-8, with commas, semicolons or tabs. Raises BadLabels, which names the line.
     """
     if len(content) > MAX_BYTES:
         raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")
@@ -128,13 +130,13 @@ def _label_line(line: int, cells: dict[str, str]) -> LabelLine:
 
 
 def match_files(lines: Sequence[LabelLine], files: Sequence[str]) -> dict[int, FileLabels]:
-    """Return the labels of the files that a CSV names, by the file's index.
+    """Return the labels of the files that a CSV names, by the index of the file.
 
-    A line stands for the file that has the line's path. If there is none, it stands for the file whose path ends with
-    the line's path. If there is none of these either, it stands for the file with whose path the line's path ends.
+    A line means the file with the same path. If there is no such file, it means the file whose path ends with the
+    line's path. If there is no such file either, it means the file whose path is the end of the line's path.
 
-    Raises BadLabels: the CSV names a file that is not there, a line may stand for several files, or two lines
-    contradict each other.
+    Raises BadLabels: the CSV names a file that is not there, a line could mean several files, or two lines contradict
+    each other.
     """
     ends: dict[str, list[int]] = defaultdict(list)
     whole: dict[str, list[int]] = defaultdict(list)

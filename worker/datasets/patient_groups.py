@@ -1,4 +1,4 @@
-"""The groups of slices, which a split keeps together: by DICOM headers, or by the folders of plain images."""
+"""Finds the groups of slices, which a split keeps together: by DICOM headers, or by folders for plain images."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -12,10 +12,10 @@ Folders = list[str]
 
 
 class DicomGroups:
-    """The groups of DICOM slices: one for each patient, or for each study or series if the patient is not stated.
+    """Gives DICOM slices their groups: one for each patient, or for each study or series if the patient is not stated.
 
-    A patient's group is named after the study, or else the series, of the patient's first slice. The patient's ID is
-    not used, since nothing that is derived from it may be kept.
+    The group of a patient is named after the study, or else the series, of the patient's first slice. It is not named
+    after the patient's ID, because nothing that is derived from the ID may be kept.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class DicomGroups:
         self._named: Counter[str] = Counter()
 
     def of(self, series: SeriesInfo | None) -> str:
-        """Return the group of a slice, or "" if its file states none."""
+        """Return the group of a slice, or "" if its file does not state one."""
         if series is None:
             return ""
         group = _uid_group(series.study_uid, series.series_uid)
@@ -37,7 +37,7 @@ class DicomGroups:
 
 
 def _uid_group(study_uid: str | None, series_uid: str | None) -> str:
-    """Return a group named after the study, else after the series, else "". The name holds a hash of the UID."""
+    """Return a group that is named after the study, or else after the series, by a hash of the UID. Else return ""."""
     for kind, uid in (("study", study_uid), ("series", series_uid)):
         if uid:
             return f"{kind}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
@@ -45,16 +45,17 @@ def _uid_group(study_uid: str | None, series_uid: str | None) -> str:
 
 
 def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
-    """Return the group of each file, or "" if its folders name none.
+    """Return the group of each file, or "" if its folders do not name one.
 
-    A file is given as its archive's number and its path, with the archive's name in front. The group is the name of
+    A file is given as the number of its archive and its path, which begins with the archive's name. The group is the
+    name of
     * the first folder below the class folder: `COVID/patient1/scan2/7.png`;
-    * else the first folder above the class folder: `patient1/COVID/7.png`;
-    * else, without a class folder (a CSV states the class), the first folder of all.
+    * or else the first folder above the class folder: `patient1/COVID/7.png`;
+    * or else, without a class folder (a CSV states the class), the first folder of all.
 
-    The same name is the same group, in both classes and in every archive: it is better to take two patients for one
-    than to have one patient in two parts of a split. Folders that all files share, such as an archive's own folder, are
-    ignored. So are folders that name a class or a part of a split (train, val, test).
+    Folders with the same name are the same group, in both classes and in every archive. It is better to take two
+    patients for one than to have one patient in two parts of a split. Folders that all files share, such as an
+    archive's own folder, are ignored. So are folders that name a class or a part of a split (train, val, test).
     """
     by_archive: dict[int, list[int]] = defaultdict(list)
     for place, (archive, _) in enumerate(paths):
@@ -74,10 +75,10 @@ def _folders(path: str) -> Folders:
 
 
 def _around_class(all_folders: Sequence[Folders]) -> list[tuple[Folders, Folders]]:
-    """Return the folders that may name a patient, for each file of an archive: those below its class folder, then those
-    above it.
+    """Return, for each file of an archive, the folders below its class folder and those above it.
 
-    If some files lie outside of every class folder, the folders `0` and `1` number patients and are not classes.
+    Leave out folders that cannot name a patient. If some files are outside of every class folder, the folders `0` and
+    `1` number patients and are not classes.
     """
     class_folders = [class_folder(folders) for folders in all_folders]
     numbers_are_classes = None not in class_folders
@@ -94,7 +95,7 @@ def _patient_folders(folders: Iterable[str]) -> Folders:
 
 
 def _beyond_common(chains: Sequence[Folders]) -> list[Folders]:
-    """Return the chains of folders without the leading folders that all of them share. Empty chains are ignored."""
+    """Remove from each chain of folders the first folders that all chains share. Ignore empty chains."""
     filled = [chain for chain in chains if chain] or [[]]
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(filled), max(filled), strict=False)))
     return [chain[shared:] for chain in chains]

@@ -1,4 +1,4 @@
-"""The report of a dataset: what to know of it before anything is trained on it, as JSON."""
+"""Makes the report of a dataset, as JSON: the facts to know before training on it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,15 +14,15 @@ from worker.imaging.near_duplicates import Similar
 
 SIZES_SHOWN = 20
 GROUPS_SHOWN = 200
-LEAST_GROUPS_TO_SPLIT = 3  # of a class
-MANY_JOINED = 0.25  # share of the groups; if one cluster holds as many, the report warns
+LEAST_GROUPS_TO_SPLIT = 3  # of each class
+MANY_JOINED = 0.25  # if one cluster connects this share of the groups, the report warns
 
 ByClass = dict[str, dict[str, int]]
 """`{value: {"COVID": n, "non-COVID": n}}`"""
 
 
 class Duplicates(TypedDict):
-    """Slices or pairs that are alike, counted within a class and across both, with the names of some."""
+    """How many slices or pairs are alike, within a class and across both classes, with the names of some."""
 
     within: int
     across: int
@@ -34,12 +34,12 @@ Groups = TypedDict("Groups", {"count": int, "COVID": int, "non-COVID": int, "bot
 
 
 def make_report(collector: Collector, similar: Similar, twin: str | None) -> dict[str, Any]:
-    """Return the report of a dataset whose slices are compared.
+    """Return the report of a dataset whose slices have been compared. `twin`: an earlier dataset that is the same.
 
-    `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: slices by class. `identical`: slices whose pixels another
-    slice has; `near_identical`: pairs of different pixels. `left_out`: files by reason. `identical_to`: the earlier
-    version that is the same. `largest_cluster`: the most groups that alike slices connect.
-    `identity`: how well DICOM headers keep patients apart. `warnings`: what a person should read first.
+    `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: numbers by class. `identical`: slices with the pixels of
+    another slice. `near_identical`: pairs of slices with nearly the same pixels. `left_out`: files by reason.
+    `identical_to`: the earlier dataset that is the same. `largest_cluster`: the largest number of groups that similar
+    slices connect. `identity`: how well DICOM headers keep patients apart. `warnings`: what a person should read first.
     """
     slices, identity = collector.slices, collector.headers.identity()
     report = {
@@ -64,7 +64,10 @@ def make_report(collector: Collector, similar: Similar, twin: str | None) -> dic
 
 
 def _by_class(slices: Iterable[Item], key: Callable[[Item], str | None], most: int | None = None) -> ByClass:
-    """Count slices by value and class, the most frequent value first; values past `most` count as "(other)"."""
+    """Count slices by value and class, the most frequent value first.
+
+    If there are more than `most` values, the rest are counted together as "(other)".
+    """
     counted: dict[str, Counter[str]] = defaultdict(Counter)
     for item in slices:
         counted[key(item) or ""][CLASSES[item.label or 0]] += 1
@@ -116,7 +119,7 @@ def _near_identical(similar: Similar, firsts: Sequence[Item]) -> Duplicates:
 
 
 def _largest_cluster(slices: Sequence[Item]) -> dict[str, int]:
-    """Return how many groups and slices the largest cluster has, by groups; {} if no cluster connects two groups."""
+    """Return how many groups and slices the cluster with most groups has, or {} if no cluster connects two groups."""
     units = joined_groups(
         [
             SplitCandidate(item.row or 0, item.name, item.label or 0, item.group or "", item.cluster, None, None)

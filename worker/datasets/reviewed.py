@@ -1,4 +1,4 @@
-"""Reviewed slices of jobs as the source of a dataset."""
+"""Reads the reviewed slices of jobs for a dataset."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,10 @@ Header = SeriesInfo | SliceRejected | None
 
 
 def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, folders_first: bool) -> None:
-    """Collect the reviewed slices of jobs, as they were prepared for predicting.
+    """Collect the reviewed slices of jobs, with the pixels that were prepared for predicting.
 
     The group of a DICOM slice comes from its header, as in any dataset. The group of any other slice is its series in
-    the job, which is named by its folder. With `folders_first`, the series in the job is the group of every slice.
+    the job, which is named after its folder. With `folders_first`, the group of every slice is its series in the job.
 
     Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
     """
@@ -66,9 +66,9 @@ def _reviewed_item(ordinal: int, review: ReviewedSlice, dicom_group: str) -> Ite
 
 
 def _read_headers(reviewed: Sequence[ReviewedSlice], note: Note) -> dict[int, Header]:
-    """Read the headers of the DICOM slices again in the sandbox, and return them by the slice's id.
+    """Read the headers of the DICOM slices again in the sandbox. Return them by the id of the slice.
 
-    A job keeps neither the patient nor whether text is burned in.
+    This is needed because a job does not keep the patient, nor whether text is burned in.
     """
     slices = [review.slice for review in reviewed]
     originals = [(slice_.id, slice_.sha256) for slice_ in slices if slice_.format == "DICOM" and slice_.sha256]

@@ -1,4 +1,7 @@
-"""Predicts the class from facts of a file, without its picture. A network could learn them instead of disease."""
+"""Finds shortcuts: predicts the class from facts of a file, without its picture.
+
+A network could learn such facts instead of the disease.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,11 +19,11 @@ WEAK_AUC = 0.65
 public set of CT slices the file type alone predicts the class 74 % of the time. Chance reaches 0.6 with a few dozen
 groups."""
 _FOLDS = 5
-_WORDS = 30  # the most frequent patterns or modes, which are told apart; all rarer ones count as one
-_LEAF = 5  # least number of slices in a leaf
+_WORDS = 30  # the most frequent patterns or modes are told apart; all rarer ones count as one
+_LEAF = 5  # least number of slices in a leaf of a tree
 
 Columns = NDArray[np.float64]
-Folds = list[tuple[NDArray[Any], NDArray[Any]]]  # indices of the slices that a tree learns from, and is measured on
+Folds = list[tuple[NDArray[Any], NDArray[Any]]]  # indices of the slices to learn from, and of those to measure on
 Fact = Callable[[Sequence[Item]], Columns]
 
 
@@ -31,7 +34,7 @@ def _one_hot(values: Sequence[str]) -> Columns:
 
 
 def name_pattern(item: Item) -> str:
-    """Return the file's name without folders, extension and numbers: `Covid (12).png` → `covid (#)`."""
+    """Return a file's name without folders, extension and numbers. For `Covid (12).png` that is `covid (#)`."""
     stem = item.name.rpartition("/")[2].rpartition(".")[0] or item.name.rpartition("/")[2]
     return re.sub(r"\d+", "#", stem.lower())
 
@@ -52,14 +55,17 @@ NAME = "name pattern"
 
 
 class FactScore(TypedDict):
-    """The metrics of predicting the class from facts, on groups that were not seen."""
+    """The metrics of predicting the class from facts, measured on unseen groups."""
 
     balanced_accuracy: float
     auc: float
 
 
 class Verdict(TypedDict):
-    """`found`: a fact predicts the class well; `weak`: to some extent. The name does not count: no network sees it."""
+    """Whether a fact predicts the class well (`found`) or to some extent (`weak`).
+
+    The file's name does not count, because no network sees it.
+    """
 
     found: bool
     weak: bool
@@ -67,13 +73,13 @@ class Verdict(TypedDict):
 
 
 class Shortcuts(Verdict):
-    """The verdict, and the scores by fact. `all`: all facts but the name, together; `all and name`: with it."""
+    """The verdict, and the scores by fact. `all`: all facts except the name together. `all and name`: all facts."""
 
     facts: dict[str, FactScore]
 
 
 def check_shortcuts(slices: Sequence[Item]) -> Shortcuts:
-    """Predict the class from the facts of files, by decision trees cross-validated by group."""
+    """Predict the class from the facts of files, with decision trees that are cross-validated by group."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     if len(slices) > MOST_SLICES:
@@ -96,7 +102,7 @@ def check_shortcuts(slices: Sequence[Item]) -> Shortcuts:
 
 
 def _score(columns: Columns, labels: NDArray[Any], parts: Folds) -> FactScore:
-    """Return the metrics of trees on the groups that they have not seen."""
+    """Return the metrics of the trees on groups that they have not seen."""
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
     from sklearn.tree import DecisionTreeClassifier
 
@@ -105,7 +111,7 @@ def _score(columns: Columns, labels: NDArray[Any], parts: Folds) -> FactScore:
         if len(np.unique(labels[seen])) == 2:
             tree = DecisionTreeClassifier(max_depth=8, min_samples_leaf=_LEAF, class_weight="balanced", random_state=0)
             probability[unseen] = tree.fit(columns[seen], labels[seen]).predict_proba(columns[unseen])[:, 1]
-    probability = probability.round(6)  # weights that sum to a half do so to rounding only
+    probability = probability.round(6)  # without this, sums that should be 0.5 differ by rounding errors
     return FactScore(
         balanced_accuracy=round(float(balanced_accuracy_score(labels, probability > 0.5)), 4),
         auc=round(float(roc_auc_score(labels, probability)), 4),

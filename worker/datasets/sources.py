@@ -1,4 +1,4 @@
-"""Files of archives as the source of a dataset, labelled by CSV or folder."""
+"""Reads the slices of a dataset from archives and files. A CSV or folders give the labels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +18,10 @@ from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
 
-PICTURE = ("format", "mode", "width", "height")  # facts on the picture, which a slice and an Item name alike
-BY_HEADER = "DICOM patient, study or series"  # where a group comes from
+PICTURE = ("format", "mode", "width", "height")  # facts of the picture, named alike in a slice and in an Item
+BY_HEADER = "DICOM patient, study or series"  # the origin of a group
 
-Note = Callable[[float], None]  # takes the fraction done, 0 to 1
+Note = Callable[[float], None]  # gets the fraction that is done, 0 to 1
 
 
 class NotBuildable(Exception):
@@ -30,14 +30,14 @@ class NotBuildable(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A stored archive or loose file, by the name that it was sent under."""
+    """A stored archive or loose file, with the name that it was sent under."""
 
     sha256: str
     filename: str
 
     @property
     def stem(self) -> str:
-        """Return the name to show, without the suffix of an archive."""
+        """Return the name for people, without the suffix of an archive."""
         name = display_name(self.filename)
         suffix = next((end for end in _SUFFIXES if name.lower().endswith(end)), "")
         return name[: len(name) - len(suffix)]
@@ -45,10 +45,10 @@ class Source:
 
 @dataclass(frozen=True)
 class File:
-    """A file of a source. `source`: the number of the source; `ordinal`: the place of the file in it.
+    """A file of a source. `source`: the number of the source. `ordinal`: the place of the file in the source.
 
-    `path`: its path in the source, in which class folders are looked for. `name`: the path for people, with the
-    archive's name in front if there are several sources. `table`: its bytes if it is a label file, or None.
+    `path`: its path in the source, which may name a class folder. `name`: the path for people, which begins with the
+    archive's name if there are several sources. `table`: the bytes of a label file, or None for other files.
     """
 
     source: int
@@ -59,7 +59,7 @@ class File:
 
 
 def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[File]:
-    """Return the files of all sources, in order; only label files are read.
+    """Return the files of all sources, in order. Read only label files.
 
     Raises NotBuildable, FileMissing, FileDamaged.
     """
@@ -77,16 +77,16 @@ def list_files(sources: Sequence[Source], progress: Callable[[], None]) -> list[
 
 
 def _label_table(entry: Entry) -> bytes | None:
-    """Return the bytes of a label file, or None for any other file, which is not read."""
+    """Return the bytes of a label file. Return None for any other file, without reading it."""
     content = entry.read() if is_label_name(entry.name) else None
     return content if isinstance(content, bytes) and has_label_columns(content) else None
 
 
 def label_files(files: Sequence[File], labels_sha256: str | None) -> tuple[dict[int, FileLabels], str]:
-    """Return the labels of files by their index, and in words where the labels come from.
+    """Return the labels of files by index, and a text that says where the labels come from.
 
-    The CSV that was sent labels all files. Without one, each source is labelled by the CSV among its files or by its
-    class folders. Raises BadLabels, NotBuildable (no label, or labels of one class only), FileMissing,
+    If a CSV was sent, it labels all files. If not, each source is labelled by the CSV among its files, or by its class
+    folders. Raises BadLabels, NotBuildable (there are no labels, or labels of only one class), FileMissing,
     FileDamaged.
     """
     if labels_sha256 is not None:
@@ -130,7 +130,10 @@ def _label_source(files: Sequence[File]) -> tuple[dict[int, FileLabels], str]:
 
 
 def check_classes(labels: set[int], origin: str, count: int) -> None:
-    """Raise NotBuildable unless both classes have labels. `origin`: where the labels come from; `count`: files."""
+    """Raise NotBuildable unless both classes have labels.
+
+    `origin`: where the labels come from. `count`: the number of files.
+    """
     if not labels:
         raise NotBuildable(
             f"none of {count} files has a label: put them in a folder for each class (COVID, non-COVID), or send a CSV"
@@ -150,9 +153,9 @@ def read_files(
     *,
     folders_first: bool,
 ) -> None:
-    """Decode the labelled files in the sandbox and collect them. The others are left out as `no_label`, unread.
+    """Decode the labelled files in the sandbox, and collect them. Leave out the others as `no_label`, without reading.
 
-    `folders_first`: folders name groups, and headers only where no folder does.
+    `folders_first`: folders name the groups. Headers name a group only if no folder does.
 
     Raises NotBuildable, FileMissing, FileDamaged, OSError, DecoderUnavailable, StaleClaim.
     """
@@ -212,8 +215,10 @@ def _collect(
 
 
 def _group_of(labels: FileLabels, dicom: str, pages: str, folders_first: bool) -> tuple[str, str]:
-    """Return the group of a slice and where it comes from, both empty if it has none. `pages`: its file's name, if the
-    file has several pages."""
+    """Return the group of a slice, and the origin of the group. Both are empty if the slice has no group.
+
+    `pages`: the name of the slice's file if the file has several pages, or else "".
+    """
     by_file = [(BY_HEADER, dicom), ("folders", labels.folder)]
     candidates = (("CSV", labels.group), *(by_file[::-1] if folders_first else by_file), ("pages of a file", pages))
     return next(((group, origin) for origin, group in candidates if group), ("", ""))

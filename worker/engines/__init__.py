@@ -1,1 +1,1 @@
-"""Engines that run the network: one small interface, one module an engine."""
+"""Engines, which run the network. They have one small interface, and each engine has its own module."""

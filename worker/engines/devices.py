@@ -1,4 +1,7 @@
-"""The devices of this machine, found without loading a framework. `keras.on_gpu` is Keras's own answer."""
+"""Finds the devices of this machine without loading a framework.
+
+To learn whether Keras computes on a GPU, call `worker.engines.keras.on_gpu`, which loads Keras.
+"""
 
 from pathlib import Path
 
@@ -11,5 +14,5 @@ def has_gpu() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Return whether this processor computes in bfloat16 itself (AMX or AVX512-BF16)."""
+    """Return whether this processor has instructions for bfloat16 (AMX or AVX512-BF16)."""
     return "bfloat16" in read_processor().features

@@ -1,6 +1,6 @@
-"""An engine without a network, for fault injection: every score is a function of its slice's pixels.
+"""An engine without a network, for tests and fault injection. It computes scores from hashes of the pixels.
 
-It is used only with `CTBATCH_ENGINE=fake`, and every prediction it makes names the engine `fake`.
+It is used only with `CTBATCH_ENGINE=fake`. Each of its predictions names the engine `fake`.
 """
 
 import hashlib
@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 from worker.engines.interface import Scores
 
 KILLS = bytes(range(16))  # a slice that begins with these pixels kills the process
-HANGS = bytes(range(16, 32))  # one that begins with these hangs it
+HANGS = bytes(range(16, 32))  # a slice that begins with these pixels makes the process hang
 
 
 def expected_logit(pixels: NDArray[np.uint8]) -> float:
-    """Return the score of one slice, uint8[224, 224]: from -4 to 4, by the SHA-256 of every fourth row."""
+    """Return the score of a slice, uint8[224, 224]. It is between -4 and 4, by the SHA-256 of every fourth row."""
     digest = hashlib.sha256(pixels[::4].tobytes()).digest()
     return float(np.float32(int.from_bytes(digest[:4], "big") / 2**32 * 8 - 4))
 
 
 class FakeEngine:
-    """Scores by hash. `CTBATCH_FAKE_SECONDS` is the time it takes for a slice (0 unless set)."""
+    """Computes scores from hashes. `CTBATCH_FAKE_SECONDS` is the time it takes for a slice, 0 if it is not set."""
 
     name = precision = "fake"
     batch_size = 32
     proof_sizes: tuple[int, ...] = ()
 
     def __init__(self) -> None:
-        self._one_at_a_time = Lock()  # it stands for one device
+        self._one_at_a_time = Lock()  # the engine stands for one device
         self._seconds = float(os.environ.get("CTBATCH_FAKE_SECONDS", "0"))
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:

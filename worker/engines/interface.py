@@ -1,4 +1,4 @@
-"""The interface that all engines have."""
+"""The interface of all engines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Scores:
-    """The network's answers on n slices.
+    """The network's answers for n slices.
 
-    `logit`: float32[n], before calibration. `cam`: heat maps, float32[n, 7, 7], 0 and above. `distance`: float32[n],
-    how far a slice lies from the slices of training, or None if the network has no such output.
+    `logit`: float32[n], before calibration. `cam`: heat maps, float32[n, 7, 7], not negative. `distance`: float32[n],
+    how far a slice is from the training slices, or None if the network has no such output.
     """
 
     logit: NDArray[np.float32]
@@ -22,7 +22,7 @@ class Scores:
 
     @classmethod
     def join(cls, parts: "Sequence[Self]") -> Self:
-        """Return the scores of several calls of one engine as those of one call."""
+        """Join the scores of several calls of an engine, as if they came from one call."""
         distances = [part.distance for part in parts if part.distance is not None]
         return cls(
             np.concatenate([part.logit for part in parts]),
@@ -34,8 +34,8 @@ class Scores:
 class Engine(Protocol):
     """Runs a network on prepared slices.
 
-    `name` states library and precision; `precision` is f32, bf16, int8 or fake. `batch_size`: the best number of slices
-    a call. `proof_sizes`: numbers of slices a call that together make it use each of its ways to compute.
+    `name` states library and precision. `precision` is f32, bf16, int8 or fake. `batch_size`: the best number of slices
+    in a call. `proof_sizes`: calls with these numbers of slices make the engine use each of its ways to compute.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Engine(Protocol):
     proof_sizes: tuple[int, ...]
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]; no slice's score depends on its neighbours.
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. The score of a slice does not depend on the others.
 
-        Several threads may call it at once.
+        Several threads may call this at the same time.
         """
         ...

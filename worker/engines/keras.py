@@ -1,4 +1,4 @@
-"""The network in Keras itself, on any of its backends (`KERAS_BACKEND`): for GPUs, and as a yardstick for others."""
+"""Runs the network in Keras, on any backend (`KERAS_BACKEND`). It serves GPUs, and is the reference for the others."""
 
 import os
 from pathlib import Path
@@ -15,15 +15,14 @@ from worker.engines.interface import Scores
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
-# These stay in float32: normalisation of pixels, last layer, and distance, whose threshold was set in float32.
+# These stay in float32: normalisation of pixels, the last layer, and the distance, whose limit was set in float32.
 EXACT_LAYERS = ("imagenet_mean", "output", "pooled_features", "scaled_features", "components", "within", "along")
 BATCH_GPU, BATCH_CPU = 256, 32
-FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability
+FIRST_WITH_BFLOAT16 = (8, 0)  # the lowest compute capability with bfloat16
 
 
 class KerasEngine:
-    """A package's `model.keras`, in float32 or, with `half`, in mixed precision. On a GPU it is compiled just in
-    time."""
+    """Runs a package's `model.keras` in float32, or with `half` in mixed precision. On a GPU, compiles it first."""
 
     def __init__(self, folder: Path, *, half: bool = False) -> None:
         gpu = on_gpu()
@@ -32,13 +31,13 @@ class KerasEngine:
             self.model = in_mixed_precision(self.model)
         self.model.compile(jit_compile=gpu)
         self.batch_size = BATCH_GPU if gpu else BATCH_CPU
-        self.proof_sizes: tuple[int, ...] = (BATCH_CPU, 1)  # other numbers are filled up to a whole batch
+        self.proof_sizes: tuple[int, ...] = (BATCH_CPU, 1)  # other numbers are padded to a whole batch
         self._one_at_a_time = Lock()
         self.precision = "bf16" if half else "f32"
         self.name = f"keras-{backend()}-{self.precision}"
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. A small batch is filled up, to be traced once."""
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. Pad small batches, so that one trace is enough."""
         with self._one_at_a_time:
             parts = [self._batch(slices[i : i + self.batch_size]) for i in range(0, len(slices), self.batch_size)]
         return Scores.join(parts)
@@ -64,10 +63,10 @@ def on_gpu() -> bool:
 
 
 def has_fast_bfloat16() -> bool:
-    """Return whether the device that the backend computes on has bfloat16: this processor, or each of the GPUs.
+    """Return whether the device that the backend uses has bfloat16: this processor, or all of the GPUs.
 
-    NVIDIA's GPUs have it from compute capability 8.0 on (A100). Older ones, such as T4 and V100, emulate it slowly or
-    refuse it. Only TensorFlow is asked for the capability.
+    NVIDIA's GPUs have bfloat16 from compute capability 8.0 on (A100). Older ones, such as T4 and V100, emulate it
+    slowly or refuse it. The capability is known only with the backend TensorFlow.
     """
     if not on_gpu():
         return has_bfloat16()
@@ -80,16 +79,16 @@ def has_fast_bfloat16() -> bool:
 
 
 def config_in(policy: Any, layer: Any) -> Any:
-    """Return the configuration of a layer for a copy under another dtype policy; exact layers keep float32."""
+    """Return the configuration of a layer for a copy with another dtype policy. Exact layers keep float32."""
     config = layer.get_config()
-    is_exact = layer.name in EXACT_LAYERS or layer.name.startswith("mean_")  # of the pooled features
+    is_exact = layer.name in EXACT_LAYERS or layer.name.startswith("mean_")  # the means of the pooled features
     if isinstance(layer, keras.layers.Layer) and not is_exact:
         config["dtype"] = policy
     return config
 
 
 def in_mixed_precision(model: Any) -> Any:
-    """Return the same network with bfloat16 activations and float32 weights; its distance stays in float32."""
+    """Return the same network with bfloat16 activations and float32 weights. The distance stays in float32."""
     policy = keras.DTypePolicy("mixed_bfloat16")
 
     def clone(layer: Any) -> Any:

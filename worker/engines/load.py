@@ -1,4 +1,4 @@
-"""The choice of an engine: the quickest precision that proves itself on this machine."""
+"""Chooses an engine: the quickest precision that passes its proof on this machine."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -25,11 +25,11 @@ Build = Callable[[], Engine]
 
 
 class EngineAbsent(PackageError):
-    """The package does not hold what the chosen engine needs, or this machine lacks the library for it."""
+    """The package lacks a file that the chosen engine needs, or this machine lacks the engine's library."""
 
 
 class EngineUnproven(Exception):
-    """On this machine, no engine of this package gives the answers that it gave where the package was made."""
+    """No engine of this package passes its proof on this machine: its answers differ from the known ones."""
 
     def __init__(self, results: list[ProofResult]) -> None:
         super().__init__("; ".join(result.text for result in results))
@@ -38,20 +38,20 @@ class EngineUnproven(Exception):
 
 @dataclass(frozen=True)
 class Proven:
-    """An engine that may predict. `results`: one for each engine that was tried; the last is that of `engine`."""
+    """An engine that may predict. `results`: the proofs of all engines that were tried. The last one is of `engine`."""
 
     engine: Engine
     results: list[ProofResult]
 
 
 def engine_of(version: ModelVersion, precision: str | None = None) -> tuple[Package, Engine]:
-    """Load the version's package and the engine of it that the settings choose, proven on this machine.
+    """Load the package of a version, and the engine that the settings choose. The engine has passed its proof here.
 
-    The results of the proofs are kept in the database and shown on pages. `precision` (`f32`, `int8`): load the
-    quickest engine of this precision instead. That engine does not serve here, so the results are not kept.
+    The results of the proofs are kept in the database, and pages show them. `precision` (`f32`, `int8`): load the
+    quickest engine of this precision. In that case the results are not kept, because this engine does not serve here.
 
     Raises PackageError (the next call copies the package again), storage's FileMissing and FileDamaged, EngineUnproven,
-    and any error that keeps an engine from being loaded.
+    and any error that an engine raises while it is loaded.
     """
     folder, settings = versions.package_folder(version), current()
     try:
@@ -78,7 +78,7 @@ def engine_of(version: ModelVersion, precision: str | None = None) -> tuple[Pack
 
 
 def keep_results(version: ModelVersion, results: list[ProofResult]) -> None:
-    """Log and store the results of the proofs. An engine may predict even if the database is unreachable."""
+    """Log the results of the proofs, and store them. If the database is unreachable, the engine may still predict."""
     for result in results:
         facts = {"model_version": version.label, "engine": result.engine, "difference": result.largest_difference}
         log.log(logging.INFO if result.passed else logging.WARNING, result.text, extra=facts)
@@ -90,9 +90,9 @@ def keep_results(version: ModelVersion, results: list[ProofResult]) -> None:
 
 
 def check_keras_file(folder: Path, package: Package) -> None:
-    """Check a package's Keras file before anything reads it, if this machine could.
+    """Check a package's Keras file before anything reads it. Do nothing if this machine has no Keras.
 
-    Raises PackageError: it could run its maker's code, or names other files.
+    Raises PackageError: the file could run code of its maker, or names other files.
     """
     if KERAS_FILE not in package.files or find_spec("keras") is None:
         return
@@ -111,13 +111,14 @@ def load_engine(
     package: Package | None = None,
     precision: str | None = None,
 ) -> Proven:
-    """Load the quickest engine of a package that proves itself on this machine.
+    """Load the quickest engine of a package that passes its proof on this machine.
 
-    `choice` (`db.settings.EngineChoice`): auto tries Keras first if this machine has a GPU and Keras, or if the package
-    has no file for OpenVINO. Then it tries OpenVINO, as openvino does: int8, then bfloat16 if the processor has it,
-    then float32. openvino-int8, openvino-bf16 and openvino-f32 try that precision alone. `threads`: how many the engine
-    uses; None for one a core. `package`: the manifest, if it has been read from the folder already. `precision`: load
-    no engine of another precision. Call `check_keras_file` first for a package that may come from a stranger.
+    `choice` is one of `db.settings.EngineChoice`. `openvino` tries int8, then bfloat16 if the processor has it, then
+    float32. `auto` does the same, but first tries Keras if this machine has a GPU and Keras, or if the package has no
+    file for OpenVINO. `openvino-int8`, `openvino-bf16` and `openvino-f32` try only that precision. `threads`: how many
+    threads the engine uses, or None for one on each core. `package`: the manifest, if it has been read already.
+    `precision`: load only engines of this precision. If the package may come from a stranger, call `check_keras_file`
+    first.
 
     Raises PackageError (EngineAbsent among them), EngineUnproven, ValueError (an unknown choice).
     """
@@ -146,7 +147,7 @@ def load_engine(
 
 
 def check_engine(folder: Path, choice: str) -> None:
-    """Check that a package holds what the chosen engine needs, and this machine the library; nothing is loaded.
+    """Check that the package has the files and this machine the library that the chosen engine needs. Load nothing.
 
     Raises PackageError (EngineAbsent among them), ValueError (an unknown choice).
     """
@@ -155,7 +156,9 @@ def check_engine(folder: Path, choice: str) -> None:
 
 
 def _proof(folder: Path, package: Package, names: list[str], threads: int | None) -> Proof | None:
-    """Return the package's proof, or make one with its own float32 file. Return None if only float32 engines may serve.
+    """Return the proof of the package, or make one with the package's float32 file.
+
+    Return None if only float32 engines may serve.
 
     Raises PackageError, EngineUnproven.
     """
@@ -175,12 +178,15 @@ def _proof(folder: Path, package: Package, names: list[str], threads: int | None
 
 
 def _builds(folder: Path, package: Package, choice: str, threads: int | None) -> Iterator[tuple[str, Build]]:
-    """Yield name and constructor of each engine that may serve, the quickest first. Raises PackageError, ValueError."""
+    """Yield the name and the constructor of each engine that may serve, quickest first.
+
+    Raises PackageError, ValueError.
+    """
     with_openvino = not package.files.keys().isdisjoint({FLOAT_FILE, INT8_FILE})
     with_gpu = has_gpu() and KERAS_FILE in package.files and find_spec("keras") is not None
     if choice == "keras" or (choice == "auto" and (with_gpu or not with_openvino)):
         yield from _keras_builds(folder, package)
-        if choice == "auto" and with_openvino:  # in case that the driver of the GPU is broken
+        if choice == "auto" and with_openvino:  # in case the driver of the GPU is broken
             yield from _openvino_builds(folder, package, choice, threads)
     elif choice == "auto" or choice.startswith("openvino"):
         yield from _openvino_builds(folder, package, choice, threads)
@@ -201,7 +207,7 @@ def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]
 
 
 def _fails_in_bfloat16(package: Package) -> bool:
-    """Return whether bfloat16 was measured and lost too much. It is not measured where the exporter lacks bfloat16."""
+    """Return whether the exporter found that bfloat16 loses too much. Without bfloat16, it could not measure this."""
     parity = package.parity.get("bf16", {})
     return "auc_change" in parity and not parity.get("passed")
 
@@ -223,7 +229,7 @@ def _openvino_builds(folder: Path, package: Package, choice: str, threads: int |
 
 
 def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> Engine:
-    """Load a network into OpenVINO, with the settings that `ctbatch tune` found quickest here, or the default ones."""
+    """Load a network into OpenVINO, with the settings that `ctbatch tune` found here, or else the default ones."""
     from worker.engines.openvino import OpenVinoEngine
     from worker.engines.tuning import kept_tuning
 
@@ -233,7 +239,7 @@ def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> 
 
 
 def _exact(folder: Path, package: Package, threads: int | None) -> Build:
-    """Return a function that builds the float32 engine of a package without a proof, to prove quicker engines by it."""
+    """Return a function that builds the float32 engine. For a package without a proof, its answers are the proof."""
     if FLOAT_FILE in package.files:
         from worker.engines.openvino import OpenVinoEngine
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor: int8, bfloat16 or float32, whichever the package and the machine allow."""
+"""Runs the network in OpenVINO on the processor, in int8, bfloat16 or float32."""
 
 from collections import deque
 from contextlib import suppress
@@ -15,15 +15,15 @@ from worker.engines.interface import Scores
 from worker.engines.package import PackageError
 from worker.engines.processor import usable_cores
 
-MOST_PROVEN = 256  # slices of a proof: more take long on many cores and show nothing new
-DEFAULT_REQUEST = 8  # slices that a core computes at a time; 16 are as quick at 224², and take 100 MB more on two cores
+MOST_PROVEN = 256  # the most slices of a proof; more take long on many cores and show nothing new
+DEFAULT_REQUEST = 8  # slices that a core computes at a time; 16 are not quicker, and take 100 MB more on two cores
 
 
 class OpenVinoEngine:
     """One compiled network. `precision` is f32, bf16 or int8.
 
-    Unless it is tuned, each core works on slices of its own, as a stream of one thread. Cores that share the layers of
-    one request wait for each other at every layer, and anything else that runs on one of them holds up the engine.
+    Without tuning, each core works on different slices, as a stream with one thread. If several cores share the layers
+    of one request, they wait for each other at every layer. Other work on one of these cores then delays all of them.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class OpenVinoEngine:
     ) -> None:
         """Compile the network of a file. Raises PackageError for weights that are not finite numbers.
 
-        `streams`: how many requests are computed side by side, by all threads together; None for one a thread.
-        `request`: slices that a stream computes at a time.
+        `streams`: how many requests are computed in parallel, by all threads together. None means one for each thread.
+        `request`: how many slices a stream computes at a time.
         """
         self.name, self.precision = f"openvino-{precision}", precision
         cores = threads or usable_cores()
@@ -58,7 +58,7 @@ class OpenVinoEngine:
         _check_weights(network)
         compiled = core.compile_model(network, "CPU", options)
         self._has_distance = any("distance" in output.names for output in compiled.outputs)
-        # Twice as many as compute at a time: a stream that has finished begins the next at once.
+        # Twice as many requests as streams, so that a stream that has finished begins the next request at once.
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(2 * self._streams):
             self._idle.put(compiled.create_infer_request())
@@ -69,7 +69,7 @@ class OpenVinoEngine:
         distance = np.empty(count, np.float32) if self._has_distance else None
         scores = Scores(np.empty(count, np.float32), np.empty((count, 7, 7), np.float32), distance)
         pixels = np.ascontiguousarray(slices)[..., None]
-        share = min(self._request, -(-count // self._streams))  # so that few slices are shared out too
+        share = min(self._request, -(-count // self._streams))  # so that all streams get some of few slices
         running: deque[tuple[Any, slice]] = deque()
         try:
             for start in range(0, count, share):
@@ -80,14 +80,14 @@ class OpenVinoEngine:
             while running:
                 self._finish(*running.popleft(), scores)
         finally:
-            for request, _ in running:  # only after a failure: wait until no request reads these pixels
+            for request, _ in running:  # only after a failure: no request may still read these pixels
                 with suppress(RuntimeError):
                     request.wait()
                 self._idle.put(request)
         return scores
 
     def _free_request(self, running: deque[tuple[Any, slice]], scores: Scores) -> Any:
-        """Return a request that is not in use. If none is, finish one of `running`, or wait for another thread's."""
+        """Return a free request. If there is none, finish one of `running`, or wait until another thread frees one."""
         while True:
             try:
                 return self._idle.get(block=not running)
@@ -95,7 +95,7 @@ class OpenVinoEngine:
                 self._finish(*running.popleft(), scores)
 
     def _finish(self, request: Any, part: slice, scores: Scores) -> None:
-        """Wait for a request, and copy its answers to where they belong. Raises RuntimeError if it failed."""
+        """Wait for a request, and copy its answers into `scores`. Raises RuntimeError if the request failed."""
         try:
             request.wait()
             for name, values in (("logit", scores.logit), ("cam", scores.cam), ("distance", scores.distance)):
@@ -108,7 +108,7 @@ class OpenVinoEngine:
 def _check_weights(network: ov.Model) -> None:
     """Raise PackageError if a weight is infinite or not a number.
 
-    The scores would not show it: OpenVINO's ReLU returns 0 for NaN
+    The scores would not show this, because OpenVINO's ReLU returns 0 for NaN
     (findings/openvino-relu-of-nan-is-zero.sh).
     """
     for node in network.get_ops():

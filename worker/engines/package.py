@@ -1,4 +1,4 @@
-"""A model version as a folder: its manifest `package.json`, and the files whose SHA-256 it states."""
+"""Reads a model version from a folder: the manifest `package.json`, and the files that it lists with their SHA-256."""
 
 import hashlib
 from pathlib import Path
@@ -11,11 +11,11 @@ from db.registry.manifest import MANIFEST, BadManifest, Package, parse_manifest
 
 
 class PackageError(Exception):
-    """A package is incomplete, damaged, or made for something else."""
+    """A package is incomplete or damaged, or is made for something else."""
 
 
 def probability(logit: NDArray[np.floating[Any]], temperature: float) -> NDArray[np.float64]:
-    """Return calibrated probabilities, float64[n] in 0..1, of logits [n]."""
+    """Return the calibrated probabilities of n logits, float64[n] from 0 to 1."""
     scaled = np.asarray(logit, np.float64) / temperature
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scaled)))
 
@@ -29,7 +29,7 @@ def sha256_of(path: Path) -> str:
 def read_package(folder: Path) -> Package:
     """Read the manifest and check every file against it.
 
-    Raises PackageError if the manifest cannot be read, or a file is missing or has other bytes.
+    Raises PackageError if the manifest cannot be read, or if a file is missing or has another SHA-256.
     """
     try:
         package = parse_manifest((folder / MANIFEST).read_bytes())

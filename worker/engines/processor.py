@@ -1,4 +1,4 @@
-"""The processor of this machine, in words that people use: its name, its cores, and what makes it quick."""
+"""Describes the processor of this machine for people: its name, its cores, and the features that make it quick."""
 
 import os
 import platform
@@ -9,13 +9,13 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 
-FEATURES = (  # name for people, the flags of /proc/cpuinfo that mean it (one is enough)
+FEATURES = (  # name for people, and the flags of /proc/cpuinfo for it, of which one is enough
     ("AVX2", ("avx2",)),
     ("AVX-512", ("avx512f",)),
     ("VNNI", ("avx512_vnni", "avx_vnni")),
     ("bfloat16", ("avx512_bf16", "amx_bf16")),
     ("AMX", ("amx_int8", "amx_tile")),
-    ("NEON", ("asimd",)),  # these three are of arm64
+    ("NEON", ("asimd",)),  # this and the next two are of arm64
     ("SVE", ("sve",)),
     ("I8MM", ("i8mm",)),
 )
@@ -49,7 +49,7 @@ MICROARCHITECTURES = {  # (vendor, family): (models, name); as the Linux kernel 
         (range(0xAD, 0xAF), "Granite Rapids"),
     ),
 }
-SKYLAKE_SP = ("GenuineIntel", 6, 0x55)  # one model number for three generations with different steppings
+SKYLAKE_SP = ("GenuineIntel", 6, 0x55)  # three generations have this model number; their steppings differ
 SKYLAKE_SP_STEPPINGS = ((range(0, 5), "Skylake-SP"), (range(5, 8), "Cascade Lake"), (range(10, 12), "Cooper Lake"))
 NEOVERSE = {0xD0C: "Neoverse N1", 0xD40: "Neoverse V1", 0xD49: "Neoverse N2", 0xD4F: "Neoverse V2"}  # part of Arm, 0x41
 
@@ -62,7 +62,7 @@ INT8_SPEED = (  # feature, slices/s of the bare int8 engine on two cores, where 
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor. `name` ends with the microarchitecture in brackets if it is known; `cores` may be used by us."""
+    """A processor. `name` ends with the microarchitecture in brackets, if it is known. `cores`: how many we may use."""
 
     name: str
     cores: int
@@ -70,16 +70,16 @@ class Processor:
 
     @property
     def line(self) -> str:
-        """All of it on one line: `AMD EPYC 9R14 (Zen 4), 2 cores: AVX2, AVX-512, VNNI, bfloat16`."""
+        """The processor in one line, such as `AMD EPYC 9R14 (Zen 4), 2 cores: AVX2, AVX-512, VNNI, bfloat16`."""
         cores = "1 core" if self.cores == 1 else f"{self.cores} cores"
         return f"{self.name}, {cores}" + (f": {', '.join(self.features)}" if self.features else "")
 
 
 @cache
 def read_processor(cpuinfo: str | None = None) -> Processor:
-    """Return the processor of this machine, or the one that `cpuinfo`, a text in the form of /proc/cpuinfo, describes.
+    """Return the processor of this machine, or the one that `cpuinfo` describes, a text like /proc/cpuinfo.
 
-    Where the machine has no /proc/cpuinfo, Python's `platform` gives a name and the features stay unknown.
+    If the machine has no /proc/cpuinfo, the name comes from Python's `platform`, and the features are not known.
     """
     if cpuinfo is not None:
         return _parse(cpuinfo, max(1, len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE))))
@@ -91,7 +91,7 @@ def read_processor(cpuinfo: str | None = None) -> Processor:
 
 
 def expectation(processor: Processor) -> str:
-    """Return one line: how many slices a second to expect of the int8 engine, and whether training is slow here."""
+    """Return in one line how many slices/s to expect from the int8 engine, and whether training is slow here."""
     line = "speed not measured on such a processor; `ctbatch bench pipeline` measures it"
     for feature, speed, machine in INT8_SPEED:
         if feature in processor.features:
@@ -103,7 +103,7 @@ def expectation(processor: Processor) -> str:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use; which is fewer than the machine has if they are shared."""
+    """Return how many cores this process may use. It may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -119,7 +119,7 @@ def _parse(text: str, cores: int) -> Processor:
 
 
 def _first_core(text: str) -> dict[str, str]:
-    """Return the fields of the first core that /proc/cpuinfo lists, names in lower case."""
+    """Return the fields of the first core in /proc/cpuinfo, by name in lower case."""
     fields: dict[str, str] = {}
     for line in text.strip().splitlines():
         if not line.strip():
@@ -130,7 +130,7 @@ def _first_core(text: str) -> dict[str, str]:
 
 
 def _short(name: str) -> str:
-    """Return a model name without marks and clock: `Intel(R) Xeon(R) CPU @ 2.20GHz` is `Intel Xeon`."""
+    """Return a model name without marks and clock speed: `Intel(R) Xeon(R) CPU @ 2.20GHz` becomes `Intel Xeon`."""
     bare = re.sub(r"\((R|TM)\)|@.*|\b\d+-Core\b|\b(CPU|Processor)\b", " ", name)
     return " ".join(bare.split())
 
@@ -150,7 +150,7 @@ def _in_range(table: tuple[tuple[range, str], ...], number: int) -> str:
 
 
 def _number(fields: dict[str, str], name: str) -> int:
-    """Return a field as a number, decimal or with 0x, or -1 if it is not one."""
+    """Return a field as a number, or -1 if it is not a number. The field may be decimal or begin with 0x."""
     try:
         return int(fields.get(name, ""), 0)
     except ValueError:

@@ -1,8 +1,8 @@
-"""The proof of an engine: slices whose float32 answers are known, run through it before it predicts anything.
+"""Proves an engine before it predicts: runs slices with known float32 answers through it, and compares its answers.
 
-A package carries 32 phantoms with the answers that Keras gave in float32 where the package was made (`proof.npz`), and
-states how far each precision may differ from them. A fault of an engine (a processor whose int8 saturates, a damaged
-scale, a broken driver) shows there and not in patients' slices.
+A package holds 32 phantoms with the float32 answers of Keras on the machine that made the package (`proof.npz`). It
+also states how far each precision may differ from them. So the proof shows a fault of an engine (a processor whose int8
+saturates, a damaged scale, a broken driver) before the engine gets slices of patients.
 """
 
 import socket
@@ -22,8 +22,8 @@ from worker.engines.package import probability
 from worker.engines.processor import read_processor
 from worker.phantoms.slices import labelled_slices
 
-SEED, PAIRS = 11, 8  # of the phantoms: 8 pairs of patients, two slices each
-FIRST_PAIR = 2_000_000  # far from those that any model was trained on
+SEED, PAIRS = 11, 8  # the phantoms are 8 pairs of patients, with two slices of each patient
+FIRST_PAIR = 2_000_000  # far from the pairs that any model was trained on
 NOT_STATED = {
     "f32": {"logit": 0.05, "distance": 0.05, "cam": 0.05},
     "bf16": {"logit": 0.15, "distance": 1.0, "cam": 0.2},
@@ -35,7 +35,7 @@ distances most, and each engine has its own limit for them."""
 
 @dataclass(frozen=True)
 class Proof:
-    """n slices, uint8[n, 224, 224], and the float32 answers on them. `source`: where those come from, for people."""
+    """n slices, uint8[n, 224, 224], and the float32 answers for them. `source`: the answers' origin, for people."""
 
     slices: NDArray[np.uint8]
     answers: Scores
@@ -44,11 +44,11 @@ class Proof:
 
 @dataclass(frozen=True)
 class Differences:
-    """The largest difference from the float32 answers.
+    """The largest differences from the float32 answers.
 
-    `logit`, `distance` and `cam` count in units of what float32 gives: the standard deviation of its logits, but at
-    least 1; its median distance; and the largest value of its heat maps. `probability` is calibrated, and not in such
-    units.
+    `logit`, `distance` and `cam` are relative to the float32 answers. Their units are the standard deviation of the
+    logits (but at least 1), the median distance, and the largest value of the heat maps. `probability` is the
+    difference of calibrated probabilities, in no unit.
     """
 
     logit: float
@@ -59,10 +59,10 @@ class Differences:
 
 @dataclass(frozen=True)
 class ProofResult:
-    """The result of a proof of one engine on this machine.
+    """The result of the proof of one engine on this machine.
 
-    `largest_difference`: of a calibrated probability, or None if the engine gave none. `seconds`: the proof's time.
-    `text`: all of it, for people.
+    `largest_difference`: of a calibrated probability, or None if the engine gave no probability. `seconds`: the time
+    that the proof took. `text`: the whole result, for people.
     """
 
     host: str
@@ -75,17 +75,17 @@ class ProofResult:
     text: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as they are stored."""
+        """Return the fields in the form in which they are stored."""
         return asdict(self)
 
 
 def draw_slices() -> NDArray[np.uint8]:
-    """Draw the 32 phantoms of a proof, uint8[32, 224, 224]; half of them show lesions."""
+    """Draw the 32 phantoms of a proof, uint8[32, 224, 224]. Half of them show lesions."""
     return labelled_slices(SEED, PAIRS, 2, first_pair=FIRST_PAIR).pixels
 
 
 def read_proof(folder: Path, package: Package) -> Proof | None:
-    """Read the package's proof, or return None if it carries none. Raises db.registry.proof_file.BadProof."""
+    """Return the proof in the package, or None if there is no proof. Raises db.registry.proof_file.BadProof."""
     if PROOF_FILE not in package.files:
         return None
     arrays = read_proof_file(folder / PROOF_FILE)
@@ -94,13 +94,13 @@ def read_proof(folder: Path, package: Package) -> Proof | None:
 
 
 def own_proof(exact: Engine) -> Proof:
-    """Make a proof for a package that carries none, from the answers of its own float32 file on this machine."""
+    """Make a proof for a package without one, from the answers of the package's float32 file on this machine."""
     slices = draw_slices()
     return Proof(slices, exact.predict(slices), "the package's own float32 file, since it carries no proof")
 
 
 def prove(engine: Engine, proof: Proof, package: Package) -> ProofResult:
-    """Run the proof through an engine, with the numbers of slices that it will get, and compare."""
+    """Run the slices of the proof through an engine, and compare. Use calls of the sizes that the engine will get."""
     started = time.monotonic()
     temperature, _ = calibration_of(package, engine.name)
     scores = [_run(engine, proof.slices, size) for size in engine.proof_sizes]
@@ -118,7 +118,7 @@ def prove(engine: Engine, proof: Proof, package: Package) -> ProofResult:
 
 
 def exact_by_itself(engine: Engine) -> ProofResult:
-    """Return the result for a float32 engine of a package without a proof, which cannot be compared with anything."""
+    """Return the result for a float32 engine of a package without a proof. There is nothing to compare with."""
     return result_of(engine.name, True, None, 0.0, f"{engine.name} is used without a proof: the package has none")
 
 
@@ -128,7 +128,7 @@ def failed(engine: str, why: str, largest: float | None = None, seconds: float =
 
 
 def result_of(engine: str, passed: bool, largest_difference: float | None, seconds: float, text: str) -> ProofResult:
-    """Return a result of this machine."""
+    """Return a result of an engine on this machine."""
     host, processor = socket.gethostname(), read_processor().line
     return ProofResult(
         host, processor, engine, engine.rsplit("-")[-1], passed, largest_difference, round(seconds, 3), text
@@ -136,7 +136,7 @@ def result_of(engine: str, passed: bool, largest_difference: float | None, secon
 
 
 def _run(engine: Engine, slices: NDArray[np.uint8], size: int) -> Scores:
-    """Score all the slices in calls of `size` at most, or in one call of `size` that repeats them."""
+    """Score all slices in calls of at most `size` slices. If there are fewer slices, repeat them to fill one call."""
     repeated = slices if size <= len(slices) else np.resize(slices, (size, *slices.shape[1:]))
     starts = (
         range(0, len(repeated), size) if size > 1 else range(1)
@@ -146,7 +146,7 @@ def _run(engine: Engine, slices: NDArray[np.uint8], size: int) -> Scores:
 
 
 def differences(scores: Scores, exact: Scores, temperature: float, exact_temperature: float) -> Differences:
-    """Compare an engine's scores with the float32 answers, which are repeated or cut to the same number."""
+    """Compare an engine's scores with the float32 answers. Repeat or cut the answers to the same number first."""
     n = len(scores.logit)
     logit, cam = np.resize(exact.logit, n), np.resize(exact.cam, (n, *exact.cam.shape[1:]))
     distance = 0.0
@@ -170,5 +170,5 @@ def _largest(values: NDArray[Any], exact: NDArray[Any]) -> float:
 
 
 def tolerance_of(package: Package, precision: str) -> dict[str, float]:
-    """Return how far a precision may differ, by the names of `Differences`."""
+    """Return how far a precision may differ from float32, by the field names of `Differences`."""
     return package.proof.tolerance.get(precision) or NOT_STATED[precision]

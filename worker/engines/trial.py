@@ -1,8 +1,8 @@
-"""The trial of an imported model version before it may be promoted: its engine runs in a confined process.
+"""Tries an imported model version before it may be promoted: runs its engine in a confined process.
 
-A hash shows that a file arrived whole. It does not show that the network in it can be loaded, comes to an end, and
-gives numbers. `worker.imaging.sandbox.seccomp.forbid_effects` states what the process must not do. The process has
-neither secrets nor a database.
+A hash shows only that a file arrived whole. It does not show that the network can be loaded, ends, and gives numbers.
+`worker.imaging.sandbox.seccomp.forbid_effects` states what the process must not do. The process has no secrets and no
+database.
 """
 
 import json
@@ -30,7 +30,7 @@ from worker.linux_process import die_with_parent
 from worker.phantoms.slices import labelled_slices
 
 SECONDS = 300.0
-PAIRS = 2  # of phantoms; four slices each
+PAIRS = 2  # pairs of phantoms, with four slices each
 MAX_REPLY_BYTES = 1 << 20
 _ROOT = Path(__file__).parents[2]
 _LAUNCH = "import sys; sys.path[:0] = sys.argv[1:2]; from worker.engines.trial import main; main(*sys.argv[2:])"
@@ -38,7 +38,7 @@ _PASSED_ON = ("LD_LIBRARY_PATH", "KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS")
 
 
 class _Reply(BaseModel):
-    """What the confined process says of one engine. It is a stranger's word, so it is bounded."""
+    """What the confined process reports about one engine. It is not trusted, so its fields are bounded."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -53,7 +53,7 @@ _Replies = TypeAdapter(Annotated[list[_Reply], Field(min_length=1, max_length=10
 
 
 def try_version(version: ModelVersion) -> list[ProofResult]:
-    """Load the engine that the settings choose, run its proof and some phantoms, and keep the results.
+    """Load the engine that the settings choose, run its proof and some phantoms through it, and keep the results.
 
     Raises storage's FileMissing and FileDamaged.
     """
@@ -64,7 +64,7 @@ def try_version(version: ModelVersion) -> list[ProofResult]:
 
 
 def try_package(folder: Path, choice: str, threads: int = 0) -> list[ProofResult]:
-    """Try the engine of a package in a confined process; the last result says whether one may serve."""
+    """Try the engines of a package in a confined process. The last result says whether an engine may serve."""
     try:
         check_keras_file(folder, read_package(folder))
     except PackageError as error:
@@ -104,14 +104,14 @@ def try_package(folder: Path, choice: str, threads: int = 0) -> list[ProofResult
 
 
 def main(parent: str, filter_: str, folder: str, choice: str, threads: str) -> NoReturn:
-    """Confine this process, try the package, and write the results as JSON to standard output.
+    """Confine this process, try the package, and write the results to stdout as JSON.
 
-    If `filter_` is `required` and cannot be set, the package is not tried and counts as failed.
+    If `filter_` is `required` but cannot be set, the package is not tried, and counts as failed.
     """
     die_with_parent(int(parent))
     replies = os.dup(1)
-    os.dup2(2, 1)  # keeps what libraries print out of the answer
-    tempfile.tempdir = "/nonexistent"  # TensorFlow asks for it; Python would try to write to several folders
+    os.dup2(2, 1)  # so that libraries do not print into the answer
+    tempfile.tempdir = "/nonexistent"  # TensorFlow asks for it, and Python would try several folders
     unfiltered = forbid_effects()
     if unfiltered and filter_ == FILTER_REQUIRED:
         results = [failed(choice, f"this machine cannot confine its trial: {unfiltered}")]

@@ -1,7 +1,7 @@
-"""How the OpenVINO engine shares work out between the cores of this machine: measured once, and used from then on.
+"""Tunes how the OpenVINO engine divides work between the cores of this machine. The result is stored and used later.
 
-The best shares depend on the processor and on the network's file, so a tuning holds for both. It is kept in the home,
-which belongs to one machine.
+The best division depends on the processor and on the network's file, so a tuning is valid for this pair. It is stored
+in the home, which belongs to one machine.
 """
 
 import logging
@@ -20,16 +20,16 @@ from worker.imaging.recipe import SIDE
 
 log = logging.getLogger(__name__)
 
-SECONDS = 20.0  # after so long, no further way is tried
-MEASURED_SECONDS = 0.4  # in each of ROUNDS; the quickest round counts, since another process may disturb one
+SECONDS = 20.0  # after this time, no more settings are tried
+MEASURED_SECONDS = 0.4  # in each of ROUNDS; the quickest round counts, because other processes may disturb some
 ROUNDS = 3
 CALL = 4  # requests that each stream computes in a call
-REQUESTS = (2, 4, 16)  # slices a request, tried beside the default
-CLEARLY = 1.03  # least gain that counts; a smaller one is noise
+REQUESTS = (2, 4, 16)  # numbers of slices in a request to try, besides the default
+CLEARLY = 1.03  # the least gain that counts; a smaller gain is noise
 
 
 class Tuning(BaseModel):
-    """How an engine runs: `streams` compute side by side with all `threads`, on `request` slices each at a time."""
+    """The settings of an engine. `streams` run in parallel and share the `threads`. Each computes `request` slices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,12 +43,12 @@ _KEPT = TypeAdapter(dict[str, Tuning])
 
 
 def kept_tuning(sha256: str, precision: str, threads: int | None = None) -> Tuning | None:
-    """Return the tuning of a network's file in a precision on this processor, or None if it was not tuned here."""
+    """Return the stored tuning of a network's file in a precision on this processor, or None if there is none."""
     return _read().get(_key(sha256, precision, threads))
 
 
 def tune(model: Path, sha256: str, precision: str, threads: int | None = None) -> Tuning:
-    """Try ways to run a network, for half a minute at most, and keep the quickest. Run nothing else meanwhile."""
+    """Try settings for a network, for half a minute at most, and store the quickest. Run nothing else meanwhile."""
     ends = time.monotonic() + SECONDS
     cores = threads or usable_cores()
     slices = np.random.default_rng(5).integers(0, 256, (CALL * cores * max(REQUESTS), SIDE, SIDE), np.uint8)
@@ -67,7 +67,7 @@ def tune(model: Path, sha256: str, precision: str, threads: int | None = None) -
 
 
 def _ways(cores: int) -> list[tuple[int, int]]:
-    """Return the pairs of streams and threads to try, the default first. Two cores may share their arithmetic units."""
+    """Return the numbers of streams and threads to try, default first. (Two cores may share their arithmetic units.)"""
     ways = [(cores, cores), (max(cores // 2, 1), cores), (max(cores // 2, 1), max(cores // 2, 1)), (1, cores)]
     return list(dict.fromkeys(ways))
 

@@ -1,1 +1,1 @@
-"""From untrusted bytes to prepared slices: pure functions, array in, array out."""
+"""Turns untrusted bytes into prepared slices, with pure functions on arrays."""

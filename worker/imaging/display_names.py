@@ -1,4 +1,4 @@
-"""Names from archives, as they are shown: never paths to use."""
+"""Turns names from archives into names to show. Never use them as paths."""
 
 import re
 
@@ -8,15 +8,15 @@ MAX_NAME = 500
 _DICOMDIR = "dicomdir"
 _IGNORED_FILES = {".ds_store", "thumbs.db", _DICOMDIR}
 _IGNORED_FOLDER = "__macosx"
-_TWIN = "._"  # macOS keeps attributes of a file in a second one, outside of `__MACOSX` too
+_TWIN = "._"  # macOS keeps the attributes of a file in a second file, also outside of `__MACOSX`
 _SEPARATORS = re.compile(r"[/\\]")
 
 
 def display_name(raw: str) -> str:
-    """Return a name as it can be shown and stored: at most `MAX_NAME` printable characters.
+    """Return a name in a form that can be shown and stored: at most `MAX_NAME` printable characters.
 
-    Control characters, NUL, unpaired surrogates and invisible formatting (the bidirectional overrides that make
-    `gnp.exe` read `exe.png`) are written as escapes: `\\x00`, `\\u202e`. Everything else stays, `../` and `C:\\` too.
+    Control characters, NUL, unpaired surrogates and invisible formatting (such as the bidirectional overrides that make
+    `gnp.exe` look like `exe.png`) become escapes: `\\x00`, `\\u202e`. Everything else stays, also `../` and `C:\\`.
     """
     name = raw if raw.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in raw)
     return name if len(name) <= MAX_NAME else "…" + name[1 - MAX_NAME :]
@@ -25,8 +25,9 @@ def display_name(raw: str) -> str:
 def decode_name(raw: bytes, *, utf8: bool = True) -> str:
     """Return the bytes of a name as text.
 
-    Without the UTF-8 flag, valid UTF-8 is still taken as such, because most tools write it unflagged. Other bytes are
-    cp437 (APPNOTE 6.3.10, appendix D). A flagged or TAR name keeps its odd bytes as surrogates.
+    `utf8`: the name is flagged as UTF-8, or comes from a TAR. Bytes that are not UTF-8 are then kept as surrogates.
+    Without the flag, valid UTF-8 is still read as UTF-8, because most tools write it without the flag. Other bytes are
+    read as cp437 (APPNOTE 6.3.10, appendix D).
     """
     try:
         return raw.decode()
@@ -35,13 +36,13 @@ def decode_name(raw: bytes, *, utf8: bool = True) -> str:
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether operating systems or DICOM media put this file beside the images: it gets no row."""
+    """Return whether the file gets no row, because operating systems or DICOM media put such files beside images."""
     parts = _SEPARATORS.split(name.lower())
     return parts[-1] in _IGNORED_FILES or parts[-1].startswith(_TWIN) or _IGNORED_FOLDER in parts
 
 
 def is_dicomdir(name: str) -> bool:
-    """Return whether this file lists the files of DICOM media, by the name that the standard demands for it."""
+    """Return whether the file has the name that the DICOM standard requires for the list of a medium's files."""
     return _SEPARATORS.split(name.lower())[-1] == _DICOMDIR
 
 

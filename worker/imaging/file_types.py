@@ -1,4 +1,4 @@
-"""The type of a file, by its first bytes and never by its name."""
+"""Finds the type of a file by its first bytes, not by its name."""
 
 from typing import Literal
 
@@ -31,7 +31,7 @@ _NIFTI_1, _NIFTI_2 = (b"n+1\0", b"ni1\0"), b"n+2\0\r\n\x1a\n"
 
 
 def archive_kind(head: bytes) -> str | None:
-    """Return `zip`, `tar`, `gz`, `bz2`, `xz`, a kind that is not read (`7z`, `rar`, `zstd`, `lz4`), or None."""
+    """Return `zip`, `tar`, `gz`, `bz2` or `xz`, or a kind that cannot be read (`7z`, `rar`, `zstd`, `lz4`), or None."""
     for magic, kind in ARCHIVE_MAGIC.items():
         if head.startswith(magic):
             return kind
@@ -39,12 +39,12 @@ def archive_kind(head: bytes) -> str | None:
 
 
 def is_archive_name(name: bytes) -> bool:
-    """Return whether a name, or the end of one, is that of an archive or of a packed file."""
+    """Return whether a name, or the end of a name, belongs to an archive or a packed file."""
     return name[-5:].lower().endswith(_ARCHIVE_NAMES)
 
 
 def is_tar(head: bytes) -> bool:
-    """Return whether a TAR starts here: a header whose checksum holds, or the zero blocks of an empty TAR."""
+    """Return whether a TAR starts here: a header whose checksum is right, or the zero blocks of an empty TAR."""
     if len(head) < _TAR_BLOCK:
         return False
     if not any(head[:_TAR_BLOCK]):
@@ -53,9 +53,9 @@ def is_tar(head: bytes) -> bool:
 
 
 def checksum_holds(header: bytes) -> bool:
-    """Return whether a 512-byte TAR header has its stated sum (POSIX.1-2017, pax, "ustar Interchange Format").
+    """Return whether the checksum of a 512-byte TAR header is right (POSIX.1-2017, pax, "ustar Interchange Format").
 
-    Old tars summed signed characters. Both sums are accepted, as every tar does.
+    Old tars summed signed characters. Both sums are accepted, as in every tar.
     """
     try:
         stated = int(header[148:156].strip(b" \x00") or b"x", 8)
@@ -67,9 +67,9 @@ def checksum_holds(header: bytes) -> bool:
 
 
 def image_kind(data: bytes | memoryview) -> str | None:
-    """Return `PNG`, `JPEG`, `TIFF`, `BMP`, `DICOM`, `NIfTI`, or None, by the first `IMAGE_HEAD` bytes.
+    """Return `PNG`, `JPEG`, `TIFF`, `BMP`, `DICOM`, `NIfTI` or None, by the first `IMAGE_HEAD` bytes.
 
-    A DICOM preamble may look like a TIFF or a program (PS3.10 7.1), so `DICM` at 128 is checked before those two.
+    A DICOM preamble may look like a TIFF or a program (PS3.10 7.1). So `DICM` at byte 128 is checked first.
     """
     head = bytes(data[:IMAGE_HEAD])
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -88,7 +88,7 @@ def image_kind(data: bytes | memoryview) -> str | None:
 
 
 def _is_bare_dicom(head: bytes) -> bool:
-    """Return whether a dataset without preamble starts here: group 0002 or 0008, then a VR or a short length."""
+    """Return whether a DICOM data set without preamble starts here: group 0002 or 0008, then a VR or a short length."""
     order: Literal["big", "little"] = "big" if head[:1] == b"\0" else "little"
     group, number = int.from_bytes(head[:2], order), int.from_bytes(head[2:4], order)
     if len(head) < 16 or group not in (2, 8) or number > 255:

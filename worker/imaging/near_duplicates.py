@@ -1,4 +1,4 @@
-"""Finds near-identical slices: a perceptual hash finds candidates, and their block means decide.
+"""Finds near-identical slices. A perceptual hash finds candidates, and means of blocks of pixels decide.
 
 The library `imagehash` is not used. Its hash would replace only the twelve lines of `perceptual_hash`, and it resizes
 in another way. It also compares pairs one by one in Python, which is too slow for the 5 × 10⁹ pairs of 100,000 slices.
@@ -28,9 +28,9 @@ Copies of 300 slices are found when saved as JPEG of quality 30 (worst distance 
 (8, 0.966). Copies that are cropped by 3 % (20, 0.70) are not found. Mirrored copies (36, 0.09) are found by a second
 hash, of the slice mirrored left to right. On 1,979 real slices it finds no pair more."""
 
-BLOCKS = 28  # block means a side, 8 × 8 pixels each
-_GRID = 32  # the hash is computed of 32 × 32 means of 7 × 7 pixels
-_HASH_BLOCK = 1024  # rows compared with all later ones at a time
+BLOCKS = 28  # blocks along a side; a block has 8 × 8 pixels
+_GRID = 32  # the hash is computed from 32 × 32 means of 7 × 7 pixels
+_HASH_BLOCK = 1024  # so many hashes at a time are compared with all later ones
 _PAIRS_AT_ONCE = 1 << 15
 _EXAMPLES = 20
 
@@ -47,9 +47,10 @@ _COSINES = _cosines()
 
 
 def perceptual_hash(pixels: Pixels) -> int:
-    """Return 64 bits of uint8[224, 224]: which DCT coefficients, 1 to 8 a side, of 32 × 32 means exceed their median.
+    """Return the 64-bit perceptual hash of a picture, uint8[224, 224].
 
-    Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1.
+    The bits say which DCT coefficients, 1 to 8 in each direction, of 32 × 32 means exceed their median (Zauner,
+    Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1).
     """
     step = SIDE // _GRID
     small = pixels.reshape(_GRID, step, _GRID, step).mean((1, 3))
@@ -58,7 +59,7 @@ def perceptual_hash(pixels: Pixels) -> int:
 
 
 def block_means(pixels: Pixels) -> Pixels:
-    """Return the means of 8 × 8 pixels, uint8[784], of uint8[224, 224]."""
+    """Return the means of blocks of 8 × 8 pixels, uint8[784], of a picture, uint8[224, 224]."""
     step = SIDE // BLOCKS
     means = pixels.reshape(BLOCKS, step, BLOCKS, step).mean((1, 3))
     return np.asarray(np.rint(means), np.uint8).ravel()
@@ -66,9 +67,10 @@ def block_means(pixels: Pixels) -> Pixels:
 
 @dataclass
 class Pictures:
-    """Different pictures in the order they came, and what they are compared by.
+    """Different pictures in the order in which they came, and the features that are compared.
 
-    `places`: by the key of their pixels. `hashes`, `mirrored` and `means`: of each picture, in order.
+    `places`: the place of a picture, by the key of its pixels. `hashes`, `mirrored` and `means`: the features of each
+    picture, in order.
     """
 
     places: dict[str, int] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class Pictures:
     means: list[Pixels] = field(default_factory=list)
 
     def place(self, key: str, pixels: Pixels) -> int:
-        """Return the place of a picture, uint8[224, 224], and take it in if it is new."""
+        """Return the place of a picture, uint8[224, 224]. Add the picture if it is new."""
         place = self.places.setdefault(key, len(self.places))
         if place == len(self.hashes):
             self.hashes.append(perceptual_hash(pixels))
@@ -86,15 +88,18 @@ class Pictures:
         return place
 
     def arrays(self) -> "Features":
-        """Return what the pictures are compared by."""
+        """Return the features of all pictures as arrays."""
         means = np.array(self.means, np.uint8).reshape(len(self.means), BLOCKS * BLOCKS)
         return Features(np.array(self.hashes, np.uint64), np.array(self.mirrored, np.uint64), means)
 
 
 @dataclass(frozen=True)
 class Features:
-    """What n pictures are compared by: `hashes`, uint64[n]; `mirrored`, uint64[n], the hashes of the pictures mirrored
-    left to right; `means`, uint8[n, 784], the block means."""
+    """The features of n pictures.
+
+    `hashes`: uint64[n]. `mirrored`: uint64[n], the hashes of the pictures mirrored left to right. `means`:
+    uint8[n, 784], the block means.
+    """
 
     hashes: NDArray[np.uint64]
     mirrored: NDArray[np.uint64]
@@ -105,8 +110,9 @@ class Features:
 class Similar:
     """The near-identical pairs among n slices.
 
-    `cluster`: int64[n], the lowest index among the slices that a chain of pairs connects. `within`, `across`: the
-    numbers of pairs of one class and of both; `examples_within`, `examples_across`: the first of them.
+    `cluster`: int64[n]. A chain of pairs connects the slices of a cluster, which has the lowest index of its slices.
+    `within`: the number of pairs of the same class. `across`: the number of pairs of different classes.
+    `examples_within`, `examples_across`: the first of these pairs.
     """
 
     cluster: NDArray[np.int64]
@@ -126,10 +132,11 @@ class Similar:
 
 
 def find_similar(features: Features, labels: NDArray[np.int64], progress: Callable[[], None] = lambda: None) -> Similar:
-    """Find the near-identical pairs among slices of different pixels; one may be the other mirrored left to right.
+    """Find the near-identical pairs among slices with different pixels. A slice may also be near a mirrored one.
 
-    Every hash is compared with every other, in blocks: 10¹⁰ comparisons for 100,000 slices, in two minutes and with
-    some hundred MB. To compare only hashes that agree in a band of bits would hardly save any at so wide a distance.
+    Every hash is compared with every other hash, in blocks. For 100,000 slices that makes 10¹⁰ comparisons, which take
+    two minutes and some hundred MB. Comparing only hashes that agree in some bits would save little, because near
+    hashes may differ in many bits.
 
     `labels`: int64[n]. `progress` is called after each block.
     """
@@ -142,7 +149,7 @@ def find_similar(features: Features, labels: NDArray[np.int64], progress: Callab
 def near_pairs(
     features: Features, progress: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the pairs of `find_similar`, left < right, some thousand at a time, each pair once."""
+    """Yield the pairs of `find_similar`, some thousand at a time. Each pair comes once, with left < right."""
     near = _Correlation(features.means)
     for left, right in _candidates(features.hashes, features.hashes, progress):
         found = near.are_near(left, right)
@@ -156,7 +163,7 @@ def near_pairs(
 
 
 class _Correlation:
-    """Decides by block means, uint8[n, 784], whether pictures are near-identical."""
+    """Decides whether pictures are near-identical, by the correlation of their block means, uint8[n, 784]."""
 
     def __init__(self, means: NDArray[np.uint8]) -> None:
         self._means = means
@@ -166,11 +173,11 @@ class _Correlation:
     def are_near(
         self, left: NDArray[np.int64], right: NDArray[np.int64], *, mirrored: bool = False
     ) -> NDArray[np.bool_]:
-        """Return which pairs correlate. `mirrored`: the right picture of each pair is mirrored first."""
+        """Return which pairs correlate. `mirrored`: mirror the right picture of each pair first."""
         one, other = (self._means[at].reshape(-1, BLOCKS, BLOCKS).astype(np.float32) for at in (left, right))
         together = np.einsum("ijk,ijk->i", one, other[:, :, ::-1] if mirrored else other)
         covariance = together - self._means.shape[1] * self._mean[left] * self._mean[right]
-        floor = np.maximum(self._spread[left] * self._spread[right], 1)  # a blank slice is not like any other
+        floor = np.maximum(self._spread[left] * self._spread[right], 1)  # so that a blank slice is not near any other
         return np.asarray(covariance >= MIN_CORRELATION * floor)
 
 
@@ -179,7 +186,7 @@ def _candidates(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield pairs of indices, left < right, some thousand at a time.
 
-    The hash of the left one in `hashes` and that of the right one in `others` differ in at most MAX_DISTANCE bits.
+    For each pair, the hash `hashes[left]` and the hash `others[right]` differ in at most MAX_DISTANCE bits.
     """
     rows = max(1, _HASH_BLOCK * 4096 // max(len(hashes), 4096))
     for start in range(0, len(hashes), rows):
@@ -192,7 +199,7 @@ def _candidates(
 
 
 def _joined(cluster: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the clusters after connecting these pairs too. Edges from slices to their clusters keep earlier pairs."""
+    """Return the clusters after also connecting these pairs. Slices stay connected with their present clusters."""
     if len(left) == 0:
         return cluster
     n = len(cluster)

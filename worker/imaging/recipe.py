@@ -1,4 +1,4 @@
-"""The recipe every picture goes through before the model sees it, in training and in use alike."""
+"""The recipe, which prepares every picture for the model, in training and in use."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from db.timing.stages import Stage, timed
 RECIPE = "lung-224-v1"
 """PNG, JPEG, TIFF, BMP: alpha dropped, luminance; DICOM: lung window; then `fit`. Any change of it needs a new name."""
 
-WINDOW_CENTRE, WINDOW_WIDTH = -600.0, 1500.0  # of the lung window, HU
+WINDOW_CENTRE, WINDOW_WIDTH = -600.0, 1500.0  # the lung window in HU
 SIDE = 224
 PIXEL_BYTES = SIDE * SIDE
 
 
 @dataclass(frozen=True)
 class SeriesInfo:
-    """The series that a DICOM slice belongs to, without name or number of the patient.
+    """The series that a DICOM slice belongs to, without the patient's name or number.
 
-    Texts are display names of at most 64 characters, or empty; UIDs may have 128. `patient` is a digest of the
-    patient's ID and its issuer, to distinguish patients; short IDs can be guessed from it, so it is never stored.
-    `position` is in mm along the slice's normal, towards the head, and comparable within one series, or None if the
-    file does not state it. `orientation`: the direction cosines of rows and columns, six numbers as DICOM writes them,
+    Texts are display names of at most 64 characters, or empty. UIDs may have 128 characters. `patient`: a digest of the
+    patient's ID and its issuer, to distinguish patients. It is never stored, because short IDs can be guessed from it.
+    `position`: in mm along the slice's normal, towards the head, or None if the file does not state it. Positions are
+    comparable within a series. `orientation`: the direction cosines of rows and columns, six numbers in DICOM's form,
     or "". `burned_in`: the file states that text is burned into its pixels.
     """
 
@@ -44,11 +44,11 @@ class SeriesInfo:
 
 @dataclass(frozen=True, eq=False)
 class PreparedSlice:
-    """One slice as the model takes it.
+    """A slice in the form that the model takes.
 
-    `pixels`: uint8[224, 224], read-only. `frame`: page of its file, from 0. `format`: PNG, JPEG, TIFF, BMP, DICOM or
-    NIfTI; `mode`: Pillow's mode, DICOM's photometric interpretation, or NumPy's type; `width`, `height`: before
-    fitting, in pixels. `notes`: codes of `db.reasons.SLICE_NOTES`, in the order of that table.
+    `pixels`: uint8[224, 224], read-only. `frame`: the page of the file, from 0. `format`: PNG, JPEG, TIFF, BMP, DICOM
+    or NIfTI. `mode`: Pillow's mode, DICOM's photometric interpretation, or NumPy's type. `width`, `height`: of the
+    original, in pixels. `notes`: codes of `db.reasons.SLICE_NOTES`, in the order of that table.
     """
 
     pixels: NDArray[np.uint8]
@@ -64,7 +64,7 @@ class PreparedSlice:
     def sha256_pixels(self) -> str:
         """Return the SHA-256 of the 50,176 pixel bytes, in hex.
 
-        The process that reads it computes it, so a decoder cannot forge it.
+        The process that reads this property computes it, so a decoder cannot forge it.
         """
         return hashlib.sha256(self.pixels.data).hexdigest()
 
@@ -80,12 +80,14 @@ def lung_window(hu: NDArray[np.number[Any]]) -> NDArray[np.uint8]:
 
 
 def fit(grey: Image.Image) -> NDArray[np.uint8]:
-    """Scale a picture in mode L of any size to uint8[224, 224], read-only: each side by itself, bilinear, antialiased
-    (Pillow widens the triangle to the scale when shrinking)."""
+    """Scale a picture in mode L of any size to uint8[224, 224], read-only.
+
+    Each side is scaled separately, bilinear and antialiased (Pillow widens the triangle filter when it shrinks).
+    """
     with timed(Stage.RESIZE):
         return as_pixels(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes())
 
 
 def as_pixels(raw: bytes | memoryview) -> NDArray[np.uint8]:
-    """Return 50,176 bytes, by rows, as uint8[224, 224] over the same memory."""
+    """Return 50,176 bytes, row by row, as uint8[224, 224]. The array uses the same memory."""
     return np.frombuffer(raw, np.uint8).reshape(SIDE, SIDE)

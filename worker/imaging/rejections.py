@@ -1,4 +1,4 @@
-"""What imaging refuses, with the reason codes of `db.reasons`."""
+"""The refusals of imaging, with the reason codes of `db.reasons`."""
 
 from worker.imaging.display_names import display_name
 
@@ -6,8 +6,8 @@ from worker.imaging.display_names import display_name
 class ImagingError(Exception):
     """A permanent refusal: trying again gives the same answer.
 
-    `code` is a key of `db.reasons.REASONS`. `detail` says what was found, in one sentence. It can be shown and stored
-    even where it quotes the file (`display_names.display_name`).
+    `code` is a key of `db.reasons.REASONS`. `detail` says in one sentence what is wrong. It can be shown and stored,
+    even if it quotes the file (`display_names.display_name`).
     """
 
     def __init__(self, code: str, detail: str) -> None:
@@ -20,7 +20,7 @@ class ImagingError(Exception):
 
 
 class ArchiveRefused(ImagingError):
-    """The archive as a whole is refused; `last_good` is the name of the last entry that was whole, or None."""
+    """The whole archive is refused. `last_good`: the name of the last complete entry, or None."""
 
     def __init__(self, code: str, detail: str, last_good: str | None = None) -> None:
         super().__init__(code, detail)
@@ -31,8 +31,8 @@ class ArchiveRefused(ImagingError):
 
 
 class SliceRejected(ImagingError):
-    """One file is rejected; the others of its archive go on."""
+    """One file is rejected. The other files of its archive are processed."""
 
 
 class DecoderUnavailable(Exception):
-    """No decoding process could be started: a temporary fault of this machine, not of the input."""
+    """No decoding process could be started. This is a temporary fault of the machine, not of the input."""

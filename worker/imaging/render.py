@@ -1,4 +1,4 @@
-"""A prepared slice, and its heat map over it, as PNG for people."""
+"""Renders a prepared slice as PNG, alone or with its heat map."""
 
 import io
 
@@ -7,19 +7,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _MAX_OPACITY = 0.6
-_COMPRESSION = 3  # of 9: a page asks for many small pictures, so speed matters more than size
+_COMPRESSION = 3  # of 9; a page has many small pictures, so speed matters more than size
 
 
 def slice_png(pixels: NDArray[np.uint8], size: int, aspect: float = 1.0) -> bytes:
-    """Return uint8[h, w] as a grey PNG, bicubic: its longer side is `size`, and width / height is `aspect`."""
+    """Return uint8[h, w] as a grey PNG, scaled bicubically. Its longer side is `size`; width / height is `aspect`."""
     return _png(_scaled(pixels, _sides(size, aspect)))
 
 
 def overlay_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], size: int, aspect: float = 1.0) -> bytes:
     """Return the slice with its heat map as an RGB PNG, in the size of `slice_png`. Without heat, return `slice_png`.
 
-    `cam`, float32[7, 7], is taken relative to its own maximum. Negative values and values that are not numbers are
-    cold. The map is scaled up bilinearly and coloured by `heat_colours`; warmer is more opaque, up to `_MAX_OPACITY`.
+    `cam`: float32[7, 7], which is divided by its maximum. Negative values and values that are not numbers are cold. The
+    map is scaled up bilinearly, and coloured by `heat_colours`. Warmer colours are more opaque, up to `_MAX_OPACITY`.
     """
     sides = _sides(size, aspect)
     heat = _heat(cam, sides)
@@ -32,10 +32,10 @@ def overlay_png(pixels: NDArray[np.uint8], cam: NDArray[np.float32], size: int, 
 
 
 def heat_colours(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return colours uint8[..., 3] of heat in [0, 1]: dark violet, red, orange, light yellow, brighter at every step.
+    """Return the colours, uint8[..., 3], of heat in [0, 1]: from dark violet over red and orange to light yellow.
 
-    Part of a cubehelix (Green 2011, Bull. Astr. Soc. India 39, 289), whose perceived brightness grows linearly; so it
-    keeps its order in grey print and for the colour-blind.
+    They are part of a cubehelix (Green 2011, Bull. Astr. Soc. India 39, 289). Its perceived brightness grows linearly,
+    so the order of the colours is also visible in grey print and to colour-blind people.
     """
     brightness = np.asarray(0.15 + 0.75 * heat, np.float64)
     angle = 2 * np.pi * (0.1 + 0.45 * brightness)
@@ -50,7 +50,7 @@ def heat_colours(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _heat(cam: NDArray[np.float32], sides: tuple[int, int]) -> NDArray[np.float32] | None:
-    """Return float32[height, width] in [0, 1], or None if nothing is above 0."""
+    """Return the heat as float32[height, width] in [0, 1], or None if no value is above 0."""
     warm = np.clip(np.nan_to_num(cam.astype(np.float32), nan=0, posinf=0, neginf=0), 0, None)
     if warm.size == 0 or warm.max() <= 0:
         return None

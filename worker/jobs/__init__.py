@@ -1,1 +1,1 @@
-"""The first journey: from an upload to a prediction of every slice."""
+"""The first journey: turns an upload into predictions of its slices."""

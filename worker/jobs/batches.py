@@ -1,4 +1,4 @@
-"""What ingest records at a time: the rows of some entries, and the arrays of those that were prepared."""
+"""Collects what ingest records at a time: the rows of some entries, and the arrays of their prepared slices."""
 
 import time
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ from worker.imaging.lungs import lung_fraction
 from worker.imaging.recipe import PreparedSlice, SeriesInfo
 from worker.imaging.rejections import SliceRejected
 
-ROWS_A_TRANSACTION = 1_000  # for entries that fill no chunk, because they are rejected or cancelled
-FIRST_BATCH_SECONDS = 1.0  # limit of the first batch; it doubles with each batch, up to BATCH_SECONDS
-BATCH_SECONDS = 5.0  # for files that are slow to decode: other jobs get their turn after a batch
+ROWS_A_TRANSACTION = 1_000  # for entries that do not fill a chunk, because they are rejected or cancelled
+FIRST_BATCH_SECONDS = 1.0  # time limit of the first batch; it doubles with each batch, up to BATCH_SECONDS
+BATCH_SECONDS = 5.0  # for files that are slow to decode, because other jobs get their turn after a batch
 
 
 @dataclass
 class Batch:
-    """The rows that one transaction records, and the arrays of those that were prepared.
+    """The rows that one transaction records, and the arrays of the prepared slices.
 
-    `is_last`: the upload has no entry after them.
+    `is_last`: the upload has no more entries.
     """
 
     rows: list[ReadSlice] = field(default_factory=list)
     arrays: list[NDArray[np.uint8]] = field(default_factory=list)
-    began: float = 0.0  # when its first entry was added; decoders may have had to start before that
+    began: float = 0.0  # when the first entry was added; decoders may have started before that
     is_last: bool = False
 
     def add(self, entry: Entry, sha256: str | None, result: list[PreparedSlice] | SliceRejected) -> None:
@@ -49,13 +49,13 @@ class Batch:
             self.arrays.append(prepared.pixels)
 
     def is_full(self, slices: int, seconds: float) -> bool:
-        """Return whether to record it now: it holds enough slices or rows, or was begun at least `seconds` ago."""
+        """Return whether to record the batch now: it has enough slices or rows, or was begun at least `seconds` ago."""
         is_old = time.monotonic() - self.began >= seconds
         return len(self.arrays) >= slices or len(self.rows) >= ROWS_A_TRANSACTION or is_old
 
 
 def batches(read: Iterator[Read]) -> Iterator[Batch]:
-    """Yield the entries as chunks: a small first one, so that predicting starts soon, then each twice as large."""
+    """Yield the entries in batches. The first one is small, so that predicting starts soon. Then the size doubles."""
     settings = current()
     full, seconds = settings.first_chunk_slices, FIRST_BATCH_SECONDS
     batch = Batch()
@@ -71,19 +71,19 @@ def batches(read: Iterator[Read]) -> Iterator[Batch]:
 
 
 def cancelled_row(entry: Entry) -> ReadSlice:
-    """Return the row of an entry of a cancelled job, which was not read."""
+    """Return the row of an entry that was not read, because its job was cancelled."""
     return ReadSlice(entry.ordinal, 0, entry.name, Outcome.CANCELLED)
 
 
 def rejected_row(entry: Entry, rejection: SliceRejected, sha256: str | None = None) -> ReadSlice:
-    """Return the row of an entry that is rejected. `sha256`: of its bytes, None if they were not read."""
+    """Return the row of a rejected entry. `sha256`: of the entry's bytes, or None if they were not read."""
     return ReadSlice(entry.ordinal, 0, entry.name, Outcome.REJECTED, rejection.code, rejection.detail, sha256)
 
 
 def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: int) -> ReadSlice:
     info = prepared.series
     series = info if info and info.series_uid else None
-    folder = entry.name if prepared.format == "NIfTI" else entry.name.rpartition("/")[0]  # a volume is a series
+    folder = entry.name if prepared.format == "NIfTI" else entry.name.rpartition("/")[0]  # each volume is a series
     texts = {name: getattr(info, name, None) or None for name in ("study_uid", "orientation", "sop_uid")}
     numbers = {name: getattr(info, name, None) for name in ("instance_number", "position")}
     place: Any = texts | numbers
@@ -104,7 +104,7 @@ def _row(entry: Entry, sha256: str | None, prepared: PreparedSlice, array_row: i
 
 
 def _series_label(series: SeriesInfo | None, folder: str) -> str:
-    """Return the name of a series for people. Numbers repeat from patient to patient; folders seldom do."""
+    """Return the name of a series for people. It includes the folder, because series numbers repeat in each patient."""
     if series is None:
         return folder or "(no folder)"
     number = "" if series.series_number is None else f"series {series.series_number}"

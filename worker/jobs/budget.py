@@ -1,4 +1,4 @@
-"""What the decoders may spend on one upload, so that an archive of slow files cannot keep them busy for days."""
+"""Limits what the decoders spend on one upload, so that an archive of slow files cannot keep them busy for days."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from db.ledger.recording import ReadSlice
 from db.models import Upload
 from worker.imaging.rejections import SliceRejected
 
-FAILURES = 50  # files of one upload that may crash a decoder or use up its time
+FAILURES = 50  # how many files of an upload may crash a decoder or use up its time
 COSTLY = ("decoder_crash", "decoder_timeout")
 OVER_BUDGET = SliceRejected(
     "decoder_budget",
@@ -18,24 +18,24 @@ OVER_BUDGET = SliceRejected(
 
 
 def count_failures(rows: Iterable[ReadSlice]) -> int:
-    """Return how many of these rows are of files that crashed a decoder or used up its time."""
+    """Return how many of these rows belong to files that crashed a decoder or used up its time."""
     return sum(row.reason in COSTLY for row in rows)
 
 
 @dataclass
 class Budget:
-    """What is left for an upload: files that may fail in a costly way, and seconds of the decoders' processor time."""
+    """What is left for an upload: how many more files may fail, and how much processor time the decoders may use."""
 
     failures: int
     seconds: float
 
     @classmethod
     def left(cls, upload: Upload) -> "Budget":
-        """Return what earlier readings have left of the upload's budget."""
+        """Return what earlier turns have left of the upload's budget."""
         return cls(FAILURES - upload.decode_failures, current().upload_decode_seconds - upload.decode_seconds)
 
     def spend(self, failures: int, seconds: float) -> None:
-        """Take off what some files have cost."""
+        """Subtract what some files have cost."""
         self.failures -= failures
         self.seconds -= seconds
 

@@ -1,4 +1,4 @@
-"""Unpacks uploads: entries are read, decoded in the sandbox, and recorded in order as slices and prepared chunks."""
+"""Unpacks uploads: reads the entries, decodes them in the sandbox, and records slices and prepared chunks in order."""
 
 import logging
 import time
@@ -32,20 +32,20 @@ from worker.jobs.budget import OVER_BUDGET, Budget, count_failures
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 5  # claims of an upload whose workers died without progress; outages are not counted
-TURN_SECONDS = 60.0  # after so long, an upload is given back if an upload of another job waits
+MAX_ATTEMPTS = 5  # claims of an upload whose worker died without progress; outages are not counted
+TURN_SECONDS = 60.0  # after this time, an upload is given back if an upload of another job waits
 
 Row = Callable[[Entry], ReadSlice]
 
 
 @cache
 def _pool() -> DecoderPool:
-    """Return this process's decoders, which are kept once they are started."""
+    """Return the decoders of this process. They are kept once they are started."""
     return new_decoders()
 
 
 def get_ready() -> None:
-    """Start a decoder, and set up database and storage, so that the first job need not wait for them."""
+    """Start a decoder, and set up the database and the storage. The first job then need not wait for these."""
     start_decoder()
     get_engine()
     storage()
@@ -57,14 +57,14 @@ def start_decoder() -> None:
 
 
 def decoders(owner_id: int) -> DecoderPool:
-    """Return this process's decoders, which have seen no file of another owner."""
+    """Return the decoders of this process for an owner. They have not seen a file of another owner."""
     pool = _pool()
     pool.serve(owner_id)
     return pool
 
 
 def unpack_next(worker: str) -> bool:
-    """Claim the upload whose turn it is and unpack it. Return False if no upload waits."""
+    """Claim the next upload, and unpack it. Return False if no upload waits."""
     if not claimed.may_claim():
         return False
     with timed(Stage.RECORD, 0):
@@ -94,7 +94,7 @@ def unpack_next(worker: str) -> bool:
 
 
 def _claim(s: Session, worker: str) -> tuple[Claim, Upload, Job, Budget] | None:
-    """Claim the upload whose turn it is; return it with its job and what is left of its budget, or None."""
+    """Claim the next upload. Return the claim, the upload, its job and what is left of its budget, or None."""
     claim = queue.claim_upload(s, worker)
     if claim is None:
         return None
@@ -109,10 +109,10 @@ def _close(claim: Claim, upload: Upload, error: str | None = None) -> None:
 
 
 class End(Enum):
-    """How the reading of an upload ends.
+    """How a turn of reading an upload ends.
 
     `WHOLE`: the last entry was read. `CLOSED`: the last entry was read, and the upload is closed. `GIVEN_BACK`: the
-    turn is over, and another turn goes on with the rest.
+    turn is over, and a later turn reads the rest.
     """
 
     WHOLE = auto()
@@ -124,7 +124,7 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class Reading:
-    """One turn of reading an upload under its claim, and what is left of its decoders' budget."""
+    """One turn of reading an upload: the claim, the upload, and what is left of its budget."""
 
     claim: Claim
     upload: Upload
@@ -134,16 +134,16 @@ class Reading:
     passed_over: PassedOver = field(default_factory=PassedOver)
 
     def end(self, cancelled: bool = False) -> End:
-        """Return how reading ends as far as is known now: the job may be cancelled, or the budget spent."""
+        """Return how the turn would end now: the job may be cancelled, or the budget spent."""
         if cancelled or self.job.cancel_requested_at is not None:
             return End.CANCELLED
         return End.OVER_BUDGET if self.budget.is_spent else End.WHOLE
 
     def record(self, batch: Batch, decode_seconds: float) -> bool:
-        """Record a batch with its array, and return whether the job was cancelled meanwhile. Raises StaleClaim.
+        """Record a batch with its array. Return whether the job was cancelled meanwhile. Raises StaleClaim.
 
         The transaction that records the last batch also closes the upload, unless the job was cancelled. A second
-        transaction would hold up the worker that is woken to predict the batch.
+        transaction would delay the worker that is woken to predict the batch.
         """
         with timed(Stage.CHUNK_FILE, len(batch.arrays)):
             array = storage().put(npy_bytes(batch.arrays), durable=False) if batch.arrays else None
@@ -191,7 +191,7 @@ def _read_rest(reading: Reading, done: set[int]) -> bool:
     """Read the entries that no earlier turn has recorded. Return whether the upload is still to be closed."""
     end = reading.end()
     entries = _entries(reading, done)
-    ahead: deque[Entry] = deque()  # taken for decoding, and not recorded yet
+    ahead: deque[Entry] = deque()  # taken for decoding, but not recorded yet
     if end is End.WHOLE:
         end = _decode(reading, entries, ahead)
     if end is End.CANCELLED:
@@ -208,8 +208,8 @@ def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> 
     """
     began = time.monotonic()
     first = list(islice(entries, 1))
-    # A packed TAR is unpacked from its front to its first new entry. The turn then lasts at least as long as that took,
-    # so that all turns together unpack at most twice what one reading does.
+    # In a packed TAR, everything before the first new entry is unpacked again. The turn lasts at least as long as that
+    # took, so that all turns together unpack at most twice as much as a single reading.
     reached = time.monotonic()
     turn_ends = reached + max(TURN_SECONDS, reached - began)
     pool = decoders(reading.job.owner_id)
@@ -244,7 +244,7 @@ def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _list_rest(reading: Reading, entries: Iterable[Entry], row: Row) -> None:
-    """Record the entries without reading them: each was received, and gets its outcome."""
+    """Record the entries without reading them, because each entry that was received gets an outcome."""
     batch = Batch()
     for entry in entries:
         batch.rows.append(row(entry))

@@ -1,7 +1,7 @@
-"""Two lanes of one process: while the work of one is in the engine, the other claims, reads and records.
+"""Runs two lanes in one process. While the work of one lane is in the engine, the other claims, reads and records.
 
-Two threads are enough: an engine keeps all cores busy with the work of one lane, and what the other does meanwhile
-takes a few per cent of that time.
+Two threads are enough. An engine keeps all cores busy with the work of one lane, and the other lane's work takes only a
+few per cent of that time.
 """
 
 import time
@@ -10,24 +10,24 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Condition
 from typing import Generic, TypeVar
 
-LOOK_SECONDS = 0.05  # between two looks for more work while the other lane is busy
-TURN_SECONDS = 5.0  # after which nothing more is claimed: a worker that is asked to stop waits for the lanes
+LOOK_SECONDS = 0.05  # pause between two looks for more work while the other lane is busy
+TURN_SECONDS = 5.0  # after this time, nothing more is claimed, because a worker that should stop waits for the lanes
 
 T = TypeVar("T")
 
 
 class Lanes(Generic[T]):
-    """Claims work and carries it out in two lanes, until there is no more or a turn is over."""
+    """Claims work and carries it out in two lanes, until there is no more work or the turn is over."""
 
     def __init__(self, claim: Callable[[], T | None], carry_out: Callable[[T], None]) -> None:
-        """Keep both functions. `claim` returns None while no work waits. The lanes call it one at a time."""
+        """Keep both functions. `claim` returns None if no work waits. The two lanes never call it at the same time."""
         self._claim, self._carry_out = claim, carry_out
         self._changed = Condition()
         self._busy = 0
         self._ends = time.monotonic() + TURN_SECONDS
 
     def run(self, first: T) -> None:
-        """Carry out this work, and what can be claimed meanwhile and after it. Raises what either function raises."""
+        """Carry out this work, and all that can be claimed meanwhile and later. Raises what the functions raise."""
         self._busy = 1
         with ThreadPoolExecutor(1, "second-lane") as executor:
             second = executor.submit(self._go_on)
@@ -52,7 +52,7 @@ class Lanes(Generic[T]):
                 self._changed.notify_all()
 
     def _next(self) -> T | None:
-        """Return the next work, or None. While the other lane is busy, wait: more work may come."""
+        """Return the next work, or None. While the other lane is busy, wait, because more work may come."""
         with self._changed:
             while time.monotonic() < self._ends:
                 if (work := self._claim()) is not None:

@@ -1,4 +1,4 @@
-"""The engines that this process keeps loaded, one for each of the last model versions."""
+"""Keeps the engines of the last model versions loaded in this process."""
 
 import logging
 from collections import OrderedDict
@@ -17,11 +17,11 @@ from worker.engines.package import PackageError
 
 log = logging.getLogger(__name__)
 
-KEPT_ENGINES = 2  # the champion, and the one before it for the jobs that are pinned to it
+KEPT_ENGINES = 2  # the champion's, and that of the champion before, which older jobs still use
 
 
 class EngineUnavailable(Exception):
-    """The engine cannot be loaded here, or fails on any slice: the slices are not to blame."""
+    """The engine cannot be loaded here, or fails on every slice. The slices are not to blame."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ _loading = Lock()
 
 
 def files_of(version: ModelVersion) -> Files:
-    """Return the names and hashes of a model version's files, by which its engine is kept."""
+    """Return the names and hashes of a model version's files. They are the key under which its engine is kept."""
     return frozenset(version.files.items())
 
 
 def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loaded:
-    """Load the engine of this model version, or return the one that this process has kept.
+    """Load the engine of a model version, or return the loaded one.
 
-    `alive` is called while the files are fetched: storage may hang. Raises PackageError, FileMissing, FileDamaged,
-    OSError, EngineUnproven, EngineUnavailable, and what `alive` raises.
+    `alive` is called while the files are fetched, because storage may hang. Raises PackageError, FileMissing,
+    FileDamaged, OSError, EngineUnproven, EngineUnavailable, and what `alive` raises.
     """
     with _loading:
         files = files_of(version)

@@ -1,4 +1,4 @@
-"""Predicts chunks: claim enough to fill a batch, run the engine, record under the claim."""
+"""Predicts chunks: claims enough to fill a batch, runs the engine, and records the predictions under the claim."""
 
 import logging
 import os
@@ -36,25 +36,25 @@ from worker.jobs.shares import Share, open_shares, record
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read, a minute apart
-REFUSED_SECONDS = 300.0  # how long a worker leaves a model version to others after no engine proved itself here
-REST_SECONDS = 10.0  # how long a worker without an engine rests: it would fail quicker than others predict
-CLAIM_SECONDS = 1.0  # work claimed at once, in time of the engine: each claim and each transaction take time too
-MOST_CLAIMED = 512  # slices at once, 26 MB
+MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read; they are a minute apart
+REFUSED_SECONDS = 300.0  # how long a worker leaves a version to others if no engine passed its proof here
+REST_SECONDS = 10.0  # how long a worker without an engine rests; otherwise it would claim more than others
+CLAIM_SECONDS = 1.0  # claim about so much work at once, as engine time; each claim takes time too
+MOST_CLAIMED = 512  # the most slices that are claimed at once, 26 MB
 
 
-_refused: dict[Files, float] = {}  # files of a model version: until when they are refused, by the monotonic clock
+_refused: dict[Files, float] = {}  # until when a model version's files are refused, by the monotonic clock
 
 
 class _Pace:
-    """How many slices a second this process predicts, by its last work."""
+    """The slices/s that this process reached with its last work."""
 
     def __init__(self) -> None:
         self.slices_per_second = 0.0
 
     @contextmanager
     def of(self, slices: int) -> Iterator[None]:
-        """Measure how long predicting these slices takes."""
+        """Measure how long the block takes, which predicts `slices` slices."""
         began = time.monotonic()
         yield
         self.slices_per_second = slices / max(time.monotonic() - began, 0.001)
@@ -64,17 +64,17 @@ _pace = _Pace()
 
 
 def predict_next(worker: str) -> bool:
-    """Claim the chunks whose turn it is, predict and record them, and go on for some seconds if there are more.
+    """Claim the next chunks, predict them and record them. Go on for some seconds if there are more.
 
-    While the engine runs, the next chunks are claimed and read, and the last ones recorded (`lanes`). If there are
-    none, load the champion's engine for the next job, try what was imported, and return False.
+    While the engine runs, later chunks are claimed and read, and earlier ones are recorded (`lanes`). If no chunk
+    waits, load the champion's engine for the next job, try an imported version, and return False.
     """
     taken = _claim(worker)
     if taken is None:
         _load_champion()
         _try_imported()
         return False
-    if taken.chunks[0][0].suspect:  # it may end this process, which must not hold other chunks then
+    if taken.chunks[0][0].suspect:  # it may kill this process, so no other chunk is claimed with it
         _carry_out(taken)
     else:
         Lanes(lambda: _claim_more(worker), _carry_out).run(taken)
@@ -90,12 +90,12 @@ class Taken:
 
 
 def _slices_to_claim() -> int:
-    """Return how many slices are claimed at a time: a chunk's, or more if the engine predicts them in a moment."""
+    """Return how many slices to claim at a time: those of a chunk, or more if the engine is quick."""
     return max(current().chunk_slices, min(int(_pace.slices_per_second * CLAIM_SECONDS), MOST_CLAIMED))
 
 
 def _claim(worker: str, *, suspects: bool = True) -> Taken | None:
-    """Claim the chunks whose turn it is. Return None if no chunk waits, or the disk is full."""
+    """Claim the next chunks. Return None if no chunk waits, or the disk is full."""
     if not claimed.may_claim():
         return None
 
@@ -108,7 +108,7 @@ def _claim(worker: str, *, suspects: bool = True) -> Taken | None:
 
 
 def _claim_more(worker: str) -> Taken | None:
-    """Claim chunks that may be predicted beside others, or return None. Look first: that takes no write lock."""
+    """Claim chunks that may be predicted beside others, or return None. First look without taking a write lock."""
     with timed(Stage.RECORD, 0), read_scope() as s:
         is_any = queue.is_any_chunk(s)
     return _claim(worker, suspects=False) if is_any else None
@@ -127,7 +127,7 @@ def _carry_out(taken: Taken) -> None:
 
 
 def _load_champion() -> None:
-    """Load the champion's engine ahead of its next job. A failure is only logged: a job's chunks meet it again."""
+    """Load the champion's engine before the next job needs it. Only log a failure; chunks would meet it again."""
     with read_scope() as s:
         version = champions.champion(s)
     if version is None or files_of(version) in _refused_now():
@@ -141,7 +141,7 @@ def _load_champion() -> None:
 
 
 def _try_imported() -> None:
-    """Try an imported model version that nobody has tried: the gate waits for it. A failure is only logged."""
+    """Try an imported model version that no machine has tried yet, for the gate. Only log a failure."""
     with read_scope() as s:
         version = engine_proofs.next_untried(s, socket.gethostname())
     if version is None:
@@ -154,7 +154,7 @@ def _try_imported() -> None:
 
 
 def _fail(claims: list[Claim], version: ModelVersion, error: Exception) -> None:
-    """Decide by the kind of error whether the slices, this machine or nobody is to blame."""
+    """Record the failure of claimed chunks. The kind of error shows whether the slices or this machine are to blame."""
     log.error("predicting failed", exc_info=error)
     match error:
         case EngineError():
@@ -178,7 +178,7 @@ def _refused_now() -> set[Files]:
 
 
 def _left_to_others(s: Session) -> list[int]:
-    """Return the ids of the model versions that are left to others: lately none of their engines proved itself."""
+    """Return the ids of the model versions to leave to other workers: no engine passed its proof here lately."""
     refused = _refused_now()
     return [one.id for one in s.scalars(select(ModelVersion)) if files_of(one) in refused] if refused else []
 
@@ -195,9 +195,9 @@ def _predict(taken: list[tuple[Chunk, Claim]], version: ModelVersion, heartbeat:
 
 
 def _pixels(shares: list[Share]) -> tuple[list[str], NDArray[np.uint8]]:
-    """Return each distinct slice once: the hashes of their pixels, and the pixels, uint8[n, 224, 224].
+    """Return the distinct slices of all shares: the hashes of their pixels, and the pixels, uint8[n, 224, 224].
 
-    The array files' hashes are checked. Raises FileMissing, FileDamaged.
+    Check the hashes of the files. Raises FileMissing, FileDamaged.
     """
     hashes: dict[str, None] = {}  # in order
     parts = [np.empty((0, SIDE, SIDE), np.uint8)]
@@ -209,18 +209,18 @@ def _pixels(shares: list[Share]) -> tuple[list[str], NDArray[np.uint8]]:
                 hash_: row for hash_, row in zip(share.pixels, share.array_rows, strict=True) if hash_ not in hashes
             }
             hashes |= dict.fromkeys(rows)
-            parts.append(array[list(rows.values())])  # read now, since a page of a mapped file may hang too
+            parts.append(array[list(rows.values())])  # read now, because reading a mapped file may hang too
     return list(hashes), np.concatenate(parts) if len(parts) > 2 else parts[-1]
 
 
 def rest_and_end() -> None:
-    """End this process after a while, so that its parent starts another one. A process cannot recover a broken GPU."""
+    """End this process after a while, so that its parent starts a new one. A process cannot recover a broken GPU."""
     time.sleep(REST_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _put_off(claims: list[Claim], reason: str | None = None) -> None:
-    """Put chunks off. If a reason is given, that is an attempt; after `MAX_ATTEMPTS`, the slices are quarantined."""
+    """Put off chunks. With a reason, this counts as an attempt. After `MAX_ATTEMPTS`, quarantine the slices."""
     for claim in claims:
         try:
             with session_scope() as s:

@@ -1,4 +1,4 @@
-"""Runs an engine on prepared slices, and finds out whether the slices or the engine are to blame when it fails."""
+"""Runs an engine on prepared slices. If it fails, finds out whether the slices or the engine are to blame."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ class EngineError(Exception):
 
 
 def score(loaded: Loaded, slices: NDArray[np.uint8], heartbeat: Heartbeat) -> list[PredictedSlice]:
-    """Return the scores of all slices, uint8[n, 224, 224], without slice ids yet, a batch of the engine at a time.
+    """Score all slices, uint8[n, 224, 224], one batch of the engine at a time. The scores have no slice ids yet.
 
     Raises EngineError, EngineUnavailable.
     """
@@ -43,7 +43,7 @@ def score(loaded: Loaded, slices: NDArray[np.uint8], heartbeat: Heartbeat) -> li
 
 
 def _check(engine: Engine) -> None:
-    """Raise EngineUnavailable if an engine that failed cannot predict a black slice either."""
+    """Raise EngineUnavailable if an engine that has failed cannot predict a black slice either."""
     try:
         black = engine.predict(np.zeros((1, SIDE, SIDE), np.uint8))
     except Exception as error:
@@ -53,7 +53,7 @@ def _check(engine: Engine) -> None:
 
 
 def _scored(loaded: Loaded, scores: Scores) -> Iterator[PredictedSlice]:
-    """Yield the scores of a batch as they are recorded, without slice ids yet."""
+    """Yield the scores of a batch in the form in which they are recorded, but without slice ids yet."""
     package = loaded.package
     temperature, threshold = calibration_of(package, loaded.engine.name)
     chances = probability(scores.logit, temperature)

@@ -1,4 +1,4 @@
-"""What is left to predict of claimed chunks, and its recording: the chunks of one job in one transaction."""
+"""Finds what is left to predict of claimed chunks, and records it. One transaction records the chunks of a job."""
 
 import logging
 from collections import defaultdict
@@ -31,7 +31,7 @@ Scores = Mapping[str, PredictedSlice]
 
 @dataclass(frozen=True)
 class Share:
-    """One claimed chunk with its slices that have no outcome yet: ids, pixel hashes, rows of its array."""
+    """A claimed chunk, with its slices that have no outcome yet: their ids, pixel hashes, and rows in the array."""
 
     chunk: Chunk
     claim: Claim
@@ -40,7 +40,7 @@ class Share:
     array_rows: list[int]
 
     def scored(self, scores: Scores) -> ScoredChunk:
-        """Return the chunk with the scores of its slices."""
+        """Return the chunk with the scores of its slices, taken from `scores`."""
         pairs = zip(self.slice_ids, self.pixels, strict=True)
         return ScoredChunk(
             self.chunk, self.claim, [replace(scores[hash_], slice_id=slice_id) for slice_id, hash_ in pairs]
@@ -48,15 +48,15 @@ class Share:
 
 
 def open_shares(taken: Iterable[tuple[Chunk, Claim]]) -> list[Share]:
-    """Return what is left to predict of claimed chunks, after copying predictions of the same pixels.
+    """Copy existing predictions of the same pixels, and return what is left to predict of claimed chunks.
 
-    Chunks that someone else has by now are left out, and nothing is copied to them.
+    Leave out chunks that another worker has claimed by now, and copy nothing to them.
     """
     return [share for chunks in _by_job(taken, lambda one: one[0]) for share in _open_shares(chunks)]
 
 
 def record(shares: Iterable[Share], engine: str, scores: Scores, heartbeat: Heartbeat) -> None:
-    """Record the scores of chunks by this engine. A chunk that someone else has by now is left out."""
+    """Record the scores of chunks by this engine. Leave out chunks that another worker has claimed by now."""
     for of_job in _by_job(shares, lambda share: share.chunk):
         _record_of_job(of_job, engine, scores, heartbeat)
         crash_point("after-record-commit")
@@ -71,7 +71,7 @@ def _by_job(rows: Iterable[T], chunk: Callable[[T], Chunk]) -> list[list[T]]:
 
 
 def _record_of_job(shares: Sequence[Share], engine: str, scores: Scores, heartbeat: Heartbeat) -> None:
-    """Record chunks of one job in one transaction. If someone else has one of them by now, record them one by one."""
+    """Record chunks of a job in one transaction. If another worker has claimed one of them, record them one by one."""
     try:
         claimed.patiently(heartbeat, partial(_record, shares, engine, scores))
     except StaleClaim:
@@ -89,7 +89,7 @@ def _record(shares: Sequence[Share], engine: str, scores: Scores) -> None:
 
 
 def _open_shares(taken: Sequence[tuple[Chunk, Claim]]) -> list[Share]:
-    """Do as `open_shares` for the chunks of one job. The job is locked only if there is something to copy."""
+    """Do as `open_shares` for the chunks of one job. Lock the job only if there are predictions to copy."""
     job_id, chunk_ids = taken[0][0].job_id, [chunk.id for chunk, _ in taken]
     with timed(Stage.RECORD, 0), read_scope() as s:
         if not known_predictions(s, s.get_one(Job, job_id), chunk_ids):
@@ -104,7 +104,7 @@ def _open_shares(taken: Sequence[tuple[Chunk, Claim]]) -> list[Share]:
 def _held(
     s: Session, taken: Sequence[tuple[Chunk, Claim]], is_ours: Callable[[Session, type[Chunk], Claim], bool]
 ) -> list[tuple[Chunk, Claim]]:
-    """Return the chunks that are still ours by `is_ours`, and log the others."""
+    """Return the chunks that are still ours, by `is_ours`. Log the others."""
     held = []
     for chunk, claim in taken:
         if is_ours(s, Chunk, claim):

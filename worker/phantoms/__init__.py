@@ -1,1 +1,1 @@
-"""Synthetic patients: chest CT slices that belong to nobody, with their truth."""
+"""Draws synthetic patients: chest CT slices that belong to nobody, with their true labels."""

@@ -1,10 +1,10 @@
-"""Draws synthetic chest CT: one seeded patient, cut at any height, in Hounsfield units.
+"""Draws synthetic chest CT in Hounsfield units. A patient has a seed, and can be cut at any height.
 
-Shapes are implicit functions in millimetres, so any two cuts of one patient are coherent. Irregular things (vessels,
-the outline of lesions, texture) come from smooth random fields: small random grids, interpolated along z first and then
-by one matrix product along each axis, which keeps a slice to a few milliseconds of NumPy.
+Shapes are implicit functions in millimetres, so all cuts of a patient fit together. Irregular things (vessels, the
+outline of lesions, texture) come from smooth random fields. These are small random grids, which are interpolated along
+z, and then along each axis with one matrix product. So a slice takes NumPy only a few milliseconds.
 
-x runs to the patient's left, y to the back, z from the apex of the lungs (0) to their base (1).
+x runs to the patient's left, y to the back, and z from the apex of the lungs (0) to their base (1).
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ AIR, FAT, MUSCLE, BLOOD = -1000.0, -100.0, 50.0, 40.0
 
 @dataclass(frozen=True)
 class Lesion:
-    """One ellipsoid of disease: where, how large (mm), how much ground glass, and how much of it is consolidated."""
+    """An ellipsoid of disease: its place, its size (mm), its ground glass, and how much of it is consolidated."""
 
     x: float
     y: float
@@ -36,7 +36,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Patient:
-    """Everything that makes one phantom; `positive` says that it has `lesions`."""
+    """The properties of one synthetic patient. `positive`: the patient has `lesions`."""
 
     seed: tuple[int, int]
     positive: bool
@@ -59,8 +59,8 @@ class Patient:
 def make_patient(seed: int, index: int, positive: bool) -> Patient:
     """Draw patient `index` of the population `seed`.
 
-    All that is not disease (size, lung density, noise, motion, effusion, nodules, emphysema) has the same distribution
-    in both classes. Only the lesions differ between them.
+    Everything except the lesions (size, lung density, noise, motion, effusion, nodules, emphysema) has the same
+    distribution in both classes.
     """
     rng = np.random.default_rng([seed, index])
     half_width, half_depth = rng.uniform(140, 168), rng.uniform(95, 122)
@@ -86,13 +86,13 @@ def make_patient(seed: int, index: int, positive: bool) -> Patient:
         nodules=nodules,
         lesions=(),
     )
-    # Lesions come last: a patient's anatomy is the same whether or not it is ill.
+    # Lesions are drawn last, so that the anatomy is the same whether or not the patient is ill.
     lesions = tuple(_lesion(rng, patient) for _ in range(rng.integers(10, 21))) if positive else ()
     return Patient(**{**patient.__dict__, "lesions": lesions})
 
 
 def _lesion(rng: np.random.Generator, patient: Patient) -> Lesion:
-    """Draw a lesion: COVID-19 pneumonia is mostly peripheral, posterior and on both sides (Salehi et al., AJR 2020)."""
+    """Draw a lesion. COVID-19 pneumonia is mostly peripheral, posterior and on both sides (Salehi et al., AJR 2020)."""
     side = rng.choice([-1, 1])
     angle = np.deg2rad(rng.normal(25, 40))  # 0: lateral, 90: posterior
     reach = rng.uniform(0.55, 1.05)
@@ -109,7 +109,7 @@ def _lesion(rng: np.random.Generator, patient: Patient) -> Lesion:
 
 @lru_cache(maxsize=256)
 def _interpolation(size: int, knots: int) -> Field:
-    """Return the matrix `[size, knots]` that takes `knots` values to `size` pixels by cosine-eased interpolation."""
+    """Return the matrix `[size, knots]` that interpolates `knots` values to `size` pixels, eased by a cosine."""
     at = np.linspace(0, knots - 1, size)
     low = np.clip(np.floor(at).astype(int), 0, knots - 2)
     part = at - low
@@ -123,14 +123,14 @@ def _interpolation(size: int, knots: int) -> Field:
 
 @lru_cache(maxsize=256)
 def _blur(size: int, sigma: float) -> Field:
-    """Return the matrix `[size, size]` of a Gaussian of `sigma` pixels along one axis; rows sum to 1."""
+    """Return the matrix `[size, size]` of a Gaussian of `sigma` pixels along one axis. Its rows sum to 1."""
     offset = np.arange(size)[:, None] - np.arange(size)[None, :]
     matrix = np.exp(-0.5 * (offset / max(sigma, 1e-3)) ** 2)
     return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float32)
 
 
 class PhantomSlice:
-    """One axial cut of `patient` at height `z`, as it is put together."""
+    """Draws one axial cut of `patient` at height `z`, step by step."""
 
     def __init__(self, patient: Patient, z: float, size: int) -> None:
         self.patient, self.z, self.size = patient, z, size
@@ -141,7 +141,7 @@ class PhantomSlice:
         self.outlines = self._outlines()
 
     def field(self, salt: int, scale_mm: float) -> Field:
-        """Return a smooth random field of unit variance, about `scale_mm` fine, that is continuous along z."""
+        """Return a smooth random field of unit variance, continuous along z. Its details measure `scale_mm`."""
         knots = max(3, int(FIELD_OF_VIEW_MM / scale_mm))
         step_mm = 2 * scale_mm
         at = self.z * LUNG_HEIGHT_MM / step_mm
@@ -155,7 +155,7 @@ class PhantomSlice:
         return np.asarray(matrix @ grid @ matrix.T * np.float32(1.3), np.float32)
 
     def cover(self, inside_mm: Any) -> Field:
-        """Return the share of each pixel that lies inside, from the distance to the edge (mm, positive inside)."""
+        """Return how much of each pixel is inside a shape. `inside_mm`: the distance to its edge, positive inside."""
         return np.asarray(np.clip(inside_mm / np.float32(self.pixel_mm) + np.float32(0.5), 0, 1), np.float32)
 
     def ellipse(self, x: float, y: float, a: float, b: float) -> Field:
@@ -164,7 +164,7 @@ class PhantomSlice:
         return np.asarray((1 - r) * np.float32(min(a, b)), np.float32)
 
     def _lung(self) -> Field:
-        """Draw both lungs, narrow at the apex, without the mediastinum, the heart and, at the base, the diaphragm."""
+        """Draw both lungs, which are narrow at the apex. Leave out mediastinum, heart and, at the base, diaphragm."""
         p, z = self.patient, self.z
         grown = float(np.sqrt(max(0.02, 1 - (1 - min(z / 0.4, 1.0)) ** 2)))
         a, b = 0.335 * p.half_width * grown, 0.70 * p.half_depth * (0.35 + 0.65 * grown)
@@ -192,14 +192,14 @@ class PhantomSlice:
         return self.cover(lungs)
 
     def disease(self) -> Field:
-        """Return the share of each pixel that is diseased lung, float32[size,size] in [0,1]. It decides the label."""
+        """Return how much of each pixel is diseased lung, float32[size,size] in [0,1]. This decides the label."""
         if not self.outlines:
             return np.zeros((self.size, self.size), np.float32)
         inside = np.max([np.clip(edge / np.float32(7), 0, 1) for _, edge in self.outlines], axis=0)
         return np.asarray(inside * self.lung, np.float32)
 
     def draw(self) -> Field:
-        """Return the slice in HU, float32[size,size], as a scanner gives it."""
+        """Return the slice in HU, float32[size,size], as a scanner would record it."""
         hu = self._body()
         tissue = self._lung_tissue()
         hu += self.lung * (tissue - hu)
@@ -229,7 +229,7 @@ class PhantomSlice:
         return np.asarray(np.maximum(hu, table * np.float32(350) - 1000), np.float32)
 
     def _lung_tissue(self) -> Field:
-        """Draw what fills the lungs: air, a gradient to the back, vessels, and the patient's findings."""
+        """Draw the contents of the lungs: air, a gradient to the back, vessels, and what else the patient has."""
         p = self.patient
         back = np.clip(self.y / np.float32(0.7 * p.half_depth), -1, 1)
         tissue = np.float32(p.lung_hu) + np.float32(p.dependent_hu) * back**2 * (back > 0) + 18 * self.field(4, 16)
@@ -249,9 +249,9 @@ class PhantomSlice:
         return np.asarray(tissue, np.float32)
 
     def _vessels(self) -> Field:
-        """Draw vessels, thinner outwards.
+        """Draw vessels, which get thinner outwards.
 
-        Two random fields are 0 on two sheets, which cross in a curve. A tube around this curve looks like a vessel.
+        Each of two random fields is 0 on a sheet. The sheets cross in a curve. A tube around it looks like a vessel.
         """
         p = self.patient
         outward = np.sqrt((np.abs(self.x) - 30) ** 2 + self.y**2) / np.float32(90)
@@ -261,7 +261,7 @@ class PhantomSlice:
         return np.asarray(np.clip(1.4 * large + 1.1 * small, 0, 1), np.float32)
 
     def _outlines(self) -> list[tuple[Lesion, Field]]:
-        """Return the lesions that are cut here, each with the distance (mm, positive inside) to its irregular edge."""
+        """Return the lesions in this cut, each with the distance to its irregular edge (mm, positive inside)."""
         cut = [(n, 1 - ((n.z - self.z) * LUNG_HEIGHT_MM / (1.3 * n.radius)) ** 2) for n in self.patient.lesions]
         near = [(lesion, float(left**0.5)) for lesion, left in cut if left > 0.01]
         if not near:
@@ -273,7 +273,7 @@ class PhantomSlice:
         ]
 
     def _disease_hu(self, tissue: Any) -> Field:
-        """Return the HU that lesions add to `tissue`: ground glass with reticular texture, and consolidated cores."""
+        """Return the HU that lesions add to `tissue`: ground glass with a net-like texture, and consolidated cores."""
         added = np.zeros_like(tissue)
         if not self.outlines:
             return np.asarray(added, np.float32)
@@ -287,7 +287,7 @@ class PhantomSlice:
         return np.asarray(added, np.float32)
 
     def _scan(self, hu: Field) -> Field:
-        """Add what a scanner adds: motion as a double contour, the kernel's blur, and noise with some correlation."""
+        """Add the effects of a scanner: double contours by motion, blur by the kernel, and correlated noise."""
         p, size = self.patient, self.size
         if p.motion_mm:
             shift = max(1, round(p.motion_mm / self.pixel_mm))

@@ -1,4 +1,4 @@
-"""Synthetic patients as labelled slices to train on."""
+"""Draws labelled slices of synthetic patients, for training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from PIL import Image
 from worker.imaging.recipe import lung_window
 from worker.phantoms.anatomy import FIELD_OF_VIEW_MM, Patient, PhantomSlice, make_patient
 
-MATRICES = (1.0, 256 / 224, 320 / 224, 512 / 224)  # sides of scanners' images / side of the network's
-DISEASED_CM2 = 12.0  # area of diseased lung from which a slice counts as positive; the cut of one lesion is 6 to 36
+MATRICES = (1.0, 256 / 224, 320 / 224, 512 / 224)  # side of a scanner's image / side of the network's input
+DISEASED_CM2 = 12.0  # a slice with this area of diseased lung is positive; the cut of one lesion has 6 to 36
 
 
 @dataclass(frozen=True)
 class LabelledSlices:
-    """Windowed slices with their truth; split them by patient, never by slice.
+    """Windowed slices with their true labels. Split them by patient, not by slice.
 
-    `pixels` uint8[n,S,S]; `labels` uint8[n] (1: diseased); `patients` int64[n].
+    `pixels`: uint8[n,S,S]. `labels`: uint8[n], 1 if diseased. `patients`: int64[n].
     """
 
     pixels: NDArray[np.uint8]
@@ -27,17 +27,17 @@ class LabelledSlices:
 
 
 def hounsfield(patient: Patient, z: float, size: int) -> NDArray[np.int16]:
-    """Cut `patient` at height z in [0,1] and scan it: HU as int16[size,size]."""
+    """Return a scanned cut of `patient` at height z in [0,1]: HU as int16[size,size]."""
     return np.rint(np.clip(PhantomSlice(patient, z, size).draw(), -1024, 3071)).astype(np.int16)
 
 
 def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224) -> LabelledSlices:
     """Draw `2 * pairs * per_patient` slices, half of them positive.
 
-    Patients come in pairs, an ill one and a healthy one cut at the same heights, so height does not predict the class.
-    An ill patient is cut where at least `DISEASED_CM2` of lung is diseased: slices with less have no label.
-    A pair is scanned at one of `MATRICES`, for noise of another grain, and brought to `size` as the recipe does.
-    `first_pair` makes disjoint populations of one seed.
+    Patients come in pairs: an ill one and a healthy one. Both are cut at the same heights, so that the height does not
+    predict the class. An ill patient is cut only where at least `DISEASED_CM2` of lung is diseased, because slices with
+    less would have no clear label. Each pair is scanned with one of `MATRICES`, which changes the grain of the noise,
+    and then scaled to `size` as the recipe does. With another `first_pair`, the same seed gives other patients.
     """
     cuts = list(_cuts(seed, pairs, per_patient, first_pair))
     matrices = [MATRICES[index // 2 % len(MATRICES)] for index, _, _ in cuts]
@@ -50,13 +50,13 @@ def labelled_slices(seed: int, pairs: int, per_patient: int, *, first_pair: int 
 
 
 def lesion_masks(seed: int, pairs: int, per_patient: int, *, first_pair: int = 0, size: int = 224) -> NDArray[np.bool_]:
-    """Draw where the lesions lie in the slices that `labelled_slices` draws: bool[n,S,S], all False in healthy ones."""
+    """Draw where the lesions are in the slices of `labelled_slices`: bool[n,S,S]. Healthy slices are all False."""
     cuts = _cuts(seed, pairs, per_patient, first_pair)
     return np.stack([PhantomSlice(patient, z, size).disease() >= 0.5 for _, patient, z in cuts])
 
 
 def _cuts(seed: int, pairs: int, per_patient: int, first_pair: int) -> Iterator[tuple[int, Patient, float]]:
-    """Yield index, patient and height of each slice."""
+    """Yield the patient's index, the patient and the height of each slice."""
     for pair in range(first_pair, first_pair + pairs):
         ill, healthy = make_patient(seed, 2 * pair, True), make_patient(seed, 2 * pair + 1, False)
         for z in _diseased_heights(ill, per_patient):
@@ -65,13 +65,13 @@ def _cuts(seed: int, pairs: int, per_patient: int, first_pair: int) -> Iterator[
 
 
 def _scanned(patient: Patient, z: float, size: int, matrix: float) -> NDArray[np.uint8]:
-    """Return a cut as uint8[size,size], scanned at `matrix` times that side."""
+    """Return a cut as uint8[size,size]. It is scanned with sides `matrix` times as long, and then scaled."""
     scan = Image.fromarray(lung_window(hounsfield(patient, z, round(size * matrix))))
     return np.asarray(scan.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _diseased_heights(patient: Patient, count: int) -> list[float]:
-    """Return heights with disease, by a coarse drawing; the worst is repeated if there are few."""
+    """Return `count` heights with disease, by a coarse drawing. If there are too few, repeat the worst one."""
     rng = np.random.default_rng([*patient.seed, 17])
     coarse = 48
     pixel_cm2 = (FIELD_OF_VIEW_MM / coarse / 10) ** 2

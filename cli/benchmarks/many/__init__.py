@@ -1,1 +1,1 @@
-"""What many machines and many slices take: simulated devices, the ledger alone, and growth with the slices."""
+"""Benchmarks of many machines and many slices: simulated devices, the ledger alone, and growth with the slices."""

@@ -1,4 +1,4 @@
-"""Copies of a job's rows, so that queries can be measured on more slices than anybody waits for."""
+"""Copies a job's rows many times. Queries can then be measured on more slices than there is time to classify."""
 
 import base64
 import secrets
@@ -15,7 +15,10 @@ NOT_COPIED = {"id", "job_id", "upload_id", "ordinal", "slice_id"}
 
 
 def copy_job(job_id: str, rows: int) -> str:
-    """Copy a finished job of one upload, again and again, to a job of about so many slices. Return its id."""
+    """Make a new job of about `rows` slices by repeating the slices of a finished job. Return the new job's id.
+
+    The finished job must have one upload.
+    """
     new_id = base64.b32encode(secrets.token_bytes(10)).decode().lower()
     with session_scope() as s:
         upload_id, step = s.execute(
@@ -34,7 +37,7 @@ def copy_job(job_id: str, rows: int) -> str:
 
 
 def _copy_row(s: Any, model: Any, condition: Any, **values: Any) -> None:
-    """Copy one row. `values` replace its own; unless they name an id, the database gives the copy a new one."""
+    """Copy one row. `values` replace values of the row. Without an id in `values`, the copy gets a new id."""
     names = [column.name for column in model.__table__.columns if column.name != "id" or "id" in values]
     columns = [
         literal(values[name], model.__table__.columns[name].type) if name in values else model.__table__.columns[name]
@@ -44,7 +47,7 @@ def _copy_row(s: Any, model: Any, condition: Any, **values: Any) -> None:
 
 
 def _copy_slices(s: Any, upload_id: int, job_id: str, new_upload: int, offset: int) -> None:
-    """Copy the slices of an upload with their predictions; their ordinals are `offset` larger."""
+    """Copy the slices of an upload, with their predictions. The copies' ordinals are larger by `offset`."""
     names = [column.name for column in Slice.__table__.columns if column.name not in NOT_COPIED]
     own = select(
         literal(job_id), literal(new_upload), Slice.ordinal + offset, *(getattr(Slice, name) for name in names)

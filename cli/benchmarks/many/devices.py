@@ -1,4 +1,7 @@
-"""Throughput of 1, 2, 4, ... simulated devices: real workers, PostgreSQL, Redis and S3, each on a host of its own."""
+"""Measures the slices/s of 1, 2, 4, ... simulated devices. Workers, PostgreSQL, Redis and S3 are real.
+
+Each of them runs on a simulated host of its own.
+"""
 
 import json
 import signal
@@ -25,7 +28,7 @@ WARM_UP = 2  # chunks for each device
 
 
 class Feeder:
-    """The process on the host of ingest, and its answers."""
+    """Runs `cli.benchmarks.many.feed` on the host `ingest`, and sends it commands."""
 
     def __init__(self, host: Host, variables: dict[str, str], log: Path) -> None:
         command = host.command([sys.executable, "-P", "-m", "cli.benchmarks.many.feed"])
@@ -36,7 +39,7 @@ class Feeder:
         self._log = log
 
     def do(self, action: str, **values: Any) -> dict[str, Any]:
-        """Return the answer to one command. Raises RuntimeError if the feeder fails."""
+        """Send one command, and return the answer. Raises RuntimeError if the feeder fails."""
         assert self.process.stdin is not None  # noqa: S101  (it is a pipe)
         assert self.process.stdout is not None  # noqa: S101  (it is a pipe)
         self.process.stdin.write(json.dumps({"do": action, **values}) + "\n")
@@ -55,10 +58,14 @@ class Feeder:
 
 
 def run(counts: Sequence[int], rate: float, seconds: float, shown: bool, as_json: bool) -> None:
-    """Measure each number of devices that predict `rate` slices/s each, for about so many seconds, and print it."""
+    """Measure each number of devices in `counts` for about `seconds`, and print the results.
+
+    Each device predicts `rate` slices/s. If other processes disturbed a run, print the values with a mark if `shown`,
+    or else raise Unavailable.
+    """
     names = ["postgres", "redis", "s3", "ingest", *(f"device{n}" for n in range(1, max(counts) + 1))]
     measured: list[dict[str, Any]] = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, and hosts are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the exit ends all processes and removes the hosts
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-bench-")))
         hosts = stack.enter_context(network(names))
@@ -97,7 +104,7 @@ def _chunks(devices: int, rate: float, seconds: float) -> int:
 
 
 def _measure(feeder: Feeder, hosts: dict[str, Host], files: list[str], devices: int, chunks: int) -> dict[str, Any]:
-    """Feed a job, release it, and return its speed with the cores that each kind of host took meanwhile."""
+    """Feed and release a job. Return its speed, and the core-milliseconds that each kind of host took for a slice."""
     before_feeding = {name: host.core_seconds() for name, host in hosts.items()}
     fed = feeder.do("feed", files=files, chunks=chunks)
     before = {name: host.core_seconds() for name, host in hosts.items()}
@@ -120,7 +127,7 @@ def _measure(feeder: Feeder, hosts: dict[str, Host], files: list[str], devices: 
 
 @contextmanager
 def _services(folder: Path, hosts: dict[str, Host], rate: float) -> Iterator[dict[str, str]]:
-    """Run the three servers, and yield the environment of what uses them."""
+    """Run the three servers, and yield the environment for the processes that use them."""
     with (
         servers.postgres(folder, hosts["postgres"]) as database_url,
         servers.redis(folder, hosts["redis"]) as broker_url,
@@ -143,7 +150,7 @@ def _services(folder: Path, hosts: dict[str, Host], rate: float) -> Iterator[dic
 
 @contextmanager
 def _device(host: Host, variables: dict[str, str], folder: Path) -> Iterator[None]:
-    """Run an inference worker on a host, from the moment when it is ready."""
+    """Start an inference worker on a host, and wait until it is ready. Stop it at the end of the block."""
     settings = Settings(home=folder / host.name)
     settings.run_dir.mkdir(parents=True)
     words = command_line("inference", settings, name=host.name)

@@ -1,6 +1,6 @@
-"""Runs on the host that stands for ingest: makes jobs of prepared chunks, releases them, and waits for their end.
+"""Runs on the simulated host `ingest`: makes jobs of prepared chunks, releases them, and waits until they end.
 
-`python -m cli.benchmarks.many.feed` reads one JSON command a line and writes one JSON answer a line.
+`python -m cli.benchmarks.many.feed` reads JSON commands from stdin, one a line, and answers each with one line of JSON.
 """
 
 import json
@@ -32,13 +32,13 @@ from db.registry import versions
 from db.storage import storage
 from worker.decoding import npy_bytes
 
-FILES = 127  # chunk files, each of which several chunks share; a prime, so that a device seldom meets one again
+FILES = 127  # chunk files; several chunks share one. As 127 is a prime, a device seldom gets the same file again
 HELD_SECONDS = 3600.0
 LIMIT_SECONDS = 300.0
 
 
 def prepare() -> dict[str, Any]:
-    """Make the database, the bucket, a champion without a network, and the chunk files."""
+    """Make the database, the bucket, a user, and a champion without a network."""
     migrate.upgrade()
     fs, _ = fsspec.core.url_to_fs(current().storage)
     fs.mkdir(BUCKET)
@@ -52,7 +52,7 @@ def prepare() -> dict[str, Any]:
 
 
 def store(count: int) -> dict[str, Any]:
-    """Store chunk files of 128 slices, each with other bytes. Return the files and the MB/s."""
+    """Store `count` chunk files of 128 slices. No two files are equal. Return the files and the MB/s."""
     pixels = np.random.default_rng(0).integers(0, 255, (rows.CHUNK, 224, 224), np.uint8)
     started = time.monotonic()
     files = []
@@ -65,7 +65,10 @@ def store(count: int) -> dict[str, Any]:
 
 
 def feed(files: list[str], chunks: int) -> dict[str, Any]:
-    """Record a job of `chunks` prepared chunks, which nobody can claim yet. Return its id and the recorded slices/s."""
+    """Record a job of `chunks` prepared chunks, which nobody can claim yet. The chunks use `files` in turn.
+
+    Return the job's id, the slices/s recorded, and the seconds to close the upload.
+    """
     claim, upload = _new_job(chunks * rows.CHUNK)
     started = time.monotonic()
     salt = uuid4().hex
@@ -98,7 +101,7 @@ def _new_job(entries: int) -> tuple[Claim, Upload]:
 
 
 def release(job: str) -> dict[str, Any]:
-    """Let the workers claim a job's chunks, wait for its end, and return the slices/s."""
+    """Let the workers claim a job's chunks, wait until the job ends, and return its slices/s."""
     with session_scope() as s:
         freed = update(Chunk).where(Chunk.job_id == job, Chunk.state == Work.READY)
         s.execute(freed.values(lease_until=None, published_at=from_now()))
@@ -130,7 +133,7 @@ ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Carry out commands until standard input ends."""
+    """Carry out commands until stdin ends."""
     for line in sys.stdin:
         command = json.loads(line)
         answer = ACTIONS[command.pop("do")](**command)

@@ -1,4 +1,4 @@
-"""Measures what grows with the number of slices: time for a slice, memory of each process, and time of each query."""
+"""Measures how three things grow with the slices of a job: time for a slice, memory of a process, time of a query."""
 
 import os
 import statistics
@@ -21,16 +21,17 @@ from db.ledger.results import Sort
 from db.settings import get_settings
 from worker.engines.processor import read_processor
 
-ASKED = 5  # times for each query
+ASKED = 5  # how often each query is measured
 SAMPLE_SECONDS = 1.0
 MIB = 1024 * 1024
 
 
 def run(sizes: Sequence[int], rows: int, tiny: bool, plot: Path | None, shown: bool, as_json: bool) -> None:
-    """Classify a job of each size, then copy the largest to `rows` result rows, and print times and memory.
+    """Classify a job of each size, and copy the largest job to `rows` slices. Print times and memory.
 
-    `tiny`: slices of 16 × 16 pixels and the engine `fake`, so that ctbatch itself takes most of the time. `plot`: draw
-    a figure into this file.
+    `tiny`: use slices of 16 × 16 pixels and the engine `fake`, so that ctbatch itself takes most of the time. `plot`:
+    draw a figure into this file. If other processes disturbed the run, print the values with a mark if `shown`, or else
+    raise Unavailable.
     """
     if tiny:
         os.environ["CTBATCH_ENGINE"] = "fake"
@@ -73,7 +74,7 @@ def _phantoms(archive: Path, slices: int) -> None:
 
 
 def _classified(bench: Bench, archive: Path, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Classify an archive; return its job, and its time a slice with the memory of each process."""
+    """Classify an archive. Return the job, and its measured values: time for a slice, and memory of each role."""
     with _memory() as memory:
         started = time.monotonic()
         job = last_view(bench, send_archive(bench, archive))
@@ -127,7 +128,7 @@ class _memory:  # noqa: N801  (a context manager, used like a function)
         self._thread.join()
 
     def peaks(self) -> dict[str, dict[str, int]]:
-        """Return by role the largest proportional (PSS) and resident (RSS) size of one of its processes, in MiB."""
+        """Return, for each role, the largest PSS and RSS (proportional and resident memory) of a process, in MiB."""
         return {role: {"pss": pss // MIB, "rss": rss // MIB} for role, (pss, rss) in sorted(self._largest.items())}
 
     def _watch(self) -> None:
@@ -142,7 +143,7 @@ class _memory:  # noqa: N801  (a context manager, used like a function)
 
 
 def _role(pid: int) -> str:
-    """Return the role of a process from its environment, or the program that it runs if that is not ours."""
+    """Return the role of a process, by its environment or its command line: "broker", "decoder", "web", "other", ..."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     if b"redis" in command[0] or b"valkey" in command[0]:
         return "broker"
@@ -155,7 +156,7 @@ def _role(pid: int) -> str:
 
 
 def _sizes(pid: int) -> tuple[int, int]:
-    """Return PSS and RSS of a process in bytes, as proc_pid_smaps_rollup(5) has them."""
+    """Return the PSS and the RSS of a process in bytes, as in proc_pid_smaps_rollup(5)."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines[1:]}
     return sizes["Pss"], sizes["Rss"]

@@ -1,4 +1,4 @@
-"""Hosts of their own on this machine: network namespaces that reach each other through a bridge, and nothing else."""
+"""Simulates hosts on this machine. Each is a network namespace, which reaches only the others, through a bridge."""
 
 import os
 import shutil
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from cli.errors import UsageError
 
-NETWORK = "10.77.0"  # known in these namespaces only
+NETWORK = "10.77.0"  # known only in these namespaces
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Host:
-    """A namespace with an address of its own."""
+    """A network namespace with an IP address."""
 
     name: str
     namespace: str
@@ -27,7 +27,7 @@ class Host:
         return ["ip", "netns", "exec", self.namespace, *map(str, words)]
 
     def core_seconds(self) -> float:
-        """Return the processor time of the processes that run on this host now, and of those that they waited for."""
+        """Return the processor time of the processes on this host, and of the ended children that they waited for."""
         pids = _ip("netns", "pids", self.namespace).split()
         return sum(_seconds(int(pid)) for pid in pids)
 
@@ -42,10 +42,10 @@ def _seconds(pid: int) -> float:
 
 @contextmanager
 def network(names: Sequence[str]) -> Iterator[dict[str, Host]]:
-    """Make a host of each name. Everything is removed at the end.
+    """Make a host for each name, and yield the hosts by name. Remove them at the end of the block.
 
     Raises:
-        UsageError: this user may not make hosts, or `ip` is not installed.
+        UsageError: the user may not make hosts, or `ip` is not installed.
     """
     if os.getuid() != 0 or shutil.which("ip") is None:
         raise UsageError("hosts are made of network namespaces; run this as root, with iproute2 installed")
@@ -70,7 +70,7 @@ def network(names: Sequence[str]) -> Iterator[dict[str, Host]]:
 
 
 def _add(host: Host, switch: str, number: int) -> None:
-    """Make a host, and connect it to the switch."""
+    """Make the namespace of a host, and connect it to the switch."""
     _ip("netns", "add", host.namespace)
     port = f"port{number}"
     _ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)

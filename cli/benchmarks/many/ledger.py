@@ -1,4 +1,7 @@
-"""Slices a second that the ledger takes: recorded as read, and recorded as predicted, without files or an engine."""
+"""Measures how many slices/s the ledger records: when slices are read, and when they are predicted.
+
+No file is read and no engine runs.
+"""
 
 import tempfile
 import time
@@ -34,9 +37,11 @@ PHASES = ("read", "closed", "predicted")
 
 
 def run(url: str | None, own: bool, slices: int, processes: int, shown: bool, as_json: bool) -> None:
-    """Record a job in each process: its slices as read, its end of reading, then predictions. Print slices/s of each.
+    """Record one job in each process, in three phases: record the slices, close the upload, record the predictions.
 
-    `url`: of an empty database. `own`: start a PostgreSQL for this. Without either it is SQLite.
+    Print the slices/s of each phase, and of all three together. `url`: an empty database. `own`: start a PostgreSQL
+    server. Without either, use SQLite. If other processes disturbed the run, print the values with a mark if `shown`,
+    or else raise Unavailable.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-bench-")))
@@ -88,7 +93,7 @@ def _timed(slices: int, processes: int) -> dict[str, float]:
 
 
 def _work(number: int, slices: int, barrier: Any) -> None:
-    """Do the phases of one job, in step with the other processes."""
+    """Record one job, phase by phase. Begin each phase at the same time as the other processes."""
     database.use(get_settings())
     file = jobs.ReceivedFile("bench.zip", uuid4().hex * 2, 1, "zip", slices)
     with session_scope() as s:
@@ -117,7 +122,10 @@ def _claim(s: Any, worker: str) -> Any:
 
 
 def predict_some(worker: str) -> bool:
-    """Claim chunks, and record scores of their slices, as for a quick engine. Return False if no chunk waits."""
+    """Claim as many chunks as a worker with a quick engine does, and record made-up scores of their slices.
+
+    Return False if no chunk waits.
+    """
     claimed = in_transaction(lambda s: queue.claim_chunks(s, worker, MOST_CLAIMED))
     by_job: dict[str, list[tuple[Chunk, Claim]]] = {}
     for chunk, claim in claimed:

@@ -1,4 +1,4 @@
-"""Made-up slices, packages and scores: what ingest and an engine would give, without reading or computing anything."""
+"""Made-up slices, scores and packages, as ingest, an engine and training would give them. Nothing is computed."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from db.models import Outcome
 from worker.imaging.recipe import RECIPE
 
 CHUNK = 128  # slices, the default of CTBATCH_CHUNK_SLICES
-SERIES = 300  # slices of one series
+SERIES = 300  # slices in a series
 CAM_BYTES = 98
 
 
 def read_rows(start: int, count: int, salt: str = "") -> list[ReadSlice]:
-    """Return prepared slices of DICOM files, no two with the same pixels; the first is the entry `start`.
+    """Return `count` prepared slices of DICOM files, from the archive's entry `start` on. No two have the same pixels.
 
-    They are rows 0 to `count` - 1 of their array. `salt`: slices of another salt have other pixels.
+    They are rows 0 to `count` - 1 of their chunk's array. With another `salt`, the slices have other pixels.
     """
     return [_row(start + row, row, salt) for row in range(count)]
 
@@ -49,7 +49,7 @@ def _row(ordinal: int, array_row: int, salt: str) -> ReadSlice:
 
 
 def scores(slice_ids: Iterable[int]) -> list[PredictedSlice]:
-    """Return scores of these slices; every third is positive. As an engine's, they differ from slice to slice."""
+    """Return made-up scores of these slices. They differ from slice to slice, and about a third are positive."""
     return [_scores(id_) for id_ in slice_ids]
 
 

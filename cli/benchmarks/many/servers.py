@@ -1,4 +1,4 @@
-"""PostgreSQL, Redis and an S3 server for benchmarks, each on a host of its own or on this machine."""
+"""Starts PostgreSQL, Redis and an S3 server for benchmarks, each on a simulated host or on this machine."""
 
 import os
 import shutil
@@ -27,7 +27,10 @@ def running(
     is_up: Callable[[], bool],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
-    """Run a process while the block runs, from the moment when it is up. Raises Unavailable unless it comes up."""
+    """Start a process and wait until `is_up` holds. Stop the process at the end of the block.
+
+    `name` names the process in errors. `log` gets its output. Raises Unavailable if the process does not come up.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)  # noqa: S603  servers that we name
     try:
@@ -47,7 +50,7 @@ def running(
 
 
 def listens(host: Host, port: int) -> bool:
-    """Return whether something on the host listens on a port; asked on the host itself."""
+    """Return whether something listens on a port of the host. The check itself runs on that host."""
     code = f"import socket; socket.create_connection(('{host.address}', {port}), 1).close()"
     command = host.command([sys.executable, "-c", code])
     return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603  the command is our own
@@ -64,9 +67,9 @@ def _postgres_programs() -> Path:
 
 @contextmanager
 def postgres(folder: Path, host: Host | None = None) -> Iterator[str]:
-    """Run a PostgreSQL with an empty database, and yield its URL. Commits reach the disk.
+    """Run a PostgreSQL server with an empty database, and yield its URL. Commits are written to the disk.
 
-    Without a host it listens on a Unix socket in the folder.
+    Without a host, the server listens on a Unix socket in the folder.
     """
     programs, data = _postgres_programs(), folder / "postgres"
     as_nobody: list[str] = []
@@ -101,7 +104,7 @@ def postgres(folder: Path, host: Host | None = None) -> Iterator[str]:
 
 @contextmanager
 def redis(folder: Path, host: Host) -> Iterator[str]:
-    """Run a Redis or Valkey on a host, as docker-compose.yml sets it, and yield its URL."""
+    """Run Redis or Valkey on a host, with the settings of docker-compose.yml, and yield its URL."""
     words = [find_binary(), "--bind", host.address, "--port", REDIS_PORT, "--dir", folder, "--protected-mode", "no"]
     words += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]
     with running("Redis", host.command(words), folder / "redis.log", lambda: listens(host, REDIS_PORT)):
@@ -110,7 +113,7 @@ def redis(folder: Path, host: Host) -> Iterator[str]:
 
 @contextmanager
 def s3(folder: Path, host: Host) -> Iterator[dict[str, str]]:
-    """Run moto's S3 server on a host, and yield the environment of those who use it.
+    """Run moto's S3 server on a host, and yield the environment for the processes that use it.
 
     Raises:
         UsageError: moto is not installed.

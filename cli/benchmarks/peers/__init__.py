@@ -1,6 +1,6 @@
-"""What people would use instead of ctbatch, on the same weights and slices, with the same rows at the end.
+"""Systems that people could use instead of ctbatch. They get the same weights and slices, and write the same rows.
 
 `notebook`, `celery_tasks`, `bentoml_service`, `litserve_api` and `ray_data` each run in an environment of their own,
-made by `make peers`. These modules, `network`, `exchange` and `over_http` import nothing else of ctbatch. The other
-modules run them and compare.
+which `make peers` makes. Of ctbatch, they import only `network`, `exchange` and `over_http`. The other modules run them
+and compare them with ctbatch.
 """

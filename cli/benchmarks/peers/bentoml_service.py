@@ -1,4 +1,4 @@
-"""BentoML with adaptive batching."""
+"""Runs the peer BentoML, with adaptive batching."""
 
 import base64
 import os
@@ -22,7 +22,7 @@ class Classifier:
 
     @bentoml.api(batchable=True, max_batch_size=over_http.BATCH, max_latency_ms=60_000)
     def classify(self, files: list[str]) -> list[dict[str, Any]]:
-        """Answer for each of a batch of files."""
+        """Return an answer for each file of a batch."""
         return self.network.answers(np.stack([prepare(base64.b64decode(file)) for file in files]))
 
 

@@ -1,4 +1,4 @@
-"""The peers: which module runs each, by which engine, in which environment."""
+"""Lists the peers, each with its module, its engine and its environment."""
 
 import sys
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ ENVIRONMENTS = PROJECT / ".build" / "peers"  # `make peers` makes them
 
 @dataclass(frozen=True)
 class Peer:
-    """One row of the table: `module` runs in the environment `environment` and predicts by `engine`, keras or int8."""
+    """A peer. `module` runs in the environment `environment`, and predicts with `engine`: keras or int8."""
 
     name: str
     module: str
@@ -21,7 +21,7 @@ class Peer:
 
     @property
     def python(self) -> Path:
-        """The interpreter of its environment. An empty name stands for this process's own."""
+        """The interpreter of the peer's environment. If the name is empty, it is the interpreter of this process."""
         return ENVIRONMENTS / self.environment / "bin" / "python" if self.environment else Path(sys.executable)
 
 

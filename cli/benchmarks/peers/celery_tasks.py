@@ -1,4 +1,7 @@
-"""A plain Celery task a slice: it decodes, calls `model.predict` and writes one row. As many processes as cores."""
+"""Runs the peer Celery: sends one plain Celery task for each slice. There are as many worker processes as cores.
+
+The task decodes the slice, calls `model.predict` and writes one row.
+"""
 
 import base64
 import os
@@ -15,7 +18,7 @@ from celery.signals import worker_process_init
 from cli.benchmarks.peers.exchange import Job, done, insert, open_database, wait_for_go
 from cli.benchmarks.peers.network import Network, prepare
 
-WARM_UP = 8  # tasks, so that each process has had one
+WARM_UP = 8  # tasks, so that each process has run one
 
 app = Celery("peer", broker=os.environ.get("PEER_BROKER", "memory://"))
 app.conf.task_ignore_result = True
@@ -25,7 +28,7 @@ loaded: dict[str, Any] = {}
 
 @worker_process_init.connect
 def load(**_: object) -> None:
-    """Load the network and open the database once in each process."""
+    """Load the network and open the database when a worker process starts."""
     loaded["network"] = Network(Path(os.environ["PEER_PACKAGE"]), os.environ["PEER_ENGINE"])
     loaded["database"] = open_database(Path(os.environ["PEER_DATABASE"]))
 
@@ -38,7 +41,7 @@ def predict(name: str, file: str) -> None:
 
 
 def main() -> None:
-    """Send a task for each slice, and wait until there is a row for each."""
+    """Send a task for each slice, and wait until each slice has a row."""
     job = Job.of_arguments()
     app.conf.broker_url = job.broker
     settings = {"BROKER": job.broker, "PACKAGE": job.package, "ENGINE": job.engine, "DATABASE": job.database}

@@ -1,4 +1,4 @@
-"""The rows of a peer beside ctbatch's, and the table of all."""
+"""Compares the rows that peers wrote with those of ctbatch, and makes the table of all systems."""
 
 import sqlite3
 from contextlib import closing
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from cli.errors import Unavailable
 
-LISTED = 20  # differences of a peer
+LISTED = 20  # the most differences that are listed for a peer
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to one slice."""
+    """The answer of a system to one slice."""
 
     probability: float
     positive: bool
@@ -35,7 +35,7 @@ class Row:
 
     @property
     def rate(self) -> float:
-        """Slices a second, from the first byte to the last row."""
+        """Slices/s, from the first byte read to the last row written."""
         return self.slices / self.seconds
 
 
@@ -47,7 +47,7 @@ def read_rows(database: Path) -> Verdicts:
 
 
 def differences(ours: Verdicts, theirs: Verdicts) -> list[dict[str, object]]:
-    """Return the slices on which two systems differ in the verdict, by their number in the archive.
+    """Return the slices to which two systems give different labels. `slice` is the number of a slice in the archive.
 
     Raises:
         Unavailable: the two systems do not have rows for the same slices.
@@ -62,7 +62,7 @@ def differences(ours: Verdicts, theirs: Verdicts) -> list[dict[str, object]]:
 
 
 def largest_difference(ours: Verdicts, theirs: Verdicts) -> float:
-    """Return the largest difference of a probability."""
+    """Return the largest difference between two systems' probabilities of the same slice."""
     return max((abs(ours[name].probability - theirs[name].probability) for name in ours), default=0.0)
 
 
@@ -79,7 +79,10 @@ COLUMNS = (
 
 
 def table(ours: list[Row], peers: list[Row]) -> list[dict[str, object]]:
-    """Return a line for each measurement of ctbatch, and for each peer with the ratio of ctbatch's mean rate to its."""
+    """Return a line for each measurement of ctbatch, and one for each peer.
+
+    A line states the mean speed of ctbatch divided by the speed of the line's system.
+    """
     rate = sum(row.rate for row in ours) / len(ours)
     lines = []
     for row in [*ours, *peers]:

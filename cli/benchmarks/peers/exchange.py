@@ -1,4 +1,4 @@
-"""What a peer is given and what it leaves: its arguments, the slices of an archive, and the rows of a database."""
+"""Exchanges data with a peer: its arguments, the slices of an archive, and the rows that it writes to a database."""
 
 import base64
 import signal
@@ -21,7 +21,7 @@ COLUMNS = ("name", "logit", "probability", "positive", "cam", "distance")
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a peer: the package and the engine, the archive to read, the database to write, and the broker."""
+    """One run of a peer: the package, the engine, the archive to read, the database to write, and the broker's URL."""
 
     package: Path
     engine: str
@@ -31,7 +31,7 @@ class Job:
 
     @classmethod
     def of_arguments(cls) -> "Job":
-        """Return the job that the command line of this process names. From now on SIGTERM ends it in order."""
+        """Return the job that this process's command line names. From now on, SIGTERM lets the process clean up."""
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         package, engine, archive, database, broker = sys.argv[1:]
         return cls(Path(package), engine, Path(archive), Path(database), broker)
@@ -49,7 +49,7 @@ class Job:
 
 
 def wait_for_go() -> None:
-    """Report that all is loaded, and wait until the clock is started. End this process if nobody waits for it."""
+    """Report that everything is loaded, and wait until the clock is started. Exit if the caller is gone."""
     print(READY, flush=True)
     if sys.stdin.readline().strip() != GO:
         sys.exit()
@@ -62,7 +62,7 @@ def done() -> None:
 
 
 def write_rows(database: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
-    """Write names and answers as they come, a few in each transaction."""
+    """Write names and answers as they come, `ROWS_A_TRANSACTION` in each transaction."""
     with closing(open_database(database)) as connection:
         source = iter(rows)
         while part := list(islice(source, ROWS_A_TRANSACTION)):
@@ -70,7 +70,7 @@ def write_rows(database: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> No
 
 
 def open_database(database: Path) -> sqlite3.Connection:
-    """Return a connection to the database, which has its table."""
+    """Open the database, make its table if needed, and return the connection."""
     connection = sqlite3.connect(database, timeout=30)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")

@@ -1,4 +1,4 @@
-"""LitServe with dynamic batching."""
+"""Runs the peer LitServe, with dynamic batching."""
 
 import base64
 import os
@@ -26,11 +26,11 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no type
         return prepare(base64.b64decode(request["file"]))
 
     def predict(self, slices: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        """Answer for each of a batch of slices."""
+        """Return an answer for each slice of a batch."""
         return self.network.answers(np.asarray(slices))
 
     def encode_response(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return an answer as it is."""
+        """Return the answer unchanged."""
         return answer
 
 

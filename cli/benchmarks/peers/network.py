@@ -1,4 +1,4 @@
-"""A package's network as a peer uses it: ctbatch's files and calibration, by the own calls of the library."""
+"""Runs a package's network as a peer does: ctbatch's files and calibration, but plain calls of the library."""
 
 import base64
 import json
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 224
-ENGINES = {"keras": "keras-tensorflow-f32", "int8": "openvino-int8"}  # by name of the engine in a package
+ENGINES = {"keras": "keras-tensorflow-f32", "int8": "openvino-int8"}  # the engines' names in a package
 Answer = dict[str, Any]
 
 
 def prepare(file: bytes) -> NDArray[np.uint8]:
-    """Return a picture as the network takes it, uint8[224, 224]. The network itself scales the grey levels."""
+    """Return the picture in a file as the network takes it, uint8[224, 224]. The network scales the grey levels."""
     with Image.open(BytesIO(file)) as image:
         return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 class Network:
-    """The network of a package, loaded once: `keras` computes in float32, `int8` by OpenVINO."""
+    """The network of a package. The engine `keras` computes in float32. The engine `int8` uses OpenVINO."""
 
     def __init__(self, package: Path, engine: str) -> None:
         manifest = json.loads((package / "package.json").read_text())
@@ -40,10 +40,10 @@ class Network:
             import openvino
 
             self._model = openvino.Core().compile_model(package / "model-int8.xml", "CPU")
-        self.answers(np.zeros((2, SIDE, SIDE), np.uint8))  # the first call takes long
+        self.answers(np.zeros((2, SIDE, SIDE), np.uint8))  # the first call is slow
 
     def answers(self, slices: NDArray[np.uint8]) -> list[Answer]:
-        """Return what is recorded of each of n slices, uint8[n, 224, 224]."""
+        """Return the answer for each slice of uint8[n, 224, 224]: the values that a peer records."""
         if self._engine == "keras":
             outputs = self._model.predict(slices[..., None], verbose=0)
         else:

@@ -1,4 +1,4 @@
-"""The notebook way: read every slice with PIL into one list, and call `model.predict` once."""
+"""Runs the peer `notebook`: reads every slice with PIL into one list, and calls `model.predict` once."""
 
 import numpy as np
 

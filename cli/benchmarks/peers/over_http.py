@@ -1,4 +1,4 @@
-"""Feeds a server of this machine the slices of an archive, many at a time, and stops it at the end."""
+"""Runs a peer's server on this machine, sends it the slices of an archive, many at a time, and stops the server."""
 
 import base64
 import http.client
@@ -18,16 +18,17 @@ from typing import Any
 from cli.benchmarks.peers.exchange import Job, done, wait_for_go, write_rows
 
 HOST = "127.0.0.1"
-AT_ONCE = 64  # requests: more than a batch, so that a full one can form
-BATCH, WAIT_SECONDS = 32, 0.02  # the largest batch of a server, and how long it waits for one to fill
+AT_ONCE = 64  # requests at the same time; more than a batch holds, so that batches can be full
+BATCH, WAIT_SECONDS = 32, 0.02  # the largest batch of a server, and how long the server waits until it is full
 START_SECONDS = 180.0
 Answer = dict[str, Any]
 
 
 def run(command: Callable[[int], Sequence[str]], path: str, read: Callable[[Any], Answer], field: str) -> None:
-    """Run the server of a command by its port, and send each slice to `path` as base64 in a JSON field.
+    """Run a server on a free port, and post each slice to `path` as base64 in the JSON field `field`.
 
-    `read` gives the answer in a response. A list is sent if the field's name ends in `[]`.
+    `command` returns the server's command line for a port. `read` takes the JSON of a response and returns the answer
+    for the slice. If the field's name ends in `[]`, the field holds a list of one slice.
     """
     job = Job.of_arguments()
     port = _free_port()
@@ -45,7 +46,7 @@ _of_thread = threading.local()
 
 
 def _post(port: int, path: str, field: str, file: bytes) -> Any:
-    """Post a slice over this thread's own connection, and return the JSON of the response."""
+    """Post a slice over the connection of this thread, and return the JSON of the response."""
     if not hasattr(_of_thread, "connection"):
         _of_thread.connection = http.client.HTTPConnection(HOST, port, timeout=300)
     text = base64.b64encode(file).decode()
@@ -60,7 +61,7 @@ def _post(port: int, path: str, field: str, file: bytes) -> Any:
 
 @contextmanager
 def _server(command: Sequence[str], more: Mapping[str, str]) -> Iterator[None]:
-    """Run a server, whose output is for the log, and stop it in order."""
+    """Run a server during the block, with `more` environment variables. Its output goes to stderr."""
     server = subprocess.Popen(command, env=os.environ | more, stdout=sys.stderr)  # noqa: S603  a peer's own command
     try:
         yield
@@ -73,7 +74,7 @@ def _server(command: Sequence[str], more: Mapping[str, str]) -> Iterator[None]:
 
 
 def _wait_until(port: int, answer: Callable[[bytes], Answer], file: bytes) -> None:
-    """Wait until the server has answered a slice. Raises the last error if that takes too long."""
+    """Post the slice `file` until the server answers it. Raises the last error if that takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The model package of the comparison: it holds the Keras network and the int8 network made from it."""
+"""Finds or makes the model package for the comparison. It holds a Keras network, and an int8 network made from that."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ from db.registry.manifest import INT8_FILE, KERAS_FILE
 from training.launch.installed import check_installed
 from worker.engines.package import PackageError, read_package
 
-DEMO = PROJECT / ".build" / "demo-package"  # kept by `make demo-model`
+DEMO = PROJECT / ".build" / "demo-package"  # `make demo-model` leaves it there
 MADE = PROJECT / ".build" / "peers" / "package"
 KERAS_FILES = (KERAS_FILE,)
 
 
 def package_for_peers(package: Path | None) -> Path:
-    """Return the package to compare with: `package`, or the demo model with its float32 files, or one made here.
+    """Return the package for the comparison: `package`, or the demo model with its float32 files, or one made here.
 
     Raises:
         UsageError: the package cannot be read.
-        TrainingNotInstalled: one has to be made, which needs Keras.
+        TrainingNotInstalled: a package has to be made, but Keras is not installed.
     """
     if package is None:
         package = next((folder for folder in (DEMO, MADE) if (folder / "package.json").exists()), None)
@@ -33,7 +33,7 @@ def package_for_peers(package: Path | None) -> Path:
 
 
 def _make() -> Path:
-    """Train a network of the same size briefly on phantoms. How fast it predicts does not depend on its weights."""
+    """Train a network of the same size briefly on phantoms. Its speed does not depend on its weights."""
     check_installed()
     from training.config import ALL, STEADY_RULE, Augment, Config, Stage
     from training.demo.model import Plan, make_demo_package

@@ -1,4 +1,4 @@
-"""Runs one peer: waits until it is warm, takes its time, and stops it and all that it started, by their ids."""
+"""Runs one peer: waits until it is ready, measures it, and stops it and all processes that it started."""
 
 import os
 import select
@@ -24,9 +24,9 @@ from cli.supervisor.roles import PROJECT
 from worker.linux_process import die_with_parent
 
 END_SECONDS = 60.0
-MOST_SECONDS = 1800.0  # after so long, a peer is stopped
-LOG_LINES = 15  # shown when a peer fails
-QUIET = {  # no peer may report its use to its makers
+MOST_SECONDS = 1800.0  # a peer that runs longer is stopped
+LOG_LINES = 15  # the last lines of the log, which are shown if a peer fails
+QUIET = {  # no peer reports its use to its makers
     "BENTOML_DO_NOT_TRACK": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONPATH": str(PROJECT),
@@ -36,7 +36,7 @@ QUIET = {  # no peer may report its use to its makers
 
 @dataclass(frozen=True)
 class Timed:
-    """How long a peer took to get ready, and from the first byte read to the last row, in seconds."""
+    """The seconds that a peer took to get ready, and the seconds from the first byte read to the last row written."""
 
     start_seconds: float
     seconds: float
@@ -44,10 +44,10 @@ class Timed:
 
 
 def run_peer(peer: Peer, package: Path, archive: Path, folder: Path) -> tuple[Timed, Path]:
-    """Run a peer on an archive. Return its times and the database that it wrote. `folder` is for all its files.
+    """Run a peer on an archive. Return its times, and the database that it wrote. All its files go into `folder`.
 
     Raises:
-        Unavailable: its environment is not made, or it ended before it was done.
+        Unavailable: the peer is not installed, or it ended before it was done.
     """
     if not peer.python.exists():
         raise Unavailable(f"the peer {peer.name} is not installed; `make peer-{peer.environment}` does that")
@@ -70,7 +70,7 @@ def run_peer(peer: Peer, package: Path, archive: Path, folder: Path) -> tuple[Ti
 
 @contextmanager
 def _started(peer: Peer, job: Job, log: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the peer's module. At the end let it stop by itself, and kill what is left of it."""
+    """Run the peer's module during the block. At the end, let it stop by itself. Then kill what is left of it."""
     home = {"HOME": str(log.parent), "BENTOML_HOME": str(log.parent / "bentoml")}
     with log.open("w") as output:
         process = subprocess.Popen(  # noqa: S603  our own modules
@@ -95,7 +95,7 @@ def _started(peer: Peer, job: Job, log: Path) -> Iterator[subprocess.Popen[str]]
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Wait for the end of a peer that is done, and kill it and what it left behind."""
+    """Wait until a peer that is done has ended. Kill it if it does not end, and kill the processes that it left."""
     left = [os.pidfd_open(pid) for pid in descendants(process.pid) if Path(f"/proc/{pid}").exists()]
     _stdin(process).close()
     try:
@@ -106,12 +106,12 @@ def _end(process: subprocess.Popen[str]) -> None:
     for handle in left:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
-            select.select([handle], [], [], END_SECONDS)  # readable once it has ended
+            select.select([handle], [], [], END_SECONDS)  # the handle becomes readable when the process has ended
         os.close(handle)
 
 
 def _wait_for(word: str, process: subprocess.Popen[str], log: Path, peer: Peer) -> None:
-    """Wait for a line of the peer's. Raises Unavailable if it ends before."""
+    """Wait until the peer prints the line `word`. Raises Unavailable if the peer ends before that."""
     output: IO[str] | None = process.stdout
     for line in output or ():
         if line.strip() == word:
@@ -128,7 +128,7 @@ def _stdin(process: subprocess.Popen[str]) -> IO[str]:
 
 @contextmanager
 def _broker() -> Iterator[str]:
-    """Run a broker on a Unix socket of its own, and yield its URL."""
+    """Run a broker on a Unix socket, and yield its URL."""
     with tempfile.TemporaryDirectory(prefix="ctbatch-peer-") as name:
         place = Path(name) / "broker.sock"
         options: Sequence[str] = ("--port", "0", "--unixsocket", str(place), "--save", "")

@@ -1,4 +1,4 @@
-"""Ray Data batch inference: decoding and predicting as two stages. Ray starts them anew for each archive."""
+"""Runs the peer Ray Data, with decoding and predicting as two stages. Ray starts the stages anew for each archive."""
 
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,19 @@ Batch = dict[str, Any]
 
 
 class Predict:
-    """Predicts batches; each process of the stage has one."""
+    """Predicts batches. Each process of the stage has one such object."""
 
     def __init__(self, package: str, engine: str) -> None:
         self.network = Network(Path(package), engine)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return the names of a batch with their answers."""
+        """Return the names of a batch's slices with their answers."""
         answers = self.network.answers(np.stack(list(batch["pixels"])))
         return {"name": batch["name"]} | {key: np.array([one[key] for one in answers]) for key in answers[0]}
 
 
 def decode(row: Batch) -> Batch:
-    """Return a file's name and its slice."""
+    """Return the name of a file and its prepared slice."""
     return {"name": row["name"], "pixels": prepare(row["file"])}
 
 

@@ -1,4 +1,4 @@
-"""ctbatch and its peers, one after the other, on the same slices by the same weights: one table."""
+"""Measures ctbatch and its peers, one after the other, on the same slices and with the same weights."""
 
 import tempfile
 import time
@@ -30,10 +30,10 @@ SIZE, SEED = (400, 300), 21  # of synthetic slices
 def run(
     path: Path | None, slices: int, package: Path | None, peers: Sequence[Peer], shown: bool, as_json: bool
 ) -> None:
-    """Measure ctbatch, each peer, and ctbatch again, and print the table.
+    """Measure ctbatch, each peer, and ctbatch again. Print the table.
 
-    `shown`: print values, marked, even if other processes disturbed a run. Raises Unavailable otherwise, or if a peer
-    is not installed or fails.
+    If other processes disturbed a run, print the values with a mark if `shown`, or else raise Unavailable. Raises
+    Unavailable also if a peer is not installed or fails.
     """
     for peer in peers:
         if not peer.python.exists():
@@ -53,7 +53,7 @@ def run(
 
 
 def _write(archive: Path, path: Path | None, slices: int) -> None:
-    """Write the archive: files spread over the folder `path`, or synthetic slices."""
+    """Write the archive with `slices` slices: files spread over the folder `path`, or synthetic slices."""
     if path is None:
         write_scans(archive, slices, "PNG", SIZE, SEED)
         return
@@ -63,7 +63,7 @@ def _write(archive: Path, path: Path | None, slices: int) -> None:
 
 
 def _ctbatch(package: Path, archive: Path, shown: bool) -> Row:
-    """Measure a whole job of a ctbatch that is warm, from its submission to its end."""
+    """Measure a whole job from its submission to its end, after a warm-up."""
     say("measuring ctbatch")
     began = time.monotonic()
     with serve(package) as bench:

@@ -1,1 +1,1 @@
-"""Benchmarks of training: speed of a stage, and quality of whole runs."""
+"""Benchmarks of training: the speed of a stage, and the quality of whole runs."""

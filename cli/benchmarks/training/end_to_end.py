@@ -1,4 +1,4 @@
-"""A whole training run on labelled slices: dataset, split, training, evaluation and package."""
+"""Measures a whole training run on labelled slices: dataset, split, training, evaluation and package."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ NAME = "real"
 
 
 def run(path: Path, request: RunRequest, home: Path | None, as_json: bool) -> None:
-    """Make a dataset of `path`, run `ctbatch train` on it, and print the metrics with their intervals."""
+    """Make a dataset from `path`, run `ctbatch train` on it, and print the metrics with their intervals."""
     with ExitStack() as stack:
         folder = home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-train-")))
         use_home(folder.absolute())
@@ -39,7 +39,7 @@ def run(path: Path, request: RunRequest, home: Path | None, as_json: bool) -> No
 
 
 def train_words(request: RunRequest) -> list[str]:
-    """Return the words after `ctbatch train` that make this request."""
+    """Return the arguments with which `ctbatch train` makes this request."""
     words = [request.dataset, "--preset", request.preset, "--seed", str(request.seed)]
     words += [word for setting in request.settings for word in ("--set", setting)]
     words += [word for leak in request.allow_leaks for word in ("--allow-leak", leak)]

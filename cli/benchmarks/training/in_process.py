@@ -1,4 +1,4 @@
-"""Training alone, in this process: slices/s, time, and the metrics on unseen groups."""
+"""Measures training alone, in this process: slices/s, time, and the metrics on unseen groups."""
 
 import tempfile
 from collections.abc import Sequence
@@ -33,7 +33,10 @@ class EpochPrinter(TrainingObserver):
 
 @dataclass(frozen=True)
 class StageSpeed:
-    """The speed of a stage: side of its slices in pixels, median of slices/s, seconds of all epochs."""
+    """The speed of a stage.
+
+    `size`: side of the slices in pixels. `rate`: median of the slices/s. `seconds`: of all epochs together.
+    """
 
     name: str
     size: int
@@ -58,10 +61,10 @@ class FitReport:
 
 
 def run(request: RunRequest, as_json: bool) -> None:
-    """Train as a run does, but in this process, and print the speed of each stage, the time and the metrics.
+    """Train as a training run does, but in this process. Print the speed of each stage, the time and the metrics.
 
-    Only the split is kept: there are no worker, no intervals and no package. Probabilities are not calibrated, and the
-    threshold is 0.5.
+    Only the split is kept. There is no worker and no package, and the metrics have no intervals. Probabilities are not
+    calibrated, and the threshold is 0.5.
 
     Raises:
         JobFailed: training failed.
@@ -84,7 +87,7 @@ def run(request: RunRequest, as_json: bool) -> None:
 
 
 def _train(plan: LaunchPlan) -> FitReport:
-    """Train, and measure on the test part. TensorFlow is loaded only here: a refusal comes before."""
+    """Train, and measure on the test part. TensorFlow is loaded only here, after the request has been accepted."""
     from training.data.slices import Data, load_parts
     from training.evaluation.metrics import measure
     from training.loop.fit import fit

@@ -1,4 +1,4 @@
-"""The speed of the stages of training, each beside plain `model.fit`."""
+"""Measures the speed of each training stage, and compares it with plain `model.fit`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from cli.output import print_json, print_table, say
 
 
 def run(slices: int, batch: int, path: Path | None, as_json: bool) -> None:
-    """Measure on phantoms, or on a .npy of uint8[n, 224, 224]. Labels do not matter to speed, and are made up."""
+    """Measure on phantoms, or on a .npy file of uint8[n, 224, 224]. The labels are made up; speed ignores them."""
     import numpy as np
 
     from training.data.slices import Labelled

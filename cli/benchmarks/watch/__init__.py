@@ -1,1 +1,1 @@
-"""What took the processor while a benchmark ran: this ctbatch by stage, and everybody else."""
+"""Measures who used the processor while a benchmark ran: the stages of this ctbatch, and other processes."""

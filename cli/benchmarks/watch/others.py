@@ -1,4 +1,4 @@
-"""What other processes took of the processor while a benchmark ran, from /proc, and whether that spoils the result."""
+"""Measures how much processor time other processes took during a benchmark, by /proc. Too much spoils the result."""
 
 import os
 import time
@@ -11,8 +11,8 @@ import click
 
 from cli.errors import Unavailable
 
-MOST_TAKEN = 0.05  # share of the machine's processor time: a result should repeat within 10 %
-NAMED, LEAST_NAMED = 5, 0.001  # how many other processes are named, and the least share of one that is
+MOST_TAKEN = 0.05  # share of the machine's processor time; with more, a result may not repeat within 10 %
+NAMED, LEAST_NAMED = 5, 0.001  # at most 5 other processes are named, each with at least this share
 TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
 KERNEL = "kernel threads"
@@ -27,7 +27,7 @@ even_if_disturbed = click.option(
 
 @dataclass(frozen=True)
 class ProcessTime:
-    """The core-seconds of a process so far, and of those of its children that it has waited for."""
+    """The core-seconds of a process so far, and of its ended children."""
 
     pid: int
     parent: int
@@ -38,7 +38,7 @@ class ProcessTime:
 
 @dataclass
 class Disturbance:
-    """The shares of the machine's processor time that others took: in all, and by name, the largest first."""
+    """The share of the machine's processor time that other processes took, in all and by name (the largest first)."""
 
     share: float = 0.0
     by_name: dict[str, float] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Disturbance:
 
     @property
     def spoils(self) -> bool:
-        """Return whether others took too much: the measured values are then not a result."""
+        """Return whether other processes took so much that the measured values are not a result."""
         return self.share > MOST_TAKEN
 
     def __str__(self) -> str:
@@ -56,10 +56,10 @@ class Disturbance:
 
 
 def raise_if_spoilt(disturbance: Disturbance, shown: bool) -> None:
-    """Refuse measured values as a result if others disturbed the run. `shown`: they may be shown with a mark.
+    """Refuse the measured values if other processes disturbed the run, unless they may be `shown` with a mark.
 
     Raises:
-        Unavailable: others took more than `MOST_TAKEN`.
+        Unavailable: other processes took more than `MOST_TAKEN`, and `shown` is False.
     """
     if disturbance.spoils and not shown:
         raise Unavailable(
@@ -69,13 +69,13 @@ def raise_if_spoilt(disturbance: Disturbance, shown: bool) -> None:
 
 
 def marks(disturbance: Disturbance) -> dict[str, object]:
-    """Return what a report states of the others."""
+    """Return the entries of a report about other processes."""
     return {"disturbed": disturbance.spoils, "others": str(disturbance)}
 
 
 @contextmanager
 def watched() -> Iterator[Disturbance]:
-    """Yield a disturbance that is filled in at the end of the block."""
+    """Measure other processes during the block. The yielded disturbance is filled in at the end of the block."""
     disturbance = Disturbance()
     began, busy, before = time.monotonic(), _busy_seconds(), _processes()
     yield disturbance
@@ -91,7 +91,7 @@ def watched() -> Iterator[Disturbance]:
 
 
 def own_tree(processes: dict[int, ProcessTime]) -> set[int]:
-    """Return the ids of this process and of all below it."""
+    """Return the ids of this process and of all processes below it, among `processes`."""
     below: dict[int, list[int]] = {}
     for one in processes.values():
         below.setdefault(one.parent, []).append(one.pid)
@@ -104,7 +104,7 @@ def own_tree(processes: dict[int, ProcessTime]) -> set[int]:
 
 
 def own_processes() -> set[int]:
-    """Return the ids of this process and of all below it, as they are now."""
+    """Return the ids of this process and of all processes that are below it now."""
     return own_tree(_processes())
 
 
@@ -113,10 +113,10 @@ def _tree_seconds(processes: dict[int, ProcessTime]) -> float:
 
 
 def _others(before: dict[int, ProcessTime], after: dict[int, ProcessTime]) -> dict[str, float]:
-    """Return the core-seconds between two looks, by name, of processes outside our own tree that lived at both looks.
+    """Return the core-seconds that other processes used between `before` and `after`, by the name of the process.
 
-    The time of their ended children is left out. When a child ends, all its time is added to its parent's, even what it
-    used before the first look.
+    Count only processes that lived at both times and are not below this process. Leave out the time of their ended
+    children: when a child ends, its parent gets all of the child's time, also from before the first look.
     """
     own = own_tree(after)
     seconds: dict[str, float] = {}
@@ -149,6 +149,9 @@ def _read(pid: int) -> ProcessTime | None:
 
 
 def _busy_seconds() -> float:
-    """Return the core-seconds that all cores together were not idle, by proc_stat(5); what a host steals counts."""
+    """Return the core-seconds for which all cores together were not idle, by proc_stat(5).
+
+    Time that the host of a virtual machine took away (steal) counts as not idle.
+    """
     user, nice, system, _idle, _wait, irq, softirq, steal = map(int, (PROC / "stat").read_text().split()[1:9])
     return (user + nice + system + irq + softirq + steal) / TICKS

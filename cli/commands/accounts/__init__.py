@@ -1,1 +1,1 @@
-"""`ctbatch users` and `ctbatch tokens`."""
+"""The commands of `ctbatch users` and `ctbatch tokens`."""

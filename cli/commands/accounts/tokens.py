@@ -1,4 +1,4 @@
-"""`ctbatch tokens`: makes, lists and revokes the tokens by which programs sign in."""
+"""`ctbatch tokens`: makes, lists and revokes the tokens with which programs sign in."""
 
 import math
 from datetime import timedelta
@@ -18,7 +18,10 @@ LIFE = click.FloatRange(0, 36_500, min_open=True)  # days
 
 @click.group()
 def tokens() -> None:
-    """Make, list and revoke API tokens. Acts on the database of this machine's settings."""
+    """Make, list and revoke API tokens.
+
+    Opens the database directly: the one in DATABASE_URL, or else ctbatch.db in the --home folder.
+    """
 
 
 @tokens.command()
@@ -27,7 +30,7 @@ def tokens() -> None:
 @click.option("--days", type=LIFE, help="End the token after this number of days  [default: never]")
 @json_option
 def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
-    """Make a token for USER and print it. It is shown only once, because the database keeps only its hash."""
+    """Make a token for USER and print it. The token is shown only once. The database keeps only its hash."""
     if days is not None and math.isnan(days):
         raise UsageError("--days is not a number")
     with writing() as session:
@@ -42,7 +45,7 @@ def new(user_name: str, label: str, days: float | None, as_json: bool) -> None:
 @click.argument("user_name", metavar="[USER]", required=False)
 @json_option
 def list_tokens(user_name: str | None, as_json: bool) -> None:
-    """List the live tokens of USER, or of all users."""
+    """List the valid tokens of USER, or of all users."""
     with reading() as session:
         owners = [existing_user(session, user_name)] if user_name else accounts.list_users(session)
         views = [
@@ -54,7 +57,7 @@ def list_tokens(user_name: str | None, as_json: bool) -> None:
 @tokens.command()
 @click.argument("token_id", type=ROW_ID, metavar="ID")
 def revoke(token_id: int) -> None:
-    """Revoke the token ID. From now on it is refused."""
+    """Revoke the token ID. The server refuses it from now on."""
     with writing() as session:
         token = session.get(Token, token_id)
         if token is None or not api_tokens.revoke_token(session, token.user, token_id):

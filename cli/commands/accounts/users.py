@@ -21,16 +21,16 @@ SHORTEST_PASSWORD = 12
 
 @click.group()
 def users() -> None:
-    """Add, list, disable and enable user accounts; set passwords and roles.
+    """Add, list, disable and enable user accounts. Set passwords and roles.
 
-    Acts on the database of this machine's settings.
+    Opens the database directly: the one in DATABASE_URL, or else ctbatch.db in the --home folder.
     """
 
 
 @users.command()
 @click.argument("name")
 @click.option("--admin", is_flag=True, help="Let the user see every job and promote models.")
-@click.option("--no-password", is_flag=True, help="Make an account for a program, which signs in only with a token.")
+@click.option("--no-password", is_flag=True, help="Make an account for a program. It signs in only with a token.")
 @json_option
 def add(name: str, admin: bool, no_password: bool, as_json: bool) -> None:
     """Add the user NAME, and ask for the password.
@@ -55,7 +55,7 @@ def list_users(as_json: bool) -> None:
 @users.command()
 @click.argument("name")
 def password(name: str) -> None:
-    """Set the password of the user NAME. Their sessions, tokens and sign-in links end.
+    """Set the password of the user NAME. The user's sessions, tokens and sign-in links end.
 
     Asks for the password. If stdin is not a terminal, its first line is the password.
     """
@@ -70,7 +70,10 @@ def password(name: str) -> None:
 @users.command()
 @click.argument("name")
 def disable(name: str) -> None:
-    """Disable the user NAME: passwords, sessions, tokens and links stop working. Their jobs and datasets stay."""
+    """Disable the user NAME. The user's jobs and datasets stay.
+
+    Password, sessions, tokens and sign-in links of the user stop working.
+    """
     with refusals(), writing() as session:
         accounts.disable_user(session, existing_user(session, name))
     say(f"{name} is disabled; `ctbatch users enable {name}` lets them in again")
@@ -79,7 +82,7 @@ def disable(name: str) -> None:
 @users.command()
 @click.argument("name")
 def enable(name: str) -> None:
-    """Let the disabled user NAME in again. Their API tokens work again, too."""
+    """Let the disabled user NAME sign in again. The user's API tokens work again, too."""
     with writing() as session:
         accounts.enable_user(existing_user(session, name))
     say(f"{name} is enabled")
@@ -89,7 +92,7 @@ def enable(name: str) -> None:
 @click.argument("name")
 @click.argument("role", metavar="admin|user", type=click.Choice(["admin", "user"]))
 def role(name: str, role: str) -> None:
-    """Give the user NAME the role admin or user, at once."""
+    """Make the user NAME an admin or an ordinary user. This takes effect immediately."""
     with refusals(), writing() as session:
         accounts.set_admin(existing_user(session, name), role == "admin")
     say(f"{name} is now {'an admin' if role == 'admin' else 'a user'}")
@@ -97,9 +100,12 @@ def role(name: str, role: str) -> None:
 
 @users.command()
 @click.argument("name")
-@click.option("--url", metavar="URL", help="The server's address  [default: that of this machine's `ctbatch up`]")
+@click.option("--url", metavar="URL", help="Use this address of the server  [default: `ctbatch up` of this machine]")
 def link(name: str, url: str | None) -> None:
-    """Print a link that signs the user NAME in once, without a password. It ends the user's earlier links."""
+    """Print a sign-in link for the user NAME.
+
+    The link works once, and needs no password. The user's earlier links stop working.
+    """
     local = read_local(get_settings().run_dir)
     if not url and local is None:
         raise Unavailable("no `ctbatch up` runs on this machine; name the server by --url")
@@ -108,7 +114,7 @@ def link(name: str, url: str | None) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn the refusal of an account into a usage error."""
+    """Turn a refusal to make or change an account into a usage error."""
     try:
         yield
     except accounts.AccountRefused as error:

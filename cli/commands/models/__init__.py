@@ -1,1 +1,1 @@
-"""`ctbatch models` and what belongs to it."""
+"""The commands of `ctbatch models`, and `ctbatch tune`."""

@@ -1,4 +1,4 @@
-"""`ctbatch models check` and `compare`: evaluate a version at a new site, and two versions on the same slices."""
+"""`ctbatch models check` evaluates a version at a new site. `compare` evaluates two versions on the same slices."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,14 +22,14 @@ from db.metrics import METRICS, written, written_interval
 @click.command()
 @click.argument("version", metavar="MODEL")
 @click.option(
-    "--on", "dataset", required=True, metavar="DATASET", help="Check on this dataset of the site's labelled slices."
+    "--on", "dataset", required=True, metavar="DATASET", help="Use this dataset, with labelled slices of the site."
 )
 @json_option
 def check(version: str, dataset: str, as_json: bool) -> None:
     """Say whether MODEL may be used at a new site.
 
-    DATASET has labelled slices of that site. The floors are 0.85 for sensitivity (or the model's own floor), 0.80 for
-    specificity and 0.90 for AUC. The 95 % intervals come from resampling groups.
+    Each of three metrics has a floor: 0.85 for sensitivity (or the model's own floor), 0.80 for specificity and 0.90
+    for AUC. Each also has a 95 % interval, which comes from resampling groups. The verdict is one of these:
 
     \b
     may be used: the lower ends of all three intervals reach their floors,
@@ -38,7 +38,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     not enough evidence: in all other cases; if possible, prints how
       many more groups would give a clear verdict
 
-    Slices that the model was trained on are not evidence.
+    The verdict is also `not enough evidence` if the model was trained or tuned on more than 1 % of the slices, or if
+    more than 1 % have no known patient.
     """
     from training.evaluation.site_check import MUCH_OOD
 
@@ -69,13 +70,13 @@ def check(version: str, dataset: str, as_json: bool) -> None:
 @click.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--on", "dataset", metavar="DATASET", help="Compare on this whole dataset  [default: A's test part]")
+@click.option("--on", "dataset", metavar="DATASET", help="Use this dataset  [default: the test part of A's split]")
 @json_option
 def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None:
     """Compare the model versions A and B on the same slices.
 
-    The 95 % intervals of the differences come from resampling the same groups for both. Warns if A or B was
-    trained on some of the slices.
+    Each difference has a 95 % interval, which comes from resampling the same groups for both versions. Warns if A or B
+    was trained on some of the slices.
     """
     with _asking() as session:
         pair = _pair(session, first, second, dataset)
@@ -102,7 +103,7 @@ def compare(first: str, second: str, dataset: str | None, as_json: bool) -> None
 
 @contextmanager
 def _asking() -> Iterator[Session]:
-    """Yield a writing session. Raise UsageError for an evaluation that is not possible."""
+    """Yield a session that can write. Raise UsageError if an evaluation is not possible."""
     try:
         with writing() as session:
             yield session

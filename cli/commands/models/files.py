@@ -1,4 +1,4 @@
-"""`ctbatch models export` and `import`: carry a model version as one file to sites without a network."""
+"""`ctbatch models export` and `import`: move a model version as one file to another site, also without a network."""
 
 from pathlib import Path
 
@@ -18,12 +18,15 @@ from db.storage import FileDamaged, FileMissing
 @click.command()
 @click.argument("version", metavar="VERSION")
 @click.argument("file", type=NEW_FILE)
-@click.option("--with-slices", is_flag=True, help="Include the report and the figures that show slices of patients.")
+@click.option("--with-slices", is_flag=True, help="Include the report and the figures, which show slices of patients.")
 @json_option
 def export(version: str, file: Path, with_slices: bool, as_json: bool) -> None:
-    """Write VERSION to FILE, a TAR of package.json and the other files. Each export gives the same bytes.
+    """Write the model version VERSION to FILE, a TAR.
 
-    The report and the figures that show slices of the dataset are left out, unless you add --with-slices.
+    FILE holds package.json and the files that it lists. Each export of a version gives the same bytes.
+
+    FILE does not hold the report, nor the two figures that show slices (augmented.png, mistakes.png). Add --with-slices
+    to include them.
     """
     if file.exists():
         raise UsageError(f"{file} exists already; name another file")
@@ -46,11 +49,11 @@ def export(version: str, file: Path, with_slices: bool, as_json: bool) -> None:
 @click.argument("file", type=FILE)
 @json_option
 def import_file(file: Path, as_json: bool) -> None:
-    """Register the model version in FILE, which `ctbatch models export` wrote.
+    """Register the model version in FILE.
 
-    Every hash is checked first. FILE is refused if it is damaged, is not an export, was made for another recipe, or
-    could run code. The version gets the next number of its name here. If you import the same FILE again, you get the
-    same version.
+    `ctbatch models export` writes such a file. Every hash is checked first. FILE is refused if it is damaged, is not an
+    export, was made for another recipe, or could run code. The version keeps its name. Its number is the next one for
+    this name in this database. If you import the same FILE again, you get the same version.
 
     The version is not promoted. `ctbatch models check` says whether it may be used here.
     """

@@ -21,14 +21,14 @@ from db.registry import champions, engine_proofs, versions
 from db.registry.demo_model import NAME as DEMO
 from db.storage import FileDamaged, FileMissing
 
-reason_option = click.option("--reason", default="", help="Say why. It is kept with the promotion.")
+reason_option = click.option("--reason", default="", help="Say why. The reason is kept with the promotion.")
 
 
 @click.group()
 def models() -> None:
     """List, show, compare, check, promote, roll back, export and import model versions.
 
-    Acts on the database of this machine's settings.
+    Opens the database directly: the one in DATABASE_URL, or else ctbatch.db in the --home folder.
     """
 
 
@@ -57,14 +57,14 @@ def list_models(as_json: bool) -> None:
 def show(version: str, as_json: bool) -> None:
     """Show the model version VERSION (name/number, or its id).
 
-    Prints its lineage and dataset, its metrics with intervals, and its files with their SHA-256. Also prints its
-    parity (how far the exported files differ from the trained network), its promotions, and the number of jobs that
+    Prints the version's lineage and dataset, its metrics with intervals, and its files with their SHA-256. Also prints
+    its parity (how far the exported files differ from the trained network), its promotions, and the number of jobs that
     used it.
     """
     with reading() as session:
         row = find_version(session, version)
         view = version_view(row, champions.champion(session))
-        hidden = None if as_json else {"figures"}  # for programs: they would fill the screen
+        hidden = None if as_json else {"figures"}  # only programs get the figures, which would fill the screen
         promotions = [one.model_dump(mode="json", exclude=hidden) for one in promotion.promotions_of(session, row)]
         view |= {
             "used_by": versions.used_by(session, row),
@@ -83,32 +83,34 @@ def show(version: str, as_json: bool) -> None:
 @models.command()
 @click.argument("version", metavar="VERSION")
 @reason_option
-@click.option("--force", is_flag=True, help="Promote although the gate refuses. Needs --reason.")
+@click.option("--force", is_flag=True, help="Promote even if the gate refuses. Needs --reason.")
 @json_option
 def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
-    """Make VERSION the champion, if the gate passes it. New jobs use the champion; older jobs keep their version.
+    """Make VERSION the champion, if the gate allows it. New jobs use the champion. Older jobs keep their version.
 
-    The gate compares VERSION with the champion on the test part of VERSION's own split. It says one of these:
+    The gate compares VERSION with the champion on the test part of VERSION's own split. Its verdict is one of these:
 
     \b
     refused: sensitivity, specificity or AUC is below its floor (0.85, 0.80,
-      0.90), or VERSION is worse than the champion beyond chance
+      0.90), or VERSION is worse than the champion, and not by chance
     passed: the evidence shows that VERSION is at most 0.02 worse
       (CTBATCH_PROMOTION_MARGIN) in AUC, accuracy, sensitivity and
       specificity
-    not shown: the evidence shows neither
+    not shown: VERSION may be as good as the champion, or worse; the
+      evidence does not decide
     not enough evidence: a class has fewer than 20 groups, or VERSION was
       trained on more than 1 % of the slices
-    nothing to compare on: there is no champion, or no test part here
+    nothing to compare on: there is no champion, or the test part is not
+      in this database
 
-    An imported VERSION is tried on this machine first, if no machine has loaded it: its network must load and return
-    finite numbers. Nothing overrides a trial that failed.
+    An imported VERSION must first pass a trial on a machine of this installation. If it has not passed one yet, this
+    machine tries it now: the network must load and return finite numbers. Nothing overrides a failed trial.
 
-    A version that passed does not need a reason. A refused version needs --force and --reason. In all other cases,
-    VERSION needs --reason. The metrics, the reason, the time and the user are kept. Exit code 1 if VERSION was not
+    If the verdict is `passed`, no reason is needed. If it is `refused`, add --force and --reason. In all other cases,
+    add --reason. The metrics, the reason, the time and the user are kept. The exit code is 1 if VERSION was not
     promoted.
 
-    `demo` is the demo model that ships with ctbatch. If there is no champion, it needs no reason.
+    If VERSION is `demo`, the demo model of ctbatch is promoted. It needs no reason if there is no champion.
     """
     if version == DEMO:
         version = _promote_demo(reason, as_json)
@@ -149,7 +151,7 @@ def _promote_demo(reason: str, as_json: bool) -> str:
 
 
 def _try_imported(version: str) -> None:
-    """Try an imported version that was never tried; the gate itself reports one that fails."""
+    """Try an imported version that no machine has passed yet. If it fails, the gate reports this later."""
     from worker.engines.trial import try_version
 
     with reading() as session:
@@ -164,7 +166,7 @@ def _try_imported(version: str) -> None:
 
 
 def _evaluate_missing(version: str, *, quiet: bool) -> None:
-    """Carry out the evaluations that the gate lacks; the gate itself reports one that fails."""
+    """Carry out the evaluations that the gate lacks. If one fails, the gate reports this later."""
     try:
         with writing() as session:
             missing = request_gate(session, find_version(session, version), notify=False)
@@ -179,7 +181,7 @@ def _evaluate_missing(version: str, *, quiet: bool) -> None:
 
 
 def _print_gate(gate: Gate) -> None:
-    """Print the comparison that the gate rests on, and its verdict."""
+    """Print the gate's comparison and verdict."""
     if gate.figures:
         where = f"on the test part of {gate.dataset}: {gate.slices} slices, {gate.groups} groups"
         say(f"{where}; both measured by {gate.engine}")
@@ -197,7 +199,7 @@ def _print_gate(gate: Gate) -> None:
 def rollback(reason: str, as_json: bool) -> None:
     """Make the previous champion the champion again. Needs --reason.
 
-    A second rollback goes back one step further: a promotion that was rolled back no longer counts.
+    A second rollback goes back one step further, because a promotion that was rolled back no longer counts.
     """
     with writing() as session:
         try:

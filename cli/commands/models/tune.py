@@ -1,4 +1,4 @@
-"""`ctbatch tune`: finds the quickest way to run the engine on this machine, and keeps it."""
+"""`ctbatch tune`: finds the quickest engine settings for this machine, and stores them."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from cli.output import print_json, say
 @home_option
 @json_option
 def tune(package: Path | None, as_json: bool) -> None:
-    """Find the quickest way to run the engine on this machine, and keep it.
+    """Find the quickest engine settings for this machine, and store them.
 
     Takes half a minute at most. Run nothing else meanwhile. Tries different numbers of parallel requests, and of slices
-    in each request. The result is valid for this processor and this model, and workers use it when they next load the
-    model. Only OpenVINO's engines are tuned. `ctbatch doctor` shows the result.
+    in a request. The result is valid for this processor and this model. Workers use it when they next load the model.
+    Only OpenVINO's engines are tuned. `ctbatch doctor` shows the result.
     """
     if not as_json:
         say("tuning the engine; this takes half a minute at most")

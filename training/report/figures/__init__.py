@@ -1,1 +1,1 @@
-"""The figures of a report."""
+"""Draws the figures of a report."""

@@ -1,7 +1,7 @@
-"""Figures of a trained model's scores: data in, matplotlib figure out.
+"""Draws figures of a trained model's scores. The functions take data, and return matplotlib figures.
 
-Labels are 1 for COVID, 0 for non-COVID; a slice counts as positive from the threshold on. A figure that cannot be drawn
-because a class is missing raises ValueError; `training.report.html` then says so in its place.
+Labels are 1 for COVID and 0 for non-COVID. A slice is positive from the threshold on. If a figure cannot be drawn
+because a class is missing, ValueError is raised, and `training.report.html` writes the reason in its place.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCORE_BINS, DISTANCE_BINS = 40, 40
 
 
 def confusion_figure(matrix: Sequence[Sequence[int]], style: Style = LIGHT) -> Figure:
-    """Draw a confusion matrix [[tn, fp], [fn, tp]]: counts, shaded by the share of their true class."""
+    """Draw a confusion matrix [[tn, fp], [fn, tp]]. Each count is shaded by its share of the true class."""
     import seaborn
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -66,7 +66,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], style: Style = LIGHT) -> F
 def roc_figure(
     probability: Probabilities, labels: Labels, threshold: float, metrics: Metrics, style: Style = LIGHT
 ) -> Figure:
-    """Draw the ROC curve with the operating point; the legend gives the AUC of `metrics` with its interval.
+    """Draw the ROC curve with the operating point. The legend gives the AUC of `metrics` with its interval.
 
     Raises ValueError if a class is missing.
     """
@@ -91,7 +91,7 @@ def roc_figure(
 def precision_recall_figure(
     probability: Probabilities, labels: Labels, threshold: float, metrics: Metrics, style: Style = LIGHT
 ) -> Figure:
-    """Draw the precision-recall curve with the operating point and what guessing gives.
+    """Draw the precision-recall curve with the operating point, and the line of guessing.
 
     Raises ValueError if a class is missing.
     """
@@ -116,7 +116,7 @@ def precision_recall_figure(
 
 
 def reliability_figure(probability: Probabilities, labels: Labels, metrics: Metrics, style: Style = LIGHT) -> Figure:
-    """Draw the share of COVID against the mean probability in the 15 bins of the ECE, and the count of each bin."""
+    """Draw the share of COVID over the mean probability in the 15 bins of the ECE, and the count of each bin."""
     edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
     of_bin = np.minimum((probability * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
     counts = np.bincount(of_bin, minlength=RELIABILITY_BINS)
@@ -142,7 +142,7 @@ def reliability_figure(probability: Probabilities, labels: Labels, metrics: Metr
 
 
 def score_figure(probability: Probabilities, labels: Labels, threshold: float, style: Style = LIGHT) -> Figure:
-    """Draw a histogram of the probability for each class, on a logarithmic scale so that single slices show."""
+    """Draw a histogram of the probability for each class. On the logarithmic scale, single slices are visible."""
     figure = new_sheet(3.6, 3.4, style)
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
     bins = np.linspace(0, 1, SCORE_BINS + 1)
@@ -161,7 +161,7 @@ def score_figure(probability: Probabilities, labels: Labels, threshold: float, s
 
 
 def distance_figure(distance: NDArray[np.floating[Any]], threshold: float | None, style: Style = LIGHT) -> Figure:
-    """Draw a histogram of the distance from the training slices; beyond the threshold a slice is out of distribution.
+    """Draw a histogram of the distance from the training slices. Above the threshold, slices are out of distribution.
 
     Raises ValueError if no distance is finite.
     """
@@ -194,7 +194,7 @@ def _both_classes(labels: Labels) -> None:
 
 
 def _with_interval(word: str, name: str, metrics: Metrics) -> str:
-    """Write a metric as `AUC 0.991 (95 %: 0.984–0.996)`."""
+    """Write a metric such as `AUC 0.991 (95 %: 0.984–0.996)`."""
     value, interval = getattr(metrics, name), metrics.intervals.get(name)
     if value is None:
         return word
@@ -225,7 +225,7 @@ def _unit_square(axes: Axes) -> None:
 
 
 def _whole_counts(axes: Axes) -> None:
-    """Label the ticks of a logarithmic count 1, 10, 100 instead of 10⁰."""
+    """Label the ticks of a logarithmic count 1, 10, 100, and not 10⁰."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -1,4 +1,4 @@
-"""Grids of slices as PNG: augmented ones, and the most confident mistakes with their heat maps."""
+"""Draws grids of slices as PNG: augmented slices, and the most confident mistakes with their heat maps."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from worker.imaging.render import overlay_png
 MOST_AUGMENTED, MOST_MISTAKES = 48, 12
 TILE, GAP = 112, 4  # px
 PAIR_TILE = 176  # px
-GRID_DOTS = 110  # an inch: a slice has no more to show
+GRID_DOTS = 110  # dots per inch; a slice has no finer details
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A slice on the wrong side of the threshold, uint8[h, w], its heat map, float32[7, 7], and its true label."""
+    """A slice on the wrong side of the threshold, uint8[h, w], with its heat map, float32[7, 7], and its true label."""
 
     name: str
     pixels: NDArray[np.uint8]
@@ -33,14 +33,14 @@ class Mistake:
 
     @property
     def verdict(self) -> str:
-        """`COVID missed` or `False alarm`."""
+        """Return `COVID missed` or `False alarm`."""
         return "COVID missed" if self.label == 1 else "False alarm"
 
 
 def augmented_grid(slices: NDArray[np.uint8], columns: int = 8) -> bytes:
-    """Draw slices uint8[n, h, w], at most 48, as a PNG: rows of `columns` on a transparent ground, without words.
+    """Draw at most 48 slices, uint8[n, h, w], as a PNG, in rows of `columns`. The ground is transparent.
 
-    Raises ValueError if there are none.
+    Raises ValueError if there are no slices.
     """
     if len(slices) == 0:
         raise ValueError("no slice was augmented")
@@ -55,14 +55,14 @@ def augmented_grid(slices: NDArray[np.uint8], columns: int = 8) -> bytes:
 
 
 def pair_png(mistake: Mistake) -> bytes:
-    """Draw the slice, and beside it the same slice under its heat map, as one PNG."""
+    """Draw the slice, and beside it the slice with its heat map, as one PNG."""
     return _png(Image.fromarray(_pair(mistake)))
 
 
 def mistakes_grid(mistakes: Sequence[Mistake], style: Style = LIGHT) -> bytes:
-    """Draw at most 12 mistakes as a PNG, two a row: the slice, the slice under its heat map, and its name.
+    """Draw at most 12 mistakes as a PNG, two in a row: the slice, the slice with its heat map, and its name.
 
-    Raises ValueError if there are none.
+    Raises ValueError if there are no mistakes.
     """
     if not mistakes:
         raise ValueError("no slice was labelled wrongly")

@@ -1,4 +1,4 @@
-"""The look of all training figures: colours for light and dark paper, sheets, axes, and the PNG of a sheet."""
+"""The style of all training figures: colours for light and dark paper, sheets, axes, and the PNG of a sheet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 220  # sharp in print at the width of a column, and twice what a screen shows
-LONGEST_NAME = 30  # characters of other people's names in a figure
+LONGEST_NAME = 30  # the most characters of a user's text in a figure
 TEXT, SMALL = 9.0, 7.5  # points
 Place = Literal["best", "upper left", "upper center", "lower left", "lower right"]
 Grid = Literal["both", "x", "y", "none"]
@@ -20,7 +20,7 @@ Grid = Literal["both", "x", "y", "none"]
 
 @dataclass(frozen=True)
 class Style:
-    """Colours of one paper. The colour-blind can distinguish blue and orange; lines also differ in dash and width."""
+    """The colours for one paper. Lines also differ in dash and width, and colour-blind people can tell them apart."""
 
     paper: str
     sunken: str
@@ -43,7 +43,7 @@ DARK = Style(
 
 
 def new_sheet(width: float, height: float, style: Style) -> Figure:
-    """Make an empty figure of `width` × `height` inches, which pyplot does not keep."""
+    """Make an empty figure of `width` × `height` inches. pyplot does not keep it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,7 +53,7 @@ def new_sheet(width: float, height: float, style: Style) -> Figure:
 
 
 def dress(axes: Axes, style: Style, *, x: str = "", y: str = "", title: str = "", grid: Grid = "both") -> None:
-    """Give `axes` the common look."""
+    """Apply the common style to `axes`."""
     axes.set_facecolor(style.paper)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -70,7 +70,7 @@ def dress(axes: Axes, style: Style, *, x: str = "", y: str = "", title: str = ""
 
 
 def legend(axes: Axes, style: Style, place: Place) -> None:
-    """Draw the legend on a ground of its own, so that lines behind it do not cross the words."""
+    """Draw the legend with a background, so that lines do not cross the words."""
     axes.legend(
         loc=place,
         fontsize=SMALL,
@@ -83,12 +83,12 @@ def legend(axes: Axes, style: Style, place: Place) -> None:
 
 
 def readable(name: str) -> str:
-    """Return other people's text on one line, without characters that do not print or reverse its order."""
+    """Return a user's text on one line, without characters that do not print or that reverse its order."""
     return " ".join("".join(c if c.isprintable() else " " for c in name).split()) or "–"
 
 
 def short_name(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return `readable` text with the middle left out if it is long."""
+    """Return `readable` text. If it is long, leave out the middle."""
     clean = readable(name)
     if len(clean) <= longest:
         return clean
@@ -97,7 +97,7 @@ def short_name(name: str, longest: int = LONGEST_NAME) -> str:
 
 
 def to_png(figure: Figure, dots_per_inch: int = DOTS_PER_INCH) -> bytes:
-    """Return the figure as PNG. The same data give the same bytes; letters that the font lacks become boxes."""
+    """Return the figure as PNG. The same data give the same bytes. Letters that the font lacks become boxes."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

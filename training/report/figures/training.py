@@ -1,4 +1,4 @@
-"""Figures of a run: learning curves over all stages, and metrics by source."""
+"""Draws figures of a run: learning curves over all stages, and metrics by source."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ MOST_SOURCES = 24
 def learning_figure(history: History, champion: History | None = None, style: Style = LIGHT) -> Figure:
     """Draw loss and accuracy on training and validation slices, epoch by epoch through all stages.
 
-    What an epoch did not measure is left out. The champion's validation curve, if given, is dashed, by its own epochs.
+    Values that an epoch did not measure are left out. The validation curve of the champion is dashed, over the
+    champion's own epochs.
 
     Raises ValueError for an empty history.
     """
@@ -50,7 +51,7 @@ def learning_figure(history: History, champion: History | None = None, style: St
 def source_figure(by_source: Mapping[str, Metrics], style: Style = LIGHT) -> Figure:
     """Draw accuracy, sensitivity and specificity of each source as bars, with their intervals as whiskers.
 
-    A metric that is None has no bar. Only the 24 largest sources are drawn. Raises ValueError if there is none.
+    A metric that is None has no bar. Only the 24 largest sources are drawn. Raises ValueError if there is no source.
     """
     if not by_source:
         raise ValueError("no source is known")
@@ -76,7 +77,7 @@ def _in_order(history: History) -> History:
 
 
 def _curve(axes: Axes, epochs: History, name: str, label: str, **looks: Any) -> None:
-    """Draw one line over the epochs that measured `name` as a number; none if no epoch did."""
+    """Draw one line over the epochs that measured `name` as a number. Draw none if no epoch did."""
     values = [(at, record.metrics.get(name)) for at, record in enumerate(epochs, start=1)]
     points = [(at, value) for at, value in values if value is not None and math.isfinite(value)]
     if points:
@@ -85,7 +86,7 @@ def _curve(axes: Axes, epochs: History, name: str, label: str, **looks: Any) -> 
 
 
 def _stage_borders(axes: Axes, epochs: History, style: Style) -> None:
-    """Draw a line between two stages, and each stage's number at its start, above the curves."""
+    """Draw a line between two stages. Write the number of each stage at its start, above the curves."""
     stages = [record.stage for record in epochs]
     starts = [at for at in range(len(stages)) if at == 0 or stages[at] != stages[at - 1]]
     if len(starts) < 2:

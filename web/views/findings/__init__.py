@@ -1,1 +1,1 @@
-"""The findings part of a job's page: patients with their series, and the probability along each series."""
+"""The findings on a job's page: patients with their series, and the probabilities along each series."""

@@ -1,4 +1,4 @@
-"""What the findings part of a job's page shows: series while the job runs, then patients with their findings."""
+"""Fills the findings part of a job's page: with series while the job runs, then with patients and their findings."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ PAGE_ROWS = 60
 class PartQuery(BaseModel):
     """Which findings of a job the page shows.
 
-    `after`: the findings after this place. `page`: the page of series, while the job is open.
+    `after`: show the findings after this place. `page`: the page of series, while the job is open.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +39,7 @@ class PartQuery(BaseModel):
 
     @property
     def wanted(self) -> FindingsQuery:
-        """Return the query of the findings. A search looks at series, a verdict at patients."""
+        """Return the query for the findings. A search is for series, a verdict is for patients."""
         level = Level.SERIES if self.find else Level.PATIENT if self.verdict else None
         cursor = None if self.after is None else paging.encode(self.after)
         return FindingsQuery(
@@ -53,13 +53,13 @@ class PartQuery(BaseModel):
 
     @property
     def kept(self) -> dict[str, Any]:
-        """Return the parameters of an address that shows these findings again, from their first page."""
+        """Return the parameters of an address that shows the first page of these findings."""
         return self.model_dump(exclude_defaults=True, exclude={"page", "after"})
 
 
 @dataclass
 class PatientBlock:
-    """The findings of one patient on a page. `own`: the finding on the patient, or None if it is on an earlier page."""
+    """The findings of one patient on a page. `own`: the patient's own finding, or None if it is on an earlier page."""
 
     number: int
     is_known: bool
@@ -73,7 +73,7 @@ class PatientBlock:
 
 
 def findings_part(s: Session, job: Job, query: PartQuery) -> dict[str, Any]:
-    """Return what the part shows. While a job is open it has no findings, and its series are shown."""
+    """Return the values for the part. While a job is open, it has no findings, so show its series."""
     shown: dict[str, Any] = {"find": query.find, "findings_query": query, "findings": None, "series": None}
     if job.state in OPEN_JOB:
         return shown | {"series": series_page(s, job, SeriesQuery(find=query.find, page=query.page))}

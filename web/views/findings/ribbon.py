@@ -1,4 +1,4 @@
-"""Draws the probabilities along a series as an SVG: paths for each kind of bar, and the same in words."""
+"""Draws the probabilities along a series as a ribbon in SVG: a path for each kind of bar, and a text for readers."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from db.findings.ribbons import Ribbon
 from web.views.filters import count, counted, probability
 
 HEIGHT = 100
-LEAST_HEIGHT = 4  # least height of a bar, so that a probability near 0 can be seen
+LEAST_HEIGHT = 4  # least height of a bar, so that a probability near 0 is visible
 NOTHING_HEIGHT = 8  # height of the mark of a slice without a prediction
 
 TITLES = {
@@ -21,7 +21,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a template needs of a ribbon: the width of its view box, a path for each kind, and the same in words."""
+    """A ribbon for a template: the width of the view box, a path for each kind of bar, and the same in words."""
 
     width: int
     paths: dict[str, str]
@@ -29,7 +29,7 @@ class Drawing:
 
 
 def draw(ribbon: Ribbon, threshold: float, *, is_scan: bool) -> Drawing:
-    """Return a ribbon's drawing. `is_scan`: whether slices are sorted by position in the body, not by name."""
+    """Return the drawing of a ribbon. `is_scan`: the slices are sorted by position in the body, not by name."""
     paths: dict[str, str] = {}
     for place, bar in enumerate(ribbon.bars):
         height = NOTHING_HEIGHT if bar.probability is None else max(LEAST_HEIGHT, round(HEIGHT * bar.probability))

@@ -1,1 +1,1 @@
-"""From an archive's bytes to its entries, streamed and within limits."""
+"""Reads the entries of archives as a stream, within limits."""

@@ -1,4 +1,7 @@
-"""A submitted file, archive or loose image → its entries, streamed. No name is a path, and no file is left behind."""
+"""Reads a submitted file, archive or loose image, as a stream of entries.
+
+Names in an archive are never used as paths, and no file is left on the disk.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,21 +40,21 @@ LOOKED_BYTES = 16 * MIB
 
 
 class _LookedEnough(Exception):
-    """As much of a submission was unpacked as a look at its beginning may take."""
+    """A look at the beginning of a submission has unpacked as much as it may."""
 
 
 def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = True) -> Inspection:
-    """Check a submission before anything of it is queued.
+    """Check a submission before it is queued.
 
-    The bytes decide the kind; `filename` is only a name to show. A ZIP costs its directory and a TAR its headers. A
-    packed TAR is unpacked once (gzip about 300 MB a second, xz 100, bzip2 30), because only its end shows whether it
-    is whole. So is an archive inside of an archive if it is packed there. Unless `whole`, only 16 MiB are unpacked: if
-    there is more, the number of entries stays unknown, and `read_entries` finds what is wrong with the rest. A loose
-    file is never refused: what is wrong with it is for its row. Memory does not grow with the entries, except by 16
-    bytes each in a ZIP.
+    The bytes decide the kind. `filename` is only for display. Of a ZIP the directory is read, of a TAR the headers. A
+    packed TAR is unpacked once (gzip about 300 MB/s, xz 100, bzip2 30), because only its end shows whether it is
+    complete. So is an archive that is compressed inside an archive. Unless `whole`, at most 16 MiB are unpacked. If
+    there is more, the number of entries stays unknown, and `read_entries` finds faults of the rest. A loose file is
+    never refused, because its row can state its fault. In a ZIP, each entry takes 16 bytes of memory; otherwise memory
+    does not grow with the entries.
 
-    Raises ArchiveRefused, and OSError if the disk has no room to unpack an archive inside of it. What passes may still
-    hold single files that `read_entries` rejects.
+    Raises ArchiveRefused, and OSError if the disk has no room to unpack an inner archive. In a submission that passes,
+    `read_entries` may still reject single files.
     """
     parts = count(1)
 
@@ -84,20 +87,20 @@ def read_entries(
 ) -> Entries:
     """Yield every file of a submission in the archive's order. Its bytes are unpacked when its `read()` is called.
 
-    An entry of a ZIP that is not read is not touched. A packed TAR is unpacked from front to back, but an entry that
-    is not read is not kept. Ordinals count from 0 and are the same at every reading. Folders, `__MACOSX`, `.DS_Store`,
-    `Thumbs.db`, `DICOMDIR` and `._name` twins are passed over, without an ordinal. A loose file is the one entry,
-    named `filename`. `passed_over` counts what is passed over, and is complete once the last entry was yielded.
+    In a ZIP, an entry that is not read is not touched. A packed TAR is unpacked from front to back, but the bytes of an
+    entry that is not read are dropped. Ordinals count from 0, and are the same at every reading. Folders, `__MACOSX`,
+    `.DS_Store`, `Thumbs.db`, `DICOMDIR` and `._name` twins are passed over, without an ordinal. `passed_over` counts
+    them, and is complete when the last entry has been yielded. A loose file is a single entry, named `filename`.
 
-    If a file of an archive has both the name and the bytes of an archive, the files inside of it follow as
-    `inner.zip/name`. This inner archive is read where it lies if it is stored as it is, else unpacked into a temporary
-    file. If it is refused, one last entry has its name and rejects it with the code. Archives that lie deeper are
-    rejected as `nested`. A file in gzip, bzip2 or xz that is not a TAR is unpacked.
+    If a file has both the name and the bytes of an archive, its files follow as `inner.zip/name`. Such an inner archive
+    is read in place if it is stored without compression. Otherwise it is unpacked into a temporary file. If the inner
+    archive is refused, one last entry has its name and rejects it with the code. Archives inside it are rejected as
+    `nested`. A file in gzip, bzip2 or xz that is not a TAR is unpacked.
 
-    `progress` is called while something is unpacked, every quarter of a megabyte, and what it raises is raised.
+    `progress` is called after every quarter of a megabyte that is unpacked. Errors that it raises are passed on.
 
-    Raises ArchiveRefused: for a ZIP before the first entry, for a TAR where the damage is met, and for a limit where it
-    is exceeded. Raises OSError too.
+    Raises ArchiveRefused: for a damaged ZIP before the first entry, for a damaged TAR at the damage, and for a limit
+    when it is exceeded. Raises OSError too.
     """
     with path.open("rb") as file:
         open_ = partial(_entries, Allowance(limits, path, passed_over), progress)
@@ -105,7 +108,7 @@ def read_entries(
 
 
 def _entries(allowance: Allowance, progress: Progress, file: Region, filename: str) -> tuple[str, Entries]:
-    """Return the kind of a file, and its entries. If it is not an archive: `file`, and itself as the only entry.
+    """Return the kind of a file, and its entries. If it is not an archive, the kind is `file`, with a single entry.
 
     Raises ArchiveRefused.
     """

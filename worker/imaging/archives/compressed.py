@@ -1,7 +1,7 @@
-"""A TAR's bytes from front to back, packed or not, and never more of them than allowed.
+"""Reads the bytes of a TAR from front to back, packed or not. Never unpacks more bytes than allowed.
 
-The file objects of `gzip`, `bz2` and `lzma` are not used: none has a cap on the bytes that it gives, `lzma`'s has no
-limit on memory, and they do not report bytes that follow the last stream in the same way.
+The file objects of `gzip`, `bz2` and `lzma` are not used. None of them limits the bytes that it returns, that of `lzma`
+does not limit its memory, and they differ in how they report bytes after the last stream.
 """
 
 import bz2
@@ -21,17 +21,19 @@ _XZ_MEMORY = 128 * MIB
 
 
 class Source(Protocol):
-    """Bytes that are read forwards. Its methods raise ArchiveRefused: `truncated_archive`, `malformed_archive`,
-    `too_large_unpacked`, `trailing_data`."""
+    """Bytes that are read only forwards.
+
+    The methods raise ArchiveRefused: `truncated_archive`, `malformed_archive`, `too_large_unpacked`, `trailing_data`.
+    """
 
     def read(self, count: int) -> bytes:
-        """Return the next `count` bytes; fewer only at the end."""
+        """Return the next `count` bytes, or fewer at the end."""
 
     def skip(self, count: int) -> int:
-        """Pass over `count` bytes, and return how many there were."""
+        """Skip `count` bytes, and return how many there were."""
 
     def take_out(self, count: int) -> Region:
-        """Return the next `count` bytes as a file of their own; fewer only at the end. Raises OSError too."""
+        """Return the next `count` bytes, or fewer at the end, as a separate file. Raises OSError too."""
 
 
 class PlainSource:
@@ -71,11 +73,11 @@ _UNPACKERS: dict[str, Callable[[], Unpacker]] = {
 
 
 class PackedSource:
-    """A TAR inside gzip, bzip2 or xz, of one or several streams, unpacked a quarter of a megabyte at a time.
+    """A TAR inside gzip, bzip2 or xz, in one or several streams. It is unpacked in parts of a quarter of a megabyte.
 
-    `progress` is called for each such part, whether it is read or passed over, and what it raises is raised.
+    `progress` is called for each part, whether it is read or skipped. Errors that `progress` raises are passed on.
 
-    It stops at what the allowance had left when it was opened.
+    Unpacking stops at the number of bytes that the allowance had left when the source was opened.
     """
 
     def __init__(self, file: Region, kind: str, allowance: Allowance, progress: Progress = no_progress) -> None:
@@ -86,7 +88,7 @@ class PackedSource:
         self._unpacker = self._new()
         self._left = allowance.left
         self._input = b""
-        self._part = b""  # unpacked and not yet read, from _at on
+        self._part = b""  # unpacked bytes; those from _at on are not read yet
         self._at = 0
         self._ended = False
 
@@ -118,7 +120,7 @@ class PackedSource:
         return taken
 
     def _unpack(self) -> bytes:
-        """Return the next bytes; none at the end of the last stream."""
+        """Return the next bytes, or b"" at the end of the last stream."""
         part = b""
         while not part and not self._ended:
             if self._unpacker.eof:
@@ -149,7 +151,10 @@ class PackedSource:
         return part
 
     def _next_stream(self) -> None:
-        """Start the next stream, or note the end; zero bytes may pad it. Raises ArchiveRefused for other bytes."""
+        """Start the next stream, or note the end. Zero bytes may follow the last stream, but no other bytes.
+
+        Raises ArchiveRefused.
+        """
         rest = self._unpacker.unused_data or self._input
         while not rest.strip(b"\x00"):
             rest = self._file.read(READ_BYTES)

@@ -1,4 +1,4 @@
-"""The limits of a submission and an entry of an archive, common to all kinds of archives."""
+"""The limits of a submission, and the entries of an archive. All kinds of archives share these."""
 
 import errno
 import os
@@ -23,16 +23,16 @@ READ_BYTES = 256 * 1024
 
 
 def no_progress() -> None:
-    """Report to nobody that reading goes on."""
+    """Do nothing: the default where nobody wants reports of progress."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """The limits of one submission.
 
-    `max_entries` counts every record of the archive, folders too. `max_ratio` is bytes unpacked over bytes of the
-    archive, as a whole. Both count the archives inside of it as well. `max_entry_bytes` is for one file: a larger one
-    is rejected alone. `reserve_bytes` of the disk stay free when an archive inside of it is unpacked.
+    `max_entries` counts every record of the archive, also folders. `max_ratio` is the number of all unpacked bytes
+    divided by the size of the archive. Both also count archives inside the archive. `max_entry_bytes`: a larger file is
+    rejected, but not the archive. `reserve_bytes` stay free on the disk when an archive inside the archive is unpacked.
     """
 
     max_entries: int = 200_000
@@ -55,19 +55,20 @@ class Limits:
 
 @dataclass
 class PassedOver:
-    """Files that one reading of a submission passed over, and that its owner should hear of.
+    """Counts files that were passed over while a submission was read, and that its owner should hear of.
 
-    `dicomdirs`: files named DICOMDIR so far, in the archive and in those inside of it.
+    `dicomdirs`: the files named DICOMDIR so far, in the archive and in archives inside it.
     """
 
     dicomdirs: int = 0
 
 
 class Allowance:
-    """What one reading of a submission may still unpack, counted through the archive and those inside of it.
+    """How much one reading of a submission may still unpack, with the archives inside the archive.
 
-    `cap`: bytes that it may unpack to. It is `limits.max_ratio` times the submission's size at most, but at least a
-    megabyte, because an empty TAR of ten kilobytes packs to a hundred bytes. `unpacked`: bytes so far.
+    `cap`: the most bytes that the submission may unpack to. By `limits.max_ratio` it depends on the submission's size,
+    but it is at least a megabyte, because an empty TAR of ten kilobytes packs to a hundred bytes. `unpacked`: bytes so
+    far.
     """
 
     def __init__(self, limits: Limits, path: Path, passed_over: PassedOver | None = None) -> None:
@@ -93,12 +94,12 @@ class Allowance:
             raise ArchiveRefused("too_large_unpacked", f"Unpacked it has more than the {self.cap} bytes accepted.")
 
     def passes_over(self, name: str) -> bool:
-        """Return whether a file of this name gets no row, and count it if it is a DICOMDIR."""
+        """Return whether a file of this name is passed over, without a row. Count it if it is a DICOMDIR."""
         self._passed_over.dicomdirs += is_dicomdir(name)
         return is_ignored(name)
 
     def scratch(self, size: int) -> BinaryIO:
-        """Return a temporary file without a name, beside the submission, for `size` bytes. Raises OSError."""
+        """Return a nameless temporary file for `size` bytes, in the folder of the submission. Raises OSError."""
         if shutil.disk_usage(self._folder).free < size + self.limits.reserve_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return tempfile.TemporaryFile(dir=self._folder)
@@ -106,15 +107,14 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an archive, whose bytes are unpacked only by `read()`.
+    """One file of an archive. Its bytes are unpacked only when `read()` or `open()` is called.
 
-    `ordinal` counts from 0 over the files that get a row, in the archive's order. `name` can be shown and stored
+    `ordinal` counts the files that get a row, from 0 and in the archive's order. `name` can be shown and stored
     (`display_names.display_name`). `size` is in bytes, as the archive states it.
 
-    `read()` returns the bytes, or the reason why the file is rejected. `open()`, in its place, returns them as a file
-    of their own, however many they are, and raises SliceRejected or OSError; it is None unless the entry lies in an
-    archive. Either works once, and only until the next entry is asked for. Both raise ArchiveRefused if the archive
-    itself is damaged there.
+    `read()` returns the bytes, or the reason why the file is rejected. `open()` returns the bytes as a file, whatever
+    their number, and raises SliceRejected or OSError. `open` is None unless the entry is in an archive. Call only one
+    of the two, only once, and before the next entry is taken. Both raise ArchiveRefused if the archive is damaged.
     """
 
     ordinal: int
@@ -129,9 +129,11 @@ Entries = Iterator[Entry]
 
 @dataclass(frozen=True)
 class Inspection:
-    """The contents of a checked archive. `kind`: zip, tar, tar.gz, tar.bz2, tar.xz or file; `entries`: files that get a
-    row; `unpacked_bytes`: their sizes and those of passed-over files, and of archives inside of it. Both are None if
-    only the beginning was read."""
+    """The contents of a checked archive. `kind`: zip, tar, tar.gz, tar.bz2, tar.xz or file.
+
+    `entries`: how many files get a row. `unpacked_bytes`: the sizes of all files, also of passed-over files and of
+    archives inside the archive. Both are None if only the beginning was read.
+    """
 
     kind: str
     entries: int | None
@@ -139,7 +141,7 @@ class Inspection:
 
 
 def check_content(data: bytes) -> Content:
-    """Return `data`, or the rejection of an empty file or of an archive in the archive."""
+    """Return `data`, or a rejection if it is empty or itself an archive."""
     if not data:
         return SliceRejected("empty", "The file has no bytes.")
     if kind := archive_kind(data[:512]):
@@ -148,5 +150,5 @@ def check_content(data: bytes) -> Content:
 
 
 def too_large(size: int, limits: Limits) -> SliceRejected:
-    """Return the rejection of one file above `limits.max_entry_bytes`."""
+    """Return the rejection of a file that is larger than `limits.max_entry_bytes`."""
     return SliceRejected("too_large_unpacked", f"{size} bytes; {limits.max_entry_bytes} are accepted a file.")

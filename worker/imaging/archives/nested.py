@@ -1,4 +1,4 @@
-"""Archives in an archive: their files take their place among its entries, one level deep."""
+"""Reads archives inside an archive, one level deep. Their files become entries of the outer archive."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,9 +20,9 @@ _OF_ALL = ("too_many_entries", "too_large_unpacked")
 
 
 def flat(entries: Entries, open_: Opener) -> Entries:
-    """Yield entries, numbered from 0. In place of an entry that is an archive, yield the entries of that archive.
+    """Yield entries, numbered from 0. If an entry is an archive, yield its entries in its place.
 
-    A name says only where to look: the bytes decide. Raises ArchiveRefused, OSError.
+    The name only suggests an archive. The bytes decide. Raises ArchiveRefused, OSError.
     """
     ordinal = count()
     for entry in entries:
@@ -36,7 +36,7 @@ def flat(entries: Entries, open_: Opener) -> Entries:
 
 
 def _inside(entry: Entry, take_out: Callable[[], Region], open_: Opener) -> Entries:
-    """Yield the entries of an archive in the archive. If it is refused, one last entry rejects it with the code."""
+    """Yield the entries of an inner archive. If it is refused, yield one last entry, which rejects it with the code."""
     damage: list[ArchiveRefused] = []
 
     def read(inner: Entry) -> Content:

@@ -1,4 +1,4 @@
-"""A file, or a range of one, that is read as a file of its own."""
+"""Reads a file, or a range of a file, as a separate file."""
 
 import io
 import os
@@ -8,7 +8,7 @@ _BUFFER = 64 * 1024
 
 
 class Region:
-    """`size` bytes of a file from `start` on, by default all of it. Reading it moves nothing in the file."""
+    """`size` bytes of a file from `start` on, or the whole file. Reading does not move the position of the file."""
 
     def __init__(self, file: BinaryIO, start: int = 0, size: int | None = None) -> None:
         self._file = file  # keeps a temporary file alive
@@ -16,18 +16,18 @@ class Region:
         self.size = os.fstat(file.fileno()).st_size if size is None else size
 
     def pread(self, count: int, at: int) -> bytes:
-        """Return up to `count` bytes from the place `at` on; fewer only at the end."""
+        """Return `count` bytes from the place `at` on, or fewer at the end."""
         if not 0 <= at < self.size:
             return b""
         return os.pread(self._file.fileno(), min(count, self.size - at), self._start + at)
 
     def part(self, start: int, size: int) -> Self:
-        """Return a range of this region; its end is not beyond the region's."""
+        """Return a range of this region. It ends at the region's end at the latest."""
         start = min(start, self.size)
         return type(self)(self._file, self._start + start, min(size, self.size - start))
 
     def stream(self, start: int = 0) -> BinaryIO:
-        """Return a reader of the bytes from `start` on, with a position of its own."""
+        """Return a reader of the bytes from `start` on. The reader has its own position."""
         return io.BufferedReader(_Stream(self.part(start, self.size)), _BUFFER)
 
 

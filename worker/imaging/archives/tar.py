@@ -1,4 +1,4 @@
-"""The files of a TAR, one after another, from front to back."""
+"""Reads the files of a TAR one after the other, from front to back."""
 
 from functools import partial
 
@@ -20,10 +20,11 @@ class TarReader:
         self._last_good: str | None = None
 
     def entries(self) -> Entries:
-        """Yield every file; reading it may reject it as `not_regular`, `unsupported`, `too_large_unpacked`, `empty` or
-        `nested`.
+        """Yield every file.
 
-        Raises ArchiveRefused, which names the last entry that was passed whole.
+        A file's `read()` may reject it as `not_regular`, `unsupported`, `too_large_unpacked`, `empty` or `nested`.
+
+        Raises ArchiveRefused, which names the last entry that was complete.
         """
         files = 0
         try:
@@ -65,7 +66,7 @@ class TarReader:
         return region
 
     def _check_regular(self, member: TarMember) -> None:
-        """Check that the member is a file whose bytes come next in the TAR."""
+        """Check that the member is a plain file, whose bytes come next in the TAR."""
         if member is not self._current:
             raise RuntimeError("an entry of a TAR is read once, before the next one is asked for")
         if not member.is_regular:
@@ -78,7 +79,7 @@ class TarReader:
             raise self._with_last_good(ArchiveRefused("truncated_archive", "The TAR ends within a file."))
 
     def _pass(self, member: TarMember) -> None:
-        """Move the source behind a member, over its bytes if they were not read."""
+        """Move the source to the end of a member. Skip its bytes if they were not read."""
         rest = padding(member.stored) + (member.stored if member is self._current else 0)
         if self._source.skip(rest) < rest:
             raise ArchiveRefused("truncated_archive", "The TAR ends within a file.")

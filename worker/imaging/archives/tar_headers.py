@@ -1,7 +1,7 @@
-"""The headers of a TAR, ustar, pax and GNU, each checked before its numbers are believed.
+"""Reads the headers of a TAR (ustar, pax and GNU), and checks each header before using its numbers.
 
-Written after POSIX.1-2017 (pax) and GNU tar's manual, "Basic Tar Format". `tarfile` is not used: it ends silently at a
-cut-off or damaged header, reads pax headers of any length into memory and keeps every member.
+Follows POSIX.1-2017 (pax) and GNU tar's manual, "Basic Tar Format". `tarfile` is not used: it ends silently at a
+cut-off or damaged header, reads pax headers of any length into memory, and keeps every member.
 """
 
 from dataclasses import dataclass, field
@@ -23,8 +23,11 @@ _EXTENSIONS = b"xgLK"
 
 @dataclass(frozen=True)
 class TarMember:
-    """One header with the extensions before it. `stored`: bytes that follow it, without padding; `kind`: its type
-    flag; `pax`: the records of its pax header."""
+    """A header with the extensions before it.
+
+    `stored`: how many bytes follow the header, without padding. `kind`: the type flag. `pax`: the records of its pax
+    header.
+    """
 
     raw_name: bytes
     stored: int
@@ -45,12 +48,12 @@ class TarMember:
 
     @property
     def is_sparse(self) -> bool:
-        """Return whether its bytes are only the pieces between its holes (GNU tar manual, "Storing Sparse Files")."""
+        """Return whether the file is sparse: holes are not stored (GNU tar manual, "Storing Sparse Files")."""
         return self.kind == b"S" or any(key.startswith("GNU.sparse.") for key in self.pax)
 
 
 def next_member(source: Source) -> TarMember | None:
-    """Return the next member, or None at the end of the TAR, its zero blocks and the padding behind them read.
+    """Return the next member, or None at the end of the TAR. At the end, also read the zero blocks and the padding.
 
     Raises ArchiveRefused: `truncated_archive`, `malformed_archive`, `trailing_data`.
     """
@@ -82,7 +85,7 @@ def next_member(source: Source) -> TarMember | None:
 
 
 def padding(size: int) -> int:
-    """Return how many bytes fill the last block of `size` bytes."""
+    """Return how many bytes fill up the last block after `size` bytes."""
     return -size % BLOCK
 
 
@@ -100,14 +103,14 @@ def number(raw: bytes) -> int:
 
 
 def decimal(raw: bytes) -> int:
-    """Return a pax record's number: up to 19 digits, nothing else. Raises ArchiveRefused."""
+    """Return the number in a pax record: only digits, at most 19. Raises ArchiveRefused."""
     if not raw.isdigit() or len(raw) > 19:
         raise ArchiveRefused("malformed_archive", "A pax header of the TAR holds a field that is not a number.")
     return int(raw)
 
 
 def parse_pax(data: bytes) -> dict[str, bytes]:
-    """Return the records of a pax header; the last of a key counts. Raises ArchiveRefused(`malformed_archive`)."""
+    """Return the records of a pax header. The last one of a key counts. Raises ArchiveRefused(`malformed_archive`)."""
     fields: dict[str, bytes] = {}
     at = 0
     while at < len(data) and data[at]:
@@ -132,7 +135,7 @@ def _read_extension(source: Source, size: int) -> bytes:
 
 
 def _pass_sparse_map(source: Source) -> None:
-    """Move the source over the blocks that continue the map of a GNU sparse member; its size does not count them."""
+    """Skip the blocks that continue the map of a GNU sparse member. The member's size does not include them."""
     goes_on = True
     while goes_on:
         block = source.read(BLOCK)

@@ -1,4 +1,4 @@
-"""The files of a ZIP, inflated one by one within the sizes that were checked before."""
+"""Reads the files of a ZIP one by one, within the sizes that were checked before."""
 
 import bz2
 import zlib
@@ -26,14 +26,14 @@ _STORED, _DEFLATED, _BZIP2 = 0, 8, 12
 
 
 def read_zip(file: Region, allowance: Allowance, progress: Progress) -> Entries:
-    """Yield every file of the ZIP in the directory's order; the whole directory is checked first (`check_directory`).
+    """Yield every file of the ZIP in the order of the directory. Check the whole directory first (`check_directory`).
 
-    Reading a file may reject it as `not_regular`, `too_large_unpacked`, `unsupported` (a compression method other than
-    stored, deflate and bzip2), `corrupt`, `size_mismatch`, `empty` or `nested`. `progress` is called while a file is
-    inflated by `open()`.
+    A file's `read()` may reject it as `not_regular`, `too_large_unpacked`, `unsupported` (a compression method other
+    than stored, deflate and bzip2), `corrupt`, `size_mismatch`, `empty` or `nested`. `progress` is called while a
+    file's `open()` inflates it.
     """
     directory, _ = check_directory(file, allowance)
-    # Records are parsed again, one by one: to hold 200,000 of them would take 60 MB.
+    # Records are parsed again, one by one, because 200,000 of them in memory would take 60 MB.
     files = (record for record in records(file, directory) if record.is_file)
     for ordinal, record in enumerate(files):
         read = partial(_content, file, record, allowance.limits)
@@ -55,7 +55,7 @@ def _content(file: Region, record: Record, limits: Limits) -> Content:
 
 
 def _open(file: Region, record: Record, allowance: Allowance, progress: Progress) -> Region:
-    """Return the entry's bytes as a file of their own: where they lie if they are stored, else inflated.
+    """Return the entry's bytes as a separate file. Stored bytes are read in place. Others are inflated.
 
     Raises SliceRejected, OSError.
     """
@@ -83,7 +83,10 @@ def _check_crc(crc: int, record: Record) -> None:
 
 
 def _inflated(file: Region, record: Record, most: int) -> Iterator[bytes]:
-    """Yield the entry's bytes, exactly as many as stated, in parts of `most` bytes at most. Raises SliceRejected."""
+    """Yield the entry's bytes in parts of at most `most` bytes. There are exactly as many as the directory states.
+
+    Raises SliceRejected.
+    """
     packed = file.part(_data_offset(file, record), record.packed)
     if record.method == _STORED:
         if record.packed != record.size:
@@ -108,10 +111,10 @@ def _data_offset(file: Region, record: Record) -> int:
 
 
 def _inflate(packed: Region, size: int, inflater: Unpacker, most: int) -> Iterator[bytes]:
-    """Inflate to the stated size and no further: one byte more is a mismatch, however many would have followed."""
+    """Inflate to the stated size, and one byte more at most. If there is such a byte, the size is a mismatch."""
     room, at, data = size + 1, 0, b""
     while room and not inflater.eof:
-        if not data and at < packed.size and getattr(inflater, "needs_input", True):  # bzip2 keeps what is left
+        if not data and at < packed.size and getattr(inflater, "needs_input", True):  # bzip2 may hold more output
             data = packed.pread(1024 * 1024, at)
             at = at + len(data) if data else packed.size
         try:

@@ -1,9 +1,9 @@
-"""The central directory of a ZIP, checked as a whole without holding it in memory.
+"""Checks the whole central directory of a ZIP, without holding it in memory.
 
-Written after APPNOTE 6.3.10. `zipfile` is not used: it keeps about a kilobyte an entry, believes a forged ZIP64 locator
-and, in Python 3.11.7 and 3.12.1, reads fully overlapping entries without complaint.
+Follows APPNOTE 6.3.10. `zipfile` is not used: it keeps about a kilobyte for each entry, accepts a forged ZIP64 locator
+and, in Python 3.11.7 and 3.12.1, reads fully overlapping entries without an error.
 
-The Archive Utility of macOS (Finder) writes no ZIP64: above 65,535 entries or 4 GiB its numbers wrap around
+The Archive Utility of macOS (Finder) does not write ZIP64. Above 65,535 entries or 4 GiB, its numbers wrap around
 (thejoshwolfe/yauzl#69). Such a directory is found from its end, and read to its end.
 """
 
@@ -41,7 +41,10 @@ _DEFLATE64 = 9
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of the central directory. `crc` is CRC-32; `packed`, `size` in bytes; `offset` of the local header."""
+    """One record of the central directory.
+
+    `crc`: the CRC-32. `packed`, `size`: bytes before and after unpacking. `offset`: the place of the local header.
+    """
 
     raw_name: bytes
     flags: int
@@ -58,7 +61,7 @@ class Record:
 
     @property
     def is_file(self) -> bool:
-        """Return whether it gets a row. A "folder" that holds bytes is a file.
+        """Return whether the record gets a row: it is not a folder and not ignored. A "folder" with bytes is a file.
 
         Some tools of Windows write `patient1\\` for a folder.
         """
@@ -71,10 +74,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Directory:
-    """The place of the central directory: `start` and `size` in bytes, `count` records.
+    """The place of the central directory: `start` and `size` in bytes. It has `count` records.
 
-    `count_wraps`: only the remainder of the count by 65,536 is known. `offsets_wrap`: only the remainders of the
-    offsets of local headers by 4 GiB are known.
+    `count_wraps`: the count is known only modulo 65,536. `offsets_wrap`: the offsets of local headers are known only
+    modulo 4 GiB.
     """
 
     start: int
@@ -85,7 +88,7 @@ class Directory:
 
 
 def find_directory(file: Region) -> Directory:
-    """Find the central directory, by the end record and by the ZIP64 end record if there is one.
+    """Find the central directory by the end record, and by the ZIP64 end record if there is one.
 
     Raises ArchiveRefused: `truncated_archive`, `trailing_data`, `bad_zip64`, `malformed_archive`,
     `unsupported_archive`.
@@ -107,8 +110,8 @@ def find_directory(file: Region) -> Directory:
 def records(file: Region, directory: Directory) -> Iterator[Record]:
     """Yield the records in order.
 
-    Raises ArchiveRefused(`malformed_archive`) unless the directory holds as many records as it states, and no
-    more bytes.
+    Raises ArchiveRefused(`malformed_archive`) unless the directory holds exactly as many records as it states, and no
+    other bytes.
     """
     stream = file.part(directory.start, directory.size).stream()
     left, count, wrapped, last_offset = directory.size, 0, 0, 0
@@ -122,7 +125,7 @@ def records(file: Region, directory: Directory) -> Iterator[Record]:
         left -= _RECORD.size + name_length + extra_length + comment_length
         if left < 0:
             raise ArchiveRefused("malformed_archive", "A record of the ZIP's directory is longer than the directory.")
-        if directory.offsets_wrap:  # entries lie in the directory's order, so a lower offset has wrapped
+        if directory.offsets_wrap:  # entries are in the directory's order, so a lower offset has wrapped
             wrapped += _WRAP32 if fields[16] < last_offset else 0
             last_offset = fields[16]
         count += 1
@@ -133,10 +136,10 @@ def records(file: Region, directory: Directory) -> Iterator[Record]:
 
 
 def check_directory(file: Region, allowance: Allowance) -> tuple[Directory, int | None]:
-    """Check the whole directory before a byte is inflated; return its place, and the number of files that get a row.
+    """Check the whole directory before anything is inflated. Return its place, and how many files get a row.
 
-    The number is None if a file may be an archive, by its name: how many files that holds is not known yet. Memory: 16
-    bytes an entry.
+    The number is None if a file may be an archive by its name, because the number of files inside is not known yet.
+    Takes 16 bytes of memory for each entry.
 
     Raises ArchiveRefused: `too_many_entries`, `password_protected`, `deflate64`, `too_large_unpacked`, `overlap`,
     `no_images`, and what `find_directory` and `records` raise.
@@ -166,20 +169,20 @@ def check_directory(file: Region, allowance: Allowance) -> tuple[Directory, int 
 
 
 def last_whole_entry(file: Region) -> str | None:
-    """Return the name of the last entry of a cut-off ZIP whose bytes are all there by its local headers."""
+    """Return the name of the last complete entry of a cut-off ZIP, by its local headers."""
     at, last = 0, None
     while len(fixed := file.pread(LOCAL.size, at)) == LOCAL.size and fixed.startswith(LOCAL_MAGIC):
         _, _, flags, *_, packed, _, name_length, extra_length = LOCAL.unpack(fixed)
         name = file.pread(name_length, at + LOCAL.size)
         at += LOCAL.size + name_length + extra_length + packed
-        if flags & 0x08 or at > file.size:  # bit 3: the length stands behind the data only
+        if flags & 0x08 or at > file.size:  # bit 3: the length is stated only after the data
             break
         last = decode_name(name, utf8=bool(flags & _UTF8))
     return last
 
 
 def _find_end(file: Region) -> tuple[int, tuple[bytes, int, int, int, int, int, int, int]]:
-    """Return offset and fields of the end record, whose comment must reach exactly to the end of the file."""
+    """Return the offset and the fields of the end record. Its comment must end exactly at the end of the file."""
     tail_start = max(0, file.size - _END.size - 0xFFFF)
     tail = file.pread(file.size - tail_start, tail_start)
     first = None
@@ -197,7 +200,7 @@ def _find_end(file: Region) -> tuple[int, tuple[bytes, int, int, int, int, int, 
 
 
 def _read_locator(file: Region, end: int) -> tuple[int, int, int] | None:
-    """Return the ZIP64 locator before the end record, or None: (disk, offset of the ZIP64 end record, disks)."""
+    """Return the ZIP64 locator before the end record: (disk, offset of the ZIP64 end record, disks), or None."""
     if end < _LOCATOR.size:
         return None
     magic, disk, offset, disks = _LOCATOR.unpack(file.pread(_LOCATOR.size, end - _LOCATOR.size))
@@ -207,10 +210,11 @@ def _read_locator(file: Region, end: int) -> tuple[int, int, int] | None:
 def _read_end64(
     file: Region, locator: tuple[int, int, int], end: int, plain: tuple[int, int, int]
 ) -> tuple[int, int, int, int]:
-    """Return offset, count, length and start by the ZIP64 end record. `plain`: the last three by the ordinary record.
+    """Return the offset of the ZIP64 end record, and its count, length and start of the directory.
 
-    It must lie exactly between directory and locator, and agree with every ordinary field that is not marked unset.
-    Programs differ in which of the two they believe, and a forger counts on that.
+    `plain`: the same three by the ordinary end record. The ZIP64 record must be exactly between the directory and the
+    locator, and must agree with every ordinary field that is not marked unset. Programs differ in which of the two
+    records they use, and a forger could exploit that.
     """
     disk, at, disks = locator
     if disk or disks > 1 or at + _END64.size > end - _LOCATOR.size:
@@ -226,17 +230,17 @@ def _read_end64(
 
 
 def _record(fields: tuple[int, ...], raw_name: bytes, extra: bytes, wrapped: int) -> Record:
-    """Return a record; `wrapped` is added to its offset."""
+    """Return a record. `wrapped` is added to its offset."""
     flags, method, crc, packed, size = fields[3], fields[4], fields[7], fields[8], fields[9]
     offset = fields[16] + wrapped
     if _UNSET32 in (packed, size, fields[16]) and not wrapped:
         size, packed, offset = _zip64_values(extra, size, packed, offset)
-    made_on_unix = fields[1] >> 8 in (3, 19)  # Unix, macOS: the upper half holds the mode
+    made_on_unix = fields[1] >> 8 in (3, 19)  # Unix or macOS: the upper half is the file mode
     return Record(raw_name, flags, method, crc, packed, size, offset, fields[15] >> 16 if made_on_unix else 0)
 
 
 def _zip64_values(extra: bytes, *values: int) -> tuple[int, int, int]:
-    """Return size, packed size and offset, from the ZIP64 extra field if they are marked unset (APPNOTE 4.5.3)."""
+    """Return size, packed size and offset. Those marked unset come from the ZIP64 extra field (APPNOTE 4.5.3)."""
     at = 0
     while at + 4 <= len(extra):
         tag, length = struct.unpack_from("<2H", extra, at)
@@ -251,7 +255,7 @@ def _zip64_values(extra: bytes, *values: int) -> tuple[int, int, int]:
 
 
 def _local_length(file: Region, offset: int) -> int:
-    """Return the bytes of the local header at `offset`, or of its fixed part if it is unreadable."""
+    """Return the length of the local header at `offset`, or of its fixed part if the header is unreadable."""
     fixed = file.pread(LOCAL.size, offset)
     if len(fixed) < LOCAL.size or not fixed.startswith(LOCAL_MAGIC):
         return LOCAL.size
@@ -259,8 +263,10 @@ def _local_length(file: Region, offset: int) -> int:
 
 
 def _check_overlap(starts: "array[int]", ends: "array[int]", directory_start: int) -> None:
-    """Refuse entries that share bytes with one another (all of them, or quoting the next header as their own data:
-    Fifield, "A better zip bomb", WOOT 2019) or with the directory."""
+    """Refuse entries that share bytes with each other or with the directory.
+
+    Zip bombs work like this: entries share all their bytes, or take the next header as their own data (Fifield, "A
+    better zip bomb", WOOT 2019)."""
     if not starts:
         return
     first, last = np.asarray(starts), np.asarray(ends)

@@ -1,1 +1,1 @@
-"""From a file's bytes to pixels."""
+"""Decodes the bytes of a file to pixels."""

@@ -1,4 +1,4 @@
-"""Decodes a file's bytes to prepared slices, by the format of the bytes."""
+"""Decodes the bytes of a file to prepared slices. The bytes decide the format."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from worker.imaging.formats.plain_png import read_plain_png
 from worker.imaging.recipe import PreparedSlice, fit, lung_window
 from worker.imaging.rejections import SliceRejected
 
-# Imported to register with Pillow, which loads all its plugins when it meets a format that is not registered.
+# Imported so that they register with Pillow. For a format that is not registered, Pillow would load all its plugins.
 _PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin)
 
-_PLAIN = {"PNG": read_plain_png, "JPEG": read_plain_jpeg}  # quicker than Pillow for the files that most slices are in
+_PLAIN = {"PNG": read_plain_png, "JPEG": read_plain_jpeg}  # quicker than Pillow, for the most frequent kinds of files
 _LUMINANCE = ("LA", "RGB", "RGBA", "RGBX", "P", "PA", "1")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B")
 _FROM_16_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
-_HIGHEST_HU = 7168  # HU of metal, with a margin: scanners store 13 bits at most
-_HU_OFFSETS = (1024, 32768)  # added to HU in the TIFF of COVID-CTset and in the PNG of DeepLesion
+_HIGHEST_HU = 7168  # HU of metal, with a margin; scanners store at most 13 bits
+_HU_OFFSETS = (1024, 32768)  # offsets of HU in the TIFF files of COVID-CTset, and in the PNG files of DeepLesion
 _BRIGHT = 40960  # a picture of the full range has at least one pixel this bright
 
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
@@ -34,17 +34,17 @@ _DATA_TAGS = ((273, 279), (324, 325))  # strips and tiles: offsets, byte counts
 _UNSIGNED = 1
 MIB = 1024 * 1024
 _BYTES_A_LIMIT = 40 * MIB
-_MOST_LIMITS = 9  # keeps the time of every file below `stall_seconds`, after which a worker ends itself
-_INTERLACED = 28  # index of the byte that states it in a PNG
+_MOST_LIMITS = 9  # keeps the time of every file below `stall_seconds`, after which a worker kills itself
+_INTERLACED = 28  # index of the byte of a PNG that says whether it is interlaced
 
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """The limits for one file. `max_pixels` and `max_pages` hold everywhere; seconds and memory in the sandbox only.
+    """The limits for one file. `max_pixels` and `max_pages` hold everywhere. The others hold only in the sandbox.
 
-    `cpu_seconds`: processor time; `wall_seconds`: time on the clock; both are longer for a large file (`stretch`).
-    `memory_bytes`: of the whole decoding process, beside the file's own bytes. `max_file_bytes`: for which there is
-    memory. `set_apart`: the rules of `dicom_objects` that hold.
+    `cpu_seconds`: processor time. `wall_seconds`: time on the clock. Both are longer for a large file (`stretch`).
+    `memory_bytes`: of the whole decoding process, without the file's own bytes. `max_file_bytes`: the largest file for
+    which there is memory. `set_apart`: the rules of `dicom_objects` that apply.
     """
 
     max_pixels: int = 40_000_000
@@ -56,7 +56,7 @@ class DecodeLimits:
     set_apart: tuple[str, ...] = tuple(SET_APART)
 
     def stretch(self, size: int) -> float:
-        """Return by how much the seconds are multiplied for a file of so many bytes.
+        """Return the factor by which the seconds are multiplied for a file of `size` bytes.
 
         A scan of 1,000 slices in JPEG 2000 has 200 MiB and takes 20 s of processor time.
         """
@@ -64,7 +64,7 @@ class DecodeLimits:
 
 
 def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[PreparedSlice]:
-    """Decode one file: one slice, or one for each page of a TIFF, frame of a DICOM file or axial plane of a volume.
+    """Decode one file. Return one slice, or one for each page of a TIFF, frame of DICOM, or axial plane of a volume.
 
     | stored as | becomes |
     |---|---|
@@ -82,9 +82,9 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     | NIfTI, each axial slice | lung window: see `nifti.decode_nifti` |
     | CMYK, YCbCr and Lab TIFF, signed, 32-bit, floating point, 12-bit, premultiplied grey, RLE BMP | `unsupported` |
 
-    Of an APNG the default picture counts. Metadata is cut away unread: text, profiles, EXIF and with it the EXIF
-    orientation, so that no remark in a file can change a score. TIFF's own Orientation, a baseline tag, is applied.
-    A truncated picture is never padded.
+    Of an APNG, only the default picture is read. Metadata is removed without reading it: text, profiles and EXIF, also
+    the EXIF orientation. So no remark in a file can change a score. TIFF's Orientation, a baseline tag, is applied. A
+    truncated picture is never padded.
 
     Raises SliceRejected with a code of `db.reasons.OF_FILES`.
     """
@@ -100,7 +100,7 @@ def decode(data: bytes | bytearray | memoryview, limits: DecodeLimits) -> list[P
     except SliceRejected:
         raise
     except Exception as error:
-        # Any error of a decoder on hostile bytes is a verdict on these bytes.
+        # If a decoder fails with any error, the bytes are to blame.
         raise _rejection(error, kind) from error
 
 
@@ -128,7 +128,7 @@ def _decode_picture(data: bytes | bytearray | memoryview, kind: str, limits: Dec
 
 
 def _reaches_last_row(image: Image.Image) -> bool:
-    """Return whether the last row is not all zeros: then no row before it is missing. Real slices pass here."""
+    """Return whether the last row has a value above 0, so that no row is missing. Real slices pass this check."""
     return any(image.crop((0, image.height - 1, image.width, image.height)).tobytes())
 
 
@@ -152,12 +152,12 @@ def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) ->
 
 
 def _luminance(image: Image.Image) -> tuple[Image.Image, str, tuple[str, ...]]:
-    """Return the picture in mode L by the table of `decode`, its mode, and a note if its values were taken for HU."""
+    """Return the picture in mode L by the table of `decode`, its mode, and a note if its values were read as HU."""
     image.load()
     if image.mode == "L":
         return image, "L", ()
     if image.mode in _LUMINANCE:
-        image.info.clear()  # otherwise Pillow would look for a colour that is stated as transparent
+        image.info.clear()  # otherwise Pillow would look for a transparent colour
         return image.convert("L"), image.mode, ()
     if image.mode in _SIXTEEN_BITS:
         return _from_16_bits(np.asarray(image), image.mode)
@@ -177,7 +177,7 @@ def _from_16_bits(values: NDArray[np.uint16], mode: str) -> tuple[Image.Image, s
 
 
 def _check_page(image: Image.Image, size: int) -> None:
-    """Refuse a TIFF page whose data lies behind the end, or whose samples Pillow would take for something else."""
+    """Refuse a TIFF page whose data is beyond the end of the file, or whose samples Pillow would misread."""
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     for offsets, counts in _DATA_TAGS:
         if any(at + count > size for at, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)):
@@ -188,7 +188,7 @@ def _check_page(image: Image.Image, size: int) -> None:
 
 
 def _rejection(error: Exception, kind: str) -> SliceRejected:
-    """Return the rejection that an exception of Pillow, NumPy or pydicom means for the file."""
+    """Return the rejection of the file for an exception of Pillow, NumPy or pydicom."""
     text = str(error)
     if isinstance(error, MemoryError):
         return SliceRejected("decoder_memory", "Decoding takes more memory than is allowed.")

@@ -1,4 +1,4 @@
-"""Decodes CT slices in DICOM: Hounsfield units, the lung window, and the series they belong to."""
+"""Decodes CT slices in DICOM: to Hounsfield units, then to the lung window. Also reads the series of a slice."""
 
 import hashlib
 import math
@@ -36,30 +36,30 @@ _STANDARD_OBJECT = "1.2.840.10008.5.1.4.1."
 _HU = ("", "HU", "HU_MOD", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT", "HOUNDSFIELD UNITS")
 _UNSPECIFIED = "US"
 _CT_INTERCEPTS = (-1024.0, -1000.0, -8192.0)
-POSITION_DIGITS = 4  # decimal places, so that rounding does not part slices at one place
-_LOSSY_SLACK = {8: 1, 16: 8}  # by bits of a pixel: how far lossy coding may move a padding value
+POSITION_DIGITS = 4  # decimal places, so that slices at the same place get the same position
+_LOSSY_SLACK = {8: 1, 16: 8}  # how far lossy coding may move a padding value, by the bits of a pixel
 _PRIVATE_RLE = (0x07A1, "PMSCT_RLE1")
 
 
 def decode_dicom(
     data: bytes | bytearray | memoryview, max_pixels: int, max_frames: int, rules: Collection[str] = SET_APART
 ) -> Iterator[PreparedSlice]:
-    """Decode CT Image Storage, or Enhanced CT frame by frame, in any transfer syntax that CT is sent in.
+    """Decode CT Image Storage, or Enhanced CT frame by frame, in any transfer syntax that is used for CT.
 
     Stored values of 8 or 16 bits, signed or not, are masked to BitsStored, rescaled to HU (PS3.3 C.11.1.1), windowed
-    (`lung_window`) and, if MONOCHROME1, inverted. Pixel padding (PS3.3 C.7.5.1.1.2) then becomes 0. A slice without a
-    rescale is rejected, since its HU cannot be known. A rescale whose type is stated as unspecified counts as HU only
-    with slope 1 and an intercept of -1024, -1000 or -8192, as CT scanners write them.
+    (`lung_window`) and, for MONOCHROME1, inverted. Pixel padding (PS3.3 C.7.5.1.1.2) then becomes 0. A slice without a
+    rescale is rejected, because its HU are not known. If the type of the rescale is stated as unspecified, the values
+    count as HU only with slope 1 and an intercept of -1024, -1000 or -8192, which are those of CT scanners.
 
     Raises SliceRejected, by its code:
         malformed: the file cannot be parsed.
         not_ct: another object or modality.
         localizer, not_axial, capture, not_chest, bolus_tracking: not an axial chest slice, by one of `rules`
-            (`dicom_objects`). One such frame sets the whole file apart.
-        unsupported: a transfer syntax or pixels that are not read, or values that are not HU.
-        pixels: Rows × Columns are above the cap, or PixelData holds fewer.
+            (`dicom_objects`). If one frame is not, the whole file is rejected.
+        unsupported: a transfer syntax or pixels that cannot be read, or values that are not HU.
+        pixels: Rows × Columns are above the limit, or PixelData has fewer pixels than that.
         pages: more than `max_frames` frames.
-        too_large_unpacked: a deflated data set inflates to more than four bytes for each of `max_pixels`.
+        too_large_unpacked: a deflated data set inflates to more than four bytes for each pixel of `max_pixels`.
     """
     file = read_dicom(memoryview(data), 4 * max_pixels)
     dataset = file.dataset
@@ -86,13 +86,13 @@ def decode_dicom(
 def _grey_table(
     allocated: int, stored: int, signed: bool, slope: float, intercept: float, inverted: bool, padding: range
 ) -> NDArray[np.uint8]:
-    """Return the grey level for each of the 2^allocated values of a pixel. This is computed once a series."""
+    """Return the grey level for each of the 2^allocated values of a pixel. It is computed once for each series."""
     cells = np.arange(1 << allocated, dtype=np.int64)
     values = _as_number(cells & ((1 << stored) - 1), stored, signed)
     grey = lung_window(values * slope + intercept)
     if inverted:
         grey = 255 - grey
-    for numbers in (values, _as_number(cells, allocated, signed)):  # padding may use more than the stored bits
+    for numbers in (values, _as_number(cells, allocated, signed)):  # padding values may have more than the stored bits
         grey[(numbers >= padding.start) & (numbers < padding.stop)] = 0
     grey.setflags(write=False)
     return grey
@@ -113,7 +113,7 @@ def _check_is_ct(dataset: Dataset) -> None:
 
 
 def _check_layout(file: DicomFile, max_pixels: int) -> tuple[int, int, int]:
-    """Return rows, columns and BitsAllocated, after checking that they can be read."""
+    """Return rows, columns and BitsAllocated. Raise SliceRejected if such pixels cannot be read."""
     dataset = file.dataset
     rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     if rows <= 0 or columns <= 0:
@@ -134,8 +134,10 @@ def _is_private_rle(element: DataElement) -> bool:
 
 
 def _groups(dataset: Dataset, frame: Dataset | None) -> dict[str, Dataset]:
-    """Return where a frame's rescale, position and orientation are stated (PS3.3 C.7.6.16): of the frame itself, else
-    of all frames, else at the top."""
+    """Return the data sets that state a frame's rescale, position and orientation (PS3.3 C.7.6.16).
+
+    They belong to the frame, or else to all frames, or else are the data set itself.
+    """
     shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), None)
 
     def find(sequence: str) -> Dataset:
@@ -184,9 +186,9 @@ def _is_hu(kind: str, slope: float | None, intercept: float | None) -> bool:
 
 
 def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) -> range:
-    """Return the stored values that mean "no pixel", read by their bits, since files disagree on the VR (US or SS).
+    """Return the stored values that mean "no pixel". Read them as bits, because files disagree on the VR (US or SS).
 
-    After lossy coding, the values around them count too, since most padding has moved a little.
+    After lossy coding, values near them also mean "no pixel", because most padding has changed a little.
     """
     ends = []
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
@@ -201,7 +203,7 @@ def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) 
 
 
 def _series(dataset: Dataset, groups: dict[str, Dataset]) -> SeriesInfo:
-    """Return where the slice belongs, as far as the file states it."""
+    """Return the series of the slice, with all that the file states about it."""
     axes = _orientation(groups)
     return SeriesInfo(
         patient=_patient(dataset),
@@ -227,7 +229,7 @@ def _patient(dataset: Dataset) -> str:
 
 
 def _orientation(groups: dict[str, Dataset]) -> list[float]:
-    """Return the direction cosines of rows and columns, six numbers, or [] if they are missing or make no plane."""
+    """Return the direction cosines of rows and columns, six numbers. Return [] if they are missing or span no plane."""
     try:
         axes = numbers_of(groups["orientation"], "ImageOrientationPatient")
     except SliceRejected:
@@ -236,10 +238,10 @@ def _orientation(groups: dict[str, Dataset]) -> list[float]:
 
 
 def _position(groups: dict[str, Dataset], axes: list[float]) -> float | None:
-    """Return mm along the slice's normal towards the head (PS3.3 C.7.6.2.1.1), else SliceLocation, else None.
+    """Return the position in mm along the slice's normal, towards the head (PS3.3 C.7.6.2.1.1).
 
-    The normal is the cross product of the axes. It points to the feet where rows run from left to right and columns
-    upwards, and is turned round then.
+    If it is not stated, return SliceLocation, or else None. The normal is the cross product of the axes. In some files
+    it points to the feet, for example if columns run upwards. It is then reversed.
     """
     try:
         corner = numbers_of(groups["position"], "ImagePositionPatient")

@@ -1,4 +1,4 @@
-"""Reads the elements of a DICOM data set up to its pixels by pydicom, past faults that do not concern pixels."""
+"""Reads the elements of a DICOM data set up to its pixels, with pydicom. Skips faults that do not affect the pixels."""
 
 import io
 from typing import Literal
@@ -35,7 +35,7 @@ def is_vr(two: bytes | memoryview) -> bool:
 class Elements:
     """The elements of a data set up to its pixels.
 
-    After `dataset()`, `end` is where the pixels or the end of the data lie, and `notes` say what was odd.
+    After `dataset()`, `end` is the place of the pixels or the end of the data. `notes` say what was odd.
     """
 
     def __init__(self, data: memoryview, *, is_implicit: bool, is_big_endian: bool) -> None:
@@ -51,7 +51,7 @@ class Elements:
         """Read the elements. Raises SliceRejected(`malformed`), and pydicom's errors."""
         try:
             encodings = self._read()
-        except (LookupError, ValueError):  # the name of the character set holds a NUL, so no codec can be looked up
+        except (LookupError, ValueError):  # the character set's name has a NUL, so there is no codec
             self._blank_character_set()
             encodings = self._read()
         if self._file.is_cut or not all(map(_is_whole, self._elements.values())):
@@ -63,7 +63,7 @@ class Elements:
         return dataset
 
     def _read(self) -> list[str]:
-        """Read the elements, and return the encodings of text."""
+        """Read the elements, and return the encodings of their texts."""
         while self._stopped_at != PIXEL_DATA and self._file.has_more():
             self._stopped_at = None
             elements = data_element_generator(self._file, self._is_implicit, not self._is_big_endian, self._stop)
@@ -76,7 +76,7 @@ class Elements:
         return self._encodings()
 
     def _stop(self, tag: BaseTag, vr: str | None, length: int) -> bool:
-        """Return whether to stop before the value of this element: it is the pixels, or pydicom would misread it."""
+        """Return whether to stop before the value of this element, because it is the pixels or pydicom misreads it."""
         is_odd = False
         if tag >> 16 == _DELIMITERS:
             self.notes.add("stray_delimiter")
@@ -89,10 +89,10 @@ class Elements:
         return self._stopped_at is not None
 
     def _step_over(self) -> None:
-        """Go on after a stop: pass over the header of a delimiter or an item, or read an element whose VR is blank."""
+        """Go on after a stop. Skip the header of a delimiter or an item, or read an element whose VR is blank."""
         tag, at = self._stopped_at, self._file.tell()
         if tag is None:
-            if self._file.has_more():  # pydicom ends at the end of an item
+            if self._file.has_more():  # pydicom stops at the end of an item
                 self.notes.add("stray_delimiter")
         elif tag >> 16 == _DELIMITERS:
             self._file.seek(at + 8)
@@ -100,7 +100,7 @@ class Elements:
             self._read_blank(tag, at)
 
     def _read_blank(self, tag: BaseTag, at: int) -> None:
-        """Read an element whose VR is blank. Its length has one of the two explicit forms, short or long."""
+        """Read an element whose VR is blank. Try the short and the long form of an explicit length."""
         short = at + 8, int.from_bytes(self._data[at + 6 : at + 8], self._order)
         long = at + 12, int.from_bytes(self._data[at + 8 : at + 12], self._order)
         for start, length in (short, long):
@@ -114,7 +114,7 @@ class Elements:
         raise SliceRejected("malformed", "An element states neither its type nor a length that fits.")
 
     def _is_landing(self, tag: BaseTag, at: int) -> bool:
-        """Return whether the data end at `at`, or an element starts there that may follow the element of this tag."""
+        """Return whether the data end at `at`, or an element starts there that may follow the element `tag`."""
         if at + 8 > len(self._data):
             return at == len(self._data)
         following = (int.from_bytes(self._data[at + i : at + i + 2], self._order) for i in (0, 2))
@@ -132,7 +132,7 @@ class Elements:
         return list(convert_encodings(names))
 
     def _blank_character_set(self) -> None:
-        """Write spaces for the character set's name. Text may look odd; pixels do not depend on it."""
+        """Replace the name of the character set with spaces. Text may then look odd, but pixels do not change."""
         blank = bytearray(self._data)
         at = blank.find(b"\x00\x08\x00\x05" if self._is_big_endian else b"\x08\x00\x05\x00")
         if at >= 0:
@@ -145,7 +145,7 @@ class Elements:
 
 
 class _View(io.RawIOBase):
-    """A file over memory that is not copied. `is_cut`: a read met the end half-way."""
+    """A file that reads from memory without copying it. `is_cut`: a read was cut short by the end."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._at = data, 0
@@ -170,7 +170,7 @@ class _View(io.RawIOBase):
 
 
 def _check_depth(dataset: Dataset, depth: int = 0) -> None:
-    """Raise SliceRejected(`malformed`) if sequences are nested too deep. pydicom parses them only when it must."""
+    """Raise SliceRejected(`malformed`) if sequences are nested too deep. pydicom parses them only when needed."""
     if depth > MAX_DEPTH:
         raise SliceRejected("malformed", f"Sequences are nested deeper than {MAX_DEPTH}.")
     for tag in [element.tag for element in dataset.values() if _may_be_deep(element)]:

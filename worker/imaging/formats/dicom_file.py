@@ -1,7 +1,7 @@
-"""Reads the header of a DICOM file by pydicom, and finds where its pixels lie (PS3.5 7, PS3.10 7.1).
+"""Reads the header of a DICOM file with pydicom, and finds its pixels (PS3.5 7, PS3.10 7.1).
 
-It runs in the sandbox, whose limits hold what pydicom does not bound: memory, time, and the depth of its recursion.
-Real files break rules that do not concern pixels. What was odd and did no harm is noted (`db.reasons.SLICE_NOTES`).
+It runs in the sandbox, which limits what pydicom does not limit: memory, time, and the depth of the recursion. Real
+files break rules that do not affect the pixels. Such harmless oddities are noted (`db.reasons.SLICE_NOTES`).
 """
 
 import zlib
@@ -32,9 +32,11 @@ ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 @dataclass(frozen=True)
 class DicomFile:
-    """`syntax`: the transfer syntax as stated, or as the first element suggests. `dataset`: the elements before the
-    pixels. `pixels`: the value of the pixel element, or None if the file holds none. If `is_encapsulated`, it consists
-    of fragments. `has_big_endian_words`: it consists of big-endian words of two bytes, even if a pixel has 8 bits
+    """The parts of a DICOM file.
+
+    `syntax`: the transfer syntax that is stated, or that the first element suggests. `dataset`: the elements before the
+    pixels. `pixels`: the value of the pixel element, or None if there is none. `is_encapsulated`: the pixels consist of
+    fragments. `has_big_endian_words`: the pixels consist of big-endian words of two bytes, even if a pixel has 8 bits
     (PS3.5 8.1.1). `notes`: what was odd.
     """
 
@@ -80,16 +82,16 @@ def read_dicom(data: memoryview, max_inflated: int) -> DicomFile:
 
 
 def _looks_implicit(data: memoryview) -> bool:
-    """Return whether the VR is implicit: neither the first element nor the second states one.
+    """Return whether the VR is implicit: neither the first nor the second element states a VR.
 
-    In an explicit data set, the first element alone may lack its VR.
+    One element is not enough, because in an explicit data set the first element may lack its VR.
     """
     second = 8 + int.from_bytes(data[4:8], "little")
     return not is_vr(data[4:6]) and not is_vr(data[second + 4 : second + 6])
 
 
 def _pixels(data: memoryview, at: int, order: Literal["big", "little"]) -> tuple[memoryview | None, bool, int]:
-    """Return the value of the element that starts at `at`, whether it is encapsulated, and where it ends."""
+    """Return the value of the element at `at`, whether the value is encapsulated, and where it ends."""
     if at + 8 > len(data):
         return None, False, at
     vr = bytes(data[at + 4 : at + 6])
@@ -109,14 +111,14 @@ def _pixels(data: memoryview, at: int, order: Literal["big", "little"]) -> tuple
 
 
 def _end_of_fragments(data: memoryview, at: int) -> int:
-    """Return where the fragments end (PS3.5 A.4); the end of the data if no delimiter says so."""
+    """Return where the fragments end (PS3.5 A.4). Without a delimiter, that is the end of the data."""
     while bytes(data[at : at + 4]) == ITEM:
         at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
     return at + 8 if bytes(data[at : at + 4]) == _SEQUENCE_END else len(data)
 
 
 def _is_well_ended(rest: memoryview, is_implicit: bool, is_big_endian: bool) -> bool:
-    """Return whether nothing follows the pixels, or only elements that may follow them, without an oddity."""
+    """Return whether only elements that may follow the pixels come after them, without an oddity, or nothing."""
     if not rest:
         return True
     try:
@@ -128,7 +130,7 @@ def _is_well_ended(rest: memoryview, is_implicit: bool, is_big_endian: bool) -> 
 
 
 def _read_meta(data: memoryview, at: int) -> tuple[int, str]:
-    """Return where the data set starts, and its transfer syntax; group 0002 is explicit little endian in every file."""
+    """Return where the data set starts, and its transfer syntax. Group 0002 is always explicit little endian."""
     syntax = ""
     while at + 8 <= len(data) and bytes(data[at : at + 2]) == b"\x02\x00":
         is_long = bytes(data[at + 4 : at + 6]) in LONG
@@ -143,7 +145,7 @@ def _read_meta(data: memoryview, at: int) -> tuple[int, str]:
 
 
 def _inflate(data: memoryview, limit: int) -> tuple[memoryview, bool]:
-    """Return the data set, and whether bytes follow it."""
+    """Return the inflated data set, and whether bytes follow it."""
     inflater = zlib.decompressobj(wbits=-15)
     try:
         inflated = inflater.decompress(data, limit + 1)

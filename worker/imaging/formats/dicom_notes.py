@@ -1,4 +1,4 @@
-"""Notes what was odd about a CT slice in DICOM that is read all the same (`db.reasons.SLICE_NOTES`)."""
+"""Notes what was odd about a DICOM slice that could still be read (`db.reasons.SLICE_NOTES`)."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from worker.imaging.formats.dicom_file import DicomFile
 from worker.imaging.formats.dicom_values import integer_of, raw_of, text_of
 
 _UNSPECIFIED = "US"
-_HU = ("HU", "HU_MOD")  # the standard's own names
+_HU = ("HU", "HU_MOD")  # the names in the standard
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, "1.2.840.10008.1.2.4.111")
 _UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 _LONGEST_UID = 64
@@ -24,14 +24,15 @@ _NUMBERS = {
 
 
 def file_notes(file: DicomFile, pixel_bytes: int) -> set[str]:
-    """Return the notes of all frames of a file. `pixel_bytes`: what they need uncompressed."""
+    """Return the notes that hold for all frames of a file. `pixel_bytes`: the size of the frames when uncompressed."""
     return set(file.notes) | set(_of_header(file, pixel_bytes))
 
 
 def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.unsignedinteger[Any]]) -> Iterator[str]:
-    """Yield the notes of one frame. `groups`: where its rescale, position and orientation are stated.
+    """Yield the notes of one frame.
 
-    `cells`: its stored values as unsigned numbers.
+    `groups`: the data sets that state its rescale, position and orientation. `cells`: its stored values as unsigned
+    numbers.
     """
     for name, keywords in _NUMBERS.items():
         if any(b"," in (raw_of(groups[name], keyword) or b"") for keyword in keywords):
@@ -45,7 +46,7 @@ def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.
 
 
 def in_order(codes: Collection[str], table: Collection[str]) -> tuple[str, ...]:
-    """Return notes in the order of their table."""
+    """Return notes in the order in which `table` lists them."""
     return tuple(code for code in table if code in codes)
 
 
@@ -64,7 +65,7 @@ def _of_header(file: DicomFile, pixel_bytes: int) -> Iterator[str]:
 
 
 def _of_unused_bits(cells: NDArray[np.unsignedinteger[Any]], stored: int, *, signed: bool) -> Iterator[str]:
-    """Yield a note if the bits above the stored ones are not as expected: 0, or copies of the sign if signed."""
+    """Yield a note if the bits above the stored ones are not as expected: 0, or the sign's copies if `signed`."""
     highest = int(cells.max())
     if not signed:
         if highest >> stored:

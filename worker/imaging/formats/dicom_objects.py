@@ -1,4 +1,4 @@
-"""Sets apart CT files that are not axial slices of the chest, each by a named rule that a setting can turn off."""
+"""Rejects CT files that are not axial slices of the chest. A setting can turn off each of the named rules."""
 
 import re
 from collections.abc import Collection
@@ -25,7 +25,7 @@ _BOLUS = re.compile(r"bolus|smart ?prep|(pre)?monitoring|sure ?start|\btracker\b
 
 
 def check_object(dataset: Dataset, rules: Collection[str]) -> None:
-    """Raise SliceRejected with a rule's name if the file as a whole is set apart.
+    """Raise SliceRejected, with the name of the rule, if a rule applies to the whole file.
 
     `capture`: Secondary Capture of CT, or ImageType names a screen or a report. `not_chest`: BodyPartExamined is
     another part of the body (PS3.16 annex L). `bolus_tracking`: the series' description or ImageType says so.
@@ -43,10 +43,10 @@ def check_object(dataset: Dataset, rules: Collection[str]) -> None:
 
 
 def check_place(dataset: Dataset, kind: Dataset, orientation: Dataset, rules: Collection[str]) -> None:
-    """Raise SliceRejected with a rule's name if a frame is set apart.
+    """Raise SliceRejected, with the name of the rule, if a rule applies to a frame.
 
-    `localizer`: ImageType or FrameType says so. `not_axial`: one of them names another plane, or the normal of
-    ImageOrientationPatient runs more across the body than along it.
+    `localizer`: ImageType or FrameType says so. `not_axial`: one of these two names another plane, or the normal of
+    ImageOrientationPatient points more across the body than along it.
     """
     kinds = [*_kinds(dataset, "ImageType"), *_kinds(kind, "FrameType")]
     if "localizer" in rules and "LOCALIZER" in kinds:

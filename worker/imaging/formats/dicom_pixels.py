@@ -1,7 +1,7 @@
-"""Turns the pixels of a DICOM file into stored values, frame by frame, in every transfer syntax that CT is sent in.
+"""Turns the pixels of a DICOM file into stored values, frame by frame, in every transfer syntax that is used for CT.
 
-The decoders are imagecodecs' (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH, libjxl). None of them is believed about signs
-and bits: what the data set states decides.
+The decoders are those of imagecodecs (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH, libjxl). What they report about signs
+and bits is ignored: the data set decides.
 """
 
 import struct
@@ -42,7 +42,7 @@ _DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 _JPEG_XL = ("1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112")
 
 
-# Named here so that they are imported before the sandbox closes.
+# Named here so that they are imported before files can no longer be opened.
 _jpeg2000: Decode = partial(imagecodecs.jpeg2k_decode, numthreads=1)
 _jpeg_xl: Decode = partial(imagecodecs.jpegxl_decode, numthreads=1)
 _rle = imagecodecs.dicomrle_decode
@@ -55,18 +55,18 @@ _DECODERS: dict[str, Decode] = {
     **dict.fromkeys(_JPEG_XL, _jpeg_xl),
 }
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
-_END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000; libjpeg-turbo and OpenJPH invent the rest of a frame without it
+_END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000; if it is missing, libjpeg-turbo and OpenJPH invent the rest
 _RLE_HEADER = 64
-_PADDING = 16  # bytes at the end of a frame in which its last marker is looked for
+_PADDING = 16  # the last marker of a frame must be within so many bytes of its end
 _JPEG_LS_FRAME = 0xF7  # the marker SOF55
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC3, _JPEG_LS_FRAME)
 
 
 def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: int) -> Iterator[Cells]:
-    """Yield each frame as it is stored, unmasked: uint8 or uint16[rows, columns], of `allocated` bits (8 or 16).
+    """Yield each frame as it is stored, unmasked: uint8 or uint16[rows, columns], with `allocated` bits (8 or 16).
 
     Raises SliceRejected: `pixels` if there are fewer bytes, frames or pixels than the header states, `unsupported` for
-    a transfer syntax that is not read, `truncated` for a frame that is cut. Other errors are the decoders'.
+    a transfer syntax that cannot be read, `truncated` for a frame that is cut off. Other errors come from the decoders.
     """
     if file.pixels is None:
         raise SliceRejected("pixels", "The file holds no pixels.")
@@ -84,7 +84,7 @@ def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: 
 
 
 def _in_order(words: memoryview) -> memoryview:
-    """Return big-endian words of two bytes as little-endian ones. 8-bit pixels lie in such words too."""
+    """Return big-endian words of two bytes as little-endian words. 8-bit pixels are stored in such words too."""
     whole = words[: len(words) - len(words) % 2]
     return memoryview(np.frombuffer(whole, ">u2").astype("<u2").tobytes())
 
@@ -100,12 +100,12 @@ def _decoded(file: DicomFile, frames: int, shape: tuple[int, int], allocated: in
 
 
 def _frames(pixels: memoryview, frames: int) -> Iterator[bytes]:
-    """Yield the frames that lie in fragments (PS3.5 A.4).
+    """Yield the frames that are stored in fragments (PS3.5 A.4).
 
-    The offset table is used only if there are several frames, and not exactly one fragment for each.
+    The offset table is used only if there are several frames, and if not every frame has exactly one fragment.
     """
     items = _items(pixels)
-    has_table = bool(items) and len(items[0]) <= 4 * frames  # a longer first item is a fragment
+    has_table = bool(items) and len(items[0]) <= 4 * frames  # a longer first item is itself a fragment
     fragments = [item for item in items[has_table:] if item]
     if len(fragments) == frames:
         yield from map(bytes, fragments)
@@ -116,7 +116,7 @@ def _frames(pixels: memoryview, frames: int) -> Iterator[bytes]:
 
 
 def _items(pixels: memoryview) -> list[memoryview]:
-    """Return the values of the items. The first one should be the offset table."""
+    """Return the values of the items. The first item should be the offset table."""
     items, at = [], 0
     while bytes(pixels[at : at + 4]) == ITEM:
         end = at + 8 + int.from_bytes(pixels[at + 4 : at + 8], "little")
@@ -143,9 +143,9 @@ def _decode(syntax: str, frame: bytes, shape: tuple[int, int], allocated: int) -
 
 
 def _check_rle(frame: bytes, segments: int) -> None:
-    """Check the header of an RLE frame (PS3.5 G.5), which the decoder of imagecodecs 2026.3.6 believes.
+    """Check the header of an RLE frame (PS3.5 G.5), because the decoder of imagecodecs 2026.3.6 does not check it.
 
-    Raises SliceRejected(`malformed`) unless it names so many segments, one after the other, within the frame.
+    Raises SliceRejected(`malformed`) unless it names `segments` segments, one after the other, within the frame.
     """
     count, *offsets = struct.unpack("<16I", frame[:_RLE_HEADER].ljust(_RLE_HEADER, b"\0"))
     places = [_RLE_HEADER - 1, *offsets[:segments], len(frame)]
@@ -154,7 +154,7 @@ def _check_rle(frame: bytes, segments: int) -> None:
 
 
 def _decoder_for(frame: bytes) -> Decode | None:
-    """Return the decoder of a compressed frame whose file states an uncompressed transfer syntax, as some do."""
+    """Return the decoder for a compressed frame in a file that wrongly states an uncompressed transfer syntax."""
     if frame.startswith(b"\xff\x4f\xff\x51"):
         return _jpeg2000
     at = 2
@@ -170,7 +170,7 @@ def _squeezed(shape: tuple[int, int]) -> tuple[int, ...]:
 
 
 def _cells(decoded: NDArray[Any], shape: tuple[int, int], allocated: int) -> Cells:
-    """Return a decoded frame as cells of the allocated bits. A sign that the decoder saw stays in the bits."""
+    """Return a decoded frame as cells of the allocated bits. If the decoder saw a sign, it stays in the bits."""
     if decoded.size != shape[0] * shape[1] or (decoded.ndim > 1 and decoded.squeeze().shape != _squeezed(shape)):
         raise SliceRejected("pixels", f"A frame decodes to {decoded.shape}, not to {shape} pixels.")
     if decoded.dtype.kind not in "iu" or decoded.dtype.itemsize * 8 > allocated:

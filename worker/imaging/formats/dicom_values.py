@@ -1,7 +1,7 @@
-"""Values of DICOM elements, as far as files state them.
+"""Reads the values of DICOM elements.
 
-Most are taken from the element's bytes: pydicom's own way, which checks and keeps what it converts, takes a third of
-the time in which a slice is read.
+Most values are read from the bytes of the element. pydicom's conversion, which checks and keeps its results, would take
+a third of the time of reading a slice.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from worker.imaging.display_names import display_name
 from worker.imaging.rejections import SliceRejected
 
 MAX_UID = 128
-_ESCAPE = b"\x1b"  # changes the character set within a text
+_ESCAPE = b"\x1b"  # changes the character set inside a text
 _IN_TEXT = ("DS", "IS")
 _IN_BYTES = {"US": (2, False), "SS": (2, True), "UL": (4, False), "SL": (4, True)}
 
 
 def raw_of(dataset: Dataset, keyword: str) -> bytes | None:
-    """Return the bytes of an element, or None if it is missing, empty, or converted already."""
+    """Return the bytes of an element, or None if the element is missing, empty, or converted already."""
     element = dataset.get_item(_tag(keyword))
     return bytes(element.value) if isinstance(element, RawDataElement) and element.value else None
 
 
 def texts_of(dataset: Dataset, keyword: str) -> list[str]:
-    """Return the values of a text element; none if it is missing."""
+    """Return the values of a text element, or [] if it is missing."""
     raw = raw_of(dataset, keyword)
     if raw is not None and raw.isascii() and _ESCAPE not in raw:
         return raw.decode("ascii").split("\\")
@@ -41,20 +41,23 @@ def texts_of(dataset: Dataset, keyword: str) -> list[str]:
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:
-    """Return the text of an element, or ""; several values are parted by a backslash."""
+    """Return the text of an element, or "". Several values are separated by a backslash."""
     return "\\".join(texts_of(dataset, keyword)).strip(" \x00")
 
 
 def label_of(dataset: Dataset, keyword: str) -> str:
-    """Return the text as a display name of at most 64 characters, or ""."""
+    """Return the text of an element as a display name of at most 64 characters, or ""."""
     try:
         return display_name(text_of(dataset, keyword))[:64]
-    except (LookupError, ValueError):  # its character set is unknown; pixels do not depend on it
+    except (LookupError, ValueError):  # the character set is unknown; pixels do not depend on it
         return ""
 
 
 def uid_of(dataset: Dataset, keyword: str) -> str:
-    """Return a UID, or "". Where 64 characters are allowed, up to 128 are kept; a longer one ends with its hash."""
+    """Return a UID, or "".
+
+    The standard allows 64 characters. Up to 128 are kept. A longer UID is cut, and ends with its hash.
+    """
     try:
         text = text_of(dataset, keyword)
     except (LookupError, ValueError):
@@ -68,7 +71,7 @@ def uid_of(dataset: Dataset, keyword: str) -> str:
 def numbers_of(dataset: Dataset, keyword: str) -> list[float]:
     """Return the finite numbers of an element. Raises SliceRejected(`malformed`).
 
-    Numbers in text may have a decimal comma, as some writers take it from the language of their system.
+    Numbers in text may have a decimal comma, because some programs follow the language of their system.
     """
     numbers: list[float]
     try:
@@ -81,7 +84,7 @@ def numbers_of(dataset: Dataset, keyword: str) -> list[float]:
 
 
 def _parts(dataset: Dataset, keyword: str) -> list[Any]:
-    """Return the values of an element, in a form that `float` may accept."""
+    """Return the values of an element in a form that `float` can accept."""
     element = dataset.get_item(_tag(keyword))
     if element is None:
         return []
@@ -108,7 +111,7 @@ def _vr(keyword: str) -> str:
 
 
 def number_of(dataset: Dataset, keyword: str) -> float | None:
-    """Return a finite number, or None if it is missing. Raises SliceRejected(`malformed`)."""
+    """Return a finite number, or None if the element is missing. Raises SliceRejected(`malformed`)."""
     numbers = numbers_of(dataset, keyword)
     if len(numbers) > 1:
         raise SliceRejected("malformed", f"{keyword} is not a number.")
@@ -116,7 +119,7 @@ def number_of(dataset: Dataset, keyword: str) -> float | None:
 
 
 def integer_of(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    """Return a whole number. Raises SliceRejected(`malformed`), also if it is missing and has no default."""
+    """Return a whole number, or else `default`. Raises SliceRejected(`malformed`), also if `default` is None then."""
     number = number_of(dataset, keyword)
     value = default if number is None else number
     if value is None:
@@ -125,7 +128,7 @@ def integer_of(dataset: Dataset, keyword: str, default: int | None = None) -> in
 
 
 def integer_or_none(dataset: Dataset, keyword: str) -> int | None:
-    """Return a number that only sorts slices, or None if it does not fit 32 bits: the slice is not rejected for it."""
+    """Return a number that only sorts slices, or None if it does not fit in 32 bits. The slice is not rejected then."""
     try:
         number = number_of(dataset, keyword)
     except (SliceRejected, ValueError):

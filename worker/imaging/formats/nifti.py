@@ -1,7 +1,8 @@
-"""Decodes CT volumes in NIfTI-1 and NIfTI-2 (nifti1.h, nifti2.h): axial slices, from the feet to the head.
+"""Decodes CT volumes in NIfTI-1 and NIfTI-2 (nifti1.h, nifti2.h) to axial slices, from the feet to the head.
 
-nibabel could read the header. It is not used, because a confined decoder would import it at every start, which costs
-0.4 s. nibabel would replace only the affine and the scaling, a small part of the work. The tests compare both.
+nibabel could read the header. It is not used, because a confined decoder would import it at every start, which takes
+0.4 s. nibabel would replace only the affine and the scaling, a small part of the work. Tests compare our results with
+those of nibabel.
 """
 
 import math
@@ -27,7 +28,7 @@ _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 7
 _PAIR = b"ni1\0"
 _MAGIC_2 = b"n+2\0\r\n\x1a\n"
 _LONGER_HEADER = 540
-_LEAST_SPAN = 1e-6  # of the volume that right angles would give; with less, the axes lie in a plane
+_LEAST_SPAN = 1e-6  # as a share of the volume with right angles; below this, the axes are in one plane
 _EXTENSION_FLAGS = 4  # bytes after the header
 _FIELDS_1: dict[str, tuple[int, str]] = {
     "dim": (40, "8i2"),
@@ -54,7 +55,7 @@ _FIELDS_2: dict[str, tuple[int, str]] = {
 def decode_nifti(
     data: bytes | bytearray | memoryview, max_pixels: int, max_slices: int, rules: Collection[str] = SET_APART
 ) -> Iterator[PreparedSlice]:
-    """Decode a volume: yield each axial slice in the lung window, with the patient's right on the left, as in DICOM.
+    """Decode a volume. Yield each axial slice in the lung window, with the patient's right on the left, as in DICOM.
 
     Stored numbers are scaled by scl_slope and scl_inter. A slope that is 0 or not a number means no scaling
     (nifti1.h, "data scaling"). Voxels that are not numbers become black.
@@ -62,9 +63,9 @@ def decode_nifti(
     Raises SliceRejected, by its code:
         no_orientation: qform_code and sform_code are 0, or the axes do not span a space.
         volumes: there are several volumes in the file.
-        not_hu: the values are not those of CT: the lowest is above `LOWEST_AIR`, or they leave `HU_RANGE`.
+        not_hu: the values are not HU: the lowest is above `LOWEST_AIR`, or some are outside `HU_RANGE`.
         not_axial: no plane of the volume is axial. Raised only if `rules` has this code.
-        unsupported: colours, complex numbers, or a header whose voxels lie in a second file.
+        unsupported: colours, complex numbers, or a header whose voxels are in a second file.
         truncated, malformed, pixels, pages.
     """
     volume = _read(memoryview(data))
@@ -82,7 +83,7 @@ def decode_nifti(
 
 @dataclass(frozen=True)
 class _Volume:
-    """`voxels`: as stored, by i, j, k. `affine`: float64[3, 4] from i, j, k to mm to the right, front and head."""
+    """A volume as stored. `voxels`: by i, j, k. `affine`: float64[3, 4] from i, j, k to mm right, front and up."""
 
     voxels: NDArray[Any]
     affine: NDArray[np.float64]
@@ -96,7 +97,7 @@ class _Volume:
 
 @dataclass(frozen=True)
 class _Axial:
-    """`voxels`: as stored, by row, column and slice. `corner`, `step`: mm in DICOM's axes (to the left, back, head)."""
+    """A volume as axial slices. `voxels`: by row, column, slice. `corner`, `step`: mm to the left, back and head."""
 
     voxels: NDArray[Any]
     corner: NDArray[np.float64]
@@ -106,20 +107,20 @@ class _Axial:
 
     @classmethod
     def of(cls, volume: _Volume, rules: Collection[str]) -> "_Axial":
-        """Return the volume turned so that its slices are axial and lie as DICOM shows them.
+        """Turn the volume so that its slices are axial, in the orientation in which DICOM shows them.
 
         Raises SliceRejected(`not_axial`).
         """
         lps = volume.affine * np.array([[-1.0], [-1.0], [1.0]])
         axes = lps[:, :3] / np.linalg.norm(lps[:, :3], axis=0)
-        normals = np.cross(axes.T[[1, 2, 0]], axes.T[[2, 0, 1]])  # of the planes across i, j and k
+        normals = np.cross(axes.T[[1, 2, 0]], axes.T[[2, 0, 1]])  # normals of the planes across i, j and k
         share = np.abs(normals[:, 2]) / np.linalg.norm(normals, axis=1)
         across = int(np.argmax(share))
         if "not_axial" in rules and share[across] < MIN_AXIAL:
             raise SliceRejected("not_axial", "No plane of the volume is axial.")
         first, second = (axis for axis in range(3) if axis != across)
         column, row = (first, second) if abs(axes[0, first]) >= abs(axes[0, second]) else (second, first)
-        order = (row, column, across)  # the row's number runs to the back, the column's to the left
+        order = (row, column, across)  # rows are counted to the back, columns to the left
         flips = [axes[1, row] < 0, axes[0, column] < 0, axes[2, across] < 0]
         voxels = volume.voxels.transpose(order)[tuple(slice(None, None, -1 if flip else None) for flip in flips)]
         steps = {axis: lps[:, axis] * (-1 if flip else 1) for axis, flip in zip(order, flips, strict=True)}
@@ -133,13 +134,13 @@ class _Axial:
         return cls(voxels, corner, steps[across], normal, written)
 
     def place(self, index: int) -> SeriesInfo:
-        """Return where a slice lies. The file does not name a patient, and is one series."""
+        """Return the place of a slice. The file is one series, and does not name a patient."""
         position = round(float(self.normal @ (self.corner + index * self.step)), 4)
         return SeriesInfo("", "", "", None, "", index + 1, "", position, self.orientation)
 
 
 class _Window:
-    """Maps stored numbers to grey values. Integers of 8 and 16 bits are looked up in a table."""
+    """Maps stored numbers to grey levels. Uses a table for integers of 8 and 16 bits."""
 
     def __init__(self, volume: _Volume) -> None:
         self._slope, self._inter = volume.slope, volume.inter
@@ -150,7 +151,7 @@ class _Window:
             self._table = self._greys(stored)
 
     def grey(self, stored: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return uint8 of a slice."""
+        """Return the grey levels of a slice, uint8."""
         if self._table is None:
             return self._greys(stored)
         cells = np.ascontiguousarray(stored, stored.dtype.newbyteorder("="))
@@ -193,7 +194,7 @@ def _read(data: memoryview) -> _Volume:
 
 
 def _header(head: bytes) -> Any:
-    """Return the fields that are needed, in the byte order in which the header's size makes sense."""
+    """Return the fields that are needed. The byte order is the one in which the header's size is valid."""
     is_second = head[4:12] == _MAGIC_2
     fields, size = (_FIELDS_2, 540) if is_second else (_FIELDS_1, 348)
     order = "<" if int.from_bytes(head[:4], "little") == size else ">"
@@ -226,7 +227,7 @@ def _scaling(header: Any) -> tuple[float, float]:
 
 
 def _affine(header: Any) -> NDArray[np.float64]:
-    """Return sform, else qform, float64[3, 4]. Raises SliceRejected(`no_orientation`)."""
+    """Return the affine float64[3, 4]: sform, or else qform. Raises SliceRejected(`no_orientation`)."""
     qform, sform = (int(code) for code in header["codes"])
     if sform <= 0 and qform <= 0:
         raise SliceRejected("no_orientation", "Its qform and sform codes are 0.")
@@ -238,7 +239,7 @@ def _affine(header: Any) -> NDArray[np.float64]:
 
 
 def _of_quaternion(header: Any) -> NDArray[np.float64]:
-    """Return the affine of method 2 of nifti1.h."""
+    """Return the affine by method 2 of nifti1.h, from a quaternion."""
     b, c, d, *offset = (float(number) for number in header["quatern"])
     a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d))
     rotation = np.array(

@@ -1,12 +1,13 @@
-"""PNG, JPEG, TIFF and BMP before Pillow sees them: size and completeness are checked, metadata is cut away.
+"""Prepares PNG, JPEG, TIFF and BMP for Pillow: checks their size and completeness, and removes metadata.
 
-Pillow alone is not enough. Each function prevents one fault of Pillow:
-* `check_pixels`: it only warns above 89 megapixels, and our cap is lower.
-* `bare_png`: it inflates text chunks and profiles, reads a PNG without its end mark, and does not check CRCs of pixels.
-* `check_png_rows`: if the compressed stream ends properly but lacks rows, it leaves these rows black.
-* `bare_jpeg`: it parses EXIF and further pictures, and converts CMYK without its colour profile.
-* `check_tiff`: if a file is cut off before its directory, it reports an unknown format.
-* `check_bmp`: it pads run-length coded pixels silently.
+Pillow alone is not enough. Each function prevents a fault of Pillow:
+* `check_pixels`: Pillow only warns above 89 megapixels, and our limit is lower.
+* `bare_png`: Pillow inflates text chunks and profiles, reads a PNG without its end mark, and does not check CRCs of
+  pixels.
+* `check_png_rows`: if the compressed stream ends properly but lacks rows, Pillow leaves these rows black.
+* `bare_jpeg`: Pillow parses EXIF and further pictures, and converts CMYK without the colour profile.
+* `check_tiff`: if a file is cut off before its directory, Pillow reports an unknown format.
+* `check_bmp`: Pillow silently pads run-length coded pixels.
 """
 
 import zlib
@@ -16,16 +17,16 @@ from worker.imaging.rejections import SliceRejected
 
 _PNG_HEADER = 8
 _PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-_PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by colour type; any other has one
+_PNG_CHANNELS = {2: 3, 4: 2, 6: 4}  # by colour type; other types have one channel
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATE = 1024 * 1024
-_JPEG_KEPT_APPS = (0xE0, 0xEE)  # JFIF, Adobe: they say how colours are coded
+_JPEG_KEPT_APPS = (0xE0, 0xEE)  # JFIF and Adobe, which say how colours are coded
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
 _JPEG_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raise SliceRejected: `pixels` above the cap, `corrupt` for a picture without pixels."""
+    """Raise SliceRejected: `pixels` above the limit, `corrupt` for a picture without pixels."""
     if width * height > max_pixels:
         raise SliceRejected("pixels", f"{width} × {height} pixels; {max_pixels} are accepted.")
     if width <= 0 or height <= 0:
@@ -33,9 +34,9 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def bare_png(data: bytes | memoryview, max_pixels: int) -> bytes:
-    """Return the PNG with IHDR, PLTE, IDAT and IEND alone: no text, profile, EXIF, transparency or further APNG frames.
+    """Return the PNG with only IHDR, PLTE, IDAT and IEND: no text, profile, EXIF, transparency or further APNG frames.
 
-    Raises SliceRejected: `truncated` without its end, `corrupt` if a CRC fails, `pixels`.
+    Raises SliceRejected: `truncated` without the end mark, `corrupt` if a CRC is wrong, `pixels`.
     """
     view = memoryview(data)
     kept: list[bytes | memoryview] = [b"\x89PNG\r\n\x1a\n"]
@@ -83,7 +84,7 @@ def check_png_rows(bare: bytes) -> None:
 def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
     """Return the JPEG without EXIF, profiles, comments and further pictures (APP1 to APP13, APP15, COM).
 
-    Raises SliceRejected: `truncated` without its end mark, `unsupported` for CMYK, 12 bits, lossless and arithmetic
+    Raises SliceRejected: `truncated` without the end mark, `unsupported` for CMYK, 12 bits, lossless and arithmetic
     coding, `corrupt`, `pixels`.
     """
     view = memoryview(data)
@@ -111,13 +112,13 @@ def bare_jpeg(data: bytes | memoryview, max_pixels: int) -> bytes:
     rest = bytes(view[at:])
     if not framed:
         raise SliceRejected("corrupt", "The JPEG's pixels come before its size.")
-    if rest.rfind(b"\xff\xd9") < 0:  # it is near the end, if it is there
+    if rest.rfind(b"\xff\xd9") < 0:  # the end mark is near the end, if there is one
         raise SliceRejected("truncated", "The JPEG ends before its end mark.")
     return b"".join([*kept, rest])
 
 
 def check_tiff(data: bytes | memoryview) -> None:
-    """Raise SliceRejected(`truncated`) if the first directory reaches behind the end, as in a file cut off."""
+    """Raise SliceRejected(`truncated`) if the first directory is beyond the end of the file, so that it was cut off."""
     wide = 43 in (data[2], data[3])  # BigTIFF
     order: Literal["little", "big"] = "little" if data[0] == 0x49 else "big"
     first = int.from_bytes(data[8:16] if wide else data[4:8], order)

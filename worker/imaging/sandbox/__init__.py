@@ -1,1 +1,1 @@
-"""Decoding in child processes that can do nothing else."""
+"""Decodes files in child processes that cannot do anything else."""

@@ -1,4 +1,4 @@
-"""The program of a decoding process: confine itself, then answer one file after another over two pipes."""
+"""The program of a decoding process. It confines itself, and then decodes one file after the other over two pipes."""
 
 import codecs
 import importlib
@@ -33,14 +33,14 @@ Decode = Callable[[bytearray, DecodeLimits], list[PreparedSlice]]
 
 
 def main(parent: str, decoder: str, limits: str, filter_: str) -> None:
-    """Run until the requests end; end before the first one if `filter_` is `required` and cannot be set.
+    """Answer requests until they end. If `filter_` is `required` but cannot be set, end before the first request.
 
-    `decoder` is `module:function`, `limits` the fields of DecodeLimits in JSON.
+    `decoder`: the function, as `module:function`. `limits`: the fields of DecodeLimits in JSON.
     """
     die_with_parent(int(parent))
     os.nice(_NICE)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, signal.SIG_IGN)  # meant for the parent, which decides when this process ends
+        signal.signal(signal_number, signal.SIG_IGN)  # for the parent, which decides when this process ends
     warnings.simplefilter("ignore")
     module, _, function = decoder.partition(":")
     decode: Decode = getattr(importlib.import_module(module), function)
@@ -56,7 +56,7 @@ def main(parent: str, decoder: str, limits: str, filter_: str) -> None:
 
 
 def serve(requests: FileIO, replies: int, decode: Decode, limits: DecodeLimits) -> NoReturn:
-    """Answer every request in turn, until the parent closes the pipe."""
+    """Answer the requests one by one, until the parent closes the pipe."""
     while True:
         (length,) = REQUEST.unpack(_read(requests, bytearray(REQUEST.size)))
         grant_cpu(math.ceil(limits.cpu_seconds * limits.stretch(length)))
@@ -83,13 +83,13 @@ def _answer(requests: FileIO, length: int, decode: Decode, limits: DecodeLimits)
 
 
 def _seconds(whole: float) -> dict[str, float]:
-    """Return the core-seconds of an answer, by stage."""
+    """Return the core-seconds that an answer took, by stage. `whole`: the core-seconds of both stages."""
     resize = spent.seconds if (spent := stages.counted().get(Stage.RESIZE)) else 0.0
     return {Stage.DECODE: max(whole - resize, 0.0), Stage.RESIZE: resize}
 
 
 def _read(requests: FileIO, data: bytearray) -> bytearray:
-    """Fill `data`. This process ends if the parent has closed the pipe."""
+    """Fill `data` from the pipe. End this process if the parent has closed the pipe."""
     view, at = memoryview(data), 0
     while at < len(data):
         count = requests.readinto(view[at:])
@@ -106,7 +106,7 @@ def _send(replies: int, frame: bytes) -> None:
 
 
 def _private_stdout() -> int:
-    """Return the reply pipe under another number, so that a library's print cannot get between two frames."""
+    """Move the reply pipe to another number, and return it. Libraries then cannot print between two frames."""
     replies = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -115,8 +115,10 @@ def _private_stdout() -> int:
 
 
 def _warm_up() -> None:
-    """Import everything that is imported late, while files can still be opened: codecs, and the modules that the first
-    use of each format and conversion imports."""
+    """Import everything that is imported late, while files can still be opened.
+
+    These are codecs, and the modules that the first use of each format and conversion imports.
+    """
     for encoding in {*python_encoding.values(), "unicode_escape"}:
         codecs.lookup(encoding)
     for kind in ("PNG", "JPEG", "TIFF", "BMP"):

@@ -1,4 +1,4 @@
-"""The pool's end of one decoding process: starts it, sends it files, reads its answers, and ends it."""
+"""The pool's side of a decoding process: starts the process, sends it files, reads the answers, and ends it."""
 
 import fcntl
 import json
@@ -22,7 +22,7 @@ from worker.imaging.sandbox.reply import ForgedReply, frame_length, read_greetin
 _ROOT = Path(__file__).parents[3]
 _PIPE_BYTES = 1024 * 1024
 _READ = 256 * 1024
-_USER_TIME, _SYSTEM_TIME = 11, 12  # fields of /proc/PID/stat behind the program's name (proc_pid_stat(5))
+_USER_TIME, _SYSTEM_TIME = 11, 12  # fields of /proc/PID/stat after the program's name (proc_pid_stat(5))
 _LAUNCH = "import sys; sys.path[:0] = sys.argv[1:2]; from worker.imaging.sandbox.child import main; main(*sys.argv[2:])"
 _ENVIRONMENT = {
     "PATH": os.defpath,
@@ -35,12 +35,12 @@ _ENVIRONMENT = {
 
 
 class DecoderSpent(Exception):
-    """A decoder must not be used again; the message says why."""
+    """A decoder must not be used again. The message says why."""
 
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """One file on its way; `data` is dropped when there is a `result`. `is_retry`: its decoder died once before."""
+    """A file to decode. `data` is dropped when there is a `result`. `is_retry`: a decoder died on this file before."""
 
     data: bytes
     result: list[PreparedSlice] | SliceRejected | None = None
@@ -52,10 +52,10 @@ class Task:
 
 
 class Decoder:
-    """One child process and the tasks it was sent, in order. `waited`: seconds the pool has waited for the first."""
+    """A child process, and the tasks sent to it, in order. `waited`: seconds that the pool waited for the first."""
 
     def __init__(self, limits: DecodeLimits, function: str, *, filter_required: bool) -> None:
-        """Start the process; `function` is `module:name`, found in this project."""
+        """Start the process. `function`: a function of this project, as `module:name`."""
         filter_ = FILTER_REQUIRED if filter_required else FILTER_OPTIONAL
         environment = _ENVIRONMENT | {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
         fields = json.dumps(asdict(limits))
@@ -67,7 +67,7 @@ class Decoder:
             cwd="/",
             env=environment,
             bufsize=0,
-            # A Ctrl-C or a SIGTERM to the group is for the parent. The session stays: `nice` counts inside it alone.
+            # Ctrl-C or a SIGTERM to the group is for the parent. The session stays: `nice` counts only inside it.
             process_group=0,
         )
         self.requests, self.replies = (_prepared(pipe) for pipe in (self.process.stdin, self.process.stdout))
@@ -86,14 +86,14 @@ class Decoder:
         return bool(self._outbox)
 
     def send(self, task: Task) -> None:
-        """Queue one file and write as much as the pipe takes."""
+        """Queue one file, and write as much as fits into the pipe."""
         self.tasks.append(task)
         self.sent += 1
         self._outbox += (memoryview(REQUEST.pack(len(task.data))), memoryview(task.data))
         self.write()
 
     def write(self) -> None:
-        """Write as much as the pipe takes. If the process has died, `read` finds out."""
+        """Write as much as fits into the pipe. If the process has died, `read` will notice."""
         try:
             while self._outbox:
                 written = os.writev(self.requests, [self._outbox[i] for i in range(min(2, len(self._outbox)))])
@@ -107,7 +107,10 @@ class Decoder:
             self._outbox.clear()
 
     def read(self) -> bool:
-        """Read what has come and finish the tasks it answers; False at the end of the pipe. Raises DecoderSpent."""
+        """Read the answers that have come, and finish their tasks. Return False at the end of the pipe.
+
+        Raises DecoderSpent.
+        """
         try:
             part = os.read(self.replies, _READ)
         except BlockingIOError:
@@ -121,12 +124,12 @@ class Decoder:
         return bool(part)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that the process has used, until it is put down."""
+        """Return the processor time that the process has used so far. Call it only before `put_down`."""
         stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(stat[_USER_TIME]) + int(stat[_SYSTEM_TIME])) / os.sysconf("SC_CLK_TCK")
 
     def put_down(self) -> int:
-        """Kill the process if it still runs, close its pipes, and return how it ended (negative: a signal)."""
+        """Kill the process if it still runs, and close its pipes. Return its exit code; below 0, it is a signal."""
         self.process.kill()
         code = self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -163,7 +166,7 @@ def _is_short_of_memory(result: list[PreparedSlice] | SliceRejected) -> bool:
 
 
 def describe_end(code: int) -> str:
-    """Return how a process ended, for people."""
+    """Return for people how a process with this exit code ended."""
     if code >= 0:
         return f"The decoder ended with code {code}."
     try:
@@ -173,12 +176,14 @@ def describe_end(code: int) -> str:
 
 
 def _prepared(pipe: IO[bytes] | None) -> int:
-    """Return the pipe's number after making it non-blocking and wide enough for whole slices (64 KiB by default), so
-    that neither side waits for the other."""
+    """Make the pipe non-blocking and large enough for whole slices, and return its number.
+
+    With the default of 64 KiB, one side would wait for the other.
+    """
     if pipe is None:
         raise TypeError("not a pipe")
     number = pipe.fileno()
     os.set_blocking(number, False)
-    with suppress(OSError):  # the user's share of pipe memory is spent: slower, not wrong
+    with suppress(OSError):  # the user's pipe memory is used up; this is only slower
         fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return number

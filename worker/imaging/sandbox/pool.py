@@ -1,7 +1,7 @@
-"""A pool of confined decoding processes: a file that kills its decoder costs one row, never a job or the worker.
+"""A pool of confined decoding processes. A file that kills its decoder is rejected, but the job and the worker go on.
 
-No library does this. `concurrent.futures` breaks as a whole when one process dies. `pebble` restarts processes, but it
-unpickles what they send, and a decoder that was taken over must not reach the parent by a pickle.
+No library does this. In `concurrent.futures`, the whole pool breaks when one process dies. `pebble` restarts processes,
+but it unpickles what they send. A decoder that a file has taken over could attack the parent with a pickle.
 """
 
 import logging
@@ -40,17 +40,18 @@ _START_ATTEMPTS = 3
 
 
 class DecoderPool(AbstractContextManager["DecoderPool"]):
-    """`size` decoders at most, started when needed, kept between files and between calls of `map` for one owner.
+    """At most `size` decoders. They are started when needed, and kept between files and calls of `map` for one owner.
 
-    A file may take its decoder over, which could then forge the slices of the files that follow. So a decoder never
-    serves two owners (`serve`), and is replaced after `_FILES_A_DECODER` files.
+    A file may take over its decoder, which could then forge the slices of later files. So a decoder never serves two
+    owners (`serve`), and is replaced after `_FILES_A_DECODER` files.
 
-    Each is a process of its own with no environment, no network, no files, bounded memory and time (`seccomp`). One
-    that dies is replaced. Its file is tried once more on a fresh one, so that a file is never blamed for what another
-    left behind, or for a kill from outside; a second death rejects it as `decoder_crash`. Processor or clock time
-    over the limit rejects it at once as `decoder_timeout`; the clock runs only while the pool itself waits.
+    Each decoder is a process without environment, network and files, and with limited memory and time (`seccomp`). A
+    decoder that dies is replaced. Its file is tried once more in a fresh decoder, because an earlier file or a kill
+    from outside may be to blame. If that decoder dies too, the file is rejected as `decoder_crash`. A file that takes
+    too much processor or clock time is rejected at once as `decoder_timeout`. The clock runs only while the pool waits.
 
-    For one thread at a time, in the process that made it; works inside a daemonic (Celery prefork) process.
+    Use the pool in one thread at a time, in the process that made it. It works inside a daemonic process (Celery
+    prefork).
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
     ) -> None:
         """Keep the settings.
 
-        `function`, as `module:name`, takes bytes and limits like `decode.decode`. `filter_required`: a decoder without
-        a system call filter decodes nothing.
+        `function`: a function like `decode.decode`, as `module:name`. `filter_required`: a decoder without a system
+        call filter decodes nothing.
         """
         if size < 1:
             raise ValueError("a pool needs at least one decoder")
@@ -73,11 +74,11 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         self._function = function
         self._filter_required = filter_required
         self._served: Hashable = None
-        self._past_cpu_seconds = 0.0  # of decoders that were put down
+        self._past_cpu_seconds = 0.0  # of decoders that were ended
         self.unfiltered: str | None = None  # why the last decoder that started has no system call filter
         self._decoders: list[Decoder] = []
         self._queue: deque[Task] = deque()
-        # Children die with the thread that starts them (`linux_process`): it has to live as long as the pool.
+        # Children die with the thread that starts them (`linux_process`). So it must live as long as the pool.
         self._starter = ThreadPoolExecutor(1, "decoder-starter")
         self._spare: Future[Decoder] | None = None
         self._owner = os.getpid()
@@ -98,13 +99,13 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         self._starter.shutdown()
 
     def serve(self, owner: Hashable) -> None:
-        """Decode for this owner from now on, by fresh decoders if another was served before."""
+        """Decode for this owner from now on. If another owner was served before, use fresh decoders."""
         if self._served not in (None, owner):
             self._put_all_down()
         self._served = owner
 
     def start_ahead(self) -> None:
-        """Start a decoder in the background for whoever is served next, so that the first file need not wait for it."""
+        """Start a decoder in the background for the next owner, so that the first file need not wait for it."""
         if self._spare is None:
             self._spare = self._starter.submit(self._new_decoder)
 
@@ -119,12 +120,12 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         return [decoder.process.pid for decoder in self._decoders]
 
     def map(self, items: Iterable[tuple[K, bytes | SliceRejected]]) -> Iterator[tuple[K, Result]]:
-        """Decode files, in order: each key with its slices or the reason it is rejected.
+        """Decode files in order. Yield each key with its slices, or with the reason why the file is rejected.
 
-        A SliceRejected instead of bytes passes through in its place. At most `_AHEAD` files a decoder, or 64 MB and one
-        file, are taken ahead. What `items` raises is raised after all that came before it has been given out.
+        A SliceRejected among `items` is passed on in its place. At most `_AHEAD` files for each decoder, or 64 MB and
+        one file, are taken ahead. An error of `items` is raised after all earlier results have been yielded.
 
-        Raises DecoderUnavailable when decoders cannot be started.
+        Raises DecoderUnavailable if decoders cannot be started.
         """
         if self._is_mapping or os.getpid() != self._owner:
             raise RuntimeError("a pool decodes for one caller at a time, in the process that made it")
@@ -153,7 +154,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
     def _fill(
         self, source: Iterator[tuple[K, bytes | SliceRejected]], pending: deque[tuple[K, Task]]
     ) -> tuple[Iterator[tuple[K, bytes | SliceRejected]] | None, Exception | None]:
-        """Take from the source while there is room. Returns it, or None at its end with what it raised."""
+        """Take files from the source while there is room. Return the source, or None and its error at its end."""
         held = sum(len(task.data) for _, task in pending)
         while len(pending) < _AHEAD * self._size and held < _AHEAD_BYTES:
             try:
@@ -173,7 +174,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         return source, None
 
     def _dispatch(self) -> None:
-        """Send queued files to idle decoders, then to new ones, then behind the files that decoders hold."""
+        """Send queued files to idle decoders, then to new decoders, and then behind the files of busy decoders."""
         while self._queue:
             decoder = self._pick(self._queue[0])
             if decoder is None:
@@ -181,13 +182,13 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             decoder.send(self._queue.popleft())
 
     def _pick(self, task: Task) -> Decoder | None:
-        """Return the decoder for a file, or None while all are busy. One that is ready goes before one that starts."""
+        """Return the decoder for a file, or None if all are busy. Prefer one that is ready to one that is starting."""
         usable = [decoder for decoder in self._decoders if not _is_worn(decoder)]
         if len(usable) < self._size and (task.is_retry or all(decoder.tasks for decoder in usable)):
             usable.append(started := self._start())
             if task.is_retry:
                 return started
-        able = [decoder for decoder in usable if decoder.is_ready] or usable[:1]  # the first to start is ready first
+        able = [decoder for decoder in usable if decoder.is_ready] or usable[:1]  # the first one started is ready first
         least = min(able, key=lambda decoder: len(decoder.tasks))
         return least if len(least.tasks) < _PIPELINE else None
 
@@ -204,7 +205,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         return Decoder(self._limits, self._function, filter_required=self._filter_required)
 
     def _turn(self, *, block: bool) -> None:
-        """Do one round: hand out files, wait for an answer, take it in, replace decoders that died or take too long."""
+        """Do one round: send files, wait for answers, read them, and replace decoders that died or take too long."""
         self._dispatch()
         busy = [decoder for decoder in self._decoders if decoder.tasks or not decoder.is_ready]
         if not busy:
@@ -259,7 +260,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
             logger.warning("decoders run without a system call filter: %s; only their limits hold", decoder.unfiltered)
 
     def _replace(self, decoder: Decoder, *, timed_out: bool = False) -> None:
-        """Put a decoder down. Its first file gets an outcome or another try, and the others go back in front."""
+        """End a decoder. Its first file gets an outcome or another try. Its other files go back to the front."""
         code = self._put_down(decoder)
         if not decoder.is_ready:
             self._failed_starts += 1
@@ -275,7 +276,7 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
         self._queue.extendleft(task for task in reversed(decoder.tasks) if task.result is None)
 
     def _abandon(self) -> None:
-        """Forget all files on their way, and put down the decoders that work on them."""
+        """Forget all files that are not decoded yet, and end the decoders that work on them."""
         self._queue.clear()
         for decoder in [decoder for decoder in self._decoders if decoder.tasks]:
             self._put_down(decoder)

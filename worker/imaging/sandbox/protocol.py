@@ -1,7 +1,7 @@
-"""The frames between the pool and its decoders, and the decoders' side of them (`reply` is the pool's).
+"""Defines the frames between the pool and its decoders, and packs those of decoders. `reply` reads them for the pool.
 
-Request: length (8 bytes, little endian), the file. Reply: lengths of header and pixels (4 bytes each), the header in
-JSON, the pixels of all slices one after another. A header states the processor time that its answer took, too.
+Request: the length (8 bytes, little endian), then the file. Reply: the lengths of header and pixels (4 bytes each), the
+header in JSON, then the pixels of all slices one after the other. The header also states the processor time.
 """
 
 import json
@@ -20,7 +20,7 @@ _FIELDS = ("frame", "format", "mode", "width", "height", "notes")
 
 
 def pack_reply(result: list[PreparedSlice] | SliceRejected, seconds: Mapping[str, float] = NOT_MEASURED) -> bytes:
-    """Return a decoder's answer as one frame. `seconds`: core-seconds by stage, for both stages of `NOT_MEASURED`."""
+    """Return a decoder's answer as a frame. `seconds`: the core-seconds of each stage that `NOT_MEASURED` names."""
     if isinstance(result, SliceRejected):
         return pack_frame({"code": result.code, "detail": result.detail, "seconds": dict(seconds)})
     slices = [
@@ -31,6 +31,6 @@ def pack_reply(result: list[PreparedSlice] | SliceRejected, seconds: Mapping[str
 
 
 def pack_frame(header: dict[str, object], pixels: Sequence[memoryview | bytes] = ()) -> bytes:
-    """Return a frame with this header and these pixels. They are copied only once: a scan has a hundred megabytes."""
+    """Return a frame with this header and these pixels. Copy the pixels only once, because a scan has 100 MB."""
     text = json.dumps(header).encode()
     return b"".join((REPLY.pack(len(text), sum(memoryview(part).nbytes for part in pixels)), text, *pixels))

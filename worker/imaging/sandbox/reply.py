@@ -1,4 +1,4 @@
-"""The answers of decoders, checked as if a stranger had written them."""
+"""Reads the answers of decoders, and checks them as if a stranger had written them."""
 
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,12 +14,12 @@ from worker.imaging.rejections import SliceRejected
 from worker.imaging.sandbox.protocol import REPLY
 
 MAX_HEADER = 4 * 1024 * 1024
-MAX_SECONDS = 3600.0  # of processor time for one file: a decoder is stopped long before
+MAX_SECONDS = 3600.0  # processor time for one file; a decoder is stopped long before that
 T = TypeVar("T")
 
 
 class ForgedReply(Exception):
-    """A decoder wrote what no decoder writes: it has crashed, or has been taken over."""
+    """A decoder wrote an invalid answer: it has crashed, or a file has taken it over."""
 
 
 def _printable(text: str) -> str:
@@ -43,7 +43,7 @@ class _Strict(BaseModel):
 
 
 class Greeting(_Strict):
-    """The first frame of a decoder. `unfiltered`: why it runs without a system call filter, or None."""
+    """The first frame of a decoder. `unfiltered`: why the decoder has no system call filter, or None if it has one."""
 
     ready: bool
     unfiltered: str | None
@@ -96,7 +96,7 @@ _GREETING = TypeAdapter(Greeting)
 
 
 def frame_length(start: bytes | bytearray, max_slices: int) -> int:
-    """Return the bytes of the whole frame that begins with these eight. Raises ForgedReply."""
+    """Return the length of the frame that begins with these eight bytes. Raises ForgedReply."""
     header, pixels = REPLY.unpack_from(start)
     if header > MAX_HEADER or pixels > max_slices * PIXEL_BYTES:
         raise ForgedReply("a frame longer than any answer")
@@ -112,9 +112,9 @@ def read_greeting(frame: bytes) -> Greeting:
 
 
 def read_reply(frame: bytes, max_slices: int) -> list[PreparedSlice] | SliceRejected:
-    """Return the answer in a frame, and count the processor time that it states.
+    """Return the answer in a frame. Count the processor time that the answer states.
 
-    Raises ForgedReply unless every part of it is what `pack_reply` writes.
+    Raises ForgedReply unless every part of the answer could come from `pack_reply`.
     """
     answer, pixels = _read(_ANSWER, frame)
     result = _result(answer, pixels, max_slices)

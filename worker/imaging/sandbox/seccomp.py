@@ -1,8 +1,8 @@
-"""Takes from a decoding process, before it sees a submitted byte: memory, time, files, the network, new processes.
+"""Confines a decoding process before it gets a submitted byte: limits memory and time, forbids files, network and more.
 
-Linux, through `prctl` and a seccomp filter of our own (seccomp(2), Documentation/userspace-api/seccomp_filter.rst).
-Libraries are not used: `pyseccomp` needs a libseccomp of the system, and bubblewrap and nsjail are programs that need
-user namespaces, which containers often forbid. This needs neither root nor anything but pip.
+Uses Linux's `prctl` and a seccomp filter of our own (seccomp(2), Documentation/userspace-api/seccomp_filter.rst).
+Libraries are not used: `pyseccomp` needs libseccomp on the system. bubblewrap and nsjail are programs that need user
+namespaces, which containers often forbid. This module does not need root or system packages.
 """
 
 import ctypes
@@ -17,9 +17,9 @@ _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 38, 22
 _SECCOMP_MODE_FILTER = 2
 _RET_ALLOW, _RET_ERRNO = 0x7FFF0000, 0x00050000
 _LOAD, _JUMP_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # BPF: ld abs, jeq, jset, ret
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data, low words first
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; the low word comes first
 _PROT_EXEC = 4
-_X32 = 0x40000000  # in the number of a system call of x86_64's x32 variant
+_X32 = 0x40000000  # set in system call numbers of x86_64's x32 variant
 
 # By machine: audit architecture, then system call numbers (asm/unistd_64.h, asm-generic/unistd.h).
 _MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -111,19 +111,19 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def forbid_effects() -> str | None:
-    """Forbid from here on what affects anything else: other processes, the network, and files except to read them.
+    """Forbid all effects on other processes, on the network and on files from now on. Files may be read.
 
-    This is for libraries that start threads and open files, which `drop_system_calls` forbids. A
-    forbidden call fails with EPERM. Call it before the first thread starts. Returns None, or why it is not possible.
+    This is for libraries that start threads and open files, which `drop_system_calls` forbids. A forbidden system call
+    fails with EPERM. Call this function before the first thread starts. Return None, or why it is not possible.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     return _install(_deny_filter)
 
 
 def limit_resources(memory_bytes: int) -> None:
-    """Limit the address space to what `grant_memory` may allow, and the number of open files.
+    """Limit the number of open files, and limit the address space to `memory_bytes`, the most for `grant_memory`.
 
-    The process cannot make a file larger, dump its core or fork.
+    The process can then no longer enlarge a file, dump its core or fork.
     """
     for what, most in (
         (resource.RLIMIT_AS, memory_bytes),
@@ -138,14 +138,16 @@ def limit_resources(memory_bytes: int) -> None:
 
 
 def grant_memory(memory_bytes: int) -> None:
-    """Let this process use so much address space, at most what `limit_resources` set."""
+    """Let this process use `memory_bytes` of address space, but at most the limit that `limit_resources` set."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (min(memory_bytes, most), most))
 
 
 def grant_cpu(seconds: int) -> None:
-    """Let this process use `seconds` more of processor time (up to one more, the kernel counts whole ones), then die
-    of SIGXCPU."""
+    """Let this process use `seconds` more of processor time, and then die of SIGXCPU.
+
+    It may get up to one second more, because the kernel counts whole seconds.
+    """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = int(usage.ru_utime + usage.ru_stime) + seconds + 1
@@ -153,13 +155,13 @@ def grant_cpu(seconds: int) -> None:
 
 
 def drop_system_calls() -> str | None:
-    """Allow only the system calls that are needed to compute and to use open pipes. Any other fails with EPERM.
+    """Allow only the system calls that are needed to compute and to use open pipes. Others fail with EPERM.
 
-    From then on this process cannot open a file (such as the SQLite ledger or the secrets of this user) or a socket,
-    start a program or a process, or map executable memory. The only limits that it can change are that of processor
-    time, and that of address space up to the one set by `limit_resources`.
+    From then on, this process cannot open a file (such as the SQLite ledger or the user's secrets) or a socket, start a
+    program or a process, or map executable memory. It can change only two limits: that of processor time, and that of
+    address space up to the limit of `limit_resources`.
 
-    Returns None, or why the filter could not be set. In that case only the limits of `limit_resources` hold.
+    Return None, or why the filter could not be set. In that case only the limits of `limit_resources` hold.
     """
     return _install(_filter)
 
@@ -185,7 +187,7 @@ class _Program(ctypes.Structure):
 
 
 def _filter(machine: str) -> list[tuple[int, int, int, int]]:
-    """Return the BPF program as (code, jump if true, jump if false, operand); jumps count instructions to skip."""
+    """Return the BPF program as (code, jump if true, jump if false, operand). A jump is a number of instructions."""
     column = list(_MACHINES).index(machine)
     deny = (_RETURN, 0, 0, _RET_ERRNO | errno.EPERM)
     allow = (_RETURN, 0, 0, _RET_ALLOW)
@@ -203,7 +205,7 @@ def _filter(machine: str) -> list[tuple[int, int, int, int]]:
 
 
 def _deny_filter(machine: str) -> list[tuple[int, int, int, int]]:
-    """Return the BPF program of `forbid_effects`, as `_filter` does. Calls of the x32 variant are denied too."""
+    """Return the BPF program of `forbid_effects`, in the form of `_filter`. It denies calls of the x32 variant too."""
     column = list(_MACHINES).index(machine)
     deny = (_RETURN, 0, 0, _RET_ERRNO | errno.EPERM)
     allow = (_RETURN, 0, 0, _RET_ALLOW)
