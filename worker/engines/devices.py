@@ -3,6 +3,7 @@
 To learn whether Keras computes on a GPU, call `worker.engines.keras.on_gpu`, which loads Keras.
 """
 
+import os
 from pathlib import Path
 
 from worker.engines.processor import read_processor
@@ -14,5 +15,9 @@ def has_gpu() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Return whether this processor has instructions for bfloat16 (AMX or AVX512-BF16)."""
-    return "bfloat16" in read_processor().features
+    """Return whether a library may compute in bfloat16: the processor has instructions for it (AMX or AVX512-BF16).
+
+    False if `ONEDNN_MAX_CPU_ISA` is set: OpenVINO fails if it is to use bfloat16 under this limit
+    (findings/openvino-fails-under-onednn-max-cpu-isa.sh).
+    """
+    return "bfloat16" in read_processor().features and not os.environ.get("ONEDNN_MAX_CPU_ISA")

@@ -2,6 +2,9 @@
 
 import pytest
 
+from worker.engines import devices
+from worker.engines.processor import Processor
+
 
 @pytest.mark.parametrize(
     ("capabilities", "fast"),
@@ -30,3 +33,11 @@ def test_processor_decides_without_a_gpu(monkeypatch):
         monkeypatch.setattr(keras, "on_gpu", lambda: False)
         monkeypatch.setattr(keras, "has_bfloat16", lambda there=there: there)
         assert keras.has_fast_bfloat16() == there
+
+
+def test_bfloat16_is_not_used_under_a_limit_for_onednn(monkeypatch):
+    monkeypatch.setattr(devices, "read_processor", lambda: Processor("AMD EPYC (Zen 4)", 2, ("AVX2", "bfloat16")))
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    assert devices.has_bfloat16()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not devices.has_bfloat16()
