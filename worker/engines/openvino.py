@@ -16,7 +16,7 @@ from worker.engines.package import PackageError
 from worker.engines.processor import usable_cores
 
 MOST_PROVEN = 256  # the most slices of a proof; more take long on many cores and show nothing new
-DEFAULT_REQUEST = 8  # slices that a core computes at a time; 16 are not quicker, and take 100 MB more on two cores
+DEFAULT_REQUEST = 4  # slices that a core computes at a time; 8 are not quicker, and take 50 MB more on two cores
 
 
 class OpenVinoEngine:
@@ -43,7 +43,7 @@ class OpenVinoEngine:
         self.name, self.precision = f"openvino-{precision}", precision
         cores = threads or usable_cores()
         self._streams, self._request = streams or cores, request
-        self.batch_size = 8 * request * self._streams
+        self.batch_size = 16 * request * self._streams
         self.proof_sizes: tuple[int, ...] = (min(max(request * self._streams, 32), MOST_PROVEN), 1)
         options: dict[str, object] = {
             "NUM_STREAMS": str(self._streams),

@@ -24,7 +24,7 @@ SECONDS = 20.0  # after this time, no more settings are tried
 MEASURED_SECONDS = 0.4  # in each of ROUNDS; the quickest round counts, because other processes may disturb some
 ROUNDS = 3
 CALL = 4  # requests that each stream computes in a call
-REQUESTS = (2, 4, 16)  # numbers of slices in a request to try, besides the default
+REQUESTS = (2, 8, 16)  # numbers of slices in a request to try, besides the default
 CLEARLY = 1.03  # the least gain that counts; a smaller gain is noise
 
 

@@ -37,10 +37,10 @@ def test_what_tuning_finds_is_kept_and_used(published: Published, settings: Sett
     kept[key] |= {"streams": 1, "threads": 1, "request": 3}
     file.write_text(json.dumps(kept))
     tuned = load_engine(folder, "openvino-f32", threads=2).engine
-    assert tuned.batch_size == 8 * 3
+    assert tuned.batch_size == 16 * 3
 
 
 def test_a_damaged_file_of_tunings_is_passed_over(published: Published, settings: Settings) -> None:
     settings.home.mkdir(exist_ok=True)
     (settings.home / "tuning.json").write_text("{")
-    assert load_engine(published[0], "openvino-f32", threads=2).engine.batch_size == 8 * 8 * 2
+    assert load_engine(published[0], "openvino-f32", threads=2).engine.batch_size == 16 * 4 * 2
