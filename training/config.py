@@ -127,9 +127,9 @@ class Config(_Frozen):
     """All settings of a training run, except its data and seed.
 
     `initial`: the weights from which it starts. `balanced`: both classes count the same in the loss, whatever their
-    numbers of slices. `pixels`: the scale of pixels for the weights (`training.network.pixel_scale`). A run that starts
-    from a model version uses the version's scale. `threshold`: the rule that chooses the threshold on the validation
-    slices (`calibrate`). `floor`: the lowest sensitivity with which the version may be promoted.
+    numbers of slices. `pixels`: the scale of pixels on which the weights were trained (`training.network.pixel_scale`).
+    A run that starts from a model version uses the version's scale. `threshold`: the rule that chooses the threshold on
+    the validation slices (`calibrate`). `floor`: the lowest sensitivity with which the version may be promoted.
     """
 
     preset: str

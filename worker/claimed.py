@@ -3,10 +3,10 @@
 * A heartbeat keeps the lease while the work makes progress.
 * If the lease was lost and somebody else has the work (`StaleClaim`), this is logged, and nothing is recorded.
 * While the database is unreachable, results are kept, and recording them is tried again until the database is back
-  (`patiently`). The lease is then renewed.
+  (`patiently`). Then the lease is renewed.
 * If storage, decoders or memory are not available, the work is put off and tried again later. This does not count as an
   attempt. It is logged as an error, and counted in the metric `ctbatch_put_offs`.
-* While less disk space is free than the reserve, nothing is claimed. Work that is claimed already can then go on.
+* While less disk space is free than the reserve, nothing is claimed. The reserve is for work that is claimed already.
 * Any other error ends the work. `fail` records the reason for people. If `fail` itself raises an error, the error goes
   to Celery's log, and the lease runs out.
 * Progress is noted once a second. If the database is unreachable, only this note is lost.
@@ -60,7 +60,7 @@ def carry_out(
     """Do claimed work by the policy above.
 
     `away`: the errors that put off the work. Any other error is passed to `fail`. `put_off`: the function that puts off
-    the work, if it is not `_put_off`.
+    the work; by default, `_put_off`.
     """
     rows = {"kind": model.__name__, "ids": [claim.id for claim in claims]}
     with Heartbeat(model, claims) as heartbeat:
@@ -70,7 +70,7 @@ def carry_out(
             except StaleClaim:
                 raise
             except away as error:
-                log.error("work put off", extra=rows | _kind_of(error))  # noqa: TRY400  its text can hold a name
+                log.error("work put off", extra=rows | _kind_of(error))  # noqa: TRY400  the error text can hold a name
                 patiently(heartbeat, partial(put_off, error) if put_off else partial(_put_off, model, claims))
             except FileMissing as error:
                 if OSError in away and not is_storage_at_hand():

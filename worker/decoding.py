@@ -47,8 +47,9 @@ def stored_entries(
 ) -> Entries:
     """Yield the entries of a stored file, within the limits that the settings state.
 
-    `progress` is called while the file is fetched, for each entry, and while it is unpacked or passed over.
-    `passed_over` counts as `read_entries` does. Raises ArchiveRefused, FileMissing, FileDamaged, OSError.
+    `progress` is called again and again: while the file is fetched, while bytes are unpacked (also those of entries
+    that are passed over), and once for each entry. `passed_over` counts the DICOMDIR files (see `read_entries`). Raises
+    ArchiveRefused, FileMissing, FileDamaged, OSError.
     """
     path = storage().received_path(sha256, progress)
     for entry in read_entries(path, filename, Limits.of(current()), progress, passed_over):
@@ -60,7 +61,7 @@ def read_decoded(pool: DecoderPool, entries: Iterable[Entry], progress: Callable
     """Read the entries, and store their originals. Yield the entries in order, each decoded or rejected.
 
     Call `storage().sync()` before rows refer to the originals. Some entries are read before earlier ones are yielded.
-    `progress` is called for each entry. Raises DecoderUnavailable, OSError, and what reading raises.
+    `progress` is called for each entry. Raises DecoderUnavailable, OSError, and what reading an entry raises.
     """
 
     store = storage()
@@ -86,4 +87,4 @@ def npy_bytes(arrays: Sequence[NDArray[np.uint8]]) -> bytes:
     header = io.BytesIO()
     shape = (len(arrays), SIDE, SIDE)
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return b"".join((header.getvalue(), *(pixels.data for pixels in arrays)))  # copied once, unlike by np.stack
+    return b"".join((header.getvalue(), *(pixels.data for pixels in arrays)))  # copies once; np.stack would add a copy

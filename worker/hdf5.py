@@ -115,7 +115,7 @@ class _Refused(Exception):
 def main(parent: str, filter_: str) -> NoReturn:
     """Confine this process, read the file at stdin, and write its shapes or a code of `REFUSALS` as JSON.
 
-    If `filter_` is `required` but cannot be set, the file is not read.
+    If the filter is `required` but cannot be set, the file is not read.
     """
     die_with_parent(int(parent))
     _warm_up()

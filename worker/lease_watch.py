@@ -12,7 +12,7 @@ class LeaseWatch:
     """Gets the database's time at each sweep, and notices gaps in which the database could not be reached.
 
     During a gap, no worker could renew its lease. So after a gap, live workers get the time of one heartbeat and one
-    sweep to renew. The start of this process counts as a gap, because there may have been one before.
+    sweep to renew their leases. The start of this process counts as a gap, because there may have been one before.
     """
 
     def __init__(self) -> None:

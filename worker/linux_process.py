@@ -16,8 +16,8 @@ _libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Ask the kernel to send this process a signal when its parent dies. If the parent is dead already, exit at once.
 
-    This uses prctl(2), PR_SET_PDEATHSIG. `parent`: the process id of the parent, taken before the fork. The signal
-    also comes when the thread that forked ends, so that thread must live as long as this process.
+    This uses prctl(2), PR_SET_PDEATHSIG. `parent`: the process id of the parent, taken before the fork. The signal also
+    comes when the thread that forked this process ends. So this thread must live as long as the process.
     """
     if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0) != 0:
         code = ctypes.get_errno()

@@ -1,4 +1,7 @@
-"""Prepares every Celery worker process: its logs, its own connections, and its end with its parent."""
+"""Prepares every Celery worker process.
+
+Sets up its logs, drops the connections of its parent, and ends it when its parent ends.
+"""
 
 import os
 from typing import Any
@@ -20,7 +23,10 @@ def worker_name() -> str:
 
 
 def prepare(default_role: str) -> None:
-    """Connect to Celery's signals, to set up logging and forked processes, and to write the file of a ready worker."""
+    """Connect functions to Celery's signals.
+
+    They set up logging, prepare each forked process, and write the file `ROLE.ready` when the worker is ready.
+    """
     os.umask(0o077)  # stored files are for this user alone
     role, parent = os.environ.get("CTBATCH_ROLE", default_role), os.getpid()
 

@@ -1,4 +1,4 @@
-"""Celery tasks of ingest and inference workers. A message says only that there is work. The rows say which is next."""
+"""Celery tasks of ingest and inference workers. A message says that there is work; the rows say which work is next."""
 
 import os
 from typing import Any
@@ -12,7 +12,7 @@ from worker.process import worker_name
 
 @signals.worker_process_init.connect
 def start_process(**_: Any) -> None:
-    """Prepare an ingest process: start a decoder, and set up database and storage. The first job need not wait then."""
+    """Start a decoder, and set up database and storage, so that the first job of an ingest process need not wait."""
     if os.environ.get("CTBATCH_ROLE") == Queue.INGEST:
         from worker.jobs.ingest import get_ready
 

@@ -28,18 +28,18 @@ from db.settings import get_settings
 from worker.engines.processor import read_processor
 
 OWNERS = 2
-FILES = 2  # uploads of a job; each holds one slice, so each is a chunk
+FILES = 2  # uploads of a job; an upload holds one slice, and so becomes one chunk
 BATCH = 128  # the most slices that a worker claims at once; the default of CTBATCH_CHUNK_SLICES
 POLL_SECONDS = 0.1
 START_SECONDS = 300
-TRIES = 5  # for a transaction that the database aborts
+TRIES = 5  # how often a transaction is tried if the database aborts it
 CAM = bytes(98)
 
 
 def run(url: str | None, workers: int, count: int, seconds: float, as_json: bool) -> None:
     """Submit jobs in rounds to workers that only claim and record. Print the speed and the number of deadlocks.
 
-    `count`: jobs in a round. `seconds`: submit rounds for so long. `url`: an empty database, or None for SQLite in a
+    `count`: jobs in a round. `seconds`: how long to submit rounds. `url`: an empty database, or None for SQLite in a
     temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
@@ -79,9 +79,9 @@ def _result(results: Any) -> Counter[str]:
 
 
 def _prepare() -> list[User]:
-    """Make a champion without files, and make the owners of the jobs. Raises UsageError unless the database is empty.
+    """Make a champion without files. Make the owners of the jobs, and return them.
 
-    Return the owners.
+    Raises UsageError unless the database is empty.
     """
     with session_scope() as s:
         if s.scalar(select(func.count()).select_from(User)):

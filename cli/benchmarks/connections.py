@@ -113,7 +113,7 @@ def proxy_config(folder: Path, web_port: int, port: int) -> Path:
     )
     text = PROXY.read_text()
     for name, here in (
-        ("/tmp/", f"{folder}/"),  # noqa: S108 the container's, which becomes this folder
+        ("/tmp/", f"{folder}/"),  # noqa: S108 the container's /tmp becomes this folder
         ("/run/secrets/", f"{folder}/"),
         ("web:8000", f"127.0.0.1:{web_port}"),
         ("listen 8443", f"listen 127.0.0.1:{port}"),
@@ -127,7 +127,7 @@ def proxy_config(folder: Path, web_port: int, port: int) -> Path:
 
 @contextmanager
 def _running(argv: list[str], url: str) -> Iterator[None]:
-    """Run a server during the block, from its first answer on. Raises Unavailable if it ends before it answers."""
+    """Start a server, wait for its first answer, and stop it after the block. Raises Unavailable if it ends early."""
     env = our_environment() | {"CTBATCH_HOME": str(get_settings().home)}
     process = subprocess.Popen(  # noqa: S603 our own command lines
         argv, env=env, cwd=get_settings().home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""A crowd of slow clients for benchmarks. Some only hold a connection open, some upload slowly, some read slowly."""
+"""Runs a crowd of slow clients for benchmarks. Some only hold connections open, some upload slowly or read slowly."""
 
 import contextlib
 import socket
@@ -19,7 +19,7 @@ LONG_ANSWER = "/static/vendor/swagger-ui/swagger-ui-bundle.js"  # 1.4 MB
 
 @dataclass(frozen=True)
 class Target:
-    """A server, and a user's token for it. TLS certificates are not checked, because the server is on this machine."""
+    """A server, and the token of a user. TLS certificates are not checked, because the server is on this machine."""
 
     url: str
     token: str
@@ -144,7 +144,7 @@ def crowd(target: Target, idle: int, uploads: int, readers: int) -> Iterator[Non
     thread.start()
     try:
         all_there.wait()
-        time.sleep(1)  # until the server has accepted all of them
+        time.sleep(1)  # until the server has accepted all connections
         yield
     finally:
         stop.set()

@@ -1,4 +1,4 @@
-"""Measures the time and the memory that unpacking one archive of very many tiny slices takes."""
+"""Measures how much time and memory it takes to unpack one archive of very many tiny slices."""
 
 import tempfile
 import time

@@ -15,13 +15,15 @@ from worker.engines.processor import read_processor
 
 
 def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
-    """Measure the engine alone, the whole job, and the engine alone again. Print all three speeds and their ratio.
+    """Measure the engine alone, the whole job, and the engine alone again. Print all three speeds.
 
-    If other processes disturbed the run, print the values with a mark if `shown`, or else raise Unavailable.
+    Also print the speed of the job divided by the mean speed of the engine.
+
+    Raise Unavailable if other processes disturbed the run. If `shown`, print the values with a mark instead.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:
         archive = Path(folder) / "slices.zip"
-        count = _pack(path, slices, archive)
+        _pack(path, slices, archive)
         warm_up(bench)
         with watched() as first:
             before = _bare_engine(bench.package, archive)
@@ -40,7 +42,7 @@ def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_js
     bare = (before + after) / 2
     whole = predicted / seconds
     report = {
-        "slices": count,
+        "slices": int(job["counts"]["received"]),
         "predicted": predicted,
         "bare_engine_per_second": [round(before, 1), round(after, 1)],
         "whole_job_per_second": round(whole, 1),
@@ -59,20 +61,19 @@ def run(path: Path | None, slices: int, package: Path | None, shown: bool, as_js
     print_report(report, as_json)
 
 
-def _pack(path: Path | None, slices: int, archive: Path) -> int:
-    """Make an archive of at most `slices` slices, and return how many it has. If `path` is an archive, link to it."""
+def _pack(path: Path | None, slices: int, archive: Path) -> None:
+    """Make an archive of at most `slices` slices. If `path` is an archive itself, link to it, whatever its size."""
     if path is None:
         write_phantoms(archive, slices, seed=5)
-        return slices
-    if path.is_file():
+    elif path.is_file():
         archive.symlink_to(path.resolve())
-        return slices
-    say(f"packing slices of {path}")
-    return pack_files(archive, path, slices)
+    else:
+        say(f"packing slices of {path}")
+        pack_files(archive, path, slices)
 
 
 def _bare_engine(package: Path, archive: Path) -> float:
-    """Return the images/s of the engine alone on the archive's prepared slices. It runs in a separate process."""
+    """Return the images/s of the engine alone, in a separate process, on the archive's prepared slices."""
     command = [sys.executable, "-P", "-m", "cli.benchmarks.bare_engine", str(package), str(archive)]
     result = subprocess.run(  # noqa: S603  (our own code)
         command, check=True, capture_output=True, text=True, env=our_environment()

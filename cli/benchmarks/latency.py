@@ -15,9 +15,9 @@ WARM_UP = 3  # jobs
 
 
 def run(jobs: int, package: Path | None, shown: bool, as_json: bool) -> None:
-    """Submit jobs of one slice, one after the other. Print the times that the client and the database measured.
+    """Submit jobs of one slice, one after the other. Print the times by the client's clock and by the database.
 
-    If other processes disturbed the run, print the values with a mark if `shown`, or else raise Unavailable.
+    Raise Unavailable if other processes disturbed the run. If `shown`, print the values with a mark instead.
     """
     seen, recorded = [], []
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder, serve(package) as bench:

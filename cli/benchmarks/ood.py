@@ -56,7 +56,7 @@ def _other_pictures(slices: Pixels) -> dict[str, Pixels]:
 
 
 def _window(slices: Pixels, centre: float, width: float) -> Pixels:
-    """Return slices as another window would show them. The slices show the lung window: centre -600, width 1500 HU."""
+    """Return slices of the lung window (centre -600, width 1500 HU) as another window would show them."""
     hu = slices.astype(np.float32) / 255 * 1500 - 1350
     return np.asarray(np.clip((hu - (centre - width / 2)) / width, 0, 1) * 255, np.uint8)
 
@@ -76,7 +76,7 @@ def _photographs(rng: np.random.Generator) -> Pixels:
 
 
 def _mr(rng: np.random.Generator) -> Pixels:
-    """Return crops of the MR slice among pydicom's test files. Its grey levels are scaled to its range of values."""
+    """Return crops of the MR slice among pydicom's test files. Its values are scaled to the grey levels 0 to 255."""
     from pydicom import dcmread
     from pydicom.data import get_testdata_file
 

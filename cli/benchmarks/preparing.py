@@ -29,7 +29,8 @@ WARM_UP = 32  # slices of a first job, which starts the decoders
 class Cost:
     """The processor time of a job, in seconds, and how many of its slices were prepared.
 
-    `receive`: to hash, store and check the archive. `ingest`: the ingest process. `decoders`: its decoders.
+    `receive`: of hashing, storing and checking the archive. `ingest`: of the ingest process. `decoders`: of its
+    decoders.
     """
 
     receive: float
@@ -50,7 +51,7 @@ class Cost:
 def run(path: Path | None, slices: int, rounds: int, as_json: bool) -> None:
     """Print the core-milliseconds that a slice takes in the cheapest round, for each part.
 
-    Measure the slices of `path`, or if it is None, synthetic slices of each kind of file.
+    Measure the slices of `path`. If `path` is None, measure synthetic slices of each kind of file.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as name:
         folder = Path(name)
@@ -86,7 +87,7 @@ def _archives(path: Path | None, slices: int, rounds: int, folder: Path) -> dict
 
 
 def _prepare(archive: Path) -> Cost:
-    """Receive an archive like the web, and prepare its slices like an ingest worker. Both run in this process."""
+    """Receive an archive as the web does, and prepare its slices as an ingest worker does, all in this process."""
     began = _own_seconds()
     with storage().receive() as receiver, archive.open("rb") as file:
         while part := file.read(MIB):

@@ -44,7 +44,7 @@ class Bench:
 def serve(package: Path | None) -> Iterator[Bench]:
     """Run a ctbatch in a temporary home. Its champion is `package`.
 
-    Without a package, it is the champion of the home that the environment names, or else the demo model.
+    If `package` is None, use the champion of the home that the environment names, or else the demo model.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as folder:
         package = package or _champion_package() or demo_package(Path(folder) / "package")
@@ -83,7 +83,7 @@ def send_archive(bench: Bench, archive: Path) -> Json:
 
 
 def submit(bench: Bench, archive: Path) -> Json:
-    """Submit an archive with a single request. `send_archive` first also asks for a list of jobs."""
+    """Submit an archive with a single request. (`send_archive` asks for a list of jobs first.)"""
     with archive.open("rb") as file:
         fields = {"name": archive.stem, "priority": "0"}
         return bench.client.submit(fields, [(archive.name, file)], secrets.token_hex(16))
@@ -154,7 +154,7 @@ def demo_package(folder: Path) -> Path:
 
 
 def peak_memory(root: int) -> dict[str, int]:
-    """Return the peak resident memory in MiB of the process `root` and of all below it, by role and process id."""
+    """Return the peak resident memory, in MiB, of `root` and all processes below it, by role and process id."""
     peaks = {}
     for pid in [root, *descendants(root)]:
         try:

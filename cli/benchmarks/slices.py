@@ -21,14 +21,14 @@ ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm"}
 
 
 def slice_files(folder: Path) -> list[Path]:
-    """Return the files below `folder` whose names end like those of slices, sorted.
+    """Return the files below `folder` whose names end in one of `ENDINGS`, sorted.
 
     Raises:
         UsageError: there is no such file.
     """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
     if not files:
-        raise UsageError(f"{folder} holds no slice; name a folder of PNG, JPEG, TIFF, BMP, DICOM or NIfTI files")
+        raise UsageError(f"{folder} has no slice; name a folder of .png, .jpg, .jpeg, .tif, .tiff, .bmp or .dcm files")
     return files
 
 

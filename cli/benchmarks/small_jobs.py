@@ -21,7 +21,7 @@ LOOK_SECONDS = 0.1
 def run(jobs: int, slices: int, package: Path | None, shown: bool, as_json: bool) -> None:
     """Predict one job of `jobs` × `slices` slices, then `jobs` jobs of `slices` slices. Print both times.
 
-    If other processes disturbed the run, print the values with a mark if `shown`, or else raise Unavailable.
+    Raise Unavailable if other processes disturbed the run. If `shown`, print the values with a mark instead.
     """
     with tempfile.TemporaryDirectory(prefix="ctbatch-bench-") as name, serve(package) as bench:
         folder = Path(name)

@@ -127,8 +127,9 @@ def intake(slices: int, package: Path | None, as_json: bool) -> None:
 def decoding(slices: int, as_json: bool) -> None:
     """Measure how many DICOM slices/s one core reads.
 
-    Stores a slice of 512 × 512 pixels and 16 bits uncompressed and in four lossless syntaxes, then decodes and prepares
-    each of these files. The speed is compared with that of the codec alone. Prints the best of five rounds.
+    Stores one slice (512 × 512 pixels, 16 bits) in five files: one uncompressed, and one in each of four lossless
+    syntaxes. Then decodes and prepares each file. The speed is compared with that of the codec alone. Prints the best
+    of five rounds.
     """
     from cli.benchmarks.decoding import run
 
@@ -289,9 +290,10 @@ def hosts(devices: str, rate: float, seconds: int, even_if_disturbed: bool, as_j
     """Measure the slices/s of many simulated machines.
 
     PostgreSQL, Redis, an S3 server, ingest and each inference worker run on simulated hosts, which are network
-    namespaces. So this needs root. A simulated device only waits, and computes nothing. No slices are decoded, because
-    the chunks are prepared before the time starts. Also prints how many core-milliseconds a slice takes on each kind of
-    host, because all hosts share the cores of this machine. Needs `pip install 'ctbatch[bench]'`.
+    namespaces. So this needs root. A device is an inference worker whose engine (`fake`) waits instead of computing. No
+    slices are decoded, because the chunks are prepared before the time starts. All hosts share the cores of this
+    machine, which may limit the speed. So the command also prints how many core-milliseconds a slice takes on each kind
+    of host. Needs `pip install 'ctbatch[bench]'`.
     """
     from cli.benchmarks.many.devices import run
 
@@ -329,7 +331,7 @@ def ledger(
 @click.option(
     "--sizes", default="1000,10000,100000", show_default=True, help="Classify a job of each of these sizes, in slices."
 )
-@count_option("--rows", 1_000_000, "Copy the largest job to this many slices, and query the copy. 0: no copy.", least=0)
+@count_option("--rows", 1_000_000, "Also query about this many slices: the largest job, repeated. 0: do not.", least=0)
 @click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no neural network (engine `fake`).")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw a PNG. Needs `make training`.")
 @even_if_disturbed
@@ -339,7 +341,8 @@ def scale(sizes: str, rows: int, tiny: bool, plot: Path | None, even_if_disturbe
 
     \b
     Prints for each size:
-      the milliseconds that a slice takes from submission to the job's end
+      the milliseconds from submission to the job's end, divided by the
+        number of slices
       the memory of the largest process of each role (PSS and RSS,
         measured once a second)
       the median time of each API query

@@ -1,4 +1,4 @@
-"""`ctbatch files`: moves stored files that nothing uses to the trash, and restores them."""
+"""`ctbatch files`: moves unused stored files to the trash, and restores them."""
 
 import click
 
@@ -10,7 +10,7 @@ from cli.output import print_json, say
 
 @click.group()
 def files() -> None:
-    """Move stored files that nothing uses to the trash, and restore them.
+    """Move unused stored files to the trash, and restore them.
 
     Uses the database and the file storage that DATABASE_URL and CTBATCH_STORAGE_URL name, or else those in the --home
     folder.

@@ -80,8 +80,9 @@ def list_findings(
 def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json: bool) -> None:
     """Choose the best rule of findings for VERSION.
 
-    The rule is chosen on the labelled slices of DATASET, with its threshold and, for top-k-mean, its k. It is stored
-    with VERSION. Jobs with VERSION that end after this use the rule. Existing findings do not change.
+    Tries the rules below on the labelled slices of DATASET. Also chooses the threshold, and for top-k-mean the number
+    k. Stores the result with VERSION. From now on, each job with VERSION uses this rule when it ends. Existing findings
+    do not change.
 
     \b
     top-k-mean: the mean of the k highest probabilities

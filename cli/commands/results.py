@@ -27,7 +27,7 @@ TABLE_ROWS = 100
 @click.option("--slices", is_flag=True, help="List slices, not findings.")
 @click.option("--state", type=click.Choice(STATES), help="Show only slices in this state.")
 @click.option("--label", type=click.Choice(list(LABELS)), help="Show only slices with this label.")
-@click.option("--reason", help="Show only slices that were rejected with this reason code, such as format.")
+@click.option("--reason", help="Show only slices that were rejected with this reason code, such as `not_ct`.")
 @click.option("--sort", type=click.Choice(SORTS), help="Sort slices; minus means descending  [default: position]")
 @click.option("--limit", type=click.IntRange(1), help=f"Show at most this many rows  [default: {TABLE_ROWS}]")
 @click.option("-o", "--output", type=NEW_FILE, help="Write CSV, JSON or Parquet to this file.")

@@ -83,8 +83,8 @@ def cancel(run_id: int) -> None:
 def stop(run_id: int) -> None:
     """Stop training now, and make a model version.
 
-    The version gets the weights of the best epoch so far. Every stage of the presets scratch and quick keeps its last
-    epoch, not its best. If a run is stopped in such a stage, the version gets the current weights.
+    With the presets default and seed, the version gets the weights of the best epoch so far. With scratch and quick, it
+    gets the current weights, unless the stage before ended with a lower validation loss.
     """
     _ask(run_id, runs.stop_run, "it is not running")
     say(f"training run {run_id} is being stopped; it keeps what it has learned")

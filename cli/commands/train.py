@@ -42,8 +42,8 @@ def train(
     """Launch a training run on DATASET (name, name/number or id). `ctbatch runs` shows its progress.
 
     With --from MODEL, slices that MODEL was trained on stay in train, and slices that it was tested on stay in test.
-    The seed decides only about the other slices. If a part then lacks a class, the run is refused. With --allow-leak
-    seen-by-parent, all slices are split anew in that case.
+    The seed decides only about the other slices. If a part then lacks a class, the run is refused. Add --allow-leak
+    seen-by-parent to split all slices anew instead.
 
     First prints an estimate of time and disk space on stderr.
     """

@@ -37,8 +37,8 @@ from worker.imaging.recipe import RECIPE
 
 PARITY_SLICES = 1000  # the most slices of the test part
 REFERENCE = "keras-f32"  # the trained network itself
-ROOM = 1.5  # an engine may differ from the proof by its difference here, times this factor …
-FLOORS = {"f32": 0.03, "bf16": 0.1, "int8": 0.05}  # … plus this, in the units of `worker.engines.proof.Differences`
+ROOM = 1.5  # elsewhere, an engine may differ from the proof by ROOM × its difference here …
+FLOORS = {"f32": 0.03, "bf16": 0.1, "int8": 0.05}  # … + FLOORS, in the units of `worker.engines.proof.Differences`
 
 Alive = Callable[[], None]
 
@@ -97,10 +97,10 @@ def export(
 ) -> Exported:
     """Write the files of `network` (float32, `uint8[n, 224, 224, 1]` to logit, cam and distance) into `folder`.
 
-    `parts`: the train part gives int8 its ranges. The validation part calibrates each engine and decides which files
-    are kept: those of OpenVINO only if its float32 is within 1e-3 of Keras, bfloat16 and int8 only if they change few
-    labels. The differences on the test part are only reported. `rule` chooses the thresholds. `alive` is called now
-    and then. `plain`: the temperature that the network's loss calls for.
+    `parts`: the train part gives int8 its ranges. The validation part calibrates each engine, and decides which files
+    are kept. OpenVINO's files are kept only if its float32 is within 1e-3 of Keras. bfloat16 and int8 are kept only if
+    they change few labels. The differences on the test part are only reported. `rule` chooses the thresholds. `alive`
+    is called now and then. `plain`: the temperature that the network's loss calls for.
 
     Raises ValueError (a class is missing from the validation slices).
     """

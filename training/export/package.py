@@ -241,7 +241,7 @@ def worst_mistakes(
 ) -> list[Mistake]:
     """Return slices on the wrong side of the threshold, those furthest from it first.
 
-    They are named by their row in the dataset, because a file's name may contain a patient's name, and packages go to
+    Slices are named by their row in the dataset, because a file's name may contain a patient's name, and packages go to
     other sites.
     """
     wrong = np.flatnonzero((chances >= threshold) != (data.labels == 1))

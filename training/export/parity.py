@@ -41,8 +41,8 @@ def calibrate(
 ) -> Calibration:
     """Calibrate an engine by its scores of the validation slices. `plain`: the temperature that the loss calls for.
 
-    `like`: the calibration of float32. If its threshold is as good by the rule as the best one, it is used. Then the
-    engines differ only in their arithmetic.
+    `like`: the calibration of float32. If the rule finds its threshold as good as the best one, that threshold is used.
+    Then the engines differ only in their arithmetic.
 
     Raises ValueError: a class is missing, or a score is not finite.
     """
@@ -96,7 +96,7 @@ class EngineComparison:
 class PrecisionParity:
     """The comparison of a precision with float32. `passed`: its file is kept. `reason`: why it was not measured.
 
-    `on_validation` decides whether the file is kept. `on_test` is only reported. `chosen`: the candidate for int8.
+    `on_validation` decides whether the file is kept. `on_test` is only reported. `chosen`: the int8 candidate.
     """
 
     passed: bool

@@ -17,8 +17,8 @@ from training.data.slices import Labelled
 
 CALIBRATION_SLICES = 64  # slices on which NNCF measures activations
 BIAS_CORRECTIONS = {"fast bias correction": True, "accurate bias correction": False}
-"""The candidates. Which one is closer to float32 depends on the network and on the processor that quantises: the
-accurate one runs the quantised network to correct it, and so fits itself to the arithmetic of that processor."""
+"""The candidates. Which one is closer to float32 depends on the network, and on the processor that quantises. The
+accurate correction runs the quantised network, and so fits it to the arithmetic of that processor."""
 POOLS = ("ReduceMean", "AvgPool")  # the operations that make the pooled features
 
 
@@ -27,10 +27,10 @@ def candidates(
 ) -> Iterator[tuple[str, Path]]:
     """Quantise the float32 file `source` of OpenVINO in each way of `BIAS_CORRECTIONS`. Yield the names and files.
 
-    `slices`, uint8[n, 224, 224], give the ranges of activations: their smallest and largest values. NNCF's default is
-    the mean of the maxima of batches, which would clip slices that activate a layer more than average ones. The
-    overflow fix leaves one bit of the weights unused, so that sums of products do not saturate on processors without
-    VNNI. `alive` is called each second.
+    The smallest and largest activations on `slices`, uint8[n, 224, 224], are the ranges. NNCF's default, the mean of
+    the maxima of batches, would clip slices that activate a layer more than average ones. The overflow fix leaves one
+    bit of the weights unused, so that sums of products do not saturate on processors without VNNI. `alive` is called
+    each second.
     """
     prevent_telemetry()
     import nncf

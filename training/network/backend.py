@@ -43,8 +43,8 @@ def memory_errors() -> Iterator[None]:
 def compute_repeatably() -> None:
     """Make training in this process repeatable: the same run gives the same weights. Call this before computing.
 
-    It uses one core. TensorFlow's deterministic operations are not enough: with two threads, steps of ResNet50 that XLA
-    had compiled differed from process to process. With one thread they did not.
+    The process then uses one core. TensorFlow's deterministic operations are not enough: with two threads, steps of
+    ResNet50 that XLA had compiled differed from process to process. With one thread they did not.
 
     Raises NotRepeatable: the process has computed already with several threads, or Keras does not use TensorFlow.
     """

@@ -24,9 +24,9 @@ HEAD = ("hidden", "output")
 def take_over(model: Any, path: Path) -> None:
     """Put the weights of a file into the base of `model`, and into the head if the file has a head of the same shape.
 
-    The file is HDF5 or a `.keras` archive. HDF5 has Keras's ResNet50 with or without its top (as `keras.applications`
-    and RadImageNet publish it), as a whole model or only weights, of Keras 2 or 3. An archive has such a model or one
-    of ours. Layers are found by Keras's names (conv1_conv … conv5_block3_3_bn).
+    The file is HDF5 or a `.keras` archive. An HDF5 file holds the ResNet50 of Keras 2 or 3, with or without its top (as
+    `keras.applications` and RadImageNet publish it). It holds the whole model, or only the weights. An archive holds
+    such a model, or one of ours. Layers are found by Keras's names (conv1_conv … conv5_block3_3_bn).
 
     Raises WeightsError: the file does not exist, or has another format or architecture.
     """
@@ -108,7 +108,7 @@ def _text(name: Any) -> str:
 
 
 def _of_keras3_weights(path: Path, model: Any) -> Layers:
-    """Read a `.weights.h5` of Keras 3. Its layers have numbers and no names, so only the same network fits."""
+    """Read a `.weights.h5` of Keras 3. Layers there have numbers, not names, so only the same network fits."""
     base = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(224, 224, 3))
     with tempfile.TemporaryDirectory(prefix="ctbatch-") as folder:
         named = Path(folder) / "file.weights.h5"

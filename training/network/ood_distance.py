@@ -1,4 +1,4 @@
-"""Adds the distance of a slice from the training slices to a network, in the space of its pooled features.
+"""Adds an output to a network: how far a slice is from the training slices, by the network's pooled features.
 
 Follows Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples" (NeurIPS 2018): the
 Mahalanobis distance over features of several depths. Here it is computed in the space of their principal components.
@@ -22,7 +22,7 @@ WIDTHS = (256, 512, 1024, 2048)  # number of features of each depth
 SOFTENED = 0.2  # this share of a depth's mean deviation is added to the deviation of each feature
 COMPONENTS = 64
 KNOWN_SHARE = 0.98  # share of validation slices that are below the limit
-MARGIN = 1.25  # because unseen patients have larger distances than those of validation (non-CT images twice as large)
+MARGIN = 1.25  # unseen patients have larger distances than validation slices do (non-CT images: twice as large)
 RESIDUAL_WEIGHT = 16.0  # weight of the unexplained part, relative to one component
 
 

@@ -26,8 +26,8 @@ def build_network(
 ) -> keras.Model:
     """Build `uint8[n,size,size,1] -> {"logit": float32[n], "cam": float32[n,c,c]}` with `c = size / 32`.
 
-    `weights`: None for random weights, or a file (see `load_weights.take_over`). `pixels`: the scale of pixels for the
-    weights.
+    `weights`: None for random weights, or a file (see `load_weights.take_over`). `pixels`: the scale of pixels on which
+    the weights were trained.
 
     The weights do not depend on `size`: those of a network that was trained at one size fit a network of another size.
 
@@ -61,9 +61,10 @@ def _head(features: Any, hidden: int, dropout: float) -> tuple[Any, Any]:
 
     With `h = relu(W^T mean(A) + b)` and `logit = w_out . h + b_out`, the gradient of the logit by the mean of channel k
     is `alpha_k = sum_j W_kj 1[h_j > 0] w_out_j`, and Grad-CAM (Selvaraju et al., 2017) is `relu(sum_k alpha_k A_k)`.
-    The two dense layers compute this sum for each cell, if their biases are left out and the gate of the pooled vector
-    is used. So the same layers compute the map, and no kernel has to be read out. The mean of the map before the relu
-    is the logit without the contribution of the biases.
+    The code applies the two dense layers to each cell, and subtracts their biases. In between, it sets hidden unit j to
+    0 where `h_j` of the pooled vector is 0. The result is `sum_k alpha_k A_k` for each cell. So the same layers compute
+    the map, and no kernel has to be read out. The mean of the map before the relu is the logit without the contribution
+    of the biases.
     """
     cells = int(features.shape[1])
     dense = layers.Dense(hidden, name="hidden")

@@ -74,9 +74,9 @@ def card(model_id: int) -> Response:
 def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
     """Promote a model version
 
-    New jobs then get this version. Existing jobs keep their version. A refusal (409) has the gate's metrics as `gate`.
-    If the version was not compared with the champion yet, the comparison is queued. `force` with a reason overrides a
-    refusal. For admins.
+    New jobs then get this version. Existing jobs keep their version. The answer to a refusal (409) has the gate's
+    metrics as `gate`. If the version was not compared with the champion yet, the comparison is queued. `force` with a
+    reason overrides a refusal. For admins.
     """
     models.promote(require_admin(), model_id, json_data.reason, force=json_data.force)
     return shown(model_id)
@@ -89,9 +89,9 @@ def promote(model_id: int, json_data: PromoteIn) -> ModelDetail:
 def rollback(json_data: RollbackIn) -> ModelDetail:
     """Roll back to the previous champion
 
-    Needs a reason, but does not ask the gate. Each further rollback goes back one more champion, until there is none
-    (409). `champion` names the champion to roll back; if another one is the champion by now, the answer is 409. For
-    admins.
+    Needs a reason, but does not ask the gate. Each further rollback goes back one more champion, until no earlier one
+    is left (409). `champion` names the champion to roll back; if another one is the champion by now, the answer is 409.
+    For admins.
     """
     return shown(models.roll_back(require_admin(), json_data.reason, json_data.champion))
 

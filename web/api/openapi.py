@@ -87,7 +87,7 @@ blueprint = APIBlueprint("api_docs", __name__, url_prefix=PREFIX, enable_openapi
 
 
 def problems(*statuses: int) -> dict[int, Any]:
-    """Return the error responses of an operation: 401 and these."""
+    """Return the error responses of an operation: those of `statuses`, and 401."""
     return {status: {"description": _TEXTS[status], "content": PROBLEM_CONTENT} for status in (401, *statuses)}
 
 
@@ -130,7 +130,7 @@ def complete(spec: Any) -> Any:
 
 
 def _without_null(schema: Any) -> Any:
-    """Return the schema of a parameter without null and its default, because an address leaves out the parameter."""
+    """Return the schema of a parameter without null and its default. An address leaves out such a parameter instead."""
     choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
     if len(choices) != 1:
         return schema

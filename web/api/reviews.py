@@ -1,4 +1,4 @@
-"""The API of reviews: set and remove a reader's label of a slice."""
+"""The API of reviews: set and remove a person's label of a slice."""
 
 from apiflask import APIBlueprint
 from sqlalchemy.orm import Session

@@ -36,8 +36,8 @@ def create(json_data: RunIn) -> tuple[RunOut, int, dict[str, str]]:
     """Launch a training run
 
     The dataset must be ready. A split that leaks is refused unless each leak is allowed by its name. It is also a leak
-    if the version that the run starts from was trained on slices of validation or test. `live` holds the estimate of
-    time and disk. `POST /runs/estimate` gives the same estimate before the launch.
+    if validation or test has slices on which the starting version was trained. `live` holds the estimate of time and
+    disk. `POST /runs/estimate` gives the same estimate before the launch.
     """
     run_id, new = launch(require_admin(), json_data)
     return shown(run_id), 202 if new else 200, {"Location": url_for("api_runs.show", run_id=run_id)}
@@ -124,7 +124,8 @@ def cancel(run_id: int) -> RunOut:
 def stop(run_id: int) -> RunOut:
     """Stop a run and keep what it has learned
 
-    Keeps the best epoch so far. In a stage with `keep: last` (as in scratch and quick), keeps the current weights.
+    Keeps the best epoch so far. In a stage with `keep: last` (as in scratch and quick), keeps the current weights,
+    unless the stage before ended with a lower validation loss.
     """
     with session_scope() as s:
         if not runs.stop_run(s, row_of(s, TrainingRun, run_id)):

@@ -23,8 +23,8 @@ NOTES = list(Result.model_fields).index("notes")
 def csv_lines(job: Job) -> Iterator[str]:
     """Yield the CSV (RFC 4180): a header, then a row for each slice in the order of `iter_results`.
 
-    The notice is the last column of each row, so that copied rows still have it. Most readers of CSV would not accept a
-    comment line.
+    The notice is the last column of each row, so that copied rows still have it. Most programs that read CSV would not
+    accept a comment line.
     """
     text = io.StringIO()
     writer = csv.writer(text)
@@ -41,7 +41,7 @@ def csv_lines(job: Job) -> Iterator[str]:
 
 
 def export_rows(job: Job) -> Iterator[ExportRow]:
-    """Yield the slices of a job with their readers' labels, in the order of `iter_results`."""
+    """Yield the slices of a job in the order of `iter_results`, each with the labels that people gave it."""
     return (_export_row(*row) for rows in _with_reviews(job) for row in rows)
 
 
@@ -51,7 +51,7 @@ def _export_row(row: ResultRow, reviews: list[ReviewView]) -> ExportRow:
 
 
 def _with_reviews(job: Job) -> Iterator[list[tuple[ResultRow, list[ReviewView]]]]:
-    """Yield the slices of a job in pieces, each with its readers' labels, the newest first."""
+    """Yield the slices of a job in pieces. Each slice has the labels that people gave it, the newest label first."""
     rows = iter_results(job)
     while piece := list(islice(rows, ROWS_A_PIECE)):
         with read_scope() as s:

@@ -1,4 +1,4 @@
-"""Functions for all exports: they make cells safe for spreadsheets, cut text into pieces, and stream the pieces."""
+"""Serves all exports: makes cells safe for spreadsheets, cuts text into pieces, and streams the pieces."""
 
 import io
 import re

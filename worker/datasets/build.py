@@ -22,7 +22,7 @@ from worker.heartbeat import Heartbeat
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5  # claims whose worker died; outages are not counted
-READING = 0.9  # share of the progress for reading; comparing and reporting get the rest
+READING = 0.9  # share of the progress that reading takes; comparing and reporting take the rest
 
 
 def build_next(worker: str) -> bool:

@@ -34,9 +34,9 @@ def class_of_path(path: str) -> int | None:
 
 
 def class_folder(folders: Sequence[str]) -> tuple[int, int] | None:
-    """Return the index of the class folder among the folders of a path, and its label. Return None if there is none.
+    """Return the index and the class of the class folder among the folders of a path, or None.
 
-    A folder whose name is a word comes before `0` and `1`, which may number patients inside a class folder.
+    A folder with a word as its name is preferred to `0` and `1`, which may number patients inside a class folder.
     """
     places = range(len(folders) - 1, -1, -1)
     labels = [(at, label_of(folders[at])) for label_of in (_class_of_word, _NUMBERS.get) for at in places]
@@ -56,7 +56,7 @@ def names_part(folder: str) -> bool:
 def plain(path: str) -> str:
     """Return a path in the form in which paths are compared.
 
-    It has `/`, composed characters and no unprintable ones. It does not begin with `./` or `/`.
+    This form has `/`, composed characters and no unprintable ones. It does not begin with `./` or `/`.
     """
     path = unicodedata.normalize("NFC", display_name(path.replace("\\", "/")))
     return re.sub(r"^(\.?/)+", "", path)

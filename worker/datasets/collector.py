@@ -86,7 +86,7 @@ class Collector:
     def take(self, item: Item, pixels: NDArray[np.uint8], group_from: str) -> None:
         """Add a labelled slice, and give it a row. `pixels`: uint8[224, 224]. `item` has the SHA-256 of the pixels.
 
-        `group_from`: the origin of its group.
+        `group_from`: the origin of the slice's group.
         """
         place = self._pictures.place(item.pixels_sha256 or "", pixels)
         item.row, item.perceptual_hash = self.size, f"{self._pictures.hashes[place]:016x}"
@@ -128,7 +128,7 @@ class Collector:
         return list(firsts.values())
 
     def sha256(self) -> str:
-        """Return the SHA-256 that identifies the dataset: of all slices, labels, groups and given parts, in order."""
+        """Return the SHA-256 of all slices, labels, groups and given parts, in order. It identifies the dataset."""
         whole = hashlib.sha256()
         for item in self.slices:
             line = [item.sha256, str(item.frame), str(item.label), item.given_part or "", item.group]

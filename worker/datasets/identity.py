@@ -12,7 +12,7 @@ EACH_SLICE, ONE_FOR_ALL = "each_slice_a_patient", "one_patient_for_all"
 _FEW = 4  # with fewer slices, no problem is reported
 _ALONE = 0.9  # if this share of groups has one slice, headers seem to make each slice a patient
 _MOST = 0.5  # if the largest group has this share of the slices, headers may make all patients one
-_MANY = 3  # for that, the largest group must have this many studies or folders, if there are other groups
+_MANY = 3  # … if this group also has this many studies or folders (2 if it is the only group)
 
 
 class HeaderGroups:

@@ -10,7 +10,7 @@ from worker.datasets.class_folders import PART_WORDS, class_of, plain
 from worker.imaging.display_names import display_name
 
 FILES = ("groups.csv", "labels.csv")
-"""Names under which a label file is taken from among the files themselves."""
+"""A submitted file with such a name may be the label file."""
 MAX_BYTES = 64 * 1024 * 1024
 
 _LISTED = 5
@@ -59,8 +59,8 @@ def has_label_columns(content: bytes) -> bool:
 def read_csv(content: bytes) -> list[LabelLine]:
     """Return the lines of a CSV of labels.
 
-    It has the columns `file` and `label`. The columns `group`, `split` and `source` (the hospital or the scanner) are
-    optional. The CSV is in UTF-8, with commas, semicolons or tabs. Raises BadLabels, which names the line.
+    The CSV has the columns `file` and `label`. The columns `group`, `split` and `source` (the hospital or the scanner)
+    are optional. The CSV is in UTF-8, with commas, semicolons or tabs. Raises BadLabels, which names the line.
     """
     if len(content) > MAX_BYTES:
         raise BadLabels(f"the labels file has {len(content)} bytes; {MAX_BYTES} are accepted")

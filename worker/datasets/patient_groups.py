@@ -1,4 +1,4 @@
-"""Finds the groups of slices, which a split keeps together: by DICOM headers, or by folders for plain images."""
+"""Groups slices: by DICOM headers, or by folders for plain images. A split keeps each group together."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -37,7 +37,7 @@ class DicomGroups:
 
 
 def _uid_group(study_uid: str | None, series_uid: str | None) -> str:
-    """Return a group that is named after the study, or else after the series, by a hash of the UID. Else return ""."""
+    """Return a group named by a hash of the study UID, or else of the series UID. Return "" without either."""
     for kind, uid in (("study", study_uid), ("series", series_uid)):
         if uid:
             return f"{kind}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}"

@@ -34,12 +34,12 @@ Groups = TypedDict("Groups", {"count": int, "COVID": int, "non-COVID": int, "bot
 
 
 def make_report(collector: Collector, similar: Similar, twin: str | None) -> dict[str, Any]:
-    """Return the report of a dataset whose slices have been compared. `twin`: an earlier dataset that is the same.
+    """Return the report of a dataset whose slices have been compared. `twin`: an identical earlier dataset.
 
     `counts`, `groups`, `sizes`, `modes`, `formats`, `splits`: numbers by class. `identical`: slices with the pixels of
     another slice. `near_identical`: pairs of slices with nearly the same pixels. `left_out`: files by reason.
-    `identical_to`: the earlier dataset that is the same. `largest_cluster`: the largest number of groups that similar
-    slices connect. `identity`: how well DICOM headers keep patients apart. `warnings`: what a person should read first.
+    `identical_to`: the identical earlier dataset. `largest_cluster`: the largest number of groups that similar slices
+    connect. `identity`: how well DICOM headers keep patients apart. `warnings`: what a person should read first.
     """
     slices, identity = collector.slices, collector.headers.identity()
     report = {

@@ -15,11 +15,11 @@ from worker.datasets.collector import Item
 
 MOST_SLICES = 20_000  # more slices do not change the metrics
 WEAK_AUC = 0.65
-"""The AUC from which a fact predicts the class to some extent; from SHORTCUT_AUC on it predicts the class well. In a
-public set of CT slices the file type alone predicts the class 74 % of the time. Chance reaches 0.6 with a few dozen
-groups."""
+"""A fact with at least this AUC predicts the class to some extent. With SHORTCUT_AUC or more, it predicts the class
+well. In a public set of CT slices the file type alone predicts the class 74 % of the time. Chance reaches 0.6 with a
+few dozen groups."""
 _FOLDS = 5
-_WORDS = 30  # the most frequent patterns or modes are told apart; all rarer ones count as one
+_WORDS = 30  # how many patterns or modes are distinguished; all rarer ones count as one
 _LEAF = 5  # least number of slices in a leaf of a tree
 
 Columns = NDArray[np.float64]
@@ -73,7 +73,7 @@ class Verdict(TypedDict):
 
 
 class Shortcuts(Verdict):
-    """The verdict, and the scores by fact. `all`: all facts except the name together. `all and name`: all facts."""
+    """The verdict, and the scores by fact. `all`: all facts but the name. `all and name`: all facts."""
 
     facts: dict[str, FactScore]
 

@@ -18,7 +18,7 @@ from worker.imaging.rejections import ArchiveRefused, SliceRejected
 
 _SUFFIXES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".txz", ".tar", ".zip")
 
-PICTURE = ("format", "mode", "width", "height")  # facts of the picture, named alike in a slice and in an Item
+PICTURE = ("format", "mode", "width", "height")  # facts of the picture, with the same names in a slice and in an Item
 BY_HEADER = "DICOM patient, study or series"  # the origin of a group
 
 Note = Callable[[float], None]  # gets the fraction that is done, 0 to 1
@@ -153,7 +153,7 @@ def read_files(
     *,
     folders_first: bool,
 ) -> None:
-    """Decode the labelled files in the sandbox, and collect them. Leave out the others as `no_label`, without reading.
+    """Decode the labelled files in the sandbox, and collect them. Leave out the others unread, as `no_label`.
 
     `folders_first`: folders name the groups. Headers name a group only if no folder does.
 

@@ -15,9 +15,9 @@ def has_gpu() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Return whether a library may compute in bfloat16: the processor has instructions for it (AMX or AVX512-BF16).
+    """Return whether libraries may compute in bfloat16. The processor needs instructions for it (AMX or AVX512-BF16).
 
-    False if `ONEDNN_MAX_CPU_ISA` is set: OpenVINO fails if it is to use bfloat16 under this limit
+    Return False if `ONEDNN_MAX_CPU_ISA` is set, because under this limit OpenVINO fails in bfloat16
     (findings/openvino-fails-under-onednn-max-cpu-isa.sh).
     """
     return "bfloat16" in read_processor().features and not os.environ.get("ONEDNN_MAX_CPU_ISA")

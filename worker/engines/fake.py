@@ -19,13 +19,13 @@ HANGS = bytes(range(16, 32))  # a slice that begins with these pixels makes the 
 
 
 def expected_logit(pixels: NDArray[np.uint8]) -> float:
-    """Return the score of a slice, uint8[224, 224]. It is between -4 and 4, by the SHA-256 of every fourth row."""
+    """Return a score from -4 to 4 for a slice, uint8[224, 224]. It depends on the SHA-256 of every fourth row."""
     digest = hashlib.sha256(pixels[::4].tobytes()).digest()
     return float(np.float32(int.from_bytes(digest[:4], "big") / 2**32 * 8 - 4))
 
 
 class FakeEngine:
-    """Computes scores from hashes. `CTBATCH_FAKE_SECONDS` is the time it takes for a slice, 0 if it is not set."""
+    """Computes scores from hashes. `CTBATCH_FAKE_SECONDS`: the seconds that a slice takes (default 0)."""
 
     name = precision = "fake"
     batch_size = 32

@@ -35,7 +35,7 @@ class Engine(Protocol):
     """Runs a network on prepared slices.
 
     `name` states library and precision. `precision` is f32, bf16, int8 or fake. `batch_size`: the best number of slices
-    in a call. `proof_sizes`: calls with these numbers of slices make the engine use each of its ways to compute.
+    in a call. `proof_sizes`: calls of these sizes make the engine compute in each of its ways.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Engine(Protocol):
     proof_sizes: tuple[int, ...]
 
     def predict(self, slices: NDArray[np.uint8]) -> Scores:
-        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. The score of a slice does not depend on the others.
+        """Return the scores of n ≥ 1 slices, uint8[n, 224, 224]. The score of a slice is independent of the others.
 
         Several threads may call this at the same time.
         """

@@ -1,4 +1,4 @@
-"""Runs the network in Keras, on any backend (`KERAS_BACKEND`). It serves GPUs, and is the reference for the others."""
+"""Runs the network in Keras, on any backend (`KERAS_BACKEND`), for GPUs and as the reference for other engines."""
 
 import os
 from pathlib import Path

@@ -38,7 +38,7 @@ class EngineUnproven(Exception):
 
 @dataclass(frozen=True)
 class Proven:
-    """An engine that may predict. `results`: the proofs of all engines that were tried. The last one is of `engine`."""
+    """An engine that may predict. `results`: the proofs of all engines that were tried, that of `engine` last."""
 
     engine: Engine
     results: list[ProofResult]
@@ -147,7 +147,7 @@ def load_engine(
 
 
 def check_engine(folder: Path, choice: str) -> None:
-    """Check that the package has the files and this machine the library that the chosen engine needs. Load nothing.
+    """Check that the chosen engine has its files in the package, and its library on this machine. Load nothing.
 
     Raises PackageError (EngineAbsent among them), ValueError (an unknown choice).
     """
@@ -207,7 +207,7 @@ def _keras_builds(folder: Path, package: Package) -> Iterator[tuple[str, Build]]
 
 
 def _fails_in_bfloat16(package: Package) -> bool:
-    """Return whether the exporter found that bfloat16 loses too much. Without bfloat16, it could not measure this."""
+    """Return whether the exporter measured that bfloat16 loses too much. This needs an exporter with bfloat16."""
     parity = package.parity.get("bf16", {})
     return "auc_change" in parity and not parity.get("passed")
 
@@ -239,7 +239,7 @@ def _openvino(model: Path, sha256: str, precision: str, threads: int | None) -> 
 
 
 def _exact(folder: Path, package: Package, threads: int | None) -> Build:
-    """Return a function that builds the float32 engine. For a package without a proof, its answers are the proof."""
+    """Return a function that builds the float32 engine, whose answers are the proof if the package has none."""
     if FLOAT_FILE in package.files:
         from worker.engines.openvino import OpenVinoEngine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 
-FEATURES = (  # name for people, and the flags of /proc/cpuinfo for it, of which one is enough
+FEATURES = (  # name for people, and flags of /proc/cpuinfo; any of these flags shows the feature
     ("AVX2", ("avx2",)),
     ("AVX-512", ("avx512f",)),
     ("VNNI", ("avx512_vnni", "avx_vnni")),
@@ -77,7 +77,7 @@ class Processor:
 
 @cache
 def read_processor(cpuinfo: str | None = None) -> Processor:
-    """Return the processor of this machine, or the one that `cpuinfo` describes, a text like /proc/cpuinfo.
+    """Return the processor of this machine, or the one that `cpuinfo` describes in the form of /proc/cpuinfo.
 
     If the machine has no /proc/cpuinfo, the name comes from Python's `platform`, and the features are not known.
     """
@@ -103,7 +103,7 @@ def expectation(processor: Processor) -> str:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use. It may be fewer than the machine has."""
+    """Return how many cores this process may use. The machine may have more."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,8 +1,8 @@
 """Proves an engine before it predicts: runs slices with known float32 answers through it, and compares its answers.
 
-A package holds 32 phantoms with the float32 answers of Keras on the machine that made the package (`proof.npz`). It
-also states how far each precision may differ from them. So the proof shows a fault of an engine (a processor whose int8
-saturates, a damaged scale, a broken driver) before the engine gets slices of patients.
+A package holds 32 phantoms with the float32 answers of Keras on the machine that made the package (`proof.npz`). The
+package also states how far each precision may differ from these answers. So the proof shows a fault of an engine (a
+processor whose int8 saturates, a damaged scale, a broken driver) before the engine gets slices of patients.
 """
 
 import socket
@@ -29,8 +29,8 @@ NOT_STATED = {
     "bf16": {"logit": 0.15, "distance": 1.0, "cam": 0.2},
     "int8": {"logit": 0.3, "distance": 1.5, "cam": 0.3},
 }
-"""The tolerances of a package that states none, by the names and in the units of `Differences`. Rounding scatters
-distances most, and each engine has its own limit for them."""
+"""The tolerances of a package that states none, by the names and in the units of `Differences`. Rounding changes
+distances most. This does no harm, because each engine has its own limit for distances."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Proof:
 class Differences:
     """The largest differences from the float32 answers.
 
-    `logit`, `distance` and `cam` are relative to the float32 answers. Their units are the standard deviation of the
-    logits (but at least 1), the median distance, and the largest value of the heat maps. `probability` is the
-    difference of calibrated probabilities, in no unit.
+    `logit`: in units of the standard deviation of the float32 logits (at least 1). `distance`: relative to the median
+    float32 distance. `cam`: relative to the largest value of the float32 heat maps. `probability`: of calibrated
+    probabilities, from 0 to 1.
     """
 
     logit: float

@@ -1,8 +1,8 @@
 """Tries an imported model version before it may be promoted: runs its engine in a confined process.
 
-A hash shows only that a file arrived whole. It does not show that the network can be loaded, ends, and gives numbers.
-`worker.imaging.sandbox.seccomp.forbid_effects` states what the process must not do. The process has no secrets and no
-database.
+A hash shows only that a file arrived whole. It does not show that the network can be loaded, that it ends, or that it
+gives numbers. `worker.imaging.sandbox.seccomp.forbid_effects` states what the process must not do. The process has no
+secrets and no database.
 """
 
 import json
@@ -106,12 +106,12 @@ def try_package(folder: Path, choice: str, threads: int = 0) -> list[ProofResult
 def main(parent: str, filter_: str, folder: str, choice: str, threads: str) -> NoReturn:
     """Confine this process, try the package, and write the results to stdout as JSON.
 
-    If `filter_` is `required` but cannot be set, the package is not tried, and counts as failed.
+    If the filter is `required` but cannot be set, the package is not tried, and counts as failed.
     """
     die_with_parent(int(parent))
     replies = os.dup(1)
     os.dup2(2, 1)  # so that libraries do not print into the answer
-    tempfile.tempdir = "/nonexistent"  # TensorFlow asks for it, and Python would try several folders
+    tempfile.tempdir = "/nonexistent"  # TensorFlow asks for it; Python would try to write into several folders
     unfiltered = forbid_effects()
     if unfiltered and filter_ == FILTER_REQUIRED:
         results = [failed(choice, f"this machine cannot confine its trial: {unfiltered}")]

@@ -24,12 +24,12 @@ SECONDS = 20.0  # after this time, no more settings are tried
 MEASURED_SECONDS = 0.4  # in each of ROUNDS; the quickest round counts, because other processes may disturb some
 ROUNDS = 3
 CALL = 4  # requests that each stream computes in a call
-REQUESTS = (2, 8, 16)  # numbers of slices in a request to try, besides the default
+REQUESTS = (2, 8, 16)  # numbers of slices in a request that are tried besides the default
 CLEARLY = 1.03  # the least gain that counts; a smaller gain is noise
 
 
 class Tuning(BaseModel):
-    """The settings of an engine. `streams` run in parallel and share the `threads`. Each computes `request` slices."""
+    """The settings of an engine. Parallel `streams` share the `threads`. Each stream computes `request` slices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

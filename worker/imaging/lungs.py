@@ -13,7 +13,8 @@ def lung_fraction(pixels: NDArray[np.uint8]) -> float:
 
     Lung is dark, and has something bright on all four sides. The air around the body has not. Otsu's threshold
     separates dark from bright, so it works in any window (Otsu, 1979, IEEE Transactions on Systems, Man, and
-    Cybernetics 9). Air in the windpipe and the bowel counts too. Lung that is full of fluid is bright, and does not.
+    Cybernetics 9). Air in the windpipe and the bowel counts too. Lung that is full of fluid is bright, and does not
+    count.
     """
     coarse = pixels[::STEP, ::STEP]
     bright = coarse > _otsu_threshold(coarse)

@@ -17,11 +17,11 @@ from worker.imaging.recipe import SIDE
 MAX_DISTANCE = 8
 MIN_CORRELATION = 0.95
 """Measured on 1,981 real slices, in runs of 25 consecutive numbers. A hash alone is not enough, since all lungs look
-alike to it. Pairs of a COVID and a non-COVID slice, which are never of one patient, are 7 of the 109 within a distance
-of 2, 80 of 516 within 4, and 1,508 of 5,249 within 8. The correlation of block means separates them: of the pairs
-within 8, 35 of 1,113 are left at 0.9, and none of 297 at 0.95. Of the 297, 251 lie within one run. Eight of the 46
-others were inspected: each showed the same or the next slice of one patient, up to 194 numbers away, one of them in
-another window.
+alike to it. A COVID and a non-COVID slice are never of one patient. But 7 of the 109 pairs within a distance of 2 join
+two such slices, and so do 80 of the 516 within 4, and 1,508 of the 5,249 within 8. The correlation of block means
+separates these. At 0.9, 1,113 of the 5,249 pairs are left, and 35 of them join such slices. At 0.95, 297 are left, and
+none does. Of the 297, 251 lie within one run. Eight of the 46 others were inspected: each showed the same or the next
+slice of one patient, up to 194 numbers away. One of them was in another window.
 
 Copies of 300 slices are found when saved as JPEG of quality 30 (worst distance 2, correlation 0.999), shrunk to a third
 (2, 0.998), put through a gamma of 0.8 (4, 0.999), given noise of 5 grey levels (4, 0.999) or cropped by 1 % a side
@@ -30,7 +30,7 @@ hash, of the slice mirrored left to right. On 1,979 real slices it finds no pair
 
 BLOCKS = 28  # blocks along a side; a block has 8 × 8 pixels
 _GRID = 32  # the hash is computed from 32 × 32 means of 7 × 7 pixels
-_HASH_BLOCK = 1024  # so many hashes at a time are compared with all later ones
+_HASH_BLOCK = 1024  # this many hashes at a time are compared with all later ones
 _PAIRS_AT_ONCE = 1 << 15
 _EXAMPLES = 20
 
@@ -110,8 +110,8 @@ class Features:
 class Similar:
     """The near-identical pairs among n slices.
 
-    `cluster`: int64[n]. A chain of pairs connects the slices of a cluster, which has the lowest index of its slices.
-    `within`: the number of pairs of the same class. `across`: the number of pairs of different classes.
+    `cluster`: int64[n]. A chain of pairs connects the slices of a cluster. The lowest index of these slices names the
+    cluster. `within`: the number of pairs of the same class. `across`: the number of pairs of different classes.
     `examples_within`, `examples_across`: the first of these pairs.
     """
 

@@ -12,7 +12,7 @@ from PIL import Image
 from db.timing.stages import Stage, timed
 
 RECIPE = "lung-224-v1"
-"""PNG, JPEG, TIFF, BMP: alpha dropped, luminance; DICOM: lung window; then `fit`. Any change of it needs a new name."""
+"""PNG, JPEG, TIFF, BMP: alpha dropped, luminance; DICOM: lung window; then `fit`. A changed recipe needs a new name."""
 
 WINDOW_CENTRE, WINDOW_WIDTH = -600.0, 1500.0  # the lung window in HU
 SIDE = 224

@@ -21,7 +21,7 @@ from worker.imaging.rejections import SliceRejected
 
 ROWS_A_TRANSACTION = 1_000  # for entries that do not fill a chunk, because they are rejected or cancelled
 FIRST_BATCH_SECONDS = 1.0  # time limit of the first batch; it doubles with each batch, up to BATCH_SECONDS
-BATCH_SECONDS = 5.0  # for files that are slow to decode, because other jobs get their turn after a batch
+BATCH_SECONDS = 5.0  # limits batches of slow files, because other jobs get their turn only after a batch
 
 
 @dataclass

@@ -208,8 +208,8 @@ def _decode(reading: Reading, entries: Iterator[Entry], ahead: deque[Entry]) -> 
     """
     began = time.monotonic()
     first = list(islice(entries, 1))
-    # In a packed TAR, everything before the first new entry is unpacked again. The turn lasts at least as long as that
-    # took, so that all turns together unpack at most twice as much as a single reading.
+    # In a packed TAR, everything before the first new entry is unpacked again. After that, the turn lasts at least as
+    # long again. So all turns together unpack at most twice as much as a single reading.
     reached = time.monotonic()
     turn_ends = reached + max(TURN_SECONDS, reached - began)
     pool = decoders(reading.job.owner_id)
@@ -244,7 +244,7 @@ def _noting(taken: deque[Entry], entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _list_rest(reading: Reading, entries: Iterable[Entry], row: Row) -> None:
-    """Record the entries without reading them, because each entry that was received gets an outcome."""
+    """Record the entries without reading them, because every received entry must get an outcome."""
     batch = Batch()
     for entry in entries:
         batch.rows.append(row(entry))

@@ -17,7 +17,7 @@ from worker.engines.package import PackageError
 
 log = logging.getLogger(__name__)
 
-KEPT_ENGINES = 2  # the champion's, and that of the champion before, which older jobs still use
+KEPT_ENGINES = 2  # that of the champion, and that of the champion before it, which older jobs still use
 
 
 class EngineUnavailable(Exception):

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 10  # claims of a chunk whose files cannot be read; they are a minute apart
 REFUSED_SECONDS = 300.0  # how long a worker leaves a version to others if no engine passed its proof here
 REST_SECONDS = 10.0  # how long a worker without an engine rests; otherwise it would claim more than others
-CLAIM_SECONDS = 1.0  # claim about so much work at once, as engine time; each claim takes time too
+CLAIM_SECONDS = 1.0  # engine time of the work to claim at once; each claim takes time too
 MOST_CLAIMED = 512  # the most slices that are claimed at once, 26 MB
 
 
@@ -127,7 +127,7 @@ def _carry_out(taken: Taken) -> None:
 
 
 def _load_champion() -> None:
-    """Load the champion's engine before the next job needs it. Only log a failure; chunks would meet it again."""
+    """Load the champion's engine before the next job needs it. Only log a failure: the next chunk will report it."""
     with read_scope() as s:
         version = champions.champion(s)
     if version is None or files_of(version) in _refused_now():
@@ -178,7 +178,7 @@ def _refused_now() -> set[Files]:
 
 
 def _left_to_others(s: Session) -> list[int]:
-    """Return the ids of the model versions to leave to other workers: no engine passed its proof here lately."""
+    """Return the ids of model versions to leave to other workers: lately, no engine of theirs passed its proof here."""
     refused = _refused_now()
     return [one.id for one in s.scalars(select(ModelVersion)) if files_of(one) in refused] if refused else []
 

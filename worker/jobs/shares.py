@@ -1,4 +1,4 @@
-"""Finds what is left to predict of claimed chunks, and records it. One transaction records the chunks of a job."""
+"""Finds the slices of claimed chunks without a prediction. Records their scores, in one transaction for each job."""
 
 import logging
 from collections import defaultdict
@@ -48,7 +48,7 @@ class Share:
 
 
 def open_shares(taken: Iterable[tuple[Chunk, Claim]]) -> list[Share]:
-    """Copy existing predictions of the same pixels, and return what is left to predict of claimed chunks.
+    """Copy existing predictions of the same pixels. Return the slices of claimed chunks that are left to predict.
 
     Leave out chunks that another worker has claimed by now, and copy nothing to them.
     """
@@ -89,7 +89,7 @@ def _record(shares: Sequence[Share], engine: str, scores: Scores) -> None:
 
 
 def _open_shares(taken: Sequence[tuple[Chunk, Claim]]) -> list[Share]:
-    """Do as `open_shares` for the chunks of one job. Lock the job only if there are predictions to copy."""
+    """Do what `open_shares` does, for the chunks of one job. Lock the job only if there are predictions to copy."""
     job_id, chunk_ids = taken[0][0].job_id, [chunk.id for chunk, _ in taken]
     with timed(Stage.RECORD, 0), read_scope() as s:
         if not known_predictions(s, s.get_one(Job, job_id), chunk_ids):

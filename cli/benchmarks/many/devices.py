@@ -1,6 +1,7 @@
-"""Measures the slices/s of 1, 2, 4, ... simulated devices. Workers, PostgreSQL, Redis and S3 are real.
+"""Measures the slices/s of 1, 2, 4, ... simulated devices.
 
-Each of them runs on a simulated host of its own.
+A device is a real inference worker whose engine only waits. Each worker and each server (PostgreSQL, Redis, S3) runs on
+a simulated host of its own.
 """
 
 import json
@@ -60,8 +61,8 @@ class Feeder:
 def run(counts: Sequence[int], rate: float, seconds: float, shown: bool, as_json: bool) -> None:
     """Measure each number of devices in `counts` for about `seconds`, and print the results.
 
-    Each device predicts `rate` slices/s. If other processes disturbed a run, print the values with a mark if `shown`,
-    or else raise Unavailable.
+    Each device predicts `rate` slices/s. Raise Unavailable if other processes disturbed a run. If `shown`, print the
+    values with a mark instead.
     """
     names = ["postgres", "redis", "s3", "ingest", *(f"device{n}" for n in range(1, max(counts) + 1))]
     measured: list[dict[str, Any]] = []
@@ -104,7 +105,7 @@ def _chunks(devices: int, rate: float, seconds: float) -> int:
 
 
 def _measure(feeder: Feeder, hosts: dict[str, Host], files: list[str], devices: int, chunks: int) -> dict[str, Any]:
-    """Feed and release a job. Return its speed, and the core-milliseconds that each kind of host took for a slice."""
+    """Feed a job, then release it. Return its speed, and the core-milliseconds a slice took on each kind of host."""
     before_feeding = {name: host.core_seconds() for name, host in hosts.items()}
     fed = feeder.do("feed", files=files, chunks=chunks)
     before = {name: host.core_seconds() for name, host in hosts.items()}

@@ -1,6 +1,6 @@
 """Runs on the simulated host `ingest`: makes jobs of prepared chunks, releases them, and waits until they end.
 
-`python -m cli.benchmarks.many.feed` reads JSON commands from stdin, one a line, and answers each with one line of JSON.
+`python -m cli.benchmarks.many.feed` reads a JSON command from each line of stdin, and answers it with a line of JSON.
 """
 
 import json

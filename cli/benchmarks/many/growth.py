@@ -1,4 +1,4 @@
-"""Measures how three things grow with the slices of a job: time for a slice, memory of a process, time of a query."""
+"""Measures how the time for a slice, the memory of a process and the time of a query grow with the slices of a job."""
 
 import os
 import statistics
@@ -27,11 +27,13 @@ MIB = 1024 * 1024
 
 
 def run(sizes: Sequence[int], rows: int, tiny: bool, plot: Path | None, shown: bool, as_json: bool) -> None:
-    """Classify a job of each size, and copy the largest job to `rows` slices. Print times and memory.
+    """Classify a job of each size. Print times and memory.
+
+    Then repeat the rows of the largest job, up to about `rows` slices, and measure the queries on them.
 
     `tiny`: use slices of 16 × 16 pixels and the engine `fake`, so that ctbatch itself takes most of the time. `plot`:
-    draw a figure into this file. If other processes disturbed the run, print the values with a mark if `shown`, or else
-    raise Unavailable.
+    draw a figure into this file. Raise Unavailable if other processes disturbed the run. If `shown`, print the values
+    with a mark instead.
     """
     if tiny:
         os.environ["CTBATCH_ENGINE"] = "fake"
@@ -112,7 +114,7 @@ def _median(ask: Callable[[], Any]) -> float:
 
 
 class _memory:  # noqa: N801  (a context manager, used like a function)
-    """Measures the memory of each of our processes once a second, and keeps the largest value."""
+    """Measures the memory of each of our processes once a second, and keeps the largest value of each role."""
 
     def __init__(self) -> None:
         self._largest: dict[str, tuple[int, int]] = {}
@@ -128,7 +130,7 @@ class _memory:  # noqa: N801  (a context manager, used like a function)
         self._thread.join()
 
     def peaks(self) -> dict[str, dict[str, int]]:
-        """Return, for each role, the largest PSS and RSS (proportional and resident memory) of a process, in MiB."""
+        """Return the largest PSS (proportional memory) and RSS (resident memory) of a process by role, in MiB."""
         return {role: {"pss": pss // MIB, "rss": rss // MIB} for role, (pss, rss) in sorted(self._largest.items())}
 
     def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""Simulates hosts on this machine. Each is a network namespace, which reaches only the others, through a bridge."""
+"""Simulates hosts on this machine. A host is a network namespace. A bridge connects the hosts only with each other."""
 
 import os
 import shutil

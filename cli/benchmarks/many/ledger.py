@@ -40,8 +40,8 @@ def run(url: str | None, own: bool, slices: int, processes: int, shown: bool, as
     """Record one job in each process, in three phases: record the slices, close the upload, record the predictions.
 
     Print the slices/s of each phase, and of all three together. `url`: an empty database. `own`: start a PostgreSQL
-    server. Without either, use SQLite. If other processes disturbed the run, print the values with a mark if `shown`,
-    or else raise Unavailable.
+    server. Without either, use SQLite. Raise Unavailable if other processes disturbed the run. If `shown`, print the
+    values with a mark instead.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctbatch-bench-")))
@@ -124,7 +124,7 @@ def _claim(s: Any, worker: str) -> Any:
 def predict_some(worker: str) -> bool:
     """Claim as many chunks as a worker with a quick engine does, and record made-up scores of their slices.
 
-    Return False if no chunk waits.
+    Return False if no chunk is waiting.
     """
     claimed = in_transaction(lambda s: queue.claim_chunks(s, worker, MOST_CLAIMED))
     by_job: dict[str, list[tuple[Chunk, Claim]]] = {}

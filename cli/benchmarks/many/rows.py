@@ -1,4 +1,4 @@
-"""Made-up slices, scores and packages, as ingest, an engine and training would give them. Nothing is computed."""
+"""Makes up slices (as from ingest), scores (as from an engine) and a model package. Nothing is computed."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ CAM_BYTES = 98
 def read_rows(start: int, count: int, salt: str = "") -> list[ReadSlice]:
     """Return `count` prepared slices of DICOM files, from the archive's entry `start` on. No two have the same pixels.
 
-    They are rows 0 to `count` - 1 of their chunk's array. With another `salt`, the slices have other pixels.
+    The slices are rows 0 to `count` - 1 of their chunk's array. With another `salt`, the slices have other pixels.
     """
     return [_row(start + row, row, salt) for row in range(count)]
 

@@ -29,7 +29,8 @@ def running(
 ) -> Iterator[None]:
     """Start a process and wait until `is_up` holds. Stop the process at the end of the block.
 
-    `name` names the process in errors. `log` gets its output. Raises Unavailable if the process does not come up.
+    `name` names the process in errors. `log` gets the output of the process. Raises Unavailable if the process does not
+    come up.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)  # noqa: S603  servers that we name

@@ -21,7 +21,7 @@ class Peer:
 
     @property
     def python(self) -> Path:
-        """The interpreter of the peer's environment. If the name is empty, it is the interpreter of this process."""
+        """Return the interpreter of the peer's environment, or that of this process if `environment` is empty."""
         return ENVIRONMENTS / self.environment / "bin" / "python" if self.environment else Path(sys.executable)
 
 
@@ -38,4 +38,4 @@ PEERS = {
     for engine in engines
     for peer in [Peer(f"{name}-{engine}", f"cli.benchmarks.peers.{module}", name, engine, name == "celery")]
 }
-"""Every peer by its name, as `bentoml-int8`."""
+"""Every peer by its name, such as `bentoml-int8`."""

@@ -22,7 +22,7 @@ WARM_UP = 8  # tasks, so that each process has run one
 
 app = Celery("peer", broker=os.environ.get("PEER_BROKER", "memory://"))
 app.conf.task_ignore_result = True
-app.conf.worker_proc_alive_timeout = 180  # to load Keras; Celery ends a process that needs more than 4 s
+app.conf.worker_proc_alive_timeout = 180  # seconds to load Keras; Celery's default is only 4 s
 loaded: dict[str, Any] = {}
 
 

@@ -23,7 +23,7 @@ Verdicts = dict[str, Verdict]  # by the name of a file in the archive
 
 @dataclass(frozen=True)
 class Row:
-    """The measurements of one system. `slices`: how many slices have a row."""
+    """The measurements of one system. `slices`: how many slices the system recorded."""
 
     name: str
     slices: int
@@ -35,7 +35,7 @@ class Row:
 
     @property
     def rate(self) -> float:
-        """Slices/s, from the first byte read to the last row written."""
+        """Return the slices/s, from the first byte read to the last row written."""
         return self.slices / self.seconds
 
 
@@ -47,7 +47,9 @@ def read_rows(database: Path) -> Verdicts:
 
 
 def differences(ours: Verdicts, theirs: Verdicts) -> list[dict[str, object]]:
-    """Return the slices to which two systems give different labels. `slice` is the number of a slice in the archive.
+    """Return the slices to which two systems give different labels.
+
+    The key `slice` of each dict holds the slice's place in the archive, from 0.
 
     Raises:
         Unavailable: the two systems do not have rows for the same slices.
@@ -81,7 +83,7 @@ COLUMNS = (
 def table(ours: list[Row], peers: list[Row]) -> list[dict[str, object]]:
     """Return a line for each measurement of ctbatch, and one for each peer.
 
-    A line states the mean speed of ctbatch divided by the speed of the line's system.
+    The value "ctbatch is faster by" is the mean speed of ctbatch divided by the speed of the line's system.
     """
     rate = sum(row.rate for row in ours) / len(ours)
     lines = []

@@ -1,4 +1,4 @@
-"""Exchanges data with a peer: its arguments, the slices of an archive, and the rows that it writes to a database."""
+"""Passes data between ctbatch and a peer: arguments, the slices of an archive, and the rows that the peer writes."""
 
 import base64
 import signal
@@ -31,7 +31,7 @@ class Job:
 
     @classmethod
     def of_arguments(cls) -> "Job":
-        """Return the job that this process's command line names. From now on, SIGTERM lets the process clean up."""
+        """Return the job that this process's command line names. From now on, the process cleans up on SIGTERM."""
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         package, engine, archive, database, broker = sys.argv[1:]
         return cls(Path(package), engine, Path(archive), Path(database), broker)

@@ -1,4 +1,4 @@
-"""Runs a package's network as a peer does: ctbatch's files and calibration, but plain calls of the library."""
+"""Runs a package's network as a peer does: with ctbatch's files and calibration, but by plain calls of the library."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ class Network:
         self.answers(np.zeros((2, SIDE, SIDE), np.uint8))  # the first call is slow
 
     def answers(self, slices: NDArray[np.uint8]) -> list[Answer]:
-        """Return the answer for each slice of uint8[n, 224, 224]: the values that a peer records."""
+        """Return the values that a peer records for each of n slices, uint8[n, 224, 224]."""
         if self._engine == "keras":
             outputs = self._model.predict(slices[..., None], verbose=0)
         else:

@@ -19,7 +19,7 @@ from cli.benchmarks.peers.exchange import Job, done, wait_for_go, write_rows
 
 HOST = "127.0.0.1"
 AT_ONCE = 64  # requests at the same time; more than a batch holds, so that batches can be full
-BATCH, WAIT_SECONDS = 32, 0.02  # the largest batch of a server, and how long the server waits until it is full
+BATCH, WAIT_SECONDS = 32, 0.02  # the largest batch of a server, and how long the server waits for a batch to fill
 START_SECONDS = 180.0
 Answer = dict[str, Any]
 
@@ -61,7 +61,7 @@ def _post(port: int, path: str, field: str, file: bytes) -> Any:
 
 @contextmanager
 def _server(command: Sequence[str], more: Mapping[str, str]) -> Iterator[None]:
-    """Run a server during the block, with `more` environment variables. Its output goes to stderr."""
+    """Run a server during the block, with the additional environment variables `more`. Its output goes to stderr."""
     server = subprocess.Popen(command, env=os.environ | more, stdout=sys.stderr)  # noqa: S603  a peer's own command
     try:
         yield
@@ -74,7 +74,7 @@ def _server(command: Sequence[str], more: Mapping[str, str]) -> Iterator[None]:
 
 
 def _wait_until(port: int, answer: Callable[[bytes], Answer], file: bytes) -> None:
-    """Post the slice `file` until the server answers it. Raises the last error if that takes too long."""
+    """Post the slice `file` again and again until the server answers. Raises the last error if this takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Finds or makes the model package for the comparison. It holds a Keras network, and an int8 network made from that."""
+"""Finds or makes the model package for the comparison. The package holds a Keras network and its int8 form."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ KERAS_FILES = (KERAS_FILE,)
 
 
 def package_for_peers(package: Path | None) -> Path:
-    """Return the package for the comparison: `package`, or the demo model with its float32 files, or one made here.
+    """Return `package`, or else the demo model with its float32 files, or else a package made here.
 
     Raises:
         UsageError: the package cannot be read.
@@ -33,7 +33,7 @@ def package_for_peers(package: Path | None) -> Path:
 
 
 def _make() -> Path:
-    """Train a network of the same size briefly on phantoms. Its speed does not depend on its weights."""
+    """Train ctbatch's network briefly on phantoms. The weights do not change its speed."""
     check_installed()
     from training.config import ALL, STEADY_RULE, Augment, Config, Stage
     from training.demo.model import Plan, make_demo_package

@@ -32,8 +32,8 @@ def run(
 ) -> None:
     """Measure ctbatch, each peer, and ctbatch again. Print the table.
 
-    If other processes disturbed a run, print the values with a mark if `shown`, or else raise Unavailable. Raises
-    Unavailable also if a peer is not installed or fails.
+    Raise Unavailable if other processes disturbed a run. If `shown`, print the values with a mark instead. Also raise
+    Unavailable if a peer is not installed or fails.
     """
     for peer in peers:
         if not peer.python.exists():
@@ -53,7 +53,7 @@ def run(
 
 
 def _write(archive: Path, path: Path | None, slices: int) -> None:
-    """Write the archive with `slices` slices: files spread over the folder `path`, or synthetic slices."""
+    """Write an archive of at most `slices` slices: from all over the folder `path`, or synthetic if `path` is None."""
     if path is None:
         write_scans(archive, slices, "PNG", SIZE, SEED)
         return

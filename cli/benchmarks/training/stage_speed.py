@@ -6,7 +6,7 @@ from cli.output import print_json, print_table, say
 
 
 def run(slices: int, batch: int, path: Path | None, as_json: bool) -> None:
-    """Measure on phantoms, or on a .npy file of uint8[n, 224, 224]. The labels are made up; speed ignores them."""
+    """Measure on phantoms, or on a .npy file of uint8[n, 224, 224]. The labels are made up, and do not matter."""
     import numpy as np
 
     from training.data.slices import Labelled

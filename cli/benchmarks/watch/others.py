@@ -1,4 +1,4 @@
-"""Measures how much processor time other processes took during a benchmark, by /proc. Too much spoils the result."""
+"""Measures how much processor time other processes took during a benchmark (from /proc). Too much spoils the result."""
 
 import os
 import time
@@ -56,7 +56,7 @@ class Disturbance:
 
 
 def raise_if_spoilt(disturbance: Disturbance, shown: bool) -> None:
-    """Refuse the measured values if other processes disturbed the run, unless they may be `shown` with a mark.
+    """Refuse the measured values if other processes disturbed the run. If `shown`, accept them: they get a mark.
 
     Raises:
         Unavailable: other processes took more than `MOST_TAKEN`, and `shown` is False.
@@ -69,7 +69,7 @@ def raise_if_spoilt(disturbance: Disturbance, shown: bool) -> None:
 
 
 def marks(disturbance: Disturbance) -> dict[str, object]:
-    """Return the entries of a report about other processes."""
+    """Return two entries for a report: whether other processes disturbed the run, and what they took."""
     return {"disturbed": disturbance.spoils, "others": str(disturbance)}
 
 
@@ -116,7 +116,7 @@ def _others(before: dict[int, ProcessTime], after: dict[int, ProcessTime]) -> di
     """Return the core-seconds that other processes used between `before` and `after`, by the name of the process.
 
     Count only processes that lived at both times and are not below this process. Leave out the time of their ended
-    children: when a child ends, its parent gets all of the child's time, also from before the first look.
+    children, because it may contain time from before the first look: a parent gets all the time of a child that ends.
     """
     own = own_tree(after)
     seconds: dict[str, float] = {}

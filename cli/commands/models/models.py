@@ -92,10 +92,11 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
 
     \b
     refused: sensitivity, specificity or AUC is below its floor (0.85, 0.80,
-      0.90), or VERSION is worse than the champion, and not by chance
-    passed: the evidence shows that VERSION is at most 0.02 worse
-      (CTBATCH_PROMOTION_MARGIN) in AUC, accuracy, sensitivity and
-      specificity
+      0.90). Or the evidence shows that VERSION is worse than the champion
+      in AUC, accuracy, sensitivity or specificity, and the loss may be more
+      than 0.02 (CTBATCH_PROMOTION_MARGIN)
+    passed: the evidence shows that VERSION is at most 0.02 worse in each
+      of these four metrics
     not shown: VERSION may be as good as the champion, or worse; the
       evidence does not decide
     not enough evidence: a class has fewer than 20 groups, or VERSION was

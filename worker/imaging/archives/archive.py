@@ -36,7 +36,7 @@ from worker.imaging.rejections import ArchiveRefused, SliceRejected
 __all__ = ["Content", "Entries", "Entry", "Inspection", "Limits", "PassedOver", "inspect_archive", "read_entries"]
 
 LOOKED_BYTES = 16 * MIB
-"""How much is unpacked for a look at the beginning of a submission: half a second of bzip2."""
+"""Bytes that are unpacked for a look at the beginning of a submission. With bzip2 this takes half a second."""
 
 
 class _LookedEnough(Exception):
@@ -46,12 +46,12 @@ class _LookedEnough(Exception):
 def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = True) -> Inspection:
     """Check a submission before it is queued.
 
-    The bytes decide the kind. `filename` is only for display. Of a ZIP the directory is read, of a TAR the headers. A
-    packed TAR is unpacked once (gzip about 300 MB/s, xz 100, bzip2 30), because only its end shows whether it is
-    complete. So is an archive that is compressed inside an archive. Unless `whole`, at most 16 MiB are unpacked. If
-    there is more, the number of entries stays unknown, and `read_entries` finds faults of the rest. A loose file is
-    never refused, because its row can state its fault. In a ZIP, each entry takes 16 bytes of memory; otherwise memory
-    does not grow with the entries.
+    The bytes decide the kind. `filename` is only for display. The directory of a ZIP is read, or the headers of a TAR.
+    A packed TAR is unpacked once (gzip about 300 MB/s, xz 100, bzip2 30), because only its end shows whether it is
+    complete. An archive that is compressed inside an archive is unpacked too. Unless `whole`, at most 16 MiB are
+    unpacked. If there is more, the number of entries stays unknown, and `read_entries` finds faults of the rest. A
+    loose file is never refused, because its row can state its fault. In a ZIP, each entry takes 16 bytes of memory;
+    otherwise memory does not grow with the entries.
 
     Raises ArchiveRefused, and OSError if the disk has no room to unpack an inner archive. In a submission that passes,
     `read_entries` may still reject single files.
@@ -66,7 +66,7 @@ def inspect_archive(path: Path, filename: str, limits: Limits, *, whole: bool = 
         region, allowance = Region(file), Allowance(limits, path)
         if archive_kind(region.pread(HEAD, 0)) == "zip":
             _, files = check_directory(region, allowance)
-            if files is not None:  # there is no need to list them
+            if files is not None:  # the number is known without listing the files
                 return Inspection("zip", files, allowance.unpacked)
             allowance = Allowance(limits, path)
         open_ = partial(_entries, allowance, no_progress if whole else look)
@@ -85,17 +85,19 @@ def read_entries(
     progress: Progress = no_progress,
     passed_over: PassedOver | None = None,
 ) -> Entries:
-    """Yield every file of a submission in the archive's order. Its bytes are unpacked when its `read()` is called.
+    """Yield every file of a submission in the archive's order. `read()` of a file unpacks its bytes.
 
     In a ZIP, an entry that is not read is not touched. A packed TAR is unpacked from front to back, but the bytes of an
     entry that is not read are dropped. Ordinals count from 0, and are the same at every reading. Folders, `__MACOSX`,
     `.DS_Store`, `Thumbs.db`, `DICOMDIR` and `._name` twins are passed over, without an ordinal. `passed_over` counts
-    them, and is complete when the last entry has been yielded. A loose file is a single entry, named `filename`.
+    the files named `DICOMDIR`, and is complete when the last entry has been yielded. A loose file is a single entry,
+    named `filename`.
 
     If a file has both the name and the bytes of an archive, its files follow as `inner.zip/name`. Such an inner archive
     is read in place if it is stored without compression. Otherwise it is unpacked into a temporary file. If the inner
-    archive is refused, one last entry has its name and rejects it with the code. Archives inside it are rejected as
-    `nested`. A file in gzip, bzip2 or xz that is not a TAR is unpacked.
+    archive is refused, the last of its entries has the archive's name, and is rejected with the code of the refusal.
+    Archives inside an inner archive are rejected as `nested`. A file in gzip, bzip2 or xz that is not a TAR is
+    unpacked.
 
     `progress` is called after every quarter of a megabyte that is unpacked. Errors that it raises are passed on.
 

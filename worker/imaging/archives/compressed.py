@@ -1,7 +1,7 @@
 """Reads the bytes of a TAR from front to back, packed or not. Never unpacks more bytes than allowed.
 
-The file objects of `gzip`, `bz2` and `lzma` are not used. None of them limits the bytes that it returns, that of `lzma`
-does not limit its memory, and they differ in how they report bytes after the last stream.
+The file objects of `gzip`, `bz2` and `lzma` are not used. None of them limits how many bytes it returns. That of `lzma`
+does not limit its memory. And they differ in how they report bytes after the last stream.
 """
 
 import bz2

@@ -55,7 +55,7 @@ class Limits:
 
 @dataclass
 class PassedOver:
-    """Counts files that were passed over while a submission was read, and that its owner should hear of.
+    """Counts files that are passed over in a submission, because the owner should hear of them.
 
     `dicomdirs`: the files named DICOMDIR so far, in the archive and in archives inside it.
     """
@@ -64,11 +64,10 @@ class PassedOver:
 
 
 class Allowance:
-    """How much one reading of a submission may still unpack, with the archives inside the archive.
+    """How much one reading of a submission may still unpack, including the archives inside the archive.
 
-    `cap`: the most bytes that the submission may unpack to. By `limits.max_ratio` it depends on the submission's size,
-    but it is at least a megabyte, because an empty TAR of ten kilobytes packs to a hundred bytes. `unpacked`: bytes so
-    far.
+    `cap`: the most bytes that the submission may unpack to, by `limits`. It is at least a megabyte, because an empty
+    TAR of ten kilobytes packs to a hundred bytes. `unpacked`: bytes so far.
     """
 
     def __init__(self, limits: Limits, path: Path, passed_over: PassedOver | None = None) -> None:

@@ -15,7 +15,7 @@ from worker.imaging.rejections import ArchiveRefused
 BLOCK = 512
 _MAX_EXTENSION = MIB
 """Bytes of one pax header or GNU long name."""
-_MAP_GOES_ON, _MAP_GOES_ON_AGAIN = 482, 504  # bytes of a GNU sparse header, and of a block that continues its map
+_MAP_GOES_ON, _MAP_GOES_ON_AGAIN = 482, 504  # offsets: in a GNU sparse header; in a block that continues its map
 
 _LINKS_AND_DEVICES = b"123456"
 _EXTENSIONS = b"xgLK"
@@ -110,7 +110,7 @@ def decimal(raw: bytes) -> int:
 
 
 def parse_pax(data: bytes) -> dict[str, bytes]:
-    """Return the records of a pax header. The last one of a key counts. Raises ArchiveRefused(`malformed_archive`)."""
+    """Return the records of a pax header. A key's last record counts. Raises ArchiveRefused(`malformed_archive`)."""
     fields: dict[str, bytes] = {}
     at = 0
     while at < len(data) and data[at]:

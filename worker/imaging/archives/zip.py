@@ -83,7 +83,7 @@ def _check_crc(crc: int, record: Record) -> None:
 
 
 def _inflated(file: Region, record: Record, most: int) -> Iterator[bytes]:
-    """Yield the entry's bytes in parts of at most `most` bytes. There are exactly as many as the directory states.
+    """Yield the entry's bytes, exactly as many as the directory states, in parts of at most `most` bytes.
 
     Raises SliceRejected.
     """
@@ -111,7 +111,7 @@ def _data_offset(file: Region, record: Record) -> int:
 
 
 def _inflate(packed: Region, size: int, inflater: Unpacker, most: int) -> Iterator[bytes]:
-    """Inflate to the stated size, and one byte more at most. If there is such a byte, the size is a mismatch."""
+    """Inflate the stated number of bytes, or one more at most. If there is one more, the stated size is wrong."""
     room, at, data = size + 1, 0, b""
     while room and not inflater.eof:
         if not data and at < packed.size and getattr(inflater, "needs_input", True):  # bzip2 may hold more output

@@ -210,11 +210,11 @@ def _read_locator(file: Region, end: int) -> tuple[int, int, int] | None:
 def _read_end64(
     file: Region, locator: tuple[int, int, int], end: int, plain: tuple[int, int, int]
 ) -> tuple[int, int, int, int]:
-    """Return the offset of the ZIP64 end record, and its count, length and start of the directory.
+    """Return the offset of the ZIP64 end record, and what it states: the directory's count, length and start.
 
-    `plain`: the same three by the ordinary end record. The ZIP64 record must be exactly between the directory and the
-    locator, and must agree with every ordinary field that is not marked unset. Programs differ in which of the two
-    records they use, and a forger could exploit that.
+    `plain`: what the ordinary end record states about these three. The ZIP64 record must be exactly between the
+    directory and the locator, and must agree with every ordinary field that is not marked unset. Programs differ in
+    which of the two records they use, and a forger could exploit that.
     """
     disk, at, disks = locator
     if disk or disks > 1 or at + _END64.size > end - _LOCATOR.size:
@@ -240,7 +240,7 @@ def _record(fields: tuple[int, ...], raw_name: bytes, extra: bytes, wrapped: int
 
 
 def _zip64_values(extra: bytes, *values: int) -> tuple[int, int, int]:
-    """Return size, packed size and offset. Those marked unset come from the ZIP64 extra field (APPNOTE 4.5.3)."""
+    """Return size, packed size and offset. Values marked unset come from the ZIP64 extra field (APPNOTE 4.5.3)."""
     at = 0
     while at + 4 <= len(extra):
         tag, length = struct.unpack_from("<2H", extra, at)

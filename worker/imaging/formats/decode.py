@@ -34,7 +34,7 @@ _DATA_TAGS = ((273, 279), (324, 325))  # strips and tiles: offsets, byte counts
 _UNSIGNED = 1
 MIB = 1024 * 1024
 _BYTES_A_LIMIT = 40 * MIB
-_MOST_LIMITS = 9  # keeps the time of every file below `stall_seconds`, after which a worker kills itself
+_MOST_LIMITS = 9  # with a larger factor, a file could outlast `stall_seconds`, after which a worker kills itself
 _INTERLACED = 28  # index of the byte of a PNG that says whether it is interlaced
 
 
@@ -152,7 +152,7 @@ def _prepare(image: Image.Image, kind: str, frame: int, limits: DecodeLimits) ->
 
 
 def _luminance(image: Image.Image) -> tuple[Image.Image, str, tuple[str, ...]]:
-    """Return the picture in mode L by the table of `decode`, its mode, and a note if its values were read as HU."""
+    """Return the picture in mode L by the table of `decode`, its mode before, and a note if values were read as HU."""
     image.load()
     if image.mode == "L":
         return image, "L", ()

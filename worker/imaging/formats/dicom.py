@@ -86,7 +86,7 @@ def decode_dicom(
 def _grey_table(
     allocated: int, stored: int, signed: bool, slope: float, intercept: float, inverted: bool, padding: range
 ) -> NDArray[np.uint8]:
-    """Return the grey level for each of the 2^allocated values of a pixel. It is computed once for each series."""
+    """Return the grey level for each of the 2^allocated values of a pixel. Computed once for each series."""
     cells = np.arange(1 << allocated, dtype=np.int64)
     values = _as_number(cells & ((1 << stored) - 1), stored, signed)
     grey = lung_window(values * slope + intercept)
@@ -136,7 +136,7 @@ def _is_private_rle(element: DataElement) -> bool:
 def _groups(dataset: Dataset, frame: Dataset | None) -> dict[str, Dataset]:
     """Return the data sets that state a frame's rescale, position and orientation (PS3.3 C.7.6.16).
 
-    They belong to the frame, or else to all frames, or else are the data set itself.
+    A value is stated for the frame, or else for all frames in common, or else in the data set itself.
     """
     shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), None)
 

@@ -18,12 +18,12 @@ MAX_DEPTH = 32
 PIXEL_DATA = 0x7FE00010
 UNDEFINED = 0xFFFFFFFF
 LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-"""Value representations with a length of four bytes, after two that are 0."""
+"""Value representations whose length has four bytes, after two zero bytes."""
 
 _CHARACTER_SET = BaseTag(0x00080005)
 _DELIMITERS = 0xFFFE
 _LEAST_NESTED = 16 * MAX_DEPTH
-"""Least bytes of sequences that are nested too deep: each level has the headers of an element and of an item."""
+"""The least size, in bytes, of sequences that are nested too deep: each level has two headers (element and item)."""
 
 
 def is_vr(two: bytes | memoryview) -> bool:
@@ -76,7 +76,7 @@ class Elements:
         return self._encodings()
 
     def _stop(self, tag: BaseTag, vr: str | None, length: int) -> bool:
-        """Return whether to stop before the value of this element, because it is the pixels or pydicom misreads it."""
+        """Return whether to stop before this element's value: the value is the pixels, or pydicom would misread it."""
         is_odd = False
         if tag >> 16 == _DELIMITERS:
             self.notes.add("stray_delimiter")

@@ -118,7 +118,7 @@ def _end_of_fragments(data: memoryview, at: int) -> int:
 
 
 def _is_well_ended(rest: memoryview, is_implicit: bool, is_big_endian: bool) -> bool:
-    """Return whether only elements that may follow the pixels come after them, without an oddity, or nothing."""
+    """Return whether nothing follows the pixels, or only elements that may follow them, and nothing odd."""
     if not rest:
         return True
     try:
@@ -126,7 +126,7 @@ def _is_well_ended(rest: memoryview, is_implicit: bool, is_big_endian: bool) -> 
         dataset = elements.dataset()
     except Exception:  # pydicom raises errors of many kinds for bytes that are not elements
         return False
-    return not elements.notes and all(tag > PIXEL_DATA for tag in dataset.keys())  # noqa: SIM118  elements otherwise
+    return not elements.notes and all(tag > PIXEL_DATA for tag in dataset.keys())  # noqa: SIM118  tags, not elements
 
 
 def _read_meta(data: memoryview, at: int) -> tuple[int, str]:

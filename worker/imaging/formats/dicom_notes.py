@@ -31,8 +31,8 @@ def file_notes(file: DicomFile, pixel_bytes: int) -> set[str]:
 def frame_notes(dataset: Dataset, groups: dict[str, Dataset], cells: NDArray[np.unsignedinteger[Any]]) -> Iterator[str]:
     """Yield the notes of one frame.
 
-    `groups`: the data sets that state its rescale, position and orientation. `cells`: its stored values as unsigned
-    numbers.
+    `groups`: the data sets that state the frame's rescale, position and orientation. `cells`: the frame's stored values
+    as unsigned numbers.
     """
     for name, keywords in _NUMBERS.items():
         if any(b"," in (raw_of(groups[name], keyword) or b"") for keyword in keywords):
@@ -65,7 +65,7 @@ def _of_header(file: DicomFile, pixel_bytes: int) -> Iterator[str]:
 
 
 def _of_unused_bits(cells: NDArray[np.unsignedinteger[Any]], stored: int, *, signed: bool) -> Iterator[str]:
-    """Yield a note if the bits above the stored ones are not as expected: 0, or the sign's copies if `signed`."""
+    """Yield a note if the bits above the stored ones are not as expected: 0, or copies of the sign if `signed`."""
     highest = int(cells.max())
     if not signed:
         if highest >> stored:

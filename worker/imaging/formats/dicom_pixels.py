@@ -57,7 +57,7 @@ _DECODERS: dict[str, Decode] = {
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 _END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000; if it is missing, libjpeg-turbo and OpenJPH invent the rest
 _RLE_HEADER = 64
-_PADDING = 16  # the last marker of a frame must be within so many bytes of its end
+_PADDING = 16  # the last marker of a frame must be this near to the frame's end, in bytes
 _JPEG_LS_FRAME = 0xF7  # the marker SOF55
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC3, _JPEG_LS_FRAME)
 
@@ -145,7 +145,8 @@ def _decode(syntax: str, frame: bytes, shape: tuple[int, int], allocated: int) -
 def _check_rle(frame: bytes, segments: int) -> None:
     """Check the header of an RLE frame (PS3.5 G.5), because the decoder of imagecodecs 2026.3.6 does not check it.
 
-    Raises SliceRejected(`malformed`) unless it names `segments` segments, one after the other, within the frame.
+    Raises SliceRejected(`malformed`) unless the header names `segments` segments, one after the other, within the
+    frame.
     """
     count, *offsets = struct.unpack("<16I", frame[:_RLE_HEADER].ljust(_RLE_HEADER, b"\0"))
     places = [_RLE_HEADER - 1, *offsets[:segments], len(frame)]
@@ -170,7 +171,7 @@ def _squeezed(shape: tuple[int, int]) -> tuple[int, ...]:
 
 
 def _cells(decoded: NDArray[Any], shape: tuple[int, int], allocated: int) -> Cells:
-    """Return a decoded frame as cells of the allocated bits. If the decoder saw a sign, it stays in the bits."""
+    """Return a decoded frame as cells of the allocated bits. Signed values keep their bits."""
     if decoded.size != shape[0] * shape[1] or (decoded.ndim > 1 and decoded.squeeze().shape != _squeezed(shape)):
         raise SliceRejected("pixels", f"A frame decodes to {decoded.shape}, not to {shape} pixels.")
     if decoded.dtype.kind not in "iu" or decoded.dtype.itemsize * 8 > allocated:

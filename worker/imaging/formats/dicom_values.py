@@ -119,7 +119,7 @@ def number_of(dataset: Dataset, keyword: str) -> float | None:
 
 
 def integer_of(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    """Return a whole number, or else `default`. Raises SliceRejected(`malformed`), also if `default` is None then."""
+    """Return a whole number, or else `default`. Raises SliceRejected(`malformed`), also if both are missing."""
     number = number_of(dataset, keyword)
     value = default if number is None else number
     if value is None:
@@ -128,7 +128,7 @@ def integer_of(dataset: Dataset, keyword: str, default: int | None = None) -> in
 
 
 def integer_or_none(dataset: Dataset, keyword: str) -> int | None:
-    """Return a number that only sorts slices, or None if it does not fit in 32 bits. The slice is not rejected then."""
+    """Return a whole number for sorting slices, or None if it is missing, faulty or above 32 bits. Reject no slice."""
     try:
         number = number_of(dataset, keyword)
     except (SliceRejected, ValueError):

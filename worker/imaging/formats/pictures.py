@@ -26,7 +26,7 @@ _JPEG_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raise SliceRejected: `pixels` above the limit, `corrupt` for a picture without pixels."""
+    """Raise SliceRejected: `pixels` for more pixels than the limit, `corrupt` for a picture without pixels."""
     if width * height > max_pixels:
         raise SliceRejected("pixels", f"{width} × {height} pixels; {max_pixels} are accepted.")
     if width <= 0 or height <= 0:

@@ -29,5 +29,5 @@ def read_plain_jpeg(bare: bytes) -> Image.Image | None:
 
 
 def _end(data: bytes, at: int) -> int:
-    """Return where the segment ends whose marker is at `at`."""
+    """Return the end of the segment whose marker is at `at`."""
     return at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -27,20 +27,20 @@ from worker.linux_process import die_with_parent
 
 _DISCARD = 1024 * 1024
 _NICE = 5
-"""Above the nice value of ingest, which keeps all decoders supplied with files."""
+"""Ingest has a lower nice value, because it keeps all decoders supplied with files."""
 
 Decode = Callable[[bytearray, DecodeLimits], list[PreparedSlice]]
 
 
 def main(parent: str, decoder: str, limits: str, filter_: str) -> None:
-    """Answer requests until they end. If `filter_` is `required` but cannot be set, end before the first request.
+    """Answer requests until they end. If the filter is `required` but cannot be set, end before the first request.
 
     `decoder`: the function, as `module:function`. `limits`: the fields of DecodeLimits in JSON.
     """
     die_with_parent(int(parent))
     os.nice(_NICE)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, signal.SIG_IGN)  # for the parent, which decides when this process ends
+        signal.signal(signal_number, signal.SIG_IGN)  # these are for the parent, which decides when this process ends
     warnings.simplefilter("ignore")
     module, _, function = decoder.partition(":")
     decode: Decode = getattr(importlib.import_module(module), function)

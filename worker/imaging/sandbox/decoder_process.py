@@ -31,7 +31,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-"""The whole environment of a decoder, but for LD_LIBRARY_PATH, which Python itself may need."""
+"""The whole environment of a decoder, except LD_LIBRARY_PATH, which Python itself may need."""
 
 
 class DecoderSpent(Exception):
@@ -52,7 +52,7 @@ class Task:
 
 
 class Decoder:
-    """A child process, and the tasks sent to it, in order. `waited`: seconds that the pool waited for the first."""
+    """A child process, and the tasks sent to it, in order. `waited`: the pool's seconds of waiting for the first."""
 
     def __init__(self, limits: DecodeLimits, function: str, *, filter_required: bool) -> None:
         """Start the process. `function`: a function of this project, as `module:name`."""
@@ -67,7 +67,8 @@ class Decoder:
             cwd="/",
             env=environment,
             bufsize=0,
-            # Ctrl-C or a SIGTERM to the group is for the parent. The session stays: `nice` counts only inside it.
+            # A group of its own, so that Ctrl-C or a SIGTERM to the parent's group does not end it. The session is the
+            # parent's, because `nice` counts only inside a session.
             process_group=0,
         )
         self.requests, self.replies = (_prepared(pipe) for pipe in (self.process.stdin, self.process.stdout))
@@ -129,7 +130,7 @@ class Decoder:
         return (int(stat[_USER_TIME]) + int(stat[_SYSTEM_TIME])) / os.sysconf("SC_CLK_TCK")
 
     def put_down(self) -> int:
-        """Kill the process if it still runs, and close its pipes. Return its exit code; below 0, it is a signal."""
+        """Kill the process if it still runs, and close its pipes. Return its exit code (negative: a signal)."""
         self.process.kill()
         code = self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):

@@ -5,5 +5,5 @@ from worker.imaging.sandbox.protocol import FILTER_OPTIONAL, FILTER_REQUIRED
 
 
 def filter_choice() -> str:
-    """Return whether a confined process needs the filter, as its argument: by CTBATCH_ALLOW_UNFILTERED_DECODERS."""
+    """Return the argument for a confined process: whether it needs the filter (CTBATCH_ALLOW_UNFILTERED_DECODERS)."""
     return FILTER_OPTIONAL if current().allow_unfiltered_decoders else FILTER_REQUIRED

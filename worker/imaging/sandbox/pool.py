@@ -31,7 +31,7 @@ Result = list[PreparedSlice] | SliceRejected
 _PIPELINE = 2
 """Files a decoder holds: the one it decodes and the next, so that it need not wait for the pool."""
 _AHEAD = 4
-"""Files taken from the source per decoder before the oldest is given out."""
+"""Files taken from the source per decoder before the oldest one is yielded."""
 _AHEAD_BYTES = 64 * 1024 * 1024
 _FILES_A_DECODER = 5_000
 """Files sent to one process. Starting another takes a quarter of a second, as long as decoding 100 small files."""
@@ -154,7 +154,10 @@ class DecoderPool(AbstractContextManager["DecoderPool"]):
     def _fill(
         self, source: Iterator[tuple[K, bytes | SliceRejected]], pending: deque[tuple[K, Task]]
     ) -> tuple[Iterator[tuple[K, bytes | SliceRejected]] | None, Exception | None]:
-        """Take files from the source while there is room. Return the source, or None and its error at its end."""
+        """Take files from the source while there is room.
+
+        Return the source and None. At the end of the source, return None, and the error that ended it, if any.
+        """
         held = sum(len(task.data) for _, task in pending)
         while len(pending) < _AHEAD * self._size and held < _AHEAD_BYTES:
             try:

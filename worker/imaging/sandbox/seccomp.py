@@ -121,7 +121,7 @@ def forbid_effects() -> str | None:
 
 
 def limit_resources(memory_bytes: int) -> None:
-    """Limit the number of open files, and limit the address space to `memory_bytes`, the most for `grant_memory`.
+    """Limit the number of open files. Limit the address space to `memory_bytes`; `grant_memory` cannot exceed this.
 
     The process can then no longer enlarge a file, dump its core or fork.
     """
