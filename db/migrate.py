@@ -8,6 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
 
 from db.database import OldDatabase, OtherRevision, get_engine
 from db.models import User  # noqa: F401  (loads every table into Base.metadata)
@@ -32,7 +33,7 @@ def upgrade() -> Path | None:
         OldDatabase: the database is older than 0.1.0, and no migration leads from it.
     """
     revision = current()
-    if revision in BEFORE_0_1_0:
+    if revision in BEFORE_0_1_0 or (revision == head() and _lacks_a_column()):
         raise OldDatabase(
             "this database is older than release 0.1.0 and cannot be upgraded; start with an empty one: set"
             " CTBATCH_HOME or DATABASE_URL to another place"
@@ -44,6 +45,14 @@ def upgrade() -> Path | None:
     if get_engine().dialect.name == "sqlite":
         _keep_log_ahead()
     return copy
+
+
+def _lacks_a_column() -> bool:
+    """Return whether a column is missing, though no migration is. Development versions had fewer columns."""
+    with get_engine().connect() as connection:
+        tables = inspect(connection).get_multi_columns()
+    found = {(table, column["name"]) for (_, table), columns in tables.items() for column in columns}
+    return any((table.name, column.name) not in found for table in Base.metadata.sorted_tables for column in table.c)
 
 
 def _keep_log_ahead() -> None:

@@ -67,6 +67,14 @@ def test_database_of_a_development_version_is_refused_and_left_alone(database: S
     assert migrate.current() == revision
 
 
+def test_database_that_lacks_a_column_is_refused_and_left_alone(database: Settings) -> None:
+    with base.session_scope() as s:
+        s.execute(text("ALTER TABLE upload DROP COLUMN dicomdirs"))
+    with pytest.raises(base.OldDatabase, match=r"older than release 0\.1\.0"):
+        migrate.upgrade()
+    assert migrate.current() == migrate.head()
+
+
 def test_every_column_of_a_hash_or_of_json_says_whether_it_names_files() -> None:
     """The reaper deletes what no marked column names."""
     unmarked = [
