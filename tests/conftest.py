@@ -51,14 +51,17 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Give a file's tests to one process, and so the files of the engines, which share a package that takes long to
-    build. pytest-xdist 3.8.0 ignores its own marks for this with pytest 9.2.0."""
+    """Give a file's tests to one process, and all files that need TensorFlow to one, since it takes long to load.
+
+    The files of the engines share a package that takes long to build. pytest-xdist 3.8.0 ignores its own marks for this
+    with pytest 9.2.0.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            return "engines" if path.startswith("tests/worker/engines/") else path
+            return "tensorflow" if path.startswith(("tests/worker/engines/", "tests/training/")) else path
 
     return ByFile(config, log)
 

@@ -147,7 +147,13 @@ def test_taken_port_is_reported_in_one_line(up, tmp_path):
     assert second.stderr == f"Error: port {port} is taken; choose another with --port, or --port 0 for any free one\n"
 
 
-@pytest.mark.parametrize("role", ["web", "ingest", "inference", "training", "evaluation", "sweep"])
+@pytest.mark.parametrize(
+    "role",
+    [
+        *("web", "inference", "sweep"),
+        *(pytest.param(role, marks=pytest.mark.slow) for role in ("ingest", "training", "evaluation")),
+    ],
+)
 def test_check_of_every_role_succeeds(up, role):
     assert up.run("worker", role, "--check").stdout == f"{role} is healthy\n"
 

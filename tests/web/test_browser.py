@@ -51,6 +51,7 @@ def test_submit_by_choosing_a_file(signed_in: Any, tmp_path: Path) -> None:
     assert signed_in.locator(".state").first.inner_text() == "queued"
 
 
+@pytest.mark.slow
 def test_submit_by_dropping(signed_in: Any) -> None:
     signed_in.goto("/submit")
     signed_in.evaluate(
@@ -122,6 +123,7 @@ def test_refused_archive_is_explained(signed_in: Any, tmp_path: Path) -> None:
     signed_in.faults.clear()
 
 
+@pytest.mark.slow
 def test_lost_answer_leads_to_the_job_without_sending_again(signed_in: Any, api: Api, tmp_path: Path) -> None:
     image = tmp_path / "1.png"
     image.write_bytes(png(1))
@@ -287,6 +289,7 @@ def test_series_are_found_while_typing(signed_in: Any, api: Api, worker: WorkerP
     signed_in.get_by_role("link", name="Remove the filter patient 7").wait_for()
 
 
+@pytest.mark.slow
 def test_account_menu_closes_when_the_focus_leaves_it(signed_in: Any) -> None:
     signed_in.goto("/jobs")
     menu = signed_in.locator("details.menu")
@@ -355,6 +358,7 @@ def test_promote_asks_before_it_does_and_says_when_it_is_done(admin_page: Any, t
     admin_page.locator(".success").get_by_text("other/1 is the champion now").wait_for()
 
 
+@pytest.mark.slow
 def test_comparison_hides_nothing_on_a_phone(admin_page: Any, app: APIFlask) -> None:
     pair = PairedMetric(first=0.9, second=0.8, difference=0.1, low=-0.05, high=0.25)
     macro = "{% from 'models/_compared.html' import compared %}{{ compared(pairs, 'a-long-name/1', 'b/12', 't') }}"
@@ -442,6 +446,7 @@ def test_every_admin_page_fits_a_phone_in_both_themes(admin_page: Any, admin: Ap
             assert admin_page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [770, 900, 1000])
 def test_header_fits_a_tablet(admin_page: Any, width: int) -> None:
     admin_page.set_viewport_size({"width": width, "height": 844})

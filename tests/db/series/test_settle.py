@@ -105,7 +105,7 @@ facts = st.tuples(positions, st.one_of(st.none(), st.just(1), st.integers(-3, 3)
     seed=st.randoms(use_true_random=False),
 )
 @hypothesis_settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 def test_order_is_the_same_for_any_order_of_arrival(
     ann: User, slices: Sequence[tuple[float | None, int | None, str]], cuts: list[int], seed: random.Random
@@ -140,7 +140,7 @@ owners = st.tuples(
     seed=st.randoms(use_true_random=False),
 )
 @hypothesis_settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 def test_outcomes_are_the_same_for_any_order_of_arrival(
     ann: User,

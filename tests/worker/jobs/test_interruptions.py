@@ -97,7 +97,7 @@ def test_damaged_packed_tar_is_unpacked_once_a_turn(
     assert view(job).state == JobState.FAILED
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+@pytest.mark.parametrize("kind", ["zip", pytest.param("tar.gz", marks=pytest.mark.slow)])
 def test_zip_a_patient_goes_on_where_it_was_broken_off_and_can_be_cancelled(
     kind: str, ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
