@@ -316,7 +316,7 @@ def ledger(
 
     \b
     Prints the speed of each part:
-      read: recording slices
+      read: recording the slices that ingest has prepared
       closed: closing an upload that was read, and checking its patients
         and series
       predicted: recording predictions
@@ -331,7 +331,9 @@ def ledger(
 @click.option(
     "--sizes", default="1000,10000,100000", show_default=True, help="Classify a job of each of these sizes, in slices."
 )
-@count_option("--rows", 1_000_000, "Also query about this many slices: the largest job, repeated. 0: do not.", least=0)
+@count_option(
+    "--rows", 1_000_000, "Also query a job of this many slices, copied from the largest job. 0: do not.", least=0
+)
 @click.option("--tiny", is_flag=True, help="Use slices of 16 × 16 pixels and no neural network (engine `fake`).")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw a PNG. Needs `make training`.")
 @even_if_disturbed

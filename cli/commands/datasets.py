@@ -32,7 +32,9 @@ def datasets() -> None:
 @click.argument("more", nargs=-1, type=PATH, metavar="[PATH]...")
 @click.option("--from", "paths", multiple=True, type=PATH, help="Take slices from this path. Can be repeated.")
 @click.option("--labels", type=FILE, help="Take the labels from this CSV  [default: see above]")
-@click.option("--job", "jobs", multiple=True, help="Take the reviewed slices of this job. Can be repeated.")
+@click.option(
+    "--job", "jobs", multiple=True, help="Take the slices of this job that people have labelled. Can be repeated."
+)
 @click.option(
     "--groups",
     type=click.Choice(["headers", "folders"]),

@@ -94,8 +94,8 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
     The command uses nested cross-validation on the groups (patients) of DATASET. The inner folds choose the rule. The
     outer folds have no part in the choice. They give the estimate that is printed.
 
-    Refuses DATASET if one of its slices was in any part of the split that VERSION or an ancestor was trained with. Also
-    refuses DATASET if more than 1 % of its slices are near-identical to slices of that split.
+    Refuses DATASET if one of its slices was used to train, validate or test VERSION, or a version that VERSION was
+    trained from. Also refuses DATASET if more than 1 % of its slices are near-identical to such slices.
     """
     from training.evaluation.tune_findings import CannotTune, candidates  # loads the libraries that compute
     from training.evaluation.tune_version import check_dataset, tune_version

@@ -61,8 +61,8 @@ def show(job_id: str, as_json: bool) -> None:
 def wait(job_ids: tuple[str, ...], strict: bool, as_json: bool) -> None:
     """Wait until every JOB has ended.
 
-    If a JOB did not end well, the exit code says how. If several did not, the first of them on the command line
-    decides. The exit code is 5 if a JOB predicted nothing, or has quarantined or cancelled slices.
+    If a JOB did not end well, the exit code says how. If several JOBs did not end well, the exit code is that of the
+    first of them on the command line. It is 5 if a JOB predicted nothing, or has quarantined or cancelled slices.
     """
     first: CommandError | None = None
     with Client() as client:

@@ -84,7 +84,7 @@ def stop(run_id: int) -> None:
     """Stop training now, and make a model version.
 
     With the presets default and seed, the version gets the weights of the best epoch so far. With scratch and quick, it
-    gets the current weights, unless the stage before ended with a lower validation loss.
+    gets the current weights. If the stage before ended with a lower validation loss, it gets the weights of that stage.
     """
     _ask(run_id, runs.stop_run, "it is not running")
     say(f"training run {run_id} is being stopped; it keeps what it has learned")

@@ -156,7 +156,11 @@ def _evidence(
     slices: Mapping[int, _Slices],
     unread: Mapping[tuple[Level, int], Counter[str]],
 ) -> Evidence:
-    """Combine the slices of these series, and the unread files that count for the unit or for a part of it."""
+    """Combine the slices of the series in `places`, and the files that were rejected before their series was known.
+
+    `level`: whether the finding is on a patient, a study or a series. `unread`: those files, by the unit that they
+    belong to. Files that belong to a study or series inside of the finding's unit count too.
+    """
     parts = [slices[place.series_id] for place in places if place.series_id in slices]
     ood = [part.ood for part in parts if part.ood is not None]
     within = list(Level)[list(Level).index(level) :]
@@ -174,7 +178,7 @@ def _evidence(
 
 
 def _right_share(rule: FindingRule, verdict: str | None) -> tuple[float | None, float | None]:
-    """Return how often such a verdict was right when the rule was tuned: the 95 % interval of the share.
+    """Return the 95 % interval of the share of such verdicts that were right when the rule was tuned.
 
     Both ends are None if there is no verdict, or the rule was not tuned.
     """

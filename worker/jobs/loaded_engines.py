@@ -50,8 +50,8 @@ def files_of(version: ModelVersion) -> Files:
 def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loaded:
     """Load the engine of a model version, or return the loaded one.
 
-    `alive` is called while the files are fetched, because storage may hang. Raises PackageError, FileMissing,
-    FileDamaged, OSError, EngineUnproven, EngineUnavailable, and what `alive` raises.
+    `alive` is called again and again while the files are fetched. If it raises, loading ends. Raises PackageError,
+    FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable, and what `alive` raises.
     """
     with _loading:
         files = files_of(version)

@@ -105,7 +105,10 @@ def _chunks(devices: int, rate: float, seconds: float) -> int:
 
 
 def _measure(feeder: Feeder, hosts: dict[str, Host], files: list[str], devices: int, chunks: int) -> dict[str, Any]:
-    """Feed a job, then release it. Return its speed, and the core-milliseconds a slice took on each kind of host."""
+    """Record a job's prepared chunks, then let the devices claim them.
+
+    Return its speed, and the core-milliseconds that a slice took on each kind of host.
+    """
     before_feeding = {name: host.core_seconds() for name, host in hosts.items()}
     fed = feeder.do("feed", files=files, chunks=chunks)
     before = {name: host.core_seconds() for name, host in hosts.items()}

@@ -1,4 +1,4 @@
-"""Runs a package's network as a peer does: with ctbatch's files and calibration, but by plain calls of the library."""
+"""Runs a package's network as a peer does: with ctbatch's files and calibration, but by calling the library itself."""
 
 import base64
 import json

@@ -38,8 +38,8 @@ def check(version: str, dataset: str, as_json: bool) -> None:
     not enough evidence: in all other cases; if possible, prints how
       many more groups would give a clear verdict
 
-    The verdict is also `not enough evidence` if the model was trained or tuned on more than 1 % of the slices, or if
-    more than 1 % have no known patient.
+    The verdict is also `not enough evidence` if more than 1 % of DATASET's slices were used to train or tune the model,
+    or if more than 1 % of them have no known patient.
     """
     from training.evaluation.site_check import MUCH_OOD
 

@@ -92,15 +92,16 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
 
     \b
     refused: sensitivity, specificity or AUC is below its floor (0.85, 0.80,
-      0.90). Or the evidence shows that VERSION is worse than the champion
-      in AUC, accuracy, sensitivity or specificity, and the loss may be more
-      than 0.02 (CTBATCH_PROMOTION_MARGIN)
+      0.90). Or VERSION is worse than the champion, and not by chance, in
+      AUC, accuracy, sensitivity or specificity. A loss that is surely at
+      most 0.02 (CTBATCH_PROMOTION_MARGIN) is no reason to refuse
     passed: the evidence shows that VERSION is at most 0.02 worse in each
       of these four metrics
     not shown: VERSION may be as good as the champion, or worse; the
       evidence does not decide
-    not enough evidence: a class has fewer than 20 groups, or VERSION was
-      trained on more than 1 % of the slices
+    not enough evidence: a class has fewer than 20 groups, or more than
+      1 % of the slices were used to train a version that VERSION was
+      trained from
     nothing to compare on: there is no champion, or the test part is not
       in this database
 

@@ -39,7 +39,7 @@ class PartQuery(BaseModel):
 
     @property
     def wanted(self) -> FindingsQuery:
-        """Return the query for the findings. A search is for series, a verdict is for patients."""
+        """Return the query: for series if `find` is set, else for patients if `verdict` is set, else for both."""
         level = Level.SERIES if self.find else Level.PATIENT if self.verdict else None
         cursor = None if self.after is None else paging.encode(self.after)
         return FindingsQuery(
