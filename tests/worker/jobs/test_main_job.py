@@ -233,8 +233,8 @@ def test_cancelled_while_unpacking_every_entry_is_cancelled_and_the_rest_is_not_
     monkeypatch.setattr("worker.decoding.read_entries", lambda *given: passes.append(given[0]) or read_entries(*given))
     taken = 3 * base.current().first_chunk_slices + 4 * ingest._pool()._size  # two chunks, and what is decoded ahead
 
-    def cancel_after_the_first(*arguments: Any) -> bool:
-        outcome = recorded(*arguments)
+    def cancel_after_the_first(*arguments: Any, **named: Any) -> bool:
+        outcome = recorded(*arguments, **named)
         with_cancel = arguments[0]
         jobs.cancel_job(with_cancel, job)
         return outcome
