@@ -94,7 +94,7 @@ def promote(version: str, reason: str, force: bool, as_json: bool) -> None:
     refused: sensitivity, specificity or AUC is below its floor (0.85, 0.80,
       0.90). Or VERSION is worse than the champion, and not by chance, in
       AUC, accuracy, sensitivity or specificity. A loss that is surely at
-      most 0.02 (CTBATCH_PROMOTION_MARGIN) is no reason to refuse
+      most 0.02 (CTBATCH_PROMOTION_MARGIN) does not lead to a refusal
     passed: the evidence shows that VERSION is at most 0.02 worse in each
       of these four metrics
     not shown: VERSION may be as good as the champion, or worse; the
