@@ -92,6 +92,8 @@ SLICE_NOTES = {
     "other_vr": "The data set states the types of its elements, but the file says that it does not, or the reverse.",
     "no_vr": "An element states no type.",
     "stray_delimiter": "An item or a delimiter lies outside of a sequence. It was skipped.",
+    "no_sop_class": "The data set states no SOP class. It was taken from the file meta information.",
+    "no_modality": "The modality is missing. The SOP class is that of CT.",
     "bad_charset": "The character set is not known. Text may be wrong.",
     "decimal_comma": "Numbers have a decimal comma.",
     "no_frames": "The number of frames is 0 or empty. It was taken as 1.",

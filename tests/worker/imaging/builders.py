@@ -77,7 +77,7 @@ def ct_dataset(stored: NDArray[Any], **changes: Any) -> Dataset:
         if value is not None:
             setattr(dataset, keyword, value)
     if "PixelData" in dataset:
-        dataset["PixelData"].VR = "OW" if stored.dtype.itemsize == 2 else "OB"
+        dataset["PixelData"].VR = "OW" if stored.dtype.itemsize > 1 else "OB"
     return dataset
 
 
@@ -88,7 +88,7 @@ def dicom(
     fragments where they would be compressed."""
     dataset = ct_dataset((grey().astype(np.int16) * 8) if stored is None else stored, **changes)
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID", CT_IMAGE)
+    meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID") or CT_IMAGE
     meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
     meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     dataset.file_meta = meta

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +17,7 @@ from worker.imaging.display_names import display_name
 from worker.imaging.formats.dicom_file import DicomFile, read_dicom
 from worker.imaging.formats.dicom_notes import file_notes, frame_notes, in_order
 from worker.imaging.formats.dicom_objects import check_object, check_place
-from worker.imaging.formats.dicom_pixels import frames_of
+from worker.imaging.formats.dicom_pixels import Cells, frames_of
 from worker.imaging.formats.dicom_values import (
     integer_of,
     integer_or_none,
@@ -37,7 +38,9 @@ _HU = ("", "HU", "HU_MOD", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", 
 _UNSPECIFIED = "US"
 _CT_INTERCEPTS = (-1024.0, -1000.0, -8192.0)
 POSITION_DIGITS = 4  # decimal places, so that slices at the same place get the same position
-_LOSSY_SLACK = {8: 1, 16: 8}  # how far lossy coding may move a padding value, by the bits of a pixel
+_NO_TABLE = 32  # bits of a pixel, too many for a table of all values
+_PADDING_BITS = 16
+_LOSSY_SLACK = {8: 1, 16: 8, 32: 8}  # how far lossy coding may move a padding value, by the bits of a pixel
 _PRIVATE_RLE = (0x07A1, "PMSCT_RLE1")
 
 
@@ -46,10 +49,10 @@ def decode_dicom(
 ) -> Iterator[PreparedSlice]:
     """Decode CT Image Storage, or Enhanced CT frame by frame, in any transfer syntax that is used for CT.
 
-    Stored values of 8 or 16 bits, signed or not, are masked to BitsStored, rescaled to HU (PS3.3 C.11.1.1), windowed
-    (`lung_window`) and, for MONOCHROME1, inverted. Pixel padding (PS3.3 C.7.5.1.1.2) then becomes 0. A slice without a
-    rescale is rejected, because its HU are not known. If the type of the rescale is stated as unspecified, the values
-    count as HU only with slope 1 and an intercept of -1024, -1000 or -8192, which are those of CT scanners.
+    Stored values of 8, 16 or 32 bits, signed or not, are masked to BitsStored, rescaled to HU (PS3.3 C.11.1.1),
+    windowed (`lung_window`) and, for MONOCHROME1, inverted. Pixel padding (PS3.3 C.7.5.1.1.2) then becomes 0. A slice
+    without a rescale is rejected, because its HU are not known. If the type of the rescale is stated as unspecified,
+    the values count as HU only with slope 1 and an intercept of -1024, -1000 or -8192, which are those of CT scanners.
 
     Raises SliceRejected, by its code:
         malformed: the file cannot be parsed.
@@ -77,37 +80,51 @@ def decode_dicom(
     for index, cells in enumerate(frames_of(file, frames, rows, columns, allocated)):
         groups = _groups(dataset, places[index] if index < len(places) else None)
         check_place(dataset, groups["type"], groups["orientation"], rules)
-        grey = Image.fromarray(np.take(_grey_of(dataset, groups, allocated, is_lossy="lossy" in notes), cells))
+        grey = Image.fromarray(_grey_of(cells, dataset, groups, is_lossy="lossy" in notes))
         odd = in_order(notes.union(frame_notes(dataset, groups, cells)), SLICE_NOTES)
         yield PreparedSlice(fit(grey), index, "DICOM", mode, columns, rows, _series(dataset, groups), odd)
 
 
+@dataclass(frozen=True)
+class _Meaning:
+    """What the stored values of a frame mean. `bits`: of a pixel. `stored`: the bits of them that hold its value."""
+
+    bits: int
+    stored: int
+    is_signed: bool
+    slope: float
+    intercept: float
+    is_inverted: bool
+    padding: range
+
+    def grey(self, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the grey levels of cells, which are read as unsigned numbers."""
+        values = self._numbers(cells & ((1 << self.stored) - 1), self.stored)
+        grey = lung_window(values * self.slope + self.intercept)
+        if self.is_inverted:
+            grey = 255 - grey
+        for numbers in (values, self._numbers(cells, self.bits)):  # padding may have more than the stored bits
+            grey[(numbers >= self.padding.start) & (numbers < self.padding.stop)] = 0
+        return grey
+
+    def _numbers(self, cells: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+        return cells - ((cells >> (bits - 1)) << bits) if self.is_signed else cells
+
+
 @lru_cache(maxsize=16)
-def _grey_table(
-    allocated: int, stored: int, signed: bool, slope: float, intercept: float, inverted: bool, padding: range
-) -> NDArray[np.uint8]:
-    """Return the grey level for each of the 2^allocated values of a pixel. Computed once for each series."""
-    cells = np.arange(1 << allocated, dtype=np.int64)
-    values = _as_number(cells & ((1 << stored) - 1), stored, signed)
-    grey = lung_window(values * slope + intercept)
-    if inverted:
-        grey = 255 - grey
-    for numbers in (values, _as_number(cells, allocated, signed)):  # padding values may have more than the stored bits
-        grey[(numbers >= padding.start) & (numbers < padding.stop)] = 0
-    grey.setflags(write=False)
-    return grey
-
-
-def _as_number(cells: NDArray[np.int64], bits: int, signed: bool) -> NDArray[np.int64]:
-    return cells - ((cells >> (bits - 1)) << bits) if signed else cells
+def _grey_table(meaning: _Meaning) -> NDArray[np.uint8]:
+    """Return the grey level for each value that a pixel of 8 or 16 bits can have. Computed once for each series."""
+    table = meaning.grey(np.arange(1 << meaning.bits, dtype=np.int64))
+    table.setflags(write=False)
+    return table
 
 
 def _check_is_ct(dataset: Dataset) -> None:
     sop_class, modality = text_of(dataset, "SOPClassUID"), text_of(dataset, "Modality")
     is_ct_class = sop_class == _CT_IMAGE or sop_class in _ENHANCED_CT
-    if not sop_class or (is_ct_class and not modality):
-        raise SliceRejected("malformed", "The file does not state its SOP class and modality.")
-    if modality != "CT" or not is_ct_class:
+    if not sop_class:
+        raise SliceRejected("malformed", "The file does not state its SOP class.")
+    if not is_ct_class or modality not in ("", "CT"):
         kind = "object" if sop_class.startswith(_STANDARD_OBJECT) else "unknown object"
         raise SliceRejected("not_ct", f"Modality {display_name(modality)[:16]}, {kind} {display_name(sop_class)[:64]}.")
 
@@ -122,7 +139,7 @@ def _check_layout(file: DicomFile, max_pixels: int) -> tuple[int, int, int]:
     if integer_of(dataset, "SamplesPerPixel", 1) != 1:
         raise SliceRejected("unsupported", "Colour DICOM is not read.")
     allocated = integer_of(dataset, "BitsAllocated")
-    if allocated not in (8, 16):
+    if allocated not in (8, 16, 32):
         raise SliceRejected("unsupported", f"Pixels of {allocated} bits are not read.")
     if file.pixels is None and any(_is_private_rle(element) for element in dataset):
         raise SliceRejected("unsupported", "Philips' private compression (PMSCT_RLE1); export it uncompressed.")
@@ -157,8 +174,13 @@ _SEQUENCES = {
 }
 
 
-def _grey_of(dataset: Dataset, groups: dict[str, Dataset], allocated: int, *, is_lossy: bool) -> NDArray[np.uint8]:
-    """Return the grey table for a frame."""
+def _grey_of(cells: Cells, dataset: Dataset, groups: dict[str, Dataset], *, is_lossy: bool) -> NDArray[np.uint8]:
+    """Return the grey levels of a frame."""
+    meaning = _meaning(dataset, groups, 8 * cells.dtype.itemsize, is_lossy=is_lossy)
+    return meaning.grey(cells.astype(np.int64)) if meaning.bits == _NO_TABLE else np.take(_grey_table(meaning), cells)
+
+
+def _meaning(dataset: Dataset, groups: dict[str, Dataset], allocated: int, *, is_lossy: bool) -> _Meaning:
     rescale = groups["rescale"]
     slope, intercept = number_of(rescale, "RescaleSlope"), number_of(rescale, "RescaleIntercept")
     if "ModalityLUTSequence" in dataset or not _is_hu(text_of(rescale, "RescaleType"), slope, intercept):
@@ -177,7 +199,7 @@ def _grey_of(dataset: Dataset, groups: dict[str, Dataset], allocated: int, *, is
         raise SliceRejected("unsupported", f"Photometric interpretation {name!r} is not read.")
     signed = representation == 1
     padding = _padding(dataset, allocated, signed, is_lossy=is_lossy)
-    return _grey_table(allocated, stored, signed, slope, intercept, photometric == "MONOCHROME1", padding)
+    return _Meaning(allocated, stored, signed, slope, intercept, photometric == "MONOCHROME1", padding)
 
 
 def _is_hu(kind: str, slope: float | None, intercept: float | None) -> bool:
@@ -188,14 +210,15 @@ def _is_hu(kind: str, slope: float | None, intercept: float | None) -> bool:
 def _padding(dataset: Dataset, allocated: int, signed: bool, *, is_lossy: bool) -> range:
     """Return the stored values that mean "no pixel". Read them as bits, because files disagree on the VR (US or SS).
 
+    Both VRs have 16 bits, even if a pixel has 32.
     After lossy coding, values near them also mean "no pixel", because most padding has changed a little.
     """
-    ends = []
+    ends, width = [], min(allocated, _PADDING_BITS)
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         number = dataset.get(keyword)
         if isinstance(number, int):
-            bits = number & ((1 << allocated) - 1)
-            ends.append(bits - (bits >> (allocated - 1) << allocated) if signed else bits)
+            bits = number & ((1 << width) - 1)
+            ends.append(bits - (bits >> (width - 1) << width) if signed else bits)
         elif not ends:
             return range(0)
     slack = _LOSSY_SLACK[allocated] if is_lossy else 0

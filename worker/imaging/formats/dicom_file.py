@@ -6,7 +6,7 @@ files break rules that do not affect the pixels. Such harmless oddities are note
 
 import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -17,6 +17,7 @@ from pydicom.uid import (
 )
 
 from worker.imaging.formats.dicom_elements import LONG, PIXEL_DATA, UNDEFINED, Elements, is_vr
+from worker.imaging.formats.dicom_values import MAX_UID, text_of
 from worker.imaging.rejections import SliceRejected
 
 _UNCOMPRESSED = (
@@ -28,6 +29,7 @@ _UNCOMPRESSED = (
 )
 _ENCAPSULATED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.")
 ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_META_SOP_CLASS, _META_SYNTAX = 0x0002, 0x0010  # elements of group 0002
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class DicomFile:
 def read_dicom(data: memoryview, max_inflated: int) -> DicomFile:
     """Read a file with or without preamble and file meta information.
 
+    Some programs that remove names empty the SOP class in the data set too. The file meta information still states it.
+
     Raises SliceRejected: `unsupported` for a private transfer syntax, `malformed` for elements longer than the file and
     sequences nested deeper than `dicom_elements.MAX_DEPTH`, `too_large_unpacked` for a deflated data set of more than
     `max_inflated` bytes. Other errors are pydicom's.
     """
     has_preamble = bytes(data[128:132]) == b"DICM"
-    start, syntax = _read_meta(data, 132 if has_preamble else 0)
+    start, syntax, sop_class = _read_meta(data, 132 if has_preamble else 0)
     notes = set() if has_preamble and syntax else {"no_preamble"}
     data = data[start:]
     if syntax not in _UNCOMPRESSED and not syntax.startswith(_ENCAPSULATED):
@@ -71,6 +75,9 @@ def read_dicom(data: memoryview, max_inflated: int) -> DicomFile:
     elements = Elements(data, is_implicit=is_implicit, is_big_endian=is_big_endian)
     dataset = elements.dataset()
     notes |= elements.notes
+    if sop_class and not text_of(dataset, "SOPClassUID"):
+        dataset.SOPClassUID = sop_class
+        notes.add("no_sop_class")
     pixels, is_encapsulated, end = _pixels(data, elements.end, "big" if is_big_endian else "little")
     if pixels is not None and not _is_well_ended(data[end:], is_implicit, is_big_endian):
         notes.add("trailing_bytes")
@@ -94,20 +101,23 @@ def _pixels(data: memoryview, at: int, order: Literal["big", "little"]) -> tuple
     """Return the value of the element at `at`, whether the value is encapsulated, and where it ends."""
     if at + 8 > len(data):
         return None, False, at
-    vr = bytes(data[at + 4 : at + 6])
-    if not is_vr(vr):
-        header, length = 8, int.from_bytes(data[at + 4 : at + 8], order)
-    elif vr in LONG:
-        header, length = 12, int.from_bytes(data[at + 8 : at + 12], order)
-    else:
-        header, length = 8, int.from_bytes(data[at + 6 : at + 8], order)
-    start = at + header
+    start, length = _value(data, at, order)
     if length == UNDEFINED:
         end = _end_of_fragments(data, start)
         return data[start:end], True, end
     if start + length > len(data):
         raise SliceRejected("malformed", "The pixels are longer than the file.")
     return data[start : start + length], False, start + length
+
+
+def _value(data: memoryview, at: int, order: Literal["big", "little"]) -> tuple[int, int]:
+    """Return where the value of the element at `at` starts, and its length, with an explicit or an implicit VR."""
+    vr = bytes(data[at + 4 : at + 6])
+    if not is_vr(vr):
+        return at + 8, int.from_bytes(data[at + 4 : at + 8], order)
+    if vr in LONG:
+        return at + 12, int.from_bytes(data[at + 8 : at + 12], order)
+    return at + 8, int.from_bytes(data[at + 6 : at + 8], order)
 
 
 def _end_of_fragments(data: memoryview, at: int) -> int:
@@ -129,19 +139,28 @@ def _is_well_ended(rest: memoryview, is_implicit: bool, is_big_endian: bool) -> 
     return not elements.notes and all(tag > PIXEL_DATA for tag in dataset.keys())  # noqa: SIM118  tags, not elements
 
 
-def _read_meta(data: memoryview, at: int) -> tuple[int, str]:
-    """Return where the data set starts, and its transfer syntax. Group 0002 is always explicit little endian."""
-    syntax = ""
+class _Meta(NamedTuple):
+    end: int
+    syntax: str
+    sop_class: str
+
+
+def _read_meta(data: memoryview, at: int) -> _Meta:
+    """Return where the data set starts, and its transfer syntax and SOP class, or "" for what is not stated.
+
+    Group 0002 should state its VRs. Files of the 1990s do not.
+    """
+    uids: dict[int, str] = {}
     while at + 8 <= len(data) and bytes(data[at : at + 2]) == b"\x02\x00":
-        is_long = bytes(data[at + 4 : at + 6]) in LONG
-        value = at + (12 if is_long else 8)
-        length = int.from_bytes(data[at + 8 : at + 12] if is_long else data[at + 6 : at + 8], "little")
+        value, length = _value(data, at, "little")
         if value + length > len(data):
             raise SliceRejected("malformed", "An element of the file meta information is longer than the file.")
-        if bytes(data[at + 2 : at + 4]) == b"\x10\x00":
-            syntax = bytes(data[value : value + min(length, 128)]).decode("ascii", "replace").strip(" \x00")
+        element = int.from_bytes(data[at + 2 : at + 4], "little")
+        if element in (_META_SOP_CLASS, _META_SYNTAX):
+            text = bytes(data[value : value + min(length, MAX_UID)])
+            uids[element] = text.decode("ascii", "replace").strip(" \x00")
         at = value + length
-    return at, syntax
+    return _Meta(at, uids.get(_META_SYNTAX, ""), uids.get(_META_SOP_CLASS, ""))
 
 
 def _inflate(data: memoryview, limit: int) -> tuple[memoryview, bool]:

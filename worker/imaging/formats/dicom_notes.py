@@ -52,6 +52,8 @@ def in_order(codes: Collection[str], table: Collection[str]) -> tuple[str, ...]:
 
 def _of_header(file: DicomFile, pixel_bytes: int) -> Iterator[str]:
     dataset = file.dataset
+    if not text_of(dataset, "Modality"):
+        yield "no_modality"
     if "NumberOfFrames" in dataset and not integer_of(dataset, "NumberOfFrames", 0):
         yield "no_frames"
     if file.pixels is not None and not file.is_encapsulated and len(file.pixels) > pixel_bytes + pixel_bytes % 2:

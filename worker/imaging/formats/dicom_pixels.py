@@ -35,7 +35,7 @@ from pydicom.uid import (
 from worker.imaging.formats.dicom_file import ITEM, DicomFile
 from worker.imaging.rejections import SliceRejected
 
-Cells = NDArray[np.uint8] | NDArray[np.uint16]
+Cells = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
 Decode = Callable[[bytes], NDArray[Any]]
 
 _DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
@@ -56,17 +56,20 @@ _DECODERS: dict[str, Decode] = {
 }
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 _END_OF_IMAGE = b"\xff\xd9"  # of JPEG and JPEG 2000; if it is missing, libjpeg-turbo and OpenJPH invent the rest
+_FIRST_OFFSET = bytes(4)  # no compressed frame starts like this
 _RLE_HEADER = 64
+_LONG_PIXEL = 32  # bits
 _PADDING = 16  # the last marker of a frame must be this near to the frame's end, in bytes
 _JPEG_LS_FRAME = 0xF7  # the marker SOF55
 _JPEG_FRAMES = (0xC0, 0xC1, 0xC3, _JPEG_LS_FRAME)
 
 
 def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: int) -> Iterator[Cells]:
-    """Yield each frame as it is stored, unmasked: uint8 or uint16[rows, columns], with `allocated` bits (8 or 16).
+    """Yield each frame as it is stored, unmasked: unsigned integers[rows, columns] of `allocated` bits (8, 16 or 32).
 
     Raises SliceRejected: `pixels` if there are fewer bytes, frames or pixels than the header states, `unsupported` for
-    a transfer syntax that cannot be read, `truncated` for a frame that is cut off. Other errors come from the decoders.
+    a transfer syntax that cannot be read and for big-endian pixels of 32 bits, `truncated` for a frame that is cut off.
+    Other errors come from the decoders.
     """
     if file.pixels is None:
         raise SliceRejected("pixels", "The file holds no pixels.")
@@ -75,12 +78,14 @@ def frames_of(file: DicomFile, frames: int, rows: int, columns: int, allocated: 
         return
     if file.syntax in _DECODERS or file.syntax == RLELossless:
         raise SliceRejected("malformed", "The pixels are stated to be compressed, but are not in fragments.")
+    if file.has_big_endian_words and allocated == _LONG_PIXEL:
+        raise SliceRejected("unsupported", "Big-endian pixels of 32 bits are not read.")
     size = rows * columns * allocated // 8
     pixels = _in_order(file.pixels) if file.has_big_endian_words else file.pixels
     if len(pixels) < size * frames:
         raise SliceRejected("pixels", f"{frames} × {rows} × {columns} pixels need {size * frames} bytes.")
     for at in range(0, size * frames, size):
-        yield np.frombuffer(pixels[at : at + size], "<u2" if allocated == 16 else "u1").reshape(rows, columns)
+        yield np.frombuffer(pixels[at : at + size], f"<u{allocated // 8}").reshape(rows, columns)
 
 
 def _in_order(words: memoryview) -> memoryview:
@@ -102,10 +107,11 @@ def _decoded(file: DicomFile, frames: int, shape: tuple[int, int], allocated: in
 def _frames(pixels: memoryview, frames: int) -> Iterator[bytes]:
     """Yield the frames that are stored in fragments (PS3.5 A.4).
 
-    The offset table is used only if there are several frames, and if not every frame has exactly one fragment.
+    The offset table is used only if there are several frames, and if not every frame has exactly one fragment. Some
+    files lack the table, so that their first item is a fragment. Others have a table with too many offsets.
     """
     items = _items(pixels)
-    has_table = bool(items) and len(items[0]) <= 4 * frames  # a longer first item is itself a fragment
+    has_table = bool(items) and (len(items[0]) <= 4 * frames or bytes(items[0][:4]) == _FIRST_OFFSET)
     fragments = [item for item in items[has_table:] if item]
     if len(fragments) == frames:
         yield from map(bytes, fragments)
@@ -177,4 +183,4 @@ def _cells(decoded: NDArray[Any], shape: tuple[int, int], allocated: int) -> Cel
     if decoded.dtype.kind not in "iu" or decoded.dtype.itemsize * 8 > allocated:
         raise SliceRejected("pixels", f"A frame decodes to {decoded.dtype}, which is not of {allocated} bits.")
     cells = decoded.reshape(shape)
-    return cells.astype(np.uint8, copy=False) if allocated == 8 else cells.astype(np.uint16, copy=False)
+    return cells.astype(f"u{allocated // 8}", copy=False)

@@ -267,7 +267,7 @@ def test_row_33_objects_other_than_ct_slices_are_not_ct(changes: dict[str, Any])
         {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"},
         {"PhotometricInterpretation": "PALETTE COLOR"},
         {"BitsStored": 12, "HighBit": 15},
-        {"BitsAllocated": 32},
+        {"BitsAllocated": 64},
     ],
     ids=str,
 )
@@ -293,7 +293,6 @@ def test_row_25_a_deflated_bomb_is_inflated_up_to_the_cap_only() -> None:
         {"RescaleSlope": None},
         {"RescaleIntercept": None},
         {"RescaleSlope": 0},
-        {"Modality": None},
         {"BitsStored": 0},
         {"BitsStored": 17},
         {"PixelRepresentation": 2},
@@ -421,6 +420,24 @@ def test_data_set_of_another_vr_than_stated_is_read(implicit: bool) -> None:
     stated, other = dicom(flat(424), implicit=implicit), dicom(flat(424), implicit=not implicit)
     start, body = (data.index(struct.pack("<2H", 0x0008, 0x0008)) for data in (stated, other))
     assert greys_of(stated[:start] + other[body:]) == [128]
+
+
+def test_meta_information_may_lack_its_types() -> None:
+    body = dataset_bytes(ct_dataset(flat(424)), implicit=True)
+    syntax = struct.pack("<2HI", 0x0002, 0x0010, 18) + b"1.2.840.10008.1.2\0"
+    for preamble in (b"", bytes(128) + b"DICM"):
+        assert greys_of(preamble + syntax + body) == [128]
+
+
+def test_emptied_sop_class_is_taken_from_the_meta_information() -> None:
+    assert greys_of(dicom(flat(424), SOPClassUID="")) == [128]
+    assert code(dicom(SOPClassUID="", Modality="MR")) == "not_ct"
+    assert code(dataset_bytes(ct_dataset(flat(424), SOPClassUID=None))) == "malformed"
+
+
+def test_modality_may_be_missing_where_the_sop_class_is_that_of_ct() -> None:
+    assert greys_of(dicom(flat(424), Modality=None)) == [128]
+    assert code(dicom(SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality=None)) == "not_ct"
 
 
 def test_unknown_character_set_leaves_pixels_alone() -> None:

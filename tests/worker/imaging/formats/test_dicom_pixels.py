@@ -181,6 +181,39 @@ def test_frames_in_fragments_need_no_offset_table(syntax: str) -> None:
     assert only(alone).sha256_pixels == expected
 
 
+def test_offset_table_may_have_an_offset_too_many() -> None:
+    hu = picture("16 bits, signed")[0]
+    dataset = enhanced([hu, hu], [0, 0], [0.0, 1.0])
+    expected = only(dicom(hu, RescaleIntercept=0)).sha256_pixels
+    whole = compressed([LOSSLESS[f"{BASE}.4.80"](hu)] * 2, dataset, f"{BASE}.4.80")
+    item = b"\xfe\xff\x00\xe0"
+    table = whole.index(item + struct.pack("<2I", 8, 0))
+    longer = whole[:table] + item + struct.pack("<I", 12) + whole[table + 8 : table + 16] + bytes(4)
+    assert [slice_.sha256_pixels for slice_ in decode(longer + whole[table + 16 :], LIMITS)] == [expected] * 2
+
+
+@pytest.mark.parametrize("stored_bits", [12, 15, 16, 24, 32])
+@pytest.mark.parametrize("syntax", [f"{BASE}.1", f"{BASE}.8.1", f"{BASE}.4.90"])
+def test_words_of_32_bits_give_the_pixels_of_16(syntax: str, stored_bits: int) -> None:
+    hu = picture("16 bits, signed")[0]
+    wide, bits = hu.astype(np.int32), {"BitsStored": stored_bits, "HighBit": stored_bits - 1, "RescaleIntercept": 0}
+    dataset = ct_dataset(wide, **bits, PixelPaddingValue=-1)
+    file = dicom(wide, **bits, PixelPaddingValue=-1)
+    if syntax != f"{BASE}.1":
+        file = compressed([LOSSLESS[syntax](wide)], dataset, syntax)
+    assert only(file).sha256_pixels == only(dicom(hu, RescaleIntercept=0, PixelPaddingValue=-1)).sha256_pixels
+
+
+def test_big_endian_words_of_32_bits_are_unsupported() -> None:
+    dataset = ct_dataset(picture("16 bits, signed")[0].astype(np.int32))
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = CT_IMAGE, "1.2.3"
+    dataset.file_meta.TransferSyntaxUID = UID(f"{BASE}.2")
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+    assert code(file.getvalue()) == "unsupported"
+
+
 def test_fragment_longer_than_the_file_is_malformed() -> None:
     stored, states = picture("12 bits")
     whole = compressed([LOSSLESS[f"{BASE}.5"](stored)], ct_dataset(stored, **states), f"{BASE}.5")

@@ -21,7 +21,7 @@ from pydicom.uid import (
 
 from db.reasons import OF_FILES
 from tests.worker.imaging.builders import ct_dataset, dataset_bytes, dicom
-from tests.worker.imaging.formats.test_dicom_pixels import LOSSLESS, compressed, picture
+from tests.worker.imaging.formats.test_dicom_pixels import BASE, LOSSLESS, compressed, picture
 from worker.imaging.formats.decode import DecodeLimits, decode
 from worker.imaging.recipe import fit, lung_window
 from worker.imaging.rejections import SliceRejected
@@ -34,6 +34,7 @@ NATIVE = (
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
 )
+OF_32_BITS = (*NATIVE[:2], DeflatedExplicitVRLittleEndian, f"{BASE}.8.1")
 SMALLEST_JPEG2000 = 4  # a side; OpenJPEG refuses to encode less with its default resolutions
 
 
@@ -41,7 +42,7 @@ SMALLEST_JPEG2000 = 4  # a side; OpenJPEG refuses to encode less with its defaul
 def ct_files(draw: st.DrawFn) -> tuple[bytes, np.ndarray[Any, Any]]:
     """A file of any syntax, bits, sign, rescale and padding, and its greys by the standard's formulas."""
     syntax = draw(st.sampled_from([*NATIVE, *LOSSLESS]))
-    allocated = draw(st.sampled_from([8, 16]))
+    allocated = draw(st.sampled_from([8, 16, 32] if syntax in OF_32_BITS else [8, 16]))
     stored = draw(st.integers(2, allocated))
     signed = draw(st.booleans())
     rows, columns = draw(st.integers(SMALLEST_JPEG2000, 24)), draw(st.integers(SMALLEST_JPEG2000, 24))
@@ -50,7 +51,8 @@ def ct_files(draw: st.DrawFn) -> tuple[bytes, np.ndarray[Any, Any]]:
     numbers = as_numbers(values, stored) if signed else values
     slope = draw(st.sampled_from([1.0, 0.5, 2.0, -1.0]))
     intercept = draw(st.sampled_from([0.0, -1024.0, -8192.0, 12.5]))
-    padding = draw(st.none() | st.integers(int(numbers.min()), int(numbers.max())))
+    lowest, highest = (-(1 << 15), (1 << 15) - 1) if signed else (0, (1 << 16) - 1)  # of US and SS
+    padding = draw(st.none() | st.sampled_from(numbers.clip(lowest, highest).ravel().tolist()))
     inverted = draw(st.booleans())
     unused = {
         "zero": np.zeros_like(values),
