@@ -256,6 +256,25 @@ def test_unusable_weights_fail_a_run_with_the_reason(dataset, small_network):
     assert str(view.error).startswith("the weights file is neither HDF5")
 
 
+@pytest.mark.slow
+def test_weights_for_pixels_on_another_scale_fail_a_run_with_the_right_one(dataset, small_network, tmp_path):
+    import keras
+
+    from training.network.resnet50 import build_network
+
+    trained = build_network(32, pixels="unit", hidden=8, seed=3)
+    first = keras.Model(trained.input, trained.get_layer("conv1_conv").output)
+    pixels = np.load(storage().local_path(dataset.arrays[0]))[:, ::7, ::7]
+    answers = np.asarray(first(pixels[..., None]))
+    normal = trained.get_layer("conv1_bn")
+    normal.set_weights([*normal.get_weights()[:2], answers.mean((0, 1, 2)), answers.var((0, 1, 2))])
+    trained.save(tmp_path / "model.keras")
+    launch(dataset, f"initial=file:{storage().put((tmp_path / 'model.keras').read_bytes())}")
+    view, _ = carry_out()
+    assert view.state == "failed"
+    assert "choose another scale: --set pixels=unit" in view.error
+
+
 def test_run_that_kills_its_workers_is_given_up(dataset):
     launch(dataset)
     with session_scope() as s:
