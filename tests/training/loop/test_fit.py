@@ -450,12 +450,13 @@ def test_keep_last_keeps_the_last_average(data, network, tmp_path):
     assert not np.array_equal(kept[0], observer.last.arrays["weights"][0])
 
 
-def test_settled_normalisation_has_the_statistics_of_the_slices(network):
-    """The statistics of the first layer can be computed here: those of all slices together, also in the last batch."""
+def test_settled_normalisation_has_the_statistics_of_the_slices(network, monkeypatch):
+    """The statistics of the first layer can be computed here: those of all slices together, however small a batch."""
     import keras
 
     from training.network.training_copy import settle_normalisation
 
+    monkeypatch.setattr("training.network.training_copy.SETTLING_BATCH", 8)
     pixels = of_patients(150, SIDE)
     first = keras.Model(network.input, network.get_layer("conv1_conv").output)
     answers = np.asarray(first(pixels[..., None])).reshape(-1, 64)
