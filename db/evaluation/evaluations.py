@@ -173,7 +173,7 @@ def claim(s: Session, worker: str, evaluation_id: int | None = None) -> tuple[Ev
     """Claim the oldest evaluation that is due or, with an id, only that one. Return None if nothing can be claimed."""
     query = select(Evaluation).where(leases.due(Evaluation)).order_by(Evaluation.id).limit(1)
     if evaluation_id is not None:
-        leases.free_expired(s, Evaluation)  # a person waits, and perhaps no sweeper runs
+        leases.free_expired(s, Evaluation, evaluation_id)  # a person waits, and perhaps no sweeper runs
         query = query.where(Evaluation.id == evaluation_id)
     evaluation = s.scalar(leases.locked(query, s, of=Evaluation))
     if evaluation is None or (taken := leases.take(s, Evaluation, evaluation.id, worker)) is None:

@@ -131,10 +131,15 @@ def expired(session: Session, model: type[L]) -> list[int]:
     return list(session.scalars(select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())))
 
 
-def free_expired(session: Session, model: type[L]) -> list[int]:
-    """Make the rows ready whose lease has run out, and return their ids. Their messages can be sent at once."""
+def free_expired(session: Session, model: type[L], row_id: int | None = None) -> list[int]:
+    """Make the rows ready whose lease has run out, and return their ids. Their messages can be sent at once.
+
+    With a row's id, look at this row only.
+    """
     table: Any = model
     expired = select(table.id).where(table.state == Work.RUNNING, table.lease_until < from_now())
+    if row_id is not None:
+        expired = expired.where(table.id == row_id)
     ids = list(session.scalars(locked(expired, session, of=table)))
     freed = {"state": Work.READY, "lease_until": None, "published_at": from_now(-2 * current().resend_seconds)}
     session.execute(update(table).where(table.id.in_(ids)).values(**freed))

@@ -25,6 +25,7 @@ from db.settings import Settings
 from db.storage import storage
 from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split
+from tests.builders.networks import keras_file_with_link
 from tests.conftest import make_settings
 from worker.engines.fake import FakeEngine
 from worker.engines.interface import Scores
@@ -286,6 +287,16 @@ def test_exported_version_is_imported_elsewhere_byte_for_byte(
     assert run("import", file).stderr == "new/1 is here already\n"
 
 
+def test_pictures_of_slices_are_exported_only_if_asked_for(run: Run, settings: Settings, tmp_path: Path) -> None:
+    files = {"model.xml": b"<net/>", "model.bin": bytes(100), "report.html": b"<img>", "mistakes.png": b"PNG"}
+    builders.add_version(settings.home, "new", files)
+    for name, options in (("plain", []), ("whole", ["--with-slices"])):
+        assert run("export", "new/1", tmp_path / name, *options).exit_code == 0
+    exported = [(tmp_path / name).read_bytes() for name in ("plain", "whole")]
+    assert [b"report.html" in file for file in exported] == [False, True]
+    assert [b"mistakes.png" in file for file in exported] == [False, True]
+
+
 def test_a_damaged_file_is_refused_in_one_line(run: Run, add_version: AddVersion, tmp_path: Path) -> None:
     add_version("new")
     file = tmp_path / "new.tar"
@@ -297,6 +308,14 @@ def test_a_damaged_file_is_refused_in_one_line(run: Run, add_version: AddVersion
         "Error: new.tar: model.xml holds other bytes than the package was made with\n",
     )
     assert len(json.loads(run("ls", "--json").stdout)) == 1
+
+
+def test_network_whose_weights_name_another_file_is_not_imported(run: Run, settings: Settings, tmp_path: Path) -> None:
+    builders.add_version(settings.home, "new", {"model.keras": keras_file_with_link()})
+    assert run("export", "new/1", tmp_path / "new.tar").exit_code == 0
+    result = run("import", tmp_path / "new.tar")
+    assert result.exit_code == 2
+    assert "new.tar: model.keras holds a soft or external link" in result.stderr
 
 
 def test_a_version_whose_files_are_damaged_is_not_exported(run: Run, add_version: AddVersion, tmp_path: Path) -> None:

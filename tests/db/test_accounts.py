@@ -3,11 +3,12 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from db import database as base
 from db.access import accounts, links, tokens
 from db.database import session_scope
-from db.models import User
+from db.models import SignInLink, User
 from db.settings import Settings
 
 
@@ -121,3 +122,12 @@ def test_sign_in_link_works_once_and_in_time(ann: User, database: Settings) -> N
     with session_scope() as s:
         late = links.sign_in_link_secret(s, ann, "/")
         assert links.redeem_sign_in(s, late) is None
+
+
+def test_sign_in_link_is_dead_after_ten_minutes(ann: User) -> None:
+    with session_scope() as s:
+        secret = links.sign_in_link_secret(s, ann, "/")
+        assert links.link_user(s, secret) is not None
+        link = s.query(SignInLink).one()
+        s.execute(update(SignInLink).values(expires_at=link.expires_at - timedelta(minutes=10)))
+        assert links.redeem_sign_in(s, secret) is None

@@ -1,5 +1,8 @@
 """Migrations make exactly the tables that the models describe, on both databases."""
 
+import threading
+import time
+
 import pytest
 from sqlalchemy import JSON, text
 
@@ -36,6 +39,24 @@ def test_migration_has_no_time_limit_and_leaves_no_lock(database: Settings) -> N
     migrate.upgrade()
     with base.read_scope() as s:
         assert s.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")) == 0
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_migration_waits_for_another_one_however_long_it_takes(
+    database: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "PG_OPTIONS", "-c lock_timeout=1")  # in milliseconds, for all but migrations
+    base.use(database)
+    migrated: list[object] = []
+    second = threading.Thread(target=lambda: migrated.append(migrate.upgrade()))
+    with base.make_engine(database, migrating=True).connect() as first:
+        first.execute(text("SELECT pg_advisory_lock(72057594037927)"))  # as db/migrations/env.py does
+        second.start()
+        while second.is_alive() and not first.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+            time.sleep(0.01)
+        time.sleep(0.1)
+    second.join()
+    assert migrated == [None]
 
 
 def test_sqlite_database_is_copied_before_an_upgrade(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,24 @@ def test_new_folders_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert synced == [store.folder, store.folder / sha256[:2]]
 
 
+def test_bytes_are_on_the_disk_before_they_have_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Storage(str(tmp_path / "files"), tmp_path / "cache")
+    synced: list[bytes] = []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_file():
+            assert path.parent == store.incoming
+            synced.append(path.read_bytes())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.put(b"pixels")
+    with store.receive() as receiver:
+        receiver.write(b"slices")
+        receiver.publish()
+    assert synced == [b"pixels", b"slices"]
+
+
 def test_only_old_files_are_reaped(tmp_path: Path) -> None:
     store = Storage(str(tmp_path / "files"), tmp_path / "cache")
     store.receive().write(b"left behind")

@@ -86,10 +86,11 @@ def assert_the_gate_would_measure_the_same(version, folder, dataset, split):
 @pytest.mark.timeout(900)
 def test_run_ends_with_a_model_version_that_can_be_trusted(dataset):
     from db.registry.calibration import limit_of
+    from training.launch.measured_speed import measured_speed
     from worker.engines.load import load_engine
     from worker.engines.package import read_package
 
-    launch(dataset, name="mine")
+    launch(dataset, "stages.last-20.q=0.2", "threshold=youden-1se", name="mine")
     view, epochs = carry_out()
     assert view.state == "finished", view.error
     assert view.model_version == "mine/1"
@@ -100,6 +101,8 @@ def test_run_ends_with_a_model_version_that_can_be_trusted(dataset):
         version = versions.find_version(s, "mine/1")
         requested = s.query(Evaluation).filter_by(model_version_id=version.id).one()
         test = split_of(s, s.merge(dataset))
+        assert measured_speed(s) is not None, "the next estimate is made by it"
+    assert (version.temperature, version.threshold) == (1.25, 0.5), "validation has one group of each class"
     assert (requested.part, requested.split_id) == ("test", test.id), "the comparison is requested at once"
     assert version.facts.split == SplitName(id=test.id, dataset="site/1")
     assert version.metrics["measured_on"].endswith("groups that training never saw")
@@ -254,6 +257,25 @@ def test_unusable_weights_fail_a_run_with_the_reason(dataset, small_network):
     view, _ = carry_out()
     assert view.state == "failed"
     assert str(view.error).startswith("the weights file is neither HDF5")
+
+
+@pytest.mark.slow
+def test_weights_for_pixels_on_another_scale_fail_a_run_with_the_right_one(dataset, small_network, tmp_path):
+    import keras
+
+    from training.network.resnet50 import build_network
+
+    trained = build_network(32, pixels="unit", hidden=8, seed=3)
+    first = keras.Model(trained.input, trained.get_layer("conv1_conv").output)
+    pixels = np.load(storage().local_path(dataset.arrays[0]))[:, ::7, ::7]
+    answers = np.asarray(first(pixels[..., None]))
+    normal = trained.get_layer("conv1_bn")
+    normal.set_weights([*normal.get_weights()[:2], answers.mean((0, 1, 2)), answers.var((0, 1, 2))])
+    trained.save(tmp_path / "model.keras")
+    launch(dataset, f"initial=file:{storage().put((tmp_path / 'model.keras').read_bytes())}")
+    view, _ = carry_out()
+    assert view.state == "failed"
+    assert "choose another scale: --set pixels=unit" in view.error
 
 
 def test_run_that_kills_its_workers_is_given_up(dataset):

@@ -15,9 +15,12 @@ from db.evaluation.result import EvaluationResult, PairedMetric
 from db.models import Dataset, Evaluation, ModelVersion, User
 from db.models.documents import FindingRule, Rate, Tuning
 from db.registry import champions, versions
+from db.settings import Settings
 from db.storage import storage
+from tests.builders import versions as builders
 from tests.builders.datasets import split_of
 from tests.builders.files import png
+from tests.builders.networks import keras_file_with_link
 from tests.builders.versions import fake_package
 from tests.web.actors import Api, Browser, load_engines, ready_dataset
 from web.views.metric_filters import plain
@@ -520,6 +523,14 @@ def test_export_is_imported_again_and_a_damaged_one_is_refused(
     page = roots_browser.get(f"/models/{new.json['id']}").text
     told = '<dt>Made elsewhere from</dt><dd><bdi class="name">fake/1</bdi></dd>'
     assert told in page, "without a link: here fake/1 is another version"
+
+
+def test_network_whose_weights_name_another_file_is_not_imported(admin: Api, settings: Settings) -> None:
+    version = builders.add_version(settings.home, "odd", {"model.keras": keras_file_with_link()})
+    exported = admin.get(f"/models/{version.id}/export").data
+    refused = admin.post("/models/import", data={"files": (io.BytesIO(exported), "odd.tar")})
+    assert refused.status_code == 422
+    assert "holds a soft or external link" in refused.json["detail"]
 
 
 def test_malformed_metrics_do_not_break_pages(anns_browser: Browser, version_id: int) -> None:

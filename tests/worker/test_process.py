@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[2]
 
 # The process that hears Celery's signal has another parent than the one that prepared, as if that one had died.
@@ -45,3 +47,16 @@ def test_process_that_comes_after_others_does_so_across_sessions_too() -> None:
     command = [sys.executable, "-c", GIVES_WAY]
     ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, start_new_session=True)
     assert ran.stdout.split() == ["7", "7"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["worker.app", "training.app", "web.asgi"])
+def test_files_of_a_process_are_for_its_user_alone(module: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        f"import os, {module}; open('new', 'w'); print(oct(os.stat('new').st_mode & 0o777))",
+    ]
+    environ = {"CTBATCH_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environ, umask=0o022, capture_output=True, text=True)
+    assert ran.stdout == "0o600\n", ran.stderr

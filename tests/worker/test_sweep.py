@@ -76,5 +76,5 @@ def test_slow_reaping_holds_up_no_sweep(settings: Settings, monkeypatch: pytest.
     monkeypatch.setattr("db.logs.configure", lambda _: None)
     mask = os.umask(0o022)
     sweep.main()
-    os.umask(mask)
+    assert os.umask(mask) == 0o077, "stored files are for the sweeper's user alone"
     assert while_reaping[0] >= 3

@@ -1,8 +1,28 @@
-"""Training losses."""
+"""Training losses, which give the loss of each slice, so that slices can have weights.
+
+The network gives one logit for each slice, [n]. For such logits, the losses of Keras return one number for the whole
+batch, so weights could only scale that number.
+"""
 
 from typing import Any
 
 import keras
+
+
+def _column(values: Any) -> Any:
+    """Return values [n] or [n, 1] as float32 [n, 1]."""
+    return keras.ops.reshape(keras.ops.cast(values, "float32"), (-1, 1))
+
+
+class CrossEntropy(keras.losses.BinaryCrossentropy):  # type: ignore[misc]  # keras has no types
+    """Cross-entropy of logits. Labels are 0 to 1. Labels and logits are [n] or [n, 1]."""
+
+    def __init__(self, label_smoothing: float = 0) -> None:
+        super().__init__(from_logits=True, label_smoothing=label_smoothing)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of each slice, [n]."""
+        return super().call(_column(y_true), _column(y_pred))
 
 
 class GeneralizedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]  # keras has no types
@@ -11,7 +31,7 @@ class GeneralizedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]  # keras
     Slices are labelled by patient, and some slices of an ill patient do not show the disease. Cross-entropy makes the
     network memorise these. Here each slice has the weight p**q, where p is the probability of its label and
     0 < q <= 1. For q near 0, this is cross-entropy. The loss makes the network more certain: a logit z becomes about
-    z / (1 - q). Labels are 0 to 1 [n, 1], and logits are [n, 1].
+    z / (1 - q). Labels are 0 to 1. Labels and logits are [n] or [n, 1].
     """
 
     def __init__(self, q: float, label_smoothing: float = 0) -> None:
@@ -20,8 +40,8 @@ class GeneralizedCrossEntropy(keras.losses.Loss):  # type: ignore[misc]  # keras
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return the loss of each slice, [n]."""
-        logit = keras.ops.cast(y_pred, "float32")
-        label = keras.ops.cast(y_true, "float32") * (1 - self.label_smoothing) + self.label_smoothing / 2
+        logit = _column(y_pred)
+        label = _column(y_true) * (1 - self.label_smoothing) + self.label_smoothing / 2
         positive, negative = (self._of(keras.ops.log_sigmoid(signed)) for signed in (logit, -logit))
         return keras.ops.mean(label * positive + (1 - label) * negative, axis=-1)
 
@@ -34,4 +54,4 @@ def loss_of(q: float, label_smoothing: float) -> Any:
     """Return the loss of a stage for logits. It is cross-entropy if `q` is 0."""
     if q:
         return GeneralizedCrossEntropy(q, label_smoothing)
-    return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    return CrossEntropy(label_smoothing)

@@ -135,6 +135,19 @@ def test_evaluation_can_be_claimed_out_of_turn(champion: ModelVersion, dataset: 
         assert evaluations.claim(s, "w", second.id) is None
 
 
+def test_claim_out_of_turn_takes_no_other_evaluation_from_its_worker(champion: ModelVersion, dataset: Dataset) -> None:
+    """Its lease may have run out in a pause, and only the sweeper knows of pauses."""
+    ask(champion, dataset)
+    second = ask(champion, dataset, draw_split(dataset), "test")
+    with session_scope() as s:
+        _, own = evaluations.claim(s, "w")
+        s.execute(update(Evaluation).where(Evaluation.id == own.id).values(lease_until=from_now(-1200)))
+    with session_scope() as s:
+        assert evaluations.claim(s, "v", second.id)
+    with session_scope() as s:
+        assert leases.keep(s, Evaluation, own)
+
+
 def test_failed_evaluation_is_repeated_on_request(champion: ModelVersion, dataset: Dataset) -> None:
     evaluation = ask(champion, dataset)
     with session_scope() as s:

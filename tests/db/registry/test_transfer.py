@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import tarfile
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from db import database as base
 from db import migrate
@@ -193,6 +196,30 @@ def test_importing_twice_gives_the_same_version(receive) -> None:
     assert (new, new_again, again.id) == (True, False, first.id)
     other, new = receive(packed(note="another note"))
     assert (new, other.label) == (True, "lung/2")
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_two_who_import_the_same_package_at_once_get_one_version(database: Settings, tmp_path: Path) -> None:
+    """On SQLite, the second waits for the first anyway."""
+    path = tmp_path / "lung.tar"
+    path.write_bytes(packed())
+    received = import_package(path, RECIPE, accept)
+    second: list[tuple[ModelVersion, bool]] = []
+
+    def register() -> None:
+        with session_scope() as s:
+            second.append(register_received(s, received))
+
+    other = threading.Thread(target=register)
+    with session_scope() as s:
+        first, _ = register_received(s, received)
+        other.start()
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while other.is_alive() and not s.scalar(waiting):
+            time.sleep(0.01)
+    other.join()
+    [(again, new)] = second
+    assert (again.id, new) == (first.id, False)
 
 
 def test_importing_an_export_of_this_database_gives_the_existing_version(version: ModelVersion, receive) -> None:

@@ -119,6 +119,20 @@ def test_float32_threshold_is_kept_if_it_does_as_well() -> None:
     assert calibrate(scores(logit), data, "youden", like=Calibration(1.0, 0.99, None)).threshold != 0.99
 
 
+def test_engine_is_calibrated_only_as_far_as_groups_agree() -> None:
+    labels = np.repeat(np.array([0, 1], np.uint8), 30)
+    answers = scores(np.where(labels == 1, 6, 2) + np.random.default_rng(3).normal(0, 3, 60))
+
+    def calibrated(groups: list[str]) -> Calibration:
+        return calibrate(answers, Labelled(np.zeros((60, 1, 1), np.uint8), labels, groups), "youden-1se", plain=1.25)
+
+    one_of_each_class = calibrated([f"{label}" for label in labels])
+    assert (one_of_each_class.temperature, one_of_each_class.threshold) == (1.25, 0.5)
+    many = calibrated([str(n) for n in range(60)])
+    assert many.temperature > 1.5
+    assert many.threshold > 0.6
+
+
 def test_threshold_meets_a_floor_of_sensitivity_only_from_there_on() -> None:
     chances, labels = np.array([0.1, 0.4, 0.6, 0.9]), np.array([0, 1, 0, 1])
     assert meets_rule(chances, labels, "sensitivity>=1.0", 0.35, 0.3)

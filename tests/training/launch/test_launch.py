@@ -3,7 +3,9 @@
 import pytest
 
 from db.database import session_scope
-from db.models import Epoch, ModelVersion, TrainingRun
+from db.models import Dataset, Epoch, ModelVersion, TrainingRun
+from db.models.documents import DatasetReport
+from db.training import splits
 from tests.builders.datasets import add_dataset
 from training.config import ConfigError
 from training.launch.estimate import IMAGES_A_SECOND
@@ -50,3 +52,15 @@ def test_estimate_is_made_at_the_speed_of_the_last_run(settings):
     takes = prepare(RunRequest(dataset="site", preset="scratch")).takes
     assert takes.is_measured
     assert takes.seconds == pytest.approx(3 * fresh.seconds)
+
+
+def test_others_write_while_the_split_of_a_run_is_drawn(settings, monkeypatch):
+    dataset, draw = add_dataset("site", 48), splits.draw
+
+    def meanwhile(*given):
+        with session_scope() as s:  # where the lock is held, this fails when SQLite's busy timeout is over
+            s.get_one(Dataset, dataset.id).report = DatasetReport()
+        return draw(*given)
+
+    monkeypatch.setattr(splits, "draw", meanwhile)
+    assert prepare(RunRequest(dataset="site", preset="default")).split.id

@@ -357,6 +357,17 @@ def test_stage_that_is_never_better_than_its_beginning_is_dropped(resumes, data,
 
 
 @pytest.mark.slow
+def test_first_stage_that_is_never_better_than_the_initial_weights_is_dropped(data, network, tmp_path):
+    from training.loop.fit import fit
+
+    fit(network, config(stage(0, epochs=4, rate=0.01)), data, seed=1, folder=tmp_path)
+    initial = network.get_weights()
+    ruinous = stage(20, epochs=1, optimizer="adam", rate=0.9)
+    assert len(fit(network, config(ruinous), data, seed=1, folder=tmp_path)) == 1
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(network.get_weights(), initial, strict=True))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("balanced", "expected"), [pytest.param(False, 1 / 6, marks=pytest.mark.slow), (True, 0.5)])
 def test_classes_weigh_the_same_in_a_balanced_run(balanced, expected, network, tmp_path):
     """Slices that show nothing: the network learns the share of each class, as far as it counts."""
@@ -367,7 +378,7 @@ def test_classes_weigh_the_same_in_a_balanced_run(balanced, expected, network, t
         labels = (np.arange(count) % 6 == 0).astype(np.uint8)
         return Labelled(np.full((count, SIDE, SIDE), 90, np.uint8), labels, [f"g{i}" for i in range(count)])
 
-    plan = config(stage(0, epochs=60, rate=0.02, batch=24, copies=1)).model_copy(
+    plan = config(stage(0, epochs=60, rate=0.02, batch=24, copies=1, keep="last")).model_copy(
         update={"balanced": balanced, "augment": Augment(), "dropout": 0.0}
     )
     history = fit(network, plan, Data(blank(48), blank(24)), seed=1, folder=tmp_path)
@@ -450,12 +461,13 @@ def test_keep_last_keeps_the_last_average(data, network, tmp_path):
     assert not np.array_equal(kept[0], observer.last.arrays["weights"][0])
 
 
-def test_settled_normalisation_has_the_statistics_of_the_slices(network):
-    """The statistics of the first layer can be computed here: those of all slices together, also in the last batch."""
+def test_settled_normalisation_has_the_statistics_of_the_slices(network, monkeypatch):
+    """The statistics of the first layer can be computed here: those of all slices together, however small a batch."""
     import keras
 
     from training.network.training_copy import settle_normalisation
 
+    monkeypatch.setattr("training.network.training_copy.SETTLING_BATCH", 8)
     pixels = of_patients(150, SIDE)
     first = keras.Model(network.input, network.get_layer("conv1_conv").output)
     answers = np.asarray(first(pixels[..., None])).reshape(-1, 64)

@@ -33,3 +33,15 @@ def test_unbelieved_labels_count_less() -> None:
         p = 1 / (1 + np.exp(-logit))
         low, high = (float(loss_of(0.5, 0)([[1.0]], [[logit + d]])) for d in (-step, step))
         assert (low - high) / (2 * step) == pytest.approx((1 - p) * p**0.5, rel=1e-2)
+
+
+@pytest.mark.parametrize("q", [0.0, 0.4])
+def test_slices_are_weighted_one_by_one(q: float) -> None:
+    """Logits come as the network gives them, [n]."""
+    from training.network.loss import loss_of
+
+    labels, logits, weights = (np.array(values, np.float32) for values in ([1, 0, 1], [2, 1, -1], [3, 0, 0]))
+    loss = loss_of(q, 0.1)
+    alone = float(loss(labels[:1], logits[:1]))
+    assert float(loss(labels, logits, sample_weight=weights)) == pytest.approx(alone)
+    assert float(loss(labels[:, None], logits[:, None], sample_weight=weights)) == pytest.approx(alone)

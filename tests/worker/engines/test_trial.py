@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import select
 
 from db.database import read_scope
 from db.models import EngineProof, ModelVersion
+from tests.builders.networks import keras_file_with_link
 from tests.builders.versions import fake_package
 from worker.engines import trial
 from worker.engines.interface import Scores
@@ -79,6 +81,14 @@ def test_network_that_cannot_be_loaded_fails(tmp_path: Path) -> None:
     assert "model.xml is missing" in result.text
 
 
+@pytest.mark.skipif(find_spec("keras") is None, reason="without Keras, nothing reads the file")
+def test_network_whose_weights_name_another_file_is_not_tried(tmp_path: Path) -> None:
+    folder = fake_package(tmp_path / "package", files={"model.keras": keras_file_with_link()})
+    [result] = trial.try_package(folder, "fake")
+    assert not result.passed
+    assert "holds a soft or external link" in result.text
+
+
 def test_trial_without_an_end_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "SECONDS", 0.01)
     [result] = trial.try_package(fake_package(tmp_path / "package"), "fake")
@@ -123,6 +133,29 @@ FAULTY = {
 def test_scores_of_phantoms_must_be_numbers_of_the_right_shapes(scores: Scores) -> None:
     assert trial._fault(GOOD, 2) is None
     assert trial._fault(scores, 2)
+
+
+NOT_A_NUMBER = """
+import sys
+sys.path[:0] = sys.argv[1:2]
+from worker.engines.fake import FakeEngine
+from worker.engines.trial import main
+predict = FakeEngine.predict
+def spoil(engine, slices):
+    scores = predict(engine, slices)
+    scores.logit[-1] = float("nan")
+    return scores
+FakeEngine.predict = spoil
+main(*sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+def test_network_that_gives_no_number_for_a_phantom_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_LAUNCH", NOT_A_NUMBER)
+    [result] = trial.try_package(fake_package(tmp_path / "package"), "fake")
+    assert not result.passed
+    assert "its logit is not a number for a phantom" in result.text
 
 
 @pytest.mark.slow
