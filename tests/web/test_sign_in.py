@@ -102,6 +102,12 @@ def test_ipv6_network_is_one_guesser(app: APIFlask, ann: User) -> None:
     assert guess(app, 1, "2001:db8:0:1::1") == [401]
 
 
+def test_ipv4_addresses_seen_by_an_ipv6_socket_are_networks_of_their_own(app: APIFlask, ann: User) -> None:
+    assert guess(app, 11, "::ffff:192.0.2.7")[-1] == 429
+    assert guess(app, 1, "::ffff:192.0.2.8") == [401]
+    assert guess(app, 1, "192.0.2.7") == [429]
+
+
 def test_restart_of_web_forgets_no_wrong_password(settings: Settings, champion: ModelVersion, ann: User) -> None:
     assert guess(create_app(settings), 10) == [401] * 10
     assert guess(create_app(settings), 1) == [429]
