@@ -31,6 +31,7 @@ from db.storage import storage
 from tests.builders.datasets import split_of
 from tests.builders.files import png, write_zip
 from tests.builders.leases import let_leases_end
+from tests.builders.statements import locked_at_first
 from tests.worker.conftest import Submit
 from tests.worker.imaging.builders import dicom
 from worker import reap
@@ -537,6 +538,15 @@ def test_dataset_waits_for_disk_however_long(ask: Ask, monkeypatch: pytest.Monke
     assert (view(dataset).state, view(dataset).error) == ("queued", "No space left on device")
     assert build_next("w")
     assert (view(dataset).state, view(dataset).error) == ("ready", None)
+
+
+def test_dataset_whose_claim_meets_a_locked_database_is_claimed_again(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ask(two_classes())
+    monkeypatch.setattr(datasets, "claim_dataset", locked_at_first(datasets.claim_dataset))
+    assert build_next("w")
+    assert view(dataset).state == "ready"
 
 
 def test_no_dataset_is_claimed_while_the_disk_is_at_its_reserve(ask: Ask, settings: Settings) -> None:
