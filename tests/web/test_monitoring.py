@@ -17,7 +17,7 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.installation import claim_storage
 from db.ledger.backlog import PATIENCE_SECONDS, is_worked_on, record_sweep
-from db.models import ModelVersion, Upload, Work
+from db.models import Installation, ModelVersion, Upload, Work
 from db.settings import Settings
 from db.storage import storage
 from tests.builders.files import png, zip_of
@@ -126,6 +126,13 @@ def test_work_that_waits_while_nobody_works_is_a_warning(api: Api, worker: Worke
     api.submit(("2.png", png()))
     worker.start()
     assert worked_on(), "a worker is at the other one"
+
+
+def test_sweeper_that_has_stopped_is_a_warning(app: APIFlask) -> None:
+    with session_scope() as s:
+        s.execute(update(Installation).values(swept_at=from_now(-3600)))
+    answer = readyz(app)
+    assert (answer.status_code, answer.json["checks"]["workers"]) == (200, False)
 
 
 def test_metrics_show_what_waits_and_what_was_lost(api: Api, worker: WorkerPart, app: APIFlask) -> None:
