@@ -142,6 +142,28 @@ def test_upload_whose_files_crash_decoders_is_rejected_after_so_many(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("hostile")
+def test_crashes_of_an_upload_are_counted_over_all_its_claims(
+    ann: User, submit: Any, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "FAILURES", 2)
+    job = submit(ann, {"00.png": b"crash", "01.png": b"crash"} | {f"{n:02}.png": b"ok 1" for n in range(2, 12)})
+    first_batch = iter([ingest.recording.record_read])
+
+    def record(*given: Any, **named: Any) -> bool:
+        if (recorded := next(first_batch, None)) is None:
+            raise StaleClaim("the worker was too slow")
+        return recorded(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest.recording, "record_read", record)
+        assert ingest.unpack_next("w")
+    let_leases_end(Upload)
+    work()
+    assert view(job).rejections == {"decoder_crash": 2, "decoder_budget": 10}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hostile")
 def test_processor_time_of_an_upload_is_bounded_over_all_its_claims(
     ann: User, submit: Any, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
