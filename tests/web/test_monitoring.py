@@ -16,6 +16,7 @@ from db import broker, database, paging
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.installation import claim_storage
+from db.ledger import leases, queue
 from db.ledger.backlog import PATIENCE_SECONDS, is_worked_on, record_sweep
 from db.models import Installation, ModelVersion, Upload, Work
 from db.settings import Settings
@@ -150,6 +151,15 @@ def test_metrics_show_what_waits_and_what_was_lost(api: Api, worker: WorkerPart,
     assert values['ctbatch_oldest_ready_seconds{work="chunk"}'] == "0.0"
     assert float(values["ctbatch_last_sweep_seconds"]) < 600
     assert float(values['ctbatch_free_disk_bytes{of="storage"}']) > 0
+
+
+def test_metrics_show_what_was_put_off(api: Api) -> None:
+    api.submit(("1.png", png()))
+    with session_scope() as s:
+        claim = queue.claim_upload(s, "w")
+        assert claim is not None
+        leases.put_off(s, Upload, claim)
+    assert 'ctbatch_put_offs{work="upload"} 1.0' in api.client.get("/metrics").text
 
 
 def test_metrics_show_the_processor_time_of_receiving(api: Api) -> None:
