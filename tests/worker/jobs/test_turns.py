@@ -64,6 +64,16 @@ def test_large_upload_gives_way_after_its_turn_and_goes_on_later(
     assert (view(large).counts.predicted, view(small).counts.predicted) == (60, 3)
 
 
+def test_upload_gives_way_to_a_larger_one(
+    ann: User, bob: User, submit: Any, slices: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "TURN_SECONDS", 0.0)
+    submit(ann, slices(20))
+    submit(bob, slices(30, start=1000))
+    assert ingest.unpack_next("w")
+    assert states() == [Work.READY, Work.READY]
+
+
 @pytest.mark.slow
 def test_stream_of_small_uploads_does_not_starve_a_large_one(
     ann: User, bob: User, submit: Any, slices: Entries, monkeypatch: pytest.MonkeyPatch
