@@ -318,6 +318,8 @@ def test_evaluation_waits_for_what_is_away(
     assert evaluate_next("w")
     monkeypatch.undo()
     assert "/var" not in (seen(evaluation_id).error or ""), "no path"
+    with read_scope() as s:
+        assert s.get_one(Evaluation, evaluation_id).attempts == 0
     assert not evaluate_next("w"), "not before the sweeper asks again"
     with session_scope() as s:
         s.execute(update(Evaluation).values(lease_until=from_now(-1)))
