@@ -278,6 +278,8 @@ def test_no_run_is_claimed_while_the_disk_is_at_its_reserve(dataset, settings):
     import training.run
 
     run = launch(dataset)
+    with session_scope() as s:
+        s.execute(update(TrainingRun).values(dataset_id=None))  # so that it would end at once
     database.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))
     assert not training.run.train_next("w")
     with session_scope() as s:
