@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from psycopg import errors
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -158,11 +159,26 @@ def test_transaction_that_ends_in_a_deadlock_is_tried_again(ann: User, bob: User
         assert all(s.scalars(select(User.served_at)))
 
 
-@pytest.mark.parametrize(("code", "calls"), [(sqlite3.SQLITE_BUSY, 3), (sqlite3.SQLITE_FULL, 1)])
+def sqlite_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("not now")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "calls"),
+    [
+        (sqlite_error(sqlite3.SQLITE_BUSY), 3),
+        (sqlite_error(sqlite3.SQLITE_FULL), 1),
+        (errors.DeadlockDetected(), 3),
+        (errors.SerializationFailure(), 3),
+        (errors.LockNotAvailable(), 3),
+        (errors.AdminShutdown(), 1),
+    ],
+    ids=["locked", "disk full", "deadlock", "not serializable", "lock timeout", "shut down"],
+)
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_transaction_that_finds_the_database_locked_is_tried_again(code: int, calls: int) -> None:
-    cause = sqlite3.OperationalError("not now")
-    cause.sqlite_errorcode = code
+def test_transaction_that_others_broke_off_is_tried_again(cause: Exception, calls: int) -> None:
     tries: list[Callable[..., object]] = []
 
     def work(s: Session) -> None:
