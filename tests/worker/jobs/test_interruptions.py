@@ -217,6 +217,17 @@ def test_upload_waits_for_what_is_away_however_long(
         assert count_put_offs(s)["upload"] == 0
 
 
+@pytest.mark.slow
+def test_upload_that_makes_progress_is_claimed_however_often_it_is_broken_off(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(70))
+    for _ in range(ingest.MAX_ATTEMPTS + 1):
+        break_off(monkeypatch, after=1)
+    work()
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 70)
+
+
 def test_upload_that_kills_its_workers_fails(ann: User, submit: Any, slices: Entries, view: View) -> None:
     job = submit(ann, slices(3))
     with session_scope() as s:
