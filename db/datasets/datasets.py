@@ -225,6 +225,7 @@ class ReviewedSlice:
     """A slice of a job, and the label that counts: the newest label by an admin, or else that of the job's owner."""
 
     slice: Slice
+    owner_id: int
     label: int
     array_sha256: str
     series: Series | None
@@ -233,7 +234,7 @@ class ReviewedSlice:
 def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlice]:
     """Yield the prepared slices that an admin or the job's owner has labelled, in the order of their ids."""
     query = (
-        select(Slice, Review.label, Chunk.array_sha256, Series)
+        select(Slice, Job.owner_id, Review.label, Chunk.array_sha256, Series)
         .join(Review, Review.slice_id == Slice.id)
         .join(User, User.id == Review.user_id)
         .join(Job, Job.id == Slice.job_id)
@@ -244,7 +245,7 @@ def reviewed_slices(s: Session, job_ids: Sequence[str]) -> Iterator[ReviewedSlic
         .order_by(Slice.id, User.is_admin.desc(), Review.created_at.desc(), Review.id.desc())
     )
     last: int | None = None
-    for slice_, label, array_sha256, series in s.execute(query):
+    for slice_, owner_id, label, array_sha256, series in s.execute(query):
         if slice_.id != last:
-            yield ReviewedSlice(slice_, label, array_sha256, series)
+            yield ReviewedSlice(slice_, owner_id, label, array_sha256, series)
         last = slice_.id

@@ -1,10 +1,12 @@
-"""The SQL statements that a test makes the database carry out."""
+"""The SQL statements that a test makes the database carry out, and one that it does not carry out at first."""
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from db.database import get_engine
 
@@ -22,3 +24,17 @@ def recorded_statements() -> Iterator[list[str]]:
         yield statements
     finally:
         event.remove(get_engine(), "before_cursor_execute", record)
+
+
+def locked_at_first(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call that finds the database locked by another transaction the first time."""
+    locked = sqlite3.OperationalError("database is locked")
+    locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    errors = [OperationalError("UPDATE", None, locked)]
+
+    def act(*values: Any, **named: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return call(*values, **named)
+
+    return act

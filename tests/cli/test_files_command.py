@@ -27,3 +27,15 @@ def test_storage_with_older_files_is_refused_until_it_is_adopted(ctbatch, databa
     assert ctbatch("files", "reap", env=env).returncode == 1
     assert ctbatch("files", "adopt", env=env).returncode == 0
     assert ctbatch("files", "reap", env=env).returncode == 0
+
+
+@pytest.mark.slow
+def test_very_many_unused_files_are_moved_only_when_a_person_says_so(ctbatch, database):
+    env = {"CTBATCH_HOME": str(database.home), "CTBATCH_ORPHAN_SECONDS": "-1"}
+    for number in range(101):
+        storage().put(str(number).encode(), durable=False)
+    refused = ctbatch("files", "reap", env=env)
+    assert (refused.returncode, "--yes" in refused.stderr) == (1, True)
+    moved = ctbatch("files", "reap", "--yes", "--json", env=env)
+    assert moved.returncode == 0, moved.stderr
+    assert json.loads(moved.stdout)["trashed"] == 101

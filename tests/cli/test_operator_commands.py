@@ -18,6 +18,7 @@ from db.access import accounts, links, tokens
 from db.database import session_scope
 from db.models import User
 from db.registry import champions
+from db.storage import storage
 from tests.web.actors import load_engines
 from worker.engines.processor import read_processor
 from worker.imaging.sandbox.pool import DecoderPool
@@ -229,6 +230,15 @@ def test_doctor_sees_a_database_on_a_network(database, monkeypatch, tmp_path, ki
     [finding] = doctor.sqlite_place(settings)
     assert finding.state == state
     assert kind in finding.detail
+
+
+def test_doctor_reports_a_storage_of_another_database(database):
+    def owner() -> str:
+        return {finding.check: finding.state for finding in doctor.database(database)}["storage's owner"]
+
+    assert owner() == "ok"
+    storage().mark("another")
+    assert owner() == "fail"
 
 
 def test_file_system_of_a_folder_with_a_blank_in_its_name(monkeypatch, tmp_path):

@@ -7,8 +7,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from db import background
 from db import database as base
@@ -244,6 +247,8 @@ def test_upload_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
         patch.setattr(store.fs, "put_file", fails)
         with pytest.raises(OSError, match="503"):
             store.put(b"pixels")
+    with pytest.raises(FileMissing):
+        store.local_path(hashlib.sha256(b"pixels").hexdigest())
     sha256 = store.put(b"pixels")
     assert store.exists(sha256)
     assert Storage(f"memory://{tmp_path.name}", tmp_path / "other").read(sha256) == b"pixels"
@@ -261,6 +266,51 @@ def test_copies_used_longest_ago_make_room(tmp_path: Path, settings: Settings, m
     assert second not in copies
     assert first in copies
     assert store.read(second) == b"second10 b"
+
+
+def test_copy_that_was_read_last_stays_when_another_is_fetched(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.storage.store.EVICT_SECONDS", 0.0)
+    base.use(settings.model_copy(update={"cache_bytes": 25}))
+    url = f"memory://{tmp_path.name}"
+    first, second, third = (Storage(url, tmp_path / "one").put(data * 10) for data in (b"1", b"2", b"3"))
+    store = Storage(url, tmp_path / "two")
+    for age, sha256 in ((200, first), (100, second)):
+        os.utime(store.local_path(sha256), (time.time() - age,) * 2)
+    store.local_path(first)
+    store.local_path(third)
+    assert {path.name for path in store.folder.glob("??/*")} == {first, third}
+
+
+def test_what_a_writer_left_behind_beside_a_bucket_is_removed(tmp_path: Path, settings: Settings) -> None:
+    store = Storage(f"memory://{tmp_path.name}", tmp_path / "cache")
+    left, fresh = store.incoming / "left", store.incoming / "fresh"
+    for path in (left, fresh):
+        path.write_bytes(b"pix")
+    os.utime(left, (time.time() - settings.orphan_seconds - 1,) * 2)
+    store.put(b"pixels")
+    assert list(store.incoming.iterdir()) == [fresh]
+
+
+class Listing(MemoryFileSystem):
+    """A store that keeps its listings if it may, as that of S3 does."""
+
+    protocol = "listing"
+
+    def find(self, path: str, **options: object) -> Any:
+        listing = self.dircache[path] if path in self.dircache else super().find(path, **options)
+        self.dircache[path] = listing
+        return listing
+
+
+def test_files_that_are_gone_from_a_bucket_are_listed_no_more(tmp_path: Path) -> None:
+    fsspec.register_implementation("listing", Listing, clobber=True)
+    store = Storage(f"listing://{tmp_path.name}", tmp_path / "cache")
+    sha256 = store.put(b"pixels")
+    assert list(store.names(0, time.time() + 500)) == [sha256]
+    store.delete(sha256)
+    assert list(store.names(0, time.time() + 500)) == []
 
 
 def test_trashed_file_comes_back_when_it_is_read(store: Storage) -> None:

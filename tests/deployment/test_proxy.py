@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -120,6 +121,21 @@ def test_body_that_is_too_large_for_a_page_ends_at_the_proxy(web: Web, proxy_por
     with begin(proxy_port, "/sign-in", MAX_OTHER_BODY_BYTES + 1) as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
     assert web.heads == []
+
+
+@pytest.mark.slow
+def test_one_address_holds_only_so_many_requests(web: Web, proxy_port: int) -> None:
+    with ExitStack() as stack:
+        for _ in range(200 + 20):  # nginx may not have read the last heads yet
+            stack.enter_context(begin(proxy_port, "/sign-in", 9))
+        assert get(proxy_port, "/jobs").status_code == 503
+    assert web.heads == []
+
+
+def test_proxy_waits_for_no_client_longer_than_half_a_minute() -> None:
+    seconds = re.findall(r"(client_header|client_body|send|keepalive)_timeout (\d+)s;", PROXY.read_text())
+    assert len(seconds) == 4
+    assert max(int(number) for _, number in seconds) <= 30
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/readyz", "/healthz"])

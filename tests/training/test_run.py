@@ -22,6 +22,7 @@ from db.storage import FileMissing, storage
 from db.training import runs
 from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split, split_of
+from tests.builders.statements import locked_at_first
 from tests.builders.versions import fake_package
 from training.config import Origin, preset, with_settings
 from training.errors import RunFailed, WeightsError, message_for
@@ -286,10 +287,21 @@ def test_run_that_kills_its_workers_is_given_up(dataset):
     assert (view.state, "has enough memory" in view.error) == ("failed", True)
 
 
+def test_run_whose_claim_meets_a_locked_database_is_claimed_again(dataset, monkeypatch):
+    launch(dataset)
+    with session_scope() as s:
+        s.execute(update(TrainingRun).values(dataset_id=None))  # so that it ends at once
+    monkeypatch.setattr(runs, "claim_run", locked_at_first(runs.claim_run))
+    view, _ = carry_out()
+    assert view.state == "failed"
+
+
 def test_no_run_is_claimed_while_the_disk_is_at_its_reserve(dataset, settings):
     import training.run
 
     run = launch(dataset)
+    with session_scope() as s:
+        s.execute(update(TrainingRun).values(dataset_id=None))  # so that it would end at once
     database.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))
     assert not training.run.train_next("w")
     with session_scope() as s:

@@ -16,8 +16,9 @@ from db import broker, database, paging
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.installation import claim_storage
+from db.ledger import leases, queue
 from db.ledger.backlog import PATIENCE_SECONDS, is_worked_on, record_sweep
-from db.models import ModelVersion, Upload, Work
+from db.models import Installation, ModelVersion, Upload, Work
 from db.settings import Settings
 from db.storage import storage
 from tests.builders.files import png, zip_of
@@ -128,6 +129,13 @@ def test_work_that_waits_while_nobody_works_is_a_warning(api: Api, worker: Worke
     assert worked_on(), "a worker is at the other one"
 
 
+def test_sweeper_that_has_stopped_is_a_warning(app: APIFlask) -> None:
+    with session_scope() as s:
+        s.execute(update(Installation).values(swept_at=from_now(-3600)))
+    answer = readyz(app)
+    assert (answer.status_code, answer.json["checks"]["workers"]) == (200, False)
+
+
 def test_metrics_show_what_waits_and_what_was_lost(api: Api, worker: WorkerPart, app: APIFlask) -> None:
     for name in ("1.png", "2.png"):
         api.submit((name, png()))
@@ -143,6 +151,15 @@ def test_metrics_show_what_waits_and_what_was_lost(api: Api, worker: WorkerPart,
     assert values['ctbatch_oldest_ready_seconds{work="chunk"}'] == "0.0"
     assert float(values["ctbatch_last_sweep_seconds"]) < 600
     assert float(values['ctbatch_free_disk_bytes{of="storage"}']) > 0
+
+
+def test_metrics_show_what_was_put_off(api: Api) -> None:
+    api.submit(("1.png", png()))
+    with session_scope() as s:
+        claim = queue.claim_upload(s, "w")
+        assert claim is not None
+        leases.put_off(s, Upload, claim)
+    assert 'ctbatch_put_offs{work="upload"} 1.0' in api.client.get("/metrics").text
 
 
 def test_metrics_show_the_processor_time_of_receiving(api: Api) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from db.access import accounts, links, tokens
 from db.clock import from_now
 from db.database import session_scope
-from db.models import ModelVersion, Token, User
+from db.models import ModelVersion, SignInCount, Token, User
 from db.settings import Settings
 from tests.builders.files import png
 from tests.web.actors import PASSWORD, Api, Browser, token_of
@@ -100,6 +100,25 @@ def test_ipv6_network_is_one_guesser(app: APIFlask, ann: User) -> None:
     statuses = [status for host in range(1, 13) for status in guess(app, 1, f"2001:db8::{host:x}")]
     assert statuses == [401] * 10 + [429] * 2
     assert guess(app, 1, "2001:db8:0:1::1") == [401]
+
+
+def test_ipv4_addresses_seen_by_an_ipv6_socket_are_networks_of_their_own(app: APIFlask, ann: User) -> None:
+    assert guess(app, 11, "::ffff:192.0.2.7")[-1] == 429
+    assert guess(app, 1, "::ffff:192.0.2.8") == [401]
+    assert guess(app, 1, "192.0.2.7") == [429]
+
+
+def test_wait_grows_from_a_minute_to_an_hour_to_a_day(
+    app: APIFlask, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in_limits, "ACCOUNT_AND_NETWORK", (2, 4, 6))
+    waits = []
+    for over in (0, 60, 3600):
+        with session_scope() as s:
+            s.execute(update(SignInCount).where(SignInCount.seconds <= over).values(ends_at=from_now(-1)))
+        assert guess(app, 3, "127.0.0.1") == [401, 401, 429]
+        waits.append(int(Browser(app).sign_in("ann").headers["Retry-After"]))
+    assert 0 < waits[0] <= 60 < waits[1] <= 3600 < waits[2] <= 86_400
 
 
 def test_restart_of_web_forgets_no_wrong_password(settings: Settings, champion: ModelVersion, ann: User) -> None:

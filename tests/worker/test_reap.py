@@ -132,13 +132,28 @@ def test_file_that_is_older_than_the_database_is_left_alone(store: Store) -> Non
     assert storage().exists(sha256)
 
 
-def test_round_that_finds_very_many_files_moves_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reap, "FEW", 3)
+@pytest.mark.parametrize("limit", ["FEW", "MANY"])
+def test_round_that_finds_very_many_files_moves_none(limit: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reap, limit, 3)
     stored = [store(bytes([number])) for number in range(5)]
     with pytest.raises(reap.TooManyOrphans, match="5 of 5"):
         reap.reap()
     assert all(storage().exists(sha256) for sha256 in stored)
     assert reap.reap(confirmed=True).trashed == 5
+
+
+def test_round_moves_a_twentieth_of_all_files_and_no_more(
+    store: Store, champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reap, "FEW", 1)
+    named = {f"{number}": store(bytes([number])) for number in range(38)}
+    with session_scope() as s:
+        s.get_one(ModelVersion, champion.id).files = {**champion.files, **named}
+    *_, third = (store(data) for data in (b"a", b"b", b"c"))
+    with pytest.raises(reap.TooManyOrphans, match="3 of 41"):
+        reap.reap()
+    storage().delete(third)
+    assert reap.reap().trashed == 2
 
 
 def test_sweeper_goes_on_beside_the_wrong_storage(store: Store, caplog: pytest.LogCaptureFixture) -> None:

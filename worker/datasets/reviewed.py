@@ -70,11 +70,16 @@ def _read_headers(reviewed: Sequence[ReviewedSlice], note: Note) -> dict[int, He
 
     This is needed because a job does not keep the patient, nor whether text is burned in.
     """
-    slices = [review.slice for review in reviewed]
-    originals = [(slice_.id, slice_.sha256) for slice_ in slices if slice_.format == "DICOM" and slice_.sha256]
+    originals: dict[int, list[tuple[int, str]]] = {}  # by owner, because owners share no decoder
+    for review in reviewed:
+        if review.slice.format == "DICOM" and review.slice.sha256:
+            originals.setdefault(review.owner_id, []).append((review.slice.id, review.slice.sha256))
+    count = sum(map(len, originals.values()))
     headers: dict[int, Header] = {}
     with new_decoders() as pool:
-        for id_, result in pool.map((id_, storage().read(sha256)) for id_, sha256 in originals):
-            headers[id_] = result if isinstance(result, SliceRejected) else result[0].series
-            note(len(headers) / len(originals) / 2)
+        for owner_id, files in originals.items():
+            pool.serve(owner_id)
+            for id_, result in pool.map((id_, storage().read(sha256)) for id_, sha256 in files):
+                headers[id_] = result if isinstance(result, SliceRejected) else result[0].series
+                note(len(headers) / count / 2)
     return headers

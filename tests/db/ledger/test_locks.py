@@ -5,12 +5,14 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from psycopg import errors
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from db.access import tokens
 from db.clock import from_now
-from db.database import in_transaction, read_scope, session_scope
+from db.database import in_transaction, lock_row, read_scope, session_scope
 from db.ledger import completion, jobs, leases, queue, recording
 from db.ledger.leases import StaleClaim
 from db.ledger.recording import ReadSlice
@@ -65,6 +67,27 @@ def test_claim_of_chunks_waits_for_nobody(ann: User, bob: User) -> None:
         with session_scope() as s:
             claimed = queue.claim_chunks(impatient(s), "w", 2)
     assert {chunk.job_id for chunk, _ in claimed} == {held.id, free.id}
+
+
+@on_postgres
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda s, job: completion.lock_job(s, job.id),
+        lambda s, job: lock_row(s, User, job.owner_id),
+        lambda s, _: queue.claim_upload(s, "w"),
+    ],
+    ids=["job", "owner", "claim"],
+)
+def test_rows_that_refer_to_locked_ones_are_added_without_waiting(
+    hold: Callable[[Session, Job], object], ann: User
+) -> None:
+    job = submit(ann)
+    with session_scope() as other:
+        hold(other, job)
+        with session_scope() as s:
+            tokens.issue_token(impatient(s), ann, "new")
+            s.add(Upload(job_id=job.id, position=1, filename="b.png", sha256="1" * 64, size=9, kind="loose", entries=1))
 
 
 @on_postgres
@@ -136,11 +159,26 @@ def test_transaction_that_ends_in_a_deadlock_is_tried_again(ann: User, bob: User
         assert all(s.scalars(select(User.served_at)))
 
 
-@pytest.mark.parametrize(("code", "calls"), [(sqlite3.SQLITE_BUSY, 3), (sqlite3.SQLITE_FULL, 1)])
+def sqlite_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("not now")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "calls"),
+    [
+        (sqlite_error(sqlite3.SQLITE_BUSY), 3),
+        (sqlite_error(sqlite3.SQLITE_FULL), 1),
+        (errors.DeadlockDetected(), 3),
+        (errors.SerializationFailure(), 3),
+        (errors.LockNotAvailable(), 3),
+        (errors.AdminShutdown(), 1),
+    ],
+    ids=["locked", "disk full", "deadlock", "not serializable", "lock timeout", "shut down"],
+)
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_transaction_that_finds_the_database_locked_is_tried_again(code: int, calls: int) -> None:
-    cause = sqlite3.OperationalError("not now")
-    cause.sqlite_errorcode = code
+def test_transaction_that_others_broke_off_is_tried_again(cause: Exception, calls: int) -> None:
     tries: list[Callable[..., object]] = []
 
     def work(s: Session) -> None:

@@ -23,6 +23,7 @@ from db.settings import Settings
 from db.storage import storage
 from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split
+from tests.builders.statements import locked_at_first
 from training.evaluation import evaluate_version as carried
 from training.evaluation.evaluate_version import evaluate_next
 from training.evaluation.metrics import measure
@@ -317,6 +318,8 @@ def test_evaluation_waits_for_what_is_away(
     assert evaluate_next("w")
     monkeypatch.undo()
     assert "/var" not in (seen(evaluation_id).error or ""), "no path"
+    with read_scope() as s:
+        assert s.get_one(Evaluation, evaluation_id).attempts == 0
     assert not evaluate_next("w"), "not before the sweeper asks again"
     with session_scope() as s:
         s.execute(update(Evaluation).values(lease_until=from_now(-1)))
@@ -329,6 +332,15 @@ def test_evaluation_that_kills_its_workers_is_given_up(add_version: AddVersion, 
     with session_scope() as s:
         s.execute(update(Evaluation).values(attempts=evaluations.MAX_CLAIMS))
     assert failure(evaluation_id).startswith("3 workers died during this evaluation;")
+
+
+def test_evaluation_whose_claim_meets_a_locked_database_is_claimed_again(
+    add_version: AddVersion, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation_id = ask(add_version(), dataset)
+    monkeypatch.setattr(evaluations, "claim", locked_at_first(evaluations.claim))
+    assert evaluate_next("w")
+    assert seen(evaluation_id).state == "finished"
 
 
 def test_no_evaluation_is_claimed_while_the_disk_is_at_its_reserve(

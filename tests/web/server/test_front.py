@@ -16,13 +16,18 @@ from web.server.body import Message
 from web.server.front import Front, Kind
 
 THREADS = dict.fromkeys(Kind, 1)
+WAIT = 20  # seconds, for what should take none
 END = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class Client:
-    """A client that sends these pieces of a body, then nothing for ever; it reads `reads` messages."""
+    """A client that sends these pieces of a body, then nothing for ever; it reads `reads` messages.
 
-    def __init__(self, *pieces: bytes, more: bool = False, reads: int = 1000) -> None:
+    `pause`: the seconds before each piece.
+    """
+
+    def __init__(self, *pieces: bytes, more: bool = False, reads: int = 1000, pause: float = 0.0) -> None:
+        self.pause = pause
         self.pieces = [{"body": piece, "more_body": True} for piece in pieces]
         self.pieces[-1:] = [{"body": piece["body"], "more_body": more} for piece in self.pieces[-1:]]
         self.reads = reads
@@ -31,6 +36,7 @@ class Client:
     async def receive(self) -> Message:
         if not self.pieces:
             await asyncio.Event().wait()
+        await asyncio.sleep(self.pause)
         return {"type": "http.request", **self.pieces.pop(0)}
 
     async def send(self, message: Message) -> None:
@@ -51,7 +57,7 @@ def ask(app: Any, client: Client, kind: Kind = Kind.PAGE, length: int | None = N
         "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 9),
     }  # fmt: skip
     tested = Front(app, lambda _method, _path: kind, THREADS, limit)
-    asyncio.run(tested(scope, client.receive, client.send))  # type: ignore[arg-type]  # a coroutine, though declared so
+    asyncio.run(asyncio.wait_for(tested(scope, client.receive, client.send), WAIT))
     tested.close()
     return client
 
@@ -75,6 +81,17 @@ def test_page_whose_body_does_not_come_is_refused_without_the_application(monkey
     monkeypatch.setattr(front, "BODY_SECONDS", 0.01)
     client = ask(None, Client(b"one", more=True), length=6)
     assert client.read[0]["status"] == 408
+
+
+def test_page_whose_body_comes_drop_by_drop_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "BODY_SECONDS", 0.5)
+    client = ask(echo, Client(*[b"x"] * 200, pause=0.01), length=200)
+    assert client.read[0]["status"] == 408
+
+
+def test_upload_that_comes_drop_by_drop_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "PIECE_SECONDS", 0.5)
+    assert len(ask(echo, Client(*[b"x"] * 200, pause=0.01), Kind.FILES, length=200).body) < 200
 
 
 def test_large_body_is_refused_while_as_many_as_may_be_are_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from sqlalchemy import func, select, update
 
 from db import PARTS, database
+from db.access.accounts import create_user
 from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets, slices
@@ -31,6 +32,7 @@ from db.storage import storage
 from tests.builders.datasets import split_of
 from tests.builders.files import png, write_zip
 from tests.builders.leases import let_leases_end
+from tests.builders.statements import locked_at_first
 from tests.worker.conftest import Submit
 from tests.worker.imaging.builders import dicom
 from worker import reap
@@ -539,6 +541,15 @@ def test_dataset_waits_for_disk_however_long(ask: Ask, monkeypatch: pytest.Monke
     assert (view(dataset).state, view(dataset).error) == ("ready", None)
 
 
+def test_dataset_whose_claim_meets_a_locked_database_is_claimed_again(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ask(two_classes())
+    monkeypatch.setattr(datasets, "claim_dataset", locked_at_first(datasets.claim_dataset))
+    assert build_next("w")
+    assert view(dataset).state == "ready"
+
+
 def test_no_dataset_is_claimed_while_the_disk_is_at_its_reserve(ask: Ask, settings: Settings) -> None:
     dataset = ask(two_classes())
     database.use(settings.model_copy(update={"reserve_bytes": 1 << 60}))
@@ -583,8 +594,6 @@ def champion(settings: Settings) -> ModelVersion:
 
 @pytest.fixture
 def owner(settings: Settings) -> User:
-    from db.access.accounts import create_user
-
     with session_scope() as s:
         return create_user(s, "ann", None)
 
@@ -657,6 +666,35 @@ def test_reviewed_dicom_is_read_again_for_its_patient_and_for_burned_in_text(own
     group = {each.name: each.group for each in slices_of(found, reason=None)}
     assert group["1"] == group["3"] != group["4"]
     assert found.report.as_json()["groups_from"] == {"DICOM patient, study or series": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("champion")
+def test_reviewed_dicom_of_two_owners_is_not_read_by_one_decoder(
+    owner: User, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoders: list[int] = []
+
+    class Watched(DecoderPool):
+        def map(self, items: Any) -> Iterator[Any]:
+            for answer in super().map(items):
+                decoders.extend(self.process_ids)
+                yield answer
+
+    monkeypatch.setattr(reviewed, "new_decoders", lambda: Watched(1, DecodeLimits()))
+    with session_scope() as s:
+        owners = owner, create_user(s, "bob", None)
+    jobs = [submit(user, {f"{label}": ct(9 * label, PatientID=user.name)}) for label, user in enumerate(owners)]
+    for _ in jobs:
+        ingest.unpack_next("w")
+    with session_scope() as s:
+        for slice_ in s.scalars(select(Slice)):
+            s.add(Review(slice_id=slice_.id, user_id=s.get_one(Job, slice_.job_id).owner_id, label=int(slice_.name)))
+    with session_scope() as s:
+        dataset = datasets.create_from_reviews(s, name="reviewed", user=owner, job_ids=[job.id for job in jobs])
+    build_next("w")
+    assert view(dataset).state == "ready"
+    assert len(decoders) == len(set(decoders)) == 2
 
 
 def test_shortcuts_reach_the_report_and_its_warnings(make: Make) -> None:

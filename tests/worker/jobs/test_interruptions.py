@@ -1,5 +1,6 @@
 """Uploads whose reading is broken off, put off or cancelled, and what the next reading does again."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,9 +14,11 @@ from db.database import read_scope, session_scope
 from db.ledger import job_view, jobs
 from db.ledger.leases import StaleClaim, count_put_offs
 from db.models import Chunk, Job, JobState, Upload, User, Work
+from db.settings import MIB
 from db.storage import storage
 from tests.builders.files import zip_of
 from tests.builders.leases import let_leases_end
+from worker.heartbeat import Heartbeat
 from worker.imaging.archives import archive, tar
 from worker.imaging.archives.compressed import PackedSource
 from worker.imaging.rejections import DecoderUnavailable
@@ -81,6 +84,23 @@ def test_packed_tar_is_unpacked_from_its_front_however_often_it_is_broken_off(
     work()
     assert opened == ["gz"] * 4, "once a reading"
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 150)
+
+
+def test_file_that_is_passed_over_in_a_packed_tar_counts_as_progress(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base.use(base.current().model_copy(update={"max_entry_bytes": MIB}))
+    job = submit(ann, {"large.png": os.urandom(4 * MIB), **slices(1)}, kind="tar.gz")
+    beats, progress = [], Heartbeat.progress
+
+    def beat(heartbeat: Heartbeat) -> None:
+        beats.append(heartbeat)
+        progress(heartbeat)
+
+    monkeypatch.setattr(Heartbeat, "progress", beat)
+    assert ingest.unpack_next("w")
+    assert len(beats) >= 16, "one for every quarter of a megabyte"
+    assert view(job).rejections == {"too_large_unpacked": 1}
 
 
 def test_damaged_packed_tar_is_unpacked_once_a_turn(
@@ -195,6 +215,17 @@ def test_upload_waits_for_what_is_away_however_long(
     assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 3)
     with read_scope() as s:
         assert count_put_offs(s)["upload"] == 0
+
+
+@pytest.mark.slow
+def test_upload_that_makes_progress_is_claimed_however_often_it_is_broken_off(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(70))
+    for _ in range(ingest.MAX_ATTEMPTS + 1):
+        break_off(monkeypatch, after=1)
+    work()
+    assert (view(job).state, view(job).counts.predicted) == (JobState.FINISHED, 70)
 
 
 def test_upload_that_kills_its_workers_fails(ann: User, submit: Any, slices: Entries, view: View) -> None:

@@ -17,6 +17,7 @@ from db.ledger.predictions import PredictedSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Prediction, Upload, User, Work
 from db.settings import Settings
 from db.storage import storage
+from tests.builders.statements import locked_at_first
 from tests.builders.versions import add_champion
 from tests.worker.jobs.test_main_job import run_apart
 from worker import sweep
@@ -80,6 +81,17 @@ def test_work_is_put_off_once_the_database_is_back(
     assert predict.predict_next("w")
     with read_scope() as s:
         assert s.execute(select(Chunk.state, Chunk.put_offs, Chunk.attempts)).all() == [(Work.READY, 1, 0)]
+
+
+def test_claims_that_meet_a_locked_database_are_made_again(
+    ann: User, submit: Any, slices: Entries, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(ann, slices(5))
+    for name in ("claim_upload", "claim_chunks"):
+        monkeypatch.setattr(queue, name, locked_at_first(getattr(queue, name)))
+    assert ingest.unpack_next("w")
+    assert predict.predict_next("w")
+    assert view(job).counts.predicted == 5
 
 
 @pytest.mark.slow

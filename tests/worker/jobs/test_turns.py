@@ -64,6 +64,16 @@ def test_large_upload_gives_way_after_its_turn_and_goes_on_later(
     assert (view(large).counts.predicted, view(small).counts.predicted) == (60, 3)
 
 
+def test_upload_gives_way_to_a_larger_one(
+    ann: User, bob: User, submit: Any, slices: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "TURN_SECONDS", 0.0)
+    submit(ann, slices(20))
+    submit(bob, slices(30, start=1000))
+    assert ingest.unpack_next("w")
+    assert states() == [Work.READY, Work.READY]
+
+
 @pytest.mark.slow
 def test_stream_of_small_uploads_does_not_starve_a_large_one(
     ann: User, bob: User, submit: Any, slices: Entries, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +148,28 @@ def test_upload_whose_files_crash_decoders_is_rejected_after_so_many(
     again = submit(ann, {"00.png": b"crash", **good})
     work()
     assert view(again).counts.predicted == 20, "another upload has a budget of its own"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hostile")
+def test_crashes_of_an_upload_are_counted_over_all_its_claims(
+    ann: User, submit: Any, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "FAILURES", 2)
+    job = submit(ann, {"00.png": b"crash", "01.png": b"crash"} | {f"{n:02}.png": b"ok 1" for n in range(2, 12)})
+    first_batch = iter([ingest.recording.record_read])
+
+    def record(*given: Any, **named: Any) -> bool:
+        if (recorded := next(first_batch, None)) is None:
+            raise StaleClaim("the worker was too slow")
+        return recorded(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest.recording, "record_read", record)
+        assert ingest.unpack_next("w")
+    let_leases_end(Upload)
+    work()
+    assert view(job).rejections == {"decoder_crash": 2, "decoder_budget": 10}
 
 
 @pytest.mark.slow
