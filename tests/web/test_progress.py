@@ -111,6 +111,7 @@ def test_milestone_changes_at_each_tenth() -> None:
     counts = {"predicted": 15, "open": 85}
     assert milestone(job("running", total=100, counts=counts)) == "10 percent of 100 slices done."
     assert milestone(job("running", total=200, counts=counts)) == "The job is running."
+    assert milestone(job("running", total=1, counts={"predicted": 1})) == "100 percent of 1 slice done."
     assert milestone(job("finished", counts={"rejected": 4})) == "The job is finished, nothing predicted."
 
 
