@@ -105,6 +105,7 @@ def test_segments_of_a_bar_follow_each_other_and_leave_empty_outcomes_out() -> N
     view = job("running", counts={"predicted": 3, "positive": 1, "cancelled": 1})
     shown = [(part.kind, part.amount, part.start, part.width) for part in segments(view)]
     assert shown == [("positive", 1, 0, 25), ("negative", 2, 25, 50), ("cancelled", 1, 75, 25)]
+    assert [part.title for part in segments(view)] == ["COVID", "non-COVID", "Cancelled"]
 
 
 def test_milestone_changes_at_each_tenth() -> None:
