@@ -302,6 +302,15 @@ def test_slice_has_a_page_and_a_dialog(api: Api, anns_browser: Browser, job_id: 
     assert anns_browser.get(f"/jobs/{job_id}/slices/{10**30}").status_code == 404
 
 
+def test_rejected_slice_opens_and_says_why(api: Api, anns_browser: Browser, job_id: str) -> None:
+    [row] = api.get(f"/jobs/{job_id}/results?state=rejected").json["items"]
+    path = f"/jobs/{job_id}/slices/{row['slice_id']}"
+    assert f'href="{path}" hx-get="{path}"' in anns_browser.get(f"/jobs/{job_id}").text
+    page = anns_browser.get(path).text
+    assert "This slice has no image." in page
+    assert '<span class="why">It &lt;u&gt;ends&lt;/u&gt;.</span>' in page
+
+
 def test_slice_keeps_the_aspect_of_the_received_picture(api: Api, anns_browser: Browser, job_id: str) -> None:
     with session_scope() as s:
         s.execute(update(Slice).values(width=256, height=202))
