@@ -287,16 +287,16 @@ def test_next_goes_on_past_the_end_of_the_page(signed_in: Any, api: Api, worker:
     assert dialog.get_by_role("heading", name="52.png").is_visible()
 
 
-@pytest.mark.parametrize("width", [360, 1366])
-def test_slice_and_its_buttons_are_seen_together(signed_in: Any, finished: str, width: int) -> None:
-    signed_in.set_viewport_size({"width": width, "height": 740})
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (683, 370), (1366, 740)])
+def test_slice_and_its_buttons_are_seen_together(signed_in: Any, finished: str, width: int, height: int) -> None:
+    signed_in.set_viewport_size({"width": width, "height": height})
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("a[data-slice]").first.click()
     figure = signed_in.get_by_role("dialog").locator(".slice-figure")
     figure.wait_for()
     for box in (signed_in.locator("#slice-next").bounding_box(), figure.bounding_box()):
         assert box["y"] >= 0
-        assert box["y"] + box["height"] <= 740
+        assert box["y"] + box["height"] <= height
         assert box["x"] + box["width"] <= width
 
 
