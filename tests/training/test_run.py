@@ -205,6 +205,32 @@ def test_cancelled_run_ends_within_a_step_and_keeps_nothing(dataset, small_netwo
     assert (view.state, view.model_version) == ("cancelled", None)
 
 
+@pytest.mark.slow
+def test_run_that_was_stopped_and_its_version_say_so(dataset, small_network, monkeypatch):
+    import training.run
+    from training.export.package import facts_of
+    from training.run_observer import RunObserver
+
+    def package(folder, trained, *_):
+        return parse_manifest((fake_package(folder, extra=facts_of(trained)) / "package.json").read_bytes())
+
+    def stops(self, record):
+        epoch(self, record)
+        with session_scope() as s:
+            runs.stop_run(s, s.get_one(TrainingRun, run.id))
+        self.report(0.1, "training")
+
+    epoch = RunObserver.epoch
+    monkeypatch.setattr(training.run, "make_package", package)
+    monkeypatch.setattr(RunObserver, "epoch", stops)
+    run = launch(dataset, "stages.head.epochs=1000")
+    view, epochs = carry_out()
+    assert (view.state, view.stopped_early, view.message) == ("finished", True, "done; training was stopped early")
+    assert {record.stage for record in epochs} == {0}
+    with session_scope() as s:
+        assert s.get_one(TrainingRun, run.id).model_version.facts.stopped_early is True
+
+
 def test_cancelled_demo_run_keeps_nothing(settings, monkeypatch):
     import training.demo.model
 

@@ -135,6 +135,16 @@ def test_forced_colours_keep_the_legend_apart(signed_in: Any, finished: str) -> 
 
 
 @pytest.mark.slow
+def test_targets_are_at_least_24_pixels_high(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    targets = signed_in.locator("summary, button, .btn, label:has(input)").filter(visible=True)
+    assert targets.filter(has_text="Which files").count() == 1
+    low = targets.evaluate_all("all => all.filter((one) => one.offsetHeight < 24).map((one) => one.textContent)")
+    assert low == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", THEMES)
 def test_axe_finds_nothing_on_any_page(admin_page: Any, paths: list[str], theme: str) -> None:
     """Rules of WCAG 2.2 AA and axe's best practices. What Swagger UI draws on the page of the API is not ours."""

@@ -2,19 +2,22 @@
 
 import base64
 import tarfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from apiflask import APIFlask
 from flask import render_template_string
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from db import database
 from db.database import read_scope, session_scope
 from db.evaluation.result import PairedMetric
 from db.ledger.leases import Claim
 from db.metrics import METRICS
-from db.models import Job, Upload, User
+from db.models import Job, ModelVersion, Upload, User
+from db.settings import Settings
 from db.storage import storage
 from db.training import runs
 from db.training.progress import EpochRecord, LiveProgress
@@ -94,6 +97,19 @@ def test_more_files_than_a_form_takes_are_sent_as_one_archive(signed_in: Any) ->
         last = archive.extractfile(members[-1])
         assert last is not None
         assert last.read() == png(1)
+
+
+@pytest.mark.slow
+def test_more_bytes_than_may_be_sent_are_not_sent(signed_in: Any, settings: Settings, tmp_path: Path) -> None:
+    database.use(settings.model_copy(update={"max_upload_bytes": 1000}))
+    for name, size in (("large", 900), ("small", 200)):
+        (tmp_path / f"{name}.png").write_bytes(bytes(size))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [tmp_path / "large.png", tmp_path / "small.png"])
+    signed_in.get_by_role("alert").get_by_text("At most 1000 bytes can be sent at once.").wait_for()
+    assert signed_in.locator("#send").is_disabled()
+    signed_in.get_by_label("Remove large.png").click()
+    assert signed_in.locator("#send").is_enabled()
 
 
 @pytest.mark.slow
@@ -177,6 +193,25 @@ def test_jobs_list_follows_its_jobs(signed_in: Any, api: Api, worker: WorkerPart
 
 
 @pytest.mark.slow
+def test_long_name_breaks_no_time_and_no_number(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    api.submit(("a.zip", zip_of({"1.png": png(1)})), name="a name of many words " * 9)
+    worker.whole_job(237)
+    with session_scope() as s:
+        s.execute(update(Job).values(created_at=datetime.now(UTC) - timedelta(minutes=43)))
+    signed_in.set_viewport_size({"width": 1366, "height": 740})
+    signed_in.goto("/jobs")
+    heights = signed_in.locator("td.num, td time").evaluate_all(
+        """cells => cells.map((cell) => {
+            const text = document.createRange();
+            text.selectNodeContents(cell);
+            return text.getBoundingClientRect().height;
+        })"""
+    )
+    assert len(heights) == 4
+    assert max(heights) < 30, "one line"
+
+
+@pytest.mark.slow
 def test_slice_dialog_shows_and_hides_the_heat_map(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("a[data-slice]").first.click()
@@ -222,6 +257,21 @@ def test_heat_and_focus_stay_from_slice_to_slice(signed_in: Any, finished: str) 
 
 
 @pytest.mark.slow
+def test_address_names_the_slice_in_the_dialog(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}?sort=name")
+    signed_in.locator("a[data-slice]").first.click()
+    dialog = signed_in.get_by_role("dialog")
+    dialog.get_by_text("1 of 7").wait_for()
+    signed_in.keyboard.press("ArrowRight")
+    dialog.get_by_text("2 of 7").wait_for()
+    signed_in.wait_for_url(f"**/jobs/{finished}?sort=name#slice-*")
+    signed_in.reload()
+    dialog.get_by_text("2 of 7").wait_for()
+    signed_in.keyboard.press("Escape")
+    signed_in.wait_for_url(f"**/jobs/{finished}?sort=name")
+
+
+@pytest.mark.slow
 def test_next_goes_on_past_the_end_of_the_page(signed_in: Any, api: Api, worker: WorkerPart) -> None:
     job_id = api.submit(("a.zip", zip_of({"1.png": png()}))).json["id"]
     worker.whole_job(53)
@@ -237,17 +287,28 @@ def test_next_goes_on_past_the_end_of_the_page(signed_in: Any, api: Api, worker:
     assert dialog.get_by_role("heading", name="52.png").is_visible()
 
 
-@pytest.mark.parametrize("width", [360, 1366])
-def test_slice_and_its_buttons_are_seen_together(signed_in: Any, finished: str, width: int) -> None:
-    signed_in.set_viewport_size({"width": width, "height": 740})
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (683, 370), (1366, 740)])
+def test_slice_and_its_buttons_are_seen_together(signed_in: Any, finished: str, width: int, height: int) -> None:
+    signed_in.set_viewport_size({"width": width, "height": height})
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("a[data-slice]").first.click()
     figure = signed_in.get_by_role("dialog").locator(".slice-figure")
     figure.wait_for()
     for box in (signed_in.locator("#slice-next").bounding_box(), figure.bounding_box()):
         assert box["y"] >= 0
-        assert box["y"] + box["height"] <= 740
+        assert box["y"] + box["height"] <= height
         assert box["x"] + box["width"] <= width
+
+
+@pytest.mark.slow
+def test_keys_are_not_offered_where_nothing_hovers(signed_in: Any, finished: str) -> None:
+    signed_in.goto(f"/jobs/{finished}")
+    signed_in.locator("a[data-slice]").first.click()
+    key = signed_in.get_by_role("dialog").locator("kbd").filter(has_text="H")
+    key.wait_for()
+    touch = {"enabled": True, "maxTouchPoints": 1}
+    signed_in.context.new_cdp_session(signed_in).send("Emulation.setTouchEmulationEnabled", touch)
+    playwright.expect(key).to_be_hidden()
 
 
 @pytest.mark.slow
@@ -298,6 +359,11 @@ def test_account_menu_closes_when_the_focus_leaves_it(signed_in: Any) -> None:
     for _ in range(4):
         signed_in.keyboard.press("Tab")
     assert menu.get_attribute("open") is None
+    menu.locator("summary").press("Enter")
+    signed_in.keyboard.press("Tab")
+    signed_in.keyboard.press("Escape")
+    assert menu.get_attribute("open") is None
+    playwright.expect(menu.locator("summary")).to_be_focused()
 
 
 @pytest.mark.slow
@@ -328,12 +394,29 @@ def test_job_is_cancelled_after_asking(signed_in: Any, api: Api) -> None:
     signed_in.locator(".state", has_text="cancelling").wait_for()
 
 
+@pytest.mark.slow
+def test_buttons_of_a_cancelled_job_are_one_line_high_on_a_phone(signed_in: Any, api: Api, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(3)}))).json["id"]
+    worker.start()
+    worker.read(2)
+    api.post(f"/jobs/{job_id}/cancel")
+    worker.finish_reading()
+    signed_in.set_viewport_size({"width": 360, "height": 740})
+    signed_in.goto(f"/jobs/{job_id}")
+    buttons = signed_in.locator(".actions .btn")
+    assert buttons.filter(has_text="Resume").is_visible()
+    assert max(buttons.evaluate_all("buttons => buttons.map((button) => button.offsetHeight)")) < 50
+
+
 def test_slice_is_reviewed_in_the_dialog(signed_in: Any, finished: str) -> None:
     signed_in.goto(f"/jobs/{finished}")
     signed_in.locator("a[data-slice]").first.click()
     reviews = signed_in.get_by_role("dialog").locator("#reviews")
+    reviews.get_by_text("No labels yet").wait_for()
+    place = signed_in.locator("#slice-next").bounding_box()
     reviews.get_by_role("button", name="non-COVID").click()
     reviews.locator(".review-list .outcome-negative").wait_for()
+    assert signed_in.locator("#slice-next").bounding_box() == place
     assert "ann" in reviews.locator(".review-list").inner_text()
     reviews.get_by_role("button", name="Undo").click()
     reviews.locator(".review-list .outcome").wait_for(state="detached")
@@ -356,6 +439,19 @@ def test_promote_asks_before_it_does_and_says_when_it_is_done(admin_page: Any, t
     assert admin_page.locator(".success").count() == 0
     admin_page.get_by_role("button", name="Promote").click()
     admin_page.locator(".success").get_by_text("other/1 is the champion now").wait_for()
+
+
+@pytest.mark.slow
+def test_metrics_of_a_version_are_in_one_row(admin_page: Any, tmp_path: Path) -> None:
+    metrics = dict.fromkeys(("accuracy", "recall", "specificity", "auc", "ece"), 0.9)
+    intervals = {name: [0.8, 0.95] for name in metrics}
+    version = add_version(tmp_path, "measured")
+    with session_scope() as s:
+        s.get_one(ModelVersion, version.id).metrics = metrics | {"intervals": intervals}
+    admin_page.goto("/models")
+    tiles = admin_page.locator(".model:not(.model-champion) .tiles > div")
+    playwright.expect(tiles).to_have_count(5)
+    assert len(set(tiles.evaluate_all("tiles => tiles.map((tile) => tile.offsetTop)"))) == 1
 
 
 @pytest.mark.slow
@@ -391,12 +487,41 @@ def test_run_page_follows_the_run_and_its_curves_grow(admin_page: Any, admin: Ap
     record(claim, epochs=2)
     admin_page.locator("[data-curve=loss] canvas").wait_for()
     admin_page.locator("[data-curve=accuracy] .uplot").wait_for()
+    values = admin_page.locator("[data-curve=loss] .u-legend")
+    playwright.expect(values).to_be_hidden()  # the list below the curves names the lines
+    assert "--" not in values.text_content()
+    admin_page.locator("[data-curve=loss] .u-over").hover()
+    playwright.expect(values).to_be_visible()
     playwright.expect(admin_page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "66")
     assert admin_page.get_by_role("button", name="Stop and keep what it learned").is_visible()
     with session_scope() as s:
         runs.fail_run(s, claim, "the loss is no number any more")
     admin_page.get_by_text("The loss is no number any more.").wait_for()
     admin_page.wait_for_function("!document.querySelector('[hx-trigger^=every]')")
+
+
+@pytest.mark.slow
+def test_axis_of_one_epoch_ends_with_it(admin_page: Any, admin: Api) -> None:
+    ready_dataset("site")
+    run_id = admin.post("/runs", json={"dataset": "site/1", "preset": "quick"}).json["id"]
+    with session_scope() as s:
+        claimed = runs.claim_run(s, "worker")
+        assert claimed is not None
+        claimed[0].config = {"stages": [{"name": "small", "epochs": 3}]}
+    admin_page.goto(f"/runs/{run_id}")
+    admin_page.evaluate(
+        """() => {
+            const Drawn = window.uPlot;
+            window.drawn = [];
+            window.uPlot = function (...given) {
+                window.drawn.push(new Drawn(...given));
+                return window.drawn.at(-1);
+            };
+        }"""
+    )
+    record(claimed[1], epochs=1)
+    admin_page.locator("[data-curve=loss] canvas").wait_for()
+    assert admin_page.evaluate("drawn.map((curve) => curve.scales.x.max < 2)") == [True, True]
 
 
 def record(claim: Claim, epochs: int) -> None:

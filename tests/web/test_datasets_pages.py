@@ -226,6 +226,7 @@ def test_open_dataset_polls_and_a_failed_one_says_why(admin: Api, roots_browser:
         fail_dataset(s, claimed[1], "the class COVID is empty")
     page = roots_browser.get(f"/datasets/{dataset_id}").text
     assert "The class COVID is empty." in page
+    assert "The class COVID is empty." in roots_browser.get("/datasets").text
     assert 'hx-trigger="every' not in page
     assert roots_browser.get("/datasets/99").status_code == 404
     assert roots_browser.get(f"/datasets/{2**40}").status_code == 404

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from apiflask import APIFlask
+from sqlalchemy import select
 
 from db.database import read_scope, session_scope
 from db.evaluation import evaluations
@@ -128,6 +129,13 @@ def test_page_shows_figures_lineage_files_and_card(api: Api, anns_browser: Brows
     shown = api.get(f"/models/{version_id}").json
     assert (shown["label"], shown["used_by"], shown["facts"]["lineage"]) == ("site/1", 0, ["fake/1"])
     assert shown["gate"]["verdict"] == "not compared yet"
+
+
+def test_page_names_the_engine_of_its_metrics(anns_browser: Browser, version_id: int) -> None:
+    with session_scope() as s:
+        s.get_one(ModelVersion, version_id).metrics = METRICS | {"measured_with": "openvino-int8"}
+    page = anns_browser.get(f"/models/{version_id}").text
+    assert "60 slices of 40 groups (20 COVID, 20 non-COVID), by openvino-int8." in page
 
 
 def test_page_shows_metrics_of_groups_and_the_rule_of_findings(anns_browser: Browser, version_id: int) -> None:
@@ -315,6 +323,13 @@ def test_figures_have_a_title_and_a_text_of_their_own(roots_browser: Browser, ve
     assert found is not None
     assert found[2] == "ROC curve"
     assert found[1] not in ("", found[2])
+
+
+def test_report_names_the_dataset_of_its_slices(roots_browser: Browser, version_id: int) -> None:
+    with session_scope() as s:
+        s.get_one(ModelVersion, version_id).dataset_hash = s.scalars(select(Dataset.sha256)).one()
+    page = roots_browser.get(f"/models/{version_id}/training-report").text
+    assert re.search(r'slices by their row in <a href="/datasets/\d+"><bdi class="name">site/1</bdi></a>', page)
 
 
 def test_report_has_a_way_back(roots_browser: Browser, version_id: int) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import delete, update
 
 from db.access import accounts
 from db.database import current, read_scope, session_scope
-from db.models import Job, ModelVersion, Promotion, Upload, User
+from db.models import Job, ModelVersion, Promotion, Slice, Upload, User
 from db.registry import champions
 from db.settings import Settings
 from tests.builders.files import png, zip_of
@@ -121,11 +121,39 @@ def test_names_of_slices_and_series_are_escaped(anns_browser: Browser, job_id: s
 def test_job_page_shows_counts_series_and_results(anns_browser: Browser, job_id: str) -> None:
     page = anns_browser.get(f"/jobs/{job_id}").text
     assert "fake engine: for tests only" in page
+    assert f'Model <a class="link" href="/models/{_champion().id}">fake/1</a>' in page
+    assert "labelled COVID if the probability is at least 0.500" in page
     assert "The image ends too early." in page
     assert "It &lt;u&gt;ends&lt;/u&gt;." in page
     assert re.search(r"50\.0.%<small> of 4 predicted", page)
     assert "0.930" in page
     assert f"/api/v1/jobs/{job_id}/results.csv" in page
+
+
+def test_priority_is_written_in_words(api: Api, anns_browser: Browser) -> None:
+    job_id = api.submit(("a.png", png()), priority="-5").json["id"]
+    for path in ("/jobs", f"/jobs/{job_id}/row", f"/jobs/{job_id}"):
+        assert "low priority" in anns_browser.get(path).text, path
+
+
+def test_results_of_a_series_say_that_rejected_files_belong_to_none(
+    api: Api, anns_browser: Browser, job_id: str
+) -> None:
+    [series] = api.get(f"/jobs/{job_id}/series").json["items"]
+    page = anns_browser.get(f"/jobs/{job_id}?series={series['series_id']}&state=rejected").text
+    assert "No slice matches these filters. A rejected file belongs to no series." in page
+
+
+def test_series_of_an_open_job_count_slices_predictions_and_covid_apart(
+    api: Api, anns_browser: Browser, worker: WorkerPart
+) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(7)}))).json["id"]
+    worker.start()
+    worker.read(4)
+    worker.predict()
+    worker.read(2)
+    numbers = re.findall(r'<td class="num">(.*?)</td>', anns_browser.get(f"/jobs/{job_id}/findings").text)
+    assert numbers == ["6", "4", '2 <span class="sub">50.0\u202f%</span>', "0.505"]
 
 
 @pytest.mark.slow
@@ -182,6 +210,7 @@ def test_blind_review_hides_the_answer_until_the_reader_has_given_theirs(
     table = anns_browser.get(f"/jobs/{job_id}/results?blind=1&heat=1").text
     assert table.count("0.930") == 1
     assert table.count("hidden</span>") == 3
+    assert table.count("shape=received&amp;heat=1") == 1
     undone = anns_browser.client.post(f"{path}/review?blind=1", data=form | {"label": ""}, headers=htmx).text
     assert "0.930" not in undone
 
@@ -236,6 +265,17 @@ def test_open_job_polls_and_ended_job_does_not(api: Api, anns_browser: Browser, 
         assert 'hx-trigger="every' not in anns_browser.get(path).text
 
 
+def test_slices_that_wait_are_called_so_everywhere(api: Api, anns_browser: Browser, worker: WorkerPart) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(2)}))).json["id"]
+    worker.start()
+    worker.read(2)
+    page = anns_browser.get(f"/jobs/{job_id}?state=open").text
+    assert page.count('<span class="outcome outcome-open">waiting</span>') == 2
+    assert '<option value="open" selected>Waiting</option>' in page
+    assert 'aria-label="Remove the filter waiting"' in page
+    assert '<span class="key key-open" aria-hidden="true"></span>Waiting <strong>2</strong>' in page
+
+
 def test_results_part_keeps_filters_in_the_address(anns_browser: Browser, job_id: str) -> None:
     answer = anns_browser.get(f"/jobs/{job_id}/results?label=COVID&state=&sort=name&heat=1")
     assert answer.headers["HX-Push-Url"] == f"/jobs/{job_id}?label=COVID&sort=name&heat=1"
@@ -260,6 +300,27 @@ def test_slice_has_a_page_and_a_dialog(api: Api, anns_browser: Browser, job_id: 
     assert "slice-heat" in inside
     assert anns_browser.get(f"/jobs/{job_id}/slices/999999").status_code == 404
     assert anns_browser.get(f"/jobs/{job_id}/slices/{10**30}").status_code == 404
+
+
+def test_rejected_slice_opens_and_says_why(api: Api, anns_browser: Browser, job_id: str) -> None:
+    [row] = api.get(f"/jobs/{job_id}/results?state=rejected").json["items"]
+    path = f"/jobs/{job_id}/slices/{row['slice_id']}"
+    assert f'href="{path}" hx-get="{path}"' in anns_browser.get(f"/jobs/{job_id}").text
+    page = anns_browser.get(path).text
+    assert "This slice has no image." in page
+    assert '<span class="why">It &lt;u&gt;ends&lt;/u&gt;.</span>' in page
+
+
+def test_slice_keeps_the_aspect_of_the_received_picture(api: Api, anns_browser: Browser, job_id: str) -> None:
+    with session_scope() as s:
+        s.execute(update(Slice).values(width=256, height=202))
+    slice_id = api.get(f"/jobs/{job_id}/results").json["items"][0]["slice_id"]
+    pictures = re.findall(
+        r'<img class="slice-\w+" src="([^"]+)" width="672" height="530"',
+        anns_browser.get(f"/jobs/{job_id}/slices/{slice_id}").text,
+    )
+    assert ["shape=received" in address for address in pictures] == [True, True]
+    assert anns_browser.get(f"/jobs/{job_id}").text.count("size=112&amp;shape=received") == 4
 
 
 def test_strangers_pages_are_not_found(app: APIFlask, browser: Browser, job_id: str, settings: Settings) -> None:

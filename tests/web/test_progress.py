@@ -105,12 +105,14 @@ def test_segments_of_a_bar_follow_each_other_and_leave_empty_outcomes_out() -> N
     view = job("running", counts={"predicted": 3, "positive": 1, "cancelled": 1})
     shown = [(part.kind, part.amount, part.start, part.width) for part in segments(view)]
     assert shown == [("positive", 1, 0, 25), ("negative", 2, 25, 50), ("cancelled", 1, 75, 25)]
+    assert [part.title for part in segments(view)] == ["COVID", "non-COVID", "Cancelled"]
 
 
 def test_milestone_changes_at_each_tenth() -> None:
     counts = {"predicted": 15, "open": 85}
     assert milestone(job("running", total=100, counts=counts)) == "10 percent of 100 slices done."
     assert milestone(job("running", total=200, counts=counts)) == "The job is running."
+    assert milestone(job("running", total=1, counts={"predicted": 1})) == "100 percent of 1 slice done."
     assert milestone(job("finished", counts={"rejected": 4})) == "The job is finished, nothing predicted."
 
 

@@ -4,10 +4,10 @@ import csv
 import io
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from db.database import session_scope
-from db.models import Job, Prediction, User
+from db.models import Job, ModelVersion, Prediction, User
 from tests.builders.files import png, zip_of
 from tests.web.actors import Api, Browser, WorkerPart
 
@@ -101,6 +101,28 @@ def test_job_page_warns_from_a_tenth_on(
     page = anns_browser.get(f"/jobs/{job_id}").text
     assert ("Many of these slices are out of distribution" in page) == warned
     assert (f"/jobs/{job_id}?ood=1#results" in page) == warned
+
+
+def test_each_slice_is_marked_unless_the_page_warns_of_many(
+    api: Api, anns_browser: Browser, worker: WorkerPart
+) -> None:
+    job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(11)}))).json["id"]
+    worker.whole_job(11)
+    for ood, marks in ((1, 1), (2, 0)):
+        mark_ood(job_id, ood)
+        assert anns_browser.get(f"/jobs/{job_id}").text.count('title="Out of distribution"') == marks
+
+
+def test_slice_page_states_the_distance_beside_its_limit_unless_it_is_hidden(
+    api: Api, anns_browser: Browser, job_id: str
+) -> None:
+    mark_ood(job_id, 10)
+    with session_scope() as s:
+        s.execute(update(ModelVersion).values(ood={"threshold": 12.0}))
+    page = f"/jobs/{job_id}/slices/{slices(api, job_id)[0]}"
+    told = ("<dt>Distance</dt><dd>12.500", "; out of distribution above 12.000", "This slice is out of distribution")
+    assert [text in anns_browser.get(page).text for text in told] == [True] * 3
+    assert [text in anns_browser.get(f"{page}?blind=1").text for text in told] == [False] * 3
 
 
 def test_results_give_the_distance_and_are_filtered_by_ood(api: Api, anns_browser: Browser, job_id: str) -> None:

@@ -109,6 +109,7 @@ def test_stopped_run_says_so(admin: Api, roots_browser: Browser, dataset_id: int
         assert re.search(
             r'class="state state-cancelled">.*</span>stopped early</span>', roots_browser.get(address).text
         )
+    assert "The run is finished; training was stopped early." in roots_browser.get(f"/runs/{run_id}").text
     assert "training was stopped early" in roots_browser.get("/models/1").text
 
 
@@ -246,7 +247,7 @@ def test_estimate_is_given_before_a_launch(admin: Api, roots_browser: Browser, d
     assert told.json["estimate"]["disk"] > 0
     form = asked | {"csrf_token": roots_browser.csrf("/runs/new")}
     page = roots_browser.client.post("/runs/new/estimate", data=form)
-    assert "on two cores with bfloat16" in page.text
+    assert re.match(r"<strong>About [^<]+</strong> on two cores with bfloat16, if no stage stops early,", page.text)
     assert "slices of site/1" in page.text
     assert admin.get("/runs").json["items"] == []
     launched = launch(admin, preset="scratch").json
@@ -318,8 +319,9 @@ def test_run_page_shows_progress(admin: Api, roots_browser: Browser, dataset_id:
     assert "waiting for a worker" in roots_browser.get(f"/runs/{run_id}/row").text
     train(run_id, epochs=1)
     page = roots_browser.get(f"/runs/{run_id}").text
-    for text in ("Small: epoch 4 of 10.", "0.251", "17.3", "1 min 30 s", "11 min 40 s", "3 GiB of disk", "3.15.0"):
+    for text in ("Small: epoch 4 of 10.", "0.251", "17.3", "1 min 30 s", "3 GiB of disk", "3.15.0"):
         assert text in page
+    assert "<dt>Estimate, about</dt><dd>11 min 40 s" in page
     assert "Stop and keep what it learned" in page
     assert f'data-epochs="/api/v1/runs/{run_id}/epochs"' in page
     assert 'hx-trigger="every' in roots_browser.get(f"/runs/{run_id}/live").text

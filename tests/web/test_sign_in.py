@@ -41,6 +41,8 @@ def test_password_signs_in(anns_browser: Browser) -> None:
 def test_pages_lead_to_the_sign_in_and_back(browser: Browser, ann: User) -> None:
     away = browser.get("/models?x=1")
     assert (away.status_code, away.headers["Location"]) == (303, "/sign-in?next=/models?x%3D1")
+    form = browser.get(away.headers["Location"]).text
+    assert "If you have no account, or have lost your password, ask an admin of this server." in form
     back = browser.sign_in("ann", next="/models?x=1")
     assert back.headers["Location"] == "/models?x=1"
 

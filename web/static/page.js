@@ -31,8 +31,23 @@
     if (target !== "slice-body" && target !== "slice") return;
     showHeat();
     const dialog = byId("slice-dialog");
-    if (dialog && !dialog.open) dialog.showModal();
+    if (!dialog) return;
+    if (!dialog.open) dialog.showModal();
+    nameSlice(`#slice-${slice().dataset.id}`);
   });
+
+  // The address names the slice in the dialog, so that it can be reloaded, kept and sent.
+  function nameSlice(hash) {
+    history.replaceState(history.state, "", location.pathname + location.search + hash);
+  }
+
+  byId("slice-dialog")?.addEventListener("close", () => nameSlice(""));
+
+  const named = byId("slice-dialog") && /^#slice-(\d+)$/.exec(location.hash);
+  if (named) {
+    const address = `${location.pathname}/slices/${named[1]}${location.search}`;
+    htmx.ajax("GET", address, {target: "#slice-body", swap: "innerHTML"});
+  }
 
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-heat-toggle]")) showHeat({on: event.target.checked});

@@ -156,4 +156,4 @@ def milestone(job: JobView) -> str:
     """Return the progress in words, for screen readers. It changes only at each tenth, so that it is spoken seldom."""
     total = job.stages.total if job.stages.total_known else 0
     tenth = 10 * (10 * job.settled // total) if job.is_open and total else 0
-    return f"{tenth} percent of {count(total)} slices done." if tenth else f"The job is {job.state_text}."
+    return f"{tenth} percent of {counted(total, 'slice')} done." if tenth else f"The job is {job.state_text}."

@@ -137,7 +137,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     if across := report["identical"]["across"]:
         warnings.append(f"{across} slices have the same pixels as one of the other class: one of their labels is wrong")
     if across := report["near_identical"]["across"]:
-        warnings.append(f"{across} pairs of near-identical slices are of different classes")
+        pairs = "pair of near-identical slices is" if across == 1 else "pairs of near-identical slices are"
+        warnings.append(f"{across} {pairs} of different classes")
     for name in CLASSES.values():
         count = report["groups"][name] + report["groups"]["both"]
         if report["counts"][name] and count < LEAST_GROUPS_TO_SPLIT:
@@ -152,7 +153,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             " part"
         )
     if both := report["groups"]["both"]:
-        warnings.append(f"{both} groups have slices of both classes")
+        warnings.append(f"{both} {'group has' if both == 1 else 'groups have'} slices of both classes")
     if report["shortcuts"]["found"]:
         warnings.append(report["shortcuts"]["verdict"])
     if count := report["groups_from"].get(BY_PIXELS):

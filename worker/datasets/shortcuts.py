@@ -52,6 +52,8 @@ FACTS: dict[str, Fact] = {
     "name pattern": lambda items: _one_hot([name_pattern(item) for item in items]),
 }
 NAME = "name pattern"
+OF_PICTURE, ALL = "all but the name", "all with the name"
+"""Facts taken together."""
 
 
 class FactScore(TypedDict):
@@ -73,7 +75,7 @@ class Verdict(TypedDict):
 
 
 class Shortcuts(Verdict):
-    """The verdict, and the scores by fact. `all`: all facts but the name. `all and name`: all facts."""
+    """The verdict, and the scores by fact, and by OF_PICTURE and ALL."""
 
     facts: dict[str, FactScore]
 
@@ -95,8 +97,8 @@ def check_shortcuts(slices: Sequence[Item]) -> Shortcuts:
     parts = list(kept_apart.split(np.zeros((len(labels), 1)), labels, groups))
     columns = {fact: values(slices) for fact, values in FACTS.items()}
     of_picture = [values for fact, values in columns.items() if fact != NAME]
-    columns["all"] = np.hstack(of_picture)
-    columns["all and name"] = np.hstack([*of_picture, columns[NAME]])
+    columns[OF_PICTURE] = np.hstack(of_picture)
+    columns[ALL] = np.hstack([*of_picture, columns[NAME]])
     facts = {fact: _score(values, labels, parts) for fact, values in columns.items()}
     return Shortcuts(facts=facts, **_judge(facts))
 
@@ -119,11 +121,11 @@ def _score(columns: Columns, labels: NDArray[Any], parts: Folds) -> FactScore:
 
 
 def _judge(facts: dict[str, FactScore]) -> Verdict:
-    visible = {fact: score for fact, score in facts.items() if fact not in (NAME, "all and name")}
+    visible = {fact: score for fact, score in facts.items() if fact not in (NAME, ALL)}
     best = max(visible, key=lambda fact: visible[fact]["auc"])
     auc, accuracy = visible[best]["auc"], visible[best]["balanced_accuracy"]
-    cause = "format, mode, size and bytes of a file together" if best == "all" else f"the {best} of a file alone"
-    predict = "predict" if best == "all" else "predicts"
+    cause = "format, mode, size and bytes of a file together" if best == OF_PICTURE else f"the {best} of a file alone"
+    predict = "predict" if best == OF_PICTURE else "predicts"
     metrics = f"(AUC {auc:.2f}, balanced accuracy {accuracy:.2f}, on groups not seen)"
     if auc >= SHORTCUT_AUC:
         verdict = f"a shortcut: {cause} {predict} the class {metrics}; a network may learn that instead of disease"

@@ -185,6 +185,14 @@ def test_site_check_says_whether_a_version_may_be_used(add_version: AddVersion, 
     assert seen(bad).result["site_check"]["verdict"] == "may not be used"
 
 
+def test_labels_of_a_jobs_readers_are_mentioned(add_version: AddVersion, dataset: Dataset) -> None:
+    with session_scope() as s:
+        s.get_one(Dataset, dataset.id).sources = [{"job": "a" * 16}]
+    check = ask(add_version(), dataset)
+    assert evaluate_next("w")
+    assert "the labels come from readers who may have seen" in seen(check).result["site_check"]["reasons"][-1]
+
+
 @pytest.mark.slow
 def test_slices_that_trained_the_version_or_its_parent_are_not_evidence(
     add_version: AddVersion, settings: Settings

@@ -223,6 +223,13 @@ def test_class_of_too_few_groups_to_split_is_a_warning(make: Make, patients: int
     assert sum("training, validation and test need 3" in warning for warning in warnings) == expected
 
 
+@pytest.mark.parametrize(("groups", "warning"), [("aabb", "2 groups have slices"), ("aabc", "1 group has slices")])
+def test_groups_of_both_classes_are_counted_in_a_warning(make: Make, groups: str, warning: str) -> None:
+    table = "".join(f"{n}.png,{n % 2},{group}\n" for n, group in enumerate(groups))
+    warnings = make({f"{n}.png": png(n) for n in range(4)}, HEAD + table).report.as_json()["warnings"]
+    assert f"{warning} of both classes" in warnings
+
+
 @pytest.mark.slow
 def test_slices_without_a_known_patient_are_counted_in_a_warning(make: Make) -> None:
     entries = of_patients(2) | {"set/COVID/loose.png": png(1000), "set/non-COVID/loose.png": png(1001)}
@@ -377,7 +384,7 @@ def test_identical_and_near_identical_slices_are_counted_within_and_across_class
     assert by_name["set/COVID/jpeg.jpg"].group == by_name["set/COVID/1.png"].group == "near-1"
     warnings = " ".join(found.report.as_json()["warnings"])
     assert "2 slices have the same pixels as one of the other class" in warnings
-    assert "1 pairs of near-identical slices are of different classes" in warnings
+    assert "1 pair of near-identical slices is of different classes" in warnings
 
 
 def test_largest_cluster_of_groups_is_reported(make: Make) -> None:

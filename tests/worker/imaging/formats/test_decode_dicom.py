@@ -3,6 +3,7 @@
 import hashlib
 import io
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -280,8 +281,13 @@ def test_row_25_a_deflated_bomb_is_inflated_up_to_the_cap_only() -> None:
     start = whole.index(b"1.2.840.10008.1.2.1.99") + 22
     deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = whole[:start] + deflater.compress(bytes(30_000_000)) + deflater.flush()
-    with pytest.raises(SliceRejected) as rejected:
-        decode(bomb, DecodeLimits(max_pixels=1_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SliceRejected) as rejected:
+            decode(bomb, DecodeLimits(max_pixels=1_000_000))
+        assert tracemalloc.get_traced_memory()[1] < 15_000_000
+    finally:
+        tracemalloc.stop()
     assert rejected.value.code == "too_large_unpacked"
 
 
