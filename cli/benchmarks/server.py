@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cli.benchmarks.slices import write_phantoms
+from cli.benchmarks.watch.new_files import wait_until_quick
 from cli.errors import Unavailable, UsageError
 from cli.output import say
 from cli.remote.client import Client, Json
@@ -59,11 +60,12 @@ def serve(package: Path | None) -> Iterator[Bench]:
 
 
 def make_home(package: Path) -> None:
-    """Make the tables of the home in use, and make this package its champion."""
+    """Make the tables of the home in use, and make this package its champion. Wait until the disk is quick."""
     migrate.upgrade()
     stored = versions.store_package(package)
     with session_scope() as session:
         promote_first(session, versions.register_package(session, stored), "benchmark")
+    wait_until_quick(get_settings().home)
 
 
 def _check_engine(package: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.benchmarks.watch import others
+from cli.benchmarks.watch.new_files import FILES, LONGEST, PAUSE, QUICK, wait_until_quick
 from cli.benchmarks.watch.others import Disturbance, marks, raise_if_spoilt, watched
 from cli.benchmarks.watch.stage_times import ELSE, per_slice
 from cli.errors import Unavailable
@@ -59,3 +60,16 @@ def test_stages_and_everything_else_add_up_to_the_whole() -> None:
     nothing = dict.fromkeys(Stage, 0.0)
     parts = per_slice(nothing, nothing | {Stage.ENGINE: 2.0, Stage.DECODE: 1.0}, whole=4.0, slices=1000)
     assert (parts["engine"], parts["decode"], parts[ELSE], parts["total"]) == (2.0, 1.0, 1.0, 4.0)
+
+
+@pytest.mark.parametrize(("slow", "is_quick", "pauses"), [(0, True, 0), (2, True, 2), (1000, False, LONGEST / PAUSE)])
+def test_benchmark_waits_until_files_are_made_quickly(tmp_path: Path, slow: int, is_quick: bool, pauses: float) -> None:
+    costs = iter([QUICK * 2] * slow + [QUICK / 2])
+    waits: list[float] = []
+    assert wait_until_quick(tmp_path, lambda _: next(costs), waits.append) is is_quick
+    assert len(waits) == pauses
+
+
+def test_cost_of_a_file_is_measured_by_making_some(tmp_path: Path) -> None:
+    wait_until_quick(tmp_path, pause=lambda _: None)
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) >= FILES

@@ -1,0 +1,46 @@
+"""Waits until the disk makes new files quickly.
+
+On ext4, making a file takes five to ten times as long for about a minute after many files were removed nearby. Each
+benchmark removes its home at its end, so it would slow down the next one.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cli.output import say
+
+QUICK = 0.00015  # seconds of processor time for a new file; 0.00006 is usual, and up to 0.0007 after a removal
+FILES = 32
+PAUSE, LONGEST = 5.0, 120.0  # seconds
+
+
+def wait_until_quick(
+    folder: Path,
+    cost: Callable[[Path], float] | None = None,
+    pause: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait until making files in `folder` is quick, for at most `LONGEST` seconds. Return whether it is.
+
+    `cost`: makes files in a folder, and returns the processor time of one, in seconds.
+    """
+    cost = cost or _cost_of_a_file
+    waited = 0.0
+    while cost(folder) > QUICK:
+        if waited >= LONGEST:
+            say("making files stays slow on this disk")
+            return False
+        if not waited:
+            say("waiting, because making files is slow just after many were removed")
+        pause(PAUSE)
+        waited += PAUSE
+    return True
+
+
+def _cost_of_a_file(folder: Path) -> float:
+    place = folder / "new-files" / str(time.monotonic_ns())  # they stay, because removing them would slow down others
+    place.mkdir(parents=True)
+    began = time.process_time()
+    for number in range(FILES):
+        (place / str(number)).touch()
+    return (time.process_time() - began) / FILES
