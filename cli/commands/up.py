@@ -1,5 +1,6 @@
 """`ctbatch up`: runs everything on this machine until Ctrl-C."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -31,6 +32,7 @@ WEB_FIRST, WORKERS, BROKER_LAST = 0, 1, 2  # the order of stopping
 WEB_GRACE_SECONDS = 15
 WORKER_GRACE_SECONDS = 30  # most chunks end in less; the others are claimed again under a new lease
 READY_CHECK_SECONDS = 0.5
+PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}  # errors of an output that can be written to again later
 ENGINES = EngineChoice.__args__  # type: ignore[attr-defined]
 
 
@@ -127,7 +129,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     except PermissionError as error:
         raise Unavailable(f"this user may not listen at port {port}; choose a --port above 1023") from error
     except OSError as error:
-        if error.errno == 98:  # EADDRINUSE
+        if error.errno == errno.EADDRINUSE:
             raise Unavailable(
                 f"port {port} is taken; choose another with --port, or --port 0 for any free one"
             ) from error
@@ -232,9 +234,13 @@ def _worker_process(role: str, settings: Settings) -> Process:
 
 
 def emit(role: str, line: str) -> None:
-    """Write one line of a role's output, after the name of the role. If nobody reads any more, write nothing."""
+    """Write one line of a role's output, after the name of the role. If the disk is full, the line is lost.
+
+    If the output has been closed, write nothing from now on.
+    """
     try:
         sys.stdout.write(f"{role:<9} | {line}\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 for the rest of the process
+    except OSError as error:
+        if error.errno not in PASSING:
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 for the rest of the process

@@ -1,5 +1,6 @@
 """`ctbatch up` as people run it: one start, real processes, a job through all of them, kills, and an orderly end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from cli.commands.up import emit
 from tests.cli.conftest import use_link
 
 PROJECT = Path(__file__).parents[2]
@@ -226,3 +228,25 @@ def test_kill_9_of_up_leaves_nothing_behind(tmp_path):
     again.wait_until_ready()
     again.process.terminate()
     assert again.process.wait(60) == 0
+
+
+def test_full_disk_loses_lines_and_keeps_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        for _ in range(200):
+            emit("web", 100 * "x")
+        assert sys.stdout is full
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_closed_terminal_is_written_to_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, terminal = os.openpty()
+    os.close(controller)
+    with os.fdopen(terminal, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        emit("web", "a line")
+        emit("web", "another")
+        assert sys.stdout is not closed
+        with contextlib.suppress(OSError):
+            closed.close()
