@@ -65,11 +65,16 @@ class Child:
         self._unfinished = b""
 
     def start(self, cwd: Path) -> None:
-        """Start the process in a new session, with `cwd` as its working folder."""
-        self.process.before_start(self.failed_starts)
+        """Start the process in a new session, with `cwd` as its working folder.
+
+        Raises OSError and SubprocessError: it cannot be started now, because this machine lacks memory or processes.
+        """
         self.start_at, self.ready, self.started_at = None, False, time.monotonic()
-        reader, writer = os.pipe()
+        self.process.before_start(self.failed_starts)
+        self._pipe, writer = os.pipe()
         try:
+            os.set_blocking(self._pipe, False)
+            self._selector.register(self._pipe, selectors.EVENT_READ, self)
             self.running = subprocess.Popen(  # noqa: S603 our own command lines
                 list(self.process.argv),
                 env=dict(self.process.env),
@@ -81,11 +86,11 @@ class Child:
                 start_new_session=True,  # Ctrl-C reaches only the supervisor, and the group can be killed at once
                 preexec_fn=partial(die_with_parent, os.getpid(), self.process.death_signal),
             )
+        except BaseException:
+            self._close()
+            raise
         finally:
             os.close(writer)
-        os.set_blocking(reader, False)
-        self._pipe = reader
-        self._selector.register(reader, selectors.EVENT_READ, self)
 
     def has_ended(self) -> bool:
         """Return whether the process has ended. It stays a zombie, so that no other process gets its id."""
@@ -136,7 +141,8 @@ class Child:
 
     def _close(self) -> None:
         if self._pipe is not None:
-            self._selector.unregister(self._pipe)
+            with contextlib.suppress(KeyError):  # it could not be registered
+                self._selector.unregister(self._pipe)
             os.close(self._pipe)
             self._pipe = None
         if self._unfinished:

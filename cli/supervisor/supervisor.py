@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import SubprocessError
 from types import FrameType
 
 from cli.errors import Unavailable
@@ -28,10 +29,13 @@ class Supervisor:
     """Runs processes until a signal stops it. It replaces the signal handlers of its own process permanently."""
 
     def __init__(self, processes: Sequence[Process], emit: Emit, cwd: Path) -> None:
-        """Keep the processes. Each line of their output goes to `emit(role, line)`. Their working folder is `cwd`."""
+        """Keep the processes. Each line of their output goes to `emit(role, line)`. Their working folder is `cwd`.
+
+        If `emit` raises OSError, the line is lost, and nothing else.
+        """
         self._selector = selectors.DefaultSelector()
-        self._children = [Child(process, emit, self._selector) for process in processes]
-        self._emit = emit
+        self._write = emit
+        self._children = [Child(process, self._emit, self._selector) for process in processes]
         self._cwd = cwd
         self._stops_asked = 0
 
@@ -41,7 +45,7 @@ class Supervisor:
         Then call `on_stop`, and stop the processes in order. A second signal stops all of them immediately.
 
         Raises:
-            Unavailable: a process ended too often before it was ready. The others are stopped.
+            Unavailable: a process ended too often before it was ready, or cannot be started. The others are stopped.
         """
         self._take_signals()
         try:
@@ -51,8 +55,14 @@ class Supervisor:
             while not self._stops_asked:
                 self._turn(1.0)
         finally:
-            on_stop()
-            self._stop_all()
+            try:
+                on_stop()
+            finally:
+                self._stop_all()
+
+    def _emit(self, role: str, line: str) -> None:
+        with contextlib.suppress(OSError):
+            self._write(role, line)
 
     def _take_signals(self) -> None:
         """Take over the signals: count the requests to stop, and wake the loop for these and when a child dies."""
@@ -72,7 +82,7 @@ class Supervisor:
         for stage in sorted({child.process.starts for child in self._children}):
             members = [child for child in self._children if child.process.starts == stage]
             for child in members:
-                child.start(self._cwd)
+                self._start(child)
             while not self._stops_asked and not all(child.ready for child in members):
                 self._turn(0.05)
 
@@ -91,7 +101,7 @@ class Supervisor:
                 child.ready = child.ever_ready = True
                 child.failed_starts = 0
             elif child.start_at is not None and time.monotonic() >= child.start_at and not self._stops_asked:
-                child.start(self._cwd)
+                self._start(child)
 
     def _pump(self, wait: float) -> None:
         for key, _events in self._selector.select(wait):
@@ -101,23 +111,32 @@ class Supervisor:
                 with contextlib.suppress(BlockingIOError):
                     os.read(key.fd, 4096)
 
+    def _start(self, child: Child) -> None:
+        try:
+            child.start(self._cwd)
+        except (OSError, SubprocessError) as error:
+            self._start_later(child, f"could not start ({getattr(error, 'strerror', None) or error})")
+
     def _bury(self, child: Child) -> None:
-        """Reap a dead child and plan its next start.
+        """Reap a dead child and plan its next start."""
+        code = child.reap()
+        child.failed_starts += 0 if child.ready else 1
+        self._start_later(child, f"ended by signal {-code}" if code < 0 else f"ended with code {code}")
+
+    def _start_later(self, child: Child, how: str) -> None:
+        """Plan the next start of a child that does not run. `how`: how it ended.
 
         Raises:
             Unavailable: the child was never ready, and has died too often.
         """
-        code = child.reap()
-        if time.monotonic() - child.started_at > STEADY_SECONDS:
+        if child.ever_ready and time.monotonic() - child.started_at > STEADY_SECONDS:
             child.deaths = 0
         pause = BACKOFF_SECONDS[min(child.deaths, len(BACKOFF_SECONDS) - 1)]
         child.deaths += 1
-        child.failed_starts += 0 if child.ready else 1
-        how = f"by signal {-code}" if code < 0 else f"with code {code}"
-        if not child.ever_ready and child.failed_starts >= FAILED_STARTS:
-            raise Unavailable(f"{child.process.role} ended {how} each time it was started; its output is above")
+        if not child.ever_ready and child.deaths >= FAILED_STARTS:
+            raise Unavailable(f"{child.process.role} {how} each time it was started; its output is above")
         child.start_at = time.monotonic() + pause
-        self._emit("up", f"{child.process.role} ended {how}; starting it again in {pause:g} s")
+        self._emit("up", f"{child.process.role} {how}; starting it again in {pause:g} s")
 
     def _stop_all(self) -> None:
         if any(child.running for child in self._children):

@@ -21,7 +21,7 @@ CODE = {
     "broken": "sys.exit(7)",
 }
 DRIVER = """
-import os, sys
+import errno, os, subprocess, sys
 from pathlib import Path
 from cli.supervisor.child import Process
 from cli.supervisor.supervisor import Supervisor
@@ -39,8 +39,27 @@ if "stubborn" in sys.argv:
     processes.append(process("third", stops=0, grace_seconds=600))
 if "broken" in sys.argv:
     processes.append(process("broken"))
-supervisor = Supervisor(processes, lambda role, line: print(f"{role}: {line}", flush=True), folder)
-supervisor.run(lambda: print("READY", flush=True), lambda: print("on_stop", flush=True))
+full = folder / "full"
+def emit(role, line):
+    print(f"{role}: {line}", flush=True)
+    if full.exists():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+def on_stop():
+    print("on_stop", flush=True)
+    if full.exists():
+        raise OSError(errno.EROFS, "Read-only file system")
+
+supervisor = Supervisor(processes, emit, folder)
+start_process, starts = subprocess.Popen, []
+def start(*given, **named):
+    starts.append(given)
+    if "third-start-fails" in sys.argv and len(starts) == 3 or "no-start" in sys.argv:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    return start_process(*given, **named)
+
+subprocess.Popen = start
+supervisor.run(lambda: print("READY", flush=True), on_stop)
 """
 
 
@@ -163,4 +182,37 @@ def test_a_child_that_cannot_start_stops_the_rest(start: Callable[..., Run]) -> 
     assert run.process.wait(20) != 0
     assert "broken ended with code 7 each time it was started" in run.output()
     assert "READY" not in run.output().splitlines()
+    assert not run.descendants()
+
+
+def test_line_that_cannot_be_written_ends_no_process(start: Callable[..., Run]) -> None:
+    run = ready(start())
+    (run.folder / "full").touch()
+    second = run.pid("second")
+    os.kill(run.pid("first"), signal.SIGKILL)
+    eventually(lambda: run.output().count("first: hello") == 2, "the child runs again")
+    assert run.pid("second") == second
+    run.process.terminate()
+    run.process.wait(20)
+    lines = run.output().splitlines()
+    assert lines.index("on_stop") < lines.index("second: goodbye")
+    assert not run.descendants()
+
+
+@pytest.mark.slow
+def test_process_that_cannot_be_started_again_is_tried_later(start: Callable[..., Run]) -> None:
+    run = ready(start("third-start-fails"))
+    second = run.pid("second")
+    os.kill(run.pid("first"), signal.SIGKILL)
+    eventually(lambda: run.output().count("first: hello") == 2, "the child runs again")
+    assert "first could not start (Resource temporarily unavailable); starting it again in 1 s" in run.output()
+    assert run.pid("second") == second
+    assert run.process.poll() is None
+
+
+@pytest.mark.slow
+def test_process_that_can_never_be_started_stops_the_rest(start: Callable[..., Run]) -> None:
+    run = start("no-start")
+    assert run.process.wait(20) != 0
+    assert "first could not start (Resource temporarily unavailable) each time" in run.output()
     assert not run.descendants()
