@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import broker, logs
 from db.access import sign_in_counts
 from db.broker import Queue
-from db.clock import from_now
+from db.clock import moment
 from db.database import current, read_scope, session_scope
 from db.installation import ForeignStorage
 from db.ledger import chunks, completion, leases
@@ -46,7 +46,7 @@ def sweep(watch: LeaseWatch | None = None) -> None:
     Without a watch, every lease that has run out counts as lost.
     """
     sweep_ledger(watch)
-    _note_sweep()
+    _note_sweep(watch)
     try:
         send_again()
     except (OperationalError, RedisError, OSError) as error:  # try again in the next round
@@ -54,11 +54,14 @@ def sweep(watch: LeaseWatch | None = None) -> None:
     _may_judge(watch)  # a gap during this round counts too
 
 
-def _note_sweep() -> None:
+def _note_sweep(watch: LeaseWatch | None) -> None:
     """Note in the database, and for `ctbatch worker sweep --check`, that this process sweeps."""
     with session_scope() as s:
+        now = moment(s)
         record_sweep(s)
         sign_in_counts.forget_old(s)
+    if watch is not None:
+        watch.wrote(now)
     run_dir = current().run_dir
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     (run_dir / "sweep.ready").touch()
@@ -84,7 +87,7 @@ def sweep_ledger(watch: LeaseWatch | None = None) -> None:
 
 def _may_judge(watch: LeaseWatch | None) -> bool:
     with read_scope() as s:
-        return watch is None or watch.may_judge(s.scalars(select(from_now())).one())
+        return watch is None or watch.may_judge(moment(s))
 
 
 def _free_lost_chunks(watch: LeaseWatch | None) -> None:
@@ -97,7 +100,7 @@ def _free_lost_chunks(watch: LeaseWatch | None) -> None:
             chunk = s.get_one(Chunk, chunk_id)
             job = completion.lock_job(s, chunk.job_id)
             s.refresh(chunk)
-            now = s.scalars(select(from_now())).one()
+            now = moment(s)
             if watch is not None and not watch.may_judge(now):
                 return
             if chunk.state != Work.RUNNING or chunk.lease_until is None or chunk.lease_until >= now:
@@ -105,6 +108,8 @@ def _free_lost_chunks(watch: LeaseWatch | None) -> None:
             log.warning("lease lost", extra={"chunk": chunk.id, "job": job.id, "slices": chunk.size})
             chunks.lose_chunk(s, chunk, "worker_lost")
             completion.finish_if_done(s, job)
+        if watch is not None:
+            watch.wrote(now)
 
 
 def _free_lost(model: type[LeaseMixin], watch: LeaseWatch | None) -> None:
@@ -112,7 +117,7 @@ def _free_lost(model: type[LeaseMixin], watch: LeaseWatch | None) -> None:
         if not leases.expired(s, model):
             return
     with session_scope() as s:
-        if watch is None or watch.may_judge(s.scalars(select(from_now())).one()):
+        if watch is None or watch.may_judge(moment(s)):
             for row_id in leases.free_expired(s, model):
                 log.warning("lease lost", extra={"kind": model.__name__, "id": row_id})
 

@@ -1,4 +1,4 @@
-"""The SQL statements that a test makes the database carry out, and one that it does not carry out at first."""
+"""The SQL statements that a test makes the database carry out, and those that it refuses."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -24,6 +24,21 @@ def recorded_statements() -> Iterator[list[str]]:
         yield statements
     finally:
         event.remove(get_engine(), "before_cursor_execute", record)
+
+
+@contextmanager
+def refused_writes() -> Iterator[None]:
+    """Let the database refuse to write meanwhile, as if its disk were full. It can still be read."""
+
+    def refuse(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.lstrip().upper().startswith(("INSERT", "UPDATE", "DELETE")):
+            raise OperationalError(statement, None, sqlite3.OperationalError("database or disk is full"))
+
+    event.listen(get_engine(), "before_cursor_execute", refuse)
+    try:
+        yield
+    finally:
+        event.remove(get_engine(), "before_cursor_execute", refuse)
 
 
 def locked_at_first(call: Callable[..., Any]) -> Callable[..., Any]:
