@@ -2,11 +2,12 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
-from db.background import run_with_heartbeat
+from db.background import HEARTBEAT_SECONDS, run_with_heartbeat
 from db.models import ModelVersion
 from db.registry.manifest import Package
 from db.registry.versions import package_folder
@@ -50,15 +51,16 @@ def files_of(version: ModelVersion) -> Files:
 def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loaded:
     """Load the engine of a model version, or return the loaded one.
 
-    `alive` is called again and again while the files are fetched. If it raises, loading ends. Raises PackageError,
-    FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable, and what `alive` raises.
+    `alive` is called again and again while the files are fetched, here or in another thread. If it raises, loading
+    ends. Raises PackageError, FileMissing, FileDamaged, OSError, EngineUnproven, EngineUnavailable, and what `alive`
+    raises.
     """
-    with _loading:
+    with _one_at_a_time(alive):
         files = files_of(version)
         if files not in kept:
             run_with_heartbeat(lambda: package_folder(version), alive)
             try:
-                package, engine = engine_of(version)
+                package, engine = engine_of(version)  # without a heartbeat: an engine that hangs must end this process
             except (PackageError, FileMissing, FileDamaged, OSError, EngineUnproven):
                 raise
             except Exception as error:
@@ -69,3 +71,14 @@ def load(version: ModelVersion, alive: Callable[[], None] = lambda: None) -> Loa
                 kept.popitem(last=False)
         kept.move_to_end(files)
         return kept[files]
+
+
+@contextmanager
+def _one_at_a_time(alive: Callable[[], None]) -> Iterator[None]:
+    """Wait until no other thread loads an engine, then hold the lock during the block."""
+    while not _loading.acquire(timeout=HEARTBEAT_SECONDS):
+        alive()
+    try:
+        yield
+    finally:
+        _loading.release()

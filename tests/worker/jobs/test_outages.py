@@ -2,8 +2,11 @@
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from db.database import read_scope, session_scope
 from db.ledger import job_view, jobs, leases, queue, recording
 from db.ledger.predictions import PredictedSlice
 from db.models import Chunk, Job, JobState, ModelVersion, Prediction, Upload, User, Work
+from db.registry import versions
 from db.settings import Settings
 from db.storage import storage
 from tests.builders.statements import locked_at_first
@@ -186,6 +190,22 @@ def test_engine_is_kept_by_the_files_of_its_version(champion: ModelVersion, data
     other = add_champion(database.home, "other")
     restored = ModelVersion(id=champion.id, name="other", number=1, recipe=other.recipe, files=other.files)
     assert loaded_engines.load(restored).package.name == "other"
+
+
+def test_both_lanes_are_alive_while_one_fetches_an_engine(
+    champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded_engines, "kept", OrderedDict())
+    alive = [Event(), Event()]
+
+    def hang(version: ModelVersion) -> Path:
+        assert all(event.wait(20) for event in alive)
+        return versions.package_folder(version)
+
+    monkeypatch.setattr(loaded_engines, "package_folder", hang)
+    with ThreadPoolExecutor() as lanes:
+        loads = [lanes.submit(loaded_engines.load, champion, event.set) for event in alive]
+        assert {load.result().package.name for load in loads} == {"fake"}
 
 
 def test_another_network_under_the_id_of_a_refused_one_is_not_refused(
