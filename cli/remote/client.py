@@ -17,6 +17,9 @@ from cli.remote.find_server import Server, find_server
 
 Json = dict[str, Any]
 API = "/api/v1"
+QUICK_SECONDS = 60.0  # time limit for the next bytes of a request that a person waits for
+# These wait for a thread of the server and for long work. The limits are those of our proxy, `.docker/nginx.conf`.
+SUBMIT_SECONDS, DOWNLOAD_SECONDS = 3600.0, 600.0
 PAUSES = (0.25, 0.5, 1, 2)  # seconds between the tries of a request that a person waits for
 PATIENT_PAUSES = (*PAUSES, 4, 8, 8, 8, 8)  # for requests that long work depends on, as the server may be restarting
 # The pause between two looks at a job. Each look takes server time from predicting, and a job that ends during a pause
@@ -38,7 +41,7 @@ class Client:
         self._http = httpx.Client(
             base_url=self.server.url,
             headers={"Authorization": f"Bearer {self.server.token}", "Accept": "application/json"},
-            timeout=httpx.Timeout(60, connect=10),
+            timeout=_timeout(QUICK_SECONDS),
             trust_env=not self.server.local,  # no proxy is needed for this machine
         )
 
@@ -90,7 +93,7 @@ class Client:
                 "Content-Type": f"multipart/form-data; boundary={secrets.token_hex(16)}",  # the same for each try
                 "Idempotency-Key": idempotency_key,
             },
-            timeout=httpx.Timeout(60, connect=10, read=900),  # the server inspects the archive before it answers
+            timeout=_timeout(SUBMIT_SECONDS),
         )
         job: Json = answer.json()
         return job
@@ -143,7 +146,7 @@ class Client:
             Unavailable: the connection ended too early.
         """
         try:
-            with self._http.stream("GET", API + path) as answer:
+            with self._http.stream("GET", API + path, timeout=_timeout(DOWNLOAD_SECONDS)) as answer:
                 if answer.is_error:
                     answer.read()
                     raise _error(answer)
@@ -188,6 +191,11 @@ class Client:
             if (answer_instead := instead()) is not None:
                 return answer_instead
         raise AssertionError("the last try returns or raises")
+
+
+def _timeout(seconds: float) -> httpx.Timeout:
+    """Return the time limits of a request: for the next bytes in either direction, and a short one for connecting."""
+    return httpx.Timeout(seconds, connect=10)
 
 
 def _pause(age: float, expected_end: float | None) -> float:
