@@ -4,6 +4,7 @@ import base64
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from db.training.progress import EpochRecord, LiveProgress
 from tests.builders.files import png, zip_of
 from tests.builders.versions import add_version
 from tests.web.actors import PASSWORD, Api, WorkerPart, load_engines, ready_dataset, resnet50
+from web.actions import jobs as actions
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -157,6 +159,53 @@ def test_lost_answer_leads_to_the_job_without_sending_again(signed_in: Any, api:
     signed_in.wait_for_url("**/jobs/*")
     assert len(sent) == 1
     signed_in.faults.clear()  # the browser itself logs the failed request
+
+
+@pytest.mark.slow
+def test_submission_cannot_be_stopped_once_it_is_sent(
+    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = Event()
+    create = actions.create_job
+
+    def create_later(*given: Any, **named: Any) -> Any:
+        assert checked.wait(20)
+        return create(*given, **named)
+
+    monkeypatch.setattr(actions, "create_job", create_later)
+    image = tmp_path / "1.png"
+    image.write_bytes(png(1))
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [image])
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.get_by_text("Everything is sent").wait_for()
+    assert not signed_in.get_by_role("button", name="Stop").is_visible()
+    checked.set()
+    signed_in.wait_for_url("**/jobs/*")
+
+
+@pytest.mark.slow
+def test_submission_can_be_stopped_while_it_is_sent(
+    signed_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = Event()
+    receive = actions.receive
+
+    def receive_later() -> Any:
+        assert stopped.wait(20)
+        return receive()
+
+    monkeypatch.setattr(actions, "receive", receive_later)
+    archive = tmp_path / "scan.zip"
+    archive.write_bytes(bytes(40_000_000))  # more than the sockets hold
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [archive])
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.get_by_role("button", name="Stop").click()
+    stopped.set()
+    problem = signed_in.locator("#problem")
+    problem.wait_for()
+    assert "Nothing was queued" in problem.inner_text()
 
 
 def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: WorkerPart) -> None:

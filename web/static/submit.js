@@ -174,7 +174,8 @@
     request.upload.addEventListener("progress", (event) => progress(event, started));
     request.upload.addEventListener("load", () => {
       byId("upload-title").textContent = "Checking";
-      byId("upload-text").textContent = "Everything is sent. The server is checking it.";
+      byId("upload-text").textContent = "Everything is sent. The server is checking it. You can cancel the job on its page.";
+      byId("upload-stop").hidden = true; // the server goes on, even if nobody waits for its answer
       byId("upload-bar").removeAttribute("value");
     });
     request.addEventListener("load", answered);
@@ -228,6 +229,7 @@
     byId("upload-bar").value = 0;
     byId("upload-percent").textContent = "0 %";
     byId("upload-text").textContent = "";
+    byId("upload-stop").hidden = false;
   }
 
   byId("upload-stop").addEventListener("click", () => request?.abort());
