@@ -208,6 +208,49 @@ def test_submission_can_be_stopped_while_it_is_sent(
     assert "Nothing was queued" in problem.inner_text()
 
 
+@pytest.mark.slow
+def test_changed_name_leads_to_the_job_that_the_lost_answer_was_about(signed_in: Any, api: Api, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    made = []
+
+    def lose(route: Any) -> None:
+        if route.request.method == "POST":
+            made.append(api.submit(("1.png", png(1)), key=route.request.headers["idempotency-key"]).json["id"])
+        route.abort()
+
+    signed_in.goto("/submit")
+    signed_in.route(lambda url: "/api/v1/jobs" in url, lose)
+    signed_in.set_input_files("#files", [tmp_path / "1.png"])
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.get_by_role("alert").get_by_text("It is not known whether the job was queued.").wait_for()
+    signed_in.unroute_all()
+    signed_in.get_by_label("Name").fill("another name")
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url(f"**/jobs/{made[0]}")
+    signed_in.faults.clear()  # the browser itself logs the failed requests
+
+
+@pytest.mark.slow
+def test_page_of_an_ended_session_submits_after_signing_in_again(signed_in: Any, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    sent: list[str] = []
+    signed_in.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    signed_in.goto("/submit")
+    signed_in.set_input_files("#files", [tmp_path / "1.png"])
+    signed_in.context.clear_cookies()
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.get_by_role("alert").get_by_text("You are signed out").wait_for()
+    assert not sent
+    other = signed_in.context.new_page()
+    other.goto("/sign-in")
+    other.get_by_label("Name").fill("ann")
+    other.get_by_label("Password").fill(PASSWORD)
+    other.get_by_role("button", name="Sign in").click()
+    other.wait_for_url("**/jobs")
+    signed_in.get_by_role("button", name="Submit").click()
+    signed_in.wait_for_url("**/jobs/*")
+
+
 def test_job_page_follows_the_job_to_its_end(signed_in: Any, api: Api, worker: WorkerPart) -> None:
     job_id = api.submit(("a.zip", zip_of({f"{i}.png": png(i) for i in range(5)}))).json["id"]
     signed_in.goto(f"/jobs/{job_id}")

@@ -110,6 +110,8 @@
     }
   });
 
+  const SIGNED_OUT = ["You are signed out", "Sign in again in another tab, then submit again."];
+
   // --- Sending ----------------------------------------------------------------------------------------------------
   function newKey() {
     return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -128,8 +130,24 @@
     body.append("priority", byId("priority").value);
     if (packed) body.append("files", tar(), "files.tar");
     else for (const one of files) body.append("files", one.file, one.name);
-    send(body);
+    sending(true);
+    sendWithToken(body);
   });
+
+  // The session may have ended since the page was opened, or be another one: nothing is sent in vain, and the token of
+  // the present session is used.
+  async function sendWithToken(body) {
+    let page;
+    try {
+      page = await fetch(window.location.pathname);
+      if (page.redirected) return failed(...SIGNED_OUT);
+      const fresh = new DOMParser().parseFromString(await page.text(), "text/html").getElementById(form.id);
+      form.elements.csrf_token.value = fresh.elements.csrf_token.value;
+    } catch {
+      return failed("The server does not answer", "Nothing was sent. Submit again in a moment.");
+    }
+    send(body);
+  }
 
   // --- A TAR of all files: a form takes only so many. The browser reads a file only when its turn to be sent comes. ----
   const BLOCK = 512;
@@ -181,7 +199,7 @@
     request.addEventListener("load", answered);
     request.addEventListener("error", answerLost);
     request.addEventListener("abort", () => failed("Stopped", "Nothing was queued."));
-    sending(true);
+    byId("upload-stop").hidden = false;
     request.send(body);
   }
 
@@ -194,10 +212,12 @@
     byId("upload-text").textContent = `${size(event.loaded)} of ${size(event.total)}, ${size(rate)}/s`;
   }
 
-  // The answer got lost, perhaps not the job: it is found by its key, without sending the files again.
+  // The answer got lost, perhaps not the job: it is found by its key, without sending the files again. It is also found
+  // if its name was changed before it was sent again.
   async function answerLost() {
     try {
       const listed = await fetch(`${form.dataset.api}?idempotency_key=${key}`, {headers: {Accept: "application/json"}});
+      if (listed.status === 401) return failed(...SIGNED_OUT);
       const [job] = listed.ok ? (await listed.json()).items : [];
       if (job) return window.location.assign(job.links.page);
     } catch { /* the server is away */ }
@@ -210,7 +230,8 @@
       window.location.assign(answer.links.page);
       return;
     }
-    if (request.status === 401) return failed("You are signed out", "Sign in again in another tab, then submit again.");
+    if (request.status === 401) return failed(...SIGNED_OUT);
+    if (answer?.type?.endsWith(":idempotency-conflict")) return answerLost();
     failed("This submission was not accepted", answer?.detail || `The server answered ${request.status}.`,
       answer?.file ? `${answer.file} · ${answer.code}` : "");
   }
@@ -229,7 +250,7 @@
     byId("upload-bar").value = 0;
     byId("upload-percent").textContent = "0 %";
     byId("upload-text").textContent = "";
-    byId("upload-stop").hidden = false;
+    byId("upload-stop").hidden = true; // until there is something to stop
   }
 
   byId("upload-stop").addEventListener("click", () => request?.abort());
