@@ -39,7 +39,7 @@ DEFAULT_RULE: RuleName = "top-k-mean"
 DEFAULT_K = 10
 MOST_OOD = MOST_MISSING = MOST_CONFLICTING = 0.25
 """The shares of slices above which a finding abstains."""
-LITTLE_LUNG, UPLOAD_FAILED = "little_lung", "upload_failed"
+LITTLE_LUNG, COPY, UPLOAD_FAILED = "little_lung", "copy", "upload_failed"
 MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_lung", "ood"
 
 
@@ -142,7 +142,8 @@ def _why_not(evidence: Evidence) -> str | None:
     predicted = used + left_out.get(LITTLE_LUNG, 0)
     conflicting = {code: count for code in OF_CONFLICTS if (count := left_out.get(code, 0))}
     aside = sum(left_out.get(code, 0) for code in SET_APART)
-    missing = sum(left_out.values()) - left_out.get(LITTLE_LUNG, 0) - sum(conflicting.values()) - aside
+    present = sum(left_out.get(code, 0) for code in (LITTLE_LUNG, COPY))
+    missing = sum(left_out.values()) - present - sum(conflicting.values()) - aside
     expected = predicted + missing + sum(conflicting.values())
     if evidence.conflict is not None:
         return evidence.conflict

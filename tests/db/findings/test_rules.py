@@ -93,8 +93,8 @@ def test_abstains_with_a_reason_and_without_a_score(case: str) -> None:
 
 @pytest.mark.parametrize(
     "left_out",
-    [{"truncated": 1}, {"uid_conflict": 1}, {"localizer": 40, "not_axial": 10}, {"little_lung": 100}],
-    ids=["few missing", "few in conflict", "set apart", "little lung"],
+    [{"truncated": 1}, {"uid_conflict": 1}, {"localizer": 40, "not_axial": 10}, {"little_lung": 100}, {"copy": 50}],
+    ids=["few missing", "few in conflict", "set apart", "little lung", "copies"],
 )
 def test_what_is_set_apart_or_rare_keeps_no_verdict_back(left_out: dict[str, int]) -> None:
     assert conclude(rule("max"), Evidence(SLICES, ood=1, left_out=left_out)).verdict == COVID
