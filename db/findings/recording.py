@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from db import COVID, NON_COVID
-from db.findings.rules import COPY, LEAST_LUNG, LITTLE_LUNG, Evidence, conclude, rule_of
+from db.findings.rules import COPY, LEAST_LUNG, LITTLE_LUNG, Conclusion, Evidence, conclude, rule_of
 from db.findings.unread import Folder, Place, folder_of, unread_files
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
 from db.models.documents import FindingRule
@@ -40,7 +40,12 @@ def write_findings(s: Session, job: Job) -> None:
     slices = _slices_by_series(s, job)
     unread = unread_files(s, job, places, {series_id: one.folders for series_id, one in slices.items()})
     rule = rule_of(job.model_version, _engine_of(s, job))
-    rows = [_row(job, rule, level, own, _evidence(level, own, slices, unread)) for level, own in _units(places)]
+    units = [(level, own, _evidence(level, own, slices, unread)) for level, own in _units(places)]
+    of_series = {own[0].series_id: conclude(rule, evidence) for level, own, evidence in units if level == Level.SERIES}
+    rows = [
+        _row(job, rule, level, own, evidence, [of_series[place.series_id] for place in own])
+        for level, own, evidence in units
+    ]
     numbered = [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)]
     # Without render_nulls, SQLAlchemy sends a statement for each pattern of NULLs.
     s.execute(insert(Finding), numbered, execution_options={"render_nulls": True})
@@ -143,8 +148,11 @@ def _engine_of(s: Session, job: Job) -> str | None:
     return engines[0] if len(engines) == 1 else None
 
 
-def _row(job: Job, rule: FindingRule, level: Level, places: list[Place], evidence: Evidence) -> dict[str, Any]:
-    conclusion = conclude(rule, evidence)
+def _row(
+    job: Job, rule: FindingRule, level: Level, places: list[Place], evidence: Evidence, series: list[Conclusion]
+) -> dict[str, Any]:
+    """Return the row of a finding. `series`: the conclusions on the series in `places`."""
+    conclusion = series[0] if level == Level.SERIES else conclude(rule, evidence, series)
     right = _right_share(rule, conclusion.verdict)
     first = places[0]
     return {

@@ -33,7 +33,7 @@ def test_findings_come_by_patient_in_pages(api: Api, ended: str) -> None:
     assert whole[-1]["reason"] == "missing"
     assert whole[-1]["left_out"] == {"truncated": 3}
     assert whole[0]["score"] == pytest.approx(0.935)
-    assert (whole[0]["rule"], whole[0]["rule_version"], whole[0]["used"]) == ("top-k-mean", 1, 4)
+    assert (whole[0]["rule"], whole[0]["rule_version"], whole[0]["used"]) == ("top-k-mean", 2, 4)
     pages, cursor = [], None
     while cursor or not pages:
         page = api.get(f"/jobs/{ended}/findings?limit=2" + (f"&cursor={cursor}" if cursor else "")).json

@@ -109,7 +109,7 @@ def test_finding_states_its_rule_and_what_it_rests_on(ann: User, champion: Model
     finding = only(job)
     scores = sorted((probability_of(row.name) for row in rows[:12]), reverse=True)[:DEFAULT_K]
     assert finding.score == pytest.approx(np.mean(scores), abs=1e-12)
-    assert (finding.rule, finding.rule_version, finding.k) == ("top-k-mean", 1, DEFAULT_K)
+    assert (finding.rule, finding.rule_version, finding.k) == ("top-k-mean", 2, DEFAULT_K)
     assert finding.threshold == champion.threshold
     assert (finding.used, finding.ood, finding.left_out) == (12, 1, {"little_lung": 1})
     assert (finding.low, finding.high) == (None, None)
@@ -135,7 +135,7 @@ def test_the_finding_is_the_same_for_any_order_of_arrival(ann: User) -> None:
 def test_the_rule_that_was_tuned_is_used_with_its_interval(ann: User, champion: ModelVersion) -> None:
     right = {"precision": Rate(value=0.9, low=0.8, high=0.95), "negative_precision": Rate(value=0.7, low=0.6, high=0.8)}
     tuning = Tuning(dataset="site/1", engine="fake", seed=7, groups={"COVID": 20, "non-COVID": 20}, held_out=right)
-    rule = FindingRule(rule="max", version=1, threshold=0.01, tuned=tuning)
+    rule = FindingRule(rule="max", version=2, threshold=0.01, tuned=tuning)
     use_rule(rule)
     finding = only(run_job(ann, slices(5)))
     assert (finding.rule, finding.verdict, finding.low, finding.high) == ("max", "COVID", 0.8, 0.95)
@@ -162,6 +162,31 @@ def test_slices_that_come_twice_count_once(ann: User, rule: str) -> None:
         assert verdicts(twice) == verdicts(once)
         assert only(twice).left_out == {"copy": 32, "little_lung": 1, "truncated": 4}
     assert only(once).verdict is not None
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scan_in_five_reconstructions_gets_the_score_of_one(ann: User, rule: str) -> None:
+    use_rule(FindingRule(rule=rule, version=2, k=10 if RULES[rule].takes_k else None, threshold=0.5))
+    scores = []
+    for count in (1, 5):
+        job = submit_uploads(ann, 1)
+        read_upload([row for number in range(count) for row in slices(30, f"kernel {number}")], 40)
+        predict_all(lambda id_, name: scored_slice(id_, name.rpartition("/")[2], False))
+        scores.append({one.score for one in findings(job)})
+        assert only(job).used == 30 * count
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 1
+
+
+def test_series_without_a_verdict_does_not_decide(ann: User) -> None:
+    use_rule(FindingRule(rule="max", version=2, threshold=0.5))
+    rows = [*slices(40), *slices(5, "2"), *rejected("truncated", 3, "1/2"), *slices(6, "3", "2")]
+    rows += [replace(row, lung_fraction=0.001) for row in slices(9, "4")]
+    job = run_job(ann, rows, ood=[row.name for row in slices(6, "3", "2")])
+    by_series = [one for one in findings(job) if one.level == Level.SERIES]
+    assert [one.reason for one in by_series] == [None, "missing", "no_lung", "ood"]
+    assert only(job).score == by_series[0].score
+    assert only(job).used == 51
 
 
 def test_of_two_copies_the_predicted_one_counts(ann: User) -> None:
