@@ -1,6 +1,6 @@
 """Reads the findings of a job for people and the API, in keyset pages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -89,6 +89,23 @@ def count_verdicts(s: Session, job: Job) -> dict[str, dict[str, int]]:
     ):
         counts.setdefault(level, {})[verdict or NO_VERDICT] = count
     return counts
+
+
+def study_numbers(s: Session, job: Job, study_ids: Iterable[int]) -> dict[int, int]:
+    """Return the numbers of these studies of a job, by id. The studies of a patient are numbered from 1, in order."""
+    number = func.row_number().over(partition_by=Finding.patient_id, order_by=Finding.ordinal)
+    of_job = (Finding.job_id == job.id, Finding.level == Level.STUDY)
+    numbered = select(Finding.study_id, number.label("number")).where(*of_job).subquery()
+    query = select(numbered.c.study_id, numbered.c.number).where(numbered.c.study_id.in_(set(study_ids)))
+    return dict(s.execute(query).tuples().all())
+
+
+def count_within(s: Session, job: Job, patients: Iterable[int]) -> dict[tuple[int, str], int]:
+    """Count the findings of these patients of a job, which are given by number: by patient and level."""
+    columns = (Patient.ordinal, Finding.level)
+    query = select(*columns, func.count()).join(Patient, Patient.id == Finding.patient_id)
+    query = query.where(Finding.job_id == job.id, Patient.ordinal.in_(set(patients))).group_by(*columns)
+    return {(patient, level): count for patient, level, count in s.execute(query)}
 
 
 def iter_findings(job: Job) -> Iterator[FindingView]:

@@ -3,12 +3,15 @@
 import csv
 import io
 import re
+from typing import Any
 
 import pytest
 
 from db.database import session_scope
-from db.models import Job
+from db.ledger.recording import ReadSlice
+from db.models import Job, User
 from tests.builders.files import png, zip_of
+from tests.builders.series import ct, predict_all, read_upload, submit_uploads
 from tests.web.actors import Api, Browser, WorkerPart
 
 
@@ -112,6 +115,59 @@ def test_retry_shows_series_again(api: Api, anns_browser: Browser, ended: str) -
     with session_scope() as s:
         s.get_one(Job, ended).state = "running"
     assert 'class="ribbon"' not in anns_browser.get(f"/jobs/{ended}/findings").text
+
+
+def test_each_series_is_on_a_page_below_its_study(api: Api, anns_browser: Browser, ann: User) -> None:
+    job = submit_uploads(ann, 1)
+    read_upload([scan(study, series) for study in range(1, 9) for series in range(1, 13)], 100)
+    predict_all()
+    found = api.get(f"/jobs/{job.id}/findings?limit=1000").json["items"]
+    study_of = {str(one["series_id"]): one["study_uid"] for one in found if one["level"] == "series"}
+    numbers = {f"1.{number}": str(number) for number in range(1, 9)}
+    shown, heads, address = [], [], f"/jobs/{job.id}"
+    while address:
+        page = anns_browser.get(address).text
+        for block in page.split('class="study-head"')[1:]:
+            head, _, rows = block.partition("</p>")
+            number = re.findall(r"Study (\d+)", head)[0]
+            heads.append((number, "continued" in head, 'class="outcome' in head))
+            here = re.findall(r'<li id="series-(\d+)"', rows)
+            assert {numbers[study_of[series]] for series in here} <= {number}
+            shown += here
+        after = re.search(r'rel="next" href="[^"]*after=(\d+)', page)
+        address = f"/jobs/{job.id}?after={after[1]}" if after else ""
+    assert sorted(shown) == sorted(study_of)
+    assert [number for number, continued, _ in heads if not continued] == list(numbers.values())
+    assert [head for head in heads if head[1] == head[2]] == []
+    assert len(heads) == 9  # one study is continued
+
+
+def test_series_that_are_found_are_below_the_number_of_their_study(anns_browser: Browser, ann: User) -> None:
+    job = submit_uploads(ann, 1)
+    read_upload([scan(study, series) for study in (1, 2) for series in (1, 2)], 100)
+    predict_all()
+    page = anns_browser.get(f"/jobs/{job.id}?find=study 2 series 1").text
+    assert re.findall(r"<strong>Study (\d+)", page) == ["2"]
+    assert page.count('<li id="series-') == 1
+    assert "continued" not in page
+
+
+def test_verdict_of_a_series_is_left_out_only_if_it_is_the_only_one(anns_browser: Browser, ann: User) -> None:
+    """The first page ends after the first of the two series of the last patient."""
+    job = submit_uploads(ann, 1)
+    lone = [scan(number, 1, patient=f"p{number}") for number in range(1, 20)]
+    read_upload([*lone, scan(20, 1, patient="last"), scan(20, 2, patient="last")], 100)
+    predict_all()
+    page = anns_browser.get(f"/jobs/{job.id}").text
+    rows = re.findall(r'<li id="series-\d+">\s*<p class="series-name">(.*?)</p>', page, re.DOTALL)
+    assert [("outcome" in row) for row in rows] == [False] * 19 + [True]
+
+
+def scan(study: int, series: int, **values: Any) -> ReadSlice:
+    """A slice of its own series."""
+    label = f"study {study} series {series}"
+    uids = {"study_uid": f"1.{study}", "series_uid": f"1.{study}.{series}", "sop_uid": f"1.{study}.{series}.1"}
+    return ct(label, 1.0, series_label=label, **uids | values)
 
 
 @pytest.mark.slow
