@@ -11,6 +11,7 @@ from db import ClassName, paging
 from db.database import read_scope
 from db.models import Finding, Job, Level, Patient, Series, Study
 from db.paging import Cursor, Page
+from db.series.rows import stated_uid
 
 LevelName = Literal["patient", "study", "series"]
 VerdictName = Literal["COVID", "non-COVID", "none"]
@@ -28,9 +29,9 @@ class FindingView(BaseModel):
     patient: int = Field(description="The number of the patient within the job, from 1.")
     patient_known: bool = Field(description="False if the files do not say whose they are: the study stands alone.")
     study_id: int | None
-    study_uid: str | None = Field(description="Study Instance UID; null for pictures, which have none.")
+    study_uid: str | None = Field(description="Study Instance UID; null if the file states none.")
     series_id: int | None
-    series_uid: str | None = Field(description="Series Instance UID; null for pictures, which have none.")
+    series_uid: str | None = Field(description="Series Instance UID; null if the file states none.")
     series: str | None
     verdict: ClassName | None = Field(description="Null if the finding gives no verdict; `reason` says why.")
     reason: str | None
@@ -145,14 +146,9 @@ def _view(finding: Finding, patient: Patient, study: Study | None, series: Serie
         finding_id=finding.id,
         patient=patient.ordinal,
         patient_known=patient.is_known,
-        study_uid=_dicom_uid(study.uid) if study else None,
-        series_uid=_dicom_uid(series.uid) if series else None,
+        study_uid=stated_uid(study.uid) if study else None,
+        series_uid=stated_uid(series.uid) if series else None,
         series=series.label if series else None,
         notes=series.notes if series and finding.level == Level.SERIES else [],
         **{name: getattr(finding, name) for name in (*same, *more)},
     )
-
-
-def _dicom_uid(uid: str) -> str | None:
-    """Return the UID, or None if it is the name that a folder gets in place of a UID."""
-    return uid if uid and set(uid) <= set("0123456789.") else None

@@ -3,13 +3,15 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from db.database import session_scope
+from db.database import read_scope, session_scope
 from db.ledger.recording import ReadSlice
-from db.models import Job, User
+from db.ledger.results import ResultRow, ResultsQuery, results_page
+from db.models import Job, Outcome, User
 from tests.builders.files import png, zip_of
 from tests.builders.series import ct, predict_all, read_upload, submit_uploads
 from tests.web.actors import Api, Browser, WorkerPart
@@ -161,6 +163,49 @@ def test_verdict_of_a_series_is_left_out_only_if_it_is_the_only_one(anns_browser
     page = anns_browser.get(f"/jobs/{job.id}").text
     rows = re.findall(r'<li id="series-\d+">\s*<p class="series-name">(.*?)</p>', page, re.DOTALL)
     assert [("outcome" in row) for row in rows] == [False] * 19 + [True]
+
+
+SERIES = {
+    "placed DICOM": ("DICOM", "1.2.a", (1.0, 3.5, 6.0)),
+    "unplaced DICOM": ("DICOM", "1.2.b", (None, None, None)),
+    "DICOM at one place": ("DICOM", "1.2.c", (0.0, 0.0, 0.0)),
+    "DICOM placed in part": ("DICOM", "1.2.d", (1.0, None, None)),
+    "NIfTI": ("NIfTI", "folder:ct.nii", (-6.0, -3.5, -1.0)),
+    "PNG": ("PNG", "folder:png", (None, None, None)),
+}
+
+
+@pytest.mark.parametrize("kind", SERIES)
+def test_pages_name_feet_and_head_only_if_positions_are_known(anns_browser: Browser, ann: User, kind: str) -> None:
+    form, uid, positions = SERIES[kind]
+    is_placed = kind in ("placed DICOM", "NIfTI")
+    rows = [ct(f"{n}", position, format=form, series_uid=uid) for n, position in enumerate(positions)]
+    rows.append(replace(rows[0], name="4", state=Outcome.REJECTED, reason="truncated", position=None, sop_uid="4"))
+    job = submit_uploads(ann, 1)
+    read_upload(rows, 10)
+    predict_all()
+    page = anns_browser.get(f"/jobs/{job.id}").text
+    (words,) = re.findall(r'class="ribbon" role="img" aria-label="([^"]*)"', page)
+    assert ("feet to the head" in words, "numbers and names" in words) == (is_placed, not is_placed)
+    ends = re.findall(r'class="ribbon-ends"[^>]*><span>(\w+)</span><span>(\w+)</span>', page)
+    assert ends == [("feet", "head") if is_placed else ("first", "last")]
+    for row in results(job):
+        shown = anns_browser.get(f"/jobs/{job.id}/slices/{row.slice_id}").text
+        assert f", slice {(row.series_rank or 0) + 1}" in shown
+        assert ("from the feet" in shown) == (is_placed and row.position is not None)
+
+
+def results(job: Job) -> list[ResultRow]:
+    with read_scope() as s:
+        return results_page(s, s.get_one(Job, job.id), ResultsQuery()).items
+
+
+def test_uids_with_letters_are_stated(api: Api, ann: User) -> None:
+    job = submit_uploads(ann, 1)
+    read_upload([ct("1", study_uid="STUDY-7", series_uid="1.2.anon.7"), ct("2", study_uid=None)])
+    predict_all()
+    found = api.get(f"/jobs/{job.id}/findings?level=series").json["items"]
+    assert [(one["study_uid"], one["series_uid"]) for one in found] == [("STUDY-7", "1.2.anon.7"), (None, "1.2.3")]
 
 
 def scan(study: int, series: int, **values: Any) -> ReadSlice:

@@ -133,10 +133,5 @@ def _add_to_study(studies: list[StudyBlock], row: FindingView, study_id: int, nu
 
 
 def _drawings(s: Session, job: Job, rows: list[FindingView]) -> dict[int, Drawing]:
-    series = {row.series_id: row for row in rows if row.series_id is not None}
-    drawn = ribbons(s, job, list(series))
-    threshold = job.model_version.threshold
-    return {
-        series_id: draw(ribbon, threshold, is_scan=series[series_id].series_uid is not None)
-        for series_id, ribbon in drawn.items()
-    }
+    drawn = ribbons(s, job, [row.series_id for row in rows if row.series_id is not None])
+    return {series_id: draw(ribbon, job.model_version.threshold) for series_id, ribbon in drawn.items()}
