@@ -135,6 +135,7 @@ OF_FINDINGS = {
     "no_lung": "No predicted slice shows enough lung.",
     "ood": "More than a quarter of the slices that show lung are out of distribution.",
     "little_lung": "The slice shows little or no lung.",
+    "copy": "The same slice came more than once. It counts once.",
     "cancelled": "The job was cancelled before the slice was predicted.",
 }
 """Why a finding gives no verdict, or leaves a slice out. It can also be any reason of a file."""

@@ -91,6 +91,8 @@ def tune(version: str, dataset: str, names: tuple[str, ...], seed: int, as_json:
     noisy-or: the probability that at least one slice is COVID,
       if slices were independent
 
+    The score of a group (patient) is the highest score of its series.
+
     The command uses nested cross-validation on the groups (patients) of DATASET. The inner folds choose the rule. The
     outer folds have no part in the choice. They give the estimate that is printed.
 

@@ -20,7 +20,7 @@ class DatasetError(Exception):
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """One labelled slice: its `row` in the dataset's arrays, and its label (1: COVID)."""
+    """One labelled slice: its `row` in the dataset's arrays, its label (1: COVID), and a hash for its `series`."""
 
     id: int
     row: int
@@ -33,6 +33,7 @@ class LabelledRow:
     height: int | None
     sha256: str | None
     source: str | None = None
+    series: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from db import COVID, NON_COVID
-from db.findings.rules import LEAST_LUNG, LITTLE_LUNG, Array, Evidence, conclude, rule_of
+from db.findings.rules import COPY, LEAST_LUNG, LITTLE_LUNG, Conclusion, Evidence, conclude, rule_of
 from db.findings.unread import Folder, Place, folder_of, unread_files
 from db.models import Finding, Job, Level, Outcome, Patient, Prediction, Series, Slice, Study, Upload, Work
 from db.models.documents import FindingRule
@@ -21,7 +21,7 @@ from db.models.documents import FindingRule
 class _Slices:
     """What a series contributes to findings: the probabilities of slices with enough lung, and counts."""
 
-    probabilities: Array = field(default_factory=lambda: np.zeros(0))
+    probabilities: list[float] = field(default_factory=list)
     ood: int | None = None
     left_out: Counter[str] = field(default_factory=Counter)
     upload_failed: bool = False
@@ -40,7 +40,12 @@ def write_findings(s: Session, job: Job) -> None:
     slices = _slices_by_series(s, job)
     unread = unread_files(s, job, places, {series_id: one.folders for series_id, one in slices.items()})
     rule = rule_of(job.model_version, _engine_of(s, job))
-    rows = [_row(job, rule, level, own, _evidence(level, own, slices, unread)) for level, own in _units(places)]
+    units = [(level, own, _evidence(level, own, slices, unread)) for level, own in _units(places)]
+    of_series = {own[0].series_id: conclude(rule, evidence) for level, own, evidence in units if level == Level.SERIES}
+    rows = [
+        _row(job, rule, level, own, evidence, [of_series[place.series_id] for place in own])
+        for level, own, evidence in units
+    ]
     numbered = [row | {"ordinal": ordinal} for ordinal, row in enumerate(rows)]
     # Without render_nulls, SQLAlchemy sends a statement for each pattern of NULLs.
     s.execute(insert(Finding), numbered, execution_options={"render_nulls": True})
@@ -75,25 +80,15 @@ def _units(places: Iterable[Place]) -> Iterator[tuple[Level, list[Place]]]:
 
 def _slices_by_series(s: Session, job: Job) -> Mapping[int, _Slices]:
     slices: defaultdict[Any, _Slices] = defaultdict(_Slices)
-    columns = (
-        Slice.series_id,
-        Prediction.probability,
-        Prediction.ood,
-        Slice.lung_fraction,
-        Slice.upload_id,
-        Slice.name,
-    )
-    predicted = s.execute(
-        select(*columns)
-        .join(Prediction, (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id))
-        .where(Slice.job_id == job.id, Slice.series_id.is_not(None), Slice.state == Outcome.PREDICTED)
-    ).all()
-    if predicted:
-        _add_predicted(slices, predicted)
-    where = (Slice.job_id == job.id, Slice.series_id.is_not(None), Slice.state != Outcome.PREDICTED)
-    others = select(Slice.series_id, Slice.state, Slice.reason, func.count()).where(*where)
-    for series_id, state, reason, count in s.execute(others.group_by(Slice.series_id, Slice.state, Slice.reason)):
-        slices[series_id].left_out[reason or state] += count
+    for row in _without_copies(_read_slices(s, job), slices):
+        one = slices[row.series_id]
+        if row.probability is None:
+            one.left_out[row.reason or row.state] += 1
+        elif row.lung_fraction is not None and row.lung_fraction < LEAST_LUNG:
+            one.left_out[LITTLE_LUNG] += 1
+        else:
+            one.probabilities.append(row.probability)
+            one.ood = one.ood if row.ood is None else (one.ood or 0) + row.ood
     cut_off = select(Slice.series_id).join(Upload, Upload.id == Slice.upload_id)
     cut_off = cut_off.where(Upload.job_id == job.id, Upload.state == Work.FAILED, Slice.series_id.is_not(None))
     for series_id in s.scalars(cut_off.distinct()):
@@ -101,23 +96,50 @@ def _slices_by_series(s: Session, job: Job) -> Mapping[int, _Slices]:
     return slices
 
 
-def _add_predicted(slices: dict[Any, _Slices], rows: Any) -> None:
-    """Add the predicted slices. `rows`: series, probability, ood or None, share of lung or None, upload, name."""
-    ids, chances, ood, lung, uploads, names = zip(*rows, strict=True)
-    series = np.array(ids, np.int64)
-    probability = np.array(chances, np.float64)
-    measured = np.array([flag is not None for flag in ood])
-    outside = np.array(ood, np.bool_)
-    with_lung = np.array([share is None or share >= LEAST_LUNG for share in lung])
-    order = np.argsort(series, kind="stable")
-    unique, starts = np.unique(series[order], return_index=True)
-    for series_id, members in zip(unique, np.split(order, starts[1:]), strict=True):
-        used = members[with_lung[members]]
-        one = _Slices(probability[used], int(outside[used].sum()) if measured[used].any() else None)
-        one.folders = {folder_of(uploads[i], names[i]) for i in members}
-        if little := len(members) - len(used):
-            one.left_out[LITTLE_LUNG] = little
-        slices[int(series_id)] = one
+class _Row(NamedTuple):
+    """The columns of a slice of a series that findings need. `probability` is None if the slice is not predicted."""
+
+    series_id: int
+    slice_id: int
+    sha256: str | None
+    frame: int
+    probability: float | None
+    ood: bool | None
+    lung_fraction: float | None
+    state: str
+    reason: str | None
+    upload_id: int
+    name: str
+
+
+def _read_slices(s: Session, job: Job) -> Iterator[_Row]:
+    columns: Any = (Slice.series_id, Slice.id, Slice.sha256, Slice.frame, Prediction.probability, Prediction.ood)
+    columns += (Slice.lung_fraction, Slice.state, Slice.reason, Slice.upload_id, Slice.name)
+    by_its_version = (Prediction.slice_id == Slice.id) & (Prediction.model_version_id == job.model_version_id)
+    query = select(*columns).outerjoin(Prediction, by_its_version & (Slice.state == Outcome.PREDICTED))
+    rows = s.execute(query.where(Slice.job_id == job.id, Slice.series_id.is_not(None)))
+    return (_Row(*row) for row in rows)
+
+
+def _without_copies(rows: Iterable[_Row], slices: defaultdict[Any, _Slices]) -> Iterable[_Row]:
+    """Return one slice for each different slice of a series. Count the copies in `slices`, and note all folders there.
+
+    Copies have the same bytes and the same frame. If the copies differ in their outcome, prefer one that was predicted.
+    """
+    chosen: dict[tuple[int, str | int, int], _Row] = {}
+    for row in rows:
+        if row.state == Outcome.PREDICTED:
+            slices[row.series_id].folders.add(folder_of(row.upload_id, row.name))
+        key = (row.series_id, row.sha256 or row.slice_id, row.frame)
+        if (other := chosen.setdefault(key, row)) is not row:
+            slices[row.series_id].left_out[COPY] += 1
+            chosen[key] = max(other, row, key=_preferred)
+    return chosen.values()
+
+
+def _preferred(row: _Row) -> tuple[bool, float, str]:
+    """Return a sort key of copies. It does not depend on which copy arrived first."""
+    return row.probability is not None, row.probability or 0.0, row.reason or row.state
 
 
 def _engine_of(s: Session, job: Job) -> str | None:
@@ -126,8 +148,11 @@ def _engine_of(s: Session, job: Job) -> str | None:
     return engines[0] if len(engines) == 1 else None
 
 
-def _row(job: Job, rule: FindingRule, level: Level, places: list[Place], evidence: Evidence) -> dict[str, Any]:
-    conclusion = conclude(rule, evidence)
+def _row(
+    job: Job, rule: FindingRule, level: Level, places: list[Place], evidence: Evidence, series: list[Conclusion]
+) -> dict[str, Any]:
+    """Return the row of a finding. `series`: the conclusions on the series in `places`."""
+    conclusion = series[0] if level == Level.SERIES else conclude(rule, evidence, series)
     right = _right_share(rule, conclusion.verdict)
     first = places[0]
     return {
@@ -169,7 +194,7 @@ def _evidence(
     for counted in (*(part.left_out for part in parts), *(unread[unit] for unit in units if unit in unread)):
         left_out.update(counted)
     return Evidence(
-        probabilities=np.concatenate([part.probabilities for part in parts]) if parts else np.zeros(0),
+        probabilities=np.array([chance for part in parts for chance in part.probabilities], np.float64),
         ood=sum(ood) if ood else None,
         left_out=left_out,
         conflict=next((place.conflict for place in places if place.conflict is not None), None),

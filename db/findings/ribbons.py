@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from db.findings.rules import LEAST_LUNG
 from db.models import Job, Prediction, Slice
+from db.series.geometry import placed_series
 
 MOST_BARS = 120
 Kind = str
@@ -29,14 +30,16 @@ class Bar:
 
 @dataclass(frozen=True)
 class Ribbon:
-    """A series from the feet to the head.
+    """A series in the order of its slices.
 
+    `placed`: whether they run from the feet to the head. If not, they are in the order of their numbers and names.
     `slices`, `predicted`: how many slices there are, and how many of them were predicted. `positive`: how many were
     predicted as COVID, without those that are out of distribution or show little lung. `highest`: the probability of
     the slice that `_highest` chooses, and `highest_at`: its place, from 1. Both are None if no slice was predicted.
     """
 
     bars: list[Bar]
+    placed: bool
     slices: int
     predicted: int
     positive: int
@@ -54,8 +57,9 @@ def ribbons(s: Session, job: Job, series_ids: Sequence[int]) -> dict[int, Ribbon
     order = (Slice.series_id, unranked, Slice.series_rank, Slice.instance_number, Slice.name_key, Slice.frame, Slice.id)
     query = select(*columns).outerjoin(Prediction, of_its_version)
     rows = s.execute(query.where(Slice.job_id == job.id, Slice.series_id.in_(series_ids)).order_by(*order))
+    placed = placed_series(s, series_ids)
     return {
-        series_id: _ribbon([_bar(*row[1:]) for row in own])
+        series_id: _ribbon([_bar(*row[1:]) for row in own], series_id in placed)
         for series_id, own in groupby(rows, lambda row: row[0])
         if series_id is not None
     }
@@ -69,7 +73,7 @@ def _bar(probability: float | None, positive: bool | None, ood: bool | None, lun
     return Bar(probability, OOD if ood else POSITIVE if positive else NEGATIVE)
 
 
-def _ribbon(slices: list[Bar]) -> Ribbon:
+def _ribbon(slices: list[Bar], placed: bool) -> Ribbon:
     count = min(len(slices), MOST_BARS)
     cuts = [len(slices) * i // count for i in range(count + 1)]
     bars = [_highest(slices[start:end]) for start, end in pairwise(cuts)]
@@ -77,6 +81,7 @@ def _ribbon(slices: list[Bar]) -> Ribbon:
     top = _highest(slices)
     return Ribbon(
         bars=bars,
+        placed=placed,
         slices=len(slices),
         predicted=len(chances),
         positive=sum(one.kind == POSITIVE for one in slices),

@@ -1,7 +1,10 @@
 """The rules that combine many slices into one verdict.
 
-A rule turns the calibrated probabilities of the slices of a series, study or patient into one score, from 0 to 1. If
-the score is at least the threshold of the rule, the verdict is COVID. Each rule has a name and a version. If the
+A rule turns the calibrated probabilities of the slices of a series into one score, from 0 to 1. The score of a study or
+patient is the highest score of its series. Often the series of a study are one scan, reconstructed several times. If
+their slices were pooled, a few slices would count once for each reconstruction.
+
+If the score is at least the threshold of the rule, the verdict is COVID. Each rule has a name and a version. If the
 computation changes, the version changes too. Slices with little lung are left out first.
 
 A finding abstains if its slices are not enough for a verdict. It then has no verdict and no score. Its reason is the
@@ -14,11 +17,14 @@ first of these that holds:
 - `ood`: more than a quarter of the slices with lung are out of distribution. By chance alone, one in
   twenty slices is flagged so.
 
+A series that abstains does not decide about its study or patient. If all series abstain, the study or patient abstains
+too, with the first of their reasons in this order.
+
 Up to these limits, slices that are out of distribution are used like the others. Slices with much disease are often
 unlike the training slices, so leaving them out would hide the disease.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,8 +45,9 @@ DEFAULT_RULE: RuleName = "top-k-mean"
 DEFAULT_K = 10
 MOST_OOD = MOST_MISSING = MOST_CONFLICTING = 0.25
 """The shares of slices above which a finding abstains."""
-LITTLE_LUNG, UPLOAD_FAILED = "little_lung", "upload_failed"
+LITTLE_LUNG, COPY, UPLOAD_FAILED = "little_lung", "copy", "upload_failed"
 MISSING, NOTHING_PREDICTED, NO_LUNG, OOD = "missing", "nothing_predicted", "no_lung", "ood"
+_ORDER = (*OF_CONFLICTS, UPLOAD_FAILED, MISSING, NOTHING_PREDICTED, NO_LUNG, OOD)
 
 
 class UnknownRule(Exception):
@@ -49,13 +56,13 @@ class UnknownRule(Exception):
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to compute one score from probabilities, float64[n], n > 0, with the highest first.
+    """A way to compute the score of a series from probabilities, float64[n], n > 0, with the highest first.
 
     `takes_k`: the score depends on k, the number of highest probabilities that count.
     """
 
     name: RuleName
-    version: Literal[1]
+    version: Literal[2]
     meaning: str
     score: Callable[[Array, int], float]
     takes_k: bool = False
@@ -64,10 +71,10 @@ class Rule:
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule(DEFAULT_RULE, 1, "the mean of the k highest probabilities", lambda p, k: float(p[:k].mean()), True),
-        Rule("max", 1, "the highest probability", lambda p, _: float(p[0])),
-        Rule("mean", 1, "the mean of all probabilities", lambda p, _: float(p.mean())),
-        Rule("noisy-or", 1, "the probability that at least one slice is COVID, if slices were independent",
+        Rule(DEFAULT_RULE, 2, "the mean of the k highest probabilities", lambda p, k: float(p[:k].mean()), True),
+        Rule("max", 2, "the highest probability", lambda p, _: float(p[0])),
+        Rule("mean", 2, "the mean of all probabilities", lambda p, _: float(p.mean())),
+        Rule("noisy-or", 2, "the probability that at least one slice is COVID, if slices were independent",
              lambda p, _: -float(np.expm1(np.log1p(-np.minimum(p, 1 - 1e-12)).sum()))),
     )
 }  # fmt: skip
@@ -123,16 +130,22 @@ def rule_of(version: ModelVersion, engine: str | None = None) -> FindingRule:
 
 
 def score_of(rule: FindingRule, probabilities: Array) -> float:
-    """Return the score, 0 to 1, of n > 0 probabilities, float64[n]. Their order does not matter."""
+    """Return the score, 0 to 1, of a series with n > 0 probabilities, float64[n]. Their order does not matter."""
     ranked = np.sort(np.asarray(probabilities, np.float64))[::-1]
     return min(1.0, max(0.0, RULES[rule.rule].score(ranked, rule.k or 1)))
 
 
-def conclude(rule: FindingRule, evidence: Evidence) -> Conclusion:
-    """Apply the rule to these slices. If the rule abstains, the conclusion states why."""
+def conclude(rule: FindingRule, evidence: Evidence, series: Sequence[Conclusion] = ()) -> Conclusion:
+    """Apply the rule to these slices. If the rule abstains, the conclusion states why.
+
+    `series`: the conclusions on all series of the study or patient. Empty if the slices are those of one series.
+    """
     if (reason := _why_not(evidence)) is not None:
         return Conclusion(None, None, reason)
-    score = score_of(rule, evidence.probabilities)
+    scores = [one.score for one in series if one.score is not None]
+    if series and not scores:
+        return Conclusion(None, None, min((one.reason or "" for one in series), key=_ORDER.index))
+    score = max(scores) if scores else score_of(rule, evidence.probabilities)
     return Conclusion(score, COVID if score >= rule.threshold else NON_COVID)
 
 
@@ -142,7 +155,8 @@ def _why_not(evidence: Evidence) -> str | None:
     predicted = used + left_out.get(LITTLE_LUNG, 0)
     conflicting = {code: count for code in OF_CONFLICTS if (count := left_out.get(code, 0))}
     aside = sum(left_out.get(code, 0) for code in SET_APART)
-    missing = sum(left_out.values()) - left_out.get(LITTLE_LUNG, 0) - sum(conflicting.values()) - aside
+    present = sum(left_out.get(code, 0) for code in (LITTLE_LUNG, COPY))
+    missing = sum(left_out.values()) - present - sum(conflicting.values()) - aside
     expected = predicted + missing + sum(conflicting.values())
     if evidence.conflict is not None:
         return evidence.conflict

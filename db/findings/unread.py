@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from db.findings.rules import COPY
 from db.models import Job, Level, Outcome, Slice
 from db.reasons import SET_APART
 
@@ -15,6 +16,9 @@ NO_SLICE = {"format", "not_ct", "nested", "not_regular", *SET_APART}
 
 Folder = tuple[int, str]
 """An upload, and the path of a folder in it."""
+
+_File = tuple[str, str | int]
+"""The name of a file without its folder, and the hash of its bytes. The id of the slice stands for an unknown hash."""
 
 
 class Place(NamedTuple):
@@ -42,22 +46,35 @@ def unread_files(
 
     A file counts for one unit. If its folder holds slices of only one series, it counts for this series. If all series
     in the folder are of one study, it counts for this study. If they are of one patient, it counts for the patient.
-    Otherwise it is not counted. `folders`: the folders in which each series has slices.
+    Otherwise it is not counted. Copies have the same name and the same bytes, and count as `copy`. `folders`: the
+    folders in which each series has slices.
     """
-    lost: dict[Folder, Counter[str]] = defaultdict(Counter)
-    columns = (Slice.upload_id, Slice.name, Slice.reason)
+    lost: dict[Folder, list[tuple[_File, str]]] = defaultdict(list)
+    columns = (Slice.id, Slice.upload_id, Slice.name, Slice.sha256, Slice.reason)
     unplaced = (Slice.series_id.is_(None), Slice.state.in_((Outcome.REJECTED, Outcome.QUARANTINED)))
-    for upload_id, name, reason in s.execute(select(*columns).where(Slice.job_id == job.id, *unplaced)):
+    for id_, upload_id, name, sha256, reason in s.execute(select(*columns).where(Slice.job_id == job.id, *unplaced)):
         if reason is not None and reason not in NO_SLICE:
-            lost[folder_of(upload_id, name)][reason] += 1
+            file = (name.rpartition("/")[2], sha256 or id_)
+            lost[folder_of(upload_id, name)].append((file, reason))
     owners: dict[Folder, list[Place]] = defaultdict(list)
     for place in places if lost else ():
         for folder in folders.get(place.series_id, ()):
             owners[folder].append(place)
-    found: dict[tuple[Level, int], Counter[str]] = defaultdict(Counter)
-    for folder, reasons in lost.items():
+    found: dict[tuple[Level, int], dict[_File, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for folder, files in lost.items():
         for level in (Level.SERIES, Level.STUDY, Level.PATIENT):
             if len(ids := {place.id_at(level) for place in owners[folder]}) == 1:
-                found[level, ids.pop()].update(reasons)
+                unit = found[level, ids.pop()]
+                for file, reason in files:
+                    unit[file].append(reason)
                 break
-    return found
+    return {unit: _counted(by_file.values()) for unit, by_file in found.items()}
+
+
+def _counted(files: Iterable[list[str]]) -> Counter[str]:
+    """Count each file once by reason, and its copies as copies. `files`: the reasons of each file and of its copies."""
+    counts: Counter[str] = Counter()
+    for reasons in files:
+        counts[min(reasons)] += 1
+        counts[COPY] += len(reasons) - 1
+    return +counts

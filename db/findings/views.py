@@ -1,6 +1,6 @@
 """Reads the findings of a job for people and the API, in keyset pages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from db import ClassName, paging
 from db.database import read_scope
 from db.models import Finding, Job, Level, Patient, Series, Study
 from db.paging import Cursor, Page
+from db.series.rows import stated_uid
 
 LevelName = Literal["patient", "study", "series"]
 VerdictName = Literal["COVID", "non-COVID", "none"]
@@ -28,9 +29,9 @@ class FindingView(BaseModel):
     patient: int = Field(description="The number of the patient within the job, from 1.")
     patient_known: bool = Field(description="False if the files do not say whose they are: the study stands alone.")
     study_id: int | None
-    study_uid: str | None = Field(description="Study Instance UID; null for pictures, which have none.")
+    study_uid: str | None = Field(description="Study Instance UID; null if the file states none.")
     series_id: int | None
-    series_uid: str | None = Field(description="Series Instance UID; null for pictures, which have none.")
+    series_uid: str | None = Field(description="Series Instance UID; null if the file states none.")
     series: str | None
     verdict: ClassName | None = Field(description="Null if the finding gives no verdict; `reason` says why.")
     reason: str | None
@@ -91,6 +92,23 @@ def count_verdicts(s: Session, job: Job) -> dict[str, dict[str, int]]:
     return counts
 
 
+def study_numbers(s: Session, job: Job, study_ids: Iterable[int]) -> dict[int, int]:
+    """Return the numbers of these studies of a job, by id. The studies of a patient are numbered from 1, in order."""
+    number = func.row_number().over(partition_by=Finding.patient_id, order_by=Finding.ordinal)
+    of_job = (Finding.job_id == job.id, Finding.level == Level.STUDY)
+    numbered = select(Finding.study_id, number.label("number")).where(*of_job).subquery()
+    query = select(numbered.c.study_id, numbered.c.number).where(numbered.c.study_id.in_(set(study_ids)))
+    return dict(s.execute(query).tuples().all())
+
+
+def count_within(s: Session, job: Job, patients: Iterable[int]) -> dict[tuple[int, str], int]:
+    """Count the findings of these patients of a job, which are given by number: by patient and level."""
+    columns = (Patient.ordinal, Finding.level)
+    query = select(*columns, func.count()).join(Patient, Patient.id == Finding.patient_id)
+    query = query.where(Finding.job_id == job.id, Patient.ordinal.in_(set(patients))).group_by(*columns)
+    return {(patient, level): count for patient, level, count in s.execute(query)}
+
+
 def iter_findings(job: Job) -> Iterator[FindingView]:
     """Yield all findings of a job in order. Use many short reads, so that a slow client never blocks the database."""
     query: FindingsQuery | None = FindingsQuery(limit=MAX_ROWS)
@@ -128,14 +146,9 @@ def _view(finding: Finding, patient: Patient, study: Study | None, series: Serie
         finding_id=finding.id,
         patient=patient.ordinal,
         patient_known=patient.is_known,
-        study_uid=_dicom_uid(study.uid) if study else None,
-        series_uid=_dicom_uid(series.uid) if series else None,
+        study_uid=stated_uid(study.uid) if study else None,
+        series_uid=stated_uid(series.uid) if series else None,
         series=series.label if series else None,
         notes=series.notes if series and finding.level == Level.SERIES else [],
         **{name: getattr(finding, name) for name in (*same, *more)},
     )
-
-
-def _dicom_uid(uid: str) -> str | None:
-    """Return the UID, or None if it is the name that a folder gets in place of a UID."""
-    return uid if uid and set(uid) <= set("0123456789.") else None

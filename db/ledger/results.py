@@ -34,8 +34,8 @@ class Result(View):
     sop_uid: str | None = Field(description="SOPInstanceUID. A UID of more than 128 characters is cut, and hashed.")
     position: float | None = Field(description="Along the slice's normal towards the head, in mm.")
     series_rank: int | None = Field(
-        description="The place in its series from the feet to the head, from 0; null until all files of the job are "
-        "read."
+        description="The place in its series, from 0: by position from the feet to the head, then by number and name. "
+        "Null until all files of the job are read."
     )
     state: OutcomeName
     reason: str | None
@@ -81,7 +81,7 @@ class ResultsQuery(BaseModel):
     )
     sort: Sort = Field(
         default="position",
-        description="`position`: as submitted. `series`: by series, and from the feet to the head within each. The "
+        description="`position`: as submitted. `series`: by series, and in the order of `series_rank` within each. The "
         "default is `series` if a `series` is chosen, else `position`.",
     )
     cursor: Cursor | None = Field(default=None, description="`next_cursor` of the page before.")

@@ -80,7 +80,7 @@ class LabelledSlice(Base):
     A file that was left out has no row, but a `reason` (a code of `db.reasons`). A slice with a row always has a group.
     `perceptual_hash`: 64 bits, as 16 hexadecimal digits. `cluster`: the first row among the slices that are identical
     or near-identical to this one. `given_part`: the part that the CSV names. `source`: the hospital or scanner that the
-    CSV names.
+    CSV names. `series`: a hash that is equal for the slices of a series, or None if the file does not state its series.
     """
 
     __tablename__ = "labelled_slice"
@@ -99,6 +99,7 @@ class LabelledSlice(Base):
     group: Mapped[str] = mapped_column("slice_group", default="")
     given_part: Mapped[str | None]
     source: Mapped[str | None]
+    series: Mapped[str | None]
     sha256: Mapped[str | None] = mapped_column(index=True, info=FILE)
     pixels_sha256: Mapped[str | None] = mapped_column(info=NO_FILE)
     perceptual_hash: Mapped[str | None] = mapped_column(info=NO_FILE)

@@ -126,7 +126,7 @@ class FindingRule(Document):
     """
 
     rule: RuleName
-    version: Literal[1]
+    version: Literal[2]
     k: Annotated[int, Field(ge=1, le=100_000)] | None = None
     threshold: Share
     tuned: Tuning | None = None

@@ -26,7 +26,7 @@ class Finding(Base):
     `study_id` and `series_id` are None above their level. `rule`, `rule_version`, `k`, `threshold`: the rule of
     `db.findings.rules` that was used. `score` and `verdict` are None if the finding abstains, and `reason` says why.
     `low`, `high`: how often such a verdict was right when the rule was tuned (the 95 % interval of the share), or None.
-    `used`: how many slices the score is computed from. `ood`: how many of these are out of distribution, or None if
+    `used`: how many slices were used, of all its series. `ood`: how many of these are out of distribution, or None if
     this is not measured. `left_out`: the other slices, counted by reason.
     """
 

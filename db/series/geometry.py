@@ -1,10 +1,14 @@
-"""Derives the notes on a series, and finds its bolus tracking slices, by the positions and orientations of slices."""
+"""Derives what the positions and orientations of slices show: notes on a series, bolus tracking, a known order."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.orm import Session
+
+from db.models import Outcome, Slice
 
 SAME_PLACE = 0.01  # mm; slices that are nearer than this are at the same place
 GAP = 1.5  # a spacing larger than the usual one by this factor is a gap
@@ -45,6 +49,27 @@ def notes_of(places: Sequence[Place]) -> list[str]:
     if any(place.position is None for place in places if place.is_dicom):
         notes.append("no_position")
     return notes + _orientation_notes({place.orientation for place in places if place.orientation})
+
+
+def placed_series(s: Session, series_ids: Sequence[int]) -> set[int | None]:
+    """Return those of these series whose slices run from the feet to the head, as far as the files state it.
+
+    All their slices that were not rejected have a position. Several slices are not all at one place.
+    """
+    return set(s.scalars(_placed().where(Slice.series_id.in_(series_ids))))
+
+
+def is_placed(s: Session, slice_id: int) -> bool:
+    """Return whether the slices of the series of this slice run from the feet to the head."""
+    own = select(Slice.series_id).where(Slice.id == slice_id).scalar_subquery()
+    return s.scalar(_placed().where(Slice.series_id == own)) is not None
+
+
+def _placed() -> Select[int | None]:
+    varies = func.max(Slice.position) - func.min(Slice.position) >= SAME_PLACE
+    all_state_it = func.count(Slice.position) == func.count()
+    query = select(Slice.series_id).where(Slice.state != Outcome.REJECTED).group_by(Slice.series_id)
+    return query.having(all_state_it, or_(func.count() == 1, varies))
 
 
 def _by_place(places: Sequence[Place]) -> Iterator[list[Place]]:

@@ -109,7 +109,7 @@ def test_the_rule_travels_in_the_package(
 
 def test_jobs_of_the_version_use_its_rule(run: Run, patients: Dataset, settings: Settings, ann: User) -> None:
     champion = builders.add_champion(settings.home)
-    rule = FindingRule(rule="max", version=1, threshold=0.2)
+    rule = FindingRule(rule="max", version=2, threshold=0.2)
     with session_scope() as s:
         s.get_one(ModelVersion, champion.id).finding_rule = rule
     with session_scope() as s:

@@ -6,7 +6,7 @@ import pytest
 
 FINDING = {
     "patient": 1, "level": "series", "series": "evil\x1b[2J", "verdict": None, "reason": "missing", "score": None,
-    "threshold": 0.5, "used": 2, "left_out": {"truncated": 3}, "rule": "top-k-mean", "rule_version": 1, "k": 10,
+    "threshold": 0.5, "used": 2, "left_out": {"truncated": 3}, "rule": "top-k-mean", "rule_version": 2, "k": 10,
 }  # fmt: skip
 ROW = {
     "slice_id": 1,

@@ -3,12 +3,17 @@
 import csv
 import io
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from db.database import session_scope
-from db.models import Job
+from db.database import read_scope, session_scope
+from db.ledger.recording import ReadSlice
+from db.ledger.results import ResultRow, ResultsQuery, results_page
+from db.models import Job, Outcome, User
 from tests.builders.files import png, zip_of
+from tests.builders.series import ct, predict_all, read_upload, submit_uploads
 from tests.web.actors import Api, Browser, WorkerPart
 
 
@@ -33,7 +38,7 @@ def test_findings_come_by_patient_in_pages(api: Api, ended: str) -> None:
     assert whole[-1]["reason"] == "missing"
     assert whole[-1]["left_out"] == {"truncated": 3}
     assert whole[0]["score"] == pytest.approx(0.935)
-    assert (whole[0]["rule"], whole[0]["rule_version"], whole[0]["used"]) == ("top-k-mean", 1, 4)
+    assert (whole[0]["rule"], whole[0]["rule_version"], whole[0]["used"]) == ("top-k-mean", 2, 4)
     pages, cursor = [], None
     while cursor or not pages:
         page = api.get(f"/jobs/{ended}/findings?limit=2" + (f"&cursor={cursor}" if cursor else "")).json
@@ -112,6 +117,102 @@ def test_retry_shows_series_again(api: Api, anns_browser: Browser, ended: str) -
     with session_scope() as s:
         s.get_one(Job, ended).state = "running"
     assert 'class="ribbon"' not in anns_browser.get(f"/jobs/{ended}/findings").text
+
+
+def test_each_series_is_on_a_page_below_its_study(api: Api, anns_browser: Browser, ann: User) -> None:
+    job = submit_uploads(ann, 1)
+    read_upload([scan(study, series) for study in range(1, 9) for series in range(1, 13)], 100)
+    predict_all()
+    found = api.get(f"/jobs/{job.id}/findings?limit=1000").json["items"]
+    study_of = {str(one["series_id"]): one["study_uid"] for one in found if one["level"] == "series"}
+    numbers = {f"1.{number}": str(number) for number in range(1, 9)}
+    shown, heads, address = [], [], f"/jobs/{job.id}"
+    while address:
+        page = anns_browser.get(address).text
+        for block in page.split('class="study-head"')[1:]:
+            head, _, rows = block.partition("</p>")
+            number = re.findall(r"Study (\d+)", head)[0]
+            heads.append((number, "continued" in head, 'class="outcome' in head))
+            here = re.findall(r'<li id="series-(\d+)"', rows)
+            assert {numbers[study_of[series]] for series in here} <= {number}
+            shown += here
+        after = re.search(r'rel="next" href="[^"]*after=(\d+)', page)
+        address = f"/jobs/{job.id}?after={after[1]}" if after else ""
+    assert sorted(shown) == sorted(study_of)
+    assert [number for number, continued, _ in heads if not continued] == list(numbers.values())
+    assert [head for head in heads if head[1] == head[2]] == []
+    assert len(heads) == 9  # one study is continued
+
+
+def test_series_that_are_found_are_below_the_number_of_their_study(anns_browser: Browser, ann: User) -> None:
+    job = submit_uploads(ann, 1)
+    read_upload([scan(study, series) for study in (1, 2) for series in (1, 2)], 100)
+    predict_all()
+    page = anns_browser.get(f"/jobs/{job.id}?find=study 2 series 1").text
+    assert re.findall(r"<strong>Study (\d+)", page) == ["2"]
+    assert page.count('<li id="series-') == 1
+    assert "continued" not in page
+
+
+def test_verdict_of_a_series_is_left_out_only_if_it_is_the_only_one(anns_browser: Browser, ann: User) -> None:
+    """The first page ends after the first of the two series of the last patient."""
+    job = submit_uploads(ann, 1)
+    lone = [scan(number, 1, patient=f"p{number}") for number in range(1, 20)]
+    read_upload([*lone, scan(20, 1, patient="last"), scan(20, 2, patient="last")], 100)
+    predict_all()
+    page = anns_browser.get(f"/jobs/{job.id}").text
+    rows = re.findall(r'<li id="series-\d+">\s*<p class="series-name">(.*?)</p>', page, re.DOTALL)
+    assert [("outcome" in row) for row in rows] == [False] * 19 + [True]
+
+
+SERIES = {
+    "placed DICOM": ("DICOM", "1.2.a", (1.0, 3.5, 6.0)),
+    "unplaced DICOM": ("DICOM", "1.2.b", (None, None, None)),
+    "DICOM at one place": ("DICOM", "1.2.c", (0.0, 0.0, 0.0)),
+    "DICOM placed in part": ("DICOM", "1.2.d", (1.0, None, None)),
+    "NIfTI": ("NIfTI", "folder:ct.nii", (-6.0, -3.5, -1.0)),
+    "PNG": ("PNG", "folder:png", (None, None, None)),
+}
+
+
+@pytest.mark.parametrize("kind", SERIES)
+def test_pages_name_feet_and_head_only_if_positions_are_known(anns_browser: Browser, ann: User, kind: str) -> None:
+    form, uid, positions = SERIES[kind]
+    is_placed = kind in ("placed DICOM", "NIfTI")
+    rows = [ct(f"{n}", position, format=form, series_uid=uid) for n, position in enumerate(positions)]
+    rows.append(replace(rows[0], name="4", state=Outcome.REJECTED, reason="truncated", position=None, sop_uid="4"))
+    job = submit_uploads(ann, 1)
+    read_upload(rows, 10)
+    predict_all()
+    page = anns_browser.get(f"/jobs/{job.id}").text
+    (words,) = re.findall(r'class="ribbon" role="img" aria-label="([^"]*)"', page)
+    assert ("feet to the head" in words, "numbers and names" in words) == (is_placed, not is_placed)
+    ends = re.findall(r'class="ribbon-ends"[^>]*><span>(\w+)</span><span>(\w+)</span>', page)
+    assert ends == [("feet", "head") if is_placed else ("first", "last")]
+    for row in results(job):
+        shown = anns_browser.get(f"/jobs/{job.id}/slices/{row.slice_id}").text
+        assert f", slice {(row.series_rank or 0) + 1}" in shown
+        assert ("from the feet" in shown) == (is_placed and row.position is not None)
+
+
+def results(job: Job) -> list[ResultRow]:
+    with read_scope() as s:
+        return results_page(s, s.get_one(Job, job.id), ResultsQuery()).items
+
+
+def test_uids_with_letters_are_stated(api: Api, ann: User) -> None:
+    job = submit_uploads(ann, 1)
+    read_upload([ct("1", study_uid="STUDY-7", series_uid="1.2.anon.7"), ct("2", study_uid=None)])
+    predict_all()
+    found = api.get(f"/jobs/{job.id}/findings?level=series").json["items"]
+    assert [(one["study_uid"], one["series_uid"]) for one in found] == [("STUDY-7", "1.2.anon.7"), (None, "1.2.3")]
+
+
+def scan(study: int, series: int, **values: Any) -> ReadSlice:
+    """A slice of its own series."""
+    label = f"study {study} series {series}"
+    uids = {"study_uid": f"1.{study}", "series_uid": f"1.{study}.{series}", "sop_uid": f"1.{study}.{series}.1"}
+    return ct(label, 1.0, series_label=label, **uids | values)
 
 
 @pytest.mark.slow

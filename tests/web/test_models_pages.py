@@ -36,7 +36,7 @@ BY_GROUP = {
     "n": 40,
     "class_groups": {"COVID": 20, "non-COVID": 20},
     "intervals": {"accuracy": [0.731, 0.952]},
-    "rule": {"rule": "top-k-mean", "version": 1, "k": 10, "threshold": 0.5},
+    "rule": {"rule": "top-k-mean", "version": 2, "k": 10, "threshold": 0.5},
 }
 METRICS: dict[str, Any] = {
     **FIGURES,
@@ -148,10 +148,10 @@ def test_page_shows_metrics_of_groups_and_the_rule_of_findings(anns_browser: Bro
     right = Rate(value=0.9, low=0.8, high=0.95)
     tuning = Tuning(dataset="site/9", engine="fake", seed=7, groups={"COVID": 20}, held_out={"precision": right})
     with session_scope() as s:
-        rule = FindingRule(rule="noisy-or", version=1, threshold=0.3, tuned=tuning)
+        rule = FindingRule(rule="noisy-or", version=2, threshold=0.3, tuned=tuning)
         s.get_one(ModelVersion, version_id).finding_rule = rule
     page = anns_browser.get(f"/models/{version_id}").text
-    for text in ("noisy-or, version 1", "site/9", "COVID verdicts that are right", "0.800 – 0.950"):
+    for text in ("noisy-or, version 2", "site/9", "COVID verdicts that are right", "0.800 – 0.950"):
         assert text in page
 
 

@@ -26,6 +26,11 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def series(self) -> list[str | None]:
+        """Return what distinguishes the series of a group, for each slice: None if its series is not known."""
+        return [row.series for row in self.rows] if self.rows else [None] * len(self)
+
     def some(self, count: int) -> "Labelled":
         """Return at most `count` slices, spread over all slices."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)

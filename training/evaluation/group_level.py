@@ -1,4 +1,8 @@
-"""Measures metrics on groups (patients): a rule of findings turns the slices of a group into one score."""
+"""Measures metrics on groups (patients): a rule of findings turns the slices of a group into one score.
+
+As with findings, the score of a group is the highest score of its series. Slices whose series is not known are taken as
+one series.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,21 +23,30 @@ Array = NDArray[np.float64]
 class ScoredGroups:
     """Groups that have at least one slice with enough lung, in the order of their names.
 
-    `labels`: uint8[g], 1 if a slice of the group is COVID. `probabilities`: those of each group's slices with enough
-    lung, as only these count. `left_out`: how many groups have no such slice.
+    `labels`: uint8[g], 1 if a slice of the group is COVID. `probabilities`: for each group, an array for each of its
+    series, with the slices that have enough lung, as only these count. `left_out`: how many groups have no such slice.
     """
 
     names: list[str]
     labels: NDArray[np.uint8]
-    probabilities: list[Array]
+    probabilities: list[list[Array]]
     left_out: int = 0
 
     @classmethod
     def of(
-        cls, probability: ArrayLike, labels: ArrayLike, groups: Sequence[str], pixels: NDArray[np.uint8]
+        cls,
+        probability: ArrayLike,
+        labels: ArrayLike,
+        groups: Sequence[str],
+        pixels: NDArray[np.uint8],
+        series: Sequence[str | None],
     ) -> "ScoredGroups":
-        """Group n slices. They have probabilities and labels [n], n group names, and prepared pixels uint8[n, s, s]."""
+        """Group n slices. They have probabilities and labels [n], n group names, and prepared pixels uint8[n, s, s].
+
+        `series`: n names of series, or None for slices whose series is not known.
+        """
         chances, truth, names = np.asarray(probability, np.float64), np.asarray(labels), np.asarray(groups)
+        series_of = np.array([name or "" for name in series], np.str_)
         has_lung = np.array([lung_fraction(one) >= LEAST_LUNG for one in pixels], np.bool_)
         order = np.argsort(names, kind="stable")
         unique, starts = np.unique(names[order], return_index=True)
@@ -43,13 +56,16 @@ class ScoredGroups:
         return cls(
             names=[str(name) for name, _, _ in kept],
             labels=np.array([truth[rows].max() for _, rows, _ in kept], np.uint8),
-            probabilities=[chances[with_lung] for _, _, with_lung in kept],
+            probabilities=[
+                [chances[with_lung[series_of[with_lung] == name]] for name in np.unique(series_of[with_lung])]
+                for _, _, with_lung in kept
+            ],
             left_out=len(unique) - len(kept),
         )
 
     def scores(self, rule: FindingRule) -> Array:
         """Return the score of each group by a rule, float64[g]."""
-        return np.array([score_of(rule, chances) for chances in self.probabilities], np.float64)
+        return np.array([max(score_of(rule, chances) for chances in own) for own in self.probabilities], np.float64)
 
 
 def measure_groups(groups: ScoredGroups, rule: FindingRule) -> GroupMetrics | None:

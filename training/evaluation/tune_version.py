@@ -51,7 +51,7 @@ def tune_version(evaluation: Evaluation, tried: Sequence[FindingRule], seed: int
     if (seen := _count_seen(data, chain.from_iterable(learned_from), alive)) > TOLERATED * len(data):
         raise CannotTune(_seen(seen, version, dataset))
     temperature, threshold = calibration_of(version, result.engine)
-    groups = ScoredGroups.of(probability(logit, temperature), data.labels, data.groups, data.pixels)
+    groups = ScoredGroups.of(probability(logit, temperature), data.labels, data.groups, data.pixels, data.series)
     unit_of = {group: number for number, unit in enumerate(joined) for group in unit.groups}
     return tune(
         groups,

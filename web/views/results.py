@@ -15,6 +15,7 @@ from db.ledger.places import page_place, slice_place
 from db.ledger.results import ResultsQuery, find_row, results_page
 from db.ledger.series import series_label
 from db.models import Job
+from db.series.geometry import is_placed
 from web.actions.lookup import writing_job
 from web.errors import Problem, not_found, sentence
 from web.security.auth import require_user
@@ -80,6 +81,7 @@ def slice_part(s: Session, job: Job, slice_id: int, query: ResultsQuery) -> dict
     return {
         "job": job_view(s, job),
         "row": row,
+        "is_placed": row.position is not None and is_placed(s, slice_id),
         "reviews": reviews_of_slice(s, slice_id),
         "place": slice_place(s, job, slice_id, query),
         "kept": kept(query),

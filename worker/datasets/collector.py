@@ -43,6 +43,7 @@ class Item:
     group: str = ""
     given_part: str | None = None
     source: str | None = None
+    series: str | None = None
     sha256: str | None = None
     pixels_sha256: str | None = None
     perceptual_hash: str | None = None

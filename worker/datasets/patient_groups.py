@@ -44,6 +44,13 @@ def _uid_group(study_uid: str | None, series_uid: str | None) -> str:
     return ""
 
 
+def series_key(series: SeriesInfo | None) -> str | None:
+    """Return a hash that is equal for the slices of a series, or None if the file does not state its series."""
+    if series is None or not series.series_uid:
+        return None
+    return hashlib.sha256(f"{series.study_uid}\t{series.series_uid}".encode()).hexdigest()[:16]
+
+
 def folder_groups(paths: Sequence[tuple[int, str]]) -> list[str]:
     """Return the group of each file, or "" if its folders do not name one.
 

@@ -8,7 +8,7 @@ from db.datasets.datasets import ReviewedSlice
 from db.series.images import slice_pixels
 from db.storage import storage
 from worker.datasets.collector import Collector, Item
-from worker.datasets.patient_groups import DicomGroups
+from worker.datasets.patient_groups import DicomGroups, series_key
 from worker.datasets.sources import BY_HEADER, PICTURE, NotBuildable, Note, check_classes
 from worker.decoding import new_decoders
 from worker.imaging.recipe import SeriesInfo
@@ -37,6 +37,7 @@ def read_reviews(job_ids: Sequence[str], collector: Collector, note: Note, *, fo
         series = header if isinstance(header, SeriesInfo) and not folders_first else None
         group = groups.of(series)
         item = _reviewed_item(ordinal, review, group)
+        item.series = series_key(series)
         if isinstance(header, SliceRejected):
             collector.leave_out(item, header.code, header.detail)
         elif header and header.burned_in:

@@ -9,7 +9,7 @@ from db.storage import storage
 from worker.datasets.class_folders import class_of_path
 from worker.datasets.collector import Collector, Item
 from worker.datasets.label_table import BadLabels, FileLabels, has_label_columns, is_label_name, match_files, read_csv
-from worker.datasets.patient_groups import DicomGroups, folder_groups
+from worker.datasets.patient_groups import DicomGroups, folder_groups, series_key
 from worker.decoding import new_decoders, read_decoded, stored_entries
 from worker.imaging.archives.archive import Entry
 from worker.imaging.display_names import display_name
@@ -202,12 +202,14 @@ def _collect(
             group, origin = _group_of(labels, groups.of(prepared.series), pages, folders_first)
             if origin == BY_HEADER and prepared.series:
                 collector.headers.add(group, prepared.series.study_uid, labels.folder)
+            stated = None if folders_first else series_key(prepared.series)
             item = replace(
                 file_item,
                 frame=prepared.frame,
                 group=group,
                 given_part=labels.split or None,
                 source=labels.source or None,
+                series=stated or (file_item.sha256 if pages else None),
                 pixels_sha256=prepared.sha256_pixels,
                 **{name: getattr(prepared, name) for name in PICTURE},
             )

@@ -288,6 +288,7 @@ def upgrade() -> None:
         sa.Column("slice_group", sa.String(), nullable=False),
         sa.Column("given_part", sa.String(), nullable=True),
         sa.Column("source", sa.String(), nullable=True),
+        sa.Column("series", sa.String(), nullable=True),
         sa.Column("sha256", sa.String(), nullable=True),
         sa.Column("pixels_sha256", sa.String(), nullable=True),
         sa.Column("perceptual_hash", sa.String(), nullable=True),

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, update
 
 from db.database import read_scope, session_scope
 from db.findings.recording import write_findings
-from db.findings.rules import DEFAULT_K
+from db.findings.rules import DEFAULT_K, RULES
 from db.ledger import jobs
 from db.ledger.predictions import PredictedSlice
 from db.ledger.recording import ReadSlice
@@ -45,10 +45,11 @@ def probability_of(name: str) -> float:
     return random.Random(name).uniform(0, 1)
 
 
-def run_job(owner: User, rows: Sequence[ReadSlice], *, error: str | None = None, ood: Iterable[str] = ()) -> Job:
-    """Submit a job, read these rows in this order, and predict what is open."""
-    job = submit_uploads(owner, 1)
-    read_upload(rows, ROWS_A_BATCH, error)
+def run_job(owner: User, *uploads: Sequence[ReadSlice], error: str | None = None, ood: Iterable[str] = ()) -> Job:
+    """Submit a job, read the rows of its uploads in this order, and predict what is open."""
+    job = submit_uploads(owner, len(uploads))
+    for rows in uploads:
+        read_upload(rows, ROWS_A_BATCH, error)
     predict_all(lambda id_, name: scored_slice(id_, name, name in ood))
     return job
 
@@ -66,6 +67,17 @@ def findings(job: Job) -> list[Finding]:
 def only(job: Job, level: Level = Level.PATIENT) -> Finding:
     (finding,) = [one for one in findings(job) if one.level == level]
     return finding
+
+
+def use_rule(rule: FindingRule) -> None:
+    """Let all model versions use this rule of findings."""
+    with session_scope() as s:
+        s.execute(update(ModelVersion).values(finding_rule=rule))
+
+
+def verdicts(job: Job) -> list[tuple[Any, ...]]:
+    """The findings of a job without what is left out."""
+    return [(one.level, one.verdict, one.reason, one.score, one.used, one.ood) for one in findings(job)]
 
 
 def told(job: Job) -> set[tuple[Any, ...]]:
@@ -97,7 +109,7 @@ def test_finding_states_its_rule_and_what_it_rests_on(ann: User, champion: Model
     finding = only(job)
     scores = sorted((probability_of(row.name) for row in rows[:12]), reverse=True)[:DEFAULT_K]
     assert finding.score == pytest.approx(np.mean(scores), abs=1e-12)
-    assert (finding.rule, finding.rule_version, finding.k) == ("top-k-mean", 1, DEFAULT_K)
+    assert (finding.rule, finding.rule_version, finding.k) == ("top-k-mean", 2, DEFAULT_K)
     assert finding.threshold == champion.threshold
     assert (finding.used, finding.ood, finding.left_out) == (12, 1, {"little_lung": 1})
     assert (finding.low, finding.high) == (None, None)
@@ -123,9 +135,8 @@ def test_the_finding_is_the_same_for_any_order_of_arrival(ann: User) -> None:
 def test_the_rule_that_was_tuned_is_used_with_its_interval(ann: User, champion: ModelVersion) -> None:
     right = {"precision": Rate(value=0.9, low=0.8, high=0.95), "negative_precision": Rate(value=0.7, low=0.6, high=0.8)}
     tuning = Tuning(dataset="site/1", engine="fake", seed=7, groups={"COVID": 20, "non-COVID": 20}, held_out=right)
-    rule = FindingRule(rule="max", version=1, threshold=0.01, tuned=tuning)
-    with session_scope() as s:
-        s.execute(update(ModelVersion).values(finding_rule=rule))
+    rule = FindingRule(rule="max", version=2, threshold=0.01, tuned=tuning)
+    use_rule(rule)
     finding = only(run_job(ann, slices(5)))
     assert (finding.rule, finding.verdict, finding.low, finding.high) == ("max", "COVID", 0.8, 0.95)
 
@@ -137,6 +148,55 @@ def test_files_lost_in_the_folder_of_a_series_are_missing_from_it(ann: User) -> 
     assert by_series == [("missing", {"truncated": 5}), (None, {})]
     assert only(job, Level.STUDY).left_out == {"truncated": 5}
     assert only(job).verdict is not None
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_slices_that_come_twice_count_once(ann: User, rule: str) -> None:
+    use_rule(FindingRule(rule=rule, version=RULES[rule].version, k=10 if RULES[rule].takes_k else None, threshold=0.5))
+    bare = replace(slices(20)[19], lung_fraction=0.001)
+    damaged = [replace(row, sha256=row.name) for row in rejected("truncated", 4, "1/1")]
+    rows = [*slices(19), bare, *slices(8, "2"), *damaged]
+    once = run_job(ann, rows)
+    within, uploads = run_job(ann, [*rows, *reversed(rows)]), run_job(ann, rows, rows)
+    for twice in (within, uploads):
+        assert verdicts(twice) == verdicts(once)
+        assert only(twice).left_out == {"copy": 32, "little_lung": 1, "truncated": 4}
+    assert only(once).verdict is not None
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scan_in_five_reconstructions_gets_the_score_of_one(ann: User, rule: str) -> None:
+    use_rule(FindingRule(rule=rule, version=2, k=10 if RULES[rule].takes_k else None, threshold=0.5))
+    scores = []
+    for count in (1, 5):
+        job = submit_uploads(ann, 1)
+        read_upload([row for number in range(count) for row in slices(30, f"kernel {number}")], 40)
+        predict_all(lambda id_, name: scored_slice(id_, name.rpartition("/")[2], False))
+        scores.append({one.score for one in findings(job)})
+        assert only(job).used == 30 * count
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 1
+
+
+def test_series_without_a_verdict_does_not_decide(ann: User) -> None:
+    use_rule(FindingRule(rule="max", version=2, threshold=0.5))
+    rows = [*slices(40), *slices(5, "2"), *rejected("truncated", 3, "1/2"), *slices(6, "3", "2")]
+    rows += [replace(row, lung_fraction=0.001) for row in slices(9, "4")]
+    job = run_job(ann, rows, ood=[row.name for row in slices(6, "3", "2")])
+    by_series = [one for one in findings(job) if one.level == Level.SERIES]
+    assert [one.reason for one in by_series] == [None, "missing", "no_lung", "ood"]
+    assert only(job).score == by_series[0].score
+    assert only(job).used == 51
+
+
+def test_of_two_copies_the_predicted_one_counts(ann: User) -> None:
+    job = run_job(ann, [*slices(4), *slices(4)])
+    with session_scope() as s:
+        lost = s.scalars(select(Slice.id).where(Slice.job_id == job.id).order_by(Slice.ordinal.desc()).limit(4)).all()
+        s.execute(delete(Prediction).where(Prediction.slice_id.in_(lost)))
+        s.execute(update(Slice).where(Slice.id.in_(lost)).values(state=Outcome.QUARANTINED, reason="worker_lost"))
+        write_findings(s, s.get_one(Job, job.id))
+    assert (only(job).used, only(job).left_out) == (4, {"copy": 4})
 
 
 def test_study_of_two_patients_gives_no_verdict(ann: User) -> None:

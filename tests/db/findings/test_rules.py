@@ -22,7 +22,7 @@ SLICES = np.array([0.1, 0.9, 0.2, 0.8, 0.3])
 
 
 def rule(name: str, k: int | None = None, threshold: float = 0.5) -> FindingRule:
-    return FindingRule(rule=name, version=1, k=k, threshold=threshold)
+    return FindingRule(rule=name, version=2, k=k, threshold=threshold)
 
 
 @pytest.mark.parametrize(
@@ -56,20 +56,30 @@ def test_certain_slices_give_a_certain_score(name: str, value: float) -> None:
 def test_a_rule_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UnknownRule):
         rule_named("median")
-    for made_up in ({"rule": "median", "version": 1}, {"rule": "max", "version": 2}):
+    for made_up in ({"rule": "median", "version": 2}, {"rule": "max", "version": 1}):
         with pytest.raises(ValidationError):
             FindingRule.of({**made_up, "threshold": 0.5})
 
 
 def test_the_default_has_the_k_and_the_threshold_that_it_states() -> None:
     used = default_rule(0.4)
-    assert (used.rule, used.version, used.k, used.threshold, used.tuned) == ("top-k-mean", 1, DEFAULT_K, 0.4, None)
+    assert (used.rule, used.version, used.k, used.threshold, used.tuned) == ("top-k-mean", 2, DEFAULT_K, 0.4, None)
 
 
 def test_from_the_threshold_on_a_score_is_covid() -> None:
     used = rule("max", threshold=0.9)
     assert conclude(used, Evidence(SLICES)) == Conclusion(0.9, COVID)
     assert conclude(used, Evidence(SLICES[:1])) == Conclusion(0.1, NON_COVID)
+
+
+def test_the_highest_score_of_the_series_counts() -> None:
+    series = [Conclusion(0.2, NON_COVID), Conclusion(None, None, "no_lung"), Conclusion(0.6, COVID)]
+    assert conclude(rule("max"), Evidence(SLICES), series) == Conclusion(0.6, COVID)
+
+
+def test_abstains_with_the_first_reason_if_all_series_abstain() -> None:
+    series = [Conclusion(None, None, reason) for reason in ("ood", "missing", "no_lung")]
+    assert conclude(rule("max"), Evidence(SLICES), series) == Conclusion(None, None, "missing")
 
 
 NONE = np.array([])
@@ -93,8 +103,8 @@ def test_abstains_with_a_reason_and_without_a_score(case: str) -> None:
 
 @pytest.mark.parametrize(
     "left_out",
-    [{"truncated": 1}, {"uid_conflict": 1}, {"localizer": 40, "not_axial": 10}, {"little_lung": 100}],
-    ids=["few missing", "few in conflict", "set apart", "little lung"],
+    [{"truncated": 1}, {"uid_conflict": 1}, {"localizer": 40, "not_axial": 10}, {"little_lung": 100}, {"copy": 50}],
+    ids=["few missing", "few in conflict", "set apart", "little lung", "copies"],
 )
 def test_what_is_set_apart_or_rare_keeps_no_verdict_back(left_out: dict[str, int]) -> None:
     assert conclude(rule("max"), Evidence(SLICES, ood=1, left_out=left_out)).verdict == COVID

@@ -16,7 +16,7 @@ def one_ill_slice(groups: int = 60, slices: int = 40, ill: int = 1, seed: int = 
     probabilities = [rng.uniform(0.0, 0.5, slices) for _ in range(groups)]
     for group in np.flatnonzero(labels):
         probabilities[group][:ill] = rng.uniform(0.55, 0.9, ill)
-    return ScoredGroups([f"g{i:03d}" for i in range(groups)], labels.astype(np.uint8), probabilities)
+    return ScoredGroups([f"g{i:03d}" for i in range(groups)], labels.astype(np.uint8), [[one] for one in probabilities])
 
 
 def tuned(groups: ScoredGroups, seed: int = 7, units: list[int] | None = None, *names: str) -> FindingRule:
@@ -37,7 +37,9 @@ def test_it_finds_the_rule_that_parts_the_groups_and_states_an_honest_estimate()
 def test_the_estimate_on_noise_is_chance_although_the_best_candidate_looks_better() -> None:
     rng = np.random.default_rng(0)
     noise = [
-        ScoredGroups([f"{i:02d}" for i in range(40)], (np.arange(40) % 2).astype(np.uint8), list(rng.random((40, 30))))
+        ScoredGroups(
+            [f"{i:02d}" for i in range(40)], (np.arange(40) % 2).astype(np.uint8), [[p] for p in rng.random((40, 30))]
+        )
         for _ in range(12)
     ]
     rules = [tuned(groups) for groups in noise]
@@ -51,7 +53,7 @@ def test_the_estimate_on_noise_is_chance_although_the_best_candidate_looks_bette
 def test_a_seed_gives_one_result_and_the_order_of_slices_does_not_matter() -> None:
     groups = one_ill_slice()
     rng = np.random.default_rng(3)
-    shuffled = ScoredGroups(groups.names, groups.labels, [rng.permutation(p) for p in groups.probabilities])
+    shuffled = ScoredGroups(groups.names, groups.labels, [[rng.permutation(p)] for (p,) in groups.probabilities])
     first, again, other = tuned(groups), tuned(shuffled), tuned(groups, 8)
     assert first.tuned is not None
     assert other.tuned is not None
@@ -86,7 +88,20 @@ def test_slices_are_gathered_by_group_and_those_without_lung_left_out() -> None:
     lung, none = np.full((224, 224), 40, np.uint8), np.full((224, 224), 200, np.uint8)
     lung[20:200, 20:200], lung[60:160, 60:160] = 220, 40
     pixels = np.stack([lung, none, lung, none])
-    groups = ScoredGroups.of([0.2, 0.9, 0.4, 0.7], [0, 1, 0, 0], ["b", "b", "a", "c"], pixels)
+    groups = ScoredGroups.of([0.2, 0.9, 0.4, 0.7], [0, 1, 0, 0], ["b", "b", "a", "c"], pixels, [None] * 4)
     assert (groups.names, groups.left_out) == (["a", "b"], 1)
-    assert [list(one) for one in groups.probabilities] == [[0.4], [0.2]]
+    assert [list(one) for (one,) in groups.probabilities] == [[0.4], [0.2]]
     assert list(groups.labels) == [0, 1]  # a group is COVID if any of its slices is
+
+
+def test_group_gets_the_highest_score_of_its_series() -> None:
+    lung = np.full((224, 224), 40, np.uint8)
+    lung[20:200, 20:200], lung[60:160, 60:160] = 220, 40
+    chances, series = [0.9, 0.1, 0.2, 0.6, 0.8], ["x", "x", "y", "y", None]
+    groups = ScoredGroups.of(chances, [1] * 5, ["a"] * 4 + ["b"], np.stack([lung] * 5), series)
+    mean = FindingRule(rule="mean", version=2, threshold=0.5)
+    assert groups.scores(mean) == pytest.approx([0.5, 0.8])
+    again = ScoredGroups.of(
+        chances * 2, [1] * 10, (["a"] * 4 + ["b"]) * 2, np.stack([lung] * 10), series + list("pprrs")
+    )
+    assert list(again.scores(mean)) == list(groups.scores(mean))

@@ -349,7 +349,7 @@ def test_card_has_the_headings_of_the_field(tmp_path):
 
 
 def test_card_gives_metrics_of_groups():
-    rule = FindingRule(rule="max", version=1, threshold=0.4)
+    rule = FindingRule(rule="max", version=2, threshold=0.4)
     groups = GroupMetrics(accuracy=0.875, n=40, class_groups={"COVID": 20, "non-COVID": 20}, rule=rule)
     card = model_card(content(by_group=groups))
     assert "40 groups (20 COVID, 20 non-COVID)" in card

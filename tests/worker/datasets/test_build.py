@@ -243,6 +243,19 @@ def test_the_pages_of_a_file_are_one_group(make: Make) -> None:
     assert [each.group for each in slices_of(found)] == ["COVID/1.tif"] * 2 + ["near-2"] + ["normal/3.tif"] * 2
 
 
+def test_slices_keep_what_distinguishes_their_series(make: Make) -> None:
+    files = {f"COVID/p/{n}.dcm": ct(n, StudyInstanceUID="1.2", SeriesInstanceUID=f"1.2.{n % 2}") for n in range(4)}
+    files |= {"normal/q/1.tif": pages(1, 2), "normal/q/2.tif": pages(4, 5), "normal/q/3.png": png(6)}
+    files |= {"normal/q/4.png": png(7)}
+    *scans, one, same, other, _, picture, last = [each.series for each in slices_of(make(files))]
+    assert scans[:2] == scans[2:]
+    assert len({*scans, one, other}) == 4
+    assert (one, picture, last) == (same, None, None)
+    assert "1.2" not in scans
+    by_folder = [each.series for each in slices_of(make(files, folders_first=True))]
+    assert by_folder == [None] * 4 + [one, one, other, other, None, None]
+
+
 def pages(*seeds: int) -> bytes:
     """A TIFF of a page for each seed."""
     first, *rest = (Image.open(io.BytesIO(png(seed))) for seed in seeds)

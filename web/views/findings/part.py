@@ -14,7 +14,9 @@ from db.findings.views import (
     VerdictName,
     count_findings,
     count_verdicts,
+    count_within,
     findings_page,
+    study_numbers,
 )
 from db.ledger.series import SeriesQuery, series_page
 from db.models import OPEN_JOB, Job, Level
@@ -58,18 +60,32 @@ class PartQuery(BaseModel):
 
 
 @dataclass
+class StudyBlock:
+    """The findings of one study on a page.
+
+    `number`: its number within the patient, from 1. `own`: the study's own finding, or None if it is not on this page.
+    """
+
+    study_id: int
+    number: int
+    own: FindingView | None = None
+    series: list[FindingView] = field(default_factory=list)
+
+
+@dataclass
 class PatientBlock:
-    """The findings of one patient on a page. `own`: the patient's own finding, or None if it is on an earlier page."""
+    """The findings of one patient on a page.
+
+    `has_studies`, `has_one_series`: whether the patient has several studies, and only one series, on all pages
+    together. `own`: the patient's own finding, or None if it is not on this page.
+    """
 
     number: int
     is_known: bool
+    has_studies: bool
+    has_one_series: bool
     own: FindingView | None = None
-    studies: list[FindingView] = field(default_factory=list)
-    series: list[FindingView] = field(default_factory=list)
-
-    def series_of(self, study: FindingView) -> list[FindingView]:
-        """Return the series of a study."""
-        return [one for one in self.series if one.study_id == study.study_id]
+    studies: list[StudyBlock] = field(default_factory=list)
 
 
 def findings_part(s: Session, job: Job, query: PartQuery) -> dict[str, Any]:
@@ -81,7 +97,7 @@ def findings_part(s: Session, job: Job, query: PartQuery) -> dict[str, Any]:
     verdicts = count_verdicts(s, job)
     return shown | {
         "findings": page.items,
-        "blocks": _blocks(page.items),
+        "blocks": _blocks(s, job, page.items),
         "drawings": _drawings(s, job, page.items),
         "kinds": TITLES,
         "next_after": None if page.next_cursor is None else paging.decode(page.next_cursor, int)[0],
@@ -92,26 +108,30 @@ def findings_part(s: Session, job: Job, query: PartQuery) -> dict[str, Any]:
     }
 
 
-def _blocks(rows: list[FindingView]) -> list[PatientBlock]:
+def _blocks(s: Session, job: Job, rows: list[FindingView]) -> list[PatientBlock]:
+    numbers = study_numbers(s, job, [row.study_id for row in rows if row.study_id is not None])
+    counts = count_within(s, job, [row.patient for row in rows])
     blocks: list[PatientBlock] = []
     for row in rows:
         if not blocks or blocks[-1].number != row.patient:
-            blocks.append(PatientBlock(row.patient, row.patient_known))
-        match row.level:
-            case "patient":
-                blocks[-1].own = row
-            case "study":
-                blocks[-1].studies.append(row)
-            case "series":
-                blocks[-1].series.append(row)
+            studies, series = (counts.get((row.patient, level), 0) for level in (Level.STUDY, Level.SERIES))
+            blocks.append(PatientBlock(row.patient, row.patient_known, studies > 1, series == 1))
+        if row.study_id is None:
+            blocks[-1].own = row
+        else:
+            _add_to_study(blocks[-1].studies, row, row.study_id, numbers[row.study_id])
     return blocks
 
 
+def _add_to_study(studies: list[StudyBlock], row: FindingView, study_id: int, number: int) -> None:
+    if not studies or studies[-1].study_id != study_id:
+        studies.append(StudyBlock(study_id, number))
+    if row.series_id is None:
+        studies[-1].own = row
+    else:
+        studies[-1].series.append(row)
+
+
 def _drawings(s: Session, job: Job, rows: list[FindingView]) -> dict[int, Drawing]:
-    series = {row.series_id: row for row in rows if row.series_id is not None}
-    drawn = ribbons(s, job, list(series))
-    threshold = job.model_version.threshold
-    return {
-        series_id: draw(ribbon, threshold, is_scan=series[series_id].series_uid is not None)
-        for series_id, ribbon in drawn.items()
-    }
+    drawn = ribbons(s, job, [row.series_id for row in rows if row.series_id is not None])
+    return {series_id: draw(ribbon, job.model_version.threshold) for series_id, ribbon in drawn.items()}

@@ -21,24 +21,28 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A ribbon for a template: the width of the view box, a path for each kind of bar, and the same in words."""
+    """A ribbon for a template: the width of the view box, a path for each kind of bar, and the same in words.
+
+    `placed`: whether the slices run from the feet to the head.
+    """
 
     width: int
+    placed: bool
     paths: dict[str, str]
     text: str
 
 
-def draw(ribbon: Ribbon, threshold: float, *, is_scan: bool) -> Drawing:
-    """Return the drawing of a ribbon. `is_scan`: the slices are sorted by position in the body, not by name."""
+def draw(ribbon: Ribbon, threshold: float) -> Drawing:
+    """Return the drawing of a ribbon."""
     paths: dict[str, str] = {}
     for place, bar in enumerate(ribbon.bars):
         height = NOTHING_HEIGHT if bar.probability is None else max(LEAST_HEIGHT, round(HEIGHT * bar.probability))
         paths[bar.kind] = paths.get(bar.kind, "") + f"M{place} {HEIGHT}v-{height}h1v{height}z"
-    return Drawing(len(ribbon.bars), paths, _text(ribbon, threshold, is_scan))
+    return Drawing(len(ribbon.bars), ribbon.placed, paths, _text(ribbon, threshold))
 
 
-def _text(ribbon: Ribbon, threshold: float, is_scan: bool) -> str:
-    order = "from the feet to the head" if is_scan else "in the order of their names"
+def _text(ribbon: Ribbon, threshold: float) -> str:
+    order = "from the feet to the head" if ribbon.placed else "in the order of their numbers and names"
     start = f"Probability of COVID along {counted(ribbon.slices, 'slice')} {order}"
     if ribbon.highest is None or ribbon.highest_at is None:
         return f"{start}: no slice was predicted."
