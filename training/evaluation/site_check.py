@@ -5,8 +5,9 @@ The rule. Sensitivity, specificity and AUC each have a floor. The model
 - may be used if the lower ends of all three 95 % intervals reach their floors, on at least 20 groups of each class.
   With fewer groups, an interval from resampling groups is too rough for a decision;
 - may not be used if the upper end of one interval is below its floor;
-- otherwise there is not enough evidence. An interval gets narrower with the root of the number of groups. This gives
-  the number of further groups, like those of the dataset, that would give a clear verdict.
+- otherwise there is not enough evidence. An interval gets narrower with the root of the number of groups. If it begins
+  where that of groups without a mistake begins, it gets narrower as that one does. This gives the number of further
+  groups, like those of the dataset, that would give a clear verdict.
 
 A slice is not evidence if the model was trained on it, or its threshold was chosen on it, or it is near-identical to
 such a slice. A slice without a known patient is not evidence either, because several slices may be of one patient. If
@@ -21,9 +22,11 @@ from db import CLASSES
 from db.evaluation.result import Metrics, SiteCheck
 from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Floors, few_groups
 from db.metrics import METRICS, missing_slice
+from training.evaluation.intervals import end_without_a_mistake
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
 MUCH_OOD = 0.05  # above this share of slices out of distribution, a check mentions it; training allows as many
+ROUNDING = 1e-6  # of the end of an interval
 MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today's groups
 
 
@@ -114,18 +117,17 @@ def _more_groups(
         value, low, high = bounds[name]
         if value is None or low is None or high is None:
             continue
-        if value == 1:
-            if floors[name] == 1:
-                return None
-            for kind in (CLASSES[label] for label in METRICS[name].classes):
+        kinds = [CLASSES[label] for label in METRICS[name].classes]
+        gap = value - floors[name]
+        if gap > 0 and low >= end_without_a_mistake(min(groups[kind] for kind in kinds)) - ROUNDING:
+            for kind in kinds:
                 needed[kind] = max(needed[kind], _groups_without_a_mistake(floors[name]))
             continue
-        gap = value - floors[name]
         near = low if gap > 0 else high
         times = ((value - near) / gap) ** 2 if gap else math.inf
         if times > MAX_SUGGESTED_FACTOR:
             return None
-        for kind in (CLASSES[label] for label in METRICS[name].classes):
+        for kind in kinds:
             needed[kind] = max(needed[kind], math.ceil(times * groups[kind] - 1e-6))
     return sum(needed[kind] - groups[kind] for kind in groups)
 

@@ -58,9 +58,15 @@ def test_metric_below_its_floor_by_chance_suggests_more_groups_too():
 
 def test_sample_without_a_mistake_suggests_what_the_rule_of_three_needs():
     few = {"COVID": 21, "non-COVID": 22}
-    found = check(few, auc=(1.0, 0.867, 1.0))
+    found = check(few, auc=(1.0, 0.05 ** (1 / 21), 1.0))
     assert (found.verdict, found.more_groups) == (UNKNOWN, 8 + 7), "29 groups of each class: 0.05 ** (1 / 29) > 0.90"
     assert check_site(result(few, auc=(1.0, 0.8, 1.0)), Floors(auc=1.0), Evidence()).more_groups is None
+
+
+def test_few_mistakes_suggest_no_fewer_groups_than_none():
+    few = {"COVID": 5, "non-COVID": 60}
+    found = check(few, recall=(0.98, 0.05 ** (1 / 5), 1.0), auc=(0.999, 0.05 ** (1 / 5), 1.0))
+    assert (found.verdict, found.more_groups) == (UNKNOWN, 24), "29 groups of COVID"
 
 
 def test_metric_on_its_floor_suggests_no_more_groups():
