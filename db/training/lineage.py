@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import PARTS, TEST, TRAIN
-from db.datasets.slices import SplitCandidate, part_of, split_candidates, without_patient
+from db.datasets.slices import SplitCandidate, lack_of_patient, part_of, split_candidates, without_patient
 from db.models import Dataset, ModelVersion, Split
 from db.registry.versions import find_version, list_versions
 from db.training.leaks import EXAMPLES, SEEN, SHARED_GROUPS, Leak
@@ -163,8 +163,8 @@ def optimism_notes(
     dataset = s.get_one(Dataset, dataset_id)
     if count := without_patient(dataset):
         notes.append(
-            f"{count:,} of {dataset.size:,} slices of {dataset.label} have no known patient: metrics may be too good,"
-            " and their intervals too narrow"
+            f"{count:,} of {dataset.size:,} slices of {dataset.label} {lack_of_patient(dataset)}: metrics may be"
+            " too good, and their intervals too narrow"
         )
     return list(dict.fromkeys(notes))
 

@@ -180,12 +180,16 @@ def test_code_version_is_the_installed_one_without_git(monkeypatch):
 
 
 def test_metrics_of_a_leaking_split_are_not_called_unseen():
-    from training.export.package import measured_on
+    from training.export.package import doubts_of, measured_on
 
     assert "never saw" in measured_on([])
     assert "never saw" in measured_on(["conflicting-labels"]), "wrong labels were not seen in training"
-    nameless = measured_on([], 1200)
-    assert "1,200 slices of the dataset have no known patient" in nameless
+    nameless = Dataset(report={"groups_from": {"near-identical slices": 1200}})
+    assert "1,200 slices of the dataset have no known patient," in measured_on([], doubts_of(nameless))
+    by_slice = Dataset(report={"identity": {"slices": 240, "problem": "each_slice_a_patient"}})
+    assert "240 slices of the dataset have no known patient (DICOM headers" in measured_on([], doubts_of(by_slice))
+    merged = Dataset(report={"identity": {"slices": 240, "problem": "one_patient_for_all"}})
+    assert doubts_of(merged) == []
     leaky = measured_on(["conflicting-labels", "seen-by-parent"])
     assert leaky == "the test part of a split that leaks (seen-by-parent): training has seen some of it"
 

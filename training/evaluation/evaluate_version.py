@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from db import TRAIN, VALIDATION
 from db.database import in_transaction, read_scope, session_scope
-from db.datasets.slices import DatasetError, rows_of, without_patient
+from db.datasets.slices import DatasetError, lack_of_patient, rows_of, without_patient
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import floors_of
@@ -114,8 +114,13 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
     if evaluation.part is None and evaluation.precision is None:
         seen = find_seen_in_training(data.pixels, chain.from_iterable(learned_from), lambda: progress(1.0))
         reviewed = any("job" in source for source in evaluation.dataset.sources)
-        nameless = without_patient(evaluation.dataset) / len(rows)
-        evidence = Evidence(float(seen.mean()), nameless, result.ood_share, reviewed)
+        evidence = Evidence(
+            seen=float(seen.mean()),
+            without_patient=without_patient(evaluation.dataset) / len(rows),
+            lack=lack_of_patient(evaluation.dataset),
+            ood=result.ood_share,
+            reviewed=reviewed,
+        )
         check = check_site(result, floors_of(version), evidence)
         result = result.model_copy(update={"site_check": check})
     _finish(claim, evaluation, scores.logit, data, result, progress)

@@ -10,8 +10,9 @@ The rule. Sensitivity, specificity and AUC each have a floor. The model
   groups, like those of the dataset, that would give a clear verdict.
 
 A slice is not evidence if the model was trained on it, or its threshold was chosen on it, or it is near-identical to
-such a slice. A slice without a known patient is not evidence either, because several slices may be of one patient. If
-one of these two kinds makes up more than one in a hundred slices, there is not enough evidence.
+such a slice. A slice without a known patient is not evidence either, because several slices may be of one patient. This
+holds too for slices that DICOM headers group, if nearly each slice is a patient by these headers. If one of these two
+kinds makes up more than one in a hundred slices, there is not enough evidence.
 """
 
 import math
@@ -35,12 +36,13 @@ class Evidence:
     """How much the slices count as evidence, as shares of slices.
 
     `seen`: the model was trained on them, or its threshold was chosen on them. `without_patient`: no patient, series or
-    folder is known. `ood`: out of distribution, or None. `reviewed`: the labels are reviews of a job, whose readers may
-    have seen a model's answers.
+    folder is known. `lack`: what these slices lack, as the end of a sentence. `ood`: out of distribution, or None.
+    `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers.
     """
 
     seen: float = 0.0
     without_patient: float = 0.0
+    lack: str = "have no known patient"
     ood: float | None = None
     reviewed: bool = False
 
@@ -87,8 +89,8 @@ def _no_evidence(evidence: Evidence) -> list[str]:
         )
     if evidence.without_patient > TOLERATED:
         reasons.append(
-            f"{evidence.without_patient:.0%} of these slices have no known patient, and many slices of one patient are"
-            " not many patients: name the patients in a CSV (file, label, group)"
+            f"{evidence.without_patient:.0%} of these slices {evidence.lack}, and many slices of one patient are not"
+            " many patients: name the patients in a CSV (file, label, group)"
         )
     return reasons
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.database import read_scope
-from db.datasets.slices import LabelledRow, without_patient
+from db.datasets.slices import LabelledRow, lack_of_patient, without_patient
 from db.evaluation.result import Metrics, VersionMetrics
 from db.findings.rules import default_rule
-from db.models import SplitRule, TrainingRun
+from db.models import Dataset, SplitRule, TrainingRun
 from db.registry import champions
 from db.registry.manifest import Package
 from db.training import runs
@@ -74,9 +74,9 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     plain = plain_temperature(config.stages[-1].q, config.stages[-1].label_smoothing)
     exported = export(network, folder, parts, config.threshold, run.seed, alive, plain=plain)
     metrics = measure_test(parts["test"], exported.exact["test"], exported.calibration)
-    nameless = without_patient(run.dataset) if run.dataset else 0
+    doubts = doubts_of(run.dataset) if run.dataset else []
     metrics = metrics.model_copy(
-        update={"measured_on": measured_on(run.allowed_leaks, nameless), "measured_with": REFERENCE}
+        update={"measured_on": measured_on(run.allowed_leaks, doubts), "measured_with": REFERENCE}
     )
     progress(0.9, "reporting")
     content = _report(trained, exported, metrics)
@@ -92,20 +92,22 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     )
 
 
-def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
-    """Return in words what the metrics were measured on.
+def doubts_of(dataset: Dataset) -> list[str]:
+    """Return a line for each reason why training may have seen other slices of the patients of the test part."""
+    if not (count := without_patient(dataset)):
+        return []
+    return [
+        f"{count:,} slices of the dataset {lack_of_patient(dataset)}, and training may have seen other slices of the"
+        " same patients"
+    ]
 
-    `leaks`: those of the split. `nameless`: the number of slices of unknown patients.
-    """
+
+def measured_on(leaks: Sequence[str], doubts: Sequence[str] = ()) -> str:
+    """Return in words what the metrics were measured on. `leaks`: those of the split. `doubts`: see `doubts_of`."""
     seen = [leak for leak in leaks if leak != CONFLICTING]
     if seen:
         return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"
-    if nameless:
-        return (
-            f"the test part of the split: groups that training never saw, but {nameless:,} slices of the dataset have"
-            " no known patient, and training may have seen other slices of the same patients"
-        )
-    return "the test part of the split: groups that training never saw"
+    return ", but ".join(["the test part of the split: groups that training never saw", *doubts])
 
 
 def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> VersionMetrics:
