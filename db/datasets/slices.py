@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from db import PARTS
 from db.models import Dataset, LabelledSlice, Split, SplitRule
 
+BY_CSV, BY_FOLDERS = "CSV", "folders"  # origins of groups that have the same name in each dataset
 BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels show
 EACH_SLICE = "each_slice_a_patient"  # the problem of DICOM headers by which nearly each slice is a patient
 
@@ -72,6 +73,11 @@ def without_patient(dataset: Dataset) -> int:
     identity = dataset.report.identity
     by_header = identity.slices if identity.problem == EACH_SLICE else 0
     return dataset.report.groups_from.get(BY_PIXELS, 0) + by_header
+
+
+def names_patients(dataset: Dataset) -> bool:
+    """Return whether the names of all groups come from a CSV or folders, so that other datasets may have them too."""
+    return set(dataset.report.groups_from) <= {BY_CSV, BY_FOLDERS}
 
 
 def lack_of_patient(dataset: Dataset) -> str:

@@ -256,6 +256,21 @@ def test_slices_that_are_each_a_patient_by_their_headers_are_not_evidence(
     assert note.startswith("180 of 180 slices of site/1 have no known patient (DICOM headers")
 
 
+def test_groups_with_the_names_of_training_groups_are_not_evidence(add_version: AddVersion, settings: Settings) -> None:
+    known, others = add_dataset("known", 24, 12), add_dataset("others", 180, 60)
+    split = add_split(known)
+    with session_scope() as s:
+        for slice_ in s.scalars(select(LabelledSlice).where(LabelledSlice.dataset_id == others.id)):
+            if slice_.group == "others-7":
+                slice_.group = "known-1"
+    facts = {"split": {"id": split.id, "dataset": "known/1"}, "dataset": "known/1"}
+    evaluation_id = ask(add_version(facts=facts), others)
+    assert evaluate_next("w")
+    check = seen(evaluation_id).result["site_check"]
+    assert check["verdict"] == "not enough evidence"
+    assert check["reasons"][0].startswith("2% of these slices are in groups with the names of groups that the model")
+
+
 class FarEngine(FakeEngine):
     """Gives every fourth slice a large distance."""
 
