@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from db import CLASSES
 from db.evaluation.result import Metrics, SiteCheck
 from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Floors, few_groups
-from db.metrics import METRICS, missing_slice
+from db.metrics import METRICS, digits_beside, missing_slice
 from training.evaluation.intervals import end_without_a_mistake
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
@@ -108,8 +108,11 @@ def _line(name: str, bounds: tuple[float | None, float | None, float | None], fl
     metric = METRICS[name]
     if value is None:
         return f"{metric.name} is not known: there is {missing_slice(name)}"
-    interval = f" ({low:.3f} to {high:.3f})" if low is not None else " (one group of a class: no interval)"
-    return f"{metric.name} {value:.3f}{interval}, floor {floor:.2f}"
+    digits = digits_beside(floor, *bounds)
+    interval = (
+        f" ({low:.{digits}f} to {high:.{digits}f})" if low is not None else " (one group of a class: no interval)"
+    )
+    return f"{metric.name} {value:.{digits}f}{interval}, floor {floor:.{digits}f}"
 
 
 def _more_groups(
