@@ -79,6 +79,13 @@ def written(value: float | None, sign: str = "", digits: int = 3) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}".replace("-", "−")
 
 
+def digits_beside(floor: float, *values: float | None) -> int:
+    """Return how many digits, at least 3, show that a floor and each value differ. Equal values do not count."""
+    others = [value for value in values if value is not None and value != floor]
+    shown = (digits for digits in range(3, 17) if all(f"{v:.{digits}f}" != f"{floor:.{digits}f}" for v in others))
+    return next(shown, 17)
+
+
 def written_interval(low: float | None, high: float | None, sign: str = "") -> str:
     """Write an interval such as `0.950 to 0.980`, or nothing if it is undefined."""
     return "" if low is None or high is None else f"{written(low, sign)} to {written(high, sign)}"

@@ -9,7 +9,9 @@ from sqlalchemy.orm import Session
 from db import PARTS
 from db.models import Dataset, LabelledSlice, Split, SplitRule
 
+BY_CSV, BY_FOLDERS = "CSV", "folders"  # origins of groups that have the same name in each dataset
 BY_PIXELS = "near-identical slices"  # the origin of a group that only the pixels show
+EACH_SLICE = "each_slice_a_patient"  # the problem of DICOM headers by which nearly each slice is a patient
 
 T = TypeVar("T", "LabelledRow", "SplitCandidate")
 
@@ -64,8 +66,25 @@ def rows_of(s: Session, dataset_id: int, split: Split | None = None, part: str |
 
 
 def without_patient(dataset: Dataset) -> int:
-    """Count the slices without a known patient, series or folder. Several of their groups may be the same patient."""
-    return dataset.report.groups_from.get(BY_PIXELS, 0)
+    """Count the slices without a known patient, series or folder. Several of their groups may be the same patient.
+
+    If nearly each slice is a patient by the headers, all slices that headers group count. One patient ID for all
+    patients is not counted: it joins patients, but separates no slices of one patient.
+    """
+    identity = dataset.report.identity
+    by_header = identity.slices if identity.problem == EACH_SLICE else 0
+    return dataset.report.groups_from.get(BY_PIXELS, 0) + by_header
+
+
+def names_patients(dataset: Dataset) -> bool:
+    """Return whether the names of all groups come from a CSV or folders, so that other datasets may have them too."""
+    return set(dataset.report.groups_from) <= {BY_CSV, BY_FOLDERS}
+
+
+def lack_of_patient(dataset: Dataset) -> str:
+    """Return what the slices of `without_patient` lack, as the end of a sentence."""
+    why = " (DICOM headers name another one for nearly each slice)"
+    return f"have no known patient{why if dataset.report.identity.problem == EACH_SLICE else ''}"
 
 
 def split_candidates(s: Session, dataset_id: int) -> list[SplitCandidate]:

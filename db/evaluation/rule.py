@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from db import CLASSES
 from db.evaluation.result import Metrics, PairedMetric, PairedMetrics
-from db.metrics import METRICS, Difference, missing_slice, written, written_interval
+from db.metrics import METRICS, Difference, digits_beside, missing_slice, written, written_interval
 
 PASSED, REFUSED, NOT_SHOWN = "passed", "refused", "not shown"
 NO_EVIDENCE = "not enough evidence"
@@ -91,7 +91,8 @@ def below_floors(metrics: Metrics, floors: Floors) -> list[str]:
         if value is None:
             reasons.append(f"its {name} is not known: the test part has {missing_slice(key)}")
         elif value < floor:
-            reasons.append(f"its {name} of {value:.3f} is below the floor of {floor:.3f}")
+            digits = digits_beside(floor, value)
+            reasons.append(f"its {name} of {value:.{digits}f} is below the floor of {floor:.{digits}f}")
     return reasons
 
 

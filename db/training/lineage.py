@@ -1,15 +1,38 @@
 """Finds what a model version was made from: its ancestors, its training split, and its training slices."""
 
-from collections.abc import Container, Iterator, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db import PARTS, TEST, TRAIN
-from db.datasets.slices import SplitCandidate, part_of, split_candidates, without_patient
+from db.datasets.slices import (
+    SplitCandidate,
+    lack_of_patient,
+    names_patients,
+    part_of,
+    split_candidates,
+    without_patient,
+)
 from db.models import Dataset, ModelVersion, Split
 from db.registry.versions import find_version, list_versions
 from db.training.leaks import EXAMPLES, SEEN, SHARED_GROUPS, Leak
+
+_BY_PIXELS = re.compile(r"near-\d+")  # the name of a group that only pixels show; it means nothing in another dataset
+
+
+@dataclass(frozen=True)
+class Known:
+    """Slices that a version may know from its training.
+
+    `seen`: the version or an ancestor was trained on them. `named`: other slices, whose group has the name of a group
+    on which the version or an ancestor was trained. They may be of the same patient.
+    """
+
+    seen: list[SplitCandidate]
+    named: list[SplitCandidate]
 
 
 def ancestors_of(s: Session, version: ModelVersion) -> list[ModelVersion]:
@@ -44,19 +67,31 @@ def parts_in(s: Session, version: ModelVersion) -> dict[str, str]:
     count as `train`.
     """
     parts: dict[str, str] = {}
-    for ancestor in ancestors_of(s, version):
-        for pixels, part in _parts_of(s, ancestor):
-            if parts.get(pixels) != TRAIN:
-                parts[pixels] = part
+    for candidate, part in _slices_of(s, version):
+        if candidate.pixels_sha256 and parts.get(candidate.pixels_sha256) != TRAIN:
+            parts[candidate.pixels_sha256] = part
     return parts
 
 
-def _parts_of(s: Session, version: ModelVersion) -> Iterator[tuple[str, str]]:
-    split, dataset_id = _training_source_of(s, version)
-    for candidate in split_candidates(s, dataset_id) if dataset_id else []:
-        part = part_of(split, candidate) if split else TRAIN
-        if candidate.pixels_sha256 and part in PARTS:
-            yield candidate.pixels_sha256, part
+def _slices_of(s: Session, version: ModelVersion) -> Iterator[tuple[SplitCandidate, str]]:
+    """Yield the slices with which the version and its ancestors were made, oldest first, each with its part."""
+    for ancestor in ancestors_of(s, version):
+        split, dataset_id = _training_source_of(s, ancestor)
+        for candidate in split_candidates(s, dataset_id) if dataset_id else []:
+            if (part := part_of(split, candidate) if split else TRAIN) in PARTS:
+                yield candidate, part
+
+
+def groups_in(s: Session, version: ModelVersion, parts: Sequence[str]) -> set[str]:
+    """Return the names of the groups that were in these parts when the version or one of its ancestors was made.
+
+    Leave out groups that only pixels show, because another dataset may use their names for other groups.
+    """
+    return _names_of(candidate for candidate, part in _slices_of(s, version) if part in parts)
+
+
+def _names_of(slices: Iterable[SplitCandidate]) -> set[str]:
+    return {name for name in {one.group for one in slices} if not _BY_PIXELS.fullmatch(name)}
 
 
 def _training_source_of(s: Session, version: ModelVersion) -> tuple[Split | None, int | None]:
@@ -105,11 +140,27 @@ def seen_in(
 
     Also return slices that are near-identical to such a slice of the dataset.
     """
+    return known_in(s, version, dataset_id, split, parts).seen
+
+
+def known_in(
+    s: Session, version: ModelVersion, dataset_id: int, split: Split | None = None, parts: Sequence[str] = PARTS
+) -> Known:
+    """Return the slices of a dataset, or of parts of its split, that the version may know: see `seen_in` and `Known`.
+
+    Names connect datasets only if they come from a CSV or folders. The group of a DICOM patient is named after one of
+    the patient's studies, so its name connects datasets only if both have this study.
+    """
     if split is not None and TRAIN not in parts and not split.leaks and _only_split(s, version, split):
-        return []  # nothing connects the parts of the split, so its slices need not be read
-    trained = {pixels for pixels, part in parts_in(s, version).items() if part == TRAIN}
-    seen = _alike(split_candidates(s, dataset_id), trained)
-    return [one for one in seen if split is None or part_of(split, one) in parts]
+        return Known([], [])  # nothing connects the parts of the split, so its slices need not be read
+    trained = [candidate for candidate, part in _slices_of(s, version) if part == TRAIN]
+    pixels, names = {one.pixels_sha256 for one in trained} - {None}, _names_of(trained)
+    slices = split_candidates(s, dataset_id)
+    seen = _alike(slices, pixels)
+    rows = {one.row for one in seen}
+    named = [one for one in slices if one.group in names and one.row not in rows]
+    asked = [[one for one in known if split is None or part_of(split, one) in parts] for known in (seen, named)]
+    return Known(*asked)
 
 
 def used_in_making(s: Session, version: ModelVersion, dataset_id: int) -> list[SplitCandidate]:
@@ -129,9 +180,11 @@ def _alike(slices: Sequence[SplitCandidate], pixels: Container[str | None]) -> l
 def known_in_test(s: Session, version: ModelVersion, split: Split) -> int:
     """Count the slices in a split's test part that the version may know.
 
-    The version or an ancestor was trained on them, or other slices of their group are in train.
+    The version or an ancestor was trained on them or on a group of this name, or other slices of their group are in
+    train.
     """
-    rows = {one.row for one in seen_in(s, version, split.dataset_id, split, (TEST,))}
+    known = known_in(s, version, split.dataset_id, split, (TEST,))
+    rows = {one.row for one in (*known.seen, *known.named)}
     if SHARED_GROUPS in split.leaks:
         slices = split_candidates(s, split.dataset_id)
         groups = {one.group for one in slices if part_of(split, one) == TRAIN}
@@ -156,24 +209,39 @@ def optimism_notes(
     """Return a line for each reason why the versions' metrics may be optimistic, such as slices seen in training."""
     notes = []
     for version in versions:
-        if seen := len(seen_in(s, version, dataset_id, split, PARTS if part is None else (part,))):
+        known = known_in(s, version, dataset_id, split, PARTS if part is None else (part,))
+        if seen := len(known.seen):
             notes.append(f"{version.label}, or a version it comes from, was trained on {seen} of these slices")
-        for ancestor in ancestors_of(s, version):
-            notes += _unknown_sources(s, ancestor)
+        if named := len(known.named):
+            notes.append(
+                f"{version.label}, or a version it comes from, was trained on groups with the names of the groups of"
+                f" {named} of these slices: they may be of the same patients"
+            )
+        notes += unknown_sources(s, version)
     dataset = s.get_one(Dataset, dataset_id)
     if count := without_patient(dataset):
         notes.append(
-            f"{count:,} of {dataset.size:,} slices of {dataset.label} have no known patient: metrics may be too good,"
-            " and their intervals too narrow"
+            f"{count:,} of {dataset.size:,} slices of {dataset.label} {lack_of_patient(dataset)}: metrics may be"
+            " too good, and their intervals too narrow"
         )
     return list(dict.fromkeys(notes))
 
 
-def _unknown_sources(s: Session, version: ModelVersion) -> list[str]:
-    """Return a note if the training slices of a version are not in this database, and one if its ancestors are not."""
-    notes = []
-    if version.facts.dataset and _training_source_of(s, version) == (None, None):
-        notes.append(f"{version.label} was trained on slices that this database does not have; they may include these")
-    if labels := ancestors_elsewhere(version):
-        notes.append(f"{version.label} was made elsewhere from {', '.join(labels)}, which may have seen these slices")
-    return notes
+def unknown_sources(s: Session, version: ModelVersion) -> list[str]:
+    """Return a line for each reason why training slices of the version or of an ancestor are not in this database."""
+    lines = []
+    for one in ancestors_of(s, version):
+        if one.facts.dataset and _training_source_of(s, one) == (None, None):
+            lines.append(f"{one.label} was trained on slices that this database does not have; they may include these")
+        if labels := ancestors_elsewhere(one):
+            lines.append(f"{one.label} was made elsewhere from {', '.join(labels)}, which may have seen these slices")
+    return lines
+
+
+def compared_by_pixels(s: Session, version: ModelVersion, dataset: Dataset) -> list[str]:
+    """Return the labels of other datasets that trained the version or an ancestor, if only pixels compare them.
+
+    Names of groups compare two datasets if they come from a CSV or folders.
+    """
+    others = [other for other in trained_on(s, version) if other.id != dataset.id]
+    return [other.label for other in others if not (names_patients(dataset) and names_patients(other))]

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from db import database
 from db.clock import from_now
-from db.database import session_scope
+from db.database import read_scope, session_scope
 from db.installation import claim_storage
 from db.ledger.leases import Claim
-from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, TrainingRun
+from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, TrainingRun
 from db.models.documents import SplitName
 from db.registry import versions
 from db.registry.manifest import parse_manifest
@@ -23,7 +23,7 @@ from db.training import runs
 from db.training.runs import NewRun
 from tests.builders.datasets import add_dataset, add_split, split_of
 from tests.builders.statements import locked_at_first
-from tests.builders.versions import fake_package
+from tests.builders.versions import add_version, fake_package
 from training.config import Origin, preset, with_settings
 from training.errors import RunFailed, WeightsError, message_for
 from worker.decoding import npy_bytes
@@ -179,15 +179,52 @@ def test_code_version_is_the_installed_one_without_git(monkeypatch):
     assert code_version() == metadata.version("ctbatch")
 
 
-def test_metrics_of_a_leaking_split_are_not_called_unseen():
+@pytest.mark.usefixtures("settings")
+def test_text_on_what_was_measured_says_what_training_may_have_seen():
     from training.export.package import measured_on
 
-    assert "never saw" in measured_on([])
-    assert "never saw" in measured_on(["conflicting-labels"]), "wrong labels were not seen in training"
-    nameless = measured_on([], 1200)
-    assert "1,200 slices of the dataset have no known patient" in nameless
-    leaky = measured_on(["conflicting-labels", "seen-by-parent"])
-    assert leaky == "the test part of a split that leaks (seen-by-parent): training has seen some of it"
+    def text(*leaks, report=None):
+        run = TrainingRun(dataset=Dataset(report=report or {}), split=Split(), allowed_leaks=list(leaks))
+        with read_scope() as s:
+            return measured_on(s, run)
+
+    assert text().endswith("groups that training never saw")
+    assert text("conflicting-labels").endswith("never saw"), "wrong labels were not seen in training"
+    assert text("conflicting-labels", "seen-by-parent") == (
+        "the test part of a split that leaks (seen-by-parent): training has seen some of it"
+    )
+    nameless = text(report={"groups_from": {"near-identical slices": 1200}})
+    assert "never saw, but 1,200 slices of the dataset have no known patient, and" in nameless
+    by_slice = text(report={"identity": {"slices": 240, "problem": "each_slice_a_patient"}})
+    assert "240 slices of the dataset have no known patient (DICOM headers" in by_slice
+    assert text(report={"identity": {"slices": 240, "problem": "one_patient_for_all"}}) == text()
+
+
+def test_text_on_what_was_measured_says_what_the_parent_may_have_seen(dataset, settings):
+    from training.export.package import measured_on
+
+    later = add_dataset("later", 48, seed=1)
+    own, split = add_split(dataset), add_split(later)
+    facts = {"split": {"id": own.id, "dataset": "site/1"}, "dataset": "site/1"}
+
+    def text(facts):
+        parent = add_version(settings.home, facts=facts)
+        with read_scope() as s:
+            now = s.get_one(Split, split.id)
+        run = launch(later, split=now, from_version=parent)
+        with read_scope() as s:
+            return measured_on(s, s.get_one(TrainingRun, run.id))
+
+    assert text(facts).endswith("groups that training never saw")
+    assert "fake/2 was trained on slices that this database does not have" in text({"dataset": "clinic/4"})
+    with session_scope() as s:
+        s.get_one(Dataset, dataset.id).report = {"groups_from": {"DICOM patient, study or series": 48}}
+    assert text(facts).endswith("never saw, but slices of site/1 were compared by pixels only, not by patient")
+    with session_scope() as s:
+        for slice_ in s.scalars(select(LabelledSlice).where(LabelledSlice.dataset_id == later.id)):
+            slice_.group = "site-1" if slice_.group == "later-7" else slice_.group
+        s.get_one(Split, split.id).assignment = split.assignment | {"site-1": "test"}
+    assert "split, but 4 of its slices are in groups with the names of groups that trained fake/4" in text(facts)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from db import TRAIN, VALIDATION
 from db.database import in_transaction, read_scope, session_scope
-from db.datasets.slices import DatasetError, rows_of, without_patient
+from db.datasets.slices import DatasetError, lack_of_patient, rows_of, without_patient
 from db.evaluation import evaluations
 from db.evaluation.evaluations import EvaluationError
 from db.evaluation.gate import floors_of
@@ -21,6 +21,7 @@ from db.ledger.leases import Claim
 from db.models import Evaluation, ModelVersion
 from db.registry.calibration import calibration_of, limit_of
 from db.storage import FileDamaged, FileMissing, storage
+from db.training.lineage import groups_in
 from training.data.seen_slices import find_seen_in_training, training_slices_of
 from training.data.slices import Labelled, load_part
 from training.evaluation.group_level import ScoredGroups, measure_groups
@@ -102,6 +103,7 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
     with read_scope() as s:
         rows = rows_of(s, evaluation.dataset_id, evaluation.split, evaluation.part)
         learned_from = training_slices_of(s, evaluation.model_version, LEARNED_FROM)
+        known_groups = groups_in(s, evaluation.model_version, LEARNED_FROM)
     if not rows:
         raise EvaluationError(f"there are no slices in {evaluation.part or 'all'} of {evaluation.dataset.label}")
     data = load_part(evaluation.dataset, rows, lambda: progress(0.0))
@@ -114,8 +116,14 @@ def _carry_out(evaluation: Evaluation, claim: Claim, progress: Progress) -> None
     if evaluation.part is None and evaluation.precision is None:
         seen = find_seen_in_training(data.pixels, chain.from_iterable(learned_from), lambda: progress(1.0))
         reviewed = any("job" in source for source in evaluation.dataset.sources)
-        nameless = without_patient(evaluation.dataset) / len(rows)
-        evidence = Evidence(float(seen.mean()), nameless, result.ood_share, reviewed)
+        evidence = Evidence(
+            seen=float(seen.mean()),
+            named=float((np.isin(data.groups, list(known_groups)) & ~seen).mean()),
+            without_patient=without_patient(evaluation.dataset) / len(rows),
+            lack=lack_of_patient(evaluation.dataset),
+            ood=result.ood_share,
+            reviewed=reviewed,
+        )
         check = check_site(result, floors_of(version), evidence)
         result = result.model_copy(update={"site_check": check})
     _finish(claim, evaluation, scores.logit, data, result, progress)

@@ -3,9 +3,12 @@
 The interval is between two percentiles. With few groups, these percentiles are too close together, so they are moved
 outwards, for 16 groups from 2.5 and 97.5 to 1.4 and 98.6 (Hesterberg, What Teachers Should Know About the Bootstrap,
 The American Statistician, 2015). A share of slices gets the interval of Clopper and Pearson. Its number of trials is
-chosen so that its variance is that of the resamples (Korn and Graubard, Survey Methodology, 1998). If no group has a
-mistake, all resamples are 1. The lower end is then that of g successes in g trials, 0.05 to the power of 1/g. This is
-about 1 - 3/g, the "rule of three" (Hanley and Lippman-Hand, JAMA, 1983).
+chosen so that its variance is that of the resamples (Korn and Graubard, Survey Methodology, 1998).
+
+Resamples know only the mistakes that were seen. If no group has a mistake, all resamples are 1. With a few scattered
+mistakes, they say nothing about patients that are wholly missed. So the lower end is at most that of g successes in g
+trials, 0.05 to the power of 1/g. This is about 1 - 3/g, the "rule of three" (Hanley and Lippman-Hand, JAMA, 1983).
+Thus g groups with mistakes never show more than g groups without one. The upper end has the mirrored limit.
 """
 
 from typing import Any
@@ -18,6 +21,12 @@ from db.evaluation.result import Interval
 
 TAIL = 0.025  # the probability on each side of an interval
 SHARES = ("accuracy", "recall", "specificity", "precision")  # of slices
+LIMITED = (*SHARES, "f1", "auc", "pr_auc")  # 1 if there is no mistake
+
+
+def end_without_a_mistake(groups: int) -> float:
+    """Return the lower end of the interval of a metric if no group has a mistake."""
+    return float(0.05 ** (1 / groups))
 
 
 def interval_of(name: str, value: float | None, drawn: NDArray[np.floating[Any]], groups: int) -> Interval:
@@ -29,12 +38,17 @@ def interval_of(name: str, value: float | None, drawn: NDArray[np.floating[Any]]
     defined = drawn[~np.isnan(drawn)]
     if value is None or groups < 2 or len(defined) * 2 < len(drawn):
         return None
+    low, high = _ends(name, value, defined, groups)
+    if name not in LIMITED and not low == high in (0, 1):
+        return low, high
+    limit = end_without_a_mistake(groups)
+    return min(low, limit), max(high, 1 - limit)
+
+
+def _ends(name: str, value: float, drawn: NDArray[np.floating[Any]], groups: int) -> tuple[float, float]:
     tail = float(stats.norm.cdf(stats.t.ppf(TAIL, groups - 1) * np.sqrt(groups / (groups - 1))))
-    low, high = (float(end) for end in np.quantile(defined, (tail, 1 - tail)))
-    if low == high in (0, 1):
-        reach = 1 - 0.05 ** (1 / groups)
-        return (0.0, reach) if high == 0 else (1 - reach, 1.0)
-    variance = float(defined.var()) * groups / (groups - 1)
+    low, high = (float(end) for end in np.quantile(drawn, (tail, 1 - tail)))
+    variance = float(drawn.var()) * groups / (groups - 1)
     if name not in SHARES or variance == 0 or value in (0, 1):
         return low, high
     trials = value * (1 - value) / variance * float(stats.norm.ppf(TAIL) / stats.t.ppf(TAIL, groups - 1)) ** 2

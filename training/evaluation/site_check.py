@@ -5,12 +5,15 @@ The rule. Sensitivity, specificity and AUC each have a floor. The model
 - may be used if the lower ends of all three 95 % intervals reach their floors, on at least 20 groups of each class.
   With fewer groups, an interval from resampling groups is too rough for a decision;
 - may not be used if the upper end of one interval is below its floor;
-- otherwise there is not enough evidence. An interval gets narrower with the root of the number of groups. This gives
-  the number of further groups, like those of the dataset, that would give a clear verdict.
+- otherwise there is not enough evidence. An interval gets narrower with the root of the number of groups. If it begins
+  where that of groups without a mistake begins, it gets narrower as that one does. This gives the number of further
+  groups, like those of the dataset, that would give a clear verdict.
 
 A slice is not evidence if the model was trained on it, or its threshold was chosen on it, or it is near-identical to
-such a slice. A slice without a known patient is not evidence either, because several slices may be of one patient. If
-one of these two kinds makes up more than one in a hundred slices, there is not enough evidence.
+such a slice. A slice without a known patient is not evidence either, because several slices may be of one patient. This
+holds too for slices that DICOM headers group, if nearly each slice is a patient by these headers. Nor is a slice whose
+group has the name of a group that the model was trained or tuned on. If one of these kinds makes up more than one in a
+hundred slices, there is not enough evidence.
 """
 
 import math
@@ -20,10 +23,12 @@ from dataclasses import dataclass
 from db import CLASSES
 from db.evaluation.result import Metrics, SiteCheck
 from db.evaluation.rule import FLOORED, LEAST_GROUPS, NO_EVIDENCE, TOLERATED, Floors, few_groups
-from db.metrics import METRICS, missing_slice
+from db.metrics import METRICS, digits_beside, missing_slice
+from training.evaluation.intervals import end_without_a_mistake
 
 MAY, MAY_NOT, UNKNOWN = "may be used", "may not be used", NO_EVIDENCE
 MUCH_OOD = 0.05  # above this share of slices out of distribution, a check mentions it; training allows as many
+ROUNDING = 1e-6  # of the end of an interval
 MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today's groups
 
 
@@ -31,13 +36,16 @@ MAX_SUGGESTED_FACTOR = 20  # do not suggest collecting more than 20 times today'
 class Evidence:
     """How much the slices count as evidence, as shares of slices.
 
-    `seen`: the model was trained on them, or its threshold was chosen on them. `without_patient`: no patient, series or
-    folder is known. `ood`: out of distribution, or None. `reviewed`: the labels are reviews of a job, whose readers may
-    have seen a model's answers.
+    `seen`: the model was trained on them, or its threshold was chosen on them. `named`: other slices,
+    whose group has the name of a group that the model was trained or tuned on. `without_patient`: no patient, series or
+    folder is known. `lack`: what these slices lack, as the end of a sentence. `ood`: out of distribution, or None.
+    `reviewed`: the labels are reviews of a job, whose readers may have seen a model's answers.
     """
 
     seen: float = 0.0
+    named: float = 0.0
     without_patient: float = 0.0
+    lack: str = "have no known patient"
     ood: float | None = None
     reviewed: bool = False
 
@@ -82,10 +90,15 @@ def _no_evidence(evidence: Evidence) -> list[str]:
             f"the model was trained or tuned on {evidence.seen:.0%} of these slices, or near-identical ones: they are"
             " not evidence"
         )
+    if evidence.named > TOLERATED:
+        reasons.append(
+            f"{evidence.named:.0%} of these slices are in groups with the names of groups that the model was trained or"
+            " tuned on: if they are other patients, give them other names in a CSV (file, label, group)"
+        )
     if evidence.without_patient > TOLERATED:
         reasons.append(
-            f"{evidence.without_patient:.0%} of these slices have no known patient, and many slices of one patient are"
-            " not many patients: name the patients in a CSV (file, label, group)"
+            f"{evidence.without_patient:.0%} of these slices {evidence.lack}, and many slices of one patient are not"
+            " many patients: name the patients in a CSV (file, label, group)"
         )
     return reasons
 
@@ -95,8 +108,11 @@ def _line(name: str, bounds: tuple[float | None, float | None, float | None], fl
     metric = METRICS[name]
     if value is None:
         return f"{metric.name} is not known: there is {missing_slice(name)}"
-    interval = f" ({low:.3f} to {high:.3f})" if low is not None else " (one group of a class: no interval)"
-    return f"{metric.name} {value:.3f}{interval}, floor {floor:.2f}"
+    digits = digits_beside(floor, *bounds)
+    interval = (
+        f" ({low:.{digits}f} to {high:.{digits}f})" if low is not None else " (one group of a class: no interval)"
+    )
+    return f"{metric.name} {value:.{digits}f}{interval}, floor {floor:.{digits}f}"
 
 
 def _more_groups(
@@ -114,18 +130,17 @@ def _more_groups(
         value, low, high = bounds[name]
         if value is None or low is None or high is None:
             continue
-        if value == 1:
-            if floors[name] == 1:
-                return None
-            for kind in (CLASSES[label] for label in METRICS[name].classes):
+        kinds = [CLASSES[label] for label in METRICS[name].classes]
+        gap = value - floors[name]
+        if gap > 0 and low >= end_without_a_mistake(min(groups[kind] for kind in kinds)) - ROUNDING:
+            for kind in kinds:
                 needed[kind] = max(needed[kind], _groups_without_a_mistake(floors[name]))
             continue
-        gap = value - floors[name]
         near = low if gap > 0 else high
         times = ((value - near) / gap) ** 2 if gap else math.inf
         if times > MAX_SUGGESTED_FACTOR:
             return None
-        for kind in (CLASSES[label] for label in METRICS[name].classes):
+        for kind in kinds:
             needed[kind] = max(needed[kind], math.ceil(times * groups[kind] - 1e-6))
     return sum(needed[kind] - groups[kind] for kind in groups)
 

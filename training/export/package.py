@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
+from db import TEST
 from db.database import read_scope
-from db.datasets.slices import LabelledRow, without_patient
+from db.datasets.slices import LabelledRow, lack_of_patient, without_patient
 from db.evaluation.result import Metrics, VersionMetrics
 from db.findings.rules import default_rule
 from db.models import SplitRule, TrainingRun
@@ -18,6 +20,7 @@ from db.registry import champions
 from db.registry.manifest import Package
 from db.training import runs
 from db.training.leaks import CONFLICTING
+from db.training.lineage import compared_by_pixels, known_in, unknown_sources
 from db.training.progress import EpochRecord
 from training.config import Config
 from training.data.augment import Augmenter
@@ -74,10 +77,8 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     plain = plain_temperature(config.stages[-1].q, config.stages[-1].label_smoothing)
     exported = export(network, folder, parts, config.threshold, run.seed, alive, plain=plain)
     metrics = measure_test(parts["test"], exported.exact["test"], exported.calibration)
-    nameless = without_patient(run.dataset) if run.dataset else 0
-    metrics = metrics.model_copy(
-        update={"measured_on": measured_on(run.allowed_leaks, nameless), "measured_with": REFERENCE}
-    )
+    with read_scope() as s:
+        metrics = metrics.model_copy(update={"measured_on": measured_on(s, run), "measured_with": REFERENCE})
     progress(0.9, "reporting")
     content = _report(trained, exported, metrics)
     write_report(folder, content)
@@ -92,20 +93,31 @@ def make_package(folder: Path, trained: Trained, progress: Progress, alive: Call
     )
 
 
-def measured_on(leaks: Sequence[str], nameless: int = 0) -> str:
-    """Return in words what the metrics were measured on.
-
-    `leaks`: those of the split. `nameless`: the number of slices of unknown patients.
-    """
-    seen = [leak for leak in leaks if leak != CONFLICTING]
-    if seen:
+def measured_on(s: Session, run: TrainingRun) -> str:
+    """Return in words what the metrics of a run were measured on, and why training may have seen some of it."""
+    if seen := [leak for leak in run.allowed_leaks if leak != CONFLICTING]:
         return f"the test part of a split that leaks ({', '.join(seen)}): training has seen some of it"
-    if nameless:
-        return (
-            f"the test part of the split: groups that training never saw, but {nameless:,} slices of the dataset have"
-            " no known patient, and training may have seen other slices of the same patients"
+    dataset, split, start = run.dataset, run.split, run.from_version
+    if dataset is None or split is None:
+        return "no dataset"
+    named = known_in(s, start, dataset.id, split, (TEST,)).named if start else []
+    doubts = []
+    if start and named:
+        doubts.append(
+            f"{len(named):,} of its slices are in groups with the names of groups that trained {start.label} or a"
+            " version that it comes from, and may be of the same patients"
         )
-    return "the test part of the split: groups that training never saw"
+    if count := without_patient(dataset):
+        doubts.append(
+            f"{count:,} slices of the dataset {lack_of_patient(dataset)}, and training may have seen other slices of"
+            " the same patients"
+        )
+    if start:
+        doubts += unknown_sources(s, start)
+        if labels := compared_by_pixels(s, start, dataset):
+            doubts.append(f"slices of {', '.join(labels)} were compared by pixels only, not by patient")
+    whole = f"the test part of the split{'' if named else ': groups that training never saw'}"
+    return f"{whole}, but {'; '.join(doubts)}" if doubts else whole
 
 
 def measure_test(data: Labelled, scores: Scores, calibration: Calibration) -> VersionMetrics:

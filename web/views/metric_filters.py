@@ -6,7 +6,7 @@ from flask import Flask
 
 from db import LABELS, SHORTCUT_AUC
 from db.evaluation.rule import few_groups
-from db.metrics import METRICS, difference_of, name_of, written, written_interval
+from db.metrics import METRICS, difference_of, digits_beside, name_of, written, written_interval
 from db.registry.parity import parity_rows
 
 LEAKS = {
@@ -26,7 +26,7 @@ def install(app: Flask) -> None:
         bars=bars, matrix=matrix, by_source=by_source, by_group=by_group, parity_rows=parity_rows
     )
     app.jinja_env.globals.update(written_interval=written_interval, few_groups=few_groups)
-    app.jinja_env.globals.update(class_groups=class_groups)
+    app.jinja_env.globals.update(class_groups=class_groups, digits_beside=digits_beside)
 
 
 def metric(value: Any) -> str:

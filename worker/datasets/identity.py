@@ -5,9 +5,10 @@ Some anonymisers give each file a patient of its own. Others give all patients t
 
 from collections import Counter, defaultdict
 
+from db.datasets.slices import EACH_SLICE
 from db.models.documents import Identity
 
-EACH_SLICE, ONE_FOR_ALL = "each_slice_a_patient", "one_patient_for_all"
+ONE_FOR_ALL = "one_patient_for_all"
 
 _FEW = 4  # with fewer slices, no problem is reported
 _ALONE = 0.9  # if this share of groups has one slice, headers seem to make each slice a patient

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from db import CLASSES
+from db.datasets.slices import BY_CSV, BY_FOLDERS
 from db.storage import storage
 from worker.datasets.class_folders import class_of_path
 from worker.datasets.collector import Collector, Item
@@ -221,6 +222,6 @@ def _group_of(labels: FileLabels, dicom: str, pages: str, folders_first: bool) -
 
     `pages`: the name of the slice's file if the file has several pages, or else "".
     """
-    by_file = [(BY_HEADER, dicom), ("folders", labels.folder)]
-    candidates = (("CSV", labels.group), *(by_file[::-1] if folders_first else by_file), ("pages of a file", pages))
+    by_file = [(BY_HEADER, dicom), (BY_FOLDERS, labels.folder)]
+    candidates = ((BY_CSV, labels.group), *(by_file[::-1] if folders_first else by_file), ("pages of a file", pages))
     return next(((group, origin) for origin, group in candidates if group), ("", ""))

@@ -98,6 +98,14 @@ def test_measured_value_below_its_floor_is_refused(name: str, floor: float) -> N
     assert judged(GOOD.model_copy(update={name: None})).verdict == REFUSED
 
 
+def test_value_just_below_its_floor_is_written_so_that_the_two_differ() -> None:
+    found = judged(GOOD.model_copy(update={"recall": 0.8496, "specificity": 0.7999996}))
+    assert found.reasons == [
+        "its sensitivity of 0.8496 is below the floor of 0.8500",
+        "its specificity of 0.7999996 is below the floor of 0.8000000",
+    ]
+
+
 def test_floors_hold_on_few_groups_too() -> None:
     everything_covid = Metrics(recall=1.0, specificity=0.0, auc=0.55, class_groups={"COVID": 2, "non-COVID": 2})
     assert judged(everything_covid).verdict == REFUSED

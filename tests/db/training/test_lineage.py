@@ -196,3 +196,44 @@ def test_given_split_is_checked_against_the_lineage() -> None:
     with pytest.raises(RunError, match="seen-by-parent"):
         launch(second, split, version)
     assert launch(second, split, version, "seen-by-parent") == ["seen-by-parent"]
+
+
+def test_groups_with_the_names_of_training_groups_count_as_known() -> None:
+    """The second dataset has new slices of the same patients."""
+    first = add_dataset()
+    second = add_dataset(2, pixels_sha256=lambda row: f"new-{row}")
+    own, other = split_of(first), split_of(second, seed=8)
+    version = add_version(1, own)
+    trained = {group for group, part in own.assignment.items() if part == "train"}
+    tested = [group for group, part in other.assignment.items() if part == "test"]
+    count = SLICES * len(trained & set(tested))
+    assert count
+    with read_scope() as s:
+        assert lineage.find_seen(s, version, other) == {}, "no slice is the same"
+        assert lineage.known_in_test(s, version, other) == count
+        assert lineage.known_in_test(s, version, own) == 0
+        [note] = lineage.optimism_notes(s, [version], second.id, other, "test")
+        assert f"the names of the groups of {count} of these slices" in note
+        assert lineage.groups_in(s, version, ["train"]) == trained
+
+
+def test_groups_that_only_pixels_show_are_not_compared_by_name() -> None:
+    first = add_dataset(group=lambda row: f"near-{row // SLICES}")
+    second = add_dataset(2, group=lambda row: f"near-{row // SLICES}", pixels_sha256=lambda row: f"new-{row}")
+    version = add_version(1, split_of(first))
+    with read_scope() as s:
+        assert lineage.known_in_test(s, version, split_of(second, seed=8)) == 0
+
+
+def test_datasets_whose_groups_come_from_headers_are_compared_by_pixels() -> None:
+    first, second = add_dataset(), add_dataset(2)
+    version = add_version(1, split_of(first))
+
+    def labels(**groups_from: int) -> list[str]:
+        with session_scope() as s:
+            s.get_one(Dataset, first.id).report = {"groups_from": groups_from}
+        with read_scope() as s:
+            return lineage.compared_by_pixels(s, version, s.get_one(Dataset, second.id))
+
+    assert labels(CSV=30, folders=30) == []
+    assert labels(**{"CSV": 30, "DICOM patient, study or series": 30}) == ["site/1"]

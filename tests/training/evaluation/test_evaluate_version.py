@@ -21,6 +21,7 @@ from db.models import Dataset, Evaluation, LabelledSlice, ModelVersion, Split, W
 from db.registry import champions
 from db.settings import Settings
 from db.storage import storage
+from db.training.lineage import optimism_notes
 from tests.builders import versions as builders
 from tests.builders.datasets import add_dataset, add_split
 from tests.builders.statements import locked_at_first
@@ -235,6 +236,39 @@ def test_slices_without_a_known_patient_are_not_evidence(add_version: AddVersion
     with session_scope() as s:
         s.get_one(Dataset, dataset.id).report = {"groups_from": {"folders": 170, "near-identical slices": 10}}
     assert verdict(add_version(), dataset) == "not enough evidence"
+
+
+def test_slices_that_are_each_a_patient_by_their_headers_are_not_evidence(
+    add_version: AddVersion, settings: Settings
+) -> None:
+    dataset = add_dataset("site", 180, 60)
+    with session_scope() as s:
+        found = s.get_one(Dataset, dataset.id)
+        found.report = {"identity": {"slices": 180, "groups": 180, "problem": "each_slice_a_patient"}}
+    version = add_version()
+    evaluation_id = ask(version, dataset)
+    assert evaluate_next("w")
+    check = seen(evaluation_id).result["site_check"]
+    assert check["verdict"] == "not enough evidence"
+    assert "100% of these slices have no known patient (DICOM headers name another one" in check["reasons"][0]
+    with read_scope() as s:
+        [note] = optimism_notes(s, [version], dataset.id)
+    assert note.startswith("180 of 180 slices of site/1 have no known patient (DICOM headers")
+
+
+def test_groups_with_the_names_of_training_groups_are_not_evidence(add_version: AddVersion, settings: Settings) -> None:
+    known, others = add_dataset("known", 24, 12), add_dataset("others", 180, 60)
+    split = add_split(known)
+    with session_scope() as s:
+        for slice_ in s.scalars(select(LabelledSlice).where(LabelledSlice.dataset_id == others.id)):
+            if slice_.group == "others-7":
+                slice_.group = "known-1"
+    facts = {"split": {"id": split.id, "dataset": "known/1"}, "dataset": "known/1"}
+    evaluation_id = ask(add_version(facts=facts), others)
+    assert evaluate_next("w")
+    check = seen(evaluation_id).result["site_check"]
+    assert check["verdict"] == "not enough evidence"
+    assert check["reasons"][0].startswith("2% of these slices are in groups with the names of groups that the model")
 
 
 class FarEngine(FakeEngine):

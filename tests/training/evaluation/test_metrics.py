@@ -123,6 +123,51 @@ def test_groups_without_a_mistake_have_an_interval_by_the_rule_of_three(count):
     assert wrong.intervals["recall"] == pytest.approx((0, 1 - 0.05 ** (1 / count)))
 
 
+def perfect(groups: int, slices: int = 10):
+    """Right probabilities of groups of each class, labels and groups."""
+    labels = np.repeat([1, 0], groups * slices)
+    return np.where(labels == 1, 0.9, 0.1), labels, [str(n) for n in np.repeat(np.arange(2 * groups), slices)]
+
+
+RIGHT = ("accuracy", "recall", "specificity", "precision", "f1", "auc", "pr_auc")  # 1 without a mistake
+
+
+@pytest.mark.parametrize("count", [6, 20, 40])
+def test_lower_end_never_rises_when_a_slice_is_made_wrong(count):
+    probability, labels, groups = perfect(count)
+    before = with_intervals(probability, labels, groups, 0.5, resamples=300)
+    for wrong in np.random.default_rng(count).permutation(len(labels))[:10]:
+        probability[wrong] = 1 - probability[wrong]
+        now = with_intervals(probability, labels, groups, 0.5, resamples=300)
+        for name in RIGHT:
+            assert now.intervals[name][0] <= before.intervals[name][0], name
+        before = now
+
+
+def test_upper_end_never_falls_when_a_slice_is_made_right():
+    probability, labels, groups = perfect(20)
+    all_wrong = 1 - probability
+    before = with_intervals(all_wrong, labels, groups, 0.5).intervals
+    one_right = np.where(np.arange(len(labels)) % 200 == 0, probability, all_wrong)
+    now = with_intervals(one_right, labels, groups, 0.5).intervals
+    fell = {name for name in RIGHT if now[name][1] < before[name][1]}
+    assert fell <= {"pr_auc"}, "its least value is not 0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [20, 40])
+def test_lower_end_is_seldom_above_the_truth_if_some_patients_are_wholly_missed(count):
+    """Of patients, 5 % are wholly missed. Of the other slices, 2 % are wrong."""
+    above = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        probability, labels, groups = perfect(count)
+        missed = np.repeat(rng.random(2 * count) < 0.05, 10) | (rng.random(len(labels)) < 0.02)
+        found = with_intervals(np.where(missed, 1 - probability, probability), labels, groups, 0.5, resamples=300)
+        above += found.intervals["recall"][0] > 0.95 * 0.98
+    assert above <= 5
+
+
 def test_calibration_error_of_a_calibrated_model_is_that_of_chance():
     rng = np.random.default_rng(4)
     probability = 1 / (1 + np.exp(-rng.normal(0, 3, 400)))

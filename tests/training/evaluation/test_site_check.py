@@ -27,8 +27,15 @@ def check(groups: dict[str, int] = MANY, **figures: Any):
 def test_model_whose_intervals_lie_above_the_floors_may_be_used():
     found = check()
     assert (found.verdict, found.more_groups) == (MAY, None)
-    assert found.reasons[0] == "sensitivity 0.950 (0.900 to 0.980), floor 0.85"
+    assert found.reasons[0] == "sensitivity 0.950 (0.900 to 0.980), floor 0.850"
     assert len(found.reasons) == 3
+
+
+def test_end_near_its_floor_is_written_so_that_the_two_differ():
+    own = check_site(result(recall=(0.9, 0.853, 0.95)), Floors(recall=0.8549), Evidence())
+    assert own.reasons[0] == "sensitivity 0.900 (0.853 to 0.950), floor 0.855"
+    found = check(recall=(0.9, 0.8496, 0.95))
+    assert found.reasons[0] == "sensitivity 0.9000 (0.8496 to 0.9500), floor 0.8500"
 
 
 def test_lower_end_that_just_reaches_the_floor_is_enough():
@@ -58,9 +65,15 @@ def test_metric_below_its_floor_by_chance_suggests_more_groups_too():
 
 def test_sample_without_a_mistake_suggests_what_the_rule_of_three_needs():
     few = {"COVID": 21, "non-COVID": 22}
-    found = check(few, auc=(1.0, 0.867, 1.0))
+    found = check(few, auc=(1.0, 0.05 ** (1 / 21), 1.0))
     assert (found.verdict, found.more_groups) == (UNKNOWN, 8 + 7), "29 groups of each class: 0.05 ** (1 / 29) > 0.90"
     assert check_site(result(few, auc=(1.0, 0.8, 1.0)), Floors(auc=1.0), Evidence()).more_groups is None
+
+
+def test_few_mistakes_suggest_no_fewer_groups_than_none():
+    few = {"COVID": 5, "non-COVID": 60}
+    found = check(few, recall=(0.98, 0.05 ** (1 / 5), 1.0), auc=(0.999, 0.05 ** (1 / 5), 1.0))
+    assert (found.verdict, found.more_groups) == (UNKNOWN, 24), "29 groups of COVID"
 
 
 def test_metric_on_its_floor_suggests_no_more_groups():
@@ -89,7 +102,7 @@ def test_one_group_has_no_interval():
     found = check({"COVID": 1, "non-COVID": 1}, **alone)
     assert found.verdict == UNKNOWN
     assert found.reasons[0] == "only 1 group of COVID; at least 20 are needed"
-    assert "AUC 0.900 (one group of a class: no interval), floor 0.90" in found.reasons
+    assert "AUC 0.900 (one group of a class: no interval), floor 0.900" in found.reasons
     assert found.reasons[-1] == "at least 38 more groups are needed", "nothing says how many would give a clear verdict"
 
 

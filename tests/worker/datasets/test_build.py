@@ -24,6 +24,7 @@ from db.clock import from_now
 from db.database import read_scope, session_scope
 from db.datasets import datasets, slices
 from db.datasets.datasets import DatasetView
+from db.datasets.slices import EACH_SLICE, without_patient
 from db.installation import claim_storage
 from db.ledger.jobs import ReceivedFile
 from db.models import Dataset, Job, LabelledSlice, ModelVersion, Review, Slice, User, Work
@@ -38,7 +39,7 @@ from tests.worker.imaging.builders import dicom
 from worker import reap
 from worker.datasets import build, reviewed, sources
 from worker.datasets.build import MAX_ATTEMPTS, build_next
-from worker.datasets.identity import EACH_SLICE, ONE_FOR_ALL, warning_of
+from worker.datasets.identity import ONE_FOR_ALL, warning_of
 from worker.datasets.report import make_report
 from worker.datasets.sources import Source, list_files
 from worker.imaging.archives import zip as zip_module
@@ -339,6 +340,8 @@ def test_uids_made_anew_for_each_file_are_reported_and_folders_can_be_taken(make
     assert (identity.slices, identity.groups, identity.folders) == (12, 12, 6)
     assert identity.problem == EACH_SLICE
     assert found.report.warnings[0] == warning_of(identity)
+    with read_scope() as s:
+        assert without_patient(s.get_one(Dataset, found.id)) == 12
     by_folder = make(files, folders_first=True)
     assert (by_folder.groups, by_folder.report.groups_from) == (6, {"folders": 12})
     assert by_folder.report.identity.problem is None
